@@ -1,0 +1,1 @@
+//! Examples: publish, subscribe, plugins.

@@ -1,0 +1,27 @@
+//! The words of Tidegate as types: identifiers, names, patterns, principals, events and the specifications
+//! a user writes. Everything here is parsed at the edge into a form that cannot be wrong, so nothing inside
+//! validates it again. No I/O, no async, no clock, and no knowledge of any other module of the host.
+
+mod block;
+mod event;
+mod id;
+mod info;
+mod pattern;
+mod principal;
+mod spec;
+
+pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
+pub use event::{Event, EventRef, EventRefError, Header};
+pub use id::{
+    CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, Position, ProducerId,
+    Sequence, SubscriptionId, TopicId,
+};
+pub use info::{
+    FilterInfo, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo,
+};
+pub use pattern::{Name, NameError, TopicName, TopicPattern};
+pub use principal::{Principal, PrincipalError, PrincipalPattern};
+pub use spec::{
+    AckMode, DeliveryPolicy, Durability, FailurePolicy, PluginUse, StartAt, SubscriptionSpec,
+    TopicSpec,
+};

@@ -1,0 +1,246 @@
+//! A block: committed events of one topic that were appended together. It is the unit of writing, caching and
+//! reading. The events lie in it as the publisher encoded them, each behind a tag and a length exactly as in
+//! the wire's repeated field, so a block is made with one copy and read without any.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Millis, Position, Sequence, TopicId};
+
+/// A block takes no further event once its entries are this long. One larger event makes a block of its own.
+pub const BLOCK_BYTES_MAX: usize = 64 * 1024;
+
+/// Tag byte of field 15, length-delimited: `events` in the wire's batches.
+const ENTRY_TAG: u8 = 15 << 3 | 2;
+
+/// Committed events of one topic. Event `i` has position `first_position + i` and sequence
+/// `first_sequence + i`; in a block thinned by a checkpoint only the events in `kept` are present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Their topic.
+    pub topic: TopicId,
+    /// Position of the event with index 0.
+    pub first_position: Position,
+    /// Sequence of the event with index 0.
+    pub first_sequence: Sequence,
+    /// When the broker appended them.
+    pub time: Millis,
+    /// How many events the block had when it was appended.
+    pub count: u32,
+    /// Indices of the events that are still present, rising; `None` when all are.
+    pub kept: Option<Vec<u32>>,
+    /// The present events, each as tag, varint length, bytes.
+    pub entries: Bytes,
+}
+
+/// Why the bytes of a block cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// An entry does not start with its tag or reaches past the end.
+    #[error("entry at byte {0} of the block is malformed")]
+    Entry(usize),
+    /// The number of entries is not what the head says.
+    #[error("the block has {found} entries, its head says {expected}")]
+    Count {
+        /// Entries found.
+        found: usize,
+        /// Entries announced.
+        expected: usize,
+    },
+}
+
+impl Block {
+    /// Position of the last event the block had when it was appended.
+    #[must_use]
+    pub fn last_position(&self) -> Position {
+        Position(self.first_position.0 + u64::from(self.count.max(1)) - 1)
+    }
+
+    /// Position of the event with this index.
+    #[must_use]
+    pub fn position(&self, index: u32) -> Position {
+        Position(self.first_position.0 + u64::from(index))
+    }
+
+    /// Sequence of the event with this index.
+    #[must_use]
+    pub fn sequence(&self, index: u32) -> Sequence {
+        Sequence(self.first_sequence.0 + u64::from(index))
+    }
+
+    /// Bytes this block occupies in memory, roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.entries.len() + self.kept.as_ref().map_or(0, |kept| kept.len() * 4) + 96
+    }
+
+    /// The present events with their indices. The slices share the block's memory.
+    ///
+    /// # Errors
+    ///
+    /// The entries are damaged; nothing of a damaged block is handed out.
+    pub fn events(&self) -> Result<Vec<(u32, Bytes)>, BlockError> {
+        let expected = self.kept.as_ref().map_or(self.count as usize, Vec::len);
+        let mut events = Vec::with_capacity(expected.min(self.entries.len() / 2));
+        let mut at = 0;
+        while at < self.entries.len() {
+            let (start, end) = entry_bounds(&self.entries, at).ok_or(BlockError::Entry(at))?;
+            let ordinal = events.len();
+            let index = match &self.kept {
+                Some(kept) => kept.get(ordinal).copied(),
+                None => u32::try_from(ordinal).ok(),
+            };
+            let index = index.ok_or(BlockError::Count { found: ordinal + 1, expected })?;
+            events.push((index, self.entries.slice(start..end)));
+            at = end;
+        }
+        if events.len() == expected {
+            Ok(events)
+        } else {
+            Err(BlockError::Count { found: events.len(), expected })
+        }
+    }
+
+    /// A copy of this block with only the events whose position `keep` wants; `None` when none is left.
+    ///
+    /// # Errors
+    ///
+    /// The entries are damaged.
+    pub fn thinned(&self, mut keep: impl FnMut(Position) -> bool) -> Result<Option<Block>, BlockError> {
+        let mut entries = BytesMut::new();
+        let mut kept = Vec::new();
+        for (index, event) in self.events()? {
+            if keep(self.position(index)) {
+                put_entry(&mut entries, &event);
+                kept.push(index);
+            }
+        }
+        if kept.is_empty() {
+            return Ok(None);
+        }
+        let whole = kept.len() == self.count as usize;
+        Ok(Some(Block {
+            entries: entries.freeze(),
+            kept: (!whole).then_some(kept),
+            ..self.clone()
+        }))
+    }
+}
+
+/// Collects the entries of a block.
+#[derive(Debug, Default)]
+pub struct BlockBuilder {
+    entries: BytesMut,
+    count: u32,
+}
+
+impl BlockBuilder {
+    /// Adds an encoded event.
+    pub fn push(&mut self, event: &[u8]) {
+        put_entry(&mut self.entries, event);
+        self.count += 1;
+    }
+
+    /// Events so far.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether `event` still fits. The first event always does.
+    #[must_use]
+    pub fn fits(&self, event: &[u8]) -> bool {
+        self.count == 0 || self.entries.len() + event.len() + 6 <= BLOCK_BYTES_MAX
+    }
+
+    /// The block, with its place.
+    #[must_use]
+    pub fn finish(
+        self,
+        topic: TopicId,
+        first_position: Position,
+        first_sequence: Sequence,
+        time: Millis,
+    ) -> Block {
+        Block {
+            topic,
+            first_position,
+            first_sequence,
+            time,
+            count: self.count,
+            kept: None,
+            entries: self.entries.freeze(),
+        }
+    }
+}
+
+fn put_entry(entries: &mut BytesMut, event: &[u8]) {
+    entries.reserve(event.len() + 6);
+    entries.put_u8(ENTRY_TAG);
+    let mut length = event.len();
+    while length >= 0x80 {
+        entries.put_u8((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    entries.put_u8(length as u8);
+    entries.put_slice(event);
+}
+
+// Start and end of the event whose entry begins at `at`.
+fn entry_bounds(entries: &[u8], at: usize) -> Option<(usize, usize)> {
+    if *entries.get(at)? != ENTRY_TAG {
+        return None;
+    }
+    let mut length: usize = 0;
+    for (ordinal, byte) in entries.get(at + 1..)?.iter().take(5).enumerate() {
+        length |= usize::from(byte & 0x7f) << (7 * ordinal);
+        if byte & 0x80 == 0 {
+            let start = at + 2 + ordinal;
+            let end = start.checked_add(length)?;
+            return (end <= entries.len()).then_some((start, end));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(events: &[&[u8]]) -> Block {
+        let mut builder = BlockBuilder::default();
+        events.iter().for_each(|event| builder.push(event));
+        builder.finish(TopicId(1), Position(10), Sequence(3), Millis(0))
+    }
+
+    #[test]
+    fn events_come_back_as_they_went_in() {
+        let long = vec![7; 300];
+        let block = block(&[b"", b"a", &long]);
+        let events = block.events().expect("sound block");
+        assert_eq!(events.len(), 3);
+        assert_eq!(&events[2].1[..], &long[..]);
+        assert_eq!(block.last_position(), Position(12));
+    }
+
+    #[test]
+    fn thinning_keeps_positions() {
+        let block = block(&[b"a", b"b", b"c"]);
+        let thin = block
+            .thinned(|position| position != Position(11))
+            .expect("sound block")
+            .expect("two events left");
+        let events = thin.events().expect("sound block");
+        assert_eq!(events.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(thin.position(2), Position(12));
+        assert_eq!(block.thinned(|_| false).expect("sound block"), None);
+    }
+
+    #[test]
+    fn damage_is_an_error_at_every_byte_of_every_head() {
+        let whole = block(&[b"abc", b"defg"]);
+        for cut in 0..whole.entries.len() {
+            let cut = Block { entries: whole.entries.slice(..cut), ..whole.clone() };
+            assert!(cut.events().is_err());
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the broker tells about itself: the answers of the admin API, which the command line prints.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, Millis, Sequence, SubscriptionSpec, TopicId, TopicSpec};
+
+/// A topic as it stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TopicInfo {
+    /// How it was created.
+    #[serde(flatten)]
+    pub spec: TopicSpec,
+    /// Its id.
+    pub id: TopicId,
+    /// Sequence the next event gets.
+    pub next_sequence: Sequence,
+    /// Names of the subscriptions and routes that select it.
+    pub subscriptions: Vec<String>,
+}
+
+/// A subscription or route as it stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubscriptionInfo {
+    /// How it was created.
+    #[serde(flatten)]
+    pub spec: SubscriptionSpec,
+    /// Events that matched and are not acked, those in flight included. Exact.
+    pub depth: u64,
+    /// Events of its topics that its filters have not looked at yet, counted over all topics: an upper bound
+    /// of what may still be added to `depth`.
+    pub unevaluated: u64,
+    /// Events handed out and not acked.
+    pub in_flight: u64,
+    /// Age in milliseconds of the oldest event that is not acked; 0 when there is none.
+    pub oldest_unacked_ms: u64,
+    /// Attached consumers.
+    pub consumers: u64,
+    /// Events handed out a second time or more, since the broker started.
+    pub redelivered: u64,
+    /// Events given up, since the broker started.
+    pub dead_lettered: u64,
+    /// Why it stands still, when it does.
+    pub paused: Option<String>,
+}
+
+/// Which world a plugin implements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PluginWorld {
+    /// Decides which events a subscription gets.
+    Filter,
+    /// Decides what they look like.
+    Transform,
+}
+
+/// An uploaded or bundled plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginInfo {
+    /// Its name.
+    pub name: String,
+    /// Counts uploads under this name, from 1. A name without a version means the newest.
+    pub version: u32,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Which world it implements.
+    pub world: PluginWorld,
+    /// Size of its bytes.
+    pub bytes: u64,
+    /// When it was uploaded.
+    pub uploaded: Millis,
+    /// Comes with the binary; cannot be deleted.
+    pub bundled: bool,
+}
+
+/// How a filter of a subscription fares.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FilterInfo {
+    /// The plugin.
+    pub plugin: String,
+    /// Calls that trapped or ran out of time because of this subscription's rule.
+    pub failures: u64,
+}

@@ -1,0 +1,222 @@
+//! What a user asks for: topics, subscriptions and routes, as written in JSON to the admin API and kept in
+//! the catalog. A specification that exists is well formed; whether it is allowed is the policy's business.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, Millis, Name, TopicName, TopicPattern};
+
+/// When a publish is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// After the event is on disk. An answered publish survives a power cut.
+    #[default]
+    Sync,
+    /// After the event is handed to the operating system; a sync follows within the broker's
+    /// `store.interval_ms`. Survives the end of the process, not a power cut: what was answered since the last
+    /// sync is lost then, and sequences skip ahead so that none is ever given twice.
+    Interval,
+}
+
+/// A topic to create.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicSpec {
+    /// Its name.
+    pub name: TopicName,
+    /// When a publish to it is answered.
+    #[serde(default)]
+    pub durability: Durability,
+}
+
+/// One use of a plugin: which, and what it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginUse {
+    /// Name of the plugin, optionally with a version: `event-pattern`, `scrub@3`, or its digest.
+    pub plugin: String,
+    /// Passed to the plugin's `configure`. Its form is the plugin's own.
+    #[serde(default)]
+    pub config: String,
+    /// The exact bytes this resolved to. Filled in by the broker, and from then on what counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// What happens to an event on which the plugin traps, times out or answers nonsense.
+    #[serde(default)]
+    pub on_failure: FailurePolicy,
+}
+
+/// What happens to an event that a plugin fails on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailurePolicy {
+    /// To the dead-letter topic, with the failure in its headers.
+    #[default]
+    DeadLetter,
+    /// As if the filter had not matched, or the transform had dropped it.
+    Drop,
+    /// As if the filter had matched, or the transform had kept it unchanged.
+    Pass,
+    /// Stop the subscription there until somebody resumes it. Nothing is lost.
+    Pause,
+}
+
+/// Where a new subscription starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartAt {
+    /// With the first event committed after it was created.
+    #[default]
+    New,
+    /// With the oldest event that is still kept.
+    Earliest,
+}
+
+/// What counts as delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AckMode {
+    /// An event stays until a consumer acks it: at least once.
+    #[default]
+    Explicit,
+}
+
+/// How a subscription hands out its events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliveryPolicy {
+    /// Who says that an event is done with.
+    pub ack: AckMode,
+    /// Milliseconds a consumer has for an event before it is handed out again. Default 30,000.
+    pub ack_deadline_ms: u64,
+    /// How often an event is handed out before it goes to the dead-letter topic. Default 10; 0 stands for
+    /// without end.
+    pub attempts_max: u32,
+    /// Milliseconds to wait before the second, third … attempt; the last one repeats. Default 1 s, 5 s, 30 s.
+    pub backoff_ms: Vec<u64>,
+    /// Where events go that were given up. Default: `dead.<subscription>`.
+    pub dead_letter: Option<TopicName>,
+    /// Events handed out and not acked, over all consumers of the subscription. Default 65,536.
+    pub in_flight_events_max: u32,
+}
+
+impl Default for DeliveryPolicy {
+    fn default() -> Self {
+        Self {
+            ack: AckMode::Explicit,
+            ack_deadline_ms: 30_000,
+            attempts_max: 10,
+            backoff_ms: vec![1_000, 5_000, 30_000],
+            dead_letter: None,
+            in_flight_events_max: 65_536,
+        }
+    }
+}
+
+impl DeliveryPolicy {
+    /// Milliseconds to wait after `attempt` (counted from 1) failed.
+    #[must_use]
+    pub fn backoff_after(&self, attempt: u32) -> u64 {
+        let index = (attempt.max(1) - 1) as usize;
+        self.backoff_ms
+            .get(index)
+            .or(self.backoff_ms.last())
+            .copied()
+            .unwrap_or(0)
+    }
+}
+
+/// A subscription or, when it has outputs, a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubscriptionSpec {
+    /// Its name; subscriptions and routes share one name space.
+    pub name: Name,
+    /// Which topics. One that is created later joins by itself.
+    pub topics: Vec<TopicPattern>,
+    /// An event must pass all of them.
+    #[serde(default)]
+    pub filters: Vec<PluginUse>,
+    /// Applied one after the other to what is about to be delivered.
+    #[serde(default)]
+    pub transforms: Vec<PluginUse>,
+    /// Where it starts.
+    #[serde(default)]
+    pub start: StartAt,
+    /// How it hands out events.
+    #[serde(default)]
+    pub delivery: DeliveryPolicy,
+    /// For a route: output name → topic. Empty for a subscription, whose events go to consumers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<Name, TopicName>,
+    /// When it was created. Filled in by the broker.
+    #[serde(default)]
+    pub created: Millis,
+}
+
+impl SubscriptionSpec {
+    /// Whether the broker itself consumes this subscription and appends the results to topics.
+    #[must_use]
+    pub fn is_route(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
+    /// Where given-up events go.
+    #[must_use]
+    pub fn dead_letter_topic(&self) -> TopicName {
+        match &self.delivery.dead_letter {
+            Some(topic) => topic.clone(),
+            // A name is shorter than a topic may be and has the same characters; only dots at its ends or in
+            // a row could make an invalid token, and those are folded away.
+            None => {
+                let tokens: Vec<&str> = self
+                    .name
+                    .as_str()
+                    .split('.')
+                    .filter(|token| !token.is_empty())
+                    .collect();
+                format!("dead.{}", tokens.join("."))
+                    .trim_end_matches('.')
+                    .parse()
+                    .expect("a valid name without empty tokens makes a valid topic")
+            }
+        }
+    }
+
+    /// Whether any of its patterns selects `topic`.
+    #[must_use]
+    pub fn selects(&self, topic: &TopicName) -> bool {
+        self.topics.iter().any(|pattern| pattern.matches(topic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_repeats_its_last_step() {
+        let policy = DeliveryPolicy::default();
+        let steps: Vec<u64> = (1..=5).map(|attempt| policy.backoff_after(attempt)).collect();
+        assert_eq!(steps, [1_000, 5_000, 30_000, 30_000, 30_000]);
+    }
+
+    #[test]
+    fn dead_letter_topic_is_valid_for_any_name() {
+        for name in ["a", "a.b", ".", "..a..", "x/y"] {
+            let spec = SubscriptionSpec {
+                name: name.parse().expect("valid name"),
+                topics: vec![],
+                filters: vec![],
+                transforms: vec![],
+                start: StartAt::New,
+                delivery: DeliveryPolicy::default(),
+                outputs: BTreeMap::new(),
+                created: Millis(0),
+            };
+            assert!(spec.dead_letter_topic().as_str().starts_with("dead"));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Filter plugin: JSON content patterns.

@@ -1,0 +1,1 @@
+//! Transform plugin: reshape JSON payloads.

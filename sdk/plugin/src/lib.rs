@@ -1,0 +1,1 @@
+//! Guest SDK: write Tidegate filters and transforms in Rust.
