@@ -3,4 +3,6 @@
 
 pub mod broker;
 pub mod domain;
+pub mod plugin;
+pub mod store;
 pub mod tasks;

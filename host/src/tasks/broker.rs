@@ -226,7 +226,7 @@ impl Broker {
                 let _ = hub.join_router(&cell, recovered.next_position);
             }
             hub.insert(cell.clone());
-            hub.wake_after_recovery(&cell);
+            hub.arm_after_recovery(&cell);
             supervisor.start(cell);
         }
         let names = move |id: TopicId| {

@@ -152,11 +152,18 @@ impl Checkpointer {
     }
 
     fn reclaim(&mut self) {
-        for generation in self.checkpoints.generations() {
+        let generations = self.checkpoints.generations();
+        if generations.is_empty() {
+            return;
+        }
+        // A subscription that nothing was for lately has not been told how far the router is.
+        self.hub.settle();
+        let cells = self.hub.all();
+        for generation in generations {
             let needed = match generation.first_position.zip(generation.last_position) {
                 None => false,
                 Some((first, last)) => {
-                    self.hub.all().iter().any(|cell| cell.lock().needs(first, last))
+                    cells.iter().any(|cell| cell.lock().needs(first..=last))
                 }
             };
             if needed {

@@ -52,7 +52,7 @@ pub(super) async fn run(
             if !write(&parts, &cell, &given_up).await {
                 let mut state = cell.lock();
                 for item in given_up {
-                    state.give_up_failed(item);
+                    state.give_up_failed(item.position);
                 }
                 drop(state);
                 tokio::select! {
@@ -79,7 +79,7 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool
             }
         };
         if let Some(event) = block.and_then(|block| dead_letter(parts, cell, &block, item)) {
-            tracing::info!(subscription = %cell.spec.name, position = %item.position, topic = %cell.dead_letter, reason = %reason_text(&item.reason), attempts = item.attempts, "event given up");
+            tracing::info!(subscription = %cell.spec.name, position = %item.position, topic = %cell.dead_letter, reason = %item.reason, attempts = item.attempts, "event given up");
             events.push((cell.dead_letter.clone(), event));
         }
         push_range(&mut acks, item.position..=item.position);
@@ -112,7 +112,7 @@ fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp
     }
     let mut event = Event::decode(bytes.clone()).ok()?;
     let said = [
-        (REASON_HEADER, reason_text(&item.reason)),
+        (REASON_HEADER, item.reason.to_string()),
         (SUBSCRIPTION_HEADER, cell.spec.name.to_string()),
         (TOPIC_HEADER, topic.to_string()),
         (SEQUENCE_HEADER, block.sequence(index).to_string()),
@@ -127,16 +127,4 @@ fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp
 fn topic_name(parts: &DeliveryParts, block: &Block) -> Option<TopicName> {
     let catalog = parts.catalog.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     Some(catalog.topics_by_id.get(&block.topic)?.spec.name.clone())
-}
-
-fn reason_text(reason: &GiveUpReason) -> String {
-    match reason {
-        GiveUpReason::AttemptsExhausted => "attempts exhausted".to_owned(),
-        GiveUpReason::Terminated(reason) => format!("terminated: {reason}"),
-        GiveUpReason::FilterFailed(reason) => format!("filter failed: {reason}"),
-        GiveUpReason::TransformRejected(reason) => format!("transform rejected: {reason}"),
-        GiveUpReason::HopLimit => {
-            format!("hop limit of {} reached: routes feed each other in a circle", hops::MAX)
-        }
-    }
 }

@@ -165,12 +165,9 @@ impl Taker {
     }
 
     fn give_back(&self, positions: impl Iterator<Item = Position>) {
-        let mut ranges = Vec::new();
-        for position in positions {
-            push_range(&mut ranges, position..=position);
-        }
-        if !ranges.is_empty() {
-            self.cell.lock().give_back(self.id, &ranges);
+        let mut positions = positions.peekable();
+        if positions.peek().is_some() {
+            self.cell.lock().give_back(self.id, positions);
             self.cell.wake.notify_waiters();
         }
     }
@@ -188,7 +185,9 @@ impl Taker {
     }
 
     pub(super) fn give_up(&self, position: Position, reason: GiveUpReason) {
-        self.change(|state, _, id| state.give_up(id, position, reason));
+        self.change(|state, _, id| {
+            state.give_up(id, position, reason);
+        });
     }
 
     fn change(
@@ -213,7 +212,7 @@ impl Taker {
         match disposition {
             Disposition::Outputs(outputs) => return Some(outputs),
             Disposition::Reject(reason) => {
-                self.give_up(leased.position, GiveUpReason::TransformRejected(reason));
+                self.give_up(leased.position, GiveUpReason::TransformRejected(reason.into()));
             }
             Disposition::Retry(reason) => {
                 tracing::debug!(subscription = %self.cell.spec.name, position = %leased.position, reason, "a transform asks to try again");
@@ -223,15 +222,17 @@ impl Taker {
                 tracing::warn!(subscription = %self.cell.spec.name, position = %leased.position, reason, ?policy, "a transform failed");
                 match policy {
                     FailurePolicy::DeadLetter => {
-                        self.give_up(leased.position, GiveUpReason::TransformRejected(reason));
+                        let reason = GiveUpReason::TransformFailed(reason.into());
+                        self.give_up(leased.position, reason);
                     }
                     FailurePolicy::Drop => self.parts.hub.ack_internally(&self.cell, &[here]),
                     FailurePolicy::Pass => {
                         return Some(vec![super::transform::Output::unchanged(leased)]);
                     }
                     FailurePolicy::Pause => {
-                        self.cell.lock().give_back(self.id, &[here]);
-                        self.cell.lock().pause(reason);
+                        let mut state = self.cell.lock();
+                        state.give_back(self.id, [leased.position]);
+                        state.pause(&format!("a transform failed at position {}: {reason}", leased.position));
                     }
                 }
             }
@@ -399,9 +400,8 @@ impl Consumer {
     }
 
     /// Gives events back that were handed out but not sent; this attempt does not count.
-    pub fn give_back(&self, positions: &[RangeInclusive<Position>]) {
-        self.taker.cell.lock().give_back(self.taker.id, positions);
-        self.taker.cell.wake.notify_waiters();
+    pub fn give_back(&self, positions: impl Iterator<Item = Position>) {
+        self.taker.give_back(positions);
     }
 }
 

@@ -328,6 +328,11 @@ impl Hub {
         }
     }
 
+    /// Takes up the deadlines and the unwritten dead letters of a subscription that was read from disk.
+    pub(super) fn arm_after_recovery(&self, cell: &Arc<Cell>) {
+        self.tick(cell, self.clock.now());
+    }
+
     fn tick(&self, cell: &Arc<Cell>, now: Millis) {
         let (deliverable, wakeup, given_up) = {
             let mut state = cell.lock();

@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use super::Catalog;
 use super::hub::{Cell, Hub, chain};
 use super::log::Log;
-use crate::broker::GiveUpReason;
 use crate::domain::{Block, Digest, FailurePolicy, Position, SubscriptionId, TopicId, TopicName};
 use crate::plugin::{Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey};
 
@@ -248,7 +247,7 @@ impl Lane {
             }
             Err(reason) => {
                 tracing::error!(subscription = %member.cell.spec.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
-                member.cell.lock().pause(reason);
+                member.cell.lock().pause(&reason);
             }
         }
     }
@@ -399,9 +398,7 @@ impl Lane {
             tracing::warn!(subscription = %member.cell.spec.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, "a filter failed on an event");
             match policy {
                 FailurePolicy::DeadLetter => {
-                    let reason = GiveUpReason::FilterFailed(failure.reason);
-                    member.cell.lock().exclude(position, reason);
-                    self.parts.hub.queue_dead_letters(&member.cell);
+                    member.cell.lock().exclude(member.stage, position, &failure.reason);
                 }
                 FailurePolicy::Drop => {}
                 FailurePolicy::Pass => {
@@ -430,14 +427,17 @@ impl Lane {
                     Position(at.0.saturating_sub(1))
                 }
             };
-            let deliverable = {
+            let (deliverable, given_up) = {
                 let mut state = member.cell.lock();
                 let deliverable = state.stage_result(member.stage, through, &matched);
                 if let Some((at, reason)) = stop {
-                    state.pause(format!("filter failed at position {at}: {reason}"));
+                    state.pause(&format!("filter failed at position {at}: {reason}"));
                 }
-                deliverable
+                (deliverable, state.has_given_up())
             };
+            if given_up {
+                self.parts.hub.queue_dead_letters(&member.cell);
+            }
             if deliverable {
                 member.cell.wake.notify_waiters();
             }
@@ -502,7 +502,7 @@ impl Call {
             }
             self.positions.push(position);
             self.events.push(InputEvent {
-                topic: topic.clone(),
+                topic: topic.shared(),
                 sequence: block.sequence(index),
                 time: block.time,
                 bytes,

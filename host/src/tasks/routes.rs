@@ -55,7 +55,9 @@ async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerE
                 events.extend(placed);
                 push_range(&mut acks, leased.position..=leased.position);
             }
-            Err(reason) => taker.give_up(leased.position, GiveUpReason::TransformRejected(reason)),
+            Err(reason) => {
+                taker.give_up(leased.position, GiveUpReason::TransformRejected(reason.into()));
+            }
         }
     }
     if acks.is_empty() {

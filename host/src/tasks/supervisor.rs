@@ -60,8 +60,7 @@ impl Supervisor {
     /// The subscription's configured transforms, made on first use.
     pub(super) async fn transforms(&self, cell: &Cell) -> Result<Arc<TransformChain>, ConfigureError> {
         let configure = || async {
-            let name = cell.spec.name.as_str();
-            let chain = TransformChain::configure(&self.plugins, &cell.spec.transforms, name).await?;
+            let chain = TransformChain::configure(&self.plugins, &cell.spec.transforms).await?;
             Ok(Arc::new(chain))
         };
         cell.transforms.get_or_try_init(configure).await.cloned()

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::delivery::Leased;
-use crate::domain::{Event, EventRef, FailurePolicy, Header, PluginUse, PluginWorld};
+use crate::domain::{Event, EventRef, FailurePolicy, Header, PluginUse};
 use crate::plugin::{ConfigureError, InputEvent, Outcome, OutputEvent, Plugins, TransformFailure, Transformer};
 
 /// Configured transforms, in order. Empty: events go on as they are.
@@ -49,16 +49,13 @@ impl TransformChain {
     pub(super) async fn configure(
         plugins: &Plugins,
         uses: &[PluginUse],
-        subscription: &str,
     ) -> Result<Self, ConfigureError> {
         let mut steps = Vec::with_capacity(uses.len());
         for used in uses {
             let Some(digest) = &used.digest else { continue };
-            let label = format!("{subscription}/{}", used.plugin);
-            let transformer = plugins.transformer(digest, &used.config, &label).await?;
+            let transformer = plugins.transformer(digest, &used.config, &used.plugin).await?;
             steps.push((transformer, used.on_failure));
         }
-        debug_assert!(uses.iter().all(|used| used.digest.is_some()), "{:?}", PluginWorld::Transform);
         Ok(Self { steps })
     }
 
@@ -91,7 +88,7 @@ impl TransformChain {
 
 fn input(leased: &Leased, output: &Output) -> InputEvent {
     InputEvent {
-        topic: leased.topic.clone(),
+        topic: leased.topic.shared(),
         sequence: leased.sequence,
         time: leased.time,
         bytes: output.event.clone(),
@@ -139,14 +136,14 @@ fn encode(original: &[u8], output: OutputEvent) -> Bytes {
     let id = EventRef::parse(original).map(|event| event.id().to_owned()).unwrap_or_default();
     let event = Event {
         id,
-        key: output.key.map(Bytes::from),
+        key: output.key,
         headers: output
             .headers
             .into_iter()
             .map(|(name, value)| Header { name, value })
             .collect(),
         content_type: output.content_type.unwrap_or_default(),
-        payload: output.payload.into(),
+        payload: output.payload,
     };
     event.encode_to_vec().into()
 }
