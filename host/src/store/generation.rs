@@ -270,7 +270,7 @@ pub(super) fn open_database(path: &Path) -> Result<sled::Db, ReadError> {
     }
 }
 
-fn config(path: &Path) -> sled::Config {
+pub(super) fn config(path: &Path) -> sled::Config {
     sled::Config::new()
         .path(path)
         .segment_size(SEGMENT_BYTES)
@@ -279,7 +279,7 @@ fn config(path: &Path) -> sled::Config {
         .flush_every_ms(None)
 }
 
-fn is_locked(error: &sled::Error) -> bool {
+pub(super) fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
 }
 

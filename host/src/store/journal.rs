@@ -265,7 +265,9 @@ impl JournalWriter {
         self.shared.next_number.store(next.0, Ordering::Release);
     }
 
+    // What was not synced is given up: it never becomes readable.
     fn fail(&mut self, error: io::Error) -> WriteError {
+        self.pending.clear();
         let path = self.file.path.clone();
         let source = Arc::new(error);
         self.failure = Some((path.clone(), source.clone()));
