@@ -1,5 +1,6 @@
 //! Tidegate: a WebAssembly-extensible event router. `ARCHITECTURE.md` has the map; imports go one way:
 //! domain ← broker ← {store, plugin, auth} ← tasks ← {net, admin} ← app ← main.
 
+pub mod config;
 pub mod domain;
 pub mod tasks;
