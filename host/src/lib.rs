@@ -1,6 +1,7 @@
 //! Tidegate: a WebAssembly-extensible event router. `ARCHITECTURE.md` has the map; imports go one way:
 //! domain ← broker ← {store, plugin, auth} ← tasks ← {net, admin} ← app ← main.
 
+pub mod auth;
 pub mod config;
 pub mod domain;
 pub mod tasks;
