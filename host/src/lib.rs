@@ -7,3 +7,4 @@ pub mod config;
 pub mod domain;
 pub mod pki;
 pub mod tasks;
+pub mod cli;

@@ -14,9 +14,9 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("store", &["domain", "broker"]),
     ("plugin", &["domain", "broker"]),
     ("auth", &["domain", "broker"]),
-    ("tasks", &["domain", "broker", "store", "plugin", "auth"]),
-    ("net", &["domain", "broker", "store", "plugin", "auth", "tasks"]),
-    ("admin", &["domain", "broker", "store", "plugin", "auth", "tasks"]),
+    ("tasks", &["domain", "config", "broker", "store", "plugin", "auth"]),
+    ("net", &["domain", "config", "broker", "store", "plugin", "auth", "tasks"]),
+    ("admin", &["domain", "config", "broker", "store", "plugin", "auth", "tasks"]),
     (
         "app",
         &["domain", "config", "pki", "broker", "store", "plugin", "auth", "tasks", "net", "admin"],

@@ -41,8 +41,8 @@ async fn fifty_kills_lose_nothing_that_was_answered() -> anyhow::Result<()> {
     broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
     broker.admin().create(json!({"name": "offline", "topics": ["t"]})).await?;
     let books = Arc::new(Books::default());
-    let publisher = tokio::spawn(publish_for_ever(broker.client().await?, books.clone()));
-    let consumer = tokio::spawn(consume_for_ever(broker.client().await?, books.clone()));
+    let publisher = tokio::spawn(publish_for_ever(impatient(&broker).await?, books.clone()));
+    let consumer = tokio::spawn(consume_for_ever(impatient(&broker).await?, books.clone()));
 
     for kill in 0..KILLS {
         // Every other time at any moment of the start; else while it works.
@@ -50,7 +50,8 @@ async fn fifty_kills_lose_nothing_that_was_answered() -> anyhow::Result<()> {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
         } else {
             broker.wait_ready().await.with_context(|| format!("before kill {kill}, seed {seed}"))?;
-            tokio::time::sleep(Duration::from_millis(rng.random_range(0..150))).await;
+            books.wait_for_progress().await.with_context(|| format!("before kill {kill}, seed {seed}"))?;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..100))).await;
         }
         broker.kill()?;
         broker.spawn()?;
@@ -70,6 +71,31 @@ async fn fifty_kills_lose_nothing_that_was_answered() -> anyhow::Result<()> {
     found.dedup();
     assert_eq!(found.len(), answered, "each once, seed {seed}");
     Ok(())
+}
+
+impl Books {
+    /// Waits until something is answered and something is delivered.
+    async fn wait_for_progress(&self) -> anyhow::Result<()> {
+        let state = || {
+            let answered = self.answered.lock().expect("no panic under the lock").len();
+            (answered, self.deliveries.load(Ordering::Relaxed))
+        };
+        let before = state();
+        wait_for("the clients to go on", async || {
+            let now = state();
+            Ok((now.0 > before.0 && now.1 > before.1).then_some(()))
+        })
+        .await
+    }
+}
+
+// A client that notices soon that the broker is gone.
+async fn impatient(broker: &BrokerProcess) -> anyhow::Result<Client> {
+    let mut options = broker.client_options(Some(broker.everybody()))?;
+    options.idle_timeout = Duration::from_millis(800);
+    options.keep_alive = Duration::from_millis(200);
+    options.backoff_max = Duration::from_millis(200);
+    Ok(Client::connect(options).await?)
 }
 
 async fn check_books(broker: &BrokerProcess, books: &Books) -> anyhow::Result<()> {

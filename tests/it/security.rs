@@ -1,5 +1,7 @@
 //! Who gets in and who may do what: certificates of every kind, and a policy that denies what it does not grant.
 
+use std::time::Duration;
+
 use rcgen::SanType;
 use serde_json::json;
 use tidegate_client::{Client, ClientOptions};
@@ -205,5 +207,5 @@ async fn the_plain_admin_port_refuses_what_a_web_page_could_send() -> anyhow::Re
 
 // What must fail need not be tried again.
 fn quick(options: ClientOptions) -> ClientOptions {
-    options.reconnect(false)
+    options.reconnect(false).connect_timeout(Duration::from_secs(3))
 }

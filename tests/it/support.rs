@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
-use tidegate_client::{Client, Consumer, ConsumerOptions, Delivery, Event, Published, PublisherOptions};
+use tidegate_client::{
+    Client, Consumer, ConsumerOptions, Delivery, Event, PublishError, Published, PublisherOptions,
+    SubscribeError,
+};
 use tidegate_tests::within;
 use tidegate_wire::pb::ErrorCode;
 
@@ -106,9 +109,12 @@ pub(crate) fn numbers(deliveries: &[Delivery]) -> anyhow::Result<Vec<u64>> {
 
 /// The broker's code in an error of the client, wherever in its chain it is.
 pub(crate) fn code_of(error: &anyhow::Error) -> Option<ErrorCode> {
-    error.chain().find_map(|cause| {
-        let refusal = cause.downcast_ref::<tidegate_client::Refusal>();
-        refusal.map(|refusal| refusal.code)
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(PublishError::Refused(refusal)) => Some(refusal.code),
+        _ => match cause.downcast_ref() {
+            Some(SubscribeError::Refused(refusal)) => Some(refusal.code),
+            _ => None,
+        },
     })
 }
 

@@ -123,7 +123,7 @@ impl AdminApi {
     ) -> anyhow::Result<Result<PluginInfo, AdminRefusal>> {
         let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/plugins/{name}")));
         let sent = tokio::task::spawn_blocking(move || {
-            agent.put(&url).header("content-type", "application/wasm").send(&bytes[..])
+            agent.post(&url).header("content-type", "application/wasm").send(&bytes[..])
         });
         parsed(text_of(sent.await??))
     }

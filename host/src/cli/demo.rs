@@ -22,8 +22,9 @@ use self::interests::Interest;
 use self::ledger::Ledger;
 use self::progress::Progress;
 use self::report::Report;
-use self::traffic::{Authority, PublisherPlan};
+use self::traffic::PublisherPlan;
 use super::local_broker::{LocalBroker, data_directory};
+use crate::pki::Authority;
 
 /// Publishers, each with a certificate of its own.
 const PUBLISHERS: u64 = 4;
@@ -108,7 +109,7 @@ async fn drive(args: &DemoArgs, directory: &Path) -> anyhow::Result<Report> {
     }
     broker.admin().create(&interests::route()?).await?;
 
-    let authority = Authority::read(&data_directory(directory).join("pki"))?;
+    let authority = Authority::load(&data_directory(directory).join("pki"))?;
     let addr = broker.endpoints().quic.clone();
     let started = Instant::now();
     let mut consumers = start_consumers(&addr, &authority, &interests, &ledger).await?;
@@ -156,7 +157,7 @@ async fn start_consumers(
     for (index, interest) in interests.iter().enumerate() {
         for member in 1..=interest.consumers {
             let name = format!("demo-consumer-{}-{member}", interest.name);
-            let client = Client::connect(authority.client_options(addr, &name)?).await?;
+            let client = Client::connect(traffic::client_options(authority, addr, &name)?).await?;
             tasks.spawn(traffic::consume(client, index, interests.clone(), ledger.clone()));
         }
     }
@@ -174,7 +175,7 @@ async fn start_publishers(
     let interval = Duration::from_secs(args.seconds).mul_f64(PUBLISHERS as f64 / args.events as f64);
     for index in 0..PUBLISHERS {
         let name = format!("demo-publisher-{}", index + 1);
-        let client = Client::connect(authority.client_options(addr, &name)?).await?;
+        let client = Client::connect(traffic::client_options(authority, addr, &name)?).await?;
         let plan = PublisherPlan {
             index,
             publishers: PUBLISHERS,

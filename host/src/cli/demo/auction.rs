@@ -4,7 +4,7 @@
 use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
 use nexmark::event::Event as Nexmark;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Start of the auction house's time, in milliseconds since the epoch: fixed, so that runs are comparable.
 const BASE_TIME_MS: u64 = 1_700_000_000_000;
@@ -38,8 +38,8 @@ pub(super) struct AuctionEvent {
     pub(super) number: u64,
     /// What it is about.
     pub(super) kind: Kind,
-    /// Its payload. The member `n` repeats the number, so that it survives a transform.
-    pub(super) payload: Value,
+    /// Its payload, JSON. The member `n` repeats the number, so that it survives a transform.
+    pub(super) payload: String,
 }
 
 /// The share of one of `publishers` publishers in the stream of `events` events: every `publishers`th one.
@@ -109,7 +109,7 @@ fn describe(number: u64, event: Nexmark) -> AuctionEvent {
     AuctionEvent {
         number,
         kind,
-        payload,
+        payload: payload.to_string(),
     }
 }
 

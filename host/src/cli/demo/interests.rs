@@ -57,11 +57,8 @@ pub(super) struct Interest {
 impl Interest {
     /// Whether this interest should get `event`, computed natively.
     pub(super) fn wants(&self, event: &AuctionEvent) -> bool {
-        self.kind == event.kind
-            && self
-                .pattern
-                .as_ref()
-                .is_none_or(|pattern| pattern.matches(&event.payload))
+        let matches = |pattern: &Pattern| pattern.matches(event.payload.as_bytes(), &[]);
+        self.kind == event.kind && self.pattern.as_ref().is_none_or(matches)
     }
 
     /// The subscription to create.

@@ -2,13 +2,11 @@
 //! what they get. They know the broker only through the public client, which reconnects by itself when the
 //! broker is killed, and they write down everything in the ledger.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use tidegate_client::{
     Client, ClientOptions, ConsumerOptions, Delivery, Event, PublisherOptions,
 };
@@ -17,45 +15,30 @@ use tokio::time::Instant;
 use super::auction::{self, AuctionEvent};
 use super::interests::Interest;
 use super::ledger::Ledger;
+use crate::pki::{Authority, ClientName, Validity};
 
 /// Events a publisher leaves unanswered before it waits.
 const OUTSTANDING_EVENTS_MAX: usize = 4_096;
 
-/// Signs client certificates with the broker's development authority.
-pub(super) struct Authority {
-    ca_pem: String,
-    ca_key_pem: String,
-}
+/// Days a client's certificate holds.
+const CERTIFICATE_DAYS: u32 = 1;
 
-impl Authority {
-    /// Reads `ca.pem` and `ca.key` of the folder `pki`.
-    pub(super) fn read(pki: &Path) -> anyhow::Result<Self> {
-        let read = |name: &str| {
-            let path = pki.join(name);
-            std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
-        };
-        Ok(Self {
-            ca_pem: read("ca.pem")?,
-            ca_key_pem: read("ca.key")?,
-        })
-    }
-
-    /// Options for a client that is `uri:spiffe://tidegate.dev/<name>`, with a new key and certificate.
-    pub(super) fn client_options(&self, addr: &str, name: &str) -> anyhow::Result<ClientOptions> {
-        let key = KeyPair::generate()?;
-        let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, KeyPair::from_pem(&self.ca_key_pem)?)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.subject_alt_names = vec![SanType::URI(
-            format!("spiffe://tidegate.dev/{name}").try_into()?,
-        )];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &issuer)?;
-        Ok(ClientOptions::new(addr)
-            .server_name("localhost")
-            .roots_pem(self.ca_pem.as_bytes())?
-            .identity_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes())?)
-    }
+/// Options for a client that is `uri:spiffe://tidegate.dev/<name>`, with a new key and certificate.
+pub(super) fn client_options(
+    authority: &Authority,
+    addr: &str,
+    name: &str,
+) -> anyhow::Result<ClientOptions> {
+    let name = ClientName::Uri(format!("spiffe://tidegate.dev/{name}"));
+    let pair = authority.issue_client(&name, Validity::days(CERTIFICATE_DAYS))?;
+    let mut options = ClientOptions::new(addr)
+        .server_name("localhost")
+        .roots_pem(authority.cert_pem().as_bytes())?
+        .identity_pem(pair.cert.as_bytes(), pair.key.as_bytes())?;
+    // The broker is killed on purpose here, on the same machine, so its silence need not be waited out long.
+    options.idle_timeout = Duration::from_secs(2);
+    options.keep_alive = Duration::from_millis(500);
+    Ok(options)
 }
 
 /// One publisher's part of the run.
@@ -84,9 +67,9 @@ pub(super) async fn publish(
     for event in auction::share(plan.index, plan.publishers, plan.events) {
         tokio::time::sleep_until(due).await;
         due += plan.interval;
-        let number = event.number;
+        let (number, topic) = (event.number, event.kind.topic());
         ledger.sending(number, verdicts(&interests, &event));
-        let ticket = publisher.send(event.kind.topic(), encode(&event)?).await?;
+        let ticket = publisher.send(topic, encode(event)).await?;
         answers.push(async move { (number, ticket.await) });
         while answers.len() >= OUTSTANDING_EVENTS_MAX
             && let Some((number, answer)) = answers.next().await
@@ -136,14 +119,14 @@ fn verdicts(interests: &[Interest], event: &AuctionEvent) -> u8 {
 }
 
 // CloudEvents attributes as headers, in the convention the broker's filters know.
-fn encode(event: &AuctionEvent) -> anyhow::Result<Event> {
+fn encode(event: AuctionEvent) -> Event {
     let id = event.number.to_string();
-    Ok(Event::json(serde_json::to_vec(&event.payload)?)
+    Event::json(event.payload)
         .with_id(&id)
         .with_header("ce-specversion", "1.0")
         .with_header("ce-id", &id)
         .with_header("ce-source", "/tidegate/demo")
-        .with_header("ce-type", event.kind.topic()))
+        .with_header("ce-type", event.kind.topic())
 }
 
 fn number_of(delivery: &Delivery) -> anyhow::Result<u64> {
