@@ -12,3 +12,4 @@ pub mod pki;
 pub mod plugin;
 pub mod store;
 pub mod tasks;
+pub mod cli;
