@@ -3,4 +3,5 @@
 
 pub mod auth;
 pub mod domain;
+pub mod net;
 pub mod tasks;
