@@ -21,7 +21,8 @@ use super::tls::{TlsError, TlsIdentity};
 use crate::auth::Policy;
 use crate::tasks::Broker;
 
-/// Handshakes under way at which attempts are refused, as a multiple of where Retry begins.
+/// Handshakes under way at which attempts are refused, as a multiple of where Retry begins; and for when it
+/// always begins.
 const HANDSHAKES_REFUSED_FACTOR: u64 = 8;
 
 /// Time beyond the grace period for connections to bring their last words home, and for sockets to say
@@ -214,7 +215,7 @@ enum Admission {
 fn admission(handshakes: u64, connections: u64, validated: bool, options: &NetOptions) -> Admission {
     let retry_from = options.handshakes_before_retry as u64;
     if handshakes + connections >= options.connections_max as u64
-        || handshakes >= retry_from.saturating_mul(HANDSHAKES_REFUSED_FACTOR)
+        || handshakes >= retry_from.max(1).saturating_mul(HANDSHAKES_REFUSED_FACTOR)
     {
         Admission::Refuse
     } else if handshakes >= retry_from && !validated {

@@ -58,7 +58,7 @@ pub struct NetOptions {
     /// Open connections over all listeners; more are refused. Default 10,000. An idle one costs about 30 KiB.
     pub connections_max: usize,
     /// Handshakes under way before new clients must prove their address (a Retry: one more round trip, no
-    /// state). Default 128. At eight times this, connection attempts are refused.
+    /// state). Default 128; 0 asks everybody. At eight times this (at least 8), attempts are refused.
     pub handshakes_before_retry: usize,
     /// Publish and subscribe streams on one connection; more are refused. Default 256.
     pub streams_max: u32,

@@ -45,7 +45,7 @@ pub(super) async fn serve(
     send: &mut FrameSend,
 ) -> Result<(), StreamEnd> {
     let _counted = peer.server.stats.subscribe_stream();
-    let consumer = match attach(peer, &open.subscription) {
+    let consumer = match attach(peer, &open.subscription).await {
         Ok(consumer) => consumer,
         Err(error) => {
             send.push(&answer_open(subscribe_opened::Result::Error(error.clone())));
@@ -69,9 +69,9 @@ fn answer_open(result: subscribe_opened::Result) -> pb::SubscribeOpened {
     pb::SubscribeOpened { result: Some(result) }
 }
 
-fn attach(peer: &Peer, subscription: &str) -> Result<Consumer, pb::Error> {
+async fn attach(peer: &Peer, subscription: &str) -> Result<Consumer, pb::Error> {
     let broker = peer.server.backend.broker().map_err(|error| from_broker(&error))?;
-    let consumer = broker.attach(subscription).map_err(|error| from_broker(&error))?;
+    let consumer = broker.attach(subscription).await.map_err(|error| from_broker(&error))?;
     check_attach(&peer.server.policy, &peer.principal, &consumer.spec())
         .map_err(|denied| from_denied(&denied))?;
     Ok(consumer)
