@@ -5,6 +5,7 @@
 
 mod defaults;
 mod document;
+mod endpoints;
 mod error;
 mod known;
 mod rules;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth::Grant;
 use crate::domain::Name;
 
+pub use endpoints::Endpoints;
 pub use error::{ConfigError, Problem};
 
 /// The documented file that is also the development configuration.
@@ -98,8 +100,12 @@ pub struct Limits {
     pub connection_streams_max: u32,
     /// Unanswered bytes of one publish stream.
     pub publish_credit_bytes: u64,
+    /// Unanswered bytes of all publish streams.
+    pub publish_credit_total_bytes: u64,
     /// Unanswered batches of one publish stream.
     pub publish_credit_batches: u32,
+    /// Producers whose resends are recognised.
+    pub producers_max: u64,
     /// Milliseconds for a handshake and the first message.
     pub handshake_timeout_ms: u64,
     /// Milliseconds of silence after which a connection is closed.
@@ -118,18 +124,24 @@ pub struct Store {
     pub journal_bytes_max: u64,
     /// Bytes of one journal file.
     pub journal_file_bytes: u64,
+    /// Bytes of it that publishes may not use.
+    pub journal_reserve_bytes: u64,
+    /// Blocks in it.
+    pub journal_blocks_max: u64,
     /// Milliseconds from an answer to its sync, for topics with `interval` durability.
     pub interval_ms: u64,
-    /// Milliseconds an unconfirmed ack waits for a group.
-    pub ack_delay_ms: u64,
     /// Bytes of blocks read from disk kept in memory.
     pub cache_bytes: u64,
     /// Bytes of the newest events kept in memory.
     pub tail_bytes: u64,
-    /// sled generations open at a time.
+    /// sled databases open at a time.
     pub generations_open_max: u32,
-    /// Bytes of events in one generation.
-    pub generation_bytes_max: u64,
+    /// Bytes of events in one sled database.
+    pub generation_part_bytes: u64,
+    /// Start although committed data is damaged, and go on without it. Not a key of the file, so that it is
+    /// never left on: `tidegate serve --accept-loss`.
+    #[serde(skip)]
+    pub accept_loss: bool,
 }
 
 /// `[topics]`.
@@ -138,8 +150,6 @@ pub struct Store {
 pub struct Topics {
     /// Create a topic when it is first published to.
     pub auto_create: bool,
-    /// Topics in all.
-    pub topics_max: u64,
 }
 
 /// `[plugins]`: limits of WebAssembly plugins.
@@ -150,13 +160,17 @@ pub struct Plugins {
     pub memory_bytes_max: u64,
     /// Milliseconds any call may take.
     pub deadline_base_ms: u64,
-    /// Microseconds a call may take in addition per event and rule.
-    pub deadline_event_us: u64,
+    /// Microseconds a call may take in addition per pair of event and rule.
+    pub deadline_pair_us: u64,
+    /// Bytes one call may hand back.
+    pub output_bytes_max: u64,
     /// Bytes of one uploaded component.
     pub module_bytes_max: u64,
     /// Milliseconds for compiling one component.
     pub compile_timeout_ms: u64,
-    /// Threads that run plugins; 0 for the number of cores.
+    /// Instances in the whole process.
+    pub instances_max: u32,
+    /// Threads that run plugins; 0 for the number of cores, at least 2.
     pub worker_threads: u32,
     /// Other limits for some plugins, by name.
     #[serde(rename = "override", skip_serializing_if = "BTreeMap::is_empty")]
@@ -171,8 +185,10 @@ pub struct PluginLimits {
     pub memory_bytes_max: Option<u64>,
     /// Milliseconds any call may take.
     pub deadline_base_ms: Option<u64>,
-    /// Microseconds a call may take in addition per event and rule.
-    pub deadline_event_us: Option<u64>,
+    /// Microseconds a call may take in addition per pair of event and rule.
+    pub deadline_pair_us: Option<u64>,
+    /// Bytes one call may hand back.
+    pub output_bytes_max: Option<u64>,
 }
 
 /// `[log]`: what is written to stderr.
@@ -318,7 +334,9 @@ impl Default for Limits {
             connections_max: defaults::CONNECTIONS_MAX,
             connection_streams_max: defaults::CONNECTION_STREAMS_MAX,
             publish_credit_bytes: defaults::PUBLISH_CREDIT_BYTES,
+            publish_credit_total_bytes: defaults::PUBLISH_CREDIT_TOTAL_BYTES,
             publish_credit_batches: defaults::PUBLISH_CREDIT_BATCHES,
+            producers_max: defaults::PRODUCERS_MAX,
             handshake_timeout_ms: defaults::HANDSHAKE_TIMEOUT_MS,
             idle_timeout_ms: defaults::IDLE_TIMEOUT_MS,
             admin_connections_max: defaults::ADMIN_CONNECTIONS_MAX,
@@ -332,22 +350,21 @@ impl Default for Store {
         Self {
             journal_bytes_max: defaults::JOURNAL_BYTES_MAX,
             journal_file_bytes: defaults::JOURNAL_FILE_BYTES,
+            journal_reserve_bytes: defaults::JOURNAL_RESERVE_BYTES,
+            journal_blocks_max: defaults::JOURNAL_BLOCKS_MAX,
             interval_ms: defaults::INTERVAL_MS,
-            ack_delay_ms: defaults::ACK_DELAY_MS,
             cache_bytes: defaults::CACHE_BYTES,
             tail_bytes: defaults::TAIL_BYTES,
             generations_open_max: defaults::GENERATIONS_OPEN_MAX,
-            generation_bytes_max: defaults::GENERATION_BYTES_MAX,
+            generation_part_bytes: defaults::GENERATION_PART_BYTES,
+            accept_loss: false,
         }
     }
 }
 
 impl Default for Topics {
     fn default() -> Self {
-        Self {
-            auto_create: true,
-            topics_max: defaults::TOPICS_MAX,
-        }
+        Self { auto_create: true }
     }
 }
 
@@ -356,9 +373,11 @@ impl Default for Plugins {
         Self {
             memory_bytes_max: defaults::PLUGIN_MEMORY_BYTES_MAX,
             deadline_base_ms: defaults::PLUGIN_DEADLINE_BASE_MS,
-            deadline_event_us: defaults::PLUGIN_DEADLINE_EVENT_US,
+            deadline_pair_us: defaults::PLUGIN_DEADLINE_PAIR_US,
+            output_bytes_max: defaults::PLUGIN_OUTPUT_BYTES_MAX,
             module_bytes_max: defaults::MODULE_BYTES_MAX,
             compile_timeout_ms: defaults::COMPILE_TIMEOUT_MS,
+            instances_max: defaults::PLUGIN_INSTANCES_MAX,
             worker_threads: defaults::WORKER_THREADS,
             overrides: BTreeMap::new(),
         }

@@ -9,6 +9,11 @@ const ENVELOPE_BYTES_MAX: u64 = 1_024;
 /// Files the journal turns over: one written, one being checkpointed, and room between them.
 const JOURNAL_FILES_MIN: u64 = 4;
 
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const HOUR_MS: u64 = 3_600_000;
+
 /// The rules that `config`, read from `text`, breaks.
 pub(super) fn broken(config: &Config, text: &str) -> Vec<Problem> {
     let mut rules = Rules {
@@ -69,10 +74,13 @@ impl Rules<'_> {
         }
     }
 
-    fn within(&mut self, value: u64, min: u64, max: u64, key: &str) {
-        self.require((min..=max).contains(&value), key, || {
-            format!("{value} is out of bounds; allowed are {min} to {max}")
-        });
+    // Key, value, least, most.
+    fn all_within(&mut self, bounds: &[(&str, u64, u64, u64)]) {
+        for &(key, value, min, max) in bounds {
+            self.require((min..=max).contains(&value), key, || {
+                format!("{value} is out of bounds; allowed are {min} to {max}")
+            });
+        }
     }
 }
 
@@ -119,189 +127,203 @@ fn tls(config: &Config, rules: &mut Rules<'_>) {
 }
 
 fn limits(config: &Config, rules: &mut Rules<'_>) {
-    const GIB: u64 = 1 << 30;
-    const HOUR_MS: u64 = 3_600_000;
     let limits = &config.limits;
     let frame_min = limits.event_bytes_max.saturating_add(ENVELOPE_BYTES_MAX);
-    rules.within(
-        limits.event_bytes_max,
-        1_024,
-        GIB / 4,
-        "limits.event_bytes_max",
-    );
-    rules.within(
-        limits.frame_bytes_max,
-        frame_min,
-        GIB,
-        "limits.frame_bytes_max",
-    );
-    rules.within(limits.headers_max.into(), 0, 65_536, "limits.headers_max");
-    rules.within(
-        limits.header_bytes_max,
-        0,
-        limits.event_bytes_max,
-        "limits.header_bytes_max",
-    );
-    rules.within(
-        limits.batch_events_max.into(),
-        1,
-        1_000_000,
-        "limits.batch_events_max",
-    );
-    rules.within(
-        limits.connections_max.into(),
-        1,
-        1_000_000,
-        "limits.connections_max",
-    );
-    rules.within(
-        limits.connection_streams_max.into(),
-        2,
-        65_536,
-        "limits.connection_streams_max",
-    );
-    rules.within(
-        limits.publish_credit_bytes,
-        limits.frame_bytes_max,
-        4 * GIB,
-        "limits.publish_credit_bytes",
-    );
-    rules.within(
-        limits.publish_credit_batches.into(),
-        1,
-        1_000_000,
-        "limits.publish_credit_batches",
-    );
-    rules.within(
-        limits.handshake_timeout_ms,
-        100,
-        HOUR_MS,
-        "limits.handshake_timeout_ms",
-    );
-    rules.within(
-        limits.idle_timeout_ms,
-        1_000,
-        HOUR_MS,
-        "limits.idle_timeout_ms",
-    );
-    rules.within(
-        limits.admin_connections_max.into(),
-        1,
-        65_536,
-        "limits.admin_connections_max",
-    );
-    rules.within(
-        limits.admin_request_timeout_ms,
-        100,
-        HOUR_MS,
-        "limits.admin_request_timeout_ms",
-    );
-    rules.within(
-        config.topics.topics_max,
-        1,
-        100_000_000,
-        "topics.topics_max",
-    );
-    rules.within(
-        config.shutdown.deadline_ms,
-        0,
-        HOUR_MS,
-        "shutdown.deadline_ms",
-    );
+    let frame = limits.frame_bytes_max;
+    rules.all_within(&[
+        (
+            "limits.event_bytes_max",
+            limits.event_bytes_max,
+            1_024,
+            GIB / 4,
+        ),
+        ("limits.frame_bytes_max", frame, frame_min, GIB),
+        ("limits.headers_max", limits.headers_max.into(), 0, 65_536),
+        (
+            "limits.header_bytes_max",
+            limits.header_bytes_max,
+            0,
+            limits.event_bytes_max,
+        ),
+        (
+            "limits.batch_events_max",
+            limits.batch_events_max.into(),
+            1,
+            1_000_000,
+        ),
+        (
+            "limits.connections_max",
+            limits.connections_max.into(),
+            1,
+            1_000_000,
+        ),
+        (
+            "limits.connection_streams_max",
+            limits.connection_streams_max.into(),
+            2,
+            65_536,
+        ),
+        (
+            "limits.publish_credit_bytes",
+            limits.publish_credit_bytes,
+            frame,
+            4 * GIB,
+        ),
+        (
+            "limits.publish_credit_total_bytes",
+            limits.publish_credit_total_bytes,
+            frame,
+            TIB,
+        ),
+        (
+            "limits.publish_credit_batches",
+            limits.publish_credit_batches.into(),
+            1,
+            1_000_000,
+        ),
+        ("limits.producers_max", limits.producers_max, 1, 100_000_000),
+        (
+            "limits.handshake_timeout_ms",
+            limits.handshake_timeout_ms,
+            100,
+            HOUR_MS,
+        ),
+        (
+            "limits.idle_timeout_ms",
+            limits.idle_timeout_ms,
+            1_000,
+            HOUR_MS,
+        ),
+        (
+            "limits.admin_connections_max",
+            limits.admin_connections_max.into(),
+            2,
+            65_536,
+        ),
+        (
+            "limits.admin_request_timeout_ms",
+            limits.admin_request_timeout_ms,
+            100,
+            HOUR_MS,
+        ),
+        (
+            "shutdown.deadline_ms",
+            config.shutdown.deadline_ms,
+            0,
+            HOUR_MS,
+        ),
+    ]);
 }
 
 fn store(config: &Config, rules: &mut Rules<'_>) {
-    const MIB: u64 = 1 << 20;
-    const TIB: u64 = 1 << 40;
     let store = &config.store;
     // A group is never split over files, and the largest holds at least one frame.
     let file_min = MIB.max(config.limits.frame_bytes_max.saturating_mul(2));
-    rules.within(
-        store.journal_file_bytes,
-        file_min,
-        4 * 1_024 * MIB,
-        "store.journal_file_bytes",
-    );
-    rules.within(
-        store.journal_bytes_max,
-        store.journal_file_bytes.saturating_mul(JOURNAL_FILES_MIN),
-        64 * TIB,
-        "store.journal_bytes_max",
-    );
-    rules.within(store.interval_ms, 1, 60_000, "store.interval_ms");
-    rules.within(store.ack_delay_ms, 0, 10_000, "store.ack_delay_ms");
-    rules.within(store.cache_bytes, MIB, TIB, "store.cache_bytes");
-    rules.within(store.tail_bytes, MIB, TIB, "store.tail_bytes");
-    rules.within(
-        store.generations_open_max.into(),
-        1,
-        1_024,
-        "store.generations_open_max",
-    );
-    rules.within(
-        store.generation_bytes_max,
-        MIB,
-        4 * 1_024 * MIB,
-        "store.generation_bytes_max",
-    );
+    let journal_min = store.journal_file_bytes.saturating_mul(JOURNAL_FILES_MIN);
+    let journal = store.journal_bytes_max;
+    rules.all_within(&[
+        (
+            "store.journal_file_bytes",
+            store.journal_file_bytes,
+            file_min,
+            4 * GIB,
+        ),
+        ("store.journal_bytes_max", journal, journal_min, 64 * TIB),
+        (
+            "store.journal_reserve_bytes",
+            store.journal_reserve_bytes,
+            64 * 1_024,
+            journal / 2,
+        ),
+        (
+            "store.journal_blocks_max",
+            store.journal_blocks_max,
+            1_024,
+            u32::MAX.into(),
+        ),
+        ("store.interval_ms", store.interval_ms, 1, 60_000),
+        ("store.cache_bytes", store.cache_bytes, MIB, TIB),
+        ("store.tail_bytes", store.tail_bytes, MIB, TIB),
+        (
+            "store.generations_open_max",
+            store.generations_open_max.into(),
+            2,
+            1_024,
+        ),
+        (
+            "store.generation_part_bytes",
+            store.generation_part_bytes,
+            MIB,
+            4 * GIB,
+        ),
+    ]);
 }
 
 fn plugins(config: &Config, rules: &mut Rules<'_>) {
-    const MEMORY_MIN: u64 = 1 << 20;
-    const MEMORY_MAX: u64 = 4 << 30;
-    const HOUR_MS: u64 = 3_600_000;
+    const MEMORY_MAX: u64 = 4 * GIB;
     const SECOND_US: u64 = 1_000_000;
     let plugins = &config.plugins;
-    rules.within(
-        plugins.memory_bytes_max,
-        MEMORY_MIN,
-        MEMORY_MAX,
-        "plugins.memory_bytes_max",
-    );
-    rules.within(
-        plugins.deadline_base_ms,
-        1,
-        HOUR_MS,
-        "plugins.deadline_base_ms",
-    );
-    rules.within(
-        plugins.deadline_event_us,
-        0,
-        SECOND_US,
-        "plugins.deadline_event_us",
-    );
-    rules.within(
-        plugins.module_bytes_max,
-        1_024,
-        1 << 30,
-        "plugins.module_bytes_max",
-    );
-    rules.within(
-        plugins.compile_timeout_ms,
-        1_000,
-        HOUR_MS,
-        "plugins.compile_timeout_ms",
-    );
-    rules.within(
-        plugins.worker_threads.into(),
-        0,
-        1_024,
-        "plugins.worker_threads",
-    );
-    for (name, limits) in &plugins.overrides {
-        let mut within = |value: Option<u64>, min, max, key: &str| {
-            if let Some(value) = value {
-                rules.within(value, min, max, &format!("plugins.override.{name}.{key}"));
-            }
-        };
-        within(
-            limits.memory_bytes_max,
-            MEMORY_MIN,
+    rules.all_within(&[
+        (
+            "plugins.memory_bytes_max",
+            plugins.memory_bytes_max,
+            MIB,
             MEMORY_MAX,
-            "memory_bytes_max",
-        );
-        within(limits.deadline_base_ms, 1, HOUR_MS, "deadline_base_ms");
-        within(limits.deadline_event_us, 0, SECOND_US, "deadline_event_us");
+        ),
+        (
+            "plugins.deadline_base_ms",
+            plugins.deadline_base_ms,
+            1,
+            HOUR_MS,
+        ),
+        (
+            "plugins.deadline_pair_us",
+            plugins.deadline_pair_us,
+            0,
+            SECOND_US,
+        ),
+        (
+            "plugins.output_bytes_max",
+            plugins.output_bytes_max,
+            1_024,
+            GIB,
+        ),
+        (
+            "plugins.module_bytes_max",
+            plugins.module_bytes_max,
+            1_024,
+            GIB,
+        ),
+        (
+            "plugins.compile_timeout_ms",
+            plugins.compile_timeout_ms,
+            1_000,
+            HOUR_MS,
+        ),
+        (
+            "plugins.instances_max",
+            plugins.instances_max.into(),
+            1,
+            10_000,
+        ),
+        (
+            "plugins.worker_threads",
+            plugins.worker_threads.into(),
+            0,
+            1_024,
+        ),
+    ]);
+    for (name, limits) in &plugins.overrides {
+        let bounds = [
+            ("memory_bytes_max", limits.memory_bytes_max, MIB, MEMORY_MAX),
+            ("deadline_base_ms", limits.deadline_base_ms, 1, HOUR_MS),
+            ("deadline_pair_us", limits.deadline_pair_us, 0, SECOND_US),
+            ("output_bytes_max", limits.output_bytes_max, 1_024, GIB),
+        ];
+        for (key, value, min, max) in bounds {
+            let key = format!("plugins.override.{name}.{key}");
+            rules.all_within(&[(&key, value.unwrap_or(min), min, max)]);
+        }
     }
 }
 
