@@ -12,4 +12,3 @@ pub mod pki;
 pub mod plugin;
 pub mod store;
 pub mod tasks;
-pub mod cli;
