@@ -3,12 +3,15 @@
 //! `serve` is the only one that is the broker.
 
 mod api;
+pub mod bench;
 mod cert;
 mod chain;
 mod config;
 mod connect;
 mod consume;
+pub mod demo;
 mod envelope;
+pub(crate) mod local_broker;
 mod logging;
 mod output;
 mod plugin;
@@ -54,6 +57,10 @@ enum Command {
     Route(route::Args),
     /// Upload, list and delete WebAssembly plugins
     Plugin(plugin::Args),
+    /// Show a whole broker at work: filters, routes, a SIGKILL half-way, and nothing lost
+    Demo(demo::DemoArgs),
+    /// Measure how fast the broker is on this machine
+    Bench(bench::BenchArgs),
     /// Make certificates for brokers and clients
     Cert(cert::Args),
     /// Check a configuration, or show what holds
@@ -74,6 +81,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Subscription(args) => done(subscription::run(&args)),
         Command::Route(args) => done(route::run(&args)),
         Command::Plugin(args) => done(plugin::run(&args)),
+        Command::Demo(args) => demo::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
         Command::Cert(args) => done(cert::run(&args)),
         Command::Config(args) => done(config::run(&args)),
     };

@@ -1,0 +1,1 @@
+//! Conformance and agreement tests of the pattern language, through the public interface.
