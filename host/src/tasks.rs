@@ -10,6 +10,7 @@ mod committer;
 mod dead_letters;
 mod delivery;
 mod error;
+mod gauges;
 mod hops;
 mod hub;
 mod inbox;

@@ -20,13 +20,13 @@ use super::hub::{Cell, Hub, chain};
 use super::inbox::{Control, Inbox};
 use super::lanes::{LaneParts, Lanes};
 use super::log::Log;
-use super::metrics::{GaugeFamily, Metrics};
+use super::metrics::Metrics;
 use super::plugin_files::PluginFiles;
 use super::producers::Sessions;
 use super::publish::{PublishReply, Publisher};
 use super::recovery::{self, RecoveryError};
 use super::supervisor::Supervisor;
-use super::{BrokerError, Catalog, dead_letters};
+use super::{BrokerError, Catalog, dead_letters, gauges};
 use crate::domain::{
     Millis, PluginInfo, PluginUse, PluginWorld, Position, ProducerId, SubscriptionInfo,
     SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec,
@@ -572,25 +572,9 @@ impl Broker {
     /// Metrics in the Prometheus text format.
     #[must_use]
     pub fn metrics_text(&self) -> String {
-        let subscriptions = self.subscriptions();
-        let by_subscription = |name, help, kind, value: &dyn Fn(&SubscriptionInfo) -> u64| {
-            let samples = subscriptions.iter().map(|info| {
-                let labels = vec![("subscription", info.spec.name.to_string())];
-                (labels, value(info) as f64)
-            });
-            GaugeFamily { name, help, kind, samples: samples.collect() }
-        };
-        let mut families = vec![
-            by_subscription("tidegate_subscription_depth", "Events that matched and are not acked", "gauge", &|s| s.depth),
-            by_subscription("tidegate_subscription_unevaluated", "Events its filters have not looked at, over all topics", "gauge", &|s| s.unevaluated),
-            by_subscription("tidegate_subscription_in_flight", "Events handed out and not acked", "gauge", &|s| s.in_flight),
-            by_subscription("tidegate_subscription_oldest_unacked_milliseconds", "Age of the oldest event that is not acked", "gauge", &|s| s.oldest_unacked_ms),
-            by_subscription("tidegate_subscription_consumers", "Attached consumers", "gauge", &|s| s.consumers),
-            by_subscription("tidegate_subscription_redelivered", "Events handed out again", "counter", &|s| s.redelivered),
-            by_subscription("tidegate_subscription_dead_lettered", "Events given up", "counter", &|s| s.dead_lettered),
-        ];
-        families.extend(self.plugin_families());
-        families.extend(self.store_families());
+        let mut families = gauges::of_subscriptions(&self.subscriptions());
+        families.extend(gauges::of_plugins(&self.0.supervisor.plugins.stats()));
+        families.extend(gauges::of_store(&self.0.reader.usage(), self.0.fault.get().is_some()));
         self.0.parts.metrics.render(&families)
     }
 

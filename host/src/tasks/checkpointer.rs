@@ -3,6 +3,7 @@
 //! nobody needs any more is deleted whole. Neither ever holds the committer up: it is asked once for a mark.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use crate::store::{BlockMeta, CheckpointError, Checkpoints, ReadError, StoreRead
 
 /// How often generations are looked at while there are any.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
+/// The store keeps this many generations for their state, whatever becomes of their events.
+const STATES_KEPT: usize = 2;
 /// How long a failed checkpoint waits before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -159,17 +162,21 @@ impl Checkpointer {
         // A subscription that nothing was for lately has not been told how far the router is.
         self.hub.settle();
         let cells = self.hub.all();
-        for generation in generations {
-            let needed = match generation.first_position.zip(generation.last_position) {
-                None => false,
-                Some((first, last)) => {
-                    cells.iter().any(|cell| cell.lock().needs(first..=last))
-                }
-            };
-            if needed {
+        let newest = generations.len().saturating_sub(STATES_KEPT);
+        for (index, generation) in generations.iter().enumerate() {
+            let events = generation.first_position.zip(generation.last_position);
+            if events.is_some_and(|(first, last)| {
+                cells.iter().any(|cell| cell.lock().needs(first..=last))
+            }) {
                 continue;
             }
-            // The store keeps the newest ones for their state and says so by doing nothing.
+            if index >= newest {
+                // It is kept for its state. A newer state, without these events, lets them go.
+                if events.is_some() {
+                    self.due.notify_one();
+                }
+                continue;
+            }
             if let Err(error) = self.checkpoints.delete_generation(generation.id) {
                 tracing::warn!(generation = %generation.id, error = %chain(&error), "a generation that nobody needs could not be deleted; it is tried again");
             }
@@ -224,6 +231,9 @@ impl Needed {
         let keep = |position: Position| {
             self.pending.contains(position.0) || after.is_some_and(|after| position > after)
         };
-        block.thinned(keep).map_err(ReadError::from)
+        block.thinned(keep).map_err(|error| ReadError::Damaged {
+            path: PathBuf::from("journal"),
+            what: format!("{error}, block at position {}", meta.first_position),
+        })
     }
 }

@@ -50,11 +50,9 @@ pub(super) async fn run(
                 break;
             }
             if !write(&parts, &cell, &given_up).await {
-                let mut state = cell.lock();
                 for item in given_up {
-                    state.give_up_failed(item.position);
+                    cell.lock().give_up_failed(item.position);
                 }
-                drop(state);
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(Duration::from_secs(1)) => parts.hub.queue_dead_letters(&cell),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::BrokerError;
-use super::catalog::{Catalog, Change};
+use super::catalog::Catalog;
 use super::producers::Session;
 use crate::domain::{
     CommitNumber, PluginInfo, Position, SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,

@@ -190,16 +190,22 @@ impl Lane {
             }
             let behind = self.cohorts.iter().any(|cohort| cohort.cursor < end);
             let has_members = !self.cohorts.is_empty();
-            tokio::select! {
+            let command = tokio::select! {
                 () = self.parts.shutdown.cancelled() => return,
                 command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command).await,
+                    Some(command) => command,
                     None => return,
                 },
                 // A step that could not be done is tried again.
-                () = tokio::time::sleep(RETRY), if behind => {}
-                changed = self.end.wait_for(|now| *now > end), if has_members && !behind => if changed.is_err() { return },
-            }
+                () = tokio::time::sleep(RETRY), if behind => continue,
+                changed = self.end.wait_for(|now| *now > end), if has_members && !behind => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            self.obey(command).await;
         }
     }
 

@@ -12,7 +12,7 @@ use super::note::{self, Note, NoteError};
 use super::state::{self, State, StateError};
 use crate::broker::{Producers, SubscriptionState};
 use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId};
-use crate::store::{Group, ReplayError};
+use crate::store::{Group, ReadError};
 
 /// Why the broker's state cannot be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum RecoveryError {
     State(StateError),
     /// A group of the journal cannot be read.
     #[error("the journal cannot be read")]
-    Replay(#[source] ReplayError),
+    Replay(#[source] ReadError),
     /// A group's notes cannot be read.
     #[error(transparent)]
     Notes(NoteError),
@@ -41,7 +41,7 @@ pub(super) struct Recovered {
 /// Rebuilds the state. `clean` says that the last run closed its journal.
 pub(super) fn recover(
     pairs: &[(bytes::Bytes, bytes::Bytes)],
-    replay: impl Iterator<Item = Result<Group, ReplayError>>,
+    replay: impl Iterator<Item = Result<Group, ReadError>>,
     clean: bool,
     producers_max: usize,
 ) -> Result<Recovered, RecoveryError> {

@@ -172,9 +172,17 @@ mod tests {
         let events: Vec<_> = auction::share(0, 1, 5_000).collect();
         for interest in interests().expect("the demo's patterns are valid") {
             let wanted = events.iter().filter(|event| interest.wants(event)).count();
-            let of_kind = events.iter().filter(|event| event.kind == interest.kind).count();
+            let of_kind = events
+                .iter()
+                .filter(|event| event.kind == interest.kind)
+                .count();
             assert!(wanted > 0, "{}", interest.name);
-            assert_eq!(wanted < of_kind, interest.pattern.is_some(), "{}", interest.name);
+            assert_eq!(
+                wanted < of_kind,
+                interest.pattern.is_some(),
+                "{}",
+                interest.name
+            );
         }
     }
 
