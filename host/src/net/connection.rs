@@ -152,7 +152,10 @@ pub(super) async fn serve(
     let principal = match identify(&connection, client_auth) {
         Ok(principal) => principal,
         Err(error) => {
-            close(&connection, &pb::Error::new(ErrorCode::PermissionDenied, error.to_string()));
+            close(
+                &connection,
+                &pb::Error::new(ErrorCode::PermissionDenied, error.to_string()),
+            );
             return log_handshake(&server, remote, &error);
         }
     };
@@ -162,13 +165,22 @@ pub(super) async fn serve(
     let Some((peer, hello)) = welcome(server, &connection, id, principal).await else {
         return;
     };
-    Live { peer: Arc::new(peer), connection, hello, streams: JoinSet::new() }.run().await;
+    Live {
+        peer: Arc::new(peer),
+        connection,
+        hello,
+        streams: JoinSet::new(),
+    }
+    .run()
+    .await;
 }
 
 async fn shake_hands(server: &Server, incoming: Incoming) -> Result<Connection, HandshakeError> {
     let deadline = server.options.handshake_timeout;
     let connecting = incoming.accept()?;
-    Ok(timeout(deadline, connecting).await.map_err(|_| HandshakeError::Deadline(deadline))??)
+    Ok(timeout(deadline, connecting)
+        .await
+        .map_err(|_| HandshakeError::Deadline(deadline))??)
 }
 
 fn identify(connection: &Connection, client_auth: ClientAuth) -> Result<Principal, HandshakeError> {
@@ -178,7 +190,10 @@ fn identify(connection: &Connection, client_auth: ClientAuth) -> Result<Principa
     let chain = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or(HandshakeError::NoCertificate)?;
+    let leaf = chain
+        .as_ref()
+        .and_then(|chain| chain.first())
+        .ok_or(HandshakeError::NoCertificate)?;
     Ok(principal_of(leaf)?)
 }
 
@@ -216,7 +231,9 @@ async fn welcome(
         refusals: AtomicU64::new(0),
     };
     let Ok(accepted) = timeout(deadline, connection.accept_bi()).await else {
-        let error = invalid(format!("no hello within {deadline:?}; open the hello stream first"));
+        let error = invalid(format!(
+            "no hello within {deadline:?}; open the hello stream first"
+        ));
         peer.log_refusal("hello", &error);
         close(connection, &error);
         return None;
@@ -228,12 +245,17 @@ async fn welcome(
         send: FrameSend::new(send, Arc::clone(stats)),
     };
     let read = timeout(deadline, hello.recv.next::<pb::StreamOpen>()).await;
-    match read.map_err(|_| StreamEnd::Refused(invalid(format!("no hello within {deadline:?}"))))
+    match read
+        .map_err(|_| StreamEnd::Refused(invalid(format!("no hello within {deadline:?}"))))
         .and_then(|open| agree(open?))
     {
         Ok(agreed) => {
             peer.frame_bytes_max = agreed.frame_bytes_max;
-            hello.send.push(&hello_reply(hello_reply::Result::Welcome(say_welcome(&peer))));
+            hello
+                .send
+                .push(&hello_reply(hello_reply::Result::Welcome(say_welcome(
+                    &peer,
+                ))));
             hello.send.flush().await.ok()?;
             log_open(&peer, &agreed.client);
             Some((peer, hello))
@@ -241,7 +263,9 @@ async fn welcome(
         Err(end) => {
             let error = end.error()?;
             peer.log_refusal("hello", error);
-            hello.send.push(&hello_reply(hello_reply::Result::Error(error.clone())));
+            hello
+                .send
+                .push(&hello_reply(hello_reply::Result::Error(error.clone())));
             hello.send.finish().await;
             close(connection, error);
             None
@@ -255,7 +279,9 @@ fn log_open(peer: &Peer, client: &str) {
 }
 
 fn hello_reply(result: hello_reply::Result) -> pb::HelloReply {
-    pb::HelloReply { result: Some(result) }
+    pb::HelloReply {
+        result: Some(result),
+    }
 }
 
 fn say_welcome(peer: &Peer) -> pb::Welcome {
@@ -276,24 +302,33 @@ struct Agreed {
 
 fn agree(open: Option<pb::StreamOpen>) -> Result<Agreed, StreamEnd> {
     let Some(stream_open::Kind::Hello(hello)) = open.and_then(|open| open.kind) else {
-        return Err(StreamEnd::malformed("the first message of a connection must be a hello"));
+        return Err(StreamEnd::malformed(
+            "the first message of a connection must be a hello",
+        ));
     };
     if !hello.versions.contains(&PROTOCOL_VERSION) {
         let message = format!(
             "none of the offered versions {:?} is known; this broker speaks version {PROTOCOL_VERSION}",
             &hello.versions[..hello.versions.len().min(8)],
         );
-        return Err(StreamEnd::Refused(pb::Error::new(ErrorCode::UnsupportedVersion, message)));
+        return Err(StreamEnd::Refused(pb::Error::new(
+            ErrorCode::UnsupportedVersion,
+            message,
+        )));
     }
     let frame_bytes_max = match usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX) {
         0 => FRAME_BYTES_MAX,
         bytes if bytes < PEER_FRAME_BYTES_MIN => {
-            let message = format!("frame_bytes_max is {bytes}; accept at least {PEER_FRAME_BYTES_MIN}");
+            let message =
+                format!("frame_bytes_max is {bytes}; accept at least {PEER_FRAME_BYTES_MIN}");
             return Err(StreamEnd::Refused(invalid(message)));
         }
         bytes => bytes,
     };
-    Ok(Agreed { client: hello.client, frame_bytes_max })
+    Ok(Agreed {
+        client: hello.client,
+        frame_bytes_max,
+    })
 }
 
 /// A connection past its hello. The one owner of its streams' tasks: dropping it ends them.
@@ -331,7 +366,9 @@ impl Live {
                 }
                 Event::Hello(Ok(None) | Err(StreamEnd::Lost)) => hello_open = false,
                 Event::Hello(Ok(Some(_))) => {
-                    break self.hello_violation(StreamEnd::malformed("nothing may follow the hello on its stream"));
+                    break self.hello_violation(StreamEnd::malformed(
+                        "nothing may follow the hello on its stream",
+                    ));
                 }
                 Event::Hello(Err(end)) => break self.hello_violation(end),
                 Event::Shutdown => {
@@ -374,12 +411,15 @@ impl Live {
         let refusal = if draining {
             Some(shutting_down())
         } else if self.streams.len() >= streams_max {
-            let message = format!("{streams_max} streams are open on this connection; close one or open another connection");
+            let message = format!(
+                "{streams_max} streams are open on this connection; close one or open another connection"
+            );
             Some(pb::Error::new(ErrorCode::Overloaded, message))
         } else {
             None
         };
-        self.streams.spawn(serve_stream(Arc::clone(&self.peer), send, recv, refusal));
+        self.streams
+            .spawn(serve_stream(Arc::clone(&self.peer), send, recv, refusal));
     }
 
     // Why the connection must be closed, if a stream's end demands it.
@@ -388,7 +428,8 @@ impl Live {
             Ok(Err(StreamEnd::Violation(error))) => Some(error),
             Ok(_) => None,
             Err(error) => {
-                self.peer.log_fault("stream", &format!("its task ended: {error}"));
+                self.peer
+                    .log_fault("stream", &format!("its task ended: {error}"));
                 None
             }
         }
@@ -429,7 +470,10 @@ async fn serve_stream(
     let mut recv = FrameRecv::new(recv, OPEN_FRAME_BYTES_MAX, Arc::clone(&peer.server.stats));
     let mut send = FrameSend::new(send, Arc::clone(&peer.server.stats));
     let (kind, ended) = match refusal {
-        Some(error) => ("stream", Err(refuse_open(&mut send, StreamEnd::Refused(error)))),
+        Some(error) => (
+            "stream",
+            Err(refuse_open(&mut send, StreamEnd::Refused(error))),
+        ),
         None => dispatch(&peer, &mut recv, &mut send).await,
     };
     if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
@@ -455,18 +499,22 @@ async fn dispatch(
         Ok(Ok(None)) => return ("stream", Ok(())),
         Ok(Err(end)) => return ("stream", Err(refuse_open(send, end))),
         Err(_) => {
-            let error = invalid(format!("the stream's first message did not come within {deadline:?}"));
+            let error = invalid(format!(
+                "the stream's first message did not come within {deadline:?}"
+            ));
             return ("stream", Err(refuse_open(send, StreamEnd::Refused(error))));
         }
     };
     recv.set_frame_bytes_max(peer.server.options.limits.frame_bytes_max);
     match open.kind {
-        Some(stream_open::Kind::Publish(open)) => {
-            ("publish", Box::pin(publish::serve(peer, &open, recv, send)).await)
-        }
-        Some(stream_open::Kind::Subscribe(open)) => {
-            ("subscribe", Box::pin(subscribe::serve(peer, &open, recv, send)).await)
-        }
+        Some(stream_open::Kind::Publish(open)) => (
+            "publish",
+            Box::pin(publish::serve(peer, &open, recv, send)).await,
+        ),
+        Some(stream_open::Kind::Subscribe(open)) => (
+            "subscribe",
+            Box::pin(subscribe::serve(peer, &open, recv, send)).await,
+        ),
         Some(stream_open::Kind::Hello(_)) => {
             let end = StreamEnd::malformed("a connection has one hello only");
             ("hello", Err(refuse_open(send, end)))
@@ -496,10 +544,19 @@ mod tests {
     #[test]
     fn a_hello_is_agreed_on_or_refused() {
         let check = |versions: &[u32], frame_bytes_max: u64, expected: Result<usize, ErrorCode>| {
-            let hello = pb::Hello { versions: versions.to_vec(), client: "c".into(), frame_bytes_max };
-            let open = pb::StreamOpen { kind: Some(stream_open::Kind::Hello(hello)) };
+            let hello = pb::Hello {
+                versions: versions.to_vec(),
+                client: "c".into(),
+                frame_bytes_max,
+            };
+            let open = pb::StreamOpen {
+                kind: Some(stream_open::Kind::Hello(hello)),
+            };
             let found = agree(Some(open)).map(|agreed| agreed.frame_bytes_max);
-            assert_eq!(found.map_err(|end| end.error().expect("told").code()), expected);
+            assert_eq!(
+                found.map_err(|end| end.error().expect("told").code()),
+                expected
+            );
         };
         check(&[1], 0, Ok(FRAME_BYTES_MAX));
         check(&[9, 1], 5_000, Ok(5_000));
@@ -507,14 +564,21 @@ mod tests {
         check(&[], 0, Err(ErrorCode::UnsupportedVersion));
         check(&[1], 100, Err(ErrorCode::InvalidArgument));
         assert!(matches!(agree(None), Err(StreamEnd::Violation(_))));
-        assert!(matches!(agree(Some(pb::StreamOpen { kind: None })), Err(StreamEnd::Violation(_))));
+        assert!(matches!(
+            agree(Some(pb::StreamOpen { kind: None })),
+            Err(StreamEnd::Violation(_))
+        ));
     }
 
     #[test]
     fn a_refusal_reads_the_same_whatever_the_stream_was_to_be() {
         let error = pb::Error::new(ErrorCode::Malformed, "m");
-        let publish = pb::PublishOpened { result: Some(publish_opened::Result::Error(error.clone())) };
-        let subscribe = pb::SubscribeOpened { result: Some(pb::subscribe_opened::Result::Error(error.clone())) };
+        let publish = pb::PublishOpened {
+            result: Some(publish_opened::Result::Error(error.clone())),
+        };
+        let subscribe = pb::SubscribeOpened {
+            result: Some(pb::subscribe_opened::Result::Error(error.clone())),
+        };
         let hello = hello_reply(hello_reply::Result::Error(error));
         assert_eq!(publish.encode_to_vec(), subscribe.encode_to_vec());
         assert_eq!(publish.encode_to_vec(), hello.encode_to_vec());

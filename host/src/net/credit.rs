@@ -27,7 +27,10 @@ pub(super) struct Grant {
 
 impl CreditBudget {
     pub(super) fn new(total: usize) -> Self {
-        Self { total, granted: Mutex::new(0) }
+        Self {
+            total,
+            granted: Mutex::new(0),
+        }
     }
 
     /// What a new stream gets: `wanted`, but no more than a quarter of what is left, so that a few streams
@@ -37,7 +40,10 @@ impl CreditBudget {
         let left = self.total.saturating_sub(*granted);
         let bytes = wanted.min(left / 4).max(floor);
         *granted = granted.saturating_add(bytes);
-        Grant { budget: Arc::clone(self), bytes }
+        Grant {
+            budget: Arc::clone(self),
+            bytes,
+        }
     }
 }
 
@@ -66,7 +72,12 @@ pub(super) struct PublishCredit {
 
 impl PublishCredit {
     pub(super) fn new(bytes_max: usize, batches_max: usize) -> Self {
-        Self { bytes_max, batches_max, bytes: 0, batches: 0 }
+        Self {
+            bytes_max,
+            batches_max,
+            bytes: 0,
+            batches: 0,
+        }
     }
 
     /// Takes credit for a batch. One batch may always be outstanding, however large.
@@ -113,8 +124,14 @@ struct Balance {
 
 impl ConsumerCredit {
     pub(super) fn new(events: u64, bytes: u64) -> Self {
-        let balance = Balance { events: capped(events, EVENTS_MAX), bytes: capped(bytes, BYTES_MAX) };
-        Self { balance: Mutex::new(balance), grown: Notify::new() }
+        let balance = Balance {
+            events: capped(events, EVENTS_MAX),
+            bytes: capped(bytes, BYTES_MAX),
+        };
+        Self {
+            balance: Mutex::new(balance),
+            grown: Notify::new(),
+        }
     }
 
     /// Adds to what is left.
@@ -175,7 +192,10 @@ mod tests {
         let error = credit.take(0).expect_err("third batch");
         assert_eq!(error.code(), ErrorCode::FlowControl);
         credit.give_back(40);
-        assert_eq!(credit.take(41).expect_err("byte too many").code(), ErrorCode::FlowControl);
+        assert_eq!(
+            credit.take(41).expect_err("byte too many").code(),
+            ErrorCode::FlowControl
+        );
         assert!(credit.take(40).is_ok());
     }
 
@@ -194,7 +214,10 @@ mod tests {
         let first = budget.grant(200, 10);
         let second = budget.grant(200, 10);
         let third = budget.grant(200, 10);
-        assert_eq!((first.bytes(), second.bytes(), third.bytes()), (200, 200, 150));
+        assert_eq!(
+            (first.bytes(), second.bytes(), third.bytes()),
+            (200, 200, 150)
+        );
         let many: Vec<Grant> = (0..100).map(|_| budget.grant(200, 10)).collect();
         assert!(many.iter().all(|grant| grant.bytes() >= 10));
         assert_eq!(many.last().map(Grant::bytes), Some(10));

@@ -61,7 +61,8 @@ pub(super) fn pack(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Packed 
         let room = frame_bytes_max.min(FRAME_BYTES_TARGET.max(bytes + HEAD_BYTES_MAX));
         let fitting = open.take_if(|open| !open.takes(&delivery, bytes, room));
         packed.messages.extend(fitting.map(Open::close));
-        open.get_or_insert_with(|| Open::new(&delivery)).push(delivery, bytes);
+        open.get_or_insert_with(|| Open::new(&delivery))
+            .push(delivery, bytes);
     }
     packed.messages.extend(open.map(Open::close));
     packed
@@ -83,7 +84,12 @@ impl Open {
             time_ms: first.time.0,
             ..pb::Deliver::default()
         };
-        Self { message, bytes: HEAD_BYTES_MAX, last_position: 0, last_sequence: 0 }
+        Self {
+            message,
+            bytes: HEAD_BYTES_MAX,
+            last_position: 0,
+            last_sequence: 0,
+        }
     }
 
     fn takes(&self, delivery: &Delivery, bytes: usize, room: usize) -> bool {
@@ -99,8 +105,12 @@ impl Open {
     // All parts of a delivery have its position and sequence, so from the second on the distance is 0.
     fn push(&mut self, delivery: Delivery, bytes: usize) {
         for part in delivery.parts {
-            self.message.positions.push(delivery.position.0 - self.last_position);
-            self.message.sequences.push(delivery.sequence.0 - self.last_sequence);
+            self.message
+                .positions
+                .push(delivery.position.0 - self.last_position);
+            self.message
+                .sequences
+                .push(delivery.sequence.0 - self.last_sequence);
             self.message.events.push(part);
             (self.last_position, self.last_sequence) = (delivery.position.0, delivery.sequence.0);
         }
@@ -108,7 +118,9 @@ impl Open {
     }
 
     fn close(self) -> pb::BrokerToConsumer {
-        pb::BrokerToConsumer { message: Some(broker_to_consumer::Message::Deliver(self.message)) }
+        pb::BrokerToConsumer {
+            message: Some(broker_to_consumer::Message::Deliver(self.message)),
+        }
     }
 }
 
@@ -120,14 +132,23 @@ mod tests {
     use super::*;
     use crate::domain::{Millis, Sequence};
 
-    fn delivery(topic: &str, position: u64, sequence: u64, attempt: u32, parts: &[usize]) -> Delivery {
+    fn delivery(
+        topic: &str,
+        position: u64,
+        sequence: u64,
+        attempt: u32,
+        parts: &[usize],
+    ) -> Delivery {
         Delivery {
             topic: topic.parse().expect("valid topic"),
             position: Position(position),
             sequence: Sequence(sequence),
             time: Millis(1_000),
             attempt,
-            parts: parts.iter().map(|length| Bytes::from(vec![7; *length])).collect(),
+            parts: parts
+                .iter()
+                .map(|length| Bytes::from(vec![7; *length]))
+                .collect(),
         }
     }
 
@@ -152,7 +173,12 @@ mod tests {
         let expected: Vec<Shape> = expected
             .iter()
             .map(|(topic, positions, sequences, events)| {
-                ((*topic).to_owned(), positions.to_vec(), sequences.to_vec(), events.to_vec())
+                (
+                    (*topic).to_owned(),
+                    positions.to_vec(),
+                    sequences.to_vec(),
+                    events.to_vec(),
+                )
             })
             .collect();
         assert_eq!(found, expected);
@@ -188,7 +214,10 @@ mod tests {
     #[test]
     fn parts_share_a_position() {
         check(
-            vec![delivery("a", 5, 1, 1, &[1, 2, 3]), delivery("a", 6, 2, 1, &[4])],
+            vec![
+                delivery("a", 5, 1, 1, &[1, 2, 3]),
+                delivery("a", 6, 2, 1, &[4]),
+            ],
             &[("a", &[5, 5, 5, 6], &[1, 1, 1, 2], &[1, 2, 3, 4])],
         );
     }
@@ -203,11 +232,18 @@ mod tests {
 
     #[test]
     fn frames_keep_to_the_consumers_limit() {
-        let deliveries: Vec<_> = (1..=500).map(|n| delivery("a", n, n, 1, &[1_000])).collect();
+        let deliveries: Vec<_> = (1..=500)
+            .map(|n| delivery("a", n, n, 1, &[1_000]))
+            .collect();
         for frame_bytes_max in [4 * 1024, 64 * 1024, 1 << 20] {
             let packed = pack(deliveries.clone(), frame_bytes_max);
             assert!(packed.too_large.is_empty());
-            assert!(packed.messages.iter().all(|message| message.encoded_len() <= frame_bytes_max));
+            assert!(
+                packed
+                    .messages
+                    .iter()
+                    .all(|message| message.encoded_len() <= frame_bytes_max)
+            );
             let events: usize = shapes(&packed).iter().map(|shape| shape.3.len()).sum();
             assert_eq!(events, 500);
         }
@@ -222,14 +258,27 @@ mod tests {
         ];
         let packed = pack(deliveries, 4 * 1024);
         let frame_bytes = 6_000 + 2 * PART_OVERHEAD + HEAD_BYTES_MAX;
-        assert_eq!(packed.too_large, [TooLarge { position: Position(2), bytes: 6_000, frame_bytes }]);
-        assert_eq!(shapes(&packed), [("a".to_owned(), vec![1, 3], vec![1, 3], vec![10, 10])]);
+        assert_eq!(
+            packed.too_large,
+            [TooLarge {
+                position: Position(2),
+                bytes: 6_000,
+                frame_bytes
+            }]
+        );
+        assert_eq!(
+            shapes(&packed),
+            [("a".to_owned(), vec![1, 3], vec![1, 3], vec![10, 10])]
+        );
     }
 
     #[test]
     fn the_largest_event_of_the_default_limits_fits_a_default_frame() {
         let limits = tidegate_wire::Limits::default();
-        let packed = pack(vec![delivery("a", 1, 1, 1, &[limits.event_bytes_max])], limits.frame_bytes_max);
+        let packed = pack(
+            vec![delivery("a", 1, 1, 1, &[limits.event_bytes_max])],
+            limits.frame_bytes_max,
+        );
         assert!(packed.too_large.is_empty());
     }
 }

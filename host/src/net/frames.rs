@@ -29,7 +29,12 @@ pub(super) struct FrameRecv {
 impl FrameRecv {
     /// Reads frames of at most `frame_bytes_max` bytes.
     pub(super) fn new(recv: RecvStream, frame_bytes_max: usize, stats: Arc<NetStats>) -> Self {
-        Self { recv, buffer: BytesMut::new(), reader: FrameReader::new(frame_bytes_max), stats }
+        Self {
+            recv,
+            buffer: BytesMut::new(),
+            reader: FrameReader::new(frame_bytes_max),
+            stats,
+        }
     }
 
     /// From now on frames may be this large.
@@ -61,7 +66,11 @@ impl FrameRecv {
     // Whether there was more.
     async fn fill(&mut self) -> Result<bool, StreamEnd> {
         let mut segments: [Bytes; SEGMENTS] = Default::default();
-        let read = self.recv.read_chunks(&mut segments).await.map_err(|_| StreamEnd::Lost)?;
+        let read = self
+            .recv
+            .read_chunks(&mut segments)
+            .await
+            .map_err(|_| StreamEnd::Lost)?;
         let Some(count) = read else {
             return Ok(false);
         };
@@ -78,7 +87,9 @@ impl FrameRecv {
             return Ok(None);
         }
         let left = self.buffer.len();
-        Err(StreamEnd::malformed(format!("the stream ends inside a message, {left} bytes into it")))
+        Err(StreamEnd::malformed(format!(
+            "the stream ends inside a message, {left} bytes into it"
+        )))
     }
 }
 
@@ -95,7 +106,12 @@ pub(super) struct FrameSend {
 impl FrameSend {
     /// Writes frames to `send`.
     pub(super) fn new(send: SendStream, stats: Arc<NetStats>) -> Self {
-        Self { send, waiting: BytesMut::new(), writing: Bytes::new(), stats }
+        Self {
+            send,
+            waiting: BytesMut::new(),
+            writing: Bytes::new(),
+            stats,
+        }
     }
 
     /// Encodes a message. Nothing is sent before [`flush`](Self::flush).
@@ -121,7 +137,11 @@ impl FrameSend {
                 self.writing = self.waiting.split().freeze();
             }
             let buffers = std::slice::from_mut(&mut self.writing);
-            let written = self.send.write_chunks(buffers).await.map_err(|_| StreamEnd::Lost)?;
+            let written = self
+                .send
+                .write_chunks(buffers)
+                .await
+                .map_err(|_| StreamEnd::Lost)?;
             self.stats.wrote(written.bytes);
         }
     }

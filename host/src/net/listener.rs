@@ -104,9 +104,10 @@ pub(super) fn start(
     let mut local_addrs = Vec::new();
     for listener in &options.listeners {
         let endpoint = bind(listener, &options, tls)?;
-        let addr = endpoint
-            .local_addr()
-            .map_err(|source| ServeError::Bind { addr: listener.addr, source })?;
+        let addr = endpoint.local_addr().map_err(|source| ServeError::Bind {
+            addr: listener.addr,
+            source,
+        })?;
         info!(%addr, client_auth = ?listener.client_auth, "listening for QUIC");
         local_addrs.push(addr);
         endpoints.push((endpoint, listener.client_auth));
@@ -114,7 +115,11 @@ pub(super) fn start(
     let server = Arc::new(Server::new(options, policy, backend, shutdown));
     let stats = Arc::clone(&server.stats);
     let join = tokio::spawn(supervise(server, endpoints));
-    Ok(NetHandle { local_addrs, stats, join })
+    Ok(NetHandle {
+        local_addrs,
+        stats,
+        join,
+    })
 }
 
 fn bind(
@@ -130,7 +135,9 @@ fn bind(
     let mut endpoint_config = EndpointConfig::default();
     endpoint_config
         .max_udp_payload_size(options.datagram_bytes_max())
-        .map_err(|_| ServeError::Setting("mtu_upper_bound must be from 1200 to 65527".to_owned()))?;
+        .map_err(|_| {
+            ServeError::Setting("mtu_upper_bound must be from 1200 to 65527".to_owned())
+        })?;
     let socket = socket(addr, options.socket_buffer_bytes).map_err(bind_error)?;
     let runtime = Arc::new(TokioRuntime);
     Endpoint::new(endpoint_config, Some(server_config), socket, runtime).map_err(bind_error)
@@ -170,8 +177,14 @@ async fn supervise(server: Arc<Server>, endpoints: Vec<(Endpoint, ClientAuth)>) 
     server.shutdown.cancelled().await;
     connections.close();
     let grace = server.options.shutdown_grace + AFTER_GRACE;
-    if tokio::time::timeout(grace, connections.wait()).await.is_err() {
-        warn!(left = connections.len(), "connections are closed although they are not done");
+    if tokio::time::timeout(grace, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            left = connections.len(),
+            "connections are closed although they are not done"
+        );
     }
     let reason = shutting_down();
     let code = u32::try_from(reason.code).unwrap_or_default();
@@ -212,7 +225,12 @@ enum Admission {
     Refuse,
 }
 
-fn admission(handshakes: u64, connections: u64, validated: bool, options: &NetOptions) -> Admission {
+fn admission(
+    handshakes: u64,
+    connections: u64,
+    validated: bool,
+    options: &NetOptions,
+) -> Admission {
     let retry_from = options.handshakes_before_retry as u64;
     if handshakes + connections >= options.connections_max as u64
         || handshakes >= retry_from.max(1).saturating_mul(HANDSHAKES_REFUSED_FACTOR)
@@ -237,7 +255,12 @@ fn admit(
     match admission(handshakes, open, validated, &server.options) {
         Admission::Serve => {
             let handshake = server.stats.handshake();
-            connections.spawn(connection::serve(Arc::clone(server), incoming, client_auth, handshake));
+            connections.spawn(connection::serve(
+                Arc::clone(server),
+                incoming,
+                client_auth,
+                handshake,
+            ));
         }
         Admission::Retry => {
             let remote = incoming.remote_address();
@@ -263,10 +286,16 @@ mod tests {
 
     #[test]
     fn attempts_are_admitted_by_load() {
-        let options =
-            NetOptions { handshakes_before_retry: 2, connections_max: 100, ..NetOptions::default() };
+        let options = NetOptions {
+            handshakes_before_retry: 2,
+            connections_max: 100,
+            ..NetOptions::default()
+        };
         let check = |handshakes, connections, validated, expected| {
-            assert_eq!(admission(handshakes, connections, validated, &options), expected);
+            assert_eq!(
+                admission(handshakes, connections, validated, &options),
+                expected
+            );
         };
         check(0, 0, false, Admission::Serve);
         check(1, 98, false, Admission::Serve);

@@ -120,7 +120,8 @@ impl NetOptions {
 
     /// The connection's window: what is configured, but at least one stream's.
     fn connection_window_bytes(&self) -> usize {
-        self.stream_window_bytes().max(self.receive_window_bytes as usize)
+        self.stream_window_bytes()
+            .max(self.receive_window_bytes as usize)
     }
 
     /// Largest datagram a peer may send us. Quinn's default would cap what the peer's discovery can find.
@@ -167,7 +168,10 @@ mod tests {
     #[test]
     fn windows_hold_what_credit_allows() {
         let options = NetOptions::default();
-        assert_eq!(options.stream_window_bytes(), (8 << 20) + 256 * (1024 + 8192));
+        assert_eq!(
+            options.stream_window_bytes(),
+            (8 << 20) + 256 * (1024 + 8192)
+        );
         assert!(options.connection_window_bytes() >= options.stream_window_bytes());
         let tight = NetOptions {
             publish_credit_bytes: 0,

@@ -47,15 +47,25 @@ pub(super) async fn serve(
         }
     };
     let options = &peer.server.options;
-    let floor = options.limits.frame_bytes_max.min(options.publish_credit_bytes);
-    let grant = peer.server.publish_budget.grant(options.publish_credit_bytes, floor);
-    send.push(&answer_open(publish_opened::Result::Ready(pb::PublishReady {
-        credit_bytes: grant.bytes() as u64,
-        credit_batches: options.publish_credit_batches,
-        last_number,
-    })));
+    let floor = options
+        .limits
+        .frame_bytes_max
+        .min(options.publish_credit_bytes);
+    let grant = peer
+        .server
+        .publish_budget
+        .grant(options.publish_credit_bytes, floor);
+    send.push(&answer_open(publish_opened::Result::Ready(
+        pb::PublishReady {
+            credit_bytes: grant.bytes() as u64,
+            credit_batches: options.publish_credit_batches,
+            last_number,
+        },
+    )));
     let session = Session::new(peer, &grant);
-    let ended = session.run(publisher, idempotent, recv, send, answered).await;
+    let ended = session
+        .run(publisher, idempotent, recv, send, answered)
+        .await;
     if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
         // No batch has correlation 0 on this stream's behalf: it is about the stream itself.
         send.push(&refuse_batch(0, error.clone()));
@@ -64,7 +74,9 @@ pub(super) async fn serve(
 }
 
 fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
-    pb::PublishOpened { result: Some(result) }
+    pb::PublishOpened {
+        result: Some(result),
+    }
 }
 
 fn open_publisher(
@@ -73,9 +85,14 @@ fn open_publisher(
     replies: mpsc::UnboundedSender<PublishReply>,
 ) -> Result<(Publisher, u64, bool), pb::Error> {
     let producer = producer(open)?;
-    let broker = peer.server.backend.broker().map_err(|error| from_broker(&error))?;
-    let (publisher, last_number) =
-        broker.publisher(producer, replies).map_err(|error| from_broker(&error))?;
+    let broker = peer
+        .server
+        .backend
+        .broker()
+        .map_err(|error| from_broker(&error))?;
+    let (publisher, last_number) = broker
+        .publisher(producer, replies)
+        .map_err(|error| from_broker(&error))?;
     Ok((publisher, last_number, producer.is_some()))
 }
 
@@ -163,7 +180,8 @@ impl<'a> Session<'a> {
                 return Ok(());
             };
             let (correlation, bytes) = (batch.correlation, bytes_of(&batch.events));
-            self.with_credit(|credit| credit.take(bytes)).map_err(StreamEnd::Refused)?;
+            self.with_credit(|credit| credit.take(bytes))
+                .map_err(StreamEnd::Refused)?;
             let sent = match gate.admit(batch) {
                 Ok(request) => admitted.try_send(request).is_ok(),
                 Err(error) => {
@@ -175,7 +193,10 @@ impl<'a> Session<'a> {
             // The one with room for refusals only fills when the client does not read its answers.
             if !sent && !self.stop.is_cancelled() {
                 let message = "too many answers are unread on this stream; read them";
-                return Err(StreamEnd::Refused(pb::Error::new(ErrorCode::FlowControl, message)));
+                return Err(StreamEnd::Refused(pb::Error::new(
+                    ErrorCode::FlowControl,
+                    message,
+                )));
             }
         }
     }
@@ -249,7 +270,10 @@ impl<'a> Session<'a> {
                     unkept: outcome.unkept,
                 };
                 let result = Some(publish_reply::Result::Ack(ack));
-                pb::PublishReply { correlation: reply.correlation, result }
+                pb::PublishReply {
+                    correlation: reply.correlation,
+                    result,
+                }
             }
             Err(error) => refuse_batch(reply.correlation, self.refusal(&error, reply.bytes)),
         }
@@ -272,7 +296,9 @@ impl<'a> Session<'a> {
     // had long enough for that.
     async fn all_answered(&self) {
         let settled = async {
-            while !self.complete.load(Ordering::Relaxed) || self.submitted.load(Ordering::Relaxed) > 0 {
+            while !self.complete.load(Ordering::Relaxed)
+                || self.submitted.load(Ordering::Relaxed) > 0
+            {
                 // A change between the look and the wait leaves a permit.
                 self.progress.notified().await;
             }
@@ -293,7 +319,10 @@ impl<'a> Session<'a> {
 }
 
 fn refuse_batch(correlation: u64, error: pb::Error) -> pb::PublishReply {
-    pb::PublishReply { correlation, result: Some(publish_reply::Result::Error(error)) }
+    pb::PublishReply {
+        correlation,
+        result: Some(publish_reply::Result::Error(error)),
+    }
 }
 
 fn bytes_of(events: &[Bytes]) -> usize {
@@ -331,7 +360,9 @@ impl Gate<'_> {
         if let Some(topic) = self.allowed.get(text) {
             return Ok(topic.clone());
         }
-        let topic: TopicName = text.parse().map_err(|error| invalid(format!("topic: {error}")))?;
+        let topic: TopicName = text
+            .parse()
+            .map_err(|error| invalid(format!("topic: {error}")))?;
         self.policy
             .check(self.who, &Action::Publish(&topic))
             .map_err(|denied| from_denied(&denied))?;
@@ -347,7 +378,9 @@ impl Gate<'_> {
         match count {
             0 => Err(invalid("the batch has no events; leave it out")),
             count if count > max => {
-                let message = format!("the batch has {count} events; at most {max} are accepted (batch_events_max)");
+                let message = format!(
+                    "the batch has {count} events; at most {max} are accepted (batch_events_max)"
+                );
                 Err(pb::Error::new(ErrorCode::TooLarge, message))
             }
             _ => Ok(()),
@@ -362,7 +395,9 @@ impl Gate<'_> {
             )));
         }
         if first.checked_add(batch.events.len() as u64).is_none() {
-            return Err(invalid("event numbers lead past 64 bits; take a new producer id"));
+            return Err(invalid(
+                "event numbers lead past 64 bits; take a new producer id",
+            ));
         }
         Ok(())
     }
@@ -376,7 +411,13 @@ mod tests {
     use crate::auth::Grant as PolicyGrant;
 
     fn batch(topic: &str, first_number: u64, events: usize) -> pb::PublishBatch {
-        let event = Bytes::from(pb::Event { id: "1".into(), ..pb::Event::default() }.encode_to_vec());
+        let event = Bytes::from(
+            pb::Event {
+                id: "1".into(),
+                ..pb::Event::default()
+            }
+            .encode_to_vec(),
+        );
         pb::PublishBatch {
             correlation: 7,
             topic: topic.into(),
@@ -394,12 +435,25 @@ mod tests {
             admin: vec![],
         }]);
         let who = Principal::common_name("p");
-        let limits = Limits { batch_events_max: 3, headers_max: 1, ..Limits::default() };
-        let mut gate =
-            Gate { policy: &policy, who: &who, limits, idempotent, allowed: HashMap::new() };
+        let limits = Limits {
+            batch_events_max: 3,
+            headers_max: 1,
+            ..Limits::default()
+        };
+        let mut gate = Gate {
+            policy: &policy,
+            who: &who,
+            limits,
+            idempotent,
+            allowed: HashMap::new(),
+        };
         for _ in 0..2 {
             let found = gate.admit(batch.clone());
-            assert_eq!(found.map(|_| ()).map_err(|error| error.code()), expected, "{batch:?}");
+            assert_eq!(
+                found.map(|_| ()).map_err(|error| error.code()),
+                expected,
+                "{batch:?}"
+            );
         }
     }
 
@@ -407,24 +461,68 @@ mod tests {
     fn each_way_a_batch_can_be_wrong() {
         check(true, batch("orders.eu", 1, 3), Ok(()));
         check(false, batch("orders.eu", 0, 1), Ok(()));
-        check(true, batch("invoices", 1, 1), Err(ErrorCode::PermissionDenied));
-        check(true, batch("orders.*", 1, 1), Err(ErrorCode::InvalidArgument));
-        check(true, batch("orders.eu", 1, 0), Err(ErrorCode::InvalidArgument));
+        check(
+            true,
+            batch("invoices", 1, 1),
+            Err(ErrorCode::PermissionDenied),
+        );
+        check(
+            true,
+            batch("orders.*", 1, 1),
+            Err(ErrorCode::InvalidArgument),
+        );
+        check(
+            true,
+            batch("orders.eu", 1, 0),
+            Err(ErrorCode::InvalidArgument),
+        );
         check(true, batch("orders.eu", 1, 4), Err(ErrorCode::TooLarge));
-        check(true, batch("orders.eu", 0, 1), Err(ErrorCode::InvalidArgument));
-        check(false, batch("orders.eu", 1, 1), Err(ErrorCode::InvalidArgument));
-        check(true, batch("orders.eu", u64::MAX, 1), Err(ErrorCode::InvalidArgument));
-        let with_event = |event: Vec<u8>| pb::PublishBatch { events: vec![event.into()], ..batch("orders.eu", 1, 1) };
+        check(
+            true,
+            batch("orders.eu", 0, 1),
+            Err(ErrorCode::InvalidArgument),
+        );
+        check(
+            false,
+            batch("orders.eu", 1, 1),
+            Err(ErrorCode::InvalidArgument),
+        );
+        check(
+            true,
+            batch("orders.eu", u64::MAX, 1),
+            Err(ErrorCode::InvalidArgument),
+        );
+        let with_event = |event: Vec<u8>| pb::PublishBatch {
+            events: vec![event.into()],
+            ..batch("orders.eu", 1, 1)
+        };
         check(true, with_event(vec![0xff]), Err(ErrorCode::Malformed));
-        check(true, with_event(vec![0x0a, 1, 0xff]), Err(ErrorCode::Malformed));
-        let header = pb::Header { name: "n".into(), value: "v".into() };
-        let event = pb::Event { headers: vec![header; 2], ..pb::Event::default() };
-        check(true, with_event(event.encode_to_vec()), Err(ErrorCode::TooLarge));
+        check(
+            true,
+            with_event(vec![0x0a, 1, 0xff]),
+            Err(ErrorCode::Malformed),
+        );
+        let header = pb::Header {
+            name: "n".into(),
+            value: "v".into(),
+        };
+        let event = pb::Event {
+            headers: vec![header; 2],
+            ..pb::Event::default()
+        };
+        check(
+            true,
+            with_event(event.encode_to_vec()),
+            Err(ErrorCode::TooLarge),
+        );
     }
 
     #[test]
     fn a_producer_id_has_sixteen_bytes_or_none() {
-        let open = |length: usize| pb::PublishOpen { producer_id: vec![1; length].into(), epoch: 3 };
+        let open = |length: usize| pb::PublishOpen {
+            producer_id: vec![1; length].into(),
+            epoch: 3,
+        };
         assert_eq!(producer(&open(0)), Ok(None));
         let id = ProducerId(u128::from_be_bytes([1; 16]));
         assert_eq!(producer(&open(16)), Ok(Some((id, 3))));

@@ -75,7 +75,10 @@ pub(super) fn from_broker(error: &BrokerError) -> pb::Error {
         BrokerError::ShuttingDown => ErrorCode::ShuttingDown,
         BrokerError::Internal(_) => ErrorCode::Internal,
     };
-    pb::Error { retryable: error.is_retryable(), ..pb::Error::new(code, error.to_string()) }
+    pb::Error {
+        retryable: error.is_retryable(),
+        ..pb::Error::new(code, error.to_string())
+    }
 }
 
 /// The wire's form of a refusal by the policy.
@@ -86,7 +89,10 @@ pub(super) fn from_denied(denied: &Denied) -> pb::Error {
 /// The wire's form of what is wrong with event `index` of a batch.
 pub(super) fn from_event(index: usize, error: &EventCheckError) -> pb::Error {
     let refusal = pb::Error::from(error);
-    pb::Error { message: format!("event {index} of the batch: {}", refusal.message), ..refusal }
+    pb::Error {
+        message: format!("event {index} of the batch: {}", refusal.message),
+        ..refusal
+    }
 }
 
 /// A name, pattern or number that is not valid.
@@ -107,16 +113,40 @@ mod tests {
     fn a_refusal_keeps_its_meaning_on_the_wire() {
         let check = |error: BrokerError, code: ErrorCode, retryable: bool| {
             let found = from_broker(&error);
-            assert_eq!((found.code(), found.retryable), (code, retryable), "{error}");
+            assert_eq!(
+                (found.code(), found.retryable),
+                (code, retryable),
+                "{error}"
+            );
             assert_eq!(found.message, error.to_string());
         };
-        check(BrokerError::NoSubscription("s".into()), ErrorCode::NotFound, false);
+        check(
+            BrokerError::NoSubscription("s".into()),
+            ErrorCode::NotFound,
+            false,
+        );
         check(BrokerError::Fenced, ErrorCode::ProducerFenced, false);
-        let out_of_order = BrokerError::OutOfOrder { first: 1, last: 2, committed: 2 };
+        let out_of_order = BrokerError::OutOfOrder {
+            first: 1,
+            last: 2,
+            committed: 2,
+        };
         check(out_of_order, ErrorCode::ProducerOutOfOrder, false);
-        check(BrokerError::Overloaded("full".into()), ErrorCode::Overloaded, true);
-        check(BrokerError::StoreUnavailable("EIO".into()), ErrorCode::StoreUnavailable, true);
+        check(
+            BrokerError::Overloaded("full".into()),
+            ErrorCode::Overloaded,
+            true,
+        );
+        check(
+            BrokerError::StoreUnavailable("EIO".into()),
+            ErrorCode::StoreUnavailable,
+            true,
+        );
         check(BrokerError::ShuttingDown, ErrorCode::ShuttingDown, true);
-        check(BrokerError::Invalid("x".into()), ErrorCode::InvalidArgument, false);
+        check(
+            BrokerError::Invalid("x".into()),
+            ErrorCode::InvalidArgument,
+            false,
+        );
     }
 }

@@ -59,7 +59,10 @@ pub(super) struct OpenGuard {
 impl OpenGuard {
     fn new(stats: &Arc<NetStats>, counter: fn(&NetStats) -> &AtomicU64) -> Self {
         counter(stats).fetch_add(1, Ordering::Relaxed);
-        Self { stats: Arc::clone(stats), counter }
+        Self {
+            stats: Arc::clone(stats),
+            counter,
+        }
     }
 }
 

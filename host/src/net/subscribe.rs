@@ -66,12 +66,21 @@ pub(super) async fn serve(
 }
 
 fn answer_open(result: subscribe_opened::Result) -> pb::SubscribeOpened {
-    pb::SubscribeOpened { result: Some(result) }
+    pb::SubscribeOpened {
+        result: Some(result),
+    }
 }
 
 async fn attach(peer: &Peer, subscription: &str) -> Result<Consumer, pb::Error> {
-    let broker = peer.server.backend.broker().map_err(|error| from_broker(&error))?;
-    let consumer = broker.attach(subscription).await.map_err(|error| from_broker(&error))?;
+    let broker = peer
+        .server
+        .backend
+        .broker()
+        .map_err(|error| from_broker(&error))?;
+    let consumer = broker
+        .attach(subscription)
+        .await
+        .map_err(|error| from_broker(&error))?;
     check_attach(&peer.server.policy, &peer.principal, &consumer.spec())
         .map_err(|denied| from_denied(&denied))?;
     Ok(consumer)
@@ -93,13 +102,18 @@ impl Session<'_> {
         recv: &mut FrameRecv,
         send: &mut FrameSend,
     ) -> Result<(), StreamEnd> {
-        let (fetched_in, fetched) = mpsc::channel(1);
-        tokio::select! {
+        let (fetched_in, mut fetched) = mpsc::channel(1);
+        let ended = tokio::select! {
             ended = self.read(&consumer, confirms, recv) => ended,
             ended = self.fetch(&consumer, fetched_in) => ended,
-            ended = self.write(&consumer, fetched, send) => ended,
+            ended = self.write(&consumer, &mut fetched, send) => ended,
             ended = self.shutdown() => ended,
+        };
+        // Never sent, so the attempt does not count.
+        while let Ok(deliveries) = fetched.try_recv() {
+            consumer.give_back(deliveries.iter().map(|delivery| delivery.position));
         }
+        ended
     }
 
     // Reads commands until the client finishes.
@@ -131,13 +145,19 @@ impl Session<'_> {
     ) -> Result<(), StreamEnd> {
         match command {
             Command::Credit { events, bytes } => self.credit.grow(events, bytes),
-            Command::Ack { positions, confirm: 0 } => consumer.ack(&positions),
+            Command::Ack {
+                positions,
+                confirm: 0,
+            } => consumer.ack(&positions),
             Command::Ack { positions, confirm } => {
                 self.check_confirms(confirms.len())?;
                 let acked = consumer.ack_confirmed(&positions);
                 confirms.push(Box::pin(async move { (confirm, acked.await) }));
             }
-            Command::Nack { positions, delay_ms } => consumer.nack(&positions, delay_ms),
+            Command::Nack {
+                positions,
+                delay_ms,
+            } => consumer.nack(&positions, delay_ms),
             Command::Term { positions, reason } => consumer.term(&positions, &reason),
             Command::Extend { positions } => consumer.extend(&positions),
         }
@@ -148,8 +168,13 @@ impl Session<'_> {
         if under_way + self.confirmed.len() < CONFIRMS_MAX {
             return Ok(());
         }
-        let message = format!("{CONFIRMS_MAX} confirmations are due or unread on this stream; read them first");
-        Err(StreamEnd::Refused(pb::Error::new(ErrorCode::FlowControl, message)))
+        let message = format!(
+            "{CONFIRMS_MAX} confirmations are due or unread on this stream; read them first"
+        );
+        Err(StreamEnd::Refused(pb::Error::new(
+            ErrorCode::FlowControl,
+            message,
+        )))
     }
 
     // Takes deliveries as long as there is credit; none are taken any more once the broker stops.
@@ -164,9 +189,15 @@ impl Session<'_> {
                 let Ok(room) = fetched.reserve().await else {
                     return Err(StreamEnd::Lost);
                 };
-                let (events, bytes) = self.credit.available(FETCH_EVENTS_MAX, FETCH_BYTES_MAX).await;
+                let (events, bytes) = self
+                    .credit
+                    .available(FETCH_EVENTS_MAX, FETCH_BYTES_MAX)
+                    .await;
                 let deliveries = consumer.next(events, bytes).await?;
-                self.credit.spend(deliveries.len(), deliveries.iter().map(delivery_bytes).sum());
+                self.credit.spend(
+                    deliveries.len(),
+                    deliveries.iter().map(delivery_bytes).sum(),
+                );
                 room.send(deliveries);
             }
         };
@@ -180,7 +211,7 @@ impl Session<'_> {
     async fn write(
         &self,
         consumer: &Consumer,
-        mut fetched: mpsc::Receiver<Vec<Delivery>>,
+        fetched: &mut mpsc::Receiver<Vec<Delivery>>,
         send: &mut FrameSend,
     ) -> Result<(), StreamEnd> {
         loop {
@@ -193,7 +224,12 @@ impl Session<'_> {
         }
     }
 
-    fn push_deliveries(&self, consumer: &Consumer, deliveries: Vec<Delivery>, send: &mut FrameSend) {
+    fn push_deliveries(
+        &self,
+        consumer: &Consumer,
+        deliveries: Vec<Delivery>,
+        send: &mut FrameSend,
+    ) {
         let packed = pack(deliveries, self.peer.frame_bytes_max);
         for message in &packed.messages {
             send.push(message);
@@ -206,10 +242,17 @@ impl Session<'_> {
     // An event that this consumer cannot take. When no consumer could, it is given up with the reason, so that
     // the subscription goes on; otherwise another consumer or a later attempt may do better.
     fn set_aside(&self, consumer: &Consumer, event: &TooLarge) {
-        let TooLarge { position, bytes, frame_bytes } = *event;
+        let TooLarge {
+            position,
+            bytes,
+            frame_bytes,
+        } = *event;
         let theirs = self.peer.frame_bytes_max;
-        let reason = format!("the delivery needs a frame of {frame_bytes} bytes, but the consumer accepts {theirs}");
-        self.peer.log_fault("subscribe", &format!("position {position}: {reason}"));
+        let reason = format!(
+            "the delivery needs a frame of {frame_bytes} bytes, but the consumer accepts {theirs}"
+        );
+        self.peer
+            .log_fault("subscribe", &format!("position {position}: {reason}"));
         // The client will never give this credit back.
         self.credit.grow(1, bytes as u64);
         if frame_bytes > self.peer.server.options.limits.frame_bytes_max {
@@ -248,18 +291,24 @@ impl Session<'_> {
             }
         }
         if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
-            send.push(&to_consumer(broker_to_consumer::Message::Error(error.clone())));
+            send.push(&to_consumer(broker_to_consumer::Message::Error(
+                error.clone(),
+            )));
         }
         ended
     }
 }
 
 fn to_consumer(message: broker_to_consumer::Message) -> pb::BrokerToConsumer {
-    pb::BrokerToConsumer { message: Some(message) }
+    pb::BrokerToConsumer {
+        message: Some(message),
+    }
 }
 
 fn confirmed(confirm: Vec<u64>) -> pb::BrokerToConsumer {
-    to_consumer(broker_to_consumer::Message::Confirmed(pb::Confirmed { confirm }))
+    to_consumer(broker_to_consumer::Message::Confirmed(pb::Confirmed {
+        confirm,
+    }))
 }
 
 /// Confirmations on their way from the reading to the writing future. Bounded by [`CONFIRMS_MAX`].
@@ -298,11 +347,25 @@ impl Outbox {
 /// A client's command, parsed.
 #[derive(Debug, PartialEq)]
 enum Command {
-    Credit { events: u64, bytes: u64 },
-    Ack { positions: Vec<RangeInclusive<Position>>, confirm: u64 },
-    Nack { positions: Vec<RangeInclusive<Position>>, delay_ms: Option<u64> },
-    Term { positions: Vec<RangeInclusive<Position>>, reason: String },
-    Extend { positions: Vec<RangeInclusive<Position>> },
+    Credit {
+        events: u64,
+        bytes: u64,
+    },
+    Ack {
+        positions: Vec<RangeInclusive<Position>>,
+        confirm: u64,
+    },
+    Nack {
+        positions: Vec<RangeInclusive<Position>>,
+        delay_ms: Option<u64>,
+    },
+    Term {
+        positions: Vec<RangeInclusive<Position>>,
+        reason: String,
+    },
+    Extend {
+        positions: Vec<RangeInclusive<Position>>,
+    },
 }
 
 impl TryFrom<pb::ConsumerCommand> for Command {
@@ -310,20 +373,29 @@ impl TryFrom<pb::ConsumerCommand> for Command {
 
     fn try_from(command: pb::ConsumerCommand) -> Result<Self, StreamEnd> {
         use consumer_command::Command as Wire;
-        let command = command
-            .command
-            .ok_or_else(|| StreamEnd::malformed("a consumer command of a kind this version does not know"))?;
+        let command = command.command.ok_or_else(|| {
+            StreamEnd::malformed("a consumer command of a kind this version does not know")
+        })?;
         Ok(match command {
-            Wire::Credit(credit) => Self::Credit { events: credit.events, bytes: credit.bytes },
-            Wire::Ack(ack) => Self::Ack { positions: ranges(ack.positions)?, confirm: ack.confirm },
-            Wire::Nack(nack) => {
-                Self::Nack { positions: ranges(nack.positions)?, delay_ms: nack.delay_ms }
-            }
+            Wire::Credit(credit) => Self::Credit {
+                events: credit.events,
+                bytes: credit.bytes,
+            },
+            Wire::Ack(ack) => Self::Ack {
+                positions: ranges(ack.positions)?,
+                confirm: ack.confirm,
+            },
+            Wire::Nack(nack) => Self::Nack {
+                positions: ranges(nack.positions)?,
+                delay_ms: nack.delay_ms,
+            },
             Wire::Term(term) => Self::Term {
                 positions: ranges(term.positions)?,
                 reason: shortened(term.reason),
             },
-            Wire::Extend(extend) => Self::Extend { positions: ranges(extend.positions)? },
+            Wire::Extend(extend) => Self::Extend {
+                positions: ranges(extend.positions)?,
+            },
         })
     }
 }
@@ -357,7 +429,10 @@ mod tests {
     }
 
     fn positions(first: &[u64], more: &[u64]) -> Option<pb::Positions> {
-        Some(pb::Positions { first: first.to_vec(), more: more.to_vec() })
+        Some(pb::Positions {
+            first: first.to_vec(),
+            more: more.to_vec(),
+        })
     }
 
     #[test]
@@ -365,12 +440,24 @@ mod tests {
         use consumer_command::Command as Wire;
         let seven_to_nine = vec![Position(7)..=Position(9)];
         check(
-            Some(Wire::Ack(pb::Ack { positions: positions(&[7], &[2]), confirm: 4 })),
-            Ok(Command::Ack { positions: seven_to_nine.clone(), confirm: 4 }),
+            Some(Wire::Ack(pb::Ack {
+                positions: positions(&[7], &[2]),
+                confirm: 4,
+            })),
+            Ok(Command::Ack {
+                positions: seven_to_nine.clone(),
+                confirm: 4,
+            }),
         );
         check(
-            Some(Wire::Nack(pb::Nack { positions: positions(&[7], &[2]), delay_ms: Some(0) })),
-            Ok(Command::Nack { positions: seven_to_nine, delay_ms: Some(0) }),
+            Some(Wire::Nack(pb::Nack {
+                positions: positions(&[7], &[2]),
+                delay_ms: Some(0),
+            })),
+            Ok(Command::Nack {
+                positions: seven_to_nine,
+                delay_ms: Some(0),
+            }),
         );
         check(
             Some(Wire::Extend(pb::Extend { positions: None })),
@@ -378,12 +465,17 @@ mod tests {
         );
         check(None, Err(ErrorCode::Malformed));
         check(
-            Some(Wire::Ack(pb::Ack { positions: positions(&[7], &[]), confirm: 0 })),
+            Some(Wire::Ack(pb::Ack {
+                positions: positions(&[7], &[]),
+                confirm: 0,
+            })),
             Err(ErrorCode::Malformed),
         );
         let many = vec![1; POSITION_RANGES_MAX + 1];
         check(
-            Some(Wire::Extend(pb::Extend { positions: positions(&many, &many) })),
+            Some(Wire::Extend(pb::Extend {
+                positions: positions(&many, &many),
+            })),
             Err(ErrorCode::TooLarge),
         );
     }

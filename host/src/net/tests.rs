@@ -34,7 +34,9 @@ pub(super) mod pki {
         pub(in crate::net) fn new() -> Self {
             let mut params = CertificateParams::default();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.distinguished_name.push(DnType::CommonName, "test CA");
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "test CA");
             let key = KeyPair::generate().expect("key");
             Self(CertifiedIssuer::self_signed(params, key).expect("CA"))
         }
@@ -99,8 +101,13 @@ impl Net {
         change(&mut options);
         let shutdown = CancellationToken::new();
         let policy = Arc::new(Policy::default());
-        let handle = start(options, &tls, policy, Backend::Absent, shutdown.clone()).expect("starts");
-        Self { ca, handle, shutdown }
+        let handle =
+            start(options, &tls, policy, Backend::Absent, shutdown.clone()).expect("starts");
+        Self {
+            ca,
+            handle,
+            shutdown,
+        }
     }
 
     async fn connect(&self, identity: Option<(String, String)>) -> Result<Client, ConnectionError> {
@@ -109,18 +116,27 @@ impl Net {
         let connecting = endpoint
             .connect_with(config, self.handle.local_addrs[0], "localhost")
             .expect("valid name");
-        Ok(Client { connection: connecting.await?, hello: Mutex::default(), _endpoint: endpoint })
+        Ok(Client {
+            connection: connecting.await?,
+            hello: Mutex::default(),
+            _endpoint: endpoint,
+        })
     }
 
     async fn connect_ok(&self) -> Client {
-        self.connect(Some(self.ca.issue("client.example"))).await.expect("connects")
+        self.connect(Some(self.ca.issue("client.example")))
+            .await
+            .expect("connects")
     }
 
     // Connected and welcomed.
     async fn welcomed(&self) -> Client {
         let client = self.connect_ok().await;
         let (hello, streams) = client.hello(&[1]).await.expect("answered");
-        assert!(matches!(hello, hello_reply::Result::Welcome(_)), "{hello:?}");
+        assert!(
+            matches!(hello, hello_reply::Result::Welcome(_)),
+            "{hello:?}"
+        );
         *client.hello.lock().expect("not poisoned") = Some(streams);
         client
     }
@@ -167,7 +183,11 @@ fn open(kind: stream_open::Kind) -> Bytes {
 
 fn hello(versions: &[u32]) -> Bytes {
     let client = "test".to_owned();
-    let hello = pb::Hello { versions: versions.to_vec(), client, frame_bytes_max: 0 };
+    let hello = pb::Hello {
+        versions: versions.to_vec(),
+        client,
+        frame_bytes_max: 0,
+    };
     open(stream_open::Kind::Hello(hello))
 }
 
@@ -198,7 +218,10 @@ impl Client {
         (send, recv)
     }
 
-    async fn hello(&self, versions: &[u32]) -> Option<(hello_reply::Result, (SendStream, RecvStream))> {
+    async fn hello(
+        &self,
+        versions: &[u32],
+    ) -> Option<(hello_reply::Result, (SendStream, RecvStream))> {
         let (send, mut recv) = self.send(&hello(versions)).await;
         let reply: pb::HelloReply = read(&mut recv).await?;
         Some((reply.result?, (send, recv)))
@@ -218,7 +241,10 @@ impl Client {
     }
 
     async fn close_code(&self) -> Option<ErrorCode> {
-        match tokio::time::timeout(HANG, self.connection.closed()).await.expect("closed in time") {
+        match tokio::time::timeout(HANG, self.connection.closed())
+            .await
+            .expect("closed in time")
+        {
             ConnectionError::ApplicationClosed(close) => {
                 ErrorCode::try_from(i32::try_from(close.error_code.into_inner()).ok()?).ok()
             }
@@ -242,7 +268,11 @@ async fn a_certificate_makes_a_principal() {
         }
     };
     check(net.ca.issue("client.example"), "dns:client.example").await;
-    check(net.ca.issue_uris(&["spiffe://plant/press-4"]), "uri:spiffe://plant/press-4").await;
+    check(
+        net.ca.issue_uris(&["spiffe://plant/press-4"]),
+        "uri:spiffe://plant/press-4",
+    )
+    .await;
     assert_eq!(net.handle.stats.counts().connections_total, 2);
 }
 
@@ -264,7 +294,10 @@ async fn without_a_valid_certificate_nobody_gets_in() {
         if let Ok(client) = net.connect(identity).await {
             let closed = tokio::time::timeout(HANG, client.connection.closed()).await;
             let error = closed.expect("closed in time");
-            assert!(matches!(error, ConnectionError::ConnectionClosed(_)), "{error:?}");
+            assert!(
+                matches!(error, ConnectionError::ConnectionClosed(_)),
+                "{error:?}"
+            );
         }
     };
     check(None).await;
@@ -290,11 +323,18 @@ async fn an_unknown_version_is_refused_with_the_known_one() {
     match client.hello(&[2, 3]).await.expect("answered").0 {
         hello_reply::Result::Error(error) => {
             assert_eq!(error.code(), ErrorCode::UnsupportedVersion);
-            assert!(error.message.contains("speaks version 1"), "{}", error.message);
+            assert!(
+                error.message.contains("speaks version 1"),
+                "{}",
+                error.message
+            );
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(client.close_code().await, Some(ErrorCode::UnsupportedVersion));
+    assert_eq!(
+        client.close_code().await,
+        Some(ErrorCode::UnsupportedVersion)
+    );
 }
 
 #[tokio::test]
@@ -315,7 +355,11 @@ async fn each_way_to_break_the_protocol() {
     let innocent = net.welcomed().await;
     let check = async |bytes: &[u8], finish: bool, code: ErrorCode| {
         let client = net.welcomed().await;
-        assert_eq!(client.refusal(bytes, finish).await.code(), code, "{bytes:02x?}");
+        assert_eq!(
+            client.refusal(bytes, finish).await.code(),
+            code,
+            "{bytes:02x?}"
+        );
         assert_eq!(client.close_code().await, Some(code), "{bytes:02x?}");
     };
     let kind_9 = [2, 9 << 3 | 2, 0];
@@ -330,14 +374,20 @@ async fn each_way_to_break_the_protocol() {
     check(&[9, 1, 2], true, ErrorCode::Malformed).await;
     check(&hello(&[1]), false, ErrorCode::Malformed).await;
     // Nobody else noticed: a well-formed stream still gets as far as the broker.
-    assert_eq!(innocent.refusal(&publish(), false).await.code(), ErrorCode::Internal);
+    assert_eq!(
+        innocent.refusal(&publish(), false).await.code(),
+        ErrorCode::Internal
+    );
 }
 
 #[tokio::test]
 async fn the_first_stream_must_be_the_hello() {
     let net = Net::start(ClientAuth::Required, |_| {});
     let client = net.connect_ok().await;
-    assert_eq!(client.refusal(&publish(), false).await.code(), ErrorCode::Malformed);
+    assert_eq!(
+        client.refusal(&publish(), false).await.code(),
+        ErrorCode::Malformed
+    );
     assert_eq!(client.close_code().await, Some(ErrorCode::Malformed));
 }
 
@@ -355,13 +405,24 @@ async fn a_refused_stream_leaves_the_connection_alone() {
     let net = Net::start(ClientAuth::Required, |_| {});
     let client = net.welcomed().await;
     let mut bad_id = BytesMut::new();
-    bad_id.put(&open(stream_open::Kind::Publish(pb::PublishOpen { producer_id: vec![1; 5].into(), epoch: 0 }))[..]);
-    assert_eq!(client.refusal(&bad_id, false).await.code(), ErrorCode::InvalidArgument);
+    bad_id.put(
+        &open(stream_open::Kind::Publish(pb::PublishOpen {
+            producer_id: vec![1; 5].into(),
+            epoch: 0,
+        }))[..],
+    );
+    assert_eq!(
+        client.refusal(&bad_id, false).await.code(),
+        ErrorCode::InvalidArgument
+    );
     // Opened and given up, finished without a word, or reset: all the client's good right.
     drop(client.send(&[]).await);
     let (mut send, _recv) = client.send(&[5]).await;
     send.reset(0u32.into()).expect("open");
-    assert_eq!(client.refusal(&publish(), false).await.code(), ErrorCode::Internal);
+    assert_eq!(
+        client.refusal(&publish(), false).await.code(),
+        ErrorCode::Internal
+    );
     assert!(client.connection.close_reason().is_none());
 }
 
@@ -371,7 +432,10 @@ async fn streams_beyond_the_cap_are_refused() {
     let client = net.welcomed().await;
     let _held = client.send(&publish()[..1]).await;
     let error = client.refusal(&publish(), false).await;
-    assert_eq!((error.code(), error.retryable), (ErrorCode::Overloaded, true));
+    assert_eq!(
+        (error.code(), error.retryable),
+        (ErrorCode::Overloaded, true)
+    );
 }
 
 #[tokio::test]
@@ -385,7 +449,9 @@ async fn connections_beyond_the_cap_are_refused() {
 
 #[tokio::test]
 async fn a_client_that_must_prove_its_address_gets_in() {
-    let net = Net::start(ClientAuth::Required, |options| options.handshakes_before_retry = 0);
+    let net = Net::start(ClientAuth::Required, |options| {
+        options.handshakes_before_retry = 0
+    });
     net.welcomed().await;
 }
 
@@ -398,5 +464,7 @@ async fn a_shutdown_says_goodbye_and_ends() {
     let go_away: pb::GoAway = read(&mut recv).await.expect("a goodbye");
     assert_eq!(go_away.grace_ms, 10_000);
     assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
-    tokio::time::timeout(HANG, net.handle.stopped()).await.expect("stops in time");
+    tokio::time::timeout(HANG, net.handle.stopped())
+        .await
+        .expect("stops in time");
 }

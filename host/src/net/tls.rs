@@ -28,7 +28,9 @@ pub enum TlsError {
     #[error("a client CA certificate cannot be used")]
     ClientCa(#[source] rustls::Error),
     /// A listener requires certificates, but there is no CA to check them with.
-    #[error("a listener requires client certificates, but no client CA is configured; name one, or make the listener anonymous")]
+    #[error(
+        "a listener requires client certificates, but no client CA is configured; name one, or make the listener anonymous"
+    )]
     NoClientCa,
     /// rustls refuses the certificate and key, for example because they do not belong together.
     #[error("the broker's certificate and key cannot be used")]
@@ -77,15 +79,24 @@ impl TlsIdentity {
         let chain = certificates(chain, "certificate chain")?;
         if chain.is_empty() {
             let reason = "it has no CERTIFICATE section".to_owned();
-            return Err(TlsError::Pem { what: "certificate chain", reason });
+            return Err(TlsError::Pem {
+                what: "certificate chain",
+                reason,
+            });
         }
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| TlsError::Pem { what: "private key", reason: error.to_string() })?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Pem {
+            what: "private key",
+            reason: error.to_string(),
+        })?;
         let mut client_roots = RootCertStore::empty();
         for certificate in certificates(client_cas, "client CA file")? {
             client_roots.add(certificate).map_err(TlsError::ClientCa)?;
         }
-        Ok(Self { chain, key, client_roots: Arc::new(client_roots) })
+        Ok(Self {
+            chain,
+            key,
+            client_roots: Arc::new(client_roots),
+        })
     }
 
     /// Settings for one protocol on top of TLS 1.3: no session tickets and no session store, because a
@@ -105,7 +116,9 @@ impl TlsIdentity {
             .map_err(|error| TlsError::Setup(error.to_string()))?;
         let builder = match client_auth {
             ClientAuth::Anonymous => builder.with_no_client_auth(),
-            ClientAuth::Required if self.client_roots.is_empty() => return Err(TlsError::NoClientCa),
+            ClientAuth::Required if self.client_roots.is_empty() => {
+                return Err(TlsError::NoClientCa);
+            }
             ClientAuth::Required => {
                 let roots = Arc::clone(&self.client_roots);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
@@ -125,7 +138,10 @@ impl TlsIdentity {
     }
 
     /// The settings for a listener.
-    pub(super) fn quic_config(&self, client_auth: ClientAuth) -> Result<QuicServerConfig, TlsError> {
+    pub(super) fn quic_config(
+        &self,
+        client_auth: ClientAuth,
+    ) -> Result<QuicServerConfig, TlsError> {
         let config = self.server_config(client_auth, &[tidegate_wire::ALPN])?;
         QuicServerConfig::try_from(config).map_err(|error| TlsError::Setup(error.to_string()))
     }
@@ -134,7 +150,10 @@ impl TlsIdentity {
 fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| TlsError::Pem { what, reason: error.to_string() })
+        .map_err(|error| TlsError::Pem {
+            what,
+            reason: error.to_string(),
+        })
 }
 
 #[cfg(test)]
@@ -153,11 +172,29 @@ mod tests {
         };
         assert!(config(&key, &ca.pem(), ClientAuth::Required).is_ok());
         assert!(config(&key, "", ClientAuth::Anonymous).is_ok());
-        assert!(matches!(config(&key, "", ClientAuth::Required), Err(TlsError::NoClientCa)));
-        assert!(matches!(config(&other_key, "", ClientAuth::Anonymous), Err(TlsError::Identity(_))));
-        assert!(matches!(config("", "", ClientAuth::Anonymous), Err(TlsError::Pem { what: "private key", .. })));
+        assert!(matches!(
+            config(&key, "", ClientAuth::Required),
+            Err(TlsError::NoClientCa)
+        ));
+        assert!(matches!(
+            config(&other_key, "", ClientAuth::Anonymous),
+            Err(TlsError::Identity(_))
+        ));
+        assert!(matches!(
+            config("", "", ClientAuth::Anonymous),
+            Err(TlsError::Pem {
+                what: "private key",
+                ..
+            })
+        ));
         let without_chain = TlsIdentity::from_pem(b"", key.as_bytes(), b"");
-        assert!(matches!(without_chain, Err(TlsError::Pem { what: "certificate chain", .. })));
+        assert!(matches!(
+            without_chain,
+            Err(TlsError::Pem {
+                what: "certificate chain",
+                ..
+            })
+        ));
         let damaged = chain.replace("-----END", "----END");
         assert!(TlsIdentity::from_pem(damaged.as_bytes(), key.as_bytes(), b"").is_err());
     }
