@@ -2,4 +2,5 @@
 //! domain ← broker ← {store, plugin, auth} ← tasks ← {net, admin} ← app ← main.
 
 pub mod domain;
+pub mod plugin;
 pub mod tasks;
