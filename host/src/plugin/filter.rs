@@ -209,7 +209,7 @@ impl Group {
         for (unit, mut found) in results {
             evaluation.matches.append(&mut found.matches);
             evaluation.failures.append(&mut found.failures);
-            gave_up |= found.gave_up;
+            gave_up |= found.gave_up();
             stopped = stopped.or(found.stopped.take());
             self.put_back(unit, found);
         }

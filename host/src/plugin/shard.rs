@@ -11,9 +11,12 @@ use super::lower::{Parsed, calls};
 use super::quarantine::Quarantined;
 use super::rules::{Matches, RuleHost};
 
-// Failed calls in one evaluation. One guilty rule of 1,024 with one guilty event costs 10 of them; several in one
-// batch some more. Beyond this the plugin is broken, not a rule of it.
-const FAULTS_MAX: u32 = 64;
+// What failed calls of one evaluation may cost together. A guilty rule of 1,024 costs about 11 failed calls, a
+// guilty event about as many. Beyond this the plugin is broken, not a rule of it.
+const FAULT_COST_MAX: u32 = 256;
+// A trap costs an instance, some 20 µs and its rules; a call that ran out of time costs 50 ms and more.
+const TRAP_COST: u32 = 1;
+const TIMEOUT_COST: u32 = 8;
 
 // Below this many rules it is cheaper to look at each than to suspect the event.
 const POISON_RULES_MIN: usize = 8;
@@ -36,11 +39,9 @@ pub(super) struct Found {
     pub(super) quarantined: Vec<Quarantined>,
     /// The call on all rules failed, and those on each half did not.
     pub(super) strained: bool,
-    /// It failed so often that the rest was not tried and stands under `failures`.
-    pub(super) gave_up: bool,
     /// Nothing could be evaluated: no instance can be made. Everything else here is void.
     pub(super) stopped: Option<Fault>,
-    faults: u32,
+    fault_cost: u32,
 }
 
 // A set of events and rules on which a call failed.
@@ -134,7 +135,7 @@ impl Shard {
         mut keys: Vec<RuleKey>,
         found: &mut Found,
     ) {
-        if found.faults >= FAULTS_MAX {
+        if found.gave_up() {
             return found.fail(events, &keys, "not tried, since the plugin failed too often on this batch");
         }
         match self.probe(kit, events, &mut keys, found).await {
@@ -158,8 +159,7 @@ impl Shard {
     async fn bisect<'a>(&mut self, kit: &Kit, suspect: Suspect<'a>, found: &mut Found) -> Result<(), Fault> {
         let mut suspects = vec![suspect];
         while let Some(mut suspect) = suspects.pop() {
-            if found.faults >= FAULTS_MAX {
-                found.gave_up = true;
+            if found.gave_up() {
                 found.fail(&suspect.events, &suspect.keys, &suspect.reason);
                 continue;
             }
@@ -251,7 +251,7 @@ impl Shard {
         let mut failing = Vec::new();
         let mut open = vec![events];
         while let Some(events) = open.pop() {
-            if found.faults >= FAULTS_MAX {
+            if found.gave_up() {
                 failing.extend_from_slice(events);
                 continue;
             }
@@ -318,12 +318,12 @@ impl Shard {
             };
             match self.configure_missing(&mut host, keys).await {
                 Ok(()) => break host,
-                Err((key, reason, sound)) => {
+                Err((key, fault, sound)) => {
                     self.host = sound.then_some(host);
-                    found.faults += 1;
+                    found.spend(&fault);
                     keys.retain(|other| *other != key);
-                    self.quarantine(kit, key, events, reason, found).await;
-                    if found.faults >= FAULTS_MAX {
+                    self.quarantine(kit, key, events, fault.reason, found).await;
+                    if found.gave_up() {
                         let reason = "too many rules of this plugin cannot be configured again".to_owned();
                         return Probe::Stopped(Fault { kind: FaultKind::Trap, reason });
                     }
@@ -336,7 +336,7 @@ impl Shard {
                 Probe::Passed(matches)
             }
             Err(fault) => {
-                found.faults += 1;
+                found.spend(&fault);
                 Probe::Failed(fault)
             }
         }
@@ -347,7 +347,7 @@ impl Shard {
         &self,
         host: &mut RuleHost,
         keys: &[RuleKey],
-    ) -> Result<(), (RuleKey, String, bool)> {
+    ) -> Result<(), (RuleKey, Fault, bool)> {
         for key in keys {
             if host.has(*key) {
                 continue;
@@ -355,8 +355,8 @@ impl Shard {
             let Some(config) = self.rules.get(key) else { continue };
             match host.configure(*key, config).await {
                 Ok(Ok(())) => {}
-                Ok(Err(message)) => return Err((*key, message, true)),
-                Err(fault) => return Err((*key, fault.reason, false)),
+                Ok(Err(message)) => return Err((*key, Fault::nonsense(message), true)),
+                Err(fault) => return Err((*key, fault, false)),
             }
         }
         Ok(())
@@ -380,6 +380,18 @@ impl Shard {
 }
 
 impl Found {
+    /// It failed so often that the rest was not tried and stands under `failures`.
+    pub(super) fn gave_up(&self) -> bool {
+        self.fault_cost >= FAULT_COST_MAX
+    }
+
+    fn spend(&mut self, fault: &Fault) {
+        self.fault_cost += match fault.kind {
+            FaultKind::Timeout => TIMEOUT_COST,
+            FaultKind::Trap | FaultKind::Nonsense | FaultKind::Busy => TRAP_COST,
+        };
+    }
+
     /// Every pair of `events` and `keys` failed.
     pub(super) fn fail(&mut self, events: &[Parsed<'_>], keys: &[RuleKey], reason: &str) {
         for event in events {
