@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tidegate_wire::limits::Limits;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminOptions, Listeners, MetricsHook};
 use crate::auth::Policy;
 use crate::config::{Config, Endpoints};
-use crate::net::{self, ClientAuth, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
+use crate::net::{self, ClientAuth, Limits, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions, BundledPlugin};
+use crate::tasks::{Broker, BrokerOptions};
 
 /// Time for what the broker's own tasks still write at shutdown, after the network has drained.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -42,11 +41,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     }
     let pems = Pems::load(&config)?;
     let plugins = Plugins::start(plugin_options(&config)).context("cannot start the plugin service")?;
-    let bundled: Vec<BundledPlugin> = bundled::bundled()
-        .into_iter()
-        .map(|plugin| BundledPlugin { name: plugin.name, bytes: plugin.bytes })
-        .collect();
-    let broker = Broker::start(broker_options(&config), opened, plugins, &bundled)
+    let broker = Broker::start(broker_options(&config), opened, plugins, &bundled::bundled())
         .await
         .context("the broker cannot start")?;
     let served = serve(&config, &pems, &broker, &shutdown).await;

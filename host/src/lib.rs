@@ -2,6 +2,7 @@
 //! domain ← broker ← {store, plugin, auth} ← tasks ← {net, admin} ← app ← main.
 
 pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod broker;
 pub mod config;

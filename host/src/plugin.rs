@@ -4,6 +4,7 @@
 //! pinned to the rule and the event that caused it. What is delivered to whom is not decided here.
 
 mod abi;
+pub mod bundled;
 mod cache;
 mod engine;
 mod filter;

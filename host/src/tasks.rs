@@ -27,7 +27,7 @@ mod state;
 mod supervisor;
 mod transform;
 
-pub use broker::{Broker, BrokerOptions, BundledPlugin, Health, StartError};
+pub use broker::{Broker, BrokerOptions, Health, StartError};
 pub use dead_letters::{
     ATTEMPTS_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER, TOPIC_HEADER,
 };
