@@ -1,19 +1,30 @@
-//! The wire protocol of Tidegate: schema, generated types, framing, limits and error codes. No I/O.
+//! The wire protocol of Tidegate: schema, generated types, framing, limits and error codes. Pure: bytes in, values
+//! out. No I/O, no clock and no task ever lives here.
+
+pub mod batch;
+pub mod error;
+pub mod event;
+pub mod frame;
+pub mod limits;
+pub mod positions;
+
+pub use limits::Limits;
 
 /// The messages of `proto/tidegate.proto`.
-#[allow(missing_docs, clippy::all, reason = "generated; the schema is the documentation")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated; the schema is the documentation"
+)]
 pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/tidegate.v1.rs"));
 }
 
-pub mod event {
-    //! Reading an encoded event in place.
+/// The application protocol that client and broker agree on in the TLS handshake.
+pub const ALPN: &[u8] = b"tidegate/1";
 
-    /// An encoded event, read without copying.
-    pub struct EventRef<'a>(pub &'a [u8]);
+/// The version of the protocol that this crate speaks, offered and confirmed in the hello.
+pub const PROTOCOL_VERSION: u32 = 1;
 
-    /// Why bytes are not an event.
-    #[derive(Debug, thiserror::Error)]
-    #[error("malformed event")]
-    pub struct EventRefError;
-}
+#[cfg(test)]
+mod golden;

@@ -1,0 +1,169 @@
+//! The admin API: HTTP and JSON for managing topics, subscriptions, routes and plugins, and for looking at the
+//! broker's health and metrics. It translates between HTTP and [`Broker`](crate::tasks::Broker), and asks the
+//! policy before every call; it keeps no state of its own but counters. `/v1` needs grants; `/healthz`,
+//! `/readyz`, `/metrics` and `/v1/whoami` need none beyond reaching the listener: loopback, or a valid client
+//! certificate. Publishing and consuming never happen here.
+
+mod guard;
+mod listen;
+mod metrics;
+mod plugins;
+mod problem;
+mod request;
+mod status;
+mod subscriptions;
+mod tls;
+mod topics;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Policy;
+use crate::config::Config;
+use crate::tasks::Broker;
+
+pub use listen::{BindError, Listeners};
+pub use problem::Problem;
+pub use tls::{TlsError, tls_config};
+
+/// Bytes of a JSON body: a specification, with a plugin's configuration in it.
+const JSON_BYTES_MAX: usize = 1024 * 1024;
+
+/// Renders further metrics (those of the network) in the Prometheus text format.
+pub type MetricsHook = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Bounds of the admin API.
+#[derive(Clone, Debug)]
+pub struct AdminOptions {
+    /// Open connections, plain and TLS together; more wait to be accepted.
+    pub connections_max: usize,
+    /// Time for a request, body included.
+    pub request_timeout: Duration,
+    /// The same for uploading a plugin, which is compiled meanwhile.
+    pub upload_timeout: Duration,
+    /// Bytes of an uploaded plugin.
+    pub module_bytes_max: usize,
+}
+
+impl AdminOptions {
+    /// What `config` says.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let request_timeout = Duration::from_millis(config.limits.admin_request_timeout_ms);
+        Self {
+            connections_max: config.limits.admin_connections_max as usize,
+            request_timeout,
+            upload_timeout: request_timeout
+                + Duration::from_millis(config.plugins.compile_timeout_ms),
+            module_bytes_max: usize::try_from(config.plugins.module_bytes_max)
+                .unwrap_or(usize::MAX),
+        }
+    }
+}
+
+// What handlers share.
+#[derive(Clone)]
+struct App {
+    broker: Broker,
+    policy: Arc<Policy>,
+    hooks: Arc<[MetricsHook]>,
+    metrics: Arc<metrics::AdminMetrics>,
+    options: Arc<AdminOptions>,
+    started: Instant,
+}
+
+/// Serves the admin API on `listeners` until `shutdown`; then accepts nothing more, lets requests in progress
+/// finish for at most five seconds, and returns.
+///
+/// # Cancel safety
+///
+/// Dropping the future stops accepting; connections end with their requests.
+pub async fn serve(
+    listeners: Listeners,
+    options: AdminOptions,
+    broker: Broker,
+    policy: Arc<Policy>,
+    hooks: Vec<MetricsHook>,
+    shutdown: CancellationToken,
+) {
+    let metrics = Arc::new(metrics::AdminMetrics::default());
+    let app = App {
+        broker,
+        policy,
+        hooks: hooks.into(),
+        metrics: Arc::clone(&metrics),
+        options: Arc::new(options.clone()),
+        started: Instant::now(),
+    };
+    listen::serve(
+        listeners,
+        router(app),
+        options.connections_max,
+        metrics,
+        shutdown,
+    )
+    .await;
+}
+
+fn router(app: App) -> Router {
+    let quick = request::Deadline(app.options.request_timeout);
+    let upload = request::Deadline(app.options.upload_timeout);
+    let uploads = Router::new()
+        .route("/v1/plugins/{name}", post(plugins::upload))
+        .layer(DefaultBodyLimit::max(app.options.module_bytes_max))
+        .layer(from_fn_with_state(upload, request::within_deadline));
+    Router::new()
+        .route("/v1/topics", get(topics::list).post(topics::create))
+        .route(
+            "/v1/topics/{name}",
+            get(topics::show).delete(topics::delete),
+        )
+        .route(
+            "/v1/subscriptions",
+            get(subscriptions::list).post(subscriptions::create),
+        )
+        .route(
+            "/v1/subscriptions/{name}",
+            get(subscriptions::show).delete(subscriptions::delete),
+        )
+        .route(
+            "/v1/subscriptions/{name}/resume",
+            post(subscriptions::resume),
+        )
+        .route("/v1/routes", get(subscriptions::list_routes))
+        .route("/v1/plugins", get(plugins::list))
+        .route("/v1/plugins/{name}", axum::routing::delete(plugins::delete))
+        .route("/v1/whoami", get(status::whoami))
+        .route("/v1/status", get(status::status))
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/metrics", get(status::metrics))
+        .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(from_fn_with_state(quick, request::within_deadline))
+        .merge(uploads)
+        .fallback(|| async {
+            Problem::new(
+                404,
+                "not-found",
+                "there is no such resource; see /v1/status",
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                405,
+                "method-not-allowed",
+                "this resource does not take that method",
+            )
+        })
+        .layer(from_fn_with_state(
+            Arc::clone(&app.metrics),
+            request::observe,
+        ))
+        .with_state(app)
+}

@@ -1,0 +1,190 @@
+//! Who gets through the listeners, and as whom, over real sockets.
+
+use axum::routing::get;
+use rustls::ClientConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::super::tls_config;
+use super::*;
+use crate::pki::{Authority, ClientName, PemPair, ServerNames, Validity};
+
+struct Fixture {
+    authority: Authority,
+    plain: SocketAddr,
+    tls: SocketAddr,
+    metrics: Arc<AdminMetrics>,
+    shutdown: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+}
+
+async fn fixture() -> Fixture {
+    let authority = Authority::new("test CA", Validity::days(1)).expect("an authority");
+    let server = authority
+        .issue_server(&ServerNames::loopback(), Validity::days(1))
+        .expect("a certificate");
+    let config = tls_config(
+        server.cert.as_bytes(),
+        server.key.as_bytes(),
+        authority.cert_pem().as_bytes(),
+    )
+    .expect("a TLS set-up");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    let listeners = Listeners::bind(Some(any), Some((any, config)))
+        .await
+        .expect("bound");
+    let (plain, tls) = (
+        listeners.plain_addr().expect("bound"),
+        listeners.tls_addr().expect("bound"),
+    );
+    let router = Router::new().route(
+        "/who",
+        get(|Extension(who): Extension<Principal>| async move { who.to_string() }),
+    );
+    let metrics = Arc::new(AdminMetrics::default());
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(serve(
+        listeners,
+        router,
+        8,
+        Arc::clone(&metrics),
+        shutdown.clone(),
+    ));
+    Fixture {
+        authority,
+        plain,
+        tls,
+        metrics,
+        shutdown,
+        server,
+    }
+}
+
+impl Fixture {
+    // The answer, or why there is none.
+    async fn ask_tls(&self, client: Option<PemPair>) -> Result<String, String> {
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(self.authority.cert_pem().as_bytes()).expect("PEM");
+        roots.add(ca).expect("a root");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(roots);
+        let config = match client {
+            None => config.with_no_client_auth(),
+            Some(pair) => {
+                let cert = CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("PEM");
+                let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("PEM");
+                config
+                    .with_client_auth_cert(vec![cert], key)
+                    .expect("a pair")
+            }
+        };
+        let stream = TcpStream::connect(self.tls).await.expect("connected");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .map_err(|error| error.to_string())?;
+        ask(stream, &format!("localhost:{}", self.tls.port())).await
+    }
+
+    fn client(&self, name: &str, validity: Validity) -> Option<PemPair> {
+        let name = ClientName::CommonName(name.to_owned());
+        Some(
+            self.authority
+                .issue_client(&name, validity)
+                .expect("a certificate"),
+        )
+    }
+}
+
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    host: &str,
+) -> Result<String, String> {
+    let request = format!("GET /who HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn plain_callers_are_local_and_named_by_loopback_only() {
+    let fixture = fixture().await;
+    let ask_plain = async |host: String| {
+        let stream = TcpStream::connect(fixture.plain).await.expect("connected");
+        ask(stream, &host).await.expect("an answer")
+    };
+    let good = ask_plain(fixture.plain.to_string()).await;
+    assert!(
+        good.starts_with("HTTP/1.1 200") && good.ends_with("local"),
+        "{good}"
+    );
+    let rebound = ask_plain(format!("evil.example:{}", fixture.plain.port())).await;
+    assert!(
+        rebound.starts_with("HTTP/1.1 403") && rebound.contains("foreign-origin"),
+        "{rebound}"
+    );
+}
+
+#[tokio::test]
+async fn tls_callers_are_who_their_certificate_says() {
+    let fixture = fixture().await;
+    let days = Validity::days(1);
+    let answer = fixture
+        .ask_tls(fixture.client("press 4", days))
+        .await
+        .expect("an answer");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("cn:press 4"),
+        "{answer}"
+    );
+
+    fixture.ask_tls(None).await.expect_err("no certificate");
+    fixture
+        .ask_tls(fixture.client("press 4", Validity::expired()))
+        .await
+        .expect_err("expired");
+    let foreign = Authority::new("test CA", days)
+        .and_then(|ca| ca.issue_client(&ClientName::CommonName("press 4".into()), days))
+        .expect("a certificate");
+    fixture
+        .ask_tls(Some(foreign))
+        .await
+        .expect_err("a foreign authority");
+    let text = fixture.metrics.render(&crate::auth::Policy::default());
+    assert!(
+        text.contains("tidegate_admin_handshakes_failed_total 3"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn shutdown_ends_idle_connections() {
+    let fixture = fixture().await;
+    let mut idle = TcpStream::connect(fixture.plain).await.expect("connected");
+    fixture.shutdown.cancel();
+    fixture.server.await.expect("it returns");
+    let mut rest = Vec::new();
+    let read = idle.read_to_end(&mut rest).await;
+    assert!(read.is_err() || rest.is_empty());
+}
+
+#[tokio::test]
+async fn plain_http_stays_on_loopback() {
+    let open = "0.0.0.0:0".parse().expect("an address");
+    assert!(matches!(
+        Listeners::bind(Some(open), None).await,
+        Err(BindError::NotLoopback(_))
+    ));
+}

@@ -1,0 +1,101 @@
+//! What a refused request is answered with: a status, and a body a program can branch on and a person act on.
+//! The one place that maps the broker's errors to HTTP.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::auth::Denied;
+use crate::tasks::BrokerError;
+
+/// Seconds a client is asked to wait before it repeats a retryable request.
+const RETRY_AFTER_S: u16 = 1;
+
+/// The body of every refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The HTTP status; in the response's first line, not in its body.
+    #[serde(skip)]
+    pub status: u16,
+    /// A stable word to branch on, such as `not-found`.
+    pub code: String,
+    /// What is wrong and what to do, for a person.
+    pub message: String,
+    /// The same request may succeed later.
+    pub retryable: bool,
+}
+
+impl Problem {
+    /// A refusal that repeating does not change.
+    #[must_use]
+    pub fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: code.to_owned(),
+            message: message.into(),
+            retryable: false,
+        }
+    }
+
+    /// The body or a part of the address is not what it should be.
+    pub(super) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(400, "malformed", message)
+    }
+
+    /// The request took too long.
+    pub(super) fn timeout() -> Self {
+        let message =
+            "the request took too long; it may still be carried out, so look before you repeat it";
+        Self {
+            retryable: true,
+            ..Self::new(504, "timeout", message)
+        }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        Self::new(403, "permission-denied", denied.to_string())
+    }
+}
+
+impl From<BrokerError> for Problem {
+    fn from(error: BrokerError) -> Self {
+        let (status, code) = match &error {
+            BrokerError::NoTopic(_) | BrokerError::NoSubscription(_) | BrokerError::NoPlugin(_) => {
+                (404, "not-found")
+            }
+            BrokerError::Exists { .. } => (409, "already-exists"),
+            BrokerError::InUse { .. } => (409, "in-use"),
+            BrokerError::Fenced | BrokerError::OutOfOrder { .. } => (409, "conflict"),
+            BrokerError::SubscriptionGone(_) => (410, "gone"),
+            BrokerError::Invalid(_) => (422, "invalid"),
+            BrokerError::Overloaded(_) => (503, "overloaded"),
+            BrokerError::StoreUnavailable(_) => (503, "store-unavailable"),
+            BrokerError::ShuttingDown => (503, "shutting-down"),
+            BrokerError::Internal(_) => (500, "internal"),
+        };
+        Self {
+            retryable: error.is_retryable(),
+            ..Self::new(status, code, error.to_string())
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retryable = self.retryable;
+        // Read again by the observer, which writes the one log line of a refusal.
+        let for_log = self.clone();
+        let mut response = (status, Json(self)).into_response();
+        response.extensions_mut().insert(for_log);
+        if retryable {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+        }
+        response
+    }
+}

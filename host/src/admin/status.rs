@@ -1,0 +1,117 @@
+//! Who one is, how the broker fares, and its metrics.
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::problem::Problem;
+use crate::auth::Action;
+use crate::domain::Principal;
+
+/// Answer of `/v1/whoami`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WhoAmI {
+    /// Who the broker takes the caller for.
+    principal: Principal,
+}
+
+/// Answer of `/v1/status`.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    uptime_ms: u64,
+    ready: bool,
+    store_fault: Option<String>,
+    topics: usize,
+    subscriptions: usize,
+    routes: usize,
+    plugins: usize,
+}
+
+/// Answer of `/healthz` and `/readyz`.
+#[derive(Debug, Serialize)]
+pub(super) struct Health {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_fault: Option<String>,
+}
+
+pub(super) async fn whoami(Extension(principal): Extension<Principal>) -> Json<WhoAmI> {
+    Json(WhoAmI { principal })
+}
+
+pub(super) async fn status(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+) -> Result<Json<Status>, Problem> {
+    app.policy.check(&who, &Action::AdminRead)?;
+    let health = app.broker.health();
+    let subscriptions = app.broker.subscriptions();
+    let routes = subscriptions
+        .iter()
+        .filter(|info| info.spec.is_route())
+        .count();
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ready: health.ready,
+        store_fault: health.store_fault,
+        topics: app.broker.topics().len(),
+        subscriptions: subscriptions.len() - routes,
+        routes,
+        plugins: app.broker.plugins().len(),
+    }))
+}
+
+/// 200 while the process serves, and says so when it only reads: a restart would not mend a disk, so this is
+/// what a supervisor that restarts should ask.
+pub(super) async fn healthz(State(app): State<App>) -> Json<Health> {
+    let store_fault = app.broker.health().store_fault;
+    let status = if store_fault.is_some() {
+        "degraded"
+    } else {
+        "ok"
+    };
+    Json(Health {
+        status,
+        store_fault,
+    })
+}
+
+/// 200 when publishes are taken, else 503: what a load balancer should ask.
+pub(super) async fn readyz(State(app): State<App>) -> Response {
+    let health = app.broker.health();
+    let (code, status) = match (&health.store_fault, health.ready) {
+        (None, true) => (StatusCode::OK, "ready"),
+        (None, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        (Some(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+    };
+    (
+        code,
+        Json(Health {
+            status,
+            store_fault: health.store_fault,
+        }),
+    )
+        .into_response()
+}
+
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let mut text = String::new();
+    super::metrics::append(&mut text, &app.broker.metrics_text());
+    for hook in app.hooks.iter() {
+        super::metrics::append(&mut text, &hook());
+    }
+    super::metrics::append(&mut text, &app.metrics.render(&app.policy));
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
+}

@@ -1,0 +1,97 @@
+//! `/v1/subscriptions`, and `/v1/routes` for those of them that have outputs.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+
+use super::App;
+use super::problem::Problem;
+use super::request::{detached, json};
+use crate::auth::{Action, check_subscription};
+use crate::domain::{Millis, Principal, SubscriptionInfo, SubscriptionSpec};
+
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+) -> Result<Json<Vec<SubscriptionInfo>>, Problem> {
+    app.policy.check(&who, &Action::AdminRead)?;
+    Ok(Json(app.broker.subscriptions()))
+}
+
+pub(super) async fn list_routes(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+) -> Result<Json<Vec<SubscriptionInfo>>, Problem> {
+    app.policy.check(&who, &Action::AdminRead)?;
+    let mut all = app.broker.subscriptions();
+    all.retain(|info| info.spec.is_route());
+    Ok(Json(all))
+}
+
+pub(super) async fn show(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+) -> Result<Json<SubscriptionInfo>, Problem> {
+    app.policy.check(&who, &Action::AdminRead)?;
+    Ok(Json(app.broker.subscription(&name)?))
+}
+
+pub(super) async fn create(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<SubscriptionInfo>), Problem> {
+    let spec = as_asked(json(&headers, body)?);
+    check_subscription(&app.policy, &who, &spec)?;
+    let info = detached(async move { app.broker.create_subscription(spec).await }).await?;
+    tracing::info!(principal = %who, subscription = %info.spec.name, "subscription created");
+    Ok((StatusCode::CREATED, Json(info)))
+}
+
+pub(super) async fn delete(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    check_manage(&app, &who, &name)?;
+    let target = name.clone();
+    detached(async move { app.broker.delete_subscription(&target).await }).await?;
+    tracing::info!(principal = %who, subscription = name, "subscription deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn resume(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    check_manage(&app, &who, &name)?;
+    let target = name.clone();
+    app.broker.resume_subscription(&target)?;
+    tracing::info!(principal = %who, subscription = name, "subscription resumed");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+// Who manages every topic a subscription may read may end it. Who may not even look learns nothing of what
+// exists.
+fn check_manage(app: &App, who: &Principal, name: &str) -> Result<(), Problem> {
+    app.policy.check(who, &Action::AdminRead)?;
+    let info = app.broker.subscription(name)?;
+    for pattern in &info.spec.topics {
+        app.policy.check(who, &Action::AdminTopic(pattern))?;
+    }
+    Ok(())
+}
+
+// What the broker fills in is not for callers to say.
+fn as_asked(mut spec: SubscriptionSpec) -> SubscriptionSpec {
+    spec.created = Millis(0);
+    for plugin in spec.filters.iter_mut().chain(&mut spec.transforms) {
+        plugin.digest = None;
+    }
+    spec
+}

@@ -1,0 +1,86 @@
+//! Every default of the configuration, with the arithmetic behind it. `examples/tidegate.toml` shows the same
+//! values to people; a test keeps the two equal. Nothing else in the program chooses a default for a setting.
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// Below the directory the broker is started in, so that a first try needs no rights and leaves one folder.
+pub(super) const DATA_DIR: &str = "tidegate-data";
+
+/// Loopback: a broker is opened to a network by a decision, not by default.
+pub(super) const LISTEN_QUIC: &str = "127.0.0.1:4433";
+/// Loopback, as the plain listener must be.
+pub(super) const LISTEN_ADMIN: &str = "127.0.0.1:4480";
+
+/// At 1 GB/s this is 1 ms of a stream, and sixteen blocks of the store. The protocol's own default.
+pub(super) const FRAME_BYTES_MAX: u64 = MIB;
+/// What fits a frame beside 1 KiB for its envelope. Larger things belong into an object store, with their
+/// address in the event.
+pub(super) const EVENT_BYTES_MAX: u64 = FRAME_BYTES_MAX - KIB;
+/// CloudEvents has some ten attributes; tracing and routing add a few more.
+pub(super) const HEADERS_MAX: u32 = 128;
+/// 128 headers of 128 bytes.
+pub(super) const HEADER_BYTES_MAX: u64 = HEADERS_MAX as u64 * 128;
+/// A frame is full with 4,096 events of 256 bytes.
+pub(super) const BATCH_EVENTS_MAX: u32 = (FRAME_BYTES_MAX / 256) as u32;
+/// At about 30 KiB for an idle connection, 300 MiB.
+pub(super) const CONNECTIONS_MAX: u32 = 10_000;
+/// A few publish streams and over 200 consumers.
+pub(super) const CONNECTION_STREAMS_MAX: u32 = 256;
+/// At 1 GB/s 8 ms: a few syncs, so that frames arrive while others are written.
+pub(super) const PUBLISH_CREDIT_BYTES: u64 = 8 * FRAME_BYTES_MAX;
+/// 32 streams get all they ask for.
+pub(super) const PUBLISH_CREDIT_TOTAL_BYTES: u64 = 32 * PUBLISH_CREDIT_BYTES;
+/// At about 200 bytes each, 20 MB.
+pub(super) const PRODUCERS_MAX: u64 = 100_000;
+/// One batch per 32 KiB of the byte credit; smaller batches run into this first.
+pub(super) const PUBLISH_CREDIT_BATCHES: u32 = (PUBLISH_CREDIT_BYTES / (32 * KIB)) as u32;
+/// Several round trips to the other side of the world, with losses.
+pub(super) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
+/// Three keep-alives may be lost in a row before a connection counts as dead.
+pub(super) const IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Scrapers, dashboards and people; each connection is a task of a few KiB.
+pub(super) const ADMIN_CONNECTIONS_MAX: u32 = 256;
+/// A request waits for one durable group, milliseconds unless the disk is in trouble.
+pub(super) const ADMIN_REQUEST_TIMEOUT_MS: u64 = 30_000;
+
+/// 16 files: at 100 MB/s ten seconds of publishes, in which consumers ack before anything moves to sled.
+pub(super) const JOURNAL_BYTES_MAX: u64 = 16 * JOURNAL_FILE_BYTES;
+/// At 100 MB/s a rotation (one preallocation and a folder sync) every 0.6 s.
+pub(super) const JOURNAL_FILE_BYTES: u64 = 64 * MIB;
+/// At 0.15 to 1.2 ms for a sync, syncing costs such topics under 3 % of the time.
+pub(super) const INTERVAL_MS: u64 = 50;
+/// One file: room for the acks of everything in flight and for the marks of a checkpoint.
+pub(super) const JOURNAL_RESERVE_BYTES: u64 = JOURNAL_FILE_BYTES;
+/// At 64 bytes each 16 MiB; reached before the bytes when blocks are under 4 KiB.
+pub(super) const JOURNAL_BLOCKS_MAX: u64 = JOURNAL_BYTES_MAX / (4 * KIB);
+/// 1,024 blocks of 64 KiB, shared by all readers that are behind.
+pub(super) const CACHE_BYTES: u64 = 64 * MIB;
+/// At 100 MB/s the last 0.6 s: longer than a consumer's round trip and a plugin's deadline together.
+pub(super) const TAIL_BYTES: u64 = 64 * MIB;
+/// With 64 MiB each, and sled taking up to twice what it read, at most 256 MiB while a backlog drains.
+pub(super) const GENERATIONS_OPEN_MAX: u32 = 2;
+/// One journal file, so that a checkpoint of one file without acks makes one database.
+pub(super) const GENERATION_PART_BYTES: u64 = JOURNAL_FILE_BYTES;
+
+/// An interpreter (Python, JavaScript) takes 10 to 30 MiB before it holds a rule.
+pub(super) const PLUGIN_MEMORY_BYTES_MAX: u64 = 64 * MIB;
+/// A garbage collection or a scheduling hiccup must not look like an endless loop.
+pub(super) const PLUGIN_DEADLINE_BASE_MS: u64 = 50;
+/// A compiled filter needs 0.02 to 4 µs for a pair, interpreted JavaScript 14 µs.
+pub(super) const PLUGIN_DEADLINE_PAIR_US: u64 = 20;
+/// Four times what a call is given at most.
+pub(super) const PLUGIN_OUTPUT_BYTES_MAX: u64 = 16 * MIB;
+/// If every one used all the memory it may: 32 GiB. Compiled filters use 2 to 4 MiB: 2 GiB.
+pub(super) const PLUGIN_INSTANCES_MAX: u32 = 512;
+/// componentize-py makes 18 MB, componentize-js 12 MB.
+pub(super) const MODULE_BYTES_MAX: u64 = 32 * MIB;
+/// Six times what Cranelift needs for 18 MB on two cores.
+pub(super) const COMPILE_TIMEOUT_MS: u64 = 120_000;
+/// 0 stands for the number of cores.
+pub(super) const WORKER_THREADS: u32 = 0;
+
+/// One line per fault or refusal, nothing per event.
+pub(super) const LOG_LEVEL: &str = "info";
+/// Shorter than the 30 s after which orchestrators kill.
+pub(super) const SHUTDOWN_DEADLINE_MS: u64 = 10_000;

@@ -1,0 +1,149 @@
+//! Which keys exist. The documented file is the list: it has every key, those without a default commented
+//! out. Unknown keys are told with their place and the nearest known one, before anything else is looked at,
+//! because a misspelt key is the one mistake that would otherwise pass unnoticed.
+
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+use super::error::{Problem, line_and_column};
+
+// The table whose keys are names that users choose.
+const NAMED_TABLES: &str = "plugins.override";
+
+/// The keys of `text` that do not exist.
+///
+/// # Errors
+///
+/// The text is no TOML.
+pub(super) fn unknown_keys(text: &str) -> Result<Vec<Problem>, toml::de::Error> {
+    let document = DeTable::parse(text)?;
+    let known = all_keys();
+    let mut search = Search {
+        text,
+        known: &known,
+        problems: Vec::new(),
+    };
+    search.table(document.get_ref(), &known, "");
+    Ok(search.problems)
+}
+
+/// Where `key` (dotted) stands in `text`.
+pub(super) fn locate(text: &str, key: &str) -> Option<(usize, usize)> {
+    let document = DeTable::parse(text).ok()?;
+    let mut table = document.get_ref();
+    let mut tokens = key.split('.').peekable();
+    while let Some(token) = tokens.next() {
+        let (found, value) = table.iter().find(|(name, _)| name.get_ref() == token)?;
+        if tokens.peek().is_none() {
+            return Some(line_and_column(text, found.span().start));
+        }
+        table = value.get_ref().as_table()?;
+    }
+    None
+}
+
+/// The documented file with its commented keys made real.
+pub(super) fn full_document() -> String {
+    super::DEVELOPMENT
+        .lines()
+        .map(|line| commented_key(line).unwrap_or(line))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The key or section in a line that is commented out without a space; prose has one.
+pub(super) fn commented_key(line: &str) -> Option<&str> {
+    line.strip_prefix('#')
+        .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['))
+}
+
+fn all_keys() -> Table {
+    full_document()
+        .parse()
+        .expect("a test parses the embedded text")
+}
+
+struct Search<'a> {
+    text: &'a str,
+    known: &'a Table,
+    problems: Vec<Problem>,
+}
+
+impl Search<'_> {
+    fn table(&mut self, table: &DeTable<'_>, known: &Table, prefix: &str) {
+        for (name, value) in table {
+            let key = join(prefix, name.get_ref());
+            let expected = if prefix == NAMED_TABLES {
+                known.values().next()
+            } else {
+                known.get(name.get_ref().as_ref())
+            };
+            match expected {
+                Some(expected) => self.value(value.get_ref(), expected, &key),
+                None => self.problems.push(Problem {
+                    at: Some(line_and_column(self.text, name.span().start)),
+                    message: advice(name.get_ref(), known, prefix, self.known),
+                    key,
+                }),
+            }
+        }
+    }
+
+    // A value of another shape than expected is a type error, which the typed parse tells better.
+    fn value(&mut self, value: &DeValue<'_>, known: &Value, key: &str) {
+        match (value, known) {
+            (DeValue::Table(table), Value::Table(known)) => self.table(table, known, key),
+            (DeValue::Array(array), Value::Array(known)) => {
+                let Some(Value::Table(known)) = known.first() else {
+                    return;
+                };
+                for element in array.iter() {
+                    if let DeValue::Table(table) = element.get_ref() {
+                        self.table(table, known, key);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn advice(name: &str, siblings: &Table, prefix: &str, known: &Table) -> String {
+    if let Some(near) = nearest(name, siblings.keys()) {
+        return format!(
+            "there is no such key; did you mean `{}`?",
+            join(prefix, near)
+        );
+    }
+    let elsewhere = known.iter().find_map(|(section, value)| {
+        value
+            .as_table()?
+            .contains_key(name)
+            .then(|| format!("{section}.{name}"))
+    });
+    match elsewhere {
+        Some(key) => {
+            format!("there is no such key here; did you mean `{key}`, in its own section?")
+        }
+        None => {
+            let names: Vec<&str> = siblings.keys().map(String::as_str).collect();
+            format!("there is no such key; known here: {}", names.join(", "))
+        }
+    }
+}
+
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a str> {
+    known
+        .map(|key| (strsim::jaro_winkler(name, key), key.as_str()))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, key)| key)
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{prefix}.{name}")
+    }
+}

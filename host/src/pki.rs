@@ -1,0 +1,613 @@
+//! Certificates for development, tests and small installations: an authority and what it signs, made with
+//! rcgen and kept as PEM files. Private keys are only ever written to files that their owner alone can read,
+//! whole or not at all. Checking certificates is TLS's business, telling who they name `auth`'s.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use time::{Duration, OffsetDateTime};
+
+/// Name of the development client: what its certificate makes it.
+pub const DEV_CLIENT_URI: &str = "spiffe://tidegate.dev/client";
+
+/// Days a development authority lives.
+const DEV_CA_DAYS: u32 = 3_650;
+/// Days a development certificate lives. It is issued anew when a start finds it in its last day.
+const DEV_LEAF_DAYS: u32 = 365;
+/// Certificates start a little in the past, for peers whose clock is behind.
+const CLOCK_SLACK: Duration = Duration::minutes(5);
+
+/// Why certificates cannot be made or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file exists that would be overwritten.
+    #[error("{} exists already; choose another directory or name, or overwrite it with --force", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be read, or is not what it should be.
+    #[error("cannot use {}: {reason}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A name that a certificate cannot hold.
+    #[error("cannot make this certificate; names must be plain ASCII")]
+    Issue(#[from] rcgen::Error),
+    /// A name that asks for nothing.
+    #[error("{0}")]
+    Names(&'static str),
+}
+
+/// From when to when a certificate holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// First moment.
+    pub not_before: OffsetDateTime,
+    /// Last moment.
+    pub not_after: OffsetDateTime,
+}
+
+impl Validity {
+    /// From now (a few minutes ago, for clocks that are behind) for `days` days.
+    #[must_use]
+    pub fn days(days: u32) -> Self {
+        let now = OffsetDateTime::now_utc();
+        Self {
+            not_before: now - CLOCK_SLACK,
+            not_after: now + Duration::days(days.into()),
+        }
+    }
+
+    /// A day that ended an hour ago, for tests of refusals.
+    #[must_use]
+    pub fn expired() -> Self {
+        let not_after = OffsetDateTime::now_utc() - Duration::HOUR;
+        Self {
+            not_before: not_after - Duration::DAY,
+            not_after,
+        }
+    }
+}
+
+/// A certificate and its private key, both PEM.
+#[derive(Clone)]
+pub struct PemPair {
+    /// The certificate.
+    pub cert: String,
+    /// The private key. A secret: keep it out of logs.
+    pub key: String,
+}
+
+/// Names of a server, of which it needs at least one.
+#[derive(Clone, Debug, Default)]
+pub struct ServerNames {
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+impl ServerNames {
+    /// `localhost`, `127.0.0.1` and `::1`.
+    #[must_use]
+    pub fn loopback() -> Self {
+        Self {
+            dns: vec!["localhost".to_owned()],
+            ips: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        }
+    }
+}
+
+/// Whom a client certificate names, which becomes its principal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientName {
+    /// A URI, such as a SPIFFE id.
+    Uri(String),
+    /// A DNS name.
+    Dns(String),
+    /// A common name.
+    CommonName(String),
+}
+
+/// An authority that signs certificates.
+pub struct Authority {
+    cert: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new authority called `name`.
+    ///
+    /// # Errors
+    ///
+    /// `name` cannot be put into a certificate.
+    pub fn new(name: &str, validity: Validity) -> Result<Self, PkiError> {
+        let mut params = params(name, validity);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let cert = params.self_signed(&key)?.pem();
+        Ok(Self {
+            cert,
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// The authority that [`save`](Self::save) wrote to `dir`.
+    ///
+    /// # Errors
+    ///
+    /// Its files are missing or damaged.
+    pub fn load(dir: &Path) -> Result<Self, PkiError> {
+        let (cert_path, key_path) = pair_paths(dir, "ca");
+        let unusable = |path: &Path, reason: String| PkiError::Unusable {
+            path: path.to_owned(),
+            reason,
+        };
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(|error| unusable(path, error.to_string()))
+        };
+        let cert = read(&cert_path)?;
+        let key = KeyPair::from_pem(&read(&key_path)?)
+            .map_err(|error| unusable(&key_path, error.to_string()))?;
+        let issuer = Issuer::from_ca_cert_pem(&cert, key)
+            .map_err(|error| unusable(&cert_path, error.to_string()))?;
+        Ok(Self { cert, issuer })
+    }
+
+    /// Writes `ca.pem` and `ca.key` to `dir`, which is created when missing.
+    ///
+    /// # Errors
+    ///
+    /// The files exist and `force` is not set, or cannot be written.
+    pub fn save(&self, dir: &Path, force: bool) -> Result<(), PkiError> {
+        save_pair(
+            dir,
+            "ca",
+            &PemPair {
+                cert: self.cert.clone(),
+                key: self.issuer.key().serialize_pem(),
+            },
+            force,
+        )
+    }
+
+    /// The authority's certificate, PEM.
+    #[must_use]
+    pub fn cert_pem(&self) -> &str {
+        &self.cert
+    }
+
+    /// A certificate for a broker.
+    ///
+    /// # Errors
+    ///
+    /// There is no name, or one that a certificate cannot hold.
+    pub fn issue_server(
+        &self,
+        names: &ServerNames,
+        validity: Validity,
+    ) -> Result<PemPair, PkiError> {
+        let first = names
+            .dns
+            .first()
+            .cloned()
+            .or_else(|| names.ips.first().map(ToString::to_string));
+        let Some(first) = first else {
+            return Err(PkiError::Names(
+                "a server needs a name that clients reach it by: --dns or --ip",
+            ));
+        };
+        let mut params = leaf_params(&first, validity, ExtendedKeyUsagePurpose::ServerAuth);
+        for name in &names.dns {
+            params
+                .subject_alt_names
+                .push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params
+            .subject_alt_names
+            .extend(names.ips.iter().copied().map(SanType::IpAddress));
+        self.sign(&params)
+    }
+
+    /// A certificate for a client.
+    ///
+    /// # Errors
+    ///
+    /// A certificate cannot hold the name.
+    pub fn issue_client(&self, name: &ClientName, validity: Validity) -> Result<PemPair, PkiError> {
+        // The common name of a certificate with a better name is for people who look at it.
+        let (common_name, san) = match name {
+            ClientName::Uri(uri) => (uri, Some(SanType::URI(uri.as_str().try_into()?))),
+            ClientName::Dns(dns) => (dns, Some(SanType::DnsName(dns.as_str().try_into()?))),
+            ClientName::CommonName(name) => (name, None),
+        };
+        if common_name.is_empty() {
+            return Err(PkiError::Names("the name of a client must not be empty"));
+        }
+        let mut params = leaf_params(common_name, validity, ExtendedKeyUsagePurpose::ClientAuth);
+        params.subject_alt_names.extend(san);
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Result<PemPair, PkiError> {
+        let key = KeyPair::generate()?;
+        let cert = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(PemPair {
+            cert,
+            key: key.serialize_pem(),
+        })
+    }
+}
+
+/// The files of a development set-up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevPki {
+    /// Certificate of the authority.
+    pub ca: PathBuf,
+    /// Certificate of the broker, for loopback names.
+    pub server_cert: PathBuf,
+    /// Private key of the broker.
+    pub server_key: PathBuf,
+    /// Certificate of a client, principal `uri:` + [`DEV_CLIENT_URI`].
+    pub client_cert: PathBuf,
+    /// Private key of that client.
+    pub client_key: PathBuf,
+}
+
+impl DevPki {
+    /// Where the files of a set-up in `dir` are; nothing is made or checked.
+    #[must_use]
+    pub fn at(dir: &Path) -> Self {
+        let (server_cert, server_key) = pair_paths(dir, "server");
+        let (client_cert, client_key) = pair_paths(dir, "client");
+        Self {
+            ca: dir.join("ca.pem"),
+            server_cert,
+            server_key,
+            client_cert,
+            client_key,
+        }
+    }
+}
+
+/// Makes what is missing of a development set-up in `dir`, and issues certificates anew that are in their
+/// last day. What is good stays, so clients that hold the authority's certificate keep working. Interrupted
+/// anywhere, the next call completes it. One caller at a time: the broker holds its data directory's lock.
+///
+/// # Errors
+///
+/// Files are damaged or cannot be written.
+pub fn ensure_dev_pki(dir: &Path) -> Result<DevPki, PkiError> {
+    let pki = DevPki::at(dir);
+    let (ca_cert, ca_key) = pair_paths(dir, "ca");
+    let authority = if ca_key.exists() && ca_cert.exists() {
+        Authority::load(dir)?
+    } else {
+        let authority = Authority::new("Tidegate development CA", Validity::days(DEV_CA_DAYS))?;
+        authority.save(dir, true)?;
+        // What an authority signed whose key is lost is worth nothing with the new one.
+        remove_if_there(&pki.server_cert)?;
+        remove_if_there(&pki.client_cert)?;
+        authority
+    };
+    if !is_pair_good(&pki.server_cert, &pki.server_key) {
+        let pair =
+            authority.issue_server(&ServerNames::loopback(), Validity::days(DEV_LEAF_DAYS))?;
+        save_pair(dir, "server", &pair, true)?;
+    }
+    if !is_pair_good(&pki.client_cert, &pki.client_key) {
+        let name = ClientName::Uri(DEV_CLIENT_URI.to_owned());
+        let pair = authority.issue_client(&name, Validity::days(DEV_LEAF_DAYS))?;
+        save_pair(dir, "client", &pair, true)?;
+    }
+    Ok(pki)
+}
+
+/// Writes `<stem>.pem` and `<stem>.key` to `dir`, which is created when missing; each file appears whole, the
+/// key first and readable for its owner alone.
+///
+/// # Errors
+///
+/// A file exists and `force` is not set, or cannot be written.
+pub fn save_pair(dir: &Path, stem: &str, pair: &PemPair, force: bool) -> Result<(), PkiError> {
+    let (cert_path, key_path) = pair_paths(dir, stem);
+    if !force
+        && let Some(path) = [&key_path, &cert_path]
+            .into_iter()
+            .find(|path| path.exists())
+    {
+        return Err(PkiError::Exists(path.clone()));
+    }
+    fs::create_dir_all(dir).map_err(|source| PkiError::Write {
+        path: dir.to_owned(),
+        source,
+    })?;
+    write_whole(dir, &key_path, &pair.key, 0o600)?;
+    write_whole(dir, &cert_path, &pair.cert, 0o644)
+}
+
+/// Paths of the certificate and the key that [`save_pair`] writes.
+#[must_use]
+pub fn pair_paths(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
+    (
+        dir.join(format!("{stem}.pem")),
+        dir.join(format!("{stem}.key")),
+    )
+}
+
+fn params(common_name: &str, validity: Validity) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params.not_before = validity.not_before;
+    params.not_after = validity.not_after;
+    params
+}
+
+fn leaf_params(
+    common_name: &str,
+    validity: Validity,
+    usage: ExtendedKeyUsagePurpose,
+) -> CertificateParams {
+    let mut params = params(common_name, validity);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![usage];
+    params
+}
+
+// Whether both files are there, belong together, and the certificate holds for another day.
+fn is_pair_good(cert: &Path, key: &Path) -> bool {
+    let (Ok(cert), Ok(key)) = (fs::read(cert), fs::read_to_string(key)) else {
+        return false;
+    };
+    let Ok(key) = KeyPair::from_pem(&key) else {
+        return false;
+    };
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&cert) else {
+        return false;
+    };
+    let Ok(cert) = pem.parse_x509() else {
+        return false;
+    };
+    let ends = cert.validity().not_after.timestamp();
+    let same_key = cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
+    same_key && ends > (OffsetDateTime::now_utc() + Duration::DAY).unix_timestamp()
+}
+
+fn remove_if_there(path: &Path) -> Result<(), PkiError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PkiError::Write {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+// Written aside with its final mode, synced, renamed: a reader never sees half a file, nor anybody a key.
+fn write_whole(dir: &Path, path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .prefix(".tidegate-")
+            .permissions(permissions(mode))
+            .tempfile_in(dir)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|source| PkiError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn permissions(mode: u32) -> fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    fs::Permissions::from_mode(mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::auth::principal_of;
+    use crate::domain::Principal;
+
+    fn der(pem: &str) -> Vec<u8> {
+        x509_parser::pem::parse_x509_pem(pem.as_bytes())
+            .expect("PEM")
+            .1
+            .contents
+    }
+
+    fn authority() -> Authority {
+        Authority::new("test CA", Validity::days(1)).expect("an authority")
+    }
+
+    #[test]
+    fn a_client_certificate_names_the_principal_that_was_asked_for() {
+        let authority = authority();
+        let check = |name: ClientName, expected: Principal| {
+            let pair = authority
+                .issue_client(&name, Validity::days(30))
+                .expect("a certificate");
+            assert_eq!(
+                principal_of(&der(&pair.cert)).expect("a principal"),
+                expected
+            );
+        };
+        check(
+            ClientName::Uri("spiffe://plant/press-4".into()),
+            Principal::uri("spiffe://plant/press-4"),
+        );
+        check(
+            ClientName::Dns("sensor-7.example.org".into()),
+            Principal::dns("sensor-7.example.org"),
+        );
+        check(
+            ClientName::CommonName("press 4".into()),
+            Principal::common_name("press 4"),
+        );
+    }
+
+    #[test]
+    fn certificates_say_what_they_are_for() {
+        let authority = authority();
+        let validity = Validity::expired();
+        let server = authority
+            .issue_server(&ServerNames::loopback(), validity)
+            .expect("a certificate");
+        let der = der(&server.cert);
+        let (_, cert) = x509_parser::parse_x509_certificate(&der).expect("X.509");
+        assert_eq!(
+            cert.validity().not_after.timestamp(),
+            validity.not_after.unix_timestamp()
+        );
+        assert!(!cert.is_ca());
+        let usage = cert
+            .extended_key_usage()
+            .expect("readable")
+            .expect("present")
+            .value;
+        assert!(usage.server_auth && !usage.client_auth);
+        let names = cert
+            .subject_alternative_name()
+            .expect("readable")
+            .expect("present");
+        assert_eq!(names.value.general_names.len(), 3);
+        let ca_der = super::tests::der(authority.cert_pem());
+        let (_, ca) = x509_parser::parse_x509_certificate(&ca_der).expect("X.509");
+        assert!(ca.is_ca());
+        assert_eq!(cert.issuer(), ca.subject());
+    }
+
+    #[test]
+    fn names_that_no_certificate_can_hold_are_refused() {
+        let authority = authority();
+        let days = Validity::days(1);
+        assert!(
+            authority
+                .issue_client(&ClientName::Uri("spiffe://plänt".into()), days)
+                .is_err()
+        );
+        assert!(
+            authority
+                .issue_client(&ClientName::CommonName(String::new()), days)
+                .is_err()
+        );
+        assert!(
+            authority
+                .issue_server(&ServerNames::default(), days)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn keys_are_secret_and_nothing_is_overwritten_unasked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let authority = authority();
+        authority.save(dir.path(), false).expect("written");
+        let mode = |name: &str| {
+            fs::metadata(dir.path().join(name))
+                .expect(name)
+                .permissions()
+                .mode()
+                & 0o777
+        };
+        assert_eq!(mode("ca.key"), 0o600);
+        assert_eq!(mode("ca.pem"), 0o644);
+        assert!(matches!(
+            authority.save(dir.path(), false),
+            Err(PkiError::Exists(_))
+        ));
+        authority.save(dir.path(), true).expect("overwritten");
+        let loaded = Authority::load(dir.path()).expect("read back");
+        assert_eq!(loaded.cert_pem(), authority.cert_pem());
+        assert_eq!(
+            fs::read_dir(dir.path()).expect("readable").count(),
+            2,
+            "nothing is left aside"
+        );
+    }
+
+    #[test]
+    fn the_development_set_up_is_made_once_and_mended() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let read = |path: &Path| fs::read_to_string(path).expect("readable");
+        let pki = ensure_dev_pki(dir.path()).expect("made");
+        let (ca, server, client) = (
+            read(&pki.ca),
+            read(&pki.server_cert),
+            read(&pki.client_cert),
+        );
+        assert_eq!(
+            principal_of(&der(&client)).expect("a principal"),
+            Principal::uri(DEV_CLIENT_URI)
+        );
+        let granted = crate::config::Config::development().policy.grants;
+        assert!(
+            granted
+                .iter()
+                .any(|grant| grant.selects(&Principal::uri(DEV_CLIENT_URI)))
+        );
+
+        assert_eq!(ensure_dev_pki(dir.path()).expect("found"), pki);
+        assert_eq!(
+            (read(&pki.ca), read(&pki.server_cert)),
+            (ca.clone(), server.clone())
+        );
+        assert_eq!(read(&pki.client_cert), client);
+
+        fs::write(&pki.client_key, "half a k").expect("writable");
+        ensure_dev_pki(dir.path()).expect("mended");
+        assert_ne!(
+            read(&pki.client_cert),
+            client,
+            "a pair that does not fit is issued anew"
+        );
+        assert_eq!(read(&pki.server_cert), server, "what is good stays");
+
+        let expired = Authority::load(dir.path())
+            .and_then(|ca| ca.issue_server(&ServerNames::loopback(), Validity::expired()))
+            .expect("issued");
+        save_pair(dir.path(), "server", &expired, true).expect("written");
+        ensure_dev_pki(dir.path()).expect("mended");
+        assert_ne!(
+            read(&pki.server_cert),
+            expired.cert,
+            "an expired certificate is issued anew"
+        );
+
+        fs::remove_file(dir.path().join("ca.key")).expect("removed");
+        let before = read(&pki.client_cert);
+        ensure_dev_pki(dir.path()).expect("mended");
+        assert_ne!(read(&pki.ca), ca);
+        assert_ne!(
+            read(&pki.client_cert),
+            before,
+            "what the lost authority signed is replaced"
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! The pattern language through its public interface: a table of cases per operator, and agreement of the set with the
+//! plain evaluator on random patterns and events.
+
+mod agreement;
+mod conformance;
+mod refusals;

@@ -1,0 +1,205 @@
+//! The one-way import rule of the host, kept by reading its source: which module may name which, and which crate
+//! is known in which corner only.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each module of the host may import of the host. `cli` and `main` may import everything.
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
+    ("domain", &[]),
+    ("config", &["domain"]),
+    ("pki", &["domain"]),
+    ("broker", &["domain"]),
+    ("store", &["domain", "broker"]),
+    ("plugin", &["domain", "broker"]),
+    ("auth", &["domain", "broker"]),
+    (
+        "tasks",
+        &["domain", "config", "broker", "store", "plugin", "auth"],
+    ),
+    (
+        "net",
+        &[
+            "domain", "config", "broker", "store", "plugin", "auth", "tasks",
+        ],
+    ),
+    (
+        "admin",
+        &[
+            "domain", "config", "broker", "store", "plugin", "auth", "tasks",
+        ],
+    ),
+    (
+        "app",
+        &[
+            "domain", "config", "pki", "broker", "store", "plugin", "auth", "tasks", "net", "admin",
+        ],
+    ),
+];
+
+/// Crates that only some files know, by the beginning of their path.
+const KNOWN_ONLY_IN: [(&str, &[&str]); 7] = [
+    ("tidegate_wire", &["net", "domain/event.rs"]),
+    ("tidegate_client", &["cli"]),
+    ("sled", &["store"]),
+    ("wasmtime", &["plugin"]),
+    ("quinn", &["net"]),
+    ("axum", &["admin"]),
+    ("clap", &["cli", "main.rs"]),
+];
+
+#[test]
+fn modules_of_the_host_import_one_way() {
+    let mut breaches = Vec::new();
+    for (path, source) in host_sources() {
+        let module = module_of(&path);
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == module) else {
+            let free = ["cli", "main", "lib", "build"].contains(&module.as_str());
+            assert!(free, "{path}: say in this test what `{module}` may import");
+            continue;
+        };
+        let imported = imports(&source);
+        let wrong = imported
+            .iter()
+            .filter(|name| **name != module && !allowed.contains(&name.as_str()));
+        breaches.extend(wrong.map(|name| format!("{path} imports crate::{name}")));
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
+}
+
+#[test]
+fn each_corner_keeps_its_crates_to_itself() {
+    let mut breaches = Vec::new();
+    for (path, source) in host_sources() {
+        for (name, places) in KNOWN_ONLY_IN {
+            let at_home = places.iter().any(|place| {
+                path.strip_prefix(place)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+            });
+            if !at_home && names_crate(&source, name) {
+                breaches.push(format!("{path} knows {name}"));
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
+}
+
+#[test]
+fn the_scanner_sees_imports_in_every_form() {
+    let check = |source: &str, expected: &[&str]| {
+        let expected: BTreeSet<String> = expected.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(imports(&without_comments(source)), expected, "{source}");
+    };
+    check("use crate::domain::Name;", &["domain"]);
+    check(
+        "use crate::{domain::Name, store, tasks::{Broker, Publisher}};",
+        &["domain", "store", "tasks"],
+    );
+    check("let x = crate::net::listen();", &["net"]);
+    check("// use crate::net;\n/// [`crate::store`]\nfn f() {}", &[]);
+    check("pub(crate) fn f() {}", &[]);
+    assert!(names_crate("use sled::Db;", "sled"));
+    assert!(names_crate("let x = sled::open();", "sled"));
+    assert!(!names_crate("use unsled::Db; let s = \"sled\";", "sled"));
+}
+
+fn host_sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    assert!(
+        files.len() > 10,
+        "the host's source is at {}",
+        root.display()
+    );
+    files
+        .into_iter()
+        .map(|path| {
+            let source = fs::read_to_string(&path).expect("a readable source file");
+            let relative = path.strip_prefix(&root).expect("found under the root");
+            (
+                relative.to_string_lossy().into_owned(),
+                without_comments(&source),
+            )
+        })
+        .collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a readable folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn module_of(path: &str) -> String {
+    let first = path.split('/').next().unwrap_or(path);
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn without_comments(source: &str) -> String {
+    let lines = source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+// The first names after `crate::`, in plain paths and in groups of any depth.
+fn imports(source: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, prefix) in source.match_indices("crate::") {
+        let before = source[..at].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue;
+        }
+        let rest = &source[at + prefix.len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => names.extend(first_names(group)),
+            None => names.extend(first_name(rest)),
+        }
+    }
+    names
+}
+
+fn first_names(group: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut names = Vec::new();
+    let mut start = true;
+    for (at, character) in group.char_indices() {
+        if start && depth == 0 && !character.is_whitespace() {
+            names.extend(first_name(&group[at..]));
+            start = false;
+        }
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => start = true,
+            _ => {}
+        }
+    }
+    names
+}
+
+// Modules are lower case; a macro or item at the root of the crate is not a module.
+fn first_name(path: &str) -> Option<String> {
+    let name: String = path
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect();
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        .then_some(name)
+}
+
+fn names_crate(source: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    source.match_indices(&path).any(|(at, _)| {
+        let before = source[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+    })
+}

@@ -1,0 +1,18 @@
+//! Tests of the whole broker, as one binary: each starts brokers of its own as processes and looks at them only
+//! from outside. No test depends on how long something takes.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+mod support;
+
+mod architecture;
+mod crash;
+mod end_to_end;
+mod filters;
+mod limits;
+mod routes;
+mod security;
+mod wire_abuse;

@@ -1,0 +1,251 @@
+//! A client of the admin API that keeps status and text of a refusal, which is what tests look at.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tidegate::domain::{PluginInfo, SubscriptionInfo, TopicInfo};
+
+use crate::wait_for;
+
+/// How long one request may take; uploads compile a component first.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The admin API of one broker.
+#[derive(Clone, Debug)]
+pub struct AdminApi {
+    base: String,
+    agent: ureq::Agent,
+}
+
+/// A request that the broker refused.
+#[derive(Clone, Debug)]
+pub struct AdminRefusal {
+    /// HTTP status.
+    pub status: u16,
+    /// The body: JSON with the message, as text.
+    pub text: String,
+}
+
+impl AdminApi {
+    /// The API at `base`, such as `http://127.0.0.1:4480`.
+    #[must_use]
+    pub fn new(base: &str) -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .build();
+        let base = base.trim_start_matches("http://").trim_end_matches('/');
+        Self {
+            base: format!("http://{base}"),
+            agent: config.new_agent(),
+        }
+    }
+
+    /// Whether the broker serves.
+    pub async fn is_ready(&self) -> bool {
+        self.get_text("/readyz").await.is_ok()
+    }
+
+    /// Creates a subscription or route from JSON.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or refused.
+    pub async fn create(&self, spec: Value) -> anyhow::Result<SubscriptionInfo> {
+        accepted(self.try_create(spec).await?)
+    }
+
+    /// Creates a subscription or route from JSON, or says how it was refused.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn try_create(
+        &self,
+        spec: Value,
+    ) -> anyhow::Result<Result<SubscriptionInfo, AdminRefusal>> {
+        self.post("/v1/subscriptions", spec).await
+    }
+
+    /// A subscription or route as it stands.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or has no such subscription.
+    pub async fn subscription(&self, name: &str) -> anyhow::Result<SubscriptionInfo> {
+        let text = self.get_text(&format!("/v1/subscriptions/{name}")).await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// All subscriptions and routes.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn subscriptions(&self) -> anyhow::Result<Vec<SubscriptionInfo>> {
+        let text = self.get_text("/v1/subscriptions").await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Deletes a subscription or route.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or refused.
+    pub async fn delete_subscription(&self, name: &str) -> anyhow::Result<()> {
+        let (agent, url) = (
+            self.agent.clone(),
+            self.url(&format!("/v1/subscriptions/{name}")),
+        );
+        let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
+        accepted(text_of(sent)).map(drop)
+    }
+
+    /// Creates a topic from JSON, or says how it was refused.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn try_create_topic(
+        &self,
+        spec: Value,
+    ) -> anyhow::Result<Result<TopicInfo, AdminRefusal>> {
+        self.post("/v1/topics", spec).await
+    }
+
+    /// A topic as it stands.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or has no such topic.
+    pub async fn topic(&self, name: &str) -> anyhow::Result<TopicInfo> {
+        let text = self.get_text(&format!("/v1/topics/{name}")).await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Uploads a component, or says how it was refused.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn try_upload(
+        &self,
+        name: &str,
+        bytes: Vec<u8>,
+    ) -> anyhow::Result<Result<PluginInfo, AdminRefusal>> {
+        let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/plugins/{name}")));
+        let sent = tokio::task::spawn_blocking(move || {
+            agent
+                .post(&url)
+                .header("content-type", "application/wasm")
+                .send(&bytes[..])
+        });
+        parsed(text_of(sent.await??))
+    }
+
+    /// Uploads a component.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or refused.
+    pub async fn upload(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<PluginInfo> {
+        accepted(self.try_upload(name, bytes).await?)
+    }
+
+    /// The metrics, in the Prometheus text format.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        self.get_text("/metrics").await
+    }
+
+    /// The status of a GET request with this header.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn status_with_header(
+        &self,
+        path: &str,
+        name: &'static str,
+        value: &'static str,
+    ) -> anyhow::Result<u16> {
+        let (agent, url) = (self.agent.clone(), self.url(path));
+        let sent = tokio::task::spawn_blocking(move || agent.get(&url).header(name, value).call())
+            .await??;
+        Ok(sent.status().as_u16())
+    }
+
+    /// Waits until the subscription has nothing left to do: nothing pending, nothing to be evaluated.
+    ///
+    /// # Errors
+    /// It does not come to rest.
+    pub async fn wait_drained(&self, name: &str) -> anyhow::Result<SubscriptionInfo> {
+        self.wait_subscription(name, "to be drained", |info| {
+            info.depth == 0 && info.unevaluated == 0 && info.in_flight == 0
+        })
+        .await
+    }
+
+    /// Waits until the subscription is as `wanted`; `what` says how that is.
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub async fn wait_subscription(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&SubscriptionInfo) -> bool,
+    ) -> anyhow::Result<SubscriptionInfo> {
+        let waited = wait_for(format!("`{name}` {what}"), async || {
+            let info = self.subscription(name).await?;
+            Ok(wanted(&info).then_some(info))
+        });
+        match waited.await {
+            Ok(info) => Ok(info),
+            Err(error) => Err(error.context(format!("last: {:?}", self.subscription(name).await))),
+        }
+    }
+
+    async fn get_text(&self, path: &str) -> anyhow::Result<String> {
+        let (agent, url) = (self.agent.clone(), self.url(path));
+        let sent = tokio::task::spawn_blocking(move || agent.get(&url).call()).await?;
+        accepted(text_of(sent.with_context(|| path.to_owned())?)).with_context(|| path.to_owned())
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Value,
+    ) -> anyhow::Result<Result<T, AdminRefusal>> {
+        let (agent, url) = (self.agent.clone(), self.url(path));
+        let sent = tokio::task::spawn_blocking(move || agent.post(&url).send_json(body)).await??;
+        parsed(text_of(sent))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+}
+
+fn text_of(mut response: ureq::http::Response<ureq::Body>) -> Result<String, AdminRefusal> {
+    let status = response.status();
+    let text = response.body_mut().read_to_string().unwrap_or_default();
+    if status.is_success() {
+        Ok(text)
+    } else {
+        Err(AdminRefusal {
+            status: status.as_u16(),
+            text,
+        })
+    }
+}
+
+fn parsed<T: DeserializeOwned>(
+    answer: Result<String, AdminRefusal>,
+) -> anyhow::Result<Result<T, AdminRefusal>> {
+    match answer {
+        Ok(text) => Ok(Ok(serde_json::from_str(&text).with_context(|| text)?)),
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+fn accepted<T>(answer: Result<T, AdminRefusal>) -> anyhow::Result<T> {
+    match answer {
+        Ok(value) => Ok(value),
+        Err(refusal) => bail!("refused with {}: {}", refusal.status, refusal.text),
+    }
+}
