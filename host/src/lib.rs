@@ -6,6 +6,7 @@ pub mod auth;
 pub mod broker;
 pub mod config;
 pub mod domain;
+pub mod net;
 pub mod pki;
 pub mod plugin;
 pub mod store;
