@@ -1,6 +1,113 @@
-//! stub
+//! The command line: one binary for the broker and for everything one does with it. Each subcommand is a file
+//! below; they talk to a broker as any program could, over the admin API and the public client.
+//! `serve` is the only one that is the broker.
+
+mod api;
 pub mod bench;
+mod cert;
+mod chain;
+mod config;
+mod connect;
+mod consume;
 pub mod demo;
+mod envelope;
 pub(crate) mod local_broker;
-/// stub
-pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+mod logging;
+mod output;
+mod plugin;
+mod publish;
+mod route;
+mod serve;
+mod subscription;
+mod text;
+mod topic;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted before it was done.";
+
+/// A WebAssembly-extensible event router.
+///
+/// Services publish events over QUIC; each subscription runs WebAssembly filters and transforms; what a
+/// subscriber has not acknowledged stays on disk until it does.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a broker
+    Serve(serve::Args),
+    /// Publish events
+    Pub(publish::Args),
+    /// Receive the events of a subscription
+    Sub(consume::Args),
+    /// Create, list, show and delete topics
+    Topic(topic::Args),
+    /// Create, list, show, delete and resume subscriptions
+    Subscription(subscription::Args),
+    /// Create, list, show and delete routes, whose output goes to topics
+    Route(route::Args),
+    /// Upload, list and delete WebAssembly plugins
+    Plugin(plugin::Args),
+    /// Show a whole broker at work: filters, routes, a SIGKILL half-way, and nothing lost
+    Demo(demo::DemoArgs),
+    /// Measure how fast the broker is on this machine
+    Bench(bench::BenchArgs),
+    /// Make certificates for brokers and clients
+    Cert(cert::Args),
+    /// Check a configuration, or show what holds
+    Config(config::Args),
+}
+
+/// Runs a parsed command line and prints what is to be printed, errors included.
+///
+/// # Cancel safety
+///
+/// Not meant to be cancelled; every command ends by itself or on an interrupt.
+pub async fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Pub(args) => publish::run(args).await,
+        Command::Sub(args) => consume::run(args).await,
+        Command::Topic(args) => done(topic::run(&args)),
+        Command::Subscription(args) => done(subscription::run(&args)),
+        Command::Route(args) => done(route::run(&args)),
+        Command::Plugin(args) => done(plugin::run(&args)),
+        Command::Demo(args) => demo::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
+        Command::Cert(args) => done(cert::run(&args)),
+        Command::Config(args) => done(config::run(&args)),
+    };
+    match result {
+        Ok(code) => code,
+        // Whoever reads our output has seen enough, as with `| head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn done(result: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,1 @@
-//! x
+//! Guests that behave and guests that do not.

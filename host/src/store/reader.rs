@@ -111,6 +111,11 @@ impl StoreReader {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> &super::pool::Pool {
+        &self.shared.pool
+    }
+
     fn journal_block(&self, file: &JournalFile, entry: &Entry) -> Result<Arc<Block>, ReadError> {
         let key = CacheKey::Journal(entry.head.first_position);
         if let Some(block) = self.shared.cache.get(&key) {

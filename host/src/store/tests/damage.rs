@@ -204,7 +204,7 @@ fn either_copy_of_a_file_head_is_enough() {
         write_journal(dir.path(), &flipped);
         assert_eq!(replayed(&mut start(dir.path())), groups, "at {at}");
     }
-    let mut flipped = bytes.clone();
+    let mut flipped = bytes;
     flipped[0] ^= 1;
     flipped[2048] ^= 1;
     write_journal(dir.path(), &flipped);

@@ -185,7 +185,7 @@ fn parent(path: &Path) -> PathBuf {
 
 impl FileSystem for PowerFileSystem {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.use_power()?;
+        drop(self.use_power()?);
         RealFileSystem.create_dir(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
@@ -251,7 +251,7 @@ impl FileSystem for PowerFileSystem {
         Ok(())
     }
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.use_power()?;
+        drop(self.use_power()?);
         RealFileSystem.remove_dir(path)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

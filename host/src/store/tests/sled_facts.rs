@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use super::harness::*;
+use crate::store::RealFileSystem;
 use crate::store::generation::{self, DatabaseWriter, VALUE_BYTES_MAX};
 
 fn raw_open(path: &Path) -> sled::Result<sled::Db> {
@@ -34,15 +35,32 @@ fn the_version_is_the_one_that_was_examined() {
 }
 
 #[test]
-fn values_of_full_size_do_not_become_files_of_their_own() {
+fn keys_before_values_keep_a_database_about_as_long_as_its_content() {
     let dir = folder();
-    let path = dir.path().join("db");
+    let length = |path: &Path| generation::tree_bytes(&RealFileSystem, path).expect("files");
+    let path = dir.path().join("two rounds");
     let (items, checksum) = written(&path, 200, VALUE_BYTES_MAX - 12);
-    let blobs = std::fs::read_dir(path.join("blobs"))
-        .expect("folder")
-        .count();
-    assert_eq!(blobs, 0);
     generation::verify(&path, items, checksum).expect("sound");
+    let content = 200 * VALUE_BYTES_MAX as u64;
+    assert!(
+        length(&path) < content * 5 / 4,
+        "{} of {content}",
+        length(&path)
+    );
+    let path = dir.path().join("one round");
+    let database = raw_open(&path).expect("open");
+    for number in 0..200u64 {
+        database
+            .insert(number.to_be_bytes(), vec![1; VALUE_BYTES_MAX])
+            .expect("insert");
+    }
+    database.flush().expect("flush");
+    drop(database);
+    assert!(
+        length(&path) > content * 5 / 4,
+        "{} of {content}",
+        length(&path)
+    );
 }
 
 #[test]

@@ -1,0 +1,268 @@
+//! The command line's client of the admin API. Blocking, since every command asks one thing at a time.
+
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ureq::http::Response;
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body};
+
+use super::connect::{AdminFlag, CertificateFlags, read};
+use crate::admin::Problem;
+
+/// The broker's own limit for a request is 30 s; its answer says more than ours would.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Compiling a component of an interpreter takes most of a minute on a small machine.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// Connecting takes no longer anywhere.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of an answer: a list of 100,000 subscriptions.
+const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Why a request to the admin API did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// Nobody listens there.
+    #[error(
+        "no answer from {url}; is a broker running? Start it with `tidegate serve`, or name another with --admin"
+    )]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The broker said no.
+    #[error("{}", .0.message)]
+    Refused(Problem),
+    /// Something else answered, or the connection broke.
+    #[error("the request to {url} failed")]
+    Failed {
+        /// Where.
+        url: String,
+        /// Why.
+        source: ureq::Error,
+    },
+    /// The answer is not what this version understands.
+    #[error("{url} answered with status {status}, but not as a Tidegate admin API does: {text}")]
+    Foreign {
+        /// Where.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The answer, or its beginning.
+        text: String,
+    },
+}
+
+/// A client of one broker's admin API.
+pub(super) struct Api {
+    agent: Agent,
+    base: String,
+}
+
+impl Api {
+    /// For the broker the flags name. With `https`, the certificates are read and shown.
+    pub(super) fn new(admin: &AdminFlag, certificates: &CertificateFlags) -> anyhow::Result<Self> {
+        let base = admin.url().trim_end_matches('/').to_owned();
+        let mut config = Agent::config_builder()
+            .timeout_global(Some(REQUEST_TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+            // Proxies are for the internet; this is for the machine or network at hand.
+            .proxy(None);
+        if base.starts_with("https://") {
+            config = config.tls_config(tls(certificates)?);
+        }
+        Ok(Self {
+            agent: config.build().new_agent(),
+            base,
+        })
+    }
+
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.agent.get(&url).call();
+        parse(&url, &self.body(&url, answer)?)
+    }
+
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.agent.post(&url).send_json(body);
+        parse(&url, &self.body(&url, answer)?)
+    }
+
+    pub(super) fn post_empty(&self, path: &str) -> Result<(), ApiError> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.agent.post(&url).send_empty();
+        self.body(&url, answer).map(drop)
+    }
+
+    pub(super) fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &[u8],
+    ) -> Result<T, ApiError> {
+        let url = format!("{}{path}", self.base);
+        let request = self
+            .agent
+            .post(&url)
+            .config()
+            .timeout_global(Some(UPLOAD_TIMEOUT))
+            .build();
+        let answer = request.content_type("application/wasm").send(body);
+        parse(&url, &self.body(&url, answer)?)
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Result<(), ApiError> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.agent.delete(&url).call();
+        self.body(&url, answer).map(drop)
+    }
+
+    // The body of a success; a refusal is an error.
+    fn body(
+        &self,
+        url: &str,
+        answer: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Vec<u8>, ApiError> {
+        let mut answer = answer.map_err(|error| unreachable_or_failed(url, error))?;
+        let failed = |source| ApiError::Failed {
+            url: url.to_owned(),
+            source,
+        };
+        let status = answer.status();
+        let body = answer
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_vec()
+            .map_err(failed)?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => Err(ApiError::Refused(Problem {
+                status: status.as_u16(),
+                ..problem
+            })),
+            Err(_) => Err(foreign(url, status.as_u16(), &body)),
+        }
+    }
+}
+
+impl ApiError {
+    /// Whether the broker said that there is no such thing.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.status == 404)
+    }
+
+    /// Whether the broker said that there is one already.
+    pub(super) fn is_already_there(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.status == 409)
+    }
+}
+
+/// `text` as one segment of a path.
+pub(super) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~@:$".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    // A segment of dots would be resolved away.
+    if out.bytes().all(|byte| byte == b'.') {
+        out.replace('.', "%2E")
+    } else {
+        out
+    }
+}
+
+fn unreachable_or_failed(url: &str, error: ureq::Error) -> ApiError {
+    let url = url.to_owned();
+    match error {
+        ureq::Error::Io(source) => ApiError::Unreachable { url, source },
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => ApiError::Unreachable {
+            url,
+            source: io::Error::other(error.to_string()),
+        },
+        source => ApiError::Failed { url, source },
+    }
+}
+
+fn parse<T: DeserializeOwned>(url: &str, body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|_| foreign(url, 200, body))
+}
+
+fn foreign(url: &str, status: u16, body: &[u8]) -> ApiError {
+    let text = String::from_utf8_lossy(body).chars().take(200).collect();
+    ApiError::Foreign {
+        url: url.to_owned(),
+        status,
+        text,
+    }
+}
+
+fn tls(certificates: &CertificateFlags) -> anyhow::Result<TlsConfig> {
+    let files = certificates.files();
+    let roots = chain(&read(&files.ca)?)?;
+    let key = PrivateKey::from_pem(&read(&files.key)?)?;
+    let client = ClientCert::new_with_certs(&chain(&read(&files.cert)?)?, key);
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .client_cert(Some(client))
+        .build())
+}
+
+fn chain(pem: &[u8]) -> anyhow::Result<Vec<Certificate<'static>>> {
+    let mut certificates = Vec::new();
+    for item in parse_pem(pem) {
+        if let PemItem::Certificate(certificate) = item? {
+            certificates.push(certificate);
+        }
+    }
+    Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_survive_any_name() {
+        let check = |text: &str, expected: &str| assert_eq!(segment(text), expected);
+        check("orders.eu", "orders.eu");
+        check("scrub@3", "scrub@3");
+        check("a/b", "a%2Fb");
+        check("größe", "gr%C3%B6%C3%9Fe");
+        check("..", "%2E%2E");
+        check("a?b#c%", "a%3Fb%23c%25");
+    }
+
+    #[test]
+    fn a_broker_that_is_not_there_is_said_so() {
+        let admin = AdminFlag::default();
+        let api =
+            Api::new(&admin, &CertificateFlags::default()).expect("plain HTTP needs no files");
+        // Port 1 is never open on a machine that runs tests, and reserved anyway.
+        let api = Api {
+            base: "http://127.0.0.1:1".to_owned(),
+            ..api
+        };
+        let error = api
+            .get::<serde_json::Value>("/v1/topics")
+            .expect_err("nobody is there");
+        assert!(error.to_string().contains("tidegate serve"), "{error}");
+    }
+}

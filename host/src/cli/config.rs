@@ -1,0 +1,47 @@
+//! `tidegate config`.
+
+use std::path::PathBuf;
+
+use super::output;
+use crate::config::Config;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Read a configuration as the broker would, and say what is wrong with it
+    Check {
+        /// The file [default: the embedded configuration]
+        file: Option<PathBuf>,
+    },
+    /// Print what holds, every key explained
+    Show {
+        /// The file [default: the embedded configuration]
+        file: Option<PathBuf>,
+    },
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Check { file } => {
+            let config = Config::load(file.as_deref())?;
+            for warning in config.warnings() {
+                eprintln!("warning: {warning}");
+            }
+            let name = file
+                .as_ref()
+                .map_or("the embedded configuration".to_owned(), |file| {
+                    file.display().to_string()
+                });
+            Ok(output::line(&format!("{name} is well formed"))?)
+        }
+        Command::Show { file } => {
+            let shown = Config::load(file.as_deref())?.to_documented_toml();
+            Ok(output::line(shown.trim_end())?)
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Flags that say how to reach a broker and as whom. Every default is that of a broker started without a
+//! configuration, so that nothing has to be said to try it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use tidegate_client::{Client, ClientOptions, ConnectError};
+
+use crate::pki::DevPki;
+
+const ADDR: &str = "127.0.0.1:4433";
+const ADMIN: &str = "http://127.0.0.1:4480";
+const DATA_DIR: &str = "tidegate-data";
+/// A person waits; a broker that is there answers within milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Certificates: those of the development set-up unless others are named.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct CertificateFlags {
+    /// Directory of a broker on this machine, for its development certificates [env: TIDEGATE_DATA_DIR]
+    /// [default: tidegate-data]
+    #[arg(long, value_name = "DIR", help_heading = "Connection")]
+    data_dir: Option<PathBuf>,
+    /// Authority that signed the broker's certificate, PEM [env: TIDEGATE_CA]
+    #[arg(long, value_name = "FILE", help_heading = "Connection")]
+    ca: Option<PathBuf>,
+    /// Certificate to show, PEM [env: TIDEGATE_CERT]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Connection",
+        requires = "key"
+    )]
+    cert: Option<PathBuf>,
+    /// Private key of that certificate, PEM [env: TIDEGATE_KEY]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Connection",
+        requires = "cert"
+    )]
+    key: Option<PathBuf>,
+}
+
+/// Where to publish and consume.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct QuicFlags {
+    /// Address of the broker's QUIC listener [env: TIDEGATE_ADDR] [default: 127.0.0.1:4433]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Connection")]
+    addr: Option<String>,
+    /// Name in the broker's certificate [default: the host of the address]
+    #[arg(long, value_name = "NAME", help_heading = "Connection")]
+    server_name: Option<String>,
+}
+
+/// Where to manage.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct AdminFlag {
+    /// Address of the broker's admin API [env: TIDEGATE_ADMIN] [default: http://127.0.0.1:4480]
+    #[arg(long, value_name = "URL", help_heading = "Connection")]
+    admin: Option<String>,
+}
+
+/// Flags of a command that manages.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct ManageFlags {
+    #[command(flatten)]
+    pub(super) admin: AdminFlag,
+    #[command(flatten)]
+    pub(super) certificates: CertificateFlags,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The files that prove who is who.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CertificateFiles {
+    pub(super) ca: PathBuf,
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+impl CertificateFlags {
+    pub(super) fn files(&self) -> CertificateFiles {
+        let dir = path_or(&self.data_dir, "TIDEGATE_DATA_DIR", Path::new(DATA_DIR));
+        let development = DevPki::at(&dir.join("pki"));
+        CertificateFiles {
+            ca: path_or(&self.ca, "TIDEGATE_CA", &development.ca),
+            cert: path_or(&self.cert, "TIDEGATE_CERT", &development.client_cert),
+            key: path_or(&self.key, "TIDEGATE_KEY", &development.client_key),
+        }
+    }
+}
+
+impl AdminFlag {
+    pub(super) fn url(&self) -> String {
+        self.admin
+            .clone()
+            .unwrap_or_else(|| env_or("TIDEGATE_ADMIN", ADMIN))
+    }
+}
+
+impl QuicFlags {
+    pub(super) fn addr(&self) -> String {
+        self.addr
+            .clone()
+            .unwrap_or_else(|| env_or("TIDEGATE_ADDR", ADDR))
+    }
+
+    /// Options of the client, with the certificates read.
+    pub(super) fn options(&self, certificates: &CertificateFlags) -> anyhow::Result<ClientOptions> {
+        let files = certificates.files();
+        let options = ClientOptions::new(self.addr())
+            .roots_pem(&read(&files.ca)?)
+            .with_context(|| format!("{} is of no use as an authority", files.ca.display()))?
+            .identity_pem(&read(&files.cert)?, &read(&files.key)?)
+            .with_context(|| format!("{} is of no use as a certificate", files.cert.display()))?;
+        Ok(match &self.server_name {
+            Some(name) => options.server_name(name),
+            None => options,
+        })
+    }
+}
+
+/// A connection to the broker that the flags name.
+pub(super) async fn connect(
+    quic: &QuicFlags,
+    certificates: &CertificateFlags,
+) -> anyhow::Result<Client> {
+    let options = quic.options(certificates)?.connect_timeout(CONNECT_TIMEOUT);
+    Client::connect(options).await.map_err(|error| match error {
+        ConnectError::TimedOut { .. } | ConnectError::Lost(_) => anyhow::Error::new(error).context(
+            "is a broker running? Start it with `tidegate serve`, or name another with --addr",
+        ),
+        error => error.into(),
+    })
+}
+
+/// A certificate or key, with advice when it is not there.
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| {
+        format!(
+            "cannot read {}; `tidegate serve` makes development certificates in its data directory (name it with \
+             --data-dir), or name your own with --ca, --cert and --key",
+            path.display()
+        )
+    })
+}
+
+fn env_or(name: &str, default: &str) -> String {
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.is_empty())
+        .unwrap_or_else(|| default.to_owned())
+}
+
+fn path_or(flag: &Option<PathBuf>, name: &str, default: &Path) -> PathBuf {
+    let from_env = || {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    flag.clone()
+        .or_else(from_env)
+        .unwrap_or_else(|| default.to_owned())
+}

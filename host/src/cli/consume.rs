@@ -1,0 +1,145 @@
+//! `tidegate sub`: prints the events of a subscription, and acks them once they are printed.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tidegate_client::{Consumer, ConsumerOptions, Delivery};
+
+use super::api::Api;
+use super::connect::{AdminFlag, CertificateFlags, QuicFlags, connect};
+use super::envelope::{self, Place};
+use super::{output, subscription, text};
+use crate::domain::{Name, StartAt, SubscriptionInfo, SubscriptionSpec, TopicPattern};
+
+/// How long the last acks may take at the end. What is not confirmed comes again.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Which subscription
+    subscription: Name,
+    /// Ack every event once it is printed (the default)
+    #[arg(long, overrides_with = "no_ack")]
+    ack: bool,
+    /// Only look: events stay, and are given back at the end
+    #[arg(long, overrides_with = "ack")]
+    no_ack: bool,
+    /// End after this many events
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Print one JSON object per event
+    #[arg(long)]
+    ndjson: bool,
+    /// Create the subscription if there is none of this name
+    #[arg(long, requires = "topic")]
+    create: bool,
+    /// Topics of the subscription to create: `*` stands for one token, a final `>` for the rest. Repeatable
+    #[arg(long, short, value_name = "PATTERN", num_args = 1.., requires = "create")]
+    topic: Vec<TopicPattern>,
+    /// Where the subscription to create starts: new or earliest
+    #[arg(long, default_value = "new", value_parser = text::word::<StartAt>, requires = "create")]
+    start: StartAt,
+    #[command(flatten)]
+    quic: QuicFlags,
+    #[command(flatten)]
+    admin: AdminFlag,
+    #[command(flatten)]
+    certificates: CertificateFlags,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.create {
+        create_if_missing(&args)?;
+    }
+    let client = connect(&args.quic, &args.certificates).await?;
+    let name = args.subscription.as_str();
+    let mut consumer = client.subscribe(name, options(&args)).await?;
+    if std::io::stderr().is_terminal() {
+        eprintln!("receiving from {name}; Ctrl-C ends");
+    }
+    let received = receive(&mut consumer, &args).await;
+    // Also after an error: what was printed has been handled.
+    let flushed = tokio::time::timeout(FLUSH_TIMEOUT, consumer.flush_acks()).await;
+    consumer.close().await;
+    client.close().await;
+    received?;
+    flushed.context("the last acks were not confirmed in time; their events may come again")??;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn receive(consumer: &mut Consumer, args: &Args) -> anyhow::Result<()> {
+    let mut left = args.count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let delivery = tokio::select! {
+            delivery = consumer.next() => delivery,
+            signal = tokio::signal::ctrl_c() => return Ok(signal?),
+        };
+        let Some(delivery) = delivery else {
+            return Ok(());
+        };
+        let delivery = delivery?;
+        print(&delivery, args.ndjson)?;
+        if !args.no_ack {
+            delivery.ack();
+        }
+        left -= 1;
+    }
+    Ok(())
+}
+
+// With a count, no more is asked for than will be printed: what is only buffered here would count as handed
+// out once.
+fn options(args: &Args) -> ConsumerOptions {
+    let default = ConsumerOptions::default();
+    let credit_events = args.count.map_or(default.credit_events, |count| {
+        count.min(default.credit_events)
+    });
+    ConsumerOptions {
+        credit_events,
+        ..default
+    }
+}
+
+fn print(delivery: &Delivery, ndjson: bool) -> anyhow::Result<()> {
+    let parts = delivery.parts();
+    for (part, event) in parts.iter().enumerate() {
+        let place = Place {
+            topic: &delivery.topic,
+            sequence: delivery.sequence,
+            position: delivery.position,
+            attempt: delivery.attempt,
+            time_ms: delivery.time_ms,
+            part,
+            parts: parts.len(),
+        };
+        let line = if ndjson {
+            envelope::to_json(&place, event)?
+        } else {
+            envelope::to_human(&place, event)
+        };
+        output::line(&line)?;
+    }
+    Ok(())
+}
+
+fn create_if_missing(args: &Args) -> anyhow::Result<()> {
+    let api = Api::new(&args.admin, &args.certificates)?;
+    let name = &args.subscription;
+    match api.get::<SubscriptionInfo>(&subscription::path(name.as_str())) {
+        Ok(_) => return Ok(()),
+        Err(error) if !error.is_not_found() => return Err(error.into()),
+        Err(_) => {}
+    }
+    let spec = SubscriptionSpec {
+        start: args.start,
+        ..subscription::plain_spec(name.clone(), args.topic.clone())
+    };
+    match api.post::<SubscriptionInfo>("/v1/subscriptions", &spec) {
+        // Somebody else was faster.
+        Err(error) if error.is_already_there() => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(eprintln!("created subscription {name}")),
+    }
+}

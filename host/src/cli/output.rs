@@ -1,0 +1,94 @@
+//! Printing: tables for people, JSON for scripts. Everything that goes to standard output goes through here,
+//! so that a reader that stops early (`| head`) ends the program quietly.
+
+use std::io::{self, Write};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+/// Prints a line.
+///
+/// # Errors
+///
+/// Nobody reads, or standard output is otherwise gone.
+pub(super) fn line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Prints `value` as indented JSON, or what `human` makes of it.
+pub(super) fn either<T: Serialize>(
+    json: bool,
+    value: &T,
+    human: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    let text = if json {
+        serde_json::to_string_pretty(value)?
+    } else {
+        human(value)
+    };
+    Ok(line(&text)?)
+}
+
+/// Rows under a heading, or `nothing` when there is none.
+pub(super) fn table(nothing: &str, heading: &[&str], rows: Vec<Vec<String>>) -> String {
+    if rows.is_empty() {
+        return nothing.to_owned();
+    }
+    let mut table = Table::new();
+    table
+        .load_preset(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(heading.to_vec());
+    table.add_rows(rows);
+    trimmed(&table)
+}
+
+/// Names and their values below each other; values may have several lines.
+pub(super) fn details(rows: Vec<(&str, String)>) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.add_rows(
+        rows.into_iter()
+            .map(|(name, value)| [name.to_owned(), value]),
+    );
+    trimmed(&table)
+}
+
+fn trimmed(table: &Table) -> String {
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| {
+            line.strip_prefix(' ')
+                .unwrap_or(&line)
+                .trim_end()
+                .to_owned()
+        })
+        .collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_plain_columns() {
+        let rows = vec![
+            vec!["orders.eu".to_owned(), "7".to_owned()],
+            vec!["a".to_owned(), "12".to_owned()],
+        ];
+        let text = table("none", &["TOPIC", "NEXT"], rows);
+        assert_eq!(text, "TOPIC      NEXT\norders.eu  7\na          12");
+        assert_eq!(table("none", &["TOPIC"], vec![]), "none");
+        assert_eq!(
+            details(vec![("name", "a".into()), ("topics", "b\nc".into())]),
+            "name    a\ntopics  b\n        c"
+        );
+    }
+}

@@ -1,0 +1,363 @@
+//! `tidegate pub`: one event from the command line, or many from lines, NDJSON or a file, pipelined.
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde::de::IgnoredAny;
+use tidegate_client::{Client, Event, PublishTicket, Published, Publisher, PublisherOptions};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Lines};
+
+use super::connect::{CertificateFlags, QuicFlags, connect};
+use super::{envelope, output, text};
+use crate::domain::TopicName;
+
+/// Exit code of an interrupted command: 128 + SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
+/// Tickets not looked at yet; the client's own bound on outstanding bytes is what slows us down.
+const TICKETS_MAX: usize = 16_384;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to
+    topic: TopicName,
+    /// The payload. Without it and without another source, every line of standard input is an event
+    #[arg(group = "source")]
+    message: Option<String>,
+    /// One event with the content of this file (-: standard input)
+    #[arg(long, group = "source", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Every line of standard input is an event
+    #[arg(long, group = "source")]
+    lines: bool,
+    /// Every line of this file (-: standard input) is a JSON payload
+    #[arg(long, group = "source", value_name = "FILE")]
+    ndjson: Option<PathBuf>,
+    /// Every line of this file (-: standard input) is an event as `tidegate sub --ndjson` prints it
+    #[arg(long, group = "source", value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// Header of every event. Repeatable
+    #[arg(long, short = 'H', value_name = "NAME=VALUE", value_parser = text::pair)]
+    header: Vec<(String, String)>,
+    /// Key of every event
+    #[arg(long)]
+    key: Option<String>,
+    /// Media type of every payload [default: application/json with --ndjson, else none]
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Print what became of it as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    quic: QuicFlags,
+    #[command(flatten)]
+    certificates: CertificateFlags,
+}
+
+/// What became of all events.
+#[derive(Debug, Default, Serialize)]
+struct Outcome {
+    topic: String,
+    events: u64,
+    first_sequence: u64,
+    last_sequence: u64,
+    // Committed before; appended once all the same.
+    duplicates: u64,
+    // No subscription and no retention keeps them.
+    unkept: u64,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut source = Source::open(&args).await?;
+    let client = connect(&args.quic, &args.certificates).await?;
+    let publisher = client.publisher(PublisherOptions::default()).await?;
+    let mut sender = Sender {
+        publisher,
+        tickets: VecDeque::new(),
+        outcome: Outcome {
+            topic: args.topic.to_string(),
+            ..Outcome::default()
+        },
+        progress: progress(&source),
+    };
+    let result = sender.send_all(&mut source, &args).await;
+    sender.progress.finish_and_clear();
+    client.close().await;
+    let outcome = &sender.outcome;
+    let interrupted =
+        result.with_context(|| format!("{} events were published before this", outcome.events))?;
+    output::either(args.json, outcome, summary)?;
+    if outcome.unkept > 0 {
+        eprintln!(
+            "note: {} of them nobody keeps; no subscription selects {}",
+            outcome.unkept, outcome.topic
+        );
+    }
+    Ok(if interrupted {
+        ExitCode::from(INTERRUPTED)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+struct Sender {
+    publisher: Publisher,
+    tickets: VecDeque<PublishTicket>,
+    outcome: Outcome,
+    progress: ProgressBar,
+}
+
+impl Sender {
+    // Whether an interrupt ended it; what was sent until then is waited for.
+    async fn send_all(&mut self, source: &mut Source, args: &Args) -> anyhow::Result<bool> {
+        let mut interrupted = false;
+        loop {
+            let next = tokio::select! {
+                next = source.next() => next?,
+                signal = tokio::signal::ctrl_c() => {
+                    signal?;
+                    interrupted = true;
+                    None
+                }
+            };
+            let Some((event, bytes)) = next else { break };
+            let ticket = self
+                .publisher
+                .send(args.topic.as_str(), decorated(event, args))
+                .await?;
+            self.tickets.push_back(ticket);
+            self.progress.inc(bytes);
+            if self.tickets.len() >= TICKETS_MAX {
+                self.settle_one().await?;
+            }
+        }
+        while !self.tickets.is_empty() {
+            self.settle_one().await?;
+        }
+        Ok(interrupted)
+    }
+
+    async fn settle_one(&mut self) -> anyhow::Result<()> {
+        let Some(ticket) = self.tickets.pop_front() else {
+            return Ok(());
+        };
+        self.outcome.add(ticket.await?);
+        Ok(())
+    }
+}
+
+impl Outcome {
+    fn add(&mut self, published: Published) {
+        if self.events == 0 {
+            self.first_sequence = published.sequence;
+        }
+        self.events += 1;
+        self.last_sequence = published.sequence;
+        self.duplicates += u64::from(published.duplicate);
+        self.unkept += u64::from(published.unkept);
+    }
+}
+
+fn summary(outcome: &Outcome) -> String {
+    let Outcome {
+        topic,
+        events,
+        first_sequence,
+        last_sequence,
+        ..
+    } = outcome;
+    match events {
+        0 => "nothing to publish".to_owned(),
+        1 => format!("{topic} #{last_sequence}"),
+        _ => format!("{events} events published to {topic}, #{first_sequence} to #{last_sequence}"),
+    }
+}
+
+fn decorated(mut event: Event, args: &Args) -> Event {
+    event.headers.extend(args.header.iter().cloned());
+    if let Some(key) = &args.key {
+        event.key = Some(key.clone().into());
+    }
+    if let Some(content_type) = &args.content_type {
+        event.content_type.clone_from(content_type);
+    }
+    event
+}
+
+type Reader = Box<dyn AsyncBufRead + Send + Unpin>;
+
+// Where events come from.
+enum Source {
+    One(Option<Event>),
+    Lines {
+        lines: Lines<Reader>,
+        kind: LineKind,
+        number: u64,
+        length: Option<u64>,
+    },
+}
+
+#[derive(Clone, Copy)]
+enum LineKind {
+    Text,
+    Json,
+    Envelope,
+}
+
+impl Source {
+    async fn open(args: &Args) -> anyhow::Result<Self> {
+        if let Some(message) = &args.message {
+            return Ok(Self::One(Some(Event::new(message.clone()))));
+        }
+        if let Some(path) = &args.file {
+            let (mut reader, _) = open(path).await?;
+            let mut content = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut content)
+                .await
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            return Ok(Self::One(Some(Event::new(content))));
+        }
+        let (path, kind) = match (&args.ndjson, &args.events) {
+            (Some(path), _) => (path.as_path(), LineKind::Json),
+            (None, Some(path)) => (path.as_path(), LineKind::Envelope),
+            (None, None) => (Path::new("-"), LineKind::Text),
+        };
+        let implicit = !args.lines && args.ndjson.is_none() && args.events.is_none();
+        if implicit && std::io::stdin().is_terminal() {
+            bail!(
+                "say what to publish: a MESSAGE, --file, --ndjson, or --lines to type events line by line"
+            );
+        }
+        let (reader, length) = open(path).await?;
+        Ok(Self::Lines {
+            lines: reader.lines(),
+            kind,
+            number: 0,
+            length,
+        })
+    }
+
+    // The next event, and what it adds to the progress. Cancel-safe, as reading a line is.
+    async fn next(&mut self) -> anyhow::Result<Option<(Event, u64)>> {
+        match self {
+            Self::One(event) => Ok(event.take().map(|event| (event, 1))),
+            Self::Lines {
+                lines,
+                kind,
+                number,
+                length,
+            } => loop {
+                let Some(line) = lines.next_line().await.context("cannot read the events")? else {
+                    return Ok(None);
+                };
+                *number += 1;
+                if line.trim().is_empty() && !matches!(kind, LineKind::Text) {
+                    continue;
+                }
+                let step = if length.is_some() {
+                    line.len() as u64 + 1
+                } else {
+                    1
+                };
+                let event = parse(line, *kind).with_context(|| format!("line {number}"))?;
+                return Ok(Some((event, step)));
+            },
+        }
+    }
+}
+
+fn parse(line: String, kind: LineKind) -> anyhow::Result<Event> {
+    match kind {
+        LineKind::Text => Ok(Event::new(line)),
+        LineKind::Json => {
+            serde_json::from_str::<IgnoredAny>(&line).context("this is not JSON")?;
+            Ok(Event::json(line))
+        }
+        LineKind::Envelope => envelope::from_json(&line),
+    }
+}
+
+async fn open(path: &Path) -> anyhow::Result<(Reader, Option<u64>)> {
+    if path == Path::new("-") {
+        return Ok((buffered(tokio::io::stdin()), None));
+    }
+    let context = || format!("cannot read {}", path.display());
+    let file = tokio::fs::File::open(path).await.with_context(context)?;
+    let metadata = file.metadata().await.with_context(context)?;
+    // Pipes and devices have no length.
+    let length = metadata.is_file().then_some(metadata.len());
+    Ok((buffered(file), length))
+}
+
+fn buffered(reader: impl AsyncRead + Send + Unpin + 'static) -> Reader {
+    Box::new(BufReader::with_capacity(256 * 1024, reader))
+}
+
+fn progress(source: &Source) -> ProgressBar {
+    let length = match source {
+        Source::Lines { length, .. } if std::io::stderr().is_terminal() => *length,
+        _ => return ProgressBar::hidden(),
+    };
+    let (bar, template) = match length {
+        Some(length) => (
+            ProgressBar::new(length),
+            "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{spinner} {human_pos} events {per_sec}",
+        ),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_events_of_their_kind() {
+        let event = |line: &str, kind| parse(line.to_owned(), kind);
+        assert_eq!(
+            event("a b", LineKind::Text).expect("text"),
+            Event::new("a b")
+        );
+        assert_eq!(
+            event("{\"a\":1}", LineKind::Json).expect("JSON"),
+            Event::json("{\"a\":1}")
+        );
+        assert!(event("{", LineKind::Json).is_err());
+        assert_eq!(
+            event("{\"text\":\"x\"}", LineKind::Envelope).expect("an event"),
+            Event::new("x")
+        );
+        assert!(event("[]", LineKind::Envelope).is_err());
+    }
+
+    #[test]
+    fn the_summary_names_the_sequences() {
+        let mut outcome = Outcome {
+            topic: "a".to_owned(),
+            ..Outcome::default()
+        };
+        let published = |sequence| Published {
+            sequence,
+            duplicate: false,
+            unkept: false,
+        };
+        assert_eq!(summary(&outcome), "nothing to publish");
+        outcome.add(published(7));
+        assert_eq!(summary(&outcome), "a #7");
+        outcome.add(published(8));
+        assert_eq!(summary(&outcome), "2 events published to a, #7 to #8");
+    }
+}

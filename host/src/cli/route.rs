@@ -1,0 +1,146 @@
+//! `tidegate route`: subscriptions that the broker itself consumes, and whose results go to topics.
+
+use std::collections::BTreeMap;
+
+use super::chain::Chain;
+use super::connect::ManageFlags;
+use super::subscription::{self, DeliveryFlags, Kind, api, joined, plain_spec, plugins, state};
+use super::{output, text};
+use crate::domain::{Name, SubscriptionInfo, SubscriptionSpec, TopicName, TopicPattern};
+
+/// Name of an output that was given without one. Transforms that name no output mean the only one.
+const ONLY_OUTPUT: &str = "out";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Create a route
+    Create(Box<CreateArgs>),
+    /// List routes
+    List {
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+    /// Show one route
+    Show {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+    /// Delete a route
+    Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateArgs {
+    /// Its name
+    name: Name,
+    /// Topics it reads: `*` stands for one token, a final `>` for the rest. Repeatable
+    #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
+    from: Vec<TopicPattern>,
+    /// Where its results go: the output's name in the transform, and a topic. One output needs no name.
+    /// Repeatable
+    #[arg(long, required = true, num_args = 1.., value_name = "[OUTPUT=]TOPIC", value_parser = output_of)]
+    to: Vec<(Name, TopicName)>,
+    #[command(flatten)]
+    chain: Chain,
+    #[command(flatten)]
+    delivery: DeliveryFlags,
+    #[command(flatten)]
+    flags: ManageFlags,
+}
+
+impl CreateArgs {
+    fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
+        let chain = self.chain.clone().with_files_read()?;
+        let outputs: BTreeMap<Name, TopicName> = self.to.iter().cloned().collect();
+        if outputs.len() < self.to.len() {
+            anyhow::bail!(
+                "two outputs have the same name; write --to NAME=TOPIC with different names"
+            );
+        }
+        Ok(SubscriptionSpec {
+            filters: chain.filters,
+            transforms: chain.transforms,
+            start: self.delivery.start,
+            delivery: self.delivery.policy(),
+            outputs,
+            ..plain_spec(self.name.clone(), self.from.clone())
+        })
+    }
+}
+
+#[cfg(test)]
+impl Args {
+    pub(super) fn spec_to_create(&self) -> SubscriptionSpec {
+        match &self.command {
+            Command::Create(create) => create.spec().expect("a specification"),
+            other => panic!("{other:?} creates nothing"),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Create(create) => {
+            let info: SubscriptionInfo =
+                api(&create.flags)?.post("/v1/subscriptions", &create.spec()?)?;
+            output::either(create.flags.json, &info, |info| {
+                format!("created route {}", info.spec.name)
+            })
+        }
+        Command::List { flags } => {
+            let all: Vec<SubscriptionInfo> = api(flags)?.get("/v1/routes")?;
+            output::either(flags.json, &all, |all| list(all))
+        }
+        Command::Show { name, flags } => subscription::show(name, flags, Kind::Route),
+        Command::Delete { name, flags } => subscription::delete(name, flags, Kind::Route),
+    }
+}
+
+fn output_of(text: &str) -> Result<(Name, TopicName), String> {
+    let (name, topic) = text.split_once('=').unwrap_or((ONLY_OUTPUT, text));
+    let name = name
+        .parse()
+        .map_err(|error: crate::domain::NameError| error.to_string())?;
+    let topic = topic
+        .parse()
+        .map_err(|error: crate::domain::NameError| error.to_string())?;
+    Ok((name, topic))
+}
+
+fn list(all: &[SubscriptionInfo]) -> String {
+    let rows = all.iter().map(|info| {
+        let outputs: Vec<String> = info
+            .spec
+            .outputs
+            .iter()
+            .map(|(name, topic)| format!("{name}={topic}"))
+            .collect();
+        vec![
+            info.spec.name.to_string(),
+            joined(&info.spec.topics, " "),
+            plugins(&info.spec, " "),
+            outputs.join(" "),
+            info.depth.to_string(),
+            text::age(info.oldest_unacked_ms),
+            info.dead_lettered.to_string(),
+            state(info),
+        ]
+    });
+    let heading = [
+        "ROUTE", "FROM", "PLUGINS", "TO", "DEPTH", "OLDEST", "DEAD", "STATE",
+    ];
+    output::table("no routes", &heading, rows.collect())
+}

@@ -1,0 +1,339 @@
+//! `tidegate subscription`, and what it shares with `tidegate route`.
+
+use anyhow::bail;
+
+use super::api::{Api, segment};
+use super::chain::Chain;
+use super::connect::ManageFlags;
+use super::{output, text};
+use crate::domain::{
+    DeliveryPolicy, Millis, Name, PluginUse, StartAt, SubscriptionInfo, SubscriptionSpec,
+    TopicName, TopicPattern,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Create a subscription
+    Create(Box<CreateArgs>),
+    /// List subscriptions
+    List {
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+    /// Show one subscription
+    Show {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+    /// Delete a subscription and what it has not acked
+    Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+    /// Let a paused subscription or route go on
+    Resume {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateArgs {
+    /// Its name
+    name: Name,
+    /// Topics it reads: `*` stands for one token, a final `>` for the rest. Repeatable
+    #[arg(long, short, required = true, num_args = 1.., value_name = "PATTERN")]
+    topic: Vec<TopicPattern>,
+    #[command(flatten)]
+    chain: Chain,
+    #[command(flatten)]
+    delivery: DeliveryFlags,
+    #[command(flatten)]
+    flags: ManageFlags,
+}
+
+/// How events are handed out. What is not given is left to the broker's defaults.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct DeliveryFlags {
+    /// Where it starts: new (the next event) or earliest (the oldest that is kept)
+    #[arg(long, default_value = "new", value_parser = text::word::<StartAt>, help_heading = "Delivery")]
+    pub(super) start: StartAt,
+    /// Time a consumer has for an event before it is handed out again [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = text::duration_ms, help_heading = "Delivery")]
+    ack_deadline: Option<u64>,
+    /// Times an event is handed out before it goes to the dead-letter topic; 0: without end [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Delivery")]
+    attempts: Option<u32>,
+    /// Waits before the second, third … attempt; the last repeats [default: 1s,5s,30s]
+    #[arg(long, value_name = "TIMES", value_delimiter = ',', value_parser = text::duration_ms, help_heading = "Delivery")]
+    backoff: Option<Vec<u64>>,
+    /// Topic for events that were given up [default: dead.NAME]
+    #[arg(long, value_name = "TOPIC", help_heading = "Delivery")]
+    dead_letter: Option<TopicName>,
+    /// Events handed out and not acked, over all consumers [default: 65536]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Delivery")]
+    in_flight: Option<u32>,
+}
+
+impl DeliveryFlags {
+    pub(super) fn policy(&self) -> DeliveryPolicy {
+        let default = DeliveryPolicy::default();
+        DeliveryPolicy {
+            ack: default.ack,
+            ack_deadline_ms: self.ack_deadline.unwrap_or(default.ack_deadline_ms),
+            attempts_max: self.attempts.unwrap_or(default.attempts_max),
+            backoff_ms: self.backoff.clone().unwrap_or(default.backoff_ms),
+            dead_letter: self.dead_letter.clone(),
+            in_flight_events_max: self.in_flight.unwrap_or(default.in_flight_events_max),
+        }
+    }
+}
+
+impl CreateArgs {
+    fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
+        let chain = self.chain.clone().with_files_read()?;
+        Ok(SubscriptionSpec {
+            filters: chain.filters,
+            transforms: chain.transforms,
+            start: self.delivery.start,
+            delivery: self.delivery.policy(),
+            ..plain_spec(self.name.clone(), self.topic.clone())
+        })
+    }
+}
+
+/// A subscription with nothing but topics.
+pub(super) fn plain_spec(name: Name, topics: Vec<TopicPattern>) -> SubscriptionSpec {
+    SubscriptionSpec {
+        name,
+        topics,
+        filters: Vec::new(),
+        transforms: Vec::new(),
+        start: StartAt::default(),
+        delivery: DeliveryPolicy::default(),
+        outputs: Default::default(),
+        created: Millis(0),
+    }
+}
+
+#[cfg(test)]
+impl Args {
+    pub(super) fn spec_to_create(&self) -> SubscriptionSpec {
+        match &self.command {
+            Command::Create(create) => create.spec().expect("a specification"),
+            other => panic!("{other:?} creates nothing"),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Create(create) => {
+            let info: SubscriptionInfo =
+                api(&create.flags)?.post("/v1/subscriptions", &create.spec()?)?;
+            output::either(create.flags.json, &info, |info| {
+                let name = &info.spec.name;
+                format!("created subscription {name}; receive with: tidegate sub {name}")
+            })
+        }
+        Command::List { flags } => {
+            let mut all: Vec<SubscriptionInfo> = api(flags)?.get("/v1/subscriptions")?;
+            all.retain(|info| !info.spec.is_route());
+            output::either(flags.json, &all, |all| list(all))
+        }
+        Command::Show { name, flags } => show(name, flags, Kind::Subscription),
+        Command::Delete { name, flags } => delete(name, flags, Kind::Subscription),
+        Command::Resume { name, flags } => {
+            api(flags)?.post_empty(&format!("{}/resume", path(name)))?;
+            let answer = serde_json::json!({ "resumed": name });
+            output::either(flags.json, &answer, |_| format!("resumed {name}"))
+        }
+    }
+}
+
+/// Which of the two a command is about; they share one name space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Subscription,
+    Route,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Subscription => "subscription",
+            Self::Route => "route",
+        }
+    }
+}
+
+pub(super) fn show(name: &str, flags: &ManageFlags, kind: Kind) -> anyhow::Result<()> {
+    let info = get(&api(flags)?, name, kind)?;
+    output::either(flags.json, &info, details)
+}
+
+pub(super) fn delete(name: &str, flags: &ManageFlags, kind: Kind) -> anyhow::Result<()> {
+    let api = api(flags)?;
+    get(&api, name, kind)?;
+    api.delete(&path(name))?;
+    let answer = serde_json::json!({ "deleted": name });
+    output::either(flags.json, &answer, |_| {
+        format!("deleted {} {name}", kind.word())
+    })
+}
+
+pub(super) fn api(flags: &ManageFlags) -> anyhow::Result<Api> {
+    Api::new(&flags.admin, &flags.certificates)
+}
+
+/// The path of a subscription or route.
+pub(super) fn path(name: &str) -> String {
+    format!("/v1/subscriptions/{}", segment(name))
+}
+
+// A route deleted as a subscription would be a surprise.
+fn get(api: &Api, name: &str, kind: Kind) -> anyhow::Result<SubscriptionInfo> {
+    let info: SubscriptionInfo = api.get(&path(name))?;
+    let actual = if info.spec.is_route() {
+        Kind::Route
+    } else {
+        Kind::Subscription
+    };
+    if actual != kind {
+        bail!("`{name}` is a {0}; use `tidegate {0} …`", actual.word());
+    }
+    Ok(info)
+}
+
+fn list(all: &[SubscriptionInfo]) -> String {
+    let rows = all.iter().map(|info| {
+        vec![
+            info.spec.name.to_string(),
+            joined(&info.spec.topics, " "),
+            plugins(&info.spec, " "),
+            info.depth.to_string(),
+            info.unevaluated.to_string(),
+            info.in_flight.to_string(),
+            text::age(info.oldest_unacked_ms),
+            info.consumers.to_string(),
+            state(info),
+        ]
+    });
+    let heading = [
+        "SUBSCRIPTION",
+        "TOPICS",
+        "PLUGINS",
+        "DEPTH",
+        "UNEVALUATED",
+        "IN FLIGHT",
+        "OLDEST",
+        "CONSUMERS",
+        "STATE",
+    ];
+    output::table("no subscriptions", &heading, rows.collect())
+}
+
+pub(super) fn details(info: &SubscriptionInfo) -> String {
+    let SubscriptionSpec {
+        name,
+        topics,
+        filters,
+        transforms,
+        start,
+        delivery,
+        outputs,
+        created,
+    } = &info.spec;
+    let mut rows = vec![
+        ("name", name.to_string()),
+        ("topics", joined(topics, "\n")),
+        ("filters", plugins_in_full(filters)),
+        ("transforms", plugins_in_full(transforms)),
+    ];
+    if info.spec.is_route() {
+        let lines: Vec<String> = outputs
+            .iter()
+            .map(|(name, topic)| format!("{name} = {topic}"))
+            .collect();
+        rows.push(("outputs", lines.join("\n")));
+    }
+    let backoff: Vec<String> = delivery
+        .backoff_ms
+        .iter()
+        .map(|ms| text::age(*ms))
+        .collect();
+    let attempts = match delivery.attempts_max {
+        0 => "without end".to_owned(),
+        max => max.to_string(),
+    };
+    rows.extend([
+        ("start", text::word_of(start)),
+        ("ack deadline", text::age(delivery.ack_deadline_ms)),
+        ("attempts", attempts),
+        ("back-off", backoff.join(", ")),
+        ("dead letters", info.spec.dead_letter_topic().to_string()),
+        ("in flight max", delivery.in_flight_events_max.to_string()),
+        ("created", text::moment(created.0)),
+        ("state", state(info)),
+        ("depth", info.depth.to_string()),
+        ("unevaluated", info.unevaluated.to_string()),
+        ("in flight", info.in_flight.to_string()),
+        ("oldest", text::age(info.oldest_unacked_ms)),
+        ("consumers", info.consumers.to_string()),
+        ("redelivered", info.redelivered.to_string()),
+        ("dead-lettered", info.dead_lettered.to_string()),
+    ]);
+    output::details(rows)
+}
+
+pub(super) fn state(info: &SubscriptionInfo) -> String {
+    match &info.paused {
+        Some(reason) => format!("paused: {reason}"),
+        None => "active".to_owned(),
+    }
+}
+
+pub(super) fn joined<T: ToString>(items: &[T], separator: &str) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(separator)
+}
+
+/// Names of all plugins, in the order of their use.
+pub(super) fn plugins(spec: &SubscriptionSpec, separator: &str) -> String {
+    let names = spec
+        .filters
+        .iter()
+        .chain(&spec.transforms)
+        .map(|plugin| plugin.plugin.as_str());
+    names.collect::<Vec<_>>().join(separator)
+}
+
+fn plugins_in_full(plugins: &[PluginUse]) -> String {
+    let lines = plugins.iter().map(|plugin| {
+        let on_failure = text::word_of(&plugin.on_failure);
+        format!(
+            "{} (on failure: {on_failure}) {}",
+            plugin.plugin,
+            plugin.config.trim()
+        )
+    });
+    lines
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}

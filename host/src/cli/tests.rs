@@ -1,0 +1,181 @@
+//! What command lines mean.
+
+use clap::CommandFactory;
+
+use super::*;
+use crate::domain::{FailurePolicy, SubscriptionSpec};
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    let words = line.split_whitespace().map(|word| word.replace('~', " "));
+    Cli::try_parse_from(std::iter::once("tidegate".to_owned()).chain(words))
+}
+
+fn spec(line: &str) -> SubscriptionSpec {
+    let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    match cli.command {
+        Command::Subscription(args) => args.spec_to_create(),
+        Command::Route(args) => args.spec_to_create(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_is_understood() {
+    for line in [
+        "serve",
+        "serve --config a.toml --data-dir d --accept-loss",
+        "topic create a.b --durability interval",
+        "topic list --json",
+        "topic show a.b --admin http://127.0.0.1:1",
+        "topic delete a.b",
+        "subscription create s --topic a.> b.*",
+        "subscription list",
+        "subscription show s",
+        "subscription delete s --json",
+        "subscription resume s",
+        "route create r --from a.> --to b",
+        "route list",
+        "route show r",
+        "route delete r",
+        "plugin upload p file.wasm",
+        "plugin list",
+        "plugin delete p@3",
+        "pub a.b hello --header a=b -H c=d --key k --content-type text/plain",
+        "pub a.b --file -",
+        "pub a.b --ndjson events.json --addr localhost:1 --server-name broker",
+        "pub a.b --lines --ca a --cert b --key-id",
+        "sub s --no-ack --count 5 --ndjson",
+        "sub s --create --topic a.> --start earliest",
+        "cert ca --out d",
+        "cert server --ca d --dns localhost --ip 127.0.0.1 --out e",
+        "cert client --ca d --uri spiffe://plant/press --days 30 --out e --force",
+        "config check a.toml",
+        "config show",
+    ] {
+        // One line is wrong on purpose, to see that this test can fail.
+        assert_eq!(parse(line).is_ok(), !line.contains("--key-id"), "{line}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    for line in [
+        "",
+        "topic create a..b",
+        "topic create a.*",
+        "topic create a --durability maybe",
+        "subscription create s",
+        "subscription create s --topic a --config x",
+        "subscription create s --topic a --filter =x",
+        "subscription create s --topic a --filter p=x --config y",
+        "subscription create s --topic a --filter p --on-failure explode",
+        "subscription create s --topic a --ack-deadline 30",
+        "subscription create s --topic a --in-flight 0",
+        "route create r --from a",
+        "route create r --from a --to b.*",
+        "pub a.b hello --file f",
+        "pub a.b --ndjson f --lines",
+        "pub a.b hello --header x",
+        "pub a.b hello --cert only",
+        "sub s --create",
+        "sub s --topic a",
+        "sub s --count 0",
+        "cert client --ca d --out e",
+        "cert client --ca d --out e --uri a --cn b",
+        "cert server --ca d --out e",
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_subscription_is_what_its_flags_say() {
+    let made = spec(
+        "subscription create s --topic a.> --topic b --filter event-pattern={\"x\":[1]} --on-failure pause \
+         --filter scrub --filter-config deep=yes --transform json-reshape --config {} --start earliest \
+         --ack-deadline 5s --attempts 3 --backoff 1s,500ms --dead-letter dead.all --in-flight 10",
+    );
+    assert_eq!(made.topics.len(), 2);
+    let filters: Vec<_> = made
+        .filters
+        .iter()
+        .map(|plugin| {
+            (
+                plugin.plugin.as_str(),
+                plugin.config.as_str(),
+                plugin.on_failure,
+            )
+        })
+        .collect();
+    assert_eq!(
+        filters,
+        [
+            ("event-pattern", "{\"x\":[1]}", FailurePolicy::Pause),
+            ("scrub", "deep=yes", FailurePolicy::DeadLetter),
+        ]
+    );
+    assert_eq!(made.transforms[0].config, "{}");
+    assert_eq!(made.start, crate::domain::StartAt::Earliest);
+    assert_eq!(made.delivery.ack_deadline_ms, 5_000);
+    assert_eq!(made.delivery.attempts_max, 3);
+    assert_eq!(made.delivery.backoff_ms, [1_000, 500]);
+    assert_eq!(made.dead_letter_topic().as_str(), "dead.all");
+    assert_eq!(made.delivery.in_flight_events_max, 10);
+    assert!(!made.is_route());
+}
+
+#[test]
+fn what_is_not_said_has_the_defaults() {
+    let made = spec("subscription create s --topic a");
+    assert_eq!(made.delivery, crate::domain::DeliveryPolicy::default());
+    assert_eq!(made.start, crate::domain::StartAt::New);
+    assert!(made.filters.is_empty() && made.transforms.is_empty());
+}
+
+#[test]
+fn a_route_names_its_outputs() {
+    let made = spec(
+        "route create r --from bids --filter f=a --transform t=b --to won=bids.won lost=bids.lost",
+    );
+    let outputs: Vec<String> = made
+        .outputs
+        .iter()
+        .map(|(name, topic)| format!("{name}={topic}"))
+        .collect();
+    assert_eq!(outputs, ["lost=bids.lost", "won=bids.won"]);
+    assert!(made.is_route());
+    let single = spec("route create r --from a --to b");
+    assert_eq!(
+        single
+            .outputs
+            .keys()
+            .map(|name| name.as_str())
+            .collect::<Vec<_>>(),
+        ["out"]
+    );
+}
+
+#[test]
+fn a_configuration_may_come_from_a_file() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "{\"from\":\"file\"}").expect("written");
+    let path = file.path().display();
+    let made = spec(&format!(
+        "subscription create s --topic a --filter p=@{path} --transform q --config @{path}"
+    ));
+    assert_eq!(made.filters[0].config, "{\"from\":\"file\"}");
+    assert_eq!(made.transforms[0].config, "{\"from\":\"file\"}");
+}
+
+#[test]
+fn a_reader_that_stops_early_is_no_failure() {
+    let pipe = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
+    assert!(is_broken_pipe(&pipe));
+    assert!(!is_broken_pipe(&anyhow::anyhow!("else")));
+}

@@ -1,0 +1,137 @@
+//! Turning what people type into values, and values into what people read. Pure.
+
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer};
+
+/// A duration with its unit, in milliseconds: `500ms`, `30s`, `5m`, `2h`, `1d`.
+pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("write a number with its unit: 500ms, 30s, 5m, 2h or 1d".to_owned()),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{number}` is not a number"))?;
+    number
+        .checked_mul(scale)
+        .ok_or_else(|| "the time is too long".to_owned())
+}
+
+/// The variant of an enum by the word the API has for it.
+pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let deserializer: StrDeserializer<'_, ValueError> = text.into_deserializer();
+    T::deserialize(deserializer).map_err(|error| error.to_string())
+}
+
+/// The word the API has for a variant.
+pub(super) fn word_of(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// `name=value`, split at the first `=`.
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write name=value".to_owned()),
+    }
+}
+
+/// Milliseconds in the largest unit that keeps two digits: `850ms`, `12s`, `5m`, `3h`, `9d`.
+pub(super) fn age(ms: u64) -> String {
+    match ms {
+        0 => "-".to_owned(),
+        1..1_000 => format!("{ms}ms"),
+        1_000..120_000 => format!("{}s", ms / 1_000),
+        120_000..7_200_000 => format!("{}m", ms / 60_000),
+        7_200_000..172_800_000 => format!("{}h", ms / 3_600_000),
+        _ => format!("{}d", ms / 86_400_000),
+    }
+}
+
+/// Bytes in KiB or MiB with one decimal.
+pub(super) fn bytes(count: u64) -> String {
+    match count {
+        0..1_024 => format!("{count} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", count as f64 / 1_024.0),
+        _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+    }
+}
+
+/// A moment, as `2026-05-04 13:37:00Z`.
+pub(super) fn moment(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1_000).unwrap_or(i64::MAX);
+    match time::OffsetDateTime::from_unix_timestamp(seconds) {
+        Ok(at) if ms > 0 => format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}Z",
+            at.year(),
+            u8::from(at.month()),
+            at.day(),
+            at.hour(),
+            at.minute(),
+            at.second()
+        ),
+        _ => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{FailurePolicy, StartAt};
+
+    #[test]
+    fn durations_need_their_unit() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(duration_ms(text).ok(), expected, "{text}");
+        };
+        check("500ms", Some(500));
+        check("30s", Some(30_000));
+        check("5m", Some(300_000));
+        check("0s", Some(0));
+        check("1d", Some(86_400_000));
+        for bad in [
+            "30",
+            "s",
+            "",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "99999999999999999d",
+            "3w",
+        ] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn words_are_the_api_s() {
+        assert_eq!(word::<StartAt>("earliest"), Ok(StartAt::Earliest));
+        assert_eq!(word_of(&FailurePolicy::DeadLetter), "dead-letter");
+        let error = word::<StartAt>("oldest").expect_err("no such word");
+        assert!(
+            error.contains("`new`") && error.contains("`earliest`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(age(119_999), "119s");
+        assert_eq!(age(120_000), "2m");
+        assert_eq!(bytes(1_536), "1.5 KiB");
+        assert_eq!(moment(1_000_000_000_000), "2001-09-09 01:46:40Z");
+        assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(pair("=b").is_err() && pair("ab").is_err());
+    }
+}
