@@ -25,12 +25,12 @@ const COLLECTIBLES: &str = r#"{
 }"#;
 /// What the route makes of a winning bid.
 const WON: &str = r#"{
-    "set": {
-        "/n": {"pointer": "/n"},
-        "/auction": {"pointer": "/auction"},
-        "/winner": {"pointer": "/bidder"},
-        "/cents": {"pointer": "/price"},
-        "/status": {"constant": "won"}
+    "payload": {
+        "n": {"$get": "/n"},
+        "auction": {"$get": "/auction"},
+        "winner": {"$get": "/bidder"},
+        "cents": {"$get": "/price"},
+        "status": "won"
     }
 }"#;
 /// Topic the route writes to.
