@@ -5,7 +5,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const PLUGINS: [&str; 1] = ["tidegate-event-pattern"];
+const PLUGINS: [&str; 2] = ["tidegate-event-pattern", "tidegate-json-reshape"];
 const TARGET: &str = "wasm32-wasip2";
 
 fn main() {
@@ -21,6 +21,8 @@ fn main() {
         .current_dir(workspace)
         .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
         .arg(&target_dir)
+        // What ends in the binary needs no debug information.
+        .args(["--config", "profile.release.debug=false", "--config", "profile.release.strip=true"])
         .args(PLUGINS.iter().flat_map(|plugin| ["-p", plugin]))
         // These are meant for the host's build, or name the wrapper of a check of the host's sources.
         .env_remove("RUSTFLAGS")

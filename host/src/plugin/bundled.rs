@@ -17,5 +17,9 @@ pub fn bundled() -> Vec<BundledPlugin> {
             name: "event-pattern",
             bytes: include_bytes!(concat!(env!("OUT_DIR"), "/tidegate_event_pattern.wasm")),
         },
+        BundledPlugin {
+            name: "json-reshape",
+            bytes: include_bytes!(concat!(env!("OUT_DIR"), "/tidegate_json_reshape.wasm")),
+        },
     ]
 }
