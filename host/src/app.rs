@@ -1,14 +1,249 @@
-//! Builds the parts, joins their channels, and stops them in order.
+//! Builds the parts of a broker, joins them, and takes them down in order: first what lets clients in, then
+//! what works for them, last the journal. Nothing else knows all the parts; nothing here does their work.
 
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::admin::{self, AdminOptions, Listeners, MetricsHook};
+use crate::auth::Policy;
+use crate::config::{Config, Endpoints};
+use crate::net::{self, ClientAuth, Limits, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
+use crate::pki;
+use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
+use crate::store::{self, RealFileSystem, StoreOptions};
+use crate::tasks::{Broker, BrokerOptions};
 
-/// Runs a broker until `shutdown`.
+/// Time for what the broker's own tasks still write at shutdown, after the network has drained.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Runs a broker until `shutdown` is cancelled, then stops it in order.
 ///
 /// # Errors
 ///
-/// A part cannot be built.
-pub async fn run(_config: Config, _shutdown: CancellationToken) -> anyhow::Result<()> {
-    anyhow::bail!("the parts are not joined yet")
+/// Something cannot be opened, bound or understood; the error says which and what to do.
+///
+/// # Cancel safety
+///
+/// Dropping the future is like the end of the process: nothing acknowledged is lost, clients see the
+/// connection break.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let data_dir = config.data_dir.as_path();
+    fs::create_dir_all(data_dir)
+        .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
+    let opened = open_store(&config).await?;
+    for loss in &opened.losses {
+        tracing::error!(%loss, "committed data is gone; the start went on without it, as asked");
+    }
+    let pems = Pems::load(&config)?;
+    let plugins = Plugins::start(plugin_options(&config)).context("cannot start the plugin service")?;
+    let broker = Broker::start(broker_options(&config), opened, plugins, &bundled::bundled())
+        .await
+        .context("the broker cannot start")?;
+    let served = serve(&config, &pems, &broker, &shutdown).await;
+    if let Ok(served) = served {
+        served.until_stopped().await;
+    } else {
+        shutdown.cancel();
+        broker.shutdown().await;
+        return served.map(|_| ());
+    }
+    if tokio::time::timeout(STOP_GRACE, broker.shutdown()).await.is_err() {
+        tracing::warn!("something did not end in time; what was acknowledged is safe all the same");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+// What runs until the shutdown is asked for.
+struct Served {
+    net: NetHandle,
+    admin: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    async fn until_stopped(self) {
+        self.net.stopped().await;
+        if let Err(error) = self.admin.await {
+            tracing::error!(%error, "the admin API ended by a fault");
+        }
+    }
+}
+
+async fn serve(
+    config: &Config,
+    pems: &Pems,
+    broker: &Broker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Served> {
+    let policy = Arc::new(Policy::new(config.policy.grants.clone()));
+    let tls = match config.listen.admin_tls {
+        Some(address) => Some((address, admin::tls_config(&pems.cert, &pems.key, &pems.client_ca)?)),
+        None => None,
+    };
+    let listeners = Listeners::bind(config.listen.admin, tls).await?;
+    let (plain, secure) = (listeners.plain_addr(), listeners.tls_addr());
+    let identity = TlsIdentity::from_pem(&pems.cert, &pems.key, &pems.client_ca)?;
+    let net = net::serve(
+        net_options(config),
+        identity,
+        policy.clone(),
+        broker.clone(),
+        shutdown.clone(),
+    )
+    .await
+    .context("cannot listen for QUIC")?;
+    let stats = net.stats.clone();
+    let hook: MetricsHook = Arc::new(move || stats.render());
+    let options = AdminOptions::from_config(config);
+    let admin = tokio::spawn(admin::serve(
+        listeners,
+        options,
+        broker.clone(),
+        policy,
+        vec![hook],
+        shutdown.clone(),
+    ));
+    let mut addresses = net.local_addrs.iter().copied();
+    let quic = addresses.next().context("no QUIC listener")?;
+    let endpoints = Endpoints::new(quic, addresses.next(), plain, secure);
+    endpoints
+        .save(&config.data_dir)
+        .context("cannot write endpoints.json to the data directory")?;
+    println!("{}", endpoints.banner(config, "tidegate"));
+    tracing::info!(%quic, admin = endpoints.admin, admin_tls = endpoints.admin_tls, "serving");
+    Ok(Served { net, admin })
+}
+
+// Reading a whole journal takes a while, so not on a thread that serves others.
+async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
+    let dir = config.data_dir.join("store");
+    let options = StoreOptions {
+        journal_file_bytes: config.store.journal_file_bytes,
+        journal_bytes_max: config.store.journal_bytes_max,
+        journal_reserve_bytes: config.store.journal_reserve_bytes,
+        journal_blocks_max: usize_of(config.store.journal_blocks_max),
+        generations_open_max: config.store.generations_open_max as usize,
+        generation_part_bytes: config.store.generation_part_bytes,
+        cache_bytes: config.store.cache_bytes,
+        accept_loss: config.store.accept_loss,
+    };
+    let opened = tokio::task::spawn_blocking(move || {
+        fs::create_dir_all(&dir)
+            .with_context(|| format!("cannot create {}", dir.display()))?;
+        store::open(&dir, options, Arc::new(RealFileSystem)).map_err(anyhow::Error::from)
+    });
+    opened.await.context("opening the store was interrupted")?
+}
+
+fn broker_options(config: &Config) -> BrokerOptions {
+    let publishable = config.store.journal_bytes_max - config.store.journal_reserve_bytes;
+    BrokerOptions {
+        plugins_dir: config.data_dir.join("plugins"),
+        auto_create_topics: config.topics.auto_create,
+        interval_ms: config.store.interval_ms,
+        tail_bytes: usize_of(config.store.tail_bytes),
+        // Half, so that a checkpoint has the time in which the other half fills.
+        checkpoint_bytes: publishable / 2,
+        checkpoint_blocks: usize_of(config.store.journal_blocks_max / 2),
+        journal_bytes_max: config.store.journal_bytes_max,
+        producers_max: usize_of(config.limits.producers_max),
+    }
+}
+
+fn net_options(config: &Config) -> NetOptions {
+    let limits = &config.limits;
+    let mut listeners =
+        vec![ListenerOptions { addr: config.listen.quic, client_auth: ClientAuth::Required }];
+    if let Some(addr) = config.listen.anonymous {
+        listeners.push(ListenerOptions { addr, client_auth: ClientAuth::Anonymous });
+    }
+    NetOptions {
+        listeners,
+        limits: Limits {
+            frame_bytes_max: usize_of(limits.frame_bytes_max),
+            event_bytes_max: usize_of(limits.event_bytes_max),
+            headers_max: limits.headers_max as usize,
+            header_bytes_max: usize_of(limits.header_bytes_max),
+            batch_events_max: limits.batch_events_max as usize,
+        },
+        publish_credit_bytes: usize_of(limits.publish_credit_bytes),
+        publish_credit_batches: limits.publish_credit_batches,
+        publish_credit_total_bytes: usize_of(limits.publish_credit_total_bytes),
+        handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
+        idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
+        connections_max: limits.connections_max as usize,
+        streams_max: limits.connection_streams_max,
+        shutdown_grace: Duration::from_millis(config.shutdown.deadline_ms),
+        ..NetOptions::default()
+    }
+}
+
+fn plugin_options(config: &Config) -> PluginOptions {
+    let plugins = &config.plugins;
+    let limits = PluginLimits {
+        memory_bytes_max: usize_of(plugins.memory_bytes_max),
+        call_base: Duration::from_millis(plugins.deadline_base_ms),
+        call_pair: Duration::from_micros(plugins.deadline_pair_us),
+        output_bytes_max: usize_of(plugins.output_bytes_max),
+    };
+    let overrides = plugins.overrides.iter().map(|(name, own)| {
+        let own = PluginLimits {
+            memory_bytes_max: own.memory_bytes_max.map_or(limits.memory_bytes_max, usize_of),
+            call_base: own.deadline_base_ms.map_or(limits.call_base, Duration::from_millis),
+            call_pair: own.deadline_pair_us.map_or(limits.call_pair, Duration::from_micros),
+            output_bytes_max: own.output_bytes_max.map_or(limits.output_bytes_max, usize_of),
+        };
+        (name.to_string(), own)
+    });
+    let defaults = PluginOptions::default();
+    PluginOptions {
+        overrides: overrides.collect(),
+        module_bytes_max: usize_of(plugins.module_bytes_max),
+        compile_timeout: Duration::from_millis(plugins.compile_timeout_ms),
+        instances_max: plugins.instances_max as usize,
+        worker_threads: match plugins.worker_threads {
+            0 => defaults.worker_threads,
+            threads => threads as usize,
+        },
+        cache_dir: config.data_dir.join("plugin-cache"),
+        limits,
+        ..defaults
+    }
+}
+
+// On machines where a size does not fit the address space, it is as large as that.
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+// Certificates and key, as files have them.
+struct Pems {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Vec<u8>,
+}
+
+impl Pems {
+    // Those of the configuration, or a development set-up made on first start.
+    fn load(config: &Config) -> anyhow::Result<Self> {
+        let tls = &config.tls;
+        if let (Some(cert), Some(key), Some(client_ca)) = (&tls.cert, &tls.key, &tls.client_ca) {
+            return Self::read(cert, key, client_ca);
+        }
+        let dev = pki::ensure_dev_pki(&config.pki_dir())
+            .context("cannot make development certificates")?;
+        Self::read(&dev.server_cert, &dev.server_key, &dev.ca)
+    }
+
+    fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {
+        let read = |path: &Path| {
+            fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        Ok(Self { cert: read(cert)?, key: read(key)?, client_ca: read(client_ca)? })
+    }
 }

@@ -4,8 +4,12 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod net;
 pub mod pki;
+pub mod plugin;
+pub mod store;
 pub mod tasks;

@@ -3,7 +3,37 @@
 //! that a stored event is a wire event.
 
 mod broker;
+mod catalog;
+mod checkpointer;
+mod clock;
+mod committer;
+mod dead_letters;
+mod delivery;
 mod error;
+mod gauges;
+mod hops;
+mod hub;
+mod inbox;
+mod lanes;
+mod log;
+mod metrics;
+mod note;
+mod plugin_files;
+mod producers;
+mod publish;
+mod recovery;
+mod routes;
+mod state;
+mod supervisor;
+mod transform;
 
-pub use broker::{Broker, Consumer, Delivery, Health, PublishOutcome, PublishReply, PublishRequest, Publisher};
+pub use broker::{Broker, BrokerOptions, Health, StartError};
+pub use dead_letters::{
+    ATTEMPTS_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER, TOPIC_HEADER,
+};
+pub use delivery::{Consumer, Delivery};
 pub use error::BrokerError;
+pub use publish::{PublishOutcome, PublishReply, PublishRequest, Publisher};
+pub use recovery::RecoveryError;
+
+use catalog::Catalog;

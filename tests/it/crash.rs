@@ -38,8 +38,14 @@ async fn fifty_kills_lose_nothing_that_was_answered() -> anyhow::Result<()> {
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut broker = BrokerProcess::start_with(Setup::config(SMALL)).await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
-    broker.admin().create(json!({"name": "offline", "topics": ["t"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    broker
+        .admin()
+        .create(json!({"name": "offline", "topics": ["t"]}))
+        .await?;
     let books = Arc::new(Books::default());
     let publisher = tokio::spawn(publish_for_ever(impatient(&broker).await?, books.clone()));
     let consumer = tokio::spawn(consume_for_ever(impatient(&broker).await?, books.clone()));
@@ -49,21 +55,36 @@ async fn fifty_kills_lose_nothing_that_was_answered() -> anyhow::Result<()> {
         if kill % 2 == 0 {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
         } else {
-            broker.wait_ready().await.with_context(|| format!("before kill {kill}, seed {seed}"))?;
-            books.wait_for_progress().await.with_context(|| format!("before kill {kill}, seed {seed}"))?;
+            broker
+                .wait_ready()
+                .await
+                .with_context(|| format!("before kill {kill}, seed {seed}"))?;
+            books
+                .wait_for_progress()
+                .await
+                .with_context(|| format!("before kill {kill}, seed {seed}"))?;
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..100))).await;
         }
         broker.kill()?;
         broker.spawn()?;
     }
-    broker.wait_ready().await.with_context(|| format!("after the last kill, seed {seed}"))?;
+    broker
+        .wait_ready()
+        .await
+        .with_context(|| format!("after the last kill, seed {seed}"))?;
     books.stop.store(true, Ordering::Relaxed);
     within("the publisher's last answers", async { publisher.await? }).await?;
-    check_books(&broker, &books).await.with_context(|| format!("seed {seed}"))?;
+    check_books(&broker, &books)
+        .await
+        .with_context(|| format!("seed {seed}"))?;
     consumer.abort();
 
     // A subscriber that was away all the time gets the same.
-    let answered = books.answered.lock().expect("no panic under the lock").len();
+    let answered = books
+        .answered
+        .lock()
+        .expect("no panic under the lock")
+        .len();
     let client = broker.client().await?;
     let all = take(&mut consume(&client, "offline").await?, answered).await?;
     let mut found = numbers(&all)?;
@@ -99,26 +120,48 @@ async fn impatient(broker: &BrokerProcess) -> anyhow::Result<Client> {
 }
 
 async fn check_books(broker: &BrokerProcess, books: &Books) -> anyhow::Result<()> {
-    let answered = books.answered.lock().expect("no panic under the lock").clone();
+    let answered = books
+        .answered
+        .lock()
+        .expect("no panic under the lock")
+        .clone();
     wait_for("everything that was answered to be delivered", async || {
         let delivered = books.delivered.lock().expect("no panic under the lock");
-        Ok(answered.values().all(|sequence| delivered.contains_key(sequence)).then_some(()))
+        Ok(answered
+            .values()
+            .all(|sequence| delivered.contains_key(sequence))
+            .then_some(()))
     })
     .await?;
     broker.admin().wait_drained("s").await?;
-    let delivered = books.delivered.lock().expect("no panic under the lock").clone();
+    let delivered = books
+        .delivered
+        .lock()
+        .expect("no panic under the lock")
+        .clone();
     for (number, sequence) in &answered {
         assert_eq!(delivered.get(sequence), Some(number), "sequence {sequence}");
     }
-    assert_eq!(delivered.len(), answered.len(), "nothing was appended that was not answered in the end");
+    assert_eq!(
+        delivered.len(),
+        answered.len(),
+        "nothing was appended that was not answered in the end"
+    );
     let highest = answered.values().max().copied().unwrap_or_default();
-    assert_eq!(highest, answered.len() as u64, "sequences have no gaps, so none was given twice");
+    assert_eq!(
+        highest,
+        answered.len() as u64,
+        "sequences have no gaps, so none was given twice"
+    );
     println!(
         "{} events answered, {} deliveries, {KILLS} kills",
         answered.len(),
         books.deliveries.load(Ordering::Relaxed)
     );
-    assert!(answered.len() > KILLS, "the run was too short to say anything");
+    assert!(
+        answered.len() > KILLS,
+        "the run was too short to say anything"
+    );
     Ok(())
 }
 
@@ -136,8 +179,14 @@ async fn publish_for_ever(client: Client, books: Arc<Books>) -> anyhow::Result<(
             tokio::time::sleep(Duration::from_micros(200)).await;
             continue;
         }
-        let Some((number, answer)) = tickets.next().await else { break };
-        books.answered.lock().expect("no panic under the lock").insert(number, answer?.sequence);
+        let Some((number, answer)) = tickets.next().await else {
+            break;
+        };
+        books
+            .answered
+            .lock()
+            .expect("no panic under the lock")
+            .insert(number, answer?.sequence);
     }
     Ok(())
 }
@@ -151,7 +200,11 @@ async fn consume_for_ever(client: Client, books: Arc<Books>) -> anyhow::Result<(
             let mut delivered = books.delivered.lock().expect("no panic under the lock");
             delivered.insert(delivery.sequence, number)
         };
-        assert!(before.is_none_or(|before| before == number), "sequence {} was reused", delivery.sequence);
+        assert!(
+            before.is_none_or(|before| before == number),
+            "sequence {} was reused",
+            delivery.sequence
+        );
         books.deliveries.fetch_add(1, Ordering::Relaxed);
         delivery.ack();
     }
@@ -161,7 +214,10 @@ async fn consume_for_ever(client: Client, books: Arc<Books>) -> anyhow::Result<(
 #[tokio::test]
 async fn kills_between_any_two_batches_leave_each_batch_whole() -> anyhow::Result<()> {
     let mut broker = BrokerProcess::start().await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
     for round in 0..5 {
         let client = broker.client().await?;
         publish(&client, "t", round * 10..(round + 1) * 10).await?;

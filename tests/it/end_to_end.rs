@@ -9,7 +9,8 @@ use tidegate_tests::{BrokerProcess, RawClient, within};
 use tidegate_wire::pb;
 
 use crate::support::{
-    code_of, consume, header_values, next, number_of, numbers, publish, publish_events, take, take_numbers,
+    code_of, consume, header_values, next, number_of, numbers, publish, publish_events, take,
+    take_numbers,
 };
 
 #[tokio::test]
@@ -17,7 +18,10 @@ async fn events_arrive_in_order_and_unchanged() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
     assert_eq!(client.principal(), "uri:spiffe://tidegate.test/everybody");
-    broker.admin().create(json!({"name": "all", "topics": ["orders"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "all", "topics": ["orders"]}))
+        .await?;
     let answers = publish(&client, "orders", 0..100).await?;
     let sequences: Vec<u64> = answers.iter().map(|answer| answer.sequence).collect();
     assert_eq!(sequences, (1..=100).collect::<Vec<_>>());
@@ -33,7 +37,10 @@ async fn events_arrive_in_order_and_unchanged() -> anyhow::Result<()> {
     let deliveries = take(&mut consumer, 101).await?;
     assert_eq!(numbers(&deliveries[..100])?, (0..100).collect::<Vec<_>>());
     let last = &deliveries[100];
-    assert_eq!((&*last.topic, last.sequence, last.attempt), ("orders", 101, 1));
+    assert_eq!(
+        (&*last.topic, last.sequence, last.attempt),
+        ("orders", 101, 1)
+    );
     assert_eq!(format!("{:?}", last.event()), format!("{special:?}"));
     deliveries.iter().for_each(|delivery| delivery.ack());
     let info = broker.admin().wait_drained("all").await?;
@@ -45,7 +52,10 @@ async fn events_arrive_in_order_and_unchanged() -> anyhow::Result<()> {
 async fn a_wildcard_joins_topics_that_come_later() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "eu", "topics": ["orders.*.created", "audit.>"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "eu", "topics": ["orders.*.created", "audit.>"]}))
+        .await?;
     let mut consumer = consume(&client, "eu").await?;
     publish(&client, "orders.eu.created", [1]).await?;
     publish(&client, "orders.eu.deleted", [2]).await?;
@@ -62,7 +72,10 @@ async fn a_wildcard_joins_topics_that_come_later() -> anyhow::Result<()> {
 async fn consumers_of_one_subscription_share_its_events() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "group", "topics": ["work"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "group", "topics": ["work"]}))
+        .await?;
     let small = || ConsumerOptions {
         credit_events: 10,
         ..ConsumerOptions::default()
@@ -72,13 +85,21 @@ async fn consumers_of_one_subscription_share_its_events() -> anyhow::Result<()> 
     publish(&client, "work", 0..200).await?;
 
     // Nobody reads from the first one at first, so it holds no more than its credit and the second gets the rest.
-    let mut held: Vec<_> = take(&mut second, 100).await?.into_iter().map(|one| (1, one)).collect();
+    let mut held: Vec<_> = take(&mut second, 100)
+        .await?
+        .into_iter()
+        .map(|one| (1, one))
+        .collect();
     held.push((0, next(&mut first).await?));
     let mut seen = BTreeSet::new();
     let mut shares = [0, 0];
     loop {
         for (share, delivery) in held.drain(..) {
-            assert!(seen.insert(number_of(&delivery)?), "handed out twice: {}", delivery.sequence);
+            assert!(
+                seen.insert(number_of(&delivery)?),
+                "handed out twice: {}",
+                delivery.sequence
+            );
             shares[share] += 1;
             delivery.ack();
         }
@@ -104,7 +125,10 @@ async fn consumers_of_one_subscription_share_its_events() -> anyhow::Result<()> 
 async fn a_nack_brings_the_event_again_with_its_attempt() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
     publish(&client, "t", [1]).await?;
     let mut consumer = consume(&client, "s").await?;
     for attempt in 1..=4 {
@@ -125,7 +149,10 @@ async fn an_event_nobody_acks_in_time_comes_again() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
     let delivery = json!({"ack_deadline_ms": 100, "backoff_ms": [0]});
-    broker.admin().create(json!({"name": "s", "topics": ["t"], "delivery": delivery})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"], "delivery": delivery}))
+        .await?;
     publish(&client, "t", [1]).await?;
     let mut consumer = consume(&client, "s").await?;
     let first = next(&mut consumer).await?;
@@ -143,8 +170,14 @@ async fn the_last_attempt_ends_in_the_dead_letter_topic() -> anyhow::Result<()> 
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
     let policy = json!({"attempts_max": 2, "backoff_ms": [0]});
-    broker.admin().create(json!({"name": "s", "topics": ["t"], "delivery": policy})).await?;
-    broker.admin().create(json!({"name": "grave", "topics": ["dead.>"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"], "delivery": policy}))
+        .await?;
+    broker
+        .admin()
+        .create(json!({"name": "grave", "topics": ["dead.>"]}))
+        .await?;
     publish(&client, "t", [7]).await?;
     let mut consumer = consume(&client, "s").await?;
     for attempt in 1..=2 {
@@ -156,7 +189,10 @@ async fn the_last_attempt_ends_in_the_dead_letter_topic() -> anyhow::Result<()> 
     let dead = next(&mut grave).await?;
     assert_eq!((&*dead.topic, number_of(&dead)?), ("dead.s", 7));
     let headers = header_values(&dead);
-    assert!(headers.contains(": s\n") && headers.contains(": t\n"), "{headers}");
+    assert!(
+        headers.contains(": s\n") && headers.contains(": t\n"),
+        "{headers}"
+    );
     let info = broker.admin().wait_drained("s").await?;
     assert_eq!(info.dead_lettered, 1);
     Ok(())
@@ -167,9 +203,20 @@ async fn term_sends_to_the_dead_letter_topic_with_its_reason() -> anyhow::Result
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
     let policy = json!({"dead_letter": "graves.orders"});
-    broker.admin().create(json!({"name": "s", "topics": ["t"], "delivery": policy})).await?;
-    broker.admin().create(json!({"name": "grave", "topics": ["graves.*"]})).await?;
-    publish_events(&client, "t", [Event::json(r#"{"n":1}"#).with_header("mine", "kept")]).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"], "delivery": policy}))
+        .await?;
+    broker
+        .admin()
+        .create(json!({"name": "grave", "topics": ["graves.*"]}))
+        .await?;
+    publish_events(
+        &client,
+        "t",
+        [Event::json(r#"{"n":1}"#).with_header("mine", "kept")],
+    )
+    .await?;
     let mut consumer = consume(&client, "s").await?;
     next(&mut consumer).await?.term("checksum is wrong");
     let dead = next(&mut consume(&client, "grave").await?).await?;
@@ -186,7 +233,10 @@ async fn a_consumer_that_goes_gives_its_events_back_at_once() -> anyhow::Result<
     let client = broker.client().await?;
     // Only the consumer's end can bring the events back within the time of a test.
     let policy = json!({"ack_deadline_ms": 3_600_000, "backoff_ms": [3_600_000]});
-    broker.admin().create(json!({"name": "s", "topics": ["t"], "delivery": policy})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"], "delivery": policy}))
+        .await?;
     publish(&client, "t", 0..10).await?;
     let mut first = consume(&client, "s").await?;
     let held = take(&mut first, 10).await?;
@@ -222,7 +272,10 @@ async fn survives(
 ) -> anyhow::Result<()> {
     let mut broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t.>"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t.>"]}))
+        .await?;
     publish(&client, "t.a", 0..25).await?;
     publish(&client, "t.b", 25..50).await?;
     let mut consumer = consume(&client, "s").await?;
@@ -253,7 +306,10 @@ async fn survives(
 async fn a_client_goes_on_by_itself_after_a_restart() -> anyhow::Result<()> {
     let mut broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
     let publisher = client.publisher(Default::default()).await?;
     let mut consumer = consume(&client, "s").await?;
     publisher.publish("t", crate::support::numbered(0)).await?;
@@ -271,26 +327,47 @@ async fn a_client_goes_on_by_itself_after_a_restart() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_resend_is_recognised_and_never_doubles() -> anyhow::Result<()> {
     let mut broker = BrokerProcess::start().await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
     let producer = Some([7; 16]);
     let batch = pb::PublishBatch {
         correlation: 1,
         topic: "t".to_owned(),
         first_number: 1,
         resolved_through: 0,
-        events: (0..3).map(|n| encoded(&format!(r#"{{"n":{n}}}"#))).collect(),
+        events: (0..3)
+            .map(|n| encoded(&format!(r#"{{"n":{n}}}"#)))
+            .collect(),
     };
     let first = send_batch(&broker, producer, 0, &batch).await?;
-    assert_eq!((first.first_sequence, first.count, first.duplicate), (1, 3, false));
+    assert_eq!(
+        (first.first_sequence, first.count, first.duplicate),
+        (1, 3, false)
+    );
     // The same producer on a new connection, which is how a client resends after it lost one.
     let second = send_batch(&broker, producer, 1, &batch).await?;
-    assert_eq!((second.first_sequence, second.count, second.duplicate), (1, 3, true));
+    assert_eq!(
+        (second.first_sequence, second.count, second.duplicate),
+        (1, 3, true)
+    );
     broker.kill()?;
     broker.restart().await?;
     let third = send_batch(&broker, producer, 2, &batch).await?;
-    assert_eq!((third.first_sequence, third.count, third.duplicate), (1, 3, true));
+    assert_eq!(
+        (third.first_sequence, third.count, third.duplicate),
+        (1, 3, true)
+    );
     assert_eq!(broker.admin().topic("t").await?.next_sequence.0, 4);
-    assert_eq!(broker.admin().wait_subscription("s", "to have them", |s| s.depth == 3).await?.depth, 3);
+    assert_eq!(
+        broker
+            .admin()
+            .wait_subscription("s", "to have them", |s| s.depth == 3)
+            .await?
+            .depth,
+        3
+    );
     Ok(())
 }
 
@@ -298,8 +375,15 @@ async fn a_resend_is_recognised_and_never_doubles() -> anyhow::Result<()> {
 async fn an_older_stream_of_a_producer_is_fenced() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let (raw, _) = RawClient::hello(&broker).await?;
-    let (_newer, _) = raw.publish_stream(Some([9; 16]), 5).await?.expect("epoch 5 is the first");
-    let refused = raw.publish_stream(Some([9; 16]), 4).await?.err().expect("epoch 4 is over");
+    let (_newer, _) = raw
+        .publish_stream(Some([9; 16]), 5)
+        .await?
+        .expect("epoch 5 is the first");
+    let refused = raw
+        .publish_stream(Some([9; 16]), 4)
+        .await?
+        .err()
+        .expect("epoch 4 is over");
     assert_eq!(refused.code(), pb::ErrorCode::ProducerFenced, "{refused:?}");
     Ok(())
 }
@@ -309,7 +393,10 @@ async fn a_publish_that_nobody_will_see_says_so() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
     assert!(publish(&client, "t", [1]).await?[0].unkept);
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
     assert!(!publish(&client, "t", [2]).await?[0].unkept);
     broker.admin().delete_subscription("s").await?;
     assert!(publish(&client, "t", [3]).await?[0].unkept);
@@ -320,12 +407,19 @@ async fn a_publish_that_nobody_will_see_says_so() -> anyhow::Result<()> {
 async fn what_does_not_exist_is_named() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    let error = consume(&client, "nothing").await.err().expect("no such subscription");
+    let error = consume(&client, "nothing")
+        .await
+        .err()
+        .expect("no such subscription");
     assert_eq!(code_of(&error), Some(pb::ErrorCode::NotFound), "{error:#}");
     assert!(format!("{error:#}").contains("nothing"), "{error:#}");
     let spec = json!({"name": "s", "topics": ["t"]});
     broker.admin().create(spec.clone()).await?;
-    let refusal = broker.admin().try_create(spec).await?.expect_err("the name is taken");
+    let refusal = broker
+        .admin()
+        .try_create(spec)
+        .await?
+        .expect_err("the name is taken");
     assert_eq!(refusal.status, 409, "{refusal:?}");
     Ok(())
 }
@@ -336,7 +430,10 @@ async fn a_second_broker_on_the_same_directory_is_refused() -> anyhow::Result<()
     let output = broker.second_on_same_directory().await?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{text}");
-    assert!(text.contains(&*broker.data_directory().to_string_lossy()), "{text}");
+    assert!(
+        text.contains(&*broker.data_directory().to_string_lossy()),
+        "{text}"
+    );
     assert!(broker.admin().is_ready().await);
     Ok(())
 }
@@ -356,7 +453,10 @@ async fn send_batch(
     batch: &pb::PublishBatch,
 ) -> anyhow::Result<pb::PublishAck> {
     let (raw, _) = RawClient::hello(broker).await?;
-    let (mut stream, _) = raw.publish_stream(producer, epoch).await?.expect("the stream opens");
+    let (mut stream, _) = raw
+        .publish_stream(producer, epoch)
+        .await?
+        .expect("the stream opens");
     stream.send(batch).await?;
     let reply: pb::PublishReply = stream.receive().await?;
     match reply.result {

@@ -13,7 +13,8 @@ use tidegate_tests::{BrokerProcess, RawClient, Setup, wait_for, within};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    IDENTITY, SMALL, consume, next, number_of, numbered, publish, publish_events, take, take_numbers,
+    IDENTITY, SMALL, consume, next, number_of, numbered, publish, publish_events, take,
+    take_numbers,
 };
 
 const MIB: u64 = 1 << 20;
@@ -27,17 +28,32 @@ async fn a_backlog_far_above_the_journal_is_served_from_generations() -> anyhow:
     let client = broker.client().await?;
     let even = r#"{"even": [true]}"#;
     let filters = json!([{"plugin": "event-pattern", "config": even}]);
-    broker.admin().create(json!({"name": "all", "topics": ["t.>"]})).await?;
-    broker.admin().create(json!({"name": "even", "topics": ["t.>"], "filters": filters})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "all", "topics": ["t.>"]}))
+        .await?;
+    broker
+        .admin()
+        .create(json!({"name": "even", "topics": ["t.>"], "filters": filters}))
+        .await?;
     let empty = broker.disk_bytes();
     let events = 12_000;
     let large = |n: u64| padded(n, 2_048);
     publish_events(&client, "t.a", (0..events / 2).map(large)).await?;
     publish_events(&client, "t.b", (events / 2..events).map(large)).await?;
-    broker.admin().wait_subscription("all", "to have everything", |s| s.depth == events).await?;
-    broker.admin().wait_subscription("even", "to have its half", |s| s.depth == events / 2).await?;
+    broker
+        .admin()
+        .wait_subscription("all", "to have everything", |s| s.depth == events)
+        .await?;
+    broker
+        .admin()
+        .wait_subscription("even", "to have its half", |s| s.depth == events / 2)
+        .await?;
     let full = broker.disk_bytes();
-    assert!(full > empty + 16 * MIB, "{full} bytes on disk hold the backlog");
+    assert!(
+        full > empty + 16 * MIB,
+        "{full} bytes on disk hold the backlog"
+    );
 
     // What was checkpointed is still there for a broker that starts anew.
     broker.kill()?;
@@ -60,10 +76,15 @@ async fn consumers_that_misbehave_hold_up_nobody_else() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
     for name in ["never-reads", "never-acks", "comes-and-goes", "honest"] {
-        broker.admin().create(json!({"name": name, "topics": ["t"]})).await?;
+        broker
+            .admin()
+            .create(json!({"name": name, "topics": ["t"]}))
+            .await?;
     }
     let (raw, _) = RawClient::hello(&broker).await?;
-    let silent = raw.subscribe_stream("never-reads", 1 << 40, 1 << 40).await?;
+    let silent = raw
+        .subscribe_stream("never-reads", 1 << 40, 1 << 40)
+        .await?;
     let _never_reads = silent.expect("the stream opens");
     let idle = broker.client().await?;
     let mut never_acks = consume(&idle, "never-acks").await?;
@@ -113,7 +134,10 @@ async fn a_member_that_never_acks_loses_its_events_to_the_group() -> anyhow::Res
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
     let policy = json!({"ack_deadline_ms": 300, "backoff_ms": [0], "attempts_max": 0});
-    broker.admin().create(json!({"name": "group", "topics": ["t"], "delivery": policy})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "group", "topics": ["t"], "delivery": policy}))
+        .await?;
     let few = ConsumerOptions {
         credit_events: 50,
         ..ConsumerOptions::default()
@@ -137,7 +161,10 @@ async fn a_hundred_publishers_and_a_hundred_subscriptions() -> anyhow::Result<()
     let mut consumers = JoinSet::new();
     for index in 0..100 {
         let name = format!("s{index}");
-        broker.admin().create(json!({"name": name, "topics": ["p.*"]})).await?;
+        broker
+            .admin()
+            .create(json!({"name": name, "topics": ["p.*"]}))
+            .await?;
         let mut consumer = consume(&clients[index % clients.len()], &name).await?;
         consumers.spawn(async move { take_numbers(&mut consumer, 0..1_000).await });
     }
@@ -173,7 +200,10 @@ async fn routes_that_feed_routes_drain_once_somebody_reads() -> anyhow::Result<(
         });
         broker.admin().create(route).await?;
     }
-    broker.admin().create(json!({"name": "end", "topics": ["d"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "end", "topics": ["d"]}))
+        .await?;
     // All credit of this consumer is spent on events that it does not ack yet.
     let one = ConsumerOptions {
         credit_events: 1,
@@ -183,7 +213,10 @@ async fn routes_that_feed_routes_drain_once_somebody_reads() -> anyhow::Result<(
     let events = 6_000;
     publish_events(&client, "a", (0..events).map(|n| padded(n, 1_024))).await?;
     let held = next(&mut stuck).await?;
-    broker.admin().wait_subscription("end", "to have everything", |s| s.depth == events).await?;
+    broker
+        .admin()
+        .wait_subscription("end", "to have everything", |s| s.depth == events)
+        .await?;
     held.ack();
     drop(stuck);
 
@@ -197,7 +230,11 @@ async fn routes_that_feed_routes_drain_once_somebody_reads() -> anyhow::Result<(
         delivery.ack();
     }
     broker.admin().wait_drained("end").await?;
-    assert_eq!(sequences.len(), events as usize, "each event went through the routes once");
+    assert_eq!(
+        sequences.len(),
+        events as usize,
+        "each event went through the routes once"
+    );
     assert_eq!(broker.admin().topic("d").await?.next_sequence.0, events + 1);
     check_memory(&broker)
 }
@@ -206,8 +243,16 @@ async fn routes_that_feed_routes_drain_once_somebody_reads() -> anyhow::Result<(
 async fn events_beyond_a_consumers_credit_in_bytes_still_arrive() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
-    publish_events(&client, "t", [padded(0, 500_000), numbered(1), padded(2, 500_000)]).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    publish_events(
+        &client,
+        "t",
+        [padded(0, 500_000), numbered(1), padded(2, 500_000)],
+    )
+    .await?;
     let tiny = ConsumerOptions {
         credit_bytes: 1_000,
         ..ConsumerOptions::default()
@@ -219,9 +264,13 @@ async fn events_beyond_a_consumers_credit_in_bytes_still_arrive() -> anyhow::Res
 
 #[tokio::test]
 async fn a_broker_stops_in_time_with_clients_attached() -> anyhow::Result<()> {
-    let mut broker = BrokerProcess::start_with(Setup::config("[shutdown]\ndeadline_ms = 500\n")).await?;
+    let mut broker =
+        BrokerProcess::start_with(Setup::config("[shutdown]\ndeadline_ms = 500\n")).await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
     publish(&client, "t", 0..100).await?;
     let mut consumer = consume(&client, "s").await?;
     let _held = take(&mut consumer, 100).await?;
@@ -235,7 +284,10 @@ async fn a_broker_stops_in_time_with_clients_attached() -> anyhow::Result<()> {
 /// An event of about `bytes` bytes with its number and whether that is even.
 fn padded(n: u64, bytes: usize) -> Event {
     let even = n.is_multiple_of(2);
-    Event::json(format!(r#"{{"n":{n},"even":{even},"pad":"{}"}}"#, "x".repeat(bytes.saturating_sub(40))))
+    Event::json(format!(
+        r#"{{"n":{n},"even":{even},"pad":"{}"}}"#,
+        "x".repeat(bytes.saturating_sub(40))
+    ))
 }
 
 fn check_memory(broker: &BrokerProcess) -> anyhow::Result<()> {

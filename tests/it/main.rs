@@ -1,7 +1,10 @@
 //! Tests of the whole broker, as one binary: each starts brokers of its own as processes and looks at them only
 //! from outside. No test depends on how long something takes.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
 
 mod support;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tidegate_client::Event;
-use tidegate_tests::{BrokerProcess, guest};
+use tidegate_tests::BrokerProcess;
 
 use crate::support::{
     IDENTITY, consume, header_values, next, number_of, publish, publish_events, take,
@@ -14,7 +14,10 @@ use crate::support::{
 async fn a_route_reshapes_what_its_filter_lets_through() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "out", "topics": ["out"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "out", "topics": ["out"]}))
+        .await?;
     let route = json!({
         "name": "route",
         "topics": ["in"],
@@ -39,7 +42,10 @@ async fn a_route_reshapes_what_its_filter_lets_through() -> anyhow::Result<()> {
 #[tokio::test]
 async fn outputs_come_exactly_once_across_sigkill() -> anyhow::Result<()> {
     let mut broker = BrokerProcess::start().await?;
-    broker.admin().create(json!({"name": "out", "topics": ["out"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "out", "topics": ["out"]}))
+        .await?;
     let route = json!({
         "name": "route",
         "topics": ["in"],
@@ -58,7 +64,10 @@ async fn outputs_come_exactly_once_across_sigkill() -> anyhow::Result<()> {
     }
     broker.admin().wait_drained("route").await?;
     let total = rounds * each;
-    assert_eq!(broker.admin().topic("out").await?.next_sequence.0, total + 1);
+    assert_eq!(
+        broker.admin().topic("out").await?.next_sequence.0,
+        total + 1
+    );
     let client = broker.client().await?;
     let mut consumer = consume(&client, "out").await?;
     let mut times = BTreeMap::<u64, u64>::new();
@@ -76,7 +85,10 @@ async fn outputs_come_exactly_once_across_sigkill() -> anyhow::Result<()> {
 async fn a_cycle_ends_at_the_hop_limit() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().create(json!({"name": "dead", "topics": ["dead.>"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "dead", "topics": ["dead.>"]}))
+        .await?;
     for (from, to) in [("ping", "pong"), ("pong", "ping")] {
         let route = json!({
             "name": from,
@@ -101,27 +113,50 @@ async fn a_cycle_ends_at_the_hop_limit() -> anyhow::Result<()> {
 async fn outputs_go_by_their_names() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    broker.admin().upload("fan", guest("misbehaving_transform").await?).await?;
-    broker.admin().create(json!({"name": "left", "topics": ["left"]})).await?;
-    broker.admin().create(json!({"name": "right", "topics": ["right"]})).await?;
-    broker.admin().create(json!({"name": "dead", "topics": ["dead.route"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "left", "topics": ["left"]}))
+        .await?;
+    broker
+        .admin()
+        .create(json!({"name": "right", "topics": ["right"]}))
+        .await?;
+    broker
+        .admin()
+        .create(json!({"name": "dead", "topics": ["dead.route"]}))
+        .await?;
     let route = json!({
         "name": "route",
         "topics": ["in"],
-        "transforms": [{"plugin": "fan", "config": "emit-to-header"}],
+        "transforms": [{"plugin": "json-reshape", "config": BY_HEADER}],
         "outputs": {"l": "left", "r": "right"},
     });
     broker.admin().create(route).await?;
-    let to = |n: u64, output: &str| Event::json(format!(r#"{{"n":{n}}}"#)).with_header("output", output);
-    publish_events(&client, "in", [to(1, "l"), to(2, "r"), to(3, "nowhere"), to(4, "l")]).await?;
+    let to =
+        |n: u64, output: &str| Event::json(format!(r#"{{"n":{n}}}"#)).with_header("output", output);
+    publish_events(
+        &client,
+        "in",
+        [to(1, "l"), to(2, "r"), to(3, "nowhere"), to(4, "l")],
+    )
+    .await?;
     let left = take(&mut consume(&client, "left").await?, 2).await?;
     assert_eq!(crate::support::numbers(&left)?, [1, 4]);
-    assert_eq!(number_of(&next(&mut consume(&client, "right").await?).await?)?, 2);
+    assert_eq!(
+        number_of(&next(&mut consume(&client, "right").await?).await?)?,
+        2
+    );
     let dead = next(&mut consume(&client, "dead").await?).await?;
     assert_eq!(number_of(&dead)?, 3);
-    assert!(header_values(&dead).contains("nowhere"), "{}", header_values(&dead));
+    assert!(
+        header_values(&dead).contains("nowhere"),
+        "{}",
+        header_values(&dead)
+    );
     Ok(())
 }
 
 /// Renames a member and adds one.
-const RENAMED: &str = r#"{"set": {"/number": {"pointer": "/n"}, "/kind": {"constant": "reshaped"}}}"#;
+const RENAMED: &str = r#"{"payload": {"number": {"$get": "/n"}, "kind": "reshaped"}}"#;
+/// Changes nothing that is looked at, and names the output by a header.
+const BY_HEADER: &str = r#"{"pick": ["/n"], "output": {"$header": "output"}}"#;

@@ -74,8 +74,14 @@ async fn principals_are_typed_by_the_names_in_the_certificate() -> anyhow::Resul
     let uri = |text: &str| anyhow::Ok(SanType::URI(text.try_into()?));
     let dns = |text: &str| anyhow::Ok(SanType::DnsName(text.try_into()?));
     let cases = [
-        (vec![uri("spiffe://a/b")?, dns("c.example.org")?], "uri:spiffe://a/b"),
-        (vec![dns("c.example.org")?, dns("d.example.org")?], "dns:c.example.org"),
+        (
+            vec![uri("spiffe://a/b")?, dns("c.example.org")?],
+            "uri:spiffe://a/b",
+        ),
+        (
+            vec![dns("c.example.org")?, dns("d.example.org")?],
+            "dns:c.example.org",
+        ),
         (vec![], "cn:uri:spiffe://a/b"),
     ];
     for (names, principal) in cases {
@@ -93,25 +99,46 @@ async fn principals_are_typed_by_the_names_in_the_certificate() -> anyhow::Resul
 #[tokio::test]
 async fn what_is_not_granted_is_denied() -> anyhow::Result<()> {
     let broker = BrokerProcess::start_with(Setup::grants(NARROW)).await?;
-    broker.admin().create(json!({"name": "reader", "topics": ["open.>"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "reader", "topics": ["open.>"]}))
+        .await?;
     let writer = broker.client_as(&broker.pki.client("writer")?).await?;
     let reader = broker.client_as(&broker.pki.client("reader")?).await?;
     let nobody = broker.client_as(&broker.pki.client("nobody")?).await?;
 
     publish(&writer, "open.a", [1]).await?;
     take_numbers(&mut consume(&reader, "reader").await?, [1]).await?;
-    for (client, topic) in [(&writer, "closed.a"), (&writer, "open"), (&reader, "open.a"), (&nobody, "open.a")] {
+    for (client, topic) in [
+        (&writer, "closed.a"),
+        (&writer, "open"),
+        (&reader, "open.a"),
+        (&nobody, "open.a"),
+    ] {
         let error = publish(client, topic, [2]).await.err().expect(topic);
-        assert_eq!(code_of(&error), Some(ErrorCode::PermissionDenied), "{topic}: {error:#}");
+        assert_eq!(
+            code_of(&error),
+            Some(ErrorCode::PermissionDenied),
+            "{topic}: {error:#}"
+        );
         assert!(format!("{error:#}").contains(topic), "{error:#}");
     }
     for client in [&writer, &nobody] {
-        let error = consume(client, "reader").await.err().expect("may not consume");
-        assert_eq!(code_of(&error), Some(ErrorCode::PermissionDenied), "{error:#}");
+        let error = consume(client, "reader")
+            .await
+            .err()
+            .expect("may not consume");
+        assert_eq!(
+            code_of(&error),
+            Some(ErrorCode::PermissionDenied),
+            "{error:#}"
+        );
     }
     let refusals = broker.admin().metrics().await?;
     let counted = refusals.lines().any(|line| {
-        !line.starts_with('#') && line.contains("refus") && line.rsplit(' ').next().is_some_and(|n| n != "0")
+        !line.starts_with('#')
+            && line.contains("refus")
+            && line.rsplit(' ').next().is_some_and(|n| n != "0")
     });
     assert!(counted, "refusals are counted:\n{refusals}");
     Ok(())
@@ -121,13 +148,26 @@ async fn what_is_not_granted_is_denied() -> anyhow::Result<()> {
 async fn the_kind_of_a_name_is_part_of_a_grant() -> anyhow::Result<()> {
     let broker = BrokerProcess::start_with(Setup::grants(NARROW)).await?;
     let sensor = vec![SanType::DnsName("sensor.example.org".try_into()?)];
-    let sensor = broker.client_as(&broker.pki.client_with_names("x", sensor)?).await?;
+    let sensor = broker
+        .client_as(&broker.pki.client_with_names("x", sensor)?)
+        .await?;
     publish(&sensor, "open.sensor", [1]).await?;
-    let press = broker.client_as(&broker.pki.client_with_names("press 4", vec![])?).await?;
+    let press = broker
+        .client_as(&broker.pki.client_with_names("press 4", vec![])?)
+        .await?;
     publish(&press, "open.press", [1]).await?;
-    let pretender = broker.client_as(&broker.pki.client_with_names("sensor.example.org", vec![])?).await?;
-    let error = publish(&pretender, "open.sensor", [1]).await.err().expect("a common name is no DNS name");
-    assert_eq!(code_of(&error), Some(ErrorCode::PermissionDenied), "{error:#}");
+    let pretender = broker
+        .client_as(&broker.pki.client_with_names("sensor.example.org", vec![])?)
+        .await?;
+    let error = publish(&pretender, "open.sensor", [1])
+        .await
+        .err()
+        .expect("a common name is no DNS name");
+    assert_eq!(
+        code_of(&error),
+        Some(ErrorCode::PermissionDenied),
+        "{error:#}"
+    );
     Ok(())
 }
 
@@ -136,8 +176,14 @@ async fn creating_needs_the_rights_of_what_is_created() -> anyhow::Result<()> {
     let broker = BrokerProcess::start_with(Setup::grants(NARROW)).await?;
     let denied = [
         ("topics", json!({"name": "reader", "topics": ["closed.>"]})),
-        ("wider than the grant", json!({"name": "reader", "topics": [">"]})),
-        ("its dead-letter topic", json!({"name": "other", "topics": ["open.>"]})),
+        (
+            "wider than the grant",
+            json!({"name": "reader", "topics": [">"]}),
+        ),
+        (
+            "its dead-letter topic",
+            json!({"name": "other", "topics": ["open.>"]}),
+        ),
         (
             "its dead-letter topic, by name",
             json!({"name": "reader", "topics": ["open.>"], "delivery": {"dead_letter": "closed.dead"}}),
@@ -156,7 +202,10 @@ async fn creating_needs_the_rights_of_what_is_created() -> anyhow::Result<()> {
         let refusal = broker.admin().try_create(spec).await?.err().expect(what);
         assert_eq!(refusal.status, 403, "{what}: {refusal:?}");
     }
-    broker.admin().create(json!({"name": "reader", "topics": ["open.>"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "reader", "topics": ["open.>"]}))
+        .await?;
     Ok(())
 }
 
@@ -179,7 +228,10 @@ async fn a_listener_without_certificates_has_anonymous_clients_only() -> anyhow:
         ..Setup::default()
     };
     let broker = BrokerProcess::start_with(setup).await?;
-    broker.admin().create(json!({"name": "box", "topics": ["drop-box"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "box", "topics": ["drop-box"]}))
+        .await?;
     let addr = broker.anonymous_addr().expect("the listener is open");
     let options = ClientOptions::new(addr)
         .server_name("localhost")
@@ -187,10 +239,24 @@ async fn a_listener_without_certificates_has_anonymous_clients_only() -> anyhow:
     let client = Client::connect(options).await?;
     assert_eq!(client.principal(), "anonymous");
     publish(&client, "drop-box", [1]).await?;
-    let error = publish(&client, "elsewhere", [2]).await.err().expect("only the box is granted");
-    assert_eq!(code_of(&error), Some(ErrorCode::PermissionDenied), "{error:#}");
-    let error = consume(&client, "box").await.err().expect("may not read it either");
-    assert_eq!(code_of(&error), Some(ErrorCode::PermissionDenied), "{error:#}");
+    let error = publish(&client, "elsewhere", [2])
+        .await
+        .err()
+        .expect("only the box is granted");
+    assert_eq!(
+        code_of(&error),
+        Some(ErrorCode::PermissionDenied),
+        "{error:#}"
+    );
+    let error = consume(&client, "box")
+        .await
+        .err()
+        .expect("may not read it either");
+    assert_eq!(
+        code_of(&error),
+        Some(ErrorCode::PermissionDenied),
+        "{error:#}"
+    );
     take_numbers(&mut consume(&broker.client().await?, "box").await?, [1]).await?;
     Ok(())
 }
@@ -198,8 +264,14 @@ async fn a_listener_without_certificates_has_anonymous_clients_only() -> anyhow:
 #[tokio::test]
 async fn the_plain_admin_port_refuses_what_a_web_page_could_send() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
-    for (name, value) in [("host", "attacker.example"), ("origin", "http://attacker.example")] {
-        let status = broker.admin().status_with_header("/v1/subscriptions", name, value).await?;
+    for (name, value) in [
+        ("host", "attacker.example"),
+        ("origin", "http://attacker.example"),
+    ] {
+        let status = broker
+            .admin()
+            .status_with_header("/v1/subscriptions", name, value)
+            .await?;
         assert!([400, 403, 421].contains(&status), "{name}: {status}");
     }
     Ok(())
@@ -207,5 +279,7 @@ async fn the_plain_admin_port_refuses_what_a_web_page_could_send() -> anyhow::Re
 
 // What must fail need not be tried again.
 fn quick(options: ClientOptions) -> ClientOptions {
-    options.reconnect(false).connect_timeout(Duration::from_secs(3))
+    options
+        .reconnect(false)
+        .connect_timeout(Duration::from_secs(3))
 }

@@ -18,7 +18,10 @@ struct Abused {
 impl Abused {
     async fn start() -> anyhow::Result<Self> {
         let broker = BrokerProcess::start().await?;
-        broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+        broker
+            .admin()
+            .create(json!({"name": "s", "topics": ["t"]}))
+            .await?;
         let (raw, welcome) = RawClient::hello(&broker).await?;
         Ok(Self {
             broker,
@@ -56,8 +59,16 @@ async fn versions_nobody_knows_are_refused_with_those_that_are_known() -> anyhow
         let raw = RawClient::connect(&broker, Some(broker.everybody())).await?;
         let (_stream, reply) = raw.say_hello(versions.clone()).await?;
         let error = reply.expect_err("no version in common");
-        assert_eq!(error.code(), ErrorCode::UnsupportedVersion, "{versions:?}: {error:?}");
-        assert!(error.message.contains('1'), "names the version it speaks: {}", error.message);
+        assert_eq!(
+            error.code(),
+            ErrorCode::UnsupportedVersion,
+            "{versions:?}: {error:?}"
+        );
+        assert!(
+            error.message.contains('1'),
+            "names the version it speaks: {}",
+            error.message
+        );
         assert!(!error.retryable);
     }
     let raw = RawClient::connect(&broker, Some(broker.everybody())).await?;
@@ -79,7 +90,9 @@ async fn another_application_protocol_is_refused_in_the_handshake() -> anyhow::R
 async fn a_stream_before_the_hello_is_refused() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let raw = RawClient::connect(&broker, Some(broker.everybody())).await?;
-    let mut stream = raw.open(stream_open::Kind::Publish(pb::PublishOpen::default())).await?;
+    let mut stream = raw
+        .open(stream_open::Kind::Publish(pb::PublishOpen::default()))
+        .await?;
     check_refused(&raw, &mut stream, ErrorCode::Malformed).await
 }
 
@@ -97,7 +110,10 @@ async fn first_messages_that_are_none() -> anyhow::Result<()> {
         ("a message of no kind", framed(&[])),
         ("a kind from the future", framed(&[0xfa, 0x01, 0x00])),
         ("a group, which proto3 does not have", framed(&[0x0b])),
-        ("a name that is not UTF-8", framed(&[0x1a, 0x04, 0x0a, 0x02, 0xc3, 0x28])),
+        (
+            "a name that is not UTF-8",
+            framed(&[0x1a, 0x04, 0x0a, 0x02, 0xc3, 0x28]),
+        ),
         ("a length prefix without end", vec![0xff; 11]),
     ];
     for (what, bytes) in cases {
@@ -106,7 +122,10 @@ async fn first_messages_that_are_none() -> anyhow::Result<()> {
         let mut stream = raw.open_silent().await?;
         stream.send_bytes(&bytes).await?;
         let code = refused_with(&raw, &mut stream).await?;
-        assert!([ErrorCode::Malformed, ErrorCode::TooLarge].contains(&code), "{what}: {code:?}");
+        assert!(
+            [ErrorCode::Malformed, ErrorCode::TooLarge].contains(&code),
+            "{what}: {code:?}"
+        );
     }
     abused.still_serves().await
 }
@@ -115,7 +134,13 @@ async fn first_messages_that_are_none() -> anyhow::Result<()> {
 async fn a_length_above_the_limit_is_refused_before_its_bytes_come() -> anyhow::Result<()> {
     let mut abused = Abused::start().await?;
     let mut prefix = BytesMut::new();
-    let length = abused.welcome.limits.as_ref().expect("limits").frame_bytes_max + 1;
+    let length = abused
+        .welcome
+        .limits
+        .as_ref()
+        .expect("limits")
+        .frame_bytes_max
+        + 1;
     prost::encoding::encode_varint(length, &mut prefix);
     let mut stream = abused.publish_stream().await?;
     stream.send_bytes(&prefix).await?;
@@ -144,7 +169,11 @@ async fn streams_that_stop_in_the_middle_do_no_harm() -> anyhow::Result<()> {
             _ => raw.connection.close(1_u32.into(), b"gone"),
         }
     }
-    assert_eq!(abused.broker.admin().subscription("s").await?.depth, 0, "nothing of it was taken");
+    assert_eq!(
+        abused.broker.admin().subscription("s").await?.depth,
+        0,
+        "nothing of it was taken"
+    );
     abused.still_serves().await
 }
 
@@ -157,7 +186,9 @@ async fn batches_that_are_not_well_formed() -> anyhow::Result<()> {
         ..Default::default()
     };
     let many_headers = pb::Event {
-        headers: (0..=limits.headers_max).map(|n| header(&n.to_string(), "")).collect(),
+        headers: (0..=limits.headers_max)
+            .map(|n| header(&n.to_string(), ""))
+            .collect(),
         ..Default::default()
     };
     let big_headers = pb::Event {
@@ -169,18 +200,54 @@ async fn batches_that_are_not_well_formed() -> anyhow::Result<()> {
         ..batch(1, "t", 0)
     };
     let cases = [
-        ("an event too large", with(big.encode_to_vec()), ErrorCode::TooLarge),
-        ("too many headers", with(many_headers.encode_to_vec()), ErrorCode::TooLarge),
-        ("headers too large", with(big_headers.encode_to_vec()), ErrorCode::TooLarge),
-        ("too many events", batch(1, "t", limits.batch_events_max as usize + 1), ErrorCode::TooLarge),
-        ("an event that is none", with(vec![0xff; 9]), ErrorCode::Malformed),
-        ("an id that is not UTF-8", with(vec![0x0a, 0x02, 0xc3, 0x28]), ErrorCode::Malformed),
-        ("a payload longer than the event", with(vec![0x2a, 0x7f, 0x01]), ErrorCode::Malformed),
+        (
+            "an event too large",
+            with(big.encode_to_vec()),
+            ErrorCode::TooLarge,
+        ),
+        (
+            "too many headers",
+            with(many_headers.encode_to_vec()),
+            ErrorCode::TooLarge,
+        ),
+        (
+            "headers too large",
+            with(big_headers.encode_to_vec()),
+            ErrorCode::TooLarge,
+        ),
+        (
+            "too many events",
+            batch(1, "t", limits.batch_events_max as usize + 1),
+            ErrorCode::TooLarge,
+        ),
+        (
+            "an event that is none",
+            with(vec![0xff; 9]),
+            ErrorCode::Malformed,
+        ),
+        (
+            "an id that is not UTF-8",
+            with(vec![0x0a, 0x02, 0xc3, 0x28]),
+            ErrorCode::Malformed,
+        ),
+        (
+            "a payload longer than the event",
+            with(vec![0x2a, 0x7f, 0x01]),
+            ErrorCode::Malformed,
+        ),
         ("no events", batch(1, "t", 0), ErrorCode::Malformed),
         ("no topic", batch(1, "", 1), ErrorCode::InvalidArgument),
         ("a wildcard", batch(1, "t.*", 1), ErrorCode::InvalidArgument),
-        ("a topic with a space", batch(1, "a b", 1), ErrorCode::InvalidArgument),
-        ("a topic too long", batch(1, &"a".repeat(300), 1), ErrorCode::InvalidArgument),
+        (
+            "a topic with a space",
+            batch(1, "a b", 1),
+            ErrorCode::InvalidArgument,
+        ),
+        (
+            "a topic too long",
+            batch(1, &"a".repeat(300), 1),
+            ErrorCode::InvalidArgument,
+        ),
     ];
     for (what, message, code) in cases {
         let (raw, _) = RawClient::hello(&abused.broker).await?;
@@ -191,7 +258,11 @@ async fn batches_that_are_not_well_formed() -> anyhow::Result<()> {
             || code == ErrorCode::Malformed && found == ErrorCode::InvalidArgument;
         assert!(found == code || also_fine, "{what}: {found:?}");
     }
-    assert_eq!(abused.broker.admin().subscription("s").await?.depth, 0, "nothing of it was taken");
+    assert_eq!(
+        abused.broker.admin().subscription("s").await?.depth,
+        0,
+        "nothing of it was taken"
+    );
     abused.still_serves().await
 }
 
@@ -212,7 +283,13 @@ async fn a_refused_batch_does_not_end_the_stream() -> anyhow::Result<()> {
     let (raw, _) = RawClient::hello(&abused.broker).await?;
     let (mut subscriber, _) = raw.subscribe_stream("s", 1, 1 << 20).await?.expect("opens");
     let message: pb::BrokerToConsumer = subscriber.receive().await?;
-    assert!(matches!(message.message, Some(pb::broker_to_consumer::Message::Deliver(_))), "{message:?}");
+    assert!(
+        matches!(
+            message.message,
+            Some(pb::broker_to_consumer::Message::Deliver(_))
+        ),
+        "{message:?}"
+    );
     ack_everything(&mut subscriber, &message).await?;
     abused.broker.admin().wait_drained("s").await?;
     abused.still_serves().await
@@ -220,8 +297,12 @@ async fn a_refused_batch_does_not_end_the_stream() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn more_than_the_credit_is_a_breach() -> anyhow::Result<()> {
-    let broker = BrokerProcess::start_with(Setup::config("[limits]\npublish_credit_batches = 2\n")).await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+    let broker =
+        BrokerProcess::start_with(Setup::config("[limits]\npublish_credit_batches = 2\n")).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
     let (raw, _) = RawClient::hello(&broker).await?;
     let (mut stream, ready) = raw.publish_stream(None, 0).await?.expect("opens");
     assert_eq!(ready.credit_batches, 2);
@@ -235,7 +316,10 @@ async fn more_than_the_credit_is_a_breach() -> anyhow::Result<()> {
     check_refused(&raw, &mut stream, ErrorCode::FlowControl).await?;
     drop(stream);
     broker.admin().delete_subscription("s").await?;
-    broker.admin().create(json!({"name": "s", "topics": ["t"]})).await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
     let client = broker.client().await?;
     publish(&client, "t", [1]).await?;
     take_numbers(&mut consume(&client, "s").await?, [1]).await?;
@@ -276,10 +360,16 @@ async fn commands_of_consumers_that_make_no_sense() -> anyhow::Result<()> {
         positions: Some(foreign),
         confirm: 17,
     });
-    stream.send(&pb::ConsumerCommand { command: Some(confirm) }).await?;
+    stream
+        .send(&pb::ConsumerCommand {
+            command: Some(confirm),
+        })
+        .await?;
     let message: pb::BrokerToConsumer = stream.receive().await?;
     match message.message {
-        Some(pb::broker_to_consumer::Message::Confirmed(confirmed)) => assert_eq!(confirmed.confirm, [17]),
+        Some(pb::broker_to_consumer::Message::Confirmed(confirmed)) => {
+            assert_eq!(confirmed.confirm, [17])
+        }
         other => panic!("no confirmation: {other:?}"),
     }
     abused.still_serves().await
@@ -294,21 +384,31 @@ async fn a_producer_id_of_another_length_is_refused() -> anyhow::Result<()> {
     };
     let mut stream = abused.raw.open(stream_open::Kind::Publish(open)).await?;
     let code = refused_with(&abused.raw, &mut stream).await?;
-    assert!([ErrorCode::Malformed, ErrorCode::InvalidArgument].contains(&code), "{code:?}");
+    assert!(
+        [ErrorCode::Malformed, ErrorCode::InvalidArgument].contains(&code),
+        "{code:?}"
+    );
     abused.still_serves().await
 }
 
 #[tokio::test]
 async fn numbers_that_go_backwards_are_told_from_a_resend() -> anyhow::Result<()> {
-    let mut abused = Abused::start().await?;
-    let (mut stream, _) = abused.raw.publish_stream(Some([3; 16]), 0).await?.expect("opens");
+    let abused = Abused::start().await?;
+    let (mut stream, _) = abused
+        .raw
+        .publish_stream(Some([3; 16]), 0)
+        .await?
+        .expect("opens");
     let numbered = |correlation, first_number, count| pb::PublishBatch {
         first_number,
         ..batch(correlation, "t", count)
     };
     stream.send(&numbered(1, 1, 4)).await?;
     let reply: pb::PublishReply = stream.receive().await?;
-    assert!(matches!(reply.result, Some(pb::publish_reply::Result::Ack(_))), "{reply:?}");
+    assert!(
+        matches!(reply.result, Some(pb::publish_reply::Result::Ack(_))),
+        "{reply:?}"
+    );
     stream.send(&numbered(2, 3, 4)).await?;
     check_refused(&abused.raw, &mut stream, ErrorCode::ProducerOutOfOrder).await?;
     assert_eq!(abused.broker.admin().topic("t").await?.next_sequence.0, 5);
@@ -327,8 +427,14 @@ async fn random_bytes_on_random_streams_leave_the_broker_unharmed() -> anyhow::R
         for _ in 0..5 {
             let mut stream = match rng.random_range(0..3) {
                 0 => raw.open_silent().await,
-                1 => raw.publish_stream(None, 0).await.map(|opened| opened.expect("opens").0),
-                _ => raw.subscribe_stream("s", 1, 1).await.map(|opened| opened.expect("opens").0),
+                1 => raw
+                    .publish_stream(None, 0)
+                    .await
+                    .map(|opened| opened.expect("opens").0),
+                _ => raw
+                    .subscribe_stream("s", 1, 1)
+                    .await
+                    .map(|opened| opened.expect("opens").0),
             };
             // The broker may have closed the connection for what came before.
             let Ok(stream) = &mut stream else { break };
@@ -366,7 +472,10 @@ fn header(name: &str, value: &str) -> pb::Header {
     }
 }
 
-async fn ack_everything(stream: &mut RawStream, message: &pb::BrokerToConsumer) -> anyhow::Result<()> {
+async fn ack_everything(
+    stream: &mut RawStream,
+    message: &pb::BrokerToConsumer,
+) -> anyhow::Result<()> {
     let Some(pb::broker_to_consumer::Message::Deliver(deliver)) = &message.message else {
         anyhow::bail!("not a delivery: {message:?}");
     };
@@ -380,7 +489,11 @@ async fn ack_everything(stream: &mut RawStream, message: &pb::BrokerToConsumer) 
     stream.send(&pb::ConsumerCommand { command }).await
 }
 
-async fn check_refused(raw: &RawClient, stream: &mut RawStream, code: ErrorCode) -> anyhow::Result<()> {
+async fn check_refused(
+    raw: &RawClient,
+    stream: &mut RawStream,
+    code: ErrorCode,
+) -> anyhow::Result<()> {
     assert_eq!(refused_with(raw, stream).await?, code);
     Ok(())
 }
@@ -397,4 +510,3 @@ async fn refused_with(raw: &RawClient, stream: &mut RawStream) -> anyhow::Result
     };
     ErrorCode::try_from(code as i32).map_err(|_| error)
 }
-

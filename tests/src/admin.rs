@@ -90,7 +90,10 @@ impl AdminApi {
     /// # Errors
     /// The broker could not be asked, or refused.
     pub async fn delete_subscription(&self, name: &str) -> anyhow::Result<()> {
-        let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/subscriptions/{name}")));
+        let (agent, url) = (
+            self.agent.clone(),
+            self.url(&format!("/v1/subscriptions/{name}")),
+        );
         let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
         accepted(text_of(sent)).map(drop)
     }
@@ -99,7 +102,10 @@ impl AdminApi {
     ///
     /// # Errors
     /// The broker could not be asked.
-    pub async fn try_create_topic(&self, spec: Value) -> anyhow::Result<Result<TopicInfo, AdminRefusal>> {
+    pub async fn try_create_topic(
+        &self,
+        spec: Value,
+    ) -> anyhow::Result<Result<TopicInfo, AdminRefusal>> {
         self.post("/v1/topics", spec).await
     }
 
@@ -123,7 +129,10 @@ impl AdminApi {
     ) -> anyhow::Result<Result<PluginInfo, AdminRefusal>> {
         let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/plugins/{name}")));
         let sent = tokio::task::spawn_blocking(move || {
-            agent.post(&url).header("content-type", "application/wasm").send(&bytes[..])
+            agent
+                .post(&url)
+                .header("content-type", "application/wasm")
+                .send(&bytes[..])
         });
         parsed(text_of(sent.await??))
     }
@@ -155,7 +164,8 @@ impl AdminApi {
         value: &'static str,
     ) -> anyhow::Result<u16> {
         let (agent, url) = (self.agent.clone(), self.url(path));
-        let sent = tokio::task::spawn_blocking(move || agent.get(&url).header(name, value).call()).await??;
+        let sent = tokio::task::spawn_blocking(move || agent.get(&url).header(name, value).call())
+            .await??;
         Ok(sent.status().as_u16())
     }
 

@@ -141,7 +141,10 @@ impl BrokerProcess {
         let _ = fs::remove_file(data.join("endpoints.json"));
         let config = self.directory.path().join("tidegate.toml");
         fs::write(&config, self.config_text())?;
-        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())?;
         let child = Command::new(binary()?)
             .arg("serve")
             .arg("--config")
@@ -166,8 +169,12 @@ impl BrokerProcess {
                 bail!("the broker ended: {status}");
             }
             // Absent or half written at first.
-            let Ok(text) = fs::read(&file) else { return Ok(None) };
-            let Ok(endpoints) = serde_json::from_slice::<Endpoints>(&text) else { return Ok(None) };
+            let Ok(text) = fs::read(&file) else {
+                return Ok(None);
+            };
+            let Ok(endpoints) = serde_json::from_slice::<Endpoints>(&text) else {
+                return Ok(None);
+            };
             let ready = AdminApi::new(&endpoints.admin).is_ready().await;
             Ok(ready.then_some(endpoints))
         })
@@ -177,7 +184,9 @@ impl BrokerProcess {
                 self.endpoints = endpoints;
                 Ok(())
             }
-            Err(error) => Err(error.context(format!("the broker's log ends with:\n{}", self.log_tail()))),
+            Err(error) => {
+                Err(error.context(format!("the broker's log ends with:\n{}", self.log_tail())))
+            }
         }
     }
 
@@ -229,7 +238,11 @@ impl BrokerProcess {
             .replace(admin_address(&self.endpoints.admin), "127.0.0.1:0");
         fs::write(&config, text)?;
         let mut command = Command::new(binary()?);
-        command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null());
         Ok(tokio::task::spawn_blocking(move || command.output()).await??)
     }
 
@@ -362,7 +375,12 @@ fn binary() -> anyhow::Result<PathBuf> {
         .take(2)
         .map(|folder| folder.join(BINARY))
         .find(|path| path.is_file())
-        .with_context(|| format!("{BINARY} is not beside {}; `cargo build -p tidegate-tests` makes it", own.display()))
+        .with_context(|| {
+            format!(
+                "{BINARY} is not beside {}; `cargo build -p tidegate-tests` makes it",
+                own.display()
+            )
+        })
 }
 
 fn admin_address(admin: &str) -> &str {
@@ -373,7 +391,9 @@ fn admin_address(admin: &str) -> &str {
 // is looked at counts as nothing.
 fn bytes_under(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return 0;
+    };
     entries
         .flatten()
         .map(|entry| match entry.metadata() {

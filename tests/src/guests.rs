@@ -31,7 +31,10 @@ fn build() -> anyhow::Result<PathBuf> {
     // `<target>/debug/deps/it-…`: guests get a folder of their own, since a build of the whole workspace may
     // hold the lock of this one.
     let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(3).context("a test outside a target folder")?;
+    let target = own
+        .ancestors()
+        .nth(3)
+        .context("a test outside a target folder")?;
     let target = target.join("guests");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)

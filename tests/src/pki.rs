@@ -32,7 +32,9 @@ impl TestPki {
     pub fn new() -> anyhow::Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Tidegate test authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Tidegate test authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?;
@@ -53,7 +55,13 @@ impl TestPki {
     /// # Errors
     /// The name makes no URI.
     pub fn client(&self, name: &str) -> anyhow::Result<TestIdentity> {
-        self.issue(name, vec![SanType::URI(format!("spiffe://tidegate.test/{name}").try_into()?)], |_| {})
+        self.issue(
+            name,
+            vec![SanType::URI(
+                format!("spiffe://tidegate.test/{name}").try_into()?,
+            )],
+            |_| {},
+        )
     }
 
     /// A client with these subject alternative names and a common name.
@@ -73,7 +81,9 @@ impl TestPki {
     /// # Errors
     /// Signing failed.
     pub fn expired_client(&self, name: &str) -> anyhow::Result<TestIdentity> {
-        let names = vec![SanType::URI(format!("spiffe://tidegate.test/{name}").try_into()?)];
+        let names = vec![SanType::URI(
+            format!("spiffe://tidegate.test/{name}").try_into()?,
+        )];
         self.issue(name, names, |params| {
             params.not_before = rcgen::date_time_ymd(2001, 1, 1);
             params.not_after = rcgen::date_time_ymd(2001, 12, 31);
@@ -93,7 +103,9 @@ impl TestPki {
         let cert = write("server.pem", &server.cert_pem)?;
         let key = write("server.key", &server.key_pem)?;
         let client_ca = write("ca.pem", &self.ca_pem)?;
-        Ok(format!("[tls]\ncert = {cert:?}\nkey = {key:?}\nclient_ca = {client_ca:?}\n"))
+        Ok(format!(
+            "[tls]\ncert = {cert:?}\nkey = {key:?}\nclient_ca = {client_ca:?}\n"
+        ))
     }
 
     fn server(&self) -> anyhow::Result<TestIdentity> {
@@ -116,7 +128,9 @@ impl TestPki {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         if !common_name.is_empty() {
-            params.distinguished_name.push(DnType::CommonName, common_name);
+            params
+                .distinguished_name
+                .push(DnType::CommonName, common_name);
         }
         params.subject_alt_names = names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

@@ -53,8 +53,17 @@ impl RawClient {
     ///
     /// # Errors
     /// The handshake failed.
-    pub async fn connect(broker: &BrokerProcess, identity: Option<&TestIdentity>) -> anyhow::Result<Self> {
-        Self::connect_to(broker.quic_addr(), broker.pki.ca_pem(), identity, tidegate_wire::ALPN).await
+    pub async fn connect(
+        broker: &BrokerProcess,
+        identity: Option<&TestIdentity>,
+    ) -> anyhow::Result<Self> {
+        Self::connect_to(
+            broker.quic_addr(),
+            broker.pki.ca_pem(),
+            identity,
+            tidegate_wire::ALPN,
+        )
+        .await
     }
 
     /// Connects to `addr`, trusting `ca_pem`, offering `alpn`.
@@ -87,7 +96,9 @@ impl RawClient {
     /// The handshake or the hello failed.
     pub async fn hello(broker: &BrokerProcess) -> anyhow::Result<(Self, pb::Welcome)> {
         let mut client = Self::connect(broker, Some(broker.everybody())).await?;
-        let (stream, welcome) = client.say_hello(vec![tidegate_wire::PROTOCOL_VERSION]).await?;
+        let (stream, welcome) = client
+            .say_hello(vec![tidegate_wire::PROTOCOL_VERSION])
+            .await?;
         client.hello = Some(stream);
         match welcome {
             Ok(welcome) => Ok((client, welcome)),
@@ -131,7 +142,8 @@ impl RawClient {
     /// # Errors
     /// The connection is gone.
     pub async fn open_silent(&self) -> anyhow::Result<RawStream> {
-        let (send, recv) = within("a stream", async { Ok(self.connection.open_bi().await?) }).await?;
+        let (send, recv) =
+            within("a stream", async { Ok(self.connection.open_bi().await?) }).await?;
         Ok(RawStream {
             send,
             recv,
@@ -150,7 +162,9 @@ impl RawClient {
         epoch: u32,
     ) -> anyhow::Result<Result<(RawStream, pb::PublishReady), pb::Error>> {
         let open = pb::PublishOpen {
-            producer_id: producer_id.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default(),
+            producer_id: producer_id
+                .map(|id| Bytes::copy_from_slice(&id))
+                .unwrap_or_default(),
             epoch,
         };
         let mut stream = self.open(stream_open::Kind::Publish(open)).await?;
@@ -201,7 +215,10 @@ impl RawStream {
     /// # Errors
     /// The stream is gone.
     pub async fn send_bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        within("room to send", async { Ok(self.send.write_all(bytes).await?) }).await
+        within("room to send", async {
+            Ok(self.send.write_all(bytes).await?)
+        })
+        .await
     }
 
     /// Ends this side of the stream.
@@ -238,7 +255,8 @@ impl RawStream {
                 return Ok(error);
             }
             let later = frame::decode::<pb::PublishReply>(frame);
-            if let Ok(Some(pb::publish_reply::Result::Error(error))) = later.map(|reply| reply.result)
+            if let Ok(Some(pb::publish_reply::Result::Error(error))) =
+                later.map(|reply| reply.result)
                 && error.code() != pb::ErrorCode::Unspecified
             {
                 return Ok(error);
@@ -261,7 +279,9 @@ impl RawStream {
     ///
     /// # Errors
     /// Neither came in time, or what came is no such message.
-    pub async fn receive_or_end<M: Message + Default>(&mut self) -> anyhow::Result<Result<M, Ended>> {
+    pub async fn receive_or_end<M: Message + Default>(
+        &mut self,
+    ) -> anyhow::Result<Result<M, Ended>> {
         match self.receive_frame().await? {
             Ok(frame) => Ok(Ok(frame::decode(frame)?)),
             Err(ended) => Ok(Err(ended)),
@@ -277,7 +297,9 @@ impl RawStream {
                 match self.recv.read_chunk(usize::MAX, true).await {
                     Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
                     Ok(None) => return Ok(Err(Ended::Finished)),
-                    Err(quinn::ReadError::Reset(code)) => return Ok(Err(Ended::Reset(code.into_inner()))),
+                    Err(quinn::ReadError::Reset(code)) => {
+                        return Ok(Err(Ended::Reset(code.into_inner())));
+                    }
                     Err(quinn::ReadError::ConnectionLost(error)) => {
                         return Ok(Err(Ended::Closed(error.to_string())));
                     }
@@ -289,7 +311,10 @@ impl RawStream {
     }
 }
 
-fn tls_config(ca_pem: &str, identity: Option<&TestIdentity>) -> anyhow::Result<rustls::ClientConfig> {
+fn tls_config(
+    ca_pem: &str,
+    identity: Option<&TestIdentity>,
+) -> anyhow::Result<rustls::ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         roots.add(certificate?)?;
@@ -301,7 +326,8 @@ fn tls_config(ca_pem: &str, identity: Option<&TestIdentity>) -> anyhow::Result<r
     let Some(identity) = identity else {
         return Ok(builder.with_no_client_auth());
     };
-    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?;
     Ok(builder.with_client_auth_cert(chain, key)?)
 }

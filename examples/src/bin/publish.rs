@@ -8,8 +8,12 @@ use tidegate_client::{Client, ClientOptions, Event, PublisherOptions};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let pki = std::env::args().nth(1).unwrap_or_else(|| "tidegate-data/pki".to_owned());
-    let read = |name: &str| std::fs::read(format!("{pki}/{name}")).with_context(|| format!("{pki}/{name}"));
+    let pki = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "tidegate-data/pki".to_owned());
+    let read = |name: &str| {
+        std::fs::read(format!("{pki}/{name}")).with_context(|| format!("{pki}/{name}"))
+    };
     let options = ClientOptions::new("127.0.0.1:4433")
         .server_name("localhost")
         .roots_pem(&read("ca.pem")?)?
@@ -21,9 +25,12 @@ async fn main() -> anyhow::Result<()> {
     // says that its event is on disk.
     let mut tickets = Vec::new();
     for number in 1..=10 {
-        let order = Event::json(format!(r#"{{"order": {number}, "amount": {}}}"#, number * 25))
-            .with_key(format!("customer-{}", number % 3))
-            .with_header("ce-type", "org.example.order.created");
+        let order = Event::json(format!(
+            r#"{{"order": {number}, "amount": {}}}"#,
+            number * 25
+        ))
+        .with_key(format!("customer-{}", number % 3))
+        .with_header("ce-type", "org.example.order.created");
         tickets.push(publisher.send("orders.eu.created", order).await?);
     }
     for ticket in tickets {

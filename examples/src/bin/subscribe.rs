@@ -13,8 +13,12 @@ use tidegate_client::{Client, ClientOptions, ConsumerOptions, Delivery};
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let subscription = args.next().unwrap_or_else(|| "billing".to_owned());
-    let pki = args.next().unwrap_or_else(|| "tidegate-data/pki".to_owned());
-    let read = |name: &str| std::fs::read(format!("{pki}/{name}")).with_context(|| format!("{pki}/{name}"));
+    let pki = args
+        .next()
+        .unwrap_or_else(|| "tidegate-data/pki".to_owned());
+    let read = |name: &str| {
+        std::fs::read(format!("{pki}/{name}")).with_context(|| format!("{pki}/{name}"))
+    };
     let options = ClientOptions::new("127.0.0.1:4433")
         .server_name("localhost")
         .roots_pem(&read("ca.pem")?)?
@@ -22,7 +26,9 @@ async fn main() -> anyhow::Result<()> {
     let client = Client::connect(options).await?;
 
     // The consumer reconnects by itself; what was not acked then comes again.
-    let mut consumer = client.subscribe(&subscription, ConsumerOptions::default()).await?;
+    let mut consumer = client
+        .subscribe(&subscription, ConsumerOptions::default())
+        .await?;
     loop {
         let delivery = tokio::select! {
             delivery = consumer.next() => delivery.context("the subscription ended")??,

@@ -71,7 +71,7 @@ pub(super) async fn resume(
 ) -> Result<StatusCode, Problem> {
     check_manage(&app, &who, &name)?;
     let target = name.clone();
-    detached(async move { app.broker.resume_subscription(&target).await }).await?;
+    app.broker.resume_subscription(&target)?;
     tracing::info!(principal = %who, subscription = name, "subscription resumed");
     Ok(StatusCode::NO_CONTENT)
 }

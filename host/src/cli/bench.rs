@@ -174,7 +174,12 @@ async fn measure(args: &BenchArgs, target: &Target) -> anyhow::Result<Report> {
     let before = target.usage();
     run.enter(Phase::Measure);
     let began = Instant::now();
-    load_for(Duration::from_secs(args.seconds), &mut publishers, &mut consumers).await?;
+    load_for(
+        Duration::from_secs(args.seconds),
+        &mut publishers,
+        &mut consumers,
+    )
+    .await?;
     let window = began.elapsed();
     run.enter(Phase::Drain);
     let broker = used_between(before, target.usage());
@@ -214,12 +219,17 @@ impl Plan {
         // A name of its own for each run, so that a running broker can be measured again.
         let run = std::process::id();
         let named = |index: usize| format!("bench-{run}-{index}");
-        let subscription = |index: usize, filter: Option<PluginUse>| specification(&named(index), filter);
+        let subscription =
+            |index: usize, filter: Option<PluginUse>| specification(&named(index), filter);
         let (name, count, per_group) = match args.workload {
             Workload::Publish => ("publish", 1, [0; GROUPS as usize]),
             Workload::E2e => ("e2e", 1, [1; GROUPS as usize]),
             Workload::Latency => ("latency", 1, [1; GROUPS as usize]),
-            Workload::Fanout => ("fanout", args.subscribers, [args.subscribers as u64; GROUPS as usize]),
+            Workload::Fanout => (
+                "fanout",
+                args.subscribers,
+                [args.subscribers as u64; GROUPS as usize],
+            ),
             Workload::Filter => ("filter", args.rules, rules_per_group(args.rules)),
         };
         let filtered = args.workload == Workload::Filter;
@@ -276,12 +286,20 @@ fn specification(name: &str, filter: Option<PluginUse>) -> anyhow::Result<Subscr
 
 type Tasks = JoinSet<anyhow::Result<Figures>>;
 
-async fn start_consumers(target: &Target, run: &Arc<Run>, consumers: &[String]) -> anyhow::Result<Tasks> {
+async fn start_consumers(
+    target: &Target,
+    run: &Arc<Run>,
+    consumers: &[String],
+) -> anyhow::Result<Tasks> {
     let mut tasks = JoinSet::new();
     for chunk in consumers.chunks(CONSUMERS_PER_CONNECTION) {
         let client = Client::connect(target.options.clone()).await?;
         for subscription in chunk {
-            tasks.spawn(load::consume(client.clone(), run.clone(), subscription.clone()));
+            tasks.spawn(load::consume(
+                client.clone(),
+                run.clone(),
+                subscription.clone(),
+            ));
         }
     }
     Ok(tasks)
@@ -307,7 +325,11 @@ async fn start_publishers(
 }
 
 // Lets the load run, and fails at once when a task fails.
-async fn load_for(time: Duration, publishers: &mut Tasks, consumers: &mut Tasks) -> anyhow::Result<()> {
+async fn load_for(
+    time: Duration,
+    publishers: &mut Tasks,
+    consumers: &mut Tasks,
+) -> anyhow::Result<()> {
     let ended = tokio::select! {
         () = tokio::time::sleep(time) => return Ok(()),
         Some(ended) = publishers.join_next() => ended,

@@ -102,7 +102,11 @@ async fn drive(args: &DemoArgs, directory: &Path) -> anyhow::Result<Report> {
     let ledger = Arc::new(Ledger::new(args.events, interests.len()));
     let mut broker = LocalBroker::start(directory, GRANTS).await?;
     let mut progress = Progress::new(args.events, &interests);
-    progress.note(&format!("broker on {}, data in {}", broker.endpoints().quic, directory.display()));
+    progress.note(&format!(
+        "broker on {}, data in {}",
+        broker.endpoints().quic,
+        directory.display()
+    ));
 
     for interest in interests.iter() {
         broker.admin().create(&interest.spec()?).await?;
@@ -138,13 +142,22 @@ async fn drive(args: &DemoArgs, directory: &Path) -> anyhow::Result<Report> {
             break;
         }
         if last_change.1.elapsed() > STALLED_AFTER {
-            progress.note(&format!("nothing moves any more; the broker's log ends with:\n{}", broker.log_tail()));
+            progress.note(&format!(
+                "nothing moves any more; the broker's log ends with:\n{}",
+                broker.log_tail()
+            ));
             break;
         }
     }
     progress.update(&ledger, &interests);
     progress.finish();
-    Ok(Report::new(&interests, &ledger, args.events, outage, started.elapsed()))
+    Ok(Report::new(
+        &interests,
+        &ledger,
+        args.events,
+        outage,
+        started.elapsed(),
+    ))
 }
 
 async fn start_consumers(
@@ -158,7 +171,12 @@ async fn start_consumers(
         for member in 1..=interest.consumers {
             let name = format!("demo-consumer-{}-{member}", interest.name);
             let client = Client::connect(traffic::client_options(authority, addr, &name)?).await?;
-            tasks.spawn(traffic::consume(client, index, interests.clone(), ledger.clone()));
+            tasks.spawn(traffic::consume(
+                client,
+                index,
+                interests.clone(),
+                ledger.clone(),
+            ));
         }
     }
     Ok(tasks)
@@ -172,7 +190,8 @@ async fn start_publishers(
     ledger: &Arc<Ledger>,
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let mut tasks = JoinSet::new();
-    let interval = Duration::from_secs(args.seconds).mul_f64(PUBLISHERS as f64 / args.events as f64);
+    let interval =
+        Duration::from_secs(args.seconds).mul_f64(PUBLISHERS as f64 / args.events as f64);
     for index in 0..PUBLISHERS {
         let name = format!("demo-publisher-{}", index + 1);
         let client = Client::connect(traffic::client_options(authority, addr, &name)?).await?;
@@ -182,7 +201,12 @@ async fn start_publishers(
             events: args.events,
             interval,
         };
-        tasks.spawn(traffic::publish(client, plan, interests.clone(), ledger.clone()));
+        tasks.spawn(traffic::publish(
+            client,
+            plan,
+            interests.clone(),
+            ledger.clone(),
+        ));
     }
     Ok(tasks)
 }
@@ -193,7 +217,10 @@ async fn crash(broker: &mut LocalBroker, progress: &Progress) -> anyhow::Result<
     broker.kill()?;
     progress.note("half of the events are published: broker killed with SIGKILL");
     broker.restart().await?;
-    progress.note(&format!("broker ready again after {:.2} s", at.elapsed().as_secs_f64()));
+    progress.note(&format!(
+        "broker ready again after {:.2} s",
+        at.elapsed().as_secs_f64()
+    ));
     Ok(at.elapsed())
 }
 

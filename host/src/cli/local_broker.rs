@@ -91,7 +91,10 @@ impl LocalBroker {
 
     /// Client options for this broker with its development certificate.
     pub(crate) fn client_options(&self) -> anyhow::Result<ClientOptions> {
-        client_options(&self.endpoints.quic, &data_directory(&self.directory).join("pki"))
+        client_options(
+            &self.endpoints.quic,
+            &data_directory(&self.directory).join("pki"),
+        )
     }
 
     /// What the process has used since it was started. None where the system does not tell.
@@ -104,7 +107,10 @@ impl LocalBroker {
         let file = data_directory(&self.directory).join("endpoints.json");
         loop {
             if let Some(status) = self.child.try_wait()? {
-                bail!("the broker ended at its start ({status}); its log ends with:\n{}", self.log_tail());
+                bail!(
+                    "the broker ended at its start ({status}); its log ends with:\n{}",
+                    self.log_tail()
+                );
             }
             if let Some(endpoints) = read_endpoints(&file) {
                 self.endpoints = endpoints;
@@ -113,7 +119,10 @@ impl LocalBroker {
                 }
             }
             if Instant::now() > deadline {
-                bail!("the broker was not ready after {READY_WITHIN:?}; its log ends with:\n{}", self.log_tail());
+                bail!(
+                    "the broker was not ready after {READY_WITHIN:?}; its log ends with:\n{}",
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(POLL).await;
         }
@@ -174,7 +183,8 @@ impl Admin {
     /// Whether the broker is up and serves.
     pub(crate) async fn is_ready(&self) -> bool {
         let (agent, url) = (self.agent.clone(), format!("{}/readyz", self.base));
-        let status = tokio::task::spawn_blocking(move || agent.get(&url).call().map(|r| r.status()));
+        let status =
+            tokio::task::spawn_blocking(move || agent.get(&url).call().map(|r| r.status()));
         matches!(status.await, Ok(Ok(status)) if status.is_success())
     }
 
@@ -188,7 +198,10 @@ impl Admin {
 
     /// All subscriptions and routes.
     pub(crate) async fn subscriptions(&self) -> anyhow::Result<Vec<SubscriptionInfo>> {
-        let (agent, url) = (self.agent.clone(), format!("{}/v1/subscriptions", self.base));
+        let (agent, url) = (
+            self.agent.clone(),
+            format!("{}/v1/subscriptions", self.base),
+        );
         tokio::task::spawn_blocking(move || answer(agent.get(&url).call()?)).await?
     }
 
@@ -202,7 +215,9 @@ impl Admin {
     }
 }
 
-fn answer<T: DeserializeOwned>(mut response: ureq::http::Response<ureq::Body>) -> anyhow::Result<T> {
+fn answer<T: DeserializeOwned>(
+    mut response: ureq::http::Response<ureq::Body>,
+) -> anyhow::Result<T> {
     if !response.status().is_success() {
         let status = response.status();
         let text = response.body_mut().read_to_string().unwrap_or_default();

@@ -151,6 +151,14 @@ impl FromStr for Name {
     }
 }
 
+impl TopicName {
+    /// The text, shared.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
+    }
+}
+
 impl TopicPattern {
     /// Whether `topic` is selected.
     #[must_use]

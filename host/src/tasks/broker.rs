@@ -1,20 +1,83 @@
-//! The broker as the outside sees it: a handle that any number of connections share.
+//! The broker as the outside sees it: a handle that any number of connections share, and the start and stop of
+//! everything behind it.
 
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::BrokerError;
+use super::catalog::split_version;
+use super::checkpointer::Checkpointer;
+use super::clock::Clock;
+use super::committer::{Committer, CommitterParts, CommitterSettings};
+use super::delivery::{Consumer, DeliveryParts, Taker};
+use super::hub::{Cell, Hub, chain};
+use super::inbox::{Control, Inbox};
+use super::lanes::{LaneParts, Lanes};
+use super::log::Log;
+use super::metrics::Metrics;
+use super::plugin_files::PluginFiles;
+use super::producers::Sessions;
+use super::publish::{PublishReply, Publisher};
+use super::recovery::{self, RecoveryError};
+use super::supervisor::Supervisor;
+use super::{BrokerError, Catalog, dead_letters, gauges};
 use crate::domain::{
-    Millis, PluginInfo, Position, ProducerId, Sequence, SubscriptionInfo, SubscriptionSpec,
-    TopicInfo, TopicName, TopicSpec,
+    Millis, PluginInfo, PluginUse, PluginWorld, Position, ProducerId, SubscriptionInfo,
+    SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec,
 };
+use crate::plugin::Plugins;
+use crate::plugin::bundled::BundledPlugin;
+use crate::store::{Opened, StoreReader};
 
-/// The running broker. Cheap to clone.
-#[derive(Clone)]
-pub struct Broker(Arc<()>);
+/// What the configuration says to the broker's tasks.
+#[derive(Clone, Debug)]
+pub struct BrokerOptions {
+    /// Where plugins are kept.
+    pub plugins_dir: PathBuf,
+    /// A publish to a topic that does not exist creates it.
+    pub auto_create_topics: bool,
+    /// Milliseconds that an event of a topic with `interval` durability may stay unsynced.
+    pub interval_ms: u64,
+    /// Bytes of recent blocks kept in memory.
+    pub tail_bytes: usize,
+    /// Journal bytes at which a checkpoint starts. Below the journal's limit, so that it is done before
+    /// publishers have to wait.
+    pub checkpoint_bytes: u64,
+    /// Journal blocks at which a checkpoint starts.
+    pub checkpoint_blocks: usize,
+    /// Journal bytes at which even routes wait.
+    pub journal_bytes_max: u64,
+    /// Producers whose resends are recognised. Beyond it, those that were idle longest are forgotten.
+    pub producers_max: usize,
+}
+
+/// Why the broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What is on disk cannot be made a state of.
+    #[error("recovery failed")]
+    Recovery(#[source] RecoveryError),
+    /// A plugin's file cannot be read or written.
+    #[error("the plugin directory cannot be used")]
+    PluginFiles(#[source] std::io::Error),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started")]
+    Thread(#[source] std::io::Error),
+    /// A plugin that comes with the binary does not load.
+    #[error("the bundled plugin `{name}` does not load: {why}")]
+    Bundled {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        why: String,
+    },
+}
 
 /// How the broker fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,209 +88,564 @@ pub struct Health {
     pub store_fault: Option<String>,
 }
 
-/// Events of one batch, to be appended to one topic together and in order.
-pub struct PublishRequest {
-    /// Repeated in the reply.
-    pub correlation: u64,
-    /// Where to; created when the configuration allows it.
-    pub topic: TopicName,
-    /// Number of the first event; 0 for a publisher without a producer id.
-    pub first_number: u64,
-    /// The client has seen the answers for all numbers up to this.
-    pub resolved_through: u64,
-    /// Encoded events, already checked.
-    pub events: Vec<Bytes>,
+/// The running broker. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker(Arc<Inner>);
+
+struct Inner {
+    parts: Arc<DeliveryParts>,
+    supervisor: Arc<Supervisor>,
+    sessions: Arc<Sessions>,
+    files: PluginFiles,
+    reader: StoreReader,
+    fault: Arc<OnceLock<String>>,
+    // Ends routes, lanes and consumers, before the committer is closed.
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Answer to a [`PublishRequest`].
-pub struct PublishReply {
-    /// As in the request.
-    pub correlation: u64,
-    /// Bytes of events in the request.
-    pub bytes: usize,
-    /// What became of it.
-    pub result: Result<PublishOutcome, BrokerError>,
-}
-
-/// The batch is as durable as its topic promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PublishOutcome {
-    /// Sequence of its first event.
-    pub first_sequence: Sequence,
-    /// How many events.
-    pub count: u32,
-    /// It was committed before; nothing was appended again.
-    pub duplicate: bool,
-    /// No subscription and no retention keeps it.
-    pub unkept: bool,
-}
-
-/// One publish stream.
-pub struct Publisher {}
-
-/// One consumer attached to a subscription. Dropping it gives its events back at once.
-pub struct Consumer {}
-
-/// One event for a consumer.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    /// Its topic.
-    pub topic: TopicName,
-    /// Its place in the broker; acks name it.
-    pub position: Position,
-    /// Its place in its topic.
-    pub sequence: Sequence,
-    /// When it was appended.
-    pub time: Millis,
-    /// How often it has been handed out, this time included.
-    pub attempt: u32,
-    /// The encoded event, or the parts a transform made of it. Never empty.
-    pub parts: Vec<Bytes>,
-}
-
-#[allow(unused_variables, reason = "bodies follow")]
 impl Broker {
+    /// Recovers what the store holds and starts every task. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// What is on disk cannot be understood, or a bundled plugin does not load.
+    pub async fn start(
+        options: BrokerOptions,
+        opened: Opened,
+        plugins: Arc<Plugins>,
+        bundled: &[BundledPlugin],
+    ) -> Result<Self, StartError> {
+        let recovered = recovery::recover(
+            &opened.state,
+            opened.replay,
+            opened.clean,
+            options.producers_max,
+        )
+        .map_err(StartError::Recovery)?;
+        tracing::info!(
+            topics = recovered.catalog.topics.len(),
+            subscriptions = recovered.cells.len(),
+            journal_groups = recovered.groups,
+            next_position = %recovered.next_position,
+            clean = opened.clean,
+            "recovered"
+        );
+        let clock = Clock::start();
+        let shutdown = CancellationToken::new();
+        let inbox = Inbox::new();
+        let metrics = Arc::new(Metrics::new());
+        let shared = Arc::new(RwLock::new(recovered.catalog.clone()));
+        let log = Log::new(opened.reader.clone(), options.tail_bytes, recovered.next_position);
+        let (dead_letters, given_up) = mpsc::unbounded_channel();
+        let ack_waker = {
+            let inbox = inbox.clone();
+            Box::new(move || inbox.acks_wait())
+        };
+        let hub = Hub::new(clock, recovered.next_position, ack_waker, dead_letters);
+        let sessions = Sessions::new(recovered.producers);
+        let fault = Arc::new(OnceLock::new());
+        let checkpoint_due = Arc::new(Notify::new());
+        let (created, creations) = mpsc::unbounded_channel();
+        let committer = Committer::new(CommitterParts {
+            journal: opened.journal,
+            catalog: recovered.catalog,
+            shared: shared.clone(),
+            hub: hub.clone(),
+            log: log.clone(),
+            inbox: inbox.clone(),
+            sessions: sessions.clone(),
+            metrics: metrics.clone(),
+            created,
+            checkpoint_due: checkpoint_due.clone(),
+            fault: fault.clone(),
+            next_position: recovered.next_position,
+            settings: CommitterSettings {
+                auto_create: options.auto_create_topics,
+                interval: Duration::from_millis(options.interval_ms),
+                checkpoint_bytes: options.checkpoint_bytes,
+                checkpoint_blocks: options.checkpoint_blocks,
+                journal_bytes_max: options.journal_bytes_max,
+            },
+        });
+        let checkpointer = Checkpointer {
+            checkpoints: opened.checkpoints,
+            reader: opened.reader.clone(),
+            hub: hub.clone(),
+            inbox: inbox.clone(),
+            metrics: metrics.clone(),
+            due: checkpoint_due,
+            shutdown: shutdown.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let threads = vec![
+            spawn_thread("checkpointer", || checkpointer.run())?,
+            spawn_thread("committer", || committer.run())?,
+        ];
+        let parts = Arc::new(DeliveryParts {
+            hub: hub.clone(),
+            log: log.clone(),
+            inbox,
+            catalog: shared.clone(),
+            metrics,
+            shutdown: shutdown.clone(),
+        });
+        let lanes = Lanes::new(LaneParts {
+            hub: hub.clone(),
+            log: log.clone(),
+            plugins: plugins.clone(),
+            catalog: shared.clone(),
+            shutdown: shutdown.clone(),
+        });
+        let supervisor = Arc::new(Supervisor { parts: parts.clone(), lanes, plugins });
+        let tasks = TaskTracker::new();
+        let broker = Self(Arc::new(Inner {
+            parts: parts.clone(),
+            supervisor: supervisor.clone(),
+            sessions,
+            files: PluginFiles::open(&options.plugins_dir).map_err(StartError::PluginFiles)?,
+            reader: opened.reader,
+            fault,
+            shutdown: shutdown.clone(),
+            tasks: tasks.clone(),
+            threads: Mutex::new(threads),
+        }));
+        broker.load_plugins(bundled).await?;
+        for (cell, routed) in recovered.cells {
+            if routed {
+                // The router starts at the end of what was replayed, which is what these have seen.
+                let _ = hub.join_router(&cell, recovered.next_position);
+            }
+            hub.insert(cell.clone());
+            hub.arm_after_recovery(&cell);
+            supervisor.start(cell);
+        }
+        let names = move |id: TopicId| {
+            let catalog = shared.read().unwrap_or_else(PoisonError::into_inner);
+            catalog.topics_by_id.get(&id).map(|topic| topic.spec.name.clone())
+        };
+        tasks.spawn(supervisor.run(creations));
+        tasks.spawn(hub.clone().run_router(log, names, shutdown.clone()));
+        tasks.spawn(hub.run_timers(shutdown.clone()));
+        tasks.spawn(dead_letters::run(parts, given_up, shutdown));
+        tasks.close();
+        Ok(broker)
+    }
+
+    // Loads what the catalog has, and records bundled plugins that it has not.
+    async fn load_plugins(&self, bundled: &[BundledPlugin]) -> Result<(), StartError> {
+        for plugin in bundled {
+            let fail = |why: String| StartError::Bundled { name: plugin.name, why };
+            self.add_plugin(plugin.name, Bytes::from_static(plugin.bytes), true)
+                .await
+                .map_err(|error| fail(error.to_string()))?;
+        }
+        for plugin in self.plugins() {
+            let loaded = match self.0.files.read(&plugin.digest) {
+                Ok(bytes) => match self.0.supervisor.plugins.load(bytes).await {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(chain(&error)),
+                },
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = loaded {
+                tracing::error!(plugin = %plugin.name, version = plugin.version, error, "a plugin does not load; subscriptions that use it are paused");
+            }
+        }
+        Ok(())
+    }
+
     /// Opens a publish stream. A stream of the same producer with the same or a lower epoch is fenced.
     /// Returns the publisher and the highest number committed for this producer. Replies go to `replies`,
     /// in any order; their number is bounded by what the caller lets be outstanding.
+    ///
+    /// # Errors
+    ///
+    /// A stream of the producer with a higher epoch has been open.
     pub fn publisher(
         &self,
         producer: Option<(ProducerId, u32)>,
         replies: mpsc::UnboundedSender<PublishReply>,
     ) -> Result<(Publisher, u64), BrokerError> {
-        unimplemented!()
+        let (session, last_number) = match producer {
+            Some((id, epoch)) => {
+                let (session, last) = self.0.sessions.open(id, epoch)?;
+                (Some(session), last)
+            }
+            None => (None, 0),
+        };
+        let publisher = Publisher {
+            inbox: self.0.parts.inbox.clone(),
+            sessions: self.0.sessions.clone(),
+            session,
+            replies,
+        };
+        Ok((publisher, last_number))
     }
 
     /// Attaches a consumer to the subscription `name`.
-    pub fn attach(&self, name: &str) -> Result<Consumer, BrokerError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name, it is a route, or its transforms cannot be set up.
+    pub async fn attach(&self, name: &str) -> Result<Consumer, BrokerError> {
+        let cell = self.cell(name)?;
+        if cell.spec.is_route() {
+            return Err(BrokerError::Invalid(format!(
+                "`{name}` is a route, which the broker consumes itself; subscribe to its output topics"
+            )));
+        }
+        let transforms = self.0.supervisor.transforms(&cell).await;
+        let transforms = transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
+        let taker = Taker::attach(self.0.parts.clone(), cell);
+        Ok(Consumer::new(taker, transforms))
     }
 
     /// Creates a topic.
+    ///
+    /// # Errors
+    ///
+    /// It exists already, or the store refuses writes.
     pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, BrokerError> {
-        unimplemented!()
+        let name = spec.name.clone();
+        self.ask(|reply| Control::CreateTopic(spec, reply)).await?;
+        self.topic(&name)
     }
 
-    /// Deletes a topic and its events.
+    /// Deletes a topic and its events. Creating it again makes another topic.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or a route appends to it.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<(), BrokerError> {
-        unimplemented!()
+        self.ask(|reply| Control::DeleteTopic(name.clone(), reply)).await
     }
 
     /// All topics, by name.
+    #[must_use]
     pub fn topics(&self) -> Vec<TopicInfo> {
-        unimplemented!()
+        let topics: Vec<_> = self.catalog().topics.values().cloned().collect();
+        topics.iter().map(|topic| self.topic_info(topic)).collect()
+    }
+
+    /// One topic.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn topic(&self, name: &TopicName) -> Result<TopicInfo, BrokerError> {
+        let topic = self.catalog().topics.get(name).cloned();
+        let topic = topic.ok_or_else(|| BrokerError::NoTopic(name.clone()))?;
+        Ok(self.topic_info(&topic))
+    }
+
+    fn topic_info(&self, topic: &super::catalog::Topic) -> TopicInfo {
+        let selecting = self.0.parts.hub.selecting(&topic.spec.name);
+        let mut subscriptions: Vec<String> =
+            selecting.iter().map(|cell| cell.spec.name.to_string()).collect();
+        subscriptions.sort_unstable();
+        TopicInfo {
+            spec: topic.spec.clone(),
+            id: topic.id,
+            next_sequence: topic.next_sequence(),
+            subscriptions,
+        }
     }
 
     /// Creates a subscription or route: resolves and configures its plugins, then records it.
+    ///
+    /// # Errors
+    ///
+    /// The specification cannot be carried out (the message says what to change), the name is taken, or the
+    /// store refuses writes.
     pub async fn create_subscription(
         &self,
-        spec: SubscriptionSpec,
+        mut spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, BrokerError> {
-        unimplemented!()
+        check_spec(&spec).map_err(BrokerError::Invalid)?;
+        for used in &mut spec.filters {
+            self.resolve(used, PluginWorld::Filter).await?;
+        }
+        for used in &mut spec.transforms {
+            self.resolve(used, PluginWorld::Transform).await?;
+        }
+        spec.created = self.0.parts.hub.clock.now();
+        let name = spec.name.clone();
+        self.ask(|reply| Control::CreateSubscription(spec, reply)).await?;
+        self.subscription(name.as_str())
+    }
+
+    // Pins a plugin to the bytes its name means now, and lets it look at its configuration.
+    async fn resolve(&self, used: &mut PluginUse, world: PluginWorld) -> Result<(), BrokerError> {
+        let plugin = self.catalog().find_plugin(&used.plugin).cloned();
+        let plugin = plugin.ok_or_else(|| BrokerError::NoPlugin(used.plugin.clone()))?;
+        if plugin.world != world {
+            return Err(BrokerError::Invalid(format!(
+                "plugin `{}` is a {}, but is used as a {}",
+                used.plugin,
+                world_name(plugin.world),
+                world_name(world)
+            )));
+        }
+        let plugins = &self.0.supervisor.plugins;
+        plugins.check(&plugin.digest, world, &used.config).await.map_err(|error| {
+            BrokerError::Invalid(format!("plugin `{}`: {}", used.plugin, chain(&error)))
+        })?;
+        used.digest = Some(plugin.digest);
+        Ok(())
     }
 
     /// Deletes a subscription or route and what it has not acked.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name, or the store refuses writes.
     pub async fn delete_subscription(&self, name: &str) -> Result<(), BrokerError> {
-        unimplemented!()
+        let cell = self.cell(name)?;
+        self.ask(|reply| Control::DeleteSubscription(cell.id, reply)).await?;
+        self.0.supervisor.lanes.stop(&cell);
+        Ok(())
     }
 
     /// Lets a paused subscription go on.
-    pub async fn resume_subscription(&self, name: &str) -> Result<(), BrokerError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn resume_subscription(&self, name: &str) -> Result<SubscriptionInfo, BrokerError> {
+        let cell = self.cell(name)?;
+        cell.lock().resume();
+        self.0.supervisor.lanes.resume(&cell);
+        cell.wake.notify_waiters();
+        self.subscription(name)
     }
 
     /// All subscriptions and routes, by name.
+    #[must_use]
     pub fn subscriptions(&self) -> Vec<SubscriptionInfo> {
-        unimplemented!()
+        let cells = self.0.parts.hub.all();
+        cells.iter().map(|cell| self.subscription_info(cell)).collect()
     }
 
     /// One subscription or route.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
     pub fn subscription(&self, name: &str) -> Result<SubscriptionInfo, BrokerError> {
-        unimplemented!()
+        Ok(self.subscription_info(&*self.cell(name)?))
+    }
+
+    fn subscription_info(&self, cell: &Cell) -> SubscriptionInfo {
+        let end = self.0.parts.log.end();
+        let (info, oldest) = {
+            let state = cell.lock();
+            let unevaluated = match cell.is_routed() {
+                true => 0,
+                false => end.0.saturating_sub(state.evaluated_through().next().0),
+            };
+            let info = SubscriptionInfo {
+                spec: (*cell.spec).clone(),
+                depth: state.depth(),
+                unevaluated,
+                in_flight: state.in_flight(),
+                oldest_unacked_ms: 0,
+                consumers: cell.consumers.load(std::sync::atomic::Ordering::Relaxed),
+                redelivered: state.redelivered(),
+                dead_lettered: cell.dead_lettered.load(std::sync::atomic::Ordering::Relaxed),
+                paused: state.paused().map(str::to_owned),
+            };
+            (info, state.oldest_pending())
+        };
+        let oldest_unacked_ms = oldest
+            .and_then(|position| self.appended_at(cell, position))
+            .map_or(0, |at| self.0.parts.hub.clock.now().0.saturating_sub(at.0));
+        SubscriptionInfo { oldest_unacked_ms, ..info }
+    }
+
+    // When the event at `position` was appended. Asked again and again for the same one, so remembered.
+    fn appended_at(&self, cell: &Cell, position: Position) -> Option<Millis> {
+        let mut oldest = cell.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+        if oldest.0 == position {
+            return Some(oldest.1);
+        }
+        let block = match self.0.parts.log.block_in_memory(position) {
+            Some(block) => block,
+            None => self.0.reader.block_at(position).ok()??,
+        };
+        *oldest = (position, block.time);
+        Some(block.time)
     }
 
     /// Checks, compiles and records a plugin under `name`, as its next version. The same bytes again are not
     /// an error: the version they have is answered.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not a plugin; the message says what is missing or too much.
     pub async fn upload_plugin(&self, name: &str, bytes: Bytes) -> Result<PluginInfo, BrokerError> {
-        unimplemented!()
+        let taken = self.plugins().into_iter().any(|plugin| plugin.bundled && plugin.name == name);
+        if taken {
+            return Err(BrokerError::Exists { kind: "bundled plugin", name: name.to_owned() });
+        }
+        self.add_plugin(name, bytes, false).await
+    }
+
+    async fn add_plugin(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        bundled: bool,
+    ) -> Result<PluginInfo, BrokerError> {
+        let valid = name.parse::<crate::domain::Name>();
+        valid.map_err(|error| BrokerError::Invalid(error.to_string()))?;
+        if name.contains(['@', ':', '/']) {
+            return Err(BrokerError::Invalid(format!(
+                "a plugin's name must not contain `@`, `:` or `/`: `{name}`"
+            )));
+        }
+        let size = bytes.len() as u64;
+        let loaded = self.0.supervisor.plugins.load(bytes.clone()).await;
+        let loaded = loaded.map_err(|error| BrokerError::Invalid(chain(&error)))?;
+        let files = self.0.files.clone();
+        let written = tokio::task::spawn_blocking(move || files.write(&loaded.digest, &bytes)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(BrokerError::Internal(format!("the plugin cannot be kept: {error}"))),
+            Err(error) => return Err(BrokerError::Internal(error.to_string())),
+        }
+        let plugin = PluginInfo {
+            name: name.to_owned(),
+            version: 0,
+            digest: loaded.digest,
+            world: loaded.world,
+            bytes: size,
+            uploaded: self.0.parts.hub.clock.now(),
+            bundled,
+        };
+        self.ask(|reply| Control::AddPlugin(plugin, reply)).await
     }
 
     /// Deletes a version of a plugin (`name@3`), or all versions (`name`), that nobody uses.
+    ///
+    /// # Errors
+    ///
+    /// There is none, it is in use, or it comes with the broker.
     pub async fn delete_plugin(&self, name: &str) -> Result<(), BrokerError> {
-        unimplemented!()
+        let (wanted, version) = split_version(name);
+        let versions: Vec<(String, u32)> = self
+            .catalog()
+            .plugins
+            .keys()
+            .filter(|(other, v)| other == wanted && version.is_none_or(|version| version == *v))
+            .cloned()
+            .collect();
+        if versions.is_empty() {
+            return Err(BrokerError::NoPlugin(name.to_owned()));
+        }
+        self.ask(|reply| Control::DeletePlugin(versions, reply)).await
     }
 
     /// All plugins, bundled ones first, by name and version.
+    #[must_use]
     pub fn plugins(&self) -> Vec<PluginInfo> {
-        unimplemented!()
+        let mut plugins: Vec<_> = self.catalog().plugins.values().cloned().collect();
+        plugins.sort_by_key(|plugin| !plugin.bundled);
+        plugins
     }
 
     /// How the broker fares.
+    #[must_use]
     pub fn health(&self) -> Health {
-        unimplemented!()
+        Health { ready: !self.0.shutdown.is_cancelled(), store_fault: self.0.fault.get().cloned() }
     }
 
     /// Metrics in the Prometheus text format.
+    #[must_use]
     pub fn metrics_text(&self) -> String {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, reason = "bodies follow")]
-impl Publisher {
-    /// Hands a batch to the committer. Waits while its queue is full, which is how publishers feel a full
-    /// journal. The answer comes as a [`PublishReply`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before completion, the batch may or may not be committed; no reply follows if it is not.
-    pub async fn submit(&self, request: PublishRequest) -> Result<(), BrokerError> {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, reason = "bodies follow")]
-impl Consumer {
-    /// The subscription as it was created.
-    pub fn spec(&self) -> Arc<SubscriptionSpec> {
-        unimplemented!()
+        let mut families = gauges::of_subscriptions(&self.subscriptions());
+        families.extend(gauges::of_plugins(&self.0.supervisor.plugins.stats()));
+        families.extend(gauges::of_store(&self.0.reader.usage(), self.0.fault.get().is_some()));
+        self.0.parts.metrics.render(&families)
     }
 
-    /// Waits until something can be delivered and returns at most `events_max` events of at most about
-    /// `bytes_max` bytes (one event may exceed it, so that a large event is not stuck for ever).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel-safe: events handed out to a cancelled call are given back at once.
-    pub async fn next(&self, events_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BrokerError> {
-        unimplemented!()
+    /// Stops: publishes are refused, consumers, routes and lanes end, and what they said is written before the
+    /// journal is closed. The caller bounds the time.
+    pub async fn shutdown(&self) {
+        let inner = self.0.clone();
+        inner.parts.inbox.close_publishes();
+        inner.shutdown.cancel();
+        inner.parts.inbox.close();
+        let threads = std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let name = thread.thread().name().unwrap_or_default().to_owned();
+                if thread.join().is_err() {
+                    tracing::error!(thread = name, "a thread of the broker had panicked");
+                }
+            }
+        });
+        let _ = joined.await;
+        inner.tasks.wait().await;
     }
 
-    /// The events are done with. Positions that this consumer does not hold are ignored.
-    pub fn ack(&self, positions: &[RangeInclusive<Position>]) {
-        unimplemented!()
+    fn cell(&self, name: &str) -> Result<Arc<Cell>, BrokerError> {
+        let cell = self.0.parts.hub.by_name(name);
+        cell.ok_or_else(|| BrokerError::NoSubscription(name.to_owned()))
     }
 
-    /// Like [`ack`](Self::ack), and completes once the acks are on disk.
-    pub fn ack_confirmed(
+    fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+        self.0.parts.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask<T>(
         &self,
-        positions: &[RangeInclusive<Position>],
-    ) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
-        async { unimplemented!() }
+        make: impl FnOnce(tokio::sync::oneshot::Sender<Result<T, BrokerError>>) -> Control,
+    ) -> Result<T, BrokerError> {
+        self.0.parts.inbox.ask(make).await
     }
+}
 
-    /// Deliver again, after `delay_ms` or the subscription's back-off.
-    pub fn nack(&self, positions: &[RangeInclusive<Position>], delay_ms: Option<u64>) {
-        unimplemented!()
-    }
+fn spawn_thread(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(StartError::Thread)
+}
 
-    /// To the dead-letter topic.
-    pub fn term(&self, positions: &[RangeInclusive<Position>], reason: &str) {
-        unimplemented!()
+fn world_name(world: PluginWorld) -> &'static str {
+    match world {
+        PluginWorld::Filter => "filter",
+        PluginWorld::Transform => "transform",
     }
+}
 
-    /// Starts the ack deadline anew.
-    pub fn extend(&self, positions: &[RangeInclusive<Position>]) {
-        unimplemented!()
+// What can be said of a specification without looking at anything else.
+fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
+    const FILTERS_MAX: usize = 8;
+    const TRANSFORMS_MAX: usize = 8;
+    let delivery = &spec.delivery;
+    if spec.topics.is_empty() {
+        return Err("name at least one topic pattern, such as `orders.>`".into());
     }
+    if spec.filters.len() > FILTERS_MAX || spec.transforms.len() > TRANSFORMS_MAX {
+        return Err(format!("at most {FILTERS_MAX} filters and {TRANSFORMS_MAX} transforms"));
+    }
+    if delivery.ack_deadline_ms == 0 {
+        return Err("`ack_deadline_ms` must be at least 1".into());
+    }
+    if delivery.in_flight_events_max == 0 {
+        return Err("`in_flight_events_max` must be at least 1".into());
+    }
+    let dead_letter = spec.dead_letter_topic();
+    if spec.topics.iter().any(|pattern| pattern.as_str() == dead_letter.as_str()) {
+        return Err(format!(
+            "its own dead-letter topic `{dead_letter}` is among its topics; use another subscription for it"
+        ));
+    }
+    Ok(())
 }

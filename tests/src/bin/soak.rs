@@ -28,7 +28,10 @@ async fn main() -> anyhow::Result<()> {
     let events = mebibytes * MIB / EVENT_BYTES;
     let broker = BrokerProcess::start_with(Setup::config(CONFIG)).await?;
     for index in 0..SUBSCRIPTIONS {
-        broker.admin().create(json!({"name": format!("s{index}"), "topics": ["soak"]})).await?;
+        broker
+            .admin()
+            .create(json!({"name": format!("s{index}"), "topics": ["soak"]}))
+            .await?;
     }
     state(&broker, "started")?;
     fill(&broker, events).await?;
@@ -42,13 +45,20 @@ async fn main() -> anyhow::Result<()> {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     state(&broker, "at rest")?;
-    ensure!(broker.disk_bytes() <= 300 * MIB, "the disk was not given back");
+    ensure!(
+        broker.disk_bytes() <= 300 * MIB,
+        "the disk was not given back"
+    );
     Ok(())
 }
 
 async fn fill(broker: &BrokerProcess, events: u64) -> anyhow::Result<()> {
     let begin = Instant::now();
-    let publisher = broker.client().await?.publisher(PublisherOptions::default()).await?;
+    let publisher = broker
+        .client()
+        .await?
+        .publisher(PublisherOptions::default())
+        .await?;
     let payload = bytes::Bytes::from(vec![b'x'; EVENT_BYTES as usize]);
     let mut tickets = FuturesUnordered::new();
     for number in 0..events {
@@ -64,14 +74,19 @@ async fn fill(broker: &BrokerProcess, events: u64) -> anyhow::Result<()> {
     while let Some(answer) = tickets.next().await {
         answer?;
     }
-    println!("{events} events published in {:.1} s", begin.elapsed().as_secs_f64());
+    println!(
+        "{events} events published in {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
 async fn drain(broker: &BrokerProcess, subscription: &str, events: u64) -> anyhow::Result<()> {
     let begin = Instant::now();
     let client = broker.client().await?;
-    let mut consumer = client.subscribe(subscription, ConsumerOptions::default()).await?;
+    let mut consumer = client
+        .subscribe(subscription, ConsumerOptions::default())
+        .await?;
     let mut missing = vec![true; events as usize];
     let mut left = events;
     while left > 0 {
@@ -84,12 +99,19 @@ async fn drain(broker: &BrokerProcess, subscription: &str, events: u64) -> anyho
         }
     }
     consumer.flush_acks().await?;
-    println!("{subscription} drained in {:.1} s", begin.elapsed().as_secs_f64());
+    println!(
+        "{subscription} drained in {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
 fn state(broker: &BrokerProcess, when: &str) -> anyhow::Result<()> {
     let (memory, disk) = (broker.resident_bytes_max()?, broker.disk_bytes());
-    println!("{when:24} at most {} MiB resident, {} MiB on disk", memory / MIB, disk / MIB);
+    println!(
+        "{when:24} at most {} MiB resident, {} MiB on disk",
+        memory / MIB,
+        disk / MIB
+    );
     Ok(())
 }

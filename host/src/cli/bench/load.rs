@@ -120,7 +120,8 @@ impl Figures {
         let now = run.now_us();
         self.count += u64::from(run.is_measured(now));
         if run.is_measured(sent_us) {
-            self.latency_us.saturating_record(now.saturating_sub(sent_us).max(1));
+            self.latency_us
+                .saturating_record(now.saturating_sub(sent_us).max(1));
         }
     }
 
@@ -152,7 +153,9 @@ pub(super) async fn publish(
             let sent_us = run.now_us();
             let group = number % GROUPS;
             number += 1;
-            let ticket = publisher.send(TOPIC, event(shape, group, sent_us, &padding)).await?;
+            let ticket = publisher
+                .send(TOPIC, event(shape, group, sent_us, &padding))
+                .await?;
             answers.push(ticket.map(move |answer| (sent_us, group, answer)));
         }
         let mut next = answers.next().await;
@@ -229,7 +232,10 @@ pub(super) async fn consume(
         delivery.ack();
         run.delivered.fetch_add(1, Ordering::Relaxed);
         let sent_us = delivery.event().id.parse();
-        figures.record(&run, sent_us.context("an event that the bench did not send")?);
+        figures.record(
+            &run,
+            sent_us.context("an event that the bench did not send")?,
+        );
     }
     Ok(figures)
 }

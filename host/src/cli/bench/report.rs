@@ -35,9 +35,19 @@ impl Report {
     /// For people.
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header([
-            "", "events", "events/s", "MB/s", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "max µs",
-        ]);
+        table
+            .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+            .set_header([
+                "",
+                "events",
+                "events/s",
+                "MB/s",
+                "p50 µs",
+                "p90 µs",
+                "p99 µs",
+                "p99.9 µs",
+                "max µs",
+            ]);
         table.add_row(self.row("published", &self.acks));
         if let Some(deliveries) = &self.deliveries {
             table.add_row(self.row("delivered", deliveries));

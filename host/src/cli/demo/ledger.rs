@@ -72,7 +72,10 @@ pub(super) struct Outcome {
 impl Ledger {
     /// A ledger for `events` events and `interests` (at most 8) interests.
     pub(super) fn new(events: u64, interests: usize) -> Self {
-        assert!(interests <= 8, "the verdicts of an event are the bits of one byte");
+        assert!(
+            interests <= 8,
+            "the verdicts of an event are the bits of one byte"
+        );
         let interest = |_| InterestRecord {
             arrivals: (0..events).map(|_| AtomicU8::new(0)).collect(),
             sequences: (0..events).map(|_| AtomicU64::new(0)).collect(),
@@ -122,7 +125,8 @@ impl Ledger {
             && !event.acked.swap(true, Ordering::Relaxed)
         {
             self.acked.fetch_add(1, Ordering::Relaxed);
-            self.duplicates.fetch_add(u64::from(duplicate), Ordering::Relaxed);
+            self.duplicates
+                .fetch_add(u64::from(duplicate), Ordering::Relaxed);
         }
     }
 
@@ -145,7 +149,9 @@ impl Ledger {
             record.doubled.fetch_add(1, Ordering::Relaxed);
         }
         let before = record.arrivals[number]
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_add(1)))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                Some(n.saturating_add(1))
+            })
             .unwrap_or_default();
         if before > 0 {
             return;
@@ -182,7 +188,8 @@ impl Ledger {
     /// All deliveries to all interests so far.
     pub(super) fn deliveries(&self) -> u64 {
         let each = self.interests.iter();
-        each.map(|record| record.deliveries.load(Ordering::Relaxed)).sum()
+        each.map(|record| record.deliveries.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Whether every acked event has come wherever it should.
@@ -191,7 +198,9 @@ impl Ledger {
             self.events
                 .iter()
                 .zip(&record.arrivals)
-                .all(|(event, arrivals)| !event.is_due(index) || arrivals.load(Ordering::Relaxed) > 0)
+                .all(|(event, arrivals)| {
+                    !event.is_due(index) || arrivals.load(Ordering::Relaxed) > 0
+                })
         })
     }
 
@@ -225,7 +234,8 @@ impl Ledger {
             doubled: record.doubled.load(Ordering::Relaxed),
             latency_p50_us: quantile(0.5),
             latency_p99_us: quantile(0.99),
-            events_per_second: delivered as f64 / Duration::from_micros(span_us.max(1)).as_secs_f64(),
+            events_per_second: delivered as f64
+                / Duration::from_micros(span_us.max(1)).as_secs_f64(),
         }
     }
 
@@ -263,13 +273,19 @@ mod tests {
         ledger.delivered(1, 1, 2);
         assert!(!ledger.is_complete());
         let first = ledger.outcome(0);
-        assert_eq!((first.matched, first.delivered, first.redelivered), (3, 2, 1));
+        assert_eq!(
+            (first.matched, first.delivered, first.redelivered),
+            (3, 2, 1)
+        );
         assert_eq!((first.lost, first.unexpected), (1, 0));
         let second = ledger.outcome(1);
         assert_eq!((second.matched, second.lost, second.unexpected), (0, 0, 1));
         assert_eq!((ledger.acked_count(), ledger.duplicate_count()), (3, 1));
         ledger.delivered(0, 2, 3);
-        assert!(ledger.is_complete(), "event 3 was never acked, so nothing is due for it");
+        assert!(
+            ledger.is_complete(),
+            "event 3 was never acked, so nothing is due for it"
+        );
     }
 
     #[test]

@@ -48,7 +48,10 @@ impl Progress {
             bar
         };
         let published = bar("published", events);
-        let interests = interests.iter().map(|interest| bar(interest.name, 0)).collect();
+        let interests = interests
+            .iter()
+            .map(|interest| bar(interest.name, 0))
+            .collect();
         Self::Bars {
             multi,
             published,
@@ -104,7 +107,10 @@ impl Progress {
             ..
         } = self
         {
-            interests.iter().chain([published]).for_each(ProgressBar::abandon);
+            interests
+                .iter()
+                .chain([published])
+                .for_each(ProgressBar::abandon);
         }
     }
 }

@@ -62,8 +62,14 @@ impl Report {
         for (name, _, outcome) in &self.rows {
             let counts = [
                 (outcome.lost, "acked events were not delivered"),
-                (outcome.unexpected, "events came that the native recomputation refuses"),
-                (outcome.doubled, "deliveries were of events that were appended twice"),
+                (
+                    outcome.unexpected,
+                    "events came that the native recomputation refuses",
+                ),
+                (
+                    outcome.doubled,
+                    "deliveries were of events that were appended twice",
+                ),
             ];
             let bad = counts.iter().filter(|(count, _)| *count > 0);
             faults.extend(bad.map(|(count, what)| format!("`{name}`: {count} {what}")));
@@ -74,10 +80,21 @@ impl Report {
     /// For people.
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header([
-            "subscription", "", "published", "matched", "delivered", "redelivered", "lost", "doubled",
-            "p50 ms", "p99 ms", "events/s",
-        ]);
+        table
+            .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+            .set_header([
+                "subscription",
+                "",
+                "published",
+                "matched",
+                "delivered",
+                "redelivered",
+                "lost",
+                "doubled",
+                "p50 ms",
+                "p99 ms",
+                "events/s",
+            ]);
         for (name, about, outcome) in &self.rows {
             table.add_row([
                 (*name).to_owned(),

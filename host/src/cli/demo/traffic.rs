@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tidegate_client::{
-    Client, ClientOptions, ConsumerOptions, Delivery, Event, PublisherOptions,
-};
+use tidegate_client::{Client, ClientOptions, ConsumerOptions, Delivery, Event, PublisherOptions};
 use tokio::time::Instant;
 
 use super::auction::{self, AuctionEvent};
@@ -77,7 +75,9 @@ pub(super) async fn publish(
             ledger.acked(number, answer?.duplicate);
         }
         // What is answered already must not wait for the bound to be reached.
-        while let Some(Some((number, answer))) = futures_util::FutureExt::now_or_never(answers.next()) {
+        while let Some(Some((number, answer))) =
+            futures_util::FutureExt::now_or_never(answers.next())
+        {
             ledger.acked(number, answer?.duplicate);
         }
     }
@@ -113,9 +113,12 @@ pub(super) async fn consume(
 }
 
 fn verdicts(interests: &[Interest], event: &AuctionEvent) -> u8 {
-    interests.iter().enumerate().fold(0, |bits, (index, interest)| {
-        bits | u8::from(interest.wants(event)) << index
-    })
+    interests
+        .iter()
+        .enumerate()
+        .fold(0, |bits, (index, interest)| {
+            bits | u8::from(interest.wants(event)) << index
+        })
 }
 
 // CloudEvents attributes as headers, in the convention the broker's filters know.

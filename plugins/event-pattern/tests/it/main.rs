@@ -1,1 +1,6 @@
-//! Conformance and agreement tests of the pattern language, through the public interface.
+//! The pattern language through its public interface: a table of cases per operator, and agreement of the set with the
+//! plain evaluator on random patterns and events.
+
+mod agreement;
+mod conformance;
+mod refusals;

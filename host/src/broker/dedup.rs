@@ -1,0 +1,537 @@
+//! What idempotent producers have published: per producer its epoch, its highest committed number and the
+//! batches whose answers it may not have seen. Enough to answer a resend like the first time. Memory is
+//! bounded by the number of producers; the committer owns this state and persists it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{ProducerId, Sequence};
+
+const VERSION: u8 = 1;
+/// Batches remembered per producer. A client that lets more be unanswered cannot resend the oldest.
+const BATCHES_MAX: usize = 1_024;
+
+/// All producers the broker remembers.
+#[derive(Clone, Debug)]
+pub struct Producers {
+    producers_max: usize,
+    by_id: HashMap<ProducerId, Producer>,
+    /// Who is forgotten first: those that never committed anything, then whoever is idle longest. So opening
+    /// streams with made-up ids pushes out nobody who publishes.
+    idle: BTreeMap<Idle, ProducerId>,
+    clock: u64,
+}
+
+/// Has committed, then when it was last used on the logical clock.
+type Idle = (bool, u64);
+
+#[derive(Clone, Debug)]
+struct Producer {
+    idle: Idle,
+    known: Known,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Known {
+    epoch: u32,
+    last_number: u64,
+    /// Numbers rise.
+    batches: VecDeque<Batch>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Batch {
+    first_number: u64,
+    count: u32,
+    first_sequence: Sequence,
+}
+
+/// What a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not seen before: append it.
+    Fresh,
+    /// Committed before: answer as then.
+    Duplicate {
+        /// The sequence its first event got.
+        first_sequence: Sequence,
+    },
+    /// Its numbers are not above what is committed, and it is no resend of a batch that is remembered.
+    OutOfOrder {
+        /// Highest committed number.
+        committed: u64,
+    },
+    /// A newer stream of the same producer took over.
+    Fenced,
+}
+
+/// A newer stream of the same producer took over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("epoch {epoch} of this producer took over")]
+pub struct Fenced {
+    /// The epoch that counts.
+    pub epoch: u32,
+}
+
+/// Why the bytes are not the producers' state.
+#[derive(Debug, thiserror::Error)]
+pub enum ProducersRestoreError {
+    /// Written by another version.
+    #[error(
+        "the producers' state has version {0}, this broker reads {VERSION}; start the version that wrote it"
+    )]
+    Version(u8),
+    /// It cannot be read.
+    #[error("the producers' state is damaged")]
+    Damaged(#[from] postcard::Error),
+    /// The parts contradict each other.
+    #[error("the producers' state is inconsistent: {0}")]
+    Inconsistent(&'static str),
+}
+
+impl Producers {
+    /// Nobody yet; at most `producers_max` are remembered (at least one).
+    #[must_use]
+    pub fn new(producers_max: usize) -> Self {
+        Self {
+            producers_max: producers_max.max(1),
+            by_id: HashMap::new(),
+            idle: BTreeMap::new(),
+            clock: 0,
+        }
+    }
+
+    /// Number of producers remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether nobody is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// A producer opens a stream: lower epochs are fenced from now on. Returns its highest committed number,
+    /// 0 when none is known.
+    ///
+    /// # Errors
+    ///
+    /// A higher epoch of it was seen.
+    pub fn open(&mut self, id: ProducerId, epoch: u32) -> Result<u64, Fenced> {
+        if let Some(producer) = self.by_id.get(&id)
+            && producer.known.epoch > epoch
+        {
+            return Err(Fenced {
+                epoch: producer.known.epoch,
+            });
+        }
+        let known = self.touch(id);
+        known.epoch = epoch;
+        Ok(known.last_number)
+    }
+
+    /// What the batch of `count` events from `first_number` on is. A batch without events is fresh.
+    #[must_use]
+    pub fn check(&self, id: ProducerId, epoch: u32, first_number: u64, count: u32) -> Verdict {
+        let Some(Producer { known, .. }) = self.by_id.get(&id) else {
+            return Verdict::Fresh;
+        };
+        if epoch < known.epoch {
+            return Verdict::Fenced;
+        }
+        if count == 0 {
+            return Verdict::Fresh;
+        }
+        let out_of_order = Verdict::OutOfOrder {
+            committed: known.last_number,
+        };
+        let Some(last_number) = first_number.checked_add(u64::from(count) - 1) else {
+            return out_of_order;
+        };
+        if first_number > known.last_number {
+            return Verdict::Fresh;
+        }
+        known
+            .resent(first_number, last_number)
+            .map_or(out_of_order, |first_sequence| Verdict::Duplicate {
+                first_sequence,
+            })
+    }
+
+    /// Records a committed batch, and that its producer has seen the answers for all numbers up to
+    /// `resolved_through`. Recording what is recorded already (recovery) changes nothing.
+    pub fn commit(
+        &mut self,
+        id: ProducerId,
+        epoch: u32,
+        first_number: u64,
+        count: u32,
+        first_sequence: Sequence,
+        resolved_through: u64,
+    ) {
+        let known = self.touch(id);
+        known.epoch = known.epoch.max(epoch);
+        let batch = Batch {
+            first_number,
+            count,
+            first_sequence,
+        };
+        if count > 0 && first_number > known.last_number {
+            known.last_number = batch.last_number();
+            known.batches.push_back(batch);
+        }
+        let resolved = known
+            .batches
+            .partition_point(|batch| batch.last_number() <= resolved_through);
+        let surplus = known.batches.len().saturating_sub(BATCHES_MAX);
+        known.batches.drain(..resolved.max(surplus));
+        self.mark_committed(id);
+    }
+
+    /// The state as bytes.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        let known: Vec<(ProducerId, bool, &Known)> = self
+            .idle
+            .iter()
+            .filter_map(|((committed, _), id)| Some((*id, *committed, &self.by_id.get(id)?.known)))
+            .collect();
+        postcard::to_extend(&known, vec![VERSION])
+            .expect("plain numbers always serialize into a Vec")
+    }
+
+    /// The state that [`snapshot`](Self::snapshot) wrote. When it has more than `producers_max` producers,
+    /// those that are idle longest are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not such a state, or of another version.
+    pub fn restore(bytes: &[u8], producers_max: usize) -> Result<Self, ProducersRestoreError> {
+        let (version, bytes) = bytes
+            .split_first()
+            .ok_or(ProducersRestoreError::Inconsistent("it is empty"))?;
+        if *version != VERSION {
+            return Err(ProducersRestoreError::Version(*version));
+        }
+        let (stored, rest) = postcard::take_from_bytes::<Vec<(ProducerId, bool, Known)>>(bytes)?;
+        if !rest.is_empty() {
+            return Err(ProducersRestoreError::Inconsistent("bytes follow its end"));
+        }
+        let mut producers = Self::new(producers_max);
+        for (id, committed, known) in stored {
+            if !known.is_sound() || producers.by_id.contains_key(&id) {
+                return Err(ProducersRestoreError::Inconsistent(
+                    "a producer's numbers do not rise",
+                ));
+            }
+            *producers.touch(id) = known;
+            if committed {
+                producers.mark_committed(id);
+            }
+        }
+        Ok(producers)
+    }
+
+    // The producer, now the last one to be forgotten of its kind.
+    fn touch(&mut self, id: ProducerId) -> &mut Known {
+        if !self.by_id.contains_key(&id)
+            && self.by_id.len() >= self.producers_max
+            && let Some((_, idlest)) = self.idle.pop_first()
+        {
+            self.by_id.remove(&idlest);
+        }
+        self.clock += 1;
+        let fresh = Producer {
+            idle: (false, self.clock),
+            known: Known::default(),
+        };
+        let producer = self.by_id.entry(id).or_insert(fresh);
+        self.idle.remove(&producer.idle);
+        producer.idle.1 = self.clock;
+        self.idle.insert(producer.idle, id);
+        &mut producer.known
+    }
+
+    fn mark_committed(&mut self, id: ProducerId) {
+        if let Some(producer) = self.by_id.get_mut(&id) {
+            self.idle.remove(&producer.idle);
+            producer.idle.0 = true;
+            self.idle.insert(producer.idle, id);
+        }
+    }
+}
+
+impl Known {
+    // The sequence that `first_number` got, when all of the range is remembered and got sequences in a row.
+    fn resent(&self, first_number: u64, last_number: u64) -> Option<Sequence> {
+        let from = self
+            .batches
+            .partition_point(|batch| batch.last_number() < first_number);
+        let first = self
+            .batches
+            .get(from)
+            .filter(|batch| batch.first_number <= first_number)?;
+        let first_sequence = Sequence(first.first_sequence.0 + (first_number - first.first_number));
+        let mut before = first;
+        for batch in self.batches.range(from + 1..) {
+            if before.last_number() >= last_number {
+                break;
+            }
+            let follows = batch.first_number == before.last_number() + 1
+                && batch.first_sequence.0 == before.first_sequence.0 + u64::from(before.count);
+            if !follows {
+                return None;
+            }
+            before = batch;
+        }
+        (before.last_number() >= last_number).then_some(first_sequence)
+    }
+
+    // Numbers rise, nothing overflows, and the highest is the last batch's or above.
+    fn is_sound(&self) -> bool {
+        let mut after = Some(0u64);
+        let rising = self.batches.iter().all(|batch| {
+            let last = batch.first_number.checked_add(u64::from(batch.count));
+            let sound = batch.count > 0
+                && after.is_some_and(|after| batch.first_number >= after)
+                && batch
+                    .first_sequence
+                    .0
+                    .checked_add(u64::from(batch.count))
+                    .is_some();
+            after = last;
+            sound && last.is_some()
+        });
+        rising
+            && self
+                .batches
+                .back()
+                .is_none_or(|batch| batch.last_number() <= self.last_number)
+    }
+}
+
+impl Batch {
+    fn last_number(&self) -> u64 {
+        self.first_number
+            .saturating_add(u64::from(self.count))
+            .saturating_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const P: ProducerId = ProducerId(7);
+
+    #[derive(Clone, Debug)]
+    struct Step {
+        producer: u128,
+        epoch: u32,
+        // Where the batch starts, relative to the highest number of this producer.
+        back: u64,
+        count: u32,
+        resolved_back: u64,
+        reopen: bool,
+        restart: bool,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = (
+            0u128..3,
+            0u32..3,
+            0u64..12,
+            1u32..6,
+            0u64..20,
+            prop::bool::weighted(0.1),
+            prop::bool::weighted(0.1),
+        )
+            .prop_map(
+                |(producer, epoch, back, count, resolved_back, reopen, restart)| Step {
+                    producer,
+                    epoch,
+                    back,
+                    count,
+                    resolved_back,
+                    reopen,
+                    restart,
+                },
+            );
+        prop::collection::vec(step, 1..100)
+    }
+
+    // Every number's sequence, for ever, and what the producer says it has seen.
+    #[derive(Default)]
+    struct Model {
+        epoch: u32,
+        sequences: BTreeMap<u64, u64>,
+        // Numbers → the last number of their batch.
+        batch_last: BTreeMap<u64, u64>,
+        resolved: u64,
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_naive_memory_of_all_numbers(steps in steps()) {
+            let mut producers = Producers::new(10);
+            let mut models: HashMap<u128, Model> = HashMap::new();
+            let mut next_sequence = 1;
+            for step in steps {
+                let id = ProducerId(step.producer);
+                let model = models.entry(step.producer).or_default();
+                let committed = model.sequences.keys().next_back().copied().unwrap_or(0);
+                if step.reopen {
+                    let expected = if step.epoch < model.epoch {
+                        Err(Fenced { epoch: model.epoch })
+                    } else {
+                        model.epoch = step.epoch;
+                        Ok(committed)
+                    };
+                    prop_assert_eq!(producers.open(id, step.epoch), expected);
+                }
+                let first = (committed + 3).saturating_sub(step.back).max(1);
+                let last = first + u64::from(step.count) - 1;
+                let verdict = producers.check(id, step.epoch, first, step.count);
+                let remembered = (first..=last).all(|number| {
+                    model.batch_last.get(&number).is_some_and(|last| *last > model.resolved)
+                });
+                let in_a_row = (first..last).all(|number| {
+                    model.sequences.get(&number).map(|s| s + 1) == model.sequences.get(&(number + 1)).copied()
+                });
+                let expected = if step.epoch < model.epoch {
+                    Verdict::Fenced
+                } else if first > committed {
+                    Verdict::Fresh
+                } else if remembered && in_a_row {
+                    Verdict::Duplicate { first_sequence: Sequence(model.sequences[&first]) }
+                } else {
+                    Verdict::OutOfOrder { committed }
+                };
+                prop_assert_eq!(verdict, expected);
+                if verdict == Verdict::Fresh {
+                    let resolved = committed.saturating_sub(step.resolved_back);
+                    producers.commit(id, step.epoch, first, step.count, Sequence(next_sequence), resolved);
+                    // Again, as recovery may.
+                    producers.commit(id, step.epoch, first, step.count, Sequence(next_sequence), resolved);
+                    model.epoch = step.epoch;
+                    model.resolved = model.resolved.max(resolved);
+                    for number in first..=last {
+                        model.sequences.insert(number, next_sequence + number - first);
+                        model.batch_last.insert(number, last);
+                    }
+                    next_sequence += u64::from(step.count) + u64::from(step.count % 2);
+                }
+                if step.restart {
+                    producers = Producers::restore(&producers.snapshot(), 10).expect("just written");
+                }
+            }
+        }
+
+        #[test]
+        fn restoring_nonsense_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let mut bytes = bytes;
+            let _ = Producers::restore(&bytes, 10);
+            if let Some(version) = bytes.first_mut() {
+                *version = VERSION;
+            }
+            if let Ok(producers) = Producers::restore(&bytes, 10) {
+                let _ = producers.check(ProducerId(0), u32::MAX, 1, 5);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_may_have_gaps() {
+        let mut producers = Producers::new(10);
+        producers.commit(P, 0, 1, 10, Sequence(1), 0);
+        assert_eq!(producers.check(P, 0, 21, 10), Verdict::Fresh);
+        producers.commit(P, 0, 21, 10, Sequence(11), 0);
+        assert_eq!(
+            producers.check(P, 0, 11, 10),
+            Verdict::OutOfOrder { committed: 30 }
+        );
+        assert_eq!(
+            producers.check(P, 0, 5, 20),
+            Verdict::OutOfOrder { committed: 30 }
+        );
+        assert_eq!(
+            producers.check(P, 0, 21, 10),
+            Verdict::Duplicate {
+                first_sequence: Sequence(11)
+            }
+        );
+    }
+
+    #[test]
+    fn numbers_near_the_end_do_not_overflow() {
+        let mut producers = Producers::new(10);
+        producers.commit(P, 0, u64::MAX, 5, Sequence(1), 0);
+        assert!(matches!(
+            producers.check(P, 0, u64::MAX, 2),
+            Verdict::OutOfOrder { .. }
+        ));
+        assert!(matches!(
+            producers.check(P, 0, 1, 2),
+            Verdict::OutOfOrder { .. }
+        ));
+    }
+
+    #[test]
+    fn only_so_many_batches_are_remembered() {
+        let mut producers = Producers::new(10);
+        let count = BATCHES_MAX as u64 + 1;
+        for number in 1..=count {
+            producers.commit(P, 0, number, 1, Sequence(number), 0);
+        }
+        assert_eq!(
+            producers.check(P, 0, 1, 1),
+            Verdict::OutOfOrder { committed: count }
+        );
+        assert_eq!(
+            producers.check(P, 0, 2, 1),
+            Verdict::Duplicate {
+                first_sequence: Sequence(2)
+            }
+        );
+    }
+
+    #[test]
+    fn who_never_published_is_forgotten_before_who_is_idle() {
+        let mut producers = Producers::new(3);
+        for id in 1..=3 {
+            producers.commit(ProducerId(id), 0, 1, 1, Sequence(1), 0);
+        }
+        producers.commit(ProducerId(1), 0, 2, 1, Sequence(2), 0);
+        for id in 100..200 {
+            producers.open(ProducerId(id), 0).expect("not fenced");
+        }
+        assert_eq!(producers.len(), 3);
+        assert_eq!(
+            producers.open(ProducerId(2), 0),
+            Ok(0),
+            "idle longest, forgotten"
+        );
+        assert_eq!(producers.open(ProducerId(3), 0), Ok(1));
+        assert_eq!(producers.open(ProducerId(1), 0), Ok(2));
+    }
+
+    #[test]
+    fn restoring_keeps_who_was_active_last() {
+        let mut producers = Producers::new(10);
+        for id in 1..=5 {
+            producers.commit(ProducerId(id), 0, 1, 1, Sequence(1), 0);
+        }
+        let producers = Producers::restore(&producers.snapshot(), 2).expect("just written");
+        assert_eq!(producers.len(), 2);
+        assert_eq!(producers.check(ProducerId(1), 0, 1, 1), Verdict::Fresh);
+        assert!(matches!(
+            producers.check(ProducerId(5), 0, 1, 1),
+            Verdict::Duplicate { .. }
+        ));
+    }
+}

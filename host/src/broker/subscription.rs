@@ -1,0 +1,311 @@
+//! What one subscription owes its consumers: which positions matched and are not acked, who holds which of them
+//! until when, what is to be tried again and when, and what was given up. Pure state: no I/O, no async, no
+//! clock. It never holds an event, only positions, and it never forgets a matched position before its ack.
+//!
+//! A position that is pending is in exactly one place: never handed out (at or above `next_fresh`), ready to
+//! be handed out again, delayed, in flight with one consumer, or given up. An ack removes it for good.
+
+mod delivery;
+mod matched;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
+
+pub use self::snapshot::RestoreError;
+use super::positions::PositionSet;
+use super::ranges::RangeMap;
+use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
+
+/// Nothing is handed out for the first time while this many ranges wait for another attempt or for their dead
+/// letter: what is kept per returned event must not grow with the backlog.
+const RETURNED_RANGES_MAX: usize = 262_144;
+/// Longest reason that is kept with a given-up event, in bytes.
+const REASON_BYTES_MAX: usize = 1_024;
+
+/// The state of one subscription or route.
+///
+/// All calls are short: work is per range of positions, not per event, wherever events are handled in batches.
+#[derive(Clone, Debug)]
+pub struct SubscriptionState {
+    policy: DeliveryPolicy,
+    /// First position that may match.
+    start: u64,
+    /// Everything up to here is decided.
+    evaluated: u64,
+    /// One per filter; none for a subscription without filters.
+    stages: Vec<Stage>,
+    /// Undecided positions that a filter failed on.
+    failed: BTreeMap<u64, GiveUpReason>,
+    /// Undecided positions that are acked already: an ack read from the journal before its match.
+    acked_ahead: PositionSet,
+    pending: PositionSet,
+    /// Pending positions from here on were never handed out.
+    next_fresh: u64,
+    /// To be handed out again as soon as somebody asks.
+    ready: PositionSet,
+    delayed: Delayed,
+    /// How often a position has been handed out and came back. Absent means never.
+    attempts: RangeMap<u32>,
+    consumers: BTreeMap<ConsumerId, Consumer>,
+    in_flight: u64,
+    given_up: BTreeMap<u64, GivenUpEntry>,
+    /// Those of `given_up` that nobody has taken yet.
+    given_up_waiting: BTreeSet<u64>,
+    paused: Option<Arc<str>>,
+    redelivered: u64,
+    dead_lettered: u64,
+}
+
+/// What one filter has said.
+#[derive(Clone, Debug, Default)]
+struct Stage {
+    through: u64,
+    /// Matched by this filter, not yet decided by all.
+    candidates: PositionSet,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Consumer {
+    /// Positions it holds → deadline.
+    flights: RangeMap<Millis>,
+    /// No deadline that needs looking at is before this.
+    next_scan: Option<Millis>,
+}
+
+/// Positions to be tried again later.
+#[derive(Clone, Debug, Default)]
+struct Delayed {
+    by_position: RangeMap<Millis>,
+    /// Hints: when to look at which range. One whose positions are gone is dropped when it comes up.
+    by_due: BTreeSet<(Millis, u64, u64)>,
+}
+
+#[derive(Clone, Debug)]
+struct GivenUpEntry {
+    attempts: u32,
+    reason: GiveUpReason,
+}
+
+/// An event handed to a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which event.
+    pub position: Position,
+    /// How often it has been handed out, this time included.
+    pub attempt: u32,
+}
+
+/// An event that will not be delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Which event.
+    pub position: Position,
+    /// How often it was handed out.
+    pub attempts: u32,
+    /// Why it was given up.
+    pub reason: GiveUpReason,
+}
+
+/// Why an event goes to the dead-letter topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GiveUpReason {
+    /// It was handed out as often as the policy allows.
+    AttemptsExhausted,
+    /// A consumer said that it can never be processed.
+    Terminated(Arc<str>),
+    /// A filter failed on it.
+    FilterFailed(Arc<str>),
+    /// A transform refused it.
+    TransformRejected(Arc<str>),
+    /// A transform failed on it.
+    TransformFailed(Arc<str>),
+    /// It went through more routes than allowed.
+    HopLimit,
+}
+
+impl fmt::Display for GiveUpReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AttemptsExhausted => {
+                f.write_str("handed out as often as the subscription allows")
+            }
+            Self::Terminated(reason) => write!(f, "refused by the consumer: {reason}"),
+            Self::FilterFailed(reason) => write!(f, "filter failed: {reason}"),
+            Self::TransformRejected(reason) => write!(f, "refused by the transform: {reason}"),
+            Self::TransformFailed(reason) => write!(f, "transform failed: {reason}"),
+            Self::HopLimit => {
+                f.write_str("went through more routes than allowed; look for a cycle")
+            }
+        }
+    }
+}
+
+impl SubscriptionState {
+    /// A subscription that may match events from `start` on, through `stages` filters. With none it is fed by
+    /// [`observe`](Self::observe), otherwise by [`stage_result`](Self::stage_result).
+    #[must_use]
+    pub fn new(policy: DeliveryPolicy, start: Position, stages: usize) -> Self {
+        let start = start.0.clamp(1, u64::MAX - 1);
+        Self {
+            policy,
+            start,
+            evaluated: start - 1,
+            stages: vec![
+                Stage {
+                    through: start - 1,
+                    ..Stage::default()
+                };
+                stages
+            ],
+            failed: BTreeMap::new(),
+            acked_ahead: PositionSet::default(),
+            pending: PositionSet::default(),
+            next_fresh: start,
+            ready: PositionSet::default(),
+            delayed: Delayed::default(),
+            attempts: RangeMap::default(),
+            consumers: BTreeMap::new(),
+            in_flight: 0,
+            given_up: BTreeMap::new(),
+            given_up_waiting: BTreeSet::new(),
+            paused: None,
+            redelivered: 0,
+            dead_lettered: 0,
+        }
+    }
+
+    /// How it hands out events.
+    #[must_use]
+    pub fn policy(&self) -> &DeliveryPolicy {
+        &self.policy
+    }
+
+    /// Changes how it hands out events, from the next hand-out on.
+    pub fn set_policy(&mut self, policy: DeliveryPolicy) {
+        self.policy = policy;
+    }
+
+    /// First position it may match.
+    #[must_use]
+    pub fn start(&self) -> Position {
+        Position(self.start)
+    }
+
+    /// Number of filters.
+    #[must_use]
+    pub fn stages(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// Events that matched and are not acked, those in flight or given up included.
+    #[must_use]
+    pub fn depth(&self) -> u64 {
+        self.pending.len()
+    }
+
+    /// Events handed out and not acked.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Events that were given up and are not acked yet.
+    #[must_use]
+    pub fn given_up(&self) -> usize {
+        self.given_up.len()
+    }
+
+    /// Attached consumers.
+    #[must_use]
+    pub fn consumers(&self) -> usize {
+        self.consumers.len()
+    }
+
+    /// The oldest event that is not acked.
+    #[must_use]
+    pub fn oldest_pending(&self) -> Option<Position> {
+        self.pending.first().map(Position)
+    }
+
+    /// Events handed out a second time or more, since the broker started.
+    #[must_use]
+    pub fn redelivered(&self) -> u64 {
+        self.redelivered
+    }
+
+    /// Events given up, since the broker started.
+    #[must_use]
+    pub fn dead_lettered(&self) -> u64 {
+        self.dead_lettered
+    }
+
+    /// Whether any event in the range must be kept for this subscription: it is pending, or not decided yet.
+    #[must_use]
+    pub fn needs(&self, range: RangeInclusive<Position>) -> bool {
+        let (first, last) = bounds(&range);
+        let undecided = last >= self.start && last > self.evaluated;
+        first <= last && (undecided || self.pending.ranges(first, last).next().is_some())
+    }
+
+    /// What is pending between `first` and `last`, together with what at least one filter let through and the
+    /// others have not decided. Beyond [`evaluated_through`](Self::evaluated_through) the caller keeps
+    /// everything.
+    #[must_use]
+    pub fn needed(&self, first: Position, last: Position) -> RoaringTreemap {
+        let mut needed = self.pending.within(first.0, last.0);
+        for stage in &self.stages {
+            needed |= stage.candidates.within(first.0, last.0);
+        }
+        needed
+    }
+
+    /// Stops handing out events. What is in flight may still be acked.
+    pub fn pause(&mut self, reason: &str) {
+        self.paused = Some(bounded(reason));
+    }
+
+    /// Goes on handing out events.
+    pub fn resume(&mut self) {
+        self.paused = None;
+    }
+
+    /// Why nothing is handed out, when it is paused.
+    #[must_use]
+    pub fn paused(&self) -> Option<&str> {
+        self.paused.as_deref()
+    }
+}
+
+impl Delayed {
+    fn insert(&mut self, first: u64, last: u64, due: Millis) {
+        self.by_position.insert(first, last, due);
+        self.by_due.insert((due, first, last));
+    }
+}
+
+fn bounds(range: &RangeInclusive<Position>) -> (u64, u64) {
+    (range.start().0, range.end().0)
+}
+
+// A reason comes from a peer or a guest; what is kept of it is bounded.
+fn bounded(reason: &str) -> Arc<str> {
+    reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].into()
+}
+
+// Appends a run to rising runs, joined to the last one where they touch.
+fn push_run(runs: &mut Vec<RangeInclusive<Position>>, first: u64, last: u64) {
+    match runs.last_mut() {
+        Some(before) if before.end().0.checked_add(1) == Some(first) => {
+            *before = *before.start()..=Position(last);
+        }
+        _ => runs.push(Position(first)..=Position(last)),
+    }
+}

@@ -1,0 +1,192 @@
+//! How positions become pending: what the topics' events and the filters say, and acks that recovery reads
+//! before the match they belong to.
+
+use std::ops::RangeInclusive;
+
+use super::{GiveUpReason, GivenUpEntry, SubscriptionState, bounded, bounds};
+use crate::domain::Position;
+
+/// So that the position after any position exists.
+const POSITION_MAX: u64 = u64::MAX - 1;
+
+impl SubscriptionState {
+    /// For a subscription without filters: every event up to `through` has been looked at, and `matched` are
+    /// those of its topics, rising. What was observed before is ignored, so a repetition does no harm.
+    /// Returns whether something became deliverable.
+    pub fn observe(
+        &mut self,
+        through: Position,
+        matched: impl IntoIterator<Item = RangeInclusive<Position>>,
+    ) -> bool {
+        let through = through.0.min(POSITION_MAX);
+        if !self.stages.is_empty() || through <= self.evaluated {
+            return false;
+        }
+        let mut added = 0;
+        for range in matched {
+            let (first, last) = bounds(&range);
+            added += self.add(first.max(self.evaluated + 1), last.min(through));
+        }
+        self.decide_through(through);
+        added > 0
+    }
+
+    /// Filter number `stage` has looked at every event up to `through`, and `matched` are those it let
+    /// through, rising. Positions up to that stage's earlier `through` are ignored, so a repetition does no
+    /// harm. Returns whether something became deliverable.
+    pub fn stage_result(&mut self, stage: usize, through: Position, matched: &[Position]) -> bool {
+        let alone = self.stages.len() == 1;
+        let Some(state) = self.stages.get_mut(stage) else {
+            return false;
+        };
+        let (after, through) = (state.through, through.0.min(POSITION_MAX));
+        if through <= after {
+            return false;
+        }
+        state.through = through;
+        let runs = Runs(matched.iter().map(|position| position.0).peekable())
+            .map(|(first, last)| (first.max(after + 1), last.min(through)));
+        if alone && state.candidates.is_empty() {
+            let mut added = 0;
+            for (first, last) in runs {
+                added += self.add(first, last);
+            }
+            self.decide_through(through);
+            return added > 0;
+        }
+        for (first, last) in runs {
+            state.candidates.insert_range(first, last);
+        }
+        self.decide()
+    }
+
+    /// Filter number `stage` failed on an event that its policy sends to the dead-letter topic. Called before
+    /// the [`stage_result`](Self::stage_result) that covers the position. If the other filters let the event
+    /// through, it becomes pending as given up; otherwise it did not match.
+    pub fn exclude(&mut self, stage: usize, position: Position, reason: &str) {
+        let Some(state) = self.stages.get_mut(stage) else {
+            return;
+        };
+        if position.0 > state.through {
+            state.candidates.insert_range(position.0, position.0);
+            self.failed
+                .entry(position.0)
+                .or_insert_with(|| GiveUpReason::FilterFailed(bounded(reason)));
+        }
+    }
+
+    /// Up to where filter number `stage` has looked; everything for a stage that does not exist.
+    #[must_use]
+    pub fn stage_through(&self, stage: usize) -> Position {
+        Position(
+            self.stages
+                .get(stage)
+                .map_or(self.evaluated, |stage| stage.through),
+        )
+    }
+
+    /// Up to where every event is decided.
+    #[must_use]
+    pub fn evaluated_through(&self) -> Position {
+        Position(self.evaluated)
+    }
+
+    /// Recovery: acks read from the journal. A position that has not matched yet is skipped when it does.
+    /// [`ack`](Self::ack) without a consumer does this by itself.
+    pub fn acked_before_match(&mut self, ranges: &[RangeInclusive<Position>]) {
+        for range in ranges {
+            let (first, last) = bounds(range);
+            self.acked_ahead
+                .insert_range(first.max(self.evaluated + 1), last.min(POSITION_MAX));
+        }
+    }
+
+    // Decides what all stages are past.
+    fn decide(&mut self) -> bool {
+        let Some(through) = self.stages.iter().map(|stage| stage.through).min() else {
+            return false;
+        };
+        let Some((leader, others)) = self.stages.split_first() else {
+            return false;
+        };
+        if through <= self.evaluated {
+            return false;
+        }
+        let mut passed = leader.candidates.within(self.evaluated + 1, through);
+        for stage in others {
+            passed &= stage.candidates.within(self.evaluated + 1, through);
+        }
+        let mut added = 0;
+        for (first, last) in Runs(passed.iter().peekable()) {
+            added += self.add(first, last);
+        }
+        self.decide_through(through);
+        added > 0
+    }
+
+    fn decide_through(&mut self, through: u64) {
+        self.evaluated = through;
+        for stage in &mut self.stages {
+            stage.candidates.remove_range(0, through);
+        }
+        self.acked_ahead.remove_range(0, through);
+        if !self.failed.is_empty() {
+            self.failed = self.failed.split_off(&(through + 1));
+        }
+    }
+
+    // Makes `first..=last` pending, except what is acked already. Returns how many became deliverable.
+    fn add(&mut self, first: u64, last: u64) -> u64 {
+        let first = first.max(self.start);
+        if first > last {
+            return 0;
+        }
+        if self.acked_ahead.is_empty() {
+            return self.add_unacked(first, last);
+        }
+        self.acked_ahead
+            .gaps(first, last)
+            .into_iter()
+            .map(|(first, last)| self.add_unacked(first, last))
+            .sum()
+    }
+
+    fn add_unacked(&mut self, first: u64, last: u64) -> u64 {
+        let added = self.pending.insert_range(first, last);
+        if self.failed.is_empty() {
+            return added;
+        }
+        let failures: Vec<(u64, GiveUpReason)> = self
+            .failed
+            .range(first..=last)
+            .map(|(position, reason)| (*position, reason.clone()))
+            .collect();
+        let failures_count = failures.len() as u64;
+        for (position, reason) in failures {
+            self.record_given_up(
+                position,
+                GivenUpEntry {
+                    attempts: 0,
+                    reason,
+                },
+            );
+        }
+        added.saturating_sub(failures_count)
+    }
+}
+
+// Joins rising positions into runs. A number out of order starts a run of its own.
+struct Runs<I: Iterator<Item = u64>>(std::iter::Peekable<I>);
+
+impl<I: Iterator<Item = u64>> Iterator for Runs<I> {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        let first = self.0.next()?;
+        let mut last = first;
+        while let Some(next) = self.0.next_if(|next| last.checked_add(1) == Some(*next)) {
+            last = next;
+        }
+        Some((first, last))
+    }
+}

@@ -1,0 +1,1110 @@
+//! Tests of the subscription's state: against a naive model that keeps one entry per position, recovery in
+//! random interleavings, damaged snapshots, and the rules a user can name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const C: ConsumerId = ConsumerId(1);
+const D: ConsumerId = ConsumerId(2);
+
+fn policy() -> DeliveryPolicy {
+    DeliveryPolicy {
+        ack_deadline_ms: 100,
+        attempts_max: 3,
+        backoff_ms: vec![0, 40],
+        in_flight_events_max: 12,
+        ..DeliveryPolicy::default()
+    }
+}
+
+fn run(first: u64, last: u64) -> RangeInclusive<Position> {
+    Position(first)..=Position(last)
+}
+
+fn lease(
+    state: &mut SubscriptionState,
+    consumer: ConsumerId,
+    max: usize,
+    now: u64,
+) -> Vec<(u64, u32)> {
+    let mut out = Vec::new();
+    state.lease(consumer, max, Millis(now), &mut out);
+    out.into_iter()
+        .map(|lease| (lease.position.0, lease.attempt))
+        .collect()
+}
+
+fn ack(
+    state: &mut SubscriptionState,
+    consumer: Option<ConsumerId>,
+    ranges: &[RangeInclusive<Position>],
+) -> Vec<(u64, u64)> {
+    let mut acked = Vec::new();
+    state.ack(consumer, ranges, &mut acked);
+    acked.iter().map(bounds).collect()
+}
+
+/// Unfiltered, with `1..=count` matched and consumer `C` attached.
+fn with_events(count: u64) -> SubscriptionState {
+    let mut state = SubscriptionState::new(policy(), Position(1), 0);
+    assert!(state.observe(Position(count), [run(1, count)]));
+    state.attach(C);
+    state
+}
+
+mod model {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) enum Place {
+        Fresh,
+        Ready,
+        Delayed(u64),
+        InFlight(ConsumerId, u64),
+        GivenUp(GiveUpReason, bool),
+    }
+
+    /// One entry per position, nothing clever.
+    pub(super) struct Model {
+        pub(super) policy: DeliveryPolicy,
+        pub(super) start: u64,
+        pub(super) evaluated: u64,
+        /// Per stage: through, and what it let through with the failure if that is why.
+        pub(super) stages: Vec<(u64, BTreeSet<u64>)>,
+        pub(super) failed: BTreeMap<u64, GiveUpReason>,
+        pub(super) acked_ahead: BTreeSet<u64>,
+        pub(super) pending: BTreeMap<u64, (Place, u32)>,
+        pub(super) consumers: BTreeSet<ConsumerId>,
+        pub(super) paused: bool,
+        /// Everything that was acked, for ever.
+        pub(super) acked: BTreeSet<u64>,
+    }
+
+    impl Model {
+        pub(super) fn new(policy: DeliveryPolicy, start: u64, stages: usize) -> Self {
+            Self {
+                policy,
+                start,
+                evaluated: start - 1,
+                stages: vec![(start - 1, BTreeSet::new()); stages],
+                failed: BTreeMap::new(),
+                acked_ahead: BTreeSet::new(),
+                pending: BTreeMap::new(),
+                consumers: BTreeSet::new(),
+                paused: false,
+                acked: BTreeSet::new(),
+            }
+        }
+
+        pub(super) fn observe(&mut self, through: u64, matched: &[u64]) {
+            for position in (self.evaluated + 1)..=through {
+                self.decide(position, matched.contains(&position));
+            }
+            self.evaluated = self.evaluated.max(through);
+        }
+
+        pub(super) fn stage_result(&mut self, stage: usize, through: u64, matched: &[u64]) {
+            let (after, candidates) = &mut self.stages[stage];
+            candidates.extend(
+                matched
+                    .iter()
+                    .filter(|p| (*after + 1..=through).contains(p)),
+            );
+            *after = (*after).max(through);
+            let through = self
+                .stages
+                .iter()
+                .map(|stage| stage.0)
+                .min()
+                .expect("has stages");
+            for position in (self.evaluated + 1)..=through {
+                let matched = self.stages.iter().all(|stage| stage.1.contains(&position));
+                self.decide(position, matched);
+            }
+            self.evaluated = self.evaluated.max(through);
+        }
+
+        fn decide(&mut self, position: u64, matched: bool) {
+            let failed = self.failed.remove(&position);
+            let acked = self.acked_ahead.remove(&position);
+            if matched && !acked && position >= self.start {
+                let place = failed.map_or(Place::Fresh, |reason| Place::GivenUp(reason, false));
+                self.pending.insert(position, (place, 0));
+            }
+            if acked {
+                self.acked.insert(position);
+            }
+        }
+
+        pub(super) fn exclude(&mut self, stage: usize, position: u64) {
+            if position > self.stages[stage].0 {
+                self.stages[stage].1.insert(position);
+                self.failed
+                    .entry(position)
+                    .or_insert_with(|| GiveUpReason::FilterFailed("trap".into()));
+            }
+        }
+
+        pub(super) fn in_flight(&self) -> usize {
+            self.pending
+                .values()
+                .filter(|(place, _)| matches!(place, Place::InFlight(..)))
+                .count()
+        }
+
+        pub(super) fn deliverable(&self) -> bool {
+            !self.paused
+                && self.in_flight() < self.policy.in_flight_events_max as usize
+                && self
+                    .pending
+                    .values()
+                    .any(|(place, _)| matches!(place, Place::Fresh | Place::Ready))
+        }
+
+        pub(super) fn release_due(&mut self, now: u64) {
+            for (place, _) in self.pending.values_mut() {
+                if matches!(place, Place::Delayed(due) if *due <= now) {
+                    *place = Place::Ready;
+                }
+            }
+        }
+
+        pub(super) fn lease(
+            &mut self,
+            consumer: ConsumerId,
+            max: usize,
+            now: u64,
+        ) -> Vec<(u64, u32)> {
+            if self.paused || !self.consumers.contains(&consumer) {
+                return vec![];
+            }
+            self.release_due(now);
+            let room = self.policy.in_flight_events_max as usize - self.in_flight();
+            let deadline = now + self.policy.ack_deadline_ms;
+            let mut leased = Vec::new();
+            for wanted in [Place::Ready, Place::Fresh] {
+                for (position, (place, attempts)) in &mut self.pending {
+                    if *place == wanted && leased.len() < max.min(room) {
+                        *place = Place::InFlight(consumer, deadline);
+                        leased.push((*position, *attempts + 1));
+                    }
+                }
+            }
+            leased
+        }
+
+        /// Positions among `ranges` that `consumer` holds, in the order of the ranges.
+        pub(super) fn held(&self, consumer: ConsumerId, ranges: &[(u64, u64)]) -> Vec<u64> {
+            let mut held = Vec::new();
+            for (first, last) in ranges {
+                for position in *first..=*last {
+                    if !held.contains(&position)
+                        && let Some((Place::InFlight(holder, _), _)) = self.pending.get(&position)
+                        && *holder == consumer
+                    {
+                        held.push(position);
+                    }
+                }
+            }
+            held
+        }
+
+        pub(super) fn ack(
+            &mut self,
+            consumer: Option<ConsumerId>,
+            ranges: &[(u64, u64)],
+        ) -> BTreeSet<u64> {
+            let mut acked = BTreeSet::new();
+            match consumer {
+                Some(consumer) => acked.extend(self.held(consumer, ranges)),
+                None => {
+                    for position in ranges.iter().flat_map(|(first, last)| *first..=*last) {
+                        if self.pending.contains_key(&position) {
+                            acked.insert(position);
+                        } else if position > self.evaluated {
+                            self.acked_ahead.insert(position);
+                        }
+                    }
+                }
+            }
+            for position in &acked {
+                self.pending.remove(position);
+            }
+            self.acked.extend(&acked);
+            acked
+        }
+
+        pub(super) fn hand_back(
+            &mut self,
+            position: u64,
+            delay: Option<u64>,
+            detached: bool,
+            now: u64,
+        ) {
+            let (place, attempts) = self.pending.get_mut(&position).expect("held");
+            *attempts += 1;
+            let delay = delay.unwrap_or_else(|| self.policy.backoff_after(*attempts));
+            *place = if *attempts >= self.policy.attempts_max && !detached {
+                Place::GivenUp(GiveUpReason::AttemptsExhausted, false)
+            } else if delay == 0 || detached {
+                Place::Ready
+            } else {
+                Place::Delayed(now + delay)
+            };
+        }
+
+        pub(super) fn give_up(&mut self, position: u64, reason: GiveUpReason) {
+            let (place, attempts) = self.pending.get_mut(&position).expect("held");
+            *attempts += 1;
+            *place = Place::GivenUp(reason, false);
+        }
+
+        pub(super) fn tick(&mut self, now: u64) {
+            let expired: Vec<u64> = self
+                .pending
+                .iter()
+                .filter(|(_, (place, _))| matches!(place, Place::InFlight(_, deadline) if *deadline <= now))
+                .map(|(position, _)| *position)
+                .collect();
+            for position in expired {
+                self.hand_back(position, None, false, now);
+            }
+            self.release_due(now);
+        }
+
+        pub(super) fn take_given_up(&mut self, max: usize) -> Vec<GivenUp> {
+            let mut taken = Vec::new();
+            for (position, (place, attempts)) in &mut self.pending {
+                if taken.len() < max
+                    && let Place::GivenUp(reason, handed_out @ false) = place
+                {
+                    *handed_out = true;
+                    taken.push(GivenUp {
+                        position: Position(*position),
+                        attempts: *attempts,
+                        reason: reason.clone(),
+                    });
+                }
+            }
+            taken
+        }
+
+        pub(super) fn restart(&mut self) {
+            self.consumers.clear();
+            for (place, _) in self.pending.values_mut() {
+                match place {
+                    Place::InFlight(..) => *place = Place::Ready,
+                    Place::GivenUp(_, handed_out) => *handed_out = false,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Where the state has a position; panics when in several places.
+    pub(super) fn place(state: &SubscriptionState, position: u64) -> Option<(Place, u32)> {
+        let mut places = Vec::new();
+        let mut attempts = state.attempts.get(position).unwrap_or(0);
+        if state.ready.contains(position) {
+            places.push(Place::Ready);
+        }
+        if let Some(due) = state.delayed.by_position.get(position) {
+            places.push(Place::Delayed(due.0));
+        }
+        for (id, consumer) in &state.consumers {
+            if let Some(deadline) = consumer.flights.get(position) {
+                places.push(Place::InFlight(*id, deadline.0));
+            }
+        }
+        if let Some(entry) = state.given_up.get(&position) {
+            assert_eq!(attempts, 0);
+            attempts = entry.attempts;
+            let waiting = state.given_up_waiting.contains(&position);
+            places.push(Place::GivenUp(entry.reason.clone(), !waiting));
+        }
+        assert!(places.len() <= 1, "{position} is in {places:?}");
+        if !state.pending.contains(position) {
+            assert_eq!(
+                (places.len(), attempts),
+                (0, 0),
+                "{position} is not pending"
+            );
+            return None;
+        }
+        let fresh = || {
+            assert!(position >= state.next_fresh, "{position} is lost");
+            Place::Fresh
+        };
+        Some((places.pop().unwrap_or_else(fresh), attempts))
+    }
+}
+
+use model::{Model, Place};
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Looks at the next events: how many, and which of them match.
+    Matched {
+        stage: usize,
+        ahead: u64,
+        matched: u32,
+        repeat: bool,
+    },
+    Exclude {
+        stage: usize,
+        ahead: u64,
+    },
+    Attach(u64),
+    Detach(u64),
+    Lease {
+        consumer: u64,
+        max: usize,
+    },
+    GiveBack {
+        consumer: u64,
+        ranges: Vec<(u64, u64)>,
+    },
+    Ack {
+        consumer: Option<u64>,
+        ranges: Vec<(u64, u64)>,
+    },
+    Nack {
+        consumer: u64,
+        ranges: Vec<(u64, u64)>,
+        delay: Option<u64>,
+    },
+    Term {
+        consumer: u64,
+        ranges: Vec<(u64, u64)>,
+    },
+    GiveUp {
+        consumer: u64,
+        position: u64,
+    },
+    Extend {
+        consumer: u64,
+        ranges: Vec<(u64, u64)>,
+    },
+    Tick(u64),
+    TakeGivenUp(usize),
+    GiveUpFailed(u64),
+    Pause(bool),
+    Restart,
+}
+
+fn ranges() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let range = (0u64..60, 0u64..10).prop_map(|(first, length)| (first, first + length));
+    prop::collection::vec(range, 1..4)
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let consumer = 1u64..4;
+    let op = prop_oneof![
+        5 => (0usize..3, 0u64..12, any::<u32>(), any::<bool>())
+            .prop_map(|(stage, ahead, matched, repeat)| Op::Matched { stage, ahead, matched, repeat }),
+        1 => (0usize..3, 0u64..6).prop_map(|(stage, ahead)| Op::Exclude { stage, ahead }),
+        2 => consumer.clone().prop_map(Op::Attach),
+        1 => consumer.clone().prop_map(Op::Detach),
+        6 => (consumer.clone(), 0usize..10).prop_map(|(consumer, max)| Op::Lease { consumer, max }),
+        1 => (consumer.clone(), ranges()).prop_map(|(consumer, ranges)| Op::GiveBack { consumer, ranges }),
+        4 => (prop::option::weighted(0.8, consumer.clone()), ranges())
+            .prop_map(|(consumer, ranges)| Op::Ack { consumer, ranges }),
+        3 => (consumer.clone(), ranges(), prop::option::of(0u64..80))
+            .prop_map(|(consumer, ranges, delay)| Op::Nack { consumer, ranges, delay }),
+        1 => (consumer.clone(), ranges()).prop_map(|(consumer, ranges)| Op::Term { consumer, ranges }),
+        1 => (consumer.clone(), 0u64..60).prop_map(|(consumer, position)| Op::GiveUp { consumer, position }),
+        1 => (consumer, ranges()).prop_map(|(consumer, ranges)| Op::Extend { consumer, ranges }),
+        4 => (0u64..70).prop_map(Op::Tick),
+        1 => (0usize..4).prop_map(Op::TakeGivenUp),
+        1 => (0u64..60).prop_map(Op::GiveUpFailed),
+        1 => any::<bool>().prop_map(Op::Pause),
+        1 => Just(Op::Restart),
+    ];
+    prop::collection::vec(op, 1..120)
+}
+
+/// Both, the positions moved by `base`.
+struct Pair {
+    state: SubscriptionState,
+    model: Model,
+    base: u64,
+    now: u64,
+}
+
+impl Pair {
+    fn moved(&self, ranges: &[(u64, u64)]) -> (Vec<RangeInclusive<Position>>, Vec<(u64, u64)>) {
+        let moved: Vec<(u64, u64)> = ranges
+            .iter()
+            .map(|(first, last)| (first + self.base, last + self.base))
+            .collect();
+        (
+            moved
+                .iter()
+                .map(|(first, last)| run(*first, *last))
+                .collect(),
+            moved,
+        )
+    }
+
+    fn apply(&mut self, op: Op) {
+        let now = Millis(self.now);
+        match op {
+            Op::Matched {
+                stage,
+                ahead,
+                matched,
+                repeat,
+            } => self.matched(stage, ahead, matched, repeat),
+            Op::Exclude { stage, ahead } => {
+                if let Some((through, _)) = self.model.stages.get(stage) {
+                    let position = through + ahead;
+                    self.state.exclude(stage, Position(position), "trap");
+                    self.model.exclude(stage, position);
+                }
+            }
+            Op::Attach(consumer) => {
+                self.state.attach(ConsumerId(consumer));
+                self.model.consumers.insert(ConsumerId(consumer));
+            }
+            Op::Detach(consumer) => {
+                let id = ConsumerId(consumer);
+                self.state.detach(id);
+                self.model.consumers.remove(&id);
+                for position in self.model.held(id, &[(self.base, self.base + 500)]) {
+                    self.model.hand_back(position, None, true, self.now);
+                }
+            }
+            Op::Lease { consumer, max } => {
+                let id = ConsumerId(consumer);
+                let leased = lease(&mut self.state, id, max, self.now);
+                assert_eq!(leased, self.model.lease(id, max, self.now));
+                assert!(
+                    leased
+                        .iter()
+                        .all(|(position, _)| !self.model.acked.contains(position))
+                );
+            }
+            Op::GiveBack { consumer, ranges } => {
+                let (ranges, moved) = self.moved(&ranges);
+                let positions = ranges
+                    .iter()
+                    .flat_map(|r| r.start().0..=r.end().0)
+                    .map(Position);
+                self.state.give_back(ConsumerId(consumer), positions);
+                for position in self.model.held(ConsumerId(consumer), &moved) {
+                    self.model.pending.get_mut(&position).expect("held").0 = Place::Ready;
+                }
+            }
+            Op::Ack { consumer, ranges } => {
+                let (ranges, moved) = self.moved(&ranges);
+                let acked = ack(&mut self.state, consumer.map(ConsumerId), &ranges);
+                let acked: Vec<u64> = acked
+                    .into_iter()
+                    .flat_map(|(first, last)| first..=last)
+                    .collect();
+                let unique: BTreeSet<u64> = acked.iter().copied().collect();
+                assert_eq!(acked.len(), unique.len(), "nothing is acked twice");
+                assert_eq!(unique, self.model.ack(consumer.map(ConsumerId), &moved));
+            }
+            Op::Nack {
+                consumer,
+                ranges,
+                delay,
+            } => {
+                let (ranges, moved) = self.moved(&ranges);
+                self.state.nack(ConsumerId(consumer), &ranges, delay, now);
+                for position in self.model.held(ConsumerId(consumer), &moved) {
+                    self.model.hand_back(position, delay, false, self.now);
+                }
+            }
+            Op::Term { consumer, ranges } => {
+                let (ranges, moved) = self.moved(&ranges);
+                self.state.term(ConsumerId(consumer), &ranges, "bad");
+                for position in self.model.held(ConsumerId(consumer), &moved) {
+                    self.model
+                        .give_up(position, GiveUpReason::Terminated("bad".into()));
+                }
+            }
+            Op::GiveUp { consumer, position } => {
+                let position = position + self.base;
+                let held = self.state.give_up(
+                    ConsumerId(consumer),
+                    Position(position),
+                    GiveUpReason::HopLimit,
+                );
+                let expected = self
+                    .model
+                    .held(ConsumerId(consumer), &[(position, position)]);
+                assert_eq!(held, !expected.is_empty());
+                for position in expected {
+                    self.model.give_up(position, GiveUpReason::HopLimit);
+                }
+            }
+            Op::Extend { consumer, ranges } => {
+                let (ranges, moved) = self.moved(&ranges);
+                self.state.extend(ConsumerId(consumer), &ranges, now);
+                let deadline = self.now + self.model.policy.ack_deadline_ms;
+                for position in self.model.held(ConsumerId(consumer), &moved) {
+                    let place = &mut self.model.pending.get_mut(&position).expect("held").0;
+                    *place = Place::InFlight(ConsumerId(consumer), deadline);
+                }
+            }
+            Op::Tick(ms) => {
+                self.now += ms;
+                let before = self.model.deliverable();
+                let changed = self.state.tick(Millis(self.now));
+                self.model.tick(self.now);
+                assert!(
+                    changed || before || !self.model.deliverable(),
+                    "a change was kept quiet"
+                );
+            }
+            Op::TakeGivenUp(max) => {
+                assert_eq!(self.state.take_given_up(max), self.model.take_given_up(max));
+            }
+            Op::GiveUpFailed(position) => {
+                let position = position + self.base;
+                self.state.give_up_failed(Position(position));
+                if let Some((Place::GivenUp(_, handed_out), _)) =
+                    self.model.pending.get_mut(&position)
+                {
+                    *handed_out = false;
+                }
+            }
+            Op::Pause(paused) => {
+                if paused {
+                    self.state.pause("stop");
+                } else {
+                    self.state.resume();
+                }
+                self.model.paused = paused;
+                assert_eq!(self.state.paused(), paused.then_some("stop"));
+            }
+            Op::Restart => {
+                let bytes = self.state.snapshot();
+                let stages = self.model.stages.len();
+                self.state = SubscriptionState::restore(&bytes, self.model.policy.clone(), stages)
+                    .expect("just written");
+                self.model.restart();
+            }
+        }
+    }
+
+    fn matched(&mut self, stage: usize, ahead: u64, matched: u32, repeat: bool) {
+        let through = match self.model.stages.get(stage) {
+            Some((through, _)) => *through,
+            None if self.model.stages.is_empty() => self.model.evaluated,
+            None => return,
+        };
+        // With what was said before, as a lane that starts again from its checkpoint does.
+        let after = if repeat {
+            through.saturating_sub(5)
+        } else {
+            through
+        };
+        let through = (through + ahead).min(self.base + 70);
+        let positions: Vec<u64> = (after + 1..=through)
+            .filter(|position| matched >> (position % 32) & 1 == 1)
+            .collect();
+        let deliverable = self.model.deliverable();
+        let changed = if self.model.stages.is_empty() {
+            self.model.observe(through, &positions);
+            self.state
+                .observe(Position(through), positions.iter().map(|p| run(*p, *p)))
+        } else {
+            self.model.stage_result(stage, through, &positions);
+            let positions: Vec<Position> = positions.into_iter().map(Position).collect();
+            self.state
+                .stage_result(stage, Position(through), &positions)
+        };
+        assert!(
+            changed || deliverable || !self.model.deliverable(),
+            "a match was kept quiet"
+        );
+    }
+
+    fn check(&self) {
+        let Self { state, model, .. } = self;
+        let window = self.base.saturating_sub(5)..self.base + 90;
+        for position in window.clone() {
+            assert_eq!(
+                model::place(state, position),
+                model.pending.get(&position).cloned(),
+                "{position}"
+            );
+            let needed = model.pending.contains_key(&position)
+                || (position >= model.start && position > model.evaluated);
+            assert_eq!(
+                state.needs(run(position, position)),
+                needed,
+                "{position} is needed"
+            );
+        }
+        assert_eq!(state.depth(), model.pending.len() as u64);
+        assert_eq!(state.in_flight(), model.in_flight() as u64);
+        assert_eq!(
+            state.oldest_pending(),
+            model.pending.keys().next().copied().map(Position)
+        );
+        assert_eq!(state.evaluated_through(), Position(model.evaluated));
+        assert_eq!(state.has_deliverable(), model.deliverable());
+        let needed = state.needed(Position(window.start), Position(window.end));
+        assert!(
+            model
+                .pending
+                .keys()
+                .all(|position| needed.contains(*position))
+        );
+        let times = model.pending.values().filter_map(|(place, _)| match place {
+            Place::Delayed(time) | Place::InFlight(_, time) => Some(*time),
+            _ => None,
+        });
+        if let Some(earliest) = times.min() {
+            let wakeup = state.next_wakeup().expect("something is timed");
+            assert!(wakeup <= Millis(earliest), "{wakeup} is after {earliest}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn behaves_like_the_model(
+        stages in 0usize..4,
+        base in prop::sample::select(vec![0u64, (1 << 16) - 30, (1 << 32) - 30]),
+        start in 1u64..6,
+        ops in ops(),
+    ) {
+        let mut pair = Pair {
+            state: SubscriptionState::new(policy(), Position(base + start), stages),
+            model: Model::new(policy(), base + start, stages),
+            base,
+            now: 1_000,
+        };
+        for op in ops {
+            pair.apply(op);
+            pair.check();
+        }
+    }
+}
+
+/// What the journal holds, in order.
+#[derive(Clone, Debug)]
+enum Item {
+    Commit {
+        count: u64,
+        matched: u64,
+        passed: u64,
+    },
+    /// Acks some of what is pending: the bits choose.
+    Ack(u64),
+}
+
+fn items() -> impl Strategy<Value = Vec<Item>> {
+    let item = prop_oneof![
+        (1u64..10, any::<u64>(), any::<u64>()).prop_map(|(count, matched, passed)| Item::Commit {
+            count,
+            matched,
+            passed
+        }),
+        any::<u64>().prop_map(Item::Ack),
+    ];
+    prop::collection::vec(item, 1..60)
+}
+
+/// A subscription with `stages` filters, its lanes and the events they look at.
+struct Replay {
+    state: SubscriptionState,
+    stages: usize,
+    /// Per position, from 1: the verdicts of the filters.
+    verdicts: Vec<[bool; 2]>,
+}
+
+impl Replay {
+    /// Lets the lane of `stage` look at up to `ahead` more events of those committed.
+    fn advance(&mut self, stage: usize, ahead: u64) {
+        let after = match self.stages {
+            0 => self.state.evaluated_through().0,
+            _ => self.state.stage_through(stage).0,
+        };
+        let through = (after + ahead).min(self.verdicts.len() as u64);
+        let matched: Vec<Position> = (after + 1..=through)
+            .filter(|position| self.verdicts[*position as usize - 1][stage])
+            .map(Position)
+            .collect();
+        if self.stages == 0 {
+            self.state
+                .observe(Position(through), matched.iter().map(|p| *p..=*p));
+        } else {
+            self.state.stage_result(stage, Position(through), &matched);
+        }
+    }
+
+    fn commit(&mut self, count: u64, matched: u64, passed: u64) {
+        self.verdicts
+            .extend((0..count).map(|bit| [matched >> bit & 1 == 1, passed >> bit & 1 == 1]));
+    }
+
+    fn catch_up(&mut self) {
+        (0..self.stages.max(1)).for_each(|stage| self.advance(stage, u64::MAX >> 1));
+    }
+
+    fn pending(&self) -> Vec<u64> {
+        self.state
+            .pending
+            .ranges(0, u64::MAX)
+            .flat_map(|(first, last)| first..=last)
+            .collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn recovery_ends_where_the_crash_was(
+        stages in 0usize..3,
+        items in items(),
+        snapshot_at in any::<prop::sample::Index>(),
+        journal_from in any::<prop::sample::Index>(),
+        lags in prop::collection::vec((0usize..2, 0u64..15), 0..80),
+        recovery_lags in prop::collection::vec((0usize..2, 0u64..15), 0..80),
+    ) {
+        let new = || SubscriptionState::new(policy(), Position(1), stages);
+        let mut live = Replay { state: new(), stages, verdicts: vec![] };
+        let snapshot_at = snapshot_at.index(items.len());
+        let journal_from = journal_from.index(snapshot_at + 1);
+        let mut snapshot = new().snapshot();
+        let mut journal = Vec::new();
+        let mut lags = lags.into_iter().cycle();
+        for (number, item) in items.iter().enumerate() {
+            if number == snapshot_at {
+                snapshot = live.state.snapshot();
+            }
+            match item {
+                Item::Commit { count, matched, passed } => {
+                    live.commit(*count, *matched, *passed);
+                    journal.push((number, None));
+                }
+                Item::Ack(bits) => {
+                    let chosen: Vec<_> = live
+                        .pending()
+                        .into_iter()
+                        .filter(|position| bits >> (position % 64) & 1 == 1)
+                        .map(|position| run(position, position))
+                        .collect();
+                    let mut acked = Vec::new();
+                    live.state.ack(None, &chosen, &mut acked);
+                    journal.push((number, Some(acked)));
+                }
+            }
+            if let Some((stage, ahead)) = lags.next() {
+                live.advance(stage.min(stages.saturating_sub(1)), ahead);
+            }
+        }
+
+        let state = SubscriptionState::restore(&snapshot, policy(), stages).expect("just written");
+        let mut recovered = Replay { state, stages, verdicts: vec![] };
+        let mut lags = recovery_lags.into_iter().cycle();
+        for (number, acked) in journal {
+            // What the journal no longer holds, the lanes read from generations.
+            match (&items[number], acked) {
+                (Item::Commit { count, matched, passed }, _) => recovered.commit(*count, *matched, *passed),
+                (Item::Ack(_), Some(acked)) if number >= journal_from => {
+                    recovered.state.ack(None, &acked, &mut Vec::new());
+                }
+                _ => {}
+            }
+            if let Some((stage, ahead)) = lags.next() {
+                recovered.advance(stage.min(stages.saturating_sub(1)), ahead);
+            }
+        }
+        live.catch_up();
+        recovered.catch_up();
+        prop_assert_eq!(recovered.pending(), live.pending());
+        prop_assert_eq!(recovered.state.depth(), live.state.depth());
+        prop_assert!(recovered.state.acked_ahead.is_empty());
+    }
+
+    #[test]
+    fn damaged_snapshots_are_errors_or_harmless(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = rich_state().snapshot();
+        let at = at.index(bytes.len());
+        prop_assert!(SubscriptionState::restore(&bytes[..at], policy(), 2).is_err());
+        bytes[at] = byte;
+        if let Ok(mut state) = SubscriptionState::restore(&bytes, policy(), 2) {
+            state.attach(C);
+            let leased = lease(&mut state, C, 1_000, 5_000);
+            prop_assert!(leased.len() <= state.depth() as usize);
+            state.tick(Millis(1_000_000));
+            state.take_given_up(1_000);
+            ack(&mut state, None, &[run(0, 1_000)]);
+        }
+    }
+}
+
+/// Something in every field.
+fn rich_state() -> SubscriptionState {
+    let mut state = SubscriptionState::new(policy(), Position(2), 2);
+    state.attach(C);
+    state.exclude(0, Position(20), "trap");
+    state.exclude(0, Position(55), "trap");
+    let even: Vec<Position> = (1..=60)
+        .filter(|position| position % 2 == 0)
+        .map(Position)
+        .collect();
+    state.stage_result(0, Position(60), &even);
+    state.stage_result(1, Position(50), &even);
+    lease(&mut state, C, 8, 0);
+    state.nack(C, &[run(1, 4)], Some(1_000), Millis(0));
+    state.nack(C, &[run(5, 8)], Some(0), Millis(0));
+    state.term(C, &[run(10, 10)], "bad");
+    ack(&mut state, None, &[run(30, 32), run(56, 58)]);
+    state.pause("stop");
+    state
+}
+
+#[test]
+fn a_snapshot_says_what_is_wrong_with_it() {
+    let bytes = rich_state().snapshot();
+    let check = |bytes: &[u8], stages: usize, expected: &str| {
+        let error = SubscriptionState::restore(bytes, policy(), stages).expect_err(expected);
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    check(&[], 2, "empty");
+    check(&[9], 2, "version 9");
+    check(&[1], 2, "damaged");
+    check(&bytes, 1, "2 filters, not 1");
+    check(&[&bytes[..], &[0]].concat(), 2, "bytes follow");
+    let restored = SubscriptionState::restore(&bytes, policy(), 2).expect("sound");
+    assert_eq!(restored.paused(), Some("stop"));
+    assert_eq!(restored.snapshot(), bytes, "nothing is lost on the way");
+}
+
+#[test]
+fn back_off_grows_until_the_event_is_given_up() {
+    let mut state = with_events(1);
+    assert_eq!(lease(&mut state, C, 9, 0), [(1, 1)]);
+    assert_eq!(state.next_wakeup(), Some(Millis(100)));
+    assert!(!state.tick(Millis(99)));
+    assert!(
+        state.tick(Millis(100)),
+        "deadline passed, no back-off after the first attempt"
+    );
+    assert_eq!(lease(&mut state, C, 9, 100), [(1, 2)]);
+    state.nack(C, &[run(1, 1)], None, Millis(110));
+    assert_eq!(state.next_wakeup(), Some(Millis(150)));
+    assert_eq!(lease(&mut state, C, 9, 149), []);
+    assert_eq!(lease(&mut state, C, 9, 150), [(1, 3)]);
+    state.nack(C, &[run(1, 1)], Some(0), Millis(150));
+    assert!(!state.has_deliverable());
+    assert_eq!(
+        state.take_given_up(9),
+        [GivenUp {
+            position: Position(1),
+            attempts: 3,
+            reason: GiveUpReason::AttemptsExhausted
+        }]
+    );
+    assert_eq!(state.depth(), 1, "kept until its dead letter is durable");
+    assert_eq!(ack(&mut state, None, &[run(1, 1)]), [(1, 1)]);
+    assert_eq!(
+        (state.depth(), state.redelivered(), state.dead_lettered()),
+        (0, 2, 1)
+    );
+}
+
+#[test]
+fn a_consumer_that_comes_and_goes_exhausts_nothing() {
+    let mut state = with_events(2);
+    for attempt in 1..=5 {
+        state.attach(C);
+        assert_eq!(lease(&mut state, C, 9, 0), [(1, attempt), (2, attempt)]);
+        state.detach(C);
+    }
+    assert!(!state.has_given_up());
+    state.attach(D);
+    assert_eq!(lease(&mut state, D, 1, 0), [(1, 6)]);
+}
+
+#[test]
+fn what_was_not_sent_does_not_count() {
+    let mut state = with_events(4);
+    lease(&mut state, C, 4, 0);
+    state.give_back(C, [3, 4].map(Position));
+    assert_eq!(lease(&mut state, C, 9, 0), [(3, 1), (4, 1)]);
+    assert_eq!(state.redelivered(), 0);
+}
+
+#[test]
+fn nobody_acks_what_another_holds() {
+    let mut state = with_events(4);
+    state.attach(D);
+    assert_eq!(lease(&mut state, C, 2, 0), [(1, 1), (2, 1)]);
+    assert_eq!(lease(&mut state, D, 9, 0), [(3, 1), (4, 1)]);
+    assert_eq!(ack(&mut state, Some(C), &[run(0, u64::MAX)]), [(1, 2)]);
+    assert_eq!(ack(&mut state, Some(C), &[run(0, u64::MAX)]), []);
+    assert_eq!(
+        ack(&mut state, Some(D), &[run(4, 4), run(3, 3), run(9, 2)]),
+        [(4, 4), (3, 3)]
+    );
+    assert_eq!(state.depth(), 0);
+}
+
+#[test]
+fn in_flight_stays_within_the_limit() {
+    let mut state = with_events(100);
+    assert_eq!(lease(&mut state, C, 100, 0).len(), 12);
+    assert!(!state.has_deliverable());
+    ack(&mut state, Some(C), &[run(3, 5)]);
+    assert_eq!(lease(&mut state, C, 100, 0), [(13, 1), (14, 1), (15, 1)]);
+}
+
+#[test]
+fn a_failed_event_is_given_up_only_if_the_other_filters_want_it() {
+    let mut state = SubscriptionState::new(policy(), Position(1), 2);
+    state.attach(C);
+    state.exclude(0, Position(1), "trap");
+    state.exclude(0, Position(2), "trap");
+    state.stage_result(0, Position(3), &[Position(3)]);
+    assert!(state.stage_result(1, Position(3), &[Position(2), Position(3)]));
+    assert_eq!(lease(&mut state, C, 9, 0), [(3, 1)]);
+    let given_up = state.take_given_up(9);
+    assert_eq!(given_up.len(), 1);
+    assert_eq!(given_up[0].position, Position(2));
+    assert_eq!(given_up[0].attempts, 0);
+}
+
+#[test]
+fn returned_events_do_not_pile_up_without_end() {
+    let count = 2 * RETURNED_RANGES_MAX as u64 + 1_000;
+    let endless = DeliveryPolicy {
+        attempts_max: 0,
+        in_flight_events_max: 1_000,
+        ..policy()
+    };
+    let mut state = SubscriptionState::new(endless, Position(1), 0);
+    state.observe(Position(count), [run(1, count)]);
+    state.attach(C);
+    let mut returned = 0;
+    loop {
+        let leased = lease(&mut state, C, 1_000, 0);
+        if leased.is_empty() {
+            break;
+        }
+        for (position, _) in leased {
+            // Every one with a delay of its own, so that nothing joins.
+            state.nack(
+                C,
+                &[run(position, position)],
+                Some(1_000 + position),
+                Millis(0),
+            );
+            returned += 1;
+        }
+    }
+    assert!(
+        returned < RETURNED_RANGES_MAX + 2_000,
+        "{returned} are remembered one by one"
+    );
+    assert_eq!(state.depth(), count);
+    assert!(
+        !lease(&mut state, C, 10, 2_000).is_empty(),
+        "what is due is handed out"
+    );
+}
+
+#[test]
+fn a_long_reason_is_cut_between_characters() {
+    let mut state = with_events(1);
+    lease(&mut state, C, 1, 0);
+    state.term(C, &[run(1, 1)], &"é".repeat(REASON_BYTES_MAX));
+    let GiveUpReason::Terminated(reason) = &state.take_given_up(1)[0].reason else {
+        panic!("terminated");
+    };
+    assert_eq!(reason.len(), REASON_BYTES_MAX);
+}
+
+/// Prints the cost per event; run it with `--ignored --nocapture` and `--release`.
+#[test]
+#[ignore = "prints times, checks nothing"]
+fn throughput() {
+    let total = 5_000_000u64;
+    let wide = DeliveryPolicy::default();
+    let print = |what: &str, events: u64, started: std::time::Instant| {
+        println!(
+            "{what}: {} ns per event",
+            started.elapsed().as_nanos() / u128::from(events)
+        );
+    };
+
+    for (batch, step) in [(256, 1), (32, 1), (1, 1), (256, 10)] {
+        let mut state = SubscriptionState::new(wide.clone(), Position(1), usize::from(step > 1));
+        state.attach(C);
+        let (mut out, mut acked) = (Vec::new(), Vec::new());
+        let mut matched = Vec::new();
+        let started = std::time::Instant::now();
+        let mut at = 1;
+        while at < total {
+            let last = at + batch * step - 1;
+            if step == 1 {
+                state.observe(Position(last), [run(at, last)]);
+            } else {
+                matched.clear();
+                matched.extend((at..=last).step_by(step as usize).map(Position));
+                state.stage_result(0, Position(last), &matched);
+            }
+            out.clear();
+            state.lease(C, 1_024, Millis(at / 1_000), &mut out);
+            let ranges: Vec<_> = out
+                .iter()
+                .map(|lease| lease.position..=lease.position)
+                .collect();
+            let ranges = if step == 1 {
+                vec![run(at, last)]
+            } else {
+                ranges
+            };
+            acked.clear();
+            state.ack(Some(C), &ranges, &mut acked);
+            at = last + 1;
+        }
+        assert_eq!(state.depth(), 0);
+        print(
+            &format!("match, lease, ack in batches of {batch}, every {step}th matches"),
+            total / step,
+            started,
+        );
+    }
+
+    let count = 1_000_000u64;
+    let mut state = SubscriptionState::new(
+        DeliveryPolicy {
+            in_flight_events_max: u32::MAX,
+            ..wide
+        },
+        Position(1),
+        0,
+    );
+    state.observe(Position(count), [run(1, count)]);
+    state.attach(C);
+    let mut out = Vec::new();
+    state.lease(C, count as usize, Millis(0), &mut out);
+    let started = std::time::Instant::now();
+    let mut acked = Vec::new();
+    for index in 0..count {
+        let position = index * 7_919 % count + 1;
+        acked.clear();
+        state.ack(Some(C), &[run(position, position)], &mut acked);
+    }
+    assert_eq!(state.depth(), 0);
+    print(
+        "acks of single events in random order, 1,000,000 in flight",
+        count,
+        started,
+    );
+}

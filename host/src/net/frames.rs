@@ -1,0 +1,165 @@
+//! Frames on a QUIC stream: reading messages one by one and writing them in bursts. Both halves may be
+//! cancelled at any await without losing or tearing a frame, which is what lets a stream's futures be raced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use quinn::{RecvStream, SendStream};
+use tidegate_wire::frame::{FrameReader, decode, encode_frame};
+
+use super::refusal::StreamEnd;
+use super::stats::NetStats;
+
+/// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
+const SEGMENTS: usize = 16;
+
+/// Time to bring the last words of a stream to the client before it is given up.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The receiving half of a stream.
+pub(super) struct FrameRecv {
+    recv: RecvStream,
+    buffer: BytesMut,
+    reader: FrameReader,
+    stats: Arc<NetStats>,
+}
+
+impl FrameRecv {
+    /// Reads frames of at most `frame_bytes_max` bytes.
+    pub(super) fn new(recv: RecvStream, frame_bytes_max: usize, stats: Arc<NetStats>) -> Self {
+        Self {
+            recv,
+            buffer: BytesMut::new(),
+            reader: FrameReader::new(frame_bytes_max),
+            stats,
+        }
+    }
+
+    /// From now on frames may be this large.
+    pub(super) fn set_frame_bytes_max(&mut self, frame_bytes_max: usize) {
+        self.reader = FrameReader::new(frame_bytes_max);
+    }
+
+    /// The next message, or `None` when the client has finished the stream.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamEnd::Violation`] when the bytes are no such message, are too many, or end inside one;
+    /// [`StreamEnd::Lost`] when the stream was reset.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: what was read stays in the buffer.
+    pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, StreamEnd> {
+        loop {
+            if let Some(frame) = self.reader.next_frame(&mut self.buffer)? {
+                return Ok(Some(decode(frame)?));
+            }
+            if !self.fill().await? {
+                return self.at_end();
+            }
+        }
+    }
+
+    // Whether there was more.
+    async fn fill(&mut self) -> Result<bool, StreamEnd> {
+        let mut segments: [Bytes; SEGMENTS] = Default::default();
+        let read = self
+            .recv
+            .read_chunks(&mut segments)
+            .await
+            .map_err(|_| StreamEnd::Lost)?;
+        let Some(count) = read else {
+            return Ok(false);
+        };
+        let before = self.buffer.len();
+        for segment in segments.iter().take(count) {
+            self.buffer.extend_from_slice(segment);
+        }
+        self.stats.read(self.buffer.len() - before);
+        Ok(true)
+    }
+
+    fn at_end<M>(&self) -> Result<Option<M>, StreamEnd> {
+        if self.buffer.is_empty() {
+            return Ok(None);
+        }
+        let left = self.buffer.len();
+        Err(StreamEnd::malformed(format!(
+            "the stream ends inside a message, {left} bytes into it"
+        )))
+    }
+}
+
+/// The sending half of a stream.
+pub(super) struct FrameSend {
+    send: SendStream,
+    /// Encoded and not yet on its way.
+    waiting: BytesMut,
+    /// On its way; kept apart so that a cancelled write knows where it was.
+    writing: Bytes,
+    stats: Arc<NetStats>,
+}
+
+impl FrameSend {
+    /// Writes frames to `send`.
+    pub(super) fn new(send: SendStream, stats: Arc<NetStats>) -> Self {
+        Self {
+            send,
+            waiting: BytesMut::new(),
+            writing: Bytes::new(),
+            stats,
+        }
+    }
+
+    /// Encodes a message. Nothing is sent before [`flush`](Self::flush).
+    pub(super) fn push<M: Message>(&mut self, message: &M) {
+        encode_frame(message, &mut self.waiting);
+    }
+
+    /// Hands everything that was pushed to quinn. Waits while the client does not read.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamEnd::Lost`] when the client stopped the stream or the connection is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: the next call goes on at the byte where this one was.
+    pub(super) async fn flush(&mut self) -> Result<(), StreamEnd> {
+        loop {
+            if self.writing.is_empty() {
+                if self.waiting.is_empty() {
+                    return Ok(());
+                }
+                self.writing = self.waiting.split().freeze();
+            }
+            let buffers = std::slice::from_mut(&mut self.writing);
+            let written = self
+                .send
+                .write_chunks(buffers)
+                .await
+                .map_err(|_| StreamEnd::Lost)?;
+            self.stats.wrote(written.bytes);
+        }
+    }
+
+    /// Sends what is left, finishes the stream and waits until the client has all of it, but for no more
+    /// than two seconds: a client that does not read is not waited for.
+    pub(super) async fn finish(mut self) {
+        let last_words = async {
+            if self.flush().await.is_ok() && self.send.finish().is_ok() {
+                // Either outcome means that there is nothing more to wait for.
+                let _ = self.send.stopped().await;
+                return true;
+            }
+            false
+        };
+        if tokio::time::timeout(LAST_WORDS, last_words).await != Ok(true) {
+            // Already gone is as good.
+            let _ = self.send.reset(0u32.into());
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! UDP sockets, and the decision about each connection attempt: serve it, ask it to prove its address, or
+//! refuse it. Also the order of the network's shutdown. What happens on a connection is in `connection`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use super::connection::{self, Backend, Server};
+use super::options::{ClientAuth, ListenerOptions, NetOptions};
+use super::refusal::shutting_down;
+use super::stats::NetStats;
+use super::tls::{TlsError, TlsIdentity};
+use crate::auth::Policy;
+use crate::tasks::Broker;
+
+/// Handshakes under way at which attempts are refused, as a multiple of where Retry begins; and for when it
+/// always begins.
+const HANDSHAKES_REFUSED_FACTOR: u64 = 8;
+
+/// Time beyond the grace period for connections to bring their last words home, and for sockets to say
+/// goodbye.
+const AFTER_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the network side does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Nothing to listen on.
+    #[error("no QUIC listener is configured; name at least one address")]
+    NoListener,
+    /// The address cannot be used.
+    #[error("cannot listen on UDP {addr}; is it in use, or not an address of this machine?")]
+    Bind {
+        /// Which address.
+        addr: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Certificates or keys cannot be used.
+    #[error("TLS for the QUIC listeners")]
+    Tls(#[from] TlsError),
+    /// A setting that quinn refuses.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// The running network side.
+#[derive(Debug)]
+pub struct NetHandle {
+    /// Where it listens, in the order of the options; port 0 is resolved.
+    pub local_addrs: Vec<SocketAddr>,
+    /// Its counters.
+    pub stats: Arc<NetStats>,
+    join: JoinHandle<()>,
+}
+
+impl NetHandle {
+    /// Completes when the network side has shut down: some time after its token was cancelled, at most the
+    /// grace period and a few seconds. Never fails; a panic of its own is logged.
+    pub async fn stopped(self) {
+        if let Err(panic) = self.join.await {
+            error!(%panic, "the network side ended by a fault");
+        }
+    }
+}
+
+/// Starts to listen and serves connections until `shutdown` is cancelled. Then nothing new is accepted,
+/// clients are told to go away, deliveries stop, publishes under way are answered, and what is left after
+/// the grace period is closed.
+///
+/// # Errors
+///
+/// An address, certificate or setting cannot be used. Nothing is served then.
+pub async fn serve(
+    options: NetOptions,
+    tls: TlsIdentity,
+    policy: Arc<Policy>,
+    broker: Broker,
+    shutdown: CancellationToken,
+) -> Result<NetHandle, ServeError> {
+    start(options, &tls, policy, Backend::Broker(broker), shutdown)
+}
+
+/// [`serve`], for any backend.
+pub(super) fn start(
+    options: NetOptions,
+    tls: &TlsIdentity,
+    policy: Arc<Policy>,
+    backend: Backend,
+    shutdown: CancellationToken,
+) -> Result<NetHandle, ServeError> {
+    if options.listeners.is_empty() {
+        return Err(ServeError::NoListener);
+    }
+    let mut endpoints = Vec::new();
+    let mut local_addrs = Vec::new();
+    for listener in &options.listeners {
+        let endpoint = bind(listener, &options, tls)?;
+        let addr = endpoint.local_addr().map_err(|source| ServeError::Bind {
+            addr: listener.addr,
+            source,
+        })?;
+        info!(%addr, client_auth = ?listener.client_auth, "listening for QUIC");
+        local_addrs.push(addr);
+        endpoints.push((endpoint, listener.client_auth));
+    }
+    let server = Arc::new(Server::new(options, policy, backend, shutdown));
+    let stats = Arc::clone(&server.stats);
+    let join = tokio::spawn(supervise(server, endpoints));
+    Ok(NetHandle {
+        local_addrs,
+        stats,
+        join,
+    })
+}
+
+fn bind(
+    listener: &ListenerOptions,
+    options: &NetOptions,
+    tls: &TlsIdentity,
+) -> Result<Endpoint, ServeError> {
+    let addr = listener.addr;
+    let bind_error = |source| ServeError::Bind { addr, source };
+    let crypto = tls.quic_config(listener.client_auth)?;
+    let mut server_config = ServerConfig::with_crypto(Arc::new(crypto));
+    server_config.transport_config(Arc::new(options.transport()));
+    let mut endpoint_config = EndpointConfig::default();
+    endpoint_config
+        .max_udp_payload_size(options.datagram_bytes_max())
+        .map_err(|_| {
+            ServeError::Setting("mtu_upper_bound must be from 1200 to 65527".to_owned())
+        })?;
+    let socket = socket(addr, options.socket_buffer_bytes).map_err(bind_error)?;
+    let runtime = Arc::new(TokioRuntime);
+    Endpoint::new(endpoint_config, Some(server_config), socket, runtime).map_err(bind_error)
+}
+
+fn socket(addr: SocketAddr, buffer_bytes: usize) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() && addr.ip().is_unspecified() {
+        // One listener for both families, on systems where that is not the default too.
+        socket.set_only_v6(false)?;
+    }
+    // A kernel that refuses has a smaller buffer, which is slower but works.
+    let _ = socket.set_recv_buffer_size(buffer_bytes);
+    let _ = socket.set_send_buffer_size(buffer_bytes);
+    let (recv_bytes, send_bytes) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
+    if recv_bytes.min(send_bytes) < buffer_bytes {
+        info!(
+            %addr, asked = buffer_bytes, recv_bytes, send_bytes,
+            "the kernel caps the socket's buffers, which costs throughput under load; raise net.core.rmem_max and net.core.wmem_max",
+        );
+    }
+    socket.bind(&addr.into())?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+// Owns the accept loops and all connections.
+async fn supervise(server: Arc<Server>, endpoints: Vec<(Endpoint, ClientAuth)>) {
+    let connections = TaskTracker::new();
+    let accepting = TaskTracker::new();
+    for (endpoint, client_auth) in &endpoints {
+        let (server, endpoint) = (Arc::clone(&server), endpoint.clone());
+        accepting.spawn(accept(server, endpoint, *client_auth, connections.clone()));
+    }
+    accepting.close();
+    accepting.wait().await;
+    server.shutdown.cancelled().await;
+    connections.close();
+    let grace = server.options.shutdown_grace + AFTER_GRACE;
+    if tokio::time::timeout(grace, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            left = connections.len(),
+            "connections are closed although they are not done"
+        );
+    }
+    let reason = shutting_down();
+    let code = u32::try_from(reason.code).unwrap_or_default();
+    for (endpoint, _) in &endpoints {
+        endpoint.close(code.into(), reason.message.as_bytes());
+        // Peers that do not answer the close are not waited for.
+        let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    }
+}
+
+async fn accept(
+    server: Arc<Server>,
+    endpoint: Endpoint,
+    client_auth: ClientAuth,
+    connections: TaskTracker,
+) {
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = server.shutdown.cancelled() => break,
+            incoming = endpoint.accept() => incoming,
+        };
+        let Some(incoming) = incoming else {
+            error!("a QUIC listener ended by itself; its socket failed");
+            break;
+        };
+        admit(&server, incoming, client_auth, &connections);
+    }
+    // From here on attempts are refused by quinn.
+    endpoint.set_server_config(None);
+}
+
+/// What is done about a connection attempt.
+#[derive(Debug, PartialEq)]
+enum Admission {
+    Serve,
+    Retry,
+    Refuse,
+}
+
+fn admission(
+    handshakes: u64,
+    connections: u64,
+    validated: bool,
+    options: &NetOptions,
+) -> Admission {
+    let retry_from = options.handshakes_before_retry as u64;
+    if handshakes + connections >= options.connections_max as u64
+        || handshakes >= retry_from.max(1).saturating_mul(HANDSHAKES_REFUSED_FACTOR)
+    {
+        Admission::Refuse
+    } else if handshakes >= retry_from && !validated {
+        Admission::Retry
+    } else {
+        Admission::Serve
+    }
+}
+
+fn admit(
+    server: &Arc<Server>,
+    incoming: Incoming,
+    client_auth: ClientAuth,
+    connections: &TaskTracker,
+) {
+    let (handshakes, open) = server.stats.open();
+    // One that cannot be asked again has proved its address.
+    let validated = incoming.remote_address_validated() || !incoming.may_retry();
+    match admission(handshakes, open, validated, &server.options) {
+        Admission::Serve => {
+            let handshake = server.stats.handshake();
+            connections.spawn(connection::serve(
+                Arc::clone(server),
+                incoming,
+                client_auth,
+                handshake,
+            ));
+        }
+        Admission::Retry => {
+            let remote = incoming.remote_address();
+            if incoming.retry().is_err() {
+                debug!(%remote, "a connection attempt could not be asked to prove its address");
+            }
+        }
+        Admission::Refuse => {
+            let remote = incoming.remote_address();
+            incoming.refuse();
+            let refused = server.stats.connection_refused();
+            // Attempts come in floods; the log gets ever fewer of them.
+            if refused.is_power_of_two() {
+                warn!(%remote, handshakes, open, refused, "connection refused: the broker is at its limit");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_are_admitted_by_load() {
+        let options = NetOptions {
+            handshakes_before_retry: 2,
+            connections_max: 100,
+            ..NetOptions::default()
+        };
+        let check = |handshakes, connections, validated, expected| {
+            assert_eq!(
+                admission(handshakes, connections, validated, &options),
+                expected
+            );
+        };
+        check(0, 0, false, Admission::Serve);
+        check(1, 98, false, Admission::Serve);
+        check(2, 0, false, Admission::Retry);
+        check(2, 0, true, Admission::Serve);
+        check(16, 0, true, Admission::Refuse);
+        check(0, 100, true, Admission::Refuse);
+        check(1, 99, true, Admission::Refuse);
+    }
+}

@@ -1,0 +1,532 @@
+//! A publish stream, from its first message to its end. Three futures of one task share it: one reads batches
+//! and checks them (always, so that a client that exceeds its credit is caught at once and the connection's
+//! other streams never wait for this one), one hands them to the broker, one writes the answers. Numbering,
+//! de-duplication and durability are the broker's.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_wire::event::check_event;
+use tidegate_wire::limits::Limits;
+use tidegate_wire::pb::{self, ErrorCode, publish_opened, publish_reply};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Peer;
+use super::credit::{Grant, PublishCredit};
+use super::frames::{FrameRecv, FrameSend};
+use super::refusal::{StreamEnd, from_broker, from_denied, from_event, invalid};
+use crate::auth::{Action, Policy};
+use crate::domain::{Principal, ProducerId, TopicName};
+use crate::tasks::{BrokerError, PublishReply, PublishRequest, Publisher};
+
+/// Topics whose verdict a stream remembers.
+const TOPICS_REMEMBERED: usize = 1_024;
+
+/// Time for answers to what was submitted, once a stream is to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Serves a publish stream until it ends; says what is to be told of that on the connection.
+pub(super) async fn serve(
+    peer: &Peer,
+    open: &pb::PublishOpen,
+    recv: &mut FrameRecv,
+    send: &mut FrameSend,
+) -> Result<(), StreamEnd> {
+    let _counted = peer.server.stats.publish_stream();
+    let (replies, answered) = mpsc::unbounded_channel();
+    let opened = open_publisher(peer, open, replies);
+    let (publisher, last_number, idempotent) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            send.push(&answer_open(publish_opened::Result::Error(error.clone())));
+            return Err(StreamEnd::Refused(error));
+        }
+    };
+    let options = &peer.server.options;
+    let floor = options
+        .limits
+        .frame_bytes_max
+        .min(options.publish_credit_bytes);
+    let grant = peer
+        .server
+        .publish_budget
+        .grant(options.publish_credit_bytes, floor);
+    send.push(&answer_open(publish_opened::Result::Ready(
+        pb::PublishReady {
+            credit_bytes: grant.bytes() as u64,
+            credit_batches: options.publish_credit_batches,
+            last_number,
+        },
+    )));
+    let session = Session::new(peer, &grant);
+    let ended = session
+        .run(publisher, idempotent, recv, send, answered)
+        .await;
+    if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
+        // No batch has correlation 0 on this stream's behalf: it is about the stream itself.
+        send.push(&refuse_batch(0, error.clone()));
+    }
+    ended
+}
+
+fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
+    pb::PublishOpened {
+        result: Some(result),
+    }
+}
+
+fn open_publisher(
+    peer: &Peer,
+    open: &pb::PublishOpen,
+    replies: mpsc::UnboundedSender<PublishReply>,
+) -> Result<(Publisher, u64, bool), pb::Error> {
+    let producer = producer(open)?;
+    let broker = peer
+        .server
+        .backend
+        .broker()
+        .map_err(|error| from_broker(&error))?;
+    let (publisher, last_number) = broker
+        .publisher(producer, replies)
+        .map_err(|error| from_broker(&error))?;
+    Ok((publisher, last_number, producer.is_some()))
+}
+
+fn producer(open: &pb::PublishOpen) -> Result<Option<(ProducerId, u32)>, pb::Error> {
+    if open.producer_id.is_empty() {
+        return Ok(None);
+    }
+    let id = <[u8; 16]>::try_from(&open.producer_id[..]).map_err(|_| {
+        invalid(format!(
+            "producer_id has {} bytes; give 16, or none for a publisher that never resends",
+            open.producer_id.len(),
+        ))
+    })?;
+    Ok(Some((ProducerId(u128::from_be_bytes(id)), open.epoch)))
+}
+
+/// What the three futures of a stream share.
+struct Session<'a> {
+    peer: &'a Peer,
+    credit: Mutex<PublishCredit>,
+    batches_max: usize,
+    /// Batches the broker has and did not answer yet.
+    submitted: AtomicUsize,
+    /// Nothing more will be submitted.
+    complete: AtomicBool,
+    /// Told whenever `submitted` or `complete` changes.
+    progress: Notify,
+    /// The stream is to end: no further batch is read or submitted. The broker's shutdown cancels it too.
+    stop: CancellationToken,
+}
+
+impl<'a> Session<'a> {
+    fn new(peer: &'a Peer, grant: &Grant) -> Self {
+        let batches_max = peer.server.options.publish_credit_batches.max(1) as usize;
+        Self {
+            peer,
+            credit: Mutex::new(PublishCredit::new(grant.bytes(), batches_max)),
+            batches_max,
+            submitted: AtomicUsize::new(0),
+            complete: AtomicBool::new(false),
+            progress: Notify::new(),
+            stop: peer.server.shutdown.child_token(),
+        }
+    }
+
+    async fn run(
+        &self,
+        publisher: Publisher,
+        idempotent: bool,
+        recv: &mut FrameRecv,
+        send: &mut FrameSend,
+        answered: mpsc::UnboundedReceiver<PublishReply>,
+    ) -> Result<(), StreamEnd> {
+        // Credit bounds what is in both queues, so neither is ever full.
+        let (admitted_in, admitted) = mpsc::channel(self.batches_max);
+        let (refused_in, refused) = mpsc::channel(2 * self.batches_max);
+        let read = self.read(idempotent, recv, admitted_in, refused_in.clone());
+        let submit = self.submit(&publisher, admitted, refused_in);
+        let write = self.write(send, answered, refused);
+        tokio::try_join!(read, submit, write).map(|_| ())
+    }
+
+    // Reads and checks batches until the client finishes or the stream is to end.
+    async fn read(
+        &self,
+        idempotent: bool,
+        recv: &mut FrameRecv,
+        admitted: mpsc::Sender<PublishRequest>,
+        refused: mpsc::Sender<pb::PublishReply>,
+    ) -> Result<(), StreamEnd> {
+        let mut gate = Gate {
+            policy: &self.peer.server.policy,
+            who: &self.peer.principal,
+            limits: self.peer.server.options.limits,
+            idempotent,
+            allowed: HashMap::new(),
+        };
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                batch = recv.next::<pb::PublishBatch>() => batch?,
+            };
+            let Some(batch) = batch else {
+                return Ok(());
+            };
+            let (correlation, bytes) = (batch.correlation, bytes_of(&batch.events));
+            self.with_credit(|credit| credit.take(bytes))
+                .map_err(StreamEnd::Refused)?;
+            let sent = match gate.admit(batch) {
+                Ok(request) => admitted.try_send(request).is_ok(),
+                Err(error) => {
+                    self.with_credit(|credit| credit.give_back(bytes));
+                    self.peer.log_refusal("publish", &error);
+                    refused.try_send(refuse_batch(correlation, error)).is_ok()
+                }
+            };
+            // The one with room for refusals only fills when the client does not read its answers.
+            if !sent && !self.stop.is_cancelled() {
+                let message = "too many answers are unread on this stream; read them";
+                return Err(StreamEnd::Refused(pb::Error::new(
+                    ErrorCode::FlowControl,
+                    message,
+                )));
+            }
+        }
+    }
+
+    // Hands batches to the broker, one after the other, which keeps their order.
+    async fn submit(
+        &self,
+        publisher: &Publisher,
+        mut admitted: mpsc::Receiver<PublishRequest>,
+        refused: mpsc::Sender<pb::PublishReply>,
+    ) -> Result<(), StreamEnd> {
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                request = admitted.recv() => request,
+            };
+            let Some(request) = request else {
+                break;
+            };
+            let (correlation, bytes) = (request.correlation, bytes_of(&request.events));
+            self.submitted.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = publisher.submit(request).await {
+                self.submitted.fetch_sub(1, Ordering::Relaxed);
+                let error = self.refusal(&error, bytes);
+                // The queue has room for every batch that credit allows.
+                let _ = refused.try_send(refuse_batch(correlation, error));
+            }
+        }
+        self.complete.store(true, Ordering::Relaxed);
+        self.progress.notify_one();
+        Ok(())
+    }
+
+    // Writes answers, all that are there in one go, until the last one.
+    async fn write(
+        &self,
+        send: &mut FrameSend,
+        mut answered: mpsc::UnboundedReceiver<PublishReply>,
+        mut refused: mpsc::Receiver<pb::PublishReply>,
+    ) -> Result<(), StreamEnd> {
+        send.flush().await?;
+        let mut last = false;
+        while !last {
+            tokio::select! {
+                Some(reply) = answered.recv() => send.push(&self.answer(reply)),
+                Some(reply) = refused.recv() => send.push(&reply),
+                () = self.all_answered() => last = true,
+            }
+            while let Ok(reply) = answered.try_recv() {
+                send.push(&self.answer(reply));
+            }
+            while let Ok(reply) = refused.try_recv() {
+                send.push(&reply);
+            }
+            send.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, reply: PublishReply) -> pb::PublishReply {
+        self.submitted.fetch_sub(1, Ordering::Relaxed);
+        self.progress.notify_one();
+        match reply.result {
+            Ok(outcome) => {
+                self.with_credit(|credit| credit.give_back(reply.bytes));
+                let ack = pb::PublishAck {
+                    first_sequence: outcome.first_sequence.0,
+                    count: outcome.count,
+                    duplicate: outcome.duplicate,
+                    unkept: outcome.unkept,
+                };
+                let result = Some(publish_reply::Result::Ack(ack));
+                pb::PublishReply {
+                    correlation: reply.correlation,
+                    result,
+                }
+            }
+            Err(error) => refuse_batch(reply.correlation, self.refusal(&error, reply.bytes)),
+        }
+    }
+
+    // What a refusal by the broker means for the stream. A batch that may succeed later must not be overtaken
+    // by the ones after it, or their numbers would make it look like a resend: the stream ends, and the
+    // client sends all of them again on a new one. A fenced producer has nothing more to say here.
+    fn refusal(&self, error: &BrokerError, bytes: usize) -> pb::Error {
+        self.with_credit(|credit| credit.give_back(bytes));
+        if error.is_retryable() || matches!(error, BrokerError::Fenced) {
+            self.stop.cancel();
+        }
+        let error = from_broker(error);
+        self.peer.log_refusal("publish", &error);
+        error
+    }
+
+    // Completes when nothing more will be submitted and the broker has answered everything, or when it has
+    // had long enough for that.
+    async fn all_answered(&self) {
+        let settled = async {
+            while !self.complete.load(Ordering::Relaxed)
+                || self.submitted.load(Ordering::Relaxed) > 0
+            {
+                // A change between the look and the wait leaves a permit.
+                self.progress.notified().await;
+            }
+        };
+        let overdue = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+        };
+        tokio::select! {
+            () = settled => {}
+            () = overdue => {}
+        }
+    }
+
+    fn with_credit<T>(&self, change: impl FnOnce(&mut PublishCredit) -> T) -> T {
+        change(&mut self.credit.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn refuse_batch(correlation: u64, error: pb::Error) -> pb::PublishReply {
+    pb::PublishReply {
+        correlation,
+        result: Some(publish_reply::Result::Error(error)),
+    }
+}
+
+fn bytes_of(events: &[Bytes]) -> usize {
+    events.iter().map(Bytes::len).sum()
+}
+
+/// What a batch must pass before the broker sees it.
+struct Gate<'a> {
+    policy: &'a Policy,
+    who: &'a Principal,
+    limits: Limits,
+    idempotent: bool,
+    /// Topics this principal may publish to. Refusals are not remembered, so that each is counted.
+    allowed: HashMap<String, TopicName>,
+}
+
+impl Gate<'_> {
+    fn admit(&mut self, batch: pb::PublishBatch) -> Result<PublishRequest, pb::Error> {
+        let topic = self.topic(&batch.topic)?;
+        self.check_count(batch.events.len())?;
+        self.check_numbers(&batch)?;
+        for (index, event) in batch.events.iter().enumerate() {
+            check_event(event, &self.limits).map_err(|error| from_event(index, &error))?;
+        }
+        Ok(PublishRequest {
+            correlation: batch.correlation,
+            topic,
+            first_number: batch.first_number,
+            resolved_through: batch.resolved_through,
+            events: batch.events,
+        })
+    }
+
+    fn topic(&mut self, text: &str) -> Result<TopicName, pb::Error> {
+        if let Some(topic) = self.allowed.get(text) {
+            return Ok(topic.clone());
+        }
+        let topic: TopicName = text
+            .parse()
+            .map_err(|error| invalid(format!("topic: {error}")))?;
+        self.policy
+            .check(self.who, &Action::Publish(&topic))
+            .map_err(|denied| from_denied(&denied))?;
+        if self.allowed.len() >= TOPICS_REMEMBERED {
+            self.allowed.clear();
+        }
+        self.allowed.insert(text.to_owned(), topic.clone());
+        Ok(topic)
+    }
+
+    fn check_count(&self, count: usize) -> Result<(), pb::Error> {
+        let max = self.limits.batch_events_max;
+        match count {
+            0 => Err(invalid("the batch has no events; leave it out")),
+            count if count > max => {
+                let message = format!(
+                    "the batch has {count} events; at most {max} are accepted (batch_events_max)"
+                );
+                Err(pb::Error::new(ErrorCode::TooLarge, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_numbers(&self, batch: &pb::PublishBatch) -> Result<(), pb::Error> {
+        let first = batch.first_number;
+        if self.idempotent == (first == 0) {
+            return Err(invalid(format!(
+                "first_number is {first}; a stream with a producer id numbers its events from 1, one without sends 0"
+            )));
+        }
+        if first.checked_add(batch.events.len() as u64).is_none() {
+            return Err(invalid(
+                "event numbers lead past 64 bits; take a new producer id",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::auth::Grant as PolicyGrant;
+
+    fn batch(topic: &str, first_number: u64, events: usize) -> pb::PublishBatch {
+        let event = Bytes::from(
+            pb::Event {
+                id: "1".into(),
+                ..pb::Event::default()
+            }
+            .encode_to_vec(),
+        );
+        pb::PublishBatch {
+            correlation: 7,
+            topic: topic.into(),
+            first_number,
+            resolved_through: 0,
+            events: vec![event; events],
+        }
+    }
+
+    fn check(idempotent: bool, batch: pb::PublishBatch, expected: Result<(), ErrorCode>) {
+        let policy = Policy::new(vec![PolicyGrant {
+            principals: vec!["cn:p".parse().expect("valid")],
+            publish: vec!["orders.>".parse().expect("valid")],
+            subscribe: vec![],
+            admin: vec![],
+        }]);
+        let who = Principal::common_name("p");
+        let limits = Limits {
+            batch_events_max: 3,
+            headers_max: 1,
+            ..Limits::default()
+        };
+        let mut gate = Gate {
+            policy: &policy,
+            who: &who,
+            limits,
+            idempotent,
+            allowed: HashMap::new(),
+        };
+        for _ in 0..2 {
+            let found = gate.admit(batch.clone());
+            assert_eq!(
+                found.map(|_| ()).map_err(|error| error.code()),
+                expected,
+                "{batch:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_way_a_batch_can_be_wrong() {
+        check(true, batch("orders.eu", 1, 3), Ok(()));
+        check(false, batch("orders.eu", 0, 1), Ok(()));
+        check(
+            true,
+            batch("invoices", 1, 1),
+            Err(ErrorCode::PermissionDenied),
+        );
+        check(
+            true,
+            batch("orders.*", 1, 1),
+            Err(ErrorCode::InvalidArgument),
+        );
+        check(
+            true,
+            batch("orders.eu", 1, 0),
+            Err(ErrorCode::InvalidArgument),
+        );
+        check(true, batch("orders.eu", 1, 4), Err(ErrorCode::TooLarge));
+        check(
+            true,
+            batch("orders.eu", 0, 1),
+            Err(ErrorCode::InvalidArgument),
+        );
+        check(
+            false,
+            batch("orders.eu", 1, 1),
+            Err(ErrorCode::InvalidArgument),
+        );
+        check(
+            true,
+            batch("orders.eu", u64::MAX, 1),
+            Err(ErrorCode::InvalidArgument),
+        );
+        let with_event = |event: Vec<u8>| pb::PublishBatch {
+            events: vec![event.into()],
+            ..batch("orders.eu", 1, 1)
+        };
+        check(true, with_event(vec![0xff]), Err(ErrorCode::Malformed));
+        check(
+            true,
+            with_event(vec![0x0a, 1, 0xff]),
+            Err(ErrorCode::Malformed),
+        );
+        let header = pb::Header {
+            name: "n".into(),
+            value: "v".into(),
+        };
+        let event = pb::Event {
+            headers: vec![header; 2],
+            ..pb::Event::default()
+        };
+        check(
+            true,
+            with_event(event.encode_to_vec()),
+            Err(ErrorCode::TooLarge),
+        );
+    }
+
+    #[test]
+    fn a_producer_id_has_sixteen_bytes_or_none() {
+        let open = |length: usize| pb::PublishOpen {
+            producer_id: vec![1; length].into(),
+            epoch: 3,
+        };
+        assert_eq!(producer(&open(0)), Ok(None));
+        let id = ProducerId(u128::from_be_bytes([1; 16]));
+        assert_eq!(producer(&open(16)), Ok(Some((id, 3))));
+        let refused = producer(&open(15)).map_err(|error| error.code());
+        assert_eq!(refused, Err(ErrorCode::InvalidArgument));
+    }
+}

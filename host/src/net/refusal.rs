@@ -1,0 +1,152 @@
+//! How a request is refused: the one mapping from the broker's and the policy's refusals to the wire's codes,
+//! why a stream ends, and the one log line each of it gets.
+
+use tidegate_wire::event::EventCheckError;
+use tidegate_wire::frame::FrameError;
+use tidegate_wire::pb::{self, ErrorCode};
+use tidegate_wire::positions::PositionsError;
+
+use crate::auth::Denied;
+use crate::tasks::BrokerError;
+
+/// Why a stream ends before its time.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum StreamEnd {
+    /// The client reset the stream or the connection is gone: nobody is left to be told.
+    Lost,
+    /// This stream is refused or ended; the connection goes on.
+    Refused(pb::Error),
+    /// The client broke the protocol: the stream is told, then the connection is closed.
+    Violation(pb::Error),
+}
+
+impl StreamEnd {
+    /// What the client is told, if there is anything to tell.
+    pub(super) fn error(&self) -> Option<&pb::Error> {
+        match self {
+            Self::Lost => None,
+            Self::Refused(error) | Self::Violation(error) => Some(error),
+        }
+    }
+
+    /// Bytes that are no message allowed here.
+    pub(super) fn malformed(message: impl Into<String>) -> Self {
+        Self::Violation(pb::Error::new(ErrorCode::Malformed, message))
+    }
+}
+
+impl From<FrameError> for StreamEnd {
+    fn from(error: FrameError) -> Self {
+        Self::Violation((&error).into())
+    }
+}
+
+impl From<PositionsError> for StreamEnd {
+    fn from(error: PositionsError) -> Self {
+        Self::Violation((&error).into())
+    }
+}
+
+impl From<BrokerError> for StreamEnd {
+    fn from(error: BrokerError) -> Self {
+        Self::Refused(from_broker(&error))
+    }
+}
+
+impl From<Denied> for StreamEnd {
+    fn from(denied: Denied) -> Self {
+        Self::Refused(from_denied(&denied))
+    }
+}
+
+/// The wire's form of a refusal by the broker.
+pub(super) fn from_broker(error: &BrokerError) -> pb::Error {
+    let code = match error {
+        BrokerError::NoTopic(_) | BrokerError::NoSubscription(_) | BrokerError::NoPlugin(_) => {
+            ErrorCode::NotFound
+        }
+        BrokerError::Exists { .. } => ErrorCode::AlreadyExists,
+        BrokerError::Invalid(_) | BrokerError::InUse { .. } => ErrorCode::InvalidArgument,
+        BrokerError::Fenced => ErrorCode::ProducerFenced,
+        BrokerError::OutOfOrder { .. } => ErrorCode::ProducerOutOfOrder,
+        BrokerError::SubscriptionGone(_) => ErrorCode::SubscriptionGone,
+        BrokerError::Overloaded(_) => ErrorCode::Overloaded,
+        BrokerError::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
+        BrokerError::ShuttingDown => ErrorCode::ShuttingDown,
+        BrokerError::Internal(_) => ErrorCode::Internal,
+    };
+    pb::Error {
+        retryable: error.is_retryable(),
+        ..pb::Error::new(code, error.to_string())
+    }
+}
+
+/// The wire's form of a refusal by the policy.
+pub(super) fn from_denied(denied: &Denied) -> pb::Error {
+    pb::Error::new(ErrorCode::PermissionDenied, denied.to_string())
+}
+
+/// The wire's form of what is wrong with event `index` of a batch.
+pub(super) fn from_event(index: usize, error: &EventCheckError) -> pb::Error {
+    let refusal = pb::Error::from(error);
+    pb::Error {
+        message: format!("event {index} of the batch: {}", refusal.message),
+        ..refusal
+    }
+}
+
+/// A name, pattern or number that is not valid.
+pub(super) fn invalid(message: impl Into<String>) -> pb::Error {
+    pb::Error::new(ErrorCode::InvalidArgument, message)
+}
+
+/// The broker is stopping.
+pub(super) fn shutting_down() -> pb::Error {
+    from_broker(&BrokerError::ShuttingDown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_meaning_on_the_wire() {
+        let check = |error: BrokerError, code: ErrorCode, retryable: bool| {
+            let found = from_broker(&error);
+            assert_eq!(
+                (found.code(), found.retryable),
+                (code, retryable),
+                "{error}"
+            );
+            assert_eq!(found.message, error.to_string());
+        };
+        check(
+            BrokerError::NoSubscription("s".into()),
+            ErrorCode::NotFound,
+            false,
+        );
+        check(BrokerError::Fenced, ErrorCode::ProducerFenced, false);
+        let out_of_order = BrokerError::OutOfOrder {
+            first: 1,
+            last: 2,
+            committed: 2,
+        };
+        check(out_of_order, ErrorCode::ProducerOutOfOrder, false);
+        check(
+            BrokerError::Overloaded("full".into()),
+            ErrorCode::Overloaded,
+            true,
+        );
+        check(
+            BrokerError::StoreUnavailable("EIO".into()),
+            ErrorCode::StoreUnavailable,
+            true,
+        );
+        check(BrokerError::ShuttingDown, ErrorCode::ShuttingDown, true);
+        check(
+            BrokerError::Invalid("x".into()),
+            ErrorCode::InvalidArgument,
+            false,
+        );
+    }
+}

@@ -1,0 +1,500 @@
+//! A subscribe stream: one consumer of a durable subscription. Futures of one task share it: one reads the
+//! client's commands, one takes deliveries from the broker as far as credit goes, one writes. Reading never
+//! waits for writing, so a client that does not read its deliveries can still ack, and however the stream
+//! ends, the consumer is dropped at once, which gives its events back.
+
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tidegate_wire::limits::{POSITION_RANGES_MAX, REASON_BYTES_MAX};
+use tidegate_wire::pb::{self, ErrorCode, broker_to_consumer, consumer_command, subscribe_opened};
+use tidegate_wire::positions::decode_positions;
+use tokio::sync::{Notify, mpsc};
+
+use super::connection::Peer;
+use super::credit::ConsumerCredit;
+use super::deliver::{TooLarge, delivery_bytes, pack};
+use super::frames::{FrameRecv, FrameSend};
+use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
+use crate::auth::check_attach;
+use crate::domain::Position;
+use crate::tasks::{BrokerError, Consumer, Delivery};
+
+/// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
+/// client's receive window is in memory per consumer at most.
+const FETCH_EVENTS_MAX: usize = 1_024;
+const FETCH_BYTES_MAX: usize = 512 * 1024;
+
+/// Confirmations a client may wait for at once on one stream.
+const CONFIRMS_MAX: usize = 1_024;
+
+/// Time for the confirmations that are still due when the client finishes.
+const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+
+type Confirms = FuturesUnordered<BoxFuture<'static, (u64, Result<(), BrokerError>)>>;
+
+/// Serves a consumer until its stream ends; says what is to be told of that on the connection.
+pub(super) async fn serve(
+    peer: &Peer,
+    open: &pb::SubscribeOpen,
+    recv: &mut FrameRecv,
+    send: &mut FrameSend,
+) -> Result<(), StreamEnd> {
+    let _counted = peer.server.stats.subscribe_stream();
+    let consumer = match attach(peer, &open.subscription).await {
+        Ok(consumer) => consumer,
+        Err(error) => {
+            send.push(&answer_open(subscribe_opened::Result::Error(error.clone())));
+            return Err(StreamEnd::Refused(error));
+        }
+    };
+    let ack_deadline_ms = consumer.spec().delivery.ack_deadline_ms;
+    let ready = pb::SubscribeReady { ack_deadline_ms };
+    send.push(&answer_open(subscribe_opened::Result::Ready(ready)));
+    let session = Session {
+        peer,
+        credit: ConsumerCredit::new(open.credit_events, open.credit_bytes),
+        confirmed: Outbox::default(),
+    };
+    let mut confirms = Confirms::new();
+    let ended = session.run(consumer, &mut confirms, recv, send).await;
+    session.finish(ended, confirms, send).await
+}
+
+fn answer_open(result: subscribe_opened::Result) -> pb::SubscribeOpened {
+    pb::SubscribeOpened {
+        result: Some(result),
+    }
+}
+
+async fn attach(peer: &Peer, subscription: &str) -> Result<Consumer, pb::Error> {
+    let broker = peer
+        .server
+        .backend
+        .broker()
+        .map_err(|error| from_broker(&error))?;
+    let consumer = broker
+        .attach(subscription)
+        .await
+        .map_err(|error| from_broker(&error))?;
+    check_attach(&peer.server.policy, &peer.principal, &consumer.spec())
+        .map_err(|denied| from_denied(&denied))?;
+    Ok(consumer)
+}
+
+/// What the futures of a stream share.
+struct Session<'a> {
+    peer: &'a Peer,
+    credit: ConsumerCredit,
+    confirmed: Outbox,
+}
+
+impl Session<'_> {
+    // The consumer is dropped when this returns, and with it its events are given back.
+    async fn run(
+        &self,
+        consumer: Consumer,
+        confirms: &mut Confirms,
+        recv: &mut FrameRecv,
+        send: &mut FrameSend,
+    ) -> Result<(), StreamEnd> {
+        let (fetched_in, mut fetched) = mpsc::channel(1);
+        let ended = tokio::select! {
+            ended = self.read(&consumer, confirms, recv) => ended,
+            ended = self.fetch(&consumer, fetched_in) => ended,
+            ended = self.write(&consumer, &mut fetched, send) => ended,
+            ended = self.shutdown() => ended,
+        };
+        // Never sent, so the attempt does not count.
+        while let Ok(deliveries) = fetched.try_recv() {
+            consumer.give_back(deliveries.iter().map(|delivery| delivery.position));
+        }
+        ended
+    }
+
+    // Reads commands until the client finishes.
+    async fn read(
+        &self,
+        consumer: &Consumer,
+        confirms: &mut Confirms,
+        recv: &mut FrameRecv,
+    ) -> Result<(), StreamEnd> {
+        loop {
+            tokio::select! {
+                command = recv.next::<pb::ConsumerCommand>() => match command? {
+                    Some(command) => self.apply(Command::try_from(command)?, consumer, confirms)?,
+                    None => return Ok(()),
+                },
+                Some((confirm, result)) = confirms.next() => {
+                    result?;
+                    self.confirmed.push(confirm);
+                }
+            }
+        }
+    }
+
+    fn apply(
+        &self,
+        command: Command,
+        consumer: &Consumer,
+        confirms: &mut Confirms,
+    ) -> Result<(), StreamEnd> {
+        match command {
+            Command::Credit { events, bytes } => self.credit.grow(events, bytes),
+            Command::Ack {
+                positions,
+                confirm: 0,
+            } => consumer.ack(&positions),
+            Command::Ack { positions, confirm } => {
+                self.check_confirms(confirms.len())?;
+                let acked = consumer.ack_confirmed(&positions);
+                confirms.push(Box::pin(async move { (confirm, acked.await) }));
+            }
+            Command::Nack {
+                positions,
+                delay_ms,
+            } => consumer.nack(&positions, delay_ms),
+            Command::Term { positions, reason } => consumer.term(&positions, &reason),
+            Command::Extend { positions } => consumer.extend(&positions),
+        }
+        Ok(())
+    }
+
+    fn check_confirms(&self, under_way: usize) -> Result<(), StreamEnd> {
+        if under_way + self.confirmed.len() < CONFIRMS_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "{CONFIRMS_MAX} confirmations are due or unread on this stream; read them first"
+        );
+        Err(StreamEnd::Refused(pb::Error::new(
+            ErrorCode::FlowControl,
+            message,
+        )))
+    }
+
+    // Takes deliveries as long as there is credit; none are taken any more once the broker stops.
+    async fn fetch(
+        &self,
+        consumer: &Consumer,
+        fetched: mpsc::Sender<Vec<Delivery>>,
+    ) -> Result<(), StreamEnd> {
+        let take = async {
+            loop {
+                // Room first: what waits here without being written is in flight for nothing.
+                let Ok(room) = fetched.reserve().await else {
+                    return Err(StreamEnd::Lost);
+                };
+                let (events, bytes) = self
+                    .credit
+                    .available(FETCH_EVENTS_MAX, FETCH_BYTES_MAX)
+                    .await;
+                let deliveries = consumer.next(events, bytes).await?;
+                self.credit.spend(
+                    deliveries.len(),
+                    deliveries.iter().map(delivery_bytes).sum(),
+                );
+                room.send(deliveries);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.peer.server.shutdown.cancelled() => std::future::pending().await,
+            ended = take => ended,
+        }
+    }
+
+    async fn write(
+        &self,
+        consumer: &Consumer,
+        fetched: &mut mpsc::Receiver<Vec<Delivery>>,
+        send: &mut FrameSend,
+    ) -> Result<(), StreamEnd> {
+        loop {
+            send.flush().await?;
+            tokio::select! {
+                biased;
+                confirm = self.confirmed.take() => send.push(&confirmed(confirm)),
+                Some(deliveries) = fetched.recv() => self.push_deliveries(consumer, deliveries, send),
+            }
+        }
+    }
+
+    fn push_deliveries(
+        &self,
+        consumer: &Consumer,
+        deliveries: Vec<Delivery>,
+        send: &mut FrameSend,
+    ) {
+        let packed = pack(deliveries, self.peer.frame_bytes_max);
+        for message in &packed.messages {
+            send.push(message);
+        }
+        for too_large in &packed.too_large {
+            self.set_aside(consumer, too_large);
+        }
+    }
+
+    // An event that this consumer cannot take. When no consumer could, it is given up with the reason, so that
+    // the subscription goes on; otherwise another consumer or a later attempt may do better.
+    fn set_aside(&self, consumer: &Consumer, event: &TooLarge) {
+        let TooLarge {
+            position,
+            bytes,
+            frame_bytes,
+        } = *event;
+        let theirs = self.peer.frame_bytes_max;
+        let reason = format!(
+            "the delivery needs a frame of {frame_bytes} bytes, but the consumer accepts {theirs}"
+        );
+        self.peer
+            .log_fault("subscribe", &format!("position {position}: {reason}"));
+        // The client will never give this credit back.
+        self.credit.grow(1, bytes as u64);
+        if frame_bytes > self.peer.server.options.limits.frame_bytes_max {
+            consumer.term(&[position..=position], &reason);
+        } else {
+            consumer.nack(&[position..=position], None);
+        }
+    }
+
+    // At shutdown the client gets a moment to ack what it has.
+    async fn shutdown(&self) -> Result<(), StreamEnd> {
+        self.peer.server.shutdown.cancelled().await;
+        tokio::time::sleep(self.peer.server.options.shutdown_acks).await;
+        Err(StreamEnd::Refused(shutting_down()))
+    }
+
+    // The last words: confirmations that are still due, and why it ended.
+    async fn finish(
+        &self,
+        ended: Result<(), StreamEnd>,
+        mut confirms: Confirms,
+        send: &mut FrameSend,
+    ) -> Result<(), StreamEnd> {
+        if ended != Err(StreamEnd::Lost) {
+            let due = async {
+                while let Some((confirm, result)) = confirms.next().await {
+                    if result.is_ok() {
+                        self.confirmed.push(confirm);
+                    }
+                }
+            };
+            // What is not confirmed by then stays unconfirmed; the client asks again.
+            let _ = tokio::time::timeout(LAST_CONFIRMS, due).await;
+            if self.confirmed.len() > 0 {
+                send.push(&confirmed(self.confirmed.take().await));
+            }
+        }
+        if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
+            send.push(&to_consumer(broker_to_consumer::Message::Error(
+                error.clone(),
+            )));
+        }
+        ended
+    }
+}
+
+fn to_consumer(message: broker_to_consumer::Message) -> pb::BrokerToConsumer {
+    pb::BrokerToConsumer {
+        message: Some(message),
+    }
+}
+
+fn confirmed(confirm: Vec<u64>) -> pb::BrokerToConsumer {
+    to_consumer(broker_to_consumer::Message::Confirmed(pb::Confirmed {
+        confirm,
+    }))
+}
+
+/// Confirmations on their way from the reading to the writing future. Bounded by [`CONFIRMS_MAX`].
+#[derive(Default)]
+struct Outbox {
+    confirms: Mutex<Vec<u64>>,
+    filled: Notify,
+}
+
+impl Outbox {
+    fn push(&self, confirm: u64) {
+        self.locked(|confirms| confirms.push(confirm));
+        self.filled.notify_one();
+    }
+
+    fn len(&self) -> usize {
+        self.locked(|confirms| confirms.len())
+    }
+
+    /// All there are; waits for the first. Cancel-safe.
+    async fn take(&self) -> Vec<u64> {
+        loop {
+            let confirms = self.locked(std::mem::take);
+            if !confirms.is_empty() {
+                return confirms;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn locked<T>(&self, change: impl FnOnce(&mut Vec<u64>) -> T) -> T {
+        change(&mut self.confirms.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A client's command, parsed.
+#[derive(Debug, PartialEq)]
+enum Command {
+    Credit {
+        events: u64,
+        bytes: u64,
+    },
+    Ack {
+        positions: Vec<RangeInclusive<Position>>,
+        confirm: u64,
+    },
+    Nack {
+        positions: Vec<RangeInclusive<Position>>,
+        delay_ms: Option<u64>,
+    },
+    Term {
+        positions: Vec<RangeInclusive<Position>>,
+        reason: String,
+    },
+    Extend {
+        positions: Vec<RangeInclusive<Position>>,
+    },
+}
+
+impl TryFrom<pb::ConsumerCommand> for Command {
+    type Error = StreamEnd;
+
+    fn try_from(command: pb::ConsumerCommand) -> Result<Self, StreamEnd> {
+        use consumer_command::Command as Wire;
+        let command = command.command.ok_or_else(|| {
+            StreamEnd::malformed("a consumer command of a kind this version does not know")
+        })?;
+        Ok(match command {
+            Wire::Credit(credit) => Self::Credit {
+                events: credit.events,
+                bytes: credit.bytes,
+            },
+            Wire::Ack(ack) => Self::Ack {
+                positions: ranges(ack.positions)?,
+                confirm: ack.confirm,
+            },
+            Wire::Nack(nack) => Self::Nack {
+                positions: ranges(nack.positions)?,
+                delay_ms: nack.delay_ms,
+            },
+            Wire::Term(term) => Self::Term {
+                positions: ranges(term.positions)?,
+                reason: shortened(term.reason),
+            },
+            Wire::Extend(extend) => Self::Extend {
+                positions: ranges(extend.positions)?,
+            },
+        })
+    }
+}
+
+fn ranges(positions: Option<pb::Positions>) -> Result<Vec<RangeInclusive<Position>>, StreamEnd> {
+    let ranges = decode_positions(&positions.unwrap_or_default(), POSITION_RANGES_MAX)?;
+    let typed = |range: RangeInclusive<u64>| Position(*range.start())..=Position(*range.end());
+    Ok(ranges.into_iter().map(typed).collect())
+}
+
+// A long reason is cut rather than refused: refusing it would only bring the same event and reason again.
+fn shortened(mut reason: String) -> String {
+    let end = reason.floor_char_boundary(REASON_BYTES_MAX);
+    reason.truncate(end);
+    reason
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn check(command: Option<consumer_command::Command>, expected: Result<Command, ErrorCode>) {
+        let found = Command::try_from(pb::ConsumerCommand { command });
+        let found = found.map_err(|end| match end {
+            StreamEnd::Violation(error) => error.code(),
+            other => panic!("not a violation: {other:?}"),
+        });
+        assert_eq!(found, expected);
+    }
+
+    fn positions(first: &[u64], more: &[u64]) -> Option<pb::Positions> {
+        Some(pb::Positions {
+            first: first.to_vec(),
+            more: more.to_vec(),
+        })
+    }
+
+    #[test]
+    fn commands_are_parsed_at_the_door() {
+        use consumer_command::Command as Wire;
+        let seven_to_nine = vec![Position(7)..=Position(9)];
+        check(
+            Some(Wire::Ack(pb::Ack {
+                positions: positions(&[7], &[2]),
+                confirm: 4,
+            })),
+            Ok(Command::Ack {
+                positions: seven_to_nine.clone(),
+                confirm: 4,
+            }),
+        );
+        check(
+            Some(Wire::Nack(pb::Nack {
+                positions: positions(&[7], &[2]),
+                delay_ms: Some(0),
+            })),
+            Ok(Command::Nack {
+                positions: seven_to_nine,
+                delay_ms: Some(0),
+            }),
+        );
+        check(
+            Some(Wire::Extend(pb::Extend { positions: None })),
+            Ok(Command::Extend { positions: vec![] }),
+        );
+        check(None, Err(ErrorCode::Malformed));
+        check(
+            Some(Wire::Ack(pb::Ack {
+                positions: positions(&[7], &[]),
+                confirm: 0,
+            })),
+            Err(ErrorCode::Malformed),
+        );
+        let many = vec![1; POSITION_RANGES_MAX + 1];
+        check(
+            Some(Wire::Extend(pb::Extend {
+                positions: positions(&many, &many),
+            })),
+            Err(ErrorCode::TooLarge),
+        );
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let cut = shortened("é".repeat(REASON_BYTES_MAX));
+        assert_eq!(cut.len(), REASON_BYTES_MAX);
+        assert_eq!(shortened(format!("a{cut}")).len(), REASON_BYTES_MAX - 1);
+        assert_eq!(shortened("short".into()), "short");
+    }
+
+    #[test]
+    fn confirmations_are_taken_all_at_once() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.take().now_or_never(), None);
+        outbox.push(1);
+        outbox.push(2);
+        assert_eq!(outbox.take().now_or_never(), Some(vec![1, 2]));
+        assert_eq!(outbox.take().now_or_never(), None);
+    }
+}

@@ -1,0 +1,397 @@
+//! Group evaluation: the rules of many subscriptions on one filter plugin, evaluated together. A group is owned by
+//! one lane; the work itself runs on the plugin threads. Who gets what after a failure is the caller's business.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::guest::{Fault, FaultKind};
+use super::loaded::Loaded;
+use super::lower::parse;
+use super::pause::Pause;
+use super::quarantine::Quarantined;
+use super::shard::{Found, Shard};
+use super::stats::Gauge;
+use super::{ConfigureError, PluginLimits};
+use crate::domain::{Millis, Sequence};
+
+// When to ask again after the broker itself had no instance left.
+const BUSY_RETRY: Duration = Duration::from_millis(100);
+
+/// Names a rule of a group; chosen by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleKey(pub u64);
+
+/// An event to evaluate or transform.
+#[derive(Clone, Debug)]
+pub struct InputEvent {
+    /// Name of its topic.
+    pub topic: Arc<str>,
+    /// Its place in the topic.
+    pub sequence: Sequence,
+    /// When it was appended.
+    pub time: Millis,
+    /// The encoded event.
+    pub bytes: Bytes,
+}
+
+/// What a batch of events and a set of rules came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evaluation {
+    /// Index of an event in the batch and a rule that wants it, each pair once, in no particular order.
+    pub matches: Vec<(u32, RuleKey)>,
+    /// Pairs that could not be evaluated. To each applies what its subscription says of failures.
+    pub failures: Vec<FilterFailure>,
+    /// The plugin keeps failing, or no instance is free: nothing was evaluated, `matches` and `failures` are
+    /// empty, and the same batch is to be tried again after this long.
+    pub plugin_down: Option<Duration>,
+}
+
+/// A pair of event and rule that could not be evaluated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterFailure {
+    /// The rule.
+    pub rule: RuleKey,
+    /// Index of the event in the batch.
+    pub event: u32,
+    /// What happened, for a person.
+    pub reason: String,
+}
+
+/// The rules on one filter plugin. Dropping it drops its instances.
+pub struct FilterGroup {
+    group: Arc<Mutex<Group>>,
+    runtime: Handle,
+}
+
+/// What every part of a group needs.
+pub(super) struct Kit {
+    pub(super) plugin: Arc<Loaded>,
+    pub(super) limits: Arc<PluginLimits>,
+    pub(super) label: String,
+    pub(super) rules_per_instance_max: usize,
+    pub(super) pause_min: Duration,
+    pub(super) pause_max: Duration,
+}
+
+struct Group {
+    kit: Arc<Kit>,
+    rules: HashMap<RuleKey, Rule>,
+    shards: Vec<Shard>,
+    quarantined: BTreeMap<RuleKey, Quarantined>,
+    pause: Pause,
+    paused: Option<Gauge>,
+}
+
+struct Rule {
+    config: Arc<str>,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Shard(usize),
+    Quarantine,
+}
+
+// A part of a group that is evaluated by itself.
+enum Unit {
+    Shard(usize, Shard, Vec<RuleKey>),
+    Rule(Box<Quarantined>),
+}
+
+impl FilterGroup {
+    pub(super) fn new(kit: Kit, runtime: Handle) -> Self {
+        let group = Group {
+            pause: kit.pause(),
+            kit: Arc::new(kit),
+            rules: HashMap::new(),
+            shards: Vec::new(),
+            quarantined: BTreeMap::new(),
+            paused: None,
+        };
+        Self { group: Arc::new(Mutex::new(group)), runtime }
+    }
+
+    /// Adds a rule. A key that the group has already is replaced, also when the new configuration is refused.
+    ///
+    /// # Errors
+    ///
+    /// The plugin refuses the configuration, fails on it, or cannot run. The group then lacks the rule.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before completion, the rule may or may not have been added.
+    pub async fn add(&mut self, key: RuleKey, config: &str) -> Result<(), ConfigureError> {
+        let group = Arc::clone(&self.group);
+        let config: Arc<str> = config.into();
+        let task = self.runtime.spawn(async move { group.lock().await.add(key, &config).await });
+        finished(task).await.unwrap_or(Err(ConfigureError::Stopped))
+    }
+
+    /// Removes a rule, if the group has it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before completion, the rule is still removed before the next call is looked at.
+    pub async fn remove(&mut self, key: RuleKey) {
+        let group = Arc::clone(&self.group);
+        let task = self.runtime.spawn(async move { group.lock().await.remove(key).await });
+        finished(task).await;
+    }
+
+    /// Evaluates a batch for those of `rules` that the group has.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: dropped before completion, the batch may be evaluated again.
+    pub async fn evaluate(&mut self, events: &[InputEvent], rules: &[RuleKey]) -> Evaluation {
+        if events.is_empty() || rules.is_empty() {
+            return Evaluation::default();
+        }
+        let group = Arc::clone(&self.group);
+        let events: Arc<[InputEvent]> = events.into();
+        let rules = rules.to_vec();
+        let task = self.runtime.spawn(async move { group.lock().await.evaluate(&events, &rules).await });
+        finished(task).await.unwrap_or_else(|| Evaluation::down(BUSY_RETRY))
+    }
+}
+
+impl Evaluation {
+    fn down(retry_after: Duration) -> Self {
+        Self { plugin_down: Some(retry_after), ..Self::default() }
+    }
+}
+
+impl Kit {
+    pub(super) fn pause(&self) -> Pause {
+        Pause::new(self.pause_min, self.pause_max)
+    }
+}
+
+impl Group {
+    async fn add(&mut self, key: RuleKey, config: &Arc<str>) -> Result<(), ConfigureError> {
+        self.remove(key).await;
+        let index = self.shard_with_room();
+        let added = self.shards[index].add(&self.kit, key, config).await;
+        added.map_err(ConfigureError::from)?.map_err(ConfigureError::Refused)?;
+        self.rules.insert(key, Rule { config: Arc::clone(config), place: Place::Shard(index) });
+        Ok(())
+    }
+
+    async fn remove(&mut self, key: RuleKey) {
+        match self.rules.remove(&key).map(|rule| rule.place) {
+            Some(Place::Shard(index)) => self.shards[index].remove(key).await,
+            Some(Place::Quarantine) => drop(self.quarantined.remove(&key)),
+            None => {}
+        }
+    }
+
+    async fn evaluate(&mut self, events: &Arc<[InputEvent]>, rules: &[RuleKey]) -> Evaluation {
+        if let Some(left) = self.pause.left() {
+            return Evaluation::down(left);
+        }
+        self.paused = None;
+        let units = self.take_units(rules);
+        let results = match <[Unit; 1]>::try_from(units) {
+            Ok([unit]) => vec![evaluate_unit(Arc::clone(&self.kit), unit, Arc::clone(events)).await],
+            Err(units) => self.evaluate_units(units, events).await,
+        };
+
+        let mut evaluation = Evaluation::default();
+        let mut stopped = None;
+        let mut gave_up = false;
+        for (unit, mut found) in results {
+            evaluation.matches.append(&mut found.matches);
+            evaluation.failures.append(&mut found.failures);
+            gave_up |= found.gave_up;
+            stopped = stopped.or(found.stopped.take());
+            self.put_back(unit, found);
+        }
+        self.restore_lost();
+        self.release_cured();
+        if let Some(fault) = stopped {
+            return self.stop(&fault);
+        }
+        if gave_up {
+            self.strike("it failed too often on one batch");
+        } else {
+            self.pause.clear();
+        }
+        evaluation
+    }
+
+    // Takes the parts out that have any of `rules`, so that they can be moved to other threads.
+    fn take_units(&mut self, rules: &[RuleKey]) -> Vec<Unit> {
+        let mut by_shard: BTreeMap<usize, Vec<RuleKey>> = BTreeMap::new();
+        let mut units = Vec::new();
+        for key in rules {
+            match self.rules.get(key).map(|rule| rule.place) {
+                Some(Place::Shard(index)) => by_shard.entry(index).or_default().push(*key),
+                Some(Place::Quarantine) => {
+                    units.extend(self.quarantined.remove(key).map(|rule| Unit::Rule(Box::new(rule))));
+                }
+                None => {}
+            }
+        }
+        for (index, mut keys) in by_shard {
+            keys.sort_unstable();
+            keys.dedup();
+            units.push(Unit::Shard(index, std::mem::take(&mut self.shards[index]), keys));
+        }
+        units
+    }
+
+    async fn evaluate_units(&self, units: Vec<Unit>, events: &Arc<[InputEvent]>) -> Vec<(Unit, Found)> {
+        let mut tasks = JoinSet::new();
+        for unit in units {
+            tasks.spawn(evaluate_unit(Arc::clone(&self.kit), unit, Arc::clone(events)));
+        }
+        let mut results = Vec::new();
+        while let Some(result) = tasks.join_next().await {
+            match result {
+                Ok(result) => results.push(result),
+                Err(error) => tracing::error!(%error, plugin = %self.kit.label, "evaluating a shard panicked"),
+            }
+        }
+        results
+    }
+
+    fn put_back(&mut self, unit: Unit, found: Found) {
+        for rule in found.quarantined {
+            self.quarantine(rule);
+        }
+        match unit {
+            Unit::Rule(rule) => self.quarantine(*rule),
+            Unit::Shard(index, mut shard, _) => {
+                let half = if found.strained { shard.split() } else { None };
+                self.shards[index] = shard;
+                if let Some(half) = half {
+                    self.push_shard(half);
+                }
+            }
+        }
+    }
+
+    fn quarantine(&mut self, rule: Quarantined) {
+        if let Some(known) = self.rules.get_mut(&rule.key) {
+            known.place = Place::Quarantine;
+            self.quarantined.insert(rule.key, rule);
+        }
+    }
+
+    fn push_shard(&mut self, shard: Shard) {
+        let index = self.shards.len();
+        for key in shard.rules.keys() {
+            if let Some(rule) = self.rules.get_mut(key) {
+                rule.place = Place::Shard(index);
+            }
+        }
+        self.shards.push(shard);
+    }
+
+    // Rules whose part of the group was lost to a panic get a new place. Costs a look at every rule, so only
+    // when their number is off.
+    fn restore_lost(&mut self) {
+        let present = self.quarantined.len() + self.shards.iter().map(|shard| shard.rules.len()).sum::<usize>();
+        if present == self.rules.len() {
+            return;
+        }
+        let lost: Vec<(RuleKey, Arc<str>)> = self
+            .rules
+            .iter()
+            .filter(|(key, rule)| match rule.place {
+                Place::Shard(index) => !self.shards[index].rules.contains_key(key),
+                Place::Quarantine => !self.quarantined.contains_key(key),
+            })
+            .map(|(key, rule)| (*key, Arc::clone(&rule.config)))
+            .collect();
+        for (key, config) in lost {
+            self.place(key, config);
+        }
+    }
+
+    fn release_cured(&mut self) {
+        let cured: Vec<RuleKey> =
+            self.quarantined.values().filter(|rule| rule.is_cured()).map(|rule| rule.key).collect();
+        for key in cured {
+            if let Some(rule) = self.quarantined.remove(&key) {
+                self.place(key, rule.config);
+            }
+        }
+    }
+
+    // Puts a rule into a shard; its instance learns of it with the next call.
+    fn place(&mut self, key: RuleKey, config: Arc<str>) {
+        let index = self.shard_with_room();
+        self.shards[index].rules.insert(key, Arc::clone(&config));
+        self.rules.insert(key, Rule { config, place: Place::Shard(index) });
+    }
+
+    fn shard_with_room(&mut self) -> usize {
+        let rules_max = self.kit.rules_per_instance_max.max(1);
+        let with_room = self.shards.iter().position(|shard| shard.rules.len() < rules_max);
+        with_room.unwrap_or_else(|| {
+            self.shards.push(Shard::default());
+            self.shards.len() - 1
+        })
+    }
+
+    fn stop(&mut self, fault: &Fault) -> Evaluation {
+        if fault.kind == FaultKind::Busy {
+            tracing::warn!(plugin = %self.kit.label, reason = fault.reason, "no instance for a plugin");
+            return Evaluation::down(BUSY_RETRY);
+        }
+        Evaluation::down(self.strike(&fault.reason))
+    }
+
+    fn strike(&mut self, reason: &str) -> Duration {
+        let pause = self.pause.strike();
+        self.paused = Some(Gauge::new(&self.kit.plugin.counters, |counters| &counters.paused));
+        tracing::warn!(
+            plugin = %self.kit.label,
+            reason,
+            pause_ms = pause.as_millis(),
+            "a filter plugin keeps failing and is left alone for a while"
+        );
+        pause
+    }
+}
+
+async fn evaluate_unit(kit: Arc<Kit>, mut unit: Unit, events: Arc<[InputEvent]>) -> (Unit, Found) {
+    let (parsed, broken) = parse(&events);
+    let mut found = match &mut unit {
+        Unit::Shard(_, shard, keys) => shard.evaluate(&kit, &parsed, keys).await,
+        Unit::Rule(rule) => {
+            let mut found = Found::default();
+            rule.evaluate(&kit, &parsed, &mut found).await;
+            found
+        }
+    };
+    let keys = match &unit {
+        Unit::Shard(_, _, keys) => keys.as_slice(),
+        Unit::Rule(rule) => std::slice::from_ref(&rule.key),
+    };
+    for (event, reason) in broken {
+        found.failures.extend(
+            keys.iter().map(|rule| FilterFailure { rule: *rule, event, reason: reason.clone() }),
+        );
+    }
+    (unit, found)
+}
+
+// None: the plugin service stopped, or the work panicked.
+pub(super) async fn finished<T>(task: JoinHandle<T>) -> Option<T> {
+    task.await
+        .inspect_err(|error| {
+            if error.is_panic() {
+                tracing::error!(%error, "work on a plugin thread panicked");
+            }
+        })
+        .ok()
+}

@@ -1,0 +1,393 @@
+//! Rules that share an instance of a filter, and the search for the guilty one when a call fails. A failed call is
+//! bisected, rules first, then events; every probe gets a fresh instance with only the rules it needs. A guilty
+//! rule leaves for an instance of its own. Owned by one filter group; nothing here waits for anything but guests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::filter::{FilterFailure, Kit, RuleKey};
+use super::guest::{Fault, FaultKind};
+use super::lower::{Parsed, calls};
+use super::quarantine::Quarantined;
+use super::rules::{Matches, RuleHost};
+
+// Failed calls in one evaluation. One guilty rule of 1,024 with one guilty event costs 10 of them; several in one
+// batch some more. Beyond this the plugin is broken, not a rule of it.
+const FAULTS_MAX: u32 = 64;
+
+// Below this many rules it is cheaper to look at each than to suspect the event.
+const POISON_RULES_MIN: usize = 8;
+
+/// Rules in one instance.
+#[derive(Default)]
+pub(super) struct Shard {
+    /// Every rule with its configuration.
+    pub(super) rules: BTreeMap<RuleKey, Arc<str>>,
+    // None after a fault; made again, with the rules that are needed, by the next call.
+    host: Option<RuleHost>,
+}
+
+/// What came of an evaluation by one shard or one quarantined rule.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) matches: Matches,
+    pub(super) failures: Vec<FilterFailure>,
+    /// Rules that were found guilty and left the shard.
+    pub(super) quarantined: Vec<Quarantined>,
+    /// The call on all rules failed, and those on each half did not.
+    pub(super) strained: bool,
+    /// It failed so often that the rest was not tried and stands under `failures`.
+    pub(super) gave_up: bool,
+    /// Nothing could be evaluated: no instance can be made. Everything else here is void.
+    pub(super) stopped: Option<Fault>,
+    faults: u32,
+}
+
+// A set of events and rules on which a call failed.
+struct Suspect<'a> {
+    events: Vec<Parsed<'a>>,
+    keys: Vec<RuleKey>,
+    reason: String,
+    // Looking for guilty events has been tried.
+    events_cleared: bool,
+}
+
+enum Probe {
+    /// The call went well.
+    Passed(Matches),
+    /// The call failed.
+    Failed(Fault),
+    /// No instance could be made.
+    Stopped(Fault),
+}
+
+impl Shard {
+    /// Gives the shard a rule. After an error it does not have it.
+    pub(super) async fn add(
+        &mut self,
+        kit: &Kit,
+        key: RuleKey,
+        config: &Arc<str>,
+    ) -> Result<Result<(), String>, Fault> {
+        let mut host = match self.host.take() {
+            Some(host) => host,
+            None => RuleHost::new(&kit.plugin, &kit.limits).await?,
+        };
+        let configured = host.configure(key, config).await?;
+        self.host = Some(host);
+        if configured.is_ok() {
+            self.rules.insert(key, Arc::clone(config));
+        }
+        Ok(configured)
+    }
+
+    /// Takes a rule from the shard.
+    pub(super) async fn remove(&mut self, key: RuleKey) {
+        self.rules.remove(&key);
+        if let Some(mut host) = self.host.take()
+            && host.release(key).await.is_ok()
+        {
+            self.host = Some(host);
+        }
+    }
+
+    /// Splits off half of the rules, for an instance that is too small for all.
+    pub(super) fn split(&mut self) -> Option<Shard> {
+        let middle = self.rules.keys().nth(self.rules.len() / 2).copied()?;
+        if self.rules.len() < 2 {
+            return None;
+        }
+        self.host = None;
+        Some(Shard { rules: self.rules.split_off(&middle), host: None })
+    }
+
+    /// Evaluates `events` for those of `keys` that are here. Every pair ends as evaluated or under `failures`,
+    /// unless `stopped` is set.
+    pub(super) async fn evaluate(&mut self, kit: &Kit, events: &[Parsed<'_>], keys: &[RuleKey]) -> Found {
+        let mut found = Found::default();
+        let mut keys: Vec<RuleKey> =
+            keys.iter().copied().filter(|key| self.rules.contains_key(key)).collect();
+        for range in calls(events, keys.len()) {
+            let events = &events[range];
+            keys.retain(|key| self.rules.contains_key(key));
+            // Rules that left during an earlier call of this batch see the rest of it, too.
+            let left_before = found.quarantined.len();
+            self.evaluate_call(kit, events, keys.clone(), &mut found).await;
+            for at in 0..left_before {
+                let mut rule = found.quarantined.swap_remove(at);
+                rule.evaluate(kit, events, &mut found).await;
+                found.quarantined.push(rule);
+                let last = found.quarantined.len() - 1;
+                found.quarantined.swap(at, last);
+            }
+            if found.stopped.is_some() {
+                break;
+            }
+        }
+        found
+    }
+
+    async fn evaluate_call<'a>(
+        &mut self,
+        kit: &Kit,
+        events: &[Parsed<'a>],
+        mut keys: Vec<RuleKey>,
+        found: &mut Found,
+    ) {
+        if found.faults >= FAULTS_MAX {
+            return found.fail(events, &keys, "not tried, since the plugin failed too often on this batch");
+        }
+        match self.probe(kit, events, &mut keys, found).await {
+            Probe::Passed(matches) => found.matches.extend(matches),
+            Probe::Stopped(fault) => found.stopped = Some(fault),
+            Probe::Failed(fault) => {
+                let suspect = Suspect {
+                    events: events.to_vec(),
+                    keys,
+                    reason: fault.reason,
+                    events_cleared: false,
+                };
+                if let Err(fault) = self.bisect(kit, suspect, found).await {
+                    found.stopped = Some(fault);
+                }
+            }
+        }
+    }
+
+    // Narrows a failed call down until every pair of event and rule is evaluated or has failed by itself.
+    async fn bisect<'a>(&mut self, kit: &Kit, suspect: Suspect<'a>, found: &mut Found) -> Result<(), Fault> {
+        let mut suspects = vec![suspect];
+        while let Some(mut suspect) = suspects.pop() {
+            if found.faults >= FAULTS_MAX {
+                found.gave_up = true;
+                found.fail(&suspect.events, &suspect.keys, &suspect.reason);
+                continue;
+            }
+            if let [key] = suspect.keys[..] {
+                self.quarantine(kit, key, &suspect.events, suspect.reason, found).await;
+                continue;
+            }
+            let mut right = suspect.keys.split_off(suspect.keys.len() / 2);
+            let mut left = std::mem::take(&mut suspect.keys);
+            let on_left = self.probe(kit, &suspect.events, &mut left, found).await;
+            let on_right = self.probe(kit, &suspect.events, &mut right, found).await;
+            let (events, events_cleared) = (suspect.events, suspect.events_cleared);
+            let half = |keys, fault: Fault| Suspect {
+                events: events.clone(),
+                keys,
+                reason: fault.reason,
+                events_cleared,
+            };
+            match (on_left, on_right) {
+                (Probe::Stopped(fault), _) | (_, Probe::Stopped(fault)) => return Err(fault),
+                (Probe::Passed(matches), Probe::Passed(more)) => {
+                    found.matches.extend(matches);
+                    found.matches.extend(more);
+                    found.strained = true;
+                }
+                (Probe::Failed(fault), Probe::Passed(matches)) => {
+                    found.matches.extend(matches);
+                    suspects.push(half(left, fault));
+                }
+                (Probe::Passed(matches), Probe::Failed(fault)) => {
+                    found.matches.extend(matches);
+                    suspects.push(half(right, fault));
+                }
+                (Probe::Failed(on_left), Probe::Failed(on_right)) => {
+                    let keys: Vec<RuleKey> = left.iter().chain(&right).copied().collect();
+                    let poisoned = if events_cleared {
+                        None
+                    } else {
+                        self.poisoned(kit, &events, &keys, found).await?
+                    };
+                    match poisoned {
+                        Some(poisoned) => {
+                            let reason = on_left.reason;
+                            let rest = self.without(kit, events, &poisoned, keys, reason, found).await?;
+                            suspects.extend(rest);
+                        }
+                        None => {
+                            suspects.push(half(left, on_left));
+                            suspects.push(half(right, on_right));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // Whether some events fail whatever the rule: a plugin that chokes on one payload does so for each of a
+    // thousand rules, and they are not to blame. Three rules are asked; if all of them fail, the events on which
+    // each of them fails are the answer.
+    async fn poisoned(
+        &mut self,
+        kit: &Kit,
+        events: &[Parsed<'_>],
+        keys: &[RuleKey],
+        found: &mut Found,
+    ) -> Result<Option<Vec<u32>>, Fault> {
+        if keys.len() < POISON_RULES_MIN {
+            return Ok(None);
+        }
+        let mut suspected: Vec<Parsed<'_>> = events.to_vec();
+        for witness in [keys[keys.len() / 4], keys[keys.len() / 2], keys[keys.len() - 1]] {
+            suspected = self.failing(kit, &suspected, witness, found).await?;
+            if suspected.is_empty() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(suspected.iter().map(|event| event.index).collect()))
+    }
+
+    // The events on which `key` alone fails, found by halving.
+    async fn failing<'a>(
+        &mut self,
+        kit: &Kit,
+        events: &[Parsed<'a>],
+        key: RuleKey,
+        found: &mut Found,
+    ) -> Result<Vec<Parsed<'a>>, Fault> {
+        let mut failing = Vec::new();
+        let mut open = vec![events];
+        while let Some(events) = open.pop() {
+            if found.faults >= FAULTS_MAX {
+                failing.extend_from_slice(events);
+                continue;
+            }
+            match self.probe(kit, events, &mut vec![key], found).await {
+                Probe::Passed(_) => {}
+                Probe::Stopped(fault) => return Err(fault),
+                Probe::Failed(_) if events.len() == 1 => failing.extend_from_slice(events),
+                Probe::Failed(_) => {
+                    let (left, right) = events.split_at(events.len() / 2);
+                    open.extend([right, left]);
+                }
+            }
+        }
+        Ok(failing)
+    }
+
+    // Fails all rules on the poisoned events and evaluates the others; answers what of those still fails.
+    async fn without<'a>(
+        &mut self,
+        kit: &Kit,
+        events: Vec<Parsed<'a>>,
+        poisoned: &[u32],
+        mut keys: Vec<RuleKey>,
+        reason: String,
+        found: &mut Found,
+    ) -> Result<Option<Suspect<'a>>, Fault> {
+        let (poisoned, clean): (Vec<_>, Vec<_>) =
+            events.into_iter().partition(|event| poisoned.contains(&event.index));
+        found.fail(&poisoned, &keys, &reason);
+        if clean.is_empty() {
+            return Ok(None);
+        }
+        match self.probe(kit, &clean, &mut keys, found).await {
+            Probe::Passed(matches) => {
+                found.matches.extend(matches);
+                Ok(None)
+            }
+            Probe::Stopped(fault) => Err(fault),
+            Probe::Failed(fault) => {
+                Ok(Some(Suspect { events: clean, keys, reason: fault.reason, events_cleared: true }))
+            }
+        }
+    }
+
+    // One call on `events` for `keys`, configuring what the instance lacks. A rule that cannot even be
+    // configured is guilty by itself: it leaves the shard, and `keys`.
+    async fn probe(
+        &mut self,
+        kit: &Kit,
+        events: &[Parsed<'_>],
+        keys: &mut Vec<RuleKey>,
+        found: &mut Found,
+    ) -> Probe {
+        let mut host = loop {
+            if keys.is_empty() {
+                return Probe::Passed(Vec::new());
+            }
+            let mut host = match self.host.take() {
+                Some(host) => host,
+                None => match RuleHost::new(&kit.plugin, &kit.limits).await {
+                    Ok(host) => host,
+                    Err(fault) => return Probe::Stopped(fault),
+                },
+            };
+            match self.configure_missing(&mut host, keys).await {
+                Ok(()) => break host,
+                Err((key, reason, sound)) => {
+                    self.host = sound.then_some(host);
+                    found.faults += 1;
+                    keys.retain(|other| *other != key);
+                    self.quarantine(kit, key, events, reason, found).await;
+                    if found.faults >= FAULTS_MAX {
+                        let reason = "too many rules of this plugin cannot be configured again".to_owned();
+                        return Probe::Stopped(Fault { kind: FaultKind::Trap, reason });
+                    }
+                }
+            }
+        };
+        match host.evaluate(events, keys).await {
+            Ok(matches) => {
+                self.host = Some(host);
+                Probe::Passed(matches)
+            }
+            Err(fault) => {
+                found.faults += 1;
+                Probe::Failed(fault)
+            }
+        }
+    }
+
+    // The rule that cannot be configured, why, and whether the instance is still sound.
+    async fn configure_missing(
+        &self,
+        host: &mut RuleHost,
+        keys: &[RuleKey],
+    ) -> Result<(), (RuleKey, String, bool)> {
+        for key in keys {
+            if host.has(*key) {
+                continue;
+            }
+            let Some(config) = self.rules.get(key) else { continue };
+            match host.configure(*key, config).await {
+                Ok(Ok(())) => {}
+                Ok(Err(message)) => return Err((*key, message, true)),
+                Err(fault) => return Err((*key, fault.reason, false)),
+            }
+        }
+        Ok(())
+    }
+
+    // The rule goes to an instance of its own, which looks at `events` one by one.
+    async fn quarantine(
+        &mut self,
+        kit: &Kit,
+        key: RuleKey,
+        events: &[Parsed<'_>],
+        reason: String,
+        found: &mut Found,
+    ) {
+        let Some(config) = self.rules.remove(&key) else { return };
+        tracing::warn!(plugin = %kit.label, rule = key.0, reason, "a rule failed and gets an instance of its own");
+        let mut rule = Quarantined::new(kit, key, config);
+        rule.evaluate(kit, events, found).await;
+        found.quarantined.push(rule);
+    }
+}
+
+impl Found {
+    /// Every pair of `events` and `keys` failed.
+    pub(super) fn fail(&mut self, events: &[Parsed<'_>], keys: &[RuleKey], reason: &str) {
+        for event in events {
+            self.failures.extend(keys.iter().map(|rule| FilterFailure {
+                rule: *rule,
+                event: event.index,
+                reason: reason.to_owned(),
+            }));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Counters of one plugin, written by the guests' threads and read by metrics. Only atomics; no history.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::domain::Digest;
+
+/// How a plugin fared since the broker started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginStats {
+    /// Name it was last used under, `name@version`; empty before its first use.
+    pub label: String,
+    /// Its bytes.
+    pub digest: Digest,
+    /// Calls of `evaluate` or `apply`, bisecting included.
+    pub calls: u64,
+    /// Events in those calls.
+    pub events: u64,
+    /// Nanoseconds that guests of it ran or were being fed.
+    pub busy_ns: u64,
+    /// Calls that trapped or answered nonsense.
+    pub traps: u64,
+    /// Calls that ran longer than they may.
+    pub timeouts: u64,
+    /// Configurations that failed, the guest's own refusals included.
+    pub configure_failures: u64,
+    /// Live instances.
+    pub instances: u64,
+    /// Rules that live in an instance of their own because they failed.
+    pub quarantined: u64,
+    /// Groups and transformers that are left alone for a while because they kept failing.
+    pub paused: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) label: Mutex<String>,
+    pub(super) calls: AtomicU64,
+    pub(super) events: AtomicU64,
+    pub(super) busy_ns: AtomicU64,
+    pub(super) traps: AtomicU64,
+    pub(super) timeouts: AtomicU64,
+    pub(super) configure_failures: AtomicU64,
+    pub(super) instances: AtomicU64,
+    pub(super) quarantined: AtomicU64,
+    pub(super) paused: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn label(&self) -> String {
+        self.label.lock().map(|label| label.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn set_label(&self, label: &str) {
+        if let Ok(mut current) = self.label.lock() {
+            label.clone_into(&mut current);
+        }
+    }
+
+    pub(super) fn ran(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.busy_ns.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    pub(super) fn snapshot(&self, digest: Digest) -> PluginStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PluginStats {
+            label: self.label(),
+            digest,
+            calls: read(&self.calls),
+            events: read(&self.events),
+            busy_ns: read(&self.busy_ns),
+            traps: read(&self.traps),
+            timeouts: read(&self.timeouts),
+            configure_failures: read(&self.configure_failures),
+            instances: read(&self.instances),
+            quarantined: read(&self.quarantined),
+            paused: read(&self.paused),
+        }
+    }
+}
+
+/// Counts one more of something for as long as it lives.
+pub(super) struct Gauge {
+    counters: Arc<Counters>,
+    field: fn(&Counters) -> &AtomicU64,
+}
+
+impl Gauge {
+    pub(super) fn new(counters: &Arc<Counters>, field: fn(&Counters) -> &AtomicU64) -> Self {
+        field(counters).fetch_add(1, Ordering::Relaxed);
+        Self { counters: Arc::clone(counters), field }
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        (self.field)(&self.counters).fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,1 @@
+//! Guests that behave and guests that do not.

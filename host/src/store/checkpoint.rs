@@ -1,0 +1,358 @@
+//! Moving what stays out of the journal into a sealed generation, and removing generations that nobody needs.
+//! One owner, the checkpointer. A journal file is released only after the manifest names the generation that
+//! replaces it, and an entry leaves the index only after readers can find its block there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::error::{CheckpointError, ReadError};
+use super::generation::{self, DatabaseWriter, Generation};
+use super::manifest::{self, Described, GenerationInfo, PartInfo};
+use super::{Shared, generations_dir, journal_dir, record};
+use crate::domain::{Block, CommitNumber, Millis, Position, Sequence, TopicId};
+
+/// Starts need the state of the newest generation, or if that is damaged of the one before it.
+const STATES_KEPT: usize = 2;
+
+/// What is known of a block in the journal without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockMeta {
+    /// Position of its first event.
+    pub first_position: Position,
+    /// Position of its last event.
+    pub last_position: Position,
+    /// Topic of all its events.
+    pub topic: TopicId,
+    /// Sequence of its first event.
+    pub first_sequence: Sequence,
+    /// Its events.
+    pub count: u32,
+    /// When it was appended.
+    pub time: Millis,
+}
+
+/// Writes and deletes generations.
+pub struct Checkpoints {
+    shared: Arc<Shared>,
+    /// Journal files that were released but could not be removed yet.
+    unremoved: Vec<PathBuf>,
+    /// Why the manifest on disk is not known any more.
+    failure: Option<Arc<io::Error>>,
+}
+
+impl Checkpoints {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            unremoved: Vec::new(),
+            failure: None,
+        }
+    }
+
+    /// The blocks in the journal files that a mark at `before` releases, in order.
+    #[must_use]
+    pub fn journal_blocks(&self, before: CommitNumber) -> Vec<BlockMeta> {
+        let index = self.shared.index();
+        let metas = index.releasable(before).map(|entry| BlockMeta {
+            first_position: entry.head.first_position,
+            last_position: entry.head.last_position(),
+            topic: entry.head.topic,
+            first_sequence: entry.head.first_sequence,
+            count: entry.head.count,
+            time: entry.head.time,
+        });
+        metas.collect()
+    }
+
+    /// Writes a generation with `blocks`, in rising order of position, and `state`, both as of before the
+    /// group `mark` (from [`super::JournalWriter::rotate`]); seals it, reads it back, names it in the manifest
+    /// and releases the journal files before the mark. Takes as long as the disk needs.
+    ///
+    /// # Errors
+    ///
+    /// The journal is untouched and the next attempt starts afresh, except after
+    /// [`CheckpointError::Poisoned`], which only a restart ends.
+    pub fn write_generation(
+        &mut self,
+        mark: CommitNumber,
+        blocks: impl Iterator<Item = Result<Block, ReadError>>,
+        state: impl Iterator<Item = (Bytes, Bytes)>,
+    ) -> Result<GenerationInfo, CheckpointError> {
+        self.check_failure()?;
+        self.check_mark(mark)?;
+        let generations = self.shared.generations();
+        let id = generations
+            .last()
+            .map_or(1, |newest| newest.described.info.id + 1);
+        let folder = generation::folder(&self.shared.dir, id);
+        let described = match self.build(id, mark, &folder, blocks, state) {
+            Ok(described) => described,
+            Err(error) => {
+                self.remove_folder(&folder);
+                return Err(error);
+            }
+        };
+        let info = described.info.clone();
+        let mut all: Vec<Described> = generations
+            .iter()
+            .map(|one| one.described.clone())
+            .chain([described])
+            .collect();
+        let states_dropped = drop_old_states(&mut all);
+        self.publish(all)?;
+        self.release(mark);
+        for id in states_dropped {
+            let folder = generation::folder(&self.shared.dir, id);
+            self.remove_folder(&generation::state_path(&folder));
+        }
+        Ok(info)
+    }
+
+    /// The complete generations, oldest first.
+    #[must_use]
+    pub fn generations(&self) -> Vec<GenerationInfo> {
+        self.shared
+            .generations()
+            .iter()
+            .map(|one| one.described.info.clone())
+            .collect()
+    }
+
+    /// Deletes a generation with everything in it. The newest two are kept for their state.
+    ///
+    /// # Errors
+    ///
+    /// It is one of the two newest, there is none with this number, or the disk failed.
+    pub fn delete_generation(&mut self, id: u64) -> Result<(), CheckpointError> {
+        self.check_failure()?;
+        let generations = self.shared.generations();
+        let index = generations
+            .iter()
+            .position(|one| one.described.info.id == id)
+            .ok_or(CheckpointError::Unknown(id))?;
+        if index + STATES_KEPT >= generations.len() {
+            return Err(CheckpointError::Kept(id));
+        }
+        let others = generations.iter().filter(|one| one.described.info.id != id);
+        self.publish(others.map(|one| one.described.clone()).collect())?;
+        if let Some(deleted) = generations.get(index) {
+            deleted.set_deleted();
+        }
+        self.shared.pool.close_generation(id);
+        self.remove_folder(&generation::folder(&self.shared.dir, id));
+        Ok(())
+    }
+
+    fn check_failure(&self) -> Result<(), CheckpointError> {
+        match &self.failure {
+            None => Ok(()),
+            Some(error) => Err(CheckpointError::Poisoned(error.clone())),
+        }
+    }
+
+    fn check_mark(&self, mark: CommitNumber) -> Result<(), CheckpointError> {
+        let next = CommitNumber(self.shared.next_number.load(Ordering::Acquire));
+        let generations = self.shared.generations();
+        let last = generations
+            .last()
+            .map_or(CommitNumber(1), |one| one.described.info.mark);
+        if last <= mark && mark <= next {
+            Ok(())
+        } else {
+            Err(CheckpointError::Mark { mark, last, next })
+        }
+    }
+
+    fn build(
+        &self,
+        id: u64,
+        mark: CommitNumber,
+        folder: &Path,
+        blocks: impl Iterator<Item = Result<Block, ReadError>>,
+        state: impl Iterator<Item = (Bytes, Bytes)>,
+    ) -> Result<Described, CheckpointError> {
+        let fs = &*self.shared.fs;
+        fs.remove_dir(folder)
+            .map_err(CheckpointError::io("remove", folder))?;
+        fs.create_dir(folder)
+            .map_err(CheckpointError::io("create", folder))?;
+        let permit = self.shared.pool.reserve();
+        let (parts, events) = self.write_parts(folder, blocks)?;
+        let state = write_state(folder, state)?;
+        generation::sync_tree(fs, folder).map_err(CheckpointError::io("sync", folder))?;
+        for (index, part) in parts.iter().enumerate() {
+            let path = generation::part_path(folder, index);
+            generation::verify(&path, part.items, part.checksum)
+                .map_err(CheckpointError::Verify)?;
+        }
+        generation::verify(&generation::state_path(folder), state.0, state.1)
+            .map_err(CheckpointError::Verify)?;
+        drop(permit);
+        let bytes =
+            generation::tree_bytes(fs, folder).map_err(CheckpointError::io("measure", folder))?;
+        let info = GenerationInfo {
+            id,
+            mark,
+            first_position: parts.first().map(|part| part.first_position),
+            last_position: parts.last().map(|part| part.last_position),
+            events,
+            bytes,
+        };
+        let described = Described {
+            info,
+            state: Some(state),
+            parts,
+        };
+        manifest::save_about(fs, folder, &described)
+            .map_err(CheckpointError::io("describe", folder))?;
+        // Opening for the check above may have written again.
+        generation::sync_tree(fs, folder).map_err(CheckpointError::io("sync", folder))?;
+        let all = generations_dir(&self.shared.dir);
+        fs.sync_dir(&all)
+            .map_err(CheckpointError::io("sync", &all))?;
+        Ok(described)
+    }
+
+    // The parts, and how many events they hold.
+    fn write_parts(
+        &self,
+        folder: &Path,
+        blocks: impl Iterator<Item = Result<Block, ReadError>>,
+    ) -> Result<(Vec<PartInfo>, u64), CheckpointError> {
+        let mut parts = Vec::new();
+        let mut events = 0;
+        let mut open: Option<(DatabaseWriter, Position)> = None;
+        let mut last = None;
+        for block in blocks {
+            let block = block?;
+            if last.is_some_and(|last| block.first_position <= last) || block.count == 0 {
+                return Err(CheckpointError::Order(block.first_position));
+            }
+            if let Some((part, first)) =
+                open.take_if(|(part, _)| part.bytes >= self.shared.options.generation_part_bytes)
+            {
+                parts.push(finish_part(part, first, last.unwrap_or(first))?);
+            }
+            let (part, _) = match &mut open {
+                Some(open) => open,
+                None => {
+                    let path = generation::part_path(folder, parts.len());
+                    let part = DatabaseWriter::create(path).map_err(CheckpointError::Database)?;
+                    open.insert((part, block.first_position))
+                }
+            };
+            let bytes = record::encode_block(&block).map_err(|_| CheckpointError::TooLong)?;
+            part.put(block.last_position().0, &[&bytes])
+                .map_err(CheckpointError::Database)?;
+            events += block
+                .kept
+                .as_ref()
+                .map_or(u64::from(block.count), |kept| kept.len() as u64);
+            last = Some(block.last_position());
+        }
+        if let Some((part, first)) = open {
+            parts.push(finish_part(part, first, last.unwrap_or(first))?);
+        }
+        Ok((parts, events))
+    }
+
+    // Makes this list what counts, first on disk, then for readers.
+    fn publish(&mut self, all: Vec<Described>) -> Result<(), CheckpointError> {
+        let dir = &self.shared.dir;
+        if let Err(error) = manifest::save(&*self.shared.fs, dir, &all) {
+            let error = Arc::new(error);
+            self.failure = Some(error.clone());
+            return Err(CheckpointError::Poisoned(error));
+        }
+        let before = self.shared.generations();
+        let generations = all.into_iter().map(|described| {
+            // A reader that has the old list must see the same `deleted` flag.
+            let same = before.iter().find(|one| one.described == described);
+            same.cloned()
+                .unwrap_or_else(|| Arc::new(Generation::new(dir, described)))
+        });
+        self.shared.set_generations(generations.collect());
+        Ok(())
+    }
+
+    // A file that cannot be removed costs space, not data; the next release tries again.
+    fn release(&mut self, mark: CommitNumber) {
+        let (released, bytes, blocks) = {
+            let mut index = self.shared.index_mut();
+            let (bytes, blocks) = (index.bytes(), index.blocks());
+            let released = index.release(mark);
+            (released, bytes - index.bytes(), blocks - index.blocks())
+        };
+        self.shared
+            .journal_bytes
+            .fetch_sub(bytes, Ordering::Relaxed);
+        self.shared
+            .journal_blocks
+            .fetch_sub(blocks, Ordering::Relaxed);
+        self.unremoved
+            .extend(released.iter().map(|file| file.path.clone()));
+        let fs = &*self.shared.fs;
+        self.unremoved.retain(|path| match fs.remove(path) {
+            Ok(()) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a released journal file");
+                true
+            }
+        });
+        let folder = journal_dir(&self.shared.dir);
+        if let Err(error) = fs.sync_dir(&folder) {
+            tracing::warn!(path = %folder.display(), %error, "cannot sync the journal's folder");
+        }
+    }
+
+    fn remove_folder(&self, folder: &Path) {
+        if let Err(error) = self.shared.fs.remove_dir(folder) {
+            // The next start removes what the manifest does not name.
+            tracing::warn!(path = %folder.display(), %error, "cannot remove a folder");
+        }
+    }
+}
+
+fn finish_part(
+    part: DatabaseWriter,
+    first_position: Position,
+    last_position: Position,
+) -> Result<PartInfo, CheckpointError> {
+    let (items, checksum) = (part.items, part.checksum);
+    part.finish().map_err(CheckpointError::Database)?;
+    Ok(PartInfo {
+        first_position,
+        last_position,
+        items,
+        checksum,
+        is_lost: false,
+    })
+}
+
+fn write_state(
+    folder: &Path,
+    state: impl Iterator<Item = (Bytes, Bytes)>,
+) -> Result<(u64, u64), CheckpointError> {
+    let path = generation::state_path(folder);
+    let mut writer = DatabaseWriter::create(path).map_err(CheckpointError::Database)?;
+    for (index, (key, value)) in (0..).zip(state) {
+        generation::put_state(&mut writer, index, &key, &value)
+            .map_err(CheckpointError::Database)?;
+    }
+    let (items, checksum) = (writer.items, writer.checksum);
+    writer.finish().map_err(CheckpointError::Database)?;
+    Ok((items, checksum))
+}
+
+// Forgets the states that no start would use; answers whose.
+fn drop_old_states(all: &mut [Described]) -> Vec<u64> {
+    let old = all.len().saturating_sub(STATES_KEPT);
+    let old = all.iter_mut().take(old);
+    old.filter_map(|described| described.state.take().map(|_| described.info.id))
+        .collect()
+}

@@ -1,0 +1,278 @@
+//! What can go wrong in the store, one type per operation, and the loss that an operator may have to accept.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::domain::{CommitNumber, Position, Sequence, TopicId};
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its lock is held.
+    #[error("another broker is running on {}; stop it first, or choose another data directory", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Committed data is damaged. Nothing was changed.
+    #[error(
+        "committed data is damaged: {}; restore the data directory from a copy, or start with --accept-loss to \
+         go on without it (damaged files are kept in `lost`)",
+        list(losses)
+    )]
+    Corrupt {
+        /// What is gone.
+        losses: Vec<Loss>,
+    },
+    /// The manifest cannot be read, so it is not known which generations are complete.
+    #[error(
+        "{} is damaged; restore the data directory from a copy, or start with --accept-loss to rebuild it from \
+         the generations that are complete",
+        path.display()
+    )]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// A generation's database does not open or its state does not read, for a reason that is not damage.
+    #[error("cannot read the state in {}", path.display())]
+    Generation {
+        /// Its folder.
+        path: PathBuf,
+        /// What sled said.
+        #[source]
+        source: ReadError,
+    },
+    /// The operating system reports a failure.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The failure.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a group was not appended or made durable.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The disk failed now. Nothing more can be written until the broker is restarted.
+    #[error("writing {} failed", path.display())]
+    Io {
+        /// The journal file.
+        path: PathBuf,
+        /// The failure.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The disk failed earlier. What it holds beyond the last good sync is not known, so nothing is written
+    /// any more; restart the broker once the disk is in order.
+    #[error("writing {} failed earlier, so nothing more is written until a restart", path.display())]
+    Poisoned {
+        /// The journal file.
+        path: PathBuf,
+        /// The first failure.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The group is longer than a record may be. Nothing was written; the writer stays usable.
+    #[error("a group may have at most {} bytes", super::record::RECORD_BYTES_MAX)]
+    TooLong,
+    /// A block does not lie after the one before it. Nothing was written; the writer stays usable.
+    #[error("block at position {0} does not lie after what was appended before")]
+    Order(Position),
+}
+
+/// Why a block or group cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The operating system reports a failed read.
+    #[error("reading {} failed", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The failure.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// What was read is not what was written.
+    #[error("{what} in {} is damaged", path.display())]
+    Damaged {
+        /// The file or folder.
+        path: PathBuf,
+        /// Which part of it.
+        what: String,
+    },
+    /// sled cannot open or read a generation.
+    #[error("the database {} does not answer", path.display())]
+    Database {
+        /// Its folder.
+        path: PathBuf,
+        /// What sled said.
+        #[source]
+        source: Arc<sled::Error>,
+    },
+}
+
+/// Why a generation was not written or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The mark lies beyond the journal or before the previous one.
+    #[error("a mark at {mark} is not between the last one, {last}, and the next group, {next}")]
+    Mark {
+        /// The mark that was given.
+        mark: CommitNumber,
+        /// The newest generation's.
+        last: CommitNumber,
+        /// Number of the next group.
+        next: CommitNumber,
+    },
+    /// Blocks must come in rising order of position.
+    #[error("the block at position {0} does not lie after the one before it")]
+    Order(Position),
+    /// A block or the state has a part of more than 4 GiB.
+    #[error("a value is too long")]
+    TooLong,
+    /// A block that should move cannot be read.
+    #[error("cannot read what should move into the generation")]
+    Read(#[from] ReadError),
+    /// The generation did not read back as it was written. It was removed; the journal is untouched.
+    #[error("the new generation did not read back as written")]
+    Verify(#[source] ReadError),
+    /// sled failed. The generation was removed; the journal is untouched.
+    #[error("writing the generation failed")]
+    Database(#[source] sled::Error),
+    /// The disk failed before the generation was complete. It was removed; the journal is untouched.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The failure.
+        #[source]
+        source: io::Error,
+    },
+    /// The disk failed while the manifest was replaced, so which one it holds is not known until a restart.
+    #[error("replacing the manifest failed, so there are no more checkpoints until a restart")]
+    Poisoned(#[source] Arc<io::Error>),
+    /// The two newest generations hold the state a start needs.
+    #[error("generation {0} is one of the two newest and is kept for its state")]
+    Kept(u64),
+    /// There is no such generation.
+    #[error("there is no generation {0}")]
+    Unknown(u64),
+}
+
+/// Committed data that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The damaged file or folder.
+    pub path: PathBuf,
+    /// Where a copy was kept; only when the loss was accepted and there was something to copy.
+    pub kept_aside: Option<PathBuf>,
+    /// First and last group concerned; the last is unknown when the end of the journal itself is gone.
+    pub groups: Option<(CommitNumber, Option<CommitNumber>)>,
+    /// First and last position concerned, where known.
+    pub positions: Option<(Position, Position)>,
+    /// Events concerned, as far as they can be named.
+    pub ranges: Vec<LostRange>,
+    /// Whether notes (acks, catalog changes) of these groups are gone too.
+    pub notes: bool,
+}
+
+/// Consecutive events of one topic that are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostRange {
+    /// Their topic.
+    pub topic: TopicId,
+    /// The first one.
+    pub first: Sequence,
+    /// The last one.
+    pub last: Sequence,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.path.display())?;
+        match self.groups {
+            Some((first, Some(last))) => write!(f, " groups {first} to {last}")?,
+            Some((first, None)) => write!(f, " groups from {first} on")?,
+            None => {}
+        }
+        if let Some((first, last)) = self.positions {
+            write!(f, " positions {first} to {last}")?;
+        }
+        for range in self.ranges.iter().take(8) {
+            let LostRange { topic, first, last } = range;
+            write!(f, ", topic {topic} sequences {first} to {last}")?;
+        }
+        if self.ranges.len() > 8 {
+            write!(f, " and {} more ranges", self.ranges.len() - 8)?;
+        }
+        if self.notes {
+            f.write_str(", with the acks and changes committed there")?;
+        }
+        Ok(())
+    }
+}
+
+fn list(losses: &[Loss]) -> String {
+    losses
+        .iter()
+        .map(Loss::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+impl OpenError {
+    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
+    }
+}
+
+impl ReadError {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            path,
+            source: Arc::new(source),
+        }
+    }
+
+    pub(super) fn database(path: &Path) -> impl FnOnce(sled::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Database {
+            path,
+            source: Arc::new(source),
+        }
+    }
+
+    pub(super) fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged {
+            path: path.to_owned(),
+            what: what.into(),
+        }
+    }
+}
+
+impl CheckpointError {
+    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The file system as the store sees it, small enough that tests can put faults and power cuts under it. The
+//! journal and the manifest go through it entirely. sled opens its own files, so of a generation only the
+//! steps around it (sync, removal) do.
+
+use std::any::Any;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+/// A file system. Every call blocks.
+pub trait FileSystem: Send + Sync {
+    /// Creates a folder and its parents; fine if it exists.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Paths of everything in a folder, in no order.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be read.
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// It does not exist or cannot be opened.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Creates an empty file for reading and writing, or empties the one that exists.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be created.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file, replacing what has the new name. Durable once the folder is synced.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a folder with everything in it; fine if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a folder durable.
+    ///
+    /// # Errors
+    ///
+    /// The sync failed; the caller must not rely on the names.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Takes the exclusive lock of a folder for as long as the returned value lives; `None` when somebody
+    /// else holds it.
+    ///
+    /// # Errors
+    ///
+    /// The lock file cannot be opened.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
+}
+
+/// An open file. Every call blocks.
+pub trait File: Send + Sync {
+    /// Reads until `buffer` is full or the file ends; answers how much was read.
+    ///
+    /// # Errors
+    ///
+    /// The operating system reports a failed read.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// Some of it may have been written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Cuts or extends the file (with zeros).
+    ///
+    /// # Errors
+    ///
+    /// The operating system refuses.
+    fn set_length(&self, length: u64) -> io::Result<()>;
+
+    /// Reserves disk space up to `length`, so that writing there changes no metadata of the file. What was
+    /// not written reads as zeros.
+    ///
+    /// # Errors
+    ///
+    /// The disk is full.
+    fn allocate(&self, length: u64) -> io::Result<()>;
+
+    /// Makes the content durable, with what is needed to read it back.
+    ///
+    /// # Errors
+    ///
+    /// The sync failed. What was written since the last one may be lost even if a later sync succeeds.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The machine's own file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealFileSystem;
+
+struct RealFile(fs::File);
+
+impl FileSystem for RealFileSystem {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl File for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self
+                .0
+                .read_at(&mut buffer[filled..], offset + filled as u64)
+            {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, length) {
+            Ok(()) => Ok(()),
+            // Some file systems cannot reserve. The file is then sparse and a full disk shows at a write,
+            // which is fail-stop as well.
+            Err(error) if error == rustix::io::Errno::OPNOTSUPP => self.0.set_len(length),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}

@@ -1,0 +1,397 @@
+//! Generations: sled databases that are written once, sealed, and from then on only read until their folder is
+//! removed whole. The only place that knows sled.
+//!
+//! What sled 0.34.7 does and does not promise decides how it is used here (`tests/sled.rs` pins it): `flush` is
+//! not a sync, so every file and folder is synced after the database is closed; an open that died can leave
+//! `snap.*.generating`, which blocks every later one and is removed first; closing may release the file lock a
+//! moment late; damage may show as a panic, which is caught and reported.
+//!
+//! A generation is a folder `generations/<id>` with one database per part (`part-<n>`), one for the state
+//! (`state`), and `about`, the generation's own line of the manifest. In a database every item has a number (the
+//! last position of a block, the index of a pair of the state) and is cut into values:
+//!
+//! ```text
+//! key    u64 number, u32 chunk, both big-endian        value   at most 64 KiB
+//! item   u64 length of the rest    u32 CRC32C of the rest    the rest
+//! ```
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::error::ReadError;
+use super::fs::FileSystem;
+use super::generations_dir;
+use super::manifest::Described;
+use super::pool::{PartKey, Pool};
+use super::record::{self, u32_at, u64_at};
+use crate::domain::{Block, Position};
+
+/// A value in sled is at most this long.
+pub(super) const VALUE_BYTES_MAX: usize = 64 * 1024;
+const ITEM_HEAD_BYTES: usize = 12;
+const KEY_BYTES: usize = 12;
+// Items are collected up to this and inserted in two rounds: first every key with an empty value, which splits
+// the tree's pages while they are small, then the values, each of which is then written about once. Inserting
+// values at once writes every one about four times, and the file becomes more than twice as long.
+const BATCH_BYTES: usize = 32 << 20;
+// Pages above a quarter of a segment become files of their own; a value of 64 KiB must not.
+const SEGMENT_BYTES: usize = 2 << 20;
+const CACHE_BYTES: u64 = 16 << 20;
+// How often an open that finds the file lock taken is tried again, 5 ms apart: a database that was just closed
+// can hold it for a moment.
+const OPEN_ATTEMPTS: u32 = 1000;
+
+/// A complete generation.
+pub(super) struct Generation {
+    pub(super) described: Described,
+    folder: PathBuf,
+    deleted: AtomicBool,
+}
+
+/// A database that is being written.
+pub(super) struct DatabaseWriter {
+    database: sled::Db,
+    path: PathBuf,
+    batch: Vec<([u8; KEY_BYTES], Vec<u8>)>,
+    batch_bytes: usize,
+    /// Items so far.
+    pub(super) items: u64,
+    /// Sum of their CRC32C.
+    pub(super) checksum: u64,
+    /// Bytes so far, keys included.
+    pub(super) bytes: u64,
+}
+
+impl Generation {
+    pub(super) fn new(dir: &Path, described: Described) -> Self {
+        let folder = folder(dir, described.info.id);
+        Self {
+            described,
+            folder,
+            deleted: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on a read that fails means that the generation is gone, not that it is damaged.
+    pub(super) fn set_deleted(&self) {
+        self.deleted.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    /// The part with the first block that ends at or after `from`, and the lowest position it can have. Passes
+    /// over parts whose loss was accepted.
+    pub(super) fn part_for(&self, from: Position) -> Option<(usize, Position)> {
+        let parts = &self.described.parts;
+        let first = parts.partition_point(|part| part.last_position < from);
+        let mut candidates = parts.iter().enumerate().skip(first);
+        let (index, part) = candidates.find(|(_, part)| !part.is_lost)?;
+        Some((index, part.first_position.max(from)))
+    }
+
+    /// The first block of a part that ends at or after `from`.
+    pub(super) fn block_in_part(
+        &self,
+        pool: &Pool,
+        part: usize,
+        from: Position,
+    ) -> Result<Option<Block>, ReadError> {
+        let path = part_path(&self.folder, part);
+        let key = PartKey {
+            generation: self.described.info.id,
+            part,
+        };
+        let item = pool.with(
+            key,
+            || open_database(&path),
+            |database| guarded(&path, || first_item(database, &path, from.0)),
+        )??;
+        let Some((_, bytes)) = item else {
+            return Ok(None);
+        };
+        let damaged =
+            || ReadError::damaged(&path, format!("the block at or after position {from}"));
+        record::decode_block(&bytes).map(Some).ok_or_else(damaged)
+    }
+}
+
+impl DatabaseWriter {
+    /// A new, empty database.
+    pub(super) fn create(path: PathBuf) -> Result<Self, sled::Error> {
+        let database = config(&path).create_new(true).open()?;
+        let batch = Vec::new();
+        Ok(Self {
+            database,
+            path,
+            batch,
+            batch_bytes: 0,
+            items: 0,
+            checksum: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Adds an item. Numbers must rise.
+    pub(super) fn put(&mut self, number: u64, rest: &[&[u8]]) -> Result<(), sled::Error> {
+        let length: usize = rest.iter().map(|piece| piece.len()).sum();
+        let crc = rest
+            .iter()
+            .fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
+        let mut item = Vec::with_capacity(ITEM_HEAD_BYTES + length);
+        item.extend_from_slice(&(length as u64).to_le_bytes());
+        item.extend_from_slice(&crc.to_le_bytes());
+        rest.iter().for_each(|piece| item.extend_from_slice(piece));
+        for (chunk, value) in (0u32..).zip(item.chunks(VALUE_BYTES_MAX)) {
+            self.batch.push((key(number, chunk), value.to_vec()));
+            self.batch_bytes += KEY_BYTES + value.len();
+            if self.batch_bytes >= BATCH_BYTES {
+                self.apply()?;
+            }
+        }
+        self.items += 1;
+        self.checksum = self.checksum.wrapping_add(u64::from(crc));
+        self.bytes += (KEY_BYTES + item.len()) as u64;
+        Ok(())
+    }
+
+    /// Hands everything to the operating system and closes the database. Not yet durable.
+    pub(super) fn finish(mut self) -> Result<(), sled::Error> {
+        self.apply()?;
+        self.database.flush()?;
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<(), sled::Error> {
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        let insert = || {
+            for (key, _) in &batch {
+                self.database.insert(key, &[])?;
+            }
+            for (key, value) in batch {
+                self.database.insert(key, value)?;
+            }
+            Ok(())
+        };
+        catch_unwind(AssertUnwindSafe(insert)).unwrap_or_else(|_| {
+            let what = format!("writing {} panicked", self.path.display());
+            Err(sled::Error::Io(io::Error::other(what)))
+        })
+    }
+}
+
+/// Folder of a generation.
+pub(super) fn folder(dir: &Path, id: u64) -> PathBuf {
+    generations_dir(dir).join(format!("{id:08}"))
+}
+
+/// Folder of one part's database.
+pub(super) fn part_path(folder: &Path, part: usize) -> PathBuf {
+    folder.join(format!("part-{part:04}"))
+}
+
+/// Folder of the state's database.
+pub(super) fn state_path(folder: &Path) -> PathBuf {
+    folder.join("state")
+}
+
+/// Adds one pair of the state, the `index`th.
+pub(super) fn put_state(
+    writer: &mut DatabaseWriter,
+    index: u64,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(), sled::Error> {
+    // A slice is shorter than 2^63.
+    let length = (key.len() as u64).to_le_bytes();
+    writer.put(index, &[&length, key, value])
+}
+
+/// The state in the order it was put; checked against its count and checksum.
+pub(super) fn load_state(
+    path: &Path,
+    items: u64,
+    checksum: u64,
+) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+    let mut state = Vec::new();
+    each_item(path, items, checksum, |number, item| {
+        let damaged = || ReadError::damaged(path, format!("item {number} of the state"));
+        let length = u64_at(&item, 0).and_then(|length| usize::try_from(length).ok());
+        let end = length
+            .and_then(|length| length.checked_add(8))
+            .ok_or_else(damaged)?;
+        if end > item.len() {
+            return Err(damaged());
+        }
+        state.push((item.slice(8..end), item.slice(end..)));
+        Ok(())
+    })?;
+    Ok(state)
+}
+
+/// Reads a whole database back and compares it with what was written.
+pub(super) fn verify(path: &Path, items: u64, checksum: u64) -> Result<(), ReadError> {
+    each_item(path, items, checksum, |_, _| Ok(()))
+}
+
+/// Makes every file and folder under `path` durable.
+pub(super) fn sync_tree(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+    for entry in fs.list(path)? {
+        if entry.is_dir() {
+            sync_tree(fs, &entry)?;
+        } else {
+            fs.open(&entry)?.sync()?;
+        }
+    }
+    fs.sync_dir(path)
+}
+
+/// Bytes of the files under `path`.
+pub(super) fn tree_bytes(fs: &dyn FileSystem, path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs.list(path)? {
+        bytes += if entry.is_dir() {
+            tree_bytes(fs, &entry)?
+        } else {
+            fs.open(&entry)?.length()?
+        };
+    }
+    Ok(bytes)
+}
+
+/// Opens a sealed database.
+pub(super) fn open_database(path: &Path) -> Result<sled::Db, ReadError> {
+    remove_unfinished_snapshots(path).map_err(ReadError::io(path))?;
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let opened = guarded(path, || Ok(config(path).open()))?;
+        match opened {
+            Err(error) if is_locked(&error) && attempts < OPEN_ATTEMPTS => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other.map_err(ReadError::database(path)),
+        }
+    }
+}
+
+pub(super) fn config(path: &Path) -> sled::Config {
+    sled::Config::new()
+        .path(path)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(CACHE_BYTES)
+        .mode(sled::Mode::HighThroughput)
+        .flush_every_ms(None)
+}
+
+pub(super) fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}
+
+fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "generating")
+        {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+// sled panics on some damage; what a disk says must not end the broker.
+fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(ReadError::damaged(path, "the database (sled panicked)")))
+}
+
+fn key(number: u64, chunk: u32) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
+    key[..8].copy_from_slice(&number.to_be_bytes());
+    key[8..].copy_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+fn parse_key(key: &[u8]) -> Option<(u64, u32)> {
+    let number = u64::from_be_bytes(key.get(..8)?.try_into().ok()?);
+    let chunk = u32::from_be_bytes(key.get(8..)?.try_into().ok()?);
+    Some((number, chunk))
+}
+
+// The first item whose number is at least `number_min`.
+fn first_item(
+    database: &sled::Db,
+    path: &Path,
+    number_min: u64,
+) -> Result<Option<(u64, Bytes)>, ReadError> {
+    let mut values = database.range(key(number_min, 0)..);
+    next_item(&mut values, path)
+}
+
+fn each_item(
+    path: &Path,
+    items: u64,
+    checksum: u64,
+    mut each: impl FnMut(u64, Bytes) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    let database = open_database(path)?;
+    let mut found = (0u64, 0u64);
+    guarded(path, || {
+        let mut values = database.iter();
+        while let Some((number, item)) = next_item(&mut values, path)? {
+            found.0 += 1;
+            found.1 = found.1.wrapping_add(u64::from(crc32c::crc32c(&item)));
+            each(number, item)?;
+        }
+        Ok(())
+    })?;
+    if found == (items, checksum) {
+        Ok(())
+    } else {
+        Err(ReadError::damaged(
+            path,
+            format!("the content ({} of {items} items)", found.0),
+        ))
+    }
+}
+
+// The next item of an iterator that stands at the start of one, put together from its values and checked.
+fn next_item(values: &mut sled::Iter, path: &Path) -> Result<Option<(u64, Bytes)>, ReadError> {
+    let Some(first) = values.next() else {
+        return Ok(None);
+    };
+    let (first_key, first_value) = first.map_err(ReadError::database(path))?;
+    let (number, chunk) = parse_key(&first_key).ok_or_else(|| ReadError::damaged(path, "a key"))?;
+    let damaged = || ReadError::damaged(path, format!("item {number}"));
+    let length = u64_at(&first_value, 0).ok_or_else(damaged)?;
+    let crc = u32_at(&first_value, 8).ok_or_else(damaged)?;
+    if chunk != 0 {
+        return Err(damaged());
+    }
+    let mut rest = BytesMut::from(first_value.get(ITEM_HEAD_BYTES..).unwrap_or_default());
+    let mut expected_chunk = 1;
+    while (rest.len() as u64) < length {
+        let (next_key, value) = values
+            .next()
+            .ok_or_else(damaged)?
+            .map_err(ReadError::database(path))?;
+        if parse_key(&next_key) != Some((number, expected_chunk)) {
+            return Err(damaged());
+        }
+        rest.extend_from_slice(&value);
+        expected_chunk += 1;
+    }
+    if rest.len() as u64 != length || crc32c::crc32c(&rest) != crc {
+        return Err(damaged());
+    }
+    Ok(Some((number, rest.freeze())))
+}

@@ -1,0 +1,131 @@
+//! Where each block of the journal lies, in memory, by position. Grown by the journal's writer, shortened from
+//! the front when a checkpoint releases files, read by everybody. Never touches a file itself.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::fs::File;
+use super::record::{BlockHead, Salt};
+use crate::domain::{CommitNumber, Position};
+
+/// One file of the journal, open as long as somebody may read it.
+pub(super) struct JournalFile {
+    pub(super) file: Arc<dyn File>,
+    pub(super) path: PathBuf,
+    /// Number of the first group in it, or that the first one will have.
+    pub(super) first: CommitNumber,
+    pub(super) salt: Salt,
+    /// Bytes written so far, head included. The rest of the file is preallocated.
+    bytes: AtomicU64,
+}
+
+/// A block and where its body lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) head: BlockHead,
+    pub(super) offset: u64,
+}
+
+struct FileEntries {
+    file: Arc<JournalFile>,
+    entries: Vec<Entry>,
+}
+
+/// The journal's files, oldest first, each with its blocks in rising order of position.
+#[derive(Default)]
+pub(super) struct Index {
+    files: VecDeque<FileEntries>,
+}
+
+impl JournalFile {
+    pub(super) fn new(
+        file: Arc<dyn File>,
+        path: PathBuf,
+        first: CommitNumber,
+        salt: Salt,
+        bytes: u64,
+    ) -> Self {
+        Self {
+            file,
+            path,
+            first,
+            salt,
+            bytes: AtomicU64::new(bytes),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_bytes(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Index {
+    /// Adds the newest file, with no blocks yet.
+    pub(super) fn push_file(&mut self, file: Arc<JournalFile>) {
+        self.files.push_back(FileEntries {
+            file,
+            entries: Vec::new(),
+        });
+    }
+
+    /// Adds blocks of the newest file, which lie after everything in the index.
+    pub(super) fn push_entries(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        if let Some(newest) = self.files.back_mut() {
+            newest.entries.extend(entries);
+        }
+    }
+
+    /// Blocks in the index.
+    pub(super) fn blocks(&self) -> usize {
+        self.files.iter().map(|file| file.entries.len()).sum()
+    }
+
+    /// Bytes written to the files in the index.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.file.bytes()).sum()
+    }
+
+    /// The block that contains `from`, or else the first one after it.
+    pub(super) fn at_or_after(&self, from: Position) -> Option<(Arc<JournalFile>, Entry)> {
+        let first = self.files.partition_point(|file| file.ends_before(from));
+        // A file without blocks never ends before anything, so it may stand in the way.
+        self.files.iter().skip(first).find_map(|file| {
+            let at = file
+                .entries
+                .partition_point(|entry| entry.head.last_position() < from);
+            Some((file.file.clone(), *file.entries.get(at)?))
+        })
+    }
+
+    /// Blocks in the files that a mark at `before` would release, in order.
+    pub(super) fn releasable(&self, before: CommitNumber) -> impl Iterator<Item = &Entry> {
+        let files = self.files.iter().take(self.releasable_files(before));
+        files.flat_map(|file| file.entries.iter())
+    }
+
+    /// Drops the files that lie wholly before `mark` and answers them.
+    pub(super) fn release(&mut self, mark: CommitNumber) -> Vec<Arc<JournalFile>> {
+        let count = self.releasable_files(mark);
+        self.files.drain(..count).map(|file| file.file).collect()
+    }
+
+    // A file ends where the next one begins; the newest is still being written and never released.
+    fn releasable_files(&self, mark: CommitNumber) -> usize {
+        let ends = self.files.iter().skip(1).map(|next| next.file.first);
+        ends.take_while(|first| *first <= mark).count()
+    }
+}
+
+impl FileEntries {
+    fn ends_before(&self, position: Position) -> bool {
+        self.entries
+            .last()
+            .is_some_and(|entry| entry.head.last_position() < position)
+    }
+}

@@ -1,0 +1,327 @@
+//! Appending to the journal. One owner, the committer; one write call per group, one sync for all groups
+//! before it. A failed write or sync is final: what the disk holds after it is not known, so nothing is ever
+//! written again by this writer.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::error::WriteError;
+use super::fs::{File, FileSystem};
+use super::index::{Entry, JournalFile};
+use super::record::{self, FILE_HEAD_BYTES, FileHead, HEADER_BYTES, Kind, Salt, TooLong};
+use super::{Shared, journal_dir};
+use crate::domain::{Block, CommitNumber, Position};
+
+// The buffer shrinks back to this after an unusually large group.
+const BUFFER_BYTES_KEPT: usize = 8 << 20;
+
+/// Extension of a file that does not have its name yet.
+pub(super) const ASIDE: &str = "new";
+
+/// The only writer of the journal.
+pub struct JournalWriter {
+    shared: Arc<Shared>,
+    file: Arc<JournalFile>,
+    /// Where the next record goes.
+    at: u64,
+    /// Up to where the file is preallocated.
+    allocated: u64,
+    /// Number of the next group.
+    next: CommitNumber,
+    /// Groups before this are known to be durable.
+    durable_before: CommitNumber,
+    /// Position that the next block must reach.
+    next_position: Position,
+    buffer: Vec<u8>,
+    /// Blocks of this file that readers cannot see yet.
+    pending: Vec<Entry>,
+    failure: Option<(PathBuf, Arc<io::Error>)>,
+}
+
+impl JournalWriter {
+    // Begins a new file after everything that recovery found, all of which is durable.
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        next: CommitNumber,
+        next_position: Position,
+    ) -> Result<Self, (PathBuf, io::Error)> {
+        let path = file_path(&shared.dir, next);
+        let allocated = shared.options.journal_file_bytes.max(FILE_HEAD_BYTES);
+        let file = create_file(&*shared.fs, &shared.dir, next, allocated)
+            .map_err(|error| (path.clone(), error))?;
+        let mut writer = Self {
+            shared,
+            file: Arc::new(file),
+            at: FILE_HEAD_BYTES,
+            allocated,
+            next,
+            durable_before: next,
+            next_position,
+            buffer: Vec::new(),
+            pending: Vec::new(),
+            failure: None,
+        };
+        writer.announce_file();
+        Ok(writer)
+    }
+
+    /// Writes a group without making it durable. Readers see its blocks after [`Self::sync`] or
+    /// [`Self::make_readable`]. Begins a new file when this one is full, which makes everything before
+    /// durable and readable.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::TooLong`] and [`WriteError::Order`] (also for a block of no events) leave the writer usable; any other error is final.
+    pub fn append(&mut self, notes: &[u8], blocks: &[Block]) -> Result<CommitNumber, WriteError> {
+        self.check_failure()?;
+        let after = self.check_order(blocks)?;
+        let mut table = self.encode(notes, blocks)?;
+        if self.at > FILE_HEAD_BYTES && self.at + self.buffer.len() as u64 > self.allocated {
+            self.begin_file(self.buffer.len() as u64)?;
+            // The salt is another one now. Rare, so encoding again is simplest.
+            table = self.encode(notes, blocks)?;
+        }
+        let start = self.at;
+        self.write_buffer()?;
+        let entries = table.into_iter().map(|(head, at)| Entry {
+            head,
+            offset: start + at,
+        });
+        self.pending.extend(entries);
+        self.shared
+            .journal_blocks
+            .fetch_add(blocks.len(), Ordering::Relaxed);
+        self.next_position = after;
+        let number = self.next;
+        self.set_next(CommitNumber(number.0 + 1));
+        Ok(number)
+    }
+
+    /// Makes every appended group durable, and its blocks readable.
+    ///
+    /// # Errors
+    ///
+    /// Any error is final: a later sync that succeeds would say nothing about what this one lost.
+    pub fn sync(&mut self) -> Result<(), WriteError> {
+        self.check_failure()?;
+        if self.durable_before < self.next {
+            self.file.file.sync().map_err(|error| self.fail(error))?;
+            self.durable_before = self.next;
+        }
+        self.make_readable();
+        Ok(())
+    }
+
+    /// Lets readers see the blocks appended so far although they are not durable, as topics with `interval`
+    /// durability ask for.
+    pub fn make_readable(&mut self) {
+        if !self.pending.is_empty() {
+            self.shared.index_mut().push_entries(self.pending.drain(..));
+        }
+    }
+
+    /// Makes everything durable and begins a new file. Answers the number of the first group that it will
+    /// have: the mark for a checkpoint of everything before.
+    ///
+    /// # Errors
+    ///
+    /// Any error is final.
+    pub fn rotate(&mut self) -> Result<CommitNumber, WriteError> {
+        self.check_failure()?;
+        if self.at > FILE_HEAD_BYTES {
+            self.begin_file(0)?;
+        }
+        Ok(self.next)
+    }
+
+    /// Bytes in the journal. Falls when a checkpoint releases files.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.shared.journal_bytes()
+    }
+
+    /// Blocks in the journal. Falls when a checkpoint releases files.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.shared.journal_blocks()
+    }
+
+    /// Number that the next group will have.
+    #[must_use]
+    pub fn next_number(&self) -> CommitNumber {
+        self.next
+    }
+
+    /// Position that the next block must have at least, as far as blocks on disk tell. The caller may know a
+    /// higher one from its state.
+    #[must_use]
+    pub fn next_position(&self) -> Position {
+        self.next_position
+    }
+
+    /// Whether publishes must wait for a checkpoint. Acks and marks may go on into the reserve.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let options = &self.shared.options;
+        let bytes_max = options
+            .journal_bytes_max
+            .saturating_sub(options.journal_reserve_bytes);
+        self.used_bytes() > bytes_max || self.blocks() >= options.journal_blocks_max
+    }
+
+    /// Makes everything durable and writes down that nothing can be missing.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed, now or before. The next start then treats the end as after a crash.
+    pub fn close(mut self) -> Result<(), WriteError> {
+        self.sync()?;
+        let salt = self.file.salt;
+        let durable = CommitNumber(self.durable_before.0.saturating_sub(1));
+        record::encode_mark(&mut self.buffer, salt, Kind::Close, self.next, durable);
+        self.write_buffer()?;
+        self.file.file.sync().map_err(|error| self.fail(error))
+    }
+
+    fn check_failure(&self) -> Result<(), WriteError> {
+        match &self.failure {
+            None => Ok(()),
+            Some((path, source)) => Err(WriteError::Poisoned {
+                path: path.clone(),
+                source: source.clone(),
+            }),
+        }
+    }
+
+    // The index is searched by position, so blocks must rise. Answers the position after the last one.
+    fn check_order(&self, blocks: &[Block]) -> Result<Position, WriteError> {
+        let mut next = self.next_position;
+        for block in blocks {
+            if block.first_position < next || block.count == 0 {
+                return Err(WriteError::Order(block.first_position));
+            }
+            next = block.last_position().next();
+        }
+        Ok(next)
+    }
+
+    fn encode(
+        &mut self,
+        notes: &[u8],
+        blocks: &[Block],
+    ) -> Result<Vec<(record::BlockHead, u64)>, WriteError> {
+        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            self.buffer.clear();
+            self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        }
+        let durable = CommitNumber(self.durable_before.0.saturating_sub(1));
+        record::encode_group(
+            &mut self.buffer,
+            self.file.salt,
+            self.next,
+            durable,
+            notes,
+            blocks,
+        )
+        .map_err(|TooLong| WriteError::TooLong)
+    }
+
+    fn write_buffer(&mut self) -> Result<(), WriteError> {
+        let written = self.file.file.write_at(&self.buffer, self.at);
+        written.map_err(|error| self.fail(error))?;
+        let length = self.buffer.len() as u64;
+        self.at += length;
+        self.file.set_bytes(self.at);
+        self.shared
+            .journal_bytes
+            .fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    // The old file must be complete on disk before the new one exists: recovery takes a bad end for damage
+    // if a later file follows.
+    fn begin_file(&mut self, record_bytes: u64) -> Result<(), WriteError> {
+        self.sync()?;
+        self.file
+            .file
+            .set_length(self.at)
+            .map_err(|error| self.fail(error))?;
+        let room = FILE_HEAD_BYTES + record_bytes + HEADER_BYTES as u64;
+        let allocated = self.shared.options.journal_file_bytes.max(room);
+        let file = create_file(&*self.shared.fs, &self.shared.dir, self.next, allocated)
+            .map_err(|error| self.fail(error))?;
+        self.file = Arc::new(file);
+        self.at = FILE_HEAD_BYTES;
+        self.allocated = allocated;
+        self.announce_file();
+        Ok(())
+    }
+
+    fn announce_file(&mut self) {
+        self.shared
+            .journal_bytes
+            .fetch_add(FILE_HEAD_BYTES, Ordering::Relaxed);
+        self.shared.index_mut().push_file(self.file.clone());
+        self.set_next(self.next);
+    }
+
+    fn set_next(&mut self, next: CommitNumber) {
+        self.next = next;
+        self.shared.next_number.store(next.0, Ordering::Release);
+    }
+
+    // What was not synced is given up: it never becomes readable.
+    fn fail(&mut self, error: io::Error) -> WriteError {
+        self.pending.clear();
+        let path = self.file.path.clone();
+        let source = Arc::new(error);
+        self.failure = Some((path.clone(), source.clone()));
+        WriteError::Io { path, source }
+    }
+}
+
+/// Path of the journal file whose first group has this number.
+pub(super) fn file_path(dir: &Path, first: CommitNumber) -> PathBuf {
+    journal_dir(dir).join(format!("{first:020}.log"))
+}
+
+/// Creates an empty journal file.
+fn create_file(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    first: CommitNumber,
+    allocated: u64,
+) -> io::Result<JournalFile> {
+    let head = FileHead {
+        first,
+        salt: Salt(rand::random()),
+    };
+    place_file(fs, dir, head, |file| file.allocate(allocated))
+}
+
+/// Puts a journal file with this head and what `fill` adds in its place, replacing one that is there. It is
+/// durable before it gets its name, so a file that exists has a head.
+pub(super) fn place_file(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    head: FileHead,
+    fill: impl FnOnce(&dyn File) -> io::Result<()>,
+) -> io::Result<JournalFile> {
+    let path = file_path(dir, head.first);
+    let aside = path.with_extension(ASIDE);
+    let file = fs.create(&aside)?;
+    file.write_at(&head.encode(), 0)?;
+    fill(&*file)?;
+    file.sync()?;
+    fs.rename(&aside, &path)?;
+    fs.sync_dir(&journal_dir(dir))?;
+    Ok(JournalFile::new(
+        file,
+        path,
+        head.first,
+        head.salt,
+        FILE_HEAD_BYTES,
+    ))
+}

@@ -1,0 +1,257 @@
+//! The manifest: which generations are complete. A small text that an operator can read, replaced as a whole:
+//! written aside, synced, renamed, its folder synced. Never changed in place.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::fs::FileSystem;
+use crate::domain::{CommitNumber, Position};
+
+const ABOUT: &str = "about";
+const TITLE: &str = "tidegate-manifest 1";
+const BYTES_MAX: u64 = 256 << 20;
+
+/// A complete generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GenerationInfo {
+    /// Its number, also its folder's name. Never reused.
+    pub id: u64,
+    /// Its state and blocks are as of before this group; replay begins with it.
+    pub mark: CommitNumber,
+    /// Position of the first event it may hold, `None` when it holds no events.
+    pub first_position: Option<Position>,
+    /// Position of the last event it may hold.
+    pub last_position: Option<Position>,
+    /// Events in it.
+    pub events: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+}
+
+/// One sled database of a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PartInfo {
+    pub(super) first_position: Position,
+    pub(super) last_position: Position,
+    /// Blocks, or items of the state.
+    pub(super) items: u64,
+    /// Sum of the items' CRC32C.
+    pub(super) checksum: u64,
+    /// Whether an operator accepted that it is gone.
+    pub(super) is_lost: bool,
+}
+
+/// What the manifest says about one generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Described {
+    pub(super) info: GenerationInfo,
+    /// Items and checksum of the state; `None` when the state is gone or no longer kept.
+    pub(super) state: Option<(u64, u64)>,
+    pub(super) parts: Vec<PartInfo>,
+}
+
+/// Why there is no manifest to be had.
+#[derive(Debug)]
+pub(super) enum ManifestError {
+    /// It is there but not what was written.
+    Damaged,
+    /// The file system fails.
+    Io(io::Error),
+}
+
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join("manifest")
+}
+
+/// The generations, oldest first; none when there is no manifest.
+pub(super) fn load(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Described>, ManifestError> {
+    match read(fs, &path(dir)) {
+        Err(ManifestError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Replaces the manifest. After an error it is not known which one the disk holds.
+pub(super) fn save(fs: &dyn FileSystem, dir: &Path, generations: &[Described]) -> io::Result<()> {
+    let aside = dir.join("manifest.new");
+    write(fs, &aside, generations)?;
+    fs.rename(&aside, &path(dir))?;
+    fs.sync_dir(dir)
+}
+
+/// What a generation's folder says about itself; it is there only when the generation is complete.
+pub(super) fn load_about(fs: &dyn FileSystem, folder: &Path) -> Result<Described, ManifestError> {
+    read(fs, &folder.join(ABOUT))?
+        .pop()
+        .ok_or(ManifestError::Damaged)
+}
+
+/// Completes a generation's folder; everything else in it must be durable.
+pub(super) fn save_about(fs: &dyn FileSystem, folder: &Path, one: &Described) -> io::Result<()> {
+    write(fs, &folder.join(ABOUT), std::slice::from_ref(one))?;
+    fs.sync_dir(folder)
+}
+
+fn read(fs: &dyn FileSystem, path: &Path) -> Result<Vec<Described>, ManifestError> {
+    let file = fs.open(path).map_err(ManifestError::Io)?;
+    let length = file.length().map_err(ManifestError::Io)?;
+    if length > BYTES_MAX {
+        return Err(ManifestError::Damaged);
+    }
+    let mut bytes = vec![0; length as usize];
+    let read = file.read_at(&mut bytes, 0).map_err(ManifestError::Io)?;
+    bytes.truncate(read);
+    let text = String::from_utf8(bytes).map_err(|_| ManifestError::Damaged)?;
+    decode(&text).ok_or(ManifestError::Damaged)
+}
+
+fn write(fs: &dyn FileSystem, path: &Path, generations: &[Described]) -> io::Result<()> {
+    let file = fs.create(path)?;
+    file.write_at(encode(generations).as_bytes(), 0)?;
+    file.sync()
+}
+
+fn encode(generations: &[Described]) -> String {
+    let mut text = format!("{TITLE}\n");
+    for Described { info, state, parts } in generations {
+        let (items, checksum) = state.map_or((-1, 0), |(items, sum)| (items as i64, sum));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "generation {} mark {} events {} bytes {} state {items} {checksum:x}",
+            info.id, info.mark, info.events, info.bytes
+        );
+        for part in parts {
+            let word = if part.is_lost { "lost" } else { "part" };
+            let _ = writeln!(
+                text,
+                "{word} {} {} blocks {} {:x}",
+                part.first_position, part.last_position, part.items, part.checksum
+            );
+        }
+    }
+    let crc = crc32c::crc32c(text.as_bytes());
+    let _ = writeln!(text, "crc {crc:08x}");
+    text
+}
+
+fn decode(text: &str) -> Option<Vec<Described>> {
+    let body = text.get(..text.trim_end().rfind('\n')? + 1)?;
+    let crc = text[body.len()..].trim().strip_prefix("crc ")?;
+    if u32::from_str_radix(crc, 16).ok()? != crc32c::crc32c(body.as_bytes()) {
+        return None;
+    }
+    let mut lines = body.lines();
+    if lines.next()? != TITLE {
+        return None;
+    }
+    let mut generations: Vec<Described> = Vec::new();
+    for line in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        match *words.as_slice() {
+            [
+                "generation",
+                id,
+                "mark",
+                mark,
+                "events",
+                events,
+                "bytes",
+                bytes,
+                "state",
+                items,
+                sum,
+            ] => {
+                let items: i64 = number(items)?;
+                let sum = u64::from_str_radix(sum, 16).ok()?;
+                generations.push(Described {
+                    info: GenerationInfo {
+                        id: number(id)?,
+                        mark: CommitNumber(number(mark)?),
+                        first_position: None,
+                        last_position: None,
+                        events: number(events)?,
+                        bytes: number(bytes)?,
+                    },
+                    state: u64::try_from(items).ok().map(|items| (items, sum)),
+                    parts: Vec::new(),
+                });
+            }
+            [word @ ("part" | "lost"), first, last, "blocks", items, sum] => {
+                let part = PartInfo {
+                    first_position: Position(number(first)?),
+                    last_position: Position(number(last)?),
+                    items: number(items)?,
+                    checksum: u64::from_str_radix(sum, 16).ok()?,
+                    is_lost: word == "lost",
+                };
+                let generation = generations.last_mut()?;
+                generation
+                    .info
+                    .first_position
+                    .get_or_insert(part.first_position);
+                generation.info.last_position = Some(part.last_position);
+                generation.parts.push(part);
+            }
+            _ => return None,
+        }
+    }
+    Some(generations)
+}
+
+fn number<T: FromStr>(word: &str) -> Option<T> {
+    word.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips_and_every_flip_is_noticed() {
+        let parts = vec![PartInfo {
+            first_position: Position(4),
+            last_position: Position(9),
+            items: 2,
+            checksum: 77,
+            is_lost: false,
+        }];
+        let info = GenerationInfo {
+            id: 3,
+            mark: CommitNumber(12),
+            first_position: Some(Position(4)),
+            last_position: Some(Position(9)),
+            events: 5,
+            bytes: 4096,
+        };
+        let described = vec![
+            Described {
+                info: info.clone(),
+                state: None,
+                parts,
+            },
+            Described {
+                info: GenerationInfo {
+                    id: 4,
+                    first_position: None,
+                    last_position: None,
+                    ..info
+                },
+                state: Some((2, 1)),
+                parts: Vec::new(),
+            },
+        ];
+        let text = encode(&described);
+        assert_eq!(decode(&text), Some(described));
+        for at in 0..text.len() - 1 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            let flipped = String::from_utf8(bytes).expect("still ASCII");
+            assert_eq!(decode(&flipped), None, "flip at {at}");
+        }
+        assert_eq!(decode(""), None);
+        assert_eq!(decode(&text[..text.len() / 2]), None);
+    }
+}

@@ -1,0 +1,209 @@
+//! How many sled databases are open at a time. sled may bring everything that is read into memory and gives it
+//! back only when it is closed, so the number of open ones is what bounds memory. No file is named here; what a
+//! database holds is [`super::generation`]'s business.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::error::ReadError;
+
+/// Which database: generation and part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PartKey {
+    pub(super) generation: u64,
+    pub(super) part: usize,
+}
+
+/// A bounded set of open databases, the least recently used of which gives way.
+pub(super) struct Pool {
+    open_max: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    slots: Vec<Slot>,
+    /// Databases that somebody has open outside the slots.
+    reserved: usize,
+    clock: u64,
+    /// Most that were ever open at a time.
+    peak: usize,
+}
+
+struct Slot {
+    key: PartKey,
+    /// `None` while it is being opened or closed.
+    database: Option<Arc<sled::Db>>,
+    used: u64,
+}
+
+/// The right to have one database open.
+pub(super) struct Permit<'a>(&'a Pool);
+
+enum Turn {
+    Use(Arc<sled::Db>),
+    Open,
+    Close(Arc<sled::Db>, PartKey),
+}
+
+impl Pool {
+    pub(super) fn new(open_max: usize) -> Self {
+        // A checkpoint writes one database while it reads from another.
+        Self {
+            open_max: open_max.max(2),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Runs `read` with the database open. Waits while as many as may be are open and in use.
+    pub(super) fn with<T>(
+        &self,
+        key: PartKey,
+        open: impl Fn() -> Result<sled::Db, ReadError>,
+        read: impl FnOnce(&sled::Db) -> T,
+    ) -> Result<T, ReadError> {
+        let database = loop {
+            match self.turn(Some(key)) {
+                Turn::Use(database) => break database,
+                Turn::Close(database, old) => self.close(database, old),
+                Turn::Open => {
+                    let opened = open();
+                    let mut state = self.lock();
+                    let result = match opened {
+                        Ok(database) => {
+                            let database = Arc::new(database);
+                            if let Some(slot) = state.slot(key) {
+                                slot.database = Some(database.clone());
+                            }
+                            Ok(database)
+                        }
+                        Err(error) => {
+                            state.slots.retain(|slot| slot.key != key);
+                            Err(error)
+                        }
+                    };
+                    drop(state);
+                    self.changed.notify_all();
+                    break result?;
+                }
+            }
+        };
+        let answer = read(&database);
+        drop(database);
+        drop(self.lock());
+        self.changed.notify_all();
+        Ok(answer)
+    }
+
+    /// Waits for the right to have one more database open, closing an unused one if need be.
+    pub(super) fn reserve(&self) -> Permit<'_> {
+        while let Turn::Close(database, old) = self.turn(None) {
+            self.close(database, old);
+        }
+        Permit(self)
+    }
+
+    /// Closes the databases of a generation, waiting for who is reading them.
+    pub(super) fn close_generation(&self, generation: u64) {
+        loop {
+            let mut state = self.lock();
+            let Some(slot) = state
+                .slots
+                .iter_mut()
+                .find(|slot| slot.key.generation == generation)
+            else {
+                return;
+            };
+            let idle = slot
+                .database
+                .take_if(|database| Arc::strong_count(database) == 1);
+            let key = slot.key;
+            match idle {
+                Some(database) => {
+                    drop(state);
+                    self.close(database, key);
+                }
+                None => drop(self.changed.wait(state)),
+            }
+        }
+    }
+
+    /// Databases open now, and at most ever.
+    #[cfg(test)]
+    pub(super) fn open_now_and_peak(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.slots.len() + state.reserved, state.peak)
+    }
+
+    // What the caller has to do next; with `None` it wants a place rather than a database.
+    fn turn(&self, key: Option<PartKey>) -> Turn {
+        let mut state = self.lock();
+        loop {
+            state.clock += 1;
+            let now = state.clock;
+            if let Some(slot) = key.and_then(|key| state.slot(key)) {
+                if let Some(database) = &slot.database {
+                    slot.used = now;
+                    return Turn::Use(database.clone());
+                }
+            } else if state.slots.len() + state.reserved < self.open_max {
+                match key {
+                    Some(key) => state.slots.push(Slot {
+                        key,
+                        database: None,
+                        used: now,
+                    }),
+                    None => state.reserved += 1,
+                }
+                state.peak = state.peak.max(state.slots.len() + state.reserved);
+                return Turn::Open;
+            } else if let Some((database, key)) = state.take_idle() {
+                return Turn::Close(database, key);
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    // Its slot counts until it is really closed.
+    fn close(&self, database: Arc<sled::Db>, key: PartKey) {
+        drop(database);
+        self.lock().slots.retain(|slot| slot.key != key);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.lock().reserved -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl State {
+    fn slot(&mut self, key: PartKey) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.key == key)
+    }
+
+    // Takes the least recently used database that nobody uses out of its slot.
+    fn take_idle(&mut self) -> Option<(Arc<sled::Db>, PartKey)> {
+        let idle = |slot: &&mut Slot| {
+            slot.database
+                .as_ref()
+                .is_some_and(|database| Arc::strong_count(database) == 1)
+        };
+        let slot = self
+            .slots
+            .iter_mut()
+            .filter(idle)
+            .min_by_key(|slot| slot.used)?;
+        Some((slot.database.take()?, slot.key))
+    }
+}

@@ -1,0 +1,188 @@
+//! Reading blocks by position, from the journal or from a generation, through one cache. Many threads at once;
+//! nothing here writes.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::error::ReadError;
+use super::generation::Generation;
+use super::index::{Entry, JournalFile};
+use super::replay;
+use crate::domain::{Block, Position};
+
+/// Reads blocks. A clone shares everything, the store's lock included.
+#[derive(Clone)]
+pub struct StoreReader {
+    shared: Arc<Shared>,
+}
+
+/// What the store occupies on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes written to the journal and not released; preallocated space is not counted.
+    pub journal_bytes: u64,
+    /// Blocks in the journal.
+    pub journal_blocks: usize,
+    /// Bytes of all generations.
+    pub generation_bytes: u64,
+    /// Generations.
+    pub generations: usize,
+}
+
+/// Blocks that were read, by what was asked for.
+pub(super) type BlockCache = quick_cache::sync::Cache<CacheKey, Arc<Block>, BlockWeight>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum CacheKey {
+    /// First position of a block of the journal.
+    Journal(Position),
+    /// What generations answer for this position. It stays true: positions below are never added later.
+    Generations(Position),
+}
+
+#[derive(Clone)]
+pub(super) struct BlockWeight;
+
+impl quick_cache::Weighter<CacheKey, Arc<Block>> for BlockWeight {
+    fn weight(&self, _: &CacheKey, block: &Arc<Block>) -> u64 {
+        block.weight() as u64
+    }
+}
+
+/// A cache of this many bytes.
+pub(super) fn new_cache(bytes: u64) -> BlockCache {
+    let blocks = usize::try_from(bytes / (16 * 1024))
+        .unwrap_or(usize::MAX)
+        .clamp(16, 1 << 20);
+    BlockCache::with_weighter(blocks, bytes, BlockWeight)
+}
+
+impl StoreReader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The block whose range of positions contains `position`. In a thinned block the event itself may be
+    /// absent.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails or what it holds is damaged.
+    pub fn block_at(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        let block = self.next_block(position)?;
+        Ok(block.filter(|block| block.first_position <= position))
+    }
+
+    /// The block that contains `from`, or else the first one after it.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails or what it holds is damaged.
+    pub fn next_block(&self, from: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        // The index before the generations: a block that moves meanwhile is then in the one or the other.
+        let in_journal = self.shared.index().at_or_after(from);
+        if let Some((file, entry)) = &in_journal
+            && entry.head.first_position <= from
+        {
+            return self.journal_block(file, entry).map(Some);
+        }
+        if let Some(block) = self.generation_block(from)? {
+            let is_first = in_journal
+                .as_ref()
+                .is_none_or(|(_, entry)| block.first_position < entry.head.first_position);
+            if is_first {
+                return Ok(Some(block));
+            }
+        }
+        in_journal
+            .map(|(file, entry)| self.journal_block(&file, &entry))
+            .transpose()
+    }
+
+    /// What the store occupies.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let generations = self.shared.generations();
+        Usage {
+            journal_bytes: self.shared.journal_bytes(),
+            journal_blocks: self.shared.journal_blocks(),
+            generation_bytes: generations.iter().map(|one| one.described.info.bytes).sum(),
+            generations: generations.len(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> &super::pool::Pool {
+        &self.shared.pool
+    }
+
+    fn journal_block(&self, file: &JournalFile, entry: &Entry) -> Result<Arc<Block>, ReadError> {
+        let key = CacheKey::Journal(entry.head.first_position);
+        if let Some(block) = self.shared.cache.get(&key) {
+            return Ok(block);
+        }
+        let body = replay::read(file, entry.offset, u64::from(entry.head.body_bytes))?;
+        let damaged =
+            || ReadError::damaged(&file.path, format!("the block at byte {}", entry.offset));
+        let block = Arc::new(entry.head.block(&body).ok_or_else(damaged)?);
+        self.shared.cache.insert(key, block.clone());
+        Ok(block)
+    }
+
+    fn generation_block(&self, from: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        let key = CacheKey::Generations(from);
+        if let Some(block) = self.shared.cache.get(&key) {
+            return Ok(Some(block));
+        }
+        let found = loop {
+            let generations = self.shared.generations();
+            match self.search(&generations, from) {
+                Ok(found) => break found,
+                // Deleted while we looked: the next list does not have it any more.
+                Err((generation, _)) if generation.is_deleted() => {}
+                Err((_, error)) => return Err(error),
+            }
+        };
+        let block = found.map(Arc::new);
+        if let Some(block) = &block {
+            self.shared.cache.insert(key, block.clone());
+        }
+        Ok(block)
+    }
+
+    // Generations may overlap when blocks were written again; of equal ones the newest counts.
+    fn search<'a>(
+        &self,
+        generations: &'a [Arc<Generation>],
+        from: Position,
+    ) -> Result<Option<Block>, (&'a Generation, ReadError)> {
+        let newest_first = generations.iter().rev();
+        let mut candidates: Vec<_> = newest_first
+            .filter_map(|generation| {
+                let (part, lowest) = generation.part_for(from)?;
+                Some((lowest, part, &**generation))
+            })
+            .collect();
+        candidates.sort_by_key(|(lowest, _, _)| *lowest);
+        let mut best: Option<Block> = None;
+        for (lowest, part, generation) in candidates {
+            if best
+                .as_ref()
+                .is_some_and(|best| lowest >= best.last_position().next())
+            {
+                break;
+            }
+            let found = generation
+                .block_in_part(&self.shared.pool, part, from)
+                .map_err(|error| (generation, error))?;
+            if let Some(block) = found
+                && best
+                    .as_ref()
+                    .is_none_or(|best| block.first_position < best.first_position)
+            {
+                best = Some(block);
+            }
+        }
+        Ok(best)
+    }
+}

@@ -1,0 +1,496 @@
+//! Bytes of the journal: pure, no I/O. A file is a head and then records, back to back; a record is one
+//! committed group. Also the stored form of a single block, which generations use.
+//!
+//! ```text
+//! file head, 4,096 bytes, written twice (at 0 and at 2,048) against a bad sector
+//!    0 u64 "TGJOURN1"    8 u64 number of the first group    16 u64 salt    24 u32 CRC32C of 0..24
+//! record, all numbers little-endian, padded with zeros to a multiple of 8
+//!    0 u32 magic (from the file's salt)      4 u32 CRC32C of 8..48 (seeded by the salt)
+//!    8 u32 kind                             12 u32 length of the notes
+//!   16 u64 commit number                    24 u64 highest commit number known durable when written
+//!   32 u32 number of blocks                 36 u32 CRC32C of table and notes
+//!   40 u64 length of the whole record
+//!   48 table: per block 48 bytes (see `BlockHead`), then the notes, then the blocks' bodies
+//! body of a block: kept indices (u32 each), then the entries; its CRC32C is in the table
+//! ```
+//!
+//! The salt is random per file, so nobody who publishes events can plant bytes that pass for a record.
+
+use bytes::Bytes;
+
+use crate::domain::{Block, CommitNumber, Millis, Position, Sequence, TopicId};
+
+/// Bytes before the first record of a file.
+pub(super) const FILE_HEAD_BYTES: u64 = 4096;
+/// Where the second copy of the file head lies.
+pub(super) const FILE_HEAD_COPY_AT: usize = 2048;
+/// Fixed part of a record.
+pub(super) const HEADER_BYTES: usize = 48;
+/// One block in the table of a record.
+pub(super) const BLOCK_HEAD_BYTES: usize = 48;
+/// A record is refused beyond this, at writing and at reading.
+pub(super) const RECORD_BYTES_MAX: u64 = 1 << 30;
+/// Records begin at multiples of this.
+pub(super) const ALIGNMENT: usize = 8;
+
+const FILE_MAGIC: u64 = u64::from_le_bytes(*b"TGJOURN1");
+const ALL_KEPT: u32 = u32::MAX;
+
+/// Makes the records of one file recognisable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Salt(pub(super) u64);
+
+/// Start of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileHead {
+    pub(super) first: CommitNumber,
+    pub(super) salt: Salt,
+}
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A committed group.
+    Group,
+    /// The broker shut down cleanly. Its number is the next group's.
+    Close,
+    /// Written by repair: groups from its number up to (not including) its `durable` field were lost.
+    Gap,
+}
+
+/// Fixed part of a record, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    pub(super) number: CommitNumber,
+    pub(super) durable: CommitNumber,
+    pub(super) blocks: u32,
+    pub(super) notes_bytes: u32,
+    pub(super) head_crc: u32,
+    pub(super) length: u64,
+}
+
+/// What is known of a block without reading its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockHead {
+    pub(super) topic: TopicId,
+    pub(super) first_position: Position,
+    pub(super) first_sequence: Sequence,
+    pub(super) time: Millis,
+    pub(super) count: u32,
+    /// How many indices precede the entries; `None` when every event is present.
+    pub(super) kept: Option<u32>,
+    pub(super) body_bytes: u32,
+    pub(super) crc: u32,
+}
+
+/// The record would be longer than a record may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLong;
+
+impl Salt {
+    fn magic(self) -> u32 {
+        // Never zero: preallocated space must not look like a record.
+        self.0 as u32 | 1
+    }
+
+    fn crc(self, bytes: &[u8]) -> u32 {
+        crc32c::crc32c_append((self.0 >> 32) as u32, bytes)
+    }
+
+    /// Whether a record may start with these four bytes.
+    pub(super) fn starts(self, bytes: &[u8]) -> bool {
+        bytes
+            .get(..4)
+            .is_some_and(|start| start == self.magic().to_le_bytes())
+    }
+}
+
+impl FileHead {
+    pub(super) fn encode(self) -> Vec<u8> {
+        let mut copy = Vec::with_capacity(28);
+        copy.extend_from_slice(&FILE_MAGIC.to_le_bytes());
+        copy.extend_from_slice(&self.first.0.to_le_bytes());
+        copy.extend_from_slice(&self.salt.0.to_le_bytes());
+        copy.extend_from_slice(&crc32c::crc32c(&copy).to_le_bytes());
+        let mut bytes = vec![0; FILE_HEAD_BYTES as usize];
+        bytes[..copy.len()].copy_from_slice(&copy);
+        bytes[FILE_HEAD_COPY_AT..FILE_HEAD_COPY_AT + copy.len()].copy_from_slice(&copy);
+        bytes
+    }
+
+    /// The head, from whichever copy is sound.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        [0, FILE_HEAD_COPY_AT]
+            .into_iter()
+            .find_map(|at| Self::decode_copy(bytes.get(at..at + 28)?))
+    }
+
+    fn decode_copy(copy: &[u8]) -> Option<Self> {
+        let sound =
+            u64_at(copy, 0)? == FILE_MAGIC && u32_at(copy, 24)? == crc32c::crc32c(copy.get(..24)?);
+        if !sound {
+            return None;
+        }
+        Some(Self {
+            first: CommitNumber(u64_at(copy, 8)?),
+            salt: Salt(u64_at(copy, 16)?),
+        })
+    }
+}
+
+impl Kind {
+    fn code(self) -> u32 {
+        match self {
+            Self::Group => 1,
+            Self::Close => 2,
+            Self::Gap => 3,
+        }
+    }
+
+    fn from_code(code: u32) -> Option<Self> {
+        [Self::Group, Self::Close, Self::Gap]
+            .into_iter()
+            .find(|kind| kind.code() == code)
+    }
+}
+
+impl Header {
+    /// Parses and checks the fixed part; every length in it is consistent, but not yet compared with the file.
+    pub(super) fn decode(bytes: &[u8], salt: Salt) -> Option<Self> {
+        let bytes = bytes.get(..HEADER_BYTES)?;
+        if !salt.starts(bytes) || u32_at(bytes, 4)? != salt.crc(bytes.get(8..)?) {
+            return None;
+        }
+        let header = Self {
+            kind: Kind::from_code(u32_at(bytes, 8)?)?,
+            notes_bytes: u32_at(bytes, 12)?,
+            number: CommitNumber(u64_at(bytes, 16)?),
+            durable: CommitNumber(u64_at(bytes, 24)?),
+            blocks: u32_at(bytes, 32)?,
+            head_crc: u32_at(bytes, 36)?,
+            length: u64_at(bytes, 40)?,
+        };
+        let fits = header.head_bytes() <= header.length
+            && header.length <= RECORD_BYTES_MAX
+            && header.length.is_multiple_of(ALIGNMENT as u64);
+        fits.then_some(header)
+    }
+
+    /// Header, table and notes together.
+    pub(super) fn head_bytes(&self) -> u64 {
+        HEADER_BYTES as u64
+            + u64::from(self.blocks) * BLOCK_HEAD_BYTES as u64
+            + u64::from(self.notes_bytes)
+    }
+
+    /// The blocks' heads with the offset of each body in the record, and the range of the notes; `None` when
+    /// the head part is damaged. `head` starts with the header.
+    pub(super) fn table(&self, head: &[u8]) -> Option<Vec<(BlockHead, u64)>> {
+        let end = usize::try_from(self.head_bytes()).ok()?;
+        let checked = head.get(HEADER_BYTES..end)?;
+        if crc32c::crc32c(checked) != self.head_crc {
+            return None;
+        }
+        let mut at = self.head_bytes();
+        let mut table = Vec::with_capacity(self.blocks as usize);
+        for bytes in checked
+            .chunks_exact(BLOCK_HEAD_BYTES)
+            .take(self.blocks as usize)
+        {
+            let block = BlockHead::decode(bytes)?;
+            table.push((block, at));
+            at = at.checked_add(u64::from(block.body_bytes))?;
+        }
+        (at.next_multiple_of(ALIGNMENT as u64) == self.length).then_some(table)
+    }
+
+    /// Where the notes lie in the record.
+    pub(super) fn notes_range(&self) -> std::ops::Range<usize> {
+        let start = HEADER_BYTES + self.blocks as usize * BLOCK_HEAD_BYTES;
+        start..start + self.notes_bytes as usize
+    }
+}
+
+impl BlockHead {
+    pub(super) fn last_position(&self) -> Position {
+        Position(
+            self.first_position
+                .0
+                .saturating_add(u64::from(self.count.max(1)) - 1),
+        )
+    }
+
+    pub(super) fn last_sequence(&self) -> Sequence {
+        Sequence(
+            self.first_sequence
+                .0
+                .saturating_add(u64::from(self.count.max(1)) - 1),
+        )
+    }
+
+    fn of(block: &Block) -> Result<Self, TooLong> {
+        let kept = block.kept.as_ref().map(Vec::len);
+        let body = kept.unwrap_or(0) * 4 + block.entries.len();
+        let mut crc = 0;
+        for index in block.kept.iter().flatten() {
+            crc = crc32c::crc32c_append(crc, &index.to_le_bytes());
+        }
+        Ok(Self {
+            topic: block.topic,
+            first_position: block.first_position,
+            first_sequence: block.first_sequence,
+            time: block.time,
+            count: block.count,
+            kept: kept.map(u32::try_from).transpose().map_err(|_| TooLong)?,
+            body_bytes: u32::try_from(body).map_err(|_| TooLong)?,
+            crc: crc32c::crc32c_append(crc, &block.entries),
+        })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.topic.0.to_le_bytes());
+        out.extend_from_slice(&self.first_position.0.to_le_bytes());
+        out.extend_from_slice(&self.first_sequence.0.to_le_bytes());
+        out.extend_from_slice(&self.time.0.to_le_bytes());
+        out.extend_from_slice(&self.count.to_le_bytes());
+        out.extend_from_slice(&self.kept.unwrap_or(ALL_KEPT).to_le_bytes());
+        out.extend_from_slice(&self.body_bytes.to_le_bytes());
+        out.extend_from_slice(&self.crc.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let kept = u32_at(bytes, 36)?;
+        let head = Self {
+            topic: TopicId(u64_at(bytes, 0)?),
+            first_position: Position(u64_at(bytes, 8)?),
+            first_sequence: Sequence(u64_at(bytes, 16)?),
+            time: Millis(u64_at(bytes, 24)?),
+            count: u32_at(bytes, 32)?,
+            kept: (kept != ALL_KEPT).then_some(kept),
+            body_bytes: u32_at(bytes, 40)?,
+            crc: u32_at(bytes, 44)?,
+        };
+        let kept = u64::from(head.kept.unwrap_or(0));
+        (kept <= u64::from(head.count) && kept * 4 <= u64::from(head.body_bytes)).then_some(head)
+    }
+
+    /// Whether these are the bytes that were written.
+    pub(super) fn covers(&self, body: &[u8]) -> bool {
+        body.len() == self.body_bytes as usize && crc32c::crc32c(body) == self.crc
+    }
+
+    /// The block, of a body that [`Self::covers`] accepts; `None` otherwise.
+    pub(super) fn block(&self, body: &Bytes) -> Option<Block> {
+        if !self.covers(body) {
+            return None;
+        }
+        let split = self.kept.unwrap_or(0) as usize * 4;
+        let kept = self.kept.map(|_| {
+            let indices = body.get(..split).unwrap_or_default().chunks_exact(4);
+            indices.filter_map(|bytes| u32_at(bytes, 0)).collect()
+        });
+        Some(Block {
+            topic: self.topic,
+            first_position: self.first_position,
+            first_sequence: self.first_sequence,
+            time: self.time,
+            count: self.count,
+            kept,
+            entries: body.slice(split..),
+        })
+    }
+}
+
+/// Replaces the content of `out` by the record of a group. Answers the blocks' heads with the offset of each
+/// body in the record.
+pub(super) fn encode_group(
+    out: &mut Vec<u8>,
+    salt: Salt,
+    number: CommitNumber,
+    durable: CommitNumber,
+    notes: &[u8],
+    blocks: &[Block],
+) -> Result<Vec<(BlockHead, u64)>, TooLong> {
+    let notes_bytes = u32::try_from(notes.len()).map_err(|_| TooLong)?;
+    let block_count = u32::try_from(blocks.len()).map_err(|_| TooLong)?;
+    let mut at = (HEADER_BYTES + blocks.len() * BLOCK_HEAD_BYTES + notes.len()) as u64;
+    out.clear();
+    out.resize(HEADER_BYTES, 0);
+    let mut table = Vec::with_capacity(blocks.len());
+    for block in blocks {
+        let head = BlockHead::of(block)?;
+        head.encode(out);
+        table.push((head, at));
+        at += u64::from(head.body_bytes);
+    }
+    let length = at.next_multiple_of(ALIGNMENT as u64);
+    if length > RECORD_BYTES_MAX {
+        return Err(TooLong);
+    }
+    out.extend_from_slice(notes);
+    let head_crc = crc32c::crc32c(&out[HEADER_BYTES..]);
+    out.reserve((length as usize).saturating_sub(out.len()));
+    for block in blocks {
+        for index in block.kept.iter().flatten() {
+            out.extend_from_slice(&index.to_le_bytes());
+        }
+        out.extend_from_slice(&block.entries);
+    }
+    out.resize(length as usize, 0);
+    let header = Header {
+        kind: Kind::Group,
+        number,
+        durable,
+        blocks: block_count,
+        notes_bytes,
+        head_crc,
+        length,
+    };
+    put_header(out, salt, &header);
+    Ok(table)
+}
+
+/// Replaces the content of `out` by a record without notes and blocks.
+pub(super) fn encode_mark(
+    out: &mut Vec<u8>,
+    salt: Salt,
+    kind: Kind,
+    number: CommitNumber,
+    durable: CommitNumber,
+) {
+    out.clear();
+    out.resize(HEADER_BYTES, 0);
+    let header = Header {
+        kind,
+        number,
+        durable,
+        blocks: 0,
+        notes_bytes: 0,
+        head_crc: 0,
+        length: HEADER_BYTES as u64,
+    };
+    put_header(out, salt, &header);
+}
+
+fn put_header(out: &mut [u8], salt: Salt, header: &Header) {
+    out[0..4].copy_from_slice(&salt.magic().to_le_bytes());
+    out[8..12].copy_from_slice(&header.kind.code().to_le_bytes());
+    out[12..16].copy_from_slice(&header.notes_bytes.to_le_bytes());
+    out[16..24].copy_from_slice(&header.number.0.to_le_bytes());
+    out[24..32].copy_from_slice(&header.durable.0.to_le_bytes());
+    out[32..36].copy_from_slice(&header.blocks.to_le_bytes());
+    out[36..40].copy_from_slice(&header.head_crc.to_le_bytes());
+    out[40..48].copy_from_slice(&header.length.to_le_bytes());
+    let crc = salt.crc(&out[8..HEADER_BYTES]);
+    out[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A block on its own: its head, then its body.
+pub(super) fn encode_block(block: &Block) -> Result<Vec<u8>, TooLong> {
+    let head = BlockHead::of(block)?;
+    let mut out = Vec::with_capacity(BLOCK_HEAD_BYTES + head.body_bytes as usize);
+    head.encode(&mut out);
+    for index in block.kept.iter().flatten() {
+        out.extend_from_slice(&index.to_le_bytes());
+    }
+    out.extend_from_slice(&block.entries);
+    Ok(out)
+}
+
+/// The block that [`encode_block`] wrote; `None` when damaged.
+pub(super) fn decode_block(bytes: &Bytes) -> Option<Block> {
+    let head = BlockHead::decode(bytes.get(..BLOCK_HEAD_BYTES)?)?;
+    head.block(&bytes.slice(BLOCK_HEAD_BYTES..))
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = "090706055935a9c101000000040000000300000000000000020000000000000001000000da6fc946\
+        78000000000000000700000000000000640000000000000\
+        00a00000000000000050000000000000003000000020000000e000000dbec683e\
+        6e6f746500000000020000007a01617a0162000000000000";
+    const SALT: Salt = Salt(0x0102_0304_0506_0708);
+
+    fn block() -> Block {
+        Block {
+            topic: TopicId(7),
+            first_position: Position(100),
+            first_sequence: Sequence(10),
+            time: Millis(5),
+            count: 3,
+            kept: Some(vec![0, 2]),
+            entries: Bytes::from_static(b"z\x01az\x01b"),
+        }
+    }
+
+    fn record() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_group(
+            &mut bytes,
+            SALT,
+            CommitNumber(3),
+            CommitNumber(2),
+            b"note",
+            &[block()],
+        )
+        .expect("short");
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<(Header, Vec<Block>)> {
+        let header = Header::decode(bytes, SALT)?;
+        let table = header.table(bytes)?;
+        let bytes = Bytes::copy_from_slice(bytes);
+        let blocks = table.iter().map(|(head, at)| {
+            let start = *at as usize;
+            let end = start + head.body_bytes as usize;
+            head.block(&bytes.slice(start..end.min(bytes.len())))
+        });
+        Some((header, blocks.collect::<Option<_>>()?))
+    }
+
+    // What is on disk today must be readable by every later version.
+    #[test]
+    fn the_bytes_of_a_record_are_these() {
+        let hex: String = record().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN);
+    }
+
+    #[test]
+    fn a_record_round_trips_and_no_flip_or_cut_passes() {
+        let bytes = record();
+        let (header, blocks) = parse(&bytes).expect("sound");
+        assert_eq!(
+            (header.number, header.durable),
+            (CommitNumber(3), CommitNumber(2))
+        );
+        assert_eq!(&bytes[header.notes_range()], b"note");
+        assert_eq!(blocks, [block()]);
+        let covered = HEADER_BYTES + BLOCK_HEAD_BYTES + 4 + 14;
+        for at in 0..covered {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 4;
+            assert_eq!(parse(&flipped), None, "flip at {at}");
+        }
+        (0..covered).for_each(|at| assert_eq!(Header::decode(&bytes[..at.min(47)], SALT), None));
+        assert_eq!(Header::decode(&bytes, Salt(1)), None);
+    }
+
+    #[test]
+    fn a_block_on_its_own_round_trips() {
+        let bytes = Bytes::from(encode_block(&block()).expect("short"));
+        assert_eq!(decode_block(&bytes), Some(block()));
+        (0..bytes.len()).for_each(|at| assert_eq!(decode_block(&bytes.slice(..at)), None));
+    }
+}

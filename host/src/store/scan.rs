@@ -1,0 +1,175 @@
+//! Reading a journal file record by record through one window of memory. Trusts no length before it is checked,
+//! and only reads.
+
+use super::error::ReadError;
+use super::index::JournalFile;
+use super::record::{ALIGNMENT, BlockHead, HEADER_BYTES, Header};
+use crate::domain::CommitNumber;
+
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// A sequential reader of one file.
+pub(super) struct Scanner<'a> {
+    file: &'a JournalFile,
+    length: u64,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+/// What lies at an offset.
+pub(super) enum Found {
+    /// A record whose header, table and notes are sound.
+    Record(Record),
+    /// Nothing was ever written here or after it.
+    End,
+    /// Something else.
+    Bad,
+}
+
+/// A record with a sound head.
+pub(super) struct Record {
+    pub(super) header: Header,
+    pub(super) at: u64,
+    /// Heads of the blocks with the offset of each body in the file.
+    pub(super) blocks: Vec<(BlockHead, u64)>,
+    /// Indices of the blocks whose bodies are damaged.
+    pub(super) damaged: Vec<usize>,
+}
+
+impl Record {
+    /// Offset after it.
+    pub(super) fn end(&self) -> u64 {
+        self.at + self.header.length
+    }
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(file: &'a JournalFile) -> Result<Self, ReadError> {
+        let length = file.file.length().map_err(ReadError::io(&file.path))?;
+        Ok(Self {
+            file,
+            length,
+            window: Vec::new(),
+            window_at: 0,
+        })
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// `count` bytes at `at`, fewer where the file ends.
+    pub(super) fn bytes(&mut self, at: u64, count: u64) -> Result<&[u8], ReadError> {
+        let end = at.saturating_add(count).min(self.length);
+        let start = at.min(end);
+        let window_end = self.window_at + self.window.len() as u64;
+        if start < self.window_at || end > window_end {
+            let wanted = (end - start).max(WINDOW_BYTES.min(self.length - start));
+            self.window.resize(wanted as usize, 0);
+            let read = self.file.file.read_at(&mut self.window, start);
+            let read = read.map_err(ReadError::io(&self.file.path))?;
+            self.window.truncate(read);
+            self.window_at = start;
+        }
+        let from = (start - self.window_at) as usize;
+        let to = ((end - self.window_at) as usize).min(self.window.len());
+        Ok(self.window.get(from..to).unwrap_or_default())
+    }
+
+    /// What lies at `at`.
+    pub(super) fn record_at(&mut self, at: u64) -> Result<Found, ReadError> {
+        if let Some(record) = self.sound_record_at(at)? {
+            return Ok(Found::Record(record));
+        }
+        Ok(if self.is_zero_from(at)? {
+            Found::End
+        } else {
+            Found::Bad
+        })
+    }
+
+    /// The first sound record after `at` with at least this number.
+    pub(super) fn next_record(
+        &mut self,
+        at: u64,
+        number_min: CommitNumber,
+    ) -> Result<Option<Record>, ReadError> {
+        let mut at = at + ALIGNMENT as u64;
+        while at + HEADER_BYTES as u64 <= self.length {
+            let Some(candidate) = self.next_start(at)? else {
+                return Ok(None);
+            };
+            if let Some(record) = self.sound_record_at(candidate)?
+                && record.header.number >= number_min
+            {
+                return Ok(Some(record));
+            }
+            at = candidate + ALIGNMENT as u64;
+        }
+        Ok(None)
+    }
+
+    fn sound_record_at(&mut self, at: u64) -> Result<Option<Record>, ReadError> {
+        let salt = self.file.salt;
+        let rest = self.length.saturating_sub(at);
+        let Some(header) = Header::decode(self.bytes(at, HEADER_BYTES as u64)?, salt) else {
+            return Ok(None);
+        };
+        if header.length > rest {
+            return Ok(None);
+        }
+        let bytes = self.bytes(at, header.length)?;
+        let Some(table) = header.table(bytes) else {
+            return Ok(None);
+        };
+        let damaged = table.iter().enumerate().filter(|(_, (head, offset))| {
+            let start = *offset as usize;
+            let body = bytes.get(start..start + head.body_bytes as usize);
+            !body.is_some_and(|body| head.covers(body))
+        });
+        let damaged = damaged.map(|(index, _)| index).collect();
+        let blocks = table
+            .into_iter()
+            .map(|(head, offset)| (head, at + offset))
+            .collect();
+        Ok(Some(Record {
+            header,
+            at,
+            blocks,
+            damaged,
+        }))
+    }
+
+    // The next aligned place at or after `at` that starts like a record of this file.
+    fn next_start(&mut self, at: u64) -> Result<Option<u64>, ReadError> {
+        let salt = self.file.salt;
+        let mut at = at;
+        while at < self.length {
+            let bytes = self.bytes(at, WINDOW_BYTES)?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let found = bytes.chunks(ALIGNMENT).position(|chunk| salt.starts(chunk));
+            if let Some(chunks) = found {
+                return Ok(Some(at + (chunks * ALIGNMENT) as u64));
+            }
+            at += WINDOW_BYTES;
+        }
+        Ok(None)
+    }
+
+    fn is_zero_from(&mut self, at: u64) -> Result<bool, ReadError> {
+        let mut at = at;
+        while at < self.length {
+            let bytes = self.bytes(at, WINDOW_BYTES)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            if bytes.is_empty() {
+                break;
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,475 @@
+//! Judging a whole journal at start: which records count, where it ends, what is damaged and what that costs.
+//! Decides between a torn end, which is cut off because nobody was told that it was durable, and damage to
+//! data that was. Only reads; [`super::repair`] acts on what it finds.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::{Loss, LostRange, OpenError, ReadError};
+use super::fs::FileSystem;
+use super::index::{Entry, JournalFile};
+use super::journal_dir;
+use super::record::{self, BlockHead, FILE_HEAD_BYTES, FileHead, Kind};
+use super::scan::{Found, Record, Scanner};
+use crate::domain::{CommitNumber, Position, Sequence, TopicId};
+
+/// What a journal consists of.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// Its files, oldest first, without those that lie wholly before the mark.
+    pub(super) files: Vec<Surveyed>,
+    /// Files that a finished checkpoint no longer needs.
+    pub(super) stale: Vec<PathBuf>,
+    /// Files without a readable head.
+    pub(super) unreadable: Vec<PathBuf>,
+    /// Groups from the first up to before the second number that are missing before the first file.
+    pub(super) missing: Option<(CommitNumber, CommitNumber)>,
+    /// Number of the next group.
+    pub(super) next: CommitNumber,
+    /// Position after the last block.
+    pub(super) next_position: Position,
+    /// Whether the last record says that the journal was closed.
+    pub(super) clean: bool,
+    /// Bytes of a torn end.
+    pub(super) torn_bytes: u64,
+    /// What is gone.
+    pub(super) losses: Vec<Loss>,
+}
+
+/// One file of it.
+pub(super) struct Surveyed {
+    pub(super) file: Arc<JournalFile>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) groups: u64,
+    /// Offset after the last record that counts.
+    pub(super) end: u64,
+    /// What must be replaced before the file can be used.
+    pub(super) cuts: Vec<Cut>,
+}
+
+/// A stretch of a file, and the record that takes its place.
+pub(super) struct Cut {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) with: Vec<u8>,
+}
+
+/// Examines the journal in `dir`, of which groups from `mark` on are needed.
+pub(super) fn survey(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    mark: CommitNumber,
+    next_position: Position,
+) -> Result<Survey, OpenError> {
+    let mut paths = journal_paths(fs, dir)?;
+    let needed = paths
+        .iter()
+        .skip(1)
+        .take_while(|(first, _)| *first <= mark)
+        .count();
+    let stale = paths.drain(..needed).map(|(_, path)| path).collect();
+    let mut surveyor = Surveyor {
+        survey: Survey {
+            stale,
+            next: mark,
+            next_position,
+            ..Survey::default()
+        },
+        ledger: Ledger::default(),
+        last_was_unreadable: false,
+    };
+    let last = paths.len().saturating_sub(1);
+    for (index, (first, path)) in paths.into_iter().enumerate() {
+        match open_file(fs, &path, first)? {
+            Some(file) => surveyor.file(file, index == 0, index == last)?,
+            None => surveyor.unreadable_file(path, first),
+        }
+    }
+    Ok(surveyor.survey)
+}
+
+// Files by the number in their name, rising.
+fn journal_paths(
+    fs: &dyn FileSystem,
+    dir: &Path,
+) -> Result<Vec<(CommitNumber, PathBuf)>, OpenError> {
+    let folder = journal_dir(dir);
+    let paths = fs.list(&folder).map_err(OpenError::io("list", &folder))?;
+    let mut files: Vec<_> = paths
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .filter_map(|path| {
+            let first = path.file_stem()?.to_str()?.parse().ok()?;
+            Some((CommitNumber(first), path))
+        })
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn open_file(
+    fs: &dyn FileSystem,
+    path: &Path,
+    first: CommitNumber,
+) -> Result<Option<JournalFile>, OpenError> {
+    let file = fs.open(path).map_err(OpenError::io("open", path))?;
+    let mut bytes = vec![0; FILE_HEAD_BYTES as usize];
+    let read = file
+        .read_at(&mut bytes, 0)
+        .map_err(OpenError::io("read", path))?;
+    bytes.truncate(read);
+    let head = FileHead::decode(&bytes).filter(|head| head.first == first);
+    Ok(head.map(|head| JournalFile::new(file, path.to_owned(), first, head.salt, FILE_HEAD_BYTES)))
+}
+
+struct Surveyor {
+    survey: Survey,
+    ledger: Ledger,
+    last_was_unreadable: bool,
+}
+
+impl Surveyor {
+    fn unreadable_file(&mut self, path: PathBuf, first: CommitNumber) {
+        self.lose(Loss {
+            groups: Some((first, None)),
+            ..empty_loss(&path)
+        });
+        self.survey.unreadable.push(path);
+        self.survey.clean = false;
+        self.last_was_unreadable = true;
+    }
+
+    fn file(&mut self, file: JournalFile, is_first: bool, is_last: bool) -> Result<(), OpenError> {
+        let file = Arc::new(file);
+        if is_first && file.first < self.survey.next {
+            // It starts before the mark, so its own numbers count.
+            self.survey.next = file.first;
+        }
+        if file.first < self.survey.next {
+            // Numbers that an earlier file has as well: this one cannot be what it says.
+            self.unreadable_file(file.path.clone(), file.first);
+            return Ok(());
+        }
+        if file.first > self.survey.next {
+            self.missing_before(&file);
+        }
+        self.last_was_unreadable = false;
+        let mut scanner = Scanner::new(&file).map_err(|error| read_failed(&file.path, error))?;
+        let mut scanned = Surveyed {
+            file: file.clone(),
+            entries: Vec::new(),
+            groups: 0,
+            end: FILE_HEAD_BYTES,
+            cuts: Vec::new(),
+        };
+        self.records(&mut scanner, &mut scanned, is_last)
+            .map_err(|error| read_failed(&file.path, error))?;
+        file.set_bytes(scanned.end);
+        self.survey.files.push(scanned);
+        Ok(())
+    }
+
+    // Groups between the previous file, or the mark, and this one.
+    fn missing_before(&mut self, file: &JournalFile) {
+        let (from, to) = (self.survey.next, file.first);
+        let groups = Some((from, Some(CommitNumber(to.0 - 1))));
+        match self
+            .survey
+            .losses
+            .last_mut()
+            .filter(|_| self.last_was_unreadable)
+        {
+            Some(loss) => loss.groups = groups,
+            None => self.lose(Loss {
+                groups,
+                ..empty_loss(&file.path)
+            }),
+        }
+        match self.survey.files.last_mut() {
+            Some(previous) => {
+                let with = gap(&previous.file, from, to);
+                previous.cuts.push(Cut {
+                    from: previous.end,
+                    to: previous.end,
+                    with,
+                });
+            }
+            None => self.survey.missing = Some((from, to)),
+        }
+        self.survey.next = to;
+    }
+
+    fn records(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        scanned: &mut Surveyed,
+        is_last: bool,
+    ) -> Result<(), ReadError> {
+        loop {
+            let at = scanned.end;
+            match scanner.record_at(at)? {
+                Found::End => return Ok(()),
+                Found::Record(record) if self.follows(&record) && record.damaged.is_empty() => {
+                    self.take(&record, scanned);
+                }
+                Found::Record(record) if self.follows(&record) => {
+                    if is_last && !self.was_durable(scanner, at)? {
+                        self.survey.torn_bytes = scanner.length() - at;
+                        return Ok(());
+                    }
+                    self.salvage(scanner, &record, scanned)?;
+                }
+                Found::Record(_) | Found::Bad => {
+                    if is_last && !self.was_durable(scanner, at)? {
+                        self.survey.torn_bytes = scanner.length() - at;
+                        return Ok(());
+                    }
+                    if !self.skip(scanner, scanned)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    // Whether the record is the one that must come here.
+    fn follows(&self, record: &Record) -> bool {
+        let mut position = self.survey.next_position_seen(&self.ledger);
+        let rising = record.blocks.iter().all(|(head, _)| {
+            let rises = head.first_position >= position && head.count > 0;
+            position = head.last_position().next();
+            rises
+        });
+        record.header.number == self.survey.next && rising
+    }
+
+    // Whether a later record proves that the next group was on disk. Without such a proof what lies at `at`
+    // was being written when the power went, and nobody was told that it was durable.
+    fn was_durable(&self, scanner: &mut Scanner<'_>, at: u64) -> Result<bool, ReadError> {
+        let mut at = at;
+        while let Some(record) = scanner.next_record(at, self.survey.next)? {
+            if record.header.durable >= self.survey.next {
+                return Ok(true);
+            }
+            at = record.at;
+        }
+        Ok(false)
+    }
+
+    fn take(&mut self, record: &Record, scanned: &mut Surveyed) {
+        let header = &record.header;
+        scanned.end = record.end();
+        self.survey.clean = header.kind == Kind::Close;
+        match header.kind {
+            Kind::Close => return,
+            Kind::Gap => {
+                self.survey.next = header.durable.max(self.survey.next);
+                return;
+            }
+            Kind::Group => scanned.groups += 1,
+        }
+        for (head, offset) in &record.blocks {
+            self.block(head, *offset, scanned);
+        }
+        self.survey.next = CommitNumber(header.number.0 + 1);
+    }
+
+    fn block(&mut self, head: &BlockHead, offset: u64, scanned: &mut Surveyed) {
+        self.ledger.block(head, &mut self.survey.losses);
+        let after = head.last_position().next();
+        self.survey.next_position = self.survey.next_position.max(after);
+        scanned.entries.push(Entry {
+            head: *head,
+            offset,
+        });
+    }
+
+    // Keeps what is sound of a group some of whose blocks are damaged; its notes are.
+    fn salvage(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        record: &Record,
+        scanned: &mut Surveyed,
+    ) -> Result<(), ReadError> {
+        let number = record.header.number;
+        let raw = bytes::Bytes::copy_from_slice(scanner.bytes(record.at, record.header.length)?);
+        let bodies = record.blocks.iter().filter_map(|(head, offset)| {
+            let start = (offset - record.at) as usize;
+            head.block(&raw.slice(start..start + head.body_bytes as usize))
+        });
+        let sound: Vec<_> = bodies.collect();
+        let mut with = Vec::new();
+        let salt = scanned.file.salt;
+        let notes = raw.slice(record.header.notes_range());
+        // It is no longer than the record that it replaces.
+        let written = record::encode_group(
+            &mut with,
+            salt,
+            number,
+            record.header.durable,
+            &notes,
+            &sound,
+        );
+        if written.is_err() {
+            return Err(ReadError::damaged(&scanned.file.path, "a record"));
+        }
+        let lost: Vec<&BlockHead> = record
+            .damaged
+            .iter()
+            .filter_map(|index| Some(&record.blocks.get(*index)?.0))
+            .collect();
+        self.survey.losses.push(Loss {
+            groups: Some((number, Some(number))),
+            positions: lost
+                .first()
+                .zip(lost.last())
+                .map(|(first, last)| (first.first_position, last.last_position())),
+            ranges: lost
+                .iter()
+                .map(|head| LostRange {
+                    topic: head.topic,
+                    first: head.first_sequence,
+                    last: head.last_sequence(),
+                })
+                .collect(),
+            notes: false,
+            ..empty_loss(&scanned.file.path)
+        });
+        scanned.cuts.push(Cut {
+            from: record.at,
+            to: record.end(),
+            with,
+        });
+        for (head, offset) in &record.blocks {
+            // Lost ones as well: the next sequence of the topic is no surprise then.
+            self.block(head, *offset, scanned);
+        }
+        scanned.groups += 1;
+        scanned.end = record.end();
+        self.survey.next = CommitNumber(number.0 + 1);
+        self.survey.clean = false;
+        Ok(())
+    }
+
+    // Goes on with the next sound record of the file. Answers whether there is one; when there is none, the
+    // next file shows what is missing.
+    fn skip(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        scanned: &mut Surveyed,
+    ) -> Result<bool, ReadError> {
+        let from = scanned.end;
+        let first = self.survey.next;
+        let Some(record) = scanner.next_record(from, first)? else {
+            return Ok(false);
+        };
+        let next = record.header.number;
+        let groups = (next > first).then(|| (first, Some(CommitNumber(next.0 - 1))));
+        let with = if next > first {
+            gap(&scanned.file, first, next)
+        } else {
+            Vec::new()
+        };
+        self.lose(Loss {
+            groups,
+            notes: next > first,
+            ..empty_loss(&scanned.file.path)
+        });
+        scanned.cuts.push(Cut {
+            from,
+            to: record.at,
+            with,
+        });
+        scanned.end = record.at;
+        self.survey.next = next;
+        Ok(true)
+    }
+
+    fn lose(&mut self, loss: Loss) {
+        self.survey.losses.push(loss);
+        self.ledger.lost();
+    }
+}
+
+impl Survey {
+    fn next_position_seen(&self, ledger: &Ledger) -> Position {
+        // What generations hold may still lie in the journal too, so only its own blocks count here.
+        ledger.last.map_or(Position(0), Position::next)
+    }
+}
+
+// Remembers where each topic was, to name what a loss cost it.
+#[derive(Default)]
+struct Ledger {
+    last: Option<Position>,
+    topics: HashMap<TopicId, (Sequence, u32)>,
+    /// Losses so far.
+    epoch: u32,
+    position_before: Option<Option<Position>>,
+}
+
+impl Ledger {
+    fn lost(&mut self) {
+        self.epoch += 1;
+        self.position_before.get_or_insert(self.last);
+    }
+
+    fn block(&mut self, head: &BlockHead, losses: &mut [Loss]) {
+        let loss = losses.last_mut();
+        if let (Some(before), Some(loss)) = (self.position_before.take(), loss) {
+            let first = before.map_or(Position(1), Position::next);
+            let last = Position(head.first_position.0.saturating_sub(1));
+            if before.is_some() && first <= last {
+                loss.positions = Some((first, last));
+            }
+        }
+        let now = (head.last_sequence(), self.epoch);
+        let before = self.topics.insert(head.topic, now);
+        if let (Some((sequence, epoch)), Some(loss)) = (before, losses.last_mut())
+            && epoch < self.epoch
+            && head.first_sequence.0 > sequence.0.saturating_add(1)
+        {
+            loss.ranges.push(LostRange {
+                topic: head.topic,
+                first: Sequence(sequence.0 + 1),
+                last: Sequence(head.first_sequence.0 - 1),
+            });
+        }
+        self.last = Some(head.last_position());
+    }
+}
+
+fn gap(file: &JournalFile, first: CommitNumber, next: CommitNumber) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record::encode_mark(&mut bytes, file.salt, Kind::Gap, first, next);
+    bytes
+}
+
+pub(super) fn empty_loss(path: &Path) -> Loss {
+    Loss {
+        path: path.to_owned(),
+        kept_aside: None,
+        groups: None,
+        positions: None,
+        ranges: Vec::new(),
+        notes: true,
+    }
+}
+
+fn read_failed(path: &Path, error: ReadError) -> OpenError {
+    match error {
+        ReadError::Io { path, source } => {
+            let kind = source.kind();
+            OpenError::Io {
+                doing: "read",
+                path,
+                source: std::io::Error::new(kind, source),
+            }
+        }
+        other => OpenError::Generation {
+            path: path.to_owned(),
+            source: other,
+        },
+    }
+}

@@ -1,0 +1,11 @@
+//! Tests of the store as a whole, through its public functions: what is synced comes back, whatever happens to
+//! the disk in between.
+
+mod damage;
+mod faults;
+mod generations;
+mod harness;
+mod journal;
+mod model;
+mod power;
+mod sled_facts;

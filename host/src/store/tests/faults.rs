@@ -1,0 +1,373 @@
+//! A disk that reports failures: nothing is written after one, what was there before stays readable, and a
+//! checkpoint that fails costs nothing.
+
+use std::any::Any;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::harness::*;
+use crate::domain::{CommitNumber, Position};
+use crate::store::{CheckpointError, File, FileSystem, Opened, RealFileSystem, WriteError, open};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Create,
+    Write,
+    Sync,
+    Rename,
+    Remove,
+    SyncDir,
+    Allocate,
+}
+
+// Fails operations of one kind on paths that contain a text, for as long as it is told to.
+#[derive(Clone, Default)]
+struct FaultyFileSystem {
+    fault: Arc<Mutex<Option<(Operation, &'static str)>>>,
+}
+
+struct FaultyFile {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    fault: Arc<Mutex<Option<(Operation, &'static str)>>>,
+}
+
+impl FaultyFileSystem {
+    fn fail(&self, operation: Operation, path: &'static str) {
+        *self.fault.lock().expect("lock") = Some((operation, path));
+    }
+
+    fn heal(&self) {
+        *self.fault.lock().expect("lock") = None;
+    }
+
+    fn wrap(&self, path: &Path, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(FaultyFile {
+            file,
+            path: path.to_owned(),
+            fault: self.fault.clone(),
+        })
+    }
+
+    fn check(&self, operation: Operation, path: &Path) -> io::Result<()> {
+        check_fault(&self.fault, operation, path)
+    }
+}
+
+fn check_fault(
+    fault: &Mutex<Option<(Operation, &'static str)>>,
+    operation: Operation,
+    path: &Path,
+) -> io::Result<()> {
+    match *fault.lock().expect("lock") {
+        Some((failing, text)) if failing == operation && is_meant(path, text) => {
+            Err(io::Error::other("injected"))
+        }
+        _ => Ok(()),
+    }
+}
+
+// `=name` means exactly the file or folder of that name.
+fn is_meant(path: &Path, text: &str) -> bool {
+    match text.strip_prefix('=') {
+        Some(name) => path.file_name().is_some_and(|file| file == name),
+        None => path.to_string_lossy().contains(text),
+    }
+}
+
+impl FileSystem for FaultyFileSystem {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealFileSystem.create_dir(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        RealFileSystem.list(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(self.wrap(path, RealFileSystem.open(path)?))
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.check(Operation::Create, path)?;
+        Ok(self.wrap(path, RealFileSystem.create(path)?))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check(Operation::Rename, to)?;
+        RealFileSystem.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check(Operation::Remove, path)?;
+        RealFileSystem.remove(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.check(Operation::Remove, path)?;
+        RealFileSystem.remove_dir(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.check(Operation::SyncDir, path)?;
+        RealFileSystem.sync_dir(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        RealFileSystem.lock(path)
+    }
+}
+
+impl File for FaultyFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Err(error) = check_fault(&self.fault, Operation::Write, &self.path) {
+            // As a full disk does: a part arrives.
+            self.file.write_at(&bytes[..bytes.len() / 2], offset)?;
+            return Err(error);
+        }
+        self.file.write_at(bytes, offset)
+    }
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.file.set_length(length)
+    }
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        check_fault(&self.fault, Operation::Allocate, &self.path)?;
+        self.file.allocate(length)
+    }
+    fn sync(&self) -> io::Result<()> {
+        check_fault(&self.fault, Operation::Sync, &self.path)?;
+        self.file.sync()
+    }
+}
+
+fn start_faulty(dir: &Path) -> (Opened, FaultyFileSystem) {
+    let fs = FaultyFileSystem::default();
+    let opened = open(dir, small_options(), Arc::new(fs.clone())).expect("store opens");
+    (opened, fs)
+}
+
+fn is_poisoned<T>(result: Result<T, WriteError>) -> bool {
+    matches!(result, Err(WriteError::Poisoned { .. }))
+}
+
+#[test]
+fn any_failed_write_or_sync_is_final_and_reading_goes_on() {
+    let check = |operation: Operation, path: &'static str, rotate: bool| {
+        let dir = folder();
+        let (mut opened, fs) = start_faulty(dir.path());
+        let first = filled(1, 1, 1, 2, 10);
+        opened
+            .journal
+            .append(b"kept", std::slice::from_ref(&first))
+            .expect("append");
+        opened.journal.sync().expect("sync");
+        fs.fail(operation, path);
+        let second = filled(1, 3, 3, 2, 10);
+        let journal = &mut opened.journal;
+        let failed = journal
+            .append(b"lost", &[second])
+            .and_then(|_| match rotate {
+                true => journal.rotate().map(|_| ()),
+                false => journal.sync(),
+            });
+        assert!(
+            matches!(failed, Err(WriteError::Io { .. })),
+            "{operation:?}: {failed:?}"
+        );
+        fs.heal();
+        assert!(is_poisoned(opened.journal.sync()), "{operation:?}");
+        assert!(
+            is_poisoned(opened.journal.append(b"", &[])),
+            "{operation:?}"
+        );
+        assert!(is_poisoned(opened.journal.rotate()), "{operation:?}");
+        opened.journal.make_readable();
+        assert_eq!(read_all(&opened.reader, 0).expect("read")[0], first);
+        assert!(is_poisoned(opened.journal.close()), "{operation:?}");
+        drop((opened.reader, opened.checkpoints, opened.replay));
+        let mut opened = start(dir.path());
+        assert!(!opened.clean);
+        assert_eq!(&replayed(&mut opened)[0].notes[..], b"kept");
+        opened
+            .journal
+            .append(b"more", &[filled(1, 9, 9, 1, 1)])
+            .expect("append");
+        opened.journal.sync().expect("sync");
+    };
+    check(Operation::Write, "journal", false);
+    check(Operation::Sync, "journal", false);
+    for operation in [
+        Operation::Create,
+        Operation::Allocate,
+        Operation::Sync,
+        Operation::Rename,
+        Operation::SyncDir,
+        Operation::Write,
+    ] {
+        check(operation, "journal", true);
+    }
+}
+
+#[test]
+fn a_block_of_a_failed_sync_is_never_readable() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    opened
+        .journal
+        .append(b"", &[filled(1, 1, 1, 1, 10)])
+        .expect("append");
+    fs.fail(Operation::Sync, "journal");
+    opened.journal.sync().expect_err("injected");
+    opened.journal.make_readable();
+    assert_eq!(read_all(&opened.reader, 0).expect("read"), []);
+}
+
+#[test]
+fn a_failed_generation_leaves_the_journal_and_the_next_attempt_works() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    let block = filled(1, 1, 1, 5, 100);
+    opened
+        .journal
+        .append(b"", std::slice::from_ref(&block))
+        .expect("append");
+    let mark = opened.journal.rotate().expect("rotate");
+    let faults = [
+        (Operation::Sync, "part-0000"),
+        (Operation::Sync, "state"),
+        (Operation::SyncDir, "part-0000"),
+        (Operation::SyncDir, "generations"),
+        (Operation::Create, "about"),
+        (Operation::Sync, "about"),
+    ];
+    for (operation, path) in faults {
+        fs.fail(operation, path);
+        let blocks = std::iter::once(Ok(block.clone()));
+        let failed = opened
+            .checkpoints
+            .write_generation(mark, blocks, std::iter::empty());
+        assert!(
+            matches!(failed, Err(CheckpointError::Io { .. })),
+            "{operation:?} {path}: {failed:?}"
+        );
+        fs.heal();
+        let left = std::fs::read_dir(dir.path().join("generations"))
+            .expect("folder")
+            .count();
+        assert_eq!(left, 0, "{operation:?} {path}");
+        assert_eq!(journal_files(dir.path()).len(), 2);
+    }
+    checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
+    assert_eq!(read_all(&opened.reader, 0).expect("read"), [block]);
+    assert_eq!(journal_files(dir.path()).len(), 1);
+}
+
+#[test]
+fn after_a_failed_manifest_there_are_no_more_checkpoints_and_nothing_is_lost() {
+    let check = |operation: Operation| {
+        let dir = folder();
+        let (mut opened, fs) = start_faulty(dir.path());
+        let block = filled(1, 1, 1, 5, 100);
+        opened
+            .journal
+            .append(b"", std::slice::from_ref(&block))
+            .expect("append");
+        let mark = opened.journal.rotate().expect("rotate");
+        fs.fail(
+            operation,
+            match operation {
+                // The folder of the manifest is the store's own.
+                Operation::SyncDir => dir_name(dir.path()),
+                _ => "manifest",
+            },
+        );
+        let write = |opened: &mut Opened| {
+            let blocks = std::iter::once(Ok(block.clone()));
+            opened
+                .checkpoints
+                .write_generation(mark, blocks, std::iter::empty())
+        };
+        let failed = write(&mut opened);
+        fs.heal();
+        assert!(
+            matches!(failed, Err(CheckpointError::Poisoned(_))),
+            "{operation:?}: {failed:?}"
+        );
+        assert!(matches!(
+            write(&mut opened),
+            Err(CheckpointError::Poisoned(_))
+        ));
+        assert_eq!(journal_files(dir.path()).len(), 2, "{operation:?}");
+        opened
+            .journal
+            .append(b"", &[filled(1, 6, 6, 1, 1)])
+            .expect("the journal goes on");
+        opened.journal.sync().expect("the journal goes on");
+        drop(opened);
+        let opened = start(dir.path());
+        assert_eq!(
+            read_all(&opened.reader, 0).expect("read").len(),
+            2,
+            "{operation:?}"
+        );
+    };
+    for operation in [
+        Operation::Create,
+        Operation::Write,
+        Operation::Sync,
+        Operation::Rename,
+    ] {
+        check(operation);
+    }
+    check(Operation::SyncDir);
+}
+
+fn dir_name(dir: &Path) -> &'static str {
+    let name = dir.file_name().expect("named").to_string_lossy();
+    Box::leak(format!("={name}").into_boxed_str())
+}
+
+#[test]
+fn a_journal_file_that_cannot_be_removed_goes_with_the_next_release() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    let mut release = |position: u64, failing: bool| {
+        opened
+            .journal
+            .append(b"", &[filled(1, position, position, 1, 100)])
+            .expect("append");
+        let mark = opened.journal.rotate().expect("rotate");
+        match failing {
+            true => fs.fail(Operation::Remove, ".log"),
+            false => fs.heal(),
+        }
+        checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
+        journal_files(dir.path()).len()
+    };
+    assert_eq!(release(1, true), 2);
+    assert_eq!(release(2, true), 3);
+    assert_eq!(release(3, false), 1);
+}
+
+#[test]
+fn a_mark_beyond_the_journal_or_before_the_last_is_refused() {
+    let dir = folder();
+    let (mut opened, _) = start_faulty(dir.path());
+    let mut write = |mark: u64| {
+        let none = std::iter::empty();
+        opened
+            .checkpoints
+            .write_generation(CommitNumber(mark), none, std::iter::empty())
+    };
+    assert!(matches!(write(2), Err(CheckpointError::Mark { .. })));
+    assert!(write(1).is_ok());
+    assert!(matches!(write(0), Err(CheckpointError::Mark { .. })));
+    let blocks = [filled(1, 5, 1, 2, 1), filled(1, 6, 2, 1, 1)];
+    let blocks = blocks.into_iter().map(Ok);
+    let refused = opened
+        .checkpoints
+        .write_generation(CommitNumber(1), blocks, std::iter::empty());
+    assert!(
+        matches!(refused, Err(CheckpointError::Order(Position(6)))),
+        "{refused:?}"
+    );
+}

@@ -1,0 +1,117 @@
+//! Helpers: blocks with recognisable content, and a store in a folder of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use crate::domain::{Block, BlockBuilder, CommitNumber, Millis, Position, Sequence, TopicId};
+use crate::store::{
+    Group, OpenError, Opened, ReadError, RealFileSystem, StoreOptions, StoreReader, open,
+};
+
+pub(super) fn block(topic: u64, position: u64, sequence: u64, events: &[Vec<u8>]) -> Block {
+    let mut builder = BlockBuilder::default();
+    events.iter().for_each(|event| builder.push(event));
+    builder.finish(
+        TopicId(topic),
+        Position(position),
+        Sequence(sequence),
+        Millis(position),
+    )
+}
+
+/// A block of `count` events of `bytes` bytes, all told apart by topic and position.
+pub(super) fn filled(topic: u64, position: u64, sequence: u64, count: u64, bytes: usize) -> Block {
+    let event = |index: u64| {
+        let mut event = format!("{topic}/{}:", position + index).into_bytes();
+        let filler = (position + index).wrapping_mul(0x9e37_79b9);
+        event.extend((0..bytes as u64).map(|at| (filler.wrapping_add(at * at) >> 3) as u8));
+        event
+    };
+    block(
+        topic,
+        position,
+        sequence,
+        &(0..count).map(event).collect::<Vec<_>>(),
+    )
+}
+
+pub(super) fn small_options() -> StoreOptions {
+    StoreOptions {
+        journal_file_bytes: 16 * 1024,
+        generation_part_bytes: 256 * 1024,
+        ..StoreOptions::default()
+    }
+}
+
+pub(super) fn accepting() -> StoreOptions {
+    StoreOptions {
+        accept_loss: true,
+        ..small_options()
+    }
+}
+
+pub(super) fn try_start(dir: &Path, options: StoreOptions) -> Result<Opened, OpenError> {
+    open(dir, options, Arc::new(RealFileSystem))
+}
+
+pub(super) fn start(dir: &Path) -> Opened {
+    try_start(dir, small_options()).expect("store opens")
+}
+
+/// A folder in memory where there is such a thing: these tests open thousands of stores, and what a sync is
+/// worth is tested by simulation, not by waiting for a disk.
+pub(super) fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("temporary folder")
+}
+
+pub(super) fn replayed(opened: &mut Opened) -> Vec<Group> {
+    opened
+        .replay
+        .by_ref()
+        .collect::<Result<_, _>>()
+        .expect("sound journal")
+}
+
+/// Every block from `from` on, through the reader.
+pub(super) fn read_all(reader: &StoreReader, from: u64) -> Result<Vec<Block>, ReadError> {
+    let mut blocks = Vec::new();
+    let mut from = Position(from);
+    while let Some(block) = reader.next_block(from)? {
+        from = block.last_position().next();
+        blocks.push((*block).clone());
+    }
+    Ok(blocks)
+}
+
+/// Moves what a mark at `mark` releases into a generation, each block as `keep` makes it.
+pub(super) fn checkpoint(
+    opened: &mut Opened,
+    mark: CommitNumber,
+    keep: impl Fn(&Block) -> Option<Block>,
+    state: &[(Bytes, Bytes)],
+) {
+    let metas = opened.checkpoints.journal_blocks(mark);
+    let reader = opened.reader.clone();
+    let blocks = metas.into_iter().filter_map(|meta| {
+        let block = reader
+            .block_at(meta.first_position)
+            .map(|block| block.expect("in the journal"));
+        block.map(|block| keep(&block)).transpose()
+    });
+    opened
+        .checkpoints
+        .write_generation(mark, blocks, state.iter().cloned())
+        .expect("generation written");
+}
+
+pub(super) fn journal_files(dir: &Path) -> Vec<PathBuf> {
+    let listed = std::fs::read_dir(dir.join("journal")).expect("journal folder");
+    let mut files: Vec<_> = listed.map(|entry| entry.expect("entry").path()).collect();
+    files.sort();
+    files
+}

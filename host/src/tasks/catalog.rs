@@ -1,0 +1,238 @@
+//! What exists: topics, subscriptions, plugins. The committer owns the master copy and is the only one that
+//! changes it; everybody else reads a shared copy to which the same changes are applied once they are durable.
+//! A catalog changes only through [`Change`], so replaying the journal rebuilds it exactly.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    Digest, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
+    TopicSpec,
+};
+
+/// A change of the catalog, as the journal keeps it. Applying one twice is the same as applying it once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Change {
+    /// A topic was created, by request or by a first publish.
+    CreateTopic {
+        /// Its id.
+        id: TopicId,
+        /// As JSON: specifications grow fields, and JSON lets old journals be read by newer brokers.
+        spec: Json<TopicSpec>,
+    },
+    /// A topic was deleted.
+    DeleteTopic(TopicId),
+    /// A subscription or route was created.
+    CreateSubscription {
+        /// Its id.
+        id: SubscriptionId,
+        /// How it was asked for.
+        spec: Json<SubscriptionSpec>,
+        /// First position it may match.
+        start: Position,
+    },
+    /// A subscription or route was deleted.
+    DeleteSubscription(SubscriptionId),
+    /// A plugin was uploaded.
+    AddPlugin(Json<PluginInfo>),
+    /// A version of a plugin was deleted.
+    DeletePlugin {
+        /// Its name.
+        name: String,
+        /// Which version.
+        version: u32,
+    },
+}
+
+/// A value kept as JSON text inside the journal's compact notes.
+#[derive(Clone, Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> Serialize for Json<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = serde_json::to_string(&self.0).map_err(serde::ser::Error::custom)?;
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for Json<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text)
+            .map(Json)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// A topic. Shared between the master and the shared catalog; the sequence is written by the committer only.
+#[derive(Debug)]
+pub(super) struct Topic {
+    pub(super) id: TopicId,
+    pub(super) spec: TopicSpec,
+    next_sequence: AtomicU64,
+}
+
+impl Topic {
+    pub(super) fn new(id: TopicId, spec: TopicSpec, next_sequence: Sequence) -> Self {
+        Self { id, spec, next_sequence: AtomicU64::new(next_sequence.0) }
+    }
+
+    pub(super) fn next_sequence(&self) -> Sequence {
+        Sequence(self.next_sequence.load(Ordering::Acquire))
+    }
+
+    /// Called by the committer, and by recovery before it runs.
+    pub(super) fn advance_to(&self, next: Sequence) {
+        self.next_sequence.fetch_max(next.0, Ordering::AcqRel);
+    }
+}
+
+/// Everything that exists at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Catalog {
+    pub(super) topics: BTreeMap<TopicName, Arc<Topic>>,
+    pub(super) topics_by_id: HashMap<TopicId, Arc<Topic>>,
+    pub(super) subscriptions: BTreeMap<SubscriptionId, (Arc<SubscriptionSpec>, Position)>,
+    pub(super) plugins: BTreeMap<(String, u32), PluginInfo>,
+    /// Highest ids ever given, so that none is given twice.
+    pub(super) last_topic: TopicId,
+    pub(super) last_subscription: SubscriptionId,
+}
+
+impl Catalog {
+    /// Makes the change. Replay applies changes that a checkpoint already holds, hence nothing here fails.
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::CreateTopic { id, spec } => {
+                self.last_topic = self.last_topic.max(*id);
+                if !self.topics_by_id.contains_key(id) {
+                    self.insert_topic(Arc::new(Topic::new(*id, spec.0.clone(), Sequence(1))));
+                }
+            }
+            Change::DeleteTopic(id) => {
+                if let Some(topic) = self.topics_by_id.remove(id) {
+                    self.topics.remove(&topic.spec.name);
+                }
+            }
+            Change::CreateSubscription { id, spec, start } => {
+                self.last_subscription = self.last_subscription.max(*id);
+                self.subscriptions
+                    .entry(*id)
+                    .or_insert_with(|| (Arc::new(spec.0.clone()), *start));
+            }
+            Change::DeleteSubscription(id) => {
+                self.subscriptions.remove(id);
+            }
+            Change::AddPlugin(plugin) => {
+                let plugin = &plugin.0;
+                self.plugins
+                    .insert((plugin.name.clone(), plugin.version), plugin.clone());
+            }
+            Change::DeletePlugin { name, version } => {
+                self.plugins.remove(&(name.clone(), *version));
+            }
+        }
+    }
+
+    pub(super) fn insert_topic(&mut self, topic: Arc<Topic>) {
+        self.last_topic = self.last_topic.max(topic.id);
+        self.topics.insert(topic.spec.name.clone(), topic.clone());
+        self.topics_by_id.insert(topic.id, topic);
+    }
+
+    pub(super) fn next_topic_id(&self) -> TopicId {
+        TopicId(self.last_topic.0 + 1)
+    }
+
+    pub(super) fn next_subscription_id(&self) -> SubscriptionId {
+        SubscriptionId(self.last_subscription.0 + 1)
+    }
+
+    /// The plugin a user means by `event-pattern`, `scrub@3` or a digest.
+    pub(super) fn find_plugin(&self, wanted: &str) -> Option<&PluginInfo> {
+        if let Ok(digest) = wanted.parse::<Digest>() {
+            return self.plugins.values().find(|plugin| plugin.digest == digest);
+        }
+        let (name, version) = split_version(wanted);
+        match version {
+            Some(version) => self.plugins.get(&(name.to_owned(), version)),
+            None => self
+                .plugins
+                .range((name.to_owned(), 0)..=(name.to_owned(), u32::MAX))
+                .next_back()
+                .map(|(_, plugin)| plugin),
+        }
+    }
+}
+
+/// `scrub@3` as name and version.
+pub(super) fn split_version(text: &str) -> (&str, Option<u32>) {
+    match text.rsplit_once('@') {
+        Some((name, version)) => match version.parse() {
+            Ok(version) => (name, Some(version)),
+            Err(_) => (text, None),
+        },
+        None => (text, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Durability, Millis, PluginWorld};
+
+    fn plugin(name: &str, version: u32) -> Change {
+        Change::AddPlugin(Json(PluginInfo {
+            name: name.into(),
+            version,
+            digest: Digest([version as u8; 32]),
+            world: PluginWorld::Filter,
+            bytes: 1,
+            uploaded: Millis(0),
+            bundled: false,
+        }))
+    }
+
+    #[test]
+    fn a_name_means_the_newest_version() {
+        let mut catalog = Catalog::default();
+        for change in [plugin("a", 1), plugin("a", 2), plugin("ab", 7)] {
+            catalog.apply(&change);
+        }
+        let found = |wanted: &str| catalog.find_plugin(wanted).map(|plugin| plugin.version);
+        assert_eq!(found("a"), Some(2));
+        assert_eq!(found("a@1"), Some(1));
+        assert_eq!(found("a@9"), None);
+        assert_eq!(found(&Digest([7; 32]).to_string()), Some(7));
+    }
+
+    #[test]
+    fn a_topic_id_is_never_reused_and_changes_may_repeat() {
+        let mut catalog = Catalog::default();
+        let create = Change::CreateTopic {
+            id: catalog.next_topic_id(),
+            spec: Json(TopicSpec {
+                name: "orders".parse().expect("valid name"),
+                durability: Durability::Sync,
+            }),
+        };
+        catalog.apply(&create);
+        catalog.topics_by_id[&TopicId(1)].advance_to(Sequence(5));
+        catalog.apply(&create);
+        assert_eq!(catalog.topics_by_id[&TopicId(1)].next_sequence(), Sequence(5));
+        catalog.apply(&Change::DeleteTopic(TopicId(1)));
+        assert_eq!(catalog.next_topic_id(), TopicId(2));
+    }
+
+    #[test]
+    fn changes_survive_their_journal_form() {
+        let bytes = postcard::to_stdvec(&plugin("a", 1)).expect("serializable");
+        let Change::AddPlugin(Json(read)) = postcard::from_bytes(&bytes).expect("readable") else {
+            panic!("another change came back");
+        };
+        assert_eq!(read.name, "a");
+    }
+}

@@ -1,0 +1,239 @@
+//! The checkpointer and the reclaimer: one thread. Before the journal drops a file, what in it is still
+//! undelivered to somebody goes into a sealed generation together with the broker's state; a generation that
+//! nobody needs any more is deleted whole. Neither ever holds the committer up: it is asked once for a mark.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roaring::RoaringTreemap;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::hub::{Cell, Hub, chain};
+use super::inbox::{Control, Inbox, Mark};
+use super::metrics::Metrics;
+use super::{BrokerError, state};
+use crate::domain::{Block, Position, TopicId, TopicName};
+use crate::store::{BlockMeta, CheckpointError, Checkpoints, ReadError, StoreReader};
+
+/// How often generations are looked at while there are any.
+const RECLAIM_EVERY: Duration = Duration::from_millis(500);
+/// The store keeps this many generations for their state, whatever becomes of their events.
+const STATES_KEPT: usize = 2;
+/// How long a failed checkpoint waits before the next try.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub(super) struct Checkpointer {
+    pub(super) checkpoints: Checkpoints,
+    pub(super) reader: StoreReader,
+    pub(super) hub: Arc<Hub>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) due: Arc<Notify>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) runtime: Handle,
+}
+
+/// Why a checkpoint was not made.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("the committer gave no mark")]
+    Mark(#[source] BrokerError),
+    #[error("the generation was not written")]
+    Write(#[source] CheckpointError),
+    #[error("the broker is stopping")]
+    Stopping,
+}
+
+impl Checkpointer {
+    /// Runs until shutdown. A checkpoint under way then is finished or given up, never half named.
+    pub(super) fn run(mut self) {
+        loop {
+            let due = self.runtime.block_on(async {
+                tokio::select! {
+                    () = self.shutdown.cancelled() => None,
+                    () = self.due.notified() => Some(true),
+                    () = tokio::time::sleep(RECLAIM_EVERY) => Some(false),
+                }
+            });
+            match due {
+                None => return,
+                Some(true) => self.checkpoint_or_retry(),
+                Some(false) => {}
+            }
+            self.reclaim();
+        }
+    }
+
+    fn checkpoint_or_retry(&mut self) {
+        match self.checkpoint() {
+            // Publishers may have been waiting for the room.
+            Ok(()) => self.inbox.wake(),
+            Err(Failed::Stopping | Failed::Mark(BrokerError::ShuttingDown)) => {}
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "a checkpoint failed; the journal keeps everything and it is tried again");
+                let shutdown = self.shutdown.clone();
+                self.runtime.block_on(async {
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep(RETRY_AFTER) => {}
+                    }
+                });
+                self.due.notify_one();
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Failed> {
+        let inbox = self.inbox.clone();
+        let mark = self.runtime.block_on(inbox.ask(Control::Mark)).map_err(Failed::Mark)?;
+        self.wait_for_router(mark.end)?;
+        let blocks = self.checkpoints.journal_blocks(mark.group);
+        let (needed, pairs) = self.survey(&mark, &blocks);
+        let reader = self.reader.clone();
+        let kept = blocks.iter().filter_map(|meta| needed.keep(&reader, meta).transpose());
+        let info = self
+            .checkpoints
+            .write_generation(mark.group, kept, pairs.into_iter())
+            .map_err(Failed::Write)?;
+        self.metrics.checkpointed();
+        tracing::debug!(generation = %info.id, events = info.events, bytes = info.bytes, "checkpoint");
+        Ok(())
+    }
+
+    // What the router has not seen would look unwanted.
+    fn wait_for_router(&self, end: Position) -> Result<(), Failed> {
+        let mut routed = self.hub.routed_through();
+        self.runtime.block_on(async {
+            tokio::select! {
+                () = self.shutdown.cancelled() => Err(Failed::Stopping),
+                reached = routed.wait_for(|through| *through >= end) => {
+                    reached.map(|_| ()).map_err(|_| Failed::Stopping)
+                }
+            }
+        })
+    }
+
+    // The state of all subscriptions, and which events of `blocks` some of them still need. Each is looked at once, under its
+    // lock, so that what its snapshot says is pending is what is kept for it.
+    fn survey(&self, mark: &Mark, blocks: &[BlockMeta]) -> (Needed, Vec<(bytes::Bytes, bytes::Bytes)>) {
+        let routed_through = self.hub.settle();
+        let names: HashMap<TopicId, TopicName> = mark
+            .catalog
+            .topics_by_id
+            .iter()
+            .map(|(id, topic)| (*id, topic.spec.name.clone()))
+            .collect();
+        let mut needed = Needed::default();
+        let mut snapshots = Vec::new();
+        let bounds = blocks.first().zip(blocks.last());
+        let bounds = bounds.map(|(first, last)| (first.first_position, last.last_position));
+        for cell in self.hub.all() {
+            let (snapshot, evaluated) = {
+                let state = cell.lock();
+                if let Some((first, last)) = bounds {
+                    needed.pending |= state.needed(first, last);
+                }
+                (state.snapshot(), state.evaluated_through())
+            };
+            if mark.catalog.subscriptions.contains_key(&cell.id) {
+                snapshots.push((cell.id, snapshot));
+            }
+            needed.add_unevaluated(&cell, evaluated, blocks, &names);
+        }
+        let pairs = state::encode(
+            &mark.catalog,
+            mark.end,
+            routed_through,
+            mark.producers.clone(),
+            snapshots,
+        );
+        (needed, pairs)
+    }
+
+    fn reclaim(&mut self) {
+        let generations = self.checkpoints.generations();
+        if generations.is_empty() {
+            return;
+        }
+        // A subscription that nothing was for lately has not been told how far the router is.
+        self.hub.settle();
+        let cells = self.hub.all();
+        let newest = generations.len().saturating_sub(STATES_KEPT);
+        for (index, generation) in generations.iter().enumerate() {
+            let events = generation.first_position.zip(generation.last_position);
+            if events.is_some_and(|(first, last)| {
+                cells.iter().any(|cell| cell.lock().needs(first..=last))
+            }) {
+                continue;
+            }
+            if index >= newest {
+                // It is kept for its state. A newer state, without these events, lets them go.
+                if events.is_some() {
+                    self.due.notify_one();
+                }
+                continue;
+            }
+            if let Err(error) = self.checkpoints.delete_generation(generation.id) {
+                tracing::warn!(generation = %generation.id, error = %chain(&error), "a generation that nobody needs could not be deleted; it is tried again");
+            }
+        }
+    }
+}
+
+/// Which events have to outlive the journal.
+#[derive(Default)]
+struct Needed {
+    pending: RoaringTreemap,
+    /// By topic: somebody has not looked at events after this position yet.
+    unevaluated_after: HashMap<TopicId, Position>,
+}
+
+impl Needed {
+    fn add_unevaluated(
+        &mut self,
+        cell: &Cell,
+        evaluated: Position,
+        blocks: &[BlockMeta],
+        names: &HashMap<TopicId, TopicName>,
+    ) {
+        let Some(last) = blocks.last() else { return };
+        if evaluated >= last.last_position {
+            return;
+        }
+        for (id, name) in names {
+            if cell.selects(name) {
+                let after = self.unevaluated_after.entry(*id).or_insert(evaluated);
+                *after = evaluated.min(*after);
+            }
+        }
+    }
+
+    // The block with only what is needed of it; nothing is read of a block that is not needed.
+    fn keep(&self, reader: &StoreReader, meta: &BlockMeta) -> Result<Option<Block>, ReadError> {
+        let after = self.unevaluated_after.get(&meta.topic).copied();
+        let late = after.is_some_and(|after| after < meta.last_position);
+        let pending = self
+            .pending
+            .range_cardinality(meta.first_position.0..=meta.last_position.0);
+        if !late && pending == 0 {
+            return Ok(None);
+        }
+        let Some(block) = reader.block_at(meta.first_position)? else {
+            return Ok(None);
+        };
+        if pending == u64::from(meta.count) {
+            return Ok(Some((*block).clone()));
+        }
+        let keep = |position: Position| {
+            self.pending.contains(position.0) || after.is_some_and(|after| position > after)
+        };
+        block.thinned(keep).map_err(|error| ReadError::Damaged {
+            path: PathBuf::from("journal"),
+            what: format!("{error}, block at position {}", meta.first_position),
+        })
+    }
+}

@@ -1,0 +1,686 @@
+//! The committer: one thread, the only writer of the journal, the catalog and the sequences. It takes what
+//! waits in the inbox as one group, writes it, makes it durable with one sync for everybody in it, and only
+//! then tells anybody. It never waits for whoever reads what it wrote. A failed write or sync ends writing for
+//! good: everything after it is refused, reading goes on.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::catalog::{Catalog, Change, Json, Topic};
+use super::hub::{Cell, Hub, chain};
+use super::inbox::{Control, Inbox, Mark, Outputs, PublishItem, Taken};
+use super::log::Log;
+use super::metrics::Metrics;
+use super::note::{self, Note};
+use super::producers::Sessions;
+use super::{BrokerError, PublishOutcome, PublishReply};
+use crate::broker::{SubscriptionState, Verdict};
+use crate::domain::{
+    Block, BlockBuilder, Durability, Millis, PluginInfo, Position, Sequence, StartAt,
+    SubscriptionId, SubscriptionSpec, TopicId, TopicName, TopicSpec,
+};
+use crate::store::{JournalWriter, WriteError};
+
+/// A group takes no further batch once its events are this long: about what one sync moves at full speed.
+const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long acks that nobody asked to confirm wait for a group to join.
+const ACK_DELAY: Duration = Duration::from_millis(50);
+/// After an unclean start, topics with `interval` durability skip this many sequences, and the broker as many
+/// positions, so that a number that was handed out and lost is never handed out again.
+pub(super) const UNSYNCED_EVENTS_CEILING: u64 = 1 << 20;
+
+/// What the committer is made with.
+pub(super) struct CommitterParts {
+    pub(super) journal: JournalWriter,
+    pub(super) catalog: Catalog,
+    pub(super) shared: Arc<RwLock<Catalog>>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) log: Log,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Cells that were created: lanes, routes and catch-ups start elsewhere. Bounded by the number of subscriptions.
+    pub(super) created: mpsc::UnboundedSender<Arc<Cell>>,
+    pub(super) checkpoint_due: Arc<tokio::sync::Notify>,
+    /// Why writing ended, for health.
+    pub(super) fault: Arc<std::sync::OnceLock<String>>,
+    pub(super) next_position: Position,
+    pub(super) settings: CommitterSettings,
+}
+
+/// What the configuration says to the committer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CommitterSettings {
+    /// A publish to a topic that does not exist creates it.
+    pub(super) auto_create: bool,
+    /// Longest time that something written stays unsynced.
+    pub(super) interval: Duration,
+    /// Journal bytes at which a checkpoint is due.
+    pub(super) checkpoint_bytes: u64,
+    /// Journal blocks at which a checkpoint is due.
+    pub(super) checkpoint_blocks: usize,
+    /// Journal bytes at which even routes wait.
+    pub(super) journal_bytes_max: u64,
+}
+
+pub(super) struct Committer {
+    parts: CommitterParts,
+    unsynced_since: Option<Instant>,
+    unsynced_events: u64,
+    // Outputs that wait for room in the journal, oldest first. Bounded by the inbox's control room.
+    held: VecDeque<Outputs>,
+    // Whether any subscription selects a topic; forgotten when subscriptions change.
+    kept: HashMap<TopicId, bool>,
+    notes: Vec<u8>,
+}
+
+/// What is about to be written.
+#[derive(Default)]
+struct Group {
+    time: Millis,
+    notes: Vec<Note>,
+    changes: Vec<Change>,
+    topics: HashMap<TopicId, OpenTopic>,
+    blocks: Vec<Block>,
+    next_position: Position,
+    needs_sync: bool,
+    replies: Vec<(mpsc::UnboundedSender<PublishReply>, PublishReply)>,
+    outputs: Vec<Outputs>,
+    answers: Vec<Box<dyn FnOnce(Result<(), BrokerError>) + Send>>,
+    events: u64,
+    bytes: u64,
+}
+
+struct OpenTopic {
+    topic: Arc<Topic>,
+    builder: BlockBuilder,
+    first_sequence: Sequence,
+    next_sequence: Sequence,
+}
+
+impl Committer {
+    pub(super) fn new(parts: CommitterParts) -> Self {
+        Self {
+            parts,
+            unsynced_since: None,
+            unsynced_events: 0,
+            held: VecDeque::new(),
+            kept: HashMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Runs until the inbox is closed, then closes the journal.
+    pub(super) fn run(mut self) {
+        let inbox = self.parts.inbox.clone();
+        loop {
+            let taken = inbox.take(
+                !self.parts.journal.is_full(),
+                GROUP_BYTES_MAX,
+                ACK_DELAY,
+                self.unsynced_since.map(|since| since + self.parts.settings.interval),
+            );
+            let closing = taken.closing;
+            if let Err(error) = self.commit(taken) {
+                let why = chain(&error);
+                tracing::error!(error = %why, "the store failed; no more writes are taken");
+                let _ = self.parts.fault.set(why.clone());
+                refuse_everything(&inbox, &why, &mut self.held);
+                return;
+            }
+            if closing {
+                break;
+            }
+        }
+        for item in std::mem::take(&mut self.held) {
+            let _ = item.done.send(Err(BrokerError::ShuttingDown));
+        }
+        refuse(inbox.drain(), &BrokerError::ShuttingDown);
+        if let Err(error) = self.parts.journal.close() {
+            tracing::error!(error = %chain(&error), "the journal could not be closed cleanly");
+        }
+    }
+
+    fn commit(&mut self, taken: Taken) -> Result<(), WriteError> {
+        let mut marks = Vec::new();
+        let mut group = Group {
+            time: self.parts.hub.clock.now(),
+            next_position: self.parts.next_position,
+            ..Group::default()
+        };
+        self.release_held(&mut group);
+        for control in taken.control {
+            match control {
+                Control::Mark(reply) => marks.push(reply),
+                control => self.control(control, &mut group),
+            }
+        }
+        for item in taken.publish {
+            self.publish(item, &mut group);
+        }
+        for (subscription, ranges) in self.parts.hub.take_acks() {
+            let ranges = note::pack(ranges);
+            group.notes.push(Note::Acks { subscription, ranges });
+        }
+        group.finish_blocks();
+        let written = self.write(&group);
+        match written {
+            Ok(()) => self.publish_group(group),
+            Err(error) => {
+                group.fail(&BrokerError::StoreUnavailable(chain(&error)));
+                return Err(error);
+            }
+        }
+        for reply in marks {
+            let mark = self.mark()?;
+            let _ = reply.send(Ok(mark));
+        }
+        self.request_checkpoint();
+        Ok(())
+    }
+
+    // Writes and syncs as far as somebody in the group, or the interval, asks for it.
+    fn write(&mut self, group: &Group) -> Result<(), WriteError> {
+        let journal = &mut self.parts.journal;
+        if !group.is_empty() {
+            self.notes.clear();
+            note::encode(&group.notes, &mut self.notes);
+            journal.append(&self.notes, &group.blocks)?;
+            self.unsynced_events += group.events;
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        let interval_over = self
+            .unsynced_since
+            .is_some_and(|since| since.elapsed() >= self.parts.settings.interval);
+        let ceiling_near = self.unsynced_events >= UNSYNCED_EVENTS_CEILING / 2;
+        if self.unsynced_since.is_some() && (group.needs_sync || interval_over || ceiling_near) {
+            let started = Instant::now();
+            journal.sync()?;
+            self.parts.metrics.synced(started.elapsed());
+            self.unsynced_since = None;
+            self.unsynced_events = 0;
+        }
+        if !group.is_empty() {
+            self.parts.metrics.committed(group.events, group.bytes);
+        }
+        Ok(())
+    }
+
+    // The group is as durable as it has to be: let everybody see it.
+    fn publish_group(&mut self, mut group: Group) {
+        self.parts.next_position = group.next_position;
+        for open in group.topics.values() {
+            open.topic.advance_to(open.next_sequence);
+        }
+        self.apply_changes(&group.changes);
+        for outputs in group.outputs.drain(..) {
+            if let Some(cell) = self.parts.hub.by_id(outputs.subscription) {
+                cell.lock().ack(None, &outputs.acks, &mut Vec::new());
+            }
+            let _ = outputs.done.send(Ok(()));
+        }
+        if !group.blocks.is_empty() {
+            self.parts.journal.make_readable();
+            self.parts.log.append(std::mem::take(&mut group.blocks), group.next_position);
+        }
+        for (replies, reply) in group.replies {
+            // The stream may be gone; the events are there all the same.
+            let _ = replies.send(reply);
+        }
+        for answer in group.answers {
+            answer(Ok(()));
+        }
+    }
+
+    fn apply_changes(&mut self, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
+        {
+            let mut shared = self.parts.shared.write().unwrap_or_else(PoisonError::into_inner);
+            // The topic itself is shared with the master, so that one sequence counter serves both.
+            for change in changes {
+                match change {
+                    Change::CreateTopic { id, .. } => {
+                        if let Some(topic) = self.parts.catalog.topics_by_id.get(id) {
+                            shared.insert_topic(topic.clone());
+                        }
+                    }
+                    change => shared.apply(change),
+                }
+            }
+        }
+        for change in changes {
+            match change {
+                Change::CreateSubscription { id, spec, start } => {
+                    let spec = Arc::new(spec.0.clone());
+                    let state =
+                        SubscriptionState::new(spec.delivery.clone(), *start, spec.filters.len());
+                    let cell = Cell::new(*id, spec, state);
+                    if !cell.is_filtered() {
+                        // One that starts in the past is refused here and catches up on its own.
+                        let _ = self.parts.hub.join_router(&cell, *start);
+                    }
+                    self.parts.hub.insert(cell.clone());
+                    self.kept.clear();
+                    let _ = self.parts.created.send(cell);
+                }
+                Change::DeleteSubscription(id) => {
+                    self.parts.hub.remove(*id);
+                    self.kept.clear();
+                }
+                Change::CreateTopic { .. }
+                | Change::DeleteTopic(_)
+                | Change::AddPlugin(_)
+                | Change::DeletePlugin { .. } => {}
+            }
+        }
+    }
+
+    fn mark(&mut self) -> Result<Mark, WriteError> {
+        let group = self.parts.journal.rotate()?;
+        self.unsynced_since = None;
+        self.unsynced_events = 0;
+        Ok(Mark {
+            group,
+            end: self.parts.next_position,
+            catalog: self.parts.catalog.clone(),
+            producers: self.parts.sessions.producers().snapshot(),
+        })
+    }
+
+    fn request_checkpoint(&self) {
+        let (journal, settings) = (&self.parts.journal, &self.parts.settings);
+        if journal.used_bytes() > settings.checkpoint_bytes
+            || journal.blocks() > settings.checkpoint_blocks
+            || journal.is_full()
+        {
+            self.parts.checkpoint_due.notify_one();
+        }
+    }
+
+    // ── publishes ───────────────────────────────────────────────────────────────────────────────────────
+
+    fn publish(&mut self, item: PublishItem, group: &mut Group) {
+        let result = self.append_batch(&item, group);
+        let reply = PublishReply { correlation: item.correlation, bytes: item.bytes, result };
+        group.replies.push((item.replies, reply));
+    }
+
+    fn append_batch(
+        &mut self,
+        item: &PublishItem,
+        group: &mut Group,
+    ) -> Result<PublishOutcome, BrokerError> {
+        let count = item.events.len() as u32;
+        if let Some(session) = &item.session {
+            if session.is_fenced() {
+                return Err(BrokerError::Fenced);
+            }
+            let verdict = self.parts.sessions.producers().check(
+                session.producer,
+                session.epoch,
+                item.first_number,
+                count,
+            );
+            match verdict {
+                Verdict::Fresh => {}
+                Verdict::Fenced => return Err(BrokerError::Fenced),
+                Verdict::OutOfOrder { committed } => {
+                    return Err(BrokerError::OutOfOrder {
+                        first: item.first_number,
+                        last: item.first_number + u64::from(count) - 1,
+                        committed,
+                    });
+                }
+                Verdict::Duplicate { first_sequence } => {
+                    return Ok(PublishOutcome { first_sequence, count, duplicate: true, unkept: false });
+                }
+            }
+        }
+        let topic = self.topic_for_publish(&item.topic, group)?;
+        let unkept = !self.is_kept(&topic);
+        let first_sequence = group.append(&topic, &item.events);
+        group.needs_sync |= topic.spec.durability == Durability::Sync;
+        if let Some(session) = &item.session {
+            self.parts.sessions.producers().commit(
+                session.producer,
+                session.epoch,
+                item.first_number,
+                count,
+                first_sequence,
+                item.resolved_through,
+            );
+            group.notes.push(Note::Batch {
+                producer: session.producer,
+                epoch: session.epoch,
+                first_number: item.first_number,
+                count,
+                first_sequence,
+                resolved_through: item.resolved_through,
+            });
+        }
+        Ok(PublishOutcome { first_sequence, count, duplicate: false, unkept })
+    }
+
+    fn topic_for_publish(
+        &mut self,
+        name: &TopicName,
+        group: &mut Group,
+    ) -> Result<Arc<Topic>, BrokerError> {
+        if let Some(topic) = self.parts.catalog.topics.get(name) {
+            return Ok(topic.clone());
+        }
+        if !self.parts.settings.auto_create {
+            return Err(BrokerError::NoTopic(name.clone()));
+        }
+        Ok(self.create_topic(implicit_topic(name), group))
+    }
+
+    fn is_kept(&mut self, topic: &Topic) -> bool {
+        let hub = &self.parts.hub;
+        *self
+            .kept
+            .entry(topic.id)
+            .or_insert_with(|| !hub.selecting(&topic.spec.name).is_empty())
+    }
+
+    // ── control ─────────────────────────────────────────────────────────────────────────────────────────
+
+    fn control(&mut self, control: Control, group: &mut Group) {
+        match control {
+            Control::CreateTopic(spec, reply) => {
+                let result = if self.parts.catalog.topics.contains_key(&spec.name) {
+                    Err(BrokerError::Exists { kind: "topic", name: spec.name.to_string() })
+                } else {
+                    self.create_topic(spec, group);
+                    Ok(())
+                };
+                group.answer(reply, result);
+            }
+            Control::DeleteTopic(name, reply) => {
+                let result = self.delete_topic(&name, group);
+                group.answer(reply, result);
+            }
+            Control::CreateSubscription(spec, reply) => {
+                let result = self.create_subscription(spec, group);
+                group.answer(reply, result);
+            }
+            Control::DeleteSubscription(id, reply) => {
+                let result = match self.parts.catalog.subscriptions.get(&id) {
+                    Some(_) => {
+                        self.change(Change::DeleteSubscription(id), group);
+                        Ok(())
+                    }
+                    None => Err(BrokerError::NoSubscription(id.to_string())),
+                };
+                group.answer(reply, result);
+            }
+            Control::AddPlugin(plugin, reply) => {
+                let plugin = self.add_plugin(plugin, group);
+                group.answer(reply, Ok(plugin));
+            }
+            Control::DeletePlugin(versions, reply) => {
+                let result = self.delete_plugins(versions, group);
+                group.answer(reply, result);
+            }
+            Control::Outputs(outputs) => {
+                if self.parts.journal.used_bytes() >= self.parts.settings.journal_bytes_max {
+                    self.held.push_back(outputs);
+                } else {
+                    self.append_outputs(outputs, group);
+                }
+            }
+            Control::ConfirmAcks(reply) => {
+                group.needs_sync = true;
+                group.answer(reply, Ok(()));
+            }
+            // Taken out before: a mark stands between groups.
+            Control::Mark(reply) => {
+                let _ = reply.send(Err(BrokerError::Internal("a mark inside a group".into())));
+            }
+        }
+    }
+
+    fn create_topic(&mut self, spec: TopicSpec, group: &mut Group) -> Arc<Topic> {
+        let id = self.parts.catalog.next_topic_id();
+        self.change(Change::CreateTopic { id, spec: Json(spec) }, group);
+        self.parts.catalog.topics_by_id[&id].clone()
+    }
+
+    fn delete_topic(&mut self, name: &TopicName, group: &mut Group) -> Result<(), BrokerError> {
+        let Some(topic) = self.parts.catalog.topics.get(name) else {
+            return Err(BrokerError::NoTopic(name.clone()));
+        };
+        let id = topic.id;
+        let mut specs = self.parts.catalog.subscriptions.values().map(|(spec, _)| spec);
+        if let Some(user) = specs.find(|spec| spec.outputs.values().any(|output| output == name)) {
+            return Err(BrokerError::InUse {
+                what: format!("topic `{name}`"),
+                by: user.name.clone(),
+            });
+        }
+        self.change(Change::DeleteTopic(id), group);
+        Ok(())
+    }
+
+    fn create_subscription(
+        &mut self,
+        spec: SubscriptionSpec,
+        group: &mut Group,
+    ) -> Result<SubscriptionId, BrokerError> {
+        let mut specs = self.parts.catalog.subscriptions.values();
+        if let Some((existing, _)) = specs.find(|(existing, _)| existing.name == spec.name) {
+            let kind = if existing.is_route() { "route" } else { "subscription" };
+            return Err(BrokerError::Exists { kind, name: spec.name.to_string() });
+        }
+        let id = self.parts.catalog.next_subscription_id();
+        let start = match spec.start {
+            // Publishes of this group come after its control items.
+            StartAt::New => {
+                group.finish_blocks();
+                group.next_position
+            }
+            StartAt::Earliest => Position(1),
+        };
+        self.change(Change::CreateSubscription { id, spec: Json(spec), start }, group);
+        Ok(id)
+    }
+
+    fn add_plugin(&mut self, mut plugin: PluginInfo, group: &mut Group) -> PluginInfo {
+        let versions = || self.parts.catalog.plugins.values().filter(|other| other.name == plugin.name);
+        if let Some(same) = versions().find(|other| other.digest == plugin.digest) {
+            return same.clone();
+        }
+        plugin.version = versions().map(|other| other.version).max().unwrap_or(0) + 1;
+        self.change(Change::AddPlugin(Json(plugin.clone())), group);
+        plugin
+    }
+
+    fn delete_plugins(
+        &mut self,
+        versions: Vec<(String, u32)>,
+        group: &mut Group,
+    ) -> Result<(), BrokerError> {
+        for key in &versions {
+            let Some(plugin) = self.parts.catalog.plugins.get(key) else { continue };
+            let shown = format!("plugin `{}@{}`", plugin.name, plugin.version);
+            if plugin.bundled {
+                return Err(BrokerError::Invalid(format!("{shown} comes with the broker and stays")));
+            }
+            let digest = Some(plugin.digest);
+            let user = self.parts.catalog.subscriptions.values().find(|(spec, _)| {
+                spec.filters.iter().chain(&spec.transforms).any(|used| used.digest == digest)
+            });
+            if let Some((spec, _)) = user {
+                return Err(BrokerError::InUse { what: shown, by: spec.name.clone() });
+            }
+        }
+        for (name, version) in versions {
+            self.change(Change::DeletePlugin { name, version }, group);
+        }
+        Ok(())
+    }
+
+    // Makes a change in the master catalog and in the group. Others see it once it is durable.
+    fn change(&mut self, change: Change, group: &mut Group) {
+        self.parts.catalog.apply(&change);
+        group.needs_sync = true;
+        group.notes.push(Note::Change(change.clone()));
+        group.changes.push(change);
+    }
+
+    fn release_held(&mut self, group: &mut Group) {
+        while self.parts.journal.used_bytes() < self.parts.settings.journal_bytes_max {
+            let Some(outputs) = self.held.pop_front() else { return };
+            self.append_outputs(outputs, group);
+            // One group must not overshoot the limit by all that is held.
+            if group.bytes > GROUP_BYTES_MAX as u64 {
+                self.parts.inbox.wake();
+                return;
+            }
+        }
+    }
+
+    fn append_outputs(&mut self, outputs: Outputs, group: &mut Group) {
+        // A subscription that was deleted meanwhile has nothing to say any more.
+        if self.parts.catalog.subscriptions.contains_key(&outputs.subscription) {
+            for (name, event) in &outputs.events {
+                let topic = match self.parts.catalog.topics.get(name) {
+                    Some(topic) => topic.clone(),
+                    None => self.create_topic(implicit_topic(name), group),
+                };
+                group.append(&topic, std::slice::from_ref(event));
+            }
+            group.needs_sync = true;
+            group.notes.push(Note::Acks {
+                subscription: outputs.subscription,
+                ranges: note::pack(outputs.acks.iter().cloned()),
+            });
+        }
+        group.outputs.push(outputs);
+    }
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.notes.is_empty() && self.blocks.is_empty()
+    }
+
+    // Appends events to a topic, in order, and returns the sequence of the first.
+    fn append(&mut self, topic: &Arc<Topic>, events: &[Bytes]) -> Sequence {
+        let mut place = self.next_position;
+        let open = self.topics.entry(topic.id).or_insert_with(|| OpenTopic {
+            topic: topic.clone(),
+            builder: BlockBuilder::default(),
+            first_sequence: topic.next_sequence(),
+            next_sequence: topic.next_sequence(),
+        });
+        let first = open.next_sequence;
+        for event in events {
+            if !open.builder.fits(event) {
+                self.blocks.extend(open.close(&mut place, self.time));
+            }
+            open.builder.push(event);
+            open.next_sequence.0 += 1;
+            self.bytes += event.len() as u64;
+        }
+        self.events += events.len() as u64;
+        self.next_position = place;
+        first
+    }
+
+    fn finish_blocks(&mut self) {
+        let mut place = self.next_position;
+        for open in self.topics.values_mut() {
+            self.blocks.extend(open.close(&mut place, self.time));
+        }
+        self.next_position = place;
+    }
+
+    fn answer<T: Send + 'static>(
+        &mut self,
+        reply: oneshot::Sender<Result<T, BrokerError>>,
+        result: Result<T, BrokerError>,
+    ) {
+        self.answers.push(Box::new(move |written| {
+            let _ = reply.send(written.and(result));
+        }));
+    }
+
+    fn fail(self, error: &BrokerError) {
+        for (replies, reply) in self.replies {
+            let _ = replies.send(PublishReply { result: Err(error.clone()), ..reply });
+        }
+        for outputs in self.outputs {
+            let _ = outputs.done.send(Err(error.clone()));
+        }
+        for answer in self.answers {
+            answer(Err(error.clone()));
+        }
+    }
+}
+
+impl OpenTopic {
+    // The block so far, placed at `place`, which moves on; the next one starts empty.
+    fn close(&mut self, place: &mut Position, time: Millis) -> Option<Block> {
+        let builder = std::mem::take(&mut self.builder);
+        let count = builder.count();
+        if count == 0 {
+            return None;
+        }
+        let block = builder.finish(self.topic.id, *place, self.first_sequence, time);
+        place.0 += u64::from(count);
+        self.first_sequence.0 += u64::from(count);
+        Some(block)
+    }
+}
+
+/// A topic that comes into being because something is appended to it.
+fn implicit_topic(name: &TopicName) -> TopicSpec {
+    TopicSpec { name: name.clone(), durability: Durability::Sync }
+}
+
+// After a fault: answers whatever comes, until the inbox is closed.
+fn refuse_everything(inbox: &Inbox, why: &str, held: &mut VecDeque<Outputs>) {
+    let error = BrokerError::StoreUnavailable(why.to_owned());
+    for item in held.drain(..) {
+        let _ = item.done.send(Err(error.clone()));
+    }
+    loop {
+        let taken = inbox.take(true, usize::MAX, ACK_DELAY, None);
+        let closing = taken.closing;
+        refuse((taken.control, taken.publish.into()), &error);
+        if closing {
+            return;
+        }
+    }
+}
+
+fn refuse((control, publish): (VecDeque<Control>, VecDeque<PublishItem>), error: &BrokerError) {
+    for item in control {
+        match item {
+            Control::CreateTopic(_, reply)
+            | Control::DeleteTopic(_, reply)
+            | Control::DeleteSubscription(_, reply)
+            | Control::DeletePlugin(_, reply)
+            | Control::ConfirmAcks(reply) => drop(reply.send(Err(error.clone()))),
+            Control::CreateSubscription(_, reply) => drop(reply.send(Err(error.clone()))),
+            Control::AddPlugin(_, reply) => drop(reply.send(Err(error.clone()))),
+            Control::Mark(reply) => drop(reply.send(Err(error.clone()))),
+            Control::Outputs(outputs) => drop(outputs.done.send(Err(error.clone()))),
+        }
+    }
+    for item in publish {
+        let reply = PublishReply {
+            correlation: item.correlation,
+            bytes: item.bytes,
+            result: Err(error.clone()),
+        };
+        let _ = item.replies.send(reply);
+    }
+}

@@ -1,0 +1,128 @@
+//! Events that a subscription gave up go to its dead-letter topic: one task writes them, each together with the
+//! ack that takes it out of the subscription, in one group. An event that cannot be written stays pending.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::delivery::DeliveryParts;
+use super::hops;
+use super::hub::{Cell, chain, push_range};
+use super::inbox::{Control, Outputs};
+use crate::broker::{GiveUpReason, GivenUp};
+use crate::domain::{Block, Event, EventRef, Header, TopicName};
+
+/// Events of one subscription written in one group.
+const BATCH_MAX: usize = 256;
+
+/// Header that says why an event was given up.
+pub const REASON_HEADER: &str = "tidegate-dead-reason";
+/// Header that names the subscription that gave the event up.
+pub const SUBSCRIPTION_HEADER: &str = "tidegate-dead-subscription";
+/// Header that names the topic the event came from.
+pub const TOPIC_HEADER: &str = "tidegate-dead-topic";
+/// Header with the event's sequence in that topic.
+pub const SEQUENCE_HEADER: &str = "tidegate-dead-sequence";
+/// Header that says how often the event was handed out.
+pub const ATTEMPTS_HEADER: &str = "tidegate-dead-attempts";
+
+/// Writes dead letters until shutdown.
+pub(super) async fn run(
+    parts: Arc<DeliveryParts>,
+    mut cells: mpsc::UnboundedReceiver<Arc<Cell>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let cell = tokio::select! {
+            () = shutdown.cancelled() => return,
+            cell = cells.recv() => match cell {
+                Some(cell) => cell,
+                None => return,
+            },
+        };
+        loop {
+            let given_up = parts.hub.take_given_up(&cell, BATCH_MAX);
+            if given_up.is_empty() || cell.is_deleted() {
+                break;
+            }
+            if !write(&parts, &cell, &given_up).await {
+                for item in given_up {
+                    cell.lock().give_up_failed(item.position);
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => parts.hub.queue_dead_letters(&cell),
+                }
+                break;
+            }
+        }
+    }
+}
+
+async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool {
+    let mut events = Vec::with_capacity(given_up.len());
+    let mut acks = Vec::with_capacity(given_up.len());
+    let mut rising: Vec<&GivenUp> = given_up.iter().collect();
+    rising.sort_by_key(|item| item.position);
+    for item in rising {
+        let block = match parts.log.block_at(item.position).await {
+            Ok(block) => block,
+            Err(error) => {
+                tracing::error!(subscription = %cell.spec.name, position = %item.position, error = %chain(&error), "cannot read an event that was given up; it stays pending");
+                return false;
+            }
+        };
+        if let Some(event) = block.and_then(|block| dead_letter(parts, cell, &block, item)) {
+            tracing::info!(subscription = %cell.spec.name, position = %item.position, topic = %cell.dead_letter, reason = %item.reason, attempts = item.attempts, "event given up");
+            events.push((cell.dead_letter.clone(), event));
+        }
+        push_range(&mut acks, item.position..=item.position);
+    }
+    let count = events.len() as u64;
+    let outputs = |done| Control::Outputs(Outputs { subscription: cell.id, acks, events, done });
+    match parts.inbox.ask(outputs).await {
+        Ok(()) => {
+            parts.metrics.dead_lettered(count);
+            cell.dead_lettered.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+            true
+        }
+        Err(error) => {
+            tracing::warn!(subscription = %cell.spec.name, %error, "dead letters could not be written; they stay pending");
+            false
+        }
+    }
+}
+
+// `None` when the event does not exist any more, or has been round too often.
+fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp) -> Option<Bytes> {
+    let index = u32::try_from(item.position.0.checked_sub(block.first_position.0)?).ok()?;
+    let events = block.events().ok()?;
+    let (_, bytes) = events.iter().find(|(at, _)| *at == index)?;
+    let topic = topic_name(parts, block)?;
+    let hops = EventRef::parse(bytes).map_or(0, |event| hops::of(&event));
+    if hops >= hops::MAX && item.reason != GiveUpReason::HopLimit {
+        tracing::warn!(subscription = %cell.spec.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
+        return None;
+    }
+    let mut event = Event::decode(bytes.clone()).ok()?;
+    let said = [
+        (REASON_HEADER, item.reason.to_string()),
+        (SUBSCRIPTION_HEADER, cell.spec.name.to_string()),
+        (TOPIC_HEADER, topic.to_string()),
+        (SEQUENCE_HEADER, block.sequence(index).to_string()),
+        (ATTEMPTS_HEADER, item.attempts.to_string()),
+    ];
+    event.headers.retain(|header| !said.iter().any(|(name, _)| *name == header.name));
+    event.headers.extend(said.map(|(name, value)| Header { name: name.to_owned(), value }));
+    hops::set(&mut event, hops + 1);
+    Some(event.encode_to_vec().into())
+}
+
+fn topic_name(parts: &DeliveryParts, block: &Block) -> Option<TopicName> {
+    let catalog = parts.catalog.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Some(catalog.topics_by_id.get(&block.topic)?.spec.name.clone())
+}

@@ -1,0 +1,452 @@
+//! From a subscription's state to events in hand: leases positions, reads their blocks, applies transforms. Used
+//! by consumers, whose connection sends the result, and by routes, which append it. Each caller reads for
+//! itself; the state machine is locked only to lease and to answer.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::hub::{Cell, Hub, chain, push_range};
+use super::inbox::{Control, Inbox};
+use super::log::Log;
+use super::metrics::Metrics;
+use super::transform::{Disposition, TransformChain};
+use super::{BrokerError, Catalog};
+use crate::broker::{GiveUpReason, Lease};
+use crate::domain::{Block, ConsumerId, FailurePolicy, Millis, Position, Sequence, TopicName};
+
+/// Events leased at once. More would only lie around while they are read.
+const LEASE_EVENTS_MAX: usize = 512;
+
+/// What reading and answering need of the broker. Shared by all consumers and routes.
+pub(super) struct DeliveryParts {
+    pub(super) hub: Arc<Hub>,
+    pub(super) log: Log,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) catalog: Arc<std::sync::RwLock<Catalog>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) shutdown: tokio_util::sync::CancellationToken,
+}
+
+/// A leased event, read.
+#[derive(Clone, Debug)]
+pub(super) struct Leased {
+    pub(super) topic: TopicName,
+    pub(super) position: Position,
+    pub(super) sequence: Sequence,
+    pub(super) time: Millis,
+    pub(super) attempt: u32,
+    pub(super) event: Bytes,
+}
+
+/// One taker of a subscription's events. Dropping it gives what it holds back at once.
+pub(super) struct Taker {
+    pub(super) cell: Arc<Cell>,
+    pub(super) id: ConsumerId,
+    pub(super) parts: Arc<DeliveryParts>,
+}
+
+impl Taker {
+    pub(super) fn attach(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
+        let id = cell.next_consumer_id();
+        cell.lock().attach(id);
+        cell.consumers.fetch_add(1, Ordering::Relaxed);
+        Self { cell, id, parts }
+    }
+
+    /// Waits for events and leases and reads them.
+    ///
+    /// Cancel-safe: what a cancelled call had leased is given back.
+    pub(super) async fn take(
+        &self,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Leased>, BrokerError> {
+        loop {
+            let leases = self.lease(events_max.min(LEASE_EVENTS_MAX)).await?;
+            let mut held = Held { taker: self, leases, read: 0, kept: 0 };
+            let events = self.read(&mut held, bytes_max).await?;
+            held.kept = held.read;
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+
+    async fn lease(&self, max: usize) -> Result<Vec<Lease>, BrokerError> {
+        let mut leases = Vec::new();
+        loop {
+            let notified = self.cell.wake.notified();
+            tokio::pin!(notified);
+            // Registered before looking, so that nothing that comes between is missed.
+            notified.as_mut().enable();
+            if self.cell.is_deleted() {
+                return Err(BrokerError::SubscriptionGone(self.cell.spec.name.clone()));
+            }
+            if self.parts.shutdown.is_cancelled() {
+                return Err(BrokerError::ShuttingDown);
+            }
+            let wakeup = {
+                let mut state = self.cell.lock();
+                state.lease(self.id, max, self.parts.hub.clock.now(), &mut leases);
+                state.next_wakeup()
+            };
+            self.parts.hub.arm(&self.cell, wakeup);
+            if !leases.is_empty() {
+                return Ok(leases);
+            }
+            tokio::select! {
+                () = notified => {}
+                () = self.parts.shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    // Reads leased events until about `bytes_max`; what does not fit is given back by the caller's guard.
+    async fn read(&self, held: &mut Held<'_>, bytes_max: usize) -> Result<Vec<Leased>, BrokerError> {
+        let mut events = Vec::with_capacity(held.leases.len());
+        let mut missing = Vec::new();
+        let mut bytes = 0;
+        let mut block: Option<OpenBlock> = None;
+        while let Some(lease) = held.leases.get(held.read).copied() {
+            if bytes >= bytes_max {
+                break;
+            }
+            if !block.as_ref().is_some_and(|open| open.covers(lease.position)) {
+                block = self.open_block(lease.position).await?;
+            }
+            match block.as_ref().and_then(|open| open.event(lease)) {
+                Some(event) => {
+                    bytes += event.event.len();
+                    events.push(event);
+                }
+                None => push_range(&mut missing, lease.position..=lease.position),
+            }
+            held.read += 1;
+        }
+        if !missing.is_empty() {
+            self.forget(&missing);
+        }
+        Ok(events)
+    }
+
+    async fn open_block(&self, position: Position) -> Result<Option<OpenBlock>, BrokerError> {
+        let block = match self.parts.log.block_at(position).await {
+            Ok(Some(block)) => block,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                let why = chain(&error);
+                tracing::error!(subscription = %self.cell.spec.name, %position, error = %why, "cannot read an event");
+                return Err(BrokerError::Internal(format!("an event cannot be read: {why}")));
+            }
+        };
+        let catalog = self.parts.catalog.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(topic) = catalog.topics_by_id.get(&block.topic) else {
+            return Ok(None);
+        };
+        let name = topic.spec.name.clone();
+        drop(catalog);
+        OpenBlock::new(name, block).map(Some)
+    }
+
+    // Events that are pending but exist no more: there is nothing to deliver, ever.
+    fn forget(&self, ranges: &[RangeInclusive<Position>]) {
+        let count: u64 = ranges.iter().map(|range| range.end().0 - range.start().0 + 1).sum();
+        self.parts.metrics.missing(count);
+        tracing::warn!(
+            subscription = %self.cell.spec.name,
+            first = %ranges[0].start(),
+            count,
+            "pending events do not exist any more (topic deleted, or a loss accepted at start); they count as done"
+        );
+        self.parts.hub.ack_internally(&self.cell, ranges);
+    }
+
+    fn give_back(&self, positions: impl Iterator<Item = Position>) {
+        let mut positions = positions.peekable();
+        if positions.peek().is_some() {
+            self.cell.lock().give_back(self.id, positions);
+            self.cell.wake.notify_waiters();
+        }
+    }
+
+    pub(super) fn nack(&self, ranges: &[RangeInclusive<Position>], delay_ms: Option<u64>) {
+        self.change(|state, now, id| state.nack(id, ranges, delay_ms, now));
+    }
+
+    pub(super) fn term(&self, ranges: &[RangeInclusive<Position>], reason: &str) {
+        self.change(|state, _, id| state.term(id, ranges, reason));
+    }
+
+    pub(super) fn extend(&self, ranges: &[RangeInclusive<Position>]) {
+        self.change(|state, now, id| state.extend(id, ranges, now));
+    }
+
+    pub(super) fn give_up(&self, position: Position, reason: GiveUpReason) {
+        self.change(|state, _, id| {
+            state.give_up(id, position, reason);
+        });
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut crate::broker::SubscriptionState, Millis, ConsumerId),
+    ) {
+        let (wakeup, given_up) = {
+            let mut state = self.cell.lock();
+            change(&mut state, self.parts.hub.clock.now(), self.id);
+            (state.next_wakeup(), state.has_given_up())
+        };
+        self.parts.hub.arm(&self.cell, wakeup);
+        if given_up {
+            self.parts.hub.queue_dead_letters(&self.cell);
+        }
+        self.cell.wake.notify_waiters();
+    }
+
+    /// Does what a transform's failure asks for; `Some` when the policy lets the event pass unchanged.
+    pub(super) fn settle(&self, leased: &Leased, disposition: Disposition) -> Option<Vec<super::transform::Output>> {
+        let here = leased.position..=leased.position;
+        match disposition {
+            Disposition::Outputs(outputs) => return Some(outputs),
+            Disposition::Reject(reason) => {
+                self.give_up(leased.position, GiveUpReason::TransformRejected(reason.into()));
+            }
+            Disposition::Retry(reason) => {
+                tracing::debug!(subscription = %self.cell.spec.name, position = %leased.position, reason, "a transform asks to try again");
+                self.nack(&[here], None);
+            }
+            Disposition::Fault { policy, reason } => {
+                tracing::warn!(subscription = %self.cell.spec.name, position = %leased.position, reason, ?policy, "a transform failed");
+                match policy {
+                    FailurePolicy::DeadLetter => {
+                        let reason = GiveUpReason::TransformFailed(reason.into());
+                        self.give_up(leased.position, reason);
+                    }
+                    FailurePolicy::Drop => self.parts.hub.ack_internally(&self.cell, &[here]),
+                    FailurePolicy::Pass => {
+                        return Some(vec![super::transform::Output::unchanged(leased)]);
+                    }
+                    FailurePolicy::Pause => {
+                        let mut state = self.cell.lock();
+                        state.give_back(self.id, [leased.position]);
+                        state.pause(&format!("a transform failed at position {}: {reason}", leased.position));
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        self.cell.consumers.fetch_sub(1, Ordering::Relaxed);
+        self.change(|state, _, id| state.detach(id));
+    }
+}
+
+// Leases that go back when this is dropped, but for the first `kept`.
+struct Held<'a> {
+    taker: &'a Taker,
+    leases: Vec<Lease>,
+    read: usize,
+    kept: usize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let rest = self.leases.get(self.kept..).unwrap_or_default();
+        self.taker.give_back(rest.iter().map(|lease| lease.position));
+    }
+}
+
+// A block with its entries found.
+struct OpenBlock {
+    topic: TopicName,
+    block: Arc<Block>,
+    events: Vec<(u32, Bytes)>,
+}
+
+impl OpenBlock {
+    fn new(topic: TopicName, block: Arc<Block>) -> Result<Self, BrokerError> {
+        let events = block
+            .events()
+            .map_err(|error| BrokerError::Internal(format!("a stored block is damaged: {error}")))?;
+        Ok(Self { topic, block, events })
+    }
+
+    fn covers(&self, position: Position) -> bool {
+        self.block.first_position <= position && position <= self.block.last_position()
+    }
+
+    fn event(&self, lease: Lease) -> Option<Leased> {
+        let index = u32::try_from(lease.position.0.checked_sub(self.block.first_position.0)?).ok()?;
+        let found = match &self.block.kept {
+            None => self.events.get(index as usize)?,
+            Some(kept) => self.events.get(kept.binary_search(&index).ok()?)?,
+        };
+        Some(Leased {
+            topic: self.topic.clone(),
+            position: lease.position,
+            sequence: self.block.sequence(index),
+            time: self.block.time,
+            attempt: lease.attempt,
+            event: found.1.clone(),
+        })
+    }
+}
+
+/// One consumer attached to a subscription. Dropping it gives its events back at once.
+pub struct Consumer {
+    taker: Taker,
+    transforms: Arc<TransformChain>,
+}
+
+impl Consumer {
+    pub(super) fn new(taker: Taker, transforms: Arc<TransformChain>) -> Self {
+        Self { taker, transforms }
+    }
+
+    /// The subscription as it was created.
+    #[must_use]
+    pub fn spec(&self) -> Arc<crate::domain::SubscriptionSpec> {
+        self.taker.cell.spec.clone()
+    }
+
+    /// Waits until something can be delivered and returns at most `events_max` events of at most about
+    /// `bytes_max` bytes (one event may exceed it, so that a large event is not stuck for ever).
+    ///
+    /// # Errors
+    ///
+    /// The subscription was deleted, the broker is shutting down, or its store cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: events handed out to a cancelled call are given back.
+    pub async fn next(&self, events_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BrokerError> {
+        loop {
+            let leased = self.taker.take(events_max.max(1), bytes_max.max(1)).await?;
+            let deliveries = self.transform(leased).await;
+            if deliveries.is_empty() {
+                continue;
+            }
+            let bytes = deliveries
+                .iter()
+                .flat_map(|delivery| &delivery.parts)
+                .map(|part| part.len() as u64)
+                .sum();
+            self.taker.parts.metrics.delivered(deliveries.len() as u64, bytes);
+            return Ok(deliveries);
+        }
+    }
+
+    async fn transform(&self, leased: Vec<Leased>) -> Vec<Delivery> {
+        if self.transforms.is_empty() {
+            let unchanged = leased.into_iter().map(|leased| {
+                let parts = vec![leased.event.clone()];
+                delivery(leased, parts)
+            });
+            return unchanged.collect();
+        }
+        // Given back if this call is dropped while the guest works.
+        let guard = InHand { taker: &self.taker, positions: leased.iter().map(|l| l.position).collect() };
+        let dispositions = self.transforms.apply(&leased).await;
+        guard.done();
+        let mut deliveries = Vec::with_capacity(leased.len());
+        for (leased, disposition) in leased.into_iter().zip(dispositions) {
+            let Some(outputs) = self.taker.settle(&leased, disposition) else { continue };
+            if outputs.is_empty() {
+                let here = leased.position..=leased.position;
+                self.taker.parts.hub.ack_internally(&self.taker.cell, &[here]);
+            } else {
+                let parts = outputs.into_iter().map(|output| output.event).collect();
+                deliveries.push(delivery(leased, parts));
+            }
+        }
+        deliveries
+    }
+
+    /// The events are done with. Positions that this consumer does not hold are ignored.
+    pub fn ack(&self, positions: &[RangeInclusive<Position>]) {
+        self.taker.parts.hub.ack(&self.taker.cell, self.taker.id, positions);
+    }
+
+    /// Like [`ack`](Self::ack), and completes once the acks are on disk.
+    pub fn ack_confirmed(
+        &self,
+        positions: &[RangeInclusive<Position>],
+    ) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
+        self.ack(positions);
+        let inbox = self.taker.parts.inbox.clone();
+        async move { inbox.ask(Control::ConfirmAcks).await }
+    }
+
+    /// Deliver again, after `delay_ms` or the subscription's back-off.
+    pub fn nack(&self, positions: &[RangeInclusive<Position>], delay_ms: Option<u64>) {
+        self.taker.nack(positions, delay_ms);
+    }
+
+    /// To the dead-letter topic.
+    pub fn term(&self, positions: &[RangeInclusive<Position>], reason: &str) {
+        self.taker.term(positions, reason);
+    }
+
+    /// Starts the ack deadline anew.
+    pub fn extend(&self, positions: &[RangeInclusive<Position>]) {
+        self.taker.extend(positions);
+    }
+
+    /// Gives events back that were handed out but not sent; this attempt does not count.
+    pub fn give_back(&self, positions: impl Iterator<Item = Position>) {
+        self.taker.give_back(positions);
+    }
+}
+
+fn delivery(leased: Leased, parts: Vec<Bytes>) -> Delivery {
+    Delivery {
+        topic: leased.topic,
+        position: leased.position,
+        sequence: leased.sequence,
+        time: leased.time,
+        attempt: leased.attempt,
+        parts,
+    }
+}
+
+// Positions that go back if the call that holds them is dropped.
+struct InHand<'a> {
+    taker: &'a Taker,
+    positions: Vec<Position>,
+}
+
+impl InHand<'_> {
+    fn done(mut self) {
+        self.positions.clear();
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.taker.give_back(self.positions.iter().copied());
+    }
+}
+
+/// One event for a consumer.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its topic.
+    pub topic: TopicName,
+    /// Its place in the broker; acks name it.
+    pub position: Position,
+    /// Its place in its topic.
+    pub sequence: Sequence,
+    /// When it was appended.
+    pub time: Millis,
+    /// How often it has been handed out, this time included.
+    pub attempt: u32,
+    /// The encoded event, or the parts a transform made of it. Never empty.
+    pub parts: Vec<Bytes>,
+}

@@ -1,0 +1,24 @@
+//! The hop count: how often the broker itself appended an event again, as a route's output or a dead letter. It
+//! travels in a header and ends circles of routes. A publisher that sets the header can only shorten the way of
+//! its own event.
+
+use crate::domain::{Event, EventRef, Header};
+
+/// Header with the count, in decimal.
+pub(super) const HEADER: &str = "tidegate-hops";
+/// An event with this many hops goes no further.
+pub(super) const MAX: u32 = 16;
+
+/// The event's hop count; what is not a number counts as the limit.
+pub(super) fn of(event: &EventRef<'_>) -> u32 {
+    match event.headers().find(|(name, _)| *name == HEADER) {
+        Some((_, value)) => value.parse().unwrap_or(MAX),
+        None => 0,
+    }
+}
+
+/// Sets the count.
+pub(super) fn set(event: &mut Event, hops: u32) {
+    event.headers.retain(|header| header.name != HEADER);
+    event.headers.push(Header { name: HEADER.to_owned(), value: hops.to_string() });
+}

@@ -1,0 +1,493 @@
+//! The subscriptions of the running broker. Each has a [`Cell`]: its state machine behind a short mutex, shared
+//! by its consumers, the router, its lanes and the timer. The hub finds cells, routes committed blocks to
+//! unfiltered subscriptions, fires deadlines, and collects acks for the committer. Nothing here does I/O but
+//! the router's reads, and no lock is held across an await.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::log::Log;
+use super::transform::TransformChain;
+use crate::broker::{GivenUp, SubscriptionState, TopicInterests};
+use crate::domain::{
+    Block, ConsumerId, Millis, Name, Position, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
+};
+
+/// Bytes of blocks the router looks at before it hands out what it found.
+const ROUTER_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// A live subscription or route.
+pub(super) struct Cell {
+    pub(super) id: SubscriptionId,
+    pub(super) spec: Arc<SubscriptionSpec>,
+    pub(super) dead_letter: TopicName,
+    state: Mutex<SubscriptionState>,
+    /// Wakes everybody who waits for something to hand out.
+    pub(super) wake: Notify,
+    deleted: AtomicBool,
+    // Earliest moment for which the timer is armed; `u64::MAX` when it is not.
+    armed_at: AtomicU64,
+    // In the queue of the dead-letter task already.
+    dead_letters_queued: AtomicBool,
+    next_consumer: AtomicU64,
+    pub(super) consumers: AtomicU64,
+    pub(super) dead_lettered: AtomicU64,
+    // Follows the router, rather than a lane or a catch-up of its own.
+    routed: AtomicBool,
+    /// Set up on first use, then shared by all consumers.
+    pub(super) transforms: tokio::sync::OnceCell<Arc<TransformChain>>,
+    /// The oldest pending position that was asked for, and when it was appended.
+    pub(super) oldest: Mutex<(Position, Millis)>,
+}
+
+impl Cell {
+    pub(super) fn new(
+        id: SubscriptionId,
+        spec: Arc<SubscriptionSpec>,
+        state: SubscriptionState,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            dead_letter: spec.dead_letter_topic(),
+            spec,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            deleted: AtomicBool::new(false),
+            armed_at: AtomicU64::new(u64::MAX),
+            dead_letters_queued: AtomicBool::new(false),
+            next_consumer: AtomicU64::new(1),
+            consumers: AtomicU64::new(0),
+            dead_lettered: AtomicU64::new(0),
+            routed: AtomicBool::new(false),
+            transforms: tokio::sync::OnceCell::new(),
+            oldest: Mutex::default(),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, SubscriptionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn next_consumer_id(&self) -> ConsumerId {
+        ConsumerId(self.next_consumer.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn is_filtered(&self) -> bool {
+        !self.spec.filters.is_empty()
+    }
+
+    /// Whether events of `topic` are for this subscription. Its own dead letters are not, unless a pattern
+    /// spells that topic out: otherwise a subscription to `>` would feed on what it gave up.
+    pub(super) fn selects(&self, topic: &TopicName) -> bool {
+        if *topic == self.dead_letter {
+            return self.spec.topics.iter().any(|pattern| pattern.as_str() == topic.as_str());
+        }
+        self.spec.selects(topic)
+    }
+
+    /// Whether the router feeds it. A subscription that starts in the past, or whose events lanes filter, is fed by others.
+    pub(super) fn is_routed(&self) -> bool {
+        self.routed.load(Ordering::Acquire)
+    }
+}
+
+/// All live subscriptions. Shared by every task.
+pub(super) struct Hub {
+    pub(super) clock: Clock,
+    subscriptions: RwLock<Subscriptions>,
+    // Changes whenever a subscription comes or goes or starts to be routed.
+    version: AtomicU64,
+    router: Mutex<RouterState>,
+    routed_through: watch::Sender<Position>,
+    timers: Mutex<BTreeSet<(Millis, SubscriptionId)>>,
+    timers_changed: Notify,
+    acks: Mutex<HashMap<SubscriptionId, Vec<RangeInclusive<Position>>>>,
+    ack_waker: Box<dyn Fn() + Send + Sync>,
+    dead_letters: mpsc::UnboundedSender<Arc<Cell>>,
+}
+
+#[derive(Default)]
+struct Subscriptions {
+    by_id: HashMap<SubscriptionId, Arc<Cell>>,
+    by_name: HashMap<Name, Arc<Cell>>,
+    interests: TopicInterests,
+}
+
+#[derive(Default)]
+struct RouterState {
+    // First position the router has not looked at.
+    cursor: Position,
+    version: u64,
+    targets: HashMap<TopicId, Arc<[Arc<Cell>]>>,
+}
+
+impl Hub {
+    /// `ack_waker` tells the committer that acks wait for it; cells with events to dead-letter go to
+    /// `dead_letters`, each at most once at a time, so that queue is bounded by the number of subscriptions.
+    pub(super) fn new(
+        clock: Clock,
+        cursor: Position,
+        ack_waker: Box<dyn Fn() + Send + Sync>,
+        dead_letters: mpsc::UnboundedSender<Arc<Cell>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            subscriptions: RwLock::default(),
+            version: AtomicU64::new(1),
+            router: Mutex::new(RouterState { cursor, ..RouterState::default() }),
+            routed_through: watch::Sender::new(cursor),
+            timers: Mutex::default(),
+            timers_changed: Notify::new(),
+            acks: Mutex::default(),
+            ack_waker,
+            dead_letters,
+        })
+    }
+
+    /// Adds a live subscription. Called by the committer before the blocks of the same group become readable.
+    pub(super) fn insert(&self, cell: Arc<Cell>) {
+        let mut all = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        all.interests.insert(cell.id, &cell.spec.topics);
+        all.by_name.insert(cell.spec.name.clone(), cell.clone());
+        all.by_id.insert(cell.id, cell);
+        drop(all);
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Removes a subscription; its consumers end.
+    pub(super) fn remove(&self, id: SubscriptionId) -> Option<Arc<Cell>> {
+        let mut all = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        let cell = all.by_id.remove(&id)?;
+        all.interests.remove(id);
+        all.by_name.remove(&cell.spec.name);
+        drop(all);
+        self.version.fetch_add(1, Ordering::AcqRel);
+        cell.deleted.store(true, Ordering::Release);
+        cell.wake.notify_waiters();
+        lock(&self.acks).remove(&id);
+        Some(cell)
+    }
+
+    pub(super) fn by_id(&self, id: SubscriptionId) -> Option<Arc<Cell>> {
+        self.read().by_id.get(&id).cloned()
+    }
+
+    pub(super) fn by_name(&self, name: &str) -> Option<Arc<Cell>> {
+        self.read().by_name.get(name).cloned()
+    }
+
+    /// All, by name.
+    pub(super) fn all(&self) -> Vec<Arc<Cell>> {
+        let mut cells: Vec<_> = self.read().by_id.values().cloned().collect();
+        cells.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        cells
+    }
+
+    /// Subscriptions that select `topic`.
+    pub(super) fn selecting(&self, topic: &TopicName) -> Vec<Arc<Cell>> {
+        let all = self.read();
+        let ids = all.interests.select(topic);
+        let cells = ids.iter().filter_map(|id| all.by_id.get(id));
+        cells.filter(|cell| cell.selects(topic)).cloned().collect()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Subscriptions> {
+        self.subscriptions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ── acks ────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Takes acks of a consumer. They are durable with the next group.
+    pub(super) fn ack(&self, cell: &Cell, consumer: ConsumerId, ranges: &[RangeInclusive<Position>]) {
+        let mut acked = Vec::new();
+        let had_room = {
+            let mut state = cell.lock();
+            let had_room = state.in_flight() < u64::from(cell.spec.delivery.in_flight_events_max);
+            state.ack(Some(consumer), ranges, &mut acked);
+            had_room
+        };
+        if acked.is_empty() {
+            return;
+        }
+        self.record_acks(cell.id, acked);
+        if !had_room {
+            cell.wake.notify_waiters();
+        }
+    }
+
+    /// The broker itself is done with an event: it was dropped by a transform or does not exist any more.
+    pub(super) fn ack_internally(&self, cell: &Cell, ranges: &[RangeInclusive<Position>]) {
+        let mut acked = Vec::new();
+        cell.lock().ack(None, ranges, &mut acked);
+        self.record_acks(cell.id, acked);
+    }
+
+    fn record_acks(&self, id: SubscriptionId, acked: Vec<RangeInclusive<Position>>) {
+        {
+            let mut acks = lock(&self.acks);
+            let ranges = acks.entry(id).or_default();
+            for range in acked {
+                match ranges.last_mut() {
+                    Some(last) if last.end().next() == *range.start() => {
+                        *last = *last.start()..=*range.end();
+                    }
+                    _ => ranges.push(range),
+                }
+            }
+        }
+        (self.ack_waker)();
+    }
+
+    /// All acks since the last call. Taken by the committer for its next group.
+    pub(super) fn take_acks(&self) -> HashMap<SubscriptionId, Vec<RangeInclusive<Position>>> {
+        std::mem::take(&mut *lock(&self.acks))
+    }
+
+    // ── giving up ───────────────────────────────────────────────────────────────────────────────────────
+
+    /// Tells the dead-letter task that `cell` has given events up.
+    pub(super) fn queue_dead_letters(&self, cell: &Arc<Cell>) {
+        if !cell.dead_letters_queued.swap(true, Ordering::AcqRel) {
+            // The receiver only ends with the broker.
+            let _ = self.dead_letters.send(cell.clone());
+        }
+    }
+
+    /// What `cell` has given up. Called by the dead-letter task.
+    pub(super) fn take_given_up(&self, cell: &Cell, max: usize) -> Vec<GivenUp> {
+        cell.dead_letters_queued.store(false, Ordering::Release);
+        cell.lock().take_given_up(max)
+    }
+
+    // ── timers ──────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Arms the timer for what the subscription waits for next. Call it after anything that may have set an earlier deadline.
+    pub(super) fn arm(&self, cell: &Cell, wakeup: Option<Millis>) {
+        let Some(at) = wakeup else { return };
+        let armed = cell.armed_at.load(Ordering::Acquire);
+        if at.0 >= armed {
+            return;
+        }
+        let mut timers = lock(&self.timers);
+        let armed = cell.armed_at.load(Ordering::Acquire);
+        if at.0 >= armed {
+            return;
+        }
+        timers.remove(&(Millis(armed), cell.id));
+        timers.insert((at, cell.id));
+        cell.armed_at.store(at.0, Ordering::Release);
+        let is_first = timers.first().is_some_and(|(first, _)| *first >= at);
+        drop(timers);
+        if is_first {
+            self.timers_changed.notify_one();
+        }
+    }
+
+    /// Fires ack deadlines, back-offs and the like until shutdown.
+    pub(super) async fn run_timers(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            let first = lock(&self.timers).first().map(|(at, _)| *at);
+            let sleep = async {
+                match first {
+                    Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.timers_changed.notified() => continue,
+                () = sleep => {}
+            }
+            self.fire(self.clock.now());
+        }
+    }
+
+    fn fire(&self, now: Millis) {
+        let due: Vec<SubscriptionId> = {
+            let mut timers = lock(&self.timers);
+            let later = timers.split_off(&(now.plus(1), SubscriptionId(0)));
+            std::mem::replace(&mut *timers, later)
+                .into_iter()
+                .map(|(_, id)| id)
+                .collect()
+        };
+        for cell in due.into_iter().filter_map(|id| self.by_id(id)) {
+            cell.armed_at.store(u64::MAX, Ordering::Release);
+            self.tick(&cell, now);
+        }
+    }
+
+    /// Takes up the deadlines and the unwritten dead letters of a subscription that was read from disk.
+    pub(super) fn arm_after_recovery(&self, cell: &Arc<Cell>) {
+        self.tick(cell, self.clock.now());
+    }
+
+    fn tick(&self, cell: &Arc<Cell>, now: Millis) {
+        let (deliverable, wakeup, given_up) = {
+            let mut state = cell.lock();
+            let deliverable = state.tick(now);
+            (deliverable, state.next_wakeup(), state.has_given_up())
+        };
+        self.arm(cell, wakeup);
+        if given_up {
+            self.queue_dead_letters(cell);
+        }
+        if deliverable {
+            cell.wake.notify_waiters();
+        }
+    }
+
+    // ── router ──────────────────────────────────────────────────────────────────────────────────────────
+
+    /// First position the router has not looked at.
+    pub(super) fn routed_through(&self) -> watch::Receiver<Position> {
+        self.routed_through.subscribe()
+    }
+
+    /// Feeds committed blocks to the unfiltered subscriptions that follow the end of the log, until shutdown.
+    pub(super) async fn run_router(
+        self: Arc<Self>,
+        log: Log,
+        topic_name: impl Fn(TopicId) -> Option<TopicName> + Send,
+        shutdown: CancellationToken,
+    ) {
+        let mut end = log.watch_end();
+        loop {
+            let cursor = lock(&self.router).cursor;
+            match log.blocks_from(cursor, ROUTER_BATCH_BYTES).await {
+                Ok(blocks) if blocks.is_empty() => {
+                    let at = log.end();
+                    if self.routed_through.borrow().0 < at.0 {
+                        // Positions that no block holds: skipped after an unclean start.
+                        self.route(&[], at, &topic_name);
+                    }
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        changed = end.wait_for(|end| *end > at) => if changed.is_err() { return },
+                    }
+                }
+                Ok(blocks) => {
+                    let through = blocks.last().map_or(cursor, |block| block.last_position().next());
+                    self.route(&blocks, through, &topic_name);
+                }
+                Err(error) => {
+                    tracing::error!(%cursor, error = %chain(&error), "cannot read what was just committed; trying again");
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn route(
+        &self,
+        blocks: &[Arc<Block>],
+        next: Position,
+        topic_name: &impl Fn(TopicId) -> Option<TopicName>,
+    ) {
+        let mut matched: HashMap<SubscriptionId, (Arc<Cell>, Vec<RangeInclusive<Position>>)> =
+            HashMap::new();
+        let mut router = lock(&self.router);
+        let version = self.version.load(Ordering::Acquire);
+        if router.version != version {
+            router.version = version;
+            router.targets.clear();
+        }
+        for block in blocks {
+            let targets = match router.targets.get(&block.topic) {
+                Some(targets) => targets.clone(),
+                None => {
+                    let targets = self.targets(block.topic, topic_name);
+                    router.targets.insert(block.topic, targets.clone());
+                    targets
+                }
+            };
+            for cell in targets.iter() {
+                let (_, ranges) = matched
+                    .entry(cell.id)
+                    .or_insert_with(|| (cell.clone(), Vec::new()));
+                push_range(ranges, block.first_position.max(router.cursor)..=block.last_position());
+            }
+        }
+        for (cell, ranges) in matched.into_values() {
+            let Some(last) = ranges.last() else { continue };
+            cell.lock().observe(*last.end(), ranges.iter().cloned());
+            cell.wake.notify_waiters();
+        }
+        router.cursor = next;
+        self.routed_through.send_replace(next);
+    }
+
+    fn targets(
+        &self,
+        topic: TopicId,
+        topic_name: &impl Fn(TopicId) -> Option<TopicName>,
+    ) -> Arc<[Arc<Cell>]> {
+        let Some(name) = topic_name(topic) else { return Arc::new([]) };
+        let mut cells = self.selecting(&name);
+        cells.retain(|cell| cell.is_routed());
+        cells.into()
+    }
+
+    /// Lets the router feed `cell` from here on, if the cell has seen everything the router has. `seen` is the first position
+    /// the cell has not seen. Returns how far the router is when it has not.
+    pub(super) fn join_router(&self, cell: &Cell, seen: Position) -> Result<(), Position> {
+        let router = lock(&self.router);
+        if seen < router.cursor {
+            return Err(router.cursor);
+        }
+        cell.routed.store(true, Ordering::Release);
+        self.version.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Tells every routed subscription how far the router is, so that their checkpoints say it. Returns that
+    /// position.
+    pub(super) fn settle(&self) -> Position {
+        let router = lock(&self.router);
+        let Some(through) = router.cursor.0.checked_sub(1).map(Position) else {
+            return router.cursor;
+        };
+        for cell in self.all().iter().filter(|cell| cell.is_routed()) {
+            cell.lock().observe(through, std::iter::empty());
+        }
+        router.cursor
+    }
+}
+
+/// Adds `range` to rising ranges, joining it to the last one where they touch.
+pub(super) fn push_range(ranges: &mut Vec<RangeInclusive<Position>>, range: RangeInclusive<Position>) {
+    match ranges.last_mut() {
+        Some(last) if last.end().next() == *range.start() => *last = *last.start()..=*range.end(),
+        _ => ranges.push(range),
+    }
+}
+
+/// An error with its causes, for one log line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

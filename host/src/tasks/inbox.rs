@@ -1,0 +1,246 @@
+//! What waits for the committer: a control lane and a publish lane, each bounded. Senders wait outside for
+//! room; the committer takes whole lanes at once, so a group gathers while the one before it syncs.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::BrokerError;
+use super::catalog::Catalog;
+use super::producers::Session;
+use crate::domain::{
+    CommitNumber, PluginInfo, Position, SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
+};
+
+/// Bytes of events that may wait for the committer. Full: publishers wait for credit.
+const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Control items that may wait. Full: whoever asks waits.
+const CONTROL_ITEMS_MAX: usize = 1_024;
+
+/// A batch on its way.
+pub(super) struct PublishItem {
+    pub(super) topic: TopicName,
+    pub(super) events: Vec<Bytes>,
+    pub(super) bytes: usize,
+    pub(super) correlation: u64,
+    pub(super) first_number: u64,
+    pub(super) resolved_through: u64,
+    pub(super) session: Option<Arc<Session>>,
+    pub(super) replies: mpsc::UnboundedSender<super::PublishReply>,
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+/// Anything else the committer writes.
+pub(super) enum Control {
+    CreateTopic(TopicSpec, oneshot::Sender<Result<(), BrokerError>>),
+    DeleteTopic(TopicName, oneshot::Sender<Result<(), BrokerError>>),
+    CreateSubscription(SubscriptionSpec, oneshot::Sender<Result<SubscriptionId, BrokerError>>),
+    DeleteSubscription(SubscriptionId, oneshot::Sender<Result<(), BrokerError>>),
+    AddPlugin(PluginInfo, oneshot::Sender<Result<PluginInfo, BrokerError>>),
+    DeletePlugin(Vec<(String, u32)>, oneshot::Sender<Result<(), BrokerError>>),
+    /// Outputs of a subscription (a route's results, dead letters) and the positions they are done with: atomic.
+    Outputs(Outputs),
+    /// Answered once every ack taken before it is on disk.
+    ConfirmAcks(oneshot::Sender<Result<(), BrokerError>>),
+    /// Starts a new journal file and answers what a checkpoint needs to know of this moment.
+    Mark(oneshot::Sender<Result<Mark, BrokerError>>),
+}
+
+/// Events a subscription appends, and the positions that are done with by that, in one group or not at all.
+pub(super) struct Outputs {
+    pub(super) subscription: SubscriptionId,
+    pub(super) acks: Vec<std::ops::RangeInclusive<Position>>,
+    pub(super) events: Vec<(TopicName, Bytes)>,
+    pub(super) done: oneshot::Sender<Result<(), BrokerError>>,
+}
+
+/// The broker's state at a group boundary.
+pub(super) struct Mark {
+    /// First group after the mark.
+    pub(super) group: CommitNumber,
+    /// First position after the mark.
+    pub(super) end: Position,
+    pub(super) catalog: Catalog,
+    pub(super) producers: Vec<u8>,
+}
+
+/// The committer's inbox. Shared by everybody who writes.
+pub(super) struct Inbox {
+    lanes: Mutex<Lanes>,
+    filled: Condvar,
+    publish_room: Arc<Semaphore>,
+    control_room: Semaphore,
+}
+
+#[derive(Default)]
+struct Lanes {
+    control: VecDeque<Control>,
+    publish: VecDeque<PublishItem>,
+    acks_since: Option<Instant>,
+    woken: bool,
+    closing: bool,
+    closed: bool,
+}
+
+/// What the committer took.
+pub(super) struct Taken {
+    pub(super) control: VecDeque<Control>,
+    pub(super) publish: Vec<PublishItem>,
+    pub(super) acks_due: bool,
+    pub(super) closing: bool,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            lanes: Mutex::default(),
+            filled: Condvar::new(),
+            publish_room: Arc::new(Semaphore::new(PUBLISH_BYTES_MAX)),
+            control_room: Semaphore::new(CONTROL_ITEMS_MAX),
+        })
+    }
+
+    /// Waits for room for a batch of `bytes`. A larger batch than the whole room counts as the whole room.
+    pub(super) async fn publish_room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BrokerError> {
+        let permits = bytes.clamp(1, PUBLISH_BYTES_MAX) as u32;
+        let room = self.publish_room.clone();
+        room.acquire_many_owned(permits)
+            .await
+            .map_err(|_| BrokerError::ShuttingDown)
+    }
+
+    pub(super) fn publish(&self, item: PublishItem) -> Result<(), BrokerError> {
+        let mut lanes = self.lock();
+        if lanes.closing {
+            return Err(BrokerError::ShuttingDown);
+        }
+        lanes.publish.push_back(item);
+        drop(lanes);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Hands a control item over and waits for its answer.
+    pub(super) async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, BrokerError>>) -> Control,
+    ) -> Result<T, BrokerError> {
+        let room = self.control_room.acquire().await;
+        let _room = room.map_err(|_| BrokerError::ShuttingDown)?;
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut lanes = self.lock();
+            if lanes.closed {
+                return Err(BrokerError::ShuttingDown);
+            }
+            lanes.control.push_back(make(reply));
+        }
+        self.filled.notify_one();
+        answer.await.unwrap_or(Err(BrokerError::ShuttingDown))
+    }
+
+    /// Says that acks wait in the hub.
+    pub(super) fn acks_wait(&self) {
+        let mut lanes = self.lock();
+        if lanes.acks_since.is_none() {
+            lanes.acks_since = Some(Instant::now());
+            drop(lanes);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Makes the committer look again, though nothing was added: the journal may have room.
+    pub(super) fn wake(&self) {
+        self.lock().woken = true;
+        self.filled.notify_one();
+    }
+
+    /// No more publishes are taken; control items still are, so that what drains can be recorded.
+    pub(super) fn close_publishes(&self) {
+        self.lock().closing = true;
+        self.publish_room.close();
+        self.filled.notify_one();
+    }
+
+    /// Nothing more is taken: the committer ends after what waits.
+    pub(super) fn close(&self) {
+        let mut lanes = self.lock();
+        lanes.closing = true;
+        lanes.closed = true;
+        drop(lanes);
+        self.publish_room.close();
+        self.control_room.close();
+        self.filled.notify_one();
+    }
+
+    /// Waits until there is something to do, or `idle_until`. Publishes are left alone unless
+    /// `take_publishes`, and at most about `bytes_max` of them are taken. `ack_delay` is how long acks that
+    /// nobody asked to confirm may wait for company.
+    pub(super) fn take(
+        &self,
+        take_publishes: bool,
+        bytes_max: usize,
+        ack_delay: Duration,
+        idle_until: Option<Instant>,
+    ) -> Taken {
+        let mut lanes = self.lock();
+        loop {
+            let now = Instant::now();
+            let acks_at = lanes.acks_since.map(|since| since + ack_delay);
+            let acks_due = acks_at.is_some_and(|at| at <= now);
+            let has_publishes = take_publishes && !lanes.publish.is_empty();
+            let idle_over = idle_until.is_some_and(|at| at <= now);
+            if !lanes.control.is_empty()
+                || has_publishes
+                || acks_due
+                || idle_over
+                || lanes.closed
+                || lanes.woken
+            {
+                break;
+            }
+            let until = [acks_at, idle_until].into_iter().flatten().min();
+            lanes = match until {
+                None => self
+                    .filled
+                    .wait(lanes)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let timeout = until.saturating_duration_since(now);
+                    self.filled
+                        .wait_timeout(lanes, timeout)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+        let mut publish = Vec::new();
+        let mut bytes = 0;
+        while take_publishes && bytes < bytes_max {
+            let Some(item) = lanes.publish.pop_front() else { break };
+            bytes += item.bytes;
+            publish.push(item);
+        }
+        lanes.woken = false;
+        let acks_due = lanes.acks_since.take().is_some();
+        Taken {
+            control: std::mem::take(&mut lanes.control),
+            publish,
+            acks_due,
+            closing: lanes.closed && lanes.publish.is_empty(),
+        }
+    }
+
+    /// Everything that still waits, when the committer cannot write any more.
+    pub(super) fn drain(&self) -> (VecDeque<Control>, VecDeque<PublishItem>) {
+        let mut lanes = self.lock();
+        (std::mem::take(&mut lanes.control), std::mem::take(&mut lanes.publish))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,519 @@
+//! Plugin lanes: one task for each filter plugin in use, with a cursor of its own over the log. It takes the next
+//! events of the topics its rules care about and calls the plugin once per batch for all subscriptions that use
+//! it. A slow plugin delays its own lane and nothing else; a late lane reads from the store and pins nothing.
+//!
+//! A lane's members move in cohorts that share a cursor. A subscription that starts in the past, or was paused,
+//! is a cohort of its own beside the live one and joins it where their cursors meet.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Catalog;
+use super::hub::{Cell, Hub, chain};
+use super::log::Log;
+use crate::domain::{Block, Digest, FailurePolicy, Position, SubscriptionId, TopicId, TopicName};
+use crate::plugin::{Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey};
+
+/// Bytes of blocks a cohort takes in one step.
+const STEP_BYTES: usize = 512 * 1024;
+/// Events in one call of a plugin.
+const CALL_EVENTS_MAX: usize = 512;
+/// How long a lane waits before it tries again what failed for no fault of a rule.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// All lanes. Shared by whoever starts and ends subscriptions.
+pub(super) struct Lanes {
+    parts: LaneParts,
+    lanes: Mutex<HashMap<Digest, mpsc::UnboundedSender<Command>>>,
+}
+
+/// What a lane needs of the broker.
+#[derive(Clone)]
+pub(super) struct LaneParts {
+    pub(super) hub: Arc<Hub>,
+    pub(super) log: Log,
+    pub(super) plugins: Arc<Plugins>,
+    pub(super) catalog: Arc<RwLock<Catalog>>,
+    pub(super) shutdown: CancellationToken,
+}
+
+// Few and small: at most one of each kind for each filter of each subscription.
+enum Command {
+    Add(Member),
+    Remove(SubscriptionId),
+    Resume(SubscriptionId),
+}
+
+#[derive(Clone)]
+struct Member {
+    cell: Arc<Cell>,
+    stage: usize,
+}
+
+impl Member {
+    fn next(&self) -> Position {
+        self.cell.lock().stage_through(self.stage).next()
+    }
+
+    fn policy(&self) -> FailurePolicy {
+        self.cell.spec.filters[self.stage].on_failure
+    }
+}
+
+impl Lanes {
+    pub(super) fn new(parts: LaneParts) -> Arc<Self> {
+        Arc::new(Self { parts, lanes: Mutex::default() })
+    }
+
+    /// Starts to filter for a subscription, from where its state says.
+    pub(super) fn start(&self, cell: &Arc<Cell>) {
+        for (stage, used) in cell.spec.filters.iter().enumerate() {
+            let member = Member { cell: cell.clone(), stage };
+            if let Some(digest) = used.digest {
+                self.send(digest, &used.plugin, Command::Add(member));
+            }
+        }
+    }
+
+    /// Stops filtering for a subscription that was deleted.
+    pub(super) fn stop(&self, cell: &Cell) {
+        self.tell(cell, Command::Remove);
+    }
+
+    /// Lets a paused subscription go on.
+    pub(super) fn resume(&self, cell: &Cell) {
+        self.tell(cell, Command::Resume);
+    }
+
+    fn tell(&self, cell: &Cell, command: impl Fn(SubscriptionId) -> Command) {
+        for used in &cell.spec.filters {
+            if let Some(digest) = used.digest {
+                self.send(digest, &used.plugin, command(cell.id));
+            }
+        }
+    }
+
+    fn send(&self, digest: Digest, label: &str, command: Command) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.entry(digest).or_insert_with(|| {
+            let (commands, inbox) = mpsc::unbounded_channel();
+            let lane = Lane::new(self.parts.clone(), digest, label.to_owned(), inbox);
+            tokio::spawn(lane.run());
+            commands
+        });
+        // A lane ends with the broker only.
+        let _ = lane.send(command);
+    }
+}
+
+struct Lane {
+    parts: LaneParts,
+    digest: Digest,
+    label: String,
+    commands: mpsc::UnboundedReceiver<Command>,
+    end: watch::Receiver<Position>,
+    group: Option<FilterGroup>,
+    members: HashMap<RuleKey, Member>,
+    next_key: u64,
+    cohorts: Vec<Cohort>,
+    // Members whose subscription is paused at an event their rule failed on.
+    parked: Vec<RuleKey>,
+}
+
+struct Cohort {
+    cursor: Position,
+    rules: Vec<RuleKey>,
+    // Rules by topic, one list shared by all topics that have the same rules.
+    by_topic: HashMap<TopicId, Option<(TopicName, Arc<[RuleKey]>)>>,
+}
+
+/// Why a step ended early.
+enum Interrupted {
+    /// The plugin is paused for this long.
+    Down(Duration),
+    /// The log cannot be read.
+    Unreadable(String),
+}
+
+#[derive(Default)]
+struct Verdicts {
+    matched: HashMap<RuleKey, Vec<Position>>,
+    failures: Vec<(Position, FilterFailure)>,
+}
+
+impl Lane {
+    fn new(
+        parts: LaneParts,
+        digest: Digest,
+        label: String,
+        commands: mpsc::UnboundedReceiver<Command>,
+    ) -> Self {
+        Self {
+            end: parts.log.watch_end(),
+            parts,
+            digest,
+            label,
+            commands,
+            group: None,
+            members: HashMap::new(),
+            next_key: 1,
+            cohorts: Vec::new(),
+            parked: Vec::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        loop {
+            while let Ok(command) = self.commands.try_recv() {
+                self.obey(command).await;
+            }
+            let end = self.parts.log.end();
+            let mut progress = false;
+            let mut index = 0;
+            // A step may end a cohort, when its last member is paused.
+            while index < self.cohorts.len() {
+                if self.parts.shutdown.is_cancelled() {
+                    return;
+                }
+                if self.cohorts[index].cursor < end {
+                    progress |= self.advance(index, end).await;
+                }
+                index += 1;
+            }
+            self.merge();
+            if progress {
+                continue;
+            }
+            let behind = self.cohorts.iter().any(|cohort| cohort.cursor < end);
+            let has_members = !self.cohorts.is_empty();
+            let command = tokio::select! {
+                () = self.parts.shutdown.cancelled() => return,
+                command = self.commands.recv() => match command {
+                    Some(command) => command,
+                    None => return,
+                },
+                // A step that could not be done is tried again.
+                () = tokio::time::sleep(RETRY), if behind => continue,
+                changed = self.end.wait_for(|now| *now > end), if has_members && !behind => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            self.obey(command).await;
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Add(member) => self.add(member).await,
+            Command::Remove(id) => {
+                let gone: Vec<RuleKey> = self
+                    .members
+                    .iter()
+                    .filter(|(_, member)| member.cell.id == id)
+                    .map(|(key, _)| *key)
+                    .collect();
+                for key in gone {
+                    self.members.remove(&key);
+                    self.leave_cohort(key);
+                    self.parked.retain(|parked| *parked != key);
+                    if let Some(group) = &mut self.group {
+                        group.remove(key).await;
+                    }
+                }
+            }
+            Command::Resume(id) => {
+                let (resumed, parked) = std::mem::take(&mut self.parked)
+                    .into_iter()
+                    .partition(|key| self.members.get(key).is_some_and(|m| m.cell.id == id));
+                self.parked = parked;
+                for key in resumed {
+                    let cursor = self.members[&key].next();
+                    self.join(key, cursor);
+                }
+            }
+        }
+    }
+
+    async fn add(&mut self, member: Member) {
+        let config = member.cell.spec.filters[member.stage].config.clone();
+        let key = RuleKey(self.next_key);
+        self.next_key += 1;
+        match self.configure(key, &config).await {
+            Ok(()) => {
+                let cursor = member.next();
+                self.members.insert(key, member);
+                self.join(key, cursor);
+            }
+            Err(reason) => {
+                tracing::error!(subscription = %member.cell.spec.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
+                member.cell.lock().pause(&reason);
+            }
+        }
+    }
+
+    async fn configure(&mut self, key: RuleKey, config: &str) -> Result<(), String> {
+        let group = match &mut self.group {
+            Some(group) => group,
+            None => {
+                let group = self.parts.plugins.filter_group(&self.digest, &self.label).await;
+                self.group.insert(group.map_err(|error| chain(&error))?)
+            }
+        };
+        group.add(key, config).await.map_err(|error| chain(&error))
+    }
+
+    fn join(&mut self, key: RuleKey, cursor: Position) {
+        match self.cohorts.iter_mut().find(|cohort| cohort.cursor == cursor) {
+            Some(cohort) => {
+                cohort.rules.push(key);
+                cohort.by_topic.clear();
+            }
+            None => self.cohorts.push(Cohort { cursor, rules: vec![key], by_topic: HashMap::new() }),
+        }
+    }
+
+    fn leave_cohort(&mut self, key: RuleKey) {
+        for cohort in &mut self.cohorts {
+            if let Some(index) = cohort.rules.iter().position(|rule| *rule == key) {
+                cohort.rules.swap_remove(index);
+                cohort.by_topic.clear();
+            }
+        }
+        self.cohorts.retain(|cohort| !cohort.rules.is_empty());
+    }
+
+    fn merge(&mut self) {
+        self.cohorts.sort_by_key(|cohort| cohort.cursor);
+        let mut merged: Vec<Cohort> = Vec::with_capacity(self.cohorts.len());
+        for cohort in self.cohorts.drain(..) {
+            match merged.last_mut() {
+                Some(last) if last.cursor == cohort.cursor => {
+                    last.rules.extend(cohort.rules);
+                    last.by_topic.clear();
+                }
+                _ => merged.push(cohort),
+            }
+        }
+        self.cohorts = merged;
+    }
+
+    // One step of a cohort. Returns whether its cursor moved.
+    async fn advance(&mut self, index: usize, end: Position) -> bool {
+        // Not past the cohort ahead, so that the two meet.
+        let stop = self
+            .cohorts
+            .iter()
+            .map(|other| other.cursor)
+            .filter(|cursor| *cursor > self.cohorts[index].cursor)
+            .min()
+            .unwrap_or(end)
+            .min(end);
+        match self.evaluate(index, stop).await {
+            Ok((verdicts, next)) => {
+                self.cohorts[index].cursor = next;
+                self.report(index, verdicts, next);
+                true
+            }
+            Err(Interrupted::Down(retry)) => {
+                tracing::warn!(plugin = %self.label, ?retry, "a plugin fails too often and is paused");
+                tokio::select! {
+                    () = self.parts.shutdown.cancelled() => {}
+                    () = tokio::time::sleep(retry) => {}
+                }
+                false
+            }
+            Err(Interrupted::Unreadable(error)) => {
+                tracing::error!(plugin = %self.label, cursor = %self.cohorts[index].cursor, error, "a lane cannot read the log");
+                false
+            }
+        }
+    }
+
+    async fn evaluate(
+        &mut self,
+        index: usize,
+        stop: Position,
+    ) -> Result<(Verdicts, Position), Interrupted> {
+        let cursor = self.cohorts[index].cursor;
+        let blocks = self
+            .parts
+            .log
+            .blocks_from(cursor, STEP_BYTES)
+            .await
+            .map_err(|error| Interrupted::Unreadable(chain(&error)))?;
+        let mut next = stop;
+        let mut verdicts = Verdicts::default();
+        let mut call = Call::default();
+        for block in &blocks {
+            if block.first_position >= stop {
+                break;
+            }
+            next = block.last_position().next().min(stop);
+            let Some((topic, rules)) = self.rules_of(index, block.topic) else { continue };
+            if !call.same_rules(&rules) || call.events.len() >= CALL_EVENTS_MAX {
+                self.call(&mut call, &mut verdicts).await?;
+                call.rules = rules;
+            }
+            call.add(block, &topic, cursor, stop).map_err(Interrupted::Unreadable)?;
+        }
+        self.call(&mut call, &mut verdicts).await?;
+        // Everything up to `stop` that is kept was in these blocks, unless the step was cut short by size.
+        if blocks.iter().any(|block| block.last_position().next() >= stop) || blocks.is_empty() {
+            next = stop;
+        }
+        Ok((verdicts, next))
+    }
+
+    async fn call(&mut self, call: &mut Call, verdicts: &mut Verdicts) -> Result<(), Interrupted> {
+        let Some(group) = &mut self.group else { return Ok(()) };
+        while !call.events.is_empty() {
+            let count = call.events.len().min(CALL_EVENTS_MAX);
+            let Evaluation { matches, failures, plugin_down } =
+                group.evaluate(&call.events[..count], &call.rules).await;
+            if let Some(retry) = plugin_down {
+                return Err(Interrupted::Down(retry));
+            }
+            for (event, rule) in matches {
+                let position = call.positions[event as usize];
+                verdicts.matched.entry(rule).or_default().push(position);
+            }
+            for failure in failures {
+                let position = call.positions[failure.event as usize];
+                verdicts.failures.push((position, failure));
+            }
+            call.events.drain(..count);
+            call.positions.drain(..count);
+        }
+        Ok(())
+    }
+
+    // Tells every member of a cohort what came out of a step that ended before `next`.
+    fn report(&mut self, index: usize, mut verdicts: Verdicts, next: Position) {
+        let through = Position(next.0.saturating_sub(1));
+        let mut paused: HashMap<RuleKey, (Position, String)> = HashMap::new();
+        for (position, failure) in std::mem::take(&mut verdicts.failures) {
+            let Some(member) = self.members.get(&failure.rule) else { continue };
+            let policy = member.policy();
+            tracing::warn!(subscription = %member.cell.spec.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, "a filter failed on an event");
+            match policy {
+                FailurePolicy::DeadLetter => {
+                    member.cell.lock().exclude(member.stage, position, &failure.reason);
+                }
+                FailurePolicy::Drop => {}
+                FailurePolicy::Pass => {
+                    verdicts.matched.entry(failure.rule).or_default().push(position);
+                }
+                FailurePolicy::Pause => {
+                    let first = paused
+                        .entry(failure.rule)
+                        .or_insert_with(|| (position, failure.reason.clone()));
+                    if position < first.0 {
+                        *first = (position, failure.reason);
+                    }
+                }
+            }
+        }
+        for key in self.cohorts[index].rules.clone() {
+            let Some(member) = self.members.get(&key) else { continue };
+            let mut matched = verdicts.matched.remove(&key).unwrap_or_default();
+            matched.sort_unstable();
+            matched.dedup();
+            let stop = paused.get(&key);
+            let through = match stop {
+                None => through,
+                Some((at, _)) => {
+                    matched.retain(|position| position < at);
+                    Position(at.0.saturating_sub(1))
+                }
+            };
+            let (deliverable, given_up) = {
+                let mut state = member.cell.lock();
+                let deliverable = state.stage_result(member.stage, through, &matched);
+                if let Some((at, reason)) = stop {
+                    state.pause(&format!("filter failed at position {at}: {reason}"));
+                }
+                (deliverable, state.has_given_up())
+            };
+            if given_up {
+                self.parts.hub.queue_dead_letters(&member.cell);
+            }
+            if deliverable {
+                member.cell.wake.notify_waiters();
+            }
+        }
+        for key in paused.into_keys() {
+            self.leave_cohort(key);
+            self.parked.push(key);
+        }
+    }
+
+    fn rules_of(&mut self, index: usize, topic: TopicId) -> Option<(TopicName, Arc<[RuleKey]>)> {
+        let cohort = &mut self.cohorts[index];
+        if let Some(known) = cohort.by_topic.get(&topic) {
+            return known.clone();
+        }
+        let name = {
+            let catalog = self.parts.catalog.read().unwrap_or_else(PoisonError::into_inner);
+            catalog.topics_by_id.get(&topic).map(|topic| topic.spec.name.clone())
+        };
+        let entry = name.and_then(|name| {
+            let selects = |key: &&RuleKey| {
+                self.members.get(*key).is_some_and(|member| member.cell.selects(&name))
+            };
+            let rules: Vec<RuleKey> = cohort.rules.iter().filter(selects).copied().collect();
+            if rules.is_empty() {
+                return None;
+            }
+            // Lists are compared by pointer when events are put together, so equal ones must be one.
+            let mut known = cohort.by_topic.values().flatten().map(|(_, list)| list);
+            let shared = known.find(|list| list[..] == rules[..]).cloned();
+            Some((name, shared.unwrap_or_else(|| rules.into())))
+        });
+        cohort.by_topic.insert(topic, entry.clone());
+        entry
+    }
+}
+
+// Events that go into one call: those of blocks whose topics have the same rules.
+#[derive(Default)]
+struct Call {
+    rules: Arc<[RuleKey]>,
+    events: Vec<InputEvent>,
+    positions: Vec<Position>,
+}
+
+impl Call {
+    fn same_rules(&self, rules: &Arc<[RuleKey]>) -> bool {
+        Arc::ptr_eq(&self.rules, rules)
+    }
+
+    fn add(
+        &mut self,
+        block: &Block,
+        topic: &TopicName,
+        from: Position,
+        stop: Position,
+    ) -> Result<(), String> {
+        for (index, bytes) in block.events().map_err(|error| error.to_string())? {
+            let position = block.position(index);
+            if position < from || position >= stop {
+                continue;
+            }
+            self.positions.push(position);
+            self.events.push(InputEvent {
+                topic: topic.shared(),
+                sequence: block.sequence(index),
+                time: block.time,
+                bytes,
+            });
+        }
+        Ok(())
+    }
+}

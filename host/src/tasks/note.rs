@@ -1,0 +1,118 @@
+//! What a journal group says beside its blocks. The store keeps these bytes without looking at them.
+
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::Change;
+use crate::domain::{Position, ProducerId, Sequence, SubscriptionId};
+
+/// First byte of a group's notes: the version of their encoding.
+const VERSION: u8 = 1;
+
+/// One statement of a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Note {
+    /// The catalog changed.
+    Change(Change),
+    /// A subscription is done with these positions.
+    Acks {
+        /// Which.
+        subscription: SubscriptionId,
+        /// First position and how many more, rising.
+        ranges: Vec<(u64, u64)>,
+    },
+    /// A producer's batch is in this group.
+    Batch {
+        /// Whose.
+        producer: ProducerId,
+        /// Its epoch.
+        epoch: u32,
+        /// Number of the first event.
+        first_number: u64,
+        /// How many.
+        count: u32,
+        /// Sequence of the first event.
+        first_sequence: Sequence,
+        /// The producer has seen the answers up to this number.
+        resolved_through: u64,
+    },
+}
+
+/// Why the notes of a group cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoteError {
+    #[error("the journal was written by a newer Tidegate (notes version {0}); start that one")]
+    Version(u8),
+    #[error("a journal group is sound but its notes are not readable")]
+    Malformed(#[source] postcard::Error),
+}
+
+/// Appends the notes of a group to `out`.
+pub(super) fn encode(notes: &[Note], out: &mut Vec<u8>) {
+    out.push(VERSION);
+    for note in notes {
+        // Only a custom serializer that fails or a full fixed buffer could make this fail; there is neither.
+        let bytes = postcard::to_stdvec(note).expect("notes serialize into memory");
+        out.extend_from_slice(&bytes);
+    }
+}
+
+/// The notes of a group.
+pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Note>, NoteError> {
+    let Some((version, mut rest)) = bytes.split_first() else {
+        return Ok(Vec::new());
+    };
+    if *version != VERSION {
+        return Err(NoteError::Version(*version));
+    }
+    let mut notes = Vec::new();
+    while !rest.is_empty() {
+        let (note, after) = postcard::take_from_bytes(rest).map_err(NoteError::Malformed)?;
+        notes.push(note);
+        rest = after;
+    }
+    Ok(notes)
+}
+
+/// Ranges as a note keeps them.
+pub(super) fn pack(ranges: impl IntoIterator<Item = RangeInclusive<Position>>) -> Vec<(u64, u64)> {
+    ranges
+        .into_iter()
+        .map(|range| (range.start().0, range.end().0 - range.start().0))
+        .collect()
+}
+
+/// Ranges from a note. Numbers that overflow are dropped: no position is that high.
+pub(super) fn unpack(ranges: &[(u64, u64)]) -> Vec<RangeInclusive<Position>> {
+    ranges
+        .iter()
+        .filter_map(|(first, more)| Some(Position(*first)..=Position(first.checked_add(*more)?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_round_trip_and_damage_is_an_error() {
+        let notes = [
+            Note::Acks { subscription: SubscriptionId(3), ranges: vec![(1, 4), (9, 0)] },
+            Note::Batch {
+                producer: ProducerId(7),
+                epoch: 1,
+                first_number: 10,
+                count: 2,
+                first_sequence: Sequence(4),
+                resolved_through: 9,
+            },
+        ];
+        let mut bytes = Vec::new();
+        encode(&notes, &mut bytes);
+        assert_eq!(format!("{:?}", decode(&bytes).expect("readable")), format!("{notes:?}"));
+        assert!(matches!(decode(&[9]), Err(NoteError::Version(9))));
+        assert!(decode(&bytes[..bytes.len() - 1]).is_err());
+        assert!(decode(&[]).expect("no notes").is_empty());
+    }
+}

@@ -1,0 +1,65 @@
+//! Open publish streams by producer. A new stream of a producer fences the one before it, so that batches of a
+//! connection that was given up cannot be committed between those of its successor.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::BrokerError;
+use crate::broker::Producers;
+use crate::domain::ProducerId;
+
+/// One publish stream of a producer that wants resends recognised.
+pub(super) struct Session {
+    pub(super) producer: ProducerId,
+    pub(super) epoch: u32,
+    fenced: AtomicBool,
+}
+
+impl Session {
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+}
+
+/// What is known of producers. The committer judges and records batches; streams open and close sessions.
+pub(super) struct Sessions {
+    producers: Mutex<Producers>,
+    open: Mutex<HashMap<ProducerId, Arc<Session>>>,
+}
+
+impl Sessions {
+    pub(super) fn new(producers: Producers) -> Arc<Self> {
+        Arc::new(Self { producers: Mutex::new(producers), open: Mutex::default() })
+    }
+
+    /// Opens a session, fencing an older one, and answers the highest number committed for the producer.
+    pub(super) fn open(
+        &self,
+        producer: ProducerId,
+        epoch: u32,
+    ) -> Result<(Arc<Session>, u64), BrokerError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_number = self
+            .producers()
+            .open(producer, epoch)
+            .map_err(|_| BrokerError::Fenced)?;
+        let session = Arc::new(Session { producer, epoch, fenced: AtomicBool::new(false) });
+        if let Some(older) = open.insert(producer, session.clone()) {
+            older.fenced.store(true, Ordering::Release);
+        }
+        Ok((session, last_number))
+    }
+
+    /// Ends a session.
+    pub(super) fn close(&self, session: &Arc<Session>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.get(&session.producer).is_some_and(|current| Arc::ptr_eq(current, session)) {
+            open.remove(&session.producer);
+        }
+    }
+
+    pub(super) fn producers(&self) -> MutexGuard<'_, Producers> {
+        self.producers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,104 @@
+//! The publishing side as a connection sees it: a stream's batches go in, their answers come out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::BrokerError;
+use super::inbox::{Inbox, PublishItem};
+use super::producers::{Session, Sessions};
+use crate::domain::{Sequence, TopicName};
+
+/// Events of one batch, to be appended to one topic together and in order.
+pub struct PublishRequest {
+    /// Repeated in the reply.
+    pub correlation: u64,
+    /// Where to; created when the configuration allows it.
+    pub topic: TopicName,
+    /// Number of the first event; 0 for a publisher without a producer id.
+    pub first_number: u64,
+    /// The client has seen the answers for all numbers up to this.
+    pub resolved_through: u64,
+    /// Encoded events, already checked.
+    pub events: Vec<Bytes>,
+}
+
+/// Answer to a [`PublishRequest`].
+pub struct PublishReply {
+    /// As in the request.
+    pub correlation: u64,
+    /// Bytes of events in the request.
+    pub bytes: usize,
+    /// What became of it.
+    pub result: Result<PublishOutcome, BrokerError>,
+}
+
+/// The batch is as durable as its topic promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishOutcome {
+    /// Sequence of its first event.
+    pub first_sequence: Sequence,
+    /// How many events.
+    pub count: u32,
+    /// It was committed before; nothing was appended again.
+    pub duplicate: bool,
+    /// No subscription and no retention keeps it.
+    pub unkept: bool,
+}
+
+/// One publish stream. Dropping it ends its producer's session.
+pub struct Publisher {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) session: Option<Arc<Session>>,
+    pub(super) replies: mpsc::UnboundedSender<PublishReply>,
+}
+
+impl Publisher {
+    /// Hands a batch to the committer. Waits while its queue is full, which is how publishers feel a full
+    /// journal. The answer comes as a [`PublishReply`].
+    ///
+    /// # Errors
+    ///
+    /// Another stream of the producer took over, the batch is not numbered though the publisher has a producer
+    /// id, or the broker is shutting down.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: dropped before completion, the batch was not handed over.
+    pub async fn submit(&self, request: PublishRequest) -> Result<(), BrokerError> {
+        if let Some(session) = &self.session {
+            if session.is_fenced() {
+                return Err(BrokerError::Fenced);
+            }
+            let last = request.first_number.checked_add(request.events.len() as u64);
+            if request.first_number == 0 || last.is_none() {
+                return Err(BrokerError::Invalid(
+                    "events of a publisher with a producer id are numbered from 1".into(),
+                ));
+            }
+        }
+        let bytes = request.events.iter().map(Bytes::len).sum();
+        let room = self.inbox.publish_room(bytes).await?;
+        self.inbox.publish(PublishItem {
+            topic: request.topic,
+            events: request.events,
+            bytes,
+            correlation: request.correlation,
+            first_number: request.first_number,
+            resolved_through: request.resolved_through,
+            session: self.session.clone(),
+            replies: self.replies.clone(),
+            _room: room,
+        })
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        if let Some(session) = &self.session {
+            self.sessions.close(session);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! From what is on disk to a broker at rest: the newest generation's state, then every group of the journal
+//! after its mark, applied as the committer applied it. Filters are not run here: lanes do that again from where
+//! each subscription's state says, with the same verdicts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::catalog::{Catalog, Change};
+use super::committer::UNSYNCED_EVENTS_CEILING;
+use super::hub::Cell;
+use super::note::{self, Note, NoteError};
+use super::state::{self, State, StateError};
+use crate::broker::{Producers, SubscriptionState};
+use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId};
+use crate::store::{Group, ReadError};
+
+/// Why the broker's state cannot be rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The newest generation is sound but says something this version does not understand.
+    #[error(transparent)]
+    State(StateError),
+    /// A group of the journal cannot be read.
+    #[error("the journal cannot be read")]
+    Replay(#[source] ReadError),
+    /// A group's notes cannot be read.
+    #[error(transparent)]
+    Notes(NoteError),
+}
+
+/// The broker at rest.
+pub(super) struct Recovered {
+    pub(super) catalog: Catalog,
+    pub(super) producers: Producers,
+    pub(super) next_position: Position,
+    /// All subscriptions, and whether each follows the router.
+    pub(super) cells: Vec<(Arc<Cell>, bool)>,
+    pub(super) groups: u64,
+}
+
+/// Rebuilds the state. `clean` says that the last run closed its journal.
+pub(super) fn recover(
+    pairs: &[(bytes::Bytes, bytes::Bytes)],
+    replay: impl Iterator<Item = Result<Group, ReadError>>,
+    clean: bool,
+    producers_max: usize,
+) -> Result<Recovered, RecoveryError> {
+    let state = state::decode(pairs, producers_max).map_err(RecoveryError::State)?;
+    let mut recovery = Recovery::new(state);
+    for group in replay {
+        recovery.apply(&group.map_err(RecoveryError::Replay)?)?;
+    }
+    if !clean {
+        recovery.skip_what_may_have_been_handed_out();
+    }
+    Ok(recovery.finish())
+}
+
+struct Recovery {
+    catalog: Catalog,
+    producers: Producers,
+    next_position: Position,
+    live: BTreeMap<SubscriptionId, Live>,
+    groups: u64,
+}
+
+struct Live {
+    cell: Arc<Cell>,
+    routed: bool,
+}
+
+impl Recovery {
+    fn new(state: State) -> Self {
+        let live = state
+            .subscriptions
+            .into_iter()
+            .filter_map(|(id, matches)| {
+                let (spec, _) = state.catalog.subscriptions.get(&id)?;
+                let seen = matches.evaluated_through().next();
+                let routed = spec.filters.is_empty() && seen >= state.routed_through;
+                Some((id, Live { cell: Cell::new(id, spec.clone(), matches), routed }))
+            })
+            .collect();
+        Self {
+            catalog: state.catalog,
+            producers: state.producers,
+            next_position: state.next_position,
+            live,
+            groups: 0,
+        }
+    }
+
+    fn apply(&mut self, group: &Group) -> Result<(), RecoveryError> {
+        self.groups += 1;
+        for note in note::decode(&group.notes).map_err(RecoveryError::Notes)? {
+            self.apply_note(note);
+        }
+        for block in &group.blocks {
+            let end = block.last_position().next();
+            self.next_position = self.next_position.max(end);
+            let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else { continue };
+            topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
+            let range = block.first_position..=block.last_position();
+            for live in self.live.values().filter(|live| live.routed) {
+                if live.cell.selects(&topic.spec.name) {
+                    live.cell.lock().observe(*range.end(), std::iter::once(range.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_note(&mut self, note: Note) {
+        match note {
+            Note::Change(change) => {
+                self.catalog.apply(&change);
+                match change {
+                    Change::CreateSubscription { id, spec, start } => {
+                        self.live.entry(id).or_insert_with(|| {
+                            let spec = Arc::new(spec.0);
+                            let routed = spec.filters.is_empty() && spec.start == StartAt::New;
+                            let matches = SubscriptionState::new(
+                                spec.delivery.clone(),
+                                start,
+                                spec.filters.len(),
+                            );
+                            Live { cell: Cell::new(id, spec, matches), routed }
+                        });
+                    }
+                    Change::DeleteSubscription(id) => {
+                        self.live.remove(&id);
+                    }
+                    Change::CreateTopic { .. }
+                    | Change::DeleteTopic(_)
+                    | Change::AddPlugin(_)
+                    | Change::DeletePlugin { .. } => {}
+                }
+            }
+            Note::Acks { subscription, ranges } => {
+                if let Some(live) = self.live.get(&subscription) {
+                    let ranges = note::unpack(&ranges);
+                    live.cell.lock().ack(None, &ranges, &mut Vec::new());
+                }
+            }
+            Note::Batch { producer, epoch, first_number, count, first_sequence, resolved_through } => {
+                self.producers.commit(
+                    producer,
+                    epoch,
+                    first_number,
+                    count,
+                    first_sequence,
+                    resolved_through,
+                );
+            }
+        }
+    }
+
+    // Events of `interval` topics may have been answered and delivered, and then lost. Their numbers must not be
+    // given to other events.
+    fn skip_what_may_have_been_handed_out(&mut self) {
+        let interval = |spec: &crate::domain::TopicSpec| spec.durability == Durability::Interval;
+        let mut topics = self.catalog.topics.values().filter(|topic| interval(&topic.spec)).peekable();
+        if topics.peek().is_none() {
+            return;
+        }
+        for topic in topics {
+            topic.advance_to(Sequence(topic.next_sequence().0 + UNSYNCED_EVENTS_CEILING));
+        }
+        self.next_position.0 += UNSYNCED_EVENTS_CEILING;
+    }
+
+    fn finish(self) -> Recovered {
+        Recovered {
+            catalog: self.catalog,
+            producers: self.producers,
+            next_position: self.next_position,
+            cells: self.live.into_values().map(|live| (live.cell, live.routed)).collect(),
+            groups: self.groups,
+        }
+    }
+}

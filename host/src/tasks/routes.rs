@@ -1,0 +1,140 @@
+//! Routes: subscriptions that the broker itself consumes. One task for each leases events, transforms them, and
+//! hands outputs and acks to the committer as one item of a group, so their effect is exactly once: after a
+//! crash either both are there or neither, and what was not there is done again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::BrokerError;
+use super::delivery::{DeliveryParts, Leased, Taker};
+use super::hops;
+use super::hub::{Cell, push_range};
+use super::inbox::{Control, Outputs};
+use super::transform::{Output, TransformChain};
+use crate::broker::GiveUpReason;
+use crate::domain::{Event, EventRef, SubscriptionSpec, TopicName};
+
+/// Events and bytes of input that go into one group.
+const BATCH_EVENTS_MAX: usize = 512;
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Runs one route until it is deleted or the broker stops.
+pub(super) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>, transforms: Arc<TransformChain>) {
+    let taker = Taker::attach(parts, cell);
+    loop {
+        match round(&taker, &transforms).await {
+            Ok(()) => {}
+            Err(BrokerError::SubscriptionGone(_) | BrokerError::ShuttingDown) => return,
+            Err(error) => {
+                tracing::warn!(route = %taker.cell.spec.name, %error, "a route could not write; it tries again");
+                tokio::select! {
+                    () = taker.parts.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                }
+            }
+        }
+    }
+}
+
+async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerError> {
+    let mut leased = taker.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await?;
+    leased.retain(|leased| within_hops(taker, leased));
+    let dispositions = transforms.apply(&leased).await;
+    let mut acks = Vec::with_capacity(leased.len());
+    let mut events = Vec::with_capacity(leased.len());
+    // In rising order: ranges are joined by that, and redeliveries come first from a lease.
+    let mut results: Vec<_> = leased.iter().zip(dispositions).collect();
+    results.sort_by_key(|(leased, _)| leased.position);
+    for (leased, disposition) in results {
+        let Some(outputs) = taker.settle(leased, disposition) else { continue };
+        match place(&taker.cell.spec, leased, outputs) {
+            Ok(placed) => {
+                events.extend(placed);
+                push_range(&mut acks, leased.position..=leased.position);
+            }
+            Err(reason) => {
+                taker.give_up(leased.position, GiveUpReason::TransformRejected(reason.into()));
+            }
+        }
+    }
+    if acks.is_empty() {
+        return Ok(());
+    }
+    let subscription = taker.cell.id;
+    let retry = acks.clone();
+    let outputs = |done| Control::Outputs(Outputs { subscription, acks, events, done });
+    let result = taker.parts.inbox.ask(outputs).await;
+    if result.is_err() {
+        taker.nack(&retry, Some(1_000));
+    }
+    result
+}
+
+fn within_hops(taker: &Taker, leased: &Leased) -> bool {
+    let hops = EventRef::parse(&leased.event).map_or(0, |event| hops::of(&event));
+    if hops < hops::MAX {
+        return true;
+    }
+    taker.give_up(leased.position, GiveUpReason::HopLimit);
+    false
+}
+
+// Which output goes to which topic.
+fn place(
+    spec: &SubscriptionSpec,
+    leased: &Leased,
+    outputs: Vec<Output>,
+) -> Result<Vec<(TopicName, Bytes)>, String> {
+    let hops = EventRef::parse(&leased.event).map_or(0, |event| hops::of(&event)) + 1;
+    let mut placed = Vec::with_capacity(outputs.len());
+    for output in outputs {
+        let topic = output_topic(spec, output.name.as_deref())?;
+        let mut event = Event::decode(output.event)
+            .map_err(|error| format!("the event cannot be read again: {error}"))?;
+        hops::set(&mut event, hops);
+        placed.push((topic, event.encode_to_vec().into()));
+    }
+    Ok(placed)
+}
+
+fn output_topic(spec: &SubscriptionSpec, name: Option<&str>) -> Result<TopicName, String> {
+    let known = || spec.outputs.keys().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    match name {
+        Some(name) => match spec.outputs.get(name) {
+            Some(topic) => Ok(topic.clone()),
+            None => Err(format!("output `{name}` is not one of this route's: {}", known())),
+        },
+        None if spec.outputs.len() == 1 => {
+            Ok(spec.outputs.values().next().cloned().expect("one output was counted"))
+        }
+        None => Err(format!("the transform named no output, and this route has several: {}", known())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(outputs: &[(&str, &str)]) -> SubscriptionSpec {
+        let outputs: serde_json::Map<_, _> = outputs
+            .iter()
+            .map(|(name, topic)| ((*name).to_owned(), (*topic).into()))
+            .collect();
+        serde_json::from_value(serde_json::json!({"name": "r", "topics": ["a"], "outputs": outputs}))
+            .expect("valid specification")
+    }
+
+    #[test]
+    fn outputs_go_where_their_names_say() {
+        let one = spec(&[("won", "auction.won")]);
+        let two = spec(&[("won", "auction.won"), ("lost", "auction.lost")]);
+        let topic = |spec, name| output_topic(spec, name).map(|topic| topic.to_string());
+        assert_eq!(topic(&one, None).as_deref(), Ok("auction.won"));
+        assert_eq!(topic(&two, Some("lost")).as_deref(), Ok("auction.lost"));
+        assert!(topic(&two, None).expect_err("ambiguous").contains("several"));
+        assert!(topic(&one, Some("lost")).expect_err("unknown").contains("`lost`"));
+    }
+}

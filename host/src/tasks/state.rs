@@ -1,0 +1,164 @@
+//! The broker's state as a checkpoint keeps it: key/value pairs in a generation beside the events. A checkpoint is
+//! fuzzy: it is taken while the broker runs, and holds everything up to its mark and perhaps more. That is sound
+//! because replaying the journal from the mark changes nothing that is already there.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::catalog::{Catalog, Topic};
+use crate::broker::{Producers, SubscriptionState};
+use crate::domain::{PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicSpec};
+
+const HEAD: &[u8] = b"head";
+const PRODUCERS: &[u8] = b"producers";
+const TOPIC: &[u8] = b"topic/";
+const SUBSCRIPTION: &[u8] = b"subscription/";
+const MATCHES: &[u8] = b"matches/";
+const PLUGIN: &[u8] = b"plugin/";
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    next_position: Position,
+    routed_through: Position,
+    last_topic: TopicId,
+    last_subscription: SubscriptionId,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TopicRecord {
+    id: TopicId,
+    spec: TopicSpec,
+    next_sequence: Sequence,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SubscriptionRecord {
+    id: SubscriptionId,
+    spec: SubscriptionSpec,
+    start: Position,
+}
+
+/// What a checkpoint, or the start, knows.
+pub(super) struct State {
+    pub(super) catalog: Catalog,
+    pub(super) next_position: Position,
+    pub(super) routed_through: Position,
+    pub(super) producers: Producers,
+    pub(super) subscriptions: Vec<(SubscriptionId, SubscriptionState)>,
+}
+
+/// Why a checkpoint's state cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the state in the newest generation is not readable: {key}: {why}")]
+pub(super) struct StateError {
+    key: String,
+    why: String,
+}
+
+/// The pairs of a checkpoint. `snapshots` are the state machines of the catalog's subscriptions.
+pub(super) fn encode(
+    catalog: &Catalog,
+    next_position: Position,
+    routed_through: Position,
+    producers: Vec<u8>,
+    snapshots: Vec<(SubscriptionId, Vec<u8>)>,
+) -> Vec<(Bytes, Bytes)> {
+    let mut pairs = vec![
+        (
+            Bytes::from_static(HEAD),
+            json(&Head {
+                next_position,
+                routed_through,
+                last_topic: catalog.last_topic,
+                last_subscription: catalog.last_subscription,
+            }),
+        ),
+        (Bytes::from_static(PRODUCERS), producers.into()),
+    ];
+    for topic in catalog.topics.values() {
+        let record = TopicRecord {
+            id: topic.id,
+            spec: topic.spec.clone(),
+            next_sequence: topic.next_sequence(),
+        };
+        pairs.push((key(TOPIC, topic.id.0), json(&record)));
+    }
+    for (id, (spec, start)) in &catalog.subscriptions {
+        let record = SubscriptionRecord { id: *id, spec: (**spec).clone(), start: *start };
+        pairs.push((key(SUBSCRIPTION, id.0), json(&record)));
+    }
+    for (id, snapshot) in snapshots {
+        pairs.push((key(MATCHES, id.0), snapshot.into()));
+    }
+    for (ordinal, plugin) in catalog.plugins.values().enumerate() {
+        pairs.push((key(PLUGIN, ordinal as u64), json(plugin)));
+    }
+    pairs
+}
+
+/// The state that a generation's pairs say; an empty one where there is no generation.
+pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<State, StateError> {
+    let mut state = State {
+        catalog: Catalog::default(),
+        next_position: Position(1),
+        routed_through: Position(1),
+        producers: Producers::new(producers_max),
+        subscriptions: Vec::new(),
+    };
+    let mut snapshots = Vec::new();
+    for (key, value) in pairs {
+        if key.starts_with(TOPIC) {
+            let record: TopicRecord = parse(key, value)?;
+            let topic = Topic::new(record.id, record.spec, record.next_sequence);
+            state.catalog.insert_topic(std::sync::Arc::new(topic));
+        } else if key.starts_with(SUBSCRIPTION) {
+            let record: SubscriptionRecord = parse(key, value)?;
+            let entry = (std::sync::Arc::new(record.spec), record.start);
+            state.catalog.subscriptions.insert(record.id, entry);
+        } else if key.starts_with(PLUGIN) {
+            let plugin: PluginInfo = parse(key, value)?;
+            state.catalog.plugins.insert((plugin.name.clone(), plugin.version), plugin);
+        } else if key.starts_with(MATCHES) {
+            let id = key[MATCHES.len()..].try_into().map(u64::from_be_bytes);
+            let id = id.map_err(|_| unreadable(key, "not an id"))?;
+            snapshots.push((key, SubscriptionId(id), value));
+        } else if key == PRODUCERS {
+            state.producers = Producers::restore(value, producers_max)
+                .map_err(|error| unreadable(key, error))?;
+        } else if key == HEAD {
+            let head: Head = parse(key, value)?;
+            state.next_position = head.next_position;
+            state.routed_through = head.routed_through;
+            state.catalog.last_topic = state.catalog.last_topic.max(head.last_topic);
+            state.catalog.last_subscription =
+                state.catalog.last_subscription.max(head.last_subscription);
+        } else {
+            return Err(unreadable(key, "unknown key; a newer Tidegate wrote it"));
+        }
+    }
+    for (key, id, value) in snapshots {
+        // A subscription that was deleted while the checkpoint was taken has no record.
+        let Some((spec, _)) = state.catalog.subscriptions.get(&id) else { continue };
+        let restored = SubscriptionState::restore(value, spec.delivery.clone(), spec.filters.len())
+            .map_err(|error| unreadable(key, error))?;
+        state.subscriptions.push((id, restored));
+    }
+    Ok(state)
+}
+
+fn key(prefix: &[u8], id: u64) -> Bytes {
+    [prefix, &id.to_be_bytes()].concat().into()
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    // Maps with text keys, numbers and texts only: nothing that JSON cannot say.
+    serde_json::to_vec(value).expect("records are plain data").into()
+}
+
+fn parse<T: serde::de::DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StateError> {
+    serde_json::from_slice(value).map_err(|error| unreadable(key, error))
+}
+
+fn unreadable(key: &[u8], why: impl std::fmt::Display) -> StateError {
+    StateError { key: String::from_utf8_lossy(key).into_owned(), why: why.to_string() }
+}

@@ -1,0 +1,149 @@
+//! The transforms of one subscription, one after the other, applied to a batch of events. What becomes of each
+//! event is decided here; what that means for the subscription is its caller's business.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::delivery::Leased;
+use crate::domain::{Event, EventRef, FailurePolicy, Header, PluginUse};
+use crate::plugin::{ConfigureError, InputEvent, Outcome, OutputEvent, Plugins, TransformFailure, Transformer};
+
+/// Configured transforms, in order. Empty: events go on as they are.
+#[derive(Default)]
+pub(super) struct TransformChain {
+    steps: Vec<(Transformer, FailurePolicy)>,
+}
+
+/// An event that comes out of a chain.
+#[derive(Clone, Debug)]
+pub(super) struct Output {
+    /// The output a transform named, if one did.
+    pub(super) name: Option<String>,
+    /// Encoded.
+    pub(super) event: Bytes,
+}
+
+impl Output {
+    pub(super) fn unchanged(leased: &Leased) -> Self {
+        Self { name: None, event: leased.event.clone() }
+    }
+}
+
+/// What becomes of an event.
+#[derive(Debug)]
+pub(super) enum Disposition {
+    /// These go on; none at all: the event is done with.
+    Outputs(Vec<Output>),
+    /// It can never be transformed.
+    Reject(String),
+    /// It may be later.
+    Retry(String),
+    /// The plugin failed on it.
+    Fault {
+        policy: FailurePolicy,
+        reason: String,
+    },
+}
+
+impl TransformChain {
+    pub(super) async fn configure(
+        plugins: &Plugins,
+        uses: &[PluginUse],
+    ) -> Result<Self, ConfigureError> {
+        let mut steps = Vec::with_capacity(uses.len());
+        for used in uses {
+            let Some(digest) = &used.digest else { continue };
+            let transformer = plugins.transformer(digest, &used.config, &used.plugin).await?;
+            steps.push((transformer, used.on_failure));
+        }
+        Ok(Self { steps })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// One disposition for each event, in order.
+    pub(super) async fn apply(&self, events: &[Leased]) -> Vec<Disposition> {
+        let mut dispositions: Vec<Disposition> = events
+            .iter()
+            .map(|leased| Disposition::Outputs(vec![Output::unchanged(leased)]))
+            .collect();
+        for (transformer, policy) in &self.steps {
+            let mut inputs = Vec::new();
+            for (leased, disposition) in events.iter().zip(&dispositions) {
+                let Disposition::Outputs(outputs) = disposition else { continue };
+                inputs.extend(outputs.iter().map(|output| input(leased, output)));
+            }
+            let mut results = transformer.apply(&inputs).await.into_iter();
+            for disposition in &mut dispositions {
+                let Disposition::Outputs(outputs) = disposition else { continue };
+                let outputs = std::mem::take(outputs);
+                *disposition = step(outputs, &mut results, *policy);
+            }
+        }
+        dispositions
+    }
+}
+
+fn input(leased: &Leased, output: &Output) -> InputEvent {
+    InputEvent {
+        topic: leased.topic.shared(),
+        sequence: leased.sequence,
+        time: leased.time,
+        bytes: output.event.clone(),
+    }
+}
+
+// One step for the outputs of one event. They share its fate: the first that fails decides.
+fn step(
+    outputs: Vec<Output>,
+    results: &mut impl Iterator<Item = Result<Outcome, TransformFailure>>,
+    policy: FailurePolicy,
+) -> Disposition {
+    let mut next = Vec::with_capacity(outputs.len());
+    let mut failed = None;
+    for output in outputs {
+        let result = results.next().unwrap_or_else(|| {
+            Err(TransformFailure::Fault("the plugin answered for fewer events than it was given".into()))
+        });
+        match result {
+            Ok(Outcome::Keep) => next.push(output),
+            Ok(Outcome::Drop) => {}
+            Ok(Outcome::Replace(event)) => {
+                let event = encode(&output.event, event);
+                next.push(Output { name: output.name, event });
+            }
+            Ok(Outcome::Emit(events)) => {
+                for (name, event) in events {
+                    let event = encode(&output.event, event);
+                    next.push(Output { name: name.or_else(|| output.name.clone()), event });
+                }
+            }
+            Err(failure) => failed = failed.or(Some(failure)),
+        }
+    }
+    match failed {
+        None => Disposition::Outputs(next),
+        Some(TransformFailure::Reject(reason)) => Disposition::Reject(reason),
+        Some(TransformFailure::Retry(reason)) => Disposition::Retry(reason),
+        Some(TransformFailure::Fault(reason)) => Disposition::Fault { policy, reason },
+    }
+}
+
+// A transform's output keeps the id of the event it was made of.
+fn encode(original: &[u8], output: OutputEvent) -> Bytes {
+    let id = EventRef::parse(original).map(|event| event.id().to_owned()).unwrap_or_default();
+    let event = Event {
+        id,
+        key: output.key,
+        headers: output
+            .headers
+            .into_iter()
+            .map(|(name, value)| Header { name, value })
+            .collect(),
+        content_type: output.content_type.unwrap_or_default(),
+        payload: output.payload,
+    };
+    event.encode_to_vec().into()
+}

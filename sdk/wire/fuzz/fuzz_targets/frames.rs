@@ -1,0 +1,31 @@
+//! Bytes as a stream: no cut into frames and no message of the protocol may panic, and no frame may pass its limit.
+#![no_main]
+
+use bytes::BytesMut;
+use libfuzzer_sys::fuzz_target;
+use tidegate_wire::frame::{FrameReader, decode};
+use tidegate_wire::{pb, positions};
+
+const MAX: usize = 4096;
+
+fuzz_target!(|data: &[u8]| {
+    let mut buffer = BytesMut::from(data);
+    let mut reader = FrameReader::new(MAX);
+    while let Ok(Some(frame)) = reader.next_frame(&mut buffer) {
+        assert!(frame.len() <= MAX);
+        let _ = decode::<pb::StreamOpen>(frame.clone());
+        let _ = decode::<pb::HelloReply>(frame.clone());
+        let _ = decode::<pb::PublishBatch>(frame.clone());
+        let _ = decode::<pb::PublishReply>(frame.clone());
+        let _ = decode::<pb::ConsumerCommand>(frame.clone());
+        if let Ok(list) = decode::<pb::Positions>(frame.clone())
+            && let Ok(ranges) = positions::decode_positions(&list, 1000)
+        {
+            let again = positions::encode_positions(ranges);
+            assert!(positions::decode_positions(&again, 1000).is_ok());
+        }
+        if let Ok(deliver) = decode::<pb::Deliver>(frame) {
+            let _ = positions::decode_deltas(&deliver.positions);
+        }
+    }
+});
