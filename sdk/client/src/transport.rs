@@ -250,7 +250,7 @@ pub(crate) struct FrameSource {
 }
 
 impl FrameSource {
-    fn new(recv: quinn::RecvStream) -> Self {
+    pub(crate) fn new(recv: quinn::RecvStream) -> Self {
         Self {
             recv,
             reader: FrameReader::new(FRAME_BYTES_MAX),
