@@ -20,7 +20,7 @@ use tidegate_wire::{ALPN, Limits};
 use tokio::sync::mpsc;
 
 use crate::transport::FrameSource;
-use crate::{Client, ClientOptions, Event, Identity};
+use crate::{Client, ClientOptions, ErrorCode, Event, Identity};
 
 /// Nothing in these tests takes this long unless it never comes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,7 +73,14 @@ pub(super) struct Broker {
     addr: SocketAddr,
     streams: mpsc::UnboundedReceiver<Stream>,
     connections: Arc<Mutex<Vec<(quinn::Connection, quinn::SendStream)>>>,
-    _endpoint: quinn::Endpoint,
+    endpoint: quinn::Endpoint,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
 }
 
 /// The answer to a hello that is welcome.
@@ -93,24 +100,45 @@ impl Broker {
 
     /// A broker that answers every hello with `hello`.
     pub(super) fn start_with(hello: hello_reply::Result, ask_for_certificate: bool) -> Self {
+        let (mut broker, stream_sender) = Self::listen(ask_for_certificate);
+        let connections = Arc::clone(&broker.connections);
+        broker.serving = tokio::spawn(serve(
+            broker.endpoint.clone(),
+            hello,
+            stream_sender,
+            connections,
+        ));
+        broker
+    }
+
+    /// A broker that closes every connection at once.
+    pub(super) fn start_closing(code: ErrorCode, reason: &'static str) -> Self {
+        let (mut broker, _) = Self::listen(false);
+        let endpoint = broker.endpoint.clone();
+        broker.serving = tokio::spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                if let Ok(connection) = incoming.await {
+                    connection.close(VarInt::from_u32(code as u32), reason.as_bytes());
+                }
+            }
+        });
+        broker
+    }
+
+    fn listen(ask_for_certificate: bool) -> (Self, mpsc::UnboundedSender<Stream>) {
         let authority = Authority::new();
         let config = server_config(&authority, ask_for_certificate);
         let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let (stream_sender, streams) = mpsc::unbounded_channel();
-        let connections = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(serve(
-            endpoint.clone(),
-            hello,
-            stream_sender,
-            Arc::clone(&connections),
-        ));
-        Self {
+        let broker = Self {
             authority,
             addr: endpoint.local_addr().unwrap(),
             streams,
-            connections,
-            _endpoint: endpoint,
-        }
+            connections: Arc::default(),
+            endpoint,
+            serving: tokio::spawn(async {}),
+        };
+        (broker, stream_sender)
     }
 
     pub(super) fn options(&self) -> ClientOptions {

@@ -178,3 +178,27 @@ async fn a_goodbye_moves_new_streams_to_a_new_connection() {
     second.ack(batch.correlation, 2, false).await;
     assert_eq!(soon(ticket).await.unwrap().sequence, 2);
 }
+
+#[tokio::test]
+async fn a_connection_closed_with_a_code_is_a_refusal() {
+    let broker = Broker::start_closing(ErrorCode::PermissionDenied, "not you");
+    let error = soon(Client::connect(broker.options())).await.unwrap_err();
+    match error {
+        ConnectError::Refused(refusal) => {
+            assert_eq!(refusal.code, ErrorCode::PermissionDenied);
+            assert_eq!(refusal.message, "not you");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn handles_travel_between_tasks() {
+    fn check<T: Send + Sync + 'static>() {}
+    check::<Client>();
+    check::<crate::Publisher>();
+    check::<crate::PublishTicket>();
+    check::<crate::Consumer>();
+    check::<crate::Delivery>();
+    check::<crate::Acker>();
+}
