@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tidegate_wire::limits::Limits;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminOptions, Listeners, MetricsHook};
 use crate::auth::Policy;
 use crate::config::{Config, Endpoints};
-use crate::net::{self, ClientAuth, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
+use crate::net::{self, ClientAuth, Limits, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions, BundledPlugin};
+use crate::tasks::{Broker, BrokerOptions};
 
 /// Time for what the broker's own tasks still write at shutdown, after the network has drained.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -42,11 +41,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     }
     let pems = Pems::load(&config)?;
     let plugins = Plugins::start(plugin_options(&config)).context("cannot start the plugin service")?;
-    let bundled: Vec<BundledPlugin> = bundled::bundled()
-        .into_iter()
-        .map(|plugin| BundledPlugin { name: plugin.name, bytes: plugin.bytes })
-        .collect();
-    let broker = Broker::start(broker_options(&config), opened, plugins, &bundled)
+    let broker = Broker::start(broker_options(&config), opened, plugins, &bundled::bundled())
         .await
         .context("the broker cannot start")?;
     let served = serve(&config, &pems, &broker, &shutdown).await;
@@ -94,7 +89,7 @@ async fn serve(
     let (plain, secure) = (listeners.plain_addr(), listeners.tls_addr());
     let identity = TlsIdentity::from_pem(&pems.cert, &pems.key, &pems.client_ca)?;
     let net = net::serve(
-        net_options(config),
+        net_options(config, reset_key(&config.data_dir)?),
         identity,
         policy.clone(),
         broker.clone(),
@@ -160,7 +155,7 @@ fn broker_options(config: &Config) -> BrokerOptions {
     }
 }
 
-fn net_options(config: &Config) -> NetOptions {
+fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
     let limits = &config.limits;
     let mut listeners =
         vec![ListenerOptions { addr: config.listen.quic, client_auth: ClientAuth::Required }];
@@ -184,6 +179,7 @@ fn net_options(config: &Config) -> NetOptions {
         connections_max: limits.connections_max as usize,
         streams_max: limits.connection_streams_max,
         shutdown_grace: Duration::from_millis(config.shutdown.deadline_ms),
+        reset_key: Some(reset_key),
         ..NetOptions::default()
     }
 }
@@ -219,6 +215,23 @@ fn plugin_options(config: &Config) -> PluginOptions {
         limits,
         ..defaults
     }
+}
+
+// The secret behind connection ids and reset tokens: made once, so that a restarted broker recognises packets
+// of connections that the one before it had.
+fn reset_key(data_dir: &Path) -> anyhow::Result<[u8; 64]> {
+    let path = data_dir.join("reset.key");
+    if let Ok(kept) = fs::read(&path)
+        && let Ok(key) = kept.try_into()
+    {
+        return Ok(key);
+    }
+    let mut key = [0; 64];
+    rand::Rng::fill(&mut rand::rng(), &mut key[..]);
+    let mut file = tempfile::NamedTempFile::new_in(data_dir).context("cannot write the data directory")?;
+    std::io::Write::write_all(&mut file, &key).context("cannot write reset.key")?;
+    file.persist(&path).context("cannot write reset.key")?;
+    Ok(key)
 }
 
 // On machines where a size does not fit the address space, it is as large as that.

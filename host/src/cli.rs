@@ -73,6 +73,10 @@ enum Command {
 ///
 /// Not meant to be cancelled; every command ends by itself or on an interrupt.
 pub async fn run(cli: Cli) -> ExitCode {
+    // The broker sets up its own log lines, once it has read how.
+    if !matches!(cli.command, Command::Serve(_)) {
+        logging::for_command();
+    }
     let result = match cli.command {
         Command::Serve(args) => serve::run(args).await,
         Command::Pub(args) => publish::run(args).await,

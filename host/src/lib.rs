@@ -2,8 +2,10 @@
 //! domain ← broker ← {store, plugin, auth} ← tasks ← {net, admin} ← app ← main.
 
 pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod net;

@@ -26,4 +26,5 @@ mod tests;
 pub use listener::{NetHandle, ServeError, serve};
 pub use options::{ClientAuth, ListenerOptions, NetOptions};
 pub use stats::{NetCounts, NetStats};
+pub use tidegate_wire::limits::Limits;
 pub use tls::{TlsError, TlsIdentity};

@@ -27,13 +27,15 @@ mod state;
 mod supervisor;
 mod transform;
 
-pub use broker::{Broker, BrokerOptions, BundledPlugin, Health, StartError};
+pub use broker::{Broker, BrokerOptions, Health, StartError};
 pub use dead_letters::{
     ATTEMPTS_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER, TOPIC_HEADER,
 };
 pub use delivery::{Consumer, Delivery};
 pub use error::BrokerError;
 pub use publish::{PublishOutcome, PublishReply, PublishRequest, Publisher};
+pub use note::NoteError;
 pub use recovery::RecoveryError;
+pub use state::StateError;
 
 use catalog::Catalog;

@@ -2,16 +2,21 @@
 //! cost of its own subscription only.
 
 use serde_json::{Value, json};
-use tidegate_client::{Client, Event};
+use tidegate_client::Event;
 use tidegate_tests::{BrokerProcess, Setup, guest};
 
 use crate::support::{
-    consume, header_values, next, number_of, numbered, numbers, publish, publish_events, take,
-    take_numbers,
+    consume, header_values, next, number_of, numbers, publish, publish_events, take, take_numbers,
 };
 
 /// The guest whose rules misbehave as their configuration says.
-const MISBEHAVING: &str = "misbehave";
+const MISBEHAVING: &str = "misbehaving_filter";
+/// Configuration of a rule of it that behaves, and wants everything.
+const GOOD: &str = "contains";
+/// Configuration of a rule that traps on the event with the number [`MARKED`], and wants all others.
+const TRAP_ON_MARKED: &str = r#"trap "n":23}"#;
+/// Number of the event that it traps on.
+const MARKED: u64 = 23;
 /// Deadlines short enough that a guest that loops is noticed soon.
 const SHORT_DEADLINES: &str = "[plugins]\ndeadline_base_ms = 100\ndeadline_event_us = 100\n";
 
@@ -133,9 +138,6 @@ async fn a_bad_configuration_is_refused_with_the_guests_words() -> anyhow::Resul
 #[tokio::test]
 async fn an_upload_that_is_no_filter_is_refused_with_what_is_wrong() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
-    let file_system = r#"(component
-        (import "wasi:filesystem/types@0.2.0" (instance
-            (export "descriptor" (type (sub resource))))))"#;
     let cases = [
         ("no WebAssembly", b"hello".to_vec(), "component"),
         ("a core module", wat::parse_str("(module)")?, "component"),
@@ -146,8 +148,8 @@ async fn an_upload_that_is_no_filter_is_refused_with_what_is_wrong() -> anyhow::
         ),
         (
             "an import that no plugin may have",
-            wat::parse_str(file_system)?,
-            "wasi:filesystem",
+            guest("forbidden_import").await?,
+            "example:forbidden/secrets",
         ),
     ];
     for (what, bytes, named) in cases {
@@ -175,7 +177,7 @@ async fn an_uploaded_filter_works_and_keeps_its_versions() -> anyhow::Result<()>
         (1, first.digest),
         "the same bytes are the same version"
     );
-    broker.admin().create(filtered("s", "mine", "good")).await?;
+    broker.admin().create(filtered("s", "mine", GOOD)).await?;
     publish(&client, "t", 0..10).await?;
     take_numbers(&mut consume(&client, "s").await?, 0..10).await?;
     let refusal = broker
@@ -203,7 +205,37 @@ async fn a_rule_that_traps_fails_alone() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_rule_with_nonsense_answers_fails_alone() -> anyhow::Result<()> {
-    fails_alone("nonsense").await
+    fails_alone("nonsense-rule").await?;
+    fails_alone("nonsense-event").await?;
+    fails_alone("twice").await
+}
+
+#[tokio::test]
+async fn a_rule_that_answers_without_end_fails_alone() -> anyhow::Result<()> {
+    fails_alone("flood").await
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_while_it_is_configured_refuses_the_subscription() -> anyhow::Result<()>
+{
+    let broker = BrokerProcess::start_with(Setup::config(SHORT_DEADLINES)).await?;
+    broker
+        .admin()
+        .upload("p", guest(MISBEHAVING).await?)
+        .await?;
+    broker.admin().create(filtered("good", "p", GOOD)).await?;
+    for mode in ["configure-trap", "configure-loop"] {
+        let refused = broker
+            .admin()
+            .try_create(filtered("bad", "p", mode))
+            .await?;
+        assert!(refused.is_err(), "{mode}");
+    }
+    let client = broker.client().await?;
+    publish(&client, "t", 0..10).await?;
+    take_numbers(&mut consume(&client, "good").await?, 0..10)
+        .await
+        .map(drop)
 }
 
 // One subscription whose rule misbehaves beside three whose rules, of the same plugin, do not, and one without a
@@ -217,7 +249,7 @@ async fn fails_alone(mode: &str) -> anyhow::Result<()> {
         .await?;
     broker.admin().create(filtered("guilty", "p", mode)).await?;
     for name in ["good-1", "good-2", "good-3"] {
-        broker.admin().create(filtered(name, "p", "good")).await?;
+        broker.admin().create(filtered(name, "p", GOOD)).await?;
     }
     broker
         .admin()
@@ -260,14 +292,14 @@ async fn one_event_that_traps_is_the_only_one_that_fails() -> anyhow::Result<()>
         .await?;
     broker
         .admin()
-        .create(filtered("guilty", "p", TRAP_ON_MARK))
+        .create(filtered("guilty", "p", TRAP_ON_MARKED))
         .await?;
-    broker.admin().create(filtered("good", "p", "good")).await?;
+    broker.admin().create(filtered("good", "p", GOOD)).await?;
     broker
         .admin()
         .create(json!({"name": "dead", "topics": ["dead.guilty"]}))
         .await?;
-    publish_with_mark(&client).await?;
+    publish(&client, "t", 0..50).await?;
     take_numbers(&mut consume(&client, "good").await?, 0..50).await?;
     let unmarked = (0..50).filter(|n| *n != MARKED);
     take_numbers(&mut consume(&client, "guilty").await?, unmarked).await?;
@@ -292,11 +324,11 @@ async fn the_policy_decides_what_becomes_of_an_event_that_fails() -> anyhow::Res
         let spec = json!({
             "name": policy,
             "topics": ["t"],
-            "filters": [{"plugin": "p", "config": TRAP_ON_MARK, "on_failure": policy}],
+            "filters": [{"plugin": "p", "config": TRAP_ON_MARKED, "on_failure": policy}],
         });
         broker.admin().create(spec).await?;
     }
-    publish_with_mark(&client).await?;
+    publish(&client, "t", 0..50).await?;
     take_numbers(
         &mut consume(&client, "drop").await?,
         (0..50).filter(|n| *n != MARKED),
@@ -332,7 +364,7 @@ async fn one_guilty_rule_among_a_thousand_good_ones() -> anyhow::Result<()> {
     for index in 0..1_000 {
         broker
             .admin()
-            .create(filtered(&format!("good-{index}"), "p", "good"))
+            .create(filtered(&format!("good-{index}"), "p", GOOD))
             .await?;
     }
     publish(&client, "t", 0..10).await?;
@@ -364,7 +396,7 @@ async fn a_slow_plugin_delays_only_its_own_subscriptions() -> anyhow::Result<()>
         .await?;
     broker
         .admin()
-        .create(filtered("slow", "slow", "slow"))
+        .create(filtered("slow", "slow", "burn"))
         .await?;
     broker
         .admin()
@@ -380,19 +412,5 @@ async fn a_slow_plugin_delays_only_its_own_subscriptions() -> anyhow::Result<()>
     broker.admin().wait_drained("fast").await?;
     take_numbers(&mut consume(&client, "slow").await?, 0..2_000).await?;
     broker.admin().wait_drained("slow").await?;
-    Ok(())
-}
-
-/// Configuration of a rule that traps on events with the header `mark`, and wants all others.
-const TRAP_ON_MARK: &str = "trap-on-mark";
-/// Number of the event with that header.
-const MARKED: u64 = 23;
-
-async fn publish_with_mark(client: &Client) -> anyhow::Result<()> {
-    let events = (0..50).map(|n| match n {
-        MARKED => numbered(n).with_header("mark", "yes"),
-        _ => numbered(n),
-    });
-    publish_events(client, "t", events).await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tidegate_client::Event;
-use tidegate_tests::{BrokerProcess, guest};
+use tidegate_tests::BrokerProcess;
 
 use crate::support::{
     IDENTITY, consume, header_values, next, number_of, publish, publish_events, take,
@@ -115,10 +115,6 @@ async fn outputs_go_by_their_names() -> anyhow::Result<()> {
     let client = broker.client().await?;
     broker
         .admin()
-        .upload("fan", guest("misbehaving_transform").await?)
-        .await?;
-    broker
-        .admin()
         .create(json!({"name": "left", "topics": ["left"]}))
         .await?;
     broker
@@ -132,7 +128,7 @@ async fn outputs_go_by_their_names() -> anyhow::Result<()> {
     let route = json!({
         "name": "route",
         "topics": ["in"],
-        "transforms": [{"plugin": "fan", "config": "emit-to-header"}],
+        "transforms": [{"plugin": "json-reshape", "config": BY_HEADER}],
         "outputs": {"l": "left", "r": "right"},
     });
     broker.admin().create(route).await?;
@@ -161,5 +157,6 @@ async fn outputs_go_by_their_names() -> anyhow::Result<()> {
 }
 
 /// Renames a member and adds one.
-const RENAMED: &str =
-    r#"{"set": {"/number": {"pointer": "/n"}, "/kind": {"constant": "reshaped"}}}"#;
+const RENAMED: &str = r#"{"payload": {"number": {"$get": "/n"}, "kind": "reshaped"}}"#;
+/// Changes nothing that is looked at, and names the output by a header.
+const BY_HEADER: &str = r#"{"pick": ["/n"], "output": {"$header": "output"}}"#;

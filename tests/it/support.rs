@@ -153,4 +153,4 @@ cache_bytes = 4_194_304
 "#;
 
 /// Configuration of `json-reshape` that changes nothing a test looks at.
-pub(crate) const IDENTITY: &str = r#"{"set": {"/n": {"pointer": "/n"}}}"#;
+pub(crate) const IDENTITY: &str = r#"{"pick": ["/n"]}"#;

@@ -393,7 +393,7 @@ async fn a_producer_id_of_another_length_is_refused() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn numbers_that_go_backwards_are_told_from_a_resend() -> anyhow::Result<()> {
-    let mut abused = Abused::start().await?;
+    let abused = Abused::start().await?;
     let (mut stream, _) = abused
         .raw
         .publish_stream(Some([3; 16]), 0)

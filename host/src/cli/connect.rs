@@ -30,7 +30,7 @@ pub(super) struct CertificateFlags {
         long,
         value_name = "FILE",
         help_heading = "Connection",
-        requires = "key"
+        requires = "cert_key"
     )]
     cert: Option<PathBuf>,
     /// Private key of that certificate, PEM [env: TIDEGATE_KEY]
@@ -40,7 +40,7 @@ pub(super) struct CertificateFlags {
         help_heading = "Connection",
         requires = "cert"
     )]
-    key: Option<PathBuf>,
+    cert_key: Option<PathBuf>,
 }
 
 /// Where to publish and consume.
@@ -89,7 +89,7 @@ impl CertificateFlags {
         CertificateFiles {
             ca: path_or(&self.ca, "TIDEGATE_CA", &development.ca),
             cert: path_or(&self.cert, "TIDEGATE_CERT", &development.client_cert),
-            key: path_or(&self.key, "TIDEGATE_KEY", &development.client_key),
+            key: path_or(&self.cert_key, "TIDEGATE_KEY", &development.client_key),
         }
     }
 }
@@ -143,7 +143,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| {
         format!(
             "cannot read {}; `tidegate serve` makes development certificates in its data directory (name it with \
-             --data-dir), or name your own with --ca, --cert and --key",
+             --data-dir), or name your own with --ca, --cert and --cert-key",
             path.display()
         )
     })

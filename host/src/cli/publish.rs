@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde::de::IgnoredAny;
-use tidegate_client::{Client, Event, PublishTicket, Published, Publisher, PublisherOptions};
+use tidegate_client::{Event, PublishTicket, Published, Publisher, PublisherOptions};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Lines};
 
 use super::connect::{CertificateFlags, QuicFlags, connect};

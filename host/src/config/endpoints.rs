@@ -118,7 +118,7 @@ impl Endpoints {
             ));
         }
         if config.tls.cert.is_some() {
-            flags.push_str(" --ca CA.pem --cert CLIENT.pem --key CLIENT.key");
+            flags.push_str(" --ca CA.pem --cert CLIENT.pem --cert-key CLIENT.key");
         }
         if self.quic.to_string() != defaults::LISTEN_QUIC {
             flags.push_str(&format!(" --addr {}", self.quic));

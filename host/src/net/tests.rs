@@ -1,5 +1,5 @@
 //! Real QUIC clients against real listeners in one process: who is let in, the hello, and what happens to
-//! those who break the protocol. What needs a broker behind it is tested in the `tests` package.
+//! those who break the protocol. In `served` there is a broker behind the streams.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,6 +19,8 @@ use super::connection::Backend;
 use super::listener::start;
 use super::{ClientAuth, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
 use crate::auth::Policy;
+
+mod served;
 
 /// Certificates for tests.
 pub(super) mod pki {
@@ -88,7 +90,17 @@ struct Net {
 }
 
 impl Net {
+    // Nobody may do anything, and there is no broker behind it.
     fn start(client_auth: ClientAuth, change: impl FnOnce(&mut NetOptions)) -> Self {
+        Self::start_with(client_auth, Policy::default(), Backend::Absent, change)
+    }
+
+    fn start_with(
+        client_auth: ClientAuth,
+        policy: Policy,
+        backend: Backend,
+        change: impl FnOnce(&mut NetOptions),
+    ) -> Self {
         let ca = Ca::new();
         let (chain, key) = ca.issue("localhost");
         let tls = TlsIdentity::from_pem(chain.as_bytes(), key.as_bytes(), ca.pem().as_bytes())
@@ -100,9 +112,8 @@ impl Net {
         };
         change(&mut options);
         let shutdown = CancellationToken::new();
-        let policy = Arc::new(Policy::default());
-        let handle =
-            start(options, &tls, policy, Backend::Absent, shutdown.clone()).expect("starts");
+        let policy = Arc::new(policy);
+        let handle = start(options, &tls, policy, backend, shutdown.clone()).expect("starts");
         Self {
             ca,
             handle,

@@ -73,7 +73,7 @@ impl JournalWriter {
     ///
     /// # Errors
     ///
-    /// [`WriteError::TooLong`] and [`WriteError::Order`] leave the writer usable; any other error is final.
+    /// [`WriteError::TooLong`] and [`WriteError::Order`] (also for a block of no events) leave the writer usable; any other error is final.
     pub fn append(&mut self, notes: &[u8], blocks: &[Block]) -> Result<CommitNumber, WriteError> {
         self.check_failure()?;
         let after = self.check_order(blocks)?;
@@ -152,6 +152,13 @@ impl JournalWriter {
     #[must_use]
     pub fn next_number(&self) -> CommitNumber {
         self.next
+    }
+
+    /// Position that the next block must have at least, as far as blocks on disk tell. The caller may know a
+    /// higher one from its state.
+    #[must_use]
+    pub fn next_position(&self) -> Position {
+        self.next_position
     }
 
     /// Whether publishes must wait for a checkpoint. Acks and marks may go on into the reserve.

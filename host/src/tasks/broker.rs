@@ -32,6 +32,7 @@ use crate::domain::{
     SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec,
 };
 use crate::plugin::Plugins;
+use crate::plugin::bundled::BundledPlugin;
 use crate::store::{Opened, StoreReader};
 
 /// What the configuration says to the broker's tasks.
@@ -54,15 +55,6 @@ pub struct BrokerOptions {
     pub journal_bytes_max: u64,
     /// Producers whose resends are recognised. Beyond it, those that were idle longest are forgotten.
     pub producers_max: usize,
-}
-
-/// A plugin that comes with the binary.
-#[derive(Clone, Copy, Debug)]
-pub struct BundledPlugin {
-    /// Its name.
-    pub name: &'static str,
-    /// Its component.
-    pub bytes: &'static [u8],
 }
 
 /// Why the broker does not start.

@@ -25,12 +25,12 @@ const COLLECTIBLES: &str = r#"{
 }"#;
 /// What the route makes of a winning bid.
 const WON: &str = r#"{
-    "set": {
-        "/n": {"pointer": "/n"},
-        "/auction": {"pointer": "/auction"},
-        "/winner": {"pointer": "/bidder"},
-        "/cents": {"pointer": "/price"},
-        "/status": {"constant": "won"}
+    "payload": {
+        "n": {"$get": "/n"},
+        "auction": {"$get": "/auction"},
+        "winner": {"$get": "/bidder"},
+        "cents": {"$get": "/price"},
+        "status": "won"
     }
 }"#;
 /// Topic the route writes to.
@@ -73,7 +73,7 @@ impl Interest {
 
 /// The demo's interests. The last one reads what the route writes.
 pub(super) fn interests() -> anyhow::Result<Vec<Interest>> {
-    let fast = Interest {
+    let fast = || Interest {
         name: "",
         about: "",
         consumers: 1,
@@ -90,7 +90,7 @@ pub(super) fn interests() -> anyhow::Result<Vec<Interest>> {
             about: "filter: price and channel",
             filter: Some(DEAR_BIDS),
             pattern: Some(parse(DEAR_BIDS)?),
-            ..fast
+            ..fast()
         },
         Interest {
             name: "collectibles",
@@ -99,13 +99,13 @@ pub(super) fn interests() -> anyhow::Result<Vec<Interest>> {
             kind: Kind::Auction,
             filter: Some(COLLECTIBLES),
             pattern: Some(parse(COLLECTIBLES)?),
-            ..fast
+            ..fast()
         },
         Interest {
             name: "settlement",
             about: "group of three",
             consumers: 3,
-            ..fast
+            ..fast()
         },
         Interest {
             name: "audit",
@@ -114,14 +114,14 @@ pub(super) fn interests() -> anyhow::Result<Vec<Interest>> {
             kind: Kind::Person,
             credit_events: 16,
             work: Duration::from_millis(5),
-            ..fast
+            ..fast()
         },
         Interest {
             name: "won",
             about: "through the route",
             topic: WON_TOPIC,
             pattern: Some(parse(WINNING_BIDS)?),
-            ..fast
+            ..fast()
         },
     ])
 }

@@ -61,8 +61,12 @@ pub(super) fn start(dir: &Path) -> Opened {
     try_start(dir, small_options()).expect("store opens")
 }
 
+/// A folder in memory where there is such a thing: these tests open thousands of stores, and what a sync is
+/// worth is tested by simulation, not by waiting for a disk.
 pub(super) fn folder() -> TempDir {
-    tempfile::tempdir().expect("temporary folder")
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("temporary folder")
 }
 
 pub(super) fn replayed(opened: &mut Opened) -> Vec<Group> {

@@ -1,0 +1,464 @@
+//! Publish and subscribe streams with a whole broker behind them, spoken to in bare frames.
+
+use super::*;
+use crate::auth::Grant;
+use crate::domain::{DeliveryPolicy, Millis, StartAt, SubscriptionSpec};
+use crate::plugin::{PluginOptions, Plugins};
+use crate::store::{self, RealFileSystem, StoreOptions};
+use crate::tasks::{Broker, BrokerOptions};
+use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
+use tidegate_wire::pb::consumer_command::Command;
+use tidegate_wire::pb::{publish_reply, subscribe_opened};
+
+const MIB: u64 = 1 << 20;
+
+struct Served {
+    net: Net,
+    broker: Broker,
+    _dir: tempfile::TempDir,
+}
+
+impl Served {
+    async fn start(change: impl FnOnce(&mut NetOptions)) -> Self {
+        let dir = tempfile::tempdir().expect("directory");
+        let options = StoreOptions {
+            journal_file_bytes: MIB,
+            journal_bytes_max: 16 * MIB,
+            journal_reserve_bytes: 4 * MIB,
+            ..StoreOptions::default()
+        };
+        let opened = store::open(&dir.path().join("store"), options, Arc::new(RealFileSystem));
+        let cache_dir = dir.path().join("cache");
+        let plugins = Plugins::start(PluginOptions {
+            cache_dir,
+            ..PluginOptions::default()
+        });
+        let options = BrokerOptions {
+            plugins_dir: dir.path().join("plugins"),
+            auto_create_topics: true,
+            interval_ms: 100,
+            tail_bytes: 4 << 20,
+            checkpoint_bytes: 8 * MIB,
+            checkpoint_blocks: 10_000,
+            journal_bytes_max: 16 * MIB,
+            producers_max: 100,
+        };
+        let broker = Broker::start(
+            options,
+            opened.expect("opens"),
+            plugins.expect("starts"),
+            &[],
+        )
+        .await
+        .expect("starts");
+        let topics = || vec!["orders.>".parse().expect("valid")];
+        let policy = Policy::new(vec![Grant {
+            principals: vec!["dns:client.example".parse().expect("valid")],
+            publish: topics(),
+            subscribe: topics(),
+            admin: vec![],
+        }]);
+        let net = Net::start_with(
+            ClientAuth::Required,
+            policy,
+            Backend::Broker(broker.clone()),
+            change,
+        );
+        Self {
+            net,
+            broker,
+            _dir: dir,
+        }
+    }
+
+    async fn subscription(&self, name: &str, topics: &str) {
+        let spec = SubscriptionSpec {
+            name: name.parse().expect("valid"),
+            topics: vec![topics.parse().expect("valid")],
+            filters: vec![],
+            transforms: vec![],
+            start: StartAt::New,
+            delivery: DeliveryPolicy::default(),
+            outputs: std::collections::BTreeMap::new(),
+            created: Millis(0),
+        };
+        self.broker
+            .create_subscription(spec)
+            .await
+            .expect("created");
+    }
+
+    fn depth(&self, name: &str) -> u64 {
+        self.broker.subscription(name).expect("exists").depth
+    }
+}
+
+fn batch(correlation: u64, topic: &str, first_number: u64, payloads: &[&str]) -> Bytes {
+    let event = |payload: &&str| {
+        let payload = Bytes::copy_from_slice(payload.as_bytes());
+        pb::Event {
+            payload,
+            ..pb::Event::default()
+        }
+        .encode_to_vec()
+        .into()
+    };
+    frame(&pb::PublishBatch {
+        correlation,
+        topic: topic.to_owned(),
+        first_number,
+        resolved_through: 0,
+        events: payloads.iter().map(event).collect(),
+    })
+}
+
+struct Publishing {
+    send: SendStream,
+    recv: RecvStream,
+    ready: pb::PublishReady,
+}
+
+impl Publishing {
+    async fn open(client: &Client, producer_id: &[u8], epoch: u32) -> Self {
+        let producer_id = Bytes::copy_from_slice(producer_id);
+        let open_frame = open(stream_open::Kind::Publish(pb::PublishOpen {
+            producer_id,
+            epoch,
+        }));
+        let (send, mut recv) = client.send(&open_frame).await;
+        let opened: pb::PublishOpened = read(&mut recv).await.expect("answered");
+        match opened.result {
+            Some(publish_opened::Result::Ready(ready)) => Self { send, recv, ready },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        self.send.write_all(bytes).await.expect("written");
+    }
+
+    async fn reply(&mut self) -> Option<(u64, Result<pb::PublishAck, ErrorCode>)> {
+        let reply: pb::PublishReply = tokio::time::timeout(HANG, read(&mut self.recv))
+            .await
+            .expect("in time")?;
+        let result = match reply.result.expect("a result") {
+            publish_reply::Result::Ack(ack) => Ok(ack),
+            publish_reply::Result::Error(error) => Err(error.code()),
+        };
+        Some((reply.correlation, result))
+    }
+
+    async fn ack(&mut self) -> pb::PublishAck {
+        let (correlation, result) = self.reply().await.expect("a reply");
+        result.unwrap_or_else(|code| panic!("batch {correlation} refused: {code}"))
+    }
+
+    async fn refusal(&mut self) -> (u64, ErrorCode) {
+        let (correlation, result) = self.reply().await.expect("a reply");
+        (correlation, result.expect_err("refused"))
+    }
+}
+
+struct Consuming {
+    send: SendStream,
+    recv: RecvStream,
+}
+
+impl Consuming {
+    async fn open(client: &Client, subscription: &str, events: u64) -> Result<Self, ErrorCode> {
+        let subscribe = pb::SubscribeOpen {
+            subscription: subscription.to_owned(),
+            credit_events: events,
+            credit_bytes: 1 << 20,
+        };
+        let (send, mut recv) = client
+            .send(&open(stream_open::Kind::Subscribe(subscribe)))
+            .await;
+        let opened: pb::SubscribeOpened = read(&mut recv).await.expect("answered");
+        match opened.result.expect("a result") {
+            subscribe_opened::Result::Ready(ready) => {
+                assert_eq!(ready.ack_deadline_ms, 30_000);
+                Ok(Self { send, recv })
+            }
+            subscribe_opened::Result::Error(error) => Err(error.code()),
+        }
+    }
+
+    async fn say(&mut self, command: Command) {
+        let command = frame(&pb::ConsumerCommand {
+            command: Some(command),
+        });
+        self.send.write_all(&command).await.expect("written");
+    }
+
+    async fn ack_confirmed(&mut self, position: u64) {
+        let positions = Some(pb::Positions {
+            first: vec![position],
+            more: vec![0],
+        });
+        self.say(Command::Ack(pb::Ack {
+            positions,
+            confirm: 7,
+        }))
+        .await;
+        match self.next().await {
+            ToConsumer::Confirmed(confirmed) => assert_eq!(confirmed.confirm, [7]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn next(&mut self) -> ToConsumer {
+        let message: pb::BrokerToConsumer = tokio::time::timeout(HANG, read(&mut self.recv))
+            .await
+            .expect("in time")
+            .expect("a message");
+        message.message.expect("of a kind")
+    }
+
+    // Payloads and attempt of one event, and its position.
+    async fn event(&mut self) -> (String, u32, u64) {
+        match self.next().await {
+            ToConsumer::Deliver(deliver) => {
+                assert_eq!(deliver.events.len(), 1, "{deliver:?}");
+                let event = pb::Event::decode(deliver.events[0].clone()).expect("an event");
+                let payload = String::from_utf8(event.payload.to_vec()).expect("text");
+                (payload, deliver.attempt, deliver.positions[0])
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn batches_are_answered_and_a_resend_is_recognised() {
+    let served = Served::start(|_| {}).await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[1; 16], 0).await;
+    assert_eq!(
+        (publishing.ready.credit_bytes, publishing.ready.last_number),
+        (8 << 20, 0)
+    );
+    publishing
+        .write(&batch(1, "orders.eu", 1, &["a", "b"]))
+        .await;
+    let ack = publishing.ack().await;
+    assert_eq!(
+        (ack.first_sequence, ack.count, ack.duplicate, ack.unkept),
+        (1, 2, false, true)
+    );
+    publishing.write(&batch(2, "invoices", 3, &["c"])).await;
+    assert_eq!(publishing.refusal().await, (2, ErrorCode::PermissionDenied));
+    publishing.write(&batch(3, "orders.eu", 3, &["d"])).await;
+    assert_eq!(publishing.ack().await.first_sequence, 3);
+    drop(publishing);
+    let mut again = Publishing::open(&client, &[1; 16], 1).await;
+    assert_eq!(again.ready.last_number, 3);
+    again.write(&batch(1, "orders.eu", 1, &["a", "b"])).await;
+    let ack = again.ack().await;
+    assert_eq!((ack.first_sequence, ack.count, ack.duplicate), (1, 2, true));
+    assert_eq!(served.net.handle.stats.counts().publish_streams_open, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_finishes_still_gets_its_answers() {
+    let served = Served::start(|_| {}).await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    for correlation in 1..=20 {
+        publishing
+            .write(&batch(correlation, "orders.eu", 0, &["a"]))
+            .await;
+    }
+    publishing.send.finish().expect("open");
+    for _ in 0..20 {
+        publishing.ack().await;
+    }
+    assert_eq!(publishing.reply().await, None);
+    assert!(client.connection.close_reason().is_none());
+}
+
+#[tokio::test]
+async fn a_taken_over_producer_is_told_and_ends() {
+    let served = Served::start(|_| {}).await;
+    let client = served.net.welcomed().await;
+    let mut old = Publishing::open(&client, &[1; 16], 0).await;
+    let _new = Publishing::open(&client, &[1; 16], 1).await;
+    old.write(&batch(1, "orders.eu", 1, &["a"])).await;
+    assert_eq!(old.refusal().await, (1, ErrorCode::ProducerFenced));
+    assert_eq!(old.reply().await, None);
+}
+
+#[tokio::test]
+async fn more_than_the_credit_ends_the_stream_and_only_that() {
+    let served = Served::start(|options| options.publish_credit_batches = 1).await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    let flood: Vec<u8> = (1..=300)
+        .flat_map(|n| batch(n, "orders.eu", 0, &["a"]))
+        .collect();
+    publishing.write(&flood).await;
+    loop {
+        match publishing
+            .reply()
+            .await
+            .expect("the refusal comes before the end")
+        {
+            (_, Ok(_)) => {}
+            (correlation, Err(code)) => {
+                assert_eq!((correlation, code), (0, ErrorCode::FlowControl));
+                break;
+            }
+        }
+    }
+    assert_eq!(publishing.reply().await, None);
+    let mut other = Publishing::open(&client, &[], 0).await;
+    other.write(&batch(1, "orders.eu", 0, &["a"])).await;
+    other.ack().await;
+}
+
+#[tokio::test]
+async fn events_are_delivered_acked_and_given_back() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing
+        .write(&batch(1, "orders.eu", 0, &["a", "b"]))
+        .await;
+    assert!(!publishing.ack().await.unkept);
+    // Credit for one event, then for another.
+    let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
+    let (payload, attempt, position) = first.event().await;
+    assert_eq!((payload.as_str(), attempt), ("a", 1));
+    first.ack_confirmed(position).await;
+    first
+        .say(Command::Credit(pb::Credit {
+            events: 1,
+            bytes: 0,
+        }))
+        .await;
+    assert_eq!(first.event().await.0, "b");
+    // Not acked: whoever comes next gets it, as soon as this one is gone.
+    first.send.reset(0u32.into()).expect("open");
+    let mut second = Consuming::open(&client, "s", 10).await.expect("attached");
+    let (payload, _, position) = second.event().await;
+    assert_eq!(payload, "b");
+    second.ack_confirmed(position).await;
+    assert_eq!(served.depth("s"), 0);
+}
+
+#[tokio::test]
+async fn a_consumer_needs_a_subscription_and_the_right() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("theirs", "invoices").await;
+    let client = served.net.welcomed().await;
+    let check = async |name: &str, code| {
+        assert_eq!(
+            Consuming::open(&client, name, 1).await.err(),
+            Some(code),
+            "{name}"
+        );
+    };
+    check("theirs", ErrorCode::PermissionDenied).await;
+    check("nobodys", ErrorCode::NotFound).await;
+    assert_eq!(
+        served
+            .broker
+            .subscription("theirs")
+            .expect("exists")
+            .consumers,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_malformed_command_closes_the_connection_and_gives_back() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing.write(&batch(1, "orders.eu", 0, &["a"])).await;
+    publishing.ack().await;
+    let mut consuming = Consuming::open(&client, "s", 1).await.expect("attached");
+    consuming.event().await;
+    consuming
+        .send
+        .write_all(&[3, 0xff, 0xff, 0xff])
+        .await
+        .expect("written");
+    match consuming.next().await {
+        ToConsumer::Error(error) => assert_eq!(error.code(), ErrorCode::Malformed),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(client.close_code().await, Some(ErrorCode::Malformed));
+    let other = served.net.welcomed().await;
+    let mut consuming = Consuming::open(&other, "s", 1).await.expect("attached");
+    assert_eq!(consuming.event().await.0, "a");
+}
+
+#[tokio::test]
+async fn who_does_not_read_can_still_ack() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.net.welcomed().await;
+    let mut consuming = Consuming::open(&client, "s", 1_000_000)
+        .await
+        .expect("attached");
+    consuming
+        .say(Command::Credit(pb::Credit {
+            events: 0,
+            bytes: 1 << 40,
+        }))
+        .await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    // More than the stream's window takes, and none of it is read.
+    let large = "x".repeat(100_000);
+    for correlation in 1..=40 {
+        publishing
+            .write(&batch(correlation, "orders.eu", 0, &[&large]))
+            .await;
+        publishing.ack().await;
+    }
+    let positions = Some(pb::Positions {
+        first: vec![1],
+        more: vec![4],
+    });
+    consuming
+        .say(Command::Ack(pb::Ack {
+            positions,
+            confirm: 0,
+        }))
+        .await;
+    let acked = async {
+        while served.depth("s") != 35 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(HANG, acked)
+        .await
+        .expect("acked while nothing was read");
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_what_is_under_way() {
+    let served = Served::start(|options| options.shutdown_acks = Duration::from_millis(50)).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.net.welcomed().await;
+    let mut consuming = Consuming::open(&client, "s", 10).await.expect("attached");
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing.write(&batch(1, "orders.eu", 0, &["a"])).await;
+    publishing.ack().await;
+    consuming.event().await;
+    served.net.shutdown.cancel();
+    assert_eq!(publishing.reply().await, None);
+    match consuming.next().await {
+        ToConsumer::Error(error) => assert_eq!(error.code(), ErrorCode::ShuttingDown),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
+    // It was never acked.
+    assert_eq!(served.depth("s"), 1);
+    tokio::time::timeout(HANG, served.net.handle.stopped())
+        .await
+        .expect("stops in time");
+}

@@ -1,0 +1,476 @@
+//! From an event to what it becomes.
+
+use serde_json::{Map, Value};
+use tidegate_plugin::{Emitted, Event, Failure, Header, Outcome, Output, Transform};
+
+use crate::config::{Payload, Reshape};
+use crate::expression::Scope;
+
+impl Transform for Reshape {
+    fn configure(config: &str) -> Result<Self, String> {
+        Self::parse(config).map_err(|error| error.to_string())
+    }
+
+    fn apply(&self, event: &Event) -> Result<Outcome, Failure> {
+        let document = serde_json::from_slice(&event.payload)
+            .map_err(|error| format!("the payload is not JSON: {error}"))?;
+        let whole = Scope {
+            event,
+            document: &document,
+            item: &document,
+            index: 0,
+        };
+        let Some(each) = &self.each else {
+            return Ok(match self.reshape(whole)? {
+                None => Outcome::Drop,
+                Some(emitted) if emitted.output.is_some() => Outcome::Emit(vec![emitted]),
+                Some(emitted) => Outcome::Replace(emitted.event),
+            });
+        };
+        let Some(Value::Array(elements)) = each.get(&document) else {
+            return Err(format!("at each: there is no array at {each}").into());
+        };
+        let mut all = Vec::with_capacity(elements.len());
+        for (index, item) in elements.iter().enumerate() {
+            all.extend(self.reshape(Scope {
+                item,
+                index,
+                ..whole
+            })?);
+        }
+        Ok(Outcome::Emit(all))
+    }
+}
+
+impl Reshape {
+    /// The event made for one scope, unless its condition is not met.
+    fn reshape(&self, scope: Scope<'_>) -> Result<Option<Emitted>, String> {
+        if let Some(only_if) = &self.only_if
+            && !only_if.evaluate_condition(scope)?
+        {
+            return Ok(None);
+        }
+        let event = Output {
+            key: match &self.key {
+                None => scope.event.key.clone(),
+                Some(key) => key.evaluate_text(scope)?.map(String::into_bytes),
+            },
+            content_type: match &self.content_type {
+                None => scope.event.content_type.clone(),
+                Some(content_type) => content_type.evaluate_text(scope)?,
+            },
+            headers: self.headers(scope)?,
+            payload: self.payload(scope)?.to_string().into_bytes(),
+        };
+        let output = match &self.output {
+            None => None,
+            Some(output) => output.evaluate_text(scope)?,
+        };
+        Ok(Some(Emitted { output, event }))
+    }
+
+    /// The event's headers; those that are set come last, in place of all of the same name.
+    fn headers(&self, scope: Scope<'_>) -> Result<Vec<Header>, String> {
+        let is_set = |name: &str| self.headers.iter().any(|(set, _)| set == name);
+        let kept = scope.event.headers.iter();
+        let mut headers: Vec<_> = kept
+            .filter(|header| !is_set(&header.name))
+            .cloned()
+            .collect();
+        for (name, expression) in &self.headers {
+            if let Some(value) = expression.evaluate_text(scope)? {
+                headers.push(Header {
+                    name: name.clone(),
+                    value,
+                });
+            }
+        }
+        Ok(headers)
+    }
+
+    fn payload(&self, scope: Scope<'_>) -> Result<Value, String> {
+        let (pick, remove, rename, set) = match &self.payload {
+            Payload::Template(template) => {
+                return Ok(template.evaluate(scope)?.unwrap_or_default());
+            }
+            Payload::Edits {
+                pick,
+                remove,
+                rename,
+                set,
+            } => (pick, remove, rename, set),
+        };
+        let mut payload = match pick {
+            None => scope.item.clone(),
+            Some(pointers) => {
+                let mut picked = Value::Object(Map::new());
+                for pointer in pointers {
+                    if let Some(value) = pointer.get(scope.item) {
+                        pointer.set(&mut picked, value.clone())?;
+                    }
+                }
+                picked
+            }
+        };
+        for pointer in remove {
+            pointer.remove(&mut payload);
+        }
+        for (from, to) in rename {
+            if let Some(value) = from.remove(&mut payload) {
+                to.set(&mut payload, value)?;
+            }
+        }
+        for (pointer, expression) in set {
+            if let Some(value) = expression.evaluate(scope)? {
+                pointer.set(&mut payload, value)?;
+            }
+        }
+        Ok(payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ORDER: &str = r#"{"id": 7, "customer": {"name": "Anna", "card": "4111"},
+        "items": [{"sku": "a", "price": 2.5, "count": 4}, {"sku": "b", "price": 3, "count": 1}]}"#;
+
+    fn event(payload: &str) -> Event {
+        let header = |name: &str, value: &str| Header {
+            name: name.into(),
+            value: value.into(),
+        };
+        Event {
+            topic: "orders".into(),
+            sequence: 12,
+            time: 1_000,
+            key: Some(b"k".to_vec()),
+            content_type: Some("text/json".into()),
+            headers: vec![header("a", "1"), header("b", "2"), header("a", "3")],
+            payload: payload.into(),
+        }
+    }
+
+    fn apply(config: Value, payload: &str) -> Result<Outcome, Failure> {
+        Reshape::parse(&config.to_string())
+            .unwrap_or_else(|error| panic!("{config}: {error}"))
+            .apply(&event(payload))
+    }
+
+    fn payload(output: &Output) -> Value {
+        serde_json::from_slice(&output.payload).unwrap()
+    }
+
+    /// Asserts that `config` replaces the payload by `want`.
+    fn check(config: Value, input: &str, want: Value) {
+        match apply(config.clone(), input) {
+            Ok(Outcome::Replace(output)) => assert_eq!(payload(&output), want, "{config}"),
+            other => panic!("{config}: {other:?}"),
+        }
+    }
+
+    /// Asserts that `template`, for the order above, is `want`.
+    fn check_template(template: Value, want: Value) {
+        check(json!({"payload": template}), ORDER, want);
+    }
+
+    /// Asserts that the event is rejected for a reason that begins with `says`.
+    fn check_rejected(config: Value, input: &str, says: &str) {
+        match apply(config.clone(), input) {
+            Err(Failure::Reject(reason)) => assert!(reason.starts_with(says), "{config}: {reason}"),
+            other => panic!("{config}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn edits_come_in_a_fixed_order() {
+        check(
+            json!({"pick": ["/id", "/customer/name", "/missing"]}),
+            ORDER,
+            json!({"id": 7, "customer": {"name": "Anna"}}),
+        );
+        check(
+            json!({"remove": ["/customer/card", "/items", "/missing"]}),
+            ORDER,
+            json!({"id": 7, "customer": {"name": "Anna"}}),
+        );
+        check(
+            json!({
+                "pick": ["/customer", "/id"],
+                "remove": ["/customer/card"],
+                "rename": {"/id": "/order/number", "/missing": "/x"},
+                "set": {"/source": "shop", "/order/lines": {"$length": {"$get": "/items"}}, "/none": {"$get": "/none"}},
+            }),
+            ORDER,
+            json!({"customer": {"name": "Anna"}, "order": {"number": 7, "lines": 2}, "source": "shop"}),
+        );
+    }
+
+    #[test]
+    fn templates() {
+        check_template(
+            json!({"a": {"$get": "/id"}, "b": [1, {"$get": "/items/1/sku"}, {"$get": "/no"}], "c": {"$get": "/no"}}),
+            json!({"a": 7, "b": [1, "b", null]}),
+        );
+        check_template(json!({"$literal": {"$get": "/id"}}), json!({"$get": "/id"}));
+        check_template(
+            json!([{"$event": "topic"}, {"$event": "sequence"}, {"$event": "time"}, {"$event": "key"},
+                {"$event": "content-type"}, {"$header": "a"}, {"$header": "z"}]),
+            json!(["orders", 12, 1000, "k", "text/json", "1", null]),
+        );
+    }
+
+    #[test]
+    fn arithmetic() {
+        check_template(json!({"$add": [1, {"$get": "/id"}, 2]}), json!(10));
+        check_template(json!({"$sub": [1, 2]}), json!(-1));
+        check_template(
+            json!({"$mul": [{"$get": "/items/0/price"}, {"$get": "/items/0/count"}]}),
+            json!(10.0),
+        );
+        check_template(json!({"$div": [6, 3]}), json!(2));
+        check_template(json!({"$div": [1, 4]}), json!(0.25));
+        check_template(
+            json!({"$add": [9_223_372_036_854_775_807_i64, 1]}),
+            json!(9_223_372_036_854_775_808_f64),
+        );
+        check_template(json!({"$number": " 1.5 "}), json!(1.5));
+    }
+
+    #[test]
+    fn texts_and_choices() {
+        check_template(
+            json!({"$concat": ["order-", {"$get": "/id"}, "-", true]}),
+            json!("order-7-true"),
+        );
+        check_template(json!({"$upper": {"$get": "/customer/name"}}), json!("ANNA"));
+        check_template(json!({"$lower": ["ÄB"]}), json!("äb"));
+        check_template(json!({"$length": "äb"}), json!(2));
+        check_template(json!({"$text": 1.5}), json!("1.5"));
+        check_template(
+            json!({"$coalesce": [{"$get": "/no"}, null, {"$get": "/id"}]}),
+            json!(7),
+        );
+        check_template(json!([{"$coalesce": [{"$get": "/no"}]}]), json!([null]));
+        check_template(
+            json!({"$if": [{"$gt": [{"$get": "/id"}, 5]}, "large", "small"]}),
+            json!("large"),
+        );
+    }
+
+    #[test]
+    fn conditions() {
+        for (condition, want) in [
+            (json!({"$eq": [1, 1.0]}), true),
+            (json!({"$eq": ["1", 1]}), false),
+            (json!({"$ne": [{"$get": "/no"}, null]}), true),
+            (json!({"$lt": ["a", "b"]}), true),
+            (json!({"$le": [1, 1]}), true),
+            (json!({"$ge": [1, 1.5]}), false),
+            (json!({"$exists": {"$get": "/no"}}), false),
+            (json!({"$not": {"$exists": {"$get": "/id"}}}), false),
+            (json!({"$and": [true, {"$eq": [1, 2]}]}), false),
+            (json!({"$or": [false, {"$eq": [1, 1]}]}), true),
+        ] {
+            check_template(condition, json!(want));
+        }
+        let only_if = |condition| apply(json!({"if": condition}), ORDER);
+        assert!(matches!(
+            only_if(json!({"$eq": [{"$get": "/id"}, 7]})),
+            Ok(Outcome::Replace(_))
+        ));
+        assert!(matches!(
+            only_if(json!({"$eq": [{"$get": "/id"}, 8]})),
+            Ok(Outcome::Drop)
+        ));
+        assert!(matches!(only_if(json!({"$get": "/no"})), Ok(Outcome::Drop)));
+    }
+
+    #[test]
+    fn one_event_per_element() {
+        let outcome = apply(
+            json!({
+                "each": "/items",
+                "if": {"$gt": [{"$item": "/count"}, 0]},
+                "set": {"/order": {"$get": "/id"}, "/line": {"$index": true}},
+                "key": {"$item": "/sku"},
+                "output": {"$if": [{"$gt": [{"$item": "/count"}, 1]}, "bulk", "single"]},
+            }),
+            ORDER,
+        );
+        let Ok(Outcome::Emit(emitted)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        let seen: Vec<_> = emitted
+            .iter()
+            .map(|e| {
+                (
+                    e.output.as_deref(),
+                    e.event.key.as_deref(),
+                    payload(&e.event),
+                )
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (
+                    Some("bulk"),
+                    Some(b"a".as_slice()),
+                    json!({"sku": "a", "price": 2.5, "count": 4, "order": 7, "line": 0})
+                ),
+                (
+                    Some("single"),
+                    Some(b"b".as_slice()),
+                    json!({"sku": "b", "price": 3, "count": 1, "order": 7, "line": 1})
+                ),
+            ]
+        );
+        assert_eq!(
+            apply(json!({"each": "/items"}), r#"{"items": []}"#),
+            Ok(Outcome::Emit(vec![]))
+        );
+        check_rejected(
+            json!({"each": "/id"}),
+            ORDER,
+            "at each: there is no array at /id",
+        );
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let Ok(Outcome::Replace(output)) = apply(json!({"remove": ["/items"]}), ORDER) else {
+            panic!();
+        };
+        let before = event("");
+        assert_eq!(output.key, before.key);
+        assert_eq!(output.content_type, before.content_type);
+        assert_eq!(output.headers, before.headers);
+    }
+
+    #[test]
+    fn key_content_type_and_headers() {
+        let outcome = apply(
+            json!({
+                "key": {"$get": "/no"},
+                "content-type": "application/json",
+                "headers": {"a": {"$get": "/id"}, "b": null, "c": "new"},
+                "output": "only",
+            }),
+            ORDER,
+        );
+        let Ok(Outcome::Emit(emitted)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        let output = &emitted[0].event;
+        assert_eq!(output.key, None);
+        assert_eq!(output.content_type.as_deref(), Some("application/json"));
+        let headers: Vec<_> = output
+            .headers
+            .iter()
+            .map(|header| (header.name.as_str(), header.value.as_str()))
+            .collect();
+        assert_eq!(headers, [("a", "7"), ("c", "new")]);
+    }
+
+    #[test]
+    fn rejected_with_the_place_and_the_reason() {
+        let template = |template| json!({"payload": template});
+        check_rejected(template(json!(1)), "not json", "the payload is not JSON: ");
+        check_rejected(template(json!(1)), "\u{fffd}", "the payload is not JSON: ");
+        check_rejected(
+            template(json!({"t": {"$add": [1, {"$get": "/no"}]}})),
+            ORDER,
+            "at payload.t.$add[1]: /no is missing; $coalesce gives a default",
+        );
+        check_rejected(
+            template(json!({"$mul": [1, {"$get": "/customer"}]})),
+            ORDER,
+            "at payload.$mul[1]: want a number",
+        );
+        check_rejected(
+            template(json!({"$div": [1, 0]})),
+            ORDER,
+            "at payload: the result is no finite",
+        );
+        check_rejected(
+            template(json!({"$number": "x"})),
+            ORDER,
+            "at payload.$number: \"x\" is no number",
+        );
+        check_rejected(
+            template(json!({"$lt": [1, "a"]})),
+            ORDER,
+            "at payload: cannot compare a number",
+        );
+        check_rejected(
+            template(json!({"$upper": 1})),
+            ORDER,
+            "at payload.$upper: want a text",
+        );
+        check_rejected(json!({"if": 5}), ORDER, "at if: want true or false");
+        check_rejected(
+            json!({"key": {"$get": "/items"}}),
+            ORDER,
+            "at key: cannot make a text",
+        );
+        check_rejected(json!({"set": {"/id/x": 1}}), ORDER, "cannot set /id/x");
+    }
+
+    #[test]
+    fn configurations_are_refused_with_their_path() {
+        let check = |config: &str, says: &str| {
+            let error = Reshape::configure(config).expect_err(config);
+            assert!(error.starts_with(says), "{config}: {error}");
+        };
+        check("", "not JSON: ");
+        check("[]", "at the top level: want an object");
+        check("{}", "at the top level: nothing to do");
+        check(r#"{"pik": []}"#, "at pik: unknown: each, ");
+        check(r#"{"pick": "/a"}"#, "at pick: want an array");
+        check(
+            r#"{"pick": ["/a", "b"]}"#,
+            "at pick[1]: a JSON pointer begins with",
+        );
+        check(
+            r#"{"remove": [""]}"#,
+            "at remove[0]: this points to the whole",
+        );
+        check(
+            r#"{"rename": {"/a": 1}}"#,
+            "at rename./a: want a JSON pointer",
+        );
+        check(
+            r#"{"set": {"a": 1}}"#,
+            "at set.a: a JSON pointer begins with",
+        );
+        check(
+            r#"{"payload": 1, "pick": []}"#,
+            "at payload: makes the payload anew",
+        );
+        check(
+            r#"{"payload": {"a": {"$ad": [1]}}}"#,
+            "at payload.a.$ad: unknown operator",
+        );
+        check(
+            r#"{"payload": {"a": 1, "$add": [1, 2]}}"#,
+            "at payload.$add: an operator stands alone",
+        );
+        check(
+            r#"{"payload": {"$add": [1]}}"#,
+            "at payload.$add: takes at least 2",
+        );
+        check(
+            r#"{"payload": {"$sub": [1, 2, 3]}}"#,
+            "at payload.$sub: takes at most 2",
+        );
+        check(
+            r#"{"headers": {"a": {"$event": "size"}}}"#,
+            "at headers.a.$event: want topic",
+        );
+        check(r#"{"each": 5}"#, "at each: want a JSON pointer");
+    }
+}

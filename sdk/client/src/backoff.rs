@@ -1,0 +1,56 @@
+//! How long to wait before the next attempt: doubled each time up to a maximum, with jitter so that many clients of
+//! one broker do not come back at the same moment. No timers here, only durations.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+/// The waits between attempts at one thing.
+#[derive(Clone, Debug)]
+pub(crate) struct Backoff {
+    min: Duration,
+    max: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(min: Duration, max: Duration) -> Self {
+        // A zero would never grow.
+        let min = min.max(Duration::from_millis(1));
+        Self {
+            min,
+            max: max.max(min),
+            next: min,
+        }
+    }
+
+    /// The wait before the next attempt: between half and all of the current step.
+    pub(crate) fn next(&mut self) -> Duration {
+        let step = self.next;
+        self.next = (step * 2).min(self.max);
+        step.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    /// The thing worked; the next failure starts from the shortest wait.
+    pub(crate) fn reset(&mut self) {
+        self.next = self.min;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_maximum() {
+        let (min, max) = (Duration::from_millis(10), Duration::from_millis(35));
+        let mut backoff = Backoff::new(min, max);
+        for step in [10, 20, 35, 35] {
+            let wait = backoff.next();
+            let step = Duration::from_millis(step);
+            assert!(wait >= step / 2 && wait <= step, "{wait:?} for {step:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= min);
+    }
+}

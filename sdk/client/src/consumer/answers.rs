@@ -1,0 +1,218 @@
+//! Answers on their way to the broker: joined into ranges as they come, so that a thousand acks in a row are one
+//! small message. Pure: no task, no stream.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use tidegate_wire::limits::REASON_BYTES_MAX;
+use tidegate_wire::pb::consumer_command::Command;
+use tidegate_wire::pb::{self, ConsumerCommand};
+use tidegate_wire::positions::encode_positions;
+
+/// Ranges in one command: at most 20 bytes each, so 80 KiB, well within a frame.
+const COMMAND_RANGES_MAX: usize = 4096;
+
+/// What the application said since the last time it was sent.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    acks: Ranges,
+    extends: Ranges,
+    /// By delay; an application uses few different ones at a time.
+    nacks: Vec<(Option<u64>, Ranges)>,
+    /// By reason.
+    terms: Vec<(String, Ranges)>,
+}
+
+impl Answers {
+    pub(super) fn ack(&mut self, position: u64) {
+        self.acks.push(position);
+    }
+
+    pub(super) fn extend(&mut self, position: u64) {
+        self.extends.push(position);
+    }
+
+    pub(super) fn nack(&mut self, position: u64, delay: Option<Duration>) {
+        let delay_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        match self.nacks.last_mut() {
+            Some((found, ranges)) if *found == delay_ms => ranges.push(position),
+            _ => self.nacks.push((delay_ms, Ranges::of(position))),
+        }
+    }
+
+    pub(super) fn term(&mut self, position: u64, reason: &str) {
+        let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+        match self.terms.last_mut() {
+            Some((found, ranges)) if found == reason => ranges.push(position),
+            _ => self.terms.push((reason.to_owned(), Ranges::of(position))),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.acks.0.is_empty()
+            && self.extends.0.is_empty()
+            && self.nacks.is_empty()
+            && self.terms.is_empty()
+    }
+
+    /// The answers as commands. With a `confirm` that is not 0, the last ack asks the broker to confirm it and all
+    /// before it.
+    pub(super) fn into_commands(self, confirm: u64) -> Vec<ConsumerCommand> {
+        let mut commands = Vec::new();
+        for positions in self.extends.chunks() {
+            commands.push(Command::Extend(pb::Extend { positions }));
+        }
+        for (delay_ms, ranges) in self.nacks {
+            for positions in ranges.chunks() {
+                commands.push(Command::Nack(pb::Nack {
+                    positions,
+                    delay_ms,
+                }));
+            }
+        }
+        for (reason, ranges) in self.terms {
+            for positions in ranges.chunks() {
+                commands.push(Command::Term(pb::Term {
+                    positions,
+                    reason: reason.clone(),
+                }));
+            }
+        }
+        for positions in self.acks.chunks() {
+            commands.push(Command::Ack(pb::Ack {
+                positions,
+                confirm: 0,
+            }));
+        }
+        if confirm != 0 {
+            match commands.last_mut() {
+                Some(Command::Ack(ack)) => ack.confirm = confirm,
+                _ => commands.push(Command::Ack(pb::Ack {
+                    positions: Some(pb::Positions::default()),
+                    confirm,
+                })),
+            }
+        }
+        let command = |command| ConsumerCommand {
+            command: Some(command),
+        };
+        commands.into_iter().map(command).collect()
+    }
+}
+
+/// Positions in the order in which they were named, neighbours joined.
+#[derive(Debug, Default)]
+struct Ranges(Vec<RangeInclusive<u64>>);
+
+impl Ranges {
+    fn of(position: u64) -> Self {
+        Self(vec![position..=position])
+    }
+
+    fn push(&mut self, position: u64) {
+        if let Some(last) = self.0.last_mut()
+            && last.end().checked_add(1) == Some(position)
+        {
+            *last = *last.start()..=position;
+            return;
+        }
+        self.0.push(position..=position);
+    }
+
+    /// The positions in as many messages as they need.
+    fn chunks(mut self) -> Vec<Option<pb::Positions>> {
+        // Sorted before they are cut, so that neighbours meet in one message.
+        self.0.sort_unstable_by_key(|range| *range.start());
+        let chunk = |ranges: &[RangeInclusive<u64>]| Some(encode_positions(ranges.iter().cloned()));
+        self.0.chunks(COMMAND_RANGES_MAX).map(chunk).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(answers: Answers, confirm: u64, expected: Vec<Command>) {
+        let found: Vec<_> = answers
+            .into_commands(confirm)
+            .into_iter()
+            .map(|command| command.command.unwrap())
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    fn ack(first: &[u64], more: &[u64], confirm: u64) -> Command {
+        let positions = Some(pb::Positions {
+            first: first.to_vec(),
+            more: more.to_vec(),
+        });
+        Command::Ack(pb::Ack { positions, confirm })
+    }
+
+    #[test]
+    fn acks_in_any_order_become_ranges() {
+        let mut answers = Answers::default();
+        assert!(answers.is_empty());
+        for position in [7, 8, 12, 9, 3] {
+            answers.ack(position);
+        }
+        assert!(!answers.is_empty());
+        check(answers, 0, vec![ack(&[3, 4, 3], &[0, 2, 0], 0)]);
+    }
+
+    #[test]
+    fn a_confirmation_is_asked_of_the_last_ack() {
+        check(Answers::default(), 5, vec![ack(&[], &[], 5)]);
+        let mut answers = Answers::default();
+        for position in (0..=COMMAND_RANGES_MAX as u64).map(|n| 2 * n) {
+            answers.ack(position);
+        }
+        let commands = answers.into_commands(9);
+        let confirms: Vec<_> = commands
+            .iter()
+            .map(|command| match &command.command {
+                Some(Command::Ack(ack)) => ack.confirm,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(confirms, [0, 9]);
+    }
+
+    #[test]
+    fn nacks_and_terms_keep_their_words() {
+        let mut answers = Answers::default();
+        let second = Some(Duration::from_secs(1));
+        answers.nack(1, second);
+        answers.nack(2, second);
+        answers.nack(3, None);
+        answers.term(4, "é".repeat(REASON_BYTES_MAX).as_str());
+        answers.extend(5);
+        let positions = |first: u64, more: u64| {
+            Some(pb::Positions {
+                first: vec![first],
+                more: vec![more],
+            })
+        };
+        check(
+            answers,
+            0,
+            vec![
+                Command::Extend(pb::Extend {
+                    positions: positions(5, 0),
+                }),
+                Command::Nack(pb::Nack {
+                    positions: positions(1, 1),
+                    delay_ms: Some(1000),
+                }),
+                Command::Nack(pb::Nack {
+                    positions: positions(3, 0),
+                    delay_ms: None,
+                }),
+                Command::Term(pb::Term {
+                    positions: positions(4, 0),
+                    reason: "é".repeat(REASON_BYTES_MAX / 2),
+                }),
+            ],
+        );
+    }
+}

@@ -1,0 +1,269 @@
+//! What a user can choose, with every default and its reason. No option is read anywhere but from these structs.
+
+use std::fmt;
+use std::time::Duration;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::error::ConfigError;
+
+/// How to reach a broker, and as whom.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// `host:port` of the broker. All addresses the host resolves to are tried.
+    pub addr: String,
+    /// Name that the broker's certificate must bear. Default: the host in `addr`.
+    pub server_name: String,
+    /// Certificate authorities that may have signed the broker's certificate. At least one.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// Who this client is. Default: nobody, which most brokers refuse.
+    pub identity: Option<Identity>,
+    /// How long [`Client::connect`](crate::Client::connect) tries. Default 10 s.
+    pub connect_timeout: Duration,
+    /// Make a new connection when one is lost. Default true.
+    pub reconnect: bool,
+    /// Wait before the second attempt to reconnect; doubled for each further one, and jittered. Default 50 ms.
+    pub backoff_min: Duration,
+    /// Longest wait between two attempts. Default 5 s.
+    pub backoff_max: Duration,
+    /// A broker that has been silent for this long is taken for dead. Default 6 s: three keep-alives, and soon
+    /// enough that a broker killed without a goodbye is noticed.
+    pub idle_timeout: Duration,
+    /// A ping goes out after this much silence. Default 2 s; costs two packets of some 40 bytes.
+    pub keep_alive: Duration,
+    /// What the broker's log and connection list show. Default `tidegate-client/<version>`.
+    pub client_name: String,
+}
+
+impl ClientOptions {
+    /// Options for the broker at `addr` (`host:port`), with every default.
+    pub fn new(addr: impl Into<String>) -> Self {
+        let addr = addr.into();
+        Self {
+            server_name: host_of(&addr).to_owned(),
+            addr,
+            roots: Vec::new(),
+            identity: None,
+            connect_timeout: Duration::from_secs(10),
+            reconnect: true,
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(6),
+            keep_alive: Duration::from_secs(2),
+            client_name: concat!("tidegate-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+
+    /// Sets the name that the broker's certificate must bear.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = name.into();
+        self
+    }
+
+    /// Adds the certificate authorities in `pem` to those trusted.
+    ///
+    /// # Errors
+    /// When `pem` is not valid or has no certificate in it.
+    pub fn roots_pem(mut self, pem: &[u8]) -> Result<Self, ConfigError> {
+        self.roots.extend(certificates("CA file", pem)?);
+        Ok(self)
+    }
+
+    /// Sets the client certificate (itself first, then those that lead to the CA) and its private key.
+    ///
+    /// # Errors
+    /// When either is not valid PEM or holds nothing of its kind.
+    pub fn identity_pem(
+        mut self,
+        cert_chain_pem: &[u8],
+        key_pem: &[u8],
+    ) -> Result<Self, ConfigError> {
+        self.identity = Some(Identity::from_pem(cert_chain_pem, key_pem)?);
+        Ok(self)
+    }
+
+    /// Sets whether a lost connection is made anew.
+    #[must_use]
+    pub fn reconnect(mut self, reconnect: bool) -> Self {
+        self.reconnect = reconnect;
+        self
+    }
+
+    /// Sets how long [`Client::connect`](crate::Client::connect) tries.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the shortest and the longest wait between attempts to reconnect.
+    #[must_use]
+    pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
+        self.backoff_min = min;
+        self.backoff_max = max;
+        self
+    }
+}
+
+/// A client's certificate chain and private key.
+pub struct Identity {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// An identity from its parts: the client's own certificate first.
+    #[must_use]
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
+        Self { chain, key }
+    }
+
+    /// An identity from PEM text.
+    ///
+    /// # Errors
+    /// When either is not valid PEM or holds nothing of its kind.
+    pub fn from_pem(cert_chain_pem: &[u8], key_pem: &[u8]) -> Result<Self, ConfigError> {
+        let chain = certificates("client certificate", cert_chain_pem)?;
+        let what = "private key";
+        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| match error {
+            rustls_pki_types::pem::Error::NoItemsFound => ConfigError::Missing { what },
+            error => ConfigError::Pem {
+                what,
+                reason: error.to_string(),
+            },
+        })?;
+        Ok(Self { chain, key })
+    }
+}
+
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
+    }
+}
+
+/// Never shows the key.
+impl fmt::Debug for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Identity({} certificates)", self.chain.len())
+    }
+}
+
+/// How a [`Publisher`](crate::Publisher) works.
+#[derive(Clone, Debug)]
+pub struct PublisherOptions {
+    /// What the broker knows this producer by. Default: 16 random bytes. A producer that survives its own restarts
+    /// keeps its id and raises `epoch`.
+    pub producer_id: Option<[u8; 16]>,
+    /// Which life of the producer this is; a newer one fences the older. Default 0.
+    pub epoch: u32,
+    /// Let the broker recognise what is sent again after a reconnect, so that nothing is appended twice. Default
+    /// true; without it, a lost connection may double events.
+    pub idempotent: bool,
+    /// How long a batch waits for company. Default 0: whatever is queued goes out at once.
+    pub linger: Duration,
+    /// Bytes of encoded events that may be queued or unanswered; above, [`send`](crate::Publisher::send) waits.
+    /// Default 8 MiB: at 1 GB/s, 8 ms.
+    pub outstanding_bytes_max: usize,
+    /// Events that may be queued or unanswered. Default 65,536: the bytes bound those of 128 bytes and more first.
+    pub outstanding_events_max: usize,
+    /// Bytes of one batch. Default 256 KiB: four blocks of the broker's store. The broker's frame limit holds too.
+    pub batch_bytes_max: usize,
+    /// How long an event may stay unanswered before it fails. Default `None`: tried for as long as the client lives.
+    pub delivery_timeout: Option<Duration>,
+}
+
+impl Default for PublisherOptions {
+    fn default() -> Self {
+        Self {
+            producer_id: None,
+            epoch: 0,
+            idempotent: true,
+            linger: Duration::ZERO,
+            outstanding_bytes_max: 8 * 1024 * 1024,
+            outstanding_events_max: 65_536,
+            batch_bytes_max: 256 * 1024,
+            delivery_timeout: None,
+        }
+    }
+}
+
+/// How a [`Consumer`](crate::Consumer) works.
+#[derive(Clone, Debug)]
+pub struct ConsumerOptions {
+    /// Deliveries that the broker may send ahead of the application. Default 4,096. At least 1.
+    pub credit_events: u64,
+    /// Bytes of events that the broker may send ahead of the application. Default 8 MiB. At least 1.
+    pub credit_bytes: u64,
+}
+
+impl Default for ConsumerOptions {
+    fn default() -> Self {
+        Self {
+            credit_events: 4096,
+            credit_bytes: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// The certificates in `pem`: at least one.
+fn certificates(
+    what: &'static str,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| ConfigError::Pem {
+            what,
+            reason: error.to_string(),
+        })?;
+    if certificates.is_empty() {
+        return Err(ConfigError::Missing {
+            what: "certificate",
+        });
+    }
+    Ok(certificates)
+}
+
+/// The host in `host:port`, without the brackets of an IPv6 address; `localhost` when there is none.
+fn host_of(addr: &str) -> &str {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    if host.is_empty() { "localhost" } else { host }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_name_comes_from_the_address() {
+        for (addr, expected) in [
+            ("broker.example:4433", "broker.example"),
+            ("127.0.0.1:4433", "127.0.0.1"),
+            ("[::1]:4433", "::1"),
+            ("broker", "broker"),
+            (":4433", "localhost"),
+        ] {
+            assert_eq!(ClientOptions::new(addr).server_name, expected, "{addr}");
+        }
+    }
+
+    #[test]
+    fn pem_without_a_certificate_or_key_is_refused() {
+        let none = ClientOptions::new("a:1").roots_pem(b"nothing here");
+        assert!(matches!(none, Err(ConfigError::Missing { .. })), "{none:?}");
+        let broken = b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
+        let broken = ClientOptions::new("a:1").roots_pem(broken);
+        assert!(matches!(broken, Err(ConfigError::Pem { .. })), "{broken:?}");
+    }
+}

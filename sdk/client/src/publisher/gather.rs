@@ -1,0 +1,473 @@
+//! The batches being filled, one open batch per topic, and the order in which they go out. Pure: no task, no clock,
+//! no stream; the time is an argument.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tidegate_wire::batch::{element_len, push_event};
+use tidegate_wire::pb;
+use tokio::time::Instant;
+
+use super::ticket::Fate;
+
+/// Small batches of one topic that may be unanswered at once; the next waits for an answer, and fills meanwhile. The
+/// broker answers a group of batches together, so more small ones would not be faster, only dearer.
+const SMALL_IN_FLIGHT_MAX: usize = 8;
+
+/// From this many bytes on, a batch is not small: one block of the broker's store.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// Topics remembered although nothing of them is under way.
+const IDLE_TOPICS_MAX: usize = 1024;
+
+/// Room a batch starts with at most; it grows with what comes.
+const START_BYTES_MAX: usize = 64 * 1024;
+
+/// The batches being filled.
+#[derive(Debug)]
+pub(super) struct Gatherer {
+    topics: HashMap<Arc<str>, Topic>,
+    /// Topics with a batch that may go out, those that have waited longest first.
+    queue: VecDeque<Arc<str>>,
+    batch_bytes_max: usize,
+    batch_events_max: usize,
+    /// Batches are numbered in the order in which they were begun.
+    next_order: u64,
+    unresolved: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Topic {
+    name: Arc<str>,
+    full: VecDeque<Gathered>,
+    open: Option<Gathered>,
+    /// Batches taken and not resolved.
+    in_flight: usize,
+    /// It is in the queue.
+    queued: bool,
+    /// Bytes of the batch before: a guess for the next one.
+    last_bytes: usize,
+}
+
+impl Topic {
+    fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            full: VecDeque::new(),
+            open: None,
+            in_flight: 0,
+            queued: false,
+            last_bytes: 0,
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        !self.full.is_empty()
+            || self.open.as_ref().is_some_and(|open| {
+                self.in_flight < SMALL_IN_FLIGHT_MAX || open.body.len() >= SMALL_BYTES
+            })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.full.is_empty() && self.open.is_none() && self.in_flight == 0
+    }
+}
+
+/// A batch without a number yet.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) topic: Arc<str>,
+    /// The events, as `PublishBatch.events`.
+    pub(super) body: BytesMut,
+    pub(super) events: usize,
+    /// Bytes of the encoded events alone, which is what credit counts.
+    pub(super) event_bytes: usize,
+    /// Room taken by its events, to be given back.
+    pub(super) admitted_bytes: usize,
+    pub(super) fate: Arc<Fate>,
+    pub(super) begun: Instant,
+    pub(super) order: u64,
+    /// Not to wait for company any longer.
+    released: bool,
+}
+
+/// Where an event went.
+pub(super) struct Pushed {
+    pub(super) fate: Arc<Fate>,
+    /// Its place in its batch.
+    pub(super) index: usize,
+    /// The driver has something new to send.
+    pub(super) wake: bool,
+}
+
+impl Gatherer {
+    pub(super) fn new(batch_bytes_max: usize, batch_events_max: usize) -> Self {
+        Self {
+            topics: HashMap::new(),
+            queue: VecDeque::new(),
+            batch_bytes_max,
+            batch_events_max: batch_events_max.max(1),
+            next_order: 0,
+            unresolved: BTreeSet::new(),
+        }
+    }
+
+    /// Adds `event`, which takes `size` bytes encoded, to the open batch of `topic`. It has taken `admitted_bytes` of
+    /// room.
+    pub(super) fn push(
+        &mut self,
+        topic: &str,
+        event: &pb::Event,
+        size: usize,
+        admitted_bytes: usize,
+        now: impl FnOnce() -> Instant,
+    ) -> Pushed {
+        if !self.topics.contains_key(topic) {
+            self.forget_idle_topics();
+            let name = Arc::<str>::from(topic);
+            self.topics.insert(Arc::clone(&name), Topic::new(name));
+        }
+        let entry = self
+            .topics
+            .get_mut(topic)
+            .expect("inserted above when missing");
+        let mut filled = false;
+        if let Some(open) = &entry.open {
+            let full = open.events >= self.batch_events_max
+                || open.body.len() + element_len(size) > self.batch_bytes_max;
+            if full {
+                entry.full.extend(entry.open.take());
+                filled = true;
+            }
+        }
+        let last_bytes = entry.last_bytes;
+        let open = entry.open.get_or_insert_with(|| {
+            let order = self.next_order;
+            self.next_order += 1;
+            self.unresolved.insert(order);
+            Gathered {
+                topic: Arc::clone(&entry.name),
+                body: BytesMut::with_capacity(last_bytes.min(START_BYTES_MAX)),
+                events: 0,
+                event_bytes: 0,
+                admitted_bytes: 0,
+                fate: Arc::default(),
+                begun: now(),
+                order,
+                released: false,
+            }
+        });
+        let index = open.events;
+        open.event_bytes += push_event(&mut open.body, event);
+        open.events += 1;
+        open.admitted_bytes += admitted_bytes;
+        open.fate.joined(open.events);
+        let fate = Arc::clone(&open.fate);
+        let mut wake = filled;
+        if !entry.queued && entry.may_send() {
+            entry.queued = true;
+            self.queue.push_back(Arc::clone(&entry.name));
+            wake = true;
+        }
+        Pushed { fate, index, wake }
+    }
+
+    /// The next batch to send, if there is one of at most `credit_bytes` that has waited for `linger`.
+    pub(super) fn take(
+        &mut self,
+        credit_bytes: usize,
+        linger: Duration,
+        now: Instant,
+    ) -> Option<Gathered> {
+        for _ in 0..self.queue.len() {
+            let name = self.queue.pop_front()?;
+            let Some(topic) = self.topics.get_mut(&name) else {
+                continue;
+            };
+            if !topic.may_send() {
+                // Comes back with the next answer for this topic, or when its batch is no longer small.
+                topic.queued = false;
+                continue;
+            }
+            let next = topic.full.front().or(topic.open.as_ref());
+            let Some(next) = next else { continue };
+            if next.event_bytes > credit_bytes {
+                self.queue.push_front(name);
+                return None;
+            }
+            let lingers = topic.full.is_empty() && !next.released && next.begun + linger > now;
+            if lingers {
+                self.queue.push_back(name);
+                continue;
+            }
+            let batch = topic.full.pop_front().or_else(|| topic.open.take())?;
+            topic.in_flight += 1;
+            topic.last_bytes = batch.body.len();
+            topic.queued = topic.may_send();
+            if topic.queued {
+                self.queue.push_back(name);
+            }
+            return Some(batch);
+        }
+        None
+    }
+
+    /// When the open batch that has waited longest will have lingered enough. Only of use with a linger.
+    pub(super) fn next_linger(&self, linger: Duration) -> Option<Instant> {
+        let waiting = self.queue.iter().filter_map(|name| self.topics.get(name));
+        waiting
+            .filter_map(|topic| topic.full.front().or(topic.open.as_ref()))
+            .map(|batch| batch.begun + linger)
+            .min()
+    }
+
+    /// When the oldest batch was begun.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let first = |topic: &Topic| {
+            topic
+                .full
+                .front()
+                .or(topic.open.as_ref())
+                .map(|batch| batch.begun)
+        };
+        self.topics.values().filter_map(first).min()
+    }
+
+    /// Ends the linger of everything gathered so far.
+    pub(super) fn release(&mut self) {
+        for topic in self.topics.values_mut() {
+            if let Some(open) = &mut topic.open {
+                open.released = true;
+            }
+        }
+    }
+
+    /// A batch of `topic` that was taken is resolved. Returns whether there is something new to send.
+    pub(super) fn resolved(&mut self, name: &Arc<str>, order: u64) -> bool {
+        self.unresolved.remove(&order);
+        let Some(topic) = self.topics.get_mut(name) else {
+            return false;
+        };
+        topic.in_flight = topic.in_flight.saturating_sub(1);
+        if topic.queued || !topic.may_send() {
+            return false;
+        }
+        topic.queued = true;
+        self.queue.push_back(Arc::clone(name));
+        true
+    }
+
+    /// Takes out what was begun before `deadline`; it counts as resolved.
+    pub(super) fn expire(&mut self, deadline: Instant) -> Vec<Gathered> {
+        let mut expired = Vec::new();
+        for topic in self.topics.values_mut() {
+            while topic
+                .full
+                .front()
+                .is_some_and(|batch| batch.begun <= deadline)
+            {
+                expired.extend(topic.full.pop_front());
+            }
+            if topic
+                .open
+                .as_ref()
+                .is_some_and(|batch| batch.begun <= deadline)
+            {
+                expired.extend(topic.open.take());
+            }
+        }
+        for batch in &expired {
+            self.unresolved.remove(&batch.order);
+        }
+        expired
+    }
+
+    /// Takes out everything; it, and all that was taken before, counts as resolved.
+    pub(super) fn clear(&mut self) -> Vec<Gathered> {
+        self.unresolved.clear();
+        self.queue.clear();
+        let topics = std::mem::take(&mut self.topics);
+        topics
+            .into_values()
+            .flat_map(|topic| topic.full.into_iter().chain(topic.open))
+            .collect()
+    }
+
+    /// Nothing is gathered that was not taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics
+            .values()
+            .all(|topic| topic.full.is_empty() && topic.open.is_none())
+    }
+
+    /// The order that the next batch will have.
+    pub(super) fn next_order(&self) -> u64 {
+        self.next_order
+    }
+
+    /// All batches begun before the one of `order` are resolved.
+    pub(super) fn all_resolved_before(&self, order: u64) -> bool {
+        self.unresolved.first().is_none_or(|first| *first >= order)
+    }
+
+    fn forget_idle_topics(&mut self) {
+        if self.topics.len() >= IDLE_TOPICS_MAX {
+            self.topics
+                .retain(|_, topic| topic.queued || !topic.is_idle());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: usize = usize::MAX;
+
+    fn event(bytes: usize) -> pb::Event {
+        pb::Event {
+            payload: vec![0; bytes].into(),
+            ..Default::default()
+        }
+    }
+
+    fn push_at(gatherer: &mut Gatherer, topic: &str, bytes: usize, now: Instant) -> Pushed {
+        let event = event(bytes);
+        let size = prost::Message::encoded_len(&event);
+        gatherer.push(topic, &event, size, size, || now)
+    }
+
+    fn push(gatherer: &mut Gatherer, topic: &str, bytes: usize) -> Pushed {
+        push_at(gatherer, topic, bytes, Instant::now())
+    }
+
+    fn take(gatherer: &mut Gatherer) -> Option<(String, usize)> {
+        let batch = gatherer.take(ANY, Duration::ZERO, Instant::now())?;
+        Some((batch.topic.to_string(), batch.events))
+    }
+
+    #[test]
+    fn what_is_queued_goes_out_together() {
+        let mut gatherer = Gatherer::new(1000, 10);
+        assert!(push(&mut gatherer, "a", 1).wake);
+        assert!(!push(&mut gatherer, "a", 1).wake);
+        assert_eq!(push(&mut gatherer, "b", 1).index, 0);
+        assert_eq!(push(&mut gatherer, "a", 1).index, 2);
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 3)));
+        assert_eq!(take(&mut gatherer), Some(("b".into(), 1)));
+        assert_eq!(take(&mut gatherer), None);
+        assert!(gatherer.is_empty());
+    }
+
+    #[test]
+    fn a_batch_keeps_to_its_limits() {
+        let mut gatherer = Gatherer::new(1000, 2);
+        for _ in 0..5 {
+            push(&mut gatherer, "a", 1);
+        }
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 2)));
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 2)));
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
+        let mut gatherer = Gatherer::new(1000, 100);
+        for _ in 0..3 {
+            push(&mut gatherer, "a", 400);
+        }
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 2)));
+        push(&mut gatherer, "b", 5000);
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
+        assert_eq!(
+            take(&mut gatherer),
+            Some(("b".into(), 1)),
+            "one event may be above the batch's limit"
+        );
+    }
+
+    #[test]
+    fn credit_holds_the_queue() {
+        let mut gatherer = Gatherer::new(1000, 10);
+        push(&mut gatherer, "a", 100);
+        assert!(gatherer.take(50, Duration::ZERO, Instant::now()).is_none());
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
+    }
+
+    #[test]
+    fn small_batches_wait_for_an_answer() {
+        let mut gatherer = Gatherer::new(1 << 20, 10_000);
+        let mut orders = Vec::new();
+        for _ in 0..SMALL_IN_FLIGHT_MAX {
+            push(&mut gatherer, "a", 1);
+            orders.push(
+                gatherer
+                    .take(ANY, Duration::ZERO, Instant::now())
+                    .unwrap()
+                    .order,
+            );
+        }
+        assert!(!push(&mut gatherer, "a", 1).wake);
+        assert_eq!(take(&mut gatherer), None);
+        assert!(
+            push(&mut gatherer, "b", 1).wake,
+            "another topic does not wait"
+        );
+        assert_eq!(take(&mut gatherer), Some(("b".into(), 1)));
+        assert!(
+            push(&mut gatherer, "a", SMALL_BYTES).wake,
+            "it is not small any more"
+        );
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 2)));
+        push(&mut gatherer, "a", 1);
+        assert!(
+            !gatherer.resolved(&"a".into(), orders[0]),
+            "nine were under way"
+        );
+        assert!(gatherer.resolved(&"a".into(), orders[1]));
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
+    }
+
+    #[test]
+    fn a_linger_ends_by_time_or_release() {
+        let mut gatherer = Gatherer::new(1000, 2);
+        let linger = Duration::from_secs(10);
+        let now = Instant::now();
+        push_at(&mut gatherer, "a", 1, now);
+        assert!(gatherer.take(ANY, linger, now).is_none());
+        assert_eq!(gatherer.next_linger(linger), Some(now + linger));
+        assert!(gatherer.take(ANY, linger, now + linger).is_some());
+        push_at(&mut gatherer, "a", 1, now);
+        gatherer.release();
+        assert!(gatherer.take(ANY, linger, now).is_some());
+        for _ in 0..3 {
+            push_at(&mut gatherer, "a", 1, now);
+        }
+        assert!(
+            gatherer.take(ANY, linger, now).is_some(),
+            "a full batch does not linger"
+        );
+        assert!(gatherer.take(ANY, linger, now).is_none());
+    }
+
+    #[test]
+    fn a_flush_covers_what_was_begun_before_it() {
+        let mut gatherer = Gatherer::new(1000, 10);
+        push(&mut gatherer, "a", 1);
+        let target = gatherer.next_order();
+        let batch = gatherer.take(ANY, Duration::ZERO, Instant::now()).unwrap();
+        push(&mut gatherer, "a", 1);
+        assert!(!gatherer.all_resolved_before(target));
+        gatherer.resolved(&batch.topic, batch.order);
+        assert!(gatherer.all_resolved_before(target));
+    }
+
+    #[test]
+    fn idle_topics_are_forgotten() {
+        let mut gatherer = Gatherer::new(1000, 10);
+        for topic in 0..5 * IDLE_TOPICS_MAX {
+            push(&mut gatherer, &format!("t{topic}"), 1);
+            let batch = gatherer.take(ANY, Duration::ZERO, Instant::now()).unwrap();
+            gatherer.resolved(&batch.topic, batch.order);
+        }
+        assert!(gatherer.topics.len() <= IDLE_TOPICS_MAX);
+    }
+}
