@@ -39,12 +39,24 @@ pub(super) struct GuestOutput {
 
 impl OutputLog {
     pub(super) fn new(counters: &Arc<Counters>) -> Arc<Self> {
-        let window = Window { start: Instant::now(), lines: 0, left_out: 0 };
-        Arc::new(Self { counters: Arc::clone(counters), window: Mutex::new(window) })
+        let window = Window {
+            start: Instant::now(),
+            lines: 0,
+            left_out: 0,
+        };
+        Arc::new(Self {
+            counters: Arc::clone(counters),
+            window: Mutex::new(window),
+        })
     }
 
     fn line(&self, stream: Stream, line: &[u8]) {
-        let Some(left_out) = self.window.lock().ok().and_then(|mut window| window.admit()) else {
+        let Some(left_out) = self
+            .window
+            .lock()
+            .ok()
+            .and_then(|mut window| window.admit())
+        else {
             return;
         };
         let plugin = self.counters.label();
@@ -74,7 +86,11 @@ impl Window {
 
 impl GuestOutput {
     pub(super) fn new(log: &Arc<OutputLog>) -> Self {
-        Self { log: Arc::clone(log), stdout: Vec::new(), stderr: Vec::new() }
+        Self {
+            log: Arc::clone(log),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        }
     }
 
     /// Takes a byte. A line goes to the log at its end, or when it is too long.
@@ -94,7 +110,10 @@ impl GuestOutput {
 
     /// Sends unfinished lines to the log.
     pub(super) fn flush(&mut self) {
-        for (stream, line) in [(Stream::Stdout, &mut self.stdout), (Stream::Stderr, &mut self.stderr)] {
+        for (stream, line) in [
+            (Stream::Stdout, &mut self.stdout),
+            (Stream::Stderr, &mut self.stderr),
+        ] {
             if !line.is_empty() {
                 self.log.line(stream, line);
                 line.clear();

@@ -102,7 +102,9 @@ impl Quarantined {
         let mut host = match self.host.take() {
             Some(host) => host,
             None => {
-                let mut host = RuleHost::new(&kit.plugin, &kit.limits).await.map_err(split)?;
+                let mut host = RuleHost::new(&kit.plugin, &kit.limits)
+                    .await
+                    .map_err(split)?;
                 host.configure(self.key, &self.config)
                     .await
                     .map_err(split)?
@@ -110,7 +112,10 @@ impl Quarantined {
                 host
             }
         };
-        let matches = host.evaluate(std::slice::from_ref(event), &[self.key]).await.map_err(split)?;
+        let matches = host
+            .evaluate(std::slice::from_ref(event), &[self.key])
+            .await
+            .map_err(split)?;
         self.host = Some(host);
         Ok(matches)
     }

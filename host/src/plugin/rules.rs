@@ -22,7 +22,10 @@ pub(super) struct RuleHost {
 }
 
 impl RuleHost {
-    pub(super) async fn new(plugin: &Arc<Loaded>, limits: &Arc<PluginLimits>) -> Result<Self, Fault> {
+    pub(super) async fn new(
+        plugin: &Arc<Loaded>,
+        limits: &Arc<PluginLimits>,
+    ) -> Result<Self, Fault> {
         Ok(Self {
             guest: Guest::new(plugin, limits).await?,
             by_number: HashMap::new(),
@@ -36,13 +39,19 @@ impl RuleHost {
     }
 
     /// Gives the instance a rule. The inner error is the guest's own message and leaves the instance sound.
-    pub(super) async fn configure(&mut self, key: RuleKey, config: &str) -> Result<Result<(), String>, Fault> {
+    pub(super) async fn configure(
+        &mut self,
+        key: RuleKey,
+        config: &str,
+    ) -> Result<Result<(), String>, Fault> {
         let (number, wants) = match self.guest.configure(config).await? {
             Ok(configured) => configured,
             Err(message) => return Ok(Err(message)),
         };
         if self.by_number.insert(number, key).is_some() {
-            return Err(Fault::nonsense(format!("configure answered rule {number}, which it had given before")));
+            return Err(Fault::nonsense(format!(
+                "configure answered rule {number}, which it had given before"
+            )));
         }
         self.by_key.insert(key, number);
         // Never shrinks while the instance lives: a rule that left may have been the only one that wanted
@@ -53,14 +62,23 @@ impl RuleHost {
 
     /// Takes a rule from the instance. After a fault the instance is of no use.
     pub(super) async fn release(&mut self, key: RuleKey) -> Result<(), Fault> {
-        let Some(number) = self.by_key.remove(&key) else { return Ok(()) };
+        let Some(number) = self.by_key.remove(&key) else {
+            return Ok(());
+        };
         self.by_number.remove(&number);
         self.guest.release(number).await
     }
 
     /// Asks which of `keys` want which of `events`. Keys without a rule here are left out.
-    pub(super) async fn evaluate(&mut self, events: &[Parsed<'_>], keys: &[RuleKey]) -> Result<Matches, Fault> {
-        let numbers: Vec<u32> = keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect();
+    pub(super) async fn evaluate(
+        &mut self,
+        events: &[Parsed<'_>],
+        keys: &[RuleKey],
+    ) -> Result<Matches, Fault> {
+        let numbers: Vec<u32> = keys
+            .iter()
+            .filter_map(|key| self.by_key.get(key).copied())
+            .collect();
         let table = HeaderTable::collect(events, &self.wanted);
         let lowered = table.lower(events, &self.wanted);
         let found = self.guest.evaluate(&lowered, &numbers).await?;
@@ -73,10 +91,19 @@ impl RuleHost {
         let mut matches = Vec::with_capacity(found.len().min(events.len() * numbers.len()));
         for pair in found {
             let event = events.get(pair.event as usize).ok_or_else(|| {
-                Fault::nonsense(format!("it answered event {} of a batch of {}", pair.event, events.len()))
+                Fault::nonsense(format!(
+                    "it answered event {} of a batch of {}",
+                    pair.event,
+                    events.len()
+                ))
             })?;
-            let (Some(ordinal), Some(key)) = (ordinals.get(&pair.rule), self.by_number.get(&pair.rule)) else {
-                return Err(Fault::nonsense(format!("it answered rule {}, which was not asked for", pair.rule)));
+            let (Some(ordinal), Some(key)) =
+                (ordinals.get(&pair.rule), self.by_number.get(&pair.rule))
+            else {
+                return Err(Fault::nonsense(format!(
+                    "it answered rule {}, which was not asked for",
+                    pair.rule
+                )));
             };
             let bit = pair.event as usize * numbers.len() + ordinal;
             if seen[bit / 64] & (1 << (bit % 64)) != 0 {

@@ -99,21 +99,33 @@ impl Shard {
             return None;
         }
         self.host = None;
-        Some(Shard { rules: self.rules.split_off(&middle), host: None })
+        Some(Shard {
+            rules: self.rules.split_off(&middle),
+            host: None,
+        })
     }
 
     /// Evaluates `events` for those of `keys` that are here. Every pair ends as evaluated or under `failures`,
     /// unless `stopped` is set.
-    pub(super) async fn evaluate(&mut self, kit: &Kit, events: &[Parsed<'_>], keys: &[RuleKey]) -> Found {
+    pub(super) async fn evaluate(
+        &mut self,
+        kit: &Kit,
+        events: &[Parsed<'_>],
+        keys: &[RuleKey],
+    ) -> Found {
         let mut found = Found::default();
-        let mut keys: Vec<RuleKey> =
-            keys.iter().copied().filter(|key| self.rules.contains_key(key)).collect();
+        let mut keys: Vec<RuleKey> = keys
+            .iter()
+            .copied()
+            .filter(|key| self.rules.contains_key(key))
+            .collect();
         for range in calls(events, keys.len()) {
             let events = &events[range];
             keys.retain(|key| self.rules.contains_key(key));
             // Rules that left during an earlier call of this batch see the rest of it, too.
             let left_before = found.quarantined.len();
-            self.evaluate_call(kit, events, keys.clone(), &mut found).await;
+            self.evaluate_call(kit, events, keys.clone(), &mut found)
+                .await;
             for at in 0..left_before {
                 let mut rule = found.quarantined.swap_remove(at);
                 rule.evaluate(kit, events, &mut found).await;
@@ -136,7 +148,11 @@ impl Shard {
         found: &mut Found,
     ) {
         if found.gave_up() {
-            return found.fail(events, &keys, "not tried, since the plugin failed too often on this batch");
+            return found.fail(
+                events,
+                &keys,
+                "not tried, since the plugin failed too often on this batch",
+            );
         }
         match self.probe(kit, events, &mut keys, found).await {
             Probe::Passed(matches) => found.matches.extend(matches),
@@ -156,7 +172,12 @@ impl Shard {
     }
 
     // Narrows a failed call down until every pair of event and rule is evaluated or has failed by itself.
-    async fn bisect<'a>(&mut self, kit: &Kit, suspect: Suspect<'a>, found: &mut Found) -> Result<(), Fault> {
+    async fn bisect<'a>(
+        &mut self,
+        kit: &Kit,
+        suspect: Suspect<'a>,
+        found: &mut Found,
+    ) -> Result<(), Fault> {
         let mut suspects = vec![suspect];
         while let Some(mut suspect) = suspects.pop() {
             if found.gave_up() {
@@ -164,7 +185,8 @@ impl Shard {
                 continue;
             }
             if let [key] = suspect.keys[..] {
-                self.quarantine(kit, key, &suspect.events, suspect.reason, found).await;
+                self.quarantine(kit, key, &suspect.events, suspect.reason, found)
+                    .await;
                 continue;
             }
             let mut right = suspect.keys.split_off(suspect.keys.len() / 2);
@@ -203,7 +225,9 @@ impl Shard {
                     match poisoned {
                         Some(poisoned) => {
                             let reason = on_left.reason;
-                            let rest = self.without(kit, events, &poisoned, keys, reason, found).await?;
+                            let rest = self
+                                .without(kit, events, &poisoned, keys, reason, found)
+                                .await?;
                             suspects.extend(rest);
                         }
                         None => {
@@ -231,7 +255,11 @@ impl Shard {
             return Ok(None);
         }
         let mut suspected: Vec<Parsed<'_>> = events.to_vec();
-        for witness in [keys[keys.len() / 4], keys[keys.len() / 2], keys[keys.len() - 1]] {
+        for witness in [
+            keys[keys.len() / 4],
+            keys[keys.len() / 2],
+            keys[keys.len() - 1],
+        ] {
             suspected = self.failing(kit, &suspected, witness, found).await?;
             if suspected.is_empty() {
                 return Ok(None);
@@ -278,8 +306,9 @@ impl Shard {
         reason: String,
         found: &mut Found,
     ) -> Result<Option<Suspect<'a>>, Fault> {
-        let (poisoned, clean): (Vec<_>, Vec<_>) =
-            events.into_iter().partition(|event| poisoned.contains(&event.index));
+        let (poisoned, clean): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .partition(|event| poisoned.contains(&event.index));
         found.fail(&poisoned, &keys, &reason);
         if clean.is_empty() {
             return Ok(None);
@@ -290,9 +319,12 @@ impl Shard {
                 Ok(None)
             }
             Probe::Stopped(fault) => Err(fault),
-            Probe::Failed(fault) => {
-                Ok(Some(Suspect { events: clean, keys, reason: fault.reason, events_cleared: true }))
-            }
+            Probe::Failed(fault) => Ok(Some(Suspect {
+                events: clean,
+                keys,
+                reason: fault.reason,
+                events_cleared: true,
+            })),
         }
     }
 
@@ -324,8 +356,12 @@ impl Shard {
                     keys.retain(|other| *other != key);
                     self.quarantine(kit, key, events, fault.reason, found).await;
                     if found.gave_up() {
-                        let reason = "too many rules of this plugin cannot be configured again".to_owned();
-                        return Probe::Stopped(Fault { kind: FaultKind::Trap, reason });
+                        let reason =
+                            "too many rules of this plugin cannot be configured again".to_owned();
+                        return Probe::Stopped(Fault {
+                            kind: FaultKind::Trap,
+                            reason,
+                        });
                     }
                 }
             }
@@ -352,7 +388,9 @@ impl Shard {
             if host.has(*key) {
                 continue;
             }
-            let Some(config) = self.rules.get(key) else { continue };
+            let Some(config) = self.rules.get(key) else {
+                continue;
+            };
             match host.configure(*key, config).await {
                 Ok(Ok(())) => {}
                 Ok(Err(message)) => return Err((*key, Fault::nonsense(message), true)),
@@ -371,7 +409,9 @@ impl Shard {
         reason: String,
         found: &mut Found,
     ) {
-        let Some(config) = self.rules.remove(&key) else { return };
+        let Some(config) = self.rules.remove(&key) else {
+            return;
+        };
         tracing::warn!(plugin = %kit.label, rule = key.0, reason, "a rule failed and gets an instance of its own");
         let mut rule = Quarantined::new(kit, key, config);
         rule.evaluate(kit, events, found).await;

@@ -31,7 +31,10 @@ impl Rig {
             ..PluginOptions::default()
         };
         change(&mut options);
-        Self { plugins: Plugins::start(options).expect("a plugin service"), _cache: cache }
+        Self {
+            plugins: Plugins::start(options).expect("a plugin service"),
+            _cache: cache,
+        }
     }
 
     async fn load(&self, text: &str) -> Result<LoadedPlugin, LoadError> {
@@ -41,20 +44,33 @@ impl Rig {
 
     async fn group(&self, configs: &[&str]) -> FilterGroup {
         let plugin = self.load(FILTER).await.expect("the test filter");
-        let mut group = self.plugins.filter_group(&plugin.digest, "test@1").await.expect("a filter");
+        let mut group = self
+            .plugins
+            .filter_group(&plugin.digest, "test@1")
+            .await
+            .expect("a filter");
         for (key, config) in (0..).zip(configs) {
-            group.add(RuleKey(key), config).await.expect("a configuration");
+            group
+                .add(RuleKey(key), config)
+                .await
+                .expect("a configuration");
         }
         group
     }
 
     async fn transformer(&self, config: &str) -> Result<Transformer, ConfigureError> {
         let plugin = self.load(TRANSFORM).await.expect("the test transform");
-        self.plugins.transformer(&plugin.digest, config, "test@1").await
+        self.plugins
+            .transformer(&plugin.digest, config, "test@1")
+            .await
     }
 
     fn stats(&self) -> PluginStats {
-        self.plugins.stats().into_iter().next().expect("a loaded plugin")
+        self.plugins
+            .stats()
+            .into_iter()
+            .next()
+            .expect("a loaded plugin")
     }
 }
 
@@ -63,7 +79,12 @@ fn events(count: u64) -> Vec<InputEvent> {
         topic: "orders.eu".into(),
         sequence: Sequence(sequence),
         time: Millis(1),
-        bytes: Event { payload: Bytes::from(sequence.to_string()), ..Event::default() }.encode_to_vec().into(),
+        bytes: Event {
+            payload: Bytes::from(sequence.to_string()),
+            ..Event::default()
+        }
+        .encode_to_vec()
+        .into(),
     };
     (0..count).map(event).collect()
 }
@@ -75,8 +96,12 @@ fn keys(count: u64) -> Vec<RuleKey> {
 // What a rule got: indices of events it wants, and of events it failed on.
 fn of_rule(evaluation: &Evaluation, key: u64) -> (Vec<u32>, Vec<u32>) {
     assert_eq!(evaluation.plugin_down, None);
-    let mut wanted: Vec<u32> =
-        evaluation.matches.iter().filter(|(_, rule)| rule.0 == key).map(|(event, _)| *event).collect();
+    let mut wanted: Vec<u32> = evaluation
+        .matches
+        .iter()
+        .filter(|(_, rule)| rule.0 == key)
+        .map(|(event, _)| *event)
+        .collect();
     let mut failed: Vec<u32> = evaluation
         .failures
         .iter()
@@ -105,7 +130,15 @@ async fn a_filter_says_which_rules_want_which_events() {
     let evaluation = group.evaluate(&events(4), &keys(3)).await;
     assert_eq!(evaluation.matches, [(2, RuleKey(2))]);
     let stats = rig.stats();
-    assert_eq!((stats.label.as_str(), stats.calls, stats.events, stats.instances), ("test@1", 2, 8, 1));
+    assert_eq!(
+        (
+            stats.label.as_str(),
+            stats.calls,
+            stats.events,
+            stats.instances
+        ),
+        ("test@1", 2, 8, 1)
+    );
 }
 
 #[tokio::test]
@@ -118,16 +151,42 @@ async fn what_is_no_plugin_is_refused_with_the_reason() {
     let export = r#"(export "release" (func $release))"#;
     check(&rig, "(module)".into(), "core WebAssembly module").await;
     check(&rig, "(component)".into(), "exports nothing").await;
-    check(&rig, FILTER.replace(export, ""), "filtering@0.1.0#release is missing").await;
+    check(
+        &rig,
+        FILTER.replace(export, ""),
+        "filtering@0.1.0#release is missing",
+    )
+    .await;
     let mistyped = r#"(export "release" (func $configure))"#;
-    check(&rig, FILTER.replace(export, mistyped), "filtering@0.1.0#release has another type").await;
-    for import in ["acme:spy/files@1.0.0", "wasi:nn/graph@0.2.0", "wasi:clocks/wall-clock@0.3.0"] {
+    check(
+        &rig,
+        FILTER.replace(export, mistyped),
+        "filtering@0.1.0#release has another type",
+    )
+    .await;
+    for import in [
+        "acme:spy/files@1.0.0",
+        "wasi:nn/graph@0.2.0",
+        "wasi:clocks/wall-clock@0.3.0",
+    ] {
         let with_import = format!(r#"(import "{import}" (instance))"#);
-        check(&rig, FILTER.replace(";; here: another import", &with_import), import).await;
+        check(
+            &rig,
+            FILTER.replace(";; here: another import", &with_import),
+            import,
+        )
+        .await;
     }
-    let large = FILTER.replace("(memory (export", &format!("(data \"{}\") (memory (export", "x".repeat(17 << 10)));
+    let large = FILTER.replace(
+        "(memory (export",
+        &format!("(data \"{}\") (memory (export", "x".repeat(17 << 10)),
+    );
     check(&rig, large, "at most 16384 are accepted").await;
-    let error = rig.plugins.load(Bytes::from_static(b"#!/bin/sh")).await.expect_err("no WebAssembly");
+    let error = rig
+        .plugins
+        .load(Bytes::from_static(b"#!/bin/sh"))
+        .await
+        .expect_err("no WebAssembly");
     assert!(matches!(error, LoadError::NotWasm));
     assert!(rig.plugins.stats().is_empty());
 }
@@ -137,33 +196,71 @@ async fn the_guest_explains_a_bad_configuration_itself() {
     let rig = Rig::new(|_| {});
     let mut group = rig.group(&["a"]).await;
     let digest = rig.stats().digest;
-    let check = async |config| rig.plugins.check(&digest, PluginWorld::Filter, config).await;
+    let check = async |config| {
+        rig.plugins
+            .check(&digest, PluginWorld::Filter, config)
+            .await
+    };
     assert_eq!(check("q1").await, Ok(()));
-    assert_eq!(check("e: no such field").await, Err(ConfigureError::Refused("e: no such field".into())));
+    assert_eq!(
+        check("e: no such field").await,
+        Err(ConfigureError::Refused("e: no such field".into()))
+    );
     assert!(matches!(check("c").await, Err(ConfigureError::Fault(_))));
-    let wrong = rig.plugins.check(&digest, PluginWorld::Transform, "a").await;
-    assert!(matches!(wrong, Err(ConfigureError::WrongWorld { is: "filter", .. })));
+    let wrong = rig
+        .plugins
+        .check(&digest, PluginWorld::Transform, "a")
+        .await;
+    assert!(matches!(
+        wrong,
+        Err(ConfigureError::WrongWorld { is: "filter", .. })
+    ));
 
     // The same through a group, which goes on with what it has.
     let refused = group.add(RuleKey(1), "e2").await;
     assert_eq!(refused, Err(ConfigureError::Refused("e2".into())));
-    assert!(matches!(group.add(RuleKey(2), "c").await, Err(ConfigureError::Fault(_))));
-    assert!(matches!(group.add(RuleKey(3), "i").await, Err(ConfigureError::Fault(_)) | Ok(())));
+    assert!(matches!(
+        group.add(RuleKey(2), "c").await,
+        Err(ConfigureError::Fault(_))
+    ));
+    assert!(matches!(
+        group.add(RuleKey(3), "i").await,
+        Err(ConfigureError::Fault(_)) | Ok(())
+    ));
     let evaluation = group.evaluate(&events(1), &keys(3)).await;
     assert_eq!(evaluation.matches, [(0, RuleKey(0))]);
 }
 
 #[tokio::test]
 async fn one_bad_rule_of_a_thousand_fails_alone() {
-    for (bad, word) in [("l", "longer"), ("t", "unreachable"), ("m", "memory"), ("h", "wasi:http/outgoing-handler#handle")] {
+    for (bad, word) in [
+        ("l", "longer"),
+        ("t", "unreachable"),
+        ("m", "memory"),
+        ("h", "wasi:http/outgoing-handler#handle"),
+    ] {
         let rig = Rig::new(|_| {});
         let mut configs = vec!["a"; 1000];
         configs[617] = bad;
         let mut group = rig.group(&configs).await;
         let evaluation = group.evaluate(&events(4), &keys(1000)).await;
-        assert!(evaluation.failures.iter().all(|failure| failure.rule.0 == 617), "{bad}");
-        assert_eq!(of_rule(&evaluation, 617), (vec![], vec![0, 1, 2, 3]), "{bad}");
-        assert!(evaluation.failures[0].reason.contains(word), "{}", evaluation.failures[0].reason);
+        assert!(
+            evaluation
+                .failures
+                .iter()
+                .all(|failure| failure.rule.0 == 617),
+            "{bad}"
+        );
+        assert_eq!(
+            of_rule(&evaluation, 617),
+            (vec![], vec![0, 1, 2, 3]),
+            "{bad}"
+        );
+        assert!(
+            evaluation.failures[0].reason.contains(word),
+            "{}",
+            evaluation.failures[0].reason
+        );
         assert_eq!(evaluation.matches.len(), 999 * 4, "{bad}");
 
         // From now on the others share one call, and the bad one is not even asked for a while.
@@ -171,9 +268,21 @@ async fn one_bad_rule_of_a_thousand_fails_alone() {
         let evaluation = group.evaluate(&events(4), &keys(1000)).await;
         let after = rig.stats();
         assert_eq!(evaluation.matches.len(), 999 * 4, "{bad}");
-        assert_eq!(of_rule(&evaluation, 617), (vec![], vec![0, 1, 2, 3]), "{bad}");
-        assert_eq!((after.calls - before.calls, after.quarantined), (1, 1), "{bad}");
-        assert_eq!((after.traps, after.timeouts), (before.traps, before.timeouts), "{bad}");
+        assert_eq!(
+            of_rule(&evaluation, 617),
+            (vec![], vec![0, 1, 2, 3]),
+            "{bad}"
+        );
+        assert_eq!(
+            (after.calls - before.calls, after.quarantined),
+            (1, 1),
+            "{bad}"
+        );
+        assert_eq!(
+            (after.traps, after.timeouts),
+            (before.traps, before.timeouts),
+            "{bad}"
+        );
     }
 }
 
@@ -200,10 +309,18 @@ async fn an_event_that_fails_whatever_the_rule_is_found_and_no_rule_is_blamed() 
     // Only an instance that knows rule 3 chokes, so first make every instance know it.
     let all_poison = vec!["p33"; 512];
     for (key, config) in (0..).zip(all_poison) {
-        group.add(RuleKey(key), config).await.expect("a configuration");
+        group
+            .add(RuleKey(key), config)
+            .await
+            .expect("a configuration");
     }
     let evaluation = group.evaluate(&events(50), &keys(512)).await;
-    assert!(evaluation.failures.iter().all(|failure| failure.event == 33));
+    assert!(
+        evaluation
+            .failures
+            .iter()
+            .all(|failure| failure.event == 33)
+    );
     assert_eq!(evaluation.failures.len(), 512);
     assert_eq!(evaluation.matches.len(), 512 * 49);
     assert_eq!(rig.stats().quarantined, 0);
@@ -253,10 +370,16 @@ async fn without_a_free_instance_the_batch_waits() {
     let rig = Rig::new(|options| options.instances_max = 1);
     let mut first = rig.group(&["a"]).await;
     let mut second = rig.group(&[]).await;
-    assert!(matches!(second.add(RuleKey(0), "a").await, Err(ConfigureError::Busy(_))));
+    assert!(matches!(
+        second.add(RuleKey(0), "a").await,
+        Err(ConfigureError::Busy(_))
+    ));
     drop(first.evaluate(&events(1), &keys(1)).await);
     drop(first);
-    second.add(RuleKey(0), "a").await.expect("the instance of the first group is free");
+    second
+        .add(RuleKey(0), "a")
+        .await
+        .expect("the instance of the first group is free");
 }
 
 #[tokio::test]
@@ -279,12 +402,19 @@ async fn a_slow_plugin_does_not_delay_another() {
     let rig = Rig::new(|options| {
         // One thread, so that only yielding lets anybody else run.
         options.worker_threads = 1;
-        let endless = PluginLimits { call_base: Duration::from_secs(3600), ..PluginLimits::default() };
+        let endless = PluginLimits {
+            call_base: Duration::from_secs(3600),
+            ..PluginLimits::default()
+        };
         options.overrides.insert("slow".into(), endless);
     });
     let mut quick = rig.group(&["a"]).await;
     let digest = rig.stats().digest;
-    let mut slow = rig.plugins.filter_group(&digest, "slow@1").await.expect("a filter");
+    let mut slow = rig
+        .plugins
+        .filter_group(&digest, "slow@1")
+        .await
+        .expect("a filter");
     slow.add(RuleKey(0), "l").await.expect("a configuration");
     let looping = tokio::spawn(async move { slow.evaluate(&events(1), &keys(1)).await });
     let calls = rig.stats().calls;
@@ -306,15 +436,22 @@ async fn a_damaged_or_foreign_artifact_is_compiled_again() {
     let cache = tempfile::tempdir().expect("a temporary folder");
     let dir = cache.path().join("plugins");
     let start = || {
-        Plugins::start(PluginOptions { cache_dir: dir.clone(), instances_max: 4, ..PluginOptions::default() })
-            .expect("a plugin service")
+        Plugins::start(PluginOptions {
+            cache_dir: dir.clone(),
+            instances_max: 4,
+            ..PluginOptions::default()
+        })
+        .expect("a plugin service")
     };
     let bytes = Bytes::from(wat::parse_str(TRANSFORM).expect("a component"));
     let artifact = || {
         std::fs::read_dir(&dir)
             .expect("the folder")
             .map(|entry| entry.expect("an entry").path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "cwasm"))
+            .find(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "cwasm")
+            })
     };
     start().load(bytes.clone()).await.expect("a plugin");
     let path = artifact().expect("an artifact");
@@ -334,7 +471,10 @@ async fn a_damaged_or_foreign_artifact_is_compiled_again() {
     let theirs = std::fs::read(&path).expect("the artifact");
     std::fs::remove_file(dir.join("cache.key")).expect("the key");
     start().load(bytes.clone()).await.expect("a plugin");
-    assert_ne!(std::fs::read(&path).expect("the artifact")[..32], theirs[..32]);
+    assert_ne!(
+        std::fs::read(&path).expect("the artifact")[..32],
+        theirs[..32]
+    );
 
     // A sound one is used as it is.
     let sound = std::fs::read(&path).expect("the artifact");
@@ -347,8 +487,14 @@ async fn a_folder_that_others_can_write_to_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let cache = tempfile::tempdir().expect("a temporary folder");
     std::fs::set_permissions(cache.path(), std::fs::Permissions::from_mode(0o777)).expect("chmod");
-    let options = PluginOptions { cache_dir: cache.path().to_owned(), ..PluginOptions::default() };
-    assert!(matches!(Plugins::start(options), Err(PluginStartError::Cache { .. })));
+    let options = PluginOptions {
+        cache_dir: cache.path().to_owned(),
+        ..PluginOptions::default()
+    };
+    assert!(matches!(
+        Plugins::start(options),
+        Err(PluginStartError::Cache { .. })
+    ));
 }
 
 #[tokio::test]
@@ -356,13 +502,21 @@ async fn a_transform_answers_for_each_event() {
     use TransformFailure::{Reject, Retry};
     let rig = Rig::new(|_| {});
     let check = async |config: &str, expected: Result<Outcome, TransformFailure>| {
-        let outcomes = rig.transformer(config).await.expect("a transform").apply(&events(5)).await;
+        let outcomes = rig
+            .transformer(config)
+            .await
+            .expect("a transform")
+            .apply(&events(5))
+            .await;
         let mut all = vec![Ok(Outcome::Keep); 5];
         all[3] = expected;
         assert_eq!(outcomes, all, "{config}");
     };
     check("k", Ok(Outcome::Keep)).await;
-    let replaced = OutputEvent { payload: Bytes::from_static(b"3"), ..OutputEvent::default() };
+    let replaced = OutputEvent {
+        payload: Bytes::from_static(b"3"),
+        ..OutputEvent::default()
+    };
     check("o3", Ok(Outcome::Replace(replaced))).await;
     check("j3", Err(Reject("because".into()))).await;
     check("y3", Err(Retry("because".into()))).await;
@@ -378,8 +532,14 @@ async fn a_transform_that_fails_on_one_event_loses_only_that() {
         let outcomes = transformer.apply(&events(100)).await;
         let failed: Vec<usize> = (0..100).filter(|at| outcomes[*at].is_err()).collect();
         assert_eq!(failed, [77], "{config}");
-        assert!(matches!(outcomes[77], Err(TransformFailure::Fault(_))), "{config}");
-        assert_eq!(transformer.apply(&events(10)).await, vec![Ok(Outcome::Keep); 10]);
+        assert!(
+            matches!(outcomes[77], Err(TransformFailure::Fault(_))),
+            "{config}"
+        );
+        assert_eq!(
+            transformer.apply(&events(10)).await,
+            vec![Ok(Outcome::Keep); 10]
+        );
     }
 }
 
@@ -388,9 +548,17 @@ async fn a_transform_that_only_fails_is_left_alone_for_a_while() {
     let rig = Rig::new(|_| {});
     let transformer = rig.transformer("t").await.expect("a transform");
     let first = transformer.apply(&events(100)).await;
-    assert!(first.iter().all(|outcome| matches!(outcome, Err(TransformFailure::Fault(_)))));
+    assert!(
+        first
+            .iter()
+            .all(|outcome| matches!(outcome, Err(TransformFailure::Fault(_))))
+    );
     let second = transformer.apply(&events(100)).await;
-    assert!(second.iter().all(|outcome| matches!(outcome, Err(TransformFailure::Retry(_)))));
+    assert!(
+        second
+            .iter()
+            .all(|outcome| matches!(outcome, Err(TransformFailure::Retry(_))))
+    );
     assert_eq!(rig.stats().paused, 1);
 }
 
@@ -400,8 +568,17 @@ async fn a_stopped_service_is_an_answer() {
     let mut group = rig.group(&["a"]).await;
     let transformer = rig.transformer("k").await.expect("a transform");
     drop(rig);
-    assert!(group.evaluate(&events(1), &keys(1)).await.plugin_down.is_some());
-    assert_eq!(group.add(RuleKey(1), "a").await, Err(ConfigureError::Stopped));
+    assert!(
+        group
+            .evaluate(&events(1), &keys(1))
+            .await
+            .plugin_down
+            .is_some()
+    );
+    assert_eq!(
+        group.add(RuleKey(1), "a").await,
+        Err(ConfigureError::Stopped)
+    );
     let outcomes = transformer.apply(&events(1)).await;
     assert!(matches!(outcomes[..], [Err(TransformFailure::Retry(_))]));
 }
