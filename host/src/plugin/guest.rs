@@ -306,7 +306,7 @@ fn fault(store: &mut Store<GuestState>, error: &wasmtime::Error, allowance: Dura
         };
     }
     let mut reason = match error.downcast_ref::<Trap>() {
-        Some(trap) => format!("it trapped: {trap}"),
+        Some(trap) => trap.to_string(),
         None => clip(format!("{error:#}")),
     };
     if state.memory_refused {
@@ -314,6 +314,9 @@ fn fault(store: &mut Store<GuestState>, error: &wasmtime::Error, allowance: Dura
             "it asked for more than the {} bytes of memory it may have; {reason}",
             state.memory_bytes_max
         );
+    }
+    if !state.wasi.last_words().is_empty() {
+        reason = format!("{reason}; it wrote: {}", state.wasi.last_words());
     }
     Fault {
         kind: FaultKind::Trap,

@@ -582,3 +582,67 @@ async fn a_stopped_service_is_an_answer() {
     let outcomes = transformer.apply(&events(1)).await;
     assert!(matches!(outcomes[..], [Err(TransformFailure::Retry(_))]));
 }
+
+#[tokio::test]
+async fn the_bundled_plugins_do_what_their_readmes_say() {
+    let rig = Rig::new(|_| {});
+    let mut loaded = Vec::new();
+    for plugin in bundled::bundled() {
+        let bytes = Bytes::from_static(plugin.bytes);
+        loaded.push(rig.plugins.load(bytes).await.expect(plugin.name));
+    }
+    let [pattern, reshape] = loaded[..] else {
+        panic!("two plugins are bundled")
+    };
+    let order = |total: u32, kind: &str| {
+        let header = crate::domain::Header {
+            name: "ce-type".into(),
+            value: kind.into(),
+        };
+        let event = Event {
+            headers: vec![header],
+            payload: format!(r#"{{"total":{total},"card":"1234"}}"#).into(),
+            ..Event::default()
+        };
+        InputEvent {
+            bytes: event.encode_to_vec().into(),
+            ..events(1).remove(0)
+        }
+    };
+    let orders = [
+        order(50, "created"),
+        order(500, "created"),
+        order(500, "paid"),
+    ];
+
+    let mut group = (rig
+        .plugins
+        .filter_group(&pattern.digest, "event-pattern@1")
+        .await)
+        .expect("event-pattern is a filter");
+    let large = r#"{"$headers": {"ce-type": ["created"]}, "total": [{"numeric": [">", 100]}]}"#;
+    (group.add(RuleKey(0), large).await).expect("a pattern of payload and headers");
+    let paid = r#"{"$headers": {"ce-type": ["paid"]}}"#;
+    (group.add(RuleKey(1), paid).await).expect("a pattern of headers");
+    let nonsense = group.add(RuleKey(2), "{").await;
+    assert!(matches!(nonsense, Err(ConfigureError::Refused(_))));
+    let evaluation = group.evaluate(&orders, &keys(3)).await;
+    assert_eq!(of_rule(&evaluation, 0), (vec![1], vec![]));
+    assert_eq!(of_rule(&evaluation, 1), (vec![2], vec![]));
+
+    let config = r#"{"remove": ["/card"]}"#;
+    let transformer = (rig
+        .plugins
+        .transformer(&reshape.digest, config, "json-reshape@1")
+        .await)
+        .expect("json-reshape is a transform");
+    let outcomes = transformer.apply(&orders[..1]).await;
+    let [Ok(Outcome::Replace(output))] = &outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(output.payload, r#"{"total":50}"#);
+    assert_eq!(
+        output.headers,
+        [("ce-type".to_owned(), "created".to_owned())]
+    );
+}

@@ -67,11 +67,17 @@ impl Wasi {
     /// Before every call, so that what a filter sees does not depend on what was called before.
     pub(super) fn begin_call(&mut self) {
         self.random = SEED;
+        self.output.begin_call();
     }
 
     /// After every call: a line that was not ended goes to the log.
     pub(super) fn end_call(&mut self) {
         self.output.flush();
+    }
+
+    /// What the guest wrote to standard error in this call.
+    pub(super) fn last_words(&self) -> &str {
+        self.output.last_words()
     }
 
     // SplitMix64, which needs no more state than a number.
