@@ -141,7 +141,7 @@ async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
 }
 
 fn broker_options(config: &Config) -> BrokerOptions {
-    let publishable = config.store.journal_bytes_max - config.store.journal_reserve_bytes;
+    let publishable = config.store.journal_bytes_max.saturating_sub(config.store.journal_reserve_bytes);
     BrokerOptions {
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
