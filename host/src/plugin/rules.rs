@@ -20,6 +20,17 @@ pub(super) struct RuleHost {
     by_number: HashMap<u32, RuleKey>,
     by_key: HashMap<RuleKey, u32>,
     wanted: Wanted,
+    // Of the last call; the next one mostly asks for the same rules.
+    asked: Asked,
+}
+
+// A list of keys, translated.
+#[derive(Default)]
+struct Asked {
+    keys: Vec<RuleKey>,
+    // The guest's numbers, rising, so that answers are found by halving.
+    rules: Vec<(u32, RuleKey)>,
+    numbers: Vec<u32>,
 }
 
 impl RuleHost {
@@ -32,11 +43,17 @@ impl RuleHost {
             by_number: HashMap::new(),
             by_key: HashMap::new(),
             wanted: Wanted::default(),
+            asked: Asked::default(),
         })
     }
 
     pub(super) fn has(&self, key: RuleKey) -> bool {
         self.by_key.contains_key(&key)
+    }
+
+    /// Whether the last call was for the same keys, all of which are here.
+    pub(super) fn knows(&self, keys: &[RuleKey]) -> bool {
+        self.asked.keys == keys && self.asked.rules.len() == keys.len()
     }
 
     /// Gives the instance a rule. The inner error is the guest's own message and leaves the instance sound.
@@ -55,6 +72,7 @@ impl RuleHost {
             )));
         }
         self.by_key.insert(key, number);
+        self.asked = Asked::default();
         // Never shrinks while the instance lives: a rule that left may have been the only one that wanted
         // something, which then costs a copy until the instance is made anew.
         self.wanted.add(&wants);
@@ -67,6 +85,7 @@ impl RuleHost {
             return Ok(());
         };
         self.by_number.remove(&number);
+        self.asked = Asked::default();
         self.guest.release(number).await
     }
 
@@ -76,17 +95,29 @@ impl RuleHost {
         events: &[Parsed<'_>],
         keys: &[RuleKey],
     ) -> Result<Matches, Fault> {
-        let mut asked: Vec<(u32, RuleKey)> = keys
-            .iter()
-            .filter_map(|key| Some((*self.by_key.get(key)?, *key)))
-            .collect();
-        // Rising, so that answers are found by halving.
-        asked.sort_unstable();
-        let numbers: Vec<u32> = asked.iter().map(|(number, _)| *number).collect();
+        if !self.knows(keys) {
+            self.asked = Asked::new(keys, &self.by_key);
+        }
         let table = HeaderTable::collect(events, &self.wanted);
         let lowered = table.lower(events, &self.wanted);
-        let found = self.guest.evaluate(&lowered, &numbers).await?;
-        check(found, events, &asked)
+        let found = self.guest.evaluate(&lowered, &self.asked.numbers).await?;
+        check(found, events, &self.asked.rules)
+    }
+}
+
+impl Asked {
+    fn new(keys: &[RuleKey], by_key: &HashMap<RuleKey, u32>) -> Self {
+        let mut rules: Vec<(u32, RuleKey)> = keys
+            .iter()
+            .filter_map(|key| Some((*by_key.get(key)?, *key)))
+            .collect();
+        rules.sort_unstable();
+        let numbers = rules.iter().map(|(number, _)| *number).collect();
+        Self {
+            keys: keys.to_vec(),
+            rules,
+            numbers,
+        }
     }
 }
 

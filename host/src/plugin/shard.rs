@@ -121,18 +121,17 @@ impl Shard {
             .collect();
         for range in calls(events, keys.len()) {
             let events = &events[range];
-            keys.retain(|key| self.rules.contains_key(key));
             // Rules that left during an earlier call of this batch see the rest of it, too.
-            let left_before = found.quarantined.len();
+            let mut left_before = std::mem::take(&mut found.quarantined);
             self.evaluate_call(kit, events, keys.clone(), &mut found)
                 .await;
-            for at in 0..left_before {
-                let mut rule = found.quarantined.swap_remove(at);
+            for rule in &mut left_before {
                 rule.evaluate(kit, events, &mut found).await;
-                found.quarantined.push(rule);
-                let last = found.quarantined.len() - 1;
-                found.quarantined.swap(at, last);
             }
+            if !found.quarantined.is_empty() {
+                keys.retain(|key| self.rules.contains_key(key));
+            }
+            found.quarantined.append(&mut left_before);
             if found.stopped.is_some() {
                 break;
             }
@@ -384,6 +383,9 @@ impl Shard {
         host: &mut RuleHost,
         keys: &[RuleKey],
     ) -> Result<(), (RuleKey, Fault, bool)> {
+        if host.knows(keys) {
+            return Ok(());
+        }
         for key in keys {
             if host.has(*key) {
                 continue;
