@@ -144,6 +144,14 @@ impl Broker {
             Box::new(move || inbox.acks_wait())
         };
         let hub = Hub::new(clock, recovered.next_position, ack_waker, dead_letters);
+        // Before anything runs that could checkpoint: what no subscription in the hub asks for is let go.
+        for (cell, routed) in &recovered.cells {
+            if *routed {
+                // The router starts at the end of what was replayed, which is what these have seen.
+                let _ = hub.join_router(cell, recovered.next_position);
+            }
+            hub.insert(cell.clone());
+        }
         let sessions = Sessions::new(recovered.producers);
         let fault = Arc::new(OnceLock::new());
         let checkpoint_due = Arc::new(Notify::new());
@@ -212,12 +220,7 @@ impl Broker {
             threads: Mutex::new(threads),
         }));
         broker.load_plugins(bundled).await?;
-        for (cell, routed) in recovered.cells {
-            if routed {
-                // The router starts at the end of what was replayed, which is what these have seen.
-                let _ = hub.join_router(&cell, recovered.next_position);
-            }
-            hub.insert(cell.clone());
+        for (cell, _) in recovered.cells {
             hub.arm_after_recovery(&cell);
             supervisor.start(cell);
         }

@@ -222,8 +222,12 @@ impl Needed {
         if !late && pending == 0 {
             return Ok(None);
         }
+        // The journal holds it until this checkpoint is done; going on without it would lose it.
         let Some(block) = reader.block_at(meta.first_position)? else {
-            return Ok(None);
+            return Err(ReadError::Damaged {
+                path: PathBuf::from("journal"),
+                what: format!("no block at position {}, which somebody needs,", meta.first_position),
+            });
         };
         if pending == u64::from(meta.count) {
             return Ok(Some((*block).clone()));
