@@ -96,7 +96,9 @@ pub enum PluginStartError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
     /// Larger than the broker accepts.
-    #[error("the component has {bytes} bytes; at most {max} are accepted (plugin.module_bytes_max)")]
+    #[error(
+        "the component has {bytes} bytes; at most {max} are accepted (plugin.module_bytes_max)"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -188,8 +190,12 @@ impl Plugins {
     /// The engine, the threads or the folder for compiled plugins cannot be had.
     pub fn start(options: PluginOptions) -> Result<Arc<Self>, PluginStartError> {
         let engine = engine::engine(&options)?;
-        let cache = ArtifactCache::open(&options.cache_dir, &engine)
-            .map_err(|source| PluginStartError::Cache { path: options.cache_dir.clone(), source })?;
+        let cache = ArtifactCache::open(&options.cache_dir, &engine).map_err(|source| {
+            PluginStartError::Cache {
+                path: options.cache_dir.clone(),
+                source,
+            }
+        })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.worker_threads.max(1))
             .thread_name("plugin")
@@ -223,7 +229,10 @@ impl Plugins {
     pub async fn load(&self, bytes: Bytes) -> Result<LoadedPlugin, LoadError> {
         let max = self.options.module_bytes_max;
         if bytes.len() > max {
-            return Err(LoadError::TooLarge { bytes: bytes.len(), max });
+            return Err(LoadError::TooLarge {
+                bytes: bytes.len(),
+                max,
+            });
         }
         check_kind(&bytes)?;
         let digest = Digest(Sha256::digest(&bytes).into());
@@ -248,7 +257,12 @@ impl Plugins {
     /// # Errors
     ///
     /// [`ConfigureError::Refused`] has the plugin's own message.
-    pub async fn check(&self, digest: &Digest, world: PluginWorld, config: &str) -> Result<(), ConfigureError> {
+    pub async fn check(
+        &self,
+        digest: &Digest,
+        world: PluginWorld,
+        config: &str,
+    ) -> Result<(), ConfigureError> {
         let plugin = self.find(digest, world)?;
         check_config(config)?;
         let config = config.to_owned();
@@ -256,7 +270,10 @@ impl Plugins {
         let limits = Arc::new(self.options.widest());
         let task = self.handle.spawn(async move {
             let mut guest = Guest::new(&plugin, &limits).await?;
-            guest.configure(&config).await?.map_err(ConfigureError::Refused)?;
+            guest
+                .configure(&config)
+                .await?
+                .map_err(ConfigureError::Refused)?;
             Ok(())
         });
         finished(task).await.unwrap_or(Err(ConfigureError::Stopped))
@@ -268,9 +285,16 @@ impl Plugins {
     /// # Errors
     ///
     /// The plugin is not loaded or not a filter.
-    pub async fn filter_group(&self, digest: &Digest, label: &str) -> Result<FilterGroup, ConfigureError> {
+    pub async fn filter_group(
+        &self,
+        digest: &Digest,
+        label: &str,
+    ) -> Result<FilterGroup, ConfigureError> {
         let plugin = self.find(digest, PluginWorld::Filter)?;
-        Ok(FilterGroup::new(self.kit(plugin, label), self.handle.clone()))
+        Ok(FilterGroup::new(
+            self.kit(plugin, label),
+            self.handle.clone(),
+        ))
     }
 
     /// The transform `digest`, configured. `label` as for [`filter_group`](Self::filter_group).
@@ -287,19 +311,33 @@ impl Plugins {
         let plugin = self.find(digest, PluginWorld::Transform)?;
         check_config(config)?;
         let kit = self.kit(plugin, label);
-        Transformer::new(kit, config.into(), self.options.worker_threads, self.handle.clone()).await
+        Transformer::new(
+            kit,
+            config.into(),
+            self.options.worker_threads,
+            self.handle.clone(),
+        )
+        .await
     }
 
     /// How every loaded plugin fares, by digest.
     #[must_use]
     pub fn stats(&self) -> Vec<PluginStats> {
-        let Ok(registry) = self.registry.lock() else { return Vec::new() };
-        registry.values().map(|plugin| plugin.counters.snapshot(plugin.digest)).collect()
+        let Ok(registry) = self.registry.lock() else {
+            return Vec::new();
+        };
+        registry
+            .values()
+            .map(|plugin| plugin.counters.snapshot(plugin.digest))
+            .collect()
     }
 
     // On a thread that may block. The permit goes along, so that a compilation that timed out still counts.
     async fn compile(&self, digest: Digest, bytes: Bytes) -> Result<Arc<Loaded>, LoadError> {
-        let permit = Arc::clone(&self.compiling).acquire_owned().await.map_err(|_| LoadError::Stopped)?;
+        let permit = Arc::clone(&self.compiling)
+            .acquire_owned()
+            .await
+            .map_err(|_| LoadError::Stopped)?;
         if let Some(known) = self.get(&digest) {
             return Ok(known);
         }
@@ -325,7 +363,10 @@ impl Plugins {
     fn find(&self, digest: &Digest, wanted: PluginWorld) -> Result<Arc<Loaded>, ConfigureError> {
         let plugin = self.get(digest).ok_or(ConfigureError::NotLoaded(*digest))?;
         if plugin.world != wanted {
-            return Err(ConfigureError::WrongWorld { is: word(plugin.world), wanted: word(wanted) });
+            return Err(ConfigureError::WrongWorld {
+                is: word(plugin.world),
+                wanted: word(wanted),
+            });
         }
         Ok(plugin)
     }
@@ -355,7 +396,10 @@ impl Drop for Plugins {
 
 impl Loaded {
     fn describe(&self) -> LoadedPlugin {
-        LoadedPlugin { digest: self.digest, world: self.world }
+        LoadedPlugin {
+            digest: self.digest,
+            world: self.world,
+        }
     }
 }
 
@@ -374,7 +418,10 @@ impl From<ConfigureError> for Fault {
             ConfigureError::Busy(_) | ConfigureError::Stopped => FaultKind::Busy,
             _ => FaultKind::Trap,
         };
-        Self { kind, reason: error.to_string() }
+        Self {
+            kind,
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -393,5 +440,9 @@ fn word(world: PluginWorld) -> &'static str {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".into() } else { names.join(", ") }
+    if names.is_empty() {
+        "nothing".into()
+    } else {
+        names.join(", ")
+    }
 }

@@ -32,7 +32,10 @@ impl ArtifactCache {
     ///
     /// It cannot be made or read, or somebody beside its owner can write to it.
     pub(super) fn open(dir: &Path, engine: &Engine) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
         let mode = fs::metadata(dir)?.permissions().mode();
         if mode & 0o022 != 0 {
             return Err(io::Error::new(
@@ -47,7 +50,11 @@ impl ArtifactCache {
         }
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Ok(Self { dir: dir.to_owned(), key: key(dir)?, compatibility: hasher.finish() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            key: key(dir)?,
+            compatibility: hasher.finish(),
+        })
     }
 
     /// The compiled form of `digest`, if a sound one is here. A damaged or foreign one is removed.
@@ -62,7 +69,8 @@ impl ArtifactCache {
             // could as well replace the broker's binary. A torn write, a flipped bit, an artifact of another
             // machine or version, or one under another plugin's name fails the seal and is compiled anew. The
             // bytes that were checked are the bytes that are loaded, from memory, not from the file again.
-            unsafe { Component::deserialize(engine, artifact) }.map_err(|error| format!("{error:#}"))
+            unsafe { Component::deserialize(engine, artifact) }
+                .map_err(|error| format!("{error:#}"))
         });
         match component {
             Ok(component) => Some(component),
@@ -89,13 +97,15 @@ impl ArtifactCache {
         let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
         file.write_all(&self.seal(digest, artifact))?;
         file.write_all(artifact)?;
-        file.persist(self.path(digest)).map_err(|error| error.error)?;
+        file.persist(self.path(digest))
+            .map_err(|error| error.error)?;
         Ok(())
     }
 
     fn unseal<'a>(&self, digest: &Digest, sealed: &'a [u8]) -> Result<&'a [u8], String> {
-        let (seal, artifact) =
-            sealed.split_at_checked(SEAL_BYTES).ok_or("it is shorter than its seal")?;
+        let (seal, artifact) = sealed
+            .split_at_checked(SEAL_BYTES)
+            .ok_or("it is shorter than its seal")?;
         if seal == self.seal(digest, artifact) {
             Ok(artifact)
         } else {
@@ -107,7 +117,10 @@ impl ArtifactCache {
     fn seal(&self, digest: &Digest, artifact: &[u8]) -> [u8; SEAL_BYTES] {
         let padded = |pad: u8| {
             let mut block = [pad; 64];
-            block.iter_mut().zip(self.key).for_each(|(byte, key)| *byte ^= key);
+            block
+                .iter_mut()
+                .zip(self.key)
+                .for_each(|(byte, key)| *byte ^= key);
             Sha256::new_with_prefix(block)
         };
         let inner = padded(0x36)
@@ -121,7 +134,8 @@ impl ArtifactCache {
     fn path(&self, digest: &Digest) -> PathBuf {
         let digest = digest.to_string();
         let hex = digest.trim_start_matches("sha256:");
-        self.dir.join(format!("{hex}-{:016x}.cwasm", self.compatibility))
+        self.dir
+            .join(format!("{hex}-{:016x}.cwasm", self.compatibility))
     }
 }
 

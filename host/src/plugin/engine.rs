@@ -53,7 +53,9 @@ fn config() -> Config {
 }
 
 fn pool(options: &PluginOptions) -> PoolingAllocationConfig {
-    let instances = u32::try_from(options.instances_max).unwrap_or(u32::MAX).max(1);
+    let instances = u32::try_from(options.instances_max)
+        .unwrap_or(u32::MAX)
+        .max(1);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_stacks(instances)
@@ -99,18 +101,27 @@ impl Ticker {
             .spawn(move || {
                 let mut idle = 0;
                 while !ticking.stop.load(Ordering::SeqCst) {
-                    idle = if ticking.running.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
+                    idle = if ticking.running.load(Ordering::SeqCst) == 0 {
+                        idle + 1
+                    } else {
+                        0
+                    };
                     if idle > IDLE_TICKS_MAX {
                         ticking.park();
                         idle = 0;
                     }
                     std::thread::sleep(TICK);
-                    let Some(engine) = engine.upgrade() else { return };
+                    let Some(engine) = engine.upgrade() else {
+                        return;
+                    };
                     engine.increment_epoch();
                 }
             })
             .map_err(PluginStartError::Threads)?;
-        Ok(Self { shared, thread: thread.thread().clone() })
+        Ok(Self {
+            shared,
+            thread: thread.thread().clone(),
+        })
     }
 
     /// Keeps the epoch advancing while the answer lives.

@@ -115,7 +115,10 @@ impl FilterGroup {
             quarantined: BTreeMap::new(),
             paused: None,
         };
-        Self { group: Arc::new(Mutex::new(group)), runtime }
+        Self {
+            group: Arc::new(Mutex::new(group)),
+            runtime,
+        }
     }
 
     /// Adds a rule. A key that the group has already is replaced, also when the new configuration is refused.
@@ -130,7 +133,9 @@ impl FilterGroup {
     pub async fn add(&mut self, key: RuleKey, config: &str) -> Result<(), ConfigureError> {
         let group = Arc::clone(&self.group);
         let config: Arc<str> = config.into();
-        let task = self.runtime.spawn(async move { group.lock().await.add(key, &config).await });
+        let task = self
+            .runtime
+            .spawn(async move { group.lock().await.add(key, &config).await });
         finished(task).await.unwrap_or(Err(ConfigureError::Stopped))
     }
 
@@ -141,7 +146,9 @@ impl FilterGroup {
     /// Dropped before completion, the rule is still removed before the next call is looked at.
     pub async fn remove(&mut self, key: RuleKey) {
         let group = Arc::clone(&self.group);
-        let task = self.runtime.spawn(async move { group.lock().await.remove(key).await });
+        let task = self
+            .runtime
+            .spawn(async move { group.lock().await.remove(key).await });
         finished(task).await;
     }
 
@@ -157,14 +164,21 @@ impl FilterGroup {
         let group = Arc::clone(&self.group);
         let events: Arc<[InputEvent]> = events.into();
         let rules = rules.to_vec();
-        let task = self.runtime.spawn(async move { group.lock().await.evaluate(&events, &rules).await });
-        finished(task).await.unwrap_or_else(|| Evaluation::down(BUSY_RETRY))
+        let task = self
+            .runtime
+            .spawn(async move { group.lock().await.evaluate(&events, &rules).await });
+        finished(task)
+            .await
+            .unwrap_or_else(|| Evaluation::down(BUSY_RETRY))
     }
 }
 
 impl Evaluation {
     fn down(retry_after: Duration) -> Self {
-        Self { plugin_down: Some(retry_after), ..Self::default() }
+        Self {
+            plugin_down: Some(retry_after),
+            ..Self::default()
+        }
     }
 }
 
@@ -179,8 +193,16 @@ impl Group {
         self.remove(key).await;
         let index = self.shard_with_room();
         let added = self.shards[index].add(&self.kit, key, config).await;
-        added.map_err(ConfigureError::from)?.map_err(ConfigureError::Refused)?;
-        self.rules.insert(key, Rule { config: Arc::clone(config), place: Place::Shard(index) });
+        added
+            .map_err(ConfigureError::from)?
+            .map_err(ConfigureError::Refused)?;
+        self.rules.insert(
+            key,
+            Rule {
+                config: Arc::clone(config),
+                place: Place::Shard(index),
+            },
+        );
         Ok(())
     }
 
@@ -199,7 +221,9 @@ impl Group {
         self.paused = None;
         let units = self.take_units(rules);
         let results = match <[Unit; 1]>::try_from(units) {
-            Ok([unit]) => vec![evaluate_unit(Arc::clone(&self.kit), unit, Arc::clone(events)).await],
+            Ok([unit]) => {
+                vec![evaluate_unit(Arc::clone(&self.kit), unit, Arc::clone(events)).await]
+            }
             Err(units) => self.evaluate_units(units, events).await,
         };
 
@@ -209,7 +233,7 @@ impl Group {
         for (unit, mut found) in results {
             evaluation.matches.append(&mut found.matches);
             evaluation.failures.append(&mut found.failures);
-            gave_up |= found.gave_up;
+            gave_up |= found.gave_up();
             stopped = stopped.or(found.stopped.take());
             self.put_back(unit, found);
         }
@@ -234,7 +258,11 @@ impl Group {
             match self.rules.get(key).map(|rule| rule.place) {
                 Some(Place::Shard(index)) => by_shard.entry(index).or_default().push(*key),
                 Some(Place::Quarantine) => {
-                    units.extend(self.quarantined.remove(key).map(|rule| Unit::Rule(Box::new(rule))));
+                    units.extend(
+                        self.quarantined
+                            .remove(key)
+                            .map(|rule| Unit::Rule(Box::new(rule))),
+                    );
                 }
                 None => {}
             }
@@ -242,21 +270,35 @@ impl Group {
         for (index, mut keys) in by_shard {
             keys.sort_unstable();
             keys.dedup();
-            units.push(Unit::Shard(index, std::mem::take(&mut self.shards[index]), keys));
+            units.push(Unit::Shard(
+                index,
+                std::mem::take(&mut self.shards[index]),
+                keys,
+            ));
         }
         units
     }
 
-    async fn evaluate_units(&self, units: Vec<Unit>, events: &Arc<[InputEvent]>) -> Vec<(Unit, Found)> {
+    async fn evaluate_units(
+        &self,
+        units: Vec<Unit>,
+        events: &Arc<[InputEvent]>,
+    ) -> Vec<(Unit, Found)> {
         let mut tasks = JoinSet::new();
         for unit in units {
-            tasks.spawn(evaluate_unit(Arc::clone(&self.kit), unit, Arc::clone(events)));
+            tasks.spawn(evaluate_unit(
+                Arc::clone(&self.kit),
+                unit,
+                Arc::clone(events),
+            ));
         }
         let mut results = Vec::new();
         while let Some(result) = tasks.join_next().await {
             match result {
                 Ok(result) => results.push(result),
-                Err(error) => tracing::error!(%error, plugin = %self.kit.label, "evaluating a shard panicked"),
+                Err(error) => {
+                    tracing::error!(%error, plugin = %self.kit.label, "evaluating a shard panicked")
+                }
             }
         }
         results
@@ -298,7 +340,12 @@ impl Group {
     // Rules whose part of the group was lost to a panic get a new place. Costs a look at every rule, so only
     // when their number is off.
     fn restore_lost(&mut self) {
-        let present = self.quarantined.len() + self.shards.iter().map(|shard| shard.rules.len()).sum::<usize>();
+        let present = self.quarantined.len()
+            + self
+                .shards
+                .iter()
+                .map(|shard| shard.rules.len())
+                .sum::<usize>();
         if present == self.rules.len() {
             return;
         }
@@ -317,8 +364,12 @@ impl Group {
     }
 
     fn release_cured(&mut self) {
-        let cured: Vec<RuleKey> =
-            self.quarantined.values().filter(|rule| rule.is_cured()).map(|rule| rule.key).collect();
+        let cured: Vec<RuleKey> = self
+            .quarantined
+            .values()
+            .filter(|rule| rule.is_cured())
+            .map(|rule| rule.key)
+            .collect();
         for key in cured {
             if let Some(rule) = self.quarantined.remove(&key) {
                 self.place(key, rule.config);
@@ -330,12 +381,21 @@ impl Group {
     fn place(&mut self, key: RuleKey, config: Arc<str>) {
         let index = self.shard_with_room();
         self.shards[index].rules.insert(key, Arc::clone(&config));
-        self.rules.insert(key, Rule { config, place: Place::Shard(index) });
+        self.rules.insert(
+            key,
+            Rule {
+                config,
+                place: Place::Shard(index),
+            },
+        );
     }
 
     fn shard_with_room(&mut self) -> usize {
         let rules_max = self.kit.rules_per_instance_max.max(1);
-        let with_room = self.shards.iter().position(|shard| shard.rules.len() < rules_max);
+        let with_room = self
+            .shards
+            .iter()
+            .position(|shard| shard.rules.len() < rules_max);
         with_room.unwrap_or_else(|| {
             self.shards.push(Shard::default());
             self.shards.len() - 1
@@ -352,7 +412,9 @@ impl Group {
 
     fn strike(&mut self, reason: &str) -> Duration {
         let pause = self.pause.strike();
-        self.paused = Some(Gauge::new(&self.kit.plugin.counters, |counters| &counters.paused));
+        self.paused = Some(Gauge::new(&self.kit.plugin.counters, |counters| {
+            &counters.paused
+        }));
         tracing::warn!(
             plugin = %self.kit.label,
             reason,
@@ -378,9 +440,11 @@ async fn evaluate_unit(kit: Arc<Kit>, mut unit: Unit, events: Arc<[InputEvent]>)
         Unit::Rule(rule) => std::slice::from_ref(&rule.key),
     };
     for (event, reason) in broken {
-        found.failures.extend(
-            keys.iter().map(|rule| FilterFailure { rule: *rule, event, reason: reason.clone() }),
-        );
+        found.failures.extend(keys.iter().map(|rule| FilterFailure {
+            rule: *rule,
+            event,
+            reason: reason.clone(),
+        }));
     }
     (unit, found)
 }

@@ -48,7 +48,10 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn nonsense(reason: impl Into<String>) -> Self {
-        Self { kind: FaultKind::Nonsense, reason: reason.into() }
+        Self {
+            kind: FaultKind::Nonsense,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -79,16 +82,21 @@ pub(super) struct Guest {
 
 impl Guest {
     /// Makes an instance.
-    pub(super) async fn new(plugin: &Arc<Loaded>, limits: &Arc<PluginLimits>) -> Result<Self, Fault> {
-        let slot = Arc::clone(&plugin.shared.slots).try_acquire_owned().map_err(|error| Fault {
-            kind: FaultKind::Busy,
-            reason: match error {
-                TryAcquireError::NoPermits => {
-                    "all plugin instances are in use (plugin.instances_max)".into()
-                }
-                TryAcquireError::Closed => "the plugin service is stopping".into(),
-            },
-        })?;
+    pub(super) async fn new(
+        plugin: &Arc<Loaded>,
+        limits: &Arc<PluginLimits>,
+    ) -> Result<Self, Fault> {
+        let slot = Arc::clone(&plugin.shared.slots)
+            .try_acquire_owned()
+            .map_err(|error| Fault {
+                kind: FaultKind::Busy,
+                reason: match error {
+                    TryAcquireError::NoPermits => {
+                        "all plugin instances are in use (plugin.instances_max)".into()
+                    }
+                    TryAcquireError::Closed => "the plugin service is stopping".into(),
+                },
+            })?;
         let purity = match plugin.world {
             PluginWorld::Filter => Purity::Pure,
             PluginWorld::Transform => Purity::Live,
@@ -113,18 +121,20 @@ impl Guest {
         let (instance, busy) = timed(plugin.pre.instantiate_async(&mut store)).await;
         drop(running);
         plugin.counters.ran(busy);
-        let functions = instance.map_err(|error| fault(&mut store, &error, allowance)).and_then(|instance| {
-            let mut function = |index| {
-                instance
-                    .get_func(&mut store, index)
-                    .ok_or_else(|| Fault::nonsense("the instance lacks an export its component has"))
-            };
-            Ok((
-                function(&plugin.exports.configure)?,
-                function(&plugin.exports.release)?,
-                function(&plugin.exports.run)?,
-            ))
-        });
+        let functions = instance
+            .map_err(|error| fault(&mut store, &error, allowance))
+            .and_then(|instance| {
+                let mut function = |index| {
+                    instance.get_func(&mut store, index).ok_or_else(|| {
+                        Fault::nonsense("the instance lacks an export its component has")
+                    })
+                };
+                Ok((
+                    function(&plugin.exports.configure)?,
+                    function(&plugin.exports.release)?,
+                    function(&plugin.exports.run)?,
+                ))
+            });
         let (configure, release, run) = functions.inspect_err(|fault| plugin.count(fault))?;
         Ok(Self {
             store,
@@ -147,7 +157,10 @@ impl Guest {
             .call::<abi::ConfigureParams<'_>, abi::Configured>(self.configure, allowance, (config,))
             .await?;
         if answer.is_err() {
-            self.plugin.counters.configure_failures.fetch_add(1, Ordering::Relaxed);
+            self.plugin
+                .counters
+                .configure_failures
+                .fetch_add(1, Ordering::Relaxed);
         }
         Ok(answer.map_err(clip))
     }
@@ -155,7 +168,8 @@ impl Guest {
     /// Forgets a rule.
     pub(super) async fn release(&mut self, rule: u32) -> Result<(), Fault> {
         let allowance = self.limits.call_base;
-        self.call::<abi::ReleaseParams, ()>(self.release, allowance, (rule,)).await
+        self.call::<abi::ReleaseParams, ()>(self.release, allowance, (rule,))
+            .await
     }
 
     /// Asks a filter which rules want which events. The answer is not checked.
@@ -186,7 +200,12 @@ impl Guest {
         Ok(outcomes)
     }
 
-    async fn call<P, R>(&mut self, function: Func, allowance: Duration, parameters: P) -> Result<R, Fault>
+    async fn call<P, R>(
+        &mut self,
+        function: Func,
+        allowance: Duration,
+        parameters: P,
+    ) -> Result<R, Fault>
     where
         P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
@@ -207,7 +226,10 @@ impl Guest {
 
     fn count_call(&self, events: usize) {
         self.plugin.counters.calls.fetch_add(1, Ordering::Relaxed);
-        self.plugin.counters.events.fetch_add(events as u64, Ordering::Relaxed);
+        self.plugin
+            .counters
+            .events
+            .fetch_add(events as u64, Ordering::Relaxed);
     }
 }
 
@@ -231,7 +253,9 @@ impl ResourceLimiter for GuestState {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        let total = self
+            .memory_bytes
+            .saturating_add(desired.saturating_sub(current));
         if total > self.memory_bytes_max {
             self.memory_refused = true;
             return Ok(false);
@@ -263,7 +287,9 @@ pub(super) fn clip(mut message: String) -> String {
 fn begin(store: &mut Store<GuestState>, allowance: Duration) {
     let state = store.data_mut();
     // The first tick may come right after the start, so it is not counted.
-    state.ticks_left = u64::try_from(allowance.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX).max(1);
+    state.ticks_left = u64::try_from(allowance.as_nanos() / TICK.as_nanos())
+        .unwrap_or(u64::MAX)
+        .max(1);
     state.timed_out = false;
     state.memory_refused = false;
     state.wasi.begin_call();
@@ -274,16 +300,28 @@ fn fault(store: &mut Store<GuestState>, error: &wasmtime::Error, allowance: Dura
     let state = store.data();
     if state.timed_out {
         let reason = format!("it ran longer than the {} ms it may", allowance.as_millis());
-        return Fault { kind: FaultKind::Timeout, reason };
+        return Fault {
+            kind: FaultKind::Timeout,
+            reason,
+        };
     }
     let mut reason = match error.downcast_ref::<Trap>() {
-        Some(trap) => format!("it trapped: {trap}"),
+        Some(trap) => trap.to_string(),
         None => clip(format!("{error:#}")),
     };
     if state.memory_refused {
-        reason = format!("it asked for more than the {} bytes of memory it may have; {reason}", state.memory_bytes_max);
+        reason = format!(
+            "it asked for more than the {} bytes of memory it may have; {reason}",
+            state.memory_bytes_max
+        );
     }
-    Fault { kind: FaultKind::Trap, reason }
+    if !state.wasi.last_words().is_empty() {
+        reason = format!("{reason}; it wrote: {}", state.wasi.last_words());
+    }
+    Fault {
+        kind: FaultKind::Trap,
+        reason,
+    }
 }
 
 // The time a future was being polled: for a guest, the time it ran.

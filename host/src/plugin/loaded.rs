@@ -52,7 +52,11 @@ pub(super) struct Exports {
 impl Loaded {
     /// Compiles and checks `bytes`, or takes the compiled form from the cache. Needs seconds of all cores for a
     /// large component, so it belongs on a thread that may block.
-    pub(super) fn compile(shared: &Arc<Shared>, digest: Digest, bytes: &[u8]) -> Result<Self, LoadError> {
+    pub(super) fn compile(
+        shared: &Arc<Shared>,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<Self, LoadError> {
         if let Some(component) = shared.cache.get(&shared.engine, &digest) {
             return Self::link(shared, digest, &component);
         }
@@ -63,7 +67,11 @@ impl Loaded {
         Ok(loaded)
     }
 
-    fn link(shared: &Arc<Shared>, digest: Digest, component: &Component) -> Result<Self, LoadError> {
+    fn link(
+        shared: &Arc<Shared>,
+        digest: Digest,
+        component: &Component,
+    ) -> Result<Self, LoadError> {
         let world = world(component)?;
         let exports = match world {
             PluginWorld::Filter => filter_exports(component)?,
@@ -94,7 +102,9 @@ impl Loaded {
         use std::sync::atomic::Ordering;
         match fault.kind {
             FaultKind::Timeout => self.counters.timeouts.fetch_add(1, Ordering::Relaxed),
-            FaultKind::Trap | FaultKind::Nonsense => self.counters.traps.fetch_add(1, Ordering::Relaxed),
+            FaultKind::Trap | FaultKind::Nonsense => {
+                self.counters.traps.fetch_add(1, Ordering::Relaxed)
+            }
             FaultKind::Busy => 0,
         };
     }
@@ -112,10 +122,15 @@ pub(super) fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
 fn world(component: &Component) -> Result<PluginWorld, LoadError> {
     let engine = component.engine().clone();
     let ty = component.component_type();
-    let names: Vec<String> = ty.exports(&engine).map(|(name, _)| name.to_owned()).collect();
+    let names: Vec<String> = ty
+        .exports(&engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
     let has = |interface: &str| {
         let (interface, _) = interface.split_once('@').unwrap_or((interface, ""));
-        names.iter().any(|name| name.split('@').next() == Some(interface))
+        names
+            .iter()
+            .any(|name| name.split('@').next() == Some(interface))
     };
     match (has(FILTERING), has(TRANSFORMING)) {
         (true, false) => Ok(PluginWorld::Filter),
@@ -128,7 +143,8 @@ fn world(component: &Component) -> Result<PluginWorld, LoadError> {
 fn filter_exports(component: &Component) -> Result<Exports, LoadError> {
     let interface = Interface::find(component, FILTERING)?;
     Ok(Exports {
-        configure: interface.function::<abi::ConfigureParams<'static>, abi::Configured>("configure")?,
+        configure: interface
+            .function::<abi::ConfigureParams<'static>, abi::Configured>("configure")?,
         release: interface.function::<abi::ReleaseParams, ()>("release")?,
         run: interface.function::<abi::EvaluateParams<'static>, abi::Evaluated>("evaluate")?,
     })
@@ -137,7 +153,8 @@ fn filter_exports(component: &Component) -> Result<Exports, LoadError> {
 fn transform_exports(component: &Component) -> Result<Exports, LoadError> {
     let interface = Interface::find(component, TRANSFORMING)?;
     Ok(Exports {
-        configure: interface.function::<abi::ConfigureParams<'static>, abi::Configured>("configure")?,
+        configure: interface
+            .function::<abi::ConfigureParams<'static>, abi::Configured>("configure")?,
         release: interface.function::<abi::ReleaseParams, ()>("release")?,
         run: interface.function::<abi::ApplyParams<'static>, abi::Applied>("apply")?,
     })
@@ -154,12 +171,21 @@ struct Interface<'a> {
 impl<'a> Interface<'a> {
     fn find(component: &'a Component, name: &'static str) -> Result<Self, LoadError> {
         // This lookup takes compatible versions, `@0.1.3` for `@0.1.0`.
-        let missing = || LoadError::Export { name: name.into(), problem: "is missing".into() };
+        let missing = || LoadError::Export {
+            name: name.into(),
+            problem: "is missing".into(),
+        };
         match component.get_export(None, name) {
-            Some((ComponentItem::ComponentInstance(ty), index)) => {
-                Ok(Self { component, name, index, ty })
-            }
-            Some(_) => Err(LoadError::Export { name: name.into(), problem: "is not an interface".into() }),
+            Some((ComponentItem::ComponentInstance(ty), index)) => Ok(Self {
+                component,
+                name,
+                index,
+                ty,
+            }),
+            Some(_) => Err(LoadError::Export {
+                name: name.into(),
+                problem: "is not an interface".into(),
+            }),
             None => Err(missing()),
         }
     }
@@ -169,7 +195,10 @@ impl<'a> Interface<'a> {
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
     {
-        let refuse = |problem: String| LoadError::Export { name: format!("{}#{function}", self.name), problem };
+        let refuse = |problem: String| LoadError::Export {
+            name: format!("{}#{function}", self.name),
+            problem,
+        };
         let export = self.ty.get_export(self.component.engine(), function);
         let Some(ComponentItem::ComponentFunc(ty)) = export.map(|export| export.ty) else {
             return Err(refuse("is missing".into()));

@@ -31,7 +31,11 @@ pub(super) fn parse(events: &[InputEvent]) -> (Vec<Parsed<'_>>, Vec<(u32, String
     let mut broken = Vec::new();
     for (index, input) in (0..).zip(events) {
         match EventRef::parse(&input.bytes) {
-            Ok(event) => parsed.push(Parsed { index, input, event }),
+            Ok(event) => parsed.push(Parsed {
+                index,
+                input,
+                event,
+            }),
             Err(error) => broken.push((index, format!("the stored event cannot be read: {error}"))),
         }
     }
@@ -83,7 +87,9 @@ impl Wanted {
         match (&mut self.headers, &wants.headers) {
             (_, abi::HeaderSet::None) | (Headers::All, _) => {}
             (headers, abi::HeaderSet::All) => *headers = Headers::All,
-            (Headers::Named(names), abi::HeaderSet::Named(more)) => names.extend(more.iter().cloned()),
+            (Headers::Named(names), abi::HeaderSet::Named(more)) => {
+                names.extend(more.iter().cloned())
+            }
         }
     }
 
@@ -120,13 +126,22 @@ impl<'a> HeaderTable<'a> {
     }
 
     fn of(&self, ordinal: usize) -> &[abi::Header<'a>] {
-        let start = ordinal.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
+        let start = ordinal
+            .checked_sub(1)
+            .and_then(|before| self.ends.get(before))
+            .copied();
         let end = self.ends.get(ordinal).copied();
-        self.headers.get(start.unwrap_or(0)..end.unwrap_or(0)).unwrap_or(&[])
+        self.headers
+            .get(start.unwrap_or(0)..end.unwrap_or(0))
+            .unwrap_or(&[])
     }
 
     /// The events as a guest takes them.
-    pub(super) fn lower<'t>(&'t self, events: &[Parsed<'t>], wanted: &Wanted) -> Vec<abi::Event<'t>> {
+    pub(super) fn lower<'t>(
+        &'t self,
+        events: &[Parsed<'t>],
+        wanted: &Wanted,
+    ) -> Vec<abi::Event<'t>> {
         let lower = |(ordinal, event): (usize, &Parsed<'t>)| {
             let content_type = event.event.content_type();
             abi::Event {
@@ -136,7 +151,11 @@ impl<'a> HeaderTable<'a> {
                 key: event.event.key(),
                 content_type: (!content_type.is_empty()).then_some(content_type),
                 headers: self.of(ordinal),
-                payload: if wanted.payload { event.event.payload() } else { &[] },
+                payload: if wanted.payload {
+                    event.event.payload()
+                } else {
+                    &[]
+                },
             }
         };
         events.iter().enumerate().map(lower).collect()

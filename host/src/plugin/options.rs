@@ -38,7 +38,8 @@ impl PluginLimits {
     #[must_use]
     pub fn allowance(&self, pairs: usize) -> Duration {
         let pairs = u32::try_from(pairs).unwrap_or(u32::MAX);
-        self.call_base.saturating_add(self.call_pair.saturating_mul(pairs))
+        self.call_base
+            .saturating_add(self.call_pair.saturating_mul(pairs))
     }
 }
 
@@ -102,11 +103,13 @@ impl PluginOptions {
     /// The widest limits that any plugin has.
     #[must_use]
     pub(super) fn widest(&self) -> PluginLimits {
-        self.overrides.values().fold(self.limits.clone(), |widest, limits| PluginLimits {
-            memory_bytes_max: widest.memory_bytes_max.max(limits.memory_bytes_max),
-            call_base: widest.call_base.max(limits.call_base),
-            call_pair: widest.call_pair.max(limits.call_pair),
-            output_bytes_max: widest.output_bytes_max.max(limits.output_bytes_max),
-        })
+        self.overrides
+            .values()
+            .fold(self.limits.clone(), |widest, limits| PluginLimits {
+                memory_bytes_max: widest.memory_bytes_max.max(limits.memory_bytes_max),
+                call_base: widest.call_base.max(limits.call_base),
+                call_pair: widest.call_pair.max(limits.call_pair),
+                output_bytes_max: widest.output_bytes_max.max(limits.output_bytes_max),
+            })
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use super::stats::Counters;
 
 const LINE_BYTES_MAX: usize = 1024;
+// What is remembered of a call's standard error, to explain a trap.
+const LAST_WORDS_BYTES_MAX: usize = 512;
 // Lines of one plugin per second; what is more is counted and left out.
 const LINES_MAX: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
@@ -35,24 +37,36 @@ pub(super) struct GuestOutput {
     log: Arc<OutputLog>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    last_words: String,
 }
 
 impl OutputLog {
     pub(super) fn new(counters: &Arc<Counters>) -> Arc<Self> {
-        let window = Window { start: Instant::now(), lines: 0, left_out: 0 };
-        Arc::new(Self { counters: Arc::clone(counters), window: Mutex::new(window) })
+        let window = Window {
+            start: Instant::now(),
+            lines: 0,
+            left_out: 0,
+        };
+        Arc::new(Self {
+            counters: Arc::clone(counters),
+            window: Mutex::new(window),
+        })
     }
 
-    fn line(&self, stream: Stream, line: &[u8]) {
-        let Some(left_out) = self.window.lock().ok().and_then(|mut window| window.admit()) else {
+    fn line(&self, stream: Stream, line: &str) {
+        let Some(left_out) = self
+            .window
+            .lock()
+            .ok()
+            .and_then(|mut window| window.admit())
+        else {
             return;
         };
         let plugin = self.counters.label();
         if left_out > 0 {
             tracing::info!(target: "tidegate::plugin_output", plugin, left_out, "lines were left out");
         }
-        let line = String::from_utf8_lossy(line);
-        tracing::info!(target: "tidegate::plugin_output", plugin, ?stream, "{}", line.escape_debug());
+        tracing::info!(target: "tidegate::plugin_output", plugin, ?stream, "{line}");
     }
 }
 
@@ -74,31 +88,70 @@ impl Window {
 
 impl GuestOutput {
     pub(super) fn new(log: &Arc<OutputLog>) -> Self {
-        Self { log: Arc::clone(log), stdout: Vec::new(), stderr: Vec::new() }
+        Self {
+            log: Arc::clone(log),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            last_words: String::new(),
+        }
+    }
+
+    /// A new call begins: what earlier ones wrote explains nothing any more.
+    pub(super) fn begin_call(&mut self) {
+        self.last_words.clear();
     }
 
     /// Takes a byte. A line goes to the log at its end, or when it is too long.
     pub(super) fn push(&mut self, stream: Stream, byte: u8) {
-        let line = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
+        let line = self.buffer(stream);
         if byte != b'\n' {
             line.push(byte);
         }
         if byte == b'\n' || line.len() >= LINE_BYTES_MAX {
-            self.log.line(stream, line);
-            line.clear();
+            self.end_line(stream);
         }
     }
 
     /// Sends unfinished lines to the log.
     pub(super) fn flush(&mut self) {
-        for (stream, line) in [(Stream::Stdout, &mut self.stdout), (Stream::Stderr, &mut self.stderr)] {
-            if !line.is_empty() {
-                self.log.line(stream, line);
-                line.clear();
-            }
+        self.end_line(Stream::Stdout);
+        self.end_line(Stream::Stderr);
+    }
+
+    /// What this call wrote to standard error, cut to a bounded length: the message of a panic, with luck.
+    pub(super) fn last_words(&self) -> &str {
+        &self.last_words
+    }
+
+    fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
         }
     }
+
+    fn end_line(&mut self, stream: Stream) {
+        let bytes = std::mem::take(self.buffer(stream));
+        let line = readable(&bytes);
+        if line.trim().is_empty() {
+            return;
+        }
+        // What Rust adds to every panic, and nobody can follow: a plugin has no environment.
+        if line.starts_with("note: run with `RUST_BACKTRACE=") {
+            return;
+        }
+        self.log.line(stream, &line);
+        if stream == Stream::Stderr && self.last_words.len() + line.len() <= LAST_WORDS_BYTES_MAX {
+            if !self.last_words.is_empty() {
+                self.last_words.push(' ');
+            }
+            self.last_words.push_str(&line);
+        }
+    }
+}
+
+// Text that cannot play tricks with a terminal.
+fn readable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.replace(char::is_control, " ")
 }

@@ -13,7 +13,12 @@ pub(super) struct Pause {
 
 impl Pause {
     pub(super) fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max, strikes: 0, until: None }
+        Self {
+            min,
+            max,
+            strikes: 0,
+            until: None,
+        }
     }
 
     /// It failed: from now on it is left alone for a while, twice as long as the last time.

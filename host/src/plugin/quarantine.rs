@@ -11,10 +11,14 @@ use super::rules::RuleHost;
 use super::shard::Found;
 use super::stats::Gauge;
 
-// Failures in a row, or in one batch, after which the rule is left alone for a while. Each may take the whole
-// allowance of a call, and the group waits for it.
+// Failures in a row after which the rule is left alone for a while.
 const FAULTS_IN_A_ROW_MAX: u32 = 3;
-const FAULTS_IN_A_BATCH_MAX: u32 = 8;
+// What its failures in one batch may cost before the same happens. The whole group waits for a call that runs out
+// of time, so two of those are enough: then the rule takes at most a tenth of the group's time, and less with every
+// pause.
+const FAULT_COST_MAX: u32 = 8;
+const TRAP_COST: u32 = 1;
+const TIMEOUT_COST: u32 = 4;
 
 // Events without a failure after which a rule may go back among the others.
 const CLEAN_EVENTS_MIN: u32 = 4096;
@@ -52,7 +56,7 @@ impl Quarantined {
 
     /// Evaluates `events` one by one.
     pub(super) async fn evaluate(&mut self, kit: &Kit, events: &[Parsed<'_>], found: &mut Found) {
-        let mut faults = 0;
+        let mut cost = 0;
         for (at, event) in events.iter().enumerate() {
             if let Some(left) = self.pause.left() {
                 let reason = format!(
@@ -71,7 +75,7 @@ impl Quarantined {
                 Err((FaultKind::Busy, reason)) => {
                     return found.fail(&events[at..], &[self.key], &reason);
                 }
-                Err((_, reason)) => {
+                Err((kind, reason)) => {
                     found.failures.push(FilterFailure {
                         rule: self.key,
                         event: event.index,
@@ -80,15 +84,18 @@ impl Quarantined {
                     self.last_reason = reason;
                     self.clean_events = 0;
                     self.in_a_row += 1;
-                    faults += 1;
-                    if self.in_a_row >= FAULTS_IN_A_ROW_MAX || faults >= FAULTS_IN_A_BATCH_MAX {
+                    cost += match kind {
+                        FaultKind::Timeout => TIMEOUT_COST,
+                        _ => TRAP_COST,
+                    };
+                    if self.in_a_row >= FAULTS_IN_A_ROW_MAX || cost >= FAULT_COST_MAX {
                         self.pause.strike();
                         self.in_a_row = 0;
                     }
                 }
             }
         }
-        if faults == 0 {
+        if cost == 0 {
             self.pause.clear();
         }
     }
@@ -102,7 +109,9 @@ impl Quarantined {
         let mut host = match self.host.take() {
             Some(host) => host,
             None => {
-                let mut host = RuleHost::new(&kit.plugin, &kit.limits).await.map_err(split)?;
+                let mut host = RuleHost::new(&kit.plugin, &kit.limits)
+                    .await
+                    .map_err(split)?;
                 host.configure(self.key, &self.config)
                     .await
                     .map_err(split)?
@@ -110,7 +119,10 @@ impl Quarantined {
                 host
             }
         };
-        let matches = host.evaluate(std::slice::from_ref(event), &[self.key]).await.map_err(split)?;
+        let matches = host
+            .evaluate(std::slice::from_ref(event), &[self.key])
+            .await
+            .map_err(split)?;
         self.host = Some(host);
         Ok(matches)
     }

@@ -11,9 +11,12 @@ use super::lower::{Parsed, calls};
 use super::quarantine::Quarantined;
 use super::rules::{Matches, RuleHost};
 
-// Failed calls in one evaluation. One guilty rule of 1,024 with one guilty event costs 10 of them; several in one
-// batch some more. Beyond this the plugin is broken, not a rule of it.
-const FAULTS_MAX: u32 = 64;
+// What failed calls of one evaluation may cost together. A guilty rule of 1,024 costs about 11 failed calls, a
+// guilty event about as many. Beyond this the plugin is broken, not a rule of it.
+const FAULT_COST_MAX: u32 = 256;
+// A trap costs an instance, some 20 µs and its rules; a call that ran out of time costs 50 ms and more.
+const TRAP_COST: u32 = 1;
+const TIMEOUT_COST: u32 = 8;
 
 // Below this many rules it is cheaper to look at each than to suspect the event.
 const POISON_RULES_MIN: usize = 8;
@@ -36,11 +39,9 @@ pub(super) struct Found {
     pub(super) quarantined: Vec<Quarantined>,
     /// The call on all rules failed, and those on each half did not.
     pub(super) strained: bool,
-    /// It failed so often that the rest was not tried and stands under `failures`.
-    pub(super) gave_up: bool,
     /// Nothing could be evaluated: no instance can be made. Everything else here is void.
     pub(super) stopped: Option<Fault>,
-    faults: u32,
+    fault_cost: u32,
 }
 
 // A set of events and rules on which a call failed.
@@ -98,21 +99,33 @@ impl Shard {
             return None;
         }
         self.host = None;
-        Some(Shard { rules: self.rules.split_off(&middle), host: None })
+        Some(Shard {
+            rules: self.rules.split_off(&middle),
+            host: None,
+        })
     }
 
     /// Evaluates `events` for those of `keys` that are here. Every pair ends as evaluated or under `failures`,
     /// unless `stopped` is set.
-    pub(super) async fn evaluate(&mut self, kit: &Kit, events: &[Parsed<'_>], keys: &[RuleKey]) -> Found {
+    pub(super) async fn evaluate(
+        &mut self,
+        kit: &Kit,
+        events: &[Parsed<'_>],
+        keys: &[RuleKey],
+    ) -> Found {
         let mut found = Found::default();
-        let mut keys: Vec<RuleKey> =
-            keys.iter().copied().filter(|key| self.rules.contains_key(key)).collect();
+        let mut keys: Vec<RuleKey> = keys
+            .iter()
+            .copied()
+            .filter(|key| self.rules.contains_key(key))
+            .collect();
         for range in calls(events, keys.len()) {
             let events = &events[range];
             keys.retain(|key| self.rules.contains_key(key));
             // Rules that left during an earlier call of this batch see the rest of it, too.
             let left_before = found.quarantined.len();
-            self.evaluate_call(kit, events, keys.clone(), &mut found).await;
+            self.evaluate_call(kit, events, keys.clone(), &mut found)
+                .await;
             for at in 0..left_before {
                 let mut rule = found.quarantined.swap_remove(at);
                 rule.evaluate(kit, events, &mut found).await;
@@ -134,8 +147,12 @@ impl Shard {
         mut keys: Vec<RuleKey>,
         found: &mut Found,
     ) {
-        if found.faults >= FAULTS_MAX {
-            return found.fail(events, &keys, "not tried, since the plugin failed too often on this batch");
+        if found.gave_up() {
+            return found.fail(
+                events,
+                &keys,
+                "not tried, since the plugin failed too often on this batch",
+            );
         }
         match self.probe(kit, events, &mut keys, found).await {
             Probe::Passed(matches) => found.matches.extend(matches),
@@ -155,16 +172,21 @@ impl Shard {
     }
 
     // Narrows a failed call down until every pair of event and rule is evaluated or has failed by itself.
-    async fn bisect<'a>(&mut self, kit: &Kit, suspect: Suspect<'a>, found: &mut Found) -> Result<(), Fault> {
+    async fn bisect<'a>(
+        &mut self,
+        kit: &Kit,
+        suspect: Suspect<'a>,
+        found: &mut Found,
+    ) -> Result<(), Fault> {
         let mut suspects = vec![suspect];
         while let Some(mut suspect) = suspects.pop() {
-            if found.faults >= FAULTS_MAX {
-                found.gave_up = true;
+            if found.gave_up() {
                 found.fail(&suspect.events, &suspect.keys, &suspect.reason);
                 continue;
             }
             if let [key] = suspect.keys[..] {
-                self.quarantine(kit, key, &suspect.events, suspect.reason, found).await;
+                self.quarantine(kit, key, &suspect.events, suspect.reason, found)
+                    .await;
                 continue;
             }
             let mut right = suspect.keys.split_off(suspect.keys.len() / 2);
@@ -203,7 +225,9 @@ impl Shard {
                     match poisoned {
                         Some(poisoned) => {
                             let reason = on_left.reason;
-                            let rest = self.without(kit, events, &poisoned, keys, reason, found).await?;
+                            let rest = self
+                                .without(kit, events, &poisoned, keys, reason, found)
+                                .await?;
                             suspects.extend(rest);
                         }
                         None => {
@@ -231,7 +255,11 @@ impl Shard {
             return Ok(None);
         }
         let mut suspected: Vec<Parsed<'_>> = events.to_vec();
-        for witness in [keys[keys.len() / 4], keys[keys.len() / 2], keys[keys.len() - 1]] {
+        for witness in [
+            keys[keys.len() / 4],
+            keys[keys.len() / 2],
+            keys[keys.len() - 1],
+        ] {
             suspected = self.failing(kit, &suspected, witness, found).await?;
             if suspected.is_empty() {
                 return Ok(None);
@@ -251,7 +279,7 @@ impl Shard {
         let mut failing = Vec::new();
         let mut open = vec![events];
         while let Some(events) = open.pop() {
-            if found.faults >= FAULTS_MAX {
+            if found.gave_up() {
                 failing.extend_from_slice(events);
                 continue;
             }
@@ -278,8 +306,9 @@ impl Shard {
         reason: String,
         found: &mut Found,
     ) -> Result<Option<Suspect<'a>>, Fault> {
-        let (poisoned, clean): (Vec<_>, Vec<_>) =
-            events.into_iter().partition(|event| poisoned.contains(&event.index));
+        let (poisoned, clean): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .partition(|event| poisoned.contains(&event.index));
         found.fail(&poisoned, &keys, &reason);
         if clean.is_empty() {
             return Ok(None);
@@ -290,9 +319,12 @@ impl Shard {
                 Ok(None)
             }
             Probe::Stopped(fault) => Err(fault),
-            Probe::Failed(fault) => {
-                Ok(Some(Suspect { events: clean, keys, reason: fault.reason, events_cleared: true }))
-            }
+            Probe::Failed(fault) => Ok(Some(Suspect {
+                events: clean,
+                keys,
+                reason: fault.reason,
+                events_cleared: true,
+            })),
         }
     }
 
@@ -318,14 +350,18 @@ impl Shard {
             };
             match self.configure_missing(&mut host, keys).await {
                 Ok(()) => break host,
-                Err((key, reason, sound)) => {
+                Err((key, fault, sound)) => {
                     self.host = sound.then_some(host);
-                    found.faults += 1;
+                    found.spend(&fault);
                     keys.retain(|other| *other != key);
-                    self.quarantine(kit, key, events, reason, found).await;
-                    if found.faults >= FAULTS_MAX {
-                        let reason = "too many rules of this plugin cannot be configured again".to_owned();
-                        return Probe::Stopped(Fault { kind: FaultKind::Trap, reason });
+                    self.quarantine(kit, key, events, fault.reason, found).await;
+                    if found.gave_up() {
+                        let reason =
+                            "too many rules of this plugin cannot be configured again".to_owned();
+                        return Probe::Stopped(Fault {
+                            kind: FaultKind::Trap,
+                            reason,
+                        });
                     }
                 }
             }
@@ -336,7 +372,7 @@ impl Shard {
                 Probe::Passed(matches)
             }
             Err(fault) => {
-                found.faults += 1;
+                found.spend(&fault);
                 Probe::Failed(fault)
             }
         }
@@ -347,16 +383,18 @@ impl Shard {
         &self,
         host: &mut RuleHost,
         keys: &[RuleKey],
-    ) -> Result<(), (RuleKey, String, bool)> {
+    ) -> Result<(), (RuleKey, Fault, bool)> {
         for key in keys {
             if host.has(*key) {
                 continue;
             }
-            let Some(config) = self.rules.get(key) else { continue };
+            let Some(config) = self.rules.get(key) else {
+                continue;
+            };
             match host.configure(*key, config).await {
                 Ok(Ok(())) => {}
-                Ok(Err(message)) => return Err((*key, message, true)),
-                Err(fault) => return Err((*key, fault.reason, false)),
+                Ok(Err(message)) => return Err((*key, Fault::nonsense(message), true)),
+                Err(fault) => return Err((*key, fault, false)),
             }
         }
         Ok(())
@@ -371,7 +409,9 @@ impl Shard {
         reason: String,
         found: &mut Found,
     ) {
-        let Some(config) = self.rules.remove(&key) else { return };
+        let Some(config) = self.rules.remove(&key) else {
+            return;
+        };
         tracing::warn!(plugin = %kit.label, rule = key.0, reason, "a rule failed and gets an instance of its own");
         let mut rule = Quarantined::new(kit, key, config);
         rule.evaluate(kit, events, found).await;
@@ -380,6 +420,18 @@ impl Shard {
 }
 
 impl Found {
+    /// It failed so often that the rest was not tried and stands under `failures`.
+    pub(super) fn gave_up(&self) -> bool {
+        self.fault_cost >= FAULT_COST_MAX
+    }
+
+    fn spend(&mut self, fault: &Fault) {
+        self.fault_cost += match fault.kind {
+            FaultKind::Timeout => TIMEOUT_COST,
+            FaultKind::Trap | FaultKind::Nonsense | FaultKind::Busy => TRAP_COST,
+        };
+    }
+
     /// Every pair of `events` and `keys` failed.
     pub(super) fn fail(&mut self, events: &[Parsed<'_>], keys: &[RuleKey], reason: &str) {
         for event in events {

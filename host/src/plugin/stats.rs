@@ -49,7 +49,10 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn label(&self) -> String {
-        self.label.lock().map(|label| label.clone()).unwrap_or_default()
+        self.label
+            .lock()
+            .map(|label| label.clone())
+            .unwrap_or_default()
     }
 
     pub(super) fn set_label(&self, label: &str) {
@@ -90,7 +93,10 @@ pub(super) struct Gauge {
 impl Gauge {
     pub(super) fn new(counters: &Arc<Counters>, field: fn(&Counters) -> &AtomicU64) -> Self {
         field(counters).fetch_add(1, Ordering::Relaxed);
-        Self { counters: Arc::clone(counters), field }
+        Self {
+            counters: Arc::clone(counters),
+            field,
+        }
     }
 }
 

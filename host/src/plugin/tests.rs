@@ -1,1 +1,648 @@
-//! Guests that behave and guests that do not.
+//! The plugin service against guests that behave and guests that do not. The guests are components in text form
+//! (`testdata/`), whose rules do what their configuration says; nothing here looks at a stopwatch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::*;
+use crate::domain::{Event, Millis, Sequence};
+
+const FILTER: &str = include_str!("testdata/filter.wat");
+const TRANSFORM: &str = include_str!("testdata/transform.wat");
+
+// A service with a cache of its own, and pauses so long that no test sees the end of one.
+struct Rig {
+    plugins: Arc<Plugins>,
+    _cache: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(change: impl FnOnce(&mut PluginOptions)) -> Self {
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        let mut options = PluginOptions {
+            cache_dir: cache.path().join("plugins"),
+            instances_max: 16,
+            worker_threads: 2,
+            pause_min: Duration::from_secs(3600),
+            pause_max: Duration::from_secs(3600),
+            ..PluginOptions::default()
+        };
+        change(&mut options);
+        Self {
+            plugins: Plugins::start(options).expect("a plugin service"),
+            _cache: cache,
+        }
+    }
+
+    async fn load(&self, text: &str) -> Result<LoadedPlugin, LoadError> {
+        let bytes = wat::parse_str(text).expect("a component in text form");
+        self.plugins.load(bytes.into()).await
+    }
+
+    async fn group(&self, configs: &[&str]) -> FilterGroup {
+        let plugin = self.load(FILTER).await.expect("the test filter");
+        let mut group = self
+            .plugins
+            .filter_group(&plugin.digest, "test@1")
+            .await
+            .expect("a filter");
+        for (key, config) in (0..).zip(configs) {
+            group
+                .add(RuleKey(key), config)
+                .await
+                .expect("a configuration");
+        }
+        group
+    }
+
+    async fn transformer(&self, config: &str) -> Result<Transformer, ConfigureError> {
+        let plugin = self.load(TRANSFORM).await.expect("the test transform");
+        self.plugins
+            .transformer(&plugin.digest, config, "test@1")
+            .await
+    }
+
+    fn stats(&self) -> PluginStats {
+        self.plugins
+            .stats()
+            .into_iter()
+            .next()
+            .expect("a loaded plugin")
+    }
+}
+
+fn events(count: u64) -> Vec<InputEvent> {
+    let event = |sequence: u64| InputEvent {
+        topic: "orders.eu".into(),
+        sequence: Sequence(sequence),
+        time: Millis(1),
+        bytes: Event {
+            payload: Bytes::from(sequence.to_string()),
+            ..Event::default()
+        }
+        .encode_to_vec()
+        .into(),
+    };
+    (0..count).map(event).collect()
+}
+
+fn keys(count: u64) -> Vec<RuleKey> {
+    (0..count).map(RuleKey).collect()
+}
+
+// What a rule got: indices of events it wants, and of events it failed on.
+fn of_rule(evaluation: &Evaluation, key: u64) -> (Vec<u32>, Vec<u32>) {
+    assert_eq!(evaluation.plugin_down, None);
+    let mut wanted: Vec<u32> = evaluation
+        .matches
+        .iter()
+        .filter(|(_, rule)| rule.0 == key)
+        .map(|(event, _)| *event)
+        .collect();
+    let mut failed: Vec<u32> = evaluation
+        .failures
+        .iter()
+        .filter(|failure| failure.rule.0 == key)
+        .map(|failure| failure.event)
+        .collect();
+    wanted.sort_unstable();
+    failed.sort_unstable();
+    (wanted, failed)
+}
+
+fn without(count: u32, left_out: u32) -> Vec<u32> {
+    (0..count).filter(|event| *event != left_out).collect()
+}
+
+#[tokio::test]
+async fn a_filter_says_which_rules_want_which_events() {
+    let rig = Rig::new(|_| {});
+    let mut group = rig.group(&["a", "n", "q2"]).await;
+    let evaluation = group.evaluate(&events(4), &keys(3)).await;
+    assert_eq!(of_rule(&evaluation, 0), (vec![0, 1, 2, 3], vec![]));
+    assert_eq!(of_rule(&evaluation, 1), (vec![], vec![]));
+    assert_eq!(of_rule(&evaluation, 2), (vec![2], vec![]));
+
+    group.remove(RuleKey(0)).await;
+    let evaluation = group.evaluate(&events(4), &keys(3)).await;
+    assert_eq!(evaluation.matches, [(2, RuleKey(2))]);
+    let stats = rig.stats();
+    assert_eq!(
+        (
+            stats.label.as_str(),
+            stats.calls,
+            stats.events,
+            stats.instances
+        ),
+        ("test@1", 2, 8, 1)
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_plugin_is_refused_with_the_reason() {
+    async fn check(rig: &Rig, text: String, expected: &str) {
+        let message = rig.load(&text).await.expect_err(expected).to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    let rig = Rig::new(|options| options.module_bytes_max = 16 << 10);
+    let export = r#"(export "release" (func $release))"#;
+    check(&rig, "(module)".into(), "core WebAssembly module").await;
+    check(&rig, "(component)".into(), "exports nothing").await;
+    check(
+        &rig,
+        FILTER.replace(export, ""),
+        "filtering@0.1.0#release is missing",
+    )
+    .await;
+    let mistyped = r#"(export "release" (func $configure))"#;
+    check(
+        &rig,
+        FILTER.replace(export, mistyped),
+        "filtering@0.1.0#release has another type",
+    )
+    .await;
+    for import in [
+        "acme:spy/files@1.0.0",
+        "wasi:nn/graph@0.2.0",
+        "wasi:clocks/wall-clock@0.3.0",
+    ] {
+        let with_import = format!(r#"(import "{import}" (instance))"#);
+        check(
+            &rig,
+            FILTER.replace(";; here: another import", &with_import),
+            import,
+        )
+        .await;
+    }
+    let large = FILTER.replace(
+        "(memory (export",
+        &format!("(data \"{}\") (memory (export", "x".repeat(17 << 10)),
+    );
+    check(&rig, large, "at most 16384 are accepted").await;
+    let error = rig
+        .plugins
+        .load(Bytes::from_static(b"#!/bin/sh"))
+        .await
+        .expect_err("no WebAssembly");
+    assert!(matches!(error, LoadError::NotWasm));
+    assert!(rig.plugins.stats().is_empty());
+}
+
+#[tokio::test]
+async fn the_guest_explains_a_bad_configuration_itself() {
+    let rig = Rig::new(|_| {});
+    let mut group = rig.group(&["a"]).await;
+    let digest = rig.stats().digest;
+    let check = async |config| {
+        rig.plugins
+            .check(&digest, PluginWorld::Filter, config)
+            .await
+    };
+    assert_eq!(check("q1").await, Ok(()));
+    assert_eq!(
+        check("e: no such field").await,
+        Err(ConfigureError::Refused("e: no such field".into()))
+    );
+    assert!(matches!(check("c").await, Err(ConfigureError::Fault(_))));
+    let wrong = rig
+        .plugins
+        .check(&digest, PluginWorld::Transform, "a")
+        .await;
+    assert!(matches!(
+        wrong,
+        Err(ConfigureError::WrongWorld { is: "filter", .. })
+    ));
+
+    // The same through a group, which goes on with what it has.
+    let refused = group.add(RuleKey(1), "e2").await;
+    assert_eq!(refused, Err(ConfigureError::Refused("e2".into())));
+    assert!(matches!(
+        group.add(RuleKey(2), "c").await,
+        Err(ConfigureError::Fault(_))
+    ));
+    assert!(matches!(
+        group.add(RuleKey(3), "i").await,
+        Err(ConfigureError::Fault(_)) | Ok(())
+    ));
+    let evaluation = group.evaluate(&events(1), &keys(3)).await;
+    assert_eq!(evaluation.matches, [(0, RuleKey(0))]);
+}
+
+#[tokio::test]
+async fn one_bad_rule_of_a_thousand_fails_alone() {
+    for (bad, word) in [
+        ("l", "longer"),
+        ("t", "unreachable"),
+        ("m", "memory"),
+        ("h", "wasi:http/outgoing-handler#handle"),
+    ] {
+        let rig = Rig::new(|_| {});
+        let mut configs = vec!["a"; 1000];
+        configs[617] = bad;
+        let mut group = rig.group(&configs).await;
+        let evaluation = group.evaluate(&events(4), &keys(1000)).await;
+        assert!(
+            evaluation
+                .failures
+                .iter()
+                .all(|failure| failure.rule.0 == 617),
+            "{bad}"
+        );
+        assert_eq!(
+            of_rule(&evaluation, 617),
+            (vec![], vec![0, 1, 2, 3]),
+            "{bad}"
+        );
+        assert!(
+            evaluation.failures[0].reason.contains(word),
+            "{}",
+            evaluation.failures[0].reason
+        );
+        assert_eq!(evaluation.matches.len(), 999 * 4, "{bad}");
+
+        // From now on the others share one call, and the bad one is not even asked for a while.
+        let before = rig.stats();
+        let evaluation = group.evaluate(&events(4), &keys(1000)).await;
+        let after = rig.stats();
+        assert_eq!(evaluation.matches.len(), 999 * 4, "{bad}");
+        assert_eq!(
+            of_rule(&evaluation, 617),
+            (vec![], vec![0, 1, 2, 3]),
+            "{bad}"
+        );
+        assert_eq!(
+            (after.calls - before.calls, after.quarantined),
+            (1, 1),
+            "{bad}"
+        );
+        assert_eq!(
+            (after.traps, after.timeouts),
+            (before.traps, before.timeouts),
+            "{bad}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_fails_on_one_event_loses_only_that() {
+    let rig = Rig::new(|_| {});
+    let mut configs = vec!["a"; 64];
+    configs[40] = "t77";
+    configs[41] = "l78";
+    let mut group = rig.group(&configs).await;
+    let evaluation = group.evaluate(&events(100), &keys(64)).await;
+    assert_eq!(of_rule(&evaluation, 40), (without(100, 77), vec![77]));
+    assert_eq!(of_rule(&evaluation, 41), (without(100, 78), vec![78]));
+    assert_eq!(evaluation.failures.len(), 2);
+    assert_eq!(evaluation.matches.len(), 64 * 100 - 2);
+}
+
+#[tokio::test]
+async fn an_event_that_fails_whatever_the_rule_is_found_and_no_rule_is_blamed() {
+    let rig = Rig::new(|_| {});
+    let mut configs = vec!["a"; 512];
+    configs[3] = "p33";
+    let mut group = rig.group(&configs).await;
+    // Only an instance that knows rule 3 chokes, so first make every instance know it.
+    let all_poison = vec!["p33"; 512];
+    for (key, config) in (0..).zip(all_poison) {
+        group
+            .add(RuleKey(key), config)
+            .await
+            .expect("a configuration");
+    }
+    let evaluation = group.evaluate(&events(50), &keys(512)).await;
+    assert!(
+        evaluation
+            .failures
+            .iter()
+            .all(|failure| failure.event == 33)
+    );
+    assert_eq!(evaluation.failures.len(), 512);
+    assert_eq!(evaluation.matches.len(), 512 * 49);
+    assert_eq!(rig.stats().quarantined, 0);
+}
+
+#[tokio::test]
+async fn answers_that_make_no_sense_are_faults() {
+    for bad in ["u", "v", "d", "b"] {
+        let rig = Rig::new(|_| {});
+        let mut group = rig.group(&["a", bad]).await;
+        let evaluation = group.evaluate(&events(2), &keys(2)).await;
+        assert_eq!(of_rule(&evaluation, 0), (vec![0, 1], vec![]), "{bad}");
+        assert_eq!(of_rule(&evaluation, 1), (vec![], vec![0, 1]), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_grows_by_instances_and_survives_a_fault_in_each() {
+    let rig = Rig::new(|options| options.rules_per_instance_max = 10);
+    let mut configs = vec!["a"; 35];
+    configs[7] = "t1";
+    configs[22] = "t2";
+    let mut group = rig.group(&configs).await;
+    let evaluation = group.evaluate(&events(4), &keys(35)).await;
+    assert_eq!(of_rule(&evaluation, 7), (without(4, 1), vec![1]));
+    assert_eq!(of_rule(&evaluation, 22), (without(4, 2), vec![2]));
+    assert_eq!(evaluation.matches.len(), 35 * 4 - 2);
+    assert_eq!(rig.stats().instances, 6);
+}
+
+#[tokio::test]
+async fn a_plugin_that_only_fails_is_left_alone_for_a_while() {
+    let rig = Rig::new(|_| {});
+    let mut group = rig.group(&["t"; 200]).await;
+    // Poison is suspected first, then given up on: every pair is accounted for.
+    let evaluation = group.evaluate(&events(300), &keys(200)).await;
+    assert_eq!(evaluation.matches, []);
+    assert_eq!(evaluation.failures.len(), 300 * 200);
+    let evaluation = group.evaluate(&events(300), &keys(200)).await;
+    assert!(evaluation.plugin_down.is_some());
+    assert_eq!(evaluation.failures, []);
+    assert_eq!(rig.stats().paused, 1);
+}
+
+#[tokio::test]
+async fn without_a_free_instance_the_batch_waits() {
+    let rig = Rig::new(|options| options.instances_max = 1);
+    let mut first = rig.group(&["a"]).await;
+    let mut second = rig.group(&[]).await;
+    assert!(matches!(
+        second.add(RuleKey(0), "a").await,
+        Err(ConfigureError::Busy(_))
+    ));
+    drop(first.evaluate(&events(1), &keys(1)).await);
+    drop(first);
+    second
+        .add(RuleKey(0), "a")
+        .await
+        .expect("the instance of the first group is free");
+}
+
+#[tokio::test]
+async fn a_filter_sees_the_same_world_every_time() {
+    let rig = Rig::new(|_| {});
+    let mut group = rig.group(&["r", "w"]).await;
+    let first = group.evaluate(&events(64), &keys(2)).await;
+    let again = group.evaluate(&events(64), &keys(2)).await;
+    let mut other_group = rig.group(&["r", "w"]).await;
+    let elsewhere = other_group.evaluate(&events(64), &keys(2)).await;
+    assert_eq!(first, again);
+    assert_eq!(first, elsewhere);
+    let (by_chance, _) = of_rule(&first, 0);
+    assert!(!by_chance.is_empty() && by_chance.len() < 64);
+    assert_eq!(of_rule(&first, 1).0.len(), 64);
+}
+
+#[tokio::test]
+async fn a_slow_plugin_does_not_delay_another() {
+    let rig = Rig::new(|options| {
+        // One thread, so that only yielding lets anybody else run.
+        options.worker_threads = 1;
+        let endless = PluginLimits {
+            call_base: Duration::from_secs(3600),
+            ..PluginLimits::default()
+        };
+        options.overrides.insert("slow".into(), endless);
+    });
+    let mut quick = rig.group(&["a"]).await;
+    let digest = rig.stats().digest;
+    let mut slow = rig
+        .plugins
+        .filter_group(&digest, "slow@1")
+        .await
+        .expect("a filter");
+    slow.add(RuleKey(0), "l").await.expect("a configuration");
+    let looping = tokio::spawn(async move { slow.evaluate(&events(1), &keys(1)).await });
+    let calls = rig.stats().calls;
+    while rig.stats().calls == calls {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        let evaluation = quick.evaluate(&events(8), &keys(1)).await;
+        assert_eq!(evaluation.matches.len(), 8);
+    }
+    assert!(!looping.is_finished());
+    // Stopping does not wait for it either.
+    drop(rig);
+    assert!(looping.await.expect("no panic").plugin_down.is_some());
+}
+
+#[tokio::test]
+async fn a_damaged_or_foreign_artifact_is_compiled_again() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let dir = cache.path().join("plugins");
+    let start = || {
+        Plugins::start(PluginOptions {
+            cache_dir: dir.clone(),
+            instances_max: 4,
+            ..PluginOptions::default()
+        })
+        .expect("a plugin service")
+    };
+    let bytes = Bytes::from(wat::parse_str(TRANSFORM).expect("a component"));
+    let artifact = || {
+        std::fs::read_dir(&dir)
+            .expect("the folder")
+            .map(|entry| entry.expect("an entry").path())
+            .find(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "cwasm")
+            })
+    };
+    start().load(bytes.clone()).await.expect("a plugin");
+    let path = artifact().expect("an artifact");
+    let sound = std::fs::read(&path).expect("the artifact");
+
+    for damage in [0, sound.len() / 2, sound.len() - 1] {
+        let mut damaged = sound.clone();
+        damaged[damage] ^= 1;
+        std::fs::write(&path, &damaged).expect("write");
+        start().load(bytes.clone()).await.expect("a plugin");
+        assert_ne!(std::fs::read(&path).expect("the artifact"), damaged);
+    }
+    std::fs::write(&path, b"short").expect("write");
+    start().load(bytes.clone()).await.expect("a plugin");
+
+    // Sealed with another key.
+    let theirs = std::fs::read(&path).expect("the artifact");
+    std::fs::remove_file(dir.join("cache.key")).expect("the key");
+    start().load(bytes.clone()).await.expect("a plugin");
+    assert_ne!(
+        std::fs::read(&path).expect("the artifact")[..32],
+        theirs[..32]
+    );
+
+    // A sound one is used as it is.
+    let sound = std::fs::read(&path).expect("the artifact");
+    start().load(bytes).await.expect("a plugin");
+    assert_eq!(std::fs::read(&path).expect("the artifact"), sound);
+}
+
+#[tokio::test]
+async fn a_folder_that_others_can_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    std::fs::set_permissions(cache.path(), std::fs::Permissions::from_mode(0o777)).expect("chmod");
+    let options = PluginOptions {
+        cache_dir: cache.path().to_owned(),
+        ..PluginOptions::default()
+    };
+    assert!(matches!(
+        Plugins::start(options),
+        Err(PluginStartError::Cache { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_transform_answers_for_each_event() {
+    use TransformFailure::{Reject, Retry};
+    let rig = Rig::new(|_| {});
+    let check = async |config: &str, expected: Result<Outcome, TransformFailure>| {
+        let outcomes = rig
+            .transformer(config)
+            .await
+            .expect("a transform")
+            .apply(&events(5))
+            .await;
+        let mut all = vec![Ok(Outcome::Keep); 5];
+        all[3] = expected;
+        assert_eq!(outcomes, all, "{config}");
+    };
+    check("k", Ok(Outcome::Keep)).await;
+    let replaced = OutputEvent {
+        payload: Bytes::from_static(b"3"),
+        ..OutputEvent::default()
+    };
+    check("o3", Ok(Outcome::Replace(replaced))).await;
+    check("j3", Err(Reject("because".into()))).await;
+    check("y3", Err(Retry("because".into()))).await;
+    let refused = rig.transformer("e").await.map(drop);
+    assert_eq!(refused, Err(ConfigureError::Refused("e".into())));
+}
+
+#[tokio::test]
+async fn a_transform_that_fails_on_one_event_loses_only_that() {
+    for config in ["t77", "l77", "s77"] {
+        let rig = Rig::new(|_| {});
+        let transformer = rig.transformer(config).await.expect("a transform");
+        let outcomes = transformer.apply(&events(100)).await;
+        let failed: Vec<usize> = (0..100).filter(|at| outcomes[*at].is_err()).collect();
+        assert_eq!(failed, [77], "{config}");
+        assert!(
+            matches!(outcomes[77], Err(TransformFailure::Fault(_))),
+            "{config}"
+        );
+        assert_eq!(
+            transformer.apply(&events(10)).await,
+            vec![Ok(Outcome::Keep); 10]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_transform_that_only_fails_is_left_alone_for_a_while() {
+    let rig = Rig::new(|_| {});
+    let transformer = rig.transformer("t").await.expect("a transform");
+    let first = transformer.apply(&events(100)).await;
+    assert!(
+        first
+            .iter()
+            .all(|outcome| matches!(outcome, Err(TransformFailure::Fault(_))))
+    );
+    let second = transformer.apply(&events(100)).await;
+    assert!(
+        second
+            .iter()
+            .all(|outcome| matches!(outcome, Err(TransformFailure::Retry(_))))
+    );
+    assert_eq!(rig.stats().paused, 1);
+}
+
+#[tokio::test]
+async fn a_stopped_service_is_an_answer() {
+    let rig = Rig::new(|_| {});
+    let mut group = rig.group(&["a"]).await;
+    let transformer = rig.transformer("k").await.expect("a transform");
+    drop(rig);
+    assert!(
+        group
+            .evaluate(&events(1), &keys(1))
+            .await
+            .plugin_down
+            .is_some()
+    );
+    assert_eq!(
+        group.add(RuleKey(1), "a").await,
+        Err(ConfigureError::Stopped)
+    );
+    let outcomes = transformer.apply(&events(1)).await;
+    assert!(matches!(outcomes[..], [Err(TransformFailure::Retry(_))]));
+}
+
+#[tokio::test]
+async fn the_bundled_plugins_do_what_their_readmes_say() {
+    let rig = Rig::new(|_| {});
+    let mut loaded = Vec::new();
+    for plugin in bundled::bundled() {
+        let bytes = Bytes::from_static(plugin.bytes);
+        loaded.push(rig.plugins.load(bytes).await.expect(plugin.name));
+    }
+    let [pattern, reshape] = loaded[..] else {
+        panic!("two plugins are bundled")
+    };
+    let order = |total: u32, kind: &str| {
+        let header = crate::domain::Header {
+            name: "ce-type".into(),
+            value: kind.into(),
+        };
+        let event = Event {
+            headers: vec![header],
+            payload: format!(r#"{{"total":{total},"card":"1234"}}"#).into(),
+            ..Event::default()
+        };
+        InputEvent {
+            bytes: event.encode_to_vec().into(),
+            ..events(1).remove(0)
+        }
+    };
+    let orders = [
+        order(50, "created"),
+        order(500, "created"),
+        order(500, "paid"),
+    ];
+
+    let mut group = (rig
+        .plugins
+        .filter_group(&pattern.digest, "event-pattern@1")
+        .await)
+        .expect("event-pattern is a filter");
+    let large = r#"{"$headers": {"ce-type": ["created"]}, "total": [{"numeric": [">", 100]}]}"#;
+    (group.add(RuleKey(0), large).await).expect("a pattern of payload and headers");
+    let paid = r#"{"$headers": {"ce-type": ["paid"]}}"#;
+    (group.add(RuleKey(1), paid).await).expect("a pattern of headers");
+    let nonsense = group.add(RuleKey(2), "{").await;
+    assert!(matches!(nonsense, Err(ConfigureError::Refused(_))));
+    let evaluation = group.evaluate(&orders, &keys(3)).await;
+    assert_eq!(of_rule(&evaluation, 0), (vec![1], vec![]));
+    assert_eq!(of_rule(&evaluation, 1), (vec![2], vec![]));
+
+    let config = r#"{"remove": ["/card"]}"#;
+    let transformer = (rig
+        .plugins
+        .transformer(&reshape.digest, config, "json-reshape@1")
+        .await)
+        .expect("json-reshape is a transform");
+    let outcomes = transformer.apply(&orders[..1]).await;
+    let [Ok(Outcome::Replace(output))] = &outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(output.payload, r#"{"total":50}"#);
+    assert_eq!(
+        output.headers,
+        [("ce-type".to_owned(), "created".to_owned())]
+    );
+}

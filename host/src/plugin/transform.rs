@@ -89,10 +89,18 @@ struct Configured {
 
 impl Transformer {
     /// Configures a first instance, so that a bad configuration shows now.
-    pub(super) async fn new(kit: Kit, config: Arc<str>, parallel: usize, runtime: Handle) -> Result<Self, ConfigureError> {
+    pub(super) async fn new(
+        kit: Kit,
+        config: Arc<str>,
+        parallel: usize,
+        runtime: Handle,
+    ) -> Result<Self, ConfigureError> {
         let task = runtime.spawn(async move {
             let first = Configured::new(&kit, &config).await?;
-            let state = State { pause: kit.pause(), paused: None };
+            let state = State {
+                pause: kit.pause(),
+                paused: None,
+            };
             Ok(Arc::new(Shared {
                 kit,
                 config,
@@ -101,7 +109,9 @@ impl Transformer {
                 state: Mutex::new(state),
             }))
         });
-        let shared = finished(task).await.unwrap_or(Err(ConfigureError::Stopped))?;
+        let shared = finished(task)
+            .await
+            .unwrap_or(Err(ConfigureError::Stopped))?;
         Ok(Self { shared, runtime })
     }
 
@@ -114,9 +124,15 @@ impl Transformer {
     pub async fn apply(&self, events: &[InputEvent]) -> Vec<Result<Outcome, TransformFailure>> {
         let shared = Arc::clone(&self.shared);
         let batch: Arc<[InputEvent]> = events.into();
-        let task = self.runtime.spawn(async move { shared.apply(&batch).await });
+        let task = self
+            .runtime
+            .spawn(async move { shared.apply(&batch).await });
         finished(task).await.unwrap_or_else(|| {
-            let stopped = || Err(TransformFailure::Retry("the plugin service is stopping".into()));
+            let stopped = || {
+                Err(TransformFailure::Retry(
+                    "the plugin service is stopping".into(),
+                ))
+            };
             events.iter().map(|_| stopped()).collect()
         })
     }
@@ -124,11 +140,20 @@ impl Transformer {
 
 impl Shared {
     async fn apply(&self, events: &[InputEvent]) -> Vec<Result<Outcome, TransformFailure>> {
-        let untried = || Err(TransformFailure::Retry("the plugin service is stopping".into()));
+        let untried = || {
+            Err(TransformFailure::Retry(
+                "the plugin service is stopping".into(),
+            ))
+        };
         let mut results: Vec<_> = events.iter().map(|_| untried()).collect();
-        let Ok(_permit) = self.permits.acquire().await else { return results };
+        let Ok(_permit) = self.permits.acquire().await else {
+            return results;
+        };
         if let Some(left) = self.paused() {
-            let reason = format!("the plugin keeps failing and is left alone for {} ms more", left.as_millis());
+            let reason = format!(
+                "the plugin keeps failing and is left alone for {} ms more",
+                left.as_millis()
+            );
             results.fill_with(|| Err(TransformFailure::Retry(reason.clone())));
             return results;
         }
@@ -139,7 +164,10 @@ impl Shared {
         }
         let mut faults = 0;
         // The next range is at the end.
-        let mut open: Vec<&[Parsed<'_>]> = calls(&parsed, 1).into_iter().map(|range| &parsed[range]).collect();
+        let mut open: Vec<&[Parsed<'_>]> = calls(&parsed, 1)
+            .into_iter()
+            .map(|range| &parsed[range])
+            .collect();
         open.reverse();
         while let Some(range) = open.pop() {
             if faults >= FAULTS_MAX {
@@ -171,11 +199,16 @@ impl Shared {
         results
     }
 
-    async fn call(&self, events: &[Parsed<'_>]) -> Result<Vec<Result<Outcome, TransformFailure>>, Fault> {
+    async fn call(
+        &self,
+        events: &[Parsed<'_>],
+    ) -> Result<Vec<Result<Outcome, TransformFailure>>, Fault> {
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
         let mut configured = match idle {
             Some(configured) => configured,
-            None => Configured::new(&self.kit, &self.config).await.map_err(Fault::from)?,
+            None => Configured::new(&self.kit, &self.config)
+                .await
+                .map_err(Fault::from)?,
         };
         let table = HeaderTable::collect(events, &configured.wanted);
         let lowered = table.lower(events, &configured.wanted);
@@ -190,7 +223,10 @@ impl Shared {
         if let Ok(mut idle) = self.idle.lock() {
             idle.push(configured);
         }
-        Ok(answer.into_iter().map(|result| result.map(outcome).map_err(failure)).collect())
+        Ok(answer
+            .into_iter()
+            .map(|result| result.map(outcome).map_err(failure))
+            .collect())
     }
 
     fn paused(&self) -> Option<Duration> {
@@ -204,13 +240,17 @@ impl Shared {
 
     // A transform on which every event failed is left alone for a while.
     fn judge(&self, faults: u32, results: &[Result<Outcome, TransformFailure>]) {
-        let Ok(mut state) = self.state.lock() else { return };
+        let Ok(mut state) = self.state.lock() else {
+            return;
+        };
         let failed = |result: &Result<_, _>| matches!(result, Err(TransformFailure::Fault(_)));
         if faults == 0 {
             state.pause.clear();
         } else if faults > 1 && results.iter().all(failed) || faults >= FAULTS_MAX {
             let pause = state.pause.strike();
-            state.paused = Some(Gauge::new(&self.kit.plugin.counters, |counters| &counters.paused));
+            state.paused = Some(Gauge::new(&self.kit.plugin.counters, |counters| {
+                &counters.paused
+            }));
             tracing::warn!(
                 plugin = %self.kit.label,
                 pause_ms = pause.as_millis(),
@@ -223,10 +263,17 @@ impl Shared {
 impl Configured {
     async fn new(kit: &Kit, config: &str) -> Result<Self, ConfigureError> {
         let mut guest = Guest::new(&kit.plugin, &kit.limits).await?;
-        let (rule, wants) = guest.configure(config).await?.map_err(ConfigureError::Refused)?;
+        let (rule, wants) = guest
+            .configure(config)
+            .await?
+            .map_err(ConfigureError::Refused)?;
         let mut wanted = Wanted::default();
         wanted.add(&wants);
-        Ok(Self { guest, rule, wanted })
+        Ok(Self {
+            guest,
+            rule,
+            wanted,
+        })
     }
 }
 
@@ -245,9 +292,12 @@ fn outcome(outcome: abi::Outcome) -> Outcome {
         abi::Outcome::Keep => Outcome::Keep,
         abi::Outcome::Drop => Outcome::Drop,
         abi::Outcome::Replace(event) => Outcome::Replace(output(event)),
-        abi::Outcome::Emit(parts) => {
-            Outcome::Emit(parts.into_iter().map(|part| (part.output, output(part.event))).collect())
-        }
+        abi::Outcome::Emit(parts) => Outcome::Emit(
+            parts
+                .into_iter()
+                .map(|part| (part.output, output(part.event)))
+                .collect(),
+        ),
     }
 }
 
@@ -255,7 +305,11 @@ fn output(event: abi::Output) -> OutputEvent {
     OutputEvent {
         key: event.key.map(Bytes::from),
         content_type: event.content_type,
-        headers: event.headers.into_iter().map(|header| (header.name, header.value)).collect(),
+        headers: event
+            .headers
+            .into_iter()
+            .map(|header| (header.name, header.value))
+            .collect(),
         payload: event.payload.into(),
     }
 }

@@ -4,16 +4,24 @@
 
 use std::time::{Instant, SystemTime};
 
-use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
 use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
 use wasmtime::{Result, StoreContextMut, bail};
 
 use super::guest::GuestState;
 use super::output::{GuestOutput, Stream};
 
 // Packages of WASI 0.2 whose interfaces a component may import.
-const PACKAGES: [&str; 8] =
-    ["cli", "clocks", "config", "filesystem", "http", "io", "random", "sockets"];
+const PACKAGES: [&str; 8] = [
+    "cli",
+    "clocks",
+    "config",
+    "filesystem",
+    "http",
+    "io",
+    "random",
+    "sockets",
+];
 
 // What a guest may ask for in one call; longer answers are cut by nobody, so the call traps.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
@@ -48,17 +56,28 @@ pub(super) struct Wasi {
 
 impl Wasi {
     pub(super) fn new(purity: Purity, output: GuestOutput) -> Self {
-        Self { purity, random: SEED, started: Instant::now(), output }
+        Self {
+            purity,
+            random: SEED,
+            started: Instant::now(),
+            output,
+        }
     }
 
     /// Before every call, so that what a filter sees does not depend on what was called before.
     pub(super) fn begin_call(&mut self) {
         self.random = SEED;
+        self.output.begin_call();
     }
 
     /// After every call: a line that was not ended goes to the log.
     pub(super) fn end_call(&mut self) {
         self.output.flush();
+    }
+
+    /// What the guest wrote to standard error in this call.
+    pub(super) fn last_words(&self) -> &str {
+        self.output.last_words()
     }
 
     // SplitMix64, which needs no more state than a number.
@@ -84,7 +103,9 @@ impl Wasi {
         if self.purity == Purity::Pure {
             return (0, 0);
         }
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         (since.as_secs(), since.subsec_nanos())
     }
 }
@@ -105,7 +126,9 @@ pub(super) fn link(
         if is_own_types(name) {
             continue;
         }
-        let (Some(interface), ComponentItem::ComponentInstance(instance)) = (interface(name), import.ty) else {
+        let (Some(interface), ComponentItem::ComponentInstance(instance)) =
+            (interface(name), import.ty)
+        else {
             forbidden.push(name.to_owned());
             continue;
         };
@@ -116,12 +139,17 @@ pub(super) fn link(
             define(&mut defined, interface, item, &export.ty).map_err(Err)?;
         }
     }
-    if forbidden.is_empty() { Ok(()) } else { Err(Ok(forbidden)) }
+    if forbidden.is_empty() {
+        Ok(())
+    } else {
+        Err(Ok(forbidden))
+    }
 }
 
 // The interface that only holds types; there is nothing to give.
 fn is_own_types(name: &str) -> bool {
-    name.strip_prefix("tidegate:plugin/types@").is_some_and(|version| version.starts_with("0.1."))
+    name.strip_prefix("tidegate:plugin/types@")
+        .is_some_and(|version| version.starts_with("0.1."))
 }
 
 // `wasi:cli/environment@0.2.6` → `cli/environment`.
@@ -196,8 +224,13 @@ fn stub(interface: &str, function: &str) -> Option<StubFn> {
         ("cli/stdin", "get-stdin") => |store, _, _| resource(store, STDIN),
         ("cli/stdout", "get-stdout") => |store, _, _| resource(store, STDOUT),
         ("cli/stderr", "get-stderr") => |store, _, _| resource(store, STDERR),
-        ("io/streams", "[method]output-stream.check-write") => |_, _, _| ok(Some(Val::U64(64 << 10))),
-        ("io/streams", "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush") => write,
+        ("io/streams", "[method]output-stream.check-write") => {
+            |_, _, _| ok(Some(Val::U64(64 << 10)))
+        }
+        (
+            "io/streams",
+            "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush",
+        ) => write,
         (
             "io/streams",
             "[method]output-stream.flush"
@@ -211,31 +244,46 @@ fn stub(interface: &str, function: &str) -> Option<StubFn> {
             | "[method]input-stream.blocking-read"
             | "[method]input-stream.skip"
             | "[method]input-stream.blocking-skip",
-        ) => |_, _, _| Ok(Some(Val::Result(Err(Some(Box::new(Val::Variant("closed".into(), None))))))),
+        ) => |_, _, _| {
+            Ok(Some(Val::Result(Err(Some(Box::new(Val::Variant(
+                "closed".into(),
+                None,
+            )))))))
+        },
         ("io/streams", "[method]output-stream.subscribe" | "[method]input-stream.subscribe")
         | ("clocks/monotonic-clock", "subscribe-instant" | "subscribe-duration") => {
             |store, _, _| resource(store, POLLABLE)
         }
-        ("io/error", "[method]error.to-debug-string") => |_, _, _| Ok(Some(Val::String(String::new()))),
+        ("io/error", "[method]error.to-debug-string") => {
+            |_, _, _| Ok(Some(Val::String(String::new())))
+        }
         ("io/poll", "[method]pollable.ready") => |_, _, _| Ok(Some(Val::Bool(true))),
         ("io/poll", "[method]pollable.block") => |_, _, _| Ok(None),
         // Everything is ready at once: nobody sleeps here.
         ("io/poll", "poll") => |_, reps, _| {
-            Ok(Some(Val::List((0..).map(Val::U32).take(reps.len()).collect())))
+            Ok(Some(Val::List(
+                (0..).map(Val::U32).take(reps.len()).collect(),
+            )))
         },
         ("clocks/monotonic-clock", "now") => {
             |store, _, _| Ok(Some(Val::U64(store.data().wasi.monotonic_ns())))
         }
         ("clocks/monotonic-clock", "resolution") => |_, _, _| Ok(Some(Val::U64(1))),
-        ("clocks/wall-clock", "now") => |store, _, _| Ok(Some(datetime(store.data().wasi.wall_clock()))),
+        ("clocks/wall-clock", "now") => {
+            |store, _, _| Ok(Some(datetime(store.data().wasi.wall_clock())))
+        }
         ("clocks/wall-clock", "resolution") => |_, _, _| Ok(Some(datetime((0, 1)))),
         ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => {
             |mut store, _, _| Ok(Some(Val::U64(store.data_mut().wasi.random())))
         }
-        ("random/random", "get-random-bytes") | ("random/insecure", "get-insecure-random-bytes") => random_bytes,
+        ("random/random", "get-random-bytes")
+        | ("random/insecure", "get-insecure-random-bytes") => random_bytes,
         ("random/insecure-seed", "insecure-seed") => |mut store, _, _| {
             let wasi = &mut store.data_mut().wasi;
-            Ok(Some(Val::Tuple(vec![Val::U64(wasi.random()), Val::U64(wasi.random())])))
+            Ok(Some(Val::Tuple(vec![
+                Val::U64(wasi.random()),
+                Val::U64(wasi.random()),
+            ])))
         },
         _ => return None,
     })
@@ -288,6 +336,8 @@ fn random_bytes(
         _ => bail!("the plugin asked for more than {RANDOM_BYTES_MAX} random bytes at once"),
     };
     let wasi = &mut store.data_mut().wasi;
-    let bytes = (0..count).map(|_| Val::U8(wasi.random().to_le_bytes()[0])).collect();
+    let bytes = (0..count)
+        .map(|_| Val::U8(wasi.random().to_le_bytes()[0]))
+        .collect();
     Ok(Some(Val::List(bytes)))
 }
