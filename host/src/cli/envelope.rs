@@ -115,6 +115,10 @@ pub(super) fn to_json(place: &Place<'_>, event: &Event) -> anyhow::Result<String
 
 /// The event in a line that [`to_json`] made, or that was written like it.
 pub(super) fn from_json(line: &str) -> anyhow::Result<Event> {
+    // An array would be read as the fields in their order, which nobody means.
+    if !line.trim_start().starts_with('{') {
+        bail!("this is no JSON object");
+    }
     let fields: Fields = serde_json::from_str(line)
         .context("this is no event as `tidegate sub --ndjson` prints it")?;
     let payload = match (fields.payload, fields.text, fields.base64) {
