@@ -89,7 +89,7 @@ async fn serve(
     let (plain, secure) = (listeners.plain_addr(), listeners.tls_addr());
     let identity = TlsIdentity::from_pem(&pems.cert, &pems.key, &pems.client_ca)?;
     let net = net::serve(
-        net_options(config),
+        net_options(config, reset_key(&config.data_dir)?),
         identity,
         policy.clone(),
         broker.clone(),
@@ -141,7 +141,7 @@ async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
 }
 
 fn broker_options(config: &Config) -> BrokerOptions {
-    let publishable = config.store.journal_bytes_max - config.store.journal_reserve_bytes;
+    let publishable = config.store.journal_bytes_max.saturating_sub(config.store.journal_reserve_bytes);
     BrokerOptions {
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
@@ -155,7 +155,7 @@ fn broker_options(config: &Config) -> BrokerOptions {
     }
 }
 
-fn net_options(config: &Config) -> NetOptions {
+fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
     let limits = &config.limits;
     let mut listeners =
         vec![ListenerOptions { addr: config.listen.quic, client_auth: ClientAuth::Required }];
@@ -179,6 +179,7 @@ fn net_options(config: &Config) -> NetOptions {
         connections_max: limits.connections_max as usize,
         streams_max: limits.connection_streams_max,
         shutdown_grace: Duration::from_millis(config.shutdown.deadline_ms),
+        reset_key: Some(reset_key),
         ..NetOptions::default()
     }
 }
@@ -214,6 +215,23 @@ fn plugin_options(config: &Config) -> PluginOptions {
         limits,
         ..defaults
     }
+}
+
+// The secret behind connection ids and reset tokens: made once, so that a restarted broker recognises packets
+// of connections that the one before it had.
+fn reset_key(data_dir: &Path) -> anyhow::Result<[u8; 64]> {
+    let path = data_dir.join("reset.key");
+    if let Ok(kept) = fs::read(&path)
+        && let Ok(key) = kept.try_into()
+    {
+        return Ok(key);
+    }
+    let mut key = [0; 64];
+    rand::Rng::fill(&mut rand::rng(), &mut key[..]);
+    let mut file = tempfile::NamedTempFile::new_in(data_dir).context("cannot write the data directory")?;
+    std::io::Write::write_all(&mut file, &key).context("cannot write reset.key")?;
+    file.persist(&path).context("cannot write reset.key")?;
+    Ok(key)
 }
 
 // On machines where a size does not fit the address space, it is as large as that.

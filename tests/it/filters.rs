@@ -18,7 +18,7 @@ const TRAP_ON_MARKED: &str = r#"trap "n":23}"#;
 /// Number of the event that it traps on.
 const MARKED: u64 = 23;
 /// Deadlines short enough that a guest that loops is noticed soon.
-const SHORT_DEADLINES: &str = "[plugins]\ndeadline_base_ms = 100\ndeadline_event_us = 100\n";
+const SHORT_DEADLINES: &str = "[plugins]\ndeadline_base_ms = 100\ndeadline_pair_us = 100\n";
 
 fn filtered(name: &str, plugin: &str, config: &str) -> Value {
     json!({
@@ -387,7 +387,7 @@ async fn one_guilty_rule_among_a_thousand_good_ones() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_slow_plugin_delays_only_its_own_subscriptions() -> anyhow::Result<()> {
-    let config = "[plugins]\ndeadline_base_ms = 10_000\ndeadline_event_us = 100_000\n";
+    let config = "[plugins]\ndeadline_base_ms = 10_000\ndeadline_pair_us = 100_000\n";
     let broker = BrokerProcess::start_with(Setup::config(config)).await?;
     let client = broker.client().await?;
     broker

@@ -147,7 +147,8 @@ event_bytes_max = 262_144
 [store]
 journal_file_bytes = 1_048_576
 journal_bytes_max = 4_194_304
-generation_bytes_max = 4_194_304
+journal_reserve_bytes = 1_048_576
+generation_part_bytes = 4_194_304
 tail_bytes = 2_097_152
 cache_bytes = 4_194_304
 "#;

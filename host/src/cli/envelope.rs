@@ -117,7 +117,7 @@ pub(super) fn to_json(place: &Place<'_>, event: &Event) -> anyhow::Result<String
 pub(super) fn from_json(line: &str) -> anyhow::Result<Event> {
     // An array would be read as the fields in their order, which nobody means.
     if !line.trim_start().starts_with('{') {
-        bail!("this is no JSON object");
+        bail!("an event is a JSON object, as `tidegate sub --ndjson` prints it");
     }
     let fields: Fields = serde_json::from_str(line)
         .context("this is no event as `tidegate sub --ndjson` prints it")?;

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn_proto::HashedConnectionIdGenerator;
+use ring::hmac;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinHandle;
@@ -132,7 +134,7 @@ fn bind(
     let crypto = tls.quic_config(listener.client_auth)?;
     let mut server_config = ServerConfig::with_crypto(Arc::new(crypto));
     server_config.transport_config(Arc::new(options.transport()));
-    let mut endpoint_config = EndpointConfig::default();
+    let mut endpoint_config = endpoint_config(options.reset_key.as_ref());
     endpoint_config
         .max_udp_payload_size(options.datagram_bytes_max())
         .map_err(|_| {
@@ -141,6 +143,15 @@ fn bind(
     let socket = socket(addr, options.socket_buffer_bytes).map_err(bind_error)?;
     let runtime = Arc::new(TokioRuntime);
     Endpoint::new(endpoint_config, Some(server_config), socket, runtime).map_err(bind_error)
+}
+
+fn endpoint_config(reset_key: Option<&[u8; 64]>) -> EndpointConfig {
+    let Some(key) = reset_key else { return EndpointConfig::default() };
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)));
+    // Ids are checked against their key before a reset is sent, so that key must be the same one, too.
+    let id_key = u64::from_be_bytes(std::array::from_fn(|index| key[index]));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+    config
 }
 
 fn socket(addr: SocketAddr, buffer_bytes: usize) -> io::Result<std::net::UdpSocket> {

@@ -70,6 +70,10 @@ pub struct NetOptions {
     /// 1,472. Not more: quinn sends ten datagrams in one call, which must stay below 64 KiB. On the internet
     /// discovery ends at 1,452 by itself. Costs 2,048 × this in receive buffer per listener.
     pub mtu_upper_bound: u16,
+    /// Secret from which connection ids and reset tokens are made. Kept over restarts, it lets a broker that
+    /// was killed tell clients of its former life at once that their connections are gone; otherwise they
+    /// wait for their idle timeout. `None` makes up one.
+    pub reset_key: Option<[u8; 64]>,
     /// Asked of the kernel for a socket's receive and send buffer, in bytes. Default 4 MiB each: at 1 GB/s
     /// that is 4 ms in which the process need not run. The kernel may cap it (`net.core.rmem_max`).
     pub socket_buffer_bytes: usize,
@@ -97,6 +101,7 @@ impl Default for NetOptions {
             shutdown_grace: Duration::from_secs(10),
             shutdown_acks: Duration::from_secs(1),
             mtu_upper_bound: 6_500,
+            reset_key: None,
             socket_buffer_bytes: 4 << 20,
             send_window_bytes: 4 << 20,
             receive_window_bytes: 32 << 20,

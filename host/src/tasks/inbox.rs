@@ -89,7 +89,6 @@ struct Lanes {
 pub(super) struct Taken {
     pub(super) control: VecDeque<Control>,
     pub(super) publish: Vec<PublishItem>,
-    pub(super) acks_due: bool,
     pub(super) closing: bool,
 }
 
@@ -225,12 +224,11 @@ impl Inbox {
             publish.push(item);
         }
         lanes.woken = false;
-        let acks_due = lanes.acks_since.take().is_some();
+        lanes.acks_since = None;
         Taken {
             control: std::mem::take(&mut lanes.control),
             publish,
-            acks_due,
-            closing: lanes.closed && lanes.publish.is_empty(),
+            closing: lanes.closed && (lanes.publish.is_empty() || !take_publishes),
         }
     }
 

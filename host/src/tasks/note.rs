@@ -41,9 +41,11 @@ pub(super) enum Note {
 
 /// Why the notes of a group cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoteError {
+pub enum NoteError {
+    /// Another version of the encoding.
     #[error("the journal was written by a newer Tidegate (notes version {0}); start that one")]
     Version(u8),
+    /// Not what was written.
     #[error("a journal group is sound but its notes are not readable")]
     Malformed(#[source] postcard::Error),
 }

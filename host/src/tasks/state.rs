@@ -50,7 +50,7 @@ pub(super) struct State {
 /// Why a checkpoint's state cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the state in the newest generation is not readable: {key}: {why}")]
-pub(super) struct StateError {
+pub struct StateError {
     key: String,
     why: String,
 }

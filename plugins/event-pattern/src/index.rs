@@ -294,8 +294,9 @@ fn frequency(matcher: &Matcher) -> usize {
         | Matcher::Suffix(_)
         | Matcher::SuffixIgnoreCase(_) => 4,
         Matcher::Bool(_) | Matcher::Null => 16,
-        Matcher::Wildcard(wildcard) if wildcard.first.is_empty() && wildcard.last.is_empty() => 128,
-        Matcher::Wildcard(_) => 8,
+        Matcher::Wildcard(wildcard) if !wildcard.first.is_empty() || !wildcard.last.is_empty() => 8,
+        Matcher::Wildcard(wildcard) if !wildcard.middle.is_empty() => 16,
+        Matcher::Wildcard(_) => 256,
         Matcher::Range(range) => {
             let is_open = |bound| matches!(bound, std::ops::Bound::Unbounded);
             if is_open(range.low) || is_open(range.high) {

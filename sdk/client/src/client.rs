@@ -18,9 +18,17 @@ use crate::options::{ClientOptions, ConsumerOptions, PublisherOptions};
 use crate::publisher::Publisher;
 use crate::transport::{HelloStream, Session, Transport};
 
-/// How long one attempt to connect gets at first; doubled for each further one. A fresh attempt asks at once, where
-/// an old one would wait ever longer between its packets.
-const ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// How long one attempt to connect gets, in turn. A fresh attempt asks at once, where an old one waits ever longer
+/// between its packets, so short ones find a broker soon after it comes up; the long ones are for slow networks.
+const ATTEMPT_TIMEOUTS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+
+/// A connection that lived for this long worked: the next loss starts from the shortest back-off. One that the
+/// broker closes at once, again and again, does not.
+const SETTLED_AFTER: Duration = Duration::from_millis(250);
 
 /// How long [`Client::close`] waits for the broker to hear of it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -49,6 +57,7 @@ impl Client {
             backoff: backoff(transport.options()),
             transport,
             link: link_sender,
+            since: Instant::now(),
             stop: stop.clone(),
             _ended: ended.clone().drop_guard(),
         };
@@ -159,14 +168,18 @@ fn backoff(options: &ClientOptions) -> Backoff {
     Backoff::new(options.backoff_min, options.backoff_max)
 }
 
+fn attempt_timeout(attempt: usize) -> Duration {
+    ATTEMPT_TIMEOUTS[attempt % ATTEMPT_TIMEOUTS.len()]
+}
+
 /// Tries until it works, cannot work, or the connect timeout is over.
 async fn first_connection(transport: &Transport) -> Result<(Session, HelloStream), ConnectError> {
     let options = transport.options();
     let waited = options.connect_timeout;
     let deadline = Instant::now() + waited;
     let mut backoff = backoff(options);
-    let mut attempt_timeout = ATTEMPT_TIMEOUT_MIN;
     let mut source = None;
+    let mut attempt = 0;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -176,13 +189,13 @@ async fn first_connection(transport: &Transport) -> Result<(Session, HelloStream
                 source,
             });
         }
-        match transport.connect(attempt_timeout.min(left)).await {
+        match transport.connect(attempt_timeout(attempt).min(left)).await {
             Ok(connected) => return Ok(connected),
             Err(error) if !error.is_transient() => return Err(error),
             Err(ConnectError::TimedOut { .. }) => {}
             Err(error) => source = Some(Box::new(error)),
         }
-        attempt_timeout *= 2;
+        attempt += 1;
         let left = deadline.saturating_duration_since(Instant::now());
         tokio::time::sleep(backoff.next().min(left)).await;
     }
@@ -193,6 +206,8 @@ struct Supervisor {
     transport: Transport,
     link: watch::Sender<Link>,
     backoff: Backoff,
+    /// When the connection was made.
+    since: Instant,
     stop: CancellationToken,
     _ended: DropGuard,
 }
@@ -254,16 +269,20 @@ impl Supervisor {
             return None;
         }
         self.link.send_replace(Link::Connecting);
-        let mut attempt_timeout = ATTEMPT_TIMEOUT_MIN;
-        loop {
+        if self.since.elapsed() >= SETTLED_AFTER {
+            self.backoff.reset();
+        }
+        for attempt in 0.. {
             let wait = self.backoff.next();
-            let attempt = async {
+            let connecting = async {
                 tokio::time::sleep(wait).await;
-                self.transport.connect(attempt_timeout).await
+                let timeout = attempt_timeout(attempt);
+                let timeout = timeout.min(self.transport.options().connect_timeout);
+                self.transport.connect(timeout).await
             };
             let connected = tokio::select! {
                 () = self.stop.cancelled() => Err(ConnectError::Closed),
-                connected = attempt => connected,
+                connected = connecting => connected,
             };
             match connected {
                 Ok((session, hello)) => return Some(self.establish(session, hello)),
@@ -276,13 +295,13 @@ impl Supervisor {
                 }
                 Err(error) => debug!(%error, "connecting to the broker failed; trying again"),
             }
-            attempt_timeout = (attempt_timeout * 2).min(self.transport.options().connect_timeout);
         }
+        None
     }
 
     fn establish(&mut self, session: Session, hello: HelloStream) -> (Arc<Session>, HelloStream) {
         info!(broker = %session.connection.remote_address(), "connected to the broker again");
-        self.backoff.reset();
+        self.since = Instant::now();
         let session = Arc::new(session);
         self.link.send_replace(Link::Up(Arc::clone(&session)));
         (session, hello)

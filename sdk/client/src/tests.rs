@@ -1,1 +1,7 @@
-//! placeholder
+//! The client against a broker played by the test. Nothing here waits for a fixed time: each step waits for what
+//! the step before must bring about.
+
+mod broker;
+mod connecting;
+mod consuming;
+mod publishing;

@@ -20,7 +20,7 @@ use tidegate_wire::{ALPN, Limits, PROTOCOL_VERSION};
 use tokio::io::AsyncReadExt;
 use tracing::debug;
 
-use crate::error::{ConfigError, ConnectError, Refusal, StreamError};
+use crate::error::{ConfigError, ConnectError, ErrorCode, Refusal, StreamError};
 use crate::options::ClientOptions;
 
 /// Largest packet that path MTU discovery tries. quinn sends groups of ten, and more than 64 KiB in one system call
@@ -163,12 +163,16 @@ impl Transport {
         Ok((session, hello))
     }
 
-    /// Tells a failed handshake from a lost connection.
+    /// Tells a failed handshake and a refusal from a lost connection.
     fn explain(&self, error: quinn::ConnectionError) -> ConnectError {
         let (code, side) = match &error {
             quinn::ConnectionError::TransportError(error) => (error.code, "this client objects"),
             quinn::ConnectionError::ConnectionClosed(close) => {
                 (close.error_code, "the broker objects")
+            }
+            quinn::ConnectionError::ApplicationClosed(close) => {
+                let refusal = refusal_of(close);
+                return refusal.map_or(ConnectError::Lost(error), ConnectError::Refused);
             }
             _ => return ConnectError::Lost(error),
         };
@@ -181,6 +185,16 @@ impl Transport {
             reason: format!("{side}: {error}"),
         }
     }
+}
+
+/// A broker closes a connection with the code of the refusal that makes it do so.
+fn refusal_of(close: &quinn::ApplicationClose) -> Option<Refusal> {
+    let code = i32::try_from(close.error_code.into_inner()).ok()?;
+    let code = ErrorCode::try_from(code)
+        .ok()
+        .filter(|code| *code != ErrorCode::Unspecified)?;
+    let message = String::from_utf8_lossy(&close.reason);
+    Some(pb::Error::new(code, message).into())
 }
 
 /// What is left of the hello stream: the broker may say goodbye on it. Our side stays open as long as the connection.
@@ -250,7 +264,7 @@ pub(crate) struct FrameSource {
 }
 
 impl FrameSource {
-    fn new(recv: quinn::RecvStream) -> Self {
+    pub(crate) fn new(recv: quinn::RecvStream) -> Self {
         Self {
             recv,
             reader: FrameReader::new(FRAME_BYTES_MAX),

@@ -16,6 +16,7 @@ pub(super) struct FieldLookup {
     texts: Texts,
     folded: Texts,
     networks: Networks,
+    pieces: Pieces,
     /// `false`, `true`.
     bools: [Vec<ConjunctionId>; 2],
     nulls: Vec<ConjunctionId>,
@@ -54,6 +55,8 @@ impl FieldLookup {
                     self.texts.prefixes.insert(&wildcard.first, conjunction);
                 } else if !wildcard.last.is_empty() {
                     self.texts.suffixes.insert(&wildcard.last, conjunction);
+                } else if let Some(piece) = longest(&wildcard.middle) {
+                    self.pieces.insert(piece, conjunction);
                 } else {
                     self.present.push(conjunction);
                 }
@@ -93,6 +96,7 @@ impl FieldLookup {
 
     fn find_text(&self, text: &str, found: &mut Vec<ConjunctionId>) {
         self.texts.find(text, found);
+        self.pieces.find(text.as_bytes(), found);
         if !self.folded.is_empty() {
             self.folded.find(&fold(text), found);
         }
@@ -162,6 +166,47 @@ impl Affixes {
         for affix in self.lengths.iter().map_while(|length| cut(*length)) {
             if let Some(conjunctions) = self.table.get(affix) {
                 found.extend_from_slice(conjunctions);
+            }
+        }
+    }
+}
+
+fn longest(pieces: &[String]) -> Option<&str> {
+    let pieces = pieces.iter().map(String::as_str);
+    pieces
+        .filter(|piece| !piece.is_empty())
+        .max_by_key(|piece| piece.len())
+}
+
+/// Texts that stand anywhere in a text: one table, asked once for each place and each length that occurs.
+#[derive(Debug, Default)]
+struct Pieces {
+    table: FastMap<Box<[u8]>, Vec<ConjunctionId>>,
+    /// Sorted, each once.
+    lengths: Vec<usize>,
+}
+
+impl Pieces {
+    fn insert(&mut self, piece: &str, conjunction: ConjunctionId) {
+        if let Err(place) = self.lengths.binary_search(&piece.len()) {
+            self.lengths.insert(place, piece.len());
+        }
+        let key = piece.as_bytes().into();
+        self.table.entry(key).or_default().push(conjunction);
+    }
+
+    fn find(&self, text: &[u8], found: &mut Vec<ConjunctionId>) {
+        // A long text has many places: then a search for each piece, which the check of a candidate is, costs less.
+        let lookups = self.lengths.len().saturating_mul(text.len());
+        if lookups > self.table.len().saturating_mul(4) {
+            found.extend(self.table.values().flatten());
+            return;
+        }
+        for length in &self.lengths {
+            for piece in text.windows(*length) {
+                if let Some(conjunctions) = self.table.get(piece) {
+                    found.extend_from_slice(conjunctions);
+                }
             }
         }
     }

@@ -114,7 +114,20 @@ fn payload() -> impl Strategy<Value = String> {
             object_of(value),
         ]
     });
-    prop_oneof![19 => object_of(value), 1 => scalar()]
+    prop_oneof![9 => object_of(value), 10 => list_of_objects(), 1 => scalar()]
+}
+
+/// Objects below one name, where it matters which values stand together.
+fn list_of_objects() -> impl Strategy<Value = String> {
+    let elements = prop::collection::vec(object_of(prop_oneof![quoted(), number()]), 1..5);
+    (
+        name(),
+        elements,
+        prop::sample::select(vec![("[", "]"), ("[[", "], []]")]),
+    )
+        .prop_map(|(name, elements, (open, close))| {
+            format!(r#"{{"{name}": {open}{}{close}}}"#, elements.join(", "))
+        })
 }
 
 fn text_matcher() -> impl Strategy<Value = String> {
@@ -180,7 +193,7 @@ fn group() -> impl Strategy<Value = String> {
     group_of(payload_matchers).prop_recursive(3, 12, 3, |group| {
         prop_oneof![
             group_of(prop_oneof![matchers(), group.clone()]),
-            (group.clone(), group.clone(), matchers()).prop_map(|(one, other, own)| format!(
+            (group.clone(), group, matchers()).prop_map(|(one, other, own)| format!(
                 r#"{{"a": {own}, "$or": [{one}, {other}]}}"#
             )),
         ]
@@ -189,8 +202,12 @@ fn group() -> impl Strategy<Value = String> {
 
 fn pattern() -> impl Strategy<Value = String> {
     let headers = group_of(matchers()).boxed();
+    let value = || prop_oneof![quoted(), number()].prop_map(|value| format!("[{value}]"));
+    let together = (name(), prop::collection::btree_map(name(), value(), 2..4))
+        .prop_map(|(name, fields)| format!(r#"{{"{name}": {}}}"#, members(fields)));
     prop_oneof![
         3 => group(),
+        3 => together,
         1 => headers.clone().prop_map(|headers| format!(r#"{{"$headers": {headers}}}"#)),
         1 => (headers.clone(), group()).prop_map(|(headers, group)| {
             format!(r#"{{"$headers": {headers}, "$payload": {group}}}"#)

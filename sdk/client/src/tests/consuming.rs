@@ -1,0 +1,368 @@
+//! Consuming: credit, answers, losses, goodbyes.
+
+use std::time::Duration;
+
+use tidegate_wire::pb::consumer_command::Command;
+use tidegate_wire::pb::{self, broker_to_consumer::Message};
+
+use super::broker::{Broker, Stream, soon};
+use crate::{Client, Consumer, ConsumerOptions, Delivery, ErrorCode, SubscribeError};
+
+/// A consumer, and the broker's end of its stream.
+async fn attach(
+    broker: &mut Broker,
+    client: &Client,
+    options: ConsumerOptions,
+) -> (Consumer, Stream) {
+    let (consumer, stream) = tokio::join!(soon(client.subscribe("s", options)), async {
+        let mut stream = broker.stream().await;
+        stream.subscribe_ready().await;
+        stream
+    });
+    (consumer.unwrap(), stream)
+}
+
+async fn take(consumer: &mut Consumer) -> Delivery {
+    soon(consumer.next())
+        .await
+        .expect("a delivery, not the end")
+        .unwrap()
+}
+
+fn positions(first: &[u64], more: &[u64]) -> Option<pb::Positions> {
+    Some(pb::Positions {
+        first: first.to_vec(),
+        more: more.to_vec(),
+    })
+}
+
+fn ack(first: &[u64], more: &[u64], confirm: u64) -> Command {
+    Command::Ack(pb::Ack {
+        positions: positions(first, more),
+        confirm,
+    })
+}
+
+#[tokio::test]
+async fn acks_travel_as_ranges() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    let open = pb::SubscribeOpen {
+        subscription: "s".into(),
+        credit_events: 4096,
+        credit_bytes: 8 << 20,
+    };
+    assert_eq!(stream.subscribe_open(), &open);
+    stream.deliver(1, &[5, 1, 1, 1, 2, 1]).await;
+    let mut deliveries = Vec::new();
+    for _ in 0..6 {
+        deliveries.push(take(&mut consumer).await);
+    }
+    let first = &deliveries[0];
+    assert_eq!(
+        (
+            &*first.topic,
+            first.position,
+            first.sequence,
+            first.attempt,
+            first.time_ms
+        ),
+        ("a", 5, 5, 1, 7)
+    );
+    assert_eq!(first.event().payload, "e0");
+    // The driver runs when this task waits, so all of these are on one message.
+    for delivery in deliveries.iter().rev() {
+        delivery.ack();
+        delivery.ack();
+    }
+    assert_eq!(stream.command().await, ack(&[5, 2], &[3, 1], 0));
+    consumer.acker().ack(40);
+    assert_eq!(stream.command().await, ack(&[40], &[0], 0));
+}
+
+#[tokio::test]
+async fn other_answers_say_what_they_must() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1, 1, 1, 1]).await;
+    take(&mut consumer).await.nack(Some(Duration::from_secs(2)));
+    take(&mut consumer).await.nack(None);
+    take(&mut consumer).await.term("no use");
+    let last = take(&mut consumer).await;
+    last.extend();
+    last.ack();
+    last.extend();
+    let nack = |position, delay_ms| {
+        Command::Nack(pb::Nack {
+            positions: positions(&[position], &[0]),
+            delay_ms,
+        })
+    };
+    for expected in [
+        Command::Extend(pb::Extend {
+            positions: positions(&[4], &[0]),
+        }),
+        nack(1, Some(2000)),
+        nack(2, None),
+        Command::Term(pb::Term {
+            positions: positions(&[3], &[0]),
+            reason: "no use".into(),
+        }),
+        ack(&[4], &[0], 0),
+    ] {
+        assert_eq!(stream.command().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn parts_are_one_delivery() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[3, 0, 0, 1]).await;
+    let delivery = take(&mut consumer).await;
+    let payloads: Vec<_> = delivery
+        .parts()
+        .iter()
+        .map(|part| part.payload.clone())
+        .collect();
+    assert_eq!(
+        (delivery.position, payloads),
+        (3, vec!["e0".into(), "e1".into(), "e2".into()])
+    );
+    assert_eq!(take(&mut consumer).await.position, 4);
+}
+
+#[tokio::test]
+async fn credit_comes_back_as_deliveries_are_taken() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let options = ConsumerOptions {
+        credit_events: 4,
+        ..ConsumerOptions::default()
+    };
+    let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
+    stream.deliver(1, &[1, 1, 1, 1]).await;
+    let _first = take(&mut consumer).await;
+    let _second = take(&mut consumer).await;
+    // "e0" takes four bytes encoded.
+    assert_eq!(
+        stream.command().await,
+        Command::Credit(pb::Credit {
+            events: 2,
+            bytes: 8
+        })
+    );
+    // Nothing more until the next two are taken.
+    let third = take(&mut consumer).await;
+    third.ack();
+    assert_eq!(stream.command().await, ack(&[3], &[0], 0));
+    let _fourth = take(&mut consumer).await;
+    assert_eq!(
+        stream.command().await,
+        Command::Credit(pb::Credit {
+            events: 2,
+            bytes: 8
+        })
+    );
+}
+
+#[tokio::test]
+async fn scarce_credit_comes_back_at_once() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let options = ConsumerOptions {
+        credit_events: 100,
+        credit_bytes: 1000,
+    };
+    let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
+    stream.deliver(1, &[1]).await;
+    let _delivery = take(&mut consumer).await;
+    let (_, command) = tokio::join!(
+        tokio::time::timeout(Duration::from_millis(1), consumer.next()),
+        stream.command()
+    );
+    assert_eq!(
+        command,
+        Command::Credit(pb::Credit {
+            events: 1,
+            bytes: 4
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_broker_that_ignores_credit_is_left() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let options = ConsumerOptions {
+        credit_events: 2,
+        ..ConsumerOptions::default()
+    };
+    let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
+    stream.deliver(1, &[1; 4]).await;
+    stream.deliver(1, &[9]).await;
+    stream.ended().await;
+    let mut last = None;
+    while let Some(delivery) = soon(consumer.next()).await {
+        last = Some(delivery);
+    }
+    assert!(
+        matches!(last, Some(Err(SubscribeError::Protocol(_)))),
+        "{last:?}"
+    );
+}
+
+#[tokio::test]
+async fn dropping_sends_the_last_acks_and_ends_the_stream() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1, 1]).await;
+    take(&mut consumer).await.ack();
+    let held = take(&mut consumer).await;
+    drop(consumer);
+    assert_eq!(stream.command().await, ack(&[1], &[0], 0));
+    assert_eq!(stream.read::<pb::ConsumerCommand>().await, None);
+    // Too late, and harmless.
+    held.ack();
+}
+
+#[tokio::test]
+async fn closing_waits_until_the_broker_has_heard() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    soon(consumer.close()).await;
+    assert_eq!(stream.read::<pb::ConsumerCommand>().await, None);
+}
+
+#[tokio::test]
+async fn confirmed_acks_are_durable() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    soon(consumer.flush_acks())
+        .await
+        .expect("nothing to confirm");
+    stream.deliver(1, &[1]).await;
+    take(&mut consumer).await.ack();
+    let (flushed, ()) = tokio::join!(soon(consumer.flush_acks()), async {
+        assert_eq!(stream.command().await, ack(&[1], &[0], 1));
+        stream
+            .say(Message::Confirmed(pb::Confirmed { confirm: vec![1] }))
+            .await;
+    });
+    flushed.unwrap();
+    soon(consumer.flush_acks())
+        .await
+        .expect("nothing left to confirm");
+}
+
+#[tokio::test]
+async fn after_a_loss_everything_comes_again() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1, 1, 1]).await;
+    let held = take(&mut consumer).await;
+    let acked = take(&mut consumer).await;
+    acked.ack();
+    assert_eq!(stream.command().await, ack(&[2], &[0], 0));
+    broker.drop_connections();
+
+    let mut again = broker.stream().await;
+    assert_eq!(again.subscribe_open(), stream.subscribe_open());
+    again.subscribe_ready().await;
+    held.ack();
+    again.deliver(2, &[1, 2]).await;
+    // The third of the first stream was not taken, and is not handed out any more.
+    let redelivered = take(&mut consumer).await;
+    assert_eq!((redelivered.position, redelivered.attempt), (1, 2));
+    let error = soon(consumer.flush_acks()).await.unwrap_err();
+    assert!(matches!(error, SubscribeError::AcksLost), "{error:?}");
+    redelivered.ack();
+    assert_eq!(
+        again.command().await,
+        ack(&[1], &[0], 0),
+        "the ack of a lost stream was sent"
+    );
+    assert_eq!(take(&mut consumer).await.position, 3);
+}
+
+#[tokio::test]
+async fn a_flush_under_way_hears_of_the_loss() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1]).await;
+    take(&mut consumer).await.ack();
+    let (flushed, ()) = tokio::join!(soon(consumer.flush_acks()), async {
+        stream.command().await;
+        broker.drop_connections();
+    });
+    assert!(
+        matches!(flushed, Err(SubscribeError::AcksLost)),
+        "{flushed:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_subscription_is_typed() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (consumer, ()) = tokio::join!(
+        soon(client.subscribe("s", ConsumerOptions::default())),
+        async {
+            let mut stream = broker.stream().await;
+            let error = pb::Error::new(ErrorCode::NotFound, "there is no subscription `s`");
+            let result = Some(pb::subscribe_opened::Result::Error(error));
+            stream.write(&pb::SubscribeOpened { result }).await;
+        }
+    );
+    let error = consumer.unwrap_err();
+    assert!(
+        matches!(&error, SubscribeError::Refused(refusal) if refusal.code == ErrorCode::NotFound),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_deleted_subscription_ends_the_consumer() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream
+        .say(Message::Error(pb::Error::new(
+            ErrorCode::SubscriptionGone,
+            "deleted",
+        )))
+        .await;
+    let error = soon(consumer.next()).await.unwrap().unwrap_err();
+    assert!(
+        matches!(&error, SubscribeError::Refused(refusal) if refusal.code == ErrorCode::SubscriptionGone),
+        "{error:?}"
+    );
+    assert!(soon(consumer.next()).await.is_none());
+    let error = soon(consumer.flush_acks()).await.unwrap_err();
+    assert!(matches!(error, SubscribeError::Refused(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_retryable_end_is_attached_again() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream
+        .say(Message::Error(pb::Error::new(
+            ErrorCode::ShuttingDown,
+            "restarting",
+        )))
+        .await;
+    let mut again = broker.stream().await;
+    again.subscribe_ready().await;
+    again.deliver(1, &[8]).await;
+    assert_eq!(take(&mut consumer).await.position, 8);
+}
