@@ -167,3 +167,6 @@ fn router(app: App) -> Router {
         ))
         .with_state(app)
 }
+
+#[cfg(test)]
+mod tests;
