@@ -10,19 +10,36 @@ const TARGET: &str = "wasm32-wasip2";
 
 fn main() {
     let host = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let workspace = host.parent().expect("the host is a member of the workspace");
+    let workspace = host
+        .parent()
+        .expect("the host is a member of the workspace");
     for input in ["plugins", "sdk/plugin", "wit", "Cargo.lock"] {
-        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(input).display()
+        );
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let target_dir = out.join("guests");
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets it"));
     cargo
         .current_dir(workspace)
-        .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(&target_dir)
         // What ends in the binary needs no debug information.
-        .args(["--config", "profile.release.debug=false", "--config", "profile.release.strip=true"])
+        .args([
+            "--config",
+            "profile.release.debug=false",
+            "--config",
+            "profile.release.strip=true",
+        ])
         .args(PLUGINS.iter().flat_map(|plugin| ["-p", plugin]))
         // These are meant for the host's build, or name the wrapper of a check of the host's sources.
         .env_remove("RUSTFLAGS")

@@ -1,5 +1,5 @@
 //! The admin API: HTTP and JSON for managing topics, subscriptions, routes and plugins, and for looking at the
-//! broker's health and metrics. It translates between HTTP and [`Broker`](crate::tasks::Broker), and asks the
+//! broker's health and metrics. It translates between HTTP and [`Broker`], and asks the
 //! policy before every call; it keeps no state of its own but counters. `/v1` needs grants; `/healthz`,
 //! `/readyz`, `/metrics` and `/v1/whoami` need none beyond reaching the listener: loopback, or a valid client
 //! certificate. Publishing and consuming never happen here.
@@ -167,3 +167,6 @@ fn router(app: App) -> Router {
         ))
         .with_state(app)
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,10 +40,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         tracing::error!(%loss, "committed data is gone; the start went on without it, as asked");
     }
     let pems = Pems::load(&config)?;
-    let plugins = Plugins::start(plugin_options(&config)).context("cannot start the plugin service")?;
-    let broker = Broker::start(broker_options(&config), opened, plugins, &bundled::bundled())
-        .await
-        .context("the broker cannot start")?;
+    let plugins =
+        Plugins::start(plugin_options(&config)).context("cannot start the plugin service")?;
+    let broker = Broker::start(
+        broker_options(&config),
+        opened,
+        plugins,
+        &bundled::bundled(),
+    )
+    .await
+    .context("the broker cannot start")?;
     let served = serve(&config, &pems, &broker, &shutdown).await;
     if let Ok(served) = served {
         served.until_stopped().await;
@@ -52,7 +58,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         broker.shutdown().await;
         return served.map(|_| ());
     }
-    if tokio::time::timeout(STOP_GRACE, broker.shutdown()).await.is_err() {
+    if tokio::time::timeout(STOP_GRACE, broker.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("something did not end in time; what was acknowledged is safe all the same");
     }
     tracing::info!("stopped");
@@ -82,7 +91,10 @@ async fn serve(
 ) -> anyhow::Result<Served> {
     let policy = Arc::new(Policy::new(config.policy.grants.clone()));
     let tls = match config.listen.admin_tls {
-        Some(address) => Some((address, admin::tls_config(&pems.cert, &pems.key, &pems.client_ca)?)),
+        Some(address) => Some((
+            address,
+            admin::tls_config(&pems.cert, &pems.key, &pems.client_ca)?,
+        )),
         None => None,
     };
     let listeners = Listeners::bind(config.listen.admin, tls).await?;
@@ -133,15 +145,17 @@ async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
         accept_loss: config.store.accept_loss,
     };
     let opened = tokio::task::spawn_blocking(move || {
-        fs::create_dir_all(&dir)
-            .with_context(|| format!("cannot create {}", dir.display()))?;
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         store::open(&dir, options, Arc::new(RealFileSystem)).map_err(anyhow::Error::from)
     });
     opened.await.context("opening the store was interrupted")?
 }
 
 fn broker_options(config: &Config) -> BrokerOptions {
-    let publishable = config.store.journal_bytes_max.saturating_sub(config.store.journal_reserve_bytes);
+    let publishable = config
+        .store
+        .journal_bytes_max
+        .saturating_sub(config.store.journal_reserve_bytes);
     BrokerOptions {
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
@@ -157,10 +171,15 @@ fn broker_options(config: &Config) -> BrokerOptions {
 
 fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
     let limits = &config.limits;
-    let mut listeners =
-        vec![ListenerOptions { addr: config.listen.quic, client_auth: ClientAuth::Required }];
+    let mut listeners = vec![ListenerOptions {
+        addr: config.listen.quic,
+        client_auth: ClientAuth::Required,
+    }];
     if let Some(addr) = config.listen.anonymous {
-        listeners.push(ListenerOptions { addr, client_auth: ClientAuth::Anonymous });
+        listeners.push(ListenerOptions {
+            addr,
+            client_auth: ClientAuth::Anonymous,
+        });
     }
     NetOptions {
         listeners,
@@ -194,10 +213,18 @@ fn plugin_options(config: &Config) -> PluginOptions {
     };
     let overrides = plugins.overrides.iter().map(|(name, own)| {
         let own = PluginLimits {
-            memory_bytes_max: own.memory_bytes_max.map_or(limits.memory_bytes_max, usize_of),
-            call_base: own.deadline_base_ms.map_or(limits.call_base, Duration::from_millis),
-            call_pair: own.deadline_pair_us.map_or(limits.call_pair, Duration::from_micros),
-            output_bytes_max: own.output_bytes_max.map_or(limits.output_bytes_max, usize_of),
+            memory_bytes_max: own
+                .memory_bytes_max
+                .map_or(limits.memory_bytes_max, usize_of),
+            call_base: own
+                .deadline_base_ms
+                .map_or(limits.call_base, Duration::from_millis),
+            call_pair: own
+                .deadline_pair_us
+                .map_or(limits.call_pair, Duration::from_micros),
+            output_bytes_max: own
+                .output_bytes_max
+                .map_or(limits.output_bytes_max, usize_of),
         };
         (name.to_string(), own)
     });
@@ -228,7 +255,8 @@ fn reset_key(data_dir: &Path) -> anyhow::Result<[u8; 64]> {
     }
     let mut key = [0; 64];
     rand::Rng::fill(&mut rand::rng(), &mut key[..]);
-    let mut file = tempfile::NamedTempFile::new_in(data_dir).context("cannot write the data directory")?;
+    let mut file =
+        tempfile::NamedTempFile::new_in(data_dir).context("cannot write the data directory")?;
     std::io::Write::write_all(&mut file, &key).context("cannot write reset.key")?;
     file.persist(&path).context("cannot write reset.key")?;
     Ok(key)
@@ -259,9 +287,12 @@ impl Pems {
     }
 
     fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {
-        let read = |path: &Path| {
-            fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        Ok(Self { cert: read(cert)?, key: read(key)?, client_ca: read(client_ca)? })
+        let read =
+            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        Ok(Self {
+            cert: read(cert)?,
+            key: read(key)?,
+            client_ca: read(client_ca)?,
+        })
     }
 }

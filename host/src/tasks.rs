@@ -33,8 +33,8 @@ pub use dead_letters::{
 };
 pub use delivery::{Consumer, Delivery};
 pub use error::BrokerError;
-pub use publish::{PublishOutcome, PublishReply, PublishRequest, Publisher};
 pub use note::NoteError;
+pub use publish::{PublishOutcome, PublishReply, PublishRequest, Publisher};
 pub use recovery::RecoveryError;
 pub use state::StateError;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
@@ -48,8 +48,17 @@ pub(super) async fn observe(
     metrics.count_request(status);
     if let Some(problem) = response.extensions().get::<Problem>() {
         let principal = who.as_ref().map_or("unknown", Principal::as_str);
-        let Problem { code, message, .. } = problem;
-        tracing::info!(principal, %method, path, status, code, message, "admin request refused");
+        let Problem {
+            code,
+            message: reason,
+            ..
+        } = problem;
+        // Looking for what is not there is how callers find out, not a fault.
+        if status == 404 && method == Method::GET {
+            tracing::debug!(principal, %method, path, status, code, reason, "not found");
+        } else {
+            tracing::info!(principal, %method, path, status, code, reason, "admin request refused");
+        }
     }
     response
 }

@@ -34,6 +34,14 @@ pub(super) enum ApiError {
         /// What the system says.
         source: io::Error,
     },
+    /// One side does not accept the other's certificate.
+    #[error("the TLS handshake with {url} failed; check --ca, --cert and --cert-key")]
+    Tls {
+        /// Where.
+        url: String,
+        /// Whose objection, and which.
+        source: io::Error,
+    },
     /// The broker said no.
     #[error("{}", .0.message)]
     Refused(Problem),
@@ -192,6 +200,10 @@ pub(super) fn segment(text: &str) -> String {
 fn unreachable_or_failed(url: &str, error: ureq::Error) -> ApiError {
     let url = url.to_owned();
     match error {
+        // How rustls reports what it objects to, and the alerts of the other side.
+        ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+            ApiError::Tls { url, source }
+        }
         ureq::Error::Io(source) => ApiError::Unreachable { url, source },
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => ApiError::Unreachable {
             url,

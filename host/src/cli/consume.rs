@@ -137,9 +137,10 @@ fn create_if_missing(args: &Args) -> anyhow::Result<()> {
         ..subscription::plain_spec(name.clone(), args.topic.clone())
     };
     match api.post::<SubscriptionInfo>("/v1/subscriptions", &spec) {
+        Ok(_) => eprintln!("created subscription {name}"),
         // Somebody else was faster.
-        Err(error) if error.is_already_there() => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(eprintln!("created subscription {name}")),
+        Err(error) if error.is_already_there() => {}
+        Err(error) => return Err(error.into()),
     }
+    Ok(())
 }

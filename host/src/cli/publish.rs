@@ -93,10 +93,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         result.with_context(|| format!("{} events were published before this", outcome.events))?;
     output::either(args.json, outcome, summary)?;
     if outcome.unkept > 0 {
-        eprintln!(
-            "note: {} of them nobody keeps; no subscription selects {}",
-            outcome.unkept, outcome.topic
-        );
+        let Outcome {
+            unkept,
+            events,
+            topic,
+            ..
+        } = outcome;
+        eprintln!("note: nobody keeps {unkept} of {events}: no subscription selected {topic}");
     }
     Ok(if interrupted {
         ExitCode::from(INTERRUPTED)

@@ -82,7 +82,7 @@ fn number_grouped(value: &Value) -> String {
     }
     let mut out = String::new();
     for (index, digit) in text.chars().enumerate() {
-        if index > 0 && (text.len() - index) % 3 == 0 {
+        if index > 0 && (text.len() - index).is_multiple_of(3) {
             out.push('_');
         }
         out.push(digit);

@@ -89,14 +89,20 @@ impl Block {
                 Some(kept) => kept.get(ordinal).copied(),
                 None => u32::try_from(ordinal).ok(),
             };
-            let index = index.ok_or(BlockError::Count { found: ordinal + 1, expected })?;
+            let index = index.ok_or(BlockError::Count {
+                found: ordinal + 1,
+                expected,
+            })?;
             events.push((index, self.entries.slice(start..end)));
             at = end;
         }
         if events.len() == expected {
             Ok(events)
         } else {
-            Err(BlockError::Count { found: events.len(), expected })
+            Err(BlockError::Count {
+                found: events.len(),
+                expected,
+            })
         }
     }
 
@@ -105,7 +111,10 @@ impl Block {
     /// # Errors
     ///
     /// The entries are damaged.
-    pub fn thinned(&self, mut keep: impl FnMut(Position) -> bool) -> Result<Option<Block>, BlockError> {
+    pub fn thinned(
+        &self,
+        mut keep: impl FnMut(Position) -> bool,
+    ) -> Result<Option<Block>, BlockError> {
         let mut entries = BytesMut::new();
         let mut kept = Vec::new();
         for (index, event) in self.events()? {
@@ -239,7 +248,10 @@ mod tests {
     fn damage_is_an_error_at_every_byte_of_every_head() {
         let whole = block(&[b"abc", b"defg"]);
         for cut in 0..whole.entries.len() {
-            let cut = Block { entries: whole.entries.slice(..cut), ..whole.clone() };
+            let cut = Block {
+                entries: whole.entries.slice(..cut),
+                ..whole.clone()
+            };
             assert!(cut.events().is_err());
         }
     }

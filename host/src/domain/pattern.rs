@@ -49,7 +49,9 @@ pub enum NameError {
     #[error("`{0}` has `>` before its end; `>` stands for the rest and must be the last token")]
     RestNotLast(String),
     /// A wildcard inside a token.
-    #[error("`{0}` mixes a wildcard with other characters; `*` and `>` each stand for whole tokens")]
+    #[error(
+        "`{0}` mixes a wildcard with other characters; `*` and `>` each stand for whole tokens"
+    )]
     MixedToken(String),
 }
 
@@ -284,8 +286,14 @@ mod tests {
         assert_eq!(topic(""), NameError::Empty);
         assert_eq!(topic("a..b"), NameError::EmptyToken("a..b".into()));
         assert_eq!(topic("a.*"), NameError::Wildcard("a.*".into()));
-        assert!(matches!(topic("a b"), NameError::Character { character: ' ', .. }));
-        assert!(matches!(topic(&"a".repeat(256)), NameError::TooLong { length: 256, .. }));
+        assert!(matches!(
+            topic("a b"),
+            NameError::Character { character: ' ', .. }
+        ));
+        assert!(matches!(
+            topic(&"a".repeat(256)),
+            NameError::TooLong { length: 256, .. }
+        ));
         assert_eq!(pattern("a.>.b"), NameError::RestNotLast("a.>.b".into()));
         assert_eq!(pattern("a*.b"), NameError::MixedToken("a*.b".into()));
     }

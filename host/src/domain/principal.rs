@@ -164,7 +164,11 @@ mod tests {
     fn patterns_never_cross_kinds() {
         let check = |pattern: &str, principal: &Principal, expected: bool| {
             let pattern: PrincipalPattern = pattern.parse().expect("valid pattern");
-            assert_eq!(pattern.matches(principal), expected, "{pattern} on {principal}");
+            assert_eq!(
+                pattern.matches(principal),
+                expected,
+                "{pattern} on {principal}"
+            );
         };
         let spiffe = Principal::uri("spiffe://plant/press-4");
         check("*", &spiffe, true);
@@ -172,7 +176,11 @@ mod tests {
         check("uri:spiffe://plant/*-4", &spiffe, true);
         check("uri:spiffe://plant/*-5", &spiffe, false);
         check("cn:*", &spiffe, false);
-        check("uri:*", &Principal::common_name("uri:spiffe://plant/press-4"), false);
+        check(
+            "uri:*",
+            &Principal::common_name("uri:spiffe://plant/press-4"),
+            false,
+        );
         check("*", &Principal::anonymous(), false);
         check("anonymous", &Principal::anonymous(), true);
         check("*", &Principal::local(), false);

@@ -199,7 +199,9 @@ mod tests {
     #[test]
     fn backoff_repeats_its_last_step() {
         let policy = DeliveryPolicy::default();
-        let steps: Vec<u64> = (1..=5).map(|attempt| policy.backoff_after(attempt)).collect();
+        let steps: Vec<u64> = (1..=5)
+            .map(|attempt| policy.backoff_after(attempt))
+            .collect();
         assert_eq!(steps, [1_000, 5_000, 30_000, 30_000, 30_000]);
     }
 

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
-use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -146,7 +146,9 @@ fn bind(
 }
 
 fn endpoint_config(reset_key: Option<&[u8; 64]>) -> EndpointConfig {
-    let Some(key) = reset_key else { return EndpointConfig::default() };
+    let Some(key) = reset_key else {
+        return EndpointConfig::default();
+    };
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)));
     // Ids are checked against their key before a reset is sent, so that key must be the same one, too.
     let id_key = u64::from_be_bytes(std::array::from_fn(|index| key[index]));

@@ -81,7 +81,10 @@ impl NetStats {
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
             // Writing into a string cannot fail.
-            let _ = writeln!(text, "# HELP tidegate_{name} {help}.\n# TYPE tidegate_{name} {kind}");
+            let _ = writeln!(
+                text,
+                "# HELP tidegate_{name} {help}.\n# TYPE tidegate_{name} {kind}"
+            );
             let suffix = if kind == "counter" { "_total" } else { "" };
             for (labels, value) in samples {
                 let _ = writeln!(text, "tidegate_{name}{suffix}{labels} {value}");
@@ -90,19 +93,70 @@ impl NetStats {
         let mut plain = |name: &str, kind: &str, help: &str, value: u64| {
             family(name, kind, help, &[(String::new(), value)]);
         };
-        plain("connections_open", "gauge", "Open QUIC connections", counts.connections_open);
-        plain("handshakes_open", "gauge", "QUIC handshakes under way", counts.handshakes_open);
-        plain("connections", "counter", "QUIC connections that finished their handshake", counts.connections_total);
-        plain("connections_refused", "counter", "QUIC connections turned away by a limit", counts.connections_refused);
-        plain("handshake_failures", "counter", "QUIC handshakes that failed", counts.handshake_failures);
-        plain("publish_streams_open", "gauge", "Publish streams being served", counts.publish_streams_open);
-        plain("subscribe_streams_open", "gauge", "Consumers attached", counts.subscribe_streams_open);
-        plain("network_received_bytes", "counter", "Bytes read from QUIC streams", counts.bytes_in);
-        plain("network_sent_bytes", "counter", "Bytes written to QUIC streams", counts.bytes_out);
+        plain(
+            "connections_open",
+            "gauge",
+            "Open QUIC connections",
+            counts.connections_open,
+        );
+        plain(
+            "handshakes_open",
+            "gauge",
+            "QUIC handshakes under way",
+            counts.handshakes_open,
+        );
+        plain(
+            "connections",
+            "counter",
+            "QUIC connections that finished their handshake",
+            counts.connections_total,
+        );
+        plain(
+            "connections_refused",
+            "counter",
+            "QUIC connections turned away by a limit",
+            counts.connections_refused,
+        );
+        plain(
+            "handshake_failures",
+            "counter",
+            "QUIC handshakes that failed",
+            counts.handshake_failures,
+        );
+        plain(
+            "publish_streams_open",
+            "gauge",
+            "Publish streams being served",
+            counts.publish_streams_open,
+        );
+        plain(
+            "subscribe_streams_open",
+            "gauge",
+            "Consumers attached",
+            counts.subscribe_streams_open,
+        );
+        plain(
+            "network_received_bytes",
+            "counter",
+            "Bytes read from QUIC streams",
+            counts.bytes_in,
+        );
+        plain(
+            "network_sent_bytes",
+            "counter",
+            "Bytes written to QUIC streams",
+            counts.bytes_out,
+        );
         let refusals = counts.refusals.iter();
-        let refusals: Vec<(String, u64)> =
-            refusals.map(|(code, count)| (format!("{{code=\"{code}\"}}"), *count)).collect();
-        family("refusals", "counter", "Requests refused with a typed error", &refusals);
+        let refusals: Vec<(String, u64)> = refusals
+            .map(|(code, count)| (format!("{{code=\"{code}\"}}"), *count))
+            .collect();
+        family(
+            "refusals",
+            "counter",
+            "Requests refused with a typed error",
+            &refusals,
+        );
         text
     }
 

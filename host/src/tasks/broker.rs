@@ -137,13 +137,25 @@ impl Broker {
         let inbox = Inbox::new();
         let metrics = Arc::new(Metrics::new());
         let shared = Arc::new(RwLock::new(recovered.catalog.clone()));
-        let log = Log::new(opened.reader.clone(), options.tail_bytes, recovered.next_position);
+        let log = Log::new(
+            opened.reader.clone(),
+            options.tail_bytes,
+            recovered.next_position,
+        );
         let (dead_letters, given_up) = mpsc::unbounded_channel();
         let ack_waker = {
             let inbox = inbox.clone();
             Box::new(move || inbox.acks_wait())
         };
         let hub = Hub::new(clock, recovered.next_position, ack_waker, dead_letters);
+        // Before anything runs that could checkpoint: what no subscription in the hub asks for is let go.
+        for (cell, routed) in &recovered.cells {
+            if *routed {
+                // The router starts at the end of what was replayed, which is what these have seen.
+                let _ = hub.join_router(cell, recovered.next_position);
+            }
+            hub.insert(cell.clone());
+        }
         let sessions = Sessions::new(recovered.producers);
         let fault = Arc::new(OnceLock::new());
         let checkpoint_due = Arc::new(Notify::new());
@@ -198,7 +210,11 @@ impl Broker {
             catalog: shared.clone(),
             shutdown: shutdown.clone(),
         });
-        let supervisor = Arc::new(Supervisor { parts: parts.clone(), lanes, plugins });
+        let supervisor = Arc::new(Supervisor {
+            parts: parts.clone(),
+            lanes,
+            plugins,
+        });
         let tasks = TaskTracker::new();
         let broker = Self(Arc::new(Inner {
             parts: parts.clone(),
@@ -212,18 +228,16 @@ impl Broker {
             threads: Mutex::new(threads),
         }));
         broker.load_plugins(bundled).await?;
-        for (cell, routed) in recovered.cells {
-            if routed {
-                // The router starts at the end of what was replayed, which is what these have seen.
-                let _ = hub.join_router(&cell, recovered.next_position);
-            }
-            hub.insert(cell.clone());
+        for (cell, _) in recovered.cells {
             hub.arm_after_recovery(&cell);
             supervisor.start(cell);
         }
         let names = move |id: TopicId| {
             let catalog = shared.read().unwrap_or_else(PoisonError::into_inner);
-            catalog.topics_by_id.get(&id).map(|topic| topic.spec.name.clone())
+            catalog
+                .topics_by_id
+                .get(&id)
+                .map(|topic| topic.spec.name.clone())
         };
         tasks.spawn(supervisor.run(creations));
         tasks.spawn(hub.clone().run_router(log, names, shutdown.clone()));
@@ -236,7 +250,10 @@ impl Broker {
     // Loads what the catalog has, and records bundled plugins that it has not.
     async fn load_plugins(&self, bundled: &[BundledPlugin]) -> Result<(), StartError> {
         for plugin in bundled {
-            let fail = |why: String| StartError::Bundled { name: plugin.name, why };
+            let fail = |why: String| StartError::Bundled {
+                name: plugin.name,
+                why,
+            };
             self.add_plugin(plugin.name, Bytes::from_static(plugin.bytes), true)
                 .await
                 .map_err(|error| fail(error.to_string()))?;
@@ -319,7 +336,8 @@ impl Broker {
     ///
     /// There is none, or a route appends to it.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<(), BrokerError> {
-        self.ask(|reply| Control::DeleteTopic(name.clone(), reply)).await
+        self.ask(|reply| Control::DeleteTopic(name.clone(), reply))
+            .await
     }
 
     /// All topics, by name.
@@ -342,8 +360,10 @@ impl Broker {
 
     fn topic_info(&self, topic: &super::catalog::Topic) -> TopicInfo {
         let selecting = self.0.parts.hub.selecting(&topic.spec.name);
-        let mut subscriptions: Vec<String> =
-            selecting.iter().map(|cell| cell.spec.name.to_string()).collect();
+        let mut subscriptions: Vec<String> = selecting
+            .iter()
+            .map(|cell| cell.spec.name.to_string())
+            .collect();
         subscriptions.sort_unstable();
         TopicInfo {
             spec: topic.spec.clone(),
@@ -372,7 +392,8 @@ impl Broker {
         }
         spec.created = self.0.parts.hub.clock.now();
         let name = spec.name.clone();
-        self.ask(|reply| Control::CreateSubscription(spec, reply)).await?;
+        self.ask(|reply| Control::CreateSubscription(spec, reply))
+            .await?;
         self.subscription(name.as_str())
     }
 
@@ -389,9 +410,12 @@ impl Broker {
             )));
         }
         let plugins = &self.0.supervisor.plugins;
-        plugins.check(&plugin.digest, world, &used.config).await.map_err(|error| {
-            BrokerError::Invalid(format!("plugin `{}`: {}", used.plugin, chain(&error)))
-        })?;
+        plugins
+            .check(&plugin.digest, world, &used.config)
+            .await
+            .map_err(|error| {
+                BrokerError::Invalid(format!("plugin `{}`: {}", used.plugin, chain(&error)))
+            })?;
         used.digest = Some(plugin.digest);
         Ok(())
     }
@@ -403,7 +427,8 @@ impl Broker {
     /// There is none of that name, or the store refuses writes.
     pub async fn delete_subscription(&self, name: &str) -> Result<(), BrokerError> {
         let cell = self.cell(name)?;
-        self.ask(|reply| Control::DeleteSubscription(cell.id, reply)).await?;
+        self.ask(|reply| Control::DeleteSubscription(cell.id, reply))
+            .await?;
         self.0.supervisor.lanes.stop(&cell);
         Ok(())
     }
@@ -425,7 +450,10 @@ impl Broker {
     #[must_use]
     pub fn subscriptions(&self) -> Vec<SubscriptionInfo> {
         let cells = self.0.parts.hub.all();
-        cells.iter().map(|cell| self.subscription_info(cell)).collect()
+        cells
+            .iter()
+            .map(|cell| self.subscription_info(cell))
+            .collect()
     }
 
     /// One subscription or route.
@@ -453,7 +481,9 @@ impl Broker {
                 oldest_unacked_ms: 0,
                 consumers: cell.consumers.load(std::sync::atomic::Ordering::Relaxed),
                 redelivered: state.redelivered(),
-                dead_lettered: cell.dead_lettered.load(std::sync::atomic::Ordering::Relaxed),
+                dead_lettered: cell
+                    .dead_lettered
+                    .load(std::sync::atomic::Ordering::Relaxed),
                 paused: state.paused().map(str::to_owned),
             };
             (info, state.oldest_pending())
@@ -461,7 +491,10 @@ impl Broker {
         let oldest_unacked_ms = oldest
             .and_then(|position| self.appended_at(cell, position))
             .map_or(0, |at| self.0.parts.hub.clock.now().0.saturating_sub(at.0));
-        SubscriptionInfo { oldest_unacked_ms, ..info }
+        SubscriptionInfo {
+            oldest_unacked_ms,
+            ..info
+        }
     }
 
     // When the event at `position` was appended. Asked again and again for the same one, so remembered.
@@ -485,9 +518,15 @@ impl Broker {
     ///
     /// The bytes are not a plugin; the message says what is missing or too much.
     pub async fn upload_plugin(&self, name: &str, bytes: Bytes) -> Result<PluginInfo, BrokerError> {
-        let taken = self.plugins().into_iter().any(|plugin| plugin.bundled && plugin.name == name);
+        let taken = self
+            .plugins()
+            .into_iter()
+            .any(|plugin| plugin.bundled && plugin.name == name);
         if taken {
-            return Err(BrokerError::Exists { kind: "bundled plugin", name: name.to_owned() });
+            return Err(BrokerError::Exists {
+                kind: "bundled plugin",
+                name: name.to_owned(),
+            });
         }
         self.add_plugin(name, bytes, false).await
     }
@@ -509,10 +548,15 @@ impl Broker {
         let loaded = self.0.supervisor.plugins.load(bytes.clone()).await;
         let loaded = loaded.map_err(|error| BrokerError::Invalid(chain(&error)))?;
         let files = self.0.files.clone();
-        let written = tokio::task::spawn_blocking(move || files.write(&loaded.digest, &bytes)).await;
+        let written =
+            tokio::task::spawn_blocking(move || files.write(&loaded.digest, &bytes)).await;
         match written {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(BrokerError::Internal(format!("the plugin cannot be kept: {error}"))),
+            Ok(Err(error)) => {
+                return Err(BrokerError::Internal(format!(
+                    "the plugin cannot be kept: {error}"
+                )));
+            }
             Err(error) => return Err(BrokerError::Internal(error.to_string())),
         }
         let plugin = PluginInfo {
@@ -544,7 +588,8 @@ impl Broker {
         if versions.is_empty() {
             return Err(BrokerError::NoPlugin(name.to_owned()));
         }
-        self.ask(|reply| Control::DeletePlugin(versions, reply)).await
+        self.ask(|reply| Control::DeletePlugin(versions, reply))
+            .await
     }
 
     /// All plugins, bundled ones first, by name and version.
@@ -558,7 +603,10 @@ impl Broker {
     /// How the broker fares.
     #[must_use]
     pub fn health(&self) -> Health {
-        Health { ready: !self.0.shutdown.is_cancelled(), store_fault: self.0.fault.get().cloned() }
+        Health {
+            ready: !self.0.shutdown.is_cancelled(),
+            store_fault: self.0.fault.get().cloned(),
+        }
     }
 
     /// Metrics in the Prometheus text format.
@@ -566,7 +614,10 @@ impl Broker {
     pub fn metrics_text(&self) -> String {
         let mut families = gauges::of_subscriptions(&self.subscriptions());
         families.extend(gauges::of_plugins(&self.0.supervisor.plugins.stats()));
-        families.extend(gauges::of_store(&self.0.reader.usage(), self.0.fault.get().is_some()));
+        families.extend(gauges::of_store(
+            &self.0.reader.usage(),
+            self.0.fault.get().is_some(),
+        ));
         self.0.parts.metrics.render(&families)
     }
 
@@ -577,7 +628,8 @@ impl Broker {
         inner.parts.inbox.close_publishes();
         inner.shutdown.cancel();
         inner.parts.inbox.close();
-        let threads = std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 let name = thread.thread().name().unwrap_or_default().to_owned();
@@ -596,7 +648,11 @@ impl Broker {
     }
 
     fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
-        self.0.parts.catalog.read().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .parts
+            .catalog
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask<T>(
@@ -633,7 +689,9 @@ fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
         return Err("name at least one topic pattern, such as `orders.>`".into());
     }
     if spec.filters.len() > FILTERS_MAX || spec.transforms.len() > TRANSFORMS_MAX {
-        return Err(format!("at most {FILTERS_MAX} filters and {TRANSFORMS_MAX} transforms"));
+        return Err(format!(
+            "at most {FILTERS_MAX} filters and {TRANSFORMS_MAX} transforms"
+        ));
     }
     if delivery.ack_deadline_ms == 0 {
         return Err("`ack_deadline_ms` must be at least 1".into());
@@ -642,7 +700,11 @@ fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
         return Err("`in_flight_events_max` must be at least 1".into());
     }
     let dead_letter = spec.dead_letter_topic();
-    if spec.topics.iter().any(|pattern| pattern.as_str() == dead_letter.as_str()) {
+    if spec
+        .topics
+        .iter()
+        .any(|pattern| pattern.as_str() == dead_letter.as_str())
+    {
         return Err(format!(
             "its own dead-letter topic `{dead_letter}` is among its topics; use another subscription for it"
         ));

@@ -77,7 +77,11 @@ pub(super) struct Topic {
 
 impl Topic {
     pub(super) fn new(id: TopicId, spec: TopicSpec, next_sequence: Sequence) -> Self {
-        Self { id, spec, next_sequence: AtomicU64::new(next_sequence.0) }
+        Self {
+            id,
+            spec,
+            next_sequence: AtomicU64::new(next_sequence.0),
+        }
     }
 
     pub(super) fn next_sequence(&self) -> Sequence {
@@ -222,7 +226,10 @@ mod tests {
         catalog.apply(&create);
         catalog.topics_by_id[&TopicId(1)].advance_to(Sequence(5));
         catalog.apply(&create);
-        assert_eq!(catalog.topics_by_id[&TopicId(1)].next_sequence(), Sequence(5));
+        assert_eq!(
+            catalog.topics_by_id[&TopicId(1)].next_sequence(),
+            Sequence(5)
+        );
         catalog.apply(&Change::DeleteTopic(TopicId(1)));
         assert_eq!(catalog.next_topic_id(), TopicId(2));
     }

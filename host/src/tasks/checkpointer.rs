@@ -89,12 +89,17 @@ impl Checkpointer {
 
     fn checkpoint(&mut self) -> Result<(), Failed> {
         let inbox = self.inbox.clone();
-        let mark = self.runtime.block_on(inbox.ask(Control::Mark)).map_err(Failed::Mark)?;
+        let mark = self
+            .runtime
+            .block_on(inbox.ask(Control::Mark))
+            .map_err(Failed::Mark)?;
         self.wait_for_router(mark.end)?;
         let blocks = self.checkpoints.journal_blocks(mark.group);
         let (needed, pairs) = self.survey(&mark, &blocks);
         let reader = self.reader.clone();
-        let kept = blocks.iter().filter_map(|meta| needed.keep(&reader, meta).transpose());
+        let kept = blocks
+            .iter()
+            .filter_map(|meta| needed.keep(&reader, meta).transpose());
         let info = self
             .checkpoints
             .write_generation(mark.group, kept, pairs.into_iter())
@@ -119,7 +124,11 @@ impl Checkpointer {
 
     // The state of all subscriptions, and which events of `blocks` some of them still need. Each is looked at once, under its
     // lock, so that what its snapshot says is pending is what is kept for it.
-    fn survey(&self, mark: &Mark, blocks: &[BlockMeta]) -> (Needed, Vec<(bytes::Bytes, bytes::Bytes)>) {
+    fn survey(
+        &self,
+        mark: &Mark,
+        blocks: &[BlockMeta],
+    ) -> (Needed, Vec<(bytes::Bytes, bytes::Bytes)>) {
         let routed_through = self.hub.settle();
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
@@ -222,8 +231,15 @@ impl Needed {
         if !late && pending == 0 {
             return Ok(None);
         }
+        // The journal holds it until this checkpoint is done; going on without it would lose it.
         let Some(block) = reader.block_at(meta.first_position)? else {
-            return Ok(None);
+            return Err(ReadError::Damaged {
+                path: PathBuf::from("journal"),
+                what: format!(
+                    "no block at position {}, which somebody needs,",
+                    meta.first_position
+                ),
+            });
         };
         if pending == u64::from(meta.count) {
             return Ok(Some((*block).clone()));

@@ -17,7 +17,10 @@ impl Clock {
         let wall = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or(Duration::ZERO);
-        Self { started: Instant::now(), wall: Millis(wall.as_millis() as u64) }
+        Self {
+            started: Instant::now(),
+            wall: Millis(wall.as_millis() as u64),
+        }
     }
 
     pub(super) fn now(&self) -> Millis {

@@ -122,7 +122,8 @@ impl Committer {
                 !self.parts.journal.is_full(),
                 GROUP_BYTES_MAX,
                 ACK_DELAY,
-                self.unsynced_since.map(|since| since + self.parts.settings.interval),
+                self.unsynced_since
+                    .map(|since| since + self.parts.settings.interval),
             );
             let closing = taken.closing;
             if let Err(error) = self.commit(taken) {
@@ -164,7 +165,10 @@ impl Committer {
         }
         for (subscription, ranges) in self.parts.hub.take_acks() {
             let ranges = note::pack(ranges);
-            group.notes.push(Note::Acks { subscription, ranges });
+            group.notes.push(Note::Acks {
+                subscription,
+                ranges,
+            });
         }
         group.finish_blocks();
         let written = self.write(&group);
@@ -225,7 +229,9 @@ impl Committer {
         }
         if !group.blocks.is_empty() {
             self.parts.journal.make_readable();
-            self.parts.log.append(std::mem::take(&mut group.blocks), group.next_position);
+            self.parts
+                .log
+                .append(std::mem::take(&mut group.blocks), group.next_position);
         }
         for (replies, reply) in group.replies {
             // The stream may be gone; the events are there all the same.
@@ -241,7 +247,11 @@ impl Committer {
             return;
         }
         {
-            let mut shared = self.parts.shared.write().unwrap_or_else(PoisonError::into_inner);
+            let mut shared = self
+                .parts
+                .shared
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             // The topic itself is shared with the master, so that one sequence counter serves both.
             for change in changes {
                 match change {
@@ -307,7 +317,11 @@ impl Committer {
 
     fn publish(&mut self, item: PublishItem, group: &mut Group) {
         let result = self.append_batch(&item, group);
-        let reply = PublishReply { correlation: item.correlation, bytes: item.bytes, result };
+        let reply = PublishReply {
+            correlation: item.correlation,
+            bytes: item.bytes,
+            result,
+        };
         group.replies.push((item.replies, reply));
     }
 
@@ -338,7 +352,12 @@ impl Committer {
                     });
                 }
                 Verdict::Duplicate { first_sequence } => {
-                    return Ok(PublishOutcome { first_sequence, count, duplicate: true, unkept: false });
+                    return Ok(PublishOutcome {
+                        first_sequence,
+                        count,
+                        duplicate: true,
+                        unkept: false,
+                    });
                 }
             }
         }
@@ -364,7 +383,12 @@ impl Committer {
                 resolved_through: item.resolved_through,
             });
         }
-        Ok(PublishOutcome { first_sequence, count, duplicate: false, unkept })
+        Ok(PublishOutcome {
+            first_sequence,
+            count,
+            duplicate: false,
+            unkept,
+        })
     }
 
     fn topic_for_publish(
@@ -395,7 +419,10 @@ impl Committer {
         match control {
             Control::CreateTopic(spec, reply) => {
                 let result = if self.parts.catalog.topics.contains_key(&spec.name) {
-                    Err(BrokerError::Exists { kind: "topic", name: spec.name.to_string() })
+                    Err(BrokerError::Exists {
+                        kind: "topic",
+                        name: spec.name.to_string(),
+                    })
                 } else {
                     self.create_topic(spec, group);
                     Ok(())
@@ -448,7 +475,13 @@ impl Committer {
 
     fn create_topic(&mut self, spec: TopicSpec, group: &mut Group) -> Arc<Topic> {
         let id = self.parts.catalog.next_topic_id();
-        self.change(Change::CreateTopic { id, spec: Json(spec) }, group);
+        self.change(
+            Change::CreateTopic {
+                id,
+                spec: Json(spec),
+            },
+            group,
+        );
         self.parts.catalog.topics_by_id[&id].clone()
     }
 
@@ -457,7 +490,12 @@ impl Committer {
             return Err(BrokerError::NoTopic(name.clone()));
         };
         let id = topic.id;
-        let mut specs = self.parts.catalog.subscriptions.values().map(|(spec, _)| spec);
+        let mut specs = self
+            .parts
+            .catalog
+            .subscriptions
+            .values()
+            .map(|(spec, _)| spec);
         if let Some(user) = specs.find(|spec| spec.outputs.values().any(|output| output == name)) {
             return Err(BrokerError::InUse {
                 what: format!("topic `{name}`"),
@@ -475,8 +513,15 @@ impl Committer {
     ) -> Result<SubscriptionId, BrokerError> {
         let mut specs = self.parts.catalog.subscriptions.values();
         if let Some((existing, _)) = specs.find(|(existing, _)| existing.name == spec.name) {
-            let kind = if existing.is_route() { "route" } else { "subscription" };
-            return Err(BrokerError::Exists { kind, name: spec.name.to_string() });
+            let kind = if existing.is_route() {
+                "route"
+            } else {
+                "subscription"
+            };
+            return Err(BrokerError::Exists {
+                kind,
+                name: spec.name.to_string(),
+            });
         }
         let id = self.parts.catalog.next_subscription_id();
         let start = match spec.start {
@@ -487,12 +532,25 @@ impl Committer {
             }
             StartAt::Earliest => Position(1),
         };
-        self.change(Change::CreateSubscription { id, spec: Json(spec), start }, group);
+        self.change(
+            Change::CreateSubscription {
+                id,
+                spec: Json(spec),
+                start,
+            },
+            group,
+        );
         Ok(id)
     }
 
     fn add_plugin(&mut self, mut plugin: PluginInfo, group: &mut Group) -> PluginInfo {
-        let versions = || self.parts.catalog.plugins.values().filter(|other| other.name == plugin.name);
+        let versions = || {
+            self.parts
+                .catalog
+                .plugins
+                .values()
+                .filter(|other| other.name == plugin.name)
+        };
         if let Some(same) = versions().find(|other| other.digest == plugin.digest) {
             return same.clone();
         }
@@ -507,17 +565,27 @@ impl Committer {
         group: &mut Group,
     ) -> Result<(), BrokerError> {
         for key in &versions {
-            let Some(plugin) = self.parts.catalog.plugins.get(key) else { continue };
+            let Some(plugin) = self.parts.catalog.plugins.get(key) else {
+                continue;
+            };
             let shown = format!("plugin `{}@{}`", plugin.name, plugin.version);
             if plugin.bundled {
-                return Err(BrokerError::Invalid(format!("{shown} comes with the broker and stays")));
+                return Err(BrokerError::Invalid(format!(
+                    "{shown} comes with the broker and stays"
+                )));
             }
             let digest = Some(plugin.digest);
             let user = self.parts.catalog.subscriptions.values().find(|(spec, _)| {
-                spec.filters.iter().chain(&spec.transforms).any(|used| used.digest == digest)
+                spec.filters
+                    .iter()
+                    .chain(&spec.transforms)
+                    .any(|used| used.digest == digest)
             });
             if let Some((spec, _)) = user {
-                return Err(BrokerError::InUse { what: shown, by: spec.name.clone() });
+                return Err(BrokerError::InUse {
+                    what: shown,
+                    by: spec.name.clone(),
+                });
             }
         }
         for (name, version) in versions {
@@ -536,7 +604,9 @@ impl Committer {
 
     fn release_held(&mut self, group: &mut Group) {
         while self.parts.journal.used_bytes() < self.parts.settings.journal_bytes_max {
-            let Some(outputs) = self.held.pop_front() else { return };
+            let Some(outputs) = self.held.pop_front() else {
+                return;
+            };
             self.append_outputs(outputs, group);
             // One group must not overshoot the limit by all that is held.
             if group.bytes > GROUP_BYTES_MAX as u64 {
@@ -548,7 +618,12 @@ impl Committer {
 
     fn append_outputs(&mut self, outputs: Outputs, group: &mut Group) {
         // A subscription that was deleted meanwhile has nothing to say any more.
-        if self.parts.catalog.subscriptions.contains_key(&outputs.subscription) {
+        if self
+            .parts
+            .catalog
+            .subscriptions
+            .contains_key(&outputs.subscription)
+        {
             for (name, event) in &outputs.events {
                 let topic = match self.parts.catalog.topics.get(name) {
                     Some(topic) => topic.clone(),
@@ -614,7 +689,10 @@ impl Group {
 
     fn fail(self, error: &BrokerError) {
         for (replies, reply) in self.replies {
-            let _ = replies.send(PublishReply { result: Err(error.clone()), ..reply });
+            let _ = replies.send(PublishReply {
+                result: Err(error.clone()),
+                ..reply
+            });
         }
         for outputs in self.outputs {
             let _ = outputs.done.send(Err(error.clone()));
@@ -642,7 +720,10 @@ impl OpenTopic {
 
 /// A topic that comes into being because something is appended to it.
 fn implicit_topic(name: &TopicName) -> TopicSpec {
-    TopicSpec { name: name.clone(), durability: Durability::Sync }
+    TopicSpec {
+        name: name.clone(),
+        durability: Durability::Sync,
+    }
 }
 
 // After a fault: answers whatever comes, until the inbox is closed.

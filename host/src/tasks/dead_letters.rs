@@ -83,11 +83,19 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool
         push_range(&mut acks, item.position..=item.position);
     }
     let count = events.len() as u64;
-    let outputs = |done| Control::Outputs(Outputs { subscription: cell.id, acks, events, done });
+    let outputs = |done| {
+        Control::Outputs(Outputs {
+            subscription: cell.id,
+            acks,
+            events,
+            done,
+        })
+    };
     match parts.inbox.ask(outputs).await {
         Ok(()) => {
             parts.metrics.dead_lettered(count);
-            cell.dead_lettered.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+            cell.dead_lettered
+                .fetch_add(count, std::sync::atomic::Ordering::Relaxed);
             true
         }
         Err(error) => {
@@ -116,13 +124,21 @@ fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp
         (SEQUENCE_HEADER, block.sequence(index).to_string()),
         (ATTEMPTS_HEADER, item.attempts.to_string()),
     ];
-    event.headers.retain(|header| !said.iter().any(|(name, _)| *name == header.name));
-    event.headers.extend(said.map(|(name, value)| Header { name: name.to_owned(), value }));
+    event
+        .headers
+        .retain(|header| !said.iter().any(|(name, _)| *name == header.name));
+    event.headers.extend(said.map(|(name, value)| Header {
+        name: name.to_owned(),
+        value,
+    }));
     hops::set(&mut event, hops + 1);
     Some(event.encode_to_vec().into())
 }
 
 fn topic_name(parts: &DeliveryParts, block: &Block) -> Option<TopicName> {
-    let catalog = parts.catalog.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let catalog = parts
+        .catalog
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     Some(catalog.topics_by_id.get(&block.topic)?.spec.name.clone())
 }

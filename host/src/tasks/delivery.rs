@@ -66,7 +66,12 @@ impl Taker {
     ) -> Result<Vec<Leased>, BrokerError> {
         loop {
             let leases = self.lease(events_max.min(LEASE_EVENTS_MAX)).await?;
-            let mut held = Held { taker: self, leases, read: 0, kept: 0 };
+            let mut held = Held {
+                taker: self,
+                leases,
+                read: 0,
+                kept: 0,
+            };
             let events = self.read(&mut held, bytes_max).await?;
             held.kept = held.read;
             if !events.is_empty() {
@@ -105,7 +110,11 @@ impl Taker {
     }
 
     // Reads leased events until about `bytes_max`; what does not fit is given back by the caller's guard.
-    async fn read(&self, held: &mut Held<'_>, bytes_max: usize) -> Result<Vec<Leased>, BrokerError> {
+    async fn read(
+        &self,
+        held: &mut Held<'_>,
+        bytes_max: usize,
+    ) -> Result<Vec<Leased>, BrokerError> {
         let mut events = Vec::with_capacity(held.leases.len());
         let mut missing = Vec::new();
         let mut bytes = 0;
@@ -114,7 +123,10 @@ impl Taker {
             if bytes >= bytes_max {
                 break;
             }
-            if !block.as_ref().is_some_and(|open| open.covers(lease.position)) {
+            if !block
+                .as_ref()
+                .is_some_and(|open| open.covers(lease.position))
+            {
                 block = self.open_block(lease.position).await?;
             }
             match block.as_ref().and_then(|open| open.event(lease)) {
@@ -139,10 +151,16 @@ impl Taker {
             Err(error) => {
                 let why = chain(&error);
                 tracing::error!(subscription = %self.cell.spec.name, %position, error = %why, "cannot read an event");
-                return Err(BrokerError::Internal(format!("an event cannot be read: {why}")));
+                return Err(BrokerError::Internal(format!(
+                    "an event cannot be read: {why}"
+                )));
             }
         };
-        let catalog = self.parts.catalog.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let catalog = self
+            .parts
+            .catalog
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some(topic) = catalog.topics_by_id.get(&block.topic) else {
             return Ok(None);
         };
@@ -153,7 +171,10 @@ impl Taker {
 
     // Events that are pending but exist no more: there is nothing to deliver, ever.
     fn forget(&self, ranges: &[RangeInclusive<Position>]) {
-        let count: u64 = ranges.iter().map(|range| range.end().0 - range.start().0 + 1).sum();
+        let count: u64 = ranges
+            .iter()
+            .map(|range| range.end().0 - range.start().0 + 1)
+            .sum();
         self.parts.metrics.missing(count);
         tracing::warn!(
             subscription = %self.cell.spec.name,
@@ -207,12 +228,19 @@ impl Taker {
     }
 
     /// Does what a transform's failure asks for; `Some` when the policy lets the event pass unchanged.
-    pub(super) fn settle(&self, leased: &Leased, disposition: Disposition) -> Option<Vec<super::transform::Output>> {
+    pub(super) fn settle(
+        &self,
+        leased: &Leased,
+        disposition: Disposition,
+    ) -> Option<Vec<super::transform::Output>> {
         let here = leased.position..=leased.position;
         match disposition {
             Disposition::Outputs(outputs) => return Some(outputs),
             Disposition::Reject(reason) => {
-                self.give_up(leased.position, GiveUpReason::TransformRejected(reason.into()));
+                self.give_up(
+                    leased.position,
+                    GiveUpReason::TransformRejected(reason.into()),
+                );
             }
             Disposition::Retry(reason) => {
                 tracing::debug!(subscription = %self.cell.spec.name, position = %leased.position, reason, "a transform asks to try again");
@@ -232,7 +260,10 @@ impl Taker {
                     FailurePolicy::Pause => {
                         let mut state = self.cell.lock();
                         state.give_back(self.id, [leased.position]);
-                        state.pause(&format!("a transform failed at position {}: {reason}", leased.position));
+                        state.pause(&format!(
+                            "a transform failed at position {}: {reason}",
+                            leased.position
+                        ));
                     }
                 }
             }
@@ -259,7 +290,8 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let rest = self.leases.get(self.kept..).unwrap_or_default();
-        self.taker.give_back(rest.iter().map(|lease| lease.position));
+        self.taker
+            .give_back(rest.iter().map(|lease| lease.position));
     }
 }
 
@@ -272,10 +304,14 @@ struct OpenBlock {
 
 impl OpenBlock {
     fn new(topic: TopicName, block: Arc<Block>) -> Result<Self, BrokerError> {
-        let events = block
-            .events()
-            .map_err(|error| BrokerError::Internal(format!("a stored block is damaged: {error}")))?;
-        Ok(Self { topic, block, events })
+        let events = block.events().map_err(|error| {
+            BrokerError::Internal(format!("a stored block is damaged: {error}"))
+        })?;
+        Ok(Self {
+            topic,
+            block,
+            events,
+        })
     }
 
     fn covers(&self, position: Position) -> bool {
@@ -283,7 +319,8 @@ impl OpenBlock {
     }
 
     fn event(&self, lease: Lease) -> Option<Leased> {
-        let index = u32::try_from(lease.position.0.checked_sub(self.block.first_position.0)?).ok()?;
+        let index =
+            u32::try_from(lease.position.0.checked_sub(self.block.first_position.0)?).ok()?;
         let found = match &self.block.kept {
             None => self.events.get(index as usize)?,
             Some(kept) => self.events.get(kept.binary_search(&index).ok()?)?,
@@ -326,7 +363,11 @@ impl Consumer {
     /// # Cancel safety
     ///
     /// Cancel-safe: events handed out to a cancelled call are given back.
-    pub async fn next(&self, events_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BrokerError> {
+    pub async fn next(
+        &self,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         loop {
             let leased = self.taker.take(events_max.max(1), bytes_max.max(1)).await?;
             let deliveries = self.transform(leased).await;
@@ -338,7 +379,10 @@ impl Consumer {
                 .flat_map(|delivery| &delivery.parts)
                 .map(|part| part.len() as u64)
                 .sum();
-            self.taker.parts.metrics.delivered(deliveries.len() as u64, bytes);
+            self.taker
+                .parts
+                .metrics
+                .delivered(deliveries.len() as u64, bytes);
             return Ok(deliveries);
         }
     }
@@ -352,15 +396,23 @@ impl Consumer {
             return unchanged.collect();
         }
         // Given back if this call is dropped while the guest works.
-        let guard = InHand { taker: &self.taker, positions: leased.iter().map(|l| l.position).collect() };
+        let guard = InHand {
+            taker: &self.taker,
+            positions: leased.iter().map(|l| l.position).collect(),
+        };
         let dispositions = self.transforms.apply(&leased).await;
         guard.done();
         let mut deliveries = Vec::with_capacity(leased.len());
         for (leased, disposition) in leased.into_iter().zip(dispositions) {
-            let Some(outputs) = self.taker.settle(&leased, disposition) else { continue };
+            let Some(outputs) = self.taker.settle(&leased, disposition) else {
+                continue;
+            };
             if outputs.is_empty() {
                 let here = leased.position..=leased.position;
-                self.taker.parts.hub.ack_internally(&self.taker.cell, &[here]);
+                self.taker
+                    .parts
+                    .hub
+                    .ack_internally(&self.taker.cell, &[here]);
             } else {
                 let parts = outputs.into_iter().map(|output| output.event).collect();
                 deliveries.push(delivery(leased, parts));
@@ -371,7 +423,10 @@ impl Consumer {
 
     /// The events are done with. Positions that this consumer does not hold are ignored.
     pub fn ack(&self, positions: &[RangeInclusive<Position>]) {
-        self.taker.parts.hub.ack(&self.taker.cell, self.taker.id, positions);
+        self.taker
+            .parts
+            .hub
+            .ack(&self.taker.cell, self.taker.id, positions);
     }
 
     /// Like [`ack`](Self::ack), and completes once the acks are on disk.

@@ -10,7 +10,9 @@ pub enum BrokerError {
     #[error("there is no topic `{0}`; create it with `tidegate topic create {0}`")]
     NoTopic(TopicName),
     /// No such subscription or route.
-    #[error("there is no subscription or route `{0}`; `tidegate subscription list` shows what there is")]
+    #[error(
+        "there is no subscription or route `{0}`; `tidegate subscription list` shows what there is"
+    )]
     NoSubscription(String),
     /// No such plugin.
     #[error("there is no plugin `{0}`; `tidegate plugin list` shows what there is")]
@@ -56,7 +58,9 @@ pub enum BrokerError {
     #[error("{0}")]
     Overloaded(String),
     /// A write or sync failed; the store takes no more writes until a restart.
-    #[error("the store refuses writes since a fault: {0}; reading goes on; restart the broker when the disk is well")]
+    #[error(
+        "the store refuses writes since a fault: {0}; reading goes on; restart the broker when the disk is well"
+    )]
     StoreUnavailable(String),
     /// The broker is stopping.
     #[error("the broker is shutting down; try again in a moment")]
@@ -72,7 +76,10 @@ impl BrokerError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Overloaded(_) | Self::StoreUnavailable(_) | Self::ShuttingDown | Self::Internal(_)
+            Self::Overloaded(_)
+                | Self::StoreUnavailable(_)
+                | Self::ShuttingDown
+                | Self::Internal(_)
         )
     }
 }

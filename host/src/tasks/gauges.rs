@@ -11,51 +11,151 @@ type Column<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
 pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeFamily> {
     let columns: [Column<SubscriptionInfo>; 8] = [
-        ("tidegate_subscription_depth", "Events that matched and are not acked", "gauge", |s| s.depth as f64),
+        (
+            "tidegate_subscription_depth",
+            "Events that matched and are not acked",
+            "gauge",
+            |s| s.depth as f64,
+        ),
         (
             "tidegate_subscription_unevaluated",
             "Events its filters have not looked at yet, counted over all topics",
             "gauge",
             |s| s.unevaluated as f64,
         ),
-        ("tidegate_subscription_in_flight", "Events handed out and not acked", "gauge", |s| s.in_flight as f64),
+        (
+            "tidegate_subscription_in_flight",
+            "Events handed out and not acked",
+            "gauge",
+            |s| s.in_flight as f64,
+        ),
         (
             "tidegate_subscription_oldest_unacked_seconds",
             "Age of the oldest event that is not acked",
             "gauge",
             |s| s.oldest_unacked_ms as f64 / 1_000.0,
         ),
-        ("tidegate_subscription_consumers", "Attached consumers", "gauge", |s| s.consumers as f64),
-        ("tidegate_subscription_paused", "1 while it is paused", "gauge", |s| f64::from(u8::from(s.paused.is_some()))),
-        ("tidegate_subscription_redelivered", "Events handed out again", "counter", |s| s.redelivered as f64),
-        ("tidegate_subscription_dead_lettered", "Events given up", "counter", |s| s.dead_lettered as f64),
+        (
+            "tidegate_subscription_consumers",
+            "Attached consumers",
+            "gauge",
+            |s| s.consumers as f64,
+        ),
+        (
+            "tidegate_subscription_paused",
+            "1 while it is paused",
+            "gauge",
+            |s| f64::from(u8::from(s.paused.is_some())),
+        ),
+        (
+            "tidegate_subscription_redelivered",
+            "Events handed out again",
+            "counter",
+            |s| s.redelivered as f64,
+        ),
+        (
+            "tidegate_subscription_dead_lettered",
+            "Events given up",
+            "counter",
+            |s| s.dead_lettered as f64,
+        ),
     ];
-    families(subscriptions, &columns, |s| vec![("subscription", s.spec.name.to_string())])
+    families(subscriptions, &columns, |s| {
+        vec![("subscription", s.spec.name.to_string())]
+    })
 }
 
 pub(super) fn of_plugins(plugins: &[PluginStats]) -> Vec<GaugeFamily> {
     let columns: [Column<PluginStats>; 8] = [
-        ("tidegate_plugin_calls", "Calls into the plugin", "counter", |p| p.calls as f64),
-        ("tidegate_plugin_events", "Events passed to the plugin", "counter", |p| p.events as f64),
-        ("tidegate_plugin_busy_seconds", "Time spent in the plugin", "counter", |p| p.busy_ns as f64 / 1e9),
-        ("tidegate_plugin_traps", "Calls that trapped", "counter", |p| p.traps as f64),
-        ("tidegate_plugin_timeouts", "Calls that ran out of time", "counter", |p| p.timeouts as f64),
-        ("tidegate_plugin_instances", "Live instances", "gauge", |p| p.instances as f64),
-        ("tidegate_plugin_quarantined", "Rules in an instance of their own after a failure", "gauge", |p| p.quarantined as f64),
-        ("tidegate_plugin_paused", "Rules or groups left alone for a while after failures", "gauge", |p| p.paused as f64),
+        (
+            "tidegate_plugin_calls",
+            "Calls into the plugin",
+            "counter",
+            |p| p.calls as f64,
+        ),
+        (
+            "tidegate_plugin_events",
+            "Events passed to the plugin",
+            "counter",
+            |p| p.events as f64,
+        ),
+        (
+            "tidegate_plugin_busy_seconds",
+            "Time spent in the plugin",
+            "counter",
+            |p| p.busy_ns as f64 / 1e9,
+        ),
+        (
+            "tidegate_plugin_traps",
+            "Calls that trapped",
+            "counter",
+            |p| p.traps as f64,
+        ),
+        (
+            "tidegate_plugin_timeouts",
+            "Calls that ran out of time",
+            "counter",
+            |p| p.timeouts as f64,
+        ),
+        (
+            "tidegate_plugin_instances",
+            "Live instances",
+            "gauge",
+            |p| p.instances as f64,
+        ),
+        (
+            "tidegate_plugin_quarantined",
+            "Rules in an instance of their own after a failure",
+            "gauge",
+            |p| p.quarantined as f64,
+        ),
+        (
+            "tidegate_plugin_paused",
+            "Rules or groups left alone for a while after failures",
+            "gauge",
+            |p| p.paused as f64,
+        ),
     ];
     families(plugins, &columns, |p| {
-        vec![("plugin", p.label.clone()), ("digest", p.digest.to_string())]
+        vec![
+            ("plugin", p.label.clone()),
+            ("digest", p.digest.to_string()),
+        ]
     })
 }
 
 pub(super) fn of_store(usage: &Usage, failed: bool) -> Vec<GaugeFamily> {
     let columns: [Column<(&Usage, bool)>; 5] = [
-        ("tidegate_journal_bytes", "Bytes in the journal", "gauge", |(u, _)| u.journal_bytes as f64),
-        ("tidegate_journal_blocks", "Blocks in the journal", "gauge", |(u, _)| u.journal_blocks as f64),
-        ("tidegate_generation_bytes", "Bytes in sled generations", "gauge", |(u, _)| u.generation_bytes as f64),
-        ("tidegate_generations", "sled generations", "gauge", |(u, _)| u.generations as f64),
-        ("tidegate_store_failed", "1 when the store refuses writes", "gauge", |(_, failed)| f64::from(u8::from(*failed))),
+        (
+            "tidegate_journal_bytes",
+            "Bytes in the journal",
+            "gauge",
+            |(u, _)| u.journal_bytes as f64,
+        ),
+        (
+            "tidegate_journal_blocks",
+            "Blocks in the journal",
+            "gauge",
+            |(u, _)| u.journal_blocks as f64,
+        ),
+        (
+            "tidegate_generation_bytes",
+            "Bytes in sled generations",
+            "gauge",
+            |(u, _)| u.generation_bytes as f64,
+        ),
+        (
+            "tidegate_generations",
+            "sled generations",
+            "gauge",
+            |(u, _)| u.generations as f64,
+        ),
+        (
+            "tidegate_store_failed",
+            "1 when the store refuses writes",
+            "gauge",
+            |(_, failed)| f64::from(u8::from(*failed)),
+        ),
     ];
     families(&[(usage, failed)], &columns, |_| Vec::new())
 }

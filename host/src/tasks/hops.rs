@@ -20,5 +20,8 @@ pub(super) fn of(event: &EventRef<'_>) -> u32 {
 /// Sets the count.
 pub(super) fn set(event: &mut Event, hops: u32) {
     event.headers.retain(|header| header.name != HEADER);
-    event.headers.push(Header { name: HEADER.to_owned(), value: hops.to_string() });
+    event.headers.push(Header {
+        name: HEADER.to_owned(),
+        value: hops.to_string(),
+    });
 }

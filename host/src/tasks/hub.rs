@@ -91,7 +91,11 @@ impl Cell {
     /// spells that topic out: otherwise a subscription to `>` would feed on what it gave up.
     pub(super) fn selects(&self, topic: &TopicName) -> bool {
         if *topic == self.dead_letter {
-            return self.spec.topics.iter().any(|pattern| pattern.as_str() == topic.as_str());
+            return self
+                .spec
+                .topics
+                .iter()
+                .any(|pattern| pattern.as_str() == topic.as_str());
         }
         self.spec.selects(topic)
     }
@@ -145,7 +149,10 @@ impl Hub {
             clock,
             subscriptions: RwLock::default(),
             version: AtomicU64::new(1),
-            router: Mutex::new(RouterState { cursor, ..RouterState::default() }),
+            router: Mutex::new(RouterState {
+                cursor,
+                ..RouterState::default()
+            }),
             routed_through: watch::Sender::new(cursor),
             timers: Mutex::default(),
             timers_changed: Notify::new(),
@@ -157,7 +164,10 @@ impl Hub {
 
     /// Adds a live subscription. Called by the committer before the blocks of the same group become readable.
     pub(super) fn insert(&self, cell: Arc<Cell>) {
-        let mut all = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .subscriptions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         all.interests.insert(cell.id, &cell.spec.topics);
         all.by_name.insert(cell.spec.name.clone(), cell.clone());
         all.by_id.insert(cell.id, cell);
@@ -167,7 +177,10 @@ impl Hub {
 
     /// Removes a subscription; its consumers end.
     pub(super) fn remove(&self, id: SubscriptionId) -> Option<Arc<Cell>> {
-        let mut all = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .subscriptions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let cell = all.by_id.remove(&id)?;
         all.interests.remove(id);
         all.by_name.remove(&cell.spec.name);
@@ -203,13 +216,20 @@ impl Hub {
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Subscriptions> {
-        self.subscriptions.read().unwrap_or_else(PoisonError::into_inner)
+        self.subscriptions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     // ── acks ────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Takes acks of a consumer. They are durable with the next group.
-    pub(super) fn ack(&self, cell: &Cell, consumer: ConsumerId, ranges: &[RangeInclusive<Position>]) {
+    pub(super) fn ack(
+        &self,
+        cell: &Cell,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+    ) {
         let mut acked = Vec::new();
         let had_room = {
             let mut state = cell.lock();
@@ -378,7 +398,9 @@ impl Hub {
                     }
                 }
                 Ok(blocks) => {
-                    let through = blocks.last().map_or(cursor, |block| block.last_position().next());
+                    let through = blocks
+                        .last()
+                        .map_or(cursor, |block| block.last_position().next());
                     self.route(&blocks, through, &topic_name);
                 }
                 Err(error) => {
@@ -419,7 +441,10 @@ impl Hub {
                 let (_, ranges) = matched
                     .entry(cell.id)
                     .or_insert_with(|| (cell.clone(), Vec::new()));
-                push_range(ranges, block.first_position.max(router.cursor)..=block.last_position());
+                push_range(
+                    ranges,
+                    block.first_position.max(router.cursor)..=block.last_position(),
+                );
             }
         }
         for (cell, ranges) in matched.into_values() {
@@ -436,7 +461,9 @@ impl Hub {
         topic: TopicId,
         topic_name: &impl Fn(TopicId) -> Option<TopicName>,
     ) -> Arc<[Arc<Cell>]> {
-        let Some(name) = topic_name(topic) else { return Arc::new([]) };
+        let Some(name) = topic_name(topic) else {
+            return Arc::new([]);
+        };
         let mut cells = self.selecting(&name);
         cells.retain(|cell| cell.is_routed());
         cells.into()
@@ -469,7 +496,10 @@ impl Hub {
 }
 
 /// Adds `range` to rising ranges, joining it to the last one where they touch.
-pub(super) fn push_range(ranges: &mut Vec<RangeInclusive<Position>>, range: RangeInclusive<Position>) {
+pub(super) fn push_range(
+    ranges: &mut Vec<RangeInclusive<Position>>,
+    range: RangeInclusive<Position>,
+) {
     match ranges.last_mut() {
         Some(last) if last.end().next() == *range.start() => *last = *last.start()..=*range.end(),
         _ => ranges.push(range),

@@ -37,7 +37,10 @@ pub(super) struct PublishItem {
 pub(super) enum Control {
     CreateTopic(TopicSpec, oneshot::Sender<Result<(), BrokerError>>),
     DeleteTopic(TopicName, oneshot::Sender<Result<(), BrokerError>>),
-    CreateSubscription(SubscriptionSpec, oneshot::Sender<Result<SubscriptionId, BrokerError>>),
+    CreateSubscription(
+        SubscriptionSpec,
+        oneshot::Sender<Result<SubscriptionId, BrokerError>>,
+    ),
     DeleteSubscription(SubscriptionId, oneshot::Sender<Result<(), BrokerError>>),
     AddPlugin(PluginInfo, oneshot::Sender<Result<PluginInfo, BrokerError>>),
     DeletePlugin(Vec<(String, u32)>, oneshot::Sender<Result<(), BrokerError>>),
@@ -103,7 +106,10 @@ impl Inbox {
     }
 
     /// Waits for room for a batch of `bytes`. A larger batch than the whole room counts as the whole room.
-    pub(super) async fn publish_room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BrokerError> {
+    pub(super) async fn publish_room(
+        &self,
+        bytes: usize,
+    ) -> Result<OwnedSemaphorePermit, BrokerError> {
         let permits = bytes.clamp(1, PUBLISH_BYTES_MAX) as u32;
         let room = self.publish_room.clone();
         room.acquire_many_owned(permits)
@@ -219,7 +225,9 @@ impl Inbox {
         let mut publish = Vec::new();
         let mut bytes = 0;
         while take_publishes && bytes < bytes_max {
-            let Some(item) = lanes.publish.pop_front() else { break };
+            let Some(item) = lanes.publish.pop_front() else {
+                break;
+            };
             bytes += item.bytes;
             publish.push(item);
         }
@@ -235,7 +243,10 @@ impl Inbox {
     /// Everything that still waits, when the committer cannot write any more.
     pub(super) fn drain(&self) -> (VecDeque<Control>, VecDeque<PublishItem>) {
         let mut lanes = self.lock();
-        (std::mem::take(&mut lanes.control), std::mem::take(&mut lanes.publish))
+        (
+            std::mem::take(&mut lanes.control),
+            std::mem::take(&mut lanes.publish),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Lanes> {

@@ -66,13 +66,19 @@ impl Member {
 
 impl Lanes {
     pub(super) fn new(parts: LaneParts) -> Arc<Self> {
-        Arc::new(Self { parts, lanes: Mutex::default() })
+        Arc::new(Self {
+            parts,
+            lanes: Mutex::default(),
+        })
     }
 
     /// Starts to filter for a subscription, from where its state says.
     pub(super) fn start(&self, cell: &Arc<Cell>) {
         for (stage, used) in cell.spec.filters.iter().enumerate() {
-            let member = Member { cell: cell.clone(), stage };
+            let member = Member {
+                cell: cell.clone(),
+                stage,
+            };
             if let Some(digest) = used.digest {
                 self.send(digest, &used.plugin, Command::Add(member));
             }
@@ -262,7 +268,11 @@ impl Lane {
         let group = match &mut self.group {
             Some(group) => group,
             None => {
-                let group = self.parts.plugins.filter_group(&self.digest, &self.label).await;
+                let group = self
+                    .parts
+                    .plugins
+                    .filter_group(&self.digest, &self.label)
+                    .await;
                 self.group.insert(group.map_err(|error| chain(&error))?)
             }
         };
@@ -270,12 +280,20 @@ impl Lane {
     }
 
     fn join(&mut self, key: RuleKey, cursor: Position) {
-        match self.cohorts.iter_mut().find(|cohort| cohort.cursor == cursor) {
+        match self
+            .cohorts
+            .iter_mut()
+            .find(|cohort| cohort.cursor == cursor)
+        {
             Some(cohort) => {
                 cohort.rules.push(key);
                 cohort.by_topic.clear();
             }
-            None => self.cohorts.push(Cohort { cursor, rules: vec![key], by_topic: HashMap::new() }),
+            None => self.cohorts.push(Cohort {
+                cursor,
+                rules: vec![key],
+                by_topic: HashMap::new(),
+            }),
         }
     }
 
@@ -356,27 +374,39 @@ impl Lane {
                 break;
             }
             next = block.last_position().next().min(stop);
-            let Some((topic, rules)) = self.rules_of(index, block.topic) else { continue };
+            let Some((topic, rules)) = self.rules_of(index, block.topic) else {
+                continue;
+            };
             if !call.same_rules(&rules) || call.events.len() >= CALL_EVENTS_MAX {
                 self.call(&mut call, &mut verdicts).await?;
                 call.rules = rules;
             }
-            call.add(block, &topic, cursor, stop).map_err(Interrupted::Unreadable)?;
+            call.add(block, &topic, cursor, stop)
+                .map_err(Interrupted::Unreadable)?;
         }
         self.call(&mut call, &mut verdicts).await?;
         // Everything up to `stop` that is kept was in these blocks, unless the step was cut short by size.
-        if blocks.iter().any(|block| block.last_position().next() >= stop) || blocks.is_empty() {
+        if blocks
+            .iter()
+            .any(|block| block.last_position().next() >= stop)
+            || blocks.is_empty()
+        {
             next = stop;
         }
         Ok((verdicts, next))
     }
 
     async fn call(&mut self, call: &mut Call, verdicts: &mut Verdicts) -> Result<(), Interrupted> {
-        let Some(group) = &mut self.group else { return Ok(()) };
+        let Some(group) = &mut self.group else {
+            return Ok(());
+        };
         while !call.events.is_empty() {
             let count = call.events.len().min(CALL_EVENTS_MAX);
-            let Evaluation { matches, failures, plugin_down } =
-                group.evaluate(&call.events[..count], &call.rules).await;
+            let Evaluation {
+                matches,
+                failures,
+                plugin_down,
+            } = group.evaluate(&call.events[..count], &call.rules).await;
             if let Some(retry) = plugin_down {
                 return Err(Interrupted::Down(retry));
             }
@@ -399,16 +429,25 @@ impl Lane {
         let through = Position(next.0.saturating_sub(1));
         let mut paused: HashMap<RuleKey, (Position, String)> = HashMap::new();
         for (position, failure) in std::mem::take(&mut verdicts.failures) {
-            let Some(member) = self.members.get(&failure.rule) else { continue };
+            let Some(member) = self.members.get(&failure.rule) else {
+                continue;
+            };
             let policy = member.policy();
             tracing::warn!(subscription = %member.cell.spec.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, "a filter failed on an event");
             match policy {
                 FailurePolicy::DeadLetter => {
-                    member.cell.lock().exclude(member.stage, position, &failure.reason);
+                    member
+                        .cell
+                        .lock()
+                        .exclude(member.stage, position, &failure.reason);
                 }
                 FailurePolicy::Drop => {}
                 FailurePolicy::Pass => {
-                    verdicts.matched.entry(failure.rule).or_default().push(position);
+                    verdicts
+                        .matched
+                        .entry(failure.rule)
+                        .or_default()
+                        .push(position);
                 }
                 FailurePolicy::Pause => {
                     let first = paused
@@ -421,7 +460,9 @@ impl Lane {
             }
         }
         for key in self.cohorts[index].rules.clone() {
-            let Some(member) = self.members.get(&key) else { continue };
+            let Some(member) = self.members.get(&key) else {
+                continue;
+            };
             let mut matched = verdicts.matched.remove(&key).unwrap_or_default();
             matched.sort_unstable();
             matched.dedup();
@@ -460,12 +501,21 @@ impl Lane {
             return known.clone();
         }
         let name = {
-            let catalog = self.parts.catalog.read().unwrap_or_else(PoisonError::into_inner);
-            catalog.topics_by_id.get(&topic).map(|topic| topic.spec.name.clone())
+            let catalog = self
+                .parts
+                .catalog
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            catalog
+                .topics_by_id
+                .get(&topic)
+                .map(|topic| topic.spec.name.clone())
         };
         let entry = name.and_then(|name| {
             let selects = |key: &&RuleKey| {
-                self.members.get(*key).is_some_and(|member| member.cell.selects(&name))
+                self.members
+                    .get(*key)
+                    .is_some_and(|member| member.cell.selects(&name))
             };
             let rules: Vec<RuleKey> = cohort.rules.iter().filter(selects).copied().collect();
             if rules.is_empty() {

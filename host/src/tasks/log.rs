@@ -46,7 +46,11 @@ impl Log {
     /// Makes blocks readable. They are durable as their topics promise, and in rising order.
     pub(super) fn append(&self, blocks: Vec<Block>, end: Position) {
         {
-            let mut tail = self.shared.tail.write().unwrap_or_else(PoisonError::into_inner);
+            let mut tail = self
+                .shared
+                .tail
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             for block in blocks {
                 tail.bytes += block.weight();
                 tail.blocks.push_back(Arc::new(block));
@@ -72,14 +76,23 @@ impl Log {
 
     /// The block that holds `position`, when it is in memory.
     pub(super) fn block_in_memory(&self, position: Position) -> Option<Arc<Block>> {
-        let tail = self.shared.tail.read().unwrap_or_else(PoisonError::into_inner);
-        let index = tail.blocks.partition_point(|block| block.last_position() < position);
+        let tail = self
+            .shared
+            .tail
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let index = tail
+            .blocks
+            .partition_point(|block| block.last_position() < position);
         let block = tail.blocks.get(index)?;
         (block.first_position <= position).then(|| block.clone())
     }
 
     /// The block that holds `position`: from memory, else from the store on a blocking thread.
-    pub(super) async fn block_at(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+    pub(super) async fn block_at(
+        &self,
+        position: Position,
+    ) -> Result<Option<Arc<Block>>, ReadError> {
         if let Some(block) = self.block_in_memory(position) {
             return Ok(Some(block));
         }
@@ -106,7 +119,9 @@ impl Log {
             let mut blocks = Vec::new();
             let (mut at, mut bytes) = (from, 0);
             while bytes < bytes_max && at < end {
-                let Some(block) = reader.next_block(at)? else { break };
+                let Some(block) = reader.next_block(at)? else {
+                    break;
+                };
                 if block.first_position >= end {
                     break;
                 }
@@ -121,11 +136,17 @@ impl Log {
 
     // `None` when the tail does not reach back to `from`.
     fn tail_from(&self, from: Position, bytes_max: usize) -> Option<Vec<Arc<Block>>> {
-        let tail = self.shared.tail.read().unwrap_or_else(PoisonError::into_inner);
+        let tail = self
+            .shared
+            .tail
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         if tail.blocks.front()?.first_position > from {
             return None;
         }
-        let index = tail.blocks.partition_point(|block| block.last_position() < from);
+        let index = tail
+            .blocks
+            .partition_point(|block| block.last_position() < from);
         let mut bytes = 0;
         let blocks = tail.blocks.range(index..).take_while(|block| {
             let take = bytes < bytes_max;

@@ -31,15 +31,34 @@ impl Metrics {
             registry.register(name, help, counter.clone());
             counter
         };
-        let published_events = counter("published_events", "Events appended to topics, route outputs and dead letters included");
-        let published_bytes = counter("published_bytes", "Bytes of appended events as encoded by their publishers");
-        let delivered_events = counter("delivered_events", "Events handed to consumers, redeliveries included");
+        let published_events = counter(
+            "published_events",
+            "Events appended to topics, route outputs and dead letters included",
+        );
+        let published_bytes = counter(
+            "published_bytes",
+            "Bytes of appended events as encoded by their publishers",
+        );
+        let delivered_events = counter(
+            "delivered_events",
+            "Events handed to consumers, redeliveries included",
+        );
         let delivered_bytes = counter("delivered_bytes", "Bytes of events handed to consumers");
-        let dead_letters = counter("dead_letters", "Events given up and appended to dead-letter topics");
+        let dead_letters = counter(
+            "dead_letters",
+            "Events given up and appended to dead-letter topics",
+        );
         let checkpoints = counter("checkpoints", "Generations written");
-        let missing_events = counter("missing_events", "Events that were pending but no longer existed when they were to be delivered: their topic was deleted, or a loss was accepted at start");
+        let missing_events = counter(
+            "missing_events",
+            "Events that were pending but no longer existed when they were to be delivered: their topic was deleted, or a loss was accepted at start",
+        );
         let group_events = Histogram::new(exponential_buckets(1.0, 4.0, 9));
-        registry.register("group_events", "Events per committed group", group_events.clone());
+        registry.register(
+            "group_events",
+            "Events per committed group",
+            group_events.clone(),
+        );
         let sync_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 14));
         registry.register_with_unit(
             "sync",
@@ -126,7 +145,10 @@ impl GaugeFamily {
 }
 
 fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -145,7 +167,10 @@ mod tests {
             samples: vec![(vec![("subscription", "a\"b".into())], 2.0)],
         }]);
         assert!(text.contains("tidegate_published_events_total 3"), "{text}");
-        assert!(text.contains("tidegate_depth{subscription=\"a\\\"b\"} 2"), "{text}");
+        assert!(
+            text.contains("tidegate_depth{subscription=\"a\\\"b\"} 2"),
+            "{text}"
+        );
         assert_eq!(text.matches("# EOF").count(), 1);
     }
 }

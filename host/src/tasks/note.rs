@@ -100,7 +100,10 @@ mod tests {
     #[test]
     fn notes_round_trip_and_damage_is_an_error() {
         let notes = [
-            Note::Acks { subscription: SubscriptionId(3), ranges: vec![(1, 4), (9, 0)] },
+            Note::Acks {
+                subscription: SubscriptionId(3),
+                ranges: vec![(1, 4), (9, 0)],
+            },
             Note::Batch {
                 producer: ProducerId(7),
                 epoch: 1,
@@ -112,7 +115,10 @@ mod tests {
         ];
         let mut bytes = Vec::new();
         encode(&notes, &mut bytes);
-        assert_eq!(format!("{:?}", decode(&bytes).expect("readable")), format!("{notes:?}"));
+        assert_eq!(
+            format!("{:?}", decode(&bytes).expect("readable")),
+            format!("{notes:?}")
+        );
         assert!(matches!(decode(&[9]), Err(NoteError::Version(9))));
         assert!(decode(&bytes[..bytes.len() - 1]).is_err());
         assert!(decode(&[]).expect("no notes").is_empty());

@@ -19,7 +19,9 @@ pub(super) struct PluginFiles {
 impl PluginFiles {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
     }
 
     /// Writes a plugin, durably. Writing it again changes nothing.
@@ -40,7 +42,10 @@ impl PluginFiles {
     pub(super) fn read(&self, digest: &Digest) -> io::Result<Bytes> {
         let bytes = fs::read(self.path(digest))?;
         if Sha256::digest(&bytes)[..] != digest.0 {
-            let problem = format!("{} is damaged; upload the plugin again", self.path(digest).display());
+            let problem = format!(
+                "{} is damaged; upload the plugin again",
+                self.path(digest).display()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
         Ok(bytes.into())
@@ -65,6 +70,9 @@ mod tests {
         files.write(&digest, b"component").expect("written again");
         assert_eq!(&files.read(&digest).expect("sound")[..], b"component");
         fs::write(files.path(&digest), b"else").expect("overwritten");
-        assert_eq!(files.read(&digest).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            files.read(&digest).expect_err("damaged").kind(),
+            io::ErrorKind::InvalidData
+        );
     }
 }

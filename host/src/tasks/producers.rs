@@ -30,7 +30,10 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(producers: Producers) -> Arc<Self> {
-        Arc::new(Self { producers: Mutex::new(producers), open: Mutex::default() })
+        Arc::new(Self {
+            producers: Mutex::new(producers),
+            open: Mutex::default(),
+        })
     }
 
     /// Opens a session, fencing an older one, and answers the highest number committed for the producer.
@@ -44,7 +47,11 @@ impl Sessions {
             .producers()
             .open(producer, epoch)
             .map_err(|_| BrokerError::Fenced)?;
-        let session = Arc::new(Session { producer, epoch, fenced: AtomicBool::new(false) });
+        let session = Arc::new(Session {
+            producer,
+            epoch,
+            fenced: AtomicBool::new(false),
+        });
         if let Some(older) = open.insert(producer, session.clone()) {
             older.fenced.store(true, Ordering::Release);
         }
@@ -54,12 +61,17 @@ impl Sessions {
     /// Ends a session.
     pub(super) fn close(&self, session: &Arc<Session>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.get(&session.producer).is_some_and(|current| Arc::ptr_eq(current, session)) {
+        if open
+            .get(&session.producer)
+            .is_some_and(|current| Arc::ptr_eq(current, session))
+        {
             open.remove(&session.producer);
         }
     }
 
     pub(super) fn producers(&self) -> MutexGuard<'_, Producers> {
-        self.producers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.producers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

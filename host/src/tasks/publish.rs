@@ -72,7 +72,9 @@ impl Publisher {
             if session.is_fenced() {
                 return Err(BrokerError::Fenced);
             }
-            let last = request.first_number.checked_add(request.events.len() as u64);
+            let last = request
+                .first_number
+                .checked_add(request.events.len() as u64);
             if request.first_number == 0 || last.is_none() {
                 return Err(BrokerError::Invalid(
                     "events of a publisher with a producer id are numbered from 1".into(),

@@ -78,7 +78,13 @@ impl Recovery {
                 let (spec, _) = state.catalog.subscriptions.get(&id)?;
                 let seen = matches.evaluated_through().next();
                 let routed = spec.filters.is_empty() && seen >= state.routed_through;
-                Some((id, Live { cell: Cell::new(id, spec.clone(), matches), routed }))
+                Some((
+                    id,
+                    Live {
+                        cell: Cell::new(id, spec.clone(), matches),
+                        routed,
+                    },
+                ))
             })
             .collect();
         Self {
@@ -98,12 +104,16 @@ impl Recovery {
         for block in &group.blocks {
             let end = block.last_position().next();
             self.next_position = self.next_position.max(end);
-            let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else { continue };
+            let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
+                continue;
+            };
             topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
             let range = block.first_position..=block.last_position();
             for live in self.live.values().filter(|live| live.routed) {
                 if live.cell.selects(&topic.spec.name) {
-                    live.cell.lock().observe(*range.end(), std::iter::once(range.clone()));
+                    live.cell
+                        .lock()
+                        .observe(*range.end(), std::iter::once(range.clone()));
                 }
             }
         }
@@ -124,7 +134,10 @@ impl Recovery {
                                 start,
                                 spec.filters.len(),
                             );
-                            Live { cell: Cell::new(id, spec, matches), routed }
+                            Live {
+                                cell: Cell::new(id, spec, matches),
+                                routed,
+                            }
                         });
                     }
                     Change::DeleteSubscription(id) => {
@@ -136,13 +149,23 @@ impl Recovery {
                     | Change::DeletePlugin { .. } => {}
                 }
             }
-            Note::Acks { subscription, ranges } => {
+            Note::Acks {
+                subscription,
+                ranges,
+            } => {
                 if let Some(live) = self.live.get(&subscription) {
                     let ranges = note::unpack(&ranges);
                     live.cell.lock().ack(None, &ranges, &mut Vec::new());
                 }
             }
-            Note::Batch { producer, epoch, first_number, count, first_sequence, resolved_through } => {
+            Note::Batch {
+                producer,
+                epoch,
+                first_number,
+                count,
+                first_sequence,
+                resolved_through,
+            } => {
                 self.producers.commit(
                     producer,
                     epoch,
@@ -159,7 +182,12 @@ impl Recovery {
     // given to other events.
     fn skip_what_may_have_been_handed_out(&mut self) {
         let interval = |spec: &crate::domain::TopicSpec| spec.durability == Durability::Interval;
-        let mut topics = self.catalog.topics.values().filter(|topic| interval(&topic.spec)).peekable();
+        let mut topics = self
+            .catalog
+            .topics
+            .values()
+            .filter(|topic| interval(&topic.spec))
+            .peekable();
         if topics.peek().is_none() {
             return;
         }
@@ -174,7 +202,11 @@ impl Recovery {
             catalog: self.catalog,
             producers: self.producers,
             next_position: self.next_position,
-            cells: self.live.into_values().map(|live| (live.cell, live.routed)).collect(),
+            cells: self
+                .live
+                .into_values()
+                .map(|live| (live.cell, live.routed))
+                .collect(),
             groups: self.groups,
         }
     }

@@ -22,7 +22,11 @@ const BATCH_EVENTS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// Runs one route until it is deleted or the broker stops.
-pub(super) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>, transforms: Arc<TransformChain>) {
+pub(super) async fn run(
+    parts: Arc<DeliveryParts>,
+    cell: Arc<Cell>,
+    transforms: Arc<TransformChain>,
+) {
     let taker = Taker::attach(parts, cell);
     loop {
         match round(&taker, &transforms).await {
@@ -49,14 +53,19 @@ async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerE
     let mut results: Vec<_> = leased.iter().zip(dispositions).collect();
     results.sort_by_key(|(leased, _)| leased.position);
     for (leased, disposition) in results {
-        let Some(outputs) = taker.settle(leased, disposition) else { continue };
+        let Some(outputs) = taker.settle(leased, disposition) else {
+            continue;
+        };
         match place(&taker.cell.spec, leased, outputs) {
             Ok(placed) => {
                 events.extend(placed);
                 push_range(&mut acks, leased.position..=leased.position);
             }
             Err(reason) => {
-                taker.give_up(leased.position, GiveUpReason::TransformRejected(reason.into()));
+                taker.give_up(
+                    leased.position,
+                    GiveUpReason::TransformRejected(reason.into()),
+                );
             }
         }
     }
@@ -65,7 +74,14 @@ async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerE
     }
     let subscription = taker.cell.id;
     let retry = acks.clone();
-    let outputs = |done| Control::Outputs(Outputs { subscription, acks, events, done });
+    let outputs = |done| {
+        Control::Outputs(Outputs {
+            subscription,
+            acks,
+            events,
+            done,
+        })
+    };
     let result = taker.parts.inbox.ask(outputs).await;
     if result.is_err() {
         taker.nack(&retry, Some(1_000));
@@ -101,16 +117,31 @@ fn place(
 }
 
 fn output_topic(spec: &SubscriptionSpec, name: Option<&str>) -> Result<TopicName, String> {
-    let known = || spec.outputs.keys().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    let known = || {
+        spec.outputs
+            .keys()
+            .map(|name| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match name {
         Some(name) => match spec.outputs.get(name) {
             Some(topic) => Ok(topic.clone()),
-            None => Err(format!("output `{name}` is not one of this route's: {}", known())),
+            None => Err(format!(
+                "output `{name}` is not one of this route's: {}",
+                known()
+            )),
         },
-        None if spec.outputs.len() == 1 => {
-            Ok(spec.outputs.values().next().cloned().expect("one output was counted"))
-        }
-        None => Err(format!("the transform named no output, and this route has several: {}", known())),
+        None if spec.outputs.len() == 1 => Ok(spec
+            .outputs
+            .values()
+            .next()
+            .cloned()
+            .expect("one output was counted")),
+        None => Err(format!(
+            "the transform named no output, and this route has several: {}",
+            known()
+        )),
     }
 }
 
@@ -123,8 +154,10 @@ mod tests {
             .iter()
             .map(|(name, topic)| ((*name).to_owned(), (*topic).into()))
             .collect();
-        serde_json::from_value(serde_json::json!({"name": "r", "topics": ["a"], "outputs": outputs}))
-            .expect("valid specification")
+        serde_json::from_value(
+            serde_json::json!({"name": "r", "topics": ["a"], "outputs": outputs}),
+        )
+        .expect("valid specification")
     }
 
     #[test]
@@ -134,7 +167,15 @@ mod tests {
         let topic = |spec, name| output_topic(spec, name).map(|topic| topic.to_string());
         assert_eq!(topic(&one, None).as_deref(), Ok("auction.won"));
         assert_eq!(topic(&two, Some("lost")).as_deref(), Ok("auction.lost"));
-        assert!(topic(&two, None).expect_err("ambiguous").contains("several"));
-        assert!(topic(&one, Some("lost")).expect_err("unknown").contains("`lost`"));
+        assert!(
+            topic(&two, None)
+                .expect_err("ambiguous")
+                .contains("several")
+        );
+        assert!(
+            topic(&one, Some("lost"))
+                .expect_err("unknown")
+                .contains("`lost`")
+        );
     }
 }

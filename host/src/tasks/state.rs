@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, Topic};
 use crate::broker::{Producers, SubscriptionState};
-use crate::domain::{PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicSpec};
+use crate::domain::{
+    PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicSpec,
+};
 
 const HEAD: &[u8] = b"head";
 const PRODUCERS: &[u8] = b"producers";
@@ -84,7 +86,11 @@ pub(super) fn encode(
         pairs.push((key(TOPIC, topic.id.0), json(&record)));
     }
     for (id, (spec, start)) in &catalog.subscriptions {
-        let record = SubscriptionRecord { id: *id, spec: (**spec).clone(), start: *start };
+        let record = SubscriptionRecord {
+            id: *id,
+            spec: (**spec).clone(),
+            start: *start,
+        };
         pairs.push((key(SUBSCRIPTION, id.0), json(&record)));
     }
     for (id, snapshot) in snapshots {
@@ -117,14 +123,17 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
             state.catalog.subscriptions.insert(record.id, entry);
         } else if key.starts_with(PLUGIN) {
             let plugin: PluginInfo = parse(key, value)?;
-            state.catalog.plugins.insert((plugin.name.clone(), plugin.version), plugin);
+            state
+                .catalog
+                .plugins
+                .insert((plugin.name.clone(), plugin.version), plugin);
         } else if key.starts_with(MATCHES) {
             let id = key[MATCHES.len()..].try_into().map(u64::from_be_bytes);
             let id = id.map_err(|_| unreadable(key, "not an id"))?;
             snapshots.push((key, SubscriptionId(id), value));
         } else if key == PRODUCERS {
-            state.producers = Producers::restore(value, producers_max)
-                .map_err(|error| unreadable(key, error))?;
+            state.producers =
+                Producers::restore(value, producers_max).map_err(|error| unreadable(key, error))?;
         } else if key == HEAD {
             let head: Head = parse(key, value)?;
             state.next_position = head.next_position;
@@ -138,7 +147,9 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
     }
     for (key, id, value) in snapshots {
         // A subscription that was deleted while the checkpoint was taken has no record.
-        let Some((spec, _)) = state.catalog.subscriptions.get(&id) else { continue };
+        let Some((spec, _)) = state.catalog.subscriptions.get(&id) else {
+            continue;
+        };
         let restored = SubscriptionState::restore(value, spec.delivery.clone(), spec.filters.len())
             .map_err(|error| unreadable(key, error))?;
         state.subscriptions.push((id, restored));
@@ -152,7 +163,9 @@ fn key(prefix: &[u8], id: u64) -> Bytes {
 
 fn json(value: &impl Serialize) -> Bytes {
     // Maps with text keys, numbers and texts only: nothing that JSON cannot say.
-    serde_json::to_vec(value).expect("records are plain data").into()
+    serde_json::to_vec(value)
+        .expect("records are plain data")
+        .into()
 }
 
 fn parse<T: serde::de::DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StateError> {
@@ -160,5 +173,8 @@ fn parse<T: serde::de::DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, 
 }
 
 fn unreadable(key: &[u8], why: impl std::fmt::Display) -> StateError {
-    StateError { key: String::from_utf8_lossy(key).into_owned(), why: why.to_string() }
+    StateError {
+        key: String::from_utf8_lossy(key).into_owned(),
+        why: why.to_string(),
+    }
 }

@@ -58,7 +58,10 @@ impl Supervisor {
     }
 
     /// The subscription's configured transforms, made on first use.
-    pub(super) async fn transforms(&self, cell: &Cell) -> Result<Arc<TransformChain>, ConfigureError> {
+    pub(super) async fn transforms(
+        &self,
+        cell: &Cell,
+    ) -> Result<Arc<TransformChain>, ConfigureError> {
         let configure = || async {
             let chain = TransformChain::configure(&self.plugins, &cell.spec.transforms).await?;
             Ok(Arc::new(chain))
@@ -71,7 +74,9 @@ impl Supervisor {
 async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>) {
     let mut next = cell.lock().evaluated_through().next();
     while !cell.is_deleted() && !parts.shutdown.is_cancelled() {
-        let Err(router) = parts.hub.join_router(&cell, next) else { return };
+        let Err(router) = parts.hub.join_router(&cell, next) else {
+            return;
+        };
         match step(&parts, &cell, next, router).await {
             Ok(after) => next = after,
             Err(error) => {
@@ -105,7 +110,9 @@ async fn step(
         }
     }
     // All blocks lay beyond the router, or there was none: nothing is left in between.
-    let cut_short = blocks.last().is_some_and(|block| block.last_position().next() < router);
+    let cut_short = blocks
+        .last()
+        .is_some_and(|block| block.last_position().next() < router);
     if !cut_short {
         after = router;
     }
@@ -116,7 +123,10 @@ async fn step(
 }
 
 fn selects(parts: &DeliveryParts, cell: &Cell, block: &Block) -> bool {
-    let catalog = parts.catalog.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let catalog = parts
+        .catalog
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let topic = catalog.topics_by_id.get(&block.topic);
     topic.is_some_and(|topic| cell.selects(&topic.spec.name))
 }
@@ -128,7 +138,10 @@ fn present(
     ranges: &mut Vec<std::ops::RangeInclusive<Position>>,
 ) -> Result<(), BlockError> {
     if block.kept.is_none() {
-        push_range(ranges, block.first_position.max(from)..=block.last_position());
+        push_range(
+            ranges,
+            block.first_position.max(from)..=block.last_position(),
+        );
         return Ok(());
     }
     for (index, _) in block.events()? {

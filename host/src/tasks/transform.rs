@@ -6,7 +6,9 @@ use prost::Message as _;
 
 use super::delivery::Leased;
 use crate::domain::{Event, EventRef, FailurePolicy, Header, PluginUse};
-use crate::plugin::{ConfigureError, InputEvent, Outcome, OutputEvent, Plugins, TransformFailure, Transformer};
+use crate::plugin::{
+    ConfigureError, InputEvent, Outcome, OutputEvent, Plugins, TransformFailure, Transformer,
+};
 
 /// Configured transforms, in order. Empty: events go on as they are.
 #[derive(Default)]
@@ -25,7 +27,10 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn unchanged(leased: &Leased) -> Self {
-        Self { name: None, event: leased.event.clone() }
+        Self {
+            name: None,
+            event: leased.event.clone(),
+        }
     }
 }
 
@@ -53,7 +58,9 @@ impl TransformChain {
         let mut steps = Vec::with_capacity(uses.len());
         for used in uses {
             let Some(digest) = &used.digest else { continue };
-            let transformer = plugins.transformer(digest, &used.config, &used.plugin).await?;
+            let transformer = plugins
+                .transformer(digest, &used.config, &used.plugin)
+                .await?;
             steps.push((transformer, used.on_failure));
         }
         Ok(Self { steps })
@@ -72,12 +79,16 @@ impl TransformChain {
         for (transformer, policy) in &self.steps {
             let mut inputs = Vec::new();
             for (leased, disposition) in events.iter().zip(&dispositions) {
-                let Disposition::Outputs(outputs) = disposition else { continue };
+                let Disposition::Outputs(outputs) = disposition else {
+                    continue;
+                };
                 inputs.extend(outputs.iter().map(|output| input(leased, output)));
             }
             let mut results = transformer.apply(&inputs).await.into_iter();
             for disposition in &mut dispositions {
-                let Disposition::Outputs(outputs) = disposition else { continue };
+                let Disposition::Outputs(outputs) = disposition else {
+                    continue;
+                };
                 let outputs = std::mem::take(outputs);
                 *disposition = step(outputs, &mut results, *policy);
             }
@@ -105,19 +116,27 @@ fn step(
     let mut failed = None;
     for output in outputs {
         let result = results.next().unwrap_or_else(|| {
-            Err(TransformFailure::Fault("the plugin answered for fewer events than it was given".into()))
+            Err(TransformFailure::Fault(
+                "the plugin answered for fewer events than it was given".into(),
+            ))
         });
         match result {
             Ok(Outcome::Keep) => next.push(output),
             Ok(Outcome::Drop) => {}
             Ok(Outcome::Replace(event)) => {
                 let event = encode(&output.event, event);
-                next.push(Output { name: output.name, event });
+                next.push(Output {
+                    name: output.name,
+                    event,
+                });
             }
             Ok(Outcome::Emit(events)) => {
                 for (name, event) in events {
                     let event = encode(&output.event, event);
-                    next.push(Output { name: name.or_else(|| output.name.clone()), event });
+                    next.push(Output {
+                        name: name.or_else(|| output.name.clone()),
+                        event,
+                    });
                 }
             }
             Err(failure) => failed = failed.or(Some(failure)),
@@ -133,7 +152,9 @@ fn step(
 
 // A transform's output keeps the id of the event it was made of.
 fn encode(original: &[u8], output: OutputEvent) -> Bytes {
-    let id = EventRef::parse(original).map(|event| event.id().to_owned()).unwrap_or_default();
+    let id = EventRef::parse(original)
+        .map(|event| event.id().to_owned())
+        .unwrap_or_default();
     let event = Event {
         id,
         key: output.key,

@@ -1,0 +1,324 @@
+//! Every resource with a whole broker behind it: statuses, bodies and rights.
+
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, header};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::*;
+use crate::auth::Grant;
+use crate::domain::Principal;
+use crate::plugin::{PluginOptions, Plugins};
+use crate::store::{self, RealFileSystem, StoreOptions};
+use crate::tasks::BrokerOptions;
+
+const MIB: u64 = 1 << 20;
+
+struct Fixture {
+    router: Router,
+    _dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store_options = StoreOptions {
+            journal_file_bytes: MIB,
+            journal_bytes_max: 16 * MIB,
+            journal_reserve_bytes: 4 * MIB,
+            ..StoreOptions::default()
+        };
+        let opened = store::open(
+            &dir.path().join("store"),
+            store_options,
+            Arc::new(RealFileSystem),
+        )
+        .expect("opens");
+        let plugin_options = PluginOptions {
+            cache_dir: dir.path().join("cache"),
+            ..PluginOptions::default()
+        };
+        let plugins = Plugins::start(plugin_options).expect("starts");
+        let broker_options = BrokerOptions {
+            plugins_dir: dir.path().join("plugins"),
+            auto_create_topics: true,
+            interval_ms: 100,
+            tail_bytes: 4 << 20,
+            checkpoint_bytes: 8 * MIB,
+            checkpoint_blocks: 10_000,
+            journal_bytes_max: 16 * MIB,
+            producers_max: 100,
+        };
+        let broker = Broker::start(broker_options, opened, plugins, &[])
+            .await
+            .expect("starts");
+        let options = AdminOptions {
+            module_bytes_max: 4_096,
+            ..AdminOptions::from_config(&Config::default())
+        };
+        let app = App {
+            broker,
+            policy: Arc::new(Policy::new(grants())),
+            hooks: vec![Arc::new(|| "from_a_hook 1\n# EOF\n".to_owned()) as MetricsHook].into(),
+            metrics: Arc::default(),
+            options: Arc::new(options),
+            started: Instant::now(),
+        };
+        Self {
+            router: router(app),
+            _dir: dir,
+        }
+    }
+
+    async fn ask(&self, who: &str, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map_or(Body::empty(), |body| Body::from(body.to_string()));
+        self.send(who, request.body(body).expect("a request")).await
+    }
+
+    async fn send(&self, who: &str, mut request: Request<Body>) -> (u16, Value) {
+        let who: Principal = who.parse().expect("a principal");
+        request.extensions_mut().insert(who);
+        let answer = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("infallible");
+        let status = answer.status().as_u16();
+        let body = to_bytes(answer.into_body(), usize::MAX)
+            .await
+            .expect("a body");
+        let text = String::from_utf8(body.to_vec()).expect("text");
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    async fn check(&self, who: &str, call: &str, body: Option<Value>, expected: u16) -> Value {
+        let (method, path) = call.split_once(' ').expect("METHOD PATH");
+        let (status, answer) = self.ask(who, method, path, body).await;
+        assert_eq!(status, expected, "{who}: {call}: {answer}");
+        if status >= 400 && path.starts_with("/v1") {
+            for field in ["code", "message", "retryable"] {
+                assert!(answer.get(field).is_some(), "{call}: {answer}");
+            }
+        }
+        answer
+    }
+}
+
+fn grants() -> Vec<Grant> {
+    let patterns = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| text.parse().expect("valid"))
+            .collect()
+    };
+    let grant = |who: &str, publish: &[&str], subscribe: &[&str], admin: &[&str]| Grant {
+        principals: vec![who.parse().expect("valid")],
+        publish: patterns(publish),
+        subscribe: patterns(subscribe),
+        admin: patterns(admin),
+    };
+    vec![
+        grant("local", &[">"], &[">"], &[">"]),
+        grant("cn:reader", &["dead.>"], &["orders.>"], &[]),
+        grant("cn:owner", &["dead.>"], &[], &["orders.>"]),
+    ]
+}
+
+fn subscription(name: &str, topic: &str) -> Option<Value> {
+    Some(json!({ "name": name, "topics": [topic] }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_are_managed_by_those_who_may() {
+    let fixture = Fixture::new().await;
+    let topic = |name: &str| Some(json!({ "name": name }));
+    let made = fixture
+        .check("cn:owner", "POST /v1/topics", topic("orders.eu"), 201)
+        .await;
+    assert_eq!(made["name"], "orders.eu");
+    assert_eq!(made["durability"], "sync");
+    fixture
+        .check("cn:owner", "POST /v1/topics", topic("orders.eu"), 409)
+        .await;
+    fixture
+        .check("cn:owner", "POST /v1/topics", topic("mail"), 403)
+        .await;
+    fixture
+        .check("cn:reader", "POST /v1/topics", topic("orders.us"), 403)
+        .await;
+    fixture
+        .check("local", "POST /v1/topics", topic("a..b"), 400)
+        .await;
+    fixture
+        .check(
+            "local",
+            "POST /v1/topics",
+            Some(json!({ "name": "a", "x": 1 })),
+            400,
+        )
+        .await;
+    fixture.check("local", "POST /v1/topics", None, 415).await;
+    assert_eq!(
+        fixture.check("local", "GET /v1/topics", None, 200).await[0]["name"],
+        "orders.eu"
+    );
+    fixture
+        .check("cn:reader", "GET /v1/topics", None, 403)
+        .await;
+    fixture
+        .check("local", "GET /v1/topics/orders.eu", None, 200)
+        .await;
+    fixture
+        .check("local", "GET /v1/topics/orders.us", None, 404)
+        .await;
+    fixture
+        .check("cn:owner", "DELETE /v1/topics/orders.eu", None, 204)
+        .await;
+    fixture
+        .check("cn:owner", "DELETE /v1/topics/orders.eu", None, 404)
+        .await;
+    fixture.check("local", "PUT /v1/topics", None, 405).await;
+    fixture.check("local", "GET /v1/nothing", None, 404).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_need_their_inputs_and_outputs() {
+    let fixture = Fixture::new().await;
+    let made = fixture
+        .check(
+            "cn:reader",
+            "POST /v1/subscriptions",
+            subscription("s", "orders.>"),
+            201,
+        )
+        .await;
+    assert_eq!(made["topics"], json!(["orders.>"]));
+    fixture
+        .check(
+            "cn:reader",
+            "POST /v1/subscriptions",
+            subscription("s", "orders.>"),
+            409,
+        )
+        .await;
+    fixture
+        .check(
+            "cn:reader",
+            "POST /v1/subscriptions",
+            subscription("t", "mail.>"),
+            403,
+        )
+        .await;
+    let mut route = subscription("r", "orders.*").expect("a body");
+    route["outputs"] = json!({ "out": "copies" });
+    fixture
+        .check(
+            "cn:reader",
+            "POST /v1/subscriptions",
+            Some(route.clone()),
+            403,
+        )
+        .await;
+    fixture
+        .check("local", "POST /v1/subscriptions", Some(route), 201)
+        .await;
+    let mut unknown = subscription("u", "a").expect("a body");
+    unknown["filters"] = json!([{ "plugin": "nobody" }]);
+    fixture
+        .check("local", "POST /v1/subscriptions", Some(unknown), 404)
+        .await;
+
+    let names = |list: Value| {
+        let list = list.as_array().expect("a list").clone();
+        list.iter()
+            .map(|info| info["name"].to_string())
+            .collect::<Vec<_>>()
+    };
+    let all = fixture
+        .check("local", "GET /v1/subscriptions", None, 200)
+        .await;
+    assert_eq!(names(all), ["\"r\"", "\"s\""]);
+    let routes = fixture.check("local", "GET /v1/routes", None, 200).await;
+    assert_eq!(names(routes), ["\"r\""]);
+    let status = fixture.check("local", "GET /v1/status", None, 200).await;
+    assert_eq!(
+        (&status["subscriptions"], &status["routes"]),
+        (&json!(1), &json!(1))
+    );
+
+    fixture
+        .check("cn:reader", "DELETE /v1/subscriptions/s", None, 403)
+        .await;
+    fixture
+        .check("cn:owner", "POST /v1/subscriptions/s/resume", None, 204)
+        .await;
+    fixture
+        .check("cn:owner", "DELETE /v1/subscriptions/s", None, 204)
+        .await;
+    fixture
+        .check("cn:owner", "DELETE /v1/subscriptions/s", None, 404)
+        .await;
+    fixture
+        .check("local", "GET /v1/subscriptions/s", None, 404)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_are_checked_and_limited() {
+    let fixture = Fixture::new().await;
+    let upload = |who: &'static str, body: Vec<u8>| {
+        let request = Request::post("/v1/plugins/scrub")
+            .body(Body::from(body))
+            .expect("a request");
+        fixture.send(who, request)
+    };
+    assert_eq!(upload("cn:owner", b"x".to_vec()).await.0, 403);
+    assert_eq!(upload("local", vec![0; 5_000]).await.0, 413);
+    let (status, answer) = upload("local", b"no component".to_vec()).await;
+    assert_eq!(
+        (status, &answer["code"]),
+        (422, &json!("invalid")),
+        "{answer}"
+    );
+    fixture.check("local", "GET /v1/plugins", None, 200).await;
+    fixture
+        .check("local", "DELETE /v1/plugins/scrub", None, 404)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_metrics_need_no_grant() {
+    let fixture = Fixture::new().await;
+    let nobody = "cn:nobody";
+    assert_eq!(
+        fixture.check(nobody, "GET /v1/whoami", None, 200).await["principal"],
+        nobody
+    );
+    assert_eq!(
+        fixture.check(nobody, "GET /healthz", None, 200).await["status"],
+        "ok"
+    );
+    assert_eq!(
+        fixture.check(nobody, "GET /readyz", None, 200).await["status"],
+        "ready"
+    );
+    fixture.check(nobody, "GET /v1/status", None, 403).await;
+    let page = fixture.check(nobody, "GET /metrics", None, 200).await;
+    let page = page.as_str().expect("text");
+    for part in [
+        "from_a_hook 1\n",
+        "tidegate_admin_requests_total{status=\"4xx\"} 1\n",
+        "right=\"admin\"} 1\n",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(!page.contains("# EOF"));
+}
