@@ -97,7 +97,7 @@ pub enum PluginStartError {
 pub enum LoadError {
     /// Larger than the broker accepts.
     #[error(
-        "the component has {bytes} bytes; at most {max} are accepted (plugin.module_bytes_max)"
+        "the component has {bytes} bytes; at most {max} are accepted (plugins.module_bytes_max)"
     )]
     TooLarge {
         /// Its size.

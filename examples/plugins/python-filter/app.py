@@ -19,16 +19,16 @@ class Field:
 
 
 class Filtering(exports.Filtering):
-    def __init__(self):
-        self.rules = {}
-        self.next_rule = 0
+    # On the class: componentize-py makes an instance of it for each exported function.
+    rules = {}
+    next_rule = 0
 
     def configure(self, config):
         name, equals, value = config.partition("=")
         if not (name and equals):
             raise Err(f"want NAME=VALUE, got {config!r}")
-        rule = self.next_rule
-        self.next_rule += 1
+        rule = Filtering.next_rule
+        Filtering.next_rule += 1
         self.rules[rule] = Field(name, value)
         return rule, Wants(HeaderSet_None_(), True)
 

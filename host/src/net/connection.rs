@@ -119,11 +119,11 @@ impl Peer {
         self.server.stats.refused(error.code());
         let earlier = self.refusals.fetch_add(1, Ordering::Relaxed);
         let (connection, remote, principal) = (self.id, self.remote, &self.principal);
-        let (code, message) = (error.code(), &error.message);
+        let (code, reason) = (error.code(), &error.message);
         if earlier < REFUSALS_LOGGED_MAX {
-            warn!(%connection, %remote, %principal, stream, %code, message, "refused");
+            warn!(%connection, %remote, %principal, stream, %code, reason, "refused");
         } else {
-            debug!(%connection, %remote, %principal, stream, %code, message, "refused");
+            debug!(%connection, %remote, %principal, stream, %code, reason, "refused");
         }
         if earlier + 1 == REFUSALS_LOGGED_MAX {
             warn!(%connection, %remote, %principal, "further refusals of this connection are logged at debug level");
@@ -131,9 +131,9 @@ impl Peer {
     }
 
     /// Logs what went wrong on a stream without a refusal.
-    pub(super) fn log_fault(&self, stream: &'static str, message: &str) {
+    pub(super) fn log_fault(&self, stream: &'static str, reason: &str) {
         let (connection, remote, principal) = (self.id, self.remote, &self.principal);
-        warn!(%connection, %remote, %principal, stream, message, "fault");
+        warn!(%connection, %remote, %principal, stream, reason, "fault");
     }
 }
 

@@ -92,7 +92,7 @@ impl Guest {
                 kind: FaultKind::Busy,
                 reason: match error {
                     TryAcquireError::NoPermits => {
-                        "all plugin instances are in use (plugin.instances_max)".into()
+                        "all plugin instances are in use (plugins.instances_max)".into()
                     }
                     TryAcquireError::Closed => "the plugin service is stopping".into(),
                 },

@@ -1,7 +1,7 @@
 //! Generations: sled databases that are written once, sealed, and from then on only read until their folder is
 //! removed whole. The only place that knows sled.
 //!
-//! What sled 0.34.7 does and does not promise decides how it is used here (`tests/sled.rs` pins it): `flush` is
+//! What sled 0.34.7 does and does not promise decides how it is used here (`tests/sled_facts.rs` pins it): `flush` is
 //! not a sync, so every file and folder is synced after the database is closed; an open that died can leave
 //! `snap.*.generating`, which blocks every later one and is removed first; closing may release the file lock a
 //! moment late; damage may show as a panic, which is caught and reported.

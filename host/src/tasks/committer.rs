@@ -4,6 +4,7 @@
 //! good: everything after it is refused, reading goes on.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -114,8 +115,19 @@ impl Committer {
         }
     }
 
-    /// Runs until the inbox is closed, then closes the journal.
-    pub(super) fn run(mut self) {
+    /// Runs until the inbox is closed, then closes the journal. Should it ever panic, writing ends for good and
+    /// whoever asks is told so, rather than waiting for ever.
+    pub(super) fn run(self) {
+        let (inbox, fault) = (self.parts.inbox.clone(), self.parts.fault.clone());
+        let ended = panic::catch_unwind(AssertUnwindSafe(|| self.commit_all()));
+        if ended.is_err() {
+            let why = "the committer ended by a fault of its own";
+            let _ = fault.set(why.to_owned());
+            refuse_everything(&inbox, why, &mut VecDeque::new());
+        }
+    }
+
+    fn commit_all(mut self) {
         let inbox = self.parts.inbox.clone();
         loop {
             let taken = inbox.take(

@@ -385,10 +385,11 @@ impl Hub {
         let mut end = log.watch_end();
         loop {
             let cursor = lock(&self.router).cursor;
+            // Taken before reading: what is appended meanwhile must not be skipped below.
+            let at = log.end();
             match log.blocks_from(cursor, ROUTER_BATCH_BYTES).await {
                 Ok(blocks) if blocks.is_empty() => {
-                    let at = log.end();
-                    if self.routed_through.borrow().0 < at.0 {
+                    if cursor < at {
                         // Positions that no block holds: skipped after an unclean start.
                         self.route(&[], at, &topic_name);
                     }

@@ -378,13 +378,17 @@ impl Lane {
                 continue;
             };
             if !call.same_rules(&rules) || call.events.len() >= CALL_EVENTS_MAX {
-                self.call(&mut call, &mut verdicts).await?;
+                if let Some(stopped) = self.call(&mut call, &mut verdicts, cursor).await? {
+                    return Ok((verdicts, stopped));
+                }
                 call.rules = rules;
             }
             call.add(block, &topic, cursor, stop)
                 .map_err(Interrupted::Unreadable)?;
         }
-        self.call(&mut call, &mut verdicts).await?;
+        if let Some(stopped) = self.call(&mut call, &mut verdicts, cursor).await? {
+            return Ok((verdicts, stopped));
+        }
         // Everything up to `stop` that is kept was in these blocks, unless the step was cut short by size.
         if blocks
             .iter()
@@ -396,9 +400,17 @@ impl Lane {
         Ok((verdicts, next))
     }
 
-    async fn call(&mut self, call: &mut Call, verdicts: &mut Verdicts) -> Result<(), Interrupted> {
+    // Passes the events of `call` to the plugin. When it gives up before the end, what it said of a step that began at
+    // `from` still counts up to the position that is returned; otherwise a plugin that fails now and then
+    // would never get past such a step.
+    async fn call(
+        &mut self,
+        call: &mut Call,
+        verdicts: &mut Verdicts,
+        from: Position,
+    ) -> Result<Option<Position>, Interrupted> {
         let Some(group) = &mut self.group else {
-            return Ok(());
+            return Ok(None);
         };
         while !call.events.is_empty() {
             let count = call.events.len().min(CALL_EVENTS_MAX);
@@ -408,7 +420,11 @@ impl Lane {
                 plugin_down,
             } = group.evaluate(&call.events[..count], &call.rules).await;
             if let Some(retry) = plugin_down {
-                return Err(Interrupted::Down(retry));
+                let stopped = call.positions[0];
+                return match stopped > from {
+                    true => Ok(Some(stopped)),
+                    false => Err(Interrupted::Down(retry)),
+                };
             }
             for (event, rule) in matches {
                 let position = call.positions[event as usize];
@@ -421,7 +437,7 @@ impl Lane {
             call.events.drain(..count);
             call.positions.drain(..count);
         }
-        Ok(())
+        Ok(None)
     }
 
     // Tells every member of a cohort what came out of a step that ended before `next`.
