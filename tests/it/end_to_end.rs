@@ -382,8 +382,7 @@ async fn an_older_stream_of_a_producer_is_fenced() -> anyhow::Result<()> {
     let refused = raw
         .publish_stream(Some([9; 16]), 4)
         .await?
-        .err()
-        .expect("epoch 4 is over");
+        .expect_err("epoch 4 is over");
     assert_eq!(refused.code(), pb::ErrorCode::ProducerFenced, "{refused:?}");
     Ok(())
 }
@@ -409,8 +408,7 @@ async fn what_does_not_exist_is_named() -> anyhow::Result<()> {
     let client = broker.client().await?;
     let error = consume(&client, "nothing")
         .await
-        .err()
-        .expect("no such subscription");
+        .expect_err("no such subscription");
     assert_eq!(code_of(&error), Some(pb::ErrorCode::NotFound), "{error:#}");
     assert!(format!("{error:#}").contains("nothing"), "{error:#}");
     let spec = json!({"name": "s", "topics": ["t"]});

@@ -115,7 +115,7 @@ async fn what_is_not_granted_is_denied() -> anyhow::Result<()> {
         (&reader, "open.a"),
         (&nobody, "open.a"),
     ] {
-        let error = publish(client, topic, [2]).await.err().expect(topic);
+        let error = publish(client, topic, [2]).await.expect_err(topic);
         assert_eq!(
             code_of(&error),
             Some(ErrorCode::PermissionDenied),
@@ -126,8 +126,7 @@ async fn what_is_not_granted_is_denied() -> anyhow::Result<()> {
     for client in [&writer, &nobody] {
         let error = consume(client, "reader")
             .await
-            .err()
-            .expect("may not consume");
+            .expect_err("may not consume");
         assert_eq!(
             code_of(&error),
             Some(ErrorCode::PermissionDenied),
@@ -161,8 +160,7 @@ async fn the_kind_of_a_name_is_part_of_a_grant() -> anyhow::Result<()> {
         .await?;
     let error = publish(&pretender, "open.sensor", [1])
         .await
-        .err()
-        .expect("a common name is no DNS name");
+        .expect_err("a common name is no DNS name");
     assert_eq!(
         code_of(&error),
         Some(ErrorCode::PermissionDenied),
@@ -199,7 +197,7 @@ async fn creating_needs_the_rights_of_what_is_created() -> anyhow::Result<()> {
         ),
     ];
     for (what, spec) in denied {
-        let refusal = broker.admin().try_create(spec).await?.err().expect(what);
+        let refusal = broker.admin().try_create(spec).await?.expect_err(what);
         assert_eq!(refusal.status, 403, "{what}: {refusal:?}");
     }
     broker
@@ -241,8 +239,7 @@ async fn a_listener_without_certificates_has_anonymous_clients_only() -> anyhow:
     publish(&client, "drop-box", [1]).await?;
     let error = publish(&client, "elsewhere", [2])
         .await
-        .err()
-        .expect("only the box is granted");
+        .expect_err("only the box is granted");
     assert_eq!(
         code_of(&error),
         Some(ErrorCode::PermissionDenied),
@@ -250,8 +247,7 @@ async fn a_listener_without_certificates_has_anonymous_clients_only() -> anyhow:
     );
     let error = consume(&client, "box")
         .await
-        .err()
-        .expect("may not read it either");
+        .expect_err("may not read it either");
     assert_eq!(
         code_of(&error),
         Some(ErrorCode::PermissionDenied),

@@ -168,7 +168,10 @@ mod tests {
         packed.messages.iter().map(shape).collect()
     }
 
-    fn check(deliveries: Vec<Delivery>, expected: &[(&str, &[u64], &[u64], &[usize])]) {
+    // As a shape, in literals.
+    type Expected<'a> = (&'a str, &'a [u64], &'a [u64], &'a [usize]);
+
+    fn check(deliveries: Vec<Delivery>, expected: &[Expected<'_>]) {
         let found = shapes(&pack(deliveries, 1 << 20));
         let expected: Vec<Shape> = expected
             .iter()

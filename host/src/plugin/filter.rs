@@ -100,6 +100,10 @@ enum Place {
 }
 
 // A part of a group that is evaluated by itself.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are a few per call, each moved once; the large one is the usual one"
+)]
 enum Unit {
     Shard(usize, Shard, Vec<RuleKey>),
     Rule(Box<Quarantined>),

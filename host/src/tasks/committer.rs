@@ -91,10 +91,13 @@ struct Group {
     needs_sync: bool,
     replies: Vec<(mpsc::UnboundedSender<PublishReply>, PublishReply)>,
     outputs: Vec<Outputs>,
-    answers: Vec<Box<dyn FnOnce(Result<(), BrokerError>) + Send>>,
+    answers: Vec<Answer>,
     events: u64,
     bytes: u64,
 }
+
+/// Tells whoever asked for a change what became of the group it was in.
+type Answer = Box<dyn FnOnce(Result<(), BrokerError>) + Send>;
 
 struct OpenTopic {
     topic: Arc<Topic>,

@@ -134,8 +134,11 @@ struct Cohort {
     cursor: Position,
     rules: Vec<RuleKey>,
     // Rules by topic, one list shared by all topics that have the same rules.
-    by_topic: HashMap<TopicId, Option<(TopicName, Arc<[RuleKey]>)>>,
+    by_topic: HashMap<TopicId, Option<TopicRules>>,
 }
+
+/// A topic's name and the rules that look at it.
+type TopicRules = (TopicName, Arc<[RuleKey]>);
 
 /// Why a step ended early.
 enum Interrupted {
@@ -511,7 +514,7 @@ impl Lane {
         }
     }
 
-    fn rules_of(&mut self, index: usize, topic: TopicId) -> Option<(TopicName, Arc<[RuleKey]>)> {
+    fn rules_of(&mut self, index: usize, topic: TopicId) -> Option<TopicRules> {
         let cohort = &mut self.cohorts[index];
         if let Some(known) = cohort.by_topic.get(&topic) {
             return known.clone();

@@ -117,7 +117,7 @@ async fn step(
         after = router;
     }
     let through = Position(after.0.saturating_sub(1));
-    cell.lock().observe(through, ranges.into_iter());
+    cell.lock().observe(through, ranges);
     cell.wake.notify_waiters();
     Ok(after)
 }
