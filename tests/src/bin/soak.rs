@@ -94,7 +94,7 @@ async fn drain(broker: &BrokerProcess, subscription: &str, events: u64) -> anyho
         let number: usize = delivery.event().id.parse()?;
         left -= u64::from(std::mem::take(&mut missing[number]));
         delivery.ack();
-        if left % 100_000 == 0 {
+        if left.is_multiple_of(100_000) {
             state(broker, &format!("{subscription}: {left} left"))?;
         }
     }
