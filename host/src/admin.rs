@@ -138,7 +138,10 @@ fn router(app: App) -> Router {
         )
         .route("/v1/routes", get(subscriptions::list_routes))
         .route("/v1/plugins", get(plugins::list))
-        .route("/v1/plugins/{name}", axum::routing::delete(plugins::delete))
+        .route(
+            "/v1/plugins/{name}",
+            get(plugins::show).delete(plugins::delete),
+        )
         .route("/v1/whoami", get(status::whoami))
         .route("/v1/status", get(status::status))
         .route("/healthz", get(status::healthz))

@@ -126,7 +126,10 @@ async fn serve(
     endpoints
         .save(&config.data_dir)
         .context("cannot write endpoints.json to the data directory")?;
-    println!("{}", endpoints.banner(config, "tidegate"));
+    let program = std::env::args()
+        .next()
+        .unwrap_or_else(|| "tidegate".to_owned());
+    println!("{}", endpoints.banner(config, &program));
     tracing::info!(%quic, admin = endpoints.admin, admin_tls = endpoints.admin_tls, "serving");
     Ok(Served { net, admin })
 }

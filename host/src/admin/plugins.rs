@@ -20,6 +20,15 @@ pub(super) async fn list(
     Ok(Json(app.broker.plugins()))
 }
 
+pub(super) async fn show(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+) -> Result<Json<PluginInfo>, Problem> {
+    app.policy.check(&who, &Action::AdminRead)?;
+    Ok(Json(app.broker.plugin(&name)?))
+}
+
 pub(super) async fn upload(
     State(app): State<App>,
     Extension(who): Extension<Principal>,

@@ -34,6 +34,13 @@ enum Command {
         #[command(flatten)]
         flags: ManageFlags,
     },
+    /// Show one plugin
+    Show {
+        /// Its name for the newest version, name@version, or a digest
+        name: String,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
     /// Delete a plugin that nobody uses
     Delete {
         /// Its name for all versions, or name@version for one
@@ -62,6 +69,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::List { flags } => {
             let plugins: Vec<PluginInfo> = api(flags)?.get("/v1/plugins")?;
             output::either(flags.json, &plugins, |plugins| list(plugins))
+        }
+        Command::Show { name, flags } => {
+            let plugin: PluginInfo = api(flags)?.get(&path(name))?;
+            output::either(flags.json, &plugin, |plugin| {
+                list(std::slice::from_ref(plugin))
+            })
         }
         Command::Delete { name, flags } => {
             api(flags)?.delete(&path(name))?;

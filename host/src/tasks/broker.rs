@@ -399,8 +399,7 @@ impl Broker {
 
     // Pins a plugin to the bytes its name means now, and lets it look at its configuration.
     async fn resolve(&self, used: &mut PluginUse, world: PluginWorld) -> Result<(), BrokerError> {
-        let plugin = self.catalog().find_plugin(&used.plugin).cloned();
-        let plugin = plugin.ok_or_else(|| BrokerError::NoPlugin(used.plugin.clone()))?;
+        let plugin = self.plugin(&used.plugin)?;
         if plugin.world != world {
             return Err(BrokerError::Invalid(format!(
                 "plugin `{}` is a {}, but is used as a {}",
@@ -598,6 +597,16 @@ impl Broker {
         let mut plugins: Vec<_> = self.catalog().plugins.values().cloned().collect();
         plugins.sort_by_key(|plugin| !plugin.bundled);
         plugins
+    }
+
+    /// One plugin: the newest version of a name, a version (`name@3`), or a digest.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn plugin(&self, name: &str) -> Result<PluginInfo, BrokerError> {
+        let plugin = self.catalog().find_plugin(name).cloned();
+        plugin.ok_or_else(|| BrokerError::NoPlugin(name.to_owned()))
     }
 
     /// How the broker fares.
