@@ -163,6 +163,8 @@ impl Surveyor {
             end: FILE_HEAD_BYTES,
             cuts: Vec::new(),
         };
+        // Only the end of the newest file tells how the last run ended.
+        self.survey.clean = false;
         self.records(&mut scanner, &mut scanned, is_last)
             .map_err(|error| read_failed(&file.path, error))?;
         file.set_bytes(scanned.end);

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::catalog::split_version;
 use super::checkpointer::Checkpointer;
 use super::clock::Clock;
-use super::committer::{Committer, CommitterParts, CommitterSettings};
+use super::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::delivery::{Consumer, DeliveryParts, Taker};
 use super::hub::{Cell, Hub, chain};
 use super::inbox::{Control, Inbox};
@@ -33,7 +33,7 @@ use crate::domain::{
 };
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
-use crate::store::{Opened, StoreReader};
+use crate::store::{Opened, StoreReader, WriteError};
 
 /// What the configuration says to the broker's tasks.
 #[derive(Clone, Debug)]
@@ -63,6 +63,9 @@ pub enum StartError {
     /// What is on disk cannot be made a state of.
     #[error("recovery failed")]
     Recovery(#[source] RecoveryError),
+    /// The numbers that are skipped after an unclean end cannot be written down.
+    #[error("the journal cannot be written")]
+    Reserve(#[source] WriteError),
     /// A plugin's file cannot be read or written.
     #[error("the plugin directory cannot be used")]
     PluginFiles(#[source] std::io::Error),
@@ -132,6 +135,10 @@ impl Broker {
             clean = opened.clean,
             "recovered"
         );
+        let mut journal = opened.journal;
+        if let Some(reserved) = &recovered.reserved {
+            committer::reserve(&mut journal, reserved).map_err(StartError::Reserve)?;
+        }
         let clock = Clock::start();
         let shutdown = CancellationToken::new();
         let inbox = Inbox::new();
@@ -161,7 +168,7 @@ impl Broker {
         let checkpoint_due = Arc::new(Notify::new());
         let (created, creations) = mpsc::unbounded_channel();
         let committer = Committer::new(CommitterParts {
-            journal: opened.journal,
+            journal,
             catalog: recovered.catalog,
             shared: shared.clone(),
             hub: hub.clone(),
@@ -190,6 +197,7 @@ impl Broker {
             due: checkpoint_due,
             shutdown: shutdown.clone(),
             runtime: tokio::runtime::Handle::current(),
+            last_checkpoint: Instant::now(),
         };
         let threads = vec![
             spawn_thread("checkpointer", || checkpointer.run())?,

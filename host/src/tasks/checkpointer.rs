@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use roaring::RoaringTreemap;
 use tokio::runtime::Handle;
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::{Cell, Hub, chain};
-use super::inbox::{Control, Inbox, Mark};
+use super::inbox::{Inbox, Mark};
 use super::metrics::Metrics;
 use super::{BrokerError, state};
 use crate::domain::{Block, Position, TopicId, TopicName};
@@ -21,6 +21,8 @@ use crate::store::{BlockMeta, CheckpointError, Checkpoints, ReadError, StoreRead
 
 /// How often generations are looked at while there are any.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
+/// At most this often a checkpoint is made only to let acked events of the newest generations go.
+const RELEASE_EVERY: Duration = Duration::from_secs(5);
 /// The store keeps this many generations for their state, whatever becomes of their events.
 const STATES_KEPT: usize = 2;
 /// How long a failed checkpoint waits before the next try.
@@ -35,6 +37,7 @@ pub(super) struct Checkpointer {
     pub(super) due: Arc<Notify>,
     pub(super) shutdown: CancellationToken,
     pub(super) runtime: Handle,
+    pub(super) last_checkpoint: Instant,
 }
 
 /// Why a checkpoint was not made.
@@ -91,7 +94,7 @@ impl Checkpointer {
         let inbox = self.inbox.clone();
         let mark = self
             .runtime
-            .block_on(inbox.ask(Control::Mark))
+            .block_on(inbox.ask_mark())
             .map_err(Failed::Mark)?;
         self.wait_for_router(mark.end)?;
         let blocks = self.checkpoints.journal_blocks(mark.group);
@@ -104,6 +107,7 @@ impl Checkpointer {
             .checkpoints
             .write_generation(mark.group, kept, pairs.into_iter())
             .map_err(Failed::Write)?;
+        self.last_checkpoint = Instant::now();
         self.metrics.checkpointed();
         tracing::debug!(generation = %info.id, events = info.events, bytes = info.bytes, "checkpoint");
         Ok(())
@@ -181,7 +185,7 @@ impl Checkpointer {
             }
             if index >= newest {
                 // It is kept for its state. A newer state, without these events, lets them go.
-                if events.is_some() {
+                if events.is_some() && self.last_checkpoint.elapsed() > RELEASE_EVERY {
                     self.due.notify_one();
                 }
                 continue;

@@ -239,6 +239,7 @@ impl Committer {
         for outputs in group.outputs.drain(..) {
             if let Some(cell) = self.parts.hub.by_id(outputs.subscription) {
                 cell.lock().ack(None, &outputs.acks, &mut Vec::new());
+                cell.wake.notify_waiters();
             }
             let _ = outputs.done.send(Ok(()));
         }
@@ -471,8 +472,13 @@ impl Committer {
                 group.answer(reply, result);
             }
             Control::Outputs(outputs) => {
-                if self.parts.journal.used_bytes() >= self.parts.settings.journal_bytes_max {
+                let full = self.journal_is_full();
+                let large = group.bytes >= GROUP_BYTES_MAX as u64;
+                if full || large || !self.held.is_empty() {
                     self.held.push_back(outputs);
+                    if !full {
+                        self.parts.inbox.wake();
+                    }
                 } else {
                     self.append_outputs(outputs, group);
                 }
@@ -537,6 +543,13 @@ impl Committer {
                 kind,
                 name: spec.name.to_string(),
             });
+        }
+        // Between being looked up and this moment it may have been deleted.
+        for used in spec.filters.iter().chain(&spec.transforms) {
+            let mut plugins = self.parts.catalog.plugins.values();
+            if !plugins.any(|plugin| Some(plugin.digest) == used.digest) {
+                return Err(BrokerError::NoPlugin(used.plugin.clone()));
+            }
         }
         let id = self.parts.catalog.next_subscription_id();
         let start = match spec.start {
@@ -618,7 +631,7 @@ impl Committer {
     }
 
     fn release_held(&mut self, group: &mut Group) {
-        while self.parts.journal.used_bytes() < self.parts.settings.journal_bytes_max {
+        while !self.journal_is_full() {
             let Some(outputs) = self.held.pop_front() else {
                 return;
             };
@@ -631,7 +644,19 @@ impl Committer {
         }
     }
 
+    // Full even for routes: only acks and marks still go in.
+    fn journal_is_full(&self) -> bool {
+        self.parts.journal.used_bytes() >= self.parts.settings.journal_bytes_max
+    }
+
     fn append_outputs(&mut self, outputs: Outputs, group: &mut Group) {
+        if !self.is_still_owed(&outputs, group) {
+            let error = BrokerError::Overloaded(
+                "an event of this batch was settled meanwhile; the others are tried again".into(),
+            );
+            let _ = outputs.done.send(Err(error));
+            return;
+        }
         // A subscription that was deleted meanwhile has nothing to say any more.
         if self
             .parts
@@ -653,6 +678,30 @@ impl Committer {
             });
         }
         group.outputs.push(outputs);
+    }
+}
+
+impl Committer {
+    // Whether every event of `outputs` is still pending. A lease may expire while a route works, and the event be given up
+    // or handed out again; only the first of its outcomes counts, and the one writer is where they meet.
+    fn is_still_owed(&self, outputs: &Outputs, group: &Group) -> bool {
+        let Some(cell) = self.parts.hub.by_id(outputs.subscription) else {
+            return true;
+        };
+        let state = cell.lock();
+        let others = || {
+            let same = |other: &&Outputs| other.subscription == outputs.subscription;
+            group
+                .outputs
+                .iter()
+                .filter(same)
+                .flat_map(|other| &other.acks)
+        };
+        outputs.acks.iter().all(|range| {
+            let (first, last) = (*range.start(), *range.end());
+            state.needed(first, last).len() == last.0 - first.0 + 1
+                && !others().any(|other| *other.start() <= last && first <= *other.end())
+        })
     }
 }
 
@@ -731,6 +780,14 @@ impl OpenTopic {
         self.first_sequence.0 += u64::from(count);
         Some(block)
     }
+}
+
+/// Writes down, durably and before anything else, which numbers recovery has skipped.
+pub(super) fn reserve(journal: &mut JournalWriter, reserved: &Note) -> Result<(), WriteError> {
+    let mut notes = Vec::new();
+    note::encode(std::slice::from_ref(reserved), &mut notes);
+    journal.append(&notes, &[])?;
+    journal.sync()
 }
 
 /// A topic that comes into being because something is appended to it.

@@ -231,17 +231,17 @@ impl Hub {
         ranges: &[RangeInclusive<Position>],
     ) {
         let mut acked = Vec::new();
-        let had_room = {
+        let made_room = {
             let mut state = cell.lock();
-            let had_room = state.in_flight() < u64::from(cell.spec.delivery.in_flight_events_max);
+            let before = state.has_deliverable();
             state.ack(Some(consumer), ranges, &mut acked);
-            had_room
+            !before && state.has_deliverable()
         };
         if acked.is_empty() {
             return;
         }
         self.record_acks(cell.id, acked);
-        if !had_room {
+        if made_room {
             cell.wake.notify_waiters();
         }
     }
@@ -250,7 +250,11 @@ impl Hub {
     pub(super) fn ack_internally(&self, cell: &Cell, ranges: &[RangeInclusive<Position>]) {
         let mut acked = Vec::new();
         cell.lock().ack(None, ranges, &mut acked);
-        self.record_acks(cell.id, acked);
+        if !acked.is_empty() {
+            self.record_acks(cell.id, acked);
+            // Others may have waited for the room.
+            cell.wake.notify_waiters();
+        }
     }
 
     fn record_acks(&self, id: SubscriptionId, acked: Vec<RangeInclusive<Position>>) {

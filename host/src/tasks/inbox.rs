@@ -136,15 +136,27 @@ impl Inbox {
         let room = self.control_room.acquire().await;
         let _room = room.map_err(|_| BrokerError::ShuttingDown)?;
         let (reply, answer) = oneshot::channel();
-        {
-            let mut lanes = self.lock();
-            if lanes.closed {
-                return Err(BrokerError::ShuttingDown);
-            }
-            lanes.control.push_back(make(reply));
-        }
-        self.filled.notify_one();
+        self.hand_over(make(reply))?;
         answer.await.unwrap_or(Err(BrokerError::ShuttingDown))
+    }
+
+    /// Asks for a mark. It needs no room in the lane: there is one checkpointer, and what holds the lane's room may be waiting
+    /// for the room in the journal that only a checkpoint makes.
+    pub(super) async fn ask_mark(&self) -> Result<Mark, BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_over(Control::Mark(reply))?;
+        answer.await.unwrap_or(Err(BrokerError::ShuttingDown))
+    }
+
+    fn hand_over(&self, item: Control) -> Result<(), BrokerError> {
+        let mut lanes = self.lock();
+        if lanes.closed {
+            return Err(BrokerError::ShuttingDown);
+        }
+        lanes.control.push_back(item);
+        drop(lanes);
+        self.filled.notify_one();
+        Ok(())
     }
 
     /// Says that acks wait in the hub.

@@ -128,6 +128,8 @@ struct Lane {
     cohorts: Vec<Cohort>,
     // Members whose subscription is paused at an event their rule failed on.
     parked: Vec<RuleKey>,
+    // Members whose rule could not be set up; their subscription is paused.
+    failed: Vec<Member>,
 }
 
 struct Cohort {
@@ -172,6 +174,7 @@ impl Lane {
             next_key: 1,
             cohorts: Vec::new(),
             parked: Vec::new(),
+            failed: Vec::new(),
         }
     }
 
@@ -180,6 +183,7 @@ impl Lane {
             while let Ok(command) = self.commands.try_recv() {
                 self.obey(command).await;
             }
+            self.forget_deleted().await;
             let end = self.parts.log.end();
             let mut progress = false;
             let mut index = 0;
@@ -218,8 +222,25 @@ impl Lane {
         }
     }
 
+    // Whoever deleted a subscription may have gone before it could say so here.
+    async fn forget_deleted(&mut self) {
+        self.failed.retain(|member| !member.cell.is_deleted());
+        let deleted = |member: &&Member| member.cell.is_deleted();
+        let gone: Vec<SubscriptionId> = self
+            .members
+            .values()
+            .filter(deleted)
+            .map(|member| member.cell.id)
+            .collect();
+        for id in gone {
+            self.obey(Command::Remove(id)).await;
+        }
+    }
+
     async fn obey(&mut self, command: Command) {
         match command {
+            // Deleted before its start was noticed.
+            Command::Add(member) if member.cell.is_deleted() => {}
             Command::Add(member) => self.add(member).await,
             Command::Remove(id) => {
                 let gone: Vec<RuleKey> = self
@@ -238,6 +259,13 @@ impl Lane {
                 }
             }
             Command::Resume(id) => {
+                let (again, failed) = std::mem::take(&mut self.failed)
+                    .into_iter()
+                    .partition(|member| member.cell.id == id);
+                self.failed = failed;
+                for member in again {
+                    self.add(member).await;
+                }
                 let (resumed, parked) = std::mem::take(&mut self.parked)
                     .into_iter()
                     .partition(|key| self.members.get(key).is_some_and(|m| m.cell.id == id));
@@ -263,6 +291,7 @@ impl Lane {
             Err(reason) => {
                 tracing::error!(subscription = %member.cell.spec.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
                 member.cell.lock().pause(&reason);
+                self.failed.push(member);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Change;
-use crate::domain::{Position, ProducerId, Sequence, SubscriptionId};
+use crate::domain::{Position, ProducerId, Sequence, SubscriptionId, TopicId};
 
 /// First byte of a group's notes: the version of their encoding.
 const VERSION: u8 = 1;
@@ -21,6 +21,13 @@ pub(super) enum Note {
         subscription: SubscriptionId,
         /// First position and how many more, rising.
         ranges: Vec<(u64, u64)>,
+    },
+    /// Numbers below these may have been handed out before an unclean end; none of them is given again.
+    Reserved {
+        /// First position that may be given.
+        next_position: Position,
+        /// First sequences that may be given, by topic.
+        next_sequences: Vec<(TopicId, Sequence)>,
     },
     /// A producer's batch is in this group.
     Batch {

@@ -36,6 +36,8 @@ pub(super) struct Recovered {
     /// All subscriptions, and whether each follows the router.
     pub(super) cells: Vec<(Arc<Cell>, bool)>,
     pub(super) groups: u64,
+    /// To be written, durably, before anything else: which numbers were skipped.
+    pub(super) reserved: Option<Note>,
 }
 
 /// Rebuilds the state. `clean` says that the last run closed its journal.
@@ -50,10 +52,12 @@ pub(super) fn recover(
     for group in replay {
         recovery.apply(&group.map_err(RecoveryError::Replay)?)?;
     }
-    if !clean {
-        recovery.skip_what_may_have_been_handed_out();
-    }
-    Ok(recovery.finish())
+    recovery.stay_above_what_was_decided();
+    let reserved = match clean {
+        true => None,
+        false => recovery.skip_what_may_have_been_handed_out(),
+    };
+    Ok(recovery.finish(reserved))
 }
 
 struct Recovery {
@@ -158,6 +162,17 @@ impl Recovery {
                     live.cell.lock().ack(None, &ranges, &mut Vec::new());
                 }
             }
+            Note::Reserved {
+                next_position,
+                next_sequences,
+            } => {
+                self.next_position = self.next_position.max(next_position);
+                for (id, next) in next_sequences {
+                    if let Some(topic) = self.catalog.topics_by_id.get(&id) {
+                        topic.advance_to(next);
+                    }
+                }
+            }
             Note::Batch {
                 producer,
                 epoch,
@@ -180,7 +195,7 @@ impl Recovery {
 
     // Events of `interval` topics may have been answered and delivered, and then lost. Their numbers must not be
     // given to other events.
-    fn skip_what_may_have_been_handed_out(&mut self) {
+    fn skip_what_may_have_been_handed_out(&mut self) -> Option<Note> {
         let interval = |spec: &crate::domain::TopicSpec| spec.durability == Durability::Interval;
         let mut topics = self
             .catalog
@@ -188,16 +203,30 @@ impl Recovery {
             .values()
             .filter(|topic| interval(&topic.spec))
             .peekable();
-        if topics.peek().is_none() {
-            return;
-        }
+        topics.peek()?;
+        let mut next_sequences = Vec::new();
         for topic in topics {
-            topic.advance_to(Sequence(topic.next_sequence().0 + UNSYNCED_EVENTS_CEILING));
+            let next = Sequence(topic.next_sequence().0 + UNSYNCED_EVENTS_CEILING);
+            topic.advance_to(next);
+            next_sequences.push((topic.id, next));
         }
         self.next_position.0 += UNSYNCED_EVENTS_CEILING;
+        Some(Note::Reserved {
+            next_position: self.next_position,
+            next_sequences,
+        })
     }
 
-    fn finish(self) -> Recovered {
+    // A checkpoint may have seen events that were lost with a power cut, or with a loss that was accepted. What a
+    // subscription has decided must not be asked again for other events.
+    fn stay_above_what_was_decided(&mut self) {
+        for live in self.live.values() {
+            let decided = live.cell.lock().evaluated_through().next();
+            self.next_position = self.next_position.max(decided);
+        }
+    }
+
+    fn finish(self, reserved: Option<Note>) -> Recovered {
         Recovered {
             catalog: self.catalog,
             producers: self.producers,
@@ -208,6 +237,7 @@ impl Recovery {
                 .map(|live| (live.cell, live.routed))
                 .collect(),
             groups: self.groups,
+            reserved,
         }
     }
 }

@@ -47,12 +47,37 @@ impl Supervisor {
     }
 
     async fn run_route(&self, cell: Arc<Cell>) {
-        match self.transforms(&cell).await {
-            Ok(transforms) => routes::run(self.parts.clone(), cell, transforms).await,
-            Err(error) => {
-                let why = chain(&error);
-                tracing::error!(route = %cell.spec.name, error = %why, "a route's transforms cannot be set up; it is paused");
-                cell.lock().pause(&why);
+        loop {
+            match self.transforms(&cell).await {
+                Ok(transforms) => return routes::run(self.parts.clone(), cell, transforms).await,
+                Err(error) => {
+                    let why = chain(&error);
+                    tracing::error!(route = %cell.spec.name, error = %why, "a route's transforms cannot be set up; it is paused");
+                    cell.lock().pause(&why);
+                }
+            }
+            if !self.resumed(&cell).await {
+                return;
+            }
+        }
+    }
+
+    // Waits until somebody resumes the route; false when it ends instead.
+    async fn resumed(&self, cell: &Cell) -> bool {
+        loop {
+            let notified = cell.wake.notified();
+            tokio::pin!(notified);
+            // Registered before looking, so that nothing that comes between is missed.
+            notified.as_mut().enable();
+            if cell.is_deleted() || self.parts.shutdown.is_cancelled() {
+                return false;
+            }
+            if cell.lock().paused().is_none() {
+                return true;
+            }
+            tokio::select! {
+                () = notified => {}
+                () = self.parts.shutdown.cancelled() => return false,
             }
         }
     }
