@@ -55,6 +55,9 @@ async fn a_backlog_far_above_the_journal_is_served_from_generations() -> anyhow:
         "{full} bytes on disk hold the backlog"
     );
 
+    let checkpoints = broker.admin().metric("tidegate_checkpoints_total").await?;
+    assert!(checkpoints > 0.0, "the journal alone held {full} bytes");
+
     // What was checkpointed is still there for a broker that starts anew.
     broker.kill()?;
     broker.restart().await?;

@@ -10,9 +10,11 @@ mod support;
 
 mod architecture;
 mod crash;
+mod durability;
 mod end_to_end;
 mod filters;
 mod limits;
 mod routes;
 mod security;
+mod transforms;
 mod wire_abuse;

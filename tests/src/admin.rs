@@ -98,6 +98,19 @@ impl AdminApi {
         accepted(text_of(sent)).map(drop)
     }
 
+    /// Lets a paused subscription or route go on.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or refused.
+    pub async fn resume(&self, name: &str) -> anyhow::Result<()> {
+        let (agent, url) = (
+            self.agent.clone(),
+            self.url(&format!("/v1/subscriptions/{name}/resume")),
+        );
+        let sent = tokio::task::spawn_blocking(move || agent.post(&url).send_empty()).await??;
+        accepted(text_of(sent)).map(drop)
+    }
+
     /// Creates a topic from JSON, or says how it was refused.
     ///
     /// # Errors
@@ -116,6 +129,16 @@ impl AdminApi {
     pub async fn topic(&self, name: &str) -> anyhow::Result<TopicInfo> {
         let text = self.get_text(&format!("/v1/topics/{name}")).await?;
         Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Deletes a topic and its events.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or refused.
+    pub async fn delete_topic(&self, name: &str) -> anyhow::Result<()> {
+        let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/topics/{name}")));
+        let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
+        accepted(text_of(sent)).map(drop)
     }
 
     /// Uploads a component, or says how it was refused.
@@ -151,6 +174,19 @@ impl AdminApi {
     /// The broker could not be asked.
     pub async fn metrics(&self) -> anyhow::Result<String> {
         self.get_text("/metrics").await
+    }
+
+    /// The value of a metric without labels; 0 when the page does not have it.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or the value is no number.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let page = self.metrics().await?;
+        let value = page.lines().find_map(|line| {
+            let (found, value) = line.split_once(' ')?;
+            (found == name).then_some(value)
+        });
+        Ok(value.unwrap_or("0").trim().parse()?)
     }
 
     /// The status of a GET request with this header.

@@ -1,0 +1,228 @@
+//! What survives the end of the process: topics that sync in intervals, subscriptions that start in the past, and
+//! subscriptions that stand still until somebody resumes them.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use tidegate_client::Event;
+use tidegate_tests::{BrokerProcess, Setup, guest};
+
+use crate::support::{
+    SMALL, consume, next, number_of, numbers, publish, publish_events, take, take_numbers,
+};
+
+/// Configuration of `misbehaving_filter`: traps on events that say so, and wants all others.
+const TRAP_ON_BAD: &str = "trap bad";
+
+async fn broker_with_interval_topic() -> anyhow::Result<BrokerProcess> {
+    // The interval is longer than any test: what is on disk is there for another reason.
+    let broker =
+        BrokerProcess::start_with(Setup::config("[store]\ninterval_ms = 60_000\n")).await?;
+    let topic = json!({"name": "t", "durability": "interval"});
+    let created = broker.admin().try_create_topic(topic).await?;
+    assert!(created.is_ok(), "{created:?}");
+    for name in ["online", "offline"] {
+        broker
+            .admin()
+            .create(json!({"name": name, "topics": ["t"]}))
+            .await?;
+    }
+    Ok(broker)
+}
+
+#[tokio::test]
+async fn a_topic_that_syncs_in_intervals_delivers_before_it_does() -> anyhow::Result<()> {
+    let broker = broker_with_interval_topic().await?;
+    let client = broker.client().await?;
+    let mut consumer = consume(&client, "online").await?;
+    for round in 0..5 {
+        let events = round * 100..(round + 1) * 100;
+        publish(&client, "t", events.clone()).await?;
+        let again = take_numbers(&mut consumer, events).await?;
+        assert_eq!(again, 0, "nothing comes twice");
+        broker.admin().wait_drained("online").await?;
+    }
+    assert_eq!(broker.admin().subscription("offline").await?.depth, 500);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sequences_of_a_topic_that_syncs_in_intervals_skip_ahead_after_a_kill() -> anyhow::Result<()>
+{
+    let mut broker = broker_with_interval_topic().await?;
+    let mut highest = 0;
+    let mut answered = Vec::new();
+    for round in 0..4 {
+        let client = broker.client().await?;
+        let published = publish(&client, "t", round * 100..(round + 1) * 100).await?;
+        let sequences: Vec<u64> = published.iter().map(|answer| answer.sequence).collect();
+        assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
+        if round > 0 {
+            assert!(
+                sequences[0] > highest + 1,
+                "{} after {highest} is no skip",
+                sequences[0]
+            );
+        }
+        highest = sequences[sequences.len() - 1];
+        answered.extend(sequences);
+        take_numbers(
+            &mut consume(&client, "online").await?,
+            round * 100..(round + 1) * 100,
+        )
+        .await?;
+        broker.kill()?;
+        broker.restart().await?;
+    }
+    // The end of the process takes nothing that was answered, and nothing of it moves.
+    let client = broker.client().await?;
+    let all = take(&mut consume(&client, "offline").await?, 400).await?;
+    assert_eq!(numbers(&all)?, (0..400).collect::<Vec<_>>());
+    let delivered: Vec<u64> = all.iter().map(|delivery| delivery.sequence).collect();
+    assert_eq!(delivered, answered);
+    let positions: BTreeSet<u64> = all.iter().map(|delivery| delivery.position).collect();
+    assert_eq!(positions.len(), 400, "each position once");
+    let info = broker.admin().wait_drained("online").await?;
+    assert_eq!(info.depth, 0, "flushed acks stay");
+    Ok(())
+}
+
+#[tokio::test]
+async fn sequences_go_on_without_a_gap_after_an_orderly_stop() -> anyhow::Result<()> {
+    let mut broker = broker_with_interval_topic().await?;
+    publish(&broker.client().await?, "t", 0..100).await?;
+    let status = broker.stop().await?;
+    assert!(status.success(), "{status}");
+    broker.restart().await?;
+    let client = broker.client().await?;
+    let published = publish(&client, "t", 100..200).await?;
+    assert_eq!(published[0].sequence, 101);
+    take_numbers(&mut consume(&client, "offline").await?, 0..200).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_starts_with_the_earliest_sees_what_others_keep() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start_with(Setup::config(SMALL)).await?;
+    let client = broker.client().await?;
+    broker
+        .admin()
+        .create(json!({"name": "keeper", "topics": ["t"]}))
+        .await?;
+    // Too much for the journal: most of it is in generations.
+    let events = 6_000;
+    publish_events(&client, "t", (0..events).map(padded)).await?;
+    let seventh = json!([{"plugin": "event-pattern", "config": r#"{"seventh": [true]}"#}]);
+    for spec in [
+        json!({"name": "early", "topics": ["t"], "start": "earliest"}),
+        json!({"name": "sevenths", "topics": ["t"], "start": "earliest", "filters": seventh}),
+        json!({"name": "new", "topics": ["t"], "start": "new"}),
+    ] {
+        broker.admin().create(spec).await?;
+    }
+    take_numbers(&mut consume(&client, "early").await?, 0..events).await?;
+    take_numbers(
+        &mut consume(&client, "sevenths").await?,
+        (0..events).step_by(7),
+    )
+    .await?;
+    broker.kill()?;
+    broker.restart().await?;
+    for name in ["early", "sevenths", "new"] {
+        broker.admin().wait_drained(name).await?;
+    }
+    assert_eq!(broker.admin().subscription("keeper").await?.depth, events);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_starts_with_the_earliest_sees_no_more_than_is_kept() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start_with(Setup::config(SMALL)).await?;
+    let client = broker.client().await?;
+    let events = 12_000;
+    publish_events(&client, "t", (0..events).map(padded)).await?;
+    broker
+        .admin()
+        .create(json!({"name": "early", "topics": ["t"], "start": "earliest"}))
+        .await?;
+    let mut consumer = consume(&client, "early").await?;
+    let mut expected = None;
+    while expected != Some(events) {
+        let delivery = next(&mut consumer).await?;
+        let number = number_of(&delivery)?;
+        assert_eq!(number, expected.unwrap_or(number), "without a gap");
+        assert!(
+            expected.is_some() || number > 0,
+            "nobody kept the first event"
+        );
+        assert_eq!(delivery.sequence, number + 1);
+        expected = Some(number + 1);
+        delivery.ack();
+    }
+    broker.admin().wait_drained("early").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_subscription_that_paused_goes_on_once_it_is_resumed() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let client = broker.client().await?;
+    broker
+        .admin()
+        .upload("p", guest("misbehaving_filter").await?)
+        .await?;
+    let spec = json!({
+        "name": "s",
+        "topics": ["t.>"],
+        "filters": [{"plugin": "p", "config": TRAP_ON_BAD, "on_failure": "pause"}],
+    });
+    broker.admin().create(spec).await?;
+    publish(&client, "t.good", 0..10).await?;
+    publish_events(&client, "t.bad", [Event::json(r#"{"n":10,"bad":true}"#)]).await?;
+    publish(&client, "t.good", 11..20).await?;
+    let paused = wait_paused(&broker).await?;
+    assert_eq!(
+        paused.depth + paused.unevaluated,
+        20,
+        "nothing is lost: {paused:?}"
+    );
+
+    // With the cause still there it stops at the same place, having delivered what came before.
+    broker.admin().resume("s").await?;
+    let paused = wait_paused(&broker).await?;
+    assert_eq!(
+        (paused.depth, paused.unevaluated),
+        (10, 10),
+        "it stands before the event: {paused:?}"
+    );
+
+    broker.admin().delete_topic("t.bad").await?;
+    broker.admin().resume("s").await?;
+    let mut consumer = consume(&client, "s").await?;
+    let deliveries = take(&mut consumer, 19).await?;
+    let expected: Vec<u64> = (0..20).filter(|n| *n != 10).collect();
+    assert_eq!(numbers(&deliveries)?, expected);
+    for delivery in &deliveries {
+        delivery.ack();
+    }
+    let info = broker.admin().wait_drained("s").await?;
+    assert_eq!((info.paused, info.dead_lettered), (None, 0));
+
+    publish(&client, "t.good", 20..30).await?;
+    take_numbers(&mut consumer, 20..30).await?;
+    Ok(())
+}
+
+async fn wait_paused(broker: &BrokerProcess) -> anyhow::Result<tidegate::domain::SubscriptionInfo> {
+    broker
+        .admin()
+        .wait_subscription("s", "to pause", |s| s.paused.is_some())
+        .await
+}
+
+/// An event of about a kibibyte that says whether seven divides its number.
+fn padded(n: u64) -> Event {
+    let seventh = n.is_multiple_of(7);
+    let pad = "x".repeat(1_000);
+    Event::json(format!(r#"{{"n":{n},"seventh":{seventh},"pad":"{pad}"}}"#))
+}
