@@ -14,6 +14,9 @@ use tidegate_tests::{BrokerProcess, Setup};
 const MIB: u64 = 1 << 20;
 /// Bytes of a payload.
 const EVENT_BYTES: u64 = 1_024;
+/// What the broker may hold in memory at most: tail and cache of 64 MiB each, two open sled databases of 64 MiB that take up to
+/// twice that, the inbox of 64 MiB, and as much again for everything else.
+const RESIDENT_BYTES_MAX: u64 = 640 * MIB;
 /// Subscriptions; each gets the whole backlog.
 const SUBSCRIPTIONS: u64 = 2;
 /// A journal much smaller than the backlog, so that nearly all of it is served from sled.
@@ -45,6 +48,10 @@ async fn main() -> anyhow::Result<()> {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     state(&broker, "at rest")?;
+    ensure!(
+        broker.resident_bytes_max()? <= RESIDENT_BYTES_MAX,
+        "the broker took more memory than it may"
+    );
     ensure!(
         broker.disk_bytes() <= 300 * MIB,
         "the disk was not given back"
