@@ -242,10 +242,7 @@ impl Broker {
         }
         let names = move |id: TopicId| {
             let catalog = shared.read().unwrap_or_else(PoisonError::into_inner);
-            catalog
-                .topics_by_id
-                .get(&id)
-                .map(|topic| topic.spec.name.clone())
+            catalog.topic_name(id)
         };
         tasks.spawn(supervisor.run(creations));
         tasks.spawn(hub.clone().run_router(log, names, shutdown.clone()));

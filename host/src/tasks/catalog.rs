@@ -147,6 +147,11 @@ impl Catalog {
         self.topics_by_id.insert(topic.id, topic);
     }
 
+    /// The name of a topic, as long as it exists.
+    pub(super) fn topic_name(&self, id: TopicId) -> Option<TopicName> {
+        Some(self.topics_by_id.get(&id)?.spec.name.clone())
+    }
+
     pub(super) fn next_topic_id(&self) -> TopicId {
         TopicId(self.last_topic.0 + 1)
     }

@@ -14,7 +14,7 @@ use super::hops;
 use super::hub::{Cell, chain, push_range};
 use super::inbox::{Control, Outputs};
 use crate::broker::{GiveUpReason, GivenUp};
-use crate::domain::{Block, Event, EventRef, Header, TopicName};
+use crate::domain::{Block, Event, EventRef, Header};
 
 /// Events of one subscription written in one group.
 const BATCH_MAX: usize = 256;
@@ -110,7 +110,7 @@ fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp
     let index = u32::try_from(item.position.0.checked_sub(block.first_position.0)?).ok()?;
     let events = block.events().ok()?;
     let (_, bytes) = events.iter().find(|(at, _)| *at == index)?;
-    let topic = topic_name(parts, block)?;
+    let topic = parts.topic_of(block)?;
     let hops = EventRef::parse(bytes).map_or(0, |event| hops::of(&event));
     if hops >= hops::MAX && item.reason != GiveUpReason::HopLimit {
         tracing::warn!(subscription = %cell.spec.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
@@ -133,12 +133,4 @@ fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp
     }));
     hops::set(&mut event, hops + 1);
     Some(event.encode_to_vec().into())
-}
-
-fn topic_name(parts: &DeliveryParts, block: &Block) -> Option<TopicName> {
-    let catalog = parts
-        .catalog
-        .read()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    Some(catalog.topics_by_id.get(&block.topic)?.spec.name.clone())
 }

@@ -3,8 +3,8 @@
 //! itself; the state machine is locked only to lease and to answer.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
@@ -28,6 +28,14 @@ pub(super) struct DeliveryParts {
     pub(super) catalog: Arc<std::sync::RwLock<Catalog>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) shutdown: tokio_util::sync::CancellationToken,
+}
+
+impl DeliveryParts {
+    /// The topic of a block, as long as it exists.
+    pub(super) fn topic_of(&self, block: &Block) -> Option<TopicName> {
+        let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+        catalog.topic_name(block.topic)
+    }
 }
 
 /// A leased event, read.
@@ -156,17 +164,10 @@ impl Taker {
                 )));
             }
         };
-        let catalog = self
-            .parts
-            .catalog
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(topic) = catalog.topics_by_id.get(&block.topic) else {
+        let Some(topic) = self.parts.topic_of(&block) else {
             return Ok(None);
         };
-        let name = topic.spec.name.clone();
-        drop(catalog);
-        OpenBlock::new(name, block).map(Some)
+        OpenBlock::new(topic, block).map(Some)
     }
 
     // Events that are pending but exist no more: there is nothing to deliver, ever.

@@ -262,12 +262,7 @@ impl Hub {
             let mut acks = lock(&self.acks);
             let ranges = acks.entry(id).or_default();
             for range in acked {
-                match ranges.last_mut() {
-                    Some(last) if last.end().next() == *range.start() => {
-                        *last = *last.start()..=*range.end();
-                    }
-                    _ => ranges.push(range),
-                }
+                push_range(ranges, range);
             }
         }
         (self.ack_waker)();

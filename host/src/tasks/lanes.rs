@@ -554,10 +554,7 @@ impl Lane {
                 .catalog
                 .read()
                 .unwrap_or_else(PoisonError::into_inner);
-            catalog
-                .topics_by_id
-                .get(&topic)
-                .map(|topic| topic.spec.name.clone())
+            catalog.topic_name(topic)
         };
         let entry = name.and_then(|name| {
             let selects = |key: &&RuleKey| {

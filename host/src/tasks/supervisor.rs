@@ -148,12 +148,8 @@ async fn step(
 }
 
 fn selects(parts: &DeliveryParts, cell: &Cell, block: &Block) -> bool {
-    let catalog = parts
-        .catalog
-        .read()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let topic = catalog.topics_by_id.get(&block.topic);
-    topic.is_some_and(|topic| cell.selects(&topic.spec.name))
+    let topic = parts.topic_of(block);
+    topic.is_some_and(|topic| cell.selects(&topic))
 }
 
 // Positions a block still has, from `from` on.
