@@ -225,7 +225,7 @@ async fn kills_between_any_two_batches_leave_each_batch_whole() -> anyhow::Resul
         publish(&client, "t", round * 10..(round + 1) * 10).await?;
         broker.kill()?;
         broker.restart().await?;
-        let depth = broker.admin().subscription("s").await?.depth;
+        let depth = broker.admin().evaluated("s").await?.depth;
         assert_eq!(depth, (round + 1) * 10);
     }
     let client = broker.client().await?;

@@ -2,6 +2,7 @@
 //! subscriptions that stand still until somebody resumes them.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 
 use serde_json::json;
 use tidegate_client::Event;
@@ -42,7 +43,7 @@ async fn a_topic_that_syncs_in_intervals_delivers_before_it_does() -> anyhow::Re
         assert_eq!(again, 0, "nothing comes twice");
         broker.admin().wait_drained("online").await?;
     }
-    assert_eq!(broker.admin().subscription("offline").await?.depth, 500);
+    assert_eq!(broker.admin().evaluated("offline").await?.depth, 500);
     Ok(())
 }
 
@@ -131,7 +132,7 @@ async fn who_starts_with_the_earliest_sees_what_others_keep() -> anyhow::Result<
     for name in ["early", "sevenths", "new"] {
         broker.admin().wait_drained(name).await?;
     }
-    assert_eq!(broker.admin().subscription("keeper").await?.depth, events);
+    assert_eq!(broker.admin().evaluated("keeper").await?.depth, events);
     Ok(())
 }
 
@@ -211,6 +212,82 @@ async fn a_subscription_that_paused_goes_on_once_it_is_resumed() -> anyhow::Resu
     publish(&client, "t.good", 20..30).await?;
     take_numbers(&mut consumer, 20..30).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_give_back_holds_up_only_itself() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    let client = broker.client().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    let events = 1_000;
+    publish_events(&client, "t", (0..events).map(padded)).await?;
+    // Started anew, it has nothing in memory.
+    broker.stop().await?;
+    broker.restart().await?;
+    let client = broker.client().await?;
+    let journal = JournalFile::with(&broker, br#"{"n":7,"#)?;
+    journal.overwrite(b"damaged")?;
+
+    let mut consumer = consume(&client, "s").await?;
+    let mut seen = BTreeSet::new();
+    while !seen.contains(&(events - 1)) {
+        let delivery = next(&mut consumer).await?;
+        seen.insert(number_of(&delivery)?);
+        delivery.ack();
+    }
+    assert!(!seen.contains(&7));
+    let left = events - seen.len() as u64;
+    assert!(left <= 64, "only the events of one block are missing");
+    assert!(
+        broker
+            .admin()
+            .metric("tidegate_unreadable_events_total")
+            .await?
+            >= left as f64
+    );
+
+    journal.overwrite(br#"{"n":7,"#)?;
+    for delivery in take(&mut consumer, left as usize).await? {
+        assert_eq!(
+            delivery.attempt, 1,
+            "an attempt that never left the broker does not count"
+        );
+        assert!(seen.insert(number_of(&delivery)?));
+        delivery.ack();
+    }
+    broker.admin().wait_drained("s").await?;
+    Ok(())
+}
+
+/// A file of the running broker's journal, and where some bytes stand in it.
+struct JournalFile {
+    path: std::path::PathBuf,
+    at: u64,
+}
+
+impl JournalFile {
+    fn with(broker: &BrokerProcess, bytes: &[u8]) -> anyhow::Result<Self> {
+        for file in std::fs::read_dir(broker.data_directory().join("store/journal"))? {
+            let path = file?.path();
+            let content = std::fs::read(&path)?;
+            let found = content
+                .windows(bytes.len())
+                .position(|window| window == bytes);
+            if let Some(at) = found {
+                let at = at as u64;
+                return Ok(Self { path, at });
+            }
+        }
+        anyhow::bail!("the journal does not hold these bytes")
+    }
+
+    fn overwrite(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let file = std::fs::OpenOptions::new().write(true).open(&self.path)?;
+        Ok(file.write_all_at(bytes, self.at)?)
+    }
 }
 
 async fn wait_paused(broker: &BrokerProcess) -> anyhow::Result<tidegate::domain::SubscriptionInfo> {

@@ -280,7 +280,7 @@ async fn a_broker_stops_in_time_with_clients_attached() -> anyhow::Result<()> {
     let status = within("the broker to stop", broker.stop()).await?;
     assert!(status.success(), "{status}");
     broker.restart().await?;
-    assert_eq!(broker.admin().subscription("s").await?.depth, 100);
+    assert_eq!(broker.admin().evaluated("s").await?.depth, 100);
     Ok(())
 }
 

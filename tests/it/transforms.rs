@@ -106,7 +106,7 @@ async fn what_a_transform_drops_is_done_with() -> anyhow::Result<()> {
         .create(transformed("s", "json-reshape", config))
         .await?;
     publish(&client, "t", 0..100).await?;
-    assert_eq!(broker.admin().subscription("s").await?.depth, 100);
+    assert_eq!(broker.admin().evaluated("s").await?.depth, 100);
     let mut consumer = consume(&client, "s").await?;
     let info = broker.admin().wait_drained("s").await?;
     assert_eq!(info.dead_lettered, 0);

@@ -170,7 +170,7 @@ async fn streams_that_stop_in_the_middle_do_no_harm() -> anyhow::Result<()> {
         }
     }
     assert_eq!(
-        abused.broker.admin().subscription("s").await?.depth,
+        abused.broker.admin().evaluated("s").await?.depth,
         0,
         "nothing of it was taken"
     );
@@ -259,7 +259,7 @@ async fn batches_that_are_not_well_formed() -> anyhow::Result<()> {
         assert!(found == code || also_fine, "{what}: {found:?}");
     }
     assert_eq!(
-        abused.broker.admin().subscription("s").await?.depth,
+        abused.broker.admin().evaluated("s").await?.depth,
         0,
         "nothing of it was taken"
     );

@@ -216,6 +216,15 @@ impl AdminApi {
         .await
     }
 
+    /// The subscription once everything that was published before this call has been decided: its depth is exact then.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub async fn evaluated(&self, name: &str) -> anyhow::Result<SubscriptionInfo> {
+        self.wait_subscription(name, "to be evaluated", |info| info.unevaluated == 0)
+            .await
+    }
+
     /// Waits until the subscription is as `wanted`; `what` says how that is.
     ///
     /// # Errors

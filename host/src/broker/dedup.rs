@@ -133,6 +133,14 @@ impl Producers {
         Ok(known.last_number)
     }
 
+    /// Highest committed number of a producer, 0 when none is known.
+    #[must_use]
+    pub fn last_number(&self, id: ProducerId) -> u64 {
+        self.by_id
+            .get(&id)
+            .map_or(0, |producer| producer.known.last_number)
+    }
+
     /// What the batch of `count` events from `first_number` on is. A batch without events is fresh.
     #[must_use]
     pub fn check(&self, id: ProducerId, epoch: u32, first_number: u64, count: u32) -> Verdict {

@@ -38,7 +38,7 @@ pub(super) async fn serve(
 ) -> Result<(), StreamEnd> {
     let _counted = peer.server.stats.publish_stream();
     let (replies, answered) = mpsc::unbounded_channel();
-    let opened = open_publisher(peer, open, replies);
+    let opened = open_publisher(peer, open, replies).await;
     let (publisher, last_number, idempotent) = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -79,7 +79,7 @@ fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
     }
 }
 
-fn open_publisher(
+async fn open_publisher(
     peer: &Peer,
     open: &pb::PublishOpen,
     replies: mpsc::UnboundedSender<PublishReply>,
@@ -92,6 +92,7 @@ fn open_publisher(
         .map_err(|error| from_broker(&error))?;
     let (publisher, last_number) = broker
         .publisher(producer, replies)
+        .await
         .map_err(|error| from_broker(&error))?;
     Ok((publisher, last_number, producer.is_some()))
 }

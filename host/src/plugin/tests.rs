@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
+use super::lower::CALL_EVENTS_MAX;
 use super::*;
 use crate::domain::{Event, Millis, Sequence};
 
@@ -541,6 +542,24 @@ async fn a_transform_that_fails_on_one_event_loses_only_that() {
             vec![Ok(Outcome::Keep); 10]
         );
     }
+}
+
+#[tokio::test]
+async fn a_batch_ends_where_its_outputs_get_large() {
+    let rig = Rig::new(|options| options.limits.output_bytes_max = 100_000);
+    let all = events(3 * CALL_EVENTS_MAX as u64);
+    let kept = rig.transformer("k").await.expect("a transform");
+    assert_eq!(kept.apply(&all).await.len(), all.len());
+    let replaced = rig.transformer("o").await.expect("a transform");
+    let mut rounds = 0;
+    let mut done = 0;
+    while done < all.len() {
+        let outcomes = replaced.apply(&all[done..]).await;
+        assert!(!outcomes.is_empty() && outcomes.iter().all(Result::is_ok));
+        done += outcomes.len();
+        rounds += 1;
+    }
+    assert!(rounds > 1);
 }
 
 #[tokio::test]

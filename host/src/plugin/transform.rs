@@ -17,6 +17,9 @@ use super::{ConfigureError, abi};
 
 // Failed calls in one batch, after which the rest is not tried. One guilty event of 256 costs 9.
 const FAULTS_MAX: u32 = 32;
+// A batch stops once its outputs are this many times what one call may answer, so that what a batch makes is bounded by the
+// limits of the plugin and not by the number of its events.
+const BATCH_OUTPUTS_MAX: usize = 2;
 
 /// What becomes of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,27 @@ pub enum Outcome {
     /// These go on in its place, in this order, each for the output of that name. None at all is the same as
     /// [`Drop`](Self::Drop).
     Emit(Vec<(Option<String>, OutputEvent)>),
+}
+
+impl Outcome {
+    // What it takes in memory, in bytes, roughly.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Keep | Self::Drop => 0,
+            Self::Replace(event) => event.weight(),
+            Self::Emit(events) => events.iter().map(|(_, event)| event.weight()).sum(),
+        }
+    }
+}
+
+impl OutputEvent {
+    fn weight(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| name.len() + value.len() + 64)
+            .sum();
+        self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + headers + 128
+    }
 }
 
 /// An event that a transform made.
@@ -115,8 +139,8 @@ impl Transformer {
         Ok(Self { shared, runtime })
     }
 
-    /// Transforms a batch; the answer has one entry for each event, in the same order. Several calls may run at
-    /// the same time.
+    /// Transforms a batch; the answer has one entry for each event, in the same order. It has fewer, but at least one, when
+    /// the outputs so far are large: the caller passes the rest again later. Several calls may run at the same time.
     ///
     /// # Cancel safety
     ///
@@ -163,6 +187,7 @@ impl Shared {
             results[index as usize] = Err(TransformFailure::Fault(reason));
         }
         let mut faults = 0;
+        let mut room = BATCH_OUTPUTS_MAX.saturating_mul(self.kit.limits.output_bytes_max);
         // The next range is at the end.
         let mut open: Vec<&[Parsed<'_>]> = calls(&parsed, 1)
             .into_iter()
@@ -170,6 +195,10 @@ impl Shared {
             .collect();
         open.reverse();
         while let Some(range) = open.pop() {
+            if room == 0 {
+                results.truncate(range.first().map_or(0, |event| event.index as usize));
+                break;
+            }
             if faults >= FAULTS_MAX {
                 let reason = "not tried, since the plugin failed too often on this batch";
                 set_all(&mut results, range, &TransformFailure::Fault(reason.into()));
@@ -178,6 +207,7 @@ impl Shared {
             match self.call(range).await {
                 Ok(outcomes) => {
                     for (event, outcome) in range.iter().zip(outcomes) {
+                        room = room.saturating_sub(outcome.as_ref().map_or(0, Outcome::weight));
                         results[event.index as usize] = outcome;
                     }
                 }

@@ -279,13 +279,13 @@ impl Broker {
     }
 
     /// Opens a publish stream. A stream of the same producer with the same or a lower epoch is fenced.
-    /// Returns the publisher and the highest number committed for this producer. Replies go to `replies`,
-    /// in any order; their number is bounded by what the caller lets be outstanding.
+    /// Returns the publisher and the highest number committed for this producer, all of which is durable. Replies go to
+    /// `replies`, in any order; their number is bounded by what the caller lets be outstanding.
     ///
     /// # Errors
     ///
-    /// A stream of the producer with a higher epoch has been open.
-    pub fn publisher(
+    /// A stream of the producer with a higher epoch has been open, or its last events cannot be made durable.
+    pub async fn publisher(
         &self,
         producer: Option<(ProducerId, u32)>,
         replies: mpsc::UnboundedSender<PublishReply>,
@@ -302,6 +302,10 @@ impl Broker {
             sessions: self.0.sessions.clone(),
             session,
             replies,
+        };
+        let last_number = match last_number {
+            0 => 0,
+            _ => publisher.settle().await?,
         };
         Ok((publisher, last_number))
     }
@@ -471,10 +475,11 @@ impl Broker {
 
     fn subscription_info(&self, cell: &Cell) -> SubscriptionInfo {
         let end = self.0.parts.log.end();
+        let routed = *self.0.parts.hub.routed_through().borrow();
         let (info, oldest) = {
             let state = cell.lock();
             let unevaluated = match cell.is_routed() {
-                true => 0,
+                true => end.0.saturating_sub(routed.0),
                 false => end.0.saturating_sub(state.evaluated_through().next().0),
             };
             let info = SubscriptionInfo {

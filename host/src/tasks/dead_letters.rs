@@ -14,7 +14,7 @@ use super::hops;
 use super::hub::{Cell, chain, push_range};
 use super::inbox::{Control, Outputs};
 use crate::broker::{GiveUpReason, GivenUp};
-use crate::domain::{Block, Event, EventRef, Header};
+use crate::domain::{Block, Event, EventRef, Header, Position};
 
 /// Events of one subscription written in one group.
 const BATCH_MAX: usize = 256;
@@ -49,9 +49,10 @@ pub(super) async fn run(
             if given_up.is_empty() || cell.is_deleted() {
                 break;
             }
-            if !write(&parts, &cell, &given_up).await {
-                for item in given_up {
-                    cell.lock().give_up_failed(item.position);
+            let unwritten = write(&parts, &cell, &given_up).await;
+            if !unwritten.is_empty() {
+                for position in unwritten {
+                    cell.lock().give_up_failed(position);
                 }
                 tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -63,9 +64,11 @@ pub(super) async fn run(
     }
 }
 
-async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool {
+// Returns what could not be written and is to be tried again: all of it, or what cannot be read.
+async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<Position> {
     let mut events = Vec::with_capacity(given_up.len());
     let mut acks = Vec::with_capacity(given_up.len());
+    let mut unwritten = Vec::new();
     let mut rising: Vec<&GivenUp> = given_up.iter().collect();
     rising.sort_by_key(|item| item.position);
     for item in rising {
@@ -73,7 +76,8 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool
             Ok(block) => block,
             Err(error) => {
                 tracing::error!(subscription = %cell.spec.name, position = %item.position, error = %chain(&error), "cannot read an event that was given up; it stays pending");
-                return false;
+                unwritten.push(item.position);
+                continue;
             }
         };
         if let Some(event) = block.and_then(|block| dead_letter(parts, cell, &block, item)) {
@@ -81,6 +85,9 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool
             events.push((cell.dead_letter.clone(), event));
         }
         push_range(&mut acks, item.position..=item.position);
+    }
+    if acks.is_empty() {
+        return unwritten;
     }
     let count = events.len() as u64;
     let outputs = |done| {
@@ -96,11 +103,11 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool
             parts.metrics.dead_lettered(count);
             cell.dead_lettered
                 .fetch_add(count, std::sync::atomic::Ordering::Relaxed);
-            true
+            unwritten
         }
         Err(error) => {
             tracing::warn!(subscription = %cell.spec.name, %error, "dead letters could not be written; they stay pending");
-            false
+            given_up.iter().map(|item| item.position).collect()
         }
     }
 }

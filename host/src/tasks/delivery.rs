@@ -19,6 +19,8 @@ use crate::domain::{Block, ConsumerId, FailurePolicy, Millis, Position, Sequence
 
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
+/// How long an event that the store cannot read is left alone.
+pub(super) const UNREADABLE_MS: u64 = 2_000;
 
 /// What reading and answering need of the broker. Shared by all consumers and routes.
 pub(super) struct DeliveryParts {
@@ -80,7 +82,7 @@ impl Taker {
                 read: 0,
                 kept: 0,
             };
-            let events = self.read(&mut held, bytes_max).await?;
+            let events = self.read(&mut held, bytes_max).await;
             held.kept = held.read;
             if !events.is_empty() {
                 return Ok(events);
@@ -118,13 +120,10 @@ impl Taker {
     }
 
     // Reads leased events until about `bytes_max`; what does not fit is given back by the caller's guard.
-    async fn read(
-        &self,
-        held: &mut Held<'_>,
-        bytes_max: usize,
-    ) -> Result<Vec<Leased>, BrokerError> {
+    async fn read(&self, held: &mut Held<'_>, bytes_max: usize) -> Vec<Leased> {
         let mut events = Vec::with_capacity(held.leases.len());
         let mut missing = Vec::new();
+        let mut unreadable = Unreadable::default();
         let mut bytes = 0;
         let mut block: Option<OpenBlock> = None;
         while let Some(lease) = held.leases.get(held.read).copied() {
@@ -135,7 +134,14 @@ impl Taker {
                 .as_ref()
                 .is_some_and(|open| open.covers(lease.position))
             {
-                block = self.open_block(lease.position).await?;
+                block = match self.open_block(lease.position).await {
+                    Ok(block) => block,
+                    Err(why) => {
+                        unreadable.add(lease.position, why);
+                        held.read += 1;
+                        continue;
+                    }
+                };
             }
             match block.as_ref().and_then(|open| open.event(lease)) {
                 Some(event) => {
@@ -149,20 +155,17 @@ impl Taker {
         if !missing.is_empty() {
             self.forget(&missing);
         }
-        Ok(events)
+        if !unreadable.ranges.is_empty() {
+            self.postpone(&unreadable);
+        }
+        events
     }
 
-    async fn open_block(&self, position: Position) -> Result<Option<OpenBlock>, BrokerError> {
-        let block = match self.parts.log.block_at(position).await {
-            Ok(Some(block)) => block,
-            Ok(None) => return Ok(None),
-            Err(error) => {
-                let why = chain(&error);
-                tracing::error!(subscription = %self.cell.spec.name, %position, error = %why, "cannot read an event");
-                return Err(BrokerError::Internal(format!(
-                    "an event cannot be read: {why}"
-                )));
-            }
+    // `None` when the event does not exist any more; an error says why it cannot be read.
+    async fn open_block(&self, position: Position) -> Result<Option<OpenBlock>, String> {
+        let block = self.parts.log.block_at(position).await;
+        let Some(block) = block.map_err(|error| chain(&error))? else {
+            return Ok(None);
         };
         let Some(topic) = self.parts.topic_of(&block) else {
             return Ok(None);
@@ -170,12 +173,24 @@ impl Taker {
         OpenBlock::new(topic, block).map(Some)
     }
 
+    // Events that the disk does not give back now. They stay pending and are tried again later; the others go on.
+    fn postpone(&self, unreadable: &Unreadable) {
+        let Unreadable { ranges, why } = unreadable;
+        self.parts.metrics.unreadable(count(ranges));
+        tracing::error!(
+            subscription = %self.cell.spec.name,
+            first = %ranges[0].start(),
+            count = count(ranges),
+            error = why,
+            retry_ms = UNREADABLE_MS,
+            "pending events cannot be read; they stay pending and are tried again"
+        );
+        self.change(|state, now, id| state.postpone(id, ranges, now.plus(UNREADABLE_MS)));
+    }
+
     // Events that are pending but exist no more: there is nothing to deliver, ever.
     fn forget(&self, ranges: &[RangeInclusive<Position>]) {
-        let count: u64 = ranges
-            .iter()
-            .map(|range| range.end().0 - range.start().0 + 1)
-            .sum();
+        let count = count(ranges);
         self.parts.metrics.missing(count);
         tracing::warn!(
             subscription = %self.cell.spec.name,
@@ -186,7 +201,7 @@ impl Taker {
         self.parts.hub.ack_internally(&self.cell, ranges);
     }
 
-    fn give_back(&self, positions: impl Iterator<Item = Position>) {
+    pub(super) fn give_back(&self, positions: impl Iterator<Item = Position>) {
         let mut positions = positions.peekable();
         if positions.peek().is_some() {
             self.cell.lock().give_back(self.id, positions);
@@ -296,6 +311,29 @@ impl Drop for Held<'_> {
     }
 }
 
+// Leased events whose block cannot be read, and why the first of them.
+#[derive(Default)]
+struct Unreadable {
+    ranges: Vec<RangeInclusive<Position>>,
+    why: String,
+}
+
+impl Unreadable {
+    fn add(&mut self, position: Position, why: String) {
+        if self.ranges.is_empty() {
+            self.why = why;
+        }
+        push_range(&mut self.ranges, position..=position);
+    }
+}
+
+fn count(ranges: &[RangeInclusive<Position>]) -> u64 {
+    let counts = ranges
+        .iter()
+        .map(|range| range.end().0 - range.start().0 + 1);
+    counts.sum()
+}
+
 // A block with its entries found.
 struct OpenBlock {
     topic: TopicName,
@@ -304,10 +342,9 @@ struct OpenBlock {
 }
 
 impl OpenBlock {
-    fn new(topic: TopicName, block: Arc<Block>) -> Result<Self, BrokerError> {
-        let events = block.events().map_err(|error| {
-            BrokerError::Internal(format!("a stored block is damaged: {error}"))
-        })?;
+    fn new(topic: TopicName, block: Arc<Block>) -> Result<Self, String> {
+        let events = block.events();
+        let events = events.map_err(|error| format!("a stored block is damaged: {error}"))?;
         Ok(Self {
             topic,
             block,
@@ -403,6 +440,9 @@ impl Consumer {
         };
         let dispositions = self.transforms.apply(&leased).await;
         guard.done();
+        let rest = leased.get(dispositions.len()..).unwrap_or_default();
+        self.taker
+            .give_back(rest.iter().map(|leased| leased.position));
         let mut deliveries = Vec::with_capacity(leased.len());
         for (leased, disposition) in leased.into_iter().zip(dispositions) {
             let Some(outputs) = self.taker.settle(&leased, disposition) else {

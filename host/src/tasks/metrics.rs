@@ -19,6 +19,7 @@ pub(super) struct Metrics {
     dead_letters: Counter,
     checkpoints: Counter,
     missing_events: Counter,
+    unreadable_events: Counter,
     group_events: Histogram,
     sync_seconds: Histogram,
 }
@@ -53,6 +54,10 @@ impl Metrics {
             "missing_events",
             "Events that were pending but no longer existed when they were to be delivered: their topic was deleted, or a loss was accepted at start",
         );
+        let unreadable_events = counter(
+            "unreadable_events",
+            "Events that the store could not read when they were to be delivered; each attempt counts, and they stay pending",
+        );
         let group_events = Histogram::new(exponential_buckets(1.0, 4.0, 9));
         registry.register(
             "group_events",
@@ -75,6 +80,7 @@ impl Metrics {
             dead_letters,
             checkpoints,
             missing_events,
+            unreadable_events,
             group_events,
             sync_seconds,
         }
@@ -105,6 +111,10 @@ impl Metrics {
 
     pub(super) fn missing(&self, events: u64) {
         self.missing_events.inc_by(events);
+    }
+
+    pub(super) fn unreadable(&self, events: u64) {
+        self.unreadable_events.inc_by(events);
     }
 
     /// The counters, and `gauges` read just now, in the Prometheus text format.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::BrokerError;
-use super::inbox::{Inbox, PublishItem};
+use super::inbox::{Control, Inbox, PublishItem};
 use super::producers::{Session, Sessions};
 use crate::domain::{Sequence, TopicName};
 
@@ -94,6 +94,19 @@ impl Publisher {
             replies: self.replies.clone(),
             _room: room,
         })
+    }
+}
+
+impl Publisher {
+    // The highest number of this producer that is durable. Its older stream is fenced by now, but the group with that one's
+    // last batches may still be under way: a group after it is waited for.
+    pub(super) async fn settle(&self) -> Result<u64, BrokerError> {
+        self.inbox.ask(Control::ConfirmAcks).await?;
+        let last = |session: &Arc<Session>| {
+            let producers = self.sessions.producers();
+            producers.last_number(session.producer)
+        };
+        Ok(self.session.as_ref().map_or(0, last))
     }
 }
 

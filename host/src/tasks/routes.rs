@@ -47,6 +47,8 @@ async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerE
     let mut leased = taker.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await?;
     leased.retain(|leased| within_hops(taker, leased));
     let dispositions = transforms.apply(&leased).await;
+    let rest = leased.get(dispositions.len()..).unwrap_or_default();
+    taker.give_back(rest.iter().map(|leased| leased.position));
     let mut acks = Vec::with_capacity(leased.len());
     let mut events = Vec::with_capacity(leased.len());
     // In rising order: ranges are joined by that, and redeliveries come first from a lease.

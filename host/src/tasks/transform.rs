@@ -70,7 +70,8 @@ impl TransformChain {
         self.steps.is_empty()
     }
 
-    /// One disposition for each event, in order.
+    /// One disposition for each event, in order. Fewer, but at least one, when what the transforms made of these is large:
+    /// the caller passes the rest again later.
     pub(super) async fn apply(&self, events: &[Leased]) -> Vec<Disposition> {
         let mut dispositions: Vec<Disposition> = events
             .iter()
@@ -85,12 +86,23 @@ impl TransformChain {
                 inputs.extend(outputs.iter().map(|output| input(leased, output)));
             }
             let mut results = transformer.apply(&inputs).await.into_iter();
-            for disposition in &mut dispositions {
-                let Disposition::Outputs(outputs) = disposition else {
+            for index in 0..dispositions.len() {
+                let Disposition::Outputs(outputs) = &mut dispositions[index] else {
                     continue;
                 };
+                if results.len() < outputs.len() {
+                    dispositions.truncate(index);
+                    break;
+                }
                 let outputs = std::mem::take(outputs);
-                *disposition = step(outputs, &mut results, *policy);
+                dispositions[index] = step(outputs, &mut results, *policy);
+            }
+            // Not even the first event got through: alone it makes more than a batch may.
+            if dispositions.is_empty() && !events.is_empty() {
+                dispositions.push(Disposition::Fault {
+                    policy: *policy,
+                    reason: "the transforms before this one made more of the event than one batch may hold; let them emit less".into(),
+                });
             }
         }
         dispositions

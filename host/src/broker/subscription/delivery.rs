@@ -83,15 +83,21 @@ impl SubscriptionState {
         for position in positions {
             push_run(&mut runs, position.0, position.0);
         }
-        for (first, last) in self.take_flights(consumer, &runs) {
-            self.in_flight -= last - first + 1;
-            let again: u64 = self
-                .attempts
-                .overlapping(first, last)
-                .map(|(first, last, _)| last - first + 1)
-                .sum();
-            self.redelivered = self.redelivered.saturating_sub(again);
+        for (first, last) in self.take_unsent(consumer, &runs) {
             self.ready.insert_range(first, last);
+        }
+    }
+
+    /// Like [`give_back`](Self::give_back), but they are not handed out again before `due`: the broker itself cannot send
+    /// them now.
+    pub fn postpone(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+        due: Millis,
+    ) {
+        for (first, last) in self.take_unsent(consumer, ranges) {
+            self.delayed.insert(first, last, due);
         }
     }
 
@@ -351,6 +357,25 @@ impl SubscriptionState {
             }
         }
         taken
+    }
+
+    // Removes what `consumer` holds of `ranges` as if it had not been handed out.
+    fn take_unsent(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+    ) -> Vec<(u64, u64)> {
+        let unsent = self.take_flights(consumer, ranges);
+        for (first, last) in unsent.iter().copied() {
+            self.in_flight -= last - first + 1;
+            let again: u64 = self
+                .attempts
+                .overlapping(first, last)
+                .map(|(first, last, _)| last - first + 1)
+                .sum();
+            self.redelivered = self.redelivered.saturating_sub(again);
+        }
+        unsent
     }
 
     fn drop_flights(&mut self, first: u64, last: u64) {
