@@ -3,6 +3,7 @@
 //! validates it again. No I/O, no async, no clock, and no knowledge of any other module of the host.
 
 mod block;
+mod entries;
 mod event;
 mod id;
 mod info;
@@ -11,6 +12,7 @@ mod principal;
 mod spec;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
+pub use entries::{Entries, EntryError, Span};
 pub use event::{Event, EventRef, EventRefError, Header};
 pub use id::{
     CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, Position, ProducerId,

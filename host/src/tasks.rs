@@ -31,7 +31,7 @@ pub use broker::{Broker, BrokerOptions, Health, StartError};
 pub use dead_letters::{
     ATTEMPTS_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER, TOPIC_HEADER,
 };
-pub use delivery::{Consumer, Delivery};
+pub use delivery::{Body, Consumer, Delivery};
 pub use error::BrokerError;
 pub use note::NoteError;
 pub use publish::{PublishOutcome, PublishReply, PublishRequest, Publisher};

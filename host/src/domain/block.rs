@@ -1,16 +1,16 @@
 //! A block: committed events of one topic that were appended together. It is the unit of writing, caching and
-//! reading. The events lie in it as the publisher encoded them, each behind a tag and a length exactly as in
-//! the wire's repeated field, so a block is made with one copy and read without any.
+//! reading. The events lie in it as the publisher encoded them, so a block is a slice of the publisher's batch, or made of
+//! several small ones with one copy, and it is read without any.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::ops::Range;
 
+use bytes::{Bytes, BytesMut};
+
+use super::entries::{self, Entries, EntryError, Span, spans};
 use super::{Millis, Position, Sequence, TopicId};
 
 /// A block takes no further event once its entries are this long. One larger event makes a block of its own.
 pub const BLOCK_BYTES_MAX: usize = 64 * 1024;
-
-/// Tag byte of field 15, length-delimited: `events` in the wire's batches.
-const ENTRY_TAG: u8 = 15 << 3 | 2;
 
 /// Committed events of one topic. Event `i` has position `first_position + i` and sequence
 /// `first_sequence + i`; in a block thinned by a checkpoint only the events in `kept` are present.
@@ -36,8 +36,8 @@ pub struct Block {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
     /// An entry does not start with its tag or reaches past the end.
-    #[error("entry at byte {0} of the block is malformed")]
-    Entry(usize),
+    #[error(transparent)]
+    Entry(#[from] EntryError),
     /// The number of entries is not what the head says.
     #[error("the block has {found} entries, its head says {expected}")]
     Count {
@@ -49,6 +49,26 @@ pub enum BlockError {
 }
 
 impl Block {
+    /// A block of these entries, with its place; it shares their memory.
+    #[must_use]
+    pub fn of(
+        entries: &Entries,
+        topic: TopicId,
+        first_position: Position,
+        first_sequence: Sequence,
+        time: Millis,
+    ) -> Self {
+        Self {
+            topic,
+            first_position,
+            first_sequence,
+            time,
+            count: entries.count(),
+            kept: None,
+            entries: entries.bytes().clone(),
+        }
+    }
+
     /// Position of the last event the block had when it was appended.
     #[must_use]
     pub fn last_position(&self) -> Position {
@@ -79,12 +99,22 @@ impl Block {
     ///
     /// The entries are damaged; nothing of a damaged block is handed out.
     pub fn events(&self) -> Result<Vec<(u32, Bytes)>, BlockError> {
+        let spans = self.spans()?;
+        let event =
+            |(index, span): &(u32, Span)| (*index, self.entries.slice(span.event..span.end));
+        Ok(spans.iter().map(event).collect())
+    }
+
+    /// Where the present events lie, with their indices.
+    ///
+    /// # Errors
+    ///
+    /// The entries are damaged.
+    pub fn spans(&self) -> Result<Vec<(u32, Span)>, BlockError> {
         let expected = self.kept.as_ref().map_or(self.count as usize, Vec::len);
-        let mut events = Vec::with_capacity(expected.min(self.entries.len() / 2));
-        let mut at = 0;
-        while at < self.entries.len() {
-            let (start, end) = entry_bounds(&self.entries, at).ok_or(BlockError::Entry(at))?;
-            let ordinal = events.len();
+        let mut found = Vec::with_capacity(expected.min(self.entries.len() / 2));
+        for span in spans(&self.entries) {
+            let ordinal = found.len();
             let index = match &self.kept {
                 Some(kept) => kept.get(ordinal).copied(),
                 None => u32::try_from(ordinal).ok(),
@@ -93,17 +123,23 @@ impl Block {
                 found: ordinal + 1,
                 expected,
             })?;
-            events.push((index, self.entries.slice(start..end)));
-            at = end;
+            found.push((index, span?));
         }
-        if events.len() == expected {
-            Ok(events)
+        if found.len() == expected {
+            Ok(found)
         } else {
             Err(BlockError::Count {
-                found: events.len(),
+                found: found.len(),
                 expected,
             })
         }
+    }
+
+    /// A part of this block as entries: `count` events of `event_bytes` in all, which lie at `range` as
+    /// [`spans`](Self::spans) says.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>, count: u32, event_bytes: usize) -> Entries {
+        Entries::slice_of(&self.entries, range, count, event_bytes)
     }
 
     /// A copy of this block with only the events whose position `keep` wants; `None` when none is left.
@@ -119,7 +155,7 @@ impl Block {
         let mut kept = Vec::new();
         for (index, event) in self.events()? {
             if keep(self.position(index)) {
-                put_entry(&mut entries, &event);
+                entries::put(&mut entries, &event);
                 kept.push(index);
             }
         }
@@ -145,8 +181,14 @@ pub struct BlockBuilder {
 impl BlockBuilder {
     /// Adds an encoded event.
     pub fn push(&mut self, event: &[u8]) {
-        put_entry(&mut self.entries, event);
+        entries::put(&mut self.entries, event);
         self.count += 1;
+    }
+
+    /// Adds a copy of `entries`.
+    pub fn push_all(&mut self, entries: &Entries) {
+        self.entries.extend_from_slice(entries.bytes());
+        self.count += entries.count();
     }
 
     /// Events so far.
@@ -155,10 +197,16 @@ impl BlockBuilder {
         self.count
     }
 
-    /// Whether `event` still fits. The first event always does.
+    /// Whether an event of this many bytes still fits. The first event always does.
     #[must_use]
-    pub fn fits(&self, event: &[u8]) -> bool {
-        self.count == 0 || self.entries.len() + event.len() + 6 <= BLOCK_BYTES_MAX
+    pub fn fits(&self, event_bytes: usize) -> bool {
+        self.fits_entries(event_bytes + entries::HEAD_BYTES_MAX)
+    }
+
+    /// Whether entries of this many bytes, heads included, still fit. The first ones always do.
+    #[must_use]
+    pub fn fits_entries(&self, bytes: usize) -> bool {
+        self.count == 0 || self.entries.len() + bytes <= BLOCK_BYTES_MAX
     }
 
     /// The block, with its place.
@@ -180,35 +228,6 @@ impl BlockBuilder {
             entries: self.entries.freeze(),
         }
     }
-}
-
-fn put_entry(entries: &mut BytesMut, event: &[u8]) {
-    entries.reserve(event.len() + 6);
-    entries.put_u8(ENTRY_TAG);
-    let mut length = event.len();
-    while length >= 0x80 {
-        entries.put_u8((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    entries.put_u8(length as u8);
-    entries.put_slice(event);
-}
-
-// Start and end of the event whose entry begins at `at`.
-fn entry_bounds(entries: &[u8], at: usize) -> Option<(usize, usize)> {
-    if *entries.get(at)? != ENTRY_TAG {
-        return None;
-    }
-    let mut length: usize = 0;
-    for (ordinal, byte) in entries.get(at + 1..)?.iter().take(5).enumerate() {
-        length |= usize::from(byte & 0x7f) << (7 * ordinal);
-        if byte & 0x80 == 0 {
-            let start = at + 2 + ordinal;
-            let end = start.checked_add(length)?;
-            return (end <= entries.len()).then_some((start, end));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -144,9 +144,9 @@ impl ConsumerCredit {
     }
 
     /// Takes credit for deliveries.
-    pub(super) fn spend(&self, events: usize, bytes: usize) {
+    pub(super) fn spend(&self, events: u64, bytes: usize) {
         let mut balance = lock(&self.balance);
-        balance.events -= capped(events as u64, EVENTS_MAX);
+        balance.events -= capped(events, EVENTS_MAX);
         balance.bytes -= capped(bytes as u64, BYTES_MAX);
     }
 

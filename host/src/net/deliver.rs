@@ -1,31 +1,41 @@
 //! From deliveries to the wire's `Deliver` messages: neighbours that share topic, attempt and time travel
-//! together, positions and sequences as distances, and no frame is larger than the consumer accepts. Pure.
+//! together, positions and sequences as distances, and no frame is larger than the consumer accepts. The events
+//! themselves are not touched: a message has slices of the blocks they are stored in. Pure.
 
 use bytes::Bytes;
-use tidegate_wire::pb::{self, broker_to_consumer};
+use tidegate_wire::pb;
 
-use crate::domain::Position;
-use crate::tasks::Delivery;
+use crate::domain::{Entries, Position};
+use crate::tasks::{Body, Delivery};
 
 /// Bytes of events after which a frame is closed although more would fit, so that a consumer starts on the
 /// first events while the next are still on their way.
 const FRAME_BYTES_TARGET: usize = 256 * 1024;
 
 /// Bytes of a frame that are neither events nor their places: topic 258, attempt 6, time 11, heads of two lists
-/// and of the message 18. With one part's overhead it stays below the kibibyte that the wire's limits leave
-/// between an event and a frame, so every event that was accepted can be delivered.
+/// and of the message 18. With the entry and the place of one event it stays below the kibibyte that the wire's
+/// limits leave between an event and a frame, so every event that was accepted can be delivered.
 const HEAD_BYTES_MAX: usize = 512;
 
-/// Bytes that a part takes in a `Deliver` beside the event: tag 1, length 5, position and sequence 10 each.
-const PART_OVERHEAD: usize = 26;
+/// Bytes that an event takes in a `Deliver` beside its entry: position and sequence, 10 each.
+const PLACE_BYTES_MAX: usize = 20;
 
 /// What became of a run of deliveries.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Packed {
     /// Messages to send, in order.
-    pub(super) messages: Vec<pb::BrokerToConsumer>,
+    pub(super) messages: Vec<Message>,
     /// Deliveries that fit no frame the consumer accepts.
     pub(super) too_large: Vec<TooLarge>,
+}
+
+/// A `Deliver` in pieces.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Message {
+    /// Everything but the events.
+    pub(super) head: pb::Deliver,
+    /// The events: elements of `Deliver.events`, encoded.
+    pub(super) events: Vec<Bytes>,
 }
 
 /// A delivery that fits no frame the consumer accepts.
@@ -39,38 +49,80 @@ pub(super) struct TooLarge {
     pub(super) frame_bytes: usize,
 }
 
-/// Bytes of events in a delivery; this is what its credit costs.
-pub(super) fn delivery_bytes(delivery: &Delivery) -> usize {
-    delivery.parts.iter().map(Bytes::len).sum()
-}
-
 /// Packs `deliveries`, in their order, into messages whose frames have at most `frame_bytes_max` bytes.
 pub(super) fn pack(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Packed {
     let mut packed = Packed::default();
     let mut open: Option<Open> = None;
     for delivery in deliveries {
-        let bytes = delivery_bytes(&delivery) + delivery.parts.len() * PART_OVERHEAD;
-        if bytes + HEAD_BYTES_MAX > frame_bytes_max {
-            packed.too_large.push(TooLarge {
-                position: delivery.position,
-                bytes: delivery_bytes(&delivery),
-                frame_bytes: bytes + HEAD_BYTES_MAX,
-            });
-            continue;
+        for piece in pieces(&delivery, frame_bytes_max.min(FRAME_BYTES_TARGET)) {
+            let bytes = piece.bytes();
+            if bytes + HEAD_BYTES_MAX > frame_bytes_max {
+                packed.too_large.push(TooLarge {
+                    position: Position(piece.position),
+                    bytes: piece.entries.event_bytes(),
+                    frame_bytes: bytes + HEAD_BYTES_MAX,
+                });
+                continue;
+            }
+            let room = frame_bytes_max.min(FRAME_BYTES_TARGET.max(bytes + HEAD_BYTES_MAX));
+            let fitting = open.take_if(|open| !open.takes(&delivery, &piece, room));
+            packed.messages.extend(fitting.map(|open| open.message));
+            open.get_or_insert_with(|| Open::new(&delivery)).push(piece);
         }
-        let room = frame_bytes_max.min(FRAME_BYTES_TARGET.max(bytes + HEAD_BYTES_MAX));
-        let fitting = open.take_if(|open| !open.takes(&delivery, bytes, room));
-        packed.messages.extend(fitting.map(Open::close));
-        open.get_or_insert_with(|| Open::new(&delivery))
-            .push(delivery, bytes);
     }
-    packed.messages.extend(open.map(Open::close));
+    packed.messages.extend(open.map(|open| open.message));
     packed
 }
 
-/// A message that may still take deliveries.
+/// What goes into one message of a delivery.
+struct Piece {
+    position: u64,
+    sequence: u64,
+    /// How far apart the places of its events are: 0 for the parts of one event.
+    step: u64,
+    entries: Entries,
+}
+
+impl Piece {
+    fn bytes(&self) -> usize {
+        self.entries.bytes().len() + self.entries.count() as usize * PLACE_BYTES_MAX
+    }
+}
+
+// Stored events are cut where a frame of `room` bytes is full; the parts of one event stay together.
+fn pieces(delivery: &Delivery, room: usize) -> Vec<Piece> {
+    let (mut position, mut sequence) = (delivery.position.0, delivery.sequence.0);
+    let mut rest = match &delivery.body {
+        Body::Stored(entries) => entries.clone(),
+        Body::Made(parts) => {
+            let entries = Entries::of(parts.iter().map(|part| &part[..]));
+            return vec![Piece {
+                position,
+                sequence,
+                step: 0,
+                entries,
+            }];
+        }
+    };
+    let mut pieces = Vec::with_capacity(1);
+    while rest.count() > 0 {
+        let entries = rest.split_front(room.saturating_sub(HEAD_BYTES_MAX), PLACE_BYTES_MAX);
+        let count = u64::from(entries.count());
+        pieces.push(Piece {
+            position,
+            sequence,
+            step: 1,
+            entries,
+        });
+        position += count;
+        sequence += count;
+    }
+    pieces
+}
+
+/// A message that may still take events.
 struct Open {
-    message: pb::Deliver,
+    message: Message,
     bytes: usize,
     last_position: u64,
     last_sequence: u64,
@@ -78,55 +130,54 @@ struct Open {
 
 impl Open {
     fn new(first: &Delivery) -> Self {
-        let message = pb::Deliver {
+        let head = pb::Deliver {
             topic: first.topic.as_str().to_owned(),
             attempt: first.attempt,
             time_ms: first.time.0,
             ..pb::Deliver::default()
         };
         Self {
-            message,
+            message: Message {
+                head,
+                ..Message::default()
+            },
             bytes: HEAD_BYTES_MAX,
             last_position: 0,
             last_sequence: 0,
         }
     }
 
-    fn takes(&self, delivery: &Delivery, bytes: usize, room: usize) -> bool {
-        self.bytes + bytes <= room
-            && self.message.topic == delivery.topic.as_str()
-            && self.message.attempt == delivery.attempt
-            && self.message.time_ms == delivery.time.0
+    fn takes(&self, delivery: &Delivery, piece: &Piece, room: usize) -> bool {
+        let head = &self.message.head;
+        self.bytes + piece.bytes() <= room
+            && head.topic == delivery.topic.as_str()
+            && head.attempt == delivery.attempt
+            && head.time_ms == delivery.time.0
             // A distance of 0 would make it a part of the delivery before.
-            && delivery.position.0 > self.last_position
-            && delivery.sequence.0 >= self.last_sequence
+            && piece.position > self.last_position
+            && piece.sequence >= self.last_sequence
     }
 
-    // All parts of a delivery have its position and sequence, so from the second on the distance is 0.
-    fn push(&mut self, delivery: Delivery, bytes: usize) {
-        for part in delivery.parts {
-            self.message
-                .positions
-                .push(delivery.position.0 - self.last_position);
-            self.message
-                .sequences
-                .push(delivery.sequence.0 - self.last_sequence);
-            self.message.events.push(part);
-            (self.last_position, self.last_sequence) = (delivery.position.0, delivery.sequence.0);
+    fn push(&mut self, piece: Piece) {
+        self.bytes += piece.bytes();
+        let head = &mut self.message.head;
+        for index in 0..u64::from(piece.entries.count()) {
+            let position = piece.position + index * piece.step;
+            let sequence = piece.sequence + index * piece.step;
+            head.positions.push(position - self.last_position);
+            head.sequences.push(sequence - self.last_sequence);
+            (self.last_position, self.last_sequence) = (position, sequence);
         }
-        self.bytes += bytes;
-    }
-
-    fn close(self) -> pb::BrokerToConsumer {
-        pb::BrokerToConsumer {
-            message: Some(broker_to_consumer::Message::Deliver(self.message)),
-        }
+        self.message.events.push(piece.entries.bytes().clone());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
+    use bytes::BytesMut;
+    use tidegate_wire::batch::push_deliver_head;
+    use tidegate_wire::frame::{FrameReader, decode};
+    use tidegate_wire::pb::broker_to_consumer;
     use tidegate_wire::positions::decode_deltas;
 
     use super::*;
@@ -145,25 +196,50 @@ mod tests {
             sequence: Sequence(sequence),
             time: Millis(1_000),
             attempt,
-            parts: parts
-                .iter()
-                .map(|length| Bytes::from(vec![7; *length]))
-                .collect(),
+            body: Body::Made(events(parts)),
         }
+    }
+
+    fn stored(topic: &str, position: u64, sequence: u64, lengths: &[usize]) -> Delivery {
+        let entries = Entries::of(events(lengths).iter().map(|event| &event[..]));
+        Delivery {
+            body: Body::Stored(entries),
+            ..delivery(topic, position, sequence, 1, &[])
+        }
+    }
+
+    fn events(lengths: &[usize]) -> Vec<Bytes> {
+        let event = |length: &usize| Bytes::from(vec![7; *length]);
+        lengths.iter().map(event).collect()
     }
 
     // Topic, positions, sequences and lengths of events of each message.
     type Shape = (String, Vec<u64>, Vec<u64>, Vec<usize>);
 
-    fn shapes(packed: &Packed) -> Vec<Shape> {
-        let shape = |message: &pb::BrokerToConsumer| match &message.message {
-            Some(broker_to_consumer::Message::Deliver(deliver)) => (
-                deliver.topic.clone(),
-                decode_deltas(&deliver.positions).expect("rising"),
-                decode_deltas(&deliver.sequences).expect("rising"),
-                deliver.events.iter().map(Bytes::len).collect(),
-            ),
-            other => panic!("not a Deliver: {other:?}"),
+    // As a consumer reads them.
+    fn shapes(packed: &Packed, frame_bytes_max: usize) -> Vec<Shape> {
+        let shape = |message: &Message| {
+            let mut stream = BytesMut::new();
+            let length = message.events.iter().map(Bytes::len).sum();
+            push_deliver_head(&message.head, length, &mut stream);
+            message
+                .events
+                .iter()
+                .for_each(|part| stream.extend_from_slice(part));
+            let frame = FrameReader::new(frame_bytes_max).next_frame(&mut stream);
+            let frame = frame.expect("short enough").expect("complete");
+            match decode::<pb::BrokerToConsumer>(frame)
+                .expect("a message")
+                .message
+            {
+                Some(broker_to_consumer::Message::Deliver(deliver)) => (
+                    deliver.topic,
+                    decode_deltas(&deliver.positions).expect("rising"),
+                    decode_deltas(&deliver.sequences).expect("rising"),
+                    deliver.events.iter().map(Bytes::len).collect(),
+                ),
+                other => panic!("not a Deliver: {other:?}"),
+            }
         };
         packed.messages.iter().map(shape).collect()
     }
@@ -172,7 +248,7 @@ mod tests {
     type Expected<'a> = (&'a str, &'a [u64], &'a [u64], &'a [usize]);
 
     fn check(deliveries: Vec<Delivery>, expected: &[Expected<'_>]) {
-        let found = shapes(&pack(deliveries, 1 << 20));
+        let found = shapes(&pack(deliveries, 1 << 20), 1 << 20);
         let expected: Vec<Shape> = expected
             .iter()
             .map(|(topic, positions, sequences, events)| {
@@ -235,20 +311,19 @@ mod tests {
 
     #[test]
     fn frames_keep_to_the_consumers_limit() {
-        let deliveries: Vec<_> = (1..=500)
+        let made: Vec<_> = (1..=500)
             .map(|n| delivery("a", n, n, 1, &[1_000]))
             .collect();
-        for frame_bytes_max in [4 * 1024, 64 * 1024, 1 << 20] {
-            let packed = pack(deliveries.clone(), frame_bytes_max);
+        let together = vec![stored("a", 1, 1, &[1_000; 500])];
+        let both = [made, together].into_iter();
+        for (deliveries, frame_bytes_max) in both.flat_map(|deliveries| {
+            [4 * 1024, 64 * 1024, 1 << 20].map(|max| (deliveries.clone(), max))
+        }) {
+            let packed = pack(deliveries, frame_bytes_max);
             assert!(packed.too_large.is_empty());
-            assert!(
-                packed
-                    .messages
-                    .iter()
-                    .all(|message| message.encoded_len() <= frame_bytes_max)
-            );
-            let events: usize = shapes(&packed).iter().map(|shape| shape.3.len()).sum();
-            assert_eq!(events, 500);
+            let shapes = shapes(&packed, frame_bytes_max);
+            let positions: Vec<u64> = shapes.iter().flat_map(|shape| shape.1.clone()).collect();
+            assert_eq!(positions, (1..=500).collect::<Vec<u64>>());
         }
     }
 
@@ -260,7 +335,8 @@ mod tests {
             delivery("a", 3, 3, 1, &[10]),
         ];
         let packed = pack(deliveries, 4 * 1024);
-        let frame_bytes = 6_000 + 2 * PART_OVERHEAD + HEAD_BYTES_MAX;
+        // Each part has a tag of one byte and a length of two.
+        let frame_bytes = 2 * (3 + 3_000 + PLACE_BYTES_MAX) + HEAD_BYTES_MAX;
         assert_eq!(
             packed.too_large,
             [TooLarge {
@@ -270,9 +346,36 @@ mod tests {
             }]
         );
         assert_eq!(
-            shapes(&packed),
+            shapes(&packed, 4 * 1024),
             [("a".to_owned(), vec![1, 3], vec![1, 3], vec![10, 10])]
         );
+    }
+
+    #[test]
+    fn stored_events_are_sent_where_they_lie() {
+        let delivery = stored("a", 5, 2, &[3, 4, 5]);
+        let Body::Stored(entries) = &delivery.body else {
+            panic!("made by `stored`")
+        };
+        let stored_at = entries.bytes().as_ptr();
+        let packed = pack(vec![delivery], 1 << 20);
+        assert_eq!(packed.messages[0].events[0].as_ptr(), stored_at);
+        assert_eq!(
+            shapes(&packed, 1 << 20),
+            [("a".to_owned(), vec![5, 6, 7], vec![2, 3, 4], vec![3, 4, 5])]
+        );
+    }
+
+    #[test]
+    fn a_stored_event_that_fits_no_frame_is_named_and_its_neighbours_go_on() {
+        let packed = pack(vec![stored("a", 1, 1, &[10, 5_000, 10])], 4 * 1024);
+        assert_eq!(packed.too_large.len(), 1);
+        assert_eq!(packed.too_large[0].position, Position(2));
+        let positions: Vec<_> = shapes(&packed, 4 * 1024)
+            .into_iter()
+            .flat_map(|shape| shape.1)
+            .collect();
+        assert_eq!(positions, [1, 3]);
     }
 
     #[test]

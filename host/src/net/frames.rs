@@ -1,19 +1,25 @@
 //! Frames on a QUIC stream: reading messages one by one and writing them in bursts. Both halves may be
 //! cancelled at any await without losing or tearing a frame, which is what lets a stream's futures be raced.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use quinn::{RecvStream, SendStream};
+use tidegate_wire::batch::push_deliver_head;
 use tidegate_wire::frame::{FrameReader, decode, encode_frame};
+use tidegate_wire::pb;
 
 use super::refusal::StreamEnd;
 use super::stats::NetStats;
 
 /// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
 const SEGMENTS: usize = 16;
+/// Entries of a delivery from this length on are handed to quinn as a slice of their block. Below it, a copy costs less
+/// than a piece more in quinn's queue.
+const SHARED_BYTES_MIN: usize = 2 * 1024;
 
 /// Time to bring the last words of a stream to the client before it is given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -53,9 +59,25 @@ impl FrameRecv {
     ///
     /// Cancel-safe: what was read stays in the buffer.
     pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, StreamEnd> {
+        match self.next_frame().await? {
+            Some(frame) => Ok(Some(decode(frame)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Like [`next`](Self::next), but leaves reading the message to the caller.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
+    pub(super) async fn next_frame(&mut self) -> Result<Option<Bytes>, StreamEnd> {
         loop {
             if let Some(frame) = self.reader.next_frame(&mut self.buffer)? {
-                return Ok(Some(decode(frame)?));
+                return Ok(Some(frame));
             }
             if !self.fill().await? {
                 return self.at_end();
@@ -96,10 +118,10 @@ impl FrameRecv {
 /// The sending half of a stream.
 pub(super) struct FrameSend {
     send: SendStream,
-    /// Encoded and not yet on its way.
+    /// Encoded and not yet in the queue.
     waiting: BytesMut,
-    /// On its way; kept apart so that a cancelled write knows where it was.
-    writing: Bytes,
+    /// On its way, in order; kept here so that a cancelled write knows where it was.
+    queue: VecDeque<Bytes>,
     stats: Arc<NetStats>,
 }
 
@@ -109,7 +131,7 @@ impl FrameSend {
         Self {
             send,
             waiting: BytesMut::new(),
-            writing: Bytes::new(),
+            queue: VecDeque::new(),
             stats,
         }
     }
@@ -117,6 +139,21 @@ impl FrameSend {
     /// Encodes a message. Nothing is sent before [`flush`](Self::flush).
     pub(super) fn push<M: Message>(&mut self, message: &M) {
         encode_frame(message, &mut self.waiting);
+    }
+
+    /// Appends a delivery whose events are `entries`, one list after the other. Long ones are sent as they are, without
+    /// a copy.
+    pub(super) fn push_deliver(&mut self, head: &pb::Deliver, entries: &[Bytes]) {
+        let length = entries.iter().map(Bytes::len).sum();
+        push_deliver_head(head, length, &mut self.waiting);
+        for part in entries {
+            if part.len() < SHARED_BYTES_MIN {
+                self.waiting.extend_from_slice(part);
+            } else {
+                self.queue_waiting();
+                self.queue.push_back(part.clone());
+            }
+        }
     }
 
     /// Hands everything that was pushed to quinn. Waits while the client does not read.
@@ -129,20 +166,22 @@ impl FrameSend {
     ///
     /// Cancel-safe: the next call goes on at the byte where this one was.
     pub(super) async fn flush(&mut self) -> Result<(), StreamEnd> {
-        loop {
-            if self.writing.is_empty() {
-                if self.waiting.is_empty() {
-                    return Ok(());
-                }
-                self.writing = self.waiting.split().freeze();
-            }
-            let buffers = std::slice::from_mut(&mut self.writing);
+        self.queue_waiting();
+        while !self.queue.is_empty() {
             let written = self
                 .send
-                .write_chunks(buffers)
+                .write_chunks(self.queue.make_contiguous())
                 .await
                 .map_err(|_| StreamEnd::Lost)?;
             self.stats.wrote(written.bytes);
+            self.queue.drain(..written.chunks);
+        }
+        Ok(())
+    }
+
+    fn queue_waiting(&mut self) {
+        if !self.waiting.is_empty() {
+            self.queue.push_back(self.waiting.split().freeze());
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tidegate_wire::batch::ReceivedBatch;
 use tidegate_wire::event::check_event;
 use tidegate_wire::limits::Limits;
 use tidegate_wire::pb::{self, ErrorCode, publish_opened, publish_reply};
@@ -20,7 +21,7 @@ use super::credit::{Grant, PublishCredit};
 use super::frames::{FrameRecv, FrameSend};
 use super::refusal::{StreamEnd, from_broker, from_denied, from_event, invalid};
 use crate::auth::{Action, Policy};
-use crate::domain::{Principal, ProducerId, TopicName};
+use crate::domain::{Entries, Principal, ProducerId, TopicName};
 use crate::tasks::{BrokerError, PublishReply, PublishRequest, Publisher};
 
 /// Topics whose verdict a stream remembers.
@@ -172,15 +173,16 @@ impl<'a> Session<'a> {
             allowed: HashMap::new(),
         };
         loop {
-            let batch = tokio::select! {
+            let frame = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
-                batch = recv.next::<pb::PublishBatch>() => batch?,
+                frame = recv.next_frame() => frame?,
             };
-            let Some(batch) = batch else {
+            let Some(frame) = frame else {
                 return Ok(());
             };
-            let (correlation, bytes) = (batch.correlation, bytes_of(&batch.events));
+            let batch = Batch::decode(frame)?;
+            let (correlation, bytes) = (batch.head.correlation, batch.entries.event_bytes());
             self.with_credit(|credit| credit.take(bytes))
                 .map_err(StreamEnd::Refused)?;
             let sent = match gate.admit(batch) {
@@ -218,7 +220,7 @@ impl<'a> Session<'a> {
             let Some(request) = request else {
                 break;
             };
-            let (correlation, bytes) = (request.correlation, bytes_of(&request.events));
+            let (correlation, bytes) = (request.correlation, request.entries.event_bytes());
             self.submitted.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = publisher.submit(request).await {
                 self.submitted.fetch_sub(1, Ordering::Relaxed);
@@ -326,8 +328,19 @@ fn refuse_batch(correlation: u64, error: pb::Error) -> pb::PublishReply {
     }
 }
 
-fn bytes_of(events: &[Bytes]) -> usize {
-    events.iter().map(Bytes::len).sum()
+// A batch whose events are found but not checked.
+struct Batch {
+    head: ReceivedBatch,
+    entries: Entries,
+}
+
+impl Batch {
+    fn decode(frame: Bytes) -> Result<Self, StreamEnd> {
+        let mut head = ReceivedBatch::decode(frame)?;
+        let entries = Entries::parse(std::mem::take(&mut head.events));
+        let entries = entries.map_err(|error| StreamEnd::malformed(error.to_string()))?;
+        Ok(Self { head, entries })
+    }
 }
 
 /// What a batch must pass before the broker sees it.
@@ -341,19 +354,20 @@ struct Gate<'a> {
 }
 
 impl Gate<'_> {
-    fn admit(&mut self, batch: pb::PublishBatch) -> Result<PublishRequest, pb::Error> {
-        let topic = self.topic(&batch.topic)?;
-        self.check_count(batch.events.len())?;
-        self.check_numbers(&batch)?;
-        for (index, event) in batch.events.iter().enumerate() {
+    fn admit(&mut self, batch: Batch) -> Result<PublishRequest, pb::Error> {
+        let Batch { head, entries } = batch;
+        let topic = self.topic(&head.topic)?;
+        self.check_count(entries.count() as usize)?;
+        self.check_numbers(head.first_number, entries.count())?;
+        for (index, event) in entries.events().enumerate() {
             check_event(event, &self.limits).map_err(|error| from_event(index, &error))?;
         }
         Ok(PublishRequest {
-            correlation: batch.correlation,
+            correlation: head.correlation,
             topic,
-            first_number: batch.first_number,
-            resolved_through: batch.resolved_through,
-            events: batch.events,
+            first_number: head.first_number,
+            resolved_through: head.resolved_through,
+            entries,
         })
     }
 
@@ -388,14 +402,13 @@ impl Gate<'_> {
         }
     }
 
-    fn check_numbers(&self, batch: &pb::PublishBatch) -> Result<(), pb::Error> {
-        let first = batch.first_number;
+    fn check_numbers(&self, first: u64, count: u32) -> Result<(), pb::Error> {
         if self.idempotent == (first == 0) {
             return Err(invalid(format!(
                 "first_number is {first}; a stream with a producer id numbers its events from 1, one without sends 0"
             )));
         }
-        if first.checked_add(batch.events.len() as u64).is_none() {
+        if first.checked_add(u64::from(count)).is_none() {
             return Err(invalid(
                 "event numbers lead past 64 bits; take a new producer id",
             ));
@@ -449,7 +462,8 @@ mod tests {
             allowed: HashMap::new(),
         };
         for _ in 0..2 {
-            let found = gate.admit(batch.clone());
+            let frame = batch.encode_to_vec().into();
+            let found = gate.admit(Batch::decode(frame).expect("a batch"));
             assert_eq!(
                 found.map(|_| ()).map_err(|error| error.code()),
                 expected,

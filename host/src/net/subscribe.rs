@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::connection::Peer;
 use super::credit::ConsumerCredit;
-use super::deliver::{TooLarge, delivery_bytes, pack};
+use super::deliver::{TooLarge, pack};
 use super::frames::{FrameRecv, FrameSend};
 use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
 use crate::auth::check_attach;
@@ -111,7 +111,7 @@ impl Session<'_> {
         };
         // Never sent, so the attempt does not count.
         while let Ok(deliveries) = fetched.try_recv() {
-            consumer.give_back(deliveries.iter().map(|delivery| delivery.position));
+            consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
         }
         ended
     }
@@ -194,10 +194,9 @@ impl Session<'_> {
                     .available(FETCH_EVENTS_MAX, FETCH_BYTES_MAX)
                     .await;
                 let deliveries = consumer.next(events, bytes).await?;
-                self.credit.spend(
-                    deliveries.len(),
-                    deliveries.iter().map(delivery_bytes).sum(),
-                );
+                let events: u64 = deliveries.iter().map(Delivery::count).sum();
+                let bytes = deliveries.iter().map(Delivery::bytes).sum();
+                self.credit.spend(events, bytes);
                 room.send(deliveries);
             }
         };
@@ -232,7 +231,7 @@ impl Session<'_> {
     ) {
         let packed = pack(deliveries, self.peer.frame_bytes_max);
         for message in &packed.messages {
-            send.push(message);
+            send.push_deliver(&message.head, &message.events);
         }
         for too_large in &packed.too_large {
             self.set_aside(consumer, too_large);

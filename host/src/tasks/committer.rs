@@ -8,7 +8,6 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalog::{Catalog, Change, Json, Topic};
@@ -21,13 +20,16 @@ use super::producers::Sessions;
 use super::{BrokerError, PublishOutcome, PublishReply};
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
-    Block, BlockBuilder, Durability, Millis, PluginInfo, Position, Sequence, StartAt,
-    SubscriptionId, SubscriptionSpec, TopicId, TopicName, TopicSpec,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Durability, Entries, Millis, PluginInfo, Position,
+    Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName, TopicSpec,
 };
 use crate::store::{JournalWriter, WriteError};
 
 /// A group takes no further batch once its events are this long: about what one sync moves at full speed.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Entries of a batch that are this long make a block of their own, which shares the memory they were received in. Shorter
+/// ones are copied together: a block costs an entry in the index, and a slice keeps the whole buffer it lies in.
+const SHARED_BLOCK_BYTES_MIN: usize = 32 * 1024;
 /// How long acks that nobody asked to confirm wait for a group to join.
 const ACK_DELAY: Duration = Duration::from_millis(50);
 /// After an unclean start, topics with `interval` durability skip this many sequences, and the broker as many
@@ -346,7 +348,7 @@ impl Committer {
         item: &PublishItem,
         group: &mut Group,
     ) -> Result<PublishOutcome, BrokerError> {
-        let count = item.events.len() as u32;
+        let count = item.entries.count();
         if let Some(session) = &item.session {
             if session.is_fenced() {
                 return Err(BrokerError::Fenced);
@@ -379,7 +381,7 @@ impl Committer {
         }
         let topic = self.topic_for_publish(&item.topic, group)?;
         let unkept = !self.is_kept(&topic);
-        let first_sequence = group.append(&topic, &item.events);
+        let first_sequence = group.append(&topic, item.entries.clone());
         group.needs_sync |= topic.spec.durability == Durability::Sync;
         if let Some(session) = &item.session {
             self.parts.sessions.producers().commit(
@@ -669,7 +671,7 @@ impl Committer {
                     Some(topic) => topic.clone(),
                     None => self.create_topic(implicit_topic(name), group),
                 };
-                group.append(&topic, std::slice::from_ref(event));
+                group.append_event(&topic, event);
             }
             group.needs_sync = true;
             group.notes.push(Note::Acks {
@@ -710,27 +712,45 @@ impl Group {
         self.notes.is_empty() && self.blocks.is_empty()
     }
 
-    // Appends events to a topic, in order, and returns the sequence of the first.
-    fn append(&mut self, topic: &Arc<Topic>, events: &[Bytes]) -> Sequence {
-        let mut place = self.next_position;
-        let open = self.topics.entry(topic.id).or_insert_with(|| OpenTopic {
-            topic: topic.clone(),
-            builder: BlockBuilder::default(),
-            first_sequence: topic.next_sequence(),
-            next_sequence: topic.next_sequence(),
-        });
+    // Appends entries to a topic, in order, and returns the sequence of the first.
+    fn append(&mut self, topic: &Arc<Topic>, entries: Entries) -> Sequence {
+        self.count(entries.count(), entries.event_bytes());
+        let open = open_topic(&mut self.topics, topic);
         let first = open.next_sequence;
-        for event in events {
-            if !open.builder.fits(event) {
-                self.blocks.extend(open.close(&mut place, self.time));
+        open.next_sequence.0 += u64::from(entries.count());
+        let mut rest = entries;
+        while rest.count() > 0 {
+            let part = rest.split_front(BLOCK_BYTES_MAX, 0);
+            let bytes = part.bytes().len();
+            let shared = bytes >= SHARED_BLOCK_BYTES_MIN;
+            if shared || !open.builder.fits_entries(bytes) {
+                let closed = open.close(&mut self.next_position, self.time);
+                self.blocks.extend(closed);
             }
-            open.builder.push(event);
-            open.next_sequence.0 += 1;
-            self.bytes += event.len() as u64;
+            if shared {
+                let block = open.share(&part, &mut self.next_position, self.time);
+                self.blocks.push(block);
+            } else {
+                open.builder.push_all(&part);
+            }
         }
-        self.events += events.len() as u64;
-        self.next_position = place;
         first
+    }
+
+    fn append_event(&mut self, topic: &Arc<Topic>, event: &[u8]) {
+        self.count(1, event.len());
+        let open = open_topic(&mut self.topics, topic);
+        open.next_sequence.0 += 1;
+        if !open.builder.fits(event.len()) {
+            let closed = open.close(&mut self.next_position, self.time);
+            self.blocks.extend(closed);
+        }
+        open.builder.push(event);
+    }
+
+    fn count(&mut self, events: u32, bytes: usize) {
+        self.events += u64::from(events);
+        self.bytes += bytes as u64;
     }
 
     fn finish_blocks(&mut self) {
@@ -767,6 +787,18 @@ impl Group {
     }
 }
 
+fn open_topic<'a>(
+    topics: &'a mut HashMap<TopicId, OpenTopic>,
+    topic: &Arc<Topic>,
+) -> &'a mut OpenTopic {
+    topics.entry(topic.id).or_insert_with(|| OpenTopic {
+        topic: topic.clone(),
+        builder: BlockBuilder::default(),
+        first_sequence: topic.next_sequence(),
+        next_sequence: topic.next_sequence(),
+    })
+}
+
 impl OpenTopic {
     // The block so far, placed at `place`, which moves on; the next one starts empty.
     fn close(&mut self, place: &mut Position, time: Millis) -> Option<Block> {
@@ -776,9 +808,20 @@ impl OpenTopic {
             return None;
         }
         let block = builder.finish(self.topic.id, *place, self.first_sequence, time);
+        self.advance(count, place);
+        Some(block)
+    }
+
+    // A block that shares the memory of `entries`, placed at `place`, which moves on.
+    fn share(&mut self, entries: &Entries, place: &mut Position, time: Millis) -> Block {
+        let block = Block::of(entries, self.topic.id, *place, self.first_sequence, time);
+        self.advance(entries.count(), place);
+        block
+    }
+
+    fn advance(&mut self, count: u32, place: &mut Position) {
         place.0 += u64::from(count);
         self.first_sequence.0 += u64::from(count);
-        Some(block)
     }
 }
 

@@ -15,7 +15,9 @@ use super::metrics::Metrics;
 use super::transform::{Disposition, TransformChain};
 use super::{BrokerError, Catalog};
 use crate::broker::{GiveUpReason, Lease};
-use crate::domain::{Block, ConsumerId, FailurePolicy, Millis, Position, Sequence, TopicName};
+use crate::domain::{
+    Block, ConsumerId, Entries, FailurePolicy, Millis, Position, Sequence, Span, TopicName,
+};
 
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
@@ -37,6 +39,32 @@ impl DeliveryParts {
     pub(super) fn topic_of(&self, block: &Block) -> Option<TopicName> {
         let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
         catalog.topic_name(block.topic)
+    }
+}
+
+/// Leased events that are neighbours in a block and have been handed out equally often, read.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub(super) topic: TopicName,
+    pub(super) first_position: Position,
+    pub(super) first_sequence: Sequence,
+    pub(super) time: Millis,
+    pub(super) attempt: u32,
+    pub(super) entries: Entries,
+}
+
+impl Run {
+    pub(super) fn events(&self) -> impl Iterator<Item = Leased> {
+        (0..)
+            .zip(self.entries.shared_events())
+            .map(|(index, event)| Leased {
+                topic: self.topic.clone(),
+                position: Position(self.first_position.0 + index),
+                sequence: Sequence(self.first_sequence.0 + index),
+                time: self.time,
+                attempt: self.attempt,
+                event,
+            })
     }
 }
 
@@ -66,14 +94,14 @@ impl Taker {
         Self { cell, id, parts }
     }
 
-    /// Waits for events and leases and reads them.
+    /// Waits for events and leases and reads them. Each run is of one block, and rises.
     ///
     /// Cancel-safe: what a cancelled call had leased is given back.
     pub(super) async fn take(
         &self,
         events_max: usize,
         bytes_max: usize,
-    ) -> Result<Vec<Leased>, BrokerError> {
+    ) -> Result<Vec<Run>, BrokerError> {
         loop {
             let leases = self.lease(events_max.min(LEASE_EVENTS_MAX)).await?;
             let mut held = Held {
@@ -82,12 +110,22 @@ impl Taker {
                 read: 0,
                 kept: 0,
             };
-            let events = self.read(&mut held, bytes_max).await;
+            let runs = self.read(&mut held, bytes_max).await;
             held.kept = held.read;
-            if !events.is_empty() {
-                return Ok(events);
+            if !runs.is_empty() {
+                return Ok(runs);
             }
         }
+    }
+
+    /// Like [`take`](Self::take), event by event.
+    pub(super) async fn take_events(
+        &self,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Leased>, BrokerError> {
+        let runs = self.take(events_max, bytes_max).await?;
+        Ok(runs.iter().flat_map(Run::events).collect())
     }
 
     async fn lease(&self, max: usize) -> Result<Vec<Lease>, BrokerError> {
@@ -120,37 +158,41 @@ impl Taker {
     }
 
     // Reads leased events until about `bytes_max`; what does not fit is given back by the caller's guard.
-    async fn read(&self, held: &mut Held<'_>, bytes_max: usize) -> Vec<Leased> {
-        let mut events = Vec::with_capacity(held.leases.len());
+    async fn read(&self, held: &mut Held<'_>, bytes_max: usize) -> Vec<Run> {
+        let mut runs = Runs::default();
         let mut missing = Vec::new();
         let mut unreadable = Unreadable::default();
-        let mut bytes = 0;
         let mut block: Option<OpenBlock> = None;
         while let Some(lease) = held.leases.get(held.read).copied() {
-            if bytes >= bytes_max {
+            if runs.bytes >= bytes_max {
                 break;
             }
+            held.read += 1;
             if !block
                 .as_ref()
                 .is_some_and(|open| open.covers(lease.position))
             {
-                block = match self.open_block(lease.position).await {
-                    Ok(block) => block,
+                let next = match self.open_block(lease.position).await {
+                    Ok(next) => next,
                     Err(why) => {
                         unreadable.add(lease.position, why);
-                        held.read += 1;
                         continue;
                     }
                 };
-            }
-            match block.as_ref().and_then(|open| open.event(lease)) {
-                Some(event) => {
-                    bytes += event.event.len();
-                    events.push(event);
+                if let Some(open) = std::mem::replace(&mut block, next) {
+                    runs.close(&open);
                 }
+            }
+            let found = block
+                .as_ref()
+                .and_then(|open| Some((open, open.find(lease.position)?)));
+            match found {
+                Some((open, place)) => runs.add(open, place, lease.attempt),
                 None => push_range(&mut missing, lease.position..=lease.position),
             }
-            held.read += 1;
+        }
+        if let Some(open) = &block {
+            runs.close(open);
         }
         if !missing.is_empty() {
             self.forget(&missing);
@@ -158,7 +200,7 @@ impl Taker {
         if !unreadable.ranges.is_empty() {
             self.postpone(&unreadable);
         }
-        events
+        runs.done
     }
 
     // `None` when the event does not exist any more; an error says why it cannot be read.
@@ -338,17 +380,17 @@ fn count(ranges: &[RangeInclusive<Position>]) -> u64 {
 struct OpenBlock {
     topic: TopicName,
     block: Arc<Block>,
-    events: Vec<(u32, Bytes)>,
+    spans: Vec<(u32, Span)>,
 }
 
 impl OpenBlock {
     fn new(topic: TopicName, block: Arc<Block>) -> Result<Self, String> {
-        let events = block.events();
-        let events = events.map_err(|error| format!("a stored block is damaged: {error}"))?;
+        let spans = block.spans();
+        let spans = spans.map_err(|error| format!("a stored block is damaged: {error}"))?;
         Ok(Self {
             topic,
             block,
-            events,
+            spans,
         })
     }
 
@@ -356,21 +398,61 @@ impl OpenBlock {
         self.block.first_position <= position && position <= self.block.last_position()
     }
 
-    fn event(&self, lease: Lease) -> Option<Leased> {
-        let index =
-            u32::try_from(lease.position.0.checked_sub(self.block.first_position.0)?).ok()?;
-        let found = match &self.block.kept {
-            None => self.events.get(index as usize)?,
-            Some(kept) => self.events.get(kept.binary_search(&index).ok()?)?,
-        };
-        Some(Leased {
+    // Which of the spans is the event's.
+    fn find(&self, position: Position) -> Option<usize> {
+        let index = u32::try_from(position.0.checked_sub(self.block.first_position.0)?).ok()?;
+        match &self.block.kept {
+            None => Some(index as usize).filter(|place| *place < self.spans.len()),
+            Some(kept) => kept.binary_search(&index).ok(),
+        }
+    }
+
+    fn run(&self, places: RangeInclusive<usize>, attempt: u32) -> Run {
+        let spans = &self.spans[places];
+        let (first, start) = spans
+            .first()
+            .map_or((0, 0), |(index, span)| (*index, span.start));
+        let end = spans.last().map_or(start, |(_, span)| span.end);
+        let event_bytes = spans.iter().map(|(_, span)| span.event_len()).sum();
+        Run {
             topic: self.topic.clone(),
-            position: lease.position,
-            sequence: self.block.sequence(index),
+            first_position: self.block.position(first),
+            first_sequence: self.block.sequence(first),
             time: self.block.time,
-            attempt: lease.attempt,
-            event: found.1.clone(),
-        })
+            attempt,
+            entries: self.block.part(start..end, spans.len() as u32, event_bytes),
+        }
+    }
+}
+
+// Runs in the making: the last one grows while events are neighbours in the open block.
+#[derive(Default)]
+struct Runs {
+    done: Vec<Run>,
+    // Its places among the spans of the open block, and its attempt.
+    growing: Option<(RangeInclusive<usize>, u32)>,
+    bytes: usize,
+}
+
+impl Runs {
+    fn add(&mut self, open: &OpenBlock, place: usize, attempt: u32) {
+        let (index, span) = open.spans[place];
+        self.bytes += span.event_len();
+        if let Some((places, of_run)) = &mut self.growing {
+            let before = *places.end();
+            if *of_run == attempt && before + 1 == place && open.spans[before].0 + 1 == index {
+                *places = *places.start()..=place;
+                return;
+            }
+        }
+        self.close(open);
+        self.growing = Some((place..=place, attempt));
+    }
+
+    fn close(&mut self, open: &OpenBlock) {
+        if let Some((places, attempt)) = self.growing.take() {
+            self.done.push(open.run(places, attempt));
+        }
     }
 }
 
@@ -406,33 +488,26 @@ impl Consumer {
         events_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Delivery>, BrokerError> {
+        let (events_max, bytes_max) = (events_max.max(1), bytes_max.max(1));
         loop {
-            let leased = self.taker.take(events_max.max(1), bytes_max.max(1)).await?;
-            let deliveries = self.transform(leased).await;
+            let deliveries: Vec<Delivery> = if self.transforms.is_empty() {
+                let runs = self.taker.take(events_max, bytes_max).await?;
+                runs.into_iter().map(Delivery::from).collect()
+            } else {
+                let leased = self.taker.take_events(events_max, bytes_max).await?;
+                self.transform(leased).await
+            };
             if deliveries.is_empty() {
                 continue;
             }
-            let bytes = deliveries
-                .iter()
-                .flat_map(|delivery| &delivery.parts)
-                .map(|part| part.len() as u64)
-                .sum();
-            self.taker
-                .parts
-                .metrics
-                .delivered(deliveries.len() as u64, bytes);
+            let events: u64 = deliveries.iter().map(Delivery::count).sum();
+            let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();
+            self.taker.parts.metrics.delivered(events, bytes as u64);
             return Ok(deliveries);
         }
     }
 
     async fn transform(&self, leased: Vec<Leased>) -> Vec<Delivery> {
-        if self.transforms.is_empty() {
-            let unchanged = leased.into_iter().map(|leased| {
-                let parts = vec![leased.event.clone()];
-                delivery(leased, parts)
-            });
-            return unchanged.collect();
-        }
         // Given back if this call is dropped while the guest works.
         let guard = InHand {
             taker: &self.taker,
@@ -456,7 +531,14 @@ impl Consumer {
                     .ack_internally(&self.taker.cell, &[here]);
             } else {
                 let parts = outputs.into_iter().map(|output| output.event).collect();
-                deliveries.push(delivery(leased, parts));
+                deliveries.push(Delivery {
+                    topic: leased.topic,
+                    position: leased.position,
+                    sequence: leased.sequence,
+                    time: leased.time,
+                    attempt: leased.attempt,
+                    body: Body::Made(parts),
+                });
             }
         }
         deliveries
@@ -501,17 +583,6 @@ impl Consumer {
     }
 }
 
-fn delivery(leased: Leased, parts: Vec<Bytes>) -> Delivery {
-    Delivery {
-        topic: leased.topic,
-        position: leased.position,
-        sequence: leased.sequence,
-        time: leased.time,
-        attempt: leased.attempt,
-        parts,
-    }
-}
-
 // Positions that go back if the call that holds them is dropped.
 struct InHand<'a> {
     taker: &'a Taker,
@@ -530,19 +601,67 @@ impl Drop for InHand<'_> {
     }
 }
 
-/// One event for a consumer.
+/// Events for a consumer.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Its topic.
+    /// Their topic.
     pub topic: TopicName,
-    /// Its place in the broker; acks name it.
+    /// Place of the first event in the broker; acks name it. The others follow without a gap.
     pub position: Position,
-    /// Its place in its topic.
+    /// Place of the first event in its topic. The others follow without a gap.
     pub sequence: Sequence,
-    /// When it was appended.
+    /// When they were appended.
     pub time: Millis,
-    /// How often it has been handed out, this time included.
+    /// How often they have been handed out, this time included.
     pub attempt: u32,
-    /// The encoded event, or the parts a transform made of it. Never empty.
-    pub parts: Vec<Bytes>,
+    /// What they say.
+    pub body: Body,
+}
+
+/// What a [`Delivery`] holds.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// Events as they are stored: at least one.
+    Stored(Entries),
+    /// The parts that transforms made of one event, encoded: at least one.
+    Made(Vec<Bytes>),
+}
+
+impl Delivery {
+    /// How many events are delivered, each of which is acked by its position.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match &self.body {
+            Body::Stored(entries) => u64::from(entries.count()),
+            Body::Made(_) => 1,
+        }
+    }
+
+    /// Bytes of the encoded events: what a consumer's credit counts.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Stored(entries) => entries.event_bytes(),
+            Body::Made(parts) => parts.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Positions of the events.
+    pub fn positions(&self) -> impl Iterator<Item = Position> + use<> {
+        let first = self.position.0;
+        (first..first + self.count()).map(Position)
+    }
+}
+
+impl From<Run> for Delivery {
+    fn from(run: Run) -> Self {
+        Self {
+            topic: run.topic,
+            position: run.first_position,
+            sequence: run.first_sequence,
+            time: run.time,
+            attempt: run.attempt,
+            body: Body::Stored(run.entries),
+        }
+    }
 }

@@ -12,7 +12,8 @@ use super::BrokerError;
 use super::catalog::Catalog;
 use super::producers::Session;
 use crate::domain::{
-    CommitNumber, PluginInfo, Position, SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
+    CommitNumber, Entries, PluginInfo, Position, SubscriptionId, SubscriptionSpec, TopicName,
+    TopicSpec,
 };
 
 /// Bytes of events that may wait for the committer. Full: publishers wait for credit.
@@ -23,7 +24,7 @@ const CONTROL_ITEMS_MAX: usize = 1_024;
 /// A batch on its way.
 pub(super) struct PublishItem {
     pub(super) topic: TopicName,
-    pub(super) events: Vec<Bytes>,
+    pub(super) entries: Entries,
     pub(super) bytes: usize,
     pub(super) correlation: u64,
     pub(super) first_number: u64,

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::BrokerError;
 use super::inbox::{Control, Inbox, PublishItem};
 use super::producers::{Session, Sessions};
-use crate::domain::{Sequence, TopicName};
+use crate::domain::{Entries, Sequence, TopicName};
 
 /// Events of one batch, to be appended to one topic together and in order.
 pub struct PublishRequest {
@@ -20,8 +19,8 @@ pub struct PublishRequest {
     pub first_number: u64,
     /// The client has seen the answers for all numbers up to this.
     pub resolved_through: u64,
-    /// Encoded events, already checked.
-    pub events: Vec<Bytes>,
+    /// The events, already checked.
+    pub entries: Entries,
 }
 
 /// Answer to a [`PublishRequest`].
@@ -74,18 +73,18 @@ impl Publisher {
             }
             let last = request
                 .first_number
-                .checked_add(request.events.len() as u64);
+                .checked_add(u64::from(request.entries.count()));
             if request.first_number == 0 || last.is_none() {
                 return Err(BrokerError::Invalid(
                     "events of a publisher with a producer id are numbered from 1".into(),
                 ));
             }
         }
-        let bytes = request.events.iter().map(Bytes::len).sum();
+        let bytes = request.entries.event_bytes();
         let room = self.inbox.publish_room(bytes).await?;
         self.inbox.publish(PublishItem {
             topic: request.topic,
-            events: request.events,
+            entries: request.entries,
             bytes,
             correlation: request.correlation,
             first_number: request.first_number,

@@ -44,7 +44,7 @@ pub(super) async fn run(
 }
 
 async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerError> {
-    let mut leased = taker.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await?;
+    let mut leased = taker.take_events(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await?;
     leased.retain(|leased| within_hops(taker, leased));
     let dispositions = transforms.apply(&leased).await;
     let rest = leased.get(dispositions.len()..).unwrap_or_default();
