@@ -47,7 +47,7 @@ use pool::Pool;
 pub struct StoreOptions {
     /// A journal file is preallocated with this and a new one begun when it is full. Default 64 MiB.
     pub journal_file_bytes: u64,
-    /// The journal is full beyond this. Default 1 GiB.
+    /// The journal is full beyond this. Default 4 GiB.
     pub journal_bytes_max: u64,
     /// Of which publishes may not use this last part, so that acks and checkpoint marks always find room.
     /// Default 64 MiB.
@@ -71,7 +71,7 @@ impl Default for StoreOptions {
         const MIB: u64 = 1 << 20;
         Self {
             journal_file_bytes: 64 * MIB,
-            journal_bytes_max: 1024 * MIB,
+            journal_bytes_max: 4096 * MIB,
             journal_reserve_bytes: 64 * MIB,
             journal_blocks_max: 262_144,
             generations_open_max: 2,
