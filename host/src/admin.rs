@@ -130,7 +130,9 @@ fn router(app: App) -> Router {
         )
         .route(
             "/v1/subscriptions/{name}",
-            get(subscriptions::show).delete(subscriptions::delete),
+            get(subscriptions::show)
+                .patch(subscriptions::update)
+                .delete(subscriptions::delete),
         )
         .route(
             "/v1/subscriptions/{name}/resume",

@@ -64,6 +64,7 @@ pub(super) async fn run(
 }
 
 async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool {
+    let form = cell.form();
     let mut events = Vec::with_capacity(given_up.len());
     let mut acks = Vec::with_capacity(given_up.len());
     let mut rising: Vec<&GivenUp> = given_up.iter().collect();
@@ -72,13 +73,13 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool
         let block = match parts.log.block_at(item.position).await {
             Ok(block) => block,
             Err(error) => {
-                tracing::error!(subscription = %cell.spec.name, position = %item.position, error = %chain(&error), "cannot read an event that was given up; it stays pending");
+                tracing::error!(subscription = %cell.name, position = %item.position, error = %chain(&error), "cannot read an event that was given up; it stays pending");
                 return false;
             }
         };
         if let Some(event) = block.and_then(|block| dead_letter(parts, cell, &block, item)) {
-            tracing::info!(subscription = %cell.spec.name, position = %item.position, topic = %cell.dead_letter, reason = %item.reason, attempts = item.attempts, "event given up");
-            events.push((cell.dead_letter.clone(), event));
+            tracing::info!(subscription = %cell.name, position = %item.position, topic = %form.dead_letter, reason = %item.reason, attempts = item.attempts, "event given up");
+            events.push((form.dead_letter.clone(), event));
         }
         push_range(&mut acks, item.position..=item.position);
     }
@@ -99,7 +100,7 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool
             true
         }
         Err(error) => {
-            tracing::warn!(subscription = %cell.spec.name, %error, "dead letters could not be written; they stay pending");
+            tracing::warn!(subscription = %cell.name, %error, "dead letters could not be written; they stay pending");
             false
         }
     }
@@ -113,13 +114,13 @@ fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp
     let topic = parts.topic_of(block)?;
     let hops = EventRef::parse(bytes).map_or(0, |event| hops::of(&event));
     if hops >= hops::MAX && item.reason != GiveUpReason::HopLimit {
-        tracing::warn!(subscription = %cell.spec.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
+        tracing::warn!(subscription = %cell.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
         return None;
     }
     let mut event = Event::decode(bytes.clone()).ok()?;
     let said = [
         (REASON_HEADER, item.reason.to_string()),
-        (SUBSCRIPTION_HEADER, cell.spec.name.to_string()),
+        (SUBSCRIPTION_HEADER, cell.name.to_string()),
         (TOPIC_HEADER, topic.to_string()),
         (SEQUENCE_HEADER, block.sequence(index).to_string()),
         (ATTEMPTS_HEADER, item.attempts.to_string()),

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
-use super::hub::{Cell, Hub, chain, push_range};
+use super::hub::{Cell, Form, Hub, chain, push_range};
 use super::inbox::{Control, Inbox};
 use super::log::Log;
 use super::metrics::Metrics;
@@ -16,6 +16,7 @@ use super::transform::{Disposition, TransformChain};
 use super::{BrokerError, Catalog};
 use crate::broker::{GiveUpReason, Lease};
 use crate::domain::{Block, ConsumerId, FailurePolicy, Millis, Position, Sequence, TopicName};
+use crate::plugin::{ConfigureError, Plugins};
 
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
@@ -26,6 +27,7 @@ pub(super) struct DeliveryParts {
     pub(super) log: Log,
     pub(super) inbox: Arc<Inbox>,
     pub(super) catalog: Arc<std::sync::RwLock<Catalog>>,
+    pub(super) plugins: Arc<Plugins>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) shutdown: tokio_util::sync::CancellationToken,
 }
@@ -35,6 +37,18 @@ impl DeliveryParts {
     pub(super) fn topic_of(&self, block: &Block) -> Option<TopicName> {
         let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
         catalog.topic_name(block.topic)
+    }
+
+    /// The configured transforms of a subscription, made on first use.
+    pub(super) async fn transforms(
+        &self,
+        form: &Form,
+    ) -> Result<Arc<TransformChain>, ConfigureError> {
+        let configure = || async {
+            let chain = TransformChain::configure(&self.plugins, &form.spec.transforms).await?;
+            Ok(Arc::new(chain))
+        };
+        form.transforms.get_or_try_init(configure).await.cloned()
     }
 }
 
@@ -96,7 +110,7 @@ impl Taker {
             // Registered before looking, so that nothing that comes between is missed.
             notified.as_mut().enable();
             if self.cell.is_deleted() {
-                return Err(BrokerError::SubscriptionGone(self.cell.spec.name.clone()));
+                return Err(BrokerError::SubscriptionGone(self.cell.name.clone()));
             }
             if self.parts.shutdown.is_cancelled() {
                 return Err(BrokerError::ShuttingDown);
@@ -158,7 +172,7 @@ impl Taker {
             Ok(None) => return Ok(None),
             Err(error) => {
                 let why = chain(&error);
-                tracing::error!(subscription = %self.cell.spec.name, %position, error = %why, "cannot read an event");
+                tracing::error!(subscription = %self.cell.name, %position, error = %why, "cannot read an event");
                 return Err(BrokerError::Internal(format!(
                     "an event cannot be read: {why}"
                 )));
@@ -178,7 +192,7 @@ impl Taker {
             .sum();
         self.parts.metrics.missing(count);
         tracing::warn!(
-            subscription = %self.cell.spec.name,
+            subscription = %self.cell.name,
             first = %ranges[0].start(),
             count,
             "pending events do not exist any more (topic deleted, or a loss accepted at start); they count as done"
@@ -186,7 +200,7 @@ impl Taker {
         self.parts.hub.ack_internally(&self.cell, ranges);
     }
 
-    fn give_back(&self, positions: impl Iterator<Item = Position>) {
+    pub(super) fn give_back(&self, positions: impl Iterator<Item = Position>) {
         let mut positions = positions.peekable();
         if positions.peek().is_some() {
             self.cell.lock().give_back(self.id, positions);
@@ -244,11 +258,11 @@ impl Taker {
                 );
             }
             Disposition::Retry(reason) => {
-                tracing::debug!(subscription = %self.cell.spec.name, position = %leased.position, reason, "a transform asks to try again");
+                tracing::debug!(subscription = %self.cell.name, position = %leased.position, reason, "a transform asks to try again");
                 self.nack(&[here], None);
             }
             Disposition::Fault { policy, reason } => {
-                tracing::warn!(subscription = %self.cell.spec.name, position = %leased.position, reason, ?policy, "a transform failed");
+                tracing::warn!(subscription = %self.cell.name, position = %leased.position, reason, ?policy, "a transform failed");
                 match policy {
                     FailurePolicy::DeadLetter => {
                         let reason = GiveUpReason::TransformFailed(reason.into());
@@ -340,18 +354,17 @@ impl OpenBlock {
 /// One consumer attached to a subscription. Dropping it gives its events back at once.
 pub struct Consumer {
     taker: Taker,
-    transforms: Arc<TransformChain>,
 }
 
 impl Consumer {
-    pub(super) fn new(taker: Taker, transforms: Arc<TransformChain>) -> Self {
-        Self { taker, transforms }
+    pub(super) fn new(taker: Taker) -> Self {
+        Self { taker }
     }
 
-    /// The subscription as it was created.
+    /// The subscription as it is now.
     #[must_use]
     pub fn spec(&self) -> Arc<crate::domain::SubscriptionSpec> {
-        self.taker.cell.spec.clone()
+        self.taker.cell.form().spec.clone()
     }
 
     /// Waits until something can be delivered and returns at most `events_max` events of at most about
@@ -359,7 +372,8 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// The subscription was deleted, the broker is shutting down, or its store cannot be read.
+    /// The subscription was deleted, the broker is shutting down, its store cannot be read, or transforms that the
+    /// subscription was changed to cannot be set up.
     ///
     /// # Cancel safety
     ///
@@ -371,7 +385,7 @@ impl Consumer {
     ) -> Result<Vec<Delivery>, BrokerError> {
         loop {
             let leased = self.taker.take(events_max.max(1), bytes_max.max(1)).await?;
-            let deliveries = self.transform(leased).await;
+            let deliveries = self.transform(leased).await?;
             if deliveries.is_empty() {
                 continue;
             }
@@ -388,20 +402,24 @@ impl Consumer {
         }
     }
 
-    async fn transform(&self, leased: Vec<Leased>) -> Vec<Delivery> {
-        if self.transforms.is_empty() {
+    // With the transforms that the subscription has now.
+    async fn transform(&self, leased: Vec<Leased>) -> Result<Vec<Delivery>, BrokerError> {
+        let form = self.taker.cell.form();
+        if form.spec.transforms.is_empty() {
             let unchanged = leased.into_iter().map(|leased| {
                 let parts = vec![leased.event.clone()];
                 delivery(leased, parts)
             });
-            return unchanged.collect();
+            return Ok(unchanged.collect());
         }
-        // Given back if this call is dropped while the guest works.
+        // Given back if this call is dropped while it waits.
         let guard = InHand {
             taker: &self.taker,
             positions: leased.iter().map(|l| l.position).collect(),
         };
-        let dispositions = self.transforms.apply(&leased).await;
+        let transforms = self.taker.parts.transforms(&form).await;
+        let transforms = transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
+        let dispositions = transforms.apply(&leased).await;
         guard.done();
         let mut deliveries = Vec::with_capacity(leased.len());
         for (leased, disposition) in leased.into_iter().zip(dispositions) {
@@ -419,7 +437,7 @@ impl Consumer {
                 deliveries.push(delivery(leased, parts));
             }
         }
-        deliveries
+        Ok(deliveries)
     }
 
     /// The events are done with. Positions that this consumer does not hold are ignored.

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::catalog::{Catalog, Change};
+use super::catalog::{Catalog, Change, Subscription};
 use super::committer::UNSYNCED_EVENTS_CEILING;
 use super::hub::Cell;
 use super::note::{self, Note, NoteError};
 use super::state::{self, State, StateError};
 use crate::broker::{Producers, SubscriptionState};
-use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId};
+use crate::domain::{Durability, Name, Position, Sequence, StartAt, SubscriptionId};
 use crate::store::{Group, ReadError};
 
 /// Why the broker's state cannot be rebuilt.
@@ -26,6 +26,16 @@ pub enum RecoveryError {
     /// A group's notes cannot be read.
     #[error(transparent)]
     Notes(NoteError),
+    /// A subscription's state belongs to filters that neither the checkpoint nor the journal knows.
+    #[error(
+        "the state of subscription `{name}` belongs to filters (revision {revision}) that nothing else tells of"
+    )]
+    Filters {
+        /// Its name.
+        name: Name,
+        /// Which.
+        revision: u32,
+    },
 }
 
 /// The broker at rest.
@@ -57,6 +67,7 @@ pub(super) fn recover(
         true => None,
         false => recovery.skip_what_may_have_been_handed_out(),
     };
+    recovery.check_filters()?;
     Ok(recovery.finish(reserved))
 }
 
@@ -79,16 +90,13 @@ impl Recovery {
             .subscriptions
             .into_iter()
             .filter_map(|(id, matches)| {
-                let (spec, _) = state.catalog.subscriptions.get(&id)?;
-                let seen = matches.evaluated_through().next();
-                let routed = spec.filters.is_empty() && seen >= state.routed_through;
-                Some((
-                    id,
-                    Live {
-                        cell: Cell::new(id, spec.clone(), matches),
-                        routed,
-                    },
-                ))
+                let subscription = state.catalog.subscriptions.get(&id)?;
+                let evaluated = matches.evaluated_through();
+                let unfiltered = matches.stages() == 0 && matches.pending_changes() == 0;
+                let routed = unfiltered && evaluated.next() >= state.routed_through;
+                let cell = Cell::new(id, subscription, matches);
+                cell.checkpointed(evaluated);
+                Some((id, Live { cell, routed }))
             })
             .collect();
         Self {
@@ -139,10 +147,20 @@ impl Recovery {
                                 spec.filters.len(),
                             );
                             Live {
-                                cell: Cell::new(id, spec, matches),
+                                cell: Cell::new(id, &Subscription::new(spec, start), matches),
                                 routed,
                             }
                         });
+                    }
+                    Change::UpdateSubscription { id, .. } => {
+                        let subscription = self.catalog.subscriptions.get(&id);
+                        if let Some((live, subscription)) =
+                            self.live.get_mut(&id).zip(subscription)
+                            && live.cell.update(subscription)
+                        {
+                            // What is left before the fence, and what follows it, it catches up with after the start.
+                            live.routed = false;
+                        }
                     }
                     Change::DeleteSubscription(id) => {
                         self.live.remove(&id);
@@ -224,6 +242,23 @@ impl Recovery {
             let decided = live.cell.lock().evaluated_through().next();
             self.next_position = self.next_position.max(decided);
         }
+    }
+
+    fn check_filters(&self) -> Result<(), RecoveryError> {
+        for Live { cell, .. } in self.live.values() {
+            let (revision, stages) = {
+                let state = cell.lock();
+                (state.revision(), state.stages())
+            };
+            let judging = cell.judging();
+            if judging.is_none_or(|judging| judging.filters.len() != stages) {
+                return Err(RecoveryError::Filters {
+                    name: cell.name.clone(),
+                    revision,
+                });
+            }
+        }
+        Ok(())
     }
 
     fn finish(self, reserved: Option<Note>) -> Recovered {

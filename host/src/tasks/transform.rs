@@ -66,10 +66,6 @@ impl TransformChain {
         Ok(Self { steps })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
     /// One disposition for each event, in order.
     pub(super) async fn apply(&self, events: &[Leased]) -> Vec<Disposition> {
         let mut dispositions: Vec<Disposition> = events
