@@ -103,10 +103,7 @@ impl AdminApi {
     ///
     /// # Errors
     /// The broker could not be asked.
-    pub async fn try_delete_plugin(
-        &self,
-        name: &str,
-    ) -> anyhow::Result<Result<(), AdminRefusal>> {
+    pub async fn try_delete_plugin(&self, name: &str) -> anyhow::Result<Result<(), AdminRefusal>> {
         let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/plugins/{name}")));
         let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
         Ok(text_of(sent).map(drop))

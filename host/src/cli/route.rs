@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::chain::Chain;
 use super::connect::ManageFlags;
-use super::subscription::{self, ChangeFlags, DeliveryFlags, Kind, api, joined, plain_spec, plugins, state};
+use super::subscription::{
+    self, ChangeFlags, DeliveryFlags, Kind, api, joined, plain_spec, plugins, state,
+};
 use super::{output, text};
 use crate::domain::{
     Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,

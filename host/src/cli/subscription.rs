@@ -260,7 +260,10 @@ pub(super) fn update(
     kind: Kind,
 ) -> anyhow::Result<()> {
     if *patch == SubscriptionPatch::default() {
-        bail!("nothing to change; `tidegate {} update --help` shows what can be", kind.word());
+        bail!(
+            "nothing to change; `tidegate {} update --help` shows what can be",
+            kind.word()
+        );
     }
     let api = api(flags)?;
     let before = get(&api, name, kind)?;
@@ -268,7 +271,10 @@ pub(super) fn update(
     output::either(flags.json, &info, |info| match info.fence {
         _ if info.revision == before.revision => format!("{name} is like that already"),
         Some(fence) if info.fence != before.fence => {
-            format!("updated {} {name}; its filters hold from position {fence} on", kind.word())
+            format!(
+                "updated {} {name}; its filters hold from position {fence} on",
+                kind.word()
+            )
         }
         _ => format!("updated {} {name}", kind.word()),
     })

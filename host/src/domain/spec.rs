@@ -319,7 +319,11 @@ mod tests {
         let mut again = serde_json::json!({"filters": [before.filters[0]]});
         again["filters"][0]["digest"] = serde_json::json!(Digest([9; 32]));
         assert_eq!(patched(again).filters[0].digest, None, "looked up anew");
-        for refused in [r#"{"topics": ["b"]}"#, r#"{"start": "new"}"#, r#"{"name": "x"}"#] {
+        for refused in [
+            r#"{"topics": ["b"]}"#,
+            r#"{"start": "new"}"#,
+            r#"{"name": "x"}"#,
+        ] {
             let error = serde_json::from_str::<SubscriptionPatch>(refused).expect_err(refused);
             assert!(error.to_string().contains("unknown field"), "{error}");
         }

@@ -373,10 +373,8 @@ impl Broker {
 
     fn topic_info(&self, topic: &super::catalog::Topic) -> TopicInfo {
         let selecting = self.0.parts.hub.selecting(&topic.spec.name);
-        let mut subscriptions: Vec<String> = selecting
-            .iter()
-            .map(|cell| cell.name.to_string())
-            .collect();
+        let mut subscriptions: Vec<String> =
+            selecting.iter().map(|cell| cell.name.to_string()).collect();
         subscriptions.sort_unstable();
         TopicInfo {
             spec: topic.spec.clone(),

@@ -158,7 +158,13 @@ impl Subscription {
         chains.find(|chain| chain.revision == revision)
     }
 
-    fn update(&mut self, revision: u32, spec: Arc<SubscriptionSpec>, fence: Option<Position>) {
+    /// Changes it, unless that was done already.
+    pub(super) fn update(
+        &mut self,
+        revision: u32,
+        spec: Arc<SubscriptionSpec>,
+        fence: Option<Position>,
+    ) {
         if revision <= self.revision {
             return;
         }
@@ -364,9 +370,7 @@ mod tests {
         };
         let kept = |catalog: &Catalog| -> Vec<(u32, u64)> {
             let chains = catalog.subscriptions[&id].chains().iter();
-            chains
-                .map(|chain| (chain.revision, chain.from.0))
-                .collect()
+            chains.map(|chain| (chain.revision, chain.from.0)).collect()
         };
         for change in [
             update(1, &["b"], Some(10)),

@@ -665,7 +665,8 @@ impl Committer {
         group.finish_blocks();
         let next = group.next_position;
         let catalog = &self.parts.catalog;
-        let Some((cell, subscription)) = self.parts.hub.by_id(id).zip(catalog.subscriptions.get(&id))
+        let Some((cell, subscription)) =
+            self.parts.hub.by_id(id).zip(catalog.subscriptions.get(&id))
         else {
             // Created in this group.
             return Ok(next);
@@ -721,16 +722,22 @@ impl Committer {
     // Who uses the plugin with this digest, and whether only until a checkpoint.
     fn user_of(&self, digest: crate::domain::Digest) -> Option<(&SubscriptionSpec, bool)> {
         let uses = |used: &crate::domain::PluginUse| used.digest == Some(digest);
-        self.parts.catalog.subscriptions.iter().find_map(|(id, subscription)| {
-            let spec = &subscription.spec;
-            if spec.filters.iter().chain(&spec.transforms).any(uses) {
-                return Some((&**spec, false));
-            }
-            let chains = subscription.chains().iter();
-            let newest = chains.filter(|chain| chain.filters.iter().any(uses)).next_back()?;
-            let judging = self.parts.hub.by_id(*id)?.lock().revision();
-            Some((&**spec, newest.revision < judging))
-        })
+        self.parts
+            .catalog
+            .subscriptions
+            .iter()
+            .find_map(|(id, subscription)| {
+                let spec = &subscription.spec;
+                if spec.filters.iter().chain(&spec.transforms).any(uses) {
+                    return Some((&**spec, false));
+                }
+                let chains = subscription.chains().iter();
+                let newest = chains
+                    .filter(|chain| chain.filters.iter().any(uses))
+                    .next_back()?;
+                let judging = self.parts.hub.by_id(*id)?.lock().revision();
+                Some((&**spec, newest.revision < judging))
+            })
     }
 
     fn add_plugin(&mut self, mut plugin: PluginInfo, group: &mut Group) -> PluginInfo {

@@ -148,18 +148,14 @@ impl Cell {
         changed
     }
 
-    /// The chain that judges now.
-    pub(super) fn judging(&self) -> Option<Arc<FilterChain>> {
-        let revision = self.lock().revision();
-        self.chain(revision)
-    }
-
-    fn chain(&self, revision: u32) -> Option<Arc<FilterChain>> {
+    /// Whether every chain that its state goes by is known.
+    pub(super) fn knows_its_filters(&self) -> bool {
+        let revisions: Vec<(u32, usize)> = self.lock().revisions().collect();
         let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
-        let mut chains = chains.iter();
-        chains
-            .find(|chain| chain.revision == revision)
-            .cloned()
+        revisions.into_iter().all(|(revision, stages)| {
+            let mut chains = chains.iter();
+            chains.any(|chain| chain.revision == revision && chain.filters.len() == stages)
+        })
     }
 
     /// The chain to start lanes or a catch-up for, if that is still to be done. Called by the supervisor only.
@@ -171,7 +167,10 @@ impl Cell {
         }
         let mut chains = self.chains.write().unwrap_or_else(PoisonError::into_inner);
         chains.retain(|chain| chain.revision >= revision);
-        chains.first().filter(|chain| chain.revision == revision).cloned()
+        chains
+            .first()
+            .filter(|chain| chain.revision == revision)
+            .cloned()
     }
 
     /// The fence of its newest filters, when they are not those it was created with.
@@ -203,7 +202,8 @@ impl Cell {
 
     /// A checkpoint on disk says that everything up to here is decided.
     pub(super) fn checkpointed(&self, evaluated: Position) {
-        self.evaluated_on_disk.fetch_max(evaluated.0, Ordering::AcqRel);
+        self.evaluated_on_disk
+            .fetch_max(evaluated.0, Ordering::AcqRel);
     }
 
     /// Up to where everything is decided for good: a crash changes nothing about it.

@@ -11,7 +11,7 @@ use super::hub::Cell;
 use super::note::{self, Note, NoteError};
 use super::state::{self, State, StateError};
 use crate::broker::{Producers, SubscriptionState};
-use crate::domain::{Durability, Name, Position, Sequence, StartAt, SubscriptionId};
+use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId};
 use crate::store::{Group, ReadError};
 
 /// Why the broker's state cannot be rebuilt.
@@ -26,16 +26,6 @@ pub enum RecoveryError {
     /// A group's notes cannot be read.
     #[error(transparent)]
     Notes(NoteError),
-    /// A subscription's state belongs to filters that neither the checkpoint nor the journal knows.
-    #[error(
-        "the state of subscription `{name}` belongs to filters (revision {revision}) that nothing else tells of"
-    )]
-    Filters {
-        /// Its name.
-        name: Name,
-        /// Which.
-        revision: u32,
-    },
 }
 
 /// The broker at rest.
@@ -67,7 +57,7 @@ pub(super) fn recover(
         true => None,
         false => recovery.skip_what_may_have_been_handed_out(),
     };
-    recovery.check_filters()?;
+    recovery.replace_lost_filters();
     Ok(recovery.finish(reserved))
 }
 
@@ -154,8 +144,7 @@ impl Recovery {
                     }
                     Change::UpdateSubscription { id, .. } => {
                         let subscription = self.catalog.subscriptions.get(&id);
-                        if let Some((live, subscription)) =
-                            self.live.get_mut(&id).zip(subscription)
+                        if let Some((live, subscription)) = self.live.get_mut(&id).zip(subscription)
                             && live.cell.update(subscription)
                         {
                             // What is left before the fence, and what follows it, it catches up with after the start.
@@ -244,21 +233,27 @@ impl Recovery {
         }
     }
 
-    fn check_filters(&self) -> Result<(), RecoveryError> {
-        for Live { cell, .. } in self.live.values() {
-            let (revision, stages) = {
-                let state = cell.lock();
-                (state.revision(), state.stages())
+    // After a loss that was accepted, a subscription's state may go by filters of which the journal tells no more. What is
+    // undecided is then judged by those that are known last.
+    fn replace_lost_filters(&mut self) {
+        for (id, live) in &mut self.live {
+            let Some(subscription) = self.catalog.subscriptions.get_mut(id) else {
+                continue;
             };
-            let judging = cell.judging();
-            if judging.is_none_or(|judging| judging.filters.len() != stages) {
-                return Err(RecoveryError::Filters {
-                    name: cell.name.clone(),
-                    revision,
-                });
+            if live.cell.knows_its_filters() {
+                continue;
             }
+            let (newest, undecided) = {
+                let state = live.cell.lock();
+                let newest = state.revisions().map(|(revision, _)| revision).max();
+                (newest, state.evaluated_through().next())
+            };
+            let revision = newest.unwrap_or_default().max(subscription.revision) + 1;
+            tracing::error!(subscription = %live.cell.name, revision, fence = %undecided, "a change of this subscription's filters is lost; it goes on with those before it");
+            subscription.update(revision, subscription.spec.clone(), Some(undecided));
+            live.cell.update(subscription);
+            live.routed = false;
         }
-        Ok(())
     }
 
     fn finish(self, reserved: Option<Note>) -> Recovered {

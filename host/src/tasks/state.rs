@@ -255,7 +255,10 @@ mod tests {
             encode(catalog, Position(1), Position(1), Vec::new(), snapshots)
         };
         let without_producers = |pairs: Vec<(Bytes, Bytes)>| -> Vec<(Bytes, Bytes)> {
-            pairs.into_iter().filter(|(key, _)| key != PRODUCERS).collect()
+            pairs
+                .into_iter()
+                .filter(|(key, _)| key != PRODUCERS)
+                .collect()
         };
         let pairs = without_producers(encoded(&matches, &catalog));
         let state = decode(&pairs, 1).expect("readable");

@@ -49,6 +49,13 @@ impl SubscriptionState {
         Position(self.limit())
     }
 
+    /// The chain that judges now and those that will, with their numbers of filters.
+    pub fn revisions(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
+        let upcoming = self.chains.upcoming.iter();
+        std::iter::once((self.chains.revision, self.stages.len()))
+            .chain(upcoming.map(|next| (next.revision, next.stages)))
+    }
+
     /// Changes whose fence is not reached yet.
     #[must_use]
     pub fn pending_changes(&self) -> usize {
@@ -62,7 +69,11 @@ impl SubscriptionState {
         if revision <= self.chains.newest() {
             return false;
         }
-        if self.chains.frozen_for.is_some_and(|wanted| wanted <= revision) {
+        if self
+            .chains
+            .frozen_for
+            .is_some_and(|wanted| wanted <= revision)
+        {
             self.chains.frozen_for = None;
         }
         self.chains.upcoming.retain(|chain| chain.from < from.0);

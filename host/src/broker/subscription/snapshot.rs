@@ -147,8 +147,12 @@ impl SubscriptionState {
         if !rest.is_empty() {
             return Err(RestoreError::Inconsistent("bytes follow its end"));
         }
-        let all = std::iter::once((chains.revision, candidates.len()))
-            .chain(chains.upcoming.iter().map(|next| (next.revision, next.stages)));
+        let all = std::iter::once((chains.revision, candidates.len())).chain(
+            chains
+                .upcoming
+                .iter()
+                .map(|next| (next.revision, next.stages)),
+        );
         for (revision, found) in all {
             let expected = stages_of(revision).unwrap_or(found);
             if found != expected {

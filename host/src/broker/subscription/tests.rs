@@ -586,8 +586,9 @@ impl Pair {
             Op::Restart => {
                 let bytes = self.state.snapshot();
                 let stages = self.model.stages.len();
-                self.state = SubscriptionState::restore(&bytes, self.model.policy.clone(), |_| Some(stages))
-                    .expect("just written");
+                self.state =
+                    SubscriptionState::restore(&bytes, self.model.policy.clone(), |_| Some(stages))
+                        .expect("just written");
                 self.model.restart();
             }
         }
@@ -929,7 +930,8 @@ impl Changing {
     }
 
     fn verdict(revision: u32, stage: usize, position: u64) -> bool {
-        let mixed = (u64::from(revision) * 7 + stage as u64 * 3 + 1).wrapping_mul(position * 2_654_435_761);
+        let mixed =
+            (u64::from(revision) * 7 + stage as u64 * 3 + 1).wrapping_mul(position * 2_654_435_761);
         mixed >> 7 & 3 != 0
     }
 
@@ -971,13 +973,18 @@ impl Changing {
     fn change(&mut self, revision: u32, fence: u64, stages: usize) {
         self.changes.push((revision, fence, stages));
         assert!(self.state.change_filters(revision, Position(fence), stages));
-        assert!(!self.state.change_filters(revision, Position(fence + 5), 1), "known");
+        assert!(
+            !self.state.change_filters(revision, Position(fence + 5), 1),
+            "known"
+        );
     }
 
     fn restart(&mut self) {
-        self.state = SubscriptionState::restore(&self.snapshot, policy(), |_| None).expect("just written");
+        self.state =
+            SubscriptionState::restore(&self.snapshot, policy(), |_| None).expect("just written");
         for (revision, fence, stages) in &self.changes {
-            self.state.change_filters(*revision, Position(*fence), *stages);
+            self.state
+                .change_filters(*revision, Position(*fence), *stages);
         }
     }
 
@@ -1010,7 +1017,9 @@ impl Changing {
             .ranges(0, u64::MAX)
             .flat_map(|(first, last)| first..=last)
             .collect();
-        let wanted: Vec<u64> = (1..=decided).filter(|position| self.wanted(*position)).collect();
+        let wanted: Vec<u64> = (1..=decided)
+            .filter(|position| self.wanted(*position))
+            .collect();
         assert_eq!(pending, wanted, "{:?}", self.changes);
         assert!(decided < self.end);
     }
@@ -1033,7 +1042,10 @@ fn changed_filters_begin_exactly_at_their_fence() {
     state.attach(C);
     state.stage_result(0, Position(3), &[Position(2), Position(3)]);
     assert!(state.change_filters(1, Position(5), 1));
-    assert_eq!((state.pending_changes(), state.judges_until()), (1, Position(4)));
+    assert_eq!(
+        (state.pending_changes(), state.judges_until()),
+        (1, Position(4))
+    );
 
     // The lanes of the old filters do not know of it.
     state.exclude(0, Position(4), "trap");
@@ -1057,7 +1069,11 @@ fn filters_come_and_go() {
     let mut state = with_events(3);
     state.change_filters(1, Position(6), 1);
     assert!(state.observe(Position(9), [run(4, 9)]));
-    assert_eq!((state.depth(), state.revision()), (5, 1), "4 and 5, and then it was asked no more");
+    assert_eq!(
+        (state.depth(), state.revision()),
+        (5, 1),
+        "4 and 5, and then it was asked no more"
+    );
     assert!(!state.observe(Position(20), [run(6, 20)]));
     state.change_filters(2, Position(8), 0);
     assert!(state.stage_result(0, Position(30), &[Position(7), Position(8)]));
@@ -1072,9 +1088,16 @@ fn a_change_that_is_overtaken_never_judges() {
     state.stage_result(0, Position(4), &[]);
     state.change_filters(1, Position(20), 1);
     state.change_filters(2, Position(20), 2);
-    assert_eq!(state.pending_changes(), 1, "two at one position: the second");
+    assert_eq!(
+        state.pending_changes(),
+        1,
+        "two at one position: the second"
+    );
     assert_eq!(state.freeze(3), Position(5));
-    assert!(!state.stage_result(0, Position(30), &[Position(5)]), "frozen");
+    assert!(
+        !state.stage_result(0, Position(30), &[Position(5)]),
+        "frozen"
+    );
     state.change_filters(3, Position(5), 0);
     assert_eq!((state.revision(), state.pending_changes()), (3, 0));
     assert!(state.observe(Position(30), [run(1, 30)]));
@@ -1106,7 +1129,8 @@ fn rich_state() -> SubscriptionState {
 fn a_snapshot_says_what_is_wrong_with_it() {
     let bytes = rich_state().snapshot();
     let check = |bytes: &[u8], stages: usize, expected: &str| {
-        let error = SubscriptionState::restore(bytes, policy(), |_| Some(stages)).expect_err(expected);
+        let error =
+            SubscriptionState::restore(bytes, policy(), |_| Some(stages)).expect_err(expected);
         assert!(error.to_string().contains(expected), "{error}");
     };
     check(&[], 2, "empty");
