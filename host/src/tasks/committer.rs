@@ -731,10 +731,8 @@ impl Committer {
                 if spec.filters.iter().chain(&spec.transforms).any(uses) {
                     return Some((&**spec, false));
                 }
-                let chains = subscription.chains().iter();
-                let newest = chains
-                    .filter(|chain| chain.filters.iter().any(uses))
-                    .next_back()?;
+                let mut chains = subscription.chains().iter();
+                let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
                 let judging = self.parts.hub.by_id(*id)?.lock().revision();
                 Some((&**spec, newest.revision < judging))
             })
