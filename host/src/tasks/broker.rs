@@ -272,7 +272,7 @@ impl Broker {
         }
         for plugin in self.plugins() {
             let loaded = match self.0.files.read(&plugin.digest) {
-                Ok(bytes) => match self.0.parts.plugins.load(bytes).await {
+                Ok(bytes) => match self.0.parts.plugins.load(&plugin.name, bytes).await {
                     Ok(_) => Ok(()),
                     Err(error) => Err(chain(&error)),
                 },
@@ -603,7 +603,7 @@ impl Broker {
             )));
         }
         let size = bytes.len() as u64;
-        let loaded = self.0.parts.plugins.load(bytes.clone()).await;
+        let loaded = self.0.parts.plugins.load(name, bytes.clone()).await;
         let loaded = loaded.map_err(|error| BrokerError::Invalid(chain(&error)))?;
         let files = self.0.files.clone();
         let written =
