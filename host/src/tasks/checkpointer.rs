@@ -156,9 +156,9 @@ impl Checkpointer {
             if let Some(subscription) = mark.catalog.subscriptions.get_mut(&cell.id) {
                 subscription.forget_chains(evaluated);
                 snapshots.push((cell.id, snapshot));
+                evaluated_through.push((cell.clone(), evaluated));
             }
             needed.add_unevaluated(&cell, evaluated, blocks, &names);
-            evaluated_through.push((cell, evaluated));
         }
         let pairs = state::encode(
             &mark.catalog,

@@ -21,8 +21,8 @@ use super::producers::Sessions;
 use super::{BrokerError, PublishOutcome, PublishReply};
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
-    Block, BlockBuilder, Durability, Millis, PluginInfo, Position, Sequence, StartAt,
-    SubscriptionId, SubscriptionSpec, TopicId, TopicName, TopicSpec,
+    Block, BlockBuilder, Digest, Durability, Millis, PluginInfo, PluginUse, Position, Sequence,
+    StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName, TopicSpec,
 };
 use crate::store::{JournalWriter, WriteError};
 
@@ -719,23 +719,27 @@ impl Committer {
         }
     }
 
-    // Who uses the plugin with this digest, and whether only until a checkpoint.
-    fn user_of(&self, digest: crate::domain::Digest) -> Option<(&SubscriptionSpec, bool)> {
-        let uses = |used: &crate::domain::PluginUse| used.digest == Some(digest);
-        self.parts
-            .catalog
-            .subscriptions
-            .iter()
-            .find_map(|(id, subscription)| {
-                let spec = &subscription.spec;
-                if spec.filters.iter().chain(&spec.transforms).any(uses) {
-                    return Some((&**spec, false));
-                }
-                let mut chains = subscription.chains().iter();
-                let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
-                let judging = self.parts.hub.by_id(*id)?.lock().revision();
-                Some((&**spec, newest.revision < judging))
-            })
+    // Who uses the plugin with this digest, and whether only until a checkpoint. One who uses it for longer goes first.
+    fn user_of(&self, digest: Digest) -> Option<(&SubscriptionSpec, bool)> {
+        let uses = |used: &PluginUse| used.digest == Some(digest);
+        let users = self.parts.catalog.subscriptions.iter();
+        let mut users = users.filter_map(|(id, subscription)| {
+            let spec = &*subscription.spec;
+            if spec.filters.iter().chain(&spec.transforms).any(uses) {
+                return Some((spec, false));
+            }
+            let mut chains = subscription.chains().iter();
+            let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
+            let judging = self.parts.hub.by_id(*id)?.lock().revision();
+            Some((spec, newest.revision < judging))
+        });
+        let first = users.next()?;
+        let lasting = users.find(|(_, spent)| !spent);
+        Some(if first.1 {
+            lasting.unwrap_or(first)
+        } else {
+            first
+        })
     }
 
     fn add_plugin(&mut self, mut plugin: PluginInfo, group: &mut Group) -> PluginInfo {

@@ -225,11 +225,12 @@ impl Recovery {
     }
 
     // A checkpoint may have seen events that were lost with a power cut, or with a loss that was accepted. What a
-    // subscription has decided must not be asked again for other events.
+    // subscription has decided must not be asked again for other events, and what comes now is for its newest filters.
     fn stay_above_what_was_decided(&mut self) {
         for live in self.live.values() {
             let decided = live.cell.lock().evaluated_through().next();
-            self.next_position = self.next_position.max(decided);
+            let fence = live.cell.fence().unwrap_or_default();
+            self.next_position = self.next_position.max(decided).max(fence);
         }
     }
 

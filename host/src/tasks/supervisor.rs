@@ -55,7 +55,7 @@ impl Supervisor {
             return;
         };
         if judging.revision > 0 {
-            tracing::info!(subscription = %cell.name, revision = judging.revision, fence = %judging.from, "changed filters take over");
+            tracing::debug!(subscription = %cell.name, revision = judging.revision, fence = %judging.from, "changed filters judge");
         }
         self.lanes.start(cell, &judging);
         if judging.filters.is_empty() && !cell.is_routed() {
