@@ -2,6 +2,7 @@
 //! ack that takes it out of the subscription, in one group. An event that cannot be written stays pending.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -92,14 +93,15 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> bool
             done,
         })
     };
+    // Before it is done: who sees that the events are no longer pending must see where they went.
+    cell.dead_lettered.fetch_add(count, Ordering::Relaxed);
     match parts.inbox.ask(outputs).await {
         Ok(()) => {
             parts.metrics.dead_lettered(count);
-            cell.dead_lettered
-                .fetch_add(count, std::sync::atomic::Ordering::Relaxed);
             true
         }
         Err(error) => {
+            cell.dead_lettered.fetch_sub(count, Ordering::Relaxed);
             tracing::warn!(subscription = %cell.name, %error, "dead letters could not be written; they stay pending");
             false
         }
