@@ -47,7 +47,7 @@ pub struct AdminOptions {
     pub request_timeout: Duration,
     /// The same for uploading a plugin, which is compiled meanwhile.
     pub upload_timeout: Duration,
-    /// Bytes of an uploaded plugin.
+    /// Bytes of an uploaded plugin, of the one that may be largest. The plugin service knows each one's own limit.
     pub module_bytes_max: usize,
 }
 
@@ -55,14 +55,18 @@ impl AdminOptions {
     /// What `config` says.
     #[must_use]
     pub fn from_config(config: &Config) -> Self {
+        let plugins = &config.plugins;
+        let own = plugins.overrides.values();
+        let module_bytes_max = own
+            .filter_map(|own| own.module_bytes_max)
+            .fold(plugins.module_bytes_max, u64::max);
         let request_timeout = Duration::from_millis(config.limits.admin_request_timeout_ms);
         Self {
             connections_max: config.limits.admin_connections_max as usize,
             request_timeout,
             upload_timeout: request_timeout
                 + Duration::from_millis(config.plugins.compile_timeout_ms),
-            module_bytes_max: usize::try_from(config.plugins.module_bytes_max)
-                .unwrap_or(usize::MAX),
+            module_bytes_max: usize::try_from(module_bytes_max).unwrap_or(usize::MAX),
         }
     }
 }
@@ -130,7 +134,9 @@ fn router(app: App) -> Router {
         )
         .route(
             "/v1/subscriptions/{name}",
-            get(subscriptions::show).delete(subscriptions::delete),
+            get(subscriptions::show)
+                .patch(subscriptions::update)
+                .delete(subscriptions::delete),
         )
         .route(
             "/v1/subscriptions/{name}/resume",

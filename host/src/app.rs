@@ -213,6 +213,7 @@ fn plugin_options(config: &Config) -> PluginOptions {
         call_base: Duration::from_millis(plugins.deadline_base_ms),
         call_pair: Duration::from_micros(plugins.deadline_pair_us),
         output_bytes_max: usize_of(plugins.output_bytes_max),
+        module_bytes_max: usize_of(plugins.module_bytes_max),
     };
     let overrides = plugins.overrides.iter().map(|(name, own)| {
         let own = PluginLimits {
@@ -228,13 +229,15 @@ fn plugin_options(config: &Config) -> PluginOptions {
             output_bytes_max: own
                 .output_bytes_max
                 .map_or(limits.output_bytes_max, usize_of),
+            module_bytes_max: own
+                .module_bytes_max
+                .map_or(limits.module_bytes_max, usize_of),
         };
         (name.to_string(), own)
     });
     let defaults = PluginOptions::default();
     PluginOptions {
         overrides: overrides.collect(),
-        module_bytes_max: usize_of(plugins.module_bytes_max),
         compile_timeout: Duration::from_millis(plugins.compile_timeout_ms),
         instances_max: plugins.instances_max as usize,
         worker_threads: match plugins.worker_threads {

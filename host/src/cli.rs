@@ -51,9 +51,9 @@ enum Command {
     Sub(consume::Args),
     /// Create, list, show and delete topics
     Topic(topic::Args),
-    /// Create, list, show, delete and resume subscriptions
+    /// Create, change, list, show, delete and resume subscriptions
     Subscription(subscription::Args),
-    /// Create, list, show and delete routes, whose output goes to topics
+    /// Create, change, list, show and delete routes, whose output goes to topics
     Route(route::Args),
     /// Upload, list and delete WebAssembly plugins
     Plugin(plugin::Args),

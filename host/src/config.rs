@@ -189,6 +189,8 @@ pub struct PluginLimits {
     pub deadline_pair_us: Option<u64>,
     /// Bytes one call may hand back.
     pub output_bytes_max: Option<u64>,
+    /// Bytes of one uploaded component.
+    pub module_bytes_max: Option<u64>,
 }
 
 /// `[log]`: what is written to stderr.

@@ -22,6 +22,6 @@ pub use info::{FilterInfo, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo}
 pub use pattern::{Name, NameError, TopicName, TopicPattern};
 pub use principal::{Principal, PrincipalError, PrincipalPattern};
 pub use spec::{
-    AckMode, DeliveryPolicy, Durability, FailurePolicy, PluginUse, StartAt, SubscriptionSpec,
-    TopicSpec,
+    AckMode, DeliveryPatch, DeliveryPolicy, Durability, FailurePolicy, PluginUse, StartAt,
+    SubscriptionPatch, SubscriptionSpec, TopicSpec,
 };

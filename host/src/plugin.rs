@@ -97,7 +97,8 @@ pub enum PluginStartError {
 pub enum LoadError {
     /// Larger than the broker accepts.
     #[error(
-        "the component has {bytes} bytes; at most {max} are accepted (plugins.module_bytes_max)"
+        "the component has {bytes} bytes; at most {max} are accepted (plugins.module_bytes_max; \
+         plugins.override.NAME.module_bytes_max for one plugin)"
     )]
     TooLarge {
         /// Its size.
@@ -217,7 +218,8 @@ impl Plugins {
         }))
     }
 
-    /// Checks and compiles a component and keeps it for use. The same bytes again cost nothing.
+    /// Checks and compiles a component and keeps it for use. The same bytes again cost nothing. `name` is that of the
+    /// plugin, for its limits.
     ///
     /// # Errors
     ///
@@ -226,8 +228,8 @@ impl Plugins {
     /// # Cancel safety
     ///
     /// Dropped before completion, compiling goes on and its result is kept.
-    pub async fn load(&self, bytes: Bytes) -> Result<LoadedPlugin, LoadError> {
-        let max = self.options.module_bytes_max;
+    pub async fn load(&self, name: &str, bytes: Bytes) -> Result<LoadedPlugin, LoadError> {
+        let max = self.options.limits_for(name).module_bytes_max;
         if bytes.len() > max {
             return Err(LoadError::TooLarge {
                 bytes: bytes.len(),

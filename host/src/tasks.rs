@@ -4,6 +4,7 @@
 
 mod broker;
 mod catalog;
+mod chain;
 mod checkpointer;
 mod clock;
 mod committer;

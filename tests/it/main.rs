@@ -17,4 +17,5 @@ mod limits;
 mod routes;
 mod security;
 mod transforms;
+mod update;
 mod wire_abuse;

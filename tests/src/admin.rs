@@ -67,6 +67,48 @@ impl AdminApi {
         self.post("/v1/subscriptions", spec).await
     }
 
+    /// Changes a subscription or route, or says how that was refused.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn try_update(
+        &self,
+        name: &str,
+        patch: Value,
+    ) -> anyhow::Result<Result<SubscriptionInfo, AdminRefusal>> {
+        let (agent, url) = (
+            self.agent.clone(),
+            self.url(&format!("/v1/subscriptions/{name}")),
+        );
+        let sent =
+            tokio::task::spawn_blocking(move || agent.patch(&url).send_json(patch)).await??;
+        parsed(text_of(sent))
+    }
+
+    /// Changes a subscription or route. Waits while too many changes are pending.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or refused for good.
+    pub async fn update(&self, name: &str, patch: Value) -> anyhow::Result<SubscriptionInfo> {
+        wait_for(format!("`{name}` to take a change"), async || {
+            match self.try_update(name, patch.clone()).await? {
+                Err(refusal) if refusal.status == 503 => Ok(None),
+                answer => accepted(answer).map(Some),
+            }
+        })
+        .await
+    }
+
+    /// Deletes a plugin, or says how that was refused.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn try_delete_plugin(&self, name: &str) -> anyhow::Result<Result<(), AdminRefusal>> {
+        let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/plugins/{name}")));
+        let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
+        Ok(text_of(sent).map(drop))
+    }
+
     /// A subscription or route as it stands.
     ///
     /// # Errors

@@ -5,12 +5,13 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use serde_json::Value;
 
 use super::App;
 use super::problem::Problem;
 use super::request::{detached, json};
 use crate::auth::{Action, check_subscription};
-use crate::domain::{Millis, Principal, SubscriptionInfo, SubscriptionSpec};
+use crate::domain::{Millis, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec};
 
 pub(super) async fn list(
     State(app): State<App>,
@@ -50,6 +51,41 @@ pub(super) async fn create(
     let info = detached(async move { app.broker.create_subscription(spec).await }).await?;
     tracing::info!(principal = %who, subscription = %info.spec.name, "subscription created");
     Ok((StatusCode::CREATED, Json(info)))
+}
+
+pub(super) async fn update(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<SubscriptionInfo>, Problem> {
+    let patch = patch(json(&headers, body)?)?;
+    // What deleting it and creating it as it will be takes.
+    check_manage(&app, &who, &name)?;
+    let before = app.broker.subscription(&name)?;
+    let spec = patch.apply(before.spec.clone());
+    check_subscription(&app.policy, &who, &spec)?;
+    let info = detached(async move { app.broker.update_subscription(&before, spec).await }).await?;
+    tracing::info!(principal = %who, subscription = name, revision = info.revision, "subscription updated");
+    Ok(Json(info))
+}
+
+// What the body asks for. What nobody can change is refused with the reason, rather than as an unknown key.
+fn patch(body: Value) -> Result<SubscriptionPatch, Problem> {
+    for fixed in ["name", "topics", "start", "created"] {
+        if body.get(fixed).is_some() {
+            return Err(Problem::new(
+                422,
+                "invalid",
+                format!(
+                    "`{fixed}` of a subscription or route cannot be changed; create another one"
+                ),
+            ));
+        }
+    }
+    serde_json::from_value(body)
+        .map_err(|error| Problem::malformed(format!("the body is not as it should be: {error}")))
 }
 
 pub(super) async fn delete(

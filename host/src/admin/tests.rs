@@ -254,6 +254,47 @@ async fn subscriptions_need_their_inputs_and_outputs() {
         (&json!(1), &json!(1))
     );
 
+    let patch = |body: Value, expected: u16| {
+        let fixture = &fixture;
+        async move {
+            let call = "PATCH /v1/subscriptions/s";
+            fixture.check("cn:owner", call, Some(body), expected).await
+        }
+    };
+    let changed = patch(json!({"delivery": {"attempts_max": 3}}), 200).await;
+    assert_eq!(
+        (&changed["revision"], &changed["delivery"]["attempts_max"]),
+        (&json!(1), &json!(3))
+    );
+    patch(json!({"delivery": {"dead_letter": "mail"}}), 403).await;
+    patch(json!({"topics": ["orders.eu"]}), 422).await;
+    patch(json!({"filters": [{ "plugin": "nobody" }]}), 404).await;
+    patch(json!({"filter": []}), 400).await;
+    fixture
+        .check(
+            "cn:reader",
+            "PATCH /v1/subscriptions/s",
+            Some(json!({"filters": []})),
+            403,
+        )
+        .await;
+    fixture
+        .check(
+            "cn:owner",
+            "PATCH /v1/subscriptions/r",
+            Some(json!({"transforms": []})),
+            403,
+        )
+        .await;
+    fixture
+        .check(
+            "local",
+            "PATCH /v1/subscriptions/nobody",
+            Some(json!({})),
+            404,
+        )
+        .await;
+
     fixture
         .check("cn:reader", "DELETE /v1/subscriptions/s", None, 403)
         .await;

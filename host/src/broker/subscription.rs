@@ -5,6 +5,7 @@
 //! A position that is pending is in exactly one place: never handed out (at or above `next_fresh`), ready to
 //! be handed out again, delayed, in flight with one consumer, or given up. An ack removes it for good.
 
+mod chains;
 mod delivery;
 mod matched;
 mod snapshot;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
+use self::chains::Chains;
 pub use self::snapshot::RestoreError;
 use super::positions::PositionSet;
 use super::ranges::RangeMap;
@@ -40,8 +42,10 @@ pub struct SubscriptionState {
     start: u64,
     /// Everything up to here is decided.
     evaluated: u64,
-    /// One per filter; none for a subscription without filters.
+    /// One per filter of the chain that judges now; none while there are no filters.
     stages: Vec<Stage>,
+    /// Which chain that is, and which come after it.
+    chains: Chains,
     /// Undecided positions that a filter failed on.
     failed: BTreeMap<u64, GiveUpReason>,
     /// Undecided positions that are acked already: an ack read from the journal before its match.
@@ -165,6 +169,7 @@ impl SubscriptionState {
                 };
                 stages
             ],
+            chains: Chains::default(),
             failed: BTreeMap::new(),
             acked_ahead: PositionSet::default(),
             pending: PositionSet::default(),
@@ -199,7 +204,7 @@ impl SubscriptionState {
         Position(self.start)
     }
 
-    /// Number of filters.
+    /// Number of filters of the chain that judges now.
     #[must_use]
     pub fn stages(&self) -> usize {
         self.stages.len()

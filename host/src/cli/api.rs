@@ -108,6 +108,16 @@ impl Api {
         parse(&url, &self.body(&url, answer)?)
     }
 
+    pub(super) fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.agent.patch(&url).send_json(body);
+        parse(&url, &self.body(&url, answer)?)
+    }
+
     pub(super) fn post_empty(&self, path: &str) -> Result<(), ApiError> {
         let url = format!("{}{path}", self.base);
         let answer = self.agent.post(&url).send_empty();

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use super::chain::Chain;
 use super::connect::ManageFlags;
-use super::subscription::{self, DeliveryFlags, Kind, api, joined, plain_spec, plugins, state};
+use super::subscription::{
+    self, ChangeFlags, DeliveryFlags, Kind, api, joined, plain_spec, plugins, state,
+};
 use super::{output, text};
-use crate::domain::{Name, SubscriptionInfo, SubscriptionSpec, TopicName, TopicPattern};
+use crate::domain::{
+    Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
+};
 
 /// Name of an output that was given without one. Transforms that name no output mean the only one.
 const ONLY_OUTPUT: &str = "out";
@@ -21,6 +25,13 @@ pub(super) struct Args {
 enum Command {
     /// Create a route
     Create(Box<CreateArgs>),
+    /// Change a route; what is not named stays
+    ///
+    /// Changed filters, and a changed dead-letter topic, hold from a position on: events before it are judged by the
+    /// filters that were there. Transforms, outputs and the rest hold from the next event on that the route takes up. A
+    /// plugin that is named again without a version is used in its newest one. Defaults that are mentioned below
+    /// are those of `create`. What it reads and its start cannot be changed.
+    Update(Box<UpdateArgs>),
     /// List routes
     List {
         #[command(flatten)]
@@ -61,15 +72,33 @@ struct CreateArgs {
     flags: ManageFlags,
 }
 
+#[derive(Debug, clap::Args)]
+struct UpdateArgs {
+    /// Its name
+    name: String,
+    /// All of its outputs, as for `create`; those that are not named end. Repeatable
+    #[arg(long, num_args = 1.., value_name = "[OUTPUT=]TOPIC", value_parser = output_of)]
+    to: Vec<(Name, TopicName)>,
+    #[command(flatten)]
+    change: ChangeFlags,
+    #[command(flatten)]
+    flags: ManageFlags,
+}
+
+impl UpdateArgs {
+    fn patch(&self) -> anyhow::Result<SubscriptionPatch> {
+        let outputs = outputs(&self.to)?;
+        Ok(SubscriptionPatch {
+            outputs: (!outputs.is_empty()).then_some(outputs),
+            ..self.change.patch()?
+        })
+    }
+}
+
 impl CreateArgs {
     fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
         let chain = self.chain.clone().with_files_read()?;
-        let outputs: BTreeMap<Name, TopicName> = self.to.iter().cloned().collect();
-        if outputs.len() < self.to.len() {
-            anyhow::bail!(
-                "two outputs have the same name; write --to NAME=TOPIC with different names"
-            );
-        }
+        let outputs = outputs(&self.to)?;
         Ok(SubscriptionSpec {
             filters: chain.filters,
             transforms: chain.transforms,
@@ -89,6 +118,13 @@ impl Args {
             other => panic!("{other:?} creates nothing"),
         }
     }
+
+    pub(super) fn patch_to_apply(&self) -> SubscriptionPatch {
+        match &self.command {
+            Command::Update(update) => update.patch().expect("a patch"),
+            other => panic!("{other:?} changes nothing"),
+        }
+    }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
@@ -100,6 +136,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 format!("created route {}", info.spec.name)
             })
         }
+        Command::Update(args) => {
+            subscription::update(&args.name, &args.patch()?, &args.flags, Kind::Route)
+        }
         Command::List { flags } => {
             let all: Vec<SubscriptionInfo> = api(flags)?.get("/v1/routes")?;
             output::either(flags.json, &all, |all| list(all))
@@ -107,6 +146,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Show { name, flags } => subscription::show(name, flags, Kind::Route),
         Command::Delete { name, flags } => subscription::delete(name, flags, Kind::Route),
     }
+}
+
+fn outputs(to: &[(Name, TopicName)]) -> anyhow::Result<BTreeMap<Name, TopicName>> {
+    let outputs: BTreeMap<Name, TopicName> = to.iter().cloned().collect();
+    if outputs.len() < to.len() {
+        anyhow::bail!("two outputs have the same name; write --to NAME=TOPIC with different names");
+    }
+    Ok(outputs)
 }
 
 fn output_of(text: &str) -> Result<(Name, TopicName), String> {

@@ -7,8 +7,8 @@ use super::chain::Chain;
 use super::connect::ManageFlags;
 use super::{output, text};
 use crate::domain::{
-    DeliveryPolicy, Millis, Name, PluginUse, StartAt, SubscriptionInfo, SubscriptionSpec,
-    TopicName, TopicPattern,
+    DeliveryPatch, DeliveryPolicy, Millis, Name, PluginUse, StartAt, SubscriptionInfo,
+    SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
 };
 
 #[derive(Debug, clap::Args)]
@@ -21,6 +21,13 @@ pub(super) struct Args {
 enum Command {
     /// Create a subscription
     Create(Box<CreateArgs>),
+    /// Change a subscription; what is not named stays
+    ///
+    /// Changed filters, and a changed dead-letter topic, hold from a position on: events before it are judged by the
+    /// filters that were there. Transforms and the rest of the delivery hold from the next delivery on. A plugin that is
+    /// named again without a version is used in its newest one. Defaults that are mentioned below are those of
+    /// `create`. Topics and the start cannot be changed.
+    Update(Box<UpdateArgs>),
     /// List subscriptions
     List {
         #[command(flatten)]
@@ -64,12 +71,44 @@ struct CreateArgs {
     flags: ManageFlags,
 }
 
+#[derive(Debug, clap::Args)]
+struct UpdateArgs {
+    /// Its name
+    name: String,
+    #[command(flatten)]
+    change: ChangeFlags,
+    #[command(flatten)]
+    flags: ManageFlags,
+}
+
+/// What to change. Shared with routes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct ChangeFlags {
+    #[command(flatten)]
+    chain: Chain,
+    /// Let every event of its topics pass
+    #[arg(long, conflicts_with = "filter", help_heading = "Plugins")]
+    no_filters: bool,
+    /// Deliver events as they are
+    #[arg(long, conflicts_with = "transform", help_heading = "Plugins")]
+    no_transforms: bool,
+    #[command(flatten)]
+    policy: PolicyFlags,
+}
+
 /// How events are handed out. What is not given is left to the broker's defaults.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct DeliveryFlags {
     /// Where it starts: new (the next event) or earliest (the oldest that is kept)
     #[arg(long, default_value = "new", value_parser = text::word::<StartAt>, help_heading = "Delivery")]
     pub(super) start: StartAt,
+    #[command(flatten)]
+    policy: PolicyFlags,
+}
+
+/// How events are handed out, as far as that can be changed later.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct PolicyFlags {
     /// Time a consumer has for an event before it is handed out again [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = text::duration_ms, help_heading = "Delivery")]
     ack_deadline: Option<u64>,
@@ -89,15 +128,34 @@ pub(super) struct DeliveryFlags {
 
 impl DeliveryFlags {
     pub(super) fn policy(&self) -> DeliveryPolicy {
-        let default = DeliveryPolicy::default();
-        DeliveryPolicy {
-            ack: default.ack,
-            ack_deadline_ms: self.ack_deadline.unwrap_or(default.ack_deadline_ms),
-            attempts_max: self.attempts.unwrap_or(default.attempts_max),
-            backoff_ms: self.backoff.clone().unwrap_or(default.backoff_ms),
+        let mut policy = DeliveryPolicy::default();
+        self.policy.patch().apply(&mut policy);
+        policy
+    }
+}
+
+impl PolicyFlags {
+    fn patch(&self) -> DeliveryPatch {
+        DeliveryPatch {
+            ack_deadline_ms: self.ack_deadline,
+            attempts_max: self.attempts,
+            backoff_ms: self.backoff.clone(),
             dead_letter: self.dead_letter.clone(),
-            in_flight_events_max: self.in_flight.unwrap_or(default.in_flight_events_max),
+            in_flight_events_max: self.in_flight,
         }
+    }
+}
+
+impl ChangeFlags {
+    pub(super) fn patch(&self) -> anyhow::Result<SubscriptionPatch> {
+        let chain = self.chain.clone().with_files_read()?;
+        let named = |uses: Vec<PluginUse>, none: bool| (none || !uses.is_empty()).then_some(uses);
+        Ok(SubscriptionPatch {
+            filters: named(chain.filters, self.no_filters),
+            transforms: named(chain.transforms, self.no_transforms),
+            delivery: self.policy.patch(),
+            outputs: None,
+        })
     }
 }
 
@@ -136,6 +194,13 @@ impl Args {
             other => panic!("{other:?} creates nothing"),
         }
     }
+
+    pub(super) fn patch_to_apply(&self) -> SubscriptionPatch {
+        match &self.command {
+            Command::Update(update) => update.change.patch().expect("a patch"),
+            other => panic!("{other:?} changes nothing"),
+        }
+    }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
@@ -147,6 +212,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 let name = &info.spec.name;
                 format!("created subscription {name}; receive with: tidegate sub {name}")
             })
+        }
+        Command::Update(args) => {
+            let patch = args.change.patch()?;
+            update(&args.name, &patch, &args.flags, Kind::Subscription)
         }
         Command::List { flags } => {
             let mut all: Vec<SubscriptionInfo> = api(flags)?.get("/v1/subscriptions")?;
@@ -182,6 +251,33 @@ impl Kind {
 pub(super) fn show(name: &str, flags: &ManageFlags, kind: Kind) -> anyhow::Result<()> {
     let info = get(&api(flags)?, name, kind)?;
     output::either(flags.json, &info, details)
+}
+
+pub(super) fn update(
+    name: &str,
+    patch: &SubscriptionPatch,
+    flags: &ManageFlags,
+    kind: Kind,
+) -> anyhow::Result<()> {
+    if *patch == SubscriptionPatch::default() {
+        bail!(
+            "nothing to change; `tidegate {} update --help` shows what can be",
+            kind.word()
+        );
+    }
+    let api = api(flags)?;
+    let before = get(&api, name, kind)?;
+    let info: SubscriptionInfo = api.patch(&path(name), patch)?;
+    output::either(flags.json, &info, |info| match info.fence {
+        _ if info.revision == before.revision => format!("{name} is like that already"),
+        Some(fence) if info.fence != before.fence => {
+            format!(
+                "updated {} {name}; its filters hold from position {fence} on",
+                kind.word()
+            )
+        }
+        _ => format!("updated {} {name}", kind.word()),
+    })
 }
 
 pub(super) fn delete(name: &str, flags: &ManageFlags, kind: Kind) -> anyhow::Result<()> {
@@ -286,6 +382,7 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
         ("dead letters", info.spec.dead_letter_topic().to_string()),
         ("in flight max", delivery.in_flight_events_max.to_string()),
         ("created", text::moment(created.0)),
+        ("changes", changes(info)),
         ("state", state(info)),
         ("depth", info.depth.to_string()),
         ("unevaluated", info.unevaluated.to_string()),
@@ -299,10 +396,22 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
 }
 
 pub(super) fn state(info: &SubscriptionInfo) -> String {
-    match &info.paused {
-        Some(reason) => format!("paused: {reason}"),
-        None => "active".to_owned(),
+    match (&info.paused, info.pending_changes) {
+        (Some(reason), _) => format!("paused: {reason}"),
+        (None, 0) => "active".to_owned(),
+        (None, 1) => "active, 1 change pending".to_owned(),
+        (None, pending) => format!("active, {pending} changes pending"),
     }
+}
+
+fn changes(info: &SubscriptionInfo) -> String {
+    let fence = info.fence;
+    let fence = fence.map(|fence| format!("; these filters hold from position {fence} on"));
+    let pending = match info.pending_changes {
+        0 => String::new(),
+        pending => format!("; {pending} pending"),
+    };
+    format!("{}{}{pending}", info.revision, fence.unwrap_or_default())
 }
 
 pub(super) fn joined<T: ToString>(items: &[T], separator: &str) -> String {

@@ -34,11 +34,14 @@ fn every_command_is_understood() {
         "topic show a.b --admin http://127.0.0.1:1",
         "topic delete a.b",
         "subscription create s --topic a.> b.*",
+        "subscription update s --filter p=x --on-failure drop --no-transforms --ack-deadline 5s",
+        "subscription update s --no-filters --transform q --json",
         "subscription list",
         "subscription show s",
         "subscription delete s --json",
         "subscription resume s",
         "route create r --from a.> --to b",
+        "route update r --to b c=d --transform q --attempts 3",
         "route list",
         "route show r",
         "route delete r",
@@ -70,6 +73,10 @@ fn wrong_usage_is_refused() {
         "topic create a --durability maybe",
         "subscription create s",
         "subscription create s --topic a --config x",
+        "subscription update s --topic a",
+        "subscription update s --start new",
+        "subscription update s --filter p --no-filters",
+        "subscription update s --transform p --no-transforms",
         "subscription create s --topic a --filter =x",
         "subscription create s --topic a --filter p=x --config y",
         "subscription create s --topic a --filter p --on-failure explode",
@@ -177,4 +184,30 @@ fn a_reader_that_stops_early_is_no_failure() {
     let pipe = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
     assert!(is_broken_pipe(&pipe));
     assert!(!is_broken_pipe(&anyhow::anyhow!("else")));
+}
+
+#[test]
+fn an_update_says_only_what_was_named() {
+    let patch = |line: &str| {
+        let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let patch = match cli.command {
+            Command::Subscription(args) => args.patch_to_apply(),
+            Command::Route(args) => args.patch_to_apply(),
+            other => panic!("{other:?}"),
+        };
+        serde_json::to_string(&patch).expect("plain data")
+    };
+    assert_eq!(patch("subscription update s"), "{}");
+    assert_eq!(
+        patch("subscription update s --no-filters --attempts 0 --backoff 1s,2s"),
+        r#"{"filters":[],"delivery":{"attempts_max":0,"backoff_ms":[1000,2000]}}"#
+    );
+    assert_eq!(
+        patch("subscription update s --filter p=x --on-failure pause"),
+        r#"{"filters":[{"plugin":"p","config":"x","on_failure":"pause"}]}"#
+    );
+    assert_eq!(
+        patch("route update r --no-transforms --to b"),
+        r#"{"transforms":[],"outputs":{"out":"b"}}"#
+    );
 }

@@ -35,7 +35,7 @@ pub(super) fn render(config: &Config) -> String {
             None => out.push_str(line),
         }
         out.push('\n');
-        if line.starts_with("#output_bytes_max") {
+        if line.starts_with("#module_bytes_max") {
             push_overrides(&mut out, config);
         }
     }

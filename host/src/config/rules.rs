@@ -319,6 +319,7 @@ fn plugins(config: &Config, rules: &mut Rules<'_>) {
             ("deadline_base_ms", limits.deadline_base_ms, 1, HOUR_MS),
             ("deadline_pair_us", limits.deadline_pair_us, 0, SECOND_US),
             ("output_bytes_max", limits.output_bytes_max, 1_024, GIB),
+            ("module_bytes_max", limits.module_bytes_max, 1_024, GIB),
         ];
         for (key, value, min, max) in bounds {
             let key = format!("plugins.override.{name}.{key}");

@@ -185,6 +185,10 @@ fn a_wrong_file_is_told_where_and_what() {
         &["line 2", "`plugins.override.x.memory_bytes_max`"],
     );
     check(
+        "[plugins.override.x]\nmodule_bytes_max = 1",
+        &["line 2", "`plugins.override.x.module_bytes_max`"],
+    );
+    check(
         "[log]\nlevel = \"loud=very=much\"",
         &["line 2", "is no filter"],
     );

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Millis, Sequence, SubscriptionSpec, TopicId, TopicSpec};
+use super::{Digest, Millis, Position, Sequence, SubscriptionSpec, TopicId, TopicSpec};
 
 /// A topic as it stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,9 +21,19 @@ pub struct TopicInfo {
 /// A subscription or route as it stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SubscriptionInfo {
-    /// How it was created.
+    /// What it is now.
     #[serde(flatten)]
     pub spec: SubscriptionSpec,
+    /// How often it was changed.
+    #[serde(default)]
+    pub revision: u32,
+    /// Changes of its filters that do not hold yet: their filters wait until the ones before them have looked at every
+    /// event before the fence.
+    #[serde(default)]
+    pub pending_changes: u64,
+    /// The first position that its filters judge as they are now; `None` when they are those it was created with.
+    #[serde(default)]
+    pub fence: Option<Position>,
     /// Events that matched and are not acked, those in flight included. Exact.
     pub depth: u64,
     /// Events of its topics that its filters have not looked at yet, counted over all topics: an upper bound

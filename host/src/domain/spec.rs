@@ -192,6 +192,96 @@ impl SubscriptionSpec {
     }
 }
 
+/// What to change of a subscription or route. What is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SubscriptionPatch {
+    /// All filters; none at all lets every event pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filters: Option<Vec<PluginUse>>,
+    /// All transforms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transforms: Option<Vec<PluginUse>>,
+    /// How it hands out events.
+    #[serde(skip_serializing_if = "DeliveryPatch::is_empty")]
+    pub delivery: DeliveryPatch,
+    /// All outputs of a route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<BTreeMap<Name, TopicName>>,
+}
+
+/// What to change of how a subscription hands out events, see [`DeliveryPolicy`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliveryPatch {
+    /// See [`DeliveryPolicy::ack_deadline_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_deadline_ms: Option<u64>,
+    /// See [`DeliveryPolicy::attempts_max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts_max: Option<u32>,
+    /// See [`DeliveryPolicy::backoff_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_ms: Option<Vec<u64>>,
+    /// See [`DeliveryPolicy::dead_letter`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<TopicName>,
+    /// See [`DeliveryPolicy::in_flight_events_max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight_events_max: Option<u32>,
+}
+
+impl SubscriptionPatch {
+    /// `spec` with these changes. Plugins that the patch names are looked up anew, in their newest version unless it
+    /// names one.
+    #[must_use]
+    pub fn apply(self, mut spec: SubscriptionSpec) -> SubscriptionSpec {
+        let anew = |mut uses: Vec<PluginUse>| {
+            uses.iter_mut().for_each(|used| used.digest = None);
+            uses
+        };
+        if let Some(filters) = self.filters {
+            spec.filters = anew(filters);
+        }
+        if let Some(transforms) = self.transforms {
+            spec.transforms = anew(transforms);
+        }
+        if let Some(outputs) = self.outputs {
+            spec.outputs = outputs;
+        }
+        self.delivery.apply(&mut spec.delivery);
+        spec
+    }
+}
+
+impl DeliveryPatch {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Makes these changes.
+    pub fn apply(self, policy: &mut DeliveryPolicy) {
+        let Self {
+            ack_deadline_ms,
+            attempts_max,
+            backoff_ms,
+            dead_letter,
+            in_flight_events_max,
+        } = self;
+        policy.ack_deadline_ms = ack_deadline_ms.unwrap_or(policy.ack_deadline_ms);
+        policy.attempts_max = attempts_max.unwrap_or(policy.attempts_max);
+        policy.in_flight_events_max = in_flight_events_max.unwrap_or(policy.in_flight_events_max);
+        if let Some(backoff_ms) = backoff_ms {
+            policy.backoff_ms = backoff_ms;
+        }
+        if dead_letter.is_some() {
+            policy.dead_letter = dead_letter;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +293,40 @@ mod tests {
             .map(|attempt| policy.backoff_after(attempt))
             .collect();
         assert_eq!(steps, [1_000, 5_000, 30_000, 30_000, 30_000]);
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names_and_nothing_else() {
+        let mut before: SubscriptionSpec = serde_json::from_value(serde_json::json!({
+            "name": "s",
+            "topics": ["a"],
+            "filters": [{"plugin": "f", "config": "1"}],
+            "transforms": [{"plugin": "t"}],
+            "delivery": {"attempts_max": 3, "dead_letter": "dead"},
+        }))
+        .expect("valid specification");
+        before.filters[0].digest = Some(Digest([7; 32]));
+        let patched = |patch: serde_json::Value| {
+            let patch: SubscriptionPatch = serde_json::from_value(patch).expect("valid patch");
+            patch.apply(before.clone())
+        };
+        assert_eq!(patched(serde_json::json!({})), before);
+        let fewer = patched(serde_json::json!({"transforms": [], "delivery": {"attempts_max": 0}}));
+        assert_eq!(fewer.filters, before.filters, "pinned as before");
+        assert_eq!(fewer.transforms, []);
+        assert_eq!(fewer.delivery.attempts_max, 0);
+        assert_eq!(fewer.delivery.dead_letter, before.delivery.dead_letter);
+        let mut again = serde_json::json!({"filters": [before.filters[0]]});
+        again["filters"][0]["digest"] = serde_json::json!(Digest([9; 32]));
+        assert_eq!(patched(again).filters[0].digest, None, "looked up anew");
+        for refused in [
+            r#"{"topics": ["b"]}"#,
+            r#"{"start": "new"}"#,
+            r#"{"name": "x"}"#,
+        ] {
+            let error = serde_json::from_str::<SubscriptionPatch>(refused).expect_err(refused);
+            assert!(error.to_string().contains("unknown field"), "{error}");
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct PluginLimits {
     pub call_pair: Duration,
     /// Bytes that one call may hand back to the broker. Default 16 MiB: four times what a call is given.
     pub output_bytes_max: usize,
+    /// Bytes of an uploaded component. Default 32 MiB: componentize-py makes 18 MB, componentize-js 12 MB.
+    pub module_bytes_max: usize,
 }
 
 impl Default for PluginLimits {
@@ -29,6 +31,7 @@ impl Default for PluginLimits {
             call_base: Duration::from_millis(50),
             call_pair: Duration::from_micros(20),
             output_bytes_max: 16 << 20,
+            module_bytes_max: 32 << 20,
         }
     }
 }
@@ -50,8 +53,6 @@ pub struct PluginOptions {
     pub limits: PluginLimits,
     /// Limits of single plugins, by name (`scrub`) or by name and version (`scrub@3`); the latter goes first.
     pub overrides: BTreeMap<String, PluginLimits>,
-    /// Bytes of an uploaded component. Default 32 MiB: componentize-py makes 18 MB, componentize-js 12 MB.
-    pub module_bytes_max: usize,
     /// How long an upload waits for its compilation. Default 120 s: 18 MB take 15–20 s on two idle cores.
     pub compile_timeout: Duration,
     /// Rules of one filter instance; more make a further instance. Default 1,024.
@@ -77,7 +78,6 @@ impl Default for PluginOptions {
         Self {
             limits: PluginLimits::default(),
             overrides: BTreeMap::new(),
-            module_bytes_max: 32 << 20,
             compile_timeout: Duration::from_secs(120),
             rules_per_instance_max: 1024,
             instances_max: 512,
@@ -110,6 +110,7 @@ impl PluginOptions {
                 call_base: widest.call_base.max(limits.call_base),
                 call_pair: widest.call_pair.max(limits.call_pair),
                 output_bytes_max: widest.output_bytes_max.max(limits.output_bytes_max),
+                module_bytes_max: widest.module_bytes_max.max(limits.module_bytes_max),
             })
     }
 }

@@ -40,7 +40,7 @@ impl Rig {
 
     async fn load(&self, text: &str) -> Result<LoadedPlugin, LoadError> {
         let bytes = wat::parse_str(text).expect("a component in text form");
-        self.plugins.load(bytes.into()).await
+        self.plugins.load("p", bytes.into()).await
     }
 
     async fn group(&self, configs: &[&str]) -> FilterGroup {
@@ -148,7 +148,7 @@ async fn what_is_no_plugin_is_refused_with_the_reason() {
         let message = rig.load(&text).await.expect_err(expected).to_string();
         assert!(message.contains(expected), "{message}");
     }
-    let rig = Rig::new(|options| options.module_bytes_max = 16 << 10);
+    let rig = Rig::new(|options| options.limits.module_bytes_max = 16 << 10);
     let export = r#"(export "release" (func $release))"#;
     check(&rig, "(module)".into(), "core WebAssembly module").await;
     check(&rig, "(component)".into(), "exports nothing").await;
@@ -185,11 +185,34 @@ async fn what_is_no_plugin_is_refused_with_the_reason() {
     check(&rig, large, "at most 16384 are accepted").await;
     let error = rig
         .plugins
-        .load(Bytes::from_static(b"#!/bin/sh"))
+        .load("p", Bytes::from_static(b"#!/bin/sh"))
         .await
         .expect_err("no WebAssembly");
     assert!(matches!(error, LoadError::NotWasm));
     assert!(rig.plugins.stats().is_empty());
+}
+
+#[tokio::test]
+async fn one_plugin_may_be_larger_than_the_others() {
+    let rig = Rig::new(|options| {
+        options.limits.module_bytes_max = 16 << 10;
+        let large = PluginLimits {
+            module_bytes_max: 32 << 10,
+            ..options.limits.clone()
+        };
+        options.overrides.insert("large".into(), large);
+    });
+    let load = async |name: &str, data_bytes: usize| {
+        let data = format!("(data \"{}\") (memory (export", "x".repeat(data_bytes));
+        let text = FILTER.replace("(memory (export", &data);
+        let bytes = wat::parse_str(text).expect("a component in text form");
+        rig.plugins.load(name, bytes.into()).await
+    };
+    let refused = load("p", 17 << 10).await.expect_err("beyond the limit");
+    assert!(matches!(refused, LoadError::TooLarge { max: 16_384, .. }));
+    load("large", 17 << 10).await.expect("within its own limit");
+    let refused = load("large", 33 << 10).await.expect_err("beyond its own");
+    assert!(matches!(refused, LoadError::TooLarge { max: 32_768, .. }));
 }
 
 #[tokio::test]
@@ -454,7 +477,7 @@ async fn a_damaged_or_foreign_artifact_is_compiled_again() {
                     .is_some_and(|extension| extension == "cwasm")
             })
     };
-    start().load(bytes.clone()).await.expect("a plugin");
+    start().load("p", bytes.clone()).await.expect("a plugin");
     let path = artifact().expect("an artifact");
     let sound = std::fs::read(&path).expect("the artifact");
 
@@ -462,16 +485,16 @@ async fn a_damaged_or_foreign_artifact_is_compiled_again() {
         let mut damaged = sound.clone();
         damaged[damage] ^= 1;
         std::fs::write(&path, &damaged).expect("write");
-        start().load(bytes.clone()).await.expect("a plugin");
+        start().load("p", bytes.clone()).await.expect("a plugin");
         assert_ne!(std::fs::read(&path).expect("the artifact"), damaged);
     }
     std::fs::write(&path, b"short").expect("write");
-    start().load(bytes.clone()).await.expect("a plugin");
+    start().load("p", bytes.clone()).await.expect("a plugin");
 
     // Sealed with another key.
     let theirs = std::fs::read(&path).expect("the artifact");
     std::fs::remove_file(dir.join("cache.key")).expect("the key");
-    start().load(bytes.clone()).await.expect("a plugin");
+    start().load("p", bytes.clone()).await.expect("a plugin");
     assert_ne!(
         std::fs::read(&path).expect("the artifact")[..32],
         theirs[..32]
@@ -479,7 +502,7 @@ async fn a_damaged_or_foreign_artifact_is_compiled_again() {
 
     // A sound one is used as it is.
     let sound = std::fs::read(&path).expect("the artifact");
-    start().load(bytes).await.expect("a plugin");
+    start().load("p", bytes).await.expect("a plugin");
     assert_eq!(std::fs::read(&path).expect("the artifact"), sound);
 }
 
@@ -608,7 +631,12 @@ async fn the_bundled_plugins_do_what_their_readmes_say() {
     let mut loaded = Vec::new();
     for plugin in bundled::bundled() {
         let bytes = Bytes::from_static(plugin.bytes);
-        loaded.push(rig.plugins.load(bytes).await.expect(plugin.name));
+        loaded.push(
+            rig.plugins
+                .load(plugin.name, bytes)
+                .await
+                .expect(plugin.name),
+        );
     }
     let [pattern, reshape] = loaded[..] else {
         panic!("two plugins are bundled")

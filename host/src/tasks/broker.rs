@@ -17,7 +17,7 @@ use super::clock::Clock;
 use super::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::delivery::{Consumer, DeliveryParts, Taker};
 use super::hub::{Cell, Hub, chain};
-use super::inbox::{Control, Inbox};
+use super::inbox::{Control, Inbox, Update};
 use super::lanes::{LaneParts, Lanes};
 use super::log::Log;
 use super::metrics::Metrics;
@@ -154,19 +154,27 @@ impl Broker {
             let inbox = inbox.clone();
             Box::new(move || inbox.acks_wait())
         };
-        let hub = Hub::new(clock, recovered.next_position, ack_waker, dead_letters);
+        let (starts, to_start) = mpsc::unbounded_channel();
+        let hub = Hub::new(
+            clock,
+            recovered.next_position,
+            ack_waker,
+            dead_letters,
+            starts,
+        );
         // Before anything runs that could checkpoint: what no subscription in the hub asks for is let go.
         for (cell, routed) in &recovered.cells {
             if *routed {
                 // The router starts at the end of what was replayed, which is what these have seen.
-                let _ = hub.join_router(cell, recovered.next_position);
+                let through = Position(recovered.next_position.0.saturating_sub(1));
+                cell.lock().observe(through, std::iter::empty());
+                let _ = hub.join_router(cell);
             }
             hub.insert(cell.clone());
         }
         let sessions = Sessions::new(recovered.producers);
         let fault = Arc::new(OnceLock::new());
         let checkpoint_due = Arc::new(Notify::new());
-        let (created, creations) = mpsc::unbounded_channel();
         let committer = Committer::new(CommitterParts {
             journal,
             catalog: recovered.catalog,
@@ -176,7 +184,6 @@ impl Broker {
             inbox: inbox.clone(),
             sessions: sessions.clone(),
             metrics: metrics.clone(),
-            created,
             checkpoint_due: checkpoint_due.clone(),
             fault: fault.clone(),
             next_position: recovered.next_position,
@@ -208,20 +215,20 @@ impl Broker {
             log: log.clone(),
             inbox,
             catalog: shared.clone(),
+            plugins: plugins.clone(),
             metrics,
             shutdown: shutdown.clone(),
         });
         let lanes = Lanes::new(LaneParts {
             hub: hub.clone(),
             log: log.clone(),
-            plugins: plugins.clone(),
+            plugins,
             catalog: shared.clone(),
             shutdown: shutdown.clone(),
         });
         let supervisor = Arc::new(Supervisor {
             parts: parts.clone(),
             lanes,
-            plugins,
         });
         let tasks = TaskTracker::new();
         let broker = Self(Arc::new(Inner {
@@ -244,7 +251,7 @@ impl Broker {
             let catalog = shared.read().unwrap_or_else(PoisonError::into_inner);
             catalog.topic_name(id)
         };
-        tasks.spawn(supervisor.run(creations));
+        tasks.spawn(supervisor.run(to_start));
         tasks.spawn(hub.clone().run_router(log, names, shutdown.clone()));
         tasks.spawn(hub.run_timers(shutdown.clone()));
         tasks.spawn(dead_letters::run(parts, given_up, shutdown));
@@ -265,7 +272,7 @@ impl Broker {
         }
         for plugin in self.plugins() {
             let loaded = match self.0.files.read(&plugin.digest) {
-                Ok(bytes) => match self.0.supervisor.plugins.load(bytes).await {
+                Ok(bytes) => match self.0.parts.plugins.load(&plugin.name, bytes).await {
                     Ok(_) => Ok(()),
                     Err(error) => Err(chain(&error)),
                 },
@@ -317,15 +324,16 @@ impl Broker {
     /// There is none of that name, it is a route, or its transforms cannot be set up.
     pub async fn attach(&self, name: &str) -> Result<Consumer, BrokerError> {
         let cell = self.cell(name)?;
-        if cell.spec.is_route() {
+        let form = cell.form();
+        if form.spec.is_route() {
             return Err(BrokerError::Invalid(format!(
                 "`{name}` is a route, which the broker consumes itself; subscribe to its output topics"
             )));
         }
-        let transforms = self.0.supervisor.transforms(&cell).await;
-        let transforms = transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
+        let transforms = self.0.parts.transforms(&form).await;
+        transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
         let taker = Taker::attach(self.0.parts.clone(), cell);
-        Ok(Consumer::new(taker, transforms))
+        Ok(Consumer::new(taker))
     }
 
     /// Creates a topic.
@@ -369,10 +377,8 @@ impl Broker {
 
     fn topic_info(&self, topic: &super::catalog::Topic) -> TopicInfo {
         let selecting = self.0.parts.hub.selecting(&topic.spec.name);
-        let mut subscriptions: Vec<String> = selecting
-            .iter()
-            .map(|cell| cell.spec.name.to_string())
-            .collect();
+        let mut subscriptions: Vec<String> =
+            selecting.iter().map(|cell| cell.name.to_string()).collect();
         subscriptions.sort_unstable();
         TopicInfo {
             spec: topic.spec.clone(),
@@ -406,6 +412,50 @@ impl Broker {
         self.subscription(name.as_str())
     }
 
+    /// Changes a subscription or route to `spec`, which was made of `before`. A plugin without a digest is looked up and
+    /// configured; the others stay what they are. Changed filters hold from a fence on, see `FilterChain`; everything else
+    /// from the next delivery on.
+    ///
+    /// # Errors
+    ///
+    /// The specification cannot be carried out (the message says what to change), the subscription was changed by
+    /// somebody else since `before`, too many changes are pending, or the store refuses writes. Nothing is changed
+    /// then.
+    pub async fn update_subscription(
+        &self,
+        before: &SubscriptionInfo,
+        mut spec: SubscriptionSpec,
+    ) -> Result<SubscriptionInfo, BrokerError> {
+        let name = spec.name.clone();
+        let cell = self.cell(name.as_str())?;
+        check_spec(&spec).map_err(BrokerError::Invalid)?;
+        if spec.is_route() != before.spec.is_route() {
+            return Err(BrokerError::Invalid(
+                "a route keeps at least one output, and a subscription has none".into(),
+            ));
+        }
+        for used in &mut spec.filters {
+            if used.digest.is_none() {
+                self.resolve(used, PluginWorld::Filter).await?;
+            }
+        }
+        for used in &mut spec.transforms {
+            if used.digest.is_none() {
+                self.resolve(used, PluginWorld::Transform).await?;
+            }
+        }
+        if spec != before.spec {
+            let update = Update {
+                id: cell.id,
+                from_revision: before.revision,
+                spec,
+            };
+            self.ask(|reply| Control::UpdateSubscription(update, reply))
+                .await?;
+        }
+        self.subscription(name.as_str())
+    }
+
     // Pins a plugin to the bytes its name means now, and lets it look at its configuration.
     async fn resolve(&self, used: &mut PluginUse, world: PluginWorld) -> Result<(), BrokerError> {
         let plugin = self.plugin(&used.plugin)?;
@@ -417,7 +467,7 @@ impl Broker {
                 world_name(world)
             )));
         }
-        let plugins = &self.0.supervisor.plugins;
+        let plugins = &self.0.parts.plugins;
         plugins
             .check(&plugin.digest, world, &used.config)
             .await
@@ -476,6 +526,7 @@ impl Broker {
     fn subscription_info(&self, cell: &Cell) -> SubscriptionInfo {
         let end = self.0.parts.log.end();
         let routed = *self.0.parts.hub.routed_through().borrow();
+        let (form, fence) = (cell.form(), cell.fence());
         let (info, oldest) = {
             let state = cell.lock();
             let unevaluated = match cell.is_routed() {
@@ -483,7 +534,10 @@ impl Broker {
                 false => end.0.saturating_sub(state.evaluated_through().next().0),
             };
             let info = SubscriptionInfo {
-                spec: (*cell.spec).clone(),
+                spec: (*form.spec).clone(),
+                revision: form.revision,
+                pending_changes: state.pending_changes() as u64,
+                fence,
                 depth: state.depth(),
                 unevaluated,
                 in_flight: state.in_flight(),
@@ -554,7 +608,7 @@ impl Broker {
             )));
         }
         let size = bytes.len() as u64;
-        let loaded = self.0.supervisor.plugins.load(bytes.clone()).await;
+        let loaded = self.0.parts.plugins.load(name, bytes.clone()).await;
         let loaded = loaded.map_err(|error| BrokerError::Invalid(chain(&error)))?;
         let files = self.0.files.clone();
         let written =
@@ -632,7 +686,7 @@ impl Broker {
     #[must_use]
     pub fn metrics_text(&self) -> String {
         let mut families = gauges::of_subscriptions(&self.subscriptions());
-        families.extend(gauges::of_plugins(&self.0.supervisor.plugins.stats()));
+        families.extend(gauges::of_plugins(&self.0.parts.plugins.stats()));
         families.extend(gauges::of_store(
             &self.0.reader.usage(),
             self.0.fault.get().is_some(),

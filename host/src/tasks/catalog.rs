@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::chain::FilterChain;
 use crate::domain::{
     Digest, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
     TopicSpec,
@@ -44,6 +45,17 @@ pub(super) enum Change {
         name: String,
         /// Which version.
         version: u32,
+    },
+    /// A subscription or route was changed.
+    UpdateSubscription {
+        /// Which.
+        id: SubscriptionId,
+        /// Counts its changes, from 1.
+        revision: u32,
+        /// As it is from now on, whole.
+        spec: Json<SubscriptionSpec>,
+        /// First position that its filters judge as changed; `None` when they, and its topics, are as before.
+        fence: Option<Position>,
     },
 }
 
@@ -94,12 +106,96 @@ impl Topic {
     }
 }
 
+/// A subscription or route, with everything that events may still have to be judged by.
+#[derive(Clone, Debug)]
+pub(super) struct Subscription {
+    pub(super) spec: Arc<SubscriptionSpec>,
+    /// First position it may match.
+    pub(super) start: Position,
+    /// How often it was changed.
+    pub(super) revision: u32,
+    // Never empty; the last is that of `spec`. Revisions and fences rise.
+    chains: Vec<Arc<FilterChain>>,
+}
+
+impl Subscription {
+    pub(super) fn new(spec: Arc<SubscriptionSpec>, start: Position) -> Self {
+        let chain = FilterChain::of(&spec, 0, start);
+        Self {
+            spec,
+            start,
+            revision: 0,
+            chains: vec![Arc::new(chain)],
+        }
+    }
+
+    /// As a checkpoint says it. One that an older broker wrote has no chains.
+    pub(super) fn restore(
+        spec: Arc<SubscriptionSpec>,
+        start: Position,
+        revision: u32,
+        chains: Vec<FilterChain>,
+    ) -> Self {
+        let fresh = Self::new(spec, start);
+        Self {
+            revision,
+            chains: match chains.is_empty() {
+                true => fresh.chains,
+                false => chains.into_iter().map(Arc::new).collect(),
+            },
+            ..fresh
+        }
+    }
+
+    /// Its filter chains, the one that holds from now on last.
+    pub(super) fn chains(&self) -> &[Arc<FilterChain>] {
+        &self.chains
+    }
+
+    /// The filter chain with this revision.
+    pub(super) fn chain(&self, revision: u32) -> Option<&Arc<FilterChain>> {
+        let mut chains = self.chains.iter();
+        chains.find(|chain| chain.revision == revision)
+    }
+
+    /// Changes it, unless that was done already.
+    pub(super) fn update(
+        &mut self,
+        revision: u32,
+        spec: Arc<SubscriptionSpec>,
+        fence: Option<Position>,
+    ) {
+        if revision <= self.revision {
+            return;
+        }
+        self.revision = revision;
+        if let Some(fence) = fence {
+            // What was to judge from there on never will.
+            self.chains.retain(|chain| chain.from < fence);
+            let chain = FilterChain::of(&spec, revision, fence);
+            self.chains.push(Arc::new(chain));
+        }
+        self.spec = spec;
+    }
+
+    /// Forgets the chains that have nothing left to judge once everything up to `evaluated` is decided, and that on disk.
+    pub(super) fn forget_chains(&mut self, evaluated: Position) {
+        let spent = self
+            .chains
+            .iter()
+            .skip(1)
+            .take_while(|next| next.from <= evaluated.next())
+            .count();
+        self.chains.drain(..spent);
+    }
+}
+
 /// Everything that exists at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Catalog {
     pub(super) topics: BTreeMap<TopicName, Arc<Topic>>,
     pub(super) topics_by_id: HashMap<TopicId, Arc<Topic>>,
-    pub(super) subscriptions: BTreeMap<SubscriptionId, (Arc<SubscriptionSpec>, Position)>,
+    pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
     pub(super) plugins: BTreeMap<(String, u32), PluginInfo>,
     /// Highest ids ever given, so that none is given twice.
     pub(super) last_topic: TopicId,
@@ -125,7 +221,17 @@ impl Catalog {
                 self.last_subscription = self.last_subscription.max(*id);
                 self.subscriptions
                     .entry(*id)
-                    .or_insert_with(|| (Arc::new(spec.0.clone()), *start));
+                    .or_insert_with(|| Subscription::new(Arc::new(spec.0.clone()), *start));
+            }
+            Change::UpdateSubscription {
+                id,
+                revision,
+                spec,
+                fence,
+            } => {
+                if let Some(subscription) = self.subscriptions.get_mut(id) {
+                    subscription.update(*revision, Arc::new(spec.0.clone()), *fence);
+                }
             }
             Change::DeleteSubscription(id) => {
                 self.subscriptions.remove(id);
@@ -237,6 +343,57 @@ mod tests {
         );
         catalog.apply(&Change::DeleteTopic(TopicId(1)));
         assert_eq!(catalog.next_topic_id(), TopicId(2));
+    }
+
+    #[test]
+    fn earlier_filters_are_kept_until_nothing_can_ask_for_them() {
+        let spec = |filters: &[&str]| -> SubscriptionSpec {
+            let filters: Vec<_> = filters
+                .iter()
+                .map(|plugin| serde_json::json!({ "plugin": plugin }))
+                .collect();
+            let spec = serde_json::json!({"name": "s", "topics": ["a"], "filters": filters});
+            serde_json::from_value(spec).expect("valid specification")
+        };
+        let id = SubscriptionId(1);
+        let mut catalog = Catalog::default();
+        catalog.apply(&Change::CreateSubscription {
+            id,
+            spec: Json(spec(&["a"])),
+            start: Position(1),
+        });
+        let update = |revision, filters: &[&str], fence: Option<u64>| Change::UpdateSubscription {
+            id,
+            revision,
+            spec: Json(spec(filters)),
+            fence: fence.map(Position),
+        };
+        let kept = |catalog: &Catalog| -> Vec<(u32, u64)> {
+            let chains = catalog.subscriptions[&id].chains().iter();
+            chains.map(|chain| (chain.revision, chain.from.0)).collect()
+        };
+        for change in [
+            update(1, &["b"], Some(10)),
+            update(1, &["twice"], Some(99)),
+            update(2, &["b"], None),
+            update(3, &[], Some(20)),
+        ] {
+            catalog.apply(&change);
+        }
+        assert_eq!(kept(&catalog), [(0, 1), (1, 10), (3, 20)]);
+        let subscription = catalog.subscriptions.get_mut(&id).expect("created");
+        assert_eq!(subscription.revision, 3);
+        subscription.forget_chains(Position(8));
+        assert_eq!(subscription.chains().len(), 3, "position 9 is undecided");
+        subscription.forget_chains(Position(9));
+        assert_eq!(kept(&catalog), [(1, 10), (3, 20)]);
+
+        // A fence before others: they never judge.
+        catalog.apply(&update(4, &["c"], Some(15)));
+        assert_eq!(kept(&catalog), [(1, 10), (4, 15)]);
+        let subscription = catalog.subscriptions.get_mut(&id).expect("created");
+        subscription.forget_chains(Position(1_000));
+        assert_eq!(kept(&catalog), [(4, 15)], "the last one stays");
     }
 
     #[test]

@@ -92,13 +92,13 @@ impl Checkpointer {
 
     fn checkpoint(&mut self) -> Result<(), Failed> {
         let inbox = self.inbox.clone();
-        let mark = self
+        let mut mark = self
             .runtime
             .block_on(inbox.ask_mark())
             .map_err(Failed::Mark)?;
         self.wait_for_router(mark.end)?;
         let blocks = self.checkpoints.journal_blocks(mark.group);
-        let (needed, pairs) = self.survey(&mark, &blocks);
+        let (needed, pairs, evaluated) = self.survey(&mut mark, &blocks);
         let reader = self.reader.clone();
         let kept = blocks
             .iter()
@@ -107,6 +107,9 @@ impl Checkpointer {
             .checkpoints
             .write_generation(mark.group, kept, pairs.into_iter())
             .map_err(Failed::Write)?;
+        for (cell, evaluated) in evaluated {
+            cell.checkpointed(evaluated);
+        }
         self.last_checkpoint = Instant::now();
         self.metrics.checkpointed();
         tracing::debug!(generation = %info.id, events = info.events, bytes = info.bytes, "checkpoint");
@@ -127,12 +130,9 @@ impl Checkpointer {
     }
 
     // The state of all subscriptions, and which events of `blocks` some of them still need. Each is looked at once, under its
-    // lock, so that what its snapshot says is pending is what is kept for it.
-    fn survey(
-        &self,
-        mark: &Mark,
-        blocks: &[BlockMeta],
-    ) -> (Needed, Vec<(bytes::Bytes, bytes::Bytes)>) {
+    // lock, so that what its snapshot says is pending is what is kept for it. With it, up to where each has decided: what
+    // has nothing left to judge then is not written down.
+    fn survey(&self, mark: &mut Mark, blocks: &[BlockMeta]) -> Survey {
         let routed_through = self.hub.settle();
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
@@ -142,6 +142,7 @@ impl Checkpointer {
             .collect();
         let mut needed = Needed::default();
         let mut snapshots = Vec::new();
+        let mut evaluated_through = Vec::new();
         let bounds = blocks.first().zip(blocks.last());
         let bounds = bounds.map(|(first, last)| (first.first_position, last.last_position));
         for cell in self.hub.all() {
@@ -152,8 +153,10 @@ impl Checkpointer {
                 }
                 (state.snapshot(), state.evaluated_through())
             };
-            if mark.catalog.subscriptions.contains_key(&cell.id) {
+            if let Some(subscription) = mark.catalog.subscriptions.get_mut(&cell.id) {
+                subscription.forget_chains(evaluated);
                 snapshots.push((cell.id, snapshot));
+                evaluated_through.push((cell.clone(), evaluated));
             }
             needed.add_unevaluated(&cell, evaluated, blocks, &names);
         }
@@ -164,7 +167,7 @@ impl Checkpointer {
             mark.producers.clone(),
             snapshots,
         );
-        (needed, pairs)
+        (needed, pairs, evaluated_through)
     }
 
     fn reclaim(&mut self) {
@@ -197,6 +200,13 @@ impl Checkpointer {
     }
 }
 
+/// What is needed of the journal, the state's pairs, and up to where each subscription has decided in them.
+type Survey = (
+    Needed,
+    Vec<(bytes::Bytes, bytes::Bytes)>,
+    Vec<(Arc<Cell>, Position)>,
+);
+
 /// Which events have to outlive the journal.
 #[derive(Default)]
 struct Needed {
@@ -218,7 +228,7 @@ impl Needed {
             return;
         }
         for (id, name) in names {
-            if cell.selects(name) {
+            if cell.may_select(name) {
                 let after = self.unevaluated_after.entry(*id).or_insert(evaluated);
                 *after = evaluated.min(*after);
             }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::catalog::{Catalog, Change, Json, Topic};
-use super::hub::{Cell, Hub, chain};
-use super::inbox::{Control, Inbox, Mark, Outputs, PublishItem, Taken};
+use super::catalog::{Catalog, Change, Json, Subscription, Topic};
+use super::hub::{Cell, Hub, Start, chain};
+use super::inbox::{Control, Inbox, Mark, Outputs, PublishItem, Taken, Update};
 use super::log::Log;
 use super::metrics::Metrics;
 use super::note::{self, Note};
@@ -20,8 +20,9 @@ use super::producers::Sessions;
 use super::{BrokerError, PublishOutcome, PublishReply};
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Durability, Entries, Millis, PluginInfo, Position,
-    Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName, TopicSpec,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, Millis, PluginInfo,
+    PluginUse, Position, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
+    TopicSpec,
 };
 use crate::store::{JournalWriter, WriteError};
 
@@ -35,6 +36,11 @@ const ACK_DELAY: Duration = Duration::from_millis(50);
 /// After an unclean start, topics with `interval` durability skip this many sequences, and the broker as many
 /// positions, so that a number that was handed out and lost is never handed out again.
 pub(super) const UNSYNCED_EVENTS_CEILING: u64 = 1 << 20;
+/// Changes of a subscription's filters that wait for their fence. Each is a chain whose plugins are kept.
+const CHANGES_PENDING_MAX: usize = 8;
+/// Filter chains kept for a subscription, most of them only until a checkpoint says that nothing can ask for them any
+/// more. From half of it on, every further change asks for that checkpoint.
+const CHAINS_MAX: usize = 64;
 
 /// What the committer is made with.
 pub(super) struct CommitterParts {
@@ -46,8 +52,6 @@ pub(super) struct CommitterParts {
     pub(super) inbox: Arc<Inbox>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) metrics: Arc<Metrics>,
-    /// Cells that were created: lanes, routes and catch-ups start elsewhere. Bounded by the number of subscriptions.
-    pub(super) created: mpsc::UnboundedSender<Arc<Cell>>,
     pub(super) checkpoint_due: Arc<tokio::sync::Notify>,
     /// Why writing ended, for health.
     pub(super) fault: Arc<std::sync::OnceLock<String>>,
@@ -278,6 +282,12 @@ impl Committer {
                             shared.insert_topic(topic.clone());
                         }
                     }
+                    // Without the filter chains that the master has forgotten.
+                    Change::UpdateSubscription { id, .. } => {
+                        if let Some(subscription) = self.parts.catalog.subscriptions.get(id) {
+                            shared.subscriptions.insert(*id, subscription.clone());
+                        }
+                    }
                     change => shared.apply(change),
                 }
             }
@@ -288,14 +298,36 @@ impl Committer {
                     let spec = Arc::new(spec.0.clone());
                     let state =
                         SubscriptionState::new(spec.delivery.clone(), *start, spec.filters.len());
-                    let cell = Cell::new(*id, spec, state);
-                    if !cell.is_filtered() {
-                        // One that starts in the past is refused here and catches up on its own.
-                        let _ = self.parts.hub.join_router(&cell, *start);
-                    }
+                    let cell = Cell::new(*id, &Subscription::new(spec, *start), state);
+                    // One that has filters, or starts in the past, is refused here and fed by others.
+                    let _ = self.parts.hub.join_router(&cell);
                     self.parts.hub.insert(cell.clone());
                     self.kept.clear();
-                    let _ = self.parts.created.send(cell);
+                    // Lanes, routes and catch-ups start elsewhere.
+                    self.parts.hub.start(Start::Created(cell));
+                }
+                Change::UpdateSubscription {
+                    id,
+                    revision,
+                    fence,
+                    ..
+                } => {
+                    let subscription = self.parts.catalog.subscriptions.get(id);
+                    let Some((cell, subscription)) = self.parts.hub.by_id(*id).zip(subscription)
+                    else {
+                        continue;
+                    };
+                    self.parts.hub.update(&cell, subscription, fence.is_some());
+                    self.kept.clear();
+                    let pending = cell.lock().pending_changes();
+                    match fence {
+                        Some(fence) => {
+                            tracing::info!(subscription = %cell.name, revision, %fence, pending, "subscription changed; its filters hold from the fence on");
+                        }
+                        None => {
+                            tracing::info!(subscription = %cell.name, revision, "subscription changed");
+                        }
+                    }
                 }
                 Change::DeleteSubscription(id) => {
                     self.parts.hub.remove(*id);
@@ -310,6 +342,7 @@ impl Committer {
     }
 
     fn mark(&mut self) -> Result<Mark, WriteError> {
+        self.forget_all_spent_chains();
         let group = self.parts.journal.rotate()?;
         self.unsynced_since = None;
         self.unsynced_events = 0;
@@ -455,6 +488,10 @@ impl Committer {
                 let result = self.create_subscription(spec, group);
                 group.answer(reply, result);
             }
+            Control::UpdateSubscription(update, reply) => {
+                let result = self.update_subscription(update, group);
+                group.answer(reply, result);
+            }
             Control::DeleteSubscription(id, reply) => {
                 let result = match self.parts.catalog.subscriptions.get(&id) {
                     Some(_) => {
@@ -518,7 +555,7 @@ impl Committer {
             .catalog
             .subscriptions
             .values()
-            .map(|(spec, _)| spec);
+            .map(|subscription| &subscription.spec);
         if let Some(user) = specs.find(|spec| spec.outputs.values().any(|output| output == name)) {
             return Err(BrokerError::InUse {
                 what: format!("topic `{name}`"),
@@ -534,8 +571,9 @@ impl Committer {
         spec: SubscriptionSpec,
         group: &mut Group,
     ) -> Result<SubscriptionId, BrokerError> {
-        let mut specs = self.parts.catalog.subscriptions.values();
-        if let Some((existing, _)) = specs.find(|(existing, _)| existing.name == spec.name) {
+        let subscriptions = self.parts.catalog.subscriptions.values();
+        let mut specs = subscriptions.map(|subscription| &subscription.spec);
+        if let Some(existing) = specs.find(|existing| existing.name == spec.name) {
             let kind = if existing.is_route() {
                 "route"
             } else {
@@ -546,13 +584,7 @@ impl Committer {
                 name: spec.name.to_string(),
             });
         }
-        // Between being looked up and this moment it may have been deleted.
-        for used in spec.filters.iter().chain(&spec.transforms) {
-            let mut plugins = self.parts.catalog.plugins.values();
-            if !plugins.any(|plugin| Some(plugin.digest) == used.digest) {
-                return Err(BrokerError::NoPlugin(used.plugin.clone()));
-            }
-        }
+        self.check_plugins(&spec)?;
         let id = self.parts.catalog.next_subscription_id();
         let start = match spec.start {
             // Publishes of this group come after its control items.
@@ -571,6 +603,146 @@ impl Committer {
             group,
         );
         Ok(id)
+    }
+
+    // Between being looked up and this moment a plugin may have been deleted.
+    fn check_plugins(&self, spec: &SubscriptionSpec) -> Result<(), BrokerError> {
+        for used in spec.filters.iter().chain(&spec.transforms) {
+            let mut plugins = self.parts.catalog.plugins.values();
+            if !plugins.any(|plugin| Some(plugin.digest) == used.digest) {
+                return Err(BrokerError::NoPlugin(used.plugin.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn update_subscription(
+        &mut self,
+        update: Update,
+        group: &mut Group,
+    ) -> Result<(), BrokerError> {
+        let Update {
+            id,
+            from_revision,
+            spec,
+        } = update;
+        self.forget_spent_chains(id);
+        let subscription = self.parts.catalog.subscriptions.get(&id);
+        let subscription =
+            subscription.ok_or_else(|| BrokerError::NoSubscription(spec.name.to_string()))?;
+        if subscription.revision != from_revision {
+            return Err(BrokerError::Overloaded(format!(
+                "`{}` was changed by somebody else meanwhile; look at it and try again",
+                spec.name
+            )));
+        }
+        self.check_plugins(&spec)?;
+        let revision = from_revision + 1;
+        let newest = subscription.chains().last();
+        let judged_otherwise = newest.is_none_or(|chain| chain.differs_from(&spec));
+        let fence = match judged_otherwise {
+            true => Some(self.fence(id, revision, group)?),
+            false => None,
+        };
+        self.change(
+            Change::UpdateSubscription {
+                id,
+                revision,
+                spec: Json(spec),
+                fence,
+            },
+            group,
+        );
+        Ok(())
+    }
+
+    // From which position the changed filters of a subscription hold: the next one that is given out. A subscription that
+    // is paused may stand at an event that its filter can never judge, so there it is the first undecided event,
+    // and nothing more is decided until the change is there.
+    fn fence(
+        &self,
+        id: SubscriptionId,
+        revision: u32,
+        group: &mut Group,
+    ) -> Result<Position, BrokerError> {
+        group.finish_blocks();
+        let next = group.next_position;
+        let catalog = &self.parts.catalog;
+        let Some((cell, subscription)) =
+            self.parts.hub.by_id(id).zip(catalog.subscriptions.get(&id))
+        else {
+            // Created in this group.
+            return Ok(next);
+        };
+        let chains = subscription.chains();
+        if chains.len() >= CHAINS_MAX / 2 {
+            self.parts.checkpoint_due.notify_one();
+        }
+        if chains.len() >= CHAINS_MAX {
+            return Err(BrokerError::Overloaded(format!(
+                "`{}` was changed {CHAINS_MAX} times since the last checkpoint; the next one is on its way, try again in a moment",
+                cell.name
+            )));
+        }
+        let (paused, undecided) = {
+            let state = cell.lock();
+            (state.paused().is_some(), state.evaluated_through().next())
+        };
+        if paused {
+            return Ok(self.parts.hub.freeze(&cell, revision).min(next));
+        }
+        let pending = chains.iter().filter(|chain| chain.from > undecided).count();
+        if pending >= CHANGES_PENDING_MAX {
+            return Err(BrokerError::Overloaded(format!(
+                "{pending} changes of `{}` wait until its filters have looked at what was published before them; try again when some have",
+                cell.name
+            )));
+        }
+        Ok(next)
+    }
+
+    // A crash goes back to the newest checkpoint, and what that says is decided is not judged again.
+    fn forget_spent_chains(&mut self, id: SubscriptionId) {
+        if let Some(cell) = self.parts.hub.by_id(id)
+            && let Some(subscription) = self.parts.catalog.subscriptions.get_mut(&id)
+        {
+            subscription.forget_chains(cell.evaluated_on_disk());
+        }
+    }
+
+    fn forget_all_spent_chains(&mut self) {
+        let catalog = &self.parts.catalog;
+        let changed = catalog.subscriptions.iter();
+        let changed: Vec<SubscriptionId> = changed
+            .filter(|(_, subscription)| subscription.chains().len() > 1)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in changed {
+            self.forget_spent_chains(id);
+        }
+    }
+
+    // Who uses the plugin with this digest, and whether only until a checkpoint. One who uses it for longer goes first.
+    fn user_of(&self, digest: Digest) -> Option<(&SubscriptionSpec, bool)> {
+        let uses = |used: &PluginUse| used.digest == Some(digest);
+        let users = self.parts.catalog.subscriptions.iter();
+        let mut users = users.filter_map(|(id, subscription)| {
+            let spec = &*subscription.spec;
+            if spec.filters.iter().chain(&spec.transforms).any(uses) {
+                return Some((spec, false));
+            }
+            let mut chains = subscription.chains().iter();
+            let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
+            let judging = self.parts.hub.by_id(*id)?.lock().revision();
+            Some((spec, newest.revision < judging))
+        });
+        let first = users.next()?;
+        let lasting = users.find(|(_, spent)| !spent);
+        Some(if first.1 {
+            lasting.unwrap_or(first)
+        } else {
+            first
+        })
     }
 
     fn add_plugin(&mut self, mut plugin: PluginInfo, group: &mut Group) -> PluginInfo {
@@ -594,6 +766,7 @@ impl Committer {
         versions: Vec<(String, u32)>,
         group: &mut Group,
     ) -> Result<(), BrokerError> {
+        self.forget_all_spent_chains();
         for key in &versions {
             let Some(plugin) = self.parts.catalog.plugins.get(key) else {
                 continue;
@@ -604,18 +777,21 @@ impl Committer {
                     "{shown} comes with the broker and stays"
                 )));
             }
-            let digest = Some(plugin.digest);
-            let user = self.parts.catalog.subscriptions.values().find(|(spec, _)| {
-                spec.filters
-                    .iter()
-                    .chain(&spec.transforms)
-                    .any(|used| used.digest == digest)
-            });
-            if let Some((spec, _)) = user {
-                return Err(BrokerError::InUse {
-                    what: shown,
-                    by: spec.name.clone(),
-                });
+            match self.user_of(plugin.digest) {
+                None => {}
+                Some((spec, true)) => {
+                    self.parts.checkpoint_due.notify_one();
+                    return Err(BrokerError::Overloaded(format!(
+                        "{shown} was used by `{}` until lately, and would be again after a crash until the next checkpoint, which is on its way; try again in a moment",
+                        spec.name
+                    )));
+                }
+                Some((spec, false)) => {
+                    return Err(BrokerError::InUse {
+                        what: shown,
+                        by: spec.name.clone(),
+                    });
+                }
             }
         }
         for (name, version) in versions {
@@ -862,6 +1038,7 @@ fn refuse((control, publish): (VecDeque<Control>, VecDeque<PublishItem>), error:
         match item {
             Control::CreateTopic(_, reply)
             | Control::DeleteTopic(_, reply)
+            | Control::UpdateSubscription(_, reply)
             | Control::DeleteSubscription(_, reply)
             | Control::DeletePlugin(_, reply)
             | Control::ConfirmAcks(reply) => drop(reply.send(Err(error.clone()))),

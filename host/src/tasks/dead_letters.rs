@@ -2,6 +2,7 @@
 //! ack that takes it out of the subscription, in one group. An event that cannot be written stays pending.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,6 +67,7 @@ pub(super) async fn run(
 
 // Returns what could not be written and is to be tried again: all of it, or what cannot be read.
 async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<Position> {
+    let form = cell.form();
     let mut events = Vec::with_capacity(given_up.len());
     let mut acks = Vec::with_capacity(given_up.len());
     let mut unwritten = Vec::new();
@@ -75,14 +77,14 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
         let block = match parts.log.block_at(item.position).await {
             Ok(block) => block,
             Err(error) => {
-                tracing::error!(subscription = %cell.spec.name, position = %item.position, error = %chain(&error), "cannot read an event that was given up; it stays pending");
+                tracing::error!(subscription = %cell.name, position = %item.position, error = %chain(&error), "cannot read an event that was given up; it stays pending");
                 unwritten.push(item.position);
                 continue;
             }
         };
         if let Some(event) = block.and_then(|block| dead_letter(parts, cell, &block, item)) {
-            tracing::info!(subscription = %cell.spec.name, position = %item.position, topic = %cell.dead_letter, reason = %item.reason, attempts = item.attempts, "event given up");
-            events.push((cell.dead_letter.clone(), event));
+            tracing::info!(subscription = %cell.name, position = %item.position, topic = %form.dead_letter, reason = %item.reason, attempts = item.attempts, "event given up");
+            events.push((form.dead_letter.clone(), event));
         }
         push_range(&mut acks, item.position..=item.position);
     }
@@ -98,15 +100,16 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
             done,
         })
     };
+    // Before it is done: who sees that the events are no longer pending must see where they went.
+    cell.dead_lettered.fetch_add(count, Ordering::Relaxed);
     match parts.inbox.ask(outputs).await {
         Ok(()) => {
             parts.metrics.dead_lettered(count);
-            cell.dead_lettered
-                .fetch_add(count, std::sync::atomic::Ordering::Relaxed);
             unwritten
         }
         Err(error) => {
-            tracing::warn!(subscription = %cell.spec.name, %error, "dead letters could not be written; they stay pending");
+            cell.dead_lettered.fetch_sub(count, Ordering::Relaxed);
+            tracing::warn!(subscription = %cell.name, %error, "dead letters could not be written; they stay pending");
             given_up.iter().map(|item| item.position).collect()
         }
     }
@@ -120,13 +123,13 @@ fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp
     let topic = parts.topic_of(block)?;
     let hops = EventRef::parse(bytes).map_or(0, |event| hops::of(&event));
     if hops >= hops::MAX && item.reason != GiveUpReason::HopLimit {
-        tracing::warn!(subscription = %cell.spec.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
+        tracing::warn!(subscription = %cell.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
         return None;
     }
     let mut event = Event::decode(bytes.clone()).ok()?;
     let said = [
         (REASON_HEADER, item.reason.to_string()),
-        (SUBSCRIPTION_HEADER, cell.spec.name.to_string()),
+        (SUBSCRIPTION_HEADER, cell.name.to_string()),
         (TOPIC_HEADER, topic.to_string()),
         (SEQUENCE_HEADER, block.sequence(index).to_string()),
         (ATTEMPTS_HEADER, item.attempts.to_string()),

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
-use super::hub::{Cell, Hub, chain, push_range};
+use super::hub::{Cell, Form, Hub, chain, push_range};
 use super::inbox::{Control, Inbox};
 use super::log::Log;
 use super::metrics::Metrics;
@@ -18,6 +18,7 @@ use crate::broker::{GiveUpReason, Lease};
 use crate::domain::{
     Block, ConsumerId, Entries, FailurePolicy, Millis, Position, Sequence, Span, TopicName,
 };
+use crate::plugin::{ConfigureError, Plugins};
 
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
@@ -30,6 +31,7 @@ pub(super) struct DeliveryParts {
     pub(super) log: Log,
     pub(super) inbox: Arc<Inbox>,
     pub(super) catalog: Arc<std::sync::RwLock<Catalog>>,
+    pub(super) plugins: Arc<Plugins>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) shutdown: tokio_util::sync::CancellationToken,
 }
@@ -39,6 +41,18 @@ impl DeliveryParts {
     pub(super) fn topic_of(&self, block: &Block) -> Option<TopicName> {
         let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
         catalog.topic_name(block.topic)
+    }
+
+    /// The configured transforms of a subscription, made on first use.
+    pub(super) async fn transforms(
+        &self,
+        form: &Form,
+    ) -> Result<Arc<TransformChain>, ConfigureError> {
+        let configure = || async {
+            let chain = TransformChain::configure(&self.plugins, &form.spec.transforms).await?;
+            Ok(Arc::new(chain))
+        };
+        form.transforms.get_or_try_init(configure).await.cloned()
     }
 }
 
@@ -118,16 +132,6 @@ impl Taker {
         }
     }
 
-    /// Like [`take`](Self::take), event by event.
-    pub(super) async fn take_events(
-        &self,
-        events_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Leased>, BrokerError> {
-        let runs = self.take(events_max, bytes_max).await?;
-        Ok(runs.iter().flat_map(Run::events).collect())
-    }
-
     async fn lease(&self, max: usize) -> Result<Vec<Lease>, BrokerError> {
         let mut leases = Vec::new();
         loop {
@@ -136,7 +140,7 @@ impl Taker {
             // Registered before looking, so that nothing that comes between is missed.
             notified.as_mut().enable();
             if self.cell.is_deleted() {
-                return Err(BrokerError::SubscriptionGone(self.cell.spec.name.clone()));
+                return Err(BrokerError::SubscriptionGone(self.cell.name.clone()));
             }
             if self.parts.shutdown.is_cancelled() {
                 return Err(BrokerError::ShuttingDown);
@@ -220,7 +224,7 @@ impl Taker {
         let Unreadable { ranges, why } = unreadable;
         self.parts.metrics.unreadable(count(ranges));
         tracing::error!(
-            subscription = %self.cell.spec.name,
+            subscription = %self.cell.name,
             first = %ranges[0].start(),
             count = count(ranges),
             error = why,
@@ -235,7 +239,7 @@ impl Taker {
         let count = count(ranges);
         self.parts.metrics.missing(count);
         tracing::warn!(
-            subscription = %self.cell.spec.name,
+            subscription = %self.cell.name,
             first = %ranges[0].start(),
             count,
             "pending events do not exist any more (topic deleted, or a loss accepted at start); they count as done"
@@ -301,11 +305,11 @@ impl Taker {
                 );
             }
             Disposition::Retry(reason) => {
-                tracing::debug!(subscription = %self.cell.spec.name, position = %leased.position, reason, "a transform asks to try again");
+                tracing::debug!(subscription = %self.cell.name, position = %leased.position, reason, "a transform asks to try again");
                 self.nack(&[here], None);
             }
             Disposition::Fault { policy, reason } => {
-                tracing::warn!(subscription = %self.cell.spec.name, position = %leased.position, reason, ?policy, "a transform failed");
+                tracing::warn!(subscription = %self.cell.name, position = %leased.position, reason, ?policy, "a transform failed");
                 match policy {
                     FailurePolicy::DeadLetter => {
                         let reason = GiveUpReason::TransformFailed(reason.into());
@@ -459,18 +463,17 @@ impl Runs {
 /// One consumer attached to a subscription. Dropping it gives its events back at once.
 pub struct Consumer {
     taker: Taker,
-    transforms: Arc<TransformChain>,
 }
 
 impl Consumer {
-    pub(super) fn new(taker: Taker, transforms: Arc<TransformChain>) -> Self {
-        Self { taker, transforms }
+    pub(super) fn new(taker: Taker) -> Self {
+        Self { taker }
     }
 
-    /// The subscription as it was created.
+    /// The subscription as it is now.
     #[must_use]
     pub fn spec(&self) -> Arc<crate::domain::SubscriptionSpec> {
-        self.taker.cell.spec.clone()
+        self.taker.cell.form().spec.clone()
     }
 
     /// Waits until something can be delivered and returns at most `events_max` events of at most about
@@ -478,7 +481,8 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// The subscription was deleted, the broker is shutting down, or its store cannot be read.
+    /// The subscription was deleted, the broker is shutting down, its store cannot be read, or transforms that the
+    /// subscription was changed to cannot be set up.
     ///
     /// # Cancel safety
     ///
@@ -490,13 +494,8 @@ impl Consumer {
     ) -> Result<Vec<Delivery>, BrokerError> {
         let (events_max, bytes_max) = (events_max.max(1), bytes_max.max(1));
         loop {
-            let deliveries: Vec<Delivery> = if self.transforms.is_empty() {
-                let runs = self.taker.take(events_max, bytes_max).await?;
-                runs.into_iter().map(Delivery::from).collect()
-            } else {
-                let leased = self.taker.take_events(events_max, bytes_max).await?;
-                self.transform(leased).await
-            };
+            let runs = self.taker.take(events_max, bytes_max).await?;
+            let deliveries = self.deliveries(runs).await?;
             if deliveries.is_empty() {
                 continue;
             }
@@ -507,13 +506,21 @@ impl Consumer {
         }
     }
 
-    async fn transform(&self, leased: Vec<Leased>) -> Vec<Delivery> {
-        // Given back if this call is dropped while the guest works.
+    // With the transforms that the subscription has now.
+    async fn deliveries(&self, runs: Vec<Run>) -> Result<Vec<Delivery>, BrokerError> {
+        let form = self.taker.cell.form();
+        if form.spec.transforms.is_empty() {
+            return Ok(runs.into_iter().map(Delivery::from).collect());
+        }
+        let leased: Vec<Leased> = runs.iter().flat_map(Run::events).collect();
+        // Given back if this call is dropped while it waits.
         let guard = InHand {
             taker: &self.taker,
             positions: leased.iter().map(|l| l.position).collect(),
         };
-        let dispositions = self.transforms.apply(&leased).await;
+        let transforms = self.taker.parts.transforms(&form).await;
+        let transforms = transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
+        let dispositions = transforms.apply(&leased).await;
         guard.done();
         let rest = leased.get(dispositions.len()..).unwrap_or_default();
         self.taker
@@ -541,7 +548,7 @@ impl Consumer {
                 });
             }
         }
-        deliveries
+        Ok(deliveries)
     }
 
     /// The events are done with. Positions that this consumer does not hold are ignored.

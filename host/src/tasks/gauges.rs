@@ -10,7 +10,7 @@ use crate::store::Usage;
 type Column<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
 pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeFamily> {
-    let columns: [Column<SubscriptionInfo>; 8] = [
+    let columns: [Column<SubscriptionInfo>; 9] = [
         (
             "tidegate_subscription_depth",
             "Events that matched and are not acked",
@@ -46,6 +46,12 @@ pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeF
             "1 while it is paused",
             "gauge",
             |s| f64::from(u8::from(s.paused.is_some())),
+        ),
+        (
+            "tidegate_subscription_pending_changes",
+            "Changes of its filters that wait until the filters before them have looked at every event before the fence",
+            "gauge",
+            |s| s.pending_changes as f64,
         ),
         (
             "tidegate_subscription_redelivered",

@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::catalog::Subscription;
+use super::chain::FilterChain;
 use super::clock::Clock;
 use super::log::Log;
 use super::transform::TransformChain;
@@ -26,8 +28,10 @@ const ROUTER_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// A live subscription or route.
 pub(super) struct Cell {
     pub(super) id: SubscriptionId,
-    pub(super) spec: Arc<SubscriptionSpec>,
-    pub(super) dead_letter: TopicName,
+    pub(super) name: Name,
+    form: RwLock<Arc<Form>>,
+    // Those that judge or will judge, in order, and perhaps some that have nothing left to judge.
+    chains: RwLock<Vec<Arc<FilterChain>>>,
     state: Mutex<SubscriptionState>,
     /// Wakes everybody who waits for something to hand out.
     pub(super) wake: Notify,
@@ -41,22 +45,49 @@ pub(super) struct Cell {
     pub(super) dead_lettered: AtomicU64,
     // Follows the router, rather than a lane or a catch-up of its own.
     routed: AtomicBool,
-    /// Set up on first use, then shared by all consumers.
-    pub(super) transforms: tokio::sync::OnceCell<Arc<TransformChain>>,
+    // The revision of the chain that lanes or a catch-up were last started for, and one more; 0: none yet.
+    followed: AtomicU64,
+    // Up to where everything is decided according to the newest checkpoint. A crash goes back no further.
+    evaluated_on_disk: AtomicU64,
     /// The oldest pending position that was asked for, and when it was appended.
     pub(super) oldest: Mutex<(Position, Millis)>,
+}
+
+/// What a subscription is from now on, until it is changed again. Whoever works on a batch takes one and keeps it for
+/// that batch.
+pub(super) struct Form {
+    pub(super) spec: Arc<SubscriptionSpec>,
+    /// How often it was changed before.
+    pub(super) revision: u32,
+    pub(super) dead_letter: TopicName,
+    /// Set up on first use, then shared by all consumers; and by later forms as long as they are the same.
+    pub(super) transforms: Arc<tokio::sync::OnceCell<Arc<TransformChain>>>,
+}
+
+impl Form {
+    fn new(subscription: &Subscription, before: Option<&Self>) -> Arc<Self> {
+        let spec = subscription.spec.clone();
+        let same = before.filter(|before| before.spec.transforms == spec.transforms);
+        Arc::new(Self {
+            dead_letter: spec.dead_letter_topic(),
+            transforms: same.map_or_else(Arc::default, |same| same.transforms.clone()),
+            revision: subscription.revision,
+            spec,
+        })
+    }
 }
 
 impl Cell {
     pub(super) fn new(
         id: SubscriptionId,
-        spec: Arc<SubscriptionSpec>,
+        subscription: &Subscription,
         state: SubscriptionState,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let cell = Arc::new(Self {
             id,
-            dead_letter: spec.dead_letter_topic(),
-            spec,
+            name: subscription.spec.name.clone(),
+            form: RwLock::new(Form::new(subscription, None)),
+            chains: RwLock::default(),
             state: Mutex::new(state),
             wake: Notify::new(),
             deleted: AtomicBool::new(false),
@@ -66,9 +97,12 @@ impl Cell {
             consumers: AtomicU64::new(0),
             dead_lettered: AtomicU64::new(0),
             routed: AtomicBool::new(false),
-            transforms: tokio::sync::OnceCell::new(),
+            followed: AtomicU64::new(0),
+            evaluated_on_disk: AtomicU64::new(0),
             oldest: Mutex::default(),
-        })
+        });
+        cell.update(subscription);
+        cell
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, SubscriptionState> {
@@ -83,26 +117,98 @@ impl Cell {
         ConsumerId(self.next_consumer.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(super) fn is_filtered(&self) -> bool {
-        !self.spec.filters.is_empty()
+    /// What it is now.
+    pub(super) fn form(&self) -> Arc<Form> {
+        let form = self.form.read().unwrap_or_else(PoisonError::into_inner);
+        form.clone()
     }
 
-    /// Whether events of `topic` are for this subscription. Its own dead letters are not, unless a pattern
-    /// spells that topic out: otherwise a subscription to `>` would feed on what it gave up.
-    pub(super) fn selects(&self, topic: &TopicName) -> bool {
-        if *topic == self.dead_letter {
-            return self
-                .spec
-                .topics
-                .iter()
-                .any(|pattern| pattern.as_str() == topic.as_str());
+    /// Makes it what the catalog says. Repeating it changes nothing. Returns whether the state learned of filters that it
+    /// did not know.
+    pub(super) fn update(&self, subscription: &Subscription) -> bool {
+        {
+            // Before the state: whoever finds a revision there looks for its chain here.
+            let mut chains = self.chains.write().unwrap_or_else(PoisonError::into_inner);
+            for chain in subscription.chains() {
+                if chains.iter().all(|known| known.revision < chain.revision) {
+                    chains.push(chain.clone());
+                }
+            }
         }
-        self.spec.selects(topic)
+        {
+            let mut form = self.form.write().unwrap_or_else(PoisonError::into_inner);
+            *form = Form::new(subscription, Some(&form));
+        }
+        let mut state = self.lock();
+        state.set_policy(subscription.spec.delivery.clone());
+        let mut changed = false;
+        for chain in subscription.chains() {
+            changed |= state.change_filters(chain.revision, chain.from, chain.filters.len());
+        }
+        changed
+    }
+
+    /// Whether every chain that its state goes by is known.
+    pub(super) fn knows_its_filters(&self) -> bool {
+        let revisions: Vec<(u32, usize)> = self.lock().revisions().collect();
+        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        revisions.into_iter().all(|(revision, stages)| {
+            let mut chains = chains.iter();
+            chains.any(|chain| chain.revision == revision && chain.filters.len() == stages)
+        })
+    }
+
+    /// The chain to start lanes or a catch-up for, if that is still to be done. Called by the supervisor only.
+    pub(super) fn follow_next(&self) -> Option<Arc<FilterChain>> {
+        let revision = self.lock().revision();
+        let followed = u64::from(revision) + 1;
+        if self.followed.swap(followed, Ordering::AcqRel) == followed {
+            return None;
+        }
+        let mut chains = self.chains.write().unwrap_or_else(PoisonError::into_inner);
+        chains.retain(|chain| chain.revision >= revision);
+        chains
+            .first()
+            .filter(|chain| chain.revision == revision)
+            .cloned()
+    }
+
+    /// The fence of its newest filters, when they are not those it was created with.
+    pub(super) fn fence(&self) -> Option<Position> {
+        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        let newest = chains.last().filter(|chain| chain.revision > 0);
+        newest.map(|chain| chain.from)
+    }
+
+    /// Whether events of `topic` that are published now are for this subscription.
+    pub(super) fn selects(&self, topic: &TopicName) -> bool {
+        let form = self.form();
+        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        let newest = chains.last();
+        newest.is_some_and(|chain| chain.selects(&form.spec, topic))
+    }
+
+    /// Whether events of `topic` that are not decided yet may be for this subscription.
+    pub(super) fn may_select(&self, topic: &TopicName) -> bool {
+        let form = self.form();
+        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        chains.iter().any(|chain| chain.selects(&form.spec, topic))
     }
 
     /// Whether the router feeds it. A subscription that starts in the past, or whose events lanes filter, is fed by others.
     pub(super) fn is_routed(&self) -> bool {
         self.routed.load(Ordering::Acquire)
+    }
+
+    /// A checkpoint on disk says that everything up to here is decided.
+    pub(super) fn checkpointed(&self, evaluated: Position) {
+        self.evaluated_on_disk
+            .fetch_max(evaluated.0, Ordering::AcqRel);
+    }
+
+    /// Up to where everything is decided for good: a crash changes nothing about it.
+    pub(super) fn evaluated_on_disk(&self) -> Position {
+        Position(self.evaluated_on_disk.load(Ordering::Acquire))
     }
 }
 
@@ -119,6 +225,25 @@ pub(super) struct Hub {
     acks: Mutex<HashMap<SubscriptionId, Vec<RangeInclusive<Position>>>>,
     ack_waker: Box<dyn Fn() + Send + Sync>,
     dead_letters: mpsc::UnboundedSender<Arc<Cell>>,
+    starts: mpsc::UnboundedSender<Start>,
+}
+
+/// What the supervisor is to start. A few for each subscription and each of its changes, so their queue is bounded.
+pub(super) enum Start {
+    /// Everything that a new subscription needs.
+    Created(Arc<Cell>),
+    /// What feeds a subscription whose next filters have taken over.
+    Filters(Arc<Cell>),
+}
+
+/// Whether a subscription could join the router.
+pub(super) enum Join {
+    /// The router feeds it from here on.
+    Joined,
+    /// It has not seen what the router has, up to this position.
+    Behind(Position),
+    /// It is not, or will not be for long, a subscription without filters.
+    Changing,
 }
 
 #[derive(Default)]
@@ -138,12 +263,14 @@ struct RouterState {
 
 impl Hub {
     /// `ack_waker` tells the committer that acks wait for it; cells with events to dead-letter go to
-    /// `dead_letters`, each at most once at a time, so that queue is bounded by the number of subscriptions.
+    /// `dead_letters`, each at most once at a time, so that queue is bounded by the number of subscriptions. What is to be
+    /// started goes to `starts`.
     pub(super) fn new(
         clock: Clock,
         cursor: Position,
         ack_waker: Box<dyn Fn() + Send + Sync>,
         dead_letters: mpsc::UnboundedSender<Arc<Cell>>,
+        starts: mpsc::UnboundedSender<Start>,
     ) -> Arc<Self> {
         Arc::new(Self {
             clock,
@@ -159,6 +286,7 @@ impl Hub {
             acks: Mutex::default(),
             ack_waker,
             dead_letters,
+            starts,
         })
     }
 
@@ -168,8 +296,8 @@ impl Hub {
             .subscriptions
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        all.interests.insert(cell.id, &cell.spec.topics);
-        all.by_name.insert(cell.spec.name.clone(), cell.clone());
+        all.interests.insert(cell.id, &cell.form().spec.topics);
+        all.by_name.insert(cell.name.clone(), cell.clone());
         all.by_id.insert(cell.id, cell);
         drop(all);
         self.version.fetch_add(1, Ordering::AcqRel);
@@ -183,7 +311,7 @@ impl Hub {
             .unwrap_or_else(PoisonError::into_inner);
         let cell = all.by_id.remove(&id)?;
         all.interests.remove(id);
-        all.by_name.remove(&cell.spec.name);
+        all.by_name.remove(&cell.name);
         drop(all);
         self.version.fetch_add(1, Ordering::AcqRel);
         cell.deleted.store(true, Ordering::Release);
@@ -203,7 +331,7 @@ impl Hub {
     /// All, by name.
     pub(super) fn all(&self) -> Vec<Arc<Cell>> {
         let mut cells: Vec<_> = self.read().by_id.values().cloned().collect();
-        cells.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        cells.sort_by(|a, b| a.name.cmp(&b.name));
         cells
     }
 
@@ -469,16 +597,67 @@ impl Hub {
         cells.into()
     }
 
-    /// Lets the router feed `cell` from here on, if the cell has seen everything the router has. `seen` is the first position
-    /// the cell has not seen. Returns how far the router is when it has not.
-    pub(super) fn join_router(&self, cell: &Cell, seen: Position) -> Result<(), Position> {
+    /// Lets the router feed `cell` from here on, if the cell has no filters and has seen everything the router has.
+    pub(super) fn join_router(&self, cell: &Cell) -> Join {
         let router = lock(&self.router);
+        let seen = {
+            let state = cell.lock();
+            if state.stages() > 0 || state.judges_until() != Position(u64::MAX) {
+                return Join::Changing;
+            }
+            state.evaluated_through().next()
+        };
         if seen < router.cursor {
-            return Err(router.cursor);
+            return Join::Behind(router.cursor);
         }
         cell.routed.store(true, Ordering::Release);
         self.version.fetch_add(1, Ordering::AcqRel);
-        Ok(())
+        Join::Joined
+    }
+
+    // The router, whose lock the caller holds until the cell says why, feeds it no longer, and has shown it everything up to
+    // its cursor.
+    fn leave_router(&self, router: &RouterState, cell: &Cell) {
+        if !cell.routed.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        self.version.fetch_add(1, Ordering::AcqRel);
+        let through = Position(router.cursor.0.saturating_sub(1));
+        cell.lock().observe(through, std::iter::empty());
+        // What is left of its present chain needs a catch-up.
+        cell.followed.store(0, Ordering::Release);
+    }
+
+    // ── changes ─────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Makes `cell` what the catalog says since a change. Called by the committer before the blocks of the same group become
+    /// readable, so that nobody has judged anything at or past the fence.
+    pub(super) fn update(&self, cell: &Arc<Cell>, subscription: &Subscription, fenced: bool) {
+        {
+            let router = lock(&self.router);
+            if fenced {
+                self.leave_router(&router, cell);
+            }
+            cell.update(subscription);
+        }
+        if fenced {
+            self.start(Start::Filters(cell.clone()));
+        }
+        cell.wake.notify_waiters();
+    }
+
+    /// Lets nothing more be decided for `cell` until the change `revision`, and returns the first position that is
+    /// undecided.
+    pub(super) fn freeze(&self, cell: &Cell, revision: u32) -> Position {
+        let router = lock(&self.router);
+        self.leave_router(&router, cell);
+        cell.lock().freeze(revision)
+    }
+
+    /// Hands something to the supervisor.
+    pub(super) fn start(&self, start: Start) {
+        // The receiver ends with the broker only.
+        let _ = self.starts.send(start);
     }
 
     /// Tells every routed subscription how far the router is, so that their checkpoints say it. Returns that

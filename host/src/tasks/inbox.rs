@@ -42,6 +42,7 @@ pub(super) enum Control {
         SubscriptionSpec,
         oneshot::Sender<Result<SubscriptionId, BrokerError>>,
     ),
+    UpdateSubscription(Update, oneshot::Sender<Result<(), BrokerError>>),
     DeleteSubscription(SubscriptionId, oneshot::Sender<Result<(), BrokerError>>),
     AddPlugin(PluginInfo, oneshot::Sender<Result<PluginInfo, BrokerError>>),
     DeletePlugin(Vec<(String, u32)>, oneshot::Sender<Result<(), BrokerError>>),
@@ -51,6 +52,14 @@ pub(super) enum Control {
     ConfirmAcks(oneshot::Sender<Result<(), BrokerError>>),
     /// Starts a new journal file and answers what a checkpoint needs to know of this moment.
     Mark(oneshot::Sender<Result<Mark, BrokerError>>),
+}
+
+/// What a subscription is to be changed to.
+pub(super) struct Update {
+    pub(super) id: SubscriptionId,
+    /// The revision it was made from. Somebody else's change in between is not overwritten unseen.
+    pub(super) from_revision: u32,
+    pub(super) spec: SubscriptionSpec,
 }
 
 /// Events a subscription appends, and the positions that are done with by that, in one group or not at all.

@@ -3,17 +3,20 @@
 //! it. A slow plugin delays its own lane and nothing else; a late lane reads from the store and pins nothing.
 //!
 //! A lane's members move in cohorts that share a cursor. A subscription that starts in the past, or was paused,
-//! is a cohort of its own beside the live one and joins it where their cursors meet.
+//! is a cohort of its own beside the live one and joins it where their cursors meet. A member belongs to one filter
+//! chain of its subscription and leaves at the fence of the next; that one's members are added when all of the
+//! first have got there.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
-use super::hub::{Cell, Hub, chain};
+use super::chain::FilterChain;
+use super::hub::{Cell, Hub, Start, chain};
 use super::log::Log;
 use crate::domain::{Block, Digest, FailurePolicy, Position, SubscriptionId, TopicId, TopicName};
 use crate::plugin::{Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey};
@@ -41,9 +44,12 @@ pub(super) struct LaneParts {
     pub(super) shutdown: CancellationToken,
 }
 
-// Few and small: at most one of each kind for each filter of each subscription.
+// Few and small: at most one of each kind for each filter of each subscription and each of its changes.
+#[derive(Clone)]
 enum Command {
     Add(Member),
+    // Members of chains that judge no more.
+    Retire(SubscriptionId),
     Remove(SubscriptionId),
     Resume(SubscriptionId),
 }
@@ -51,16 +57,40 @@ enum Command {
 #[derive(Clone)]
 struct Member {
     cell: Arc<Cell>,
+    chain: Arc<FilterChain>,
     stage: usize,
 }
 
 impl Member {
-    fn next(&self) -> Position {
-        self.cell.lock().stage_through(self.stage).next()
+    // The first event it is to look at; `None` when there is none left before the next chain's fence.
+    fn next(&self) -> Option<Position> {
+        let state = self.cell.lock();
+        let through = state.stage_through(self.stage);
+        let judges = state.revision() == self.chain.revision && through < state.judges_until();
+        judges.then(|| through.next())
+    }
+
+    fn judges(&self, position: Position) -> bool {
+        let state = self.cell.lock();
+        state.revision() == self.chain.revision && position <= state.judges_until()
+    }
+
+    // Unless another chain has taken over meanwhile.
+    fn pause(&self, reason: &str) -> bool {
+        let mut state = self.cell.lock();
+        let judges = state.revision() == self.chain.revision;
+        if judges {
+            state.pause(reason);
+        }
+        judges
+    }
+
+    fn selects(&self, topic: &TopicName) -> bool {
+        self.chain.selects(&self.cell.form().spec, topic)
     }
 
     fn policy(&self) -> FailurePolicy {
-        self.cell.spec.filters[self.stage].on_failure
+        self.chain.filters[self.stage].on_failure
     }
 }
 
@@ -72,47 +102,55 @@ impl Lanes {
         })
     }
 
-    /// Starts to filter for a subscription, from where its state says.
-    pub(super) fn start(&self, cell: &Arc<Cell>) {
-        for (stage, used) in cell.spec.filters.iter().enumerate() {
+    /// Starts to filter for a subscription with the chain that judges now, from where its state says, and lets the filters
+    /// of those before it go.
+    pub(super) fn start(&self, cell: &Arc<Cell>, chain: &Arc<FilterChain>) {
+        if chain.revision > 0 {
+            self.tell_all(&Command::Retire(cell.id));
+        }
+        for (stage, used) in chain.filters.iter().enumerate() {
             let member = Member {
                 cell: cell.clone(),
+                chain: chain.clone(),
                 stage,
             };
             if let Some(digest) = used.digest {
-                self.send(digest, &used.plugin, Command::Add(member));
+                self.add(digest, &used.plugin, member);
             }
         }
     }
 
     /// Stops filtering for a subscription that was deleted.
     pub(super) fn stop(&self, cell: &Cell) {
-        self.tell(cell, Command::Remove);
+        self.tell_all(&Command::Remove(cell.id));
     }
 
     /// Lets a paused subscription go on.
     pub(super) fn resume(&self, cell: &Cell) {
-        self.tell(cell, Command::Resume);
+        self.tell_all(&Command::Resume(cell.id));
     }
 
-    fn tell(&self, cell: &Cell, command: impl Fn(SubscriptionId) -> Command) {
-        for used in &cell.spec.filters {
-            if let Some(digest) = used.digest {
-                self.send(digest, &used.plugin, command(cell.id));
-            }
+    // One lane for each filter plugin in use: a few, so telling those that it does not concern costs little.
+    fn tell_all(&self, command: &Command) {
+        for lane in self.lock().values() {
+            // A lane ends with the broker only.
+            let _ = lane.send(command.clone());
         }
     }
 
-    fn send(&self, digest: Digest, label: &str, command: Command) {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+    fn add(&self, digest: Digest, label: &str, member: Member) {
+        let mut lanes = self.lock();
         let lane = lanes.entry(digest).or_insert_with(|| {
             let (commands, inbox) = mpsc::unbounded_channel();
             let lane = Lane::new(self.parts.clone(), digest, label.to_owned(), inbox);
             tokio::spawn(lane.run());
             commands
         });
-        // A lane ends with the broker only.
-        let _ = lane.send(command);
+        let _ = lane.send(Command::Add(member));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, mpsc::UnboundedSender<Command>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -242,22 +280,14 @@ impl Lane {
             // Deleted before its start was noticed.
             Command::Add(member) if member.cell.is_deleted() => {}
             Command::Add(member) => self.add(member).await,
-            Command::Remove(id) => {
-                let gone: Vec<RuleKey> = self
-                    .members
-                    .iter()
-                    .filter(|(_, member)| member.cell.id == id)
-                    .map(|(key, _)| *key)
-                    .collect();
-                for key in gone {
-                    self.members.remove(&key);
-                    self.leave_cohort(key);
-                    self.parked.retain(|parked| *parked != key);
-                    if let Some(group) = &mut self.group {
-                        group.remove(key).await;
-                    }
-                }
+            Command::Retire(id) => {
+                let retired = |member: &Member| {
+                    member.cell.id == id && member.chain.revision < member.cell.lock().revision()
+                };
+                self.failed.retain(|member| !retired(member));
+                self.release(retired).await;
             }
+            Command::Remove(id) => self.release(|member| member.cell.id == id).await,
             Command::Resume(id) => {
                 let (again, failed) = std::mem::take(&mut self.failed)
                     .into_iter()
@@ -271,27 +301,58 @@ impl Lane {
                     .partition(|key| self.members.get(key).is_some_and(|m| m.cell.id == id));
                 self.parked = parked;
                 for key in resumed {
-                    let cursor = self.members[&key].next();
-                    self.join(key, cursor);
+                    self.join(key).await;
                 }
             }
         }
     }
 
+    // Forgets members and frees what the plugin keeps for them.
+    async fn release(&mut self, goes: impl Fn(&Member) -> bool) {
+        let gone: Vec<RuleKey> = self
+            .members
+            .iter()
+            .filter(|(_, member)| goes(member))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            self.drop_member(key).await;
+        }
+    }
+
+    async fn drop_member(&mut self, key: RuleKey) {
+        self.members.remove(&key);
+        self.leave_cohort(key);
+        self.parked.retain(|parked| *parked != key);
+        if let Some(group) = &mut self.group {
+            group.remove(key).await;
+        }
+        if self.members.is_empty() {
+            // Its instances with it.
+            self.group = None;
+        }
+    }
+
     async fn add(&mut self, member: Member) {
-        let config = member.cell.spec.filters[member.stage].config.clone();
+        let Some(used) = member.chain.filters.get(member.stage) else {
+            return;
+        };
+        let config = used.config.clone();
+        if member.next().is_none() {
+            return;
+        }
         let key = RuleKey(self.next_key);
         self.next_key += 1;
         match self.configure(key, &config).await {
             Ok(()) => {
-                let cursor = member.next();
                 self.members.insert(key, member);
-                self.join(key, cursor);
+                self.join(key).await;
             }
             Err(reason) => {
-                tracing::error!(subscription = %member.cell.spec.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
-                member.cell.lock().pause(&reason);
-                self.failed.push(member);
+                tracing::error!(subscription = %member.cell.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
+                if member.pause(&reason) {
+                    self.failed.push(member);
+                }
             }
         }
     }
@@ -311,7 +372,11 @@ impl Lane {
         group.add(key, config).await.map_err(|error| chain(&error))
     }
 
-    fn join(&mut self, key: RuleKey, cursor: Position) {
+    // Adds a member to those that look at events, if there is one left for it.
+    async fn join(&mut self, key: RuleKey) {
+        let Some(cursor) = self.members.get(&key).and_then(Member::next) else {
+            return self.drop_member(key).await;
+        };
         match self
             .cohorts
             .iter_mut()
@@ -368,7 +433,9 @@ impl Lane {
         match self.evaluate(index, stop).await {
             Ok((verdicts, next)) => {
                 self.cohorts[index].cursor = next;
-                self.report(index, verdicts, next);
+                for key in self.report(index, verdicts, next) {
+                    self.drop_member(key).await;
+                }
                 true
             }
             Err(Interrupted::Down(retry)) => {
@@ -472,16 +539,20 @@ impl Lane {
         Ok(None)
     }
 
-    // Tells every member of a cohort what came out of a step that ended before `next`.
-    fn report(&mut self, index: usize, mut verdicts: Verdicts, next: Position) {
+    // Tells every member of a cohort what came out of a step that ended before `next`. Returns those that have nothing left
+    // to look at, because another chain judges from there on.
+    fn report(&mut self, index: usize, mut verdicts: Verdicts, next: Position) -> Vec<RuleKey> {
         let through = Position(next.0.saturating_sub(1));
         let mut paused: HashMap<RuleKey, (Position, String)> = HashMap::new();
         for (position, failure) in std::mem::take(&mut verdicts.failures) {
             let Some(member) = self.members.get(&failure.rule) else {
                 continue;
             };
+            if !member.judges(position) {
+                continue;
+            }
             let policy = member.policy();
-            tracing::warn!(subscription = %member.cell.spec.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, "a filter failed on an event");
+            tracing::warn!(subscription = %member.cell.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, "a filter failed on an event");
             match policy {
                 FailurePolicy::DeadLetter => {
                     member
@@ -507,6 +578,7 @@ impl Lane {
                 }
             }
         }
+        let mut done = Vec::new();
         for key in self.cohorts[index].rules.clone() {
             let Some(member) = self.members.get(&key) else {
                 continue;
@@ -522,14 +594,31 @@ impl Lane {
                     Position(at.0.saturating_sub(1))
                 }
             };
-            let (deliverable, given_up) = {
+            let revision = member.chain.revision;
+            let (deliverable, given_up, judging) = {
                 let mut state = member.cell.lock();
-                let deliverable = state.stage_result(member.stage, through, &matched);
-                if let Some((at, reason)) = stop {
-                    state.pause(&format!("filter failed at position {at}: {reason}"));
+                if state.revision() != revision {
+                    done.push(key);
+                    continue;
                 }
-                (deliverable, state.has_given_up())
+                let deliverable = state.stage_result(member.stage, through, &matched);
+                match stop {
+                    Some((at, reason)) if state.revision() == revision => {
+                        state.pause(&format!("filter failed at position {at}: {reason}"));
+                    }
+                    _ if state.revision() != revision
+                        || state.stage_through(member.stage) >= state.judges_until() =>
+                    {
+                        done.push(key);
+                    }
+                    _ => {}
+                }
+                (deliverable, state.has_given_up(), state.revision())
             };
+            if judging != revision {
+                let start = Start::Filters(member.cell.clone());
+                self.parts.hub.start(start);
+            }
             if given_up {
                 self.parts.hub.queue_dead_letters(&member.cell);
             }
@@ -541,6 +630,7 @@ impl Lane {
             self.leave_cohort(key);
             self.parked.push(key);
         }
+        done
     }
 
     fn rules_of(&mut self, index: usize, topic: TopicId) -> Option<TopicRules> {
@@ -560,7 +650,7 @@ impl Lane {
             let selects = |key: &&RuleKey| {
                 self.members
                     .get(*key)
-                    .is_some_and(|member| member.cell.selects(&name))
+                    .is_some_and(|member| member.selects(&name))
             };
             let rules: Vec<RuleKey> = cohort.rules.iter().filter(selects).copied().collect();
             if rules.is_empty() {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::catalog::{Catalog, Change};
+use super::catalog::{Catalog, Change, Subscription};
 use super::committer::UNSYNCED_EVENTS_CEILING;
 use super::hub::Cell;
 use super::note::{self, Note, NoteError};
@@ -57,6 +57,7 @@ pub(super) fn recover(
         true => None,
         false => recovery.skip_what_may_have_been_handed_out(),
     };
+    recovery.replace_lost_filters();
     Ok(recovery.finish(reserved))
 }
 
@@ -79,16 +80,13 @@ impl Recovery {
             .subscriptions
             .into_iter()
             .filter_map(|(id, matches)| {
-                let (spec, _) = state.catalog.subscriptions.get(&id)?;
-                let seen = matches.evaluated_through().next();
-                let routed = spec.filters.is_empty() && seen >= state.routed_through;
-                Some((
-                    id,
-                    Live {
-                        cell: Cell::new(id, spec.clone(), matches),
-                        routed,
-                    },
-                ))
+                let subscription = state.catalog.subscriptions.get(&id)?;
+                let evaluated = matches.evaluated_through();
+                let unfiltered = matches.stages() == 0 && matches.pending_changes() == 0;
+                let routed = unfiltered && evaluated.next() >= state.routed_through;
+                let cell = Cell::new(id, subscription, matches);
+                cell.checkpointed(evaluated);
+                Some((id, Live { cell, routed }))
             })
             .collect();
         Self {
@@ -139,10 +137,19 @@ impl Recovery {
                                 spec.filters.len(),
                             );
                             Live {
-                                cell: Cell::new(id, spec, matches),
+                                cell: Cell::new(id, &Subscription::new(spec, start), matches),
                                 routed,
                             }
                         });
+                    }
+                    Change::UpdateSubscription { id, .. } => {
+                        let subscription = self.catalog.subscriptions.get(&id);
+                        if let Some((live, subscription)) = self.live.get_mut(&id).zip(subscription)
+                            && live.cell.update(subscription)
+                        {
+                            // What is left before the fence, and what follows it, it catches up with after the start.
+                            live.routed = false;
+                        }
                     }
                     Change::DeleteSubscription(id) => {
                         self.live.remove(&id);
@@ -218,11 +225,35 @@ impl Recovery {
     }
 
     // A checkpoint may have seen events that were lost with a power cut, or with a loss that was accepted. What a
-    // subscription has decided must not be asked again for other events.
+    // subscription has decided must not be asked again for other events, and what comes now is for its newest filters.
     fn stay_above_what_was_decided(&mut self) {
         for live in self.live.values() {
             let decided = live.cell.lock().evaluated_through().next();
-            self.next_position = self.next_position.max(decided);
+            let fence = live.cell.fence().unwrap_or_default();
+            self.next_position = self.next_position.max(decided).max(fence);
+        }
+    }
+
+    // After a loss that was accepted, a subscription's state may go by filters of which the journal tells no more. What is
+    // undecided is then judged by those that are known last.
+    fn replace_lost_filters(&mut self) {
+        for (id, live) in &mut self.live {
+            let Some(subscription) = self.catalog.subscriptions.get_mut(id) else {
+                continue;
+            };
+            if live.cell.knows_its_filters() {
+                continue;
+            }
+            let (newest, undecided) = {
+                let state = live.cell.lock();
+                let newest = state.revisions().map(|(revision, _)| revision).max();
+                (newest, state.evaluated_through().next())
+            };
+            let revision = newest.unwrap_or_default().max(subscription.revision) + 1;
+            tracing::error!(subscription = %live.cell.name, revision, fence = %undecided, "a change of this subscription's filters is lost; it goes on with those before it");
+            subscription.update(revision, subscription.spec.clone(), Some(undecided));
+            live.cell.update(subscription);
+            live.routed = false;
         }
     }
 

@@ -9,33 +9,38 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::BrokerError;
-use super::delivery::{DeliveryParts, Leased, Taker};
+use super::delivery::{DeliveryParts, Leased, Run, Taker};
 use super::hops;
 use super::hub::{Cell, push_range};
 use super::inbox::{Control, Outputs};
-use super::transform::{Output, TransformChain};
+use super::transform::Output;
 use crate::broker::GiveUpReason;
 use crate::domain::{Event, EventRef, SubscriptionSpec, TopicName};
+use crate::plugin::ConfigureError;
 
 /// Events and bytes of input that go into one group.
 const BATCH_EVENTS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// Runs one route until it is deleted or the broker stops.
-pub(super) async fn run(
-    parts: Arc<DeliveryParts>,
-    cell: Arc<Cell>,
-    transforms: Arc<TransformChain>,
-) {
+///
+/// # Errors
+///
+/// Its transforms cannot be set up.
+pub(super) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<(), ConfigureError> {
+    parts.transforms(&cell.form()).await?;
     let taker = Taker::attach(parts, cell);
     loop {
-        match round(&taker, &transforms).await {
+        match round(&taker).await {
             Ok(()) => {}
-            Err(BrokerError::SubscriptionGone(_) | BrokerError::ShuttingDown) => return,
-            Err(error) => {
-                tracing::warn!(route = %taker.cell.spec.name, %error, "a route could not write; it tries again");
+            Err(Failed::Transforms(error)) => return Err(error),
+            Err(Failed::Write(BrokerError::SubscriptionGone(_) | BrokerError::ShuttingDown)) => {
+                return Ok(());
+            }
+            Err(Failed::Write(error)) => {
+                tracing::warn!(route = %taker.cell.name, %error, "a route could not write; it tries again");
                 tokio::select! {
-                    () = taker.parts.shutdown.cancelled() => return,
+                    () = taker.parts.shutdown.cancelled() => return Ok(()),
                     () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 }
             }
@@ -43,8 +48,25 @@ pub(super) async fn run(
     }
 }
 
-async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerError> {
-    let mut leased = taker.take_events(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await?;
+/// Why a round came to nothing.
+enum Failed {
+    Transforms(ConfigureError),
+    Write(BrokerError),
+}
+
+async fn round(taker: &Taker) -> Result<(), Failed> {
+    let taken = taker.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await;
+    let runs = taken.map_err(Failed::Write)?;
+    let mut leased: Vec<Leased> = runs.iter().flat_map(Run::events).collect();
+    // The same for the whole batch, though the route be changed meanwhile.
+    let form = taker.cell.form();
+    let transforms = match taker.parts.transforms(&form).await {
+        Ok(transforms) => transforms,
+        Err(error) => {
+            taker.give_back(leased.iter().map(|leased| leased.position));
+            return Err(Failed::Transforms(error));
+        }
+    };
     leased.retain(|leased| within_hops(taker, leased));
     let dispositions = transforms.apply(&leased).await;
     let rest = leased.get(dispositions.len()..).unwrap_or_default();
@@ -58,7 +80,7 @@ async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerE
         let Some(outputs) = taker.settle(leased, disposition) else {
             continue;
         };
-        match place(&taker.cell.spec, leased, outputs) {
+        match place(&form.spec, leased, outputs) {
             Ok(placed) => {
                 events.extend(placed);
                 push_range(&mut acks, leased.position..=leased.position);
@@ -88,7 +110,7 @@ async fn round(taker: &Taker, transforms: &TransformChain) -> Result<(), BrokerE
     if result.is_err() {
         taker.nack(&retry, Some(1_000));
     }
-    result
+    result.map_err(Failed::Write)
 }
 
 fn within_hops(taker: &Taker, leased: &Leased) -> bool {

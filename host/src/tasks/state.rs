@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{Catalog, Topic};
+use super::catalog::{Catalog, Subscription, Topic};
+use super::chain::FilterChain;
 use crate::broker::{Producers, SubscriptionState};
 use crate::domain::{
     PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicSpec,
@@ -38,6 +39,12 @@ struct SubscriptionRecord {
     id: SubscriptionId,
     spec: SubscriptionSpec,
     start: Position,
+    /// How often it was changed.
+    #[serde(default)]
+    revision: u32,
+    /// Absent while there is only the one that the specification says, from the start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    chains: Vec<FilterChain>,
 }
 
 /// What a checkpoint, or the start, knows.
@@ -85,11 +92,17 @@ pub(super) fn encode(
         };
         pairs.push((key(TOPIC, topic.id.0), json(&record)));
     }
-    for (id, (spec, start)) in &catalog.subscriptions {
+    for (id, subscription) in &catalog.subscriptions {
+        let mut chains: Vec<FilterChain> = Vec::new();
+        if subscription.revision > 0 {
+            chains.extend(subscription.chains().iter().map(|chain| (**chain).clone()));
+        }
         let record = SubscriptionRecord {
             id: *id,
-            spec: (**spec).clone(),
-            start: *start,
+            spec: (*subscription.spec).clone(),
+            start: subscription.start,
+            revision: subscription.revision,
+            chains,
         };
         pairs.push((key(SUBSCRIPTION, id.0), json(&record)));
     }
@@ -119,8 +132,13 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
             state.catalog.insert_topic(std::sync::Arc::new(topic));
         } else if key.starts_with(SUBSCRIPTION) {
             let record: SubscriptionRecord = parse(key, value)?;
-            let entry = (std::sync::Arc::new(record.spec), record.start);
-            state.catalog.subscriptions.insert(record.id, entry);
+            let subscription = Subscription::restore(
+                std::sync::Arc::new(record.spec),
+                record.start,
+                record.revision,
+                record.chains,
+            );
+            state.catalog.subscriptions.insert(record.id, subscription);
         } else if key.starts_with(PLUGIN) {
             let plugin: PluginInfo = parse(key, value)?;
             state
@@ -147,10 +165,13 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
     }
     for (key, id, value) in snapshots {
         // A subscription that was deleted while the checkpoint was taken has no record.
-        let Some((spec, _)) = state.catalog.subscriptions.get(&id) else {
+        let Some(subscription) = state.catalog.subscriptions.get(&id) else {
             continue;
         };
-        let restored = SubscriptionState::restore(value, spec.delivery.clone(), spec.filters.len())
+        // A change after the mark may be in the snapshot already; the journal will tell of it.
+        let stages_of = |revision| Some(subscription.chain(revision)?.filters.len());
+        let policy = subscription.spec.delivery.clone();
+        let restored = SubscriptionState::restore(value, policy, stages_of)
             .map_err(|error| unreadable(key, error))?;
         state.subscriptions.push((id, restored));
     }
@@ -176,5 +197,80 @@ fn unreadable(key: &[u8], why: impl std::fmt::Display) -> StateError {
     StateError {
         key: String::from_utf8_lossy(key).into_owned(),
         why: why.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::DeliveryPolicy;
+    use crate::tasks::catalog::{Change, Json};
+
+    fn spec(filters: usize) -> SubscriptionSpec {
+        let filters = vec![serde_json::json!({ "plugin": "p" }); filters];
+        let spec = serde_json::json!({"name": "s", "topics": ["a"], "filters": filters});
+        serde_json::from_value(spec).expect("valid specification")
+    }
+
+    #[test]
+    fn a_record_of_an_older_broker_has_one_chain() {
+        let id = SubscriptionId(1);
+        let snapshot = SubscriptionState::new(DeliveryPolicy::default(), Position(4), 1).snapshot();
+        let record = serde_json::json!({"id": 1, "spec": spec(1), "start": 4});
+        let pairs = [
+            (key(SUBSCRIPTION, 1), record.to_string().into()),
+            (key(MATCHES, 1), Bytes::from(snapshot)),
+        ];
+        let state = decode(&pairs, 1).expect("readable");
+        let subscription = &state.catalog.subscriptions[&id];
+        assert_eq!(subscription.revision, 0);
+        let chains = subscription.chains();
+        assert_eq!(chains.len(), 1);
+        assert_eq!((chains[0].revision, chains[0].from), (0, Position(4)));
+        assert_eq!(state.subscriptions.len(), 1);
+    }
+
+    #[test]
+    fn earlier_filters_and_states_ahead_of_the_catalog_come_back() {
+        let id = SubscriptionId(1);
+        let mut catalog = Catalog::default();
+        catalog.apply(&Change::CreateSubscription {
+            id,
+            spec: Json(spec(1)),
+            start: Position(1),
+        });
+        let update = |revision, filters, fence| Change::UpdateSubscription {
+            id,
+            revision,
+            spec: Json(spec(filters)),
+            fence: Some(Position(fence)),
+        };
+        catalog.apply(&update(1, 2, 10));
+        // A change after the mark that the snapshot has seen.
+        let mut matches = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 1);
+        matches.change_filters(1, Position(10), 2);
+        matches.change_filters(2, Position(12), 0);
+        let encoded = |matches: &SubscriptionState, catalog: &Catalog| {
+            let snapshots = vec![(id, matches.snapshot())];
+            encode(catalog, Position(1), Position(1), Vec::new(), snapshots)
+        };
+        let without_producers = |pairs: Vec<(Bytes, Bytes)>| -> Vec<(Bytes, Bytes)> {
+            pairs
+                .into_iter()
+                .filter(|(key, _)| key != PRODUCERS)
+                .collect()
+        };
+        let pairs = without_producers(encoded(&matches, &catalog));
+        let state = decode(&pairs, 1).expect("readable");
+        let read = &state.catalog.subscriptions[&id];
+        assert_eq!(read.revision, 1);
+        assert_eq!(read.chains(), catalog.subscriptions[&id].chains());
+        assert_eq!(state.subscriptions[0].1.pending_changes(), 2);
+
+        // A state that does not fit what the catalog knows of its filters is not taken.
+        let mut other = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 1);
+        other.change_filters(1, Position(10), 3);
+        let pairs = without_producers(encoded(&other, &catalog));
+        assert!(decode(&pairs, 1).is_err());
     }
 }

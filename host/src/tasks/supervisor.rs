@@ -1,18 +1,18 @@
-//! Brings subscriptions to life, at start and when they are created: filtered ones join their lanes, routes get
-//! their task, and one that starts in the past catches up with the router on a task of its own.
+//! Brings subscriptions to life, at start, when they are created, and when other filters take over: filtered ones join
+//! their lanes, routes get their task, and one that starts in the past catches up with the router on a task of its
+//! own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::chain::FilterChain;
 use super::delivery::DeliveryParts;
-use super::hub::{Cell, chain, push_range};
+use super::hub::{Cell, Join, Start, chain, push_range};
 use super::lanes::Lanes;
 use super::routes;
-use super::transform::TransformChain;
 use crate::domain::{Block, BlockError, Position};
-use crate::plugin::{ConfigureError, Plugins};
 
 /// Bytes of blocks a catch-up reads at once.
 const CATCH_UP_BYTES: usize = 1024 * 1024;
@@ -22,40 +22,55 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Supervisor {
     pub(super) parts: Arc<DeliveryParts>,
     pub(super) lanes: Arc<Lanes>,
-    pub(super) plugins: Arc<Plugins>,
 }
 
 impl Supervisor {
-    /// Starts what is created, until the committer ends.
-    pub(super) async fn run(self: Arc<Self>, mut created: mpsc::UnboundedReceiver<Arc<Cell>>) {
-        while let Some(cell) = created.recv().await {
-            self.start(cell);
+    /// Starts what the committer and the lanes say, until shutdown.
+    pub(super) async fn run(self: Arc<Self>, mut starts: mpsc::UnboundedReceiver<Start>) {
+        loop {
+            let start = tokio::select! {
+                start = starts.recv() => start,
+                () = self.parts.shutdown.cancelled() => return,
+            };
+            match start {
+                Some(Start::Created(cell)) => self.start(cell),
+                Some(Start::Filters(cell)) => self.follow(&cell),
+                None => return,
+            }
         }
     }
 
     /// Starts one subscription.
     pub(super) fn start(self: &Arc<Self>, cell: Arc<Cell>) {
-        if cell.is_filtered() {
-            self.lanes.start(&cell);
-        } else if !cell.is_routed() {
-            tokio::spawn(catch_up(self.parts.clone(), cell.clone()));
-        }
-        if cell.spec.is_route() {
+        self.follow(&cell);
+        if cell.form().spec.is_route() {
             let this = self.clone();
             tokio::spawn(async move { this.run_route(cell).await });
         }
     }
 
+    // Lets lanes or a catch-up feed a subscription as the chain that judges now asks for, unless they do already.
+    fn follow(&self, cell: &Arc<Cell>) {
+        let Some(judging) = cell.follow_next() else {
+            return;
+        };
+        if judging.revision > 0 {
+            tracing::debug!(subscription = %cell.name, revision = judging.revision, fence = %judging.from, "changed filters judge");
+        }
+        self.lanes.start(cell, &judging);
+        if judging.filters.is_empty() && !cell.is_routed() {
+            tokio::spawn(catch_up(self.parts.clone(), cell.clone(), judging));
+        }
+    }
+
     async fn run_route(&self, cell: Arc<Cell>) {
         loop {
-            match self.transforms(&cell).await {
-                Ok(transforms) => return routes::run(self.parts.clone(), cell, transforms).await,
-                Err(error) => {
-                    let why = chain(&error);
-                    tracing::error!(route = %cell.spec.name, error = %why, "a route's transforms cannot be set up; it is paused");
-                    cell.lock().pause(&why);
-                }
-            }
+            let Err(error) = routes::run(self.parts.clone(), cell.clone()).await else {
+                return;
+            };
+            let why = chain(&error);
+            tracing::error!(route = %cell.name, error = %why, "a route's transforms cannot be set up; it is paused");
+            cell.lock().pause(&why);
             if !self.resumed(&cell).await {
                 return;
             }
@@ -81,75 +96,98 @@ impl Supervisor {
             }
         }
     }
-
-    /// The subscription's configured transforms, made on first use.
-    pub(super) async fn transforms(
-        &self,
-        cell: &Cell,
-    ) -> Result<Arc<TransformChain>, ConfigureError> {
-        let configure = || async {
-            let chain = TransformChain::configure(&self.plugins, &cell.spec.transforms).await?;
-            Ok(Arc::new(chain))
-        };
-        cell.transforms.get_or_try_init(configure).await.cloned()
-    }
 }
 
-// Shows a subscription what was committed before it joined, until it can follow the router.
-async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>) {
-    let mut next = cell.lock().evaluated_through().next();
+// Shows a subscription without filters what was committed before it joined, until it can follow the router or the fence of
+// its next chain is reached.
+async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<FilterChain>) {
+    let mut end = parts.log.watch_end();
     while !cell.is_deleted() && !parts.shutdown.is_cancelled() {
-        let Err(router) = parts.hub.join_router(&cell, next) else {
-            return;
+        let changed = cell.wake.notified();
+        tokio::pin!(changed);
+        // Registered before looking, so that no change is missed.
+        changed.as_mut().enable();
+        let router = match parts.hub.join_router(&cell) {
+            Join::Joined => return,
+            Join::Behind(router) => router,
+            Join::Changing => Position(u64::MAX),
         };
-        match step(&parts, &cell, next, router).await {
-            Ok(after) => next = after,
-            Err(error) => {
-                tracing::error!(subscription = %cell.spec.name, position = %next, error, "cannot read the log to catch up; trying again");
-                tokio::select! {
-                    () = parts.shutdown.cancelled() => return,
-                    () = tokio::time::sleep(RETRY) => {}
-                }
+        let (revision, next, fence) = {
+            let state = cell.lock();
+            let fence = state.judges_until().0.saturating_add(1);
+            (state.revision(), state.evaluated_through().next(), fence)
+        };
+        if revision != judging.revision {
+            return;
+        }
+        // Not past what is readable: a fence may lie ahead of it for a moment.
+        let readable = parts.log.end();
+        let stop = router.min(Position(fence)).min(readable);
+        if next >= stop {
+            tokio::select! {
+                () = changed => {}
+                _ = end.wait_for(|end| *end > readable) => {}
+                () = parts.shutdown.cancelled() => return,
+            }
+            continue;
+        }
+        if let Err(error) = step(&parts, &cell, &judging, next, stop).await {
+            tracing::error!(subscription = %cell.name, position = %next, error, "cannot read the log to catch up; trying again");
+            tokio::select! {
+                () = parts.shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY) => {}
             }
         }
     }
 }
 
+// Looks at events from `next` on, of those before `stop`.
 async fn step(
     parts: &DeliveryParts,
-    cell: &Cell,
+    cell: &Arc<Cell>,
+    judging: &FilterChain,
     next: Position,
-    router: Position,
-) -> Result<Position, String> {
+    stop: Position,
+) -> Result<(), String> {
     let blocks = parts.log.blocks_from(next, CATCH_UP_BYTES).await;
     let blocks = blocks.map_err(|error| chain(&error))?;
     let mut ranges = Vec::new();
-    let mut after = router;
+    let mut after = stop;
     for block in &blocks {
-        if block.first_position >= router {
+        if block.first_position >= stop {
             break;
         }
-        after = block.last_position().next().min(router);
-        if selects(parts, cell, block) {
+        after = block.last_position().next().min(stop);
+        if selects(parts, cell, judging, block) {
             present(block, next, &mut ranges).map_err(|error| error.to_string())?;
         }
     }
-    // All blocks lay beyond the router, or there was none: nothing is left in between.
+    // All blocks lay beyond the stop, or there was none: nothing is left in between.
     let cut_short = blocks
         .last()
-        .is_some_and(|block| block.last_position().next() < router);
+        .is_some_and(|block| block.last_position().next() < stop);
     if !cut_short {
-        after = router;
+        after = stop;
     }
     let through = Position(after.0.saturating_sub(1));
-    cell.lock().observe(through, ranges);
+    let taken_over = {
+        let mut state = cell.lock();
+        if state.revision() != judging.revision {
+            return Ok(());
+        }
+        state.observe(through, ranges);
+        state.revision() != judging.revision
+    };
+    if taken_over {
+        parts.hub.start(Start::Filters(cell.clone()));
+    }
     cell.wake.notify_waiters();
-    Ok(after)
+    Ok(())
 }
 
-fn selects(parts: &DeliveryParts, cell: &Cell, block: &Block) -> bool {
+fn selects(parts: &DeliveryParts, cell: &Cell, judging: &FilterChain, block: &Block) -> bool {
     let topic = parts.topic_of(block);
-    topic.is_some_and(|topic| cell.selects(&topic))
+    topic.is_some_and(|topic| judging.selects(&cell.form().spec, &topic))
 }
 
 // Positions a block still has, from `from` on.

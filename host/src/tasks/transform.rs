@@ -66,10 +66,6 @@ impl TransformChain {
         Ok(Self { steps })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
     /// One disposition for each event, in order. Fewer, but at least one, when what the transforms made of these is large:
     /// the caller passes the rest again later.
     pub(super) async fn apply(&self, events: &[Leased]) -> Vec<Disposition> {

@@ -11,14 +11,14 @@ const POSITION_MAX: u64 = u64::MAX - 1;
 
 impl SubscriptionState {
     /// For a subscription without filters: every event up to `through` has been looked at, and `matched` are
-    /// those of its topics, rising. What was observed before is ignored, so a repetition does no harm.
-    /// Returns whether something became deliverable.
+    /// those of its topics, rising. What was observed before is ignored, so a repetition does no harm; so is what
+    /// the present chain does not judge. Returns whether something became deliverable.
     pub fn observe(
         &mut self,
         through: Position,
         matched: impl IntoIterator<Item = RangeInclusive<Position>>,
     ) -> bool {
-        let through = through.0.min(POSITION_MAX);
+        let through = through.0.min(POSITION_MAX).min(self.limit());
         if !self.stages.is_empty() || through <= self.evaluated {
             return false;
         }
@@ -33,13 +33,13 @@ impl SubscriptionState {
 
     /// Filter number `stage` has looked at every event up to `through`, and `matched` are those it let
     /// through, rising. Positions up to that stage's earlier `through` are ignored, so a repetition does no
-    /// harm. Returns whether something became deliverable.
+    /// harm; so are those that the present chain does not judge. Returns whether something became deliverable.
     pub fn stage_result(&mut self, stage: usize, through: Position, matched: &[Position]) -> bool {
-        let alone = self.stages.len() == 1;
+        let (alone, limit) = (self.stages.len() == 1, self.limit());
         let Some(state) = self.stages.get_mut(stage) else {
             return false;
         };
-        let (after, through) = (state.through, through.0.min(POSITION_MAX));
+        let (after, through) = (state.through, through.0.min(POSITION_MAX).min(limit));
         if through <= after {
             return false;
         }
@@ -64,10 +64,11 @@ impl SubscriptionState {
     /// the [`stage_result`](Self::stage_result) that covers the position. If the other filters let the event
     /// through, it becomes pending as given up; otherwise it did not match.
     pub fn exclude(&mut self, stage: usize, position: Position, reason: &str) {
+        let limit = self.limit();
         let Some(state) = self.stages.get_mut(stage) else {
             return;
         };
-        if position.0 > state.through {
+        if position.0 > state.through && position.0 <= limit {
             state.candidates.insert_range(position.0, position.0);
             self.failed
                 .entry(position.0)
@@ -106,6 +107,7 @@ impl SubscriptionState {
         let Some(through) = self.stages.iter().map(|stage| stage.through).min() else {
             return false;
         };
+        let through = through.min(self.limit());
         let Some((leader, others)) = self.stages.split_first() else {
             return false;
         };
@@ -133,6 +135,7 @@ impl SubscriptionState {
         if !self.failed.is_empty() {
             self.failed = self.failed.split_off(&(through + 1));
         }
+        self.take_over();
     }
 
     // Makes `first..=last` pending, except what is acked already. Returns how many became deliverable.

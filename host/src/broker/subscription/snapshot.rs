@@ -1,27 +1,32 @@
 //! A subscription's state as bytes, for checkpoints. Consumers and what they hold are not part of it: after a
 //! restart everything in flight is deliverable again, with the attempts it had before.
 //!
-//! Layout: version (1 byte), the postcard form of [`Stored`], then the position sets in roaring's portable
-//! format: pending, acked ahead, and one per stage.
+//! Layout: version (1 byte), the postcard form of [`Stored`], from version 2 on that of [`StoredChains`], then the
+//! position sets in roaring's portable format: pending, acked ahead, and one per stage. A subscription whose
+//! filters were never changed is written as version 1.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::chains::{Chains, Upcoming};
 use super::{Delayed, GiveUpReason, GivenUpEntry, Stage, SubscriptionState};
 use crate::broker::positions::PositionSet;
 use crate::broker::ranges::RangeMap;
 use crate::domain::{DeliveryPolicy, Millis, Position};
 
-const VERSION: u8 = 1;
+/// Filters that were never changed.
+const FIRST_CHAIN: u8 = 1;
+/// With the chain that judges and those after it.
+const CHAINS: u8 = 2;
 
 /// Why the bytes are not a subscription's state.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Written by another version.
     #[error(
-        "the subscription's state has version {0}, this broker reads {VERSION}; start the version that wrote it"
+        "the subscription's state has version {0}, this broker reads {FIRST_CHAIN} and {CHAINS}; start the version that wrote it"
     )]
     Version(u8),
     /// The head cannot be read.
@@ -56,6 +61,13 @@ struct Stored {
     paused: Option<Arc<str>>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct StoredChains {
+    revision: u32,
+    /// Revision, fence and number of filters.
+    upcoming: Vec<(u32, u64, u8)>,
+}
+
 impl SubscriptionState {
     /// The state as bytes. Counters since the start of the broker are not part of it.
     #[must_use]
@@ -79,8 +91,14 @@ impl SubscriptionState {
                 .collect(),
             paused: self.paused.clone(),
         };
-        let mut bytes = postcard::to_extend(&stored, vec![VERSION])
+        let changed = self.chains.revision > 0 || !self.chains.upcoming.is_empty();
+        let version = if changed { CHAINS } else { FIRST_CHAIN };
+        let mut bytes = postcard::to_extend(&stored, vec![version])
             .expect("plain numbers and texts always serialize into a Vec");
+        if changed {
+            bytes = postcard::to_extend(&StoredChains::of(&self.chains), bytes)
+                .expect("plain numbers always serialize into a Vec");
+        }
         let sets = [&self.pending, &self.acked_ahead];
         for set in sets
             .into_iter()
@@ -91,7 +109,8 @@ impl SubscriptionState {
         bytes
     }
 
-    /// The state that [`snapshot`](Self::snapshot) wrote, for a subscription with `stages` filters.
+    /// The state that [`snapshot`](Self::snapshot) wrote. `stages_of` says how many filters the chain with a revision
+    /// has; `None` for one that the caller does not know yet.
     ///
     /// # Errors
     ///
@@ -99,15 +118,20 @@ impl SubscriptionState {
     pub fn restore(
         bytes: &[u8],
         policy: DeliveryPolicy,
-        stages: usize,
+        stages_of: impl Fn(u32) -> Option<usize>,
     ) -> Result<Self, RestoreError> {
         let (version, bytes) = bytes
             .split_first()
             .ok_or(RestoreError::Inconsistent("it is empty"))?;
-        if *version != VERSION {
+        if ![FIRST_CHAIN, CHAINS].contains(version) {
             return Err(RestoreError::Version(*version));
         }
         let (stored, mut rest) = postcard::take_from_bytes::<Stored>(bytes)?;
+        let mut chains = Chains::default();
+        if *version == CHAINS {
+            let (stored, after) = postcard::take_from_bytes::<StoredChains>(rest)?;
+            (chains, rest) = (stored.chains(), after);
+        }
         let pending = PositionSet::read(&mut rest)?;
         let acked_ahead = PositionSet::read(&mut rest)?;
         let candidates = stored
@@ -123,16 +147,23 @@ impl SubscriptionState {
         if !rest.is_empty() {
             return Err(RestoreError::Inconsistent("bytes follow its end"));
         }
-        if candidates.len() != stages {
-            return Err(RestoreError::Stages {
-                found: candidates.len(),
-                expected: stages,
-            });
+        let all = std::iter::once((chains.revision, candidates.len())).chain(
+            chains
+                .upcoming
+                .iter()
+                .map(|next| (next.revision, next.stages)),
+        );
+        for (revision, found) in all {
+            let expected = stages_of(revision).unwrap_or(found);
+            if found != expected {
+                return Err(RestoreError::Stages { found, expected });
+            }
         }
         let state = Self {
             pending,
             acked_ahead,
             stages: candidates,
+            chains,
             ..Self::new(policy, Position(stored.start), 0)
         };
         state.with(stored)
@@ -172,6 +203,14 @@ impl SubscriptionState {
         check(
             through.unwrap_or(self.evaluated) == self.evaluated,
             "its filters are elsewhere",
+        )?;
+        let after = (self.chains.revision, self.evaluated.saturating_add(1));
+        let places = self.chains.upcoming.iter();
+        check(
+            std::iter::once(after)
+                .chain(places.map(|next| (next.revision, next.from)))
+                .is_sorted_by(|before, next| before.0 < next.0 && before.1 < next.1),
+            "its changes are out of order",
         )?;
         check(
             self.pending
@@ -229,5 +268,33 @@ impl SubscriptionState {
             after = last.saturating_add(1);
         }
         Ok(ranges)
+    }
+}
+
+impl StoredChains {
+    fn of(chains: &Chains) -> Self {
+        let upcoming = chains.upcoming.iter().map(|next| {
+            let stages = u8::try_from(next.stages).unwrap_or(u8::MAX);
+            (next.revision, next.from, stages)
+        });
+        Self {
+            revision: chains.revision,
+            upcoming: upcoming.collect(),
+        }
+    }
+
+    fn chains(self) -> Chains {
+        let upcoming = self.upcoming.into_iter();
+        Chains {
+            revision: self.revision,
+            upcoming: upcoming
+                .map(|(revision, from, stages)| Upcoming {
+                    revision,
+                    from,
+                    stages: usize::from(stages),
+                })
+                .collect(),
+            ..Chains::default()
+        }
     }
 }
