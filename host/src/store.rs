@@ -13,6 +13,7 @@ mod index;
 mod journal;
 mod manifest;
 mod pool;
+mod preparer;
 mod reader;
 mod record;
 mod recovery;

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::error::WriteError;
 use super::fs::{File, FileSystem};
 use super::index::{Entry, JournalFile};
+use super::preparer::Preparer;
 use super::record::{self, FILE_HEAD_BYTES, FileHead, HEADER_BYTES, Kind, Salt, TooLong};
 use super::{Shared, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
@@ -24,6 +25,9 @@ pub(super) const ASIDE: &str = "new";
 pub struct JournalWriter {
     shared: Arc<Shared>,
     file: Arc<JournalFile>,
+    /// All of the file has been written before, so a sync has only content to write.
+    prewritten: bool,
+    preparer: Preparer,
     /// Where the next record goes.
     at: u64,
     /// Up to where the file is preallocated.
@@ -51,9 +55,12 @@ impl JournalWriter {
         let allocated = shared.options.journal_file_bytes.max(FILE_HEAD_BYTES);
         let file = create_file(&*shared.fs, &shared.dir, next, allocated)
             .map_err(|error| (path.clone(), error))?;
+        let preparer = Preparer::new(shared.fs.clone(), &shared.dir, allocated);
         let mut writer = Self {
             shared,
             file: Arc::new(file),
+            prewritten: false,
+            preparer,
             at: FILE_HEAD_BYTES,
             allocated,
             next,
@@ -78,7 +85,9 @@ impl JournalWriter {
         self.check_failure()?;
         let after = self.check_order(blocks)?;
         let mut table = self.encode(notes, blocks)?;
-        if self.at > FILE_HEAD_BYTES && self.at + self.buffer.len() as u64 > self.allocated {
+        let is_full = self.at + self.buffer.len() as u64 > self.allocated;
+        let is_slower = !self.prewritten && self.preparer.is_ready();
+        if self.at > FILE_HEAD_BYTES && (is_full || is_slower) {
             self.begin_file(self.buffer.len() as u64)?;
             // The salt is another one now. Rare, so encoding again is simplest.
             table = self.encode(notes, blocks)?;
@@ -109,6 +118,7 @@ impl JournalWriter {
         if self.durable_before < self.next {
             self.file.file.sync().map_err(|error| self.fail(error))?;
             self.durable_before = self.next;
+            self.preparer.synced(self.at);
         }
         self.make_readable();
         Ok(())
@@ -250,9 +260,14 @@ impl JournalWriter {
             .map_err(|error| self.fail(error))?;
         let room = FILE_HEAD_BYTES + record_bytes + HEADER_BYTES as u64;
         let allocated = self.shared.options.journal_file_bytes.max(room);
-        let file = create_file(&*self.shared.fs, &self.shared.dir, self.next, allocated)
-            .map_err(|error| self.fail(error))?;
-        self.file = Arc::new(file);
+        let prepared = self.preparer.take();
+        self.prewritten = prepared.is_some() && room <= self.shared.options.journal_file_bytes;
+        let (fs, dir) = (&*self.shared.fs, &self.shared.dir);
+        let created = match prepared.filter(|_| self.prewritten) {
+            Some((file, aside)) => name_file(fs, dir, new_head(self.next), file, &aside),
+            None => create_file(fs, dir, self.next, allocated),
+        };
+        self.file = Arc::new(created.map_err(|error| self.fail(error))?);
         self.at = FILE_HEAD_BYTES;
         self.allocated = allocated;
         self.announce_file();
@@ -294,11 +309,14 @@ fn create_file(
     first: CommitNumber,
     allocated: u64,
 ) -> io::Result<JournalFile> {
-    let head = FileHead {
+    place_file(fs, dir, new_head(first), |file| file.allocate(allocated))
+}
+
+fn new_head(first: CommitNumber) -> FileHead {
+    FileHead {
         first,
         salt: Salt(rand::random()),
-    };
-    place_file(fs, dir, head, |file| file.allocate(allocated))
+    }
 }
 
 /// Puts a journal file with this head and what `fill` adds in its place, replacing one that is there. It is
@@ -309,13 +327,24 @@ pub(super) fn place_file(
     head: FileHead,
     fill: impl FnOnce(&dyn File) -> io::Result<()>,
 ) -> io::Result<JournalFile> {
-    let path = file_path(dir, head.first);
-    let aside = path.with_extension(ASIDE);
+    let aside = file_path(dir, head.first).with_extension(ASIDE);
     let file = fs.create(&aside)?;
-    file.write_at(&head.encode(), 0)?;
     fill(&*file)?;
+    name_file(fs, dir, head, file, &aside)
+}
+
+// Gives a file that lies aside its head, and then its name.
+fn name_file(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    head: FileHead,
+    file: Arc<dyn File>,
+    aside: &Path,
+) -> io::Result<JournalFile> {
+    let path = file_path(dir, head.first);
+    file.write_at(&head.encode(), 0)?;
     file.sync()?;
-    fs.rename(&aside, &path)?;
+    fs.rename(aside, &path)?;
     fs.sync_dir(&journal_dir(dir))?;
     Ok(JournalFile::new(
         file,
