@@ -21,6 +21,8 @@ const LATENCY_US_MAX: u64 = 120_000_000;
 /// Intended send times that a late publisher may be behind before the pacing itself waits. It is never reached
 /// before the run is useless anyway.
 const PACE_QUEUE_MAX: usize = 1 << 20;
+/// Windows that a measurement may take when little is answered.
+const WINDOWS_MAX: u32 = 10;
 /// Events that a paced publisher may have unanswered: so many that it never waits.
 const PACED_OUTSTANDING: usize = 1 << 16;
 
@@ -98,7 +100,7 @@ pub(crate) async fn drive(broker: &Broker, plan: &Plan) -> anyhow::Result<Outcom
     load_for(plan.warm_up, &mut publishers, &mut consumers).await?;
     let before = (broker.reading()?, load.counts());
     load.enter(Phase::Measure);
-    load_for(plan.window, &mut publishers, &mut consumers).await?;
+    measure(&load, plan, &mut publishers, &mut consumers).await?;
     let after = (broker.reading()?, load.counts());
     load.enter(Phase::Drain);
 
@@ -162,6 +164,27 @@ async fn start_publishers(broker: &Broker, plan: &Plan, load: &Arc<Load>) -> any
         }
     }
     Ok(tasks)
+}
+
+// Lets the load run for the window, and longer when answers come so slowly or in such bursts that two rounds of what
+// is outstanding do not fit into it.
+async fn measure(
+    load: &Load,
+    plan: &Plan,
+    publishers: &mut Tasks,
+    consumers: &mut Tasks,
+) -> anyhow::Result<()> {
+    let before = load.counts().answered;
+    let begin = Instant::now();
+    let rounds = 2 * (plan.publishers * plan.outstanding) as u64;
+    loop {
+        load_for(plan.window, publishers, consumers).await?;
+        let is_enough = load.counts().answered - before >= rounds;
+        let is_late = begin.elapsed() >= WINDOWS_MAX * plan.window;
+        if plan.rate.is_some() || is_enough || is_late {
+            return Ok(());
+        }
+    }
 }
 
 // Lets the load run, and fails at once when a task fails.

@@ -19,8 +19,9 @@ mod workloads;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::args::Args;
 use self::workloads::Bench;
@@ -57,7 +58,7 @@ async fn compare(args: Args) -> anyhow::Result<ExitCode> {
     println!("{}", bench.preamble());
     let ran = tokio::select! {
         ran = bench.run() => ran,
-        result = tokio::signal::ctrl_c() => result.context("waiting for an interrupt"),
+        interrupted = interrupt() => interrupted,
     };
     if let Some(path) = json {
         let text = format!("{:#}\n", bench.json());
@@ -69,4 +70,14 @@ async fn compare(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+// Ends with an error when somebody asks the program to stop, so that the brokers are ended like after any other.
+async fn interrupt() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    bail!("interrupted");
 }

@@ -141,19 +141,13 @@ impl Bench {
     }
 
     // A table with a row for each broker, compared with plain NATS.
-    fn table(&self, workload: &'static str, title: impl Into<String>) -> Table {
+    fn table(&self, workload: &'static str, title: impl Into<String>, kinds: &[Kind]) -> Table {
         let mut table = Table::new(workload, title);
-        for kind in &self.kinds {
+        for kind in kinds {
             table.row(kind.label());
         }
-        self.compare_with_nats(&mut table, self.kinds.len());
+        compare_with_nats(&mut table, kinds);
         table
-    }
-
-    fn compare_with_nats(&self, table: &mut Table, rows: usize) {
-        if let Some(base) = self.kinds.iter().position(|kind| *kind == Kind::Nats) {
-            table.compare(0..rows, base);
-        }
     }
 
     // Lets the rows of a table take turns, and keeps the table.
@@ -190,6 +184,13 @@ impl Bench {
             warm_up: self.args.warm_up(),
             window: self.args.window(),
         }
+    }
+}
+
+// Compares rows of these brokers with that of plain NATS, if it takes part.
+fn compare_with_nats(table: &mut Table, kinds: &[Kind]) {
+    if let Some(base) = kinds.iter().position(|kind| *kind == Kind::Nats) {
+        table.compare(0..kinds.len(), base);
     }
 }
 

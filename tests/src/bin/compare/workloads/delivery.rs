@@ -1,7 +1,7 @@
 //! W2 to W5: events on their way to consumers that ack each of them: end to end, latency, fan-out, and selection by
 //! content.
 
-use super::{Bench, TOPIC, usage};
+use super::{Bench, TOPIC, compare_with_nats, usage};
 use crate::broker::{Broker, Kind, Places, Subscription};
 use crate::load::{Outcome, Plan, Wants, drive};
 use crate::report::{Sample, Table, Unit, figure, median};
@@ -31,7 +31,7 @@ enum Selection {
 impl Bench {
     pub(super) async fn end_to_end(&mut self) {
         let title = "one publisher, one consumer that acks each event, 1,024 B, both at full speed";
-        let table = self.table("e2e", title);
+        let table = self.table("e2e", title, &self.kinds);
         let plan = self.plan(Shape::plain(SIZE, TOPIC));
         let (kinds, places) = (self.kinds.clone(), self.places.clone());
         self.take_turns(table, kinds.len(), async |row| {
@@ -43,14 +43,14 @@ impl Bench {
 
     pub(super) async fn latency(&mut self) {
         let title = "256 B at 1,000 events/s, from intended send to received";
-        let table = self.table("latency", title);
+        let table = self.table("latency", title, &self.kinds);
         let plan = self.plan(Shape::plain(LATENCY_SIZE, TOPIC));
         let rates = vec![LATENCY_RATE; self.kinds.len()];
         self.latency_at(table, &plan, &rates).await;
 
         let rates = self.half_rates().await;
         let title = "1,024 B at half of what end to end reached";
-        let table = self.table("latency", title);
+        let table = self.table("latency", title, &self.kinds);
         let plan = self.plan(Shape::plain(SIZE, TOPIC));
         self.latency_at(table, &plan, &rates).await;
     }
@@ -100,7 +100,7 @@ impl Bench {
 
     pub(super) async fn fan_out(&mut self) {
         let title = format!("one publisher, {SUBSCRIPTIONS} durable subscriptions, 1,024 B");
-        let table = self.table("fanout", title);
+        let table = self.table("fanout", title, &self.kinds);
         let plan = self.plan(Shape::plain(SIZE, TOPIC));
         let (kinds, places) = (self.kinds.clone(), self.places.clone());
         self.take_turns(table, kinds.len(), async |row| {
@@ -114,7 +114,7 @@ impl Bench {
         let title = format!(
             "{SUBSCRIPTIONS} subscriptions that want a tenth each by a field of 1,024 B JSON"
         );
-        let mut table = self.table("filter", title);
+        let mut table = self.table("filter", title, &self.kinds);
         let own = |kind: Kind| match kind.has_filters() {
             true => (kind, Selection::Filter),
             false => (kind, Selection::Client),
@@ -123,7 +123,8 @@ impl Bench {
         if self.kinds.contains(&Kind::Nats) {
             table.row("nats, routed by subject");
             rows.push((Kind::Nats, Selection::Routed));
-            self.compare_with_nats(&mut table, rows.len());
+            let kinds: Vec<Kind> = rows.iter().map(|(kind, _)| *kind).collect();
+            compare_with_nats(&mut table, &kinds);
         }
         let plan = self.plan(Shape::json(SIZE, SUBSCRIPTIONS, TOPIC));
         let places = self.places.clone();

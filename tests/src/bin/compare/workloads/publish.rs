@@ -13,7 +13,7 @@ impl Bench {
     pub(super) async fn publish(&mut self) {
         for (publishers, size) in CASES {
             let title = format!("durable publish, {publishers} × 1,000 outstanding, {size} B");
-            let table = self.table("publish", title);
+            let table = self.table("publish", title, &self.kinds);
             let mut plan = self.plan(Shape::plain(size, TOPIC));
             plan.publishers = publishers;
             let (kinds, places) = (self.kinds.clone(), self.places.clone());
