@@ -27,6 +27,8 @@ const STREAM: &str = "compare";
 const SUBJECTS: &str = "compare.>";
 /// Messages handed out and not acked, per consumer; Tidegate's own default, since NATS's of 1,000 would be a brake.
 const ACK_PENDING_MAX: i64 = 65_536;
+/// Consumers of the stream; newer servers allow 1,000 when nothing is said.
+const CONSUMERS_MAX: i32 = 100_000;
 /// How long an answer may take. Long, so that a slow sync is a low rate and not a failure.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Name of the server's program.
@@ -74,6 +76,7 @@ impl Nats {
             name: STREAM.to_owned(),
             subjects: vec![SUBJECTS.to_owned()],
             storage: stream::StorageType::File,
+            max_consumers: CONSUMERS_MAX,
             ..stream::Config::default()
         };
         nats.control()?.create_stream(stream).await?;
