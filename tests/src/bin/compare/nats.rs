@@ -31,6 +31,8 @@ const ACK_PENDING_MAX: i64 = 65_536;
 const CONSUMERS_MAX: i32 = 100_000;
 /// How long an answer may take. Long, so that a slow sync is a low rate and not a failure.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How long the server may take to stop in good order; with thousands of consumers it takes more than a minute.
+const STOP_WITHIN: Duration = Duration::from_secs(300);
 /// Name of the server's program.
 const PROGRAM: &str = "nats-server";
 
@@ -283,7 +285,11 @@ impl Server {
 
     async fn stop(&mut self) -> anyhow::Result<()> {
         self.signal(Signal::TERM);
-        wait_for("nats-server to stop", async || Ok(self.child.try_wait()?)).await?;
+        let deadline = Instant::now() + STOP_WITHIN;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "the server does not stop");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Ok(())
     }
 
