@@ -34,6 +34,10 @@ pub struct Setup {
     pub grants: String,
     /// More lines of `[listen]`.
     pub listen: String,
+    /// The program to run as `<program> serve --config FILE`; this package's own build of the broker by default.
+    pub program: Option<PathBuf>,
+    /// Where its directory is made; the system's folder for temporary files by default.
+    pub parent: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -42,6 +46,8 @@ impl Default for Setup {
             config: String::new(),
             grants: GRANT_ALL.to_owned(),
             listen: String::new(),
+            program: None,
+            parent: None,
         }
     }
 }
@@ -100,7 +106,10 @@ impl BrokerProcess {
     /// # Errors
     /// It did not start; the message has the end of its log.
     pub async fn start_with(setup: Setup) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("tidegate-it-").tempdir()?;
+        let parent = setup.parent.clone().unwrap_or_else(std::env::temp_dir);
+        let directory = tempfile::Builder::new()
+            .prefix("tidegate-it-")
+            .tempdir_in(parent)?;
         let pki = TestPki::new()?;
         let tls = pki.write_server_files(&directory.path().join("certs"))?;
         let any = "127.0.0.1:0".to_owned();
@@ -145,7 +154,7 @@ impl BrokerProcess {
             .create(true)
             .append(true)
             .open(self.log_path())?;
-        let child = Command::new(binary()?)
+        let child = Command::new(self.program()?)
             .arg("serve")
             .arg("--config")
             .arg(&config)
@@ -237,7 +246,7 @@ impl BrokerProcess {
             .replace(&self.endpoints.quic, "127.0.0.1:0")
             .replace(admin_address(&self.endpoints.admin), "127.0.0.1:0");
         fs::write(&config, text)?;
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(self.program()?);
         command
             .arg("serve")
             .arg("--config")
@@ -332,6 +341,16 @@ impl BrokerProcess {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// Id of the process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    fn program(&self) -> anyhow::Result<PathBuf> {
+        self.setup.program.clone().map_or_else(binary, Ok)
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.path().join("broker.log")
     }
@@ -347,6 +366,7 @@ impl BrokerProcess {
             config,
             grants,
             listen,
+            ..
         } = &self.setup;
         format!(
             "data_dir = {:?}\n\n[listen]\nquic = {:?}\nadmin = {:?}\n{listen}\n\n{}\n{config}\n{grants}\n",
@@ -387,9 +407,10 @@ fn admin_address(admin: &str) -> &str {
     admin.trim_start_matches("http://")
 }
 
-// Blocks that are allocated, since a preallocated or sparse file's length says little. What vanishes while it
-// is looked at counts as nothing.
-fn bytes_under(directory: &Path) -> u64 {
+/// Bytes that a directory takes on disk: blocks that are allocated, since a preallocated or sparse file's length says
+/// little. What vanishes while it is looked at counts as nothing.
+#[must_use]
+pub fn bytes_under(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = fs::read_dir(directory) else {
         return 0;

@@ -28,12 +28,14 @@ pub async fn guest(name: &'static str) -> anyhow::Result<Vec<u8>> {
 
 fn build() -> anyhow::Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests/Cargo.toml");
-    // `<target>/debug/deps/it-…`: guests get a folder of their own, since a build of the whole workspace may
-    // hold the lock of this one.
+    // `<target>/debug/deps/it-…`, or `<target>/release/compare`: guests get a folder of their own, since a build of
+    // the whole workspace may hold the lock of this one.
     let own = std::env::current_exe()?;
     let target = own
         .ancestors()
-        .nth(3)
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .and_then(Path::parent)
         .context("a test outside a target folder")?;
     let target = target.join("guests");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -10,7 +10,7 @@ mod raw;
 mod wait;
 
 pub use admin::{AdminApi, AdminRefusal};
-pub use broker::{BrokerProcess, Setup};
+pub use broker::{BrokerProcess, Setup, bytes_under};
 pub use guests::guest;
 pub use pki::{TestIdentity, TestPki};
 pub use raw::{Ended, RawClient, RawStream};

@@ -90,8 +90,12 @@ impl TestPki {
         })
     }
 
-    /// Writes what the broker needs into `directory` and returns its `[tls]` section.
-    pub(crate) fn write_server_files(&self, directory: &Path) -> anyhow::Result<String> {
+    /// Writes what a broker needs into `directory`, as `server.pem`, `server.key` and `ca.pem`, and returns the
+    /// `[tls]` section that names them.
+    ///
+    /// # Errors
+    /// Signing failed, or the files cannot be written.
+    pub fn write_server_files(&self, directory: &Path) -> anyhow::Result<String> {
         fs::create_dir_all(directory)?;
         let server = self.server()?;
         let write = |name: &str, text: &str| {

@@ -1,0 +1,93 @@
+//! The command line, and what it means for every measurement.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::broker::Kind;
+
+/// Load before anything counts, so that connections, caches and the first files are there.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// Measures Tidegate beside NATS JetStream on this machine.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "compare")]
+pub(crate) struct Args {
+    /// What to measure; everything by default.
+    pub(crate) workloads: Vec<Workload>,
+    /// Seconds of each measurement, after a second of warm-up.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// How often each measurement is repeated. The brokers take turns.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) runs: u64,
+    /// Only these brokers.
+    #[arg(long, value_delimiter = ',', value_name = "BROKERS")]
+    pub(crate) only: Vec<Kind>,
+    /// Where the brokers keep their data: a folder on the disk to be measured. Default: the system's temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The NATS server's program. Default: `nats-server` on the path.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nats: Option<PathBuf>,
+    /// MiB of events that wait before they are drained (backlog).
+    #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub(crate) backlog_mib: u64,
+    /// Most connections, topics and idle subscriptions of `scale`, and rules of `rules`.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) scale_max: u64,
+    /// One run of two seconds each: whether it works rather than how fast.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Write all samples to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// W1: durable publishes, 1,000 outstanding per publisher, kept and not consumed.
+    Publish,
+    /// W2: one publisher, one durable consumer that acks each event.
+    E2e,
+    /// W3: latency at 1,000 events/s and at half of what `e2e` reached, from the moment an event was meant to be sent.
+    Latency,
+    /// W4: ten durable subscriptions that get everything.
+    Fanout,
+    /// W5: ten subscriptions that each want a tenth by a field of the JSON body.
+    Filter,
+    /// W6: up to 10,000 subscriptions with a rule each, nobody consuming (Tidegate only).
+    Rules,
+    /// W7: a backlog, drained while publishing goes on.
+    Backlog,
+    /// W8: many connections, topics, idle subscriptions; with the time to open after a restart.
+    Scale,
+    /// Good subscriptions beside a bad neighbour (Tidegate only).
+    Isolation,
+    /// What the machine itself can do: a QUIC stream, the disk, the journal alone.
+    Limits,
+}
+
+impl Args {
+    /// Whether `workload` was asked for.
+    pub(crate) fn wants(&self, workload: Workload) -> bool {
+        self.workloads.is_empty() || self.workloads.contains(&workload)
+    }
+
+    /// How often each measurement is made.
+    pub(crate) fn runs(&self) -> usize {
+        if self.quick { 1 } else { self.runs as usize }
+    }
+
+    /// How long one measurement is.
+    pub(crate) fn window(&self) -> Duration {
+        Duration::from_secs(if self.quick { 2 } else { self.seconds })
+    }
+
+    /// How long load runs before it.
+    pub(crate) fn warm_up(&self) -> Duration {
+        WARM_UP
+    }
+}

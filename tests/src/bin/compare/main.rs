@@ -1,0 +1,83 @@
+//! Tidegate beside its peers, on this machine: the same loads through each broker's public client, each broker a
+//! process of its own that this program starts, runs in turns, medians and spreads. Run by hand, since it takes minutes:
+//!
+//! `cargo run --release -p tidegate-tests --bin compare -- [WORKLOAD…] [--quick]`
+//!
+//! Called as `compare serve …` the program is Tidegate's own command line: that is the broker it measures, so nothing
+//! else has to be built.
+
+mod args;
+mod broker;
+mod limits;
+mod load;
+mod nats;
+mod report;
+mod shape;
+mod tidegate;
+mod usage;
+mod workloads;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::args::Args;
+use self::workloads::Bench;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        let code = runtime.block_on(::tidegate::cli::run(::tidegate::cli::Cli::parse()));
+        runtime.shutdown_background();
+        return code;
+    }
+    match runtime.block_on(compare(Args::parse())) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs what was asked for and prints it. Tables are printed as they come, so an interrupt loses only the one at hand.
+async fn compare(args: Args) -> anyhow::Result<ExitCode> {
+    let json = args.json.clone();
+    let mut bench = Bench::new(args)?;
+    println!("{}", bench.preamble());
+    let ran = tokio::select! {
+        ran = bench.run() => ran,
+        interrupted = interrupt() => interrupted,
+    };
+    if let Some(path) = json {
+        let text = format!("{:#}\n", bench.json());
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    ran?;
+    Ok(if bench.has_failures() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+// Ends with an error when somebody asks the program to stop, so that the brokers are ended like after any other.
+async fn interrupt() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    bail!("interrupted");
+}

@@ -1,0 +1,213 @@
+//! What is measured, one file per kind of question, and what they share: the turns the brokers take, and the figures
+//! that every measurement ends with.
+
+mod backlog;
+mod delivery;
+mod isolation;
+mod limits;
+mod publish;
+mod rules;
+mod scale;
+
+use std::fmt::Write;
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use crate::args::{Args, Workload};
+use crate::broker::{Broker, Kind, Places};
+use crate::load::{Outcome, Plan, Wants};
+use crate::nats;
+use crate::report::{Figure, Sample, Table, Unit, figure};
+use crate::shape::Shape;
+
+/// Topic of all events, unless a workload is about topics.
+const TOPIC: &str = "compare.events";
+/// Events that a publisher leaves unanswered.
+const OUTSTANDING: usize = 1_000;
+
+/// All measurements of one call of the program, and what they found so far.
+pub(crate) struct Bench {
+    args: Args,
+    kinds: Vec<Kind>,
+    places: Places,
+    nats_version: Option<String>,
+    tables: Vec<Table>,
+}
+
+impl Bench {
+    /// Finds the programs, and decides who takes part.
+    pub(crate) fn new(args: Args) -> anyhow::Result<Self> {
+        let is_asked_for = |kind: &Kind| args.only.is_empty() || args.only.contains(kind);
+        let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(is_asked_for).collect();
+        let found = match kinds[..] {
+            [Kind::Tidegate] => None,
+            _ => nats::find(args.nats.as_deref())?,
+        };
+        let (nats, nats_version) = found.unzip();
+        if nats.is_none() {
+            kinds.retain(|kind| *kind == Kind::Tidegate);
+        }
+        ensure!(
+            !kinds.is_empty(),
+            "there is no nats-server on the path; say where it is with --nats"
+        );
+        let directory = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+        Ok(Self {
+            args,
+            kinds,
+            places: Places { directory, nats },
+            nats_version,
+            tables: Vec::new(),
+        })
+    }
+
+    /// What the tables have to be read with.
+    pub(crate) fn preamble(&self) -> String {
+        let mut text = format!(
+            "{} runs of {} s each after {} s of warm-up, the brokers in turns, each on a fresh directory below {}. A cell is \
+             the median (lowest–highest).\n`ratio` is the first column to that of the row it is compared with, run by run. \
+             CPU, memory and disk are the broker's; `wire` is all bytes over loopback, both ways and headers included, per \
+             published event.\n{} cores.\n",
+            self.args.runs(),
+            self.args.window().as_secs(),
+            self.args.warm_up().as_secs(),
+            self.places.directory.display(),
+            std::thread::available_parallelism().map_or(0, usize::from),
+        );
+        match &self.nats_version {
+            Some(version) => {
+                let _ = writeln!(text, "{version}.");
+            }
+            None if self.args.only != [Kind::Tidegate] => {
+                text += "There is no nats-server on the path (`--nats FILE` says where it is): Tidegate runs alone.\n";
+            }
+            None => {}
+        }
+        text
+    }
+
+    /// Runs every workload that was asked for, and prints each table as soon as it is there.
+    pub(crate) async fn run(&mut self) -> anyhow::Result<()> {
+        let has_tidegate = self.kinds.contains(&Kind::Tidegate);
+        let wants = |bench: &Self, workload| bench.args.wants(workload);
+        if wants(self, Workload::Limits) && has_tidegate {
+            Box::pin(self.limits()).await;
+        }
+        if wants(self, Workload::Publish) {
+            Box::pin(self.publish()).await;
+        }
+        if wants(self, Workload::E2e) {
+            Box::pin(self.end_to_end()).await;
+        }
+        if wants(self, Workload::Latency) {
+            Box::pin(self.latency()).await;
+        }
+        if wants(self, Workload::Fanout) {
+            Box::pin(self.fan_out()).await;
+        }
+        if wants(self, Workload::Filter) {
+            Box::pin(self.filter()).await;
+        }
+        if wants(self, Workload::Rules) && has_tidegate {
+            Box::pin(self.rules()).await;
+        }
+        if wants(self, Workload::Backlog) {
+            Box::pin(self.backlog()).await;
+        }
+        if wants(self, Workload::Scale) {
+            Box::pin(self.scale()).await;
+        }
+        if wants(self, Workload::Isolation) && has_tidegate {
+            Box::pin(self.isolation()).await?;
+        }
+        Ok(())
+    }
+
+    /// Every sample of every table.
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "runs": self.args.runs(),
+            "seconds": self.args.window().as_secs(),
+            "cores": std::thread::available_parallelism().map_or(0, usize::from),
+            "nats": self.nats_version,
+            "tables": self.tables.iter().map(Table::json).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Whether a run failed.
+    pub(crate) fn has_failures(&self) -> bool {
+        self.tables.iter().any(Table::has_failures)
+    }
+
+    // A table with a row for each broker, compared with plain NATS.
+    fn table(&self, workload: &'static str, title: impl Into<String>, kinds: &[Kind]) -> Table {
+        let mut table = Table::new(workload, title);
+        for kind in kinds {
+            table.row(kind.label());
+        }
+        compare_with_nats(&mut table, kinds);
+        table
+    }
+
+    // Lets the rows of a table take turns, and keeps the table.
+    async fn take_turns(
+        &mut self,
+        mut table: Table,
+        rows: usize,
+        mut measure: impl AsyncFnMut(usize) -> anyhow::Result<Sample>,
+    ) {
+        for run in 1..=self.args.runs() {
+            for row in 0..rows {
+                let (title, label) = (table.title(), table.label(row));
+                eprintln!("{title}: {label}, run {run}");
+                let sample = measure(row).await;
+                table.record(row, sample);
+            }
+        }
+        self.finish(table);
+    }
+
+    fn finish(&mut self, table: Table) {
+        println!("{}", table.markdown());
+        self.tables.push(table);
+    }
+
+    // A plan of one publisher as fast as it can, without consumers.
+    fn plan(&self, shape: Shape) -> Plan {
+        Plan {
+            publishers: 1,
+            outstanding: OUTSTANDING,
+            rate: None,
+            shape,
+            consumers: Vec::<(String, Wants)>::new(),
+            warm_up: self.args.warm_up(),
+            window: self.args.window(),
+        }
+    }
+}
+
+// Compares rows of these brokers with that of plain NATS, if it takes part.
+fn compare_with_nats(table: &mut Table, kinds: &[Kind]) {
+    if let Some(base) = kinds.iter().position(|kind| *kind == Kind::Nats) {
+        table.compare(0..kinds.len(), base);
+    }
+}
+
+// What every sample ends with.
+fn usage(broker: &Broker, outcome: &Outcome) -> anyhow::Result<Vec<Figure>> {
+    Ok(vec![
+        figure(
+            "CPU µs/event",
+            Unit::FineMicroseconds,
+            outcome.cpu_us_per_event,
+        ),
+        figure("wire B/event", Unit::Count, outcome.wire_bytes_per_event),
+        figure(
+            "peak RSS MiB",
+            Unit::Mebibytes,
+            broker.resident_bytes_max()? as f64,
+        ),
+        figure("disk MiB", Unit::Mebibytes, broker.disk_bytes() as f64),
+    ])
+}

@@ -1,0 +1,126 @@
+//! W7: a backlog that one consumer drains while publishing goes on at full speed.
+
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::{Bench, OUTSTANDING, TOPIC};
+use crate::broker::{Broker, Kind, Places, STALLED_AFTER, Subscription};
+use crate::load::{Load, Numbers, Phase, Wants, consume, publish};
+use crate::report::{Sample, Unit, figure};
+use crate::shape::Shape;
+use crate::usage::Reading;
+
+/// Bytes of an event.
+const SIZE: usize = 1_024;
+const NAME: &str = "backlog";
+/// How often the consumer's progress is looked at.
+const POLL: Duration = Duration::from_millis(5);
+
+impl Bench {
+    pub(super) async fn backlog(&mut self) {
+        let mebibytes = self.args.backlog_mib;
+        let events = (mebibytes << 20) / SIZE as u64;
+        let title = format!(
+            "{mebibytes} MiB of 1,024 B events wait, then one consumer while publishing goes on"
+        );
+        // A sync for each event would take hours to fill it.
+        let syncs_each = |kind: &Kind| *kind == Kind::NatsAlways;
+        let all = self.kinds.iter().copied();
+        let kinds: Vec<Kind> = all.filter(|kind| !syncs_each(kind)).collect();
+        let table = self.table("backlog", title, &kinds);
+        let places = self.places.clone();
+        self.take_turns(table, kinds.len(), async |row| {
+            Box::pin(drained(kinds[row], &places, events)).await
+        })
+        .await;
+    }
+}
+
+async fn drained(kind: Kind, places: &Places, events: u64) -> anyhow::Result<Sample> {
+    let broker = Broker::start(kind, places).await?;
+    broker.subscribe(&Subscription::new(NAME, TOPIC)).await?;
+    let shape = Shape::plain(SIZE, TOPIC);
+    let load = Load::new();
+    let publisher = broker.publisher(OUTSTANDING).await?;
+    let (backlog, more) = (
+        Numbers {
+            first: 0,
+            max: events,
+        },
+        Numbers {
+            first: events,
+            max: u64::MAX,
+        },
+    );
+
+    let begin = broker.reading()?;
+    publish(&publisher, &load, &shape, backlog, OUTSTANDING).await?;
+    let filled = broker.reading()?;
+
+    let consumer = broker.consumer(NAME).await?;
+    let published = publish(&publisher, &load, &shape, more, OUTSTANDING);
+    let taken = consume(consumer, &load, &shape, Wants::All);
+    let ended = drain(&broker, &load, events);
+    let (_, taken, ended) = tokio::try_join!(published, taken, ended)?;
+    taken.tally.check_reached(events)?;
+
+    let (fill, drain) = (begin.until(filled), filled.until(ended.reading));
+    Ok(vec![
+        figure(
+            "drained events/s",
+            Unit::Count,
+            ended.received as f64 / drain.seconds,
+        ),
+        figure(
+            "published/s meanwhile",
+            Unit::Count,
+            ended.published as f64 / drain.seconds,
+        ),
+        figure("filled events/s", Unit::Count, events as f64 / fill.seconds),
+        figure(
+            "peak RSS MiB",
+            Unit::Mebibytes,
+            broker.resident_bytes_max()? as f64,
+        ),
+        figure("disk MiB", Unit::Mebibytes, broker.disk_bytes() as f64),
+        figure(
+            "CPU µs/drained event",
+            Unit::FineMicroseconds,
+            drain.cpu_us / ended.received.max(1) as f64,
+        ),
+    ])
+}
+
+struct Ended {
+    reading: Reading,
+    received: u64,
+    published: u64,
+}
+
+// Waits until as many events came as there were waiting, and stops publisher and consumer.
+async fn drain(broker: &Broker, load: &Load, events: u64) -> anyhow::Result<Ended> {
+    let before = load.counts();
+    let mut last = (0, std::time::Instant::now());
+    let counts = loop {
+        let counts = load.counts();
+        if counts.received >= events {
+            break counts;
+        }
+        if counts.received != last.0 {
+            last = (counts.received, std::time::Instant::now());
+        }
+        if last.1.elapsed() > STALLED_AFTER {
+            bail!("only {} of {events} events came", counts.received);
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    let reading = broker.reading()?;
+    load.enter(Phase::Drain);
+    load.enter(Phase::Done);
+    Ok(Ended {
+        reading,
+        received: counts.received,
+        published: counts.answered - before.answered,
+    })
+}
