@@ -220,7 +220,7 @@ fn journal(directory: &Path, window: Duration) -> anyhow::Result<f64> {
         let mut group_bytes = 0;
         while group_bytes < MIB {
             let mut builder = BlockBuilder::default();
-            while builder.fits(&event) {
+            while builder.fits(event.len()) {
                 builder.push(&event);
             }
             let count = builder.count();
