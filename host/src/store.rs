@@ -54,14 +54,14 @@ pub struct StoreOptions {
     /// Default 64 MiB.
     pub journal_reserve_bytes: u64,
     /// The journal is full beyond this number of blocks, whatever their size: each costs 64 bytes of memory.
-    /// Default 262,144.
+    /// Default 1,048,576.
     pub journal_blocks_max: usize,
     /// sled databases open at a time, at least 2. Reading one may bring all of it into memory, so they cost
     /// up to this many times `generation_part_bytes`, twice. Default 2.
     pub generations_open_max: usize,
-    /// A generation is split into sled databases of about this size. Default 64 MiB.
+    /// A generation is split into sled databases of about this size. Default 16 MiB.
     pub generation_part_bytes: u64,
-    /// Memory for blocks that were read from disk. Default 64 MiB.
+    /// Memory for blocks that were read from disk. Default 32 MiB.
     pub cache_bytes: u64,
     /// Start although committed data is damaged, and go on without it.
     pub accept_loss: bool,
@@ -74,10 +74,10 @@ impl Default for StoreOptions {
             journal_file_bytes: 64 * MIB,
             journal_bytes_max: 4096 * MIB,
             journal_reserve_bytes: 64 * MIB,
-            journal_blocks_max: 262_144,
+            journal_blocks_max: 1_048_576,
             generations_open_max: 2,
-            generation_part_bytes: 64 * MIB,
-            cache_bytes: 64 * MIB,
+            generation_part_bytes: 16 * MIB,
+            cache_bytes: 32 * MIB,
             accept_loss: false,
         }
     }

@@ -53,16 +53,17 @@ pub(super) const JOURNAL_FILE_BYTES: u64 = 64 * MIB;
 pub(super) const INTERVAL_MS: u64 = 50;
 /// One file: room for the acks of everything in flight and for the marks of a checkpoint.
 pub(super) const JOURNAL_RESERVE_BYTES: u64 = JOURNAL_FILE_BYTES;
-/// At 64 bytes each 16 MiB; reached before the bytes when blocks are under 16 KiB.
-pub(super) const JOURNAL_BLOCKS_MAX: u64 = JOURNAL_BYTES_MAX / (16 * KIB);
-/// 1,024 blocks of 64 KiB, shared by all readers that are behind.
-pub(super) const CACHE_BYTES: u64 = 64 * MIB;
+/// At 64 bytes each 64 MiB; reached before the bytes when blocks are under 4 KiB, as with a thousand busy topics.
+pub(super) const JOURNAL_BLOCKS_MAX: u64 = JOURNAL_BYTES_MAX / (4 * KIB);
+/// 512 blocks of 64 KiB, shared by all readers that are behind.
+pub(super) const CACHE_BYTES: u64 = 32 * MIB;
 /// At 100 MB/s the last 0.6 s: longer than a consumer's round trip and a plugin's deadline together.
 pub(super) const TAIL_BYTES: u64 = 64 * MIB;
-/// With 64 MiB each, and sled taking up to twice what it read, at most 256 MiB while a backlog drains.
+/// With 16 MiB each, and sled taking up to twice what it read, at most 64 MiB while a backlog drains.
 pub(super) const GENERATIONS_OPEN_MAX: u32 = 2;
-/// One journal file, so that a checkpoint of one file without acks makes one database.
-pub(super) const GENERATION_PART_BYTES: u64 = JOURNAL_FILE_BYTES;
+/// A database is read whole, and again by each reader that comes when it was closed meanwhile: small enough that readers at
+/// three or four places cost little, large enough that opening one (about 1 ms beside reading it) does not count.
+pub(super) const GENERATION_PART_BYTES: u64 = 16 * MIB;
 
 /// An interpreter (Python, JavaScript) takes 10 to 30 MiB before it holds a rule.
 pub(super) const PLUGIN_MEMORY_BYTES_MAX: u64 = 64 * MIB;

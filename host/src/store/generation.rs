@@ -38,7 +38,7 @@ const KEY_BYTES: usize = 12;
 // Items are collected up to this and inserted in two rounds: first every key with an empty value, which splits
 // the tree's pages while they are small, then the values, each of which is then written about once. Inserting
 // values at once writes every one about four times, and the file becomes more than twice as long.
-const BATCH_BYTES: usize = 32 << 20;
+const BATCH_BYTES: usize = 16 << 20;
 // Pages above a quarter of a segment become files of their own; a value of 64 KiB must not.
 const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 16 << 20;

@@ -2,7 +2,7 @@
 //! after its mark, applied as the committer applied it. Filters are not run here: lanes do that again from where
 //! each subscription's state says, with the same verdicts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::catalog::{Catalog, Change, Subscription};
@@ -11,7 +11,7 @@ use super::hub::Cell;
 use super::note::{self, Note, NoteError};
 use super::state::{self, State, StateError};
 use crate::broker::{Producers, SubscriptionState};
-use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId};
+use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId, TopicId};
 use crate::store::{Group, ReadError};
 
 /// Why the broker's state cannot be rebuilt.
@@ -66,6 +66,8 @@ struct Recovery {
     producers: Producers,
     next_position: Position,
     live: BTreeMap<SubscriptionId, Live>,
+    // Which routed subscriptions select a topic; forgotten with every change of the catalog.
+    targets: HashMap<TopicId, Vec<Arc<Cell>>>,
     groups: u64,
 }
 
@@ -94,6 +96,7 @@ impl Recovery {
             producers: state.producers,
             next_position: state.next_position,
             live,
+            targets: HashMap::new(),
             groups: 0,
         }
     }
@@ -110,13 +113,15 @@ impl Recovery {
                 continue;
             };
             topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
+            let targets = self.targets.entry(block.topic).or_insert_with(|| {
+                let routed = self.live.values().filter(|live| live.routed);
+                let selecting = routed.filter(|live| live.cell.selects(&topic.spec.name));
+                selecting.map(|live| live.cell.clone()).collect()
+            });
             let range = block.first_position..=block.last_position();
-            for live in self.live.values().filter(|live| live.routed) {
-                if live.cell.selects(&topic.spec.name) {
-                    live.cell
-                        .lock()
-                        .observe(*range.end(), std::iter::once(range.clone()));
-                }
+            for cell in targets {
+                cell.lock()
+                    .observe(*range.end(), std::iter::once(range.clone()));
             }
         }
         Ok(())
@@ -126,6 +131,7 @@ impl Recovery {
         match note {
             Note::Change(change) => {
                 self.catalog.apply(&change);
+                self.targets.clear();
                 match change {
                     Change::CreateSubscription { id, spec, start } => {
                         self.live.entry(id).or_insert_with(|| {
