@@ -17,6 +17,7 @@ mod hub;
 mod inbox;
 mod lanes;
 mod log;
+mod log_limit;
 mod metrics;
 mod note;
 mod plugin_files;

@@ -83,7 +83,9 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
             }
         };
         if let Some(event) = block.and_then(|block| dead_letter(parts, cell, &block, item)) {
-            tracing::info!(subscription = %cell.name, position = %item.position, topic = %form.dead_letter, reason = %item.reason, attempts = item.attempts, "event given up");
+            if let Some(events) = cell.said.given_up.admit(1) {
+                tracing::info!(subscription = %cell.name, position = %item.position, topic = %form.dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
+            }
             events.push((form.dead_letter.clone(), event));
         }
         push_range(&mut acks, item.position..=item.position);

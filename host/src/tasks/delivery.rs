@@ -309,7 +309,9 @@ impl Taker {
                 self.nack(&[here], None);
             }
             Disposition::Fault { policy, reason } => {
-                tracing::warn!(subscription = %self.cell.name, position = %leased.position, reason, ?policy, "a transform failed");
+                if let Some(events) = self.cell.said.transform_failed.admit(1) {
+                    tracing::warn!(subscription = %self.cell.name, position = %leased.position, reason, ?policy, events, "a transform failed");
+                }
                 match policy {
                     FailurePolicy::DeadLetter => {
                         let reason = GiveUpReason::TransformFailed(reason.into());

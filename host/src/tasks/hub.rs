@@ -16,6 +16,7 @@ use super::catalog::Subscription;
 use super::chain::FilterChain;
 use super::clock::Clock;
 use super::log::Log;
+use super::log_limit::LogLimit;
 use super::transform::TransformChain;
 use crate::broker::{GivenUp, SubscriptionState, TopicInterests};
 use crate::domain::{
@@ -51,6 +52,15 @@ pub(super) struct Cell {
     evaluated_on_disk: AtomicU64,
     /// The oldest pending position that was asked for, and when it was appended.
     pub(super) oldest: Mutex<(Position, Millis)>,
+    pub(super) said: Said,
+}
+
+/// What the log has been told of a subscription lately.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub(super) filter_failed: LogLimit,
+    pub(super) transform_failed: LogLimit,
+    pub(super) given_up: LogLimit,
 }
 
 /// What a subscription is from now on, until it is changed again. Whoever works on a batch takes one and keeps it for
@@ -100,6 +110,7 @@ impl Cell {
             followed: AtomicU64::new(0),
             evaluated_on_disk: AtomicU64::new(0),
             oldest: Mutex::default(),
+            said: Said::default(),
         });
         cell.update(subscription);
         cell

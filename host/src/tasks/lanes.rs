@@ -552,7 +552,9 @@ impl Lane {
                 continue;
             }
             let policy = member.policy();
-            tracing::warn!(subscription = %member.cell.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, "a filter failed on an event");
+            if let Some(events) = member.cell.said.filter_failed.admit(1) {
+                tracing::warn!(subscription = %member.cell.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, events, "a filter failed on an event");
+            }
             match policy {
                 FailurePolicy::DeadLetter => {
                     member
