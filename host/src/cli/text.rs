@@ -47,6 +47,15 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Whether `text` is a host, in brackets if it is an IPv6 address, and a port.
+pub(super) fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    port.parse::<u16>().is_ok() && !host.is_empty() && (bracketed || !host.contains(':'))
+}
+
 /// Milliseconds in the largest unit that keeps two digits: `850ms`, `12s`, `5m`, `3h`, `9d`.
 pub(super) fn age(ms: u64) -> String {
     match ms {
@@ -89,6 +98,16 @@ pub(super) fn moment(ms: u64) -> String {
 mod tests {
     use super::*;
     use crate::domain::{FailurePolicy, StartAt};
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for text in ["localhost:4433", "127.0.0.1:1", "[::1]:4433"] {
+            assert!(is_host_and_port(text), "{text}");
+        }
+        for text in ["localhost", ":4433", "a:b", "a:70000", "::1", "https://a:1"] {
+            assert!(!is_host_and_port(text), "{text}");
+        }
+    }
 
     #[test]
     fn durations_need_their_unit() {
