@@ -261,7 +261,7 @@ impl BrokerProcess {
             .args(arguments)
             .env("TIDEGATE_ADDR", &self.endpoints.quic)
             .env("TIDEGATE_ADMIN", &self.endpoints.admin)
-            .env("TIDEGATE_CA", file("ca.pem", &self.pki.ca_pem())?)
+            .env("TIDEGATE_CA", file("ca.pem", self.pki.ca_pem())?)
             .env(
                 "TIDEGATE_CERT",
                 file("client.pem", &self.everybody.cert_pem)?,
