@@ -18,6 +18,7 @@ mod plugin;
 mod publish;
 mod route;
 mod serve;
+mod signals;
 mod subscription;
 mod text;
 mod topic;

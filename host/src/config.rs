@@ -265,9 +265,9 @@ impl Config {
     /// The text is no TOML, has unknown keys, values of the wrong type, or values that do not fit together.
     /// All unknown keys are told at once, and so are all bad values.
     pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let toml_error = |source| ConfigError::Toml {
+        let toml_error = |error| ConfigError::Toml {
             origin: origin.to_owned(),
-            source,
+            error,
         };
         let unknown = known::unknown_keys(text).map_err(toml_error)?;
         ConfigError::unless_empty(origin, unknown)?;

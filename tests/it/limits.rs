@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::json;
 use tidegate_client::{Client, ConsumerOptions, Event};
-use tidegate_tests::{BrokerProcess, RawClient, Setup, wait_for, within};
+use tidegate_tests::{BrokerProcess, RawClient, Setup, Soak, wait_for, within};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -72,6 +72,16 @@ async fn a_backlog_far_above_the_journal_is_served_from_generations() -> anyhow:
     .await
     .with_context(|| format!("empty {empty}, full {full}, now {}", broker.disk_bytes()))?;
     check_memory(&broker)
+}
+
+#[tokio::test]
+async fn memory_stays_bounded_while_a_gibibyte_is_drained_from_disk() -> anyhow::Result<()> {
+    let soak = Soak {
+        backlog_bytes: 1_024 * MIB,
+        event_bytes: 1_024,
+        subscriptions: 2,
+    };
+    soak.run().await
 }
 
 #[tokio::test]

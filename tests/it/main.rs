@@ -9,6 +9,7 @@
 mod support;
 
 mod architecture;
+mod command_line;
 mod crash;
 mod durability;
 mod end_to_end;

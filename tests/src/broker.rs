@@ -255,6 +255,32 @@ impl BrokerProcess {
         Ok(tokio::task::spawn_blocking(move || command.output()).await??)
     }
 
+    /// The command line with these arguments, for this broker and as a client that may do everything the default grants
+    /// allow.
+    ///
+    /// # Errors
+    /// Its certificates could not be written.
+    pub fn command_line(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        let file = |name: &str, content: &str| {
+            let path = self.directory.path().join(name);
+            fs::write(&path, content).map(|()| path)
+        };
+        let mut command = Command::new(binary()?);
+        command
+            .args(arguments)
+            .env("TIDEGATE_ADDR", &self.endpoints.quic)
+            .env("TIDEGATE_ADMIN", &self.endpoints.admin)
+            .env("TIDEGATE_CA", file("ca.pem", self.pki.ca_pem())?)
+            .env(
+                "TIDEGATE_CERT",
+                file("client.pem", &self.everybody.cert_pem)?,
+            )
+            .env("TIDEGATE_KEY", file("client.key", &self.everybody.key_pem)?)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Ok(command)
+    }
+
     /// A client that may do everything the default grants allow.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
 //! Harness for tests of the whole broker: the real binary in a process and a directory of its own, certificates
 //! made for the test, a client of the admin API, and a client that may break the protocol. Tests live in `it/`;
-//! nothing here asserts anything about the broker beyond that it starts.
+//! nothing here asserts anything about the broker beyond that it starts, except the soak, which a program
+//! shares with them.
 
 mod admin;
 mod broker;
 mod guests;
 mod pki;
 mod raw;
+mod soak;
 mod wait;
 
 pub use admin::{AdminApi, AdminRefusal};
@@ -14,4 +16,5 @@ pub use broker::{BrokerProcess, Setup, bytes_under};
 pub use guests::guest;
 pub use pki::{TestIdentity, TestPki};
 pub use raw::{Ended, RawClient, RawStream};
+pub use soak::Soak;
 pub use wait::{WAIT, wait_for, within};

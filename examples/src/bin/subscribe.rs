@@ -29,10 +29,12 @@ async fn main() -> anyhow::Result<()> {
     let mut consumer = client
         .subscribe(&subscription, ConsumerOptions::default())
         .await?;
+    // One future for the whole loop: a new one each time would miss what comes while an event is handled.
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         let delivery = tokio::select! {
             delivery = consumer.next() => delivery.context("the subscription ended")??,
-            result = tokio::signal::ctrl_c() => {
+            result = &mut interrupt => {
                 result?;
                 break;
             }

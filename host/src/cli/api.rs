@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use anyhow::bail;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::Response;
@@ -75,6 +76,14 @@ impl Api {
     /// For the broker the flags name. With `https`, the certificates are read and shown.
     pub(super) fn new(admin: &AdminFlag, certificates: &CertificateFlags) -> anyhow::Result<Self> {
         let base = admin.url().trim_end_matches('/').to_owned();
+        if !["http://", "https://"]
+            .iter()
+            .any(|scheme| base.starts_with(scheme))
+        {
+            bail!(
+                "`{base}` is no address of an admin API; write http://HOST:PORT or https://HOST:PORT"
+            );
+        }
         let mut config = Agent::config_builder()
             .timeout_global(Some(REQUEST_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))

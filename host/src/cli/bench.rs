@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use self::load::{Figures, GROUPS, Phase, Run, Shape, TOPIC};
 use self::report::Report;
 use super::local_broker::{self, Admin, LocalBroker, Usage};
+use super::signals::Signals;
 use crate::domain::{DeliveryPolicy, Millis, PluginUse, StartAt, SubscriptionSpec};
 
 /// Load before anything counts, so that connections, caches and the journal's first files are there.
@@ -98,12 +99,10 @@ pub struct BenchArgs {
 /// Runs one workload. The exit code tells whether everything that was due came.
 pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let target = Target::new(&args).await?;
+    let mut signals = Signals::new()?;
     let report = tokio::select! {
         report = measure(&args, &target) => report?,
-        result = tokio::signal::ctrl_c() => {
-            result?;
-            bail!("interrupted");
-        }
+        _ = signals.next() => bail!("interrupted"),
     };
     drop(target);
     if args.json {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::output;
+use super::{output, text};
 use crate::pki::{Authority, ClientName, PemPair, ServerNames, Validity, pair_paths, save_pair};
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +61,7 @@ enum Command {
 #[group(required = true, multiple = false)]
 struct ClientFlags {
     /// It is the principal uri:URI, such as spiffe://plant/press-4
-    #[arg(long)]
+    #[arg(long, value_parser = text::uri)]
     uri: Option<String>,
     /// It is the principal dns:NAME
     #[arg(long, value_name = "NAME")]

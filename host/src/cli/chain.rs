@@ -163,5 +163,5 @@ fn plugin_use(text: &str) -> Result<PluginUse, clap::Error> {
 }
 
 fn usage(message: String) -> clap::Error {
-    clap::Error::raw(ErrorKind::ValueValidation, message + "\n")
+    clap::Error::raw(ErrorKind::ValueValidation, message)
 }

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tidegate_client::{Client, ClientOptions, ConnectError};
 
+use super::text;
 use crate::pki::DevPki;
 
 const ADDR: &str = "127.0.0.1:4433";
@@ -112,7 +113,11 @@ impl QuicFlags {
     /// Options of the client, with the certificates read.
     pub(super) fn options(&self, certificates: &CertificateFlags) -> anyhow::Result<ClientOptions> {
         let files = certificates.files();
-        let options = ClientOptions::new(self.addr())
+        let addr = self.addr();
+        if !text::is_host_and_port(&addr) {
+            bail!("`{addr}` is no address of a broker; write HOST:PORT, such as {ADDR}");
+        }
+        let options = ClientOptions::new(addr)
             .roots_pem(&read(&files.ca)?)
             .with_context(|| format!("{} is of no use as an authority", files.ca.display()))?
             .identity_pem(&read(&files.cert)?, &read(&files.key)?)
@@ -134,6 +139,14 @@ pub(super) async fn connect(
         ConnectError::TimedOut { .. } | ConnectError::Lost(_) => anyhow::Error::new(error).context(
             "is a broker running? Start it with `tidegate serve`, or name another with --addr",
         ),
+        ConnectError::Config(_) => {
+            let CertificateFiles { cert, key, .. } = certificates.files();
+            anyhow::Error::new(error).context(format!(
+                "cannot connect with {} and {}",
+                cert.display(),
+                key.display()
+            ))
+        }
         error => error.into(),
     })
 }

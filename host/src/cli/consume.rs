@@ -10,6 +10,7 @@ use tidegate_client::{Consumer, ConsumerOptions, Delivery};
 use super::api::Api;
 use super::connect::{AdminFlag, CertificateFlags, QuicFlags, connect};
 use super::envelope::{self, Place};
+use super::signals::Signals;
 use super::{output, subscription, text};
 use crate::domain::{Name, StartAt, SubscriptionInfo, SubscriptionSpec, TopicPattern};
 
@@ -36,7 +37,7 @@ pub(super) struct Args {
     #[arg(long, requires = "topic")]
     create: bool,
     /// Topics of the subscription to create: `*` stands for one token, a final `>` for the rest. Repeatable
-    #[arg(long, short, value_name = "PATTERN", num_args = 1.., requires = "create")]
+    #[arg(long, short, value_name = "PATTERN", requires = "create")]
     topic: Vec<TopicPattern>,
     /// Where the subscription to create starts: new or earliest
     #[arg(long, default_value = "new", value_parser = text::word::<StartAt>, requires = "create")]
@@ -50,10 +51,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = connect(&args.quic, &args.certificates).await?;
+    // Only now: a subscription that nobody can consume would keep events for nobody.
     if args.create {
         create_if_missing(&args)?;
     }
-    let client = connect(&args.quic, &args.certificates).await?;
     let name = args.subscription.as_str();
     let mut consumer = client.subscribe(name, options(&args)).await?;
     if std::io::stderr().is_terminal() {
@@ -70,11 +72,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn receive(consumer: &mut Consumer, args: &Args) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         let delivery = tokio::select! {
             delivery = consumer.next() => delivery,
-            signal = tokio::signal::ctrl_c() => return Ok(signal?),
+            _ = signals.next() => return Ok(()),
         };
         let Some(delivery) = delivery else {
             return Ok(());
@@ -128,6 +131,14 @@ fn create_if_missing(args: &Args) -> anyhow::Result<()> {
     let api = Api::new(&args.admin, &args.certificates)?;
     let name = &args.subscription;
     match api.get::<SubscriptionInfo>(&subscription::path(name.as_str())) {
+        Ok(info) if info.spec.topics != args.topic => {
+            let topics: Vec<&str> = info.spec.topics.iter().map(TopicPattern::as_str).collect();
+            eprintln!(
+                "note: subscription {name} is there already, with topics {}; yours are not used",
+                topics.join(" ")
+            );
+            return Ok(());
+        }
         Ok(_) => return Ok(()),
         Err(error) if !error.is_not_found() => return Err(error.into()),
         Err(_) => {}

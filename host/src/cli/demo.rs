@@ -24,6 +24,7 @@ use self::progress::Progress;
 use self::report::Report;
 use self::traffic::PublisherPlan;
 use super::local_broker::{LocalBroker, data_directory};
+use super::signals::Signals;
 use crate::pki::Authority;
 
 /// Publishers, each with a certificate of its own.
@@ -231,10 +232,6 @@ async fn is_drained(broker: &LocalBroker) -> anyhow::Result<bool> {
 }
 
 async fn interrupted() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => Ok(result?),
-        _ = terminate.recv() => Ok(()),
-    }
+    Signals::new()?.next().await;
+    Ok(())
 }

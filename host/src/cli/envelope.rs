@@ -167,9 +167,12 @@ pub(super) fn to_human(place: &Place<'_>, event: &Event) -> String {
         Ok(text) => text.to_owned(),
         Err(_) => format!("<{} bytes>", event.payload.len()),
     };
-    // Whatever a publisher put in, the terminal gets no control sequences.
-    let shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    format!("{line}: {payload}").chars().filter(shown).collect()
+    // Whatever a publisher put in, the terminal gets no control sequences, and only a payload has lines of its own.
+    let in_payload = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    line.retain(|c| !c.is_control());
+    line.push_str(": ");
+    line.extend(payload.chars().filter(in_payload));
+    line
 }
 
 fn json_text(event: &Event) -> Option<&str> {
@@ -318,7 +321,7 @@ mod tests {
             parts: 2,
             ..PLACE
         };
-        let line = to_human(&place, &Event::new("a\x1b[2Jb").with_header("h", "v"));
+        let line = to_human(&place, &Event::new("a\x1b[2Jb").with_header("h", "\nv"));
         assert_eq!(line, "a.b #7 (attempt 2) [1/2] h=v: a[2Jb");
         assert_eq!(
             to_human(&PLACE, &Event::new(vec![0xff])),

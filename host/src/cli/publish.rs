@@ -14,6 +14,7 @@ use tidegate_client::{Event, PublishTicket, Published, Publisher, PublisherOptio
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Lines};
 
 use super::connect::{CertificateFlags, QuicFlags, connect};
+use super::signals::Signals;
 use super::{envelope, output, text};
 use crate::domain::TopicName;
 
@@ -89,17 +90,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     sender.progress.finish_and_clear();
     client.close().await;
     let outcome = &sender.outcome;
-    let interrupted =
-        result.with_context(|| format!("{} events were published before this", outcome.events))?;
+    let interrupted = match result {
+        Err(error) if outcome.events > 0 => {
+            return Err(error.context(format!(
+                "{} events were published before this",
+                outcome.events
+            )));
+        }
+        result => result?,
+    };
     output::either(args.json, outcome, summary)?;
     if outcome.unkept > 0 {
-        let Outcome {
-            unkept,
-            events,
-            topic,
-            ..
-        } = outcome;
-        eprintln!("note: nobody keeps {unkept} of {events}: no subscription selected {topic}");
+        let Outcome { unkept, events, .. } = outcome;
+        eprintln!("note: {unkept} of {events} not kept, since no subscription is for it");
     }
     Ok(if interrupted {
         ExitCode::from(INTERRUPTED)
@@ -116,19 +119,25 @@ struct Sender {
 }
 
 impl Sender {
-    // Whether an interrupt ended it; what was sent until then is waited for.
+    // Whether a signal ended it. What was sent until then is waited for, until the next signal.
     async fn send_all(&mut self, source: &mut Source, args: &Args) -> anyhow::Result<bool> {
-        let mut interrupted = false;
-        loop {
-            let next = tokio::select! {
-                next = source.next() => next?,
-                signal = tokio::signal::ctrl_c() => {
-                    signal?;
-                    interrupted = true;
-                    None
-                }
-            };
-            let Some((event, bytes)) = next else { break };
+        let mut signals = Signals::new()?;
+        let (sent, interrupted) = tokio::select! {
+            sent = self.send_each(source, args) => (sent, false),
+            _ = signals.next() => (Ok(()), true),
+        };
+        // After an error too: what was sent before it is on its way, and counts.
+        tokio::select! {
+            settled = self.settle() => sent.and(settled).map(|()| interrupted),
+            _ = signals.next() => {
+                eprintln!("note: {} more were sent but not answered; they may be published or not", self.tickets.len());
+                sent.map(|()| true)
+            }
+        }
+    }
+
+    async fn send_each(&mut self, source: &mut Source, args: &Args) -> anyhow::Result<()> {
+        while let Some((event, bytes)) = source.next().await? {
             let ticket = self
                 .publisher
                 .send(args.topic.as_str(), decorated(event, args))
@@ -139,17 +148,23 @@ impl Sender {
                 self.settle_one().await?;
             }
         }
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> anyhow::Result<()> {
         while !self.tickets.is_empty() {
             self.settle_one().await?;
         }
-        Ok(interrupted)
+        Ok(())
     }
 
+    // Cancel-safe: a ticket leaves the queue with its answer.
     async fn settle_one(&mut self) -> anyhow::Result<()> {
-        let Some(ticket) = self.tickets.pop_front() else {
-            return Ok(());
-        };
-        self.outcome.add(ticket.await?);
+        if let Some(ticket) = self.tickets.front_mut() {
+            let answer = ticket.await;
+            self.tickets.pop_front();
+            self.outcome.add(answer?);
+        }
         Ok(())
     }
 }

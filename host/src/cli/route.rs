@@ -58,11 +58,11 @@ struct CreateArgs {
     /// Its name
     name: Name,
     /// Topics it reads: `*` stands for one token, a final `>` for the rest. Repeatable
-    #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
+    #[arg(long, required = true, value_name = "PATTERN")]
     from: Vec<TopicPattern>,
     /// Where its results go: the output's name in the transform, and a topic. One output needs no name.
     /// Repeatable
-    #[arg(long, required = true, num_args = 1.., value_name = "[OUTPUT=]TOPIC", value_parser = output_of)]
+    #[arg(long, required = true, value_name = "[OUTPUT=]TOPIC", value_parser = output_of)]
     to: Vec<(Name, TopicName)>,
     #[command(flatten)]
     chain: Chain,
@@ -77,7 +77,7 @@ struct UpdateArgs {
     /// Its name
     name: String,
     /// All of its outputs, as for `create`; those that are not named end. Repeatable
-    #[arg(long, num_args = 1.., value_name = "[OUTPUT=]TOPIC", value_parser = output_of)]
+    #[arg(long, value_name = "[OUTPUT=]TOPIC", value_parser = output_of)]
     to: Vec<(Name, TopicName)>,
     #[command(flatten)]
     change: ChangeFlags,

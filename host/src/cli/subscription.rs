@@ -61,7 +61,7 @@ struct CreateArgs {
     /// Its name
     name: Name,
     /// Topics it reads: `*` stands for one token, a final `>` for the rest. Repeatable
-    #[arg(long, short, required = true, num_args = 1.., value_name = "PATTERN")]
+    #[arg(long, short, required = true, value_name = "PATTERN")]
     topic: Vec<TopicPattern>,
     #[command(flatten)]
     chain: Chain,

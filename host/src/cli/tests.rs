@@ -33,7 +33,7 @@ fn every_command_is_understood() {
         "topic list --json",
         "topic show a.b --admin http://127.0.0.1:1",
         "topic delete a.b",
-        "subscription create s --topic a.> b.*",
+        "subscription create --topic a.> -t b.* s",
         "subscription update s --filter p=x --on-failure drop --no-transforms --ack-deadline 5s",
         "subscription update s --no-filters --transform q --json",
         "subscription list",
@@ -41,7 +41,7 @@ fn every_command_is_understood() {
         "subscription delete s --json",
         "subscription resume s",
         "route create r --from a.> --to b",
-        "route update r --to b c=d --transform q --attempts 3",
+        "route update r --to b --to c=d --transform q --attempts 3",
         "route list",
         "route show r",
         "route delete r",
@@ -53,7 +53,7 @@ fn every_command_is_understood() {
         "pub a.b --ndjson events.json --addr localhost:1 --server-name broker",
         "pub a.b --lines --key k --ca a --cert b --cert-key c",
         "sub s --no-ack --count 5 --ndjson",
-        "sub s --create --topic a.> --start earliest",
+        "sub --create --start earliest --topic a.> s",
         "cert ca --out d",
         "cert server --ca d --dns localhost --ip 127.0.0.1 --out e",
         "cert client --ca d --uri spiffe://plant/press --days 30 --out e --force",
@@ -147,7 +147,7 @@ fn what_is_not_said_has_the_defaults() {
 #[test]
 fn a_route_names_its_outputs() {
     let made = spec(
-        "route create r --from bids --filter f=a --transform t=b --to won=bids.won lost=bids.lost",
+        "route create r --from bids --filter f=a --transform t=b --to won=bids.won --to lost=bids.lost",
     );
     let outputs: Vec<String> = made
         .outputs

@@ -47,6 +47,30 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// An absolute URI: a scheme, a colon and more, in printable ASCII. What the rest means is nobody's business here.
+pub(super) fn uri(text: &str) -> Result<String, String> {
+    let (scheme, rest) = text.split_once(':').unwrap_or_default();
+    let of_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    let well_formed = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(of_scheme)
+        && !rest.is_empty()
+        && rest.chars().all(|c| c.is_ascii_graphic());
+    if well_formed {
+        Ok(text.to_owned())
+    } else {
+        Err("write SCHEME:REST without spaces, such as spiffe://plant/press-4".to_owned())
+    }
+}
+
+/// Whether `text` is a host, in brackets if it is an IPv6 address, and a port.
+pub(super) fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    port.parse::<u16>().is_ok() && !host.is_empty() && (bracketed || !host.contains(':'))
+}
+
 /// Milliseconds in the largest unit that keeps two digits: `850ms`, `12s`, `5m`, `3h`, `9d`.
 pub(super) fn age(ms: u64) -> String {
     match ms {
@@ -89,6 +113,35 @@ pub(super) fn moment(ms: u64) -> String {
 mod tests {
     use super::*;
     use crate::domain::{FailurePolicy, StartAt};
+
+    #[test]
+    fn a_uri_has_a_scheme() {
+        for text in ["spiffe://plant/press-4", "urn:a:b"] {
+            assert_eq!(uri(text).as_deref(), Ok(text));
+        }
+        for text in [
+            "",
+            "press-4",
+            "press 4:x",
+            ":x",
+            "x:",
+            "1x:y",
+            "x:y z",
+            "x:é",
+        ] {
+            assert!(uri(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for text in ["localhost:4433", "127.0.0.1:1", "[::1]:4433"] {
+            assert!(is_host_and_port(text), "{text}");
+        }
+        for text in ["localhost", ":4433", "a:b", "a:70000", "::1", "https://a:1"] {
+            assert!(!is_host_and_port(text), "{text}");
+        }
+    }
 
     #[test]
     fn durations_need_their_unit() {

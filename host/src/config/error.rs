@@ -15,12 +15,12 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// No TOML, or a value of the wrong type; the message has line, column and the line itself.
-    #[error("{origin}: {}", source.to_string().trim_end())]
+    #[error("{origin}: {}", error.to_string().trim_end())]
     Toml {
         /// Where the text comes from.
         origin: String,
-        /// What the parser says.
-        source: toml::de::Error,
+        /// What the parser says. Not the source, since a chain would show the same lines twice.
+        error: toml::de::Error,
     },
     /// Unknown keys, or values that are out of bounds or do not fit together.
     #[error("{}", list(origin, problems))]

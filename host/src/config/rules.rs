@@ -233,7 +233,8 @@ fn store(config: &Config, rules: &mut Rules<'_>) {
             "store.journal_reserve_bytes",
             store.journal_reserve_bytes,
             64 * 1_024,
-            journal / 2,
+            // Of a journal that is too small for itself there is nothing more to say.
+            journal.max(journal_min) / 2,
         ),
         (
             "store.journal_blocks_max",

@@ -77,7 +77,9 @@ fn what_is_shown_for_the_development_configuration_is_nearly_the_documented_file
 #[test]
 fn a_wrong_file_is_told_where_and_what() {
     let check = |text: &str, expected: &[&str]| {
-        let message = parse(text).expect_err(text).to_string();
+        let error = parse(text).expect_err(text);
+        // What a person sees; nothing is said twice.
+        let message = format!("{:#}", anyhow::Error::new(error));
         for part in expected {
             assert!(
                 message.contains(part),
@@ -85,6 +87,10 @@ fn a_wrong_file_is_told_where_and_what() {
             );
         }
         assert!(message.contains("test.toml"), "{message}");
+        assert!(
+            message.matches("TOML parse error").count() <= 1,
+            "{message}"
+        );
     };
     // No TOML.
     check("[listen\nquic = 1", &["line 1"]);
