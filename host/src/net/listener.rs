@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig};
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -141,7 +141,7 @@ fn bind(
             ServeError::Setting("mtu_upper_bound must be from 1200 to 65527".to_owned())
         })?;
     let socket = socket(addr, options.socket_buffer_bytes).map_err(bind_error)?;
-    let runtime = Arc::new(tidegate_socket::Runtime);
+    let runtime = Arc::new(TokioRuntime);
     Endpoint::new(endpoint_config, Some(server_config), socket, runtime).map_err(bind_error)
 }
 

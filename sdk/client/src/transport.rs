@@ -368,10 +368,5 @@ fn open_endpoint(peer: SocketAddr) -> std::io::Result<quinn::Endpoint> {
     config
         .max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX)
         .map_err(std::io::Error::other)?;
-    quinn::Endpoint::new(
-        config,
-        None,
-        socket.into(),
-        Arc::new(tidegate_socket::Runtime),
-    )
+    quinn::Endpoint::new(config, None, socket.into(), Arc::new(quinn::TokioRuntime))
 }
