@@ -27,6 +27,9 @@ use self::args::Args;
 use self::workloads::Bench;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        return ::tidegate::cli::run(::tidegate::cli::Cli::parse());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -37,11 +40,6 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if std::env::args().nth(1).as_deref() == Some("serve") {
-        let code = runtime.block_on(::tidegate::cli::run(::tidegate::cli::Cli::parse()));
-        runtime.shutdown_background();
-        return code;
-    }
     match runtime.block_on(compare(Args::parse())) {
         Ok(code) => code,
         Err(error) => {
