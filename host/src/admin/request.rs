@@ -103,16 +103,29 @@ pub(super) fn name<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, 
         .map_err(|error: T::Err| Problem::malformed(error.to_string()))
 }
 
+/// Looks at something that may have to read the disk, away from the threads that serve connections.
+pub(super) async fn looked_up<T: Send + 'static>(
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(look)
+        .await
+        .map_err(|_| failed())
+}
+
 /// Runs a change to its end even when the caller goes away meanwhile, so that none is left half done.
 pub(super) async fn detached<T: Send + 'static>(
     change: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::spawn(change).await {
         Ok(result) => result.map_err(Problem::from),
-        Err(_) => Err(Problem::new(
-            500,
-            "internal",
-            "the broker failed at this; its log says more",
-        )),
+        Err(_) => Err(failed()),
     }
+}
+
+fn failed() -> Problem {
+    Problem::new(
+        500,
+        "internal",
+        "the broker failed at this; its log says more",
+    )
 }

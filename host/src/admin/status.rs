@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::problem::Problem;
+use super::request::looked_up;
 use crate::auth::Action;
 use crate::domain::Principal;
 
@@ -49,7 +50,7 @@ pub(super) async fn status(
 ) -> Result<Json<Status>, Problem> {
     app.policy.check(&who, &Action::AdminRead)?;
     let health = app.broker.health();
-    let subscriptions = app.broker.subscriptions();
+    let subscriptions = super::subscriptions::all(&app).await?;
     let routes = subscriptions
         .iter()
         .filter(|info| info.spec.is_route())
@@ -99,19 +100,14 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
         .into_response()
 }
 
-pub(super) async fn metrics(State(app): State<App>) -> Response {
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     let mut text = String::new();
-    super::metrics::append(&mut text, &app.broker.metrics_text());
+    let broker = app.broker.clone();
+    super::metrics::append(&mut text, &looked_up(move || broker.metrics_text()).await?);
     for hook in app.hooks.iter() {
         super::metrics::append(&mut text, &hook());
     }
     super::metrics::append(&mut text, &app.metrics.render(&app.policy));
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response()
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

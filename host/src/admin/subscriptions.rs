@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::App;
 use super::problem::Problem;
-use super::request::{detached, json};
+use super::request::{detached, json, looked_up};
 use crate::auth::{Action, check_subscription};
 use crate::domain::{Millis, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec};
 
@@ -18,7 +18,7 @@ pub(super) async fn list(
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<SubscriptionInfo>>, Problem> {
     app.policy.check(&who, &Action::AdminRead)?;
-    Ok(Json(app.broker.subscriptions()))
+    Ok(Json(all(&app).await?))
 }
 
 pub(super) async fn list_routes(
@@ -26,7 +26,7 @@ pub(super) async fn list_routes(
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<SubscriptionInfo>>, Problem> {
     app.policy.check(&who, &Action::AdminRead)?;
-    let mut all = app.broker.subscriptions();
+    let mut all = all(&app).await?;
     all.retain(|info| info.spec.is_route());
     Ok(Json(all))
 }
@@ -37,7 +37,7 @@ pub(super) async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<SubscriptionInfo>, Problem> {
     app.policy.check(&who, &Action::AdminRead)?;
-    Ok(Json(app.broker.subscription(&name)?))
+    Ok(Json(one(&app, name).await?))
 }
 
 pub(super) async fn create(
@@ -63,12 +63,23 @@ pub(super) async fn update(
     let patch = patch(json(&headers, body)?)?;
     // What deleting it and creating it as it will be takes.
     check_manage(&app, &who, &name)?;
-    let before = app.broker.subscription(&name)?;
+    let before = one(&app, name.clone()).await?;
     let spec = patch.apply(before.spec.clone());
     check_subscription(&app.policy, &who, &spec)?;
     let info = detached(async move { app.broker.update_subscription(&before, spec).await }).await?;
     tracing::info!(principal = %who, subscription = name, revision = info.revision, "subscription updated");
     Ok(Json(info))
+}
+
+/// All subscriptions and routes. How old their oldest events are may be known to the disk alone.
+pub(super) async fn all(app: &App) -> Result<Vec<SubscriptionInfo>, Problem> {
+    let broker = app.broker.clone();
+    looked_up(move || broker.subscriptions()).await
+}
+
+async fn one(app: &App, name: String) -> Result<SubscriptionInfo, Problem> {
+    let broker = app.broker.clone();
+    Ok(looked_up(move || broker.subscription(&name)).await??)
 }
 
 // What the body asks for. What nobody can change is refused with the reason, rather than as an unknown key.

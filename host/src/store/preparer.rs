@@ -103,13 +103,15 @@ impl Preparer {
         }
     }
 
-    // Waits for the thread. What it could not finish is tried again later; a start of the broker removes what is left.
+    // Waits for the thread, if there is one. What it could not finish is tried again later.
     fn settle(&mut self) {
-        if let State::Running { thread, .. } = std::mem::replace(&mut self.state, State::Idle)
-            && let Ok(Ok(file)) = thread.join()
-        {
-            self.state = State::Ready(file);
-        }
+        self.state = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Running { thread, .. } => match thread.join() {
+                Ok(Ok(file)) => State::Ready(file),
+                Ok(Err(_)) | Err(_) => State::Idle,
+            },
+            settled => settled,
+        };
     }
 }
 

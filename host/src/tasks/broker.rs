@@ -504,7 +504,8 @@ impl Broker {
         self.subscription(name)
     }
 
-    /// All subscriptions and routes, by name.
+    /// All subscriptions and routes, by name. Blocks while it reads how old their oldest events are, for those whose
+    /// events are on disk only.
     #[must_use]
     pub fn subscriptions(&self) -> Vec<SubscriptionInfo> {
         let cells = self.0.parts.hub.all();
@@ -682,7 +683,7 @@ impl Broker {
         }
     }
 
-    /// Metrics in the Prometheus text format.
+    /// Metrics in the Prometheus text format. Blocks as [`subscriptions`](Self::subscriptions) does.
     #[must_use]
     pub fn metrics_text(&self) -> String {
         let mut families = gauges::of_subscriptions(&self.subscriptions());
