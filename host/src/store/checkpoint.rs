@@ -6,10 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::error::{CheckpointError, ReadError};
+use super::fs::FileSystem;
 use super::generation::{self, DatabaseWriter, Generation};
 use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::{Shared, generations_dir, journal_dir, record};
@@ -43,6 +45,9 @@ pub struct Checkpoints {
     /// Why the manifest on disk is not known any more.
     failure: Option<Arc<io::Error>>,
 }
+
+/// Longest rest after a part, so that a slow disk does not make a shutdown wait.
+const REST_MAX: Duration = Duration::from_millis(250);
 
 impl Checkpoints {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
@@ -182,15 +187,7 @@ impl Checkpoints {
             .map_err(CheckpointError::io("create", folder))?;
         let permit = self.shared.pool.reserve();
         let (parts, events) = self.write_parts(folder, blocks)?;
-        let state = write_state(folder, state)?;
-        generation::sync_tree(fs, folder).map_err(CheckpointError::io("sync", folder))?;
-        for (index, part) in parts.iter().enumerate() {
-            let path = generation::part_path(folder, index);
-            generation::verify(&path, part.items, part.checksum)
-                .map_err(CheckpointError::Verify)?;
-        }
-        generation::verify(&generation::state_path(folder), state.0, state.1)
-            .map_err(CheckpointError::Verify)?;
+        let state = write_state(fs, folder, state)?;
         drop(permit);
         let bytes =
             generation::tree_bytes(fs, folder).map_err(CheckpointError::io("measure", folder))?;
@@ -209,7 +206,7 @@ impl Checkpoints {
         };
         manifest::save_about(fs, folder, &described)
             .map_err(CheckpointError::io("describe", folder))?;
-        // Opening for the check above may have written again.
+        // Opening the databases for their check may have written again; and now the names are made durable as well.
         generation::sync_tree(fs, folder).map_err(CheckpointError::io("sync", folder))?;
         let all = generations_dir(&self.shared.dir);
         fs.sync_dir(&all)
@@ -224,6 +221,7 @@ impl Checkpoints {
         blocks: impl Iterator<Item = Result<Block, ReadError>>,
     ) -> Result<(Vec<PartInfo>, u64), CheckpointError> {
         let mut parts = Vec::new();
+        let mut pace = Pace::start(&self.shared);
         let mut events = 0;
         let mut open: Option<(DatabaseWriter, Position)> = None;
         let mut last = None;
@@ -235,7 +233,8 @@ impl Checkpoints {
             if let Some((part, first)) =
                 open.take_if(|(part, _)| part.bytes >= self.shared.options.generation_part_bytes)
             {
-                parts.push(finish_part(part, first, last.unwrap_or(first))?);
+                parts.push(self.finish_part(part, first, last.unwrap_or(first))?);
+                pace.rest(&self.shared);
             }
             let (part, _) = match &mut open {
                 Some(open) => open,
@@ -255,9 +254,25 @@ impl Checkpoints {
             last = Some(block.last_position());
         }
         if let Some((part, first)) = open {
-            parts.push(finish_part(part, first, last.unwrap_or(first))?);
+            parts.push(self.finish_part(part, first, last.unwrap_or(first))?);
         }
         Ok((parts, events))
+    }
+
+    fn finish_part(
+        &self,
+        part: DatabaseWriter,
+        first_position: Position,
+        last_position: Position,
+    ) -> Result<PartInfo, CheckpointError> {
+        let (items, checksum) = seal(&*self.shared.fs, part)?;
+        Ok(PartInfo {
+            first_position,
+            last_position,
+            items,
+            checksum,
+            is_lost: false,
+        })
     }
 
     // Makes this list what counts, first on disk, then for readers.
@@ -318,23 +333,47 @@ impl Checkpoints {
     }
 }
 
-fn finish_part(
-    part: DatabaseWriter,
-    first_position: Position,
-    last_position: Position,
-) -> Result<PartInfo, CheckpointError> {
-    let (items, checksum) = (part.items, part.checksum);
-    part.finish().map_err(CheckpointError::Database)?;
-    Ok(PartInfo {
-        first_position,
-        last_position,
-        items,
-        checksum,
-        is_lost: false,
-    })
+// How fast a checkpoint goes. While the journal has room it may take its time: publishers that write faster than it does are
+// in the middle of a burst, and the less it takes from them the sooner that is over.
+struct Pace {
+    began: Instant,
+    journal_bytes: u64,
+}
+
+impl Pace {
+    fn start(shared: &Shared) -> Self {
+        Self {
+            began: Instant::now(),
+            journal_bytes: shared.journal_bytes(),
+        }
+    }
+
+    // After each part.
+    fn rest(&mut self, shared: &Shared) {
+        let options = &shared.options;
+        let has_room = shared.journal_bytes() < options.journal_bytes_max / 4 * 3;
+        let written = shared.journal_bytes().saturating_sub(self.journal_bytes);
+        if has_room && written > options.generation_part_bytes {
+            // As long as the part took.
+            std::thread::sleep(self.began.elapsed().min(REST_MAX));
+        }
+        *self = Self::start(shared);
+    }
+}
+
+// Seals a database: it is closed, made durable and read back. One after the other, so that the disk never has much to do at
+// once, and what is read back is still in memory.
+fn seal(fs: &dyn FileSystem, writer: DatabaseWriter) -> Result<(u64, u64), CheckpointError> {
+    let (items, checksum) = (writer.items, writer.checksum);
+    let path = writer.path().to_owned();
+    writer.finish().map_err(CheckpointError::Database)?;
+    generation::sync_tree(fs, &path).map_err(CheckpointError::io("sync", &path))?;
+    generation::verify(&path, items, checksum).map_err(CheckpointError::Verify)?;
+    Ok((items, checksum))
 }
 
 fn write_state(
+    fs: &dyn FileSystem,
     folder: &Path,
     state: impl Iterator<Item = (Bytes, Bytes)>,
 ) -> Result<(u64, u64), CheckpointError> {
@@ -344,9 +383,7 @@ fn write_state(
         generation::put_state(&mut writer, index, &key, &value)
             .map_err(CheckpointError::Database)?;
     }
-    let (items, checksum) = (writer.items, writer.checksum);
-    writer.finish().map_err(CheckpointError::Database)?;
-    Ok((items, checksum))
+    seal(fs, writer)
 }
 
 // Forgets the states that no start would use; answers whose.

@@ -138,6 +138,11 @@ impl DatabaseWriter {
         })
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Adds an item. Numbers must rise.
     pub(super) fn put(&mut self, number: u64, rest: &[&[u8]]) -> Result<(), sled::Error> {
         let length: usize = rest.iter().map(|piece| piece.len()).sum();
