@@ -3,6 +3,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
+use tidegate_wire::batch::ReceivedBatch;
 use tidegate_wire::frame::{FrameReader, decode};
 use tidegate_wire::{pb, positions};
 
@@ -15,7 +16,8 @@ fuzz_target!(|data: &[u8]| {
         assert!(frame.len() <= MAX);
         let _ = decode::<pb::StreamOpen>(frame.clone());
         let _ = decode::<pb::HelloReply>(frame.clone());
-        let _ = decode::<pb::PublishBatch>(frame.clone());
+        let batch = decode::<pb::PublishBatch>(frame.clone()).map(ReceivedBatch::from);
+        assert_eq!(ReceivedBatch::decode(frame.clone()).ok(), batch.ok());
         let _ = decode::<pb::PublishReply>(frame.clone());
         let _ = decode::<pb::ConsumerCommand>(frame.clone());
         if let Ok(list) = decode::<pb::Positions>(frame.clone())
