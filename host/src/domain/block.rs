@@ -136,9 +136,13 @@ impl Block {
     }
 
     /// A part of this block as entries: `count` events of `event_bytes` in all, which lie at `range` as
-    /// [`spans`](Self::spans) says.
+    /// [`spans`](Self::spans) says. It shares the block's memory if it is most of it; whoever keeps a few events for long must
+    /// not keep the block, and what that is a slice of, with them.
     #[must_use]
     pub fn part(&self, range: Range<usize>, count: u32, event_bytes: usize) -> Entries {
+        if range.len() * 2 < self.entries.len() {
+            return Entries::copy_of(&self.entries, range, count, event_bytes);
+        }
         Entries::slice_of(&self.entries, range, count, event_bytes)
     }
 
@@ -261,6 +265,22 @@ mod tests {
         assert_eq!(events.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(thin.position(2), Position(12));
         assert_eq!(block.thinned(|_| false).expect("sound block"), None);
+    }
+
+    #[test]
+    fn a_small_part_does_not_keep_the_block() {
+        let block = block(&[b"abcd", b"efgh", b"ijkl", b"mnop"]);
+        let spans = block.spans().expect("sound block");
+        let whole = block.entries.as_ptr_range();
+        let shares = |places: std::ops::Range<usize>| {
+            let parts = &spans[places];
+            let range = parts[0].1.start..parts[parts.len() - 1].1.end;
+            let part = block.part(range, parts.len() as u32, 4 * parts.len());
+            assert_eq!(Entries::parse(part.bytes().clone()).as_ref(), Ok(&part));
+            whole.contains(&part.bytes().as_ptr())
+        };
+        assert!(shares(0..4) && shares(1..4) && shares(2..4));
+        assert!(!shares(1..2));
     }
 
     #[test]

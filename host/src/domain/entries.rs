@@ -86,6 +86,20 @@ impl Entries {
         }
     }
 
+    /// Like [`slice_of`](Self::slice_of), in memory of its own.
+    pub(super) fn copy_of(
+        list: &[u8],
+        range: Range<usize>,
+        count: u32,
+        event_bytes: usize,
+    ) -> Self {
+        Self {
+            bytes: Bytes::copy_from_slice(&list[range]),
+            count,
+            event_bytes,
+        }
+    }
+
     /// Their encoded form, heads included.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {

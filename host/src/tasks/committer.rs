@@ -630,7 +630,9 @@ impl Committer {
         let subscription = self.parts.catalog.subscriptions.get(&id);
         let subscription =
             subscription.ok_or_else(|| BrokerError::NoSubscription(spec.name.to_string()))?;
-        if subscription.revision != from_revision {
+        // Somebody may have deleted it and created another one of its name as well.
+        let is_same = subscription.spec.created == spec.created;
+        if subscription.revision != from_revision || !is_same {
             return Err(BrokerError::Overloaded(format!(
                 "`{}` was changed by somebody else meanwhile; look at it and try again",
                 spec.name

@@ -19,6 +19,8 @@ use crate::domain::{Block, Event, EventRef, Header, Position};
 
 /// Events of one subscription written in one group.
 const BATCH_MAX: usize = 256;
+/// How long what cannot be written is left alone.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Header that says why an event was given up.
 pub const REASON_HEADER: &str = "tidegate-dead-reason";
@@ -45,24 +47,35 @@ pub(super) async fn run(
                 None => return,
             },
         };
+        // What could not be written now; taken up again later, so that it does not stand before the rest.
+        let mut later = Vec::new();
         loop {
             let given_up = parts.hub.take_given_up(&cell, BATCH_MAX);
-            if given_up.is_empty() || cell.is_deleted() {
+            if given_up.is_empty() || cell.is_deleted() || shutdown.is_cancelled() {
                 break;
             }
-            let unwritten = write(&parts, &cell, &given_up).await;
-            if !unwritten.is_empty() {
-                for position in unwritten {
-                    cell.lock().give_up_failed(position);
-                }
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    () = tokio::time::sleep(Duration::from_secs(1)) => parts.hub.queue_dead_letters(&cell),
-                }
-                break;
-            }
+            later.extend(write(&parts, &cell, &given_up).await);
+        }
+        if !later.is_empty() {
+            let mut state = cell.lock();
+            later
+                .into_iter()
+                .for_each(|position| state.give_up_failed(position));
+            drop(state);
+            retry_later(&parts, &cell, &shutdown);
         }
     }
+}
+
+// Others' dead letters do not wait meanwhile. One at a time for each subscription: it is queued again only by this.
+fn retry_later(parts: &Arc<DeliveryParts>, cell: &Arc<Cell>, shutdown: &CancellationToken) {
+    let (parts, cell, shutdown) = (parts.clone(), cell.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(RETRY) => parts.hub.queue_dead_letters(&cell),
+        }
+    });
 }
 
 // Returns what could not be written and is to be tried again: all of it, or what cannot be read.
@@ -82,7 +95,19 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
                 continue;
             }
         };
-        if let Some(event) = block.and_then(|block| dead_letter(parts, cell, &block, item)) {
+        let event = match block {
+            Some(block) => dead_letter(parts, cell, &block, item),
+            None => Ok(None),
+        };
+        let event = match event {
+            Ok(event) => event,
+            Err(why) => {
+                tracing::error!(subscription = %cell.name, position = %item.position, error = why, "cannot read an event that was given up; it stays pending");
+                unwritten.push(item.position);
+                continue;
+            }
+        };
+        if let Some(event) = event {
             if let Some(events) = cell.said.given_up.admit(1) {
                 tracing::info!(subscription = %cell.name, position = %item.position, topic = %form.dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
             }
@@ -117,23 +142,31 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
     }
 }
 
-// `None` when the event does not exist any more, or has been round too often.
-fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp) -> Option<Bytes> {
-    let index = u32::try_from(item.position.0.checked_sub(block.first_position.0)?).ok()?;
-    let events = block.events().ok()?;
-    let (_, bytes) = events.iter().find(|(at, _)| *at == index)?;
-    let topic = parts.topic_of(block)?;
+// `None` when the event does not exist any more, or has been round too often; an error when it is damaged.
+fn dead_letter(
+    parts: &DeliveryParts,
+    cell: &Cell,
+    block: &Block,
+    item: &GivenUp,
+) -> Result<Option<Bytes>, String> {
+    let events = block.events().map_err(|error| error.to_string())?;
+    let found = events
+        .iter()
+        .find(|(index, _)| block.position(*index) == item.position);
+    let Some(((index, bytes), topic)) = found.zip(parts.topic_of(block)) else {
+        return Ok(None);
+    };
     let hops = EventRef::parse(bytes).map_or(0, |event| hops::of(&event));
     if hops >= hops::MAX && item.reason != GiveUpReason::HopLimit {
         tracing::warn!(subscription = %cell.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
-        return None;
+        return Ok(None);
     }
-    let mut event = Event::decode(bytes.clone()).ok()?;
+    let mut event = Event::decode(bytes.clone()).map_err(|error| error.to_string())?;
     let said = [
         (REASON_HEADER, item.reason.to_string()),
         (SUBSCRIPTION_HEADER, cell.name.to_string()),
         (TOPIC_HEADER, topic.to_string()),
-        (SEQUENCE_HEADER, block.sequence(index).to_string()),
+        (SEQUENCE_HEADER, block.sequence(*index).to_string()),
         (ATTEMPTS_HEADER, item.attempts.to_string()),
     ];
     event
@@ -144,5 +177,5 @@ fn dead_letter(parts: &DeliveryParts, cell: &Cell, block: &Block, item: &GivenUp
         value,
     }));
     hops::set(&mut event, hops + 1);
-    Some(event.encode_to_vec().into())
+    Ok(Some(event.encode_to_vec().into()))
 }

@@ -23,7 +23,7 @@ use crate::plugin::{ConfigureError, Plugins};
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
 /// How long an event that the store cannot read is left alone.
-pub(super) const UNREADABLE_MS: u64 = 2_000;
+pub(super) const UNREADABLE_MS: u64 = 10_000;
 
 /// What reading and answering need of the broker. Shared by all consumers and routes.
 pub(super) struct DeliveryParts {

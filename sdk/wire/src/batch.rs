@@ -133,7 +133,11 @@ impl ReceivedBatch {
                 _ => return None,
             }
         }
-        batch.events = frame.slice(events);
+        // A slice keeps the whole frame, of which credit counts only the events.
+        batch.events = match events.len() * 2 < frame.len() {
+            true => Bytes::copy_from_slice(&frame[events]),
+            false => frame.slice(events),
+        };
         Some(batch)
     }
 }
@@ -203,6 +207,19 @@ mod tests {
         let frame = Bytes::from(batch.encode_to_vec());
         let received = ReceivedBatch::decode(frame.clone()).unwrap();
         assert_eq!(received.events.as_ptr_range().end, frame.as_ptr_range().end);
+    }
+
+    #[test]
+    fn few_events_do_not_keep_a_large_frame() {
+        let topic = "a".repeat(100);
+        let batch = pb::PublishBatch {
+            topic,
+            events: vec![Bytes::from_static(b"event")],
+            ..Default::default()
+        };
+        let frame = Bytes::from(batch.encode_to_vec());
+        let received = ReceivedBatch::decode(frame.clone()).unwrap();
+        assert!(!frame.as_ptr_range().contains(&received.events.as_ptr()));
     }
 
     proptest! {

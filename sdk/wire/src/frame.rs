@@ -102,7 +102,12 @@ impl FrameReader {
             return Ok(None);
         }
         buffer.advance(prefix);
-        Ok(Some(buffer.split_to(length).freeze()))
+        let frame = buffer.split_to(length).freeze();
+        if length > RESERVE_BYTES_MAX && buffer.len() <= RESERVE_BYTES_MAX {
+            // What follows must not keep the memory of a large frame: it may be small and kept for long.
+            *buffer = BytesMut::from(&buffer[..]);
+        }
+        Ok(Some(frame))
     }
 }
 
