@@ -312,7 +312,8 @@ fn create_file(
     place_file(fs, dir, new_head(first), |file| file.allocate(allocated))
 }
 
-fn new_head(first: CommitNumber) -> FileHead {
+/// A head with a salt of its own.
+pub(super) fn new_head(first: CommitNumber) -> FileHead {
     FileHead {
         first,
         salt: Salt(rand::random()),

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use super::error::OpenError;
 use super::fs::{File, FileSystem};
 use super::index::JournalFile;
-use super::journal::{file_path, place_file};
+use super::journal::{file_path, new_head, place_file};
 use super::journal_dir;
-use super::record::{self, FILE_HEAD_BYTES, FileHead, Kind, Salt};
+use super::record::{self, FILE_HEAD_BYTES, FileHead, Kind};
 use super::survey::{Survey, Surveyed};
 
 const COPY_BYTES: usize = 1 << 20;
@@ -41,10 +41,7 @@ pub(super) fn repair(
     }
     if let Some((first, next)) = survey.missing {
         let path = file_path(dir, first);
-        let head = FileHead {
-            first,
-            salt: Salt(rand::random()),
-        };
+        let head = new_head(first);
         let mut gap = Vec::new();
         record::encode_mark(&mut gap, head.salt, Kind::Gap, first, next);
         place_file(fs, dir, head, |file| file.write_at(&gap, FILE_HEAD_BYTES))

@@ -67,7 +67,7 @@ pub(super) async fn run(
     }
 }
 
-// Others' dead letters do not wait meanwhile. One at a time for each subscription: it is queued again only by this.
+// Others' dead letters do not wait meanwhile. What is left over is queued again by one short task for each time it failed.
 fn retry_later(parts: &Arc<DeliveryParts>, cell: &Arc<Cell>, shutdown: &CancellationToken) {
     let (parts, cell, shutdown) = (parts.clone(), cell.clone(), shutdown.clone());
     tokio::spawn(async move {
