@@ -20,6 +20,7 @@ mod recovery;
 mod repair;
 mod replay;
 mod scan;
+mod staging;
 mod survey;
 #[cfg(test)]
 mod tests;

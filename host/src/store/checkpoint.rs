@@ -186,7 +186,7 @@ impl Checkpoints {
         fs.create_dir(folder)
             .map_err(CheckpointError::io("create", folder))?;
         let permit = self.shared.pool.reserve();
-        let (parts, events) = self.write_parts(folder, blocks)?;
+        let (parts, events) = self.write_parts(folder, mark, blocks)?;
         let state = write_state(fs, folder, state)?;
         drop(permit);
         let bytes =
@@ -218,6 +218,7 @@ impl Checkpoints {
     fn write_parts(
         &self,
         folder: &Path,
+        mark: CommitNumber,
         blocks: impl Iterator<Item = Result<Block, ReadError>>,
     ) -> Result<(Vec<PartInfo>, u64), CheckpointError> {
         let mut parts = Vec::new();
@@ -234,6 +235,7 @@ impl Checkpoints {
                 open.take_if(|(part, _)| part.bytes >= self.shared.options.generation_part_bytes)
             {
                 parts.push(self.finish_part(part, first, last.unwrap_or(first))?);
+                self.shared.index().forget_before(mark);
                 pace.rest(&self.shared);
             }
             let (part, _) = match &mut open {
@@ -244,8 +246,8 @@ impl Checkpoints {
                     open.insert((part, block.first_position))
                 }
             };
-            let bytes = record::encode_block(&block).map_err(|_| CheckpointError::TooLong)?;
-            part.put(block.last_position().0, &[&bytes])
+            let head = record::encode_block_head(&block).map_err(|_| CheckpointError::TooLong)?;
+            part.put(block.last_position().0, &[&head, &block.entries])
                 .map_err(CheckpointError::Database)?;
             events += block
                 .kept
@@ -369,6 +371,7 @@ fn seal(fs: &dyn FileSystem, writer: DatabaseWriter) -> Result<(u64, u64), Check
     writer.finish().map_err(CheckpointError::Database)?;
     generation::sync_tree(fs, &path).map_err(CheckpointError::io("sync", &path))?;
     generation::verify(&path, items, checksum).map_err(CheckpointError::Verify)?;
+    generation::forget_tree(fs, &path).map_err(CheckpointError::io("list", &path))?;
     Ok((items, checksum))
 }
 

@@ -5,11 +5,15 @@
 use std::any::Any;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
+
+/// A write whose offset, length and address in memory are multiples of this may go to the disk from where it is,
+/// without a copy in the memory of the operating system.
+pub(super) const DIRECT_BYTES: usize = 4096;
 
 /// A file system. Every call blocks.
 pub trait FileSystem: Send + Sync {
@@ -87,7 +91,7 @@ pub trait File: Send + Sync {
     /// The operating system reports a failed read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`, directly to the disk if they are laid out for it (see [`DIRECT_BYTES`]).
     ///
     /// # Errors
     ///
@@ -122,13 +126,23 @@ pub trait File: Send + Sync {
     ///
     /// The sync failed. What was written since the last one may be lost even if a later sync succeeds.
     fn sync(&self) -> io::Result<()>;
+
+    /// Says that nobody will read the content soon, so that the memory it takes in the operating system can serve others.
+    /// Filling memory that was free for long can cost several times what a copy does, where a hypervisor has to bring it
+    /// back first.
+    fn forget(&self) {}
 }
 
 /// The machine's own file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFileSystem;
 
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    /// The same file, for writes past the page cache: what the journal writes is not read again soon, and filling pages with
+    /// it costs several times what the write itself does. `None` where the file system cannot, or nobody asked.
+    direct: Option<fs::File>,
+}
 
 impl FileSystem for RealFileSystem {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -141,7 +155,7 @@ impl FileSystem for RealFileSystem {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile { file, direct: None }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -152,7 +166,15 @@ impl FileSystem for RealFileSystem {
             .create(true)
             .truncate(true)
             .open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        let flags = OFlags::DIRECT.bits().cast_signed();
+        let direct = OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(path);
+        Ok(Arc::new(RealFile {
+            file,
+            direct: direct.ok(),
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -195,7 +217,7 @@ impl File for RealFile {
         let mut filled = 0;
         while filled < buffer.len() {
             match self
-                .0
+                .file
                 .read_at(&mut buffer[filled..], offset + filled as u64)
             {
                 Ok(0) => break,
@@ -208,28 +230,78 @@ impl File for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        let aligned = [bytes.as_ptr().addr(), bytes.len(), offset as usize]
+            .iter()
+            .all(|value| value.is_multiple_of(DIRECT_BYTES));
+        if let Some(direct) = self.direct.as_ref().filter(|_| aligned) {
+            let written = direct.write_all_at(bytes, offset);
+            // Refused as a request: this file system wants it laid out differently.
+            let refused = |error: &io::Error| error.kind() == io::ErrorKind::InvalidInput;
+            if !written.as_ref().is_err_and(refused) {
+                return written;
+            }
+        }
+        self.file.write_all_at(bytes, offset)
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        self.file.set_len(length)
     }
 
     fn allocate(&self, length: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, length) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, length) {
             Ok(()) => Ok(()),
             // Some file systems cannot reserve. The file is then sparse and a full disk shows at a write,
             // which is fail-stop as well.
-            Err(error) if error == rustix::io::Errno::OPNOTSUPP => self.0.set_len(length),
+            Err(error) if error == rustix::io::Errno::OPNOTSUPP => self.file.set_len(length),
             Err(error) => Err(error.into()),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+
+    fn forget(&self) {
+        // Only advice: nothing depends on it.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Where direct writes are not supported this shows at least that the other way is taken.
+    #[test]
+    fn direct_and_other_writes_to_one_file_are_read_back() {
+        let dir = tempfile::tempdir().expect("folder");
+        let file = RealFileSystem.create(&dir.path().join("f")).expect("file");
+        let memory = vec![7; 3 * DIRECT_BYTES];
+        let start = memory.as_ptr().align_offset(DIRECT_BYTES);
+        let block = &memory[start..start + DIRECT_BYTES];
+        let mut expected = vec![0; 3 * DIRECT_BYTES];
+        for (bytes, offset) in [
+            (&b"other"[..], 10),
+            (block, DIRECT_BYTES),
+            (&b"other"[..], DIRECT_BYTES + 1),
+            (block, 0),
+            (&block[..100], 2 * DIRECT_BYTES - 50),
+            (&block[1..], 2 * DIRECT_BYTES),
+        ] {
+            file.write_at(bytes, offset as u64).expect("written");
+            expected[offset..offset + bytes.len()].copy_from_slice(bytes);
+            let mut found = vec![0; expected.len()];
+            let length = file.read_at(&mut found, 0).expect("read");
+            assert_eq!(
+                found[..length],
+                expected[..length],
+                "after the write at {offset}"
+            );
+        }
     }
 }

@@ -149,20 +149,40 @@ impl DatabaseWriter {
         let crc = rest
             .iter()
             .fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
-        let mut item = Vec::with_capacity(ITEM_HEAD_BYTES + length);
-        item.extend_from_slice(&(length as u64).to_le_bytes());
-        item.extend_from_slice(&crc.to_le_bytes());
-        rest.iter().for_each(|piece| item.extend_from_slice(piece));
-        for (chunk, value) in (0u32..).zip(item.chunks(VALUE_BYTES_MAX)) {
-            self.batch.push((key(number, chunk), value.to_vec()));
-            self.batch_bytes += KEY_BYTES + value.len();
-            if self.batch_bytes >= BATCH_BYTES {
-                self.apply()?;
+        let mut head = [0; ITEM_HEAD_BYTES];
+        head[..8].copy_from_slice(&(length as u64).to_le_bytes());
+        head[8..].copy_from_slice(&crc.to_le_bytes());
+        let pieces = std::iter::once(&head[..]).chain(rest.iter().copied());
+        let mut left = ITEM_HEAD_BYTES + length;
+        let mut value = Vec::with_capacity(left.min(VALUE_BYTES_MAX));
+        let mut chunk = 0;
+        for mut piece in pieces {
+            while !piece.is_empty() {
+                let room = VALUE_BYTES_MAX - value.len();
+                let (fits, rest) = piece.split_at(piece.len().min(room));
+                value.extend_from_slice(fits);
+                left -= fits.len();
+                piece = rest;
+                if value.len() == VALUE_BYTES_MAX || left == 0 {
+                    let next = Vec::with_capacity(left.min(VALUE_BYTES_MAX));
+                    self.push((number, chunk), std::mem::replace(&mut value, next))?;
+                    chunk += 1;
+                }
             }
         }
         self.items += 1;
         self.checksum = self.checksum.wrapping_add(u64::from(crc));
-        self.bytes += (KEY_BYTES + item.len()) as u64;
+        Ok(())
+    }
+
+    fn push(&mut self, (number, chunk): (u64, u32), value: Vec<u8>) -> Result<(), sled::Error> {
+        let bytes = KEY_BYTES + value.len();
+        self.bytes += bytes as u64;
+        self.batch_bytes += bytes;
+        self.batch.push((key(number, chunk), value));
+        if self.batch_bytes >= BATCH_BYTES {
+            self.apply()?;
+        }
         Ok(())
     }
 
@@ -256,6 +276,19 @@ pub(super) fn sync_tree(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
         }
     }
     fs.sync_dir(path)
+}
+
+/// Lets go of what the operating system keeps in memory of a sealed database. It is read again when a subscriber gets to
+/// it, which may be never, and until then the memory is better used for the next one.
+pub(super) fn forget_tree(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+    for entry in fs.list(path)? {
+        if entry.is_dir() {
+            forget_tree(fs, &entry)?;
+        } else {
+            fs.open(&entry)?.forget();
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of the files under `path`.

@@ -109,6 +109,12 @@ impl Index {
         files.flat_map(|file| file.entries.iter())
     }
 
+    /// Lets go of what the operating system keeps in memory of the files that lie wholly before `mark`.
+    pub(super) fn forget_before(&self, mark: CommitNumber) {
+        let files = self.files.iter().take(self.releasable_files(mark));
+        files.for_each(|file| file.file.file.forget());
+    }
+
     /// Drops the files that lie wholly before `mark` and answers them.
     pub(super) fn release(&mut self, mark: CommitNumber) -> Vec<Arc<JournalFile>> {
         let count = self.releasable_files(mark);

@@ -8,15 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::error::WriteError;
-use super::fs::{File, FileSystem};
+use super::fs::{DIRECT_BYTES, File, FileSystem};
 use super::index::{Entry, JournalFile};
 use super::preparer::Preparer;
 use super::record::{self, FILE_HEAD_BYTES, FileHead, HEADER_BYTES, Kind, Salt, TooLong};
+use super::staging::Staging;
 use super::{Shared, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
-
-// The buffer shrinks back to this after an unusually large group.
-const BUFFER_BYTES_KEPT: usize = 8 << 20;
 
 /// Extension of a file that does not have its name yet.
 pub(super) const ASIDE: &str = "new";
@@ -38,7 +36,7 @@ pub struct JournalWriter {
     durable_before: CommitNumber,
     /// Position that the next block must reach.
     next_position: Position,
-    buffer: Vec<u8>,
+    staging: Staging,
     /// Blocks of this file that readers cannot see yet.
     pending: Vec<Entry>,
     failure: Option<(PathBuf, Arc<io::Error>)>,
@@ -52,7 +50,7 @@ impl JournalWriter {
         next_position: Position,
     ) -> Result<Self, (PathBuf, io::Error)> {
         let path = file_path(&shared.dir, next);
-        let allocated = shared.options.journal_file_bytes.max(FILE_HEAD_BYTES);
+        let allocated = file_bytes(&shared, FILE_HEAD_BYTES);
         let file = create_file(&*shared.fs, &shared.dir, next, allocated)
             .map_err(|error| (path.clone(), error))?;
         let preparer = Preparer::new(shared.fs.clone(), &shared.dir, allocated);
@@ -66,7 +64,7 @@ impl JournalWriter {
             next,
             durable_before: next,
             next_position,
-            buffer: Vec::new(),
+            staging: Staging::default(),
             pending: Vec::new(),
             failure: None,
         };
@@ -84,16 +82,19 @@ impl JournalWriter {
     pub fn append(&mut self, notes: &[u8], blocks: &[Block]) -> Result<CommitNumber, WriteError> {
         self.check_failure()?;
         let after = self.check_order(blocks)?;
-        let mut table = self.encode(notes, blocks)?;
-        let is_full = self.at + self.buffer.len() as u64 > self.allocated;
+        let too_long = |TooLong| WriteError::TooLong;
+        let length = record::group_bytes(notes, blocks).map_err(too_long)?;
+        let is_full = self.at + length > self.allocated;
         let is_slower = !self.prewritten && self.preparer.is_ready();
         if self.at > FILE_HEAD_BYTES && (is_full || is_slower) {
-            self.begin_file(self.buffer.len() as u64)?;
-            // The salt is another one now. Rare, so encoding again is simplest.
-            table = self.encode(notes, blocks)?;
+            self.begin_file(length)?;
         }
         let start = self.at;
-        self.write_buffer()?;
+        let (salt, durable) = (self.file.salt, self.last_durable());
+        let out = self.staging.begin(length as usize);
+        let table =
+            record::encode_group(out, salt, self.next, durable, notes, blocks).map_err(too_long)?;
+        self.write_staged(length)?;
         let entries = table.into_iter().map(|(head, at)| Entry {
             head,
             offset: start + at,
@@ -188,10 +189,10 @@ impl JournalWriter {
     /// The disk failed, now or before. The next start then treats the end as after a crash.
     pub fn close(mut self) -> Result<(), WriteError> {
         self.sync()?;
-        let salt = self.file.salt;
-        let durable = CommitNumber(self.durable_before.0.saturating_sub(1));
-        record::encode_mark(&mut self.buffer, salt, Kind::Close, self.next, durable);
-        self.write_buffer()?;
+        let (salt, durable) = (self.file.salt, self.last_durable());
+        let out = self.staging.begin(HEADER_BYTES);
+        record::encode_mark(out, salt, Kind::Close, self.next, durable);
+        self.write_staged(HEADER_BYTES as u64)?;
         self.file.file.sync().map_err(|error| self.fail(error))
     }
 
@@ -217,31 +218,15 @@ impl JournalWriter {
         Ok(next)
     }
 
-    fn encode(
-        &mut self,
-        notes: &[u8],
-        blocks: &[Block],
-    ) -> Result<Vec<(record::BlockHead, u64)>, WriteError> {
-        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
-            self.buffer.clear();
-            self.buffer.shrink_to(BUFFER_BYTES_KEPT);
-        }
-        let durable = CommitNumber(self.durable_before.0.saturating_sub(1));
-        record::encode_group(
-            &mut self.buffer,
-            self.file.salt,
-            self.next,
-            durable,
-            notes,
-            blocks,
-        )
-        .map_err(|TooLong| WriteError::TooLong)
+    fn last_durable(&self) -> CommitNumber {
+        CommitNumber(self.durable_before.0.saturating_sub(1))
     }
 
-    fn write_buffer(&mut self) -> Result<(), WriteError> {
-        let written = self.file.file.write_at(&self.buffer, self.at);
+    // Writes the record in `staging`, which is this long.
+    fn write_staged(&mut self, length: u64) -> Result<(), WriteError> {
+        let (bytes, offset) = self.staging.finish(self.at);
+        let written = self.file.file.write_at(bytes, offset);
         written.map_err(|error| self.fail(error))?;
-        let length = self.buffer.len() as u64;
         self.at += length;
         self.file.set_bytes(self.at);
         self.shared
@@ -259,9 +244,9 @@ impl JournalWriter {
             .set_length(self.at)
             .map_err(|error| self.fail(error))?;
         let room = FILE_HEAD_BYTES + record_bytes + HEADER_BYTES as u64;
-        let allocated = self.shared.options.journal_file_bytes.max(room);
+        let allocated = file_bytes(&self.shared, room);
         let prepared = self.preparer.take();
-        self.prewritten = prepared.is_some() && room <= self.shared.options.journal_file_bytes;
+        self.prewritten = prepared.is_some() && allocated == self.preparer.bytes();
         let (fs, dir) = (&*self.shared.fs, &self.shared.dir);
         let created = match prepared.filter(|_| self.prewritten) {
             Some((file, aside)) => name_file(fs, dir, new_head(self.next), file, &aside),
@@ -269,6 +254,7 @@ impl JournalWriter {
         };
         self.file = Arc::new(created.map_err(|error| self.fail(error))?);
         self.at = FILE_HEAD_BYTES;
+        self.staging.forget_tail();
         self.allocated = allocated;
         self.announce_file();
         Ok(())
@@ -295,6 +281,12 @@ impl JournalWriter {
         self.failure = Some((path.clone(), source.clone()));
         WriteError::Io { path, source }
     }
+}
+
+// How much is reserved for a file that must have this much room, in whole blocks.
+fn file_bytes(shared: &Shared, room: u64) -> u64 {
+    let bytes = shared.options.journal_file_bytes.max(room);
+    bytes.next_multiple_of(DIRECT_BYTES as u64)
 }
 
 /// Path of the journal file whose first group has this number.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::fs::{File, FileSystem};
+use super::fs::{DIRECT_BYTES, File, FileSystem};
 use super::journal::ASIDE;
 use super::journal_dir;
 
@@ -54,6 +54,11 @@ impl Preparer {
             begun: Instant::now(),
             syncs: 0,
         }
+    }
+
+    /// Length of the files it prepares.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The journal was synced, with `written` bytes in its present file. Starts to prepare the next one if that is worth it.
@@ -151,7 +156,9 @@ fn fill_file(
     let file = fs.create(path)?;
     // Fails now rather than half-way when the disk is full.
     file.allocate(bytes)?;
-    let zeros = vec![0; STEP_BYTES];
+    // More than needed, so that it has an address that can be written from directly.
+    let zeros = vec![0; STEP_BYTES + DIRECT_BYTES];
+    let zeros = &zeros[zeros.as_ptr().align_offset(DIRECT_BYTES) % DIRECT_BYTES..];
     let mut at = 0;
     while at < bytes {
         if stop.load(Ordering::Relaxed) {

@@ -231,7 +231,7 @@ impl BlockHead {
 
     fn of(block: &Block) -> Result<Self, TooLong> {
         let kept = block.kept.as_ref().map(Vec::len);
-        let body = kept.unwrap_or(0) * 4 + block.entries.len();
+        let body = body_bytes(block);
         let mut crc = 0;
         for index in block.kept.iter().flatten() {
             crc = crc32c::crc32c_append(crc, &index.to_le_bytes());
@@ -302,8 +302,22 @@ impl BlockHead {
     }
 }
 
-/// Replaces the content of `out` by the record of a group. Answers the blocks' heads with the offset of each
-/// body in the record.
+/// Length of the record of a group.
+pub(super) fn group_bytes(notes: &[u8], blocks: &[Block]) -> Result<u64, TooLong> {
+    let head = HEADER_BYTES + blocks.len() * BLOCK_HEAD_BYTES + notes.len();
+    let bodies: usize = blocks.iter().map(body_bytes).sum();
+    let length = ((head + bodies) as u64).next_multiple_of(ALIGNMENT as u64);
+    if length > RECORD_BYTES_MAX {
+        return Err(TooLong);
+    }
+    Ok(length)
+}
+
+fn body_bytes(block: &Block) -> usize {
+    block.kept.as_ref().map_or(0, Vec::len) * 4 + block.entries.len()
+}
+
+/// Adds the record of a group to `out`. Answers the blocks' heads with the offset of each body in the record.
 pub(super) fn encode_group(
     out: &mut Vec<u8>,
     salt: Salt,
@@ -312,11 +326,13 @@ pub(super) fn encode_group(
     notes: &[u8],
     blocks: &[Block],
 ) -> Result<Vec<(BlockHead, u64)>, TooLong> {
+    let length = group_bytes(notes, blocks)?;
     let notes_bytes = u32::try_from(notes.len()).map_err(|_| TooLong)?;
     let block_count = u32::try_from(blocks.len()).map_err(|_| TooLong)?;
     let mut at = (HEADER_BYTES + blocks.len() * BLOCK_HEAD_BYTES + notes.len()) as u64;
-    out.clear();
-    out.resize(HEADER_BYTES, 0);
+    let start = out.len();
+    out.reserve(length as usize);
+    out.resize(start + HEADER_BYTES, 0);
     let mut table = Vec::with_capacity(blocks.len());
     for block in blocks {
         let head = BlockHead::of(block)?;
@@ -324,20 +340,15 @@ pub(super) fn encode_group(
         table.push((head, at));
         at += u64::from(head.body_bytes);
     }
-    let length = at.next_multiple_of(ALIGNMENT as u64);
-    if length > RECORD_BYTES_MAX {
-        return Err(TooLong);
-    }
     out.extend_from_slice(notes);
-    let head_crc = crc32c::crc32c(&out[HEADER_BYTES..]);
-    out.reserve((length as usize).saturating_sub(out.len()));
+    let head_crc = crc32c::crc32c(&out[start + HEADER_BYTES..]);
     for block in blocks {
         for index in block.kept.iter().flatten() {
             out.extend_from_slice(&index.to_le_bytes());
         }
         out.extend_from_slice(&block.entries);
     }
-    out.resize(length as usize, 0);
+    out.resize(start + length as usize, 0);
     let header = Header {
         kind: Kind::Group,
         number,
@@ -347,11 +358,11 @@ pub(super) fn encode_group(
         head_crc,
         length,
     };
-    put_header(out, salt, &header);
+    put_header(&mut out[start..], salt, &header);
     Ok(table)
 }
 
-/// Replaces the content of `out` by a record without notes and blocks.
+/// Adds a record without notes and blocks to `out`.
 pub(super) fn encode_mark(
     out: &mut Vec<u8>,
     salt: Salt,
@@ -359,8 +370,8 @@ pub(super) fn encode_mark(
     number: CommitNumber,
     durable: CommitNumber,
 ) {
-    out.clear();
-    out.resize(HEADER_BYTES, 0);
+    let start = out.len();
+    out.resize(start + HEADER_BYTES, 0);
     let header = Header {
         kind,
         number,
@@ -370,7 +381,7 @@ pub(super) fn encode_mark(
         head_crc: 0,
         length: HEADER_BYTES as u64,
     };
-    put_header(out, salt, &header);
+    put_header(&mut out[start..], salt, &header);
 }
 
 fn put_header(out: &mut [u8], salt: Salt, header: &Header) {
@@ -386,19 +397,17 @@ fn put_header(out: &mut [u8], salt: Salt, header: &Header) {
     out[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// A block on its own: its head, then its body.
-pub(super) fn encode_block(block: &Block) -> Result<Vec<u8>, TooLong> {
-    let head = BlockHead::of(block)?;
-    let mut out = Vec::with_capacity(BLOCK_HEAD_BYTES + head.body_bytes as usize);
-    head.encode(&mut out);
+/// What precedes the entries of a block that is stored on its own: its head, and which events are kept.
+pub(super) fn encode_block_head(block: &Block) -> Result<Vec<u8>, TooLong> {
+    let mut out = Vec::with_capacity(BLOCK_HEAD_BYTES + body_bytes(block) - block.entries.len());
+    BlockHead::of(block)?.encode(&mut out);
     for index in block.kept.iter().flatten() {
         out.extend_from_slice(&index.to_le_bytes());
     }
-    out.extend_from_slice(&block.entries);
     Ok(out)
 }
 
-/// The block that [`encode_block`] wrote; `None` when damaged.
+/// The block stored as [`encode_block_head`] and its entries; `None` when damaged.
 pub(super) fn decode_block(bytes: &Bytes) -> Option<Block> {
     let head = BlockHead::decode(bytes.get(..BLOCK_HEAD_BYTES)?)?;
     head.block(&bytes.slice(BLOCK_HEAD_BYTES..))
@@ -489,7 +498,8 @@ mod tests {
 
     #[test]
     fn a_block_on_its_own_round_trips() {
-        let bytes = Bytes::from(encode_block(&block()).expect("short"));
+        let head = encode_block_head(&block()).expect("short");
+        let bytes = Bytes::from([&head[..], &block().entries].concat());
         assert_eq!(decode_block(&bytes), Some(block()));
         (0..bytes.len()).for_each(|at| assert_eq!(decode_block(&bytes.slice(..at)), None));
     }
