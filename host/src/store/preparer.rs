@@ -21,8 +21,8 @@ const SYNCS_MIN: u32 = 256;
 const BUSY_BYTES_PER_SECOND: u64 = 16 << 20;
 /// The zeros are written in steps of this, each synced, with a pause between them, so that a sync of the journal meanwhile
 /// waits for little.
-const STEP_BYTES: usize = 1 << 20;
-const PAUSE: Duration = Duration::from_millis(5);
+const STEP_BYTES: usize = 128 << 10;
+const PAUSE: Duration = Duration::from_millis(3);
 
 pub(super) struct Preparer {
     fs: Arc<dyn FileSystem>,
@@ -225,7 +225,7 @@ mod tests {
     fn what_is_not_used_is_removed() {
         let dir = tempfile::tempdir().expect("folder");
         for wait in [true, false] {
-            let mut preparer = preparer(dir.path(), 64 * STEP_BYTES as u64);
+            let mut preparer = preparer(dir.path(), 512 * STEP_BYTES as u64);
             preparer.bytes = if wait { 10 } else { preparer.bytes };
             preparer.start();
             if wait {

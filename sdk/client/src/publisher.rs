@@ -19,7 +19,6 @@ use tokio::time::Instant;
 
 use self::driver::Driver;
 use self::gather::Gatherer;
-use self::ticket::Fate;
 pub use self::ticket::{PublishTicket, Published};
 use crate::client::ClientHandle;
 use crate::error::{ConnectError, PublishError};
@@ -66,7 +65,7 @@ impl Publisher {
         let shared = &self.handle.shared;
         let (event, size) = shared.check(topic, event)?;
         let permits = shared.admit(size).await?;
-        let ticket = shared.push(topic, &event, size)?;
+        let ticket = shared.push(topic, event, size)?;
         permits.into_iter().for_each(SemaphorePermit::forget);
         Ok(ticket)
     }
@@ -215,14 +214,25 @@ impl Shared {
 
     /// Waits for room for one event of `size` bytes.
     async fn admit(&self, size: usize) -> Result<[SemaphorePermit<'_>; 2], PublishError> {
-        let closed = |_| self.closed_error();
-        let events = self.events.acquire().await.map_err(closed)?;
-        let bytes = self
-            .bytes
-            .acquire_many(self.bytes_taken(size))
-            .await
-            .map_err(closed)?;
-        Ok([events, bytes])
+        // A loop that sends without ever having to wait lets others run now and then.
+        tokio::task::coop::consume_budget().await;
+        Ok([
+            self.take(&self.events, 1).await?,
+            self.take(&self.bytes, self.bytes_taken(size)).await?,
+        ])
+    }
+
+    /// Most of the time there is room, and asking for it costs much less than waiting for it.
+    async fn take<'a>(
+        &self,
+        room: &'a Semaphore,
+        permits: u32,
+    ) -> Result<SemaphorePermit<'a>, PublishError> {
+        if let Ok(taken) = room.try_acquire_many(permits) {
+            return Ok(taken);
+        }
+        let taken = room.acquire_many(permits).await;
+        taken.map_err(|_| self.closed_error())
     }
 
     /// How much of the room for bytes an event of `size` takes: never more than there is in all.
@@ -234,7 +244,7 @@ impl Shared {
     fn push(
         &self,
         topic: &str,
-        event: &pb::Event,
+        event: pb::Event,
         size: usize,
     ) -> Result<PublishTicket, PublishError> {
         let admitted = self.bytes_taken(size) as usize;
@@ -267,21 +277,16 @@ impl Shared {
 
     /// Resolves everything that is still being gathered, and refuses whatever comes later, with `error`.
     fn close(&self, error: &PublishError) {
-        let fates: Vec<Arc<Fate>> = {
+        let gathered = {
             let mut state = self.state();
             state.closed.get_or_insert_with(|| error.clone());
-            state
-                .gatherer
-                .clear()
-                .into_iter()
-                .map(|batch| batch.fate)
-                .collect()
+            state.gatherer.clear()
         };
         self.events.close();
         self.bytes.close();
         let mut unreported = false;
-        for fate in fates {
-            unreported |= fate.resolve(Err(error.clone()));
+        for batch in gathered {
+            unreported |= batch.fate.resolve(Err(error.clone()), batch.events);
         }
         if unreported {
             self.state().unreported.get_or_insert_with(|| error.clone());

@@ -16,19 +16,29 @@ const EVENTS_TAG: u32 = 15;
 /// Field number of `deliver` in `BrokerToConsumer`.
 const DELIVER_TAG: u32 = 1;
 
+/// Field number of `payload` in `Event`, its last field.
+const PAYLOAD_TAG: u32 = 5;
+
 /// Appends `event` to `body`, as one element of `PublishBatch.events`. Returns the size of the encoded event itself.
 #[expect(
     clippy::missing_panics_doc,
     reason = "a BytesMut grows, so encoding into it cannot run out of room"
 )]
-pub fn push_event(body: &mut BytesMut, event: &pb::Event) -> usize {
+pub fn push_event(body: &mut BytesMut, mut event: pb::Event) -> usize {
     let length = event.encoded_len();
     body.reserve(element_len(length));
     encode_key(EVENTS_TAG, WireType::LengthDelimited, body);
     encode_varint(length as u64, body);
+    // prost clones `Bytes` to encode them, which allocates for those that were a `Vec` until then.
+    let payload = std::mem::take(&mut event.payload);
     event
         .encode(body)
         .expect("a BytesMut grows as needed, and that is the only way to fail");
+    if !payload.is_empty() {
+        encode_key(PAYLOAD_TAG, WireType::LengthDelimited, body);
+        encode_varint(payload.len() as u64, body);
+        body.extend_from_slice(&payload);
+    }
     length
 }
 
@@ -258,7 +268,7 @@ mod tests {
             let mut body = BytesMut::new();
             for event in &events {
                 let before = body.len();
-                let length = push_event(&mut body, event);
+                let length = push_event(&mut body, event.clone());
                 prop_assert_eq!(body.len() - before, element_len(length));
             }
             let head = pb::PublishBatch { correlation, topic: "a.b".into(), first_number, ..Default::default() };
@@ -277,7 +287,7 @@ mod tests {
         ) {
             let mut body = BytesMut::new();
             for event in &events {
-                push_event(&mut body, event);
+                push_event(&mut body, event.clone());
             }
             let head = pb::Deliver { topic: "a.b".into(), attempt: 1, positions, ..Default::default() };
             let mut stream = BytesMut::new();

@@ -1,6 +1,7 @@
 //! The bench's clients: publishers in a closed loop or at a fixed rate, and consumers. Each task measures for
 //! itself and hands its figures back at its end, so that measuring shares nothing between tasks.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -259,6 +260,8 @@ fn settle(run: &Run, figures: &mut Figures, shape: Shape, sent_us: u64, group: u
 fn pace(run: Arc<Run>, rate: u64) -> mpsc::Receiver<u64> {
     let (intended, due) = mpsc::channel(PACE_QUEUE_MAX);
     std::thread::spawn(move || {
+        // The kernel lets a thread sleep up to 50 µs too long to save wake-ups, which would be charged to the broker.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         let begin = run.started.elapsed();
         for number in 0_u64.. {
             let at = begin + Duration::from_secs_f64(number as f64 / rate as f64);

@@ -399,7 +399,7 @@ impl Driver {
         }
         batch.body = Bytes::new();
         let error = outcome.as_ref().err().cloned();
-        let unreported = batch.fate.resolve(outcome);
+        let unreported = batch.fate.resolve(outcome, batch.events);
         self.shared.give_back(batch.events, batch.admitted_bytes);
         {
             let mut state = self.shared.state();
@@ -466,7 +466,7 @@ impl Driver {
         }
         let expired = self.shared.state().gatherer.expire(deadline);
         for batch in expired {
-            if batch.fate.resolve(Err(error.clone())) {
+            if batch.fate.resolve(Err(error.clone()), batch.events) {
                 self.shared
                     .state()
                     .unreported

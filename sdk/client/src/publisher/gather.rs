@@ -119,20 +119,20 @@ impl Gatherer {
     pub(super) fn push(
         &mut self,
         topic: &str,
-        event: &pb::Event,
+        event: pb::Event,
         size: usize,
         admitted_bytes: usize,
         now: impl FnOnce() -> Instant,
     ) -> Pushed {
-        if !self.topics.contains_key(topic) {
-            self.forget_idle_topics();
-            let name = Arc::<str>::from(topic);
-            self.topics.insert(Arc::clone(&name), Topic::new(name));
-        }
-        let entry = self
-            .topics
-            .get_mut(topic)
-            .expect("inserted above when missing");
+        let entry = match self.topics.get_mut(topic) {
+            Some(entry) => entry,
+            None => {
+                self.forget_idle_topics();
+                let name = Arc::<str>::from(topic);
+                let entry = self.topics.entry(Arc::clone(&name));
+                entry.or_insert_with(|| Topic::new(name))
+            }
+        };
         let mut filled = false;
         if let Some(open) = &entry.open {
             let full = open.events >= self.batch_events_max
@@ -163,7 +163,6 @@ impl Gatherer {
         open.event_bytes += push_event(&mut open.body, event);
         open.events += 1;
         open.admitted_bytes += admitted_bytes;
-        open.fate.joined(open.events);
         let fate = Arc::clone(&open.fate);
         let mut wake = filled;
         if !entry.queued && entry.may_send() {
@@ -336,7 +335,7 @@ mod tests {
     fn push_at(gatherer: &mut Gatherer, topic: &str, bytes: usize, now: Instant) -> Pushed {
         let event = event(bytes);
         let size = prost::Message::encoded_len(&event);
-        gatherer.push(topic, &event, size, size, || now)
+        gatherer.push(topic, event, size, size, || now)
     }
 
     fn push(gatherer: &mut Gatherer, topic: &str, bytes: usize) -> Pushed {

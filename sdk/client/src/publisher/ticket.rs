@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::PublishError;
@@ -24,41 +24,31 @@ pub(super) type Outcome = Result<Published, PublishError>;
 /// What becomes of one batch. Resolved once, by the driver.
 #[derive(Debug, Default)]
 pub(super) struct Fate {
-    state: Mutex<FateState>,
-}
-
-#[derive(Debug, Default)]
-struct FateState {
-    outcome: Option<Outcome>,
-    events: usize,
-    /// One slot per ticket that was polled.
-    wakers: Vec<Waker>,
+    /// Set while `waiting` is locked, so that no ticket starts to wait for what is there already.
+    outcome: OnceLock<Outcome>,
+    /// One slot per ticket that was polled in vain.
+    waiting: Mutex<Vec<Waker>>,
 }
 
 impl Fate {
-    /// One more event has joined the batch.
-    pub(super) fn joined(&self, events: usize) {
-        self.lock().events = events;
-    }
-
-    /// Says what became of the batch. Returns true when it failed and there are events whose tickets nobody was
-    /// waiting on.
-    pub(super) fn resolve(&self, outcome: Outcome) -> bool {
-        let (wakers, unreported) = {
-            let mut state = self.lock();
-            if state.outcome.is_some() {
+    /// Says what became of the batch of `events` events. Returns true when it failed and there are events whose tickets nobody
+    /// was waiting on.
+    pub(super) fn resolve(&self, outcome: Outcome, events: usize) -> bool {
+        let failed = outcome.is_err();
+        let wakers = {
+            let mut waiting = self.waiting();
+            if self.outcome.set(outcome).is_err() {
                 return false;
             }
-            let unreported = outcome.is_err() && state.wakers.len() < state.events;
-            state.outcome = Some(outcome);
-            (std::mem::take(&mut state.wakers), unreported)
+            std::mem::take(&mut *waiting)
         };
+        let unreported = failed && wakers.len() < events;
         wakers.into_iter().for_each(Waker::wake);
         unreported
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, FateState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,26 +71,34 @@ impl PublishTicket {
             slot: None,
         }
     }
+
+    fn outcome(&self) -> Option<Outcome> {
+        let first = self.fate.outcome.get()?;
+        Some(first.clone().map(|first| Published {
+            sequence: first.sequence.saturating_add(self.index),
+            ..first
+        }))
+    }
 }
 
 impl Future for PublishTicket {
     type Output = Outcome;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        let fate = Arc::clone(&self.fate);
-        let mut state = fate.lock();
-        if let Some(outcome) = &state.outcome {
-            let index = self.index;
-            return Poll::Ready(outcome.clone().map(|first| Published {
-                sequence: first.sequence.saturating_add(index),
-                ..first
-            }));
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let ticket = self.get_mut();
+        if let Some(outcome) = ticket.outcome() {
+            return Poll::Ready(outcome);
         }
-        match self.slot {
-            Some(slot) => state.wakers[slot].clone_from(context.waker()),
+        let mut waiting = ticket.fate.waiting();
+        // Resolved between the look and the lock.
+        if let Some(outcome) = ticket.outcome() {
+            return Poll::Ready(outcome);
+        }
+        match ticket.slot {
+            Some(slot) => waiting[slot].clone_from(context.waker()),
             None => {
-                self.slot = Some(state.wakers.len());
-                state.wakers.push(context.waker().clone());
+                ticket.slot = Some(waiting.len());
+                waiting.push(context.waker().clone());
             }
         }
         Poll::Pending
@@ -119,18 +117,12 @@ mod tests {
         unkept: true,
     };
 
-    fn fate(events: usize) -> Arc<Fate> {
-        let fate = Arc::new(Fate::default());
-        fate.joined(events);
-        fate
-    }
-
     #[tokio::test]
     async fn sequences_count_on_from_the_first() {
-        let fate = fate(2);
+        let fate = Arc::new(Fate::default());
         let mut second = PublishTicket::new(Arc::clone(&fate), 1);
         assert!((&mut second).now_or_never().is_none());
-        assert!(!fate.resolve(Ok(FIRST)));
+        assert!(!fate.resolve(Ok(FIRST), 2));
         assert_eq!(
             second.await.unwrap(),
             Published {
@@ -143,12 +135,12 @@ mod tests {
     #[tokio::test]
     async fn an_error_counts_as_reported_only_when_every_ticket_waits() {
         let error = PublishError::Protocol("x".into());
-        let waited_for = fate(1);
+        let waited_for = Arc::new(Fate::default());
         let mut ticket = PublishTicket::new(Arc::clone(&waited_for), 0);
         assert!((&mut ticket).now_or_never().is_none());
         assert!((&mut ticket).now_or_never().is_none(), "polled twice");
-        assert!(!waited_for.resolve(Err(error.clone())));
+        assert!(!waited_for.resolve(Err(error.clone()), 1));
         assert!(ticket.await.is_err());
-        assert!(fate(1).resolve(Err(error)));
+        assert!(Fate::default().resolve(Err(error), 1));
     }
 }
