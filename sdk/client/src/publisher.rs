@@ -214,15 +214,14 @@ impl Shared {
 
     /// Waits for room for one event of `size` bytes.
     async fn admit(&self, size: usize) -> Result<[SemaphorePermit<'_>; 2], PublishError> {
-        // A loop that sends without ever having to wait lets others run now and then.
-        tokio::task::coop::consume_budget().await;
         Ok([
             self.take(&self.events, 1).await?,
             self.take(&self.bytes, self.bytes_taken(size)).await?,
         ])
     }
 
-    /// Most of the time there is room, and asking for it costs much less than waiting for it.
+    /// Most of the time there is room, and asking for it costs much less than waiting for it. Nor does it make the sender yield
+    /// every so many events, which would only cut batches short: what may be outstanding bounds how long it goes on.
     async fn take<'a>(
         &self,
         room: &'a Semaphore,

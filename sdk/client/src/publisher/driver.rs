@@ -47,6 +47,7 @@ struct Batch {
 
 /// One life of the publish stream.
 struct Stream {
+    connection: quinn::Connection,
     send: quinn::SendStream,
     source: FrameSource,
     credit_bytes: usize,
@@ -166,7 +167,9 @@ impl Driver {
         let frame = frame.ok_or(End::Retry(None))?;
         let reply: pb::PublishOpened = decode(frame).map_err(|error| lost(error.into()))?;
         match reply.result {
-            Some(publish_opened::Result::Ready(ready)) => Ok(self.begin(send, source, ready)),
+            Some(publish_opened::Result::Ready(ready)) => {
+                Ok(self.begin(session.connection.clone(), send, source, ready))
+            }
             Some(publish_opened::Result::Error(error)) => Err(self.refused_open(error.into())),
             None => Err(End::Fatal(PublishError::Protocol(
                 "the answer to a publish open is empty".into(),
@@ -176,6 +179,7 @@ impl Driver {
 
     fn begin(
         &mut self,
+        connection: quinn::Connection,
         send: quinn::SendStream,
         source: FrameSource,
         ready: pb::PublishReady,
@@ -187,6 +191,7 @@ impl Driver {
             let _ = opened.send(Ok(()));
         }
         Stream {
+            connection,
             send,
             source,
             credit_bytes: usize::try_from(ready.credit_bytes).unwrap_or(usize::MAX),
@@ -333,6 +338,8 @@ impl Driver {
 
     /// Applies `frame` and all further answers that are here already.
     fn apply_all(&mut self, stream: &mut Stream, frame: Bytes) -> Result<(), End> {
+        let round_trip = stream.connection.rtt();
+        self.shared.state().gatherer.set_round_trip(round_trip);
         let mut next = Some(frame);
         while let Some(frame) = next {
             let reply: pb::PublishReply = decode(frame).map_err(|error| lost(error.into()))?;

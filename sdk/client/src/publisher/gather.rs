@@ -16,6 +16,10 @@ use super::ticket::Fate;
 /// broker answers a group of batches together, so more small ones would not be faster, only dearer.
 const SMALL_IN_FLIGHT_MAX: usize = 8;
 
+/// A broker whose round trip is shorter than this is near: about what a commit takes. There, an event that waits for the
+/// answer to the one before it misses no group, so one small batch at a time is enough, and a full one follows sooner.
+const NEAR_ROUND_TRIP: Duration = Duration::from_millis(2);
+
 /// From this many bytes on, a batch is not small: one block of the broker's store.
 const SMALL_BYTES: usize = 64 * 1024;
 
@@ -33,6 +37,7 @@ pub(super) struct Gatherer {
     queue: VecDeque<Arc<str>>,
     batch_bytes_max: usize,
     batch_events_max: usize,
+    small_in_flight_max: usize,
     /// Batches are numbered in the order in which they were begun.
     next_order: u64,
     unresolved: BTreeSet<u64>,
@@ -63,10 +68,10 @@ impl Topic {
         }
     }
 
-    fn may_send(&self) -> bool {
+    fn may_send(&self, small_in_flight_max: usize) -> bool {
         !self.full.is_empty()
             || self.open.as_ref().is_some_and(|open| {
-                self.in_flight < SMALL_IN_FLIGHT_MAX || open.body.len() >= SMALL_BYTES
+                self.in_flight < small_in_flight_max || open.body.len() >= SMALL_BYTES
             })
     }
 
@@ -109,9 +114,18 @@ impl Gatherer {
             queue: VecDeque::new(),
             batch_bytes_max,
             batch_events_max: batch_events_max.max(1),
+            small_in_flight_max: SMALL_IN_FLIGHT_MAX,
             next_order: 0,
             unresolved: BTreeSet::new(),
         }
+    }
+
+    /// How long a round trip to the broker takes now. What is gathered already keeps to the number of before.
+    pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
+        self.small_in_flight_max = match round_trip < NEAR_ROUND_TRIP {
+            true => 1,
+            false => SMALL_IN_FLIGHT_MAX,
+        };
     }
 
     /// Adds `event`, which takes `size` bytes encoded, to the open batch of `topic`. It has taken `admitted_bytes` of
@@ -165,7 +179,7 @@ impl Gatherer {
         open.admitted_bytes += admitted_bytes;
         let fate = Arc::clone(&open.fate);
         let mut wake = filled;
-        if !entry.queued && entry.may_send() {
+        if !entry.queued && entry.may_send(self.small_in_flight_max) {
             entry.queued = true;
             self.queue.push_back(Arc::clone(&entry.name));
             wake = true;
@@ -185,7 +199,7 @@ impl Gatherer {
             let Some(topic) = self.topics.get_mut(&name) else {
                 continue;
             };
-            if !topic.may_send() {
+            if !topic.may_send(self.small_in_flight_max) {
                 // Comes back with the next answer for this topic, or when its batch is no longer small.
                 topic.queued = false;
                 continue;
@@ -204,7 +218,7 @@ impl Gatherer {
             let batch = topic.full.pop_front().or_else(|| topic.open.take())?;
             topic.in_flight += 1;
             topic.last_bytes = batch.body.len();
-            topic.queued = topic.may_send();
+            topic.queued = topic.may_send(self.small_in_flight_max);
             if topic.queued {
                 self.queue.push_back(name);
             }
@@ -250,7 +264,7 @@ impl Gatherer {
             return false;
         };
         topic.in_flight = topic.in_flight.saturating_sub(1);
-        if topic.queued || !topic.may_send() {
+        if topic.queued || !topic.may_send(self.small_in_flight_max) {
             return false;
         }
         topic.queued = true;
@@ -423,6 +437,20 @@ mod tests {
         );
         assert!(gatherer.resolved(&"a".into(), orders[1]));
         assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
+    }
+
+    #[test]
+    fn near_the_broker_one_small_batch_is_under_way_at_a_time() {
+        let mut gatherer = Gatherer::new(1 << 20, 10_000);
+        gatherer.set_round_trip(Duration::from_micros(200));
+        push(&mut gatherer, "a", 1);
+        let first = gatherer.take(ANY, Duration::ZERO, Instant::now()).unwrap();
+        assert!(!push(&mut gatherer, "a", 1).wake);
+        assert_eq!(take(&mut gatherer), None);
+        assert!(gatherer.resolved(&"a".into(), first.order));
+        assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
+        gatherer.set_round_trip(Duration::from_millis(20));
+        assert!(push(&mut gatherer, "a", 1).wake, "far away there may be several");
     }
 
     #[test]
