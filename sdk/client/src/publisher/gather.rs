@@ -450,7 +450,10 @@ mod tests {
         assert!(gatherer.resolved(&"a".into(), first.order));
         assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
         gatherer.set_round_trip(Duration::from_millis(20));
-        assert!(push(&mut gatherer, "a", 1).wake, "far away there may be several");
+        assert!(
+            push(&mut gatherer, "a", 1).wake,
+            "far away there may be several"
+        );
     }
 
     #[test]
