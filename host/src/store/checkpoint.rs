@@ -235,7 +235,9 @@ impl Checkpoints {
                 open.take_if(|(part, _)| part.bytes >= self.shared.options.generation_part_bytes)
             {
                 parts.push(self.finish_part(part, first, last.unwrap_or(first))?);
-                self.shared.index().forget_before(mark);
+                // Not under the lock of the index: letting go of many pages takes a while.
+                let read = self.shared.index().files_before(mark);
+                read.iter().for_each(|file| file.file.forget());
                 pace.rest(&self.shared);
             }
             let (part, _) = match &mut open {
@@ -371,7 +373,7 @@ fn seal(fs: &dyn FileSystem, writer: DatabaseWriter) -> Result<(u64, u64), Check
     writer.finish().map_err(CheckpointError::Database)?;
     generation::sync_tree(fs, &path).map_err(CheckpointError::io("sync", &path))?;
     generation::verify(&path, items, checksum).map_err(CheckpointError::Verify)?;
-    generation::forget_tree(fs, &path).map_err(CheckpointError::io("list", &path))?;
+    generation::forget_tree(fs, &path);
     Ok((items, checksum))
 }
 

@@ -7,12 +7,12 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 
-/// A write whose offset, length and address in memory are multiples of this may go to the disk from where it is,
-/// without a copy in the memory of the operating system.
+/// What is written with [`File::write_blocks_at`] has an offset, a length and an address in memory that are multiples of
+/// this.
 pub(super) const DIRECT_BYTES: usize = 4096;
 
 /// A file system. Every call blocks.
@@ -91,12 +91,25 @@ pub trait File: Send + Sync {
     /// The operating system reports a failed read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes all of `bytes`, directly to the disk if they are laid out for it (see [`DIRECT_BYTES`]).
+    /// Writes all of `bytes`.
     ///
     /// # Errors
     ///
     /// Some of it may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `bytes`, which are whole blocks of [`DIRECT_BYTES`], past the page cache where the file system can. They
+    /// are not durable before [`sync`](Self::sync) for that.
+    ///
+    /// # Errors
+    ///
+    /// Some of it may have been written.
+    fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)
+    }
+
+    /// Says that nothing more will be written.
+    fn finished(&self) {}
 
     /// Length in bytes.
     ///
@@ -127,9 +140,7 @@ pub trait File: Send + Sync {
     /// The sync failed. What was written since the last one may be lost even if a later sync succeeds.
     fn sync(&self) -> io::Result<()>;
 
-    /// Says that nobody will read the content soon, so that the memory it takes in the operating system can serve others.
-    /// Filling memory that was free for long can cost several times what a copy does, where a hypervisor has to bring it
-    /// back first.
+    /// Says that nobody will read the content soon, so that the memory it takes in the page cache can serve others.
     fn forget(&self) {}
 }
 
@@ -140,8 +151,9 @@ pub struct RealFileSystem;
 struct RealFile {
     file: fs::File,
     /// The same file, for writes past the page cache: what the journal writes is not read again soon, and filling pages with
-    /// it costs several times what the write itself does. `None` where the file system cannot, or nobody asked.
-    direct: Option<fs::File>,
+    /// it costs several times what the write itself does. `None` where the file system cannot, and once the file is finished,
+    /// so that a long journal does not take twice as many descriptors.
+    direct: Mutex<Option<fs::File>>,
 }
 
 impl FileSystem for RealFileSystem {
@@ -155,7 +167,8 @@ impl FileSystem for RealFileSystem {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Arc::new(RealFile { file, direct: None }))
+        let direct = Mutex::new(None);
+        Ok(Arc::new(RealFile { file, direct }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -173,7 +186,7 @@ impl FileSystem for RealFileSystem {
             .open(path);
         Ok(Arc::new(RealFile {
             file,
-            direct: direct.ok(),
+            direct: Mutex::new(direct.ok()),
         }))
     }
 
@@ -212,6 +225,12 @@ impl FileSystem for RealFileSystem {
     }
 }
 
+impl RealFile {
+    fn direct(&self) -> MutexGuard<'_, Option<fs::File>> {
+        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
@@ -230,10 +249,11 @@ impl File for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let aligned = [bytes.as_ptr().addr(), bytes.len(), offset as usize]
-            .iter()
-            .all(|value| value.is_multiple_of(DIRECT_BYTES));
-        if let Some(direct) = self.direct.as_ref().filter(|_| aligned) {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Some(direct) = &*self.direct() {
             let written = direct.write_all_at(bytes, offset);
             // Refused as a request: this file system wants it laid out differently.
             let refused = |error: &io::Error| error.kind() == io::ErrorKind::InvalidInput;
@@ -241,7 +261,11 @@ impl File for RealFile {
                 return written;
             }
         }
-        self.file.write_all_at(bytes, offset)
+        self.write_at(bytes, offset)
+    }
+
+    fn finished(&self) {
+        *self.direct() = None;
     }
 
     fn length(&self) -> io::Result<u64> {
@@ -291,9 +315,13 @@ mod tests {
             (&b"other"[..], DIRECT_BYTES + 1),
             (block, 0),
             (&block[..100], 2 * DIRECT_BYTES - 50),
-            (&block[1..], 2 * DIRECT_BYTES),
+            (block, 2 * DIRECT_BYTES),
         ] {
-            file.write_at(bytes, offset as u64).expect("written");
+            let written = match bytes.len() == DIRECT_BYTES {
+                true => file.write_blocks_at(bytes, offset as u64),
+                false => file.write_at(bytes, offset as u64),
+            };
+            written.expect("written");
             expected[offset..offset + bytes.len()].copy_from_slice(bytes);
             let mut found = vec![0; expected.len()];
             let length = file.read_at(&mut found, 0).expect("read");

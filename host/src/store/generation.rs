@@ -278,17 +278,17 @@ pub(super) fn sync_tree(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     fs.sync_dir(path)
 }
 
-/// Lets go of what the operating system keeps in memory of a sealed database. It is read again when a subscriber gets to
-/// it, which may be never, and until then the memory is better used for the next one.
-pub(super) fn forget_tree(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
-    for entry in fs.list(path)? {
+/// Lets go of what the page cache holds of a sealed database, as far as that works. It is read again when a subscriber gets
+/// to it, which may be never, and until then the memory is better used for the next one: filling memory that was free for
+/// long costs several times what a copy does, where a hypervisor has to bring it back first.
+pub(super) fn forget_tree(fs: &dyn FileSystem, path: &Path) {
+    for entry in fs.list(path).unwrap_or_default() {
         if entry.is_dir() {
-            forget_tree(fs, &entry)?;
-        } else {
-            fs.open(&entry)?.forget();
+            forget_tree(fs, &entry);
+        } else if let Ok(file) = fs.open(&entry) {
+            file.forget();
         }
     }
-    Ok(())
 }
 
 /// Bytes of the files under `path`.

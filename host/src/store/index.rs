@@ -109,10 +109,10 @@ impl Index {
         files.flat_map(|file| file.entries.iter())
     }
 
-    /// Lets go of what the operating system keeps in memory of the files that lie wholly before `mark`.
-    pub(super) fn forget_before(&self, mark: CommitNumber) {
+    /// The files that lie wholly before `mark`.
+    pub(super) fn files_before(&self, mark: CommitNumber) -> Vec<Arc<JournalFile>> {
         let files = self.files.iter().take(self.releasable_files(mark));
-        files.for_each(|file| file.file.file.forget());
+        files.map(|file| file.file.clone()).collect()
     }
 
     /// Drops the files that lie wholly before `mark` and answers them.

@@ -222,10 +222,10 @@ impl JournalWriter {
         CommitNumber(self.durable_before.0.saturating_sub(1))
     }
 
-    // Writes the record in `staging`, which is this long.
+    // Writes the blocks in `staging`, of which the record takes `length` bytes.
     fn write_staged(&mut self, length: u64) -> Result<(), WriteError> {
         let (bytes, offset) = self.staging.finish(self.at);
-        let written = self.file.file.write_at(bytes, offset);
+        let written = self.file.file.write_blocks_at(bytes, offset);
         written.map_err(|error| self.fail(error))?;
         self.at += length;
         self.file.set_bytes(self.at);
@@ -243,6 +243,7 @@ impl JournalWriter {
             .file
             .set_length(self.at)
             .map_err(|error| self.fail(error))?;
+        self.file.file.finished();
         let room = FILE_HEAD_BYTES + record_bytes + HEADER_BYTES as u64;
         let allocated = file_bytes(&self.shared, room);
         let prepared = self.preparer.take();

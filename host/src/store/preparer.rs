@@ -165,7 +165,7 @@ fn fill_file(
             return Err(io::ErrorKind::Interrupted.into());
         }
         let step = (bytes - at).min(STEP_BYTES as u64);
-        file.write_at(&zeros[..step as usize], at)?;
+        file.write_blocks_at(&zeros[..step as usize], at)?;
         file.sync()?;
         at += step;
         std::thread::sleep(PAUSE);

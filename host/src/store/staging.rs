@@ -23,7 +23,8 @@ impl Staging {
         self.tail.clear();
     }
 
-    /// Starts a write. The caller adds the next `bytes` of the file to what it gets.
+    /// Starts a write of a record of this many bytes. What it answers holds the file's last block already, as far as that is
+    /// filled: the caller appends the record to it, and no more than was announced, or the address changes.
     pub(super) fn begin(&mut self, bytes: usize) -> &mut Vec<u8> {
         self.memory.clear();
         self.memory.shrink_to(BYTES_KEPT);
@@ -36,8 +37,8 @@ impl Staging {
         &mut self.memory
     }
 
-    /// The whole blocks to be written, zeros after the end, when `at` is where the bytes added since [`begin`](Self::begin)
-    /// go; and where in the file they begin.
+    /// The whole blocks to be written, with zeros after the record, and where in the file they go. The record itself goes to
+    /// `at`.
     pub(super) fn finish(&mut self, at: u64) -> (&[u8], u64) {
         let offset = at - self.tail.len() as u64;
         let length = self.memory.len() - self.start;

@@ -9,6 +9,7 @@ mod driver;
 mod gather;
 mod ticket;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidegate_wire::event::EventCheckError;
@@ -24,6 +25,9 @@ use crate::client::ClientHandle;
 use crate::error::{ConnectError, PublishError};
 use crate::event::Event;
 use crate::options::PublisherOptions;
+
+/// Events that a sender queues at most before it yields. Fewer cut batches short.
+const SENDS_PER_TURN: usize = 512;
 
 /// Publishes events. Cheap to clone, and safe to use from many tasks at once. Events of one topic sent by one task
 /// keep their order.
@@ -138,6 +142,8 @@ struct Shared {
     events: Semaphore,
     bytes_max: usize,
     limits: Limits,
+    /// How many were sent, so that a sender yields every so often.
+    sends: AtomicUsize,
 }
 
 /// What is changed under the lock, each time for well under a microsecond.
@@ -186,6 +192,7 @@ impl Shared {
             events: Semaphore::new(events_max),
             bytes_max,
             limits,
+            sends: AtomicUsize::new(1),
         }
     }
 
@@ -214,14 +221,18 @@ impl Shared {
 
     /// Waits for room for one event of `size` bytes.
     async fn admit(&self, size: usize) -> Result<[SemaphorePermit<'_>; 2], PublishError> {
+        // Room that is there is taken without waiting, so without this a sender in a loop might never let others run, the
+        // driver among them.
+        if self.sends.fetch_add(1, Ordering::Relaxed) % SENDS_PER_TURN == 0 {
+            tokio::task::yield_now().await;
+        }
         Ok([
             self.take(&self.events, 1).await?,
             self.take(&self.bytes, self.bytes_taken(size)).await?,
         ])
     }
 
-    /// Most of the time there is room, and asking for it costs much less than waiting for it. Nor does it make the sender yield
-    /// every so many events, which would only cut batches short: what may be outstanding bounds how long it goes on.
+    /// Most of the time there is room, and asking for it costs much less than waiting for it.
     async fn take<'a>(
         &self,
         room: &'a Semaphore,

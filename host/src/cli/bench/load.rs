@@ -262,8 +262,8 @@ fn settle(run: &Run, figures: &mut Figures, shape: Shape, sent_us: u64, group: u
 fn pace(run: Arc<Run>, rate: u64) -> mpsc::Receiver<u64> {
     let (intended, due) = mpsc::channel(PACE_QUEUE_MAX);
     std::thread::spawn(move || {
-        // The kernel lets a thread sleep up to 50 µs too long to save wake-ups, which would be charged to the broker. Where
-        // events are closer together than that, it saves the machine from a thread that only ever wakes up.
+        // The kernel lets a thread sleep up to 50 µs too long to save wake-ups, which would be charged to the broker. At high
+        // rates that is welcome: events go out in small bursts, and no core is kept busy with waking up.
         if rate <= PRECISE_RATE_MAX {
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         }

@@ -12,13 +12,14 @@ use tokio::time::Instant;
 
 use super::ticket::Fate;
 
-/// Small batches of one topic that may be unanswered at once; the next waits for an answer, and fills meanwhile. The
-/// broker answers a group of batches together, so more small ones would not be faster, only dearer.
+/// Small batches of one topic that may be unanswered at once when the broker is far; the next waits for an answer, and
+/// fills meanwhile. The broker answers a group of batches together, so more small ones would not be faster, only dearer.
 const SMALL_IN_FLIGHT_MAX: usize = 8;
 
-/// A broker whose round trip is shorter than this is near: about what a commit takes. There, an event that waits for the
-/// answer to the one before it misses no group, so one small batch at a time is enough, and a full one follows sooner.
-const NEAR_ROUND_TRIP: Duration = Duration::from_millis(2);
+/// A broker whose round trip is shorter than this is near: about what a commit takes on a slow disk. There, one small batch
+/// at a time is under way. An event waits at most a round trip longer, and mostly for a group that it would have missed
+/// anyway; in return, groups for a single event do not stand before full batches.
+const NEAR_ROUND_TRIP: Duration = Duration::from_millis(1);
 
 /// From this many bytes on, a batch is not small: one block of the broker's store.
 const SMALL_BYTES: usize = 64 * 1024;
@@ -120,7 +121,7 @@ impl Gatherer {
         }
     }
 
-    /// How long a round trip to the broker takes now. What is gathered already keeps to the number of before.
+    /// How long a round trip to the broker takes now. Holds from the next event or answer of each topic on.
     pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
         self.small_in_flight_max = match round_trip < NEAR_ROUND_TRIP {
             true => 1,
