@@ -223,7 +223,8 @@ impl Shared {
     async fn admit(&self, size: usize) -> Result<[SemaphorePermit<'_>; 2], PublishError> {
         // Room that is there is taken without waiting, so without this a sender in a loop might never let others run, the
         // driver among them.
-        if self.sends.fetch_add(1, Ordering::Relaxed) % SENDS_PER_TURN == 0 {
+        let sends = self.sends.fetch_add(1, Ordering::Relaxed);
+        if sends.is_multiple_of(SENDS_PER_TURN) {
             tokio::task::yield_now().await;
         }
         Ok([
