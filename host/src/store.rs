@@ -34,7 +34,7 @@ use bytes::Bytes;
 
 pub use checkpoint::{BlockMeta, Checkpoints};
 pub use error::{CheckpointError, Loss, LostRange, OpenError, ReadError, WriteError};
-pub use fs::{File, FileSystem, RealFileSystem};
+pub use fs::{DIRECT_BYTES, File, FileSystem, RealFileSystem};
 pub use journal::JournalWriter;
 pub use manifest::GenerationInfo;
 pub use reader::{StoreReader, Usage};

@@ -13,7 +13,7 @@ use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 
 /// What is written with [`File::write_blocks_at`] has an offset, a length and an address in memory that are multiples of
 /// this.
-pub(super) const DIRECT_BYTES: usize = 4096;
+pub const DIRECT_BYTES: usize = 4096;
 
 /// A file system. Every call blocks.
 pub trait FileSystem: Send + Sync {
