@@ -159,10 +159,10 @@ impl DatabaseWriter {
         for mut piece in pieces {
             while !piece.is_empty() {
                 let room = VALUE_BYTES_MAX - value.len();
-                let (fits, rest) = piece.split_at(piece.len().min(room));
+                let (fits, others) = piece.split_at(piece.len().min(room));
                 value.extend_from_slice(fits);
                 left -= fits.len();
-                piece = rest;
+                piece = others;
                 if value.len() == VALUE_BYTES_MAX || left == 0 {
                     let next = Vec::with_capacity(left.min(VALUE_BYTES_MAX));
                     self.push((number, chunk), std::mem::replace(&mut value, next))?;
