@@ -119,7 +119,7 @@ impl JournalWriter {
         if self.durable_before < self.next {
             self.file.file.sync().map_err(|error| self.fail(error))?;
             self.durable_before = self.next;
-            self.preparer.synced(self.at);
+            self.preparer.synced(self.at, self.prewritten);
         }
         self.make_readable();
         Ok(())

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,9 @@ const BUSY_BYTES_PER_SECOND: u64 = 16 << 20;
 /// waits for little.
 const STEP_BYTES: usize = 128 << 10;
 const PAUSE: Duration = Duration::from_millis(3);
+/// Beside a file that was prepared itself, this many bytes are prepared for each byte written to it: the next file is ready
+/// when the present one is half full, and until then the disk is left alone as far as can be.
+const LEAD: u64 = 2;
 
 pub(super) struct Preparer {
     fs: Arc<dyn FileSystem>,
@@ -38,9 +41,16 @@ enum State {
     Idle,
     Running {
         thread: JoinHandle<io::Result<Arc<dyn File>>>,
-        stop: Arc<AtomicBool>,
+        order: Arc<Order>,
     },
     Ready(Arc<dyn File>),
+}
+
+// What the thread is told while it runs.
+struct Order {
+    // It goes on until this many bytes are filled, and then waits to be unparked.
+    until: AtomicU64,
+    stop: AtomicBool,
 }
 
 impl Preparer {
@@ -61,15 +71,29 @@ impl Preparer {
         self.bytes
     }
 
-    /// The journal was synced, with `written` bytes in its present file. Starts to prepare the next one if that is worth it.
-    pub(super) fn synced(&mut self, written: u64) {
+    /// The journal was synced, with `written` bytes in its present file, which was prepared itself or not. Starts to prepare
+    /// the next one if that is worth it.
+    pub(super) fn synced(&mut self, written: u64, is_prepared: bool) {
         self.syncs += 1;
-        if !self.syncs.is_multiple_of(SYNCS_MIN) || !matches!(self.state, State::Idle) {
-            return;
-        }
-        let seconds = self.begun.elapsed().as_secs_f64();
-        if (written as f64) < seconds * BUSY_BYTES_PER_SECOND as f64 {
-            self.start();
+        // Out of a file that was not prepared the journal moves as soon as it can.
+        let until = match is_prepared {
+            true => LEAD * written,
+            false => u64::MAX,
+        };
+        match &self.state {
+            State::Idle if self.syncs.is_multiple_of(SYNCS_MIN) => {
+                let seconds = self.begun.elapsed().as_secs_f64();
+                if (written as f64) < seconds * BUSY_BYTES_PER_SECOND as f64 {
+                    self.start(until);
+                }
+            }
+            State::Running { thread, order } => {
+                let steps = |bytes| bytes / STEP_BYTES as u64;
+                if steps(order.until.swap(until, Ordering::Relaxed)) != steps(until) {
+                    thread.thread().unpark();
+                }
+            }
+            State::Idle | State::Ready(_) => {}
         }
     }
 
@@ -96,15 +120,18 @@ impl Preparer {
         }
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, until: u64) {
         let (fs, path, bytes) = (self.fs.clone(), self.path.clone(), self.bytes);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let order = Arc::new(Order {
+            until: AtomicU64::new(until),
+            stop: AtomicBool::new(false),
+        });
+        let given = order.clone();
         let thread = std::thread::Builder::new()
             .name("journal-preparer".into())
-            .spawn(move || fill(&*fs, &path, bytes, &stopped));
+            .spawn(move || fill(&*fs, &path, bytes, &given));
         if let Ok(thread) = thread {
-            self.state = State::Running { thread, stop };
+            self.state = State::Running { thread, order };
         }
     }
 
@@ -122,8 +149,9 @@ impl Preparer {
 
 impl Drop for Preparer {
     fn drop(&mut self) {
-        if let State::Running { stop, .. } = &self.state {
-            stop.store(true, Ordering::Relaxed);
+        if let State::Running { thread, order } = &self.state {
+            order.stop.store(true, Ordering::Relaxed);
+            thread.thread().unpark();
         }
         self.settle();
         if matches!(self.state, State::Ready(_)) {
@@ -133,13 +161,8 @@ impl Drop for Preparer {
     }
 }
 
-fn fill(
-    fs: &dyn FileSystem,
-    path: &Path,
-    bytes: u64,
-    stop: &AtomicBool,
-) -> io::Result<Arc<dyn File>> {
-    let filled = fill_file(fs, path, bytes, stop);
+fn fill(fs: &dyn FileSystem, path: &Path, bytes: u64, order: &Order) -> io::Result<Arc<dyn File>> {
+    let filled = fill_file(fs, path, bytes, order);
     if filled.is_err() {
         // Nobody will use it.
         let _ = fs.remove(path);
@@ -151,7 +174,7 @@ fn fill_file(
     fs: &dyn FileSystem,
     path: &Path,
     bytes: u64,
-    stop: &AtomicBool,
+    order: &Order,
 ) -> io::Result<Arc<dyn File>> {
     let file = fs.create(path)?;
     // Fails now rather than half-way when the disk is full.
@@ -161,7 +184,11 @@ fn fill_file(
     let zeros = &zeros[zeros.as_ptr().align_offset(DIRECT_BYTES) % DIRECT_BYTES..];
     let mut at = 0;
     while at < bytes {
-        if stop.load(Ordering::Relaxed) {
+        // Parking ends early now and then, and at once if it was unparked before.
+        while at >= order.until.load(Ordering::Relaxed) && !order.stop.load(Ordering::Relaxed) {
+            std::thread::park();
+        }
+        if order.stop.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let step = (bytes - at).min(STEP_BYTES as u64);
@@ -199,10 +226,10 @@ mod tests {
         let bytes = STEP_BYTES as u64 + 10;
         let mut preparer = preparer(dir.path(), bytes);
         for _ in 1..SYNCS_MIN {
-            preparer.synced(0);
+            preparer.synced(0, false);
         }
         assert!(!preparer.is_ready() && matches!(preparer.state, State::Idle));
-        preparer.synced(0);
+        preparer.synced(0, false);
         wait_ready(&mut preparer);
         let (file, path) = preparer.take().expect("ready");
         let content = std::fs::read(path).expect("there");
@@ -212,11 +239,30 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_prepared_file_it_keeps_pace_with_what_is_written() {
+        let dir = tempfile::tempdir().expect("folder");
+        let step = STEP_BYTES as u64;
+        let mut preparer = preparer(dir.path(), 4 * step);
+        for _ in 0..SYNCS_MIN {
+            preparer.synced(0, true);
+        }
+        let State::Running { thread, order } = &preparer.state else {
+            panic!("it was not started");
+        };
+        assert_eq!(order.until.load(Ordering::Relaxed), 0);
+        assert!(!thread.is_finished());
+        preparer.synced(step, true);
+        assert!(!preparer.is_ready(), "half of it has no reason yet");
+        preparer.synced(2 * step, true);
+        wait_ready(&mut preparer);
+    }
+
+    #[test]
     fn a_busy_journal_gets_none() {
         let dir = tempfile::tempdir().expect("folder");
         let mut preparer = preparer(dir.path(), 10);
         for _ in 0..2 * SYNCS_MIN {
-            preparer.synced(u64::MAX);
+            preparer.synced(u64::MAX, false);
         }
         assert!(matches!(preparer.state, State::Idle));
     }
@@ -227,7 +273,7 @@ mod tests {
         for wait in [true, false] {
             let mut preparer = preparer(dir.path(), 512 * STEP_BYTES as u64);
             preparer.bytes = if wait { 10 } else { preparer.bytes };
-            preparer.start();
+            preparer.start(if wait { u64::MAX } else { 0 });
             if wait {
                 wait_ready(&mut preparer);
             }
