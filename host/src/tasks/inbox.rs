@@ -18,6 +18,9 @@ use crate::domain::{
 
 /// Bytes of events that may wait for the committer. Full: publishers wait for credit.
 const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Of more waiting bytes than this, a group takes half: its publishers are answered and can go on while the other half is
+/// written. Fewer are not worth a sync of their own.
+const WHOLE_BYTES_MAX: usize = 128 * 1024;
 /// Control items that may wait. Full: whoever asks waits.
 const CONTROL_ITEMS_MAX: usize = 1_024;
 
@@ -92,7 +95,10 @@ pub(super) struct Inbox {
 struct Lanes {
     control: VecDeque<Control>,
     publish: VecDeque<PublishItem>,
+    publish_bytes: usize,
     acks_since: Option<Instant>,
+    // The committer sleeps longer than acks may wait, so they have to wake it.
+    sleeping: bool,
     woken: bool,
     closing: bool,
     closed: bool,
@@ -132,6 +138,7 @@ impl Inbox {
         if lanes.closing {
             return Err(BrokerError::ShuttingDown);
         }
+        lanes.publish_bytes += item.bytes;
         lanes.publish.push_back(item);
         drop(lanes);
         self.filled.notify_one();
@@ -174,8 +181,11 @@ impl Inbox {
         let mut lanes = self.lock();
         if lanes.acks_since.is_none() {
             lanes.acks_since = Some(Instant::now());
+            let sleeping = lanes.sleeping;
             drop(lanes);
-            self.filled.notify_one();
+            if sleeping {
+                self.filled.notify_one();
+            }
         }
     }
 
@@ -204,7 +214,7 @@ impl Inbox {
     }
 
     /// Waits until there is something to do, or `idle_until`. Publishes are left alone unless
-    /// `take_publishes`, and at most about `bytes_max` of them are taken. `ack_delay` is how long acks that
+    /// `take_publishes`, and at most about `bytes_max` of them are taken, or half of many. `ack_delay` is how long acks that
     /// nobody asked to confirm may wait for company.
     pub(super) fn take(
         &self,
@@ -214,6 +224,8 @@ impl Inbox {
         idle_until: Option<Instant>,
     ) -> Taken {
         let mut lanes = self.lock();
+        // Acks mostly follow what was just written. To look again by itself after a while is cheaper than to be woken by them.
+        let look_at = Instant::now() + ack_delay;
         loop {
             let now = Instant::now();
             let acks_at = lanes.acks_since.map(|since| since + ack_delay);
@@ -229,7 +241,9 @@ impl Inbox {
             {
                 break;
             }
-            let until = [acks_at, idle_until].into_iter().flatten().min();
+            let look_at = (look_at > now).then_some(look_at);
+            let until = [acks_at, idle_until, look_at].into_iter().flatten().min();
+            lanes.sleeping = until.is_none_or(|until| until > now + ack_delay);
             lanes = match until {
                 None => self
                     .filled
@@ -244,6 +258,10 @@ impl Inbox {
                 }
             };
         }
+        let bytes_max = match lanes.publish_bytes > WHOLE_BYTES_MAX {
+            true => bytes_max.min(lanes.publish_bytes / 2),
+            false => bytes_max,
+        };
         let mut publish = Vec::new();
         let mut bytes = 0;
         while take_publishes && bytes < bytes_max {
@@ -253,6 +271,8 @@ impl Inbox {
             bytes += item.bytes;
             publish.push(item);
         }
+        lanes.publish_bytes -= bytes;
+        lanes.sleeping = false;
         lanes.woken = false;
         lanes.acks_since = None;
         Taken {
@@ -265,6 +285,7 @@ impl Inbox {
     /// Everything that still waits, when the committer cannot write any more.
     pub(super) fn drain(&self) -> (VecDeque<Control>, VecDeque<PublishItem>) {
         let mut lanes = self.lock();
+        lanes.publish_bytes = 0;
         (
             std::mem::take(&mut lanes.control),
             std::mem::take(&mut lanes.publish),
@@ -273,5 +294,74 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACK_DELAY: Duration = Duration::from_millis(1);
+
+    fn publish(inbox: &Inbox, number: u64, bytes: usize) {
+        let room = inbox.publish_room.clone().try_acquire_owned();
+        let item = PublishItem {
+            topic: "a".parse().expect("a name"),
+            entries: Entries::of([]),
+            bytes,
+            correlation: number,
+            first_number: number,
+            resolved_through: 0,
+            session: None,
+            replies: mpsc::unbounded_channel().0,
+            _room: room.expect("room"),
+        };
+        inbox.publish(item).expect("open");
+    }
+
+    fn take(inbox: &Inbox, bytes_max: usize) -> Vec<u64> {
+        let taken = inbox.take(true, bytes_max, ACK_DELAY, None);
+        taken.publish.iter().map(|item| item.correlation).collect()
+    }
+
+    #[test]
+    fn of_much_that_waits_half_is_taken_in_order() {
+        let inbox = Inbox::new();
+        for number in 0..6 {
+            publish(&inbox, number, WHOLE_BYTES_MAX / 3);
+        }
+        assert_eq!(take(&inbox, usize::MAX), [0, 1, 2]);
+        assert_eq!(take(&inbox, usize::MAX), [3, 4, 5]);
+        publish(&inbox, 6, 10 * WHOLE_BYTES_MAX);
+        assert_eq!(take(&inbox, usize::MAX), [6], "a batch is not split");
+        for number in 7..10 {
+            publish(&inbox, number, WHOLE_BYTES_MAX);
+        }
+        assert_eq!(take(&inbox, 1), [7], "the caller's limit holds as well");
+    }
+
+    #[test]
+    fn acks_are_due_after_their_delay_however_long_the_committer_would_sleep() {
+        let inbox = Inbox::new();
+        for idle_until in [None, Some(Instant::now() + Duration::from_secs(3_600))] {
+            let waiting = std::thread::spawn({
+                let inbox = inbox.clone();
+                move || inbox.take(true, 1, ACK_DELAY, idle_until)
+            });
+            while !inbox.lock().sleeping {
+                std::thread::yield_now();
+            }
+            inbox.acks_wait();
+            let taken = waiting.join().expect("no panic");
+            assert!(taken.publish.is_empty() && taken.control.is_empty());
+        }
+    }
+
+    #[test]
+    fn acks_that_came_before_the_committer_sleeps_are_due_all_the_same() {
+        let inbox = Inbox::new();
+        inbox.acks_wait();
+        inbox.take(true, 1, ACK_DELAY, None);
+        assert!(inbox.lock().acks_since.is_none());
     }
 }
