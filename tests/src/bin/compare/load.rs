@@ -24,6 +24,10 @@ const LATENCY_US_MAX: u64 = 120_000_000;
 const PACE_QUEUE_MAX: usize = 1 << 20;
 /// Events per second up to which each is sent as exactly as the kernel can.
 const PRECISE_RATE_MAX: u64 = 10_000;
+/// How long before it sends one of those the pacing watches the clock instead of sleeping: longer than a core of a virtual
+/// machine mostly takes to wake up. At most a part of the time between two events, so that no core is kept busy with it.
+const AWAKE_BEFORE: Duration = Duration::from_micros(150);
+const AWAKE_PART: u32 = 5;
 /// Windows that a measurement may take when little is answered.
 const WINDOWS_MAX: u32 = 10;
 /// Events that a paced publisher may have unanswered: so many that it never waits.
@@ -440,15 +444,21 @@ async fn oldest(tickets: &mut VecDeque<Ticket>) -> anyhow::Result<()> {
 fn pace(load: Arc<Load>, rate: u64) -> mpsc::Receiver<u64> {
     let (intended, due) = mpsc::channel(PACE_QUEUE_MAX);
     std::thread::spawn(move || {
-        // The kernel lets a thread sleep up to 50 µs too long to save wake-ups, which would be charged to the broker. At high
-        // rates that is welcome: events go out in small bursts, and no core is kept busy with waking up.
+        // A thread that sleeps wakes up late, which would be charged to the broker: by up to 50 µs since the kernel saves
+        // wake-ups, and by what the core takes for it. At high rates that is welcome: events go out in small bursts.
+        let interval = Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX);
+        let mut awake_before = Duration::ZERO;
         if rate <= PRECISE_RATE_MAX {
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+            awake_before = AWAKE_BEFORE.min(interval / AWAKE_PART);
         }
         let begin = load.started.elapsed();
         for number in 0_u64.. {
             let at = begin + Duration::from_secs_f64(number as f64 / rate as f64);
-            std::thread::sleep(at.saturating_sub(load.started.elapsed()));
+            std::thread::sleep(at.saturating_sub(load.started.elapsed() + awake_before));
+            while load.started.elapsed() < at {
+                std::hint::spin_loop();
+            }
             // The receiver is gone when the publisher failed.
             if !load.is_publishing() || intended.blocking_send(at.as_micros() as u64).is_err() {
                 return;
