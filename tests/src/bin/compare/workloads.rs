@@ -10,8 +10,9 @@ mod rules;
 mod scale;
 
 use std::fmt::Write;
+use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 use serde_json::{Value, json};
 
 use crate::args::{Args, Workload};
@@ -25,6 +26,8 @@ use crate::shape::Shape;
 const TOPIC: &str = "compare.events";
 /// Events that a publisher leaves unanswered.
 const OUTSTANDING: usize = 1_000;
+/// A run that takes longer is given up.
+const RUN_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// All measurements of one call of the program, and what they found so far.
 pub(crate) struct Bench {
@@ -161,8 +164,11 @@ impl Bench {
             for row in 0..rows {
                 let (title, label) = (table.title(), table.label(row));
                 eprintln!("{title}: {label}, run {run}");
-                let sample = measure(row).await;
-                table.record(row, sample);
+                let sample = tokio::time::timeout(RUN_MAX, measure(row)).await;
+                let late = || anyhow!("it was not done after {} minutes", RUN_MAX.as_secs() / 60);
+                table.record(row, sample.unwrap_or_else(|_| Err(late())));
+                // The files of this run are removed now, and the disk is not to be busy with that during the next one.
+                rustix::fs::sync();
             }
         }
         self.finish(table);
