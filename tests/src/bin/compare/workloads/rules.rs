@@ -1,10 +1,12 @@
 //! W6: what many rules cost. Each subscription wants a hundredth of the events by a rule of its own, and nobody consumes,
-//! so what remains beside the publishing is the filters.
+//! so what remains beside the publishing is the filters. Beside it, what the plugin's code takes for the same as a part of
+//! this program, without a sandbox and a broker around it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tidegate_event_pattern::{Pattern, PatternSet};
 use tidegate_tests::AdminApi;
 
 use super::{Bench, OUTSTANDING, TOPIC};
@@ -53,7 +55,18 @@ impl Bench {
                 base_cpu_us = evaluated.cpu_us;
             }
             let filters_us = evaluated.cpu_us - base_cpu_us;
-            Ok(evaluated.sample(filters_us, rules[row]))
+            let mut sample = evaluated.sample(filters_us, rules[row]);
+            if rules[row] > 0 {
+                let native_us = natively(rules[row], events)?;
+                sample.push(figure(
+                    "natively µs/event",
+                    Unit::FineMicroseconds,
+                    native_us,
+                ));
+                let part = native_us / filters_us;
+                sample.push(figure("native part of filters", Unit::Fraction, part));
+            }
+            Ok(sample)
         })
         .await;
     }
@@ -122,6 +135,32 @@ async fn evaluated(places: &Places, rules: u64, events: u64) -> anyhow::Result<E
     })
 }
 
+// Microseconds per event that the bundled plugin's code takes for all rules, compiled into this program.
+fn natively(rules: u64, events: u64) -> anyhow::Result<f64> {
+    let mut set = PatternSet::new();
+    for index in 0..rules {
+        let pattern = Pattern::parse(&rule(index)).context("a rule of its own")?;
+        set.insert(index as u32, pattern);
+    }
+    let shape = Shape::json(SIZE, VALUES, TOPIC);
+    let payloads: Vec<_> = (0..VALUES).map(|number| shape.payload(number, 0)).collect();
+    let (mut matched, mut matches) = (Vec::new(), 0);
+    let rounds = events.div_ceil(VALUES);
+    let begin = Instant::now();
+    for payload in (0..rounds).flat_map(|_| &payloads) {
+        matched.clear();
+        set.evaluate(payload, &[], &mut matched);
+        matches += matched.len() as u64;
+    }
+    let spent = begin.elapsed();
+    let expected = rounds * rules * VALUES_PER_RULE;
+    ensure!(
+        matches == expected,
+        "{matches} matches instead of {expected}"
+    );
+    Ok(spent.as_secs_f64() * 1e6 / (rounds * VALUES) as f64)
+}
+
 async fn create(admin: &AdminApi, rules: u64) -> anyhow::Result<()> {
     let each = (0..rules).map(|index| async move {
         let subscription = Subscription::new(name(index as usize), TOPIC);
@@ -154,7 +193,7 @@ async fn wait_evaluated(admin: &AdminApi, rules: u64) -> anyhow::Result<()> {
     let watched = (0..rules as usize).step_by(WATCHED_EVERY).chain(last);
     for index in watched {
         let name = name(index);
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         let mut before = u64::MAX;
         loop {
             let left = admin.subscription(&name).await?.unevaluated;
