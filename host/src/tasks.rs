@@ -28,6 +28,7 @@ mod routes;
 mod state;
 mod supervisor;
 mod transform;
+mod turns;
 
 pub use broker::{Broker, BrokerOptions, Health, StartError};
 pub use dead_letters::{

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::hub::{Cell, Hub, chain};
 use super::inbox::{Inbox, Mark};
 use super::metrics::Metrics;
-use super::{BrokerError, state};
+use super::{BrokerError, state, turns};
 use crate::domain::{Block, Position, TopicId, TopicName};
 use crate::store::{BlockMeta, CheckpointError, Checkpoints, ReadError, StoreReader};
 
@@ -27,8 +27,6 @@ const RELEASE_EVERY: Duration = Duration::from_secs(5);
 const STATES_KEPT: usize = 2;
 /// How long a failed checkpoint waits before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How far the checkpointer steps back when cores are short: about a third of the share of everybody else.
-const NICE: i32 = 5;
 
 pub(super) struct Checkpointer {
     pub(super) checkpoints: Checkpoints,
@@ -56,7 +54,9 @@ enum Failed {
 impl Checkpointer {
     /// Runs until shutdown. A checkpoint under way then is finished or given up, never half named.
     pub(super) fn run(mut self) {
-        give_way();
+        // It has until the journal is full, and what it takes from publishers and consumers on a busy machine they feel at once.
+        // sled's threads are begun by this one and inherit it.
+        turns::give_way();
         loop {
             let due = self.runtime.block_on(async {
                 tokio::select! {
@@ -269,11 +269,4 @@ impl Needed {
             what: format!("{error}, block at position {}", meta.first_position),
         })
     }
-}
-
-// A checkpoint has until the journal is full, and what it takes from publishers and consumers on a busy machine they feel at
-// once. sled's threads are begun by this one and inherit what it says of itself.
-fn give_way() {
-    // On Linux this is about the calling thread alone. Refused, it costs others some speed.
-    let _ = rustix::process::setpriority_process(None, NICE);
 }

@@ -17,7 +17,7 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::note::{self, Note};
 use super::producers::Sessions;
-use super::{BrokerError, PublishOutcome, PublishReply};
+use super::{BrokerError, PublishOutcome, PublishReply, turns};
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
     BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, Millis, PluginInfo,
@@ -127,6 +127,8 @@ impl Committer {
     /// Runs until the inbox is closed, then closes the journal. Should it ever panic, writing ends for good and
     /// whoever asks is told so, rather than waiting for ever.
     pub(super) fn run(self) {
+        // It mostly waits for the disk, and when the disk is done, everybody waits for it.
+        turns::take_short_turns();
         let (inbox, fault) = (self.parts.inbox.clone(), self.parts.fault.clone());
         let ended = panic::catch_unwind(AssertUnwindSafe(|| self.commit_all()));
         if ended.is_err() {

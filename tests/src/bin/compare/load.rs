@@ -24,8 +24,8 @@ const LATENCY_US_MAX: u64 = 120_000_000;
 const PACE_QUEUE_MAX: usize = 1 << 20;
 /// Events per second up to which each is sent as exactly as the kernel can.
 const PRECISE_RATE_MAX: u64 = 10_000;
-/// How long before it sends one of those the pacing watches the clock instead of sleeping: longer than a core of a virtual
-/// machine mostly takes to wake up. At most a part of the time between two events, so that no core is kept busy with it.
+/// How long before it sends one of those a publisher wakes up and watches the clock: longer than a core of a virtual machine
+/// mostly takes for it. At most a part of the time between two events, so that no core is kept busy with it.
 const AWAKE_BEFORE: Duration = Duration::from_micros(150);
 const AWAKE_PART: u32 = 5;
 /// Windows that a measurement may take when little is answered.
@@ -329,6 +329,13 @@ impl Load {
         self.started.elapsed().as_micros() as u64
     }
 
+    // Watches the clock until then, so that whoever waits is at work when it comes. Other tasks go on in between.
+    async fn wait_awake(&self, until_us: u64) {
+        while self.now_us() < until_us {
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn is_publishing(&self) -> bool {
         *self.phase.borrow() < Phase::Drain
     }
@@ -416,6 +423,7 @@ async fn publish_at_rate(
         tokio::select! {
             intended = due.recv() => {
                 let Some(sent_us) = intended else { break };
+                load.wait_awake(sent_us).await;
                 let payload = shape.payload(sent, sent_us);
                 tickets.push_back(publisher.send(shape.topic(sent), payload).await?);
                 sent += 1;
@@ -440,25 +448,23 @@ async fn oldest(tickets: &mut VecDeque<Ticket>) -> anyhow::Result<()> {
     }
 }
 
-// A thread of its own, since the runtime's timer ticks in milliseconds, which is what is to be measured.
+// A thread of its own, since the runtime's timer ticks in milliseconds, which is what is to be measured. At rates up to
+// `PRECISE_RATE_MAX` it calls early: a thread that sleeps wakes up late, by up to 50 µs since the kernel saves wake-ups, and
+// by what the core takes for it, once here and once in the publisher. The rest is for `Load::wait_awake`. At higher rates
+// being late is welcome: events go out in small bursts.
 fn pace(load: Arc<Load>, rate: u64) -> mpsc::Receiver<u64> {
     let (intended, due) = mpsc::channel(PACE_QUEUE_MAX);
     std::thread::spawn(move || {
-        // A thread that sleeps wakes up late, which would be charged to the broker: by up to 50 µs since the kernel saves
-        // wake-ups, and by what the core takes for it. At high rates that is welcome: events go out in small bursts.
         let interval = Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX);
-        let mut awake_before = Duration::ZERO;
+        let mut early = Duration::ZERO;
         if rate <= PRECISE_RATE_MAX {
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-            awake_before = AWAKE_BEFORE.min(interval / AWAKE_PART);
+            early = AWAKE_BEFORE.min(interval / AWAKE_PART);
         }
-        let begin = load.started.elapsed();
+        let begin = load.started.elapsed() + early;
         for number in 0_u64.. {
             let at = begin + Duration::from_secs_f64(number as f64 / rate as f64);
-            std::thread::sleep(at.saturating_sub(load.started.elapsed() + awake_before));
-            while load.started.elapsed() < at {
-                std::hint::spin_loop();
-            }
+            std::thread::sleep(at.saturating_sub(load.started.elapsed() + early));
             // The receiver is gone when the publisher failed.
             if !load.is_publishing() || intended.blocking_send(at.as_micros() as u64).is_err() {
                 return;
