@@ -2,32 +2,31 @@
 //! the batches within the broker's credit, keeps them until they are answered, and sends them again after a loss.
 //!
 //! - `gather`: the batches being filled, per topic. Pure.
+//! - `room`: how much may be outstanding. Pure.
 //! - `ticket`: what became of a batch, and the tickets that wait for it.
 //! - `driver`: the task.
 
 mod driver;
 mod gather;
+mod room;
 mod ticket;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidegate_wire::event::EventCheckError;
 use tidegate_wire::limits::{ENVELOPE_BYTES_MAX, TOPIC_BYTES_MAX};
 use tidegate_wire::{Limits, pb};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 use tokio::time::Instant;
 
 use self::driver::Driver;
-use self::gather::Gatherer;
+use self::gather::{Gatherer, Pushed};
+use self::room::Room;
 pub use self::ticket::{PublishTicket, Published};
 use crate::client::ClientHandle;
 use crate::error::{ConnectError, PublishError};
 use crate::event::Event;
 use crate::options::PublisherOptions;
-
-/// Events that a sender queues at most before it yields. Fewer cut batches short.
-const SENDS_PER_TURN: usize = 512;
 
 /// Publishes events. Cheap to clone, and safe to use from many tasks at once. Events of one topic sent by one task
 /// keep their order.
@@ -67,11 +66,11 @@ impl Publisher {
     /// When the future is dropped before it is ready, the event was not queued.
     pub async fn send(&self, topic: &str, event: Event) -> Result<PublishTicket, PublishError> {
         let shared = &self.handle.shared;
-        let (event, size) = shared.check(topic, event)?;
-        let permits = shared.admit(size).await?;
-        let ticket = shared.push(topic, event, size)?;
-        permits.into_iter().for_each(SemaphorePermit::forget);
-        Ok(ticket)
+        let mut event = shared.check(topic, event)?;
+        match shared.push(Room::take_in_passing, topic, &mut event)? {
+            Some(ticket) => Ok(ticket),
+            None => shared.push_in_turn(topic, event).await,
+        }
     }
 
     /// Publishes `event` to `topic` and waits until it is as durable as the topic promises. For many events,
@@ -137,18 +136,24 @@ struct Shared {
     wake: Notify,
     /// A batch was resolved.
     progress: Notify,
-    /// Room for outstanding bytes and events. Taken by senders, given back by the driver.
-    bytes: Semaphore,
-    events: Semaphore,
-    bytes_max: usize,
+    /// Room was given back, for the sender whose turn it is.
+    given_back: Notify,
+    /// Held by the sender whose turn it is; those after it wait for it, in order.
+    turn: AsyncMutex<()>,
     limits: Limits,
-    /// How many were sent, so that a sender yields every so often.
-    sends: AtomicUsize,
+}
+
+/// An event that may be sent, as it is encoded.
+struct Checked {
+    event: pb::Event,
+    /// Bytes of it encoded.
+    size: usize,
 }
 
 /// What is changed under the lock, each time for well under a microsecond.
 struct State {
     gatherer: Gatherer,
+    room: Room,
     /// No publisher is left; the driver ends when everything is resolved.
     finishing: bool,
     /// Set once: why nothing can be published any more.
@@ -161,19 +166,13 @@ impl std::fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Shared")
-            .field("bytes_free", &self.bytes.available_permits())
-            .field("events_free", &self.events.available_permits())
+            .field("room", &self.state().room)
             .finish_non_exhaustive()
     }
 }
 
 impl Shared {
     fn new(options: &PublisherOptions, limits: Limits) -> Self {
-        // A semaphore is asked for at most a u32 at once.
-        let bytes_max = options.outstanding_bytes_max.clamp(1, u32::MAX as usize);
-        let events_max = options
-            .outstanding_events_max
-            .clamp(1, Semaphore::MAX_PERMITS);
         let frame_room = limits.frame_bytes_max.saturating_sub(ENVELOPE_BYTES_MAX);
         let gatherer = Gatherer::new(
             options.batch_bytes_max.min(frame_room),
@@ -182,17 +181,19 @@ impl Shared {
         Self {
             state: Mutex::new(State {
                 gatherer,
+                room: Room::new(
+                    options.outstanding_events_max,
+                    options.outstanding_bytes_max,
+                ),
                 finishing: false,
                 closed: None,
                 unreported: None,
             }),
             wake: Notify::new(),
             progress: Notify::new(),
-            bytes: Semaphore::new(bytes_max),
-            events: Semaphore::new(events_max),
-            bytes_max,
+            given_back: Notify::new(),
+            turn: AsyncMutex::new(()),
             limits,
-            sends: AtomicUsize::new(1),
         }
     }
 
@@ -201,9 +202,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks what can be checked here, so that one bad event does not cost a whole batch. Returns the event as it
-    /// is encoded, and its size.
-    fn check(&self, topic: &str, event: Event) -> Result<(pb::Event, usize), PublishError> {
+    /// Checks what can be checked here, so that one bad event does not cost a whole batch.
+    fn check(&self, topic: &str, event: Event) -> Result<Checked, PublishError> {
         if topic.is_empty() || topic.len() > TOPIC_BYTES_MAX {
             return Err(PublishError::TopicName {
                 length: topic.len(),
@@ -216,74 +216,59 @@ impl Shared {
         if size > max {
             return Err(EventCheckError::TooLarge { size, max }.into());
         }
-        Ok((event, size))
+        Ok(Checked { event, size })
     }
 
-    /// Waits for room for one event of `size` bytes.
-    async fn admit(&self, size: usize) -> Result<[SemaphorePermit<'_>; 2], PublishError> {
-        // Room that is there is taken without waiting, so without this a sender in a loop might never let others run, the
-        // driver among them.
-        let sends = self.sends.fetch_add(1, Ordering::Relaxed);
-        if sends.is_multiple_of(SENDS_PER_TURN) {
-            tokio::task::yield_now().await;
-        }
-        Ok([
-            self.take(&self.events, 1).await?,
-            self.take(&self.bytes, self.bytes_taken(size)).await?,
-        ])
-    }
-
-    /// Most of the time there is room, and asking for it costs much less than waiting for it.
-    async fn take<'a>(
-        &self,
-        room: &'a Semaphore,
-        permits: u32,
-    ) -> Result<SemaphorePermit<'a>, PublishError> {
-        if let Ok(taken) = room.try_acquire_many(permits) {
-            return Ok(taken);
-        }
-        let taken = room.acquire_many(permits).await;
-        taken.map_err(|_| self.closed_error())
-    }
-
-    /// How much of the room for bytes an event of `size` takes: never more than there is in all.
-    fn bytes_taken(&self, size: usize) -> u32 {
-        // `bytes_max` is within a u32.
-        size.clamp(1, self.bytes_max) as u32
-    }
-
+    /// Puts an event into its batch, if `take` finds room for it.
     fn push(
         &self,
+        take: impl FnOnce(&mut Room, usize) -> Option<usize>,
         topic: &str,
-        event: pb::Event,
-        size: usize,
-    ) -> Result<PublishTicket, PublishError> {
-        let admitted = self.bytes_taken(size) as usize;
-        let pushed = {
+        Checked { event, size }: &mut Checked,
+    ) -> Result<Option<PublishTicket>, PublishError> {
+        let Pushed { fate, index, wake } = {
             let mut state = self.state();
             if let Some(error) = &state.closed {
                 return Err(error.clone());
             }
+            let Some(bytes) = take(&mut state.room, *size) else {
+                return Ok(None);
+            };
             state
                 .gatherer
-                .push(topic, event, size, admitted, Instant::now)
+                .push(topic, event, *size, bytes, Instant::now)
         };
-        if pushed.wake {
+        if wake {
             self.wake.notify_one();
         }
-        Ok(PublishTicket::new(pushed.fate, pushed.index))
+        Ok(Some(PublishTicket::new(fate, index)))
+    }
+
+    /// The same behind everybody who waits already, as soon as there is room.
+    async fn push_in_turn(
+        &self,
+        topic: &str,
+        mut event: Checked,
+    ) -> Result<PublishTicket, PublishError> {
+        let waiting = Waiting::begin(self);
+        if waiting.yields {
+            tokio::task::yield_now().await;
+        }
+        let _turn = self.turn.lock().await;
+        loop {
+            if let Some(ticket) = self.push(Room::take, topic, &mut event)? {
+                return Ok(ticket);
+            }
+            // Only the one whose turn it is waits here, and what is given back meanwhile is remembered.
+            self.given_back.notified().await;
+        }
     }
 
     /// Gives the room of a resolved batch to whoever waits.
     fn give_back(&self, events: usize, bytes: usize) {
-        self.events.add_permits(events);
-        self.bytes.add_permits(bytes);
-    }
-
-    fn closed_error(&self) -> PublishError {
-        let state = self.state();
-        let closed = || PublishError::Connection(Arc::new(ConnectError::Closed));
-        state.closed.clone().unwrap_or_else(closed)
+        if self.state().room.give_back(events, bytes) {
+            self.given_back.notify_one();
+        }
     }
 
     /// Resolves everything that is still being gathered, and refuses whatever comes later, with `error`.
@@ -293,8 +278,8 @@ impl Shared {
             state.closed.get_or_insert_with(|| error.clone());
             state.gatherer.clear()
         };
-        self.events.close();
-        self.bytes.close();
+        // Whoever waits finds it closed, one after the other.
+        self.given_back.notify_one();
         let mut unreported = false;
         for batch in gathered {
             unreported |= batch.fate.resolve(Err(error.clone()), batch.events);
@@ -303,5 +288,25 @@ impl Shared {
             self.state().unreported.get_or_insert_with(|| error.clone());
         }
         self.progress.notify_waiters();
+    }
+}
+
+/// A sender that waits, for as long as this lives: it may be given up.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    /// It should let others run first.
+    yields: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        let yields = shared.state().room.wait();
+        Self { shared, yields }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.state().room.waited();
     }
 }

@@ -19,27 +19,39 @@ const DELIVER_TAG: u32 = 1;
 /// Field number of `payload` in `Event`, its last field.
 const PAYLOAD_TAG: u32 = 5;
 
-/// Appends `event` to `body`, as one element of `PublishBatch.events`. Returns the size of the encoded event itself.
+/// Appends `event` to `body`, as one element of `PublishBatch.events`. Returns the size of the encoded event itself. The
+/// event is only borrowed for writing, and afterwards as it was.
 #[expect(
     clippy::missing_panics_doc,
     reason = "a BytesMut grows, so encoding into it cannot run out of room"
 )]
-pub fn push_event(body: &mut BytesMut, mut event: pb::Event) -> usize {
+pub fn push_event(body: &mut BytesMut, event: &mut pb::Event) -> usize {
     let length = event.encoded_len();
     body.reserve(element_len(length));
     encode_key(EVENTS_TAG, WireType::LengthDelimited, body);
     encode_varint(length as u64, body);
     // prost clones `Bytes` to encode them, which allocates for those that were a `Vec` until then.
     let payload = std::mem::take(&mut event.payload);
-    event
-        .encode(body)
-        .expect("a BytesMut grows as needed, and that is the only way to fail");
+    if length > payload_len(&payload) {
+        event
+            .encode(body)
+            .expect("a BytesMut grows as needed, and that is the only way to fail");
+    }
     if !payload.is_empty() {
         encode_key(PAYLOAD_TAG, WireType::LengthDelimited, body);
         encode_varint(payload.len() as u64, body);
         body.extend_from_slice(&payload);
     }
+    event.payload = payload;
     length
+}
+
+// Bytes that the payload takes in an encoded event.
+fn payload_len(payload: &[u8]) -> usize {
+    match payload.len() {
+        0 => 0,
+        length => key_len(PAYLOAD_TAG) + encoded_len_varint(length as u64) + length,
+    }
 }
 
 /// Bytes that an encoded event of `event_len` bytes takes in a body.
@@ -268,7 +280,9 @@ mod tests {
             let mut body = BytesMut::new();
             for event in &events {
                 let before = body.len();
-                let length = push_event(&mut body, event.clone());
+                let mut pushed = event.clone();
+                let length = push_event(&mut body, &mut pushed);
+                prop_assert_eq!(&pushed, event);
                 prop_assert_eq!(body.len() - before, element_len(length));
             }
             let head = pb::PublishBatch { correlation, topic: "a.b".into(), first_number, ..Default::default() };
@@ -287,7 +301,7 @@ mod tests {
         ) {
             let mut body = BytesMut::new();
             for event in &events {
-                push_event(&mut body, event.clone());
+                push_event(&mut body, &mut event.clone());
             }
             let head = pb::Deliver { topic: "a.b".into(), attempt: 1, positions, ..Default::default() };
             let mut stream = BytesMut::new();

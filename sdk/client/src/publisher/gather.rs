@@ -1,11 +1,12 @@
 //! The batches being filled, one open batch per topic, and the order in which they go out. Pure: no task, no clock,
 //! no stream; the time is an argument.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustc_hash::FxHashMap;
 use tidegate_wire::batch::{element_len, push_event};
 use tidegate_wire::pb;
 use tokio::time::Instant;
@@ -27,13 +28,14 @@ const SMALL_BYTES: usize = 64 * 1024;
 /// Topics remembered although nothing of them is under way.
 const IDLE_TOPICS_MAX: usize = 1024;
 
-/// Room a batch starts with at most; it grows with what comes.
-const START_BYTES_MAX: usize = 64 * 1024;
+/// Room a batch starts with at most, a full one by default; it grows with what comes.
+const START_BYTES_MAX: usize = 256 * 1024;
 
 /// The batches being filled.
 #[derive(Debug)]
 pub(super) struct Gatherer {
-    topics: HashMap<Arc<str>, Topic>,
+    /// Names come from the program itself, so a fast hash is as good as one that withstands attacks.
+    topics: FxHashMap<Arc<str>, Topic>,
     /// Topics with a batch that may go out, those that have waited longest first.
     queue: VecDeque<Arc<str>>,
     batch_bytes_max: usize,
@@ -111,7 +113,7 @@ pub(super) struct Pushed {
 impl Gatherer {
     pub(super) fn new(batch_bytes_max: usize, batch_events_max: usize) -> Self {
         Self {
-            topics: HashMap::new(),
+            topics: FxHashMap::default(),
             queue: VecDeque::new(),
             batch_bytes_max,
             batch_events_max: batch_events_max.max(1),
@@ -134,7 +136,7 @@ impl Gatherer {
     pub(super) fn push(
         &mut self,
         topic: &str,
-        event: pb::Event,
+        event: &mut pb::Event,
         size: usize,
         admitted_bytes: usize,
         now: impl FnOnce() -> Instant,
@@ -348,9 +350,9 @@ mod tests {
     }
 
     fn push_at(gatherer: &mut Gatherer, topic: &str, bytes: usize, now: Instant) -> Pushed {
-        let event = event(bytes);
+        let mut event = event(bytes);
         let size = prost::Message::encoded_len(&event);
-        gatherer.push(topic, event, size, size, || now)
+        gatherer.push(topic, &mut event, size, size, || now)
     }
 
     fn push(gatherer: &mut Gatherer, topic: &str, bytes: usize) -> Pushed {
