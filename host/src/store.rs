@@ -12,6 +12,7 @@ mod generation;
 mod index;
 mod journal;
 mod manifest;
+mod pace;
 mod pool;
 mod preparer;
 mod reader;
@@ -66,6 +67,15 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// Start although committed data is damaged, and go on without it.
     pub accept_loss: bool,
+}
+
+impl StoreOptions {
+    /// Journal bytes beyond which publishes wait.
+    #[must_use]
+    pub fn publishable_bytes_max(&self) -> u64 {
+        self.journal_bytes_max
+            .saturating_sub(self.journal_reserve_bytes)
+    }
 }
 
 impl Default for StoreOptions {

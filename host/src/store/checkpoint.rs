@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use super::error::{CheckpointError, ReadError};
 use super::fs::FileSystem;
 use super::generation::{self, DatabaseWriter, Generation};
 use super::manifest::{self, Described, GenerationInfo, PartInfo};
+use super::pace::Pace;
 use super::{Shared, generations_dir, journal_dir, record};
 use crate::domain::{Block, CommitNumber, Millis, Position, Sequence, TopicId};
 
@@ -45,9 +46,6 @@ pub struct Checkpoints {
     /// Why the manifest on disk is not known any more.
     failure: Option<Arc<io::Error>>,
 }
-
-/// Longest rest after a part, so that a slow disk does not make a shutdown wait.
-const REST_MAX: Duration = Duration::from_millis(250);
 
 impl Checkpoints {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
@@ -222,7 +220,7 @@ impl Checkpoints {
         blocks: impl Iterator<Item = Result<Block, ReadError>>,
     ) -> Result<(Vec<PartInfo>, u64), CheckpointError> {
         let mut parts = Vec::new();
-        let mut pace = Pace::start(&self.shared);
+        let mut pace = self.pace(mark);
         let mut events = 0;
         let mut open: Option<(DatabaseWriter, Position)> = None;
         let mut last = None;
@@ -234,11 +232,13 @@ impl Checkpoints {
             if let Some((part, first)) =
                 open.take_if(|(part, _)| part.bytes >= self.shared.options.generation_part_bytes)
             {
-                parts.push(self.finish_part(part, first, last.unwrap_or(first))?);
+                let through = last.unwrap_or(first);
+                parts.push(self.finish_part(part, first, through)?);
                 // Not under the lock of the index: letting go of many pages takes a while.
                 let read = self.shared.index().files_before(mark);
                 read.iter().for_each(|file| file.file.forget());
-                pace.rest(&self.shared);
+                let bytes = self.shared.journal_bytes();
+                std::thread::sleep(pace.part_done(Instant::now(), through, bytes));
             }
             let (part, _) = match &mut open {
                 Some(open) => open,
@@ -261,6 +261,19 @@ impl Checkpoints {
             parts.push(self.finish_part(part, first, last.unwrap_or(first))?);
         }
         Ok((parts, events))
+    }
+
+    fn pace(&self, mark: CommitNumber) -> Pace {
+        let shared = &self.shared;
+        let events = {
+            let index = shared.index();
+            let heads = || index.releasable(mark).map(|entry| entry.head);
+            let first = heads().next().map(|head| head.first_position);
+            let last = heads().last().map(|head| head.last_position());
+            first.zip(last).unwrap_or((Position(0), Position(0)))
+        };
+        let bytes_max = shared.options.publishable_bytes_max();
+        Pace::begin(Instant::now(), events, shared.journal_bytes(), bytes_max)
     }
 
     fn finish_part(
@@ -334,34 +347,6 @@ impl Checkpoints {
             // The next start removes what the manifest does not name.
             tracing::warn!(path = %folder.display(), %error, "cannot remove a folder");
         }
-    }
-}
-
-// How fast a checkpoint goes. While the journal has room it may take its time: publishers that write faster than it does are
-// in the middle of a burst, and the less it takes from them the sooner that is over.
-struct Pace {
-    began: Instant,
-    journal_bytes: u64,
-}
-
-impl Pace {
-    fn start(shared: &Shared) -> Self {
-        Self {
-            began: Instant::now(),
-            journal_bytes: shared.journal_bytes(),
-        }
-    }
-
-    // After each part.
-    fn rest(&mut self, shared: &Shared) {
-        let options = &shared.options;
-        let has_room = shared.journal_bytes() < options.journal_bytes_max / 4 * 3;
-        let written = shared.journal_bytes().saturating_sub(self.journal_bytes);
-        if has_room && written > options.generation_part_bytes {
-            // As long as the part took.
-            std::thread::sleep(self.began.elapsed().min(REST_MAX));
-        }
-        *self = Self::start(shared);
     }
 }
 

@@ -39,6 +39,9 @@ const KEY_BYTES: usize = 12;
 // the tree's pages while they are small, then the values, each of which is then written about once. Inserting
 // values at once writes every one about four times, and the file becomes more than twice as long.
 const BATCH_BYTES: usize = 16 << 20;
+// After so many bytes of values it is waited for that they are written. sled writes several segments at the same time, and
+// what the journal wants to write meanwhile stands behind all of them.
+const BURST_BYTES: usize = 1 << 20;
 // Pages above a quarter of a segment become files of their own; a value of 64 KiB must not.
 const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 16 << 20;
@@ -200,8 +203,14 @@ impl DatabaseWriter {
             for (key, _) in &batch {
                 self.database.insert(key, &[])?;
             }
+            let mut unwritten = 0;
             for (key, value) in batch {
+                unwritten += value.len();
                 self.database.insert(key, value)?;
+                if unwritten >= BURST_BYTES {
+                    self.database.flush()?;
+                    unwritten = 0;
+                }
             }
             Ok(())
         };

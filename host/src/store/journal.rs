@@ -39,6 +39,8 @@ pub struct JournalWriter {
     staging: Staging,
     /// Blocks of this file that readers cannot see yet.
     pending: Vec<Entry>,
+    /// Bytes and blocks since the last mark.
+    unmarked: (u64, usize),
     failure: Option<(PathBuf, Arc<io::Error>)>,
 }
 
@@ -54,6 +56,7 @@ impl JournalWriter {
         let file = create_file(&*shared.fs, &shared.dir, next, allocated)
             .map_err(|error| (path.clone(), error))?;
         let preparer = Preparer::new(shared.fs.clone(), &shared.dir, allocated);
+        let unmarked = (shared.journal_bytes(), shared.journal_blocks());
         let mut writer = Self {
             shared,
             file: Arc::new(file),
@@ -66,6 +69,7 @@ impl JournalWriter {
             next_position,
             staging: Staging::default(),
             pending: Vec::new(),
+            unmarked,
             failure: None,
         };
         writer.announce_file();
@@ -103,6 +107,8 @@ impl JournalWriter {
         self.shared
             .journal_blocks
             .fetch_add(blocks.len(), Ordering::Relaxed);
+        self.unmarked.0 += length;
+        self.unmarked.1 += blocks.len();
         self.next_position = after;
         let number = self.next;
         self.set_next(CommitNumber(number.0 + 1));
@@ -144,7 +150,14 @@ impl JournalWriter {
         if self.at > FILE_HEAD_BYTES {
             self.begin_file(0)?;
         }
+        self.unmarked = (0, 0);
         Ok(self.next)
+    }
+
+    /// Bytes and blocks of groups that came after the last [`Self::rotate`]: what a checkpoint that is under way will leave.
+    #[must_use]
+    pub fn unmarked(&self) -> (u64, usize) {
+        self.unmarked
     }
 
     /// Bytes in the journal. Falls when a checkpoint releases files.
@@ -176,10 +189,8 @@ impl JournalWriter {
     #[must_use]
     pub fn is_full(&self) -> bool {
         let options = &self.shared.options;
-        let bytes_max = options
-            .journal_bytes_max
-            .saturating_sub(options.journal_reserve_bytes);
-        self.used_bytes() > bytes_max || self.blocks() >= options.journal_blocks_max
+        self.used_bytes() > options.publishable_bytes_max()
+            || self.blocks() >= options.journal_blocks_max
     }
 
     /// Makes everything durable and writes down that nothing can be missing.

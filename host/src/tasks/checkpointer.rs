@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use roaring::RoaringTreemap;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -99,6 +100,8 @@ impl Checkpointer {
             .runtime
             .block_on(inbox.ask_mark())
             .map_err(Failed::Mark)?;
+        // Whoever asked for one before the mark gets this one.
+        let _ = self.due.notified().now_or_never();
         self.wait_for_router(mark.end)?;
         let blocks = self.checkpoints.journal_blocks(mark.group);
         let (needed, pairs, evaluated) = self.survey(&mut mark, &blocks);

@@ -358,8 +358,10 @@ impl Committer {
 
     fn request_checkpoint(&self) {
         let (journal, settings) = (&self.parts.journal, &self.parts.settings);
-        if journal.used_bytes() > settings.checkpoint_bytes
-            || journal.blocks() > settings.checkpoint_blocks
+        // Without what a checkpoint that is under way will release anyway.
+        let (bytes, blocks) = journal.unmarked();
+        if bytes > settings.checkpoint_bytes
+            || blocks > settings.checkpoint_blocks
             || journal.is_full()
         {
             self.parts.checkpoint_due.notify_one();

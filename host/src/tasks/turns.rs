@@ -81,7 +81,7 @@ mod tests {
         let (own, inherited) = on_a_thread(|| {
             give_way();
             let nice = || attributes().expect("Linux tells").sched_nice;
-            (nice(), on_a_thread(move || nice()))
+            (nice(), on_a_thread(nice))
         });
         assert_eq!((own, inherited), (NICE, NICE));
     }
