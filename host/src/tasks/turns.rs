@@ -20,7 +20,11 @@ pub(super) fn give_way() {
 /// Linux takes `sched_runtime` of a thread without deadlines for the length of its slices since 6.12 (commit
 /// 857b158dc5e8, "sched/eevdf: Use `sched_attr::sched_runtime` to set request/slice suggestion"); older ones ignore it.
 pub(super) fn take_short_turns() {
-    if let Some(mut attributes) = attributes() {
+    // For real-time policies, which may be inherited, it has no meaning or another one.
+    let is_ordinary = |attributes: &libc::sched_attr| {
+        [libc::SCHED_OTHER, libc::SCHED_BATCH].contains(&(attributes.sched_policy as i32))
+    };
+    if let Some(mut attributes) = attributes().filter(is_ordinary) {
         attributes.sched_runtime = SHORTEST_SLICE.as_nanos() as u64;
         // SAFETY: thread 0 is the calling one, and the kernel reads as many bytes of the struct as its `size` says, which the
         // kernel itself has set to no more than the struct has.

@@ -195,6 +195,31 @@ fn the_journal_is_full_by_bytes_before_the_reserve_or_by_blocks() {
 }
 
 #[test]
+fn what_came_after_a_mark_is_counted_apart_and_a_start_counts_all() {
+    let dir = folder();
+    let mut opened = start(dir.path());
+    assert_eq!(opened.journal.unmarked().1, 0);
+    for number in 1..=3 {
+        let block = filled(1, number, number, 1, 1_000);
+        opened.journal.append(b"", &[block]).expect("append");
+    }
+    let (bytes, blocks) = opened.journal.unmarked();
+    assert!((3_000..4_000).contains(&bytes), "{bytes}");
+    assert_eq!(blocks, 3);
+    opened.journal.rotate().expect("rotate");
+    assert_eq!(opened.journal.unmarked(), (0, 0));
+    let block = filled(1, 4, 4, 1, 1_000);
+    opened.journal.append(b"", &[block]).expect("append");
+    assert_eq!(opened.journal.unmarked().1, 1);
+    opened.journal.close().expect("close");
+    drop((opened.reader, opened.checkpoints));
+    // No checkpoint was made of the mark, so all of it is still to be released.
+    let opened = start(dir.path());
+    assert_eq!(opened.journal.unmarked().1, opened.journal.blocks());
+    assert_eq!(opened.journal.blocks(), 4);
+}
+
+#[test]
 fn a_second_opener_is_refused_until_every_part_is_gone() {
     let dir = folder();
     let opened = start(dir.path());
