@@ -198,6 +198,38 @@ async fn sending_waits_for_room() {
 }
 
 #[tokio::test]
+async fn room_goes_to_who_waits_in_order_and_past_who_gave_up() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let options = PublisherOptions {
+        outstanding_events_max: 1,
+        ..PublisherOptions::default()
+    };
+    let (publisher, mut stream) = open(&mut broker, &client, options, PLENTY).await;
+    let _first = send(&publisher, "a", "1").await;
+    let [mut second, mut third, mut fourth] =
+        ["2", "3", "4"].map(|payload| Box::pin(publisher.send("a", Event::new(payload))));
+    for waiting in [&mut second, &mut third, &mut fourth] {
+        assert!(waiting.now_or_never().is_none());
+    }
+    // It was its turn, and nobody else's.
+    drop(second);
+    let (batch, _) = stream.batch().await;
+    stream.ack(batch.correlation, 1, false).await;
+    let third = soon(third).await.unwrap();
+    assert!((&mut fourth).now_or_never().is_none());
+    let (batch, payloads) = stream.batch().await;
+    assert_eq!(payloads, ["3"]);
+    stream.ack(batch.correlation, 2, false).await;
+    assert_eq!(soon(third).await.unwrap().sequence, 2);
+    let newcomer = publisher.send("a", Event::new("5"));
+    assert!(newcomer.now_or_never().is_none(), "another one waits");
+    soon(fourth).await.unwrap();
+    let (_, payloads) = stream.batch().await;
+    assert_eq!(payloads, ["4"]);
+}
+
+#[tokio::test]
 async fn a_refusal_is_of_its_batch_alone() {
     let mut broker = Broker::start();
     let client = broker.client().await;
