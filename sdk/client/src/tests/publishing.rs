@@ -224,7 +224,7 @@ async fn room_goes_to_who_waits_in_order_and_past_who_gave_up() {
     assert_eq!(soon(third).await.unwrap().sequence, 2);
     let newcomer = publisher.send("a", Event::new("5"));
     assert!(newcomer.now_or_never().is_none(), "another one waits");
-    soon(fourth).await.unwrap();
+    let _fourth = soon(fourth).await.unwrap();
     let (_, payloads) = stream.batch().await;
     assert_eq!(payloads, ["4"]);
 }
