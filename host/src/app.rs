@@ -137,7 +137,16 @@ async fn serve(
 // Reading a whole journal takes a while, so not on a thread that serves others.
 async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
     let dir = config.data_dir.join("store");
-    let options = StoreOptions {
+    let options = store_options(config);
+    let opened = tokio::task::spawn_blocking(move || {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        store::open(&dir, options, Arc::new(RealFileSystem)).map_err(anyhow::Error::from)
+    });
+    opened.await.context("opening the store was interrupted")?
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
         journal_file_bytes: config.store.journal_file_bytes,
         journal_bytes_max: config.store.journal_bytes_max,
         journal_reserve_bytes: config.store.journal_reserve_bytes,
@@ -146,26 +155,17 @@ async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
         generation_part_bytes: config.store.generation_part_bytes,
         cache_bytes: config.store.cache_bytes,
         accept_loss: config.store.accept_loss,
-    };
-    let opened = tokio::task::spawn_blocking(move || {
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        store::open(&dir, options, Arc::new(RealFileSystem)).map_err(anyhow::Error::from)
-    });
-    opened.await.context("opening the store was interrupted")?
+    }
 }
 
 fn broker_options(config: &Config) -> BrokerOptions {
-    let publishable = config
-        .store
-        .journal_bytes_max
-        .saturating_sub(config.store.journal_reserve_bytes);
     BrokerOptions {
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
         interval_ms: config.store.interval_ms,
         tail_bytes: usize_of(config.store.tail_bytes),
         // Half, so that a checkpoint has the time in which the other half fills.
-        checkpoint_bytes: publishable / 2,
+        checkpoint_bytes: store_options(config).publishable_bytes_max() / 2,
         checkpoint_blocks: usize_of(config.store.journal_blocks_max / 2),
         journal_bytes_max: config.store.journal_bytes_max,
         producers_max: usize_of(config.limits.producers_max),

@@ -269,7 +269,7 @@ impl Checkpoints {
             let index = shared.index();
             let heads = || index.releasable(mark).map(|entry| entry.head);
             let first = heads().next().map(|head| head.first_position);
-            let last = heads().last().map(|head| head.last_position());
+            let last = heads().next_back().map(|head| head.last_position());
             first.zip(last).unwrap_or((Position(0), Position(0)))
         };
         let bytes_max = shared.options.publishable_bytes_max();

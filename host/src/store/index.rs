@@ -104,7 +104,10 @@ impl Index {
     }
 
     /// Blocks in the files that a mark at `before` would release, in order.
-    pub(super) fn releasable(&self, before: CommitNumber) -> impl Iterator<Item = &Entry> {
+    pub(super) fn releasable(
+        &self,
+        before: CommitNumber,
+    ) -> impl DoubleEndedIterator<Item = &Entry> {
         let files = self.files.iter().take(self.releasable_files(before));
         files.flat_map(|file| file.entries.iter())
     }

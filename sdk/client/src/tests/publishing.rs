@@ -173,15 +173,19 @@ async fn check_credit(credit: (u64, u32)) {
     }
 }
 
+/// Room for a single event.
+fn one_at_a_time() -> PublisherOptions {
+    PublisherOptions {
+        outstanding_events_max: 1,
+        ..PublisherOptions::default()
+    }
+}
+
 #[tokio::test]
 async fn sending_waits_for_room() {
     let mut broker = Broker::start();
     let client = broker.client().await;
-    let options = PublisherOptions {
-        outstanding_events_max: 1,
-        ..PublisherOptions::default()
-    };
-    let (publisher, mut stream) = open(&mut broker, &client, options, PLENTY).await;
+    let (publisher, mut stream) = open(&mut broker, &client, one_at_a_time(), PLENTY).await;
     let _first = send(&publisher, "a", "1").await;
     assert!(
         publisher
@@ -201,11 +205,7 @@ async fn sending_waits_for_room() {
 async fn room_goes_to_who_waits_in_order_and_past_who_gave_up() {
     let mut broker = Broker::start();
     let client = broker.client().await;
-    let options = PublisherOptions {
-        outstanding_events_max: 1,
-        ..PublisherOptions::default()
-    };
-    let (publisher, mut stream) = open(&mut broker, &client, options, PLENTY).await;
+    let (publisher, mut stream) = open(&mut broker, &client, one_at_a_time(), PLENTY).await;
     let _first = send(&publisher, "a", "1").await;
     let [mut second, mut third, mut fourth] =
         ["2", "3", "4"].map(|payload| Box::pin(publisher.send("a", Event::new(payload))));
