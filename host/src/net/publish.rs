@@ -1,9 +1,10 @@
-//! A publish stream, from its first message to its end. Three futures of one task share it: one reads batches
-//! and checks them (always, so that a client that exceeds its credit is caught at once and the connection's
-//! other streams never wait for this one), one hands them to the broker, one writes the answers. Numbering,
-//! de-duplication and durability are the broker's.
+//! A publish stream, from its first message to its end. Three futures of one task share it: one reads batches, checks them
+//! and hands them to the broker (it always reads, so that a client that exceeds its credit is caught at once and the
+//! connection's other streams never wait for this one), one does so with those for which the broker had no room, one writes
+//! the answers. Numbering, de-duplication and durability are the broker's.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -116,6 +117,8 @@ struct Session<'a> {
     peer: &'a Peer,
     credit: Mutex<PublishCredit>,
     batches_max: usize,
+    /// Batches that wait for the broker's room. Those after them wait behind them.
+    queued: AtomicUsize,
     /// Batches the broker has and did not answer yet.
     submitted: AtomicUsize,
     /// Nothing more will be submitted.
@@ -133,6 +136,7 @@ impl<'a> Session<'a> {
             peer,
             credit: Mutex::new(PublishCredit::new(grant.bytes(), batches_max)),
             batches_max,
+            queued: AtomicUsize::new(0),
             submitted: AtomicUsize::new(0),
             complete: AtomicBool::new(false),
             progress: Notify::new(),
@@ -151,15 +155,23 @@ impl<'a> Session<'a> {
         // Credit bounds what is in both queues, so neither is ever full.
         let (admitted_in, admitted) = mpsc::channel(self.batches_max);
         let (refused_in, refused) = mpsc::channel(2 * self.batches_max);
-        let read = self.read(idempotent, recv, admitted_in, refused_in.clone());
-        let submit = self.submit(&publisher, admitted, refused_in);
+        let read = self.read(
+            &publisher,
+            idempotent,
+            recv,
+            admitted_in,
+            refused_in.clone(),
+        );
+        let submit = self.submit_queued(&publisher, admitted, refused_in);
         let write = self.write(send, answered, refused);
-        tokio::try_join!(read, submit, write).map(|_| ())
+        // In this order, so that each finds at once what the one before it hands on.
+        tokio::try_join!(biased; read, submit, write).map(|_| ())
     }
 
     // Reads and checks batches until the client finishes or the stream is to end.
     async fn read(
         &self,
+        publisher: &Publisher,
         idempotent: bool,
         recv: &mut FrameRecv,
         admitted: mpsc::Sender<PublishRequest>,
@@ -172,10 +184,11 @@ impl<'a> Session<'a> {
             idempotent,
             allowed: HashMap::new(),
         };
+        let mut stopped = pin!(self.stop.cancelled());
         loop {
             let frame = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Ok(()),
+                () = &mut stopped => return Ok(()),
                 frame = recv.next_frame() => frame?,
             };
             let Some(frame) = frame else {
@@ -185,13 +198,21 @@ impl<'a> Session<'a> {
             let (correlation, bytes) = (batch.head.correlation, batch.entries.event_bytes());
             self.with_credit(|credit| credit.take(bytes))
                 .map_err(StreamEnd::Refused)?;
-            let sent = match gate.admit(batch) {
-                Ok(request) => admitted.try_send(request).is_ok(),
+            let taken = match gate.admit(batch) {
+                Ok(request) => self.submit_now(publisher, request),
                 Err(error) => {
                     self.with_credit(|credit| credit.give_back(bytes));
                     self.peer.log_refusal("publish", &error);
-                    refused.try_send(refuse_batch(correlation, error)).is_ok()
+                    Err(error)
                 }
+            };
+            let sent = match taken {
+                Ok(None) => true,
+                Ok(Some(request)) => {
+                    self.queued.fetch_add(1, Ordering::Relaxed);
+                    admitted.try_send(request).is_ok()
+                }
+                Err(error) => refused.try_send(refuse_batch(correlation, error)).is_ok(),
             };
             // The one with room for refusals only fills when the client does not read its answers.
             if !sent && !self.stop.is_cancelled() {
@@ -204,29 +225,52 @@ impl<'a> Session<'a> {
         }
     }
 
-    // Hands batches to the broker, one after the other, which keeps their order.
-    async fn submit(
+    // Hands a batch to the broker, or gives it back when it has to wait for room.
+    fn submit_now(
+        &self,
+        publisher: &Publisher,
+        request: PublishRequest,
+    ) -> Result<Option<PublishRequest>, pb::Error> {
+        if self.queued.load(Ordering::Relaxed) > 0 {
+            return Ok(Some(request));
+        }
+        let bytes = request.entries.event_bytes();
+        let submitted = publisher.submit_now(request);
+        if let Ok(None) = submitted {
+            self.submitted.fetch_add(1, Ordering::Relaxed);
+        }
+        submitted.map_err(|error| self.refusal(&error, bytes))
+    }
+
+    // Hands batches to the broker as it has room for them, one after the other, which keeps their order.
+    async fn submit_queued(
         &self,
         publisher: &Publisher,
         mut admitted: mpsc::Receiver<PublishRequest>,
         refused: mpsc::Sender<pb::PublishReply>,
     ) -> Result<(), StreamEnd> {
+        let mut stopped = pin!(self.stop.cancelled());
         loop {
             let request = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => break,
+                () = &mut stopped => break,
                 request = admitted.recv() => request,
             };
             let Some(request) = request else {
                 break;
             };
             let (correlation, bytes) = (request.correlation, request.entries.event_bytes());
-            self.submitted.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = publisher.submit(request).await {
-                self.submitted.fetch_sub(1, Ordering::Relaxed);
-                let error = self.refusal(&error, bytes);
-                // The queue has room for every batch that credit allows.
-                let _ = refused.try_send(refuse_batch(correlation, error));
+            let submitted = publisher.submit(request).await;
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            match submitted {
+                Ok(()) => {
+                    self.submitted.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    let error = self.refusal(&error, bytes);
+                    // The queue has room for every batch that credit allows.
+                    let _ = refused.try_send(refuse_batch(correlation, error));
+                }
             }
         }
         self.complete.store(true, Ordering::Relaxed);

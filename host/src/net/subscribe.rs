@@ -103,7 +103,9 @@ impl Session<'_> {
         send: &mut FrameSend,
     ) -> Result<(), StreamEnd> {
         let (fetched_in, mut fetched) = mpsc::channel(1);
+        // In this order, so that what is fetched is written at once.
         let ended = tokio::select! {
+            biased;
             ended = self.read(&consumer, confirms, recv) => ended,
             ended = self.fetch(&consumer, fetched_in) => ended,
             ended = self.write(&consumer, &mut fetched, send) => ended,

@@ -317,6 +317,13 @@ impl Broker {
         Ok((publisher, last_number))
     }
 
+    /// Takes the room for publishes but for `left` bytes, for as long as the answer lives.
+    #[cfg(test)]
+    pub(crate) async fn take_publish_room(&self, left: usize) -> impl Send + use<> {
+        let taken = super::inbox::PUBLISH_BYTES_MAX - left;
+        self.0.parts.inbox.publish_room(taken).await
+    }
+
     /// Attaches a consumer to the subscription `name`.
     ///
     /// # Errors

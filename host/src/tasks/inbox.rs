@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 
 use super::BrokerError;
 use super::catalog::Catalog;
@@ -17,7 +17,7 @@ use crate::domain::{
 };
 
 /// Bytes of events that may wait for the committer. Full: publishers wait for credit.
-const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Of more waiting bytes than this, a group takes half: its publishers are answered and can go on while the other half is
 /// written. Fewer are not worth a sync of their own.
 const WHOLE_BYTES_MAX: usize = 128 * 1024;
@@ -97,7 +97,9 @@ struct Lanes {
     publish: VecDeque<PublishItem>,
     publish_bytes: usize,
     acks_since: Option<Instant>,
-    // The committer sleeps longer than acks may wait, so they have to wake it.
+    // The committer waits and nobody has woken it yet. While it works there is no need to: it looks again before it waits.
+    waiting: bool,
+    // It waits for longer than acks may, so they have to wake it.
     sleeping: bool,
     woken: bool,
     closing: bool,
@@ -126,11 +128,23 @@ impl Inbox {
         &self,
         bytes: usize,
     ) -> Result<OwnedSemaphorePermit, BrokerError> {
-        let permits = bytes.clamp(1, PUBLISH_BYTES_MAX) as u32;
         let room = self.publish_room.clone();
-        room.acquire_many_owned(permits)
+        room.acquire_many_owned(permits(bytes))
             .await
             .map_err(|_| BrokerError::ShuttingDown)
+    }
+
+    /// The same without waiting: nothing when there is no room now.
+    pub(super) fn publish_room_now(
+        &self,
+        bytes: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, BrokerError> {
+        let room = self.publish_room.clone();
+        match room.try_acquire_many_owned(permits(bytes)) {
+            Ok(room) => Ok(Some(room)),
+            Err(TryAcquireError::NoPermits) => Ok(None),
+            Err(TryAcquireError::Closed) => Err(BrokerError::ShuttingDown),
+        }
     }
 
     pub(super) fn publish(&self, item: PublishItem) -> Result<(), BrokerError> {
@@ -140,8 +154,7 @@ impl Inbox {
         }
         lanes.publish_bytes += item.bytes;
         lanes.publish.push_back(item);
-        drop(lanes);
-        self.filled.notify_one();
+        self.wake_committer(lanes);
         Ok(())
     }
 
@@ -171,8 +184,7 @@ impl Inbox {
             return Err(BrokerError::ShuttingDown);
         }
         lanes.control.push_back(item);
-        drop(lanes);
-        self.filled.notify_one();
+        self.wake_committer(lanes);
         Ok(())
     }
 
@@ -181,25 +193,25 @@ impl Inbox {
         let mut lanes = self.lock();
         if lanes.acks_since.is_none() {
             lanes.acks_since = Some(Instant::now());
-            let sleeping = lanes.sleeping;
-            drop(lanes);
-            if sleeping {
-                self.filled.notify_one();
+            if lanes.sleeping {
+                self.wake_committer(lanes);
             }
         }
     }
 
     /// Makes the committer look again, though nothing was added: the journal may have room.
     pub(super) fn wake(&self) {
-        self.lock().woken = true;
-        self.filled.notify_one();
+        let mut lanes = self.lock();
+        lanes.woken = true;
+        self.wake_committer(lanes);
     }
 
     /// No more publishes are taken; control items still are, so that what drains can be recorded.
     pub(super) fn close_publishes(&self) {
-        self.lock().closing = true;
+        let mut lanes = self.lock();
+        lanes.closing = true;
         self.publish_room.close();
-        self.filled.notify_one();
+        self.wake_committer(lanes);
     }
 
     /// Nothing more is taken: the committer ends after what waits.
@@ -207,10 +219,18 @@ impl Inbox {
         let mut lanes = self.lock();
         lanes.closing = true;
         lanes.closed = true;
-        drop(lanes);
         self.publish_room.close();
         self.control_room.close();
-        self.filled.notify_one();
+        self.wake_committer(lanes);
+    }
+
+    // A wake-up is a call into the kernel whether anybody waits or not.
+    fn wake_committer(&self, mut lanes: MutexGuard<'_, Lanes>) {
+        let waiting = std::mem::take(&mut lanes.waiting);
+        drop(lanes);
+        if waiting {
+            self.filled.notify_one();
+        }
     }
 
     /// Waits until there is something to do, or `idle_until`. Publishes are left alone unless
@@ -244,6 +264,7 @@ impl Inbox {
             let look_at = (look_at > now).then_some(look_at);
             let until = [acks_at, idle_until, look_at].into_iter().flatten().min();
             lanes.sleeping = until.is_none_or(|until| until > now + ack_delay);
+            lanes.waiting = true;
             lanes = match until {
                 None => self
                     .filled
@@ -272,6 +293,7 @@ impl Inbox {
             publish.push(item);
         }
         lanes.publish_bytes -= bytes;
+        lanes.waiting = false;
         lanes.sleeping = false;
         lanes.woken = false;
         lanes.acks_since = None;
@@ -297,8 +319,14 @@ impl Inbox {
     }
 }
 
+fn permits(bytes: usize) -> u32 {
+    bytes.clamp(1, PUBLISH_BYTES_MAX) as u32
+}
+
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     const ACK_DELAY: Duration = Duration::from_millis(1);
@@ -338,6 +366,44 @@ mod tests {
             publish(&inbox, number, WHOLE_BYTES_MAX);
         }
         assert_eq!(take(&inbox, 1), [7], "the caller's limit holds as well");
+    }
+
+    #[test]
+    fn whoever_adds_something_wakes_a_committer_that_waits() {
+        let adding: [fn(&Inbox); 4] = [
+            |inbox| publish(inbox, 1, 1),
+            |inbox| inbox.wake(),
+            |inbox| drop(inbox.ask_mark().now_or_never()),
+            |inbox| inbox.close(),
+        ];
+        for add in adding {
+            let inbox = Inbox::new();
+            let never = Duration::from_secs(3_600);
+            let waiting = std::thread::spawn({
+                let inbox = inbox.clone();
+                move || inbox.take(true, 1, never, None)
+            });
+            while !inbox.lock().waiting {
+                std::thread::yield_now();
+            }
+            add(&inbox);
+            assert!(!inbox.lock().waiting, "woken once, not again");
+            waiting.join().expect("no panic");
+        }
+    }
+
+    #[tokio::test]
+    async fn room_for_publishes_is_taken_at_once_or_not_at_all() {
+        let inbox = Inbox::new();
+        let all = inbox.publish_room(usize::MAX).await.expect("open");
+        assert!(inbox.publish_room_now(1).expect("open").is_none());
+        drop(all);
+        assert!(inbox.publish_room_now(usize::MAX).expect("open").is_some());
+        inbox.close_publishes();
+        assert!(matches!(
+            inbox.publish_room_now(1),
+            Err(BrokerError::ShuttingDown)
+        ));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::BrokerError;
 use super::inbox::{Control, Inbox, PublishItem};
@@ -67,25 +67,57 @@ impl Publisher {
     ///
     /// Cancel-safe: dropped before completion, the batch was not handed over.
     pub async fn submit(&self, request: PublishRequest) -> Result<(), BrokerError> {
-        if let Some(session) = &self.session {
-            if session.is_fenced() {
-                return Err(BrokerError::Fenced);
-            }
-            let last = request
-                .first_number
-                .checked_add(u64::from(request.entries.count()));
-            if request.first_number == 0 || last.is_none() {
-                return Err(BrokerError::Invalid(
-                    "events of a publisher with a producer id are numbered from 1".into(),
-                ));
-            }
+        self.check(&request)?;
+        let room = self
+            .inbox
+            .publish_room(request.entries.event_bytes())
+            .await?;
+        self.hand_over(request, room)
+    }
+
+    /// The same without waiting: the batch comes back when the queue has no room for it now.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn submit_now(
+        &self,
+        request: PublishRequest,
+    ) -> Result<Option<PublishRequest>, BrokerError> {
+        self.check(&request)?;
+        match self.inbox.publish_room_now(request.entries.event_bytes())? {
+            Some(room) => self.hand_over(request, room).map(|()| None),
+            None => Ok(Some(request)),
         }
-        let bytes = request.entries.event_bytes();
-        let room = self.inbox.publish_room(bytes).await?;
+    }
+
+    fn check(&self, request: &PublishRequest) -> Result<(), BrokerError> {
+        let Some(session) = &self.session else {
+            return Ok(());
+        };
+        if session.is_fenced() {
+            return Err(BrokerError::Fenced);
+        }
+        let last = request
+            .first_number
+            .checked_add(u64::from(request.entries.count()));
+        if request.first_number == 0 || last.is_none() {
+            return Err(BrokerError::Invalid(
+                "events of a publisher with a producer id are numbered from 1".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn hand_over(
+        &self,
+        request: PublishRequest,
+        room: OwnedSemaphorePermit,
+    ) -> Result<(), BrokerError> {
         self.inbox.publish(PublishItem {
             topic: request.topic,
+            bytes: request.entries.event_bytes(),
             entries: request.entries,
-            bytes,
             correlation: request.correlation,
             first_number: request.first_number,
             resolved_through: request.resolved_through,

@@ -230,6 +230,33 @@ impl Consuming {
 }
 
 #[tokio::test]
+async fn a_batch_that_waits_for_room_is_not_overtaken() {
+    let served = Served::start(|_| {}).await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[1; 16], 0).await;
+    let read = || served.net.handle.stats.counts().bytes_in;
+    let room = served.broker.take_publish_room(100).await;
+    let before = read();
+    // In one datagram: the broker has room for the others, but not for the first.
+    let mut batches = batch(1, "orders.eu", 1, &["x".repeat(200).as_str()]).to_vec();
+    for number in 2..=5 {
+        batches.extend(batch(number, "orders.eu", number, &["fits"]));
+    }
+    publishing.write(&batches).await;
+    while read() < before + batches.len() as u64 {
+        tokio::task::yield_now().await;
+    }
+    drop(room);
+    publishing
+        .write(&batch(6, "orders.eu", 6, &["comes later"]))
+        .await;
+    for number in 1..=6 {
+        let ack = publishing.ack().await;
+        assert_eq!((ack.first_sequence, ack.duplicate), (number, false));
+    }
+}
+
+#[tokio::test]
 async fn batches_are_answered_and_a_resend_is_recognised() {
     let served = Served::start(|_| {}).await;
     let client = served.net.welcomed().await;
