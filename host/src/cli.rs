@@ -2,6 +2,7 @@
 //! below; they talk to a broker as any program could, over the admin API and the public client.
 //! `serve` is the only one that is the broker.
 
+mod allocator;
 mod api;
 pub mod bench;
 mod cert;
@@ -73,10 +74,11 @@ enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all();
-    if let Command::Serve(_) = cli.command
-        && std::env::var_os("TOKIO_WORKER_THREADS").is_none()
-    {
-        builder.worker_threads(broker_threads());
+    if let Command::Serve(_) = cli.command {
+        allocator::set_up();
+        if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+            builder.worker_threads(broker_threads());
+        }
     }
     let runtime = match builder.build() {
         Ok(runtime) => runtime,
