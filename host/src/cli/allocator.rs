@@ -7,7 +7,7 @@
 /// glibc has up to eight arenas per core, and each keeps what its threads have freed. By itself it also takes ever larger
 /// blocks from arenas instead of from the system once such have been freed, up to 32 MiB: sled's segments and the buffers of
 /// deliveries then lie between others that stay. Draining a backlog of 2 GiB, the broker took 309 to 316 MiB without this, and
-/// 248 to 249 MiB with it, at the same speed (`compare backlog`, two cores).
+/// 246 to 252 MiB with it, at the same speed (`compare backlog`, two cores).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) fn set_up() {
     /// Blocks from this length on are the system's own, and go back to it when they are freed.
