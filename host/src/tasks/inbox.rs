@@ -210,8 +210,8 @@ impl Inbox {
     pub(super) fn close_publishes(&self) {
         let mut lanes = self.lock();
         lanes.closing = true;
-        self.publish_room.close();
         self.wake_committer(lanes);
+        self.publish_room.close();
     }
 
     /// Nothing more is taken: the committer ends after what waits.
@@ -219,9 +219,9 @@ impl Inbox {
         let mut lanes = self.lock();
         lanes.closing = true;
         lanes.closed = true;
+        self.wake_committer(lanes);
         self.publish_room.close();
         self.control_room.close();
-        self.wake_committer(lanes);
     }
 
     // A wake-up is a call into the kernel whether anybody waits or not.
