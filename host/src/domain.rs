@@ -12,7 +12,7 @@ mod principal;
 mod spec;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
-pub use entries::{Entries, EntryError, Span};
+pub use entries::{Entries, EntryError};
 pub use event::{Event, EventRef, EventRefError, Header};
 pub use id::{
     CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, Position, ProducerId,

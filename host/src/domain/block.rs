@@ -2,11 +2,11 @@
 //! reading. The events lie in it as the publisher encoded them, so a block is a slice of the publisher's batch, or made of
 //! several small ones with one copy, and it is read without any.
 
-use std::ops::Range;
+use std::sync::OnceLock;
 
 use bytes::{Bytes, BytesMut};
 
-use super::entries::{self, Entries, EntryError, Span, spans};
+use super::entries::{self, Ends, Entries, EntryError};
 use super::{Millis, Position, Sequence, TopicId};
 
 /// A block takes no further event once its entries are this long. One larger event makes a block of its own.
@@ -14,7 +14,7 @@ pub const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
 /// Committed events of one topic. Event `i` has position `first_position + i` and sequence
 /// `first_sequence + i`; in a block thinned by a checkpoint only the events in `kept` are present.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Block {
     /// Their topic.
     pub topic: TopicId,
@@ -30,7 +30,21 @@ pub struct Block {
     pub kept: Option<Vec<u32>>,
     /// The present events, each as tag, varint length, bytes.
     pub entries: Bytes,
+    /// Where they end: known from the publisher's batch, or found once for everybody who shares a block from the disk.
+    ends: OnceLock<Ends>,
 }
+
+/// Where the entries end follows from them.
+impl PartialEq for Block {
+    fn eq(&self, other: &Self) -> bool {
+        (self.topic, self.first_position, self.first_sequence)
+            == (other.topic, other.first_position, other.first_sequence)
+            && (self.time, self.count, &self.kept) == (other.time, other.count, &other.kept)
+            && self.entries == other.entries
+    }
+}
+
+impl Eq for Block {}
 
 /// Why the bytes of a block cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +80,30 @@ impl Block {
             count: entries.count(),
             kept: None,
             entries: entries.bytes().clone(),
+            ends: entries.ends().clone().into(),
+        }
+    }
+
+    /// A block as it was written, whose entries are looked at when somebody wants them.
+    #[must_use]
+    pub fn stored(
+        topic: TopicId,
+        first_position: Position,
+        first_sequence: Sequence,
+        time: Millis,
+        count: u32,
+        kept: Option<Vec<u32>>,
+        entries: Bytes,
+    ) -> Self {
+        Self {
+            topic,
+            first_position,
+            first_sequence,
+            time,
+            count,
+            kept,
+            entries,
+            ends: OnceLock::new(),
         }
     }
 
@@ -90,7 +128,9 @@ impl Block {
     /// Bytes this block occupies in memory, roughly.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.entries.len() + self.kept.as_ref().map_or(0, |kept| kept.len() * 4) + 96
+        let kept = self.kept.as_ref();
+        let ends = 4 * kept.map_or(self.count as usize, Vec::len);
+        self.entries.len() + ends + kept.map_or(0, |kept| kept.len() * 4) + 128
     }
 
     /// The present events with their indices. The slices share the block's memory.
@@ -98,52 +138,53 @@ impl Block {
     /// # Errors
     ///
     /// The entries are damaged; nothing of a damaged block is handed out.
-    pub fn events(&self) -> Result<Vec<(u32, Bytes)>, BlockError> {
-        let spans = self.spans()?;
-        let event =
-            |(index, span): &(u32, Span)| (*index, self.entries.slice(span.event..span.end));
-        Ok(spans.iter().map(event).collect())
+    pub fn events(&self) -> Result<impl Iterator<Item = (u32, Bytes)>, BlockError> {
+        let present = self.present()?;
+        let places = 0..present.count() as usize;
+        Ok(places.map(move |place| (self.index(place), present.shared_event(place))))
     }
 
-    /// Where the present events lie, with their indices.
+    /// The present events. They share the block's memory.
     ///
     /// # Errors
     ///
     /// The entries are damaged.
-    pub fn spans(&self) -> Result<Vec<(u32, Span)>, BlockError> {
-        let expected = self.kept.as_ref().map_or(self.count as usize, Vec::len);
-        let mut found = Vec::with_capacity(expected.min(self.entries.len() / 2));
-        for span in spans(&self.entries) {
-            let ordinal = found.len();
-            let index = match &self.kept {
-                Some(kept) => kept.get(ordinal).copied(),
-                None => u32::try_from(ordinal).ok(),
-            };
-            let index = index.ok_or(BlockError::Count {
-                found: ordinal + 1,
-                expected,
-            })?;
-            found.push((index, span?));
-        }
-        if found.len() == expected {
-            Ok(found)
-        } else {
-            Err(BlockError::Count {
-                found: found.len(),
-                expected,
-            })
+    pub fn present(&self) -> Result<Entries, BlockError> {
+        let ends = match self.ends.get() {
+            Some(ends) => ends,
+            None => {
+                let found = Ends::find(&self.entries)?;
+                let expected = self.kept.as_ref().map_or(self.count as usize, Vec::len);
+                if found.len() != expected {
+                    return Err(BlockError::Count {
+                        found: found.len(),
+                        expected,
+                    });
+                }
+                self.ends.get_or_init(|| found)
+            }
+        };
+        Ok(Entries::known(self.entries.clone(), ends.clone()))
+    }
+
+    /// The index of the event at `place` among the present ones, which must be one.
+    #[must_use]
+    pub fn index(&self, place: usize) -> u32 {
+        match &self.kept {
+            Some(kept) => kept[place],
+            // A block has at most `count` events, a u32.
+            None => place as u32,
         }
     }
 
-    /// A part of this block as entries: `count` events of `event_bytes` in all, which lie at `range` as
-    /// [`spans`](Self::spans) says. It shares the block's memory if it is most of it; whoever keeps a few events for long must
-    /// not keep the block, and what that is a slice of, with them.
+    /// The place among the present events of the one at `position`; `None` when it is not there.
     #[must_use]
-    pub fn part(&self, range: Range<usize>, count: u32, event_bytes: usize) -> Entries {
-        if range.len() * 2 < self.entries.len() {
-            return Entries::copy_of(&self.entries, range, count, event_bytes);
+    pub fn place(&self, position: Position) -> Option<usize> {
+        let index = u32::try_from(position.0.checked_sub(self.first_position.0)?).ok()?;
+        match &self.kept {
+            Some(kept) => kept.binary_search(&index).ok(),
+            None => (index < self.count).then_some(index as usize),
         }
-        Entries::slice_of(&self.entries, range, count, event_bytes)
     }
 
     /// A copy of this block with only the events whose position `keep` wants; `None` when none is left.
@@ -170,6 +211,7 @@ impl Block {
         Ok(Some(Block {
             entries: entries.freeze(),
             kept: (!whole).then_some(kept),
+            ends: OnceLock::new(),
             ..self.clone()
         }))
     }
@@ -179,26 +221,29 @@ impl Block {
 #[derive(Debug, Default)]
 pub struct BlockBuilder {
     entries: BytesMut,
-    count: u32,
+    ends: Vec<u32>,
 }
 
 impl BlockBuilder {
     /// Adds an encoded event.
     pub fn push(&mut self, event: &[u8]) {
         entries::put(&mut self.entries, event);
-        self.count += 1;
+        self.ends.push(self.entries.len() as u32);
     }
 
     /// Adds a copy of `entries`.
     pub fn push_all(&mut self, entries: &Entries) {
+        let begin = self.entries.len();
         self.entries.extend_from_slice(entries.bytes());
-        self.count += entries.count();
+        let ends = entries.ends();
+        let ends = (1..=ends.len()).map(|place| begin + ends.begin_of(place));
+        self.ends.extend(ends.map(|end| end as u32));
     }
 
     /// Events so far.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.count
+        self.ends.len() as u32
     }
 
     /// Whether an event of this many bytes still fits. The first event always does.
@@ -210,7 +255,7 @@ impl BlockBuilder {
     /// Whether entries of this many bytes, heads included, still fit. The first ones always do.
     #[must_use]
     pub fn fits_entries(&self, bytes: usize) -> bool {
-        self.count == 0 || self.entries.len() + bytes <= BLOCK_BYTES_MAX
+        self.ends.is_empty() || self.entries.len() + bytes <= BLOCK_BYTES_MAX
     }
 
     /// The block, with its place.
@@ -222,15 +267,8 @@ impl BlockBuilder {
         first_sequence: Sequence,
         time: Millis,
     ) -> Block {
-        Block {
-            topic,
-            first_position,
-            first_sequence,
-            time,
-            count: self.count,
-            kept: None,
-            entries: self.entries.freeze(),
-        }
+        let entries = Entries::known(self.entries.freeze(), Ends::of(self.ends));
+        Block::of(&entries, topic, first_position, first_sequence, time)
     }
 }
 
@@ -248,7 +286,7 @@ mod tests {
     fn events_come_back_as_they_went_in() {
         let long = vec![7; 300];
         let block = block(&[b"", b"a", &long]);
-        let events = block.events().expect("sound block");
+        let events: Vec<_> = block.events().expect("sound block").collect();
         assert_eq!(events.len(), 3);
         assert_eq!(&events[2].1[..], &long[..]);
         assert_eq!(block.last_position(), Position(12));
@@ -262,25 +300,25 @@ mod tests {
             .expect("sound block")
             .expect("two events left");
         let events = thin.events().expect("sound block");
-        assert_eq!(events.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(events.map(|(i, _)| i).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(thin.position(2), Position(12));
         assert_eq!(block.thinned(|_| false).expect("sound block"), None);
     }
 
     #[test]
-    fn a_small_part_does_not_keep_the_block() {
-        let block = block(&[b"abcd", b"efgh", b"ijkl", b"mnop"]);
-        let spans = block.spans().expect("sound block");
-        let whole = block.entries.as_ptr_range();
-        let shares = |places: std::ops::Range<usize>| {
-            let parts = &spans[places];
-            let range = parts[0].1.start..parts[parts.len() - 1].1.end;
-            let part = block.part(range, parts.len() as u32, 4 * parts.len());
-            assert_eq!(Entries::parse(part.bytes().clone()).as_ref(), Ok(&part));
-            whole.contains(&part.bytes().as_ptr())
+    fn a_block_of_small_batches_knows_where_its_events_end() {
+        let mut builder = BlockBuilder::default();
+        builder.push(b"a");
+        builder.push_all(&Entries::of([&b"bc"[..], b"def"]));
+        builder.push_all(&Entries::of([&[7; 200][..]]));
+        let block = builder.finish(TopicId(1), Position(10), Sequence(3), Millis(0));
+        let found = Ends::find(&block.entries).expect("sound block");
+        let known = block.ends.get().expect("they were given to it");
+        let ends = |ends: &Ends| -> Vec<usize> {
+            (0..=ends.len()).map(|place| ends.begin_of(place)).collect()
         };
-        assert!(shares(0..4) && shares(1..4) && shares(2..4));
-        assert!(!shares(1..2));
+        assert_eq!(ends(known), ends(&found));
+        assert_eq!((block.count, known.len()), (4, 4));
     }
 
     #[test]
@@ -289,6 +327,7 @@ mod tests {
         for cut in 0..whole.entries.len() {
             let cut = Block {
                 entries: whole.entries.slice(..cut),
+                ends: OnceLock::new(),
                 ..whole.clone()
             };
             assert!(cut.events().is_err());

@@ -1,8 +1,12 @@
 //! Encoded events that lie one behind the other, each behind a tag and a length exactly as in the wire's repeated
 //! field. This is how a publisher's batch arrives, how a block stores events, and how a delivery forwards them: a part
 //! of any of them is a slice of the same memory, never a copy.
+//!
+//! Where each entry ends is found once, when a batch was just received and is in the processor's cache, and goes along with
+//! it. To walk from head to head later costs a cache miss for each event, one after the other.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -12,25 +16,35 @@ const TAG: u8 = 15 << 3 | 2;
 pub(super) const HEAD_BYTES_MAX: usize = 6;
 
 /// Whole entries. Cheap to clone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Entries {
     bytes: Bytes,
-    count: u32,
+    ends: Ends,
     event_bytes: usize,
 }
 
-/// Where one entry lies in the bytes of its list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Offset of its tag.
-    pub start: usize,
-    /// Offset of the encoded event.
-    pub event: usize,
-    /// Offset after it.
-    pub end: usize,
+/// The bytes say everything.
+impl PartialEq for Entries {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
 }
 
-/// The entry at this offset is malformed: it does not start with its tag, or reaches past the end.
+impl Eq for Entries {}
+
+/// Where each of some entries ends. Cheap to clone; a part shares the memory of the whole.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ends {
+    /// Of the whole list: offsets after each entry.
+    whole: Arc<[u32]>,
+    /// Which of them these are.
+    places: Range<usize>,
+    /// Offset in the whole list at which the first of these begins.
+    begin: u32,
+}
+
+/// The entry at this offset is malformed: it does not start with its tag, has a length that is longer than it need be, or
+/// reaches past the end; or it is beyond the 4 GiB that a list may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("entry at byte {0} is malformed")]
 pub struct EntryError(pub usize);
@@ -40,63 +54,30 @@ impl Entries {
     ///
     /// # Errors
     ///
-    /// They are not, or they are more than 2^32.
+    /// They are not, or they are more than 4 GiB.
     pub fn parse(bytes: Bytes) -> Result<Self, EntryError> {
-        let (mut count, mut event_bytes) = (0u32, 0);
-        for span in spans(&bytes) {
-            let span = span?;
-            count = count.checked_add(1).ok_or(EntryError(span.start))?;
-            event_bytes += span.event_len();
-        }
-        Ok(Self {
-            bytes,
-            count,
-            event_bytes,
-        })
+        let ends = Ends::find(&bytes)?;
+        Ok(Self::known(bytes, ends))
     }
 
     /// A list of these encoded events, which are copied.
     #[must_use]
     pub fn of<'a>(events: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut bytes = BytesMut::new();
-        let (mut count, mut event_bytes) = (0, 0);
+        let mut ends = Vec::new();
         for event in events {
             put(&mut bytes, event);
-            count += 1;
-            event_bytes += event.len();
+            ends.push(bytes.len() as u32);
         }
-        Self {
-            bytes: bytes.freeze(),
-            count,
-            event_bytes,
-        }
+        Self::known(bytes.freeze(), Ends::of(ends))
     }
 
-    /// A slice of a list whose entries are known: `count` of them, with events of `event_bytes` in all, at `range`.
-    pub(super) fn slice_of(
-        list: &Bytes,
-        range: Range<usize>,
-        count: u32,
-        event_bytes: usize,
-    ) -> Self {
+    /// Entries that end there.
+    pub(super) fn known(bytes: Bytes, ends: Ends) -> Self {
         Self {
-            bytes: list.slice(range),
-            count,
-            event_bytes,
-        }
-    }
-
-    /// Like [`slice_of`](Self::slice_of), in memory of its own.
-    pub(super) fn copy_of(
-        list: &[u8],
-        range: Range<usize>,
-        count: u32,
-        event_bytes: usize,
-    ) -> Self {
-        Self {
-            bytes: Bytes::copy_from_slice(&list[range]),
-            count,
-            event_bytes,
+            event_bytes: ends.event_bytes(),
+            bytes,
+            ends,
         }
     }
 
@@ -106,10 +87,15 @@ impl Entries {
         &self.bytes
     }
 
+    pub(super) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
     /// How many.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.count
+        // At most half of 2^32: each takes two bytes at least.
+        self.ends.len() as u32
     }
 
     /// Bytes of the encoded events without their heads: what credit counts.
@@ -120,63 +106,131 @@ impl Entries {
 
     /// The encoded events.
     pub fn events(&self) -> impl Iterator<Item = &[u8]> {
-        // Checked when this was made, so there is no error to find.
-        spans(&self.bytes)
-            .map_while(Result::ok)
-            .map(|span| &self.bytes[span.event..span.end])
+        let places = 0..self.ends.len();
+        places.map(|place| &self.bytes[self.ends.event(place)])
     }
 
     /// The encoded events as slices that share this memory.
     pub fn shared_events(&self) -> impl Iterator<Item = Bytes> {
-        spans(&self.bytes)
-            .map_while(Result::ok)
-            .map(|span| self.bytes.slice(span.event..span.end))
+        let places = 0..self.ends.len();
+        places.map(|place| self.shared_event(place))
+    }
+
+    /// The encoded event at `place`, which must be one, as a slice that shares this memory.
+    #[must_use]
+    pub fn shared_event(&self, place: usize) -> Bytes {
+        self.bytes.slice(self.ends.event(place))
+    }
+
+    /// Bytes of the encoded event at `place`, which must be one.
+    #[must_use]
+    pub fn event_len(&self, place: usize) -> usize {
+        self.ends.event(place).len()
+    }
+
+    /// The entries at `places`, which must be some. They share this memory if they are most of it; whoever keeps a few events
+    /// for long must not keep the rest, and what that is a slice of, with them.
+    #[must_use]
+    pub fn part(&self, places: Range<usize>) -> Self {
+        let range = self.ends.begin_of(places.start)..self.ends.begin_of(places.end);
+        let bytes = match range.len() * 2 < self.bytes.len() {
+            true => Bytes::copy_from_slice(&self.bytes[range]),
+            false => self.bytes.slice(range),
+        };
+        Self::known(bytes, self.ends.part(places))
     }
 
     /// Takes off the front as many entries as fit into `bytes_max`, heads included, but at least one if there is any.
     /// `overhead` is what each costs beside its own bytes.
     #[must_use]
     pub fn split_front(&mut self, bytes_max: usize, overhead: usize) -> Self {
-        if self.bytes.len() + overhead * self.count as usize <= bytes_max {
+        let count = self.ends.fitting(bytes_max, overhead).max(1);
+        if count >= self.ends.len() {
             return std::mem::take(self);
         }
-        let mut front = Self::default();
-        let mut end = 0;
-        for span in spans(&self.bytes).map_while(Result::ok) {
-            let cost = span.end + overhead * (front.count as usize + 1);
-            if cost > bytes_max && front.count > 0 {
-                break;
-            }
-            end = span.end;
-            front.count += 1;
-            front.event_bytes += span.event_len();
-        }
-        front.bytes = self.bytes.split_to(end);
-        self.count -= front.count;
+        let rest = self.ends.part(count..self.ends.len());
+        let front = self.ends.part(0..count);
+        let bytes = self.bytes.split_to(front.begin_of(count));
+        let front = Self::known(bytes, front);
+        self.ends = rest;
         self.event_bytes -= front.event_bytes;
         front
     }
 }
 
-impl Span {
-    /// Bytes of the encoded event.
-    #[must_use]
-    pub fn event_len(&self) -> usize {
-        self.end - self.event
-    }
-}
-
-/// Where the entries lie in `bytes`, in order. Ends after the first error.
-pub(super) fn spans(bytes: &[u8]) -> impl Iterator<Item = Result<Span, EntryError>> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        if at >= bytes.len() {
-            return None;
+impl Ends {
+    /// Finds them in `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// These are no entries, or they are more than 4 GiB.
+    pub(super) fn find(bytes: &[u8]) -> Result<Self, EntryError> {
+        let mut ends = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let end = end_of(bytes, at).and_then(|end| u32::try_from(end).ok());
+            let end = end.ok_or(EntryError(at))?;
+            ends.push(end);
+            at = end as usize;
         }
-        let span = span_at(bytes, at).ok_or(EntryError(at));
-        at = span.map_or(bytes.len(), |span| span.end);
-        Some(span)
-    })
+        Ok(Self::of(ends))
+    }
+
+    /// They are these offsets.
+    pub(super) fn of(whole: Vec<u32>) -> Self {
+        Self {
+            places: 0..whole.len(),
+            whole: whole.into(),
+            begin: 0,
+        }
+    }
+
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Where the entry at `place` begins, which is where the one before it ends.
+    pub(super) fn begin_of(&self, place: usize) -> usize {
+        let end = match place {
+            0 => self.begin,
+            _ => self.whole[self.places.clone()][place - 1],
+        };
+        (end - self.begin) as usize
+    }
+
+    // Where the encoded event at `place` lies.
+    fn event(&self, place: usize) -> Range<usize> {
+        let (begin, end) = (self.begin_of(place), self.begin_of(place + 1));
+        end - event_len(end - begin)..end
+    }
+
+    // Those of the entries at `places`.
+    fn part(&self, places: Range<usize>) -> Self {
+        Self {
+            whole: self.whole.clone(),
+            begin: self.begin + self.begin_of(places.start) as u32,
+            places: self.places.start + places.start..self.places.start + places.end,
+        }
+    }
+
+    // Bytes of all encoded events, without their heads.
+    fn event_bytes(&self) -> usize {
+        (0..self.len()).map(|place| self.event(place).len()).sum()
+    }
+
+    // How many from the front take at most that many bytes, with so many more for each.
+    fn fitting(&self, bytes_max: usize, overhead: usize) -> usize {
+        let (mut fitting, mut beyond) = (0, self.len() + 1);
+        while fitting + 1 < beyond {
+            let count = usize::midpoint(fitting, beyond);
+            match self.begin_of(count) + overhead * count <= bytes_max {
+                true => fitting = count,
+                false => beyond = count,
+            }
+        }
+        fitting
+    }
 }
 
 /// Appends an encoded event as an entry.
@@ -192,7 +246,16 @@ pub(super) fn put(entries: &mut BytesMut, event: &[u8]) {
     entries.put_slice(event);
 }
 
-fn span_at(bytes: &[u8], at: usize) -> Option<Span> {
+// Bytes of the event in an entry of this many: all but the tag, and a length of as few bytes as hold it at seven bits each.
+fn event_len(entry_len: usize) -> usize {
+    let mut length_bytes = 1;
+    while (entry_len - 1 - length_bytes) >> (7 * length_bytes) > 0 {
+        length_bytes += 1;
+    }
+    entry_len - 1 - length_bytes
+}
+
+fn end_of(bytes: &[u8], at: usize) -> Option<usize> {
     if *bytes.get(at)? != TAG {
         return None;
     }
@@ -201,13 +264,11 @@ fn span_at(bytes: &[u8], at: usize) -> Option<Span> {
     for (ordinal, byte) in lengths.enumerate() {
         length |= usize::from(byte & 0x7f) << (7 * ordinal);
         if byte & 0x80 == 0 {
-            let event = at + 2 + ordinal;
-            let end = event.checked_add(length)?;
-            return (end <= bytes.len()).then_some(Span {
-                start: at,
-                event,
-                end,
-            });
+            if *byte == 0 && ordinal > 0 {
+                return None;
+            }
+            let end = (at + 2 + ordinal).checked_add(length)?;
+            return (end <= bytes.len()).then_some(end);
         }
     }
     None
@@ -229,10 +290,39 @@ mod tests {
 
     #[test]
     fn what_is_put_is_found() {
-        let entries = entries(&[0, 1, 127, 128, 20_000]);
-        assert_eq!((entries.count(), entries.event_bytes()), (5, 20_256));
-        let lengths: Vec<usize> = entries.events().map(<[u8]>::len).collect();
-        assert_eq!(lengths, [0, 1, 127, 128, 20_000]);
+        let lengths = [0, 1, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152];
+        let entries = entries(&lengths);
+        assert_eq!(entries.count(), 9);
+        assert_eq!(entries.event_bytes(), lengths.iter().sum::<usize>());
+        let found: Vec<usize> = entries.events().map(<[u8]>::len).collect();
+        assert_eq!(found, lengths);
+        for (place, length) in lengths.into_iter().enumerate() {
+            assert_eq!(entries.event_len(place), length);
+        }
+    }
+
+    #[test]
+    fn a_part_is_what_lies_there_and_a_small_one_does_not_keep_the_whole() {
+        let whole = entries(&[3, 4, 200, 300, 5, 7]);
+        let memory = whole.bytes().as_ptr_range();
+        let shares = |places: Range<usize>| {
+            let part = whole.part(places.clone());
+            assert_eq!(Entries::parse(part.bytes().clone()).as_ref(), Ok(&part));
+            let lengths = |entries: &Entries| entries.events().map(<[u8]>::len).collect::<Vec<_>>();
+            assert_eq!(lengths(&part), lengths(&whole)[places]);
+            assert_eq!(part.event_bytes(), lengths(&part).iter().sum::<usize>());
+            let again = part.part(1..part.count() as usize);
+            assert_eq!(lengths(&again), lengths(&part)[1..]);
+            memory.contains(&part.bytes().as_ptr())
+        };
+        assert!(shares(0..6) && shares(1..4) && shares(2..5));
+        assert!(!shares(1..3) && !shares(4..6));
+    }
+
+    #[test]
+    fn a_length_is_as_short_as_it_can_be() {
+        let padded = Bytes::from_static(b"\x7a\x00\x7a\x81\x00a");
+        assert_eq!(Entries::parse(padded), Err(EntryError(2)));
     }
 
     #[test]

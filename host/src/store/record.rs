@@ -290,15 +290,15 @@ impl BlockHead {
             let indices = body.get(..split).unwrap_or_default().chunks_exact(4);
             indices.filter_map(|bytes| u32_at(bytes, 0)).collect()
         });
-        Some(Block {
-            topic: self.topic,
-            first_position: self.first_position,
-            first_sequence: self.first_sequence,
-            time: self.time,
-            count: self.count,
+        Some(Block::stored(
+            self.topic,
+            self.first_position,
+            self.first_sequence,
+            self.time,
+            self.count,
             kept,
-            entries: body.slice(split..),
-        })
+            body.slice(split..),
+        ))
     }
 }
 
@@ -432,15 +432,15 @@ mod tests {
     const SALT: Salt = Salt(0x0102_0304_0506_0708);
 
     fn block() -> Block {
-        Block {
-            topic: TopicId(7),
-            first_position: Position(100),
-            first_sequence: Sequence(10),
-            time: Millis(5),
-            count: 3,
-            kept: Some(vec![0, 2]),
-            entries: Bytes::from_static(b"z\x01az\x01b"),
-        }
+        Block::stored(
+            TopicId(7),
+            Position(100),
+            Sequence(10),
+            Millis(5),
+            3,
+            Some(vec![0, 2]),
+            Bytes::from_static(b"z\x01az\x01b"),
+        )
     }
 
     fn record() -> Vec<u8> {

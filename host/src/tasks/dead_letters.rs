@@ -149,24 +149,25 @@ fn dead_letter(
     block: &Block,
     item: &GivenUp,
 ) -> Result<Option<Bytes>, String> {
-    let events = block.events().map_err(|error| error.to_string())?;
-    let found = events
-        .iter()
-        .find(|(index, _)| block.position(*index) == item.position);
-    let Some(((index, bytes), topic)) = found.zip(parts.topic_of(block)) else {
+    let present = block.present().map_err(|error| error.to_string())?;
+    let Some((place, topic)) = block.place(item.position).zip(parts.topic_of(block)) else {
         return Ok(None);
     };
-    let hops = EventRef::parse(bytes).map_or(0, |event| hops::of(&event));
+    let bytes = present.shared_event(place);
+    let hops = EventRef::parse(&bytes).map_or(0, |event| hops::of(&event));
     if hops >= hops::MAX && item.reason != GiveUpReason::HopLimit {
         tracing::warn!(subscription = %cell.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
         return Ok(None);
     }
-    let mut event = Event::decode(bytes.clone()).map_err(|error| error.to_string())?;
+    let mut event = Event::decode(bytes).map_err(|error| error.to_string())?;
     let said = [
         (REASON_HEADER, item.reason.to_string()),
         (SUBSCRIPTION_HEADER, cell.name.to_string()),
         (TOPIC_HEADER, topic.to_string()),
-        (SEQUENCE_HEADER, block.sequence(*index).to_string()),
+        (
+            SEQUENCE_HEADER,
+            block.sequence(block.index(place)).to_string(),
+        ),
         (ATTEMPTS_HEADER, item.attempts.to_string()),
     ];
     event

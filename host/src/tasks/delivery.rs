@@ -2,7 +2,7 @@
 //! by consumers, whose connection sends the result, and by routes, which append it. Each caller reads for
 //! itself; the state machine is locked only to lease and to answer.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -16,7 +16,7 @@ use super::transform::{Disposition, TransformChain};
 use super::{BrokerError, Catalog};
 use crate::broker::{GiveUpReason, Lease};
 use crate::domain::{
-    Block, ConsumerId, Entries, FailurePolicy, Millis, Position, Sequence, Span, TopicName,
+    Block, ConsumerId, Entries, FailurePolicy, Millis, Position, Sequence, TopicName,
 };
 use crate::plugin::{ConfigureError, Plugins};
 
@@ -189,7 +189,7 @@ impl Taker {
             }
             let found = block
                 .as_ref()
-                .and_then(|open| Some((open, open.find(lease.position)?)));
+                .and_then(|open| Some((open, open.block.place(lease.position)?)));
             match found {
                 Some((open, place)) => runs.add(open, place, lease.attempt),
                 None => push_range(&mut missing, lease.position..=lease.position),
@@ -386,17 +386,17 @@ fn count(ranges: &[RangeInclusive<Position>]) -> u64 {
 struct OpenBlock {
     topic: TopicName,
     block: Arc<Block>,
-    spans: Vec<(u32, Span)>,
+    present: Entries,
 }
 
 impl OpenBlock {
     fn new(topic: TopicName, block: Arc<Block>) -> Result<Self, String> {
-        let spans = block.spans();
-        let spans = spans.map_err(|error| format!("a stored block is damaged: {error}"))?;
+        let present = block.present();
+        let present = present.map_err(|error| format!("a stored block is damaged: {error}"))?;
         Ok(Self {
             topic,
             block,
-            spans,
+            present,
         })
     }
 
@@ -404,29 +404,15 @@ impl OpenBlock {
         self.block.first_position <= position && position <= self.block.last_position()
     }
 
-    // Which of the spans is the event's.
-    fn find(&self, position: Position) -> Option<usize> {
-        let index = u32::try_from(position.0.checked_sub(self.block.first_position.0)?).ok()?;
-        match &self.block.kept {
-            None => Some(index as usize).filter(|place| *place < self.spans.len()),
-            Some(kept) => kept.binary_search(&index).ok(),
-        }
-    }
-
-    fn run(&self, places: RangeInclusive<usize>, attempt: u32) -> Run {
-        let spans = &self.spans[places];
-        let (first, start) = spans
-            .first()
-            .map_or((0, 0), |(index, span)| (*index, span.start));
-        let end = spans.last().map_or(start, |(_, span)| span.end);
-        let event_bytes = spans.iter().map(|(_, span)| span.event_len()).sum();
+    fn run(&self, places: Range<usize>, attempt: u32) -> Run {
+        let first = self.block.index(places.start);
         Run {
             topic: self.topic.clone(),
             first_position: self.block.position(first),
             first_sequence: self.block.sequence(first),
             time: self.block.time,
             attempt,
-            entries: self.block.part(start..end, spans.len() as u32, event_bytes),
+            entries: self.present.part(places),
         }
     }
 }
@@ -435,24 +421,24 @@ impl OpenBlock {
 #[derive(Default)]
 struct Runs {
     done: Vec<Run>,
-    // Its places among the spans of the open block, and its attempt.
-    growing: Option<(RangeInclusive<usize>, u32)>,
+    // Its places among the present events of the open block, and its attempt.
+    growing: Option<(Range<usize>, u32)>,
     bytes: usize,
 }
 
 impl Runs {
     fn add(&mut self, open: &OpenBlock, place: usize, attempt: u32) {
-        let (index, span) = open.spans[place];
-        self.bytes += span.event_len();
-        if let Some((places, of_run)) = &mut self.growing {
-            let before = *places.end();
-            if *of_run == attempt && before + 1 == place && open.spans[before].0 + 1 == index {
-                *places = *places.start()..=place;
-                return;
-            }
+        self.bytes += open.present.event_len(place);
+        if let Some((places, of_run)) = &mut self.growing
+            && *of_run == attempt
+            && places.end == place
+            && open.block.index(place - 1) + 1 == open.block.index(place)
+        {
+            places.end = place + 1;
+            return;
         }
         self.close(open);
-        self.growing = Some((place..=place, attempt));
+        self.growing = Some((place..place + 1, attempt));
     }
 
     fn close(&mut self, open: &OpenBlock) {
