@@ -34,7 +34,7 @@ pub use broker::{Broker, BrokerOptions, Health, StartError};
 pub use dead_letters::{
     ATTEMPTS_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER, TOPIC_HEADER,
 };
-pub use delivery::{Body, Consumer, Delivery};
+pub use delivery::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
 pub use error::BrokerError;
 pub use note::NoteError;
 pub use publish::{PublishOutcome, PublishReply, PublishRequest, Publisher};

@@ -128,16 +128,20 @@ impl Entries {
         self.ends.event(place).len()
     }
 
-    /// The entries at `places`, which must be some. They share this memory if they are most of it; whoever keeps a few events
-    /// for long must not keep the rest, and what that is a slice of, with them.
+    /// The entries at `places`, which must be some. They share this memory.
     #[must_use]
     pub fn part(&self, places: Range<usize>) -> Self {
         let range = self.ends.begin_of(places.start)..self.ends.begin_of(places.end);
-        let bytes = match range.len() * 2 < self.bytes.len() {
-            true => Bytes::copy_from_slice(&self.bytes[range]),
-            false => self.bytes.slice(range),
-        };
-        Self::known(bytes, self.ends.part(places))
+        Self::known(self.bytes.slice(range), self.ends.part(places))
+    }
+
+    /// The same in memory of their own: whoever keeps a few events for long must not keep what they are a part of with them.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self {
+            bytes: Bytes::copy_from_slice(&self.bytes),
+            ..self.clone()
+        }
     }
 
     /// Takes off the front as many entries as fit into `bytes_max`, heads included, but at least one if there is any.
@@ -302,21 +306,23 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_what_lies_there_and_a_small_one_does_not_keep_the_whole() {
+    fn a_part_is_what_lies_there() {
         let whole = entries(&[3, 4, 200, 300, 5, 7]);
         let memory = whole.bytes().as_ptr_range();
-        let shares = |places: Range<usize>| {
+        for places in [0..6, 1..4, 3..4, 5..6] {
             let part = whole.part(places.clone());
             assert_eq!(Entries::parse(part.bytes().clone()).as_ref(), Ok(&part));
             let lengths = |entries: &Entries| entries.events().map(<[u8]>::len).collect::<Vec<_>>();
             assert_eq!(lengths(&part), lengths(&whole)[places]);
             assert_eq!(part.event_bytes(), lengths(&part).iter().sum::<usize>());
-            let again = part.part(1..part.count() as usize);
-            assert_eq!(lengths(&again), lengths(&part)[1..]);
-            memory.contains(&part.bytes().as_ptr())
-        };
-        assert!(shares(0..6) && shares(1..4) && shares(2..5));
-        assert!(!shares(1..3) && !shares(4..6));
+            let count = part.count() as usize;
+            let again = part.part(count / 2..count);
+            assert_eq!(lengths(&again), lengths(&part)[count / 2..]);
+            let detached = part.detached();
+            assert_eq!(lengths(&detached), lengths(&part));
+            let is_shared = |entries: &Entries| memory.contains(&entries.bytes().as_ptr());
+            assert_eq!((is_shared(&part), is_shared(&detached)), (true, false));
+        }
     }
 
     #[test]

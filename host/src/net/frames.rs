@@ -14,12 +14,10 @@ use tidegate_wire::pb;
 
 use super::refusal::StreamEnd;
 use super::stats::NetStats;
+use crate::tasks::SHARED_BYTES_MIN;
 
 /// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
 const SEGMENTS: usize = 16;
-/// Entries of a delivery from this length on are handed to quinn as a slice of their block. Below it, a copy costs less
-/// than a piece more in quinn's queue.
-const SHARED_BYTES_MIN: usize = 2 * 1024;
 
 /// Time to bring the last words of a stream to the client before it is given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);

@@ -56,7 +56,13 @@ impl DeliveryParts {
     }
 }
 
-/// Leased events that are neighbours in a block and have been handed out equally often, read.
+/// A delivery's entries of at least this many bytes are sent as they are, and kept until they have arrived. Shorter ones are
+/// copied into what is sent, which is cheaper than a piece more in QUIC's queue, so until then they may be slices of something
+/// much larger.
+pub const SHARED_BYTES_MIN: usize = 2 * 1024;
+
+/// Leased events that are neighbours in a block and have been handed out equally often, read. They are a slice of the block:
+/// whoever keeps a run while waiting for anything detaches it first, or a few events keep a whole batch in memory.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
     pub(super) topic: TopicName,
@@ -64,21 +70,36 @@ pub(super) struct Run {
     pub(super) first_sequence: Sequence,
     pub(super) time: Millis,
     pub(super) attempt: u32,
-    pub(super) entries: Entries,
+    entries: Entries,
+    // Bytes of the entries that these are a slice of.
+    within_bytes: usize,
 }
 
 impl Run {
-    pub(super) fn events(&self) -> impl Iterator<Item = Leased> {
+    /// The events one by one, for guests, who take their time.
+    pub(super) fn into_events(mut self) -> Vec<Leased> {
+        self.detach();
+        let leased = |(index, event)| Leased {
+            topic: self.topic.clone(),
+            position: Position(self.first_position.0 + index),
+            sequence: Sequence(self.first_sequence.0 + index),
+            time: self.time,
+            attempt: self.attempt,
+            event,
+        };
         (0..)
             .zip(self.entries.shared_events())
-            .map(|(index, event)| Leased {
-                topic: self.topic.clone(),
-                position: Position(self.first_position.0 + index),
-                sequence: Sequence(self.first_sequence.0 + index),
-                time: self.time,
-                attempt: self.attempt,
-                event,
-            })
+            .map(leased)
+            .collect()
+    }
+
+    // Makes the events independent of their block, unless they are most of it.
+    fn detach(&mut self) {
+        let bytes = self.entries.bytes().len();
+        if bytes * 2 < self.within_bytes {
+            self.entries = self.entries.detached();
+            self.within_bytes = bytes;
+        }
     }
 }
 
@@ -176,15 +197,22 @@ impl Taker {
                 .as_ref()
                 .is_some_and(|open| open.covers(lease.position))
             {
-                let next = match self.open_block(lease.position).await {
-                    Ok(next) => next,
+                if let Some(open) = block.take() {
+                    runs.close(&open);
+                }
+                let next = match self.parts.log.block_in_memory(lease.position) {
+                    Some(next) => Ok(Some(next)),
+                    None => {
+                        runs.detach();
+                        self.read_block(lease.position).await
+                    }
+                };
+                match next.and_then(|next| self.open_block(next)) {
+                    Ok(next) => block = next,
                     Err(why) => {
                         unreadable.add(lease.position, why);
                         continue;
                     }
-                };
-                if let Some(open) = std::mem::replace(&mut block, next) {
-                    runs.close(&open);
                 }
             }
             let found = block
@@ -208,9 +236,14 @@ impl Taker {
     }
 
     // `None` when the event does not exist any more; an error says why it cannot be read.
-    async fn open_block(&self, position: Position) -> Result<Option<OpenBlock>, String> {
+    async fn read_block(&self, position: Position) -> Result<Option<Arc<Block>>, String> {
         let block = self.parts.log.block_at(position).await;
-        let Some(block) = block.map_err(|error| chain(&error))? else {
+        block.map_err(|error| chain(&error))
+    }
+
+    // `None` when there is no block, or its topic does not exist any more.
+    fn open_block(&self, block: Option<Arc<Block>>) -> Result<Option<OpenBlock>, String> {
+        let Some(block) = block else {
             return Ok(None);
         };
         let Some(topic) = self.parts.topic_of(&block) else {
@@ -413,6 +446,7 @@ impl OpenBlock {
             time: self.block.time,
             attempt,
             entries: self.present.part(places),
+            within_bytes: self.present.bytes().len(),
         }
     }
 }
@@ -421,6 +455,8 @@ impl OpenBlock {
 #[derive(Default)]
 struct Runs {
     done: Vec<Run>,
+    // How many of those are detached.
+    detached: usize,
     // Its places among the present events of the open block, and its attempt.
     growing: Option<(Range<usize>, u32)>,
     bytes: usize,
@@ -439,6 +475,13 @@ impl Runs {
         }
         self.close(open);
         self.growing = Some((place..place + 1, attempt));
+    }
+
+    // Before anything is waited for.
+    fn detach(&mut self) {
+        let rest = self.done.get_mut(self.detached..).unwrap_or_default();
+        rest.iter_mut().for_each(Run::detach);
+        self.detached = self.done.len();
     }
 
     fn close(&mut self, open: &OpenBlock) {
@@ -500,7 +543,7 @@ impl Consumer {
         if form.spec.transforms.is_empty() {
             return Ok(runs.into_iter().map(Delivery::from).collect());
         }
-        let leased: Vec<Leased> = runs.iter().flat_map(Run::events).collect();
+        let leased: Vec<Leased> = runs.into_iter().flat_map(Run::into_events).collect();
         // Given back if this call is dropped while it waits.
         let guard = InHand {
             taker: &self.taker,
@@ -616,7 +659,7 @@ pub struct Delivery {
 /// What a [`Delivery`] holds.
 #[derive(Clone, Debug)]
 pub enum Body {
-    /// Events as they are stored: at least one.
+    /// Events as they are stored: at least one. Fewer bytes than [`SHARED_BYTES_MIN`] may keep much more in memory.
     Stored(Entries),
     /// The parts that transforms made of one event, encoded: at least one.
     Made(Vec<Bytes>),
@@ -649,7 +692,10 @@ impl Delivery {
 }
 
 impl From<Run> for Delivery {
-    fn from(run: Run) -> Self {
+    fn from(mut run: Run) -> Self {
+        if run.entries.bytes().len() >= SHARED_BYTES_MIN {
+            run.detach();
+        }
         Self {
             topic: run.topic,
             position: run.first_position,
@@ -658,5 +704,73 @@ impl From<Run> for Delivery {
             attempt: run.attempt,
             body: Body::Stored(run.entries),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{BlockBuilder, TopicId};
+
+    fn open(lengths: &[usize]) -> OpenBlock {
+        let mut builder = BlockBuilder::default();
+        for length in lengths {
+            builder.push(&vec![7; *length]);
+        }
+        let block = builder.finish(TopicId(1), Position(10), Sequence(3), Millis(0));
+        OpenBlock::new("a".parse().expect("a name"), Arc::new(block)).expect("sound block")
+    }
+
+    fn is_slice(open: &OpenBlock, bytes: &[u8]) -> bool {
+        open.block.entries.as_ptr_range().contains(&bytes.as_ptr())
+    }
+
+    #[test]
+    fn neighbours_of_one_attempt_are_one_run() {
+        let open = open(&[1, 2, 3, 4]);
+        let mut runs = Runs::default();
+        for (place, attempt) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
+            runs.add(&open, place, attempt);
+        }
+        runs.add(&open, 1, 2);
+        runs.close(&open);
+        let found = |run: &Run| {
+            (
+                run.first_position.0,
+                run.first_sequence.0,
+                run.entries.count(),
+            )
+        };
+        let found: Vec<_> = runs.done.iter().map(found).collect();
+        assert_eq!(found, [(10, 3, 2), (12, 5, 2), (11, 4, 1)]);
+        assert_eq!(runs.bytes, 12);
+    }
+
+    #[test]
+    fn a_delivery_is_a_slice_when_it_is_copied_at_once_or_most_of_its_block() {
+        let open = open(&[100, SHARED_BYTES_MIN, 4 * SHARED_BYTES_MIN]);
+        let shares = |places: Range<usize>| {
+            let delivery = Delivery::from(open.run(places, 1));
+            let Body::Stored(entries) = delivery.body else {
+                panic!("nobody has made anything of it");
+            };
+            is_slice(&open, entries.bytes())
+        };
+        assert!(shares(0..1), "short");
+        assert!(!shares(1..2), "kept until it has arrived");
+        assert!(shares(1..3), "most of the block");
+    }
+
+    #[test]
+    fn what_waits_for_a_disk_or_a_guest_does_not_keep_its_block() {
+        let open = open(&[1, 100]);
+        let mut runs = Runs::default();
+        runs.add(&open, 0, 1);
+        runs.close(&open);
+        assert!(is_slice(&open, runs.done[0].entries.bytes()));
+        runs.detach();
+        assert!(!is_slice(&open, runs.done[0].entries.bytes()));
+        assert!(!is_slice(&open, &open.run(0..1, 1).into_events()[0].event));
+        assert!(is_slice(&open, &open.run(1..2, 1).into_events()[0].event));
     }
 }

@@ -57,7 +57,7 @@ enum Failed {
 async fn round(taker: &Taker) -> Result<(), Failed> {
     let taken = taker.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await;
     let runs = taken.map_err(Failed::Write)?;
-    let mut leased: Vec<Leased> = runs.iter().flat_map(Run::events).collect();
+    let mut leased: Vec<Leased> = runs.into_iter().flat_map(Run::into_events).collect();
     // The same for the whole batch, though the route be changed meanwhile.
     let form = taker.cell.form();
     let transforms = match taker.parts.transforms(&form).await {
