@@ -68,6 +68,23 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     Ok(())
 }
 
+/// Reads the certificates and the key that `config` names, and tries them on each other, as a start would. Nothing to do when
+/// it names none: a start makes its own.
+///
+/// # Errors
+///
+/// A file cannot be read, is no PEM, or does not go with the others; the error says which.
+pub fn check_tls(config: &Config) -> anyhow::Result<()> {
+    let Some(pems) = Pems::named(config)? else {
+        return Ok(());
+    };
+    let identity = TlsIdentity::from_pem(&pems.cert, &pems.key, &pems.client_ca);
+    identity
+        .and_then(|identity| identity.server_config(ClientAuth::Required, &[]))
+        .context("the files of [tls] cannot be used")?;
+    Ok(())
+}
+
 // What runs until the shutdown is asked for.
 struct Served {
     net: NetHandle,
@@ -283,13 +300,22 @@ struct Pems {
 impl Pems {
     // Those of the configuration, or a development set-up made on first start.
     fn load(config: &Config) -> anyhow::Result<Self> {
-        let tls = &config.tls;
-        if let (Some(cert), Some(key), Some(client_ca)) = (&tls.cert, &tls.key, &tls.client_ca) {
-            return Self::read(cert, key, client_ca);
+        if let Some(pems) = Self::named(config)? {
+            return Ok(pems);
         }
         let dev = pki::ensure_dev_pki(&config.pki_dir())
             .context("cannot make development certificates")?;
         Self::read(&dev.server_cert, &dev.server_key, &dev.ca)
+    }
+
+    // Those of the configuration, if it names any.
+    fn named(config: &Config) -> anyhow::Result<Option<Self>> {
+        let tls = &config.tls;
+        match (&tls.cert, &tls.key, &tls.client_ca) {
+            (Some(cert), Some(key), Some(client_ca)) => Self::read(cert, key, client_ca).map(Some),
+            // All or none, which was checked when it was read.
+            _ => Ok(None),
+        }
     }
 
     fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {
@@ -300,5 +326,37 @@ impl Pems {
             key: read(key)?,
             client_ca: read(client_ca)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::ensure_dev_pki;
+
+    #[test]
+    fn certificates_that_a_start_would_refuse_are_told_before_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let of = |name: &str| ensure_dev_pki(&directory.path().join(name)).expect("certificates");
+        let (ours, others) = (of("ours"), of("others"));
+        let check = |cert: &Path, key: &Path, client_ca: &Path| {
+            let mut config = Config::development();
+            config.tls.cert = Some(cert.to_owned());
+            config.tls.key = Some(key.to_owned());
+            config.tls.client_ca = Some(client_ca.to_owned());
+            check_tls(&config).map_err(|error| format!("{error:#}"))
+        };
+        let (cert, key, ca) = (&ours.server_cert, &ours.server_key, &ours.ca);
+        assert_eq!(check(cert, key, ca), Ok(()));
+        assert_eq!(check_tls(&Config::development()).ok(), Some(()));
+        let refused = |checked: Result<(), String>, why: &str| {
+            let error = checked.expect_err(why);
+            assert!(error.contains(why), "{error}");
+        };
+        let missing = directory.path().join("missing.pem");
+        refused(check(&missing, key, ca), "missing.pem");
+        refused(check(cert, &others.server_key, ca), "certificate and key");
+        refused(check(cert, ca, ca), "private key");
+        refused(check(cert, key, key), "client CA");
     }
 }

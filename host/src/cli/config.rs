@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::output;
+use crate::app;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -13,7 +14,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Read a configuration as the broker would, and say what is wrong with it
+    /// Read a configuration and the certificates it names as the broker would, and say what is wrong with them
     Check {
         /// The file [default: the embedded configuration]
         file: Option<PathBuf>,
@@ -32,6 +33,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             for warning in config.warnings() {
                 eprintln!("warning: {warning}");
             }
+            app::check_tls(&config)?;
             let name = file
                 .as_ref()
                 .map_or("the embedded configuration".to_owned(), |file| {
