@@ -27,6 +27,25 @@ async fn sub_ends_on_a_signal_however_much_there_is_to_print() -> anyhow::Result
 }
 
 #[tokio::test]
+async fn sub_that_outlived_its_broker_ends_well() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    let mut sub = Running::new(broker.command_line(&["sub", "s"])?)?;
+    publish(&broker.client().await?, "t", 0..1).await?;
+    broker.admin().wait_drained("s").await?;
+    broker.kill()?;
+    broker.restart().await?;
+    publish(&broker.client().await?, "t", 1..2).await?;
+    broker.admin().wait_drained("s").await?;
+    sub.signal(Signal::INT)?;
+    assert_eq!(sub.code().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn pub_ends_on_a_second_signal_although_no_answer_comes() -> anyhow::Result<()> {
     let mut broker = BrokerProcess::start().await?;
     broker

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use tidegate_client::{Consumer, ConsumerOptions, Delivery};
+use futures_util::FutureExt;
+use tidegate_client::{Consumer, ConsumerOptions, Delivery, SubscribeError};
 
 use super::api::Api;
 use super::connect::{AdminFlag, CertificateFlags, QuicFlags, connect};
@@ -63,12 +64,21 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let received = receive(&mut consumer, &args).await;
     // Also after an error: what was printed has been handled.
-    let flushed = tokio::time::timeout(FLUSH_TIMEOUT, consumer.flush_acks()).await;
+    let flushed = tokio::time::timeout(FLUSH_TIMEOUT, confirm_acks(&consumer)).await;
     consumer.close().await;
     client.close().await;
     received?;
     flushed.context("the last acks were not confirmed in time; their events may come again")??;
     Ok(ExitCode::SUCCESS)
+}
+
+// Waits until the acks are durable. Those that went down with a connection since are said at once: their events come again,
+// mostly have already, and that is no failure of this end.
+async fn confirm_acks(consumer: &Consumer) -> Result<(), SubscribeError> {
+    if let Some(Err(error @ SubscribeError::AcksLost)) = consumer.flush_acks().now_or_never() {
+        eprintln!("warning: {error}");
+    }
+    consumer.flush_acks().await
 }
 
 async fn receive(consumer: &mut Consumer, args: &Args) -> anyhow::Result<()> {

@@ -323,6 +323,7 @@ fn list(all: &[SubscriptionInfo]) -> String {
             info.unevaluated.to_string(),
             info.in_flight.to_string(),
             text::age(info.oldest_unacked_ms),
+            info.dead_lettered.to_string(),
             info.consumers.to_string(),
             state(info),
         ]
@@ -335,6 +336,7 @@ fn list(all: &[SubscriptionInfo]) -> String {
         "UNEVALUATED",
         "IN FLIGHT",
         "OLDEST",
+        "DEAD",
         "CONSUMERS",
         "STATE",
     ];
