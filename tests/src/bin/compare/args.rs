@@ -37,6 +37,10 @@ pub(crate) struct Args {
     /// Most connections, topics and idle subscriptions of `scale`, and rules of `rules`.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) scale_max: u64,
+    /// Keep the cores from halting meanwhile, which takes root: on a virtual machine, how long the host takes to wake one is much
+    /// of what is measured otherwise.
+    #[arg(long)]
+    pub(crate) awake: bool,
     /// One run of two seconds each: whether it works rather than how fast.
     #[arg(long)]
     pub(crate) quick: bool,

@@ -7,6 +7,7 @@
 //! else has to be built.
 
 mod args;
+mod awake;
 mod broker;
 mod limits;
 mod load;
@@ -24,6 +25,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::args::Args;
+use self::awake::Awake;
 use self::workloads::Bench;
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
 /// Runs what was asked for and prints it. Tables are printed as they come, so an interrupt loses only the one at hand.
 async fn compare(args: Args) -> anyhow::Result<ExitCode> {
     let json = args.json.clone();
+    let _awake = args.awake.then(Awake::keep).transpose()?;
     let mut bench = Bench::new(args)?;
     println!("{}", bench.preamble());
     let ran = tokio::select! {

@@ -71,12 +71,13 @@ impl Bench {
             "{} runs of {} s each after {} s of warm-up, the brokers in turns, each on a fresh directory below {}. A cell is \
              the median (lowest–highest).\n`ratio` is the first column to that of the row it is compared with, run by run. \
              CPU, memory and disk are the broker's; `wire` is all bytes over loopback, both ways and headers included, per \
-             published event.\n{} cores.\n",
+             published event.\n{} cores{}.\n",
             self.args.runs(),
             self.args.window().as_secs(),
             self.args.warm_up().as_secs(),
             self.places.directory.display(),
             std::thread::available_parallelism().map_or(0, usize::from),
+            if self.args.awake { ", kept awake" } else { "" },
         );
         match &self.nats_version {
             Some(version) => {
@@ -133,6 +134,7 @@ impl Bench {
             "runs": self.args.runs(),
             "seconds": self.args.window().as_secs(),
             "cores": std::thread::available_parallelism().map_or(0, usize::from),
+            "awake": self.args.awake,
             "nats": self.nats_version,
             "tables": self.tables.iter().map(Table::json).collect::<Vec<_>>(),
         })
