@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminOptions, Listeners, MetricsHook};
 use crate::auth::Policy;
 use crate::config::{Config, Endpoints};
-use crate::net::{self, ClientAuth, Limits, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
+use crate::net::{
+    self, ClientAuth, Limits, ListenerOptions, NetHandle, NetOptions, TlsError, TlsIdentity,
+};
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
 use crate::store::{self, RealFileSystem, StoreOptions};
@@ -78,8 +80,7 @@ pub fn check_tls(config: &Config) -> anyhow::Result<()> {
     let Some(pems) = Pems::named(config)? else {
         return Ok(());
     };
-    let identity = TlsIdentity::from_pem(&pems.cert, &pems.key, &pems.client_ca);
-    identity
+    pems.identity()
         .and_then(|identity| identity.server_config(ClientAuth::Required, &[]))
         .context("the files of [tls] cannot be used")?;
     Ok(())
@@ -116,7 +117,7 @@ async fn serve(
     };
     let listeners = Listeners::bind(config.listen.admin, tls).await?;
     let (plain, secure) = (listeners.plain_addr(), listeners.tls_addr());
-    let identity = TlsIdentity::from_pem(&pems.cert, &pems.key, &pems.client_ca)?;
+    let identity = pems.identity()?;
     let net = net::serve(
         net_options(config, reset_key(&config.data_dir)?),
         identity,
@@ -316,6 +317,10 @@ impl Pems {
             // All or none, which was checked when it was read.
             _ => Ok(None),
         }
+    }
+
+    fn identity(&self) -> Result<TlsIdentity, TlsError> {
+        TlsIdentity::from_pem(&self.cert, &self.key, &self.client_ca)
     }
 
     fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {

@@ -138,10 +138,8 @@ impl Entries {
     /// The same in memory of their own: whoever keeps a few events for long must not keep what they are a part of with them.
     #[must_use]
     pub fn detached(&self) -> Self {
-        Self {
-            bytes: Bytes::copy_from_slice(&self.bytes),
-            ..self.clone()
-        }
+        let ends = self.ends.offsets().map(|end| end as u32).collect();
+        Self::known(Bytes::copy_from_slice(&self.bytes), Ends::of(ends))
     }
 
     /// Takes off the front as many entries as fit into `bytes_max`, heads included, but at least one if there is any.
@@ -201,6 +199,11 @@ impl Ends {
             _ => self.whole[self.places.clone()][place - 1],
         };
         (end - self.begin) as usize
+    }
+
+    /// Where each ends.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = usize> {
+        (1..=self.len()).map(|place| self.begin_of(place))
     }
 
     // Where the encoded event at `place` lies.
@@ -294,6 +297,8 @@ mod tests {
 
     #[test]
     fn what_is_put_is_found() {
+        let few = entries(&[0, 1, 127, 128, 20_000]);
+        assert_eq!((few.count(), few.event_bytes()), (5, 20_256));
         let lengths = [0, 1, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152];
         let entries = entries(&lengths);
         assert_eq!(entries.count(), 9);
@@ -320,6 +325,7 @@ mod tests {
             assert_eq!(lengths(&again), lengths(&part)[count / 2..]);
             let detached = part.detached();
             assert_eq!(lengths(&detached), lengths(&part));
+            assert_eq!(detached.ends().whole.len(), count, "nor their ends");
             let is_shared = |entries: &Entries| memory.contains(&entries.bytes().as_ptr());
             assert_eq!((is_shared(&part), is_shared(&detached)), (true, false));
         }
