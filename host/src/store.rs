@@ -33,9 +33,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
-pub use checkpoint::{BlockMeta, Checkpoints};
+pub use checkpoint::Checkpoints;
 pub use error::{CheckpointError, Loss, LostRange, OpenError, ReadError, WriteError};
 pub use fs::{DIRECT_BYTES, File, FileSystem, RealFileSystem};
+pub use index::BlockMeta;
 pub use journal::JournalWriter;
 pub use manifest::GenerationInfo;
 pub use reader::{StoreReader, Usage};

@@ -13,30 +13,14 @@ use bytes::Bytes;
 use super::error::{CheckpointError, ReadError};
 use super::fs::FileSystem;
 use super::generation::{self, DatabaseWriter, Generation};
+use super::index::BlockMeta;
 use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::pace::Pace;
 use super::{Shared, generations_dir, journal_dir, record};
-use crate::domain::{Block, CommitNumber, Millis, Position, Sequence, TopicId};
+use crate::domain::{Block, CommitNumber, Position};
 
 /// Starts need the state of the newest generation, or if that is damaged of the one before it.
 const STATES_KEPT: usize = 2;
-
-/// What is known of a block in the journal without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockMeta {
-    /// Position of its first event.
-    pub first_position: Position,
-    /// Position of its last event.
-    pub last_position: Position,
-    /// Topic of all its events.
-    pub topic: TopicId,
-    /// Sequence of its first event.
-    pub first_sequence: Sequence,
-    /// Its events.
-    pub count: u32,
-    /// When it was appended.
-    pub time: Millis,
-}
 
 /// Writes and deletes generations.
 pub struct Checkpoints {
@@ -60,15 +44,8 @@ impl Checkpoints {
     #[must_use]
     pub fn journal_blocks(&self, before: CommitNumber) -> Vec<BlockMeta> {
         let index = self.shared.index();
-        let metas = index.releasable(before).map(|entry| BlockMeta {
-            first_position: entry.head.first_position,
-            last_position: entry.head.last_position(),
-            topic: entry.head.topic,
-            first_sequence: entry.head.first_sequence,
-            count: entry.head.count,
-            time: entry.head.time,
-        });
-        metas.collect()
+        let entries = index.releasable(before);
+        entries.map(|entry| (&entry.head).into()).collect()
     }
 
     /// Writes a generation with `blocks`, in rising order of position, and `state`, both as of before the

@@ -108,6 +108,14 @@ pub enum ReadError {
         /// Which part of it.
         what: String,
     },
+    /// A block of the journal is not what was written.
+    #[error("the block at byte {offset} of {} is damaged; a start with --accept-loss gives up its events and names them", path.display())]
+    DamagedBlock {
+        /// The journal file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+    },
     /// sled cannot open or read a generation.
     #[error("the database {} does not answer", path.display())]
     Database {

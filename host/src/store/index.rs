@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fs::File;
 use super::record::{BlockHead, Salt};
-use crate::domain::{CommitNumber, Position};
+use crate::domain::{CommitNumber, Millis, Position, Sequence, TopicId};
 
 /// One file of the journal, open as long as somebody may read it.
 pub(super) struct JournalFile {
@@ -26,6 +26,36 @@ pub(super) struct JournalFile {
 pub(super) struct Entry {
     pub(super) head: BlockHead,
     pub(super) offset: u64,
+}
+
+/// What is known of a block in the journal without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockMeta {
+    /// Position of its first event.
+    pub first_position: Position,
+    /// Position of its last event.
+    pub last_position: Position,
+    /// Topic of all its events.
+    pub topic: TopicId,
+    /// Sequence of its first event.
+    pub first_sequence: Sequence,
+    /// Its events.
+    pub count: u32,
+    /// When it was appended.
+    pub time: Millis,
+}
+
+impl From<&BlockHead> for BlockMeta {
+    fn from(head: &BlockHead) -> Self {
+        Self {
+            first_position: head.first_position,
+            last_position: head.last_position(),
+            topic: head.topic,
+            first_sequence: head.first_sequence,
+            count: head.count,
+            time: head.time,
+        }
+    }
 }
 
 struct FileEntries {

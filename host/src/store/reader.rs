@@ -122,8 +122,10 @@ impl StoreReader {
             return Ok(block);
         }
         let body = replay::read(file, entry.offset, u64::from(entry.head.body_bytes))?;
-        let damaged =
-            || ReadError::damaged(&file.path, format!("the block at byte {}", entry.offset));
+        let damaged = || ReadError::DamagedBlock {
+            path: file.path.clone(),
+            offset: entry.offset,
+        };
         let block = Arc::new(entry.head.block(&body).ok_or_else(damaged)?);
         self.shared.cache.insert(key, block.clone());
         Ok(block)

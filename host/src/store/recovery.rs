@@ -15,7 +15,8 @@ use super::index::{Index, JournalFile};
 use super::journal::{ASIDE, JournalWriter, file_path};
 use super::manifest::{self, Described, ManifestError};
 use super::pool::Pool;
-use super::survey::{Survey, Surveyed, empty_loss, survey};
+use super::scan::Bodies;
+use super::survey::{Survey, Surveyed, empty_loss, survey, was_closed};
 use super::{
     Checkpoints, Opened, Replay, Shared, StoreOptions, StoreReader, generations_dir, journal_dir,
     reader, repair,
@@ -236,8 +237,17 @@ fn sound_journal(
     accept_loss: bool,
 ) -> Result<(Survey, Vec<Loss>), OpenError> {
     let mut losses = sealed.losses.clone();
+    let examine = |bodies| survey(fs, dir, sealed.mark, next_position, bodies);
+    // After a clean end only the disk itself can have changed anything. To read all of it for that would make a planned restart
+    // as long as the journal; a reader finds it as well. Whoever accepts losses wants to know all of them.
+    if !accept_loss && losses.is_empty() && was_closed(fs, dir)? {
+        let survey = examine(Bodies::Believed)?;
+        if survey.clean && survey.losses.is_empty() && !survey.files.is_empty() {
+            return Ok((survey, losses));
+        }
+    }
     for _ in 0..REPAIRS_MAX {
-        let mut survey = survey(fs, dir, sealed.mark, next_position)?;
+        let mut survey = examine(Bodies::Checked)?;
         let is_gone =
             survey.files.is_empty() && survey.unreadable.is_empty() && !sealed.described.is_empty();
         if is_gone

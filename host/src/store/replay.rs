@@ -6,19 +6,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::ReadError;
-use super::index::JournalFile;
+use super::index::{BlockMeta, JournalFile};
 use super::record::{FILE_HEAD_BYTES, HEADER_BYTES, Header, Kind};
-use crate::domain::{Block, CommitNumber};
+use crate::domain::CommitNumber;
 
-/// A committed group as it was appended.
+/// A committed group, as far as it can be told without reading its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Its number.
     pub number: CommitNumber,
     /// What the caller gave as notes.
     pub notes: Bytes,
-    /// Its blocks. They share one piece of memory with the notes.
-    pub blocks: Vec<Block>,
+    /// Its blocks.
+    pub blocks: Vec<BlockMeta>,
 }
 
 /// The groups after the newest generation's mark, in order. Ends after the first error.
@@ -82,21 +82,12 @@ impl Iterator for Replay {
 
 fn group(file: &JournalFile, header: &Header, at: u64) -> Result<Group, ReadError> {
     let damaged = || ReadError::damaged(&file.path, format!("group {}", header.number));
-    let bytes = read(file, at, header.length)?;
+    let bytes = read(file, at, header.head_bytes())?;
     let table = header.table(&bytes).ok_or_else(damaged)?;
-    let blocks = table.into_iter().map(|(head, offset)| {
-        let start = offset as usize;
-        let end = start + head.body_bytes as usize;
-        if end > bytes.len() {
-            return Err(damaged());
-        }
-        head.block(&bytes.slice(start..end)).ok_or_else(damaged)
-    });
-    let blocks = blocks.collect::<Result<_, _>>()?;
     Ok(Group {
         number: header.number,
         notes: bytes.slice(header.notes_range()),
-        blocks,
+        blocks: table.iter().map(|(head, _)| head.into()).collect(),
     })
 }
 

@@ -1,19 +1,80 @@
-//! Reading a journal file record by record through one window of memory. Trusts no length before it is checked,
-//! and only reads.
+//! Reading journal files record by record, each through one window of memory, several at a time where that can be. Trusts no
+//! length before it is checked, and only reads.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use super::error::ReadError;
 use super::index::JournalFile;
-use super::record::{ALIGNMENT, BlockHead, HEADER_BYTES, Header};
+use super::record::{ALIGNMENT, BlockHead, FILE_HEAD_BYTES, HEADER_BYTES, Header};
 use crate::domain::CommitNumber;
 
 const WINDOW_BYTES: u64 = 1 << 20;
+/// Enough for the head of most records, little beside the bodies that are passed over.
+const HEAD_WINDOW_BYTES: u64 = 16 << 10;
+/// So that a disk has several reads at a time, and checksums are computed meanwhile.
+const FILES_AT_ONCE: usize = 4;
+
+/// What becomes of the blocks' bodies, which are nearly all of a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bodies {
+    /// Each is read and compared with its checksum.
+    Checked,
+    /// They are passed over. Whoever reads a block checks it then.
+    Believed,
+}
 
 /// A sequential reader of one file.
 pub(super) struct Scanner<'a> {
     file: &'a JournalFile,
+    bodies: Bodies,
     length: u64,
     window: Vec<u8>,
     window_at: u64,
+    /// Records that were read ahead, rising.
+    ahead: VecDeque<Record>,
+}
+
+/// The records of each file, as far as they follow each other from its head on. What is not found, or cannot be read, is left
+/// to whoever looks at the file then.
+pub(super) fn read_ahead(files: &[Option<JournalFile>], bodies: Bodies) -> Vec<VecDeque<Record>> {
+    let found: Vec<_> = files.iter().map(|_| Mutex::default()).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(place) else {
+                return;
+            };
+            let records = file.as_ref().map(|file| records_of(file, bodies));
+            *found[place].lock().unwrap_or_else(PoisonError::into_inner) =
+                records.unwrap_or_default();
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..FILES_AT_ONCE.min(files.len()) {
+            scope.spawn(work);
+        }
+    });
+    let found = found.into_iter();
+    found
+        .map(|records| records.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect()
+}
+
+fn records_of(file: &JournalFile, bodies: Bodies) -> VecDeque<Record> {
+    let mut records = VecDeque::new();
+    let Ok(mut scanner) = Scanner::new(file, bodies) else {
+        return records;
+    };
+    let mut at = FILE_HEAD_BYTES;
+    while let Ok(Some(record)) = scanner.sound_record_at(at) {
+        at = record.end();
+        records.push_back(record);
+    }
+    records
 }
 
 /// What lies at an offset.
@@ -32,7 +93,7 @@ pub(super) struct Record {
     pub(super) at: u64,
     /// Heads of the blocks with the offset of each body in the file.
     pub(super) blocks: Vec<(BlockHead, u64)>,
-    /// Indices of the blocks whose bodies are damaged.
+    /// Indices of the blocks whose bodies are damaged, as far as they are checked.
     pub(super) damaged: Vec<usize>,
 }
 
@@ -44,14 +105,22 @@ impl Record {
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(file: &'a JournalFile) -> Result<Self, ReadError> {
+    pub(super) fn new(file: &'a JournalFile, bodies: Bodies) -> Result<Self, ReadError> {
         let length = file.file.length().map_err(ReadError::io(&file.path))?;
         Ok(Self {
             file,
+            bodies,
             length,
             window: Vec::new(),
             window_at: 0,
+            ahead: VecDeque::new(),
         })
+    }
+
+    /// The same, when [`read_ahead`] has found these records in the file.
+    pub(super) fn with_ahead(mut self, ahead: VecDeque<Record>) -> Self {
+        self.ahead = ahead;
+        self
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -64,7 +133,11 @@ impl<'a> Scanner<'a> {
         let start = at.min(end);
         let window_end = self.window_at + self.window.len() as u64;
         if start < self.window_at || end > window_end {
-            let wanted = (end - start).max(WINDOW_BYTES.min(self.length - start));
+            let window = match self.bodies {
+                Bodies::Checked => WINDOW_BYTES,
+                Bodies::Believed => HEAD_WINDOW_BYTES,
+            };
+            let wanted = (end - start).max(window.min(self.length - start));
             self.window.resize(wanted as usize, 0);
             let read = self.file.file.read_at(&mut self.window, start);
             let read = read.map_err(ReadError::io(&self.file.path))?;
@@ -78,6 +151,11 @@ impl<'a> Scanner<'a> {
 
     /// What lies at `at`.
     pub(super) fn record_at(&mut self, at: u64) -> Result<Found, ReadError> {
+        while let Some(record) = self.ahead.pop_front_if(|record| record.at <= at) {
+            if record.at == at {
+                return Ok(Found::Record(record));
+            }
+        }
         if let Some(record) = self.sound_record_at(at)? {
             return Ok(Found::Record(record));
         }
@@ -118,14 +196,19 @@ impl<'a> Scanner<'a> {
         if header.length > rest {
             return Ok(None);
         }
-        let bytes = self.bytes(at, header.length)?;
+        let wanted = match self.bodies {
+            Bodies::Checked => header.length,
+            Bodies::Believed => header.head_bytes(),
+        };
+        let bodies = self.bodies;
+        let bytes = self.bytes(at, wanted)?;
         let Some(table) = header.table(bytes) else {
             return Ok(None);
         };
         let damaged = table.iter().enumerate().filter(|(_, (head, offset))| {
             let start = *offset as usize;
             let body = bytes.get(start..start + head.body_bytes as usize);
-            !body.is_some_and(|body| head.covers(body))
+            bodies == Bodies::Checked && !body.is_some_and(|body| head.covers(body))
         });
         let damaged = damaged.map(|(index, _)| index).collect();
         let blocks = table

@@ -2,7 +2,7 @@
 //! Decides between a torn end, which is cut off because nobody was told that it was durable, and damage to
 //! data that was. Only reads; [`super::repair`] acts on what it finds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::fs::FileSystem;
 use super::index::{Entry, JournalFile};
 use super::journal_dir;
 use super::record::{self, BlockHead, FILE_HEAD_BYTES, FileHead, Kind};
-use super::scan::{Found, Record, Scanner};
+use super::scan::{Bodies, Found, Record, Scanner, read_ahead};
 use crate::domain::{CommitNumber, Position, Sequence, TopicId};
 
 /// What a journal consists of.
@@ -55,12 +55,39 @@ pub(super) struct Cut {
     pub(super) with: Vec<u8>,
 }
 
+/// Whether the last record of the newest file says that the journal was closed. It was written when everything before it was
+/// durable, so what is damaged nevertheless was damaged later.
+pub(super) fn was_closed(fs: &dyn FileSystem, dir: &Path) -> Result<bool, OpenError> {
+    let Some((first, path)) = journal_paths(fs, dir)?.pop() else {
+        return Ok(false);
+    };
+    let Some(file) = open_file(fs, &path, first)? else {
+        return Ok(false);
+    };
+    let closed = || {
+        let mut scanner = Scanner::new(&file, Bodies::Believed)?;
+        let (mut at, mut closed) = (FILE_HEAD_BYTES, false);
+        loop {
+            match scanner.record_at(at)? {
+                Found::Record(record) => {
+                    closed = record.header.kind == Kind::Close;
+                    at = record.end();
+                }
+                Found::End => return Ok(closed),
+                Found::Bad => return Ok(false),
+            }
+        }
+    };
+    closed().map_err(|error| read_failed(&path, error))
+}
+
 /// Examines the journal in `dir`, of which groups from `mark` on are needed.
 pub(super) fn survey(
     fs: &dyn FileSystem,
     dir: &Path,
     mark: CommitNumber,
     next_position: Position,
+    bodies: Bodies,
 ) -> Result<Survey, OpenError> {
     let mut paths = journal_paths(fs, dir)?;
     let needed = paths
@@ -76,13 +103,20 @@ pub(super) fn survey(
             next_position,
             ..Survey::default()
         },
+        bodies,
         ledger: Ledger::default(),
         last_was_unreadable: false,
     };
     let last = paths.len().saturating_sub(1);
-    for (index, (first, path)) in paths.into_iter().enumerate() {
-        match open_file(fs, &path, first)? {
-            Some(file) => surveyor.file(file, index == 0, index == last)?,
+    let files = paths
+        .iter()
+        .map(|(first, path)| open_file(fs, path, *first))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ahead = read_ahead(&files, bodies);
+    let found = paths.into_iter().zip(files).zip(ahead).enumerate();
+    for (index, (((first, path), file), ahead)) in found {
+        match file {
+            Some(file) => surveyor.file(file, ahead, index == 0, index == last)?,
             None => surveyor.unreadable_file(path, first),
         }
     }
@@ -125,6 +159,7 @@ fn open_file(
 
 struct Surveyor {
     survey: Survey,
+    bodies: Bodies,
     ledger: Ledger,
     last_was_unreadable: bool,
 }
@@ -140,7 +175,13 @@ impl Surveyor {
         self.last_was_unreadable = true;
     }
 
-    fn file(&mut self, file: JournalFile, is_first: bool, is_last: bool) -> Result<(), OpenError> {
+    fn file(
+        &mut self,
+        file: JournalFile,
+        ahead: VecDeque<Record>,
+        is_first: bool,
+        is_last: bool,
+    ) -> Result<(), OpenError> {
         let file = Arc::new(file);
         if is_first && file.first < self.survey.next {
             // It starts before the mark, so its own numbers count.
@@ -155,7 +196,9 @@ impl Surveyor {
             self.missing_before(&file);
         }
         self.last_was_unreadable = false;
-        let mut scanner = Scanner::new(&file).map_err(|error| read_failed(&file.path, error))?;
+        let scanner = Scanner::new(&file, self.bodies);
+        let scanner = scanner.map_err(|error| read_failed(&file.path, error))?;
+        let mut scanner = scanner.with_ahead(ahead);
         let mut scanned = Surveyed {
             file: file.clone(),
             entries: Vec::new(),

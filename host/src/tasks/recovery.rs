@@ -107,7 +107,7 @@ impl Recovery {
             self.apply_note(note);
         }
         for block in &group.blocks {
-            let end = block.last_position().next();
+            let end = block.last_position.next();
             self.next_position = self.next_position.max(end);
             let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
                 continue;
@@ -118,7 +118,7 @@ impl Recovery {
                 let selecting = routed.filter(|live| live.cell.selects(&topic.spec.name));
                 selecting.map(|live| live.cell.clone()).collect()
             });
-            let range = block.first_position..=block.last_position();
+            let range = block.first_position..=block.last_position;
             for cell in targets {
                 cell.lock()
                     .observe(*range.end(), std::iter::once(range.clone()));

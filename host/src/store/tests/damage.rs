@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::harness::*;
 use crate::domain::{Block, CommitNumber, Position, Sequence, TopicId};
-use crate::store::{Group, Loss, LostRange, OpenError, StoreOptions};
+use crate::store::{Loss, LostRange, OpenError, StoreOptions};
 
 const HEAD: usize = 4096;
 
@@ -194,6 +194,62 @@ fn a_flip_in_the_last_group_counts_as_torn_only_without_a_clean_shutdown() {
         losses[0].groups.map(|(first, _)| first),
         Some(CommitNumber(1))
     );
+}
+
+// A journal of one block per group that was closed; answers the blocks, and its bytes with a flip in the last byte of the
+// second block.
+fn closed_and_flipped(dir: &Path) -> (Vec<Block>, Vec<u8>) {
+    let mut opened = start(dir);
+    let blocks: Vec<_> = (0..3)
+        .map(|index| filled(1, 1 + index * 2, 1 + index * 2, 2, 100))
+        .collect();
+    let mut flip_at = 0;
+    for (index, block) in blocks.iter().enumerate() {
+        let one = std::slice::from_ref(block);
+        opened.journal.append(b"notes", one).expect("append");
+        if index == 1 {
+            // Before the padding of a record to a multiple of 8.
+            flip_at = opened.journal.used_bytes() as usize - 8;
+        }
+    }
+    opened.journal.close().expect("close");
+    let mut bytes = fs::read(&journal_files(dir)[0]).expect("journal");
+    bytes[flip_at] ^= 1;
+    (blocks, bytes)
+}
+
+#[test]
+fn what_was_damaged_after_a_clean_end_is_found_by_who_reads_it() {
+    let dir = folder();
+    let (blocks, bytes) = closed_and_flipped(dir.path());
+    write_journal(dir.path(), &bytes);
+    let opened = start(dir.path());
+    assert!(opened.clean && opened.losses.is_empty());
+    let read = |position: u64| opened.reader.block_at(Position(position));
+    for sound in [0, 2] {
+        let found = read(1 + sound * 2).expect("readable");
+        assert_eq!(found.as_deref(), Some(&blocks[sound as usize]));
+    }
+    let error = read(3).expect_err("damaged").to_string();
+    assert!(error.contains("--accept-loss"), "{error}");
+    drop(opened);
+    // That run did not end cleanly, so the next start reads everything.
+    assert_eq!(refused(dir.path()).len(), 1);
+}
+
+#[test]
+fn losses_are_accepted_after_a_clean_end_as_well() {
+    let dir = folder();
+    let (blocks, bytes) = closed_and_flipped(dir.path());
+    write_journal(dir.path(), &bytes);
+    let opened = try_start(dir.path(), accepting()).expect("accepted");
+    let [loss] = opened.losses.as_slice() else {
+        panic!("{:?}", opened.losses)
+    };
+    assert_eq!(loss.positions, Some((Position(3), Position(4))));
+    assert!(!loss.notes);
+    let left = vec![blocks[0].clone(), blocks[2].clone()];
+    assert_eq!(read_all(&opened.reader, 0).expect("read"), left);
 }
 
 #[test]

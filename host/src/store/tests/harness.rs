@@ -7,9 +7,15 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::domain::{Block, BlockBuilder, CommitNumber, Millis, Position, Sequence, TopicId};
-use crate::store::{
-    Group, OpenError, Opened, ReadError, RealFileSystem, StoreOptions, StoreReader, open,
-};
+use crate::store::{OpenError, Opened, ReadError, RealFileSystem, StoreOptions, StoreReader, open};
+
+/// A group as it was appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) number: CommitNumber,
+    pub(super) notes: Bytes,
+    pub(super) blocks: Vec<Block>,
+}
 
 pub(super) fn block(topic: u64, position: u64, sequence: u64, events: &[Vec<u8>]) -> Block {
     let mut builder = BlockBuilder::default();
@@ -69,12 +75,26 @@ pub(super) fn folder() -> TempDir {
         .expect("temporary folder")
 }
 
+/// What is replayed, with the blocks as a reader finds them.
 pub(super) fn replayed(opened: &mut Opened) -> Vec<Group> {
-    opened
-        .replay
-        .by_ref()
-        .collect::<Result<_, _>>()
-        .expect("sound journal")
+    let groups = opened.replay.by_ref().map(|group| {
+        let group = group.expect("sound journal");
+        let blocks = group.blocks.iter().map(|meta| {
+            let block = opened.reader.block_at(meta.first_position);
+            let block = block.expect("readable").expect("in the journal");
+            assert_eq!(
+                (block.topic, block.first_sequence, block.count, block.time),
+                (meta.topic, meta.first_sequence, meta.count, meta.time)
+            );
+            (*block).clone()
+        });
+        Group {
+            number: group.number,
+            notes: group.notes.clone(),
+            blocks: blocks.collect(),
+        }
+    });
+    groups.collect()
 }
 
 /// Every block from `from` on, through the reader.

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::domain::{CommitNumber, Position};
-use crate::store::{Group, OpenError, StoreOptions, WriteError};
+use crate::store::{OpenError, StoreOptions, WriteError};
 
 fn group(number: u64, notes: &'static [u8], blocks: Vec<crate::domain::Block>) -> Group {
     Group {

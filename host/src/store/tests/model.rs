@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::harness::*;
 use crate::domain::{Block, CommitNumber, Position};
-use crate::store::{Group, Opened};
+use crate::store::Opened;
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::harness::*;
 use crate::domain::{Block, CommitNumber};
-use crate::store::{File, FileSystem, Group, Opened, RealFileSystem, StoreOptions, open};
+use crate::store::{File, FileSystem, Opened, RealFileSystem, StoreOptions, open};
 
 const SECTOR: usize = 512;
 

@@ -37,6 +37,12 @@ pub(crate) struct Args {
     /// Most connections, topics and idle subscriptions of `scale`, and rules of `rules`.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) scale_max: u64,
+    /// Fewest of them in `scale`.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) scale_min: u64,
+    /// What `scale` has many of; everything in turn by default.
+    #[arg(long, value_delimiter = ',', value_name = "AXES")]
+    pub(crate) axes: Vec<Axis>,
     /// Keep the cores from halting meanwhile, which takes root: on a virtual machine, how long the host takes to wake one is much
     /// of what is measured otherwise.
     #[arg(long)]
@@ -72,6 +78,14 @@ pub(crate) enum Workload {
     Isolation,
     /// What the machine itself can do: a QUIC stream, the disk, the journal alone.
     Limits,
+}
+
+/// What `scale` can have many of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Axis {
+    Connections,
+    Topics,
+    IdleSubscriptions,
 }
 
 impl Args {

@@ -1,9 +1,11 @@
 //! W8: many connections, many topics, many subscriptions that nothing comes to; what they cost a publisher, in memory, and
 //! when the broker is started again on what it has.
 
+use clap::ValueEnum;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Bench, OUTSTANDING, TOPIC};
+use crate::args::Axis;
 use crate::broker::{Broker, Kind, Places, Subscription};
 use crate::load::{Plan, drive};
 use crate::report::{Sample, Table, Unit, figure};
@@ -14,17 +16,7 @@ const SIZE: usize = 1_024;
 /// Subscriptions that are made at a time.
 const CREATED_AT_ONCE: usize = 16;
 
-/// What there are many of.
-#[derive(Clone, Copy, Debug)]
-enum Axis {
-    Connections,
-    Topics,
-    IdleSubscriptions,
-}
-
 impl Axis {
-    const ALL: [Self; 3] = [Self::Connections, Self::Topics, Self::IdleSubscriptions];
-
     fn title(self) -> &'static str {
         match self {
             Self::Connections => {
@@ -48,16 +40,18 @@ impl Bench {
         // More would take hours; TLS and syncing have their own tables above.
         let compared = |kind: &Kind| matches!(kind, Kind::Tidegate | Kind::Nats);
         let kinds: Vec<Kind> = self.kinds.iter().copied().filter(compared).collect();
-        for axis in Axis::ALL {
-            self.scale_along(axis, &kinds).await;
+        for axis in Axis::value_variants() {
+            if self.args.axes.is_empty() || self.args.axes.contains(axis) {
+                self.scale_along(*axis, &kinds).await;
+            }
         }
     }
 
     async fn scale_along(&mut self, axis: Axis, kinds: &[Kind]) {
         let mut table = Table::new("scale", axis.title());
         let mut rows = Vec::new();
-        let max = self.args.scale_max as usize;
-        for &count in axis.counts().iter().filter(|count| **count <= max) {
+        let range = self.args.scale_min as usize..=self.args.scale_max as usize;
+        for &count in axis.counts().iter().filter(|count| range.contains(count)) {
             let first = rows.len();
             for kind in kinds {
                 table.row(format!("{count}, {kind}"));
