@@ -37,7 +37,7 @@ pub use dead_letters::{
 pub use delivery::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
 pub use error::BrokerError;
 pub use note::NoteError;
-pub use publish::{PublishOutcome, PublishReply, PublishRequest, Publisher};
+pub use publish::{PublishOutcome, PublishReplies, PublishReply, PublishRequest, Publisher};
 pub use recovery::RecoveryError;
 pub use state::StateError;
 

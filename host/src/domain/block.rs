@@ -273,8 +273,19 @@ impl BlockBuilder {
         first_sequence: Sequence,
         time: Millis,
     ) -> Block {
-        let entries = Entries::known(self.entries.freeze(), Ends::of(self.ends));
-        Block::of(&entries, topic, first_position, first_sequence, time)
+        let count = self.count();
+        Block {
+            ends: Ends::of(self.ends).into(),
+            ..Block::stored(
+                topic,
+                first_position,
+                first_sequence,
+                time,
+                count,
+                None,
+                self.entries.freeze(),
+            )
+        }
     }
 }
 

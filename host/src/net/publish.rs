@@ -23,7 +23,7 @@ use super::frames::{FrameRecv, FrameSend};
 use super::refusal::{StreamEnd, from_broker, from_denied, from_event, invalid};
 use crate::auth::{Action, Policy};
 use crate::domain::{Entries, Principal, ProducerId, TopicName};
-use crate::tasks::{BrokerError, PublishReply, PublishRequest, Publisher};
+use crate::tasks::{BrokerError, PublishReplies, PublishReply, PublishRequest, Publisher};
 
 /// Topics whose verdict a stream remembers.
 const TOPICS_REMEMBERED: usize = 1_024;
@@ -84,7 +84,7 @@ fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
 async fn open_publisher(
     peer: &Peer,
     open: &pb::PublishOpen,
-    replies: mpsc::UnboundedSender<PublishReply>,
+    replies: PublishReplies,
 ) -> Result<(Publisher, u64, bool), pb::Error> {
     let producer = producer(open)?;
     let broker = peer
@@ -150,7 +150,7 @@ impl<'a> Session<'a> {
         idempotent: bool,
         recv: &mut FrameRecv,
         send: &mut FrameSend,
-        answered: mpsc::UnboundedReceiver<PublishReply>,
+        answered: mpsc::UnboundedReceiver<Vec<PublishReply>>,
     ) -> Result<(), StreamEnd> {
         // Credit bounds what is in both queues, so neither is ever full.
         let (admitted_in, admitted) = mpsc::channel(self.batches_max);
@@ -282,19 +282,19 @@ impl<'a> Session<'a> {
     async fn write(
         &self,
         send: &mut FrameSend,
-        mut answered: mpsc::UnboundedReceiver<PublishReply>,
+        mut answered: mpsc::UnboundedReceiver<Vec<PublishReply>>,
         mut refused: mpsc::Receiver<pb::PublishReply>,
     ) -> Result<(), StreamEnd> {
         send.flush().await?;
         let mut last = false;
         while !last {
             tokio::select! {
-                Some(reply) = answered.recv() => send.push(&self.answer(reply)),
+                Some(replies) = answered.recv() => self.push_answers(replies, send),
                 Some(reply) = refused.recv() => send.push(&reply),
                 () = self.all_answered() => last = true,
             }
-            while let Ok(reply) = answered.try_recv() {
-                send.push(&self.answer(reply));
+            while let Ok(replies) = answered.try_recv() {
+                self.push_answers(replies, send);
             }
             while let Ok(reply) = refused.try_recv() {
                 send.push(&reply);
@@ -304,9 +304,15 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn answer(&self, reply: PublishReply) -> pb::PublishReply {
-        self.submitted.fetch_sub(1, Ordering::Relaxed);
+    fn push_answers(&self, replies: Vec<PublishReply>, send: &mut FrameSend) {
+        self.submitted.fetch_sub(replies.len(), Ordering::Relaxed);
         self.progress.notify_one();
+        for reply in replies {
+            send.push(&self.answer(reply));
+        }
+    }
+
+    fn answer(&self, reply: PublishReply) -> pb::PublishReply {
         match reply.result {
             Ok(outcome) => {
                 self.with_credit(|credit| credit.give_back(reply.bytes));

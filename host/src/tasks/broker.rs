@@ -23,7 +23,7 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::plugin_files::PluginFiles;
 use super::producers::Sessions;
-use super::publish::{PublishReply, Publisher};
+use super::publish::{PublishReplies, Publisher};
 use super::recovery::{self, RecoveryError};
 use super::supervisor::Supervisor;
 use super::{BrokerError, Catalog, dead_letters, gauges};
@@ -295,7 +295,7 @@ impl Broker {
     pub async fn publisher(
         &self,
         producer: Option<(ProducerId, u32)>,
-        replies: mpsc::UnboundedSender<PublishReply>,
+        replies: PublishReplies,
     ) -> Result<(Publisher, u64), BrokerError> {
         let (session, last_number) = match producer {
             Some((id, epoch)) => {

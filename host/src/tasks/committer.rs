@@ -3,12 +3,13 @@
 //! then tells anybody. It never waits for whoever reads what it wrote. A failed write or sync ends writing for
 //! good: everything after it is refused, reading goes on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use rustc_hash::FxHashMap;
+use tokio::sync::oneshot;
 
 use super::catalog::{Catalog, Change, Json, Subscription, Topic};
 use super::hub::{Cell, Hub, Start, chain};
@@ -17,7 +18,7 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::note::{self, Note};
 use super::producers::Sessions;
-use super::{BrokerError, PublishOutcome, PublishReply, turns};
+use super::{BrokerError, PublishOutcome, PublishReplies, PublishReply, turns};
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
     BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, Millis, PluginInfo,
@@ -41,6 +42,9 @@ const CHANGES_PENDING_MAX: usize = 8;
 /// Filter chains kept for a subscription, most of them only until a checkpoint says that nothing can ask for them any
 /// more. From half of it on, every further change asks for that checkpoint.
 const CHAINS_MAX: usize = 64;
+
+/// Topics of a group that the memory for the next one has room for.
+const TOPICS_KEPT: usize = 4_096;
 
 /// What the committer is made with.
 pub(super) struct CommitterParts {
@@ -81,7 +85,9 @@ pub(super) struct Committer {
     // Outputs that wait for room in the journal, oldest first. Bounded by the inbox's control room.
     held: VecDeque<Outputs>,
     // Whether any subscription selects a topic; forgotten when subscriptions change.
-    kept: HashMap<TopicId, bool>,
+    kept: FxHashMap<TopicId, bool>,
+    // Of the group before: a place for the next one.
+    topics: FxHashMap<TopicId, OpenTopic>,
     notes: Vec<u8>,
 }
 
@@ -91,11 +97,12 @@ struct Group {
     time: Millis,
     notes: Vec<Note>,
     changes: Vec<Change>,
-    topics: HashMap<TopicId, OpenTopic>,
+    topics: FxHashMap<TopicId, OpenTopic>,
     blocks: Vec<Block>,
     next_position: Position,
     needs_sync: bool,
-    replies: Vec<(mpsc::UnboundedSender<PublishReply>, PublishReply)>,
+    // Neighbours for the same stream together, so that it is woken once and answers once.
+    replies: Vec<(PublishReplies, Vec<PublishReply>)>,
     outputs: Vec<Outputs>,
     answers: Vec<Answer>,
     events: u64,
@@ -119,7 +126,8 @@ impl Committer {
             unsynced_since: None,
             unsynced_events: 0,
             held: VecDeque::new(),
-            kept: HashMap::new(),
+            kept: FxHashMap::default(),
+            topics: FxHashMap::default(),
             notes: Vec::new(),
         }
     }
@@ -174,6 +182,7 @@ impl Committer {
         let mut group = Group {
             time: self.parts.hub.clock.now(),
             next_position: self.parts.next_position,
+            topics: std::mem::take(&mut self.topics),
             ..Group::default()
         };
         self.release_held(&mut group);
@@ -240,9 +249,11 @@ impl Committer {
     // The group is as durable as it has to be: let everybody see it.
     fn publish_group(&mut self, mut group: Group) {
         self.parts.next_position = group.next_position;
-        for open in group.topics.values() {
+        for (_, open) in group.topics.drain() {
             open.topic.advance_to(open.next_sequence);
         }
+        group.topics.shrink_to(TOPICS_KEPT);
+        self.topics = group.topics;
         self.apply_changes(&group.changes);
         for outputs in group.outputs.drain(..) {
             if let Some(cell) = self.parts.hub.by_id(outputs.subscription) {
@@ -253,13 +264,11 @@ impl Committer {
         }
         if !group.blocks.is_empty() {
             self.parts.journal.make_readable();
-            self.parts
-                .log
-                .append(std::mem::take(&mut group.blocks), group.next_position);
+            self.parts.log.append(group.blocks, group.next_position);
         }
-        for (replies, reply) in group.replies {
+        for (replies, together) in group.replies {
             // The stream may be gone; the events are there all the same.
-            let _ = replies.send(reply);
+            let _ = replies.send(together);
         }
         for answer in group.answers {
             answer(Ok(()));
@@ -377,7 +386,12 @@ impl Committer {
             bytes: item.bytes,
             result,
         };
-        group.replies.push((item.replies, reply));
+        match group.replies.last_mut() {
+            Some((replies, together)) if replies.same_channel(&item.replies) => {
+                together.push(reply);
+            }
+            _ => group.replies.push((item.replies, vec![reply])),
+        }
     }
 
     fn append_batch(
@@ -954,11 +968,12 @@ impl Group {
     }
 
     fn fail(self, error: &BrokerError) {
-        for (replies, reply) in self.replies {
-            let _ = replies.send(PublishReply {
+        for (replies, together) in self.replies {
+            let refused = together.into_iter().map(|reply| PublishReply {
                 result: Err(error.clone()),
                 ..reply
             });
+            let _ = replies.send(refused.collect());
         }
         for outputs in self.outputs {
             let _ = outputs.done.send(Err(error.clone()));
@@ -970,7 +985,7 @@ impl Group {
 }
 
 fn open_topic<'a>(
-    topics: &'a mut HashMap<TopicId, OpenTopic>,
+    topics: &'a mut FxHashMap<TopicId, OpenTopic>,
     topic: &Arc<Topic>,
 ) -> &'a mut OpenTopic {
     topics.entry(topic.id).or_insert_with(|| OpenTopic {
@@ -1060,6 +1075,6 @@ fn refuse((control, publish): (VecDeque<Control>, VecDeque<PublishItem>), error:
             bytes: item.bytes,
             result: Err(error.clone()),
         };
-        let _ = item.replies.send(reply);
+        let _ = item.replies.send(vec![reply]);
     }
 }

@@ -6,11 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
-use super::BrokerError;
 use super::catalog::Catalog;
 use super::producers::Session;
+use super::{BrokerError, PublishReplies};
 use crate::domain::{
     CommitNumber, Entries, PluginInfo, Position, SubscriptionId, SubscriptionSpec, TopicName,
     TopicSpec,
@@ -33,7 +33,7 @@ pub(super) struct PublishItem {
     pub(super) first_number: u64,
     pub(super) resolved_through: u64,
     pub(super) session: Option<Arc<Session>>,
-    pub(super) replies: mpsc::UnboundedSender<super::PublishReply>,
+    pub(super) replies: PublishReplies,
     pub(super) _room: OwnedSemaphorePermit,
 }
 
@@ -283,15 +283,16 @@ impl Inbox {
             true => bytes_max.min(lanes.publish_bytes / 2),
             false => bytes_max,
         };
-        let mut publish = Vec::new();
         let mut bytes = 0;
-        while take_publishes && bytes < bytes_max {
-            let Some(item) = lanes.publish.pop_front() else {
-                break;
-            };
-            bytes += item.bytes;
-            publish.push(item);
-        }
+        let fitting = lanes.publish.iter().take_while(|item| {
+            let fits = take_publishes && bytes < bytes_max;
+            if fits {
+                bytes += item.bytes;
+            }
+            fits
+        });
+        let count = fitting.count();
+        let publish = lanes.publish.drain(..count).collect();
         lanes.publish_bytes -= bytes;
         lanes.waiting = false;
         lanes.sleeping = false;
@@ -341,7 +342,7 @@ mod tests {
             first_number: number,
             resolved_through: 0,
             session: None,
-            replies: mpsc::unbounded_channel().0,
+            replies: tokio::sync::mpsc::unbounded_channel().0,
             _room: room.expect("room"),
         };
         inbox.publish(item).expect("open");

@@ -45,19 +45,22 @@ impl Log {
 
     /// Makes blocks readable. They are durable as their topics promise, and in rising order.
     pub(super) fn append(&self, blocks: Vec<Block>, end: Position) {
+        // Memory is asked for and given back outside the lock that every reader takes.
+        let bytes: usize = blocks.iter().map(Block::weight).sum();
+        let blocks: Vec<_> = blocks.into_iter().map(Arc::new).collect();
+        let mut forgotten = Vec::new();
         {
             let mut tail = self
                 .shared
                 .tail
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
-            for block in blocks {
-                tail.bytes += block.weight();
-                tail.blocks.push_back(Arc::new(block));
-            }
+            tail.bytes += bytes;
+            tail.blocks.extend(blocks);
             while tail.bytes > self.shared.tail_bytes_max && tail.blocks.len() > 1 {
                 if let Some(block) = tail.blocks.pop_front() {
                     tail.bytes -= block.weight();
+                    forgotten.push(block);
                 }
             }
         }

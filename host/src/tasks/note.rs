@@ -62,8 +62,7 @@ pub(super) fn encode(notes: &[Note], out: &mut Vec<u8>) {
     out.push(VERSION);
     for note in notes {
         // Only a custom serializer that fails or a full fixed buffer could make this fail; there is neither.
-        let bytes = postcard::to_stdvec(note).expect("notes serialize into memory");
-        out.extend_from_slice(&bytes);
+        *out = postcard::to_extend(note, std::mem::take(out)).expect("notes serialize into memory");
     }
 }
 

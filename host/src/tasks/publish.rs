@@ -33,6 +33,9 @@ pub struct PublishReply {
     pub result: Result<PublishOutcome, BrokerError>,
 }
 
+/// Where the replies to a stream's requests go: those that became known together in one message.
+pub type PublishReplies = mpsc::UnboundedSender<Vec<PublishReply>>;
+
 /// The batch is as durable as its topic promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishOutcome {
@@ -51,7 +54,7 @@ pub struct Publisher {
     pub(super) inbox: Arc<Inbox>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) session: Option<Arc<Session>>,
-    pub(super) replies: mpsc::UnboundedSender<PublishReply>,
+    pub(super) replies: PublishReplies,
 }
 
 impl Publisher {

@@ -60,20 +60,19 @@ pub fn element_len(event_len: usize) -> usize {
     key_len(EVENTS_TAG) + encoded_len_varint(event_len as u64) + event_len
 }
 
-/// The bytes before `body` that make one frame of it: the length, and `head`'s fields. `head.events` must be empty.
+/// Appends to `out` the bytes before `body_len` bytes of events that make one frame of them: the length, and `head`'s fields.
+/// `head.events` must be empty.
 #[expect(
     clippy::missing_panics_doc,
     reason = "a BytesMut grows, so encoding into it cannot run out of room"
 )]
-#[must_use]
-pub fn frame_head(head: &pb::PublishBatch, body: &[u8]) -> Bytes {
+pub fn push_batch_head(head: &pb::PublishBatch, body_len: usize, out: &mut BytesMut) {
     debug_assert!(head.events.is_empty(), "events belong in the body");
     let length = head.encoded_len();
-    let mut out = BytesMut::with_capacity(10 + length);
-    encode_varint((length + body.len()) as u64, &mut out);
-    head.encode(&mut out)
+    out.reserve(10 + length);
+    encode_varint((length + body_len) as u64, out);
+    head.encode(out)
         .expect("a BytesMut grows as needed, and that is the only way to fail");
-    out.freeze()
 }
 
 /// Appends to `out` the bytes before `events_len` bytes of encoded elements of `Deliver.events` that make one frame of
@@ -286,7 +285,8 @@ mod tests {
                 prop_assert_eq!(body.len() - before, element_len(length));
             }
             let head = pb::PublishBatch { correlation, topic: "a.b".into(), first_number, ..Default::default() };
-            let mut stream = BytesMut::from(&frame_head(&head, &body)[..]);
+            let mut stream = BytesMut::new();
+            push_batch_head(&head, body.len(), &mut stream);
             stream.extend_from_slice(&body);
             let frame = FrameReader::new(1 << 20).next_frame(&mut stream).unwrap().unwrap();
             let events = events.iter().map(|event| event.encode_to_vec().into()).collect();

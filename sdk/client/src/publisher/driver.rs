@@ -2,13 +2,14 @@
 //! within the broker's credit, resolves them as answers come, and sends them again, in order and with the same
 //! numbers, on the stream after this one. Nobody else touches any of that.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::VarInt;
-use tidegate_wire::batch::frame_head;
+use rustc_hash::FxHashMap;
+use tidegate_wire::batch::push_batch_head;
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, publish_opened, publish_reply, stream_open};
 use tokio::sync::oneshot;
@@ -27,6 +28,12 @@ use crate::transport::FrameSource;
 /// Bytes handed to the stream ahead of what it takes. More would only make batches smaller than they need to be,
 /// for what waits in the gatherer can still grow.
 const STAGED_BYTES_MAX: usize = 512 * 1024;
+
+/// A batch up to this long is copied behind its head; a longer one is handed on where it lies.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
+/// Copied batches and heads are handed on in pieces of about this many bytes.
+const PIECE_BYTES: usize = 32 * 1024;
 
 /// How long the answers still under way are awaited after a refusal that ends the stream.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,12 +60,16 @@ struct Stream {
     credit_bytes: usize,
     credit_batches: usize,
     /// Bytes of events of each batch sent and not answered, by correlation.
-    unanswered: HashMap<u64, usize>,
+    unanswered: FxHashMap<u64, usize>,
     unanswered_bytes: usize,
     /// Correlation of the next batch to send.
     next_unsent: u64,
     staged: VecDeque<Bytes>,
     staged_bytes: usize,
+    /// The head being written; its topic's memory serves the next one.
+    head: pb::PublishBatch,
+    /// Heads and short batches on their way to `staged`, so that a thousand of them are a few pieces for QUIC.
+    pending: BytesMut,
     /// The broker has refused with this wait before a retry, and will end the stream.
     draining: Option<(Option<Duration>, Instant)>,
 }
@@ -197,11 +208,13 @@ impl Driver {
             credit_bytes: usize::try_from(ready.credit_bytes).unwrap_or(usize::MAX),
             // None at all would stop everything for ever.
             credit_batches: ready.credit_batches.max(1) as usize,
-            unanswered: HashMap::new(),
+            unanswered: FxHashMap::default(),
             unanswered_bytes: 0,
             next_unsent: self.front,
             staged: VecDeque::new(),
             staged_bytes: 0,
+            head: pb::PublishBatch::default(),
+            pending: BytesMut::new(),
             draining: None,
         }
     }
@@ -268,37 +281,30 @@ impl Driver {
         {
             let index = (stream.next_unsent.max(self.front) - self.front) as usize;
             if index >= self.batches.len() && !self.take_batch(stream.credit_left()) {
-                return;
+                break;
             }
             let batch = &self.batches[index];
+            let correlation = self.front + index as u64;
             if !batch.resolved {
                 if batch.event_bytes > stream.credit_left() {
-                    return;
+                    break;
                 }
-                let head = self.head(batch, self.front + index as u64);
-                stream.stage(
-                    self.front + index as u64,
-                    batch,
-                    frame_head(&head, &batch.body),
-                );
+                let (first_number, resolved_through) = self.numbers(batch);
+                stream.stage(correlation, batch, first_number, resolved_through);
             }
-            stream.next_unsent = self.front + index as u64 + 1;
+            stream.next_unsent = correlation + 1;
         }
+        stream.stage_pending();
     }
 
-    fn head(&self, batch: &Batch, correlation: u64) -> pb::PublishBatch {
-        let idempotent = !self.producer_id.is_empty();
-        let oldest = self
-            .batches
-            .front()
-            .map_or(self.next_number, |oldest| oldest.first_number);
-        pb::PublishBatch {
-            correlation,
-            topic: batch.topic.to_string(),
-            first_number: if idempotent { batch.first_number } else { 0 },
-            resolved_through: if idempotent { oldest - 1 } else { 0 },
-            events: Vec::new(),
+    /// What `PublishBatch` says of the batch's first number and of what is resolved.
+    fn numbers(&self, batch: &Batch) -> (u64, u64) {
+        if self.producer_id.is_empty() {
+            return (0, 0);
         }
+        let oldest = self.batches.front();
+        let oldest = oldest.map_or(self.next_number, |oldest| oldest.first_number);
+        (batch.first_number, oldest - 1)
     }
 
     /// Gives the next gathered batch its number. False when there is none to send now.
@@ -530,12 +536,33 @@ impl Stream {
         }
     }
 
-    fn stage(&mut self, correlation: u64, batch: &Batch, head: Bytes) {
+    fn stage(&mut self, correlation: u64, batch: &Batch, first_number: u64, resolved_through: u64) {
         self.unanswered.insert(correlation, batch.event_bytes);
         self.unanswered_bytes += batch.event_bytes;
-        self.staged_bytes += head.len() + batch.body.len();
-        self.staged.push_back(head);
-        self.staged.push_back(batch.body.clone());
+        let head = &mut self.head;
+        head.correlation = correlation;
+        head.topic.clear();
+        head.topic.push_str(&batch.topic);
+        head.first_number = first_number;
+        head.resolved_through = resolved_through;
+        let before = self.pending.len();
+        push_batch_head(head, batch.body.len(), &mut self.pending);
+        self.staged_bytes += self.pending.len() - before + batch.body.len();
+        if batch.body.len() <= COPIED_BYTES_MAX {
+            self.pending.extend_from_slice(&batch.body);
+            if self.pending.len() >= PIECE_BYTES {
+                self.stage_pending();
+            }
+        } else {
+            self.stage_pending();
+            self.staged.push_back(batch.body.clone());
+        }
+    }
+
+    fn stage_pending(&mut self) {
+        if !self.pending.is_empty() {
+            self.staged.push_back(self.pending.split().freeze());
+        }
     }
 
     fn written(&mut self, written: &quinn::Written) {
