@@ -66,15 +66,16 @@ impl Block {
     /// A block of these entries, with its place; it shares their memory.
     #[must_use]
     pub fn of(
-        entries: &Entries,
+        entries: Entries,
         topic: TopicId,
         first_position: Position,
         first_sequence: Sequence,
         time: Millis,
     ) -> Self {
-        let (count, bytes) = (entries.count(), entries.bytes().clone());
+        let count = entries.count();
+        let (bytes, ends) = entries.into_parts();
         Self {
-            ends: entries.ends().clone().into(),
+            ends: ends.into(),
             ..Self::stored(
                 topic,
                 first_position,
@@ -273,19 +274,8 @@ impl BlockBuilder {
         first_sequence: Sequence,
         time: Millis,
     ) -> Block {
-        let count = self.count();
-        Block {
-            ends: Ends::of(self.ends).into(),
-            ..Block::stored(
-                topic,
-                first_position,
-                first_sequence,
-                time,
-                count,
-                None,
-                self.entries.freeze(),
-            )
-        }
+        let entries = Entries::known(self.entries.freeze(), Ends::of(self.ends));
+        Block::of(entries, topic, first_position, first_sequence, time)
     }
 }
 

@@ -91,6 +91,11 @@ impl Entries {
         &self.ends
     }
 
+    /// Their encoded form, and where each ends.
+    pub(super) fn into_parts(self) -> (Bytes, Ends) {
+        (self.bytes, self.ends)
+    }
+
     /// How many.
     #[must_use]
     pub fn count(&self) -> u32 {

@@ -242,7 +242,7 @@ fn sound_journal(
     // as long as the journal; a reader finds it as well. Whoever accepts losses wants to know all of them.
     if !accept_loss && losses.is_empty() && was_closed(fs, dir)? {
         let survey = examine(Bodies::Believed)?;
-        if survey.clean && survey.losses.is_empty() && !survey.files.is_empty() {
+        if survey.clean && survey.losses.is_empty() && survey.torn_bytes == 0 {
             return Ok((survey, losses));
         }
     }

@@ -37,8 +37,7 @@ pub(super) struct Scanner<'a> {
     ahead: VecDeque<Record>,
 }
 
-/// The records of each file, as far as they follow each other from its head on. What is not found, or cannot be read, is left
-/// to whoever looks at the file then.
+/// The [`records_of`] each file. What is not among them is left to whoever looks at the file then.
 pub(super) fn read_ahead(files: &[Option<JournalFile>], bodies: Bodies) -> Vec<VecDeque<Record>> {
     let found: Vec<_> = files.iter().map(|_| Mutex::default()).collect();
     let next = AtomicUsize::new(0);
@@ -68,7 +67,8 @@ pub(super) fn read_ahead(files: &[Option<JournalFile>], bodies: Bodies) -> Vec<V
         .collect()
 }
 
-fn records_of(file: &JournalFile, bodies: Bodies) -> VecDeque<Record> {
+/// The records of a file, as far as they follow each other from its head on and can be read.
+pub(super) fn records_of(file: &JournalFile, bodies: Bodies) -> VecDeque<Record> {
     let mut records = VecDeque::new();
     let Ok(mut scanner) = Scanner::new(file, bodies) else {
         return records;

@@ -11,7 +11,7 @@ use super::fs::FileSystem;
 use super::index::{Entry, JournalFile};
 use super::journal_dir;
 use super::record::{self, BlockHead, FILE_HEAD_BYTES, FileHead, Kind};
-use super::scan::{Bodies, Found, Record, Scanner, read_ahead};
+use super::scan::{Bodies, Found, Record, Scanner, read_ahead, records_of};
 use crate::domain::{CommitNumber, Position, Sequence, TopicId};
 
 /// What a journal consists of.
@@ -64,21 +64,8 @@ pub(super) fn was_closed(fs: &dyn FileSystem, dir: &Path) -> Result<bool, OpenEr
     let Some(file) = open_file(fs, &path, first)? else {
         return Ok(false);
     };
-    let closed = || {
-        let mut scanner = Scanner::new(&file, Bodies::Believed)?;
-        let (mut at, mut closed) = (FILE_HEAD_BYTES, false);
-        loop {
-            match scanner.record_at(at)? {
-                Found::Record(record) => {
-                    closed = record.header.kind == Kind::Close;
-                    at = record.end();
-                }
-                Found::End => return Ok(closed),
-                Found::Bad => return Ok(false),
-            }
-        }
-    };
-    closed().map_err(|error| read_failed(&path, error))
+    let last = records_of(&file, Bodies::Believed).pop_back();
+    Ok(last.is_some_and(|record| record.header.kind == Kind::Close))
 }
 
 /// Examines the journal in `dir`, of which groups from `mark` on are needed.

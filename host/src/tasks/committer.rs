@@ -924,7 +924,7 @@ impl Group {
                 self.blocks.extend(closed);
             }
             if shared {
-                let block = open.share(&part, &mut self.next_position, self.time);
+                let block = open.share(part, &mut self.next_position, self.time);
                 self.blocks.push(block);
             } else {
                 open.builder.push_all(&part);
@@ -1010,9 +1010,9 @@ impl OpenTopic {
     }
 
     // A block that shares the memory of `entries`, placed at `place`, which moves on.
-    fn share(&mut self, entries: &Entries, place: &mut Position, time: Millis) -> Block {
+    fn share(&mut self, entries: Entries, place: &mut Position, time: Millis) -> Block {
         let block = Block::of(entries, self.topic.id, *place, self.first_sequence, time);
-        self.advance(entries.count(), place);
+        self.advance(block.count, place);
         block
     }
 

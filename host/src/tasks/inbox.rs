@@ -283,15 +283,11 @@ impl Inbox {
             true => bytes_max.min(lanes.publish_bytes / 2),
             false => bytes_max,
         };
-        let mut bytes = 0;
-        let fitting = lanes.publish.iter().take_while(|item| {
-            let fits = take_publishes && bytes < bytes_max;
-            if fits {
-                bytes += item.bytes;
-            }
-            fits
-        });
-        let count = fitting.count();
+        let (mut count, mut bytes) = (0, 0);
+        while take_publishes && bytes < bytes_max && count < lanes.publish.len() {
+            bytes += lanes.publish[count].bytes;
+            count += 1;
+        }
         let publish = lanes.publish.drain(..count).collect();
         lanes.publish_bytes -= bytes;
         lanes.waiting = false;
