@@ -10,9 +10,13 @@ use crate::pb;
 /// Longest varint that protobuf allows: ten groups of seven bits hold 64.
 const VARINT_BYTES_MAX: usize = 10;
 
-/// How much room is made at once for a frame that has not arrived yet. A peer's length alone must not cost memory,
-/// so the buffer grows with what arrives, in steps of this size at least.
+/// How much room is made at once for a frame that has not arrived yet, on a stream that had no longer one before. A peer's
+/// length alone must not cost memory, so the buffer grows with what arrives, in steps of this size at least.
 const RESERVE_BYTES_MAX: usize = 64 * 1024;
+
+/// Room behind the end of a frame, for the beginning of the next one: both often arrive in one read, and a buffer without it
+/// would be copied as a whole into a larger one for those bytes. Only behind long frames, beside which it weighs little.
+const ROOM_BEHIND_BYTES: usize = 32 * 1024;
 
 /// Why bytes are not a frame, or a frame not a message. The stream cannot be read any further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,13 +75,18 @@ pub fn decode<M: Message + Default>(frame: Bytes) -> Result<M, FrameError> {
 #[derive(Clone, Debug)]
 pub struct FrameReader {
     max: usize,
+    /// Length of the longest frame that has come whole.
+    longest: usize,
 }
 
 impl FrameReader {
     /// A reader that refuses frames of more than `max_bytes` (length prefix not counted).
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
-        Self { max: max_bytes }
+        Self {
+            max: max_bytes,
+            longest: 0,
+        }
     }
 
     /// The largest frame accepted, in bytes.
@@ -98,9 +107,16 @@ impl FrameReader {
         };
         let missing = (prefix + length).saturating_sub(buffer.len());
         if missing > 0 {
-            buffer.reserve(missing.min(RESERVE_BYTES_MAX));
+            // Somebody whose frames were that long before gets the room for one at once.
+            let step = RESERVE_BYTES_MAX.max(self.longest).max(buffer.len());
+            let behind = match length > RESERVE_BYTES_MAX {
+                true => ROOM_BEHIND_BYTES,
+                false => 0,
+            };
+            buffer.reserve(missing.min(step) + behind);
             return Ok(None);
         }
+        self.longest = self.longest.max(length);
         buffer.advance(prefix);
         let frame = buffer.split_to(length).freeze();
         if length > RESERVE_BYTES_MAX && buffer.len() <= RESERVE_BYTES_MAX {
@@ -191,6 +207,27 @@ mod tests {
             "{}",
             buffer.capacity()
         );
+    }
+
+    #[test]
+    fn whose_frames_are_long_gets_room_for_the_next_at_once() {
+        let length = 5 * RESERVE_BYTES_MAX;
+        let mut stream = BytesMut::new();
+        encode_varint(length as u64, &mut stream);
+        stream.resize(stream.len() + length, 7);
+        let mut reader = FrameReader::new(length);
+        let mut whole = stream.clone();
+        reader.next_frame(&mut whole).unwrap().unwrap();
+
+        let mut buffer = BytesMut::from(&stream[..10]);
+        assert_eq!(reader.next_frame(&mut buffer), Ok(None));
+        let address = buffer.as_ptr();
+        buffer.extend_from_slice(&stream[10..]);
+        buffer.extend_from_slice(&stream[..10]);
+        assert_eq!(buffer.as_ptr(), address, "the frame was moved");
+        reader.next_frame(&mut buffer).unwrap().unwrap();
+        assert_eq!(buffer, stream[..10]);
+        assert!(buffer.capacity() < RESERVE_BYTES_MAX);
     }
 
     #[test]
