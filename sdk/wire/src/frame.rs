@@ -108,7 +108,7 @@ impl FrameReader {
         let missing = (prefix + length).saturating_sub(buffer.len());
         if missing > 0 {
             // Somebody whose frames were that long before gets the room for one at once.
-            let step = RESERVE_BYTES_MAX.max(self.longest).max(buffer.len());
+            let step = RESERVE_BYTES_MAX.max(self.longest);
             let behind = match length > RESERVE_BYTES_MAX {
                 true => ROOM_BEHIND_BYTES,
                 false => 0,
