@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use rand::{RngCore, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use tidegate_client::{ConsumerOptions, Event, PublisherOptions};
 
@@ -23,6 +24,8 @@ const JOURNAL_BYTES_MAX: u64 = 128 * MIB;
 const JOURNAL_FILE_BYTES: u64 = 16 * MIB;
 /// Answers that are waited for at once.
 const TICKETS_MAX: usize = 4_096;
+/// Twice what a block has, so that nothing in one repeats itself.
+const NOISE_BYTES_MIN: usize = 128 << 10;
 const TOPIC: &str = "soak";
 /// A topic that nobody wants.
 const FILLER: &str = "filler";
@@ -84,9 +87,10 @@ impl Soak {
     async fn fill(&self, broker: &BrokerProcess, topic: &str, events: u64) -> anyhow::Result<()> {
         let client = broker.client().await?;
         let publisher = client.publisher(PublisherOptions::default()).await?;
+        let noise = self.noise();
         let mut tickets = FuturesUnordered::new();
         for number in 0..events {
-            let event = Event::new(self.payload(number)).with_id(number.to_string());
+            let event = Event::new(self.payload(&noise, number)).with_id(number.to_string());
             let send = async { Ok(publisher.send(topic, event).await?) };
             tickets.push(within("room to publish", send).await?);
             if tickets.len() >= TICKETS_MAX {
@@ -105,6 +109,7 @@ impl Soak {
         let mut consumer = client
             .subscribe(subscription, ConsumerOptions::default())
             .await?;
+        let noise = self.noise();
         let mut left = self.events();
         let mut missing = vec![true; usize::try_from(left)?];
         while left > 0 {
@@ -113,7 +118,7 @@ impl Soak {
             let event = delivery.event();
             let number: u64 = event.id.parse()?;
             ensure!(
-                event.payload == self.payload(number),
+                event.payload == self.payload(&noise, number),
                 "event {number} differs"
             );
             let index = usize::try_from(number)?;
@@ -128,9 +133,18 @@ impl Soak {
         self.backlog_bytes / self.event_bytes
     }
 
+    // What the events have pieces of: random, or the broker would compress a backlog to next to nothing.
+    fn noise(&self) -> Bytes {
+        let mut noise = vec![0; NOISE_BYTES_MIN.max(2 * self.event_bytes as usize)];
+        StdRng::seed_from_u64(0).fill_bytes(&mut noise);
+        noise.into()
+    }
+
     // Different in neighbours, so that none can be taken for another.
-    fn payload(&self, number: u64) -> Bytes {
-        vec![number as u8; self.event_bytes as usize].into()
+    fn payload(&self, noise: &Bytes, number: u64) -> Bytes {
+        let bytes = self.event_bytes as usize;
+        let piece = (number % (noise.len() / bytes) as u64) as usize;
+        noise.slice(piece * bytes..(piece + 1) * bytes)
     }
 }
 

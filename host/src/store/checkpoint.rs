@@ -16,7 +16,8 @@ use super::generation::{self, DatabaseWriter, Generation};
 use super::index::BlockMeta;
 use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::pace::Pace;
-use super::{Shared, generations_dir, journal_dir, record};
+use super::record::StoredBlock;
+use super::{Shared, generations_dir, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
 
 /// Starts need the state of the newest generation, or if that is damaged of the one before it.
@@ -198,6 +199,7 @@ impl Checkpoints {
     ) -> Result<(Vec<PartInfo>, u64), CheckpointError> {
         let mut parts = Vec::new();
         let mut pace = self.pace(mark);
+        let mut step_bytes = 0;
         let mut events = 0;
         let mut open: Option<(DatabaseWriter, Position)> = None;
         let mut last = None;
@@ -209,13 +211,18 @@ impl Checkpoints {
             if let Some((part, first)) =
                 open.take_if(|(part, _)| part.bytes >= self.shared.options.generation_part_bytes)
             {
-                let through = last.unwrap_or(first);
-                parts.push(self.finish_part(part, first, through)?);
+                parts.push(self.finish_part(part, first, last.unwrap_or(first))?);
+            }
+            // Events that compress well fill a part only after many such steps.
+            if let Some(through) = last
+                && step_bytes >= self.shared.options.generation_part_bytes
+            {
+                step_bytes = 0;
                 // Not under the lock of the index: letting go of many pages takes a while.
                 let read = self.shared.index().files_before(mark);
                 read.iter().for_each(|file| file.file.forget());
                 let bytes = self.shared.journal_bytes();
-                std::thread::sleep(pace.part_done(Instant::now(), through, bytes));
+                std::thread::sleep(pace.step_done(Instant::now(), through, bytes));
             }
             let (part, _) = match &mut open {
                 Some(open) => open,
@@ -225,9 +232,10 @@ impl Checkpoints {
                     open.insert((part, block.first_position))
                 }
             };
-            let head = record::encode_block_head(&block).map_err(|_| CheckpointError::TooLong)?;
-            part.put(block.last_position().0, &[&head, &block.entries])
+            let stored = StoredBlock::encode(&block).map_err(|_| CheckpointError::TooLong)?;
+            part.put(block.last_position().0, &stored.pieces())
                 .map_err(CheckpointError::Database)?;
+            step_bytes += block.entries.len() as u64;
             events += block
                 .kept
                 .as_ref()

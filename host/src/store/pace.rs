@@ -10,9 +10,9 @@ const FULL_PERCENT: u64 = 90;
 /// Longest rest, so that a shutdown does not wait for it.
 const REST_MAX: Duration = Duration::from_millis(250);
 /// A rest is at most so many times what it follows: a checkpoint that takes for ever is none.
-const REST_PARTS_MAX: f64 = 2.0;
+const REST_STEPS_MAX: f64 = 2.0;
 
-/// A checkpoint under way, part by part.
+/// A checkpoint under way, step by step: each is so many bytes of events.
 #[derive(Debug)]
 pub(super) struct Pace {
     first: Position,
@@ -21,8 +21,8 @@ pub(super) struct Pace {
     bytes_max: u64,
     began: Instant,
     began_bytes: u64,
-    part_began: Instant,
-    /// Time that went into parts, without the rests.
+    step_began: Instant,
+    /// Time that went into steps, without the rests.
     worked: Duration,
 }
 
@@ -41,16 +41,16 @@ impl Pace {
             bytes_max: bytes_max / 100 * FULL_PERCENT,
             began: now,
             began_bytes: bytes,
-            part_began: now,
+            step_began: now,
             worked: Duration::ZERO,
         }
     }
 
     /// It is done with the events through `through`, and the journal has `bytes` by now. Returns how long to rest before the
-    /// next part begins.
-    pub(super) fn part_done(&mut self, now: Instant, through: Position, bytes: u64) -> Duration {
-        let part = now - self.part_began;
-        self.worked += part;
+    /// next step begins.
+    pub(super) fn step_done(&mut self, now: Instant, through: Position, bytes: u64) -> Duration {
+        let step = now - self.step_began;
+        self.worked += step;
         let done = through.0.saturating_sub(self.first.0) + 1;
         let all = self.last.0.saturating_sub(self.first.0) + 1;
         let work_left = self.worked.as_secs_f64() * (all as f64 / done as f64 - 1.0).max(0.0);
@@ -60,10 +60,10 @@ impl Pace {
         let rest = match written > 0.0 && work_left > 0.0 {
             // Nobody writes, so there is nobody to give way to; or it is as good as done.
             false => 0.0,
-            true => (time_left / work_left - 1.0).clamp(0.0, REST_PARTS_MAX),
+            true => (time_left / work_left - 1.0).clamp(0.0, REST_STEPS_MAX),
         };
-        let rest = part.mul_f64(rest).min(REST_MAX);
-        self.part_began = now + rest;
+        let rest = step.mul_f64(rest).min(REST_MAX);
+        self.step_began = now + rest;
         rest
     }
 }
@@ -75,17 +75,17 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
     const JOURNAL_BYTES_MAX: u64 = 4_000;
 
-    // A checkpoint of half of a full journal in 100 parts, each of which takes `part`, while publishers write so many bytes in a
+    // A checkpoint of half of a full journal in 100 steps, each of which takes `step`, while publishers write so many bytes in a
     // millisecond. Returns how full the journal was in the end, and how long it took.
-    fn run(part: Duration, bytes_per_millisecond: u64) -> (u64, Duration) {
+    fn run(step: Duration, bytes_per_millisecond: u64) -> (u64, Duration) {
         let (begin, bytes) = (Instant::now(), JOURNAL_BYTES_MAX / 2);
         let mut now = begin;
         let events = (Position(1), Position(100));
         let mut pace = Pace::begin(now, events, bytes, JOURNAL_BYTES_MAX);
         let written = |now: Instant| (now - begin).as_millis() as u64 * bytes_per_millisecond;
         for number in 1..=100 {
-            now += part;
-            let rest = pace.part_done(now, Position(number), bytes + written(now));
+            now += step;
+            let rest = pace.step_done(now, Position(number), bytes + written(now));
             assert!(rest <= REST_MAX);
             now += rest;
         }
@@ -109,9 +109,9 @@ mod tests {
         let now = Instant::now();
         let events = (Position(1), Position(100));
         let mut pace = Pace::begin(now, events, 0, JOURNAL_BYTES_MAX);
-        let rest = pace.part_done(now + 5 * MILLISECOND, Position(1), 1);
+        let rest = pace.step_done(now + 5 * MILLISECOND, Position(1), 1);
         assert_eq!(rest, 10 * MILLISECOND);
-        let rest = pace.part_done(now + 5_000 * MILLISECOND, Position(2), 2);
+        let rest = pace.step_done(now + 5_000 * MILLISECOND, Position(2), 2);
         assert_eq!(rest, REST_MAX);
     }
 
@@ -121,10 +121,10 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_nothing_known_is_no_reason_to_rest() {
+    fn a_step_of_nothing_known_is_no_reason_to_rest() {
         let now = Instant::now();
         let mut pace = Pace::begin(now, (Position(5), Position(5)), 0, 0);
-        assert_eq!(pace.part_done(now, Position(5), 0), Duration::ZERO);
-        assert_eq!(pace.part_done(now, Position(1), 10), Duration::ZERO);
+        assert_eq!(pace.step_done(now, Position(5), 0), Duration::ZERO);
+        assert_eq!(pace.step_done(now, Position(1), 10), Duration::ZERO);
     }
 }

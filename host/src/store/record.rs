@@ -1,5 +1,5 @@
 //! Bytes of the journal: pure, no I/O. A file is a head and then records, back to back; a record is one
-//! committed group. Also the stored form of a single block, which generations use.
+//! committed group. Also the stored form of a single block, which generations use, and which may be compressed.
 //!
 //! ```text
 //! file head, 4,096 bytes, written twice (at 0 and at 2,048) against a bad sector
@@ -12,9 +12,14 @@
 //!   40 u64 length of the whole record
 //!   48 table: per block 48 bytes (see `BlockHead`), then the notes, then the blocks' bodies
 //! body of a block: kept indices (u32 each), then the entries; its CRC32C is in the table
+//!
+//! single block: what would be its 48 bytes of the table, kept indices, then the entries as they are or, when fewer bytes
+//!    follow than the first 48 say, as one LZ4 block
 //! ```
 //!
 //! The salt is random per file, so nobody who publishes events can plant bytes that pass for a record.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 
@@ -35,6 +40,11 @@ pub(super) const ALIGNMENT: usize = 8;
 
 const FILE_MAGIC: u64 = u64::from_le_bytes(*b"TGJOURN1");
 const ALL_KEPT: u32 = u32::MAX;
+/// Entries stay as they are unless compressing them spares this part of them, since reading them then costs more.
+const LEAST_GAIN: usize = 8;
+/// A byte of an LZ4 block stands for at most this many: each byte by which a length goes on adds up to 255. From
+/// <https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md>.
+const LZ4_RATIO_MAX: usize = 255;
 
 /// Makes the records of one file recognisable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -397,20 +407,63 @@ fn put_header(out: &mut [u8], salt: Salt, header: &Header) {
     out[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// What precedes the entries of a block that is stored on its own: its head, and which events are kept.
-pub(super) fn encode_block_head(block: &Block) -> Result<Vec<u8>, TooLong> {
-    let mut out = Vec::with_capacity(BLOCK_HEAD_BYTES + body_bytes(block) - block.entries.len());
-    BlockHead::of(block)?.encode(&mut out);
-    for index in block.kept.iter().flatten() {
-        out.extend_from_slice(&index.to_le_bytes());
-    }
-    Ok(out)
+/// A block as it is stored on its own: [`decode_block`] reads the pieces, one after the other.
+pub(super) struct StoredBlock<'a> {
+    /// Its head, and which events are kept.
+    head: Vec<u8>,
+    entries: Cow<'a, [u8]>,
 }
 
-/// The block stored as [`encode_block_head`] and its entries; `None` when damaged.
+impl<'a> StoredBlock<'a> {
+    /// The stored form of `block`.
+    pub(super) fn encode(block: &'a Block) -> Result<Self, TooLong> {
+        let entries = &block.entries;
+        let mut head = Vec::with_capacity(BLOCK_HEAD_BYTES + body_bytes(block) - entries.len());
+        BlockHead::of(block)?.encode(&mut head);
+        for index in block.kept.iter().flatten() {
+            head.extend_from_slice(&index.to_le_bytes());
+        }
+        Ok(Self {
+            head,
+            entries: compressed(entries).map_or(Cow::Borrowed(&entries[..]), Cow::Owned),
+        })
+    }
+
+    pub(super) fn pieces(&self) -> [&[u8]; 2] {
+        [&self.head, &self.entries]
+    }
+}
+
+/// The block stored as the pieces of a [`StoredBlock`]; `None` when damaged.
 pub(super) fn decode_block(bytes: &Bytes) -> Option<Block> {
     let head = BlockHead::decode(bytes.get(..BLOCK_HEAD_BYTES)?)?;
-    head.block(&bytes.slice(BLOCK_HEAD_BYTES..))
+    let body = bytes.slice(BLOCK_HEAD_BYTES..);
+    if body.len() < head.body_bytes as usize {
+        return head.block(&decompressed(&head, &body)?);
+    }
+    head.block(&body)
+}
+
+// `None` when it is not worth it.
+fn compressed(entries: &[u8]) -> Option<Vec<u8>> {
+    let compressed = lz4_flex::block::compress(entries);
+    (compressed.len() < entries.len() - entries.len() / LEAST_GAIN).then_some(compressed)
+}
+
+// The body that `head` tells of, from one with compressed entries.
+fn decompressed(head: &BlockHead, body: &[u8]) -> Option<Bytes> {
+    let (kept, entries) = body.split_at_checked(head.kept.unwrap_or(0) as usize * 4)?;
+    let body_bytes = head.body_bytes as usize;
+    // Before memory is asked for: no length is believed that so few bytes cannot stand for.
+    let entries_bytes = body_bytes.checked_sub(kept.len())?;
+    if entries_bytes > entries.len().saturating_mul(LZ4_RATIO_MAX) {
+        return None;
+    }
+    let mut out = vec![0; body_bytes];
+    let (kept_out, entries_out) = out.split_at_mut(kept.len());
+    kept_out.copy_from_slice(kept);
+    let length = lz4_flex::block::decompress_into(entries, entries_out).ok()?;
+    (length == entries_bytes).then(|| out.into())
 }
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -496,11 +549,88 @@ mod tests {
         assert_eq!(Header::decode(&bytes, Salt(1)), None);
     }
 
+    fn stored(block: &Block) -> Bytes {
+        StoredBlock::encode(block)
+            .expect("short")
+            .pieces()
+            .concat()
+            .into()
+    }
+
+    fn with_entries(entries: &[u8], kept: Option<Vec<u32>>) -> Block {
+        Block::stored(
+            TopicId(7),
+            Position(100),
+            Sequence(10),
+            Millis(5),
+            3,
+            kept,
+            Bytes::copy_from_slice(entries),
+        )
+    }
+
     #[test]
     fn a_block_on_its_own_round_trips() {
-        let head = encode_block_head(&block()).expect("short");
-        let bytes = Bytes::from([&head[..], &block().entries].concat());
+        let bytes = stored(&block());
         assert_eq!(decode_block(&bytes), Some(block()));
         (0..bytes.len()).for_each(|at| assert_eq!(decode_block(&bytes.slice(..at)), None));
+    }
+
+    #[test]
+    fn entries_that_repeat_themselves_are_compressed_and_others_are_not() {
+        let repeated = b"z\x05apple".repeat(1_000);
+        for kept in [None, Some(vec![]), Some(vec![1])] {
+            let block = with_entries(&repeated, kept);
+            let bytes = stored(&block);
+            assert!(bytes.len() < 200, "{}", bytes.len());
+            assert_eq!(decode_block(&bytes), Some(block));
+        }
+        let mut state = 1_u64;
+        let noise = std::iter::repeat_with(|| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        });
+        let noise: Vec<u8> = noise.take(5_000).collect();
+        for entries in [&noise[..], &[]] {
+            let block = with_entries(entries, None);
+            let bytes = stored(&block);
+            assert_eq!(bytes.len(), BLOCK_HEAD_BYTES + entries.len());
+            assert_eq!(decode_block(&bytes), Some(block));
+        }
+    }
+
+    // What was compressed once must be readable by every later version, however that one compresses.
+    #[test]
+    fn a_compressed_block_that_was_stored_is_read() {
+        let block = with_entries(&[b'a'; 100], Some(vec![0, 2]));
+        let head = &stored(&block)[..BLOCK_HEAD_BYTES + 8];
+        // A literal `a`, a match of 92 bytes one byte before, and seven literals: the format's rules for the end.
+        let lz4 = [
+            0x1f, b'a', 1, 0, 73, 0x70, b'a', b'a', b'a', b'a', b'a', b'a', b'a',
+        ];
+        let bytes = Bytes::from([head, &lz4].concat());
+        assert_eq!(decode_block(&bytes), Some(block));
+    }
+
+    #[test]
+    fn a_damaged_compressed_block_is_none_and_asks_for_no_memory() {
+        let block = with_entries(&b"z\x05apple".repeat(1_000), Some(vec![1]));
+        let bytes = stored(&block);
+        for at in 0..bytes.len() {
+            assert_eq!(decode_block(&bytes.slice(..at)), None, "cut at {at}");
+            // Where the events are from and how many they were is covered by the item's checksum and not by the block's.
+            if at >= 36 {
+                let mut flipped = bytes.to_vec();
+                flipped[at] ^= 4;
+                // What repeats itself can be told in many ways.
+                let found = decode_block(&flipped.into());
+                assert!(found.is_none_or(|found| found == block), "flip at {at}");
+            }
+        }
+        let mut huge = bytes.to_vec();
+        huge[40..44].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(decode_block(&huge.into()), None);
     }
 }

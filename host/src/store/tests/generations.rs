@@ -99,25 +99,49 @@ fn seal_one(opened: &mut Opened, position: u64, bytes: usize) -> Block {
     block
 }
 
-#[test]
-fn a_generation_is_split_into_parts_and_few_are_open_at_a_time() {
-    let dir = folder();
-    let mut opened = start(dir.path());
-    let blocks: Vec<Block> = (0..30)
-        .map(|index| filled(1, 1 + index, 1 + index, 1, 50_000))
-        .collect();
-    for block in &blocks {
+// Appends the blocks and moves them into the first generation.
+fn move_all(opened: &mut Opened, blocks: &[Block]) {
+    for block in blocks {
         opened
             .journal
             .append(b"", std::slice::from_ref(block))
             .expect("append");
     }
     let mark = opened.journal.rotate().expect("rotate");
-    checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
-    let parts = fs::read_dir(dir.path().join("generations/00000001"))
-        .expect("folder")
-        .count()
-        - 2;
+    checkpoint(opened, mark, |block| Some(block.clone()), &[]);
+}
+
+// Parts of the first generation: what is in its folder beside its state and what says about it.
+fn parts(dir: &Path) -> usize {
+    let folder = fs::read_dir(dir.join("generations/00000001"));
+    folder.expect("folder").count() - 2
+}
+
+#[test]
+fn events_that_repeat_themselves_take_little_of_a_generation() {
+    let dir = folder();
+    let mut opened = start(dir.path());
+    let blocks: Vec<Block> = (1..=30)
+        .map(|index| filled(1, 3 * index, index, 1, 60_000))
+        .collect();
+    move_all(&mut opened, &blocks);
+    // As they are they would be seven.
+    assert_eq!(parts(dir.path()), 1);
+    assert_eq!(read_all(&opened.reader, 0).expect("read"), blocks);
+    drop(opened);
+    let opened = start(dir.path());
+    assert_eq!(read_all(&opened.reader, 0).expect("read"), blocks);
+}
+
+#[test]
+fn a_generation_is_split_into_parts_and_few_are_open_at_a_time() {
+    let dir = folder();
+    let mut opened = start(dir.path());
+    let blocks: Vec<Block> = (0..45)
+        .map(|index| filled(1, 1 + index, 1 + index, 1, 50_000))
+        .collect();
+    move_all(&mut opened, &blocks);
+    let parts = parts(dir.path());
     assert!(parts >= 5, "{parts} parts");
     drop(opened);
     let uncached = StoreOptions {

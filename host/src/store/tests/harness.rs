@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use crate::domain::{Block, BlockBuilder, CommitNumber, Millis, Position, Sequence, TopicId};
@@ -28,12 +29,18 @@ pub(super) fn block(topic: u64, position: u64, sequence: u64, events: &[Vec<u8>]
     )
 }
 
-/// A block of `count` events of `bytes` bytes, all told apart by topic and position.
+/// A block of `count` events of `bytes` bytes, all told apart by topic and position. Those at each third position repeat
+/// themselves, so that they are stored compressed, and the others do not.
 pub(super) fn filled(topic: u64, position: u64, sequence: u64, count: u64, bytes: usize) -> Block {
     let event = |index: u64| {
-        let mut event = format!("{topic}/{}:", position + index).into_bytes();
-        let filler = (position + index).wrapping_mul(0x9e37_79b9);
-        event.extend((0..bytes as u64).map(|at| (filler.wrapping_add(at * at) >> 3) as u8));
+        let position = position + index;
+        let mut event = format!("{topic}/{position}:").into_bytes();
+        if position.is_multiple_of(3) {
+            event.resize(event.len() + bytes, position as u8);
+        } else {
+            let mut noise = StdRng::seed_from_u64(position);
+            event.extend((0..bytes).map(|_| noise.random::<u8>()));
+        }
         event
     };
     block(
