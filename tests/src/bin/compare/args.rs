@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// MiB of events that wait before they are drained (backlog).
     #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub(crate) backlog_mib: u64,
+    /// Fill the events of backlog with the bytes of this file, piece by piece, instead of random letters, which hardly compress.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backlog_filling: Option<PathBuf>,
     /// Most connections, topics and idle subscriptions of `scale`, and rules of `rules`.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) scale_max: u64,
@@ -70,6 +73,8 @@ pub(crate) enum Workload {
     Filter,
     /// W6: up to 10,000 subscriptions with a rule each, nobody consuming (Tidegate only).
     Rules,
+    /// A filter that takes 100 µs for an event, on one thread and on as many as there are cores (Tidegate only).
+    Slow,
     /// W7: a backlog, drained while publishing goes on.
     Backlog,
     /// W8: many connections, topics, idle subscriptions; with the time to open after a restart.

@@ -3,6 +3,7 @@
 use anyhow::{Context, ensure};
 use async_nats::Subject;
 use bytes::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::Deserialize;
 
 /// Bytes of number and send time at the front of a plain event.
@@ -11,6 +12,8 @@ const PLAIN_HEAD_BYTES: usize = 16;
 const JSON_NUMBER_AT: usize = 11;
 const JSON_SENT_AT: usize = JSON_NUMBER_AT + DIGITS + r#"","sent":""#.len();
 const DIGITS: usize = 20;
+/// Letters in whose pieces no two events of a block are alike: twice as many as a block has bytes.
+const FILLING_BYTES: usize = 128 << 10;
 
 /// A topic under the names that the clients want.
 #[derive(Clone, Debug)]
@@ -46,7 +49,8 @@ pub(crate) struct Shape {
     size: usize,
     form: Form,
     topics: Vec<Topic>,
-    padding: Bytes,
+    /// Events have one piece of it after the other.
+    filling: Bytes,
 }
 
 /// What a consumer reads from the front of an event.
@@ -74,8 +78,24 @@ impl Shape {
             size,
             form,
             topics,
-            padding: padding(size),
+            filling: letters(FILLING_BYTES.max(size)),
         }
+    }
+
+    /// The same with the bytes of `filling` instead of random letters.
+    ///
+    /// # Errors
+    ///
+    /// It is shorter than an event.
+    pub(crate) fn filled_with(mut self, filling: Bytes) -> anyhow::Result<Self> {
+        let size = self.size;
+        ensure!(
+            filling.len() >= size,
+            "{} bytes do not fill an event of {size}",
+            filling.len()
+        );
+        self.filling = filling;
+        Ok(self)
     }
 
     /// The same events over these topics in turn.
@@ -99,12 +119,14 @@ impl Shape {
 
     /// Payload of event `number`.
     pub(crate) fn payload(&self, number: u64, sent_us: u64) -> Bytes {
+        let pieces = (self.filling.len() / self.size) as u64;
+        let piece = &self.filling[(number % pieces) as usize * self.size..][..self.size];
         match self.form {
             Form::Plain => {
                 let mut payload = Vec::with_capacity(self.size);
                 payload.extend_from_slice(&number.to_le_bytes());
                 payload.extend_from_slice(&sent_us.to_le_bytes());
-                payload.extend_from_slice(&self.padding[PLAIN_HEAD_BYTES.min(self.size)..]);
+                payload.extend_from_slice(&piece[PLAIN_HEAD_BYTES.min(self.size)..]);
                 payload.into()
             }
             Form::Json(_) => {
@@ -115,7 +137,7 @@ impl Shape {
                 );
                 let room = self.size.saturating_sub(text.len() + 2);
                 let mut payload = text.into_bytes();
-                payload.extend_from_slice(&self.padding[..room]);
+                payload.extend_from_slice(&piece[..room]);
                 payload.extend_from_slice(br#""}"#);
                 payload.into()
             }
@@ -154,14 +176,11 @@ fn digits(payload: &[u8], at: usize) -> anyhow::Result<u64> {
     Ok(std::str::from_utf8(text)?.parse()?)
 }
 
-// Letters that do not compress to nothing.
-fn padding(size: usize) -> Bytes {
-    let mut state = 0x9e37_79b9_u32;
-    let letters = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        b'a' + (state >> 24) as u8 % 26
-    });
-    letters.take(size).collect::<Vec<_>>().into()
+// Letters that hardly compress.
+fn letters(count: usize) -> Bytes {
+    let mut random = StdRng::seed_from_u64(0);
+    let letters = (0..count).map(|_| random.random_range(b'a'..=b'z'));
+    letters.collect::<Vec<_>>().into()
 }
 
 /// Which events came, one bit each.

@@ -8,6 +8,7 @@ mod limits;
 mod publish;
 mod rules;
 mod scale;
+mod slow;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -26,6 +27,10 @@ use crate::shape::Shape;
 const TOPIC: &str = "compare.events";
 /// Events that a publisher leaves unanswered.
 const OUTSTANDING: usize = 1_000;
+/// The guest that does as its configuration says.
+const MISBEHAVING: &str = "misbehaving_filter";
+/// Deadlines that it keeps when it is told to be slow, so that it is not in error.
+const SLOW_CONFIG: &str = "[plugins]\ndeadline_base_ms = 10_000\ndeadline_pair_us = 100_000\n";
 /// A run that takes longer is given up.
 const RUN_MAX: Duration = Duration::from_secs(20 * 60);
 
@@ -115,6 +120,9 @@ impl Bench {
         }
         if wants(self, Workload::Rules) && has_tidegate {
             Box::pin(self.rules()).await;
+        }
+        if wants(self, Workload::Slow) && has_tidegate {
+            Box::pin(self.slow()).await?;
         }
         if wants(self, Workload::Backlog) {
             Box::pin(self.backlog()).await;

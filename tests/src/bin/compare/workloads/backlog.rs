@@ -1,8 +1,10 @@
 //! W7: a backlog that one consumer drains while publishing goes on at full speed.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use super::{Bench, OUTSTANDING, TOPIC};
 use crate::broker::{Broker, Kind, Places, STALLED_AFTER, Subscription};
@@ -30,17 +32,33 @@ impl Bench {
         let kinds: Vec<Kind> = all.filter(|kind| !syncs_each(kind)).collect();
         let table = self.table("backlog", title, &kinds);
         let places = self.places.clone();
+        let filling = self.args.backlog_filling.clone();
         self.take_turns(table, kinds.len(), async |row| {
-            Box::pin(drained(kinds[row], &places, events)).await
+            let shape = shape(filling.as_deref())?;
+            Box::pin(drained(kinds[row], &places, &shape, events)).await
         })
         .await;
     }
 }
 
-async fn drained(kind: Kind, places: &Places, events: u64) -> anyhow::Result<Sample> {
+fn shape(filling: Option<&Path>) -> anyhow::Result<Shape> {
+    let shape = Shape::plain(SIZE, TOPIC);
+    let Some(path) = filling else {
+        return Ok(shape);
+    };
+    let filling = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let shape = shape.filled_with(filling.into());
+    shape.with_context(|| format!("filling events with {}", path.display()))
+}
+
+async fn drained(
+    kind: Kind,
+    places: &Places,
+    shape: &Shape,
+    events: u64,
+) -> anyhow::Result<Sample> {
     let broker = Broker::start(kind, places).await?;
     broker.subscribe(&Subscription::new(NAME, TOPIC)).await?;
-    let shape = Shape::plain(SIZE, TOPIC);
     let load = Load::new();
     let publisher = broker.publisher(OUTSTANDING).await?;
     let (backlog, more) = (
@@ -55,12 +73,12 @@ async fn drained(kind: Kind, places: &Places, events: u64) -> anyhow::Result<Sam
     );
 
     let begin = broker.reading()?;
-    publish(&publisher, &load, &shape, backlog, OUTSTANDING).await?;
+    publish(&publisher, &load, shape, backlog, OUTSTANDING).await?;
     let filled = broker.reading()?;
 
     let consumer = broker.consumer(NAME).await?;
-    let published = publish(&publisher, &load, &shape, more, OUTSTANDING);
-    let taken = consume(consumer, &load, &shape, Wants::All);
+    let published = publish(&publisher, &load, shape, more, OUTSTANDING);
+    let taken = consume(consumer, &load, shape, Wants::All);
     let ended = drain(&broker, &load, events);
     let (_, taken, ended) = tokio::try_join!(published, taken, ended)?;
     taken.tally.check_reached(events)?;

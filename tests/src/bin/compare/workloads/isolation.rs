@@ -5,7 +5,7 @@ use anyhow::Context;
 use tidegate_tests::guest;
 
 use super::delivery::{throughput, wanting};
-use super::{Bench, TOPIC, Table};
+use super::{Bench, MISBEHAVING, SLOW_CONFIG, TOPIC, Table};
 use crate::broker::{Broker, Places, Subscription};
 use crate::load::{Plan, Wants, drive};
 use crate::report::Sample;
@@ -16,10 +16,6 @@ use crate::tidegate::Tidegate;
 const SIZE: usize = 1_024;
 /// Good subscriptions; each wants one of as many values.
 const SUBSCRIPTIONS: u64 = 10;
-/// The guest that does as its configuration says.
-const MISBEHAVING: &str = "misbehaving_filter";
-/// Deadlines that the slow filter keeps, so that it is slow and not in error.
-const CONFIG: &str = "[plugins]\ndeadline_base_ms = 10_000\ndeadline_pair_us = 100_000\n";
 
 /// Who is beside the good ones.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +67,7 @@ async fn beside(
     neighbour: Neighbour,
     module: &[u8],
 ) -> anyhow::Result<Sample> {
-    let tidegate = Tidegate::start(places, CONFIG).await?;
+    let tidegate = Tidegate::start(places, SLOW_CONFIG).await?;
     tidegate.admin().upload("bad", module.to_vec()).await?;
     let broker = Broker::tidegate(tidegate);
     for group in 0..SUBSCRIPTIONS {

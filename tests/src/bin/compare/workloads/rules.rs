@@ -172,7 +172,7 @@ async fn create(admin: &AdminApi, rules: u64) -> anyhow::Result<()> {
         .await
 }
 
-fn name(index: usize) -> String {
+pub(super) fn name(index: usize) -> String {
     format!("r{index}")
 }
 
@@ -188,7 +188,7 @@ fn rule(index: u64) -> String {
 }
 
 // Asks about one subscription at a time, and about few of them: thousands are a page of megabytes.
-async fn wait_evaluated(admin: &AdminApi, rules: u64) -> anyhow::Result<()> {
+pub(super) async fn wait_evaluated(admin: &AdminApi, rules: u64) -> anyhow::Result<()> {
     let last = (rules as usize).checked_sub(1);
     let watched = (0..rules as usize).step_by(WATCHED_EVERY).chain(last);
     for index in watched {
@@ -211,7 +211,7 @@ async fn wait_evaluated(admin: &AdminApi, rules: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn check(admin: &AdminApi, expected: u64) -> anyhow::Result<()> {
+pub(super) async fn check(admin: &AdminApi, expected: u64) -> anyhow::Result<()> {
     for info in admin.subscriptions().await? {
         let name = &info.spec.name;
         ensure!(info.unevaluated == 0, "`{name}` is not evaluated");
