@@ -15,6 +15,7 @@ mod options;
 mod output;
 mod pause;
 mod quarantine;
+mod replica;
 mod rules;
 mod shard;
 mod stats;
@@ -206,7 +207,10 @@ impl Plugins {
             ticker: Ticker::start(&engine)?,
             engine,
             slots: Arc::new(Semaphore::new(options.instances_max)),
+            instances_max: options.instances_max,
+            worker_threads: options.worker_threads.max(1),
             cache,
+            counters: Mutex::default(),
         };
         Ok(Arc::new(Self {
             options,
@@ -380,6 +384,7 @@ impl Plugins {
             limits: Arc::new(self.options.limits_for(label).clone()),
             label: label.to_owned(),
             rules_per_instance_max: self.options.rules_per_instance_max,
+            replica_part_min: self.options.replica_part_min,
             pause_min: self.options.pause_min,
             pause_max: self.options.pause_max,
         }

@@ -2,7 +2,7 @@
 //! do or how fast it runs is here; nothing here knows events or rules.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -82,6 +82,7 @@ pub(super) struct Ticker {
 #[derive(Default)]
 struct Shared {
     running: AtomicUsize,
+    ticks: AtomicU64,
     parked: AtomicBool,
     stop: AtomicBool,
 }
@@ -111,6 +112,7 @@ impl Ticker {
                         idle = 0;
                     }
                     std::thread::sleep(TICK);
+                    ticking.ticks.fetch_add(1, Ordering::Relaxed);
                     let Some(engine) = engine.upgrade() else {
                         return;
                     };
@@ -122,6 +124,11 @@ impl Ticker {
             shared,
             thread: thread.thread().clone(),
         })
+    }
+
+    /// Ticks so far. None are added while no guest runs.
+    pub(super) fn ticks(&self) -> u64 {
+        self.shared.ticks.load(Ordering::Relaxed)
     }
 
     /// Keeps the epoch advancing while the answer lives.

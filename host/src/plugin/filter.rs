@@ -1,11 +1,13 @@
 //! Group evaluation: the rules of many subscriptions on one filter plugin, evaluated together. A group is owned by
 //! one lane; the work itself runs on the plugin threads. Who gets what after a failure is the caller's business.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
@@ -15,6 +17,7 @@ use super::loaded::Loaded;
 use super::lower::parse;
 use super::pause::Pause;
 use super::quarantine::Quarantined;
+use super::replica::Replica;
 use super::shard::{Found, Shard};
 use super::stats::Gauge;
 use super::{ConfigureError, PluginLimits};
@@ -75,13 +78,14 @@ pub(super) struct Kit {
     pub(super) limits: Arc<PluginLimits>,
     pub(super) label: String,
     pub(super) rules_per_instance_max: usize,
+    pub(super) replica_part_min: Duration,
     pub(super) pause_min: Duration,
     pub(super) pause_max: Duration,
 }
 
 struct Group {
     kit: Arc<Kit>,
-    rules: HashMap<RuleKey, Rule>,
+    rules: FxHashMap<RuleKey, Rule>,
     shards: Vec<Shard>,
     quarantined: BTreeMap<RuleKey, Quarantined>,
     pause: Pause,
@@ -100,13 +104,32 @@ enum Place {
 }
 
 // A part of a group that is evaluated by itself.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there are a few per call, each moved once; the large one is the usual one"
-)]
 enum Unit {
     Shard(usize, Shard, Vec<RuleKey>),
+    // Of the shard with this index.
+    Replica(usize, Replica, Vec<RuleKey>),
     Rule(Box<Quarantined>),
+}
+
+// A unit, and which events of the batch it evaluates.
+struct Work {
+    unit: Unit,
+    events: Range<usize>,
+}
+
+// What a replica did not do.
+struct Left {
+    keys: Vec<RuleKey>,
+    events: Range<usize>,
+}
+
+// What came of the units of a batch.
+#[derive(Default)]
+struct Outcome {
+    evaluation: Evaluation,
+    stopped: Option<Fault>,
+    gave_up: bool,
+    left: Vec<Left>,
 }
 
 impl FilterGroup {
@@ -114,7 +137,7 @@ impl FilterGroup {
         let group = Group {
             pause: kit.pause(),
             kit: Arc::new(kit),
-            rules: HashMap::new(),
+            rules: FxHashMap::default(),
             shards: Vec::new(),
             quarantined: BTreeMap::new(),
             paused: None,
@@ -223,35 +246,37 @@ impl Group {
             return Evaluation::down(left);
         }
         self.paused = None;
+        let mut outcome = Outcome::default();
         let units = self.take_units(rules);
-        let results = match <[Unit; 1]>::try_from(units) {
-            Ok([unit]) => {
-                vec![evaluate_unit(Arc::clone(&self.kit), unit, Arc::clone(events)).await]
+        let work = self.share_out(units, events.len());
+        self.work(work, events, &mut outcome).await;
+        // Who is to blame for it is found by the shard, and its rules may have other places by now.
+        for Left {
+            keys,
+            events: range,
+        } in std::mem::take(&mut outcome.left)
+        {
+            if outcome.stopped.is_some() {
+                break;
             }
-            Err(units) => self.evaluate_units(units, events).await,
-        };
-
-        let mut evaluation = Evaluation::default();
-        let mut stopped = None;
-        let mut gave_up = false;
-        for (unit, mut found) in results {
-            evaluation.matches.append(&mut found.matches);
-            evaluation.failures.append(&mut found.failures);
-            gave_up |= found.gave_up();
-            stopped = stopped.or(found.stopped.take());
-            self.put_back(unit, found);
+            let units = self.take_units(&keys).into_iter();
+            let work = units.map(|unit| Work {
+                unit,
+                events: range.clone(),
+            });
+            self.work(work.collect(), events, &mut outcome).await;
         }
         self.restore_lost();
         self.release_cured();
-        if let Some(fault) = stopped {
+        if let Some(fault) = outcome.stopped {
             return self.stop(&fault);
         }
-        if gave_up {
+        if outcome.gave_up {
             self.strike("it failed too often on one batch");
         } else {
             self.pause.clear();
         }
-        evaluation
+        outcome.evaluation
     }
 
     // Takes the parts out that have any of `rules`, so that they can be moved to other threads.
@@ -283,18 +308,78 @@ impl Group {
         units
     }
 
-    async fn evaluate_units(
+    // All units look at all events, except for the shard of a group that has only one: when its batches take long, replicas take
+    // parts of this one on threads that are free.
+    fn share_out(&self, units: Vec<Unit>, events: usize) -> Vec<Work> {
+        let all = |unit| Work {
+            unit,
+            events: 0..events,
+        };
+        let mut work: Vec<Work> = units.into_iter().map(all).collect();
+        let others = work.len().saturating_sub(1);
+        let mut shards = work.iter_mut().filter_map(|work| match &mut work.unit {
+            Unit::Shard(index, shard, keys) => Some((*index, shard, keys, &mut work.events)),
+            _ => None,
+        });
+        let (Some((index, shard, keys, first)), None) = (shards.next(), shards.next()) else {
+            return work;
+        };
+        let replicas = shard.lend_replicas(&self.kit, events, keys, others);
+        let parts = replicas.len() + 1;
+        let part = |number: usize| events * number / parts..events * (number + 1) / parts;
+        *first = part(0);
+        let keys = keys.clone();
+        work.extend((1..).zip(replicas).map(|(number, replica)| Work {
+            unit: Unit::Replica(index, replica, keys.clone()),
+            events: part(number),
+        }));
+        work
+    }
+
+    // Evaluates units on as many threads as there are, and adds what came of it to `outcome`.
+    async fn work(&mut self, work: Vec<Work>, events: &Arc<[InputEvent]>, outcome: &mut Outcome) {
+        let results = match <[Work; 1]>::try_from(work) {
+            Ok([work]) => vec![do_work(Arc::clone(&self.kit), work, Arc::clone(events)).await],
+            Err(work) => self.work_at_once(work, events).await,
+        };
+        // Replicas last, since whether a shard wants them back is known when it is back itself.
+        let (replicas, others): (Vec<_>, Vec<_>) = results
+            .into_iter()
+            .partition(|(work, _)| matches!(work.unit, Unit::Replica(..)));
+        let mut changed = false;
+        for (work, mut found) in others.into_iter().chain(replicas) {
+            outcome.evaluation.matches.append(&mut found.matches);
+            outcome.evaluation.failures.append(&mut found.failures);
+            outcome.gave_up |= found.gave_up();
+            outcome.stopped = outcome.stopped.take().or(found.stopped.take());
+            changed |= found.strained || !found.quarantined.is_empty();
+            for rule in found.quarantined {
+                self.quarantine(rule);
+            }
+            match work.unit {
+                Unit::Rule(rule) => self.quarantine(*rule),
+                Unit::Shard(index, shard, _) => self.put_back(index, shard, found.strained),
+                Unit::Replica(index, replica, keys) => {
+                    if !changed {
+                        self.shards[index].take_back(replica);
+                    }
+                    let events = work.events;
+                    if !events.is_empty() {
+                        outcome.left.push(Left { keys, events });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn work_at_once(
         &self,
-        units: Vec<Unit>,
+        work: Vec<Work>,
         events: &Arc<[InputEvent]>,
-    ) -> Vec<(Unit, Found)> {
+    ) -> Vec<(Work, Found)> {
         let mut tasks = JoinSet::new();
-        for unit in units {
-            tasks.spawn(evaluate_unit(
-                Arc::clone(&self.kit),
-                unit,
-                Arc::clone(events),
-            ));
+        for work in work {
+            tasks.spawn(do_work(Arc::clone(&self.kit), work, Arc::clone(events)));
         }
         let mut results = Vec::new();
         while let Some(result) = tasks.join_next().await {
@@ -308,19 +393,11 @@ impl Group {
         results
     }
 
-    fn put_back(&mut self, unit: Unit, found: Found) {
-        for rule in found.quarantined {
-            self.quarantine(rule);
-        }
-        match unit {
-            Unit::Rule(rule) => self.quarantine(*rule),
-            Unit::Shard(index, mut shard, _) => {
-                let half = if found.strained { shard.split() } else { None };
-                self.shards[index] = shard;
-                if let Some(half) = half {
-                    self.push_shard(half);
-                }
-            }
+    fn put_back(&mut self, index: usize, mut shard: Shard, strained: bool) {
+        let half = if strained { shard.split() } else { None };
+        self.shards[index] = shard;
+        if let Some(half) = half {
+            self.push_shard(half);
         }
     }
 
@@ -429,28 +506,43 @@ impl Group {
     }
 }
 
-async fn evaluate_unit(kit: Arc<Kit>, mut unit: Unit, events: Arc<[InputEvent]>) -> (Unit, Found) {
-    let (parsed, broken) = parse(&events);
-    let mut found = match &mut unit {
-        Unit::Shard(_, shard, keys) => shard.evaluate(&kit, &parsed, keys).await,
+// Afterwards the work's events are those that are still to be looked at: none, except with a replica.
+async fn do_work(kit: Arc<Kit>, mut work: Work, events: Arc<[InputEvent]>) -> (Work, Found) {
+    let (parsed, broken) = parse(&events, work.events.clone());
+    let mut found = Found::default();
+    let mut left = work.events.end..work.events.end;
+    let keys = match &mut work.unit {
+        Unit::Shard(_, shard, keys) => {
+            found = shard.evaluate(&kit, &parsed, keys).await;
+            keys.as_slice()
+        }
         Unit::Rule(rule) => {
-            let mut found = Found::default();
             rule.evaluate(&kit, &parsed, &mut found).await;
-            found
+            std::slice::from_ref(&rule.key)
+        }
+        Unit::Replica(_, replica, keys) => {
+            let done = replica
+                .evaluate(&kit, &parsed, keys, &mut found.matches)
+                .await;
+            if let Some(next) = parsed.get(done) {
+                left.start = next.index as usize;
+            }
+            keys.as_slice()
         }
     };
-    let keys = match &unit {
-        Unit::Shard(_, _, keys) => keys.as_slice(),
-        Unit::Rule(rule) => std::slice::from_ref(&rule.key),
-    };
-    for (event, reason) in broken {
+    // The shard says so of those that are left to it.
+    for (event, reason) in broken
+        .into_iter()
+        .filter(|(event, _)| (*event as usize) < left.start)
+    {
         found.failures.extend(keys.iter().map(|rule| FilterFailure {
             rule: *rule,
             event,
             reason: reason.clone(),
         }));
     }
-    (unit, found)
+    work.events = left;
+    (work, found)
 }
 
 // None: the plugin service stopped, or the work panicked.

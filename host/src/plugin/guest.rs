@@ -117,10 +117,10 @@ impl Guest {
 
         let allowance = limits.call_base * SETUP_FACTOR;
         begin(&mut store, allowance);
-        let running = plugin.shared.ticker.running();
+        let running = plugin.running();
         let (instance, busy) = timed(plugin.pre.instantiate_async(&mut store)).await;
         drop(running);
-        plugin.counters.ran(busy);
+        plugin.ran(busy);
         let functions = instance
             .map_err(|error| fault(&mut store, &error, allowance))
             .and_then(|instance| {
@@ -211,13 +211,13 @@ impl Guest {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         begin(&mut self.store, allowance);
-        let running = self.plugin.shared.ticker.running();
+        let running = self.plugin.running();
         let (answer, busy) = match function.typed::<P, R>(&self.store) {
             Ok(typed) => timed(typed.call_async(&mut self.store, parameters)).await,
             Err(error) => (Err(error), Duration::ZERO),
         };
         drop(running);
-        self.plugin.counters.ran(busy);
+        self.plugin.ran(busy);
         self.store.data_mut().wasi.end_call();
         answer
             .map_err(|error| fault(&mut self.store, &error, allowance))

@@ -1,7 +1,8 @@
 //! A component that passed every check and can be instantiated: from bytes to [`Loaded`]. What it exports and
 //! imports is decided here, once; nothing here runs a guest.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
@@ -11,7 +12,7 @@ use wasmtime::component::{
 };
 
 use super::cache::ArtifactCache;
-use super::engine::Ticker;
+use super::engine::{Running, Ticker};
 use super::guest::{Fault, FaultKind, GuestState};
 use super::output::OutputLog;
 use super::stats::Counters;
@@ -27,7 +28,41 @@ pub(super) struct Shared {
     pub(super) ticker: Ticker,
     /// One permit for each instance the broker may have.
     pub(super) slots: Arc<Semaphore>,
+    /// How many that is.
+    pub(super) instances_max: usize,
+    /// Threads that run guests.
+    pub(super) worker_threads: usize,
     pub(super) cache: ArtifactCache,
+    /// Of all plugins that are still there.
+    pub(super) counters: Mutex<Vec<Weak<Counters>>>,
+}
+
+impl Shared {
+    /// Threads that each plugin may use, when those that were at work a moment ago share them evenly.
+    pub(super) fn threads_each(&self) -> usize {
+        let now = self.ticker.ticks();
+        let plugins = self.counters();
+        let at_work = plugins.iter().filter_map(Weak::upgrade);
+        let at_work = at_work.filter(|counters| counters.is_at_work(now)).count();
+        self.worker_threads / at_work.max(1)
+    }
+
+    /// Whether there are so many instances left that one may be had for speed alone.
+    pub(super) fn has_instances_to_spare(&self) -> bool {
+        self.slots.available_permits() > self.instances_max / 2
+    }
+
+    fn new_counters(&self) -> Arc<Counters> {
+        let counters = Arc::default();
+        let mut plugins = self.counters();
+        plugins.retain(|plugin| plugin.strong_count() > 0);
+        plugins.push(Arc::downgrade(&counters));
+        counters
+    }
+
+    fn counters(&self) -> MutexGuard<'_, Vec<Weak<Counters>>> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A component, compiled and linked.
@@ -85,7 +120,7 @@ impl Loaded {
         let pre = linker
             .instantiate_pre(component)
             .map_err(|error| LoadError::Link(format!("{error:#}")))?;
-        let counters = Arc::new(Counters::default());
+        let counters = shared.new_counters();
         Ok(Self {
             digest,
             world,
@@ -95,6 +130,18 @@ impl Loaded {
             counters,
             shared: Arc::clone(shared),
         })
+    }
+
+    /// While the answer lives, the epoch advances, and the plugin counts as at work.
+    pub(super) fn running(&self) -> Running {
+        self.counters.at_work(self.shared.ticker.ticks());
+        self.shared.ticker.running()
+    }
+
+    /// A call of it is over; guests ran for so long.
+    pub(super) fn ran(&self, busy: Duration) {
+        self.counters.ran(busy);
+        self.counters.at_work(self.shared.ticker.ticks());
     }
 
     /// Adds a fault to the statistics.

@@ -25,11 +25,14 @@ pub(super) struct Parsed<'a> {
     event: EventRef<'a>,
 }
 
-/// Parses a batch. What cannot be parsed comes back with the reason.
-pub(super) fn parse(events: &[InputEvent]) -> (Vec<Parsed<'_>>, Vec<(u32, String)>) {
-    let mut parsed = Vec::with_capacity(events.len());
+/// Parses these events of a batch. What cannot be parsed comes back with the reason.
+pub(super) fn parse(
+    events: &[InputEvent],
+    range: Range<usize>,
+) -> (Vec<Parsed<'_>>, Vec<(u32, String)>) {
+    let mut parsed = Vec::with_capacity(range.len());
     let mut broken = Vec::new();
-    for (index, input) in (0..).zip(events) {
+    for (index, input) in (0..).zip(events).take(range.end).skip(range.start) {
         match EventRef::parse(&input.bytes) {
             Ok(event) => parsed.push(Parsed {
                 index,

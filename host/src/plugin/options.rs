@@ -57,6 +57,9 @@ pub struct PluginOptions {
     pub compile_timeout: Duration,
     /// Rules of one filter instance; more make a further instance. Default 1,024.
     pub rules_per_instance_max: usize,
+    /// A batch that takes a filter instance long is shared with replicas, further instances with the same rules on threads that
+    /// are free, in parts that take at least this long. Default 1 ms: waking another thread takes some 50 µs.
+    pub replica_part_min: Duration,
     /// Live instances in the whole process. Each reserves address space (4 GiB, not memory). Default 512:
     /// worst case 512 × 64 MiB = 32 GiB of memory if every instance uses all it may.
     pub instances_max: usize,
@@ -80,6 +83,7 @@ impl Default for PluginOptions {
             overrides: BTreeMap::new(),
             compile_timeout: Duration::from_secs(120),
             rules_per_instance_max: 1024,
+            replica_part_min: Duration::from_millis(1),
             instances_max: 512,
             worker_threads: cores.max(2),
             cache_dir: PathBuf::from("plugin-cache"),

@@ -1,14 +1,17 @@
 //! Rules that share an instance of a filter, and the search for the guilty one when a call fails. A failed call is
 //! bisected, rules first, then events; every probe gets a fresh instance with only the rules it needs. A guilty
-//! rule leaves for an instance of its own. Owned by one filter group; nothing here waits for anything but guests.
+//! rule leaves for an instance of its own. When its batches take long, a shard has replicas, which take a part of each. Owned by
+//! one filter group; nothing here waits for anything but guests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::filter::{FilterFailure, Kit, RuleKey};
 use super::guest::{Fault, FaultKind};
 use super::lower::{Parsed, calls};
 use super::quarantine::Quarantined;
+use super::replica::Replica;
 use super::rules::{Matches, RuleHost};
 
 // What failed calls of one evaluation may cost together. A guilty rule of 1,024 costs about 11 failed calls, a
@@ -28,6 +31,10 @@ pub(super) struct Shard {
     pub(super) rules: BTreeMap<RuleKey, Arc<str>>,
     // None after a fault; made again, with the rules that are needed, by the next call.
     host: Option<RuleHost>,
+    // Those that are not at work.
+    replicas: Vec<Replica>,
+    // How long an event of the last batch took.
+    per_event: Duration,
 }
 
 /// What came of an evaluation by one shard or one quarantined rule.
@@ -90,6 +97,42 @@ impl Shard {
         {
             self.host = Some(host);
         }
+        for replica in &mut self.replicas {
+            replica.remove(key).await;
+        }
+    }
+
+    /// Replicas to take parts of a batch of so many events for `keys`, one each: as many as are worth it, and as the plugin has
+    /// threads for once this shard and `others` beside it have one each. They come back through [`take_back`](Self::take_back).
+    pub(super) fn lend_replicas(
+        &mut self,
+        kit: &Kit,
+        events: usize,
+        keys: &[RuleKey],
+        others: usize,
+    ) -> Vec<Replica> {
+        self.replicas.retain(|replica| !replica.is_idle());
+        let batch = self.per_event.as_nanos() * events as u128;
+        let parts = batch.checked_div(kit.replica_part_min.as_nanos());
+        let parts = parts.map_or(usize::MAX, |parts| {
+            usize::try_from(parts).unwrap_or(usize::MAX)
+        });
+        let threads = kit.plugin.shared.threads_each().saturating_sub(others);
+        let wanted = parts.min(events).min(threads).max(1) - 1;
+        while self.replicas.len() < wanted && kit.plugin.shared.has_instances_to_spare() {
+            self.replicas.push(Replica::new());
+        }
+        let idle = self.replicas.len().saturating_sub(wanted);
+        let mut lent = self.replicas.split_off(idle);
+        for replica in &mut lent {
+            replica.prepare(&self.rules, keys);
+        }
+        lent
+    }
+
+    /// A replica has done its part.
+    pub(super) fn take_back(&mut self, replica: Replica) {
+        self.replicas.push(replica);
     }
 
     /// Splits off half of the rules, for an instance that is too small for all.
@@ -99,9 +142,10 @@ impl Shard {
             return None;
         }
         self.host = None;
+        self.replicas.clear();
         Some(Shard {
             rules: self.rules.split_off(&middle),
-            host: None,
+            ..Shard::default()
         })
     }
 
@@ -113,6 +157,7 @@ impl Shard {
         events: &[Parsed<'_>],
         keys: &[RuleKey],
     ) -> Found {
+        let begin = Instant::now();
         let mut found = Found::default();
         let mut keys: Vec<RuleKey> = keys
             .iter()
@@ -135,6 +180,11 @@ impl Shard {
             if found.stopped.is_some() {
                 break;
             }
+        }
+        if let Ok(events) = u32::try_from(events.len())
+            && events > 0
+        {
+            self.per_event = begin.elapsed() / events;
         }
         found
     }
@@ -414,6 +464,8 @@ impl Shard {
         let Some(config) = self.rules.remove(&key) else {
             return;
         };
+        // Which have it still.
+        self.replicas.clear();
         tracing::warn!(plugin = %kit.label, rule = key.0, reason, "a rule failed and gets an instance of its own");
         let mut rule = Quarantined::new(kit, key, config);
         rule.evaluate(kit, events, found).await;

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::domain::Digest;
 
+/// How long a plugin counts as at work after a call. Whoever has events all the time makes a call every few milliseconds.
+const AT_WORK_TICKS: u64 = 100;
+
 /// How a plugin fared since the broker started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginStats {
@@ -45,6 +48,8 @@ pub(super) struct Counters {
     pub(super) instances: AtomicU64,
     pub(super) quarantined: AtomicU64,
     pub(super) paused: AtomicU64,
+    // Tick of the epoch after which it no longer counts as at work.
+    at_work_until: AtomicU64,
 }
 
 impl Counters {
@@ -59,6 +64,17 @@ impl Counters {
         if let Ok(mut current) = self.label.lock() {
             label.clone_into(&mut current);
         }
+    }
+
+    /// It is at work at this tick, and has work for some time after it.
+    pub(super) fn at_work(&self, tick: u64) {
+        self.at_work_until
+            .store(tick + AT_WORK_TICKS, Ordering::Relaxed);
+    }
+
+    /// Whether it was at work at this tick or shortly before.
+    pub(super) fn is_at_work(&self, tick: u64) -> bool {
+        tick < self.at_work_until.load(Ordering::Relaxed)
     }
 
     pub(super) fn ran(&self, time: Duration) {

@@ -14,7 +14,7 @@ use crate::domain::{Event, Millis, Sequence};
 const FILTER: &str = include_str!("testdata/filter.wat");
 const TRANSFORM: &str = include_str!("testdata/transform.wat");
 
-// A service with a cache of its own, and pauses so long that no test sees the end of one.
+// A service with a cache of its own, pauses so long that no test sees the end of one, and no replicas however slow the machine.
 struct Rig {
     plugins: Arc<Plugins>,
     _cache: tempfile::TempDir,
@@ -27,6 +27,7 @@ impl Rig {
             cache_dir: cache.path().join("plugins"),
             instances_max: 16,
             worker_threads: 2,
+            replica_part_min: Duration::from_secs(3600),
             pause_min: Duration::from_secs(3600),
             pause_max: Duration::from_secs(3600),
             ..PluginOptions::default()
@@ -373,6 +374,121 @@ async fn a_group_grows_by_instances_and_survives_a_fault_in_each() {
     assert_eq!(of_rule(&evaluation, 22), (without(4, 2), vec![2]));
     assert_eq!(evaluation.matches.len(), 35 * 4 - 2);
     assert_eq!(rig.stats().instances, 6);
+}
+
+// A service whose every batch is worth sharing.
+fn sharing() -> Rig {
+    Rig::new(|options| options.replica_part_min = Duration::ZERO)
+}
+
+#[tokio::test]
+async fn a_replica_takes_half_of_a_batch() {
+    let rig = sharing();
+    let mut group = rig.group(&["a", "q2", "q98"]).await;
+    let evaluation = group.evaluate(&events(100), &keys(3)).await;
+    assert_eq!(of_rule(&evaluation, 0), ((0..100).collect(), vec![]));
+    assert_eq!(of_rule(&evaluation, 1), (vec![2], vec![]));
+    assert_eq!(of_rule(&evaluation, 2), (vec![98], vec![]));
+    assert_eq!(evaluation.matches.len(), 102);
+    let stats = rig.stats();
+    assert_eq!((stats.instances, stats.calls, stats.events), (2, 2, 100));
+
+    // What its rules are changes for the replica, too.
+    group.remove(RuleKey(0)).await;
+    for (key, config) in [(1, "q97"), (3, "q3")] {
+        let added = group.add(RuleKey(key), config).await;
+        added.expect("a configuration");
+    }
+    let evaluation = group.evaluate(&events(100), &keys(4)).await;
+    let mut matches = evaluation.matches.clone();
+    matches.sort_unstable();
+    assert_eq!(
+        matches,
+        [(3, RuleKey(3)), (97, RuleKey(1)), (98, RuleKey(2))]
+    );
+    assert_eq!(rig.stats().instances, 2);
+    // One event is nothing to share.
+    let evaluation = group.evaluate(&events(1), &keys(4)).await;
+    assert_eq!(evaluation.matches, []);
+    assert_eq!(rig.stats().calls, 5);
+}
+
+#[tokio::test]
+async fn what_fails_in_a_replica_is_blamed_on_the_guilty() {
+    for (first, second) in [(3, 4), (3, 77), (77, 3), (77, 78)] {
+        let rig = sharing();
+        let mut configs = vec!["a"; 64];
+        let (trap, endless) = (format!("t{first}"), format!("l{second}"));
+        configs[40] = &trap;
+        configs[41] = &endless;
+        let mut group = rig.group(&configs).await;
+        for _ in 0..2 {
+            let evaluation = group.evaluate(&events(100), &keys(64)).await;
+            let lost = [(40, first), (41, second)];
+            for (rule, event) in lost {
+                let expected = (without(100, event), vec![event]);
+                assert_eq!(of_rule(&evaluation, rule), expected, "{first} {second}");
+            }
+            assert_eq!(evaluation.failures.len(), 2);
+            assert_eq!(evaluation.matches.len(), 64 * 100 - 2);
+        }
+        assert_eq!(rig.stats().quarantined, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_a_replica_knew_may_come_back_as_another() {
+    let rig = sharing();
+    let mut group = rig.group(&["a", "t77"]).await;
+    group.evaluate(&events(100), &keys(2)).await;
+    group.add(RuleKey(1), "q80").await.expect("a configuration");
+    let evaluation = group.evaluate(&events(100), &keys(2)).await;
+    assert_eq!(of_rule(&evaluation, 1), (vec![80], vec![]));
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_fails_once_wherever_it_is() {
+    for broken in [3, 77] {
+        let rig = sharing();
+        let mut group = rig.group(&["a", "t78"]).await;
+        let mut events = events(100);
+        events[broken as usize].bytes = Bytes::from_static(b"\xff");
+        let evaluation = group.evaluate(&events, &keys(2)).await;
+        let expected = (without(100, broken), vec![broken]);
+        assert_eq!(of_rule(&evaluation, 0), expected);
+        assert_eq!(of_rule(&evaluation, 1).1, [broken, 78]);
+        assert_eq!(evaluation.failures.len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_does_not_take_the_thread_of_another_plugin() {
+    let rig = sharing();
+    let transformer = rig.transformer("k").await.expect("a configuration");
+    let mut group = rig.group(&["a"]).await;
+    let instances = || {
+        let plugins = rig.plugins.stats();
+        plugins.iter().map(|stats| stats.instances).sum::<u64>()
+    };
+    transformer.apply(&events(1)).await;
+    group.evaluate(&events(100), &keys(1)).await;
+    assert_eq!(instances(), 2);
+    // By and by the thread is free again: time goes on while guests run.
+    while instances() == 2 {
+        group.evaluate(&events(100), &keys(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn without_instances_to_spare_there_are_no_replicas() {
+    let rig = Rig::new(|options| {
+        options.replica_part_min = Duration::ZERO;
+        options.instances_max = 2;
+    });
+    let mut group = rig.group(&["a"]).await;
+    let evaluation = group.evaluate(&events(100), &keys(1)).await;
+    assert_eq!(evaluation.matches.len(), 100);
+    assert_eq!(rig.stats().instances, 1);
 }
 
 #[tokio::test]

@@ -182,7 +182,7 @@ impl Shared {
             return results;
         }
 
-        let (parsed, broken) = parse(events);
+        let (parsed, broken) = parse(events, 0..events.len());
         for (index, reason) in broken {
             results[index as usize] = Err(TransformFailure::Fault(reason));
         }

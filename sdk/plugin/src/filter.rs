@@ -4,8 +4,8 @@ use crate::{Event, Match, Rule, RuleTable, Wants};
 
 /// One rule of a filter: what one subscription configured.
 ///
-/// The broker evaluates events again after a restart, so a filter must be pure: the same rule and event give the same
-/// answer, always.
+/// The broker evaluates events again after a restart, and in several instances when there are many, so a filter must be
+/// pure: the same rule and event give the same answer, always.
 pub trait Filter: Sized + 'static {
     /// Makes a rule from a subscription's configuration.
     ///
