@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,11 @@ use crate::plugin::{Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins,
 const STEP_BYTES: usize = 512 * 1024;
 /// Events in one call of a plugin.
 const CALL_EVENTS_MAX: usize = 512;
+/// Matches after which a step ends, so that rules that want everything do not fill the memory. A step of a thousand rules of which
+/// each wants a hundredth has about 5,000.
+const STEP_MATCHES_MAX: usize = 256 * 1024;
+/// Places of a rule's matches that are kept from step to step.
+const MATCHES_KEPT_MAX: usize = 128;
 /// How long a lane waits before it tries again what failed for no fault of a rule.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -161,7 +167,9 @@ struct Lane {
     commands: mpsc::UnboundedReceiver<Command>,
     end: watch::Receiver<Position>,
     group: Option<FilterGroup>,
-    members: HashMap<RuleKey, Member>,
+    members: FxHashMap<RuleKey, Member>,
+    // Of the step at hand; empty between steps.
+    verdicts: Verdicts,
     next_key: u64,
     cohorts: Vec<Cohort>,
     // Members whose subscription is paused at an event their rule failed on.
@@ -188,10 +196,34 @@ enum Interrupted {
     Unreadable(String),
 }
 
+// What came of a step.
 #[derive(Default)]
 struct Verdicts {
-    matched: HashMap<RuleKey, Vec<Position>>,
+    matched: FxHashMap<RuleKey, Vec<Position>>,
+    // How many in all lists.
+    matches: usize,
     failures: Vec<(Position, FilterFailure)>,
+}
+
+impl Verdicts {
+    fn push(&mut self, rule: RuleKey, position: Position) {
+        self.matched.entry(rule).or_default().push(position);
+        self.matches += 1;
+    }
+
+    // Keeps the memory for the next step, as far as it is little.
+    fn clear(&mut self) {
+        for matched in self.matched.values_mut() {
+            matched.clear();
+            matched.shrink_to(MATCHES_KEPT_MAX);
+        }
+        self.matches = 0;
+        self.failures.clear();
+    }
+
+    fn forget(&mut self, rule: RuleKey) {
+        self.matched.remove(&rule);
+    }
 }
 
 impl Lane {
@@ -208,7 +240,8 @@ impl Lane {
             label,
             commands,
             group: None,
-            members: HashMap::new(),
+            members: FxHashMap::default(),
+            verdicts: Verdicts::default(),
             next_key: 1,
             cohorts: Vec::new(),
             parked: Vec::new(),
@@ -322,6 +355,7 @@ impl Lane {
 
     async fn drop_member(&mut self, key: RuleKey) {
         self.members.remove(&key);
+        self.verdicts.forget(key);
         self.leave_cohort(key);
         self.parked.retain(|parked| *parked != key);
         if let Some(group) = &mut self.group {
@@ -430,14 +464,22 @@ impl Lane {
             .min()
             .unwrap_or(end)
             .min(end);
-        match self.evaluate(index, stop).await {
-            Ok((verdicts, next)) => {
-                self.cohorts[index].cursor = next;
-                for key in self.report(index, verdicts, next) {
-                    self.drop_member(key).await;
-                }
-                true
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        let evaluated = self.evaluate(index, stop, &mut verdicts).await;
+        let done = match &evaluated {
+            Ok(next) => {
+                self.cohorts[index].cursor = *next;
+                self.report(index, &mut verdicts, *next)
             }
+            Err(_) => Vec::new(),
+        };
+        verdicts.clear();
+        self.verdicts = verdicts;
+        for key in done {
+            self.drop_member(key).await;
+        }
+        match evaluated {
+            Ok(_) => true,
             Err(Interrupted::Down(retry)) => {
                 tracing::warn!(plugin = %self.label, ?retry, "a plugin fails too often and is paused");
                 tokio::select! {
@@ -453,11 +495,13 @@ impl Lane {
         }
     }
 
+    // Fills `verdicts` and answers the position before which the step ended.
     async fn evaluate(
         &mut self,
         index: usize,
         stop: Position,
-    ) -> Result<(Verdicts, Position), Interrupted> {
+        verdicts: &mut Verdicts,
+    ) -> Result<Position, Interrupted> {
         let cursor = self.cohorts[index].cursor;
         let blocks = self
             .parts
@@ -466,7 +510,6 @@ impl Lane {
             .await
             .map_err(|error| Interrupted::Unreadable(chain(&error)))?;
         let mut next = stop;
-        let mut verdicts = Verdicts::default();
         let mut call = Call::default();
         for block in &blocks {
             if block.first_position >= stop {
@@ -477,16 +520,19 @@ impl Lane {
                 continue;
             };
             if !call.same_rules(&rules) || call.events.len() >= CALL_EVENTS_MAX {
-                if let Some(stopped) = self.call(&mut call, &mut verdicts, cursor).await? {
-                    return Ok((verdicts, stopped));
+                if let Some(stopped) = self.call(&mut call, verdicts, cursor).await? {
+                    return Ok(stopped);
+                }
+                if verdicts.matches > STEP_MATCHES_MAX {
+                    return Ok(block.first_position);
                 }
                 call.rules = rules;
             }
             call.add(block, &topic, cursor, stop)
                 .map_err(Interrupted::Unreadable)?;
         }
-        if let Some(stopped) = self.call(&mut call, &mut verdicts, cursor).await? {
-            return Ok((verdicts, stopped));
+        if let Some(stopped) = self.call(&mut call, verdicts, cursor).await? {
+            return Ok(stopped);
         }
         // Everything up to `stop` that is kept was in these blocks, unless the step was cut short by size.
         if blocks
@@ -496,12 +542,12 @@ impl Lane {
         {
             next = stop;
         }
-        Ok((verdicts, next))
+        Ok(next)
     }
 
-    // Passes the events of `call` to the plugin. When it gives up before the end, what it said of a step that began at
-    // `from` still counts up to the position that is returned; otherwise a plugin that fails now and then
-    // would never get past such a step.
+    // Passes the events of `call` to the plugin. When it gives up before the end, or enough has matched, what it said of a step
+    // that began at `from` still counts up to the position that is returned; otherwise a plugin that fails now and then would
+    // never get past such a step.
     async fn call(
         &mut self,
         call: &mut Call,
@@ -526,8 +572,7 @@ impl Lane {
                 };
             }
             for (event, rule) in matches {
-                let position = call.positions[event as usize];
-                verdicts.matched.entry(rule).or_default().push(position);
+                verdicts.push(rule, call.positions[event as usize]);
             }
             for failure in failures {
                 let position = call.positions[failure.event as usize];
@@ -535,13 +580,18 @@ impl Lane {
             }
             call.events.drain(..count);
             call.positions.drain(..count);
+            if let Some(next) = call.positions.first()
+                && verdicts.matches > STEP_MATCHES_MAX
+            {
+                return Ok(Some(*next));
+            }
         }
         Ok(None)
     }
 
     // Tells every member of a cohort what came out of a step that ended before `next`. Returns those that have nothing left
     // to look at, because another chain judges from there on.
-    fn report(&mut self, index: usize, mut verdicts: Verdicts, next: Position) -> Vec<RuleKey> {
+    fn report(&mut self, index: usize, verdicts: &mut Verdicts, next: Position) -> Vec<RuleKey> {
         let through = Position(next.0.saturating_sub(1));
         let mut paused: HashMap<RuleKey, (Position, String)> = HashMap::new();
         for (position, failure) in std::mem::take(&mut verdicts.failures) {
@@ -563,13 +613,7 @@ impl Lane {
                         .exclude(member.stage, position, &failure.reason);
                 }
                 FailurePolicy::Drop => {}
-                FailurePolicy::Pass => {
-                    verdicts
-                        .matched
-                        .entry(failure.rule)
-                        .or_default()
-                        .push(position);
-                }
+                FailurePolicy::Pass => verdicts.push(failure.rule, position),
                 FailurePolicy::Pause => {
                     let first = paused
                         .entry(failure.rule)
@@ -585,7 +629,8 @@ impl Lane {
             let Some(member) = self.members.get(&key) else {
                 continue;
             };
-            let mut matched = verdicts.matched.remove(&key).unwrap_or_default();
+            let mut none = Vec::new();
+            let matched = verdicts.matched.get_mut(&key).unwrap_or(&mut none);
             matched.sort_unstable();
             matched.dedup();
             let stop = paused.get(&key);
@@ -603,7 +648,7 @@ impl Lane {
                     done.push(key);
                     continue;
                 }
-                let deliverable = state.stage_result(member.stage, through, &matched);
+                let deliverable = state.stage_result(member.stage, through, matched);
                 match stop {
                     Some((at, reason)) if state.revision() == revision => {
                         state.pause(&format!("filter failed at position {at}: {reason}"));
