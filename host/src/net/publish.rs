@@ -10,6 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tidegate_wire::batch::ReceivedBatch;
 use tidegate_wire::event::check_event;
 use tidegate_wire::limits::Limits;
@@ -164,8 +167,14 @@ impl<'a> Session<'a> {
         );
         let submit = self.submit_queued(&publisher, admitted, refused_in);
         let write = self.write(send, answered, refused);
-        // In this order, so that each finds at once what the one before it hands on.
-        tokio::try_join!(biased; read, submit, write).map(|_| ())
+        // Each is looked at only when it was woken itself: with many connections, what the others would look at is in no cache.
+        let futures: [BoxFuture<'_, Result<(), StreamEnd>>; 3] =
+            [Box::pin(read), Box::pin(submit), Box::pin(write)];
+        let mut running = FuturesUnordered::from_iter(futures);
+        while let Some(ended) = running.next().await {
+            ended?;
+        }
+        Ok(())
     }
 
     // Reads and checks batches until the client finishes or the stream is to end.
