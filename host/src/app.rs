@@ -34,6 +34,8 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Dropping the future is like the end of the process: nothing acknowledged is lost, clients see the
 /// connection break.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    // First, since opening the store may take a while.
+    check_tls(&config)?;
     let data_dir = config.data_dir.as_path();
     fs::create_dir_all(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
@@ -83,6 +85,10 @@ pub fn check_tls(config: &Config) -> anyhow::Result<()> {
     pems.identity()
         .and_then(|identity| identity.server_config(ClientAuth::Required, &[]))
         .context("the files of [tls] cannot be used")?;
+    if config.listen.admin_tls.is_some() {
+        pems.admin_tls()
+            .context("the files of [tls] cannot be used for the admin API")?;
+    }
     Ok(())
 }
 
@@ -109,10 +115,7 @@ async fn serve(
 ) -> anyhow::Result<Served> {
     let policy = Arc::new(Policy::new(config.policy.grants.clone()));
     let tls = match config.listen.admin_tls {
-        Some(address) => Some((
-            address,
-            admin::tls_config(&pems.cert, &pems.key, &pems.client_ca)?,
-        )),
+        Some(address) => Some((address, pems.admin_tls()?)),
         None => None,
     };
     let listeners = Listeners::bind(config.listen.admin, tls).await?;
@@ -323,6 +326,10 @@ impl Pems {
         TlsIdentity::from_pem(&self.cert, &self.key, &self.client_ca)
     }
 
+    fn admin_tls(&self) -> Result<Arc<rustls::ServerConfig>, admin::TlsError> {
+        admin::tls_config(&self.cert, &self.key, &self.client_ca)
+    }
+
     fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {
         let read =
             |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
@@ -349,6 +356,7 @@ mod tests {
             config.tls.cert = Some(cert.to_owned());
             config.tls.key = Some(key.to_owned());
             config.tls.client_ca = Some(client_ca.to_owned());
+            config.listen.admin_tls = "127.0.0.1:0".parse().ok();
             check_tls(&config).map_err(|error| format!("{error:#}"))
         };
         let (cert, key, ca) = (&ours.server_cert, &ours.server_key, &ours.ca);
@@ -363,5 +371,21 @@ mod tests {
         refused(check(cert, &others.server_key, ca), "certificate and key");
         refused(check(cert, ca, ca), "private key");
         refused(check(cert, key, key), "client CA");
+    }
+
+    #[tokio::test]
+    async fn a_start_with_bad_certificates_ends_before_it_touches_data() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut config = Config::development();
+        config.data_dir = directory.path().join("data");
+        let missing = Some(directory.path().join("missing.pem"));
+        (config.tls.cert, config.tls.key) = (missing.clone(), missing.clone());
+        config.tls.client_ca = missing;
+        let data_dir = config.data_dir.clone();
+        let error = run(config, CancellationToken::new())
+            .await
+            .expect_err("no certificates");
+        assert!(format!("{error:#}").contains("missing.pem"), "{error:#}");
+        assert!(!data_dir.exists());
     }
 }
