@@ -246,6 +246,7 @@ impl Group {
             return Evaluation::down(left);
         }
         self.paused = None;
+        self.restore_lost();
         let mut outcome = Outcome::default();
         let units = self.take_units(rules);
         let work = self.share_out(units, events.len());
@@ -266,7 +267,6 @@ impl Group {
             });
             self.work(work.collect(), events, &mut outcome).await;
         }
-        self.restore_lost();
         self.release_cured();
         if let Some(fault) = outcome.stopped {
             return self.stop(&fault);
@@ -340,7 +340,7 @@ impl Group {
     async fn work(&mut self, work: Vec<Work>, events: &Arc<[InputEvent]>, outcome: &mut Outcome) {
         let results = match <[Work; 1]>::try_from(work) {
             Ok([work]) => vec![do_work(Arc::clone(&self.kit), work, Arc::clone(events)).await],
-            Err(work) => self.work_at_once(work, events).await,
+            Err(work) => self.work_at_once(work, events, &mut outcome.stopped).await,
         };
         // Replicas last, since whether a shard wants them back is known when it is back itself.
         let (replicas, others): (Vec<_>, Vec<_>) = results
@@ -376,6 +376,7 @@ impl Group {
         &self,
         work: Vec<Work>,
         events: &Arc<[InputEvent]>,
+        stopped: &mut Option<Fault>,
     ) -> Vec<(Work, Found)> {
         let mut tasks = JoinSet::new();
         for work in work {
@@ -386,7 +387,12 @@ impl Group {
             match result {
                 Ok(result) => results.push(result),
                 Err(error) => {
-                    tracing::error!(%error, plugin = %self.kit.label, "evaluating a shard panicked")
+                    tracing::error!(%error, plugin = %self.kit.label, "evaluating a part of a group panicked");
+                    // What it had found is gone, so the batch does not count.
+                    *stopped = Some(Fault {
+                        kind: FaultKind::Trap,
+                        reason: "evaluating it panicked".into(),
+                    });
                 }
             }
         }

@@ -158,6 +158,8 @@ impl Shard {
         keys: &[RuleKey],
     ) -> Found {
         let begin = Instant::now();
+        // Making an instance takes time that says nothing of the next batch.
+        let had_instance = self.host.is_some();
         let mut found = Found::default();
         let mut keys: Vec<RuleKey> = keys
             .iter()
@@ -181,8 +183,8 @@ impl Shard {
                 break;
             }
         }
-        if let Ok(events) = u32::try_from(events.len())
-            && events > 0
+        if let Ok(events @ 1..) = u32::try_from(events.len())
+            && had_instance
         {
             self.per_event = begin.elapsed() / events;
         }

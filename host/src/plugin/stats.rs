@@ -66,7 +66,7 @@ impl Counters {
         }
     }
 
-    /// It is at work at this tick, and has work for some time after it.
+    /// It is at work at this tick, and counts as such for some time after it.
     pub(super) fn at_work(&self, tick: u64) {
         self.at_work_until
             .store(tick + AT_WORK_TICKS, Ordering::Relaxed);

@@ -26,9 +26,9 @@ use crate::plugin::{Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins,
 const STEP_BYTES: usize = 512 * 1024;
 /// Events in one call of a plugin.
 const CALL_EVENTS_MAX: usize = 512;
-/// Matches after which a step ends, so that rules that want everything do not fill the memory. A step of a thousand rules of which
-/// each wants a hundredth has about 5,000.
-const STEP_MATCHES_MAX: usize = 256 * 1024;
+/// Pairs of a rule and an event that it wants or failed on, after which a step ends, so that rules that want everything do not fill
+/// the memory. A step of a thousand rules of which each wants a hundredth has about 5,000.
+const STEP_PAIRS_MAX: usize = 256 * 1024;
 /// Places of a rule's matches that are kept from step to step.
 const MATCHES_KEPT_MAX: usize = 128;
 /// How long a lane waits before it tries again what failed for no fault of a rule.
@@ -200,15 +200,20 @@ enum Interrupted {
 #[derive(Default)]
 struct Verdicts {
     matched: FxHashMap<RuleKey, Vec<Position>>,
-    // How many in all lists.
-    matches: usize,
     failures: Vec<(Position, FilterFailure)>,
+    // How many there are of both.
+    pairs: usize,
 }
 
 impl Verdicts {
     fn push(&mut self, rule: RuleKey, position: Position) {
         self.matched.entry(rule).or_default().push(position);
-        self.matches += 1;
+        self.pairs += 1;
+    }
+
+    fn push_failure(&mut self, position: Position, failure: FilterFailure) {
+        self.failures.push((position, failure));
+        self.pairs += 1;
     }
 
     // Keeps the memory for the next step, as far as it is little.
@@ -217,8 +222,8 @@ impl Verdicts {
             matched.clear();
             matched.shrink_to(MATCHES_KEPT_MAX);
         }
-        self.matches = 0;
         self.failures.clear();
+        self.pairs = 0;
     }
 
     fn forget(&mut self, rule: RuleKey) {
@@ -523,7 +528,7 @@ impl Lane {
                 if let Some(stopped) = self.call(&mut call, verdicts, cursor).await? {
                     return Ok(stopped);
                 }
-                if verdicts.matches > STEP_MATCHES_MAX {
+                if verdicts.pairs > STEP_PAIRS_MAX {
                     return Ok(block.first_position);
                 }
                 call.rules = rules;
@@ -545,7 +550,7 @@ impl Lane {
         Ok(next)
     }
 
-    // Passes the events of `call` to the plugin. When it gives up before the end, or enough has matched, what it said of a step
+    // Passes the events of `call` to the plugin. When it gives up before the end, or has said enough, what it said of a step
     // that began at `from` still counts up to the position that is returned; otherwise a plugin that fails now and then would
     // never get past such a step.
     async fn call(
@@ -575,13 +580,12 @@ impl Lane {
                 verdicts.push(rule, call.positions[event as usize]);
             }
             for failure in failures {
-                let position = call.positions[failure.event as usize];
-                verdicts.failures.push((position, failure));
+                verdicts.push_failure(call.positions[failure.event as usize], failure);
             }
             call.events.drain(..count);
             call.positions.drain(..count);
             if let Some(next) = call.positions.first()
-                && verdicts.matches > STEP_MATCHES_MAX
+                && verdicts.pairs > STEP_PAIRS_MAX
             {
                 return Ok(Some(*next));
             }
