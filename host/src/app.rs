@@ -35,7 +35,7 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// connection break.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     // First, since opening the store may take a while.
-    check_tls(&config)?;
+    let named = Pems::named_and_checked(&config)?;
     let data_dir = config.data_dir.as_path();
     fs::create_dir_all(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
@@ -43,7 +43,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     for loss in &opened.losses {
         tracing::error!(%loss, "committed data is gone; the start went on without it, as asked");
     }
-    let pems = Pems::load(&config)?;
+    let pems = match named {
+        Some(pems) => pems,
+        None => Pems::development(&config)?,
+    };
     let plugins =
         Plugins::start(plugin_options(&config)).context("cannot start the plugin service")?;
     let broker = Broker::start(
@@ -79,17 +82,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 ///
 /// A file cannot be read, is no PEM, or does not go with the others; the error says which.
 pub fn check_tls(config: &Config) -> anyhow::Result<()> {
-    let Some(pems) = Pems::named(config)? else {
-        return Ok(());
-    };
-    pems.identity()
-        .and_then(|identity| identity.server_config(ClientAuth::Required, &[]))
-        .context("the files of [tls] cannot be used")?;
-    if config.listen.admin_tls.is_some() {
-        pems.admin_tls()
-            .context("the files of [tls] cannot be used for the admin API")?;
-    }
-    Ok(())
+    Pems::named_and_checked(config).map(|_| ())
 }
 
 // What runs until the shutdown is asked for.
@@ -302,14 +295,26 @@ struct Pems {
 }
 
 impl Pems {
-    // Those of the configuration, or a development set-up made on first start.
-    fn load(config: &Config) -> anyhow::Result<Self> {
-        if let Some(pems) = Self::named(config)? {
-            return Ok(pems);
-        }
+    // A development set-up, made on first start.
+    fn development(config: &Config) -> anyhow::Result<Self> {
         let dev = pki::ensure_dev_pki(&config.pki_dir())
             .context("cannot make development certificates")?;
         Self::read(&dev.server_cert, &dev.server_key, &dev.ca)
+    }
+
+    // Those of the configuration, if it names any, tried for all that they are needed for.
+    fn named_and_checked(config: &Config) -> anyhow::Result<Option<Self>> {
+        let Some(pems) = Self::named(config)? else {
+            return Ok(None);
+        };
+        pems.identity()
+            .and_then(|identity| identity.server_config(ClientAuth::Required, &[]))
+            .context("the files of [tls] cannot be used")?;
+        if config.listen.admin_tls.is_some() {
+            pems.admin_tls()
+                .context("the files of [tls] cannot be used for the admin API")?;
+        }
+        Ok(Some(pems))
     }
 
     // Those of the configuration, if it names any.

@@ -117,8 +117,12 @@ impl Shard {
         let parts = parts.map_or(usize::MAX, |parts| {
             usize::try_from(parts).unwrap_or(usize::MAX)
         });
+        let parts = parts.min(events);
+        if parts < 2 {
+            return Vec::new();
+        }
         let threads = kit.plugin.shared.threads_each().saturating_sub(others);
-        let wanted = parts.min(events).min(threads).max(1) - 1;
+        let wanted = parts.min(threads).max(1) - 1;
         while self.replicas.len() < wanted && kit.plugin.shared.has_instances_to_spare() {
             self.replicas.push(Replica::new());
         }

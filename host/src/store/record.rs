@@ -476,6 +476,8 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngCore, SeedableRng, rngs::StdRng};
+
     use super::*;
 
     const GOLDEN: &str = "090706055935a9c101000000040000000300000000000000020000000000000001000000da6fc946\
@@ -585,14 +587,8 @@ mod tests {
             assert!(bytes.len() < 200, "{}", bytes.len());
             assert_eq!(decode_block(&bytes), Some(block));
         }
-        let mut state = 1_u64;
-        let noise = std::iter::repeat_with(|| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state >> 56) as u8
-        });
-        let noise: Vec<u8> = noise.take(5_000).collect();
+        let mut noise = [0; 5_000];
+        StdRng::seed_from_u64(0).fill_bytes(&mut noise);
         for entries in [&noise[..], &[]] {
             let block = with_entries(entries, None);
             let bytes = stored(&block);

@@ -13,8 +13,9 @@ mod slow;
 use std::fmt::Write;
 use std::time::Duration;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context, anyhow, ensure};
 use serde_json::{Value, json};
+use tidegate_tests::guest;
 
 use crate::args::{Args, Workload};
 use crate::broker::{Broker, Kind, Places};
@@ -27,12 +28,16 @@ use crate::shape::Shape;
 const TOPIC: &str = "compare.events";
 /// Events that a publisher leaves unanswered.
 const OUTSTANDING: usize = 1_000;
-/// The guest that does as its configuration says.
-const MISBEHAVING: &str = "misbehaving_filter";
-/// Deadlines that it keeps when it is told to be slow, so that it is not in error.
+/// Deadlines that a [`misbehaving_filter`] keeps when it is told to be slow, so that it is not in error.
 const SLOW_CONFIG: &str = "[plugins]\ndeadline_base_ms = 10_000\ndeadline_pair_us = 100_000\n";
 /// A run that takes longer is given up.
 const RUN_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// A filter that does as its configuration says, as a component.
+async fn misbehaving_filter() -> anyhow::Result<Vec<u8>> {
+    let built = guest("misbehaving_filter").await;
+    built.context("this needs a filter that misbehaves")
+}
 
 /// All measurements of one call of the program, and what they found so far.
 pub(crate) struct Bench {

@@ -1,11 +1,8 @@
 //! What a bad neighbour takes from others: ten good subscriptions with a content filter, alone, and beside a rule that
 //! traps on every event, a consumer that never acks, and a filter that takes its time.
 
-use anyhow::Context;
-use tidegate_tests::guest;
-
 use super::delivery::{throughput, wanting};
-use super::{Bench, MISBEHAVING, SLOW_CONFIG, TOPIC, Table};
+use super::{Bench, SLOW_CONFIG, TOPIC, Table, misbehaving_filter};
 use crate::broker::{Broker, Places, Subscription};
 use crate::load::{Plan, Wants, drive};
 use crate::report::Sample;
@@ -41,8 +38,7 @@ impl Neighbour {
 
 impl Bench {
     pub(super) async fn isolation(&mut self) -> anyhow::Result<()> {
-        let built = guest(MISBEHAVING).await;
-        let module = built.context("isolation needs a filter that misbehaves")?;
+        let module = misbehaving_filter().await?;
         let title = format!(
             "{SUBSCRIPTIONS} good subscriptions with a content filter, 1,024 B JSON, beside …"
         );

@@ -1,11 +1,8 @@
 //! What further cores do for one filter that takes its time, as an interpreted one does: one subscription, nobody consuming, with
 //! one thread for plugins and with as many as there are cores.
 
-use anyhow::Context;
-use tidegate_tests::guest;
-
 use super::rules::{check, name, wait_evaluated};
-use super::{Bench, MISBEHAVING, OUTSTANDING, SLOW_CONFIG, TOPIC, Table};
+use super::{Bench, OUTSTANDING, SLOW_CONFIG, TOPIC, Table, misbehaving_filter};
 use crate::broker::{Broker, Places, Subscription};
 use crate::load::{Load, Numbers, publish};
 use crate::report::{Sample, Unit, figure};
@@ -21,8 +18,7 @@ const EVENTS_PER_SECOND: u64 = 10_000;
 
 impl Bench {
     pub(super) async fn slow(&mut self) -> anyhow::Result<()> {
-        let module = guest(MISBEHAVING).await;
-        let module = module.context("this needs a filter that misbehaves")?;
+        let module = misbehaving_filter().await?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = [1, cores];
         let title = "a subscription with a filter of 100 µs per event, nobody consuming, 1,024 B";
