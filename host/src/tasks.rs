@@ -16,6 +16,7 @@ mod hops;
 mod hub;
 mod inbox;
 mod lanes;
+mod leaving;
 mod log;
 mod log_limit;
 mod metrics;

@@ -36,8 +36,9 @@ pub(super) type BlockCache = quick_cache::sync::Cache<CacheKey, Arc<Block>, Bloc
 pub(super) enum CacheKey {
     /// First position of a block of the journal.
     Journal(Position),
-    /// What generations answer for this position. It stays true: positions below are never added later.
-    Generations(Position),
+    /// What generations answer for this position, after so many of them were deleted. It stays true until the next is deleted:
+    /// positions below are never added later.
+    Generations { from: Position, deleted: u64 },
 }
 
 #[derive(Clone)]
@@ -132,24 +133,26 @@ impl StoreReader {
     }
 
     fn generation_block(&self, from: Position) -> Result<Option<Arc<Block>>, ReadError> {
-        let key = CacheKey::Generations(from);
-        if let Some(block) = self.shared.cache.get(&key) {
-            return Ok(Some(block));
-        }
-        let found = loop {
+        loop {
             let generations = self.shared.generations();
+            let deleted = deleted_so_far(&generations);
+            let key = CacheKey::Generations { from, deleted };
+            if let Some(block) = self.shared.cache.get(&key) {
+                return Ok(Some(block));
+            }
             match self.search(&generations, from) {
-                Ok(found) => break found,
+                Ok(found) => {
+                    let block = found.map(Arc::new);
+                    if let Some(block) = &block {
+                        self.shared.cache.insert(key, block.clone());
+                    }
+                    return Ok(block);
+                }
                 // Deleted while we looked: the next list does not have it any more.
                 Err((generation, _)) if generation.is_deleted() => {}
                 Err((_, error)) => return Err(error),
             }
-        };
-        let block = found.map(Arc::new);
-        if let Some(block) = &block {
-            self.shared.cache.insert(key, block.clone());
         }
-        Ok(block)
     }
 
     // Generations may overlap when blocks were written again; of equal ones the newest counts.
@@ -187,4 +190,10 @@ impl StoreReader {
         }
         Ok(best)
     }
+}
+
+// Generations are numbered without a gap, so it follows from those that are left. It grows with each that is deleted.
+fn deleted_so_far(generations: &[Arc<Generation>]) -> u64 {
+    let newest = generations.last().map_or(0, |one| one.described.info.id);
+    newest.saturating_sub(generations.len() as u64)
 }

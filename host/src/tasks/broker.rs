@@ -198,6 +198,7 @@ impl Broker {
         let checkpointer = Checkpointer {
             checkpoints: opened.checkpoints,
             reader: opened.reader.clone(),
+            log: log.clone(),
             hub: hub.clone(),
             inbox: inbox.clone(),
             metrics: metrics.clone(),

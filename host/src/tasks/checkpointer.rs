@@ -2,23 +2,26 @@
 //! undelivered to somebody goes into a sealed generation together with the broker's state; a generation that
 //! nobody needs any more is deleted whole. Neither ever holds the committer up: it is asked once for a mark.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use roaring::RoaringTreemap;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::{Cell, Hub, chain};
 use super::inbox::{Inbox, Mark};
+use super::leaving::{Leaving, Stays};
+use super::log::{LettingGo, Log};
 use super::metrics::Metrics;
 use super::{BrokerError, state, turns};
-use crate::domain::{Block, Position, TopicId, TopicName};
-use crate::store::{BlockMeta, CheckpointError, Checkpoints, ReadError, StoreReader};
+use crate::domain::{Block, Position, SubscriptionId, TopicId, TopicName};
+use crate::store::{
+    BlockMeta, CheckpointError, Checkpoints, GenerationInfo, ReadError, StoreReader,
+};
 
 /// How often generations are looked at while there are any.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
@@ -32,6 +35,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Checkpointer {
     pub(super) checkpoints: Checkpoints,
     pub(super) reader: StoreReader,
+    pub(super) log: Log,
     pub(super) hub: Arc<Hub>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) metrics: Arc<Metrics>,
@@ -104,15 +108,20 @@ impl Checkpointer {
         let _ = self.due.notified().now_or_never();
         self.wait_for_router(mark.end)?;
         let blocks = self.checkpoints.journal_blocks(mark.group);
-        let (needed, pairs, evaluated) = self.survey(&mut mark, &blocks);
+        // What leaves is out of sight until this ends, however it does. Without blocks nothing leaves.
+        let (letting_go, pairs, evaluated) = self.survey(&mut mark, &blocks);
         let reader = self.reader.clone();
-        let kept = blocks
-            .iter()
-            .filter_map(|meta| needed.keep(&reader, meta).transpose());
+        let kept = letting_go.iter().flat_map(|letting_go| {
+            let keep = |meta| keep(letting_go.leaving(), &reader, meta).transpose();
+            blocks.iter().filter_map(keep)
+        });
         let info = self
             .checkpoints
             .write_generation(mark.group, kept, pairs.into_iter())
             .map_err(Failed::Write)?;
+        if let Some(letting_go) = letting_go {
+            letting_go.done();
+        }
         for (cell, evaluated) in evaluated {
             cell.checkpointed(evaluated);
         }
@@ -146,25 +155,22 @@ impl Checkpointer {
             .iter()
             .map(|(id, topic)| (*id, topic.spec.name.clone()))
             .collect();
-        let mut needed = Needed::default();
+        let bounds = blocks.first().zip(blocks.last());
+        let bounds = bounds.map(|(first, last)| first.first_position..=last.last_position);
+        let mut leaving = Leaving::new(bounds.unwrap_or(Position(1)..=Position(0)));
         let mut snapshots = Vec::new();
         let mut evaluated_through = Vec::new();
-        let bounds = blocks.first().zip(blocks.last());
-        let bounds = bounds.map(|(first, last)| (first.first_position, last.last_position));
+        let mut surveyed: HashSet<SubscriptionId> = HashSet::new();
         for cell in self.hub.all() {
-            let (snapshot, evaluated) = {
-                let state = cell.lock();
-                if let Some((first, last)) = bounds {
-                    needed.pending |= state.needed(first, last);
-                }
+            let (snapshot, evaluated) = leaving.keep_for(&cell, &names, |state| {
                 (state.snapshot(), state.evaluated_through())
-            };
+            });
+            surveyed.insert(cell.id);
             if let Some(subscription) = mark.catalog.subscriptions.get_mut(&cell.id) {
                 subscription.forget_chains(evaluated);
                 snapshots.push((cell.id, snapshot));
-                evaluated_through.push((cell.clone(), evaluated));
+                evaluated_through.push((cell, evaluated));
             }
-            needed.add_unevaluated(&cell, evaluated, blocks, &names);
         }
         let pairs = state::encode(
             &mark.catalog,
@@ -173,7 +179,15 @@ impl Checkpointer {
             mark.producers.clone(),
             snapshots,
         );
-        (needed, pairs, evaluated_through)
+        let letting_go = self.log.let_go(|| {
+            // Those that have come since the first look, which takes a while, and may have read the log already.
+            let cells = self.hub.all();
+            for cell in cells.iter().filter(|cell| !surveyed.contains(&cell.id)) {
+                leaving.keep_for(cell, &names, |_| ());
+            }
+            (!blocks.is_empty()).then_some(leaving)
+        });
+        (letting_go, pairs, evaluated_through)
     }
 
     fn reclaim(&mut self) {
@@ -183,15 +197,12 @@ impl Checkpointer {
         }
         // A subscription that nothing was for lately has not been told how far the router is.
         self.hub.settle();
-        let cells = self.hub.all();
         let newest = generations.len().saturating_sub(STATES_KEPT);
         for (index, generation) in generations.iter().enumerate() {
-            let events = generation.first_position.zip(generation.last_position);
-            if events.is_some_and(|(first, last)| {
-                cells.iter().any(|cell| cell.lock().needs(first..=last))
-            }) {
+            if self.is_needed(generation) {
                 continue;
             }
+            let events = generation.first_position.zip(generation.last_position);
             if index >= newest {
                 // It is kept for its state. A newer state, without these events, lets them go.
                 if events.is_some() && self.last_checkpoint.elapsed() > RELEASE_EVERY {
@@ -199,77 +210,62 @@ impl Checkpointer {
                 }
                 continue;
             }
-            if let Err(error) = self.checkpoints.delete_generation(generation.id) {
-                tracing::warn!(generation = %generation.id, error = %chain(&error), "a generation that nobody needs could not be deleted; it is tried again");
+            let letting_go = self.log.let_go(|| {
+                // Somebody may have come since, and have read the log already.
+                let (first, last) = events.filter(|_| !self.is_needed(generation))?;
+                Some(Leaving::new(first..=last))
+            });
+            if events.is_some() && letting_go.is_none() {
+                continue;
+            }
+            match self.checkpoints.delete_generation(generation.id) {
+                Ok(()) => {
+                    if let Some(letting_go) = letting_go {
+                        letting_go.done();
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(generation = %generation.id, error = %chain(&error), "a generation that nobody needs could not be deleted; it is tried again");
+                }
             }
         }
     }
+
+    fn is_needed(&self, generation: &GenerationInfo) -> bool {
+        let events = generation.first_position.zip(generation.last_position);
+        events.is_some_and(|(first, last)| {
+            let cells = self.hub.all();
+            cells.iter().any(|cell| cell.lock().needs(first..=last))
+        })
+    }
 }
 
-/// What is needed of the journal, the state's pairs, and up to where each subscription has decided in them.
+/// What leaves, the state's pairs, and up to where each subscription has decided in them.
 type Survey = (
-    Needed,
+    Option<LettingGo>,
     Vec<(bytes::Bytes, bytes::Bytes)>,
     Vec<(Arc<Cell>, Position)>,
 );
 
-/// Which events have to outlive the journal.
-#[derive(Default)]
-struct Needed {
-    pending: RoaringTreemap,
-    /// By topic: somebody has not looked at events after this position yet.
-    unevaluated_after: HashMap<TopicId, Position>,
-}
-
-impl Needed {
-    fn add_unevaluated(
-        &mut self,
-        cell: &Cell,
-        evaluated: Position,
-        blocks: &[BlockMeta],
-        names: &HashMap<TopicId, TopicName>,
-    ) {
-        let Some(last) = blocks.last() else { return };
-        if evaluated >= last.last_position {
-            return;
-        }
-        for (id, name) in names {
-            if cell.may_select(name) {
-                let after = self.unevaluated_after.entry(*id).or_insert(evaluated);
-                *after = evaluated.min(*after);
-            }
-        }
+// The block with only what stays; nothing is read of a block that leaves as a whole.
+fn keep(
+    leaving: &Leaving,
+    reader: &StoreReader,
+    meta: &BlockMeta,
+) -> Result<Option<Block>, ReadError> {
+    if leaving.stays(meta.topic, meta.first_position, meta.last_position) == Stays::Nothing {
+        return Ok(None);
     }
-
-    // The block with only what is needed of it; nothing is read of a block that is not needed.
-    fn keep(&self, reader: &StoreReader, meta: &BlockMeta) -> Result<Option<Block>, ReadError> {
-        let after = self.unevaluated_after.get(&meta.topic).copied();
-        let late = after.is_some_and(|after| after < meta.last_position);
-        let pending = self
-            .pending
-            .range_cardinality(meta.first_position.0..=meta.last_position.0);
-        if !late && pending == 0 {
-            return Ok(None);
-        }
-        // The journal holds it until this checkpoint is done; going on without it would lose it.
-        let Some(block) = reader.block_at(meta.first_position)? else {
-            return Err(ReadError::Damaged {
-                path: PathBuf::from("journal"),
-                what: format!(
-                    "no block at position {}, which somebody needs,",
-                    meta.first_position
-                ),
-            });
-        };
-        if pending == u64::from(meta.count) {
-            return Ok(Some((*block).clone()));
-        }
-        let keep = |position: Position| {
-            self.pending.contains(position.0) || after.is_some_and(|after| position > after)
-        };
-        block.thinned(keep).map_err(|error| ReadError::Damaged {
+    // The journal holds it until this checkpoint is done; going on without it would lose it.
+    let Some(block) = reader.block_at(meta.first_position)? else {
+        return Err(ReadError::Damaged {
             path: PathBuf::from("journal"),
-            what: format!("{error}, block at position {}", meta.first_position),
-        })
-    }
+            what: format!(
+                "no block at position {}, which somebody needs,",
+                meta.first_position
+            ),
+        });
+    };
+    let staying = leaving.what_stays(&block)?;
+    Ok(staying.map(Arc::unwrap_or_clone))
 }

@@ -189,6 +189,8 @@ fn old_generations_are_deleted_and_the_newest_two_kept() {
     checkpoints.delete_generation(2).expect("delete");
     let usage = opened.reader.usage();
     assert!(usage.generations == 2 && usage.generation_bytes < bytes);
+    let left = read_all(&opened.reader, 0).expect("read");
+    assert_eq!(left, blocks[2..], "although the others were read before");
     drop(opened);
     assert_eq!(
         fs::read_dir(dir.path().join("generations"))
