@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 
 use crate::nats::{self, Nats};
+use crate::relay::{self, Relay};
 use crate::shape::Topic;
 use crate::tidegate::{self, Tidegate};
 use crate::usage::{Reading, resident_bytes_max};
@@ -33,12 +34,18 @@ pub(crate) enum Kind {
     NatsAlways,
     /// NATS JetStream with mutual TLS.
     NatsMtls,
+    /// No broker: QUIC with TLS, and whatever comes is passed on.
+    BareQuinn,
+    /// The same, and everything is written to Tidegate's journal and synced before.
+    BareQuinnJournal,
 }
 
 impl Kind {
-    /// All of them, in the order of the tables.
+    /// All brokers, in the order of the tables.
     pub(crate) const ALL: [Self; 4] =
         [Self::Tidegate, Self::Nats, Self::NatsAlways, Self::NatsMtls];
+    /// What a broker that is made of the same parts could be at best.
+    pub(crate) const FLOORS: [Self; 2] = [Self::BareQuinn, Self::BareQuinnJournal];
 
     /// Its name in tables and on the command line.
     pub(crate) fn label(self) -> &'static str {
@@ -47,12 +54,19 @@ impl Kind {
             Self::Nats => "nats",
             Self::NatsAlways => "nats-always",
             Self::NatsMtls => "nats-mtls",
+            Self::BareQuinn => "bare-quinn",
+            Self::BareQuinnJournal => "bare-quinn-journal",
         }
     }
 
     /// Whether it filters by the content of events.
     pub(crate) fn has_filters(self) -> bool {
         self == Self::Tidegate
+    }
+
+    /// Whether it still has what was published when it is started again.
+    pub(crate) fn keeps(self) -> bool {
+        !Self::FLOORS.contains(&self)
     }
 }
 
@@ -103,6 +117,7 @@ impl Subscription {
 pub(crate) enum Broker {
     Tidegate(Box<Tidegate>),
     Nats(Box<Nats>),
+    Relay(Box<Relay>),
 }
 
 impl Broker {
@@ -113,6 +128,10 @@ impl Broker {
             Kind::Nats | Kind::NatsAlways | Kind::NatsMtls => {
                 let started = Nats::start(kind, places).await;
                 started.map(|nats| Self::Nats(Box::new(nats)))
+            }
+            Kind::BareQuinn | Kind::BareQuinnJournal => {
+                let started = Relay::start(kind, &places.directory).await;
+                started.map(|relay| Self::Relay(Box::new(relay)))
             }
         };
         started.with_context(|| format!("starting {kind}"))
@@ -128,6 +147,8 @@ impl Broker {
         let made = match self {
             Self::Tidegate(broker) => broker.subscribe(subscription).await,
             Self::Nats(broker) => broker.subscribe(subscription).await,
+            // Every consumer gets everything.
+            Self::Relay(_) => Ok(()),
         };
         made.with_context(|| format!("making the subscription `{}`", subscription.name))
     }
@@ -137,7 +158,7 @@ impl Broker {
         match self {
             Self::Tidegate(broker) => broker.subscribe(&Subscription::new("kept", topic)).await,
             // A stream keeps its messages by itself.
-            Self::Nats(_) => Ok(()),
+            Self::Nats(_) | Self::Relay(_) => Ok(()),
         }
     }
 
@@ -147,6 +168,7 @@ impl Broker {
         wait_until(&what, async || match self {
             Self::Tidegate(broker) => Ok(events.abs_diff(broker.depth("kept").await?)),
             Self::Nats(broker) => Ok(events.abs_diff(broker.messages().await?)),
+            Self::Relay(_) => Ok(0),
         })
         .await
     }
@@ -157,6 +179,7 @@ impl Broker {
         wait_until(&what, async || match self {
             Self::Tidegate(broker) => broker.depth(subscription).await,
             Self::Nats(broker) => broker.depth(subscription).await,
+            Self::Relay(_) => Ok(0),
         })
         .await
     }
@@ -166,6 +189,7 @@ impl Broker {
         let publisher = match self {
             Self::Tidegate(broker) => broker.publisher(outstanding).await,
             Self::Nats(broker) => broker.publisher(outstanding).await,
+            Self::Relay(relay) => relay.publisher().await,
         };
         publisher.context("opening a publisher")
     }
@@ -175,6 +199,7 @@ impl Broker {
         let consumer = match self {
             Self::Tidegate(broker) => broker.consumer(subscription).await,
             Self::Nats(broker) => broker.consumer(subscription).await,
+            Self::Relay(relay) => relay.consumer().await,
         };
         consumer.with_context(|| format!("consuming `{subscription}`"))
     }
@@ -184,6 +209,7 @@ impl Broker {
         match self {
             Self::Tidegate(broker) => broker.reopen().await,
             Self::Nats(broker) => broker.reopen().await,
+            Self::Relay(_) => bail!("it keeps nothing"),
         }
     }
 
@@ -202,6 +228,7 @@ impl Broker {
         match self {
             Self::Tidegate(broker) => broker.disk_bytes(),
             Self::Nats(broker) => broker.disk_bytes(),
+            Self::Relay(relay) => relay.disk_bytes(),
         }
     }
 
@@ -209,6 +236,7 @@ impl Broker {
         match self {
             Self::Tidegate(broker) => broker.pid(),
             Self::Nats(broker) => broker.pid(),
+            Self::Relay(relay) => Ok(relay.pid()),
         }
     }
 }
@@ -238,6 +266,7 @@ pub(crate) async fn wait_until(
 pub(crate) enum Publisher {
     Tidegate(tidegate::Publisher),
     Nats(Box<nats::Publisher>),
+    Relay(Box<relay::Publisher>),
 }
 
 impl Publisher {
@@ -252,6 +281,7 @@ impl Publisher {
                 let sent = publisher.publish(topic.subject.clone(), payload).await?;
                 Ok(Ticket::Nats(sent.into_future()))
             }
+            Self::Relay(publisher) => Ok(Ticket::Relay(publisher.send(&payload).await?)),
         }
     }
 }
@@ -260,6 +290,7 @@ impl Publisher {
 pub(crate) enum Ticket {
     Tidegate(tidegate::Ticket),
     Nats(nats::Ticket),
+    Relay(relay::Ticket),
 }
 
 impl Future for Ticket {
@@ -274,6 +305,10 @@ impl Future for Ticket {
                 .as_mut()
                 .poll(context)
                 .map(|answer| Ok(answer.map(drop)?)),
+            Self::Relay(ticket) => {
+                let answer = Pin::new(ticket).poll(context);
+                answer.map(|answer| answer.context("the relay ended"))
+            }
         }
     }
 }
@@ -282,12 +317,14 @@ impl Future for Ticket {
 pub(crate) enum Consumer {
     Tidegate(tidegate::Consumer),
     Nats(Box<nats::Consumer>),
+    Relay(Box<relay::Consumer>),
 }
 
 /// An event that was handed out.
 pub(crate) enum Delivery {
     Tidegate(tidegate::Delivery),
     Nats(Box<nats::Delivery>),
+    Relay(Bytes),
 }
 
 impl Consumer {
@@ -299,6 +336,7 @@ impl Consumer {
                 Ok(Delivery::Tidegate(delivery))
             }
             Self::Nats(consumer) => Ok(Delivery::Nats(Box::new(nats::next(consumer).await?))),
+            Self::Relay(consumer) => Ok(Delivery::Relay(consumer.next().await?)),
         }
     }
 
@@ -307,7 +345,7 @@ impl Consumer {
         match self {
             Self::Tidegate(consumer) => Ok(consumer.flush_acks().await?),
             // Acks are messages of the connection, which sends them by itself.
-            Self::Nats(_) => Ok(()),
+            Self::Nats(_) | Self::Relay(_) => Ok(()),
         }
     }
 }
@@ -318,6 +356,7 @@ impl Delivery {
         match self {
             Self::Tidegate(delivery) => &delivery.event().payload,
             Self::Nats(delivery) => &delivery.payload,
+            Self::Relay(message) => message,
         }
     }
 
@@ -329,6 +368,7 @@ impl Delivery {
                 Ok(())
             }
             Self::Nats(delivery) => nats::ack(&delivery).await,
+            Self::Relay(_) => Ok(()),
         }
     }
 }

@@ -91,7 +91,7 @@ pub(crate) async fn measure(
 }
 
 /// Settings of both ends of a connection.
-struct Settings {
+pub(crate) struct Settings {
     transport: Arc<TransportConfig>,
     datagram_bytes_max: u16,
     socket_buffer_bytes: Option<usize>,
@@ -106,7 +106,8 @@ impl Settings {
         }
     }
 
-    fn broker() -> Self {
+    /// Those of the broker.
+    pub(crate) fn broker() -> Self {
         let options = NetOptions::default();
         let window = |bytes: usize| VarInt::try_from(bytes as u64).unwrap_or(VarInt::MAX);
         let mut transport = transport(options.datagram_bytes_max());
@@ -121,7 +122,13 @@ impl Settings {
         }
     }
 
-    fn endpoint(&self, server: Option<ServerConfig>) -> anyhow::Result<Endpoint> {
+    /// What connections are configured with.
+    pub(crate) fn transport(&self) -> Arc<TransportConfig> {
+        Arc::clone(&self.transport)
+    }
+
+    /// An endpoint on a port of its own.
+    pub(crate) fn endpoint(&self, server: Option<ServerConfig>) -> anyhow::Result<Endpoint> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         if let Some(bytes) = self.socket_buffer_bytes {
             let socket = socket2::SockRef::from(&socket);
@@ -153,8 +160,8 @@ async fn stream(settings: Settings, window: Duration) -> anyhow::Result<f64> {
 
     let mut server = ServerConfig::with_single_cert(vec![certificate], key.into())?;
     let mut client = ClientConfig::with_root_certificates(Arc::new(roots))?;
-    server.transport_config(Arc::clone(&settings.transport));
-    client.transport_config(Arc::clone(&settings.transport));
+    server.transport_config(settings.transport());
+    client.transport_config(settings.transport());
     let receiver = settings.endpoint(Some(server))?;
     let sender = settings.endpoint(None)?;
 

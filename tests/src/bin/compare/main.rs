@@ -4,7 +4,7 @@
 //! `cargo run --release -p tidegate-tests --bin compare -- [WORKLOAD…] [--quick]`
 //!
 //! Called as `compare serve …` the program is Tidegate's own command line: that is the broker it measures, so nothing
-//! else has to be built.
+//! else has to be built. As `compare relay …` it is what the broker's floor is measured with.
 
 mod args;
 mod awake;
@@ -12,6 +12,7 @@ mod broker;
 mod limits;
 mod load;
 mod nats;
+mod relay;
 mod report;
 mod shape;
 mod tidegate;
@@ -29,8 +30,13 @@ use self::awake::Awake;
 use self::workloads::Bench;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("serve") {
-        return ::tidegate::cli::run(::tidegate::cli::Cli::parse());
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((first, _)) if first == "serve" => {
+            return ::tidegate::cli::run(::tidegate::cli::Cli::parse());
+        }
+        Some((first, rest)) if first == relay::COMMAND => return relay::run(rest),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -43,6 +43,8 @@ async fn misbehaving_filter() -> anyhow::Result<Vec<u8>> {
 pub(crate) struct Bench {
     args: Args,
     kinds: Vec<Kind>,
+    // What stands below the brokers where it says something.
+    floors: Vec<Kind>,
     places: Places,
     nats_version: Option<String>,
     tables: Vec<Table>,
@@ -53,8 +55,9 @@ impl Bench {
     pub(crate) fn new(args: Args) -> anyhow::Result<Self> {
         let is_asked_for = |kind: &Kind| args.only.is_empty() || args.only.contains(kind);
         let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(is_asked_for).collect();
+        let floors: Vec<Kind> = Kind::FLOORS.into_iter().filter(is_asked_for).collect();
         let found = match kinds[..] {
-            [Kind::Tidegate] => None,
+            [] | [Kind::Tidegate] => None,
             _ => nats::find(args.nats.as_deref())?,
         };
         let (nats, nats_version) = found.unzip();
@@ -62,13 +65,14 @@ impl Bench {
             kinds.retain(|kind| *kind == Kind::Tidegate);
         }
         ensure!(
-            !kinds.is_empty(),
+            !kinds.is_empty() || !floors.is_empty(),
             "there is no nats-server on the path; say where it is with --nats"
         );
         let directory = args.dir.clone().unwrap_or_else(std::env::temp_dir);
         Ok(Self {
             args,
             kinds,
+            floors,
             places: Places { directory, nats },
             nats_version,
             tables: Vec::new(),

@@ -43,20 +43,22 @@ impl Bench {
 
     pub(super) async fn latency(&mut self) {
         let title = "256 B at 1,000 events/s, from intended send to received";
-        let table = self.table("latency", title, &self.kinds);
+        let kinds = [&self.kinds[..], &self.floors].concat();
+        let table = self.table("latency", title, &kinds);
         let plan = self.plan(Shape::plain(LATENCY_SIZE, TOPIC));
-        let rates = vec![LATENCY_RATE; self.kinds.len()];
-        self.latency_at(table, &plan, &rates).await;
+        let rates = vec![LATENCY_RATE; kinds.len()];
+        self.latency_at(table, &plan, &kinds, &rates).await;
 
         let rates = self.half_rates().await;
         let title = "1,024 B at half of what end to end reached";
         let table = self.table("latency", title, &self.kinds);
         let plan = self.plan(Shape::plain(SIZE, TOPIC));
-        self.latency_at(table, &plan, &rates).await;
+        let kinds = self.kinds.clone();
+        self.latency_at(table, &plan, &kinds, &rates).await;
     }
 
-    async fn latency_at(&mut self, table: Table, plan: &Plan, rates: &[u64]) {
-        let (kinds, places) = (self.kinds.clone(), self.places.clone());
+    async fn latency_at(&mut self, table: Table, plan: &Plan, kinds: &[Kind], rates: &[u64]) {
+        let places = self.places.clone();
         self.take_turns(table, kinds.len(), async |row| {
             let mut plan = plan.clone();
             plan.rate = Some(rates[row]);

@@ -39,8 +39,12 @@ impl Bench {
     pub(super) async fn scale(&mut self) {
         // More would take hours; TLS and syncing have their own tables above.
         let compared = |kind: &Kind| matches!(kind, Kind::Tidegate | Kind::Nats);
-        let kinds: Vec<Kind> = self.kinds.iter().copied().filter(compared).collect();
+        let brokers: Vec<Kind> = self.kinds.iter().copied().filter(compared).collect();
         for axis in Axis::value_variants() {
+            let mut kinds = brokers.clone();
+            if let Axis::Connections = axis {
+                kinds.extend(&self.floors);
+            }
             if self.args.axes.is_empty() || self.args.axes.contains(axis) {
                 self.scale_along(*axis, &kinds).await;
             }
@@ -95,9 +99,7 @@ async fn scaled(
     broker.wait_kept(outcome.published).await?;
     let resident = broker.resident_bytes_max()?;
     let disk = broker.disk_bytes();
-    let opened = broker.reopen().await?;
-    broker.wait_kept(outcome.published).await?;
-    Ok(vec![
+    let mut sample = vec![
         figure("acked events/s", Unit::Count, outcome.published_per_second),
         figure(
             "CPU µs/event",
@@ -106,13 +108,20 @@ async fn scaled(
         ),
         figure("peak RSS MiB", Unit::Mebibytes, resident as f64),
         figure("disk MiB", Unit::Mebibytes, disk as f64),
-        figure("open ms", Unit::Milliseconds, opened.as_secs_f64() * 1e3),
-        figure(
-            "RSS after open MiB",
-            Unit::Mebibytes,
-            broker.resident_bytes_max()? as f64,
-        ),
-    ])
+    ];
+    if kind.keeps() {
+        let opened = broker.reopen().await?;
+        broker.wait_kept(outcome.published).await?;
+        sample.extend([
+            figure("open ms", Unit::Milliseconds, opened.as_secs_f64() * 1e3),
+            figure(
+                "RSS after open MiB",
+                Unit::Mebibytes,
+                broker.resident_bytes_max()? as f64,
+            ),
+        ]);
+    }
+    Ok(sample)
 }
 
 async fn subscribe_idle(broker: &Broker, count: usize) -> anyhow::Result<()> {
