@@ -3,6 +3,7 @@
 //! nobody needs any more is deleted whole. Neither ever holds the committer up: it is asked once for a mark.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,9 +20,7 @@ use super::log::{LettingGo, Log};
 use super::metrics::Metrics;
 use super::{BrokerError, state, turns};
 use crate::domain::{Block, Position, SubscriptionId, TopicId, TopicName};
-use crate::store::{
-    BlockMeta, CheckpointError, Checkpoints, GenerationInfo, ReadError, StoreReader,
-};
+use crate::store::{BlockMeta, CheckpointError, Checkpoints, ReadError, StoreReader};
 
 /// How often generations are looked at while there are any.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
@@ -157,7 +156,7 @@ impl Checkpointer {
             .collect();
         let bounds = blocks.first().zip(blocks.last());
         let bounds = bounds.map(|(first, last)| first.first_position..=last.last_position);
-        let mut leaving = Leaving::new(bounds.unwrap_or(Position(1)..=Position(0)));
+        let mut leaving = Leaving::new(bounds);
         let mut snapshots = Vec::new();
         let mut evaluated_through = Vec::new();
         let mut surveyed: HashSet<SubscriptionId> = HashSet::new();
@@ -197,12 +196,14 @@ impl Checkpointer {
         }
         // A subscription that nothing was for lately has not been told how far the router is.
         self.hub.settle();
+        let cells = self.hub.all();
         let newest = generations.len().saturating_sub(STATES_KEPT);
         for (index, generation) in generations.iter().enumerate() {
-            if self.is_needed(generation) {
+            let events = generation.first_position.zip(generation.last_position);
+            let events = events.map(|(first, last)| first..=last);
+            if is_needed(&cells, &events) {
                 continue;
             }
-            let events = generation.first_position.zip(generation.last_position);
             if index >= newest {
                 // It is kept for its state. A newer state, without these events, lets them go.
                 if events.is_some() && self.last_checkpoint.elapsed() > RELEASE_EVERY {
@@ -210,34 +211,30 @@ impl Checkpointer {
                 }
                 continue;
             }
-            let letting_go = self.log.let_go(|| {
-                // Somebody may have come since, and have read the log already.
-                let (first, last) = events.filter(|_| !self.is_needed(generation))?;
-                Some(Leaving::new(first..=last))
-            });
-            if events.is_some() && letting_go.is_none() {
+            // Somebody may have come since, and have read the log already.
+            let letting_go = self
+                .log
+                .let_go(|| (!is_needed(&self.hub.all(), &events)).then(|| Leaving::new(events)));
+            let Some(letting_go) = letting_go else {
                 continue;
-            }
+            };
             match self.checkpoints.delete_generation(generation.id) {
-                Ok(()) => {
-                    if let Some(letting_go) = letting_go {
-                        letting_go.done();
-                    }
-                }
+                Ok(()) => letting_go.done(),
                 Err(error) => {
                     tracing::warn!(generation = %generation.id, error = %chain(&error), "a generation that nobody needs could not be deleted; it is tried again");
                 }
             }
         }
     }
+}
 
-    fn is_needed(&self, generation: &GenerationInfo) -> bool {
-        let events = generation.first_position.zip(generation.last_position);
-        events.is_some_and(|(first, last)| {
-            let cells = self.hub.all();
-            cells.iter().any(|cell| cell.lock().needs(first..=last))
-        })
-    }
+// Whether one of `cells` needs one of these events.
+fn is_needed(cells: &[Arc<Cell>], events: &Option<RangeInclusive<Position>>) -> bool {
+    let needs = |range: &RangeInclusive<Position>| {
+        let mut cells = cells.iter();
+        cells.any(|cell| cell.lock().needs(range.clone()))
+    };
+    events.as_ref().is_some_and(needs)
 }
 
 /// What leaves, the state's pairs, and up to where each subscription has decided in them.

@@ -33,9 +33,9 @@ pub(super) enum Stays {
 }
 
 impl Leaving {
-    /// Nothing in `range` stays, until [`keep_for`](Self::keep_for) says so. The range may be empty.
-    pub(super) fn new(range: RangeInclusive<Position>) -> Self {
-        let (first, last) = range.into_inner();
+    /// Nothing in `range` stays, until [`keep_for`](Self::keep_for) says so; without a range nothing leaves.
+    pub(super) fn new(range: Option<RangeInclusive<Position>>) -> Self {
+        let (first, last) = range.unwrap_or(Position(1)..=Position(0)).into_inner();
         Self {
             first,
             last,
@@ -156,12 +156,12 @@ mod tests {
 
     #[test]
     fn without_anybody_the_whole_range_leaves_and_nothing_else() {
-        let leaving = Leaving::new(Position(11)..=Position(40));
+        let leaving = Leaving::new(Some(Position(11)..=Position(40)));
         assert_eq!(staying(&leaving, 1, 1), Vec::from_iter(1..=10));
         assert_eq!(staying(&leaving, 1, 11), [0; 0]);
         assert_eq!(staying(&leaving, 2, 31), [0; 0]);
         assert_eq!(staying(&leaving, 1, 41), Vec::from_iter(41..=50));
-        let nothing = Leaving::new(Position(1)..=Position(0));
+        let nothing = Leaving::new(None);
         assert_eq!(staying(&nothing, 1, 1), Vec::from_iter(1..=10));
     }
 
@@ -170,7 +170,7 @@ mod tests {
         let cell = cell("a");
         let matched = [3, 5].map(|at| Position(at)..=Position(at));
         cell.lock().observe(Position(14), matched);
-        let mut leaving = Leaving::new(Position(1)..=Position(30));
+        let mut leaving = Leaving::new(Some(Position(1)..=Position(30)));
         let through = leaving.keep_for(&cell, &names(), SubscriptionState::evaluated_through);
         assert_eq!(through, Position(14));
         assert_eq!(staying(&leaving, 1, 1), [3, 5]);
@@ -185,7 +185,7 @@ mod tests {
         let (early, late) = (cell("*"), cell("a"));
         early.lock().observe(Position(25), []);
         late.lock().observe(Position(8), []);
-        let mut leaving = Leaving::new(Position(1)..=Position(30));
+        let mut leaving = Leaving::new(Some(Position(1)..=Position(30)));
         for cell in [&early, &late, &early] {
             leaving.keep_for(cell, &names(), |_| ());
         }

@@ -286,7 +286,7 @@ mod tests {
         let reader = opened.expect("store opens").reader;
         let log = Log::new(reader, 1 << 20, Position(1));
         log.append((1..=9).map(block).collect(), Position(10));
-        let leaving = || Some(Leaving::new(Position(1)..=Position(5)));
+        let leaving = || Some(Leaving::new(Some(Position(1)..=Position(5))));
         assert!(log.let_go(|| None).is_none());
         assert_eq!(positions(&log, 1).await, [1], "one at a time is read");
 

@@ -122,9 +122,27 @@ impl Settings {
         }
     }
 
-    /// What connections are configured with.
-    pub(crate) fn transport(&self) -> Arc<TransportConfig> {
-        Arc::clone(&self.transport)
+    /// For a server with this identity.
+    pub(crate) fn server(
+        &self,
+        certificate: CertificateDer<'static>,
+        key: PrivatePkcs8KeyDer<'static>,
+    ) -> anyhow::Result<ServerConfig> {
+        let mut server = ServerConfig::with_single_cert(vec![certificate], key.into())?;
+        server.transport_config(Arc::clone(&self.transport));
+        Ok(server)
+    }
+
+    /// For clients that trust this server.
+    pub(crate) fn client(
+        &self,
+        certificate: CertificateDer<'static>,
+    ) -> anyhow::Result<ClientConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate)?;
+        let mut client = ClientConfig::with_root_certificates(Arc::new(roots))?;
+        client.transport_config(Arc::clone(&self.transport));
+        Ok(client)
     }
 
     /// An endpoint on a port of its own.
@@ -155,13 +173,8 @@ async fn stream(settings: Settings, window: Duration) -> anyhow::Result<f64> {
     let identity = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     let certificate = CertificateDer::from(identity.cert.der().to_vec());
     let key = PrivatePkcs8KeyDer::from(identity.signing_key.serialize_der());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.clone())?;
-
-    let mut server = ServerConfig::with_single_cert(vec![certificate], key.into())?;
-    let mut client = ClientConfig::with_root_certificates(Arc::new(roots))?;
-    server.transport_config(settings.transport());
-    client.transport_config(settings.transport());
+    let client = settings.client(certificate.clone())?;
+    let server = settings.server(certificate, key)?;
     let receiver = settings.endpoint(Some(server))?;
     let sender = settings.endpoint(None)?;
 

@@ -14,7 +14,7 @@ use ::tidegate::domain::{Block, BlockBuilder, Millis, Position, Sequence, TopicI
 use ::tidegate::store::{self, JournalWriter, RealFileSystem};
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, ServerConfig};
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
 use tidegate_tests::{bytes_under, wait_for};
@@ -32,8 +32,10 @@ const PUBLISHER: u8 = b'p';
 const CONSUMER: u8 = b'c';
 /// Bytes of the length before each message, and of the number of answered messages.
 const LENGTH_BYTES: usize = 4;
-/// Bytes that are read or passed on at a time.
+/// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Reads of publishers that are passed on at a time.
+const READS_MAX: usize = 1_024;
 
 // ── the process ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -67,13 +69,8 @@ struct Consumers {
 }
 
 impl Consumers {
-    fn lock(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Bytes>>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn pass_on(&self, received: Received) {
-        self.lock()
-            .retain(|stream| stream.send(received.messages.clone()).is_ok());
+        lock(&self.streams).retain(|stream| stream.send(received.messages.clone()).is_ok());
         // The publisher may be gone.
         let _ = received.answer.send(received.count);
     }
@@ -101,9 +98,7 @@ async fn accept(
     let certificate = CertificateDer::from(read("certificate.der")?);
     let key = PrivatePkcs8KeyDer::from(read("key.der")?);
     let settings = Settings::broker();
-    let mut config = ServerConfig::with_single_cert(vec![certificate], key.into())?;
-    config.transport_config(settings.transport());
-    let endpoint = settings.endpoint(Some(config))?;
+    let endpoint = settings.endpoint(Some(settings.server(certificate, key)?))?;
     // Written aside, so that nobody reads half of it.
     let port = directory.join("port");
     let aside = directory.join("port.new");
@@ -131,7 +126,7 @@ async fn serve_client(
     match kind[0] {
         CONSUMER => {
             let (stream, messages) = mpsc::unbounded_channel();
-            consumers.lock().push(stream);
+            lock(&consumers.streams).push(stream);
             consume(send, messages).await
         }
         PUBLISHER => {
@@ -161,7 +156,7 @@ async fn consume(
     mut messages: mpsc::UnboundedReceiver<Bytes>,
 ) -> anyhow::Result<()> {
     let mut ready = Vec::new();
-    while messages.recv_many(&mut ready, CHUNK_BYTES).await > 0 {
+    while messages.recv_many(&mut ready, READS_MAX).await > 0 {
         send.write_all_chunks(&mut ready).await?;
         ready.clear();
     }
@@ -295,10 +290,7 @@ impl Relay {
         let file = |name: &str| directory.path().join(name);
         fs::write(file("certificate.der"), identity.cert.der())?;
         fs::write(file("key.der"), identity.signing_key.serialize_der())?;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(identity.cert.der().clone())?;
-        let mut client = ClientConfig::with_root_certificates(Arc::new(roots))?;
-        client.transport_config(Settings::broker().transport());
+        let client = Settings::broker().client(identity.cert.der().clone())?;
 
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(COMMAND).arg(directory.path());
