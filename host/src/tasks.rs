@@ -12,6 +12,7 @@ mod dead_letters;
 mod delivery;
 mod error;
 mod gauges;
+mod health;
 mod hops;
 mod hub;
 mod inbox;
@@ -37,6 +38,7 @@ pub use dead_letters::{
 };
 pub use delivery::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
 pub use error::BrokerError;
+pub use health::{Condition, Conditions, Raised};
 pub use note::NoteError;
 pub use publish::{PublishOutcome, PublishReplies, PublishReply, PublishRequest, Publisher};
 pub use recovery::RecoveryError;

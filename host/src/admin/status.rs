@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::request::looked_up;
 use crate::auth::Action;
 use crate::domain::Principal;
+use crate::tasks::{Condition, Raised};
 
 /// Answer of `/v1/whoami`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +27,7 @@ pub(super) struct Status {
     uptime_ms: u64,
     ready: bool,
     store_fault: Option<String>,
+    conditions: Vec<ShownCondition>,
     topics: usize,
     subscriptions: usize,
     routes: usize,
@@ -38,6 +40,42 @@ pub(super) struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     store_fault: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<ShownCondition>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Serialize)]
+pub(super) struct ShownCondition {
+    /// Its kind, as in the metric `tidegate_condition`.
+    condition: &'static str,
+    /// What it holds for, where there can be several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    /// Whether it makes the broker unready.
+    unready: bool,
+    reason: String,
+}
+
+impl From<&Raised> for ShownCondition {
+    fn from(raised: &Raised) -> Self {
+        Self {
+            condition: raised.condition.kind(),
+            subject: raised.condition.subject().map(str::to_owned),
+            unready: raised.condition.is_unready(),
+            reason: raised.why.clone(),
+        }
+    }
+}
+
+fn shown(conditions: &[Raised]) -> Vec<ShownCondition> {
+    conditions.iter().map(ShownCondition::from).collect()
+}
+
+fn store_fault(conditions: &[Raised]) -> Option<String> {
+    let mut conditions = conditions.iter();
+    let failed = conditions.find(|raised| raised.condition == Condition::StoreFailed);
+    failed.map(|raised| raised.why.clone())
 }
 
 pub(super) async fn whoami(Extension(principal): Extension<Principal>) -> Json<WhoAmI> {
@@ -59,7 +97,8 @@ pub(super) async fn status(
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         ready: health.ready,
-        store_fault: health.store_fault,
+        store_fault: store_fault(&health.conditions),
+        conditions: shown(&health.conditions),
         topics: app.broker.topics().len(),
         subscriptions: subscriptions.len() - routes,
         routes,
@@ -67,37 +106,37 @@ pub(super) async fn status(
     }))
 }
 
-/// 200 while the process serves, and says so when it only reads: a restart would not mend a disk, so this is
+/// 200 while the process serves, and says so when something is wrong: a restart would not mend a disk, so this is
 /// what a supervisor that restarts should ask.
 pub(super) async fn healthz(State(app): State<App>) -> Json<Health> {
-    let store_fault = app.broker.health().store_fault;
-    let status = if store_fault.is_some() {
-        "degraded"
-    } else {
-        "ok"
+    let health = app.broker.health();
+    let status = match health.conditions.is_empty() {
+        true => "ok",
+        false => "degraded",
     };
     Json(Health {
         status,
-        store_fault,
+        store_fault: store_fault(&health.conditions),
+        conditions: shown(&health.conditions),
     })
 }
 
-/// 200 when publishes are taken, else 503: what a load balancer should ask.
+/// 200 when publishes are taken and everything runs, with notes on what is degraded, else 503 with the reasons: what a load
+/// balancer should ask.
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     let health = app.broker.health();
-    let (code, status) = match (&health.store_fault, health.ready) {
-        (None, true) => (StatusCode::OK, "ready"),
-        (None, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
-        (Some(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+    let (code, status) = match (health.ready, health.stopping) {
+        (true, _) if health.conditions.is_empty() => (StatusCode::OK, "ready"),
+        (true, _) => (StatusCode::OK, "degraded"),
+        (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
     };
-    (
-        code,
-        Json(Health {
-            status,
-            store_fault: health.store_fault,
-        }),
-    )
-        .into_response()
+    let body = Health {
+        status,
+        store_fault: store_fault(&health.conditions),
+        conditions: shown(&health.conditions),
+    };
+    (code, Json(body)).into_response()
 }
 
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {

@@ -15,6 +15,7 @@ use crate::tasks::BrokerOptions;
 const MIB: u64 = 1 << 20;
 
 struct Fixture {
+    broker: Broker,
     router: Router,
     _dir: tempfile::TempDir,
 }
@@ -57,7 +58,7 @@ impl Fixture {
             ..AdminOptions::from_config(&Config::default())
         };
         let app = App {
-            broker,
+            broker: broker.clone(),
             policy: Arc::new(Policy::new(grants())),
             hooks: vec![Arc::new(|| "from_a_hook 1\n# EOF\n".to_owned()) as MetricsHook].into(),
             metrics: Arc::default(),
@@ -65,6 +66,7 @@ impl Fixture {
             started: Instant::now(),
         };
         Self {
+            broker,
             router: router(app),
             _dir: dir,
         }
@@ -362,4 +364,36 @@ async fn health_and_metrics_need_no_grant() {
         assert!(page.contains(part), "{part} is not in {page}");
     }
     assert!(!page.contains("# EOF"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_in_health_and_metrics_until_it_is_over() {
+    use crate::tasks::Condition;
+    let fixture = Fixture::new().await;
+    let conditions = fixture.broker.conditions().clone();
+    conditions.raise(Condition::Unreadable("part 3".into()), "it is damaged");
+    let noted = fixture.check("cn:nobody", "GET /readyz", None, 200).await;
+    assert_eq!(noted["status"], "degraded");
+    let expected = json!([{"condition": "unreadable", "subject": "part 3", "unready": false, "reason": "it is damaged"}]);
+    assert_eq!(noted["conditions"], expected);
+    conditions.raise(Condition::StoreFailed, "EIO");
+    let unready = fixture.check("cn:nobody", "GET /readyz", None, 503).await;
+    assert_eq!(unready["status"], "unready");
+    assert_eq!(unready["conditions"][0]["condition"], "store_failed");
+    assert_eq!(unready["store_fault"], "EIO");
+    let health = fixture.check("cn:nobody", "GET /healthz", None, 200).await;
+    assert_eq!(health["status"], "degraded");
+    let page = fixture.check("cn:nobody", "GET /metrics", None, 200).await;
+    let page = page.as_str().expect("text");
+    for line in [
+        "tidegate_condition{condition=\"unreadable\",subject=\"part 3\"} 1\n",
+        "tidegate_condition{condition=\"store_failed\"} 1\n",
+        "tidegate_store_failed 1\n",
+    ] {
+        assert!(page.contains(line), "{line} is not in {page}");
+    }
+    conditions.clear(&Condition::StoreFailed);
+    conditions.clear(&Condition::Unreadable("part 3".into()));
+    let ready = fixture.check("cn:nobody", "GET /readyz", None, 200).await;
+    assert_eq!(ready, json!({"status": "ready"}));
 }

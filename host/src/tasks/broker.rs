@@ -2,7 +2,7 @@
 //! everything behind it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::checkpointer::Checkpointer;
 use super::clock::Clock;
 use super::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::delivery::{Consumer, DeliveryParts, Taker};
+use super::health::{self, Condition, Conditions, Raised};
 use super::hub::{Cell, Hub, chain};
 use super::inbox::{Control, Inbox, Update};
 use super::lanes::{LaneParts, Lanes};
@@ -85,10 +86,12 @@ pub enum StartError {
 /// How the broker fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Recovery is done and requests are served.
+    /// Publishes are taken and everything runs that has to.
     pub ready: bool,
-    /// Why writes are refused, when they are.
-    pub store_fault: Option<String>,
+    /// The broker is on its way down.
+    pub stopping: bool,
+    /// What is wrong, what makes it unready first.
+    pub conditions: Vec<Raised>,
 }
 
 /// The running broker. Cheap to clone.
@@ -101,7 +104,7 @@ struct Inner {
     sessions: Arc<Sessions>,
     files: PluginFiles,
     reader: StoreReader,
-    fault: Arc<OnceLock<String>>,
+    conditions: Conditions,
     // Ends routes, lanes and consumers, before the committer is closed.
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -173,7 +176,7 @@ impl Broker {
             hub.insert(cell.clone());
         }
         let sessions = Sessions::new(recovered.producers);
-        let fault = Arc::new(OnceLock::new());
+        let conditions = Conditions::default();
         let checkpoint_due = Arc::new(Notify::new());
         let committer = Committer::new(CommitterParts {
             journal,
@@ -185,7 +188,7 @@ impl Broker {
             sessions: sessions.clone(),
             metrics: metrics.clone(),
             checkpoint_due: checkpoint_due.clone(),
-            fault: fault.clone(),
+            conditions: conditions.clone(),
             next_position: recovered.next_position,
             settings: CommitterSettings {
                 auto_create: options.auto_create_topics,
@@ -238,7 +241,7 @@ impl Broker {
             sessions,
             files: PluginFiles::open(&options.plugins_dir).map_err(StartError::PluginFiles)?,
             reader: opened.reader,
-            fault,
+            conditions,
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
             threads: Mutex::new(threads),
@@ -685,10 +688,18 @@ impl Broker {
     /// How the broker fares.
     #[must_use]
     pub fn health(&self) -> Health {
+        let stopping = self.0.shutdown.is_cancelled();
         Health {
-            ready: !self.0.shutdown.is_cancelled(),
-            store_fault: self.0.fault.get().cloned(),
+            ready: !stopping && self.0.conditions.is_ready(),
+            stopping,
+            conditions: self.0.conditions.all(),
         }
+    }
+
+    /// Where whoever notices that something is wrong says so.
+    #[must_use]
+    pub fn conditions(&self) -> &Conditions {
+        &self.0.conditions
     }
 
     /// Metrics in the Prometheus text format. Blocks as [`subscriptions`](Self::subscriptions) does.
@@ -696,10 +707,12 @@ impl Broker {
     pub fn metrics_text(&self) -> String {
         let mut families = gauges::of_subscriptions(&self.subscriptions());
         families.extend(gauges::of_plugins(&self.0.parts.plugins.stats()));
+        let conditions = &self.0.conditions;
         families.extend(gauges::of_store(
             &self.0.reader.usage(),
-            self.0.fault.get().is_some(),
+            conditions.reason(&Condition::StoreFailed).is_some(),
         ));
+        families.push(health::gauge(conditions));
         self.0.parts.metrics.render(&families)
     }
 

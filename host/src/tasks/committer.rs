@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use super::catalog::{Catalog, Change, Json, Subscription, Topic};
+use super::health::{Condition, Conditions};
 use super::hub::{Cell, Hub, Start, chain};
 use super::inbox::{Control, Inbox, Mark, Outputs, PublishItem, Taken, Update};
 use super::log::Log;
@@ -57,8 +58,7 @@ pub(super) struct CommitterParts {
     pub(super) sessions: Arc<Sessions>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) checkpoint_due: Arc<tokio::sync::Notify>,
-    /// Why writing ended, for health.
-    pub(super) fault: Arc<std::sync::OnceLock<String>>,
+    pub(super) conditions: Conditions,
     pub(super) next_position: Position,
     pub(super) settings: CommitterSettings,
 }
@@ -137,11 +137,11 @@ impl Committer {
     pub(super) fn run(self) {
         // It mostly waits for the disk, and when the disk is done, everybody waits for it.
         turns::take_short_turns();
-        let (inbox, fault) = (self.parts.inbox.clone(), self.parts.fault.clone());
+        let (inbox, conditions) = (self.parts.inbox.clone(), self.parts.conditions.clone());
         let ended = panic::catch_unwind(AssertUnwindSafe(|| self.commit_all()));
         if ended.is_err() {
             let why = "the committer ended by a fault of its own";
-            let _ = fault.set(why.to_owned());
+            conditions.raise(Condition::StoreFailed, why);
             refuse_everything(&inbox, why, &mut VecDeque::new());
         }
     }
@@ -160,7 +160,9 @@ impl Committer {
             if let Err(error) = self.commit(taken) {
                 let why = chain(&error);
                 tracing::error!(error = %why, "the store failed; no more writes are taken");
-                let _ = self.parts.fault.set(why.clone());
+                self.parts
+                    .conditions
+                    .raise(Condition::StoreFailed, why.clone());
                 refuse_everything(&inbox, &why, &mut self.held);
                 return;
             }

@@ -1,0 +1,253 @@
+//! What is wrong with the running broker, in one place: named conditions that whoever notices one raises and clears, with a
+//! reason in words. `/readyz` and the metrics are read from here and from nowhere else. Nothing is decided here but what a
+//! condition means for readiness, and nothing that happens to every event belongs here.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::metrics::GaugeFamily;
+
+/// Conditions of one kind beyond this are counted and not kept: there may be one for each subscription.
+const OF_ONE_KIND_MAX: usize = 32;
+
+/// A kind of thing that can be wrong, and with what. Those of them that can hold for several things name which.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Condition {
+    /// A write or sync failed for good: nothing is written until a restart.
+    StoreFailed,
+    /// The disk has no room but what is kept for draining: publishes are refused until it has.
+    DiskFull,
+    /// The journal is full, and no checkpoint makes room: publishes are refused until one does.
+    JournalFull,
+    /// The last checkpoint failed. The journal keeps everything meanwhile, and it is tried again.
+    CheckpointFails,
+    /// A task or thread that runs as long as the broker ended before it. What it did is not done until a restart.
+    TaskDied(Cow<'static, str>),
+    /// A task that serves one connection, request or call panicked; nothing else was touched.
+    TaskPanicked(Cow<'static, str>),
+    /// Something stored cannot be read; what needs it waits.
+    Unreadable(Cow<'static, str>),
+    /// A plugin does not load; the subscriptions that use it are paused.
+    PluginBroken(Cow<'static, str>),
+    /// A bound is reached, and something is slower or coarser, or stands still, until it is not.
+    LimitReached(Cow<'static, str>),
+}
+
+impl Condition {
+    /// Its kind, as metrics and `/readyz` call it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::StoreFailed => "store_failed",
+            Self::DiskFull => "disk_full",
+            Self::JournalFull => "journal_full",
+            Self::CheckpointFails => "checkpoint_fails",
+            Self::TaskDied(_) => "task_died",
+            Self::TaskPanicked(_) => "task_panicked",
+            Self::Unreadable(_) => "unreadable",
+            Self::PluginBroken(_) => "plugin_broken",
+            Self::LimitReached(_) => "limit_reached",
+        }
+    }
+
+    /// What it holds for, where there can be several.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::CheckpointFails => None,
+            Self::TaskDied(subject)
+            | Self::TaskPanicked(subject)
+            | Self::Unreadable(subject)
+            | Self::PluginBroken(subject)
+            | Self::LimitReached(subject) => Some(subject),
+        }
+    }
+
+    /// Whether the broker is unready while it holds: it does not do what its clients come for. Otherwise it is degraded,
+    /// which `/readyz` only notes.
+    #[must_use]
+    pub fn is_unready(&self) -> bool {
+        match self {
+            Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::TaskDied(_) => true,
+            Self::CheckpointFails
+            | Self::TaskPanicked(_)
+            | Self::Unreadable(_)
+            | Self::PluginBroken(_)
+            | Self::LimitReached(_) => false,
+        }
+    }
+}
+
+/// A condition that holds now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// Which.
+    pub condition: Condition,
+    /// Why, in a sentence for the operator.
+    pub why: String,
+}
+
+/// All conditions that hold. Cheap to clone; all clones are one registry.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions(Arc<Registry>);
+
+#[derive(Debug, Default)]
+struct Registry {
+    raised: Mutex<BTreeMap<Condition, String>>,
+    // Kept beside, so that asking costs a load.
+    unready: AtomicBool,
+}
+
+impl Conditions {
+    /// Says that a condition holds, and why. Raising it again replaces the reason and is not logged again. Returns whether
+    /// it is new.
+    pub fn raise(&self, condition: Condition, why: impl Into<String>) -> bool {
+        let why = why.into();
+        let mut raised = self.lock();
+        let kind = condition.kind();
+        let is_new = !raised.contains_key(&condition);
+        let of_kind = raised.keys().filter(|other| other.kind() == kind).count();
+        if is_new && of_kind >= OF_ONE_KIND_MAX {
+            tracing::warn!(condition = kind, subject = condition.subject(), %why, "more conditions of this kind than are kept");
+            return false;
+        }
+        if is_new {
+            match condition.is_unready() {
+                true => {
+                    tracing::error!(condition = kind, subject = condition.subject(), %why, "the broker is not ready");
+                }
+                false => {
+                    tracing::warn!(condition = kind, subject = condition.subject(), %why, "the broker is degraded");
+                }
+            }
+        }
+        raised.insert(condition, why);
+        self.judge(&raised);
+        is_new
+    }
+
+    /// Says that a condition does not hold, or not any more.
+    pub fn clear(&self, condition: &Condition) {
+        let mut raised = self.lock();
+        if raised.remove(condition).is_some() {
+            tracing::info!(
+                condition = condition.kind(),
+                subject = condition.subject(),
+                "a condition is over"
+            );
+            self.judge(&raised);
+        }
+    }
+
+    /// Why a condition holds, if it does.
+    #[must_use]
+    pub fn reason(&self, condition: &Condition) -> Option<String> {
+        self.lock().get(condition).cloned()
+    }
+
+    /// Whether none holds that makes the broker unready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.0.unready.load(Ordering::Acquire)
+    }
+
+    /// All that hold, those that make the broker unready first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Raised> {
+        let raised = self.lock();
+        let mut all: Vec<Raised> = raised
+            .iter()
+            .map(|(condition, why)| Raised {
+                condition: condition.clone(),
+                why: why.clone(),
+            })
+            .collect();
+        drop(raised);
+        all.sort_by_key(|raised| !raised.condition.is_unready());
+        all
+    }
+
+    fn judge(&self, raised: &BTreeMap<Condition, String>) {
+        let unready = raised.keys().any(Condition::is_unready);
+        self.0.unready.store(unready, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Condition, String>> {
+        self.0.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The conditions that hold, as one metric.
+pub(super) fn gauge(conditions: &Conditions) -> GaugeFamily {
+    let sample = |raised: Raised| {
+        let mut labels = vec![("condition", raised.condition.kind().to_owned())];
+        if let Some(subject) = raised.condition.subject() {
+            labels.push(("subject", subject.to_owned()));
+        }
+        (labels, 1.0)
+    };
+    GaugeFamily {
+        name: "tidegate_condition",
+        help: "1 for each condition that holds; /readyz says why and which of them make the broker unready",
+        kind: "gauge",
+        samples: conditions.all().into_iter().map(sample).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_raised_is_shown_until_it_is_cleared() {
+        let conditions = Conditions::default();
+        let router = Condition::TaskDied("router".into());
+        assert!(conditions.is_ready() && conditions.all().is_empty());
+        assert!(conditions.raise(Condition::CheckpointFails, "no room"));
+        assert!(conditions.is_ready(), "degraded only");
+        assert!(conditions.raise(router.clone(), "it panicked"));
+        assert!(!conditions.raise(router.clone(), "it panicked: x"));
+        assert!(!conditions.is_ready());
+        let kinds = |conditions: &Conditions| -> Vec<&'static str> {
+            let all = conditions.all();
+            all.iter().map(|raised| raised.condition.kind()).collect()
+        };
+        assert_eq!(kinds(&conditions), ["task_died", "checkpoint_fails"]);
+        assert_eq!(
+            conditions.reason(&router).as_deref(),
+            Some("it panicked: x")
+        );
+        conditions.clear(&Condition::TaskDied("timers".into()));
+        assert!(!conditions.is_ready(), "another task's");
+        conditions.clear(&router);
+        assert!(conditions.is_ready());
+        assert_eq!(kinds(&conditions), ["checkpoint_fails"]);
+    }
+
+    #[test]
+    fn a_kind_with_many_subjects_is_bounded() {
+        let conditions = Conditions::default();
+        for number in 0..2 * OF_ONE_KIND_MAX {
+            conditions.raise(Condition::Unreadable(number.to_string().into()), "damaged");
+        }
+        conditions.raise(Condition::DiskFull, "full");
+        assert_eq!(conditions.all().len(), OF_ONE_KIND_MAX + 1);
+    }
+
+    #[test]
+    fn the_metric_names_each() {
+        let conditions = Conditions::default();
+        conditions.raise(Condition::DiskFull, "full");
+        conditions.raise(Condition::TaskDied("router".into()), "it panicked");
+        let text = super::super::metrics::Metrics::new().render(&[gauge(&conditions)]);
+        assert!(
+            text.contains("tidegate_condition{condition=\"disk_full\"} 1\n"),
+            "{text}"
+        );
+        let died = "tidegate_condition{condition=\"task_died\",subject=\"router\"} 1\n";
+        assert!(text.contains(died), "{text}");
+    }
+}
