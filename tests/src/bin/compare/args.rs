@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::broker::Kind;
+use crate::report::PAIRS_MIN;
 
 /// Load before anything counts, so that connections, caches and the first files are there.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -19,9 +20,13 @@ pub(crate) struct Args {
     /// Seconds of each measurement, after a second of warm-up.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) seconds: u64,
-    /// How often each measurement is repeated. The brokers take turns.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
-    pub(crate) runs: u64,
+    /// How often each measurement is repeated: 3 times, and 7 with --tidegate. The brokers take turns.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) runs: Option<u64>,
+    /// Two builds of Tidegate in turns, the one before a change and the one after, instead of the brokers: each a file to run as
+    /// `FILE serve`. Other brokers take part only if --only names them.
+    #[arg(long, value_delimiter = ',', num_args = 2, value_names = ["OLD,NEW"])]
+    pub(crate) tidegate: Vec<PathBuf>,
     /// Only these brokers.
     #[arg(long, value_delimiter = ',', value_name = "BROKERS")]
     pub(crate) only: Vec<Kind>,
@@ -94,6 +99,11 @@ pub(crate) enum Axis {
 }
 
 impl Args {
+    /// Whether two builds of Tidegate take turns.
+    pub(crate) fn compares_builds(&self) -> bool {
+        !self.tidegate.is_empty()
+    }
+
     /// Whether `workload` was asked for.
     pub(crate) fn wants(&self, workload: Workload) -> bool {
         self.workloads.is_empty() || self.workloads.contains(&workload)
@@ -101,7 +111,16 @@ impl Args {
 
     /// How often each measurement is made.
     pub(crate) fn runs(&self) -> usize {
-        if self.quick { 1 } else { self.runs as usize }
+        let asked_for = self.runs.map(|runs| runs as usize);
+        let usual = || match self.compares_builds() {
+            true => PAIRS_MIN,
+            false => 3,
+        };
+        if self.quick {
+            1
+        } else {
+            asked_for.unwrap_or_else(usual)
+        }
     }
 
     /// How long one measurement is.

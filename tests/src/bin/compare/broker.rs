@@ -28,6 +28,12 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) enum Kind {
     /// Tidegate: QUIC with mutual TLS, each answer after an fdatasync.
     Tidegate,
+    /// Tidegate as it was before a change.
+    #[value(skip)]
+    Old,
+    /// Tidegate as it is after that change.
+    #[value(skip)]
+    New,
     /// NATS JetStream as it comes: plain TCP, file storage, a sync every two minutes.
     Nats,
     /// NATS JetStream with a sync before each answer.
@@ -44,6 +50,8 @@ impl Kind {
     /// All brokers, in the order of the tables.
     pub(crate) const ALL: [Self; 4] =
         [Self::Tidegate, Self::Nats, Self::NatsAlways, Self::NatsMtls];
+    /// Two builds of Tidegate, in the order in which they are given.
+    pub(crate) const BUILDS: [Self; 2] = [Self::Old, Self::New];
     /// What a broker that is made of the same parts could be at best.
     pub(crate) const FLOORS: [Self; 2] = [Self::BareQuinn, Self::BareQuinnJournal];
 
@@ -51,6 +59,8 @@ impl Kind {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Tidegate => "tidegate",
+            Self::Old => "old",
+            Self::New => "new",
             Self::Nats => "nats",
             Self::NatsAlways => "nats-always",
             Self::NatsMtls => "nats-mtls",
@@ -61,7 +71,18 @@ impl Kind {
 
     /// Whether it filters by the content of events.
     pub(crate) fn has_filters(self) -> bool {
-        self == Self::Tidegate
+        self.is_tidegate()
+    }
+
+    /// Whether it is a build of Tidegate.
+    pub(crate) fn is_tidegate(self) -> bool {
+        matches!(self, Self::Tidegate | Self::Old | Self::New)
+    }
+
+    /// The row that others are compared with, in the order of preference.
+    pub(crate) fn base(kinds: &[Self]) -> Option<usize> {
+        let place = |base| kinds.iter().position(|kind| *kind == base);
+        place(Self::Old).or_else(|| place(Self::Nats))
     }
 
     /// Whether it still has what was published when it is started again.
@@ -83,6 +104,19 @@ pub(crate) struct Places {
     pub(crate) directory: PathBuf,
     /// The NATS server's program, if there is one.
     pub(crate) nats: Option<PathBuf>,
+    /// The programs of [`Kind::BUILDS`], if they take part.
+    pub(crate) builds: Option<[PathBuf; 2]>,
+}
+
+impl Places {
+    /// The program of a build of Tidegate: this one itself, if not said otherwise.
+    pub(crate) fn tidegate(&self, kind: Kind) -> anyhow::Result<PathBuf> {
+        match (kind, &self.builds) {
+            (Kind::Old, Some([old, _])) => Ok(old.clone()),
+            (Kind::New, Some([_, new])) => Ok(new.clone()),
+            _ => Ok(std::env::current_exe()?),
+        }
+    }
 }
 
 /// A durable subscription to make.
@@ -124,7 +158,10 @@ impl Broker {
     /// Starts one and waits until it serves.
     pub(crate) async fn start(kind: Kind, places: &Places) -> anyhow::Result<Self> {
         let started = match kind {
-            Kind::Tidegate => Tidegate::start(places, "").await.map(Self::tidegate),
+            Kind::Tidegate | Kind::Old | Kind::New => {
+                let started = Tidegate::start_build(kind, places, "").await;
+                started.map(Self::tidegate)
+            }
             Kind::Nats | Kind::NatsAlways | Kind::NatsMtls => {
                 let started = Nats::start(kind, places).await;
                 started.map(|nats| Self::Nats(Box::new(nats)))

@@ -5,6 +5,11 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+/// Pairs of runs that a verdict takes.
+pub(crate) const PAIRS_MIN: usize = 7;
+/// A build whose median ratio to the one before it is at least this is not slower: the noise of a shared machine.
+const RATIO_MIN: f64 = 0.97;
+
 /// What a figure is in, which decides how it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -55,6 +60,8 @@ struct Row {
     label: String,
     /// The row that its ratio is to.
     base: Option<usize>,
+    /// Whether it must not be slower than that.
+    is_judged: bool,
     runs: Vec<Result<Sample, String>>,
 }
 
@@ -73,6 +80,7 @@ impl Table {
         self.rows.push(Row {
             label: label.into(),
             base: None,
+            is_judged: false,
             runs: Vec::new(),
         });
         self.rows.len() - 1
@@ -83,6 +91,11 @@ impl Table {
         for row in rows {
             self.rows[row].base = Some(base);
         }
+    }
+
+    /// Asks of a row with a rate that it is not slower than the one that it is compared with.
+    pub(crate) fn judge(&mut self, row: usize) {
+        self.rows[row].is_judged = true;
     }
 
     /// What the row calls itself.
@@ -106,11 +119,27 @@ impl Table {
         self.rows[row].values(name)
     }
 
-    /// Whether a run failed.
+    /// Whether a run failed, or a row is slower that must not be.
     pub(crate) fn has_failures(&self) -> bool {
-        self.rows
-            .iter()
-            .any(|row| row.runs.iter().any(Result::is_err))
+        let failed = |row: &Row| row.runs.iter().any(Result::is_err);
+        self.rows.iter().any(failed)
+            || self
+                .verdicts()
+                .any(|(_, verdict)| verdict == Verdict::Slower)
+    }
+
+    // The ratios of each row that is judged, and what they say. Where less is better, nothing is said.
+    fn verdicts(&self) -> impl Iterator<Item = (Vec<f64>, Verdict)> {
+        let is_rate = |row: &&Row| {
+            let first = row.runs.iter().find_map(|run| run.as_ref().ok()?.first());
+            first.is_some_and(|figure| figure.unit == Unit::Count)
+        };
+        let judged = self.rows.iter().filter(|row| row.is_judged);
+        judged.filter(is_rate).map(|row| {
+            let ratios = self.ratios(row);
+            let verdict = Verdict::of(&ratios);
+            (ratios, verdict)
+        })
     }
 
     /// For people: median (lowest–highest) of each figure.
@@ -211,6 +240,45 @@ impl Row {
     }
 }
 
+/// Whether a build is slower than the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    NotSlower,
+    Slower,
+    TooFewPairs,
+}
+
+impl Verdict {
+    fn of(ratios: &[f64]) -> Self {
+        match ratios.len() {
+            few if few < PAIRS_MIN => Self::TooFewPairs,
+            _ if median(ratios) >= RATIO_MIN => Self::NotSlower,
+            _ => Self::Slower,
+        }
+    }
+}
+
+/// Whether the new build is slower than the old one, measurement by measurement.
+pub(crate) fn verdict(tables: &[Table]) -> String {
+    let mut text = format!(
+        "### new / old\n\nSlower is a median of at least {PAIRS_MIN} paired ratios below {RATIO_MIN}.\n\n\
+         | | pairs | ratio | |\n|---|---:|---:|---|"
+    );
+    for table in tables {
+        for (ratios, verdict) in table.verdicts() {
+            let verdict = match verdict {
+                Verdict::NotSlower => "not slower",
+                Verdict::Slower => "**slower**",
+                Verdict::TooFewPairs => "too few pairs to say",
+            };
+            let (title, pairs) = (table.title(), ratios.len());
+            let ratio = spread(&ratios, Unit::Fraction);
+            let _ = write!(text, "\n| {title} | {pairs} | {ratio} | {verdict} |");
+        }
+    }
+    text + "\n"
+}
+
 /// The median; 0 of nothing.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -289,5 +357,29 @@ mod tests {
         let text = table.markdown();
         assert!(text.contains("| a | 20 | 2.00 |"), "{text}");
         assert!(text.contains("**a failed**: broken"), "{text}");
+    }
+
+    #[test]
+    fn a_build_is_slower_when_most_pairs_say_so() {
+        let judged = |rates: &[f64]| {
+            let mut table = Table::new("W", "t");
+            let (old, new) = (table.row("old"), table.row("new"));
+            table.compare([old, new], old);
+            table.judge(new);
+            for rate in rates {
+                table.record(old, Ok(vec![figure("events/s", Unit::Count, 100.0)]));
+                table.record(new, Ok(vec![figure("events/s", Unit::Count, *rate)]));
+            }
+            table
+        };
+        let slower = judged(&[96.0, 96.0, 96.0, 96.0, 150.0, 150.0, 150.0]);
+        assert!(slower.has_failures());
+        assert!(verdict(&[slower]).contains("| W: t | 7 | 0.96 (0.96–1.50) | **slower** |"));
+        let noise = judged(&[97.0, 97.0, 97.0, 97.0, 50.0, 50.0, 50.0]);
+        assert!(!noise.has_failures());
+        assert!(verdict(&[noise]).contains("| not slower |"));
+        let few = judged(&[10.0; 6]);
+        assert!(!few.has_failures());
+        assert!(verdict(&[few]).contains("| too few pairs to say |"));
     }
 }

@@ -1,4 +1,4 @@
-//! Tidegate as one of the brokers: this program itself in a process of its own, with the configuration it comes with
+//! Tidegate as one of the brokers: this program itself, or a build that was named, in a process of its own, with the configuration it comes with
 //! except for what a workload says, used through its public client and its admin API.
 
 use std::time::{Duration, Instant};
@@ -8,12 +8,21 @@ use serde_json::json;
 use tidegate_client::{ConsumerOptions, PublisherOptions};
 use tidegate_tests::{AdminApi, BrokerProcess, Setup};
 
-use crate::broker::{self, PREFETCH, Places, Subscription};
+use crate::broker::{self, Kind, PREFETCH, Places, Subscription};
 
 pub(crate) use tidegate_client::{Consumer, Delivery, PublishTicket as Ticket, Publisher};
 
 /// Bytes that publishers may have outstanding: more than what the number of events allows, so that it is what counts.
 const OUTSTANDING_BYTES_MAX: usize = 256 << 20;
+
+/// Everything, in words that older builds know too.
+const GRANTS: &str = r#"
+[[policy.grants]]
+principals = ["local", "*"]
+publish = [">"]
+subscribe = [">"]
+admin = [">"]
+"#;
 
 /// A running Tidegate.
 pub(crate) struct Tidegate {
@@ -23,8 +32,18 @@ pub(crate) struct Tidegate {
 impl Tidegate {
     /// Starts one with these sections of the configuration.
     pub(crate) async fn start(places: &Places, config: &str) -> anyhow::Result<Self> {
+        Self::start_build(Kind::Tidegate, places, config).await
+    }
+
+    /// Starts this build of it.
+    pub(crate) async fn start_build(
+        kind: Kind,
+        places: &Places,
+        config: &str,
+    ) -> anyhow::Result<Self> {
         let setup = Setup {
-            program: Some(std::env::current_exe()?),
+            program: Some(places.tidegate(kind)?),
+            grants: GRANTS.to_owned(),
             parent: Some(places.directory.clone()),
             ..Setup::config(config)
         };

@@ -11,9 +11,10 @@ mod scale;
 mod slow;
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use tidegate_tests::guest;
 
@@ -21,7 +22,7 @@ use crate::args::{Args, Workload};
 use crate::broker::{Broker, Kind, Places};
 use crate::load::{Outcome, Plan, Wants};
 use crate::nats;
-use crate::report::{Figure, Sample, Table, Unit, figure};
+use crate::report::{Figure, Sample, Table, Unit, figure, verdict};
 use crate::shape::Shape;
 
 /// Topic of all events, unless a workload is about topics.
@@ -53,16 +54,24 @@ pub(crate) struct Bench {
 impl Bench {
     /// Finds the programs, and decides who takes part.
     pub(crate) fn new(args: Args) -> anyhow::Result<Self> {
-        let is_asked_for = |kind: &Kind| args.only.is_empty() || args.only.contains(kind);
+        let builds = builds(&args)?;
+        let is_asked_for = |kind: &Kind| match args.only.is_empty() {
+            true => builds.is_none(),
+            false => args.only.contains(kind),
+        };
         let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(is_asked_for).collect();
         let floors: Vec<Kind> = Kind::FLOORS.into_iter().filter(is_asked_for).collect();
+        if builds.is_some() {
+            kinds.retain(|kind| !kind.is_tidegate());
+            kinds.splice(0..0, Kind::BUILDS);
+        }
         let found = match kinds[..] {
-            [] | [Kind::Tidegate] => None,
+            [] | [Kind::Tidegate] | [Kind::Old, Kind::New] => None,
             _ => nats::find(args.nats.as_deref())?,
         };
         let (nats, nats_version) = found.unzip();
         if nats.is_none() {
-            kinds.retain(|kind| *kind == Kind::Tidegate);
+            kinds.retain(|kind| kind.is_tidegate());
         }
         ensure!(
             !kinds.is_empty() || !floors.is_empty(),
@@ -73,7 +82,11 @@ impl Bench {
             args,
             kinds,
             floors,
-            places: Places { directory, nats },
+            places: Places {
+                directory,
+                nats,
+                builds,
+            },
             nats_version,
             tables: Vec::new(),
         })
@@ -97,7 +110,7 @@ impl Bench {
             Some(version) => {
                 let _ = writeln!(text, "{version}.");
             }
-            None if self.args.only != [Kind::Tidegate] => {
+            None if self.args.only != [Kind::Tidegate] && !self.args.compares_builds() => {
                 text += "There is no nats-server on the path (`--nats FILE` says where it is): Tidegate runs alone.\n";
             }
             None => {}
@@ -142,6 +155,9 @@ impl Bench {
         if wants(self, Workload::Isolation) && has_tidegate {
             Box::pin(self.isolation()).await?;
         }
+        if self.args.compares_builds() {
+            println!("{}", verdict(&self.tables));
+        }
         Ok(())
     }
 
@@ -157,7 +173,7 @@ impl Bench {
         })
     }
 
-    /// Whether a run failed.
+    /// Whether a run failed, or a build is slower than the one before it.
     pub(crate) fn has_failures(&self) -> bool {
         self.tables.iter().any(Table::has_failures)
     }
@@ -168,7 +184,7 @@ impl Bench {
         for kind in kinds {
             table.row(kind.label());
         }
-        compare_with_nats(&mut table, kinds);
+        compare_with_base(&mut table, kinds);
         table
     }
 
@@ -181,6 +197,11 @@ impl Bench {
     ) {
         for run in 1..=self.args.runs() {
             for row in 0..rows {
+                // Whatever goes on while the machine is measured, the same broker must not always have it.
+                let row = match run % 2 {
+                    0 => rows - 1 - row,
+                    _ => row,
+                };
                 let (title, label) = (table.title(), table.label(row));
                 eprintln!("{title}: {label}, run {run}");
                 let sample = tokio::time::timeout(RUN_MAX, measure(row)).await;
@@ -212,10 +233,40 @@ impl Bench {
     }
 }
 
-// Compares rows of these brokers with that of plain NATS, if it takes part.
-fn compare_with_nats(table: &mut Table, kinds: &[Kind]) {
-    if let Some(base) = kinds.iter().position(|kind| *kind == Kind::Nats) {
+// The two programs of `--tidegate`, both there before anything is measured.
+fn builds(args: &Args) -> anyhow::Result<Option<[PathBuf; 2]>> {
+    let Ok([old, new]) = <[PathBuf; 2]>::try_from(args.tidegate.clone()) else {
+        ensure!(
+            args.tidegate.is_empty(),
+            "--tidegate takes two files: OLD,NEW"
+        );
+        return Ok(None);
+    };
+    let of_one = [
+        Workload::Limits,
+        Workload::Rules,
+        Workload::Slow,
+        Workload::Isolation,
+    ];
+    if let Some(workload) = args.workloads.iter().find(|asked| of_one.contains(asked)) {
+        bail!("{workload:?} measures one build of Tidegate only: leave it or --tidegate out");
+    }
+    let found = |file: PathBuf| {
+        let shown = file.display().to_string();
+        std::path::absolute(&file)
+            .and_then(std::fs::canonicalize)
+            .with_context(|| format!("--tidegate: there is no program `{shown}`"))
+    };
+    Ok(Some([found(old)?, found(new)?]))
+}
+
+// Compares rows of these brokers with that of the one to be compared with, if it takes part.
+fn compare_with_base(table: &mut Table, kinds: &[Kind]) {
+    if let Some(base) = Kind::base(kinds) {
         table.compare(0..kinds.len(), base);
+    }
+    if let Some(new) = kinds.iter().position(|kind| *kind == Kind::New) {
+        table.judge(new);
     }
 }
 

@@ -1,7 +1,7 @@
 //! W2 to W5: events on their way to consumers that ack each of them: end to end, latency, fan-out, and selection by
 //! content.
 
-use super::{Bench, TOPIC, compare_with_nats, usage};
+use super::{Bench, TOPIC, compare_with_base, usage};
 use crate::broker::{Broker, Kind, Places, Subscription};
 use crate::load::{Outcome, Plan, Wants, drive};
 use crate::report::{Sample, Table, Unit, figure, median};
@@ -126,7 +126,7 @@ impl Bench {
             table.row("nats, routed by subject");
             rows.push((Kind::Nats, Selection::Routed));
             let kinds: Vec<Kind> = rows.iter().map(|(kind, _)| *kind).collect();
-            compare_with_nats(&mut table, &kinds);
+            compare_with_base(&mut table, &kinds);
         }
         let plan = self.plan(Shape::json(SIZE, SUBSCRIPTIONS, TOPIC));
         let places = self.places.clone();

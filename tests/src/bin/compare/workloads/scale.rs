@@ -38,7 +38,7 @@ impl Axis {
 impl Bench {
     pub(super) async fn scale(&mut self) {
         // More would take hours; TLS and syncing have their own tables above.
-        let compared = |kind: &Kind| matches!(kind, Kind::Tidegate | Kind::Nats);
+        let compared = |kind: &Kind| kind.is_tidegate() || *kind == Kind::Nats;
         let brokers: Vec<Kind> = self.kinds.iter().copied().filter(compared).collect();
         for axis in Axis::value_variants() {
             let mut kinds = brokers.clone();
@@ -61,7 +61,7 @@ impl Bench {
                 table.row(format!("{count}, {kind}"));
                 rows.push((*kind, count));
             }
-            if let Some(base) = kinds.iter().position(|kind| *kind == Kind::Nats) {
+            if let Some(base) = Kind::base(kinds) {
                 table.compare(first..rows.len(), first + base);
             }
         }
