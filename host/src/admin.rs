@@ -97,6 +97,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let metrics = Arc::new(metrics::AdminMetrics::default());
+    let spawner = broker.spawner().clone();
     let app = App {
         broker,
         policy,
@@ -110,6 +111,7 @@ pub async fn serve(
         router(app),
         options.connections_max,
         metrics,
+        &spawner,
         shutdown,
     )
     .await;

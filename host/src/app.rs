@@ -18,7 +18,7 @@ use crate::net::{
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions};
+use crate::tasks::{Broker, BrokerOptions, Spawner};
 
 /// Time for what the broker's own tasks still write at shutdown, after the network has drained.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -88,15 +88,13 @@ pub fn check_tls(config: &Config) -> anyhow::Result<()> {
 // What runs until the shutdown is asked for.
 struct Served {
     net: NetHandle,
-    admin: tokio::task::JoinHandle<()>,
+    admin: Spawner,
 }
 
 impl Served {
     async fn until_stopped(self) {
         self.net.stopped().await;
-        if let Err(error) = self.admin.await {
-            tracing::error!(%error, "the admin API ended by a fault");
-        }
+        self.admin.ended().await;
     }
 }
 
@@ -126,14 +124,16 @@ async fn serve(
     let stats = net.stats.clone();
     let hook: MetricsHook = Arc::new(move || stats.render());
     let options = AdminOptions::from_config(config);
-    let admin = tokio::spawn(admin::serve(
+    let serve = admin::serve(
         listeners,
         options,
         broker.clone(),
         policy,
         vec![hook],
         shutdown.clone(),
-    ));
+    );
+    let admin = broker.spawner().apart(shutdown.clone());
+    admin.lasting("admin API", serve);
     let mut addresses = net.local_addrs.iter().copied();
     let quic = addresses.next().context("no QUIC listener")?;
     let endpoints = Endpoints::new(quic, addresses.next(), plain, secure);

@@ -24,7 +24,7 @@ mod scan;
 mod staging;
 mod survey;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::any::Any;
 use std::path::{Path, PathBuf};

@@ -27,6 +27,7 @@ mod producers;
 mod publish;
 mod recovery;
 mod routes;
+mod spawn;
 mod state;
 mod supervisor;
 mod transform;
@@ -42,6 +43,10 @@ pub use health::{Condition, Conditions, Raised};
 pub use note::NoteError;
 pub use publish::{PublishOutcome, PublishReplies, PublishReply, PublishRequest, Publisher};
 pub use recovery::RecoveryError;
+pub use spawn::{Spawner, TaskName, panicked_serving};
 pub use state::StateError;
 
 use catalog::Catalog;
+
+#[cfg(test)]
+mod tests;

@@ -86,6 +86,40 @@ fn each_corner_keeps_its_crates_to_itself() {
     assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
+/// Ways to start something that nobody sees end, and who may use them: the one place that watches over what it starts, and
+/// those who wait for what they start and look at how it ended.
+const STARTED_UNSEEN: [(&str, &[&str]); 5] = [
+    ("tokio::spawn", &["tasks/spawn.rs"]),
+    ("TaskTracker", &["tasks/spawn.rs"]),
+    ("JoinSet", &["net/connection.rs", "plugin/filter.rs"]),
+    ("thread::spawn", &[]),
+    (
+        "thread::Builder",
+        &[
+            "tasks/spawn.rs",
+            "store/preparer.rs",
+            "store/scan.rs",
+            "plugin/engine.rs",
+        ],
+    ),
+];
+
+#[test]
+fn nothing_is_started_that_may_end_unseen() {
+    let mut breaches = Vec::new();
+    for (path, source) in host_sources() {
+        if path.starts_with("cli") {
+            continue;
+        }
+        for (way, places) in STARTED_UNSEEN {
+            if source.contains(way) && !places.contains(&path.as_str()) {
+                breaches.push(format!("{path} uses {way}; start it with a Spawner"));
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
+}
+
 #[test]
 fn the_scanner_sees_imports_in_every_form() {
     let check = |source: &str, expected: &[&str]| {

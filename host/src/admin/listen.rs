@@ -18,12 +18,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::guard::{self, Guard};
 use super::metrics::AdminMetrics;
 use crate::auth::principal_of;
 use crate::domain::Principal;
+use crate::tasks::Spawner;
 
 /// Time for a TLS handshake, and for the head of each request; so also how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -114,13 +114,14 @@ pub(super) async fn serve(
     router: Router,
     connections_max: usize,
     metrics: Arc<AdminMetrics>,
+    spawner: &Spawner,
     shutdown: CancellationToken,
 ) {
     let port = listeners.plain_addr().map_or(0, |address| address.port());
     let server = Server {
         // Each listener holds one while it waits.
         permits: Arc::new(Semaphore::new(connections_max.max(2))),
-        tasks: TaskTracker::new(),
+        tasks: spawner.apart(shutdown.clone()),
         metrics,
         shutdown,
     };
@@ -145,8 +146,7 @@ pub(super) async fn serve(
         }
     };
     tokio::join!(plain, tls);
-    server.tasks.close();
-    if tokio::time::timeout(DRAIN_TIMEOUT, server.tasks.wait())
+    if tokio::time::timeout(DRAIN_TIMEOUT, server.tasks.ended())
         .await
         .is_err()
     {
@@ -159,7 +159,7 @@ pub(super) async fn serve(
 struct Server {
     // One per open connection; when none is left, nothing more is accepted.
     permits: Arc<Semaphore>,
-    tasks: TaskTracker,
+    tasks: Spawner,
     metrics: Arc<AdminMetrics>,
     shutdown: CancellationToken,
 }
@@ -174,12 +174,13 @@ impl Server {
             };
             let router = router.clone();
             let acceptor = acceptor.clone();
-            self.tasks.spawn(async move {
+            let serve = async move {
                 match acceptor {
                     None => connection.run(stream, Principal::local(), router).await,
                     Some(acceptor) => connection.run_tls(stream, acceptor, router).await,
                 }
-            });
+            };
+            drop(self.tasks.serving("admin connection", serve));
         }
     }
 

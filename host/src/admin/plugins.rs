@@ -38,8 +38,10 @@ pub(super) async fn upload(
     app.policy.check(&who, &Action::AdminPlugins)?;
     let plugin: Name = name(&text)?;
     let component = bytes(body)?;
-    let info =
-        detached(async move { app.broker.upload_plugin(plugin.as_str(), component).await }).await?;
+    let info = detached(app.broker.spawner().clone(), async move {
+        app.broker.upload_plugin(plugin.as_str(), component).await
+    })
+    .await?;
     tracing::info!(
         principal = %who, plugin = info.name, version = info.version, digest = %info.digest, "plugin uploaded"
     );
@@ -53,7 +55,10 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     app.policy.check(&who, &Action::AdminPlugins)?;
     let target = name.clone();
-    detached(async move { app.broker.delete_plugin(&target).await }).await?;
+    detached(app.broker.spawner().clone(), async move {
+        app.broker.delete_plugin(&target).await
+    })
+    .await?;
     tracing::info!(principal = %who, plugin = name, "plugin deleted");
     Ok(StatusCode::NO_CONTENT)
 }

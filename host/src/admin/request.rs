@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::metrics::AdminMetrics;
 use super::problem::Problem;
 use crate::domain::Principal;
-use crate::tasks::BrokerError;
+use crate::tasks::{BrokerError, Spawner};
 
 /// Time for a request, its body included.
 #[derive(Clone, Copy, Debug)]
@@ -114,11 +114,12 @@ pub(super) async fn looked_up<T: Send + 'static>(
 
 /// Runs a change to its end even when the caller goes away meanwhile, so that none is left half done.
 pub(super) async fn detached<T: Send + 'static>(
+    spawner: Spawner,
     change: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::spawn(change).await {
-        Ok(result) => result.map_err(Problem::from),
-        Err(_) => Err(failed()),
+    match spawner.serving("admin change", change).await {
+        Some(result) => result.map_err(Problem::from),
+        None => Err(failed()),
     }
 }
 

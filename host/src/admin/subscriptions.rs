@@ -48,7 +48,10 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<SubscriptionInfo>), Problem> {
     let spec = as_asked(json(&headers, body)?);
     check_subscription(&app.policy, &who, &spec)?;
-    let info = detached(async move { app.broker.create_subscription(spec).await }).await?;
+    let info = detached(app.broker.spawner().clone(), async move {
+        app.broker.create_subscription(spec).await
+    })
+    .await?;
     tracing::info!(principal = %who, subscription = %info.spec.name, "subscription created");
     Ok((StatusCode::CREATED, Json(info)))
 }
@@ -66,7 +69,10 @@ pub(super) async fn update(
     let before = one(&app, name.clone()).await?;
     let spec = patch.apply(before.spec.clone());
     check_subscription(&app.policy, &who, &spec)?;
-    let info = detached(async move { app.broker.update_subscription(&before, spec).await }).await?;
+    let info = detached(app.broker.spawner().clone(), async move {
+        app.broker.update_subscription(&before, spec).await
+    })
+    .await?;
     tracing::info!(principal = %who, subscription = name, revision = info.revision, "subscription updated");
     Ok(Json(info))
 }
@@ -106,7 +112,10 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     check_manage(&app, &who, &name)?;
     let target = name.clone();
-    detached(async move { app.broker.delete_subscription(&target).await }).await?;
+    detached(app.broker.spawner().clone(), async move {
+        app.broker.delete_subscription(&target).await
+    })
+    .await?;
     tracing::info!(principal = %who, subscription = name, "subscription deleted");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -47,7 +47,10 @@ pub(super) async fn create(
     let spec: TopicSpec = json(&headers, body)?;
     app.policy
         .check(&who, &Action::AdminTopic(&TopicPattern::from(&spec.name)))?;
-    let info = detached(async move { app.broker.create_topic(spec).await }).await?;
+    let info = detached(app.broker.spawner().clone(), async move {
+        app.broker.create_topic(spec).await
+    })
+    .await?;
     tracing::info!(principal = %who, topic = %info.spec.name, "topic created");
     Ok((StatusCode::CREATED, Json(info)))
 }
@@ -60,7 +63,10 @@ pub(super) async fn delete(
     let topic: TopicName = name(&text)?;
     app.policy
         .check(&who, &Action::AdminTopic(&TopicPattern::from(&topic)))?;
-    detached(async move { app.broker.delete_topic(&topic).await }).await?;
+    detached(app.broker.spawner().clone(), async move {
+        app.broker.delete_topic(&topic).await
+    })
+    .await?;
     tracing::info!(principal = %who, topic = text, "topic deleted");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -25,7 +25,9 @@ use super::stats::{NetStats, OpenGuard};
 use super::{publish, subscribe};
 use crate::auth::{Policy, principal_of};
 use crate::domain::{ConnectionId, Principal};
-use crate::tasks::{Broker, BrokerError};
+#[cfg(test)]
+use crate::tasks::Conditions;
+use crate::tasks::{Broker, BrokerError, Spawner, panicked_serving};
 
 /// Smallest frame a client may limit the broker to; below this not even refusals would fit reliably.
 const PEER_FRAME_BYTES_MIN: usize = 4 * 1024;
@@ -95,6 +97,15 @@ impl Server {
             stats: Arc::new(NetStats::default()),
             shutdown,
             connections: AtomicU64::new(0),
+        }
+    }
+
+    /// Starts tasks of the network, which may end once it shuts down.
+    pub(super) fn spawner(&self) -> Spawner {
+        match &self.backend {
+            Backend::Broker(broker) => broker.spawner().apart(self.shutdown.clone()),
+            #[cfg(test)]
+            Backend::Absent => Spawner::new(Conditions::default(), self.shutdown.clone()),
         }
     }
 
@@ -430,6 +441,10 @@ impl Live {
             Err(error) => {
                 self.peer
                     .log_fault("stream", &format!("its task ended: {error}"));
+                if error.is_panic() {
+                    let spawner = self.peer.server.spawner();
+                    panicked_serving(spawner.conditions(), "stream", &error.to_string());
+                }
                 None
             }
         }

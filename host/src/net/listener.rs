@@ -10,9 +10,7 @@ use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use super::connection::{self, Backend, Server};
@@ -21,7 +19,7 @@ use super::refusal::shutting_down;
 use super::stats::NetStats;
 use super::tls::{TlsError, TlsIdentity};
 use crate::auth::Policy;
-use crate::tasks::Broker;
+use crate::tasks::{Broker, Spawner};
 
 /// Handshakes under way at which attempts are refused, as a multiple of where Retry begins; and for when it
 /// always begins.
@@ -61,16 +59,14 @@ pub struct NetHandle {
     pub local_addrs: Vec<SocketAddr>,
     /// Its counters.
     pub stats: Arc<NetStats>,
-    join: JoinHandle<()>,
+    tasks: Spawner,
 }
 
 impl NetHandle {
     /// Completes when the network side has shut down: some time after its token was cancelled, at most the
-    /// grace period and a few seconds. Never fails; a panic of its own is logged.
+    /// grace period and a few seconds. Never fails; a panic of its own is a condition of the broker.
     pub async fn stopped(self) {
-        if let Err(panic) = self.join.await {
-            error!(%panic, "the network side ended by a fault");
-        }
+        self.tasks.ended().await;
     }
 }
 
@@ -116,11 +112,12 @@ pub(super) fn start(
     }
     let server = Arc::new(Server::new(options, policy, backend, shutdown));
     let stats = Arc::clone(&server.stats);
-    let join = tokio::spawn(supervise(server, endpoints));
+    let tasks = server.spawner();
+    tasks.lasting("network", supervise(server, endpoints));
     Ok(NetHandle {
         local_addrs,
         stats,
-        join,
+        tasks,
     })
 }
 
@@ -179,23 +176,26 @@ fn socket(addr: SocketAddr, buffer_bytes: usize) -> io::Result<std::net::UdpSock
 
 // Owns the accept loops and all connections.
 async fn supervise(server: Arc<Server>, endpoints: Vec<(Endpoint, ClientAuth)>) {
-    let connections = TaskTracker::new();
-    let accepting = TaskTracker::new();
+    let connections = server.spawner();
+    let accepting = server.spawner();
     for (endpoint, client_auth) in &endpoints {
         let (server, endpoint) = (Arc::clone(&server), endpoint.clone());
-        accepting.spawn(accept(server, endpoint, *client_auth, connections.clone()));
+        let name = match endpoint.local_addr() {
+            Ok(addr) => format!("QUIC listener {addr}"),
+            Err(_) => "QUIC listener".to_owned(),
+        };
+        let accept = accept(server, endpoint, *client_auth, connections.clone());
+        accepting.lasting(name, accept);
     }
-    accepting.close();
-    accepting.wait().await;
+    accepting.ended().await;
     server.shutdown.cancelled().await;
-    connections.close();
     let grace = server.options.shutdown_grace + AFTER_GRACE;
-    if tokio::time::timeout(grace, connections.wait())
+    if tokio::time::timeout(grace, connections.ended())
         .await
         .is_err()
     {
         warn!(
-            left = connections.len(),
+            left = connections.running(),
             "connections are closed although they are not done"
         );
     }
@@ -212,7 +212,7 @@ async fn accept(
     server: Arc<Server>,
     endpoint: Endpoint,
     client_auth: ClientAuth,
-    connections: TaskTracker,
+    connections: Spawner,
 ) {
     loop {
         let incoming = tokio::select! {
@@ -256,24 +256,15 @@ fn admission(
     }
 }
 
-fn admit(
-    server: &Arc<Server>,
-    incoming: Incoming,
-    client_auth: ClientAuth,
-    connections: &TaskTracker,
-) {
+fn admit(server: &Arc<Server>, incoming: Incoming, client_auth: ClientAuth, connections: &Spawner) {
     let (handshakes, open) = server.stats.open();
     // One that cannot be asked again has proved its address.
     let validated = incoming.remote_address_validated() || !incoming.may_retry();
     match admission(handshakes, open, validated, &server.options) {
         Admission::Serve => {
             let handshake = server.stats.handshake();
-            connections.spawn(connection::serve(
-                Arc::clone(server),
-                incoming,
-                client_auth,
-                handshake,
-            ));
+            let serve = connection::serve(Arc::clone(server), incoming, client_auth, handshake);
+            drop(connections.serving("connection", serve));
         }
         Admission::Retry => {
             let remote = incoming.remote_address();

@@ -1,12 +1,13 @@
 //! The one wasmtime engine and the thread that advances its epoch. Every setting that decides what a guest can
 //! do or how fast it runs is here; nothing here knows events or rules.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::{PluginOptions, PluginStartError};
 
@@ -100,23 +101,10 @@ impl Ticker {
         let thread = std::thread::Builder::new()
             .name("plugin-epoch".into())
             .spawn(move || {
-                let mut idle = 0;
-                while !ticking.stop.load(Ordering::SeqCst) {
-                    idle = if ticking.running.load(Ordering::SeqCst) == 0 {
-                        idle + 1
-                    } else {
-                        0
-                    };
-                    if idle > IDLE_TICKS_MAX {
-                        ticking.park();
-                        idle = 0;
-                    }
+                // Without it no guest would time out any more, and it keeps nothing that a panic could leave half done.
+                while catch_unwind(AssertUnwindSafe(|| ticking.tick(&engine))).is_err() {
+                    tracing::error!("the thread that advances the epoch panicked; it goes on");
                     std::thread::sleep(TICK);
-                    ticking.ticks.fetch_add(1, Ordering::Relaxed);
-                    let Some(engine) = engine.upgrade() else {
-                        return;
-                    };
-                    engine.increment_epoch();
                 }
             })
             .map_err(PluginStartError::Threads)?;
@@ -142,6 +130,28 @@ impl Ticker {
 }
 
 impl Shared {
+    // Until it is stopped, or the engine is gone.
+    fn tick(&self, engine: &EngineWeak) {
+        let mut idle = 0;
+        while !self.stop.load(Ordering::SeqCst) {
+            idle = if self.running.load(Ordering::SeqCst) == 0 {
+                idle + 1
+            } else {
+                0
+            };
+            if idle > IDLE_TICKS_MAX {
+                self.park();
+                idle = 0;
+            }
+            std::thread::sleep(TICK);
+            self.ticks.fetch_add(1, Ordering::Relaxed);
+            let Some(engine) = engine.upgrade() else {
+                return;
+            };
+            engine.increment_epoch();
+        }
+    }
+
     // Both sides write their own flag before they read the other's, so either the parking thread sees the guest
     // or the guest sees the flag and unparks.
     fn park(&self) {

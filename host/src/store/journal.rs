@@ -172,6 +172,11 @@ impl JournalWriter {
         self.shared.journal_blocks()
     }
 
+    /// That the thread which prepares files has panicked since the last call, if it has. It costs speed only.
+    pub fn take_preparer_death(&mut self) -> Option<String> {
+        self.preparer.take_death()
+    }
+
     /// Number that the next group will have.
     #[must_use]
     pub fn next_number(&self) -> CommitNumber {

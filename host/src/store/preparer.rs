@@ -35,6 +35,8 @@ pub(super) struct Preparer {
     // Of the present journal file.
     begun: Instant,
     syncs: u32,
+    // What its thread died of, until somebody asks.
+    died: Option<String>,
 }
 
 enum State {
@@ -63,6 +65,7 @@ impl Preparer {
             state: State::Idle,
             begun: Instant::now(),
             syncs: 0,
+            died: None,
         }
     }
 
@@ -95,6 +98,11 @@ impl Preparer {
             }
             State::Idle | State::Ready(_) => {}
         }
+    }
+
+    /// That its thread has panicked since the last call, if it has. The next one is started all the same.
+    pub(super) fn take_death(&mut self) -> Option<String> {
+        self.died.take()
     }
 
     /// Whether [`take`](Self::take) has a file.
@@ -140,7 +148,11 @@ impl Preparer {
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Running { thread, .. } => match thread.join() {
                 Ok(Ok(file)) => State::Ready(file),
-                Ok(Err(_)) | Err(_) => State::Idle,
+                Ok(Err(_)) => State::Idle,
+                Err(_) => {
+                    self.died = Some("it panicked while it prepared a file".to_owned());
+                    State::Idle
+                }
             },
             settled => settled,
         };

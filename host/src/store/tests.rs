@@ -3,6 +3,7 @@
 
 mod damage;
 mod faults;
+pub(crate) mod faulty;
 mod generations;
 mod harness;
 mod journal;

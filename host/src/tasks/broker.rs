@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::catalog::split_version;
 use super::checkpointer::Checkpointer;
@@ -17,7 +16,7 @@ use super::clock::Clock;
 use super::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::delivery::{Consumer, DeliveryParts, Taker};
 use super::health::{self, Condition, Conditions, Raised};
-use super::hub::{Cell, Hub, chain};
+use super::hub::{Cell, Hub, Start, chain};
 use super::inbox::{Control, Inbox, Update};
 use super::lanes::{LaneParts, Lanes};
 use super::log::Log;
@@ -26,6 +25,7 @@ use super::plugin_files::PluginFiles;
 use super::producers::Sessions;
 use super::publish::{PublishReplies, Publisher};
 use super::recovery::{self, RecoveryError};
+use super::spawn::Spawner;
 use super::supervisor::Supervisor;
 use super::{BrokerError, Catalog, dead_letters, gauges};
 use crate::domain::{
@@ -104,10 +104,9 @@ struct Inner {
     sessions: Arc<Sessions>,
     files: PluginFiles,
     reader: StoreReader,
-    conditions: Conditions,
+    spawner: Spawner,
     // Ends routes, lanes and consumers, before the committer is closed.
     shutdown: CancellationToken,
-    tasks: TaskTracker,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -177,6 +176,7 @@ impl Broker {
         }
         let sessions = Sessions::new(recovered.producers);
         let conditions = Conditions::default();
+        let spawner = Spawner::new(conditions.clone(), shutdown.clone());
         let checkpoint_due = Arc::new(Notify::new());
         let committer = Committer::new(CommitterParts {
             journal,
@@ -211,8 +211,8 @@ impl Broker {
             last_checkpoint: Instant::now(),
         };
         let threads = vec![
-            spawn_thread("checkpointer", || checkpointer.run())?,
-            spawn_thread("committer", || committer.run())?,
+            spawn_thread(&spawner, "checkpointer", || checkpointer.run())?,
+            spawn_thread(&spawner, "committer", || committer.run())?,
         ];
         let parts = Arc::new(DeliveryParts {
             hub: hub.clone(),
@@ -221,6 +221,7 @@ impl Broker {
             catalog: shared.clone(),
             plugins: plugins.clone(),
             metrics,
+            spawner: spawner.clone(),
             shutdown: shutdown.clone(),
         });
         let lanes = Lanes::new(LaneParts {
@@ -228,22 +229,21 @@ impl Broker {
             log: log.clone(),
             plugins,
             catalog: shared.clone(),
+            spawner: spawner.clone(),
             shutdown: shutdown.clone(),
         });
         let supervisor = Arc::new(Supervisor {
             parts: parts.clone(),
             lanes,
         });
-        let tasks = TaskTracker::new();
         let broker = Self(Arc::new(Inner {
             parts: parts.clone(),
             supervisor: supervisor.clone(),
             sessions,
             files: PluginFiles::open(&options.plugins_dir).map_err(StartError::PluginFiles)?,
             reader: opened.reader,
-            conditions,
+            spawner: spawner.clone(),
             shutdown: shutdown.clone(),
-            tasks: tasks.clone(),
             threads: Mutex::new(threads),
         }));
         broker.load_plugins(bundled).await?;
@@ -255,11 +255,11 @@ impl Broker {
             let catalog = shared.read().unwrap_or_else(PoisonError::into_inner);
             catalog.topic_name(id)
         };
-        tasks.spawn(supervisor.run(to_start));
-        tasks.spawn(hub.clone().run_router(log, names, shutdown.clone()));
-        tasks.spawn(hub.run_timers(shutdown.clone()));
-        tasks.spawn(dead_letters::run(parts, given_up, shutdown));
-        tasks.close();
+        spawner.lasting("supervisor", supervisor.run(to_start));
+        let router = hub.clone().run_router(log, names, shutdown.clone());
+        spawner.lasting("router", router);
+        spawner.lasting("timers", hub.run_timers(shutdown.clone()));
+        spawner.lasting("dead letters", dead_letters::run(parts, given_up, shutdown));
         Ok(broker)
     }
 
@@ -511,6 +511,8 @@ impl Broker {
         let cell = self.cell(name)?;
         cell.lock().resume();
         self.0.supervisor.lanes.resume(&cell);
+        // Should what fed it have died, it is fed anew.
+        self.0.parts.hub.start(Start::Filters(cell.clone()));
         cell.wake.notify_waiters();
         self.subscription(name)
     }
@@ -690,16 +692,22 @@ impl Broker {
     pub fn health(&self) -> Health {
         let stopping = self.0.shutdown.is_cancelled();
         Health {
-            ready: !stopping && self.0.conditions.is_ready(),
+            ready: !stopping && self.conditions().is_ready(),
             stopping,
-            conditions: self.0.conditions.all(),
+            conditions: self.conditions().all(),
         }
     }
 
     /// Where whoever notices that something is wrong says so.
     #[must_use]
     pub fn conditions(&self) -> &Conditions {
-        &self.0.conditions
+        self.0.spawner.conditions()
+    }
+
+    /// Starts what runs beside its caller, so that its end is seen.
+    #[must_use]
+    pub fn spawner(&self) -> &Spawner {
+        &self.0.spawner
     }
 
     /// Metrics in the Prometheus text format. Blocks as [`subscriptions`](Self::subscriptions) does.
@@ -707,7 +715,7 @@ impl Broker {
     pub fn metrics_text(&self) -> String {
         let mut families = gauges::of_subscriptions(&self.subscriptions());
         families.extend(gauges::of_plugins(&self.0.parts.plugins.stats()));
-        let conditions = &self.0.conditions;
+        let conditions = self.conditions();
         families.extend(gauges::of_store(
             &self.0.reader.usage(),
             conditions.reason(&Condition::StoreFailed).is_some(),
@@ -727,14 +735,12 @@ impl Broker {
             std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
-                let name = thread.thread().name().unwrap_or_default().to_owned();
-                if thread.join().is_err() {
-                    tracing::error!(thread = name, "a thread of the broker had panicked");
-                }
+                // A panic was caught and told of in it.
+                let _ = thread.join();
             }
         });
         let _ = joined.await;
-        inner.tasks.wait().await;
+        inner.spawner.ended().await;
     }
 
     fn cell(&self, name: &str) -> Result<Arc<Cell>, BrokerError> {
@@ -759,13 +765,11 @@ impl Broker {
 }
 
 fn spawn_thread(
-    name: &str,
+    spawner: &Spawner,
+    name: &'static str,
     run: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, StartError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .map_err(StartError::Thread)
+    spawner.thread(name, run).map_err(StartError::Thread)
 }
 
 fn world_name(world: PluginWorld) -> &'static str {

@@ -19,6 +19,7 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::note::{self, Note};
 use super::producers::Sessions;
+use super::spawn::{panicked, panicked_serving};
 use super::{BrokerError, PublishOutcome, PublishReplies, PublishReply, turns};
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
@@ -101,12 +102,18 @@ struct Group {
     blocks: Vec<Block>,
     next_position: Position,
     needs_sync: bool,
+    owed: Owed,
+    events: u64,
+    bytes: u64,
+}
+
+/// The answers that wait for a group. Whoever drops them has died, and those who wait are told so.
+#[derive(Default)]
+struct Owed {
     // Neighbours for the same stream together, so that it is woken once and answers once.
     replies: Vec<(PublishReplies, Vec<PublishReply>)>,
     outputs: Vec<Outputs>,
     answers: Vec<Answer>,
-    events: u64,
-    bytes: u64,
 }
 
 /// Tells whoever asked for a change what became of the group it was in.
@@ -139,10 +146,12 @@ impl Committer {
         turns::take_short_turns();
         let (inbox, conditions) = (self.parts.inbox.clone(), self.parts.conditions.clone());
         let ended = panic::catch_unwind(AssertUnwindSafe(|| self.commit_all()));
-        if ended.is_err() {
-            let why = "the committer ended by a fault of its own";
-            conditions.raise(Condition::StoreFailed, why);
-            refuse_everything(&inbox, why, &mut VecDeque::new());
+        if let Err(panic) = ended {
+            // What it had taken was answered as it was dropped.
+            let why = format!("the committer: {}", panicked(&*panic));
+            conditions.raise(Condition::TaskDied("committer".into()), why.clone());
+            conditions.raise(Condition::StoreFailed, why.clone());
+            refuse_everything(&inbox, &why, &mut VecDeque::new());
         }
     }
 
@@ -209,7 +218,8 @@ impl Committer {
         match written {
             Ok(()) => self.publish_group(group),
             Err(error) => {
-                group.fail(&BrokerError::StoreUnavailable(chain(&error)));
+                let refusal = BrokerError::StoreUnavailable(chain(&error));
+                group.owed.refuse(&refusal);
                 return Err(error);
             }
         }
@@ -257,7 +267,7 @@ impl Committer {
         group.topics.shrink_to(TOPICS_KEPT);
         self.topics = group.topics;
         self.apply_changes(&group.changes);
-        for outputs in group.outputs.drain(..) {
+        for outputs in group.owed.outputs.drain(..) {
             if let Some(cell) = self.parts.hub.by_id(outputs.subscription) {
                 cell.lock().ack(None, &outputs.acks, &mut Vec::new());
                 cell.wake.notify_waiters();
@@ -268,11 +278,11 @@ impl Committer {
             self.parts.journal.make_readable();
             self.parts.log.append(group.blocks, group.next_position);
         }
-        for (replies, together) in group.replies {
+        for (replies, together) in group.owed.replies.drain(..) {
             // The stream may be gone; the events are there all the same.
             let _ = replies.send(together);
         }
-        for answer in group.answers {
+        for answer in group.owed.answers.drain(..) {
             answer(Ok(()));
         }
     }
@@ -367,7 +377,10 @@ impl Committer {
         })
     }
 
-    fn request_checkpoint(&self) {
+    fn request_checkpoint(&mut self) {
+        if let Some(why) = self.parts.journal.take_preparer_death() {
+            panicked_serving(&self.parts.conditions, "journal preparer", &why);
+        }
         let (journal, settings) = (&self.parts.journal, &self.parts.settings);
         // Without what a checkpoint that is under way will release anyway.
         let (bytes, blocks) = journal.unmarked();
@@ -383,16 +396,14 @@ impl Committer {
 
     fn publish(&mut self, item: PublishItem, group: &mut Group) {
         let result = self.append_batch(&item, group);
-        let reply = PublishReply {
-            correlation: item.correlation,
-            bytes: item.bytes,
-            result,
+        let Some((stream, reply)) = item.promise.keep(result) else {
+            return;
         };
-        match group.replies.last_mut() {
-            Some((replies, together)) if replies.same_channel(&item.replies) => {
+        match group.owed.replies.last_mut() {
+            Some((replies, together)) if replies.same_channel(&stream) => {
                 together.push(reply);
             }
-            _ => group.replies.push((item.replies, vec![reply])),
+            _ => group.owed.replies.push((stream, vec![reply])),
         }
     }
 
@@ -877,7 +888,7 @@ impl Committer {
                 ranges: note::pack(outputs.acks.iter().cloned()),
             });
         }
-        group.outputs.push(outputs);
+        group.owed.outputs.push(outputs);
     }
 }
 
@@ -892,6 +903,7 @@ impl Committer {
         let others = || {
             let same = |other: &&Outputs| other.subscription == outputs.subscription;
             group
+                .owed
                 .outputs
                 .iter()
                 .filter(same)
@@ -964,24 +976,36 @@ impl Group {
         reply: oneshot::Sender<Result<T, BrokerError>>,
         result: Result<T, BrokerError>,
     ) {
-        self.answers.push(Box::new(move |written| {
+        self.owed.answers.push(Box::new(move |written| {
             let _ = reply.send(written.and(result));
         }));
     }
+}
 
-    fn fail(self, error: &BrokerError) {
-        for (replies, together) in self.replies {
+impl Owed {
+    fn refuse(&mut self, error: &BrokerError) {
+        for (replies, together) in self.replies.drain(..) {
             let refused = together.into_iter().map(|reply| PublishReply {
                 result: Err(error.clone()),
                 ..reply
             });
             let _ = replies.send(refused.collect());
         }
-        for outputs in self.outputs {
+        for outputs in self.outputs.drain(..) {
             let _ = outputs.done.send(Err(error.clone()));
         }
-        for answer in self.answers {
+        for answer in self.answers.drain(..) {
             answer(Err(error.clone()));
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        let is_settled =
+            self.replies.is_empty() && self.outputs.is_empty() && self.answers.is_empty();
+        if !is_settled {
+            self.refuse(&BrokerError::committer_died());
         }
     }
 }
@@ -1072,11 +1096,6 @@ fn refuse((control, publish): (VecDeque<Control>, VecDeque<PublishItem>), error:
         }
     }
     for item in publish {
-        let reply = PublishReply {
-            correlation: item.correlation,
-            bytes: item.bytes,
-            result: Err(error.clone()),
-        };
-        let _ = item.replies.send(vec![reply]);
+        item.promise.refuse(error.clone());
     }
 }

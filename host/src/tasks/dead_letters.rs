@@ -69,13 +69,15 @@ pub(super) async fn run(
 
 // Others' dead letters do not wait meanwhile. What is left over is queued again by one short task for each time it failed.
 fn retry_later(parts: &Arc<DeliveryParts>, cell: &Arc<Cell>, shutdown: &CancellationToken) {
+    let spawner = parts.spawner.clone();
     let (parts, cell, shutdown) = (parts.clone(), cell.clone(), shutdown.clone());
-    tokio::spawn(async move {
+    let again = async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = tokio::time::sleep(RETRY) => parts.hub.queue_dead_letters(&cell),
         }
-    });
+    };
+    spawner.passing("dead letters, again", again, |_| {});
 }
 
 // Returns what could not be written and is to be tried again: all of it, or what cannot be read.

@@ -12,6 +12,7 @@ use super::hub::{Cell, Form, Hub, chain, push_range};
 use super::inbox::{Control, Inbox};
 use super::log::Log;
 use super::metrics::Metrics;
+use super::spawn::Spawner;
 use super::transform::{Disposition, TransformChain};
 use super::{BrokerError, Catalog};
 use crate::broker::{GiveUpReason, Lease};
@@ -33,6 +34,7 @@ pub(super) struct DeliveryParts {
     pub(super) catalog: Arc<std::sync::RwLock<Catalog>>,
     pub(super) plugins: Arc<Plugins>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) spawner: Spawner,
     pub(super) shutdown: tokio_util::sync::CancellationToken,
 }
 

@@ -71,6 +71,11 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// The committer is gone, and with it whatever waited for it.
+    pub(super) fn committer_died() -> Self {
+        Self::StoreUnavailable("the committer ended by a fault of its own".to_owned())
+    }
+
     /// Whether the same request may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

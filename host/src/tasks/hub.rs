@@ -20,7 +20,8 @@ use super::log_limit::LogLimit;
 use super::transform::TransformChain;
 use crate::broker::{GivenUp, SubscriptionState, TopicInterests};
 use crate::domain::{
-    Block, ConsumerId, Millis, Name, Position, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
+    Block, ConsumerId, Digest, Millis, Name, Position, SubscriptionId, SubscriptionSpec, TopicId,
+    TopicName,
 };
 
 /// Bytes of blocks the router looks at before it hands out what it found.
@@ -204,6 +205,13 @@ impl Cell {
         let form = self.form();
         let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
         chains.iter().any(|chain| chain.selects(&form.spec, topic))
+    }
+
+    /// Whether a plugin's lane judges for it, or will when its next filters take over.
+    pub(super) fn is_judged_by(&self, digest: Digest) -> bool {
+        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        let mut used = chains.iter().flat_map(|chain| chain.filters.iter());
+        used.any(|used| used.digest == Some(digest))
     }
 
     /// Whether the router feeds it. A subscription that starts in the past, or whose events lanes filter, is fed by others.
@@ -663,6 +671,13 @@ impl Hub {
         let router = lock(&self.router);
         self.leave_router(&router, cell);
         cell.lock().freeze(revision)
+    }
+
+    /// What fed `cell` has died: it is paused for that reason, and fed anew once it is resumed.
+    pub(super) fn pause_unfed(&self, cell: &Cell, why: &str) {
+        cell.followed.store(0, Ordering::Release);
+        cell.lock().pause(why);
+        cell.wake.notify_waiters();
     }
 
     /// Hands something to the supervisor.

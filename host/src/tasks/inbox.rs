@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
+use super::BrokerError;
 use super::catalog::Catalog;
 use super::producers::Session;
-use super::{BrokerError, PublishReplies};
+use super::publish::Promise;
 use crate::domain::{
     CommitNumber, Entries, PluginInfo, Position, SubscriptionId, SubscriptionSpec, TopicName,
     TopicSpec,
@@ -29,11 +30,10 @@ pub(super) struct PublishItem {
     pub(super) topic: TopicName,
     pub(super) entries: Entries,
     pub(super) bytes: usize,
-    pub(super) correlation: u64,
     pub(super) first_number: u64,
     pub(super) resolved_through: u64,
     pub(super) session: Option<Arc<Session>>,
-    pub(super) replies: PublishReplies,
+    pub(super) promise: Promise,
     pub(super) _room: OwnedSemaphorePermit,
 }
 
@@ -167,7 +167,7 @@ impl Inbox {
         let _room = room.map_err(|_| BrokerError::ShuttingDown)?;
         let (reply, answer) = oneshot::channel();
         self.hand_over(make(reply))?;
-        answer.await.unwrap_or(Err(BrokerError::ShuttingDown))
+        answer.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     /// Asks for a mark. It needs no room in the lane: there is one checkpointer, and what holds the lane's room may be waiting
@@ -175,7 +175,15 @@ impl Inbox {
     pub(super) async fn ask_mark(&self) -> Result<Mark, BrokerError> {
         let (reply, answer) = oneshot::channel();
         self.hand_over(Control::Mark(reply))?;
-        answer.await.unwrap_or(Err(BrokerError::ShuttingDown))
+        answer.await.unwrap_or_else(|_| Err(self.unanswered()))
+    }
+
+    // Why something was dropped without an answer.
+    fn unanswered(&self) -> BrokerError {
+        match self.lock().closed {
+            true => BrokerError::ShuttingDown,
+            false => BrokerError::committer_died(),
+        }
     }
 
     fn hand_over(&self, item: Control) -> Result<(), BrokerError> {
@@ -334,11 +342,10 @@ mod tests {
             topic: "a".parse().expect("a name"),
             entries: Entries::of([]),
             bytes,
-            correlation: number,
             first_number: number,
             resolved_through: 0,
             session: None,
-            replies: tokio::sync::mpsc::unbounded_channel().0,
+            promise: Promise::of(number, tokio::sync::mpsc::unbounded_channel().0),
             _room: room.expect("room"),
         };
         inbox.publish(item).expect("open");
@@ -346,7 +353,8 @@ mod tests {
 
     fn take(inbox: &Inbox, bytes_max: usize) -> Vec<u64> {
         let taken = inbox.take(true, bytes_max, ACK_DELAY, None);
-        taken.publish.iter().map(|item| item.correlation).collect()
+        let correlations = taken.publish.iter().map(|item| item.promise.correlation());
+        correlations.collect()
     }
 
     #[test]

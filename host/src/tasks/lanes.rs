@@ -19,6 +19,7 @@ use super::Catalog;
 use super::chain::FilterChain;
 use super::hub::{Cell, Hub, Start, chain};
 use super::log::Log;
+use super::spawn::Spawner;
 use crate::domain::{Block, Digest, FailurePolicy, Position, SubscriptionId, TopicId, TopicName};
 use crate::plugin::{Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey};
 
@@ -47,6 +48,7 @@ pub(super) struct LaneParts {
     pub(super) log: Log,
     pub(super) plugins: Arc<Plugins>,
     pub(super) catalog: Arc<RwLock<Catalog>>,
+    pub(super) spawner: Spawner,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -110,7 +112,7 @@ impl Lanes {
 
     /// Starts to filter for a subscription with the chain that judges now, from where its state says, and lets the filters
     /// of those before it go.
-    pub(super) fn start(&self, cell: &Arc<Cell>, chain: &Arc<FilterChain>) {
+    pub(super) fn start(self: &Arc<Self>, cell: &Arc<Cell>, chain: &Arc<FilterChain>) {
         if chain.revision > 0 {
             self.tell_all(&Command::Retire(cell.id));
         }
@@ -144,15 +146,31 @@ impl Lanes {
         }
     }
 
-    fn add(&self, digest: Digest, label: &str, member: Member) {
+    fn add(self: &Arc<Self>, digest: Digest, label: &str, member: Member) {
         let mut lanes = self.lock();
         let lane = lanes.entry(digest).or_insert_with(|| {
             let (commands, inbox) = mpsc::unbounded_channel();
             let lane = Lane::new(self.parts.clone(), digest, label.to_owned(), inbox);
-            tokio::spawn(lane.run());
+            let this = self.clone();
+            let died = move |why: &str| this.lane_died(digest, why);
+            let spawner = &self.parts.spawner;
+            spawner.passing(format!("lane of {label}"), lane.run(), died);
             commands
         });
         let _ = lane.send(Command::Add(member));
+    }
+
+    // Its subscriptions would wait for verdicts for ever. They are paused, which is seen, and resuming one starts a lane anew.
+    fn lane_died(&self, digest: Digest, why: &str) {
+        self.lock().remove(&digest);
+        let cells = self.parts.hub.all();
+        for cell in cells.iter().filter(|cell| cell.is_judged_by(digest)) {
+            // Its other lanes are started anew with it.
+            self.tell_all(&Command::Remove(cell.id));
+            self.parts
+                .hub
+                .pause_unfed(cell, &format!("a filter's lane: {why}"));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, mpsc::UnboundedSender<Command>>> {
@@ -325,7 +343,10 @@ impl Lane {
                 self.failed.retain(|member| !retired(member));
                 self.release(retired).await;
             }
-            Command::Remove(id) => self.release(|member| member.cell.id == id).await,
+            Command::Remove(id) => {
+                self.failed.retain(|member| member.cell.id != id);
+                self.release(|member| member.cell.id == id).await;
+            }
             Command::Resume(id) => {
                 let (again, failed) = std::mem::take(&mut self.failed)
                     .into_iter()

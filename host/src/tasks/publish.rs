@@ -49,6 +49,63 @@ pub struct PublishOutcome {
     pub unkept: bool,
 }
 
+/// The duty to answer one batch. Whoever drops it without an answer has died with it, and its publisher is told so.
+pub(super) struct Promise {
+    correlation: u64,
+    bytes: usize,
+    // Taken when it is kept.
+    replies: Option<PublishReplies>,
+}
+
+impl Promise {
+    #[cfg(test)]
+    pub(super) fn of(correlation: u64, replies: PublishReplies) -> Self {
+        Self {
+            correlation,
+            bytes: 0,
+            replies: Some(replies),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn correlation(&self) -> u64 {
+        self.correlation
+    }
+
+    /// The answer, and where it goes to.
+    pub(super) fn keep(
+        mut self,
+        result: Result<PublishOutcome, BrokerError>,
+    ) -> Option<(PublishReplies, PublishReply)> {
+        let reply = self.reply(result);
+        self.replies.take().map(|replies| (replies, reply))
+    }
+
+    /// Answers it alone.
+    pub(super) fn refuse(self, error: BrokerError) {
+        if let Some((replies, reply)) = self.keep(Err(error)) {
+            // The stream may be gone.
+            let _ = replies.send(vec![reply]);
+        }
+    }
+
+    fn reply(&self, result: Result<PublishOutcome, BrokerError>) -> PublishReply {
+        PublishReply {
+            correlation: self.correlation,
+            bytes: self.bytes,
+            result,
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if let Some(replies) = self.replies.take() {
+            let _ = replies.send(vec![self.reply(Err(BrokerError::committer_died()))]);
+        }
+    }
+}
+
 /// One publish stream. Dropping it ends its producer's session.
 pub struct Publisher {
     pub(super) inbox: Arc<Inbox>,
@@ -120,12 +177,15 @@ impl Publisher {
         self.inbox.publish(PublishItem {
             topic: request.topic,
             bytes: request.entries.event_bytes(),
+            promise: Promise {
+                correlation: request.correlation,
+                bytes: request.entries.event_bytes(),
+                replies: Some(self.replies.clone()),
+            },
             entries: request.entries,
-            correlation: request.correlation,
             first_number: request.first_number,
             resolved_through: request.resolved_through,
             session: self.session.clone(),
-            replies: self.replies.clone(),
             _room: room,
         })
     }

@@ -2,16 +2,20 @@
 //! their lanes, routes get their task, and one that starts in the past catches up with the router on a task of its
 //! own.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
 use super::chain::FilterChain;
 use super::delivery::DeliveryParts;
+use super::health::Condition;
 use super::hub::{Cell, Join, Start, chain, push_range};
 use super::lanes::Lanes;
 use super::routes;
+use super::spawn::panicked;
 use crate::domain::{Block, BlockError, Position};
 
 /// Bytes of blocks a catch-up reads at once.
@@ -45,7 +49,9 @@ impl Supervisor {
         self.follow(&cell);
         if cell.form().spec.is_route() {
             let this = self.clone();
-            tokio::spawn(async move { this.run_route(cell).await });
+            let name = format!("route {}", cell.name);
+            let run = async move { this.run_route(cell).await };
+            self.parts.spawner.passing(name, run, |_| {});
         }
     }
 
@@ -59,19 +65,40 @@ impl Supervisor {
         }
         self.lanes.start(cell, &judging);
         if judging.filters.is_empty() && !cell.is_routed() {
-            tokio::spawn(catch_up(self.parts.clone(), cell.clone(), judging));
+            let (hub, unfed) = (self.parts.hub.clone(), cell.clone());
+            let died = move |why: &str| hub.pause_unfed(&unfed, &format!("its catch-up: {why}"));
+            let name = format!("catch-up of {}", cell.name);
+            let catch_up = catch_up(self.parts.clone(), cell.clone(), judging);
+            self.parts.spawner.passing(name, catch_up, died);
         }
     }
 
     async fn run_route(&self, cell: Arc<Cell>) {
         loop {
-            let Err(error) = routes::run(self.parts.clone(), cell.clone()).await else {
-                return;
+            let run = AssertUnwindSafe(routes::run(self.parts.clone(), cell.clone()));
+            let died = Condition::TaskDied(format!("route {}", cell.name).into());
+            let why = match run.catch_unwind().await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    let why = chain(&error);
+                    tracing::error!(route = %cell.name, error = %why, "a route's transforms cannot be set up; it is paused");
+                    why
+                }
+                // What it had leased is given back; resuming the route tries it again.
+                Err(panic) => {
+                    let why = panicked(&*panic);
+                    let conditions = self.parts.spawner.conditions();
+                    conditions.raise(
+                        died.clone(),
+                        format!("{why}; it is paused, resume it to try again"),
+                    );
+                    why
+                }
             };
-            let why = chain(&error);
-            tracing::error!(route = %cell.name, error = %why, "a route's transforms cannot be set up; it is paused");
             cell.lock().pause(&why);
-            if !self.resumed(&cell).await {
+            let resumed = self.resumed(&cell).await;
+            self.parts.spawner.conditions().clear(&died);
+            if !resumed {
                 return;
             }
         }

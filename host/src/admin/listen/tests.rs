@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::super::tls_config;
 use super::*;
 use crate::pki::{Authority, ClientName, PemPair, ServerNames, Validity};
+use crate::tasks::Conditions;
 
 struct Fixture {
     authority: Authority,
@@ -44,13 +45,11 @@ async fn fixture() -> Fixture {
     );
     let metrics = Arc::new(AdminMetrics::default());
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(serve(
-        listeners,
-        router,
-        8,
-        Arc::clone(&metrics),
-        shutdown.clone(),
-    ));
+    let (counted, until) = (Arc::clone(&metrics), shutdown.clone());
+    let server = tokio::spawn(async move {
+        let spawner = Spawner::new(Conditions::default(), until.clone());
+        serve(listeners, router, 8, counted, &spawner, until).await;
+    });
     Fixture {
         authority,
         plain,
