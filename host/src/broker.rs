@@ -2,6 +2,7 @@
 //! topic, and what was published before. No I/O, no async, no clock, no locks: whoever shares a state wraps it
 //! in a mutex of its own, and time is an argument.
 
+mod classes;
 mod dedup;
 mod matching;
 mod positions;
@@ -10,4 +11,4 @@ mod subscription;
 
 pub use dedup::{Fenced, Producers, ProducersRestoreError, Verdict};
 pub use matching::TopicInterests;
-pub use subscription::{GiveUpReason, GivenUp, Lease, RestoreError, SubscriptionState};
+pub use subscription::{GiveUpReason, GivenUp, Lease, RestoreError, Strain, SubscriptionState};

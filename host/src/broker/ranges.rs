@@ -33,6 +33,7 @@ impl<V: Copy + PartialEq> RangeMap<V> {
             .map(|(first, (last, value))| (*first, *last, *value))
     }
 
+    #[cfg(test)]
     pub(super) fn get(&self, position: u64) -> Option<V> {
         let (_, (last, value)) = self.entries.range(..=position).next_back()?;
         (*last >= position).then_some(*value)

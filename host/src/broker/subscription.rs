@@ -3,11 +3,18 @@
 //! clock. It never holds an event, only positions, and it never forgets a matched position before its ack.
 //!
 //! A position that is pending is in exactly one place: never handed out (at or above `next_fresh`), ready to
-//! be handed out again, delayed, in flight with one consumer, or given up. An ack removes it for good.
+//! be handed out again, waiting for a retry that is due, delayed, in flight with one consumer, or given up. An ack
+//! removes it for good.
+//!
+//! - `matched`, `chains`: how positions become pending.
+//! - `delivery`: the consumers' side, and who gets what next.
+//! - `returned`: what came back: how often, and until when it is left alone.
+//! - `snapshot`: all of it as bytes.
 
 mod chains;
 mod delivery;
 mod matched;
+mod returned;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -21,14 +28,16 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use self::chains::Chains;
+pub use self::returned::Strain;
+use self::returned::{Delays, Tries};
 pub use self::snapshot::RestoreError;
 use super::positions::PositionSet;
 use super::ranges::RangeMap;
 use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
 
-/// Nothing is handed out for the first time while this many ranges wait for another attempt or for their dead
-/// letter: what is kept per returned event must not grow with the backlog.
-const RETURNED_RANGES_MAX: usize = 262_144;
+/// While this many events wait for their dead letter, a further one is tried again later instead: what is kept of each,
+/// with its reason, must not grow with the backlog.
+const GIVEN_UP_MAX: usize = 262_144;
 /// Longest reason that is kept with a given-up event, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
 
@@ -53,13 +62,18 @@ pub struct SubscriptionState {
     pending: PositionSet,
     /// Pending positions from here on were never handed out.
     next_fresh: u64,
-    /// To be handed out again as soon as somebody asks.
+    /// To be handed out again as soon as somebody asks; none of them failed before.
     ready: PositionSet,
-    delayed: Delayed,
-    /// How often a position has been handed out and came back. Absent means never.
-    attempts: RangeMap<u32>,
+    /// Those that failed before and are due again.
+    retries: PositionSet,
+    delayed: Delays,
+    tries: Tries,
     consumers: BTreeMap<ConsumerId, Consumer>,
     in_flight: u64,
+    /// Those in flight that failed before.
+    retries_in_flight: u64,
+    /// Retries handed out one after the other while something fresh waited.
+    retries_in_a_row: u64,
     given_up: BTreeMap<u64, GivenUpEntry>,
     /// Those of `given_up` that nobody has taken yet.
     given_up_waiting: BTreeSet<u64>,
@@ -84,14 +98,6 @@ struct Consumer {
     next_scan: Option<Millis>,
 }
 
-/// Positions to be tried again later.
-#[derive(Clone, Debug, Default)]
-struct Delayed {
-    by_position: RangeMap<Millis>,
-    /// Hints: when to look at which range. One whose positions are gone is dropped when it comes up.
-    by_due: BTreeSet<(Millis, u64, u64)>,
-}
-
 #[derive(Clone, Debug)]
 struct GivenUpEntry {
     attempts: u32,
@@ -112,7 +118,7 @@ pub struct Lease {
 pub struct GivenUp {
     /// Which event.
     pub position: Position,
-    /// How often it was handed out.
+    /// How often it was tried: handed out, and not acked in the end.
     pub attempts: u32,
     /// Why it was given up.
     pub reason: GiveUpReason,
@@ -175,10 +181,13 @@ impl SubscriptionState {
             pending: PositionSet::default(),
             next_fresh: start,
             ready: PositionSet::default(),
-            delayed: Delayed::default(),
-            attempts: RangeMap::default(),
+            retries: PositionSet::default(),
+            delayed: Delays::default(),
+            tries: Tries::default(),
             consumers: BTreeMap::new(),
             in_flight: 0,
+            retries_in_flight: 0,
+            retries_in_a_row: 0,
             given_up: BTreeMap::new(),
             given_up_waiting: BTreeSet::new(),
             paused: None,
@@ -286,13 +295,6 @@ impl SubscriptionState {
     #[must_use]
     pub fn paused(&self) -> Option<&str> {
         self.paused.as_deref()
-    }
-}
-
-impl Delayed {
-    fn insert(&mut self, first: u64, last: u64, due: Millis) {
-        self.by_position.insert(first, last, due);
-        self.by_due.insert((due, first, last));
     }
 }
 

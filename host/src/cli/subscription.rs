@@ -398,12 +398,16 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
 }
 
 pub(super) fn state(info: &SubscriptionInfo) -> String {
-    match (&info.paused, info.pending_changes) {
+    let mut state = match (&info.paused, info.pending_changes) {
         (Some(reason), _) => format!("paused: {reason}"),
         (None, 0) => "active".to_owned(),
         (None, 1) => "active, 1 change pending".to_owned(),
         (None, pending) => format!("active, {pending} changes pending"),
+    };
+    if !info.limits_reached.is_empty() {
+        state.push_str(&format!(", at a limit: {}", info.limits_reached.join(" ")));
     }
+    state
 }
 
 fn changes(info: &SubscriptionInfo) -> String {

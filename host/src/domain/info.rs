@@ -51,6 +51,9 @@ pub struct SubscriptionInfo {
     pub dead_lettered: u64,
     /// Why it stands still, when it does.
     pub paused: Option<String>,
+    /// Limits it has reached: it goes on, less exactly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits_reached: Vec<String>,
 }
 
 /// Which world a plugin implements.

@@ -562,6 +562,7 @@ impl Broker {
                     .dead_lettered
                     .load(std::sync::atomic::Ordering::Relaxed),
                 paused: state.paused().map(str::to_owned),
+                limits_reached: state.strain().names().map(str::to_owned).collect(),
             };
             (info, state.oldest_pending())
         };

@@ -266,7 +266,7 @@ impl Taker {
             retry_ms = UNREADABLE_MS,
             "pending events cannot be read; they stay pending and are tried again"
         );
-        self.change(|state, now, id| state.postpone(id, ranges, now.plus(UNREADABLE_MS)));
+        self.change(|state, now, id| state.postpone(id, ranges, now.plus(UNREADABLE_MS), now));
     }
 
     // Events that are pending but exist no more: there is nothing to deliver, ever.
@@ -295,7 +295,7 @@ impl Taker {
     }
 
     pub(super) fn term(&self, ranges: &[RangeInclusive<Position>], reason: &str) {
-        self.change(|state, _, id| state.term(id, ranges, reason));
+        self.change(|state, now, id| state.term(id, ranges, reason, now));
     }
 
     pub(super) fn extend(&self, ranges: &[RangeInclusive<Position>]) {
@@ -303,8 +303,8 @@ impl Taker {
     }
 
     pub(super) fn give_up(&self, position: Position, reason: GiveUpReason) {
-        self.change(|state, _, id| {
-            state.give_up(id, position, reason);
+        self.change(|state, now, id| {
+            state.give_up(id, position, reason, now);
         });
     }
 
@@ -312,11 +312,12 @@ impl Taker {
         &self,
         change: impl FnOnce(&mut crate::broker::SubscriptionState, Millis, ConsumerId),
     ) {
-        let (wakeup, given_up) = {
+        let (wakeup, given_up, strain) = {
             let mut state = self.cell.lock();
             change(&mut state, self.parts.hub.clock.now(), self.id);
-            (state.next_wakeup(), state.has_given_up())
+            (state.next_wakeup(), state.has_given_up(), state.strain())
         };
+        self.cell.said.strain(&self.cell.name, strain);
         self.parts.hub.arm(&self.cell, wakeup);
         if given_up {
             self.parts.hub.queue_dead_letters(&self.cell);

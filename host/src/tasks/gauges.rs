@@ -10,7 +10,7 @@ use crate::store::Usage;
 type Column<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
 pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeFamily> {
-    let columns: [Column<SubscriptionInfo>; 9] = [
+    let columns: [Column<SubscriptionInfo>; 11] = [
         (
             "tidegate_subscription_depth",
             "Events that matched and are not acked",
@@ -48,6 +48,18 @@ pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeF
             |s| f64::from(u8::from(s.paused.is_some())),
         ),
         (
+            "tidegate_subscription_coarse_delays",
+            "1 while so many events wait for another attempt that they may wait a quarter longer than they should",
+            "gauge",
+            |s| reached(s, "coarse_delays"),
+        ),
+        (
+            "tidegate_subscription_dead_letters_full",
+            "1 while so many events wait for their dead letter that further ones are tried again instead",
+            "gauge",
+            |s| reached(s, "dead_letters_full"),
+        ),
+        (
             "tidegate_subscription_pending_changes",
             "Changes of its filters that wait until the filters before them have looked at every event before the fence",
             "gauge",
@@ -69,6 +81,11 @@ pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeF
     families(subscriptions, &columns, |s| {
         vec![("subscription", s.spec.name.to_string())]
     })
+}
+
+fn reached(subscription: &SubscriptionInfo, limit: &str) -> f64 {
+    let reached = subscription.limits_reached.iter().any(|name| name == limit);
+    f64::from(u8::from(reached))
 }
 
 pub(super) fn of_plugins(plugins: &[PluginStats]) -> Vec<GaugeFamily> {

@@ -18,7 +18,7 @@ use super::clock::Clock;
 use super::log::Log;
 use super::log_limit::LogLimit;
 use super::transform::TransformChain;
-use crate::broker::{GivenUp, SubscriptionState, TopicInterests};
+use crate::broker::{GivenUp, Strain, SubscriptionState, TopicInterests};
 use crate::domain::{
     Block, ConsumerId, Digest, Millis, Name, Position, SubscriptionId, SubscriptionSpec, TopicId,
     TopicName,
@@ -62,6 +62,26 @@ pub(super) struct Said {
     pub(super) filter_failed: LogLimit,
     pub(super) transform_failed: LogLimit,
     pub(super) given_up: LogLimit,
+    strain: Mutex<Strain>,
+}
+
+impl Said {
+    /// The limits that the subscription has reached are these now; says so when they were others.
+    pub(super) fn strain(&self, subscription: &Name, strain: Strain) {
+        let before = std::mem::replace(&mut *lock(&self.strain), strain);
+        if before == strain {
+            return;
+        }
+        let limits: Vec<&str> = strain.names().collect();
+        match limits.is_empty() {
+            true => {
+                tracing::info!(%subscription, "the subscription is below its limits again");
+            }
+            false => {
+                tracing::warn!(%subscription, limits = limits.join(" "), "the subscription has reached a limit and goes on less exactly; see `Limits` in the README");
+            }
+        }
+    }
 }
 
 /// What a subscription is from now on, until it is changed again. Whoever works on a batch takes one and keeps it for
@@ -500,11 +520,13 @@ impl Hub {
     }
 
     fn tick(&self, cell: &Arc<Cell>, now: Millis) {
-        let (deliverable, wakeup, given_up) = {
+        let (deliverable, wakeup, given_up, strain) = {
             let mut state = cell.lock();
             let deliverable = state.tick(now);
-            (deliverable, state.next_wakeup(), state.has_given_up())
+            let given_up = state.has_given_up();
+            (deliverable, state.next_wakeup(), given_up, state.strain())
         };
+        cell.said.strain(&cell.name, strain);
         self.arm(cell, wakeup);
         if given_up {
             self.queue_dead_letters(cell);

@@ -1,26 +1,24 @@
-//! The consumers' side: handing out, acks, returns with back-off, deadlines and giving up.
+//! The consumers' side: who gets what next, acks, returns, deadlines and giving up.
+//!
+//! What failed before never takes everything: while something fresh waits, a quarter of the window is not for
+//! retries, and of what is handed out every fourth is fresh.
 
 use std::ops::RangeInclusive;
 
+use super::returned::Return;
 use super::{
-    Consumer, GiveUpReason, GivenUp, GivenUpEntry, Lease, RETURNED_RANGES_MAX, SubscriptionState,
-    bounded, bounds, push_run,
+    Consumer, GiveUpReason, GivenUp, GivenUpEntry, Lease, SubscriptionState, bounded, bounds,
+    push_run,
 };
+use crate::broker::positions::PositionSet;
 use crate::domain::{ConsumerId, Millis, Position};
 
 /// After a look at all deadlines of a consumer the next one waits a millisecond for this many ranges it holds,
 /// so that many scattered deadlines cannot keep the broker looking. 65,536 of them expire up to 1 s late.
 const RANGES_SCANNED_PER_MS: u64 = 64;
 
-/// Why events come back.
-enum Return {
-    /// The consumer is gone.
-    Detached,
-    /// The consumer asked for another attempt, after this delay if it said one.
-    Nacked(Option<u64>),
-    /// The deadline passed.
-    Expired,
-}
+/// While something fresh waits, one in this many of the window and of what is handed out is for it.
+const FRESH_SHARE: u64 = 4;
 
 impl SubscriptionState {
     /// Attaches a consumer.
@@ -43,12 +41,12 @@ impl SubscriptionState {
     pub fn has_deliverable(&self) -> bool {
         self.paused.is_none()
             && self.in_flight < self.in_flight_max()
-            && (!self.ready.is_empty() || (self.may_lease_fresh() && self.has_fresh()))
+            && (!self.ready.is_empty() || !self.retries.is_empty() || self.has_fresh())
     }
 
-    /// Hands at most `events_max` events to `consumer`, appended to `out`: first what is to be tried again,
-    /// then what was never handed out, each in order. Nothing while paused, and never more than the policy
-    /// allows to be in flight.
+    /// Hands at most `events_max` events to `consumer`, appended to `out`: first what was given back, then what failed
+    /// and is to be tried again, then what was never handed out, each in order. Nothing while paused, and never
+    /// more than the policy allows to be in flight.
     pub fn lease(
         &mut self,
         consumer: ConsumerId,
@@ -64,10 +62,27 @@ impl SubscriptionState {
             .in_flight_max()
             .saturating_sub(self.in_flight)
             .min(events_max as u64);
-        let runs = self.pick_ready(&mut budget);
+        let runs = pick(&mut self.ready, &mut budget);
         self.hand_out(consumer, &runs, now, out);
-        if self.may_lease_fresh() {
-            let runs = self.pick_fresh(&mut budget);
+        let fresh_waits = !self.retries.is_empty() && self.has_fresh();
+        if !self.retries.is_empty() {
+            let mut share = match fresh_waits {
+                true => self.share_of_retries(budget),
+                false => budget,
+            };
+            budget -= share;
+            let runs = pick(&mut self.retries, &mut share);
+            budget += share;
+            self.retries_in_a_row += count(&runs);
+            self.hand_out(consumer, &runs, now, out);
+        }
+        let runs = self.pick_fresh(&mut budget);
+        if !runs.is_empty() || !fresh_waits {
+            self.retries_in_a_row = 0;
+        }
+        self.hand_out(consumer, &runs, now, out);
+        if budget > 0 && fresh_waits && !self.has_fresh() {
+            let runs = pick(&mut self.retries, &mut budget);
             self.hand_out(consumer, &runs, now, out);
         }
     }
@@ -84,7 +99,7 @@ impl SubscriptionState {
             push_run(&mut runs, position.0, position.0);
         }
         for (first, last) in self.take_unsent(consumer, &runs) {
-            self.ready.insert_range(first, last);
+            self.make_ready(first, last);
         }
     }
 
@@ -95,9 +110,10 @@ impl SubscriptionState {
         consumer: ConsumerId,
         ranges: &[RangeInclusive<Position>],
         due: Millis,
+        now: Millis,
     ) {
         for (first, last) in self.take_unsent(consumer, ranges) {
-            self.delayed.insert(first, last, due);
+            self.delayed.insert(first, last, now, due);
         }
     }
 
@@ -114,7 +130,7 @@ impl SubscriptionState {
     ) {
         if let Some(consumer) = consumer {
             for (first, last) in self.take_flights(consumer, ranges) {
-                self.in_flight -= last - first + 1;
+                self.landed(first, last);
                 self.remove_pending(first, last);
                 push_run(acked, first, last);
             }
@@ -124,7 +140,8 @@ impl SubscriptionState {
             let (first, last) = bounds(range);
             self.drop_flights(first, last);
             self.ready.remove_range(first, last);
-            self.delayed.by_position.take(first, last, |_, _, _| {});
+            self.retries.remove_range(first, last);
+            self.delayed.remove(first, last);
             self.drop_given_up(first, last);
             let removed: Vec<(u64, u64)> = self.pending.ranges(first, last).collect();
             for (first, last) in removed {
@@ -154,10 +171,11 @@ impl SubscriptionState {
         consumer: ConsumerId,
         ranges: &[RangeInclusive<Position>],
         reason: &str,
+        now: Millis,
     ) {
         let reason = GiveUpReason::Terminated(bounded(reason));
         for (first, last) in self.take_flights(consumer, ranges) {
-            self.give_up_flight(first, last, &reason);
+            self.give_up_flight(first, last, &reason, now);
         }
     }
 
@@ -167,10 +185,11 @@ impl SubscriptionState {
         consumer: ConsumerId,
         position: Position,
         reason: GiveUpReason,
+        now: Millis,
     ) -> bool {
         let flights = self.take_flights(consumer, &[position..=position]);
         for (first, last) in &flights {
-            self.give_up_flight(*first, *last, &reason);
+            self.give_up_flight(*first, *last, &reason, now);
         }
         !flights.is_empty()
     }
@@ -206,8 +225,7 @@ impl SubscriptionState {
             .values()
             .filter_map(|consumer| consumer.next_scan)
             .min();
-        let due = self.delayed.by_due.first().map(|(due, _, _)| *due);
-        deadline.into_iter().chain(due).min()
+        deadline.into_iter().chain(self.delayed.0.first()).min()
     }
 
     /// At most `max` events that were given up, each handed out once. Their dead letters durable, the caller
@@ -252,9 +270,17 @@ impl SubscriptionState {
         u64::from(self.policy.in_flight_events_max.max(1))
     }
 
-    fn may_lease_fresh(&self) -> bool {
-        let returned = self.attempts.len() + self.delayed.by_due.len() + self.given_up.len();
-        returned < RETURNED_RANGES_MAX
+    // How many of `budget` retries may take while something fresh waits. With a window of one they take turns.
+    fn share_of_retries(&self, budget: u64) -> u64 {
+        let window = self.in_flight_max();
+        let of_window = match window {
+            1 => 1,
+            _ => window - (window / FRESH_SHARE).max(1),
+        };
+        let for_fresh = self.retries_in_a_row.saturating_add(budget) / FRESH_SHARE;
+        budget
+            .saturating_sub(for_fresh)
+            .min(of_window.saturating_sub(self.retries_in_flight))
     }
 
     fn has_fresh(&self) -> bool {
@@ -263,20 +289,6 @@ impl SubscriptionState {
             .any(|(first, last)| {
                 (self.given_up.range(first..=last).count() as u64) < last - first + 1
             })
-    }
-
-    fn pick_ready(&mut self, budget: &mut u64) -> Vec<(u64, u64)> {
-        let mut runs = Vec::new();
-        for (first, last) in self.ready.ranges(0, u64::MAX) {
-            let Some(last) = spend(budget, first, last) else {
-                break;
-            };
-            runs.push((first, last));
-        }
-        for (first, last) in &runs {
-            self.ready.remove_range(*first, *last);
-        }
-        runs
     }
 
     // The one place that chooses among what was never handed out: here in order of commit.
@@ -332,14 +344,12 @@ impl SubscriptionState {
         for (first, last) in runs.iter().copied() {
             holder.hold(first, last, deadline);
             self.in_flight += last - first + 1;
-            let mut at = first;
-            for (from, to, attempts) in self.attempts.overlapping(first, last) {
-                push_leases(out, at..from, 1);
-                push_leases(out, from..to + 1, attempts.saturating_add(1));
-                self.redelivered += to - from + 1;
-                at = to + 1;
-            }
-            push_leases(out, at..last + 1, 1);
+            self.tries.show(first, last, |first, last, tried| {
+                let count = last - first + 1;
+                self.retries_in_flight += if tried.failed > 0 { count } else { 0 };
+                self.redelivered += if tried.handed > 0 { count } else { 0 };
+                push_leases(out, first..last + 1, tried.handed.saturating_add(1));
+            });
         }
     }
 
@@ -367,22 +377,27 @@ impl SubscriptionState {
     ) -> Vec<(u64, u64)> {
         let unsent = self.take_flights(consumer, ranges);
         for (first, last) in unsent.iter().copied() {
-            self.in_flight -= last - first + 1;
-            let again: u64 = self
-                .attempts
-                .overlapping(first, last)
-                .map(|(first, last, _)| last - first + 1)
-                .sum();
+            self.landed(first, last);
+            let mut again = 0;
+            self.tries.show(first, last, |first, last, tried| {
+                again += if tried.handed > 0 {
+                    last - first + 1
+                } else {
+                    0
+                };
+            });
             self.redelivered = self.redelivered.saturating_sub(again);
         }
         unsent
     }
 
     fn drop_flights(&mut self, first: u64, last: u64) {
+        let mut dropped = Vec::new();
         for consumer in self.consumers.values_mut() {
-            consumer.release(first, last, |first, last| {
-                self.in_flight -= last - first + 1
-            });
+            consumer.release(first, last, |first, last| dropped.push((first, last)));
+        }
+        for (first, last) in dropped {
+            self.landed(first, last);
         }
     }
 
@@ -403,67 +418,8 @@ impl SubscriptionState {
 
     fn remove_pending(&mut self, first: u64, last: u64) {
         self.pending.remove_range(first, last);
-        if !self.attempts.is_empty() {
-            self.attempts.take(first, last, |_, _, _| {});
-        }
-    }
-
-    // `first..=last` were in flight and are in no place now.
-    fn hand_back(&mut self, first: u64, last: u64, why: &Return, now: Millis) {
-        self.in_flight -= last - first + 1;
-        for (first, last, attempts) in self.take_attempts(first, last) {
-            let exhausted = self.policy.attempts_max > 0 && attempts >= self.policy.attempts_max;
-            if exhausted && !matches!(why, Return::Detached) {
-                self.give_up_run(first, last, attempts, &GiveUpReason::AttemptsExhausted);
-                continue;
-            }
-            self.attempts.insert(first, last, attempts);
-            let delay_ms = match why {
-                Return::Detached => 0,
-                Return::Nacked(Some(delay_ms)) => *delay_ms,
-                Return::Nacked(None) | Return::Expired => self.policy.backoff_after(attempts),
-            };
-            if delay_ms == 0 {
-                self.ready.insert_range(first, last);
-            } else {
-                self.delayed.insert(first, last, now.plus(delay_ms));
-            }
-        }
-    }
-
-    // Removes the attempt counts of `first..=last` and returns them with the present attempt counted.
-    fn take_attempts(&mut self, first: u64, last: u64) -> Vec<(u64, u64, u32)> {
-        let mut counted = Vec::new();
-        let mut at = first;
-        self.attempts.take(first, last, |from, to, attempts| {
-            if at < from {
-                counted.push((at, from - 1, 1));
-            }
-            counted.push((from, to, attempts.saturating_add(1)));
-            at = to + 1;
-        });
-        if at <= last {
-            counted.push((at, last, 1));
-        }
-        counted
-    }
-
-    fn give_up_flight(&mut self, first: u64, last: u64, reason: &GiveUpReason) {
-        self.in_flight -= last - first + 1;
-        for (first, last, attempts) in self.take_attempts(first, last) {
-            self.give_up_run(first, last, attempts, reason);
-        }
-    }
-
-    fn give_up_run(&mut self, first: u64, last: u64, attempts: u32, reason: &GiveUpReason) {
-        for position in first..=last {
-            self.record_given_up(
-                position,
-                GivenUpEntry {
-                    attempts,
-                    reason: reason.clone(),
-                },
-            );
+        if !self.tries.is_empty() {
+            self.tries.0.take(first, last);
         }
     }
 
@@ -478,30 +434,6 @@ impl SubscriptionState {
             self.hand_back(*first, *last, &Return::Expired, now);
         }
         !expired.is_empty()
-    }
-
-    // Moves what is due from delayed to ready.
-    fn release_due(&mut self, now: Millis) -> bool {
-        let mut released = false;
-        while let Some(hint) = self.delayed.by_due.first().copied()
-            && hint.0 <= now
-        {
-            self.delayed.by_due.pop_first();
-            let (_, first, last) = hint;
-            let due: Vec<(u64, u64)> = self
-                .delayed
-                .by_position
-                .overlapping(first, last)
-                .filter(|(_, _, due)| *due <= now)
-                .map(|(first, last, _)| (first, last))
-                .collect();
-            for (first, last) in due {
-                self.delayed.by_position.take(first, last, |_, _, _| {});
-                self.ready.insert_range(first, last);
-                released = true;
-            }
-        }
-        released
     }
 }
 
@@ -535,6 +467,25 @@ impl Consumer {
         let pause_ms = self.flights.len() as u64 / RANGES_SCANNED_PER_MS;
         self.next_scan = next.map(|next| next.max(now.plus(pause_ms)));
     }
+}
+
+// Removes at most `budget` positions from the front of `from`.
+fn pick(from: &mut PositionSet, budget: &mut u64) -> Vec<(u64, u64)> {
+    let mut runs = Vec::new();
+    for (first, last) in from.ranges(0, u64::MAX) {
+        let Some(last) = spend(budget, first, last) else {
+            break;
+        };
+        runs.push((first, last));
+    }
+    for (first, last) in &runs {
+        from.remove_range(*first, *last);
+    }
+    runs
+}
+
+fn count(runs: &[(u64, u64)]) -> u64 {
+    runs.iter().map(|(first, last)| last - first + 1).sum()
 }
 
 // Takes at most `budget` positions from the front of `first..=last` and returns the last of them.

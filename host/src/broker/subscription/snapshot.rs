@@ -1,9 +1,10 @@
 //! A subscription's state as bytes, for checkpoints. Consumers and what they hold are not part of it: after a
 //! restart everything in flight is deliverable again, with the attempts it had before.
 //!
-//! Layout: version (1 byte), the postcard form of [`Stored`], from version 2 on that of [`StoredChains`], then the
-//! position sets in roaring's portable format: pending, acked ahead, and one per stage. A subscription whose
-//! filters were never changed is written as version 1.
+//! Layout: version (1 byte), the postcard form of [`Stored`], from version 2 on that of [`StoredChains`], from version 3
+//! on that of [`StoredReturned`], then the position sets in roaring's portable format: pending, acked ahead, one per
+//! stage, and from version 3 on those that [`StoredReturned`] names. A subscription to which nothing came back is
+//! written as version 2, and as version 1 when its filters were never changed either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,22 +12,25 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::chains::{Chains, Upcoming};
-use super::{Delayed, GiveUpReason, GivenUpEntry, Stage, SubscriptionState};
+use super::returned::Tried;
+use super::{GiveUpReason, GivenUpEntry, Stage, SubscriptionState};
+use crate::broker::classes::Classes;
 use crate::broker::positions::PositionSet;
-use crate::broker::ranges::RangeMap;
 use crate::domain::{DeliveryPolicy, Millis, Position};
 
 /// Filters that were never changed.
 const FIRST_CHAIN: u8 = 1;
 /// With the chain that judges and those after it.
 const CHAINS: u8 = 2;
+/// With what came back, as sets.
+const RETURNED: u8 = 3;
 
 /// Why the bytes are not a subscription's state.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Written by another version.
     #[error(
-        "the subscription's state has version {0}, this broker reads {FIRST_CHAIN} and {CHAINS}; start the version that wrote it"
+        "the subscription's state has version {0}, this broker reads {FIRST_CHAIN} to {RETURNED}; start the version that wrote it"
     )]
     Version(u8),
     /// The head cannot be read.
@@ -54,6 +58,7 @@ struct Stored {
     evaluated: u64,
     stages_through: Vec<u64>,
     next_fresh: u64,
+    /// Up to version 2, like the next.
     attempts: Vec<(u64, u64, u32)>,
     delayed: Vec<(u64, u64, Millis)>,
     given_up: Vec<(u64, u32, GiveUpReason)>,
@@ -68,6 +73,13 @@ struct StoredChains {
     upcoming: Vec<(u32, u64, u8)>,
 }
 
+/// A set of positions follows for each, in this order.
+#[derive(Default, Serialize, Deserialize)]
+struct StoredReturned {
+    tried: Vec<Tried>,
+    due: Vec<Millis>,
+}
+
 impl SubscriptionState {
     /// The state as bytes. Counters since the start of the broker are not part of it.
     #[must_use]
@@ -77,8 +89,8 @@ impl SubscriptionState {
             evaluated: self.evaluated,
             stages_through: self.stages.iter().map(|stage| stage.through).collect(),
             next_fresh: self.next_fresh,
-            attempts: self.attempts.iter().collect(),
-            delayed: self.delayed.by_position.iter().collect(),
+            attempts: Vec::new(),
+            delayed: Vec::new(),
             given_up: self
                 .given_up
                 .iter()
@@ -91,18 +103,32 @@ impl SubscriptionState {
                 .collect(),
             paused: self.paused.clone(),
         };
+        let returned = StoredReturned {
+            tried: self.tries.0.iter().map(|(tried, _)| tried).collect(),
+            due: self.delayed.0.iter().map(|(due, _)| due).collect(),
+        };
         let changed = self.chains.revision > 0 || !self.chains.upcoming.is_empty();
-        let version = if changed { CHAINS } else { FIRST_CHAIN };
+        let version = match (returned.is_empty(), changed) {
+            (false, _) => RETURNED,
+            (true, true) => CHAINS,
+            (true, false) => FIRST_CHAIN,
+        };
         let mut bytes = postcard::to_extend(&stored, vec![version])
             .expect("plain numbers and texts always serialize into a Vec");
-        if changed {
+        if version >= CHAINS {
             bytes = postcard::to_extend(&StoredChains::of(&self.chains), bytes)
+                .expect("plain numbers always serialize into a Vec");
+        }
+        if version >= RETURNED {
+            bytes = postcard::to_extend(&returned, bytes)
                 .expect("plain numbers always serialize into a Vec");
         }
         let sets = [&self.pending, &self.acked_ahead];
         for set in sets
             .into_iter()
             .chain(self.stages.iter().map(|stage| &stage.candidates))
+            .chain(self.tries.0.iter().map(|(_, set)| set))
+            .chain(self.delayed.0.iter().map(|(_, set)| set))
         {
             set.write(&mut bytes).expect("writing to a Vec never fails");
         }
@@ -123,14 +149,18 @@ impl SubscriptionState {
         let (version, bytes) = bytes
             .split_first()
             .ok_or(RestoreError::Inconsistent("it is empty"))?;
-        if ![FIRST_CHAIN, CHAINS].contains(version) {
+        if !(FIRST_CHAIN..=RETURNED).contains(version) {
             return Err(RestoreError::Version(*version));
         }
         let (stored, mut rest) = postcard::take_from_bytes::<Stored>(bytes)?;
         let mut chains = Chains::default();
-        if *version == CHAINS {
+        if *version >= CHAINS {
             let (stored, after) = postcard::take_from_bytes::<StoredChains>(rest)?;
             (chains, rest) = (stored.chains(), after);
+        }
+        let mut returned = StoredReturned::default();
+        if *version >= RETURNED {
+            (returned, rest) = postcard::take_from_bytes::<StoredReturned>(rest)?;
         }
         let pending = PositionSet::read(&mut rest)?;
         let acked_ahead = PositionSet::read(&mut rest)?;
@@ -144,6 +174,8 @@ impl SubscriptionState {
                 })
             })
             .collect::<Result<Vec<_>, RestoreError>>()?;
+        let tried = read_classes(&returned.tried, &mut rest)?;
+        let due = read_classes(&returned.due, &mut rest)?;
         if !rest.is_empty() {
             return Err(RestoreError::Inconsistent("bytes follow its end"));
         }
@@ -159,13 +191,14 @@ impl SubscriptionState {
                 return Err(RestoreError::Stages { found, expected });
             }
         }
-        let state = Self {
+        let mut state = Self {
             pending,
             acked_ahead,
             stages: candidates,
             chains,
             ..Self::new(policy, Position(stored.start), 0)
         };
+        (state.tries.0, state.delayed.0) = (tried, due);
         state.with(stored)
     }
 
@@ -180,15 +213,28 @@ impl SubscriptionState {
         self.evaluated = stored.evaluated;
         self.next_fresh = stored.next_fresh;
         self.paused = stored.paused;
-        self.attempts = self.ranges_of_pending(&stored.attempts)?;
-        self.delayed = Delayed {
-            by_position: self.ranges_of_pending(&stored.delayed)?,
-            by_due: stored
-                .delayed
-                .iter()
-                .map(|(first, last, due)| (*due, *first, *last))
-                .collect(),
-        };
+        for (first, last, attempts) in stored.attempts {
+            check(self.is_pending(first, last), NOT_PENDING)?;
+            check(self.tries.0.overlapping(first, last).is_empty(), TWICE)?;
+            let tried = Tried {
+                failed: attempts,
+                handed: attempts,
+            };
+            self.tries.0.insert(first, last, tried);
+        }
+        for (first, last, due) in stored.delayed {
+            check(self.is_pending(first, last), NOT_PENDING)?;
+            check(self.delayed.0.overlapping(first, last).is_empty(), TWICE)?;
+            self.delayed.0.insert(first, last, due);
+        }
+        let returned = self.tries.0.iter().map(|(_, set)| set);
+        check(
+            returned
+                .chain(self.delayed.0.iter().map(|(_, set)| set))
+                .flat_map(|set| set.ranges(0, u64::MAX))
+                .all(|(first, last)| self.pending.contains_range(first, last)),
+            NOT_PENDING,
+        )?;
         for (position, attempts, reason) in stored.given_up {
             check(
                 self.pending.contains(position),
@@ -223,51 +269,53 @@ impl SubscriptionState {
             "its cursor is ahead",
         )?;
 
+        check(
+            self.delayed
+                .0
+                .iter()
+                .flat_map(|(_, set)| set.ranges(0, u64::MAX))
+                .all(|(_, last)| last < self.next_fresh),
+            "a delayed event was never handed out",
+        )?;
+        check(
+            !self
+                .given_up
+                .keys()
+                .any(|position| self.delayed.0.contains(*position)),
+            "a given-up event is delayed",
+        )?;
         // Whatever was handed out and is in no other place was in flight or ready.
-        if let Some(last) = self.next_fresh.checked_sub(1) {
-            let sent: Vec<(u64, u64)> = self.pending.ranges(0, last).collect();
-            for (first, last) in sent {
-                self.ready.insert_range(first, last);
-            }
-        }
-        for (first, last, _) in self.delayed.by_position.iter() {
-            check(
-                last < self.next_fresh,
-                "a delayed event was never handed out",
-            )?;
-            self.ready.remove_range(first, last);
-        }
-        for position in self.given_up.keys() {
-            check(
-                self.delayed.by_position.get(*position).is_none(),
-                "a given-up event is delayed",
-            )?;
-            self.ready.remove_range(*position, *position);
+        for (first, last) in self.sent_and_back().ranges(0, u64::MAX) {
+            self.make_ready(first, last);
         }
         Ok(self)
     }
 
-    // Checks that the ranges rise and cover pending positions only.
-    fn ranges_of_pending<V: Copy + PartialEq>(
-        &self,
-        stored: &[(u64, u64, V)],
-    ) -> Result<RangeMap<V>, RestoreError> {
-        let mut ranges = RangeMap::default();
-        let mut after = 0;
-        for (first, last, value) in stored.iter().copied() {
-            let pending = first >= after
-                && first <= last
-                && last <= self.evaluated
-                && self.pending.contains_range(first, last);
-            if !pending {
-                return Err(RestoreError::Inconsistent(
-                    "a returned event is not pending",
-                ));
-            }
-            ranges.insert(first, last, value);
-            after = last.saturating_add(1);
+    // Asked before anything is kept of a range, since a damaged one may be endless.
+    fn is_pending(&self, first: u64, last: u64) -> bool {
+        first <= last && self.pending.contains_range(first, last)
+    }
+}
+
+const NOT_PENDING: &str = "a returned event is not pending";
+const TWICE: &str = "an event came back twice";
+
+fn read_classes<V: Copy + Ord>(
+    values: &[V],
+    bytes: &mut &[u8],
+) -> Result<Classes<V>, RestoreError> {
+    let mut classes = Classes::default();
+    for value in values {
+        if !classes.insert_set(*value, PositionSet::read(bytes)?) {
+            return Err(RestoreError::Inconsistent(TWICE));
         }
-        Ok(ranges)
+    }
+    Ok(classes)
+}
+
+impl StoredReturned {
+    fn is_empty(&self) -> bool {
+        self.tried.is_empty() && self.due.is_empty()
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::returned::Tried;
 use super::*;
 
 const C: ConsumerId = ConsumerId(1);
@@ -67,6 +68,13 @@ mod model {
         GivenUp(GiveUpReason, bool),
     }
 
+    #[derive(Clone, Copy)]
+    pub(super) enum What {
+        Returned,
+        Retry,
+        Fresh,
+    }
+
     /// One entry per position, nothing clever.
     pub(super) struct Model {
         pub(super) policy: DeliveryPolicy,
@@ -76,9 +84,10 @@ mod model {
         pub(super) stages: Vec<(u64, BTreeSet<u64>)>,
         pub(super) failed: BTreeMap<u64, GiveUpReason>,
         pub(super) acked_ahead: BTreeSet<u64>,
-        pub(super) pending: BTreeMap<u64, (Place, u32)>,
+        pub(super) pending: BTreeMap<u64, (Place, Tried)>,
         pub(super) consumers: BTreeSet<ConsumerId>,
         pub(super) paused: bool,
+        pub(super) retries_in_a_row: u64,
         /// Everything that was acked, for ever.
         pub(super) acked: BTreeSet<u64>,
     }
@@ -95,6 +104,7 @@ mod model {
                 pending: BTreeMap::new(),
                 consumers: BTreeSet::new(),
                 paused: false,
+                retries_in_a_row: 0,
                 acked: BTreeSet::new(),
             }
         }
@@ -132,7 +142,7 @@ mod model {
             let acked = self.acked_ahead.remove(&position);
             if matched && !acked && position >= self.start {
                 let place = failed.map_or(Place::Fresh, |reason| Place::GivenUp(reason, false));
-                self.pending.insert(position, (place, 0));
+                self.pending.insert(position, (place, Tried::default()));
             }
             if acked {
                 self.acked.insert(position);
@@ -182,18 +192,57 @@ mod model {
                 return vec![];
             }
             self.release_due(now);
-            let room = self.policy.in_flight_events_max as usize - self.in_flight();
-            let deadline = now + self.policy.ack_deadline_ms;
+            let window = u64::from(self.policy.in_flight_events_max);
+            let mut left = (max as u64).min(window - self.in_flight() as u64);
             let mut leased = Vec::new();
-            for wanted in [Place::Ready, Place::Fresh] {
-                for (position, (place, attempts)) in &mut self.pending {
-                    if *place == wanted && leased.len() < max.min(room) {
-                        *place = Place::InFlight(consumer, deadline);
-                        leased.push((*position, *attempts + 1));
-                    }
+            let mut hand_out = |model: &mut Self, wanted: What, at_most: u64| {
+                let chosen: Vec<u64> = model.waiting(wanted).take(at_most as usize).collect();
+                let deadline = now + model.policy.ack_deadline_ms;
+                for position in &chosen {
+                    let (place, tried) = model.pending.get_mut(position).expect("waits");
+                    *place = Place::InFlight(consumer, deadline);
+                    leased.push((*position, tried.handed + 1));
                 }
+                chosen.len() as u64
+            };
+            left -= hand_out(self, What::Returned, left);
+            let retries = self.waiting(What::Retry).count();
+            let fresh_waits = retries > 0 && self.waiting(What::Fresh).count() > 0;
+            if retries > 0 {
+                let mut at_most = left;
+                if fresh_waits {
+                    let flying = |(place, tried): &&(Place, Tried)| {
+                        matches!(place, Place::InFlight(..)) && tried.failed > 0
+                    };
+                    let in_flight = self.pending.values().filter(flying).count() as u64;
+                    at_most = at_most.min((window - window / 4).saturating_sub(in_flight));
+                    at_most = at_most.min(left.saturating_sub((self.retries_in_a_row + left) / 4));
+                }
+                let handed = hand_out(self, What::Retry, at_most);
+                self.retries_in_a_row += handed;
+                left -= handed;
+            }
+            let fresh = hand_out(self, What::Fresh, left);
+            left -= fresh;
+            if fresh > 0 || !fresh_waits {
+                self.retries_in_a_row = 0;
+            }
+            if fresh_waits && self.waiting(What::Fresh).count() == 0 {
+                hand_out(self, What::Retry, left);
             }
             leased
+        }
+
+        fn waiting(&self, what: What) -> impl Iterator<Item = u64> {
+            let wanted = move |(place, tried): &(Place, Tried)| match what {
+                What::Fresh => *place == Place::Fresh,
+                What::Returned => *place == Place::Ready && tried.failed == 0,
+                What::Retry => *place == Place::Ready && tried.failed > 0,
+            };
+            self.pending
+                .iter()
+                .filter(move |(_, entry)| wanted(entry))
+                .map(|(position, _)| *position)
         }
 
         /// Positions among `ranges` that `consumer` holds, in the order of the ranges.
@@ -244,10 +293,10 @@ mod model {
             detached: bool,
             now: u64,
         ) {
-            let (place, attempts) = self.pending.get_mut(&position).expect("held");
-            *attempts += 1;
-            let delay = delay.unwrap_or_else(|| self.policy.backoff_after(*attempts));
-            *place = if *attempts >= self.policy.attempts_max && !detached {
+            let (place, tried) = self.pending.get_mut(&position).expect("held");
+            *tried = tried.again(!detached);
+            let delay = delay.unwrap_or_else(|| self.policy.backoff_after(tried.failed));
+            *place = if tried.failed >= self.policy.attempts_max && !detached {
                 Place::GivenUp(GiveUpReason::AttemptsExhausted, false)
             } else if delay == 0 || detached {
                 Place::Ready
@@ -257,8 +306,8 @@ mod model {
         }
 
         pub(super) fn give_up(&mut self, position: u64, reason: GiveUpReason) {
-            let (place, attempts) = self.pending.get_mut(&position).expect("held");
-            *attempts += 1;
+            let (place, tried) = self.pending.get_mut(&position).expect("held");
+            *tried = tried.again(true);
             *place = Place::GivenUp(reason, false);
         }
 
@@ -277,14 +326,14 @@ mod model {
 
         pub(super) fn take_given_up(&mut self, max: usize) -> Vec<GivenUp> {
             let mut taken = Vec::new();
-            for (position, (place, attempts)) in &mut self.pending {
+            for (position, (place, tried)) in &mut self.pending {
                 if taken.len() < max
                     && let Place::GivenUp(reason, handed_out @ false) = place
                 {
                     *handed_out = true;
                     taken.push(GivenUp {
                         position: Position(*position),
-                        attempts: *attempts,
+                        attempts: tried.failed,
                         reason: reason.clone(),
                     });
                 }
@@ -294,6 +343,7 @@ mod model {
 
         pub(super) fn restart(&mut self) {
             self.consumers.clear();
+            self.retries_in_a_row = 0;
             for (place, _) in self.pending.values_mut() {
                 match place {
                     Place::InFlight(..) => *place = Place::Ready,
@@ -304,14 +354,23 @@ mod model {
         }
     }
 
-    /// Where the state has a position; panics when in several places.
-    pub(super) fn place(state: &SubscriptionState, position: u64) -> Option<(Place, u32)> {
+    /// Where the state has a position; panics when in several places. How often a given-up event was handed out is not
+    /// kept.
+    pub(super) fn place(state: &SubscriptionState, position: u64) -> Option<(Place, Tried)> {
         let mut places = Vec::new();
-        let mut attempts = state.attempts.get(position).unwrap_or(0);
+        let mut tried = Tried::default();
+        state
+            .tries
+            .show(position, position, |_, _, found| tried = found);
         if state.ready.contains(position) {
+            assert_eq!(tried.failed, 0, "{position} is a retry");
             places.push(Place::Ready);
         }
-        if let Some(due) = state.delayed.by_position.get(position) {
+        if state.retries.contains(position) {
+            assert!(tried.failed > 0, "{position} is no retry");
+            places.push(Place::Ready);
+        }
+        if let Some((_, _, due)) = state.delayed.0.overlapping(position, position).pop() {
             places.push(Place::Delayed(due.0));
         }
         for (id, consumer) in &state.consumers {
@@ -320,16 +379,16 @@ mod model {
             }
         }
         if let Some(entry) = state.given_up.get(&position) {
-            assert_eq!(attempts, 0);
-            attempts = entry.attempts;
+            assert_eq!(tried, Tried::default());
+            tried.failed = entry.attempts;
             let waiting = state.given_up_waiting.contains(&position);
             places.push(Place::GivenUp(entry.reason.clone(), !waiting));
         }
         assert!(places.len() <= 1, "{position} is in {places:?}");
         if !state.pending.contains(position) {
             assert_eq!(
-                (places.len(), attempts),
-                (0, 0),
+                (places.len(), tried),
+                (0, Tried::default()),
                 "{position} is not pending"
             );
             return None;
@@ -338,7 +397,7 @@ mod model {
             assert!(position >= state.next_fresh, "{position} is lost");
             Place::Fresh
         };
-        Some((places.pop().unwrap_or_else(fresh), attempts))
+        Some((places.pop().unwrap_or_else(fresh), tried))
     }
 }
 
@@ -522,7 +581,7 @@ impl Pair {
             }
             Op::Term { consumer, ranges } => {
                 let (ranges, moved) = self.moved(&ranges);
-                self.state.term(ConsumerId(consumer), &ranges, "bad");
+                self.state.term(ConsumerId(consumer), &ranges, "bad", now);
                 for position in self.model.held(ConsumerId(consumer), &moved) {
                     self.model
                         .give_up(position, GiveUpReason::Terminated("bad".into()));
@@ -534,6 +593,7 @@ impl Pair {
                     ConsumerId(consumer),
                     Position(position),
                     GiveUpReason::HopLimit,
+                    now,
                 );
                 let expected = self
                     .model
@@ -631,11 +691,12 @@ impl Pair {
         let Self { state, model, .. } = self;
         let window = self.base.saturating_sub(5)..self.base + 90;
         for position in window.clone() {
-            assert_eq!(
-                model::place(state, position),
-                model.pending.get(&position).cloned(),
-                "{position}"
-            );
+            let expected = model.pending.get(&position).cloned();
+            let expected = expected.map(|(place, tried)| match place {
+                Place::GivenUp(..) => (place, Tried { handed: 0, ..tried }),
+                _ => (place, tried),
+            });
+            assert_eq!(model::place(state, position), expected, "{position}");
             let needed = model.pending.contains_key(&position)
                 || (position >= model.start && position > model.evaluated);
             assert_eq!(
@@ -1119,7 +1180,7 @@ fn rich_state() -> SubscriptionState {
     lease(&mut state, C, 8, 0);
     state.nack(C, &[run(1, 4)], Some(1_000), Millis(0));
     state.nack(C, &[run(5, 8)], Some(0), Millis(0));
-    state.term(C, &[run(10, 10)], "bad");
+    state.term(C, &[run(10, 10)], "bad", Millis(0));
     ack(&mut state, None, &[run(30, 32), run(56, 58)]);
     state.pause("stop");
     state
@@ -1238,49 +1299,199 @@ fn a_failed_event_is_given_up_only_if_the_other_filters_want_it() {
 }
 
 #[test]
-fn returned_events_do_not_pile_up_without_end() {
-    let count = 2 * RETURNED_RANGES_MAX as u64 + 1_000;
+fn what_misses_its_deadline_does_not_keep_the_new_from_coming() {
+    let policy = DeliveryPolicy {
+        attempts_max: 0,
+        backoff_ms: vec![0],
+        in_flight_events_max: 2,
+        ..policy()
+    };
+    let mut state = SubscriptionState::new(policy, Position(1), 0);
+    state.observe(Position(2), [run(1, 2)]);
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 0), [(1, 1), (2, 1)]);
+    state.observe(Position(4), [run(3, 4)]);
+    assert_eq!(lease(&mut state, C, 9, 50), []);
+    state.tick(Millis(100));
+    assert_eq!(lease(&mut state, C, 9, 100), [(1, 2), (3, 1)]);
+    // What is new never has to wait longer than until the next is answered or misses its deadline.
+    ack(&mut state, Some(C), &[run(3, 3)]);
+    assert_eq!(lease(&mut state, C, 9, 110), [(4, 1)]);
+    ack(&mut state, Some(C), &[run(4, 4)]);
+    assert_eq!(lease(&mut state, C, 9, 120), [(2, 2)], "nothing is new");
+}
+
+#[test]
+fn whoever_nacks_everything_still_gets_something_new() {
+    for window in [1, 2, 3, 12] {
+        let policy = DeliveryPolicy {
+            attempts_max: 0,
+            in_flight_events_max: window,
+            ..policy()
+        };
+        let mut state = SubscriptionState::new(policy, Position(1), 0);
+        state.observe(Position(1_000), [run(1, 1_000)]);
+        state.attach(C);
+        let mut seen = BTreeSet::new();
+        for _ in 0..400 {
+            for (position, _) in lease(&mut state, C, 1, 0) {
+                seen.insert(position);
+                state.nack(C, &[run(position, position)], Some(0), Millis(0));
+            }
+        }
+        assert!(seen.len() >= 99, "{} of 400 with {window}", seen.len());
+        assert!(state.redelivered() > 200, "and what failed is not left out");
+    }
+}
+
+#[test]
+fn any_number_of_events_may_wait_for_another_attempt() {
+    let count = 600_000;
     let endless = DeliveryPolicy {
         attempts_max: 0,
         in_flight_events_max: 1_000,
         ..policy()
     };
-    let mut state = SubscriptionState::new(endless, Position(1), 0);
+    let mut state = SubscriptionState::new(endless.clone(), Position(1), 0);
     state.observe(Position(count), [run(1, count)]);
     state.attach(C);
-    let mut returned = 0;
+    let mut now = 0;
     loop {
-        let leased = lease(&mut state, C, 1_000, 0);
+        let leased = lease(&mut state, C, 1_000, now);
         if leased.is_empty() {
             break;
         }
         for (position, _) in leased {
-            // Every one with a delay of its own, so that nothing joins.
-            state.nack(
-                C,
-                &[run(position, position)],
-                Some(1_000 + position),
-                Millis(0),
-            );
-            returned += 1;
+            match position % 2 {
+                // Every one with a delay of its own, so that nothing joins.
+                0 => state.nack(
+                    C,
+                    &[run(position, position)],
+                    Some(3_600_000 + position % 997),
+                    Millis(now),
+                ),
+                _ => drop(ack(&mut state, Some(C), &[run(position, position)])),
+            }
         }
+        now += 1;
     }
-    assert!(
-        returned < RETURNED_RANGES_MAX + 2_000,
-        "{returned} are remembered one by one"
+    assert_eq!(state.depth(), count / 2);
+    assert!(state.delayed.0.classes() < 10, "{now} moments are few");
+    let bytes = state.snapshot().len() as u64;
+    assert!(bytes < count / 2 * 5, "{bytes} bytes, 5 for each");
+    state.observe(Position(count + 1), [run(count + 1, count + 1)]);
+    assert_eq!(lease(&mut state, C, 10, now), [(count + 1, 1)]);
+    let back = SubscriptionState::restore(&state.snapshot(), endless, |_| None).expect("sound");
+    assert_eq!((&back.tries, &back.delayed), (&state.tries, &state.delayed));
+    assert!(state.tick(Millis(3_620_000)));
+    assert_eq!(lease(&mut state, C, 1, now), [(2, 2)]);
+}
+
+#[test]
+fn delays_become_coarse_instead_of_standing_still() {
+    let mut state = SubscriptionState::new(
+        DeliveryPolicy {
+            attempts_max: 0,
+            in_flight_events_max: u32::MAX,
+            ..policy()
+        },
+        Position(1),
+        0,
     );
-    assert_eq!(state.depth(), count);
-    assert!(
-        !lease(&mut state, C, 10, 2_000).is_empty(),
-        "what is due is handed out"
+    let count = 5_000_000;
+    state.observe(Position(count), [run(1, count)]);
+    state.attach(C);
+    lease(&mut state, C, count as usize, 0);
+    let due = |state: &SubscriptionState, position| {
+        let (_, _, due) = state.delayed.0.overlapping(position, position)[0];
+        due.0
+    };
+    state.nack(C, &[run(1, 1)], Some(511), Millis(0));
+    state.nack(C, &[run(2, 2)], Some(10_001), Millis(0));
+    assert_eq!((due(&state, 1), due(&state, 2)), (511, 10_016));
+    state.nack(C, &[run(3, count - 1)], Some(60_000), Millis(0));
+    let names = |state: &SubscriptionState| state.strain().names().collect::<Vec<_>>();
+    assert_eq!(names(&state), ["coarse_delays"]);
+    state.nack(C, &[run(count, count)], Some(60_000), Millis(7));
+    assert_eq!(due(&state, count), 65_536, "later, and never sooner");
+    ack(&mut state, None, &[run(3, count)]);
+    assert!(names(&state).is_empty());
+    state.observe(Position(count + 1), [run(count + 1, count + 1)]);
+    lease(&mut state, C, 1, 0);
+    state.nack(C, &[run(count + 1, count + 1)], Some(u64::MAX), Millis(9));
+    assert_eq!(due(&state, count + 1), u64::MAX);
+}
+
+#[test]
+fn what_cannot_become_a_dead_letter_yet_is_tried_again() {
+    let count = GIVEN_UP_MAX as u64 + 5;
+    let mut state = SubscriptionState::new(
+        DeliveryPolicy {
+            in_flight_events_max: u32::MAX,
+            ..policy()
+        },
+        Position(1),
+        0,
     );
+    state.observe(Position(count + 1), [run(1, count + 1)]);
+    state.attach(C);
+    lease(&mut state, C, count as usize, 0);
+    state.term(C, &[run(1, count)], "bad", Millis(0));
+    assert_eq!(state.given_up(), GIVEN_UP_MAX);
+    assert_eq!(
+        state.strain().names().collect::<Vec<_>>(),
+        ["dead_letters_full"]
+    );
+    assert_eq!(lease(&mut state, C, 9, 0), [(count + 1, 1)], "goes on");
+    let written: Vec<_> = state
+        .take_given_up(10)
+        .iter()
+        .map(|item| item.position.0)
+        .collect();
+    ack(&mut state, None, &[run(written[0], written[9])]);
+    assert_eq!(state.strain(), Strain::default());
+    let again = lease(&mut state, C, 9, 70_000);
+    assert_eq!(again.len(), 5);
+    state.nack(C, &[run(again[0].0, again[4].0)], None, Millis(70_000));
+    assert_eq!(state.depth(), count + 1 - 10, "nothing is lost");
+    let given_up = state.given_up_waiting.range(again[0].0..).count();
+    assert!(given_up <= 5);
+}
+
+#[test]
+fn a_state_of_the_version_before_comes_back() {
+    // Written by it: 1 to 3 pending, 1 tried once and ready, 2 twice and due at 140.
+    let stored = (
+        1u64,
+        3u64,
+        Vec::<u64>::new(),
+        3u64,
+        vec![(1u64, 1u64, 1u32), (2, 2, 2)],
+        vec![(2u64, 2u64, Millis(140))],
+        Vec::<(u64, u32, GiveUpReason)>::new(),
+        Vec::<(u64, GiveUpReason)>::new(),
+        None::<Arc<str>>,
+    );
+    let mut bytes = postcard::to_extend(&stored, vec![1]).expect("plain");
+    let mut pending = PositionSet::default();
+    pending.insert_range(1, 3);
+    pending.write(&mut bytes).expect("a Vec takes all");
+    PositionSet::default()
+        .write(&mut bytes)
+        .expect("a Vec takes all");
+    let mut state = SubscriptionState::restore(&bytes, policy(), |_| Some(0)).expect("sound");
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 0), [(1, 2), (3, 1)]);
+    assert_eq!(lease(&mut state, C, 9, 140), [(2, 3)]);
+    state.nack(C, &[run(2, 2)], None, Millis(150));
+    assert_eq!(state.take_given_up(9)[0].attempts, 3);
 }
 
 #[test]
 fn a_long_reason_is_cut_between_characters() {
     let mut state = with_events(1);
     lease(&mut state, C, 1, 0);
-    state.term(C, &[run(1, 1)], &"é".repeat(REASON_BYTES_MAX));
+    state.term(C, &[run(1, 1)], &"é".repeat(REASON_BYTES_MAX), Millis(0));
     let GiveUpReason::Terminated(reason) = &state.take_given_up(1)[0].reason else {
         panic!("terminated");
     };
