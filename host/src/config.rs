@@ -96,11 +96,13 @@ pub struct Limits {
     pub batch_events_max: u32,
     /// Open QUIC connections.
     pub connections_max: u32,
+    /// Of those, how many one principal may have; 0 stands for half of them.
+    pub principal_connections_max: u32,
     /// Streams of one connection.
     pub connection_streams_max: u32,
-    /// Unanswered bytes of one publish stream.
+    /// What may be unanswered on one publish stream, in bytes of cost.
     pub publish_credit_bytes: u64,
-    /// Unanswered bytes of all publish streams.
+    /// The same over all publish streams.
     pub publish_credit_total_bytes: u64,
     /// Unanswered batches of one publish stream.
     pub publish_credit_batches: u32,
@@ -108,6 +110,8 @@ pub struct Limits {
     pub producers_max: u64,
     /// Milliseconds for a handshake and the first message.
     pub handshake_timeout_ms: u64,
+    /// Milliseconds for a message from its first byte to its last.
+    pub frame_timeout_ms: u64,
     /// Milliseconds of silence after which a connection is closed.
     pub idle_timeout_ms: u64,
     /// Open connections to the admin API.
@@ -334,12 +338,14 @@ impl Default for Limits {
             header_bytes_max: defaults::HEADER_BYTES_MAX,
             batch_events_max: defaults::BATCH_EVENTS_MAX,
             connections_max: defaults::CONNECTIONS_MAX,
+            principal_connections_max: defaults::PRINCIPAL_CONNECTIONS_MAX,
             connection_streams_max: defaults::CONNECTION_STREAMS_MAX,
             publish_credit_bytes: defaults::PUBLISH_CREDIT_BYTES,
             publish_credit_total_bytes: defaults::PUBLISH_CREDIT_TOTAL_BYTES,
             publish_credit_batches: defaults::PUBLISH_CREDIT_BATCHES,
             producers_max: defaults::PRODUCERS_MAX,
             handshake_timeout_ms: defaults::HANDSHAKE_TIMEOUT_MS,
+            frame_timeout_ms: defaults::FRAME_TIMEOUT_MS,
             idle_timeout_ms: defaults::IDLE_TIMEOUT_MS,
             admin_connections_max: defaults::ADMIN_CONNECTIONS_MAX,
             admin_request_timeout_ms: defaults::ADMIN_REQUEST_TIMEOUT_MS,

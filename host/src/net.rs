@@ -8,17 +8,21 @@
 //! - one task per stream, owned by its connection: until the client finishes, a refusal ends it, or the
 //!   connection's task drops it. A panic in it ends that stream only.
 
+mod account;
 mod connection;
 mod credit;
 mod deliver;
 mod frames;
+mod handshakes;
 mod listener;
 mod options;
 mod publish;
 mod refusal;
+mod slots;
 mod stats;
 mod subscribe;
 mod tls;
+mod window;
 
 #[cfg(test)]
 mod tests;

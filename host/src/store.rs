@@ -40,6 +40,7 @@ pub use index::BlockMeta;
 pub use journal::JournalWriter;
 pub use manifest::GenerationInfo;
 pub use reader::{StoreReader, Usage};
+pub use record::RECORD_BYTES_MAX;
 pub use replay::{Group, Replay};
 
 use generation::Generation;

@@ -22,6 +22,7 @@ mod log;
 mod log_limit;
 mod metrics;
 mod note;
+mod pending_acks;
 mod plugin_files;
 mod producers;
 mod publish;
@@ -40,6 +41,7 @@ pub use dead_letters::{
 pub use delivery::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
 pub use error::BrokerError;
 pub use health::{Condition, Conditions, Raised};
+pub(crate) use log_limit::LogLimit;
 pub use note::NoteError;
 pub use publish::{PublishOutcome, PublishReplies, PublishReply, PublishRequest, Publisher};
 pub use recovery::RecoveryError;

@@ -380,7 +380,7 @@ async fn a_producer_id_of_another_length_is_refused() -> anyhow::Result<()> {
     let mut abused = Abused::start().await?;
     let open = pb::PublishOpen {
         producer_id: Bytes::from_static(&[1; 15]),
-        epoch: 0,
+        ..pb::PublishOpen::default()
     };
     let mut stream = abused.raw.open(stream_open::Kind::Publish(open)).await?;
     let code = refused_with(&abused.raw, &mut stream).await?;

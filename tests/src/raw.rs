@@ -166,6 +166,7 @@ impl RawClient {
                 .map(|id| Bytes::copy_from_slice(&id))
                 .unwrap_or_default(),
             epoch,
+            counts_costs: false,
         };
         let mut stream = self.open(stream_open::Kind::Publish(open)).await?;
         let opened: pb::PublishOpened = stream.receive().await?;

@@ -49,7 +49,7 @@ pub struct Denied {
     pub who: Principal,
     /// What they lack.
     pub right: Right,
-    /// On what: a topic or a pattern.
+    /// On what: a topic or a pattern. Empty: on anything at all.
     pub on: String,
 }
 
@@ -84,6 +84,30 @@ impl Policy {
             return Ok(());
         }
         Err(self.deny(who, action))
+    }
+
+    /// Whether `who` has `right` on anything at all: asked before any work is done for somebody who might have it. A refusal is
+    /// counted.
+    ///
+    /// # Errors
+    ///
+    /// No grant gives it.
+    pub fn check_any(&self, who: &Principal, right: Right) -> Result<(), Denied> {
+        if self.holds(who, right) {
+            return Ok(());
+        }
+        Err(self.refuse(who, right, String::new()))
+    }
+
+    /// Whether `who` has `right` on anything at all.
+    #[must_use]
+    pub fn holds(&self, who: &Principal, right: Right) -> bool {
+        let mut grants = self.grants.iter().filter(|grant| grant.selects(who));
+        grants.any(|grant| match right {
+            Right::Publish => !grant.publish.is_empty(),
+            Right::Subscribe => !grant.subscribe.is_empty(),
+            Right::Admin => !grant.admin.is_empty(),
+        })
     }
 
     /// Refusals since the start, of all kinds.
@@ -121,6 +145,10 @@ impl Policy {
             Action::AdminTopic(pattern) => (Right::Admin, pattern.to_string()),
             Action::AdminPlugins | Action::AdminRead => (Right::Admin, ">".to_owned()),
         };
+        self.refuse(who, right, on)
+    }
+
+    fn refuse(&self, who: &Principal, right: Right, on: String) -> Denied {
         let counter = match right {
             Right::Publish => &self.denied_publish,
             Right::Subscribe => &self.denied_subscribe,
@@ -190,6 +218,13 @@ impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { who, right, on } = self;
         let key = right.key();
+        if on.is_empty() {
+            return write!(
+                f,
+                "{who} has no {key} right at all; a table [[policy.grants]] with principals = [{:?}] and {key} = [TOPICS] would give one",
+                who.as_str(),
+            );
+        }
         write!(
             f,
             "{who} has no {key} right on `{on}`; a table [[policy.grants]] with principals = [{:?}] and {key} = [{on:?}] would give it",
@@ -303,6 +338,30 @@ mod tests {
             }
         );
         assert_eq!(policy.denied_total(), 7);
+    }
+
+    #[test]
+    fn whoever_has_a_right_on_anything_is_told_from_those_who_have_none() {
+        let policy = policy(PLANT);
+        let check = |who: &str, right: Right, expected: bool| {
+            let who: Principal = who.parse().expect("valid principal");
+            assert_eq!(policy.check_any(&who, right).is_ok(), expected, "{who}");
+        };
+        let press = "uri:spiffe://plant/press-4";
+        check(press, Right::Publish, true);
+        check(press, Right::Subscribe, true);
+        check(press, Right::Admin, false);
+        check("cn:chief", Right::Admin, true);
+        check("cn:chief", Right::Subscribe, false);
+        check("cn:stranger", Right::Publish, false);
+        check("anonymous", Right::Publish, false);
+        let stranger = Principal::common_name("stranger");
+        let denied = policy.check_any(&stranger, Right::Publish);
+        assert_eq!(
+            denied.expect_err("no grant").to_string(),
+            "cn:stranger has no publish right at all; a table [[policy.grants]] with principals = [\"cn:stranger\"] and publish = [TOPICS] would give one"
+        );
+        assert_eq!(policy.denied_counts().publish, 3);
     }
 
     #[test]

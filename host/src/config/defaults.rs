@@ -25,18 +25,22 @@ pub(super) const HEADER_BYTES_MAX: u64 = HEADERS_MAX as u64 * 128;
 pub(super) const BATCH_EVENTS_MAX: u32 = (FRAME_BYTES_MAX / 256) as u32;
 /// At about 30 KiB for an idle connection, 300 MiB.
 pub(super) const CONNECTIONS_MAX: u32 = 10_000;
+/// 0 stands for half of all: two principals that take what they can still leave room for others.
+pub(super) const PRINCIPAL_CONNECTIONS_MAX: u32 = 0;
 /// A few publish streams and over 200 consumers.
 pub(super) const CONNECTION_STREAMS_MAX: u32 = 256;
 /// At 1 GB/s 8 ms: a few syncs, so that frames arrive while others are written.
 pub(super) const PUBLISH_CREDIT_BYTES: u64 = 8 * FRAME_BYTES_MAX;
-/// 32 streams get all they ask for.
+/// 32 times what a stream asks for. A principal may have half of that; its first eight streams get all they ask for.
 pub(super) const PUBLISH_CREDIT_TOTAL_BYTES: u64 = 32 * PUBLISH_CREDIT_BYTES;
 /// At about 200 bytes each, 20 MB.
 pub(super) const PRODUCERS_MAX: u64 = 100_000;
 /// One batch per 32 KiB of the byte credit; smaller batches run into this first.
 pub(super) const PUBLISH_CREDIT_BATCHES: u32 = (PUBLISH_CREDIT_BYTES / (32 * KIB)) as u32;
-/// Several round trips to the other side of the world, with losses.
-pub(super) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
+/// QUIC sends again what was lost after 1 and after 3 s, as long as it knows nothing of the path: two losses in a row.
+pub(super) const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
+/// A frame of 1 MiB at 300 kbit/s.
+pub(super) const FRAME_TIMEOUT_MS: u64 = 30_000;
 /// Three keep-alives may be lost in a row before a connection counts as dead.
 pub(super) const IDLE_TIMEOUT_MS: u64 = 30_000;
 /// Scrapers, dashboards and people; each connection is a task of a few KiB.

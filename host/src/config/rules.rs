@@ -158,6 +158,12 @@ fn limits(config: &Config, rules: &mut Rules<'_>) {
             1_000_000,
         ),
         (
+            "limits.principal_connections_max",
+            limits.principal_connections_max.into(),
+            0,
+            limits.connections_max.into(),
+        ),
+        (
             "limits.connection_streams_max",
             limits.connection_streams_max.into(),
             2,
@@ -185,6 +191,12 @@ fn limits(config: &Config, rules: &mut Rules<'_>) {
         (
             "limits.handshake_timeout_ms",
             limits.handshake_timeout_ms,
+            100,
+            HOUR_MS,
+        ),
+        (
+            "limits.frame_timeout_ms",
+            limits.frame_timeout_ms,
             100,
             HOUR_MS,
         ),

@@ -13,21 +13,24 @@ use tidegate_wire::PROTOCOL_VERSION;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb::{self, ErrorCode, hello_reply, publish_opened, stream_open};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::credit::CreditBudget;
+use super::account::Account;
 use super::frames::{FrameRecv, FrameSend};
+use super::handshakes::{Handshake, Handshakes};
 use super::options::{ClientAuth, NetOptions};
-use super::refusal::{StreamEnd, invalid, shutting_down};
-use super::stats::{NetStats, OpenGuard};
+use super::refusal::{StreamEnd, invalid, overloaded, shutting_down};
+use super::slots::{Slot, Slots};
+use super::stats::NetStats;
+use super::window::ReceiveWindow;
 use super::{publish, subscribe};
-use crate::auth::{Policy, principal_of};
+use crate::auth::{Policy, Right, principal_of};
 use crate::domain::{ConnectionId, Principal};
 #[cfg(test)]
 use crate::tasks::Conditions;
-use crate::tasks::{Broker, BrokerError, Spawner, panicked_serving};
+use crate::tasks::{Broker, BrokerError, LogLimit, Spawner, panicked_serving};
 
 /// Smallest frame a client may limit the broker to; below this not even refusals would fit reliably.
 const PEER_FRAME_BYTES_MIN: usize = 4 * 1024;
@@ -45,9 +48,12 @@ pub(super) struct Server {
     pub(super) policy: Arc<Policy>,
     pub(super) backend: Backend,
     pub(super) stats: Arc<NetStats>,
-    pub(super) publish_budget: Arc<CreditBudget>,
+    pub(super) handshakes: Arc<Handshakes>,
+    pub(super) slots: Arc<Slots>,
     pub(super) shutdown: CancellationToken,
     connections: AtomicU64,
+    failed_handshakes: LogLimit,
+    refused: LogLimit,
 }
 
 /// Where requests go.
@@ -64,6 +70,12 @@ pub(super) struct Peer {
     pub(super) principal: Principal,
     /// Largest frame this client accepts.
     pub(super) frame_bytes_max: usize,
+    /// What its connection takes memory from.
+    pub(super) account: Arc<Account>,
+    /// How much it may have under way.
+    pub(super) window: Arc<ReceiveWindow>,
+    /// Its place among all connections.
+    _slot: Slot,
     id: ConnectionId,
     remote: SocketAddr,
     refusals: AtomicU64,
@@ -76,6 +88,8 @@ enum HandshakeError {
     Quic(#[from] ConnectionError),
     #[error("the handshake was not done within {0:?}")]
     Deadline(Duration),
+    #[error("too many handshakes are under way, and this one had stalled for longest")]
+    GaveWay,
     #[error("the client sent no certificate")]
     NoCertificate,
     #[error(transparent)]
@@ -90,13 +104,32 @@ impl Server {
         shutdown: CancellationToken,
     ) -> Self {
         Self {
-            publish_budget: Arc::new(CreditBudget::new(options.publish_credit_total_bytes)),
+            handshakes: Handshakes::new(options.handshakes_max()),
+            slots: Slots::new(options.slot_limits(), options.memory_share()),
             options,
             policy,
             backend,
             stats: Arc::new(NetStats::default()),
             shutdown,
             connections: AtomicU64::new(0),
+            failed_handshakes: LogLimit::default(),
+            refused: LogLimit::default(),
+        }
+    }
+
+    /// Counts and logs a connection that is turned away by a limit. Such come in floods; the log gets a line a second.
+    pub(super) fn log_refused(&self, remote: SocketAddr, reason: &str) {
+        self.stats.connection_refused();
+        if let Some(connections) = self.refused.admit(1) {
+            warn!(%remote, reason, connections, "connection refused");
+        }
+    }
+
+    fn log_failed_handshake(&self, remote: SocketAddr, error: &HandshakeError) {
+        self.stats
+            .handshake_failed(matches!(error, HandshakeError::GaveWay));
+        if let Some(connections) = self.failed_handshakes.admit(1) {
+            warn!(%remote, reason = %error, connections, "client refused before its hello");
         }
     }
 
@@ -125,6 +158,18 @@ impl Backend {
 }
 
 impl Peer {
+    /// Reads what the client says on one of its streams, which begins with a first message.
+    fn frames_of(&self, recv: RecvStream) -> FrameRecv {
+        let server = &self.server;
+        FrameRecv::new(
+            recv,
+            OPEN_FRAME_BYTES_MAX,
+            server.options.frame_timeout,
+            self.account.clone(),
+            server.stats.clone(),
+        )
+    }
+
     /// Counts and logs the refusal of something on a stream.
     pub(super) fn log_refusal(&self, stream: &'static str, error: &pb::Error) {
         self.server.stats.refused(error.code());
@@ -153,12 +198,13 @@ pub(super) async fn serve(
     server: Arc<Server>,
     incoming: Incoming,
     client_auth: ClientAuth,
-    handshake: OpenGuard,
+    handshake: Handshake,
 ) {
     let remote = incoming.remote_address();
-    let connection = match shake_hands(&server, incoming).await {
+    let counted = server.stats.handshake();
+    let connection = match shake_hands(&server, incoming, &handshake).await {
         Ok(connection) => connection,
-        Err(error) => return log_handshake(&server, remote, &error),
+        Err(error) => return server.log_failed_handshake(remote, &error),
     };
     let principal = match identify(&connection, client_auth) {
         Ok(principal) => principal,
@@ -167,13 +213,24 @@ pub(super) async fn serve(
                 &connection,
                 &pb::Error::new(ErrorCode::PermissionDenied, error.to_string()),
             );
-            return log_handshake(&server, remote, &error);
+            return server.log_failed_handshake(remote, &error);
+        }
+    };
+    let administers = server.policy.holds(&principal, Right::Admin);
+    let slot = match server
+        .slots
+        .take(&principal, remote.ip().into(), administers)
+    {
+        Ok(slot) => slot,
+        Err(full) => {
+            let reason = full.to_string();
+            close(&connection, &overloaded(&*reason));
+            return server.log_refused(remote, &reason);
         }
     };
     let _counted = server.stats.connection();
-    drop(handshake);
-    let id = server.next_id();
-    let Some((peer, hello)) = welcome(server, &connection, id, principal).await else {
+    drop((handshake, counted));
+    let Some((peer, hello)) = welcome(server, &connection, principal, slot).await else {
         return;
     };
     Live {
@@ -186,12 +243,18 @@ pub(super) async fn serve(
     .await;
 }
 
-async fn shake_hands(server: &Server, incoming: Incoming) -> Result<Connection, HandshakeError> {
+async fn shake_hands(
+    server: &Server,
+    incoming: Incoming,
+    handshake: &Handshake,
+) -> Result<Connection, HandshakeError> {
     let deadline = server.options.handshake_timeout;
-    let connecting = incoming.accept()?;
-    Ok(timeout(deadline, connecting)
-        .await
-        .map_err(|_| HandshakeError::Deadline(deadline))??)
+    let connecting = timeout(deadline, incoming.accept()?);
+    tokio::select! {
+        biased;
+        connected = connecting => Ok(connected.map_err(|_| HandshakeError::Deadline(deadline))??),
+        () = handshake.given_up.cancelled() => Err(HandshakeError::GaveWay),
+    }
 }
 
 fn identify(connection: &Connection, client_auth: ClientAuth) -> Result<Principal, HandshakeError> {
@@ -206,11 +269,6 @@ fn identify(connection: &Connection, client_auth: ClientAuth) -> Result<Principa
         .and_then(|chain| chain.first())
         .ok_or(HandshakeError::NoCertificate)?;
     Ok(principal_of(leaf)?)
-}
-
-fn log_handshake(server: &Server, remote: SocketAddr, error: &HandshakeError) {
-    server.stats.handshake_failed();
-    warn!(%remote, reason = %error, "client refused before its hello");
 }
 
 // The close code of a connection is the code of the refusal that closes it.
@@ -229,35 +287,38 @@ struct HelloStream {
 async fn welcome(
     server: Arc<Server>,
     connection: &Connection,
-    id: ConnectionId,
     principal: Principal,
+    slot: Slot,
 ) -> Option<(Peer, HelloStream)> {
-    let deadline = server.options.handshake_timeout;
+    let within = server.options.handshake_timeout;
+    let deadline = Instant::now() + within;
     let mut peer = Peer {
+        id: server.next_id(),
         server,
         principal,
         frame_bytes_max: FRAME_BYTES_MAX,
-        id,
+        account: slot.account.clone(),
+        window: ReceiveWindow::new(connection.clone()),
+        _slot: slot,
         remote: connection.remote_address(),
         refusals: AtomicU64::new(0),
     };
-    let Ok(accepted) = timeout(deadline, connection.accept_bi()).await else {
+    let Ok(accepted) = timeout_at(deadline, connection.accept_bi()).await else {
         let error = invalid(format!(
-            "no hello within {deadline:?}; open the hello stream first"
+            "no hello within {within:?}; open the hello stream first"
         ));
         peer.log_refusal("hello", &error);
         close(connection, &error);
         return None;
     };
     let (send, recv) = accepted.ok()?;
-    let stats = &peer.server.stats;
     let mut hello = HelloStream {
-        recv: FrameRecv::new(recv, OPEN_FRAME_BYTES_MAX, Arc::clone(stats)),
-        send: FrameSend::new(send, Arc::clone(stats)),
+        recv: peer.frames_of(recv),
+        send: FrameSend::new(send, Arc::clone(&peer.server.stats)),
     };
-    let read = timeout(deadline, hello.recv.next::<pb::StreamOpen>()).await;
+    let read = timeout_at(deadline, hello.recv.next::<pb::StreamOpen>()).await;
     match read
-        .map_err(|_| StreamEnd::Refused(invalid(format!("no hello within {deadline:?}"))))
+        .map_err(|_| StreamEnd::Refused(invalid(format!("no hello within {within:?}"))))
         .and_then(|open| agree(open?))
     {
         Ok(agreed) => {
@@ -482,7 +543,7 @@ async fn serve_stream(
     recv: RecvStream,
     refusal: Option<pb::Error>,
 ) -> Result<(), StreamEnd> {
-    let mut recv = FrameRecv::new(recv, OPEN_FRAME_BYTES_MAX, Arc::clone(&peer.server.stats));
+    let mut recv = peer.frames_of(recv);
     let mut send = FrameSend::new(send, Arc::clone(&peer.server.stats));
     let (kind, ended) = match refusal {
         Some(error) => (

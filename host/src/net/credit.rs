@@ -1,83 +1,53 @@
-//! Credit, both ways: what a publisher may have outstanding, what a consumer lets the broker send, and the
-//! budget that publish credit is granted from. Plain accounting behind small locks; nobody waits in here
+//! Credit, both ways: what a publisher may have outstanding, and what a consumer lets the broker send. What publish credit is
+//! granted from is in `account`. Plain accounting behind small locks; nobody waits in here
 //! except for a consumer's credit to become positive.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tidegate_wire::credit::{BATCH_COST_BYTES, batch_cost};
+use tidegate_wire::limits::Limits;
 use tidegate_wire::pb::{self, ErrorCode};
 use tokio::sync::Notify;
+
+use super::account::Room;
 
 /// Credit beyond these is cut off. It would be no limit any more, and the sums stay far from overflow.
 const EVENTS_MAX: i64 = 1 << 32;
 const BYTES_MAX: i64 = 1 << 40;
 
-/// Publish credit over all streams of the broker.
-#[derive(Debug)]
-pub(super) struct CreditBudget {
-    total: usize,
-    granted: Mutex<usize>,
-}
+/// What every publish stream is granted, however many there are: as much as 32 batches cost that have almost nothing in them.
+/// With the default limits, 10,000 streams hold 320 MiB like that, if all use it.
+pub(super) const STREAM_FLOOR_BYTES: usize = 32 * 1024;
 
-/// A share of the budget, given back when dropped.
-#[derive(Debug)]
-pub(super) struct Grant {
-    budget: Arc<CreditBudget>,
-    bytes: usize,
-}
-
-impl CreditBudget {
-    pub(super) fn new(total: usize) -> Self {
-        Self {
-            total,
-            granted: Mutex::new(0),
-        }
-    }
-
-    /// What a new stream gets: `wanted`, but no more than a quarter of what is left, so that a few streams
-    /// never take everything; and at least `floor`, without which it could not send at all.
-    pub(super) fn grant(self: &Arc<Self>, wanted: usize, floor: usize) -> Grant {
-        let mut granted = lock(&self.granted);
-        let left = self.total.saturating_sub(*granted);
-        let bytes = wanted.min(left / 4).max(floor);
-        *granted = granted.saturating_add(bytes);
-        Grant {
-            budget: Arc::clone(self),
-            bytes,
-        }
-    }
-}
-
-impl Grant {
-    /// Bytes of credit.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        let mut granted = lock(&self.budget.granted);
-        *granted = granted.saturating_sub(self.bytes);
-    }
-}
-
-/// What a publish stream has outstanding: batches read and not yet answered.
+/// What a publish stream has outstanding: batches read and not yet answered, and what they cost.
 #[derive(Debug)]
 pub(super) struct PublishCredit {
-    bytes_max: usize,
+    cost_max: usize,
     batches_max: usize,
-    bytes: usize,
+    cost: usize,
     batches: usize,
+    /// For the one batch that is larger than all credit.
+    large: Option<Room>,
 }
 
 impl PublishCredit {
-    pub(super) fn new(bytes_max: usize, batches_max: usize) -> Self {
+    pub(super) fn new(cost_max: usize, batches_max: usize) -> Self {
         Self {
-            bytes_max,
+            cost_max,
             batches_max,
-            bytes: 0,
+            cost: 0,
             batches: 0,
+            large: None,
         }
+    }
+
+    /// A batch is coming whose frame has so many bytes, which is less than it will cost.
+    ///
+    /// # Errors
+    ///
+    /// The client sends more than it may. That is found out before the frame is read.
+    pub(super) fn announce(&self, frame_bytes: usize) -> Result<(), pb::Error> {
+        self.check(frame_bytes)
     }
 
     /// Takes credit for a batch. One batch may always be outstanding, however large.
@@ -85,25 +55,56 @@ impl PublishCredit {
     /// # Errors
     ///
     /// The client sends more than it may.
-    pub(super) fn take(&mut self, bytes: usize) -> Result<(), pb::Error> {
-        let (batches, bytes) = (self.batches + 1, self.bytes.saturating_add(bytes));
-        if batches > 1 && (batches > self.batches_max || bytes > self.bytes_max) {
-            let message = format!(
-                "{batches} batches with {bytes} bytes of events are outstanding, but the credit is {} batches and {} bytes; wait for answers",
-                self.batches_max, self.bytes_max,
-            );
-            return Err(pb::Error::new(ErrorCode::FlowControl, message));
-        }
-        (self.batches, self.bytes) = (batches, bytes);
+    pub(super) fn take(&mut self, cost: usize) -> Result<(), pb::Error> {
+        self.check(cost)?;
+        self.batches += 1;
+        self.cost = self.cost.saturating_add(cost);
         Ok(())
+    }
+
+    fn check(&self, more: usize) -> Result<(), pb::Error> {
+        let (batches, cost) = (self.batches + 1, self.cost.saturating_add(more));
+        if batches == 1 || (batches <= self.batches_max && cost <= self.cost_max) {
+            return Ok(());
+        }
+        let message = format!(
+            "{batches} batches that cost {cost} bytes are outstanding, but the credit is {} batches and {} bytes; wait for answers",
+            self.batches_max, self.cost_max,
+        );
+        Err(pb::Error::new(ErrorCode::FlowControl, message))
+    }
+
+    /// How much room is needed, beyond all credit and the room that is held, for a batch whose frame has so many bytes.
+    pub(super) fn lacking(&self, frame_bytes: usize) -> usize {
+        match self.large {
+            Some(_) => 0,
+            None => (frame_bytes + BATCH_COST_BYTES).saturating_sub(self.cost_max),
+        }
+    }
+
+    /// Keeps room until nothing is outstanding.
+    pub(super) fn hold(&mut self, room: Room) {
+        self.large = Some(room);
     }
 
     /// Gives the credit of an answered batch back. Called before the answer is sent, since the client may
     /// use it again as soon as it reads that.
-    pub(super) fn give_back(&mut self, bytes: usize) {
+    pub(super) fn give_back(&mut self, cost: usize) {
         self.batches = self.batches.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.cost = self.cost.saturating_sub(cost);
+        if self.batches == 0 {
+            self.large = None;
+        }
     }
+}
+
+/// What is announced to a client that counts the bytes of events only: so much that whatever it sends within that costs no more
+/// than `cost_max`. Half for the bytes of events, and as many batches as fit into the other half when they are full of events.
+pub(super) fn for_event_bytes(cost_max: usize, batches_max: u32, limits: &Limits) -> (usize, u32) {
+    let half = cost_max / 2;
+    let batches = half / batch_cost(limits.batch_events_max, 0);
+    let batches = u32::try_from(batches).unwrap_or(u32::MAX);
+    (half, batches.clamp(1, batches_max.max(1)))
 }
 
 /// What a consumer lets the broker send.
@@ -183,6 +184,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::net::account::{Account, Share};
 
     #[test]
     fn publish_credit_obeyed_and_violated() {
@@ -209,20 +211,67 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_shrinks_to_the_floor_and_recovers() {
-        let budget = Arc::new(CreditBudget::new(1_000));
-        let first = budget.grant(200, 10);
-        let second = budget.grant(200, 10);
-        let third = budget.grant(200, 10);
-        assert_eq!(
-            (first.bytes(), second.bytes(), third.bytes()),
-            (200, 200, 150)
+    fn what_is_announced_beyond_the_credit_is_refused_before_it_comes() {
+        let mut credit = PublishCredit::new(100, 10);
+        assert!(
+            credit.announce(1_000).is_ok(),
+            "nothing else is outstanding"
         );
-        let many: Vec<Grant> = (0..100).map(|_| budget.grant(200, 10)).collect();
-        assert!(many.iter().all(|grant| grant.bytes() >= 10));
-        assert_eq!(many.last().map(Grant::bytes), Some(10));
-        drop((first, second, third, many));
-        assert_eq!(budget.grant(200, 10).bytes(), 200);
+        credit.take(60).expect("within the credit");
+        assert!(credit.announce(40).is_ok());
+        let error = credit.announce(41).expect_err("a byte too many");
+        assert_eq!(error.code(), ErrorCode::FlowControl);
+    }
+
+    #[test]
+    fn a_batch_above_all_credit_needs_room_until_it_is_answered() {
+        let share = Share {
+            streams: 1,
+            credit_bytes: 0,
+            large_bytes: 1 << 20,
+        };
+        let account = Account::of_all(share);
+        let mut credit = PublishCredit::new(10_000, 10);
+        assert_eq!(credit.lacking(10_000 - BATCH_COST_BYTES), 0);
+        assert_eq!(credit.lacking(20_000 - BATCH_COST_BYTES), 10_000);
+        let room = account.room(1 << 20).now_or_never().expect("room");
+        credit.hold(room);
+        assert_eq!(credit.lacking(1 << 30), 0);
+        credit.take(20_000).expect("the only one");
+        assert!(account.room(1).now_or_never().is_none());
+        credit.give_back(20_000);
+        assert!(account.room(1).now_or_never().is_some());
+        assert_eq!(credit.lacking(20_000 - BATCH_COST_BYTES), 10_000);
+    }
+
+    // Whoever counts the bytes of events only, and keeps to what was announced, is never refused.
+    #[test]
+    fn honest_clients_that_do_not_count_costs_stay_within_the_credit() {
+        let limits = Limits::default();
+        for cost_max in [STREAM_FLOOR_BYTES, 100_000, 1 << 20, 8 << 20] {
+            let (bytes, batches) = for_event_bytes(cost_max, 256, &limits);
+            for event_bytes in [0, 1, 100, 256, 1_000, 100_000] {
+                let mut credit = PublishCredit::new(cost_max, batches as usize);
+                let events = limits
+                    .batch_events_max
+                    .min(bytes / event_bytes.max(1))
+                    .max(1);
+                let (mut outstanding, mut sent) = (0, 0);
+                while sent < batches && (sent == 0 || outstanding + events * event_bytes <= bytes) {
+                    outstanding += events * event_bytes;
+                    sent += 1;
+                    let cost = batch_cost(events, events * event_bytes);
+                    let taken = credit.take(cost);
+                    assert!(
+                        taken.is_ok(),
+                        "{sent} of {events} of {event_bytes}: {taken:?}"
+                    );
+                }
+            }
+        }
+        assert_eq!(for_event_bytes(8 << 20, 256, &limits), (4 << 20, 63));
+        assert_eq!(for_event_bytes(8 << 20, 2, &limits).1, 2);
+        assert_eq!(for_event_bytes(STREAM_FLOOR_BYTES, 256, &limits).1, 1);
     }
 
     fn check(credit: &ConsumerCredit, expected: Option<(usize, usize)>) {

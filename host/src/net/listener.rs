@@ -14,16 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::connection::{self, Backend, Server};
+use super::handshakes::TooMany;
 use super::options::{ClientAuth, ListenerOptions, NetOptions};
 use super::refusal::shutting_down;
 use super::stats::NetStats;
 use super::tls::{TlsError, TlsIdentity};
 use crate::auth::Policy;
 use crate::tasks::{Broker, Spawner};
-
-/// Handshakes under way at which attempts are refused, as a multiple of where Retry begins; and for when it
-/// always begins.
-const HANDSHAKES_REFUSED_FACTOR: u64 = 8;
 
 /// Time beyond the grace period for connections to bring their last words home, and for sockets to say
 /// goodbye.
@@ -238,18 +235,10 @@ enum Admission {
     Refuse,
 }
 
-fn admission(
-    handshakes: u64,
-    connections: u64,
-    validated: bool,
-    options: &NetOptions,
-) -> Admission {
-    let retry_from = options.handshakes_before_retry as u64;
-    if handshakes + connections >= options.connections_max as u64
-        || handshakes >= retry_from.max(1).saturating_mul(HANDSHAKES_REFUSED_FACTOR)
-    {
+fn admission(handshakes: usize, full: bool, validated: bool, options: &NetOptions) -> Admission {
+    if full {
         Admission::Refuse
-    } else if handshakes >= retry_from && !validated {
+    } else if handshakes >= options.handshakes_before_retry && !validated {
         Admission::Retry
     } else {
         Admission::Serve
@@ -257,29 +246,29 @@ fn admission(
 }
 
 fn admit(server: &Arc<Server>, incoming: Incoming, client_auth: ClientAuth, connections: &Spawner) {
-    let (handshakes, open) = server.stats.open();
+    let remote = incoming.remote_address();
     // One that cannot be asked again has proved its address.
     let validated = incoming.remote_address_validated() || !incoming.may_retry();
-    match admission(handshakes, open, validated, &server.options) {
-        Admission::Serve => {
-            let handshake = server.stats.handshake();
-            let serve = connection::serve(Arc::clone(server), incoming, client_auth, handshake);
-            drop(connections.serving("connection", serve));
-        }
+    let (handshakes, full) = (server.handshakes.len(), server.slots.are_full());
+    match admission(handshakes, full, validated, &server.options) {
+        Admission::Serve => match server.handshakes.begin(remote.ip().into()) {
+            Ok(handshake) => {
+                let serve = connection::serve(Arc::clone(server), incoming, client_auth, handshake);
+                drop(connections.serving("connection", serve));
+            }
+            Err(TooMany) => {
+                incoming.refuse();
+                server.log_refused(remote, "too many handshakes are under way");
+            }
+        },
         Admission::Retry => {
-            let remote = incoming.remote_address();
             if incoming.retry().is_err() {
                 debug!(%remote, "a connection attempt could not be asked to prove its address");
             }
         }
         Admission::Refuse => {
-            let remote = incoming.remote_address();
             incoming.refuse();
-            let refused = server.stats.connection_refused();
-            // Attempts come in floods; the log gets ever fewer of them.
-            if refused.is_power_of_two() {
-                warn!(%remote, handshakes, open, refused, "connection refused: the broker is at its limit");
-            }
+            server.log_refused(remote, "all connections are taken (limits.connections_max)");
         }
     }
 }
@@ -292,21 +281,16 @@ mod tests {
     fn attempts_are_admitted_by_load() {
         let options = NetOptions {
             handshakes_before_retry: 2,
-            connections_max: 100,
             ..NetOptions::default()
         };
-        let check = |handshakes, connections, validated, expected| {
-            assert_eq!(
-                admission(handshakes, connections, validated, &options),
-                expected
-            );
+        let check = |handshakes, full, validated, expected| {
+            assert_eq!(admission(handshakes, full, validated, &options), expected);
         };
-        check(0, 0, false, Admission::Serve);
-        check(1, 98, false, Admission::Serve);
-        check(2, 0, false, Admission::Retry);
-        check(2, 0, true, Admission::Serve);
-        check(16, 0, true, Admission::Refuse);
-        check(0, 100, true, Admission::Refuse);
-        check(1, 99, true, Admission::Refuse);
+        check(0, false, false, Admission::Serve);
+        check(1, false, false, Admission::Serve);
+        check(2, false, false, Admission::Retry);
+        check(2, false, true, Admission::Serve);
+        check(0, true, true, Admission::Refuse);
+        check(2, true, false, Admission::Refuse);
     }
 }

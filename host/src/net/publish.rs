@@ -14,17 +14,20 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tidegate_wire::batch::ReceivedBatch;
+use tidegate_wire::credit::batch_cost;
 use tidegate_wire::event::check_event;
 use tidegate_wire::limits::Limits;
 use tidegate_wire::pb::{self, ErrorCode, publish_opened, publish_reply};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
+use super::account::Grant;
 use super::connection::Peer;
-use super::credit::{Grant, PublishCredit};
-use super::frames::{FrameRecv, FrameSend};
-use super::refusal::{StreamEnd, from_broker, from_denied, from_event, invalid};
-use crate::auth::{Action, Policy};
+use super::credit::{PublishCredit, STREAM_FLOOR_BYTES, for_event_bytes};
+use super::frames::{FrameRecv, FrameSend, no_room};
+use super::refusal::{StreamEnd, from_broker, from_denied, from_event, invalid, overloaded};
+use crate::auth::{Action, Policy, Right};
 use crate::domain::{Entries, Principal, ProducerId, TopicName};
 use crate::tasks::{BrokerError, PublishReplies, PublishReply, PublishRequest, Publisher};
 
@@ -41,6 +44,13 @@ pub(super) async fn serve(
     recv: &mut FrameRecv,
     send: &mut FrameSend,
 ) -> Result<(), StreamEnd> {
+    let granted = match grant(peer) {
+        Ok(granted) => granted,
+        Err(error) => {
+            send.push(&answer_open(publish_opened::Result::Error(error.clone())));
+            return Err(StreamEnd::Refused(error));
+        }
+    };
     let _counted = peer.server.stats.publish_stream();
     let (replies, answered) = mpsc::unbounded_channel();
     let opened = open_publisher(peer, open, replies).await;
@@ -52,22 +62,21 @@ pub(super) async fn serve(
         }
     };
     let options = &peer.server.options;
-    let floor = options
-        .limits
-        .frame_bytes_max
-        .min(options.publish_credit_bytes);
-    let grant = peer
-        .server
-        .publish_budget
-        .grant(options.publish_credit_bytes, floor);
+    let cost_max = granted.bytes();
+    let (credit_bytes, credit_batches) = match open.counts_costs {
+        true => (cost_max, options.publish_credit_batches),
+        false => for_event_bytes(cost_max, options.publish_credit_batches, &options.limits),
+    };
+    // So much may be under way; before it is said, so that the client never runs into the window.
+    let _window = peer.window.widen(cost_max);
     send.push(&answer_open(publish_opened::Result::Ready(
         pb::PublishReady {
-            credit_bytes: grant.bytes() as u64,
-            credit_batches: options.publish_credit_batches,
+            credit_bytes: credit_bytes as u64,
+            credit_batches,
             last_number,
         },
     )));
-    let session = Session::new(peer, &grant);
+    let session = Session::new(peer, cost_max, credit_batches);
     let ended = session
         .run(publisher, idempotent, recv, send, answered)
         .await;
@@ -82,6 +91,22 @@ fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
     pb::PublishOpened {
         result: Some(result),
     }
+}
+
+// Whether the client may publish at all, before anything is done for it; then what it may have outstanding.
+fn grant(peer: &Peer) -> Result<Grant, pb::Error> {
+    let server = &peer.server;
+    server
+        .policy
+        .check_any(&peer.principal, Right::Publish)
+        .map_err(|denied| from_denied(&denied))?;
+    let wanted = server.options.publish_credit_bytes;
+    let granted = peer.account.grant(wanted, STREAM_FLOOR_BYTES.min(wanted));
+    granted.ok_or_else(|| {
+        overloaded(
+            "too many publish streams are open, by you or by all clients together; close some, or try again later",
+        )
+    })
 }
 
 async fn open_publisher(
@@ -133,11 +158,11 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(peer: &'a Peer, grant: &Grant) -> Self {
-        let batches_max = peer.server.options.publish_credit_batches.max(1) as usize;
+    fn new(peer: &'a Peer, cost_max: usize, batches_max: u32) -> Self {
+        let batches_max = batches_max.max(1) as usize;
         Self {
             peer,
-            credit: Mutex::new(PublishCredit::new(grant.bytes(), batches_max)),
+            credit: Mutex::new(PublishCredit::new(cost_max, batches_max)),
             batches_max,
             queued: AtomicUsize::new(0),
             submitted: AtomicUsize::new(0),
@@ -194,23 +219,24 @@ impl<'a> Session<'a> {
             allowed: HashMap::new(),
         };
         let mut stopped = pin!(self.stop.cancelled());
+        recv.leave_room_to_caller();
         loop {
             let frame = tokio::select! {
                 biased;
                 () = &mut stopped => return Ok(()),
-                frame = recv.next_frame() => frame?,
+                frame = self.next_frame(recv) => frame?,
             };
             let Some(frame) = frame else {
                 return Ok(());
             };
             let batch = Batch::decode(frame)?;
-            let (correlation, bytes) = (batch.head.correlation, batch.entries.event_bytes());
-            self.with_credit(|credit| credit.take(bytes))
+            let (correlation, cost) = (batch.head.correlation, batch.cost());
+            self.with_credit(|credit| credit.take(cost))
                 .map_err(StreamEnd::Refused)?;
             let taken = match gate.admit(batch) {
                 Ok(request) => self.submit_now(publisher, request),
                 Err(error) => {
-                    self.with_credit(|credit| credit.give_back(bytes));
+                    self.with_credit(|credit| credit.give_back(cost));
                     self.peer.log_refusal("publish", &error);
                     Err(error)
                 }
@@ -234,6 +260,22 @@ impl<'a> Session<'a> {
         }
     }
 
+    // The next batch, for which there is room before it is read: within the credit, or beside it when it is the only one.
+    async fn next_frame(&self, recv: &mut FrameRecv) -> Result<Option<Bytes>, StreamEnd> {
+        let Some(length) = recv.announced().await? else {
+            return Ok(None);
+        };
+        self.with_credit(|credit| credit.announce(length))
+            .map_err(StreamEnd::Refused)?;
+        let lacking = self.with_credit(|credit| credit.lacking(length));
+        if lacking > 0 {
+            let room = timeout_at(recv.deadline(), self.peer.account.room(lacking)).await;
+            let room = room.map_err(|_| no_room(length))?;
+            self.with_credit(|credit| credit.hold(room));
+        }
+        recv.next_frame().await
+    }
+
     // Hands a batch to the broker, or gives it back when it has to wait for room.
     fn submit_now(
         &self,
@@ -243,12 +285,12 @@ impl<'a> Session<'a> {
         if self.queued.load(Ordering::Relaxed) > 0 {
             return Ok(Some(request));
         }
-        let bytes = request.entries.event_bytes();
+        let cost = request.cost;
         let submitted = publisher.submit_now(request);
         if let Ok(None) = submitted {
             self.submitted.fetch_add(1, Ordering::Relaxed);
         }
-        submitted.map_err(|error| self.refusal(&error, bytes))
+        submitted.map_err(|error| self.refusal(&error, cost))
     }
 
     // Hands batches to the broker as it has room for them, one after the other, which keeps their order.
@@ -268,7 +310,7 @@ impl<'a> Session<'a> {
             let Some(request) = request else {
                 break;
             };
-            let (correlation, bytes) = (request.correlation, request.entries.event_bytes());
+            let (correlation, cost) = (request.correlation, request.cost);
             let submitted = publisher.submit(request).await;
             self.queued.fetch_sub(1, Ordering::Relaxed);
             match submitted {
@@ -276,7 +318,7 @@ impl<'a> Session<'a> {
                     self.submitted.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => {
-                    let error = self.refusal(&error, bytes);
+                    let error = self.refusal(&error, cost);
                     // The queue has room for every batch that credit allows.
                     let _ = refused.try_send(refuse_batch(correlation, error));
                 }
@@ -324,7 +366,7 @@ impl<'a> Session<'a> {
     fn answer(&self, reply: PublishReply) -> pb::PublishReply {
         match reply.result {
             Ok(outcome) => {
-                self.with_credit(|credit| credit.give_back(reply.bytes));
+                self.with_credit(|credit| credit.give_back(reply.cost));
                 let ack = pb::PublishAck {
                     first_sequence: outcome.first_sequence.0,
                     count: outcome.count,
@@ -337,15 +379,15 @@ impl<'a> Session<'a> {
                     result,
                 }
             }
-            Err(error) => refuse_batch(reply.correlation, self.refusal(&error, reply.bytes)),
+            Err(error) => refuse_batch(reply.correlation, self.refusal(&error, reply.cost)),
         }
     }
 
     // What a refusal by the broker means for the stream. A batch that may succeed later must not be overtaken
     // by the ones after it, or their numbers would make it look like a resend: the stream ends, and the
     // client sends all of them again on a new one. A fenced producer has nothing more to say here.
-    fn refusal(&self, error: &BrokerError, bytes: usize) -> pb::Error {
-        self.with_credit(|credit| credit.give_back(bytes));
+    fn refusal(&self, error: &BrokerError, cost: usize) -> pb::Error {
+        self.with_credit(|credit| credit.give_back(cost));
         if error.is_retryable() || matches!(error, BrokerError::Fenced) {
             self.stop.cancel();
         }
@@ -400,6 +442,10 @@ impl Batch {
         let entries = entries.map_err(|error| StreamEnd::malformed(error.to_string()))?;
         Ok(Self { head, entries })
     }
+
+    fn cost(&self) -> usize {
+        batch_cost(self.entries.count() as usize, self.entries.event_bytes())
+    }
 }
 
 /// What a batch must pass before the broker sees it.
@@ -414,6 +460,7 @@ struct Gate<'a> {
 
 impl Gate<'_> {
     fn admit(&mut self, batch: Batch) -> Result<PublishRequest, pb::Error> {
+        let cost = batch.cost();
         let Batch { head, entries } = batch;
         let topic = self.topic(&head.topic)?;
         self.check_count(entries.count() as usize)?;
@@ -427,6 +474,7 @@ impl Gate<'_> {
             first_number: head.first_number,
             resolved_through: head.resolved_through,
             entries,
+            cost,
         })
     }
 
@@ -596,6 +644,7 @@ mod tests {
         let open = |length: usize| pb::PublishOpen {
             producer_id: vec![1; length].into(),
             epoch: 3,
+            counts_costs: true,
         };
         assert_eq!(producer(&open(0)), Ok(None));
         let id = ProducerId(u128::from_be_bytes([1; 16]));

@@ -100,6 +100,11 @@ pub(super) fn invalid(message: impl Into<String>) -> pb::Error {
     pb::Error::new(ErrorCode::InvalidArgument, message)
 }
 
+/// A limit of the broker itself; the same may succeed later.
+pub(super) fn overloaded(message: impl Into<String>) -> pb::Error {
+    pb::Error::new(ErrorCode::Overloaded, message)
+}
+
 /// The broker is stopping.
 pub(super) fn shutting_down() -> pb::Error {
     from_broker(&BrokerError::ShuttingDown)

@@ -17,6 +17,7 @@ pub struct NetStats {
     connections_total: AtomicU64,
     connections_refused: AtomicU64,
     handshake_failures: AtomicU64,
+    handshakes_given_up: AtomicU64,
     publish_streams_open: AtomicU64,
     subscribe_streams_open: AtomicU64,
     bytes_in: AtomicU64,
@@ -38,6 +39,8 @@ pub struct NetCounts {
     /// Handshakes that failed (no certificate, one of a foreign CA, an expired one, a deadline) and
     /// certificates that name nobody, since the start.
     pub handshake_failures: u64,
+    /// Of those that failed: they had stalled for longest when there were too many, since the start.
+    pub handshakes_given_up: u64,
     /// Publish streams being served.
     pub publish_streams_open: u64,
     /// Consumers attached.
@@ -124,6 +127,12 @@ impl NetStats {
             counts.handshake_failures,
         );
         plain(
+            "handshakes_given_up",
+            "counter",
+            "QUIC handshakes that stalled and gave way when there were too many",
+            counts.handshakes_given_up,
+        );
+        plain(
             "publish_streams_open",
             "gauge",
             "Publish streams being served",
@@ -180,6 +189,7 @@ impl NetStats {
             connections_total: load(&self.connections_total),
             connections_refused: load(&self.connections_refused),
             handshake_failures: load(&self.handshake_failures),
+            handshakes_given_up: load(&self.handshakes_given_up),
             publish_streams_open: load(&self.publish_streams_open),
             subscribe_streams_open: load(&self.subscribe_streams_open),
             bytes_in: load(&self.bytes_in),
@@ -205,19 +215,16 @@ impl NetStats {
         OpenGuard::new(self, |stats| &stats.subscribe_streams_open)
     }
 
-    /// Handshakes under way, and connections beside them.
-    pub(super) fn open(&self) -> (u64, u64) {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (load(&self.handshakes_open), load(&self.connections_open))
+    pub(super) fn connection_refused(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts an attempt turned away; how many it makes.
-    pub(super) fn connection_refused(&self) -> u64 {
-        self.connections_refused.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    pub(super) fn handshake_failed(&self) {
+    /// Counts a handshake that came to nothing, because it had to give way or otherwise.
+    pub(super) fn handshake_failed(&self, gave_way: bool) {
         self.handshake_failures.fetch_add(1, Ordering::Relaxed);
+        if gave_way {
+            self.handshakes_given_up.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn read(&self, bytes: usize) {

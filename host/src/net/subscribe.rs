@@ -20,8 +20,8 @@ use super::credit::ConsumerCredit;
 use super::deliver::{TooLarge, pack};
 use super::frames::{FrameRecv, FrameSend};
 use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
-use crate::auth::check_attach;
-use crate::domain::Position;
+use crate::auth::{Right, check_attach};
+use crate::domain::{Position, SubscriptionSpec};
 use crate::tasks::{BrokerError, Consumer, Delivery};
 
 /// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
@@ -34,6 +34,9 @@ const CONFIRMS_MAX: usize = 1_024;
 
 /// Time for the confirmations that are still due when the client finishes.
 const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+
+/// Bytes of commands that a consumer may have under way: more than the largest of our client's.
+const COMMAND_WINDOW_BYTES: usize = 128 * 1024;
 
 type Confirms = FuturesUnordered<BoxFuture<'static, (u64, Result<(), BrokerError>)>>;
 
@@ -52,6 +55,7 @@ pub(super) async fn serve(
             return Err(StreamEnd::Refused(error));
         }
     };
+    let _window = peer.window.widen(COMMAND_WINDOW_BYTES);
     let ack_deadline_ms = consumer.spec().delivery.ack_deadline_ms;
     let ready = pb::SubscribeReady { ack_deadline_ms };
     send.push(&answer_open(subscribe_opened::Result::Ready(ready)));
@@ -71,18 +75,30 @@ fn answer_open(result: subscribe_opened::Result) -> pb::SubscribeOpened {
     }
 }
 
+// Rights come first: whether the client may consume at all, then whether it may consume this. Only then transforms are set up.
 async fn attach(peer: &Peer, subscription: &str) -> Result<Consumer, pb::Error> {
+    let policy = &peer.server.policy;
+    policy
+        .check_any(&peer.principal, Right::Subscribe)
+        .map_err(|denied| from_denied(&denied))?;
     let broker = peer
         .server
         .backend
         .broker()
         .map_err(|error| from_broker(&error))?;
+    let may_attach = |spec: &SubscriptionSpec| {
+        check_attach(policy, &peer.principal, spec).map_err(|denied| from_denied(&denied))
+    };
+    let spec = broker
+        .subscription_spec(subscription)
+        .map_err(|error| from_broker(&error))?;
+    may_attach(&spec)?;
     let consumer = broker
         .attach(subscription)
         .await
         .map_err(|error| from_broker(&error))?;
-    check_attach(&peer.server.policy, &peer.principal, &consumer.spec())
-        .map_err(|denied| from_denied(&denied))?;
+    // It may have been created anew meanwhile.
+    may_attach(&consumer.spec())?;
     Ok(consumer)
 }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Backend;
 use super::listener::start;
 use super::{ClientAuth, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
-use crate::auth::Policy;
+use crate::auth::{Grant, Policy};
 
 mod served;
 
@@ -90,9 +90,16 @@ struct Net {
 }
 
 impl Net {
-    // Nobody may do anything, and there is no broker behind it.
+    // Everybody may publish and subscribe, but there is no broker behind it.
     fn start(client_auth: ClientAuth, change: impl FnOnce(&mut NetOptions)) -> Self {
-        Self::start_with(client_auth, Policy::default(), Backend::Absent, change)
+        let everything = || vec![">".parse().expect("valid")];
+        let policy = Policy::new(vec![Grant {
+            principals: vec!["*".parse().expect("valid")],
+            publish: everything(),
+            subscribe: everything(),
+            admin: vec![],
+        }]);
+        Self::start_with(client_auth, policy, Backend::Absent, change)
     }
 
     fn start_with(
@@ -419,7 +426,7 @@ async fn a_refused_stream_leaves_the_connection_alone() {
     bad_id.put(
         &open(stream_open::Kind::Publish(pb::PublishOpen {
             producer_id: vec![1; 5].into(),
-            epoch: 0,
+            ..pb::PublishOpen::default()
         }))[..],
     );
     assert_eq!(
@@ -456,6 +463,99 @@ async fn connections_beyond_the_cap_are_refused() {
     let second = net.connect(Some(net.ca.issue("client.example"))).await;
     assert!(second.is_err());
     assert_eq!(net.handle.stats.counts().connections_refused, 1);
+}
+
+#[tokio::test]
+async fn without_any_grant_no_stream_opens_and_nothing_is_asked_of_the_broker() {
+    let net = Net::start_with(
+        ClientAuth::Required,
+        Policy::default(),
+        Backend::Absent,
+        |_| {},
+    );
+    let client = net.welcomed().await;
+    let subscribe = open(stream_open::Kind::Subscribe(pb::SubscribeOpen {
+        subscription: "s".to_owned(),
+        ..pb::SubscribeOpen::default()
+    }));
+    for first in [publish(), subscribe] {
+        let error = client.refusal(&first, false).await;
+        assert_eq!(error.code(), ErrorCode::PermissionDenied);
+        assert!(error.message.contains("right at all"), "{}", error.message);
+    }
+    assert!(client.connection.close_reason().is_none());
+    assert_eq!(net.handle.stats.counts().publish_streams_open, 0);
+}
+
+#[tokio::test]
+async fn one_principal_does_not_take_every_connection() {
+    let grant = |who: &str, admin: Vec<crate::domain::TopicPattern>| Grant {
+        principals: vec![who.parse().expect("valid")],
+        publish: vec![],
+        subscribe: vec![],
+        admin,
+    };
+    let policy = Policy::new(vec![grant(
+        "dns:chief.example",
+        vec![">".parse().expect("valid")],
+    )]);
+    let net = Net::start_with(ClientAuth::Required, policy, Backend::Absent, |options| {
+        options.connections_max = 16;
+        options.principal_connections_max = 15;
+    });
+    let mut held = Vec::new();
+    for _ in 0..15 {
+        held.push(net.welcomed().await);
+    }
+    let check = async |name: &str, why: &str| {
+        let client = net
+            .connect(Some(net.ca.issue(name)))
+            .await
+            .expect("TLS works");
+        let closed = tokio::time::timeout(HANG, client.connection.closed()).await;
+        let ConnectionError::ApplicationClosed(close) = closed.expect("in time") else {
+            panic!("not closed with a reason");
+        };
+        assert_eq!(close.error_code, (ErrorCode::Overloaded as u32).into());
+        let reason = String::from_utf8_lossy(&close.reason);
+        assert!(reason.contains(why), "{reason}");
+    };
+    // One is left, and it is for those who administer.
+    check("client.example", "admin right").await;
+    check("other.example", "admin right").await;
+    let chief = net
+        .connect(Some(net.ca.issue("chief.example")))
+        .await
+        .expect("connects");
+    chief.hello(&[1]).await.expect("welcomed");
+    held.truncate(10);
+    // Those places are free once the broker has noticed.
+    tokio::time::timeout(HANG, async {
+        while net.handle.stats.counts().connections_open > 11 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("noticed");
+    for _ in 0..4 {
+        held.push(net.welcomed().await);
+    }
+    assert_eq!(net.handle.stats.counts().connections_refused, 2);
+}
+
+#[tokio::test]
+async fn a_principal_has_its_own_limit_of_connections() {
+    let net = Net::start(ClientAuth::Required, |options| {
+        options.principal_connections_max = 2
+    });
+    let _held = [net.welcomed().await, net.welcomed().await];
+    let third = net.connect_ok().await;
+    assert_eq!(third.close_code().await, Some(ErrorCode::Overloaded));
+    let other = net
+        .connect(Some(net.ca.issue("other.example")))
+        .await
+        .expect("connects");
+    other.hello(&[1]).await.expect("welcomed");
 }
 
 #[tokio::test]

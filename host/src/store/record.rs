@@ -34,7 +34,7 @@ pub(super) const HEADER_BYTES: usize = 48;
 /// One block in the table of a record.
 pub(super) const BLOCK_HEAD_BYTES: usize = 48;
 /// A record is refused beyond this, at writing and at reading.
-pub(super) const RECORD_BYTES_MAX: u64 = 1 << 30;
+pub const RECORD_BYTES_MAX: u64 = 1 << 30;
 /// Records begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
 

@@ -321,11 +321,20 @@ impl Broker {
         Ok((publisher, last_number))
     }
 
-    /// Takes the room for publishes but for `left` bytes, for as long as the answer lives.
+    /// Takes the room for publishes but for what costs `left`, for as long as the answer lives.
     #[cfg(test)]
     pub(crate) async fn take_publish_room(&self, left: usize) -> impl Send + use<> {
-        let taken = super::inbox::PUBLISH_BYTES_MAX - left;
+        let taken = super::inbox::PUBLISH_COST_MAX - left;
         self.0.parts.inbox.publish_room(taken).await
+    }
+
+    /// What the subscription `name` is now. Costs nothing, so it is looked at before anything is set up for somebody.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn subscription_spec(&self, name: &str) -> Result<Arc<SubscriptionSpec>, BrokerError> {
+        Ok(self.cell(name)?.form().spec.clone())
     }
 
     /// Attaches a consumer to the subscription `name`.

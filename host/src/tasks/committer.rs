@@ -4,6 +4,7 @@
 //! good: everything after it is refused, reading goes on.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -29,8 +30,21 @@ use crate::domain::{
 };
 use crate::store::{JournalWriter, WriteError};
 
-/// A group takes no further batch once its events are this long: about what one sync moves at full speed.
+/// A group takes nothing more once it is this long, heads, notes and all: about what one sync moves at full speed.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What one batch, or one item of outputs, may add to a group; more is refused. A group takes at most one of each beyond
+/// [`GROUP_BYTES_MAX`], and everything else in it is bounded as well, so it is never longer than a record of the journal may be.
+const ITEM_BYTES_MAX: usize = 384 * 1024 * 1024;
+/// Acks of a group; more are written as groups of their own before it.
+const ACK_BYTES_MAX: usize = 1024 * 1024;
+/// Ranges of acks in one note: each takes up to 20 bytes.
+const NOTE_RANGES_MAX: usize = 16 * 1024;
+/// What a block takes in a record beside its entries, and its part of the padding.
+const BLOCK_HEAD_BYTES: usize = 56;
+/// What an event takes in a block beside its own bytes, at most.
+const ENTRY_HEAD_BYTES: usize = 6;
+/// Memory for notes that is kept for the next group.
+const NOTES_KEPT_BYTES: usize = 1024 * 1024;
 /// Entries of a batch that are this long make a block of their own, which shares the memory they were received in. Shorter
 /// ones are copied together: a block costs an entry in the index, and a slice keeps the whole buffer it lies in.
 const SHARED_BLOCK_BYTES_MIN: usize = 32 * 1024;
@@ -96,7 +110,10 @@ pub(super) struct Committer {
 #[derive(Default)]
 struct Group {
     time: Millis,
-    notes: Vec<Note>,
+    // Encoded.
+    notes: Vec<u8>,
+    // Encoded notes for which groups of their own are written before this one.
+    before: Vec<Vec<u8>>,
     changes: Vec<Change>,
     topics: FxHashMap<TopicId, OpenTopic>,
     blocks: Vec<Block>,
@@ -105,6 +122,10 @@ struct Group {
     owed: Owed,
     events: u64,
     bytes: u64,
+    // Bytes of the blocks in the record, or a little more.
+    block_bytes: usize,
+    // How long it gets before it takes nothing more.
+    bytes_max: usize,
 }
 
 /// The answers that wait for a group. Whoever drops them has died, and those who wait are told so.
@@ -145,13 +166,14 @@ impl Committer {
         // It mostly waits for the disk, and when the disk is done, everybody waits for it.
         turns::take_short_turns();
         let (inbox, conditions) = (self.parts.inbox.clone(), self.parts.conditions.clone());
+        let hub = self.parts.hub.clone();
         let ended = panic::catch_unwind(AssertUnwindSafe(|| self.commit_all()));
         if let Err(panic) = ended {
             // What it had taken was answered as it was dropped.
             let why = format!("the committer: {}", panicked(&*panic));
             conditions.raise(Condition::TaskDied("committer".into()), why.clone());
             conditions.raise(Condition::StoreFailed, why.clone());
-            refuse_everything(&inbox, &why, &mut VecDeque::new());
+            refuse_everything(&inbox, &hub, &why, &mut VecDeque::new());
         }
     }
 
@@ -160,23 +182,24 @@ impl Committer {
         loop {
             let taken = inbox.take(
                 !self.parts.journal.is_full(),
-                GROUP_BYTES_MAX,
+                self.group_bytes_max(),
                 ACK_DELAY,
                 self.unsynced_since
                     .map(|since| since + self.parts.settings.interval),
             );
             let closing = taken.closing;
-            if let Err(error) = self.commit(taken) {
-                let why = chain(&error);
-                tracing::error!(error = %why, "the store failed; no more writes are taken");
-                self.parts
-                    .conditions
-                    .raise(Condition::StoreFailed, why.clone());
-                refuse_everything(&inbox, &why, &mut self.held);
-                return;
-            }
-            if closing {
-                break;
+            match self.commit(taken) {
+                Ok(all) if closing && all => break,
+                Ok(_) => {}
+                Err(error) => {
+                    let why = chain(&error);
+                    tracing::error!(error = %why, "the store failed; no more writes are taken");
+                    self.parts
+                        .conditions
+                        .raise(Condition::StoreFailed, why.clone());
+                    refuse_everything(&inbox, &self.parts.hub, &why, &mut self.held);
+                    return;
+                }
             }
         }
         for item in std::mem::take(&mut self.held) {
@@ -188,31 +211,42 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, taken: Taken) -> Result<(), WriteError> {
+    // Half of the room that is left at most, since control items and publishes may each take that much: one group must not
+    // overshoot a small journal.
+    fn group_bytes_max(&self) -> usize {
+        let journal_bytes_max = self.parts.settings.journal_bytes_max;
+        let room = journal_bytes_max.saturating_sub(self.parts.journal.used_bytes());
+        usize::try_from(room / 2).map_or(GROUP_BYTES_MAX, |half| half.min(GROUP_BYTES_MAX))
+    }
+
+    // Returns whether the group had room for all of it.
+    fn commit(&mut self, taken: Taken) -> Result<bool, WriteError> {
         let mut marks = Vec::new();
         let mut group = Group {
             time: self.parts.hub.clock.now(),
             next_position: self.parts.next_position,
             topics: std::mem::take(&mut self.topics),
+            notes: std::mem::take(&mut self.notes),
+            bytes_max: self.group_bytes_max(),
             ..Group::default()
         };
         self.release_held(&mut group);
-        for control in taken.control {
-            match control {
+        let mut control = taken.control;
+        while let Some(item) = control.pop_front() {
+            match item {
                 Control::Mark(reply) => marks.push(reply),
-                control => self.control(control, &mut group),
+                item => self.control(item, &mut group),
+            }
+            if group.is_full() {
+                break;
             }
         }
+        let all = control.is_empty();
+        self.parts.inbox.put_back(control);
         for item in taken.publish {
             self.publish(item, &mut group);
         }
-        for (subscription, ranges) in self.parts.hub.take_acks() {
-            let ranges = note::pack(ranges);
-            group.notes.push(Note::Acks {
-                subscription,
-                ranges,
-            });
-        }
+        group.note_acks(self.parts.hub.acks.take());
         group.finish_blocks();
         let written = self.write(&group);
         match written {
@@ -228,16 +262,17 @@ impl Committer {
             let _ = reply.send(Ok(mark));
         }
         self.request_checkpoint();
-        Ok(())
+        Ok(all)
     }
 
     // Writes and syncs as far as somebody in the group, or the interval, asks for it.
     fn write(&mut self, group: &Group) -> Result<(), WriteError> {
         let journal = &mut self.parts.journal;
         if !group.is_empty() {
-            self.notes.clear();
-            note::encode(&group.notes, &mut self.notes);
-            journal.append(&self.notes, &group.blocks)?;
+            for notes in &group.before {
+                journal.append(notes, &[])?;
+            }
+            journal.append(&group.notes, &group.blocks)?;
             self.unsynced_events += group.events;
             self.unsynced_since.get_or_insert_with(Instant::now);
         }
@@ -266,6 +301,9 @@ impl Committer {
         }
         group.topics.shrink_to(TOPICS_KEPT);
         self.topics = group.topics;
+        group.notes.clear();
+        group.notes.shrink_to(NOTES_KEPT_BYTES);
+        self.notes = group.notes;
         self.apply_changes(&group.changes);
         for outputs in group.owed.outputs.drain(..) {
             if let Some(cell) = self.parts.hub.by_id(outputs.subscription) {
@@ -443,6 +481,7 @@ impl Committer {
                 }
             }
         }
+        check_item(item.cost)?;
         let topic = self.topic_for_publish(&item.topic, group)?;
         let unkept = !self.is_kept(&topic);
         let first_sequence = group.append(&topic, item.entries.clone());
@@ -456,7 +495,7 @@ impl Committer {
                 first_sequence,
                 item.resolved_through,
             );
-            group.notes.push(Note::Batch {
+            group.note(&Note::Batch {
                 producer: session.producer,
                 epoch: session.epoch,
                 first_number: item.first_number,
@@ -543,8 +582,7 @@ impl Committer {
             }
             Control::Outputs(outputs) => {
                 let full = self.journal_is_full();
-                let large = group.bytes >= GROUP_BYTES_MAX as u64;
-                if full || large || !self.held.is_empty() {
+                if full || group.is_full() || !self.held.is_empty() {
                     self.held.push_back(outputs);
                     if !full {
                         self.parts.inbox.wake();
@@ -837,7 +875,7 @@ impl Committer {
     fn change(&mut self, change: Change, group: &mut Group) {
         self.parts.catalog.apply(&change);
         group.needs_sync = true;
-        group.notes.push(Note::Change(change.clone()));
+        group.note(&Note::Change(change.clone()));
         group.changes.push(change);
     }
 
@@ -848,7 +886,7 @@ impl Committer {
             };
             self.append_outputs(outputs, group);
             // One group must not overshoot the limit by all that is held.
-            if group.bytes > GROUP_BYTES_MAX as u64 {
+            if group.is_full() {
                 self.parts.inbox.wake();
                 return;
             }
@@ -861,6 +899,11 @@ impl Committer {
     }
 
     fn append_outputs(&mut self, outputs: Outputs, group: &mut Group) {
+        let bytes = outputs.events.iter().map(|(_, event)| event.len()).sum();
+        if let Err(error) = check_item(bytes) {
+            let _ = outputs.done.send(Err(error));
+            return;
+        }
         if !self.is_still_owed(&outputs, group) {
             let error = BrokerError::Overloaded(
                 "an event of this batch was settled meanwhile; the others are tried again".into(),
@@ -883,7 +926,7 @@ impl Committer {
                 group.append_event(&topic, event);
             }
             group.needs_sync = true;
-            group.notes.push(Note::Acks {
+            group.note(&Note::Acks {
                 subscription: outputs.subscription,
                 ranges: note::pack(outputs.acks.iter().cloned()),
             });
@@ -919,18 +962,54 @@ impl Committer {
 
 impl Group {
     fn is_empty(&self) -> bool {
-        self.notes.is_empty() && self.blocks.is_empty()
+        self.notes.is_empty() && self.blocks.is_empty() && self.before.is_empty()
+    }
+
+    // Takes nothing more that can wait for the next one.
+    fn is_full(&self) -> bool {
+        self.notes.len() + self.block_bytes >= self.bytes_max
+    }
+
+    fn note(&mut self, note: &Note) {
+        note::push(note, &mut self.notes);
+    }
+
+    // All acks are written before this group is synced, so whoever waits for theirs may wait for that. How many they are does
+    // not make the group any longer.
+    fn note_acks(
+        &mut self,
+        acks: impl IntoIterator<Item = (SubscriptionId, Vec<RangeInclusive<Position>>)>,
+    ) {
+        let mut notes = Vec::new();
+        for (subscription, ranges) in acks {
+            for ranges in ranges.chunks(NOTE_RANGES_MAX) {
+                let ranges = note::pack(ranges.iter().cloned());
+                note::push(
+                    &Note::Acks {
+                        subscription,
+                        ranges,
+                    },
+                    &mut notes,
+                );
+                if notes.len() >= ACK_BYTES_MAX {
+                    self.before.push(std::mem::take(&mut notes));
+                }
+            }
+        }
+        note::join(&notes, &mut self.notes);
     }
 
     // Appends entries to a topic, in order, and returns the sequence of the first.
     fn append(&mut self, topic: &Arc<Topic>, entries: Entries) -> Sequence {
         self.count(entries.count(), entries.event_bytes());
+        self.block_bytes += entries.bytes().len() + BLOCK_HEAD_BYTES;
         let open = open_topic(&mut self.topics, topic);
         let first = open.next_sequence;
         open.next_sequence.0 += u64::from(entries.count());
         let mut rest = entries;
         while rest.count() > 0 {
             let part = rest.split_front(BLOCK_BYTES_MAX, 0);
+            self.block_bytes += BLOCK_HEAD_BYTES;
             let bytes = part.bytes().len();
             let shared = bytes >= SHARED_BLOCK_BYTES_MIN;
             if shared || !open.builder.fits_entries(bytes) {
@@ -949,6 +1028,7 @@ impl Group {
 
     fn append_event(&mut self, topic: &Arc<Topic>, event: &[u8]) {
         self.count(1, event.len());
+        self.block_bytes += event.len() + ENTRY_HEAD_BYTES + BLOCK_HEAD_BYTES;
         let open = open_topic(&mut self.topics, topic);
         open.next_sequence.0 += 1;
         if !open.builder.fits(event.len()) {
@@ -1051,7 +1131,7 @@ impl OpenTopic {
 /// Writes down, durably and before anything else, which numbers recovery has skipped.
 pub(super) fn reserve(journal: &mut JournalWriter, reserved: &Note) -> Result<(), WriteError> {
     let mut notes = Vec::new();
-    note::encode(std::slice::from_ref(reserved), &mut notes);
+    note::push(reserved, &mut notes);
     journal.append(&notes, &[])?;
     journal.sync()
 }
@@ -1064,8 +1144,19 @@ fn implicit_topic(name: &TopicName) -> TopicSpec {
     }
 }
 
-// After a fault: answers whatever comes, until the inbox is closed.
-fn refuse_everything(inbox: &Inbox, why: &str, held: &mut VecDeque<Outputs>) {
+// Refuses what alone would make a group too long to be written.
+fn check_item(bytes: usize) -> Result<(), BrokerError> {
+    if bytes <= ITEM_BYTES_MAX {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid(format!(
+        "{bytes} bytes are to be written at once, but at most {ITEM_BYTES_MAX} can be; publish smaller batches, or let a transform make less of an event"
+    )))
+}
+
+// After a fault: answers whatever comes, until the inbox is closed. Acks are dropped: they cannot be written any more, and
+// reading goes on.
+fn refuse_everything(inbox: &Inbox, hub: &Hub, why: &str, held: &mut VecDeque<Outputs>) {
     let error = BrokerError::StoreUnavailable(why.to_owned());
     for item in held.drain(..) {
         let _ = item.done.send(Err(error.clone()));
@@ -1073,6 +1164,7 @@ fn refuse_everything(inbox: &Inbox, why: &str, held: &mut VecDeque<Outputs>) {
     loop {
         let taken = inbox.take(true, usize::MAX, ACK_DELAY, None);
         let closing = taken.closing;
+        drop(hub.acks.take());
         refuse((taken.control, taken.publish.into()), &error);
         if closing {
             return;
@@ -1097,5 +1189,86 @@ fn refuse((control, publish): (VecDeque<Control>, VecDeque<PublishItem>), error:
     }
     for item in publish {
         item.promise.refuse(error.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::RECORD_BYTES_MAX;
+
+    #[test]
+    fn the_longest_group_there_can_be_fits_a_record() {
+        // What is held or asked for, then publishes, each with one item beyond the limit; notes of acks, and what rounding adds.
+        let longest = 2 * (GROUP_BYTES_MAX + ITEM_BYTES_MAX) + 2 * ACK_BYTES_MAX + GROUP_BYTES_MAX;
+        assert!((longest as u64) < RECORD_BYTES_MAX);
+        assert!(check_item(ITEM_BYTES_MAX).is_ok());
+        let refused = check_item(ITEM_BYTES_MAX + 1).expect_err("too long");
+        assert!(!refused.is_retryable());
+    }
+
+    #[test]
+    fn acks_that_are_too_many_for_a_group_go_before_it() {
+        let single = |number: u64| Position(2 * number)..=Position(2 * number);
+        let ranges: Vec<RangeInclusive<Position>> = (0..1_000_000).map(single).collect();
+        let mut group = Group::default();
+        let change = Note::Change(Change::DeleteSubscription(SubscriptionId(9)));
+        group.note(&change);
+        group.note_acks([
+            (SubscriptionId(1), ranges.clone()),
+            (SubscriptionId(2), vec![single(7)]),
+        ]);
+        assert!(group.before.len() > 1, "{} groups", group.before.len());
+        let mut found = Vec::new();
+        let mut changes = 0;
+        for notes in group.before.iter().chain([&group.notes]) {
+            assert!(notes.len() < 2 * ACK_BYTES_MAX);
+            for note in note::decode(notes).expect("readable") {
+                match note {
+                    Note::Acks {
+                        subscription,
+                        ranges,
+                    } => {
+                        found.extend(note::unpack(&ranges).into_iter().map(|r| (subscription, r)));
+                    }
+                    _ => changes += 1,
+                }
+            }
+        }
+        assert_eq!(changes, 1);
+        let first = ranges.into_iter().map(|range| (SubscriptionId(1), range));
+        let expected = first.chain([(SubscriptionId(2), single(7))]);
+        assert!(found.into_iter().eq(expected));
+    }
+
+    #[test]
+    fn a_group_counts_what_it_takes_on_disk() {
+        let spec = TopicSpec {
+            name: "t".parse().expect("a name"),
+            durability: Durability::Sync,
+        };
+        let mut catalog = Catalog::default();
+        let id = catalog.next_topic_id();
+        catalog.apply(&Change::CreateTopic {
+            id,
+            spec: Json(spec),
+        });
+        let topic = catalog.topics_by_id[&id].clone();
+        for (count, length) in [(1, 0), (4_096, 0), (4_096, 1), (100, 1_000), (3, 70_000)] {
+            let mut group = Group::default();
+            let event = vec![7; length];
+            let events: Vec<&[u8]> = vec![&event; count];
+            group.append(&topic, Entries::of(events.clone()));
+            events
+                .iter()
+                .for_each(|event| group.append_event(&topic, event));
+            group.finish_blocks();
+            let written: usize = group
+                .blocks
+                .iter()
+                .map(|block| block.entries.len() + 48)
+                .sum();
+            assert!(group.block_bytes >= written, "{count} of {length}");
+        }
     }
 }

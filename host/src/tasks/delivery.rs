@@ -156,6 +156,11 @@ impl Taker {
     }
 
     async fn lease(&self, max: usize) -> Result<Vec<Lease>, BrokerError> {
+        // What is handed out will be acked, and that has to wait somewhere while the disk stands still.
+        tokio::select! {
+            () = self.parts.hub.acks.room() => {}
+            () = self.parts.shutdown.cancelled() => {}
+        }
         let mut leases = Vec::new();
         loop {
             let notified = self.cell.wake.notified();

@@ -17,6 +17,7 @@ use super::chain::FilterChain;
 use super::clock::Clock;
 use super::log::Log;
 use super::log_limit::LogLimit;
+use super::pending_acks::PendingAcks;
 use super::transform::TransformChain;
 use crate::broker::{GivenUp, Strain, SubscriptionState, TopicInterests};
 use crate::domain::{
@@ -261,7 +262,8 @@ pub(super) struct Hub {
     routed_through: watch::Sender<Position>,
     timers: Mutex<BTreeSet<(Millis, SubscriptionId)>>,
     timers_changed: Notify,
-    acks: Mutex<HashMap<SubscriptionId, Vec<RangeInclusive<Position>>>>,
+    /// Those that the committer has not taken yet.
+    pub(super) acks: PendingAcks,
     ack_waker: Box<dyn Fn() + Send + Sync>,
     dead_letters: mpsc::UnboundedSender<Arc<Cell>>,
     starts: mpsc::UnboundedSender<Start>,
@@ -322,7 +324,7 @@ impl Hub {
             routed_through: watch::Sender::new(cursor),
             timers: Mutex::default(),
             timers_changed: Notify::new(),
-            acks: Mutex::default(),
+            acks: PendingAcks::default(),
             ack_waker,
             dead_letters,
             starts,
@@ -355,7 +357,7 @@ impl Hub {
         self.version.fetch_add(1, Ordering::AcqRel);
         cell.deleted.store(true, Ordering::Release);
         cell.wake.notify_waiters();
-        lock(&self.acks).remove(&id);
+        self.acks.forget(id);
         Some(cell)
     }
 
@@ -425,19 +427,8 @@ impl Hub {
     }
 
     fn record_acks(&self, id: SubscriptionId, acked: Vec<RangeInclusive<Position>>) {
-        {
-            let mut acks = lock(&self.acks);
-            let ranges = acks.entry(id).or_default();
-            for range in acked {
-                push_range(ranges, range);
-            }
-        }
+        self.acks.add(id, acked);
         (self.ack_waker)();
-    }
-
-    /// All acks since the last call. Taken by the committer for its next group.
-    pub(super) fn take_acks(&self) -> HashMap<SubscriptionId, Vec<RangeInclusive<Position>>> {
-        std::mem::take(&mut *lock(&self.acks))
     }
 
     // ── giving up ───────────────────────────────────────────────────────────────────────────────────────

@@ -17,11 +17,11 @@ use crate::domain::{
     TopicSpec,
 };
 
-/// Bytes of events that may wait for the committer. Full: publishers wait for credit.
-pub(super) const PUBLISH_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Of more waiting bytes than this, a group takes half: its publishers are answered and can go on while the other half is
+/// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
+pub(super) const PUBLISH_COST_MAX: usize = 64 * 1024 * 1024;
+/// Of more that waits than this, a group takes half: its publishers are answered and can go on while the other half is
 /// written. Fewer are not worth a sync of their own.
-const WHOLE_BYTES_MAX: usize = 128 * 1024;
+const WHOLE_COST_MAX: usize = 128 * 1024;
 /// Control items that may wait. Full: whoever asks waits.
 const CONTROL_ITEMS_MAX: usize = 1_024;
 
@@ -29,7 +29,8 @@ const CONTROL_ITEMS_MAX: usize = 1_024;
 pub(super) struct PublishItem {
     pub(super) topic: TopicName,
     pub(super) entries: Entries,
-    pub(super) bytes: usize,
+    /// What it takes here and in the journal, in bytes. Never 0, however little is in it.
+    pub(super) cost: usize,
     pub(super) first_number: u64,
     pub(super) resolved_through: u64,
     pub(super) session: Option<Arc<Session>>,
@@ -95,7 +96,7 @@ pub(super) struct Inbox {
 struct Lanes {
     control: VecDeque<Control>,
     publish: VecDeque<PublishItem>,
-    publish_bytes: usize,
+    publish_cost: usize,
     acks_since: Option<Instant>,
     // The committer waits and nobody has woken it yet. While it works there is no need to: it looks again before it waits.
     waiting: bool,
@@ -118,18 +119,18 @@ impl Inbox {
         Arc::new(Self {
             lanes: Mutex::default(),
             filled: Condvar::new(),
-            publish_room: Arc::new(Semaphore::new(PUBLISH_BYTES_MAX)),
+            publish_room: Arc::new(Semaphore::new(PUBLISH_COST_MAX)),
             control_room: Semaphore::new(CONTROL_ITEMS_MAX),
         })
     }
 
-    /// Waits for room for a batch of `bytes`. A larger batch than the whole room counts as the whole room.
+    /// Waits for room for a batch that costs `cost`. A larger batch than the whole room counts as the whole room.
     pub(super) async fn publish_room(
         &self,
-        bytes: usize,
+        cost: usize,
     ) -> Result<OwnedSemaphorePermit, BrokerError> {
         let room = self.publish_room.clone();
-        room.acquire_many_owned(permits(bytes))
+        room.acquire_many_owned(permits(cost))
             .await
             .map_err(|_| BrokerError::ShuttingDown)
     }
@@ -137,10 +138,10 @@ impl Inbox {
     /// The same without waiting: nothing when there is no room now.
     pub(super) fn publish_room_now(
         &self,
-        bytes: usize,
+        cost: usize,
     ) -> Result<Option<OwnedSemaphorePermit>, BrokerError> {
         let room = self.publish_room.clone();
-        match room.try_acquire_many_owned(permits(bytes)) {
+        match room.try_acquire_many_owned(permits(cost)) {
             Ok(room) => Ok(Some(room)),
             Err(TryAcquireError::NoPermits) => Ok(None),
             Err(TryAcquireError::Closed) => Err(BrokerError::ShuttingDown),
@@ -152,7 +153,7 @@ impl Inbox {
         if lanes.closing {
             return Err(BrokerError::ShuttingDown);
         }
-        lanes.publish_bytes += item.bytes;
+        lanes.publish_cost += item.cost;
         lanes.publish.push_back(item);
         self.wake_committer(lanes);
         Ok(())
@@ -242,12 +243,12 @@ impl Inbox {
     }
 
     /// Waits until there is something to do, or `idle_until`. Publishes are left alone unless
-    /// `take_publishes`, and at most about `bytes_max` of them are taken, or half of many. `ack_delay` is how long acks that
-    /// nobody asked to confirm may wait for company.
+    /// `take_publishes`, and at most `cost_max` of them are taken, or half of many; but one at least, whatever it costs.
+    /// `ack_delay` is how long acks that nobody asked to confirm may wait for company.
     pub(super) fn take(
         &self,
         take_publishes: bool,
-        bytes_max: usize,
+        cost_max: usize,
         ack_delay: Duration,
         idle_until: Option<Instant>,
     ) -> Taken {
@@ -287,17 +288,12 @@ impl Inbox {
                 }
             };
         }
-        let bytes_max = match lanes.publish_bytes > WHOLE_BYTES_MAX {
-            true => bytes_max.min(lanes.publish_bytes / 2),
-            false => bytes_max,
+        let (count, cost) = match take_publishes {
+            true => lanes.fitting(cost_max),
+            false => (0, 0),
         };
-        let (mut count, mut bytes) = (0, 0);
-        while take_publishes && bytes < bytes_max && count < lanes.publish.len() {
-            bytes += lanes.publish[count].bytes;
-            count += 1;
-        }
         let publish = lanes.publish.drain(..count).collect();
-        lanes.publish_bytes -= bytes;
+        lanes.publish_cost -= cost;
         lanes.waiting = false;
         lanes.sleeping = false;
         lanes.woken = false;
@@ -309,10 +305,18 @@ impl Inbox {
         }
     }
 
+    /// Returns control items for which a group had no room. They come first next time, which is at once.
+    pub(super) fn put_back(&self, control: VecDeque<Control>) {
+        let mut lanes = self.lock();
+        for item in control.into_iter().rev() {
+            lanes.control.push_front(item);
+        }
+    }
+
     /// Everything that still waits, when the committer cannot write any more.
     pub(super) fn drain(&self) -> (VecDeque<Control>, VecDeque<PublishItem>) {
         let mut lanes = self.lock();
-        lanes.publish_bytes = 0;
+        lanes.publish_cost = 0;
         (
             std::mem::take(&mut lanes.control),
             std::mem::take(&mut lanes.publish),
@@ -324,8 +328,26 @@ impl Inbox {
     }
 }
 
-fn permits(bytes: usize) -> u32 {
-    bytes.clamp(1, PUBLISH_BYTES_MAX) as u32
+impl Lanes {
+    // How many publishes from the front cost at most `cost_max`, or half of many, and what they cost.
+    fn fitting(&self, cost_max: usize) -> (usize, usize) {
+        let cost_max = match self.publish_cost > WHOLE_COST_MAX {
+            true => cost_max.min(self.publish_cost / 2),
+            false => cost_max,
+        };
+        let (mut count, mut cost) = (0, 0);
+        while let Some(item) = self.publish.get(count)
+            && (count == 0 || cost + item.cost <= cost_max)
+        {
+            cost += item.cost;
+            count += 1;
+        }
+        (count, cost)
+    }
+}
+
+fn permits(cost: usize) -> u32 {
+    cost.clamp(1, PUBLISH_COST_MAX) as u32
 }
 
 #[cfg(test)]
@@ -336,12 +358,12 @@ mod tests {
 
     const ACK_DELAY: Duration = Duration::from_millis(1);
 
-    fn publish(inbox: &Inbox, number: u64, bytes: usize) {
+    fn publish(inbox: &Inbox, number: u64, cost: usize) {
         let room = inbox.publish_room.clone().try_acquire_owned();
         let item = PublishItem {
             topic: "a".parse().expect("a name"),
             entries: Entries::of([]),
-            bytes,
+            cost,
             first_number: number,
             resolved_through: 0,
             session: None,
@@ -351,8 +373,8 @@ mod tests {
         inbox.publish(item).expect("open");
     }
 
-    fn take(inbox: &Inbox, bytes_max: usize) -> Vec<u64> {
-        let taken = inbox.take(true, bytes_max, ACK_DELAY, None);
+    fn take(inbox: &Inbox, cost_max: usize) -> Vec<u64> {
+        let taken = inbox.take(true, cost_max, ACK_DELAY, None);
         let correlations = taken.publish.iter().map(|item| item.promise.correlation());
         correlations.collect()
     }
@@ -361,16 +383,45 @@ mod tests {
     fn of_much_that_waits_half_is_taken_in_order() {
         let inbox = Inbox::new();
         for number in 0..6 {
-            publish(&inbox, number, WHOLE_BYTES_MAX / 3);
+            publish(&inbox, number, WHOLE_COST_MAX / 3);
         }
         assert_eq!(take(&inbox, usize::MAX), [0, 1, 2]);
         assert_eq!(take(&inbox, usize::MAX), [3, 4, 5]);
-        publish(&inbox, 6, 10 * WHOLE_BYTES_MAX);
+        publish(&inbox, 6, 10 * WHOLE_COST_MAX);
         assert_eq!(take(&inbox, usize::MAX), [6], "a batch is not split");
         for number in 7..10 {
-            publish(&inbox, number, WHOLE_BYTES_MAX);
+            publish(&inbox, number, WHOLE_COST_MAX);
         }
         assert_eq!(take(&inbox, 1), [7], "the caller's limit holds as well");
+    }
+
+    #[test]
+    fn no_more_is_taken_than_the_limit_but_always_one() {
+        let inbox = Inbox::new();
+        for number in 0..3 {
+            publish(&inbox, number, 1_000);
+        }
+        assert_eq!(take(&inbox, 1_999), [0], "the next one would be beyond");
+        assert_eq!(take(&inbox, 2_000), [1, 2]);
+        publish(&inbox, 3, 5_000);
+        assert_eq!(take(&inbox, 1), [3]);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first() {
+        let inbox = Inbox::new();
+        let topic = |name: &str| {
+            let name = name.parse().expect("a name");
+            Control::DeleteTopic(name, oneshot::channel().0)
+        };
+        inbox.hand_over(topic("c")).expect("open");
+        inbox.put_back([topic("a"), topic("b")].into());
+        let control = inbox.take(true, 1, ACK_DELAY, None).control;
+        let names = control.iter().map(|item| match item {
+            Control::DeleteTopic(name, _) => name.as_str(),
+            _ => "another",
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["a", "b", "c"]);
     }
 
     #[test]

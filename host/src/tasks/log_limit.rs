@@ -9,7 +9,7 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// One kind of line about one thing.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit {
+pub(crate) struct LogLimit {
     state: Mutex<State>,
 }
 
@@ -21,7 +21,7 @@ struct State {
 
 impl LogLimit {
     /// It happened `events` times more. Returns how often it happened since the last line, if a line is to be written now.
-    pub(super) fn admit(&self, events: u64) -> Option<u64> {
+    pub(crate) fn admit(&self, events: u64) -> Option<u64> {
         self.admit_at(events, Instant::now())
     }
 

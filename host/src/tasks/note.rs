@@ -57,12 +57,21 @@ pub enum NoteError {
     Malformed(#[source] postcard::Error),
 }
 
-/// Appends the notes of a group to `out`.
-pub(super) fn encode(notes: &[Note], out: &mut Vec<u8>) {
-    out.push(VERSION);
-    for note in notes {
-        // Only a custom serializer that fails or a full fixed buffer could make this fail; there is neither.
-        *out = postcard::to_extend(note, std::mem::take(out)).expect("notes serialize into memory");
+/// Appends a note to those of a group, which are empty at first.
+pub(super) fn push(note: &Note, out: &mut Vec<u8>) {
+    if out.is_empty() {
+        out.push(VERSION);
+    }
+    // Only a custom serializer that fails or a full fixed buffer could make this fail; there is neither.
+    *out = postcard::to_extend(note, std::mem::take(out)).expect("notes serialize into memory");
+}
+
+/// Appends the notes in `more`, which may be none, to those of a group.
+pub(super) fn join(more: &[u8], out: &mut Vec<u8>) {
+    match (more.split_first(), out.is_empty()) {
+        (None, _) => {}
+        (Some(_), true) => out.extend_from_slice(more),
+        (Some((_version, notes)), false) => out.extend_from_slice(notes),
     }
 }
 
@@ -120,11 +129,18 @@ mod tests {
             },
         ];
         let mut bytes = Vec::new();
-        encode(&notes, &mut bytes);
+        notes.iter().for_each(|note| push(note, &mut bytes));
         assert_eq!(
             format!("{:?}", decode(&bytes).expect("readable")),
             format!("{notes:?}")
         );
+        let mut joined = Vec::new();
+        for part in [0..1, 1..1, 1..2] {
+            let mut more = Vec::new();
+            notes[part].iter().for_each(|note| push(note, &mut more));
+            join(&more, &mut joined);
+        }
+        assert_eq!(joined, bytes);
         assert!(matches!(decode(&[9]), Err(NoteError::Version(9))));
         assert!(decode(&bytes[..bytes.len() - 1]).is_err());
         assert!(decode(&[]).expect("no notes").is_empty());

@@ -21,14 +21,16 @@ pub struct PublishRequest {
     pub resolved_through: u64,
     /// The events, already checked.
     pub entries: Entries,
+    /// What the batch takes in memory and in the journal, in bytes: as much as it costs its publisher of credit.
+    pub cost: usize,
 }
 
 /// Answer to a [`PublishRequest`].
 pub struct PublishReply {
     /// As in the request.
     pub correlation: u64,
-    /// Bytes of events in the request.
-    pub bytes: usize,
+    /// As in the request.
+    pub cost: usize,
     /// What became of it.
     pub result: Result<PublishOutcome, BrokerError>,
 }
@@ -52,7 +54,7 @@ pub struct PublishOutcome {
 /// The duty to answer one batch. Whoever drops it without an answer has died with it, and its publisher is told so.
 pub(super) struct Promise {
     correlation: u64,
-    bytes: usize,
+    cost: usize,
     // Taken when it is kept.
     replies: Option<PublishReplies>,
 }
@@ -62,7 +64,7 @@ impl Promise {
     pub(super) fn of(correlation: u64, replies: PublishReplies) -> Self {
         Self {
             correlation,
-            bytes: 0,
+            cost: 0,
             replies: Some(replies),
         }
     }
@@ -92,7 +94,7 @@ impl Promise {
     fn reply(&self, result: Result<PublishOutcome, BrokerError>) -> PublishReply {
         PublishReply {
             correlation: self.correlation,
-            bytes: self.bytes,
+            cost: self.cost,
             result,
         }
     }
@@ -128,10 +130,7 @@ impl Publisher {
     /// Cancel-safe: dropped before completion, the batch was not handed over.
     pub async fn submit(&self, request: PublishRequest) -> Result<(), BrokerError> {
         self.check(&request)?;
-        let room = self
-            .inbox
-            .publish_room(request.entries.event_bytes())
-            .await?;
+        let room = self.inbox.publish_room(request.cost).await?;
         self.hand_over(request, room)
     }
 
@@ -145,7 +144,7 @@ impl Publisher {
         request: PublishRequest,
     ) -> Result<Option<PublishRequest>, BrokerError> {
         self.check(&request)?;
-        match self.inbox.publish_room_now(request.entries.event_bytes())? {
+        match self.inbox.publish_room_now(request.cost)? {
             Some(room) => self.hand_over(request, room).map(|()| None),
             None => Ok(Some(request)),
         }
@@ -176,10 +175,10 @@ impl Publisher {
     ) -> Result<(), BrokerError> {
         self.inbox.publish(PublishItem {
             topic: request.topic,
-            bytes: request.entries.event_bytes(),
+            cost: request.cost,
             promise: Promise {
                 correlation: request.correlation,
-                bytes: request.entries.event_bytes(),
+                cost: request.cost,
                 replies: Some(self.replies.clone()),
             },
             entries: request.entries,

@@ -95,6 +95,16 @@ impl FrameReader {
         self.max
     }
 
+    /// The length of the frame at the front of `buffer`, prefix included, as far as it is known. Of use to whoever wants to make
+    /// room for it, or to refuse it, before it has come.
+    ///
+    /// # Errors
+    /// As [`next_frame`](Self::next_frame).
+    pub fn announced(&self, buffer: &[u8]) -> Result<Option<usize>, FrameError> {
+        let announced = read_length(buffer, self.max)?;
+        Ok(announced.map(|(prefix, length)| prefix + length))
+    }
+
     /// Takes the next whole frame from the front of `buffer`, without copying it. `None` means that more bytes are
     /// needed; `buffer` then has room for some of them.
     ///
@@ -195,6 +205,20 @@ mod tests {
         let mut over_64_bits = [0x80; 10];
         over_64_bits[9] = 0x02;
         check(usize::MAX, &over_64_bits, Err(FrameError::LengthOverlong));
+    }
+
+    #[test]
+    fn a_length_is_known_before_its_frame_has_come() {
+        let reader = FrameReader::new(300);
+        assert_eq!(reader.announced(&[]), Ok(None));
+        assert_eq!(reader.announced(&[0x80]), Ok(None));
+        assert_eq!(reader.announced(&[0x80, 0x01]), Ok(Some(130)));
+        assert_eq!(reader.announced(&[2, 7, 8, 9]), Ok(Some(3)));
+        let too_large = FrameError::TooLarge {
+            length: 384,
+            max: 300,
+        };
+        assert_eq!(reader.announced(&[0x80, 0x03]), Err(too_large));
     }
 
     #[test]

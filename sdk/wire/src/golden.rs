@@ -55,8 +55,17 @@ fn stream_open_bytes() {
         open(stream_open::Kind::Publish(pb::PublishOpen {
             producer_id: b"ab".as_slice().into(),
             epoch: 2,
+            counts_costs: false,
         })),
         "1206 0a026162 1002",
+    );
+    check(
+        open(stream_open::Kind::Publish(pb::PublishOpen {
+            producer_id: bytes::Bytes::new(),
+            epoch: 0,
+            counts_costs: true,
+        })),
+        "1202 1801",
     );
     check(
         open(stream_open::Kind::Subscribe(pb::SubscribeOpen {

@@ -2,6 +2,7 @@
 //! out. No I/O, no clock and no task ever lives here.
 
 pub mod batch;
+pub mod credit;
 pub mod error;
 pub mod event;
 pub mod frame;

@@ -1,10 +1,14 @@
 //! Publish and subscribe streams with a whole broker behind them, spoken to in bare frames.
 
+use std::any::Any;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
-use crate::auth::Grant;
 use crate::domain::{DeliveryPolicy, Millis, StartAt, SubscriptionSpec};
 use crate::plugin::{PluginOptions, Plugins};
-use crate::store::{self, RealFileSystem, StoreOptions};
+use crate::store::{self, File, FileSystem, RealFileSystem, StoreOptions};
 use crate::tasks::{Broker, BrokerOptions};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::consumer_command::Command;
@@ -20,6 +24,13 @@ struct Served {
 
 impl Served {
     async fn start(change: impl FnOnce(&mut NetOptions)) -> Self {
+        Self::start_on(Arc::new(RealFileSystem), change).await
+    }
+
+    async fn start_on(
+        file_system: Arc<dyn FileSystem>,
+        change: impl FnOnce(&mut NetOptions),
+    ) -> Self {
         let dir = tempfile::tempdir().expect("directory");
         let options = StoreOptions {
             journal_file_bytes: MIB,
@@ -27,7 +38,7 @@ impl Served {
             journal_reserve_bytes: 4 * MIB,
             ..StoreOptions::default()
         };
-        let opened = store::open(&dir.path().join("store"), options, Arc::new(RealFileSystem));
+        let opened = store::open(&dir.path().join("store"), options, file_system);
         let cache_dir = dir.path().join("cache");
         let plugins = Plugins::start(PluginOptions {
             cache_dir,
@@ -124,6 +135,7 @@ impl Publishing {
         let open_frame = open(stream_open::Kind::Publish(pb::PublishOpen {
             producer_id,
             epoch,
+            counts_costs: true,
         }));
         let (send, mut recv) = client.send(&open_frame).await;
         let opened: pb::PublishOpened = read(&mut recv).await.expect("answered");
@@ -235,7 +247,7 @@ async fn a_batch_that_waits_for_room_is_not_overtaken() {
     let client = served.net.welcomed().await;
     let mut publishing = Publishing::open(&client, &[1; 16], 0).await;
     let read = || served.net.handle.stats.counts().bytes_in;
-    let room = served.broker.take_publish_room(100).await;
+    let room = served.broker.take_publish_room(1_100).await;
     let before = read();
     // In one datagram: the broker has room for the others, but not for the first.
     let mut batches = batch(1, "orders.eu", 1, &["x".repeat(200).as_str()]).to_vec();
@@ -341,6 +353,236 @@ async fn more_than_the_credit_ends_the_stream_and_only_that() {
     let mut other = Publishing::open(&client, &[], 0).await;
     other.write(&batch(1, "orders.eu", 0, &["a"])).await;
     other.ack().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_count_costs_gets_credit_for_fewer_batches() {
+    let served = Served::start(|_| {}).await;
+    let client = served.net.welcomed().await;
+    let (_send, mut recv) = client.send(&publish()).await;
+    let opened: pb::PublishOpened = read(&mut recv).await.expect("answered");
+    let Some(publish_opened::Result::Ready(ready)) = opened.result else {
+        panic!("{opened:?}");
+    };
+    assert_eq!((ready.credit_bytes, ready.credit_batches), (4 << 20, 63));
+}
+
+#[tokio::test]
+async fn empty_events_cost_credit() {
+    let served = Served::start(|_| {}).await;
+    let _room = served.broker.take_publish_room(0).await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    let empty = batch(1, "orders.eu", 0, &[""; 4_096]);
+    let batches = 8 * (MIB as usize) / (1_024 + 4_096 * 16);
+    publishing.write(&empty.repeat(batches)).await;
+    publishing.write(&empty).await;
+    // Nothing is answered meanwhile, so the last one is too much.
+    assert_eq!(publishing.refusal().await, (0, ErrorCode::FlowControl));
+    assert_eq!(publishing.reply().await, None);
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_come_whole_in_time_ends_its_stream_only() {
+    let served = Served::start(|options| options.frame_timeout = Duration::from_millis(100)).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.net.welcomed().await;
+    let mut slow = Publishing::open(&client, &[], 0).await;
+    let whole = batch(1, "orders.eu", 0, &["a"]);
+    slow.write(&whole[..whole.len() - 1]).await;
+    assert_eq!(slow.refusal().await, (0, ErrorCode::Overloaded));
+    let mut consuming = Consuming::open(&client, "s", 1).await.expect("attached");
+    consuming.send.write_all(&[9]).await.expect("written");
+    match consuming.next().await {
+        ToConsumer::Error(error) => assert_eq!(error.code(), ErrorCode::Overloaded),
+        other => panic!("{other:?}"),
+    }
+    let mut other = Publishing::open(&client, &[], 0).await;
+    other.write(&whole).await;
+    other.ack().await;
+}
+
+#[tokio::test]
+async fn large_messages_of_one_connection_take_turns() {
+    let served = Served::start(|options| {
+        options.publish_credit_bytes = 32 << 10;
+        options.publish_credit_total_bytes = 1 << 20;
+    })
+    .await;
+    let client = served.net.welcomed().await;
+    let mut first = Publishing::open(&client, &[], 0).await;
+    let mut second = Publishing::open(&client, &[], 0).await;
+    assert_eq!(first.ready.credit_bytes, 32 << 10);
+    // Beyond its credit this takes all that one connection may have: a sixteenth of what all have.
+    let large = batch(1, "orders.eu", 0, &["x".repeat(95 << 10).as_str()]);
+    let read = || served.net.handle.stats.counts().bytes_in;
+    let before = read();
+    let half = large.len() / 2;
+    first.write(&large[..half]).await;
+    while read() < before + half as u64 {
+        tokio::task::yield_now().await;
+    }
+    let waiting = tokio::spawn(async move {
+        second.write(&large_of_another()).await;
+        second.ack().await.first_sequence
+    });
+    // The second is whole before the first is, and yet has to wait for it.
+    while read() < before + half as u64 + 1 {
+        tokio::task::yield_now().await;
+    }
+    first.write(&large[half..]).await;
+    assert_eq!(first.ack().await.first_sequence, 1);
+    assert_eq!(waiting.await.expect("no panic"), 2);
+}
+
+fn large_of_another() -> Bytes {
+    batch(1, "orders.eu", 0, &["y".repeat(95 << 10).as_str()])
+}
+
+#[tokio::test]
+async fn what_gathers_while_the_disk_stands_still_is_not_written_as_one_group() {
+    let disk = Arc::new(Disk::default());
+    let served = Served::start_on(disk.clone(), |_| {}).await;
+    let client = served.net.welcomed().await;
+    let empty = |correlation| batch(correlation, "orders.eu", 0, &[""; 4_096]);
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(Publishing::open(&client, &[], 0).await);
+    }
+    disk.stall();
+    streams[0].write(&empty(0)).await;
+    disk.until_somebody_waits().await;
+    let before = served.net.handle.stats.counts().bytes_in;
+    let batches = 100;
+    let mut sent = 0;
+    for stream in &mut streams {
+        for correlation in 1..=batches {
+            let batch = empty(correlation);
+            sent += batch.len() as u64;
+            stream.write(&batch).await;
+        }
+    }
+    while served.net.handle.stats.counts().bytes_in < before + sent {
+        tokio::task::yield_now().await;
+    }
+    disk.go_on();
+    streams[0].ack().await;
+    for stream in &mut streams {
+        for _ in 0..batches {
+            stream.ack().await;
+        }
+    }
+    let longest = disk.longest_write();
+    assert!(
+        longest < MIB as usize,
+        "{sent} bytes waited, {longest} were written at once"
+    );
+}
+
+/// A disk whose syncs can be held up, and that remembers its longest write.
+#[derive(Default)]
+struct Disk {
+    state: Arc<DiskState>,
+}
+
+#[derive(Default)]
+struct DiskState {
+    stalled: Mutex<bool>,
+    goes_on: std::sync::Condvar,
+    waiting: AtomicUsize,
+    longest: AtomicUsize,
+}
+
+impl Disk {
+    fn stall(&self) {
+        *self.state.stalled.lock().expect("not poisoned") = true;
+    }
+
+    async fn until_somebody_waits(&self) {
+        while self.state.waiting.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn go_on(&self) {
+        *self.state.stalled.lock().expect("not poisoned") = false;
+        self.state.goes_on.notify_all();
+    }
+
+    fn longest_write(&self) -> usize {
+        self.state.longest.load(Ordering::Relaxed)
+    }
+
+    fn wrap(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        let state = self.state.clone();
+        Arc::new(DiskFile { file, state })
+    }
+}
+
+impl FileSystem for Disk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealFileSystem.create_dir(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        RealFileSystem.list(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        RealFileSystem.open(path).map(|file| self.wrap(file))
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        RealFileSystem.create(path).map(|file| self.wrap(file))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFileSystem.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealFileSystem.remove(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        RealFileSystem.remove_dir(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealFileSystem.sync_dir(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        RealFileSystem.lock(path)
+    }
+}
+
+struct DiskFile {
+    file: Arc<dyn File>,
+    state: Arc<DiskState>,
+}
+
+impl File for DiskFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(bytes, offset)
+    }
+    fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.state.longest.fetch_max(bytes.len(), Ordering::Relaxed);
+        self.file.write_blocks_at(bytes, offset)
+    }
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.file.set_length(length)
+    }
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        self.file.allocate(length)
+    }
+    fn sync(&self) -> io::Result<()> {
+        let stalled = self.state.stalled.lock().expect("not poisoned");
+        self.state
+            .waiting
+            .fetch_add(usize::from(*stalled), Ordering::Relaxed);
+        let held = self.state.goes_on.wait_while(stalled, |stalled| *stalled);
+        drop(held.expect("not poisoned"));
+        self.file.sync()
+    }
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ struct Batch {
     topic: Arc<str>,
     first_number: u64,
     events: usize,
-    event_bytes: usize,
+    cost: usize,
     admitted_bytes: usize,
     body: Bytes,
     fate: Arc<Fate>,
@@ -59,9 +59,9 @@ struct Stream {
     source: FrameSource,
     credit_bytes: usize,
     credit_batches: usize,
-    /// Bytes of events of each batch sent and not answered, by correlation.
+    /// What each batch sent and not answered costs of the credit, by correlation.
     unanswered: FxHashMap<u64, usize>,
-    unanswered_bytes: usize,
+    unanswered_cost: usize,
     /// Correlation of the next batch to send.
     next_unsent: u64,
     staged: VecDeque<Bytes>,
@@ -167,6 +167,7 @@ impl Driver {
         let open = pb::PublishOpen {
             producer_id: self.producer_id.clone(),
             epoch: self.epoch,
+            counts_costs: true,
         };
         let opening = async {
             let (send, mut source) = session.open(stream_open::Kind::Publish(open)).await?;
@@ -201,15 +202,17 @@ impl Driver {
             // Nobody may be waiting any more; the publisher is gone then, which is noticed elsewhere.
             let _ = opened.send(Ok(()));
         }
+        let credit_bytes = usize::try_from(ready.credit_bytes).unwrap_or(usize::MAX);
+        self.shared.state().gatherer.set_credit(credit_bytes);
         Stream {
             connection,
             send,
             source,
-            credit_bytes: usize::try_from(ready.credit_bytes).unwrap_or(usize::MAX),
+            credit_bytes,
             // None at all would stop everything for ever.
             credit_batches: ready.credit_batches.max(1) as usize,
             unanswered: FxHashMap::default(),
-            unanswered_bytes: 0,
+            unanswered_cost: 0,
             next_unsent: self.front,
             staged: VecDeque::new(),
             staged_bytes: 0,
@@ -286,7 +289,7 @@ impl Driver {
             let batch = &self.batches[index];
             let correlation = self.front + index as u64;
             if !batch.resolved {
-                if batch.event_bytes > stream.credit_left() {
+                if batch.cost > stream.credit_left() {
                     break;
                 }
                 let (first_number, resolved_through) = self.numbers(batch);
@@ -315,11 +318,11 @@ impl Driver {
             .gatherer
             .take(credit_left, self.linger, Instant::now());
         let Some(gathered) = taken else { return false };
+        let cost = gathered.cost();
         let Gathered {
             topic,
             body,
             events,
-            event_bytes,
             admitted_bytes,
             fate,
             begun,
@@ -330,7 +333,7 @@ impl Driver {
             topic,
             first_number: self.next_number,
             events,
-            event_bytes,
+            cost,
             admitted_bytes,
             body: body.freeze(),
             fate,
@@ -532,13 +535,13 @@ impl Stream {
         match self.unanswered.is_empty() {
             // A batch above all credit is the broker's to refuse.
             true => usize::MAX,
-            false => self.credit_bytes.saturating_sub(self.unanswered_bytes),
+            false => self.credit_bytes.saturating_sub(self.unanswered_cost),
         }
     }
 
     fn stage(&mut self, correlation: u64, batch: &Batch, first_number: u64, resolved_through: u64) {
-        self.unanswered.insert(correlation, batch.event_bytes);
-        self.unanswered_bytes += batch.event_bytes;
+        self.unanswered.insert(correlation, batch.cost);
+        self.unanswered_cost += batch.cost;
         let head = &mut self.head;
         head.correlation = correlation;
         head.topic.clear();
@@ -572,10 +575,10 @@ impl Stream {
 
     /// The broker has answered `correlation`. False when it was not sent on this stream.
     fn answered(&mut self, correlation: u64) -> bool {
-        let Some(bytes) = self.unanswered.remove(&correlation) else {
+        let Some(cost) = self.unanswered.remove(&correlation) else {
             return false;
         };
-        self.unanswered_bytes -= bytes;
+        self.unanswered_cost -= cost;
         true
     }
 

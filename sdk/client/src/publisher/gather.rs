@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
 use tidegate_wire::batch::{element_len, push_event};
+use tidegate_wire::credit::batch_cost;
 use tidegate_wire::pb;
 use tokio::time::Instant;
 
@@ -28,6 +29,9 @@ const SMALL_BYTES: usize = 64 * 1024;
 /// Topics remembered although nothing of them is under way.
 const IDLE_TOPICS_MAX: usize = 1024;
 
+/// Batches are not made smaller than this to fit a stream's credit; one may always be outstanding, whatever it costs.
+const COST_LEAST: usize = 16 * 1024;
+
 /// Room a batch starts with at most, a full one by default; it grows with what comes.
 const START_BYTES_MAX: usize = 256 * 1024;
 
@@ -40,6 +44,7 @@ pub(super) struct Gatherer {
     queue: VecDeque<Arc<str>>,
     batch_bytes_max: usize,
     batch_events_max: usize,
+    batch_cost_max: usize,
     small_in_flight_max: usize,
     /// Batches are numbered in the order in which they were begun.
     next_order: u64,
@@ -90,8 +95,8 @@ pub(super) struct Gathered {
     /// The events, as `PublishBatch.events`.
     pub(super) body: BytesMut,
     pub(super) events: usize,
-    /// Bytes of the encoded events alone, which is what credit counts.
-    pub(super) event_bytes: usize,
+    /// Bytes of the encoded events alone.
+    event_bytes: usize,
     /// Room taken by its events, to be given back.
     pub(super) admitted_bytes: usize,
     pub(super) fate: Arc<Fate>,
@@ -99,6 +104,13 @@ pub(super) struct Gathered {
     pub(super) order: u64,
     /// Not to wait for company any longer.
     released: bool,
+}
+
+impl Gathered {
+    /// What it costs of a stream's credit.
+    pub(super) fn cost(&self) -> usize {
+        batch_cost(self.events, self.event_bytes)
+    }
 }
 
 /// Where an event went.
@@ -117,6 +129,7 @@ impl Gatherer {
             queue: VecDeque::new(),
             batch_bytes_max,
             batch_events_max: batch_events_max.max(1),
+            batch_cost_max: usize::MAX,
             small_in_flight_max: SMALL_IN_FLIGHT_MAX,
             next_order: 0,
             unresolved: BTreeSet::new(),
@@ -129,6 +142,12 @@ impl Gatherer {
             true => 1,
             false => SMALL_IN_FLIGHT_MAX,
         };
+    }
+
+    /// The credit of the stream that batches go to from now on: no batch is made that costs more, as far as it depends on how
+    /// many events are gathered.
+    pub(super) fn set_credit(&mut self, credit: usize) {
+        self.batch_cost_max = credit.max(COST_LEAST);
     }
 
     /// Adds `event`, which takes `size` bytes encoded, to the open batch of `topic`. It has taken `admitted_bytes` of
@@ -153,7 +172,8 @@ impl Gatherer {
         let mut filled = false;
         if let Some(open) = &entry.open {
             let full = open.events >= self.batch_events_max
-                || open.body.len() + element_len(size) > self.batch_bytes_max;
+                || open.body.len() + element_len(size) > self.batch_bytes_max
+                || batch_cost(open.events + 1, open.event_bytes + size) > self.batch_cost_max;
             if full {
                 entry.full.extend(entry.open.take());
                 filled = true;
@@ -190,10 +210,10 @@ impl Gatherer {
         Pushed { fate, index, wake }
     }
 
-    /// The next batch to send, if there is one of at most `credit_bytes` that has waited for `linger`.
+    /// The next batch to send, if there is one that costs at most `credit` and has waited for `linger`.
     pub(super) fn take(
         &mut self,
-        credit_bytes: usize,
+        credit: usize,
         linger: Duration,
         now: Instant,
     ) -> Option<Gathered> {
@@ -209,7 +229,7 @@ impl Gatherer {
             }
             let next = topic.full.front().or(topic.open.as_ref());
             let Some(next) = next else { continue };
-            if next.event_bytes > credit_bytes {
+            if next.cost() > credit {
                 self.queue.push_front(name);
                 return None;
             }
@@ -404,8 +424,27 @@ mod tests {
     fn credit_holds_the_queue() {
         let mut gatherer = Gatherer::new(1000, 10);
         push(&mut gatherer, "a", 100);
-        assert!(gatherer.take(50, Duration::ZERO, Instant::now()).is_none());
-        assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
+        let event_bytes = prost::Message::encoded_len(&event(100));
+        let cost = batch_cost(1, event_bytes);
+        let mut at = |credit| gatherer.take(credit, Duration::ZERO, Instant::now());
+        assert!(at(cost - 1).is_none());
+        assert_eq!(at(cost).map(|batch| batch.events), Some(1));
+    }
+
+    #[test]
+    fn empty_events_cost_credit_too() {
+        let mut gatherer = Gatherer::new(1 << 20, 4_096);
+        gatherer.set_credit(COST_LEAST);
+        for _ in 0..2_000 {
+            push(&mut gatherer, "a", 0);
+        }
+        let mut batches = 0;
+        while let Some(batch) = gatherer.take(COST_LEAST, Duration::ZERO, Instant::now()) {
+            assert!(batch.cost() <= COST_LEAST);
+            batches += 1;
+        }
+        assert_eq!(batches, 3, "each as large as the credit lets it be");
+        assert!(gatherer.is_empty());
     }
 
     #[test]

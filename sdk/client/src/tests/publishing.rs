@@ -96,7 +96,7 @@ async fn a_resend_keeps_order_and_numbers() {
     assert_eq!(again.publish_open(), stream.publish_open());
     again
         .publish_opened(pb::PublishReady {
-            credit_bytes: 1000,
+            credit_bytes: 1 << 20,
             credit_batches: 10,
             last_number: 2,
         })
@@ -367,6 +367,7 @@ async fn a_known_producer_goes_on_after_its_last_number() {
     let expected = pb::PublishOpen {
         producer_id: vec![7; 16].into(),
         epoch: 3,
+        counts_costs: true,
     };
     assert_eq!(stream.publish_open(), &expected);
     let publisher = publisher.unwrap();

@@ -113,7 +113,7 @@ impl Settings {
         let mut transport = transport(options.datagram_bytes_max());
         transport
             .stream_receive_window(window(options.stream_window_bytes()))
-            .receive_window(options.receive_window_bytes.into())
+            .receive_window(window(4 * options.stream_window_bytes()))
             .send_window(options.send_window_bytes);
         Self {
             transport: Arc::new(transport),
