@@ -129,12 +129,13 @@ impl Account {
     /// # Cancel safety
     ///
     /// Cancel-safe: nothing is taken, but the place in the line is lost.
-    pub(super) async fn room(self: &Arc<Self>, bytes: usize) -> Room {
+    pub(super) async fn room(self: &Arc<Self>, mut bytes: usize) -> Room {
         let mut permits = Vec::with_capacity(4);
         let mut next = Some(self);
         // From below to above, so that who waits for a share of all holds only what is his own.
         while let Some(account) = next {
-            let wanted = units(bytes.min(account.share.large_bytes));
+            bytes = bytes.min(account.share.large_bytes);
+            let wanted = units(bytes);
             // These semaphores are never closed.
             permits.extend(account.large.clone().acquire_many_owned(wanted).await.ok());
             next = account.above.as_ref();

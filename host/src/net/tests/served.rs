@@ -453,7 +453,7 @@ async fn what_gathers_while_the_disk_stands_still_is_not_written_as_one_group() 
     streams[0].write(&empty(0)).await;
     disk.until_somebody_waits().await;
     let before = served.net.handle.stats.counts().bytes_in;
-    let batches = 100;
+    let batches = 70;
     let mut sent = 0;
     for stream in &mut streams {
         for correlation in 1..=batches {
