@@ -106,6 +106,7 @@ impl Stream {
             first_number: 0,
             resolved_through: 0,
             entries: Entries::of((0..events).map(|_| event.as_slice())),
+            cost: 1_024 + events * (bytes + 16),
         };
         self.publisher.submit(request).await.expect("handed over");
     }
