@@ -6,6 +6,7 @@
 mod abi;
 pub mod bundled;
 mod cache;
+mod culprits;
 mod engine;
 mod filter;
 mod guest;
@@ -15,12 +16,14 @@ mod options;
 mod output;
 mod pause;
 mod quarantine;
+mod ration;
 mod replica;
 mod rules;
 mod shard;
 mod stats;
 mod transform;
 mod wasi;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -41,7 +44,7 @@ use filter::{Kit, finished};
 use guest::{Fault, FaultKind, Guest};
 use loaded::{Loaded, Shared, check_kind};
 
-pub use filter::{Evaluation, FilterFailure, FilterGroup, InputEvent, RuleKey};
+pub use filter::{Evaluation, FilterFailure, FilterGroup, InputEvent, RuleKey, Undecided};
 pub use options::{PluginLimits, PluginOptions};
 pub use stats::PluginStats;
 pub use transform::{Outcome, OutputEvent, TransformFailure, Transformer};
@@ -407,6 +410,14 @@ impl Loaded {
             digest: self.digest,
             world: self.world,
         }
+    }
+}
+
+impl ConfigureError {
+    /// Whether it says nothing of the plugin or the configuration and goes away by itself.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Stopped)
     }
 }
 

@@ -416,3 +416,68 @@ async fn a_slow_plugin_delays_only_its_own_subscriptions() -> anyhow::Result<()>
     broker.admin().wait_drained("slow").await?;
     Ok(())
 }
+
+// Payloads of which every second one is marked.
+fn good_and_poison(count: u64) -> Vec<Event> {
+    let event = |n: u64| match n.is_multiple_of(2) {
+        true => Event::json(format!(r#"{{"n":{n}}}"#)),
+        false => Event::json(format!(r#"{{"n":{n},"poison":true}}"#)),
+    };
+    (0..count).map(event).collect()
+}
+
+#[tokio::test]
+async fn good_events_between_poison_pass_whatever_the_policy() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let client = broker.client().await?;
+    broker
+        .admin()
+        .upload("p", guest(MISBEHAVING).await?)
+        .await?;
+    for policy in ["drop", "dead-letter"] {
+        let spec = json!({
+            "name": policy,
+            "topics": ["t"],
+            "filters": [{"plugin": "p", "config": "trap poison", "on_failure": policy}],
+        });
+        broker.admin().create(spec).await?;
+    }
+    publish_events(&client, "t", good_and_poison(400)).await?;
+    for (policy, letters) in [("drop", 0), ("dead-letter", 200)] {
+        let good = (0..400).filter(|n: &u64| n.is_multiple_of(2));
+        take_numbers(&mut consume(&client, policy).await?, good).await?;
+        let info = broker.admin().wait_drained(policy).await?;
+        assert_eq!(info.dead_lettered, letters, "{policy}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sound_rule_does_not_pay_for_seven_that_fail() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let client = broker.client().await?;
+    broker
+        .admin()
+        .upload("p", guest(MISBEHAVING).await?)
+        .await?;
+    broker.admin().create(filtered("sound", "p", GOOD)).await?;
+    for index in 0..7 {
+        let name = format!("bad-{index}");
+        broker.admin().create(filtered(&name, "p", "trap")).await?;
+    }
+    publish(&client, "t", 0..300).await?;
+    take_numbers(&mut consume(&client, "sound").await?, 0..300).await?;
+    let info = broker.admin().wait_drained("sound").await?;
+    assert_eq!(info.dead_lettered, 0);
+    // Each of the others fails on its own account.
+    for index in 0..7 {
+        let name = format!("bad-{index}");
+        broker
+            .admin()
+            .wait_subscription(&name, "to have tried everything", |s| {
+                s.dead_lettered == 300 && s.unevaluated == 0
+            })
+            .await?;
+    }
+    Ok(())
+}

@@ -347,3 +347,24 @@ async fn the_policy_decides_what_becomes_of_an_event_that_a_transform_fails_on()
     assert_eq!(paused.depth, 50, "nothing is lost: {paused:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn an_event_that_waits_for_a_failing_transform_loses_no_attempt() -> anyhow::Result<()> {
+    let broker = broker_with_guest(Setup::default()).await?;
+    let client = broker.client().await?;
+    let mut spec = transformed("s", "p", "trap");
+    spec["delivery"] = json!({"attempts_max": 2, "backoff_ms": [0]});
+    broker.admin().create(spec).await?;
+    // More than are tried before the plugin pauses.
+    publish(&client, "t", 0..600).await?;
+    let _attached = consume(&client, "s").await?;
+    let mut letters = consume(&client, "dead").await?;
+    for _ in 0..600 {
+        let letter = next(&mut letters).await?;
+        let headers = header_values(&letter);
+        assert!(headers.contains("unreachable"), "tried itself: {headers}");
+        assert!(headers.contains("tidegate-dead-attempts: 1\n"), "{headers}");
+        letter.ack();
+    }
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! Group evaluation: the rules of many subscriptions on one filter plugin, evaluated together. A group is owned by
-//! one lane; the work itself runs on the plugin threads. Who gets what after a failure is the caller's business.
+//! one lane; the work itself runs on the plugin threads. Who gets what after a failure is the caller's business, and when what was
+//! not tried is tried again, too.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -48,14 +49,14 @@ pub struct InputEvent {
 pub struct Evaluation {
     /// Index of an event in the batch and a rule that wants it, each pair once, in no particular order.
     pub matches: Vec<(u32, RuleKey)>,
-    /// Pairs that could not be evaluated. To each applies what its subscription says of failures.
+    /// Pairs that failed: a fresh instance with this rule alone failed on this event alone. To each applies what its
+    /// subscription says of failures.
     pub failures: Vec<FilterFailure>,
-    /// The plugin keeps failing, or no instance is free: nothing was evaluated, `matches` and `failures` are
-    /// empty, and the same batch is to be tried again after this long.
-    pub plugin_down: Option<Duration>,
+    /// Rules that were not tried on all events, each at most once. `matches` and `failures` have nothing of what is left.
+    pub undecided: Vec<Undecided>,
 }
 
-/// A pair of event and rule that could not be evaluated.
+/// A pair of event and rule that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterFailure {
     /// The rule.
@@ -64,6 +65,18 @@ pub struct FilterFailure {
     pub event: u32,
     /// What happened, for a person.
     pub reason: String,
+}
+
+/// A rule that was not tried on some of the events, for no fault of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undecided {
+    /// The rule.
+    pub rule: RuleKey,
+    /// Index in the batch of the first event it was not tried on; nor was it on any after that.
+    pub event: u32,
+    /// When to try it again: the rule or the plugin keeps failing and pauses, or no instance is free. Zero: others are to have
+    /// a turn before.
+    pub after: Duration,
 }
 
 /// The rules on one filter plugin. Dropping it drops its instances.
@@ -88,6 +101,7 @@ struct Group {
     rules: FxHashMap<RuleKey, Rule>,
     shards: Vec<Shard>,
     quarantined: BTreeMap<RuleKey, Quarantined>,
+    // No instance can be made.
     pause: Pause,
     paused: Option<Gauge>,
 }
@@ -128,7 +142,8 @@ struct Left {
 struct Outcome {
     evaluation: Evaluation,
     stopped: Option<Fault>,
-    gave_up: bool,
+    // What a unit had found is gone.
+    lost: bool,
     left: Vec<Left>,
 }
 
@@ -190,22 +205,66 @@ impl FilterGroup {
         }
         let group = Arc::clone(&self.group);
         let events: Arc<[InputEvent]> = events.into();
-        let rules = rules.to_vec();
+        let asked = rules.to_vec();
         let task = self
             .runtime
-            .spawn(async move { group.lock().await.evaluate(&events, &rules).await });
+            .spawn(async move { group.lock().await.evaluate(&events, &asked).await });
         finished(task)
             .await
-            .unwrap_or_else(|| Evaluation::down(BUSY_RETRY))
+            .unwrap_or_else(|| Evaluation::down(rules, BUSY_RETRY))
+    }
+
+    /// Adds a rule that was configured before without trying it now: the broker has no instance for it.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`add`](Self::add).
+    pub async fn add_later(&mut self, key: RuleKey, config: &str) {
+        let group = Arc::clone(&self.group);
+        let config: Arc<str> = config.into();
+        let task = self.runtime.spawn(async move {
+            let mut group = group.lock().await;
+            group.remove(key).await;
+            group.place(key, config);
+        });
+        finished(task).await;
     }
 }
 
 impl Evaluation {
-    fn down(retry_after: Duration) -> Self {
+    fn down(rules: &[RuleKey], after: Duration) -> Self {
+        let untried = |rule: &RuleKey| Undecided {
+            rule: *rule,
+            event: 0,
+            after,
+        };
         Self {
-            plugin_down: Some(retry_after),
+            undecided: rules.iter().map(untried).collect(),
             ..Self::default()
         }
+    }
+
+    // Each rule once, with the first event it was not tried on, and nothing of it from there on.
+    fn settle(&mut self) {
+        if self.undecided.is_empty() {
+            return;
+        }
+        let mut first: FxHashMap<RuleKey, Undecided> = FxHashMap::default();
+        for undecided in self.undecided.drain(..) {
+            let known = first.entry(undecided.rule).or_insert(undecided);
+            if undecided.event < known.event {
+                *known = undecided;
+            }
+        }
+        let is_decided =
+            |rule: &RuleKey, event: u32| first.get(rule).is_none_or(|at| event < at.event);
+        self.matches
+            .retain(|(event, rule)| is_decided(rule, *event));
+        self.failures
+            .retain(|failure| is_decided(&failure.rule, failure.event));
+        self.undecided = first.into_values().collect();
+        self.undecided
+            .sort_unstable_by_key(|undecided| undecided.rule);
     }
 }
 
@@ -243,9 +302,8 @@ impl Group {
 
     async fn evaluate(&mut self, events: &Arc<[InputEvent]>, rules: &[RuleKey]) -> Evaluation {
         if let Some(left) = self.pause.left() {
-            return Evaluation::down(left);
+            return Evaluation::down(rules, left);
         }
-        self.paused = None;
         self.restore_lost();
         let mut outcome = Outcome::default();
         let units = self.take_units(rules);
@@ -253,12 +311,13 @@ impl Group {
         self.work(work, events, &mut outcome).await;
         // Who is to blame for it is found by the shard, and its rules may have other places by now.
         for Left {
-            keys,
+            mut keys,
             events: range,
         } in std::mem::take(&mut outcome.left)
         {
-            if outcome.stopped.is_some() {
-                break;
+            let undecided = &outcome.evaluation.undecided;
+            if !undecided.is_empty() {
+                keys.retain(|key| undecided.iter().all(|undecided| undecided.rule != *key));
             }
             let units = self.take_units(&keys).into_iter();
             let work = units.map(|unit| Work {
@@ -268,15 +327,34 @@ impl Group {
             self.work(work.collect(), events, &mut outcome).await;
         }
         self.release_cured();
-        if let Some(fault) = outcome.stopped {
-            return self.stop(&fault);
-        }
-        if outcome.gave_up {
-            self.strike("it failed too often on one batch");
+        if outcome.lost {
+            let pause = self.strike("evaluating it panicked");
+            outcome.evaluation = Evaluation::down(rules, pause);
+        } else if let Some(fault) = outcome.stopped {
+            let pause = self.stop(&fault);
+            for undecided in &mut outcome.evaluation.undecided {
+                undecided.after = undecided.after.max(pause);
+            }
         } else {
-            self.pause.clear();
+            self.pause.forgive();
         }
+        self.show_pause();
+        outcome.evaluation.settle();
         outcome.evaluation
+    }
+
+    fn show_pause(&mut self) {
+        let pauses = self.pause.left().is_some()
+            || self.shards.iter().any(Shard::pauses)
+            || self.quarantined.values().any(Quarantined::pauses);
+        match pauses {
+            false => self.paused = None,
+            true => {
+                let counters = &self.kit.plugin.counters;
+                self.paused
+                    .get_or_insert_with(|| Gauge::new(counters, |counters| &counters.paused));
+            }
+        }
     }
 
     // Takes the parts out that have any of `rules`, so that they can be moved to other threads.
@@ -301,7 +379,7 @@ impl Group {
             keys.dedup();
             units.push(Unit::Shard(
                 index,
-                std::mem::take(&mut self.shards[index]),
+                std::mem::replace(&mut self.shards[index], Shard::new(&self.kit)),
                 keys,
             ));
         }
@@ -340,7 +418,7 @@ impl Group {
     async fn work(&mut self, work: Vec<Work>, events: &Arc<[InputEvent]>, outcome: &mut Outcome) {
         let results = match <[Work; 1]>::try_from(work) {
             Ok([work]) => vec![do_work(Arc::clone(&self.kit), work, Arc::clone(events)).await],
-            Err(work) => self.work_at_once(work, events, &mut outcome.stopped).await,
+            Err(work) => self.work_at_once(work, events, &mut outcome.lost).await,
         };
         // Replicas last, since whether a shard wants them back is known when it is back itself.
         let (replicas, others): (Vec<_>, Vec<_>) = results
@@ -350,7 +428,7 @@ impl Group {
         for (work, mut found) in others.into_iter().chain(replicas) {
             outcome.evaluation.matches.append(&mut found.matches);
             outcome.evaluation.failures.append(&mut found.failures);
-            outcome.gave_up |= found.gave_up();
+            outcome.evaluation.undecided.append(&mut found.undecided);
             outcome.stopped = outcome.stopped.take().or(found.stopped.take());
             changed |= found.strained || !found.quarantined.is_empty();
             for rule in found.quarantined {
@@ -376,7 +454,7 @@ impl Group {
         &self,
         work: Vec<Work>,
         events: &Arc<[InputEvent]>,
-        stopped: &mut Option<Fault>,
+        lost: &mut bool,
     ) -> Vec<(Work, Found)> {
         let mut tasks = JoinSet::new();
         for work in work {
@@ -389,10 +467,7 @@ impl Group {
                 Err(error) => {
                     tracing::error!(%error, plugin = %self.kit.label, "evaluating a part of a group panicked");
                     // What it had found is gone, so the batch does not count.
-                    *stopped = Some(Fault {
-                        kind: FaultKind::Trap,
-                        reason: "evaluating it panicked".into(),
-                    });
+                    *lost = true;
                 }
             }
         }
@@ -400,7 +475,11 @@ impl Group {
     }
 
     fn put_back(&mut self, index: usize, mut shard: Shard, strained: bool) {
-        let half = if strained { shard.split() } else { None };
+        let half = if strained {
+            shard.split(&self.kit)
+        } else {
+            None
+        };
         self.shards[index] = shard;
         if let Some(half) = half {
             self.push_shard(half);
@@ -484,29 +563,32 @@ impl Group {
             .iter()
             .position(|shard| shard.rules.len() < rules_max);
         with_room.unwrap_or_else(|| {
-            self.shards.push(Shard::default());
+            self.shards.push(Shard::new(&self.kit));
             self.shards.len() - 1
         })
     }
 
-    fn stop(&mut self, fault: &Fault) -> Evaluation {
+    // How long nothing can be evaluated.
+    fn stop(&mut self, fault: &Fault) -> Duration {
         if fault.kind == FaultKind::Busy {
             tracing::warn!(plugin = %self.kit.label, reason = fault.reason, "no instance for a plugin");
-            return Evaluation::down(BUSY_RETRY);
+            // Its parts take turns then, or one that has none would never get one.
+            self.shards.iter_mut().for_each(Shard::give_way);
+            self.quarantined
+                .values_mut()
+                .for_each(Quarantined::give_way);
+            return BUSY_RETRY;
         }
-        Evaluation::down(self.strike(&fault.reason))
+        self.strike(&fault.reason)
     }
 
     fn strike(&mut self, reason: &str) -> Duration {
         let pause = self.pause.strike();
-        self.paused = Some(Gauge::new(&self.kit.plugin.counters, |counters| {
-            &counters.paused
-        }));
         tracing::warn!(
             plugin = %self.kit.label,
             reason,
             pause_ms = pause.as_millis(),
-            "a filter plugin keeps failing and is left alone for a while"
+            "a filter plugin cannot run and is left alone for a while; its events wait"
         );
         pause
     }

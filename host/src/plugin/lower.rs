@@ -45,21 +45,25 @@ pub(super) fn parse(
     (parsed, broken)
 }
 
+/// How many of a batch's events the next call takes; at least one, if there is one.
+pub(super) fn next_call(events: &[Parsed<'_>], rules: usize) -> usize {
+    let events_max = (CALL_PAIRS_MAX / rules.max(1)).clamp(1, CALL_EVENTS_MAX);
+    let mut bytes = 0;
+    let fits = |(at, event): &(usize, &Parsed<'_>)| {
+        bytes += event.input.bytes.len();
+        *at == 0 || (*at < events_max && bytes <= CALL_BYTES_MAX)
+    };
+    events.iter().enumerate().take_while(fits).count()
+}
+
 /// Cuts a batch into the ranges that single calls take.
 pub(super) fn calls(events: &[Parsed<'_>], rules: usize) -> Vec<Range<usize>> {
-    let events_max = (CALL_PAIRS_MAX / rules.max(1)).clamp(1, CALL_EVENTS_MAX);
     let mut ranges = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (at, event) in events.iter().enumerate() {
-        let length = event.input.bytes.len();
-        if at > start && (at - start == events_max || bytes + length > CALL_BYTES_MAX) {
-            ranges.push(start..at);
-            (start, bytes) = (at, 0);
-        }
-        bytes += length;
-    }
-    if start < events.len() {
-        ranges.push(start..events.len());
+    let mut start = 0;
+    while start < events.len() {
+        let end = start + next_call(&events[start..], rules);
+        ranges.push(start..end);
+        start = end;
     }
     ranges
 }

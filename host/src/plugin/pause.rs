@@ -30,10 +30,14 @@ impl Pause {
         pause
     }
 
-    /// It worked.
-    pub(super) fn clear(&mut self) {
+    /// How often it failed in a row.
+    pub(super) fn strikes(&self) -> u32 {
+        self.strikes
+    }
+
+    /// It worked: the next pause is a short one again. A pause under way goes on.
+    pub(super) fn forgive(&mut self) {
         self.strikes = 0;
-        self.until = None;
     }
 
     /// How much longer it is to be left alone, if at all.
@@ -54,9 +58,8 @@ mod tests {
         let pauses: Vec<u64> = (0..40).map(|_| pause.strike().as_secs()).collect();
         assert_eq!(pauses[..5], [1, 2, 4, 5, 5]);
         assert_eq!(pauses[39], 5);
-        assert!(pause.left().is_some());
-        pause.clear();
-        assert_eq!(pause.left(), None);
+        pause.forgive();
+        assert!(pause.left().is_some(), "what was decided holds");
         assert_eq!(pause.strike(), second);
     }
 }

@@ -1,37 +1,36 @@
-//! A filter rule that failed, alone in an instance of its own. It sees events one by one, so that only what it
-//! fails on is lost to it; when it keeps failing it is left alone for a growing while, and its events fail untried.
+//! A filter rule that failed, in an instance of its own, so that the others have theirs to themselves. It fails on an event only
+//! if a fresh instance with this rule alone fails on this event alone. What it was not tried on waits, also while it pauses
+//! because it keeps failing. It goes back among the others once it has behaved for long enough.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::filter::{FilterFailure, Kit, RuleKey};
-use super::guest::FaultKind;
-use super::lower::Parsed;
-use super::pause::Pause;
-use super::rules::RuleHost;
+use super::filter::{Kit, RuleKey};
+use super::lower::{Parsed, next_call};
+use super::ration::{Ration, cost};
+use super::rules::{RuleHost, Trial, trial};
 use super::shard::Found;
 use super::stats::Gauge;
+use super::window::Window;
 
-// Failures in a row after which the rule is left alone for a while.
-const FAULTS_IN_A_ROW_MAX: u32 = 3;
-// What its failures in one batch may cost before the same happens. The whole group waits for a call that runs out
-// of time, so two of those are enough: then the rule takes at most a tenth of the group's time, and less with every
-// pause.
-const FAULT_COST_MAX: u32 = 8;
-const TRAP_COST: u32 = 1;
-const TIMEOUT_COST: u32 = 4;
+// What it may spend on failing before it pauses: some 25 ms for traps; two calls that run out of time, so that with the pause
+// after them it takes a tenth of the time of its plugin's other rules, which wait for it.
+const COST_MAX: u32 = 256;
+// The same for one look at a batch, after which others have a turn.
+const TURN_COST_MAX: u32 = 256;
 
 // Events without a failure after which a rule may go back among the others.
-const CLEAN_EVENTS_MIN: u32 = 4096;
+const CLEAN_EVENTS_MIN: usize = 4096;
 
 /// A rule on its own.
 pub(super) struct Quarantined {
     pub(super) key: RuleKey,
     pub(super) config: Arc<str>,
+    // None after a fault, and while instances are few.
     host: Option<RuleHost>,
-    pause: Pause,
-    in_a_row: u32,
-    clean_events: u32,
-    last_reason: String,
+    window: Window,
+    ration: Ration,
+    clean_events: usize,
     _counted: Gauge,
 }
 
@@ -41,10 +40,9 @@ impl Quarantined {
             key,
             config,
             host: None,
-            pause: kit.pause(),
-            in_a_row: 0,
+            window: Window::of_one(),
+            ration: Ration::new(kit.pause(), COST_MAX),
             clean_events: 0,
-            last_reason: String::new(),
             _counted: Gauge::new(&kit.plugin.counters, |counters| &counters.quarantined),
         }
     }
@@ -54,76 +52,75 @@ impl Quarantined {
         self.clean_events >= CLEAN_EVENTS_MIN
     }
 
-    /// Evaluates `events` one by one.
+    /// Whether it is left alone at the moment.
+    pub(super) fn pauses(&self) -> bool {
+        self.ration.left().is_some()
+    }
+
+    /// Lets go of its instance, since there are none left.
+    pub(super) fn give_way(&mut self) {
+        self.host = None;
+    }
+
+    /// Evaluates `events` as far as it may.
     pub(super) async fn evaluate(&mut self, kit: &Kit, events: &[Parsed<'_>], found: &mut Found) {
-        let mut cost = 0;
-        for (at, event) in events.iter().enumerate() {
-            if let Some(left) = self.pause.left() {
-                let reason = format!(
-                    "not tried: the rule is left alone for {} ms more, because {}",
-                    left.as_millis(),
-                    self.last_reason
-                );
-                return found.fail(&events[at..], &[self.key], &reason);
+        let mut spent = 0;
+        let mut rest = events;
+        while let Some(first) = rest.first() {
+            let pause = self.ration.left();
+            let turn_is_over = || (spent >= TURN_COST_MAX).then_some(Duration::ZERO);
+            if let Some(after) = pause.or_else(turn_is_over) {
+                found.leave(&[self.key], first, after);
+                break;
             }
-            match self.evaluate_one(kit, event).await {
-                Ok(matches) => {
+            let of = next_call(rest, 1);
+            let (call, behind) = rest.split_at(self.window.of(of));
+            match self.call(kit, call).await {
+                Trial::Passed(matches, host) => {
+                    self.host = Some(host);
                     found.matches.extend(matches);
-                    self.in_a_row = 0;
-                    self.clean_events = self.clean_events.saturating_add(1);
+                    self.window.went_well(call.len(), of);
+                    self.ration.went_well(call.len());
+                    self.clean_events = self.clean_events.saturating_add(call.len());
+                    rest = behind;
                 }
-                Err((FaultKind::Busy, reason)) => {
-                    return found.fail(&events[at..], &[self.key], &reason);
-                }
-                Err((kind, reason)) => {
-                    found.failures.push(FilterFailure {
-                        rule: self.key,
-                        event: event.index,
-                        reason: reason.clone(),
-                    });
-                    self.last_reason = reason;
-                    self.clean_events = 0;
-                    self.in_a_row += 1;
-                    cost += match kind {
-                        FaultKind::Timeout => TIMEOUT_COST,
-                        _ => TRAP_COST,
-                    };
-                    if self.in_a_row >= FAULTS_IN_A_ROW_MAX || cost >= FAULT_COST_MAX {
-                        self.pause.strike();
-                        self.in_a_row = 0;
+                Trial::Failed(fault) => {
+                    spent += cost(fault.kind);
+                    if let [event] = call {
+                        found.fail(event, self.key, fault.reason);
+                        self.clean_events = 0;
+                        rest = behind;
+                    } else {
+                        self.window.failed(call.len());
                     }
+                    if let Some(pause) = self.ration.spend(fault.kind) {
+                        tracing::warn!(plugin = %kit.label, rule = self.key.0, pause_ms = pause.as_millis(), "a rule keeps failing and is left alone for a while; its events wait");
+                    }
+                }
+                Trial::Unconfigured(_, fault) => {
+                    let pause = self.ration.exhaust();
+                    tracing::warn!(plugin = %kit.label, rule = self.key.0, reason = fault.reason, pause_ms = pause.as_millis(), "a rule cannot be configured again, though it has an instance of its own; its events wait");
+                    self.clean_events = 0;
+                }
+                Trial::NoInstance(fault) => {
+                    found.leave(&[self.key], first, Duration::ZERO);
+                    found.stopped = Some(fault);
+                    break;
                 }
             }
         }
-        if cost == 0 {
-            self.pause.clear();
+        if !kit.plugin.shared.has_instances_to_spare() {
+            self.host = None;
         }
     }
 
-    async fn evaluate_one(
-        &mut self,
-        kit: &Kit,
-        event: &Parsed<'_>,
-    ) -> Result<super::rules::Matches, (FaultKind, String)> {
-        let split = |fault: super::guest::Fault| (fault.kind, fault.reason);
-        let mut host = match self.host.take() {
-            Some(host) => host,
-            None => {
-                let mut host = RuleHost::new(&kit.plugin, &kit.limits)
-                    .await
-                    .map_err(split)?;
-                host.configure(self.key, &self.config)
-                    .await
-                    .map_err(split)?
-                    .map_err(|message| (FaultKind::Nonsense, message))?;
-                host
-            }
-        };
-        let matches = host
-            .evaluate(std::slice::from_ref(event), &[self.key])
-            .await
-            .map_err(split)?;
-        self.host = Some(host);
-        Ok(matches)
+    // An instance with a past may have itself to blame, so what counts is what a fresh one does.
+    async fn call(&mut self, kit: &Kit, events: &[Parsed<'_>]) -> Trial {
+        if let Some(mut host) = self.host.take()
+            && let Ok(matches) = host.evaluate(events, &[self.key]).await
+        {
+            return Trial::Passed(matches, host);
+        }
+        trial(kit, events, &[(self.key, &self.config)]).await
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::abi;
+use super::filter::Kit;
 use super::guest::{Fault, Guest};
 use super::loaded::Loaded;
 use super::lower::{HeaderTable, Parsed, Wanted};
@@ -31,6 +32,42 @@ struct Asked {
     // The guest's numbers, rising, so that answers are found by halving.
     rules: Vec<(u32, RuleKey)>,
     numbers: Vec<u32>,
+}
+
+/// What came of a call in an instance that was made for it.
+pub(super) enum Trial {
+    /// It went well, and the instance is still of use.
+    Passed(Matches, RuleHost),
+    /// The call failed.
+    Failed(Fault),
+    /// This rule could not be configured; nothing was called.
+    Unconfigured(RuleKey, Fault),
+    /// There is no instance; nothing was called.
+    NoInstance(Fault),
+}
+
+/// One call on `events` in a fresh instance that knows nothing but `rules`: the only thing that shows who is to blame.
+pub(super) async fn trial(
+    kit: &Kit,
+    events: &[Parsed<'_>],
+    rules: &[(RuleKey, &Arc<str>)],
+) -> Trial {
+    let mut host = match RuleHost::new(&kit.plugin, &kit.limits).await {
+        Ok(host) => host,
+        Err(fault) => return Trial::NoInstance(fault),
+    };
+    let mut keys = Vec::with_capacity(rules.len());
+    for (key, config) in rules {
+        match host.configure(*key, config).await {
+            Ok(Ok(())) => keys.push(*key),
+            Ok(Err(message)) => return Trial::Unconfigured(*key, Fault::nonsense(message)),
+            Err(fault) => return Trial::Unconfigured(*key, fault),
+        }
+    }
+    match host.evaluate(events, &keys).await {
+        Ok(matches) => Trial::Passed(matches, host),
+        Err(fault) => Trial::Failed(fault),
+    }
 }
 
 impl RuleHost {

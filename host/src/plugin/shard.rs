@@ -1,31 +1,35 @@
-//! Rules that share an instance of a filter, and the search for the guilty one when a call fails. A failed call is
-//! bisected, rules first, then events; every probe gets a fresh instance with only the rules it needs. A guilty
-//! rule leaves for an instance of its own. When its batches take long, a shard has replicas, which take a part of each. Owned by
-//! one filter group; nothing here waits for anything but guests.
+//! Rules that share an instance of a filter. When a call fails, an event is singled out first, by smaller and smaller batches, and
+//! then the rules that fail on it by themselves, each alone in a fresh instance ([`super::culprits`]). A rule that fails where
+//! others do not leaves for an instance of its own. When its batches take long, a shard has replicas, which take a part of each.
+//! Owned by one filter group; nothing here waits for anything but guests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::filter::{FilterFailure, Kit, RuleKey};
-use super::guest::{Fault, FaultKind};
-use super::lower::{Parsed, calls};
+use rustc_hash::FxHashMap;
+
+use super::culprits::{Culprits, single_out};
+use super::filter::{FilterFailure, Kit, RuleKey, Undecided};
+use super::guest::Fault;
+use super::lower::{Parsed, next_call};
 use super::quarantine::Quarantined;
+use super::ration::{Ration, cost};
 use super::replica::Replica;
-use super::rules::{Matches, RuleHost};
+use super::rules::{Matches, RuleHost, Trial, trial};
+use super::window::Window;
 
-// What failed calls of one evaluation may cost together. A guilty rule of 1,024 costs about 11 failed calls, a
-// guilty event about as many. Beyond this the plugin is broken, not a rule of it.
-const FAULT_COST_MAX: u32 = 256;
-// A trap costs an instance, some 20 µs and its rules; a call that ran out of time costs 50 ms and more.
-const TRAP_COST: u32 = 1;
-const TIMEOUT_COST: u32 = 8;
+// What looking for the guilty may cost before the rules concerned pause: four events that fail with each of 1,024 rules, some 0.4 s,
+// or 32 calls that run out of time, some 1.6 s. A looping rule among 1,024 is found with 13.
+const COST_MAX: u32 = 4096;
+// The same for one look at a batch, after which others have a turn.
+const TURN_COST_MAX: u32 = 2048;
 
-// Below this many rules it is cheaper to look at each than to suspect the event.
-const POISON_RULES_MIN: usize = 8;
+// A rule leaves when it fails on an event that most others do not fail on, or on so many that any other does not fail on: an event
+// on which all fail says nothing of a rule.
+const MARKS_MAX: u32 = 3;
 
 /// Rules in one instance.
-#[derive(Default)]
 pub(super) struct Shard {
     /// Every rule with its configuration.
     pub(super) rules: BTreeMap<RuleKey, Arc<str>>,
@@ -35,6 +39,10 @@ pub(super) struct Shard {
     replicas: Vec<Replica>,
     // How long an event of the last batch took.
     per_event: Duration,
+    window: Window,
+    ration: Ration,
+    // How often a rule failed lately on an event on which others did not.
+    marks: FxHashMap<RuleKey, u32>,
 }
 
 /// What came of an evaluation by one shard or one quarantined rule.
@@ -42,34 +50,29 @@ pub(super) struct Shard {
 pub(super) struct Found {
     pub(super) matches: Matches,
     pub(super) failures: Vec<FilterFailure>,
-    /// Rules that were found guilty and left the shard.
+    /// Rules that have not been tried on all events.
+    pub(super) undecided: Vec<Undecided>,
+    /// Rules that left the shard.
     pub(super) quarantined: Vec<Quarantined>,
-    /// The call on all rules failed, and those on each half did not.
+    /// The instance is too small for all rules: calls on all fail, and those on each half do not.
     pub(super) strained: bool,
-    /// Nothing could be evaluated: no instance can be made. Everything else here is void.
+    /// No instance can be made, for no fault of a rule.
     pub(super) stopped: Option<Fault>,
-    fault_cost: u32,
-}
-
-// A set of events and rules on which a call failed.
-struct Suspect<'a> {
-    events: Vec<Parsed<'a>>,
-    keys: Vec<RuleKey>,
-    reason: String,
-    // Looking for guilty events has been tried.
-    events_cleared: bool,
-}
-
-enum Probe {
-    /// The call went well.
-    Passed(Matches),
-    /// The call failed.
-    Failed(Fault),
-    /// No instance could be made.
-    Stopped(Fault),
 }
 
 impl Shard {
+    pub(super) fn new(kit: &Kit) -> Self {
+        Self {
+            rules: BTreeMap::new(),
+            host: None,
+            replicas: Vec::new(),
+            per_event: Duration::ZERO,
+            window: Window::default(),
+            ration: Ration::new(kit.pause(), COST_MAX),
+            marks: FxHashMap::default(),
+        }
+    }
+
     /// Gives the shard a rule. After an error it does not have it.
     pub(super) async fn add(
         &mut self,
@@ -77,14 +80,22 @@ impl Shard {
         key: RuleKey,
         config: &Arc<str>,
     ) -> Result<Result<(), String>, Fault> {
-        let mut host = match self.host.take() {
-            Some(host) => host,
-            None => RuleHost::new(&kit.plugin, &kit.limits).await?,
-        };
-        let configured = host.configure(key, config).await?;
-        self.host = Some(host);
+        if let Some(mut host) = self.host.take() {
+            let configured = host.configure(key, config).await;
+            if configured.is_ok() {
+                self.host = Some(host);
+            }
+            if let Ok(Ok(())) = configured {
+                self.rules.insert(key, Arc::clone(config));
+                return Ok(Ok(()));
+            }
+        }
+        // The instance may be full of others' rules, or worn out; what counts is what a fresh one says.
+        let mut fresh = RuleHost::new(&kit.plugin, &kit.limits).await?;
+        let configured = fresh.configure(key, config).await?;
         if configured.is_ok() {
             self.rules.insert(key, Arc::clone(config));
+            self.host.get_or_insert(fresh);
         }
         Ok(configured)
     }
@@ -92,6 +103,7 @@ impl Shard {
     /// Takes a rule from the shard.
     pub(super) async fn remove(&mut self, key: RuleKey) {
         self.rules.remove(&key);
+        self.marks.remove(&key);
         if let Some(mut host) = self.host.take()
             && host.release(key).await.is_ok()
         {
@@ -112,6 +124,10 @@ impl Shard {
         others: usize,
     ) -> Vec<Replica> {
         self.replicas.retain(|replica| !replica.is_idle());
+        // What a replica fails on, the shard would look at again.
+        if !self.window.is_whole() {
+            return Vec::new();
+        }
         let batch = self.per_event.as_nanos() * events as u128;
         let parts = batch.checked_div(kit.replica_part_min.as_nanos());
         let parts = parts.map_or(usize::MAX, |parts| {
@@ -140,7 +156,7 @@ impl Shard {
     }
 
     /// Splits off half of the rules, for an instance that is too small for all.
-    pub(super) fn split(&mut self) -> Option<Shard> {
+    pub(super) fn split(&mut self, kit: &Kit) -> Option<Shard> {
         let middle = self.rules.keys().nth(self.rules.len() / 2).copied()?;
         if self.rules.len() < 2 {
             return None;
@@ -149,12 +165,22 @@ impl Shard {
         self.replicas.clear();
         Some(Shard {
             rules: self.rules.split_off(&middle),
-            ..Shard::default()
+            ..Shard::new(kit)
         })
     }
 
-    /// Evaluates `events` for those of `keys` that are here. Every pair ends as evaluated or under `failures`,
-    /// unless `stopped` is set.
+    /// Lets go of what is not at work, since there are no instances left.
+    pub(super) fn give_way(&mut self) {
+        self.host = None;
+        self.replicas.clear();
+    }
+
+    /// Whether rules of it are left alone at the moment, when calls on them fail.
+    pub(super) fn pauses(&self) -> bool {
+        self.ration.left().is_some()
+    }
+
+    /// Evaluates `events` for those of `keys` that are here. Every pair ends as evaluated, as failed by itself, or as undecided.
     pub(super) async fn evaluate(
         &mut self,
         kit: &Kit,
@@ -164,342 +190,257 @@ impl Shard {
         let begin = Instant::now();
         // Making an instance takes time that says nothing of the next batch.
         let had_instance = self.host.is_some();
-        let mut found = Found::default();
-        let mut keys: Vec<RuleKey> = keys
-            .iter()
-            .copied()
-            .filter(|key| self.rules.contains_key(key))
-            .collect();
-        for range in calls(events, keys.len()) {
-            let events = &events[range];
-            // Rules that left during an earlier call of this batch see the rest of it, too.
-            let mut left_before = std::mem::take(&mut found.quarantined);
-            self.evaluate_call(kit, events, keys.clone(), &mut found)
-                .await;
-            for rule in &mut left_before {
-                rule.evaluate(kit, events, &mut found).await;
-            }
-            if !found.quarantined.is_empty() {
-                keys.retain(|key| self.rules.contains_key(key));
-            }
-            found.quarantined.append(&mut left_before);
-            if found.stopped.is_some() {
-                break;
-            }
+        let here = keys.iter().filter(|key| self.rules.contains_key(key));
+        let mut batch = Batch {
+            kit,
+            keys: here.copied().collect(),
+            found: Found::default(),
+            spent: 0,
+            crowded: false,
+        };
+        let mut rest = events;
+        while !rest.is_empty() && !batch.keys.is_empty() {
+            rest = self.step(&mut batch, rest).await;
         }
         if let Ok(events @ 1..) = u32::try_from(events.len())
             && had_instance
         {
             self.per_event = begin.elapsed() / events;
         }
-        found
+        batch.found
     }
 
-    async fn evaluate_call<'a>(
+    // The next call of a batch, and who is to blame if it fails on a single event. Answers the events that are left.
+    async fn step<'e, 'a>(
         &mut self,
-        kit: &Kit,
-        events: &[Parsed<'a>],
-        mut keys: Vec<RuleKey>,
-        found: &mut Found,
-    ) {
-        if found.gave_up() {
-            return found.fail(
-                events,
-                &keys,
-                "not tried, since the plugin failed too often on this batch",
-            );
-        }
-        match self.probe(kit, events, &mut keys, found).await {
-            Probe::Passed(matches) => found.matches.extend(matches),
-            Probe::Stopped(fault) => found.stopped = Some(fault),
-            Probe::Failed(fault) => {
-                let suspect = Suspect {
-                    events: events.to_vec(),
-                    keys,
-                    reason: fault.reason,
-                    events_cleared: false,
-                };
-                if let Err(fault) = self.bisect(kit, suspect, found).await {
-                    found.stopped = Some(fault);
-                }
-            }
-        }
-    }
-
-    // Narrows a failed call down until every pair of event and rule is evaluated or has failed by itself.
-    async fn bisect<'a>(
-        &mut self,
-        kit: &Kit,
-        suspect: Suspect<'a>,
-        found: &mut Found,
-    ) -> Result<(), Fault> {
-        let mut suspects = vec![suspect];
-        while let Some(mut suspect) = suspects.pop() {
-            if found.gave_up() {
-                found.fail(&suspect.events, &suspect.keys, &suspect.reason);
-                continue;
-            }
-            if let [key] = suspect.keys[..] {
-                self.quarantine(kit, key, &suspect.events, suspect.reason, found)
-                    .await;
-                continue;
-            }
-            let mut right = suspect.keys.split_off(suspect.keys.len() / 2);
-            let mut left = std::mem::take(&mut suspect.keys);
-            let on_left = self.probe(kit, &suspect.events, &mut left, found).await;
-            let on_right = self.probe(kit, &suspect.events, &mut right, found).await;
-            let (events, events_cleared) = (suspect.events, suspect.events_cleared);
-            let half = |keys, fault: Fault| Suspect {
-                events: events.clone(),
-                keys,
-                reason: fault.reason,
-                events_cleared,
-            };
-            match (on_left, on_right) {
-                (Probe::Stopped(fault), _) | (_, Probe::Stopped(fault)) => return Err(fault),
-                (Probe::Passed(matches), Probe::Passed(more)) => {
-                    found.matches.extend(matches);
-                    found.matches.extend(more);
-                    found.strained = true;
-                }
-                (Probe::Failed(fault), Probe::Passed(matches)) => {
-                    found.matches.extend(matches);
-                    suspects.push(half(left, fault));
-                }
-                (Probe::Passed(matches), Probe::Failed(fault)) => {
-                    found.matches.extend(matches);
-                    suspects.push(half(right, fault));
-                }
-                (Probe::Failed(on_left), Probe::Failed(on_right)) => {
-                    let keys: Vec<RuleKey> = left.iter().chain(&right).copied().collect();
-                    let poisoned = if events_cleared {
-                        None
-                    } else {
-                        self.poisoned(kit, &events, &keys, found).await?
-                    };
-                    match poisoned {
-                        Some(poisoned) => {
-                            let reason = on_left.reason;
-                            let rest = self
-                                .without(kit, events, &poisoned, keys, reason, found)
-                                .await?;
-                            suspects.extend(rest);
-                        }
-                        None => {
-                            suspects.push(half(left, on_left));
-                            suspects.push(half(right, on_right));
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    // Whether some events fail whatever the rule: a plugin that chokes on one payload does so for each of a
-    // thousand rules, and they are not to blame. Three rules are asked; if all of them fail, the events on which
-    // each of them fails are the answer.
-    async fn poisoned(
-        &mut self,
-        kit: &Kit,
-        events: &[Parsed<'_>],
-        keys: &[RuleKey],
-        found: &mut Found,
-    ) -> Result<Option<Vec<u32>>, Fault> {
-        if keys.len() < POISON_RULES_MIN {
-            return Ok(None);
-        }
-        let mut suspected: Vec<Parsed<'_>> = events.to_vec();
-        for witness in [
-            keys[keys.len() / 4],
-            keys[keys.len() / 2],
-            keys[keys.len() - 1],
-        ] {
-            suspected = self.failing(kit, &suspected, witness, found).await?;
-            if suspected.is_empty() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(suspected.iter().map(|event| event.index).collect()))
-    }
-
-    // The events on which `key` alone fails, found by halving.
-    async fn failing<'a>(
-        &mut self,
-        kit: &Kit,
-        events: &[Parsed<'a>],
-        key: RuleKey,
-        found: &mut Found,
-    ) -> Result<Vec<Parsed<'a>>, Fault> {
-        let mut failing = Vec::new();
-        let mut open = vec![events];
-        while let Some(events) = open.pop() {
-            if found.gave_up() {
-                failing.extend_from_slice(events);
-                continue;
-            }
-            match self.probe(kit, events, &mut vec![key], found).await {
-                Probe::Passed(_) => {}
-                Probe::Stopped(fault) => return Err(fault),
-                Probe::Failed(_) if events.len() == 1 => failing.extend_from_slice(events),
-                Probe::Failed(_) => {
-                    let (left, right) = events.split_at(events.len() / 2);
-                    open.extend([right, left]);
-                }
-            }
-        }
-        Ok(failing)
-    }
-
-    // Fails all rules on the poisoned events and evaluates the others; answers what of those still fails.
-    async fn without<'a>(
-        &mut self,
-        kit: &Kit,
-        events: Vec<Parsed<'a>>,
-        poisoned: &[u32],
-        mut keys: Vec<RuleKey>,
-        reason: String,
-        found: &mut Found,
-    ) -> Result<Option<Suspect<'a>>, Fault> {
-        let (poisoned, clean): (Vec<_>, Vec<_>) = events
-            .into_iter()
-            .partition(|event| poisoned.contains(&event.index));
-        found.fail(&poisoned, &keys, &reason);
-        if clean.is_empty() {
-            return Ok(None);
-        }
-        match self.probe(kit, &clean, &mut keys, found).await {
-            Probe::Passed(matches) => {
-                found.matches.extend(matches);
-                Ok(None)
-            }
-            Probe::Stopped(fault) => Err(fault),
-            Probe::Failed(fault) => Ok(Some(Suspect {
-                events: clean,
-                keys,
-                reason: fault.reason,
-                events_cleared: true,
-            })),
-        }
-    }
-
-    // One call on `events` for `keys`, configuring what the instance lacks. A rule that cannot even be
-    // configured is guilty by itself: it leaves the shard, and `keys`.
-    async fn probe(
-        &mut self,
-        kit: &Kit,
-        events: &[Parsed<'_>],
-        keys: &mut Vec<RuleKey>,
-        found: &mut Found,
-    ) -> Probe {
-        let mut host = loop {
-            if keys.is_empty() {
-                return Probe::Passed(Vec::new());
-            }
-            let mut host = match self.host.take() {
-                Some(host) => host,
-                None => match RuleHost::new(&kit.plugin, &kit.limits).await {
-                    Ok(host) => host,
-                    Err(fault) => return Probe::Stopped(fault),
-                },
-            };
-            match self.configure_missing(&mut host, keys).await {
-                Ok(()) => break host,
-                Err((key, fault, sound)) => {
-                    self.host = sound.then_some(host);
-                    found.spend(&fault);
-                    keys.retain(|other| *other != key);
-                    self.quarantine(kit, key, events, fault.reason, found).await;
-                    if found.gave_up() {
-                        let reason =
-                            "too many rules of this plugin cannot be configured again".to_owned();
-                        return Probe::Stopped(Fault {
-                            kind: FaultKind::Trap,
-                            reason,
-                        });
-                    }
-                }
-            }
-        };
-        match host.evaluate(events, keys).await {
-            Ok(matches) => {
+        batch: &mut Batch<'_>,
+        rest: &'e [Parsed<'a>],
+    ) -> &'e [Parsed<'a>] {
+        let of = next_call(rest, batch.keys.len());
+        let (call, behind) = rest.split_at(self.window.of(of));
+        match self.call(batch.kit, call, &batch.keys).await {
+            Trial::Passed(matches, host) => {
                 self.host = Some(host);
-                Probe::Passed(matches)
+                batch.found.matches.extend(matches);
+                self.window.went_well(call.len(), of);
+                self.ration.went_well(call.len());
+                if self.window.is_whole() && !self.marks.is_empty() {
+                    self.marks.clear();
+                }
+                return behind;
             }
-            Err(fault) => {
-                found.spend(&fault);
-                Probe::Failed(fault)
+            Trial::NoInstance(fault) => batch.stop(fault, rest),
+            Trial::Unconfigured(key, fault) => {
+                self.set_aside(batch, key, &fault.reason, rest).await
+            }
+            Trial::Failed(fault) => {
+                let may_look = self.may_spend(batch);
+                self.spend(batch, &fault);
+                match (call, may_look) {
+                    (_, Err(after)) => batch.leave(rest, after),
+                    ([_], Ok(())) => {
+                        self.judge(batch, rest, fault).await;
+                        return behind;
+                    }
+                    (_, Ok(())) => self.window.failed(call.len()),
+                }
             }
         }
+        rest
     }
 
-    // The rule that cannot be configured, why, and whether the instance is still sound.
-    async fn configure_missing(
-        &self,
-        host: &mut RuleHost,
+    // A call in the instance that is there. If that fails, whatever the reason, what counts is what a fresh one does.
+    async fn call(&mut self, kit: &Kit, events: &[Parsed<'_>], keys: &[RuleKey]) -> Trial {
+        if let Some(mut host) = self.host.take()
+            && self.configure_missing(&mut host, keys).await.is_some()
+            && let Ok(matches) = host.evaluate(events, keys).await
+        {
+            return Trial::Passed(matches, host);
+        }
+        self.trial(kit, events, keys).await
+    }
+
+    pub(super) async fn trial(
+        &mut self,
+        kit: &Kit,
+        events: &[Parsed<'_>],
         keys: &[RuleKey],
-    ) -> Result<(), (RuleKey, Fault, bool)> {
+    ) -> Trial {
+        // Its place may be the last one.
+        self.host = None;
+        let rules: Vec<_> = keys
+            .iter()
+            .filter_map(|key| Some((*key, self.rules.get(key)?)))
+            .collect();
+        trial(kit, events, &rules).await
+    }
+
+    /// A trial went well: its instance is as good as any.
+    pub(super) fn keep(&mut self, host: RuleHost) {
+        self.host = Some(host);
+    }
+
+    async fn configure_missing(&self, host: &mut RuleHost, keys: &[RuleKey]) -> Option<()> {
         if host.knows(keys) {
-            return Ok(());
+            return Some(());
         }
         for key in keys {
-            if host.has(*key) {
-                continue;
-            }
-            let Some(config) = self.rules.get(key) else {
-                continue;
-            };
-            match host.configure(*key, config).await {
-                Ok(Ok(())) => {}
-                Ok(Err(message)) => return Err((*key, Fault::nonsense(message), true)),
-                Err(fault) => return Err((*key, fault, false)),
+            if let Some(config) = self.rules.get(key)
+                && !host.has(*key)
+            {
+                host.configure(*key, config).await.ok()?.ok()?;
             }
         }
-        Ok(())
+        Some(())
     }
 
-    // The rule goes to an instance of its own, which looks at `events` one by one.
-    async fn quarantine(
+    /// Whether the guilty may be looked for, or how long those concerned have to wait for it.
+    pub(super) fn may_spend(&self, batch: &Batch<'_>) -> Result<(), Duration> {
+        match self.ration.left() {
+            Some(left) => Err(left),
+            None if batch.spent >= TURN_COST_MAX => Err(Duration::ZERO),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn spend(&mut self, batch: &mut Batch<'_>, fault: &Fault) {
+        batch.spent += cost(fault.kind);
+        if let Some(pause) = self.ration.spend(fault.kind) {
+            tracing::warn!(
+                plugin = %batch.kit.label,
+                reason = fault.reason,
+                pause_ms = pause.as_millis(),
+                "a filter plugin keeps failing; the events that it fails on wait for a while"
+            );
+        }
+    }
+
+    // A call on the first of `rest` failed for all keys of the batch, in a fresh instance.
+    async fn judge(&mut self, batch: &mut Batch<'_>, rest: &[Parsed<'_>], fault: Fault) {
+        let Some((event, behind)) = rest.split_first() else {
+            return;
+        };
+        let culprits = single_out(self, batch, event, fault).await;
+        let tried = batch.keys.len() - culprits.untried.len();
+        let Culprits {
+            failed,
+            untried,
+            unconfigured,
+        } = culprits;
+        batch.keys.retain(|key| !untried.contains_key(key));
+        for (key, after) in untried {
+            batch.found.leave(&[key], event, after);
+        }
+        if let Some((key, reason)) = unconfigured {
+            self.set_aside(batch, key, &reason, rest).await;
+        }
+        let others_passed = failed.len() < tried;
+        let is_minority = failed.len() * 2 <= tried;
+        for (key, reason) in failed {
+            batch.found.fail(event, key, reason.clone());
+            if !others_passed {
+                continue;
+            }
+            let marks = self.marks.entry(key).or_default();
+            *marks += 1;
+            if is_minority || *marks >= MARKS_MAX {
+                self.move_out(batch, key, &reason, behind).await;
+            }
+        }
+        if batch.found.strained {
+            batch.leave(behind, Duration::ZERO);
+        }
+    }
+
+    // A rule could not be configured beside others, or not at all: which of the two shows where it is alone. When it happens
+    // again in a batch, it is the instance that is too small for them.
+    async fn set_aside(
         &mut self,
-        kit: &Kit,
+        batch: &mut Batch<'_>,
         key: RuleKey,
+        reason: &str,
+        rest: &[Parsed<'_>],
+    ) {
+        let is_first = !std::mem::replace(&mut batch.crowded, true);
+        if is_first || batch.keys.len() < 2 {
+            batch.found.forget(key);
+            self.move_out(batch, key, reason, rest).await;
+        } else {
+            batch.found.strained = true;
+            batch.leave(rest, Duration::ZERO);
+        }
+    }
+
+    // The rule goes to an instance of its own and looks at the events there.
+    async fn move_out(
+        &mut self,
+        batch: &mut Batch<'_>,
+        key: RuleKey,
+        reason: &str,
         events: &[Parsed<'_>],
-        reason: String,
-        found: &mut Found,
     ) {
         let Some(config) = self.rules.remove(&key) else {
             return;
         };
+        batch.keys.retain(|other| *other != key);
+        self.marks.remove(&key);
         // Which have it still.
         self.replicas.clear();
-        tracing::warn!(plugin = %kit.label, rule = key.0, reason, "a rule failed and gets an instance of its own");
-        let mut rule = Quarantined::new(kit, key, config);
-        rule.evaluate(kit, events, found).await;
-        found.quarantined.push(rule);
+        tracing::warn!(plugin = %batch.kit.label, rule = key.0, reason, "a rule failed and gets an instance of its own");
+        let mut rule = Quarantined::new(batch.kit, key, config);
+        rule.evaluate(batch.kit, events, &mut batch.found).await;
+        batch.found.quarantined.push(rule);
+    }
+}
+
+/// An evaluation under way.
+pub(super) struct Batch<'k> {
+    pub(super) kit: &'k Kit,
+    /// Rules that look at the events that are left.
+    pub(super) keys: Vec<RuleKey>,
+    pub(super) found: Found,
+    // On failed calls, so far.
+    spent: u32,
+    // A rule could not be configured beside others.
+    crowded: bool,
+}
+
+impl Batch<'_> {
+    // Nobody looks at the rest for now.
+    fn leave(&mut self, rest: &[Parsed<'_>], after: Duration) {
+        if let Some(first) = rest.first() {
+            self.found.leave(&self.keys, first, after);
+        }
+        self.keys.clear();
+    }
+
+    fn stop(&mut self, fault: Fault, rest: &[Parsed<'_>]) {
+        self.leave(rest, Duration::ZERO);
+        self.found.stopped = Some(fault);
     }
 }
 
 impl Found {
-    /// It failed so often that the rest was not tried and stands under `failures`.
-    pub(super) fn gave_up(&self) -> bool {
-        self.fault_cost >= FAULT_COST_MAX
+    /// These rules are not tried on this event, nor on any after it, for so long.
+    pub(super) fn leave(&mut self, keys: &[RuleKey], event: &Parsed<'_>, after: Duration) {
+        self.undecided.extend(keys.iter().map(|rule| Undecided {
+            rule: *rule,
+            event: event.index,
+            after,
+        }));
     }
 
-    fn spend(&mut self, fault: &Fault) {
-        self.fault_cost += match fault.kind {
-            FaultKind::Timeout => TIMEOUT_COST,
-            FaultKind::Trap | FaultKind::Nonsense | FaultKind::Busy => TRAP_COST,
-        };
+    /// The rule failed on the event by itself.
+    pub(super) fn fail(&mut self, event: &Parsed<'_>, rule: RuleKey, reason: String) {
+        self.failures.push(FilterFailure {
+            rule,
+            event: event.index,
+            reason,
+        });
     }
 
-    /// Every pair of `events` and `keys` failed.
-    pub(super) fn fail(&mut self, events: &[Parsed<'_>], keys: &[RuleKey], reason: &str) {
-        for event in events {
-            self.failures.extend(keys.iter().map(|rule| FilterFailure {
-                rule: *rule,
-                event: event.index,
-                reason: reason.to_owned(),
-            }));
-        }
+    // It is decided about the rule elsewhere.
+    fn forget(&mut self, key: RuleKey) {
+        self.undecided.retain(|undecided| undecided.rule != key);
     }
 }

@@ -1,7 +1,7 @@
-//! Transforms: one configuration of a transform plugin, applied to batches by a small pool of instances. A failed
-//! batch is bisected down to the guilty event. What becomes of a failed event is the caller's business.
+//! Transforms: one configuration of a transform plugin, applied to batches by a small pool of instances. An event fails only if a
+//! fresh instance fails on it alone; what was not tried waits. What becomes of a failed event is the caller's business.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,13 +10,16 @@ use tokio::sync::Semaphore;
 
 use super::filter::{InputEvent, Kit, finished};
 use super::guest::{Fault, FaultKind, Guest, clip};
-use super::lower::{HeaderTable, Parsed, Wanted, calls, parse};
-use super::pause::Pause;
+use super::lower::{HeaderTable, Parsed, Wanted, next_call, parse};
+use super::ration::Ration;
 use super::stats::Gauge;
+use super::window::Window;
 use super::{ConfigureError, abi};
 
-// Failed calls in one batch, after which the rest is not tried. One guilty event of 256 costs 9.
-const FAULTS_MAX: u32 = 32;
+// What a transform may spend on failing before it pauses: some 25 ms for traps, or two calls that run out of time.
+const COST_MAX: u32 = 256;
+// When to try again after the broker itself had no instance left.
+const BUSY_RETRY: Duration = Duration::from_millis(100);
 // A batch stops once its outputs are this many times what one call may answer, so that what a batch makes is bounded by the
 // limits of the plugin and not by the number of its events.
 const BATCH_OUTPUTS_MAX: usize = 2;
@@ -78,9 +81,19 @@ pub enum TransformFailure {
     /// Later it may: after the subscription's back-off.
     #[error("{0}")]
     Retry(String),
-    /// It trapped, ran out of time or answered nonsense: what the subscription says of failures applies.
+    /// A fresh instance with this event alone trapped, ran out of time or answered nonsense: what the subscription says of
+    /// failures applies.
     #[error("{0}")]
     Fault(String),
+    /// It was not tried, for no fault of the event: the plugin keeps failing and pauses, or no instance is free. This attempt
+    /// does not count.
+    #[error("not tried: {reason}")]
+    Untried {
+        /// Why.
+        reason: String,
+        /// When to try again.
+        after: Duration,
+    },
 }
 
 /// A configured transform. Cheap to clone; clones share their instances.
@@ -100,8 +113,17 @@ struct Shared {
 }
 
 struct State {
-    pause: Pause,
+    window: Window,
+    ration: Ration,
     paused: Option<Gauge>,
+}
+
+// Why a call came to nothing.
+enum CallFault {
+    // Of the transform: a fresh instance failed on these events.
+    Failed(Fault),
+    // A fresh instance cannot be made or configured.
+    NoInstance(Fault),
 }
 
 // An instance with its rule.
@@ -122,7 +144,8 @@ impl Transformer {
         let task = runtime.spawn(async move {
             let first = Configured::new(&kit, &config).await?;
             let state = State {
-                pause: kit.pause(),
+                window: Window::default(),
+                ration: Ration::new(kit.pause(), COST_MAX),
                 paused: None,
             };
             Ok(Arc::new(Shared {
@@ -152,11 +175,7 @@ impl Transformer {
             .runtime
             .spawn(async move { shared.apply(&batch).await });
         finished(task).await.unwrap_or_else(|| {
-            let stopped = || {
-                Err(TransformFailure::Retry(
-                    "the plugin service is stopping".into(),
-                ))
-            };
+            let stopped = || Err(untried("the plugin service is stopping", BUSY_RETRY));
             events.iter().map(|_| stopped()).collect()
         })
     }
@@ -164,82 +183,83 @@ impl Transformer {
 
 impl Shared {
     async fn apply(&self, events: &[InputEvent]) -> Vec<Result<Outcome, TransformFailure>> {
-        let untried = || {
-            Err(TransformFailure::Retry(
-                "the plugin service is stopping".into(),
-            ))
-        };
-        let mut results: Vec<_> = events.iter().map(|_| untried()).collect();
+        let stopped = || Err(untried("the plugin service is stopping", BUSY_RETRY));
+        let mut results: Vec<_> = events.iter().map(|_| stopped()).collect();
         let Ok(_permit) = self.permits.acquire().await else {
             return results;
         };
-        if let Some(left) = self.paused() {
-            let reason = format!(
-                "the plugin keeps failing and is left alone for {} ms more",
-                left.as_millis()
-            );
-            results.fill_with(|| Err(TransformFailure::Retry(reason.clone())));
-            return results;
-        }
-
         let (parsed, broken) = parse(events, 0..events.len());
         for (index, reason) in broken {
             results[index as usize] = Err(TransformFailure::Fault(reason));
         }
-        let mut faults = 0;
         let mut room = BATCH_OUTPUTS_MAX.saturating_mul(self.kit.limits.output_bytes_max);
-        // The next range is at the end.
-        let mut open: Vec<&[Parsed<'_>]> = calls(&parsed, 1)
-            .into_iter()
-            .map(|range| &parsed[range])
-            .collect();
-        open.reverse();
-        while let Some(range) = open.pop() {
+        let mut rest = &parsed[..];
+        while let Some(first) = rest.first() {
             if room == 0 {
-                results.truncate(range.first().map_or(0, |event| event.index as usize));
+                results.truncate(first.index as usize);
                 break;
             }
-            if faults >= FAULTS_MAX {
-                let reason = "not tried, since the plugin failed too often on this batch";
-                set_all(&mut results, range, &TransformFailure::Fault(reason.into()));
-                continue;
-            }
-            match self.call(range).await {
+            let window = match self.window() {
+                Ok(window) => window,
+                Err(left) => {
+                    let reason = "the plugin keeps failing and is left alone for a while";
+                    set_all(&mut results, rest, &untried(reason, left));
+                    break;
+                }
+            };
+            let of = next_call(rest, 1);
+            let (call, behind) = rest.split_at(window.of(of));
+            match self.call(call).await {
                 Ok(outcomes) => {
-                    for (event, outcome) in range.iter().zip(outcomes) {
+                    for (event, outcome) in call.iter().zip(outcomes) {
                         room = room.saturating_sub(outcome.as_ref().map_or(0, Outcome::weight));
                         results[event.index as usize] = outcome;
                     }
+                    self.went_well(call.len(), of);
+                    rest = behind;
                 }
-                Err(fault) if fault.kind == FaultKind::Busy => {
-                    set_all(&mut results, range, &TransformFailure::Retry(fault.reason));
+                Err(CallFault::NoInstance(fault)) => {
+                    let after = match fault.kind {
+                        FaultKind::Busy => BUSY_RETRY,
+                        _ => self.exhaust(&fault.reason),
+                    };
+                    set_all(&mut results, rest, &untried(&fault.reason, after));
+                    break;
                 }
-                Err(fault) => {
-                    faults += 1;
-                    if range.len() == 1 {
-                        set_all(&mut results, range, &TransformFailure::Fault(fault.reason));
-                    } else {
-                        let (left, right) = range.split_at(range.len() / 2);
-                        open.extend([right, left]);
+                Err(CallFault::Failed(fault)) => {
+                    self.failed(call.len(), &fault);
+                    if call.len() == 1 {
+                        set_all(&mut results, call, &TransformFailure::Fault(fault.reason));
+                        rest = behind;
                     }
                 }
             }
         }
-        self.judge(faults, &results);
         results
     }
 
+    // In an instance that is there. If that fails, it may have itself to blame, so what counts is what a fresh one does.
     async fn call(
         &self,
         events: &[Parsed<'_>],
-    ) -> Result<Vec<Result<Outcome, TransformFailure>>, Fault> {
+    ) -> Result<Vec<Result<Outcome, TransformFailure>>, CallFault> {
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
-        let mut configured = match idle {
-            Some(configured) => configured,
-            None => Configured::new(&self.kit, &self.config)
-                .await
-                .map_err(Fault::from)?,
-        };
+        if let Some(used) = idle
+            && let Ok(outcomes) = self.call_in(used, events).await
+        {
+            return Ok(outcomes);
+        }
+        let fresh = Configured::new(&self.kit, &self.config).await;
+        let fresh = fresh.map_err(|error| CallFault::NoInstance(error.into()))?;
+        let outcomes = self.call_in(fresh, events).await;
+        outcomes.map_err(CallFault::Failed)
+    }
+
+    async fn call_in(
+        &self,
+        mut configured: Configured,
+        events: &[Parsed<'_>],
+    ) -> Result<Vec<Result<Outcome, TransformFailure>>, Fault> {
         let table = HeaderTable::collect(events, &configured.wanted);
         let lowered = table.lower(events, &configured.wanted);
         let answer = configured.guest.apply(configured.rule, &lowered).await?;
@@ -259,34 +279,54 @@ impl Shared {
             .collect())
     }
 
-    fn paused(&self) -> Option<Duration> {
-        let mut state = self.state.lock().ok()?;
-        let left = state.pause.left();
-        if left.is_none() {
-            state.paused = None;
+    // How many events the next call may have, or how long nothing may be tried.
+    fn window(&self) -> Result<Window, Duration> {
+        let mut state = self.state();
+        if let Some(left) = state.ration.left() {
+            return Err(left);
         }
-        left
+        state.paused = None;
+        Ok(state.window)
     }
 
-    // A transform on which every event failed is left alone for a while.
-    fn judge(&self, faults: u32, results: &[Result<Outcome, TransformFailure>]) {
-        let Ok(mut state) = self.state.lock() else {
-            return;
-        };
-        let failed = |result: &Result<_, _>| matches!(result, Err(TransformFailure::Fault(_)));
-        if faults == 0 {
-            state.pause.clear();
-        } else if faults > 1 && results.iter().all(failed) || faults >= FAULTS_MAX {
-            let pause = state.pause.strike();
-            state.paused = Some(Gauge::new(&self.kit.plugin.counters, |counters| {
-                &counters.paused
-            }));
-            tracing::warn!(
-                plugin = %self.kit.label,
-                pause_ms = pause.as_millis(),
-                "a transform plugin keeps failing and is left alone for a while"
-            );
+    fn went_well(&self, events: usize, of: usize) {
+        let mut state = self.state();
+        state.window.went_well(events, of);
+        state.ration.went_well(events);
+    }
+
+    fn failed(&self, events: usize, fault: &Fault) {
+        let mut state = self.state();
+        if events > 1 {
+            state.window.failed(events);
         }
+        if let Some(pause) = state.ration.spend(fault.kind) {
+            self.pauses(&mut state, pause, &fault.reason);
+        }
+    }
+
+    fn exhaust(&self, reason: &str) -> Duration {
+        let mut state = self.state();
+        let pause = state.ration.exhaust();
+        self.pauses(&mut state, pause, reason);
+        pause
+    }
+
+    fn pauses(&self, state: &mut State, pause: Duration, reason: &str) {
+        let counters = &self.kit.plugin.counters;
+        state
+            .paused
+            .get_or_insert_with(|| Gauge::new(counters, |counters| &counters.paused));
+        tracing::warn!(
+            plugin = %self.kit.label,
+            reason,
+            pause_ms = pause.as_millis(),
+            "a transform plugin keeps failing and is left alone for a while; its events wait"
+        );
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -304,6 +344,13 @@ impl Configured {
             rule,
             wanted,
         })
+    }
+}
+
+fn untried(reason: &str, after: Duration) -> TransformFailure {
+    TransformFailure::Untried {
+        reason: reason.to_owned(),
+        after,
     }
 }
 

@@ -5,6 +5,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -25,6 +26,9 @@ use crate::plugin::{ConfigureError, Plugins};
 const LEASE_EVENTS_MAX: usize = 512;
 /// How long an event that the store cannot read is left alone.
 pub(super) const UNREADABLE_MS: u64 = 10_000;
+
+/// When to try again to set up transforms for which the broker had no instance left.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 /// What reading and answering need of the broker. Shared by all consumers and routes.
 pub(super) struct DeliveryParts {
@@ -349,6 +353,11 @@ impl Taker {
                 tracing::debug!(subscription = %self.cell.name, position = %leased.position, reason, "a transform asks to try again");
                 self.nack(&[here], None);
             }
+            Disposition::Untried { reason, after } => {
+                tracing::debug!(subscription = %self.cell.name, position = %leased.position, reason, ?after, "a transform was not tried");
+                let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+                self.change(|state, now, id| state.postpone(id, &[here], now.plus(after)));
+            }
             Disposition::Fault { policy, reason } => {
                 if let Some(events) = self.cell.said.transform_failed.admit(1) {
                     tracing::warn!(subscription = %self.cell.name, position = %leased.position, reason, ?policy, events, "a transform failed");
@@ -557,8 +566,16 @@ impl Consumer {
             taker: &self.taker,
             positions: leased.iter().map(|l| l.position).collect(),
         };
-        let transforms = self.taker.parts.transforms(&form).await;
-        let transforms = transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
+        let transforms = match self.taker.parts.transforms(&form).await {
+            Ok(transforms) => transforms,
+            Err(error) if error.is_passing() => {
+                tracing::warn!(subscription = %self.taker.cell.name, %error, "transforms cannot be set up now; trying again");
+                drop(guard);
+                tokio::time::sleep(BUSY_RETRY).await;
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(BrokerError::Invalid(chain(&error))),
+        };
         let dispositions = transforms.apply(&leased).await;
         guard.done();
         let rest = leased.get(dispositions.len()..).unwrap_or_default();

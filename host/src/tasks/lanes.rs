@@ -3,7 +3,8 @@
 //! it. A slow plugin delays its own lane and nothing else; a late lane reads from the store and pins nothing.
 //!
 //! A lane's members move in cohorts that share a cursor. A subscription that starts in the past, or was paused,
-//! is a cohort of its own beside the live one and joins it where their cursors meet. A member belongs to one filter
+//! is a cohort of its own beside the live one and joins it where their cursors meet; so is one whose rule could not be tried on
+//! an event yet, which rests there while the others go on. A member belongs to one filter
 //! chain of its subscription and leaves at the fence of the next; that one's members are added when all of the
 //! first have got there.
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
@@ -21,7 +23,9 @@ use super::hub::{Cell, Hub, Start, chain};
 use super::log::Log;
 use super::spawn::Spawner;
 use crate::domain::{Block, Digest, FailurePolicy, Position, SubscriptionId, TopicId, TopicName};
-use crate::plugin::{Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey};
+use crate::plugin::{
+    ConfigureError, Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey,
+};
 
 /// Bytes of blocks a cohort takes in one step.
 const STEP_BYTES: usize = 512 * 1024;
@@ -34,6 +38,8 @@ const STEP_PAIRS_MAX: usize = 256 * 1024;
 const MATCHES_KEPT_MAX: usize = 128;
 /// How long a lane waits before it tries again what failed for no fault of a rule.
 const RETRY: Duration = Duration::from_secs(1);
+/// How exactly members wait for another try.
+const REST_STEP: Duration = Duration::from_millis(50);
 
 /// All lanes. Shared by whoever starts and ends subscriptions.
 pub(super) struct Lanes {
@@ -201,18 +207,35 @@ struct Cohort {
     rules: Vec<RuleKey>,
     // Rules by topic, one list shared by all topics that have the same rules.
     by_topic: HashMap<TopicId, Option<TopicRules>>,
+    // It takes no step before this.
+    rests_until: Option<Instant>,
+}
+
+impl Cohort {
+    fn new(cursor: Position, rests_until: Option<Instant>) -> Self {
+        Self {
+            cursor,
+            rules: Vec::new(),
+            by_topic: HashMap::new(),
+            rests_until,
+        }
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| until > now)
+    }
+
+    fn push(&mut self, rule: RuleKey) {
+        self.rules.push(rule);
+        self.by_topic.clear();
+    }
 }
 
 /// A topic's name and the rules that look at it.
 type TopicRules = (TopicName, Arc<[RuleKey]>);
 
-/// Why a step ended early.
-enum Interrupted {
-    /// The plugin is paused for this long.
-    Down(Duration),
-    /// The log cannot be read.
-    Unreadable(String),
-}
+/// The log cannot be read.
+struct Unreadable(String);
 
 // What came of a step.
 #[derive(Default)]
@@ -221,6 +244,9 @@ struct Verdicts {
     failures: Vec<(Position, FilterFailure)>,
     // How many there are of both.
     pairs: usize,
+    // Rules that were not tried on this event and those after it, and when they are to be. A step ends with the call that
+    // left any.
+    undecided: Vec<(RuleKey, Position, Duration)>,
 }
 
 impl Verdicts {
@@ -242,6 +268,7 @@ impl Verdicts {
         }
         self.failures.clear();
         self.pairs = 0;
+        self.undecided.clear();
     }
 
     fn forget(&mut self, rule: RuleKey) {
@@ -279,6 +306,7 @@ impl Lane {
             }
             self.forget_deleted().await;
             let end = self.parts.log.end();
+            self.merge(Instant::now());
             let mut progress = false;
             let mut index = 0;
             // A step may end a cohort, when its last member is paused.
@@ -286,16 +314,19 @@ impl Lane {
                 if self.parts.shutdown.is_cancelled() {
                     return;
                 }
-                if self.cohorts[index].cursor < end {
+                let cohort = &self.cohorts[index];
+                if cohort.cursor < end && !cohort.rests(Instant::now()) {
                     progress |= self.advance(index, end).await;
                 }
                 index += 1;
             }
-            self.merge();
             if progress {
                 continue;
             }
-            let behind = self.cohorts.iter().any(|cohort| cohort.cursor < end);
+            let now = Instant::now();
+            let late = || self.cohorts.iter().filter(|cohort| cohort.cursor < end);
+            let behind = late().any(|cohort| !cohort.rests(now));
+            let rested = late().filter_map(|cohort| cohort.rests_until).min();
             let has_members = !self.cohorts.is_empty();
             let command = tokio::select! {
                 () = self.parts.shutdown.cancelled() => return,
@@ -305,6 +336,7 @@ impl Lane {
                 },
                 // A step that could not be done is tried again.
                 () = tokio::time::sleep(RETRY), if behind => continue,
+                () = tokio::time::sleep_until(rested.unwrap_or(now)), if rested.is_some() && !behind => continue,
                 changed = self.end.wait_for(|now| *now > end), if has_members && !behind => {
                     if changed.is_err() {
                         return;
@@ -408,7 +440,17 @@ impl Lane {
                 self.members.insert(key, member);
                 self.join(key).await;
             }
-            Err(reason) => {
+            // No fault of the rule: it waits with its events.
+            Err(error)
+                if error.is_passing()
+                    && let Some(group) = &mut self.group =>
+            {
+                group.add_later(key, &config).await;
+                self.members.insert(key, member);
+                self.join(key).await;
+            }
+            Err(error) => {
+                let reason = chain(&error);
                 tracing::error!(subscription = %member.cell.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
                 if member.pause(&reason) {
                     self.failed.push(member);
@@ -417,7 +459,7 @@ impl Lane {
         }
     }
 
-    async fn configure(&mut self, key: RuleKey, config: &str) -> Result<(), String> {
+    async fn configure(&mut self, key: RuleKey, config: &str) -> Result<(), ConfigureError> {
         let group = match &mut self.group {
             Some(group) => group,
             None => {
@@ -426,10 +468,10 @@ impl Lane {
                     .plugins
                     .filter_group(&self.digest, &self.label)
                     .await;
-                self.group.insert(group.map_err(|error| chain(&error))?)
+                self.group.insert(group?)
             }
         };
-        group.add(key, config).await.map_err(|error| chain(&error))
+        group.add(key, config).await
     }
 
     // Adds a member to those that look at events, if there is one left for it.
@@ -437,20 +479,20 @@ impl Lane {
         let Some(cursor) = self.members.get(&key).and_then(Member::next) else {
             return self.drop_member(key).await;
         };
-        match self
-            .cohorts
-            .iter_mut()
-            .find(|cohort| cohort.cursor == cursor)
-        {
-            Some(cohort) => {
-                cohort.rules.push(key);
-                cohort.by_topic.clear();
+        self.join_at(key, cursor, None);
+    }
+
+    // With those who are there and rest as long.
+    fn join_at(&mut self, key: RuleKey, cursor: Position, rests_until: Option<Instant>) {
+        let same =
+            |cohort: &&mut Cohort| cohort.cursor == cursor && cohort.rests_until == rests_until;
+        match self.cohorts.iter_mut().find(same) {
+            Some(cohort) => cohort.push(key),
+            None => {
+                let mut cohort = Cohort::new(cursor, rests_until);
+                cohort.push(key);
+                self.cohorts.push(cohort);
             }
-            None => self.cohorts.push(Cohort {
-                cursor,
-                rules: vec![key],
-                by_topic: HashMap::new(),
-            }),
         }
     }
 
@@ -464,12 +506,20 @@ impl Lane {
         self.cohorts.retain(|cohort| !cohort.rules.is_empty());
     }
 
-    fn merge(&mut self) {
-        self.cohorts.sort_by_key(|cohort| cohort.cursor);
+    fn merge(&mut self, now: Instant) {
+        for cohort in &mut self.cohorts {
+            if !cohort.rests(now) {
+                cohort.rests_until = None;
+            }
+        }
+        self.cohorts
+            .sort_by_key(|cohort| (cohort.cursor, cohort.rests_until));
         let mut merged: Vec<Cohort> = Vec::with_capacity(self.cohorts.len());
         for cohort in self.cohorts.drain(..) {
             match merged.last_mut() {
-                Some(last) if last.cursor == cohort.cursor => {
+                Some(last)
+                    if last.cursor == cohort.cursor && last.rests_until == cohort.rests_until =>
+                {
                     last.rules.extend(cohort.rules);
                     last.by_topic.clear();
                 }
@@ -499,6 +549,7 @@ impl Lane {
             }
             Err(_) => Vec::new(),
         };
+        self.set_aside(&verdicts.undecided);
         verdicts.clear();
         self.verdicts = verdicts;
         for key in done {
@@ -506,17 +557,27 @@ impl Lane {
         }
         match evaluated {
             Ok(_) => true,
-            Err(Interrupted::Down(retry)) => {
-                tracing::warn!(plugin = %self.label, ?retry, "a plugin fails too often and is paused");
-                tokio::select! {
-                    () = self.parts.shutdown.cancelled() => {}
-                    () = tokio::time::sleep(retry) => {}
-                }
-                false
-            }
-            Err(Interrupted::Unreadable(error)) => {
+            Err(Unreadable(error)) => {
                 tracing::error!(plugin = %self.label, cursor = %self.cohorts[index].cursor, error, "a lane cannot read the log");
                 false
+            }
+        }
+    }
+
+    // Who was not tried on an event rests before it; the others go on.
+    fn set_aside(&mut self, undecided: &[(RuleKey, Position, Duration)]) {
+        let now = Instant::now();
+        // Those that were told to wait one after the other go on together.
+        let rests_until = |after: &Duration| {
+            let steps = after.as_millis().div_ceil(REST_STEP.as_millis());
+            let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+            (steps > 0).then(|| now + REST_STEP.saturating_mul(steps))
+        };
+        for (key, position, after) in undecided {
+            // Unless its subscription is paused.
+            if self.members.contains_key(key) && !self.parked.contains(key) {
+                self.leave_cohort(*key);
+                self.join_at(*key, *position, rests_until(after));
             }
         }
     }
@@ -527,14 +588,14 @@ impl Lane {
         index: usize,
         stop: Position,
         verdicts: &mut Verdicts,
-    ) -> Result<Position, Interrupted> {
+    ) -> Result<Position, Unreadable> {
         let cursor = self.cohorts[index].cursor;
         let blocks = self
             .parts
             .log
             .blocks_from(cursor, STEP_BYTES)
             .await
-            .map_err(|error| Interrupted::Unreadable(chain(&error)))?;
+            .map_err(|error| Unreadable(chain(&error)))?;
         let mut next = stop;
         let mut call = Call::default();
         for block in &blocks {
@@ -546,7 +607,7 @@ impl Lane {
                 continue;
             };
             if !call.same_rules(&rules) || call.events.len() >= CALL_EVENTS_MAX {
-                if let Some(stopped) = self.call(&mut call, verdicts, cursor).await? {
+                if let Some(stopped) = self.call(&mut call, verdicts).await {
                     return Ok(stopped);
                 }
                 if verdicts.pairs > STEP_PAIRS_MAX {
@@ -554,10 +615,9 @@ impl Lane {
                 }
                 call.rules = rules;
             }
-            call.add(block, &topic, cursor, stop)
-                .map_err(Interrupted::Unreadable)?;
+            call.add(block, &topic, cursor, stop).map_err(Unreadable)?;
         }
-        if let Some(stopped) = self.call(&mut call, verdicts, cursor).await? {
+        if let Some(stopped) = self.call(&mut call, verdicts).await {
             return Ok(stopped);
         }
         // Everything up to `stop` that is kept was in these blocks, unless the step was cut short by size.
@@ -571,47 +631,37 @@ impl Lane {
         Ok(next)
     }
 
-    // Passes the events of `call` to the plugin. When it gives up before the end, or has said enough, what it said of a step
-    // that began at `from` still counts up to the position that is returned; otherwise a plugin that fails now and then would
-    // never get past such a step.
-    async fn call(
-        &mut self,
-        call: &mut Call,
-        verdicts: &mut Verdicts,
-        from: Position,
-    ) -> Result<Option<Position>, Interrupted> {
-        let Some(group) = &mut self.group else {
-            return Ok(None);
-        };
+    // Passes the events of `call` to the plugin. `Some` when the step ends before this position: a rule was not tried on all of
+    // them, or enough is known to be told.
+    async fn call(&mut self, call: &mut Call, verdicts: &mut Verdicts) -> Option<Position> {
+        let group = self.group.as_mut()?;
         while !call.events.is_empty() {
             let count = call.events.len().min(CALL_EVENTS_MAX);
             let Evaluation {
                 matches,
                 failures,
-                plugin_down,
+                undecided,
             } = group.evaluate(&call.events[..count], &call.rules).await;
-            if let Some(retry) = plugin_down {
-                let stopped = call.positions[0];
-                return match stopped > from {
-                    true => Ok(Some(stopped)),
-                    false => Err(Interrupted::Down(retry)),
-                };
-            }
             for (event, rule) in matches {
                 verdicts.push(rule, call.positions[event as usize]);
             }
             for failure in failures {
                 verdicts.push_failure(call.positions[failure.event as usize], failure);
             }
+            for undecided in undecided {
+                let position = call.positions[undecided.event as usize];
+                verdicts
+                    .undecided
+                    .push((undecided.rule, position, undecided.after));
+            }
+            let end = call.positions[count - 1].next();
             call.events.drain(..count);
             call.positions.drain(..count);
-            if let Some(next) = call.positions.first()
-                && verdicts.pairs > STEP_PAIRS_MAX
-            {
-                return Ok(Some(*next));
+            if !verdicts.undecided.is_empty() || verdicts.pairs > STEP_PAIRS_MAX {
+                return Some(call.positions.first().copied().unwrap_or(end));
             }
         }
-        Ok(None)
+        None
     }
 
     // Tells every member of a cohort what came out of a step that ended before `next`. Returns those that have nothing left
@@ -649,6 +699,11 @@ impl Lane {
                 }
             }
         }
+        let untried: FxHashMap<RuleKey, Position> = verdicts
+            .undecided
+            .iter()
+            .map(|(key, position, _)| (*key, *position))
+            .collect();
         let mut done = Vec::new();
         for key in self.cohorts[index].rules.clone() {
             let Some(member) = self.members.get(&key) else {
@@ -660,7 +715,10 @@ impl Lane {
             matched.dedup();
             let stop = paused.get(&key);
             let through = match stop {
-                None => through,
+                None => match untried.get(&key) {
+                    Some(at) => Position(at.0.saturating_sub(1)),
+                    None => through,
+                },
                 Some((at, _)) => {
                     matched.retain(|position| position < at);
                     Position(at.0.saturating_sub(1))

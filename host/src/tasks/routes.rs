@@ -21,6 +21,8 @@ use crate::plugin::ConfigureError;
 /// Events and bytes of input that go into one group.
 const BATCH_EVENTS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// How long it waits after what was no fault of an event.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs one route until it is deleted or the broker stops.
 ///
@@ -28,23 +30,40 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 ///
 /// Its transforms cannot be set up.
 pub(super) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<(), ConfigureError> {
-    parts.transforms(&cell.form()).await?;
+    if let Err(error) = parts.transforms(&cell.form()).await
+        && !error.is_passing()
+    {
+        return Err(error);
+    }
     let taker = Taker::attach(parts, cell);
     loop {
         match round(&taker).await {
             Ok(()) => {}
+            Err(Failed::Transforms(error)) if error.is_passing() => {
+                tracing::warn!(route = %taker.cell.name, %error, "a route's transforms cannot be set up now; it tries again");
+                if !rest(&taker).await {
+                    return Ok(());
+                }
+            }
             Err(Failed::Transforms(error)) => return Err(error),
             Err(Failed::Write(BrokerError::SubscriptionGone(_) | BrokerError::ShuttingDown)) => {
                 return Ok(());
             }
             Err(Failed::Write(error)) => {
                 tracing::warn!(route = %taker.cell.name, %error, "a route could not write; it tries again");
-                tokio::select! {
-                    () = taker.parts.shutdown.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                if !rest(&taker).await {
+                    return Ok(());
                 }
             }
         }
+    }
+}
+
+// Before another try; false when the broker stops.
+async fn rest(taker: &Taker) -> bool {
+    tokio::select! {
+        () = taker.parts.shutdown.cancelled() => false,
+        () = tokio::time::sleep(RETRY) => true,
     }
 }
 

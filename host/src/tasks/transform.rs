@@ -1,6 +1,8 @@
 //! The transforms of one subscription, one after the other, applied to a batch of events. What becomes of each
 //! event is decided here; what that means for the subscription is its caller's business.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -48,6 +50,8 @@ pub(super) enum Disposition {
         policy: FailurePolicy,
         reason: String,
     },
+    /// It was not tried. After so long it may be, and this time does not count.
+    Untried { reason: String, after: Duration },
 }
 
 impl TransformChain {
@@ -155,6 +159,7 @@ fn step(
         Some(TransformFailure::Reject(reason)) => Disposition::Reject(reason),
         Some(TransformFailure::Retry(reason)) => Disposition::Retry(reason),
         Some(TransformFailure::Fault(reason)) => Disposition::Fault { policy, reason },
+        Some(TransformFailure::Untried { reason, after }) => Disposition::Untried { reason, after },
     }
 }
 

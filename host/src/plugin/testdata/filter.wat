@@ -9,6 +9,8 @@
 ;;   p5  from now on trap on event 5, whatever the rule
 ;;   e   refuse the configuration, with itself as the message      c   trap on the configuration
 ;;   i   give a rule number a second time
+;;   g   want every event, and keep 4 MiB for each: trap when there is no more
+;;   x   want every event, and keep 16 MiB for the rule: trap on the configuration when there is no more
 (component
   (import "tidegate:plugin/types@0.1.0" (instance $types
     (type $header' (record (field "name" string) (field "value" string)))
@@ -67,6 +69,8 @@
           (local.set $at (i32.add (local.get $at) (i32.const 1)))
           (br_if $digits (i32.lt_u (local.get $at) (local.get $length))))))
       (if (i32.eq (local.get $letter) (i32.const 99)) (then unreachable)) ;; c
+      (if (i32.eq (local.get $letter) (i32.const 120)) (then ;; x
+        (if (i32.eq (i32.const -1) (memory.grow (i32.const 256))) (then unreachable))))
       (if (i32.eq (local.get $letter) (i32.const 101)) (then ;; e
         (i32.store8 (local.get $answer) (i32.const 1))
         (i32.store offset=4 (local.get $answer) (local.get $text))
@@ -115,6 +119,8 @@
       (if (i32.eq (local.get $letter) (i32.const 109)) (then ;; m
         (loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16)))))
         unreachable))
+      (if (i32.eq (local.get $letter) (i32.const 103)) (then ;; g
+        (if (i32.eq (i32.const -1) (memory.grow (i32.const 64))) (then unreachable))))
       (if (i32.eq (local.get $letter) (i32.const 104)) (then (call $http))) ;; h
       (if (i32.eq (local.get $letter) (i32.const 117)) ;; u
         (then (call $match (i32.const 1000000) (local.get $rule)) return))

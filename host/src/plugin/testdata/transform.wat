@@ -3,6 +3,7 @@
 ;;   k   keep        o   replace by an event with the same payload
 ;;   t   trap        l   loop      j   reject      y   retry later     s   answer one outcome too few
 ;;   e   refuse the configuration, with itself as the message
+;;   g   keep, and keep 4 MiB for each event: trap when there is no more
 (component
   (import "tidegate:plugin/types@0.1.0" (instance $types
     (type $header' (record (field "name" string) (field "value" string)))
@@ -76,6 +77,8 @@
         (br_if $each (i32.and (i64.ne (global.get $number) (i64.const -1))
           (i64.ne (global.get $number) (i64.load offset=8 (local.get $in)))))
         (if (i32.eq (global.get $letter) (i32.const 116)) (then unreachable)) ;; t
+        (if (i32.eq (global.get $letter) (i32.const 103)) (then ;; g
+          (if (i32.eq (i32.const -1) (memory.grow (i32.const 64))) (then unreachable))))
         (if (i32.eq (global.get $letter) (i32.const 108)) (then (loop $ever (br $ever)))) ;; l
         (if (i32.eq (global.get $letter) (i32.const 115)) ;; s
           (then (i32.store offset=4 (local.get $answer) (i32.sub (local.get $count) (i32.const 1)))))
