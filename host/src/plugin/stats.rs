@@ -16,7 +16,7 @@ pub struct PluginStats {
     pub label: String,
     /// Its bytes.
     pub digest: Digest,
-    /// Calls of `evaluate` or `apply`, bisecting included.
+    /// Calls of `evaluate` or `apply`, the search for who fails included.
     pub calls: u64,
     /// Events in those calls.
     pub events: u64,
