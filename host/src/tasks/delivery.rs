@@ -356,7 +356,7 @@ impl Taker {
             Disposition::Untried { reason, after } => {
                 tracing::debug!(subscription = %self.cell.name, position = %leased.position, reason, ?after, "a transform was not tried");
                 let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-                self.change(|state, now, id| state.postpone(id, &[here], now, now.plus(after)));
+                self.change(|state, now, id| state.postpone(id, &[here], now.plus(after), now));
             }
             Disposition::Fault { policy, reason } => {
                 if let Some(events) = self.cell.said.transform_failed.admit(1) {
