@@ -27,7 +27,7 @@ pub(super) struct Quarantined {
     pub(super) key: RuleKey,
     pub(super) config: Arc<str>,
     // None after a fault, and while instances are few.
-    host: Option<RuleHost>,
+    host: Option<Box<RuleHost>>,
     window: Window,
     ration: Ration,
     clean_events: usize,

@@ -37,7 +37,7 @@ struct Asked {
 /// What came of a call in an instance that was made for it.
 pub(super) enum Trial {
     /// It went well, and the instance is still of use.
-    Passed(Matches, RuleHost),
+    Passed(Matches, Box<RuleHost>),
     /// The call failed.
     Failed(Fault),
     /// This rule could not be configured; nothing was called.
@@ -65,7 +65,7 @@ pub(super) async fn trial(
         }
     }
     match host.evaluate(events, &keys).await {
-        Ok(matches) => Trial::Passed(matches, host),
+        Ok(matches) => Trial::Passed(matches, Box::new(host)),
         Err(fault) => Trial::Failed(fault),
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Shard {
     /// Every rule with its configuration.
     pub(super) rules: BTreeMap<RuleKey, Arc<str>>,
     // None after a fault; made again, with the rules that are needed, by the next call.
-    host: Option<RuleHost>,
+    host: Option<Box<RuleHost>>,
     // Those that are not at work.
     replicas: Vec<Replica>,
     // How long an event of the last batch took.
@@ -95,7 +95,7 @@ impl Shard {
         let configured = fresh.configure(key, config).await?;
         if configured.is_ok() {
             self.rules.insert(key, Arc::clone(config));
-            self.host.get_or_insert(fresh);
+            self.host.get_or_insert(Box::new(fresh));
         }
         Ok(configured)
     }
@@ -276,7 +276,7 @@ impl Shard {
     }
 
     /// A trial went well: its instance is as good as any.
-    pub(super) fn keep(&mut self, host: RuleHost) {
+    pub(super) fn keep(&mut self, host: Box<RuleHost>) {
         self.host = Some(host);
     }
 
