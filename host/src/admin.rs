@@ -6,6 +6,7 @@
 
 mod guard;
 mod listen;
+mod losses;
 mod metrics;
 mod plugins;
 mod problem;
@@ -150,6 +151,7 @@ fn router(app: App) -> Router {
             "/v1/plugins/{name}",
             get(plugins::show).delete(plugins::delete),
         )
+        .route("/v1/unreadable", get(losses::list).post(losses::give_up))
         .route("/v1/whoami", get(status::whoami))
         .route("/v1/status", get(status::status))
         .route("/healthz", get(status::healthz))

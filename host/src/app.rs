@@ -154,7 +154,15 @@ async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
     let options = store_options(config);
     let opened = tokio::task::spawn_blocking(move || {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        store::open(&dir, options, Arc::new(RealFileSystem)).map_err(anyhow::Error::from)
+        let accept_loss = options.accept_loss;
+        let mut opened = store::open(&dir, options, Arc::new(RealFileSystem))?;
+        if accept_loss {
+            let damage = opened.checkpoints.give_up_damage(true, |_| {});
+            opened
+                .losses
+                .extend(damage.context("cannot give up what is damaged in generations")?);
+        }
+        anyhow::Ok(opened)
     });
     opened.await.context("opening the store was interrupted")?
 }
@@ -169,6 +177,7 @@ fn store_options(config: &Config) -> StoreOptions {
         generation_part_bytes: config.store.generation_part_bytes,
         cache_bytes: config.store.cache_bytes,
         accept_loss: config.store.accept_loss,
+        ..StoreOptions::default()
     }
 }
 

@@ -14,6 +14,7 @@ pub mod demo;
 mod envelope;
 pub(crate) mod local_broker;
 mod logging;
+mod loss;
 mod output;
 mod plugin;
 mod publish;
@@ -59,6 +60,8 @@ enum Command {
     Route(route::Args),
     /// Upload, list and delete WebAssembly plugins
     Plugin(plugin::Args),
+    /// List and give up stored events that cannot be read
+    Loss(loss::Args),
     /// Show a whole broker at work: filters, routes, a SIGKILL half-way, and nothing lost
     Demo(demo::DemoArgs),
     /// Measure how fast the broker is on this machine
@@ -116,6 +119,7 @@ async fn run_command(cli: Cli) -> ExitCode {
         Command::Subscription(args) => done(subscription::run(&args)),
         Command::Route(args) => done(route::run(&args)),
         Command::Plugin(args) => done(plugin::run(&args)),
+        Command::Loss(args) => done(loss::run(&args)),
         Command::Demo(args) => demo::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Cert(args) => done(cert::run(&args)),

@@ -18,7 +18,7 @@ pub use id::{
     CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, Position, ProducerId,
     Sequence, SubscriptionId, TopicId,
 };
-pub use info::{FilterInfo, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo};
+pub use info::{FilterInfo, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo, UnreadableInfo};
 pub use pattern::{Name, NameError, TopicName, TopicPattern};
 pub use principal::{Principal, PrincipalError, PrincipalPattern};
 pub use spec::{

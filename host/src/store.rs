@@ -5,6 +5,7 @@
 //! Three parts with one owner each: [`JournalWriter`] appends (the committer), [`Checkpoints`] moves blocks
 //! into generations and releases the journal (the checkpointer), [`StoreReader`] reads (anybody).
 
+mod accept;
 mod checkpoint;
 mod error;
 mod fs;
@@ -25,11 +26,13 @@ mod staging;
 mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trouble;
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -42,6 +45,7 @@ pub use manifest::GenerationInfo;
 pub use reader::{StoreReader, Usage};
 pub use record::RECORD_BYTES_MAX;
 pub use replay::{Group, Replay};
+pub use trouble::Unreadable;
 
 use generation::Generation;
 use index::Index;
@@ -69,6 +73,8 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// Start although committed data is damaged, and go on without it.
     pub accept_loss: bool,
+    /// What could not be read is not tried again for this long, twice as long each time up to a minute. Default 1 s.
+    pub unreadable_retry_min: Duration,
 }
 
 impl StoreOptions {
@@ -92,6 +98,7 @@ impl Default for StoreOptions {
             generation_part_bytes: 16 * MIB,
             cache_bytes: 32 * MIB,
             accept_loss: false,
+            unreadable_retry_min: Duration::from_secs(1),
         }
     }
 }
@@ -142,6 +149,7 @@ struct Shared {
     generations: RwLock<Arc<Vec<Arc<Generation>>>>,
     pool: Pool,
     cache: reader::BlockCache,
+    troubles: trouble::Troubles,
     // Figures of the journal including what readers cannot see yet.
     journal_bytes: AtomicU64,
     journal_blocks: AtomicUsize,

@@ -33,10 +33,12 @@ mod state;
 mod supervisor;
 mod transform;
 mod turns;
+mod unreadable;
 
 pub use broker::{Broker, BrokerOptions, Health, StartError};
 pub use dead_letters::{
-    ATTEMPTS_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER, TOPIC_HEADER,
+    ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
+    TOPIC_HEADER,
 };
 pub use delivery::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
 pub use error::BrokerError;

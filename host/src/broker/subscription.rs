@@ -139,6 +139,8 @@ pub enum GiveUpReason {
     TransformFailed(Arc<str>),
     /// It went through more routes than allowed.
     HopLimit,
+    /// It could not be read any more, and an operator gave it up.
+    Unreadable(Arc<str>),
 }
 
 impl fmt::Display for GiveUpReason {
@@ -151,6 +153,7 @@ impl fmt::Display for GiveUpReason {
             Self::FilterFailed(reason) => write!(f, "filter failed: {reason}"),
             Self::TransformRejected(reason) => write!(f, "refused by the transform: {reason}"),
             Self::TransformFailed(reason) => write!(f, "transform failed: {reason}"),
+            Self::Unreadable(reason) => write!(f, "cannot be read: {reason}"),
             Self::HopLimit => {
                 f.write_str("went through more routes than allowed; look for a cycle")
             }
@@ -267,6 +270,14 @@ impl SubscriptionState {
         let (first, last) = bounds(&range);
         let undecided = last >= self.start && last > self.evaluated;
         first <= last && (undecided || self.pending.ranges(first, last).next().is_some())
+    }
+
+    /// Events of the range that are pending.
+    #[must_use]
+    pub fn pending_within(&self, range: RangeInclusive<Position>) -> u64 {
+        let (first, last) = bounds(&range);
+        let runs = self.pending.ranges(first, last);
+        runs.map(|(first, last)| last - first + 1).sum()
     }
 
     /// What is pending between `first` and `last`, together with what at least one filter let through and the

@@ -393,6 +393,7 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
         ("consumers", info.consumers.to_string()),
         ("redelivered", info.redelivered.to_string()),
         ("dead-lettered", info.dead_lettered.to_string()),
+        ("unreadable", info.unreadable.to_string()),
     ]);
     output::details(rows)
 }
@@ -404,6 +405,13 @@ pub(super) fn state(info: &SubscriptionInfo) -> String {
         (None, 1) => "active, 1 change pending".to_owned(),
         (None, pending) => format!("active, {pending} changes pending"),
     };
+    if let Some(position) = info.stands_at {
+        state.push_str(&format!(
+            ", stands at position {position}, which cannot be read"
+        ));
+    } else if info.unreadable > 0 {
+        state.push_str(&format!(", {} events cannot be read", info.unreadable));
+    }
     if !info.limits_reached.is_empty() {
         state.push_str(&format!(", at a limit: {}", info.limits_reached.join(" ")));
     }

@@ -51,9 +51,34 @@ pub struct SubscriptionInfo {
     pub dead_lettered: u64,
     /// Why it stands still, when it does.
     pub paused: Option<String>,
+    /// Events of `depth` that could not be read when that was last tried. They stay pending.
+    #[serde(default)]
+    pub unreadable: u64,
+    /// The position at which its filters, or its catching up, stand because it cannot be read.
+    #[serde(default)]
+    pub stands_at: Option<Position>,
     /// Limits it has reached: it goes on, less exactly.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits_reached: Vec<String>,
+}
+
+/// Stored events that cannot be read, or that were given up for that reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableInfo {
+    /// The file or database.
+    pub path: String,
+    /// First position concerned.
+    pub first: Option<Position>,
+    /// Last position concerned.
+    pub last: Option<Position>,
+    /// Whether it is not what was written; otherwise the system fails, which may pass.
+    pub damage: bool,
+    /// What was said.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Where a copy of the damaged file was kept, once it was given up.
+    #[serde(default)]
+    pub kept_as: Option<String>,
 }
 
 /// Which world a plugin implements.

@@ -10,13 +10,17 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::error::{CheckpointError, ReadError};
+use super::accept;
+use super::error::{CheckpointError, Loss, ReadError};
 use super::fs::FileSystem;
 use super::generation::{self, DatabaseWriter, Generation};
 use super::index::BlockMeta;
 use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::pace::Pace;
 use super::record::StoredBlock;
+use super::repair;
+use super::survey::empty_loss;
+use super::trouble::Holder;
 use super::{Shared, generations_dir, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
 
@@ -124,8 +128,67 @@ impl Checkpoints {
             deleted.set_deleted();
         }
         self.shared.pool.close_generation(id);
+        let of_it = |holder| matches!(holder, Holder::Part { generation, .. } if generation == id);
+        self.shared.troubles.forget(|holder, _| of_it(holder));
         self.remove_folder(&generation::folder(&self.shared.dir, id));
         Ok(())
+    }
+
+    /// Gives up what is damaged in generations, so that everybody passes over it from now on: all that there is, which means to
+    /// read all of them, or else what somebody could not read lately. A copy of each damaged database is kept in `lost`. What only
+    /// cannot be read now, because the system fails, is left as it is. `decided` hears of it before anybody can find the events
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed; nothing was given up.
+    pub fn give_up_damage(
+        &mut self,
+        all: bool,
+        decided: impl FnOnce(&[Loss]),
+    ) -> Result<Vec<Loss>, CheckpointError> {
+        self.check_failure()?;
+        let mut described: Vec<Described> = self
+            .shared
+            .generations()
+            .iter()
+            .map(|one| one.described.clone())
+            .collect();
+        let mut losses = Vec::new();
+        let known = self.shared.troubles.list();
+        for one in &mut described {
+            let id = one.info.id;
+            let folder = generation::folder(&self.shared.dir, id);
+            for (index, part) in one.parts.iter_mut().enumerate() {
+                let holder = Holder::Part {
+                    generation: id,
+                    part: index,
+                };
+                if part.is_lost || !(all || known.iter().any(|(known, _)| *known == holder)) {
+                    continue;
+                }
+                let path = generation::part_path(&folder, index);
+                let found = accept::look(&self.shared.pool, holder, &path, part);
+                let Some(stretches) = found else {
+                    continue;
+                };
+                let kept = repair::keep_aside(&*self.shared.fs, &self.shared.dir, &path.join("db"));
+                losses.extend(stretches.into_iter().map(|positions| Loss {
+                    positions: Some(positions),
+                    notes: false,
+                    kept_aside: kept.as_ref().ok().cloned(),
+                    ..empty_loss(&path)
+                }));
+            }
+        }
+        if losses.is_empty() {
+            return Ok(losses);
+        }
+        decided(&losses);
+        self.publish(described)?;
+        let is_given_up = |holder, _: &_| holder != Holder::Journal;
+        self.shared.troubles.forget(is_given_up);
+        Ok(losses)
     }
 
     fn check_failure(&self) -> Result<(), CheckpointError> {
@@ -274,6 +337,7 @@ impl Checkpoints {
             items,
             checksum,
             is_lost: false,
+            gaps: Vec::new(),
         })
     }
 

@@ -116,6 +116,23 @@ pub enum ReadError {
         /// Where in it.
         offset: u64,
     },
+    /// Events of these positions cannot be read, as was found before.
+    #[error(
+        "positions {first} to {last} in {} cannot be read; if it is damage, it can be given up (`tidegate loss accept`, or a \
+         start with --accept-loss)",
+        path.display()
+    )]
+    Unreadable {
+        /// The file or database.
+        path: PathBuf,
+        /// The first one.
+        first: Position,
+        /// The last one.
+        last: Position,
+        /// What was said.
+        #[source]
+        source: Arc<ReadError>,
+    },
     /// sled cannot open or read a generation.
     #[error("the database {} does not answer", path.display())]
     Database {
@@ -250,6 +267,20 @@ impl OpenError {
 }
 
 impl ReadError {
+    /// Whether what is on disk is not what was written, and not the system that fails, which may pass.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::DamagedBlock { .. } => true,
+            Self::Unreadable { source, .. } => source.is_damage(),
+            Self::Io { source, .. } => source.raw_os_error().is_none(),
+            Self::Database { source, .. } => match &**source {
+                sled::Error::Io(source) => source.raw_os_error().is_none(),
+                _ => true,
+            },
+        }
+    }
+
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io {

@@ -26,7 +26,7 @@ use bytes::{Bytes, BytesMut};
 use super::error::ReadError;
 use super::fs::FileSystem;
 use super::generations_dir;
-use super::manifest::Described;
+use super::manifest::{Described, Gap, PartInfo};
 use super::pool::{PartKey, Pool};
 use super::record::{self, u32_at, u64_at};
 use crate::domain::{Block, Position};
@@ -94,35 +94,147 @@ impl Generation {
     pub(super) fn part_for(&self, from: Position) -> Option<(usize, Position)> {
         let parts = &self.described.parts;
         let first = parts.partition_point(|part| part.last_position < from);
-        let mut candidates = parts.iter().enumerate().skip(first);
-        let (index, part) = candidates.find(|(_, part)| !part.is_lost)?;
-        Some((index, part.first_position.max(from)))
+        let candidates = parts.iter().enumerate().skip(first);
+        let mut sound = candidates.filter(|(_, part)| !part.is_lost);
+        sound.find_map(|(index, part)| {
+            let lowest = part.beyond_gaps(part.first_position.max(from));
+            (lowest <= part.last_position).then_some((index, lowest))
+        })
     }
 
-    /// The first block of a part that ends at or after `from`.
+    /// The first block of a part that ends at or after `from`, which is none that was given up.
     pub(super) fn block_in_part(
         &self,
         pool: &Pool,
         part: usize,
         from: Position,
-    ) -> Result<Option<Block>, ReadError> {
-        let path = part_path(&self.folder, part);
-        let key = PartKey {
+    ) -> Result<Option<Block>, PartError> {
+        let path = self.path(part);
+        let item = pool.with(
+            self.key(part),
+            || open_database(&path),
+            |database| block_in(database, &path, from),
+        );
+        item.map_err(PartError::Closed)?.map_err(PartError::At)
+    }
+
+    /// The first position after `from`, at which a part is damaged, from which on it reads again; past the end of the part if
+    /// there is none.
+    pub(super) fn end_of_damage(&self, pool: &Pool, part: usize, from: Position) -> Position {
+        // What sled has found once, it may go on to say of everything.
+        let reads = |position| {
+            pool.close_part(self.key(part));
+            self.block_in_part(pool, part, position).is_ok()
+        };
+        let last = self.described.parts[part].last_position;
+        let end = end_of_damage(from, last, reads);
+        pool.close_part(self.key(part));
+        end
+    }
+
+    /// Folder of one part's database.
+    pub(super) fn path(&self, part: usize) -> PathBuf {
+        part_path(&self.folder, part)
+    }
+
+    fn key(&self, part: usize) -> PartKey {
+        PartKey {
             generation: self.described.info.id,
             part,
-        };
-        let item = pool.with(
-            key,
-            || open_database(&path),
-            |database| guarded(&path, || first_item(database, &path, from.0)),
-        )??;
-        let Some((_, bytes)) = item else {
-            return Ok(None);
-        };
-        let damaged =
-            || ReadError::damaged(&path, format!("the block at or after position {from}"));
-        record::decode_block(&bytes).map(Some).ok_or_else(damaged)
+        }
     }
+}
+
+/// Why a block of a part does not read.
+pub(super) enum PartError {
+    /// Nothing in the part can be read.
+    Closed(ReadError),
+    /// This block cannot.
+    At(ReadError),
+}
+
+// From where on it reads again, found in steps that double and then by halving: between two stretches of damage some may be lost
+// that could be read, and never is anything taken for sound that does not read.
+fn end_of_damage(
+    from: Position,
+    last: Position,
+    mut reads: impl FnMut(Position) -> bool,
+) -> Position {
+    let end = last.0.saturating_add(1);
+    let (mut bad, mut step) = (from.0, 1);
+    let mut good = loop {
+        let position = from.0.saturating_add(step);
+        if position >= end {
+            break end;
+        }
+        if reads(Position(position)) {
+            break position;
+        }
+        bad = position;
+        step *= 2;
+    };
+    while good - bad > 1 {
+        let middle = bad + (good - bad) / 2;
+        match reads(Position(middle)) {
+            true => good = middle,
+            false => bad = middle,
+        }
+    }
+    Position(good)
+}
+
+/// What a part holds that can be read, and what not.
+#[derive(Default)]
+pub(super) struct Inspected {
+    pub(super) items: u64,
+    pub(super) checksum: u64,
+    pub(super) gaps: Vec<Gap>,
+}
+
+/// Reads a part from end to end, beyond what was given up before, and finds all damage in it.
+///
+/// # Errors
+///
+/// It cannot be opened.
+pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadError> {
+    let mut found = Inspected::default();
+    let mut database = Some(open_database(path)?);
+    let mut at = part.beyond_gaps(part.first_position);
+    while at <= part.last_position {
+        let open = match database.take() {
+            Some(open) => open,
+            None => open_database(path)?,
+        };
+        match guarded(path, || first_item(&open, path, at.0)) {
+            Ok(None) => break,
+            Ok(Some((number, item))) if record::decode_block(&item).is_some() => {
+                found.items += 1;
+                let checksum = u64::from(crc32c::crc32c(&item));
+                found.checksum = found.checksum.wrapping_add(checksum);
+                at = part.beyond_gaps(Position(number.saturating_add(1)));
+                database = Some(open);
+            }
+            Ok(Some(_)) | Err(_) => {
+                drop(open);
+                let reads = |position| {
+                    let open = open_database(path);
+                    open.is_ok_and(|open| block_in(&open, path, position).is_ok())
+                };
+                let to = end_of_damage(at, part.last_position, reads);
+                found.gaps.push(Gap { from: at, to });
+                at = part.beyond_gaps(to);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn block_in(database: &sled::Db, path: &Path, from: Position) -> Result<Option<Block>, ReadError> {
+    let Some((_, bytes)) = guarded(path, || first_item(database, path, from.0))? else {
+        return Ok(None);
+    };
+    let damaged = || ReadError::damaged(path, format!("the block at or after position {from}"));
+    record::decode_block(&bytes).map(Some).ok_or_else(damaged)
 }
 
 impl DatabaseWriter {

@@ -41,6 +41,26 @@ pub(super) struct PartInfo {
     pub(super) checksum: u64,
     /// Whether an operator accepted that it is gone.
     pub(super) is_lost: bool,
+    /// Stretches of it whose loss an operator accepted, in order.
+    pub(super) gaps: Vec<Gap>,
+}
+
+/// Damage within a part: whoever looks for the first block at or after a position from `from` on finds that of `to` instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gap {
+    pub(super) from: Position,
+    pub(super) to: Position,
+}
+
+impl PartInfo {
+    /// Where to look instead of at `from`, which is damaged.
+    pub(super) fn beyond_gaps(&self, from: Position) -> Position {
+        let skip = |from, gap: &Gap| match gap.from <= from && from < gap.to {
+            true => gap.to,
+            false => from,
+        };
+        self.gaps.iter().fold(from, skip)
+    }
 }
 
 /// What the manifest says about one generation.
@@ -130,6 +150,9 @@ fn encode(generations: &[Described]) -> String {
                 "{word} {} {} blocks {} {:x}",
                 part.first_position, part.last_position, part.items, part.checksum
             );
+            for Gap { from, to } in &part.gaps {
+                let _ = writeln!(text, "gap {from} {to}");
+            }
         }
     }
     let crc = crc32c::crc32c(text.as_bytes());
@@ -186,6 +209,7 @@ fn decode(text: &str) -> Option<Vec<Described>> {
                     items: number(items)?,
                     checksum: u64::from_str_radix(sum, 16).ok()?,
                     is_lost: word == "lost",
+                    gaps: Vec::new(),
                 };
                 let generation = generations.last_mut()?;
                 generation
@@ -194,6 +218,13 @@ fn decode(text: &str) -> Option<Vec<Described>> {
                     .get_or_insert(part.first_position);
                 generation.info.last_position = Some(part.last_position);
                 generation.parts.push(part);
+            }
+            ["gap", from, to] => {
+                let gap = Gap {
+                    from: Position(number(from)?),
+                    to: Position(number(to)?),
+                };
+                generations.last_mut()?.parts.last_mut()?.gaps.push(gap);
             }
             _ => return None,
         }
@@ -217,6 +248,10 @@ mod tests {
             items: 2,
             checksum: 77,
             is_lost: false,
+            gaps: vec![Gap {
+                from: Position(5),
+                to: Position(8),
+            }],
         }];
         let info = GenerationInfo {
             id: 3,

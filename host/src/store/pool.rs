@@ -106,13 +106,18 @@ impl Pool {
 
     /// Closes the databases of a generation, waiting for who is reading them.
     pub(super) fn close_generation(&self, generation: u64) {
+        self.close_all(|key| key.generation == generation);
+    }
+
+    /// Closes one database, waiting for who is reading it.
+    pub(super) fn close_part(&self, part: PartKey) {
+        self.close_all(|key| key == part);
+    }
+
+    fn close_all(&self, is_meant: impl Fn(PartKey) -> bool) {
         loop {
             let mut state = self.lock();
-            let Some(slot) = state
-                .slots
-                .iter_mut()
-                .find(|slot| slot.key.generation == generation)
-            else {
+            let Some(slot) = state.slots.iter_mut().find(|slot| is_meant(slot.key)) else {
                 return;
             };
             let idle = slot

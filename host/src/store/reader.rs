@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::error::ReadError;
-use super::generation::Generation;
+use super::generation::{Generation, PartError};
 use super::index::{Entry, JournalFile};
 use super::replay;
+use super::trouble::{Holder, Unreadable};
 use crate::domain::{Block, Position};
 
 /// Reads blocks. A clone shares everything, the store's lock included.
@@ -100,6 +101,13 @@ impl StoreReader {
             .transpose()
     }
 
+    /// Which stretches could not be read when somebody last tried.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        let list = self.shared.troubles.list().into_iter();
+        list.map(|(_, unreadable)| unreadable).collect()
+    }
+
     /// What the store occupies.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -122,14 +130,28 @@ impl StoreReader {
         if let Some(block) = self.shared.cache.get(&key) {
             return Ok(block);
         }
-        let body = replay::read(file, entry.offset, u64::from(entry.head.body_bytes))?;
+        let (first, last) = (entry.head.first_position, entry.head.last_position());
+        let troubles = &self.shared.troubles;
+        if let Some(error) = troubles.known(Holder::Journal, first) {
+            return Err(error);
+        }
         let damaged = || ReadError::DamagedBlock {
             path: file.path.clone(),
             offset: entry.offset,
         };
-        let block = Arc::new(entry.head.block(&body).ok_or_else(damaged)?);
-        self.shared.cache.insert(key, block.clone());
-        Ok(block)
+        let body = replay::read(file, entry.offset, u64::from(entry.head.body_bytes));
+        let block = body.and_then(|body| entry.head.block(&body).ok_or_else(damaged));
+        match block {
+            Ok(block) => {
+                troubles.went_well(Holder::Journal, first);
+                let block = Arc::new(block);
+                self.shared.cache.insert(key, block.clone());
+                Ok(block)
+            }
+            Err(why) => Err(troubles
+                .failed_again(Holder::Journal, first, &why)
+                .unwrap_or_else(|| troubles.found(Holder::Journal, &file.path, first..=last, why))),
+        }
     }
 
     fn generation_block(&self, from: Position) -> Result<Option<Arc<Block>>, ReadError> {
@@ -155,7 +177,8 @@ impl StoreReader {
         }
     }
 
-    // Generations may overlap when blocks were written again; of equal ones the newest counts.
+    // Generations may overlap when blocks were written again; of equal ones the newest counts, and what is damaged in one may be
+    // sound in another.
     fn search<'a>(
         &self,
         generations: &'a [Arc<Generation>],
@@ -170,6 +193,7 @@ impl StoreReader {
             .collect();
         candidates.sort_by_key(|(lowest, _, _)| *lowest);
         let mut best: Option<Block> = None;
+        let mut failed = None;
         for (lowest, part, generation) in candidates {
             if best
                 .as_ref()
@@ -177,9 +201,13 @@ impl StoreReader {
             {
                 break;
             }
-            let found = generation
-                .block_in_part(&self.shared.pool, part, from)
-                .map_err(|error| (generation, error))?;
+            let found = match self.block_in_part(generation, part, lowest) {
+                Ok(found) => found,
+                Err(error) => {
+                    failed = failed.or(Some((generation, error)));
+                    continue;
+                }
+            };
             if let Some(block) = found
                 && best
                     .as_ref()
@@ -188,7 +216,57 @@ impl StoreReader {
                 best = Some(block);
             }
         }
-        Ok(best)
+        match failed {
+            // Something before it may be missing.
+            Some(failed) if best.as_ref().is_none_or(|best| best.first_position > from) => {
+                Err(failed)
+            }
+            _ => Ok(best),
+        }
+    }
+
+    // Of a generation that is being deleted nothing is remembered.
+    fn block_in_part(
+        &self,
+        generation: &Generation,
+        part: usize,
+        from: Position,
+    ) -> Result<Option<Block>, ReadError> {
+        let (troubles, pool) = (&self.shared.troubles, &self.shared.pool);
+        let holder = Holder::Part {
+            generation: generation.described.info.id,
+            part,
+        };
+        if let Some(error) = troubles.known(holder, from) {
+            return Err(error);
+        }
+        let failed = match generation.block_in_part(pool, part, from) {
+            Ok(found) => {
+                troubles.went_well(holder, from);
+                return Ok(found);
+            }
+            Err(failed) => failed,
+        };
+        let (PartError::Closed(why) | PartError::At(why)) = &failed;
+        if generation.is_deleted() {
+            return Err(why.clone());
+        }
+        if let Some(error) = troubles.failed_again(holder, from, why) {
+            return Err(error);
+        }
+        let about = &generation.described.parts[part];
+        let path = generation.path(part);
+        Err(match failed {
+            PartError::Closed(why) => {
+                let all = about.first_position.min(from)..=about.last_position;
+                troubles.found(holder, &path, all, why)
+            }
+            PartError::At(why) => {
+                let end = generation.end_of_damage(pool, part, from);
+                let last = Position(end.0.saturating_sub(1)).max(from);
+                troubles.found(holder, &path, from..=last, why)
+            }
+        })
     }
 }
 

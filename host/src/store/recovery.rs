@@ -17,6 +17,7 @@ use super::manifest::{self, Described, ManifestError};
 use super::pool::Pool;
 use super::scan::Bodies;
 use super::survey::{Survey, Surveyed, empty_loss, survey, was_closed};
+use super::trouble::Troubles;
 use super::{
     Checkpoints, Opened, Replay, Shared, StoreOptions, StoreReader, generations_dir, journal_dir,
     reader, repair,
@@ -77,6 +78,7 @@ pub(super) fn open(
         generations: RwLock::new(Arc::new(generations.collect())),
         pool: Pool::new(options.generations_open_max),
         cache: reader::new_cache(options.cache_bytes),
+        troubles: Troubles::new(options.unreadable_retry_min),
         journal_bytes: AtomicU64::new(index.bytes()),
         journal_blocks: AtomicUsize::new(index.blocks()),
         next_number: AtomicU64::new(survey.next.0),

@@ -10,3 +10,4 @@ mod journal;
 mod model;
 mod power;
 mod sled_facts;
+mod unreadable;

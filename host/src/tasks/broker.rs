@@ -7,11 +7,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::split_version;
-use super::checkpointer::Checkpointer;
+use super::checkpointer::{Checkpointer, Decision};
 use super::clock::Clock;
 use super::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::delivery::{Consumer, DeliveryParts, Taker};
@@ -27,10 +27,11 @@ use super::publish::{PublishReplies, Publisher};
 use super::recovery::{self, RecoveryError};
 use super::spawn::Spawner;
 use super::supervisor::Supervisor;
+use super::unreadable::{self, Watch};
 use super::{BrokerError, Catalog, dead_letters, gauges};
 use crate::domain::{
     Millis, PluginInfo, PluginUse, PluginWorld, Position, ProducerId, SubscriptionInfo,
-    SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec,
+    SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec, UnreadableInfo,
 };
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
@@ -104,6 +105,8 @@ struct Inner {
     sessions: Arc<Sessions>,
     files: PluginFiles,
     reader: StoreReader,
+    // To the checkpointer.
+    decide: mpsc::Sender<Decision>,
     spawner: Spawner,
     // Ends routes, lanes and consumers, before the committer is closed.
     shutdown: CancellationToken,
@@ -198,6 +201,7 @@ impl Broker {
                 journal_bytes_max: options.journal_bytes_max,
             },
         });
+        let (decide, decisions) = mpsc::channel(1);
         let checkpointer = Checkpointer {
             checkpoints: opened.checkpoints,
             reader: opened.reader.clone(),
@@ -209,6 +213,9 @@ impl Broker {
             shutdown: shutdown.clone(),
             runtime: tokio::runtime::Handle::current(),
             last_checkpoint: Instant::now(),
+            conditions: conditions.clone(),
+            unreadable: Watch::default(),
+            decisions,
         };
         let threads = vec![
             spawn_thread(&spawner, "checkpointer", || checkpointer.run())?,
@@ -242,6 +249,7 @@ impl Broker {
             sessions,
             files: PluginFiles::open(&options.plugins_dir).map_err(StartError::PluginFiles)?,
             reader: opened.reader,
+            decide,
             spawner: spawner.clone(),
             shutdown: shutdown.clone(),
             threads: Mutex::new(threads),
@@ -550,8 +558,10 @@ impl Broker {
         let end = self.0.parts.log.end();
         let routed = *self.0.parts.hub.routed_through().borrow();
         let (form, fence) = (cell.form(), cell.fence());
+        let unreadable = self.0.reader.unreadable();
         let (info, oldest) = {
             let state = cell.lock();
+            let lacks = unreadable::lacks(&state, &unreadable);
             let unevaluated = match cell.is_routed() {
                 true => end.0.saturating_sub(routed.0),
                 false => end.0.saturating_sub(state.evaluated_through().next().0),
@@ -571,6 +581,8 @@ impl Broker {
                     .dead_lettered
                     .load(std::sync::atomic::Ordering::Relaxed),
                 paused: state.paused().map(str::to_owned),
+                unreadable: lacks.pending,
+                stands_at: lacks.stands_at,
                 limits_reached: state.strain().names().map(str::to_owned).collect(),
             };
             (info, state.oldest_pending())
@@ -582,6 +594,54 @@ impl Broker {
             oldest_unacked_ms,
             ..info
         }
+    }
+
+    /// What could not be read when that was last tried.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<UnreadableInfo> {
+        let list = self.0.reader.unreadable().into_iter();
+        list.map(|one| UnreadableInfo {
+            path: one.path.display().to_string(),
+            first: Some(one.first),
+            last: Some(one.last),
+            damage: one.why.is_damage(),
+            reason: Some(chain(&*one.why)),
+            kept_as: None,
+        })
+        .collect()
+    }
+
+    /// Gives up what is damaged of that in generations, for all subscriptions and for good. With `dead_letters`, those for which
+    /// events of it are pending get a letter for each, with what is known. Answers what was given up. Damage of the journal takes a
+    /// start that accepts losses.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed, or the broker is shutting down.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before completion, it is still done.
+    pub async fn give_up_unreadable(
+        &self,
+        dead_letters: bool,
+    ) -> Result<Vec<UnreadableInfo>, BrokerError> {
+        let (done, answer) = oneshot::channel();
+        let decision = Decision { dead_letters, done };
+        let told = self.0.decide.send(decision).await;
+        told.map_err(|_| BrokerError::ShuttingDown)?;
+        let losses = answer.await.map_err(|_| BrokerError::ShuttingDown)?;
+        let losses = losses.map_err(BrokerError::Internal)?.into_iter();
+        Ok(losses
+            .map(|loss| UnreadableInfo {
+                path: loss.path.display().to_string(),
+                first: loss.positions.map(|(first, _)| first),
+                last: loss.positions.map(|(_, last)| last),
+                damage: true,
+                reason: None,
+                kept_as: loss.kept_aside.map(|path| path.display().to_string()),
+            })
+            .collect())
     }
 
     // When the event at `position` was appended. Asked again and again for the same one, so remembered.

@@ -10,17 +10,20 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::health::Conditions;
 use super::hub::{Cell, Hub, chain};
 use super::inbox::{Inbox, Mark};
 use super::leaving::{Leaving, Stays};
 use super::log::{LettingGo, Log};
 use super::metrics::Metrics;
+use super::unreadable::Watch;
 use super::{BrokerError, state, turns};
+use crate::broker::GiveUpReason;
 use crate::domain::{Block, Position, SubscriptionId, TopicId, TopicName};
-use crate::store::{BlockMeta, CheckpointError, Checkpoints, ReadError, StoreReader};
+use crate::store::{BlockMeta, CheckpointError, Checkpoints, Loss, ReadError, StoreReader};
 
 /// How often generations are looked at while there are any.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
@@ -42,6 +45,23 @@ pub(super) struct Checkpointer {
     pub(super) shutdown: CancellationToken,
     pub(super) runtime: Handle,
     pub(super) last_checkpoint: Instant,
+    pub(super) conditions: Conditions,
+    pub(super) unreadable: Watch,
+    pub(super) decisions: mpsc::Receiver<Decision>,
+}
+
+/// An operator's word about what cannot be read: it is given up.
+pub(super) struct Decision {
+    /// Subscriptions for which it is pending get a dead letter for each event, with what is known.
+    pub(super) dead_letters: bool,
+    /// What was given up.
+    pub(super) done: oneshot::Sender<Result<Vec<Loss>, String>>,
+}
+
+enum Due {
+    Checkpoint,
+    Look,
+    Decision(Decision),
 }
 
 /// Why a checkpoint was not made.
@@ -65,16 +85,20 @@ impl Checkpointer {
             let due = self.runtime.block_on(async {
                 tokio::select! {
                     () = self.shutdown.cancelled() => None,
-                    () = self.due.notified() => Some(true),
-                    () = tokio::time::sleep(RECLAIM_EVERY) => Some(false),
+                    () = self.due.notified() => Some(Due::Checkpoint),
+                    Some(decision) = self.decisions.recv() => Some(Due::Decision(decision)),
+                    () = tokio::time::sleep(RECLAIM_EVERY) => Some(Due::Look),
                 }
             });
             match due {
                 None => return,
-                Some(true) => self.checkpoint_or_retry(),
-                Some(false) => {}
+                Some(Due::Checkpoint) => self.checkpoint_or_retry(),
+                Some(Due::Decision(decision)) => self.give_up(decision),
+                Some(Due::Look) => {}
             }
             self.reclaim();
+            self.unreadable
+                .update(&self.conditions, &self.reader.unreadable());
         }
     }
 
@@ -187,6 +211,35 @@ impl Checkpointer {
             (!blocks.is_empty()).then_some(leaving)
         });
         (letting_go, pairs, evaluated_through)
+    }
+
+    fn give_up(&mut self, decision: Decision) {
+        let cells = self.hub.all();
+        let now = self.hub.clock.now();
+        let letters = |losses: &[Loss]| {
+            let lost = losses
+                .iter()
+                .filter_map(|loss| Some((loss, loss.positions?)));
+            for (loss, (first, last)) in lost.filter(|_| decision.dead_letters) {
+                let why = loss.path.display().to_string();
+                let reason = GiveUpReason::Unreadable(why.into());
+                for cell in &cells {
+                    let count = cell.lock().give_up_pending(first..=last, &reason, now);
+                    if count > 0 {
+                        self.hub.queue_dead_letters(cell);
+                    }
+                }
+            }
+        };
+        let given_up = self.checkpoints.give_up_damage(false, letters);
+        for loss in given_up.iter().flatten() {
+            tracing::error!(%loss, kept_aside = ?loss.kept_aside, "what cannot be read was given up, as an operator asked");
+        }
+        for cell in &cells {
+            cell.wake.notify_waiters();
+        }
+        // Whoever asked may have gone.
+        let _ = decision.done.send(given_up.map_err(|error| chain(&error)));
     }
 
     fn reclaim(&mut self) {

@@ -30,6 +30,8 @@ pub const SUBSCRIPTION_HEADER: &str = "tidegate-dead-subscription";
 pub const TOPIC_HEADER: &str = "tidegate-dead-topic";
 /// Header with the event's sequence in that topic.
 pub const SEQUENCE_HEADER: &str = "tidegate-dead-sequence";
+/// Header with the event's place in the broker, where nothing else is known of it.
+pub const POSITION_HEADER: &str = "tidegate-dead-position";
 /// Header that says how often the event was handed out.
 pub const ATTEMPTS_HEADER: &str = "tidegate-dead-attempts";
 
@@ -99,7 +101,7 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
         };
         let event = match block {
             Some(block) => dead_letter(parts, cell, &block, item),
-            None => Ok(None),
+            None => Ok(what_is_known(cell, item)),
         };
         let event = match event {
             Ok(event) => event,
@@ -142,6 +144,30 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
             given_up.iter().map(|item| item.position).collect()
         }
     }
+}
+
+// The letter of an event that is gone because its damage was accepted, without what it said; `None` for any other that does not
+// exist any more.
+fn what_is_known(cell: &Cell, item: &GivenUp) -> Option<Bytes> {
+    if !matches!(item.reason, GiveUpReason::Unreadable(_)) {
+        return None;
+    }
+    let said = [
+        (REASON_HEADER, item.reason.to_string()),
+        (SUBSCRIPTION_HEADER, cell.name.to_string()),
+        (POSITION_HEADER, item.position.to_string()),
+        (ATTEMPTS_HEADER, item.attempts.to_string()),
+    ];
+    let headers = said.map(|(name, value)| Header {
+        name: name.to_owned(),
+        value,
+    });
+    let mut event = Event {
+        headers: headers.into(),
+        ..Event::default()
+    };
+    hops::set(&mut event, 1);
+    Some(event.encode_to_vec().into())
 }
 
 // `None` when the event does not exist any more, or has been round too often; an error when it is damaged.

@@ -3,6 +3,7 @@
 //! itself; the state machine is locked only to lease and to answer.
 
 use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::domain::{
     Block, ConsumerId, Entries, FailurePolicy, Millis, Position, Sequence, TopicName,
 };
 use crate::plugin::{ConfigureError, Plugins};
+use crate::store::ReadError;
 
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
@@ -204,6 +206,11 @@ impl Taker {
                 break;
             }
             held.read += 1;
+            // What shares a fate with the one before it is not asked for.
+            if unreadable.covers(lease.position) {
+                unreadable.add(lease.position);
+                continue;
+            }
             if !block
                 .as_ref()
                 .is_some_and(|open| open.covers(lease.position))
@@ -220,8 +227,8 @@ impl Taker {
                 };
                 match next.and_then(|next| self.open_block(next)) {
                     Ok(next) => block = next,
-                    Err(why) => {
-                        unreadable.add(lease.position, why);
+                    Err(error) => {
+                        unreadable.found(lease.position, &error);
                         continue;
                     }
                 }
@@ -247,34 +254,40 @@ impl Taker {
     }
 
     // `None` when the event does not exist any more; an error says why it cannot be read.
-    async fn read_block(&self, position: Position) -> Result<Option<Arc<Block>>, String> {
-        let block = self.parts.log.block_at(position).await;
-        block.map_err(|error| chain(&error))
+    async fn read_block(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        self.parts.log.block_at(position).await
     }
 
     // `None` when there is no block, or its topic does not exist any more.
-    fn open_block(&self, block: Option<Arc<Block>>) -> Result<Option<OpenBlock>, String> {
+    fn open_block(&self, block: Option<Arc<Block>>) -> Result<Option<OpenBlock>, ReadError> {
         let Some(block) = block else {
             return Ok(None);
         };
         let Some(topic) = self.parts.topic_of(&block) else {
             return Ok(None);
         };
-        OpenBlock::new(topic, block).map(Some)
+        let position = block.first_position;
+        let damaged = |why| ReadError::Damaged {
+            path: PathBuf::from("store"),
+            what: format!("the block at position {position} ({why})"),
+        };
+        OpenBlock::new(topic, block).map(Some).map_err(damaged)
     }
 
     // Events that the disk does not give back now. They stay pending and are tried again later; the others go on.
     fn postpone(&self, unreadable: &Unreadable) {
-        let Unreadable { ranges, why } = unreadable;
+        let Unreadable { ranges, why, .. } = unreadable;
         self.parts.metrics.unreadable(count(ranges));
-        tracing::error!(
-            subscription = %self.cell.name,
-            first = %ranges[0].start(),
-            count = count(ranges),
-            error = why,
-            retry_ms = UNREADABLE_MS,
-            "pending events cannot be read; they stay pending and are tried again"
-        );
+        if let Some(events) = self.cell.said.unreadable.admit(count(ranges)) {
+            tracing::error!(
+                subscription = %self.cell.name,
+                first = %ranges[0].start(),
+                events,
+                error = why,
+                retry_ms = UNREADABLE_MS,
+                "pending events cannot be read; they stay pending and are tried again"
+            );
+        }
         self.change(|state, now, id| state.postpone(id, ranges, now.plus(UNREADABLE_MS), now));
     }
 
@@ -414,13 +427,27 @@ impl Drop for Held<'_> {
 struct Unreadable {
     ranges: Vec<RangeInclusive<Position>>,
     why: String,
+    // The stretch that was found last.
+    known: Option<RangeInclusive<Position>>,
 }
 
 impl Unreadable {
-    fn add(&mut self, position: Position, why: String) {
+    fn covers(&self, position: Position) -> bool {
+        let known = self.known.as_ref();
+        known.is_some_and(|known| known.contains(&position))
+    }
+
+    fn found(&mut self, position: Position, error: &ReadError) {
         if self.ranges.is_empty() {
-            self.why = why;
+            self.why = chain(error);
         }
+        if let ReadError::Unreadable { first, last, .. } = error {
+            self.known = Some(*first..=*last);
+        }
+        self.add(position);
+    }
+
+    fn add(&mut self, position: Position) {
         push_range(&mut self.ranges, position..=position);
     }
 }

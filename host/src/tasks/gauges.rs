@@ -10,7 +10,7 @@ use crate::store::Usage;
 type Column<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
 pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeFamily> {
-    let columns: [Column<SubscriptionInfo>; 11] = [
+    let columns: [Column<SubscriptionInfo>; 13] = [
         (
             "tidegate_subscription_depth",
             "Events that matched and are not acked",
@@ -58,6 +58,18 @@ pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeF
             "1 while so many events wait for their dead letter that further ones are tried again instead",
             "gauge",
             |s| reached(s, "dead_letters_full"),
+        ),
+        (
+            "tidegate_subscription_unreadable",
+            "Pending events that could not be read when that was last tried",
+            "gauge",
+            |s| s.unreadable as f64,
+        ),
+        (
+            "tidegate_subscription_stands",
+            "1 while its filters or its catching up stand at an event that cannot be read",
+            "gauge",
+            |s| f64::from(u8::from(s.stands_at.is_some())),
         ),
         (
             "tidegate_subscription_pending_changes",

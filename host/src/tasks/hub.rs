@@ -63,6 +63,7 @@ pub(super) struct Said {
     pub(super) filter_failed: LogLimit,
     pub(super) transform_failed: LogLimit,
     pub(super) given_up: LogLimit,
+    pub(super) unreadable: LogLimit,
     strain: Mutex<Strain>,
 }
 

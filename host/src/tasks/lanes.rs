@@ -209,6 +209,8 @@ struct Cohort {
     by_topic: HashMap<TopicId, Option<TopicRules>>,
     // It takes no step before this.
     rests_until: Option<Instant>,
+    // Where it last could not read the log.
+    unreadable: Option<Position>,
 }
 
 impl Cohort {
@@ -218,6 +220,7 @@ impl Cohort {
             rules: Vec::new(),
             by_topic: HashMap::new(),
             rests_until,
+            unreadable: None,
         }
     }
 
@@ -558,7 +561,13 @@ impl Lane {
         match evaluated {
             Ok(_) => true,
             Err(Unreadable(error)) => {
-                tracing::error!(plugin = %self.label, cursor = %self.cohorts[index].cursor, error, "a lane cannot read the log");
+                let cohort = &mut self.cohorts[index];
+                if cohort.unreadable != Some(cohort.cursor) {
+                    cohort.unreadable = Some(cohort.cursor);
+                    tracing::error!(plugin = %self.label, cursor = %cohort.cursor, error, "a lane cannot read the log; subscriptions that stand there wait, and it tries again");
+                }
+                // The others go on meanwhile.
+                cohort.rests_until = Some(Instant::now() + RETRY);
                 false
             }
         }

@@ -184,8 +184,12 @@ impl Log {
             let mut blocks = Vec::new();
             let (mut at, mut bytes) = (from, 0);
             while bytes < bytes_max && at < end {
-                let Some(block) = reader.next_block(at)? else {
-                    break;
+                let block = match reader.next_block(at) {
+                    Ok(Some(block)) => block,
+                    Ok(None) => break,
+                    // What comes before it can be looked at.
+                    Err(_) if !blocks.is_empty() => break,
+                    Err(error) => return Err(error),
                 };
                 if block.first_position >= end {
                     break;

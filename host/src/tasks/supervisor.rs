@@ -129,6 +129,7 @@ impl Supervisor {
 // its next chain is reached.
 async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<FilterChain>) {
     let mut end = parts.log.watch_end();
+    let mut unreadable = None;
     while !cell.is_deleted() && !parts.shutdown.is_cancelled() {
         let changed = cell.wake.notified();
         tokio::pin!(changed);
@@ -159,7 +160,9 @@ async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<Filte
             continue;
         }
         if let Err(error) = step(&parts, &cell, &judging, next, stop).await {
-            tracing::error!(subscription = %cell.name, position = %next, error, "cannot read the log to catch up; trying again");
+            if unreadable.replace(next) != Some(next) {
+                tracing::error!(subscription = %cell.name, position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
+            }
             tokio::select! {
                 () = parts.shutdown.cancelled() => return,
                 () = tokio::time::sleep(RETRY) => {}

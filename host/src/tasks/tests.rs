@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::domain::{Durability, Entries, TopicSpec};
+use crate::domain::{Durability, Entries, SubscriptionInfo, TopicSpec};
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
 use crate::store::{StoreOptions, open};
@@ -176,5 +176,119 @@ async fn a_task_that_panics_makes_the_broker_unready() {
     let text = fixture.broker.metrics_text();
     let line = "tidegate_condition{condition=\"task_died\",subject=\"router\"} 1\n";
     assert!(text.contains(line), "{text}");
+    fixture.broker.shutdown().await;
+}
+
+impl Fixture {
+    async fn subscribe_to_all(&self, name: &str) {
+        let spec = serde_json::json!({"name": name, "topics": [">"], "start": "earliest"});
+        let spec = serde_json::from_value(spec).expect("a specification");
+        let created = self.broker.create_subscription(spec).await;
+        created.expect("created");
+    }
+
+    // Waits until a subscription is as it should be.
+    async fn wait_info(
+        &self,
+        name: &str,
+        is_so: impl Fn(&SubscriptionInfo) -> bool,
+    ) -> SubscriptionInfo {
+        let reached = async {
+            loop {
+                let info = self.broker.subscription(name).expect("it exists");
+                if is_so(&info) {
+                    return info;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, reached).await;
+        waited.unwrap_or_else(|_| panic!("{:?}", self.broker.subscription(name)))
+    }
+
+    // Overwrites every database with events, and answers how many there are.
+    fn damage_generations(&self) -> usize {
+        let generations = self._dir.path().join("store/generations");
+        let mut damaged = 0;
+        for generation in std::fs::read_dir(generations).expect("generations") {
+            let part = generation.expect("a folder").path().join("part-0000/db");
+            if let Ok(sound) = std::fs::read(&part) {
+                std::fs::write(&part, vec![0xA5; sound.len()]).expect("damaged");
+                damaged += 1;
+            }
+        }
+        damaged
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_seen_and_waits_until_an_operator_gives_it_up() {
+    let fixture = Fixture::start(0).await;
+    fixture.subscribe("kept", "a").await;
+    let mut stream = fixture.publisher().await;
+    for correlation in 0..8 {
+        stream.submit(correlation, "a", 4, 60_000).await;
+    }
+    stream.answers(8).await;
+    let moved = async {
+        while !fixture
+            .broker
+            .metrics_text()
+            .contains("tidegate_checkpoints_total 1")
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let moved = tokio::time::timeout(PATIENCE, moved).await;
+    moved.expect("a checkpoint");
+    assert!(fixture.damage_generations() > 0);
+
+    // Somebody has to look at it, and stands there, which is seen.
+    fixture.subscribe_to_all("late").await;
+    let late = fixture
+        .wait_info("late", |late| late.stands_at.is_some())
+        .await;
+    assert_eq!(late.stands_at, Some(crate::domain::Position(1)));
+    let kept = fixture.wait_info("kept", |kept| kept.unreadable > 0).await;
+    assert!(kept.unreadable <= kept.depth && kept.depth == 32);
+    let unreadable = fixture.broker.unreadable();
+    assert!(unreadable[0].damage);
+    let condition = Condition::Unreadable(unreadable[0].path.clone().into());
+    fixture.wait_for(&condition, true).await;
+    assert!(fixture.broker.health().ready, "the rest of it works");
+
+    // Nobody else pays.
+    fixture.subscribe("fresh", "b").await;
+    stream.submit(100, "b", 1, 10).await;
+    stream.answers(1).await;
+    fixture.wait_info("fresh", |fresh| fresh.depth == 1).await;
+
+    let given_up = fixture
+        .broker
+        .give_up_unreadable(true)
+        .await
+        .expect("given up");
+    assert!(given_up.iter().all(|one| one.kept_as.is_some()));
+    fixture
+        .wait_info("kept", |now| {
+            now.dead_lettered == kept.unreadable
+                && now.depth == 32 - kept.unreadable
+                && now.unreadable == 0
+        })
+        .await;
+    fixture
+        .wait_info("late", |late| {
+            late.stands_at.is_none() && late.unevaluated == 0
+        })
+        .await;
+    fixture.wait_for(&condition, false).await;
+    assert_eq!(
+        fixture
+            .broker
+            .give_up_unreadable(true)
+            .await
+            .expect("nothing left"),
+        []
+    );
     fixture.broker.shutdown().await;
 }

@@ -3,12 +3,14 @@
 //! however many there are and however they alternate with others; there is no number of them at which the rest
 //! would have to stand still.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use super::{GIVEN_UP_MAX, GiveUpReason, GivenUpEntry, SubscriptionState};
 use crate::broker::classes::Classes;
 use crate::broker::positions::PositionSet;
-use crate::domain::Millis;
+use crate::domain::{Millis, Position};
 
 /// A delay is rounded up to this many steps at most, so that the moments to remember do not grow with the events:
 /// the step of one hour is 8 s, and what is below 512 ms is exact.
@@ -272,6 +274,42 @@ impl SubscriptionState {
         for (first, last, tried) in self.tries.take(first, last) {
             self.give_up_run(first, last, tried.again(true), reason, now);
         }
+    }
+
+    /// Gives up what is pending in a range and in nobody's hands, for a reason the broker found. Returns how many that were.
+    pub fn give_up_pending(
+        &mut self,
+        range: RangeInclusive<Position>,
+        reason: &GiveUpReason,
+        now: Millis,
+    ) -> u64 {
+        let (first, last) = (range.start().0, range.end().0);
+        let mut idle = PositionSet::default();
+        for (first, last) in self.pending.ranges(first, last) {
+            idle.insert_range(first, last);
+        }
+        for consumer in self.consumers.values() {
+            for (first, last, _) in consumer.flights.iter() {
+                idle.remove_range(first, last);
+            }
+        }
+        for position in self
+            .given_up
+            .range(first..=last)
+            .map(|(position, _)| *position)
+        {
+            idle.remove_range(position, position);
+        }
+        let runs: Vec<(u64, u64)> = idle.ranges(first, last).collect();
+        for (first, last) in runs {
+            self.ready.remove_range(first, last);
+            self.retries.remove_range(first, last);
+            self.delayed.remove(first, last);
+            for (first, last, tried) in self.tries.take(first, last) {
+                self.give_up_run(first, last, tried, reason, now);
+            }
+        }
+        idle.len()
     }
 
     // `first..=last` are in no place now, and their tries are not known.

@@ -1,0 +1,85 @@
+//! `tidegate loss`.
+
+use super::api::Api;
+use super::connect::ManageFlags;
+use super::output;
+use crate::domain::UnreadableInfo;
+
+const PATH: &str = "/v1/unreadable";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List stored events that cannot be read
+    List {
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+    /// Give up what is damaged of them, for all subscriptions and for good
+    Accept {
+        /// Write a dead letter for each event that a subscription waits for, with what is known of it
+        #[arg(long)]
+        dead_letters: bool,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::List { flags } => {
+            let unreadable: Vec<UnreadableInfo> = api(flags)?.get(PATH)?;
+            output::either(flags.json, &unreadable, |all| {
+                table("everything that was asked for can be read", all)
+            })
+        }
+        Command::Accept {
+            dead_letters,
+            flags,
+        } => {
+            let body = serde_json::json!({ "dead_letters": dead_letters });
+            let given_up: Vec<UnreadableInfo> = api(flags)?.post(PATH, &body)?;
+            output::either(flags.json, &given_up, |all| {
+                table(
+                    "nothing was given up: no generation is known to be damaged. Damage of the journal takes a start with --accept-loss",
+                    all,
+                )
+            })
+        }
+    }
+}
+
+fn api(flags: &ManageFlags) -> anyhow::Result<Api> {
+    Api::new(&flags.admin, &flags.certificates)
+}
+
+fn table(empty: &str, all: &[UnreadableInfo]) -> String {
+    let rows = all.iter().map(|info| {
+        let position = |position: Option<_>| {
+            position.map_or_else(String::new, |at: crate::domain::Position| at.to_string())
+        };
+        let what = match (info.damage, &info.kept_as) {
+            (_, Some(kept)) => format!("given up, kept as {kept}"),
+            (true, None) => "damaged".to_owned(),
+            (false, None) => "the system fails".to_owned(),
+        };
+        let reason = info.reason.clone().unwrap_or_default();
+        vec![
+            info.path.clone(),
+            position(info.first),
+            position(info.last),
+            what,
+            reason,
+        ]
+    });
+    output::table(
+        empty,
+        &["FILE", "FIRST POSITION", "LAST POSITION", "STATE", "REASON"],
+        rows.collect(),
+    )
+}

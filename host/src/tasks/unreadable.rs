@@ -1,0 +1,79 @@
+//! What of the store cannot be read, as those see it who have to decide about it: a condition for each file or database, and how
+//! many events of a subscription wait for it. What is read, and when it is tried again, is the store's business; that an event is
+//! given up is decided by an operator only.
+
+use std::collections::BTreeMap;
+
+use super::health::{Condition, Conditions};
+use super::hub::chain;
+use crate::broker::SubscriptionState;
+use crate::domain::Position;
+use crate::store::Unreadable;
+
+/// Keeps the conditions as the store has it.
+#[derive(Default)]
+pub(super) struct Watch {
+    // Reasons, by file.
+    raised: BTreeMap<String, String>,
+}
+
+impl Watch {
+    /// Raises what is new and clears what is over. Costs next to nothing while there is nothing.
+    pub(super) fn update(&mut self, conditions: &Conditions, unreadable: &[Unreadable]) {
+        if unreadable.is_empty() && self.raised.is_empty() {
+            return;
+        }
+        let mut now: BTreeMap<String, String> = BTreeMap::new();
+        for one in unreadable {
+            let path = one.path.display().to_string();
+            now.entry(path).or_insert_with(|| reason(one));
+        }
+        for path in self.raised.keys().filter(|path| !now.contains_key(*path)) {
+            conditions.clear(&Condition::Unreadable(path.clone().into()));
+        }
+        for (path, reason) in &now {
+            if self.raised.get(path) != Some(reason) {
+                conditions.raise(Condition::Unreadable(path.clone().into()), reason);
+            }
+        }
+        self.raised = now;
+    }
+}
+
+fn reason(unreadable: &Unreadable) -> String {
+    let Unreadable {
+        first, last, why, ..
+    } = unreadable;
+    let advice = match why.is_damage() {
+        true => {
+            "what needs it waits, until `tidegate loss accept` or a start with --accept-loss gives it up"
+        }
+        false => "what needs it waits, and it is tried again",
+    };
+    format!(
+        "events at positions {first} to {last}: {}; {advice}",
+        chain(&**why)
+    )
+}
+
+/// What a subscription lacks because it cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lacks {
+    /// Events that are pending for it.
+    pub(super) pending: u64,
+    /// Its filters, or its catching up, stand at this event.
+    pub(super) stands_at: Option<Position>,
+}
+
+/// Looks it up.
+pub(super) fn lacks(state: &SubscriptionState, unreadable: &[Unreadable]) -> Lacks {
+    let mut lacks = Lacks::default();
+    let next = state.evaluated_through().next();
+    for Unreadable { first, last, .. } in unreadable {
+        lacks.pending += state.pending_within(*first..=*last);
+        if *first <= next && next <= *last {
+            lacks.stands_at = Some(next);
+        }
+    }
+    lacks
+}
