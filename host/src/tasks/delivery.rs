@@ -299,7 +299,7 @@ impl Taker {
             subscription = %self.cell.name,
             first = %ranges[0].start(),
             count,
-            "pending events do not exist any more (topic deleted, or a loss accepted at start); they count as done"
+            "pending events do not exist any more (topic deleted, or a loss accepted); they count as done"
         );
         self.parts.hub.ack_internally(&self.cell, ranges);
     }

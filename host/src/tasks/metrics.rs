@@ -52,7 +52,7 @@ impl Metrics {
         let checkpoints = counter("checkpoints", "Generations written");
         let missing_events = counter(
             "missing_events",
-            "Events that were pending but no longer existed when they were to be delivered: their topic was deleted, or a loss was accepted at start",
+            "Events that were pending but no longer existed when they were to be delivered: their topic was deleted, or a loss was accepted",
         );
         let unreadable_events = counter(
             "unreadable_events",
