@@ -52,6 +52,11 @@ impl Shared {
         self.slots.available_permits() > self.instances_max / 2
     }
 
+    /// Whether hardly any instance is left, so that one that is not at work goes to others.
+    pub(super) fn is_short_of_instances(&self) -> bool {
+        self.slots.available_permits() < self.instances_max / 8
+    }
+
     fn new_counters(&self) -> Arc<Counters> {
         let counters = Arc::default();
         let mut plugins = self.counters();

@@ -270,7 +270,10 @@ impl Shared {
                 events.len()
             )));
         }
-        if let Ok(mut idle) = self.idle.lock() {
+        // Many transforms that are seldom asked must not keep every other plugin from running.
+        if !self.kit.plugin.shared.is_short_of_instances()
+            && let Ok(mut idle) = self.idle.lock()
+        {
             idle.push(configured);
         }
         Ok(answer

@@ -500,7 +500,12 @@ impl Broker {
             .check(&plugin.digest, world, &used.config)
             .await
             .map_err(|error| {
-                BrokerError::Invalid(format!("plugin `{}`: {}", used.plugin, chain(&error)))
+                let why = format!("plugin `{}`: {}", used.plugin, chain(&error));
+                match error.is_passing() {
+                    // Nothing was said of the configuration.
+                    true => BrokerError::Overloaded(why),
+                    false => BrokerError::Invalid(why),
+                }
             })?;
         used.digest = Some(plugin.digest);
         Ok(())

@@ -379,3 +379,25 @@ async fn without_an_instance_a_transform_waits() {
         [Err(TransformFailure::Untried { .. })]
     ));
 }
+
+#[tokio::test]
+async fn transforms_that_are_seldom_asked_leave_instances_for_others() {
+    let rig = Rig::new(|options| options.instances_max = 8);
+    let mut transformers = Vec::new();
+    for _ in 0..8 {
+        transformers.push(rig.transformer("k").await.expect("a transform"));
+    }
+    let filter = rig.load(FILTER).await.expect("the test filter");
+    let mut group = rig
+        .plugins
+        .filter_group(&filter.digest, "test@1")
+        .await
+        .expect("a filter");
+    assert!(matches!(
+        group.add(RuleKey(0), "a").await,
+        Err(ConfigureError::Busy(_))
+    ));
+    transformers[0].apply(&events(1)).await;
+    let added = group.add(RuleKey(0), "a").await;
+    assert_eq!(added, Ok(()), "the one that was at work has given way");
+}
