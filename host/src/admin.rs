@@ -145,6 +145,8 @@ fn router(app: App) -> Router {
             "/v1/subscriptions/{name}/resume",
             post(subscriptions::resume),
         )
+        .route("/v1/subscriptions/{name}/chown", post(subscriptions::chown))
+        .route("/v1/plugins/{name}/chown", post(plugins::chown))
         .route("/v1/routes", get(subscriptions::list_routes))
         .route("/v1/plugins", get(plugins::list))
         .route(

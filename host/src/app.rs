@@ -49,15 +49,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     };
     let plugins =
         Plugins::start(plugin_options(&config)).context("cannot start the plugin service")?;
+    let policy = Arc::new(Policy::new(config.policy.grants.clone()));
     let broker = Broker::start(
-        broker_options(&config),
+        broker_options(&config, policy.clone()),
         opened,
         plugins,
         &bundled::bundled(),
     )
     .await
     .context("the broker cannot start")?;
-    let served = serve(&config, &pems, &broker, &shutdown).await;
+    let served = serve(&config, &pems, &broker, policy, &shutdown).await;
     if let Ok(served) = served {
         served.until_stopped().await;
     } else {
@@ -102,9 +103,9 @@ async fn serve(
     config: &Config,
     pems: &Pems,
     broker: &Broker,
+    policy: Arc<Policy>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Served> {
-    let policy = Arc::new(Policy::new(config.policy.grants.clone()));
     let tls = match config.listen.admin_tls {
         Some(address) => Some((address, pems.admin_tls()?)),
         None => None,
@@ -181,7 +182,7 @@ fn store_options(config: &Config) -> StoreOptions {
     }
 }
 
-fn broker_options(config: &Config) -> BrokerOptions {
+fn broker_options(config: &Config, policy: Arc<Policy>) -> BrokerOptions {
     BrokerOptions {
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
@@ -192,6 +193,7 @@ fn broker_options(config: &Config) -> BrokerOptions {
         checkpoint_blocks: usize_of(config.store.journal_blocks_max / 2),
         journal_bytes_max: config.store.journal_bytes_max,
         producers_max: usize_of(config.limits.producers_max),
+        policy,
     }
 }
 

@@ -9,6 +9,6 @@ mod positions;
 mod ranges;
 mod subscription;
 
-pub use dedup::{Fenced, Producers, ProducersRestoreError, Verdict};
+pub use dedup::{OpenError, Producers, ProducersRestoreError, Verdict};
 pub use matching::TopicInterests;
 pub use subscription::{GiveUpReason, GivenUp, Lease, RestoreError, Strain, SubscriptionState};

@@ -7,20 +7,26 @@ mod entries;
 mod event;
 mod id;
 mod info;
+mod owner;
 mod pattern;
 mod principal;
 mod spec;
+mod wildcard;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
 pub use entries::{Entries, EntryError};
-pub use event::{Event, EventRef, EventRefError, Header};
+pub use event::{Event, EventRef, EventRefError, Header, is_reserved_header};
 pub use id::{
     CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, Position, ProducerId,
     Sequence, SubscriptionId, TopicId,
 };
-pub use info::{FilterInfo, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo, UnreadableInfo};
-pub use pattern::{Name, NameError, TopicName, TopicPattern};
-pub use principal::{Principal, PrincipalError, PrincipalPattern};
+pub use info::{
+    PluginBounds, PluginDetails, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo,
+    UnreadableInfo,
+};
+pub use owner::{Owner, OwnerError};
+pub use pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};
+pub use principal::{Principal, PrincipalDigest, PrincipalError, PrincipalPattern};
 pub use spec::{
     AckMode, DeliveryPatch, DeliveryPolicy, Durability, FailurePolicy, PluginUse, StartAt,
     SubscriptionPatch, SubscriptionSpec, TopicSpec,

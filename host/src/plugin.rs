@@ -329,6 +329,12 @@ impl Plugins {
         .await
     }
 
+    /// The limits of the plugin called `label` (`name` or `name@version`).
+    #[must_use]
+    pub fn limits_for(&self, label: &str) -> &PluginLimits {
+        self.options.limits_for(label)
+    }
+
     /// How every loaded plugin fares, by digest.
     #[must_use]
     pub fn stats(&self) -> Vec<PluginStats> {

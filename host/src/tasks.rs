@@ -29,6 +29,7 @@ mod publish;
 mod recovery;
 mod routes;
 mod spawn;
+mod standing;
 mod state;
 mod supervisor;
 mod transform;

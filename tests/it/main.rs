@@ -15,6 +15,7 @@ mod durability;
 mod end_to_end;
 mod filters;
 mod limits;
+mod rights;
 mod routes;
 mod security;
 mod transforms;

@@ -99,6 +99,20 @@ impl AdminApi {
         .await
     }
 
+    /// Gives a subscription or route to an owner, or to nobody, or says how that was refused.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn try_chown(
+        &self,
+        name: &str,
+        owner: Option<&str>,
+    ) -> anyhow::Result<Result<SubscriptionInfo, AdminRefusal>> {
+        let path = format!("/v1/subscriptions/{name}/chown");
+        self.post(&path, serde_json::json!({ "owner": owner }))
+            .await
+    }
+
     /// Deletes a plugin, or says how that was refused.
     ///
     /// # Errors

@@ -23,6 +23,9 @@ principals = ["local", "*"]
 publish = [">"]
 subscribe = [">"]
 admin = [">"]
+consume = ["*"]
+upload = ["*"]
+use = ["*"]
 "#;
 
 /// How a test wants its broker.
@@ -197,6 +200,11 @@ impl BrokerProcess {
                 Err(error.context(format!("the broker's log ends with:\n{}", self.log_tail())))
             }
         }
+    }
+
+    /// Other grants from the next start on.
+    pub fn set_grants(&mut self, text: impl Into<String>) {
+        self.setup.grants = text.into();
     }
 
     /// Kills the process without warning (SIGKILL) and waits until it is gone.

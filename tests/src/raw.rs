@@ -95,7 +95,18 @@ impl RawClient {
     /// # Errors
     /// The handshake or the hello failed.
     pub async fn hello(broker: &BrokerProcess) -> anyhow::Result<(Self, pb::Welcome)> {
-        let mut client = Self::connect(broker, Some(broker.everybody())).await?;
+        Self::hello_as(broker, broker.everybody()).await
+    }
+
+    /// The same with this certificate.
+    ///
+    /// # Errors
+    /// The handshake or the hello failed.
+    pub async fn hello_as(
+        broker: &BrokerProcess,
+        identity: &TestIdentity,
+    ) -> anyhow::Result<(Self, pb::Welcome)> {
+        let mut client = Self::connect(broker, Some(identity)).await?;
         let (stream, welcome) = client
             .say_hello(vec![tidegate_wire::PROTOCOL_VERSION])
             .await?;

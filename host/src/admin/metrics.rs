@@ -77,16 +77,11 @@ impl AdminMetrics {
             )],
         );
         let denied = policy.denied_counts();
-        let denied = [
-            ("publish", denied.publish),
-            ("subscribe", denied.subscribe),
-            ("admin", denied.admin),
-        ];
         family(
             "tidegate_denied_total",
             "counter",
             "Requests that no grant allowed, over QUIC and HTTP, by the right that was lacking.",
-            &denied.map(|(right, count)| (format!("{{right=\"{right}\"}}"), count)),
+            &denied.map(|(right, count)| (format!("{{right=\"{}\"}}", right.key()), count)),
         );
         out
     }

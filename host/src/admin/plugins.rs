@@ -3,43 +3,48 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, Path, State};
-use axum::http::StatusCode;
+use axum::extract::{Extension, FromRequest, Path, Request, State};
+use axum::http::{HeaderMap, StatusCode};
 
 use super::App;
 use super::problem::Problem;
-use super::request::{bytes, detached, name};
-use crate::auth::Action;
-use crate::domain::{Name, PluginInfo, Principal};
+use super::request::{bytes, detached, json, name};
+use super::subscriptions::NewOwner;
+use crate::auth::{Action, rights};
+use crate::domain::{Name, PluginDetails, PluginInfo, Principal};
 
 pub(super) async fn list(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<PluginInfo>>, Problem> {
-    app.policy.check(&who, &Action::AdminRead)?;
-    Ok(Json(app.broker.plugins()))
+    app.policy.check(&who, &Action::SeePlugins)?;
+    let mut plugins = app.broker.plugins();
+    plugins.retain(|plugin| rights::sees_plugin(&app.policy, &who, plugin));
+    Ok(Json(plugins))
 }
 
 pub(super) async fn show(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
-) -> Result<Json<PluginInfo>, Problem> {
-    app.policy.check(&who, &Action::AdminRead)?;
-    Ok(Json(app.broker.plugin(&name)?))
+) -> Result<Json<PluginDetails>, Problem> {
+    app.policy.check(&who, &Action::SeePlugins)?;
+    Ok(Json(app.broker.plugin_details(&who, &name)?))
 }
 
 pub(super) async fn upload(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
     Path(text): Path<String>,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<(StatusCode, Json<PluginInfo>), Problem> {
-    app.policy.check(&who, &Action::AdminPlugins)?;
     let plugin: Name = name(&text)?;
-    let component = bytes(body)?;
+    // Before megabytes are read from somebody who may not.
+    app.broker.check_upload(&who, &plugin)?;
+    let component = bytes(Bytes::from_request(request, &app).await)?;
+    let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
-        app.broker.upload_plugin(plugin.as_str(), component).await
+        app.broker.upload_plugin(&by, &plugin, component).await
     })
     .await?;
     tracing::info!(
@@ -48,15 +53,33 @@ pub(super) async fn upload(
     Ok((StatusCode::CREATED, Json(info)))
 }
 
+pub(super) async fn chown(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<PluginInfo>, Problem> {
+    app.policy.check(&who, &Action::AdminPlugins)?;
+    let owner = json::<NewOwner>(&headers, body)?.named()?;
+    let (by, to) = (who.clone(), owner.clone());
+    let info = detached(app.broker.spawner().clone(), async move {
+        app.broker.give_plugin(&by, &name, to).await
+    })
+    .await?;
+    tracing::info!(principal = %who, plugin = info.name, %owner, "plugin given to another owner");
+    Ok(Json(info))
+}
+
 pub(super) async fn delete(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    app.policy.check(&who, &Action::AdminPlugins)?;
-    let target = name.clone();
+    app.policy.check(&who, &Action::SeePlugins)?;
+    let (by, target) = (who.clone(), name.clone());
     detached(app.broker.spawner().clone(), async move {
-        app.broker.delete_plugin(&target).await
+        app.broker.delete_plugin(&by, &target).await
     })
     .await?;
     tracing::info!(principal = %who, plugin = name, "plugin deleted");

@@ -66,6 +66,7 @@ impl From<BrokerError> for Problem {
             BrokerError::NoTopic(_) | BrokerError::NoSubscription(_) | BrokerError::NoPlugin(_) => {
                 (404, "not-found")
             }
+            BrokerError::Denied(_) | BrokerError::NotYours(_) => (403, "permission-denied"),
             BrokerError::Exists { .. } => (409, "already-exists"),
             BrokerError::InUse { .. } => (409, "in-use"),
             BrokerError::Fenced | BrokerError::OutOfOrder { .. } => (409, "conflict"),

@@ -5,30 +5,32 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::App;
 use super::problem::Problem;
 use super::request::{detached, json, looked_up};
-use crate::auth::{Action, check_subscription};
-use crate::domain::{Millis, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec};
+use crate::auth::{Action, rights};
+use crate::domain::{
+    Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
+};
+use crate::tasks::BrokerError;
 
 pub(super) async fn list(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<SubscriptionInfo>>, Problem> {
-    app.policy.check(&who, &Action::AdminRead)?;
-    Ok(Json(all(&app).await?))
+    Ok(Json(seen(&app, &who).await?))
 }
 
 pub(super) async fn list_routes(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<SubscriptionInfo>>, Problem> {
-    app.policy.check(&who, &Action::AdminRead)?;
-    let mut all = all(&app).await?;
-    all.retain(|info| info.spec.is_route());
-    Ok(Json(all))
+    let mut seen = seen(&app, &who).await?;
+    seen.retain(|info| info.spec.is_route());
+    Ok(Json(seen))
 }
 
 pub(super) async fn show(
@@ -36,8 +38,7 @@ pub(super) async fn show(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<Json<SubscriptionInfo>, Problem> {
-    app.policy.check(&who, &Action::AdminRead)?;
-    Ok(Json(one(&app, name).await?))
+    Ok(Json(one_seen(&app, &who, name).await?))
 }
 
 pub(super) async fn create(
@@ -47,12 +48,12 @@ pub(super) async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<SubscriptionInfo>), Problem> {
     let spec = as_asked(json(&headers, body)?);
-    check_subscription(&app.policy, &who, &spec)?;
+    let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
-        app.broker.create_subscription(spec).await
+        app.broker.create_subscription(&by, spec).await
     })
     .await?;
-    tracing::info!(principal = %who, subscription = %info.spec.name, "subscription created");
+    tracing::info!(principal = %who, subscription = %info.spec.name, owner = info.spec.owner.as_ref().map(tracing::field::display), "subscription created");
     Ok((StatusCode::CREATED, Json(info)))
 }
 
@@ -64,17 +65,67 @@ pub(super) async fn update(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SubscriptionInfo>, Problem> {
     let patch = patch(json(&headers, body)?)?;
-    // What deleting it and creating it as it will be takes.
-    check_manage(&app, &who, &name)?;
-    let before = one(&app, name.clone()).await?;
+    let before = one_seen(&app, &who, name.clone()).await?;
     let spec = patch.apply(before.spec.clone());
-    check_subscription(&app.policy, &who, &spec)?;
+    let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
-        app.broker.update_subscription(&before, spec).await
+        app.broker.update_subscription(&by, &before, spec).await
     })
     .await?;
     tracing::info!(principal = %who, subscription = name, revision = info.revision, "subscription updated");
     Ok(Json(info))
+}
+
+/// The body of a request to give something away.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewOwner {
+    // Whose it is from now on; null: nobody's.
+    owner: Option<Owner>,
+}
+
+impl NewOwner {
+    /// The owner, for what has to have one.
+    pub(super) fn named(self) -> Result<Owner, Problem> {
+        let owner = self.owner;
+        owner.ok_or_else(|| Problem::malformed("`owner` must name a principal or a group of them"))
+    }
+}
+
+pub(super) async fn chown(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<SubscriptionInfo>, Problem> {
+    let NewOwner { owner } = json(&headers, body)?;
+    let before = one_seen(&app, &who, name.clone()).await?;
+    let by = who.clone();
+    let info = detached(app.broker.spawner().clone(), async move {
+        app.broker.give_subscription(&by, &before, owner).await
+    })
+    .await?;
+    tracing::info!(principal = %who, subscription = name, owner = info.spec.owner.as_ref().map(tracing::field::display), "subscription given to another owner");
+    Ok(Json(info))
+}
+
+// All that `who` may see.
+async fn seen(app: &App, who: &Principal) -> Result<Vec<SubscriptionInfo>, Problem> {
+    app.policy.check(who, &Action::SeeSubscriptions)?;
+    let mut all = all(app).await?;
+    all.retain(|info| rights::sees(&app.policy, who, &info.spec));
+    Ok(all)
+}
+
+// What `who` may not see is answered like what does not exist.
+async fn one_seen(app: &App, who: &Principal, name: String) -> Result<SubscriptionInfo, Problem> {
+    app.policy.check(who, &Action::SeeSubscriptions)?;
+    let info = one(app, name.clone()).await?;
+    match rights::sees(&app.policy, who, &info.spec) {
+        true => Ok(info),
+        false => Err(BrokerError::NoSubscription(name).into()),
+    }
 }
 
 /// All subscriptions and routes. How old their oldest events are may be known to the disk alone.
@@ -90,7 +141,14 @@ async fn one(app: &App, name: String) -> Result<SubscriptionInfo, Problem> {
 
 // What the body asks for. What nobody can change is refused with the reason, rather than as an unknown key.
 fn patch(body: Value) -> Result<SubscriptionPatch, Problem> {
-    for fixed in ["name", "topics", "start", "created"] {
+    if body.get("owner").is_some() {
+        return Err(Problem::new(
+            422,
+            "invalid",
+            "an owner is changed by POST …/chown (`tidegate subscription chown`)",
+        ));
+    }
+    for fixed in ["name", "topics", "start", "created", "created_by"] {
         if body.get(fixed).is_some() {
             return Err(Problem::new(
                 422,
@@ -110,7 +168,7 @@ pub(super) async fn delete(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    check_manage(&app, &who, &name)?;
+    check_manage(&app, &who, &name).await?;
     let target = name.clone();
     detached(app.broker.spawner().clone(), async move {
         app.broker.delete_subscription(&target).await
@@ -125,27 +183,22 @@ pub(super) async fn resume(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    check_manage(&app, &who, &name)?;
+    check_manage(&app, &who, &name).await?;
     let target = name.clone();
     app.broker.resume_subscription(&target)?;
     tracing::info!(principal = %who, subscription = name, "subscription resumed");
     Ok(StatusCode::NO_CONTENT)
 }
 
-// Who manages every topic a subscription may read may end it. Who may not even look learns nothing of what
-// exists.
-fn check_manage(app: &App, who: &Principal, name: &str) -> Result<(), Problem> {
-    app.policy.check(who, &Action::AdminRead)?;
-    let info = app.broker.subscription(name)?;
-    for pattern in &info.spec.topics {
-        app.policy.check(who, &Action::AdminTopic(pattern))?;
-    }
-    Ok(())
+async fn check_manage(app: &App, who: &Principal, name: &str) -> Result<(), Problem> {
+    let info = one_seen(app, who, name.to_owned()).await?;
+    Ok(rights::manage(&app.policy, who, &info.spec)?)
 }
 
 // What the broker fills in is not for callers to say.
 fn as_asked(mut spec: SubscriptionSpec) -> SubscriptionSpec {
     spec.created = Millis(0);
+    spec.created_by = None;
     for plugin in spec.filters.iter_mut().chain(&mut spec.transforms) {
         plugin.digest = None;
     }

@@ -12,6 +12,8 @@ use crate::plugin::{PluginOptions, Plugins};
 use crate::store::{self, RealFileSystem, StoreOptions};
 use crate::tasks::BrokerOptions;
 
+mod rights;
+
 const MIB: u64 = 1 << 20;
 
 struct Fixture {
@@ -22,6 +24,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with(grants(), 4_096).await
+    }
+
+    async fn with(grants: Vec<Grant>, module_bytes_max: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store_options = StoreOptions {
             journal_file_bytes: MIB,
@@ -40,6 +46,7 @@ impl Fixture {
             ..PluginOptions::default()
         };
         let plugins = Plugins::start(plugin_options).expect("starts");
+        let policy = Arc::new(Policy::new(grants));
         let broker_options = BrokerOptions {
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
@@ -49,17 +56,18 @@ impl Fixture {
             checkpoint_blocks: 10_000,
             journal_bytes_max: 16 * MIB,
             producers_max: 100,
+            policy: policy.clone(),
         };
         let broker = Broker::start(broker_options, opened, plugins, &[])
             .await
             .expect("starts");
         let options = AdminOptions {
-            module_bytes_max: 4_096,
+            module_bytes_max,
             ..AdminOptions::from_config(&Config::default())
         };
         let app = App {
             broker: broker.clone(),
-            policy: Arc::new(Policy::new(grants())),
+            policy,
             hooks: vec![Arc::new(|| "from_a_hook 1\n# EOF\n".to_owned()) as MetricsHook].into(),
             metrics: Arc::default(),
             options: Arc::new(options),
@@ -126,11 +134,18 @@ fn grants() -> Vec<Grant> {
         publish: patterns(publish),
         subscribe: patterns(subscribe),
         admin: patterns(admin),
+        ..Grant::default()
     };
     vec![
         grant("local", &[">"], &[">"], &[">"]),
         grant("cn:reader", &["dead.>"], &["orders.>"], &[]),
+        grant("cn:other", &["dead.>"], &["orders.>"], &[]),
         grant("cn:owner", &["dead.>"], &[], &["orders.>"]),
+        Grant {
+            consume: vec!["mail-*".parse().expect("valid")],
+            upload: vec!["team-*".parse().expect("valid")],
+            ..grant("cn:helper", &[], &[], &[])
+        },
     ]
 }
 
@@ -270,11 +285,18 @@ async fn subscriptions_need_their_inputs_and_outputs() {
     );
     patch(json!({"delivery": {"dead_letter": "mail"}}), 403).await;
     patch(json!({"topics": ["orders.eu"]}), 422).await;
-    patch(json!({"filters": [{ "plugin": "nobody" }]}), 404).await;
+    // Who does not receive these events does not decide where they go either.
+    patch(json!({"filters": [{ "plugin": "nobody" }]}), 403).await;
+    patch(json!({"delivery": {"dead_letter": "dead.mine"}}), 403).await;
+    patch(
+        json!({"filters": [{ "plugin": "nobody", "on_failure": "drop" }]}),
+        404,
+    )
+    .await;
     patch(json!({"filter": []}), 400).await;
     fixture
         .check(
-            "cn:reader",
+            "cn:other",
             "PATCH /v1/subscriptions/s",
             Some(json!({"filters": []})),
             403,
@@ -284,7 +306,7 @@ async fn subscriptions_need_their_inputs_and_outputs() {
         .check(
             "cn:owner",
             "PATCH /v1/subscriptions/r",
-            Some(json!({"transforms": []})),
+            Some(json!({"outputs": {"out": "dead.mine"}})),
             403,
         )
         .await;
@@ -298,7 +320,7 @@ async fn subscriptions_need_their_inputs_and_outputs() {
         .await;
 
     fixture
-        .check("cn:reader", "DELETE /v1/subscriptions/s", None, 403)
+        .check("cn:other", "DELETE /v1/subscriptions/s", None, 403)
         .await;
     fixture
         .check("cn:owner", "POST /v1/subscriptions/s/resume", None, 204)
@@ -323,7 +345,17 @@ async fn plugins_are_checked_and_limited() {
             .expect("a request");
         fixture.send(who, request)
     };
-    assert_eq!(upload("cn:owner", b"x".to_vec()).await.0, 403);
+    for who in ["cn:owner", "cn:helper"] {
+        assert_eq!(upload(who, b"x".to_vec()).await.0, 403, "{who}");
+    }
+    // Its name is granted, so what is wrong with it is told.
+    let request = Request::post("/v1/plugins/team-scrub").body(Body::from("no component"));
+    let (status, answer) = fixture.send("cn:helper", request.expect("a request")).await;
+    assert_eq!(
+        (status, &answer["code"]),
+        (422, &json!("invalid")),
+        "{answer}"
+    );
     assert_eq!(upload("local", vec![0; 5_000]).await.0, 413);
     let (status, answer) = upload("local", b"no component".to_vec()).await;
     assert_eq!(

@@ -3,30 +3,37 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Principal, PrincipalPattern, TopicPattern};
+use crate::domain::{NamePattern, Principal, PrincipalPattern, TopicPattern};
 
 /// Rights for everybody that one of `principals` selects. Grants add up; there is no way to take a right
 /// away, so what no grant gives is denied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {
     /// Who: `uri:spiffe://plant/*`, `dns:sensor-7.example.org`, `cn:press 4`, `*` for everybody with a
     /// certificate, `anonymous` for clients of a listener that asks for none, `local` for callers of the
     /// plain admin port.
     pub principals: Vec<PrincipalPattern>,
-    /// Topics they may publish to, as patterns: `orders.>`. Also needed, by whoever creates a subscription
-    /// or route, on its dead-letter topic and on every output. Default: none.
+    /// Topics they may publish to, as patterns: `orders.>`. Also needed, by whoever creates a subscription or route or owns
+    /// it, on its dead-letter topic and on every output. Default: none.
     #[serde(default)]
     pub publish: Vec<TopicPattern>,
-    /// Topics they may receive. A subscription may be attached to, or created, by those who hold every
-    /// pattern it selects. Default: none.
+    /// Topics they may receive, by consumers, and through routes and dead letters of theirs. Default: none.
     #[serde(default)]
     pub subscribe: Vec<TopicPattern>,
-    /// Topics they may create and delete, and whose subscriptions and routes they may create, delete and
-    /// resume. Any pattern also allows to look at lists; plugins are uploaded and deleted by those who hold
-    /// `>`. Default: none.
+    /// Topics they may create and delete, and whose subscriptions and routes they may create, change, delete, resume and
+    /// give an owner. Any pattern also allows to look at lists; `>` includes every right on plugins. Default: none.
     #[serde(default)]
     pub admin: Vec<TopicPattern>,
+    /// Subscriptions of other owners that they may consume, by name: `billing-*`. Default: none.
+    #[serde(default)]
+    pub consume: Vec<NamePattern>,
+    /// Names under which they may upload plugins, as far as these are not somebody else's. Default: none.
+    #[serde(default)]
+    pub upload: Vec<NamePattern>,
+    /// Plugins of other owners that they may use and look at, by name. Default: none.
+    #[serde(default)]
+    pub r#use: Vec<NamePattern>,
 }
 
 impl Grant {

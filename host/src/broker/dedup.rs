@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{ProducerId, Sequence};
+use crate::domain::{PrincipalDigest, ProducerId, Sequence};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without owners.
+const VERSION_OWNERLESS: u8 = 1;
 /// Batches remembered per producer. A client that lets more be unanswered cannot resend the oldest.
 const BATCHES_MAX: usize = 1_024;
 
@@ -29,6 +31,8 @@ type Idle = (bool, u64);
 #[derive(Clone, Debug)]
 struct Producer {
     idle: Idle,
+    /// Whose it is; unknown only of one that an older broker has seen last.
+    owner: Option<PrincipalDigest>,
     known: Known,
 }
 
@@ -39,6 +43,9 @@ struct Known {
     /// Numbers rise.
     batches: VecDeque<Batch>,
 }
+
+/// A producer as the state keeps it.
+type Stored = (ProducerId, bool, Known, Option<PrincipalDigest>);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Batch {
@@ -66,12 +73,18 @@ pub enum Verdict {
     Fenced,
 }
 
-/// A newer stream of the same producer took over.
+/// Why a producer's stream is not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("epoch {epoch} of this producer took over")]
-pub struct Fenced {
-    /// The epoch that counts.
-    pub epoch: u32,
+pub enum OpenError {
+    /// A newer stream of the same producer took over.
+    #[error("epoch {epoch} of this producer took over")]
+    Fenced {
+        /// The epoch that counts.
+        epoch: u32,
+    },
+    /// It is another principal's.
+    #[error("this producer id is another principal's")]
+    NotYours,
 }
 
 /// Why the bytes are not the producers' state.
@@ -79,7 +92,7 @@ pub struct Fenced {
 pub enum ProducersRestoreError {
     /// Written by another version.
     #[error(
-        "the producers' state has version {0}, this broker reads {VERSION}; start the version that wrote it"
+        "the producers' state has version {0}, this broker reads up to {VERSION}; start the version that wrote it"
     )]
     Version(u8),
     /// It cannot be read.
@@ -114,23 +127,36 @@ impl Producers {
         self.by_id.is_empty()
     }
 
-    /// A producer opens a stream: lower epochs are fenced from now on. Returns its highest committed number,
-    /// 0 when none is known.
+    /// A producer of `owner` opens a stream: lower epochs are fenced from now on, and other principals do not get it any
+    /// more. Returns its highest committed number, 0 when none is known.
     ///
     /// # Errors
     ///
-    /// A higher epoch of it was seen.
-    pub fn open(&mut self, id: ProducerId, epoch: u32) -> Result<u64, Fenced> {
-        if let Some(producer) = self.by_id.get(&id)
-            && producer.known.epoch > epoch
-        {
-            return Err(Fenced {
-                epoch: producer.known.epoch,
-            });
+    /// It is another principal's, or a higher epoch of it was seen. Nothing is changed then.
+    pub fn open(
+        &mut self,
+        id: ProducerId,
+        epoch: u32,
+        owner: PrincipalDigest,
+    ) -> Result<u64, OpenError> {
+        if let Some(producer) = self.by_id.get(&id) {
+            if producer.owner.is_some_and(|theirs| theirs != owner) {
+                return Err(OpenError::NotYours);
+            }
+            let known = producer.known.epoch;
+            if known > epoch {
+                return Err(OpenError::Fenced { epoch: known });
+            }
         }
-        let known = self.touch(id);
-        known.epoch = epoch;
-        Ok(known.last_number)
+        let producer = self.touch(id);
+        producer.owner = Some(owner);
+        producer.known.epoch = epoch;
+        Ok(producer.known.last_number)
+    }
+
+    /// Recovery reads whose a producer is.
+    pub fn own(&mut self, id: ProducerId, owner: PrincipalDigest) {
+        self.touch(id).owner = Some(owner);
     }
 
     /// Highest committed number of a producer, 0 when none is known.
@@ -180,7 +206,7 @@ impl Producers {
         first_sequence: Sequence,
         resolved_through: u64,
     ) {
-        let known = self.touch(id);
+        let known = &mut self.touch(id).known;
         known.epoch = known.epoch.max(epoch);
         let batch = Batch {
             first_number,
@@ -202,11 +228,12 @@ impl Producers {
     /// The state as bytes.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        let known: Vec<(ProducerId, bool, &Known)> = self
-            .idle
-            .iter()
-            .filter_map(|((committed, _), id)| Some((*id, *committed, &self.by_id.get(id)?.known)))
-            .collect();
+        let stored = |((committed, _), id): (&Idle, &ProducerId)| {
+            let producer = self.by_id.get(id)?;
+            Some((*id, *committed, &producer.known, producer.owner))
+        };
+        let known: Vec<(ProducerId, bool, &Known, Option<PrincipalDigest>)> =
+            self.idle.iter().filter_map(stored).collect();
         postcard::to_extend(&known, vec![VERSION])
             .expect("plain numbers always serialize into a Vec")
     }
@@ -221,21 +248,29 @@ impl Producers {
         let (version, bytes) = bytes
             .split_first()
             .ok_or(ProducersRestoreError::Inconsistent("it is empty"))?;
-        if *version != VERSION {
-            return Err(ProducersRestoreError::Version(*version));
-        }
-        let (stored, rest) = postcard::take_from_bytes::<Vec<(ProducerId, bool, Known)>>(bytes)?;
+        let (stored, rest) = match *version {
+            VERSION => postcard::take_from_bytes::<Vec<Stored>>(bytes)?,
+            VERSION_OWNERLESS => {
+                let (stored, rest) =
+                    postcard::take_from_bytes::<Vec<(ProducerId, bool, Known)>>(bytes)?;
+                let ownerless = |(id, committed, known)| (id, committed, known, None);
+                (stored.into_iter().map(ownerless).collect(), rest)
+            }
+            version => return Err(ProducersRestoreError::Version(version)),
+        };
         if !rest.is_empty() {
             return Err(ProducersRestoreError::Inconsistent("bytes follow its end"));
         }
         let mut producers = Self::new(producers_max);
-        for (id, committed, known) in stored {
+        for (id, committed, known, owner) in stored {
             if !known.is_sound() || producers.by_id.contains_key(&id) {
                 return Err(ProducersRestoreError::Inconsistent(
                     "a producer's numbers do not rise",
                 ));
             }
-            *producers.touch(id) = known;
+            let producer = producers.touch(id);
+            producer.known = known;
+            producer.owner = owner;
             if committed {
                 producers.mark_committed(id);
             }
@@ -244,7 +279,7 @@ impl Producers {
     }
 
     // The producer, now the last one to be forgotten of its kind.
-    fn touch(&mut self, id: ProducerId) -> &mut Known {
+    fn touch(&mut self, id: ProducerId) -> &mut Producer {
         if !self.by_id.contains_key(&id)
             && self.by_id.len() >= self.producers_max
             && let Some((_, idlest)) = self.idle.pop_first()
@@ -254,13 +289,14 @@ impl Producers {
         self.clock += 1;
         let fresh = Producer {
             idle: (false, self.clock),
+            owner: None,
             known: Known::default(),
         };
         let producer = self.by_id.entry(id).or_insert(fresh);
         self.idle.remove(&producer.idle);
         producer.idle.1 = self.clock;
         self.idle.insert(producer.idle, id);
-        &mut producer.known
+        producer
     }
 
     fn mark_committed(&mut self, id: ProducerId) {
@@ -334,8 +370,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::Principal;
 
     const P: ProducerId = ProducerId(7);
+
+    fn me() -> PrincipalDigest {
+        Principal::local().digest()
+    }
 
     #[derive(Clone, Debug)]
     struct Step {
@@ -395,12 +436,12 @@ mod tests {
                 let committed = model.sequences.keys().next_back().copied().unwrap_or(0);
                 if step.reopen {
                     let expected = if step.epoch < model.epoch {
-                        Err(Fenced { epoch: model.epoch })
+                        Err(OpenError::Fenced { epoch: model.epoch })
                     } else {
                         model.epoch = step.epoch;
                         Ok(committed)
                     };
-                    prop_assert_eq!(producers.open(id, step.epoch), expected);
+                    prop_assert_eq!(producers.open(id, step.epoch, me()), expected);
                 }
                 let first = (committed + 3).saturating_sub(step.back).max(1);
                 let last = first + u64::from(step.count) - 1;
@@ -444,11 +485,13 @@ mod tests {
         fn restoring_nonsense_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let mut bytes = bytes;
             let _ = Producers::restore(&bytes, 10);
-            if let Some(version) = bytes.first_mut() {
-                *version = VERSION;
-            }
-            if let Ok(producers) = Producers::restore(&bytes, 10) {
-                let _ = producers.check(ProducerId(0), u32::MAX, 1, 5);
+            for known in [VERSION_OWNERLESS, VERSION] {
+                if let Some(version) = bytes.first_mut() {
+                    *version = known;
+                }
+                if let Ok(producers) = Producers::restore(&bytes, 10) {
+                    let _ = producers.check(ProducerId(0), u32::MAX, 1, 5);
+                }
             }
         }
     }
@@ -516,16 +559,50 @@ mod tests {
         }
         producers.commit(ProducerId(1), 0, 2, 1, Sequence(2), 0);
         for id in 100..200 {
-            producers.open(ProducerId(id), 0).expect("not fenced");
+            producers.open(ProducerId(id), 0, me()).expect("not fenced");
         }
         assert_eq!(producers.len(), 3);
         assert_eq!(
-            producers.open(ProducerId(2), 0),
+            producers.open(ProducerId(2), 0, me()),
             Ok(0),
             "idle longest, forgotten"
         );
-        assert_eq!(producers.open(ProducerId(3), 0), Ok(1));
-        assert_eq!(producers.open(ProducerId(1), 0), Ok(2));
+        assert_eq!(producers.open(ProducerId(3), 0, me()), Ok(1));
+        assert_eq!(producers.open(ProducerId(1), 0, me()), Ok(2));
+    }
+
+    #[test]
+    fn a_producer_is_its_first_principals() {
+        let theirs = Principal::common_name("other").digest();
+        let mut producers = Producers::new(10);
+        assert_eq!(producers.open(P, 1, me()), Ok(0));
+        producers.commit(P, 1, 1, 5, Sequence(1), 0);
+        for epoch in [0, 1, 9] {
+            let refused = producers.open(P, epoch, theirs);
+            assert_eq!(
+                refused,
+                Err(OpenError::NotYours),
+                "not even that it is fenced"
+            );
+        }
+        let mut restored = Producers::restore(&producers.snapshot(), 10).expect("just written");
+        assert_eq!(restored.open(P, 9, theirs), Err(OpenError::NotYours));
+        assert_eq!(restored.open(P, 1, me()), Ok(5), "nobody has fenced it");
+    }
+
+    #[test]
+    fn a_state_without_owners_is_read_and_the_first_to_come_owns() {
+        let known = Known {
+            epoch: 3,
+            last_number: 7,
+            batches: VecDeque::new(),
+        };
+        let stored = vec![(P, true, known)];
+        let bytes = postcard::to_extend(&stored, vec![VERSION_OWNERLESS]).expect("plain numbers");
+        let mut producers = Producers::restore(&bytes, 10).expect("an older broker wrote it");
+        assert_eq!(producers.open(P, 3, me()), Ok(7));
+        let theirs = Principal::common_name("other").digest();
+        assert_eq!(producers.open(P, 4, theirs), Err(OpenError::NotYours));
     }
 
     #[test]

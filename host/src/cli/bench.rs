@@ -279,7 +279,9 @@ fn specification(name: &str, filter: Option<PluginUse>) -> anyhow::Result<Subscr
         start: StartAt::New,
         delivery: DeliveryPolicy::default(),
         outputs: Default::default(),
+        owner: None,
         created: Millis(0),
+        created_by: None,
     })
 }
 

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use super::api::{Api, segment};
 use super::connect::ManageFlags;
 use super::{output, text};
-use crate::domain::{Name, PluginInfo};
+use crate::domain::{Name, Owner, PluginDetails, PluginInfo};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,6 +38,15 @@ enum Command {
     Show {
         /// Its name for the newest version, name@version, or a digest
         name: String,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+    /// Give the name of a plugin, with all its versions, to an owner
+    Chown {
+        /// Its name
+        name: Name,
+        /// Whose it is from now on: a principal, or with `*` for any characters a group of them
+        owner: Owner,
         #[command(flatten)]
         flags: ManageFlags,
     },
@@ -71,9 +80,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             output::either(flags.json, &plugins, |plugins| list(plugins))
         }
         Command::Show { name, flags } => {
-            let plugin: PluginInfo = api(flags)?.get(&path(name))?;
-            output::either(flags.json, &plugin, |plugin| {
-                list(std::slice::from_ref(plugin))
+            let plugin: PluginDetails = api(flags)?.get(&path(name))?;
+            output::either(flags.json, &plugin, details)
+        }
+        Command::Chown { name, owner, flags } => {
+            let body = serde_json::json!({ "owner": owner });
+            let chown = format!("{}/chown", path(name.as_str()));
+            let info: PluginInfo = api(flags)?.post(&chown, &body)?;
+            output::either(flags.json, &info, |_| {
+                format!("plugin {name} belongs to {owner}")
             })
         }
         Command::Delete { name, flags } => {
@@ -101,6 +116,38 @@ fn busy(what: &str) -> ProgressBar {
     bar
 }
 
+fn details(plugin: &PluginDetails) -> String {
+    let PluginDetails { info, wit, limits } = plugin;
+    let by = info.uploaded_by.as_ref();
+    let uploaded = match info.bundled {
+        true => "bundled".to_owned(),
+        false => {
+            text::moment(info.uploaded.0) + &by.map_or(String::new(), |by| format!(" by {by}"))
+        }
+    };
+    let owner = info.owner.as_ref().map(Owner::to_string);
+    let time = format!(
+        "{} and {} µs for each event and rule",
+        text::age(limits.deadline_base_ms),
+        limits.deadline_pair_us
+    );
+    output::details(vec![
+        ("name", info.name.clone()),
+        ("version", info.version.to_string()),
+        ("implements", wit.clone()),
+        ("digest", info.digest.to_string()),
+        ("size", text::bytes(info.bytes)),
+        ("uploaded", uploaded),
+        (
+            "owner",
+            owner.unwrap_or_else(|| "nobody; everybody may use it".to_owned()),
+        ),
+        ("memory", text::bytes(limits.memory_bytes_max)),
+        ("time of a call", time),
+        ("output of a call", text::bytes(limits.output_bytes_max)),
+    ])
+}
+
 fn list(plugins: &[PluginInfo]) -> String {
     let rows = plugins.iter().map(|info| {
         vec![
@@ -114,11 +161,17 @@ fn list(plugins: &[PluginInfo]) -> String {
             } else {
                 text::moment(info.uploaded.0)
             },
+            info.owner
+                .as_ref()
+                .map(Owner::to_string)
+                .unwrap_or_default(),
         ]
     });
     output::table(
         "no plugins",
-        &["PLUGIN", "VERSION", "WORLD", "SIZE", "DIGEST", "UPLOADED"],
+        &[
+            "PLUGIN", "VERSION", "WORLD", "SIZE", "DIGEST", "UPLOADED", "OWNER",
+        ],
         rows.collect(),
     )
 }

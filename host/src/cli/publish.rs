@@ -39,7 +39,8 @@ pub(super) struct Args {
     /// Every line of this file (-: standard input) is a JSON payload
     #[arg(long, group = "source", value_name = "FILE")]
     ndjson: Option<PathBuf>,
-    /// Every line of this file (-: standard input) is an event as `tidegate sub --ndjson` prints it
+    /// Every line of this file (-: standard input) is an event as `tidegate sub --ndjson` prints it. Headers that the broker
+    /// sets (`tidegate-…`) are left out
     #[arg(long, group = "source", value_name = "FILE")]
     events: Option<PathBuf>,
     /// Header of every event. Repeatable
@@ -296,7 +297,8 @@ fn parse(line: String, kind: LineKind) -> anyhow::Result<Event> {
             serde_json::from_str::<IgnoredAny>(&line).context("this is not JSON")?;
             Ok(Event::json(line))
         }
-        LineKind::Envelope => envelope::from_json(&line),
+        // What the broker said of it when it was delivered it will say anew.
+        LineKind::Envelope => envelope::from_json(&line).map(Event::without_broker_headers),
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::chain::Chain;
 use super::connect::ManageFlags;
 use super::subscription::{
-    self, ChangeFlags, DeliveryFlags, Kind, api, joined, plain_spec, plugins, state,
+    self, ChangeFlags, ChownArgs, DeliveryFlags, Kind, OwnerFlag, api, joined, plain_spec, plugins,
+    state,
 };
 use super::{output, text};
 use crate::domain::{
@@ -44,6 +45,8 @@ enum Command {
         #[command(flatten)]
         flags: ManageFlags,
     },
+    /// Give a route to an owner, with whose rights it works from then on
+    Chown(ChownArgs),
     /// Delete a route
     Delete {
         /// Its name
@@ -68,6 +71,8 @@ struct CreateArgs {
     chain: Chain,
     #[command(flatten)]
     delivery: DeliveryFlags,
+    #[command(flatten)]
+    belonging: OwnerFlag,
     #[command(flatten)]
     flags: ManageFlags,
 }
@@ -105,6 +110,7 @@ impl CreateArgs {
             start: self.delivery.start,
             delivery: self.delivery.policy(),
             outputs,
+            owner: self.belonging.owner.clone(),
             ..plain_spec(self.name.clone(), self.from.clone())
         })
     }
@@ -144,6 +150,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             output::either(flags.json, &all, |all| list(all))
         }
         Command::Show { name, flags } => subscription::show(name, flags, Kind::Route),
+        Command::Chown(args) => subscription::chown(args, Kind::Route),
         Command::Delete { name, flags } => subscription::delete(name, flags, Kind::Route),
     }
 }

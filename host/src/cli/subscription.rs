@@ -7,8 +7,8 @@ use super::chain::Chain;
 use super::connect::ManageFlags;
 use super::{output, text};
 use crate::domain::{
-    DeliveryPatch, DeliveryPolicy, Millis, Name, PluginUse, StartAt, SubscriptionInfo,
-    SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
+    DeliveryPatch, DeliveryPolicy, Millis, Name, Owner, PluginUse, Principal, StartAt,
+    SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
 };
 
 #[derive(Debug, clap::Args)]
@@ -47,6 +47,8 @@ enum Command {
         #[command(flatten)]
         flags: ManageFlags,
     },
+    /// Give a subscription to an owner
+    Chown(ChownArgs),
     /// Let a paused subscription or route go on
     Resume {
         /// Its name
@@ -67,6 +69,32 @@ struct CreateArgs {
     chain: Chain,
     #[command(flatten)]
     delivery: DeliveryFlags,
+    #[command(flatten)]
+    belonging: OwnerFlag,
+    #[command(flatten)]
+    flags: ManageFlags,
+}
+
+/// Whose it is to be. Shared with routes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct OwnerFlag {
+    /// Whose it is: a principal, or with `*` for any characters a group of them. Only the owner, and who has a consume
+    /// right on its name, may attach; and the broker does what it does by itself with the owner's rights
+    #[arg(long, value_name = "PRINCIPAL")]
+    pub(super) owner: Option<Owner>,
+}
+
+/// Who gets it. Shared with routes.
+#[derive(Debug, clap::Args)]
+pub(super) struct ChownArgs {
+    /// Its name
+    name: String,
+    /// Whose it is from now on: a principal, or with `*` for any characters a group of them
+    #[arg(required_unless_present = "nobody")]
+    owner: Option<Owner>,
+    /// It belongs to nobody: who may subscribe to its topics may attach
+    #[arg(long, conflicts_with = "owner")]
+    nobody: bool,
     #[command(flatten)]
     flags: ManageFlags,
 }
@@ -167,6 +195,7 @@ impl CreateArgs {
             transforms: chain.transforms,
             start: self.delivery.start,
             delivery: self.delivery.policy(),
+            owner: self.belonging.owner.clone(),
             ..plain_spec(self.name.clone(), self.topic.clone())
         })
     }
@@ -182,7 +211,9 @@ pub(super) fn plain_spec(name: Name, topics: Vec<TopicPattern>) -> SubscriptionS
         start: StartAt::default(),
         delivery: DeliveryPolicy::default(),
         outputs: Default::default(),
+        owner: None,
         created: Millis(0),
+        created_by: None,
     }
 }
 
@@ -224,6 +255,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::Show { name, flags } => show(name, flags, Kind::Subscription),
         Command::Delete { name, flags } => delete(name, flags, Kind::Subscription),
+        Command::Chown(args) => chown(args, Kind::Subscription),
         Command::Resume { name, flags } => {
             api(flags)?.post_empty(&format!("{}/resume", path(name)))?;
             let answer = serde_json::json!({ "resumed": name });
@@ -277,6 +309,17 @@ pub(super) fn update(
             )
         }
         _ => format!("updated {} {name}", kind.word()),
+    })
+}
+
+pub(super) fn chown(args: &ChownArgs, kind: Kind) -> anyhow::Result<()> {
+    let api = api(&args.flags)?;
+    get(&api, &args.name, kind)?;
+    let body = serde_json::json!({ "owner": args.owner });
+    let info: SubscriptionInfo = api.post(&format!("{}/chown", path(&args.name)), &body)?;
+    output::either(args.flags.json, &info, |info| match &info.spec.owner {
+        Some(owner) => format!("{} {} belongs to {owner}", kind.word(), args.name),
+        None => format!("{} {} belongs to nobody", kind.word(), args.name),
     })
 }
 
@@ -352,7 +395,9 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
         start,
         delivery,
         outputs,
+        owner,
         created,
+        created_by,
     } = &info.spec;
     let mut rows = vec![
         ("name", name.to_string()),
@@ -383,7 +428,8 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
         ("back-off", backoff.join(", ")),
         ("dead letters", info.spec.dead_letter_topic().to_string()),
         ("in flight max", delivery.in_flight_events_max.to_string()),
-        ("created", text::moment(created.0)),
+        ("owner", owner_of(owner.as_ref())),
+        ("created", created_at(*created, created_by.as_ref())),
         ("changes", changes(info)),
         ("state", state(info)),
         ("depth", info.depth.to_string()),
@@ -399,12 +445,25 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
 }
 
 pub(super) fn state(info: &SubscriptionInfo) -> String {
-    let mut state = match (&info.paused, info.pending_changes) {
-        (Some(reason), _) => format!("paused: {reason}"),
-        (None, 0) => "active".to_owned(),
-        (None, 1) => "active, 1 change pending".to_owned(),
-        (None, pending) => format!("active, {pending} changes pending"),
+    let mut state = match (&info.paused, &info.stopped) {
+        (Some(reason), _) => return with_limits(format!("paused: {reason}"), info),
+        (None, Some(denied)) if info.spec.is_route() => {
+            return with_limits(format!("stopped: {denied}"), info);
+        }
+        (None, _) => "active".to_owned(),
     };
+    match info.pending_changes {
+        0 => {}
+        1 => state.push_str(", 1 change pending"),
+        pending => state.push_str(&format!(", {pending} changes pending")),
+    }
+    if let Some(denied) = &info.stopped {
+        state.push_str(&format!(", dead letters wait: {denied}"));
+    }
+    with_limits(state, info)
+}
+
+fn with_limits(mut state: String, info: &SubscriptionInfo) -> String {
     if let Some(position) = info.stands_at {
         state.push_str(&format!(
             ", stands at position {position}, which cannot be read"
@@ -416,6 +475,18 @@ pub(super) fn state(info: &SubscriptionInfo) -> String {
         state.push_str(&format!(", at a limit: {}", info.limits_reached.join(" ")));
     }
     state
+}
+
+fn owner_of(owner: Option<&Owner>) -> String {
+    match owner {
+        Some(owner) => owner.to_string(),
+        None => "nobody; whoever may subscribe to its topics may attach".to_owned(),
+    }
+}
+
+fn created_at(created: Millis, by: Option<&Principal>) -> String {
+    let at = text::moment(created.0);
+    by.map_or(at.clone(), |by| format!("{at} by {by}"))
 }
 
 fn changes(info: &SubscriptionInfo) -> String {

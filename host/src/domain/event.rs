@@ -1,6 +1,8 @@
 //! What a publisher says. The stored form of an event is its wire form, so the host's view of an event is the
 //! wire crate's. This is the one place beside `net` that knows that crate, and it knows this one message of it.
 
+/// Whether a header is for what the broker says.
+pub use tidegate_wire::event::is_reserved_header;
 /// A stored event, read in place without copying.
 pub use tidegate_wire::event::{EventRef, EventRefError};
 /// An event to be encoded: one the broker makes itself (a dead letter, a transform's output).

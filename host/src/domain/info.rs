@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Millis, Position, Sequence, SubscriptionSpec, TopicId, TopicSpec};
+use super::{
+    Digest, Millis, Owner, Position, Principal, Sequence, SubscriptionSpec, TopicId, TopicSpec,
+};
 
 /// A topic as it stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,6 +62,10 @@ pub struct SubscriptionInfo {
     /// Limits it has reached: it goes on, less exactly.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits_reached: Vec<String>,
+    /// What whoever it belongs to has no right to any more. Until that changes, a route does nothing and dead letters
+    /// wait; nothing is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 /// Stored events that cannot be read, or that were given up for that reason.
@@ -108,13 +114,38 @@ pub struct PluginInfo {
     pub uploaded: Millis,
     /// Comes with the binary; cannot be deleted.
     pub bundled: bool,
+    /// Whose the name is: only the owner uploads further versions. Absent for bundled plugins, and for those that were
+    /// there before plugins had owners; everybody may use these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Who uploaded this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploaded_by: Option<Principal>,
 }
 
-/// How a filter of a subscription fares.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FilterInfo {
+/// What whoever may use a plugin needs to know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginDetails {
     /// The plugin.
-    pub plugin: String,
-    /// Calls that trapped or ran out of time because of this subscription's rule.
-    pub failures: u64,
+    #[serde(flatten)]
+    pub info: PluginInfo,
+    /// The world it implements, with the version of the interface.
+    pub wit: String,
+    /// What holds for it.
+    pub limits: PluginBounds,
+}
+
+/// The limits of one plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginBounds {
+    /// Memory of one instance.
+    pub memory_bytes_max: u64,
+    /// Time that every call gets.
+    pub deadline_base_ms: u64,
+    /// Time that it gets on top for each pair of an event and a rule.
+    pub deadline_pair_us: u64,
+    /// What one call may hand back.
+    pub output_bytes_max: u64,
+    /// Size of the component.
+    pub module_bytes_max: u64,
 }

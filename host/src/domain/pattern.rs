@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::wildcard;
+
 /// Longest topic name or pattern, in bytes.
 const TOPIC_BYTES_MAX: usize = 255;
 /// Longest name of a subscription, route, plugin or output, in bytes.
@@ -53,6 +55,11 @@ pub enum NameError {
         "`{0}` mixes a wildcard with other characters; `*` and `>` each stand for whole tokens"
     )]
     MixedToken(String),
+    /// It may have been given once, but nothing new gets such a name.
+    #[error(
+        "`{0}` cannot be the name of anything new: a name does not begin with `-` or `/`, and between slashes is neither nothing nor `.` nor `..`"
+    )]
+    Confusing(String),
 }
 
 macro_rules! text_type {
@@ -93,6 +100,11 @@ macro_rules! text_type {
         }
     };
 }
+
+/// Selects subscriptions or plugins by name: `billing-*`, where `*` stands for any run of characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamePattern(Arc<str>);
+text_type!(NamePattern, NameError);
 
 /// The name of a topic: dotted tokens without wildcards, such as `orders.eu.created`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,7 +165,45 @@ impl FromStr for Name {
     }
 }
 
+impl FromStr for NamePattern {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        check_length(text, NAME_BYTES_MAX)?;
+        check_token(text, &text.replace('*', "a"))?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl NamePattern {
+    /// Whether `name` is selected.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        wildcard::matches(&self.0, name)
+    }
+}
+
+impl Name {
+    /// Whether something new may have this name. Names that were given before stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// It would pass for an option of a command, or for another place in an address or a folder.
+    pub fn check_new(&self) -> Result<(), NameError> {
+        check_new(&self.0)
+    }
+}
+
 impl TopicName {
+    /// Whether a new topic may have this name. Topics that exist keep theirs.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Name::check_new`].
+    pub fn check_new(&self) -> Result<(), NameError> {
+        check_new(&self.0)
+    }
+
     /// The text, shared.
     #[must_use]
     pub fn shared(&self) -> Arc<str> {
@@ -162,6 +212,12 @@ impl TopicName {
 }
 
 impl TopicPattern {
+    /// `>`: every topic.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self(">".into())
+    }
+
     /// Whether `topic` is selected.
     #[must_use]
     pub fn matches(&self, topic: &TopicName) -> bool {
@@ -220,6 +276,14 @@ fn check_length(text: &str, max: usize) -> Result<(), NameError> {
             length: text.len(),
             max,
         });
+    }
+    Ok(())
+}
+
+fn check_new(text: &str) -> Result<(), NameError> {
+    let misleading = |part: &str| ["", ".", ".."].contains(&part);
+    if text.starts_with('-') || text.split('/').any(misleading) {
+        return Err(NameError::Confusing(text.to_owned()));
     }
     Ok(())
 }
@@ -296,5 +360,30 @@ mod tests {
         ));
         assert_eq!(pattern("a.>.b"), NameError::RestNotLast("a.>.b".into()));
         assert_eq!(pattern("a*.b"), NameError::MixedToken("a*.b".into()));
+    }
+
+    #[test]
+    fn new_names_pass_for_nothing_else() {
+        for bad in ["-x", "--", "/x", ".", "..", "a//b", "a/", "a/../b", "./a"] {
+            let name: Name = bad.parse().expect("it could be given once");
+            assert_eq!(name.check_new(), Err(NameError::Confusing(bad.into())));
+        }
+        for good in ["a", "a-b", "a/b", ".hidden", "..a..", "a:b", "$x", "@x"] {
+            let name: Name = good.parse().expect("a name");
+            assert_eq!(name.check_new(), Ok(()));
+        }
+        let topic = |text: &str| text.parse::<TopicName>().expect("a name").check_new();
+        assert!(topic("-a.b").is_err() && topic("/a.b").is_err() && topic("a/.b").is_ok());
+    }
+
+    #[test]
+    fn patterns_of_names_have_stars_anywhere() {
+        let pattern = |text: &str| text.parse::<NamePattern>();
+        assert!(pattern("billing-*").is_ok_and(|ours| ours.matches("billing-eu")));
+        assert!(pattern("*").is_ok_and(|ours| ours.matches("anything")));
+        assert!(pattern("billing").is_ok_and(|ours| !ours.matches("billing-eu")));
+        for bad in ["", "a b", "a>", "a?"] {
+            assert!(pattern(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -6,6 +6,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::wildcard;
 
 /// A typed identity: `uri:spiffe://plant/press-4`, `dns:sensor-7.example.org`, `cn:press 4`, `anonymous` or
 /// `local` (a person at the machine itself, over the plain admin port on loopback).
@@ -17,6 +20,11 @@ pub struct Principal(Arc<str>);
 /// named.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PrincipalPattern(Arc<str>);
+
+/// The first half of a principal's SHA-256: nobody can find another principal with the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PrincipalDigest(u128);
 
 /// Why a text is not a principal or a pattern of principals.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +74,17 @@ impl Principal {
     }
 }
 
+impl Principal {
+    /// The same in few bytes, for what is kept of each of very many.
+    #[must_use]
+    pub fn digest(&self) -> PrincipalDigest {
+        let hash = Sha256::digest(self.0.as_bytes());
+        let mut short = [0; 16];
+        short.copy_from_slice(&hash[..16]);
+        PrincipalDigest(u128::from_be_bytes(short))
+    }
+}
+
 impl PrincipalPattern {
     /// Whether `principal` is selected.
     #[must_use]
@@ -74,31 +93,8 @@ impl PrincipalPattern {
         if &*self.0 == "*" {
             return !WITHOUT_CERTIFICATE.contains(&text);
         }
-        wildcard_matches(&self.0, text)
+        wildcard::matches(&self.0, text)
     }
-}
-
-// Greedy from the left, with the last piece anchored at the end: enough for `*`, and linear.
-fn wildcard_matches(pattern: &str, text: &str) -> bool {
-    let mut pieces = pattern.split('*');
-    let first = pieces.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut pieces = pieces.peekable();
-    if pieces.peek().is_none() {
-        return rest.is_empty();
-    }
-    while let Some(piece) = pieces.next() {
-        if pieces.peek().is_none() {
-            return rest.ends_with(piece);
-        }
-        match rest.find(piece) {
-            Some(at) => rest = &rest[at + piece.len()..],
-            None => return false,
-        }
-    }
-    true
 }
 
 impl FromStr for Principal {

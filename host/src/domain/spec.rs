@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Millis, Name, TopicName, TopicPattern};
+use super::{Digest, Millis, Name, Owner, Principal, TopicName, TopicPattern};
 
 /// When a publish is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,9 +151,17 @@ pub struct SubscriptionSpec {
     /// For a route: output name → topic. Empty for a subscription, whose events go to consumers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<Name, TopicName>,
+    /// Whose it is. Consumers are the owner's, or have a grant that names the subscription, and what the broker does by
+    /// itself (a route's outputs, dead letters) needs the owner's rights. Absent: whoever may receive its topics may attach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
     /// When it was created. Filled in by the broker.
     #[serde(default)]
     pub created: Millis,
+    /// Who created it. Filled in by the broker; absent when an older one did not. Where there is no owner, the broker
+    /// acts in this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<Principal>,
 }
 
 impl SubscriptionSpec {
@@ -161,6 +169,23 @@ impl SubscriptionSpec {
     #[must_use]
     pub fn is_route(&self) -> bool {
         !self.outputs.is_empty()
+    }
+
+    /// Whose rights count for what the broker does by itself with its events: the owner's, else the creator's. `None`
+    /// for what an older broker created, which is not asked.
+    #[must_use]
+    pub fn responsible(&self) -> Option<&Principal> {
+        let owner = self.owner.as_ref().map(Owner::subject);
+        owner.or(self.created_by.as_ref())
+    }
+
+    /// Whether it is `who`'s own: the owner's, or where there is none the creator's.
+    #[must_use]
+    pub fn belongs_to(&self, who: &Principal) -> bool {
+        match &self.owner {
+            Some(owner) => owner.is(who),
+            None => self.created_by.as_ref() == Some(who),
+        }
     }
 
     /// Where given-up events go.
@@ -340,7 +365,9 @@ mod tests {
                 start: StartAt::New,
                 delivery: DeliveryPolicy::default(),
                 outputs: BTreeMap::new(),
+                owner: None,
                 created: Millis(0),
+                created_by: None,
             };
             assert!(spec.dead_letter_topic().as_str().starts_with("dead"));
         }

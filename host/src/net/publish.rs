@@ -121,7 +121,7 @@ async fn open_publisher(
         .broker()
         .map_err(|error| from_broker(&error))?;
     let (publisher, last_number) = broker
-        .publisher(producer, replies)
+        .publisher(&peer.principal, producer, replies)
         .await
         .map_err(|error| from_broker(&error))?;
     Ok((publisher, last_number, producer.is_some()))
@@ -217,6 +217,7 @@ impl<'a> Session<'a> {
             limits: self.peer.server.options.limits,
             idempotent,
             allowed: HashMap::new(),
+            allowed_by: self.peer.server.policy.version(),
         };
         let mut stopped = pin!(self.stop.cancelled());
         recv.leave_room_to_caller();
@@ -456,6 +457,8 @@ struct Gate<'a> {
     idempotent: bool,
     /// Topics this principal may publish to. Refusals are not remembered, so that each is counted.
     allowed: HashMap<String, TopicName>,
+    /// Of which version of the policy these answers are.
+    allowed_by: u64,
 }
 
 impl Gate<'_> {
@@ -479,6 +482,11 @@ impl Gate<'_> {
     }
 
     fn topic(&mut self, text: &str) -> Result<TopicName, pb::Error> {
+        let version = self.policy.version();
+        if version != self.allowed_by {
+            self.allowed.clear();
+            self.allowed_by = version;
+        }
         if let Some(topic) = self.allowed.get(text) {
             return Ok(topic.clone());
         }
@@ -552,8 +560,7 @@ mod tests {
         let policy = Policy::new(vec![PolicyGrant {
             principals: vec!["cn:p".parse().expect("valid")],
             publish: vec!["orders.>".parse().expect("valid")],
-            subscribe: vec![],
-            admin: vec![],
+            ..PolicyGrant::default()
         }]);
         let who = Principal::common_name("p");
         let limits = Limits {
@@ -567,6 +574,7 @@ mod tests {
             limits,
             idempotent,
             allowed: HashMap::new(),
+            allowed_by: 0,
         };
         for _ in 0..2 {
             let frame = batch.encode_to_vec().into();

@@ -65,6 +65,7 @@ pub(super) fn from_broker(error: &BrokerError) -> pb::Error {
         BrokerError::NoTopic(_) | BrokerError::NoSubscription(_) | BrokerError::NoPlugin(_) => {
             ErrorCode::NotFound
         }
+        BrokerError::Denied(_) | BrokerError::NotYours(_) => ErrorCode::PermissionDenied,
         BrokerError::Exists { .. } => ErrorCode::AlreadyExists,
         BrokerError::Invalid(_) | BrokerError::InUse { .. } => ErrorCode::InvalidArgument,
         BrokerError::Fenced => ErrorCode::ProducerFenced,

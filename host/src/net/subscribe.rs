@@ -20,8 +20,8 @@ use super::credit::ConsumerCredit;
 use super::deliver::{TooLarge, pack};
 use super::frames::{FrameRecv, FrameSend};
 use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
-use crate::auth::{Right, check_attach};
-use crate::domain::{Position, SubscriptionSpec};
+use crate::auth::Right;
+use crate::domain::Position;
 use crate::tasks::{BrokerError, Consumer, Delivery};
 
 /// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
@@ -75,31 +75,23 @@ fn answer_open(result: subscribe_opened::Result) -> pb::SubscribeOpened {
     }
 }
 
-// Rights come first: whether the client may consume at all, then whether it may consume this. Only then transforms are set up.
+// Rights come first: whether the client may consume at all, then, before anything is set up, whether it may consume this.
 async fn attach(peer: &Peer, subscription: &str) -> Result<Consumer, pb::Error> {
     let policy = &peer.server.policy;
-    policy
-        .check_any(&peer.principal, Right::Subscribe)
-        .map_err(|denied| from_denied(&denied))?;
+    if !policy.holds(&peer.principal, Right::Consume) {
+        policy
+            .check_any(&peer.principal, Right::Subscribe)
+            .map_err(|denied| from_denied(&denied))?;
+    }
     let broker = peer
         .server
         .backend
         .broker()
         .map_err(|error| from_broker(&error))?;
-    let may_attach = |spec: &SubscriptionSpec| {
-        check_attach(policy, &peer.principal, spec).map_err(|denied| from_denied(&denied))
-    };
-    let spec = broker
-        .subscription_spec(subscription)
-        .map_err(|error| from_broker(&error))?;
-    may_attach(&spec)?;
-    let consumer = broker
-        .attach(subscription)
+    broker
+        .attach(&peer.principal, subscription)
         .await
-        .map_err(|error| from_broker(&error))?;
-    // It may have been created anew meanwhile.
-    may_attach(&consumer.spec())?;
-    Ok(consumer)
+        .map_err(|error| from_broker(&error))
 }
 
 /// What the futures of a stream share.
@@ -126,6 +118,7 @@ impl Session<'_> {
             ended = self.fetch(&consumer, fetched_in) => ended,
             ended = self.write(&consumer, &mut fetched, send) => ended,
             ended = self.shutdown() => ended,
+            denied = consumer.denied() => Err(denied.into()),
         };
         // Never sent, so the attempt does not count.
         while let Ok(deliveries) = fetched.try_recv() {

@@ -97,14 +97,14 @@ impl Net {
             principals: vec!["*".parse().expect("valid")],
             publish: everything(),
             subscribe: everything(),
-            admin: vec![],
+            ..Grant::default()
         }]);
         Self::start_with(client_auth, policy, Backend::Absent, change)
     }
 
     fn start_with(
         client_auth: ClientAuth,
-        policy: Policy,
+        policy: impl Into<Arc<Policy>>,
         backend: Backend,
         change: impl FnOnce(&mut NetOptions),
     ) -> Self {
@@ -119,8 +119,8 @@ impl Net {
         };
         change(&mut options);
         let shutdown = CancellationToken::new();
-        let policy = Arc::new(policy);
-        let handle = start(options, &tls, policy, backend, shutdown.clone()).expect("starts");
+        let handle =
+            start(options, &tls, policy.into(), backend, shutdown.clone()).expect("starts");
         Self {
             ca,
             handle,
@@ -491,9 +491,8 @@ async fn without_any_grant_no_stream_opens_and_nothing_is_asked_of_the_broker() 
 async fn one_principal_does_not_take_every_connection() {
     let grant = |who: &str, admin: Vec<crate::domain::TopicPattern>| Grant {
         principals: vec![who.parse().expect("valid")],
-        publish: vec![],
-        subscribe: vec![],
         admin,
+        ..Grant::default()
     };
     let policy = Policy::new(vec![grant(
         "dns:chief.example",

@@ -17,7 +17,7 @@ use super::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::delivery::{Consumer, DeliveryParts, Taker};
 use super::health::{self, Condition, Conditions, Raised};
 use super::hub::{Cell, Hub, Start, chain};
-use super::inbox::{Control, Inbox, Update};
+use super::inbox::{Control, Inbox, Update, Upload};
 use super::lanes::{LaneParts, Lanes};
 use super::log::Log;
 use super::metrics::Metrics;
@@ -29,13 +29,18 @@ use super::spawn::Spawner;
 use super::supervisor::Supervisor;
 use super::unreadable::{self, Watch};
 use super::{BrokerError, Catalog, dead_letters, gauges};
+use crate::auth::{Action, Policy, rights};
 use crate::domain::{
-    Millis, PluginInfo, PluginUse, PluginWorld, Position, ProducerId, SubscriptionInfo,
-    SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec, UnreadableInfo,
+    Millis, Name, NameError, Owner, PluginBounds, PluginDetails, PluginInfo, PluginUse,
+    PluginWorld, Position, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicId,
+    TopicInfo, TopicName, TopicSpec, UnreadableInfo,
 };
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
 use crate::store::{Opened, StoreReader, WriteError};
+
+/// The package of the interface that plugins implement, as in `wit/`.
+const WIT_PACKAGE: &str = "tidegate:plugin@0.1.0";
 
 /// What the configuration says to the broker's tasks.
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub struct BrokerOptions {
     pub journal_bytes_max: u64,
     /// Producers whose resends are recognised. Beyond it, those that were idle longest are forgotten.
     pub producers_max: usize,
+    /// Who may do what.
+    pub policy: Arc<Policy>,
 }
 
 /// Why the broker does not start.
@@ -229,6 +236,7 @@ impl Broker {
             plugins: plugins.clone(),
             metrics,
             spawner: spawner.clone(),
+            policy: options.policy,
             shutdown: shutdown.clone(),
         });
         let lanes = Lanes::new(LaneParts {
@@ -278,7 +286,7 @@ impl Broker {
                 name: plugin.name,
                 why,
             };
-            self.add_plugin(plugin.name, Bytes::from_static(plugin.bytes), true)
+            self.add_plugin(plugin.name, Bytes::from_static(plugin.bytes), None)
                 .await
                 .map_err(|error| fail(error.to_string()))?;
         }
@@ -303,15 +311,17 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// A stream of the producer with a higher epoch has been open, or its last events cannot be made durable.
+    /// The producer is another principal's, a stream of it with a higher epoch has been open, or its last events cannot be
+    /// made durable.
     pub async fn publisher(
         &self,
+        who: &Principal,
         producer: Option<(ProducerId, u32)>,
         replies: PublishReplies,
     ) -> Result<(Publisher, u64), BrokerError> {
         let (session, last_number) = match producer {
             Some((id, epoch)) => {
-                let (session, last) = self.0.sessions.open(id, epoch)?;
+                let (session, last) = self.0.sessions.open(id, epoch, who.digest())?;
                 (Some(session), last)
             }
             None => (None, 0),
@@ -336,23 +346,22 @@ impl Broker {
         self.0.parts.inbox.publish_room(taken).await
     }
 
-    /// What the subscription `name` is now. Costs nothing, so it is looked at before anything is set up for somebody.
+    /// Attaches a consumer of `who` to the subscription `name`.
     ///
     /// # Errors
     ///
-    /// There is none of that name.
-    pub fn subscription_spec(&self, name: &str) -> Result<Arc<SubscriptionSpec>, BrokerError> {
-        Ok(self.cell(name)?.form().spec.clone())
-    }
-
-    /// Attaches a consumer to the subscription `name`.
-    ///
-    /// # Errors
-    ///
-    /// There is none of that name, it is a route, or its transforms cannot be set up.
-    pub async fn attach(&self, name: &str) -> Result<Consumer, BrokerError> {
-        let cell = self.cell(name)?;
-        let form = cell.form();
+    /// `who` may not, there is none of that name, it is a route, or its transforms cannot be set up. Who may not learns
+    /// nothing else.
+    pub async fn attach(&self, who: &Principal, name: &str) -> Result<Consumer, BrokerError> {
+        // Looked at first: what changes from here on is noticed by the consumer.
+        let let_in_by = self.0.parts.policy.version();
+        let cell = self.0.parts.hub.by_name(name);
+        let form = cell.as_ref().map(|cell| cell.form());
+        let spec = form.as_ref().map(|form| &*form.spec);
+        rights::attach(&self.0.parts.policy, who, name, spec)?;
+        let Some((cell, form)) = cell.zip(form) else {
+            return Err(BrokerError::NoSubscription(name.to_owned()));
+        };
         if form.spec.is_route() {
             return Err(BrokerError::Invalid(format!(
                 "`{name}` is a route, which the broker consumes itself; subscribe to its output topics"
@@ -361,16 +370,17 @@ impl Broker {
         let transforms = self.0.parts.transforms(&form).await;
         transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
         let taker = Taker::attach(self.0.parts.clone(), cell);
-        Ok(Consumer::new(taker))
+        Ok(Consumer::new(taker, who.clone(), let_in_by))
     }
 
     /// Creates a topic.
     ///
     /// # Errors
     ///
-    /// It exists already, or the store refuses writes.
+    /// It exists already, nothing new may have that name, or the store refuses writes.
     pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, BrokerError> {
         let name = spec.name.clone();
+        name.check_new()?;
         self.ask(|reply| Control::CreateTopic(spec, reply)).await?;
         self.topic(&name)
     }
@@ -416,24 +426,28 @@ impl Broker {
         }
     }
 
-    /// Creates a subscription or route: resolves and configures its plugins, then records it.
+    /// Creates a subscription or route for `who`: resolves and configures its plugins, then records it.
     ///
     /// # Errors
     ///
-    /// The specification cannot be carried out (the message says what to change), the name is taken, or the
-    /// store refuses writes.
+    /// `who` has no right to it, the specification cannot be carried out (the message says what to change), the name is
+    /// taken, or the store refuses writes.
     pub async fn create_subscription(
         &self,
+        who: &Principal,
         mut spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, BrokerError> {
+        rights::create(&self.0.parts.policy, who, &spec)?;
         check_spec(&spec).map_err(BrokerError::Invalid)?;
+        check_new_names(&spec, None)?;
         for used in &mut spec.filters {
-            self.resolve(used, PluginWorld::Filter).await?;
+            self.resolve(who, used, PluginWorld::Filter).await?;
         }
         for used in &mut spec.transforms {
-            self.resolve(used, PluginWorld::Transform).await?;
+            self.resolve(who, used, PluginWorld::Transform).await?;
         }
         spec.created = self.0.parts.hub.clock.now();
+        spec.created_by = Some(who.clone());
         let name = spec.name.clone();
         self.ask(|reply| Control::CreateSubscription(spec, reply))
             .await?;
@@ -446,17 +460,20 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// The specification cannot be carried out (the message says what to change), the subscription was changed by
+    /// `who` has no right to it, the specification cannot be carried out (the message says what to change), the subscription was changed by
     /// somebody else since `before`, too many changes are pending, or the store refuses writes. Nothing is changed
     /// then.
     pub async fn update_subscription(
         &self,
+        who: &Principal,
         before: &SubscriptionInfo,
         mut spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, BrokerError> {
         let name = spec.name.clone();
         let cell = self.cell(name.as_str())?;
+        rights::change(&self.0.parts.policy, who, &before.spec, &spec)?;
         check_spec(&spec).map_err(BrokerError::Invalid)?;
+        check_new_names(&spec, Some(&before.spec))?;
         if spec.is_route() != before.spec.is_route() {
             return Err(BrokerError::Invalid(
                 "a route keeps at least one output, and a subscription has none".into(),
@@ -464,14 +481,48 @@ impl Broker {
         }
         for used in &mut spec.filters {
             if used.digest.is_none() {
-                self.resolve(used, PluginWorld::Filter).await?;
+                self.resolve(who, used, PluginWorld::Filter).await?;
             }
         }
         for used in &mut spec.transforms {
             if used.digest.is_none() {
-                self.resolve(used, PluginWorld::Transform).await?;
+                self.resolve(who, used, PluginWorld::Transform).await?;
             }
         }
+        self.record_update(&cell, before, spec).await
+    }
+
+    /// Gives the subscription or route `before` to another owner, or to nobody. Consumers that may not be attached any more
+    /// end.
+    ///
+    /// # Errors
+    ///
+    /// `who` may not give it away, the new owner lacks a right that it takes, it was changed by somebody else since
+    /// `before`, or the store refuses writes. Nothing is changed then.
+    pub async fn give_subscription(
+        &self,
+        who: &Principal,
+        before: &SubscriptionInfo,
+        owner: Option<Owner>,
+    ) -> Result<SubscriptionInfo, BrokerError> {
+        let policy = &self.0.parts.policy;
+        rights::give(policy, who, &before.spec, owner.as_ref())?;
+        let cell = self.cell(before.spec.name.as_str())?;
+        let spec = SubscriptionSpec {
+            owner,
+            ..before.spec.clone()
+        };
+        let info = self.record_update(&cell, before, spec).await?;
+        policy.owners_changed();
+        Ok(info)
+    }
+
+    async fn record_update(
+        &self,
+        cell: &Cell,
+        before: &SubscriptionInfo,
+        spec: SubscriptionSpec,
+    ) -> Result<SubscriptionInfo, BrokerError> {
         if spec != before.spec {
             let update = Update {
                 id: cell.id,
@@ -481,12 +532,17 @@ impl Broker {
             self.ask(|reply| Control::UpdateSubscription(update, reply))
                 .await?;
         }
-        self.subscription(name.as_str())
+        self.subscription(cell.name.as_str())
     }
 
     // Pins a plugin to the bytes its name means now, and lets it look at its configuration.
-    async fn resolve(&self, used: &mut PluginUse, world: PluginWorld) -> Result<(), BrokerError> {
-        let plugin = self.plugin(&used.plugin)?;
+    async fn resolve(
+        &self,
+        who: &Principal,
+        used: &mut PluginUse,
+        world: PluginWorld,
+    ) -> Result<(), BrokerError> {
+        let plugin = self.usable_plugin(who, &used.plugin)?;
         if plugin.world != world {
             return Err(BrokerError::Invalid(format!(
                 "plugin `{}` is a {}, but is used as a {}",
@@ -589,14 +645,17 @@ impl Broker {
                 unreadable: lacks.pending,
                 stands_at: lacks.stands_at,
                 limits_reached: state.strain().names().map(str::to_owned).collect(),
+                stopped: None,
             };
             (info, state.oldest_pending())
         };
         let oldest_unacked_ms = oldest
             .and_then(|position| self.appended_at(cell, position))
             .map_or(0, |at| self.0.parts.hub.clock.now().0.saturating_sub(at.0));
+        let standing = rights::standing(&self.0.parts.policy, &info.spec);
         SubscriptionInfo {
             oldest_unacked_ms,
+            stopped: standing.err().map(|denied| denied.to_string()),
             ..info
         }
     }
@@ -663,39 +722,58 @@ impl Broker {
         Some(block.time)
     }
 
-    /// Checks, compiles and records a plugin under `name`, as its next version. The same bytes again are not
-    /// an error: the version they have is answered.
+    /// Whether `who` may upload a plugin under `name`. Asked before there are any bytes of it.
     ///
     /// # Errors
     ///
-    /// The bytes are not a plugin; the message says what is missing or too much.
-    pub async fn upload_plugin(&self, name: &str, bytes: Bytes) -> Result<PluginInfo, BrokerError> {
-        let taken = self
-            .plugins()
-            .into_iter()
-            .any(|plugin| plugin.bundled && plugin.name == name);
-        if taken {
-            return Err(BrokerError::Exists {
+    /// No grant allows it, nothing new may have that name, it comes with the broker, or it is somebody else's.
+    pub fn check_upload(&self, who: &Principal, name: &Name) -> Result<(), BrokerError> {
+        let policy = &self.0.parts.policy;
+        policy.check(who, &Action::Upload(name.as_str()))?;
+        let existing = self.catalog().find_plugin(name.as_str()).cloned();
+        match existing {
+            Some(plugin) if plugin.bundled => Err(BrokerError::Exists {
                 kind: "bundled plugin",
-                name: name.to_owned(),
-            });
+                name: name.to_string(),
+            }),
+            Some(plugin) if !rights::owns_plugin(policy, who, &plugin) => {
+                Err(name_taken(name.as_str()))
+            }
+            Some(_) => Ok(()),
+            None => Ok(name.check_new()?),
         }
-        self.add_plugin(name, bytes, false).await
     }
 
+    /// Checks, compiles and records a plugin under `name`, as its next version. The same bytes again are not
+    /// an error: the version they have is answered. A new name belongs to `who` from then on.
+    ///
+    /// # Errors
+    ///
+    /// As [`check_upload`](Self::check_upload), or the bytes are not a plugin; the message says what is missing or too
+    /// much.
+    pub async fn upload_plugin(
+        &self,
+        who: &Principal,
+        name: &Name,
+        bytes: Bytes,
+    ) -> Result<PluginInfo, BrokerError> {
+        self.check_upload(who, name)?;
+        self.add_plugin(name.as_str(), bytes, Some(who)).await
+    }
+
+    // Without an uploader it comes with the broker.
     async fn add_plugin(
         &self,
         name: &str,
         bytes: Bytes,
-        bundled: bool,
+        uploader: Option<&Principal>,
     ) -> Result<PluginInfo, BrokerError> {
-        let valid = name.parse::<crate::domain::Name>();
-        valid.map_err(|error| BrokerError::Invalid(error.to_string()))?;
         if name.contains(['@', ':', '/']) {
             return Err(BrokerError::Invalid(format!(
                 "a plugin's name must not contain `@`, `:` or `/`: `{name}`"
             )));
         }
+        let owner = uploader.map(own_name).transpose()?;
         let size = bytes.len() as u64;
         let loaded = self.0.parts.plugins.load(name, bytes.clone()).await;
         let loaded = loaded.map_err(|error| BrokerError::Invalid(chain(&error)))?;
@@ -718,18 +796,48 @@ impl Broker {
             world: loaded.world,
             bytes: size,
             uploaded: self.0.parts.hub.clock.now(),
-            bundled,
+            bundled: uploader.is_none(),
+            owner,
+            uploaded_by: uploader.cloned(),
         };
-        self.ask(|reply| Control::AddPlugin(plugin, reply)).await
+        let policy = &self.0.parts.policy;
+        let upload = Upload {
+            plugin,
+            any_name: uploader.is_none_or(|who| policy.allows(who, &Action::AdminPlugins)),
+        };
+        self.ask(|reply| Control::AddPlugin(upload, reply)).await
+    }
+
+    /// Gives the name of a plugin, with all its versions, to another owner.
+    ///
+    /// # Errors
+    ///
+    /// `who` has no admin right on `>`, there is no such plugin, it comes with the broker, or the store refuses writes.
+    pub async fn give_plugin(
+        &self,
+        who: &Principal,
+        name: &str,
+        owner: Owner,
+    ) -> Result<PluginInfo, BrokerError> {
+        self.0.parts.policy.check(who, &Action::AdminPlugins)?;
+        self.ask(|reply| Control::GivePlugin(name.to_owned(), owner, reply))
+            .await?;
+        self.0.parts.policy.owners_changed();
+        self.plugin(name)
     }
 
     /// Deletes a version of a plugin (`name@3`), or all versions (`name`), that nobody uses.
     ///
     /// # Errors
     ///
-    /// There is none, it is in use, or it comes with the broker.
-    pub async fn delete_plugin(&self, name: &str) -> Result<(), BrokerError> {
+    /// There is none, it is somebody else's, it is in use, or it comes with the broker.
+    pub async fn delete_plugin(&self, who: &Principal, name: &str) -> Result<(), BrokerError> {
         let (wanted, version) = split_version(name);
+        let plugin = self.seen_plugin(who, wanted)?;
+        let policy = &self.0.parts.policy;
+        if !plugin.bundled && !rights::owns_plugin(policy, who, &plugin) {
+            policy.check(who, &Action::AdminPlugins)?;
+        }
         let versions: Vec<(String, u32)> = self
             .catalog()
             .plugins
@@ -762,6 +870,63 @@ impl Broker {
         plugin.ok_or_else(|| BrokerError::NoPlugin(name.to_owned()))
     }
 
+    /// The same, as far as `who` may see it.
+    ///
+    /// # Errors
+    ///
+    /// There is none that `who` may see.
+    pub fn seen_plugin(&self, who: &Principal, name: &str) -> Result<PluginInfo, BrokerError> {
+        self.plugin_if(name, |plugin| {
+            rights::sees_plugin(&self.0.parts.policy, who, plugin)
+        })
+    }
+
+    /// What there is to know of a plugin for `who`, who may use it.
+    ///
+    /// # Errors
+    ///
+    /// There is none that `who` may see.
+    pub fn plugin_details(
+        &self,
+        who: &Principal,
+        name: &str,
+    ) -> Result<PluginDetails, BrokerError> {
+        let info = self.seen_plugin(who, name)?;
+        let label = format!("{}@{}", info.name, info.version);
+        let limits = self.0.parts.plugins.limits_for(&label);
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let time = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+        Ok(PluginDetails {
+            wit: format!("{WIT_PACKAGE}/{}", world_name(info.world)),
+            limits: PluginBounds {
+                memory_bytes_max: count(limits.memory_bytes_max),
+                deadline_base_ms: time(limits.call_base.as_millis()),
+                deadline_pair_us: time(limits.call_pair.as_micros()),
+                output_bytes_max: count(limits.output_bytes_max),
+                module_bytes_max: count(limits.module_bytes_max),
+            },
+            info,
+        })
+    }
+
+    fn usable_plugin(&self, who: &Principal, name: &str) -> Result<PluginInfo, BrokerError> {
+        self.plugin_if(name, |plugin| {
+            rights::uses(&self.0.parts.policy, who, plugin)
+        })
+    }
+
+    // A digest may be that of several plugins, of which one suffices.
+    fn plugin_if(
+        &self,
+        name: &str,
+        may: impl Fn(&PluginInfo) -> bool,
+    ) -> Result<PluginInfo, BrokerError> {
+        let catalog = self.catalog();
+        let mut plugins = catalog.meant_plugins(name).filter(|plugin| may(plugin));
+        let plugin = plugins.next().cloned();
+        plugin.ok_or_else(|| BrokerError::NoPlugin(name.to_owned()))
+    }
+
     /// How the broker fares.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -785,11 +950,17 @@ impl Broker {
         &self.0.spawner
     }
 
-    /// Metrics in the Prometheus text format. Blocks as [`subscriptions`](Self::subscriptions) does.
+    /// Metrics in the Prometheus text format, with those subscriptions and plugins that `who` may see. Blocks as
+    /// [`subscriptions`](Self::subscriptions) does.
     #[must_use]
-    pub fn metrics_text(&self) -> String {
-        let mut families = gauges::of_subscriptions(&self.subscriptions());
-        families.extend(gauges::of_plugins(&self.0.parts.plugins.stats()));
+    pub fn metrics_text(&self, who: &Principal) -> String {
+        let policy = &self.0.parts.policy;
+        let mut subscriptions = self.subscriptions();
+        subscriptions.retain(|info| rights::sees(policy, who, &info.spec));
+        let mut plugins = self.0.parts.plugins.stats();
+        plugins.retain(|stats| self.seen_plugin(who, &stats.digest.to_string()).is_ok());
+        let mut families = gauges::of_subscriptions(&subscriptions);
+        families.extend(gauges::of_plugins(&plugins));
         let conditions = self.conditions();
         families.extend(gauges::of_store(
             &self.0.reader.usage(),
@@ -852,6 +1023,47 @@ fn world_name(world: PluginWorld) -> &'static str {
         PluginWorld::Filter => "filter",
         PluginWorld::Transform => "transform",
     }
+}
+
+// Names that a specification brings into being. What was there before stays.
+fn check_new_names(
+    spec: &SubscriptionSpec,
+    before: Option<&SubscriptionSpec>,
+) -> Result<(), NameError> {
+    if before.is_none() {
+        spec.name.check_new()?;
+    }
+    let known = |topic: &TopicName| {
+        before.is_some_and(|before| {
+            before.dead_letter_topic() == *topic || before.outputs.values().any(|t| t == topic)
+        })
+    };
+    let topics = spec.outputs.values().chain(&spec.delivery.dead_letter);
+    for topic in topics.filter(|topic| !known(topic)) {
+        topic.check_new()?;
+    }
+    let outputs = spec.outputs.keys();
+    let known = |name: &&Name| before.is_some_and(|before| before.outputs.contains_key(*name));
+    for name in outputs.filter(|name| !known(name)) {
+        name.check_new()?;
+    }
+    Ok(())
+}
+
+// The owner that uploading makes of somebody.
+fn own_name(who: &Principal) -> Result<Owner, BrokerError> {
+    Owner::of(who).ok_or_else(|| {
+        BrokerError::Invalid(format!(
+            "`{who}` has a `*` in its name and would pass for a group; upload with another certificate"
+        ))
+    })
+}
+
+/// The name of a plugin belongs to somebody else.
+pub(super) fn name_taken(name: &str) -> BrokerError {
+    BrokerError::NotYours(format!(
+        "the plugin name `{name}` is not yours; take another one, or have it given to you with `tidegate plugin chown`"
+    ))
 }
 
 // What can be said of a specification without looking at anything else.

@@ -266,6 +266,21 @@ impl Catalog {
         SubscriptionId(self.last_subscription.0 + 1)
     }
 
+    /// Those that a user may mean by `event-pattern`, `scrub@3` or a digest, which several names may have.
+    pub(super) fn meant_plugins<'a>(
+        &'a self,
+        wanted: &str,
+    ) -> Box<dyn Iterator<Item = &'a PluginInfo> + 'a> {
+        match wanted.parse::<Digest>() {
+            Ok(digest) => Box::new(
+                self.plugins
+                    .values()
+                    .filter(move |plugin| plugin.digest == digest),
+            ),
+            Err(_) => Box::new(self.find_plugin(wanted).into_iter()),
+        }
+    }
+
     /// The plugin a user means by `event-pattern`, `scrub@3` or a digest.
     pub(super) fn find_plugin(&self, wanted: &str) -> Option<&PluginInfo> {
         if let Ok(digest) = wanted.parse::<Digest>() {
@@ -308,6 +323,8 @@ mod tests {
             bytes: 1,
             uploaded: Millis(0),
             bundled: false,
+            owner: None,
+            uploaded_by: None,
         }))
     }
 

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
+use super::broker::name_taken;
 use super::catalog::{Catalog, Change, Json, Subscription, Topic};
 use super::health::{Condition, Conditions};
 use super::hub::{Cell, Hub, Start, chain};
-use super::inbox::{Control, Inbox, Mark, Outputs, PublishItem, Taken, Update};
+use super::inbox::{Control, Inbox, Mark, Outputs, PublishItem, Taken, Update, Upload};
 use super::log::Log;
 use super::metrics::Metrics;
 use super::note::{self, Note};
@@ -24,7 +25,7 @@ use super::spawn::{panicked, panicked_serving};
 use super::{BrokerError, PublishOutcome, PublishReplies, PublishReply, turns};
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, Millis, PluginInfo,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, Millis, Owner, PluginInfo,
     PluginUse, Position, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
     TopicSpec,
 };
@@ -487,6 +488,12 @@ impl Committer {
         let first_sequence = group.append(&topic, item.entries.clone());
         group.needs_sync |= topic.spec.durability == Durability::Sync;
         if let Some(session) = &item.session {
+            if session.tell_owner() {
+                group.note(&Note::ProducerOwner {
+                    producer: session.producer,
+                    owner: session.owner,
+                });
+            }
             self.parts.sessions.producers().commit(
                 session.producer,
                 session.epoch,
@@ -523,6 +530,7 @@ impl Committer {
         if !self.parts.settings.auto_create {
             return Err(BrokerError::NoTopic(name.clone()));
         }
+        name.check_new()?;
         Ok(self.create_topic(implicit_topic(name), group))
     }
 
@@ -572,9 +580,13 @@ impl Committer {
                 };
                 group.answer(reply, result);
             }
-            Control::AddPlugin(plugin, reply) => {
-                let plugin = self.add_plugin(plugin, group);
-                group.answer(reply, Ok(plugin));
+            Control::AddPlugin(upload, reply) => {
+                let result = self.add_plugin(upload, group);
+                group.answer(reply, result);
+            }
+            Control::GivePlugin(name, owner, reply) => {
+                let result = self.give_plugin(&name, &owner, group);
+                group.answer(reply, result);
             }
             Control::DeletePlugin(versions, reply) => {
                 let result = self.delete_plugins(versions, group);
@@ -816,7 +828,11 @@ impl Committer {
         })
     }
 
-    fn add_plugin(&mut self, mut plugin: PluginInfo, group: &mut Group) -> PluginInfo {
+    fn add_plugin(&mut self, upload: Upload, group: &mut Group) -> Result<PluginInfo, BrokerError> {
+        let Upload {
+            mut plugin,
+            any_name,
+        } = upload;
         let versions = || {
             self.parts
                 .catalog
@@ -824,12 +840,50 @@ impl Committer {
                 .values()
                 .filter(|other| other.name == plugin.name)
         };
+        // Between being looked at and this moment somebody else may have been first.
+        if let Some(first) = versions().next() {
+            let is_owner =
+                |owner: &Owner| plugin.uploaded_by.as_ref().is_some_and(|who| owner.is(who));
+            if !any_name && !first.owner.as_ref().is_some_and(is_owner) {
+                return Err(name_taken(&plugin.name));
+            }
+            plugin.owner = first.owner.clone();
+        }
         if let Some(same) = versions().find(|other| other.digest == plugin.digest) {
-            return same.clone();
+            return Ok(same.clone());
         }
         plugin.version = versions().map(|other| other.version).max().unwrap_or(0) + 1;
         self.change(Change::AddPlugin(Json(plugin.clone())), group);
-        plugin
+        Ok(plugin)
+    }
+
+    fn give_plugin(
+        &mut self,
+        name: &str,
+        owner: &Owner,
+        group: &mut Group,
+    ) -> Result<(), BrokerError> {
+        let plugins = self.parts.catalog.plugins.values();
+        let versions: Vec<PluginInfo> = plugins
+            .filter(|plugin| plugin.name == name)
+            .cloned()
+            .collect();
+        if versions.is_empty() {
+            return Err(BrokerError::NoPlugin(name.to_owned()));
+        }
+        if versions.iter().any(|plugin| plugin.bundled) {
+            return Err(BrokerError::Invalid(format!(
+                "plugin `{name}` comes with the broker and belongs to nobody"
+            )));
+        }
+        for plugin in versions {
+            let given = PluginInfo {
+                owner: Some(owner.clone()),
+                ..plugin
+            };
+            self.change(Change::AddPlugin(Json(given)), group);
+        }
+        Ok(())
     }
 
     fn delete_plugins(
@@ -1180,6 +1234,7 @@ fn refuse((control, publish): (VecDeque<Control>, VecDeque<PublishItem>), error:
             | Control::UpdateSubscription(_, reply)
             | Control::DeleteSubscription(_, reply)
             | Control::DeletePlugin(_, reply)
+            | Control::GivePlugin(_, _, reply)
             | Control::ConfirmAcks(reply) => drop(reply.send(Err(error.clone()))),
             Control::CreateSubscription(_, reply) => drop(reply.send(Err(error.clone()))),
             Control::AddPlugin(_, reply) => drop(reply.send(Err(error.clone()))),

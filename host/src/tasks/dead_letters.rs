@@ -14,6 +14,7 @@ use super::delivery::DeliveryParts;
 use super::hops;
 use super::hub::{Cell, chain, push_range};
 use super::inbox::{Control, Outputs};
+use crate::auth::rights;
 use crate::broker::{GiveUpReason, GivenUp};
 use crate::domain::{Block, Event, EventRef, Header, Position};
 
@@ -49,6 +50,16 @@ pub(super) async fn run(
                 None => return,
             },
         };
+        if let Err(denied) = rights::standing(&parts.policy, &cell.form().spec) {
+            if !cell.said.letters_wait.swap(true, Ordering::Relaxed) {
+                tracing::warn!(subscription = %cell.name, %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
+            }
+            // None, but from now on it may be queued again.
+            parts.hub.take_given_up(&cell, 0);
+            retry_later(&parts, &cell, &shutdown);
+            continue;
+        }
+        cell.said.letters_wait.store(false, Ordering::Relaxed);
         // What could not be written now; taken up again later, so that it does not stand before the rest.
         let mut later = Vec::new();
         loop {

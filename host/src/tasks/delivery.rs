@@ -17,9 +17,10 @@ use super::metrics::Metrics;
 use super::spawn::Spawner;
 use super::transform::{Disposition, TransformChain};
 use super::{BrokerError, Catalog};
+use crate::auth::{Policy, rights};
 use crate::broker::{GiveUpReason, Lease};
 use crate::domain::{
-    Block, ConsumerId, Entries, FailurePolicy, Millis, Position, Sequence, TopicName,
+    Block, ConsumerId, Entries, FailurePolicy, Millis, Position, Principal, Sequence, TopicName,
 };
 use crate::plugin::{ConfigureError, Plugins};
 use crate::store::ReadError;
@@ -41,6 +42,7 @@ pub(super) struct DeliveryParts {
     pub(super) plugins: Arc<Plugins>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) spawner: Spawner,
+    pub(super) policy: Arc<Policy>,
     pub(super) shutdown: tokio_util::sync::CancellationToken,
 }
 
@@ -538,11 +540,40 @@ impl Runs {
 /// One consumer attached to a subscription. Dropping it gives its events back at once.
 pub struct Consumer {
     taker: Taker,
+    who: Principal,
+    // Of which version of the policy the answer was that let it in.
+    let_in_by: u64,
 }
 
 impl Consumer {
-    pub(super) fn new(taker: Taker) -> Self {
-        Self { taker }
+    pub(super) fn new(taker: Taker, who: Principal, let_in_by: u64) -> Self {
+        Self {
+            taker,
+            who,
+            let_in_by,
+        }
+    }
+
+    /// Waits until whoever consumes may do so no more: grants were taken away, or the subscription has another owner.
+    /// Cancel-safe.
+    pub async fn denied(&self) -> BrokerError {
+        let policy = &self.taker.parts.policy;
+        let mut news = policy.watch();
+        let mut known = self.let_in_by;
+        loop {
+            let version = *news.borrow_and_update();
+            if version != known {
+                known = version;
+                let spec = self.spec();
+                let may = rights::attach(policy, &self.who, spec.name.as_str(), Some(&spec));
+                if let Err(denied) = may {
+                    return denied.into();
+                }
+            }
+            if news.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// The subscription as it is now.

@@ -1,7 +1,8 @@
 //! Why the broker refuses a request. One enum for all operations: every caller maps it to a wire code or an
 //! HTTP status in one place, and the variants are what a caller can act on.
 
-use crate::domain::{Name, TopicName};
+use crate::auth::Denied;
+use crate::domain::{Name, NameError, TopicName};
 
 /// A refusal by the broker.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -14,9 +15,17 @@ pub enum BrokerError {
         "there is no subscription or route `{0}`; `tidegate subscription list` shows what there is"
     )]
     NoSubscription(String),
-    /// No such plugin.
-    #[error("there is no plugin `{0}`; `tidegate plugin list` shows what there is")]
+    /// No such plugin, or none that the caller may use.
+    #[error(
+        "there is no plugin `{0}` that you may use; `tidegate plugin list` shows those that you may"
+    )]
     NoPlugin(String),
+    /// A right is lacking.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// It is somebody else's.
+    #[error("{0}")]
+    NotYours(String),
     /// The name is taken.
     #[error("{kind} `{name}` exists already")]
     Exists {
@@ -68,6 +77,12 @@ pub enum BrokerError {
     /// A fault of the broker itself.
     #[error("{0}")]
     Internal(String),
+}
+
+impl From<NameError> for BrokerError {
+    fn from(error: NameError) -> Self {
+        Self::Invalid(error.to_string())
+    }
 }
 
 impl BrokerError {

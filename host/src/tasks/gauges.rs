@@ -10,7 +10,7 @@ use crate::store::Usage;
 type Column<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
 pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeFamily> {
-    let columns: [Column<SubscriptionInfo>; 13] = [
+    let columns: [Column<SubscriptionInfo>; 14] = [
         (
             "tidegate_subscription_depth",
             "Events that matched and are not acked",
@@ -70,6 +70,12 @@ pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeF
             "1 while its filters or its catching up stand at an event that cannot be read",
             "gauge",
             |s| f64::from(u8::from(s.stands_at.is_some())),
+        ),
+        (
+            "tidegate_subscription_stopped",
+            "1 while whoever it belongs to lacks a right: a route does nothing, dead letters wait",
+            "gauge",
+            |s| f64::from(u8::from(s.stopped.is_some())),
         ),
         (
             "tidegate_subscription_pending_changes",

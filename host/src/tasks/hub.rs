@@ -64,6 +64,8 @@ pub(super) struct Said {
     pub(super) transform_failed: LogLimit,
     pub(super) given_up: LogLimit,
     pub(super) unreadable: LogLimit,
+    /// That its dead letters wait for a right of its owner.
+    pub(super) letters_wait: AtomicBool,
     strain: Mutex<Strain>,
 }
 

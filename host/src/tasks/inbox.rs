@@ -13,8 +13,8 @@ use super::catalog::Catalog;
 use super::producers::Session;
 use super::publish::Promise;
 use crate::domain::{
-    CommitNumber, Entries, PluginInfo, Position, SubscriptionId, SubscriptionSpec, TopicName,
-    TopicSpec,
+    CommitNumber, Entries, Owner, PluginInfo, Position, SubscriptionId, SubscriptionSpec,
+    TopicName, TopicSpec,
 };
 
 /// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
@@ -48,7 +48,9 @@ pub(super) enum Control {
     ),
     UpdateSubscription(Update, oneshot::Sender<Result<(), BrokerError>>),
     DeleteSubscription(SubscriptionId, oneshot::Sender<Result<(), BrokerError>>),
-    AddPlugin(PluginInfo, oneshot::Sender<Result<PluginInfo, BrokerError>>),
+    AddPlugin(Upload, oneshot::Sender<Result<PluginInfo, BrokerError>>),
+    /// Gives all versions of a name to an owner.
+    GivePlugin(String, Owner, oneshot::Sender<Result<(), BrokerError>>),
     DeletePlugin(Vec<(String, u32)>, oneshot::Sender<Result<(), BrokerError>>),
     /// Outputs of a subscription (a route's results, dead letters) and the positions they are done with: atomic.
     Outputs(Outputs),
@@ -56,6 +58,13 @@ pub(super) enum Control {
     ConfirmAcks(oneshot::Sender<Result<(), BrokerError>>),
     /// Starts a new journal file and answers what a checkpoint needs to know of this moment.
     Mark(oneshot::Sender<Result<Mark, BrokerError>>),
+}
+
+/// A plugin to be recorded.
+pub(super) struct Upload {
+    pub(super) plugin: PluginInfo,
+    /// Under this name whoever it belongs to.
+    pub(super) any_name: bool,
 }
 
 /// What a subscription is to be changed to.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Change;
-use crate::domain::{Position, ProducerId, Sequence, SubscriptionId, TopicId};
+use crate::domain::{Position, PrincipalDigest, ProducerId, Sequence, SubscriptionId, TopicId};
 
 /// First byte of a group's notes: the version of their encoding.
 const VERSION: u8 = 1;
@@ -43,6 +43,13 @@ pub(super) enum Note {
         first_sequence: Sequence,
         /// The producer has seen the answers up to this number.
         resolved_through: u64,
+    },
+    /// Whose a producer is. In the group of the first batch of each of its streams, before that.
+    ProducerOwner {
+        /// Which.
+        producer: ProducerId,
+        /// Whose.
+        owner: PrincipalDigest,
     },
 }
 
@@ -127,6 +134,10 @@ mod tests {
                 first_sequence: Sequence(4),
                 resolved_through: 9,
             },
+            Note::ProducerOwner {
+                producer: ProducerId(7),
+                owner: crate::domain::Principal::local().digest(),
+            },
         ];
         let mut bytes = Vec::new();
         notes.iter().for_each(|note| push(note, &mut bytes));
@@ -135,7 +146,7 @@ mod tests {
             format!("{notes:?}")
         );
         let mut joined = Vec::new();
-        for part in [0..1, 1..1, 1..2] {
+        for part in [0..1, 1..1, 1..3] {
             let mut more = Vec::new();
             notes[part].iter().for_each(|note| push(note, &mut more));
             join(&more, &mut joined);

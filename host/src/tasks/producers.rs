@@ -6,19 +6,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::BrokerError;
-use crate::broker::Producers;
-use crate::domain::ProducerId;
+use crate::broker::{OpenError, Producers};
+use crate::domain::{PrincipalDigest, ProducerId};
 
 /// One publish stream of a producer that wants resends recognised.
 pub(super) struct Session {
     pub(super) producer: ProducerId,
     pub(super) epoch: u32,
+    /// Whose the producer is.
+    pub(super) owner: PrincipalDigest,
+    // The journal has been told whose the producer is.
+    owner_told: AtomicBool,
     fenced: AtomicBool,
 }
 
 impl Session {
     pub(super) fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
+    }
+
+    /// Whether the owner is still to be written down, which the caller then does. Called by the committer.
+    pub(super) fn tell_owner(&self) -> bool {
+        !self.owner_told.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -36,20 +45,29 @@ impl Sessions {
         })
     }
 
-    /// Opens a session, fencing an older one, and answers the highest number committed for the producer.
+    /// Opens a session of `owner`, fencing an older one, and answers the highest number committed for the producer.
     pub(super) fn open(
         &self,
         producer: ProducerId,
         epoch: u32,
+        owner: PrincipalDigest,
     ) -> Result<(Arc<Session>, u64), BrokerError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let last_number = self
-            .producers()
-            .open(producer, epoch)
-            .map_err(|_| BrokerError::Fenced)?;
+        let last_number =
+            self.producers()
+                .open(producer, epoch, owner)
+                .map_err(|error| match error {
+                    OpenError::Fenced { .. } => BrokerError::Fenced,
+                    OpenError::NotYours => BrokerError::NotYours(
+                        "this producer id is another principal's; take a new one, of random bytes"
+                            .into(),
+                    ),
+                })?;
         let session = Arc::new(Session {
             producer,
             epoch,
+            owner,
+            owner_told: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
         });
         if let Some(older) = open.insert(producer, session.clone()) {

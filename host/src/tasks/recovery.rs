@@ -186,6 +186,7 @@ impl Recovery {
                     }
                 }
             }
+            Note::ProducerOwner { producer, owner } => self.producers.own(producer, owner),
             Note::Batch {
                 producer,
                 epoch,

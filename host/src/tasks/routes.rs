@@ -13,9 +13,10 @@ use super::delivery::{DeliveryParts, Leased, Run, Taker};
 use super::hops;
 use super::hub::{Cell, push_range};
 use super::inbox::{Control, Outputs};
+use super::standing::Standing;
 use super::transform::Output;
 use crate::broker::GiveUpReason;
-use crate::domain::{Event, EventRef, SubscriptionSpec, TopicName};
+use crate::domain::{Event, EventRef, Header, SubscriptionSpec, TopicName, is_reserved_header};
 use crate::plugin::ConfigureError;
 
 /// Events and bytes of input that go into one group.
@@ -36,8 +37,12 @@ pub(super) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<()
         return Err(error);
     }
     let taker = Taker::attach(parts, cell);
+    let mut standing = Standing::default();
     loop {
-        match round(&taker).await {
+        if !standing.regained(&taker).await {
+            return Ok(());
+        }
+        match round(&taker, &mut standing).await {
             Ok(()) => {}
             Err(Failed::Transforms(error)) if error.is_passing() => {
                 tracing::warn!(route = %taker.cell.name, %error, "a route's transforms cannot be set up now; it tries again");
@@ -73,12 +78,17 @@ enum Failed {
     Write(BrokerError),
 }
 
-async fn round(taker: &Taker) -> Result<(), Failed> {
+async fn round(taker: &Taker, standing: &mut Standing) -> Result<(), Failed> {
     let taken = taker.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await;
     let runs = taken.map_err(Failed::Write)?;
     let mut leased: Vec<Leased> = runs.into_iter().flat_map(Run::into_events).collect();
     // The same for the whole batch, though the route be changed meanwhile.
     let form = taker.cell.form();
+    // It may have waited for these events for long.
+    if !standing.is_good(taker, &form) {
+        taker.give_back(leased.iter().map(|leased| leased.position));
+        return Ok(());
+    }
     let transforms = match taker.parts.transforms(&form).await {
         Ok(transforms) => transforms,
         Err(error) => {
@@ -147,16 +157,37 @@ fn place(
     leased: &Leased,
     outputs: Vec<Output>,
 ) -> Result<Vec<(TopicName, Bytes)>, String> {
-    let hops = EventRef::parse(&leased.event).map_or(0, |event| hops::of(&event)) + 1;
+    let came_in = EventRef::parse(&leased.event).ok();
+    let hops = came_in.map_or(0, |event| hops::of(&event)) + 1;
     let mut placed = Vec::with_capacity(outputs.len());
     for output in outputs {
         let topic = output_topic(spec, output.name.as_deref())?;
         let mut event = Event::decode(output.event)
             .map_err(|error| format!("the event cannot be read again: {error}"))?;
+        check_reserved(&event, came_in.as_ref())?;
         hops::set(&mut event, hops);
         placed.push((topic, event.encode_to_vec().into()));
     }
     Ok(placed)
+}
+
+// What the broker says in headers no transform says in its place; it may leave what came in as it is, or drop it.
+fn check_reserved(event: &Event, came_in: Option<&EventRef<'_>>) -> Result<(), String> {
+    let came_in_with = |header: &Header| {
+        let said = (header.name.as_str(), header.value.as_str());
+        came_in.is_some_and(|event| event.headers().any(|header| header == said))
+    };
+    let mut reserved = event
+        .headers
+        .iter()
+        .filter(|header| is_reserved_header(&header.name));
+    match reserved.find(|header| !came_in_with(header)) {
+        None => Ok(()),
+        Some(header) => Err(format!(
+            "the transform sets header `{}`; names that begin with `tidegate-` are for what the broker says",
+            header.name
+        )),
+    }
 }
 
 fn output_topic(spec: &SubscriptionSpec, name: Option<&str>) -> Result<TopicName, String> {

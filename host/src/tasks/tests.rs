@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::domain::{Durability, Entries, SubscriptionInfo, TopicSpec};
+use crate::domain::{Durability, Entries, Principal, SubscriptionInfo, TopicSpec};
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
 use crate::store::{StoreOptions, open};
@@ -46,6 +46,7 @@ impl Fixture {
             checkpoint_blocks: 10_000,
             journal_bytes_max: 4 * MIB,
             producers_max: 100,
+            policy: crate::auth::Policy::of_local(),
         };
         let broker = Broker::start(
             options,
@@ -64,14 +65,21 @@ impl Fixture {
 
     async fn publisher(&self) -> Stream {
         let (replies, answers) = mpsc::unbounded_channel();
-        let (publisher, _) = self.broker.publisher(None, replies).await.expect("opens");
+        let (publisher, _) = self
+            .broker
+            .publisher(&Principal::local(), None, replies)
+            .await
+            .expect("opens");
         Stream { publisher, answers }
     }
 
     async fn subscribe(&self, name: &str, topics: &str) {
         let spec = serde_json::json!({"name": name, "topics": [topics]});
         let spec = serde_json::from_value(spec).expect("a specification");
-        let created = self.broker.create_subscription(spec).await;
+        let created = self
+            .broker
+            .create_subscription(&Principal::local(), spec)
+            .await;
         created.expect("created");
     }
 
@@ -173,7 +181,7 @@ async fn a_task_that_panics_makes_the_broker_unready() {
     assert!(stream.answers(1).await[0].result.is_ok());
     fixture.wait_for(&died("router"), true).await;
     assert!(!fixture.broker.health().ready);
-    let text = fixture.broker.metrics_text();
+    let text = fixture.broker.metrics_text(&Principal::local());
     let line = "tidegate_condition{condition=\"task_died\",subject=\"router\"} 1\n";
     assert!(text.contains(line), "{text}");
     fixture.broker.shutdown().await;
@@ -183,7 +191,10 @@ impl Fixture {
     async fn subscribe_to_all(&self, name: &str) {
         let spec = serde_json::json!({"name": name, "topics": [">"], "start": "earliest"});
         let spec = serde_json::from_value(spec).expect("a specification");
-        let created = self.broker.create_subscription(spec).await;
+        let created = self
+            .broker
+            .create_subscription(&Principal::local(), spec)
+            .await;
         created.expect("created");
     }
 
@@ -233,7 +244,7 @@ async fn what_cannot_be_read_is_seen_and_waits_until_an_operator_gives_it_up() {
     let moved = async {
         while !fixture
             .broker
-            .metrics_text()
+            .metrics_text(&Principal::local())
             .contains("tidegate_checkpoints_total 1")
         {
             tokio::time::sleep(Duration::from_millis(5)).await;

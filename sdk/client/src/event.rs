@@ -1,7 +1,7 @@
 //! The event as an application makes and gets it.
 
 use bytes::Bytes;
-use tidegate_wire::event::EventCheckError;
+use tidegate_wire::event::{EventCheckError, is_reserved_header};
 use tidegate_wire::{Limits, pb};
 
 /// What a publisher says. Cheap to clone: key and payload are shared.
@@ -61,6 +61,14 @@ impl Event {
         self
     }
 
+    /// The same event without the headers that the broker sets (`tidegate-dead-reason` and the like), which it refuses from
+    /// publishers: call this before publishing again what was received, a dead letter for instance.
+    #[must_use]
+    pub fn without_broker_headers(mut self) -> Self {
+        self.headers.retain(|(name, _)| !is_reserved_header(name));
+        self
+    }
+
     /// Value of the first header called `name`.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -80,6 +88,11 @@ impl Event {
         }
         if let Some(index) = self.headers.iter().position(|(name, _)| name.is_empty()) {
             return Err(EventCheckError::HeaderUnnamed { index });
+        }
+        let reserved = |(name, _): &&(String, String)| is_reserved_header(name);
+        if let Some((name, _)) = self.headers.iter().find(reserved) {
+            let name = name.clone();
+            return Err(EventCheckError::HeaderReserved { name });
         }
         let size = self
             .headers
@@ -158,5 +171,20 @@ mod tests {
             check(Event::new("").with_header("a", "").with_header("b", "")),
             Err(EventCheckError::TooManyHeaders { headers: 2, max: 1 })
         ));
+    }
+
+    #[test]
+    fn what_the_broker_said_is_not_published_again() {
+        let letter = Event::new("")
+            .with_header("Tidegate-Hops", "1")
+            .with_header("ce-type", "t")
+            .with_header("tidegate-dead-reason", "r");
+        assert!(matches!(
+            letter.check_headers(&Limits::default()),
+            Err(EventCheckError::HeaderReserved { name }) if name == "Tidegate-Hops"
+        ));
+        let again = letter.without_broker_headers();
+        assert_eq!(again, Event::new("").with_header("ce-type", "t"));
+        assert_eq!(again.check_headers(&Limits::default()), Ok(()));
     }
 }

@@ -18,6 +18,18 @@ mod tag {
     pub(super) const HEADER_VALUE: u32 = 2;
 }
 
+/// What the names of headers begin with that only the broker sets, as in `tidegate-dead-reason`.
+pub const RESERVED_HEADER_PREFIX: &str = "tidegate-";
+
+/// Whether a header of this name is for what the broker says, and refused when a publisher sets it. Upper and lower case
+/// are the same here, since many programs do not tell them apart.
+#[must_use]
+pub fn is_reserved_header(name: &str) -> bool {
+    let prefix = RESERVED_HEADER_PREFIX.as_bytes();
+    let begin = name.as_bytes().get(..prefix.len());
+    begin.is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+}
+
 /// Why bytes are not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventRefError {
@@ -83,13 +95,23 @@ pub enum EventCheckError {
         /// Its place, from 0.
         index: usize,
     },
+    /// A header that only the broker sets.
+    #[error(
+        "header `{name}` is the broker's to set, as all that begin with `{RESERVED_HEADER_PREFIX}`; leave such headers out when you publish again what you received"
+    )]
+    HeaderReserved {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl From<&EventCheckError> for pb::Error {
     fn from(error: &EventCheckError) -> Self {
         let code = match error {
             EventCheckError::Malformed(_) => pb::ErrorCode::Malformed,
-            EventCheckError::HeaderUnnamed { .. } => pb::ErrorCode::InvalidArgument,
+            EventCheckError::HeaderUnnamed { .. } | EventCheckError::HeaderReserved { .. } => {
+                pb::ErrorCode::InvalidArgument
+            }
             _ => pb::ErrorCode::TooLarge,
         };
         pb::Error::new(code, error.to_string())
@@ -118,6 +140,10 @@ pub fn check_event(bytes: &[u8], limits: &Limits) -> Result<(), EventCheckError>
     for (index, (name, value)) in event.headers().enumerate() {
         if name.is_empty() {
             return Err(EventCheckError::HeaderUnnamed { index });
+        }
+        if is_reserved_header(name) {
+            let name = name.to_owned();
+            return Err(EventCheckError::HeaderReserved { name });
         }
         size += name.len() + value.len();
     }

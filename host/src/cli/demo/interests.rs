@@ -145,7 +145,9 @@ fn subscription(name: &str, topic: &str) -> anyhow::Result<SubscriptionSpec> {
         start: StartAt::New,
         delivery: DeliveryPolicy::default(),
         outputs: BTreeMap::new(),
+        owner: None,
         created: Millis(0),
+        created_by: None,
     })
 }
 

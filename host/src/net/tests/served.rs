@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::domain::{DeliveryPolicy, Millis, StartAt, SubscriptionSpec};
+use crate::domain::{
+    DeliveryPolicy, Millis, Principal, StartAt, SubscriptionInfo, SubscriptionSpec,
+};
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::{self, File, FileSystem, RealFileSystem, StoreOptions};
 use crate::tasks::{Broker, BrokerOptions};
@@ -19,6 +21,8 @@ const MIB: u64 = 1 << 20;
 struct Served {
     net: Net,
     broker: Broker,
+    policy: Arc<Policy>,
+    grants: Vec<Grant>,
     _dir: tempfile::TempDir,
 }
 
@@ -44,6 +48,15 @@ impl Served {
             cache_dir,
             ..PluginOptions::default()
         });
+        let topics = |pattern: &str| vec![pattern.parse().expect("valid")];
+        let grant = |who: &str, pattern: &str| Grant {
+            principals: vec![who.parse().expect("valid")],
+            publish: topics(pattern),
+            subscribe: topics(pattern),
+            ..Grant::default()
+        };
+        let grants = vec![grant("dns:client.example", "orders.>"), grant("local", ">")];
+        let policy = Arc::new(Policy::new(grants.clone()));
         let options = BrokerOptions {
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
@@ -53,6 +66,7 @@ impl Served {
             checkpoint_blocks: 10_000,
             journal_bytes_max: 16 * MIB,
             producers_max: 100,
+            policy: policy.clone(),
         };
         let broker = Broker::start(
             options,
@@ -62,22 +76,17 @@ impl Served {
         )
         .await
         .expect("starts");
-        let topics = || vec!["orders.>".parse().expect("valid")];
-        let policy = Policy::new(vec![Grant {
-            principals: vec!["dns:client.example".parse().expect("valid")],
-            publish: topics(),
-            subscribe: topics(),
-            admin: vec![],
-        }]);
         let net = Net::start_with(
             ClientAuth::Required,
-            policy,
+            policy.clone(),
             Backend::Broker(broker.clone()),
             change,
         );
         Self {
             net,
             broker,
+            policy,
+            grants,
             _dir: dir,
         }
     }
@@ -91,10 +100,12 @@ impl Served {
             start: StartAt::New,
             delivery: DeliveryPolicy::default(),
             outputs: std::collections::BTreeMap::new(),
+            owner: None,
             created: Millis(0),
+            created_by: None,
         };
         self.broker
-            .create_subscription(spec)
+            .create_subscription(&Principal::local(), spec)
             .await
             .expect("created");
     }
@@ -629,7 +640,7 @@ async fn a_consumer_needs_a_subscription_and_the_right() {
         );
     };
     check("theirs", ErrorCode::PermissionDenied).await;
-    check("nobodys", ErrorCode::NotFound).await;
+    check("nobodys", ErrorCode::PermissionDenied).await;
     assert_eq!(
         served
             .broker
@@ -730,4 +741,55 @@ async fn a_shutdown_answers_what_is_under_way() {
     tokio::time::timeout(HANG, served.net.handle.stopped())
         .await
         .expect("stops in time");
+}
+
+#[tokio::test]
+async fn other_grants_stop_and_start_what_runs() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    served.subscription("copies", "copies").await;
+    let route =
+        serde_json::json!({"name": "route", "topics": ["orders.>"], "outputs": {"out": "copies"}});
+    let route = serde_json::from_value(route).expect("a specification");
+    let local = Principal::local();
+    let created = served.broker.create_subscription(&local, route).await;
+    created.expect("created");
+    let client = served.net.welcomed().await;
+    let mut consuming = Consuming::open(&client, "s", 10).await.expect("granted");
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing.write(&batch(1, "orders.eu", 0, &["one"])).await;
+    publishing.ack().await;
+    let (payload, _, position) = consuming.event().await;
+    assert_eq!(payload, "one");
+    consuming.ack_confirmed(position).await;
+    let until = async |name: &str, wanted: fn(&SubscriptionInfo) -> bool| {
+        while !wanted(&served.broker.subscription(name).expect("exists")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    until("copies", |info| info.depth == 1).await;
+
+    // Nothing but publishing is left.
+    let mut grants = served.grants.clone();
+    grants.pop();
+    grants[0].subscribe.clear();
+    served.policy.reload(grants);
+    match consuming.next().await {
+        ToConsumer::Error(error) => assert_eq!(error.code(), ErrorCode::PermissionDenied),
+        other => panic!("{other:?}"),
+    }
+    publishing.write(&batch(2, "orders.eu", 0, &["two"])).await;
+    publishing.ack().await;
+    until("route", |info| info.stopped.is_some() && info.depth == 1).await;
+    assert_eq!(served.depth("copies"), 1);
+    served.policy.reload(Vec::new());
+    publishing.write(&batch(3, "orders.eu", 0, &["no"])).await;
+    assert_eq!(publishing.refusal().await, (3, ErrorCode::PermissionDenied));
+
+    served.policy.reload(served.grants.clone());
+    until("copies", |info| info.depth == 2).await;
+    let mut consuming = Consuming::open(&client, "s", 10)
+        .await
+        .expect("granted again");
+    assert_eq!(consuming.event().await.0, "two");
 }
