@@ -622,7 +622,6 @@ impl Broker {
         let unreadable = self.0.reader.unreadable();
         let (info, oldest) = {
             let state = cell.lock();
-            let lacks = unreadable::lacks(&state, &unreadable);
             let unevaluated = match cell.is_routed() {
                 true => end.0.saturating_sub(routed.0),
                 false => end.0.saturating_sub(state.evaluated_through().next().0),
@@ -642,8 +641,8 @@ impl Broker {
                     .dead_lettered
                     .load(std::sync::atomic::Ordering::Relaxed),
                 paused: state.paused().map(str::to_owned),
-                unreadable: lacks.pending,
-                stands_at: lacks.stands_at,
+                unreadable: unreadable::lacks(&state, &unreadable),
+                stands_at: cell.stands_at(),
                 limits_reached: state.strain().names().map(str::to_owned).collect(),
                 stopped: None,
             };

@@ -52,6 +52,8 @@ pub(super) struct Cell {
     followed: AtomicU64,
     // Up to where everything is decided according to the newest checkpoint. A crash goes back no further.
     evaluated_on_disk: AtomicU64,
+    // The position at which its filters or its catching up stand because it cannot be read; 0: nowhere.
+    stands_at: AtomicU64,
     /// The oldest pending position that was asked for, and when it was appended.
     pub(super) oldest: Mutex<(Position, Millis)>,
     pub(super) said: Said,
@@ -136,6 +138,7 @@ impl Cell {
             evaluated_on_disk: AtomicU64::new(0),
             oldest: Mutex::default(),
             said: Said::default(),
+            stands_at: AtomicU64::new(0),
         });
         cell.update(subscription);
         cell
@@ -143,6 +146,17 @@ impl Cell {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, SubscriptionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It stands at an event that cannot be read, or does not any more.
+    pub(super) fn set_stands_at(&self, position: Option<Position>) {
+        let position = position.map_or(0, |position| position.0);
+        self.stands_at.store(position, Ordering::Relaxed);
+    }
+
+    pub(super) fn stands_at(&self) -> Option<Position> {
+        let position = self.stands_at.load(Ordering::Relaxed);
+        (position > 0).then_some(Position(position))
     }
 
     pub(super) fn is_deleted(&self) -> bool {

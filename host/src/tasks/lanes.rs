@@ -524,6 +524,7 @@ impl Lane {
                     if last.cursor == cohort.cursor && last.rests_until == cohort.rests_until =>
                 {
                     last.rules.extend(cohort.rules);
+                    last.unreadable = last.unreadable.or(cohort.unreadable);
                     last.by_topic.clear();
                 }
                 _ => merged.push(cohort),
@@ -547,6 +548,9 @@ impl Lane {
         let evaluated = self.evaluate(index, stop, &mut verdicts).await;
         let done = match &evaluated {
             Ok(next) => {
+                if self.cohorts[index].unreadable.take().is_some() {
+                    self.stand_at(index, None);
+                }
                 self.cohorts[index].cursor = *next;
                 self.report(index, &mut verdicts, *next)
             }
@@ -561,6 +565,7 @@ impl Lane {
         match evaluated {
             Ok(_) => true,
             Err(Unreadable(error)) => {
+                self.stand_at(index, Some(self.cohorts[index].cursor));
                 let cohort = &mut self.cohorts[index];
                 if cohort.unreadable != Some(cohort.cursor) {
                     cohort.unreadable = Some(cohort.cursor);
@@ -570,6 +575,14 @@ impl Lane {
                 cohort.rests_until = Some(Instant::now() + RETRY);
                 false
             }
+        }
+    }
+
+    // What the subscriptions of a cohort are shown to wait for.
+    fn stand_at(&self, index: usize, position: Option<Position>) {
+        let rules = self.cohorts[index].rules.iter();
+        for member in rules.filter_map(|key| self.members.get(key)) {
+            member.cell.set_stands_at(position);
         }
     }
 

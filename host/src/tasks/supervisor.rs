@@ -129,7 +129,7 @@ impl Supervisor {
 // its next chain is reached.
 async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<FilterChain>) {
     let mut end = parts.log.watch_end();
-    let mut unreadable = None;
+    let mut stands_at = None;
     while !cell.is_deleted() && !parts.shutdown.is_cancelled() {
         let changed = cell.wake.notified();
         tokio::pin!(changed);
@@ -160,13 +160,16 @@ async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<Filte
             continue;
         }
         if let Err(error) = step(&parts, &cell, &judging, next, stop).await {
-            if unreadable.replace(next) != Some(next) {
+            if stands_at.replace(next) != Some(next) {
+                cell.set_stands_at(stands_at);
                 tracing::error!(subscription = %cell.name, position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
             }
             tokio::select! {
                 () = parts.shutdown.cancelled() => return,
                 () = tokio::time::sleep(RETRY) => {}
             }
+        } else if stands_at.take().is_some() {
+            cell.set_stands_at(None);
         }
     }
 }

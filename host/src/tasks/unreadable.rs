@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use super::health::{Condition, Conditions};
 use super::hub::chain;
 use crate::broker::SubscriptionState;
-use crate::domain::Position;
 use crate::store::Unreadable;
 
 /// Keeps the conditions as the store has it.
@@ -56,24 +55,8 @@ fn reason(unreadable: &Unreadable) -> String {
     )
 }
 
-/// What a subscription lacks because it cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lacks {
-    /// Events that are pending for it.
-    pub(super) pending: u64,
-    /// Its filters, or its catching up, stand at this event.
-    pub(super) stands_at: Option<Position>,
-}
-
-/// Looks it up.
-pub(super) fn lacks(state: &SubscriptionState, unreadable: &[Unreadable]) -> Lacks {
-    let mut lacks = Lacks::default();
-    let next = state.evaluated_through().next();
-    for Unreadable { first, last, .. } in unreadable {
-        lacks.pending += state.pending_within(*first..=*last);
-        if *first <= next && next <= *last {
-            lacks.stands_at = Some(next);
-        }
-    }
-    lacks
+/// How many events are pending for a subscription that cannot be read.
+pub(super) fn lacks(state: &SubscriptionState, unreadable: &[Unreadable]) -> u64 {
+    let pending = |one: &Unreadable| state.pending_within(one.first..=one.last);
+    unreadable.iter().map(pending).sum()
 }
