@@ -41,13 +41,18 @@ impl PublishCredit {
         }
     }
 
-    /// A batch is coming whose frame has so many bytes, which is less than it will cost.
+    /// A batch is coming whose frame has so many bytes, which is less than it will cost. Answers how much room it needs beyond
+    /// all credit and the room that is held: something only when nothing else is outstanding.
     ///
     /// # Errors
     ///
     /// The client sends more than it may. That is found out before the frame is read.
-    pub(super) fn announce(&self, frame_bytes: usize) -> Result<(), pb::Error> {
-        self.check(frame_bytes)
+    pub(super) fn announce(&self, frame_bytes: usize) -> Result<usize, pb::Error> {
+        self.check(frame_bytes)?;
+        Ok(match self.large {
+            Some(_) => 0,
+            None => (frame_bytes + BATCH_COST_BYTES).saturating_sub(self.cost_max),
+        })
     }
 
     /// Takes credit for a batch. One batch may always be outstanding, however large.
@@ -72,14 +77,6 @@ impl PublishCredit {
             self.batches_max, self.cost_max,
         );
         Err(pb::Error::new(ErrorCode::FlowControl, message))
-    }
-
-    /// How much room is needed, beyond all credit and the room that is held, for a batch whose frame has so many bytes.
-    pub(super) fn lacking(&self, frame_bytes: usize) -> usize {
-        match self.large {
-            Some(_) => 0,
-            None => (frame_bytes + BATCH_COST_BYTES).saturating_sub(self.cost_max),
-        }
     }
 
     /// Keeps room until nothing is outstanding.
@@ -232,16 +229,21 @@ mod tests {
         };
         let account = Account::of_all(share);
         let mut credit = PublishCredit::new(10_000, 10);
-        assert_eq!(credit.lacking(10_000 - BATCH_COST_BYTES), 0);
-        assert_eq!(credit.lacking(20_000 - BATCH_COST_BYTES), 10_000);
+        let lacking = |credit: &PublishCredit, cost| {
+            credit
+                .announce(cost - BATCH_COST_BYTES)
+                .expect("the only one")
+        };
+        assert_eq!(lacking(&credit, 10_000), 0);
+        assert_eq!(lacking(&credit, 20_000), 10_000);
         let room = account.room(1 << 20).now_or_never().expect("room");
         credit.hold(room);
-        assert_eq!(credit.lacking(1 << 30), 0);
+        assert_eq!(lacking(&credit, 1 << 30), 0);
         credit.take(20_000).expect("the only one");
         assert!(account.room(1).now_or_never().is_none());
         credit.give_back(20_000);
         assert!(account.room(1).now_or_never().is_some());
-        assert_eq!(credit.lacking(20_000 - BATCH_COST_BYTES), 10_000);
+        assert_eq!(lacking(&credit, 20_000), 10_000);
     }
 
     // Whoever counts the bytes of events only, and keeps to what was announced, is never refused.

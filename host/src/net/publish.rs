@@ -266,9 +266,9 @@ impl<'a> Session<'a> {
         let Some(length) = recv.announced().await? else {
             return Ok(None);
         };
-        self.with_credit(|credit| credit.announce(length))
+        let lacking = self
+            .with_credit(|credit| credit.announce(length))
             .map_err(StreamEnd::Refused)?;
-        let lacking = self.with_credit(|credit| credit.lacking(length));
         if lacking > 0 {
             let room = timeout_at(recv.deadline(), self.peer.account.room(lacking)).await;
             let room = room.map_err(|_| no_room(length))?;

@@ -557,6 +557,82 @@ async fn a_principal_has_its_own_limit_of_connections() {
     other.hello(&[1]).await.expect("welcomed");
 }
 
+// Passes on what the client says, and of the answers only the request to prove its address. So the client does that, and then
+// stalls.
+async fn stall(net: &Net) -> tokio::task::JoinSet<()> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let before = Arc::new(tokio::net::UdpSocket::bind(any).await.expect("socket"));
+    let behind = Arc::new(tokio::net::UdpSocket::bind(any).await.expect("socket"));
+    let relay = before.local_addr().expect("bound");
+    behind
+        .connect(net.handle.local_addrs[0])
+        .await
+        .expect("an address");
+    let endpoint = Endpoint::client(any).expect("socket");
+    let identity = Some(net.ca.issue("client.example"));
+    let connecting = endpoint.connect_with(client_config(&net.ca, identity), relay, "localhost");
+    let connecting = connecting.expect("valid name");
+    let client = endpoint.local_addr().expect("bound");
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        let _ = connecting.await;
+        drop(endpoint);
+        std::future::pending().await
+    });
+    let (there, back) = (before.clone(), behind.clone());
+    tasks.spawn(async move {
+        let mut datagram = [0; 2_048];
+        while let Ok(length) = before.recv(&mut datagram).await {
+            let _ = behind.send(&datagram[..length]).await;
+        }
+    });
+    tasks.spawn(async move {
+        let mut datagram = [0; 2_048];
+        while let Ok(length) = back.recv(&mut datagram).await {
+            if datagram[0] & 0xf0 == 0xf0 {
+                let _ = there.send_to(&datagram[..length], client).await;
+            }
+        }
+    });
+    tasks
+}
+
+#[tokio::test]
+async fn handshakes_that_stall_give_way_to_one_that_does_not() {
+    let net = Net::start(ClientAuth::Required, |options| {
+        options.handshakes_before_retry = 4;
+        options.handshake_timeout = 2 * HANG;
+    });
+    let mut stalled = Vec::new();
+    for _ in 0..64 {
+        stalled.push(stall(&net).await);
+    }
+    let stats = &net.handle.stats;
+    let tried = async {
+        loop {
+            let counts = stats.counts();
+            let many = counts.connections_refused + counts.handshakes_given_up > 0;
+            // What stalls is from the same address, and it may have begun too lately to give way.
+            if many
+                && net
+                    .connect(Some(net.ca.issue("client.example")))
+                    .await
+                    .is_ok()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(HANG, tried).await.expect("gets in");
+    let counts = stats.counts();
+    assert!(counts.handshakes_given_up > 0, "{counts:?}");
+    assert!(
+        counts.handshakes_open <= 8,
+        "a quarter of all, but eight at least: {counts:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_client_that_must_prove_its_address_gets_in() {
     let net = Net::start(ClientAuth::Required, |options| {

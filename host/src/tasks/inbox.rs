@@ -19,9 +19,9 @@ use crate::domain::{
 
 /// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
 pub(super) const PUBLISH_COST_MAX: usize = 64 * 1024 * 1024;
-/// Of more that waits than this, a group takes half: its publishers are answered and can go on while the other half is
+/// Of more waiting bytes than this, a group takes half: its publishers are answered and can go on while the other half is
 /// written. Fewer are not worth a sync of their own.
-const WHOLE_COST_MAX: usize = 128 * 1024;
+const WHOLE_BYTES_MAX: usize = 128 * 1024;
 /// Control items that may wait. Full: whoever asks waits.
 const CONTROL_ITEMS_MAX: usize = 1_024;
 
@@ -36,6 +36,13 @@ pub(super) struct PublishItem {
     pub(super) session: Option<Arc<Session>>,
     pub(super) promise: Promise,
     pub(super) _room: OwnedSemaphorePermit,
+}
+
+impl PublishItem {
+    // Those of its events, heads included.
+    fn bytes(&self) -> usize {
+        self.entries.bytes().len()
+    }
 }
 
 /// Anything else the committer writes.
@@ -105,7 +112,7 @@ pub(super) struct Inbox {
 struct Lanes {
     control: VecDeque<Control>,
     publish: VecDeque<PublishItem>,
-    publish_cost: usize,
+    publish_bytes: usize,
     acks_since: Option<Instant>,
     // The committer waits and nobody has woken it yet. While it works there is no need to: it looks again before it waits.
     waiting: bool,
@@ -162,7 +169,7 @@ impl Inbox {
         if lanes.closing {
             return Err(BrokerError::ShuttingDown);
         }
-        lanes.publish_cost += item.cost;
+        lanes.publish_bytes += item.bytes();
         lanes.publish.push_back(item);
         self.wake_committer(lanes);
         Ok(())
@@ -297,12 +304,12 @@ impl Inbox {
                 }
             };
         }
-        let (count, cost) = match take_publishes {
+        let (count, bytes) = match take_publishes {
             true => lanes.fitting(cost_max),
             false => (0, 0),
         };
         let publish = lanes.publish.drain(..count).collect();
-        lanes.publish_cost -= cost;
+        lanes.publish_bytes -= bytes;
         lanes.waiting = false;
         lanes.sleeping = false;
         lanes.woken = false;
@@ -325,7 +332,7 @@ impl Inbox {
     /// Everything that still waits, when the committer cannot write any more.
     pub(super) fn drain(&self) -> (VecDeque<Control>, VecDeque<PublishItem>) {
         let mut lanes = self.lock();
-        lanes.publish_cost = 0;
+        lanes.publish_bytes = 0;
         (
             std::mem::take(&mut lanes.control),
             std::mem::take(&mut lanes.publish),
@@ -338,20 +345,21 @@ impl Inbox {
 }
 
 impl Lanes {
-    // How many publishes from the front cost at most `cost_max`, or half of many, and what they cost.
+    // How many publishes from the front cost at most `cost_max`, or are half of many, and how many bytes these are.
     fn fitting(&self, cost_max: usize) -> (usize, usize) {
-        let cost_max = match self.publish_cost > WHOLE_COST_MAX {
-            true => cost_max.min(self.publish_cost / 2),
-            false => cost_max,
+        let bytes_max = match self.publish_bytes > WHOLE_BYTES_MAX {
+            true => self.publish_bytes / 2,
+            false => usize::MAX,
         };
-        let (mut count, mut cost) = (0, 0);
+        let (mut count, mut cost, mut bytes) = (0, 0, 0);
         while let Some(item) = self.publish.get(count)
-            && (count == 0 || cost + item.cost <= cost_max)
+            && (count == 0 || (cost + item.cost <= cost_max && bytes < bytes_max))
         {
             cost += item.cost;
+            bytes += item.bytes();
             count += 1;
         }
-        (count, cost)
+        (count, bytes)
     }
 }
 
@@ -371,7 +379,7 @@ mod tests {
         let room = inbox.publish_room.clone().try_acquire_owned();
         let item = PublishItem {
             topic: "a".parse().expect("a name"),
-            entries: Entries::of([]),
+            entries: Entries::of([vec![0; cost].as_slice()]),
             cost,
             first_number: number,
             resolved_through: 0,
@@ -392,14 +400,14 @@ mod tests {
     fn of_much_that_waits_half_is_taken_in_order() {
         let inbox = Inbox::new();
         for number in 0..6 {
-            publish(&inbox, number, WHOLE_COST_MAX / 3);
+            publish(&inbox, number, WHOLE_BYTES_MAX / 3 - 8);
         }
         assert_eq!(take(&inbox, usize::MAX), [0, 1, 2]);
         assert_eq!(take(&inbox, usize::MAX), [3, 4, 5]);
-        publish(&inbox, 6, 10 * WHOLE_COST_MAX);
+        publish(&inbox, 6, 10 * WHOLE_BYTES_MAX);
         assert_eq!(take(&inbox, usize::MAX), [6], "a batch is not split");
         for number in 7..10 {
-            publish(&inbox, number, WHOLE_COST_MAX);
+            publish(&inbox, number, WHOLE_BYTES_MAX);
         }
         assert_eq!(take(&inbox, 1), [7], "the caller's limit holds as well");
     }
