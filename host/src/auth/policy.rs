@@ -253,9 +253,9 @@ impl Action<'_> {
             Self::Publish(topic) => (Right::Publish, topic.to_string()),
             Self::Subscribe(pattern) => (Right::Subscribe, pattern.to_string()),
             Self::AdminTopic(pattern) => (Right::Admin, pattern.to_string()),
-            Self::AdminPlugins | Self::AdminRead | Self::SeeSubscriptions | Self::SeePlugins => {
-                (Right::Admin, ">".to_owned())
-            }
+            Self::AdminPlugins | Self::AdminRead => (Right::Admin, ">".to_owned()),
+            Self::SeeSubscriptions => (Right::Subscribe, String::new()),
+            Self::SeePlugins => (Right::Use, String::new()),
             Self::Consume(name) => (Right::Consume, (*name).to_owned()),
             Self::Upload(name) => (Right::Upload, (*name).to_owned()),
             Self::Use(name) => (Right::Use, (*name).to_owned()),
@@ -293,9 +293,13 @@ impl fmt::Display for Denied {
         let Self { who, right, on } = self;
         let key = right.key();
         if on.is_empty() {
+            let what = match right {
+                Right::Publish | Right::Subscribe | Right::Admin => "TOPICS",
+                Right::Consume | Right::Upload | Right::Use => "NAMES",
+            };
             return write!(
                 f,
-                "{who} has no {key} right at all; a table [[policy.grants]] with principals = [{:?}] and {key} = [TOPICS] would give one",
+                "{who} has no {key} right at all; a table [[policy.grants]] with principals = [{:?}] and {key} = [{what}] would give one",
                 who.as_str(),
             );
         }

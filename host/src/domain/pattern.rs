@@ -57,7 +57,7 @@ pub enum NameError {
     MixedToken(String),
     /// It may have been given once, but nothing new gets such a name.
     #[error(
-        "`{0}` cannot be the name of anything new: a name does not begin with `-` or `/`, and between slashes is neither nothing nor `.` nor `..`"
+        "`{0}` cannot be the name of anything new: a name does not begin with `-` or `/`, and no part of it between slashes is empty, `.` or `..`"
     )]
     Confusing(String),
 }

@@ -834,7 +834,7 @@ impl Broker {
         let (wanted, version) = split_version(name);
         let plugin = self.seen_plugin(who, wanted)?;
         let policy = &self.0.parts.policy;
-        if !plugin.bundled && !rights::owns_plugin(policy, who, &plugin) {
+        if !rights::owns_plugin(policy, who, &plugin) {
             policy.check(who, &Action::AdminPlugins)?;
         }
         let versions: Vec<(String, u32)> = self
@@ -847,8 +847,20 @@ impl Broker {
         if versions.is_empty() {
             return Err(BrokerError::NoPlugin(name.to_owned()));
         }
-        self.ask(|reply| Control::DeletePlugin(versions, reply))
-            .await
+        let deleted = self.ask(|reply| Control::DeletePlugin(versions, reply));
+        match deleted.await {
+            // The owner of a plugin does not learn the names of what others make with it.
+            Err(BrokerError::InUse { what, by }) if !self.sees_subscription(who, &by) => {
+                let by = "somebody else's subscription".to_owned();
+                Err(BrokerError::InUse { what, by })
+            }
+            deleted => deleted,
+        }
+    }
+
+    fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
+        let cell = self.0.parts.hub.by_name(name);
+        cell.is_none_or(|cell| rights::sees(&self.0.parts.policy, who, &cell.form().spec))
     }
 
     /// All plugins, bundled ones first, by name and version.

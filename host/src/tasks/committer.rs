@@ -640,7 +640,7 @@ impl Committer {
         if let Some(user) = specs.find(|spec| spec.outputs.values().any(|output| output == name)) {
             return Err(BrokerError::InUse {
                 what: format!("topic `{name}`"),
-                by: user.name.clone(),
+                by: user.name.to_string(),
             });
         }
         self.change(Change::DeleteTopic(id), group);
@@ -904,17 +904,16 @@ impl Committer {
             }
             match self.user_of(plugin.digest) {
                 None => {}
-                Some((spec, true)) => {
+                Some((_, true)) => {
                     self.parts.checkpoint_due.notify_one();
                     return Err(BrokerError::Overloaded(format!(
-                        "{shown} was used by `{}` until lately, and would be again after a crash until the next checkpoint, which is on its way; try again in a moment",
-                        spec.name
+                        "{shown} was used until lately, and would be again after a crash until the next checkpoint, which is on its way; try again in a moment"
                     )));
                 }
                 Some((spec, false)) => {
                     return Err(BrokerError::InUse {
                         what: shown,
-                        by: spec.name.clone(),
+                        by: spec.name.to_string(),
                     });
                 }
             }

@@ -42,8 +42,8 @@ pub enum BrokerError {
     InUse {
         /// What was to be deleted.
         what: String,
-        /// Who uses it.
-        by: Name,
+        /// Who uses it: a name, or that it is somebody else's.
+        by: String,
     },
     /// A newer stream of the same producer took over.
     #[error("a newer publish stream of this producer took over; this one is closed")]

@@ -80,12 +80,24 @@ async fn a_team_brings_its_own_filter_and_its_name_stays_its_own() {
         ("cn:user", "users"),
         ("local", "locals"),
     ] {
-        fixture.check(who, call, create(name, "team-a"), 201).await;
+        let mut spec = create(name, "team-a").expect("a body");
+        spec["owner"] = who.into();
+        fixture.check(who, call, Some(spec), 201).await;
     }
+    let bundled = "DELETE /v1/plugins/event-pattern";
+    fixture.check("cn:nobody", bundled, None, 403).await;
     let delete = "DELETE /v1/plugins/team-a";
     fixture.check("cn:stranger", delete, None, 404).await;
     fixture.check("cn:user", delete, None, 403).await;
-    fixture.check("cn:maker", delete, None, 409).await;
+    let in_use = fixture.check("cn:maker", delete, None, 409).await;
+    let told = in_use["message"].as_str().expect("text");
+    assert!(told.contains("makers"), "{told}");
+    fixture
+        .check("cn:maker", "DELETE /v1/subscriptions/makers", None, 204)
+        .await;
+    let in_use = fixture.check("cn:maker", delete, None, 409).await;
+    let told = in_use["message"].as_str().expect("text");
+    assert!(told.contains("somebody else's"), "{told}");
 
     // Only who administers everything gives it away.
     let chown = "POST /v1/plugins/team-a/chown";
