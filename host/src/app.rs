@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminOptions, Listeners, MetricsHook};
 use crate::auth::Policy;
 use crate::config::{Config, Endpoints};
+use crate::lines;
 use crate::net::{
     self, ClientAuth, Limits, ListenerOptions, NetHandle, NetOptions, TlsError, TlsIdentity,
 };
@@ -130,7 +131,7 @@ async fn serve(
         options,
         broker.clone(),
         policy,
-        vec![hook],
+        vec![hook, Arc::new(lines::metrics)],
         shutdown.clone(),
     );
     let admin = broker.spawner().apart(shutdown.clone());
@@ -144,7 +145,10 @@ async fn serve(
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "tidegate".to_owned());
-    println!("{}", endpoints.banner(config, &program));
+    if let Some(out) = lines::stdout() {
+        let banner = endpoints.banner(config, &program);
+        out.push(format!("{banner}\n").as_bytes());
+    }
     tracing::info!(%quic, admin = endpoints.admin, admin_tls = endpoints.admin_tls, "serving");
     Ok(Served { net, admin })
 }

@@ -91,6 +91,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     let code = runtime.block_on(run_command(cli));
+    logging::finish();
     // A thread that still reads standard input cannot be woken, and nothing waits for it.
     runtime.shutdown_background();
     code
@@ -108,7 +109,8 @@ pub fn broker_threads() -> usize {
 // Not meant to be cancelled; every command ends by itself or on an interrupt.
 async fn run_command(cli: Cli) -> ExitCode {
     // The broker sets up its own log lines, once it has read how.
-    if !matches!(cli.command, Command::Serve(_)) {
+    let is_broker = matches!(cli.command, Command::Serve(_));
+    if !is_broker {
         logging::for_command();
     }
     let result = match cli.command {
@@ -128,7 +130,11 @@ async fn run_command(cli: Cli) -> ExitCode {
     match result {
         Ok(code) => code,
         // Whoever reads our output has seen enough, as with `| head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if !is_broker && is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_broker => {
+            logging::tell_end(&error);
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

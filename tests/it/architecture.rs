@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the host may import of the host. `cli` and `main` may import everything.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("domain", &[]),
     // It parses the policy into what `auth` decides by.
     ("config", &["domain", "auth"]),
     ("pki", &["domain"]),
+    ("lines", &[]),
     ("broker", &["domain"]),
     ("store", &["domain", "broker"]),
     ("plugin", &["domain", "broker"]),
@@ -34,7 +35,8 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     (
         "app",
         &[
-            "domain", "config", "pki", "broker", "store", "plugin", "auth", "tasks", "net", "admin",
+            "domain", "config", "pki", "lines", "broker", "store", "plugin", "auth", "tasks",
+            "net", "admin",
         ],
     ),
 ];

@@ -15,6 +15,7 @@ mod durability;
 mod end_to_end;
 mod filters;
 mod limits;
+mod logging;
 mod rights;
 mod routes;
 mod security;

@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -41,6 +41,8 @@ pub struct Setup {
     pub program: Option<PathBuf>,
     /// Where its directory is made; the system's folder for temporary files by default.
     pub parent: Option<PathBuf>,
+    /// Its standard error is a pipe that nobody reads, unless the test does; else it is the log that failures show.
+    pub piped_stderr: bool,
 }
 
 impl Default for Setup {
@@ -51,6 +53,7 @@ impl Default for Setup {
             listen: String::new(),
             program: None,
             parent: None,
+            piped_stderr: false,
         }
     }
 }
@@ -157,13 +160,17 @@ impl BrokerProcess {
             .create(true)
             .append(true)
             .open(self.log_path())?;
+        let stdout = log.try_clone()?;
         let child = Command::new(self.program()?)
             .arg("serve")
             .arg("--config")
             .arg(&config)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(stdout)
+            .stderr(match self.setup.piped_stderr {
+                true => Stdio::piped(),
+                false => log.into(),
+            })
             .spawn()
             .context("starting the broker")?;
         self.child = Some(child);
@@ -373,6 +380,11 @@ impl BrokerProcess {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// What [`Setup::piped_stderr`] asked for, once.
+    pub fn take_stderr(&mut self) -> Option<ChildStderr> {
+        self.child.as_mut()?.stderr.take()
     }
 
     /// Id of the process, while it runs.

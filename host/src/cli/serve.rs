@@ -45,6 +45,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         watched.cancel();
         signals.next().await;
         // What is committed is safe; the second signal asks not to wait for anything else.
+        logging::finish();
         std::process::exit(ABORTED);
     });
     app::run(config, shutdown).await?;
