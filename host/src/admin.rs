@@ -8,7 +8,10 @@ mod guard;
 mod listen;
 mod losses;
 mod metrics;
+mod page;
+mod patient;
 mod plugins;
+mod pool;
 mod problem;
 mod request;
 mod status;
@@ -42,8 +45,12 @@ pub type MetricsHook = Arc<dyn Fn() -> String + Send + Sync>;
 /// Bounds of the admin API.
 #[derive(Clone, Debug)]
 pub struct AdminOptions {
-    /// Open connections, plain and TLS together; more wait to be accepted.
+    /// Open connections of each listener. Beyond them, who has said nothing for longest makes room.
     pub connections_max: usize,
+    /// Of these, from one address over TLS.
+    pub address_connections_max: usize,
+    /// Of these, by one principal over TLS.
+    pub principal_connections_max: usize,
     /// Time for a request, body included.
     pub request_timeout: Duration,
     /// The same for uploading a plugin, which is compiled meanwhile.
@@ -64,6 +71,8 @@ impl AdminOptions {
         let request_timeout = Duration::from_millis(config.limits.admin_request_timeout_ms);
         Self {
             connections_max: config.limits.admin_connections_max as usize,
+            address_connections_max: config.limits.admin_address_connections_max as usize,
+            principal_connections_max: config.limits.admin_principal_connections_max as usize,
             request_timeout,
             upload_timeout: request_timeout
                 + Duration::from_millis(config.plugins.compile_timeout_ms),
@@ -79,6 +88,7 @@ struct App {
     policy: Arc<Policy>,
     hooks: Arc<[MetricsHook]>,
     metrics: Arc<metrics::AdminMetrics>,
+    lookups: request::Lookups,
     options: Arc<AdminOptions>,
     started: Instant,
 }
@@ -104,13 +114,18 @@ pub async fn serve(
         policy,
         hooks: hooks.into(),
         metrics: Arc::clone(&metrics),
+        lookups: request::Lookups::default(),
         options: Arc::new(options.clone()),
         started: Instant::now(),
     };
     listen::serve(
         listeners,
         router(app),
-        options.connections_max,
+        listen::Shares {
+            connections_max: options.connections_max,
+            address_connections_max: options.address_connections_max,
+            principal_connections_max: options.principal_connections_max,
+        },
         metrics,
         &spawner,
         shutdown,

@@ -114,8 +114,12 @@ pub struct Limits {
     pub frame_timeout_ms: u64,
     /// Milliseconds of silence after which a connection is closed.
     pub idle_timeout_ms: u64,
-    /// Open connections to the admin API.
+    /// Open connections to each listener of the admin API.
     pub admin_connections_max: u32,
+    /// Of these, from one address over TLS.
+    pub admin_address_connections_max: u32,
+    /// Of these, by one principal over TLS.
+    pub admin_principal_connections_max: u32,
     /// Milliseconds for an admin request, plugin uploads apart.
     pub admin_request_timeout_ms: u64,
 }
@@ -348,6 +352,8 @@ impl Default for Limits {
             frame_timeout_ms: defaults::FRAME_TIMEOUT_MS,
             idle_timeout_ms: defaults::IDLE_TIMEOUT_MS,
             admin_connections_max: defaults::ADMIN_CONNECTIONS_MAX,
+            admin_address_connections_max: defaults::ADMIN_ADDRESS_CONNECTIONS_MAX,
+            admin_principal_connections_max: defaults::ADMIN_PRINCIPAL_CONNECTIONS_MAX,
             admin_request_timeout_ms: defaults::ADMIN_REQUEST_TIMEOUT_MS,
         }
     }

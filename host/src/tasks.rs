@@ -36,7 +36,7 @@ mod transform;
 mod turns;
 mod unreadable;
 
-pub use broker::{Broker, BrokerOptions, Health, StartError};
+pub use broker::{Broker, BrokerOptions, Counts, Health, StartError};
 pub use dead_letters::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
     TOPIC_HEADER,

@@ -137,8 +137,17 @@ impl AdminApi {
     /// # Errors
     /// The broker could not be asked.
     pub async fn subscriptions(&self) -> anyhow::Result<Vec<SubscriptionInfo>> {
-        let text = self.get_text("/v1/subscriptions").await?;
-        Ok(serde_json::from_str(&text)?)
+        let (mut all, mut next) = (Vec::new(), Some("/v1/subscriptions".to_owned()));
+        while let Some(path) = next {
+            let (agent, url) = (self.agent.clone(), self.url(&path));
+            let sent = tokio::task::spawn_blocking(move || agent.get(&url).call()).await??;
+            let link = sent.headers().get("link").map(|link| link.to_str());
+            let link = link.transpose()?.and_then(|link| link.strip_prefix('<'));
+            next = link.and_then(|link| Some(link.split_once('>')?.0.to_owned()));
+            let page: Vec<SubscriptionInfo> = serde_json::from_str(&accepted(text_of(sent))?)?;
+            all.extend(page);
+        }
+        Ok(all)
     }
 
     /// Deletes a subscription or route.

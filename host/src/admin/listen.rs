@@ -1,9 +1,10 @@
 //! Accepts connections, plain on loopback and TLS with client certificates, finds out who is calling, and runs
 //! HTTP/1.1 over them. One task per listener, ended by shutdown, and one per connection, ended by its peer, by
-//! an idle limit or by shutdown. A connection that fails is nobody else's concern.
+//! a deadline, by somebody who needs its place or by shutdown. A connection that fails is nobody else's concern,
+//! and no listener waits for another's connections or for its own: see [`pool`](super::pool).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,18 +16,28 @@ use hyper_util::service::TowerToHyperService;
 use rustls::server::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{self, Guard};
 use super::metrics::AdminMetrics;
+use super::patient::Patient;
+use super::pool::{Place, Pool, PoolLimits};
+use super::request;
 use crate::auth::principal_of;
 use crate::domain::Principal;
-use crate::tasks::Spawner;
+use crate::tasks::{LogLimit, Spawner};
 
-/// Time for a TLS handshake, and for the head of each request; so also how long a connection may idle.
+/// Time for a TLS handshake, and then for the head of the first request: several round trips to the other side of the
+/// world, and nothing that anybody has to think about.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the head of each further request; so also how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time in which a peer has to read something of an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections of a listener, beyond those that may ask for anything, that may ask for health and metrics: some scrapers and
+/// probes at the same time.
+const RESERVE: usize = 16;
 /// Time that requests in progress have to finish at shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait after a failed accept (too many open files): long enough not to spin, short enough to recover.
@@ -108,41 +119,57 @@ async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Bin
         })
 }
 
+/// How many may be connected to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shares {
+    /// All of them.
+    pub(super) connections_max: usize,
+    /// From one address, TLS only: who reaches loopback has one anyway.
+    pub(super) address_connections_max: usize,
+    /// By one principal, TLS only.
+    pub(super) principal_connections_max: usize,
+}
+
 /// Serves `router` on all listeners until `shutdown`, then drains.
 pub(super) async fn serve(
     listeners: Listeners,
     router: Router,
-    connections_max: usize,
+    shares: Shares,
     metrics: Arc<AdminMetrics>,
     spawner: &Spawner,
     shutdown: CancellationToken,
 ) {
     let port = listeners.plain_addr().map_or(0, |address| address.port());
     let server = Server {
-        // Each listener holds one while it waits.
-        permits: Arc::new(Semaphore::new(connections_max.max(2))),
         tasks: spawner.apart(shutdown.clone()),
         metrics,
+        failed_handshake: Arc::default(),
         shutdown,
     };
     let guarded = |guard: Guard| {
         router
             .clone()
             .layer(from_fn_with_state(guard, guard::check))
+            .layer(axum::middleware::from_fn(request::seated))
     };
     let plain = async {
         if let Some(listener) = &listeners.plain {
-            server
-                .accept(listener, None, &guarded(Guard::Loopback { port }))
-                .await;
+            let door = Door {
+                acceptor: None,
+                pool: Pool::new(shares.plain()),
+                router: guarded(Guard::Loopback { port }),
+            };
+            server.accept(listener, &door).await;
         }
     };
     let tls = async {
         if let Some((listener, config)) = &listeners.tls {
-            let acceptor = TlsAcceptor::from(Arc::clone(config));
-            server
-                .accept(listener, Some(acceptor), &guarded(Guard::SameOrigin))
-                .await;
+            let door = Door {
+                acceptor: Some(TlsAcceptor::from(Arc::clone(config))),
+                pool: Pool::new(shares.tls()),
+                router: guarded(Guard::SameOrigin),
+            };
+            server.accept(listener, &door).await;
         }
     };
     tokio::join!(plain, tls);
@@ -156,48 +183,73 @@ pub(super) async fn serve(
     }
 }
 
+impl Shares {
+    fn plain(self) -> PoolLimits {
+        PoolLimits {
+            connections_max: self.connections_max,
+            address_connections_max: usize::MAX,
+            principal_connections_max: usize::MAX,
+            reserve: RESERVE,
+        }
+    }
+
+    fn tls(self) -> PoolLimits {
+        PoolLimits {
+            address_connections_max: self.address_connections_max,
+            principal_connections_max: self.principal_connections_max,
+            ..self.plain()
+        }
+    }
+}
+
 struct Server {
-    // One per open connection; when none is left, nothing more is accepted.
-    permits: Arc<Semaphore>,
     tasks: Spawner,
     metrics: Arc<AdminMetrics>,
+    failed_handshake: Arc<LogLimit>,
     shutdown: CancellationToken,
 }
 
+// What a listener lets its connections into.
+struct Door {
+    acceptor: Option<TlsAcceptor>,
+    pool: Arc<Pool>,
+    router: Router,
+}
+
+impl Door {
+    // Who reaches loopback has one address anyway.
+    fn share_of(&self, peer: SocketAddr) -> Option<IpAddr> {
+        self.acceptor.as_ref().map(|_| peer.ip())
+    }
+}
+
 impl Server {
-    async fn accept(&self, listener: &TcpListener, acceptor: Option<TlsAcceptor>, router: &Router) {
-        while let Some((stream, permit)) = self.next_stream(listener).await {
+    async fn accept(&self, listener: &TcpListener, door: &Door) {
+        while let Some((stream, peer)) = self.next_stream(listener).await {
+            let Some(place) = door.pool.admit(door.share_of(peer)) else {
+                self.metrics.count_refused_connection();
+                continue;
+            };
+            self.metrics.connection_opened();
             let connection = Connection {
-                _permit: permit,
+                place: Arc::new(place),
                 metrics: Arc::clone(&self.metrics),
+                failed_handshake: Arc::clone(&self.failed_handshake),
                 shutdown: self.shutdown.clone(),
             };
-            let router = router.clone();
-            let acceptor = acceptor.clone();
-            let serve = async move {
-                match acceptor {
-                    None => connection.run(stream, Principal::local(), router).await,
-                    Some(acceptor) => connection.run_tls(stream, acceptor, router).await,
-                }
-            };
+            let router = door.router.clone();
+            let acceptor = door.acceptor.clone();
+            let serve = connection.serve(stream, acceptor, router);
             drop(self.tasks.serving("admin connection", serve));
         }
     }
 
     // `None` at shutdown.
-    async fn next_stream(
-        &self,
-        listener: &TcpListener,
-    ) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    async fn next_stream(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
         loop {
-            let accepted = async {
-                // The semaphore is never closed, so this waits until a connection ends.
-                let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
-                Some(listener.accept().await.map(|(stream, _)| (stream, permit)))
-            };
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
-                accepted = accepted => match accepted? {
+                accepted = listener.accept() => match accepted {
                     Ok(found) => return Some(found),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept an admin connection");
@@ -210,44 +262,85 @@ impl Server {
 }
 
 struct Connection {
-    _permit: OwnedSemaphorePermit,
+    place: Arc<Place>,
     metrics: Arc<AdminMetrics>,
+    failed_handshake: Arc<LogLimit>,
     shutdown: CancellationToken,
 }
 
 impl Connection {
-    async fn run_tls(self, stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
-        match handshake(stream, &acceptor).await {
-            Ok((stream, who)) => self.run(stream, who, router).await,
-            Err(reason) => {
-                self.metrics.count_failed_handshake();
-                tracing::info!(reason, "admin TLS handshake failed");
+    async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>, router: Router) {
+        let ended = async {
+            match acceptor {
+                None => self.run(stream, Principal::local(), router).await,
+                Some(acceptor) => self.run_tls(stream, &acceptor, router).await,
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = self.place.evicted() => {
+                self.metrics.count_evicted_connection();
+                tracing::debug!("an admin connection made room for another one");
             }
         }
     }
 
-    async fn run<S>(self, stream: S, who: Principal, router: Router)
+    async fn run_tls(&self, stream: TcpStream, acceptor: &TlsAcceptor, router: Router) {
+        match handshake(stream, acceptor).await {
+            Ok((stream, who)) => {
+                self.place.identify(&who);
+                self.run(stream, who, router).await;
+            }
+            Err(reason) => {
+                self.metrics.count_failed_handshake();
+                if let Some(times) = self.failed_handshake.admit(1) {
+                    tracing::info!(reason, times, "admin TLS handshake failed");
+                }
+            }
+        }
+    }
+
+    async fn run<S>(&self, stream: S, who: Principal, router: Router)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(router.layer(Extension(who.clone())));
+        let router = router
+            .layer(Extension(who.clone()))
+            .layer(Extension(Arc::clone(&self.place)));
+        let stream = Patient::new(stream, READ_TIMEOUT);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
-        self.metrics.connection_opened();
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = self.silence() => {
+                tracing::debug!(principal = %who, "admin connection ended: nothing was asked in time");
+                return;
+            }
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
-        self.metrics.connection_closed();
         if let Err(error) = ended {
             tracing::debug!(principal = %who, %error, "admin connection ended early");
         }
+    }
+
+    // Completes when the time for a first request is over and there was none.
+    async fn silence(&self) {
+        tokio::time::sleep(FIRST_TIMEOUT).await;
+        if !self.place.is_silent() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.metrics.connection_closed();
     }
 }
 
@@ -255,7 +348,7 @@ async fn handshake(
     stream: TcpStream,
     acceptor: &TlsAcceptor,
 ) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, Principal), String> {
-    let stream = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream))
+    let stream = tokio::time::timeout(FIRST_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| "it took too long".to_owned())?
         .map_err(|error| error.to_string())?;

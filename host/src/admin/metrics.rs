@@ -11,6 +11,8 @@ pub(super) struct AdminMetrics {
     // Answers by the first digit of their status; index 0 counts statuses that do not exist.
     requests: [AtomicU64; 6],
     connections: AtomicU64,
+    connections_evicted: AtomicU64,
+    connections_refused: AtomicU64,
     handshakes_failed: AtomicU64,
 }
 
@@ -27,6 +29,14 @@ impl AdminMetrics {
 
     pub(super) fn count_failed_handshake(&self) {
         self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_evicted_connection(&self) {
+        self.connections_evicted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_refused_connection(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn connection_opened(&self) {
@@ -67,14 +77,24 @@ impl AdminMetrics {
             "Open connections to the admin API.",
             &[(String::new(), self.connections.load(Ordering::Relaxed))],
         );
-        family(
+        let mut count = |name: &str, help: &str, count: &AtomicU64| {
+            let samples = [(String::new(), count.load(Ordering::Relaxed))];
+            family(name, "counter", help, &samples);
+        };
+        count(
+            "tidegate_admin_connections_evicted_total",
+            "Connections to the admin API that were silent and made room for others.",
+            &self.connections_evicted,
+        );
+        count(
+            "tidegate_admin_connections_refused_total",
+            "Connections to the admin API that were refused, since all others were at work.",
+            &self.connections_refused,
+        );
+        count(
             "tidegate_admin_handshakes_failed_total",
-            "counter",
             "TLS handshakes with the admin API that failed.",
-            &[(
-                String::new(),
-                self.handshakes_failed.load(Ordering::Relaxed),
-            )],
+            &self.handshakes_failed,
         );
         let denied = policy.denied_counts();
         family(

@@ -43,6 +43,14 @@ impl Problem {
         Self::new(400, "malformed", message)
     }
 
+    /// The broker has too much to do just now.
+    pub(super) fn overloaded(message: impl Into<String>) -> Self {
+        Self {
+            retryable: true,
+            ..Self::new(503, "overloaded", message)
+        }
+    }
+
     /// The request took too long.
     pub(super) fn timeout() -> Self {
         let message =
@@ -51,6 +59,17 @@ impl Problem {
             retryable: true,
             ..Self::new(504, "timeout", message)
         }
+    }
+}
+
+impl From<serde_json::Error> for Problem {
+    // Of an answer; what callers send is refused where it is read.
+    fn from(error: serde_json::Error) -> Self {
+        Self::new(
+            500,
+            "internal",
+            format!("the answer cannot be written as JSON: {error}"),
+        )
     }
 }
 

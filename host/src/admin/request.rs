@@ -8,15 +8,26 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use super::metrics::AdminMetrics;
+use super::pool::{Place, Scope};
 use super::problem::Problem;
 use crate::domain::Principal;
 use crate::tasks::{BrokerError, Spawner};
+
+/// What may be asked however many others are connected.
+const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// Bodies up to this are parsed at once: some tens of microseconds.
+const INLINE_JSON_BYTES_MAX: usize = 16 * 1024;
+/// Looks at the broker that run at a time, and those for metrics beside them. Each has a thread for itself, and there are
+/// others who need one to read events.
+const LOOKUPS_MAX: usize = 4;
+const METRICS_LOOKUPS_MAX: usize = 1;
 
 /// Time for a request, its body included.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +43,24 @@ pub(super) async fn within_deadline(
         Ok(response) => response,
         Err(_) => Problem::timeout().into_response(),
     }
+}
+
+/// Keeps the connection's place while the request is answered, and refuses what a connection beyond the limit may not ask.
+pub(super) async fn seated(request: Request, next: Next) -> Response {
+    let Some(place) = request.extensions().get::<Arc<Place>>().cloned() else {
+        return next.run(request).await;
+    };
+    let (scope, _at_work) = place.begin();
+    if scope == Scope::HealthOnly && !HEALTH.contains(&request.uri().path()) {
+        let mut response = Problem::overloaded(
+            "all admin connections are at work; this one may only ask for health and metrics; try again in a moment",
+        )
+        .into_response();
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+        return response;
+    }
+    next.run(request).await
 }
 
 /// Counts the request, and logs it when it was refused.
@@ -64,7 +93,7 @@ pub(super) async fn observe(
 }
 
 /// A body as JSON.
-pub(super) fn json<T: DeserializeOwned>(
+pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<T, Problem> {
@@ -78,8 +107,12 @@ pub(super) fn json<T: DeserializeOwned>(
         let message = "the body must be JSON, with `Content-Type: application/json`";
         return Err(Problem::new(415, "unsupported-media-type", message));
     }
-    serde_json::from_slice(&bytes(body)?)
-        .map_err(|error| Problem::malformed(format!("the body is not as it should be: {error}")))
+    let body = bytes(body)?;
+    let parsed = match body.len() {
+        ..=INLINE_JSON_BYTES_MAX => serde_json::from_slice(&body),
+        _ => away(move || serde_json::from_slice(&body)).await?,
+    };
+    parsed.map_err(|error| Problem::malformed(format!("the body is not as it should be: {error}")))
 }
 
 /// A body as bytes.
@@ -103,11 +136,55 @@ pub(super) fn name<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, 
         .map_err(|error: T::Err| Problem::malformed(error.to_string()))
 }
 
-/// Looks at something that may have to read the disk, away from the threads that serve connections.
-pub(super) async fn looked_up<T: Send + 'static>(
+/// How many look at the broker at the same time.
+#[derive(Clone, Debug)]
+pub(super) struct Lookups {
+    lists: Arc<Semaphore>,
+    metrics: Arc<Semaphore>,
+}
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self {
+            lists: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            metrics: Arc::new(Semaphore::new(METRICS_LOOKUPS_MAX)),
+        }
+    }
+}
+
+impl Lookups {
+    /// Looks at something that may take a while or have to read the disk, away from the threads that serve everybody.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        one_of(&self.lists, look).await
+    }
+
+    /// The same for the page of metrics, which waits for other such pages only.
+    pub(super) async fn look_for_metrics<T: Send + 'static>(
+        &self,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        one_of(&self.metrics, look).await
+    }
+}
+
+// The permit goes with the work, which goes on when its caller goes away.
+async fn one_of<T: Send + 'static>(
+    permits: &Arc<Semaphore>,
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(look)
+    let permit = Arc::clone(permits).acquire_owned().await;
+    away(move || {
+        let _permit = permit;
+        look()
+    })
+    .await
+}
+
+async fn away<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| failed())
 }

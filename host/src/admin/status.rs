@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::problem::Problem;
-use super::request::looked_up;
 use crate::auth::Action;
 use crate::domain::Principal;
 use crate::tasks::{Condition, Raised};
@@ -87,22 +86,17 @@ pub(super) async fn status(
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Status>, Problem> {
     app.policy.check(&who, &Action::AdminRead)?;
-    let health = app.broker.health();
-    let subscriptions = super::subscriptions::all(&app).await?;
-    let routes = subscriptions
-        .iter()
-        .filter(|info| info.spec.is_route())
-        .count();
+    let (health, counts) = (app.broker.health(), app.broker.counts());
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         ready: health.ready,
         store_fault: store_fault(&health.conditions),
         conditions: shown(&health.conditions),
-        topics: app.broker.topics().len(),
-        subscriptions: subscriptions.len() - routes,
-        routes,
-        plugins: app.broker.plugins().len(),
+        topics: counts.topics,
+        subscriptions: counts.subscriptions,
+        routes: counts.routes,
+        plugins: counts.plugins,
     }))
 }
 
@@ -144,16 +138,17 @@ pub(super) async fn metrics(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
 ) -> Result<Response, Problem> {
-    let mut text = String::new();
-    let broker = app.broker.clone();
-    super::metrics::append(
-        &mut text,
-        &looked_up(move || broker.metrics_text(&who)).await?,
-    );
-    for hook in app.hooks.iter() {
-        super::metrics::append(&mut text, &hook());
-    }
-    super::metrics::append(&mut text, &app.metrics.render(&app.policy));
+    let lookups = app.lookups.clone();
+    let page = move || {
+        let mut text = String::new();
+        super::metrics::append(&mut text, &app.broker.metrics_text(&who));
+        for hook in app.hooks.iter() {
+            super::metrics::append(&mut text, &hook());
+        }
+        super::metrics::append(&mut text, &app.metrics.render(&app.policy));
+        text
+    };
+    let text = lookups.look_for_metrics(page).await?;
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

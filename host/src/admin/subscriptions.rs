@@ -2,15 +2,17 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::App;
+use super::page::{Page, Wanted};
 use super::problem::Problem;
-use super::request::{detached, json, looked_up};
+use super::request::{detached, json};
 use crate::auth::{Action, rights};
 use crate::domain::{
     Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
@@ -20,17 +22,35 @@ use crate::tasks::BrokerError;
 pub(super) async fn list(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
-) -> Result<Json<Vec<SubscriptionInfo>>, Problem> {
-    Ok(Json(seen(&app, &who).await?))
+    query: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Problem> {
+    app.policy.check(&who, &Action::SeeSubscriptions)?;
+    let (page, broker) = (Page::wanted(query)?, app.broker.clone());
+    let fetch = move |after: Option<&str>, count| broker.subscriptions(&who, after, count);
+    let filled = app
+        .lookups
+        .look(move || page.fill(fetch, name_of))
+        .await??;
+    Ok(filled.answer("/v1/subscriptions"))
 }
 
 pub(super) async fn list_routes(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
-) -> Result<Json<Vec<SubscriptionInfo>>, Problem> {
-    let mut seen = seen(&app, &who).await?;
-    seen.retain(|info| info.spec.is_route());
-    Ok(Json(seen))
+    query: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Problem> {
+    app.policy.check(&who, &Action::SeeSubscriptions)?;
+    let (page, broker) = (Page::wanted(query)?, app.broker.clone());
+    let fetch = move |after: Option<&str>, count| broker.routes(&who, after, count);
+    let filled = app
+        .lookups
+        .look(move || page.fill(fetch, name_of))
+        .await??;
+    Ok(filled.answer("/v1/routes"))
+}
+
+fn name_of(info: &SubscriptionInfo) -> &str {
+    info.spec.name.as_str()
 }
 
 pub(super) async fn show(
@@ -47,7 +67,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<SubscriptionInfo>), Problem> {
-    let spec = as_asked(json(&headers, body)?);
+    let spec = as_asked(json(&headers, body).await?);
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
         app.broker.create_subscription(&by, spec).await
@@ -64,7 +84,7 @@ pub(super) async fn update(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SubscriptionInfo>, Problem> {
-    let patch = patch(json(&headers, body)?)?;
+    let patch = patch(json(&headers, body).await?)?;
     let before = one_seen(&app, &who, name.clone()).await?;
     let spec = patch.apply(before.spec.clone());
     let by = who.clone();
@@ -99,7 +119,7 @@ pub(super) async fn chown(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SubscriptionInfo>, Problem> {
-    let NewOwner { owner } = json(&headers, body)?;
+    let NewOwner { owner } = json(&headers, body).await?;
     let before = one_seen(&app, &who, name.clone()).await?;
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
@@ -108,14 +128,6 @@ pub(super) async fn chown(
     .await?;
     tracing::info!(principal = %who, subscription = name, owner = info.spec.owner.as_ref().map(tracing::field::display), "subscription given to another owner");
     Ok(Json(info))
-}
-
-// All that `who` may see.
-async fn seen(app: &App, who: &Principal) -> Result<Vec<SubscriptionInfo>, Problem> {
-    app.policy.check(who, &Action::SeeSubscriptions)?;
-    let mut all = all(app).await?;
-    all.retain(|info| rights::sees(&app.policy, who, &info.spec));
-    Ok(all)
 }
 
 // What `who` may not see is answered like what does not exist.
@@ -128,15 +140,13 @@ async fn one_seen(app: &App, who: &Principal, name: String) -> Result<Subscripti
     }
 }
 
-/// All subscriptions and routes. How old their oldest events are may be known to the disk alone.
-pub(super) async fn all(app: &App) -> Result<Vec<SubscriptionInfo>, Problem> {
-    let broker = app.broker.clone();
-    looked_up(move || broker.subscriptions()).await
-}
-
+// How old its oldest event is may be known to the disk alone.
 async fn one(app: &App, name: String) -> Result<SubscriptionInfo, Problem> {
     let broker = app.broker.clone();
-    Ok(looked_up(move || broker.subscription(&name)).await??)
+    Ok(app
+        .lookups
+        .look(move || broker.subscription(&name))
+        .await??)
 }
 
 // What the body asks for. What nobody can change is refused with the reason, rather than as an unknown key.
@@ -168,7 +178,7 @@ pub(super) async fn delete(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    check_manage(&app, &who, &name).await?;
+    check_manage(&app, &who, &name)?;
     let target = name.clone();
     detached(app.broker.spawner().clone(), async move {
         app.broker.delete_subscription(&target).await
@@ -183,16 +193,21 @@ pub(super) async fn resume(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    check_manage(&app, &who, &name).await?;
+    check_manage(&app, &who, &name)?;
     let target = name.clone();
     app.broker.resume_subscription(&target)?;
     tracing::info!(principal = %who, subscription = name, "subscription resumed");
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn check_manage(app: &App, who: &Principal, name: &str) -> Result<(), Problem> {
-    let info = one_seen(app, who, name.to_owned()).await?;
-    Ok(rights::manage(&app.policy, who, &info.spec)?)
+fn check_manage(app: &App, who: &Principal, name: &str) -> Result<(), Problem> {
+    app.policy.check(who, &Action::SeeSubscriptions)?;
+    let spec = app.broker.specification(name)?;
+    // What `who` may not see is answered like what does not exist.
+    if !rights::sees(&app.policy, who, &spec) {
+        return Err(BrokerError::NoSubscription(name.to_owned()).into());
+    }
+    Ok(rights::manage(&app.policy, who, &spec)?)
 }
 
 // What the broker fills in is not for callers to say.

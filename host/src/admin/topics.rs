@@ -2,23 +2,37 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 
 use super::App;
+use super::page::{Page, Wanted};
 use super::problem::Problem;
 use super::request::{detached, json, name};
 use crate::auth::Action;
 use crate::domain::{Principal, TopicInfo, TopicName, TopicPattern, TopicSpec};
-use crate::tasks::BrokerError;
 
 pub(super) async fn list(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
-) -> Result<Json<Vec<TopicInfo>>, Problem> {
+    query: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Problem> {
     app.policy.check(&who, &Action::AdminRead)?;
-    Ok(Json(app.broker.topics()))
+    let page = Page::wanted(query)?;
+    if let Some(after) = &page.after {
+        name::<TopicName>(after)?;
+    }
+    let broker = app.broker.clone();
+    let fill = move || {
+        let fetch = |after: Option<&str>, count| {
+            let after = after.and_then(|after| after.parse().ok());
+            broker.topics(after.as_ref(), count)
+        };
+        page.fill(fetch, |info| info.spec.name.as_str())
+    };
+    Ok(app.lookups.look(fill).await??.answer("/v1/topics"))
 }
 
 pub(super) async fn show(
@@ -28,14 +42,9 @@ pub(super) async fn show(
 ) -> Result<Json<TopicInfo>, Problem> {
     app.policy.check(&who, &Action::AdminRead)?;
     let topic: TopicName = name(&text)?;
-    let found = app
-        .broker
-        .topics()
-        .into_iter()
-        .find(|info| info.spec.name == topic);
-    found
-        .map(Json)
-        .ok_or_else(|| BrokerError::NoTopic(topic).into())
+    let broker = app.broker.clone();
+    let info = app.lookups.look(move || broker.topic(&topic)).await?;
+    Ok(Json(info?))
 }
 
 pub(super) async fn create(
@@ -44,7 +53,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<TopicInfo>), Problem> {
-    let spec: TopicSpec = json(&headers, body)?;
+    let spec: TopicSpec = json(&headers, body).await?;
     app.policy
         .check(&who, &Action::AdminTopic(&TopicPattern::from(&spec.name)))?;
     let info = detached(app.broker.spawner().clone(), async move {

@@ -53,6 +53,11 @@ impl TopicInterests {
         selected
     }
 
+    /// Whether any subscription that selects `topic` is one that is `wanted`. May ask twice about the same.
+    pub fn any(&self, topic: &TopicName, mut wanted: impl FnMut(SubscriptionId) -> bool) -> bool {
+        self.root.any(Some(topic.as_str()), &mut wanted)
+    }
+
     /// Number of subscriptions.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -120,6 +125,23 @@ impl Node {
         }
     }
 
+    fn any(&self, topic: Option<&str>, wanted: &mut impl FnMut(SubscriptionId) -> bool) -> bool {
+        let Some(topic) = topic else {
+            return self.here.iter().any(|id| wanted(*id));
+        };
+        if self.rest.iter().any(|id| wanted(*id)) {
+            return true;
+        }
+        let (token, tail) = match topic.split_once('.') {
+            Some((token, tail)) => (token, Some(tail)),
+            None => (topic, None),
+        };
+        let mut nodes = [token, "*"]
+            .into_iter()
+            .filter_map(|token| self.next.get(token));
+        nodes.any(|node| node.any(tail, wanted))
+    }
+
     fn is_empty(&self) -> bool {
         self.next.is_empty() && self.here.is_empty() && self.rest.is_empty()
     }
@@ -163,6 +185,10 @@ mod tests {
                     .filter(|(_, patterns)| patterns.iter().any(|pattern| pattern.matches(&topic)))
                     .map(|(id, _)| *id)
                     .collect();
+                for id in model.keys() {
+                    let found = interests.any(&topic, |asked| asked == *id);
+                    prop_assert_eq!(found, expected.contains(id));
+                }
                 prop_assert_eq!(interests.select(&topic), expected);
             }
             for id in model.keys() {

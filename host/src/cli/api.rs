@@ -19,7 +19,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Connecting takes no longer anywhere.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer: a list of 100,000 subscriptions.
+/// Bytes of an answer: many times a page of a list.
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Why a request to the admin API did not succeed.
@@ -105,6 +105,22 @@ impl Api {
         let url = format!("{}{path}", self.base);
         let answer = self.agent.get(&url).call();
         parse(&url, &self.body(&url, answer)?)
+    }
+
+    /// A whole list, page by page.
+    pub(super) fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
+        let mut all = Vec::new();
+        let mut next = Some(path.to_owned());
+        while let Some(path) = next {
+            let url = format!("{}{path}", self.base);
+            let answer = self.agent.get(&url).call();
+            let link = answer.as_ref().ok().and_then(next_page);
+            let page: Vec<T> = parse(&url, &self.body(&url, answer)?)?;
+            // A page that is empty and goes on would go on for ever.
+            next = link.filter(|_| !page.is_empty());
+            all.extend(page);
+        }
+        Ok(all)
     }
 
     pub(super) fn post<T: DeserializeOwned>(
@@ -216,6 +232,14 @@ pub(super) fn segment(text: &str) -> String {
     }
 }
 
+/// Where a list goes on, a path of the same broker, when it does.
+pub(super) fn next_page<B>(answer: &Response<B>) -> Option<String> {
+    let link = answer.headers().get("link")?.to_str().ok()?;
+    let (path, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    let is_next = parameters.contains("rel=\"next\"") && path.starts_with('/');
+    is_next.then(|| path.to_owned())
+}
+
 fn unreachable_or_failed(url: &str, error: ureq::Error) -> ApiError {
     let url = url.to_owned();
     match error {
@@ -279,6 +303,24 @@ mod tests {
         check("größe", "gr%C3%B6%C3%9Fe");
         check("..", "%2E%2E");
         check("a?b#c%", "a%3Fb%23c%25");
+    }
+
+    #[test]
+    fn a_list_goes_on_where_its_link_says() {
+        let check = |link: Option<&str>, expected: Option<&str>| {
+            let mut answer = Response::new(());
+            if let Some(link) = link {
+                let link = link.parse().expect("a header");
+                answer.headers_mut().insert("link", link);
+            }
+            assert_eq!(next_page(&answer).as_deref(), expected, "{link:?}");
+        };
+        check(None, None);
+        let next = "</v1/topics?limit=2&cursor=a>; rel=\"next\"";
+        check(Some(next), Some("/v1/topics?limit=2&cursor=a"));
+        check(Some("</v1/topics>; rel=\"prev\""), None);
+        check(Some("<https://elsewhere/>; rel=\"next\""), None);
+        check(Some("nonsense"), None);
     }
 
     #[test]

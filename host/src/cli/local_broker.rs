@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tidegate_client::ClientOptions;
 
+use super::api::next_page;
 use crate::domain::{SubscriptionInfo, SubscriptionSpec};
 
 /// How long a broker may take until it is ready; a slow disk and a first start that makes keys included.
@@ -198,11 +199,17 @@ impl Admin {
 
     /// All subscriptions and routes.
     pub(crate) async fn subscriptions(&self) -> anyhow::Result<Vec<SubscriptionInfo>> {
-        let (agent, url) = (
-            self.agent.clone(),
-            format!("{}/v1/subscriptions", self.base),
-        );
-        tokio::task::spawn_blocking(move || answer(agent.get(&url).call()?)).await?
+        let (agent, base) = (self.agent.clone(), self.base.clone());
+        let pages = move || {
+            let (mut all, mut next) = (Vec::new(), Some("/v1/subscriptions".to_owned()));
+            while let Some(path) = next {
+                let page = agent.get(format!("{base}{path}")).call()?;
+                next = next_page(&page);
+                all.extend(answer::<Vec<SubscriptionInfo>>(page)?);
+            }
+            Ok(all)
+        };
+        tokio::task::spawn_blocking(pages).await?
     }
 
     async fn post<T: DeserializeOwned + Send + 'static>(

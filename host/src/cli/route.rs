@@ -146,7 +146,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             subscription::update(&args.name, &args.patch()?, &args.flags, Kind::Route)
         }
         Command::List { flags } => {
-            let all: Vec<SubscriptionInfo> = api(flags)?.get("/v1/routes")?;
+            let all: Vec<SubscriptionInfo> = api(flags)?.list("/v1/routes")?;
             output::either(flags.json, &all, |all| list(all))
         }
         Command::Show { name, flags } => subscription::show(name, flags, Kind::Route),

@@ -249,7 +249,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             update(&args.name, &patch, &args.flags, Kind::Subscription)
         }
         Command::List { flags } => {
-            let mut all: Vec<SubscriptionInfo> = api(flags)?.get("/v1/subscriptions")?;
+            let mut all: Vec<SubscriptionInfo> = api(flags)?.list("/v1/subscriptions")?;
             all.retain(|info| !info.spec.is_route());
             output::either(flags.json, &all, |all| list(all))
         }

@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             })
         }
         Command::List { flags } => {
-            let topics: Vec<TopicInfo> = api(flags)?.get("/v1/topics")?;
+            let topics: Vec<TopicInfo> = api(flags)?.list("/v1/topics")?;
             output::either(flags.json, &topics, |topics| list(topics))
         }
         Command::Show { name, flags } => {
@@ -91,7 +91,7 @@ fn list(topics: &[TopicInfo]) -> String {
             info.spec.name.to_string(),
             info.next_sequence.0.saturating_sub(1).to_string(),
             text::word_of(&info.spec.durability),
-            info.subscriptions.len().to_string(),
+            info.subscription_count.to_string(),
         ]
     });
     output::table(

@@ -213,6 +213,18 @@ fn limits(config: &Config, rules: &mut Rules<'_>) {
             65_536,
         ),
         (
+            "limits.admin_address_connections_max",
+            limits.admin_address_connections_max.into(),
+            1,
+            65_536,
+        ),
+        (
+            "limits.admin_principal_connections_max",
+            limits.admin_principal_connections_max.into(),
+            1,
+            65_536,
+        ),
+        (
             "limits.admin_request_timeout_ms",
             limits.admin_request_timeout_ms,
             100,

@@ -16,8 +16,11 @@ pub struct TopicInfo {
     pub id: TopicId,
     /// Sequence the next event gets.
     pub next_sequence: Sequence,
-    /// Names of the subscriptions and routes that select it.
+    /// Names of the subscriptions and routes that select it; in a list of topics the first 100.
     pub subscriptions: Vec<String>,
+    /// How many select it.
+    #[serde(default)]
+    pub subscription_count: u64,
 }
 
 /// A subscription or route as it stands.

@@ -9,7 +9,7 @@ use super::generation::{Generation, PartError};
 use super::index::{Entry, JournalFile};
 use super::replay;
 use super::trouble::{Holder, Unreadable};
-use crate::domain::{Block, Position};
+use crate::domain::{Block, Millis, Position};
 
 /// Reads blocks. A clone shares everything, the store's lock included.
 #[derive(Clone)]
@@ -73,6 +73,20 @@ impl StoreReader {
     pub fn block_at(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
         let block = self.next_block(position)?;
         Ok(block.filter(|block| block.first_position <= position))
+    }
+
+    /// When the event at `position` was appended. For what is in the journal nothing is read.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails or what it holds is damaged.
+    pub fn appended_at(&self, position: Position) -> Result<Option<Millis>, ReadError> {
+        if let Some((_, entry)) = self.shared.index().at_or_after(position)
+            && entry.head.first_position <= position
+        {
+            return Ok(Some(entry.head.time));
+        }
+        Ok(self.block_at(position)?.map(|block| block.time))
     }
 
     /// The block that contains `from`, or else the first one after it.

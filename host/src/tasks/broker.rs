@@ -1,6 +1,8 @@
 //! The broker as the outside sees it: a handle that any number of connections share, and the start and stop of
 //! everything behind it.
 
+mod listing;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -15,7 +17,7 @@ use super::checkpointer::{Checkpointer, Decision};
 use super::clock::Clock;
 use super::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::delivery::{Consumer, DeliveryParts, Taker};
-use super::health::{self, Condition, Conditions, Raised};
+use super::health::{Conditions, Raised};
 use super::hub::{Cell, Hub, Start, chain};
 use super::inbox::{Control, Inbox, Update, Upload};
 use super::lanes::{LaneParts, Lanes};
@@ -27,13 +29,13 @@ use super::publish::{PublishReplies, Publisher};
 use super::recovery::{self, RecoveryError};
 use super::spawn::Spawner;
 use super::supervisor::Supervisor;
-use super::unreadable::{self, Watch};
-use super::{BrokerError, Catalog, dead_letters, gauges};
+use super::unreadable::Watch;
+use super::{BrokerError, Catalog, dead_letters};
 use crate::auth::{Action, Policy, rights};
 use crate::domain::{
-    Millis, Name, NameError, Owner, PluginBounds, PluginDetails, PluginInfo, PluginUse,
-    PluginWorld, Position, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicId,
-    TopicInfo, TopicName, TopicSpec, UnreadableInfo,
+    Name, NameError, Owner, PluginBounds, PluginDetails, PluginInfo, PluginUse, PluginWorld,
+    Position, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicId, TopicInfo,
+    TopicName, TopicSpec, UnreadableInfo,
 };
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
@@ -101,6 +103,8 @@ pub struct Health {
     /// What is wrong, what makes it unready first.
     pub conditions: Vec<Raised>,
 }
+
+pub use listing::Counts;
 
 /// The running broker. Cheap to clone.
 #[derive(Clone)]
@@ -382,7 +386,7 @@ impl Broker {
         let name = spec.name.clone();
         name.check_new()?;
         self.ask(|reply| Control::CreateTopic(spec, reply)).await?;
-        self.topic(&name)
+        self.look(move |broker| broker.topic(&name)).await
     }
 
     /// Deletes a topic and its events. Creating it again makes another topic.
@@ -393,37 +397,6 @@ impl Broker {
     pub async fn delete_topic(&self, name: &TopicName) -> Result<(), BrokerError> {
         self.ask(|reply| Control::DeleteTopic(name.clone(), reply))
             .await
-    }
-
-    /// All topics, by name.
-    #[must_use]
-    pub fn topics(&self) -> Vec<TopicInfo> {
-        let topics: Vec<_> = self.catalog().topics.values().cloned().collect();
-        topics.iter().map(|topic| self.topic_info(topic)).collect()
-    }
-
-    /// One topic.
-    ///
-    /// # Errors
-    ///
-    /// There is none of that name.
-    pub fn topic(&self, name: &TopicName) -> Result<TopicInfo, BrokerError> {
-        let topic = self.catalog().topics.get(name).cloned();
-        let topic = topic.ok_or_else(|| BrokerError::NoTopic(name.clone()))?;
-        Ok(self.topic_info(&topic))
-    }
-
-    fn topic_info(&self, topic: &super::catalog::Topic) -> TopicInfo {
-        let selecting = self.0.parts.hub.selecting(&topic.spec.name);
-        let mut subscriptions: Vec<String> =
-            selecting.iter().map(|cell| cell.name.to_string()).collect();
-        subscriptions.sort_unstable();
-        TopicInfo {
-            spec: topic.spec.clone(),
-            id: topic.id,
-            next_sequence: topic.next_sequence(),
-            subscriptions,
-        }
     }
 
     /// Creates a subscription or route for `who`: resolves and configures its plugins, then records it.
@@ -451,7 +424,8 @@ impl Broker {
         let name = spec.name.clone();
         self.ask(|reply| Control::CreateSubscription(spec, reply))
             .await?;
-        self.subscription(name.as_str())
+        self.look(move |broker| broker.subscription(name.as_str()))
+            .await
     }
 
     /// Changes a subscription or route to `spec`, which was made of `before`. A plugin without a digest is looked up and
@@ -532,7 +506,8 @@ impl Broker {
             self.ask(|reply| Control::UpdateSubscription(update, reply))
                 .await?;
         }
-        self.subscription(cell.name.as_str())
+        self.look(move |broker| broker.subscription(cell.name.as_str()))
+            .await
     }
 
     // Pins a plugin to the bytes its name means now, and lets it look at its configuration.
@@ -585,78 +560,14 @@ impl Broker {
     /// # Errors
     ///
     /// There is none of that name.
-    pub fn resume_subscription(&self, name: &str) -> Result<SubscriptionInfo, BrokerError> {
+    pub fn resume_subscription(&self, name: &str) -> Result<(), BrokerError> {
         let cell = self.cell(name)?;
         cell.lock().resume();
         self.0.supervisor.lanes.resume(&cell);
         // Should what fed it have died, it is fed anew.
         self.0.parts.hub.start(Start::Filters(cell.clone()));
         cell.wake.notify_waiters();
-        self.subscription(name)
-    }
-
-    /// All subscriptions and routes, by name. Blocks while it reads how old their oldest events are, for those whose
-    /// events are on disk only.
-    #[must_use]
-    pub fn subscriptions(&self) -> Vec<SubscriptionInfo> {
-        let cells = self.0.parts.hub.all();
-        cells
-            .iter()
-            .map(|cell| self.subscription_info(cell))
-            .collect()
-    }
-
-    /// One subscription or route.
-    ///
-    /// # Errors
-    ///
-    /// There is none of that name.
-    pub fn subscription(&self, name: &str) -> Result<SubscriptionInfo, BrokerError> {
-        Ok(self.subscription_info(&*self.cell(name)?))
-    }
-
-    fn subscription_info(&self, cell: &Cell) -> SubscriptionInfo {
-        let end = self.0.parts.log.end();
-        let routed = *self.0.parts.hub.routed_through().borrow();
-        let (form, fence) = (cell.form(), cell.fence());
-        let unreadable = self.0.reader.unreadable();
-        let (info, oldest) = {
-            let state = cell.lock();
-            let unevaluated = match cell.is_routed() {
-                true => end.0.saturating_sub(routed.0),
-                false => end.0.saturating_sub(state.evaluated_through().next().0),
-            };
-            let info = SubscriptionInfo {
-                spec: (*form.spec).clone(),
-                revision: form.revision,
-                pending_changes: state.pending_changes() as u64,
-                fence,
-                depth: state.depth(),
-                unevaluated,
-                in_flight: state.in_flight(),
-                oldest_unacked_ms: 0,
-                consumers: cell.consumers.load(std::sync::atomic::Ordering::Relaxed),
-                redelivered: state.redelivered(),
-                dead_lettered: cell
-                    .dead_lettered
-                    .load(std::sync::atomic::Ordering::Relaxed),
-                paused: state.paused().map(str::to_owned),
-                unreadable: unreadable::lacks(&state, &unreadable),
-                stands_at: cell.stands_at(),
-                limits_reached: state.strain().names().map(str::to_owned).collect(),
-                stopped: None,
-            };
-            (info, state.oldest_pending())
-        };
-        let oldest_unacked_ms = oldest
-            .and_then(|position| self.appended_at(cell, position))
-            .map_or(0, |at| self.0.parts.hub.clock.now().0.saturating_sub(at.0));
-        let standing = rights::standing(&self.0.parts.policy, &info.spec);
-        SubscriptionInfo {
-            oldest_unacked_ms,
-            stopped: standing.err().map(|denied| denied.to_string()),
-            ..info
-        }
+        Ok(())
     }
 
     /// What could not be read when that was last tried.
@@ -705,20 +616,6 @@ impl Broker {
                 kept_as: loss.kept_aside.map(|path| path.display().to_string()),
             })
             .collect())
-    }
-
-    // When the event at `position` was appended. Asked again and again for the same one, so remembered.
-    fn appended_at(&self, cell: &Cell, position: Position) -> Option<Millis> {
-        let mut oldest = cell.oldest.lock().unwrap_or_else(PoisonError::into_inner);
-        if oldest.0 == position {
-            return Some(oldest.1);
-        }
-        let block = match self.0.parts.log.block_in_memory(position) {
-            Some(block) => block,
-            None => self.0.reader.block_at(position).ok()??,
-        };
-        *oldest = (position, block.time);
-        Some(block.time)
     }
 
     /// Whether `who` may upload a plugin under `name`. Asked before there are any bytes of it.
@@ -959,26 +856,6 @@ impl Broker {
     #[must_use]
     pub fn spawner(&self) -> &Spawner {
         &self.0.spawner
-    }
-
-    /// Metrics in the Prometheus text format, with those subscriptions and plugins that `who` may see. Blocks as
-    /// [`subscriptions`](Self::subscriptions) does.
-    #[must_use]
-    pub fn metrics_text(&self, who: &Principal) -> String {
-        let policy = &self.0.parts.policy;
-        let mut subscriptions = self.subscriptions();
-        subscriptions.retain(|info| rights::sees(policy, who, &info.spec));
-        let mut plugins = self.0.parts.plugins.stats();
-        plugins.retain(|stats| self.seen_plugin(who, &stats.digest.to_string()).is_ok());
-        let mut families = gauges::of_subscriptions(&subscriptions);
-        families.extend(gauges::of_plugins(&plugins));
-        let conditions = self.conditions();
-        families.extend(gauges::of_store(
-            &self.0.reader.usage(),
-            conditions.reason(&Condition::StoreFailed).is_some(),
-        ));
-        families.push(health::gauge(conditions));
-        self.0.parts.metrics.render(&families)
     }
 
     /// Stops: publishes are refused, consumers, routes and lanes end, and what they said is written before the

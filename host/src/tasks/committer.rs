@@ -539,7 +539,7 @@ impl Committer {
         *self
             .kept
             .entry(topic.id)
-            .or_insert_with(|| !hub.selecting(&topic.spec.name).is_empty())
+            .or_insert_with(|| hub.is_selected(&topic.spec.name))
     }
 
     // ── control ─────────────────────────────────────────────────────────────────────────────────────────

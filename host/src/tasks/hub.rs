@@ -3,8 +3,8 @@
 //! unfiltered subscriptions, fires deadlines, and collects acks for the committer. Nothing here does I/O but
 //! the router's reads, and no lock is held across an await.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::RangeInclusive;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::{Bound, RangeInclusive};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -307,7 +307,8 @@ pub(super) enum Join {
 #[derive(Default)]
 struct Subscriptions {
     by_id: HashMap<SubscriptionId, Arc<Cell>>,
-    by_name: HashMap<Name, Arc<Cell>>,
+    by_name: BTreeMap<Name, Arc<Cell>>,
+    routes: BTreeMap<Name, Arc<Cell>>,
     interests: TopicInterests,
 }
 
@@ -354,7 +355,11 @@ impl Hub {
             .subscriptions
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        all.interests.insert(cell.id, &cell.form().spec.topics);
+        let spec = cell.form().spec.clone();
+        all.interests.insert(cell.id, &spec.topics);
+        if spec.is_route() {
+            all.routes.insert(cell.name.clone(), cell.clone());
+        }
         all.by_name.insert(cell.name.clone(), cell.clone());
         all.by_id.insert(cell.id, cell);
         drop(all);
@@ -370,6 +375,7 @@ impl Hub {
         let cell = all.by_id.remove(&id)?;
         all.interests.remove(id);
         all.by_name.remove(&cell.name);
+        all.routes.remove(&cell.name);
         drop(all);
         self.version.fetch_add(1, Ordering::AcqRel);
         cell.deleted.store(true, Ordering::Release);
@@ -388,17 +394,43 @@ impl Hub {
 
     /// All, by name.
     pub(super) fn all(&self) -> Vec<Arc<Cell>> {
-        let mut cells: Vec<_> = self.read().by_id.values().cloned().collect();
-        cells.sort_by(|a, b| a.name.cmp(&b.name));
-        cells
+        self.read().by_name.values().cloned().collect()
+    }
+
+    /// Up to `count` of them after the one called `after`, or the first ones, by name.
+    pub(super) fn page(&self, after: Option<&str>, count: usize) -> Vec<Arc<Cell>> {
+        page(&self.read().by_name, after, count)
+    }
+
+    /// The same of those that are routes.
+    pub(super) fn page_of_routes(&self, after: Option<&str>, count: usize) -> Vec<Arc<Cell>> {
+        page(&self.read().routes, after, count)
+    }
+
+    /// How many subscriptions, and how many routes, there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let all = self.read();
+        (all.by_name.len() - all.routes.len(), all.routes.len())
     }
 
     /// Subscriptions that select `topic`.
     pub(super) fn selecting(&self, topic: &TopicName) -> Vec<Arc<Cell>> {
+        let mut cells: Vec<_> = {
+            let all = self.read();
+            let ids = all.interests.select(topic);
+            let cells = ids.iter().filter_map(|id| all.by_id.get(id));
+            cells.cloned().collect()
+        };
+        // Each has locks of its own; who comes and goes does not wait for them.
+        cells.retain(|cell| cell.selects(topic));
+        cells
+    }
+
+    /// Whether any selects `topic`.
+    pub(super) fn is_selected(&self, topic: &TopicName) -> bool {
         let all = self.read();
-        let ids = all.interests.select(topic);
-        let cells = ids.iter().filter_map(|id| all.by_id.get(id));
-        cells.filter(|cell| cell.selects(topic)).cloned().collect()
+        let selects = |id| all.by_id.get(&id).is_some_and(|cell| cell.selects(topic));
+        all.interests.any(topic, selects)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Subscriptions> {
@@ -728,6 +760,12 @@ impl Hub {
         }
         router.cursor
     }
+}
+
+fn page(all: &BTreeMap<Name, Arc<Cell>>, after: Option<&str>, count: usize) -> Vec<Arc<Cell>> {
+    let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let rest = all.range::<str, _>((after, Bound::Unbounded));
+    rest.take(count).map(|(_, cell)| cell.clone()).collect()
 }
 
 /// Adds `range` to rising ranges, joining it to the last one where they touch.
