@@ -70,6 +70,7 @@ impl Fixture {
             policy,
             hooks: vec![Arc::new(|| "from_a_hook 1\n# EOF\n".to_owned()) as MetricsHook].into(),
             metrics: Arc::default(),
+            lookups: request::Lookups::default(),
             options: Arc::new(options),
             started: Instant::now(),
         };
@@ -120,6 +121,71 @@ impl Fixture {
         }
         answer
     }
+}
+
+// Names of all pages, each followed from the one before.
+async fn pages(fixture: &Fixture, first: &str) -> Vec<Vec<String>> {
+    let (mut pages, mut next) = (Vec::new(), Some(first.to_owned()));
+    while let Some(path) = next {
+        let mut request = Request::get(&path).body(Body::empty()).expect("a request");
+        request.extensions_mut().insert(Principal::local());
+        let answer = fixture.router.clone().oneshot(request).await;
+        let answer = answer.expect("infallible");
+        assert_eq!(answer.status(), 200, "{path}");
+        let link = answer.headers().get(header::LINK);
+        next = link.map(|link| {
+            let link = link.to_str().expect("text");
+            let path = link.strip_prefix('<').and_then(|link| link.split_once('>'));
+            path.expect("<PATH>; …").0.to_owned()
+        });
+        let body = to_bytes(answer.into_body(), usize::MAX).await;
+        let page: Value = serde_json::from_slice(&body.expect("a body")).expect("JSON");
+        let names = page.as_array().expect("a list").iter();
+        let names = names.map(|item| item["name"].as_str().expect("a name").to_owned());
+        pages.push(names.collect());
+    }
+    pages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_come_in_pages() {
+    let fixture = Fixture::new().await;
+    for name in ["a", "b", "c", "d", "e"] {
+        let topic = Some(json!({ "name": name }));
+        fixture.check("local", "POST /v1/topics", topic, 201).await;
+        let mut spec = subscription(&format!("of {name}"), name).expect("a body");
+        if name < "c" {
+            spec["outputs"] = json!({ "out": "copies" });
+        }
+        fixture
+            .check("local", "POST /v1/subscriptions", Some(spec), 201)
+            .await;
+    }
+    assert_eq!(
+        pages(&fixture, "/v1/topics?limit=2").await,
+        [vec!["a", "b"], vec!["c", "d"], vec!["e"]]
+    );
+    assert_eq!(
+        pages(&fixture, "/v1/subscriptions?limit=3").await,
+        [vec!["of a", "of b", "of c"], vec!["of d", "of e"]]
+    );
+    assert_eq!(
+        pages(&fixture, "/v1/routes?limit=1").await,
+        [["of a"], ["of b"]]
+    );
+    assert_eq!(pages(&fixture, "/v1/topics").await.len(), 1);
+    for wrong in ["limit=0", "limit=1001", "limit=x", "cursor=a..b", "after=a"] {
+        let call = format!("GET /v1/topics?{wrong}");
+        fixture.check("local", &call, None, 400).await;
+    }
+    let shown = fixture.check("local", "GET /v1/topics/a", None, 200).await;
+    assert_eq!(
+        (&shown["subscriptions"], &shown["subscription_count"]),
+        (&json!(["of a"]), &json!(1))
+    );
+    let status = fixture.check("local", "GET /v1/status", None, 200).await;
+    let counts = ["topics", "subscriptions", "routes"].map(|key| status[key].as_u64());
+    assert_eq!(counts, [Some(5), Some(3), Some(2)]);
 }
 
 fn grants() -> Vec<Grant> {

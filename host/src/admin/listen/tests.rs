@@ -5,6 +5,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 use super::super::tls_config;
 use super::*;
@@ -16,9 +17,17 @@ struct Fixture {
     plain: SocketAddr,
     tls: SocketAddr,
     metrics: Arc<AdminMetrics>,
+    // One for each request that waits.
+    waiting: Arc<Semaphore>,
     shutdown: CancellationToken,
     server: tokio::task::JoinHandle<()>,
 }
+
+const SHARES: Shares = Shares {
+    connections_max: 8,
+    address_connections_max: 4,
+    principal_connections_max: 2,
+};
 
 async fn fixture() -> Fixture {
     let authority = Authority::new("test CA", Validity::days(1)).expect("an authority");
@@ -39,22 +48,30 @@ async fn fixture() -> Fixture {
         listeners.plain_addr().expect("bound"),
         listeners.tls_addr().expect("bound"),
     );
-    let router = Router::new().route(
-        "/who",
-        get(|Extension(who): Extension<Principal>| async move { who.to_string() }),
-    );
+    let who = get(|Extension(who): Extension<Principal>| async move { who.to_string() });
+    let waiting = Arc::new(Semaphore::new(0));
+    let begun = Arc::clone(&waiting);
+    let wait = get(async move || {
+        begun.add_permits(1);
+        std::future::pending::<&str>().await
+    });
+    let router = Router::new()
+        .route("/who", who)
+        .route("/wait", wait)
+        .route("/healthz", get(async || "well"));
     let metrics = Arc::new(AdminMetrics::default());
     let shutdown = CancellationToken::new();
     let (counted, until) = (Arc::clone(&metrics), shutdown.clone());
     let server = tokio::spawn(async move {
         let spawner = Spawner::new(Conditions::default(), until.clone());
-        serve(listeners, router, 8, counted, &spawner, until).await;
+        serve(listeners, router, SHARES, counted, &spawner, until).await;
     });
     Fixture {
         authority,
         plain,
         tls,
         metrics,
+        waiting,
         shutdown,
         server,
     }
@@ -100,11 +117,16 @@ impl Fixture {
     }
 }
 
-async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: S, host: &str) -> Result<String, String> {
+    request(stream, host, "/who").await
+}
+
+async fn request<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     host: &str,
+    path: &str,
 ) -> Result<String, String> {
-    let request = format!("GET /who HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream
         .write_all(request.as_bytes())
         .await
@@ -166,6 +188,56 @@ async fn tls_callers_are_who_their_certificate_says() {
         text.contains("tidegate_admin_handshakes_failed_total 3"),
         "{text}"
     );
+}
+
+async fn silent(to: SocketAddr) -> Vec<TcpStream> {
+    let mut all = Vec::new();
+    for _ in 0..5 * SHARES.connections_max {
+        all.push(TcpStream::connect(to).await.expect("connected"));
+    }
+    all
+}
+
+async fn get_plain(to: SocketAddr, path: &str) -> String {
+    let stream = TcpStream::connect(to).await.expect("connected");
+    let answer = request(stream, &to.to_string(), path).await;
+    answer.expect("an answer")
+}
+
+#[tokio::test]
+async fn who_says_nothing_keeps_nobody_out() {
+    let fixture = fixture().await;
+    let _silent_tls = silent(fixture.tls).await;
+    let answer = get_plain(fixture.plain, "/who").await;
+    assert!(answer.ends_with("local"), "{answer}");
+    let _silent = silent(fixture.plain).await;
+    let answer = get_plain(fixture.plain, "/who").await;
+    assert!(answer.ends_with("local"), "{answer}");
+    let client = fixture.client("press 4", Validity::days(1));
+    let answer = fixture.ask_tls(client).await.expect("an answer");
+    assert!(answer.ends_with("cn:press 4"), "{answer}");
+    let text = fixture.metrics.render(&crate::auth::Policy::default());
+    assert!(!text.contains("connections_evicted_total 0"), "{text}");
+    assert!(text.contains("connections_refused_total 0"), "{text}");
+}
+
+#[tokio::test]
+async fn when_all_are_at_work_health_is_answered_and_the_rest_is_told_to_come_again() {
+    let fixture = fixture().await;
+    let mut working = Vec::new();
+    for _ in 0..SHARES.connections_max {
+        let plain = fixture.plain;
+        working.push(tokio::spawn(async move { get_plain(plain, "/wait").await }));
+    }
+    let all = u32::try_from(SHARES.connections_max).expect("a few");
+    drop(fixture.waiting.acquire_many(all).await.expect("not closed"));
+    let _silent = silent(fixture.plain).await;
+    let well = get_plain(fixture.plain, "/healthz").await;
+    assert!(well.ends_with("well"), "{well}");
+    let refused = get_plain(fixture.plain, "/who").await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert!(refused.contains("overloaded"), "{refused}");
+    assert!(working.iter().all(|request| !request.is_finished()));
 }
 
 #[tokio::test]
