@@ -308,7 +308,9 @@ mod tests {
         let [a, b, c] =
             ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| from(&pool, address).expect("room"));
         let places = [a, b, c];
-        places.each_ref().map(|place| place.identify(&who));
+        for place in &places {
+            place.identify(&who);
+        }
         assert_eq!(
             evicted(&places),
             [true, false, false],
