@@ -61,7 +61,7 @@ pub(super) async fn chown(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PluginInfo>, Problem> {
     app.policy.check(&who, &Action::AdminPlugins)?;
-    let owner = json::<NewOwner>(&headers, body)?.named()?;
+    let owner = json::<NewOwner>(&headers, body).await?.named()?;
     let (by, to) = (who.clone(), owner.clone());
     let info = detached(app.broker.spawner().clone(), async move {
         app.broker.give_plugin(&by, &name, to).await

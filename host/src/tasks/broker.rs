@@ -506,7 +506,8 @@ impl Broker {
             self.ask(|reply| Control::UpdateSubscription(update, reply))
                 .await?;
         }
-        self.look(move |broker| broker.subscription(cell.name.as_str()))
+        let name = cell.name.clone();
+        self.look(move |broker| broker.subscription(name.as_str()))
             .await
     }
 
