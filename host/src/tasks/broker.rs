@@ -246,6 +246,7 @@ impl Broker {
         let lanes = Lanes::new(LaneParts {
             hub: hub.clone(),
             log: log.clone(),
+            metrics: parts.metrics.clone(),
             plugins,
             catalog: shared.clone(),
             spawner: spawner.clone(),

@@ -21,11 +21,14 @@ use super::Catalog;
 use super::chain::FilterChain;
 use super::hub::{Cell, Hub, Start, chain};
 use super::log::Log;
+use super::metrics::Metrics;
 use super::spawn::Spawner;
+use super::unreadable;
 use crate::domain::{Block, Digest, FailurePolicy, Position, SubscriptionId, TopicId, TopicName};
 use crate::plugin::{
     ConfigureError, Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey,
 };
+use crate::store::ReadError;
 
 /// Bytes of blocks a cohort takes in one step.
 const STEP_BYTES: usize = 512 * 1024;
@@ -52,6 +55,7 @@ pub(super) struct Lanes {
 pub(super) struct LaneParts {
     pub(super) hub: Arc<Hub>,
     pub(super) log: Log,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) plugins: Arc<Plugins>,
     pub(super) catalog: Arc<RwLock<Catalog>>,
     pub(super) spawner: Spawner,
@@ -238,7 +242,20 @@ impl Cohort {
 type TopicRules = (TopicName, Arc<[RuleKey]>);
 
 /// The log cannot be read.
-struct Unreadable(String);
+struct Unreadable {
+    why: String,
+    // Events that wait for that, at least.
+    events: u64,
+}
+
+impl Unreadable {
+    fn at(position: Position, error: &ReadError) -> Self {
+        Self {
+            why: chain(error),
+            events: unreadable::waits_for(error, position),
+        }
+    }
+}
 
 // What came of a step.
 #[derive(Default)]
@@ -564,11 +581,12 @@ impl Lane {
         }
         match evaluated {
             Ok(_) => true,
-            Err(Unreadable(error)) => {
+            Err(Unreadable { why: error, events }) => {
                 self.stand_at(index, Some(self.cohorts[index].cursor));
                 let cohort = &mut self.cohorts[index];
                 if cohort.unreadable != Some(cohort.cursor) {
                     cohort.unreadable = Some(cohort.cursor);
+                    self.parts.metrics.unreadable(events);
                     tracing::error!(plugin = %self.label, cursor = %cohort.cursor, error, "a lane cannot read the log; subscriptions that stand there wait, and it tries again");
                 }
                 // The others go on meanwhile.
@@ -617,7 +635,7 @@ impl Lane {
             .log
             .blocks_from(cursor, STEP_BYTES)
             .await
-            .map_err(|error| Unreadable(chain(&error)))?;
+            .map_err(|error| Unreadable::at(cursor, &error))?;
         let mut next = stop;
         let mut call = Call::default();
         for block in &blocks {
@@ -637,7 +655,8 @@ impl Lane {
                 }
                 call.rules = rules;
             }
-            call.add(block, &topic, cursor, stop).map_err(Unreadable)?;
+            let added = call.add(block, &topic, cursor, stop);
+            added.map_err(|why| Unreadable { why, events: 1 })?;
         }
         if let Some(stopped) = self.call(&mut call, verdicts).await {
             return Ok(stopped);

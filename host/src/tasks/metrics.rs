@@ -56,7 +56,7 @@ impl Metrics {
         );
         let unreadable_events = counter(
             "unreadable_events",
-            "Events that the store could not read when they were to be delivered; each attempt counts, and they stay pending",
+            "Events that the store could not read when they were to be delivered or judged; each attempt at a delivery counts, and for filters and catching up once where they stand. They stay pending",
         );
         let group_events = Histogram::new(exponential_buckets(1.0, 4.0, 9));
         registry.register(

@@ -16,6 +16,7 @@ use super::hub::{Cell, Join, Start, chain, push_range};
 use super::lanes::Lanes;
 use super::routes;
 use super::spawn::panicked;
+use super::unreadable;
 use crate::domain::{Block, BlockError, Position};
 
 /// Bytes of blocks a catch-up reads at once.
@@ -159,9 +160,10 @@ async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<Filte
             }
             continue;
         }
-        if let Err(error) = step(&parts, &cell, &judging, next, stop).await {
+        if let Err((error, events)) = step(&parts, &cell, &judging, next, stop).await {
             if stands_at.replace(next) != Some(next) {
                 cell.set_stands_at(stands_at);
+                parts.metrics.unreadable(events);
                 tracing::error!(subscription = %cell.name, position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
             }
             tokio::select! {
@@ -174,16 +176,16 @@ async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<Filte
     }
 }
 
-// Looks at events from `next` on, of those before `stop`.
+// Looks at events from `next` on, of those before `stop`. An error says why, and how many wait for that.
 async fn step(
     parts: &DeliveryParts,
     cell: &Arc<Cell>,
     judging: &FilterChain,
     next: Position,
     stop: Position,
-) -> Result<(), String> {
+) -> Result<(), (String, u64)> {
     let blocks = parts.log.blocks_from(next, CATCH_UP_BYTES).await;
-    let blocks = blocks.map_err(|error| chain(&error))?;
+    let blocks = blocks.map_err(|error| (chain(&error), unreadable::waits_for(&error, next)))?;
     let mut ranges = Vec::new();
     let mut after = stop;
     for block in &blocks {
@@ -192,7 +194,7 @@ async fn step(
         }
         after = block.last_position().next().min(stop);
         if selects(parts, cell, judging, block) {
-            present(block, next, &mut ranges).map_err(|error| error.to_string())?;
+            present(block, next, &mut ranges).map_err(|error| (error.to_string(), 1))?;
         }
     }
     // All blocks lay beyond the stop, or there was none: nothing is left in between.

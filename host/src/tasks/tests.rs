@@ -264,6 +264,11 @@ async fn what_cannot_be_read_is_seen_and_waits_until_an_operator_gives_it_up() {
     assert!(kept.unreadable <= kept.depth && kept.depth == 32);
     let unreadable = fixture.broker.unreadable();
     assert!(unreadable[0].damage);
+    let text = fixture.broker.metrics_text(&Principal::local());
+    assert!(
+        !text.contains("tidegate_unreadable_events_total 0"),
+        "{text}"
+    );
     let condition = Condition::Unreadable(unreadable[0].path.clone().into());
     fixture.wait_for(&condition, true).await;
     assert!(fixture.broker.health().ready, "the rest of it works");

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use super::health::{Condition, Conditions};
 use super::hub::chain;
 use crate::broker::SubscriptionState;
-use crate::store::Unreadable;
+use crate::domain::Position;
+use crate::store::{ReadError, Unreadable};
 
 /// Keeps the conditions as the store has it.
 #[derive(Default)]
@@ -53,6 +54,16 @@ fn reason(unreadable: &Unreadable) -> String {
         "events at positions {first} to {last}: {}; {advice}",
         chain(&**why)
     )
+}
+
+/// How many events whoever stands at `from` waits for at least, as far as that is known: the positions that share its fate.
+pub(super) fn waits_for(error: &ReadError, from: Position) -> u64 {
+    match error {
+        ReadError::Unreadable { first, last, .. } => {
+            (last.0 + 1).saturating_sub(first.max(&from).0)
+        }
+        _ => 1,
+    }
 }
 
 /// How many events are pending for a subscription that cannot be read.
