@@ -4,9 +4,10 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tidegate_tests::{BrokerProcess, wait_for};
+use tidegate_client::Event;
+use tidegate_tests::{BrokerProcess, Setup, wait_for};
 
-use crate::support::publish;
+use crate::support::{SMALL, publish, publish_events};
 
 #[tokio::test]
 async fn sub_ends_on_a_signal_however_much_there_is_to_print() -> anyhow::Result<()> {
@@ -103,4 +104,73 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_listed_and_given_up_from_the_command_line() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start_with(Setup::config(SMALL)).await?;
+    broker
+        .admin()
+        .create(json!({"name": "kept", "topics": ["t"]}))
+        .await?;
+    let client = broker.client().await?;
+    let events = (0..60_u8).map(|n| Event::new(vec![n; 60_000]));
+    publish_events(&client, "t", events).await?;
+    wait_for("a checkpoint", async || {
+        let checkpoints = broker.admin().metric("tidegate_checkpoints_total").await?;
+        Ok((checkpoints > 0.0).then_some(()))
+    })
+    .await?;
+    broker.stop().await?;
+    let generations = broker.data_directory().join("store/generations");
+    for generation in std::fs::read_dir(generations)? {
+        let database = generation?.path().join("part-0000/db");
+        if let Ok(sound) = std::fs::read(&database) {
+            std::fs::write(&database, vec![0xA5; sound.len()])?;
+        }
+    }
+    broker.restart().await?;
+    broker
+        .admin()
+        .create(json!({"name": "late", "topics": ["t"], "start": "earliest"}))
+        .await?;
+    broker
+        .admin()
+        .wait_subscription("late", "to stand at the damage", |s| s.stands_at.is_some())
+        .await?;
+    let listed = broker
+        .command_line(&["loss", "list"])?
+        .stdout(Stdio::piped())
+        .output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    assert!(
+        listed.contains("part-0000") && listed.contains("damaged"),
+        "{listed}"
+    );
+    let accepted = broker
+        .command_line(&["loss", "accept", "--dead-letters"])?
+        .stdout(Stdio::piped())
+        .output()?;
+    let accepted = String::from_utf8(accepted.stdout)?;
+    assert!(accepted.contains("kept as"), "{accepted}");
+    let kept = broker
+        .admin()
+        .wait_subscription("kept", "to have its dead letters", |s| {
+            s.dead_lettered > 0 && s.unreadable == 0
+        })
+        .await?;
+    assert!(kept.depth < 60);
+    broker
+        .admin()
+        .wait_subscription("late", "to go on", |s| {
+            s.stands_at.is_none() && s.unevaluated == 0
+        })
+        .await?;
+    let listed = broker
+        .command_line(&["loss", "list"])?
+        .stdout(Stdio::piped())
+        .output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    assert!(!listed.contains("part-0000"), "{listed}");
+    Ok(())
 }
