@@ -160,6 +160,7 @@ fn router(app: App) -> Router {
             "/v1/subscriptions/{name}/resume",
             post(subscriptions::resume),
         )
+        .route("/v1/subscriptions/{name}/log", get(subscriptions::log))
         .route("/v1/subscriptions/{name}/chown", post(subscriptions::chown))
         .route("/v1/plugins/{name}/chown", post(plugins::chown))
         .route("/v1/routes", get(subscriptions::list_routes))

@@ -21,7 +21,7 @@ pub use id::{
     Sequence, SubscriptionId, TopicId,
 };
 pub use info::{
-    PluginBounds, PluginDetails, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo,
+    LogLine, PluginBounds, PluginDetails, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo,
     UnreadableInfo,
 };
 pub use owner::{Owner, OwnerError};

@@ -24,6 +24,7 @@ mod metrics;
 mod note;
 mod pending_acks;
 mod plugin_files;
+mod plugin_log;
 mod producers;
 mod publish;
 mod recovery;

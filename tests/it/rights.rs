@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use prost::Message as _;
 use serde_json::json;
 use tidegate_client::{Event, SubscribeError};
-use tidegate_tests::{BrokerProcess, RawClient, Setup, within};
+use tidegate_tests::{BrokerProcess, RawClient, Setup, guest, within};
 use tidegate_wire::pb::{self, ErrorCode};
 
 use crate::support::{
@@ -201,6 +201,32 @@ async fn what_is_not_there_is_refused_like_what_one_may_not_consume() -> anyhow:
         told.push(format!("{error:#}").replace(name, "NAME"));
     }
     assert!(told.iter().all(|text| *text == told[0]), "{told:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_ones_plugins_fail_on_is_in_ones_own_log() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let admin = broker.admin();
+    admin
+        .upload("odd", guest("misbehaving_filter").await?)
+        .await?;
+    let filter = json!([{"plugin": "odd", "config": "trap \"n\":2}", "on_failure": "drop"}]);
+    admin
+        .create(json!({"name": "s", "topics": ["in"], "filters": filter}))
+        .await?;
+    admin
+        .create(json!({"name": "sound", "topics": ["in"]}))
+        .await?;
+    publish(&broker.client().await?, "in", [1, 2, 3]).await?;
+    assert_eq!(admin.evaluated("s").await?.depth, 2);
+    let log = admin.plugin_log("s").await?;
+    assert!(
+        log.iter()
+            .any(|line| line.text.contains("odd") && line.text.contains("position 2 ")),
+        "{log:?}"
+    );
+    assert!(admin.plugin_log("sound").await?.is_empty());
     Ok(())
 }
 

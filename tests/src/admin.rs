@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tidegate::domain::{PluginInfo, SubscriptionInfo, TopicInfo};
+use tidegate::domain::{LogLine, PluginInfo, SubscriptionInfo, TopicInfo};
 
 use crate::wait_for;
 
@@ -111,6 +111,17 @@ impl AdminApi {
         let path = format!("/v1/subscriptions/{name}/chown");
         self.post(&path, serde_json::json!({ "owner": owner }))
             .await
+    }
+
+    /// What was lately said of the failures of a subscription's plugins.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or refused.
+    pub async fn plugin_log(&self, name: &str) -> anyhow::Result<Vec<LogLine>> {
+        let text = self
+            .get_text(&format!("/v1/subscriptions/{name}/log"))
+            .await?;
+        Ok(serde_json::from_str(&text)?)
     }
 
     /// Deletes a plugin, or says how that was refused.

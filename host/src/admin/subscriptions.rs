@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::request::{detached, json};
 use crate::auth::{Action, rights};
 use crate::domain::{
-    Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
+    LogLine, Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
 };
 use crate::tasks::BrokerError;
 
@@ -128,6 +128,15 @@ pub(super) async fn chown(
     .await?;
     tracing::info!(principal = %who, subscription = name, owner = info.spec.owner.as_ref().map(tracing::field::display), "subscription given to another owner");
     Ok(Json(info))
+}
+
+pub(super) async fn log(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<LogLine>>, Problem> {
+    one_seen(&app, &who, name.clone()).await?;
+    Ok(Json(app.broker.plugin_log(&who, &name)?))
 }
 
 // What `who` may not see is answered like what does not exist.

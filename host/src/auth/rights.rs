@@ -166,6 +166,18 @@ pub fn sees(policy: &Policy, who: &Principal, spec: &SubscriptionSpec) -> bool {
         || may_attach(policy, who, spec).is_ok()
 }
 
+/// Whether `who` may read what `spec`'s plugins said of events they failed on, which may quote them: who may receive its topics,
+/// and, where it has an owner, is that or may consume it.
+///
+/// # Errors
+///
+/// The first right that is lacking.
+pub fn read_log(policy: &Policy, who: &Principal, spec: &SubscriptionSpec) -> Result<(), Denied> {
+    may_attach(policy, who, spec)
+        .and_then(|()| receives(policy, who, spec))
+        .map_err(|denied| policy.counted(denied))
+}
+
 /// Whether `who` may use `plugin` in what they create, and see it: it comes with the broker, belongs to nobody, is theirs, or
 /// they have a use right on its name.
 #[must_use]

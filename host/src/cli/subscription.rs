@@ -7,7 +7,7 @@ use super::chain::Chain;
 use super::connect::ManageFlags;
 use super::{output, text};
 use crate::domain::{
-    DeliveryPatch, DeliveryPolicy, Millis, Name, Owner, PluginUse, Principal, StartAt,
+    DeliveryPatch, DeliveryPolicy, LogLine, Millis, Name, Owner, PluginUse, Principal, StartAt,
     SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
 };
 
@@ -42,6 +42,13 @@ enum Command {
     },
     /// Delete a subscription and what it has not acked
     Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
+    /// Show what was lately said of the failures of the plugins of a subscription or route
+    Log {
         /// Its name
         name: String,
         #[command(flatten)]
@@ -256,6 +263,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Show { name, flags } => show(name, flags, Kind::Subscription),
         Command::Delete { name, flags } => delete(name, flags, Kind::Subscription),
         Command::Chown(args) => chown(args, Kind::Subscription),
+        Command::Log { name, flags } => {
+            let lines: Vec<LogLine> = api(flags)?.get(&format!("{}/log", path(name)))?;
+            output::either(flags.json, &lines, |lines| log(lines))
+        }
         Command::Resume { name, flags } => {
             api(flags)?.post_empty(&format!("{}/resume", path(name)))?;
             let answer = serde_json::json!({ "resumed": name });
@@ -475,6 +486,17 @@ fn with_limits(mut state: String, info: &SubscriptionInfo) -> String {
         state.push_str(&format!(", at a limit: {}", info.limits_reached.join(" ")));
     }
     state
+}
+
+fn log(lines: &[LogLine]) -> String {
+    let line = |line: &LogLine| {
+        let text = line.text.replace(char::is_control, " ");
+        format!("{} {text}", text::moment(line.time.0))
+    };
+    match lines {
+        [] => "nothing was said since the broker started".to_owned(),
+        lines => lines.iter().map(line).collect::<Vec<_>>().join("\n"),
+    }
 }
 
 fn owner_of(owner: Option<&Owner>) -> String {

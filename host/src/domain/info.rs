@@ -152,3 +152,12 @@ pub struct PluginBounds {
     /// Size of the component.
     pub module_bytes_max: u64,
 }
+
+/// A line about a subscription's plugins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    pub time: Millis,
+    /// What happened.
+    pub text: String,
+}

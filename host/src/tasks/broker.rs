@@ -33,9 +33,9 @@ use super::unreadable::Watch;
 use super::{BrokerError, Catalog, dead_letters};
 use crate::auth::{Action, Policy, rights};
 use crate::domain::{
-    Name, NameError, Owner, PluginBounds, PluginDetails, PluginInfo, PluginUse, PluginWorld,
-    Position, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicId, TopicInfo,
-    TopicName, TopicSpec, UnreadableInfo,
+    LogLine, Name, NameError, Owner, PluginBounds, PluginDetails, PluginInfo, PluginUse,
+    PluginWorld, Position, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicId,
+    TopicInfo, TopicName, TopicSpec, UnreadableInfo,
 };
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
@@ -570,6 +570,19 @@ impl Broker {
         self.0.parts.hub.start(Start::Filters(cell.clone()));
         cell.wake.notify_waiters();
         Ok(())
+    }
+
+    /// What was lately said of the failures of a subscription's plugins, the oldest first. It may quote events, so it is for
+    /// those who may receive them.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name, or `who` may not consume it.
+    pub fn plugin_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, BrokerError> {
+        let cell = self.cell(name)?;
+        let spec = cell.form().spec.clone();
+        rights::read_log(&self.0.parts.policy, who, &spec)?;
+        Ok(cell.said.plugins.lines())
     }
 
     /// What could not be read when that was last tried.

@@ -376,6 +376,12 @@ impl Taker {
             Disposition::Fault { policy, reason } => {
                 if let Some(events) = self.cell.said.transform_failed.admit(1) {
                     tracing::warn!(subscription = %self.cell.name, position = %leased.position, reason, ?policy, events, "a transform failed");
+                    let said = format!(
+                        "a transform failed on the event at position {} ({events} since the last line): {reason}",
+                        leased.position
+                    );
+                    let now = self.parts.hub.clock.now();
+                    self.cell.said.plugins.push(now, said);
                 }
                 match policy {
                     FailurePolicy::DeadLetter => {

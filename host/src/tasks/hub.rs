@@ -18,6 +18,7 @@ use super::clock::Clock;
 use super::log::Log;
 use super::log_limit::LogLimit;
 use super::pending_acks::PendingAcks;
+use super::plugin_log::PluginLog;
 use super::transform::TransformChain;
 use crate::broker::{GivenUp, Strain, SubscriptionState, TopicInterests};
 use crate::domain::{
@@ -68,6 +69,8 @@ pub(super) struct Said {
     pub(super) unreadable: LogLimit,
     /// That its dead letters wait for a right of its owner.
     pub(super) letters_wait: AtomicBool,
+    /// The same of its plugins' failures, for whoever the subscription belongs to.
+    pub(super) plugins: PluginLog,
     strain: Mutex<Strain>,
 }
 

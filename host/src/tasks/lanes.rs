@@ -720,6 +720,12 @@ impl Lane {
             let policy = member.policy();
             if let Some(events) = member.cell.said.filter_failed.admit(1) {
                 tracing::warn!(subscription = %member.cell.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, events, "a filter failed on an event");
+                let now = self.parts.hub.clock.now();
+                let said = format!(
+                    "filter {} failed on the event at position {position} ({events} since the last line): {}",
+                    self.label, failure.reason
+                );
+                member.cell.said.plugins.push(now, said);
             }
             match policy {
                 FailurePolicy::DeadLetter => {

@@ -171,6 +171,12 @@ async fn what_one_created_is_ones_own_and_can_be_given_away() {
         assert_eq!(told, count == 1, "{who}");
     }
 
+    // What plugins say of events is for those who may receive them.
+    let log = format!("GET {}/log", named("mail-a"));
+    for (who, status) in [("cn:reader", 200), ("cn:owner", 403), ("cn:other", 404)] {
+        fixture.check(who, &log, None, status).await;
+    }
+
     let chown = format!("POST {}/chown", named("mail-a"));
     let to = |owner: &str| Some(json!({ "owner": owner }));
     fixture.check("cn:other", &chown, to("cn:other"), 404).await;
