@@ -19,7 +19,7 @@ use crate::net::{
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions, Spawner};
+use crate::tasks::{Broker, BrokerOptions, Quota, Spawner};
 
 /// Time for what the broker's own tasks still write at shutdown, after the network has drained.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -197,6 +197,15 @@ fn broker_options(config: &Config, policy: Arc<Policy>) -> BrokerOptions {
         checkpoint_blocks: usize_of(config.store.journal_blocks_max / 2),
         journal_bytes_max: config.store.journal_bytes_max,
         producers_max: usize_of(config.limits.producers_max),
+        topics: Quota {
+            all: usize_of(config.limits.topics_max),
+            principal: usize_of(config.limits.principal_topics_max),
+        },
+        subscriptions: Quota {
+            all: usize_of(config.limits.subscriptions_max),
+            principal: usize_of(config.limits.principal_subscriptions_max),
+        },
+        subscription_patterns_max: usize_of(config.limits.subscription_patterns_max),
         policy,
     }
 }

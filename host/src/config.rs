@@ -108,6 +108,16 @@ pub struct Limits {
     pub publish_credit_batches: u32,
     /// Producers whose resends are recognised.
     pub producers_max: u64,
+    /// Topics there may be.
+    pub topics_max: u64,
+    /// Of these, made by one principal.
+    pub principal_topics_max: u64,
+    /// Subscriptions and routes there may be.
+    pub subscriptions_max: u64,
+    /// Of these, made by one principal.
+    pub principal_subscriptions_max: u64,
+    /// Topic patterns of one subscription or route.
+    pub subscription_patterns_max: u64,
     /// Milliseconds for a handshake and the first message.
     pub handshake_timeout_ms: u64,
     /// Milliseconds for a message from its first byte to its last.
@@ -348,6 +358,11 @@ impl Default for Limits {
             publish_credit_total_bytes: defaults::PUBLISH_CREDIT_TOTAL_BYTES,
             publish_credit_batches: defaults::PUBLISH_CREDIT_BATCHES,
             producers_max: defaults::PRODUCERS_MAX,
+            topics_max: defaults::TOPICS_MAX,
+            principal_topics_max: defaults::PRINCIPAL_TOPICS_MAX,
+            subscriptions_max: defaults::SUBSCRIPTIONS_MAX,
+            principal_subscriptions_max: defaults::PRINCIPAL_SUBSCRIPTIONS_MAX,
+            subscription_patterns_max: defaults::SUBSCRIPTION_PATTERNS_MAX,
             handshake_timeout_ms: defaults::HANDSHAKE_TIMEOUT_MS,
             frame_timeout_ms: defaults::FRAME_TIMEOUT_MS,
             idle_timeout_ms: defaults::IDLE_TIMEOUT_MS,

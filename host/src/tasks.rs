@@ -4,6 +4,7 @@
 
 mod broker;
 mod catalog;
+mod census;
 mod chain;
 mod checkpointer;
 mod clock;
@@ -38,6 +39,7 @@ mod turns;
 mod unreadable;
 
 pub use broker::{Broker, BrokerOptions, Counts, Health, StartError};
+pub use census::Quota;
 pub use dead_letters::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
     TOPIC_HEADER,

@@ -91,6 +91,7 @@ impl From<BrokerError> for Problem {
             BrokerError::Fenced | BrokerError::OutOfOrder { .. } => (409, "conflict"),
             BrokerError::SubscriptionGone(_) => (410, "gone"),
             BrokerError::Invalid(_) => (422, "invalid"),
+            BrokerError::LimitReached(_) => (403, "limit-reached"),
             BrokerError::Overloaded(_) => (503, "overloaded"),
             BrokerError::StoreUnavailable(_) => (503, "store-unavailable"),
             BrokerError::ShuttingDown => (503, "shutting-down"),

@@ -10,10 +10,14 @@ use crate::auth::Grant;
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::BrokerOptions;
+use crate::tasks::{BrokerOptions, Quota};
 
 mod rights;
 
+const QUOTA: Quota = Quota {
+    all: 100,
+    principal: 8,
+};
 const MIB: u64 = 1 << 20;
 
 struct Fixture {
@@ -56,6 +60,9 @@ impl Fixture {
             checkpoint_blocks: 10_000,
             journal_bytes_max: 16 * MIB,
             producers_max: 100,
+            topics: QUOTA,
+            subscriptions: QUOTA,
+            subscription_patterns_max: 4,
             policy: policy.clone(),
         };
         let broker = Broker::start(broker_options, opened, plugins, &[])
@@ -186,6 +193,47 @@ async fn lists_come_in_pages() {
     let status = fixture.check("local", "GET /v1/status", None, 200).await;
     let counts = ["topics", "subscriptions", "routes"].map(|key| status[key].as_u64());
     assert_eq!(counts, [Some(5), Some(3), Some(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_principal_makes_so_many_and_an_operator_more() {
+    let fixture = Fixture::new().await;
+    let topic = |n: usize| Some(json!({ "name": format!("orders.{n}") }));
+    let spec = |n: usize| subscription(&format!("of-{n}"), "orders.>");
+    for n in 0..QUOTA.principal {
+        let (topic, spec) = (topic(n), spec(n));
+        fixture
+            .check("cn:owner", "POST /v1/topics", topic, 201)
+            .await;
+        let call = "POST /v1/subscriptions";
+        fixture.check("cn:reader", call, spec, 201).await;
+    }
+    let more = QUOTA.principal;
+    let call = "POST /v1/topics";
+    let refused = fixture.check("cn:owner", call, topic(more), 403).await;
+    assert_eq!(refused["code"], "limit-reached");
+    let call = "POST /v1/subscriptions";
+    let refused = fixture.check("cn:reader", call, spec(more), 403).await;
+    assert_eq!(refused["code"], "limit-reached");
+    let info = fixture
+        .check("local", "POST /v1/topics", topic(more), 201)
+        .await;
+    assert_eq!(info["created_by"], "local");
+    fixture
+        .check("local", "POST /v1/subscriptions", spec(more), 201)
+        .await;
+    fixture
+        .check("cn:owner", "DELETE /v1/topics/orders.0", None, 204)
+        .await;
+    fixture
+        .check("cn:owner", "POST /v1/topics", topic(more + 1), 201)
+        .await;
+
+    let mut wide = subscription("wide", "orders.a").expect("a body");
+    wide["topics"] = json!(["orders.a", "orders.b", "orders.c", "orders.d", "orders.e"]);
+    let call = "POST /v1/subscriptions";
+    let refused = fixture.check("local", call, Some(wide), 403).await;
+    assert_eq!(refused["code"], "limit-reached");
 }
 
 fn grants() -> Vec<Grant> {

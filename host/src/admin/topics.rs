@@ -53,7 +53,11 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<TopicInfo>), Problem> {
-    let spec: TopicSpec = json(&headers, body).await?;
+    let spec = TopicSpec {
+        // Not for callers to say.
+        created_by: Some(who.clone()),
+        ..json(&headers, body).await?
+    };
     app.policy
         .check(&who, &Action::AdminTopic(&TopicPattern::from(&spec.name)))?;
     let info = detached(app.broker.spawner().clone(), async move {

@@ -187,6 +187,14 @@ impl Policy {
         })
     }
 
+    /// Whether `who` runs the broker: it has `admin` on everything. Nothing is counted.
+    #[must_use]
+    pub fn is_operator(&self, who: &Principal) -> bool {
+        let grants = self.grants();
+        let mut grants = grants.iter().filter(|grant| grant.selects(who));
+        grants.any(|grant| grant.admin.iter().any(|ours| ours.as_str() == ">"))
+    }
+
     /// Refusals since the start, of all kinds.
     #[must_use]
     pub fn denied_total(&self) -> u64 {

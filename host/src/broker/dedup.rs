@@ -13,6 +13,10 @@ const VERSION: u8 = 2;
 const VERSION_OWNERLESS: u8 = 1;
 /// Batches remembered per producer. A client that lets more be unanswered cannot resend the oldest.
 const BATCHES_MAX: usize = 1_024;
+/// Batches remembered over all producers, for each that there may be. Whoever says what it has seen needs a few.
+const BATCHES_MEAN_MAX: usize = 10;
+/// Memory for so many batches is never given back early.
+const BATCHES_KEPT: usize = 32;
 
 /// All producers the broker remembers.
 #[derive(Clone, Debug)]
@@ -23,6 +27,8 @@ pub struct Producers {
     /// streams with made-up ids pushes out nobody who publishes.
     idle: BTreeMap<Idle, ProducerId>,
     clock: u64,
+    /// Batches remembered over all of them.
+    batches: usize,
 }
 
 /// Has committed, then when it was last used on the logical clock.
@@ -112,6 +118,7 @@ impl Producers {
             by_id: HashMap::new(),
             idle: BTreeMap::new(),
             clock: 0,
+            batches: 0,
         }
     }
 
@@ -213,6 +220,7 @@ impl Producers {
             count,
             first_sequence,
         };
+        let before = known.batches.len();
         if count > 0 && first_number > known.last_number {
             known.last_number = batch.last_number();
             known.batches.push_back(batch);
@@ -222,7 +230,35 @@ impl Producers {
             .partition_point(|batch| batch.last_number() <= resolved_through);
         let surplus = known.batches.len().saturating_sub(BATCHES_MAX);
         known.batches.drain(..resolved.max(surplus));
+        let after = known.batches.len();
+        let room = known.batches.capacity();
+        if room > BATCHES_KEPT && after < room / 4 {
+            known.batches.shrink_to(after.max(BATCHES_KEPT / 2));
+        }
+        self.batches = self.batches + after - before;
         self.mark_committed(id);
+        if self.batches > self.batches_max() {
+            self.forget_batches(id);
+        }
+    }
+
+    fn batches_max(&self) -> usize {
+        let mean = self.producers_max.saturating_mul(BATCHES_MEAN_MAX);
+        mean.max(BATCHES_MAX)
+    }
+
+    // Forgets the batches of those that are idle longest, all but `busy`, until a quarter of the room is free, so that this is
+    // seldom done. What they resend is refused then, as after more batches than are remembered of one.
+    fn forget_batches(&mut self, busy: ProducerId) {
+        let enough = self.batches_max() / 4 * 3;
+        for id in self.idle.values().filter(|id| **id != busy) {
+            if self.batches <= enough {
+                return;
+            }
+            if let Some(producer) = self.by_id.get_mut(id) {
+                self.batches -= std::mem::take(&mut producer.known.batches).len();
+            }
+        }
     }
 
     /// The state as bytes.
@@ -269,8 +305,10 @@ impl Producers {
                 ));
             }
             let producer = producers.touch(id);
+            let batches = known.batches.len();
             producer.known = known;
             producer.owner = owner;
+            producers.batches += batches;
             if committed {
                 producers.mark_committed(id);
             }
@@ -284,7 +322,8 @@ impl Producers {
             && self.by_id.len() >= self.producers_max
             && let Some((_, idlest)) = self.idle.pop_first()
         {
-            self.by_id.remove(&idlest);
+            let forgotten = self.by_id.remove(&idlest);
+            self.batches -= forgotten.map_or(0, |producer| producer.known.batches.len());
         }
         self.clock += 1;
         let fresh = Producer {
@@ -549,6 +588,42 @@ mod tests {
                 first_sequence: Sequence(2)
             }
         );
+    }
+
+    #[test]
+    fn all_together_remember_no_more_than_there_is_room_for() {
+        let mut producers = Producers::new(200);
+        let max = producers.batches_max();
+        for id in 1..=100 {
+            for number in 1..=100 {
+                producers.commit(ProducerId(id), 0, number, 1, Sequence(number), 0);
+            }
+            let remembered = |producers: &Producers| -> usize {
+                let known = producers.by_id.values();
+                known.map(|one| one.known.batches.len()).sum()
+            };
+            assert_eq!(producers.batches, remembered(&producers));
+            assert!(producers.batches <= max, "{} of {max}", producers.batches);
+        }
+        // Who was active last can resend; who is idle longest cannot, but is known.
+        let resent = producers.check(ProducerId(100), 0, 1, 1);
+        assert!(matches!(resent, Verdict::Duplicate { .. }), "{resent:?}");
+        let resent = producers.check(ProducerId(1), 0, 1, 1);
+        assert_eq!(resent, Verdict::OutOfOrder { committed: 100 });
+        let restored = Producers::restore(&producers.snapshot(), 200).expect("just written");
+        assert_eq!(restored.batches, producers.batches);
+    }
+
+    #[test]
+    fn memory_of_resolved_batches_is_given_back() {
+        let mut producers = Producers::new(10);
+        for number in 1..=BATCHES_MAX as u64 {
+            producers.commit(P, 0, number, 1, Sequence(number), 0);
+        }
+        let next = BATCHES_MAX as u64 + 1;
+        producers.commit(P, 0, next, 1, Sequence(next), next - 1);
+        assert_eq!(producers.batches, 1);
+        assert!(producers.by_id[&P].known.batches.capacity() <= BATCHES_KEPT);
     }
 
     #[test]

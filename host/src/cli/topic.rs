@@ -55,6 +55,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             let spec = TopicSpec {
                 name: name.clone(),
                 durability: *durability,
+                created_by: None,
             };
             let info: TopicInfo = api(flags)?.post("/v1/topics", &spec)?;
             output::either(flags.json, &info, |info| {
@@ -110,6 +111,13 @@ fn details(info: &TopicInfo) -> String {
             info.next_sequence.0.saturating_sub(1).to_string(),
         ),
         ("durability", text::word_of(&info.spec.durability)),
+        (
+            "created by",
+            info.spec
+                .created_by
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+        ),
         ("subscriptions", info.subscriptions.join("\n")),
     ])
 }

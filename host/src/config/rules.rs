@@ -188,6 +188,31 @@ fn limits(config: &Config, rules: &mut Rules<'_>) {
             1_000_000,
         ),
         ("limits.producers_max", limits.producers_max, 1, 100_000_000),
+        ("limits.topics_max", limits.topics_max, 1, 100_000_000),
+        (
+            "limits.principal_topics_max",
+            limits.principal_topics_max,
+            0,
+            100_000_000,
+        ),
+        (
+            "limits.subscriptions_max",
+            limits.subscriptions_max,
+            1,
+            10_000_000,
+        ),
+        (
+            "limits.principal_subscriptions_max",
+            limits.principal_subscriptions_max,
+            0,
+            10_000_000,
+        ),
+        (
+            "limits.subscription_patterns_max",
+            limits.subscription_patterns_max,
+            1,
+            1_000_000,
+        ),
         (
             "limits.handshake_timeout_ms",
             limits.handshake_timeout_ms,

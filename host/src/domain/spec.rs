@@ -29,6 +29,10 @@ pub struct TopicSpec {
     /// When a publish to it is answered.
     #[serde(default)]
     pub durability: Durability,
+    /// Who made it. Filled in by the broker; absent when an older one made it, or the broker itself for a route or a dead
+    /// letter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<Principal>,
 }
 
 /// One use of a plugin: which, and what it is told.

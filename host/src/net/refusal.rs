@@ -71,6 +71,7 @@ pub(super) fn from_broker(error: &BrokerError) -> pb::Error {
         BrokerError::Fenced => ErrorCode::ProducerFenced,
         BrokerError::OutOfOrder { .. } => ErrorCode::ProducerOutOfOrder,
         BrokerError::SubscriptionGone(_) => ErrorCode::SubscriptionGone,
+        BrokerError::LimitReached(_) => ErrorCode::LimitReached,
         BrokerError::Overloaded(_) => ErrorCode::Overloaded,
         BrokerError::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
         BrokerError::ShuttingDown => ErrorCode::ShuttingDown,

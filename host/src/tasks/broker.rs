@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::split_version;
+use super::census::Quota;
 use super::checkpointer::{Checkpointer, Decision};
 use super::clock::Clock;
 use super::committer::{self, Committer, CommitterParts, CommitterSettings};
@@ -64,6 +65,12 @@ pub struct BrokerOptions {
     pub journal_bytes_max: u64,
     /// Producers whose resends are recognised. Beyond it, those that were idle longest are forgotten.
     pub producers_max: usize,
+    /// Topics there may be. Those that routes and dead letters make come on top.
+    pub topics: Quota,
+    /// Subscriptions and routes there may be.
+    pub subscriptions: Quota,
+    /// Topic patterns of one subscription or route.
+    pub subscription_patterns_max: usize,
     /// Who may do what.
     pub policy: Arc<Policy>,
 }
@@ -111,6 +118,7 @@ pub use listing::Counts;
 pub struct Broker(Arc<Inner>);
 
 struct Inner {
+    subscription_patterns_max: usize,
     parts: Arc<DeliveryParts>,
     supervisor: Arc<Supervisor>,
     sessions: Arc<Sessions>,
@@ -201,6 +209,7 @@ impl Broker {
             inbox: inbox.clone(),
             sessions: sessions.clone(),
             metrics: metrics.clone(),
+            policy: options.policy.clone(),
             checkpoint_due: checkpoint_due.clone(),
             conditions: conditions.clone(),
             next_position: recovered.next_position,
@@ -210,6 +219,8 @@ impl Broker {
                 checkpoint_bytes: options.checkpoint_bytes,
                 checkpoint_blocks: options.checkpoint_blocks,
                 journal_bytes_max: options.journal_bytes_max,
+                topics: options.topics,
+                subscriptions: options.subscriptions,
             },
         });
         let (decide, decisions) = mpsc::channel(1);
@@ -257,6 +268,7 @@ impl Broker {
             lanes,
         });
         let broker = Self(Arc::new(Inner {
+            subscription_patterns_max: options.subscription_patterns_max,
             parts: parts.clone(),
             supervisor: supervisor.clone(),
             sessions,
@@ -335,6 +347,7 @@ impl Broker {
             inbox: self.0.parts.inbox.clone(),
             sessions: self.0.sessions.clone(),
             session,
+            by: who.clone(),
             replies,
         };
         let last_number = match last_number {
@@ -413,6 +426,13 @@ impl Broker {
     ) -> Result<SubscriptionInfo, BrokerError> {
         rights::create(&self.0.parts.policy, who, &spec)?;
         check_spec(&spec).map_err(BrokerError::Invalid)?;
+        let patterns_max = self.0.subscription_patterns_max;
+        if spec.topics.len() > patterns_max {
+            return Err(BrokerError::LimitReached(format!(
+                "it has {} topic patterns, and `limits.subscription_patterns_max` allows {patterns_max}; use `*` and `>`, or several subscriptions",
+                spec.topics.len()
+            )));
+        }
         check_new_names(&spec, None)?;
         for used in &mut spec.filters {
             self.resolve(who, used, PluginWorld::Filter).await?;
@@ -973,6 +993,8 @@ pub(super) fn name_taken(name: &str) -> BrokerError {
 fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
     const FILTERS_MAX: usize = 8;
     const TRANSFORMS_MAX: usize = 8;
+    const OUTPUTS_MAX: usize = 256;
+    const BACKOFFS_MAX: usize = 64;
     let delivery = &spec.delivery;
     if spec.topics.is_empty() {
         return Err("name at least one topic pattern, such as `orders.>`".into());
@@ -980,6 +1002,11 @@ fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
     if spec.filters.len() > FILTERS_MAX || spec.transforms.len() > TRANSFORMS_MAX {
         return Err(format!(
             "at most {FILTERS_MAX} filters and {TRANSFORMS_MAX} transforms"
+        ));
+    }
+    if spec.outputs.len() > OUTPUTS_MAX || delivery.backoff_ms.len() > BACKOFFS_MAX {
+        return Err(format!(
+            "at most {OUTPUTS_MAX} outputs and {BACKOFFS_MAX} times of back-off"
         ));
     }
     if delivery.ack_deadline_ms == 0 {

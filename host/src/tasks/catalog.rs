@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::census::Census;
 use super::chain::FilterChain;
 use crate::domain::{
     Digest, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
@@ -200,6 +201,10 @@ pub(super) struct Catalog {
     /// Highest ids ever given, so that none is given twice.
     pub(super) last_topic: TopicId,
     pub(super) last_subscription: SubscriptionId,
+    /// Who made how many topics.
+    pub(super) topics_census: Census,
+    /// Who made how many subscriptions and routes.
+    pub(super) subscriptions_census: Census,
 }
 
 impl Catalog {
@@ -215,13 +220,15 @@ impl Catalog {
             Change::DeleteTopic(id) => {
                 if let Some(topic) = self.topics_by_id.remove(id) {
                     self.topics.remove(&topic.spec.name);
+                    self.topics_census.remove(topic.spec.created_by.as_ref());
                 }
             }
             Change::CreateSubscription { id, spec, start } => {
                 self.last_subscription = self.last_subscription.max(*id);
-                self.subscriptions
-                    .entry(*id)
-                    .or_insert_with(|| Subscription::new(Arc::new(spec.0.clone()), *start));
+                if !self.subscriptions.contains_key(id) {
+                    let spec = Arc::new(spec.0.clone());
+                    self.insert_subscription(*id, Subscription::new(spec, *start));
+                }
             }
             Change::UpdateSubscription {
                 id,
@@ -234,7 +241,10 @@ impl Catalog {
                 }
             }
             Change::DeleteSubscription(id) => {
-                self.subscriptions.remove(id);
+                if let Some(gone) = self.subscriptions.remove(id) {
+                    let creator = gone.spec.created_by.as_ref();
+                    self.subscriptions_census.remove(creator);
+                }
             }
             Change::AddPlugin(plugin) => {
                 let plugin = &plugin.0;
@@ -250,7 +260,19 @@ impl Catalog {
     pub(super) fn insert_topic(&mut self, topic: Arc<Topic>) {
         self.last_topic = self.last_topic.max(topic.id);
         self.topics.insert(topic.spec.name.clone(), topic.clone());
-        self.topics_by_id.insert(topic.id, topic);
+        self.topics_census.add(topic.spec.created_by.as_ref());
+        if let Some(before) = self.topics_by_id.insert(topic.id, topic) {
+            self.topics_census.remove(before.spec.created_by.as_ref());
+        }
+    }
+
+    pub(super) fn insert_subscription(&mut self, id: SubscriptionId, subscription: Subscription) {
+        let creator = subscription.spec.created_by.clone();
+        self.subscriptions_census.add(creator.as_ref());
+        if let Some(before) = self.subscriptions.insert(id, subscription) {
+            let creator = before.spec.created_by.as_ref();
+            self.subscriptions_census.remove(creator);
+        }
     }
 
     /// The name of a topic, as long as it exists.
@@ -349,6 +371,7 @@ mod tests {
             spec: Json(TopicSpec {
                 name: "orders".parse().expect("valid name"),
                 durability: Durability::Sync,
+                created_by: None,
             }),
         };
         catalog.apply(&create);

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::broker::name_taken;
 use super::catalog::{Catalog, Change, Json, Subscription, Topic};
+use super::census::Quota;
 use super::health::{Condition, Conditions};
 use super::hub::{Cell, Hub, Start, chain};
 use super::inbox::{Control, Inbox, Mark, Outputs, PublishItem, Taken, Update, Upload};
@@ -23,11 +24,12 @@ use super::note::{self, Note};
 use super::producers::Sessions;
 use super::spawn::{panicked, panicked_serving};
 use super::{BrokerError, PublishOutcome, PublishReplies, PublishReply, turns};
+use crate::auth::Policy;
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
     BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, Millis, Owner, PluginInfo,
-    PluginUse, Position, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
-    TopicSpec,
+    PluginUse, Position, Principal, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId,
+    TopicName, TopicSpec,
 };
 use crate::store::{JournalWriter, WriteError};
 
@@ -73,6 +75,7 @@ pub(super) struct CommitterParts {
     pub(super) inbox: Arc<Inbox>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) policy: Arc<Policy>,
     pub(super) checkpoint_due: Arc<tokio::sync::Notify>,
     pub(super) conditions: Conditions,
     pub(super) next_position: Position,
@@ -92,6 +95,10 @@ pub(super) struct CommitterSettings {
     pub(super) checkpoint_blocks: usize,
     /// Journal bytes at which even routes wait.
     pub(super) journal_bytes_max: u64,
+    /// Topics there may be.
+    pub(super) topics: Quota,
+    /// Subscriptions and routes there may be.
+    pub(super) subscriptions: Quota,
 }
 
 pub(super) struct Committer {
@@ -347,7 +354,7 @@ impl Committer {
                     // Without the filter chains that the master has forgotten.
                     Change::UpdateSubscription { id, .. } => {
                         if let Some(subscription) = self.parts.catalog.subscriptions.get(id) {
-                            shared.subscriptions.insert(*id, subscription.clone());
+                            shared.insert_subscription(*id, subscription.clone());
                         }
                     }
                     change => shared.apply(change),
@@ -483,7 +490,7 @@ impl Committer {
             }
         }
         check_item(item.cost)?;
-        let topic = self.topic_for_publish(&item.topic, group)?;
+        let topic = self.topic_for_publish(&item.topic, &item.by, group)?;
         let unkept = !self.is_kept(&topic);
         let first_sequence = group.append(&topic, item.entries.clone());
         group.needs_sync |= topic.spec.durability == Durability::Sync;
@@ -522,6 +529,7 @@ impl Committer {
     fn topic_for_publish(
         &mut self,
         name: &TopicName,
+        by: &Principal,
         group: &mut Group,
     ) -> Result<Arc<Topic>, BrokerError> {
         if let Some(topic) = self.parts.catalog.topics.get(name) {
@@ -531,7 +539,23 @@ impl Committer {
             return Err(BrokerError::NoTopic(name.clone()));
         }
         name.check_new()?;
-        Ok(self.create_topic(implicit_topic(name), group))
+        self.admit_topic(Some(by))?;
+        let spec = implicit_topic(name, Some(by.clone()));
+        Ok(self.create_topic(spec, group))
+    }
+
+    fn admit_topic(&self, by: Option<&Principal>) -> Result<(), BrokerError> {
+        let (catalog, quota) = (&self.parts.catalog, self.parts.settings.topics);
+        let all = catalog.topics.len();
+        let census = &catalog.topics_census;
+        census.admit("topics", all, by, quota, &self.parts.policy)
+    }
+
+    fn admit_subscription(&self, by: Option<&Principal>) -> Result<(), BrokerError> {
+        let (catalog, quota) = (&self.parts.catalog, self.parts.settings.subscriptions);
+        let all = catalog.subscriptions.len();
+        let census = &catalog.subscriptions_census;
+        census.admit("subscriptions", all, by, quota, &self.parts.policy)
     }
 
     fn is_kept(&mut self, topic: &Topic) -> bool {
@@ -553,8 +577,8 @@ impl Committer {
                         name: spec.name.to_string(),
                     })
                 } else {
-                    self.create_topic(spec, group);
-                    Ok(())
+                    let admitted = self.admit_topic(spec.created_by.as_ref());
+                    admitted.map(|()| drop(self.create_topic(spec, group)))
                 };
                 group.answer(reply, result);
             }
@@ -666,6 +690,7 @@ impl Committer {
             });
         }
         self.check_plugins(&spec)?;
+        self.admit_subscription(spec.created_by.as_ref())?;
         let id = self.parts.catalog.next_subscription_id();
         let start = match spec.start {
             // Publishes of this group come after its control items.
@@ -974,7 +999,8 @@ impl Committer {
             for (name, event) in &outputs.events {
                 let topic = match self.parts.catalog.topics.get(name) {
                     Some(topic) => topic.clone(),
-                    None => self.create_topic(implicit_topic(name), group),
+                    // A few for each subscription, so its limit bounds these too.
+                    None => self.create_topic(implicit_topic(name, None), group),
                 };
                 group.append_event(&topic, event);
             }
@@ -1190,10 +1216,11 @@ pub(super) fn reserve(journal: &mut JournalWriter, reserved: &Note) -> Result<()
 }
 
 /// A topic that comes into being because something is appended to it.
-fn implicit_topic(name: &TopicName) -> TopicSpec {
+fn implicit_topic(name: &TopicName, created_by: Option<Principal>) -> TopicSpec {
     TopicSpec {
         name: name.clone(),
         durability: Durability::Sync,
+        created_by,
     }
 }
 
@@ -1300,6 +1327,7 @@ mod tests {
         let spec = TopicSpec {
             name: "t".parse().expect("a name"),
             durability: Durability::Sync,
+            created_by: None,
         };
         let mut catalog = Catalog::default();
         let id = catalog.next_topic_id();

@@ -63,6 +63,9 @@ pub enum BrokerError {
     /// The subscription ended under its consumer.
     #[error("subscription `{0}` was deleted")]
     SubscriptionGone(Name),
+    /// There are as many as the configuration allows, until some are deleted.
+    #[error("{0}")]
+    LimitReached(String),
     /// A limit of the broker itself.
     #[error("{0}")]
     Overloaded(String),

@@ -13,8 +13,8 @@ use super::catalog::Catalog;
 use super::producers::Session;
 use super::publish::Promise;
 use crate::domain::{
-    CommitNumber, Entries, Owner, PluginInfo, Position, SubscriptionId, SubscriptionSpec,
-    TopicName, TopicSpec,
+    CommitNumber, Entries, Owner, PluginInfo, Position, Principal, SubscriptionId,
+    SubscriptionSpec, TopicName, TopicSpec,
 };
 
 /// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
@@ -34,6 +34,8 @@ pub(super) struct PublishItem {
     pub(super) first_number: u64,
     pub(super) resolved_through: u64,
     pub(super) session: Option<Arc<Session>>,
+    /// Who publishes it, and makes the topic when there is none.
+    pub(super) by: Principal,
     pub(super) promise: Promise,
     pub(super) _room: OwnedSemaphorePermit,
 }
@@ -384,6 +386,7 @@ mod tests {
             first_number: number,
             resolved_through: 0,
             session: None,
+            by: Principal::local(),
             promise: Promise::of(number, tokio::sync::mpsc::unbounded_channel().0),
             _room: room.expect("room"),
         };

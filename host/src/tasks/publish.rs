@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::BrokerError;
 use super::inbox::{Control, Inbox, PublishItem};
 use super::producers::{Session, Sessions};
-use crate::domain::{Entries, Sequence, TopicName};
+use crate::domain::{Entries, Principal, Sequence, TopicName};
 
 /// Events of one batch, to be appended to one topic together and in order.
 pub struct PublishRequest {
@@ -113,6 +113,7 @@ pub struct Publisher {
     pub(super) inbox: Arc<Inbox>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) session: Option<Arc<Session>>,
+    pub(super) by: Principal,
     pub(super) replies: PublishReplies,
 }
 
@@ -185,6 +186,7 @@ impl Publisher {
             first_number: request.first_number,
             resolved_through: request.resolved_through,
             session: self.session.clone(),
+            by: self.by.clone(),
             _room: room,
         })
     }

@@ -138,7 +138,7 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
                 record.revision,
                 record.chains,
             );
-            state.catalog.subscriptions.insert(record.id, subscription);
+            state.catalog.insert_subscription(record.id, subscription);
         } else if key.starts_with(PLUGIN) {
             let plugin: PluginInfo = parse(key, value)?;
             state

@@ -37,6 +37,10 @@ impl Fixture {
             cache_dir: dir.path().join("cache"),
             ..PluginOptions::default()
         });
+        let many = super::Quota {
+            all: 1_000,
+            principal: 1_000,
+        };
         let options = BrokerOptions {
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
@@ -46,6 +50,9 @@ impl Fixture {
             checkpoint_blocks: 10_000,
             journal_bytes_max: 4 * MIB,
             producers_max: 100,
+            topics: many,
+            subscriptions: many,
+            subscription_patterns_max: 4,
             policy: crate::auth::Policy::of_local(),
         };
         let broker = Broker::start(
@@ -160,6 +167,7 @@ async fn a_committer_that_panics_answers_everybody_and_makes_the_broker_unready(
     let topic = TopicSpec {
         name: "c".parse().expect("a name"),
         durability: Durability::Sync,
+        created_by: None,
     };
     let refused = fixture.broker.create_topic(topic).await;
     assert!(matches!(refused, Err(BrokerError::StoreUnavailable(_))));

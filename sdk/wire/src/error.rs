@@ -93,6 +93,7 @@ impl ErrorCode {
             Self::SubscriptionGone => "subscription gone",
             Self::FlowControl => "credit exceeded",
             Self::Internal => "internal fault",
+            Self::LimitReached => "limit reached",
         }
     }
 }

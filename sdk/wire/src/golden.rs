@@ -290,6 +290,7 @@ fn error_codes_keep_their_numbers() {
         (13, pb::ErrorCode::SubscriptionGone),
         (14, pb::ErrorCode::FlowControl),
         (15, pb::ErrorCode::Internal),
+        (16, pb::ErrorCode::LimitReached),
     ] {
         assert_eq!(code as i32, number);
         assert_eq!(pb::ErrorCode::try_from(number), Ok(code));

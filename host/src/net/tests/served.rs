@@ -11,7 +11,7 @@ use crate::domain::{
 };
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::{self, File, FileSystem, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions};
+use crate::tasks::{Broker, BrokerOptions, Quota};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{publish_reply, subscribe_opened};
@@ -57,6 +57,10 @@ impl Served {
         };
         let grants = vec![grant("dns:client.example", "orders.>"), grant("local", ">")];
         let policy = Arc::new(Policy::new(grants.clone()));
+        let many = Quota {
+            all: 1_000,
+            principal: 1_000,
+        };
         let options = BrokerOptions {
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
@@ -66,6 +70,9 @@ impl Served {
             checkpoint_blocks: 10_000,
             journal_bytes_max: 16 * MIB,
             producers_max: 100,
+            topics: many,
+            subscriptions: many,
+            subscription_patterns_max: 4,
             policy: policy.clone(),
         };
         let broker = Broker::start(
