@@ -21,6 +21,7 @@ mod record;
 mod recovery;
 mod repair;
 mod replay;
+mod reserve;
 mod scan;
 mod staging;
 mod survey;
@@ -37,7 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use checkpoint::Checkpoints;
-pub use error::{CheckpointError, Loss, LostRange, OpenError, ReadError, WriteError};
+pub use error::{CheckpointError, Loss, LostRange, OpenError, ReadError, WriteError, WriteFailure};
 pub use fs::{DIRECT_BYTES, File, FileSystem, RealFileSystem};
 pub use index::BlockMeta;
 pub use journal::JournalWriter;
@@ -50,6 +51,7 @@ pub use trouble::Unreadable;
 use generation::Generation;
 use index::Index;
 use pool::Pool;
+use reserve::Reserve;
 
 /// How large the store may become. Plain numbers; the configuration has the words about them.
 #[derive(Clone, Debug)]
@@ -150,6 +152,7 @@ struct Shared {
     pool: Pool,
     cache: reader::BlockCache,
     troubles: trouble::Troubles,
+    reserve: Reserve,
     // Figures of the journal including what readers cannot see yet.
     journal_bytes: AtomicU64,
     journal_blocks: AtomicUsize,

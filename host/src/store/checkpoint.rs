@@ -21,6 +21,7 @@ use super::record::StoredBlock;
 use super::repair;
 use super::survey::empty_loss;
 use super::trouble::Holder;
+use super::reserve::is_full;
 use super::{Shared, generations_dir, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
 
@@ -32,8 +33,9 @@ pub struct Checkpoints {
     shared: Arc<Shared>,
     /// Journal files that were released but could not be removed yet.
     unremoved: Vec<PathBuf>,
-    /// Why the manifest on disk is not known any more.
-    failure: Option<Arc<io::Error>>,
+    /// Replacing the manifest failed, so the one on disk may be the one that counts or the one that was to be. Everything that
+    /// either of them names is kept until it is known again.
+    is_unsure: bool,
 }
 
 impl Checkpoints {
@@ -41,7 +43,7 @@ impl Checkpoints {
         Self {
             shared,
             unremoved: Vec::new(),
-            failure: None,
+            is_unsure: false,
         }
     }
 
@@ -59,15 +61,14 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// The journal is untouched and the next attempt starts afresh, except after
-    /// [`CheckpointError::Poisoned`], which only a restart ends.
+    /// The journal is untouched and the next attempt starts afresh.
     pub fn write_generation(
         &mut self,
         mark: CommitNumber,
         blocks: impl Iterator<Item = Result<Block, ReadError>>,
         state: impl Iterator<Item = (Bytes, Bytes)>,
     ) -> Result<GenerationInfo, CheckpointError> {
-        self.check_failure()?;
+        self.settle_manifest()?;
         self.check_mark(mark)?;
         let generations = self.shared.generations();
         let id = generations
@@ -90,6 +91,7 @@ impl Checkpoints {
         let states_dropped = drop_old_states(&mut all);
         self.publish(all)?;
         self.release(mark);
+        self.measure_state();
         for id in states_dropped {
             let folder = generation::folder(&self.shared.dir, id);
             self.remove_folder(&generation::state_path(&folder));
@@ -113,7 +115,7 @@ impl Checkpoints {
     ///
     /// It is one of the two newest, there is none with this number, or the disk failed.
     pub fn delete_generation(&mut self, id: u64) -> Result<(), CheckpointError> {
-        self.check_failure()?;
+        self.settle_manifest()?;
         let generations = self.shared.generations();
         let index = generations
             .iter()
@@ -147,7 +149,7 @@ impl Checkpoints {
         all: bool,
         decided: impl FnOnce(&[Loss]),
     ) -> Result<Vec<Loss>, CheckpointError> {
-        self.check_failure()?;
+        self.settle_manifest()?;
         let mut described: Vec<Described> = self
             .shared
             .generations()
@@ -191,11 +193,63 @@ impl Checkpoints {
         Ok(losses)
     }
 
-    fn check_failure(&self) -> Result<(), CheckpointError> {
-        match &self.failure {
-            None => Ok(()),
-            Some(error) => Err(CheckpointError::Poisoned(error.clone())),
+    /// Whether the disk has no room but what is kept for draining.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.shared.reserve.is_short()
+    }
+
+    /// Allocates what is missing of the disk space that is kept for draining. While the disk has no room for it, the store is
+    /// [short](Self::is_short).
+    ///
+    /// # Errors
+    ///
+    /// There is no room for it, or the disk fails.
+    pub fn replenish(&self) -> io::Result<()> {
+        self.shared.reserve.replenish(&*self.shared.fs)
+    }
+
+    /// Gives back the disk space that is kept for a checkpoint, because there is no other. Answers whether there was any;
+    /// [`replenish`](Self::replenish) takes it again.
+    pub fn release_reserve(&self) -> bool {
+        self.shared.reserve.release_checkpoint(&*self.shared.fs)
+    }
+
+    /// Keeps disk space for twice the newest state.
+    pub(super) fn measure_state(&self) {
+        let generations = self.shared.generations();
+        let newest = generations.last().map(|one| one.described.info.id);
+        let bytes = newest.and_then(|id| {
+            let path = generation::state_path(&generation::folder(&self.shared.dir, id));
+            generation::tree_bytes(&*self.shared.fs, &path).ok()
+        });
+        self.shared.reserve.set_state_bytes(bytes.unwrap_or(0));
+    }
+
+    // Makes the manifest on disk the one that counts, should that be in doubt.
+    fn settle_manifest(&mut self) -> Result<(), CheckpointError> {
+        if self.is_unsure {
+            let generations = self.shared.generations();
+            let all: Vec<Described> = generations
+                .iter()
+                .map(|one| one.described.clone())
+                .collect();
+            self.save_manifest(&all)?;
         }
+        Ok(())
+    }
+
+    fn save_manifest(&mut self, all: &[Described]) -> Result<(), CheckpointError> {
+        let (fs, dir) = (self.shared.fs.clone(), self.shared.dir.clone());
+        self.is_unsure = true;
+        let mut saved = manifest::save(&*fs, &dir, all);
+        // What makes room again must not fail for want of some.
+        if saved.as_ref().is_err_and(is_full) && self.release_reserve() {
+            saved = manifest::save(&*fs, &dir, all);
+        }
+        saved.map_err(CheckpointError::Manifest)?;
+        self.is_unsure = false;
+        Ok(())
     }
 
     fn check_mark(&self, mark: CommitNumber) -> Result<(), CheckpointError> {
@@ -285,7 +339,12 @@ impl Checkpoints {
                 let read = self.shared.index().files_before(mark);
                 read.iter().for_each(|file| file.file.forget());
                 let bytes = self.shared.journal_bytes();
-                std::thread::sleep(pace.step_done(Instant::now(), through, bytes));
+                let rest = pace.step_done(Instant::now(), through, bytes);
+                match self.is_short() {
+                    // Nobody may write, so there is nobody to give way to; unless there is room again.
+                    true => drop(self.replenish()),
+                    false => std::thread::sleep(rest),
+                }
             }
             let (part, _) = match &mut open {
                 Some(open) => open,
@@ -343,12 +402,8 @@ impl Checkpoints {
 
     // Makes this list what counts, first on disk, then for readers.
     fn publish(&mut self, all: Vec<Described>) -> Result<(), CheckpointError> {
+        self.save_manifest(&all)?;
         let dir = &self.shared.dir;
-        if let Err(error) = manifest::save(&*self.shared.fs, dir, &all) {
-            let error = Arc::new(error);
-            self.failure = Some(error.clone());
-            return Err(CheckpointError::Poisoned(error));
-        }
         let before = self.shared.generations();
         let generations = all.into_iter().map(|described| {
             // A reader that has the old list must see the same `deleted` flag.

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::reserve::is_full;
 use crate::domain::{CommitNumber, Position, Sequence, TopicId};
 
 /// Why a store cannot be opened.
@@ -77,6 +78,16 @@ pub enum WriteError {
         /// The journal file.
         path: PathBuf,
         /// The first failure.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// There is no room, or no file descriptor, for a journal file. Nothing was written; the writer stays usable, and the same
+    /// may work later.
+    #[error("cannot begin the journal file {} for now", path.display())]
+    Later {
+        /// The journal file.
+        path: PathBuf,
+        /// Why.
         #[source]
         source: Arc<io::Error>,
     },
@@ -183,9 +194,9 @@ pub enum CheckpointError {
         #[source]
         source: io::Error,
     },
-    /// The disk failed while the manifest was replaced, so which one it holds is not known until a restart.
-    #[error("replacing the manifest failed, so there are no more checkpoints until a restart")]
-    Poisoned(#[source] Arc<io::Error>),
+    /// The manifest could not be replaced. It is written anew before anything else is done; the journal is untouched.
+    #[error("the manifest could not be replaced")]
+    Manifest(#[source] io::Error),
     /// The two newest generations hold the state a start needs.
     #[error("generation {0} is one of the two newest and is kept for its state")]
     Kept(u64),
@@ -253,6 +264,47 @@ fn list(losses: &[Loss]) -> String {
         .map(Loss::to_string)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// What whoever wanted to write can do about a [`WriteError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteFailure {
+    /// Nothing: it can never be written. The writer stays usable.
+    Refused,
+    /// Try it again later. Nothing was written, and the writer stays usable.
+    Retry,
+    /// Nothing is written any more until a restart.
+    Final,
+}
+
+impl WriteError {
+    /// What can be done about it.
+    #[must_use]
+    pub fn failure(&self) -> WriteFailure {
+        match self {
+            Self::TooLong | Self::Order(_) => WriteFailure::Refused,
+            Self::Later { .. } => WriteFailure::Retry,
+            Self::Io { .. } | Self::Poisoned { .. } => WriteFailure::Final,
+        }
+    }
+}
+
+impl CheckpointError {
+    /// Whether there was no room for it. It may fit once less has to be kept.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let source: &io::Error = match self {
+            Self::Database(sled::Error::Io(source)) | Self::Io { source, .. } => source,
+            Self::Manifest(source) => source,
+            Self::Verify(ReadError::Database { source, .. }) => match &**source {
+                sled::Error::Io(source) => source,
+                _ => return false,
+            },
+            Self::Verify(ReadError::Io { source, .. }) => source,
+            _ => return false,
+        };
+        is_full(source)
+    }
 }
 
 impl OpenError {

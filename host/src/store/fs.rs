@@ -73,6 +73,16 @@ pub trait FileSystem: Send + Sync {
     /// The sync failed; the caller must not rely on the names.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Bytes of the disk under a folder that may still be used.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Takes the exclusive lock of a folder for as long as the returned value lives; `None` when somebody
     /// else holds it.
     ///
@@ -207,6 +217,11 @@ impl FileSystem for RealFileSystem {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(path)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {

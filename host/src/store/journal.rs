@@ -1,6 +1,6 @@
 //! Appending to the journal. One owner, the committer; one write call per group, one sync for all groups
 //! before it. A failed write or sync is final: what the disk holds after it is not known, so nothing is ever
-//! written again by this writer.
+//! written again by this writer. That there is no room for a new file is found out before anything is written, and passes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,13 @@ use super::fs::{DIRECT_BYTES, File, FileSystem};
 use super::index::{Entry, JournalFile};
 use super::preparer::Preparer;
 use super::record::{self, FILE_HEAD_BYTES, FileHead, HEADER_BYTES, Kind, Salt, TooLong};
+use super::reserve::{is_full, is_out_of_files};
 use super::staging::Staging;
 use super::{Shared, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
+
+/// With this much a journal file can still take acks and marks, when the disk has no room for one of the usual length.
+const SMALL_FILE_BYTES: u64 = 256 << 10;
 
 /// Extension of a file that does not have its name yet.
 pub(super) const ASIDE: &str = "new";
@@ -52,10 +56,21 @@ impl JournalWriter {
         next_position: Position,
     ) -> Result<Self, (PathBuf, io::Error)> {
         let path = file_path(&shared.dir, next);
-        let allocated = file_bytes(&shared, FILE_HEAD_BYTES);
-        let file = create_file(&*shared.fs, &shared.dir, next, allocated)
-            .map_err(|error| (path.clone(), error))?;
-        let preparer = Preparer::new(shared.fs.clone(), &shared.dir, allocated);
+        let wanted = file_bytes(&shared, FILE_HEAD_BYTES);
+        let (fs, dir) = (&*shared.fs, &shared.dir);
+        let head = new_head(next);
+        let file = aside_file(fs, dir, next, wanted).or_else(|error| match is_full(&error) {
+            // Enough to start, to drain and to ack with.
+            true => smaller_file(fs, dir, next, wanted, SMALL_FILE_BYTES).ok_or(error),
+            false => Err(error),
+        });
+        let named = file.and_then(
+            |NewFile {
+                 file, aside, bytes, ..
+             }| { name_file(fs, dir, head, file, &aside).map(|file| (file, bytes)) },
+        );
+        let (file, allocated) = named.map_err(|error| (path.clone(), error))?;
+        let preparer = Preparer::new(shared.fs.clone(), &shared.dir, wanted);
         let unmarked = (shared.journal_bytes(), shared.journal_blocks());
         let mut writer = Self {
             shared,
@@ -82,7 +97,8 @@ impl JournalWriter {
     ///
     /// # Errors
     ///
-    /// [`WriteError::TooLong`] and [`WriteError::Order`] (also for a block of no events) leave the writer usable; any other error is final.
+    /// [`WriteError::TooLong`], [`WriteError::Order`] (also for a block of no events) and [`WriteError::Later`] leave the writer
+    /// usable; any other error is final.
     pub fn append(&mut self, notes: &[u8], blocks: &[Block]) -> Result<CommitNumber, WriteError> {
         self.check_failure()?;
         let after = self.check_order(blocks)?;
@@ -115,6 +131,37 @@ impl JournalWriter {
         Ok(number)
     }
 
+    /// Makes sure that there is room for a record of so many bytes, beginning a new file for it if need be, before anything is
+    /// done that could not be undone.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Later`] leaves the writer usable; any other error is final.
+    pub fn make_room(&mut self, bytes: u64) -> Result<(), WriteError> {
+        self.check_failure()?;
+        if self.at + bytes <= self.allocated {
+            return Ok(());
+        }
+        if self.at > FILE_HEAD_BYTES {
+            return self.begin_file(bytes);
+        }
+        // Nothing is in it yet, so it can as well become longer.
+        let allocated = file_bytes(&self.shared, FILE_HEAD_BYTES + bytes + HEADER_BYTES as u64);
+        match self.file.file.allocate(allocated) {
+            Ok(()) => {
+                self.allocated = allocated;
+                Ok(())
+            }
+            Err(error) => Err(self.not_now(error)),
+        }
+    }
+
+    /// Whether the disk has no room but what is kept for acks and marks, so that nothing else should be appended.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.shared.reserve.is_short()
+    }
+
     /// Makes every appended group durable, and its blocks readable.
     ///
     /// # Errors
@@ -144,7 +191,7 @@ impl JournalWriter {
     ///
     /// # Errors
     ///
-    /// Any error is final.
+    /// [`WriteError::Later`] leaves the writer usable; any other error is final.
     pub fn rotate(&mut self) -> Result<CommitNumber, WriteError> {
         self.check_failure()?;
         if self.at > FILE_HEAD_BYTES {
@@ -252,29 +299,92 @@ impl JournalWriter {
     }
 
     // The old file must be complete on disk before the new one exists: recovery takes a bad end for damage
-    // if a later file follows.
+    // if a later file follows. Room for the new one is found before, so that without any nothing has changed.
     fn begin_file(&mut self, record_bytes: u64) -> Result<(), WriteError> {
-        self.sync()?;
-        self.file
-            .file
-            .set_length(self.at)
-            .map_err(|error| self.fail(error))?;
-        self.file.file.finished();
         let room = FILE_HEAD_BYTES + record_bytes + HEADER_BYTES as u64;
-        let allocated = file_bytes(&self.shared, room);
-        let prepared = self.preparer.take();
-        self.prewritten = prepared.is_some() && allocated == self.preparer.bytes();
+        let new = self.new_file(room)?;
+        self.cut()?;
+        self.file.file.finished();
         let (fs, dir) = (&*self.shared.fs, &self.shared.dir);
-        let created = match prepared.filter(|_| self.prewritten) {
-            Some((file, aside)) => name_file(fs, dir, new_head(self.next), file, &aside),
-            None => create_file(fs, dir, self.next, allocated),
-        };
-        self.file = Arc::new(created.map_err(|error| self.fail(error))?);
+        let named = name_file(fs, dir, new_head(self.next), new.file, &new.aside);
+        self.file = Arc::new(named.map_err(|error| self.fail(error))?);
+        self.prewritten = new.prewritten;
         self.at = FILE_HEAD_BYTES;
         self.staging.forget_tail();
-        self.allocated = allocated;
+        self.allocated = new.bytes;
         self.announce_file();
         Ok(())
+    }
+
+    // A file that has no name yet, and space for that much: the prepared one, a new one, and when the disk is full what the
+    // present file has left over, the reserve, or a smaller one.
+    fn new_file(&mut self, room: u64) -> Result<NewFile, WriteError> {
+        let wanted = file_bytes(&self.shared, room);
+        let prepared = self.preparer.take();
+        if let Some((file, aside)) = prepared.filter(|_| wanted == self.preparer.bytes()) {
+            return Ok(NewFile {
+                file,
+                aside,
+                bytes: wanted,
+                prewritten: true,
+            });
+        }
+        let shared = self.shared.clone();
+        let (fs, dir) = (&*shared.fs, &shared.dir);
+        let error = match aside_file(fs, dir, self.next, wanted) {
+            Ok(file) => return Ok(file),
+            Err(error) => error,
+        };
+        if !is_full(&error) {
+            return Err(self.not_now(error));
+        }
+        shared.reserve.set_short();
+        self.cut()?;
+        if let Ok(file) = aside_file(fs, dir, self.next, wanted) {
+            return Ok(file);
+        }
+        if let Some((file, aside, bytes)) = shared.reserve.take_journal() {
+            if bytes >= room {
+                return Ok(NewFile {
+                    file,
+                    aside,
+                    bytes,
+                    prewritten: false,
+                });
+            }
+            // Its space is for a longer one then.
+            let _ = fs.remove(&aside);
+            if let Ok(file) = aside_file(fs, dir, self.next, wanted) {
+                return Ok(file);
+            }
+        }
+        let least = room.max(SMALL_FILE_BYTES);
+        let smaller = smaller_file(fs, dir, self.next, wanted, least);
+        smaller.ok_or_else(|| self.not_now(error))
+    }
+
+    // Makes all of the present file durable, and gives back what it does not use. It takes no further record then.
+    fn cut(&mut self) -> Result<(), WriteError> {
+        self.sync()?;
+        if self.allocated > self.at {
+            let cut = self.file.file.set_length(self.at);
+            cut.map_err(|error| self.fail(error))?;
+            self.allocated = self.at;
+        }
+        Ok(())
+    }
+
+    // Why there is no room for a record, before anything of it was written.
+    fn not_now(&mut self, error: io::Error) -> WriteError {
+        if is_full(&error) {
+            self.shared.reserve.set_short();
+        } else if !is_out_of_files(&error) {
+            return self.fail(error);
+        }
+        WriteError::Later {
+            path: file_path(&self.shared.dir, self.next),
+            source: Arc::new(error),
+        }
     }
 
     fn announce_file(&mut self) {
@@ -311,14 +421,51 @@ pub(super) fn file_path(dir: &Path, first: CommitNumber) -> PathBuf {
     journal_dir(dir).join(format!("{first:020}.log"))
 }
 
-/// Creates an empty journal file.
-fn create_file(
+// A journal file that does not have its name yet.
+struct NewFile {
+    file: Arc<dyn File>,
+    aside: PathBuf,
+    /// How much of the disk it has.
+    bytes: u64,
+    /// All of it has been written before.
+    prewritten: bool,
+}
+
+fn aside_file(
     fs: &dyn FileSystem,
     dir: &Path,
     first: CommitNumber,
-    allocated: u64,
-) -> io::Result<JournalFile> {
-    place_file(fs, dir, new_head(first), |file| file.allocate(allocated))
+    bytes: u64,
+) -> io::Result<NewFile> {
+    let aside = file_path(dir, first).with_extension(ASIDE);
+    let file = fs.create(&aside)?;
+    if let Err(error) = file.allocate(bytes) {
+        // What it got of the disk is for others.
+        let _ = fs.remove(&aside);
+        return Err(error);
+    }
+    Ok(NewFile {
+        file,
+        aside,
+        bytes,
+        prewritten: false,
+    })
+}
+
+// The longest file for which the disk has room, of at least so many bytes.
+fn smaller_file(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    first: CommitNumber,
+    bytes: u64,
+    bytes_min: u64,
+) -> Option<NewFile> {
+    let halves = std::iter::successors(Some(bytes / 2), |bytes| Some(bytes / 2));
+    let mut sizes = halves
+        .take_while(|bytes| *bytes > bytes_min)
+        .chain([bytes_min.min(bytes)])
+        .map(|bytes| bytes.next_multiple_of(DIRECT_BYTES as u64));
+    sizes.find_map(|bytes| aside_file(fs, dir, first, bytes).ok())
 }
 
 /// A head with a salt of its own.

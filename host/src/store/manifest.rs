@@ -96,7 +96,10 @@ pub(super) fn load(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Described>, Ma
 /// Replaces the manifest. After an error it is not known which one the disk holds.
 pub(super) fn save(fs: &dyn FileSystem, dir: &Path, generations: &[Described]) -> io::Result<()> {
     let aside = dir.join("manifest.new");
-    write(fs, &aside, generations)?;
+    write(fs, &aside, generations).inspect_err(|_| {
+        // A file whose sync failed is not used again, and on a full disk its space is wanted.
+        let _ = fs.remove(&aside);
+    })?;
     fs.rename(&aside, &path(dir))?;
     fs.sync_dir(dir)
 }

@@ -15,6 +15,7 @@ use super::index::{Index, JournalFile};
 use super::journal::{ASIDE, JournalWriter, file_path};
 use super::manifest::{self, Described, ManifestError};
 use super::pool::Pool;
+use super::reserve::Reserve;
 use super::scan::Bodies;
 use super::survey::{Survey, Surveyed, empty_loss, survey, was_closed};
 use super::trouble::Troubles;
@@ -82,6 +83,12 @@ pub(super) fn open(
         journal_bytes: AtomicU64::new(index.bytes()),
         journal_blocks: AtomicUsize::new(index.blocks()),
         next_number: AtomicU64::new(survey.next.0),
+        reserve: Reserve::new(
+            &*fs,
+            dir,
+            options.journal_file_bytes,
+            options.generation_part_bytes / 2,
+        ),
         index: RwLock::new(index),
         dir: dir.to_owned(),
         options,
@@ -95,10 +102,15 @@ pub(super) fn open(
             source,
         },
     )?;
+    let mut checkpoints = Checkpoints::new(shared.clone());
+    checkpoints.measure_state();
+    if let Err(error) = checkpoints.replenish() {
+        tracing::warn!(%error, "the disk space that is kept for draining cannot be allocated");
+    }
     Ok(Opened {
         journal,
-        reader: StoreReader::new(shared.clone()),
-        checkpoints: Checkpoints::new(shared),
+        reader: StoreReader::new(shared),
+        checkpoints,
         state: sealed.state,
         replay: Replay::new(replay, sealed.mark),
         clean,

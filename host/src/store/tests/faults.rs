@@ -1,13 +1,14 @@
 //! A disk that reports failures: nothing is written after one, what was there before stays readable, and a
 //! checkpoint that fails costs nothing.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::faulty::{FaultyFileSystem, Operation};
+use super::faulty::{Fault, FaultyFileSystem, Operation};
 use super::harness::*;
 use crate::domain::{CommitNumber, Position};
-use crate::store::{CheckpointError, Opened, WriteError, open};
+use crate::store::{CheckpointError, Opened, StoreOptions, WriteError, WriteFailure, open};
 
 fn start_faulty(dir: &Path) -> (Opened, FaultyFileSystem) {
     let fs = FaultyFileSystem::default();
@@ -132,8 +133,8 @@ fn a_failed_generation_leaves_the_journal_and_the_next_attempt_works() {
 }
 
 #[test]
-fn after_a_failed_manifest_there_are_no_more_checkpoints_and_nothing_is_lost() {
-    let check = |operation: Operation| {
+fn after_a_failed_manifest_the_next_checkpoint_works_and_nothing_is_lost() {
+    let check = |operation: Operation, crash: bool| {
         let dir = folder();
         let (mut opened, fs) = start_faulty(dir.path());
         let block = filled(1, 1, 1, 5, 100);
@@ -156,22 +157,24 @@ fn after_a_failed_manifest_there_are_no_more_checkpoints_and_nothing_is_lost() {
                 .checkpoints
                 .write_generation(mark, blocks, std::iter::empty())
         };
-        let failed = write(&mut opened);
-        fs.heal();
-        assert!(
-            matches!(failed, Err(CheckpointError::Poisoned(_))),
-            "{operation:?}: {failed:?}"
-        );
-        assert!(matches!(
-            write(&mut opened),
-            Err(CheckpointError::Poisoned(_))
-        ));
+        for _ in 0..2 {
+            let failed = write(&mut opened);
+            assert!(
+                matches!(failed, Err(CheckpointError::Manifest(_))),
+                "{operation:?}: {failed:?}"
+            );
+        }
         assert_eq!(journal_files(dir.path()).len(), 2, "{operation:?}");
+        fs.heal();
         opened
             .journal
             .append(b"", &[filled(1, 6, 6, 1, 1)])
             .expect("the journal goes on");
         opened.journal.sync().expect("the journal goes on");
+        if !crash {
+            write(&mut opened).expect("the disk is well again");
+            assert_eq!(journal_files(dir.path()).len(), 1, "{operation:?}");
+        }
         drop(opened);
         let opened = start(dir.path());
         assert_eq!(
@@ -185,10 +188,116 @@ fn after_a_failed_manifest_there_are_no_more_checkpoints_and_nothing_is_lost() {
         Operation::Write,
         Operation::Sync,
         Operation::Rename,
+        Operation::SyncDir,
     ] {
-        check(operation);
+        check(operation, true);
+        check(operation, false);
     }
-    check(Operation::SyncDir);
+}
+
+// A disk that is full, as far as anything new is concerned.
+fn fill(fs: &FaultyFileSystem, path: &'static str) {
+    let full = Fault::Error(io::ErrorKind::StorageFull);
+    fs.fail_with(Operation::Allocate, path, full);
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_written_and_passes() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    let big = filled(1, 1, 1, 1, 14_000);
+    opened.journal.append(b"", &[big]).expect("append");
+    fill(&fs, ".new");
+    assert!(!opened.journal.is_short());
+    // The first file that is needed then is the one in reserve.
+    opened.journal.make_room(10_000).expect("the reserve");
+    assert!(opened.journal.is_short(), "nothing else should be taken");
+    opened.journal.append(b"acks", &[]).expect("room for acks");
+    opened.checkpoints.replenish().expect_err("no room");
+    let later = opened.journal.make_room(1 << 20);
+    assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+    assert_eq!(later.map_err(|e| e.failure()), Err(WriteFailure::Retry));
+    let later = opened.journal.rotate();
+    assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+    fs.heal();
+    opened.checkpoints.replenish().expect("room again");
+    assert!(!opened.journal.is_short());
+    opened.journal.make_room(1 << 20).expect("room again");
+    let next = filled(1, 2, 2, 1, 10);
+    opened.journal.append(b"more", &[next]).expect("append");
+    opened.journal.close().expect("closed");
+    drop((opened.reader, opened.checkpoints, opened.replay));
+    let mut opened = start(dir.path());
+    assert!(opened.clean);
+    let notes: Vec<_> = replayed(&mut opened)
+        .into_iter()
+        .map(|group| group.notes)
+        .collect();
+    assert_eq!(notes, [&b""[..], b"acks", b"more"]);
+}
+
+#[test]
+fn a_start_on_a_full_disk_makes_do_with_little() {
+    let dir = folder();
+    let (mut opened, _) = start_faulty(dir.path());
+    opened.journal.append(b"kept", &[]).expect("append");
+    opened.journal.close().expect("closed");
+    drop((opened.reader, opened.checkpoints, opened.replay));
+    let fs = FaultyFileSystem::default();
+    fs.limit_allocations(SMALL);
+    let options = StoreOptions {
+        journal_file_bytes: 16 * SMALL,
+        ..small_options()
+    };
+    let mut opened = open(dir.path(), options, Arc::new(fs.clone())).expect("it starts");
+    assert!(opened.journal.is_short(), "but takes no publishes");
+    assert_eq!(&replayed(&mut opened)[0].notes[..], b"kept");
+    opened.journal.append(b"acks", &[]).expect("room for acks");
+    opened.journal.sync().expect("room for acks");
+    fs.heal();
+    opened.checkpoints.replenish().expect("room again");
+    assert!(!opened.journal.is_short());
+}
+
+const SMALL: u64 = 256 << 10;
+
+#[test]
+fn files_that_run_out_are_no_fault_of_the_disk() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    opened.journal.append(b"", &[]).expect("append");
+    fs.fail_with(Operation::Create, "journal", Fault::OutOfFiles);
+    let later = opened.journal.rotate();
+    assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+    assert!(!opened.journal.is_short());
+    fs.heal();
+    opened.journal.rotate().expect("there are some again");
+}
+
+#[test]
+fn a_checkpoint_for_which_there_is_no_room_says_so_and_gets_the_reserve() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    let block = filled(1, 1, 1, 5, 100);
+    let only = std::slice::from_ref(&block);
+    opened.journal.append(b"", only).expect("append");
+    let mark = opened.journal.rotate().expect("rotate");
+    let full = Fault::Error(io::ErrorKind::StorageFull);
+    for path in ["about", "manifest"] {
+        fs.fail_with(Operation::Write, path, full);
+        let blocks = std::iter::once(Ok(block.clone()));
+        let failed = opened
+            .checkpoints
+            .write_generation(mark, blocks, std::iter::empty());
+        let failed = failed.expect_err("no room");
+        assert!(failed.is_full(), "{failed:?}");
+    }
+    assert!(!opened.checkpoints.release_reserve(), "the manifest had it");
+    assert!(opened.journal.is_short());
+    fs.heal();
+    checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
+    opened.checkpoints.replenish().expect("room again");
+    assert!(opened.checkpoints.release_reserve());
 }
 
 fn dir_name(dir: &Path) -> &'static str {

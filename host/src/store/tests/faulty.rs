@@ -27,6 +27,10 @@ pub(crate) enum Fault {
     Error(io::ErrorKind),
     /// It panics, as a bug of ours would.
     Panic,
+    /// The process has no file descriptor left.
+    OutOfFiles,
+    /// Allocations beyond this find the disk full.
+    Limit(u64),
 }
 
 type Planned = Arc<Mutex<Option<(Operation, &'static str, Fault)>>>;
@@ -52,6 +56,11 @@ impl FaultyFileSystem {
     /// From now on such operations fail like this.
     pub(crate) fn fail_with(&self, operation: Operation, path: &'static str, fault: Fault) {
         *self.fault.lock().expect("lock") = Some((operation, path, fault));
+    }
+
+    /// From now on there is room for files of at most so many bytes.
+    pub(crate) fn limit_allocations(&self, bytes: u64) {
+        self.fail_with(Operation::Allocate, "", Fault::Limit(bytes));
     }
 
     /// From now on none fails.
@@ -83,6 +92,8 @@ fn check_fault(
         {
             Fault::Error(kind) => Err(io::Error::new(kind, "injected")),
             Fault::Panic => panic!("injected"),
+            Fault::OutOfFiles => Err(rustix::io::Errno::MFILE.into()),
+            Fault::Limit(_) => Ok(()),
         },
         _ => Ok(()),
     }
@@ -151,6 +162,11 @@ impl File for FaultyFile {
         self.file.set_length(length)
     }
     fn allocate(&self, length: u64) -> io::Result<()> {
+        if let Some((_, _, Fault::Limit(bytes))) = *self.fault.lock().expect("lock")
+            && length > bytes
+        {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         check_fault(&self.fault, Operation::Allocate, &self.path)?;
         self.file.allocate(length)
     }

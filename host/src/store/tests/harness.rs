@@ -139,6 +139,7 @@ pub(super) fn checkpoint(
 pub(super) fn journal_files(dir: &Path) -> Vec<PathBuf> {
     let listed = std::fs::read_dir(dir.join("journal")).expect("journal folder");
     let mut files: Vec<_> = listed.map(|entry| entry.expect("entry").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "log"));
     files.sort();
     files
 }
