@@ -19,9 +19,9 @@ use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::pace::Pace;
 use super::record::StoredBlock;
 use super::repair;
+use super::reserve::is_full;
 use super::survey::empty_loss;
 use super::trouble::Holder;
-use super::reserve::is_full;
 use super::{Shared, generations_dir, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
 

@@ -102,7 +102,7 @@ pub(super) fn open(
             source,
         },
     )?;
-    let mut checkpoints = Checkpoints::new(shared.clone());
+    let checkpoints = Checkpoints::new(shared.clone());
     checkpoints.measure_state();
     if let Err(error) = checkpoints.replenish() {
         tracing::warn!(%error, "the disk space that is kept for draining cannot be allocated");

@@ -238,6 +238,8 @@ impl Broker {
             conditions: conditions.clone(),
             unreadable: Watch::default(),
             decisions,
+            mark: None,
+            retry: None,
         };
         let threads = vec![
             spawn_thread(&spawner, "checkpointer", || checkpointer.run())?,

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::health::Conditions;
+use super::health::{Condition, Conditions};
 use super::hub::{Cell, Hub, chain};
 use super::inbox::{Inbox, Mark};
 use super::leaving::{Leaving, Stays};
@@ -31,8 +31,10 @@ const RECLAIM_EVERY: Duration = Duration::from_millis(500);
 const RELEASE_EVERY: Duration = Duration::from_secs(5);
 /// The store keeps this many generations for their state, whatever becomes of their events.
 const STATES_KEPT: usize = 2;
-/// How long a failed checkpoint waits before the next try.
+/// How long a failed checkpoint waits before the next try, at first and at most. One that does not fit may fit once consumers have
+/// drained something, and takes what the disk has left until it fails again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(16);
 
 pub(super) struct Checkpointer {
     pub(super) checkpoints: Checkpoints,
@@ -48,6 +50,9 @@ pub(super) struct Checkpointer {
     pub(super) conditions: Conditions,
     pub(super) unreadable: Watch,
     pub(super) decisions: mpsc::Receiver<Decision>,
+    /// Of a checkpoint that failed: the next try is made as of the same moment, or each would begin a journal file of its own.
+    pub(super) mark: Option<Mark>,
+    pub(super) retry: Option<Retry>,
 }
 
 /// An operator's word about what cannot be read: it is given up.
@@ -64,6 +69,12 @@ enum Due {
     Decision(Decision),
 }
 
+/// When a failed checkpoint is tried again.
+pub(super) struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
 /// Why a checkpoint was not made.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
@@ -71,8 +82,16 @@ enum Failed {
     Mark(#[source] BrokerError),
     #[error("the generation was not written")]
     Write(#[source] CheckpointError),
+    #[error("the router died, so nobody knows what is still needed: {0}")]
+    Router(String),
     #[error("the broker is stopping")]
     Stopping,
+}
+
+impl Failed {
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Write(error) if error.is_full())
+    }
 }
 
 impl Checkpointer {
@@ -90,49 +109,85 @@ impl Checkpointer {
                     () = tokio::time::sleep(RECLAIM_EVERY) => Some(Due::Look),
                 }
             });
-            match due {
+            let asked = match due {
                 None => return,
-                Some(Due::Checkpoint) => self.checkpoint_or_retry(),
-                Some(Due::Decision(decision)) => self.give_up(decision),
-                Some(Due::Look) => {}
+                Some(Due::Checkpoint) => true,
+                Some(Due::Look) => false,
+                Some(Due::Decision(decision)) => {
+                    self.give_up(decision);
+                    false
+                }
+            };
+            let retry = self.retry.as_ref();
+            match retry.map(|retry| retry.at <= Instant::now()) {
+                // Whoever asks meanwhile gets the one that is tried again.
+                Some(false) => {}
+                Some(true) => self.checkpoint_or_retry(),
+                None if asked => self.checkpoint_or_retry(),
+                None => {}
             }
             self.reclaim();
             self.unreadable
                 .update(&self.conditions, &self.reader.unreadable());
-        }
-    }
-
-    fn checkpoint_or_retry(&mut self) {
-        match self.checkpoint() {
-            // Publishers may have been waiting for the room.
-            Ok(()) => self.inbox.wake(),
-            Err(Failed::Stopping | Failed::Mark(BrokerError::ShuttingDown)) => {}
-            Err(error) => {
-                tracing::error!(error = %chain(&error), "a checkpoint failed; the journal keeps everything and it is tried again");
-                let shutdown = self.shutdown.clone();
-                self.runtime.block_on(async {
-                    tokio::select! {
-                        () = shutdown.cancelled() => {}
-                        () = tokio::time::sleep(RETRY_AFTER) => {}
-                    }
-                });
-                self.due.notify_one();
+            if self.checkpoints.is_short() && self.checkpoints.replenish().is_ok() {
+                self.inbox.wake();
             }
         }
     }
 
+    fn checkpoint_or_retry(&mut self) {
+        let mut made = self.checkpoint();
+        if made.as_ref().is_err_and(Failed::is_full) && self.checkpoints.release_reserve() {
+            made = self.checkpoint();
+        }
+        match made {
+            Ok(()) => {
+                self.retry = None;
+                self.conditions.clear(&Condition::CheckpointFails);
+            }
+            Err(Failed::Stopping | Failed::Mark(BrokerError::ShuttingDown)) => return,
+            Err(error) => {
+                let why = chain(&error);
+                let why = format!("{why}; the journal keeps everything, and it is tried again");
+                self.conditions.raise(Condition::CheckpointFails, why);
+                let pause = match &self.retry {
+                    Some(retry) => (retry.pause * 2).min(RETRY_AFTER_MAX),
+                    None => RETRY_AFTER,
+                };
+                let at = Instant::now() + pause;
+                self.retry = Some(Retry { at, pause });
+            }
+        }
+        // The reserve may have been taken, and its room be there again.
+        if let Err(error) = self.checkpoints.replenish() {
+            tracing::debug!(%error, "the reserve is not whole");
+        }
+        // Publishers may have been waiting for the room, or for being told that there is none.
+        self.inbox.wake();
+    }
+
     fn checkpoint(&mut self) -> Result<(), Failed> {
-        let inbox = self.inbox.clone();
-        let mut mark = self
-            .runtime
-            .block_on(inbox.ask_mark())
-            .map_err(Failed::Mark)?;
+        let mut mark = match self.mark.take() {
+            Some(mark) => mark,
+            None => {
+                let asked = self.runtime.block_on(self.inbox.ask_mark());
+                asked.map_err(Failed::Mark)?
+            }
+        };
         // Whoever asked for one before the mark gets this one.
         let _ = self.due.notified().now_or_never();
+        let made = self.checkpoint_as_of(&mut mark);
+        if made.is_err() {
+            self.mark = Some(mark);
+        }
+        made
+    }
+
+    fn checkpoint_as_of(&mut self, mark: &mut Mark) -> Result<(), Failed> {
         self.wait_for_router(mark.end)?;
         let blocks = self.checkpoints.journal_blocks(mark.group);
         // What leaves is out of sight until this ends, however it does. Without blocks nothing leaves.
-        let (letting_go, pairs, evaluated) = self.survey(&mut mark, &blocks);
+        let (letting_go, pairs, evaluated) = self.survey(mark, &blocks);
         let reader = self.reader.clone();
         let kept = letting_go.iter().flat_map(|letting_go| {
             let keep = |meta| keep(letting_go.leaving(), &reader, meta).transpose();
@@ -160,11 +215,23 @@ impl Checkpointer {
         self.runtime.block_on(async {
             tokio::select! {
                 () = self.shutdown.cancelled() => Err(Failed::Stopping),
+                why = self.router_died() => Err(Failed::Router(why)),
                 reached = routed.wait_for(|through| *through >= end) => {
                     reached.map(|_| ()).map_err(|_| Failed::Stopping)
                 }
             }
         })
+    }
+
+    // Completes when the router is dead, which nobody else would tell.
+    async fn router_died(&self) -> String {
+        let died = Condition::TaskDied("router".into());
+        loop {
+            tokio::time::sleep(RECLAIM_EVERY).await;
+            if let Some(why) = self.conditions.reason(&died) {
+                return why;
+            }
+        }
     }
 
     // The state of all subscriptions, and which events of `blocks` some of them still need. Each is looked at once, under its

@@ -3,6 +3,8 @@
 //! then tells anybody. It never waits for whoever reads what it wrote. A failed write or sync ends writing for
 //! good: everything after it is refused, reading goes on.
 
+mod room;
+
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::panic::{self, AssertUnwindSafe};
@@ -31,7 +33,7 @@ use crate::domain::{
     PluginUse, Position, Principal, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId,
     TopicName, TopicSpec,
 };
-use crate::store::{JournalWriter, WriteError};
+use crate::store::{JournalWriter, WriteError, WriteFailure};
 
 /// A group takes nothing more once it is this long, heads, notes and all: about what one sync moves at full speed.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -112,6 +114,7 @@ pub(super) struct Committer {
     // Of the group before: a place for the next one.
     topics: FxHashMap<TopicId, OpenTopic>,
     notes: Vec<u8>,
+    said: room::Said,
 }
 
 /// What is about to be written.
@@ -165,6 +168,7 @@ impl Committer {
             kept: FxHashMap::default(),
             topics: FxHashMap::default(),
             notes: Vec::new(),
+            said: room::Said::default(),
         }
     }
 
@@ -188,14 +192,24 @@ impl Committer {
     fn commit_all(mut self) {
         let inbox = self.parts.inbox.clone();
         loop {
-            let taken = inbox.take(
-                !self.parts.journal.is_full(),
-                self.group_bytes_max(),
+            let refused = self.refusal().is_some();
+            let synced_until = self
+                .unsynced_since
+                .map(|since| since + self.parts.settings.interval);
+            let look_at = self
+                .waits_for_room()
+                .then(|| Instant::now() + room::LOOK_EVERY);
+            let mut taken = inbox.take(
+                refused || !self.parts.journal.is_full(),
+                self.group_bytes_max().max(usize::from(refused)),
                 ACK_DELAY,
-                self.unsynced_since
-                    .map(|since| since + self.parts.settings.interval),
+                synced_until.into_iter().chain(look_at).min(),
             );
             let closing = taken.closing;
+            // It may have slept since it looked.
+            if let Some(refusal) = self.refusal() {
+                self.refuse_for_now(&mut taken, &refusal);
+            }
             match self.commit(taken) {
                 Ok(all) if closing && all => break,
                 Ok(_) => {}
@@ -229,6 +243,10 @@ impl Committer {
 
     // Returns whether the group had room for all of it.
     fn commit(&mut self, taken: Taken) -> Result<bool, WriteError> {
+        let acks = self.parts.hub.acks.take();
+        let Some((taken, acks)) = self.make_room(taken, acks)? else {
+            return Ok(true);
+        };
         let mut marks = Vec::new();
         let mut group = Group {
             time: self.parts.hub.clock.now(),
@@ -254,7 +272,7 @@ impl Committer {
         for item in taken.publish {
             self.publish(item, &mut group);
         }
-        group.note_acks(self.parts.hub.acks.take());
+        group.note_acks(acks);
         group.finish_blocks();
         let written = self.write(&group);
         match written {
@@ -266,8 +284,11 @@ impl Committer {
             }
         }
         for reply in marks {
-            let mark = self.mark()?;
-            let _ = reply.send(Ok(mark));
+            let mark = match self.mark() {
+                Err(error) if error.failure() == WriteFailure::Retry => Err(self.not_now(&error)),
+                mark => Ok(mark?),
+            };
+            let _ = reply.send(mark);
         }
         self.request_checkpoint();
         Ok(all)

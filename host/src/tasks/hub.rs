@@ -483,6 +483,13 @@ impl Hub {
         (self.ack_waker)();
     }
 
+    /// Acks that were taken for a group and could not be written now wait for the next one.
+    pub(super) fn ack_again(&self, id: SubscriptionId, acked: Vec<RangeInclusive<Position>>) {
+        if self.by_id(id).is_some() {
+            self.record_acks(id, acked);
+        }
+    }
+
     // ── giving up ───────────────────────────────────────────────────────────────────────────────────────
 
     /// Tells the dead-letter task that `cell` has given events up.

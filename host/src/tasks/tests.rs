@@ -1,5 +1,7 @@
 //! The whole broker at work, without a network: what becomes of those who wait when something in it fails.
 
+mod room;
+
 use std::sync::Arc;
 use std::time::Duration;
 
