@@ -339,6 +339,7 @@ impl JournalWriter {
             return Err(self.not_now(error));
         }
         shared.reserve.set_short();
+        let (at, had) = (self.at, self.allocated);
         self.cut()?;
         if let Ok(file) = aside_file(fs, dir, self.next, wanted) {
             return Ok(file);
@@ -359,8 +360,14 @@ impl JournalWriter {
             }
         }
         let least = room.max(SMALL_FILE_BYTES);
-        let smaller = smaller_file(fs, dir, self.next, wanted, least);
-        smaller.ok_or_else(|| self.not_now(error))
+        if let Some(file) = smaller_file(fs, dir, self.next, wanted, least) {
+            return Ok(file);
+        }
+        // What was given back in vain may still be had again, for acks.
+        if had > at && self.file.file.allocate(had).is_ok() {
+            self.allocated = had;
+        }
+        Err(self.not_now(error))
     }
 
     // Makes all of the present file durable, and gives back what it does not use. It takes no further record then.

@@ -154,14 +154,14 @@ fn disk_full() -> BrokerError {
 
 // Why no checkpoint makes room, if none does.
 fn no_checkpoint(conditions: &Conditions) -> Option<String> {
-    let died = |task: &'static str| Condition::TaskDied(task.into());
-    [
-        Condition::CheckpointFails,
-        died("checkpointer"),
-        died("router"),
-    ]
-    .iter()
-    .find_map(|condition| conditions.reason(condition))
+    let died = |task: &'static str| {
+        let why = conditions.reason(&Condition::TaskDied(task.into()))?;
+        Some(format!("the {task}: {why}"))
+    };
+    let fails = || conditions.reason(&Condition::CheckpointFails);
+    died("router")
+        .or_else(|| died("checkpointer"))
+        .or_else(fails)
 }
 
 // Bytes that a group of all this takes at most.

@@ -26,8 +26,7 @@ async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
     fixture.subscribe("s", ">").await;
     let mut stream = fixture.publisher().await;
     stream.publish().await.expect("room");
-    let full = Fault::Error(std::io::ErrorKind::StorageFull);
-    fixture.fs.fail_with(Operation::Allocate, "", full);
+    fixture.fs.limit_allocations(MIB / 4);
     let refusal = stream.publish_until_refused().await;
     assert!(refusal.is_retryable(), "{refusal}");
     assert!(refusal.to_string().contains("full"), "{refusal}");
