@@ -1,6 +1,8 @@
 //! Builds the parts of a broker, joins them, and takes them down in order: first what lets clients in, then
 //! what works for them, last the journal. Nothing else knows all the parts; nothing here does their work.
 
+mod machine;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,8 +39,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     // First, since opening the store may take a while.
     let named = Pems::named_and_checked(&config)?;
+    let open_files = machine::raise_open_files();
     let data_dir = config.data_dir.as_path();
-    fs::create_dir_all(data_dir)
+    create_durably(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
     let opened = open_store(&config).await?;
     for loss in &opened.losses {
@@ -59,7 +62,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     )
     .await
     .context("the broker cannot start")?;
-    let served = serve(&config, &pems, &broker, policy, &shutdown).await;
+    machine::compare_disk(&config, data_dir, &broker.usage());
+    let served = serve(&config, &pems, &broker, policy, open_files, &shutdown).await;
     if let Ok(served) = served {
         served.until_stopped().await;
     } else {
@@ -105,6 +109,7 @@ async fn serve(
     pems: &Pems,
     broker: &Broker,
     policy: Arc<Policy>,
+    open_files: u64,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Served> {
     let tls = match config.listen.admin_tls {
@@ -125,7 +130,8 @@ async fn serve(
     .context("cannot listen for QUIC")?;
     let stats = net.stats.clone();
     let hook: MetricsHook = Arc::new(move || stats.render());
-    let options = AdminOptions::from_config(config);
+    let mut options = AdminOptions::from_config(config);
+    options.connections_max = usize_of(machine::admin_connections(config, open_files));
     let serve = admin::serve(
         listeners,
         options,
@@ -139,9 +145,10 @@ async fn serve(
     let mut addresses = net.local_addrs.iter().copied();
     let quic = addresses.next().context("no QUIC listener")?;
     let endpoints = Endpoints::new(quic, addresses.next(), plain, secure);
-    endpoints
-        .save(&config.data_dir)
-        .context("cannot write endpoints.json to the data directory")?;
+    if let Err(error) = endpoints.save(&config.data_dir) {
+        // It is there for the convenience of the commands on this machine. On a full disk the broker has to start all the same.
+        tracing::warn!(%error, "cannot write endpoints.json to the data directory; commands need `--addr` and `--admin`");
+    }
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "tidegate".to_owned());
@@ -158,7 +165,7 @@ async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
     let dir = config.data_dir.join("store");
     let options = store_options(config);
     let opened = tokio::task::spawn_blocking(move || {
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        create_durably(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let accept_loss = options.accept_loss;
         let mut opened = store::open(&dir, options, Arc::new(RealFileSystem))?;
         if accept_loss {
@@ -288,6 +295,21 @@ fn plugin_options(config: &Config) -> PluginOptions {
         limits,
         ..defaults
     }
+}
+
+// Creates a folder, its parents included, so that a power cut does not take it away again with what is put into it.
+fn create_durably(dir: &Path) -> std::io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(dir)?;
+    for folder in missing {
+        // Its name is in the folder above.
+        let above = folder
+            .parent()
+            .filter(|above| !above.as_os_str().is_empty());
+        fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 // The secret behind connection ids and reset tokens: made once, so that a restarted broker recognises packets

@@ -209,6 +209,12 @@ impl Checkpoints {
         self.shared.reserve.replenish(&*self.shared.fs)
     }
 
+    /// Bytes of the disk that may still be used; `None` where that cannot be told.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.shared.fs.free_bytes(&self.shared.dir).ok()
+    }
+
     /// Gives back the disk space that is kept for a checkpoint, because there is no other. Answers whether there was any;
     /// [`replenish`](Self::replenish) takes it again.
     pub fn release_reserve(&self) -> bool {

@@ -44,6 +44,8 @@ const BATCH_BYTES: usize = 16 << 20;
 const BURST_BYTES: usize = 1 << 20;
 // Pages above a quarter of a segment become files of their own; a value of 64 KiB must not.
 const SEGMENT_BYTES: usize = 2 << 20;
+/// What a database takes of the disk with next to nothing in it: a segment, and what sled keeps beside.
+pub(super) const EMPTY_BYTES: u64 = (SEGMENT_BYTES + (64 << 10)) as u64;
 const CACHE_BYTES: u64 = 16 << 20;
 // How often an open that finds the file lock taken is tried again, 5 ms apart: a database that was just closed
 // can hold it for a moment.

@@ -87,7 +87,8 @@ pub(super) fn open(
             &*fs,
             dir,
             options.journal_file_bytes,
-            options.generation_part_bytes / 2,
+            // A database takes two MiB and more, however little is in it.
+            (options.generation_part_bytes / 2).max(2 * generation::EMPTY_BYTES),
         ),
         index: RwLock::new(index),
         dir: dir.to_owned(),

@@ -40,7 +40,7 @@ use crate::domain::{
 };
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
-use crate::store::{Opened, StoreReader, WriteError};
+use crate::store::{Opened, StoreReader, Usage, WriteError};
 
 /// The package of the interface that plugins implement, as in `wit/`.
 const WIT_PACKAGE: &str = "tidegate:plugin@0.1.0";
@@ -319,6 +319,7 @@ impl Broker {
             };
             if let Err(error) = loaded {
                 tracing::error!(plugin = %plugin.name, version = plugin.version, error, "a plugin does not load; subscriptions that use it are paused");
+                self.conditions().raise(broken(&plugin), error);
             }
         }
         Ok(())
@@ -733,12 +734,19 @@ impl Broker {
             owner,
             uploaded_by: uploader.cloned(),
         };
+        let digest = plugin.digest;
         let policy = &self.0.parts.policy;
         let upload = Upload {
             plugin,
             any_name: uploader.is_none_or(|who| policy.allows(who, &Action::AdminPlugins)),
         };
-        self.ask(|reply| Control::AddPlugin(upload, reply)).await
+        let added = self.ask(|reply| Control::AddPlugin(upload, reply)).await?;
+        // The same bytes may have other names as well, and all of them load now.
+        let plugins = self.plugins();
+        for plugin in plugins.iter().filter(|plugin| plugin.digest == digest) {
+            self.conditions().clear(&broken(plugin));
+        }
+        Ok(added)
     }
 
     /// Gives the name of a plugin, with all its versions, to another owner.
@@ -895,6 +903,12 @@ impl Broker {
         &self.0.spawner
     }
 
+    /// What the store takes.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.0.reader.usage()
+    }
+
     /// Stops: publishes are refused, consumers, routes and lanes end, and what they said is written before the
     /// journal is closed. The caller bounds the time.
     pub async fn shutdown(&self) {
@@ -933,6 +947,10 @@ impl Broker {
     ) -> Result<T, BrokerError> {
         self.0.parts.inbox.ask(make).await
     }
+}
+
+fn broken(plugin: &PluginInfo) -> Condition {
+    Condition::PluginBroken(format!("{}@{}", plugin.name, plugin.version).into())
 }
 
 fn spawn_thread(

@@ -34,6 +34,8 @@ const STATES_KEPT: usize = 2;
 /// How long a failed checkpoint waits before the next try, at first and at most. One that does not fit may fit once consumers have
 /// drained something, and takes what the disk has left until it fails again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When the disk has so much more room than after it failed, it is tried again at once.
+const FREED_BYTES_MIN: u64 = 16 << 20;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(16);
 
 pub(super) struct Checkpointer {
@@ -73,6 +75,8 @@ enum Due {
 pub(super) struct Retry {
     at: Instant,
     pause: Duration,
+    /// What the disk had left after the last try.
+    free_bytes: Option<u64>,
 }
 
 /// Why a checkpoint was not made.
@@ -86,6 +90,14 @@ enum Failed {
     Router(String),
     #[error("the broker is stopping")]
     Stopping,
+}
+
+impl Retry {
+    // With this much it is tried again at once.
+    fn more_bytes(&self) -> Option<u64> {
+        let free = self.free_bytes?;
+        Some(free.saturating_add(FREED_BYTES_MIN))
+    }
 }
 
 impl Failed {
@@ -118,8 +130,10 @@ impl Checkpointer {
                     false
                 }
             };
-            let retry = self.retry.as_ref();
-            match retry.map(|retry| retry.at <= Instant::now()) {
+            let is_time = self.retry.as_ref().map(|retry| {
+                retry.at <= Instant::now() || self.checkpoints.free_bytes() > retry.more_bytes()
+            });
+            match is_time {
                 // Whoever asks meanwhile gets the one that is tried again.
                 Some(false) => {}
                 Some(true) => self.checkpoint_or_retry(),
@@ -155,7 +169,11 @@ impl Checkpointer {
                     None => RETRY_AFTER,
                 };
                 let at = Instant::now() + pause;
-                self.retry = Some(Retry { at, pause });
+                self.retry = Some(Retry {
+                    at,
+                    pause,
+                    free_bytes: self.checkpoints.free_bytes(),
+                });
             }
         }
         // The reserve may have been taken, and its room be there again.

@@ -18,22 +18,31 @@ pub(super) struct PluginFiles {
 
 impl PluginFiles {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        if !dir.exists() {
+            fs::create_dir_all(dir)?;
+            let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+            File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
         Ok(Self {
             dir: dir.to_owned(),
         })
     }
 
-    /// Writes a plugin, durably. Writing it again changes nothing.
+    /// Writes a plugin, durably. Writing it again changes nothing, unless what is there is damaged: then it is mended.
     pub(super) fn write(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path(digest);
-        if path.exists() {
-            return Ok(());
+        match self.read(digest) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "a plugin's file is written anew"),
         }
+        let path = self.path(digest);
         let aside = path.with_extension("new");
-        let mut file = File::create(&aside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+        let written = write_durably(&aside, bytes);
+        if let Err(error) = written {
+            // On a full disk its space is wanted.
+            let _ = fs::remove_file(&aside);
+            return Err(error);
+        }
         fs::rename(&aside, &path)?;
         File::open(&self.dir)?.sync_all()
     }
@@ -57,12 +66,18 @@ impl PluginFiles {
     }
 }
 
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn damage_is_noticed() {
+    fn damage_is_noticed_and_mended_by_the_same_bytes() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let files = PluginFiles::open(dir.path()).expect("created");
         let digest = Digest(Sha256::digest(b"component").into());
@@ -74,5 +89,7 @@ mod tests {
             files.read(&digest).expect_err("damaged").kind(),
             io::ErrorKind::InvalidData
         );
+        files.write(&digest, b"component").expect("mended");
+        assert_eq!(&files.read(&digest).expect("sound")[..], b"component");
     }
 }

@@ -183,7 +183,7 @@ fn control_bytes(item: &Control) -> usize {
         Control::CreateSubscription(spec, _) => json_bytes(spec),
         Control::UpdateSubscription(update, _) => json_bytes(&update.spec),
         Control::CreateTopic(spec, _) => json_bytes(spec),
-        Control::AddPlugin(plugin, _) => json_bytes(plugin),
+        Control::AddPlugin(upload, _) => json_bytes(&upload.plugin),
         Control::DeletePlugin(versions, _) => {
             let bytes = |(name, _): &(String, u32)| name.len() + ITEM_HEAD_BYTES;
             versions.iter().map(bytes).sum()
