@@ -34,9 +34,9 @@ const STATES_KEPT: usize = 2;
 /// How long a failed checkpoint waits before the next try, at first and at most. One that does not fit may fit once consumers have
 /// drained something, and takes what the disk has left until it fails again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(16);
 /// When the disk has so much more room than after it failed, it is tried again at once.
 const FREED_BYTES_MIN: u64 = 16 << 20;
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(16);
 
 pub(super) struct Checkpointer {
     pub(super) checkpoints: Checkpoints,

@@ -188,6 +188,8 @@ fn control_bytes(item: &Control) -> usize {
             let bytes = |(name, _): &(String, u32)| name.len() + ITEM_HEAD_BYTES;
             versions.iter().map(bytes).sum()
         }
+        // All versions of it are written again.
+        Control::GivePlugin(..) => 64 << 10,
         Control::DeleteTopic(..)
         | Control::DeleteSubscription(..)
         | Control::ConfirmAcks(_)

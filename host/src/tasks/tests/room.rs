@@ -32,7 +32,11 @@ async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
     assert!(refusal.to_string().contains("full"), "{refusal}");
     fixture.wait_for(&Condition::DiskFull, true).await;
     assert!(!fixture.broker.health().ready);
-    let consumer = fixture.broker.attach("s").await.expect("attached");
+    let consumer = fixture
+        .broker
+        .attach(&Principal::local(), "s")
+        .await
+        .expect("attached");
     let deliveries = tokio::time::timeout(PATIENCE, consumer.next(16, 1 << 20)).await;
     let deliveries = deliveries.expect("in time").expect("delivered");
     let positions = deliveries.iter().flat_map(Delivery::positions);
