@@ -189,6 +189,40 @@ async fn an_uploaded_filter_works_and_keeps_its_versions() -> anyhow::Result<()>
 }
 
 #[tokio::test]
+async fn a_damaged_plugin_file_is_told_and_mended_by_the_same_bytes() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    let bytes = guest(MISBEHAVING).await?;
+    broker.admin().upload("mine", bytes.clone()).await?;
+    broker.admin().create(filtered("s", "mine", GOOD)).await?;
+    broker.stop().await?;
+    let mut damaged = 0;
+    for file in std::fs::read_dir(broker.data_directory().join("plugins"))? {
+        let path = file?.path();
+        let mut content = std::fs::read(&path)?;
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&path, content)?;
+        damaged += 1;
+    }
+    assert!(damaged > 1, "the bundled ones as well");
+    broker.restart().await?;
+    let broken = "tidegate_condition{condition=\"plugin_broken\",subject=\"";
+    let told = broker.admin().metrics().await?;
+    assert!(told.contains(&format!("{broken}mine@1\"}} 1")), "{told}");
+    assert_eq!(told.matches(broken).count(), 1, "the bundled are mended");
+    broker.admin().upload("mine", bytes.clone()).await?;
+    assert!(!broker.admin().metrics().await?.contains(broken));
+    broker.admin().resume("s").await?;
+    let client = broker.client().await?;
+    publish(&client, "t", 0..10).await?;
+    take_numbers(&mut consume(&client, "s").await?, 0..10).await?;
+    broker.stop().await?;
+    broker.restart().await?;
+    assert!(!broker.admin().metrics().await?.contains(broken));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_rule_that_loops_for_ever_fails_alone() -> anyhow::Result<()> {
     fails_alone("loop").await
 }
