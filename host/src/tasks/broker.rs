@@ -18,7 +18,7 @@ use super::checkpointer::{Checkpointer, Decision};
 use super::clock::Clock;
 use super::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::delivery::{Consumer, DeliveryParts, Taker};
-use super::health::{Conditions, Raised};
+use super::health::{Condition, Conditions, Raised};
 use super::hub::{Cell, Hub, Start, chain};
 use super::inbox::{Control, Inbox, Update, Upload};
 use super::lanes::{LaneParts, Lanes};
