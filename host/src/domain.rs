@@ -7,6 +7,7 @@ mod entries;
 mod event;
 mod id;
 mod info;
+mod letter;
 mod owner;
 mod pattern;
 mod principal;
@@ -24,10 +25,11 @@ pub use info::{
     LogLine, PluginBounds, PluginDetails, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo,
     UnreadableInfo,
 };
+pub use letter::LetterMark;
 pub use owner::{Owner, OwnerError};
 pub use pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};
 pub use principal::{Principal, PrincipalDigest, PrincipalError, PrincipalPattern};
 pub use spec::{
     AckMode, DeliveryPatch, DeliveryPolicy, Durability, FailurePolicy, PluginUse, StartAt,
-    SubscriptionPatch, SubscriptionSpec, TopicSpec,
+    SubscriptionPatch, SubscriptionSpec, TopicSpec, included_before,
 };

@@ -14,6 +14,7 @@ mod crash;
 mod durability;
 mod end_to_end;
 mod filters;
+mod letters;
 mod limits;
 mod logging;
 mod rights;

@@ -67,7 +67,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<SubscriptionInfo>), Problem> {
-    let spec = as_asked(json(&headers, body).await?);
+    let spec = as_asked(json(&headers, body).await?)?;
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
         app.broker.create_subscription(&by, spec).await
@@ -178,8 +178,7 @@ fn patch(body: Value) -> Result<SubscriptionPatch, Problem> {
             ));
         }
     }
-    serde_json::from_value(body)
-        .map_err(|error| Problem::malformed(format!("the body is not as it should be: {error}")))
+    parsed(body)
 }
 
 pub(super) async fn delete(
@@ -219,12 +218,21 @@ fn check_manage(app: &App, who: &Principal, name: &str) -> Result<(), Problem> {
     Ok(rights::manage(&app.policy, who, &spec)?)
 }
 
-// What the broker fills in is not for callers to say.
-fn as_asked(mut spec: SubscriptionSpec) -> SubscriptionSpec {
+// What the broker fills in is not for callers to say. And they get others' dead letters only if they say so, whatever
+// a specification means that was kept before that could be said.
+fn as_asked(body: Value) -> Result<SubscriptionSpec, Problem> {
+    let includes_letters = body.get("include_dead_letters").is_some();
+    let mut spec: SubscriptionSpec = parsed(body)?;
+    spec.include_dead_letters &= includes_letters;
     spec.created = Millis(0);
     spec.created_by = None;
     for plugin in spec.filters.iter_mut().chain(&mut spec.transforms) {
         plugin.digest = None;
     }
-    spec
+    Ok(spec)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Problem> {
+    serde_json::from_value(body)
+        .map_err(|error| Problem::malformed(format!("the body is not as it should be: {error}")))
 }

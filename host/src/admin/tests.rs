@@ -397,6 +397,25 @@ async fn subscriptions_need_their_inputs_and_outputs() {
         (&changed["revision"], &changed["delivery"]["attempts_max"]),
         (&json!(1), &json!(3))
     );
+    assert_eq!(
+        changed["include_dead_letters"],
+        json!(false),
+        "nobody asked"
+    );
+    let changed = patch(json!({"include_dead_letters": true}), 200).await;
+    assert_eq!(
+        (&changed["revision"], &changed["include_dead_letters"]),
+        (&json!(2), &json!(true))
+    );
+    let mut all = subscription("all", ">").expect("a body");
+    all["include_dead_letters"] = json!(true);
+    let all = fixture
+        .check("local", "POST /v1/subscriptions", Some(all), 201)
+        .await;
+    assert_eq!(all["include_dead_letters"], json!(true));
+    fixture
+        .check("local", "DELETE /v1/subscriptions/all", None, 204)
+        .await;
     patch(json!({"delivery": {"dead_letter": "mail"}}), 403).await;
     patch(json!({"topics": ["orders.eu"]}), 422).await;
     // Who does not receive these events does not decide where they go either.

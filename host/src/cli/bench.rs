@@ -280,6 +280,7 @@ fn specification(name: &str, filter: Option<PluginUse>) -> anyhow::Result<Subscr
         delivery: DeliveryPolicy::default(),
         outputs: Default::default(),
         owner: None,
+        include_dead_letters: false,
         created: Millis(0),
         created_by: None,
     })

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::chain::Chain;
 use super::connect::ManageFlags;
 use super::subscription::{
-    self, ChangeFlags, ChownArgs, DeliveryFlags, Kind, OwnerFlag, api, joined, plain_spec, plugins,
-    state,
+    self, ChangeFlags, ChownArgs, DeliveryFlags, Kind, LetterFlags, OwnerFlag, api, joined,
+    plain_spec, plugins, state,
 };
 use super::{output, text};
 use crate::domain::{
@@ -28,10 +28,10 @@ enum Command {
     Create(Box<CreateArgs>),
     /// Change a route; what is not named stays
     ///
-    /// Changed filters, and a changed dead-letter topic, hold from a position on: events before it are judged by the
-    /// filters that were there. Transforms, outputs and the rest hold from the next event on that the route takes up. A
-    /// plugin that is named again without a version is used in its newest one. Defaults that are mentioned below
-    /// are those of `create`. What it reads and its start cannot be changed.
+    /// Changed filters, a changed dead-letter topic and whether dead letters are taken in hold from a position on: events
+    /// before it are judged as it was. Transforms, outputs and the rest hold from the next event on that the route takes
+    /// up. A plugin that is named again without a version is used in its newest one. Defaults that are mentioned
+    /// below are those of `create`. What it reads and its start cannot be changed.
     Update(Box<UpdateArgs>),
     /// List routes
     List {
@@ -69,6 +69,8 @@ struct CreateArgs {
     to: Vec<(Name, TopicName)>,
     #[command(flatten)]
     chain: Chain,
+    #[command(flatten)]
+    letters: LetterFlags,
     #[command(flatten)]
     delivery: DeliveryFlags,
     #[command(flatten)]
@@ -111,6 +113,7 @@ impl CreateArgs {
             delivery: self.delivery.policy(),
             outputs,
             owner: self.belonging.owner.clone(),
+            include_dead_letters: self.letters.include_dead_letters,
             ..plain_spec(self.name.clone(), self.from.clone())
         })
     }

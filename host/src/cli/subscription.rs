@@ -23,9 +23,9 @@ enum Command {
     Create(Box<CreateArgs>),
     /// Change a subscription; what is not named stays
     ///
-    /// Changed filters, and a changed dead-letter topic, hold from a position on: events before it are judged by the
-    /// filters that were there. Transforms and the rest of the delivery hold from the next delivery on. A plugin that is
-    /// named again without a version is used in its newest one. Defaults that are mentioned below are those of
+    /// Changed filters, a changed dead-letter topic and whether dead letters are taken in hold from a position on: events
+    /// before it are judged as it was. Transforms and the rest of the delivery hold from the next delivery on. A plugin
+    /// that is named again without a version is used in its newest one. Defaults that are mentioned below are those of
     /// `create`. Topics and the start cannot be changed.
     Update(Box<UpdateArgs>),
     /// List subscriptions
@@ -75,6 +75,8 @@ struct CreateArgs {
     #[command(flatten)]
     chain: Chain,
     #[command(flatten)]
+    letters: LetterFlags,
+    #[command(flatten)]
     delivery: DeliveryFlags,
     #[command(flatten)]
     belonging: OwnerFlag,
@@ -116,6 +118,18 @@ struct UpdateArgs {
     flags: ManageFlags,
 }
 
+/// Whether a new subscription or route takes in dead letters.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct LetterFlags {
+    /// Take in the dead letters of all topics that the patterns match
+    ///
+    /// Without it a pattern that begins with a wildcard (`>`, `*.eu`) takes in none, so that who reads everything does
+    /// not read, and give up, what others gave up. One that spells out at least the first token of their topic
+    /// (`dead.>`, `dead.orders`) always takes them in.
+    #[arg(long)]
+    pub(super) include_dead_letters: bool,
+}
+
 /// What to change. Shared with routes.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct ChangeFlags {
@@ -127,6 +141,9 @@ pub(super) struct ChangeFlags {
     /// Deliver events as they are
     #[arg(long, conflicts_with = "transform", help_heading = "Plugins")]
     no_transforms: bool,
+    /// Take in the dead letters of all topics that the patterns match, or no longer (`=false`)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    include_dead_letters: Option<bool>,
     #[command(flatten)]
     policy: PolicyFlags,
 }
@@ -190,6 +207,7 @@ impl ChangeFlags {
             transforms: named(chain.transforms, self.no_transforms),
             delivery: self.policy.patch(),
             outputs: None,
+            include_dead_letters: self.include_dead_letters,
         })
     }
 }
@@ -203,6 +221,7 @@ impl CreateArgs {
             start: self.delivery.start,
             delivery: self.delivery.policy(),
             owner: self.belonging.owner.clone(),
+            include_dead_letters: self.letters.include_dead_letters,
             ..plain_spec(self.name.clone(), self.topic.clone())
         })
     }
@@ -219,6 +238,7 @@ pub(super) fn plain_spec(name: Name, topics: Vec<TopicPattern>) -> SubscriptionS
         delivery: DeliveryPolicy::default(),
         outputs: Default::default(),
         owner: None,
+        include_dead_letters: false,
         created: Millis(0),
         created_by: None,
     }
@@ -407,6 +427,7 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
         delivery,
         outputs,
         owner,
+        include_dead_letters,
         created,
         created_by,
     } = &info.spec;
@@ -428,11 +449,16 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
         .iter()
         .map(|ms| text::age(*ms))
         .collect();
+    let letters = match include_dead_letters {
+        true => "all of its topics'",
+        false => "where a pattern spells out the first token of their topic",
+    };
     let attempts = match delivery.attempts_max {
         0 => "without end".to_owned(),
         max => max.to_string(),
     };
     rows.extend([
+        ("takes in letters", letters.to_owned()),
         ("start", text::word_of(start)),
         ("ack deadline", text::age(delivery.ack_deadline_ms)),
         ("attempts", attempts),
@@ -450,6 +476,7 @@ pub(super) fn details(info: &SubscriptionInfo) -> String {
         ("consumers", info.consumers.to_string()),
         ("redelivered", info.redelivered.to_string()),
         ("dead-lettered", info.dead_lettered.to_string()),
+        ("letters dropped", info.letters_dropped.to_string()),
         ("unreadable", info.unreadable.to_string()),
     ]);
     output::details(rows)

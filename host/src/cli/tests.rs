@@ -139,7 +139,13 @@ fn a_subscription_is_what_its_flags_say() {
     assert_eq!(made.delivery.backoff_ms, [1_000, 500]);
     assert_eq!(made.dead_letter_topic().as_str(), "dead.all");
     assert_eq!(made.delivery.in_flight_events_max, 10);
-    assert!(!made.is_route());
+    assert!(!made.is_route() && !made.include_dead_letters);
+    for line in [
+        "subscription create s --topic > --include-dead-letters",
+        "route create r --from > --to b --include-dead-letters",
+    ] {
+        assert!(spec(line).include_dead_letters, "{line}");
+    }
 }
 
 #[test]
@@ -216,4 +222,12 @@ fn an_update_says_only_what_was_named() {
         patch("route update r --no-transforms --to b"),
         r#"{"transforms":[],"outputs":{"out":"b"}}"#
     );
+    for (flag, said) in [("", "true"), ("=true", "true"), ("=false", "false")] {
+        assert_eq!(
+            patch(&format!(
+                "subscription update s --include-dead-letters{flag}"
+            )),
+            format!(r#"{{"include_dead_letters":{said}}}"#)
+        );
+    }
 }

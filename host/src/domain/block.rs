@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use bytes::{Bytes, BytesMut};
 
 use super::entries::{self, Ends, Entries, EntryError};
-use super::{Millis, Position, Sequence, TopicId};
+use super::{LetterMark, Millis, Position, Sequence, TopicId};
 
 /// A block takes no further event once its entries are this long. One larger event makes a block of its own.
 pub const BLOCK_BYTES_MAX: usize = 64 * 1024;
@@ -18,6 +18,8 @@ pub const BLOCK_BYTES_MAX: usize = 64 * 1024;
 pub struct Block {
     /// Their topic.
     pub topic: TopicId,
+    /// Whether they are dead letters. All of a block are the same.
+    pub mark: LetterMark,
     /// Position of the event with index 0.
     pub first_position: Position,
     /// Sequence of the event with index 0.
@@ -39,6 +41,7 @@ impl PartialEq for Block {
     fn eq(&self, other: &Self) -> bool {
         (self.topic, self.first_position, self.first_sequence)
             == (other.topic, other.first_position, other.first_sequence)
+            && self.mark == other.mark
             && (self.time, self.count, &self.kept) == (other.time, other.count, &other.kept)
             && self.entries == other.entries
     }
@@ -101,6 +104,7 @@ impl Block {
     ) -> Self {
         Self {
             topic,
+            mark: LetterMark::Ordinary,
             first_position,
             first_sequence,
             time,
@@ -109,6 +113,12 @@ impl Block {
             entries,
             ends: OnceLock::new(),
         }
+    }
+
+    /// The same block with this mark; without one its events are ordinary.
+    #[must_use]
+    pub fn marked(self, mark: LetterMark) -> Self {
+        Self { mark, ..self }
     }
 
     /// Position of the last event the block had when it was appended.

@@ -54,6 +54,9 @@ pub struct SubscriptionInfo {
     pub redelivered: u64,
     /// Events given up, since the broker started.
     pub dead_lettered: u64,
+    /// Dead letters that were given up a second time and dropped, since the broker started.
+    #[serde(default)]
+    pub letters_dropped: u64,
     /// Why it stands still, when it does.
     pub paused: Option<String>,
     /// Events of `depth` that could not be read when that was last tried. They stay pending.

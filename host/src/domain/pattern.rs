@@ -236,6 +236,13 @@ impl TopicPattern {
         self.0.parse().ok()
     }
 
+    /// Whether it asks for the dead letters of the topics it matches: it spells at least their first token out, which is
+    /// `dead` unless a subscription sends its letters elsewhere. Who begins with a wildcard asks for what is published.
+    #[must_use]
+    pub fn asks_for_letters(&self) -> bool {
+        !self.0.starts_with(['*', '>'])
+    }
+
     // A wildcard in `other` is a token like any other, except that only a wildcard at least as wide covers
     // it: `*` does not cover `>`.
     fn covers_text(&self, other: &str) -> bool {
@@ -326,6 +333,20 @@ mod tests {
         check("orders.>", "orders", false);
         check("*.eu.*", "orders.eu.created", true);
         check(">", "a.b.c", true);
+    }
+
+    #[test]
+    fn letters_are_asked_for_by_the_first_token_of_their_topic() {
+        let check = |pattern: &str, expected: bool| {
+            let pattern: TopicPattern = pattern.parse().expect("valid pattern");
+            assert_eq!(pattern.asks_for_letters(), expected, "{pattern}");
+        };
+        for asks in ["dead", "dead.s", "dead.>", "dead.*.x", "errors.*", "a.b.c"] {
+            check(asks, true);
+        }
+        for asks_not in [">", "*", "*.s", "*.>", "*.dead"] {
+            check(asks_not, false);
+        }
     }
 
     #[test]

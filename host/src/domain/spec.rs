@@ -159,6 +159,11 @@ pub struct SubscriptionSpec {
     /// itself (a route's outputs, dead letters) needs the owner's rights. Absent: whoever may receive its topics may attach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+    /// Whether the dead letters of all topics that its patterns match are for it. Without it, only those for which a
+    /// pattern asks, see [`TopicPattern::asks_for_letters`]. A specification that was kept before this could be said
+    /// means all; in what callers ask for, the edge makes its absence mean the other.
+    #[serde(default = "included_before")]
+    pub include_dead_letters: bool,
     /// When it was created. Filled in by the broker.
     #[serde(default)]
     pub created: Millis,
@@ -166,6 +171,12 @@ pub struct SubscriptionSpec {
     /// acts in this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_by: Option<Principal>,
+}
+
+/// What a specification says of dead letters that is older than the choice.
+#[must_use]
+pub fn included_before() -> bool {
+    true
 }
 
 impl SubscriptionSpec {
@@ -213,12 +224,6 @@ impl SubscriptionSpec {
             }
         }
     }
-
-    /// Whether any of its patterns selects `topic`.
-    #[must_use]
-    pub fn selects(&self, topic: &TopicName) -> bool {
-        self.topics.iter().any(|pattern| pattern.matches(topic))
-    }
 }
 
 /// What to change of a subscription or route. What is absent stays.
@@ -237,6 +242,9 @@ pub struct SubscriptionPatch {
     /// All outputs of a route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs: Option<BTreeMap<Name, TopicName>>,
+    /// See [`SubscriptionSpec::include_dead_letters`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_dead_letters: Option<bool>,
 }
 
 /// What to change of how a subscription hands out events, see [`DeliveryPolicy`].
@@ -277,6 +285,9 @@ impl SubscriptionPatch {
         }
         if let Some(outputs) = self.outputs {
             spec.outputs = outputs;
+        }
+        if let Some(include) = self.include_dead_letters {
+            spec.include_dead_letters = include;
         }
         self.delivery.apply(&mut spec.delivery);
         spec
@@ -345,6 +356,9 @@ mod tests {
         assert_eq!(fewer.transforms, []);
         assert_eq!(fewer.delivery.attempts_max, 0);
         assert_eq!(fewer.delivery.dead_letter, before.delivery.dead_letter);
+        assert!(before.include_dead_letters, "of an older broker");
+        let without = patched(serde_json::json!({"include_dead_letters": false}));
+        assert!(!without.include_dead_letters);
         let mut again = serde_json::json!({"filters": [before.filters[0]]});
         again["filters"][0]["digest"] = serde_json::json!(Digest([9; 32]));
         assert_eq!(patched(again).filters[0].digest, None, "looked up anew");
@@ -370,6 +384,7 @@ mod tests {
                 delivery: DeliveryPolicy::default(),
                 outputs: BTreeMap::new(),
                 owner: None,
+                include_dead_letters: false,
                 created: Millis(0),
                 created_by: None,
             };

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fs::File;
 use super::record::{BlockHead, Salt};
-use crate::domain::{CommitNumber, Millis, Position, Sequence, TopicId};
+use crate::domain::{CommitNumber, LetterMark, Millis, Position, Sequence, TopicId};
 
 /// One file of the journal, open as long as somebody may read it.
 pub(super) struct JournalFile {
@@ -37,6 +37,8 @@ pub struct BlockMeta {
     pub last_position: Position,
     /// Topic of all its events.
     pub topic: TopicId,
+    /// Whether they are dead letters.
+    pub mark: LetterMark,
     /// Sequence of its first event.
     pub first_sequence: Sequence,
     /// Its events.
@@ -51,6 +53,7 @@ impl From<&BlockHead> for BlockMeta {
             first_position: head.first_position,
             last_position: head.last_position(),
             topic: head.topic,
+            mark: head.mark,
             first_sequence: head.first_sequence,
             count: head.count,
             time: head.time,

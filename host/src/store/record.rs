@@ -10,7 +10,12 @@
 //!   16 u64 commit number                    24 u64 highest commit number known durable when written
 //!   32 u32 number of blocks                 36 u32 CRC32C of table and notes
 //!   40 u64 length of the whole record
-//!   48 table: per block 48 bytes (see `BlockHead`), then the notes, then the blocks' bodies
+//!   48 table: per block 48 bytes, then the notes, then the blocks' bodies
+//! block in the table
+//!    0 u64 topic    8 u64 first position    16 u64 first sequence
+//!   24 u64 time in milliseconds, its highest byte the mark of dead letters (see `LetterMark::code`)
+//!   32 u32 number of events               36 u32 number of kept indices; `u32::MAX`: all events are there
+//!   40 u32 length of the body             44 u32 CRC32C of the body
 //! body of a block: kept indices (u32 each), then the entries; its CRC32C is in the table
 //!
 //! single block: what would be its 48 bytes of the table, kept indices, then the entries as they are or, when fewer bytes
@@ -23,7 +28,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::domain::{Block, CommitNumber, Millis, Position, Sequence, TopicId};
+use crate::domain::{Block, CommitNumber, LetterMark, Millis, Position, Sequence, TopicId};
+
+/// The time of a block leaves its highest byte free for the mark.
+const MARK_SHIFT: u32 = 56;
 
 /// Bytes before the first record of a file.
 pub(super) const FILE_HEAD_BYTES: u64 = 4096;
@@ -84,6 +92,7 @@ pub(super) struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlockHead {
     pub(super) topic: TopicId,
+    pub(super) mark: LetterMark,
     pub(super) first_position: Position,
     pub(super) first_sequence: Sequence,
     pub(super) time: Millis,
@@ -248,6 +257,7 @@ impl BlockHead {
         }
         Ok(Self {
             topic: block.topic,
+            mark: block.mark,
             first_position: block.first_position,
             first_sequence: block.first_sequence,
             time: block.time,
@@ -262,7 +272,8 @@ impl BlockHead {
         out.extend_from_slice(&self.topic.0.to_le_bytes());
         out.extend_from_slice(&self.first_position.0.to_le_bytes());
         out.extend_from_slice(&self.first_sequence.0.to_le_bytes());
-        out.extend_from_slice(&self.time.0.to_le_bytes());
+        let mark = u64::from(self.mark.code()) << MARK_SHIFT;
+        out.extend_from_slice(&(time_alone(self.time.0) | mark).to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
         out.extend_from_slice(&self.kept.unwrap_or(ALL_KEPT).to_le_bytes());
         out.extend_from_slice(&self.body_bytes.to_le_bytes());
@@ -270,12 +281,14 @@ impl BlockHead {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
+        let time = u64_at(bytes, 24)?;
         let kept = u32_at(bytes, 36)?;
         let head = Self {
             topic: TopicId(u64_at(bytes, 0)?),
+            mark: LetterMark::from_code((time >> MARK_SHIFT) as u8),
             first_position: Position(u64_at(bytes, 8)?),
             first_sequence: Sequence(u64_at(bytes, 16)?),
-            time: Millis(u64_at(bytes, 24)?),
+            time: Millis(time_alone(time)),
             count: u32_at(bytes, 32)?,
             kept: (kept != ALL_KEPT).then_some(kept),
             body_bytes: u32_at(bytes, 40)?,
@@ -300,7 +313,7 @@ impl BlockHead {
             let indices = body.get(..split).unwrap_or_default().chunks_exact(4);
             indices.filter_map(|bytes| u32_at(bytes, 0)).collect()
         });
-        Some(Block::stored(
+        let block = Block::stored(
             self.topic,
             self.first_position,
             self.first_sequence,
@@ -308,7 +321,8 @@ impl BlockHead {
             self.count,
             kept,
             body.slice(split..),
-        ))
+        );
+        Some(block.marked(self.mark))
     }
 }
 
@@ -321,6 +335,11 @@ pub(super) fn group_bytes(notes: &[u8], blocks: &[Block]) -> Result<u64, TooLong
         return Err(TooLong);
     }
     Ok(length)
+}
+
+// Milliseconds since 1970 fill 41 bits of the 56 for a long time to come.
+fn time_alone(time: u64) -> u64 {
+    time & ((1 << MARK_SHIFT) - 1)
 }
 
 fn body_bytes(block: &Block) -> usize {
@@ -529,6 +548,33 @@ mod tests {
     fn the_bytes_of_a_record_are_these() {
         let hex: String = record().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, GOLDEN);
+    }
+
+    // Blocks of brokers that knew no marks have no bits there, so theirs are ordinary events, as they were.
+    #[test]
+    fn a_mark_is_in_the_head_whichever_way_a_block_is_stored_and_costs_no_byte() {
+        for mark in [LetterMark::Letter, LetterMark::LastLetter] {
+            let (plain, letters) = (block(), block().marked(mark));
+            let (before, after) = (stored(&plain), stored(&letters));
+            let differ = (0..after.len()).filter(|at| before[*at] != after[*at]);
+            assert_eq!(Vec::from_iter(differ), [31], "the highest byte of the time");
+            assert_eq!(after[31], mark.code());
+            let mut bytes = Vec::new();
+            let number = CommitNumber(3);
+            let blocks = [plain.clone(), letters.clone()];
+            encode_group(&mut bytes, SALT, number, number, b"", &blocks).expect("short");
+            let (_, read) = parse(&bytes).expect("sound");
+            assert_eq!(read, blocks);
+            assert_eq!(read[1].time, plain.time);
+            let repeated = with_entries(&b"z\x05apple".repeat(1_000), Some(vec![1])).marked(mark);
+            for block in [letters, repeated] {
+                assert_eq!(decode_block(&stored(&block)), Some(block));
+            }
+        }
+        let mut far = block();
+        far.time = Millis(u64::MAX);
+        let read = decode_block(&stored(&far)).expect("sound");
+        assert_eq!(read.mark, LetterMark::Ordinary, "no time makes a letter");
     }
 
     #[test]

@@ -437,6 +437,21 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_of_an_older_broker_asks_for_dead_letters() {
+        // As notes keep it: the variant, the id, the specification's length and text, the start.
+        let spec = r#"{"name":"s","topics":[">"],"start":"new","created":7}"#;
+        let mut bytes = vec![2, 9, spec.len() as u8];
+        bytes.extend_from_slice(spec.as_bytes());
+        bytes.push(1);
+        let change: Change = postcard::from_bytes(&bytes).expect("readable");
+        let mut catalog = Catalog::default();
+        catalog.apply(&change);
+        let read = &catalog.subscriptions[&SubscriptionId(9)];
+        assert!(read.spec.include_dead_letters);
+        assert!(read.chains()[0].include_dead_letters);
+    }
+
+    #[test]
     fn changes_survive_their_journal_form() {
         let bytes = postcard::to_stdvec(&plugin("a", 1)).expect("serializable");
         let Change::AddPlugin(Json(read)) = postcard::from_bytes(&bytes).expect("readable") else {

@@ -19,7 +19,7 @@ use super::catalog::{Catalog, Change, Json, Subscription, Topic};
 use super::census::Quota;
 use super::health::{Condition, Conditions};
 use super::hub::{Cell, Hub, Start, chain};
-use super::inbox::{Control, Inbox, Mark, Outputs, PublishItem, Taken, Update, Upload};
+use super::inbox::{Appended, Control, Inbox, Mark, Outputs, PublishItem, Taken, Update, Upload};
 use super::log::Log;
 use super::metrics::Metrics;
 use super::note::{self, Note};
@@ -29,9 +29,9 @@ use super::{BrokerError, PublishOutcome, PublishReplies, PublishReply, turns};
 use crate::auth::Policy;
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, Millis, Owner, PluginInfo,
-    PluginUse, Position, Principal, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId,
-    TopicName, TopicSpec,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, LetterMark, Millis, Owner,
+    PluginInfo, PluginUse, Position, Principal, Sequence, StartAt, SubscriptionId,
+    SubscriptionSpec, TopicId, TopicName, TopicSpec,
 };
 use crate::store::{JournalWriter, WriteError, WriteFailure};
 
@@ -153,7 +153,9 @@ type Answer = Box<dyn FnOnce(Result<(), BrokerError>) + Send>;
 
 struct OpenTopic {
     topic: Arc<Topic>,
+    // Of one mark: dead letters never share a block with other events.
     builder: BlockBuilder,
+    mark: LetterMark,
     first_sequence: Sequence,
     next_sequence: Sequence,
 }
@@ -998,7 +1000,7 @@ impl Committer {
     }
 
     fn append_outputs(&mut self, outputs: Outputs, group: &mut Group) {
-        let bytes = outputs.events.iter().map(|(_, event)| event.len()).sum();
+        let bytes = outputs.events.iter().map(|one| one.event.len()).sum();
         if let Err(error) = check_item(bytes) {
             let _ = outputs.done.send(Err(error));
             return;
@@ -1017,13 +1019,13 @@ impl Committer {
             .subscriptions
             .contains_key(&outputs.subscription)
         {
-            for (name, event) in &outputs.events {
-                let topic = match self.parts.catalog.topics.get(name) {
+            for Appended { topic, mark, event } in &outputs.events {
+                let topic = match self.parts.catalog.topics.get(topic) {
                     Some(topic) => topic.clone(),
                     // A few for each subscription, so its limit bounds these too.
-                    None => self.create_topic(implicit_topic(name, None), group),
+                    None => self.create_topic(implicit_topic(topic, None), group),
                 };
-                group.append_event(&topic, event);
+                group.append_event(&topic, *mark, event);
             }
             group.needs_sync = true;
             group.note(&Note::Acks {
@@ -1106,6 +1108,8 @@ impl Group {
         let open = open_topic(&mut self.topics, topic);
         let first = open.next_sequence;
         open.next_sequence.0 += u64::from(entries.count());
+        let others = open.begin(LetterMark::Ordinary, &mut self.next_position, self.time);
+        self.blocks.extend(others);
         let mut rest = entries;
         while rest.count() > 0 {
             let part = rest.split_front(BLOCK_BYTES_MAX, 0);
@@ -1126,11 +1130,13 @@ impl Group {
         first
     }
 
-    fn append_event(&mut self, topic: &Arc<Topic>, event: &[u8]) {
+    fn append_event(&mut self, topic: &Arc<Topic>, mark: LetterMark, event: &[u8]) {
         self.count(1, event.len());
         self.block_bytes += event.len() + ENTRY_HEAD_BYTES + BLOCK_HEAD_BYTES;
         let open = open_topic(&mut self.topics, topic);
         open.next_sequence.0 += 1;
+        let others = open.begin(mark, &mut self.next_position, self.time);
+        self.blocks.extend(others);
         if !open.builder.fits(event.len()) {
             let closed = open.close(&mut self.next_position, self.time);
             self.blocks.extend(closed);
@@ -1197,12 +1203,23 @@ fn open_topic<'a>(
     topics.entry(topic.id).or_insert_with(|| OpenTopic {
         topic: topic.clone(),
         builder: BlockBuilder::default(),
+        mark: LetterMark::Ordinary,
         first_sequence: topic.next_sequence(),
         next_sequence: topic.next_sequence(),
     })
 }
 
 impl OpenTopic {
+    // What comes next has this mark. Returns the block so far if its events have another one.
+    fn begin(&mut self, mark: LetterMark, place: &mut Position, time: Millis) -> Option<Block> {
+        if self.mark == mark {
+            return None;
+        }
+        let others = self.close(place, time);
+        self.mark = mark;
+        others
+    }
+
     // The block so far, placed at `place`, which moves on; the next one starts empty.
     fn close(&mut self, place: &mut Position, time: Millis) -> Option<Block> {
         let builder = std::mem::take(&mut self.builder);
@@ -1212,7 +1229,7 @@ impl OpenTopic {
         }
         let block = builder.finish(self.topic.id, *place, self.first_sequence, time);
         self.advance(count, place);
-        Some(block)
+        Some(block.marked(self.mark))
     }
 
     // A block that shares the memory of `entries`, placed at `place`, which moves on.
@@ -1362,9 +1379,11 @@ mod tests {
             let event = vec![7; length];
             let events: Vec<&[u8]> = vec![&event; count];
             group.append(&topic, Entries::of(events.clone()));
-            events
-                .iter()
-                .for_each(|event| group.append_event(&topic, event));
+            // By turns, so that each has to begin a block.
+            let marks = [LetterMark::Letter, LetterMark::LastLetter];
+            for (event, mark) in events.iter().zip(marks.into_iter().cycle()) {
+                group.append_event(&topic, mark, event);
+            }
             group.finish_blocks();
             let written: usize = group
                 .blocks
@@ -1373,5 +1392,55 @@ mod tests {
                 .sum();
             assert!(group.block_bytes >= written, "{count} of {length}");
         }
+    }
+
+    fn dead_letters() -> Arc<Topic> {
+        let spec = implicit_topic(&"dead.s".parse().expect("valid name"), None);
+        Arc::new(Topic::new(TopicId(1), spec, Sequence(5)))
+    }
+
+    #[test]
+    fn dead_letters_share_no_block_with_other_events_and_keep_the_order() {
+        let topic = dead_letters();
+        let mut group = Group {
+            next_position: Position(10),
+            ..Group::default()
+        };
+        let published = || Entries::of([&b"published"[..], b"too"]);
+        group.append_event(&topic, LetterMark::Letter, b"first");
+        group.append_event(&topic, LetterMark::Letter, b"second");
+        assert_eq!(group.append(&topic, published()), Sequence(7));
+        group.append_event(&topic, LetterMark::Ordinary, b"a route's");
+        group.append_event(&topic, LetterMark::LastLetter, b"last");
+        // Large enough for a block of its own.
+        let large = vec![7; SHARED_BLOCK_BYTES_MIN];
+        let first = group.append(&topic, Entries::of([&large[..]]));
+        assert_eq!(first, Sequence(11));
+        group.append_event(&topic, LetterMark::Letter, b"third");
+        group.finish_blocks();
+
+        let blocks = group.blocks.iter();
+        let found: Vec<_> = blocks
+            .map(|block| {
+                (
+                    block.mark,
+                    block.first_position.0,
+                    block.first_sequence.0,
+                    block.count,
+                )
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (LetterMark::Letter, 10, 5, 2),
+                (LetterMark::Ordinary, 12, 7, 3),
+                (LetterMark::LastLetter, 15, 10, 1),
+                (LetterMark::Ordinary, 16, 11, 1),
+                (LetterMark::Letter, 17, 12, 1),
+            ]
+        );
+        assert_eq!(group.next_position, Position(18));
+        assert_eq!(group.topics[&topic.id].next_sequence, Sequence(13));
     }
 }

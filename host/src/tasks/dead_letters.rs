@@ -1,11 +1,11 @@
 //! Events that a subscription gave up go to its dead-letter topic: one task writes them, each together with the
-//! ack that takes it out of the subscription, in one group. An event that cannot be written stays pending.
+//! ack that takes it out of the subscription, in one group. An event that cannot be written stays pending. A letter that
+//! is given up is written once more; that one is dropped, so that no circle of subscriptions goes on for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::delivery::DeliveryParts;
 use super::hops;
 use super::hub::{Cell, chain, push_range};
-use super::inbox::{Control, Outputs};
+use super::inbox::{Appended, Control, Outputs};
 use crate::auth::rights;
 use crate::broker::{GiveUpReason, GivenUp};
-use crate::domain::{Block, Event, EventRef, Header, Position};
+use crate::domain::{Event, EventRef, Header, LetterMark, Position, Sequence, TopicName};
 
 /// Events of one subscription written in one group.
 const BATCH_MAX: usize = 256;
@@ -93,46 +93,47 @@ fn retry_later(parts: &Arc<DeliveryParts>, cell: &Arc<Cell>, shutdown: &Cancella
     spawner.passing("dead letters, again", again, |_| {});
 }
 
+/// What becomes of an event that was given up.
+enum Fate {
+    Written(Appended),
+    /// It is the last of its letters.
+    Dropped,
+    /// It does not exist any more.
+    Gone,
+}
+
 // Returns what could not be written and is to be tried again: all of it, or what cannot be read.
 async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<Position> {
-    let form = cell.form();
+    let dead_letter = cell.form().dead_letter.clone();
     let mut events = Vec::with_capacity(given_up.len());
     let mut acks = Vec::with_capacity(given_up.len());
+    let mut dropped = Vec::new();
     let mut unwritten = Vec::new();
     let mut rising: Vec<&GivenUp> = given_up.iter().collect();
     rising.sort_by_key(|item| item.position);
     for item in rising {
-        let block = match parts.log.block_at(item.position).await {
-            Ok(block) => block,
+        match fate(parts, cell, &dead_letter, item).await {
+            Ok(Fate::Written(letter)) => {
+                if let Some(events) = cell.said.given_up.admit(1) {
+                    tracing::info!(subscription = %cell.name, position = %item.position, topic = %dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
+                }
+                events.push(letter);
+            }
+            Ok(Fate::Dropped) => dropped.push(item),
+            Ok(Fate::Gone) => {}
             Err(error) => {
-                tracing::error!(subscription = %cell.name, position = %item.position, error = %chain(&error), "cannot read an event that was given up; it stays pending");
+                tracing::error!(subscription = %cell.name, position = %item.position, error, "cannot read an event that was given up; it stays pending");
                 unwritten.push(item.position);
                 continue;
             }
-        };
-        let event = match block {
-            Some(block) => dead_letter(parts, cell, &block, item),
-            None => Ok(what_is_known(cell, item)),
-        };
-        let event = match event {
-            Ok(event) => event,
-            Err(why) => {
-                tracing::error!(subscription = %cell.name, position = %item.position, error = why, "cannot read an event that was given up; it stays pending");
-                unwritten.push(item.position);
-                continue;
-            }
-        };
-        if let Some(event) = event {
-            if let Some(events) = cell.said.given_up.admit(1) {
-                tracing::info!(subscription = %cell.name, position = %item.position, topic = %form.dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
-            }
-            events.push((form.dead_letter.clone(), event));
         }
         push_range(&mut acks, item.position..=item.position);
     }
     if acks.is_empty() {
         return unwritten;
     }
+    // Those with the same mark share blocks.
+    events.sort_by_key(|letter| letter.mark);
     let count = events.len() as u64;
     let outputs = |done| {
         Control::Outputs(Outputs {
@@ -144,24 +145,40 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
     };
     // Before it is done: who sees that the events are no longer pending must see where they went.
     cell.dead_lettered.fetch_add(count, Ordering::Relaxed);
+    let letters_dropped = dropped.len() as u64;
+    cell.letters_dropped
+        .fetch_add(letters_dropped, Ordering::Relaxed);
     match parts.inbox.ask(outputs).await {
         Ok(()) => {
             parts.metrics.dead_lettered(count);
+            say_dropped(parts, cell, &dropped);
             unwritten
         }
         Err(error) => {
             cell.dead_lettered.fetch_sub(count, Ordering::Relaxed);
+            cell.letters_dropped
+                .fetch_sub(letters_dropped, Ordering::Relaxed);
             tracing::warn!(subscription = %cell.name, %error, "dead letters could not be written; they stay pending");
             given_up.iter().map(|item| item.position).collect()
         }
     }
 }
 
-// The letter of an event that is gone because its damage was accepted, without what it said; `None` for any other that does not
-// exist any more.
-fn what_is_known(cell: &Cell, item: &GivenUp) -> Option<Bytes> {
+fn say_dropped(parts: &DeliveryParts, cell: &Cell, dropped: &[&GivenUp]) {
+    let count = dropped.len() as u64;
+    parts.metrics.letters_dropped(count);
+    if let Some(first) = dropped.first()
+        && let Some(events) = cell.said.letters_dropped.admit(count)
+    {
+        tracing::warn!(subscription = %cell.name, position = %first.position, reason = %first.reason, attempts = first.attempts, events, "dead letters were given up a second time and are dropped; look for subscriptions and routes that read each other's dead letters");
+    }
+}
+
+// The letter of an event that is gone because its damage was accepted, without what it said; nothing for any other that does
+// not exist any more.
+fn what_is_known(cell: &Cell, dead_letter: &TopicName, item: &GivenUp) -> Fate {
     if !matches!(item.reason, GiveUpReason::Unreadable(_)) {
-        return None;
+        return Fate::Gone;
     }
     let said = [
         (REASON_HEADER, item.reason.to_string()),
@@ -178,35 +195,53 @@ fn what_is_known(cell: &Cell, item: &GivenUp) -> Option<Bytes> {
         ..Event::default()
     };
     hops::set(&mut event, 1);
-    Some(event.encode_to_vec().into())
+    Fate::Written(Appended {
+        topic: dead_letter.clone(),
+        // Whether it was a letter is lost with it. The damage does not repeat itself, so no circle goes on by this.
+        mark: LetterMark::Letter,
+        event: event.encode_to_vec().into(),
+    })
 }
 
-// `None` when the event does not exist any more, or has been round too often; an error when it is damaged.
-fn dead_letter(
+// An error says why the event cannot be read.
+async fn fate(
     parts: &DeliveryParts,
     cell: &Cell,
-    block: &Block,
+    dead_letter: &TopicName,
     item: &GivenUp,
-) -> Result<Option<Bytes>, String> {
-    let present = block.present().map_err(|error| error.to_string())?;
-    let Some((place, topic)) = block.place(item.position).zip(parts.topic_of(block)) else {
-        return Ok(None);
+) -> Result<Fate, String> {
+    let block = parts.log.block_at(item.position).await;
+    let Some(block) = block.map_err(|error| chain(&error))? else {
+        return Ok(what_is_known(cell, dead_letter, item));
     };
-    let bytes = present.shared_event(place);
-    let hops = EventRef::parse(&bytes).map_or(0, |event| hops::of(&event));
-    if hops >= hops::MAX && item.reason != GiveUpReason::HopLimit {
-        tracing::warn!(subscription = %cell.name, position = %item.position, hops, "an event was given up again and again; this time it is dropped");
-        return Ok(None);
-    }
-    let mut event = Event::decode(bytes).map_err(|error| error.to_string())?;
+    let present = block.present().map_err(|error| error.to_string())?;
+    let Some((place, topic)) = block.place(item.position).zip(parts.topic_of(&block)) else {
+        return Ok(Fate::Gone);
+    };
+    let Some(mark) = block.mark.when_given_up() else {
+        return Ok(Fate::Dropped);
+    };
+    let event = present.shared_event(place);
+    let hops = EventRef::parse(&event).map_or(0, |event| hops::of(&event));
+    let mut event = Event::decode(event).map_err(|error| error.to_string())?;
+    let sequence = block.sequence(block.index(place));
+    say_why(&mut event, cell, (&topic, sequence), item);
+    hops::set(&mut event, hops.saturating_add(1));
+    Ok(Fate::Written(Appended {
+        topic: dead_letter.clone(),
+        mark,
+        event: event.encode_to_vec().into(),
+    }))
+}
+
+// In headers, in place of what an earlier letter said.
+fn say_why(event: &mut Event, cell: &Cell, from: (&TopicName, Sequence), item: &GivenUp) {
+    let (topic, sequence) = from;
     let said = [
         (REASON_HEADER, item.reason.to_string()),
         (SUBSCRIPTION_HEADER, cell.name.to_string()),
         (TOPIC_HEADER, topic.to_string()),
-        (
-            SEQUENCE_HEADER,
-            block.sequence(block.index(place)).to_string(),
-        ),
+        (SEQUENCE_HEADER, sequence.to_string()),
         (ATTEMPTS_HEADER, item.attempts.to_string()),
     ];
     event
@@ -216,6 +251,4 @@ fn dead_letter(
         name: name.to_owned(),
         value,
     }));
-    hops::set(&mut event, hops + 1);
-    Ok(Some(event.encode_to_vec().into()))
 }

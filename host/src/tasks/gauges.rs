@@ -10,7 +10,7 @@ use crate::store::Usage;
 type Column<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
 pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeFamily> {
-    let columns: [Column<SubscriptionInfo>; 14] = [
+    let columns: [Column<SubscriptionInfo>; 15] = [
         (
             "tidegate_subscription_depth",
             "Events that matched and are not acked",
@@ -94,6 +94,12 @@ pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeF
             "Events given up",
             "counter",
             |s| s.dead_lettered as f64,
+        ),
+        (
+            "tidegate_subscription_dead_letters_dropped",
+            "Dead letters that were given up a second time, and dropped",
+            "counter",
+            |s| s.letters_dropped as f64,
         ),
     ];
     families(subscriptions, &columns, |s| {

@@ -1,6 +1,6 @@
 //! The hop count: how often the broker itself appended an event again, as a route's output or a dead letter. It
-//! travels in a header and ends circles of routes. A publisher that sets the header can only shorten the way of
-//! its own event.
+//! travels in a header and ends circles of routes; circles of dead letters are ended by their marks. A publisher that sets
+//! the header can only shorten the way of its own event.
 
 use crate::domain::{Event, EventRef, Header};
 

@@ -22,8 +22,8 @@ use super::plugin_log::PluginLog;
 use super::transform::TransformChain;
 use crate::broker::{GivenUp, Strain, SubscriptionState, TopicInterests};
 use crate::domain::{
-    Block, ConsumerId, Digest, Millis, Name, Position, SubscriptionId, SubscriptionSpec, TopicId,
-    TopicName,
+    Block, ConsumerId, Digest, LetterMark, Millis, Name, Position, SubscriptionId,
+    SubscriptionSpec, TopicId, TopicName,
 };
 
 /// Bytes of blocks the router looks at before it hands out what it found.
@@ -47,6 +47,7 @@ pub(super) struct Cell {
     next_consumer: AtomicU64,
     pub(super) consumers: AtomicU64,
     pub(super) dead_lettered: AtomicU64,
+    pub(super) letters_dropped: AtomicU64,
     // Follows the router, rather than a lane or a catch-up of its own.
     routed: AtomicBool,
     // The revision of the chain that lanes or a catch-up were last started for, and one more; 0: none yet.
@@ -66,6 +67,7 @@ pub(super) struct Said {
     pub(super) filter_failed: LogLimit,
     pub(super) transform_failed: LogLimit,
     pub(super) given_up: LogLimit,
+    pub(super) letters_dropped: LogLimit,
     pub(super) unreadable: LogLimit,
     /// That its dead letters wait for a right of its owner.
     pub(super) letters_wait: AtomicBool,
@@ -136,6 +138,7 @@ impl Cell {
             next_consumer: AtomicU64::new(1),
             consumers: AtomicU64::new(0),
             dead_lettered: AtomicU64::new(0),
+            letters_dropped: AtomicU64::new(0),
             routed: AtomicBool::new(false),
             followed: AtomicU64::new(0),
             evaluated_on_disk: AtomicU64::new(0),
@@ -233,19 +236,21 @@ impl Cell {
         newest.map(|chain| chain.from)
     }
 
-    /// Whether events of `topic` that are published now are for this subscription.
-    pub(super) fn selects(&self, topic: &TopicName) -> bool {
+    /// Whether events of `topic` with this mark that are appended now are for this subscription.
+    pub(super) fn selects(&self, topic: &TopicName, mark: LetterMark) -> bool {
         let form = self.form();
         let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
         let newest = chains.last();
-        newest.is_some_and(|chain| chain.selects(&form.spec, topic))
+        newest.is_some_and(|chain| chain.selects(&form.spec, topic, mark))
     }
 
-    /// Whether events of `topic` that are not decided yet may be for this subscription.
+    /// Whether events of `topic` that are not decided yet may be for this subscription, dead letters or not.
     pub(super) fn may_select(&self, topic: &TopicName) -> bool {
         let form = self.form();
         let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
-        chains.iter().any(|chain| chain.selects(&form.spec, topic))
+        // Who takes in a topic's letters takes in its ordinary events.
+        let mut chains = chains.iter();
+        chains.any(|chain| chain.selects(&form.spec, topic, LetterMark::Ordinary))
     }
 
     /// Whether a plugin's lane judges for it, or will when its next filters take over.
@@ -320,7 +325,8 @@ struct RouterState {
     // First position the router has not looked at.
     cursor: Position,
     version: u64,
-    targets: HashMap<TopicId, Arc<[Arc<Cell>]>>,
+    // For ordinary events and for dead letters.
+    targets: HashMap<(TopicId, bool), Arc<[Arc<Cell>]>>,
 }
 
 impl Hub {
@@ -416,8 +422,8 @@ impl Hub {
         (all.by_name.len() - all.routes.len(), all.routes.len())
     }
 
-    /// Subscriptions that select `topic`.
-    pub(super) fn selecting(&self, topic: &TopicName) -> Vec<Arc<Cell>> {
+    /// Subscriptions that select events of `topic` with this mark.
+    pub(super) fn selecting(&self, topic: &TopicName, mark: LetterMark) -> Vec<Arc<Cell>> {
         let mut cells: Vec<_> = {
             let all = self.read();
             let ids = all.interests.select(topic);
@@ -425,14 +431,17 @@ impl Hub {
             cells.cloned().collect()
         };
         // Each has locks of its own; who comes and goes does not wait for them.
-        cells.retain(|cell| cell.selects(topic));
+        cells.retain(|cell| cell.selects(topic, mark));
         cells
     }
 
-    /// Whether any selects `topic`.
+    /// Whether any selects what is published to `topic`.
     pub(super) fn is_selected(&self, topic: &TopicName) -> bool {
         let all = self.read();
-        let selects = |id| all.by_id.get(&id).is_some_and(|cell| cell.selects(topic));
+        let selects = |id| {
+            let cell = all.by_id.get(&id);
+            cell.is_some_and(|cell| cell.selects(topic, LetterMark::Ordinary))
+        };
         all.interests.any(topic, selects)
     }
 
@@ -648,11 +657,12 @@ impl Hub {
             router.targets.clear();
         }
         for block in blocks {
-            let targets = match router.targets.get(&block.topic) {
+            let key = (block.topic, block.mark.is_letter());
+            let targets = match router.targets.get(&key) {
                 Some(targets) => targets.clone(),
                 None => {
-                    let targets = self.targets(block.topic, topic_name);
-                    router.targets.insert(block.topic, targets.clone());
+                    let targets = self.targets(block.topic, block.mark, topic_name);
+                    router.targets.insert(key, targets.clone());
                     targets
                 }
             };
@@ -678,12 +688,13 @@ impl Hub {
     fn targets(
         &self,
         topic: TopicId,
+        mark: LetterMark,
         topic_name: &impl Fn(TopicId) -> Option<TopicName>,
     ) -> Arc<[Arc<Cell>]> {
         let Some(name) = topic_name(topic) else {
             return Arc::new([]);
         };
-        let mut cells = self.selecting(&name);
+        let mut cells = self.selecting(&name, mark);
         cells.retain(|cell| cell.is_routed());
         cells.into()
     }

@@ -13,7 +13,7 @@ use super::catalog::Catalog;
 use super::producers::Session;
 use super::publish::Promise;
 use crate::domain::{
-    CommitNumber, Entries, Owner, PluginInfo, Position, Principal, SubscriptionId,
+    CommitNumber, Entries, LetterMark, Owner, PluginInfo, Position, Principal, SubscriptionId,
     SubscriptionSpec, TopicName, TopicSpec,
 };
 
@@ -88,8 +88,15 @@ pub(super) struct Update {
 pub(super) struct Outputs {
     pub(super) subscription: SubscriptionId,
     pub(super) acks: Vec<std::ops::RangeInclusive<Position>>,
-    pub(super) events: Vec<(TopicName, Bytes)>,
+    pub(super) events: Vec<Appended>,
     pub(super) done: oneshot::Sender<Result<(), BrokerError>>,
+}
+
+/// An event that the broker itself appends.
+pub(super) struct Appended {
+    pub(super) topic: TopicName,
+    pub(super) mark: LetterMark,
+    pub(super) event: Bytes,
 }
 
 /// The broker's state at a group boundary.

@@ -24,7 +24,9 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::spawn::Spawner;
 use super::unreadable;
-use crate::domain::{Block, Digest, FailurePolicy, Position, SubscriptionId, TopicId, TopicName};
+use crate::domain::{
+    Block, Digest, FailurePolicy, LetterMark, Position, SubscriptionId, TopicId, TopicName,
+};
 use crate::plugin::{
     ConfigureError, Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey,
 };
@@ -103,8 +105,8 @@ impl Member {
         judges
     }
 
-    fn selects(&self, topic: &TopicName) -> bool {
-        self.chain.selects(&self.cell.form().spec, topic)
+    fn selects(&self, topic: &TopicName, mark: LetterMark) -> bool {
+        self.chain.selects(&self.cell.form().spec, topic, mark)
     }
 
     fn policy(&self) -> FailurePolicy {
@@ -209,8 +211,8 @@ struct Lane {
 struct Cohort {
     cursor: Position,
     rules: Vec<RuleKey>,
-    // Rules by topic, one list shared by all topics that have the same rules.
-    by_topic: HashMap<TopicId, Option<TopicRules>>,
+    // Rules by topic, for its ordinary events and for dead letters. One list is shared by all that have the same rules.
+    by_topic: HashMap<(TopicId, bool), Option<TopicRules>>,
     // It takes no step before this.
     rests_until: Option<Instant>,
     // Where it last could not read the log.
@@ -643,7 +645,7 @@ impl Lane {
                 break;
             }
             next = block.last_position().next().min(stop);
-            let Some((topic, rules)) = self.rules_of(index, block.topic) else {
+            let Some((topic, rules)) = self.rules_of(index, block.topic, block.mark) else {
                 continue;
             };
             if !call.same_rules(&rules) || call.events.len() >= CALL_EVENTS_MAX {
@@ -810,9 +812,10 @@ impl Lane {
         done
     }
 
-    fn rules_of(&mut self, index: usize, topic: TopicId) -> Option<TopicRules> {
+    fn rules_of(&mut self, index: usize, topic: TopicId, mark: LetterMark) -> Option<TopicRules> {
         let cohort = &mut self.cohorts[index];
-        if let Some(known) = cohort.by_topic.get(&topic) {
+        let looked_up = (topic, mark.is_letter());
+        if let Some(known) = cohort.by_topic.get(&looked_up) {
             return known.clone();
         }
         let name = {
@@ -827,7 +830,7 @@ impl Lane {
             let selects = |key: &&RuleKey| {
                 self.members
                     .get(*key)
-                    .is_some_and(|member| member.selects(&name))
+                    .is_some_and(|member| member.selects(&name, mark))
             };
             let rules: Vec<RuleKey> = cohort.rules.iter().filter(selects).copied().collect();
             if rules.is_empty() {
@@ -838,7 +841,7 @@ impl Lane {
             let shared = known.find(|list| list[..] == rules[..]).cloned();
             Some((name, shared.unwrap_or_else(|| rules.into())))
         });
-        cohort.by_topic.insert(topic, entry.clone());
+        cohort.by_topic.insert(looked_up, entry.clone());
         entry
     }
 }

@@ -17,6 +17,7 @@ pub(super) struct Metrics {
     delivered_events: Counter,
     delivered_bytes: Counter,
     dead_letters: Counter,
+    dead_letters_dropped: Counter,
     checkpoints: Counter,
     missing_events: Counter,
     unreadable_events: Counter,
@@ -49,6 +50,10 @@ impl Metrics {
             "dead_letters",
             "Events given up and appended to dead-letter topics",
         );
+        let dead_letters_dropped = counter(
+            "dead_letters_dropped",
+            "Dead letters that were given up a second time, and dropped",
+        );
         let checkpoints = counter("checkpoints", "Generations written");
         let missing_events = counter(
             "missing_events",
@@ -78,6 +83,7 @@ impl Metrics {
             delivered_events,
             delivered_bytes,
             dead_letters,
+            dead_letters_dropped,
             checkpoints,
             missing_events,
             unreadable_events,
@@ -103,6 +109,10 @@ impl Metrics {
 
     pub(super) fn dead_lettered(&self, events: u64) {
         self.dead_letters.inc_by(events);
+    }
+
+    pub(super) fn letters_dropped(&self, events: u64) {
+        self.dead_letters_dropped.inc_by(events);
     }
 
     pub(super) fn checkpointed(&self) {

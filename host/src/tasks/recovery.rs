@@ -66,8 +66,9 @@ struct Recovery {
     producers: Producers,
     next_position: Position,
     live: BTreeMap<SubscriptionId, Live>,
-    // Which routed subscriptions select a topic; forgotten with every change of the catalog.
-    targets: HashMap<TopicId, Vec<Arc<Cell>>>,
+    // Which routed subscriptions select a topic's ordinary events, and which its dead letters; forgotten with every change
+    // of the catalog.
+    targets: HashMap<(TopicId, bool), Vec<Arc<Cell>>>,
     groups: u64,
 }
 
@@ -113,9 +114,11 @@ impl Recovery {
                 continue;
             };
             topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
-            let targets = self.targets.entry(block.topic).or_insert_with(|| {
+            let targets = (block.topic, block.mark.is_letter());
+            let targets = self.targets.entry(targets).or_insert_with(|| {
+                let name = &topic.spec.name;
                 let routed = self.live.values().filter(|live| live.routed);
-                let selecting = routed.filter(|live| live.cell.selects(&topic.spec.name));
+                let selecting = routed.filter(|live| live.cell.selects(name, block.mark));
                 selecting.map(|live| live.cell.clone()).collect()
             });
             let range = block.first_position..=block.last_position;
@@ -277,5 +280,85 @@ impl Recovery {
             groups: self.groups,
             reserved,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::domain::{CommitNumber, LetterMark, Millis, SubscriptionSpec, TopicSpec};
+    use crate::store::BlockMeta;
+    use crate::tasks::catalog::Json;
+
+    fn created(id: u64, spec: serde_json::Value) -> Note {
+        let spec: SubscriptionSpec = serde_json::from_value(spec).expect("valid specification");
+        Note::Change(Change::CreateSubscription {
+            id: SubscriptionId(id),
+            spec: Json(spec),
+            start: Position(1),
+        })
+    }
+
+    fn block(position: u64, mark: LetterMark) -> BlockMeta {
+        BlockMeta {
+            first_position: Position(position),
+            last_position: Position(position),
+            topic: TopicId(1),
+            mark,
+            first_sequence: Sequence(position),
+            count: 1,
+            time: Millis(0),
+        }
+    }
+
+    #[test]
+    fn unfiltered_subscriptions_get_the_letters_they_ask_for_as_the_router_does_it() {
+        let topic: TopicSpec =
+            serde_json::from_value(serde_json::json!({"name": "dead.s"})).expect("valid topic");
+        let subscriptions = [
+            ("old", serde_json::json!({"topics": [">"]})),
+            (
+                "new",
+                serde_json::json!({"topics": [">"], "include_dead_letters": false}),
+            ),
+            (
+                "prefix",
+                serde_json::json!({"topics": ["dead.>"], "include_dead_letters": false}),
+            ),
+            // Its own letters.
+            ("s", serde_json::json!({"topics": [">"]})),
+        ];
+        let mut notes = vec![Note::Change(Change::CreateTopic {
+            id: TopicId(1),
+            spec: Json(topic),
+        })];
+        for (id, (name, spec)) in (1..).zip(subscriptions) {
+            let mut spec = spec;
+            spec["name"] = name.into();
+            notes.push(created(id, spec));
+        }
+        let mut encoded = Vec::new();
+        for note in &notes {
+            note::push(note, &mut encoded);
+        }
+        let group = Group {
+            number: CommitNumber(1),
+            notes: Bytes::from(encoded),
+            blocks: vec![
+                block(1, LetterMark::Ordinary),
+                block(2, LetterMark::Letter),
+                block(3, LetterMark::LastLetter),
+            ],
+        };
+        let recovered = recover(&[], [Ok(group)].into_iter(), true, 1).expect("readable");
+        let depth = |name: &str| {
+            let mut cells = recovered.cells.iter().map(|(cell, _)| cell);
+            let cell = cells.find(|cell| cell.name.as_str() == name);
+            cell.expect("recovered").lock().depth()
+        };
+        let depths = ["old", "new", "prefix", "s"].map(depth);
+        assert_eq!(depths, [3, 1, 3, 0]);
     }
 }

@@ -5,18 +5,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use prost::Message as _;
 
 use super::BrokerError;
 use super::delivery::{DeliveryParts, Leased, Run, Taker};
 use super::hops;
 use super::hub::{Cell, push_range};
-use super::inbox::{Control, Outputs};
+use super::inbox::{Appended, Control, Outputs};
 use super::standing::Standing;
 use super::transform::Output;
 use crate::broker::GiveUpReason;
-use crate::domain::{Event, EventRef, Header, SubscriptionSpec, TopicName, is_reserved_header};
+use crate::domain::{
+    Event, EventRef, Header, LetterMark, SubscriptionSpec, TopicName, is_reserved_header,
+};
 use crate::plugin::ConfigureError;
 
 /// Events and bytes of input that go into one group.
@@ -151,12 +152,12 @@ fn within_hops(taker: &Taker, leased: &Leased) -> bool {
     false
 }
 
-// Which output goes to which topic.
+// Which output goes to which topic. What a route makes of a dead letter is an ordinary event again, whose hops go on counting.
 fn place(
     spec: &SubscriptionSpec,
     leased: &Leased,
     outputs: Vec<Output>,
-) -> Result<Vec<(TopicName, Bytes)>, String> {
+) -> Result<Vec<Appended>, String> {
     let came_in = EventRef::parse(&leased.event).ok();
     let hops = came_in.map_or(0, |event| hops::of(&event)) + 1;
     let mut placed = Vec::with_capacity(outputs.len());
@@ -166,7 +167,11 @@ fn place(
             .map_err(|error| format!("the event cannot be read again: {error}"))?;
         check_reserved(&event, came_in.as_ref())?;
         hops::set(&mut event, hops);
-        placed.push((topic, event.encode_to_vec().into()));
+        placed.push(Appended {
+            topic,
+            mark: LetterMark::Ordinary,
+            event: event.encode_to_vec().into(),
+        });
     }
     Ok(placed)
 }

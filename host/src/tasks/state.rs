@@ -231,6 +231,29 @@ mod tests {
     }
 
     #[test]
+    fn what_an_older_broker_kept_goes_on_taking_in_dead_letters() {
+        let id = SubscriptionId(1);
+        let mut spec = serde_json::to_value(spec(1)).expect("plain data");
+        let known = spec.as_object_mut().expect("an object");
+        known.remove("include_dead_letters").expect("it is said");
+        let chains = serde_json::json!([
+            {"revision": 0, "from": 4, "filters": [{"plugin": "p"}], "dead_letter": "dead.s"},
+        ]);
+        for record in [
+            serde_json::json!({"id": 1, "spec": spec, "start": 4}),
+            serde_json::json!({"id": 1, "spec": spec, "start": 4, "revision": 1, "chains": chains}),
+        ] {
+            let pairs = [(key(SUBSCRIPTION, 1), record.to_string().into())];
+            let state = decode(&pairs, 1).expect("readable");
+            let subscription = &state.catalog.subscriptions[&id];
+            assert!(subscription.spec.include_dead_letters, "{record}");
+            assert!(subscription.chains()[0].include_dead_letters, "{record}");
+            let chain = &subscription.chains()[0];
+            assert!(!chain.differs_from(&subscription.spec), "{record}");
+        }
+    }
+
+    #[test]
     fn earlier_filters_and_states_ahead_of_the_catalog_come_back() {
         let id = SubscriptionId(1);
         let mut catalog = Catalog::default();

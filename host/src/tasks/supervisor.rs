@@ -222,7 +222,7 @@ async fn step(
 
 fn selects(parts: &DeliveryParts, cell: &Cell, judging: &FilterChain, block: &Block) -> bool {
     let topic = parts.topic_of(block);
-    topic.is_some_and(|topic| judging.selects(&cell.form().spec, &topic))
+    topic.is_some_and(|topic| judging.selects(&cell.form().spec, &topic, block.mark))
 }
 
 // Positions a block still has, from `from` on.

@@ -146,6 +146,7 @@ fn subscription(name: &str, topic: &str) -> anyhow::Result<SubscriptionSpec> {
         delivery: DeliveryPolicy::default(),
         outputs: BTreeMap::new(),
         owner: None,
+        include_dead_letters: false,
         created: Millis(0),
         created_by: None,
     })

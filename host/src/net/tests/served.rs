@@ -108,6 +108,7 @@ impl Served {
             delivery: DeliveryPolicy::default(),
             outputs: std::collections::BTreeMap::new(),
             owner: None,
+            include_dead_letters: false,
             created: Millis(0),
             created_by: None,
         };

@@ -15,7 +15,8 @@ use super::super::unreadable;
 use super::Broker;
 use crate::auth::rights;
 use crate::domain::{
-    Millis, Position, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo, TopicName,
+    LetterMark, Millis, Position, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo,
+    TopicName,
 };
 use crate::store::Unreadable;
 
@@ -79,7 +80,11 @@ impl Broker {
     }
 
     fn topic_info(&self, topic: &Topic, names_max: usize) -> TopicInfo {
-        let mut selecting = self.0.parts.hub.selecting(&topic.spec.name);
+        let mut selecting = self
+            .0
+            .parts
+            .hub
+            .selecting(&topic.spec.name, LetterMark::Ordinary);
         selecting.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let names = selecting.iter().take(names_max);
         TopicInfo {
@@ -216,6 +221,7 @@ impl Broker {
                 consumers: cell.consumers.load(Ordering::Relaxed),
                 redelivered: state.redelivered(),
                 dead_lettered: cell.dead_lettered.load(Ordering::Relaxed),
+                letters_dropped: cell.letters_dropped.load(Ordering::Relaxed),
                 paused: state.paused().map(str::to_owned),
                 unreadable: unreadable::lacks(&state, unreadable),
                 stands_at: cell.stands_at(),

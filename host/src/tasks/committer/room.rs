@@ -205,7 +205,7 @@ fn json_bytes(specification: &impl Serialize) -> usize {
 fn outputs_bytes(outputs: &Outputs) -> usize {
     let events = outputs.events.iter();
     let events: usize = events
-        .map(|(topic, event)| event.len() + topic.as_str().len() + ITEM_HEAD_BYTES)
+        .map(|one| one.event.len() + one.topic.as_str().len() + ITEM_HEAD_BYTES)
         .sum();
     ITEM_HEAD_BYTES + events + outputs.acks.len() * RANGE_BYTES
 }
