@@ -20,6 +20,8 @@ use crate::domain::{Event, EventRef, Header, LetterMark, Position, Sequence, Top
 
 /// Events of one subscription written in one group.
 const BATCH_MAX: usize = 256;
+/// Bytes of letters that are handed to the committer as one item, and the letter that goes beyond. One item is in one group.
+const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long what cannot be written is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -104,19 +106,41 @@ enum Fate {
 
 // Returns what could not be written and is to be tried again: all of it, or what cannot be read.
 async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<Position> {
-    let dead_letter = cell.form().dead_letter.clone();
-    let mut events = Vec::with_capacity(given_up.len());
-    let mut acks = Vec::with_capacity(given_up.len());
-    let mut dropped = Vec::new();
-    let mut unwritten = Vec::new();
     let mut rising: Vec<&GivenUp> = given_up.iter().collect();
     rising.sort_by_key(|item| item.position);
-    for item in rising {
+    let (mut unwritten, mut rest) = (Vec::new(), &rising[..]);
+    while !rest.is_empty() {
+        let (taken, again) = write_item(parts, cell, rest).await;
+        unwritten.extend(again);
+        rest = rest.get(taken..).unwrap_or_default();
+    }
+    unwritten
+}
+
+// Writes as many from the front as one item may hold, but one at least. Returns how many these are, and which of them are to be
+// tried again.
+async fn write_item(
+    parts: &DeliveryParts,
+    cell: &Cell,
+    rising: &[&GivenUp],
+) -> (usize, Vec<Position>) {
+    let dead_letter = cell.form().dead_letter.clone();
+    let mut events = Vec::with_capacity(rising.len());
+    let mut acks = Vec::with_capacity(rising.len());
+    let (mut taken, mut bytes) = (0, 0);
+    let mut dropped = Vec::new();
+    let mut unwritten = Vec::new();
+    for &item in rising {
+        if bytes >= ITEM_BYTES_MAX {
+            break;
+        }
+        taken += 1;
         match fate(parts, cell, &dead_letter, item).await {
             Ok(Fate::Written(letter)) => {
                 if let Some(events) = cell.said.given_up.admit(1) {
                     tracing::info!(subscription = %cell.name, position = %item.position, topic = %dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
                 }
+                bytes += letter.event.len();
                 events.push(letter);
             }
             Ok(Fate::Dropped) => dropped.push(item),
@@ -130,7 +154,7 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
         push_range(&mut acks, item.position..=item.position);
     }
     if acks.is_empty() {
-        return unwritten;
+        return (taken, unwritten);
     }
     // Those with the same mark share blocks.
     events.sort_by_key(|letter| letter.mark);
@@ -152,14 +176,15 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<
         Ok(()) => {
             parts.metrics.dead_lettered(count);
             say_dropped(parts, cell, &dropped);
-            unwritten
+            (taken, unwritten)
         }
         Err(error) => {
             cell.dead_lettered.fetch_sub(count, Ordering::Relaxed);
             cell.letters_dropped
                 .fetch_sub(letters_dropped, Ordering::Relaxed);
             tracing::warn!(subscription = %cell.name, %error, "dead letters could not be written; they stay pending");
-            given_up.iter().map(|item| item.position).collect()
+            let all = rising.iter().take(taken).map(|item| item.position);
+            (taken, all.collect())
         }
     }
 }

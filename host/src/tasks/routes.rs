@@ -2,6 +2,7 @@
 //! hands outputs and acks to the committer as one item of a group, so their effect is exactly once: after a
 //! crash either both are there or neither, and what was not there is done again.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,16 @@ use super::standing::Standing;
 use super::transform::Output;
 use crate::broker::GiveUpReason;
 use crate::domain::{
-    Event, EventRef, Header, LetterMark, SubscriptionSpec, TopicName, is_reserved_header,
+    Event, EventRef, Header, LetterMark, Position, SubscriptionSpec, TopicName, is_reserved_header,
 };
 use crate::plugin::ConfigureError;
 
 /// Events and bytes of input that go into one group.
 const BATCH_EVENTS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of output that are handed to the committer as one item, or as many as one event makes: what becomes of an event is never
+/// split. Transforms may make much of little, and one item is in one group.
+const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long it waits after what was no fault of an event.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -101,8 +105,7 @@ async fn round(taker: &Taker, standing: &mut Standing) -> Result<(), Failed> {
     let dispositions = transforms.apply(&leased).await;
     let rest = leased.get(dispositions.len()..).unwrap_or_default();
     taker.give_back(rest.iter().map(|leased| leased.position));
-    let mut acks = Vec::with_capacity(leased.len());
-    let mut events = Vec::with_capacity(leased.len());
+    let mut items = Items::default();
     // In rising order: ranges are joined by that, and redeliveries come first from a lease.
     let mut results: Vec<_> = leased.iter().zip(dispositions).collect();
     results.sort_by_key(|(leased, _)| leased.position);
@@ -112,8 +115,7 @@ async fn round(taker: &Taker, standing: &mut Standing) -> Result<(), Failed> {
         };
         match place(&form.spec, leased, outputs) {
             Ok(placed) => {
-                events.extend(placed);
-                push_range(&mut acks, leased.position..=leased.position);
+                items.add(leased.position, placed);
             }
             Err(reason) => {
                 taker.give_up(
@@ -123,24 +125,60 @@ async fn round(taker: &Taker, standing: &mut Standing) -> Result<(), Failed> {
             }
         }
     }
-    if acks.is_empty() {
-        return Ok(());
-    }
+    hand_over(taker, items).await
+}
+
+// One item after the other. When one is refused, it and those after it are tried again.
+async fn hand_over(taker: &Taker, items: Items) -> Result<(), Failed> {
     let subscription = taker.cell.id;
-    let retry = acks.clone();
-    let outputs = |done| {
-        Control::Outputs(Outputs {
-            subscription,
-            acks,
-            events,
-            done,
-        })
-    };
-    let result = taker.parts.inbox.ask(outputs).await;
-    if result.is_err() {
-        taker.nack(&retry, Some(1_000));
+    let mut items = items.0.into_iter();
+    while let Some(Item { acks, events, .. }) = items.next() {
+        let mut again = acks.clone();
+        let outputs = |done| {
+            Control::Outputs(Outputs {
+                subscription,
+                acks,
+                events,
+                done,
+            })
+        };
+        if let Err(error) = taker.parts.inbox.ask(outputs).await {
+            again.extend(items.flat_map(|item| item.acks));
+            taker.nack(&again, Some(1_000));
+            return Err(Failed::Write(error));
+        }
     }
-    result.map_err(Failed::Write)
+    Ok(())
+}
+
+/// What a round appends, in items of a bounded size.
+#[derive(Default)]
+struct Items(Vec<Item>);
+
+#[derive(Default)]
+struct Item {
+    acks: Vec<RangeInclusive<Position>>,
+    events: Vec<Appended>,
+    bytes: usize,
+}
+
+impl Items {
+    // Adds what became of the event at `position`, which is behind those before it.
+    fn add(&mut self, position: Position, placed: Vec<Appended>) {
+        if self
+            .0
+            .last()
+            .is_none_or(|item| item.bytes >= ITEM_BYTES_MAX)
+        {
+            self.0.push(Item::default());
+        }
+        let Some(item) = self.0.last_mut() else {
+            return;
+        };
+        item.bytes += placed.iter().map(|event| event.event.len()).sum::<usize>();
+        item.events.extend(placed);
+        push_range(&mut item.acks, position..=position);
+    }
 }
 
 fn within_hops(taker: &Taker, leased: &Leased) -> bool {
@@ -237,6 +275,31 @@ mod tests {
             serde_json::json!({"name": "r", "topics": ["a"], "outputs": outputs}),
         )
         .expect("valid specification")
+    }
+
+    #[test]
+    fn what_transforms_make_is_handed_over_in_bounded_items() {
+        let topic: TopicName = "a".parse().expect("a name");
+        let output = |bytes| Appended {
+            topic: topic.clone(),
+            mark: LetterMark::default(),
+            event: vec![0; bytes].into(),
+        };
+        let mut items = Items::default();
+        for position in 1..=10 {
+            let quarter = || output(ITEM_BYTES_MAX / 4);
+            items.add(Position(position), vec![quarter(), quarter()]);
+        }
+        items.add(Position(11), vec![]);
+        items.add(Position(13), vec![output(3 * ITEM_BYTES_MAX)]);
+        items.add(Position(14), vec![output(1)]);
+        let found = items.0.iter().map(|item| (item.acks.clone(), item.bytes));
+        let pair = |first| (vec![Position(first)..=Position(first + 1)], ITEM_BYTES_MAX);
+        let mut expected: Vec<_> = (0..5).map(|number| pair(2 * number + 1)).collect();
+        let large = vec![Position(11)..=Position(11), Position(13)..=Position(13)];
+        expected.push((large, 3 * ITEM_BYTES_MAX));
+        expected.push((vec![Position(14)..=Position(14)], 1));
+        assert!(found.eq(expected));
     }
 
     #[test]
