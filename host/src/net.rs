@@ -13,6 +13,7 @@ mod connection;
 mod credit;
 mod deliver;
 mod frames;
+mod handed;
 mod handshakes;
 mod listener;
 mod options;

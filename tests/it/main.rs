@@ -11,6 +11,7 @@ mod support;
 mod architecture;
 mod command_line;
 mod crash;
+mod cuts;
 mod durability;
 mod end_to_end;
 mod filters;

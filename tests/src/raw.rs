@@ -201,7 +201,19 @@ impl RawClient {
             subscription: subscription.to_owned(),
             credit_events,
             credit_bytes,
+            ..pb::SubscribeOpen::default()
         };
+        self.subscribe(open).await
+    }
+
+    /// Opens a subscribe stream as `open` says; the inner error is the broker's refusal.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn subscribe(
+        &self,
+        open: pb::SubscribeOpen,
+    ) -> anyhow::Result<Result<(RawStream, pb::SubscribeReady), pb::Error>> {
         let mut stream = self.open(stream_open::Kind::Subscribe(open)).await?;
         let opened: pb::SubscribeOpened = stream.receive().await?;
         match opened.result.context("an empty answer")? {

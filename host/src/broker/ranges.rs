@@ -33,6 +33,13 @@ impl<V: Copy + PartialEq> RangeMap<V> {
             .map(|(first, (last, value))| (*first, *last, *value))
     }
 
+    /// The first and the last position that have a value.
+    pub(super) fn span(&self) -> Option<(u64, u64)> {
+        let (first, _) = self.entries.first_key_value()?;
+        let (_, (last, _)) = self.entries.last_key_value()?;
+        Some((*first, *last))
+    }
+
     #[cfg(test)]
     pub(super) fn get(&self, position: u64) -> Option<V> {
         let (_, (last, value)) = self.entries.range(..=position).next_back()?;

@@ -3,12 +3,13 @@
 //! clock. It never holds an event, only positions, and it never forgets a matched position before its ack.
 //!
 //! A position that is pending is in exactly one place: never handed out (at or above `next_fresh`), ready to
-//! be handed out again, waiting for a retry that is due, delayed, in flight with one consumer, or given up. An ack
+//! be handed out again, as a retry or a suspect or neither, delayed, in flight with one consumer, or given up. An ack
 //! removes it for good.
 //!
 //! - `matched`, `chains`: how positions become pending.
 //! - `delivery`: the consumers' side, and who gets what next.
 //! - `returned`: what came back: how often, and until when it is left alone.
+//! - `suspects`: what a lost consumer may have had in hand.
 //! - `snapshot`: all of it as bytes.
 
 mod chains;
@@ -16,6 +17,7 @@ mod delivery;
 mod matched;
 mod returned;
 mod snapshot;
+mod suspects;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +33,7 @@ use self::chains::Chains;
 pub use self::returned::Strain;
 use self::returned::{Delays, Tries};
 pub use self::snapshot::RestoreError;
+use self::suspects::Suspects;
 use super::positions::PositionSet;
 use super::ranges::RangeMap;
 use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
@@ -68,6 +71,7 @@ pub struct SubscriptionState {
     retries: PositionSet,
     delayed: Delays,
     tries: Tries,
+    suspects: Suspects,
     consumers: BTreeMap<ConsumerId, Consumer>,
     in_flight: u64,
     /// Those in flight that failed before.
@@ -96,6 +100,8 @@ struct Consumer {
     flights: RangeMap<Millis>,
     /// No deadline that needs looking at is before this.
     next_scan: Option<Millis>,
+    /// It only looks: it has no deadline, and what it does counts for nothing.
+    looks: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -111,6 +117,8 @@ pub struct Lease {
     pub position: Position,
     /// How often it has been handed out, this time included.
     pub attempt: u32,
+    /// A consumer that had it before lost its connection. All events of one lease are, or none.
+    pub suspect: bool,
 }
 
 /// An event that will not be delivered.
@@ -127,7 +135,7 @@ pub struct GivenUp {
 /// Why an event goes to the dead-letter topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GiveUpReason {
-    /// It was handed out as often as the policy allows.
+    /// It was tried as often as the policy allows.
     AttemptsExhausted,
     /// A consumer said that it can never be processed.
     Terminated(Arc<str>),
@@ -141,6 +149,9 @@ pub enum GiveUpReason {
     HopLimit,
     /// It could not be read any more, and an operator gave it up.
     Unreadable(Arc<str>),
+    /// It was tried as often as the policy allows, the last time by a consumer that lost its connection with nothing else
+    /// in hand.
+    ConsumersLost,
 }
 
 impl fmt::Display for GiveUpReason {
@@ -157,6 +168,9 @@ impl fmt::Display for GiveUpReason {
             Self::HopLimit => {
                 f.write_str("went through more routes than allowed; look for a cycle")
             }
+            Self::ConsumersLost => f.write_str(
+                "tried as often as the subscription allows; the last consumer lost its connection with nothing else in hand",
+            ),
         }
     }
 }
@@ -187,6 +201,7 @@ impl SubscriptionState {
             retries: PositionSet::default(),
             delayed: Delays::default(),
             tries: Tries::default(),
+            suspects: Suspects::default(),
             consumers: BTreeMap::new(),
             in_flight: 0,
             retries_in_flight: 0,

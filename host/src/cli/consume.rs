@@ -25,7 +25,8 @@ pub(super) struct Args {
     /// Ack every event once it is printed (the default)
     #[arg(long, overrides_with = "no_ack")]
     ack: bool,
-    /// Only look: events stay, and are given back at the end
+    /// Only look: events stay, and are given back at the end. Until then nobody else gets them, and nothing counts as an
+    /// attempt
     #[arg(long, overrides_with = "ack")]
     no_ack: bool,
     /// End after this many events
@@ -58,7 +59,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         create_if_missing(&args)?;
     }
     let name = args.subscription.as_str();
-    let mut consumer = client.subscribe(name, options(&args)).await?;
+    let mut consumer = match args.no_ack {
+        true => client.look(name, options(&args)).await?,
+        false => client.subscribe(name, options(&args)).await?,
+    };
     if std::io::stderr().is_terminal() {
         eprintln!("receiving from {name}; Ctrl-C ends");
     }

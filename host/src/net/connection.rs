@@ -76,6 +76,7 @@ pub(super) struct Peer {
     pub(super) window: Arc<ReceiveWindow>,
     /// Its place among all connections.
     _slot: Slot,
+    connection: Connection,
     id: ConnectionId,
     remote: SocketAddr,
     refusals: AtomicU64,
@@ -168,6 +169,17 @@ impl Peer {
             self.account.clone(),
             server.stats.clone(),
         )
+    }
+
+    /// Whether the connection was lost, rather than ended by one side that said so. A client's process that dies may still
+    /// close it, with nothing to say.
+    pub(super) fn is_cut(&self) -> bool {
+        match self.connection.close_reason() {
+            None => false,
+            _ if self.server.shutdown.is_cancelled() => false,
+            Some(ConnectionError::ApplicationClosed(close)) => close.reason.is_empty(),
+            Some(_) => true,
+        }
     }
 
     /// Counts and logs the refusal of something on a stream.
@@ -300,6 +312,7 @@ async fn welcome(
         account: slot.account.clone(),
         window: ReceiveWindow::new(connection.clone()),
         _slot: slot,
+        connection: connection.clone(),
         remote: connection.remote_address(),
         refusals: AtomicU64::new(0),
     };

@@ -134,6 +134,7 @@ impl Open {
             topic: first.topic.as_str().to_owned(),
             attempt: first.attempt,
             time_ms: first.time.0,
+            suspect: first.suspect,
             ..pb::Deliver::default()
         };
         Self {
@@ -153,6 +154,7 @@ impl Open {
             && head.topic == delivery.topic.as_str()
             && head.attempt == delivery.attempt
             && head.time_ms == delivery.time.0
+            && head.suspect == delivery.suspect
             // A distance of 0 would make it a part of the delivery before.
             && piece.position > self.last_position
             && piece.sequence >= self.last_sequence
@@ -196,6 +198,7 @@ mod tests {
             sequence: Sequence(sequence),
             time: Millis(1_000),
             attempt,
+            suspect: false,
             body: Body::Made(events(parts)),
         }
     }

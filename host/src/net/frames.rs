@@ -45,9 +45,15 @@ pub(super) struct FrameRecv {
     room: Option<Room>,
     /// When the message that is coming began to.
     begun: Option<Instant>,
+    reset: Option<u64>,
 }
 
 impl FrameRecv {
+    /// The code with which the client has reset the stream.
+    pub(super) fn reset_code(&self) -> Option<u64> {
+        self.reset
+    }
+
     /// Reads first messages, of at most `frame_bytes_max` bytes. Each message must be there `frame_timeout` after its first
     /// byte, and takes room of `account` when it is large.
     pub(super) fn new(
@@ -67,6 +73,7 @@ impl FrameRecv {
             free_bytes: FREE_FIRST_BYTES,
             room: None,
             begun: None,
+            reset: None,
         }
     }
 
@@ -174,7 +181,13 @@ impl FrameRecv {
                 .await
                 .map_err(|_| self.too_slow())?,
         };
-        let Some(count) = read.map_err(|_| StreamEnd::Lost)? else {
+        let read = read.map_err(|error| {
+            if let quinn::ReadError::Reset(code) = error {
+                self.reset = Some(code.into_inner());
+            }
+            StreamEnd::Lost
+        })?;
+        let Some(count) = read else {
             return Ok(false);
         };
         let before = self.buffer.len();

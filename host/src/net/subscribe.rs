@@ -1,7 +1,8 @@
 //! A subscribe stream: one consumer of a durable subscription. Futures of one task share it: one reads the
 //! client's commands, one takes deliveries from the broker as far as credit goes, one writes. Reading never
 //! waits for writing, so a client that does not read its deliveries can still ack, and however the stream
-//! ends, the consumer is dropped at once, which gives its events back.
+//! ends, the consumer is ended at once, which gives its events back: as detached when one side says so, as cut when
+//! the connection is lost.
 
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +20,7 @@ use super::connection::Peer;
 use super::credit::ConsumerCredit;
 use super::deliver::{TooLarge, pack};
 use super::frames::{FrameRecv, FrameSend};
+use super::handed::Unseen;
 use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
 use crate::auth::Right;
 use crate::domain::Position;
@@ -28,6 +30,9 @@ use crate::tasks::{BrokerError, Consumer, Delivery};
 /// client's receive window is in memory per consumer at most.
 const FETCH_EVENTS_MAX: usize = 1_024;
 const FETCH_BYTES_MAX: usize = 512 * 1024;
+
+/// The reset code that says: the application failed with what it had in hand.
+const APPLICATION_FAILED: u64 = 1;
 
 /// Confirmations a client may wait for at once on one stream.
 const CONFIRMS_MAX: usize = 1_024;
@@ -48,7 +53,7 @@ pub(super) async fn serve(
     send: &mut FrameSend,
 ) -> Result<(), StreamEnd> {
     let _counted = peer.server.stats.subscribe_stream();
-    let consumer = match attach(peer, &open.subscription).await {
+    let consumer = match attach(peer, open).await {
         Ok(consumer) => consumer,
         Err(error) => {
             send.push(&answer_open(subscribe_opened::Result::Error(error.clone())));
@@ -63,6 +68,8 @@ pub(super) async fn serve(
         peer,
         credit: ConsumerCredit::new(open.credit_events, open.credit_bytes),
         confirmed: Outbox::default(),
+        heard: Outbox::default(),
+        unseen: Mutex::new(Unseen::new(open.says_handed_over)),
     };
     let mut confirms = Confirms::new();
     let ended = session.run(consumer, &mut confirms, recv, send).await;
@@ -76,7 +83,7 @@ fn answer_open(result: subscribe_opened::Result) -> pb::SubscribeOpened {
 }
 
 // Rights come first: whether the client may consume at all, then, before anything is set up, whether it may consume this.
-async fn attach(peer: &Peer, subscription: &str) -> Result<Consumer, pb::Error> {
+async fn attach(peer: &Peer, open: &pb::SubscribeOpen) -> Result<Consumer, pb::Error> {
     let policy = &peer.server.policy;
     if !policy.holds(&peer.principal, Right::Consume) {
         policy
@@ -89,7 +96,7 @@ async fn attach(peer: &Peer, subscription: &str) -> Result<Consumer, pb::Error> 
         .broker()
         .map_err(|error| from_broker(&error))?;
     broker
-        .attach(&peer.principal, subscription)
+        .attach(&peer.principal, &open.subscription, open.look)
         .await
         .map_err(|error| from_broker(&error))
 }
@@ -99,10 +106,35 @@ struct Session<'a> {
     peer: &'a Peer,
     credit: ConsumerCredit,
     confirmed: Outbox,
+    /// What the client said to have handed over, and wants to know heard.
+    heard: Outbox,
+    unseen: Mutex<Unseen>,
+}
+
+/// The consumer of a session, which ends with this: as cut when its connection is lost, also when the stream's task
+/// is dropped for that.
+struct Attached<'a> {
+    consumer: Option<Consumer>,
+    session: &'a Session<'a>,
+    failed: bool,
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        let Some(consumer) = self.consumer.take() else {
+            return;
+        };
+        let (says, unseen) = self.session.unseen(|unseen| (unseen.says, unseen.take()));
+        if self.failed || self.session.peer.is_cut() {
+            consumer.cut(unseen, says);
+        } else {
+            consumer.detach(unseen);
+        }
+    }
 }
 
 impl Session<'_> {
-    // The consumer is dropped when this returns, and with it its events are given back.
+    // The consumer ends when this returns or is dropped, and with it its events are given back.
     async fn run(
         &self,
         consumer: Consumer,
@@ -110,13 +142,19 @@ impl Session<'_> {
         recv: &mut FrameRecv,
         send: &mut FrameSend,
     ) -> Result<(), StreamEnd> {
+        let mut attached = Attached {
+            consumer: None,
+            session: self,
+            failed: false,
+        };
+        let consumer = &*attached.consumer.insert(consumer);
         let (fetched_in, mut fetched) = mpsc::channel(1);
         // In this order, so that what is fetched is written at once.
         let ended = tokio::select! {
             biased;
-            ended = self.read(&consumer, confirms, recv) => ended,
-            ended = self.fetch(&consumer, fetched_in) => ended,
-            ended = self.write(&consumer, &mut fetched, send) => ended,
+            ended = self.read(consumer, confirms, recv) => ended,
+            ended = self.fetch(consumer, fetched_in) => ended,
+            ended = self.write(consumer, &mut fetched, send) => ended,
             ended = self.shutdown() => ended,
             denied = consumer.denied() => Err(denied.into()),
         };
@@ -124,7 +162,15 @@ impl Session<'_> {
         while let Ok(deliveries) = fetched.try_recv() {
             consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
         }
+        attached.failed = match ended {
+            Err(StreamEnd::Violation(_)) => true,
+            _ => recv.reset_code() == Some(APPLICATION_FAILED),
+        };
         ended
+    }
+
+    fn unseen<T>(&self, change: impl FnOnce(&mut Unseen) -> T) -> T {
+        change(&mut self.unseen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     // Reads commands until the client finishes.
@@ -155,7 +201,20 @@ impl Session<'_> {
         confirms: &mut Confirms,
     ) -> Result<(), StreamEnd> {
         match command {
-            Command::Credit { events, bytes } => self.credit.grow(events, bytes),
+            Command::Credit {
+                events,
+                bytes,
+                handed_over,
+                confirm,
+            } => {
+                if handed_over > 0 {
+                    self.unseen(|unseen| unseen.handed_over(handed_over));
+                }
+                if confirm {
+                    self.heard.raise(handed_over);
+                }
+                self.credit.grow(events, bytes);
+            }
             Command::Ack {
                 positions,
                 confirm: 0,
@@ -229,6 +288,7 @@ impl Session<'_> {
             tokio::select! {
                 biased;
                 confirm = self.confirmed.take() => send.push(&confirmed(confirm)),
+                heard = self.heard.take() => send.push(&heard_of(&heard)),
                 Some(deliveries) = fetched.recv() => self.push_deliveries(consumer, deliveries, send),
             }
         }
@@ -240,10 +300,16 @@ impl Session<'_> {
         deliveries: Vec<Delivery>,
         send: &mut FrameSend,
     ) {
+        let sent: Vec<_> = deliveries.iter().map(Delivery::range).collect();
         let packed = pack(deliveries, self.peer.frame_bytes_max);
         for message in &packed.messages {
             send.push_deliver(&message.head, &message.events);
         }
+        self.unseen(|unseen| {
+            for range in sent {
+                without(range, &packed.too_large, |range| unseen.sent(range));
+            }
+        });
         for too_large in &packed.too_large {
             self.set_aside(consumer, too_large);
         }
@@ -315,13 +381,40 @@ fn to_consumer(message: broker_to_consumer::Message) -> pb::BrokerToConsumer {
     }
 }
 
+// A range of deliveries in the pieces between those that were not sent.
+fn without(
+    range: RangeInclusive<Position>,
+    unsent: &[TooLarge],
+    mut piece: impl FnMut(RangeInclusive<Position>),
+) {
+    let mut first = *range.start();
+    let unsent = unsent.iter().map(|event| event.position);
+    for hole in unsent.filter(|position| range.contains(position)) {
+        if first < hole {
+            piece(first..=Position(hole.0 - 1));
+        }
+        first = hole.next();
+    }
+    if first <= *range.end() {
+        piece(first..=*range.end());
+    }
+}
+
+fn heard_of(heard: &[u64]) -> pb::BrokerToConsumer {
+    let deliveries = heard.last().copied().unwrap_or_default();
+    to_consumer(broker_to_consumer::Message::HandedOver(pb::HandedOver {
+        deliveries,
+    }))
+}
+
 fn confirmed(confirm: Vec<u64>) -> pb::BrokerToConsumer {
     to_consumer(broker_to_consumer::Message::Confirmed(pb::Confirmed {
         confirm,
     }))
 }
 
-/// Confirmations on their way from the reading to the writing future. Bounded by [`CONFIRMS_MAX`].
+/// Numbers on their way from the reading to the writing future. Confirmations are bounded by [`CONFIRMS_MAX`]; of what
+/// was handed over only the highest is kept.
 #[derive(Default)]
 struct Outbox {
     confirms: Mutex<Vec<u64>>,
@@ -331,6 +424,15 @@ struct Outbox {
 impl Outbox {
     fn push(&self, confirm: u64) {
         self.locked(|confirms| confirms.push(confirm));
+        self.filled.notify_one();
+    }
+
+    // In place of all before.
+    fn raise(&self, number: u64) {
+        self.locked(|numbers| {
+            let highest = numbers.pop().unwrap_or_default().max(number);
+            numbers.push(highest);
+        });
         self.filled.notify_one();
     }
 
@@ -360,6 +462,9 @@ enum Command {
     Credit {
         events: u64,
         bytes: u64,
+        /// Deliveries of the stream; 0 says nothing.
+        handed_over: u64,
+        confirm: bool,
     },
     Ack {
         positions: Vec<RangeInclusive<Position>>,
@@ -390,6 +495,8 @@ impl TryFrom<pb::ConsumerCommand> for Command {
             Wire::Credit(credit) => Self::Credit {
                 events: credit.events,
                 bytes: credit.bytes,
+                handed_over: credit.handed_over,
+                confirm: credit.confirm_handed_over,
             },
             Wire::Ack(ack) => Self::Ack {
                 positions: ranges(ack.positions)?,
@@ -488,6 +595,26 @@ mod tests {
             })),
             Err(ErrorCode::TooLarge),
         );
+    }
+
+    #[test]
+    fn what_was_not_sent_leaves_holes() {
+        let check = |unsent: &[u64], expected: &[(u64, u64)]| {
+            let too_large = |position: &u64| TooLarge {
+                position: Position(*position),
+                bytes: 1,
+                frame_bytes: 1,
+            };
+            let unsent: Vec<_> = unsent.iter().map(too_large).collect();
+            let mut pieces = Vec::new();
+            without(Position(5)..=Position(9), &unsent, |piece| {
+                pieces.push((piece.start().0, piece.end().0));
+            });
+            assert_eq!(pieces, expected);
+        };
+        check(&[], &[(5, 9)]);
+        check(&[4, 5, 7, 10], &[(6, 6), (8, 9)]);
+        check(&[5, 6, 7, 8, 9], &[]);
     }
 
     #[test]

@@ -367,13 +367,19 @@ impl Broker {
         self.0.parts.inbox.publish_room(taken).await
     }
 
-    /// Attaches a consumer of `who` to the subscription `name`.
+    /// Attaches a consumer of `who` to the subscription `name`, perhaps only to `look`: then nothing that it does counts
+    /// as an attempt.
     ///
     /// # Errors
     ///
     /// `who` may not, there is none of that name, it is a route, or its transforms cannot be set up. Who may not learns
     /// nothing else.
-    pub async fn attach(&self, who: &Principal, name: &str) -> Result<Consumer, BrokerError> {
+    pub async fn attach(
+        &self,
+        who: &Principal,
+        name: &str,
+        look: bool,
+    ) -> Result<Consumer, BrokerError> {
         // Looked at first: what changes from here on is noticed by the consumer.
         let let_in_by = self.0.parts.policy.version();
         let cell = self.0.parts.hub.by_name(name);
@@ -390,7 +396,11 @@ impl Broker {
         }
         let transforms = self.0.parts.transforms(&form).await;
         transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
-        let taker = Taker::attach(self.0.parts.clone(), cell);
+        let parts = self.0.parts.clone();
+        let taker = match look {
+            true => Taker::attach_to_look(parts, cell),
+            false => Taker::attach(parts, cell),
+        };
         Ok(Consumer::new(taker, who.clone(), let_in_by))
     }
 

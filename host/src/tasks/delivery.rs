@@ -80,6 +80,8 @@ pub(super) struct Run {
     pub(super) first_sequence: Sequence,
     pub(super) time: Millis,
     pub(super) attempt: u32,
+    /// See [`Lease::suspect`].
+    pub(super) suspect: bool,
     entries: Entries,
     // Bytes of the entries that these are a slice of.
     within_bytes: usize,
@@ -95,6 +97,7 @@ impl Run {
             sequence: Sequence(self.first_sequence.0 + index),
             time: self.time,
             attempt: self.attempt,
+            suspect: self.suspect,
             event,
         };
         (0..)
@@ -121,11 +124,21 @@ pub(super) struct Leased {
     pub(super) sequence: Sequence,
     pub(super) time: Millis,
     pub(super) attempt: u32,
+    pub(super) suspect: bool,
     pub(super) event: Bytes,
+}
+
+/// How a taker ends, and what was sent to it that it has not said to have handed over.
+enum Ending {
+    /// It says so, or the broker ends it.
+    Detached(Vec<RangeInclusive<Position>>),
+    /// Its connection was lost; the flag tells whether it says what it hands over.
+    Cut(Vec<RangeInclusive<Position>>, bool),
 }
 
 /// One taker of a subscription's events. Dropping it gives what it holds back at once.
 pub(super) struct Taker {
+    ending: Ending,
     pub(super) cell: Arc<Cell>,
     pub(super) id: ConsumerId,
     pub(super) parts: Arc<DeliveryParts>,
@@ -135,8 +148,24 @@ impl Taker {
     pub(super) fn attach(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
         let id = cell.next_consumer_id();
         cell.lock().attach(id);
+        Self::new(parts, cell, id)
+    }
+
+    /// One that only looks: nothing it does counts.
+    pub(super) fn attach_to_look(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
+        let id = cell.next_consumer_id();
+        cell.lock().attach_to_look(id);
+        Self::new(parts, cell, id)
+    }
+
+    fn new(parts: Arc<DeliveryParts>, cell: Arc<Cell>, id: ConsumerId) -> Self {
         cell.consumers.fetch_add(1, Ordering::Relaxed);
-        Self { cell, id, parts }
+        Self {
+            ending: Ending::Detached(Vec::new()),
+            cell,
+            id,
+            parts,
+        }
     }
 
     /// Waits for events and leases and reads them. Each run is of one block, and rises.
@@ -239,7 +268,7 @@ impl Taker {
                 .as_ref()
                 .and_then(|open| Some((open, open.block.place(lease.position)?)));
             match found {
-                Some((open, place)) => runs.add(open, place, lease.attempt),
+                Some((open, place)) => runs.add(open, place, (lease.attempt, lease.suspect)),
                 None => push_range(&mut missing, lease.position..=lease.position),
             }
         }
@@ -410,7 +439,10 @@ impl Taker {
 impl Drop for Taker {
     fn drop(&mut self) {
         self.cell.consumers.fetch_sub(1, Ordering::Relaxed);
-        self.change(|state, _, id| state.detach(id));
+        self.change(|state, now, id| match &self.ending {
+            Ending::Detached(unseen) => state.detach(id, unseen),
+            Ending::Cut(unseen, says) => state.cut(id, unseen, *says, now),
+        });
     }
 }
 
@@ -467,6 +499,9 @@ fn count(ranges: &[RangeInclusive<Position>]) -> u64 {
     counts.sum()
 }
 
+// Attempt and suspicion of a lease, which all events of a run share.
+type Tried = (u32, bool);
+
 // A block with its entries found.
 struct OpenBlock {
     topic: TopicName,
@@ -489,7 +524,7 @@ impl OpenBlock {
         self.block.first_position <= position && position <= self.block.last_position()
     }
 
-    fn run(&self, places: Range<usize>, attempt: u32) -> Run {
+    fn run(&self, places: Range<usize>, (attempt, suspect): Tried) -> Run {
         let first = self.block.index(places.start);
         Run {
             topic: self.topic.clone(),
@@ -497,6 +532,7 @@ impl OpenBlock {
             first_sequence: self.block.sequence(first),
             time: self.block.time,
             attempt,
+            suspect,
             entries: self.present.part(places),
             within_bytes: self.present.bytes().len(),
         }
@@ -509,16 +545,16 @@ struct Runs {
     done: Vec<Run>,
     // How many of those are detached.
     detached: usize,
-    // Its places among the present events of the open block, and its attempt.
-    growing: Option<(Range<usize>, u32)>,
+    // Its places among the present events of the open block.
+    growing: Option<(Range<usize>, Tried)>,
     bytes: usize,
 }
 
 impl Runs {
-    fn add(&mut self, open: &OpenBlock, place: usize, attempt: u32) {
+    fn add(&mut self, open: &OpenBlock, place: usize, tried: Tried) {
         self.bytes += open.present.event_len(place);
         if let Some((places, of_run)) = &mut self.growing
-            && *of_run == attempt
+            && *of_run == tried
             && places.end == place
             && open.block.index(place - 1) + 1 == open.block.index(place)
         {
@@ -526,7 +562,7 @@ impl Runs {
             return;
         }
         self.close(open);
-        self.growing = Some((place..place + 1, attempt));
+        self.growing = Some((place..place + 1, tried));
     }
 
     // Before anything is waited for.
@@ -537,13 +573,13 @@ impl Runs {
     }
 
     fn close(&mut self, open: &OpenBlock) {
-        if let Some((places, attempt)) = self.growing.take() {
-            self.done.push(open.run(places, attempt));
+        if let Some((places, tried)) = self.growing.take() {
+            self.done.push(open.run(places, tried));
         }
     }
 }
 
-/// One consumer attached to a subscription. Dropping it gives its events back at once.
+/// One consumer attached to a subscription. Dropping it detaches it, which gives its events back at once.
 pub struct Consumer {
     taker: Taker,
     who: Principal,
@@ -664,6 +700,7 @@ impl Consumer {
                     sequence: leased.sequence,
                     time: leased.time,
                     attempt: leased.attempt,
+                    suspect: leased.suspect,
                     body: Body::Made(parts),
                 });
             }
@@ -704,6 +741,18 @@ impl Consumer {
         self.taker.extend(positions);
     }
 
+    /// Ends it: the client says so, or the broker does. `unseen` was sent and not said to have been handed to the
+    /// application; nothing counts as an attempt.
+    pub fn detach(mut self, unseen: Vec<RangeInclusive<Position>>) {
+        self.taker.ending = Ending::Detached(unseen);
+    }
+
+    /// Ends it because its connection is lost: what the application may have had in hand becomes suspect. `says` tells
+    /// whether the client says at all what it hands over; without that it may have been everything.
+    pub fn cut(mut self, unseen: Vec<RangeInclusive<Position>>, says: bool) {
+        self.taker.ending = Ending::Cut(unseen, says);
+    }
+
     /// Gives events back that were handed out but not sent; this attempt does not count.
     pub fn give_back(&self, positions: impl Iterator<Item = Position>) {
         self.taker.give_back(positions);
@@ -741,6 +790,8 @@ pub struct Delivery {
     pub time: Millis,
     /// How often they have been handed out, this time included.
     pub attempt: u32,
+    /// A consumer that had them before lost its connection.
+    pub suspect: bool,
     /// What they say.
     pub body: Body,
 }
@@ -773,6 +824,13 @@ impl Delivery {
         }
     }
 
+    /// First and last position of the events.
+    #[must_use]
+    pub fn range(&self) -> RangeInclusive<Position> {
+        let last = self.position.0 + self.count().saturating_sub(1);
+        self.position..=Position(last)
+    }
+
     /// Positions of the events.
     pub fn positions(&self) -> impl Iterator<Item = Position> + use<> {
         let first = self.position.0;
@@ -791,6 +849,7 @@ impl From<Run> for Delivery {
             sequence: run.first_sequence,
             time: run.time,
             attempt: run.attempt,
+            suspect: run.suspect,
             body: Body::Stored(run.entries),
         }
     }
@@ -819,9 +878,9 @@ mod tests {
         let open = open(&[1, 2, 3, 4]);
         let mut runs = Runs::default();
         for (place, attempt) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
-            runs.add(&open, place, attempt);
+            runs.add(&open, place, (attempt, false));
         }
-        runs.add(&open, 1, 2);
+        runs.add(&open, 1, (2, false));
         runs.close(&open);
         let found = |run: &Run| {
             (
@@ -839,7 +898,7 @@ mod tests {
     fn a_delivery_is_a_slice_when_it_is_copied_at_once_or_most_of_its_block() {
         let open = open(&[100, SHARED_BYTES_MIN, 4 * SHARED_BYTES_MIN]);
         let shares = |places: Range<usize>| {
-            let delivery = Delivery::from(open.run(places, 1));
+            let delivery = Delivery::from(open.run(places, (1, false)));
             let Body::Stored(entries) = delivery.body else {
                 panic!("nobody has made anything of it");
             };
@@ -854,12 +913,18 @@ mod tests {
     fn what_waits_for_a_disk_or_a_guest_does_not_keep_its_block() {
         let open = open(&[1, 100]);
         let mut runs = Runs::default();
-        runs.add(&open, 0, 1);
+        runs.add(&open, 0, (1, false));
         runs.close(&open);
         assert!(is_slice(&open, runs.done[0].entries.bytes()));
         runs.detach();
         assert!(!is_slice(&open, runs.done[0].entries.bytes()));
-        assert!(!is_slice(&open, &open.run(0..1, 1).into_events()[0].event));
-        assert!(is_slice(&open, &open.run(1..2, 1).into_events()[0].event));
+        assert!(!is_slice(
+            &open,
+            &open.run(0..1, (1, false)).into_events()[0].event
+        ));
+        assert!(is_slice(
+            &open,
+            &open.run(1..2, (1, false)).into_events()[0].event
+        ));
     }
 }

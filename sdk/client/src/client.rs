@@ -102,7 +102,21 @@ impl Client {
         subscription: &str,
         options: ConsumerOptions,
     ) -> Result<Consumer, SubscribeError> {
-        Consumer::open(Arc::clone(&self.handle), subscription, options).await
+        Consumer::open(Arc::clone(&self.handle), subscription, options, false).await
+    }
+
+    /// Attaches a consumer that only looks: what it gets has no ack deadline, and however it ends, nothing counts as an
+    /// attempt. While it holds events no other consumer gets them; all who look hold at most half of the subscription's
+    /// window together.
+    ///
+    /// # Errors
+    /// As for [`subscribe`](Self::subscribe).
+    pub async fn look(
+        &self,
+        subscription: &str,
+        options: ConsumerOptions,
+    ) -> Result<Consumer, SubscribeError> {
+        Consumer::open(Arc::clone(&self.handle), subscription, options, true).await
     }
 
     /// Closes the connection, for every clone. Flushes nothing: call [`Publisher::flush`] and

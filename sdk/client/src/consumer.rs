@@ -11,7 +11,7 @@ mod driver;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -32,10 +32,12 @@ use crate::options::ConsumerOptions;
 ///
 /// After a lost connection it attaches again by itself. What it held then is no longer its own: deliveries not yet
 /// taken are discarded, acks for those taken are dropped, and the broker delivers all of them again, to this
-/// consumer or another.
+/// consumer or another: to one at a time that holds nothing else, since one of them may be what brought this one down.
+/// It says how far it has handed deliveries out, so that what was never taken counts nothing.
 ///
 /// It ends (yields `None`) after an error that reconnecting cannot mend. Dropping it, or [`close`](Self::close),
-/// gives its unacknowledged events back to the broker at once.
+/// gives its unacknowledged events back to the broker at once, and nothing counts as an attempt; unless it is dropped by
+/// a panic, which is taken as a lost connection is.
 #[derive(Debug)]
 pub struct Consumer {
     shared: Arc<Shared>,
@@ -51,6 +53,7 @@ impl Consumer {
         client: Arc<ClientHandle>,
         subscription: &str,
         options: ConsumerOptions,
+        look: bool,
     ) -> Result<Self, SubscribeError> {
         let shared = Arc::new(Shared::default());
         // Not bounded by itself, but by the credit, which the driver watches.
@@ -61,6 +64,7 @@ impl Consumer {
             client,
             Arc::clone(&shared),
             subscription,
+            look,
             &credit,
             sender,
             opened_sender,
@@ -126,8 +130,10 @@ impl Consumer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Delivery, SubscribeError>>> {
         loop {
-            if let Some(delivery) = self.take_current() {
-                return Poll::Ready(Some(delivery));
+            match self.take_current(context) {
+                Poll::Ready(Some(delivery)) => return Poll::Ready(Some(delivery)),
+                Poll::Ready(None) => {}
+                Poll::Pending => return Poll::Pending,
             }
             match self.handouts.poll_recv(context) {
                 Poll::Ready(Some(Ok(handout))) => self.current = Some(handout),
@@ -141,20 +147,37 @@ impl Consumer {
         }
     }
 
-    /// The next delivery of the frame at hand.
-    fn take_current(&mut self) -> Option<Result<Delivery, SubscribeError>> {
-        let handout = self.current.as_mut()?;
-        if handout.discard_when_stale && self.shared.is_stale(handout.generation) {
+    /// The next delivery of the frame at hand, if there is one.
+    fn take_current(
+        &mut self,
+        context: &Context<'_>,
+    ) -> Poll<Option<Result<Delivery, SubscribeError>>> {
+        let Some(handout) = self.current.as_mut() else {
+            return Poll::Ready(None);
+        };
+        if handout.is_empty() {
             self.current = None;
-            return None;
+            return Poll::Ready(None);
         }
         let generation = handout.generation;
+        if handout.discard_when_stale {
+            match self
+                .shared
+                .hand_over(generation, handout.hear_first, context)
+            {
+                HandOver::Now => {}
+                HandOver::NotHeard => return Poll::Pending,
+                HandOver::Stale => {
+                    self.current = None;
+                    return Poll::Ready(None);
+                }
+            }
+        }
         let Some((delivery, bytes)) = handout.next(&self.shared) else {
-            self.current = None;
-            return None;
+            return Poll::Ready(None);
         };
         self.credit.taken(generation, bytes, &self.shared);
-        Some(delivery)
+        Poll::Ready(Some(delivery))
     }
 }
 
@@ -168,6 +191,9 @@ impl Stream for Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.state().failed = true;
+        }
         self.shared.detach();
     }
 }
@@ -212,6 +238,15 @@ struct Shared {
     wake: Notify,
 }
 
+/// Whether the application may get a delivery.
+enum HandOver {
+    Now,
+    /// The broker has to hear of it first.
+    NotHeard,
+    /// Its stream is over.
+    Stale,
+}
+
 /// What is changed under the lock, each time for well under a microsecond.
 #[derive(Default)]
 struct State {
@@ -229,8 +264,19 @@ struct State {
     unconfirmed: bool,
     /// Unconfirmed acks went down with a connection, and nobody was told.
     acks_lost: bool,
+    /// Deliveries of the present stream that the application has got.
+    handed_over: u64,
+    /// The driver wants to be woken when that rises.
+    tell: bool,
+    /// The application waits until the broker has heard that so many are handed over.
+    ask: Option<u64>,
+    /// So many the broker has heard of.
+    heard: u64,
+    asker: Option<Waker>,
     /// The consumer is gone; the driver ends.
     detached: bool,
+    /// It went down with a panic, and perhaps because of what it had in hand.
+    failed: bool,
     /// The driver has ended, and why.
     ended: Option<SubscribeError>,
 }
@@ -293,8 +339,31 @@ impl Shared {
         }
     }
 
-    fn is_stale(&self, generation: u64) -> bool {
-        self.state().generation != generation
+    /// The application is about to get a delivery of the stream of `generation`. One that the broker must hear of first,
+    /// and has not, wakes `context` once it has.
+    fn hand_over(
+        &self,
+        generation: u64,
+        hear_first: Option<u64>,
+        context: &Context<'_>,
+    ) -> HandOver {
+        let mut state = self.state();
+        if state.generation != generation {
+            return HandOver::Stale;
+        }
+        if let Some(deliveries) = hear_first.filter(|deliveries| *deliveries > state.heard) {
+            state.ask = Some(deliveries);
+            state.asker = Some(context.waker().clone());
+            drop(state);
+            self.wake.notify_one();
+            return HandOver::NotHeard;
+        }
+        state.handed_over += 1;
+        if std::mem::take(&mut state.tell) {
+            drop(state);
+            self.wake.notify_one();
+        }
+        HandOver::Now
     }
 
     fn detach(&self) {

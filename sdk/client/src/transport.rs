@@ -297,6 +297,11 @@ impl FrameSource {
         Ok(self.reader.next_frame(&mut self.buffer)?)
     }
 
+    #[cfg(test)]
+    pub(crate) fn recv(&mut self) -> &mut quinn::RecvStream {
+        &mut self.recv
+    }
+
     /// Tells the broker that nothing more will be read.
     pub(crate) fn stop(&mut self) {
         // Fails only when the stream is over already.

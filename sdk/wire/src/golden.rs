@@ -72,8 +72,17 @@ fn stream_open_bytes() {
             subscription: "s".into(),
             credit_events: 5,
             credit_bytes: 1000,
+            ..Default::default()
         })),
         "1a08 0a0173 1005 18e807",
+    );
+    check(
+        open(stream_open::Kind::Subscribe(pb::SubscribeOpen {
+            says_handed_over: true,
+            look: true,
+            ..Default::default()
+        })),
+        "1a04 2001 2801",
     );
 }
 
@@ -212,8 +221,17 @@ fn consumer_command_bytes() {
         command(Command::Credit(pb::Credit {
             events: 1,
             bytes: 2,
+            ..Default::default()
         })),
         "0a04 0801 1002",
+    );
+    check(
+        command(Command::Credit(pb::Credit {
+            handed_over: 300,
+            confirm_handed_over: true,
+            ..Default::default()
+        })),
+        "0a05 18ac02 2001",
     );
     check(
         command(Command::Ack(pb::Ack {
@@ -256,11 +274,21 @@ fn broker_to_consumer_bytes() {
         time_ms: 2,
         positions: vec![5, 0],
         sequences: vec![4, 0],
+        suspect: false,
         events: vec![b"e".as_slice().into(), b"f".as_slice().into()],
     };
     check(
         message(Message::Deliver(deliver)),
         "0a15 0a0161 1001 1802 22020500 2a020400 7a0165 7a0166",
+    );
+    let suspect = pb::Deliver {
+        suspect: true,
+        ..pb::Deliver::default()
+    };
+    check(message(Message::Deliver(suspect)), "0a02 3001");
+    check(
+        message(Message::HandedOver(pb::HandedOver { deliveries: 7 })),
+        "2202 0807",
     );
     check(
         message(Message::Confirmed(pb::Confirmed {
@@ -346,6 +374,7 @@ proptest! {
             time_ms: numbers[3],
             positions: list.clone(),
             sequences: list,
+            suspect: attempt % 2 == 0,
             events,
         };
         round_trip(pb::BrokerToConsumer { message: Some(broker_to_consumer::Message::Deliver(deliver)) });

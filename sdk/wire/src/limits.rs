@@ -157,6 +157,7 @@ mod tests {
             time_ms: u64::MAX,
             positions: vec![u64::MAX],
             sequences: vec![u64::MAX],
+            suspect: true,
             events: vec![event.into()],
         };
         let message = pb::BrokerToConsumer {
@@ -176,6 +177,8 @@ mod tests {
                 subscription: "s".repeat(NAME_BYTES_MAX),
                 credit_events: u64::MAX,
                 credit_bytes: u64::MAX,
+                says_handed_over: true,
+                look: true,
             })),
         };
         assert!(open.encoded_len() <= OPEN_FRAME_BYTES_MAX);

@@ -6,6 +6,7 @@
 use std::ops::RangeInclusive;
 
 use super::returned::Return;
+use super::suspects::Turn;
 use super::{
     Consumer, GiveUpReason, GivenUp, GivenUpEntry, Lease, SubscriptionState, bounded, bounds,
     push_run,
@@ -26,14 +27,10 @@ impl SubscriptionState {
         self.consumers.entry(consumer).or_default();
     }
 
-    /// Detaches a consumer. What it held is deliverable again at once; the attempt stays counted, but a lost
-    /// consumer alone never makes an event be given up.
-    pub fn detach(&mut self, consumer: ConsumerId) {
-        if let Some(consumer) = self.consumers.remove(&consumer) {
-            for (first, last, _) in consumer.flights.iter() {
-                self.hand_back(first, last, &Return::Detached, Millis(0));
-            }
-        }
+    /// Attaches a consumer that only looks: what it holds has no deadline, it never holds more than half of the window
+    /// together with others of its kind, and however it goes, nothing counts.
+    pub fn attach_to_look(&mut self, consumer: ConsumerId) {
+        self.consumers.entry(consumer).or_default().looks = true;
     }
 
     /// Whether a consumer with credit would get something now.
@@ -41,7 +38,11 @@ impl SubscriptionState {
     pub fn has_deliverable(&self) -> bool {
         self.paused.is_none()
             && self.in_flight < self.in_flight_max()
-            && (!self.ready.is_empty() || !self.retries.is_empty() || self.has_fresh())
+            && (!self.ready.is_empty()
+                || !self.retries.is_empty()
+                || !self.suspects.untried.is_empty()
+                || !self.suspects.accused.is_empty()
+                || self.has_fresh())
     }
 
     /// Hands at most `events_max` events to `consumer`, appended to `out`: first what was given back, then what failed
@@ -58,10 +59,19 @@ impl SubscriptionState {
             return;
         }
         self.release_due(now);
-        let mut budget = self
-            .in_flight_max()
-            .saturating_sub(self.in_flight)
-            .min(events_max as u64);
+        let room = self.room_of(consumer);
+        let mut budget = room.min(events_max as u64);
+        if budget == 0 {
+            return;
+        }
+        match self.turn(consumer, now) {
+            Turn::Wait => return,
+            Turn::Suspects(at_most) => {
+                let runs = self.pick_suspects(&mut budget.min(at_most));
+                return self.hand_out(consumer, &runs, now, out);
+            }
+            Turn::Sound(spare) => budget = budget.min(room.saturating_sub(spare)),
+        }
         let runs = pick(&mut self.ready, &mut budget);
         self.hand_out(consumer, &runs, now, out);
         let fresh_waits = !self.retries.is_empty() && self.has_fresh();
@@ -129,7 +139,7 @@ impl SubscriptionState {
         acked: &mut Vec<RangeInclusive<Position>>,
     ) {
         if let Some(consumer) = consumer {
-            for (first, last) in self.take_flights(consumer, ranges) {
+            for (first, last) in self.take_answered(consumer, ranges) {
                 self.landed(first, last);
                 self.remove_pending(first, last);
                 push_run(acked, first, last);
@@ -141,6 +151,8 @@ impl SubscriptionState {
             self.drop_flights(first, last);
             self.ready.remove_range(first, last);
             self.retries.remove_range(first, last);
+            self.suspects.untried.remove_range(first, last);
+            self.suspects.accused.remove_range(first, last);
             self.delayed.remove(first, last);
             self.drop_given_up(first, last);
             let removed: Vec<(u64, u64)> = self.pending.ranges(first, last).collect();
@@ -160,7 +172,7 @@ impl SubscriptionState {
         delay_ms: Option<u64>,
         now: Millis,
     ) {
-        for (first, last) in self.take_flights(consumer, ranges) {
+        for (first, last) in self.take_answered(consumer, ranges) {
             self.hand_back(first, last, &Return::Nacked(delay_ms), now);
         }
     }
@@ -174,7 +186,7 @@ impl SubscriptionState {
         now: Millis,
     ) {
         let reason = GiveUpReason::Terminated(bounded(reason));
-        for (first, last) in self.take_flights(consumer, ranges) {
+        for (first, last) in self.take_answered(consumer, ranges) {
             self.give_up_flight(first, last, &reason, now);
         }
     }
@@ -201,9 +213,9 @@ impl SubscriptionState {
         ranges: &[RangeInclusive<Position>],
         now: Millis,
     ) {
-        let deadline = now.plus(self.policy.ack_deadline_ms);
         let extended = self.take_flights(consumer, ranges);
         if let Some(consumer) = self.consumers.get_mut(&consumer) {
+            let deadline = consumer.deadline(now, self.policy.ack_deadline_ms);
             for (first, last) in extended {
                 consumer.hold(first, last, deadline);
             }
@@ -214,7 +226,8 @@ impl SubscriptionState {
     /// and what is due becomes deliverable. Returns whether something may have become deliverable.
     pub fn tick(&mut self, now: Millis) -> bool {
         let expired = self.expire(now);
-        self.release_due(now) || expired
+        let waited = self.wait_is_over(now);
+        self.release_due(now) || expired || waited
     }
 
     /// When [`tick`](Self::tick) has something to do next. May be early, never late.
@@ -225,7 +238,12 @@ impl SubscriptionState {
             .values()
             .filter_map(|consumer| consumer.next_scan)
             .min();
-        deadline.into_iter().chain(self.delayed.0.first()).min()
+        let due = self.delayed.0.first();
+        deadline
+            .into_iter()
+            .chain(due)
+            .chain(self.wait_ends())
+            .min()
     }
 
     /// At most `max` events that were given up, each handed out once. Their dead letters durable, the caller
@@ -266,7 +284,7 @@ impl SubscriptionState {
         self.dead_lettered += 1;
     }
 
-    fn in_flight_max(&self) -> u64 {
+    pub(super) fn in_flight_max(&self) -> u64 {
         u64::from(self.policy.in_flight_events_max.max(1))
     }
 
@@ -283,7 +301,19 @@ impl SubscriptionState {
             .min(of_window.saturating_sub(self.retries_in_flight))
     }
 
-    fn has_fresh(&self) -> bool {
+    // How many more may be in flight with `consumer`.
+    fn room_of(&self, consumer: ConsumerId) -> u64 {
+        let window = self.in_flight_max();
+        let room = window.saturating_sub(self.in_flight);
+        if !self.consumers.get(&consumer).is_some_and(|it| it.looks) {
+            return room;
+        }
+        let looking = self.consumers.values().filter(|it| it.looks);
+        let looked_at: u64 = looking.map(Consumer::held).sum();
+        room.min((window / 2).max(1).saturating_sub(looked_at))
+    }
+
+    pub(super) fn has_fresh(&self) -> bool {
         self.pending
             .ranges(self.next_fresh, u64::MAX)
             .any(|(first, last)| {
@@ -337,9 +367,13 @@ impl SubscriptionState {
         now: Millis,
         out: &mut Vec<Lease>,
     ) {
-        let deadline = now.plus(self.policy.ack_deadline_ms);
         let Some(holder) = self.consumers.get_mut(&consumer) else {
             return;
+        };
+        let deadline = holder.deadline(now, self.policy.ack_deadline_ms);
+        let suspect = match runs.first() {
+            Some((first, _)) => self.suspects.all.contains(*first),
+            None => return,
         };
         for (first, last) in runs.iter().copied() {
             holder.hold(first, last, deadline);
@@ -348,9 +382,27 @@ impl SubscriptionState {
                 let count = last - first + 1;
                 self.retries_in_flight += if tried.failed > 0 { count } else { 0 };
                 self.redelivered += if tried.handed > 0 { count } else { 0 };
-                push_leases(out, first..last + 1, tried.handed.saturating_add(1));
+                push_leases(
+                    out,
+                    first..last + 1,
+                    tried.handed.saturating_add(1),
+                    suspect,
+                );
             });
         }
+    }
+
+    // The same for an answer of the consumer.
+    fn take_answered(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+    ) -> Vec<(u64, u64)> {
+        let taken = self.take_flights(consumer, ranges);
+        if !taken.is_empty() {
+            self.answered(consumer);
+        }
+        taken
     }
 
     // Removes from `consumer` what it holds of `ranges`; the caller says where it goes.
@@ -418,6 +470,7 @@ impl SubscriptionState {
 
     fn remove_pending(&mut self, first: u64, last: u64) {
         self.pending.remove_range(first, last);
+        self.clear(first, last);
         if !self.tries.is_empty() {
             self.tries.0.take(first, last);
         }
@@ -438,6 +491,13 @@ impl SubscriptionState {
 }
 
 impl Consumer {
+    fn deadline(&self, now: Millis, ack_deadline_ms: u64) -> Millis {
+        match self.looks {
+            true => Millis(u64::MAX),
+            false => now.plus(ack_deadline_ms),
+        }
+    }
+
     fn hold(&mut self, first: u64, last: u64, deadline: Millis) {
         self.flights.insert(first, last, deadline);
         self.next_scan = Some(self.next_scan.map_or(deadline, |scan| scan.min(deadline)));
@@ -470,7 +530,7 @@ impl Consumer {
 }
 
 // Removes at most `budget` positions from the front of `from`.
-fn pick(from: &mut PositionSet, budget: &mut u64) -> Vec<(u64, u64)> {
+pub(super) fn pick(from: &mut PositionSet, budget: &mut u64) -> Vec<(u64, u64)> {
     let mut runs = Vec::new();
     for (first, last) in from.ranges(0, u64::MAX) {
         let Some(last) = spend(budget, first, last) else {
@@ -498,9 +558,10 @@ fn spend(budget: &mut u64, first: u64, last: u64) -> Option<u64> {
     Some(first + count - 1)
 }
 
-fn push_leases(out: &mut Vec<Lease>, positions: std::ops::Range<u64>, attempt: u32) {
+fn push_leases(out: &mut Vec<Lease>, positions: std::ops::Range<u64>, attempt: u32, suspect: bool) {
     out.extend(positions.map(|position| Lease {
         position: Position(position),
         attempt,
+        suspect,
     }));
 }

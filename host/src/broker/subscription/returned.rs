@@ -27,7 +27,7 @@ const GIVE_UP_LATER_MS: u64 = 60_000;
 /// How often an event was tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Tried {
-    /// How often that counts: it was nacked, or its deadline passed.
+    /// How often that counts: it was nacked, its deadline passed, or it was alone in hand when its consumer was lost.
     pub(super) failed: u32,
     /// How often it has been handed out and came back.
     pub(super) handed: u32,
@@ -175,12 +175,14 @@ impl Strain {
 
 /// Why events come back.
 pub(super) enum Return {
-    /// The consumer is gone, and said so.
+    /// The consumer is gone, which says nothing about the event.
     Detached,
     /// The consumer asked for another attempt, after this delay if it said one.
     Nacked(Option<u64>),
     /// The deadline passed.
     Expired,
+    /// The consumer lost its connection, and this alone was in its hands.
+    Cut,
 }
 
 impl SubscriptionState {
@@ -197,17 +199,25 @@ impl SubscriptionState {
     pub(super) fn hand_back(&mut self, first: u64, last: u64, why: &Return, now: Millis) {
         self.landed(first, last);
         let failed = !matches!(why, Return::Detached);
+        if matches!(why, Return::Nacked(_)) {
+            self.clear(first, last);
+        }
         for (first, last, tried) in self.tries.take(first, last) {
             let tried = tried.again(failed);
             if failed && self.is_exhausted(tried) {
-                let reason = GiveUpReason::AttemptsExhausted;
+                let reason = match why {
+                    Return::Cut => GiveUpReason::ConsumersLost,
+                    _ => GiveUpReason::AttemptsExhausted,
+                };
                 self.give_up_run(first, last, tried, &reason, now);
                 continue;
             }
             let delay_ms = match why {
                 Return::Detached => 0,
                 Return::Nacked(Some(delay_ms)) => *delay_ms,
-                Return::Nacked(None) | Return::Expired => self.policy.backoff_after(tried.failed),
+                Return::Nacked(None) | Return::Expired | Return::Cut => {
+                    self.policy.backoff_after(tried.failed)
+                }
             };
             self.tries.insert(first, last, tried);
             self.leave_alone(first, last, delay_ms, now);
@@ -231,18 +241,32 @@ impl SubscriptionState {
     pub(super) fn make_ready(&mut self, first: u64, last: u64) {
         let Self {
             tries,
+            suspects,
             ready,
             retries,
             ..
         } = self;
-        tries.show(first, last, |first, last, tried| {
-            let place = if tried.failed > 0 {
-                &mut *retries
-            } else {
-                &mut *ready
-            };
-            place.insert_range(first, last);
-        });
+        let mut place = |first, last, suspect| {
+            tries.show(first, last, |first, last, tried| {
+                let place = match (suspect, tried.failed > 0) {
+                    (true, true) => &mut suspects.accused,
+                    (true, false) => &mut suspects.untried,
+                    (false, true) => &mut *retries,
+                    (false, false) => &mut *ready,
+                };
+                place.insert_range(first, last);
+            });
+        };
+        if suspects.all.is_empty() {
+            return place(first, last, false);
+        }
+        let suspected: Vec<_> = suspects.all.ranges(first, last).collect();
+        for (first, last) in suspects.all.gaps(first, last) {
+            place(first, last, false);
+        }
+        for (first, last) in suspected {
+            place(first, last, true);
+        }
     }
 
     // Moves what is due to where it is handed out from.
@@ -321,6 +345,7 @@ impl SubscriptionState {
         reason: &GiveUpReason,
         now: Millis,
     ) {
+        self.clear(first, last);
         for position in first..=last {
             if self.given_up.len() >= GIVEN_UP_MAX {
                 self.tries.insert(position, last, tried);

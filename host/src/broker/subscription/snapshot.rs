@@ -3,7 +3,7 @@
 //!
 //! Layout: version (1 byte), the postcard form of [`Stored`], from version 2 on that of [`StoredChains`], from version 3
 //! on that of [`StoredReturned`], then the position sets in roaring's portable format: pending, acked ahead, one per
-//! stage, and from version 3 on those that [`StoredReturned`] names. A subscription to which nothing came back is
+//! stage, and from version 3 on those that [`StoredReturned`] names and the suspects. A subscription to which nothing came back is
 //! written as version 2, and as version 1 when its filters were never changed either.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,7 +108,8 @@ impl SubscriptionState {
             due: self.delayed.0.iter().map(|(due, _)| due).collect(),
         };
         let changed = self.chains.revision > 0 || !self.chains.upcoming.is_empty();
-        let version = match (returned.is_empty(), changed) {
+        let nothing_came_back = returned.is_empty() && self.suspects.all.is_empty();
+        let version = match (nothing_came_back, changed) {
             (false, _) => RETURNED,
             (true, true) => CHAINS,
             (true, false) => FIRST_CHAIN,
@@ -131,6 +132,12 @@ impl SubscriptionState {
             .chain(self.delayed.0.iter().map(|(_, set)| set))
         {
             set.write(&mut bytes).expect("writing to a Vec never fails");
+        }
+        if version >= RETURNED {
+            let suspects = &self.suspects.all;
+            suspects
+                .write(&mut bytes)
+                .expect("writing to a Vec never fails");
         }
         bytes
     }
@@ -176,6 +183,10 @@ impl SubscriptionState {
             .collect::<Result<Vec<_>, RestoreError>>()?;
         let tried = read_classes(&returned.tried, &mut rest)?;
         let due = read_classes(&returned.due, &mut rest)?;
+        let suspects = match *version >= RETURNED {
+            true => PositionSet::read(&mut rest)?,
+            false => PositionSet::default(),
+        };
         if !rest.is_empty() {
             return Err(RestoreError::Inconsistent("bytes follow its end"));
         }
@@ -199,6 +210,7 @@ impl SubscriptionState {
             ..Self::new(policy, Position(stored.start), 0)
         };
         (state.tries.0, state.delayed.0) = (tried, due);
+        state.suspects.all = suspects;
         state.with(stored)
     }
 
@@ -231,6 +243,7 @@ impl SubscriptionState {
         check(
             returned
                 .chain(self.delayed.0.iter().map(|(_, set)| set))
+                .chain([&self.suspects.all])
                 .flat_map(|set| set.ranges(0, u64::MAX))
                 .all(|(first, last)| self.pending.contains_range(first, last)),
             NOT_PENDING,
@@ -278,11 +291,15 @@ impl SubscriptionState {
             "a delayed event was never handed out",
         )?;
         check(
-            !self
-                .given_up
-                .keys()
-                .any(|position| self.delayed.0.contains(*position)),
-            "a given-up event is delayed",
+            !self.given_up.keys().any(|position| {
+                self.delayed.0.contains(*position) || self.suspects.all.contains(*position)
+            }),
+            "a given-up event is delayed or suspect",
+        )?;
+        let suspected = self.suspects.all.ranges(0, u64::MAX).last();
+        check(
+            suspected.is_none_or(|(_, last)| last < self.next_fresh),
+            "a suspect was never handed out",
         )?;
         // Whatever was handed out and is in no other place was in flight or ready.
         for (first, last) in self.sent_and_back().ranges(0, u64::MAX) {

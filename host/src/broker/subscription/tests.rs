@@ -72,7 +72,15 @@ mod model {
     pub(super) enum What {
         Returned,
         Retry,
+        Untried,
+        Accused,
         Fresh,
+    }
+
+    enum Turn {
+        Wait,
+        Suspects(What, u64),
+        Sound(u64),
     }
 
     /// One entry per position, nothing clever.
@@ -85,7 +93,14 @@ mod model {
         pub(super) failed: BTreeMap<u64, GiveUpReason>,
         pub(super) acked_ahead: BTreeSet<u64>,
         pub(super) pending: BTreeMap<u64, (Place, Tried)>,
-        pub(super) consumers: BTreeSet<ConsumerId>,
+        /// Who is attached, and whether it only looks.
+        pub(super) consumers: BTreeMap<ConsumerId, bool>,
+        pub(super) suspects: BTreeSet<u64>,
+        tester: Option<ConsumerId>,
+        draining: Option<ConsumerId>,
+        window: u64,
+        waiting: Option<u64>,
+        shaken: bool,
         pub(super) paused: bool,
         pub(super) retries_in_a_row: u64,
         /// Everything that was acked, for ever.
@@ -102,7 +117,13 @@ mod model {
                 failed: BTreeMap::new(),
                 acked_ahead: BTreeSet::new(),
                 pending: BTreeMap::new(),
-                consumers: BTreeSet::new(),
+                consumers: BTreeMap::new(),
+                suspects: BTreeSet::new(),
+                tester: None,
+                draining: None,
+                window: 1,
+                waiting: None,
+                shaken: false,
                 paused: false,
                 retries_in_a_row: 0,
                 acked: BTreeSet::new(),
@@ -188,16 +209,34 @@ mod model {
             max: usize,
             now: u64,
         ) -> Vec<(u64, u32)> {
-            if self.paused || !self.consumers.contains(&consumer) {
+            let Some(looks) = self
+                .consumers
+                .get(&consumer)
+                .copied()
+                .filter(|_| !self.paused)
+            else {
                 return vec![];
-            }
+            };
             self.release_due(now);
             let window = u64::from(self.policy.in_flight_events_max);
-            let mut left = (max as u64).min(window - self.in_flight() as u64);
+            let mut room = window - self.in_flight() as u64;
+            if looks {
+                let lookers = self.consumers.iter().filter(|(_, looks)| **looks);
+                let looked_at: u64 = lookers.map(|(id, _)| self.holds(*id)).sum();
+                room = room.min((window / 2).max(1) - looked_at);
+            }
+            let mut left = room.min(max as u64);
+            if left == 0 {
+                return vec![];
+            }
+            let turn = self.turn(consumer, now);
             let mut leased = Vec::new();
             let mut hand_out = |model: &mut Self, wanted: What, at_most: u64| {
                 let chosen: Vec<u64> = model.waiting(wanted).take(at_most as usize).collect();
-                let deadline = now + model.policy.ack_deadline_ms;
+                let deadline = match looks {
+                    true => u64::MAX,
+                    false => now + model.policy.ack_deadline_ms,
+                };
                 for position in &chosen {
                     let (place, tried) = model.pending.get_mut(position).expect("waits");
                     *place = Place::InFlight(consumer, deadline);
@@ -205,6 +244,14 @@ mod model {
                 }
                 chosen.len() as u64
             };
+            match turn {
+                Turn::Wait => return vec![],
+                Turn::Suspects(what, at_most) => {
+                    hand_out(self, what, left.min(at_most));
+                    return leased;
+                }
+                Turn::Sound(spare) => left = left.min(room - spare),
+            }
             left -= hand_out(self, What::Returned, left);
             let retries = self.waiting(What::Retry).count();
             let fresh_waits = retries > 0 && self.waiting(What::Fresh).count() > 0;
@@ -234,15 +281,145 @@ mod model {
         }
 
         fn waiting(&self, what: What) -> impl Iterator<Item = u64> {
-            let wanted = move |(place, tried): &(Place, Tried)| match what {
-                What::Fresh => *place == Place::Fresh,
-                What::Returned => *place == Place::Ready && tried.failed == 0,
-                What::Retry => *place == Place::Ready && tried.failed > 0,
+            let wanted = move |position: &u64, (place, tried): &(Place, Tried)| {
+                let suspect = self.suspects.contains(position);
+                match what {
+                    What::Fresh => *place == Place::Fresh,
+                    _ if *place != Place::Ready => false,
+                    What::Returned => tried.failed == 0 && !suspect,
+                    What::Retry => tried.failed > 0 && !suspect,
+                    What::Untried => tried.failed == 0 && suspect,
+                    What::Accused => tried.failed > 0 && suspect,
+                }
             };
             self.pending
                 .iter()
-                .filter(move |(_, entry)| wanted(entry))
+                .filter(move |(position, entry)| wanted(position, entry))
                 .map(|(position, _)| *position)
+        }
+
+        fn waits(&self, what: What) -> bool {
+            self.waiting(what).next().is_some()
+        }
+
+        fn holds(&self, consumer: ConsumerId) -> u64 {
+            let held = |(place, _): &&(Place, Tried)| matches!(place, Place::InFlight(holder, _) if *holder == consumer);
+            self.pending.values().filter(held).count() as u64
+        }
+
+        fn turn(&mut self, consumer: ConsumerId, now: u64) -> Turn {
+            let retire = |model: &mut Self| {
+                (model.tester, model.draining, model.waiting) = (None, None, None);
+            };
+            if self.suspects.is_empty() {
+                retire(self);
+                return Turn::Sound(0);
+            }
+            let others = [What::Returned, What::Retry, What::Fresh]
+                .iter()
+                .any(|what| self.waits(*what));
+            let next = if self.waits(What::Untried) {
+                Some((What::Untried, self.window))
+            } else if self.waits(What::Accused) && !(self.shaken && others) {
+                Some((What::Accused, 1))
+            } else {
+                None
+            };
+            if self.consumers[&consumer] {
+                return next.map_or(Turn::Sound(0), |(what, at_most)| {
+                    Turn::Suspects(what, at_most)
+                });
+            }
+            let held = self.holds(consumer);
+            if self.tester == Some(consumer) {
+                match next {
+                    Some((what, at_most)) if held < at_most => {
+                        return Turn::Suspects(what, at_most - held);
+                    }
+                    _ if held > 0 => return Turn::Wait,
+                    _ => retire(self),
+                }
+            }
+            let tested = self.tester.is_some_and(|tester| self.holds(tester) > 0);
+            let Some((what, at_most)) = next.filter(|_| !tested) else {
+                return Turn::Sound(0);
+            };
+            if held == 0 {
+                retire(self);
+                self.tester = Some(consumer);
+                return Turn::Suspects(what, at_most);
+            }
+            let since = *self.waiting.get_or_insert(now);
+            if self.draining.is_none() && now >= since + 2_000 {
+                self.draining = Some(consumer);
+            }
+            match self.draining == Some(consumer) {
+                true => Turn::Wait,
+                false => Turn::Sound(1),
+            }
+        }
+
+        pub(super) fn answered(&mut self, consumer: ConsumerId, positions: &[u64]) {
+            if positions.is_empty() {
+                return;
+            }
+            self.shaken = false;
+            if self.tester == Some(consumer) {
+                let window = u64::from(self.policy.in_flight_events_max);
+                self.window = (self.window * 2).min(window);
+            }
+        }
+
+        /// The consumer is gone; `cut` says whether it says what it hands over, if it went without a word.
+        pub(super) fn gone(
+            &mut self,
+            consumer: ConsumerId,
+            unseen: &[(u64, u64)],
+            cut: Option<bool>,
+            now: u64,
+        ) {
+            let by_it = |(place, _): &(Place, Tried)| matches!(place, Place::InFlight(holder, _) if *holder == consumer);
+            let held = self.pending.iter().filter(|(_, entry)| by_it(entry));
+            let held: Vec<u64> = held.map(|(position, _)| *position).collect();
+            let Some(looks) = self.consumers.remove(&consumer) else {
+                return;
+            };
+            let was_tester = self.tester == Some(consumer);
+            for role in [&mut self.tester, &mut self.draining] {
+                if *role == Some(consumer) {
+                    *role = None;
+                }
+            }
+            let hidden = |position: &u64| {
+                unseen
+                    .iter()
+                    .any(|(first, last)| (first..=last).contains(&position))
+            };
+            let seen: Vec<u64> = held.iter().copied().filter(|p| !hidden(p)).collect();
+            let cut = cut.filter(|_| !looks);
+            let mut alone = false;
+            if let Some(says) = cut {
+                self.window = 1;
+                let in_hand = if says && was_tester { &seen } else { &held };
+                alone = in_hand.len() == 1 && seen.len() == 1;
+                self.shaken |= alone;
+                self.suspects.extend(in_hand);
+            }
+            for position in held {
+                if !seen.contains(&position) {
+                    self.pending.get_mut(&position).expect("held").0 = Place::Ready;
+                } else if alone {
+                    self.hand_back(position, None, false, now);
+                    if let Place::GivenUp(reason, _) =
+                        &mut self.pending.get_mut(&position).expect("held").0
+                    {
+                        *reason = GiveUpReason::ConsumersLost;
+                        self.suspects.remove(&position);
+                    }
+                } else {
+                    self.hand_back(position, None, true, now);
+                }
+            }
         }
 
         /// Positions among `ranges` that `consumer` holds, in the order of the ranges.
@@ -281,6 +458,7 @@ mod model {
             }
             for position in &acked {
                 self.pending.remove(position);
+                self.suspects.remove(position);
             }
             self.acked.extend(&acked);
             acked
@@ -295,8 +473,12 @@ mod model {
         ) {
             let (place, tried) = self.pending.get_mut(&position).expect("held");
             *tried = tried.again(!detached);
+            let exhausted = tried.failed >= self.policy.attempts_max && !detached;
+            if exhausted {
+                self.suspects.remove(&position);
+            }
             let delay = delay.unwrap_or_else(|| self.policy.backoff_after(tried.failed));
-            *place = if tried.failed >= self.policy.attempts_max && !detached {
+            *place = if exhausted {
                 Place::GivenUp(GiveUpReason::AttemptsExhausted, false)
             } else if delay == 0 || detached {
                 Place::Ready
@@ -309,6 +491,7 @@ mod model {
             let (place, tried) = self.pending.get_mut(&position).expect("held");
             *tried = tried.again(true);
             *place = Place::GivenUp(reason, false);
+            self.suspects.remove(&position);
         }
 
         pub(super) fn tick(&mut self, now: u64) {
@@ -343,7 +526,8 @@ mod model {
 
         pub(super) fn restart(&mut self) {
             self.consumers.clear();
-            self.retries_in_a_row = 0;
+            (self.retries_in_a_row, self.window, self.shaken) = (0, 1, false);
+            (self.tester, self.draining, self.waiting) = (None, None, None);
             for (place, _) in self.pending.values_mut() {
                 match place {
                     Place::InFlight(..) => *place = Place::Ready,
@@ -362,13 +546,18 @@ mod model {
         state
             .tries
             .show(position, position, |_, _, found| tried = found);
-        if state.ready.contains(position) {
-            assert_eq!(tried.failed, 0, "{position} is a retry");
-            places.push(Place::Ready);
-        }
-        if state.retries.contains(position) {
-            assert!(tried.failed > 0, "{position} is no retry");
-            places.push(Place::Ready);
+        let suspects = &state.suspects;
+        for (set, suspect, failed) in [
+            (&state.ready, false, false),
+            (&state.retries, false, true),
+            (&suspects.untried, true, false),
+            (&suspects.accused, true, true),
+        ] {
+            if set.contains(position) {
+                assert_eq!(suspects.all.contains(position), suspect, "{position}");
+                assert_eq!(tried.failed > 0, failed, "{position}");
+                places.push(Place::Ready);
+            }
         }
         if let Some((_, _, due)) = state.delayed.0.overlapping(position, position).pop() {
             places.push(Place::Delayed(due.0));
@@ -417,7 +606,15 @@ enum Op {
         ahead: u64,
     },
     Attach(u64),
-    Detach(u64),
+    Detach {
+        consumer: u64,
+        unseen: Vec<(u64, u64)>,
+    },
+    Cut {
+        consumer: u64,
+        unseen: Vec<(u64, u64)>,
+        says: bool,
+    },
     Lease {
         consumer: u64,
         max: usize,
@@ -459,6 +656,10 @@ fn ranges() -> impl Strategy<Value = Vec<(u64, u64)>> {
     prop::collection::vec(range, 1..4)
 }
 
+fn unseen() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    prop_oneof![Just(Vec::new()), ranges()]
+}
+
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let consumer = 1u64..4;
     let op = prop_oneof![
@@ -466,7 +667,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(stage, ahead, matched, repeat)| Op::Matched { stage, ahead, matched, repeat }),
         1 => (0usize..3, 0u64..6).prop_map(|(stage, ahead)| Op::Exclude { stage, ahead }),
         2 => consumer.clone().prop_map(Op::Attach),
-        1 => consumer.clone().prop_map(Op::Detach),
+        1 => (consumer.clone(), unseen()).prop_map(|(consumer, unseen)| Op::Detach { consumer, unseen }),
+        2 => (consumer.clone(), unseen(), any::<bool>())
+            .prop_map(|(consumer, unseen, says)| Op::Cut { consumer, unseen, says }),
         6 => (consumer.clone(), 0usize..10).prop_map(|(consumer, max)| Op::Lease { consumer, max }),
         1 => (consumer.clone(), ranges()).prop_map(|(consumer, ranges)| Op::GiveBack { consumer, ranges }),
         4 => (prop::option::weighted(0.8, consumer.clone()), ranges())
@@ -477,6 +680,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (consumer.clone(), 0u64..60).prop_map(|(consumer, position)| Op::GiveUp { consumer, position }),
         1 => (consumer, ranges()).prop_map(|(consumer, ranges)| Op::Extend { consumer, ranges }),
         4 => (0u64..70).prop_map(Op::Tick),
+        1 => Just(Op::Tick(1_500)),
         1 => (0usize..4).prop_map(Op::TakeGivenUp),
         1 => (0u64..60).prop_map(Op::GiveUpFailed),
         1 => any::<bool>().prop_map(Op::Pause),
@@ -525,16 +729,29 @@ impl Pair {
                 }
             }
             Op::Attach(consumer) => {
-                self.state.attach(ConsumerId(consumer));
-                self.model.consumers.insert(ConsumerId(consumer));
-            }
-            Op::Detach(consumer) => {
-                let id = ConsumerId(consumer);
-                self.state.detach(id);
-                self.model.consumers.remove(&id);
-                for position in self.model.held(id, &[(self.base, self.base + 500)]) {
-                    self.model.hand_back(position, None, true, self.now);
+                // The last one only looks.
+                let (id, looks) = (ConsumerId(consumer), consumer == 3);
+                match looks {
+                    true => self.state.attach_to_look(id),
+                    false => self.state.attach(id),
                 }
+                self.model.consumers.insert(id, looks);
+            }
+            Op::Detach { consumer, unseen } => {
+                let (ranges, moved) = self.moved(&unseen);
+                self.state.detach(ConsumerId(consumer), &ranges);
+                self.model
+                    .gone(ConsumerId(consumer), &moved, None, self.now);
+            }
+            Op::Cut {
+                consumer,
+                unseen,
+                says,
+            } => {
+                let (ranges, moved) = self.moved(&unseen);
+                self.state.cut(ConsumerId(consumer), &ranges, says, now);
+                self.model
+                    .gone(ConsumerId(consumer), &moved, Some(says), self.now);
             }
             Op::Lease { consumer, max } => {
                 let id = ConsumerId(consumer);
@@ -566,7 +783,11 @@ impl Pair {
                     .collect();
                 let unique: BTreeSet<u64> = acked.iter().copied().collect();
                 assert_eq!(acked.len(), unique.len(), "nothing is acked twice");
-                assert_eq!(unique, self.model.ack(consumer.map(ConsumerId), &moved));
+                let expected = self.model.ack(consumer.map(ConsumerId), &moved);
+                assert_eq!(unique, expected);
+                if let Some(consumer) = consumer {
+                    self.model.answered(ConsumerId(consumer), &acked);
+                }
             }
             Op::Nack {
                 consumer,
@@ -575,14 +796,19 @@ impl Pair {
             } => {
                 let (ranges, moved) = self.moved(&ranges);
                 self.state.nack(ConsumerId(consumer), &ranges, delay, now);
-                for position in self.model.held(ConsumerId(consumer), &moved) {
+                let held = self.model.held(ConsumerId(consumer), &moved);
+                self.model.answered(ConsumerId(consumer), &held);
+                for position in held {
+                    self.model.suspects.remove(&position);
                     self.model.hand_back(position, delay, false, self.now);
                 }
             }
             Op::Term { consumer, ranges } => {
                 let (ranges, moved) = self.moved(&ranges);
                 self.state.term(ConsumerId(consumer), &ranges, "bad", now);
-                for position in self.model.held(ConsumerId(consumer), &moved) {
+                let held = self.model.held(ConsumerId(consumer), &moved);
+                self.model.answered(ConsumerId(consumer), &held);
+                for position in held {
                     self.model
                         .give_up(position, GiveUpReason::Terminated("bad".into()));
                 }
@@ -599,6 +825,7 @@ impl Pair {
                     .model
                     .held(ConsumerId(consumer), &[(position, position)]);
                 assert_eq!(held, !expected.is_empty());
+                self.model.answered(ConsumerId(consumer), &expected);
                 for position in expected {
                     self.model.give_up(position, GiveUpReason::HopLimit);
                 }
@@ -606,7 +833,10 @@ impl Pair {
             Op::Extend { consumer, ranges } => {
                 let (ranges, moved) = self.moved(&ranges);
                 self.state.extend(ConsumerId(consumer), &ranges, now);
-                let deadline = self.now + self.model.policy.ack_deadline_ms;
+                let deadline = match consumer {
+                    3 => u64::MAX,
+                    _ => self.now + self.model.policy.ack_deadline_ms,
+                };
                 for position in self.model.held(ConsumerId(consumer), &moved) {
                     let place = &mut self.model.pending.get_mut(&position).expect("held").0;
                     *place = Place::InFlight(ConsumerId(consumer), deadline);
@@ -691,6 +921,8 @@ impl Pair {
         let Self { state, model, .. } = self;
         let window = self.base.saturating_sub(5)..self.base + 90;
         for position in window.clone() {
+            let suspect = model.suspects.contains(&position);
+            assert_eq!(state.suspects.all.contains(position), suspect, "{position}");
             let expected = model.pending.get(&position).cloned();
             let expected = expected.map(|(place, tried)| match place {
                 Place::GivenUp(..) => (place, Tried { handed: 0, ..tried }),
@@ -1181,6 +1413,8 @@ fn rich_state() -> SubscriptionState {
     state.nack(C, &[run(1, 4)], Some(1_000), Millis(0));
     state.nack(C, &[run(5, 8)], Some(0), Millis(0));
     state.term(C, &[run(10, 10)], "bad", Millis(0));
+    lease(&mut state, C, 3, 0);
+    state.cut(C, &[], false, Millis(0));
     ack(&mut state, None, &[run(30, 32), run(56, 58)]);
     state.pause("stop");
     state
@@ -1243,11 +1477,216 @@ fn a_consumer_that_comes_and_goes_exhausts_nothing() {
     for attempt in 1..=5 {
         state.attach(C);
         assert_eq!(lease(&mut state, C, 9, 0), [(1, attempt), (2, attempt)]);
-        state.detach(C);
+        state.detach(C, &[]);
     }
     assert!(!state.has_given_up());
     state.attach(D);
     assert_eq!(lease(&mut state, D, 1, 0), [(1, 6)]);
+}
+
+#[test]
+fn cuts_with_a_full_prefetch_of_healthy_events_give_nothing_up() {
+    // Whether the client says what it hands over or not, and however little it gets done in between.
+    for says in [true, false] {
+        let mut state = SubscriptionState::new(
+            DeliveryPolicy {
+                in_flight_events_max: 4_096,
+                backoff_ms: vec![0],
+                ..policy()
+            },
+            Position(1),
+            0,
+        );
+        state.observe(Position(10_000), [run(1, 10_000)]);
+        for round in 0..50 {
+            state.attach(C);
+            let leased = lease(&mut state, C, 4_096, round);
+            let last = leased.len() as u64;
+            assert!(last > 0, "round {round}");
+            let unseen = run(leased[0].0 + last.div_ceil(2), u64::MAX - 1);
+            let unseen = if says { vec![unseen] } else { vec![] };
+            state.cut(C, &unseen, says, Millis(round));
+        }
+        assert!(!state.has_given_up(), "says: {says}");
+        assert_eq!(state.depth(), 10_000);
+        // Then all goes well, and the window opens again.
+        state.attach(C);
+        let mut asked = 0;
+        while state.depth() > 0 {
+            let leased = lease(&mut state, C, 4_096, 1_000 + asked);
+            for (position, _) in &leased {
+                ack(&mut state, Some(C), &[run(*position, *position)]);
+            }
+            asked += 1;
+            assert!(asked < 200, "{} are left", state.depth());
+        }
+    }
+}
+
+#[test]
+fn a_poison_event_among_a_thousand_is_found_within_its_attempts() {
+    for (says, poison) in [(true, 1), (true, 500), (false, 500), (false, 1_000)] {
+        let mut state = SubscriptionState::new(
+            DeliveryPolicy {
+                in_flight_events_max: 4_096,
+                ..policy()
+            },
+            Position(1),
+            0,
+        );
+        state.observe(Position(1_000), [run(1, 1_000)]);
+        let (mut now, mut cuts) = (0, 0);
+        while !state.has_given_up() {
+            state.attach(C);
+            now += 1;
+            loop {
+                let leased = lease(&mut state, C, 4_096, now);
+                let mut seen = leased.iter().map(|(position, _)| *position);
+                let Some(first) = seen.clone().next() else {
+                    now += 50;
+                    state.tick(Millis(now));
+                    continue;
+                };
+                let fatal = seen.any(|position| position == poison);
+                let before = if fatal { poison - 1 } else { u64::MAX - 1 };
+                // The application acks one by one, and dies of the poison before anybody hears that it got it.
+                ack(&mut state, Some(C), &[run(first.min(before), before)]);
+                if fatal {
+                    break;
+                }
+            }
+            let alone = state.consumers[&C].held() == 1;
+            let unseen = if says && !alone {
+                vec![run(poison, u64::MAX - 1)]
+            } else {
+                vec![]
+            };
+            state.cut(C, &unseen, says, Millis(now));
+            cuts += 1;
+        }
+        assert!(cuts <= 4, "{cuts} cuts");
+        let given_up = state.take_given_up(9);
+        assert_eq!(given_up.len(), 1, "nobody else");
+        assert_eq!(
+            (
+                given_up[0].position,
+                given_up[0].attempts,
+                &given_up[0].reason
+            ),
+            (Position(poison), 3, &GiveUpReason::ConsumersLost)
+        );
+    }
+}
+
+#[test]
+fn what_the_application_never_saw_counts_nothing() {
+    let mut state = with_events(2);
+    for _ in 0..20 {
+        state.attach(C);
+        let leased = lease(&mut state, C, 1, 0);
+        assert_eq!(leased, [(1, 1)]);
+        state.cut(C, &[run(1, 1)], true, Millis(0));
+    }
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 1, 0), [(1, 1)]);
+    // A client that never says so may have handed over everything.
+    state.cut(C, &[], false, Millis(0));
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 0), [(2, 1)], "1 waits for its turn");
+    ack(&mut state, Some(C), &[run(2, 2)]);
+    assert_eq!(lease(&mut state, C, 9, 0), [(1, 2)]);
+}
+
+#[test]
+fn who_has_suspects_holds_nothing_else_and_others_go_on() {
+    let mut state = with_events(20);
+    state.attach(D);
+    lease(&mut state, C, 5, 0);
+    lease(&mut state, D, 2, 0);
+    state.cut(C, &[], false, Millis(0));
+    // D is busy, so it gets what is new.
+    assert_eq!(lease(&mut state, D, 2, 10), [(8, 1), (9, 1)]);
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 20), [(1, 2)]);
+    assert_eq!(lease(&mut state, C, 9, 20), [], "one at a time");
+    assert_eq!(lease(&mut state, D, 1, 20), [(10, 1)]);
+    ack(&mut state, Some(C), &[run(1, 1)]);
+    assert_eq!(lease(&mut state, C, 9, 30), [(2, 2), (3, 2)]);
+    ack(&mut state, Some(C), &[run(2, 3)]);
+    assert_eq!(lease(&mut state, C, 9, 40), [(4, 2), (5, 2)]);
+    assert_eq!(lease(&mut state, C, 9, 40), [], "nothing else");
+    // Two were in hand, so none is guilty.
+    state.cut(C, &[], false, Millis(50));
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 60), [(4, 3)]);
+    // Alone: it waits for its back-off, which is none after the first, and lets others go first.
+    state.cut(C, &[], false, Millis(70));
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 80), [(5, 3)]);
+    ack(&mut state, Some(C), &[run(5, 5)]);
+    assert_eq!(lease(&mut state, C, 9, 90), [(4, 4)]);
+    ack(&mut state, Some(C), &[run(4, 4)]);
+    assert_eq!(lease(&mut state, C, 1, 90), [(11, 1)]);
+    assert!(!state.is_testing());
+}
+
+#[test]
+fn suspects_do_not_wait_for_a_consumer_that_never_comes_back() {
+    let mut state = with_events(20);
+    state.set_policy(DeliveryPolicy {
+        ack_deadline_ms: 60_000,
+        ..policy()
+    });
+    state.attach(D);
+    lease(&mut state, C, 2, 0);
+    lease(&mut state, D, 2, 0);
+    state.cut(C, &[], false, Millis(0));
+    assert_eq!(lease(&mut state, D, 1, 10), [(5, 1)]);
+    assert_eq!(state.next_wakeup(), Some(Millis(2_010)));
+    assert!(!state.tick(Millis(2_009)));
+    assert!(
+        state.tick(Millis(2_010)),
+        "whoever asks now gets nothing new"
+    );
+    assert_ne!(state.next_wakeup(), Some(Millis(2_010)), "said once");
+    assert_eq!(lease(&mut state, D, 1, 2_010), []);
+    ack(&mut state, Some(D), &[run(3, 5)]);
+    assert_eq!(lease(&mut state, D, 9, 2_020), [(1, 2)]);
+}
+
+#[test]
+fn the_next_start_knows_who_is_suspect() {
+    let mut state = with_events(9);
+    lease(&mut state, C, 3, 0);
+    state.cut(C, &[run(3, 3)], true, Millis(0));
+    let bytes = state.snapshot();
+    let mut state = SubscriptionState::restore(&bytes, policy(), |_| Some(0)).expect("sound");
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 0), [(1, 2)], "alone");
+    assert_eq!(state.snapshot(), bytes, "who is in flight is not suspect");
+    ack(&mut state, Some(C), &[run(1, 1)]);
+    assert_eq!(lease(&mut state, C, 9, 0), [(2, 2), (3, 1)]);
+}
+
+#[test]
+fn looking_costs_nothing() {
+    let mut state = with_events(20);
+    state.attach_to_look(D);
+    assert_eq!(lease(&mut state, D, 99, 0).len(), 6, "half of the window");
+    assert_eq!(lease(&mut state, C, 99, 0).len(), 6);
+    state.tick(Millis(50_000));
+    assert_eq!(state.in_flight(), 6, "the other's deadlines have passed");
+    state.cut(D, &[], false, Millis(50_000));
+    assert!(!state.is_testing() && state.in_flight() == 0);
+    state.attach(D);
+    let seen: Vec<_> = lease(&mut state, D, 6, 50_000);
+    assert_eq!(
+        seen,
+        (1..=6).map(|position| (position, 2)).collect::<Vec<_>>()
+    );
+    state.nack(D, &[run(1, 1)], Some(0), Millis(50_000));
+    state.detach(D, &[]);
+    assert!(!state.has_given_up());
 }
 
 #[test]

@@ -201,6 +201,7 @@ impl Consuming {
             subscription: subscription.to_owned(),
             credit_events: events,
             credit_bytes: 1 << 20,
+            ..Default::default()
         };
         let (send, mut recv) = client
             .send(&open(stream_open::Kind::Subscribe(subscribe)))
@@ -623,6 +624,7 @@ async fn events_are_delivered_acked_and_given_back() {
         .say(Command::Credit(pb::Credit {
             events: 1,
             bytes: 0,
+            ..Default::default()
         }))
         .await;
     assert_eq!(first.event().await.0, "b");
@@ -696,6 +698,7 @@ async fn who_does_not_read_can_still_ack() {
         .say(Command::Credit(pb::Credit {
             events: 0,
             bytes: 1 << 40,
+            ..Default::default()
         }))
         .await;
     let mut publishing = Publishing::open(&client, &[], 0).await;

@@ -110,6 +110,9 @@ pub(super) struct Handout {
     pub(super) generation: u64,
     /// The broker delivers what was not acked again, so a stale handout is better forgotten.
     pub(super) discard_when_stale: bool,
+    /// It is not to be handed out before the broker has heard that this many deliveries of the stream are: a consumer
+    /// that had these events before lost its connection.
+    pub(super) hear_first: Option<u64>,
     topic: Arc<str>,
     attempt: u32,
     time_ms: u64,
@@ -138,6 +141,7 @@ impl Handout {
         Ok(Self {
             generation,
             discard_when_stale,
+            hear_first: None,
             topic: deliver.topic.into(),
             attempt: deliver.attempt,
             time_ms: deliver.time_ms,
@@ -157,6 +161,10 @@ impl Handout {
             .count();
         let bytes = self.events.iter().map(|event| event.len() as u64).sum();
         ((self.positions.len() - further) as u64, bytes)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.at >= self.positions.len()
     }
 
     /// The next delivery and the bytes of its events; `None` when there is none left.

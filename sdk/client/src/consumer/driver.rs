@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,6 +12,7 @@ use tidegate_wire::frame::{decode, encode_frame};
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{self, broker_to_consumer, stream_open, subscribe_opened};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::delivery::Handout;
@@ -19,6 +21,13 @@ use crate::backoff::Backoff;
 use crate::client::ClientHandle;
 use crate::error::{Refusal, StreamError, SubscribeError};
 use crate::transport::FrameSource;
+
+/// What the application got is told after this long, if nothing was said in the meantime: seldom enough to cost nothing,
+/// and soon enough that the broker mostly knows what a process had in hand when it was killed.
+const TELL_AFTER: Duration = Duration::from_millis(10);
+
+/// The reset code that says: the application failed with what it had in hand.
+const APPLICATION_FAILED: VarInt = VarInt::from_u32(1);
 
 /// How long the last words to the broker may take when the consumer is gone.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,6 +46,11 @@ struct Stream {
     next_confirm: u64,
     /// The stream wants no answers.
     answers_unwanted: bool,
+    /// Deliveries that came, and those of them of which the broker was told that the application has got them.
+    delivered: u64,
+    told: u64,
+    /// When to tell the broker of more.
+    tell_at: Option<Instant>,
 }
 
 type Waiter = oneshot::Sender<Result<(), SubscribeError>>;
@@ -62,6 +76,7 @@ pub(super) struct Driver {
     client: Arc<ClientHandle>,
     shared: Arc<Shared>,
     subscription: String,
+    look: bool,
     credit_events: u64,
     credit_bytes: u64,
     handouts: mpsc::UnboundedSender<Result<Handout, SubscribeError>>,
@@ -75,6 +90,7 @@ impl Driver {
         client: Arc<ClientHandle>,
         shared: Arc<Shared>,
         subscription: &str,
+        look: bool,
         credit: &Credit,
         handouts: mpsc::UnboundedSender<Result<Handout, SubscribeError>>,
         opened: oneshot::Sender<Result<(), SubscribeError>>,
@@ -84,6 +100,7 @@ impl Driver {
             client,
             shared,
             subscription: subscription.to_owned(),
+            look,
             credit_events: credit.events,
             credit_bytes: credit.bytes,
             handouts,
@@ -97,7 +114,12 @@ impl Driver {
                 Ok(mut stream) => {
                     let end = self.drive(&mut stream).await;
                     if matches!(end, End::Detached) {
-                        self.say_goodbye(&mut stream).await;
+                        if self.shared.state().failed {
+                            // Fails only when the stream is over already.
+                            let _ = stream.send.reset(APPLICATION_FAILED);
+                        } else {
+                            self.say_goodbye(&mut stream).await;
+                        }
                     }
                     stream.abandon();
                     self.lose(stream);
@@ -137,6 +159,8 @@ impl Driver {
             subscription: self.subscription.clone(),
             credit_events: self.credit_events,
             credit_bytes: self.credit_bytes,
+            says_handed_over: true,
+            look: self.look,
         };
         let opening = async {
             let (send, mut source) = session.open(stream_open::Kind::Subscribe(open)).await?;
@@ -177,6 +201,9 @@ impl Driver {
             confirms: VecDeque::new(),
             next_confirm: 1,
             answers_unwanted,
+            delivered: 0,
+            told: 0,
+            tell_at: None,
         }
     }
 
@@ -202,7 +229,8 @@ impl Driver {
                 }
                 Woken::Frame(Ok(None)) => return End::Retry(None),
                 Woken::Frame(Err(error)) => return lost(error),
-                Woken::Written(Ok(())) | Woken::Other => {}
+                Woken::Written(Ok(())) => {}
+                Woken::Other => self.note_handed_over(stream),
                 Woken::Written(Err(error)) => {
                     debug!(%error, "the broker takes no more commands");
                     return self.last_words(stream).await;
@@ -220,6 +248,7 @@ impl Driver {
             send,
             source,
             outgoing,
+            tell_at,
             ..
         } = stream;
         let writing = !outgoing.is_empty();
@@ -231,6 +260,14 @@ impl Driver {
             frame = source.next() => Woken::Frame(frame),
             written = write, if writing => Woken::Written(written),
             () = self.shared.wake.notified() => Woken::Other,
+            () = tokio::time::sleep_until(tell_at.unwrap_or_else(Instant::now)), if tell_at.is_some() && !writing => Woken::Other,
+        }
+    }
+
+    /// The application may have got more: when that is to be told.
+    fn note_handed_over(&self, stream: &mut Stream) {
+        if stream.tell_at.is_none() && self.shared.state().handed_over > stream.told {
+            stream.tell_at = Some(Instant::now() + TELL_AFTER);
         }
     }
 
@@ -252,21 +289,38 @@ impl Driver {
     /// Turns what the application said and took into commands. Returns true when the consumer is gone and there is
     /// nothing left to say.
     fn gather(&self, stream: &mut Stream) -> bool {
-        let (answers, events, bytes, confirms, detached) = {
+        let due = stream.tell_at.is_some_and(|at| at <= Instant::now());
+        let (answers, events, bytes, confirms, detached, handed_over, ask) = {
             let mut state = self.shared.state();
+            // Whatever is taken next wakes us, unless we look at it by ourselves.
+            state.tell = stream.tell_at.is_none() || due;
             (
                 std::mem::take(&mut state.answers),
                 std::mem::take(&mut state.taken_events),
                 std::mem::take(&mut state.taken_bytes),
                 std::mem::take(&mut state.confirms),
                 state.detached,
+                state.handed_over,
+                state.ask.take(),
             )
         };
+        if due {
+            stream.tell_at = None;
+        }
         let mut out = BytesMut::new();
-        if (events > 0 || bytes > 0) && !detached {
+        let (events, bytes) = if detached { (0, 0) } else { (events, bytes) };
+        let handed_over = handed_over.max(ask.unwrap_or_default());
+        let tell = handed_over > stream.told && (due || detached);
+        if events > 0 || bytes > 0 || tell || ask.is_some() {
+            stream.told = stream.told.max(handed_over);
             stream.credit_events = stream.credit_events.saturating_add_unsigned(events);
             stream.credit_bytes = stream.credit_bytes.saturating_add_unsigned(bytes);
-            let credit = Command::Credit(pb::Credit { events, bytes });
+            let credit = Command::Credit(pb::Credit {
+                events,
+                bytes,
+                handed_over: stream.told,
+                confirm_handed_over: ask.is_some(),
+            });
             encode_frame(
                 &pb::ConsumerCommand {
                     command: Some(credit),
@@ -299,6 +353,14 @@ impl Driver {
                 Some(broker_to_consumer::Message::Confirmed(confirmed)) => {
                     self.confirmed(stream, &confirmed.confirm)
                 }
+                Some(broker_to_consumer::Message::HandedOver(heard)) => {
+                    let asker = {
+                        let mut state = self.shared.state();
+                        state.heard = state.heard.max(heard.deliveries);
+                        state.asker.take()
+                    };
+                    asker.into_iter().for_each(Waker::wake);
+                }
                 Some(broker_to_consumer::Message::Error(error)) => {
                     return Err(self.refused(error.into()));
                 }
@@ -313,9 +375,12 @@ impl Driver {
     fn deliver(&mut self, stream: &mut Stream, deliver: pb::Deliver) -> Result<(), End> {
         self.backoff.reset();
         let generation = self.shared.state().generation;
-        let handout =
+        let suspect = deliver.suspect;
+        let mut handout =
             Handout::new(deliver, generation, !stream.answers_unwanted).map_err(End::Fatal)?;
         let (events, bytes) = handout.cost();
+        stream.delivered += events;
+        handout.hear_first = suspect.then_some(stream.delivered);
         stream.spend(events, bytes, self.credit_events, self.credit_bytes)?;
         // When nobody receives any more, the consumer is gone, which is noticed elsewhere.
         let _ = self.handouts.send(Ok(handout));
@@ -367,6 +432,9 @@ impl Driver {
             state.generation += 1;
             state.answers = Default::default();
             (state.taken_events, state.taken_bytes) = (0, 0);
+            (state.handed_over, state.heard, state.ask) = (0, 0, None);
+            // It looks again, and finds that what it waits for is no longer its own.
+            state.asker.take().into_iter().for_each(Waker::wake);
             let mut waiting = std::mem::take(&mut state.confirms);
             waiting.extend(stream.confirms.into_iter().flat_map(|(_, waiters)| waiters));
             // One who waits is told now; otherwise the next who asks.

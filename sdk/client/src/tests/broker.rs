@@ -14,6 +14,7 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tidegate_wire::frame::{decode, encode_frame};
+use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{self, broker_to_consumer, hello_reply, publish_opened, publish_reply};
 use tidegate_wire::pb::{stream_open, subscribe_opened};
 use tidegate_wire::{ALPN, Limits};
@@ -358,6 +359,15 @@ impl Stream {
 
     /// Delivers one event for each of `positions`, given as `Deliver` counts them.
     pub(super) async fn deliver(&mut self, attempt: u32, positions: &[u64]) {
+        self.deliver_as(attempt, positions, false).await;
+    }
+
+    /// The same, of events that another consumer had in hand when it was lost.
+    pub(super) async fn deliver_suspects(&mut self, attempt: u32, positions: &[u64]) {
+        self.deliver_as(attempt, positions, true).await;
+    }
+
+    async fn deliver_as(&mut self, attempt: u32, positions: &[u64], suspect: bool) {
         let event =
             |index| Bytes::from(pb::Event::from(Event::new(format!("e{index}"))).encode_to_vec());
         let deliver = pb::Deliver {
@@ -366,14 +376,68 @@ impl Stream {
             time_ms: 7,
             positions: positions.to_vec(),
             sequences: positions.to_vec(),
+            suspect,
             events: (0..positions.len()).map(event).collect(),
         };
         self.say(broker_to_consumer::Message::Deliver(deliver))
             .await;
     }
 
+    /// The next command, but for what it says of what was handed over, which comes when it comes.
     pub(super) async fn command(&mut self) -> pb::consumer_command::Command {
+        loop {
+            match self.any_command().await {
+                Command::Credit(pb::Credit {
+                    events: 0,
+                    bytes: 0,
+                    ..
+                }) => {}
+                Command::Credit(credit) => {
+                    return Command::Credit(pb::Credit {
+                        handed_over: 0,
+                        ..credit
+                    });
+                }
+                other => return other,
+            }
+        }
+    }
+
+    pub(super) async fn heard(&mut self, deliveries: u64) {
+        self.say(broker_to_consumer::Message::HandedOver(pb::HandedOver {
+            deliveries,
+        }))
+        .await;
+    }
+
+    /// The code with which the client resets its side; `None` when it finishes it.
+    pub(super) async fn reset_code(&mut self) -> Option<u64> {
+        loop {
+            match soon(self.source.next()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(_) => {
+                    let reset = self.source.recv().received_reset().await;
+                    return reset.ok().flatten().map(|code| code.into_inner());
+                }
+            }
+        }
+    }
+
+    pub(super) async fn any_command(&mut self) -> Command {
         let command: pb::ConsumerCommand = self.read().await.expect("a command, not the end");
         command.command.unwrap()
+    }
+
+    /// Waits until the client says that it has handed over so many deliveries; whether it wants that confirmed.
+    pub(super) async fn handed_over(&mut self, deliveries: u64) -> bool {
+        loop {
+            if let Command::Credit(credit) = self.any_command().await
+                && credit.handed_over >= deliveries
+            {
+                assert_eq!(credit.handed_over, deliveries);
+                return credit.confirm_handed_over;
+            }
+        }
     }
 }

@@ -52,6 +52,8 @@ async fn acks_travel_as_ranges() {
         subscription: "s".into(),
         credit_events: 4096,
         credit_bytes: 8 << 20,
+        says_handed_over: true,
+        look: false,
     };
     assert_eq!(stream.subscribe_open(), &open);
     stream.deliver(1, &[5, 1, 1, 1, 2, 1]).await;
@@ -152,7 +154,8 @@ async fn credit_comes_back_as_deliveries_are_taken() {
         stream.command().await,
         Command::Credit(pb::Credit {
             events: 2,
-            bytes: 8
+            bytes: 8,
+            ..Default::default()
         })
     );
     // Nothing more until the next two are taken.
@@ -164,7 +167,8 @@ async fn credit_comes_back_as_deliveries_are_taken() {
         stream.command().await,
         Command::Credit(pb::Credit {
             events: 2,
-            bytes: 8
+            bytes: 8,
+            ..Default::default()
         })
     );
 }
@@ -188,7 +192,8 @@ async fn scarce_credit_comes_back_at_once() {
         command,
         Command::Credit(pb::Credit {
             events: 1,
-            bytes: 4
+            bytes: 4,
+            ..Default::default()
         })
     );
 }
@@ -365,4 +370,87 @@ async fn a_retryable_end_is_attached_again() {
     again.subscribe_ready().await;
     again.deliver(1, &[8]).await;
     assert_eq!(take(&mut consumer).await.position, 8);
+}
+
+#[tokio::test]
+async fn the_broker_is_told_what_the_application_got() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1, 1, 0, 1, 1]).await;
+    let _held = take(&mut consumer).await;
+    assert!(!stream.handed_over(1).await, "no answer is wanted");
+    let _held = take(&mut consumer).await;
+    stream.handed_over(2).await;
+    let _held = take(&mut consumer).await;
+    // Also as the last word.
+    soon(consumer.close()).await;
+    stream.handed_over(3).await;
+}
+
+#[tokio::test]
+async fn a_suspect_waits_until_the_broker_has_heard_of_it() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1]).await;
+    assert_eq!(take(&mut consumer).await.position, 1);
+    stream.deliver_suspects(2, &[2, 1]).await;
+    stream.deliver(1, &[9]).await;
+    let (first, ()) = tokio::join!(take(&mut consumer), async {
+        assert!(stream.handed_over(3).await || stream.handed_over(3).await);
+        stream.heard(3).await;
+    });
+    assert_eq!((first.position, first.attempt), (2, 2));
+    assert_eq!(take(&mut consumer).await.position, 3);
+    assert_eq!(take(&mut consumer).await.position, 9);
+}
+
+#[tokio::test]
+async fn a_suspect_that_nobody_heard_of_goes_down_with_its_connection() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver_suspects(2, &[2]).await;
+    let (delivery, _stream) = tokio::join!(take(&mut consumer), async {
+        assert!(stream.handed_over(1).await);
+        broker.drop_connections();
+        let mut stream = broker.stream().await;
+        stream.subscribe_ready().await;
+        stream.deliver(1, &[7]).await;
+        stream
+    });
+    assert_eq!(delivery.position, 7);
+}
+
+#[tokio::test]
+async fn a_consumer_that_goes_down_with_a_panic_says_so() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1]).await;
+    let application = tokio::spawn(async move {
+        take(&mut consumer).await;
+        panic!("the application of a test fails, as it should");
+    });
+    assert!(soon(application).await.is_err());
+    assert_eq!(stream.reset_code().await, Some(1));
+
+    let (consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    drop(consumer);
+    assert_eq!(stream.reset_code().await, None, "finished");
+}
+
+#[tokio::test]
+async fn who_only_looks_says_so() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (consumer, stream) =
+        tokio::join!(soon(client.look("s", ConsumerOptions::default())), async {
+            let mut stream = broker.stream().await;
+            stream.subscribe_ready().await;
+            stream
+        });
+    assert!(stream.subscribe_open().look);
+    drop(consumer.unwrap());
 }

@@ -1,0 +1,296 @@
+//! Consumers that lose their connection while they hold events: what they never had in hand counts nothing, what brought
+//! one down is found, and nobody else waits for it.
+
+use std::process::Stdio;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use tidegate::domain::SubscriptionInfo;
+use tidegate_tests::{BrokerProcess, RawClient, RawStream};
+use tidegate_wire::pb::{self, broker_to_consumer, consumer_command};
+use tidegate_wire::positions::{decode_deltas, encode_positions};
+
+use crate::support::{consume, header_values, next, number_of, publish};
+
+/// A consumer that keeps nothing to itself.
+struct Raw {
+    client: RawClient,
+    stream: RawStream,
+}
+
+/// What a frame of deliveries says.
+#[derive(Debug, PartialEq)]
+struct Frame {
+    positions: Vec<u64>,
+    attempt: u32,
+    suspect: bool,
+}
+
+impl Raw {
+    async fn attach(broker: &BrokerProcess, credit: u64, says: bool) -> anyhow::Result<Self> {
+        let (client, _) = RawClient::hello(broker).await?;
+        let open = pb::SubscribeOpen {
+            subscription: "s".to_owned(),
+            credit_events: credit,
+            credit_bytes: 1 << 24,
+            says_handed_over: says,
+            look: false,
+        };
+        let (stream, _) = client
+            .subscribe(open)
+            .await?
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        Ok(Self { client, stream })
+    }
+
+    async fn message(&mut self) -> anyhow::Result<broker_to_consumer::Message> {
+        let message: pb::BrokerToConsumer = self.stream.receive().await?;
+        message.message.context("an empty message")
+    }
+
+    async fn frame(&mut self) -> anyhow::Result<Frame> {
+        match self.message().await? {
+            broker_to_consumer::Message::Deliver(deliver) => Ok(Frame {
+                positions: decode_deltas(&deliver.positions)?,
+                attempt: deliver.attempt,
+                suspect: deliver.suspect,
+            }),
+            other => bail!("not a delivery: {other:?}"),
+        }
+    }
+
+    /// Positions of the next `count` deliveries.
+    async fn take(&mut self, count: usize) -> anyhow::Result<Vec<u64>> {
+        let mut positions = Vec::new();
+        while positions.len() < count {
+            positions.extend(self.frame().await?.positions);
+        }
+        Ok(positions)
+    }
+
+    async fn say(&mut self, command: consumer_command::Command) -> anyhow::Result<()> {
+        let command = Some(command);
+        self.stream.send(&pb::ConsumerCommand { command }).await
+    }
+
+    async fn ack(&mut self, positions: &[u64]) -> anyhow::Result<()> {
+        let positions = encode_positions(positions.iter().map(|position| *position..=*position));
+        self.say(consumer_command::Command::Ack(pb::Ack {
+            positions: Some(positions),
+            confirm: 0,
+        }))
+        .await
+    }
+
+    /// Returns when the broker has heard it.
+    async fn handed_over(&mut self, deliveries: u64) -> anyhow::Result<()> {
+        self.say(consumer_command::Command::Credit(pb::Credit {
+            handed_over: deliveries,
+            confirm_handed_over: true,
+            ..pb::Credit::default()
+        }))
+        .await?;
+        match self.message().await? {
+            broker_to_consumer::Message::HandedOver(heard) => {
+                assert_eq!(heard.deliveries, deliveries);
+                Ok(())
+            }
+            other => bail!("in place of an echo: {other:?}"),
+        }
+    }
+
+    /// Loses its connection, as a process does that dies.
+    async fn cut(self, broker: &BrokerProcess, left: u64) -> anyhow::Result<()> {
+        self.client.connection.close(0u32.into(), b"");
+        let gone = |info: &SubscriptionInfo| info.consumers == left;
+        broker
+            .admin()
+            .wait_subscription("s", "to lose it", gone)
+            .await?;
+        Ok(())
+    }
+}
+
+async fn start(policy: serde_json::Value, events: u64) -> anyhow::Result<BrokerProcess> {
+    let broker = BrokerProcess::start().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"], "delivery": policy}))
+        .await?;
+    publish(&broker.client().await?, "t", 1..=events).await?;
+    Ok(broker)
+}
+
+#[tokio::test]
+async fn an_event_that_brings_its_consumers_down_is_given_up_and_the_next_one_comes()
+-> anyhow::Result<()> {
+    let broker = start(json!({"attempts_max": 3, "backoff_ms": [0]}), 2).await?;
+    broker
+        .admin()
+        .create(json!({"name": "grave", "topics": ["dead.>"]}))
+        .await?;
+    // A client that does not say what it hands over, and handles one event at a time.
+    let mut attempts = Vec::new();
+    let mut other = 0;
+    while broker.admin().subscription("s").await?.dead_lettered == 0 {
+        let mut consumer = Raw::attach(&broker, 1, false).await?;
+        let frame = consumer.frame().await?;
+        if frame.positions == [1] {
+            attempts.push(frame.attempt);
+        } else {
+            // Behind it, and it comes although the first is not through.
+            other += 1;
+            consumer.ack(&frame.positions).await?;
+            let acked = |info: &SubscriptionInfo| info.depth == 1;
+            broker
+                .admin()
+                .wait_subscription("s", "to be acked", acked)
+                .await?;
+        }
+        consumer.cut(&broker, 0).await?;
+        assert!(attempts.len() <= 3, "{attempts:?}");
+    }
+    assert_eq!((attempts, other), (vec![1, 2, 3], 1));
+    let dead = next(&mut consume(&broker.client().await?, "grave").await?).await?;
+    assert_eq!(number_of(&dead)?, 1);
+    let headers = header_values(&dead);
+    assert!(headers.contains("lost its connection"), "{headers}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn fifty_cuts_with_a_full_prefetch_give_nothing_up() -> anyhow::Result<()> {
+    let policy = json!({"attempts_max": 3, "backoff_ms": [0], "ack_deadline_ms": 600_000});
+    let broker = start(policy, 300).await?;
+    for round in 0..50 {
+        // It had one in hand, and acked it.
+        let mut consumer = Raw::attach(&broker, 300, true).await?;
+        let frame = consumer.frame().await?;
+        consumer.handed_over(1).await?;
+        consumer.ack(&frame.positions[..1]).await?;
+        let left = 299 - round;
+        let acked = |info: &SubscriptionInfo| info.depth == left;
+        broker
+            .admin()
+            .wait_subscription("s", "to be acked", acked)
+            .await?;
+        consumer.cut(&broker, 0).await?;
+    }
+    let client = broker.client().await?;
+    let mut consumer = consume(&client, "s").await?;
+    for _ in 0..250 {
+        next(&mut consumer).await?.ack();
+    }
+    let info = broker.admin().wait_drained("s").await?;
+    assert_eq!(info.dead_lettered, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_client_says_it_has_not_handed_over_counts_nothing() -> anyhow::Result<()> {
+    let broker = start(json!({"attempts_max": 1, "backoff_ms": [0]}), 1).await?;
+    for _ in 0..5 {
+        let mut consumer = Raw::attach(&broker, 10, true).await?;
+        assert_eq!(consumer.frame().await?.attempt, 1);
+        consumer.cut(&broker, 0).await?;
+    }
+    let mut consumer = Raw::attach(&broker, 10, true).await?;
+    let frame = consumer.frame().await?;
+    assert!(frame.suspect, "it may have been in hand the first time");
+    consumer.handed_over(1).await?;
+    consumer.cut(&broker, 0).await?;
+    let given_up = |info: &SubscriptionInfo| info.dead_lettered == 1;
+    broker
+        .admin()
+        .wait_subscription("s", "to give it up", given_up)
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn suspects_go_out_alone_while_others_go_on() -> anyhow::Result<()> {
+    let policy = json!({"backoff_ms": [0], "ack_deadline_ms": 600_000});
+    let broker = start(policy, 6).await?;
+    let mut first = Raw::attach(&broker, 3, false).await?;
+    assert_eq!(first.take(3).await?, [1, 2, 3]);
+    let mut other = Raw::attach(&broker, 2, false).await?;
+    assert_eq!(other.take(2).await?, [4, 5]);
+    first.cut(&broker, 1).await?;
+    let mut again = Raw::attach(&broker, 100, false).await?;
+    let alone = Frame {
+        positions: vec![1],
+        attempt: 2,
+        suspect: true,
+    };
+    assert_eq!(again.frame().await?, alone);
+    other
+        .say(consumer_command::Command::Credit(pb::Credit {
+            events: 1,
+            ..pb::Credit::default()
+        }))
+        .await?;
+    assert_eq!(other.take(1).await?, [6], "the other goes on");
+    again.ack(&[1]).await?;
+    assert_eq!(again.take(2).await?, [2, 3], "two after the first answer");
+    again.ack(&[2, 3]).await?;
+    // And what is no suspect comes once there is none left.
+    publish(&broker.client().await?, "t", [7, 8]).await?;
+    assert_eq!(again.take(2).await?, [7, 8]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_says_goodbye_makes_nobody_suspect() -> anyhow::Result<()> {
+    let broker = start(json!({"attempts_max": 1, "backoff_ms": [0]}), 3).await?;
+    for end in ["finish", "reset", "close"] {
+        let mut consumer = Raw::attach(&broker, 10, false).await?;
+        assert_eq!(consumer.take(3).await?, [1, 2, 3], "{end}");
+        match end {
+            "finish" => consumer.stream.finish()?,
+            "reset" => consumer.stream.reset()?,
+            _ => consumer.client.connection.close(0u32.into(), b"bye"),
+        }
+        let gone = |info: &SubscriptionInfo| info.consumers == 0;
+        broker
+            .admin()
+            .wait_subscription("s", "to be left", gone)
+            .await?;
+    }
+    assert_eq!(broker.admin().subscription("s").await?.dead_lettered, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn looking_costs_nothing_however_long_it_takes() -> anyhow::Result<()> {
+    let policy = json!({"attempts_max": 1, "backoff_ms": [0], "ack_deadline_ms": 1});
+    let broker = start(policy, 1).await?;
+    let mut looks = broker
+        .command_line(&["sub", "s", "--no-ack"])?
+        .stdout(Stdio::null())
+        .spawn()?;
+    let held = |info: &SubscriptionInfo| info.in_flight == 1;
+    broker
+        .admin()
+        .wait_subscription("s", "to be looked at", held)
+        .await?;
+    // A deadline would have passed when this one's has.
+    broker
+        .admin()
+        .create(json!({"name": "clock", "topics": ["c"], "delivery": {"ack_deadline_ms": 20, "attempts_max": 1}}))
+        .await?;
+    let client = broker.client().await?;
+    publish(&client, "c", [1]).await?;
+    let mut clock = consume(&client, "clock").await?;
+    let _tick = next(&mut clock).await?;
+    let late = |info: &SubscriptionInfo| info.dead_lettered == 1;
+    broker
+        .admin()
+        .wait_subscription("clock", "to be late", late)
+        .await?;
+    broker.admin().delete_subscription("clock").await?;
+    looks.kill()?;
+    looks.wait()?;
+    let info = broker.admin().subscription("s").await?;
+    assert_eq!((info.dead_lettered, info.depth), (0, 1));
+    Ok(())
+}
