@@ -195,8 +195,8 @@ impl SubscriptionState {
             return Some(self.suspects.window.max(1));
         }
         let others = !self.ready.is_empty() || !self.retries.is_empty() || self.has_fresh();
-        let may = !self.suspects.accused.is_empty() && !(self.suspects.shaken && others);
-        may.then_some(1)
+        let none = self.suspects.accused.is_empty() || self.suspects.shaken && others;
+        (!none).then_some(1)
     }
 
     fn remove_consumer(&mut self, consumer: ConsumerId) -> Option<(Consumer, bool)> {
