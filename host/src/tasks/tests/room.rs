@@ -34,7 +34,7 @@ async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
     assert!(!fixture.broker.health().ready);
     let consumer = fixture
         .broker
-        .attach(&Principal::local(), "s")
+        .attach(&Principal::local(), "s", false)
         .await
         .expect("attached");
     let deliveries = tokio::time::timeout(PATIENCE, consumer.next(16, 1 << 20)).await;
