@@ -21,7 +21,7 @@ use crate::net::{
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions, Quota, Spawner};
+use crate::tasks::{Broker, BrokerOptions, Quota, Readable, Spawner};
 
 /// Time for what the broker's own tasks still write at shutdown, after the network has drained.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -43,10 +43,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let data_dir = config.data_dir.as_path();
     create_durably(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
-    let opened = open_store(&config).await?;
-    for loss in &opened.losses {
-        tracing::error!(%loss, "committed data is gone; the start went on without it, as asked");
-    }
+    // Before anything is written: a start that is refused leaves the disk as it found it.
+    let readable = read_store(&config).await?;
     let pems = match named {
         Some(pems) => pems,
         None => Pems::development(&config)?,
@@ -56,7 +54,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let policy = Arc::new(Policy::new(config.policy.grants.clone()));
     let broker = Broker::start(
         broker_options(&config, policy.clone()),
-        opened,
+        readable,
         plugins,
         &bundled::bundled(),
     )
@@ -161,22 +159,17 @@ async fn serve(
 }
 
 // Reading a whole journal takes a while, so not on a thread that serves others.
-async fn open_store(config: &Config) -> anyhow::Result<store::Opened> {
+async fn read_store(config: &Config) -> anyhow::Result<Readable> {
     let dir = config.data_dir.join("store");
     let options = store_options(config);
-    let opened = tokio::task::spawn_blocking(move || {
-        create_durably(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let accept_loss = options.accept_loss;
-        let mut opened = store::open(&dir, options, Arc::new(RealFileSystem))?;
-        if accept_loss {
-            let damage = opened.checkpoints.give_up_damage(true, |_| {});
-            opened
-                .losses
-                .extend(damage.context("cannot give up what is damaged in generations")?);
-        }
-        anyhow::Ok(opened)
+    let producers_max = usize_of(config.limits.producers_max);
+    let readable = tokio::task::spawn_blocking(move || {
+        let examined = store::examine(&dir, options, Arc::new(RealFileSystem))?;
+        Readable::of(examined, producers_max).map_err(anyhow::Error::from)
     });
-    opened.await.context("opening the store was interrupted")?
+    readable
+        .await
+        .context("opening the store was interrupted")?
 }
 
 fn store_options(config: &Config) -> StoreOptions {
@@ -189,6 +182,7 @@ fn store_options(config: &Config) -> StoreOptions {
         generation_part_bytes: config.store.generation_part_bytes,
         cache_bytes: config.store.cache_bytes,
         accept_loss: config.store.accept_loss,
+        marker: Some(config.data_dir.join("tidegate.data")),
         ..StoreOptions::default()
     }
 }
@@ -316,9 +310,11 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
 // of connections that the one before it had.
 fn reset_key(data_dir: &Path) -> anyhow::Result<[u8; 64]> {
     let path = data_dir.join("reset.key");
-    if let Ok(kept) = fs::read(&path)
-        && let Ok(key) = kept.try_into()
-    {
+    let kept = match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        kept => kept.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    if let Ok(key) = kept.try_into() {
         return Ok(key);
     }
     let mut key = [0; 64];

@@ -296,7 +296,7 @@ impl DevPki {
 pub fn ensure_dev_pki(dir: &Path) -> Result<DevPki, PkiError> {
     let pki = DevPki::at(dir);
     let (ca_cert, ca_key) = pair_paths(dir, "ca");
-    let authority = if ca_key.exists() && ca_cert.exists() {
+    let authority = if is_there(&ca_key)? && is_there(&ca_cert)? {
         Authority::load(dir)?
     } else {
         let authority = Authority::new("Tidegate development CA", Validity::days(DEV_CA_DAYS))?;
@@ -392,6 +392,14 @@ fn is_pair_good(cert: &Path, key: &Path) -> bool {
     let ends = cert.validity().not_after.timestamp();
     let same_key = cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
     same_key && ends > (OffsetDateTime::now_utc() + Duration::DAY).unix_timestamp()
+}
+
+// A disk that does not say is no reason for a new authority, which would shut out whoever holds a certificate of the old one.
+fn is_there(path: &Path) -> Result<bool, PkiError> {
+    path.try_exists().map_err(|error| PkiError::Unusable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 fn remove_if_there(path: &Path) -> Result<(), PkiError> {

@@ -13,6 +13,7 @@ mod generation;
 mod index;
 mod journal;
 mod manifest;
+mod marker;
 mod pace;
 mod pool;
 mod preparer;
@@ -23,11 +24,13 @@ mod repair;
 mod replay;
 mod reserve;
 mod scan;
+mod sealed;
 mod staging;
 mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trouble;
+mod witness;
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
@@ -45,7 +48,8 @@ pub use journal::JournalWriter;
 pub use manifest::GenerationInfo;
 pub use reader::{StoreReader, Usage};
 pub use record::RECORD_BYTES_MAX;
-pub use replay::{Group, Replay};
+pub use recovery::Examined;
+pub use replay::{Group, Replay, Replayed};
 pub use trouble::Unreadable;
 
 use generation::Generation;
@@ -77,6 +81,9 @@ pub struct StoreOptions {
     pub accept_loss: bool,
     /// What could not be read is not tried again for this long, twice as long each time up to a minute. Default 1 s.
     pub unreadable_retry_min: Duration,
+    /// A file outside the store's folder that says that there is a store. With one, a store that is gone is told from one that
+    /// never was.
+    pub marker: Option<PathBuf>,
 }
 
 impl StoreOptions {
@@ -101,6 +108,7 @@ impl Default for StoreOptions {
             cache_bytes: 32 * MIB,
             accept_loss: false,
             unreadable_retry_min: Duration::from_secs(1),
+            marker: None,
         }
     }
 }
@@ -117,28 +125,42 @@ pub struct Opened {
     pub state: Vec<(Bytes, Bytes)>,
     /// The groups after that state, in order.
     pub replay: Replay,
-    /// Whether the journal was closed before, so that nothing can have been cut off.
+    /// Whether the journal was closed before and nothing is missing, so that nothing can have been cut off.
     pub clean: bool,
     /// Damage that was accepted at this start.
     pub losses: Vec<Loss>,
 }
 
-/// Opens the store in `dir`, creating it if need be, and takes its lock, which lasts until the last of the
-/// returned parts and clones is dropped.
+/// Looks at the store in `dir` and takes its lock, which lasts until the last of what comes of it is dropped. Changes
+/// nothing on disk; [`Examined::begin`] does.
 ///
-/// Reads the whole journal once to check it. A torn end, which a power cut leaves, is cut off; it was never
-/// acknowledged.
+/// Reads the whole journal once to check it, but for the events after a clean end.
 ///
 /// # Errors
 ///
-/// Somebody else has the store open; committed data is damaged and `accept_loss` is not set (nothing is
-/// changed on disk then); or the disk fails.
+/// Somebody else has the store open, something in it is of another version's format, or the disk fails. Damage to
+/// committed data is not an error yet: see [`Examined::losses`].
+pub fn examine(
+    dir: &Path,
+    options: StoreOptions,
+    fs: Arc<dyn FileSystem>,
+) -> Result<Examined, OpenError> {
+    recovery::examine(dir, options, fs)
+}
+
+/// Opens the store in `dir`, creating it if need be: [`examine`] and [`Examined::begin`] in one.
+///
+/// A torn end, which a power cut leaves, is cut off; it was never acknowledged.
+///
+/// # Errors
+///
+/// Those of both; committed data is damaged and `accept_loss` is not set (nothing is changed on disk then).
 pub fn open(
     dir: &Path,
     options: StoreOptions,
     fs: Arc<dyn FileSystem>,
 ) -> Result<Opened, OpenError> {
-    recovery::open(dir, options, fs)
+    examine(dir, options, fs)?.begin()
 }
 
 // What the three parts share. Whoever needs index and generations takes them in this order and never both at
@@ -157,6 +179,8 @@ struct Shared {
     journal_bytes: AtomicU64,
     journal_blocks: AtomicUsize,
     next_number: AtomicU64,
+    // No generation had this number or a higher one before.
+    generation_id_min: u64,
     _lock: Box<dyn Any + Send + Sync>,
 }
 

@@ -10,7 +10,7 @@ use crate::auth::Grant;
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{BrokerOptions, Quota};
+use crate::tasks::{BrokerOptions, Quota, Readable};
 
 mod rights;
 
@@ -39,12 +39,13 @@ impl Fixture {
             journal_reserve_bytes: 4 * MIB,
             ..StoreOptions::default()
         };
-        let opened = store::open(
+        let examined = store::examine(
             &dir.path().join("store"),
             store_options,
             Arc::new(RealFileSystem),
         )
         .expect("opens");
+        let readable = Readable::of(examined, 100).expect("readable");
         let plugin_options = PluginOptions {
             cache_dir: dir.path().join("cache"),
             ..PluginOptions::default()
@@ -65,7 +66,7 @@ impl Fixture {
             subscription_patterns_max: 4,
             policy: policy.clone(),
         };
-        let broker = Broker::start(broker_options, opened, plugins, &[])
+        let broker = Broker::start(broker_options, readable, plugins, &[])
             .await
             .expect("starts");
         let options = AdminOptions {

@@ -180,8 +180,9 @@ impl Block {
         Ok(Entries::known(self.entries.clone(), ends.clone()))
     }
 
-    // How many events are present, as the head says.
-    fn present_count(&self) -> usize {
+    /// How many events are present, as the head says.
+    #[must_use]
+    pub fn present_count(&self) -> usize {
         self.kept.as_ref().map_or(self.count as usize, Vec::len)
     }
 

@@ -20,13 +20,11 @@ use super::pace::Pace;
 use super::record::StoredBlock;
 use super::repair;
 use super::reserve::is_full;
+use super::sealed::STATES_KEPT;
 use super::survey::empty_loss;
 use super::trouble::Holder;
 use super::{Shared, generations_dir, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
-
-/// Starts need the state of the newest generation, or if that is damaged of the one before it.
-const STATES_KEPT: usize = 2;
 
 /// Writes and deletes generations.
 pub struct Checkpoints {
@@ -71,9 +69,10 @@ impl Checkpoints {
         self.settle_manifest()?;
         self.check_mark(mark)?;
         let generations = self.shared.generations();
-        let id = generations
+        let after = generations
             .last()
             .map_or(1, |newest| newest.described.info.id + 1);
+        let id = after.max(self.shared.generation_id_min);
         let folder = generation::folder(&self.shared.dir, id);
         let described = match self.build(id, mark, &folder, blocks, state) {
             Ok(described) => described,

@@ -27,27 +27,36 @@ pub enum OpenError {
         /// What is gone.
         losses: Vec<Loss>,
     },
-    /// The manifest cannot be read, so it is not known which generations are complete.
+    /// Something is of a format that this version does not know. Nothing was changed.
     #[error(
-        "{} is damaged; restore the data directory from a copy, or start with --accept-loss to rebuild it from \
-         the generations that are complete",
+        "{} is of another format ({found}), so another version of Tidegate wrote it; start that one. Nothing was changed",
         path.display()
     )]
-    Manifest {
-        /// The manifest.
+    Format {
+        /// The file.
         path: PathBuf,
+        /// What it says that is not known.
+        found: String,
     },
-    /// A generation's database does not open or its state does not read, for a reason that is not damage.
-    #[error("cannot read the state in {}", path.display())]
-    Generation {
-        /// Its folder.
+    /// The system does not let a database or a file be read. That is no damage: what was not read may be sound.
+    #[error(
+        "cannot read {}; this is a failure of the system and not damage to data, so nothing was given up: start again \
+         once it is over",
+        path.display()
+    )]
+    Read {
+        /// Its file or folder.
         path: PathBuf,
-        /// What sled said.
+        /// What was said.
         #[source]
         source: ReadError,
     },
-    /// The operating system reports a failure.
-    #[error("cannot {doing} {}", path.display())]
+    /// The operating system reports a failure. That is no damage: what was not read may be sound.
+    #[error(
+        "cannot {doing} {}; this is a failure of the system and not damage to data, so nothing was given up: start again \
+         once it is over",
+        path.display()
+    )]
     Io {
         /// What was attempted.
         doing: &'static str,
@@ -210,6 +219,8 @@ pub enum CheckpointError {
 pub struct Loss {
     /// The damaged file or folder.
     pub path: PathBuf,
+    /// What is wrong with it, where that is not plain damage to its content.
+    pub why: Option<String>,
     /// Where a copy was kept; only when the loss was accepted and there was something to copy.
     pub kept_aside: Option<PathBuf>,
     /// First and last group concerned; the last is unknown when the end of the journal itself is gone.
@@ -236,6 +247,10 @@ pub struct LostRange {
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.path.display())?;
+        if let Some(why) = &self.why {
+            let more = self.groups.is_some() || self.positions.is_some();
+            write!(f, " {why}{}", if more { ";" } else { "" })?;
+        }
         match self.groups {
             Some((first, Some(last))) => write!(f, " groups {first} to {last}")?,
             Some((first, None)) => write!(f, " groups from {first} on")?,
@@ -253,6 +268,9 @@ impl fmt::Display for Loss {
         }
         if self.notes {
             f.write_str(", with the acks and changes committed there")?;
+        }
+        if let Some(kept) = &self.kept_aside {
+            write!(f, " (kept as {})", kept.display())?;
         }
         Ok(())
     }

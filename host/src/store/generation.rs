@@ -29,7 +29,7 @@ use super::generations_dir;
 use super::manifest::{Described, Gap, PartInfo};
 use super::pool::{PartKey, Pool};
 use super::record::{self, u32_at, u64_at};
-use crate::domain::{Block, Position};
+use crate::domain::{Block, Position, TopicId};
 
 /// A value in sled is at most this long.
 pub(super) const VALUE_BYTES_MAX: usize = 64 * 1024;
@@ -47,6 +47,11 @@ const SEGMENT_BYTES: usize = 2 << 20;
 /// What a database takes of the disk with next to nothing in it: a segment, and what sled keeps beside.
 pub(super) const EMPTY_BYTES: u64 = (SEGMENT_BYTES + (64 << 10)) as u64;
 const CACHE_BYTES: u64 = 16 << 20;
+/// The file without which there is no database.
+pub(super) const DATABASE: &str = "db";
+// How often, and how far apart, a database is read before it is called damaged.
+const PROOF_ATTEMPTS: u32 = 3;
+const PROOF_PAUSE: Duration = Duration::from_millis(20);
 // How often an open that finds the file lock taken is tried again, 5 ms apart: a database that was just closed
 // can hold it for a moment.
 const OPEN_ATTEMPTS: u32 = 1000;
@@ -340,6 +345,13 @@ pub(super) fn folder(dir: &Path, id: u64) -> PathBuf {
     generations_dir(dir).join(format!("{id:08}"))
 }
 
+/// The number of the generation whose folder has this name; `None` for whatever else lies there.
+pub(super) fn id_of(folder: &Path) -> Option<u64> {
+    let name = folder.file_name()?.to_str()?;
+    let id = name.parse().ok()?;
+    (format!("{id:08}") == name && folder.is_dir()).then_some(id)
+}
+
 /// Folder of one part's database.
 pub(super) fn part_path(folder: &Path, part: usize) -> PathBuf {
     folder.join(format!("part-{part:04}"))
@@ -382,6 +394,96 @@ pub(super) fn load_state(
         Ok(())
     })?;
     Ok(state)
+}
+
+/// Why what was sealed does not read.
+#[derive(Debug)]
+pub(super) enum Unsound {
+    /// The system fails, now at least. Nothing is known of the content.
+    System(ReadError),
+    /// All of its files can be read, and they are not what was written.
+    Content(ReadError),
+}
+
+/// The state, as [`load_state`] has it. sled tells some failures of a disk as damage, and a failure may pass: so damage is only
+/// what is found again while every byte of the database can be read.
+pub(super) fn prove_state(
+    fs: &dyn FileSystem,
+    path: &Path,
+    items: u64,
+    checksum: u64,
+) -> Result<Vec<(Bytes, Bytes)>, Unsound> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let error = match load_state(path, items, checksum) {
+            Ok(state) => return Ok(state),
+            Err(error) if is_of_the_system(&error) => return Err(Unsound::System(error)),
+            Err(error) => error,
+        };
+        read_tree(fs, path).map_err(|source| Unsound::System(ReadError::io(path)(source)))?;
+        if attempts == PROOF_ATTEMPTS {
+            return Err(Unsound::Content(error));
+        }
+        std::thread::sleep(PROOF_PAUSE);
+    }
+}
+
+// Whether it can only come from the operating system: neither a file that is too short nor one that is not there.
+fn is_of_the_system(error: &ReadError) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    let source: &io::Error = match error {
+        ReadError::Io { source, .. } => source,
+        ReadError::Database { source, .. } => match &**source {
+            sled::Error::Io(source) => source,
+            _ => return false,
+        },
+        ReadError::Unreadable { source, .. } => return is_of_the_system(source),
+        ReadError::Damaged { .. } | ReadError::DamagedBlock { .. } => return false,
+    };
+    !matches!(
+        source.kind(),
+        InvalidData | InvalidInput | NotFound | UnexpectedEof
+    )
+}
+
+// Reads every byte under `path`; a folder that is not there has none.
+fn read_tree(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+    let entries = match fs.list(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mut buffer = vec![0; 1 << 20];
+    for entry in entries {
+        if entry.is_dir() {
+            read_tree(fs, &entry)?;
+            continue;
+        }
+        let (file, mut at) = (fs.open(&entry)?, 0);
+        loop {
+            let read = file.read_at(&mut buffer, at)?;
+            if read == 0 {
+                break;
+            }
+            at += read as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Topics of all blocks of a part, each with its events that are present.
+pub(super) fn topics_in_part(
+    path: &Path,
+    part: &PartInfo,
+    mut each: impl FnMut(TopicId, u64),
+) -> Result<(), ReadError> {
+    each_item(path, part.items, part.checksum, |number, item| {
+        let block = record::decode_block(&item);
+        let block = block
+            .ok_or_else(|| ReadError::damaged(path, format!("the block that ends at {number}")))?;
+        each(block.topic, block.present_count() as u64);
+        Ok(())
+    })
 }
 
 /// Reads a whole database back and compares it with what was written.
@@ -429,6 +531,16 @@ pub(super) fn tree_bytes(fs: &dyn FileSystem, path: &Path) -> io::Result<u64> {
 
 /// Opens a sealed database.
 pub(super) fn open_database(path: &Path) -> Result<sled::Db, ReadError> {
+    // sled would begin an empty one.
+    match path.join(DATABASE).metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(ReadError::damaged(
+                path,
+                format!("the database, whose file `{DATABASE}` is missing,"),
+            ));
+        }
+        other => other.map_err(ReadError::io(path))?,
+    };
     remove_unfinished_snapshots(path).map_err(ReadError::io(path))?;
     let mut attempts = 0;
     loop {

@@ -14,6 +14,7 @@ use super::preparer::Preparer;
 use super::record::{self, FILE_HEAD_BYTES, FileHead, HEADER_BYTES, Kind, Salt, TooLong};
 use super::reserve::{is_full, is_out_of_files};
 use super::staging::Staging;
+use super::witness::{End, Witness, WitnessFile};
 use super::{Shared, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
 
@@ -45,6 +46,10 @@ pub struct JournalWriter {
     pending: Vec<Entry>,
     /// Bytes and blocks since the last mark.
     unmarked: (u64, usize),
+    /// Checksum of the last group in this file.
+    last_group: Option<u32>,
+    /// `None` when there is none to be had: the journal goes without.
+    witness: Option<WitnessFile>,
     failure: Option<(PathBuf, Arc<io::Error>)>,
 }
 
@@ -54,6 +59,7 @@ impl JournalWriter {
         shared: Arc<Shared>,
         next: CommitNumber,
         next_position: Position,
+        witness: io::Result<WitnessFile>,
     ) -> Result<Self, (PathBuf, io::Error)> {
         let path = file_path(&shared.dir, next);
         let wanted = file_bytes(&shared, FILE_HEAD_BYTES);
@@ -85,6 +91,8 @@ impl JournalWriter {
             staging: Staging::default(),
             pending: Vec::new(),
             unmarked,
+            last_group: None,
+            witness: witness.inspect_err(warn_of_witness).ok(),
             failure: None,
         };
         writer.announce_file();
@@ -114,6 +122,7 @@ impl JournalWriter {
         let out = self.staging.begin(length as usize);
         let table =
             record::encode_group(out, salt, self.next, durable, notes, blocks).map_err(too_long)?;
+        self.last_group = record::crc_of(&out[out.len() - length as usize..]);
         self.write_staged(length)?;
         let entries = table.into_iter().map(|(head, at)| Entry {
             head,
@@ -256,7 +265,14 @@ impl JournalWriter {
         let out = self.staging.begin(HEADER_BYTES);
         record::encode_mark(out, salt, Kind::Close, self.next, durable);
         self.write_staged(HEADER_BYTES as u64)?;
-        self.file.file.sync().map_err(|error| self.fail(error))
+        self.file.file.sync().map_err(|error| self.fail(error))?;
+        let end = End {
+            bytes: self.at,
+            next: self.next,
+            last: self.last_group,
+        };
+        self.tell_witness(Some(end));
+        Ok(())
     }
 
     fn check_failure(&self) -> Result<(), WriteError> {
@@ -312,6 +328,7 @@ impl JournalWriter {
         self.at = FILE_HEAD_BYTES;
         self.staging.forget_tail();
         self.allocated = new.bytes;
+        self.last_group = None;
         self.announce_file();
         Ok(())
     }
@@ -394,7 +411,19 @@ impl JournalWriter {
         }
     }
 
+    // What is on disk already is told to the witness. It may lag behind, so that it cannot be told is no reason to stop.
+    fn tell_witness(&mut self, closed: Option<End>) {
+        let newest = self.file.first;
+        let Some(witness) = &mut self.witness else {
+            return;
+        };
+        if let Err(error) = witness.say(&Witness { newest, closed }) {
+            warn_of_witness(&error);
+        }
+    }
+
     fn announce_file(&mut self) {
+        self.tell_witness(None);
         self.shared
             .journal_bytes
             .fetch_add(FILE_HEAD_BYTES, Ordering::Relaxed);
@@ -415,6 +444,10 @@ impl JournalWriter {
         self.failure = Some((path.clone(), source.clone()));
         WriteError::Io { path, source }
     }
+}
+
+fn warn_of_witness(error: &io::Error) {
+    tracing::warn!(%error, "the journal's witness cannot be written; were the newest journal file to get lost, the next start would not notice");
 }
 
 // How much is reserved for a file that must have this much room, in whole blocks.

@@ -11,6 +11,8 @@ use crate::domain::{CommitNumber, Position};
 
 const ABOUT: &str = "about";
 const TITLE: &str = "tidegate-manifest 1";
+/// What the titles of all versions begin with; a number follows.
+const TITLE_STEM: &str = "tidegate-manifest ";
 const BYTES_MAX: u64 = 256 << 20;
 
 /// A complete generation.
@@ -77,6 +79,8 @@ pub(super) struct Described {
 pub(super) enum ManifestError {
     /// It is there but not what was written.
     Damaged,
+    /// It is sound, as far as can be told, but says something that this version does not know.
+    Format(String),
     /// The file system fails.
     Io(io::Error),
 }
@@ -85,11 +89,14 @@ pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join("manifest")
 }
 
-/// The generations, oldest first; none when there is no manifest.
-pub(super) fn load(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<Described>, ManifestError> {
+/// The generations, oldest first; `None` when there is no manifest.
+pub(super) fn load(
+    fs: &dyn FileSystem,
+    dir: &Path,
+) -> Result<Option<Vec<Described>>, ManifestError> {
     match read(fs, &path(dir)) {
-        Err(ManifestError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other,
+        Err(ManifestError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }
 
@@ -127,7 +134,7 @@ fn read(fs: &dyn FileSystem, path: &Path) -> Result<Vec<Described>, ManifestErro
     let read = file.read_at(&mut bytes, 0).map_err(ManifestError::Io)?;
     bytes.truncate(read);
     let text = String::from_utf8(bytes).map_err(|_| ManifestError::Damaged)?;
-    decode(&text).ok_or(ManifestError::Damaged)
+    decode(&text)
 }
 
 fn write(fs: &dyn FileSystem, path: &Path, generations: &[Described]) -> io::Result<()> {
@@ -163,76 +170,95 @@ fn encode(generations: &[Described]) -> String {
     text
 }
 
-fn decode(text: &str) -> Option<Vec<Described>> {
-    let body = text.get(..text.trim_end().rfind('\n')? + 1)?;
-    let crc = text[body.len()..].trim().strip_prefix("crc ")?;
-    if u32::from_str_radix(crc, 16).ok()? != crc32c::crc32c(body.as_bytes()) {
-        return None;
+fn decode(text: &str) -> Result<Vec<Described>, ManifestError> {
+    let end = text.trim_end().rfind('\n').ok_or(ManifestError::Damaged)?;
+    let (body, crc) = text.split_at(end + 1);
+    let crc = crc.trim().strip_prefix("crc ").unwrap_or_default();
+    let crc = u32::from_str_radix(crc, 16).map_err(|_| ManifestError::Damaged);
+    let title = body.lines().next().unwrap_or_default();
+    let is_sound = |body: &str| {
+        let found = crc32c::crc32c(body.as_bytes());
+        crc.as_ref().is_ok_and(|crc| *crc == found)
+    };
+    let sound = is_sound(body);
+    if title != TITLE {
+        // A title that was damaged leaves the rest, and the checksum, as they were.
+        let was_ours = is_sound(&body.replacen(title, TITLE, 1));
+        let version = title.strip_prefix(TITLE_STEM).map(str::parse::<u32>);
+        return Err(match version {
+            Some(Ok(_)) if sound || !was_ours => ManifestError::Format(title.to_owned()),
+            _ => ManifestError::Damaged,
+        });
     }
-    let mut lines = body.lines();
-    if lines.next()? != TITLE {
-        return None;
+    if !sound {
+        return Err(ManifestError::Damaged);
     }
-    let mut generations: Vec<Described> = Vec::new();
-    for line in lines {
-        let words: Vec<&str> = line.split(' ').collect();
-        match *words.as_slice() {
-            [
-                "generation",
-                id,
-                "mark",
-                mark,
-                "events",
-                events,
-                "bytes",
-                bytes,
-                "state",
-                items,
-                sum,
-            ] => {
-                let items: i64 = number(items)?;
-                let sum = u64::from_str_radix(sum, 16).ok()?;
-                generations.push(Described {
-                    info: GenerationInfo {
-                        id: number(id)?,
-                        mark: CommitNumber(number(mark)?),
-                        first_position: None,
-                        last_position: None,
-                        events: number(events)?,
-                        bytes: number(bytes)?,
-                    },
-                    state: u64::try_from(items).ok().map(|items| (items, sum)),
-                    parts: Vec::new(),
-                });
-            }
-            [word @ ("part" | "lost"), first, last, "blocks", items, sum] => {
-                let part = PartInfo {
-                    first_position: Position(number(first)?),
-                    last_position: Position(number(last)?),
-                    items: number(items)?,
-                    checksum: u64::from_str_radix(sum, 16).ok()?,
-                    is_lost: word == "lost",
-                    gaps: Vec::new(),
-                };
-                let generation = generations.last_mut()?;
-                generation
-                    .info
-                    .first_position
-                    .get_or_insert(part.first_position);
-                generation.info.last_position = Some(part.last_position);
-                generation.parts.push(part);
-            }
-            ["gap", from, to] => {
-                let gap = Gap {
-                    from: Position(number(from)?),
-                    to: Position(number(to)?),
-                };
-                generations.last_mut()?.parts.last_mut()?.gaps.push(gap);
-            }
-            _ => return None,
+    let mut generations = Vec::new();
+    for line in body.lines().skip(1) {
+        describe(line, &mut generations).ok_or_else(|| ManifestError::Format(line.to_owned()))?;
+    }
+    Ok(generations)
+}
+
+// Adds what one line says; `None` when this version does not know it.
+fn describe(line: &str, generations: &mut Vec<Described>) -> Option<()> {
+    let words: Vec<&str> = line.split(' ').collect();
+    match *words.as_slice() {
+        [
+            "generation",
+            id,
+            "mark",
+            mark,
+            "events",
+            events,
+            "bytes",
+            bytes,
+            "state",
+            items,
+            sum,
+        ] => {
+            let items: i64 = number(items)?;
+            let sum = u64::from_str_radix(sum, 16).ok()?;
+            generations.push(Described {
+                info: GenerationInfo {
+                    id: number(id)?,
+                    mark: CommitNumber(number(mark)?),
+                    first_position: None,
+                    last_position: None,
+                    events: number(events)?,
+                    bytes: number(bytes)?,
+                },
+                state: u64::try_from(items).ok().map(|items| (items, sum)),
+                parts: Vec::new(),
+            });
         }
+        [word @ ("part" | "lost"), first, last, "blocks", items, sum] => {
+            let part = PartInfo {
+                first_position: Position(number(first)?),
+                last_position: Position(number(last)?),
+                items: number(items)?,
+                checksum: u64::from_str_radix(sum, 16).ok()?,
+                is_lost: word == "lost",
+                gaps: Vec::new(),
+            };
+            let generation = generations.last_mut()?;
+            generation
+                .info
+                .first_position
+                .get_or_insert(part.first_position);
+            generation.info.last_position = Some(part.last_position);
+            generation.parts.push(part);
+        }
+        ["gap", from, to] => {
+            let gap = Gap {
+                from: Position(number(from)?),
+                to: Position(number(to)?),
+            };
+            generations.last_mut()?.parts.last_mut()?.gaps.push(gap);
+        }
+        _ => return None,
     }
-    Some(generations)
+    Some(())
 }
 
 fn number<T: FromStr>(word: &str) -> Option<T> {
@@ -282,14 +308,40 @@ mod tests {
             },
         ];
         let text = encode(&described);
-        assert_eq!(decode(&text), Some(described));
+        assert_eq!(decode(&text).expect("sound"), described);
         for at in 0..text.len() - 1 {
             let mut bytes = text.clone().into_bytes();
             bytes[at] ^= 1;
             let flipped = String::from_utf8(bytes).expect("still ASCII");
-            assert_eq!(decode(&flipped), None, "flip at {at}");
+            let is_damaged = matches!(decode(&flipped), Err(ManifestError::Damaged));
+            assert!(is_damaged, "flip at {at}");
         }
-        assert_eq!(decode(""), None);
-        assert_eq!(decode(&text[..text.len() / 2]), None);
+        for cut in ["", &text[..text.len() / 2]] {
+            assert!(matches!(decode(cut), Err(ManifestError::Damaged)));
+        }
+    }
+
+    fn sealed(body: &str) -> String {
+        format!("{body}crc {:08x}\n", crc32c::crc32c(body.as_bytes()))
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_not_called_damage() {
+        let check = |text: &str, said: &str| match decode(text) {
+            Err(ManifestError::Format(found)) => assert_eq!(found, said),
+            other => panic!("{text}: {other:?}"),
+        };
+        check(
+            &sealed("tidegate-manifest 2\nwords\n"),
+            "tidegate-manifest 2",
+        );
+        check(&sealed(&format!("{TITLE}\nretention 5\n")), "retention 5");
+        // One that has checksums of its own.
+        check(
+            "tidegate-manifest 3\nwords\nsha 12\n",
+            "tidegate-manifest 3",
+        );
+        let other = sealed("another-manifest 1\n");
+        assert!(matches!(decode(&other), Err(ManifestError::Damaged)));
     }
 }

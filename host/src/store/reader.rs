@@ -8,8 +8,9 @@ use super::error::ReadError;
 use super::generation::{Generation, PartError};
 use super::index::{Entry, JournalFile};
 use super::replay;
+use super::sealed;
 use super::trouble::{Holder, Unreadable};
-use crate::domain::{Block, Millis, Position};
+use crate::domain::{Block, Millis, Position, TopicId};
 
 /// Reads blocks. A clone shares everything, the store's lock included.
 #[derive(Clone)]
@@ -120,6 +121,15 @@ impl StoreReader {
     pub fn unreadable(&self) -> Vec<Unreadable> {
         let list = self.shared.troubles.list().into_iter();
         list.map(|(_, unreadable)| unreadable).collect()
+    }
+
+    /// Which topics the events in generations are of, and how many of each are there. Reads all of them; what does not read is
+    /// passed over.
+    #[must_use]
+    pub fn sealed_topics(&self) -> Vec<(TopicId, u64)> {
+        let generations = self.shared.generations();
+        let described = generations.iter().map(|one| &one.described);
+        sealed::topics(&self.shared.dir, described)
     }
 
     /// What the store occupies.

@@ -47,6 +47,9 @@ pub const RECORD_BYTES_MAX: u64 = 1 << 30;
 pub(super) const ALIGNMENT: usize = 8;
 
 const FILE_MAGIC: u64 = u64::from_le_bytes(*b"TGJOURN1");
+/// What the titles of all versions begin with.
+const FILE_MAGIC_BYTES: usize = 7;
+const FILE_HEAD_COPY_BYTES: usize = 28;
 const ALL_KEPT: u32 = u32::MAX;
 /// Entries stay as they are unless compressing them spares this part of them, since reading them then costs more.
 const LEAST_GAIN: usize = 8;
@@ -86,6 +89,19 @@ pub(super) struct Header {
     pub(super) notes_bytes: u32,
     pub(super) head_crc: u32,
     pub(super) length: u64,
+    /// CRC32C of the fixed part as it was read. Through the other checksums it covers the whole record.
+    pub(super) crc: u32,
+}
+
+/// What a file's head says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FileTitle {
+    /// It is a journal file as this version writes them.
+    Ours(FileHead),
+    /// It is one of another version; this is its title.
+    Other(String),
+    /// It cannot be read.
+    Damaged,
 }
 
 /// What is known of a block without reading its body.
@@ -138,17 +154,29 @@ impl FileHead {
         bytes
     }
 
-    /// The head, from whichever copy is sound.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        [0, FILE_HEAD_COPY_AT]
-            .into_iter()
-            .find_map(|at| Self::decode_copy(bytes.get(at..at + 28)?))
+    /// What the head says, from whichever copy is sound. Another version's title counts when its copy is sound, or when both
+    /// copies bear it: one that was damaged into it stands there once.
+    pub(super) fn read(bytes: &[u8]) -> FileTitle {
+        let copies = [0, FILE_HEAD_COPY_AT]
+            .map(|at| bytes.get(at..at + FILE_HEAD_COPY_BYTES).unwrap_or_default());
+        if let Some(head) = copies.into_iter().find_map(Self::decode_copy) {
+            return FileTitle::Ours(head);
+        }
+        let title =
+            |copy: &[u8]| -> Option<u64> { u64_at(copy, 0).filter(|title| is_other(*title)) };
+        let [first, second] = copies.map(title);
+        let sound = copies.into_iter().filter(|copy| is_sound(copy));
+        let other = sound.filter_map(title).next();
+        match other.or(first.filter(|_| first == second)) {
+            Some(title) => {
+                FileTitle::Other(String::from_utf8_lossy(&title.to_le_bytes()).into_owned())
+            }
+            None => FileTitle::Damaged,
+        }
     }
 
     fn decode_copy(copy: &[u8]) -> Option<Self> {
-        let sound =
-            u64_at(copy, 0)? == FILE_MAGIC && u32_at(copy, 24)? == crc32c::crc32c(copy.get(..24)?);
-        if !sound {
+        if u64_at(copy, 0)? != FILE_MAGIC || !is_sound(copy) {
             return None;
         }
         Some(Self {
@@ -156,6 +184,17 @@ impl FileHead {
             salt: Salt(u64_at(copy, 16)?),
         })
     }
+}
+
+// Whether a copy of a head is as it was written, by whichever version.
+fn is_sound(copy: &[u8]) -> bool {
+    let covered = copy.get(..24).map(crc32c::crc32c);
+    covered.is_some() && covered == u32_at(copy, 24)
+}
+
+fn is_other(title: u64) -> bool {
+    let (ours, bytes) = (FILE_MAGIC.to_le_bytes(), title.to_le_bytes());
+    title != FILE_MAGIC && bytes[..FILE_MAGIC_BYTES] == ours[..FILE_MAGIC_BYTES] && bytes.is_ascii()
 }
 
 impl Kind {
@@ -175,12 +214,21 @@ impl Kind {
 }
 
 impl Header {
+    /// The kind of a record that is sound but of no kind that this version knows.
+    pub(super) fn unknown_kind(bytes: &[u8], salt: Salt) -> Option<u32> {
+        let code = u32_at(Self::sound(bytes, salt)?, 8)?;
+        Kind::from_code(code).is_none().then_some(code)
+    }
+
+    fn sound(bytes: &[u8], salt: Salt) -> Option<&[u8]> {
+        let bytes = bytes.get(..HEADER_BYTES)?;
+        let is_sound = salt.starts(bytes) && u32_at(bytes, 4)? == salt.crc(bytes.get(8..)?);
+        is_sound.then_some(bytes)
+    }
+
     /// Parses and checks the fixed part; every length in it is consistent, but not yet compared with the file.
     pub(super) fn decode(bytes: &[u8], salt: Salt) -> Option<Self> {
-        let bytes = bytes.get(..HEADER_BYTES)?;
-        if !salt.starts(bytes) || u32_at(bytes, 4)? != salt.crc(bytes.get(8..)?) {
-            return None;
-        }
+        let bytes = Self::sound(bytes, salt)?;
         let header = Self {
             kind: Kind::from_code(u32_at(bytes, 8)?)?,
             notes_bytes: u32_at(bytes, 12)?,
@@ -189,6 +237,7 @@ impl Header {
             blocks: u32_at(bytes, 32)?,
             head_crc: u32_at(bytes, 36)?,
             length: u64_at(bytes, 40)?,
+            crc: u32_at(bytes, 4)?,
         };
         let fits = header.head_bytes() <= header.length
             && header.length <= RECORD_BYTES_MAX
@@ -298,6 +347,20 @@ impl BlockHead {
         (kept <= u64::from(head.count) && kept * 4 <= u64::from(head.body_bytes)).then_some(head)
     }
 
+    /// A block of as many events in the same places, none of which is present any more.
+    pub(super) fn without_events(&self) -> Block {
+        Block::stored(
+            self.topic,
+            self.first_position,
+            self.first_sequence,
+            self.time,
+            self.count,
+            Some(Vec::new()),
+            Bytes::new(),
+        )
+        .marked(self.mark)
+    }
+
     /// Whether these are the bytes that were written.
     pub(super) fn covers(&self, body: &[u8]) -> bool {
         body.len() == self.body_bytes as usize && crc32c::crc32c(body) == self.crc
@@ -386,6 +449,7 @@ pub(super) fn encode_group(
         notes_bytes,
         head_crc,
         length,
+        crc: 0,
     };
     put_header(&mut out[start..], salt, &header);
     Ok(table)
@@ -409,6 +473,7 @@ pub(super) fn encode_mark(
         notes_bytes: 0,
         head_crc: 0,
         length: HEADER_BYTES as u64,
+        crc: 0,
     };
     put_header(&mut out[start..], salt, &header);
 }
@@ -424,6 +489,11 @@ fn put_header(out: &mut [u8], salt: Salt, header: &Header) {
     out[40..48].copy_from_slice(&header.length.to_le_bytes());
     let crc = salt.crc(&out[8..HEADER_BYTES]);
     out[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The checksum of the fixed part of a record, see [`Header::crc`].
+pub(super) fn crc_of(record: &[u8]) -> Option<u32> {
+    u32_at(record, 4)
 }
 
 /// A block as it is stored on its own: [`decode_block`] reads the pieces, one after the other.
@@ -595,6 +665,45 @@ mod tests {
         }
         (0..covered).for_each(|at| assert_eq!(Header::decode(&bytes[..at.min(47)], SALT), None));
         assert_eq!(Header::decode(&bytes, Salt(1)), None);
+    }
+
+    #[test]
+    fn the_title_of_another_version_is_told_from_damage() {
+        let head = FileHead {
+            first: CommitNumber(3),
+            salt: SALT,
+        };
+        let bytes = head.encode();
+        assert_eq!(FileHead::read(&bytes), FileTitle::Ours(head));
+        // As another version would write it, with a checksum like ours or of its own.
+        let mut other = bytes.clone();
+        for at in [0, FILE_HEAD_COPY_AT] {
+            other[at + 7] = b'2';
+        }
+        assert_eq!(FileHead::read(&other), FileTitle::Other("TGJOURN2".into()));
+        let crc = crc32c::crc32c(&other[..24]);
+        other[24..28].copy_from_slice(&crc.to_le_bytes());
+        other[FILE_HEAD_COPY_AT..].fill(0);
+        assert_eq!(FileHead::read(&other), FileTitle::Other("TGJOURN2".into()));
+        // Damaged into it: the other copy is sound, or not.
+        let mut flipped = bytes;
+        flipped[7] = b'2';
+        assert_eq!(FileHead::read(&flipped), FileTitle::Ours(head));
+        flipped[FILE_HEAD_COPY_AT + 9] ^= 1;
+        assert_eq!(FileHead::read(&flipped), FileTitle::Damaged);
+        assert_eq!(FileHead::read(&[]), FileTitle::Damaged);
+    }
+
+    #[test]
+    fn a_sound_record_of_an_unknown_kind_is_not_damage() {
+        let mut bytes = record();
+        assert_eq!(Header::unknown_kind(&bytes, SALT), None);
+        bytes[8] = 77;
+        assert_eq!(Header::unknown_kind(&bytes, SALT), None, "damaged");
+        let crc = SALT.crc(&bytes[8..HEADER_BYTES]);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Header::unknown_kind(&bytes, SALT), Some(77));
+        assert_eq!(Header::decode(&bytes, SALT), None);
     }
 
     fn stored(block: &Block) -> Bytes {

@@ -13,6 +13,8 @@ use super::record::{self, FILE_HEAD_BYTES, FileHead, Kind};
 use super::survey::{Survey, Surveyed};
 
 const COPY_BYTES: usize = 1 << 20;
+/// Folder of what is set aside.
+const LOST: &str = "lost";
 
 /// Applies what the survey found, and notes in its losses where copies were kept.
 pub(super) fn repair(
@@ -75,7 +77,29 @@ fn rewrite(fs: &dyn FileSystem, dir: &Path, surveyed: &Surveyed) -> io::Result<(
 
 /// Copies a file into `lost` under a name that is not taken, durably, and answers where.
 pub(super) fn keep_aside(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<PathBuf> {
-    let folder = dir.join("lost");
+    let target = place_aside(fs, dir, path)?;
+    let source = fs.open(path)?;
+    let copy_file = fs.create(&target)?;
+    copy(&*source, 0..source.length()?, &*copy_file, 0)?;
+    copy_file.sync()?;
+    fs.sync_dir(&dir.join(LOST))?;
+    Ok(target)
+}
+
+/// Moves a folder into `lost` under a name that is not taken, durably, and answers where.
+pub(super) fn move_aside(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<PathBuf> {
+    let target = place_aside(fs, dir, path)?;
+    fs.rename(path, &target)?;
+    fs.sync_dir(&dir.join(LOST))?;
+    if let Some(before) = path.parent() {
+        fs.sync_dir(before)?;
+    }
+    Ok(target)
+}
+
+// A path in `lost` that is not taken.
+fn place_aside(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<PathBuf> {
+    let folder = dir.join(LOST);
     fs.create_dir(&folder)?;
     fs.sync_dir(dir)?;
     let name = path
@@ -86,13 +110,7 @@ pub(super) fn keep_aside(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Re
     let taken = fs.list(&folder)?;
     let free = |number: &u32| !taken.contains(&folder.join(format!("{name}.{number}")));
     let number = (1..).find(free).unwrap_or(u32::MAX);
-    let target = folder.join(format!("{name}.{number}"));
-    let source = fs.open(path)?;
-    let copy_file = fs.create(&target)?;
-    copy(&*source, 0..source.length()?, &*copy_file, 0)?;
-    copy_file.sync()?;
-    fs.sync_dir(&folder)?;
-    Ok(target)
+    Ok(folder.join(format!("{name}.{number}")))
 }
 
 fn copy(from: &dyn File, range: std::ops::Range<u64>, to: &dyn File, at: u64) -> io::Result<()> {

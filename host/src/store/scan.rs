@@ -87,6 +87,8 @@ pub(super) enum Found {
     Record(Record),
     /// Nothing was ever written here or after it.
     End,
+    /// A sound record of a kind that this version does not know.
+    Unknown(u32),
     /// Something else.
     Bad,
 }
@@ -162,6 +164,10 @@ impl<'a> Scanner<'a> {
         }
         if let Some(record) = self.sound_record_at(at)? {
             return Ok(Found::Record(record));
+        }
+        let salt = self.file.salt;
+        if let Some(kind) = Header::unknown_kind(self.bytes(at, HEADER_BYTES as u64)?, salt) {
+            return Ok(Found::Unknown(kind));
         }
         Ok(if self.is_zero_from(at)? {
             Found::End

@@ -3,15 +3,20 @@
 //! data that was. Only reads; [`super::repair`] acts on what it finds.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::error::{Loss, LostRange, OpenError, ReadError};
 use super::fs::FileSystem;
 use super::index::{Entry, JournalFile};
+use super::journal::file_path;
 use super::journal_dir;
-use super::record::{self, BlockHead, FILE_HEAD_BYTES, FileHead, Kind};
+use super::record::{self, BlockHead, FILE_HEAD_BYTES, FileHead, FileTitle, Kind};
 use super::scan::{Bodies, Found, Record, Scanner, read_ahead, records_of};
+use super::witness::End;
 use crate::domain::{CommitNumber, Position, Sequence, TopicId};
 
 /// What a journal consists of.
@@ -48,11 +53,29 @@ pub(super) struct Surveyed {
     pub(super) cuts: Vec<Cut>,
 }
 
-/// A stretch of a file, and the record that takes its place.
+/// A stretch of a file, and the record that takes its place, if any.
+#[derive(Clone)]
 pub(super) struct Cut {
     pub(super) from: u64,
     pub(super) to: u64,
-    pub(super) with: Vec<u8>,
+    pub(super) with: Bytes,
+}
+
+/// What is known of the journal from elsewhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Proof {
+    /// A file that begins with this group, or with a later one, was there, with everything before it; 0: nothing is known.
+    pub(super) newest: CommitNumber,
+    /// How that very file ended, when the journal was closed.
+    pub(super) closed: Option<End>,
+}
+
+impl Proof {
+    // Groups before this one were durable.
+    fn durable_before(&self) -> CommitNumber {
+        self.closed
+            .map_or(self.newest, |end| end.next.max(self.newest))
+    }
 }
 
 /// Whether the last record of the newest file says that the journal was closed. It was written when everything before it was
@@ -68,12 +91,13 @@ pub(super) fn was_closed(fs: &dyn FileSystem, dir: &Path) -> Result<bool, OpenEr
     Ok(last.is_some_and(|record| record.header.kind == Kind::Close))
 }
 
-/// Examines the journal in `dir`, of which groups from `mark` on are needed.
+/// Examines the journal in `dir`, of which groups from `mark` on are needed, and which must have what `proof` says.
 pub(super) fn survey(
     fs: &dyn FileSystem,
     dir: &Path,
     mark: CommitNumber,
     next_position: Position,
+    proof: Proof,
     bodies: Bodies,
 ) -> Result<Survey, OpenError> {
     let mut paths = journal_paths(fs, dir)?;
@@ -91,9 +115,13 @@ pub(super) fn survey(
             ..Survey::default()
         },
         bodies,
+        proof,
         ledger: Ledger::default(),
         last_was_unreadable: false,
+        last_group: None,
+        unknown: None,
     };
+    let newest = paths.last().map(|(first, _)| *first);
     let last = paths.len().saturating_sub(1);
     let files = paths
         .iter()
@@ -106,7 +134,12 @@ pub(super) fn survey(
             Some(file) => surveyor.file(file, ahead, index == 0, index == last)?,
             None => surveyor.unreadable_file(path, first),
         }
+        if let Some((path, kind)) = surveyor.unknown.take() {
+            let found = format!("a record of kind {kind}");
+            return Err(OpenError::Format { path, found });
+        }
     }
+    surveyor.compare_with_proof(dir, newest);
     Ok(surveyor.survey)
 }
 
@@ -116,7 +149,10 @@ fn journal_paths(
     dir: &Path,
 ) -> Result<Vec<(CommitNumber, PathBuf)>, OpenError> {
     let folder = journal_dir(dir);
-    let paths = fs.list(&folder).map_err(OpenError::io("list", &folder))?;
+    let paths = match fs.list(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.map_err(OpenError::io("list", &folder))?,
+    };
     let mut files: Vec<_> = paths
         .into_iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
@@ -140,15 +176,34 @@ fn open_file(
         .read_at(&mut bytes, 0)
         .map_err(OpenError::io("read", path))?;
     bytes.truncate(read);
-    let head = FileHead::decode(&bytes).filter(|head| head.first == first);
-    Ok(head.map(|head| JournalFile::new(file, path.to_owned(), first, head.salt, FILE_HEAD_BYTES)))
+    let head = match FileHead::read(&bytes) {
+        FileTitle::Ours(head) if head.first == first => head,
+        FileTitle::Ours(_) | FileTitle::Damaged => return Ok(None),
+        FileTitle::Other(found) => {
+            let path = path.to_owned();
+            return Err(OpenError::Format { path, found });
+        }
+    };
+    let path = path.to_owned();
+    Ok(Some(JournalFile::new(
+        file,
+        path,
+        first,
+        head.salt,
+        FILE_HEAD_BYTES,
+    )))
 }
 
 struct Surveyor {
     survey: Survey,
     bodies: Bodies,
+    proof: Proof,
     ledger: Ledger,
     last_was_unreadable: bool,
+    /// Checksum of the last group, if it is in the file that was looked at last.
+    last_group: Option<u32>,
+    /// A sound record that this version does not know.
+    unknown: Option<(PathBuf, u32)>,
 }
 
 impl Surveyor {
@@ -195,6 +250,7 @@ impl Surveyor {
         };
         // Only the end of the newest file tells how the last run ended.
         self.survey.clean = false;
+        self.last_group = None;
         self.records(&mut scanner, &mut scanned, is_last)
             .map_err(|error| read_failed(&file.path, error))?;
         file.set_bytes(scanned.end);
@@ -242,6 +298,10 @@ impl Surveyor {
             let at = scanned.end;
             match scanner.record_at(at)? {
                 Found::End => return Ok(()),
+                Found::Unknown(kind) => {
+                    self.unknown = Some((scanned.file.path.clone(), kind));
+                    return Ok(());
+                }
                 Found::Record(record) if self.follows(&record) && record.damaged.is_empty() => {
                     self.take(&record, scanned);
                 }
@@ -279,6 +339,9 @@ impl Surveyor {
     // Whether a later record proves that the next group was on disk. Without such a proof what lies at `at`
     // was being written when the power went, and nobody was told that it was durable.
     fn was_durable(&self, scanner: &mut Scanner<'_>, at: u64) -> Result<bool, ReadError> {
+        if self.survey.next < self.proof.durable_before() {
+            return Ok(true);
+        }
         let mut at = at;
         while let Some(record) = scanner.next_record(at, self.survey.next)? {
             if record.header.durable >= self.survey.next {
@@ -301,6 +364,7 @@ impl Surveyor {
             }
             Kind::Group => scanned.groups += 1,
         }
+        self.last_group = Some(header.crc);
         for (head, offset) in &record.blocks {
             self.block(head, *offset, scanned);
         }
@@ -326,11 +390,13 @@ impl Surveyor {
     ) -> Result<(), ReadError> {
         let number = record.header.number;
         let raw = bytes::Bytes::copy_from_slice(scanner.bytes(record.at, record.header.length)?);
-        let bodies = record.blocks.iter().filter_map(|(head, offset)| {
+        // What is damaged keeps its place, so that its sequences and positions are not given again.
+        let bodies = record.blocks.iter().map(|(head, offset)| {
             let start = (offset - record.at) as usize;
-            head.block(&raw.slice(start..start + head.body_bytes as usize))
+            let body = raw.slice(start..start + head.body_bytes as usize);
+            head.block(&body).unwrap_or_else(|| head.without_events())
         });
-        let sound: Vec<_> = bodies.collect();
+        let left: Vec<_> = bodies.collect();
         let mut with = Vec::new();
         let salt = scanned.file.salt;
         let notes = raw.slice(record.header.notes_range());
@@ -341,7 +407,7 @@ impl Surveyor {
             number,
             record.header.durable,
             &notes,
-            &sound,
+            &left,
         );
         if written.is_err() {
             return Err(ReadError::damaged(&scanned.file.path, "a record"));
@@ -371,7 +437,7 @@ impl Surveyor {
         scanned.cuts.push(Cut {
             from: record.at,
             to: record.end(),
-            with,
+            with: with.into(),
         });
         for (head, offset) in &record.blocks {
             // Lost ones as well: the next sequence of the topic is no surprise then.
@@ -401,7 +467,7 @@ impl Surveyor {
         let with = if next > first {
             gap(&scanned.file, first, next)
         } else {
-            Vec::new()
+            Bytes::new()
         };
         self.lose(Loss {
             groups,
@@ -418,6 +484,63 @@ impl Surveyor {
         Ok(true)
     }
 
+    // Whether everything is there that is known of from elsewhere. What is missing at the end leaves a gap there, so that the
+    // numbers of what was lost are not given again.
+    fn compare_with_proof(&mut self, dir: &Path, newest: Option<CommitNumber>) {
+        let proof = self.proof;
+        let (from, proven) = (self.survey.next, proof.durable_before());
+        let has_newest = from > proof.newest || newest.is_some_and(|first| first >= proof.newest);
+        let last_path = self.survey.files.last().map(|file| file.file.path.clone());
+        let open_ended = self.last_was_unreadable;
+        let mut after = CommitNumber(from.0 + 1).max(proven);
+        if !has_newest {
+            after = after.max(CommitNumber(proof.newest.0 + 1));
+            let groups = match proof.closed {
+                Some(end) if end.next > from => Some((from, Some(CommitNumber(end.next.0 - 1)))),
+                _ => Some((from, None)),
+            };
+            self.lose(Loss {
+                why: Some("missing".to_owned()),
+                groups,
+                ..empty_loss(&file_path(dir, proof.newest.max(CommitNumber(1))))
+            });
+        } else if from < proven {
+            let groups = Some((from, Some(CommitNumber(proven.0 - 1))));
+            match self.survey.losses.last_mut().filter(|_| open_ended) {
+                Some(loss) => loss.groups = groups,
+                None => self.lose(Loss {
+                    why: Some(ends_too_early(proof.closed)),
+                    groups,
+                    ..empty_loss(&last_path.unwrap_or_else(|| journal_dir(dir)))
+                }),
+            }
+        } else if let Some(end) = proof.closed
+            && (from, newest) == (end.next, Some(proof.newest))
+            && end.last.is_some_and(|last| self.last_group != Some(last))
+        {
+            let last = CommitNumber(from.0 - 1);
+            self.lose(Loss {
+                why: Some(
+                    "the last group is not the one that the journal was closed with".to_owned(),
+                ),
+                groups: Some((last, Some(last))),
+                ..empty_loss(&last_path.unwrap_or_else(|| journal_dir(dir)))
+            });
+        } else if !open_ended {
+            return;
+        }
+        self.survey.clean = false;
+        match self.survey.files.last_mut() {
+            Some(last) => last.cuts.push(Cut {
+                from: last.end,
+                to: last.end,
+                with: gap(&last.file, from, after),
+            }),
+            None => self.survey.missing = Some((from, after)),
+        }
+        self.survey.next = after;
+    }
+
     fn lose(&mut self, loss: Loss) {
         self.survey.losses.push(loss);
         self.ledger.lost();
@@ -428,6 +551,17 @@ impl Survey {
     fn next_position_seen(&self, ledger: &Ledger) -> Position {
         // What generations hold may still lie in the journal too, so only its own blocks count here.
         ledger.last.map_or(Position(0), Position::next)
+    }
+}
+
+fn ends_too_early(closed: Option<End>) -> String {
+    match closed {
+        Some(end) => format!(
+            "its end is missing: when the broker was stopped, the journal went on to group {} and this file to byte {}",
+            end.next.0.saturating_sub(1),
+            end.bytes
+        ),
+        None => "its end is missing".to_owned(),
     }
 }
 
@@ -472,15 +606,16 @@ impl Ledger {
     }
 }
 
-fn gap(file: &JournalFile, first: CommitNumber, next: CommitNumber) -> Vec<u8> {
+fn gap(file: &JournalFile, first: CommitNumber, next: CommitNumber) -> Bytes {
     let mut bytes = Vec::new();
     record::encode_mark(&mut bytes, file.salt, Kind::Gap, first, next);
-    bytes
+    bytes.into()
 }
 
 pub(super) fn empty_loss(path: &Path) -> Loss {
     Loss {
         path: path.to_owned(),
+        why: None,
         kept_aside: None,
         groups: None,
         positions: None,
@@ -499,7 +634,7 @@ fn read_failed(path: &Path, error: ReadError) -> OpenError {
                 source: std::io::Error::new(kind, source),
             }
         }
-        other => OpenError::Generation {
+        other => OpenError::Read {
             path: path.to_owned(),
             source: other,
         },

@@ -7,6 +7,7 @@ pub(crate) mod faulty;
 mod generations;
 mod harness;
 mod journal;
+mod missing;
 mod model;
 mod power;
 mod sled_facts;

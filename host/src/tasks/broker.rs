@@ -3,6 +3,7 @@
 
 mod listing;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -27,7 +28,8 @@ use super::metrics::Metrics;
 use super::plugin_files::PluginFiles;
 use super::producers::Sessions;
 use super::publish::{PublishReplies, Publisher};
-use super::recovery::{self, RecoveryError};
+use super::readable::Readable;
+use super::recovery::RecoveryError;
 use super::spawn::Spawner;
 use super::supervisor::Supervisor;
 use super::unreadable::Watch;
@@ -40,7 +42,10 @@ use crate::domain::{
 };
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
-use crate::store::{Opened, StoreReader, Usage, WriteError};
+use crate::store::{CheckpointError, OpenError, StoreReader, Usage, WriteError};
+
+/// Topics without a name that a line of the log tells of.
+const ORPHANS_NAMED_MAX: usize = 16;
 
 /// The package of the interface that plugins implement, as in `wit/`.
 const WIT_PACKAGE: &str = "tidegate:plugin@0.1.0";
@@ -78,6 +83,12 @@ pub struct BrokerOptions {
 /// Why the broker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(OpenError),
+    /// What is damaged in generations cannot be given up.
+    #[error("cannot give up what is damaged in generations")]
+    GiveUp(#[source] CheckpointError),
     /// What is on disk cannot be made a state of.
     #[error("recovery failed")]
     Recovery(#[source] RecoveryError),
@@ -87,6 +98,9 @@ pub enum StartError {
     /// A plugin's file cannot be read or written.
     #[error("the plugin directory cannot be used")]
     PluginFiles(#[source] std::io::Error),
+    /// The runtime ends.
+    #[error("opening the store was interrupted")]
+    Interrupted,
     /// A thread cannot be started.
     #[error("a thread cannot be started")]
     Thread(#[source] std::io::Error),
@@ -140,17 +154,12 @@ impl Broker {
     /// What is on disk cannot be understood, or a bundled plugin does not load.
     pub async fn start(
         options: BrokerOptions,
-        opened: Opened,
+        readable: Readable,
         plugins: Arc<Plugins>,
         bundled: &[BundledPlugin],
     ) -> Result<Self, StartError> {
-        let recovered = recovery::recover(
-            &opened.state,
-            opened.replay,
-            opened.clean,
-            options.producers_max,
-        )
-        .map_err(StartError::Recovery)?;
+        let begun = tokio::task::spawn_blocking(move || readable.begin());
+        let (opened, recovered) = begun.await.map_err(|_| StartError::Interrupted)??;
         tracing::info!(
             topics = recovered.catalog.topics.len(),
             subscriptions = recovered.cells.len(),
@@ -167,6 +176,7 @@ impl Broker {
         let shutdown = CancellationToken::new();
         let inbox = Inbox::new();
         let metrics = Arc::new(Metrics::new());
+        say_orphans(&recovered.orphans, &metrics);
         let shared = Arc::new(RwLock::new(recovered.catalog.clone()));
         let log = Log::new(
             opened.reader.clone(),
@@ -957,6 +967,21 @@ impl Broker {
     ) -> Result<T, BrokerError> {
         self.0.parts.inbox.ask(make).await
     }
+}
+
+// Each topic's once, as far as they fit into a line that somebody reads.
+fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Metrics) {
+    let events: u64 = orphans.values().sum();
+    if events == 0 {
+        return;
+    }
+    metrics.orphaned(events);
+    let topics: Vec<String> = orphans
+        .iter()
+        .take(ORPHANS_NAMED_MAX)
+        .map(|(topic, events)| format!("{topic}: {events}"))
+        .collect();
+    tracing::error!(events, topics = orphans.len(), first = ?topics, "events are lost although they are on disk: the loss that was accepted took the creation of their topics, so nobody knows whose they are; they are handed to nobody");
 }
 
 fn broken(plugin: &PluginInfo) -> Condition {

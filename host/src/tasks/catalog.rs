@@ -205,19 +205,40 @@ pub(super) struct Catalog {
     pub(super) topics_census: Census,
     /// Who made how many subscriptions and routes.
     pub(super) subscriptions_census: Census,
+    /// A topic that comes into being begins with this sequence: 1, until a loss may have taken topics, one of which may have had
+    /// its name.
+    pub(super) first_sequence: Sequence,
 }
 
 impl Catalog {
+    /// Takes note of ids that something on disk bears, whether it is known what they stood for or not.
+    pub(super) fn saw(&mut self, topic: Option<TopicId>, subscription: Option<SubscriptionId>) {
+        self.last_topic = self.last_topic.max(topic.unwrap_or_default());
+        self.last_subscription = self.last_subscription.max(subscription.unwrap_or_default());
+    }
+
+    /// Changes and events are lost that had up to this many ids and sequences of each kind: none of them is given again.
+    pub(super) fn skip_lost(&mut self, count: u64) {
+        self.last_topic.0 = self.last_topic.0.saturating_add(count);
+        self.last_subscription.0 = self.last_subscription.0.saturating_add(count);
+        self.first_sequence.0 = self.first_sequence.0.max(1).saturating_add(count);
+        for topic in self.topics_by_id.values() {
+            topic.advance_to(Sequence(topic.next_sequence().0.saturating_add(count)));
+        }
+    }
+
     /// Makes the change. Replay applies changes that a checkpoint already holds, hence nothing here fails.
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::CreateTopic { id, spec } => {
                 self.last_topic = self.last_topic.max(*id);
                 if !self.topics_by_id.contains_key(id) {
-                    self.insert_topic(Arc::new(Topic::new(*id, spec.0.clone(), Sequence(1))));
+                    let first = self.first_sequence.max(Sequence(1));
+                    self.insert_topic(Arc::new(Topic::new(*id, spec.0.clone(), first)));
                 }
             }
             Change::DeleteTopic(id) => {
+                self.saw(Some(*id), None);
                 if let Some(topic) = self.topics_by_id.remove(id) {
                     self.topics.remove(&topic.spec.name);
                     self.topics_census.remove(topic.spec.created_by.as_ref());
@@ -236,11 +257,13 @@ impl Catalog {
                 spec,
                 fence,
             } => {
+                self.saw(None, Some(*id));
                 if let Some(subscription) = self.subscriptions.get_mut(id) {
                     subscription.update(*revision, Arc::new(spec.0.clone()), *fence);
                 }
             }
             Change::DeleteSubscription(id) => {
+                self.saw(None, Some(*id));
                 if let Some(gone) = self.subscriptions.remove(id) {
                     let creator = gone.spec.created_by.as_ref();
                     self.subscriptions_census.remove(creator);

@@ -21,6 +21,7 @@ pub(super) struct Metrics {
     checkpoints: Counter,
     missing_events: Counter,
     unreadable_events: Counter,
+    orphaned_events: Counter,
     group_events: Histogram,
     sync_seconds: Histogram,
 }
@@ -63,6 +64,10 @@ impl Metrics {
             "unreadable_events",
             "Events that the store could not read when they were to be delivered or judged; each attempt at a delivery counts, and for filters and catching up once where they stand. They stay pending",
         );
+        let orphaned_events = counter(
+            "orphaned_events",
+            "Events found at start whose topic is not known any more, since a loss that was accepted took its creation; nobody gets them",
+        );
         let group_events = Histogram::new(exponential_buckets(1.0, 4.0, 9));
         registry.register(
             "group_events",
@@ -87,6 +92,7 @@ impl Metrics {
             checkpoints,
             missing_events,
             unreadable_events,
+            orphaned_events,
             group_events,
             sync_seconds,
         }
@@ -125,6 +131,10 @@ impl Metrics {
 
     pub(super) fn unreadable(&self, events: u64) {
         self.unreadable_events.inc_by(events);
+    }
+
+    pub(super) fn orphaned(&self, events: u64) {
+        self.orphaned_events.inc_by(events);
     }
 
     /// The counters, and `gauges` read just now, in the Prometheus text format.

@@ -2,7 +2,7 @@
 //! after its mark, applied as the committer applied it. Filters are not run here: lanes do that again from where
 //! each subscription's state says, with the same verdicts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::catalog::{Catalog, Change, Subscription};
@@ -12,7 +12,12 @@ use super::note::{self, Note, NoteError};
 use super::state::{self, State, StateError};
 use crate::broker::{Producers, SubscriptionState};
 use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId, TopicId};
-use crate::store::{Group, ReadError};
+use crate::store::{Group, ReadError, Replayed};
+
+/// Where groups are lost, no more events, topics or subscriptions than this can have been in them: each takes a byte of a journal
+/// at least. So many numbers of each kind are skipped there, so that none is given twice. It leaves room for two million such
+/// losses in the numbers that every language can say.
+const LOST_CEILING: u64 = 1 << 32;
 
 /// Why the broker's state cannot be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -38,19 +43,29 @@ pub(super) struct Recovered {
     pub(super) groups: u64,
     /// To be written, durably, before anything else: which numbers were skipped.
     pub(super) reserved: Option<Note>,
+    /// Events of topics of which nothing is known any more, by topic. They are nobody's.
+    pub(super) orphans: BTreeMap<TopicId, u64>,
 }
 
-/// Rebuilds the state. `clean` says that the last run closed its journal.
+/// Rebuilds the state. `clean` says that the last run closed its journal. `sealed` answers which topics the events in
+/// generations are of; it is asked where changes of the catalog may be lost.
 pub(super) fn recover(
     pairs: &[(bytes::Bytes, bytes::Bytes)],
-    replay: impl Iterator<Item = Result<Group, ReadError>>,
+    replay: impl Iterator<Item = Result<Replayed, ReadError>>,
+    sealed: impl FnOnce() -> Vec<(TopicId, u64)>,
     clean: bool,
     producers_max: usize,
 ) -> Result<Recovered, RecoveryError> {
     let state = state::decode(pairs, producers_max).map_err(RecoveryError::State)?;
     let mut recovery = Recovery::new(state);
-    for group in replay {
-        recovery.apply(&group.map_err(RecoveryError::Replay)?)?;
+    for piece in replay {
+        match piece.map_err(RecoveryError::Replay)? {
+            Replayed::Group(group) => recovery.apply(&group)?,
+            Replayed::Gap => recovery.skip_what_was_lost(),
+        }
+    }
+    if recovery.has_gaps {
+        recovery.look_for_orphans(sealed());
     }
     recovery.stay_above_what_was_decided();
     let reserved = match clean {
@@ -70,6 +85,11 @@ struct Recovery {
     // of the catalog.
     targets: HashMap<(TopicId, bool), Vec<Arc<Cell>>>,
     groups: u64,
+    has_gaps: bool,
+    // The last topic that the state knows of. One before it that is not in the catalog was deleted.
+    last_known_topic: TopicId,
+    deleted: HashSet<TopicId>,
+    orphans: BTreeMap<TopicId, u64>,
 }
 
 struct Live {
@@ -93,12 +113,16 @@ impl Recovery {
             })
             .collect();
         Self {
+            last_known_topic: state.catalog.last_topic,
             catalog: state.catalog,
             producers: state.producers,
             next_position: state.next_position,
             live,
             targets: HashMap::new(),
             groups: 0,
+            has_gaps: false,
+            deleted: HashSet::new(),
+            orphans: BTreeMap::new(),
         }
     }
 
@@ -110,7 +134,12 @@ impl Recovery {
         for block in &group.blocks {
             let end = block.last_position.next();
             self.next_position = self.next_position.max(end);
+            self.catalog.saw(Some(block.topic), None);
             let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
+                // Deleted in this very group, or its creation is lost.
+                if !self.deleted.contains(&block.topic) {
+                    *self.orphans.entry(block.topic).or_default() += u64::from(block.count);
+                }
                 continue;
             };
             topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
@@ -163,8 +192,10 @@ impl Recovery {
                     Change::DeleteSubscription(id) => {
                         self.live.remove(&id);
                     }
+                    Change::DeleteTopic(id) => {
+                        self.deleted.insert(id);
+                    }
                     Change::CreateTopic { .. }
-                    | Change::DeleteTopic(_)
                     | Change::AddPlugin(_)
                     | Change::DeletePlugin { .. } => {}
                 }
@@ -173,6 +204,7 @@ impl Recovery {
                 subscription,
                 ranges,
             } => {
+                self.catalog.saw(None, Some(subscription));
                 if let Some(live) = self.live.get(&subscription) {
                     let ranges = note::unpack(&ranges);
                     live.cell.lock().ack(None, &ranges, &mut Vec::new());
@@ -184,6 +216,7 @@ impl Recovery {
             } => {
                 self.next_position = self.next_position.max(next_position);
                 for (id, next) in next_sequences {
+                    self.catalog.saw(Some(id), None);
                     if let Some(topic) = self.catalog.topics_by_id.get(&id) {
                         topic.advance_to(next);
                     }
@@ -206,6 +239,31 @@ impl Recovery {
                     first_sequence,
                     resolved_through,
                 );
+            }
+        }
+    }
+
+    // Groups are lost here, with whatever they gave a number to. What follows from this must be the same at every start that
+    // finds the gap, and is: the state before it and the groups are.
+    fn skip_what_was_lost(&mut self) {
+        self.has_gaps = true;
+        self.catalog.skip_lost(LOST_CEILING);
+        self.next_position.0 = self.next_position.0.saturating_add(LOST_CEILING);
+        // A checkpoint may have moved some of what was in those groups into a generation. Those that the router would feed look
+        // at all of it again, from where their state says, as those with filters do.
+        self.live.values_mut().for_each(|live| live.routed = false);
+        self.targets.clear();
+    }
+
+    // What generations hold of topics that came into being in groups that are lost.
+    fn look_for_orphans(&mut self, sealed: Vec<(TopicId, u64)>) {
+        for (topic, events) in sealed {
+            self.catalog.saw(Some(topic), None);
+            let is_known = topic <= self.last_known_topic
+                || self.catalog.topics_by_id.contains_key(&topic)
+                || self.deleted.contains(&topic);
+            if !is_known {
+                *self.orphans.entry(topic).or_default() += events;
             }
         }
     }
@@ -279,6 +337,7 @@ impl Recovery {
                 .collect(),
             groups: self.groups,
             reserved,
+            orphans: self.orphans,
         }
     }
 }
@@ -352,7 +411,14 @@ mod tests {
                 block(3, LetterMark::LastLetter),
             ],
         };
-        let recovered = recover(&[], [Ok(group)].into_iter(), true, 1).expect("readable");
+        let recovered = recover(
+            &[],
+            [Ok(Replayed::Group(group))].into_iter(),
+            Vec::new,
+            true,
+            1,
+        )
+        .expect("readable");
         let depth = |name: &str| {
             let mut cells = recovered.cells.iter().map(|(cell, _)| cell);
             let cell = cells.find(|cell| cell.name.as_str() == name);
@@ -360,5 +426,161 @@ mod tests {
         };
         let depths = ["old", "new", "prefix", "s"].map(depth);
         assert_eq!(depths, [3, 1, 3, 0]);
+    }
+}
+
+#[cfg(test)]
+mod lost {
+    use super::super::catalog::Json;
+    use super::*;
+    use crate::broker::Producers;
+    use crate::domain::{CommitNumber, LetterMark, Millis, TopicSpec};
+    use crate::store::BlockMeta;
+
+    fn group(
+        number: u64,
+        notes: &[Note],
+        blocks: &[(u64, u64, u64)],
+    ) -> Result<Replayed, ReadError> {
+        let mut bytes = Vec::new();
+        notes.iter().for_each(|one| note::push(one, &mut bytes));
+        let block = |(topic, position, sequence): &(u64, u64, u64)| BlockMeta {
+            first_position: Position(*position),
+            last_position: Position(position + 1),
+            topic: TopicId(*topic),
+            mark: LetterMark::Ordinary,
+            first_sequence: Sequence(*sequence),
+            count: 2,
+            time: Millis(0),
+        };
+        Ok(Replayed::Group(Group {
+            number: CommitNumber(number),
+            notes: bytes.into(),
+            blocks: blocks.iter().map(block).collect(),
+        }))
+    }
+
+    fn create_topic(id: u64, name: &str) -> Note {
+        Note::Change(Change::CreateTopic {
+            id: TopicId(id),
+            spec: Json(TopicSpec {
+                name: name.parse().expect("valid"),
+                durability: Durability::Sync,
+                created_by: None,
+            }),
+        })
+    }
+
+    fn create_subscription(id: u64) -> Note {
+        let spec = serde_json::json!({"name": format!("s{id}"), "topics": ["a"]});
+        Note::Change(Change::CreateSubscription {
+            id: SubscriptionId(id),
+            spec: Json(serde_json::from_value(spec).expect("valid")),
+            start: Position(1),
+        })
+    }
+
+    fn acks(subscription: u64) -> Note {
+        Note::Acks {
+            subscription: SubscriptionId(subscription),
+            ranges: vec![(1, 0)],
+        }
+    }
+
+    fn recovered(
+        pairs: &[(bytes::Bytes, bytes::Bytes)],
+        pieces: Vec<Result<Replayed, ReadError>>,
+        sealed: &[(u64, u64)],
+    ) -> Recovered {
+        let sealed = || {
+            sealed
+                .iter()
+                .map(|(id, events)| (TopicId(*id), *events))
+                .collect()
+        };
+        recover(pairs, pieces.into_iter(), sealed, true, 10).expect("readable")
+    }
+
+    fn orphans(recovered: &Recovered) -> Vec<(u64, u64)> {
+        let orphans = recovered.orphans.iter();
+        orphans.map(|(topic, events)| (topic.0, *events)).collect()
+    }
+
+    #[test]
+    fn every_id_that_is_seen_raises_the_counters() {
+        let highest = |pieces| {
+            let catalog = recovered(&[], pieces, &[]).catalog;
+            (catalog.last_topic.0, catalog.last_subscription.0)
+        };
+        let reserved = Note::Reserved {
+            next_position: Position(1),
+            next_sequences: vec![(TopicId(8), Sequence(1))],
+        };
+        let change = |change| vec![group(1, &[Note::Change(change)], &[])];
+        assert_eq!(highest(vec![group(1, &[], &[(7, 1, 1)])]), (7, 0));
+        assert_eq!(highest(vec![group(1, &[acks(9)], &[])]), (0, 9));
+        assert_eq!(highest(vec![group(1, &[reserved], &[])]), (8, 0));
+        assert_eq!(highest(change(Change::DeleteTopic(TopicId(5)))), (5, 0));
+        assert_eq!(
+            highest(change(Change::DeleteSubscription(SubscriptionId(4)))),
+            (0, 4)
+        );
+    }
+
+    #[test]
+    fn blocks_of_an_unknown_topic_are_counted_and_those_of_a_deleted_one_are_not() {
+        let delete = Note::Change(Change::DeleteTopic(TopicId(1)));
+        let pieces = vec![
+            group(1, &[create_topic(1, "a")], &[(1, 1, 1)]),
+            group(2, &[delete], &[(1, 3, 3), (2, 5, 1)]),
+            group(3, &[create_topic(4, "b")], &[(2, 7, 3), (4, 9, 1)]),
+        ];
+        assert_eq!(orphans(&recovered(&[], pieces, &[])), [(2, 4)]);
+    }
+
+    #[test]
+    fn where_groups_are_lost_numbers_are_skipped_alike_at_every_start() {
+        let pieces = || {
+            vec![
+                group(
+                    1,
+                    &[create_topic(1, "a"), create_subscription(1)],
+                    &[(1, 1, 1)],
+                ),
+                Ok(Replayed::Gap),
+                group(9, &[create_topic(3, "c")], &[(2, 20, 1), (1, 22, 9)]),
+            ]
+        };
+        let first = recovered(&[], pieces(), &[(2, 3), (77, 5)]);
+        let catalog = &first.catalog;
+        assert_eq!(catalog.next_topic_id(), TopicId(LOST_CEILING + 2));
+        assert_eq!(
+            catalog.next_subscription_id(),
+            SubscriptionId(LOST_CEILING + 2)
+        );
+        let next = |id: u64| catalog.topics_by_id[&TopicId(id)].next_sequence().0;
+        assert_eq!((next(1), next(3)), (LOST_CEILING + 3, LOST_CEILING + 1));
+        assert_eq!(first.next_position, Position(LOST_CEILING + 3));
+        // It was fed by the router, and has not been shown what generations hold of the groups that are lost.
+        let (cell, routed) = &first.cells[0];
+        assert_eq!(
+            (cell.lock().evaluated_through(), *routed),
+            (Position(2), false)
+        );
+        // In the journal and in generations.
+        assert_eq!(orphans(&first), [(2, 5), (77, 5)]);
+        let again = recovered(&[], pieces(), &[]);
+        assert_eq!(again.next_position, first.next_position);
+        assert_eq!(again.catalog.next_topic_id(), catalog.next_topic_id());
+
+        // A checkpoint keeps it, once the gap has left the journal.
+        let producers = Producers::new(1).snapshot();
+        let end = first.next_position;
+        let pairs = state::encode(catalog, end, end, producers, Vec::new());
+        let later = vec![group(10, &[create_topic(LOST_CEILING + 2, "d")], &[])];
+        let later = recovered(&pairs, later, &[(2, 3)]);
+        let topic = &later.catalog.topics_by_id[&TopicId(LOST_CEILING + 2)];
+        assert_eq!(topic.next_sequence(), Sequence(LOST_CEILING + 1));
+        assert!(later.orphans.is_empty());
     }
 }

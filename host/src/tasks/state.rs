@@ -25,6 +25,13 @@ struct Head {
     routed_through: Position,
     last_topic: TopicId,
     last_subscription: SubscriptionId,
+    /// Absent as long as it is 1.
+    #[serde(default, skip_serializing_if = "is_one")]
+    first_sequence: Sequence,
+}
+
+fn is_one(sequence: &Sequence) -> bool {
+    sequence.0 <= 1
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,6 +87,7 @@ pub(super) fn encode(
                 routed_through,
                 last_topic: catalog.last_topic,
                 last_subscription: catalog.last_subscription,
+                first_sequence: catalog.first_sequence,
             }),
         ),
         (Bytes::from_static(PRODUCERS), producers.into()),
@@ -138,6 +146,7 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
                 record.revision,
                 record.chains,
             );
+            state.catalog.saw(None, Some(record.id));
             state.catalog.insert_subscription(record.id, subscription);
         } else if key.starts_with(PLUGIN) {
             let plugin: PluginInfo = parse(key, value)?;
@@ -148,6 +157,7 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
         } else if key.starts_with(MATCHES) {
             let id = key[MATCHES.len()..].try_into().map(u64::from_be_bytes);
             let id = id.map_err(|_| unreadable(key, "not an id"))?;
+            state.catalog.saw(None, Some(SubscriptionId(id)));
             snapshots.push((key, SubscriptionId(id), value));
         } else if key == PRODUCERS {
             state.producers =
@@ -156,9 +166,10 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
             let head: Head = parse(key, value)?;
             state.next_position = head.next_position;
             state.routed_through = head.routed_through;
-            state.catalog.last_topic = state.catalog.last_topic.max(head.last_topic);
-            state.catalog.last_subscription =
-                state.catalog.last_subscription.max(head.last_subscription);
+            state
+                .catalog
+                .saw(Some(head.last_topic), Some(head.last_subscription));
+            state.catalog.first_sequence = head.first_sequence;
         } else {
             return Err(unreadable(key, "unknown key; a newer Tidegate wrote it"));
         }

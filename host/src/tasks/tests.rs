@@ -2,6 +2,8 @@
 
 mod room;
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use super::*;
 use crate::domain::{Durability, Entries, Principal, SubscriptionInfo, TopicSpec};
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
-use crate::store::{StoreOptions, open};
+use crate::store::{self, OpenError, StoreOptions};
 
 const MIB: u64 = 1 << 20;
 /// Long enough for any machine; a test that waits this long has failed.
@@ -21,20 +23,41 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Fixture {
     broker: Broker,
     fs: FaultyFileSystem,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Fixture {
     async fn start(tail_bytes: usize) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        Self::start_in(tempfile::tempdir().expect("a directory"), tail_bytes, false).await
+    }
+
+    // Stops, lets `change` do something to the store's folder, and starts again with losses accepted.
+    async fn start_after(self, change: impl FnOnce(&Path)) -> Self {
+        self.broker.shutdown().await;
+        let Self { broker, dir, .. } = self;
+        drop(broker);
+        change(&dir.path().join("store"));
+        Self::start_in(dir, 1 << 20, true).await
+    }
+
+    async fn start_in(dir: TempDir, tail_bytes: usize, accept_loss: bool) -> Self {
         let fs = FaultyFileSystem::default();
         let options = StoreOptions {
             journal_file_bytes: MIB,
             journal_bytes_max: 4 * MIB,
             journal_reserve_bytes: MIB,
+            accept_loss,
             ..StoreOptions::default()
         };
-        let opened = open(&dir.path().join("store"), options, Arc::new(fs.clone()));
+        let examined = loop {
+            let store = dir.path().join("store");
+            match store::examine(&store, options.clone(), Arc::new(fs.clone())) {
+                // Whoever has it still is about to end.
+                Err(OpenError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                examined => break examined.expect("opens"),
+            }
+        };
+        let readable = Readable::of(examined, 100);
         let plugins = Plugins::start(PluginOptions {
             cache_dir: dir.path().join("cache"),
             ..PluginOptions::default()
@@ -59,17 +82,13 @@ impl Fixture {
         };
         let broker = Broker::start(
             options,
-            opened.expect("opens"),
+            readable.expect("readable"),
             plugins.expect("starts"),
             &[],
         )
         .await
         .expect("starts");
-        Self {
-            broker,
-            fs,
-            _dir: dir,
-        }
+        Self { broker, fs, dir }
     }
 
     async fn publisher(&self) -> Stream {
@@ -90,6 +109,21 @@ impl Fixture {
             .create_subscription(&Principal::local(), spec)
             .await;
         created.expect("created");
+    }
+
+    // Waits until a line of the metrics is there.
+    async fn wait_for_metric(&self, line: &str) {
+        let reached = async {
+            while !self.broker.metrics_text(&Principal::local()).contains(line) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, reached).await;
+        assert!(
+            waited.is_ok(),
+            "{line}: {}",
+            self.broker.metrics_text(&Principal::local())
+        );
     }
 
     fn raised(&self) -> Vec<Condition> {
@@ -229,7 +263,7 @@ impl Fixture {
 
     // Overwrites every database with events, and answers how many there are.
     fn damage_generations(&self) -> usize {
-        let generations = self._dir.path().join("store/generations");
+        let generations = self.dir.path().join("store/generations");
         let mut damaged = 0;
         for generation in std::fs::read_dir(generations).expect("generations") {
             let part = generation.expect("a folder").path().join("part-0000/db");
@@ -316,5 +350,95 @@ async fn what_cannot_be_read_is_seen_and_waits_until_an_operator_gives_it_up() {
             .expect("nothing left"),
         []
     );
+    fixture.broker.shutdown().await;
+}
+
+// Publishes so much that a checkpoint is made, the `nth`; answers how many events that were.
+async fn fill_a_generation(fixture: &Fixture, stream: &mut Stream, nth: u64) -> u64 {
+    const BATCHES: u64 = 14;
+    for correlation in 0..BATCHES {
+        stream.submit(correlation, "a.b", 10, 10_000).await;
+    }
+    let answers = stream.answers(BATCHES as usize).await;
+    assert!(answers.iter().all(|answer| answer.result.is_ok()));
+    let line = format!("tidegate_checkpoints_total {nth}\n");
+    fixture.wait_for_metric(&line).await;
+    BATCHES * 10
+}
+
+// A state that is lost takes no events with it: what the generation holds is judged again.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_generation_whose_state_is_lost_are_judged_again() {
+    let fixture = Fixture::start(1 << 20).await;
+    fixture.subscribe("s", "a.>").await;
+    let mut stream = fixture.publisher().await;
+    let mut events = fill_a_generation(&fixture, &mut stream, 1).await;
+    events += fill_a_generation(&fixture, &mut stream, 2).await;
+    stream.submit(1, "a.b", 1, 10).await;
+    let last = stream.answers(1).await.remove(0).result.expect("appended");
+    drop(stream);
+    let fixture = fixture
+        .start_after(|store| {
+            let generations = fs::read_dir(store.join("generations")).expect("generations");
+            let newest = generations.map(|entry| entry.expect("entry").path()).max();
+            let state = newest.expect("some").join("state");
+            fs::remove_dir_all(state).expect("removed");
+        })
+        .await;
+    let line = format!(
+        "tidegate_subscription_depth{{subscription=\"s\"}} {}\n",
+        events + 1
+    );
+    fixture.wait_for_metric(&line).await;
+    // What was lost with the state may have had any number after those that are known.
+    let mut stream = fixture.publisher().await;
+    stream.submit(1, "a.b", 1, 10).await;
+    let next = stream.answers(1).await.remove(0).result.expect("appended");
+    assert!(next.first_sequence.0 > last.first_sequence.0 + (1 << 31));
+    fixture.broker.shutdown().await;
+}
+
+// The events of a topic whose creation is lost are nobody's, and its id is not given to another.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_topic_that_nobody_knows_any_more_are_counted_and_never_anybodys() {
+    let fixture = Fixture::start(1 << 20).await;
+    fixture.subscribe("all", ">").await;
+    let mut stream = fixture.publisher().await;
+    stream.submit(1, "secret", 3, 10).await;
+    stream.answers(1).await;
+    drop(stream);
+    // Each start begins a file of its own.
+    let fixture = fixture.start_after(|_| ()).await;
+    let mut stream = fixture.publisher().await;
+    stream.submit(1, "secret", 4, 10).await;
+    stream.answers(1).await;
+    drop(stream);
+    let fixture = fixture
+        .start_after(|store| {
+            let journal = fs::read_dir(store.join("journal")).expect("journal");
+            let first = journal.map(|entry| entry.expect("entry").path()).min();
+            fs::remove_file(first.expect("some")).expect("removed");
+        })
+        .await;
+    let text = fixture.broker.metrics_text(&Principal::local());
+    assert!(
+        text.contains("tidegate_orphaned_events_total 4\n"),
+        "{text}"
+    );
+    fixture.subscribe_to_all("new").await;
+    for n in 0..4 {
+        let topic = TopicSpec {
+            name: format!("z.{n}").parse().expect("a name"),
+            durability: Durability::Sync,
+            created_by: None,
+        };
+        let topic = fixture.broker.create_topic(topic).await.expect("created");
+        assert!(topic.id.0 > 1 << 32, "{topic:?}");
+    }
+    let mut stream = fixture.publisher().await;
+    stream.submit(1, "z.1", 1, 10).await;
+    stream.answers(1).await;
+    let line = "tidegate_subscription_depth{subscription=\"new\"} 1\n";
+    fixture.wait_for_metric(line).await;
     fixture.broker.shutdown().await;
 }

@@ -11,7 +11,7 @@ use crate::domain::{
 };
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::{self, File, FileSystem, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions, Quota};
+use crate::tasks::{Broker, BrokerOptions, Quota, Readable};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{publish_reply, subscribe_opened};
@@ -42,7 +42,8 @@ impl Served {
             journal_reserve_bytes: 4 * MIB,
             ..StoreOptions::default()
         };
-        let opened = store::open(&dir.path().join("store"), options, file_system);
+        let examined = store::examine(&dir.path().join("store"), options, file_system);
+        let readable = Readable::of(examined.expect("opens"), 100);
         let cache_dir = dir.path().join("cache");
         let plugins = Plugins::start(PluginOptions {
             cache_dir,
@@ -77,7 +78,7 @@ impl Served {
         };
         let broker = Broker::start(
             options,
-            opened.expect("opens"),
+            readable.expect("readable"),
             plugins.expect("starts"),
             &[],
         )

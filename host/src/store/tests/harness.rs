@@ -8,7 +8,9 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use crate::domain::{Block, BlockBuilder, CommitNumber, Millis, Position, Sequence, TopicId};
-use crate::store::{OpenError, Opened, ReadError, RealFileSystem, StoreOptions, StoreReader, open};
+use crate::store::{
+    OpenError, Opened, ReadError, RealFileSystem, Replayed, StoreOptions, StoreReader, open,
+};
 
 /// A group as it was appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +86,10 @@ pub(super) fn folder() -> TempDir {
 
 /// What is replayed, with the blocks as a reader finds them.
 pub(super) fn replayed(opened: &mut Opened) -> Vec<Group> {
-    let groups = opened.replay.by_ref().map(|group| {
-        let group = group.expect("sound journal");
+    let groups = opened.replay.by_ref().filter_map(|piece| {
+        let Replayed::Group(group) = piece.expect("sound journal") else {
+            return None;
+        };
         let blocks = group.blocks.iter().map(|meta| {
             let block = opened.reader.block_at(meta.first_position);
             let block = block.expect("readable").expect("in the journal");
@@ -95,11 +99,11 @@ pub(super) fn replayed(opened: &mut Opened) -> Vec<Group> {
             );
             (*block).clone()
         });
-        Group {
+        Some(Group {
             number: group.number,
             notes: group.notes.clone(),
             blocks: blocks.collect(),
-        }
+        })
     });
     groups.collect()
 }

@@ -316,6 +316,8 @@ impl File for PowerFile {
 struct History {
     groups: Vec<Group>,
     durable: usize,
+    // The journal was closed, and that was reported.
+    closed: bool,
 }
 
 impl History {
@@ -351,6 +353,7 @@ impl History {
 
     // Compares with what a start found, which may lack only what was never reported durable.
     fn check(&mut self, opened: &mut Opened, context: &str) {
+        assert!(opened.clean || !self.closed, "{context}: it was closed");
         let found = replayed(opened);
         let next = opened.journal.next_number().0 as usize;
         let first = found.first().map_or(next, |group| group.number.0 as usize);
@@ -429,7 +432,10 @@ fn live_through_power_cuts(seed: u64, cuts: usize, power_max: usize, checkpoints
         // Sometimes the power goes while the store is opened.
         if random.random_range(0..3) == 0 {
             disk.set_power(random.random_range(0..12));
-            drop(open(dir.path(), options.clone(), Arc::new(disk.clone())));
+            let opened = open(dir.path(), options.clone(), Arc::new(disk.clone()));
+            // Its new file, if it got that far, is not closed.
+            history.closed &= opened.is_err();
+            drop(opened);
             disk = disk.after_power_cut(&mut random);
         }
         let mut opened = open(dir.path(), options.clone(), Arc::new(disk.clone()))
@@ -441,6 +447,25 @@ fn live_through_power_cuts(seed: u64, cuts: usize, power_max: usize, checkpoints
         disk.set_power(0);
         drop(opened);
         disk = disk.after_power_cut(&mut random);
+        history.closed = false;
+        // Sometimes it runs once more, and the power goes while it is closed or right after.
+        if random.random_range(0..2) == 0 {
+            disk.set_power(usize::MAX);
+            let mut opened = open(dir.path(), options.clone(), Arc::new(disk.clone()))
+                .unwrap_or_else(|error| panic!("{context}: {error}"));
+            history.check(&mut opened, &context);
+            let group = history.next_group(&mut random);
+            history.groups.push(group.clone());
+            let appended = opened.journal.append(&group.notes, &group.blocks);
+            appended.expect("there is power");
+            disk.set_power(random.random_range(0..8));
+            if opened.journal.close().is_ok() {
+                history.durable = history.groups.len();
+                history.closed = true;
+            }
+            drop((opened.reader, opened.checkpoints, opened.replay));
+            disk = disk.after_power_cut(&mut random);
+        }
     }
 }
 
