@@ -29,6 +29,7 @@ mod staging;
 mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tree;
 mod trouble;
 mod witness;
 

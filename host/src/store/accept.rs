@@ -1,13 +1,13 @@
 //! What is given up of a part of a generation when an operator accepts its damage. Only looks at the database and changes what
 //! the manifest is to say; who writes that is [`super::checkpoint`]'s business.
 
-use std::io;
 use std::path::Path;
 
 use super::fs::FileSystem;
 use super::generation::{self, Inspected};
 use super::manifest::PartInfo;
 use super::pool::{PartKey, Pool};
+use super::tree;
 use super::trouble::Holder;
 use crate::domain::Position;
 
@@ -27,7 +27,7 @@ pub(super) fn look(
     let inspected = generation::inspect(path, part);
     drop(permit);
     // sled tells some failures of a disk as damage.
-    if let Err(error) = every_byte_reads(fs, path) {
+    if let Err(error) = tree::read(fs, path) {
         tracing::error!(path = %path.display(), %error, "a part cannot be read now, which says nothing of its content; it is not given up");
         return None;
     }
@@ -64,23 +64,4 @@ pub(super) fn look(
             None
         }
     }
-}
-
-// Whether the system lets all files of a folder be read, whatever is in them.
-fn every_byte_reads(fs: &dyn FileSystem, folder: &Path) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 20];
-    for path in fs.list(folder)? {
-        if path.is_dir() {
-            every_byte_reads(fs, &path)?;
-            continue;
-        }
-        let (file, mut at) = (fs.open(&path)?, 0);
-        loop {
-            match file.read_at(&mut buffer, at)? {
-                0 => break,
-                read => at += read as u64,
-            }
-        }
-    }
-    Ok(())
 }

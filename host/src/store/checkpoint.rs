@@ -22,6 +22,7 @@ use super::repair;
 use super::reserve::is_full;
 use super::sealed::STATES_KEPT;
 use super::survey::empty_loss;
+use super::tree;
 use super::trouble::Holder;
 use super::{Shared, generations_dir, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
@@ -226,7 +227,7 @@ impl Checkpoints {
         let newest = generations.last().map(|one| one.described.info.id);
         let bytes = newest.and_then(|id| {
             let path = generation::state_path(&generation::folder(&self.shared.dir, id));
-            generation::tree_bytes(&*self.shared.fs, &path).ok()
+            tree::bytes(&*self.shared.fs, &path).ok()
         });
         self.shared.reserve.set_state_bytes(bytes.unwrap_or(0));
     }
@@ -279,16 +280,14 @@ impl Checkpoints {
         state: impl Iterator<Item = (Bytes, Bytes)>,
     ) -> Result<Described, CheckpointError> {
         let fs = &*self.shared.fs;
-        fs.remove_dir(folder)
-            .map_err(CheckpointError::io("remove", folder))?;
+        tree::remove(fs, folder).map_err(CheckpointError::io("remove", folder))?;
         fs.create_dir(folder)
             .map_err(CheckpointError::io("create", folder))?;
         let permit = self.shared.pool.reserve();
         let (parts, events) = self.write_parts(folder, mark, blocks)?;
         let state = write_state(fs, folder, state)?;
         drop(permit);
-        let bytes =
-            generation::tree_bytes(fs, folder).map_err(CheckpointError::io("measure", folder))?;
+        let bytes = tree::bytes(fs, folder).map_err(CheckpointError::io("measure", folder))?;
         let info = GenerationInfo {
             id,
             mark,
@@ -305,7 +304,7 @@ impl Checkpoints {
         manifest::save_about(fs, folder, &described)
             .map_err(CheckpointError::io("describe", folder))?;
         // Opening the databases for their check may have written again; and now the names are made durable as well.
-        generation::sync_tree(fs, folder).map_err(CheckpointError::io("sync", folder))?;
+        tree::sync(fs, folder).map_err(CheckpointError::io("sync", folder))?;
         let all = generations_dir(&self.shared.dir);
         fs.sync_dir(&all)
             .map_err(CheckpointError::io("sync", &all))?;
@@ -452,7 +451,7 @@ impl Checkpoints {
     }
 
     fn remove_folder(&self, folder: &Path) {
-        if let Err(error) = self.shared.fs.remove_dir(folder) {
+        if let Err(error) = tree::remove(&*self.shared.fs, folder) {
             // The next start removes what the manifest does not name.
             tracing::warn!(path = %folder.display(), %error, "cannot remove a folder");
         }
@@ -465,9 +464,9 @@ fn seal(fs: &dyn FileSystem, writer: DatabaseWriter) -> Result<(u64, u64), Check
     let (items, checksum) = (writer.items, writer.checksum);
     let path = writer.path().to_owned();
     writer.finish().map_err(CheckpointError::Database)?;
-    generation::sync_tree(fs, &path).map_err(CheckpointError::io("sync", &path))?;
+    tree::sync(fs, &path).map_err(CheckpointError::io("sync", &path))?;
     generation::verify(&path, items, checksum).map_err(CheckpointError::Verify)?;
-    generation::forget_tree(fs, &path);
+    tree::forget(fs, &path);
     Ok((items, checksum))
 }
 

@@ -337,18 +337,24 @@ impl OpenError {
 }
 
 impl ReadError {
-    /// Whether what is on disk is not what was written, and not the system that fails, which may pass.
+    /// Whether what is on disk is not what was written, and not the system that fails, which may pass. A file that is too short or
+    /// not there is damage. sled copies errors without their numbers, so only their kinds tell.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        match self {
-            Self::Damaged { .. } | Self::DamagedBlock { .. } => true,
-            Self::Unreadable { source, .. } => source.is_damage(),
-            Self::Io { source, .. } => source.raw_os_error().is_none(),
+        use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+        let source: &io::Error = match self {
+            Self::Damaged { .. } | Self::DamagedBlock { .. } => return true,
+            Self::Unreadable { source, .. } => return source.is_damage(),
+            Self::Io { source, .. } => source,
             Self::Database { source, .. } => match &**source {
-                sled::Error::Io(source) => source.raw_os_error().is_none(),
-                _ => true,
+                sled::Error::Io(source) => source,
+                _ => return true,
             },
-        }
+        };
+        matches!(
+            source.kind(),
+            InvalidData | InvalidInput | NotFound | UnexpectedEof
+        )
     }
 
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {

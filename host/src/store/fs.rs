@@ -59,7 +59,7 @@ pub trait FileSystem: Send + Sync {
     /// The operating system refuses.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Removes a folder with everything in it; fine if it does not exist.
+    /// Removes an empty folder; fine if it does not exist.
     ///
     /// # Errors
     ///
@@ -209,7 +209,7 @@ impl FileSystem for RealFileSystem {
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        match fs::remove_dir_all(path) {
+        match fs::remove_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }

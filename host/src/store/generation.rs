@@ -29,6 +29,7 @@ use super::generations_dir;
 use super::manifest::{Described, Gap, PartInfo};
 use super::pool::{PartKey, Pool};
 use super::record::{self, u32_at, u64_at};
+use super::tree;
 use crate::domain::{Block, Position, TopicId};
 
 /// A value in sled is at most this long.
@@ -345,11 +346,11 @@ pub(super) fn folder(dir: &Path, id: u64) -> PathBuf {
     generations_dir(dir).join(format!("{id:08}"))
 }
 
-/// The number of the generation whose folder has this name; `None` for whatever else lies there.
-pub(super) fn id_of(folder: &Path) -> Option<u64> {
-    let name = folder.file_name()?.to_str()?;
+/// The number of the generation whose folder would have this name; `None` for any other name.
+pub(super) fn id_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
     let id = name.parse().ok()?;
-    (format!("{id:08}") == name && folder.is_dir()).then_some(id)
+    (format!("{id:08}") == name).then_some(id)
 }
 
 /// Folder of one part's database.
@@ -418,57 +419,15 @@ pub(super) fn prove_state(
         attempts += 1;
         let error = match load_state(path, items, checksum) {
             Ok(state) => return Ok(state),
-            Err(error) if is_of_the_system(&error) => return Err(Unsound::System(error)),
+            Err(error) if !error.is_damage() => return Err(Unsound::System(error)),
             Err(error) => error,
         };
-        read_tree(fs, path).map_err(|source| Unsound::System(ReadError::io(path)(source)))?;
+        tree::read(fs, path).map_err(|source| Unsound::System(ReadError::io(path)(source)))?;
         if attempts == PROOF_ATTEMPTS {
             return Err(Unsound::Content(error));
         }
         std::thread::sleep(PROOF_PAUSE);
     }
-}
-
-// Whether it can only come from the operating system: neither a file that is too short nor one that is not there.
-fn is_of_the_system(error: &ReadError) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
-    let source: &io::Error = match error {
-        ReadError::Io { source, .. } => source,
-        ReadError::Database { source, .. } => match &**source {
-            sled::Error::Io(source) => source,
-            _ => return false,
-        },
-        ReadError::Unreadable { source, .. } => return is_of_the_system(source),
-        ReadError::Damaged { .. } | ReadError::DamagedBlock { .. } => return false,
-    };
-    !matches!(
-        source.kind(),
-        InvalidData | InvalidInput | NotFound | UnexpectedEof
-    )
-}
-
-// Reads every byte under `path`; a folder that is not there has none.
-fn read_tree(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
-    let entries = match fs.list(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    let mut buffer = vec![0; 1 << 20];
-    for entry in entries {
-        if entry.is_dir() {
-            read_tree(fs, &entry)?;
-            continue;
-        }
-        let (file, mut at) = (fs.open(&entry)?, 0);
-        loop {
-            let read = file.read_at(&mut buffer, at)?;
-            if read == 0 {
-                break;
-            }
-            at += read as u64;
-        }
-    }
-    Ok(())
 }
 
 /// Topics of all blocks of a part, each with its events that are present.
@@ -489,44 +448,6 @@ pub(super) fn topics_in_part(
 /// Reads a whole database back and compares it with what was written.
 pub(super) fn verify(path: &Path, items: u64, checksum: u64) -> Result<(), ReadError> {
     each_item(path, items, checksum, |_, _| Ok(()))
-}
-
-/// Makes every file and folder under `path` durable.
-pub(super) fn sync_tree(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
-    for entry in fs.list(path)? {
-        if entry.is_dir() {
-            sync_tree(fs, &entry)?;
-        } else {
-            fs.open(&entry)?.sync()?;
-        }
-    }
-    fs.sync_dir(path)
-}
-
-/// Lets go of what the page cache holds of a sealed database, as far as that works. It is read again when a subscriber gets
-/// to it, which may be never, and until then the memory is better used for the next one: filling memory that was free for
-/// long costs several times what a copy does, where a hypervisor has to bring it back first.
-pub(super) fn forget_tree(fs: &dyn FileSystem, path: &Path) {
-    for entry in fs.list(path).unwrap_or_default() {
-        if entry.is_dir() {
-            forget_tree(fs, &entry);
-        } else if let Ok(file) = fs.open(&entry) {
-            file.forget();
-        }
-    }
-}
-
-/// Bytes of the files under `path`.
-pub(super) fn tree_bytes(fs: &dyn FileSystem, path: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs.list(path)? {
-        bytes += if entry.is_dir() {
-            tree_bytes(fs, &entry)?
-        } else {
-            fs.open(&entry)?.length()?
-        };
-    }
-    Ok(bytes)
 }
 
 /// Opens a sealed database.
@@ -571,10 +492,7 @@ pub(super) fn is_locked(error: &sled::Error) -> bool {
 fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "generating")
-        {
+        if tree::is_unfinished_snapshot(&path) {
             std::fs::remove_file(path)?;
         }
     }

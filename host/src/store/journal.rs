@@ -22,7 +22,13 @@ use crate::domain::{Block, CommitNumber, Position};
 const SMALL_FILE_BYTES: u64 = 256 << 10;
 
 /// Extension of a file that does not have its name yet.
-pub(super) const ASIDE: &str = "new";
+const ASIDE: &str = "new";
+/// Names, before that extension, of files that lie aside without a number.
+const NUMBERLESS: [&str; 2] = [PREPARED, RESERVED];
+/// The one that is filled ahead of time.
+pub(super) const PREPARED: &str = "prepared";
+/// The one that is kept for when the disk is full.
+pub(super) const RESERVED: &str = "reserve";
 
 /// The only writer of the journal.
 pub struct JournalWriter {
@@ -459,6 +465,33 @@ fn file_bytes(shared: &Shared, room: u64) -> u64 {
 /// Path of the journal file whose first group has this number.
 pub(super) fn file_path(dir: &Path, first: CommitNumber) -> PathBuf {
     journal_dir(dir).join(format!("{first:020}.log"))
+}
+
+/// Path of a file of this name that lies aside.
+pub(super) fn aside_path(dir: &Path, name: &str) -> PathBuf {
+    journal_dir(dir).join(name).with_extension(ASIDE)
+}
+
+/// The number of the first group of the journal file at `path`; `None` for whatever else lies there.
+pub(super) fn first_of(path: &Path) -> Option<CommitNumber> {
+    numbered(path, "log").filter(|_| !path.is_dir())
+}
+
+/// Whether what lies at `path` is a journal file that did not get its name.
+pub(super) fn lies_aside(path: &Path) -> bool {
+    let is_numberless = || {
+        NUMBERLESS
+            .iter()
+            .any(|name| path.ends_with(format!("{name}.{ASIDE}")))
+    };
+    (numbered(path, ASIDE).is_some() || is_numberless()) && !path.is_dir()
+}
+
+// Only what the broker would name just so is its own.
+fn numbered(path: &Path, extension: &str) -> Option<CommitNumber> {
+    let name = path.file_name()?.to_str()?;
+    let number: u64 = name.split('.').next()?.parse().ok()?;
+    (format!("{number:020}.{extension}") == name).then_some(CommitNumber(number))
 }
 
 // A journal file that does not have its name yet.

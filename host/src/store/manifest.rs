@@ -9,7 +9,8 @@ use std::str::FromStr;
 use super::fs::FileSystem;
 use crate::domain::{CommitNumber, Position};
 
-const ABOUT: &str = "about";
+/// File in which a generation describes itself.
+pub(super) const ABOUT: &str = "about";
 const TITLE: &str = "tidegate-manifest 1";
 /// What the titles of all versions begin with; a number follows.
 const TITLE_STEM: &str = "tidegate-manifest ";

@@ -2,7 +2,7 @@
 //! Written once, when a store has begun, and never changed.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::OpenError;
 use super::fs::FileSystem;
@@ -38,7 +38,10 @@ pub(super) fn is_there(fs: &dyn FileSystem, path: &Path) -> Result<bool, OpenErr
 
 /// Says, durably, that there is a store.
 pub(super) fn write(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
-    let aside = path.with_extension("new");
+    // Beside it may lie a new version of the program itself, as `tidegate.new`.
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
     let file = fs.create(&aside)?;
     file.write_at(format!("{TITLE}\n{TEXT}").as_bytes(), 0)?;
     file.sync()?;

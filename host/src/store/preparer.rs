@@ -12,8 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::fs::{DIRECT_BYTES, File, FileSystem};
-use super::journal::ASIDE;
-use super::journal_dir;
+use super::journal::{PREPARED, aside_path};
 
 /// Syncs in a file before the next one is prepared: a broker that hardly writes needs no second file.
 const SYNCS_MIN: u32 = 256;
@@ -60,7 +59,7 @@ impl Preparer {
     pub(super) fn new(fs: Arc<dyn FileSystem>, dir: &Path, bytes: u64) -> Self {
         Self {
             fs,
-            path: journal_dir(dir).join("prepared").with_extension(ASIDE),
+            path: aside_path(dir, PREPARED),
             bytes,
             state: State::Idle,
             begun: Instant::now(),
@@ -216,6 +215,7 @@ fn fill_file(
 mod tests {
     use super::*;
     use crate::store::RealFileSystem;
+    use crate::store::journal_dir;
 
     fn preparer(dir: &Path, bytes: u64) -> Preparer {
         std::fs::create_dir_all(journal_dir(dir)).expect("folder");

@@ -13,7 +13,7 @@ use super::error::{Loss, OpenError};
 use super::fs::FileSystem;
 use super::generation::{self, Generation};
 use super::index::Index;
-use super::journal::{ASIDE, JournalWriter, file_path};
+use super::journal::{self, JournalWriter, file_path};
 use super::manifest;
 use super::marker;
 use super::pool::Pool;
@@ -23,6 +23,7 @@ use super::reserve::Reserve;
 use super::scan::Bodies;
 use super::sealed::{self, Sealed};
 use super::survey::{Proof, Survey, empty_loss, survey, was_closed};
+use super::tree;
 use super::trouble::Troubles;
 use super::witness::{self, Testimony, Witness, WitnessError, WitnessFile};
 use super::{
@@ -316,10 +317,7 @@ impl Examined {
             fs.remove(path).map_err(OpenError::io("remove", path))?;
         }
         let aside = fs.list(&folder).map_err(OpenError::io("list", &folder))?;
-        for path in aside
-            .iter()
-            .filter(|path| path.extension().is_some_and(|end| end == ASIDE))
-        {
+        for path in aside.iter().filter(|path| journal::lies_aside(path)) {
             fs.remove(path).map_err(OpenError::io("remove", path))?;
         }
         fs.sync_dir(&folder)
@@ -335,9 +333,10 @@ impl Examined {
         let is_proven = self.losses.is_empty() && self.sealed.has_manifest;
         for unlisted in &self.sealed.unlisted {
             let path = &unlisted.path;
-            if is_proven {
+            let has_files = tree::has_files(fs, path).map_err(OpenError::io("list", path))?;
+            if is_proven || !has_files {
                 tracing::info!(path = %path.display(), "removing an incomplete generation");
-                fs.remove_dir(path).map_err(OpenError::io("remove", path))?;
+                tree::remove(fs, path).map_err(OpenError::io("remove", path))?;
                 continue;
             }
             let kept = repair::move_aside(fs, dir, path);

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fs::{DIRECT_BYTES, File, FileSystem};
-use super::journal::ASIDE;
-use super::journal_dir;
+use super::journal::{RESERVED, aside_path};
 
 /// The reserve of one store. Shared by the journal's writer and the checkpoints.
 pub(super) struct Reserve {
@@ -40,7 +39,7 @@ impl Reserve {
     ) -> Self {
         let reserve = Self {
             // Removed with everything else there that has no name yet, should a run end without giving it back.
-            journal_path: journal_dir(dir).join("reserve").with_extension(ASIDE),
+            journal_path: aside_path(dir, RESERVED),
             checkpoint_path: dir.join("reserve"),
             journal_bytes: journal_bytes.next_multiple_of(DIRECT_BYTES as u64),
             checkpoint_bytes_min,
@@ -164,6 +163,7 @@ pub(super) fn is_out_of_files(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use crate::store::RealFileSystem;
+    use crate::store::journal_dir;
     use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
 
     fn length(path: &Path) -> Option<u64> {

@@ -53,7 +53,10 @@ impl Sealed {
 
 /// Reads the manifest and the newest state in `dir`.
 pub(super) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Sealed, OpenError> {
-    let folders = folders(fs, dir)?;
+    let mut folders = numbered(fs, dir)?;
+    // Nor will a folder have the name that a file of somebody else has.
+    let last_id = folders.iter().map(|(id, _)| *id).max();
+    folders.retain(|(_, path)| path.is_dir());
     let mut losses = Vec::new();
     let (has_manifest, mut described) = match manifest::load(fs, dir) {
         Ok(Some(described)) => (true, described),
@@ -71,9 +74,9 @@ pub(super) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Sealed, OpenErr
         drop_missing_parts(fs, dir, one, &mut losses)?;
     }
     let (state, mark) = newest_state(fs, dir, &mut described, &mut losses)?;
-    let last_id = folders.iter().map(|(id, _)| *id);
     let listed: Vec<u64> = described.iter().map(|one| one.info.id).collect();
-    let last_id = last_id.chain(listed.iter().copied()).max().unwrap_or(0);
+    let last_id = last_id.into_iter().chain(listed.iter().copied());
+    let last_id = last_id.max().unwrap_or(0);
     let unlisted = folders.into_iter().filter(|(id, _)| !listed.contains(id));
     let unlisted = unlisted.map(|(_, path)| Unlisted {
         mark: manifest::load_about(fs, &path)
@@ -92,8 +95,8 @@ pub(super) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Sealed, OpenErr
     })
 }
 
-// The folders that bear a generation's number, rising. Whatever else lies there is nothing of ours.
-fn folders(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
+// What bears a generation's number, rising. Whatever else lies there is nothing of ours.
+fn numbered(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
     let all = generations_dir(dir);
     let paths = match fs.list(&all) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::error::{Loss, LostRange, OpenError, ReadError};
 use super::fs::FileSystem;
 use super::index::{Entry, JournalFile};
-use super::journal::file_path;
+use super::journal::{self, file_path};
 use super::journal_dir;
 use super::record::{self, BlockHead, FILE_HEAD_BYTES, FileHead, FileTitle, Kind};
 use super::scan::{Bodies, Found, Record, Scanner, read_ahead, records_of};
@@ -155,11 +155,7 @@ fn journal_paths(
     };
     let mut files: Vec<_> = paths
         .into_iter()
-        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-        .filter_map(|path| {
-            let first = path.file_stem()?.to_str()?.parse().ok()?;
-            Some((CommitNumber(first), path))
-        })
+        .filter_map(|path| Some((journal::first_of(&path)?, path)))
         .collect();
     files.sort();
     Ok(files)

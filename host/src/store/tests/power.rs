@@ -242,6 +242,9 @@ impl FileSystem for PowerFileSystem {
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.use_power()?;
+        if is_real(path) {
+            return RealFileSystem.remove(path);
+        }
         disk.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         let unlink = Naming::Unlink(path.to_owned());
         disk.unsynced_names

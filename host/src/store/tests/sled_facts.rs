@@ -7,6 +7,7 @@ use std::path::Path;
 use super::harness::*;
 use crate::store::RealFileSystem;
 use crate::store::generation::{self, DatabaseWriter, VALUE_BYTES_MAX};
+use crate::store::tree;
 
 fn raw_open(path: &Path) -> sled::Result<sled::Db> {
     generation::config(path).open()
@@ -37,8 +38,8 @@ fn the_version_is_the_one_that_was_examined() {
 #[test]
 fn a_database_is_not_many_times_as_long_as_its_content() {
     let dir = folder();
-    let length = |path: &Path| generation::tree_bytes(&RealFileSystem, path).expect("files");
-    let path = dir.path().join("two rounds");
+    let length = |path: &Path| tree::bytes(&RealFileSystem, path).expect("files");
+    let path = dir.path().join("state");
     let (items, checksum) = written(&path, 200, VALUE_BYTES_MAX - 12);
     generation::verify(&path, items, checksum).expect("sound");
     let content = 200 * VALUE_BYTES_MAX as u64;
