@@ -25,7 +25,7 @@ pub(crate) struct Args {
     pub(crate) runs: Option<u64>,
     /// Two builds of Tidegate in turns, the one before a change and the one after, instead of the brokers: each a file to run as
     /// `FILE serve`. Other brokers take part only if --only names them.
-    #[arg(long, value_delimiter = ',', num_args = 2, value_names = ["OLD,NEW"])]
+    #[arg(long, value_delimiter = ',', value_name = "OLD,NEW")]
     pub(crate) tidegate: Vec<PathBuf>,
     /// Only these brokers.
     #[arg(long, value_delimiter = ',', value_name = "BROKERS")]
@@ -131,5 +131,19 @@ impl Args {
     /// How long load runs before it.
     pub(crate) fn warm_up(&self) -> Duration {
         WARM_UP
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_builds_are_one_argument() {
+        let parsed = Args::parse_from(["compare", "publish", "--tidegate", "a/old,b/new", "e2e"]);
+        assert_eq!(parsed.tidegate, ["a/old", "b/new"].map(PathBuf::from));
+        assert_eq!(parsed.workloads, [Workload::Publish, Workload::E2e]);
+        assert_eq!(parsed.runs(), PAIRS_MIN);
+        assert_eq!(Args::parse_from(["compare"]).runs(), 3);
     }
 }
