@@ -344,10 +344,9 @@ impl Checkpoints {
                 read.iter().for_each(|file| file.file.forget());
                 let bytes = self.shared.journal_bytes();
                 let rest = pace.step_done(Instant::now(), through, bytes);
-                match self.is_short() {
-                    // Nobody may write, so there is nobody to give way to; unless there is room again.
-                    true => drop(self.replenish()),
-                    false => std::thread::sleep(rest),
+                // Without room nobody may write, so there is nobody to give way to. The reserve is this checkpoint's now.
+                if !self.is_short() {
+                    std::thread::sleep(rest);
                 }
             }
             let (part, _) = match &mut open {

@@ -367,7 +367,8 @@ impl JournalWriter {
         if let Ok(file) = aside_file(fs, dir, self.next, wanted) {
             return Ok(file);
         }
-        if let Some((file, aside, bytes)) = shared.reserve.take_journal() {
+        let aside = aside_name(dir, self.next);
+        if let Some((file, bytes)) = shared.reserve.take_journal(fs, &aside) {
             if bytes >= room {
                 return Ok(NewFile {
                     file,
@@ -510,7 +511,7 @@ fn aside_file(
     first: CommitNumber,
     bytes: u64,
 ) -> io::Result<NewFile> {
-    let aside = file_path(dir, first).with_extension(ASIDE);
+    let aside = aside_name(dir, first);
     let file = fs.create(&aside)?;
     if let Err(error) = file.allocate(bytes) {
         // What it got of the disk is for others.
@@ -523,6 +524,11 @@ fn aside_file(
         bytes,
         prewritten: false,
     })
+}
+
+// What a file is called until it has its head.
+fn aside_name(dir: &Path, first: CommitNumber) -> PathBuf {
+    file_path(dir, first).with_extension(ASIDE)
 }
 
 // The longest file for which the disk has room, of at least so many bytes.

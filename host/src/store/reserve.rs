@@ -105,18 +105,29 @@ impl Reserve {
         if has != wanted {
             if has > wanted {
                 fs.remove(&self.checkpoint_path)?;
-                self.lock().checkpoint_bytes = 0;
             }
+            // What there is does not outlive an attempt that fails.
+            self.lock().checkpoint_bytes = 0;
             allocated(fs, &self.checkpoint_path, wanted)?;
             self.lock().checkpoint_bytes = wanted;
         }
         Ok(())
     }
 
-    /// The journal's part, which is the caller's from now on, where it lies and how long it is.
-    pub(super) fn take_journal(&self) -> Option<(Arc<dyn File>, PathBuf, u64)> {
-        let file = self.lock().journal.take()?;
-        Some((file, self.journal_path.clone(), self.journal_bytes))
+    /// The journal's part, which is the caller's from now on and lies at `to`, and how long it is. Nothing is left under the
+    /// reserve's own name, where the next part may be made at any moment.
+    pub(super) fn take_journal(
+        &self,
+        fs: &dyn FileSystem,
+        to: &Path,
+    ) -> Option<(Arc<dyn File>, u64)> {
+        let mut parts = self.lock();
+        let file = parts.journal.take()?;
+        if fs.rename(&self.journal_path, to).is_err() {
+            let _ = fs.remove(&self.journal_path);
+            return None;
+        }
+        Some((file, self.journal_bytes))
     }
 
     /// Gives the checkpoint's part back to the disk. Answers whether there was any.
@@ -188,10 +199,18 @@ mod tests {
         };
         reserve.replenish(&RealFileSystem).expect("room");
         assert_eq!(lengths(), (Some(8_192), Some(4_096)));
-        let (_, path, bytes) = reserve.take_journal().expect("there");
+        let taken = reserve.journal_path.with_file_name("taken");
+        let (_, bytes) = reserve
+            .take_journal(&RealFileSystem, &taken)
+            .expect("there");
         assert_eq!(bytes, 8_192);
-        std::fs::remove_file(path).expect("the caller's");
-        assert!(reserve.take_journal().is_none());
+        assert!(reserve.take_journal(&RealFileSystem, &taken).is_none());
+        // It is the caller's before it has its final name, too: making the next one leaves it alone.
+        reserve.replenish(&RealFileSystem).expect("room");
+        assert_eq!(length(&taken), Some(8_192));
+        let again = reserve.take_journal(&RealFileSystem, &taken);
+        assert!(again.is_some(), "the next one");
+        std::fs::remove_file(taken).expect("the caller's");
         assert!(reserve.release_checkpoint(&RealFileSystem) && reserve.is_short());
         assert!(!reserve.release_checkpoint(&RealFileSystem));
         assert_eq!(lengths(), (None, None));
@@ -203,6 +222,21 @@ mod tests {
             reserve.replenish(&RealFileSystem).expect("room");
             assert_eq!(lengths().1, Some(wanted));
         }
+    }
+
+    #[test]
+    fn a_part_that_could_not_grow_is_not_there() {
+        let fs = FaultyFileSystem::default();
+        let (_dir, reserve) = reserve(&fs);
+        reserve.replenish(&fs).expect("room");
+        reserve.set_state_bytes(5_000);
+        let full = Fault::Error(io::ErrorKind::StorageFull);
+        fs.fail_with(Operation::Allocate, "=reserve", full);
+        reserve.replenish(&fs).expect_err("injected");
+        fs.heal();
+        reserve.set_state_bytes(0);
+        reserve.replenish(&fs).expect("room");
+        assert_eq!(length(&reserve.checkpoint_path), Some(4_096));
     }
 
     #[test]
