@@ -347,6 +347,11 @@ impl Taker {
         self.change(|state, now, id| state.nack(id, ranges, delay_ms, now));
     }
 
+    /// Tries events again after so many milliseconds, for a reason that is not theirs: no attempt counts.
+    pub(super) fn put_back(&self, ranges: &[RangeInclusive<Position>], after_ms: u64) {
+        self.change(|state, now, id| state.postpone(id, ranges, now.plus(after_ms), now));
+    }
+
     pub(super) fn term(&self, ranges: &[RangeInclusive<Position>], reason: &str) {
         self.change(|state, now, id| state.term(id, ranges, reason, now));
     }
@@ -400,7 +405,7 @@ impl Taker {
             Disposition::Untried { reason, after } => {
                 tracing::debug!(subscription = %self.cell.name, position = %leased.position, reason, ?after, "a transform was not tried");
                 let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-                self.change(|state, now, id| state.postpone(id, &[here], now.plus(after), now));
+                self.put_back(&[here], after);
             }
             Disposition::Fault { policy, reason } => {
                 if let Some(events) = self.cell.said.transform_failed.admit(1) {

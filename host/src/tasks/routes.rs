@@ -144,7 +144,8 @@ async fn hand_over(taker: &Taker, items: Items) -> Result<(), Failed> {
         };
         if let Err(error) = taker.parts.inbox.ask(outputs).await {
             again.extend(items.flat_map(|item| item.acks));
-            taker.nack(&again, Some(1_000));
+            // It says nothing about the events that what they make of them cannot be written.
+            taker.put_back(&again, 1_000);
             return Err(Failed::Write(error));
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Committer, refuse};
+use super::{Committer, GROUP_BYTES_MAX, refuse};
 use crate::domain::{Position, SubscriptionId};
 use crate::store::{WriteError, WriteFailure};
 use crate::tasks::BrokerError;
@@ -169,7 +169,7 @@ fn bytes_bound(taken: &Taken, held: &VecDeque<Outputs>, acks: &Acks) -> usize {
     let publish = |item: &PublishItem| item.cost + ITEM_HEAD_BYTES + item.topic.as_str().len();
     let publish: usize = taken.publish.iter().map(publish).sum();
     let control: usize = taken.control.iter().map(control_bytes).sum();
-    let held: usize = held.iter().map(outputs_bytes).sum();
+    let held = held_bytes(held);
     let acks = acks.values();
     let acks: usize = acks
         .map(|ranges| ITEM_HEAD_BYTES + ranges.len() * RANGE_BYTES)
@@ -200,6 +200,20 @@ fn control_bytes(item: &Control) -> usize {
 
 fn json_bytes(specification: &impl Serialize) -> usize {
     serde_json::to_vec(specification).map_or(0, |text| text.len())
+}
+
+// Of those that one group takes: none after it is full, and it counts their events at least.
+fn held_bytes(held: &VecDeque<Outputs>) -> usize {
+    let (mut events, mut bytes) = (0, 0);
+    for outputs in held {
+        if events > GROUP_BYTES_MAX {
+            break;
+        }
+        let lengths = outputs.events.iter().map(|one| one.event.len());
+        events += lengths.sum::<usize>();
+        bytes += outputs_bytes(outputs);
+    }
+    bytes
 }
 
 fn outputs_bytes(outputs: &Outputs) -> usize {
