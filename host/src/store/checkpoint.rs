@@ -174,7 +174,11 @@ impl Checkpoints {
                 let Some(stretches) = found else {
                     continue;
                 };
-                let kept = repair::keep_aside(&*self.shared.fs, &self.shared.dir, &path.join("db"));
+                let database = path.join(generation::DATABASE);
+                let kept = repair::keep_aside(&*self.shared.fs, &self.shared.dir, &database);
+                if let Err(error) = &kept {
+                    tracing::error!(path = %database.display(), %error, "no copy of what is damaged could be kept in `lost`; the file stays here as long as its generation");
+                }
                 losses.extend(stretches.into_iter().map(|positions| Loss {
                     positions: Some(positions),
                     notes: false,

@@ -1,5 +1,6 @@
 //! What can go wrong in the store, one type per operation, and the loss that an operator may have to accept.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ pub enum OpenError {
     /// Committed data is damaged. Nothing was changed.
     #[error(
         "committed data is damaged: {}; restore the data directory from a copy, or start with --accept-loss to \
-         go on without it (damaged files are kept in `lost`)",
+         go on without it (what is damaged is kept in the folder `lost` of the store)",
         list(losses)
     )]
     Corrupt {
@@ -229,8 +230,19 @@ pub struct Loss {
     pub positions: Option<(Position, Position)>,
     /// Events concerned, as far as they can be named.
     pub ranges: Vec<LostRange>,
+    /// Names of the topics of these events, as far as whoever knows them has said.
+    pub topics: BTreeMap<TopicId, String>,
     /// Whether notes (acks, catalog changes) of these groups are gone too.
     pub notes: bool,
+}
+
+impl Loss {
+    /// Says what the topics are called whose events are lost.
+    pub fn name_topics(&mut self, name: impl Fn(TopicId) -> Option<String>) {
+        let named = self.ranges.iter();
+        let named = named.filter_map(|range| Some((range.topic, name(range.topic)?)));
+        self.topics.extend(named);
+    }
 }
 
 /// Consecutive events of one topic that are gone.
@@ -252,21 +264,36 @@ impl fmt::Display for Loss {
             write!(f, " {why}{}", if more { ";" } else { "" })?;
         }
         match self.groups {
-            Some((first, Some(last))) => write!(f, " groups {first} to {last}")?,
-            Some((first, None)) => write!(f, " groups from {first} on")?,
+            Some((first, Some(last))) => {
+                write!(f, " groups {first} to {last} ({})", count(first.0, last.0))?;
+            }
+            Some((first, None)) => write!(f, " groups from {first} on (nobody knows how many)")?,
             None => {}
         }
-        if let Some((first, last)) = self.positions {
-            write!(f, " positions {first} to {last}")?;
+        match self.positions {
+            // Not every position is that of an event which was still there.
+            Some((first, last)) => {
+                let events = count(first.0, last.0);
+                write!(f, " positions {first} to {last} (at most {events} events)")?;
+            }
+            None if self.groups.is_some() && self.ranges.is_empty() => {
+                f.write_str(" with a number of events that nobody knows")?;
+            }
+            None => {}
         }
         for range in self.ranges.iter().take(8) {
             let LostRange { topic, first, last } = range;
-            write!(f, ", topic {topic} sequences {first} to {last}")?;
+            match self.topics.get(topic) {
+                Some(name) => write!(f, ", topic `{name}`")?,
+                None => write!(f, ", topic number {topic}, whose name is not known,")?,
+            }
+            let events = count(first.0, last.0);
+            write!(f, " sequences {first} to {last} ({events} events)")?;
         }
         if self.ranges.len() > 8 {
             write!(f, " and {} more ranges", self.ranges.len() - 8)?;
         }
-        if self.notes {
+        if self.notes && self.groups.is_some() {
             f.write_str(", with the acks and changes committed there")?;
         }
         if let Some(kept) = &self.kept_aside {
@@ -274,6 +301,10 @@ impl fmt::Display for Loss {
         }
         Ok(())
     }
+}
+
+fn count(first: u64, last: u64) -> u64 {
+    last.saturating_sub(first).saturating_add(1)
 }
 
 fn list(losses: &[Loss]) -> String {
@@ -389,5 +420,48 @@ impl CheckpointError {
             path,
             source,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::survey::empty_loss;
+
+    #[test]
+    fn a_loss_is_told_with_names_and_counts_or_that_nobody_knows_them() {
+        let path = Path::new("journal/7.log");
+        let range = |topic, first, last| LostRange {
+            topic: TopicId(topic),
+            first: Sequence(first),
+            last: Sequence(last),
+        };
+        let mut loss = Loss {
+            groups: Some((CommitNumber(7), Some(CommitNumber(9)))),
+            positions: Some((Position(20), Position(24))),
+            ranges: vec![range(4, 11, 13), range(5, 1, 2)],
+            ..empty_loss(path)
+        };
+        loss.name_topics(|topic| (topic == TopicId(4)).then(|| "orders.new".to_owned()));
+        assert_eq!(
+            loss.to_string(),
+            "journal/7.log: groups 7 to 9 (3) positions 20 to 24 (at most 5 events), topic `orders.new` sequences 11 to 13 \
+             (3 events), topic number 5, whose name is not known, sequences 1 to 2 (2 events), with the acks and changes \
+             committed there"
+        );
+        let open = Loss {
+            groups: Some((CommitNumber(7), None)),
+            ..empty_loss(path)
+        };
+        assert_eq!(
+            open.to_string(),
+            "journal/7.log: groups from 7 on (nobody knows how many) with a number of events that nobody knows, with the acks \
+             and changes committed there"
+        );
+        let state = Loss {
+            why: Some("missing".to_owned()),
+            ..empty_loss(Path::new("state"))
+        };
+        assert_eq!(state.to_string(), "state: missing");
     }
 }

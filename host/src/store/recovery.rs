@@ -2,7 +2,7 @@
 //! [`Examined::begin`] is the first that writes, once whoever opens the store has found that it can use what is there.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, RwLock};
@@ -180,6 +180,13 @@ impl Examined {
         &self.losses
     }
 
+    /// Says what the topics are called whose events are gone.
+    pub fn name_topics(&mut self, name: impl Fn(TopicId) -> Option<String>) {
+        self.losses
+            .iter_mut()
+            .for_each(|loss| loss.name_topics(&name));
+    }
+
     /// Whether damage is to be given up.
     #[must_use]
     pub fn accepts_loss(&self) -> bool {
@@ -247,6 +254,8 @@ impl Examined {
             // Nothing of it is there. Its numbers are not given again all the same.
             self.survey.missing = Some((CommitNumber(1), CommitNumber(2)));
         }
+        let names = self.losses.iter().flat_map(|loss| loss.topics.clone());
+        let names: BTreeMap<TopicId, String> = names.collect();
         let mut repairs = 0;
         while !self.survey.losses.is_empty() || self.survey.missing.is_some() {
             if repairs == REPAIRS_MAX {
@@ -266,12 +275,18 @@ impl Examined {
             }
             self.survey = examine_journal(&*fs, &dir, &self.sealed, proof, true)?;
         }
+        self.name_topics(|topic| names.get(&topic).cloned());
         let path = manifest::path(&dir);
         if let Some(loss) = self.losses.iter_mut().find(|loss| loss.path == path)
             && self.sealed.has_manifest
         {
             let kept = repair::keep_aside(&*fs, &dir, &path);
             loss.kept_aside = Some(kept.map_err(OpenError::io("copy to `lost`", &path))?);
+        }
+        for state in self.losses.iter_mut().filter(|loss| is_state(&loss.path)) {
+            let path = &state.path;
+            let kept = repair::move_aside(&*fs, &dir, path);
+            state.kept_aside = Some(kept.map_err(OpenError::io("move to `lost`", path))?);
         }
         if !self.sealed.losses.is_empty() {
             manifest::save(&*fs, &dir, &self.sealed.described)
@@ -411,6 +426,13 @@ impl Examined {
             losses: self.losses,
         })
     }
+}
+
+// A state that is there.
+fn is_state(path: &Path) -> bool {
+    path.parent()
+        .is_some_and(|folder| generation::state_path(folder) == path)
+        && path.is_dir()
 }
 
 // A file without groups has the name that the next one gets, and is replaced by it.

@@ -102,11 +102,14 @@ fn place_aside(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<PathB
     let folder = dir.join(LOST);
     fs.create_dir(&folder)?;
     fs.sync_dir(dir)?;
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    // Named by where it was, so that the states of several generations are told apart.
+    let within = path.strip_prefix(dir).unwrap_or(path);
+    let folders = within.iter().count().saturating_sub(1).min(1);
+    let names = within
+        .iter()
+        .skip(folders)
+        .map(|name| name.to_string_lossy());
+    let name = names.collect::<Vec<_>>().join("-");
     let taken = fs.list(&folder)?;
     let free = |number: &u32| !taken.contains(&folder.join(format!("{name}.{number}")));
     let number = (1..).find(free).unwrap_or(u32::MAX);

@@ -2,7 +2,7 @@
 //! Decides between a torn end, which is cut off because nobody was told that it was durable, and damage to
 //! data that was. Only reads; [`super::repair`] acts on what it finds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -616,6 +616,7 @@ pub(super) fn empty_loss(path: &Path) -> Loss {
         groups: None,
         positions: None,
         ranges: Vec::new(),
+        topics: BTreeMap::new(),
         notes: true,
     }
 }

@@ -18,7 +18,7 @@ impl Readable {
     /// # Errors
     ///
     /// It cannot be understood, or something is gone and that was not accepted.
-    pub fn of(examined: Examined, producers_max: usize) -> Result<Self, StartError> {
+    pub fn of(mut examined: Examined, producers_max: usize) -> Result<Self, StartError> {
         // What is lost now is looked for once the store is repaired; without having been accepted it never is.
         let sealed = || match examined.losses().is_empty() {
             true => examined.sealed_topics(),
@@ -32,6 +32,8 @@ impl Readable {
             producers_max,
         )
         .map_err(StartError::Recovery)?;
+        let topics = &recovered.catalog;
+        examined.name_topics(|id| topics.topic_name(id).map(|name| name.to_string()));
         examined.check().map_err(StartError::Store)?;
         Ok(Self {
             examined,

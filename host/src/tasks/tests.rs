@@ -26,6 +26,25 @@ struct Fixture {
     dir: TempDir,
 }
 
+// The store in a data directory, looked at.
+async fn examined(dir: &Path, accept_loss: bool, fs: FaultyFileSystem) -> store::Examined {
+    let options = StoreOptions {
+        journal_file_bytes: MIB,
+        journal_bytes_max: 4 * MIB,
+        journal_reserve_bytes: MIB,
+        accept_loss,
+        ..StoreOptions::default()
+    };
+    loop {
+        let store = dir.join("store");
+        match store::examine(&store, options.clone(), Arc::new(fs.clone())) {
+            // Whoever has it still is about to end.
+            Err(OpenError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+            examined => break examined.expect("opens"),
+        }
+    }
+}
+
 impl Fixture {
     async fn start(tail_bytes: usize) -> Self {
         Self::start_in(tempfile::tempdir().expect("a directory"), tail_bytes, false).await
@@ -42,21 +61,7 @@ impl Fixture {
 
     async fn start_in(dir: TempDir, tail_bytes: usize, accept_loss: bool) -> Self {
         let fs = FaultyFileSystem::default();
-        let options = StoreOptions {
-            journal_file_bytes: MIB,
-            journal_bytes_max: 4 * MIB,
-            journal_reserve_bytes: MIB,
-            accept_loss,
-            ..StoreOptions::default()
-        };
-        let examined = loop {
-            let store = dir.path().join("store");
-            match store::examine(&store, options.clone(), Arc::new(fs.clone())) {
-                // Whoever has it still is about to end.
-                Err(OpenError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
-                examined => break examined.expect("opens"),
-            }
-        };
+        let examined = examined(dir.path(), accept_loss, fs.clone()).await;
         let readable = Readable::of(examined, 100);
         let plugins = Plugins::start(PluginOptions {
             cache_dir: dir.path().join("cache"),
@@ -441,4 +446,29 @@ async fn events_of_a_topic_that_nobody_knows_any_more_are_counted_and_never_anyb
     let line = "tidegate_subscription_depth{subscription=\"new\"} 1\n";
     fixture.wait_for_metric(line).await;
     fixture.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_start_names_the_topics_whose_events_are_gone() {
+    let mut fixture = Fixture::start(1 << 20).await;
+    for count in [3, 4, 2] {
+        let mut stream = fixture.publisher().await;
+        stream.submit(1, "orders.new", count, 10).await;
+        stream.answers(1).await;
+        drop(stream);
+        // Each start begins a file of its own.
+        fixture = fixture.start_after(|_| ()).await;
+    }
+    let Fixture { broker, dir, .. } = fixture;
+    broker.shutdown().await;
+    drop(broker);
+    let journal = fs::read_dir(dir.path().join("store/journal")).expect("journal");
+    let mut files: Vec<_> = journal.map(|entry| entry.expect("entry").path()).collect();
+    files.sort();
+    fs::remove_file(&files[1]).expect("removed");
+    let examined = examined(dir.path(), false, FaultyFileSystem::default()).await;
+    let refused = Readable::of(examined, 100).map(|_| ());
+    let error = refused.expect_err("refused").to_string();
+    let lost = "topic `orders.new` sequences 4 to 7 (4 events)";
+    assert!(error.contains(lost), "{error}");
 }

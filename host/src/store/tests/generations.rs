@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::harness::*;
 use crate::domain::{Block, CommitNumber, Position};
-use crate::store::{CheckpointError, OpenError, Opened, StoreOptions};
+use crate::store::{CheckpointError, Loss, OpenError, Opened, StoreOptions};
 
 fn pair(key: &'static str, value: Vec<u8>) -> (Bytes, Bytes) {
     (Bytes::from_static(key.as_bytes()), value.into())
@@ -280,6 +280,8 @@ fn a_damaged_state_falls_back_to_the_one_before_once_accepted() {
     let error = refused(dir.path());
     assert!(matches!(&error, OpenError::Corrupt { .. }), "{error:?}");
     let mut opened = try_start(dir.path(), accepting()).expect("accepted");
+    let kept = |loss: &Loss| loss.kept_aside.is_some();
+    assert!(!opened.losses.iter().any(kept), "there is nothing to keep");
     assert_eq!(opened.state, [pair("position", b"2".to_vec())]);
     assert!(!opened.losses.is_empty() && !opened.clean);
     assert_eq!(read_all(&opened.reader, 0).expect("read"), blocks);
@@ -288,6 +290,34 @@ fn a_damaged_state_falls_back_to_the_one_before_once_accepted() {
     let opened = start(dir.path());
     assert_eq!(opened.state, [pair("position", b"4".to_vec())]);
     assert_eq!(read_all(&opened.reader, 0).expect("read").len(), 4);
+}
+
+#[test]
+fn a_damaged_state_is_kept_aside_once_accepted() {
+    let dir = folder();
+    let mut opened = start(dir.path());
+    for at in 1..=3 {
+        seal_one(&mut opened, at, 100);
+    }
+    drop(opened);
+    let state = dir.path().join("generations/00000003/state");
+    fs::write(state.join("db"), [0; 1000]).expect("damaged");
+    assert!(
+        refused(dir.path())
+            .to_string()
+            .contains("kept in the folder `lost`")
+    );
+    let opened = try_start(dir.path(), accepting()).expect("accepted");
+    let kept = dir.path().join("lost/00000003-state.1");
+    assert_eq!(opened.losses[0].kept_aside.as_ref(), Some(&kept));
+    assert!(
+        fs::read(kept.join("db"))
+            .expect("kept")
+            .starts_with(&[0; 100])
+    );
+    assert!(!state.exists());
+    drop(opened);
+    assert!(start(dir.path()).losses.is_empty());
 }
 
 #[test]
