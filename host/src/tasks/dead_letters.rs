@@ -56,8 +56,6 @@ pub(super) async fn run(
             if !cell.said.letters_wait.swap(true, Ordering::Relaxed) {
                 tracing::warn!(subscription = %cell.name, %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
             }
-            // None, but from now on it may be queued again.
-            parts.hub.take_given_up(&cell, 0);
             retry_later(&parts, &cell, &shutdown);
             continue;
         }
@@ -65,31 +63,34 @@ pub(super) async fn run(
         // What could not be written now; taken up again later, so that it does not stand before the rest.
         let mut later = Vec::new();
         loop {
-            let given_up = parts.hub.take_given_up(&cell, BATCH_MAX);
+            let given_up = cell.lock().take_given_up(BATCH_MAX);
             if given_up.is_empty() || cell.is_deleted() || shutdown.is_cancelled() {
                 break;
             }
             later.extend(write(&parts, &cell, &given_up).await);
         }
-        if !later.is_empty() {
-            let mut state = cell.lock();
-            later
-                .into_iter()
-                .for_each(|position| state.give_up_failed(position));
-            drop(state);
-            retry_later(&parts, &cell, &shutdown);
+        if later.is_empty() {
+            parts.hub.dead_letters_done(&cell);
+            continue;
         }
+        let mut state = cell.lock();
+        later
+            .into_iter()
+            .for_each(|position| state.give_up_failed(position));
+        drop(state);
+        retry_later(&parts, &cell, &shutdown);
     }
 }
 
-// Others' dead letters do not wait meanwhile. What is left over is queued again by one short task for each time it failed.
+// Others' dead letters do not wait meanwhile. The cell stays marked as queued, so that nothing it gives up in the meantime queues
+// it before, or starts a second rest.
 fn retry_later(parts: &Arc<DeliveryParts>, cell: &Arc<Cell>, shutdown: &CancellationToken) {
     let spawner = parts.spawner.clone();
     let (parts, cell, shutdown) = (parts.clone(), cell.clone(), shutdown.clone());
     let again = async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(RETRY) => parts.hub.queue_dead_letters(&cell),
+            () = tokio::time::sleep(RETRY) => parts.hub.dead_letters_done(&cell),
         }
     };
     spawner.passing("dead letters, again", again, |_| {});
@@ -276,4 +277,50 @@ fn say_why(event: &mut Event, cell: &Cell, from: (&TopicName, Sequence), item: &
         name: name.to_owned(),
         value,
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::SubscriptionState;
+    use crate::domain::{DeliveryPolicy, Millis, SubscriptionId};
+    use crate::tasks::catalog::Subscription;
+    use crate::tasks::clock::Clock;
+    use crate::tasks::hub::Hub;
+
+    #[test]
+    fn what_rests_is_queued_by_nobody_else_and_nothing_is_forgotten() {
+        let (queue, mut queued) = mpsc::unbounded_channel();
+        let (starts, _) = mpsc::unbounded_channel();
+        let hub = Hub::new(Clock::start(), Position(1), Box::new(|| {}), queue, starts);
+        let spec = serde_json::json!({"name": "s", "topics": ["a"]});
+        let spec = serde_json::from_value(spec).expect("valid specification");
+        let subscription = Subscription::new(Arc::new(spec), Position(1));
+        let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
+        let cell = Cell::new(SubscriptionId(1), &subscription, state);
+        let give_up = |position| {
+            let at = Position(position)..=Position(position);
+            let mut state = cell.lock();
+            state.observe(Position(position), [at.clone()]);
+            state.give_up_pending(at, &GiveUpReason::HopLimit, Millis(1));
+            drop(state);
+            hub.queue_dead_letters(&cell);
+        };
+        give_up(1);
+        queued.try_recv().expect("queued once");
+        // Being written, or resting since it could not be: more of the same subscription waits for that.
+        let taken = cell.lock().take_given_up(BATCH_MAX);
+        (2..100).for_each(give_up);
+        assert!(queued.try_recv().is_err());
+        taken
+            .iter()
+            .for_each(|item| cell.lock().give_up_failed(item.position));
+        hub.dead_letters_done(&cell);
+        queued.try_recv().expect("queued after that");
+        assert_eq!(cell.lock().take_given_up(BATCH_MAX).len(), 99);
+        hub.dead_letters_done(&cell);
+        assert!(queued.try_recv().is_err(), "there is nothing left");
+        give_up(100);
+        queued.try_recv().expect("queued again");
+    }
 }

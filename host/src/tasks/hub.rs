@@ -20,7 +20,7 @@ use super::log_limit::LogLimit;
 use super::pending_acks::PendingAcks;
 use super::plugin_log::PluginLog;
 use super::transform::TransformChain;
-use crate::broker::{GivenUp, Strain, SubscriptionState, TopicInterests};
+use crate::broker::{Strain, SubscriptionState, TopicInterests};
 use crate::domain::{
     Block, ConsumerId, Digest, LetterMark, Millis, Name, Position, SubscriptionId,
     SubscriptionSpec, TopicId, TopicName,
@@ -42,7 +42,7 @@ pub(super) struct Cell {
     deleted: AtomicBool,
     // Earliest moment for which the timer is armed; `u64::MAX` when it is not.
     armed_at: AtomicU64,
-    // In the queue of the dead-letter task already.
+    // In the queue of the dead-letter task already, at work there, or resting before it is queued again.
     dead_letters_queued: AtomicBool,
     next_consumer: AtomicU64,
     pub(super) consumers: AtomicU64,
@@ -510,10 +510,13 @@ impl Hub {
         }
     }
 
-    /// What `cell` has given up. Called by the dead-letter task.
-    pub(super) fn take_given_up(&self, cell: &Cell, max: usize) -> Vec<GivenUp> {
+    /// The dead-letter task is done with `cell`. Whatever it has given up meanwhile is queued now.
+    pub(super) fn dead_letters_done(&self, cell: &Arc<Cell>) {
         cell.dead_letters_queued.store(false, Ordering::Release);
-        cell.lock().take_given_up(max)
+        // Whoever gave something up before this look found the mark; whoever does after it finds none.
+        if cell.lock().has_given_up() && !cell.is_deleted() {
+            self.queue_dead_letters(cell);
+        }
     }
 
     // ── timers ──────────────────────────────────────────────────────────────────────────────────────────
