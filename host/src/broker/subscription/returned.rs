@@ -328,6 +328,8 @@ impl SubscriptionState {
         for (first, last) in runs {
             self.ready.remove_range(first, last);
             self.retries.remove_range(first, last);
+            self.suspects.untried.remove_range(first, last);
+            self.suspects.accused.remove_range(first, last);
             self.delayed.remove(first, last);
             for (first, last, tried) in self.tries.take(first, last) {
                 self.give_up_run(first, last, tried, reason, now);

@@ -494,6 +494,23 @@ mod model {
             self.suspects.remove(&position);
         }
 
+        pub(super) fn give_up_pending(
+            &mut self,
+            first: u64,
+            last: u64,
+            reason: &GiveUpReason,
+        ) -> u64 {
+            let mut given_up = 0;
+            for (position, (place, _)) in self.pending.range_mut(first..=last) {
+                if !matches!(place, Place::InFlight(..) | Place::GivenUp(..)) {
+                    *place = Place::GivenUp(reason.clone(), false);
+                    self.suspects.remove(position);
+                    given_up += 1;
+                }
+            }
+            given_up
+        }
+
         pub(super) fn tick(&mut self, now: u64) {
             let expired: Vec<u64> = self
                 .pending
@@ -640,6 +657,10 @@ enum Op {
         consumer: u64,
         position: u64,
     },
+    GiveUpPending {
+        first: u64,
+        length: u64,
+    },
     Extend {
         consumer: u64,
         ranges: Vec<(u64, u64)>,
@@ -678,6 +699,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(consumer, ranges, delay)| Op::Nack { consumer, ranges, delay }),
         1 => (consumer.clone(), ranges()).prop_map(|(consumer, ranges)| Op::Term { consumer, ranges }),
         1 => (consumer.clone(), 0u64..60).prop_map(|(consumer, position)| Op::GiveUp { consumer, position }),
+        1 => (0u64..60, 0u64..6).prop_map(|(first, length)| Op::GiveUpPending { first, length }),
         1 => (consumer, ranges()).prop_map(|(consumer, ranges)| Op::Extend { consumer, ranges }),
         4 => (0u64..70).prop_map(Op::Tick),
         1 => Just(Op::Tick(1_500)),
@@ -829,6 +851,14 @@ impl Pair {
                 for position in expected {
                     self.model.give_up(position, GiveUpReason::HopLimit);
                 }
+            }
+            Op::GiveUpPending { first, length } => {
+                let reason = GiveUpReason::Unreadable("lost".into());
+                let first = first + self.base;
+                let range = run(first, first + length);
+                let given_up = self.state.give_up_pending(range, &reason, now);
+                let expected = self.model.give_up_pending(first, first + length, &reason);
+                assert_eq!(given_up, expected);
             }
             Op::Extend { consumer, ranges } => {
                 let (ranges, moved) = self.moved(&ranges);
@@ -1666,6 +1696,28 @@ fn the_next_start_knows_who_is_suspect() {
     assert_eq!(state.snapshot(), bytes, "who is in flight is not suspect");
     ack(&mut state, Some(C), &[run(1, 1)]);
     assert_eq!(lease(&mut state, C, 9, 0), [(2, 2), (3, 1)]);
+}
+
+#[test]
+fn a_suspect_that_is_given_up_is_handed_out_no_more() {
+    let mut state = with_events(6);
+    assert_eq!(lease(&mut state, C, 1, 0), [(1, 1)]);
+    state.cut(C, &[], false, Millis(0));
+    state.attach(C);
+    // 1 failed alone, so the others go first; then they are suspects that never failed.
+    assert_eq!(lease(&mut state, C, 3, 0), [(2, 1), (3, 1), (4, 1)]);
+    state.cut(C, &[], false, Millis(0));
+    let reason = GiveUpReason::Unreadable("lost".into());
+    assert_eq!(state.give_up_pending(run(1, 3), &reason, Millis(0)), 3);
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 0), [(4, 2)]);
+    assert_eq!(ack(&mut state, Some(C), &[run(1, 4)]), [(4, 4)]);
+    assert_eq!(lease(&mut state, C, 9, 0), [(5, 1), (6, 1)]);
+    assert_eq!(ack(&mut state, Some(C), &[run(1, 6)]), [(5, 6)]);
+    assert!(!state.is_testing() && !state.has_deliverable());
+    assert_eq!(state.given_up(), 3);
+    let restored = SubscriptionState::restore(&state.snapshot(), policy(), |_| Some(0));
+    assert_eq!(restored.expect("sound").given_up(), 3);
 }
 
 #[test]
