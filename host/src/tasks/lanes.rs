@@ -166,7 +166,7 @@ impl Lanes {
             let this = self.clone();
             let died = move |why: &str| this.lane_died(digest, why);
             let spawner = &self.parts.spawner;
-            spawner.passing(format!("lane of {label}"), lane.run(), died);
+            spawner.resumable(format!("lane of {label}"), lane.run(), died);
             commands
         });
         let _ = lane.send(Command::Add(member));

@@ -18,6 +18,9 @@ use super::health::{Condition, Conditions};
 /// What a task is called, in the log and in `/readyz`.
 pub type TaskName = Cow<'static, str>;
 
+const RESTART: &str = "restart the broker";
+const RESUME: &str = "what it served is paused, resume it to try again";
+
 /// Starts tasks and threads, and sees how they end. Clones are one.
 #[derive(Clone, Debug)]
 pub struct Spawner {
@@ -54,7 +57,7 @@ impl Spawner {
         self.tasks.spawn(async move {
             let ended = AssertUnwindSafe(task).catch_unwind().await;
             if let Some(why) = this.unasked_end(ended) {
-                this.died(name, &why);
+                this.died(name, &why, RESTART);
             }
         });
     }
@@ -67,11 +70,35 @@ impl Spawner {
         task: impl Future<Output = ()> + Send + 'static,
         died: impl FnOnce(&str) + Send + 'static,
     ) {
-        let (this, name) = (self.clone(), name.into());
+        self.pass(name.into(), RESTART, task, died);
+    }
+
+    /// Like [`passing`](Self::passing), for a task whose `died` pauses what it serves, and that is started anew when somebody
+    /// resumes that. The broker is ready again from then on: this forgets the death of an earlier one of the name.
+    pub fn resumable(
+        &self,
+        name: impl Into<TaskName>,
+        task: impl Future<Output = ()> + Send + 'static,
+        died: impl FnOnce(&str) + Send + 'static,
+    ) {
+        let name = name.into();
+        self.conditions.clear(&Condition::TaskDied(name.clone()));
+        self.pass(name, RESUME, task, died);
+    }
+
+    fn pass(
+        &self,
+        name: TaskName,
+        remedy: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+        died: impl FnOnce(&str) + Send + 'static,
+    ) {
+        let this = self.clone();
         self.tasks.spawn(async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
                 let why = panicked(&*panic);
-                this.died(name, &why);
+                // Before anybody is told, who may start it anew.
+                this.died(name, &why, remedy);
                 died(&why);
             }
         });
@@ -110,7 +137,7 @@ impl Spawner {
             .spawn(move || {
                 let ended = catch_unwind(AssertUnwindSafe(run));
                 if let Some(why) = this.unasked_end(ended) {
-                    this.died(name.into(), &why);
+                    this.died(name.into(), &why, RESTART);
                 }
             })
     }
@@ -141,8 +168,8 @@ impl Spawner {
         }
     }
 
-    fn died(&self, name: TaskName, why: &str) {
-        let why = format!("{why}; restart the broker");
+    fn died(&self, name: TaskName, why: &str, remedy: &str) {
+        let why = format!("{why}; {remedy}");
         self.conditions.raise(Condition::TaskDied(name), why);
     }
 }
@@ -240,6 +267,22 @@ mod tests {
         });
         assert!(hears.await.expect("told").contains("a fault"));
         assert_eq!(kinds(&spawner), [("task_died", "panics".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn what_is_started_anew_is_dead_no_more() {
+        let (spawner, _) = spawner();
+        spawner.resumable("lane", async { panic!("a fault") }, |_| {});
+        spawner.resumable("another", async { panic!("a fault") }, |_| {});
+        spawner.ended().await;
+        let lane = Condition::TaskDied("lane".into());
+        let why = spawner.conditions().reason(&lane);
+        assert!(why.is_some_and(|why| why.contains("resume")));
+        spawner.resumable("lane", async {}, |_| panic!("it did not die"));
+        assert_eq!(kinds(&spawner), [("task_died", "another".to_owned())]);
+        spawner.resumable("another", async {}, |_| panic!("it did not die"));
+        assert!(spawner.conditions().is_ready());
+        spawner.ended().await;
     }
 
     #[tokio::test]

@@ -70,7 +70,7 @@ impl Supervisor {
             let died = move |why: &str| hub.pause_unfed(&unfed, &format!("its catch-up: {why}"));
             let name = format!("catch-up of {}", cell.name);
             let catch_up = catch_up(self.parts.clone(), cell.clone(), judging);
-            self.parts.spawner.passing(name, catch_up, died);
+            self.parts.spawner.resumable(name, catch_up, died);
         }
     }
 
