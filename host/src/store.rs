@@ -51,6 +51,7 @@ pub use reader::{StoreReader, Usage};
 pub use record::RECORD_BYTES_MAX;
 pub use recovery::Examined;
 pub use replay::{Group, Replay, Replayed};
+pub use sealed::STATES_KEPT;
 pub use trouble::Unreadable;
 
 use generation::Generation;

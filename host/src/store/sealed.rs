@@ -16,8 +16,9 @@ use super::manifest::{self, Described, ManifestError};
 use super::survey::empty_loss;
 use crate::domain::{CommitNumber, TopicId};
 
-/// As many generations keep a state: a start needs that of the newest, or if it is damaged of the one before it.
-pub(super) const STATES_KEPT: usize = 2;
+/// As many generations are kept for their state, whatever becomes of their events: a start needs that of the newest, or if it is
+/// damaged of the one before it.
+pub const STATES_KEPT: usize = 2;
 
 /// The complete generations and what a start takes from them.
 pub(super) struct Sealed {

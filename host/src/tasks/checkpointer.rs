@@ -23,14 +23,14 @@ use super::unreadable::Watch;
 use super::{BrokerError, state, turns};
 use crate::broker::GiveUpReason;
 use crate::domain::{Block, Position, SubscriptionId, TopicId, TopicName};
-use crate::store::{BlockMeta, CheckpointError, Checkpoints, Loss, ReadError, StoreReader};
+use crate::store::{
+    BlockMeta, CheckpointError, Checkpoints, Loss, ReadError, STATES_KEPT, StoreReader,
+};
 
 /// How often generations are looked at while there are any.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
 /// At most this often a checkpoint is made only to let acked events of the newest generations go.
 const RELEASE_EVERY: Duration = Duration::from_secs(5);
-/// The store keeps this many generations for their state, whatever becomes of their events.
-const STATES_KEPT: usize = 2;
 /// How long a failed checkpoint waits before the next try, at first and at most. One that does not fit may fit once consumers have
 /// drained something, and takes what the disk has left until it fails again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
