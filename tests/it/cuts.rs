@@ -1,11 +1,13 @@
 //! Consumers that lose their connection while they hold events: what they never had in hand counts nothing, what brought
 //! one down is found, and nobody else waits for it.
 
+use std::io::BufRead as _;
 use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use serde_json::json;
 use tidegate::domain::SubscriptionInfo;
+use tidegate_client::ConsumerOptions;
 use tidegate_tests::{BrokerProcess, RawClient, RawStream};
 use tidegate_wire::pb::{self, broker_to_consumer, consumer_command};
 use tidegate_wire::positions::{decode_deltas, encode_positions};
@@ -266,13 +268,11 @@ async fn looking_costs_nothing_however_long_it_takes() -> anyhow::Result<()> {
     let broker = start(policy, 1).await?;
     let mut looks = broker
         .command_line(&["sub", "s", "--no-ack"])?
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()?;
-    let held = |info: &SubscriptionInfo| info.in_flight == 1;
-    broker
-        .admin()
-        .wait_subscription("s", "to be looked at", held)
-        .await?;
+    let mut shown = std::io::BufReader::new(looks.stdout.take().context("piped")?).lines();
+    let line = tokio::task::spawn_blocking(move || shown.next()).await?;
+    assert!(line.context("shown")??.starts_with("t #1"), "it looks");
     // A deadline would have passed when this one's has.
     broker
         .admin()
@@ -292,5 +292,33 @@ async fn looking_costs_nothing_however_long_it_takes() -> anyhow::Result<()> {
     looks.wait()?;
     let info = broker.admin().subscription("s").await?;
     assert_eq!((info.dead_lettered, info.depth), (0, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_looks_keeps_nothing_from_a_consumer_with_a_window_of_one() -> anyhow::Result<()> {
+    let broker = start(json!({"in_flight_events_max": 1}), 3).await?;
+    let client = broker.client().await?;
+    let mut looks = client.look("s", ConsumerOptions::default()).await?;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let shown = next(&mut looks).await?;
+        assert_eq!(shown.attempt, 1);
+        seen.push(shown);
+    }
+    let mut works = consume(&client, "s").await?;
+    for shown in &seen {
+        // Whatever is said of what was only looked at: somebody else holds it.
+        shown.ack();
+        let delivery = next(&mut works).await?;
+        assert_eq!(delivery.position, shown.position);
+        assert_eq!(delivery.attempt, 1);
+        assert_eq!(broker.admin().subscription("s").await?.in_flight, 1);
+        delivery.ack();
+    }
+    works.flush_acks().await?;
+    publish(&client, "t", [4]).await?;
+    assert_eq!(number_of(&next(&mut looks).await?)?, 4);
+    assert_eq!(number_of(&next(&mut works).await?)?, 4);
     Ok(())
 }

@@ -4,24 +4,28 @@
 //!
 //! A position that is pending is in exactly one place: never handed out (at or above `next_fresh`), ready to
 //! be handed out again, as a retry or a suspect or neither, delayed, in flight with one consumer, or given up. An ack
-//! removes it for good.
+//! removes it for good. Whoever only looks is shown pending positions wherever they are, and moves none.
 //!
 //! - `matched`, `chains`: how positions become pending.
 //! - `delivery`: the consumers' side, and who gets what next.
 //! - `returned`: what came back: how often, and until when it is left alone.
 //! - `suspects`: what a lost consumer may have had in hand.
+//! - `reasons`: why what is given up is given up.
+//! - `looking`: those that only look.
 //! - `snapshot`: all of it as bytes.
 
 mod chains;
 mod delivery;
+mod looking;
 mod matched;
+mod reasons;
 mod returned;
 mod snapshot;
 mod suspects;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -30,6 +34,7 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use self::chains::Chains;
+use self::reasons::Reasons;
 pub use self::returned::Strain;
 use self::returned::{Delays, Tries};
 pub use self::snapshot::RestoreError;
@@ -38,9 +43,9 @@ use super::positions::PositionSet;
 use super::ranges::RangeMap;
 use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
 
-/// While this many events wait for their dead letter, a further one is tried again later instead: what is kept of each,
-/// with its reason, must not grow with the backlog.
-const GIVEN_UP_MAX: usize = 262_144;
+/// While this many events wait for their dead letter, further ones share their reasons: what is kept of each, with its reason,
+/// must not grow with the backlog.
+const GIVEN_UP_EXACT_MAX: usize = 262_144;
 /// Longest reason that is kept with a given-up event, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
 
@@ -59,7 +64,7 @@ pub struct SubscriptionState {
     /// Which chain that is, and which come after it.
     chains: Chains,
     /// Undecided positions that a filter failed on.
-    failed: BTreeMap<u64, GiveUpReason>,
+    failed: Reasons,
     /// Undecided positions that are acked already: an ack read from the journal before its match.
     acked_ahead: PositionSet,
     pending: PositionSet,
@@ -78,9 +83,9 @@ pub struct SubscriptionState {
     retries_in_flight: u64,
     /// Retries handed out one after the other while something fresh waited.
     retries_in_a_row: u64,
-    given_up: BTreeMap<u64, GivenUpEntry>,
+    given_up: Reasons,
     /// Those of `given_up` that nobody has taken yet.
-    given_up_waiting: BTreeSet<u64>,
+    given_up_waiting: PositionSet,
     paused: Option<Arc<str>>,
     redelivered: u64,
     dead_lettered: u64,
@@ -100,14 +105,8 @@ struct Consumer {
     flights: RangeMap<Millis>,
     /// No deadline that needs looking at is before this.
     next_scan: Option<Millis>,
-    /// It only looks: it has no deadline, and what it does counts for nothing.
-    looks: bool,
-}
-
-#[derive(Clone, Debug)]
-struct GivenUpEntry {
-    attempts: u32,
-    reason: GiveUpReason,
+    /// It only looks, and the next event it is shown is at this position or behind it. It holds nothing.
+    looks_from: Option<u64>,
 }
 
 /// An event handed to a consumer.
@@ -154,6 +153,20 @@ pub enum GiveUpReason {
     ConsumersLost,
 }
 
+impl GiveUpReason {
+    // The same with `text` in place of what was said.
+    fn of_its_kind(&self, text: &str) -> Self {
+        match self {
+            Self::Terminated(_) => Self::Terminated(text.into()),
+            Self::FilterFailed(_) => Self::FilterFailed(text.into()),
+            Self::TransformRejected(_) => Self::TransformRejected(text.into()),
+            Self::TransformFailed(_) => Self::TransformFailed(text.into()),
+            Self::Unreadable(_) => Self::Unreadable(text.into()),
+            Self::AttemptsExhausted | Self::HopLimit | Self::ConsumersLost => self.clone(),
+        }
+    }
+}
+
 impl fmt::Display for GiveUpReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -193,7 +206,7 @@ impl SubscriptionState {
                 stages
             ],
             chains: Chains::default(),
-            failed: BTreeMap::new(),
+            failed: Reasons::default(),
             acked_ahead: PositionSet::default(),
             pending: PositionSet::default(),
             next_fresh: start,
@@ -206,8 +219,8 @@ impl SubscriptionState {
             in_flight: 0,
             retries_in_flight: 0,
             retries_in_a_row: 0,
-            given_up: BTreeMap::new(),
-            given_up_waiting: BTreeSet::new(),
+            given_up: Reasons::default(),
+            given_up_waiting: PositionSet::default(),
             paused: None,
             redelivered: 0,
             dead_lettered: 0,
@@ -251,8 +264,8 @@ impl SubscriptionState {
 
     /// Events that were given up and are not acked yet.
     #[must_use]
-    pub fn given_up(&self) -> usize {
-        self.given_up.len()
+    pub fn given_up(&self) -> u64 {
+        self.given_up.all().len()
     }
 
     /// Attached consumers.

@@ -25,8 +25,8 @@ pub(super) struct Args {
     /// Ack every event once it is printed (the default)
     #[arg(long, overrides_with = "no_ack")]
     ack: bool,
-    /// Only look: events stay, and are given back at the end. Until then nobody else gets them, and nothing counts as an
-    /// attempt
+    /// Only look: print what is pending, in order, whoever has it in hand. Nothing is acked or kept from others, and
+    /// nothing counts as an attempt
     #[arg(long, overrides_with = "ack")]
     no_ack: bool,
     /// End after this many events

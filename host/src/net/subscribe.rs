@@ -115,6 +115,8 @@ struct Session<'a> {
 /// is dropped for that.
 struct Attached<'a> {
     consumer: Option<Consumer>,
+    /// What was taken from the broker and waits for being written.
+    fetched: mpsc::Receiver<Vec<Delivery>>,
     session: &'a Session<'a>,
     failed: bool,
 }
@@ -124,6 +126,10 @@ impl Drop for Attached<'_> {
         let Some(consumer) = self.consumer.take() else {
             return;
         };
+        // Never sent, so nothing counts, whatever client it is.
+        while let Ok(deliveries) = self.fetched.try_recv() {
+            consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
+        }
         let (says, unseen) = self.session.unseen(|unseen| (unseen.says, unseen.take()));
         if self.failed || self.session.peer.is_cut() {
             consumer.cut(unseen, says);
@@ -142,26 +148,28 @@ impl Session<'_> {
         recv: &mut FrameRecv,
         send: &mut FrameSend,
     ) -> Result<(), StreamEnd> {
+        let (fetched_in, fetched) = mpsc::channel(1);
         let mut attached = Attached {
             consumer: None,
+            fetched,
             session: self,
             failed: false,
         };
-        let consumer = &*attached.consumer.insert(consumer);
-        let (fetched_in, mut fetched) = mpsc::channel(1);
+        let Attached {
+            consumer: place,
+            fetched,
+            ..
+        } = &mut attached;
+        let consumer = &*place.insert(consumer);
         // In this order, so that what is fetched is written at once.
         let ended = tokio::select! {
             biased;
             ended = self.read(consumer, confirms, recv) => ended,
             ended = self.fetch(consumer, fetched_in) => ended,
-            ended = self.write(consumer, &mut fetched, send) => ended,
+            ended = self.write(consumer, fetched, send) => ended,
             ended = self.shutdown() => ended,
             denied = consumer.denied() => Err(denied.into()),
         };
-        // Never sent, so the attempt does not count.
-        while let Ok(deliveries) = fetched.try_recv() {
-            consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
-        }
         attached.failed = match ended {
             Err(StreamEnd::Violation(_)) => true,
             _ => recv.reset_code() == Some(APPLICATION_FAILED),

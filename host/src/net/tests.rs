@@ -129,8 +129,11 @@ impl Net {
     }
 
     async fn connect(&self, identity: Option<(String, String)>) -> Result<Client, ConnectionError> {
+        self.connect_by(client_config(&self.ca, identity)).await
+    }
+
+    async fn connect_by(&self, config: ClientConfig) -> Result<Client, ConnectionError> {
         let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).expect("socket");
-        let config = client_config(&self.ca, identity);
         let connecting = endpoint
             .connect_with(config, self.handle.local_addrs[0], "localhost")
             .expect("valid name");
@@ -149,7 +152,20 @@ impl Net {
 
     // Connected and welcomed.
     async fn welcomed(&self) -> Client {
-        let client = self.connect_ok().await;
+        self.welcome(self.connect_ok().await).await
+    }
+
+    // The same for a client that takes only so many bytes of a stream before they are read.
+    async fn welcomed_narrow(&self, bytes: u32) -> Client {
+        let mut transport = quinn::TransportConfig::default();
+        transport.stream_receive_window(bytes.into());
+        let mut config = client_config(&self.ca, Some(self.ca.issue("client.example")));
+        config.transport_config(Arc::new(transport));
+        let client = self.connect_by(config).await.expect("connects");
+        self.welcome(client).await
+    }
+
+    async fn welcome(&self, client: Client) -> Client {
         let (hello, streams) = client.hello(&[1]).await.expect("answered");
         assert!(
             matches!(hello, hello_reply::Result::Welcome(_)),

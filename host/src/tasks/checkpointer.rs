@@ -300,7 +300,6 @@ impl Checkpointer {
 
     fn give_up(&mut self, decision: Decision) {
         let cells = self.hub.all();
-        let now = self.hub.clock.now();
         let letters = |losses: &[Loss]| {
             let lost = losses
                 .iter()
@@ -309,7 +308,7 @@ impl Checkpointer {
                 let why = loss.path.display().to_string();
                 let reason = GiveUpReason::Unreadable(why.into());
                 for cell in &cells {
-                    let count = cell.lock().give_up_pending(first..=last, &reason, now);
+                    let count = cell.lock().give_up_pending(first..=last, &reason);
                     if count > 0 {
                         self.hub.queue_dead_letters(cell);
                     }

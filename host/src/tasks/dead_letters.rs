@@ -2,6 +2,7 @@
 //! ack that takes it out of the subscription, in one group. An event that cannot be written stays pending. A letter that
 //! is given up is written once more; that one is dropped, so that no circle of subscriptions goes on for ever.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::domain::{Event, EventRef, Header, LetterMark, Position, Sequence, Top
 const BATCH_MAX: usize = 256;
 /// Bytes of letters that are handed to the committer as one item, and the letter that goes beyond. One item is in one group.
 const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Batches of one subscription that are written before others have their turn.
+const TURN_BATCHES: usize = 16;
 /// How long what cannot be written is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -60,26 +63,49 @@ pub(super) async fn run(
             continue;
         }
         cell.said.letters_wait.store(false, Ordering::Relaxed);
-        // What could not be written now; taken up again later, so that it does not stand before the rest.
-        let mut later = Vec::new();
-        loop {
-            let given_up = cell.lock().take_given_up(BATCH_MAX);
-            if given_up.is_empty() || cell.is_deleted() || shutdown.is_cancelled() {
-                break;
-            }
-            later.extend(write(&parts, &cell, &given_up).await);
-        }
+        let later = write_turn(&parts, &cell, &shutdown).await;
         if later.is_empty() {
+            // Queues it behind the others if there is more.
             parts.hub.dead_letters_done(&cell);
             continue;
         }
         let mut state = cell.lock();
-        later
-            .into_iter()
-            .for_each(|position| state.give_up_failed(position));
+        later.iter().for_each(|range| state.give_up_failed(range));
         drop(state);
         retry_later(&parts, &cell, &shutdown);
     }
+}
+
+// Writes what waits in one subscription, a bounded part of it as long as all goes well. Returns what could not be written now: it
+// is taken up again later, so that what cannot be read does not stand before the rest.
+async fn write_turn(
+    parts: &DeliveryParts,
+    cell: &Cell,
+    shutdown: &CancellationToken,
+) -> Vec<RangeInclusive<Position>> {
+    let mut later = Vec::new();
+    for batch in 0.. {
+        let is_over = batch >= TURN_BATCHES && later.is_empty();
+        if is_over || cell.is_deleted() || shutdown.is_cancelled() {
+            break;
+        }
+        let given_up = cell.lock().take_given_up(BATCH_MAX);
+        if given_up.is_empty() {
+            break;
+        }
+        let left = write(parts, cell, &given_up).await;
+        for position in left.unreadable {
+            push_range(&mut later, position..=position);
+        }
+        if !left.refused.is_empty() {
+            for position in left.refused {
+                push_range(&mut later, position..=position);
+            }
+            // So would be the rest, each only after it was read.
+            break;
+        }
+    }
+    later
 }
 
 // Others' dead letters do not wait meanwhile. The cell stays marked as queued, so that nothing it gives up in the meantime queues
@@ -105,32 +131,38 @@ enum Fate {
     Gone,
 }
 
-// Returns what could not be written and is to be tried again: all of it, or what cannot be read.
-async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Vec<Position> {
-    let mut rising: Vec<&GivenUp> = given_up.iter().collect();
-    rising.sort_by_key(|item| item.position);
-    let (mut unwritten, mut rest) = (Vec::new(), &rising[..]);
-    while !rest.is_empty() {
-        let (taken, again) = write_item(parts, cell, rest).await;
-        unwritten.extend(again);
-        rest = rest.get(taken..).unwrap_or_default();
-    }
-    unwritten
+/// What could not be written and is to be tried again.
+#[derive(Default)]
+struct Left {
+    unreadable: Vec<Position>,
+    /// The committer took no more.
+    refused: Vec<Position>,
 }
 
-// Writes as many from the front as one item may hold, but one at least. Returns how many these are, and which of them are to be
-// tried again.
+async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Left {
+    let mut rising: Vec<&GivenUp> = given_up.iter().collect();
+    rising.sort_by_key(|item| item.position);
+    let (mut left, mut rest) = (Left::default(), &rising[..]);
+    while !rest.is_empty() && left.refused.is_empty() {
+        let taken = write_item(parts, cell, rest, &mut left).await;
+        rest = rest.get(taken..).unwrap_or_default();
+    }
+    left.refused.extend(rest.iter().map(|item| item.position));
+    left
+}
+
+// Writes as many from the front as one item may hold, but one at least. Returns how many these are.
 async fn write_item(
     parts: &DeliveryParts,
     cell: &Cell,
     rising: &[&GivenUp],
-) -> (usize, Vec<Position>) {
+    left: &mut Left,
+) -> usize {
     let dead_letter = cell.form().dead_letter.clone();
     let mut events = Vec::with_capacity(rising.len());
     let mut acks = Vec::with_capacity(rising.len());
     let (mut taken, mut bytes) = (0, 0);
     let mut dropped = Vec::new();
-    let mut unwritten = Vec::new();
     for &item in rising {
         if bytes >= ITEM_BYTES_MAX {
             break;
@@ -148,18 +180,19 @@ async fn write_item(
             Ok(Fate::Gone) => {}
             Err(error) => {
                 tracing::error!(subscription = %cell.name, position = %item.position, error, "cannot read an event that was given up; it stays pending");
-                unwritten.push(item.position);
+                left.unreadable.push(item.position);
                 continue;
             }
         }
         push_range(&mut acks, item.position..=item.position);
     }
     if acks.is_empty() {
-        return (taken, unwritten);
+        return taken;
     }
     // Those with the same mark share blocks.
     events.sort_by_key(|letter| letter.mark);
     let count = events.len() as u64;
+    let refused = acks.clone();
     let outputs = |done| {
         Control::Outputs(Outputs {
             subscription: cell.id,
@@ -177,17 +210,20 @@ async fn write_item(
         Ok(()) => {
             parts.metrics.dead_lettered(count);
             say_dropped(parts, cell, &dropped);
-            (taken, unwritten)
         }
         Err(error) => {
             cell.dead_lettered.fetch_sub(count, Ordering::Relaxed);
             cell.letters_dropped
                 .fetch_sub(letters_dropped, Ordering::Relaxed);
             tracing::warn!(subscription = %cell.name, %error, "dead letters could not be written; they stay pending");
-            let all = rising.iter().take(taken).map(|item| item.position);
-            (taken, all.collect())
+            left.refused.extend(refused.iter().flat_map(positions));
         }
     }
+    taken
+}
+
+fn positions(range: &RangeInclusive<Position>) -> impl Iterator<Item = Position> + use<> {
+    (range.start().0..=range.end().0).map(Position)
 }
 
 fn say_dropped(parts: &DeliveryParts, cell: &Cell, dropped: &[&GivenUp]) {
@@ -283,7 +319,7 @@ fn say_why(event: &mut Event, cell: &Cell, from: (&TopicName, Sequence), item: &
 mod tests {
     use super::*;
     use crate::broker::SubscriptionState;
-    use crate::domain::{DeliveryPolicy, Millis, SubscriptionId};
+    use crate::domain::{DeliveryPolicy, SubscriptionId};
     use crate::tasks::catalog::Subscription;
     use crate::tasks::clock::Clock;
     use crate::tasks::hub::Hub;
@@ -302,7 +338,7 @@ mod tests {
             let at = Position(position)..=Position(position);
             let mut state = cell.lock();
             state.observe(Position(position), [at.clone()]);
-            state.give_up_pending(at, &GiveUpReason::HopLimit, Millis(1));
+            state.give_up_pending(at, &GiveUpReason::HopLimit);
             drop(state);
             hub.queue_dead_letters(&cell);
         };
@@ -314,7 +350,7 @@ mod tests {
         assert!(queued.try_recv().is_err());
         taken
             .iter()
-            .for_each(|item| cell.lock().give_up_failed(item.position));
+            .for_each(|item| cell.lock().give_up_failed(&(item.position..=item.position)));
         hub.dead_letters_done(&cell);
         queued.try_recv().expect("queued after that");
         assert_eq!(cell.lock().take_given_up(BATCH_MAX).len(), 99);

@@ -139,6 +139,8 @@ enum Ending {
 /// One taker of a subscription's events. Dropping it gives what it holds back at once.
 pub(super) struct Taker {
     ending: Ending,
+    // It only looks: what it finds out changes nothing.
+    looks: bool,
     pub(super) cell: Arc<Cell>,
     pub(super) id: ConsumerId,
     pub(super) parts: Arc<DeliveryParts>,
@@ -148,20 +150,21 @@ impl Taker {
     pub(super) fn attach(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
         let id = cell.next_consumer_id();
         cell.lock().attach(id);
-        Self::new(parts, cell, id)
+        Self::new(parts, cell, id, false)
     }
 
-    /// One that only looks: nothing it does counts.
+    /// One that only looks: it holds nothing, and nothing it does counts.
     pub(super) fn attach_to_look(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
         let id = cell.next_consumer_id();
         cell.lock().attach_to_look(id);
-        Self::new(parts, cell, id)
+        Self::new(parts, cell, id, true)
     }
 
-    fn new(parts: Arc<DeliveryParts>, cell: Arc<Cell>, id: ConsumerId) -> Self {
+    fn new(parts: Arc<DeliveryParts>, cell: Arc<Cell>, id: ConsumerId, looks: bool) -> Self {
         cell.consumers.fetch_add(1, Ordering::Relaxed);
         Self {
             ending: Ending::Detached(Vec::new()),
+            looks,
             cell,
             id,
             parts,
@@ -324,6 +327,10 @@ impl Taker {
 
     // Events that are pending but exist no more: there is nothing to deliver, ever.
     fn forget(&self, ranges: &[RangeInclusive<Position>]) {
+        if self.looks {
+            // Others have acked them since.
+            return;
+        }
         let count = count(ranges);
         self.parts.metrics.missing(count);
         tracing::warn!(
@@ -333,6 +340,13 @@ impl Taker {
             "pending events do not exist any more (topic deleted, or a loss accepted); they count as done"
         );
         self.parts.hub.ack_internally(&self.cell, ranges);
+    }
+
+    // There is nothing to deliver of these.
+    fn done_with(&self, ranges: &[RangeInclusive<Position>]) {
+        if !self.looks {
+            self.parts.hub.ack_internally(&self.cell, ranges);
+        }
     }
 
     pub(super) fn give_back(&self, positions: impl Iterator<Item = Position>) {
@@ -353,7 +367,7 @@ impl Taker {
     }
 
     pub(super) fn term(&self, ranges: &[RangeInclusive<Position>], reason: &str) {
-        self.change(|state, now, id| state.term(id, ranges, reason, now));
+        self.change(|state, _, id| state.term(id, ranges, reason));
     }
 
     pub(super) fn extend(&self, ranges: &[RangeInclusive<Position>]) {
@@ -361,8 +375,8 @@ impl Taker {
     }
 
     pub(super) fn give_up(&self, position: Position, reason: GiveUpReason) {
-        self.change(|state, now, id| {
-            state.give_up(id, position, reason, now);
+        self.change(|state, _, id| {
+            state.give_up(id, position, &reason);
         });
     }
 
@@ -392,6 +406,7 @@ impl Taker {
         let here = leased.position..=leased.position;
         match disposition {
             Disposition::Outputs(outputs) => return Some(outputs),
+            _ if self.looks => return None,
             Disposition::Reject(reason) => {
                 self.give_up(
                     leased.position,
@@ -693,10 +708,7 @@ impl Consumer {
             };
             if outputs.is_empty() {
                 let here = leased.position..=leased.position;
-                self.taker
-                    .parts
-                    .hub
-                    .ack_internally(&self.taker.cell, &[here]);
+                self.taker.done_with(&[here]);
             } else {
                 let parts = outputs.into_iter().map(|output| output.event).collect();
                 deliveries.push(Delivery {

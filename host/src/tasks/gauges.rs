@@ -54,10 +54,10 @@ pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeF
             |s| reached(s, "coarse_delays"),
         ),
         (
-            "tidegate_subscription_dead_letters_full",
-            "1 while so many events wait for their dead letter that further ones are tried again instead",
+            "tidegate_subscription_coarse_reasons",
+            "1 while so many events wait for their dead letter that further ones share their reasons",
             "gauge",
-            |s| reached(s, "dead_letters_full"),
+            |s| reached(s, "coarse_reasons"),
         ),
         (
             "tidegate_subscription_unreadable",

@@ -799,6 +799,8 @@ impl Lane {
                 self.parts.hub.start(start);
             }
             if given_up {
+                let strain = member.cell.lock().strain();
+                member.cell.said.strain(&member.cell.name, strain);
                 self.parts.hub.queue_dead_letters(&member.cell);
             }
             if deliverable {

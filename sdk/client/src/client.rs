@@ -105,9 +105,9 @@ impl Client {
         Consumer::open(Arc::clone(&self.handle), subscription, options, false).await
     }
 
-    /// Attaches a consumer that only looks: what it gets has no ack deadline, and however it ends, nothing counts as an
-    /// attempt. While it holds events no other consumer gets them; all who look hold at most half of the subscription's
-    /// window together.
+    /// Attaches a consumer that only looks: it is shown each pending event once, in order of commit, also those that other
+    /// consumers have in hand, and holds none of them. Answers about them are ignored, nobody waits for it, and nothing counts
+    /// as an attempt. After a lost connection it begins anew.
     ///
     /// # Errors
     /// As for [`subscribe`](Self::subscribe).

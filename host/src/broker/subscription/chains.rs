@@ -117,7 +117,7 @@ impl SubscriptionState {
             };
             self.stages = vec![stage; next.stages];
             // What is left is undecided: failures of filters that are not asked about it any more.
-            self.failed.clear();
+            self.failed.remove(0, u64::MAX);
         }
     }
 }

@@ -7,10 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::returned::Return;
 use super::suspects::Turn;
-use super::{
-    Consumer, GiveUpReason, GivenUp, GivenUpEntry, Lease, SubscriptionState, bounded, bounds,
-    push_run,
-};
+use super::{Consumer, GiveUpReason, GivenUp, Lease, SubscriptionState, bounded, bounds, push_run};
 use crate::broker::positions::PositionSet;
 use crate::domain::{ConsumerId, Millis, Position};
 
@@ -27,12 +24,6 @@ impl SubscriptionState {
         self.consumers.entry(consumer).or_default();
     }
 
-    /// Attaches a consumer that only looks: what it holds has no deadline, it never holds more than half of the window
-    /// together with others of its kind, and however it goes, nothing counts.
-    pub fn attach_to_look(&mut self, consumer: ConsumerId) {
-        self.consumers.entry(consumer).or_default().looks = true;
-    }
-
     /// Whether a consumer with credit would get something now.
     #[must_use]
     pub fn has_deliverable(&self) -> bool {
@@ -47,7 +38,7 @@ impl SubscriptionState {
 
     /// Hands at most `events_max` events to `consumer`, appended to `out`: first what was given back, then what failed
     /// and is to be tried again, then what was never handed out, each in order. Nothing while paused, and never
-    /// more than the policy allows to be in flight.
+    /// more than the policy allows to be in flight. One that only looks is shown what it has not seen.
     pub fn lease(
         &mut self,
         consumer: ConsumerId,
@@ -55,11 +46,17 @@ impl SubscriptionState {
         now: Millis,
         out: &mut Vec<Lease>,
     ) {
-        if self.paused.is_some() || !self.consumers.contains_key(&consumer) {
+        let Some(asking) = self.consumers.get(&consumer) else {
+            return;
+        };
+        if self.paused.is_some() {
             return;
         }
+        if let Some(from) = asking.looks_from {
+            return self.show(consumer, from, events_max, out);
+        }
         self.release_due(now);
-        let room = self.room_of(consumer);
+        let room = self.in_flight_max().saturating_sub(self.in_flight);
         let mut budget = room.min(events_max as u64);
         if budget == 0 {
             return;
@@ -108,6 +105,9 @@ impl SubscriptionState {
         for position in positions {
             push_run(&mut runs, position.0, position.0);
         }
+        if self.show_again(consumer, &runs) {
+            return;
+        }
         for (first, last) in self.take_unsent(consumer, &runs) {
             self.make_ready(first, last);
         }
@@ -154,7 +154,6 @@ impl SubscriptionState {
             self.suspects.untried.remove_range(first, last);
             self.suspects.accused.remove_range(first, last);
             self.delayed.remove(first, last);
-            self.drop_given_up(first, last);
             let removed: Vec<(u64, u64)> = self.pending.ranges(first, last).collect();
             for (first, last) in removed {
                 self.remove_pending(first, last);
@@ -183,11 +182,10 @@ impl SubscriptionState {
         consumer: ConsumerId,
         ranges: &[RangeInclusive<Position>],
         reason: &str,
-        now: Millis,
     ) {
         let reason = GiveUpReason::Terminated(bounded(reason));
         for (first, last) in self.take_answered(consumer, ranges) {
-            self.give_up_flight(first, last, &reason, now);
+            self.give_up_flight(first, last, &reason);
         }
     }
 
@@ -196,12 +194,11 @@ impl SubscriptionState {
         &mut self,
         consumer: ConsumerId,
         position: Position,
-        reason: GiveUpReason,
-        now: Millis,
+        reason: &GiveUpReason,
     ) -> bool {
         let flights = self.take_flights(consumer, &[position..=position]);
         for (first, last) in &flights {
-            self.give_up_flight(*first, *last, &reason, now);
+            self.give_up_flight(*first, *last, reason);
         }
         !flights.is_empty()
     }
@@ -215,7 +212,7 @@ impl SubscriptionState {
     ) {
         let extended = self.take_flights(consumer, ranges);
         if let Some(consumer) = self.consumers.get_mut(&consumer) {
-            let deadline = consumer.deadline(now, self.policy.ack_deadline_ms);
+            let deadline = now.plus(self.policy.ack_deadline_ms);
             for (first, last) in extended {
                 consumer.hold(first, last, deadline);
             }
@@ -251,15 +248,17 @@ impl SubscriptionState {
     pub fn take_given_up(&mut self, max: usize) -> Vec<GivenUp> {
         let mut taken = Vec::new();
         while taken.len() < max
-            && let Some(position) = self.given_up_waiting.pop_first()
+            && let Some(position) = self.given_up_waiting.first()
         {
-            if let Some(entry) = self.given_up.get(&position) {
-                taken.push(GivenUp {
-                    position: Position(position),
-                    attempts: entry.attempts,
-                    reason: entry.reason.clone(),
-                });
-            }
+            self.given_up_waiting.remove_range(position, position);
+            let Some(reason) = self.given_up.get(position).cloned() else {
+                continue;
+            };
+            taken.push(GivenUp {
+                position: Position(position),
+                attempts: self.attempts(position),
+                reason,
+            });
         }
         taken
     }
@@ -270,18 +269,13 @@ impl SubscriptionState {
         !self.given_up_waiting.is_empty()
     }
 
-    /// The dead letter could not be written: the event is handed out by
+    /// The dead letters could not be written: the events are handed out by
     /// [`take_given_up`](Self::take_given_up) again.
-    pub fn give_up_failed(&mut self, position: Position) {
-        if self.given_up.contains_key(&position.0) {
-            self.given_up_waiting.insert(position.0);
+    pub fn give_up_failed(&mut self, range: &RangeInclusive<Position>) {
+        let (first, last) = bounds(range);
+        for (first, last) in self.given_up.all().ranges(first, last) {
+            self.given_up_waiting.insert_range(first, last);
         }
-    }
-
-    pub(super) fn record_given_up(&mut self, position: u64, entry: GivenUpEntry) {
-        self.given_up.insert(position, entry);
-        self.given_up_waiting.insert(position);
-        self.dead_lettered += 1;
     }
 
     pub(super) fn in_flight_max(&self) -> u64 {
@@ -301,58 +295,38 @@ impl SubscriptionState {
             .min(of_window.saturating_sub(self.retries_in_flight))
     }
 
-    // How many more may be in flight with `consumer`.
-    fn room_of(&self, consumer: ConsumerId) -> u64 {
-        let window = self.in_flight_max();
-        let room = window.saturating_sub(self.in_flight);
-        if !self.consumers.get(&consumer).is_some_and(|it| it.looks) {
-            return room;
-        }
-        let looking = self.consumers.values().filter(|it| it.looks);
-        let looked_at: u64 = looking.map(Consumer::held).sum();
-        room.min((window / 2).max(1).saturating_sub(looked_at))
-    }
-
     pub(super) fn has_fresh(&self) -> bool {
+        let given_up = self.given_up.all();
         self.pending
             .ranges(self.next_fresh, u64::MAX)
-            .any(|(first, last)| {
-                (self.given_up.range(first..=last).count() as u64) < last - first + 1
-            })
+            .any(|(first, last)| !given_up.contains_range(first, last))
     }
 
     // The one place that chooses among what was never handed out: here in order of commit.
     fn pick_fresh(&mut self, budget: &mut u64) -> Vec<(u64, u64)> {
+        let given_up = self.given_up.all();
         let mut runs = Vec::new();
         let mut next_fresh = self.next_fresh;
         'pending: for (first, last) in self.pending.ranges(self.next_fresh, u64::MAX) {
             let mut at = first;
-            for given_up in self
-                .given_up
-                .range(first..=last)
-                .map(|(position, _)| *position)
-            {
-                if at < given_up {
-                    let Some(end) = spend(budget, at, given_up - 1) else {
-                        break 'pending;
-                    };
-                    runs.push((at, end));
-                    next_fresh = end + 1;
-                    if end < given_up - 1 {
-                        break 'pending;
-                    }
+            while at <= last {
+                let skipped = given_up.ranges(at, last).next();
+                if let Some((first, last)) = skipped
+                    && first == at
+                {
+                    at = last + 1;
+                    next_fresh = at;
+                    continue;
                 }
-                at = given_up + 1;
-                next_fresh = at;
-            }
-            if at <= last {
-                let Some(end) = spend(budget, at, last) else {
-                    break;
+                let until = skipped.map_or(last, |(first, _)| first - 1);
+                let Some(end) = spend(budget, at, until) else {
+                    break 'pending;
                 };
                 runs.push((at, end));
-                next_fresh = end + 1;
-                if end < last {
-                    break;
+                at = end + 1;
+                next_fresh = at;
+                if end < until {
+                    break 'pending;
                 }
             }
         }
@@ -370,7 +344,7 @@ impl SubscriptionState {
         let Some(holder) = self.consumers.get_mut(&consumer) else {
             return;
         };
-        let deadline = holder.deadline(now, self.policy.ack_deadline_ms);
+        let deadline = now.plus(self.policy.ack_deadline_ms);
         let suspect = match runs.first() {
             Some((first, _)) => self.suspects.all.contains(*first),
             None => return,
@@ -453,26 +427,15 @@ impl SubscriptionState {
         }
     }
 
-    fn drop_given_up(&mut self, first: u64, last: u64) {
-        if first > last {
-            return;
-        }
-        let dropped: Vec<u64> = self
-            .given_up
-            .range(first..=last)
-            .map(|(position, _)| *position)
-            .collect();
-        for position in dropped {
-            self.given_up.remove(&position);
-            self.given_up_waiting.remove(&position);
-        }
-    }
-
     fn remove_pending(&mut self, first: u64, last: u64) {
         self.pending.remove_range(first, last);
         self.clear(first, last);
         if !self.tries.is_empty() {
             self.tries.0.take(first, last);
+        }
+        if !self.given_up.is_empty() {
+            self.given_up.remove(first, last);
+            self.given_up_waiting.remove_range(first, last);
         }
     }
 
@@ -491,13 +454,6 @@ impl SubscriptionState {
 }
 
 impl Consumer {
-    fn deadline(&self, now: Millis, ack_deadline_ms: u64) -> Millis {
-        match self.looks {
-            true => Millis(u64::MAX),
-            false => now.plus(ack_deadline_ms),
-        }
-    }
-
     fn hold(&mut self, first: u64, last: u64, deadline: Millis) {
         self.flights.insert(first, last, deadline);
         self.next_scan = Some(self.next_scan.map_or(deadline, |scan| scan.min(deadline)));
@@ -549,7 +505,7 @@ fn count(runs: &[(u64, u64)]) -> u64 {
 }
 
 // Takes at most `budget` positions from the front of `first..=last` and returns the last of them.
-fn spend(budget: &mut u64, first: u64, last: u64) -> Option<u64> {
+pub(super) fn spend(budget: &mut u64, first: u64, last: u64) -> Option<u64> {
     if *budget == 0 {
         return None;
     }
@@ -558,7 +514,12 @@ fn spend(budget: &mut u64, first: u64, last: u64) -> Option<u64> {
     Some(first + count - 1)
 }
 
-fn push_leases(out: &mut Vec<Lease>, positions: std::ops::Range<u64>, attempt: u32, suspect: bool) {
+pub(super) fn push_leases(
+    out: &mut Vec<Lease>,
+    positions: std::ops::Range<u64>,
+    attempt: u32,
+    suspect: bool,
+) {
     out.extend(positions.map(|position| Lease {
         position: Position(position),
         attempt,

@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{GiveUpReason, GivenUpEntry, SubscriptionState, bounded, bounds};
+use super::{GiveUpReason, SubscriptionState, bounded, bounds};
 use crate::domain::Position;
 
 /// So that the position after any position exists.
@@ -70,9 +70,8 @@ impl SubscriptionState {
         };
         if position.0 > state.through && position.0 <= limit {
             state.candidates.insert_range(position.0, position.0);
-            self.failed
-                .entry(position.0)
-                .or_insert_with(|| GiveUpReason::FilterFailed(bounded(reason)));
+            let reason = GiveUpReason::FilterFailed(bounded(reason));
+            self.failed.insert(position.0, position.0, &reason);
         }
     }
 
@@ -132,9 +131,7 @@ impl SubscriptionState {
             stage.candidates.remove_range(0, through);
         }
         self.acked_ahead.remove_range(0, through);
-        if !self.failed.is_empty() {
-            self.failed = self.failed.split_off(&(through + 1));
-        }
+        self.failed.remove(0, through);
         self.take_over();
     }
 
@@ -159,20 +156,10 @@ impl SubscriptionState {
         if self.failed.is_empty() {
             return added;
         }
-        let failures: Vec<(u64, GiveUpReason)> = self
-            .failed
-            .range(first..=last)
-            .map(|(position, reason)| (*position, reason.clone()))
-            .collect();
-        let failures_count = failures.len() as u64;
-        for (position, reason) in failures {
-            self.record_given_up(
-                position,
-                GivenUpEntry {
-                    attempts: 0,
-                    reason,
-                },
-            );
+        let mut failures_count = 0;
+        for (first, last, reason) in self.failed.runs(first, last) {
+            failures_count += last - first + 1;
+            self.record_given_up(first, last, &reason);
         }
         added.saturating_sub(failures_count)
     }

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GIVEN_UP_MAX, GiveUpReason, GivenUpEntry, SubscriptionState};
+use super::{GiveUpReason, SubscriptionState};
 use crate::broker::classes::Classes;
 use crate::broker::positions::PositionSet;
 use crate::domain::{Millis, Position};
@@ -21,8 +21,6 @@ const COARSE_STEPS: u64 = 4;
 const DELAYED_EXACT_MAX: u64 = 4 * 1024 * 1024;
 /// Different counts that are told apart. Beyond them a count is rounded down, so that nothing is given up too early.
 const COUNTS_MAX: usize = 256;
-/// When an event is tried again that is to be given up while too many others wait for their dead letter.
-const GIVE_UP_LATER_MS: u64 = 60_000;
 
 /// How often an event was tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,7 +40,7 @@ impl Tried {
     }
 }
 
-/// How often each event was tried that came back at least once.
+/// How often each event was tried that came back at least once, those that are given up among them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tries(pub(super) Classes<Tried>);
 
@@ -160,16 +158,17 @@ fn rounded_up(now: Millis, due: Millis, steps: u64) -> Millis {
 pub struct Strain {
     /// So many events wait for another attempt that they may wait a quarter longer than they should.
     pub coarse_delays: bool,
-    /// So many events wait for their dead letter that those that are to be given up are tried again instead.
-    pub dead_letters_full: bool,
+    /// So many events wait for their dead letter that further ones share their reasons, and of many different ones only the
+    /// kind is kept.
+    pub coarse_reasons: bool,
 }
 
 impl Strain {
     /// The names of those that are reached, as they are shown.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let coarse = self.coarse_delays.then_some("coarse_delays");
-        let full = self.dead_letters_full.then_some("dead_letters_full");
-        coarse.into_iter().chain(full)
+        let reasons = self.coarse_reasons.then_some("coarse_reasons");
+        coarse.into_iter().chain(reasons)
     }
 }
 
@@ -191,7 +190,7 @@ impl SubscriptionState {
     pub fn strain(&self) -> Strain {
         Strain {
             coarse_delays: self.delayed.is_coarse(),
-            dead_letters_full: self.given_up.len() >= GIVEN_UP_MAX,
+            coarse_reasons: self.given_up.are_coarse() || self.failed.are_coarse(),
         }
     }
 
@@ -209,7 +208,9 @@ impl SubscriptionState {
                     Return::Cut => GiveUpReason::ConsumersLost,
                     _ => GiveUpReason::AttemptsExhausted,
                 };
-                self.give_up_run(first, last, tried, &reason, now);
+                self.tries.insert(first, last, tried);
+                self.clear(first, last);
+                self.record_given_up(first, last, &reason);
                 continue;
             }
             let delay_ms = match why {
@@ -287,17 +288,21 @@ impl SubscriptionState {
         self.retries_in_flight -= self.tries.failed(first, last);
     }
 
-    pub(super) fn give_up_flight(
-        &mut self,
-        first: u64,
-        last: u64,
-        reason: &GiveUpReason,
-        now: Millis,
-    ) {
+    // How often it was tried in vain.
+    pub(super) fn attempts(&self, position: u64) -> u32 {
+        let mut attempts = 0;
+        let tries = &self.tries;
+        tries.show(position, position, |_, _, tried| attempts = tried.failed);
+        attempts
+    }
+
+    pub(super) fn give_up_flight(&mut self, first: u64, last: u64, reason: &GiveUpReason) {
         self.landed(first, last);
         for (first, last, tried) in self.tries.take(first, last) {
-            self.give_up_run(first, last, tried.again(true), reason, now);
+            self.tries.insert(first, last, tried.again(true));
         }
+        self.clear(first, last);
+        self.record_given_up(first, last, reason);
     }
 
     /// Gives up what is pending in a range and in nobody's hands, for a reason the broker found. Returns how many that were.
@@ -305,7 +310,6 @@ impl SubscriptionState {
         &mut self,
         range: RangeInclusive<Position>,
         reason: &GiveUpReason,
-        now: Millis,
     ) -> u64 {
         let (first, last) = (range.start().0, range.end().0);
         let mut idle = PositionSet::default();
@@ -317,51 +321,26 @@ impl SubscriptionState {
                 idle.remove_range(first, last);
             }
         }
-        for position in self
-            .given_up
-            .range(first..=last)
-            .map(|(position, _)| *position)
-        {
-            idle.remove_range(position, position);
+        for (first, last) in self.given_up.all().ranges(first, last) {
+            idle.remove_range(first, last);
         }
-        let runs: Vec<(u64, u64)> = idle.ranges(first, last).collect();
-        for (first, last) in runs {
+        for (first, last) in idle.ranges(first, last) {
             self.ready.remove_range(first, last);
             self.retries.remove_range(first, last);
             self.suspects.untried.remove_range(first, last);
             self.suspects.accused.remove_range(first, last);
             self.delayed.remove(first, last);
-            for (first, last, tried) in self.tries.take(first, last) {
-                self.give_up_run(first, last, tried, reason, now);
-            }
+            self.clear(first, last);
+            self.record_given_up(first, last, reason);
         }
         idle.len()
     }
 
-    // `first..=last` are in no place now, and their tries are not known.
-    fn give_up_run(
-        &mut self,
-        first: u64,
-        last: u64,
-        tried: Tried,
-        reason: &GiveUpReason,
-        now: Millis,
-    ) {
-        self.clear(first, last);
-        for position in first..=last {
-            if self.given_up.len() >= GIVEN_UP_MAX {
-                self.tries.insert(position, last, tried);
-                self.leave_alone(position, last, GIVE_UP_LATER_MS, now);
-                return;
-            }
-            self.record_given_up(
-                position,
-                GivenUpEntry {
-                    attempts: tried.failed,
-                    reason: reason.clone(),
-                },
-            );
-        }
+    // `first..=last` are in no place now.
+    pub(super) fn record_given_up(&mut self, first: u64, last: u64, reason: &GiveUpReason) {
+        self.given_up.insert(first, last, reason);
+        self.given_up_waiting.insert_range(first, last);
+        self.dead_lettered += last - first + 1;
     }
 
     // What was handed out before and is in no other place.
@@ -377,8 +356,8 @@ impl SubscriptionState {
                 back.remove_range(first, last);
             }
         }
-        for position in self.given_up.keys() {
-            back.remove_range(*position, *position);
+        for (first, last) in self.given_up.all().ranges(0, u64::MAX) {
+            back.remove_range(first, last);
         }
         back
     }

@@ -3,17 +3,21 @@
 //!
 //! Layout: version (1 byte), the postcard form of [`Stored`], from version 2 on that of [`StoredChains`], from version 3
 //! on that of [`StoredReturned`], then the position sets in roaring's portable format: pending, acked ahead, one per
-//! stage, and from version 3 on those that [`StoredReturned`] names and the suspects. A subscription to which nothing came back is
-//! written as version 2, and as version 1 when its filters were never changed either.
+//! stage, from version 3 on those that [`StoredReturned`] names and the suspects, and in version 4, which has [`StoredReasons`]
+//! behind that, those that share a reason. The lowest version that says everything is written: 4 when reasons are shared, 3 when
+//! something came back, 2 when the filters were changed.
+//!
+//! Whatever the live machine can be in is written and read: a state that is refused would keep the broker from starting. What
+//! earlier versions wrote of events that were in two places is put right.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::chains::{Chains, Upcoming};
+use super::reasons::Reasons;
 use super::returned::Tried;
-use super::{GiveUpReason, GivenUpEntry, Stage, SubscriptionState};
+use super::{GiveUpReason, Stage, SubscriptionState};
 use crate::broker::classes::Classes;
 use crate::broker::positions::PositionSet;
 use crate::domain::{DeliveryPolicy, Millis, Position};
@@ -24,13 +28,15 @@ const FIRST_CHAIN: u8 = 1;
 const CHAINS: u8 = 2;
 /// With what came back, as sets.
 const RETURNED: u8 = 3;
+/// With reasons that many events share.
+const REASONS: u8 = 4;
 
 /// Why the bytes are not a subscription's state.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Written by another version.
     #[error(
-        "the subscription's state has version {0}, this broker reads {FIRST_CHAIN} to {RETURNED}; start the version that wrote it"
+        "the subscription's state has version {0}, this broker reads {FIRST_CHAIN} to {REASONS}; start the version that wrote it"
     )]
     Version(u8),
     /// The head cannot be read.
@@ -80,6 +86,13 @@ struct StoredReturned {
     due: Vec<Millis>,
 }
 
+/// A set of positions follows for each, in this order.
+#[derive(Default, Serialize, Deserialize)]
+struct StoredReasons {
+    given_up: Vec<GiveUpReason>,
+    failed: Vec<GiveUpReason>,
+}
+
 impl SubscriptionState {
     /// The state as bytes. Counters since the start of the broker are not part of it.
     #[must_use]
@@ -93,13 +106,13 @@ impl SubscriptionState {
             delayed: Vec::new(),
             given_up: self
                 .given_up
-                .iter()
-                .map(|(position, entry)| (*position, entry.attempts, entry.reason.clone()))
+                .exact()
+                .map(|(position, reason)| (position, self.attempts(position), reason.clone()))
                 .collect(),
             failed: self
                 .failed
-                .iter()
-                .map(|(position, reason)| (*position, reason.clone()))
+                .exact()
+                .map(|(position, reason)| (position, reason.clone()))
                 .collect(),
             paused: self.paused.clone(),
         };
@@ -109,10 +122,15 @@ impl SubscriptionState {
         };
         let changed = self.chains.revision > 0 || !self.chains.upcoming.is_empty();
         let nothing_came_back = returned.is_empty() && self.suspects.all.is_empty();
-        let version = match (nothing_came_back, changed) {
-            (false, _) => RETURNED,
-            (true, true) => CHAINS,
-            (true, false) => FIRST_CHAIN,
+        let reasons = StoredReasons {
+            given_up: reasons_of(&self.given_up),
+            failed: reasons_of(&self.failed),
+        };
+        let version = match (reasons.is_empty(), nothing_came_back, changed) {
+            (false, _, _) => REASONS,
+            (true, false, _) => RETURNED,
+            (true, true, true) => CHAINS,
+            (true, true, false) => FIRST_CHAIN,
         };
         let mut bytes = postcard::to_extend(&stored, vec![version])
             .expect("plain numbers and texts always serialize into a Vec");
@@ -124,6 +142,10 @@ impl SubscriptionState {
             bytes = postcard::to_extend(&returned, bytes)
                 .expect("plain numbers always serialize into a Vec");
         }
+        if version >= REASONS {
+            bytes = postcard::to_extend(&reasons, bytes)
+                .expect("plain texts always serialize into a Vec");
+        }
         let sets = [&self.pending, &self.acked_ahead];
         for set in sets
             .into_iter()
@@ -133,11 +155,10 @@ impl SubscriptionState {
         {
             set.write(&mut bytes).expect("writing to a Vec never fails");
         }
-        if version >= RETURNED {
-            let suspects = &self.suspects.all;
-            suspects
-                .write(&mut bytes)
-                .expect("writing to a Vec never fails");
+        let suspects = (version >= RETURNED).then_some(&self.suspects.all);
+        let shared = self.given_up.shared().chain(self.failed.shared());
+        for set in suspects.into_iter().chain(shared.map(|(_, set)| set)) {
+            set.write(&mut bytes).expect("writing to a Vec never fails");
         }
         bytes
     }
@@ -156,7 +177,7 @@ impl SubscriptionState {
         let (version, bytes) = bytes
             .split_first()
             .ok_or(RestoreError::Inconsistent("it is empty"))?;
-        if !(FIRST_CHAIN..=RETURNED).contains(version) {
+        if !(FIRST_CHAIN..=REASONS).contains(version) {
             return Err(RestoreError::Version(*version));
         }
         let (stored, mut rest) = postcard::take_from_bytes::<Stored>(bytes)?;
@@ -168,6 +189,10 @@ impl SubscriptionState {
         let mut returned = StoredReturned::default();
         if *version >= RETURNED {
             (returned, rest) = postcard::take_from_bytes::<StoredReturned>(rest)?;
+        }
+        let mut reasons = StoredReasons::default();
+        if *version >= REASONS {
+            (reasons, rest) = postcard::take_from_bytes::<StoredReasons>(rest)?;
         }
         let pending = PositionSet::read(&mut rest)?;
         let acked_ahead = PositionSet::read(&mut rest)?;
@@ -187,6 +212,10 @@ impl SubscriptionState {
             true => PositionSet::read(&mut rest)?,
             false => PositionSet::default(),
         };
+        let given_up = stored.given_up.iter().map(|(at, _, why)| (*at, why));
+        let given_up = read_reasons(given_up, &reasons.given_up, &mut rest)?;
+        let failed = stored.failed.iter().map(|(at, why)| (*at, why));
+        let failed = read_reasons(failed, &reasons.failed, &mut rest)?;
         if !rest.is_empty() {
             return Err(RestoreError::Inconsistent("bytes follow its end"));
         }
@@ -211,6 +240,7 @@ impl SubscriptionState {
         };
         (state.tries.0, state.delayed.0) = (tried, due);
         state.suspects.all = suspects;
+        (state.given_up, state.failed) = (given_up, failed);
         state.with(stored)
     }
 
@@ -248,16 +278,7 @@ impl SubscriptionState {
                 .all(|(first, last)| self.pending.contains_range(first, last)),
             NOT_PENDING,
         )?;
-        for (position, attempts, reason) in stored.given_up {
-            check(
-                self.pending.contains(position),
-                "a given-up event is not pending",
-            )?;
-            self.given_up
-                .insert(position, GivenUpEntry { attempts, reason });
-        }
-        self.given_up_waiting = self.given_up.keys().copied().collect::<BTreeSet<_>>();
-        self.failed = stored.failed.into_iter().collect::<BTreeMap<_, _>>();
+        self.settle_given_up(&stored.given_up);
         let through = self.stages.iter().map(|stage| stage.through).min();
         check(
             through.unwrap_or(self.evaluated) == self.evaluated,
@@ -282,20 +303,6 @@ impl SubscriptionState {
             "its cursor is ahead",
         )?;
 
-        check(
-            self.delayed
-                .0
-                .iter()
-                .flat_map(|(_, set)| set.ranges(0, u64::MAX))
-                .all(|(_, last)| last < self.next_fresh),
-            "a delayed event was never handed out",
-        )?;
-        check(
-            !self.given_up.keys().any(|position| {
-                self.delayed.0.contains(*position) || self.suspects.all.contains(*position)
-            }),
-            "a given-up event is delayed or suspect",
-        )?;
         let suspected = self.suspects.all.ranges(0, u64::MAX).last();
         check(
             suspected.is_none_or(|(_, last)| last < self.next_fresh),
@@ -306,6 +313,27 @@ impl SubscriptionState {
             self.make_ready(first, last);
         }
         Ok(self)
+    }
+
+    // What is given up is pending and nowhere else, and what is delayed was handed out: earlier versions did not see to that.
+    fn settle_given_up(&mut self, stored: &[(u64, u32, GiveUpReason)]) {
+        self.given_up.keep_within(&self.pending);
+        for (first, last) in self.given_up.all().ranges(0, u64::MAX) {
+            self.delayed.remove(first, last);
+            self.suspects.all.remove_range(first, last);
+        }
+        self.delayed.remove(self.next_fresh, u64::MAX);
+        self.given_up_waiting = self.given_up.all().clone();
+        for (position, attempts, _) in stored {
+            let known = self.tries.0.contains(*position) || *attempts == 0;
+            if !known && self.given_up.all().contains(*position) {
+                let tried = Tried {
+                    failed: *attempts,
+                    handed: *attempts,
+                };
+                self.tries.insert(*position, *position, tried);
+            }
+        }
     }
 
     // Asked before anything is kept of a range, since a damaged one may be endless.
@@ -328,6 +356,32 @@ fn read_classes<V: Copy + Ord>(
         }
     }
     Ok(classes)
+}
+
+// Those with a reason of their own, and those that share one.
+fn read_reasons<'a>(
+    exact: impl Iterator<Item = (u64, &'a GiveUpReason)>,
+    shared: &[GiveUpReason],
+    bytes: &mut &[u8],
+) -> Result<Reasons, RestoreError> {
+    let mut reasons = Reasons::default();
+    for (position, reason) in exact {
+        reasons.insert(position, position, reason);
+    }
+    for reason in shared {
+        reasons.insert_shared(reason, &PositionSet::read(bytes)?);
+    }
+    Ok(reasons)
+}
+
+fn reasons_of(reasons: &Reasons) -> Vec<GiveUpReason> {
+    reasons.shared().map(|(reason, _)| reason.clone()).collect()
+}
+
+impl StoredReasons {
+    fn is_empty(&self) -> bool {
+        self.given_up.is_empty() && self.failed.is_empty()
+    }
 }
 
 impl StoredReturned {

@@ -60,8 +60,8 @@ impl SubscriptionState {
         let Some((gone, was_tester)) = self.remove_consumer(consumer) else {
             return;
         };
-        if gone.looks {
-            return self.back_from(&gone, unseen, &Return::Detached, now);
+        if gone.looks_from.is_some() {
+            return;
         }
         self.suspects.window = 1;
         let held: u64 = gone.held();
@@ -105,18 +105,10 @@ impl SubscriptionState {
             self.suspects.retire();
             return Turn::Sound(0);
         }
-        let Some((held, looks)) = self
-            .consumers
-            .get(&consumer)
-            .map(|consumer| (consumer.held(), consumer.looks))
-        else {
+        let Some(held) = self.consumers.get(&consumer).map(Consumer::held) else {
             return Turn::Wait;
         };
         let next = self.next_suspects();
-        if looks {
-            // It tries nothing, and costs nothing.
-            return next.map_or(Turn::Sound(0), Turn::Suspects);
-        }
         if self.suspects.tester == Some(consumer) {
             match next {
                 Some(at_most) if held < at_most => return Turn::Suspects(at_most - held),

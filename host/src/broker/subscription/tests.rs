@@ -93,8 +93,9 @@ mod model {
         pub(super) failed: BTreeMap<u64, GiveUpReason>,
         pub(super) acked_ahead: BTreeSet<u64>,
         pub(super) pending: BTreeMap<u64, (Place, Tried)>,
-        /// Who is attached, and whether it only looks.
-        pub(super) consumers: BTreeMap<ConsumerId, bool>,
+        pub(super) consumers: BTreeSet<ConsumerId>,
+        /// Those that only look, and what they are shown next.
+        pub(super) lookers: BTreeMap<ConsumerId, u64>,
         pub(super) suspects: BTreeSet<u64>,
         tester: Option<ConsumerId>,
         draining: Option<ConsumerId>,
@@ -117,7 +118,8 @@ mod model {
                 failed: BTreeMap::new(),
                 acked_ahead: BTreeSet::new(),
                 pending: BTreeMap::new(),
-                consumers: BTreeMap::new(),
+                consumers: BTreeSet::new(),
+                lookers: BTreeMap::new(),
                 suspects: BTreeSet::new(),
                 tester: None,
                 draining: None,
@@ -209,22 +211,18 @@ mod model {
             max: usize,
             now: u64,
         ) -> Vec<(u64, u32)> {
-            let Some(looks) = self
-                .consumers
-                .get(&consumer)
-                .copied()
-                .filter(|_| !self.paused)
-            else {
+            if self.paused {
                 return vec![];
-            };
+            }
+            if let Some(from) = self.lookers.get(&consumer).copied() {
+                return self.show(consumer, from, max);
+            }
+            if !self.consumers.contains(&consumer) {
+                return vec![];
+            }
             self.release_due(now);
             let window = u64::from(self.policy.in_flight_events_max);
-            let mut room = window - self.in_flight() as u64;
-            if looks {
-                let lookers = self.consumers.iter().filter(|(_, looks)| **looks);
-                let looked_at: u64 = lookers.map(|(id, _)| self.holds(*id)).sum();
-                room = room.min((window / 2).max(1) - looked_at);
-            }
+            let room = window - self.in_flight() as u64;
             let mut left = room.min(max as u64);
             if left == 0 {
                 return vec![];
@@ -233,10 +231,7 @@ mod model {
             let mut leased = Vec::new();
             let mut hand_out = |model: &mut Self, wanted: What, at_most: u64| {
                 let chosen: Vec<u64> = model.waiting(wanted).take(at_most as usize).collect();
-                let deadline = match looks {
-                    true => u64::MAX,
-                    false => now + model.policy.ack_deadline_ms,
-                };
+                let deadline = now + model.policy.ack_deadline_ms;
                 for position in &chosen {
                     let (place, tried) = model.pending.get_mut(position).expect("waits");
                     *place = Place::InFlight(consumer, deadline);
@@ -278,6 +273,19 @@ mod model {
                 hand_out(self, What::Retry, left);
             }
             leased
+        }
+
+        fn show(&mut self, consumer: ConsumerId, from: u64, max: usize) -> Vec<(u64, u32)> {
+            let waits =
+                |(_, (place, _)): &(&u64, &(Place, Tried))| !matches!(place, Place::GivenUp(..));
+            let shown = self.pending.range(from..).filter(waits).take(max);
+            let shown: Vec<_> = shown
+                .map(|(position, (_, tried))| (*position, tried.handed + 1))
+                .collect();
+            if let Some((last, _)) = shown.last() {
+                self.lookers.insert(consumer, last + 1);
+            }
+            shown
         }
 
         fn waiting(&self, what: What) -> impl Iterator<Item = u64> {
@@ -325,11 +333,6 @@ mod model {
             } else {
                 None
             };
-            if self.consumers[&consumer] {
-                return next.map_or(Turn::Sound(0), |(what, at_most)| {
-                    Turn::Suspects(what, at_most)
-                });
-            }
             let held = self.holds(consumer);
             if self.tester == Some(consumer) {
                 match next {
@@ -381,9 +384,10 @@ mod model {
             let by_it = |(place, _): &(Place, Tried)| matches!(place, Place::InFlight(holder, _) if *holder == consumer);
             let held = self.pending.iter().filter(|(_, entry)| by_it(entry));
             let held: Vec<u64> = held.map(|(position, _)| *position).collect();
-            let Some(looks) = self.consumers.remove(&consumer) else {
+            self.lookers.remove(&consumer);
+            if !self.consumers.remove(&consumer) {
                 return;
-            };
+            }
             let was_tester = self.tester == Some(consumer);
             for role in [&mut self.tester, &mut self.draining] {
                 if *role == Some(consumer) {
@@ -396,7 +400,6 @@ mod model {
                     .any(|(first, last)| (first..=last).contains(&position))
             };
             let seen: Vec<u64> = held.iter().copied().filter(|p| !hidden(p)).collect();
-            let cut = cut.filter(|_| !looks);
             let mut alone = false;
             if let Some(says) = cut {
                 self.window = 1;
@@ -543,6 +546,7 @@ mod model {
 
         pub(super) fn restart(&mut self) {
             self.consumers.clear();
+            self.lookers.clear();
             (self.retries_in_a_row, self.window, self.shaken) = (0, 1, false);
             (self.tester, self.draining, self.waiting) = (None, None, None);
             for (place, _) in self.pending.values_mut() {
@@ -584,11 +588,9 @@ mod model {
                 places.push(Place::InFlight(*id, deadline.0));
             }
         }
-        if let Some(entry) = state.given_up.get(&position) {
-            assert_eq!(tried, Tried::default());
-            tried.failed = entry.attempts;
-            let waiting = state.given_up_waiting.contains(&position);
-            places.push(Place::GivenUp(entry.reason.clone(), !waiting));
+        if let Some(reason) = state.given_up.get(position) {
+            let waiting = state.given_up_waiting.contains(position);
+            places.push(Place::GivenUp(reason.clone(), !waiting));
         }
         assert!(places.len() <= 1, "{position} is in {places:?}");
         if !state.pending.contains(position) {
@@ -717,6 +719,8 @@ struct Pair {
     model: Model,
     base: u64,
     now: u64,
+    /// So many reasons are kept one by one.
+    exact_max: usize,
 }
 
 impl Pair {
@@ -753,11 +757,13 @@ impl Pair {
             Op::Attach(consumer) => {
                 // The last one only looks.
                 let (id, looks) = (ConsumerId(consumer), consumer == 3);
-                match looks {
-                    true => self.state.attach_to_look(id),
-                    false => self.state.attach(id),
+                if looks {
+                    self.state.attach_to_look(id);
+                    self.model.lookers.entry(id).or_insert(0);
+                } else {
+                    self.state.attach(id);
+                    self.model.consumers.insert(id);
                 }
-                self.model.consumers.insert(id, looks);
             }
             Op::Detach { consumer, unseen } => {
                 let (ranges, moved) = self.moved(&unseen);
@@ -795,6 +801,9 @@ impl Pair {
                 for position in self.model.held(ConsumerId(consumer), &moved) {
                     self.model.pending.get_mut(&position).expect("held").0 = Place::Ready;
                 }
+                if let Some(from) = self.model.lookers.get_mut(&ConsumerId(consumer)) {
+                    *from = moved.iter().map(|range| range.0).fold(*from, u64::min);
+                }
             }
             Op::Ack { consumer, ranges } => {
                 let (ranges, moved) = self.moved(&ranges);
@@ -827,7 +836,7 @@ impl Pair {
             }
             Op::Term { consumer, ranges } => {
                 let (ranges, moved) = self.moved(&ranges);
-                self.state.term(ConsumerId(consumer), &ranges, "bad", now);
+                self.state.term(ConsumerId(consumer), &ranges, "bad");
                 let held = self.model.held(ConsumerId(consumer), &moved);
                 self.model.answered(ConsumerId(consumer), &held);
                 for position in held {
@@ -840,8 +849,7 @@ impl Pair {
                 let held = self.state.give_up(
                     ConsumerId(consumer),
                     Position(position),
-                    GiveUpReason::HopLimit,
-                    now,
+                    &GiveUpReason::HopLimit,
                 );
                 let expected = self
                     .model
@@ -856,17 +864,14 @@ impl Pair {
                 let reason = GiveUpReason::Unreadable("lost".into());
                 let first = first + self.base;
                 let range = run(first, first + length);
-                let given_up = self.state.give_up_pending(range, &reason, now);
+                let given_up = self.state.give_up_pending(range, &reason);
                 let expected = self.model.give_up_pending(first, first + length, &reason);
                 assert_eq!(given_up, expected);
             }
             Op::Extend { consumer, ranges } => {
                 let (ranges, moved) = self.moved(&ranges);
                 self.state.extend(ConsumerId(consumer), &ranges, now);
-                let deadline = match consumer {
-                    3 => u64::MAX,
-                    _ => self.now + self.model.policy.ack_deadline_ms,
-                };
+                let deadline = self.now + self.model.policy.ack_deadline_ms;
                 for position in self.model.held(ConsumerId(consumer), &moved) {
                     let place = &mut self.model.pending.get_mut(&position).expect("held").0;
                     *place = Place::InFlight(ConsumerId(consumer), deadline);
@@ -887,7 +892,7 @@ impl Pair {
             }
             Op::GiveUpFailed(position) => {
                 let position = position + self.base;
-                self.state.give_up_failed(Position(position));
+                self.state.give_up_failed(&run(position, position));
                 if let Some((Place::GivenUp(_, handed_out), _)) =
                     self.model.pending.get_mut(&position)
                 {
@@ -904,14 +909,28 @@ impl Pair {
                 assert_eq!(self.state.paused(), paused.then_some("stop"));
             }
             Op::Restart => {
-                let bytes = self.state.snapshot();
-                let stages = self.model.stages.len();
-                self.state =
-                    SubscriptionState::restore(&bytes, self.model.policy.clone(), |_| Some(stages))
-                        .expect("just written");
+                let exact_max = self.exact_max;
+                self.state = self.restored();
+                self.keep_exact(exact_max);
                 self.model.restart();
             }
         }
+    }
+
+    fn restored(&self) -> SubscriptionState {
+        let bytes = self.state.snapshot();
+        let stages = self.model.stages.len();
+        let policy = self.model.policy.clone();
+        let restored = SubscriptionState::restore(&bytes, policy, |_| Some(stages));
+        let restored = restored.expect("whatever it can be in is a state to start from");
+        assert_eq!(restored.snapshot(), bytes, "and it is the same one");
+        restored
+    }
+
+    fn keep_exact(&mut self, max: usize) {
+        self.exact_max = max;
+        self.state.given_up.keep_exact(max);
+        self.state.failed.keep_exact(max);
     }
 
     fn matched(&mut self, stage: usize, ahead: u64, matched: u32, repeat: bool) {
@@ -949,15 +968,12 @@ impl Pair {
 
     fn check(&self) {
         let Self { state, model, .. } = self;
+        self.restored();
         let window = self.base.saturating_sub(5)..self.base + 90;
         for position in window.clone() {
             let suspect = model.suspects.contains(&position);
             assert_eq!(state.suspects.all.contains(position), suspect, "{position}");
             let expected = model.pending.get(&position).cloned();
-            let expected = expected.map(|(place, tried)| match place {
-                Place::GivenUp(..) => (place, Tried { handed: 0, ..tried }),
-                _ => (place, tried),
-            });
             assert_eq!(model::place(state, position), expected, "{position}");
             let needed = model.pending.contains_key(&position)
                 || (position >= model.start && position > model.evaluated);
@@ -1001,6 +1017,7 @@ proptest! {
         stages in 0usize..4,
         base in prop::sample::select(vec![0u64, (1 << 16) - 30, (1 << 32) - 30]),
         start in 1u64..6,
+        exact_max in prop::sample::select(vec![0usize, 3, 100]),
         ops in ops(),
     ) {
         let mut pair = Pair {
@@ -1008,7 +1025,9 @@ proptest! {
             model: Model::new(policy(), base + start, stages),
             base,
             now: 1_000,
+            exact_max,
         };
+        pair.keep_exact(exact_max);
         for op in ops {
             pair.apply(op);
             pair.check();
@@ -1333,6 +1352,8 @@ impl Changing {
     }
 
     fn check_so_far(&self) {
+        let restored = SubscriptionState::restore(&self.state.snapshot(), policy(), |_| None);
+        restored.expect("whatever it can be in is a state to start from");
         let decided = self.state.evaluated_through().0;
         let pending: Vec<u64> = self
             .state
@@ -1430,8 +1451,11 @@ fn a_change_that_is_overtaken_never_judges() {
 /// Something in every field.
 fn rich_state() -> SubscriptionState {
     let mut state = SubscriptionState::new(policy(), Position(2), 2);
+    state.given_up.keep_exact(1);
+    state.failed.keep_exact(1);
     state.attach(C);
     state.exclude(0, Position(20), "trap");
+    state.exclude(0, Position(54), "trap");
     state.exclude(0, Position(55), "trap");
     let even: Vec<Position> = (1..=60)
         .filter(|position| position % 2 == 0)
@@ -1442,7 +1466,7 @@ fn rich_state() -> SubscriptionState {
     lease(&mut state, C, 8, 0);
     state.nack(C, &[run(1, 4)], Some(1_000), Millis(0));
     state.nack(C, &[run(5, 8)], Some(0), Millis(0));
-    state.term(C, &[run(10, 10)], "bad", Millis(0));
+    state.term(C, &[run(10, 10)], "bad");
     lease(&mut state, C, 3, 0);
     state.cut(C, &[], false, Millis(0));
     ack(&mut state, None, &[run(30, 32), run(56, 58)]);
@@ -1708,7 +1732,7 @@ fn a_suspect_that_is_given_up_is_handed_out_no_more() {
     assert_eq!(lease(&mut state, C, 3, 0), [(2, 1), (3, 1), (4, 1)]);
     state.cut(C, &[], false, Millis(0));
     let reason = GiveUpReason::Unreadable("lost".into());
-    assert_eq!(state.give_up_pending(run(1, 3), &reason, Millis(0)), 3);
+    assert_eq!(state.give_up_pending(run(1, 3), &reason), 3);
     state.attach(C);
     assert_eq!(lease(&mut state, C, 9, 0), [(4, 2)]);
     assert_eq!(ack(&mut state, Some(C), &[run(1, 4)]), [(4, 4)]);
@@ -1722,23 +1746,55 @@ fn a_suspect_that_is_given_up_is_handed_out_no_more() {
 
 #[test]
 fn looking_costs_nothing() {
-    let mut state = with_events(20);
+    for window in [1, 2, 12] {
+        let mut state = SubscriptionState::new(
+            DeliveryPolicy {
+                in_flight_events_max: window,
+                ..policy()
+            },
+            Position(1),
+            0,
+        );
+        state.observe(Position(20), [run(1, 20)]);
+        state.attach_to_look(D);
+        let all: Vec<_> = (1..=20).map(|position| (position, 1)).collect();
+        assert_eq!(lease(&mut state, D, 15, 0), all[..15]);
+        assert_eq!(lease(&mut state, D, 99, 0), all[15..], "each once");
+        assert_eq!(lease(&mut state, D, 99, 0), []);
+        assert_eq!((state.in_flight(), state.next_wakeup()), (0, None));
+        // Whatever is said of what was shown, nobody holds it.
+        assert_eq!(ack(&mut state, Some(D), &[run(1, 20)]), []);
+        state.nack(D, &[run(1, 20)], Some(9_000), Millis(0));
+        state.term(D, &[run(1, 20)], "bad");
+        state.extend(D, &[run(1, 20)], Millis(0));
+        state.attach(C);
+        let window = u64::from(window) as usize;
+        assert_eq!(lease(&mut state, C, 99, 0), all[..window]);
+        state.cut(D, &[], false, Millis(0));
+        assert!(!state.is_testing() && !state.has_given_up());
+        assert_eq!((state.redelivered(), state.depth()), (0, 20));
+        // What others hold is shown as well, and what was not sent again.
+        state.attach_to_look(D);
+        assert_eq!(lease(&mut state, D, 3, 0), all[..3]);
+        state.give_back(D, [2, 3].map(Position));
+        assert_eq!(lease(&mut state, D, 2, 0), all[1..3]);
+        state.detach(D, &[run(2, 3)]);
+        assert_eq!(
+            ack(&mut state, Some(C), &[run(1, 20)]),
+            [(1, window as u64)]
+        );
+    }
+}
+
+#[test]
+fn who_looks_does_not_keep_suspects_from_those_who_try_them() {
+    let mut state = with_events(3);
+    lease(&mut state, C, 2, 0);
+    state.cut(C, &[], false, Millis(0));
     state.attach_to_look(D);
-    assert_eq!(lease(&mut state, D, 99, 0).len(), 6, "half of the window");
-    assert_eq!(lease(&mut state, C, 99, 0).len(), 6);
-    state.tick(Millis(50_000));
-    assert_eq!(state.in_flight(), 6, "the other's deadlines have passed");
-    state.cut(D, &[], false, Millis(50_000));
-    assert!(!state.is_testing() && state.in_flight() == 0);
-    state.attach(D);
-    let seen: Vec<_> = lease(&mut state, D, 6, 50_000);
-    assert_eq!(
-        seen,
-        (1..=6).map(|position| (position, 2)).collect::<Vec<_>>()
-    );
-    state.nack(D, &[run(1, 1)], Some(0), Millis(50_000));
-    state.detach(D, &[]);
-    assert!(!state.has_given_up());
+    assert_eq!(lease(&mut state, D, 9, 0), [(1, 2), (2, 2), (3, 1)]);
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 0), [(1, 2)], "alone");
 }
 
 #[test]
@@ -1914,39 +1970,103 @@ fn delays_become_coarse_instead_of_standing_still() {
 }
 
 #[test]
-fn what_cannot_become_a_dead_letter_yet_is_tried_again() {
-    let count = GIVEN_UP_MAX as u64 + 5;
+fn any_number_of_events_may_wait_for_their_dead_letter() {
+    let exact = GIVEN_UP_EXACT_MAX as u64;
+    let count = 2 * exact;
     let mut state = SubscriptionState::new(
         DeliveryPolicy {
             in_flight_events_max: u32::MAX,
             ..policy()
         },
         Position(1),
-        0,
+        1,
     );
-    state.observe(Position(count + 1), [run(1, count + 1)]);
     state.attach(C);
-    lease(&mut state, C, count as usize, 0);
-    state.term(C, &[run(1, count)], "bad", Millis(0));
-    assert_eq!(state.given_up(), GIVEN_UP_MAX);
-    assert_eq!(
-        state.strain().names().collect::<Vec<_>>(),
-        ["dead_letters_full"]
+    for position in 1..=count {
+        state.exclude(0, Position(position), "trap");
+    }
+    // Of these a filter failed on half of them, and one more is lost before anybody had it.
+    state.stage_result(
+        0,
+        Position(count + 3),
+        &[count + 1, count + 2, count + 3].map(Position),
     );
-    assert_eq!(lease(&mut state, C, 9, 0), [(count + 1, 1)], "goes on");
-    let written: Vec<_> = state
-        .take_given_up(10)
-        .iter()
-        .map(|item| item.position.0)
-        .collect();
-    ack(&mut state, None, &[run(written[0], written[9])]);
+    assert_eq!(state.given_up(), count);
+    let names = state.strain().names().collect::<Vec<_>>();
+    assert_eq!(names, ["coarse_reasons"]);
+    let lost = GiveUpReason::Unreadable("lost".into());
+    assert_eq!(state.give_up_pending(run(count + 1, count + 1), &lost), 1);
+    assert_eq!(lease(&mut state, C, 9, 0), [(count + 2, 1), (count + 3, 1)]);
+    state.term(C, &[run(count + 2, count + 2)], "bad");
+    assert_eq!(lease(&mut state, C, 9, 1_000_000), [], "given up for good");
+    let bytes = state.snapshot();
+    assert!(
+        bytes.len() as u64 <= exact * 20,
+        "{} for {count}",
+        bytes.len()
+    );
+    let mut state = SubscriptionState::restore(&bytes, policy(), |_| Some(1)).expect("sound");
+    assert_eq!(state.given_up(), count + 2);
+    let mut taken = state.take_given_up(usize::MAX);
+    assert_eq!(taken.len() as u64, count + 2);
+    let last = taken.pop().map(|last| (last.attempts, last.reason));
+    assert_eq!(last, Some((1, GiveUpReason::Terminated("bad".into()))));
+    let last = taken.pop().map(|last| (last.attempts, last.reason));
+    assert_eq!(last, Some((0, lost)));
+    let trapped = GiveUpReason::FilterFailed("trap".into());
+    assert!(taken.iter().all(|item| item.reason == trapped));
+    ack(&mut state, None, &[run(1, count)]);
+    assert_eq!((state.given_up(), state.depth()), (2, 3));
+    ack(&mut state, None, &[run(1, count + 2)]);
     assert_eq!(state.strain(), Strain::default());
-    let again = lease(&mut state, C, 9, 70_000);
-    assert_eq!(again.len(), 5);
-    state.nack(C, &[run(again[0].0, again[4].0)], None, Millis(70_000));
-    assert_eq!(state.depth(), count + 1 - 10, "nothing is lost");
-    let given_up = state.given_up_waiting.range(again[0].0..).count();
-    assert!(given_up <= 5);
+}
+
+/// As earlier versions could write it: 1 was in somebody's hands while it was delayed, and terminated there, 2 is acked, 3 was
+/// delayed before anybody had it.
+#[test]
+fn states_with_events_in_two_places_come_back() {
+    let lost = GiveUpReason::Terminated("bad".into());
+    let stored = (
+        1u64,
+        4u64,
+        Vec::<u64>::new(),
+        2u64,
+        Vec::<(u64, u64, u32)>::new(),
+        vec![(1u64, 1u64, Millis(60_000)), (3, 3, Millis(60_000))],
+        vec![(1u64, 2u32, lost.clone()), (2, 1, lost.clone())],
+        Vec::<(u64, GiveUpReason)>::new(),
+        None::<Arc<str>>,
+    );
+    let mut bytes = postcard::to_extend(&stored, vec![1]).expect("plain");
+    let mut pending = PositionSet::default();
+    pending.insert_range(1, 1);
+    pending.insert_range(3, 4);
+    pending.write(&mut bytes).expect("a Vec takes all");
+    PositionSet::default()
+        .write(&mut bytes)
+        .expect("a Vec takes all");
+    let mut state =
+        SubscriptionState::restore(&bytes, policy(), |_| Some(0)).expect("to be started from");
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 0), [(3, 1), (4, 1)]);
+    assert_eq!(lease(&mut state, C, 9, 90_000), []);
+    let taken = state.take_given_up(9);
+    assert_eq!(taken.len(), 1);
+    assert_eq!((taken[0].position, taken[0].attempts), (Position(1), 2));
+    assert_eq!(ack(&mut state, None, &[run(1, 4)]), [(1, 1), (3, 4)]);
+}
+
+#[test]
+fn what_is_acked_needs_no_dead_letter() {
+    let mut state = with_events(2);
+    lease(&mut state, C, 9, 0);
+    // However it came to be both: the ack counts.
+    state.record_given_up(1, 1, &GiveUpReason::HopLimit);
+    assert_eq!(ack(&mut state, Some(C), &[run(1, 2)]), [(1, 2)]);
+    assert!(!state.has_given_up());
+    assert_eq!((state.given_up(), state.depth()), (0, 0));
+    let restored = SubscriptionState::restore(&state.snapshot(), policy(), |_| Some(0));
+    assert_eq!(restored.expect("sound").given_up(), 0);
 }
 
 #[test]
@@ -1982,7 +2102,7 @@ fn a_state_of_the_version_before_comes_back() {
 fn a_long_reason_is_cut_between_characters() {
     let mut state = with_events(1);
     lease(&mut state, C, 1, 0);
-    state.term(C, &[run(1, 1)], &"é".repeat(REASON_BYTES_MAX), Millis(0));
+    state.term(C, &[run(1, 1)], &"é".repeat(REASON_BYTES_MAX));
     let GiveUpReason::Terminated(reason) = &state.take_given_up(1)[0].reason else {
         panic!("terminated");
     };

@@ -17,6 +17,7 @@ use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{publish_reply, subscribe_opened};
 
 const MIB: u64 = 1 << 20;
+const TOPICS_MAX: usize = 4;
 
 struct Served {
     net: Net,
@@ -62,6 +63,10 @@ impl Served {
             all: 1_000,
             principal: 1_000,
         };
+        let few = Quota {
+            all: TOPICS_MAX,
+            principal: TOPICS_MAX,
+        };
         let options = BrokerOptions {
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
@@ -71,7 +76,7 @@ impl Served {
             checkpoint_blocks: 10_000,
             journal_bytes_max: 16 * MIB,
             producers_max: 100,
-            topics: many,
+            topics: few,
             subscriptions: many,
             subscription_patterns_max: 4,
             policy: policy.clone(),
@@ -729,6 +734,78 @@ async fn who_does_not_read_can_still_ack() {
     tokio::time::timeout(HANG, acked)
         .await
         .expect("acked while nothing was read");
+}
+
+#[tokio::test]
+async fn what_was_never_sent_counts_nothing_when_the_connection_is_lost() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    let large = "x".repeat(100_000);
+    for correlation in 1..=14 {
+        let events = batch(correlation, "orders.eu", 0, &[&large]);
+        publishing.write(&events).await;
+        publishing.ack().await;
+    }
+    // Six are taken at once. It reads none of them, so the next six wait behind them.
+    let unread = served.net.welcomed_narrow(16 * 1024).await;
+    let subscribe = pb::SubscribeOpen {
+        subscription: "s".to_owned(),
+        credit_events: 14,
+        credit_bytes: 1 << 30,
+        ..Default::default()
+    };
+    let subscribe = open(stream_open::Kind::Subscribe(subscribe));
+    let _streams = unread.send(&subscribe).await;
+    let holds = async |count: u64| {
+        let held = || served.broker.subscription("s").expect("exists").in_flight;
+        let holding = async {
+            while held() != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(HANG, holding).await.expect("in time");
+    };
+    holds(12).await;
+    unread.connection.close(0u32.into(), b"");
+    holds(0).await;
+    let mut second = Consuming::open(&client, "s", 1).await.expect("attached");
+    let mut attempts = std::collections::BTreeMap::new();
+    while attempts.len() < 14 {
+        let (_, attempt, position) = second.event().await;
+        attempts.insert(position, attempt);
+        second.ack_confirmed(position).await;
+        let more = pb::Credit {
+            events: 1,
+            bytes: 200_000,
+            ..Default::default()
+        };
+        second.say(Command::Credit(more)).await;
+    }
+    let attempts: Vec<_> = attempts.into_values().collect();
+    assert_eq!(attempts[..6], [2; 6], "sent, and it does not say more");
+    assert_eq!(attempts[6..], [1; 8]);
+}
+
+#[tokio::test]
+async fn a_topic_too_many_is_refused_alone() {
+    let served = Served::start(|_| {}).await;
+    let client = served.net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    for number in 1..=TOPICS_MAX as u64 {
+        let topic = format!("orders.number{number}");
+        publishing.write(&batch(number, &topic, 0, &["a"])).await;
+        publishing.ack().await;
+    }
+    publishing.write(&batch(90, "orders.more", 0, &["a"])).await;
+    let refused = publishing.refusal().await;
+    assert_eq!(refused, (90, ErrorCode::LimitReached));
+    // The stream goes on, and so does what exists.
+    publishing
+        .write(&batch(91, "orders.number1", 0, &["a"]))
+        .await;
+    publishing.ack().await;
 }
 
 #[tokio::test]
