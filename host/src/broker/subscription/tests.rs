@@ -2033,7 +2033,7 @@ fn states_with_events_in_two_places_come_back() {
         2u64,
         Vec::<(u64, u64, u32)>::new(),
         vec![(1u64, 1u64, Millis(60_000)), (3, 3, Millis(60_000))],
-        vec![(1u64, 2u32, lost.clone()), (2, 1, lost.clone())],
+        vec![(1u64, 2u32, lost.clone()), (2, 1, lost)],
         Vec::<(u64, GiveUpReason)>::new(),
         None::<Arc<str>>,
     );
