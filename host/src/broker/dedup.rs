@@ -203,7 +203,8 @@ impl Producers {
     }
 
     /// Records a committed batch, and that its producer has seen the answers for all numbers up to
-    /// `resolved_through`. Recording what is recorded already (recovery) changes nothing.
+    /// `resolved_through`. Recording what is recorded already (recovery) changes nothing. Returns the highest number that was
+    /// committed before, with which [`take_back`](Self::take_back) undoes it.
     pub fn commit(
         &mut self,
         id: ProducerId,
@@ -212,8 +213,9 @@ impl Producers {
         count: u32,
         first_sequence: Sequence,
         resolved_through: u64,
-    ) {
+    ) -> u64 {
         let known = &mut self.touch(id).known;
+        let last_before = known.last_number;
         known.epoch = known.epoch.max(epoch);
         let batch = Batch {
             first_number,
@@ -240,6 +242,22 @@ impl Producers {
         if self.batches > self.batches_max() {
             self.forget_batches(id);
         }
+        last_before
+    }
+
+    /// A batch that was recorded could not be committed: nothing above `last_number` is. Of several batches the last is taken
+    /// back first.
+    pub fn take_back(&mut self, id: ProducerId, last_number: u64) {
+        let Some(producer) = self.by_id.get_mut(&id) else {
+            return;
+        };
+        let known = &mut producer.known;
+        known.last_number = known.last_number.min(last_number);
+        let kept = known
+            .batches
+            .partition_point(|batch| batch.last_number() <= last_number);
+        self.batches -= known.batches.len() - kept;
+        known.batches.truncate(kept);
     }
 
     fn batches_max(&self) -> usize {
@@ -533,6 +551,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_taken_back_can_come_again() {
+        let mut producers = Producers::new(10);
+        assert_eq!(producers.commit(P, 0, 1, 10, Sequence(1), 0), 0);
+        let refused = [(20, 5), (30, 5)];
+        let before =
+            refused.map(|(first, count)| producers.commit(P, 1, first, count, Sequence(50), 10));
+        assert_eq!(before, [10, 24]);
+        for last_number in before.into_iter().rev() {
+            producers.take_back(P, last_number);
+        }
+        assert_eq!(producers.last_number(P), 10);
+        // Between what was refused and what was committed as well.
+        assert_eq!(producers.check(P, 1, 11, 5), Verdict::Fresh);
+        let kept = producers.batches;
+        assert_eq!(kept, producers.by_id[&P].known.batches.len());
+        // What said nothing new takes nothing with it.
+        let before = producers.commit(P, 1, 5, 2, Sequence(5), 0);
+        producers.take_back(P, before);
+        assert_eq!((producers.last_number(P), producers.batches), (10, kept));
     }
 
     #[test]

@@ -91,9 +91,9 @@ pub enum WriteError {
         #[source]
         source: Arc<io::Error>,
     },
-    /// There is no room, or no file descriptor, for a journal file. Nothing was written; the writer stays usable, and the same
-    /// may work later.
-    #[error("cannot begin the journal file {} for now", path.display())]
+    /// There is no room, or no file descriptor, for a journal file or what is to be written. Nothing of it is there; the writer
+    /// stays usable, and the same may work later.
+    #[error("the journal file {} cannot be written for now", path.display())]
     Later {
         /// The journal file.
         path: PathBuf,
@@ -334,6 +334,17 @@ impl WriteError {
             Self::TooLong | Self::Order(_) => WriteFailure::Refused,
             Self::Later { .. } => WriteFailure::Retry,
             Self::Io { .. } | Self::Poisoned { .. } => WriteFailure::Final,
+        }
+    }
+
+    /// Whether there was no room for it on the disk.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. }
+            | Self::Poisoned { source, .. }
+            | Self::Later { source, .. } => is_full(source),
+            Self::TooLong | Self::Order(_) => false,
         }
     }
 }

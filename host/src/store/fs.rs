@@ -294,9 +294,15 @@ impl File for RealFile {
     fn allocate(&self, length: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, length) {
             Ok(()) => Ok(()),
-            // Some file systems cannot reserve. The file is then sparse and a full disk shows at a write,
-            // which is fail-stop as well.
-            Err(error) if error == rustix::io::Errno::OPNOTSUPP => self.file.set_len(length),
+            // Some file systems cannot reserve. The file is then sparse, and a full disk shows here only if it is full already.
+            Err(error) if error == rustix::io::Errno::OPNOTSUPP => {
+                let missing = length.saturating_sub(self.length()?);
+                let disk = rustix::fs::fstatvfs(&self.file)?;
+                if disk.f_bavail.saturating_mul(disk.f_frsize) < missing {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                self.file.set_len(length)
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -1,6 +1,7 @@
 //! Appending to the journal. One owner, the committer; one write call per group, one sync for all groups
 //! before it. A failed write or sync is final: what the disk holds after it is not known, so nothing is ever
-//! written again by this writer. That there is no room for a new file is found out before anything is written, and passes.
+//! written again by this writer. That there is no room for a new file is found out before anything is written, and passes; so does
+//! a write for which a file system had no room although it had reserved it, since what arrived of it can be cut off.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -105,31 +106,38 @@ impl JournalWriter {
         Ok(writer)
     }
 
+    /// Bytes that the record of a group takes, to [make room](Self::make_room) for it.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::TooLong`].
+    pub fn group_bytes(notes: &[u8], blocks: &[Block]) -> Result<u64, WriteError> {
+        record::group_bytes(notes, blocks).map_err(|TooLong| WriteError::TooLong)
+    }
+
     /// Writes a group without making it durable. Readers see its blocks after [`Self::sync`] or
-    /// [`Self::make_readable`]. Begins a new file when this one is full, which makes everything before
-    /// durable and readable.
+    /// [`Self::make_readable`]. Begins a new file only when this one is full, which makes everything before
+    /// durable and readable; never while there is [room](Self::make_room) for it.
     ///
     /// # Errors
     ///
     /// [`WriteError::TooLong`], [`WriteError::Order`] (also for a block of no events) and [`WriteError::Later`] leave the writer
-    /// usable; any other error is final.
+    /// usable, and nothing of the group is there; any other error is final.
     pub fn append(&mut self, notes: &[u8], blocks: &[Block]) -> Result<CommitNumber, WriteError> {
         self.check_failure()?;
         let after = self.check_order(blocks)?;
-        let too_long = |TooLong| WriteError::TooLong;
-        let length = record::group_bytes(notes, blocks).map_err(too_long)?;
-        let is_full = self.at + length > self.allocated;
-        let is_slower = !self.prewritten && self.preparer.is_ready();
-        if self.at > FILE_HEAD_BYTES && (is_full || is_slower) {
+        let length = Self::group_bytes(notes, blocks)?;
+        if self.at > FILE_HEAD_BYTES && self.at + length > self.allocated {
             self.begin_file(length)?;
         }
         let start = self.at;
         let (salt, durable) = (self.file.salt, self.last_durable());
         let out = self.staging.begin(length as usize);
-        let table =
-            record::encode_group(out, salt, self.next, durable, notes, blocks).map_err(too_long)?;
-        self.last_group = record::crc_of(&out[out.len() - length as usize..]);
+        let table = record::encode_group(out, salt, self.next, durable, notes, blocks)
+            .map_err(|TooLong| WriteError::TooLong)?;
+        let checksum = record::crc_of(&out[out.len() - length as usize..]);
         self.write_staged(length)?;
+        self.last_group = checksum;
         let entries = table.into_iter().map(|(head, at)| Entry {
             head,
             offset: start + at,
@@ -146,22 +154,26 @@ impl JournalWriter {
         Ok(number)
     }
 
-    /// Makes sure that there is room for a record of so many bytes, beginning a new file for it if need be, before anything is
-    /// done that could not be undone.
+    /// Makes sure that there is room for records of so many bytes together, beginning a new file for them if need be, before
+    /// anything is done that could not be undone. Also moves into a file whose syncs are faster, if one is ready.
     ///
     /// # Errors
     ///
     /// [`WriteError::Later`] leaves the writer usable; any other error is final.
     pub fn make_room(&mut self, bytes: u64) -> Result<(), WriteError> {
         self.check_failure()?;
-        if self.at + bytes <= self.allocated {
+        let fits = self.at + bytes <= self.allocated;
+        if self.at > FILE_HEAD_BYTES {
+            return match fits && !self.has_faster_file(bytes) {
+                true => Ok(()),
+                false => self.begin_file(bytes),
+            };
+        }
+        if fits {
             return Ok(());
         }
-        if self.at > FILE_HEAD_BYTES {
-            return self.begin_file(bytes);
-        }
         // Nothing is in it yet, so it can as well become longer.
-        let allocated = file_bytes(&self.shared, FILE_HEAD_BYTES + bytes + HEADER_BYTES as u64);
+        let allocated = file_bytes(&self.shared, room_in_new(bytes));
         match self.file.file.allocate(allocated) {
             Ok(()) => {
                 self.allocated = allocated;
@@ -307,11 +319,18 @@ impl JournalWriter {
         CommitNumber(self.durable_before.0.saturating_sub(1))
     }
 
+    // Whether the next file has been written before, which the present one has not, and is long enough.
+    fn has_faster_file(&mut self, bytes: u64) -> bool {
+        !self.prewritten
+            && file_bytes(&self.shared, room_in_new(bytes)) == self.preparer.bytes()
+            && self.preparer.is_ready()
+    }
+
     // Writes the blocks in `staging`, of which the record takes `length` bytes.
     fn write_staged(&mut self, length: u64) -> Result<(), WriteError> {
         let (bytes, offset) = self.staging.finish(self.at);
         let written = self.file.file.write_blocks_at(bytes, offset);
-        written.map_err(|error| self.fail(error))?;
+        written.map_err(|error| self.cut_back(error))?;
         self.at += length;
         self.file.set_bytes(self.at);
         self.shared
@@ -320,40 +339,77 @@ impl JournalWriter {
         Ok(())
     }
 
+    // A record was written in part, or not at all. Where the disk turned out to be full, nobody has been told of it, and what
+    // arrived is cut off, durably, so that no crash brings it back. The file takes no further record then, like one that is full.
+    fn cut_back(&mut self, error: io::Error) -> WriteError {
+        if !is_full(&error) {
+            return self.fail(error);
+        }
+        self.staging.take_back();
+        let file = &self.file.file;
+        if let Err(error) = file.set_length(self.at).and_then(|()| file.sync()) {
+            return self.fail(error);
+        }
+        self.allocated = self.at;
+        self.durable_before = self.next;
+        self.not_now(error)
+    }
+
     // The old file must be complete on disk before the new one exists: recovery takes a bad end for damage
     // if a later file follows. Room for the new one is found before, so that without any nothing has changed.
     fn begin_file(&mut self, record_bytes: u64) -> Result<(), WriteError> {
-        let room = FILE_HEAD_BYTES + record_bytes + HEADER_BYTES as u64;
-        let new = self.new_file(room)?;
+        let new = self.new_file(room_in_new(record_bytes))?;
         self.cut()?;
         self.file.file.finished();
-        let (fs, dir) = (&*self.shared.fs, &self.shared.dir);
-        let named = name_file(fs, dir, new_head(self.next), new.file, &new.aside);
-        self.file = Arc::new(named.map_err(|error| self.fail(error))?);
-        self.prewritten = new.prewritten;
+        let (bytes, prewritten) = (new.bytes, new.prewritten);
+        self.file = Arc::new(self.name(new)?);
+        self.prewritten = prewritten;
         self.at = FILE_HEAD_BYTES;
         self.staging.forget_tail();
-        self.allocated = new.bytes;
+        self.allocated = bytes;
         self.last_group = None;
         self.announce_file();
         Ok(())
+    }
+
+    // Until the new file has its name, the old one, which is complete, is the newest.
+    fn name(&mut self, new: NewFile) -> Result<JournalFile, WriteError> {
+        let (fs, dir) = (self.shared.fs.clone(), self.shared.dir.clone());
+        let head = new_head(self.next);
+        let path = file_path(&dir, head.first);
+        if let Err(error) = rename_with_head(&*fs, head, &*new.file, &new.aside, &path) {
+            let _ = fs.remove(&new.aside);
+            return Err(self.not_now(error));
+        }
+        if let Err(error) = fs.sync_dir(&journal_dir(&dir)) {
+            // The folder could not even be opened, so nothing was attempted, and the name can be had back.
+            if is_out_of_files(&error) && fs.rename(&path, &new.aside).is_ok() {
+                let _ = fs.remove(&new.aside);
+                return Err(self.not_now(error));
+            }
+            return Err(self.fail(error));
+        }
+        Ok(journal_file(new.file, path, head))
     }
 
     // A file that has no name yet, and space for that much: the prepared one, a new one, and when the disk is full what the
     // present file has left over, the reserve, or a smaller one.
     fn new_file(&mut self, room: u64) -> Result<NewFile, WriteError> {
         let wanted = file_bytes(&self.shared, room);
-        let prepared = self.preparer.take();
-        if let Some((file, aside)) = prepared.filter(|_| wanted == self.preparer.bytes()) {
-            return Ok(NewFile {
-                file,
-                aside,
-                bytes: wanted,
-                prewritten: true,
-            });
-        }
         let shared = self.shared.clone();
         let (fs, dir) = (&*shared.fs, &shared.dir);
+        if let Some((file, aside)) = self.preparer.take() {
+            if wanted == self.preparer.bytes() {
+                return Ok(NewFile {
+                    file,
+                    aside,
+                    bytes: wanted,
+                    prewritten: true,
+                });
+            }
+            // Its space is for a longer one then.
+            let _ = fs.remove(&aside);
+        }
         let error = match aside_file(fs, dir, self.next, wanted) {
             Ok(file) => return Ok(file),
             Err(error) => error,
@@ -455,6 +511,11 @@ impl JournalWriter {
 
 fn warn_of_witness(error: &io::Error) {
     tracing::warn!(%error, "the journal's witness cannot be written; were the newest journal file to get lost, the next start would not notice");
+}
+
+// What a new file needs to hold so many bytes of records, and the mark at its end.
+fn room_in_new(record_bytes: u64) -> u64 {
+    FILE_HEAD_BYTES + record_bytes + HEADER_BYTES as u64
 }
 
 // How much is reserved for a file that must have this much room, in whole blocks.
@@ -569,7 +630,7 @@ pub(super) fn place_file(
     name_file(fs, dir, head, file, &aside)
 }
 
-// Gives a file that lies aside its head, and then its name.
+// Gives a file that lies aside its head, and then its name, durably.
 fn name_file(
     fs: &dyn FileSystem,
     dir: &Path,
@@ -578,15 +639,24 @@ fn name_file(
     aside: &Path,
 ) -> io::Result<JournalFile> {
     let path = file_path(dir, head.first);
+    rename_with_head(fs, head, &*file, aside, &path)?;
+    fs.sync_dir(&journal_dir(dir))?;
+    Ok(journal_file(file, path, head))
+}
+
+// On an error the file does not have the name.
+fn rename_with_head(
+    fs: &dyn FileSystem,
+    head: FileHead,
+    file: &dyn File,
+    aside: &Path,
+    path: &Path,
+) -> io::Result<()> {
     file.write_at(&head.encode(), 0)?;
     file.sync()?;
-    fs.rename(aside, &path)?;
-    fs.sync_dir(&journal_dir(dir))?;
-    Ok(JournalFile::new(
-        file,
-        path,
-        head.first,
-        head.salt,
-        FILE_HEAD_BYTES,
-    ))
+    fs.rename(aside, path)
+}
+
+fn journal_file(file: Arc<dyn File>, path: PathBuf, head: FileHead) -> JournalFile {
+    JournalFile::new(file, path, head.first, head.salt, FILE_HEAD_BYTES)
 }

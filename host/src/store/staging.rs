@@ -15,12 +15,19 @@ pub(super) struct Staging {
     start: usize,
     /// What the file's last block holds so far, shorter than a block.
     tail: Vec<u8>,
+    /// The same before the last write.
+    tail_before: Vec<u8>,
 }
 
 impl Staging {
     /// The next write goes to a file whose content ends with a whole block.
     pub(super) fn forget_tail(&mut self) {
         self.tail.clear();
+    }
+
+    /// What [`finish`](Self::finish) answered last was not written, and the file ends where it did before.
+    pub(super) fn take_back(&mut self) {
+        std::mem::swap(&mut self.tail, &mut self.tail_before);
     }
 
     /// Starts a write of a record of this many bytes. What it answers holds the file's last block already, as far as that is
@@ -43,6 +50,7 @@ impl Staging {
         let offset = at - self.tail.len() as u64;
         let length = self.memory.len() - self.start;
         let rest = length % DIRECT_BYTES;
+        std::mem::swap(&mut self.tail, &mut self.tail_before);
         self.tail.clear();
         self.tail
             .extend_from_slice(&self.memory[self.memory.len() - rest..]);
@@ -76,6 +84,19 @@ mod tests {
             assert!(file.starts_with(&content), "after {length} bytes");
             assert!(file[content.len()..].iter().all(|byte| *byte == 0));
         }
+    }
+
+    #[test]
+    fn what_was_not_written_leaves_no_trace_in_what_is_written_instead() {
+        let mut staging = Staging::default();
+        staging.begin(3).extend_from_slice(b"one");
+        staging.finish(0);
+        staging.begin(7).extend_from_slice(b"refused");
+        staging.finish(3);
+        staging.take_back();
+        staging.begin(3).extend_from_slice(b"two");
+        let (bytes, offset) = staging.finish(3);
+        assert_eq!((&bytes[..7], offset), (&b"onetwo\0"[..], 0));
     }
 
     #[test]

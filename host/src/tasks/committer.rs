@@ -1,12 +1,12 @@
 //! The committer: one thread, the only writer of the journal, the catalog and the sequences. It takes what
 //! waits in the inbox as one group, writes it, makes it durable with one sync for everybody in it, and only
 //! then tells anybody. It never waits for whoever reads what it wrote. A failed write or sync ends writing for
-//! good: everything after it is refused, reading goes on.
+//! good: everything after it is refused, reading goes on. A group for which there is no room is refused and changes nothing.
 
 mod room;
+mod undo;
 
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -137,6 +137,7 @@ struct Group {
     block_bytes: usize,
     // How long it gets before it takes nothing more.
     bytes_max: usize,
+    undo: undo::Undo,
 }
 
 /// The answers that wait for a group. Whoever drops them has died, and those who wait are told so.
@@ -246,9 +247,6 @@ impl Committer {
     // Returns whether the group had room for all of it.
     fn commit(&mut self, taken: Taken) -> Result<bool, WriteError> {
         let acks = self.parts.hub.acks.take();
-        let Some((taken, acks)) = self.make_room(taken, acks)? else {
-            return Ok(true);
-        };
         let mut marks = Vec::new();
         let mut group = Group {
             time: self.parts.hub.clock.now(),
@@ -274,21 +272,26 @@ impl Committer {
         for item in taken.publish {
             self.publish(item, &mut group);
         }
-        group.note_acks(acks);
+        group.note_acks(&acks);
         group.finish_blocks();
-        let written = self.write(&group);
-        match written {
-            Ok(()) => self.publish_group(group),
-            Err(error) => {
-                let refusal = BrokerError::StoreUnavailable(chain(&error));
-                group.owed.refuse(&refusal);
-                return Err(error);
-            }
+        if let Err(error) = self.write(&group) {
+            let marks = marks.into_iter().map(Control::Mark).collect();
+            let (refusal, taken_back) = match self.take_back(group, acks, error) {
+                Ok(refusal) => (refusal, Ok(all)),
+                Err(error) => (BrokerError::StoreUnavailable(chain(&error)), Err(error)),
+            };
+            refuse((marks, VecDeque::new()), &refusal);
+            return taken_back;
         }
+        self.publish_group(group);
         for reply in marks {
             let mark = match self.mark() {
-                Err(error) if error.failure() == WriteFailure::Retry => Err(self.not_now(&error)),
-                mark => Ok(mark?),
+                Ok(mark) => Ok(mark),
+                Err(error) if error.failure() == WriteFailure::Final => {
+                    let _ = reply.send(Err(BrokerError::StoreUnavailable(chain(&error))));
+                    return Err(error);
+                }
+                Err(error) => Err(self.not_now(&error)),
             };
             let _ = reply.send(mark);
         }
@@ -298,10 +301,14 @@ impl Committer {
 
     // Writes and syncs as far as somebody in the group, or the interval, asks for it.
     fn write(&mut self, group: &Group) -> Result<(), WriteError> {
+        if !group.is_empty() || self.said.looks_for_files() {
+            self.make_room(group)?;
+        }
         let journal = &mut self.parts.journal;
         if !group.is_empty() {
             for notes in &group.before {
                 journal.append(notes, &[])?;
+                self.unsynced_since.get_or_insert_with(Instant::now);
             }
             journal.append(&group.notes, &group.blocks)?;
             self.unsynced_events += group.events;
@@ -327,14 +334,9 @@ impl Committer {
     // The group is as durable as it has to be: let everybody see it.
     fn publish_group(&mut self, mut group: Group) {
         self.parts.next_position = group.next_position;
-        for (_, open) in group.topics.drain() {
+        for open in group.topics.values() {
             open.topic.advance_to(open.next_sequence);
         }
-        group.topics.shrink_to(TOPICS_KEPT);
-        self.topics = group.topics;
-        group.notes.clear();
-        group.notes.shrink_to(NOTES_KEPT_BYTES);
-        self.notes = group.notes;
         self.apply_changes(&group.changes);
         for outputs in group.owed.outputs.drain(..) {
             if let Some(cell) = self.parts.hub.by_id(outputs.subscription) {
@@ -345,7 +347,8 @@ impl Committer {
         }
         if !group.blocks.is_empty() {
             self.parts.journal.make_readable();
-            self.parts.log.append(group.blocks, group.next_position);
+            let blocks = std::mem::take(&mut group.blocks);
+            self.parts.log.append(blocks, group.next_position);
         }
         for (replies, together) in group.owed.replies.drain(..) {
             // The stream may be gone; the events are there all the same.
@@ -354,6 +357,7 @@ impl Committer {
         for answer in group.owed.answers.drain(..) {
             answer(Ok(()));
         }
+        self.keep_memory(group);
     }
 
     fn apply_changes(&mut self, changes: &[Change]) {
@@ -519,12 +523,13 @@ impl Committer {
         group.needs_sync |= topic.spec.durability == Durability::Sync;
         if let Some(session) = &item.session {
             if session.tell_owner() {
+                group.undo.told.push(session.clone());
                 group.note(&Note::ProducerOwner {
                     producer: session.producer,
                     owner: session.owner,
                 });
             }
-            self.parts.sessions.producers().commit(
+            let last_number = self.parts.sessions.producers().commit(
                 session.producer,
                 session.epoch,
                 item.first_number,
@@ -532,6 +537,7 @@ impl Committer {
                 first_sequence,
                 item.resolved_through,
             );
+            group.undo.batches.push((session.producer, last_number));
             group.note(&Note::Batch {
                 producer: session.producer,
                 epoch: session.epoch,
@@ -1078,12 +1084,9 @@ impl Group {
 
     // All acks are written before this group is synced, so whoever waits for theirs may wait for that. How many they are does
     // not make the group any longer.
-    fn note_acks(
-        &mut self,
-        acks: impl IntoIterator<Item = (SubscriptionId, Vec<RangeInclusive<Position>>)>,
-    ) {
+    fn note_acks(&mut self, acks: &room::Acks) {
         let mut notes = Vec::new();
-        for (subscription, ranges) in acks {
+        for (&subscription, ranges) in acks {
             for ranges in ranges.chunks(NOTE_RANGES_MAX) {
                 let ranges = note::pack(ranges.iter().cloned());
                 note::push(
@@ -1313,6 +1316,8 @@ fn refuse((control, publish): (VecDeque<Control>, VecDeque<PublishItem>), error:
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use super::*;
     use crate::store::RECORD_BYTES_MAX;
 
@@ -1333,10 +1338,11 @@ mod tests {
         let mut group = Group::default();
         let change = Note::Change(Change::DeleteSubscription(SubscriptionId(9)));
         group.note(&change);
-        group.note_acks([
+        let acks = [
             (SubscriptionId(1), ranges.clone()),
             (SubscriptionId(2), vec![single(7)]),
-        ]);
+        ];
+        group.note_acks(&acks.into());
         assert!(group.before.len() > 1, "{} groups", group.before.len());
         let mut found = Vec::new();
         let mut changes = 0;
@@ -1357,6 +1363,7 @@ mod tests {
         assert_eq!(changes, 1);
         let first = ranges.into_iter().map(|range| (SubscriptionId(1), range));
         let expected = first.chain([(SubscriptionId(2), single(7))]);
+        found.sort_unstable_by_key(|(id, range)| (*id, *range.start()));
         assert!(found.into_iter().eq(expected));
     }
 

@@ -214,6 +214,11 @@ impl Cell {
         })
     }
 
+    /// What it is fed by has to be started anew.
+    pub(super) fn forget_followed(&self) {
+        self.followed.store(0, Ordering::Release);
+    }
+
     /// The chain to start lanes or a catch-up for, if that is still to be done. Called by the supervisor only.
     pub(super) fn follow_next(&self) -> Option<Arc<FilterChain>> {
         let revision = self.lock().revision();
@@ -300,6 +305,8 @@ pub(super) enum Start {
     Created(Arc<Cell>),
     /// What feeds a subscription whose next filters have taken over.
     Filters(Arc<Cell>),
+    /// The lanes of a subscription once more.
+    Anew(Arc<Cell>),
 }
 
 /// Whether a subscription could join the router.
@@ -731,7 +738,7 @@ impl Hub {
         let through = Position(router.cursor.0.saturating_sub(1));
         cell.lock().observe(through, std::iter::empty());
         // What is left of its present chain needs a catch-up.
-        cell.followed.store(0, Ordering::Release);
+        cell.forget_followed();
     }
 
     // ── changes ─────────────────────────────────────────────────────────────────────────────────────────
@@ -760,9 +767,27 @@ impl Hub {
         cell.lock().freeze(revision)
     }
 
+    /// The change `revision` for which `cell` was frozen will not come: what feeds it begins anew, since lanes may have taken it for
+    /// the end of what it judges.
+    pub(super) fn thaw(&self, cell: &Arc<Cell>, revision: u32) {
+        let (is_frozen, is_filtered) = {
+            let mut state = cell.lock();
+            (state.thaw(revision), state.stages() > 0)
+        };
+        if !is_frozen {
+            return;
+        }
+        // A catch-up goes on by itself; whoever has left the router gets one.
+        self.start(match is_filtered {
+            true => Start::Anew(cell.clone()),
+            false => Start::Filters(cell.clone()),
+        });
+        cell.wake.notify_waiters();
+    }
+
     /// What fed `cell` has died: it is paused for that reason, and fed anew once it is resumed.
     pub(super) fn pause_unfed(&self, cell: &Cell, why: &str) {
-        cell.followed.store(0, Ordering::Release);
+        cell.forget_followed();
         cell.lock().pause(why);
         cell.wake.notify_waiters();
     }

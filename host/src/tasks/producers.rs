@@ -29,6 +29,11 @@ impl Session {
     pub(super) fn tell_owner(&self) -> bool {
         !self.owner_told.swap(true, Ordering::Relaxed)
     }
+
+    /// What [`tell_owner`](Self::tell_owner) asked for could not be written.
+    pub(super) fn forget_owner_told(&self) {
+        self.owner_told.store(false, Ordering::Relaxed);
+    }
 }
 
 /// What is known of producers. The committer judges and records batches; streams open and close sessions.

@@ -40,6 +40,11 @@ impl Supervisor {
             match start {
                 Some(Start::Created(cell)) => self.start(cell),
                 Some(Start::Filters(cell)) => self.follow(&cell),
+                Some(Start::Anew(cell)) => {
+                    self.lanes.stop(&cell);
+                    cell.forget_followed();
+                    self.follow(&cell);
+                }
                 None => return,
             }
         }

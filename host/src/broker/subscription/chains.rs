@@ -93,6 +93,16 @@ impl SubscriptionState {
         Position(self.evaluated + 1)
     }
 
+    /// The change `revision` will not come: what [`freeze`](Self::freeze) held back is decided as before. Returns whether anything
+    /// was held back for it.
+    pub fn thaw(&mut self, revision: u32) -> bool {
+        let is_frozen = self.chains.frozen_for == Some(revision);
+        if is_frozen {
+            self.chains.frozen_for = None;
+        }
+        is_frozen
+    }
+
     // The last position that may be decided by the present stages.
     pub(super) fn limit(&self) -> u64 {
         if self.chains.frozen_for.is_some() {

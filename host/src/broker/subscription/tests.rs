@@ -1448,6 +1448,21 @@ fn a_change_that_is_overtaken_never_judges() {
     assert_eq!(state.depth(), 26);
 }
 
+#[test]
+fn a_change_that_does_not_come_leaves_everything_as_it_was() {
+    let mut state = SubscriptionState::new(policy(), Position(1), 1);
+    state.stage_result(0, Position(4), &[]);
+    assert_eq!(state.freeze(1), Position(5));
+    assert!(!state.stage_result(0, Position(30), &[Position(5)]));
+    assert!(!state.thaw(2), "that is another change");
+    assert!(!state.stage_result(0, Position(30), &[Position(5)]));
+    assert!(state.thaw(1) && !state.thaw(1));
+    assert_eq!(state.judges_until(), Position(u64::MAX));
+    assert_eq!(state.stage_through(0), Position(4), "to be judged again");
+    assert!(state.stage_result(0, Position(30), &[Position(5)]));
+    assert_eq!((state.depth(), state.revision()), (1, 0));
+}
+
 /// Something in every field.
 fn rich_state() -> SubscriptionState {
     let mut state = SubscriptionState::new(policy(), Position(2), 2);

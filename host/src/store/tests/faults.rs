@@ -236,6 +236,73 @@ fn a_full_disk_is_told_before_anything_is_written_and_passes() {
     assert_eq!(notes, [&b""[..], b"acks", b"more"]);
 }
 
+// As on a file system that does not keep what it reserved.
+#[test]
+fn a_write_that_finds_no_room_is_cut_back_and_passes() {
+    let check = |first: bool, crash: bool| {
+        let dir = folder();
+        let (mut opened, fs) = start_faulty(dir.path());
+        let mut blocks = Vec::new();
+        if !first {
+            blocks.push(filled(1, 1, 1, 2, 10));
+            opened.journal.append(b"kept", &blocks).expect("append");
+            opened.journal.sync().expect("sync");
+        }
+        let full = Fault::Error(io::ErrorKind::StorageFull);
+        fs.fail_with(Operation::Write, "journal", full);
+        let refused = filled(1, 3, 3, 50, 1_000);
+        for _ in 0..3 {
+            let only = std::slice::from_ref(&refused);
+            let later = opened.journal.append(b"refused", only);
+            assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+            assert!(opened.journal.is_short());
+            opened.journal.sync().expect("what was there is as it was");
+            assert_eq!(read_all(&opened.reader, 0).expect("read"), blocks);
+        }
+        fs.heal();
+        if !crash {
+            blocks.push(filled(1, 5, 5, 1, 10));
+            opened
+                .journal
+                .append(b"more", &blocks[blocks.len() - 1..])
+                .expect("append");
+            opened.journal.close().expect("closed");
+        } else {
+            drop(opened.journal);
+        }
+        drop((opened.reader, opened.checkpoints, opened.replay));
+        let mut opened = start(dir.path());
+        assert_eq!(opened.clean, !crash);
+        assert_eq!(read_all(&opened.reader, 0).expect("read"), blocks);
+        let notes = replayed(&mut opened).into_iter().map(|group| group.notes);
+        let expected: Vec<&[u8]> = [(!first, &b"kept"[..]), (!crash, b"more")]
+            .into_iter()
+            .filter_map(|(is_there, notes)| is_there.then_some(notes))
+            .collect();
+        assert!(notes.eq(expected), "{first} {crash}");
+    };
+    for (first, crash) in [(false, false), (false, true), (true, false), (true, true)] {
+        check(first, crash);
+    }
+}
+
+#[test]
+fn what_there_is_room_for_begins_no_file() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    let blocks = [filled(1, 1, 1, 20, 1_000)];
+    opened.journal.append(b"", &blocks).expect("append");
+    let bytes = |notes: &[u8]| crate::store::JournalWriter::group_bytes(notes, &[]);
+    let groups: Vec<Vec<u8>> = (0..10).map(|n| vec![n; 2_000]).collect();
+    let all = groups.iter().map(|notes| bytes(notes).expect("short"));
+    opened.journal.make_room(all.sum()).expect("room");
+    fs.fail(Operation::Create, "journal");
+    for notes in &groups {
+        opened.journal.append(notes, &[]).expect("it was there");
+    }
+    opened.journal.sync().expect("sync");
+}
+
 #[test]
 fn a_start_on_a_full_disk_makes_do_with_little() {
     let dir = folder();
@@ -266,12 +333,23 @@ fn files_that_run_out_are_no_fault_of_the_disk() {
     let dir = folder();
     let (mut opened, fs) = start_faulty(dir.path());
     opened.journal.append(b"", &[]).expect("append");
-    fs.fail_with(Operation::Create, "journal", Fault::OutOfFiles);
-    let later = opened.journal.rotate();
-    assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
-    assert!(!opened.journal.is_short());
-    fs.heal();
-    opened.journal.rotate().expect("there are some again");
+    // To make a file takes one, and to make its name durable another.
+    for operation in [Operation::Create, Operation::SyncDir] {
+        fs.fail_with(operation, "journal", Fault::OutOfFiles);
+        for _ in 0..2 {
+            let later = opened.journal.rotate();
+            assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+        }
+        assert!(!opened.journal.is_short());
+        fs.heal();
+        opened.journal.rotate().expect("there are some again");
+        opened.journal.append(b"", &[]).expect("append");
+    }
+    opened.journal.close().expect("closed");
+    drop((opened.reader, opened.checkpoints, opened.replay));
+    let mut opened = start(dir.path());
+    assert!(opened.clean);
+    assert_eq!(replayed(&mut opened).len(), 3);
 }
 
 #[test]

@@ -14,6 +14,20 @@ impl Stream {
         panic!("60 MB found room in 4 MiB");
     }
 
+    // One event of which the producer knows the number.
+    async fn submit_numbered(&self, number: u64, topic: &str, bytes: usize) {
+        let event = vec![7; bytes];
+        let request = PublishRequest {
+            correlation: number,
+            topic: topic.parse().expect("a name"),
+            first_number: number,
+            resolved_through: 0,
+            entries: Entries::of([event.as_slice()]),
+            cost: 1_024 + bytes + 16,
+        };
+        self.publisher.submit(request).await.expect("handed over");
+    }
+
     async fn publish(&mut self) -> Result<PublishOutcome, BrokerError> {
         self.submit(0, "a.b", 1, 10).await;
         self.answers(1).await.remove(0).result
@@ -47,6 +61,109 @@ async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
     fixture.wait_for(&Condition::DiskFull, false).await;
     stream.publish().await.expect("there is room again");
     assert!(fixture.broker.health().ready, "{:?}", fixture.raised());
+    fixture.broker.shutdown().await;
+}
+
+impl Fixture {
+    async fn numbered_publisher(&self) -> Stream {
+        let (replies, answers) = mpsc::unbounded_channel();
+        let producer = Some((crate::domain::ProducerId(7), 1));
+        let opened = self
+            .broker
+            .publisher(&Principal::local(), producer, replies)
+            .await;
+        let (publisher, _) = opened.expect("opens");
+        Stream { publisher, answers }
+    }
+
+    async fn create_topic(&self, name: &str) -> Result<crate::domain::TopicId, BrokerError> {
+        let topic = TopicSpec {
+            name: name.parse().expect("a name"),
+            durability: Durability::Sync,
+            created_by: None,
+        };
+        self.broker.create_topic(topic).await.map(|topic| topic.id)
+    }
+}
+
+// The disk takes nothing more in the middle of a group, as one can that did not keep what it had reserved.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_finds_no_room_is_refused_and_changes_nothing() {
+    let fixture = Fixture::start(1 << 20).await;
+    fixture.subscribe("s", ">").await;
+    let mut stream = fixture.numbered_publisher().await;
+    stream.submit_numbered(1, "a.b", 1).await;
+    let first = stream.answers(1).await.remove(0).result.expect("appended");
+    let last = fixture.create_topic("before").await.expect("created");
+
+    let full = Fault::Error(std::io::ErrorKind::StorageFull);
+    fixture.fs.fail_with(Operation::Write, "journal", full);
+    for number in 2..10 {
+        stream.submit_numbered(number, "a.new", 1).await;
+    }
+    for answer in stream.answers(8).await {
+        let refusal = answer.result.expect_err("no room");
+        assert!(refusal.is_retryable(), "{refusal}");
+    }
+    let refusal = fixture.create_topic("refused").await.expect_err("no room");
+    assert!(refusal.is_retryable(), "{refusal}");
+    fixture.wait_for(&Condition::DiskFull, true).await;
+
+    fixture.fs.heal();
+    fixture.wait_for(&Condition::DiskFull, false).await;
+    assert_eq!(fixture.raised(), []);
+    // The same numbers are no resend, the topic comes into being now, and no number was used up.
+    for number in 2..10 {
+        stream.submit_numbered(number, "a.new", 1).await;
+    }
+    for answer in stream.answers(8).await {
+        assert!(!answer.result.expect("appended").duplicate);
+    }
+    let next = fixture.create_topic("refused").await.expect("created");
+    assert_eq!(next.0, last.0 + 2);
+    stream.submit_numbered(10, "a.b", 1).await;
+    let tenth = stream.answers(1).await.remove(0).result.expect("appended");
+    assert_eq!(tenth.first_sequence.0, first.first_sequence.0 + 1);
+    drop(stream);
+    let fixture = fixture.start_after(|_| ()).await;
+    let line = "tidegate_subscription_depth{subscription=\"s\"} 10\n";
+    fixture.wait_for_metric(line).await;
+    // Whose the producer is was written down although it was refused at first.
+    let mut stream = fixture.numbered_publisher().await;
+    stream.submit_numbered(10, "a.b", 1).await;
+    assert!(
+        stream
+            .answers(1)
+            .await
+            .remove(0)
+            .result
+            .expect("known")
+            .duplicate
+    );
+    fixture.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_run_out_are_not_called_a_full_disk() {
+    let fixture = Fixture::start(1 << 20).await;
+    let mut stream = fixture.publisher().await;
+    fixture
+        .fs
+        .fail_with(Operation::Create, "journal", Fault::OutOfFiles);
+    let refusal = stream.publish_until_refused().await;
+    assert!(refusal.is_retryable(), "{refusal}");
+    assert!(!refusal.to_string().contains("disk"), "{refusal}");
+    let condition = Condition::LimitReached("open files".into());
+    let raised = fixture.raised();
+    let of_disk = [Condition::DiskFull, Condition::StoreFailed];
+    assert!(raised.contains(&condition), "{raised:?}");
+    assert!(
+        !raised.iter().any(|one| of_disk.contains(one)),
+        "{raised:?}"
+    );
+    fixture.fs.heal();
+    fixture.wait_for(&condition, false).await;
+    stream.publish().await.expect("there are some again");
     fixture.broker.shutdown().await;
 }
 

@@ -209,6 +209,7 @@ fn write(journal: &mut JournalWriter, group: &[Received]) -> anyhow::Result<()> 
         builder.push(message);
     }
     blocks.push(finish(&mut builder, &mut position));
+    journal.make_room(JournalWriter::group_bytes(&[], &blocks)?)?;
     journal.append(&[], &blocks)?;
     journal.sync()?;
     Ok(())
