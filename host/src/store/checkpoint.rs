@@ -138,12 +138,12 @@ impl Checkpoints {
 
     /// Gives up what is damaged in generations, so that everybody passes over it from now on: all that there is, which means to
     /// read all of them, or else what somebody could not read lately. A copy of each damaged database is kept in `lost`. What only
-    /// cannot be read now, because the system fails, is left as it is. `decided` hears of it before anybody can find the events
-    /// missing.
+    /// cannot be read now, because the system fails, is left as it is. `decided` hears of it once it is durable, and before anybody
+    /// can find the events missing.
     ///
     /// # Errors
     ///
-    /// The disk failed; nothing was given up.
+    /// The disk failed; nothing was given up, and `decided` has heard of nothing.
     pub fn give_up_damage(
         &mut self,
         all: bool,
@@ -190,11 +190,27 @@ impl Checkpoints {
         if losses.is_empty() {
             return Ok(losses);
         }
+        if let Err(error) = self.save_manifest(&described) {
+            self.forget_decision(&losses);
+            return Err(error);
+        }
         decided(&losses);
-        self.publish(described)?;
+        self.show(described);
         let is_given_up = |holder, _: &_| holder != Holder::Journal;
         self.shared.troubles.forget(is_given_up);
         Ok(losses)
+    }
+
+    // Whatever of the new manifest has reached the disk is replaced by the one that counts, now or before anything else is done.
+    // Only when that is certain, the copies are of no use.
+    fn forget_decision(&mut self, losses: &[Loss]) {
+        if self.settle_manifest().is_err() {
+            return;
+        }
+        for kept in losses.iter().filter_map(|loss| loss.kept_aside.as_ref()) {
+            // Several stretches may be of one file, and what stays does no harm.
+            let _ = self.shared.fs.remove(kept);
+        }
     }
 
     /// Whether the disk has no room but what is kept for draining.
@@ -410,6 +426,12 @@ impl Checkpoints {
     // Makes this list what counts, first on disk, then for readers.
     fn publish(&mut self, all: Vec<Described>) -> Result<(), CheckpointError> {
         self.save_manifest(&all)?;
+        self.show(all);
+        Ok(())
+    }
+
+    // Lets readers see this list.
+    fn show(&self, all: Vec<Described>) {
         let dir = &self.shared.dir;
         let before = self.shared.generations();
         let generations = all.into_iter().map(|described| {
@@ -419,7 +441,6 @@ impl Checkpoints {
                 .unwrap_or_else(|| Arc::new(Generation::new(dir, described)))
         });
         self.shared.set_generations(generations.collect());
-        Ok(())
     }
 
     // A file that cannot be removed costs space, not data; the next release tries again.

@@ -328,6 +328,17 @@ async fn what_cannot_be_read_is_seen_and_waits_until_an_operator_gives_it_up() {
     stream.answers(1).await;
     fixture.wait_info("fresh", |fresh| fresh.depth == 1).await;
 
+    // A decision that cannot be written down decides nothing.
+    fixture.fs.fail(Operation::Write, "manifest");
+    let refused = fixture.broker.give_up_unreadable(true).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let now = fixture.broker.subscription("kept").expect("it exists");
+    assert_eq!(
+        (now.dead_lettered, now.depth, now.unreadable),
+        (0, 32, kept.unreadable)
+    );
+    fixture.fs.heal();
+
     let given_up = fixture
         .broker
         .give_up_unreadable(true)

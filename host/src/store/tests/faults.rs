@@ -378,7 +378,7 @@ fn a_checkpoint_for_which_there_is_no_room_says_so_and_gets_the_reserve() {
     assert!(opened.checkpoints.release_reserve());
 }
 
-fn dir_name(dir: &Path) -> &'static str {
+pub(super) fn dir_name(dir: &Path) -> &'static str {
     let name = dir.file_name().expect("named").to_string_lossy();
     Box::leak(format!("={name}").into_boxed_str())
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::harness::*;
 use crate::domain::{Block, Position};
-use crate::store::{Opened, ReadError, StoreOptions};
+use crate::store::tests::faulty::{FaultyFileSystem, Operation};
+use crate::store::{CheckpointError, Opened, ReadError, StoreOptions, open};
 
 fn options(unreadable_retry_min: Duration) -> StoreOptions {
     StoreOptions {
@@ -179,6 +180,43 @@ fn a_lost_database_is_given_up_as_a_whole() {
     assert_eq!(losses.len(), 1);
     assert_eq!(losses[0].positions, Some(lost[0]));
     assert_eq!(readable(&opened), (read, vec![]));
+}
+
+#[test]
+fn what_could_not_be_given_up_is_as_it_was() {
+    for operation in [Operation::Write, Operation::Rename, Operation::SyncDir] {
+        let dir = folder();
+        sealed(dir.path());
+        overwrite(&database(dir.path(), 0), 0, usize::MAX / 2);
+        let fs = FaultyFileSystem::default();
+        let opened = open(dir.path(), options(NEVER), std::sync::Arc::new(fs.clone()));
+        let mut opened = opened.expect("starts");
+        let before = readable(&opened);
+        assert_eq!(before.1.len(), 1);
+        let path = match operation {
+            // The folder of the manifest is the store's own.
+            Operation::SyncDir => super::faults::dir_name(dir.path()),
+            _ => "manifest",
+        };
+        fs.fail(operation, path);
+        for _ in 0..2 {
+            let refused = opened
+                .checkpoints
+                .give_up_damage(false, |_| panic!("nothing was given up"));
+            assert!(
+                matches!(refused, Err(CheckpointError::Manifest(_))),
+                "{operation:?}: {refused:?}"
+            );
+            assert_eq!(readable(&opened), before, "{operation:?}");
+        }
+        fs.heal();
+        let mut told = 0;
+        let losses = opened
+            .checkpoints
+            .give_up_damage(false, |losses| told = losses.len());
+        assert_eq!((losses.expect("given up").len(), told), (1, 1));
+        assert_eq!(readable(&opened), (before.0, vec![]));
+    }
 }
 
 #[test]
