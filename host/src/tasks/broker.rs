@@ -595,9 +595,7 @@ impl Broker {
     pub async fn delete_subscription(&self, name: &str) -> Result<(), BrokerError> {
         let cell = self.cell(name)?;
         self.ask(|reply| Control::DeleteSubscription(cell.id, reply))
-            .await?;
-        self.0.supervisor.lanes.stop(&cell);
-        Ok(())
+            .await
     }
 
     /// Lets a paused subscription go on.
@@ -660,10 +658,20 @@ impl Broker {
     ) -> Result<Vec<UnreadableInfo>, BrokerError> {
         let (done, answer) = oneshot::channel();
         let decision = Decision { dead_letters, done };
+        let gone = || {
+            match self.0.shutdown.is_cancelled() {
+            true => BrokerError::ShuttingDown,
+            false => BrokerError::Internal(
+                "nothing was decided: the checkpointer ended by a fault of its own; restart the broker".into(),
+            ),
+        }
+        };
         let told = self.0.decide.send(decision).await;
-        told.map_err(|_| BrokerError::ShuttingDown)?;
-        let losses = answer.await.map_err(|_| BrokerError::ShuttingDown)?;
-        let losses = losses.map_err(BrokerError::Internal)?.into_iter();
+        told.map_err(|_| gone())?;
+        let losses = answer.await.map_err(|_| gone())?;
+        let losses = losses
+            .map_err(|why| BrokerError::Internal(format!("nothing was given up: {why}")))?
+            .into_iter();
         Ok(losses
             .map(|loss| UnreadableInfo {
                 path: loss.path.display().to_string(),
@@ -809,14 +817,25 @@ impl Broker {
         if versions.is_empty() {
             return Err(BrokerError::NoPlugin(name.to_owned()));
         }
+        let is_broken: Vec<Condition> = versions
+            .iter()
+            .map(|(name, version)| broken_version(name, *version))
+            .collect();
         let deleted = self.ask(|reply| Control::DeletePlugin(versions, reply));
         match deleted.await {
+            Ok(()) => {
+                // What is not there any more is not broken either.
+                is_broken
+                    .iter()
+                    .for_each(|one| self.conditions().clear(one));
+                Ok(())
+            }
             // The owner of a plugin does not learn the names of what others make with it.
             Err(BrokerError::InUse { what, by }) if !self.sees_subscription(who, &by) => {
                 let by = "somebody else's subscription".to_owned();
                 Err(BrokerError::InUse { what, by })
             }
-            deleted => deleted,
+            refused => refused,
         }
     }
 
@@ -985,7 +1004,11 @@ fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Metrics) {
 }
 
 fn broken(plugin: &PluginInfo) -> Condition {
-    Condition::PluginBroken(format!("{}@{}", plugin.name, plugin.version).into())
+    broken_version(&plugin.name, plugin.version)
+}
+
+fn broken_version(name: &str, version: u32) -> Condition {
+    Condition::PluginBroken(format!("{name}@{version}").into())
 }
 
 fn spawn_thread(

@@ -426,7 +426,9 @@ impl Committer {
                     }
                 }
                 Change::DeleteSubscription(id) => {
-                    self.parts.hub.remove(*id);
+                    if let Some(cell) = self.parts.hub.remove(*id) {
+                        self.parts.hub.start(Start::Deleted(cell));
+                    }
                     self.kept.clear();
                 }
                 Change::CreateTopic { .. }

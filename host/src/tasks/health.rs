@@ -1,6 +1,7 @@
 //! What is wrong with the running broker, in one place: named conditions that whoever notices one raises and clears, with a
-//! reason in words. `/readyz` and the metrics are read from here and from nowhere else. Nothing is decided here but what a
-//! condition means for readiness, and nothing that happens to every event belongs here.
+//! reason in words. `/readyz` and the metrics are read from here and from nowhere else. What went wrong and is over, such as the
+//! panic of a task that served one request, is counted here instead. Nothing is decided here but what a condition means for
+//! readiness, and nothing that happens to every event belongs here.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,8 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::metrics::GaugeFamily;
 
-/// Conditions of one kind beyond this are counted and not kept: there may be one for each subscription.
-const OF_ONE_KIND_MAX: usize = 32;
+/// Conditions of one kind beyond this are shown as one, since there may be one for each subscription. All of them are kept: they are
+/// as many as there are subscriptions, plugins and files. What the broker itself names is always shown.
+const SHOWN_OF_KIND_MAX: usize = 32;
+/// What those beyond are shown to hold for.
+const OTHERS: &str = "others";
 
 /// A kind of thing that can be wrong, and with what. Those of them that can hold for several things name which.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,8 +30,6 @@ pub enum Condition {
     CheckpointFails,
     /// A task or thread that runs as long as the broker ended before it. What it did is not done until a restart.
     TaskDied(Cow<'static, str>),
-    /// A task that serves one connection, request or call panicked; nothing else was touched.
-    TaskPanicked(Cow<'static, str>),
     /// Something stored cannot be read; what needs it waits.
     Unreadable(Cow<'static, str>),
     /// A plugin does not load; the subscriptions that use it are paused.
@@ -46,7 +48,6 @@ impl Condition {
             Self::JournalFull => "journal_full",
             Self::CheckpointFails => "checkpoint_fails",
             Self::TaskDied(_) => "task_died",
-            Self::TaskPanicked(_) => "task_panicked",
             Self::Unreadable(_) => "unreadable",
             Self::PluginBroken(_) => "plugin_broken",
             Self::LimitReached(_) => "limit_reached",
@@ -59,10 +60,31 @@ impl Condition {
         match self {
             Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::CheckpointFails => None,
             Self::TaskDied(subject)
-            | Self::TaskPanicked(subject)
             | Self::Unreadable(subject)
             | Self::PluginBroken(subject)
             | Self::LimitReached(subject) => Some(subject),
+        }
+    }
+
+    // Whether there may be any number of its kind: what it holds for is not a name of the broker's own.
+    fn is_one_of_many(&self) -> bool {
+        match self {
+            Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::CheckpointFails => false,
+            Self::TaskDied(subject)
+            | Self::Unreadable(subject)
+            | Self::PluginBroken(subject)
+            | Self::LimitReached(subject) => matches!(subject, Cow::Owned(_)),
+        }
+    }
+
+    // What stands for the rest of its kind.
+    fn others(&self) -> Self {
+        match self {
+            Self::TaskDied(_) => Self::TaskDied(OTHERS.into()),
+            Self::Unreadable(_) => Self::Unreadable(OTHERS.into()),
+            Self::PluginBroken(_) => Self::PluginBroken(OTHERS.into()),
+            Self::LimitReached(_) => Self::LimitReached(OTHERS.into()),
+            single => single.clone(),
         }
     }
 
@@ -73,7 +95,6 @@ impl Condition {
         match self {
             Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::TaskDied(_) => true,
             Self::CheckpointFails
-            | Self::TaskPanicked(_)
             | Self::Unreadable(_)
             | Self::PluginBroken(_)
             | Self::LimitReached(_) => false,
@@ -88,6 +109,8 @@ pub struct Raised {
     pub condition: Condition,
     /// Why, in a sentence for the operator.
     pub why: String,
+    /// How many it stands for: more than one only of those that are not shown one by one.
+    pub count: usize,
 }
 
 /// All conditions that hold. Cheap to clone; all clones are one registry.
@@ -99,6 +122,8 @@ struct Registry {
     raised: Mutex<BTreeMap<Condition, String>>,
     // Kept beside, so that asking costs a load.
     unready: AtomicBool,
+    // Of what served one connection, request or call, by its name.
+    panics: Mutex<BTreeMap<Cow<'static, str>, u64>>,
 }
 
 impl Conditions {
@@ -109,11 +134,6 @@ impl Conditions {
         let mut raised = self.lock();
         let kind = condition.kind();
         let is_new = !raised.contains_key(&condition);
-        let of_kind = raised.keys().filter(|other| other.kind() == kind).count();
-        if is_new && of_kind >= OF_ONE_KIND_MAX {
-            tracing::warn!(condition = kind, subject = condition.subject(), %why, "more conditions of this kind than are kept");
-            return false;
-        }
         if is_new {
             match condition.is_unready() {
                 true => {
@@ -154,20 +174,51 @@ impl Conditions {
         !self.0.unready.load(Ordering::Acquire)
     }
 
-    /// All that hold, those that make the broker unready first.
+    /// All that hold, those that make the broker unready first. Where there are very many of a kind, the last one of it stands for
+    /// the rest.
     #[must_use]
     pub fn all(&self) -> Vec<Raised> {
         let raised = self.lock();
-        let mut all: Vec<Raised> = raised
-            .iter()
-            .map(|(condition, why)| Raised {
-                condition: condition.clone(),
-                why: why.clone(),
-            })
-            .collect();
+        let mut all: Vec<Raised> = Vec::new();
+        // By kind: those of many so far, and those that are not shown one by one.
+        let mut many: BTreeMap<&'static str, (usize, Option<Raised>)> = BTreeMap::new();
+        for (condition, why) in raised.iter() {
+            let (shown, others) = many.entry(condition.kind()).or_default();
+            if condition.is_one_of_many() {
+                *shown += 1;
+            }
+            if !condition.is_one_of_many() || *shown <= SHOWN_OF_KIND_MAX {
+                all.push(Raised {
+                    condition: condition.clone(),
+                    why: why.clone(),
+                    count: 1,
+                });
+                continue;
+            }
+            let others = others.get_or_insert_with(|| Raised {
+                condition: condition.others(),
+                why: String::new(),
+                count: 0,
+            });
+            others.count += 1;
+        }
         drop(raised);
+        for mut others in many.into_values().filter_map(|(_, others)| others) {
+            let count = others.count;
+            others.why = format!(
+                "{count} more of this kind; the log has each, and they are shown when others are over"
+            );
+            all.push(others);
+        }
         all.sort_by_key(|raised| !raised.condition.is_unready());
         all
+    }
+
+    /// A task that serves one connection, request or call panicked. Nothing else was touched, so nothing is wrong from then on; the
+    /// name is one of a few.
+    pub(super) fn count_panic(&self, name: Cow<'static, str>) {
+        let mut panics = self.0.panics.lock().unwrap_or_else(PoisonError::into_inner);
+        *panics.entry(name).or_default() += 1;
     }
 
     fn judge(&self, raised: &BTreeMap<Condition, String>) {
@@ -187,13 +238,28 @@ pub(super) fn gauge(conditions: &Conditions) -> GaugeFamily {
         if let Some(subject) = raised.condition.subject() {
             labels.push(("subject", subject.to_owned()));
         }
-        (labels, 1.0)
+        (labels, raised.count as f64)
     };
     GaugeFamily {
         name: "tidegate_condition",
-        help: "1 for each condition that holds; /readyz says why and which of them make the broker unready",
+        help: "1 for each condition that holds, and how many `others` of a kind are not named; /readyz says why and which of them make the broker unready",
         kind: "gauge",
         samples: conditions.all().into_iter().map(sample).collect(),
+    }
+}
+
+/// Panics that concerned one connection, request or call.
+pub(super) fn panics(conditions: &Conditions) -> GaugeFamily {
+    let panics = conditions.0.panics.lock();
+    let panics = panics.unwrap_or_else(PoisonError::into_inner);
+    let sample = |(name, count): (&Cow<'static, str>, &u64)| {
+        (vec![("task", name.clone().into_owned())], *count as f64)
+    };
+    GaugeFamily {
+        name: "tidegate_task_panics",
+        help: "Faults of the broker's own that ended one connection, stream, request or call; the log has each",
+        kind: "counter",
+        samples: panics.iter().map(sample).collect(),
     }
 }
 
@@ -228,13 +294,47 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_with_many_subjects_is_bounded() {
+    fn of_many_subjects_some_are_shown_and_none_is_forgotten() {
         let conditions = Conditions::default();
-        for number in 0..2 * OF_ONE_KIND_MAX {
-            conditions.raise(Condition::Unreadable(number.to_string().into()), "damaged");
+        let damaged = |number: usize| Condition::Unreadable(format!("{number:03}").into());
+        for number in 0..3 * SHOWN_OF_KIND_MAX {
+            assert!(conditions.raise(damaged(number), "damaged"));
         }
         conditions.raise(Condition::DiskFull, "full");
-        assert_eq!(conditions.all().len(), OF_ONE_KIND_MAX + 1);
+        let all = conditions.all();
+        assert_eq!(all.len(), 1 + SHOWN_OF_KIND_MAX + 1);
+        let total = || -> usize { conditions.all().iter().map(|raised| raised.count).sum() };
+        assert_eq!(total(), 1 + 3 * SHOWN_OF_KIND_MAX);
+        let others = all.last().expect("some");
+        assert_eq!(others.condition, Condition::Unreadable(OTHERS.into()));
+        let text = super::super::metrics::Metrics::new().render(&[gauge(&conditions)]);
+        let line = "tidegate_condition{condition=\"unreadable\",subject=\"others\"} 64\n";
+        assert!(text.contains(line), "{text}");
+        // Those that were not shown are shown when there is room, without being raised again.
+        for number in 0..SHOWN_OF_KIND_MAX {
+            conditions.clear(&damaged(number));
+        }
+        assert_eq!(total(), 1 + 2 * SHOWN_OF_KIND_MAX);
+        let first = &conditions.all()[1];
+        assert_eq!(first.condition, damaged(SHOWN_OF_KIND_MAX));
+        for number in SHOWN_OF_KIND_MAX..3 * SHOWN_OF_KIND_MAX {
+            conditions.clear(&damaged(number));
+        }
+        assert_eq!(total(), 1);
+    }
+
+    #[test]
+    fn what_the_broker_names_is_shown_however_many_others_there_are() {
+        let conditions = Conditions::default();
+        for number in 0..2 * SHOWN_OF_KIND_MAX {
+            conditions.raise(Condition::TaskDied(format!("route {number}").into()), "x");
+        }
+        let router = Condition::TaskDied("router".into());
+        conditions.raise(router.clone(), "it panicked");
+        assert_eq!(conditions.reason(&router).as_deref(), Some("it panicked"));
+        let all = conditions.all();
+        assert!(all.iter().any(|raised| raised.condition == router));
+        assert_eq!(all.len(), SHOWN_OF_KIND_MAX + 2);
     }
 
     #[test]

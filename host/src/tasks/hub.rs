@@ -154,10 +154,14 @@ impl Cell {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It stands at an event that cannot be read, or does not any more.
-    pub(super) fn set_stands_at(&self, position: Option<Position>) {
-        let position = position.map_or(0, |position| position.0);
-        self.stands_at.store(position, Ordering::Relaxed);
+    /// It stands at an event that cannot be read, or does not any more, says who feeds it for the chain `revision`; unless that
+    /// judges no more.
+    pub(super) fn stand_at(&self, revision: u32, position: Option<Position>) {
+        let state = self.lock();
+        if state.revision() == revision {
+            let position = position.map_or(0, |position| position.0);
+            self.stands_at.store(position, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn stands_at(&self) -> Option<Position> {
@@ -226,6 +230,8 @@ impl Cell {
         if self.followed.swap(followed, Ordering::AcqRel) == followed {
             return None;
         }
+        // Where the one before stood is nothing to this one, which says itself where it stands.
+        self.stands_at.store(0, Ordering::Relaxed);
         let mut chains = self.chains.write().unwrap_or_else(PoisonError::into_inner);
         chains.retain(|chain| chain.revision >= revision);
         chains
@@ -299,7 +305,7 @@ pub(super) struct Hub {
     starts: mpsc::UnboundedSender<Start>,
 }
 
-/// What the supervisor is to start. A few for each subscription and each of its changes, so their queue is bounded.
+/// What the supervisor is to start or to end. A few for each subscription and each of its changes, so their queue is bounded.
 pub(super) enum Start {
     /// Everything that a new subscription needs.
     Created(Arc<Cell>),
@@ -307,6 +313,8 @@ pub(super) enum Start {
     Filters(Arc<Cell>),
     /// The lanes of a subscription once more.
     Anew(Arc<Cell>),
+    /// Nothing any more: it was deleted, and what runs for it ends.
+    Deleted(Arc<Cell>),
 }
 
 /// Whether a subscription could join the router.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
 use super::chain::FilterChain;
+use super::health::Condition;
 use super::hub::{Cell, Hub, Start, chain};
 use super::log::Log;
 use super::metrics::Metrics;
@@ -43,6 +44,8 @@ const STEP_PAIRS_MAX: usize = 256 * 1024;
 const MATCHES_KEPT_MAX: usize = 128;
 /// How long a lane waits before it tries again what failed for no fault of a rule.
 const RETRY: Duration = Duration::from_secs(1);
+/// So much of a plugin's digest tells it from others: `sha256:` and twelve digits.
+const DIGEST_SHOWN: usize = 19;
 /// How exactly members wait for another try.
 const REST_STEP: Duration = Duration::from_millis(50);
 
@@ -50,6 +53,8 @@ const REST_STEP: Duration = Duration::from_millis(50);
 pub(super) struct Lanes {
     parts: LaneParts,
     lanes: Mutex<HashMap<Digest, mpsc::UnboundedSender<Command>>>,
+    // Lanes that died and were not started anew, by what they are called where that is shown.
+    dead: Mutex<HashMap<Digest, String>>,
 }
 
 /// What a lane needs of the broker.
@@ -119,6 +124,7 @@ impl Lanes {
         Arc::new(Self {
             parts,
             lanes: Mutex::default(),
+            dead: Mutex::default(),
         })
     }
 
@@ -163,17 +169,19 @@ impl Lanes {
         let lane = lanes.entry(digest).or_insert_with(|| {
             let (commands, inbox) = mpsc::unbounded_channel();
             let lane = Lane::new(self.parts.clone(), digest, label.to_owned(), inbox);
-            let this = self.clone();
-            let died = move |why: &str| this.lane_died(digest, why);
-            let spawner = &self.parts.spawner;
-            spawner.resumable(format!("lane of {label}"), lane.run(), died);
+            self.forget_death(digest);
+            let (this, name) = (self.clone(), lane_name(label, digest));
+            let task = name.clone();
+            let died = move |why: &str| this.lane_died(digest, name, why);
+            self.parts.spawner.resumable(task, lane.run(), died);
             commands
         });
         let _ = lane.send(Command::Add(member));
     }
 
     // Its subscriptions would wait for verdicts for ever. They are paused, which is seen, and resuming one starts a lane anew.
-    fn lane_died(&self, digest: Digest, why: &str) {
+    fn lane_died(&self, digest: Digest, name: String, why: &str) {
+        lock(&self.dead).insert(digest, name);
         self.lock().remove(&digest);
         let cells = self.parts.hub.all();
         for cell in cells.iter().filter(|cell| cell.is_judged_by(digest)) {
@@ -183,11 +191,45 @@ impl Lanes {
                 .hub
                 .pause_unfed(cell, &format!("a filter's lane: {why}"));
         }
+        // The last one that it judged for may have gone at the same time.
+        self.forget_deaths();
+    }
+
+    /// A dead lane is nothing that is wrong once nobody is judged by it any more.
+    pub(super) fn forget_deaths(&self) {
+        let dead: Vec<Digest> = lock(&self.dead).keys().copied().collect();
+        if dead.is_empty() {
+            return;
+        }
+        let cells = self.parts.hub.all();
+        for digest in dead {
+            if !cells.iter().any(|cell| cell.is_judged_by(digest)) {
+                self.forget_death(digest);
+            }
+        }
+    }
+
+    fn forget_death(&self, digest: Digest) {
+        if let Some(name) = lock(&self.dead).remove(&digest) {
+            let died = Condition::TaskDied(name.into());
+            self.parts.spawner.conditions().clear(&died);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, mpsc::UnboundedSender<Command>>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lanes)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// Several versions of a plugin may have a lane, and be called the same by those who use them.
+fn lane_name(label: &str, digest: Digest) -> String {
+    let digest = digest.to_string();
+    let short = digest.get(..DIGEST_SHOWN).unwrap_or(&digest);
+    format!("lane of {label} ({short})")
 }
 
 struct Lane {
@@ -602,7 +644,7 @@ impl Lane {
     fn stand_at(&self, index: usize, position: Option<Position>) {
         let rules = self.cohorts[index].rules.iter();
         for member in rules.filter_map(|key| self.members.get(key)) {
-            member.cell.set_stands_at(position);
+            member.cell.stand_at(member.chain.revision, position);
         }
     }
 
@@ -882,5 +924,17 @@ impl Call {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_of_several_versions_are_told_apart() {
+        let name = |byte| lane_name("scrub", Digest([byte; 32]));
+        assert_eq!(name(0xab), "lane of scrub (sha256:abababababab)");
+        assert_ne!(name(1), name(2));
     }
 }

@@ -105,7 +105,7 @@ impl Spawner {
     }
 
     /// Starts a task that serves one connection, request or call, and answers what it ended with; `None` after a panic, which
-    /// concerns nobody else, so the broker is only degraded. Dropping the answer does not stop the task.
+    /// concerns nobody else, so it is only counted. Dropping the answer does not stop the task.
     pub fn serving<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         &self,
         name: &'static str,
@@ -174,11 +174,14 @@ impl Spawner {
     }
 }
 
-/// Says that something which serves one connection, request or call panicked.
-pub fn panicked_serving(conditions: &Conditions, name: impl Into<TaskName>, why: &str) {
-    let name = name.into();
-    tracing::error!(task = %name, why, "a task ended by a fault of its own");
-    conditions.raise(Condition::TaskPanicked(name), why);
+/// Says that something which serves one connection, request or call panicked. That is over with it, so it is counted and no condition.
+pub fn panicked_serving(conditions: &Conditions, name: &'static str, why: &str) {
+    tracing::error!(
+        task = name,
+        why,
+        "a task ended by a fault of its own; nothing else was touched"
+    );
+    conditions.count_panic(name.into());
 }
 
 /// What a panic says, in words.
@@ -286,12 +289,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_serves_one_caller_degrades_only() {
+    async fn what_serves_one_caller_is_counted_and_over() {
         let (spawner, _) = spawner();
         assert_eq!(spawner.serving("call", async { 7 }).await, Some(7));
         let panicking = spawner.serving("call", async { panic!("a fault") });
         assert_eq!(panicking.await, None::<()>);
-        assert_eq!(kinds(&spawner), [("task_panicked", "call".to_owned())]);
-        assert!(spawner.conditions().is_ready());
+        assert_eq!(kinds(&spawner), []);
+        let panics = [super::super::health::panics(spawner.conditions())];
+        let text = super::super::metrics::Metrics::new().render(&panics);
+        let line = "tidegate_task_panics_total{task=\"call\"} 1\n";
+        assert!(text.contains(line), "{text}");
     }
 }

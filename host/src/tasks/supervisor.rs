@@ -1,6 +1,6 @@
 //! Brings subscriptions to life, at start, when they are created, and when other filters take over: filtered ones join
 //! their lanes, routes get their task, and one that starts in the past catches up with the router on a task of its
-//! own.
+//! own. When they are deleted, it ends what runs for them, and nothing that was wrong with that is said any more.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::health::Condition;
 use super::hub::{Cell, Join, Start, chain, push_range};
 use super::lanes::Lanes;
 use super::routes;
-use super::spawn::panicked;
+use super::spawn::{TaskName, panicked};
 use super::unreadable;
 use crate::domain::{Block, BlockError, Position};
 
@@ -45,6 +45,12 @@ impl Supervisor {
                     cell.forget_followed();
                     self.follow(&cell);
                 }
+                Some(Start::Deleted(cell)) => {
+                    self.lanes.stop(&cell);
+                    self.lanes.forget_deaths();
+                    let conditions = self.parts.spawner.conditions();
+                    conditions.clear(&Condition::TaskDied(catch_up_name(&cell)));
+                }
                 None => return,
             }
         }
@@ -70,11 +76,22 @@ impl Supervisor {
             tracing::debug!(subscription = %cell.name, revision = judging.revision, fence = %judging.from, "changed filters judge");
         }
         self.lanes.start(cell, &judging);
+        // Those of the filters before may be needed no more.
+        self.lanes.forget_deaths();
         if judging.filters.is_empty() && !cell.is_routed() {
-            let (hub, unfed) = (self.parts.hub.clone(), cell.clone());
-            let died = move |why: &str| hub.pause_unfed(&unfed, &format!("its catch-up: {why}"));
-            let name = format!("catch-up of {}", cell.name);
+            let (parts, unfed) = (self.parts.clone(), cell.clone());
+            let died = move |why: &str| {
+                parts
+                    .hub
+                    .pause_unfed(&unfed, &format!("its catch-up: {why}"));
+                // It may have been deleted at the same time.
+                if unfed.is_deleted() {
+                    let conditions = parts.spawner.conditions();
+                    conditions.clear(&Condition::TaskDied(catch_up_name(&unfed)));
+                }
+            };
             let catch_up = catch_up(self.parts.clone(), cell.clone(), judging);
+            let name = catch_up_name(cell);
             self.parts.spawner.resumable(name, catch_up, died);
         }
     }
@@ -131,6 +148,10 @@ impl Supervisor {
     }
 }
 
+fn catch_up_name(cell: &Cell) -> TaskName {
+    format!("catch-up of {}", cell.name).into()
+}
+
 // Shows a subscription without filters what was committed before it joined, until it can follow the router or the fence of
 // its next chain is reached.
 async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<FilterChain>) {
@@ -167,7 +188,7 @@ async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<Filte
         }
         if let Err((error, events)) = step(&parts, &cell, &judging, next, stop).await {
             if stands_at.replace(next) != Some(next) {
-                cell.set_stands_at(stands_at);
+                cell.stand_at(judging.revision, stands_at);
                 parts.metrics.unreadable(events);
                 tracing::error!(subscription = %cell.name, position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
             }
@@ -176,7 +197,7 @@ async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<Filte
                 () = tokio::time::sleep(RETRY) => {}
             }
         } else if stands_at.take().is_some() {
-            cell.set_stands_at(None);
+            cell.stand_at(judging.revision, None);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The whole broker at work, without a network: what becomes of those who wait when something in it fails.
 
+mod cells;
+mod deaths;
 mod room;
 
 use std::fs;
@@ -33,6 +35,8 @@ async fn examined(dir: &Path, accept_loss: bool, fs: FaultyFileSystem) -> store:
         journal_bytes_max: 4 * MIB,
         journal_reserve_bytes: MIB,
         accept_loss,
+        // Whoever reads what is not in the tail reads from the disk.
+        cache_bytes: 1,
         ..StoreOptions::default()
     };
     loop {
@@ -60,6 +64,15 @@ impl Fixture {
     }
 
     async fn start_in(dir: TempDir, tail_bytes: usize, accept_loss: bool) -> Self {
+        Self::start_with(dir, tail_bytes, accept_loss, &[]).await
+    }
+
+    async fn start_with(
+        dir: TempDir,
+        tail_bytes: usize,
+        accept_loss: bool,
+        bundled: &[crate::plugin::bundled::BundledPlugin],
+    ) -> Self {
         let fs = FaultyFileSystem::default();
         let examined = examined(dir.path(), accept_loss, fs.clone()).await;
         let readable = Readable::of(examined, 100);
@@ -89,7 +102,7 @@ impl Fixture {
             options,
             readable.expect("readable"),
             plugins.expect("starts"),
-            &[],
+            bundled,
         )
         .await
         .expect("starts");

@@ -11,6 +11,7 @@ use super::super::catalog::Topic;
 use super::super::gauges;
 use super::super::health::{self, Condition};
 use super::super::hub::Cell;
+use super::super::spawn::panicked_serving;
 use super::super::unreadable;
 use super::Broker;
 use crate::auth::rights;
@@ -179,6 +180,7 @@ impl Broker {
             conditions.reason(&Condition::StoreFailed).is_some(),
         ));
         families.push(health::gauge(conditions));
+        families.push(health::panics(conditions));
         self.0.parts.metrics.render(&families)
     }
 
@@ -189,7 +191,13 @@ impl Broker {
     ) -> Result<T, BrokerError> {
         let broker = self.clone();
         let looked = tokio::task::spawn_blocking(move || look(&broker));
-        let failed = |error: tokio::task::JoinError| BrokerError::Internal(error.to_string());
+        let failed = |error: tokio::task::JoinError| {
+            let why = error.to_string();
+            if error.is_panic() {
+                panicked_serving(self.conditions(), "look", &why);
+            }
+            BrokerError::Internal(why)
+        };
         looked.await.map_err(failed)?
     }
 

@@ -186,6 +186,24 @@ async fn publishers_are_told_when_no_checkpoint_makes_room_and_go_on_when_one_do
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_checkpointer_holds_up_nobody_for_ever() {
+    let fixture = Fixture::start(1 << 20).await;
+    let mut stream = fixture.publisher().await;
+    fixture
+        .fs
+        .fail_with(Operation::Write, "manifest", Fault::Panic);
+    let refusal = stream.publish_until_refused().await;
+    assert!(refusal.is_retryable(), "{refusal}");
+    assert!(refusal.to_string().contains("checkpointer"), "{refusal}");
+    fixture.wait_for(&died("checkpointer"), true).await;
+    assert!(!fixture.broker.health().ready);
+    let refused = fixture.broker.give_up_unreadable(true).await;
+    let refused = refused.expect_err("nobody decides").to_string();
+    assert!(refused.contains("checkpointer"), "{refused}");
+    fixture.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_router_holds_up_no_publisher_for_ever() {
     let fixture = Fixture::start(0).await;
     fixture.subscribe("s", ">").await;
