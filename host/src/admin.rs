@@ -18,6 +18,7 @@ mod status;
 mod subscriptions;
 mod tls;
 mod topics;
+mod unread;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -12,6 +12,7 @@ mod connect;
 mod consume;
 pub mod demo;
 mod envelope;
+mod hear_out;
 pub(crate) mod local_broker;
 mod logging;
 mod loss;
@@ -25,7 +26,6 @@ mod subscription;
 mod text;
 mod topic;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -129,8 +129,7 @@ async fn run_command(cli: Cli) -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        // Whoever reads our output has seen enough, as with `| head`.
-        Err(error) if !is_broker && is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if !is_broker && is_closed_output(&error) => ExitCode::SUCCESS,
         Err(error) if is_broker => {
             logging::tell_end(&error);
             ExitCode::FAILURE
@@ -146,12 +145,10 @@ fn done(result: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     result.map(|()| ExitCode::SUCCESS)
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+fn is_closed_output(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<output::OutputError>()
+        .is_some_and(output::OutputError::is_closed)
 }
 
 #[cfg(test)]

@@ -174,3 +174,31 @@ async fn what_is_damaged_is_listed_and_given_up_from_the_command_line() -> anyho
     assert!(!listed.contains("part-0000"), "{listed}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_refused_upload_says_why_however_large_it_is() -> anyhow::Result<()> {
+    let mut setup = Setup::config("[plugins]\nmodule_bytes_max = 10_000_000\n");
+    setup.grants = r#"
+[[policy.grants]]
+principal = "local"
+upload = ["team-*"]
+"#
+    .to_owned();
+    let broker = BrokerProcess::start_with(setup).await?;
+    let directory = tempfile::tempdir()?;
+    let check = |name: &str, bytes: usize, why: &str| -> anyhow::Result<()> {
+        let file = directory.path().join("plugin.wasm");
+        std::fs::write(&file, vec![0xA5; bytes])?;
+        let mut command = broker.command_line(&["plugin", "upload", name])?;
+        let output = command.arg(&file).output()?;
+        let said = String::from_utf8(output.stderr)?;
+        assert!(said.contains(why), "{name}, {bytes} bytes: {said:?}");
+        assert_eq!(output.status.code(), Some(1), "{name}, {bytes} bytes");
+        Ok(())
+    };
+    for bytes in [1_000, 300_000, 8 << 20, 40 << 20] {
+        check("other-filter", bytes, "may not upload")?;
+    }
+    check("team-filter", 40 << 20, "larger than this broker accepts")?;
+    check("team-filter", 8 << 20, "not a WebAssembly component")
+}

@@ -23,7 +23,7 @@ use super::guard::{self, Guard};
 use super::metrics::AdminMetrics;
 use super::patient::Patient;
 use super::pool::{Place, Pool, PoolLimits};
-use super::request;
+use super::{request, unread};
 use crate::auth::principal_of;
 use crate::domain::Principal;
 use crate::tasks::{LogLimit, Spawner};
@@ -151,6 +151,7 @@ pub(super) async fn serve(
             .clone()
             .layer(from_fn_with_state(guard, guard::check))
             .layer(axum::middleware::from_fn(request::seated))
+            .layer(from_fn_with_state(server.tasks.clone(), unread::read_away))
     };
     let plain = async {
         if let Some(listener) = &listeners.plain {

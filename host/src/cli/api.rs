@@ -8,9 +8,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Body};
 
 use super::connect::{AdminFlag, CertificateFlags, read};
+use super::hear_out;
 use crate::admin::Problem;
 
 /// The broker's own limit for a request is 30 s; its answer says more than ours would.
@@ -41,6 +43,16 @@ pub(super) enum ApiError {
         /// Where.
         url: String,
         /// Whose objection, and which.
+        source: io::Error,
+    },
+    /// The connection broke, without an answer.
+    #[error(
+        "the connection to {url} broke before an answer came; the request may be carried out or not, so look before you repeat it"
+    )]
+    Cut {
+        /// Where.
+        url: String,
+        /// What the system says.
         source: io::Error,
     },
     /// The broker said no.
@@ -91,12 +103,18 @@ impl Api {
             .max_redirects(0)
             .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
             // Proxies are for the internet; this is for the machine or network at hand.
-            .proxy(None);
+            .proxy(None)
+            // Long enough for the rights to be looked at; then the body is sent unasked.
+            .timeout_await_100(Some(CONNECT_TIMEOUT));
         if base.starts_with("https://") {
             config = config.tls_config(tls(certificates)?);
         }
         Ok(Self {
-            agent: config.build().new_agent(),
+            agent: Agent::with_parts(
+                config.build(),
+                hear_out::connector(),
+                DefaultResolver::default(),
+            ),
             base,
         })
     }
@@ -161,7 +179,11 @@ impl Api {
             .config()
             .timeout_global(Some(UPLOAD_TIMEOUT))
             .build();
-        let answer = request.content_type("application/wasm").send(body);
+        let answer = request
+            .content_type("application/wasm")
+            // Megabytes are not sent to be refused.
+            .header("expect", "100-continue")
+            .send(body);
         parse(&url, &self.body(&url, answer)?)
     }
 
@@ -247,6 +269,7 @@ fn unreachable_or_failed(url: &str, error: ureq::Error) -> ApiError {
         ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
             ApiError::Tls { url, source }
         }
+        ureq::Error::Io(source) if is_cut(source.kind()) => ApiError::Cut { url, source },
         ureq::Error::Io(source) => ApiError::Unreachable { url, source },
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => ApiError::Unreachable {
             url,
@@ -254,6 +277,16 @@ fn unreachable_or_failed(url: &str, error: ureq::Error) -> ApiError {
         },
         source => ApiError::Failed { url, source },
     }
+}
+
+fn is_cut(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 fn parse<T: DeserializeOwned>(url: &str, body: &[u8]) -> Result<T, ApiError> {
@@ -292,6 +325,9 @@ fn chain(pem: &[u8]) -> anyhow::Result<Vec<Certificate<'static>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -337,5 +373,49 @@ mod tests {
             .get::<serde_json::Value>("/v1/topics")
             .expect_err("nobody is there");
         assert!(error.to_string().contains("tidegate serve"), "{error}");
+    }
+
+    // A server that answers what it is asked once, before it has read the body, and hangs up on the rest of it. Without an answer
+    // it only hangs up.
+    fn hasty(answer: Option<&'static str>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept()?;
+            let mut head = Vec::new();
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte)?;
+                head.extend(byte);
+            }
+            let Some(body) = answer else { return Ok(()) };
+            let length = body.len();
+            let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all((head + body).as_bytes())
+        });
+        format!("http://{address}")
+    }
+
+    fn ask_with_megabytes(base: String) -> anyhow::Error {
+        let api = Api::new(&AdminFlag::default(), &CertificateFlags::default())
+            .expect("plain HTTP needs no files");
+        let api = Api { base, ..api };
+        let body = "x".repeat(16 << 20);
+        let error = api.post::<serde_json::Value>("/v1/topics", &body);
+        error.expect_err("it was not even read").into()
+    }
+
+    #[test]
+    fn the_answer_of_who_does_not_read_on_is_heard() {
+        let refusal = r#"{"code":"permission-denied","message":"you may not","retryable":false}"#;
+        let error = ask_with_megabytes(hasty(Some(refusal)));
+        assert_eq!(error.to_string(), "you may not");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_no_quiet_end() {
+        let error = ask_with_megabytes(hasty(None));
+        assert!(error.to_string().contains("broke before"), "{error:#}");
+        assert!(!crate::cli::is_closed_output(&error));
     }
 }

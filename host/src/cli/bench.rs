@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use self::load::{Figures, GROUPS, Phase, Run, Shape, TOPIC};
 use self::report::Report;
 use super::local_broker::{self, Admin, LocalBroker, Usage};
+use super::output;
 use super::signals::Signals;
 use crate::domain::{DeliveryPolicy, Millis, PluginUse, StartAt, SubscriptionSpec};
 
@@ -106,9 +107,9 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     };
     drop(target);
     if args.json {
-        println!("{:#}", report.json());
+        output::line(&format!("{:#}", report.json()))?;
     } else {
-        println!("{}", report.table());
+        output::line(&report.table().to_string())?;
     }
     Ok(if report.missing == 0 {
         ExitCode::SUCCESS

@@ -24,6 +24,7 @@ use self::progress::Progress;
 use self::report::Report;
 use self::traffic::PublisherPlan;
 use super::local_broker::{LocalBroker, data_directory};
+use super::output;
 use super::signals::Signals;
 use crate::pki::Authority;
 
@@ -83,9 +84,9 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     }
     let report = result?;
     if args.json {
-        println!("{:#}", report.json());
+        output::line(&format!("{:#}", report.json()))?;
     } else {
-        println!("{}", report.table());
+        output::line(&report.table().to_string())?;
     }
     let faults = report.faults();
     for fault in &faults {

@@ -7,16 +7,30 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
+/// Standard output does not take what is printed. Of a type of its own, since a broken pipe elsewhere, such as a connection that
+/// a server closes, is no reason to end quietly.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub(super) struct OutputError(#[source] pub(super) io::Error);
+
+impl OutputError {
+    /// Whoever reads it has seen enough, as with `| head`.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
 /// Prints a line.
 ///
 /// # Errors
 ///
 /// Nobody reads, or standard output is otherwise gone.
-pub(super) fn line(text: &str) -> io::Result<()> {
+pub(super) fn line(text: &str) -> Result<(), OutputError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.write_all(b"\n")?;
-    out.flush()
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush())
+        .map_err(OutputError)
 }
 
 /// Prints `value` as indented JSON, or what `human` makes of it.

@@ -192,13 +192,6 @@ fn a_configuration_may_come_from_a_file() {
 }
 
 #[test]
-fn a_reader_that_stops_early_is_no_failure() {
-    let pipe = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
-    assert!(is_broken_pipe(&pipe));
-    assert!(!is_broken_pipe(&anyhow::anyhow!("else")));
-}
-
-#[test]
 fn an_update_says_only_what_was_named() {
     let patch = |line: &str| {
         let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -230,4 +223,17 @@ fn an_update_says_only_what_was_named() {
             format!(r#"{{"include_dead_letters":{said}}}"#)
         );
     }
+}
+
+#[test]
+fn only_closed_standard_output_ends_quietly() {
+    let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    let check = |error: anyhow::Error, quiet: bool| {
+        let error = error.context("while doing something");
+        assert_eq!(is_closed_output(&error), quiet, "{error:#}");
+    };
+    check(output::OutputError(broken()).into(), true);
+    check(broken().into(), false);
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    check(output::OutputError(full).into(), false);
 }

@@ -58,6 +58,10 @@ async fn fixture() -> Fixture {
     let router = Router::new()
         .route("/who", who)
         .route("/wait", wait)
+        .route(
+            "/refused",
+            axum::routing::post(async || (axum::http::StatusCode::FORBIDDEN, "refused")),
+        )
         .route("/healthz", get(async || "well"));
     let metrics = Arc::new(AdminMetrics::default());
     let shutdown = CancellationToken::new();
@@ -258,4 +262,33 @@ async fn plain_http_stays_on_loopback() {
         Listeners::bind(Some(open), None).await,
         Err(BindError::NotLoopback(_))
     ));
+}
+
+// The body goes out whole before anything is read, as most clients do it.
+async fn send_then_read(stream: &mut TcpStream, host: &str, bytes: usize) -> String {
+    let head = format!("POST /refused HTTP/1.1\r\nHost: {host}\r\nContent-Length: {bytes}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("open");
+    let chunk = vec![0; 1 << 20];
+    for _ in 0..bytes >> 20 {
+        stream.write_all(&chunk).await.expect("open");
+    }
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"refused") {
+        let read = stream.read_buf(&mut answer).await.expect("an answer");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test]
+async fn who_sends_megabytes_that_nobody_reads_gets_the_answer() {
+    let fixture = fixture().await;
+    let mut stream = TcpStream::connect(fixture.plain).await.expect("connected");
+    let host = fixture.plain.to_string();
+    for _ in 0..3 {
+        let answer = send_then_read(&mut stream, &host, 48 << 20).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    }
+    let answer = request(stream, &host, "/who").await.expect("an answer");
+    assert!(answer.ends_with("local"), "{answer}");
 }
