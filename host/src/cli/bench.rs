@@ -109,7 +109,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         output::line(&format!("{:#}", report.json()))?;
     } else {
-        output::line(&report.table().to_string())?;
+        output::line(&report.table())?;
     }
     Ok(if report.missing == 0 {
         ExitCode::SUCCESS

@@ -86,7 +86,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         output::line(&format!("{:#}", report.json()))?;
     } else {
-        output::line(&report.table().to_string())?;
+        output::line(&report.table())?;
     }
     let faults = report.faults();
     for fault in &faults {
