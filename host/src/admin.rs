@@ -166,6 +166,7 @@ fn router(app: App) -> Router {
         .route("/v1/plugins/{name}/chown", post(plugins::chown))
         .route("/v1/routes", get(subscriptions::list_routes))
         .route("/v1/plugins", get(plugins::list))
+        .route("/v1/plugin-names", get(plugins::list_names))
         .route(
             "/v1/plugins/{name}",
             get(plugins::show).delete(plugins::delete),

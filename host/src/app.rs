@@ -2,6 +2,7 @@
 //! what works for them, last the journal. Nothing else knows all the parts; nothing here does their work.
 
 mod machine;
+mod reload;
 
 use std::fs;
 use std::path::Path;
@@ -21,12 +22,14 @@ use crate::net::{
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions, Quota, Readable, Spawner};
+use crate::tasks::{Broker, BrokerOptions, PluginQuotas, Quota, Readable, Spawner};
+
+pub use reload::Reload;
 
 /// Time for what the broker's own tasks still write at shutdown, after the network has drained.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// Runs a broker until `shutdown` is cancelled, then stops it in order.
+/// Runs a broker until `shutdown` is cancelled, then stops it in order. With `reload` it reads its policy again when asked.
 ///
 /// # Errors
 ///
@@ -36,7 +39,11 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 ///
 /// Dropping the future is like the end of the process: nothing acknowledged is lost, clients see the
 /// connection break.
-pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    reload: Option<Reload>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     // First, since opening the store may take a while.
     let named = Pems::named_and_checked(&config)?;
     let open_files = machine::raise_open_files();
@@ -61,8 +68,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     .await
     .context("the broker cannot start")?;
     machine::compare_disk(&config, data_dir, &broker.usage());
-    let served = serve(&config, &pems, &broker, policy, open_files, &shutdown).await;
+    let served = serve(
+        &config,
+        &pems,
+        &broker,
+        policy.clone(),
+        open_files,
+        &shutdown,
+    )
+    .await;
     if let Ok(served) = served {
+        if let Some(reload) = reload {
+            let conditions = broker.conditions().clone();
+            let task = reload::run(reload, config, policy, conditions, shutdown.clone());
+            served.admin.lasting("policy", task);
+        }
         served.until_stopped().await;
     } else {
         shutdown.cancel();
@@ -205,6 +225,16 @@ fn broker_options(config: &Config, policy: Arc<Policy>) -> BrokerOptions {
         subscriptions: Quota {
             all: usize_of(config.limits.subscriptions_max),
             principal: usize_of(config.limits.principal_subscriptions_max),
+        },
+        plugins: PluginQuotas {
+            versions: Quota {
+                all: usize_of(config.limits.plugins_max),
+                principal: usize_of(config.limits.principal_plugins_max),
+            },
+            bytes: Quota {
+                all: usize_of(config.limits.plugin_bytes_max),
+                principal: usize_of(config.limits.principal_plugin_bytes_max),
+            },
         },
         subscription_patterns_max: usize_of(config.limits.subscription_patterns_max),
         policy,
@@ -431,7 +461,7 @@ mod tests {
         (config.tls.cert, config.tls.key) = (missing.clone(), missing.clone());
         config.tls.client_ca = missing;
         let data_dir = config.data_dir.clone();
-        let error = run(config, CancellationToken::new())
+        let error = run(config, None, CancellationToken::new())
             .await
             .expect_err("no certificates");
         assert!(format!("{error:#}").contains("missing.pem"), "{error:#}");

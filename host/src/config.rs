@@ -118,6 +118,14 @@ pub struct Limits {
     pub principal_subscriptions_max: u64,
     /// Topic patterns of one subscription or route.
     pub subscription_patterns_max: u64,
+    /// Versions of plugins there may be; a name whose versions are all deleted counts as one.
+    pub plugins_max: u64,
+    /// Of these, uploaded by one principal.
+    pub principal_plugins_max: u64,
+    /// Bytes of all uploaded versions.
+    pub plugin_bytes_max: u64,
+    /// Of these, uploaded by one principal.
+    pub principal_plugin_bytes_max: u64,
     /// Milliseconds for a handshake and the first message.
     pub handshake_timeout_ms: u64,
     /// Milliseconds for a message from its first byte to its last.
@@ -300,6 +308,22 @@ impl Config {
         document::render(self)
     }
 
+    /// Sections in which `file`, what is written now, differs from this, what holds, apart from the policy and from what the
+    /// command line says.
+    #[must_use]
+    pub fn differing_sections(&self, file: &Self) -> Vec<String> {
+        let mut file = file.clone();
+        file.data_dir.clone_from(&self.data_dir);
+        file.store.accept_loss = self.store.accept_loss;
+        file.policy.clone_from(&self.policy);
+        let table = |config| toml::Table::try_from(config).unwrap_or_default();
+        let (ours, theirs) = (table(self), table(&file));
+        let keys = ours.keys().chain(theirs.keys());
+        let differing = keys.filter(|key| ours.get(*key) != theirs.get(*key));
+        let differing: std::collections::BTreeSet<&String> = differing.collect();
+        differing.into_iter().cloned().collect()
+    }
+
     /// Things that are allowed but probably not meant, for a person.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -363,6 +387,10 @@ impl Default for Limits {
             subscriptions_max: defaults::SUBSCRIPTIONS_MAX,
             principal_subscriptions_max: defaults::PRINCIPAL_SUBSCRIPTIONS_MAX,
             subscription_patterns_max: defaults::SUBSCRIPTION_PATTERNS_MAX,
+            plugins_max: defaults::PLUGINS_MAX,
+            principal_plugins_max: defaults::PRINCIPAL_PLUGINS_MAX,
+            plugin_bytes_max: defaults::PLUGIN_BYTES_MAX,
+            principal_plugin_bytes_max: defaults::PRINCIPAL_PLUGIN_BYTES_MAX,
             handshake_timeout_ms: defaults::HANDSHAKE_TIMEOUT_MS,
             frame_timeout_ms: defaults::FRAME_TIMEOUT_MS,
             idle_timeout_ms: defaults::IDLE_TIMEOUT_MS,

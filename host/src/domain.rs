@@ -8,6 +8,7 @@ mod event;
 mod id;
 mod info;
 mod letter;
+mod network;
 mod owner;
 mod pattern;
 mod principal;
@@ -22,10 +23,11 @@ pub use id::{
     Sequence, SubscriptionId, TopicId,
 };
 pub use info::{
-    LogLine, PluginBounds, PluginDetails, PluginInfo, PluginWorld, SubscriptionInfo, TopicInfo,
-    UnreadableInfo,
+    LogLine, PluginBounds, PluginDetails, PluginInfo, PluginName, PluginWorld, SubscriptionInfo,
+    TopicInfo, UnreadableInfo,
 };
 pub use letter::LetterMark;
+pub use network::Network;
 pub use owner::{Owner, OwnerError};
 pub use pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};
 pub use principal::{Principal, PrincipalDigest, PrincipalError, PrincipalPattern};

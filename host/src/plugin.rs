@@ -6,6 +6,7 @@
 mod abi;
 pub mod bundled;
 mod cache;
+mod compiling;
 mod culprits;
 mod engine;
 mod filter;
@@ -28,7 +29,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,6 +40,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 
 use cache::ArtifactCache;
+use compiling::Compiler;
 use engine::Ticker;
 use filter::{Kit, finished};
 use guest::{Fault, FaultKind, Guest};
@@ -60,8 +62,7 @@ pub struct Plugins {
     options: PluginOptions,
     shared: Arc<Shared>,
     registry: Mutex<BTreeMap<Digest, Arc<Loaded>>>,
-    // One at a time: compiling uses every core by itself.
-    compiling: Arc<Semaphore>,
+    compiler: Compiler,
     // Some until dropped.
     runtime: Option<Runtime>,
     handle: Handle,
@@ -125,6 +126,12 @@ pub enum LoadError {
     /// Compiling took too long. It goes on, so that a later upload of the same bytes may succeed.
     #[error("compiling took longer than {} s; upload it again later", .0.as_secs())]
     CompileTimeout(Duration),
+    /// Others are being compiled, and take long.
+    #[error("other plugins are being compiled; upload it again later")]
+    Busy,
+    /// No thread for it.
+    #[error("no thread can be started to compile it")]
+    Thread(#[source] Arc<std::io::Error>),
     /// It exports neither world.
     #[error(
         "the component exports neither tidegate:plugin/filtering@0.1.0 nor tidegate:plugin/transforming@0.1.0; it \
@@ -219,10 +226,22 @@ impl Plugins {
             options,
             shared: Arc::new(shared),
             registry: Mutex::new(BTreeMap::new()),
-            compiling: Arc::new(Semaphore::new(1)),
+            compiler: Compiler::new(),
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
         }))
+    }
+
+    /// The address of a component, from a thread that may take the time to read all of it.
+    ///
+    /// # Errors
+    ///
+    /// The service is stopping.
+    pub async fn digest(&self, bytes: Bytes) -> Result<Digest, LoadError> {
+        let task = self
+            .handle
+            .spawn_blocking(move || Digest(Sha256::digest(&bytes).into()));
+        finished(task).await.ok_or(LoadError::Stopped)
     }
 
     /// Checks and compiles a component and keeps it for use. The same bytes again cost nothing. `name` is that of the
@@ -234,8 +253,25 @@ impl Plugins {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before completion, compiling goes on and its result is kept.
+    /// Dropped before completion, compiling goes on; uploading the same bytes again then takes its result.
     pub async fn load(&self, name: &str, bytes: Bytes) -> Result<LoadedPlugin, LoadError> {
+        let digest = self.digest(bytes.clone()).await?;
+        self.load_while_holding(name, digest, bytes, ()).await
+    }
+
+    /// The same for bytes whose address is known. `held` is kept as long as compiling takes, even if that is longer than
+    /// anybody waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub async fn load_while_holding(
+        &self,
+        name: &str,
+        digest: Digest,
+        bytes: Bytes,
+        held: impl Send + 'static,
+    ) -> Result<LoadedPlugin, LoadError> {
         let max = self.options.limits_for(name).module_bytes_max;
         if bytes.len() > max {
             return Err(LoadError::TooLarge {
@@ -244,21 +280,30 @@ impl Plugins {
             });
         }
         check_kind(&bytes)?;
-        let digest = Digest(Sha256::digest(&bytes).into());
         if let Some(known) = self.get(&digest) {
             return Ok(known.describe());
         }
         let limit = self.options.compile_timeout;
-        let compiled = tokio::time::timeout(limit, self.compile(digest, bytes)).await;
-        let loaded = compiled.map_err(|_| LoadError::CompileTimeout(limit))??;
-        Ok(self.keep(loaded).describe())
+        let known = || self.get(&digest);
+        let compiled =
+            self.compiler
+                .compile(&self.shared, digest, bytes, limit, Box::new(held), known);
+        Ok(self.keep(compiled.await?).describe())
     }
 
-    /// Forgets a plugin. Groups and transformers that use it keep it as long as they live.
+    /// Forgets a plugin, its compiled form on disk included. Groups and transformers that use it keep it as long as they live.
+    /// Blocks while it removes files.
     pub fn unload(&self, digest: &Digest) {
         if let Ok(mut registry) = self.registry.lock() {
             registry.remove(digest);
         }
+        self.shared.cache.remove(digest);
+    }
+
+    /// Removes the compiled forms on disk of all plugins but these, which earlier brokers left. Blocks, and nothing may be
+    /// compiled meanwhile.
+    pub fn keep_only(&self, kept: &HashSet<Digest>) {
+        self.shared.cache.keep_only(kept);
     }
 
     /// Runs the plugin's `configure` on `config` in an instance made for it.
@@ -347,23 +392,6 @@ impl Plugins {
             .collect()
     }
 
-    // On a thread that may block. The permit goes along, so that a compilation that timed out still counts.
-    async fn compile(&self, digest: Digest, bytes: Bytes) -> Result<Arc<Loaded>, LoadError> {
-        let permit = Arc::clone(&self.compiling)
-            .acquire_owned()
-            .await
-            .map_err(|_| LoadError::Stopped)?;
-        if let Some(known) = self.get(&digest) {
-            return Ok(known);
-        }
-        let shared = Arc::clone(&self.shared);
-        let task = self.handle.spawn_blocking(move || {
-            let _permit = permit;
-            Loaded::compile(&shared, digest, &bytes).map(Arc::new)
-        });
-        finished(task).await.unwrap_or(Err(LoadError::Stopped))
-    }
-
     fn get(&self, digest: &Digest) -> Option<Arc<Loaded>> {
         self.registry.lock().ok()?.get(digest).cloned()
     }
@@ -404,7 +432,7 @@ impl Drop for Plugins {
     fn drop(&mut self) {
         self.shared.slots.close();
         if let Some(runtime) = self.runtime.take() {
-            // Not waiting: this may be async code, and a compilation cannot be stopped.
+            // Not waiting: this may be async code.
             runtime.shutdown_background();
         }
     }
@@ -416,6 +444,17 @@ impl Loaded {
             digest: self.digest,
             world: self.world,
         }
+    }
+}
+
+impl LoadError {
+    /// Whether it says nothing of the plugin, so that the same bytes may be taken later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::CompileTimeout(_) | Self::Busy | Self::Thread(_) | Self::Stopped
+        )
     }
 }
 

@@ -38,9 +38,11 @@ mod supervisor;
 mod transform;
 mod turns;
 mod unreadable;
+mod uploads;
 
-pub use broker::{Broker, BrokerOptions, Counts, Health, StartError};
+pub use broker::{Broker, BrokerOptions, Counts, Found, Health, StartError};
 pub use census::Quota;
+pub use committer::PluginQuotas;
 pub use dead_letters::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
     TOPIC_HEADER,
@@ -55,6 +57,7 @@ pub use readable::Readable;
 pub use recovery::RecoveryError;
 pub use spawn::{Spawner, TaskName, panicked_serving};
 pub use state::StateError;
+pub use uploads::UploadPlace;
 
 use catalog::Catalog;
 

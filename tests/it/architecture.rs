@@ -104,6 +104,7 @@ const STARTED_UNSEEN: [(&str, &[&str]); 5] = [
             "store/preparer.rs",
             "store/scan.rs",
             "plugin/engine.rs",
+            "plugin/compiling.rs",
         ],
     ),
 ];

@@ -18,6 +18,8 @@ mod filters;
 mod letters;
 mod limits;
 mod logging;
+mod plugins;
+mod reload;
 mod rights;
 mod routes;
 mod security;

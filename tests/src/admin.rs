@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tidegate::domain::{LogLine, PluginInfo, SubscriptionInfo, TopicInfo};
+use tidegate::domain::{LogLine, PluginInfo, PluginName, SubscriptionInfo, TopicInfo};
 
 use crate::wait_for;
 
@@ -132,6 +132,19 @@ impl AdminApi {
         let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/plugins/{name}")));
         let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
         Ok(text_of(sent).map(drop))
+    }
+
+    /// Names of plugins, with the highest version of each.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn plugin_names(&self) -> anyhow::Result<Vec<(String, u32)>> {
+        let text = self.get_text("/v1/plugin-names").await?;
+        let names: Vec<PluginName> = serde_json::from_str(&text)?;
+        let names = names.into_iter();
+        Ok(names
+            .map(|known| (known.name, known.last_version))
+            .collect())
     }
 
     /// A subscription or route as it stands.

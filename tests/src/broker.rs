@@ -209,9 +209,22 @@ impl BrokerProcess {
         }
     }
 
-    /// Other grants from the next start on.
+    /// Other grants from the next start on, or from when it is told to read them.
     pub fn set_grants(&mut self, text: impl Into<String>) {
         self.setup.grants = text.into();
+    }
+
+    /// Writes its configuration with the grants that were set, and tells it to read them (SIGHUP). Does not wait for that.
+    ///
+    /// # Errors
+    /// It does not run, or the file cannot be written.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        let child = self.child.as_ref().context("the broker does not run")?;
+        fs::write(
+            self.directory.path().join("tidegate.toml"),
+            self.config_text(),
+        )?;
+        Ok(kill_process(Pid::from_child(child), Signal::HUP)?)
     }
 
     /// Kills the process without warning (SIGKILL) and waits until it is gone.

@@ -68,7 +68,7 @@ impl Page {
     pub(super) fn fill<T: Serialize>(
         self,
         fetch: impl Fn(Option<&str>, usize) -> Vec<T>,
-        name: impl Fn(&T) -> &str,
+        name: impl Fn(&T) -> String,
     ) -> Result<Paged, serde_json::Error> {
         let mut paged = Paged {
             body: vec![b'['],
@@ -89,7 +89,7 @@ impl Page {
                 }
                 serde_json::to_writer(&mut paged.body, item)?;
                 items += 1;
-                after = Some(name(item).to_owned());
+                after = Some(name(item));
             }
             if chunk.len() < CHUNK {
                 paged.body.push(b']');
@@ -153,7 +153,7 @@ mod tests {
         };
         let (mut all, mut after) = (Vec::new(), None);
         loop {
-            let filled = page(limit, after.as_deref()).fill(fetch, |item| &item.0);
+            let filled = page(limit, after.as_deref()).fill(fetch, |item| item.0.clone());
             let filled = filled.expect("serializable");
             let items: Vec<(String, String)> =
                 serde_json::from_slice(&filled.body).expect("a JSON array");

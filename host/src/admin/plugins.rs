@@ -2,25 +2,44 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, FromRequest, Path, Request, State};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Extension, FromRequest, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
 
 use super::App;
+use super::page::{Page, Wanted};
 use super::problem::Problem;
 use super::request::{bytes, detached, json, name};
 use super::subscriptions::NewOwner;
-use crate::auth::{Action, rights};
-use crate::domain::{Name, PluginDetails, PluginInfo, Principal};
+use crate::auth::Action;
+use crate::domain::{Name, PluginDetails, PluginInfo, PluginName, Principal};
 
 pub(super) async fn list(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
-) -> Result<Json<Vec<PluginInfo>>, Problem> {
+    query: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Problem> {
     app.policy.check(&who, &Action::SeePlugins)?;
-    let mut plugins = app.broker.plugins();
-    plugins.retain(|plugin| rights::sees_plugin(&app.policy, &who, plugin));
-    Ok(Json(plugins))
+    let (page, broker) = (Page::wanted(query)?, app.broker.clone());
+    let fetch = move |after: Option<&str>, count| broker.plugins(&who, after, count);
+    let of = |info: &PluginInfo| format!("{}@{}", info.name, info.version);
+    let filled = app.lookups.look(move || page.fill(fetch, of)).await??;
+    Ok(filled.answer("/v1/plugins"))
+}
+
+pub(super) async fn list_names(
+    State(app): State<App>,
+    Extension(who): Extension<Principal>,
+    query: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Problem> {
+    app.policy.check(&who, &Action::SeePlugins)?;
+    let (page, broker) = (Page::wanted(query)?, app.broker.clone());
+    let fetch = move |after: Option<&str>, count| broker.plugin_names(&who, after, count);
+    let of = |known: &PluginName| known.name.clone();
+    let filled = app.lookups.look(move || page.fill(fetch, of)).await??;
+    Ok(filled.answer("/v1/plugin-names"))
 }
 
 pub(super) async fn show(
@@ -41,10 +60,13 @@ pub(super) async fn upload(
     let plugin: Name = name(&text)?;
     // Before megabytes are read from somebody who may not.
     app.broker.check_upload(&who, &plugin)?;
+    // Nor from somebody who is sending others already.
+    let place = app.broker.upload_place(&who).await?;
     let component = bytes(Bytes::from_request(request, &app).await)?;
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
-        app.broker.upload_plugin(&by, &plugin, component).await
+        let upload = app.broker.upload_plugin(&by, place, &plugin, component);
+        upload.await
     })
     .await?;
     tracing::info!(
@@ -59,7 +81,7 @@ pub(super) async fn chown(
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<PluginInfo>, Problem> {
+) -> Result<Json<PluginName>, Problem> {
     app.policy.check(&who, &Action::AdminPlugins)?;
     let owner = json::<NewOwner>(&headers, body).await?.named()?;
     let (by, to) = (who.clone(), owner.clone());
@@ -71,17 +93,33 @@ pub(super) async fn chown(
     Ok(Json(info))
 }
 
+/// What a request to delete a plugin says beside its name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Deleting {
+    // The name goes as well, and may be anybody's then.
+    #[serde(default)]
+    free_name: bool,
+}
+
 pub(super) async fn delete(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
+    query: Result<Query<Deleting>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
     app.policy.check(&who, &Action::SeePlugins)?;
+    let Query(Deleting { free_name }) = query.map_err(|rejection| {
+        Problem::malformed(format!(
+            "deleting a plugin takes `free_name`: {}",
+            rejection.body_text()
+        ))
+    })?;
     let (by, target) = (who.clone(), name.clone());
     detached(app.broker.spawner().clone(), async move {
-        app.broker.delete_plugin(&by, &target).await
+        app.broker.delete_plugin(&by, &target, free_name).await
     })
     .await?;
-    tracing::info!(principal = %who, plugin = name, "plugin deleted");
+    tracing::info!(principal = %who, plugin = name, free_name, "plugin deleted");
     Ok(StatusCode::NO_CONTENT)
 }

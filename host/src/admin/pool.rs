@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::Principal;
+use crate::domain::{Network, Principal};
 
 /// How many may be connected to one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +59,6 @@ enum Phase {
     Busy,
 }
 
-/// What counts as one address: all of a machine's, as far as it can choose them itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Network {
-    V4([u8; 4]),
-    /// The first 64 bits.
-    V6([u8; 8]),
-}
-
 /// One connection's place. Dropping it gives the place back.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -94,7 +86,7 @@ impl Pool {
     /// Takes a connection in. `address` is that of the peer where peers are told apart by it. `None`: everybody is at work, those
     /// in the reserve too.
     pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
-        let address = address.map(Network::of);
+        let address = address.map(Network::from);
         let limits = self.limits;
         let mut state = self.lock();
         let same = |seat: &Seat| address.is_some() && seat.address == address;
@@ -218,18 +210,6 @@ impl Drop for Request {
     }
 }
 
-impl Network {
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address.octets()),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, g, h, ..] = address.octets();
-                Self::V6([a, b, c, d, e, f, g, h])
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,12 +277,6 @@ mod tests {
         let fourth = from(&pool, "2001:db8::4").expect("room is made");
         assert_eq!(evicted(&places), [true, false, false]);
         drop((places, fourth));
-        let place = from(&pool, "10.0.0.1").expect("room");
-        assert_eq!(
-            Network::of("::ffff:10.0.0.1".parse().expect("an address")),
-            Network::V4([10, 0, 0, 1])
-        );
-        drop(place);
 
         let (who, other) = (Principal::common_name("a"), Principal::common_name("b"));
         let [a, b, c] =

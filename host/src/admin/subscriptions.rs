@@ -17,7 +17,7 @@ use crate::auth::{Action, rights};
 use crate::domain::{
     LogLine, Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
 };
-use crate::tasks::BrokerError;
+use crate::tasks::{BrokerError, Found};
 
 pub(super) async fn list(
     State(app): State<App>,
@@ -49,8 +49,8 @@ pub(super) async fn list_routes(
     Ok(filled.answer("/v1/routes"))
 }
 
-fn name_of(info: &SubscriptionInfo) -> &str {
-    info.spec.name.as_str()
+fn name_of(info: &SubscriptionInfo) -> String {
+    info.spec.name.to_string()
 }
 
 pub(super) async fn show(
@@ -186,10 +186,9 @@ pub(super) async fn delete(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    check_manage(&app, &who, &name)?;
-    let target = name.clone();
+    let found = managed(&app, &who, &name)?;
     detached(app.broker.spawner().clone(), async move {
-        app.broker.delete_subscription(&target).await
+        app.broker.delete_subscription(&found).await
     })
     .await?;
     tracing::info!(principal = %who, subscription = name, "subscription deleted");
@@ -201,21 +200,22 @@ pub(super) async fn resume(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    check_manage(&app, &who, &name)?;
-    let target = name.clone();
-    app.broker.resume_subscription(&target)?;
+    let found = managed(&app, &who, &name)?;
+    app.broker.resume_subscription(&found)?;
     tracing::info!(principal = %who, subscription = name, "subscription resumed");
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn check_manage(app: &App, who: &Principal, name: &str) -> Result<(), Problem> {
+// The one of that name, which `who` may delete and resume.
+fn managed(app: &App, who: &Principal, name: &str) -> Result<Found, Problem> {
     app.policy.check(who, &Action::SeeSubscriptions)?;
-    let spec = app.broker.specification(name)?;
+    let found = app.broker.find(name)?;
     // What `who` may not see is answered like what does not exist.
-    if !rights::sees(&app.policy, who, &spec) {
+    if !rights::sees(&app.policy, who, &found.spec) {
         return Err(BrokerError::NoSubscription(name.to_owned()).into());
     }
-    Ok(rights::manage(&app.policy, who, &spec)?)
+    rights::manage(&app.policy, who, &found.spec)?;
+    Ok(found)
 }
 
 // What the broker fills in is not for callers to say. And they get others' dead letters only if they say so, whatever

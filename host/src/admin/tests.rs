@@ -10,20 +10,31 @@ use crate::auth::Grant;
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{BrokerOptions, Quota, Readable};
+use crate::tasks::{BrokerOptions, PluginQuotas, Quota, Readable};
 
+mod plugins;
 mod rights;
 
 const QUOTA: Quota = Quota {
     all: 100,
     principal: 8,
 };
+const PLUGINS: PluginQuotas = PluginQuotas {
+    versions: Quota {
+        all: 20,
+        principal: 3,
+    },
+    bytes: Quota {
+        all: 64 << 20,
+        principal: 32 << 20,
+    },
+};
 const MIB: u64 = 1 << 20;
 
 struct Fixture {
     broker: Broker,
     router: Router,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Fixture {
@@ -32,6 +43,14 @@ impl Fixture {
     }
 
     async fn with(grants: Vec<Grant>, module_bytes_max: usize) -> Self {
+        Self::with_plugins(grants, module_bytes_max, PLUGINS).await
+    }
+
+    async fn with_plugins(
+        grants: Vec<Grant>,
+        module_bytes_max: usize,
+        plugin_quotas: PluginQuotas,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store_options = StoreOptions {
             journal_file_bytes: MIB,
@@ -63,6 +82,7 @@ impl Fixture {
             producers_max: 100,
             topics: QUOTA,
             subscriptions: QUOTA,
+            plugins: plugin_quotas,
             subscription_patterns_max: 4,
             policy: policy.clone(),
         };
@@ -85,7 +105,7 @@ impl Fixture {
         Self {
             broker,
             router: router(app),
-            _dir: dir,
+            dir,
         }
     }
 

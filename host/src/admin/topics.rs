@@ -30,7 +30,7 @@ pub(super) async fn list(
             let after = after.and_then(|after| after.parse().ok());
             broker.topics(after.as_ref(), count)
         };
-        page.fill(fetch, |info| info.spec.name.as_str())
+        page.fill(fetch, |info| info.spec.name.to_string())
     };
     Ok(app.lookups.look(fill).await??.answer("/v1/topics"))
 }

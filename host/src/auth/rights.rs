@@ -182,22 +182,35 @@ pub fn read_log(policy: &Policy, who: &Principal, spec: &SubscriptionSpec) -> Re
 /// they have a use right on its name.
 #[must_use]
 pub fn uses(policy: &Policy, who: &Principal, plugin: &PluginInfo) -> bool {
-    plugin.owner.as_ref().is_none_or(|owner| owner.is(who))
-        || policy.allows(who, &Action::Use(&plugin.name))
+    uses_name(policy, who, &plugin.name, plugin.owner.as_ref())
 }
 
 /// Whether `who` may see `plugin`: if they may use it, or have admin on anything.
 #[must_use]
 pub fn sees_plugin(policy: &Policy, who: &Principal, plugin: &PluginInfo) -> bool {
-    uses(policy, who, plugin) || policy.allows(who, &Action::AdminRead)
+    sees_plugin_name(policy, who, &plugin.name, plugin.owner.as_ref())
 }
 
-/// Whether `plugin`, and with it its name, is `who`'s to change: theirs, or they have admin on everything. One that belongs
-/// to nobody is nobody's to take.
+/// The same for a plugin's name, which is `owner`'s and need not have versions.
 #[must_use]
-pub fn owns_plugin(policy: &Policy, who: &Principal, plugin: &PluginInfo) -> bool {
-    plugin.owner.as_ref().is_some_and(|owner| owner.is(who))
-        || policy.allows(who, &Action::AdminPlugins)
+pub fn sees_plugin_name(
+    policy: &Policy,
+    who: &Principal,
+    name: &str,
+    owner: Option<&Owner>,
+) -> bool {
+    uses_name(policy, who, name, owner) || policy.allows(who, &Action::AdminRead)
+}
+
+/// Whether the name of a plugin, which is `owner`'s, and with it its versions, is `who`'s to change: theirs, or they have admin
+/// on everything. One that belongs to nobody is nobody's to take.
+#[must_use]
+pub fn owns_plugin(policy: &Policy, who: &Principal, owner: Option<&Owner>) -> bool {
+    owner.is_some_and(|owner| owner.is(who)) || policy.allows(who, &Action::AdminPlugins)
+}
+
+fn uses_name(policy: &Policy, who: &Principal, name: &str, owner: Option<&Owner>) -> bool {
+    owner.is_none_or(|owner| owner.is(who)) || policy.allows(who, &Action::Use(name))
 }
 
 // What `subject` needs so that events may flow out of `spec` in its name.
@@ -490,7 +503,7 @@ mod tests {
             let (by, plugin) = (who(by), plugin(owner));
             assert_eq!(uses(&policy, &by, &plugin), used, "{by} uses {owner:?}");
             assert_eq!(
-                owns_plugin(&policy, &by, &plugin),
+                owns_plugin(&policy, &by, plugin.owner.as_ref()),
                 owned,
                 "{by} owns {owner:?}"
             );

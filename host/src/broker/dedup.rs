@@ -134,6 +134,30 @@ impl Producers {
         self.by_id.is_empty()
     }
 
+    /// What [`open`](Self::open) would answer, while nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn may_open(
+        &self,
+        id: ProducerId,
+        epoch: u32,
+        owner: PrincipalDigest,
+    ) -> Result<u64, OpenError> {
+        let Some(producer) = self.by_id.get(&id) else {
+            return Ok(0);
+        };
+        if producer.owner.is_some_and(|theirs| theirs != owner) {
+            return Err(OpenError::NotYours);
+        }
+        let known = producer.known.epoch;
+        if known > epoch {
+            return Err(OpenError::Fenced { epoch: known });
+        }
+        Ok(producer.known.last_number)
+    }
+
     /// A producer of `owner` opens a stream: lower epochs are fenced from now on, and other principals do not get it any
     /// more. Returns its highest committed number, 0 when none is known.
     ///
@@ -146,15 +170,7 @@ impl Producers {
         epoch: u32,
         owner: PrincipalDigest,
     ) -> Result<u64, OpenError> {
-        if let Some(producer) = self.by_id.get(&id) {
-            if producer.owner.is_some_and(|theirs| theirs != owner) {
-                return Err(OpenError::NotYours);
-            }
-            let known = producer.known.epoch;
-            if known > epoch {
-                return Err(OpenError::Fenced { epoch: known });
-            }
-        }
+        self.may_open(id, epoch, owner)?;
         let producer = self.touch(id);
         producer.owner = Some(owner);
         producer.known.epoch = epoch;

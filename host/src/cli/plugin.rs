@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use super::api::{Api, segment};
 use super::connect::ManageFlags;
 use super::{output, text};
-use crate::domain::{Name, Owner, PluginDetails, PluginInfo};
+use crate::domain::{Name, Owner, PluginDetails, PluginInfo, PluginName};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,6 +34,11 @@ enum Command {
         #[command(flatten)]
         flags: ManageFlags,
     },
+    /// List names of plugins, also those whose versions are all deleted
+    Names {
+        #[command(flatten)]
+        flags: ManageFlags,
+    },
     /// Show one plugin
     Show {
         /// Its name for the newest version, name@version, or a digest
@@ -50,10 +55,13 @@ enum Command {
         #[command(flatten)]
         flags: ManageFlags,
     },
-    /// Delete a plugin that nobody uses
+    /// Delete a plugin that nobody uses; its name stays its owner's
     Delete {
         /// Its name for all versions, or name@version for one
         name: String,
+        /// Give up the name as well, so that whoever uploads under it next has it
+        #[arg(long)]
+        free_name: bool,
         #[command(flatten)]
         flags: ManageFlags,
     },
@@ -76,8 +84,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             })
         }
         Command::List { flags } => {
-            let plugins: Vec<PluginInfo> = api(flags)?.get("/v1/plugins")?;
+            let plugins: Vec<PluginInfo> = api(flags)?.list("/v1/plugins")?;
             output::either(flags.json, &plugins, |plugins| list(plugins))
+        }
+        Command::Names { flags } => {
+            let names: Vec<PluginName> = api(flags)?.list("/v1/plugin-names")?;
+            output::either(flags.json, &names, |names| list_names(names))
         }
         Command::Show { name, flags } => {
             let plugin: PluginDetails = api(flags)?.get(&path(name))?;
@@ -86,15 +98,23 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Chown { name, owner, flags } => {
             let body = serde_json::json!({ "owner": owner });
             let chown = format!("{}/chown", path(name.as_str()));
-            let info: PluginInfo = api(flags)?.post(&chown, &body)?;
-            output::either(flags.json, &info, |_| {
+            let given: PluginName = api(flags)?.post(&chown, &body)?;
+            output::either(flags.json, &given, |_| {
                 format!("plugin {name} belongs to {owner}")
             })
         }
-        Command::Delete { name, flags } => {
-            api(flags)?.delete(&path(name))?;
-            let answer = serde_json::json!({ "deleted": name });
-            output::either(flags.json, &answer, |_| format!("deleted plugin {name}"))
+        Command::Delete {
+            name,
+            free_name,
+            flags,
+        } => {
+            let query = if *free_name { "?free_name=true" } else { "" };
+            api(flags)?.delete(&format!("{}{query}", path(name)))?;
+            let answer = serde_json::json!({ "deleted": name, "free_name": free_name });
+            output::either(flags.json, &answer, |_| match free_name {
+                true => format!("deleted plugin {name}, and its name is free"),
+                false => format!("deleted plugin {name}"),
+            })
         }
     }
 }
@@ -172,6 +192,26 @@ fn list(plugins: &[PluginInfo]) -> String {
         &[
             "PLUGIN", "VERSION", "WORLD", "SIZE", "DIGEST", "UPLOADED", "OWNER",
         ],
+        rows.collect(),
+    )
+}
+
+fn list_names(names: &[PluginName]) -> String {
+    let rows = names.iter().map(|known| {
+        let owner = known.owner.as_ref().map(Owner::to_string);
+        vec![
+            known.name.clone(),
+            known.versions.to_string(),
+            known.last_version.to_string(),
+            match known.bundled {
+                true => "bundled".to_owned(),
+                false => owner.unwrap_or_default(),
+            },
+        ]
+    });
+    output::table(
+        "no plugins",
+        &["PLUGIN", "VERSIONS", "LAST", "OWNER"],
         rows.collect(),
     )
 }

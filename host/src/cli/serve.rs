@@ -1,13 +1,14 @@
-//! `tidegate serve`: reads the configuration, sets up logs and signals, and runs the broker.
+//! `tidegate serve`: reads the configuration, sets up logs and signals, and runs the broker. SIGHUP has it read the policy again.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::logging;
-use super::signals::Signals;
-use crate::app;
+use super::signals::{self, Signals};
+use crate::app::{self, Reload};
 use crate::config::Config;
 
 /// Exit code after a second signal: 128 + SIGINT, as shells have it.
@@ -37,10 +38,24 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let shutdown = CancellationToken::new();
-    let mut signals = Signals::new()?;
+    let (mut signals, mut hangups) = (Signals::new()?, signals::hangups()?);
+    let reload = args.config.map(|file| Reload {
+        file,
+        asked: Arc::default(),
+    });
+    let asked = reload.as_ref().map(|reload| Arc::clone(&reload.asked));
     let watched = shutdown.clone();
     tokio::spawn(async move {
-        let name = signals.next().await;
+        let name = loop {
+            tokio::select! {
+                name = signals.next() => break name,
+                _ = hangups.recv() => match &asked {
+                    Some(asked) => asked.notify_one(),
+                    // There is nothing to read again, so it means that the terminal is gone.
+                    None => break "SIGHUP",
+                },
+            }
+        };
         tracing::info!(signal = name, "stopping; a second signal stops at once");
         watched.cancel();
         signals.next().await;
@@ -48,6 +63,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         logging::finish();
         std::process::exit(ABORTED);
     });
-    app::run(config, shutdown).await?;
+    app::run(config, reload, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -25,3 +25,8 @@ impl Signals {
         }
     }
 }
+
+/// SIGHUPs, from now on. They do not end the program any more by themselves.
+pub(super) fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}

@@ -45,6 +45,15 @@ pub(super) const SUBSCRIPTIONS_MAX: u64 = 20_000;
 pub(super) const PRINCIPAL_SUBSCRIPTIONS_MAX: u64 = SUBSCRIPTIONS_MAX / 20;
 /// At 1.5 KB each (measured with patterns of four tokens, of which three make nodes of their own), 400 KB for one subscription.
 pub(super) const SUBSCRIPTION_PATTERNS_MAX: u64 = 256;
+/// At some 200 bytes each beside what is compiled. Nobody has more at work than there may be instances, and some versions are old.
+pub(super) const PLUGINS_MAX: u64 = 2 * PLUGIN_INSTANCES_MAX as u64;
+/// A sixteenth: several teams with some plugins each, and a few versions of every one.
+pub(super) const PRINCIPAL_PLUGINS_MAX: u64 = PLUGINS_MAX / 16;
+/// 16 of the largest that are accepted. Compiled they take two and a half times that (measured with the bundled ones), in memory
+/// and beside them on disk: 1.3 GiB.
+pub(super) const PLUGIN_BYTES_MAX: u64 = 16 * MODULE_BYTES_MAX;
+/// A quarter: four of the largest, seven of Python or some hundreds in Rust.
+pub(super) const PRINCIPAL_PLUGIN_BYTES_MAX: u64 = PLUGIN_BYTES_MAX / 4;
 /// One batch per 32 KiB of the byte credit; smaller batches run into this first.
 pub(super) const PUBLISH_CREDIT_BATCHES: u32 = (PUBLISH_CREDIT_BYTES / (32 * KIB)) as u32;
 /// QUIC sends again what was lost after 1 and after 3 s, as long as it knows nothing of the path: two losses in a row.

@@ -213,6 +213,20 @@ fn limits(config: &Config, rules: &mut Rules<'_>) {
             1,
             1_000_000,
         ),
+        ("limits.plugins_max", limits.plugins_max, 0, 1_000_000),
+        (
+            "limits.principal_plugins_max",
+            limits.principal_plugins_max,
+            0,
+            1_000_000,
+        ),
+        ("limits.plugin_bytes_max", limits.plugin_bytes_max, 0, TIB),
+        (
+            "limits.principal_plugin_bytes_max",
+            limits.principal_plugin_bytes_max,
+            0,
+            TIB,
+        ),
         (
             "limits.handshake_timeout_ms",
             limits.handshake_timeout_ms,

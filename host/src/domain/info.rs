@@ -129,6 +129,22 @@ pub struct PluginInfo {
     pub uploaded_by: Option<Principal>,
 }
 
+/// The name of a plugin. It is kept, and its versions are not given again, when its last version is deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginName {
+    /// The name.
+    pub name: String,
+    /// Whose it is. Absent for bundled plugins, and for those that were there before plugins had owners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// The highest version that was ever given.
+    pub last_version: u32,
+    /// How many versions there are.
+    pub versions: u64,
+    /// Comes with the binary.
+    pub bundled: bool,
+}
+
 /// What whoever may use a plugin needs to know of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginDetails {

@@ -155,6 +155,8 @@ struct Session<'a> {
     progress: Notify,
     /// The stream is to end: no further batch is read or submitted. The broker's shutdown cancels it too.
     stop: CancellationToken,
+    /// What its principal lacks since the policy was read again, so that the stream ends.
+    denied: Mutex<Option<pb::Error>>,
 }
 
 impl<'a> Session<'a> {
@@ -169,6 +171,7 @@ impl<'a> Session<'a> {
             complete: AtomicBool::new(false),
             progress: Notify::new(),
             stop: peer.server.shutdown.child_token(),
+            denied: Mutex::default(),
         }
     }
 
@@ -193,13 +196,46 @@ impl<'a> Session<'a> {
         let submit = self.submit_queued(&publisher, admitted, refused_in);
         let write = self.write(send, answered, refused);
         // Each is looked at only when it was woken itself: with many connections, what the others would look at is in no cache.
-        let futures: [BoxFuture<'_, Result<(), StreamEnd>>; 3] =
-            [Box::pin(read), Box::pin(submit), Box::pin(write)];
+        let futures: [BoxFuture<'_, Result<(), StreamEnd>>; 4] = [
+            Box::pin(read),
+            Box::pin(submit),
+            Box::pin(write),
+            Box::pin(self.watch_rights()),
+        ];
         let mut running = FuturesUnordered::from_iter(futures);
-        while let Some(ended) = running.next().await {
-            ended?;
+        // The last one never ends.
+        for _ in 0..3 {
+            if let Some(ended) = running.next().await {
+                ended?;
+            }
         }
-        Ok(())
+        let denied = self.denied.lock();
+        match denied.unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(StreamEnd::Refused(error)),
+            None => Ok(()),
+        }
+    }
+
+    // Ends the stream once its principal may publish nothing at all any more. What the broker has is answered first.
+    async fn watch_rights(&self) -> Result<(), StreamEnd> {
+        let server = &self.peer.server;
+        let mut news = server.policy.watch();
+        loop {
+            let may = server
+                .policy
+                .check_any(&self.peer.principal, Right::Publish);
+            if let Err(denied) = may {
+                let mut ours = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+                *ours = Some(from_denied(&denied));
+                drop(ours);
+                self.stop.cancel();
+                break;
+            }
+            if news.changed().await.is_err() {
+                break;
+            }
+        }
+        std::future::pending().await
     }
 
     // Reads and checks batches until the client finishes or the stream is to end.

@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::account::{Account, Share};
-use super::handshakes::Network;
-use crate::domain::Principal;
+use crate::domain::{Network, Principal};
 
 /// Of this many connections, one is kept for those who administer.
 const RESERVE_PART: usize = 16;

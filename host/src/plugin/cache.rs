@@ -1,6 +1,7 @@
 //! Compiled plugins on disk, so that a restart does not compile again. An artifact is native code that will run
 //! in this process, so only one that this broker wrote itself is ever loaded. Nothing here knows what a plugin does.
 
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -15,6 +16,9 @@ use crate::domain::Digest;
 
 const KEY_FILE: &str = "cache.key";
 const SEAL_BYTES: usize = 32;
+/// What is still being written has this before some letters and digits, and the other one behind them.
+const ASIDE_PREFIX: &str = "artifact-";
+const ASIDE_SUFFIX: &str = ".new";
 
 /// The folder of compiled plugins of one engine.
 pub(super) struct ArtifactCache {
@@ -93,8 +97,45 @@ impl ArtifactCache {
         }
     }
 
+    /// Whether a compiled form of `digest` is here, sound or not.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// Removes the compiled forms of `digest`, also those of other engines.
+    pub(super) fn remove(&self, digest: &Digest) {
+        self.remove_if(|name| digest_of(name) == Some(*digest));
+    }
+
+    /// Removes the compiled forms of all but `kept`, and what was being written when a broker ended. Names that are not given
+    /// here are others'. Nobody else may be writing.
+    pub(super) fn keep_only(&self, kept: &HashSet<Digest>) {
+        self.remove_if(|name| {
+            is_aside(name) || digest_of(name).is_some_and(|digest| !kept.contains(&digest))
+        });
+    }
+
+    // A file that stays costs space and nothing else.
+    fn remove_if(&self, goes: impl Fn(&str) -> bool) {
+        let Ok(entries) = fs::read_dir(&self.dir) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if is_file
+                && entry.file_name().to_str().is_some_and(&goes)
+                && let Err(error) = fs::remove_file(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "a compiled plugin that nobody needs cannot be removed");
+            }
+        }
+    }
+
     fn write(&self, digest: &Digest, artifact: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(ASIDE_PREFIX)
+            .suffix(ASIDE_SUFFIX)
+            .tempfile_in(&self.dir)?;
         file.write_all(&self.seal(digest, artifact))?;
         file.write_all(artifact)?;
         file.persist(self.path(digest))
@@ -139,6 +180,30 @@ impl ArtifactCache {
     }
 }
 
+// Whose compiled form a file is, if it is one.
+fn digest_of(name: &str) -> Option<Digest> {
+    let (digest, compatibility) = name.strip_suffix(".cwasm")?.split_once('-')?;
+    let is_ours = |text: &str, digits| {
+        text.len() == digits
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    if !is_ours(digest, 64) || !is_ours(compatibility, 16) {
+        return None;
+    }
+    format!("sha256:{digest}").parse().ok()
+}
+
+fn is_aside(name: &str) -> bool {
+    let middle = name
+        .strip_prefix(ASIDE_PREFIX)
+        .and_then(|rest| rest.strip_suffix(ASIDE_SUFFIX));
+    middle.is_some_and(|middle| {
+        middle.len() == 6 && middle.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
 fn key(dir: &Path) -> io::Result<[u8; 32]> {
     let path = dir.join(KEY_FILE);
     if let Ok(Ok(key)) = fs::read(&path).map(<[u8; 32]>::try_from) {
@@ -154,4 +219,51 @@ fn key(dir: &Path) -> io::Result<[u8; 32]> {
         .open(&path)?
         .write_all(&key)?;
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_are_given_here_are_taken_for_ours() {
+        let hex = "0123456789abcdef".repeat(4);
+        let check = |name: &str, digest: bool, aside: bool| {
+            assert_eq!(digest_of(name).is_some(), digest, "{name}");
+            assert_eq!(is_aside(name), aside, "{name}");
+        };
+        check(&format!("{hex}-0123456789abcdef.cwasm"), true, false);
+        check(&format!("{hex}-0123456789abcdef.cwasm.bak"), false, false);
+        check(&format!("{hex}.cwasm"), false, false);
+        check(&format!("{hex}-0123456789ABCDEF.cwasm"), false, false);
+        check("artifact-a1B2c3.new", false, true);
+        check("artifact-.new", false, false);
+        check("my-artifact-a1B2c3.new", false, false);
+        check(KEY_FILE, false, false);
+    }
+
+    #[test]
+    fn what_is_written_aside_has_a_name_of_ours() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = ArtifactCache::open(dir.path(), &Engine::default()).expect("opens");
+        let digest = Digest([7; 32]);
+        cache.write(&digest, b"native code").expect("written");
+        assert!(cache.has(&digest));
+        for name in ["artifact-a1B2c3.new", "foreign", "artifact-notes.new.bak"] {
+            fs::write(dir.path().join(name), b"x").expect("written");
+        }
+        cache.keep_only(&HashSet::from([digest]));
+        assert!(cache.has(&digest));
+        cache.keep_only(&HashSet::new());
+        assert!(!cache.has(&digest));
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .expect("readable")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["artifact-notes.new.bak", KEY_FILE, "foreign"]);
+        cache.write(&digest, b"native code").expect("written");
+        cache.remove(&digest);
+        assert!(!cache.has(&digest));
+    }
 }

@@ -91,7 +91,7 @@ pub(super) struct Exports {
 
 impl Loaded {
     /// Compiles and checks `bytes`, or takes the compiled form from the cache. Needs seconds of all cores for a
-    /// large component, so it belongs on a thread that may block.
+    /// large component, so it belongs on a thread of its own.
     pub(super) fn compile(
         shared: &Arc<Shared>,
         digest: Digest,
@@ -102,9 +102,15 @@ impl Loaded {
         }
         let component = Component::from_binary(&shared.engine, bytes)
             .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
-        let loaded = Self::link(shared, digest, &component)?;
-        shared.cache.put(&digest, &component);
-        Ok(loaded)
+        Self::link(shared, digest, &component)
+    }
+
+    /// Keeps the compiled form on disk, unless it is there.
+    pub(super) fn keep_compiled(&self) {
+        let cache = &self.shared.cache;
+        if !cache.has(&self.digest) {
+            cache.put(&self.digest, self.pre.component());
+        }
     }
 
     fn link(

@@ -2,6 +2,7 @@
 //! everything behind it.
 
 mod listing;
+mod plugins;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,19 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::catalog::split_version;
 use super::census::Quota;
 use super::checkpointer::{Checkpointer, Decision};
 use super::clock::Clock;
-use super::committer::{self, Committer, CommitterParts, CommitterSettings};
+use super::committer::{self, Committer, CommitterParts, CommitterSettings, PluginQuotas};
 use super::delivery::{Consumer, DeliveryParts, Taker};
-use super::health::{Condition, Conditions, Raised};
+use super::health::{Conditions, Raised};
 use super::hub::{Cell, Hub, Start, chain};
-use super::inbox::{Control, Inbox, Update, Upload};
+use super::inbox::{Control, Inbox, Update};
 use super::lanes::{LaneParts, Lanes};
 use super::log::Log;
 use super::metrics::Metrics;
@@ -33,12 +32,12 @@ use super::recovery::RecoveryError;
 use super::spawn::Spawner;
 use super::supervisor::Supervisor;
 use super::unreadable::Watch;
+use super::uploads::Uploads;
 use super::{BrokerError, Catalog, dead_letters};
-use crate::auth::{Action, Policy, rights};
+use crate::auth::{Policy, rights};
 use crate::domain::{
-    LogLine, Name, NameError, Owner, PluginBounds, PluginDetails, PluginInfo, PluginUse,
-    PluginWorld, Position, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicId,
-    TopicInfo, TopicName, TopicSpec, UnreadableInfo,
+    LogLine, Name, NameError, Owner, PluginWorld, Position, Principal, ProducerId,
+    SubscriptionInfo, SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec, UnreadableInfo,
 };
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
@@ -46,9 +45,6 @@ use crate::store::{CheckpointError, OpenError, StoreReader, Usage, WriteError};
 
 /// Topics without a name that a line of the log tells of.
 const ORPHANS_NAMED_MAX: usize = 16;
-
-/// The package of the interface that plugins implement, as in `wit/`.
-const WIT_PACKAGE: &str = "tidegate:plugin@0.1.0";
 
 /// What the configuration says to the broker's tasks.
 #[derive(Clone, Debug)]
@@ -74,6 +70,8 @@ pub struct BrokerOptions {
     pub topics: Quota,
     /// Subscriptions and routes there may be.
     pub subscriptions: Quota,
+    /// Plugins there may be, and their bytes.
+    pub plugins: PluginQuotas,
     /// Topic patterns of one subscription or route.
     pub subscription_patterns_max: usize,
     /// Who may do what.
@@ -125,7 +123,8 @@ pub struct Health {
     pub conditions: Vec<Raised>,
 }
 
-pub use listing::Counts;
+pub use listing::{Counts, Found};
+pub(super) use plugins::name_taken;
 
 /// The running broker. Cheap to clone.
 #[derive(Clone)]
@@ -137,6 +136,8 @@ struct Inner {
     supervisor: Arc<Supervisor>,
     sessions: Arc<Sessions>,
     files: PluginFiles,
+    plugin_quotas: PluginQuotas,
+    uploads: Arc<Uploads>,
     reader: StoreReader,
     // To the checkpointer.
     decide: mpsc::Sender<Decision>,
@@ -231,6 +232,7 @@ impl Broker {
                 journal_bytes_max: options.journal_bytes_max,
                 topics: options.topics,
                 subscriptions: options.subscriptions,
+                plugins: options.plugins,
             },
         });
         let (decide, decisions) = mpsc::channel(1);
@@ -285,6 +287,8 @@ impl Broker {
             supervisor: supervisor.clone(),
             sessions,
             files: PluginFiles::open(&options.plugins_dir).map_err(StartError::PluginFiles)?,
+            plugin_quotas: options.plugins,
+            uploads: Uploads::new(),
             reader: opened.reader,
             decide,
             spawner: spawner.clone(),
@@ -308,33 +312,6 @@ impl Broker {
         Ok(broker)
     }
 
-    // Loads what the catalog has, and records bundled plugins that it has not.
-    async fn load_plugins(&self, bundled: &[BundledPlugin]) -> Result<(), StartError> {
-        for plugin in bundled {
-            let fail = |why: String| StartError::Bundled {
-                name: plugin.name,
-                why,
-            };
-            self.add_plugin(plugin.name, Bytes::from_static(plugin.bytes), None)
-                .await
-                .map_err(|error| fail(error.to_string()))?;
-        }
-        for plugin in self.plugins() {
-            let loaded = match self.0.files.read(&plugin.digest) {
-                Ok(bytes) => match self.0.parts.plugins.load(&plugin.name, bytes).await {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(chain(&error)),
-                },
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(error) = loaded {
-                tracing::error!(plugin = %plugin.name, version = plugin.version, error, "a plugin does not load; subscriptions that use it are paused");
-                self.conditions().raise(broken(&plugin), error);
-            }
-        }
-        Ok(())
-    }
-
     /// Opens a publish stream. A stream of the same producer with the same or a lower epoch is fenced.
     /// Returns the publisher and the highest number committed for this producer, all of which is durable. Replies go to
     /// `replies`, in any order; their number is bounded by what the caller lets be outstanding.
@@ -342,7 +319,7 @@ impl Broker {
     /// # Errors
     ///
     /// The producer is another principal's, a stream of it with a higher epoch has been open, or its last events cannot be
-    /// made durable.
+    /// made durable. No other stream is fenced then, unless the disk fills up in the very moment in which it is.
     pub async fn publisher(
         &self,
         who: &Principal,
@@ -351,6 +328,10 @@ impl Broker {
     ) -> Result<(Publisher, u64), BrokerError> {
         let (session, last_number) = match producer {
             Some((id, epoch)) => {
+                // What would refuse this does so before anybody is fenced for it.
+                if self.0.sessions.may_open(id, epoch, who.digest())? > 0 {
+                    self.ask(Control::ConfirmAcks).await?;
+                }
                 let (session, last) = self.0.sessions.open(id, epoch, who.digest())?;
                 (Some(session), last)
             }
@@ -555,56 +536,24 @@ impl Broker {
             .await
     }
 
-    // Pins a plugin to the bytes its name means now, and lets it look at its configuration.
-    async fn resolve(
-        &self,
-        who: &Principal,
-        used: &mut PluginUse,
-        world: PluginWorld,
-    ) -> Result<(), BrokerError> {
-        let plugin = self.usable_plugin(who, &used.plugin)?;
-        if plugin.world != world {
-            return Err(BrokerError::Invalid(format!(
-                "plugin `{}` is a {}, but is used as a {}",
-                used.plugin,
-                world_name(plugin.world),
-                world_name(world)
-            )));
-        }
-        let plugins = &self.0.parts.plugins;
-        plugins
-            .check(&plugin.digest, world, &used.config)
-            .await
-            .map_err(|error| {
-                let why = format!("plugin `{}`: {}", used.plugin, chain(&error));
-                match error.is_passing() {
-                    // Nothing was said of the configuration.
-                    true => BrokerError::Overloaded(why),
-                    false => BrokerError::Invalid(why),
-                }
-            })?;
-        used.digest = Some(plugin.digest);
-        Ok(())
-    }
-
-    /// Deletes a subscription or route and what it has not acked.
+    /// Deletes a subscription or route, the one that `found` is and no other of its name, and what it has not acked.
     ///
     /// # Errors
     ///
-    /// There is none of that name, or the store refuses writes.
-    pub async fn delete_subscription(&self, name: &str) -> Result<(), BrokerError> {
-        let cell = self.cell(name)?;
+    /// It is gone, or the store refuses writes.
+    pub async fn delete_subscription(&self, found: &Found) -> Result<(), BrokerError> {
+        let cell = self.found(found)?;
         self.ask(|reply| Control::DeleteSubscription(cell.id, reply))
             .await
     }
 
-    /// Lets a paused subscription go on.
+    /// Lets a paused subscription go on, the one that `found` is and no other of its name.
     ///
     /// # Errors
     ///
-    /// There is none of that name.
-    pub fn resume_subscription(&self, name: &str) -> Result<(), BrokerError> {
-        let cell = self.cell(name)?;
+    /// It is gone.
+    pub fn resume_subscription(&self, found: &Found) -> Result<(), BrokerError> {
+        let cell = self.found(found)?;
         cell.lock().resume();
         self.0.supervisor.lanes.resume(&cell);
         // Should what fed it have died, it is fed anew.
@@ -684,241 +633,6 @@ impl Broker {
             .collect())
     }
 
-    /// Whether `who` may upload a plugin under `name`. Asked before there are any bytes of it.
-    ///
-    /// # Errors
-    ///
-    /// No grant allows it, nothing new may have that name, it comes with the broker, or it is somebody else's.
-    pub fn check_upload(&self, who: &Principal, name: &Name) -> Result<(), BrokerError> {
-        let policy = &self.0.parts.policy;
-        policy.check(who, &Action::Upload(name.as_str()))?;
-        let existing = self.catalog().find_plugin(name.as_str()).cloned();
-        match existing {
-            Some(plugin) if plugin.bundled => Err(BrokerError::Exists {
-                kind: "bundled plugin",
-                name: name.to_string(),
-            }),
-            Some(plugin) if !rights::owns_plugin(policy, who, &plugin) => {
-                Err(name_taken(name.as_str()))
-            }
-            Some(_) => Ok(()),
-            None => Ok(name.check_new()?),
-        }
-    }
-
-    /// Checks, compiles and records a plugin under `name`, as its next version. The same bytes again are not
-    /// an error: the version they have is answered. A new name belongs to `who` from then on.
-    ///
-    /// # Errors
-    ///
-    /// As [`check_upload`](Self::check_upload), or the bytes are not a plugin; the message says what is missing or too
-    /// much.
-    pub async fn upload_plugin(
-        &self,
-        who: &Principal,
-        name: &Name,
-        bytes: Bytes,
-    ) -> Result<PluginInfo, BrokerError> {
-        self.check_upload(who, name)?;
-        self.add_plugin(name.as_str(), bytes, Some(who)).await
-    }
-
-    // Without an uploader it comes with the broker.
-    async fn add_plugin(
-        &self,
-        name: &str,
-        bytes: Bytes,
-        uploader: Option<&Principal>,
-    ) -> Result<PluginInfo, BrokerError> {
-        if name.contains(['@', ':', '/']) {
-            return Err(BrokerError::Invalid(format!(
-                "a plugin's name must not contain `@`, `:` or `/`: `{name}`"
-            )));
-        }
-        let owner = uploader.map(own_name).transpose()?;
-        let size = bytes.len() as u64;
-        let loaded = self.0.parts.plugins.load(name, bytes.clone()).await;
-        let loaded = loaded.map_err(|error| BrokerError::Invalid(chain(&error)))?;
-        let files = self.0.files.clone();
-        let written =
-            tokio::task::spawn_blocking(move || files.write(&loaded.digest, &bytes)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return Err(BrokerError::Internal(format!(
-                    "the plugin cannot be kept: {error}"
-                )));
-            }
-            Err(error) => return Err(BrokerError::Internal(error.to_string())),
-        }
-        let plugin = PluginInfo {
-            name: name.to_owned(),
-            version: 0,
-            digest: loaded.digest,
-            world: loaded.world,
-            bytes: size,
-            uploaded: self.0.parts.hub.clock.now(),
-            bundled: uploader.is_none(),
-            owner,
-            uploaded_by: uploader.cloned(),
-        };
-        let digest = plugin.digest;
-        let policy = &self.0.parts.policy;
-        let upload = Upload {
-            plugin,
-            any_name: uploader.is_none_or(|who| policy.allows(who, &Action::AdminPlugins)),
-        };
-        let added = self.ask(|reply| Control::AddPlugin(upload, reply)).await?;
-        // The same bytes may have other names as well, and all of them load now.
-        let plugins = self.plugins();
-        for plugin in plugins.iter().filter(|plugin| plugin.digest == digest) {
-            self.conditions().clear(&broken(plugin));
-        }
-        Ok(added)
-    }
-
-    /// Gives the name of a plugin, with all its versions, to another owner.
-    ///
-    /// # Errors
-    ///
-    /// `who` has no admin right on `>`, there is no such plugin, it comes with the broker, or the store refuses writes.
-    pub async fn give_plugin(
-        &self,
-        who: &Principal,
-        name: &str,
-        owner: Owner,
-    ) -> Result<PluginInfo, BrokerError> {
-        self.0.parts.policy.check(who, &Action::AdminPlugins)?;
-        self.ask(|reply| Control::GivePlugin(name.to_owned(), owner, reply))
-            .await?;
-        self.0.parts.policy.owners_changed();
-        self.plugin(name)
-    }
-
-    /// Deletes a version of a plugin (`name@3`), or all versions (`name`), that nobody uses.
-    ///
-    /// # Errors
-    ///
-    /// There is none, it is somebody else's, it is in use, or it comes with the broker.
-    pub async fn delete_plugin(&self, who: &Principal, name: &str) -> Result<(), BrokerError> {
-        let (wanted, version) = split_version(name);
-        let plugin = self.seen_plugin(who, wanted)?;
-        let policy = &self.0.parts.policy;
-        if !rights::owns_plugin(policy, who, &plugin) {
-            policy.check(who, &Action::AdminPlugins)?;
-        }
-        let versions: Vec<(String, u32)> = self
-            .catalog()
-            .plugins
-            .keys()
-            .filter(|(other, v)| other == wanted && version.is_none_or(|version| version == *v))
-            .cloned()
-            .collect();
-        if versions.is_empty() {
-            return Err(BrokerError::NoPlugin(name.to_owned()));
-        }
-        let is_broken: Vec<Condition> = versions
-            .iter()
-            .map(|(name, version)| broken_version(name, *version))
-            .collect();
-        let deleted = self.ask(|reply| Control::DeletePlugin(versions, reply));
-        match deleted.await {
-            Ok(()) => {
-                // What is not there any more is not broken either.
-                is_broken
-                    .iter()
-                    .for_each(|one| self.conditions().clear(one));
-                Ok(())
-            }
-            // The owner of a plugin does not learn the names of what others make with it.
-            Err(BrokerError::InUse { what, by }) if !self.sees_subscription(who, &by) => {
-                let by = "somebody else's subscription".to_owned();
-                Err(BrokerError::InUse { what, by })
-            }
-            refused => refused,
-        }
-    }
-
-    fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
-        let cell = self.0.parts.hub.by_name(name);
-        cell.is_none_or(|cell| rights::sees(&self.0.parts.policy, who, &cell.form().spec))
-    }
-
-    /// All plugins, bundled ones first, by name and version.
-    #[must_use]
-    pub fn plugins(&self) -> Vec<PluginInfo> {
-        let mut plugins: Vec<_> = self.catalog().plugins.values().cloned().collect();
-        plugins.sort_by_key(|plugin| !plugin.bundled);
-        plugins
-    }
-
-    /// One plugin: the newest version of a name, a version (`name@3`), or a digest.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn plugin(&self, name: &str) -> Result<PluginInfo, BrokerError> {
-        let plugin = self.catalog().find_plugin(name).cloned();
-        plugin.ok_or_else(|| BrokerError::NoPlugin(name.to_owned()))
-    }
-
-    /// The same, as far as `who` may see it.
-    ///
-    /// # Errors
-    ///
-    /// There is none that `who` may see.
-    pub fn seen_plugin(&self, who: &Principal, name: &str) -> Result<PluginInfo, BrokerError> {
-        self.plugin_if(name, |plugin| {
-            rights::sees_plugin(&self.0.parts.policy, who, plugin)
-        })
-    }
-
-    /// What there is to know of a plugin for `who`, who may use it.
-    ///
-    /// # Errors
-    ///
-    /// There is none that `who` may see.
-    pub fn plugin_details(
-        &self,
-        who: &Principal,
-        name: &str,
-    ) -> Result<PluginDetails, BrokerError> {
-        let info = self.seen_plugin(who, name)?;
-        let label = format!("{}@{}", info.name, info.version);
-        let limits = self.0.parts.plugins.limits_for(&label);
-        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let time = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
-        Ok(PluginDetails {
-            wit: format!("{WIT_PACKAGE}/{}", world_name(info.world)),
-            limits: PluginBounds {
-                memory_bytes_max: count(limits.memory_bytes_max),
-                deadline_base_ms: time(limits.call_base.as_millis()),
-                deadline_pair_us: time(limits.call_pair.as_micros()),
-                output_bytes_max: count(limits.output_bytes_max),
-                module_bytes_max: count(limits.module_bytes_max),
-            },
-            info,
-        })
-    }
-
-    fn usable_plugin(&self, who: &Principal, name: &str) -> Result<PluginInfo, BrokerError> {
-        self.plugin_if(name, |plugin| {
-            rights::uses(&self.0.parts.policy, who, plugin)
-        })
-    }
-
-    // A digest may be that of several plugins, of which one suffices.
-    fn plugin_if(
-        &self,
-        name: &str,
-        may: impl Fn(&PluginInfo) -> bool,
-    ) -> Result<PluginInfo, BrokerError> {
-        let catalog = self.catalog();
-        let mut plugins = catalog.meant_plugins(name).filter(|plugin| may(plugin));
-        let plugin = plugins.next().cloned();
-        plugin.ok_or_else(|| BrokerError::NoPlugin(name.to_owned()))
-    }
-
     /// How the broker fares.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -972,6 +686,11 @@ impl Broker {
         cell.ok_or_else(|| BrokerError::NoSubscription(name.to_owned()))
     }
 
+    fn found(&self, found: &Found) -> Result<Arc<Cell>, BrokerError> {
+        let cell = self.0.parts.hub.by_id(found.id);
+        cell.ok_or_else(|| BrokerError::NoSubscription(found.spec.name.to_string()))
+    }
+
     fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
         self.0
             .parts
@@ -1003,6 +722,7 @@ fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Metrics) {
     tracing::error!(events, topics = orphans.len(), first = ?topics, "events are lost although they are on disk: the loss that was accepted took the creation of their topics, so nobody knows whose they are; they are handed to nobody");
 }
 
+<<<<<<< HEAD
 fn broken(plugin: &PluginInfo) -> Condition {
     broken_version(&plugin.name, plugin.version)
 }
@@ -1011,19 +731,14 @@ fn broken_version(name: &str, version: u32) -> Condition {
     Condition::PluginBroken(format!("{name}@{version}").into())
 }
 
+=======
+>>>>>>> c35d79e (Bound what plugins take, keep their names and numbers, and read the policy again on SIGHUP)
 fn spawn_thread(
     spawner: &Spawner,
     name: &'static str,
     run: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, StartError> {
     spawner.thread(name, run).map_err(StartError::Thread)
-}
-
-fn world_name(world: PluginWorld) -> &'static str {
-    match world {
-        PluginWorld::Filter => "filter",
-        PluginWorld::Transform => "transform",
-    }
 }
 
 // Names that a specification brings into being. What was there before stays.
@@ -1049,22 +764,6 @@ fn check_new_names(
         name.check_new()?;
     }
     Ok(())
-}
-
-// The owner that uploading makes of somebody.
-fn own_name(who: &Principal) -> Result<Owner, BrokerError> {
-    Owner::of(who).ok_or_else(|| {
-        BrokerError::Invalid(format!(
-            "`{who}` has a `*` in its name and would pass for a group; upload with another certificate"
-        ))
-    })
-}
-
-/// The name of a plugin belongs to somebody else.
-pub(super) fn name_taken(name: &str) -> BrokerError {
-    BrokerError::NotYours(format!(
-        "the plugin name `{name}` is not yours; take another one, or have it given to you with `tidegate plugin chown`"
-    ))
 }
 
 // What can be said of a specification without looking at anything else.

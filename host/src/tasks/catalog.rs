@@ -2,6 +2,8 @@
 //! changes it; everybody else reads a shared copy to which the same changes are applied once they are durable.
 //! A catalog changes only through [`Change`], so replaying the journal rebuilds it exactly.
 
+mod plugins;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::census::Census;
 use super::chain::FilterChain;
 use crate::domain::{
-    Digest, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
-    TopicSpec,
+    Digest, Owner, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId,
+    TopicName, TopicSpec,
 };
+
+pub(super) use plugins::{KnownName, KnownPlugins};
 
 /// A change of the catalog, as the journal keeps it. Applying one twice is the same as applying it once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +61,20 @@ pub(super) enum Change {
         spec: Json<SubscriptionSpec>,
         /// First position that its filters judge as changed; `None` when they, and its topics, are as before.
         fence: Option<Position>,
+    },
+    /// The name of a plugin was given to an owner, with its versions.
+    GivePlugin {
+        /// Which.
+        name: String,
+        /// To whom.
+        owner: Json<Owner>,
+    },
+    /// A name without versions was freed.
+    FreePlugin {
+        /// Which.
+        name: String,
+        /// The highest version that it ever had: that of no other bytes, whoever has the name next.
+        last_version: u32,
     },
 }
 
@@ -197,7 +215,7 @@ pub(super) struct Catalog {
     pub(super) topics: BTreeMap<TopicName, Arc<Topic>>,
     pub(super) topics_by_id: HashMap<TopicId, Arc<Topic>>,
     pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
-    pub(super) plugins: BTreeMap<(String, u32), PluginInfo>,
+    pub(super) plugins: KnownPlugins,
     /// Highest ids ever given, so that none is given twice.
     pub(super) last_topic: TopicId,
     pub(super) last_subscription: SubscriptionId,
@@ -225,6 +243,12 @@ impl Catalog {
         for topic in self.topics_by_id.values() {
             topic.advance_to(Sequence(topic.next_sequence().0.saturating_add(count)));
         }
+        self.plugins.skip_lost();
+    }
+
+    /// Whether changes may be lost, of which nobody knows what they were.
+    pub(super) fn may_lack_changes(&self) -> bool {
+        self.first_sequence.0 > 1
     }
 
     /// Makes the change. Replay applies changes that a checkpoint already holds, hence nothing here fails.
@@ -269,14 +293,10 @@ impl Catalog {
                     self.subscriptions_census.remove(creator);
                 }
             }
-            Change::AddPlugin(plugin) => {
-                let plugin = &plugin.0;
-                self.plugins
-                    .insert((plugin.name.clone(), plugin.version), plugin.clone());
-            }
-            Change::DeletePlugin { name, version } => {
-                self.plugins.remove(&(name.clone(), *version));
-            }
+            Change::AddPlugin(plugin) => self.plugins.insert(plugin.0.clone()),
+            Change::DeletePlugin { name, version } => self.plugins.remove(name, *version),
+            Change::GivePlugin { name, owner } => self.plugins.give(name, &owner.0),
+            Change::FreePlugin { name, last_version } => self.plugins.free(name, *last_version),
         }
     }
 
@@ -317,11 +337,10 @@ impl Catalog {
         wanted: &str,
     ) -> Box<dyn Iterator<Item = &'a PluginInfo> + 'a> {
         match wanted.parse::<Digest>() {
-            Ok(digest) => Box::new(
-                self.plugins
-                    .values()
-                    .filter(move |plugin| plugin.digest == digest),
-            ),
+            Ok(digest) => {
+                let plugins = self.plugins.versions();
+                Box::new(plugins.filter(move |plugin| plugin.digest == digest))
+            }
             Err(_) => Box::new(self.find_plugin(wanted).into_iter()),
         }
     }
@@ -329,16 +348,13 @@ impl Catalog {
     /// The plugin a user means by `event-pattern`, `scrub@3` or a digest.
     pub(super) fn find_plugin(&self, wanted: &str) -> Option<&PluginInfo> {
         if let Ok(digest) = wanted.parse::<Digest>() {
-            return self.plugins.values().find(|plugin| plugin.digest == digest);
+            let mut plugins = self.plugins.versions();
+            return plugins.find(|plugin| plugin.digest == digest);
         }
         let (name, version) = split_version(wanted);
         match version {
-            Some(version) => self.plugins.get(&(name.to_owned(), version)),
-            None => self
-                .plugins
-                .range((name.to_owned(), 0)..=(name.to_owned(), u32::MAX))
-                .next_back()
-                .map(|(_, plugin)| plugin),
+            Some(version) => self.plugins.get(name, version),
+            None => self.plugins.of_name(name).next_back(),
         }
     }
 }

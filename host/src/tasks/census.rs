@@ -1,5 +1,5 @@
-//! How many topics and subscriptions each principal has made, counted as they come and go, so that a limit is looked up and
-//! never computed. What an older broker made is nobody's and counts for nobody.
+//! How many topics, subscriptions and plugins each principal has made, counted as they come and go, so that a limit is looked up
+//! and never computed. What an older broker made is nobody's and counts for all only.
 
 use std::collections::HashMap;
 
@@ -17,63 +17,120 @@ pub struct Quota {
     pub principal: usize,
 }
 
+/// What is counted, for people.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    /// Their name.
+    pub(super) what: &'static str,
+    /// That in the keys of the configuration: `limits.KEY_max` and `limits.principal_KEY_max`.
+    pub(super) key: &'static str,
+    /// What makes room.
+    pub(super) remedy: &'static str,
+}
+
+const DELETE: &str = "delete what is not needed";
+
+pub(super) const TOPICS: Counted = Counted {
+    what: "topics",
+    key: "topics",
+    remedy: DELETE,
+};
+pub(super) const SUBSCRIPTIONS: Counted = Counted {
+    what: "subscriptions",
+    key: "subscriptions",
+    remedy: DELETE,
+};
+pub(super) const PLUGINS: Counted = Counted {
+    what: "versions of plugins (a name whose versions are all deleted counts as one)",
+    key: "plugins",
+    remedy: "delete versions that are not needed (`tidegate plugin delete NAME@VERSION`), or have names freed by whoever runs the broker (`tidegate plugin delete NAME --free-name`)",
+};
+pub(super) const PLUGIN_BYTES: Counted = Counted {
+    what: "bytes of plugins",
+    key: "plugin_bytes",
+    remedy: "delete versions that are not needed (`tidegate plugin delete NAME@VERSION`)",
+};
+
 /// Who has made how many of something.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Census {
+    all: usize,
     by_creator: HashMap<Principal, usize>,
 }
 
 impl Census {
     pub(super) fn add(&mut self, creator: Option<&Principal>) {
-        let Some(creator) = creator else { return };
+        self.add_many(creator, 1);
+    }
+
+    pub(super) fn add_many(&mut self, creator: Option<&Principal>, count: usize) {
+        self.all = self.all.saturating_add(count);
+        let Some(creator) = creator.filter(|_| count > 0) else {
+            return;
+        };
         match self.by_creator.get_mut(creator) {
-            Some(count) => *count += 1,
+            Some(theirs) => *theirs = theirs.saturating_add(count),
             None => {
-                self.by_creator.insert(creator.clone(), 1);
+                self.by_creator.insert(creator.clone(), count);
             }
         }
     }
 
     pub(super) fn remove(&mut self, creator: Option<&Principal>) {
+        self.remove_many(creator, 1);
+    }
+
+    pub(super) fn remove_many(&mut self, creator: Option<&Principal>, count: usize) {
+        self.all = self.all.saturating_sub(count);
         let Some(creator) = creator else { return };
-        if let Some(count) = self.by_creator.get_mut(creator) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(theirs) = self.by_creator.get_mut(creator) {
+            *theirs = theirs.saturating_sub(count);
+            if *theirs == 0 {
                 self.by_creator.remove(creator);
             }
         }
     }
 
-    fn of(&self, creator: &Principal) -> usize {
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> usize {
+        self.all
+    }
+
+    /// How many of them `creator` has made.
+    pub(super) fn of(&self, creator: &Principal) -> usize {
         self.by_creator.get(creator).copied().unwrap_or(0)
     }
 
-    /// Whether `creator` may make one more of what there are `all` of. `what` is their name, and that of the keys of the
-    /// configuration: `limits.WHAT_max` and `limits.principal_WHAT_max`.
+    /// Whether `creator` may make so many more.
     ///
     /// # Errors
     ///
     /// The limit that is reached, and what to do.
     pub(super) fn admit(
         &self,
-        what: &'static str,
-        all: usize,
+        counted: Counted,
+        more: usize,
         creator: Option<&Principal>,
         quota: Quota,
         policy: &Policy,
     ) -> Result<(), BrokerError> {
-        if all >= quota.all {
+        let Counted { what, key, remedy } = counted;
+        let all = self.all;
+        if all.saturating_add(more) > quota.all {
+            let max = quota.all;
             return Err(BrokerError::LimitReached(format!(
-                "the broker has {all} {what}, as many as `limits.{what}_max` allows; delete what is not needed, or raise it"
+                "the broker has {all} {what}, and {more} more would be beyond `limits.{key}_max` = {max}; {remedy}, or raise it"
             )));
         }
         let Some(creator) = creator else {
             return Ok(());
         };
         let theirs = self.of(creator);
-        if theirs >= quota.principal && !policy.is_operator(creator) {
+        if theirs.saturating_add(more) > quota.principal && !policy.is_operator(creator) {
+            let max = quota.principal;
             return Err(BrokerError::LimitReached(format!(
-                "{creator} has made {theirs} {what}, as many as `limits.principal_{what}_max` allows one principal; delete what is not needed, or ask whoever runs the broker to raise it"
+                "{creator} has made {theirs} {what}, and {more} more would be beyond what `limits.principal_{key}_max` = {max} allows one principal; {remedy}, or ask whoever runs the broker to raise it"
             )));
         }
         Ok(())
@@ -99,27 +156,35 @@ mod tests {
             principal: 2,
         };
         let mut census = Census::default();
-        let admit = |census: &Census, all, who: Option<&Principal>| {
-            let admitted = census.admit("topics", all, who, quota, &policy);
+        let admit = |census: &Census, more, who: Option<&Principal>| {
+            let admitted = census.admit(TOPICS, more, who, quota, &policy);
             admitted.map_err(|error| error.to_string())
         };
         for _ in 0..2 {
-            assert_eq!(admit(&census, 0, Some(&who)), Ok(()));
+            assert_eq!(admit(&census, 1, Some(&who)), Ok(()));
             census.add(Some(&who));
             census.add(Some(&operator));
         }
-        let refused = admit(&census, 4, Some(&who)).expect_err("two are there");
-        assert!(refused.contains("principal_topics_max"), "{refused}");
-        assert_eq!(admit(&census, 4, Some(&other)), Ok(()));
-        assert_eq!(admit(&census, 4, Some(&operator)), Ok(()));
-        assert_eq!(admit(&census, 4, None), Ok(()));
+        let refused = admit(&census, 1, Some(&who)).expect_err("two are there");
+        assert!(
+            refused.contains("`limits.principal_topics_max`"),
+            "{refused}"
+        );
+        assert_eq!(admit(&census, 1, Some(&other)), Ok(()));
+        assert_eq!(admit(&census, 1, Some(&operator)), Ok(()));
+        assert_eq!(admit(&census, 1, None), Ok(()));
+        assert!(admit(&census, 2, None).is_err(), "four are there");
+        census.add(None);
         for who in [Some(&operator), Some(&other), None] {
-            let refused = admit(&census, 5, who).expect_err("five are there");
+            let refused = admit(&census, 1, who).expect_err("five are there");
             assert!(refused.contains("`limits.topics_max`"), "{refused}");
         }
+        census.remove(None);
         census.remove(Some(&who));
-        assert_eq!(admit(&census, 3, Some(&who)), Ok(()));
+        assert_eq!(admit(&census, 1, Some(&who)), Ok(()));
         census.remove(Some(&who));
+        assert!(!census.by_creator.contains_key(&who), "nothing is kept");
+        census.add_many(Some(&who), 0);
         assert!(!census.by_creator.contains_key(&who), "nothing is kept");
     }
 }

@@ -3,6 +3,7 @@
 //! then tells anybody. It never waits for whoever reads what it wrote. A failed write or sync ends writing for
 //! good: everything after it is refused, reading goes on. A group for which there is no room is refused and changes nothing.
 
+mod plugins;
 mod room;
 mod undo;
 
@@ -14,12 +15,11 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
-use super::broker::name_taken;
 use super::catalog::{Catalog, Change, Json, Subscription, Topic};
-use super::census::Quota;
+use super::census::{self, Quota};
 use super::health::{Condition, Conditions};
 use super::hub::{Cell, Hub, Start, chain};
-use super::inbox::{Appended, Control, Inbox, Mark, Outputs, PublishItem, Taken, Update, Upload};
+use super::inbox::{Appended, Control, Inbox, Mark, Outputs, PublishItem, Taken, Update};
 use super::log::Log;
 use super::metrics::Metrics;
 use super::note::{self, Note};
@@ -29,11 +29,13 @@ use super::{BrokerError, PublishOutcome, PublishReplies, PublishReply, turns};
 use crate::auth::Policy;
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Digest, Durability, Entries, LetterMark, Millis, Owner,
-    PluginInfo, PluginUse, Position, Principal, Sequence, StartAt, SubscriptionId,
-    SubscriptionSpec, TopicId, TopicName, TopicSpec,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Durability, Entries, LetterMark, Millis, Position,
+    Principal, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName, TopicSpec,
 };
 use crate::store::{JournalWriter, WriteError, WriteFailure};
+
+pub use plugins::PluginQuotas;
+pub(super) use plugins::admit_upload;
 
 /// A group takes nothing more once it is this long, heads, notes and all: about what one sync moves at full speed.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -101,6 +103,8 @@ pub(super) struct CommitterSettings {
     pub(super) topics: Quota,
     /// Subscriptions and routes there may be.
     pub(super) subscriptions: Quota,
+    /// Plugins there may be.
+    pub(super) plugins: PluginQuotas,
 }
 
 pub(super) struct Committer {
@@ -434,7 +438,9 @@ impl Committer {
                 Change::CreateTopic { .. }
                 | Change::DeleteTopic(_)
                 | Change::AddPlugin(_)
-                | Change::DeletePlugin { .. } => {}
+                | Change::DeletePlugin { .. }
+                | Change::GivePlugin { .. }
+                | Change::FreePlugin { .. } => {}
             }
         }
     }
@@ -577,16 +583,14 @@ impl Committer {
 
     fn admit_topic(&self, by: Option<&Principal>) -> Result<(), BrokerError> {
         let (catalog, quota) = (&self.parts.catalog, self.parts.settings.topics);
-        let all = catalog.topics.len();
         let census = &catalog.topics_census;
-        census.admit("topics", all, by, quota, &self.parts.policy)
+        census.admit(census::TOPICS, 1, by, quota, &self.parts.policy)
     }
 
     fn admit_subscription(&self, by: Option<&Principal>) -> Result<(), BrokerError> {
         let (catalog, quota) = (&self.parts.catalog, self.parts.settings.subscriptions);
-        let all = catalog.subscriptions.len();
         let census = &catalog.subscriptions_census;
-        census.admit("subscriptions", all, by, quota, &self.parts.policy)
+        census.admit(census::SUBSCRIPTIONS, 1, by, quota, &self.parts.policy)
     }
 
     fn is_kept(&mut self, topic: &Topic) -> bool {
@@ -640,11 +644,11 @@ impl Committer {
                 group.answer(reply, result);
             }
             Control::GivePlugin(name, owner, reply) => {
-                let result = self.give_plugin(&name, &owner, group);
+                let result = self.give_plugin(&name, owner, group);
                 group.answer(reply, result);
             }
-            Control::DeletePlugin(versions, reply) => {
-                let result = self.delete_plugins(versions, group);
+            Control::DeletePlugin(deletion, reply) => {
+                let result = self.delete_plugins(deletion, group);
                 group.answer(reply, result);
             }
             Control::Outputs(outputs) => {
@@ -740,17 +744,6 @@ impl Committer {
             group,
         );
         Ok(id)
-    }
-
-    // Between being looked up and this moment a plugin may have been deleted.
-    fn check_plugins(&self, spec: &SubscriptionSpec) -> Result<(), BrokerError> {
-        for used in spec.filters.iter().chain(&spec.transforms) {
-            let mut plugins = self.parts.catalog.plugins.values();
-            if !plugins.any(|plugin| Some(plugin.digest) == used.digest) {
-                return Err(BrokerError::NoPlugin(used.plugin.clone()));
-            }
-        }
-        Ok(())
     }
 
     fn update_subscription(
@@ -859,125 +852,6 @@ impl Committer {
         for id in changed {
             self.forget_spent_chains(id);
         }
-    }
-
-    // Who uses the plugin with this digest, and whether only until a checkpoint. One who uses it for longer goes first.
-    fn user_of(&self, digest: Digest) -> Option<(&SubscriptionSpec, bool)> {
-        let uses = |used: &PluginUse| used.digest == Some(digest);
-        let users = self.parts.catalog.subscriptions.iter();
-        let mut users = users.filter_map(|(id, subscription)| {
-            let spec = &*subscription.spec;
-            if spec.filters.iter().chain(&spec.transforms).any(uses) {
-                return Some((spec, false));
-            }
-            let mut chains = subscription.chains().iter();
-            let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
-            let judging = self.parts.hub.by_id(*id)?.lock().revision();
-            Some((spec, newest.revision < judging))
-        });
-        let first = users.next()?;
-        let lasting = users.find(|(_, spent)| !spent);
-        Some(if first.1 {
-            lasting.unwrap_or(first)
-        } else {
-            first
-        })
-    }
-
-    fn add_plugin(&mut self, upload: Upload, group: &mut Group) -> Result<PluginInfo, BrokerError> {
-        let Upload {
-            mut plugin,
-            any_name,
-        } = upload;
-        let versions = || {
-            self.parts
-                .catalog
-                .plugins
-                .values()
-                .filter(|other| other.name == plugin.name)
-        };
-        // Between being looked at and this moment somebody else may have been first.
-        if let Some(first) = versions().next() {
-            let is_owner =
-                |owner: &Owner| plugin.uploaded_by.as_ref().is_some_and(|who| owner.is(who));
-            if !any_name && !first.owner.as_ref().is_some_and(is_owner) {
-                return Err(name_taken(&plugin.name));
-            }
-            plugin.owner = first.owner.clone();
-        }
-        if let Some(same) = versions().find(|other| other.digest == plugin.digest) {
-            return Ok(same.clone());
-        }
-        plugin.version = versions().map(|other| other.version).max().unwrap_or(0) + 1;
-        self.change(Change::AddPlugin(Json(plugin.clone())), group);
-        Ok(plugin)
-    }
-
-    fn give_plugin(
-        &mut self,
-        name: &str,
-        owner: &Owner,
-        group: &mut Group,
-    ) -> Result<(), BrokerError> {
-        let plugins = self.parts.catalog.plugins.values();
-        let versions: Vec<PluginInfo> = plugins
-            .filter(|plugin| plugin.name == name)
-            .cloned()
-            .collect();
-        if versions.is_empty() {
-            return Err(BrokerError::NoPlugin(name.to_owned()));
-        }
-        if versions.iter().any(|plugin| plugin.bundled) {
-            return Err(BrokerError::Invalid(format!(
-                "plugin `{name}` comes with the broker and belongs to nobody"
-            )));
-        }
-        for plugin in versions {
-            let given = PluginInfo {
-                owner: Some(owner.clone()),
-                ..plugin
-            };
-            self.change(Change::AddPlugin(Json(given)), group);
-        }
-        Ok(())
-    }
-
-    fn delete_plugins(
-        &mut self,
-        versions: Vec<(String, u32)>,
-        group: &mut Group,
-    ) -> Result<(), BrokerError> {
-        self.forget_all_spent_chains();
-        for key in &versions {
-            let Some(plugin) = self.parts.catalog.plugins.get(key) else {
-                continue;
-            };
-            let shown = format!("plugin `{}@{}`", plugin.name, plugin.version);
-            if plugin.bundled {
-                return Err(BrokerError::Invalid(format!(
-                    "{shown} comes with the broker and stays"
-                )));
-            }
-            match self.user_of(plugin.digest) {
-                None => {}
-                Some((_, true)) => {
-                    self.parts.checkpoint_due.notify_one();
-                    return Err(BrokerError::Overloaded(format!(
-                        "{shown} was used until lately, and would be again after a crash until the next checkpoint, which is on its way; try again in a moment"
-                    )));
-                }
-                Some((spec, false)) => {
-                    return Err(BrokerError::InUse {
-                        what: shown,
-                        by: spec.name.to_string(),
-                    });
-                }
-            }
-        }
-        for (name, version) in versions {
-            self.change(Change::DeletePlugin { name, version }, group);
-        }
-        Ok(())
     }
 
     // Makes a change in the master catalog and in the group. Others see it once it is durable.

@@ -91,7 +91,7 @@ pub(super) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeF
         ),
         (
             "tidegate_subscription_dead_lettered",
-            "Events given up",
+            "Dead letters of the subscription; those of all, also of such that are gone, are tidegate_dead_letters_total",
             "counter",
             |s| s.dead_lettered as f64,
         ),

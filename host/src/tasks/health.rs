@@ -32,10 +32,13 @@ pub enum Condition {
     TaskDied(Cow<'static, str>),
     /// Something stored cannot be read; what needs it waits.
     Unreadable(Cow<'static, str>),
+    /// The policy could not be read again when that was asked for; the one before goes on.
+    PolicyStale,
     /// A plugin does not load; the subscriptions that use it are paused.
     PluginBroken(Cow<'static, str>),
-    /// A bound is reached, and something is slower or coarser, or stands still, until it is not.
-    LimitReached(Cow<'static, str>),
+    /// The system lets the broker open no further file: nothing can be written until it does. (Limits of a subscription are its
+    /// own, see `limits_reached`.)
+    OutOfFiles,
 }
 
 impl Condition {
@@ -49,8 +52,9 @@ impl Condition {
             Self::CheckpointFails => "checkpoint_fails",
             Self::TaskDied(_) => "task_died",
             Self::Unreadable(_) => "unreadable",
+            Self::PolicyStale => "policy_stale",
             Self::PluginBroken(_) => "plugin_broken",
-            Self::LimitReached(_) => "limit_reached",
+            Self::OutOfFiles => "out_of_files",
         }
     }
 
@@ -58,22 +62,30 @@ impl Condition {
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         match self {
-            Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::CheckpointFails => None,
+            Self::StoreFailed
+            | Self::DiskFull
+            | Self::JournalFull
+            | Self::CheckpointFails
+            | Self::OutOfFiles
+            | Self::PolicyStale => None,
             Self::TaskDied(subject)
             | Self::Unreadable(subject)
-            | Self::PluginBroken(subject)
-            | Self::LimitReached(subject) => Some(subject),
+            | Self::PluginBroken(subject) => Some(subject),
         }
     }
 
     // Whether there may be any number of its kind: what it holds for is not a name of the broker's own.
     fn is_one_of_many(&self) -> bool {
         match self {
-            Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::CheckpointFails => false,
-            Self::TaskDied(subject)
-            | Self::Unreadable(subject)
-            | Self::PluginBroken(subject)
-            | Self::LimitReached(subject) => matches!(subject, Cow::Owned(_)),
+            Self::StoreFailed
+            | Self::DiskFull
+            | Self::JournalFull
+            | Self::CheckpointFails
+            | Self::OutOfFiles
+            | Self::PolicyStale => false,
+            Self::TaskDied(subject) | Self::Unreadable(subject) | Self::PluginBroken(subject) => {
+                matches!(subject, Cow::Owned(_))
+            }
         }
     }
 
@@ -83,7 +95,6 @@ impl Condition {
             Self::TaskDied(_) => Self::TaskDied(OTHERS.into()),
             Self::Unreadable(_) => Self::Unreadable(OTHERS.into()),
             Self::PluginBroken(_) => Self::PluginBroken(OTHERS.into()),
-            Self::LimitReached(_) => Self::LimitReached(OTHERS.into()),
             single => single.clone(),
         }
     }
@@ -95,9 +106,10 @@ impl Condition {
         match self {
             Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::TaskDied(_) => true,
             Self::CheckpointFails
+            | Self::PolicyStale
             | Self::Unreadable(_)
             | Self::PluginBroken(_)
-            | Self::LimitReached(_) => false,
+            | Self::OutOfFiles => false,
         }
     }
 }

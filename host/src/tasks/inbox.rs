@@ -60,7 +60,7 @@ pub(super) enum Control {
     AddPlugin(Upload, oneshot::Sender<Result<PluginInfo, BrokerError>>),
     /// Gives all versions of a name to an owner.
     GivePlugin(String, Owner, oneshot::Sender<Result<(), BrokerError>>),
-    DeletePlugin(Vec<(String, u32)>, oneshot::Sender<Result<(), BrokerError>>),
+    DeletePlugin(Deletion, oneshot::Sender<Result<(), BrokerError>>),
     /// Outputs of a subscription (a route's results, dead letters) and the positions they are done with: atomic.
     Outputs(Outputs),
     /// Answered once every ack taken before it is on disk.
@@ -74,6 +74,13 @@ pub(super) struct Upload {
     pub(super) plugin: PluginInfo,
     /// Under this name whoever it belongs to.
     pub(super) any_name: bool,
+}
+
+/// Versions of plugins that are to go.
+pub(super) struct Deletion {
+    pub(super) versions: Vec<(String, u32)>,
+    /// The name that goes with them, and may be anybody's then.
+    pub(super) free_name: Option<String>,
 }
 
 /// What a subscription is to be changed to.

@@ -1,6 +1,7 @@
 //! The bytes of plugins, one file each, named by digest, under the data directory. A plugin is on disk before the
-//! catalog says that it exists.
+//! catalog says that it exists, and goes after the catalog has let it go. Only files with names that are given here are touched.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -60,10 +61,68 @@ impl PluginFiles {
         Ok(bytes.into())
     }
 
+    /// Removes a plugin. There need not be one.
+    pub(super) fn remove(&self, digest: &Digest) -> io::Result<()> {
+        match fs::remove_file(self.path(digest)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // Should a power cut bring it back, the next start removes it.
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what was being written when a broker ended, and the plugins that are not in `kept`, unless these `stay` for now.
+    /// Answers how many files went and how many stay. What cannot be removed is logged and stays.
+    pub(super) fn keep_only(
+        &self,
+        kept: &HashSet<Digest>,
+        stay: bool,
+    ) -> io::Result<(usize, usize)> {
+        let (mut removed, mut staying) = (0, 0);
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_file = entry.file_type()?.is_file();
+            let goes = match name.to_str().and_then(digest_of) {
+                Some((_, true)) => true,
+                Some((digest, false)) if kept.contains(&digest) => continue,
+                Some((_, false)) => !stay,
+                None => continue,
+            };
+            if !is_file {
+                continue;
+            }
+            match goes.then(|| fs::remove_file(entry.path())) {
+                Some(Ok(())) => removed += 1,
+                Some(Err(error)) => {
+                    staying += 1;
+                    tracing::warn!(path = %entry.path().display(), %error, "a file of a plugin that does not exist cannot be removed");
+                }
+                None => staying += 1,
+            }
+        }
+        Ok((removed, staying))
+    }
+
     fn path(&self, digest: &Digest) -> PathBuf {
         let name: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
         self.dir.join(name).with_extension("wasm")
     }
+}
+
+// Whose file it is, and whether it was still being written; nothing if it is not ours.
+fn digest_of(name: &str) -> Option<(Digest, bool)> {
+    let (digest, extension) = name.split_once('.')?;
+    let is_aside = match extension {
+        "wasm" => false,
+        "new" => true,
+        _ => return None,
+    };
+    let is_ours = digest.len() == 64
+        && digest
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let digest = is_ours.then(|| format!("sha256:{digest}").parse().ok())??;
+    Some((digest, is_aside))
 }
 
 fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -91,5 +150,39 @@ mod tests {
         );
         files.write(&digest, b"component").expect("mended");
         assert_eq!(&files.read(&digest).expect("sound")[..], b"component");
+    }
+
+    #[test]
+    fn what_nobody_has_goes_and_what_is_not_ours_stays() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let files = PluginFiles::open(dir.path()).expect("created");
+        let digest = |text: &str| Digest(Sha256::digest(text).into());
+        let write = |text: &str| files.write(&digest(text), text.as_bytes());
+        for text in ["kept", "orphan", "removed"] {
+            write(text).expect("written");
+        }
+        files.remove(&digest("removed")).expect("removed");
+        files.remove(&digest("removed")).expect("not there");
+        let unfinished = files.path(&digest("cut off")).with_extension("new");
+        let upper = files.path(&digest("kept")).display().to_string();
+        let foreign = [
+            "notes.txt".to_owned(),
+            "0123.wasm".to_owned(),
+            format!("{}.bak", upper.rsplit('/').next().expect("a name")),
+            "lost+found".to_owned(),
+        ];
+        fs::write(&unfinished, b"half").expect("written");
+        for name in &foreign {
+            fs::write(dir.path().join(name), b"x").expect("written");
+        }
+        let kept = HashSet::from([digest("kept")]);
+        // After a loss: only what was never whole goes.
+        assert_eq!(files.keep_only(&kept, true).expect("swept"), (1, 1));
+        assert!(!unfinished.exists());
+        assert!(files.read(&digest("orphan")).is_ok());
+        assert_eq!(files.keep_only(&kept, false).expect("swept"), (1, 0));
+        assert!(files.read(&digest("orphan")).is_err());
+        assert!(files.read(&digest("kept")).is_ok());
+        assert!(foreign.iter().all(|name| dir.path().join(name).exists()));
     }
 }

@@ -50,6 +50,17 @@ impl Sessions {
         })
     }
 
+    /// What [`open`](Self::open) would answer, while nothing is changed and nobody fenced.
+    pub(super) fn may_open(
+        &self,
+        producer: ProducerId,
+        epoch: u32,
+        owner: PrincipalDigest,
+    ) -> Result<u64, BrokerError> {
+        let producers = self.producers();
+        producers.may_open(producer, epoch, owner).map_err(refused)
+    }
+
     /// Opens a session of `owner`, fencing an older one, and answers the highest number committed for the producer.
     pub(super) fn open(
         &self,
@@ -58,16 +69,8 @@ impl Sessions {
         owner: PrincipalDigest,
     ) -> Result<(Arc<Session>, u64), BrokerError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let last_number =
-            self.producers()
-                .open(producer, epoch, owner)
-                .map_err(|error| match error {
-                    OpenError::Fenced { .. } => BrokerError::Fenced,
-                    OpenError::NotYours => BrokerError::NotYours(
-                        "this producer id is another principal's; take a new one, of random bytes"
-                            .into(),
-                    ),
-                })?;
+        let last_number = self.producers().open(producer, epoch, owner);
+        let last_number = last_number.map_err(refused)?;
         let session = Arc::new(Session {
             producer,
             epoch,
@@ -96,5 +99,14 @@ impl Sessions {
         self.producers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused(error: OpenError) -> BrokerError {
+    match error {
+        OpenError::Fenced { .. } => BrokerError::Fenced,
+        OpenError::NotYours => BrokerError::NotYours(
+            "this producer id is another principal's; take a new one, of random bytes".into(),
+        ),
     }
 }

@@ -197,7 +197,9 @@ impl Recovery {
                     }
                     Change::CreateTopic { .. }
                     | Change::AddPlugin(_)
-                    | Change::DeletePlugin { .. } => {}
+                    | Change::DeletePlugin { .. }
+                    | Change::GivePlugin { .. }
+                    | Change::FreePlugin { .. } => {}
                 }
             }
             Note::Acks {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{Catalog, Subscription, Topic};
+use super::catalog::{Catalog, KnownName, Subscription, Topic};
 use super::chain::FilterChain;
 use crate::broker::{Producers, SubscriptionState};
 use crate::domain::{
@@ -28,6 +28,20 @@ struct Head {
     /// Absent as long as it is 1.
     #[serde(default, skip_serializing_if = "is_one")]
     first_sequence: Sequence,
+    /// Names that come into being get versions above this one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    plugin_versions_from: u32,
+    /// Names of plugins of which their versions do not tell everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    plugin_names: Vec<KnownName>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature serde asks for"
+)]
+fn is_zero(version: &u32) -> bool {
+    *version == 0
 }
 
 fn is_one(sequence: &Sequence) -> bool {
@@ -88,6 +102,8 @@ pub(super) fn encode(
                 last_topic: catalog.last_topic,
                 last_subscription: catalog.last_subscription,
                 first_sequence: catalog.first_sequence,
+                plugin_versions_from: catalog.plugins.floor(),
+                plugin_names: catalog.plugins.names_to_keep(),
             }),
         ),
         (Bytes::from_static(PRODUCERS), producers.into()),
@@ -117,7 +133,7 @@ pub(super) fn encode(
     for (id, snapshot) in snapshots {
         pairs.push((key(MATCHES, id.0), snapshot.into()));
     }
-    for (ordinal, plugin) in catalog.plugins.values().enumerate() {
+    for (ordinal, plugin) in catalog.plugins.versions().enumerate() {
         pairs.push((key(PLUGIN, ordinal as u64), json(plugin)));
     }
     pairs
@@ -150,10 +166,7 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
             state.catalog.insert_subscription(record.id, subscription);
         } else if key.starts_with(PLUGIN) {
             let plugin: PluginInfo = parse(key, value)?;
-            state
-                .catalog
-                .plugins
-                .insert((plugin.name.clone(), plugin.version), plugin);
+            state.catalog.plugins.insert(plugin);
         } else if key.starts_with(MATCHES) {
             let id = key[MATCHES.len()..].try_into().map(u64::from_be_bytes);
             let id = id.map_err(|_| unreadable(key, "not an id"))?;
@@ -170,6 +183,8 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
                 .catalog
                 .saw(Some(head.last_topic), Some(head.last_subscription));
             state.catalog.first_sequence = head.first_sequence;
+            let plugins = &mut state.catalog.plugins;
+            plugins.restore(head.plugin_versions_from, head.plugin_names);
         } else {
             return Err(unreadable(key, "unknown key; a newer Tidegate wrote it"));
         }

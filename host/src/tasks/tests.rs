@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::domain::{Durability, Entries, Principal, SubscriptionInfo, TopicSpec};
+use crate::domain::{Durability, Entries, Principal, ProducerId, SubscriptionInfo, TopicSpec};
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
 use crate::store::{self, OpenError, StoreOptions};
@@ -95,6 +95,10 @@ impl Fixture {
             producers_max: 100,
             topics: many,
             subscriptions: many,
+            plugins: super::PluginQuotas {
+                versions: many,
+                bytes: many,
+            },
             subscription_patterns_max: 4,
             policy: crate::auth::Policy::of_local(),
         };

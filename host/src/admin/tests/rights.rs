@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::plugin::bundled::bundled;
+use crate::tasks::BrokerError;
 
-fn team_grants() -> Vec<Grant> {
+pub(super) fn team_grants() -> Vec<Grant> {
     let names = |texts: &[&str]| {
         texts
             .iter()
@@ -28,10 +29,17 @@ fn team_grants() -> Vec<Grant> {
     all
 }
 
-async fn upload(fixture: &Fixture, who: &str, name: &str, body: &'static [u8], expected: u16) {
+pub(super) async fn upload(
+    fixture: &Fixture,
+    who: &str,
+    name: &str,
+    body: &'static [u8],
+    expected: u16,
+) -> Value {
     let request = Request::post(format!("/v1/plugins/{name}")).body(Body::from(body));
     let (status, answer) = fixture.send(who, request.expect("a request")).await;
     assert_eq!(status, expected, "{who}: {answer}");
+    answer
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,4 +235,22 @@ async fn nothing_new_gets_a_name_that_passes_for_something_else() {
         let upload = format!("POST /v1/plugins/{name}");
         fixture.check("local", &upload, None, 422).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_looked_up_is_deleted_and_no_other_of_its_name() {
+    let fixture = Fixture::new().await;
+    let (create, delete) = ("POST /v1/subscriptions", "DELETE /v1/subscriptions/s");
+    let spec = || subscription("s", "orders.>");
+    fixture.check("local", create, spec(), 201).await;
+    let found = fixture.broker.find("s").expect("there");
+    fixture.check("local", delete, None, 204).await;
+    fixture.check("local", create, spec(), 201).await;
+    // Somebody's rights to the first one are none to the second.
+    let deleted = fixture.broker.delete_subscription(&found).await;
+    assert!(matches!(deleted, Err(BrokerError::NoSubscription(_))));
+    let resumed = fixture.broker.resume_subscription(&found);
+    assert!(matches!(resumed, Err(BrokerError::NoSubscription(_))));
+    let show = "GET /v1/subscriptions/s";
+    fixture.check("local", show, None, 200).await;
 }

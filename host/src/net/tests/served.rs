@@ -11,7 +11,7 @@ use crate::domain::{
 };
 use crate::plugin::{PluginOptions, Plugins};
 use crate::store::{self, File, FileSystem, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions, Quota, Readable};
+use crate::tasks::{Broker, BrokerOptions, PluginQuotas, Quota, Readable};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{publish_reply, subscribe_opened};
@@ -78,6 +78,10 @@ impl Served {
             producers_max: 100,
             topics: few,
             subscriptions: many,
+            plugins: PluginQuotas {
+                versions: many,
+                bytes: many,
+            },
             subscription_patterns_max: 4,
             policy: policy.clone(),
         };
@@ -871,9 +875,14 @@ async fn other_grants_stop_and_start_what_runs() {
     publishing.ack().await;
     until("route", |info| info.stopped.is_some() && info.depth == 1).await;
     assert_eq!(served.depth("copies"), 1);
-    served.policy.reload(Vec::new());
+    let mut elsewhere = served.grants.clone();
+    elsewhere[0].publish = vec!["elsewhere".parse().expect("a pattern")];
+    served.policy.reload(elsewhere);
     publishing.write(&batch(3, "orders.eu", 0, &["no"])).await;
     assert_eq!(publishing.refusal().await, (3, ErrorCode::PermissionDenied));
+    // Who may publish nothing at all has no stream any more.
+    served.policy.reload(Vec::new());
+    assert_eq!(publishing.refusal().await, (0, ErrorCode::PermissionDenied));
 
     served.policy.reload(served.grants.clone());
     until("copies", |info| info.depth == 2).await;

@@ -16,8 +16,8 @@ use super::super::unreadable;
 use super::Broker;
 use crate::auth::rights;
 use crate::domain::{
-    LetterMark, Millis, Position, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo,
-    TopicName,
+    LetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo, SubscriptionSpec,
+    TopicInfo, TopicName,
 };
 use crate::store::Unreadable;
 
@@ -38,6 +38,15 @@ pub struct Counts {
     pub routes: usize,
     /// Versions of plugins, bundled ones among them.
     pub plugins: usize,
+}
+
+/// A subscription or route that was looked up, so that what is done to it is done to this one, though another may have its name by
+/// then.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub(super) id: SubscriptionId,
+    /// What it was asked to be.
+    pub spec: Arc<SubscriptionSpec>,
 }
 
 impl Broker {
@@ -156,13 +165,17 @@ impl Broker {
         Ok(self.info(&*self.cell(name)?, &self.0.reader.unreadable()))
     }
 
-    /// What a subscription or route was asked to be. Never blocks.
+    /// Which subscription or route has that name now. Never blocks.
     ///
     /// # Errors
     ///
     /// There is none of that name.
-    pub fn specification(&self, name: &str) -> Result<Arc<SubscriptionSpec>, BrokerError> {
-        Ok(self.cell(name)?.form().spec.clone())
+    pub fn find(&self, name: &str) -> Result<Found, BrokerError> {
+        let cell = self.cell(name)?;
+        Ok(Found {
+            id: cell.id,
+            spec: cell.form().spec.clone(),
+        })
     }
 
     /// Metrics in the Prometheus text format, with those subscriptions and plugins that `who` may see. Blocks as

@@ -36,10 +36,6 @@ impl Said {
     }
 }
 
-fn out_of_files() -> Condition {
-    Condition::LimitReached("open files".into())
-}
-
 impl Committer {
     /// Why publishes cannot be taken now, if they cannot.
     pub(super) fn refusal(&mut self) -> Option<BrokerError> {
@@ -114,7 +110,7 @@ impl Committer {
         }
         self.parts.journal.make_room(bytes)?;
         if std::mem::take(&mut self.said.out_of_files) {
-            self.parts.conditions.clear(&out_of_files());
+            self.parts.conditions.clear(&Condition::OutOfFiles);
         }
         Ok(())
     }
@@ -128,7 +124,7 @@ impl Committer {
         }
         self.said.out_of_files = true;
         let why = chain(error);
-        self.parts.conditions.raise(out_of_files(), why.clone());
+        self.parts.conditions.raise(Condition::OutOfFiles, why.clone());
         BrokerError::Overloaded(format!("{why}; try again in a moment"))
     }
 }

@@ -218,3 +218,61 @@ async fn a_dead_router_holds_up_no_publisher_for_ever() {
     assert!(refusal.to_string().contains("router"), "{refusal}");
     fixture.broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_that_is_refused_fences_nobody() {
+    let fixture = Fixture::start(1 << 20).await;
+    let open = async |epoch| {
+        let (replies, answers) = mpsc::unbounded_channel();
+        let producer = Some((ProducerId(7), epoch));
+        let local = Principal::local();
+        let opened = fixture.broker.publisher(&local, producer, replies).await;
+        opened.map(|(publisher, _)| Stream { publisher, answers })
+    };
+    let mut first = open(1).await.expect("opens");
+    let publish = async |stream: &mut Stream, number| {
+        let request = PublishRequest {
+            correlation: number,
+            topic: "a.b".parse().expect("a name"),
+            first_number: number,
+            resolved_through: 0,
+            entries: Entries::of([[7; 10].as_slice()].into_iter()),
+            cost: 1_050,
+        };
+        stream.publisher.submit(request).await.expect("handed over");
+        stream.answers(1).await.remove(0).result
+    };
+    publish(&mut first, 1).await.expect("room");
+    let is_fenced = |stream: &Stream| {
+        let session = stream.publisher.session.as_ref();
+        session.expect("it has a producer").is_fenced()
+    };
+    fixture.fs.fail(Operation::Write, "journal");
+    publish(&mut first, 2).await.expect_err("it fails");
+    fixture.wait_for(&Condition::StoreFailed, true).await;
+    let refusal = open(2).await.err().expect("what was cannot be settled");
+    assert!(refusal.is_retryable(), "{refusal}");
+    assert!(!is_fenced(&first), "nobody took over");
+    fixture.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_stream_of_a_producer_fences_the_older_one() {
+    let fixture = Fixture::start(1 << 20).await;
+    let open = async |epoch| {
+        let (replies, answers) = mpsc::unbounded_channel();
+        let producer = Some((ProducerId(7), epoch));
+        let local = Principal::local();
+        let opened = fixture.broker.publisher(&local, producer, replies).await;
+        opened.map(|(publisher, _)| Stream { publisher, answers })
+    };
+    let first = open(2).await.expect("opens");
+    let refused = open(1).await.err();
+    assert!(matches!(refused, Some(BrokerError::Fenced)), "{refused:?}");
+    let session = first.publisher.session.clone().expect("a producer");
+    assert!(!session.is_fenced());
+    let second = open(3).await.expect("opens");
+    assert!(session.is_fenced());
+    drop(second);
+    fixture.broker.shutdown().await;
+}

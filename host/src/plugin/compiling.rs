@@ -1,0 +1,125 @@
+//! Compiling: one component at a time, on a thread of its own that everybody else goes before, and no longer than somebody waits
+//! for it. A compilation cannot be stopped, so one that takes longer goes on; what it was given to hold is held until then, and
+//! its result is kept, of the last one only, for whoever uploads the same bytes again.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::LoadError;
+use super::loaded::{Loaded, Shared};
+use crate::domain::Digest;
+
+/// How far a compilation steps back when cores are short: about a tenth of the share of everybody else. The threads that it
+/// shares its work with are started by it, and inherit that.
+const NICE: i32 = 10;
+
+/// What is held as long as a compilation runs, however long that is.
+pub(super) type Held = Box<dyn Any + Send>;
+
+/// Compiles components, one after the other.
+pub(super) struct Compiler {
+    // Compiling uses every core by itself.
+    turn: Semaphore,
+    late: Arc<Mutex<Option<Arc<Loaded>>>>,
+}
+
+impl Compiler {
+    pub(super) fn new() -> Self {
+        Self {
+            turn: Semaphore::new(1),
+            late: Arc::default(),
+        }
+    }
+
+    /// Compiles and checks the component `bytes`, unless `known` says that this was done while it waited for its turn, and keeps
+    /// the compiled form on disk. Waits for its turn for as long as it may take then.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before completion, compiling goes on, see above.
+    pub(super) async fn compile(
+        &self,
+        shared: &Arc<Shared>,
+        digest: Digest,
+        bytes: Bytes,
+        limit: Duration,
+        held: Held,
+        known: impl FnOnce() -> Option<Arc<Loaded>>,
+    ) -> Result<Arc<Loaded>, LoadError> {
+        let turn = tokio::time::timeout(limit, self.turn.acquire());
+        let turn = turn.await.map_err(|_| LoadError::Busy)?;
+        let _turn = turn.map_err(|_| LoadError::Stopped)?;
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let late = locked(&self.late).take_if(|late| late.digest == digest);
+        let (done, compiled) = oneshot::channel();
+        let work = Work {
+            shared: Arc::clone(shared),
+            digest,
+            bytes,
+            late,
+            kept: Arc::clone(&self.late),
+            done,
+            _held: held,
+        };
+        let thread = std::thread::Builder::new().name("compile".into());
+        thread
+            .spawn(move || work.run())
+            .map_err(|error| LoadError::Thread(Arc::new(error)))?;
+        match tokio::time::timeout(limit, compiled).await {
+            Ok(Ok(compiled)) => compiled,
+            // It panicked, and the log says so.
+            Ok(Err(_)) => Err(LoadError::Stopped),
+            Err(_) => Err(LoadError::CompileTimeout(limit)),
+        }
+    }
+}
+
+struct Work {
+    shared: Arc<Shared>,
+    digest: Digest,
+    bytes: Bytes,
+    late: Option<Arc<Loaded>>,
+    kept: Arc<Mutex<Option<Arc<Loaded>>>>,
+    done: oneshot::Sender<Result<Arc<Loaded>, LoadError>>,
+    _held: Held,
+}
+
+impl Work {
+    fn run(self) {
+        // On Linux this is about the calling thread alone. Refused, it costs speed of others and nothing else.
+        let _ = rustix::process::setpriority_process(None, NICE);
+        let done = self.done;
+        let compiled = catch_unwind(AssertUnwindSafe(|| match self.late {
+            Some(late) => Ok(late),
+            None => Loaded::compile(&self.shared, self.digest, &self.bytes).map(Arc::new),
+        }));
+        let Ok(compiled) = compiled else {
+            tracing::error!(digest = %self.digest, "compiling a plugin panicked");
+            return;
+        };
+        if let Ok(loaded) = &compiled
+            && !done.is_closed()
+        {
+            loaded.keep_compiled();
+        }
+        if let Err(Ok(late)) = done.send(compiled) {
+            tracing::info!(digest = %late.digest, "a plugin is compiled that nobody waits for any more; uploading it again takes it");
+            *locked(&self.kept) = Some(late);
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
