@@ -226,6 +226,10 @@ fn broker_options(config: &Config, policy: Arc<Policy>) -> BrokerOptions {
             all: usize_of(config.limits.subscriptions_max),
             principal: usize_of(config.limits.principal_subscriptions_max),
         },
+        specification_bytes: Quota {
+            all: usize_of(config.limits.specification_bytes_max),
+            principal: usize_of(config.limits.principal_specification_bytes_max),
+        },
         plugins: PluginQuotas {
             versions: Quota {
                 all: usize_of(config.limits.plugins_max),

@@ -118,6 +118,10 @@ pub struct Limits {
     pub principal_subscriptions_max: u64,
     /// Topic patterns of one subscription or route.
     pub subscription_patterns_max: u64,
+    /// Bytes of the specifications of all subscriptions and routes.
+    pub specification_bytes_max: u64,
+    /// Of these, of those made by one principal.
+    pub principal_specification_bytes_max: u64,
     /// Versions of plugins there may be; a name whose versions are all deleted counts as one.
     pub plugins_max: u64,
     /// Of these, uploaded by one principal.
@@ -387,6 +391,8 @@ impl Default for Limits {
             subscriptions_max: defaults::SUBSCRIPTIONS_MAX,
             principal_subscriptions_max: defaults::PRINCIPAL_SUBSCRIPTIONS_MAX,
             subscription_patterns_max: defaults::SUBSCRIPTION_PATTERNS_MAX,
+            specification_bytes_max: defaults::SPECIFICATION_BYTES_MAX,
+            principal_specification_bytes_max: defaults::PRINCIPAL_SPECIFICATION_BYTES_MAX,
             plugins_max: defaults::PLUGINS_MAX,
             principal_plugins_max: defaults::PRINCIPAL_PLUGINS_MAX,
             plugin_bytes_max: defaults::PLUGIN_BYTES_MAX,

@@ -82,6 +82,10 @@ impl Fixture {
             producers_max: 100,
             topics: QUOTA,
             subscriptions: QUOTA,
+            specification_bytes: Quota {
+                all: 32 << 10,
+                principal: 2_000,
+            },
             plugins: plugin_quotas,
             subscription_patterns_max: 4,
             policy: policy.clone(),
@@ -582,4 +586,42 @@ async fn what_is_wrong_is_in_health_and_metrics_until_it_is_over() {
     conditions.clear(&Condition::Unreadable("part 3".into()));
     let ready = fixture.check("cn:nobody", "GET /readyz", None, 200).await;
     assert_eq!(ready, json!({"status": "ready"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_specifications_count_by_their_bytes() {
+    let fixture = Fixture::new().await;
+    let create = "POST /v1/subscriptions";
+    let long = |name: &str| {
+        let patterns = (0..4).map(|one| format!("orders.{one}{}", "x".repeat(200)));
+        Some(json!({ "name": name, "topics": patterns.collect::<Vec<_>>() }))
+    };
+    for name in ["a", "b"] {
+        fixture.check("cn:reader", create, long(name), 201).await;
+    }
+    let refused = fixture.check("cn:reader", create, long("c"), 403).await;
+    assert_eq!(refused["code"], "limit-reached");
+    let told = refused["message"].as_str().expect("text");
+    assert!(told.contains("principal_specification_bytes_max"), "{told}");
+    let short = subscription("short", "orders.>");
+    fixture.check("cn:reader", create, short, 201).await;
+    let delete = "DELETE /v1/subscriptions/a";
+    fixture.check("cn:reader", delete, None, 204).await;
+    fixture.check("cn:reader", create, long("c"), 201).await;
+
+    // A change that makes one longer counts as well.
+    let outputs = |count: usize| {
+        let output = |one| (format!("o{one}"), json!(format!("out.{}", "y".repeat(240))));
+        json!((0..count).map(output).collect::<serde_json::Map<_, _>>())
+    };
+    let mut route = subscription("route", "orders.>").expect("a body");
+    route["outputs"] = outputs(1);
+    fixture.check("local", create, Some(route), 201).await;
+    let patch = "PATCH /v1/subscriptions/route";
+    let longer = Some(json!({ "outputs": outputs(200) }));
+    let refused = fixture.check("local", patch, longer, 403).await;
+    let told = refused["message"].as_str().expect("text");
+    assert!(told.contains("limits.specification_bytes_max"), "{told}");
+    let longer = Some(json!({ "outputs": outputs(50) }));
+    fixture.check("local", patch, longer, 200).await;
 }

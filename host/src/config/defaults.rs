@@ -45,6 +45,10 @@ pub(super) const SUBSCRIPTIONS_MAX: u64 = 20_000;
 pub(super) const PRINCIPAL_SUBSCRIPTIONS_MAX: u64 = SUBSCRIPTIONS_MAX / 20;
 /// At 1.5 KB each (measured with patterns of four tokens, of which three make nodes of their own), 400 KB for one subscription.
 pub(super) const SUBSCRIPTION_PATTERNS_MAX: u64 = 256;
+/// 3.3 KB for each subscription there may be. Each is kept some six times (for who changes it, who reads it, who runs it): 400 MB.
+pub(super) const SPECIFICATION_BYTES_MAX: u64 = 64 * MIB;
+/// A quarter: 16 KB for each subscription a principal may have, or sixteen of the longest that a request can bring.
+pub(super) const PRINCIPAL_SPECIFICATION_BYTES_MAX: u64 = SPECIFICATION_BYTES_MAX / 4;
 /// At some 200 bytes each beside what is compiled. Nobody has more at work than there may be instances, and some versions are old.
 pub(super) const PLUGINS_MAX: u64 = 2 * PLUGIN_INSTANCES_MAX as u64;
 /// A sixteenth: several teams with some plugins each, and a few versions of every one.

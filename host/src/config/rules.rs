@@ -213,6 +213,18 @@ fn limits(config: &Config, rules: &mut Rules<'_>) {
             1,
             1_000_000,
         ),
+        (
+            "limits.specification_bytes_max",
+            limits.specification_bytes_max,
+            1,
+            TIB,
+        ),
+        (
+            "limits.principal_specification_bytes_max",
+            limits.principal_specification_bytes_max,
+            0,
+            TIB,
+        ),
         ("limits.plugins_max", limits.plugins_max, 0, 1_000_000),
         (
             "limits.principal_plugins_max",

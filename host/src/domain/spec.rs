@@ -179,7 +179,28 @@ pub fn included_before() -> bool {
     true
 }
 
+impl PluginUse {
+    /// Bytes of its name and configuration.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.plugin.len() + self.config.len()
+    }
+}
+
 impl SubscriptionSpec {
+    /// Bytes of the texts in it that may be long: patterns, plugins with their configurations, outputs.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let topics = self.topics.iter().map(|pattern| pattern.as_str().len());
+        let plugins = self.filters.iter().chain(&self.transforms);
+        let outputs = self.outputs.iter();
+        topics.sum::<usize>()
+            + plugins.map(PluginUse::text_bytes).sum::<usize>()
+            + outputs
+                .map(|(name, topic)| name.as_str().len() + topic.as_str().len())
+                .sum::<usize>()
+    }
+
     /// Whether the broker itself consumes this subscription and appends the results to topics.
     #[must_use]
     pub fn is_route(&self) -> bool {

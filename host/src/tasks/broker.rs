@@ -70,6 +70,8 @@ pub struct BrokerOptions {
     pub topics: Quota,
     /// Subscriptions and routes there may be.
     pub subscriptions: Quota,
+    /// Bytes that their specifications may have.
+    pub specification_bytes: Quota,
     /// Plugins there may be, and their bytes.
     pub plugins: PluginQuotas,
     /// Topic patterns of one subscription or route.
@@ -232,6 +234,7 @@ impl Broker {
                 journal_bytes_max: options.journal_bytes_max,
                 topics: options.topics,
                 subscriptions: options.subscriptions,
+                specification_bytes: options.specification_bytes,
                 plugins: options.plugins,
             },
         });

@@ -223,6 +223,8 @@ pub(super) struct Catalog {
     pub(super) topics_census: Census,
     /// Who made how many subscriptions and routes.
     pub(super) subscriptions_census: Census,
+    /// How many bytes their specifications have.
+    pub(super) specifications_census: Census,
     /// A topic that comes into being begins with this sequence: 1, until a loss may have taken topics, one of which may have had
     /// its name.
     pub(super) first_sequence: Sequence,
@@ -283,14 +285,18 @@ impl Catalog {
             } => {
                 self.saw(None, Some(*id));
                 if let Some(subscription) = self.subscriptions.get_mut(id) {
+                    let before = subscription.spec.clone();
                     subscription.update(*revision, Arc::new(spec.0.clone()), *fence);
+                    let census = &mut self.specifications_census;
+                    let creator = before.created_by.as_ref();
+                    census.add_many(creator, subscription.spec.text_bytes());
+                    census.remove_many(creator, before.text_bytes());
                 }
             }
             Change::DeleteSubscription(id) => {
                 self.saw(None, Some(*id));
                 if let Some(gone) = self.subscriptions.remove(id) {
-                    let creator = gone.spec.created_by.as_ref();
-                    self.subscriptions_census.remove(creator);
+                    self.discount(&gone.spec);
                 }
             }
             Change::AddPlugin(plugin) => self.plugins.insert(plugin.0.clone()),
@@ -310,12 +316,21 @@ impl Catalog {
     }
 
     pub(super) fn insert_subscription(&mut self, id: SubscriptionId, subscription: Subscription) {
-        let creator = subscription.spec.created_by.clone();
-        self.subscriptions_census.add(creator.as_ref());
+        let spec = &subscription.spec;
+        let creator = spec.created_by.as_ref();
+        self.subscriptions_census.add(creator);
+        self.specifications_census
+            .add_many(creator, spec.text_bytes());
         if let Some(before) = self.subscriptions.insert(id, subscription) {
-            let creator = before.spec.created_by.as_ref();
-            self.subscriptions_census.remove(creator);
+            self.discount(&before.spec);
         }
+    }
+
+    fn discount(&mut self, gone: &SubscriptionSpec) {
+        let creator = gone.created_by.as_ref();
+        self.subscriptions_census.remove(creator);
+        self.specifications_census
+            .remove_many(creator, gone.text_bytes());
     }
 
     /// The name of a topic, as long as it exists.
@@ -473,6 +488,42 @@ mod tests {
         let subscription = catalog.subscriptions.get_mut(&id).expect("created");
         subscription.forget_chains(Position(1_000));
         assert_eq!(kept(&catalog), [(4, 15)], "the last one stays");
+    }
+
+    #[test]
+    fn bytes_of_specifications_are_counted_as_they_come_change_and_go() {
+        let by = crate::domain::Principal::common_name("a");
+        let spec = |config: &str| -> SubscriptionSpec {
+            let filters = serde_json::json!([{ "plugin": "p", "config": config }]);
+            let spec = serde_json::json!({"name": "s", "topics": ["abc"], "filters": filters, "created_by": "cn:a"});
+            serde_json::from_value(spec).expect("valid specification")
+        };
+        let id = SubscriptionId(1);
+        let mut catalog = Catalog::default();
+        let create = Change::CreateSubscription {
+            id,
+            spec: Json(spec("12345")),
+            start: Position(1),
+        };
+        let update = |revision, config| Change::UpdateSubscription {
+            id,
+            revision,
+            spec: Json(spec(config)),
+            fence: None,
+        };
+        for (change, bytes) in [
+            (create.clone(), 9),
+            (create, 9),
+            (update(1, "1234567"), 11),
+            (update(1, "twice, which does nothing"), 11),
+            (update(2, "1"), 5),
+            (Change::DeleteSubscription(id), 0),
+            (Change::DeleteSubscription(id), 0),
+        ] {
+            catalog.apply(&change);
+            let census = &catalog.specifications_census;
+            assert_eq!((census.of(&by), census.all()), (bytes, bytes), "{change:?}");
+        }
     }
 
     #[test]

@@ -40,6 +40,11 @@ pub(super) const SUBSCRIPTIONS: Counted = Counted {
     key: "subscriptions",
     remedy: DELETE,
 };
+pub(super) const SPECIFICATION_BYTES: Counted = Counted {
+    what: "bytes of subscriptions' specifications (patterns, configurations of plugins, outputs)",
+    key: "specification_bytes",
+    remedy: "make it shorter, or delete subscriptions that are not needed",
+};
 pub(super) const PLUGINS: Counted = Counted {
     what: "versions of plugins (a name whose versions are all deleted counts as one)",
     key: "plugins",

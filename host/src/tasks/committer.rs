@@ -29,8 +29,9 @@ use super::{BrokerError, PublishOutcome, PublishReplies, PublishReply, turns};
 use crate::auth::Policy;
 use crate::broker::{SubscriptionState, Verdict};
 use crate::domain::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Durability, Entries, LetterMark, Millis, Position,
-    Principal, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName, TopicSpec,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Durability, Entries, LetterMark, Millis, PluginUse,
+    Position, Principal, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
+    TopicSpec,
 };
 use crate::store::{JournalWriter, WriteError, WriteFailure};
 
@@ -65,6 +66,8 @@ const CHANGES_PENDING_MAX: usize = 8;
 /// Filter chains kept for a subscription, most of them only until a checkpoint says that nothing can ask for them any
 /// more. From half of it on, every further change asks for that checkpoint.
 const CHAINS_MAX: usize = 64;
+/// What these may have in configurations together before a further one is refused, each of which may have 1 MiB.
+const CHAIN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Topics of a group that the memory for the next one has room for.
 const TOPICS_KEPT: usize = 4_096;
@@ -103,6 +106,8 @@ pub(super) struct CommitterSettings {
     pub(super) topics: Quota,
     /// Subscriptions and routes there may be.
     pub(super) subscriptions: Quota,
+    /// Bytes that their specifications may have.
+    pub(super) specification_bytes: Quota,
     /// Plugins there may be.
     pub(super) plugins: PluginQuotas,
 }
@@ -587,6 +592,13 @@ impl Committer {
         census.admit(census::TOPICS, 1, by, quota, &self.parts.policy)
     }
 
+    // Whether specifications may be so many bytes longer.
+    fn admit_specification(&self, more: usize, by: Option<&Principal>) -> Result<(), BrokerError> {
+        let (catalog, quota) = (&self.parts.catalog, self.parts.settings.specification_bytes);
+        let (census, counted) = (&catalog.specifications_census, census::SPECIFICATION_BYTES);
+        census.admit(counted, more, by, quota, &self.parts.policy)
+    }
+
     fn admit_subscription(&self, by: Option<&Principal>) -> Result<(), BrokerError> {
         let (catalog, quota) = (&self.parts.catalog, self.parts.settings.subscriptions);
         let census = &catalog.subscriptions_census;
@@ -726,6 +738,7 @@ impl Committer {
         }
         self.check_plugins(&spec)?;
         self.admit_subscription(spec.created_by.as_ref())?;
+        self.admit_specification(spec.text_bytes(), spec.created_by.as_ref())?;
         let id = self.parts.catalog.next_subscription_id();
         let start = match spec.start {
             // Publishes of this group come after its control items.
@@ -769,6 +782,11 @@ impl Committer {
             )));
         }
         self.check_plugins(&spec)?;
+        let longer = spec.text_bytes();
+        let longer = longer.saturating_sub(subscription.spec.text_bytes());
+        if longer > 0 {
+            self.admit_specification(longer, spec.created_by.as_ref())?;
+        }
         let revision = from_revision + 1;
         let newest = subscription.chains().last();
         let judged_otherwise = newest.is_none_or(|chain| chain.differs_from(&spec));
@@ -807,8 +825,16 @@ impl Committer {
             return Ok(next);
         };
         let chains = subscription.chains();
-        if chains.len() >= CHAINS_MAX / 2 {
+        let filters = chains.iter().flat_map(|chain| &chain.filters);
+        let bytes: usize = filters.map(PluginUse::text_bytes).sum();
+        if chains.len() >= CHAINS_MAX / 2 || bytes >= CHAIN_BYTES_MAX / 2 {
             self.parts.checkpoint_due.notify_one();
+        }
+        if bytes >= CHAIN_BYTES_MAX {
+            return Err(BrokerError::Overloaded(format!(
+                "`{}` was changed since the last checkpoint with configurations of {bytes} bytes together, all of which are kept until the next one; that is on its way, try again in a moment",
+                cell.name
+            )));
         }
         if chains.len() >= CHAINS_MAX {
             return Err(BrokerError::Overloaded(format!(

@@ -95,6 +95,10 @@ impl Fixture {
             producers_max: 100,
             topics: many,
             subscriptions: many,
+            specification_bytes: super::Quota {
+                all: 1 << 30,
+                principal: 1 << 30,
+            },
             plugins: super::PluginQuotas {
                 versions: many,
                 bytes: many,

@@ -78,6 +78,10 @@ impl Served {
             producers_max: 100,
             topics: few,
             subscriptions: many,
+            specification_bytes: Quota {
+                all: 1 << 30,
+                principal: 1 << 30,
+            },
             plugins: PluginQuotas {
                 versions: many,
                 bytes: many,
