@@ -725,17 +725,6 @@ fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Metrics) {
     tracing::error!(events, topics = orphans.len(), first = ?topics, "events are lost although they are on disk: the loss that was accepted took the creation of their topics, so nobody knows whose they are; they are handed to nobody");
 }
 
-<<<<<<< HEAD
-fn broken(plugin: &PluginInfo) -> Condition {
-    broken_version(&plugin.name, plugin.version)
-}
-
-fn broken_version(name: &str, version: u32) -> Condition {
-    Condition::PluginBroken(format!("{name}@{version}").into())
-}
-
-=======
->>>>>>> c35d79e (Bound what plugins take, keep their names and numbers, and read the policy again on SIGHUP)
 fn spawn_thread(
     spawner: &Spawner,
     name: &'static str,

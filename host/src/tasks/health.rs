@@ -68,9 +68,9 @@ impl Condition {
             | Self::CheckpointFails
             | Self::OutOfFiles
             | Self::PolicyStale => None,
-            Self::TaskDied(subject)
-            | Self::Unreadable(subject)
-            | Self::PluginBroken(subject) => Some(subject),
+            Self::TaskDied(subject) | Self::Unreadable(subject) | Self::PluginBroken(subject) => {
+                Some(subject)
+            }
         }
     }
 

@@ -137,6 +137,11 @@ impl Fixture {
         created.expect("created");
     }
 
+    fn resume(&self, name: &str) {
+        let found = self.broker.find(name).expect("there");
+        self.broker.resume_subscription(&found).expect("resumed");
+    }
+
     // Waits until a line of the metrics is there.
     async fn wait_for_metric(&self, line: &str) {
         let reached = async {

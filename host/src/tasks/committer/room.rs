@@ -124,7 +124,9 @@ impl Committer {
         }
         self.said.out_of_files = true;
         let why = chain(error);
-        self.parts.conditions.raise(Condition::OutOfFiles, why.clone());
+        self.parts
+            .conditions
+            .raise(Condition::OutOfFiles, why.clone());
         BrokerError::Overloaded(format!("{why}; try again in a moment"))
     }
 }

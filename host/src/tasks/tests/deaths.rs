@@ -71,7 +71,8 @@ impl Fixture {
     }
 
     async fn delete(&self, name: &str) {
-        let deleted = self.broker.delete_subscription(name).await;
+        let found = self.broker.find(name).expect("there");
+        let deleted = self.broker.delete_subscription(&found).await;
         deleted.expect("deleted");
     }
 }
@@ -90,7 +91,7 @@ async fn a_catch_up_that_dies_is_over_when_its_subscription_is_resumed_or_delete
     fixture.delete("other").await;
     fixture.wait_for_dead(&both[..1]).await;
     fixture.fs.heal();
-    fixture.broker.resume_subscription("late").expect("resumed");
+    fixture.resume("late");
     fixture.wait_info("late", |late| late.depth == 8).await;
     fixture.wait_for_dead(&[]).await;
     fixture.broker.shutdown().await;
@@ -120,7 +121,7 @@ async fn a_lane_that_dies_is_over_when_it_is_started_anew_or_needed_no_more() {
         if round == 0 {
             fixture.fs.heal();
             for name in ["one", "two"] {
-                fixture.broker.resume_subscription(name).expect("resumed");
+                fixture.resume(name);
                 fixture.wait_info(name, |info| info.unevaluated == 0).await;
             }
             fixture.wait_for_dead(&[]).await;
@@ -149,11 +150,11 @@ async fn a_route_that_dies_is_over_when_it_is_resumed_or_deleted() {
     fixture.wait_paused("r", "").await;
     for _ in 0..2 {
         fixture.cannot_read();
-        fixture.broker.resume_subscription("r").expect("resumed");
+        fixture.resume("r");
         fixture.wait_for_dead(&["route r"]).await;
         fixture.wait_paused("r", "panicked").await;
         fixture.fs.heal();
-        fixture.broker.resume_subscription("r").expect("resumed");
+        fixture.resume("r");
         fixture.wait_for_dead(&[]).await;
         let transform = |info: &SubscriptionInfo| {
             let paused = info.paused.as_ref();
@@ -162,7 +163,7 @@ async fn a_route_that_dies_is_over_when_it_is_resumed_or_deleted() {
         fixture.wait_info("r", transform).await;
     }
     fixture.cannot_read();
-    fixture.broker.resume_subscription("r").expect("resumed");
+    fixture.resume("r");
     fixture.wait_for_dead(&["route r"]).await;
     fixture.delete("r").await;
     fixture.wait_for_dead(&[]).await;
@@ -188,7 +189,7 @@ async fn a_change_that_finds_no_room_leaves_a_paused_subscription_as_it_was() {
     let refused = refused.expect_err("no room");
     assert!(refused.is_retryable(), "{refused}");
     fixture.fs.heal();
-    fixture.broker.resume_subscription("late").expect("resumed");
+    fixture.resume("late");
     fixture.wait_info("late", |late| late.depth == 8).await;
     fixture.wait_for(&Condition::DiskFull, false).await;
     fixture.wait_for_dead(&[]).await;

@@ -153,7 +153,7 @@ async fn files_that_run_out_are_not_called_a_full_disk() {
     let refusal = stream.publish_until_refused().await;
     assert!(refusal.is_retryable(), "{refusal}");
     assert!(!refusal.to_string().contains("disk"), "{refusal}");
-    let condition = Condition::LimitReached("open files".into());
+    let condition = Condition::OutOfFiles;
     let raised = fixture.raised();
     let of_disk = [Condition::DiskFull, Condition::StoreFailed];
     assert!(raised.contains(&condition), "{raised:?}");
