@@ -11,4 +11,6 @@ mod subscription;
 
 pub use dedup::{OpenError, Producers, ProducersRestoreError, Verdict};
 pub use matching::TopicInterests;
-pub use subscription::{GiveUpReason, GivenUp, Lease, RestoreError, Strain, SubscriptionState};
+pub use subscription::{
+    GiveUpReason, GivenUp, HandedOver, Lease, RestoreError, Strain, SubscriptionState, Unseen,
+};

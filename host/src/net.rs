@@ -13,7 +13,6 @@ mod connection;
 mod credit;
 mod deliver;
 mod frames;
-mod handed;
 mod handshakes;
 mod listener;
 mod options;

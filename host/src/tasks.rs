@@ -13,6 +13,7 @@ mod dead_letters;
 mod delivery;
 mod error;
 mod gauges;
+mod handed;
 mod health;
 mod hops;
 mod hub;
@@ -47,7 +48,7 @@ pub use dead_letters::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
     TOPIC_HEADER,
 };
-pub use delivery::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
+pub use delivery::{Body, Consumer, Delivery, Manner, SHARED_BYTES_MIN};
 pub use error::BrokerError;
 pub use health::{Condition, Conditions, Raised};
 pub(crate) use log_limit::LogLimit;

@@ -210,6 +210,30 @@ async fn what_a_client_says_it_has_not_handed_over_counts_nothing() -> anyhow::R
 }
 
 #[tokio::test]
+async fn what_waits_in_front_of_an_application_that_stands_still_goes_to_another_and_counts_nothing()
+-> anyhow::Result<()> {
+    let policy = json!({"attempts_max": 1, "backoff_ms": [0], "ack_deadline_ms": 50});
+    let broker = start(policy, 3).await?;
+    let mut stands = Raw::attach(&broker, 10, true).await?;
+    assert_eq!(stands.take(3).await?, [1, 2, 3]);
+    stands.handed_over(1).await?;
+    // That one is in its hands, and late; the others never got there.
+    let late = |info: &SubscriptionInfo| info.dead_lettered == 1 && info.in_flight == 0;
+    broker
+        .admin()
+        .wait_subscription("s", "to miss its deadline", late)
+        .await?;
+    let mut goes_on = Raw::attach(&broker, 10, true).await?;
+    let frame = goes_on.frame().await?;
+    assert_eq!((frame.positions, frame.attempt), (vec![2, 3], 1));
+    goes_on.handed_over(2).await?;
+    goes_on.ack(&[2, 3]).await?;
+    let info = broker.admin().wait_drained("s").await?;
+    assert_eq!(info.dead_lettered, 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn suspects_go_out_alone_while_others_go_on() -> anyhow::Result<()> {
     let policy = json!({"backoff_ms": [0], "ack_deadline_ms": 600_000});
     let broker = start(policy, 6).await?;

@@ -12,6 +12,7 @@
 //! - `suspects`: what a lost consumer may have had in hand.
 //! - `reasons`: why what is given up is given up.
 //! - `looking`: those that only look.
+//! - `unseen`: deadlines, and what an application has not got yet.
 //! - `snapshot`: all of it as bytes.
 
 mod chains;
@@ -24,8 +25,9 @@ mod snapshot;
 mod suspects;
 #[cfg(test)]
 mod tests;
+mod unseen;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub use self::returned::Strain;
 use self::returned::{Delays, Tries};
 pub use self::snapshot::RestoreError;
 use self::suspects::Suspects;
+pub use self::unseen::{HandedOver, Unseen};
 use super::positions::PositionSet;
 use super::ranges::RangeMap;
 use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
@@ -78,6 +81,8 @@ pub struct SubscriptionState {
     tries: Tries,
     suspects: Suspects,
     consumers: BTreeMap<ConsumerId, Consumer>,
+    /// Those whose application takes nothing. They get nothing more meanwhile.
+    stalled: BTreeSet<ConsumerId>,
     in_flight: u64,
     /// Those in flight that failed before.
     retries_in_flight: u64,
@@ -107,6 +112,10 @@ struct Consumer {
     next_scan: Option<Millis>,
     /// It only looks, and the next event it is shown is at this position or behind it. It holds nothing.
     looks_from: Option<u64>,
+    /// It says what it has handed to its application.
+    says: bool,
+    /// When it said so last.
+    handed_at: Option<Millis>,
 }
 
 /// An event handed to a consumer.
@@ -216,6 +225,7 @@ impl SubscriptionState {
             tries: Tries::default(),
             suspects: Suspects::default(),
             consumers: BTreeMap::new(),
+            stalled: BTreeSet::new(),
             in_flight: 0,
             retries_in_flight: 0,
             retries_in_a_row: 0,

@@ -20,11 +20,10 @@ use super::connection::Peer;
 use super::credit::ConsumerCredit;
 use super::deliver::{TooLarge, pack};
 use super::frames::{FrameRecv, FrameSend};
-use super::handed::Unseen;
 use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
 use crate::auth::Right;
 use crate::domain::Position;
-use crate::tasks::{BrokerError, Consumer, Delivery};
+use crate::tasks::{BrokerError, Consumer, Delivery, Manner};
 
 /// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
 /// client's receive window is in memory per consumer at most.
@@ -69,7 +68,6 @@ pub(super) async fn serve(
         credit: ConsumerCredit::new(open.credit_events, open.credit_bytes),
         confirmed: Outbox::default(),
         heard: Outbox::default(),
-        unseen: Mutex::new(Unseen::new(open.says_handed_over)),
     };
     let mut confirms = Confirms::new();
     let ended = session.run(consumer, &mut confirms, recv, send).await;
@@ -90,13 +88,18 @@ async fn attach(peer: &Peer, open: &pb::SubscribeOpen) -> Result<Consumer, pb::E
             .check_any(&peer.principal, Right::Subscribe)
             .map_err(|denied| from_denied(&denied))?;
     }
+    let manner = match (open.look, open.says_handed_over) {
+        (true, _) => Manner::Looks,
+        (false, true) => Manner::Says,
+        (false, false) => Manner::Silent,
+    };
     let broker = peer
         .server
         .backend
         .broker()
         .map_err(|error| from_broker(&error))?;
     broker
-        .attach(&peer.principal, &open.subscription, open.look)
+        .attach(&peer.principal, &open.subscription, manner)
         .await
         .map_err(|error| from_broker(&error))
 }
@@ -108,7 +111,6 @@ struct Session<'a> {
     confirmed: Outbox,
     /// What the client said to have handed over, and wants to know heard.
     heard: Outbox,
-    unseen: Mutex<Unseen>,
 }
 
 /// The consumer of a session, which ends with this: as cut when its connection is lost, also when the stream's task
@@ -130,11 +132,8 @@ impl Drop for Attached<'_> {
         while let Ok(deliveries) = self.fetched.try_recv() {
             consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
         }
-        let (says, unseen) = self.session.unseen(|unseen| (unseen.says, unseen.take()));
         if self.failed || self.session.peer.is_cut() {
-            consumer.cut(unseen, says);
-        } else {
-            consumer.detach(unseen);
+            consumer.cut();
         }
     }
 }
@@ -177,10 +176,6 @@ impl Session<'_> {
         ended
     }
 
-    fn unseen<T>(&self, change: impl FnOnce(&mut Unseen) -> T) -> T {
-        change(&mut self.unseen.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     // Reads commands until the client finishes.
     async fn read(
         &self,
@@ -216,7 +211,7 @@ impl Session<'_> {
                 confirm,
             } => {
                 if handed_over > 0 {
-                    self.unseen(|unseen| unseen.handed_over(handed_over));
+                    consumer.handed_over(handed_over);
                 }
                 if confirm {
                     self.heard.raise(handed_over);
@@ -313,11 +308,11 @@ impl Session<'_> {
         for message in &packed.messages {
             send.push_deliver(&message.head, &message.events);
         }
-        self.unseen(|unseen| {
-            for range in sent {
-                without(range, &packed.too_large, |range| unseen.sent(range));
-            }
-        });
+        let mut pieces = Vec::with_capacity(sent.len());
+        for range in &sent {
+            without(range, &packed.too_large, |piece| pieces.push(piece));
+        }
+        consumer.sent(sent.len(), pieces);
         for too_large in &packed.too_large {
             self.set_aside(consumer, too_large);
         }
@@ -391,7 +386,7 @@ fn to_consumer(message: broker_to_consumer::Message) -> pb::BrokerToConsumer {
 
 // A range of deliveries in the pieces between those that were not sent.
 fn without(
-    range: RangeInclusive<Position>,
+    range: &RangeInclusive<Position>,
     unsent: &[TooLarge],
     mut piece: impl FnMut(RangeInclusive<Position>),
 ) {
@@ -615,7 +610,7 @@ mod tests {
             };
             let unsent: Vec<_> = unsent.iter().map(too_large).collect();
             let mut pieces = Vec::new();
-            without(Position(5)..=Position(9), &unsent, |piece| {
+            without(&(Position(5)..=Position(9)), &unsent, |piece| {
                 pieces.push((piece.start().0, piece.end().0));
             });
             assert_eq!(pieces, expected);

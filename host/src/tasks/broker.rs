@@ -17,7 +17,7 @@ use super::census::Quota;
 use super::checkpointer::{Checkpointer, Decision};
 use super::clock::Clock;
 use super::committer::{self, Committer, CommitterParts, CommitterSettings, PluginQuotas};
-use super::delivery::{Consumer, DeliveryParts, Taker};
+use super::delivery::{Consumer, DeliveryParts, Manner};
 use super::health::{Conditions, Raised};
 use super::hub::{Cell, Hub, Start, chain};
 use super::inbox::{Control, Inbox, Update};
@@ -372,7 +372,7 @@ impl Broker {
         &self,
         who: &Principal,
         name: &str,
-        look: bool,
+        manner: Manner,
     ) -> Result<Consumer, BrokerError> {
         // Looked at first: what changes from here on is noticed by the consumer.
         let let_in_by = self.0.parts.policy.version();
@@ -391,11 +391,13 @@ impl Broker {
         let transforms = self.0.parts.transforms(&form).await;
         transforms.map_err(|error| BrokerError::Invalid(chain(&error)))?;
         let parts = self.0.parts.clone();
-        let taker = match look {
-            true => Taker::attach_to_look(parts, cell),
-            false => Taker::attach(parts, cell),
-        };
-        Ok(Consumer::new(taker, who.clone(), let_in_by))
+        Ok(Consumer::attach(
+            parts,
+            cell,
+            manner,
+            who.clone(),
+            let_in_by,
+        ))
     }
 
     /// Creates a topic.

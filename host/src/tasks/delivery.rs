@@ -5,11 +5,12 @@
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::handed::Handing;
 use super::hub::{Cell, Form, Hub, chain, push_range};
 use super::inbox::{Control, Inbox};
 use super::log::Log;
@@ -128,19 +129,25 @@ pub(super) struct Leased {
     pub(super) event: Bytes,
 }
 
-/// How a taker ends, and what was sent to it that it has not said to have handed over.
-enum Ending {
-    /// It says so, or the broker ends it.
-    Detached(Vec<RangeInclusive<Position>>),
-    /// Its connection was lost; the flag tells whether it says what it hands over.
-    Cut(Vec<RangeInclusive<Position>>, bool),
+/// How a consumer goes about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It only looks: it holds nothing, and nothing it does counts.
+    Looks,
+    /// It says what it hands to its application, with [`Consumer::handed_over`].
+    Says,
+    /// It does not say so: its application may have everything that was sent.
+    Silent,
 }
 
 /// One taker of a subscription's events. Dropping it gives what it holds back at once.
 pub(super) struct Taker {
-    ending: Ending,
+    // Its connection was lost, rather than that it or the broker ended it.
+    is_cut: bool,
     // It only looks: what it finds out changes nothing.
     looks: bool,
+    // What it has in hand; all it holds if it does not send it on.
+    handing: Option<Arc<Mutex<Handing>>>,
     pub(super) cell: Arc<Cell>,
     pub(super) id: ConsumerId,
     pub(super) parts: Arc<DeliveryParts>,
@@ -150,25 +157,37 @@ impl Taker {
     pub(super) fn attach(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
         let id = cell.next_consumer_id();
         cell.lock().attach(id);
-        Self::new(parts, cell, id, false)
-    }
-
-    /// One that only looks: it holds nothing, and nothing it does counts.
-    pub(super) fn attach_to_look(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
-        let id = cell.next_consumer_id();
-        cell.lock().attach_to_look(id);
-        Self::new(parts, cell, id, true)
-    }
-
-    fn new(parts: Arc<DeliveryParts>, cell: Arc<Cell>, id: ConsumerId, looks: bool) -> Self {
         cell.consumers.fetch_add(1, Ordering::Relaxed);
         Self {
-            ending: Ending::Detached(Vec::new()),
-            looks,
+            is_cut: false,
+            looks: false,
+            handing: None,
             cell,
             id,
             parts,
         }
+    }
+
+    // One that sends what it takes to somebody else.
+    fn attach_for(parts: Arc<DeliveryParts>, cell: Arc<Cell>, manner: Manner) -> Self {
+        let mut taker = Self::attach(parts, cell);
+        let handing = Arc::new(Mutex::new(Handing::new(manner == Manner::Says)));
+        lock(&taker.cell.handing).insert(taker.id, handing.clone());
+        taker.handing = Some(handing);
+        taker.looks = manner == Manner::Looks;
+        let mut state = taker.cell.lock();
+        match manner {
+            Manner::Looks => state.attach_to_look(taker.id),
+            Manner::Says => state.attach_saying(taker.id),
+            Manner::Silent => {}
+        }
+        drop(state);
+        taker
+    }
+
+    fn handing<T>(&self, change: impl FnOnce(&mut Handing) -> T) -> Option<T> {
+        let handing = self.handing.as_ref()?;
+        Some(change(&mut lock(handing)))
     }
 
     /// Waits for events and leases and reads them. Each run is of one block, and rises.
@@ -459,9 +478,12 @@ impl Taker {
 impl Drop for Taker {
     fn drop(&mut self) {
         self.cell.consumers.fetch_sub(1, Ordering::Relaxed);
-        self.change(|state, now, id| match &self.ending {
-            Ending::Detached(unseen) => state.detach(id, unseen),
-            Ending::Cut(unseen, says) => state.cut(id, unseen, *says, now),
+        lock(&self.cell.handing).remove(&self.id);
+        let handing = self.handing(|handing| (handing.unseen(), handing.says()));
+        let (unseen, says) = handing.unwrap_or_default();
+        self.change(|state, now, id| match self.is_cut {
+            true => state.cut(id, &unseen, says, now),
+            false => state.detach(id, &unseen),
         });
     }
 }
@@ -510,6 +532,11 @@ impl Unreadable {
     fn add(&mut self, position: Position) {
         push_range(&mut self.ranges, position..=position);
     }
+}
+
+// Nothing of it can be half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn count(ranges: &[RangeInclusive<Position>]) -> u64 {
@@ -608,9 +635,15 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(taker: Taker, who: Principal, let_in_by: u64) -> Self {
+    pub(super) fn attach(
+        parts: Arc<DeliveryParts>,
+        cell: Arc<Cell>,
+        manner: Manner,
+        who: Principal,
+        let_in_by: u64,
+    ) -> Self {
         Self {
-            taker,
+            taker: Taker::attach_for(parts, cell, manner),
             who,
             let_in_by,
         }
@@ -670,6 +703,8 @@ impl Consumer {
             let events: u64 = deliveries.iter().map(Delivery::count).sum();
             let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();
             self.taker.parts.metrics.delivered(events, bytes as u64);
+            self.taker
+                .handing(|handing| handing.fetched(deliveries.iter().map(Delivery::range)));
             return Ok(deliveries);
         }
     }
@@ -758,16 +793,39 @@ impl Consumer {
         self.taker.extend(positions);
     }
 
-    /// Ends it: the client says so, or the broker does. `unseen` was sent and not said to have been handed to the
-    /// application; nothing counts as an attempt.
-    pub fn detach(mut self, unseen: Vec<RangeInclusive<Position>>) {
-        self.taker.ending = Ending::Detached(unseen);
+    /// Of what [`next`](Self::next) returned, so many deliveries are on their way now, in that order, and of these the
+    /// `ranges`; the others cannot be sent.
+    pub fn sent(
+        &self,
+        deliveries: usize,
+        ranges: impl IntoIterator<Item = RangeInclusive<Position>>,
+    ) {
+        self.taker.handing(|handing| {
+            handing.is_sent(deliveries);
+            ranges.into_iter().for_each(|range| handing.sent(range));
+        });
     }
 
-    /// Ends it because its connection is lost: what the application may have had in hand becomes suspect. `says` tells
-    /// whether the client says at all what it hands over; without that it may have been everything.
-    pub fn cut(mut self, unseen: Vec<RangeInclusive<Position>>, says: bool) {
-        self.taker.ending = Ending::Cut(unseen, says);
+    /// The application may have got so many events of all that were sent. For those it still holds, the ack deadline begins.
+    pub fn handed_over(&self, events: u64) {
+        let Taker {
+            cell, parts, id, ..
+        } = &self.taker;
+        let ranges = self.taker.handing(|handing| handing.handed_over(events));
+        let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) else {
+            return;
+        };
+        let handed = cell.lock().handed_over(*id, &ranges, parts.hub.clock.now());
+        parts.hub.arm(cell, handed.deadline);
+        if handed.goes_on {
+            cell.wake.notify_waiters();
+        }
+    }
+
+    /// Ends it because its connection is lost: what the application may have had in hand becomes suspect. Dropping it
+    /// otherwise detaches it: nothing counts as an attempt.
+    pub fn cut(mut self) {
+        self.taker.is_cut = true;
     }
 
     /// Gives events back that were handed out but not sent; this attempt does not count.

@@ -15,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::Subscription;
 use super::chain::FilterChain;
 use super::clock::Clock;
+use super::handed::Handing;
 use super::log::Log;
 use super::log_limit::LogLimit;
 use super::pending_acks::PendingAcks;
 use super::plugin_log::PluginLog;
 use super::transform::TransformChain;
-use crate::broker::{Strain, SubscriptionState, TopicInterests};
+use crate::broker::{Strain, SubscriptionState, TopicInterests, Unseen};
 use crate::domain::{
     Block, ConsumerId, Digest, LetterMark, Millis, Name, Position, SubscriptionId,
     SubscriptionSpec, TopicId, TopicName,
@@ -56,6 +57,8 @@ pub(super) struct Cell {
     evaluated_on_disk: AtomicU64,
     // The position at which its filters or its catching up stand because it cannot be read; 0: nowhere.
     stands_at: AtomicU64,
+    /// What each consumer was sent and its application has not got. Locked after the state, if both are.
+    pub(super) handing: Mutex<HashMap<ConsumerId, Arc<Mutex<Handing>>>>,
     /// The oldest pending position that was asked for, and when it was appended.
     pub(super) oldest: Mutex<(Position, Millis)>,
     pub(super) said: Said,
@@ -145,6 +148,7 @@ impl Cell {
             oldest: Mutex::default(),
             said: Said::default(),
             stands_at: AtomicU64::new(0),
+            handing: Mutex::default(),
         });
         cell.update(subscription);
         cell
@@ -167,6 +171,13 @@ impl Cell {
     pub(super) fn stands_at(&self) -> Option<Position> {
         let position = self.stands_at.load(Ordering::Relaxed);
         (position > 0).then_some(Position(position))
+    }
+
+    /// What a consumer's application has not got; nothing is known of some.
+    fn unseen_of(&self, consumer: ConsumerId) -> Option<Unseen> {
+        let handing = lock(&self.handing).get(&consumer).cloned()?;
+        let ranges = lock(&handing).unseen();
+        Some(Unseen { ranges })
     }
 
     pub(super) fn is_deleted(&self) -> bool {
@@ -600,7 +611,7 @@ impl Hub {
     fn tick(&self, cell: &Arc<Cell>, now: Millis) {
         let (deliverable, wakeup, given_up, strain) = {
             let mut state = cell.lock();
-            let deliverable = state.tick(now);
+            let deliverable = state.tick(now, |consumer| cell.unseen_of(consumer));
             let given_up = state.has_given_up();
             (deliverable, state.next_wakeup(), given_up, state.strain())
         };

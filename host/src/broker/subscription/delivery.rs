@@ -7,7 +7,9 @@ use std::ops::RangeInclusive;
 
 use super::returned::Return;
 use super::suspects::Turn;
-use super::{Consumer, GiveUpReason, GivenUp, Lease, SubscriptionState, bounded, bounds, push_run};
+use super::{
+    Consumer, GiveUpReason, GivenUp, Lease, SubscriptionState, Unseen, bounded, bounds, push_run,
+};
 use crate::broker::positions::PositionSet;
 use crate::domain::{ConsumerId, Millis, Position};
 
@@ -49,7 +51,7 @@ impl SubscriptionState {
         let Some(asking) = self.consumers.get(&consumer) else {
             return;
         };
-        if self.paused.is_some() {
+        if self.paused.is_some() || self.stalled.contains(&consumer) {
             return;
         }
         if let Some(from) = asking.looks_from {
@@ -220,9 +222,10 @@ impl SubscriptionState {
     }
 
     /// Applies the passing of time: what is not acked by its deadline comes back with back-off or is given up,
-    /// and what is due becomes deliverable. Returns whether something may have become deliverable.
-    pub fn tick(&mut self, now: Millis) -> bool {
-        let expired = self.expire(now);
+    /// and what is due becomes deliverable. `unseen` knows what a consumer's application has not got, for which no attempt
+    /// counts. Returns whether something may have become deliverable.
+    pub fn tick(&mut self, now: Millis, unseen: impl Fn(ConsumerId) -> Option<Unseen>) -> bool {
+        let expired = self.expire(now, unseen);
         let waited = self.wait_is_over(now);
         self.release_due(now) || expired || waited
     }
@@ -344,7 +347,7 @@ impl SubscriptionState {
         let Some(holder) = self.consumers.get_mut(&consumer) else {
             return;
         };
-        let deadline = now.plus(self.policy.ack_deadline_ms);
+        let deadline = holder.deadline(now, self.policy.ack_deadline_ms);
         let suspect = match runs.first() {
             Some((first, _)) => self.suspects.all.contains(*first),
             None => return,
@@ -375,12 +378,13 @@ impl SubscriptionState {
         let taken = self.take_flights(consumer, ranges);
         if !taken.is_empty() {
             self.answered(consumer);
+            self.stalled.remove(&consumer);
         }
         taken
     }
 
     // Removes from `consumer` what it holds of `ranges`; the caller says where it goes.
-    fn take_flights(
+    pub(super) fn take_flights(
         &mut self,
         consumer: ConsumerId,
         ranges: &[RangeInclusive<Position>],
@@ -438,23 +442,10 @@ impl SubscriptionState {
             self.given_up_waiting.remove_range(first, last);
         }
     }
-
-    fn expire(&mut self, now: Millis) -> bool {
-        let mut expired = Vec::new();
-        for consumer in self.consumers.values_mut() {
-            if consumer.next_scan.is_some_and(|scan| scan <= now) {
-                consumer.take_expired(now, &mut expired);
-            }
-        }
-        for (first, last) in &expired {
-            self.hand_back(*first, *last, &Return::Expired, now);
-        }
-        !expired.is_empty()
-    }
 }
 
 impl Consumer {
-    fn hold(&mut self, first: u64, last: u64, deadline: Millis) {
+    pub(super) fn hold(&mut self, first: u64, last: u64, deadline: Millis) {
         self.flights.insert(first, last, deadline);
         self.next_scan = Some(self.next_scan.map_or(deadline, |scan| scan.min(deadline)));
     }
@@ -467,7 +458,7 @@ impl Consumer {
         }
     }
 
-    fn take_expired(&mut self, now: Millis, expired: &mut Vec<(u64, u64)>) {
+    pub(super) fn take_expired(&mut self, now: Millis, expired: &mut Vec<(u64, u64)>) {
         let found = expired.len();
         let mut next = None;
         for (first, last, deadline) in self.flights.iter() {

@@ -95,6 +95,7 @@ impl SubscriptionState {
         let suspects = &self.suspects;
         suspects.tester.is_some()
             || suspects.draining.is_some()
+            || !self.stalled.is_empty()
             || !suspects.untried.is_empty()
             || !suspects.accused.is_empty()
     }
@@ -193,6 +194,7 @@ impl SubscriptionState {
 
     fn remove_consumer(&mut self, consumer: ConsumerId) -> Option<(Consumer, bool)> {
         let gone = self.consumers.remove(&consumer)?;
+        self.stalled.remove(&consumer);
         let was_tester = self.suspects.tester == Some(consumer);
         if was_tester {
             self.suspects.tester = None;

@@ -880,7 +880,7 @@ impl Pair {
             Op::Tick(ms) => {
                 self.now += ms;
                 let before = self.model.deliverable();
-                let changed = self.state.tick(Millis(self.now));
+                let changed = self.state.tick(Millis(self.now), |_| None);
                 self.model.tick(self.now);
                 assert!(
                     changed || before || !self.model.deliverable(),
@@ -1214,7 +1214,7 @@ proptest! {
             state.attach(C);
             let leased = lease(&mut state, C, 1_000, 5_000);
             prop_assert!(leased.len() <= state.depth() as usize);
-            state.tick(Millis(1_000_000));
+            state.tick(Millis(1_000_000), |_| None);
             state.take_given_up(1_000);
             ack(&mut state, None, &[run(0, 1_000)]);
         }
@@ -1512,9 +1512,9 @@ fn back_off_grows_until_the_event_is_given_up() {
     let mut state = with_events(1);
     assert_eq!(lease(&mut state, C, 9, 0), [(1, 1)]);
     assert_eq!(state.next_wakeup(), Some(Millis(100)));
-    assert!(!state.tick(Millis(99)));
+    assert!(!state.tick(Millis(99), |_| None));
     assert!(
-        state.tick(Millis(100)),
+        state.tick(Millis(100), |_| None),
         "deadline passed, no back-off after the first attempt"
     );
     assert_eq!(lease(&mut state, C, 9, 100), [(1, 2)]);
@@ -1613,7 +1613,7 @@ fn a_poison_event_among_a_thousand_is_found_within_its_attempts() {
                 let mut seen = leased.iter().map(|(position, _)| *position);
                 let Some(first) = seen.clone().next() else {
                     now += 50;
-                    state.tick(Millis(now));
+                    state.tick(Millis(now), |_| None);
                     continue;
                 };
                 let fatal = seen.any(|position| position == poison);
@@ -1712,9 +1712,9 @@ fn suspects_do_not_wait_for_a_consumer_that_never_comes_back() {
     state.cut(C, &[], false, Millis(0));
     assert_eq!(lease(&mut state, D, 1, 10), [(5, 1)]);
     assert_eq!(state.next_wakeup(), Some(Millis(2_010)));
-    assert!(!state.tick(Millis(2_009)));
+    assert!(!state.tick(Millis(2_009), |_| None));
     assert!(
-        state.tick(Millis(2_010)),
+        state.tick(Millis(2_010), |_| None),
         "whoever asks now gets nothing new"
     );
     assert_ne!(state.next_wakeup(), Some(Millis(2_010)), "said once");
@@ -1821,6 +1821,99 @@ fn what_was_not_sent_does_not_count() {
     assert_eq!(state.redelivered(), 0);
 }
 
+/// What is unseen of 1 to `last`.
+fn after(seen: u64, last: u64) -> impl Fn(ConsumerId) -> Option<Unseen> {
+    move |_| {
+        let ranges = vec![run(seen + 1, last)];
+        Some(Unseen { ranges })
+    }
+}
+
+fn slow() -> SubscriptionState {
+    let policy = DeliveryPolicy {
+        ack_deadline_ms: 5_000,
+        attempts_max: 1,
+        ..policy()
+    };
+    let mut state = SubscriptionState::new(policy, Position(1), 0);
+    state.observe(Position(20), [run(1, 20)]);
+    state.attach_saying(C);
+    state
+}
+
+#[test]
+fn a_slow_application_loses_nothing_that_it_has_not_got() {
+    let mut state = slow();
+    assert_eq!(lease(&mut state, C, 12, 0).len(), 12);
+    // It needs a deadline for each nearly, and the last of them is handed over after eleven.
+    for event in 1..=12 {
+        let now = event * 4_900;
+        let handed = state.handed_over(C, &[run(event, event)], Millis(now - 4_800));
+        assert_eq!(handed.deadline, Some(Millis(now + 200)));
+        state.tick(Millis(now), after(event, 12));
+        assert_eq!(
+            ack(&mut state, Some(C), &[run(event, event)]),
+            [(event, event)]
+        );
+    }
+    assert!(!state.has_given_up());
+    // What it does have in hand misses its deadline.
+    assert_eq!(lease(&mut state, C, 2, 60_000), [(13, 1), (14, 1)]);
+    state.handed_over(C, &[run(13, 13)], Millis(60_000));
+    state.tick(Millis(65_000), after(13, 14));
+    let given_up = state.take_given_up(9);
+    assert_eq!(given_up.len(), 1);
+    assert_eq!(
+        (given_up[0].position, given_up[0].attempts),
+        (Position(13), 1)
+    );
+}
+
+#[test]
+fn what_an_application_that_stands_still_has_not_got_goes_to_another_and_counts_nothing() {
+    let mut state = slow();
+    assert_eq!(lease(&mut state, C, 6, 0).len(), 6);
+    state.handed_over(C, &[run(1, 1)], Millis(100));
+    assert!(!state.tick(Millis(5_000), after(1, 6)), "a moment later");
+    assert_eq!(state.next_wakeup(), Some(Millis(5_100)));
+    assert!(state.tick(Millis(5_100), after(1, 6)));
+    assert_eq!((state.given_up(), state.in_flight()), (1, 0));
+    assert_eq!(lease(&mut state, C, 9, 5_100), [], "it has enough");
+    assert!(state.is_testing(), "whatever it answers may let it go on");
+    state.attach(D);
+    let again: Vec<_> = (2..=6).map(|position| (position, 1)).collect();
+    assert_eq!(lease(&mut state, D, 5, 5_100), again);
+    // It goes on with what it has, and gets more then.
+    let handed = state.handed_over(C, &[run(2, 2)], Millis(9_000));
+    assert_eq!((handed.deadline, handed.goes_on), (None, true));
+    assert_eq!(lease(&mut state, C, 1, 9_000), [(7, 1)]);
+}
+
+#[test]
+fn a_client_has_time_to_say_what_it_hands_over() {
+    let policy = DeliveryPolicy {
+        ack_deadline_ms: 1,
+        attempts_max: 1,
+        ..policy()
+    };
+    let mut state = SubscriptionState::new(policy, Position(1), 0);
+    state.observe(Position(2), [run(1, 2)]);
+    state.attach_saying(C);
+    lease(&mut state, C, 2, 0);
+    assert_eq!(state.next_wakeup(), Some(Millis(2_000)));
+    state.handed_over(C, &[run(1, 1)], Millis(10));
+    assert!(state.tick(Millis(11), after(1, 2)));
+    assert_eq!((state.given_up(), state.in_flight()), (1, 1));
+    // Of one that never says so, everything is taken to be in hand but what was not even sent.
+    state.attach(D);
+    state.detach(C, &[]);
+    assert_eq!(lease(&mut state, D, 2, 20), [(2, 2)]);
+    assert!(state.tick(Millis(21), after(1, 2)));
+    assert_eq!(lease(&mut state, D, 2, 22), [(2, 2)]);
+    assert!(state.tick(Millis(23), |_| Some(Unseen::default())));
+    assert_eq!(state.given_up(), 2);
+}
+
 #[test]
 fn nobody_acks_what_another_holds() {
     let mut state = with_events(4);
@@ -1874,7 +1967,7 @@ fn what_misses_its_deadline_does_not_keep_the_new_from_coming() {
     assert_eq!(lease(&mut state, C, 9, 0), [(1, 1), (2, 1)]);
     state.observe(Position(4), [run(3, 4)]);
     assert_eq!(lease(&mut state, C, 9, 50), []);
-    state.tick(Millis(100));
+    state.tick(Millis(100), |_| None);
     assert_eq!(lease(&mut state, C, 9, 100), [(1, 2), (3, 1)]);
     // What is new never has to wait longer than until the next is answered or misses its deadline.
     ack(&mut state, Some(C), &[run(3, 3)]);
@@ -1945,7 +2038,7 @@ fn any_number_of_events_may_wait_for_another_attempt() {
     assert_eq!(lease(&mut state, C, 10, now), [(count + 1, 1)]);
     let back = SubscriptionState::restore(&state.snapshot(), endless, |_| None).expect("sound");
     assert_eq!((&back.tries, &back.delayed), (&state.tries, &state.delayed));
-    assert!(state.tick(Millis(3_620_000)));
+    assert!(state.tick(Millis(3_620_000), |_| None));
     assert_eq!(lease(&mut state, C, 1, now), [(2, 2)]);
 }
 

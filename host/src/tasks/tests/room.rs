@@ -1,6 +1,7 @@
 //! What becomes of publishers when there is no room: they are told, and go on when there is.
 
 use super::*;
+use crate::tasks::Manner;
 
 impl Stream {
     // Publishes until it is refused, and returns why.
@@ -48,7 +49,7 @@ async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
     assert!(!fixture.broker.health().ready);
     let consumer = fixture
         .broker
-        .attach(&Principal::local(), "s", false)
+        .attach(&Principal::local(), "s", Manner::Silent)
         .await
         .expect("attached");
     let deliveries = tokio::time::timeout(PATIENCE, consumer.next(16, 1 << 20)).await;
