@@ -123,6 +123,7 @@ pub(super) struct Committer {
     // Of the group before: a place for the next one.
     topics: FxHashMap<TopicId, OpenTopic>,
     notes: Vec<u8>,
+    undo: undo::Undo,
     said: room::Said,
 }
 
@@ -180,6 +181,7 @@ impl Committer {
             kept: FxHashMap::default(),
             topics: FxHashMap::default(),
             notes: Vec::new(),
+            undo: undo::Undo::default(),
             said: room::Said::default(),
         }
     }
@@ -262,6 +264,7 @@ impl Committer {
             next_position: self.parts.next_position,
             topics: std::mem::take(&mut self.topics),
             notes: std::mem::take(&mut self.notes),
+            undo: std::mem::take(&mut self.undo),
             bytes_max: self.group_bytes_max(),
             ..Group::default()
         };
@@ -503,6 +506,12 @@ impl Committer {
             if session.is_fenced() {
                 return Err(BrokerError::Fenced);
             }
+            if session.is_refused() {
+                return Err(BrokerError::Overloaded(
+                    "a batch before this one was refused for now; send both again on a new stream"
+                        .into(),
+                ));
+            }
             let verdict = self.parts.sessions.producers().check(
                 session.producer,
                 session.epoch,
@@ -550,7 +559,7 @@ impl Committer {
                 first_sequence,
                 item.resolved_through,
             );
-            group.undo.batches.push((session.producer, last_number));
+            group.undo.batches.push((session.clone(), last_number));
             group.note(&Note::Batch {
                 producer: session.producer,
                 epoch: session.epoch,
@@ -1212,6 +1221,9 @@ fn refuse((control, publish): (VecDeque<Control>, VecDeque<PublishItem>), error:
         }
     }
     for item in publish {
+        if let Some(session) = &item.session {
+            session.refuse_from_here();
+        }
         item.promise.refuse(error.clone());
     }
 }

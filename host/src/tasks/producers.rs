@@ -18,11 +18,23 @@ pub(super) struct Session {
     // The journal has been told whose the producer is.
     owner_told: AtomicBool,
     fenced: AtomicBool,
+    // A batch of it was refused that may succeed later.
+    refused: AtomicBool,
 }
 
 impl Session {
     pub(super) fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
+    }
+
+    /// A batch of this stream was refused for now. Those that wait behind it must not overtake it, or it would look like a resend of
+    /// what never was: they are refused as well, and the client sends all of them again on a new stream. Called by the committer.
+    pub(super) fn refuse_from_here(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Whether the owner is still to be written down, which the caller then does. Called by the committer.
@@ -77,6 +89,7 @@ impl Sessions {
             owner,
             owner_told: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
         });
         if let Some(older) = open.insert(producer, session.clone()) {
             older.fenced.store(true, Ordering::Release);

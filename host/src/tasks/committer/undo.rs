@@ -5,32 +5,41 @@ use std::sync::{Arc, PoisonError};
 
 use super::room::Acks;
 use super::{Committer, Group, NOTES_KEPT_BYTES, TOPICS_KEPT};
-use crate::domain::ProducerId;
 use crate::store::{WriteError, WriteFailure};
 use crate::tasks::BrokerError;
 use crate::tasks::catalog::Change;
 use crate::tasks::hub::chain;
 use crate::tasks::producers::{Session, Sessions};
 
+/// Batches of a group that the memory for the next one has room for.
+const BATCHES_KEPT: usize = 4_096;
+
 /// What a group changes of producers before it is written.
 #[derive(Default)]
 pub(super) struct Undo {
-    /// With the highest number that was committed before, in the order of the batches.
-    pub(super) batches: Vec<(ProducerId, u64)>,
+    /// Whose batches are in it, in order, each with the highest number that its producer had committed before.
+    pub(super) batches: Vec<(Arc<Session>, u64)>,
     /// Sessions whose owner is written down in the group.
     pub(super) told: Vec<Arc<Session>>,
 }
 
 impl Undo {
-    fn of_producers(self, sessions: &Sessions) {
+    fn of_producers(&self, sessions: &Sessions) {
         let mut producers = sessions.producers();
-        for (producer, last_number) in self.batches.into_iter().rev() {
-            producers.take_back(producer, last_number);
+        for (session, last_number) in self.batches.iter().rev() {
+            producers.take_back(session.producer, *last_number);
+            session.refuse_from_here();
         }
         drop(producers);
-        for session in self.told {
+        for session in &self.told {
             session.forget_owner_told();
         }
+    }
+
+    fn clear(&mut self) {
+        self.batches.clear();
+        self.batches.shrink_to(BATCHES_KEPT);
+        self.told.clear();
     }
 }
 
@@ -61,7 +70,7 @@ impl Committer {
                 BrokerError::Internal(why)
             }
         };
-        std::mem::take(&mut group.undo).of_producers(&self.parts.sessions);
+        group.undo.of_producers(&self.parts.sessions);
         self.take_back_changes(&group.changes);
         group.owed.refuse(&refusal);
         for (subscription, ranges) in acks {
@@ -102,6 +111,7 @@ impl Committer {
         let Group {
             mut topics,
             mut notes,
+            mut undo,
             ..
         } = group;
         topics.clear();
@@ -110,5 +120,7 @@ impl Committer {
         notes.clear();
         notes.shrink_to(NOTES_KEPT_BYTES);
         self.notes = notes;
+        undo.clear();
+        self.undo = undo;
     }
 }

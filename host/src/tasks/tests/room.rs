@@ -66,9 +66,9 @@ async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
 }
 
 impl Fixture {
-    async fn numbered_publisher(&self) -> Stream {
+    async fn numbered_publisher(&self, epoch: u32) -> Stream {
         let (replies, answers) = mpsc::unbounded_channel();
-        let producer = Some((crate::domain::ProducerId(7), 1));
+        let producer = Some((crate::domain::ProducerId(7), epoch));
         let opened = self
             .broker
             .publisher(&Principal::local(), producer, replies)
@@ -92,7 +92,7 @@ impl Fixture {
 async fn a_group_that_finds_no_room_is_refused_and_changes_nothing() {
     let fixture = Fixture::start(1 << 20).await;
     fixture.subscribe("s", ">").await;
-    let mut stream = fixture.numbered_publisher().await;
+    let mut stream = fixture.numbered_publisher(1).await;
     stream.submit_numbered(1, "a.b", 1).await;
     let first = stream.answers(1).await.remove(0).result.expect("appended");
     let last = fixture.create_topic("before").await.expect("created");
@@ -113,7 +113,17 @@ async fn a_group_that_finds_no_room_is_refused_and_changes_nothing() {
     fixture.fs.heal();
     fixture.wait_for(&Condition::DiskFull, false).await;
     assert_eq!(fixture.raised(), []);
+    // What waited behind a batch that was refused does not overtake it.
+    stream.submit_numbered(10, "a.b", 1).await;
+    let refusal = stream
+        .answers(1)
+        .await
+        .remove(0)
+        .result
+        .expect_err("behind");
+    assert!(refusal.is_retryable(), "{refusal}");
     // The same numbers are no resend, the topic comes into being now, and no number was used up.
+    let mut stream = fixture.numbered_publisher(2).await;
     for number in 2..10 {
         stream.submit_numbered(number, "a.new", 1).await;
     }
@@ -130,7 +140,7 @@ async fn a_group_that_finds_no_room_is_refused_and_changes_nothing() {
     let line = "tidegate_subscription_depth{subscription=\"s\"} 10\n";
     fixture.wait_for_metric(line).await;
     // Whose the producer is was written down although it was refused at first.
-    let mut stream = fixture.numbered_publisher().await;
+    let mut stream = fixture.numbered_publisher(3).await;
     stream.submit_numbered(10, "a.b", 1).await;
     assert!(
         stream
