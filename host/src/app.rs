@@ -241,6 +241,7 @@ fn broker_options(config: &Config, policy: Arc<Policy>) -> BrokerOptions {
             },
         },
         subscription_patterns_max: usize_of(config.limits.subscription_patterns_max),
+        event_bytes_max: usize_of(config.limits.event_bytes_max),
         policy,
     }
 }

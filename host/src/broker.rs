@@ -4,6 +4,7 @@
 
 mod classes;
 mod dedup;
+mod idle;
 mod matching;
 mod positions;
 mod ranges;

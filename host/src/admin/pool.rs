@@ -89,14 +89,11 @@ impl Pool {
         let address = address.map(Network::from);
         let limits = self.limits;
         let mut state = self.lock();
-        let same = |seat: &Seat| address.is_some() && seat.address == address;
-        if state.count(same) >= limits.address_connections_max && !state.evict(same) {
-            return None;
-        }
         let regular = |seat: &Seat| !seat.in_reserve;
-        let reserve = |seat: &Seat| seat.in_reserve;
-        let full = state.count(regular) >= limits.connections_max && !state.evict(regular);
-        if full && state.count(reserve) >= limits.reserve && !state.evict(reserve) {
+        let same = |seat: &Seat| regular(seat) && address.is_some() && seat.address == address;
+        let full = state.is_full(same, limits.address_connections_max)
+            || state.is_full(regular, limits.connections_max);
+        if full && state.is_full(|seat| seat.in_reserve, limits.reserve) {
             return None;
         }
         let evicted = CancellationToken::new();
@@ -128,6 +125,11 @@ impl State {
         self.seats.values().filter(|seat| of(seat)).count()
     }
 
+    // Whether there are so many of these, all at work.
+    fn is_full(&mut self, of: impl Fn(&Seat) -> bool, max: usize) -> bool {
+        self.count(&of) >= max && !self.evict(of)
+    }
+
     // Ends the oldest of these that nobody would miss: one that never asked for anything before one between two requests.
     fn evict(&mut self, of: impl Fn(&Seat) -> bool) -> bool {
         for phase in [Phase::Silent, Phase::Idle] {
@@ -145,16 +147,22 @@ impl State {
 }
 
 impl Place {
-    /// Says who it is. When all the connections that this principal may have are at work, this one may only ask for health and
-    /// metrics.
+    /// Says who it is. When all the connections that this principal may have are at work, this one goes to the reserve and may
+    /// only ask for health and metrics; when the reserve is full as well, it is evicted.
     pub(super) fn identify(&self, who: &Principal) {
         let limits = self.pool.limits;
         let mut state = self.pool.lock();
         let same = |seat: &Seat| seat.who.as_ref() == Some(who);
-        let full = state.count(same) >= limits.principal_connections_max && !state.evict(same);
+        let full = state.is_full(same, limits.principal_connections_max);
+        if full && state.is_full(|seat| seat.in_reserve, limits.reserve) {
+            if let Some(seat) = state.seats.remove(&self.id) {
+                seat.evicted.cancel();
+            }
+            return;
+        }
         if let Some(seat) = state.seats.get_mut(&self.id) {
             match full {
-                true => seat.restricted = true,
+                true => (seat.in_reserve, seat.restricted) = (true, true),
                 false => seat.who = Some(who.clone()),
             }
         }
@@ -297,6 +305,38 @@ mod tests {
         let e = from(&pool, "10.0.0.5").expect("room");
         e.identify(&other);
         assert_eq!(e.begin().0, Scope::Everything);
+    }
+
+    #[test]
+    fn one_principal_leaves_room_for_others_at_its_address_and_for_health() {
+        let pool = Pool::new(LIMITS);
+        let (greedy, other) = (Principal::common_name("a"), Principal::common_name("b"));
+        let mut busy = Vec::new();
+        let mut come = |who: &Principal| {
+            let place = from(&pool, "10.0.0.1")?;
+            place.identify(who);
+            let (scope, request) = place.begin();
+            busy.push(request);
+            (!place.evicted.is_cancelled()).then_some(scope)
+        };
+        assert_eq!(come(&greedy), Some(Scope::Everything));
+        assert_eq!(come(&greedy), Some(Scope::Everything));
+        assert_eq!(come(&greedy), Some(Scope::HealthOnly));
+        assert_eq!(come(&greedy), None, "the reserve is full, too");
+        assert_eq!(come(&other), Some(Scope::Everything));
+    }
+
+    #[test]
+    fn a_full_address_may_ask_for_health() {
+        let pool = Pool::new(LIMITS);
+        let places = [0; 3].map(|_| from(&pool, "10.0.0.1").expect("room"));
+        let working = places.each_ref().map(Place::begin);
+        let probe = from(&pool, "10.0.0.1").expect("the reserve");
+        let (scope, _request) = probe.begin();
+        assert_eq!(scope, Scope::HealthOnly);
+        assert!(from(&pool, "10.0.0.1").is_none(), "all are at work");
+        assert!(from(&pool, "10.0.0.2").is_some());
+        drop(working);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! batches whose answers it may not have seen. Enough to answer a resend like the first time. Memory is
 //! bounded by the number of producers; the committer owns this state and persists it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::idle::{ByOwner, Idleness, Owner};
 use crate::domain::{PrincipalDigest, ProducerId, Sequence};
 
 const VERSION: u8 = 2;
@@ -23,22 +24,17 @@ const BATCHES_KEPT: usize = 32;
 pub struct Producers {
     producers_max: usize,
     by_id: HashMap<ProducerId, Producer>,
-    /// Who is forgotten first: those that never committed anything, then whoever is idle longest. So opening
-    /// streams with made-up ids pushes out nobody who publishes.
-    idle: BTreeMap<Idle, ProducerId>,
+    /// Says who is forgotten first.
+    by_owner: ByOwner,
     clock: u64,
     /// Batches remembered over all of them.
     batches: usize,
 }
 
-/// Has committed, then when it was last used on the logical clock.
-type Idle = (bool, u64);
-
 #[derive(Clone, Debug)]
 struct Producer {
-    idle: Idle,
-    /// Whose it is; unknown only of one that an older broker has seen last.
-    owner: Option<PrincipalDigest>,
+    idleness: Idleness,
+    owner: Owner,
     known: Known,
 }
 
@@ -51,7 +47,7 @@ struct Known {
 }
 
 /// A producer as the state keeps it.
-type Stored = (ProducerId, bool, Known, Option<PrincipalDigest>);
+type Stored = (ProducerId, bool, Known, Owner);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Batch {
@@ -116,7 +112,7 @@ impl Producers {
         Self {
             producers_max: producers_max.max(1),
             by_id: HashMap::new(),
-            idle: BTreeMap::new(),
+            by_owner: ByOwner::default(),
             clock: 0,
             batches: 0,
         }
@@ -159,7 +155,8 @@ impl Producers {
     }
 
     /// A producer of `owner` opens a stream: lower epochs are fenced from now on, and other principals do not get it any
-    /// more. Returns its highest committed number, 0 when none is known.
+    /// more. Until [`close`](Self::close) it is forgotten only when its owner has nothing else to forget. Returns its highest
+    /// committed number, 0 when none is known.
     ///
     /// # Errors
     ///
@@ -171,15 +168,33 @@ impl Producers {
         owner: PrincipalDigest,
     ) -> Result<u64, OpenError> {
         self.may_open(id, epoch, owner)?;
-        let producer = self.touch(id);
-        producer.owner = Some(owner);
-        producer.known.epoch = epoch;
-        Ok(producer.known.last_number)
+        self.own(id, owner);
+        self.rank(id, |idleness| idleness.is_open = true);
+        let known = &mut self.touch(id).known;
+        known.epoch = epoch;
+        Ok(known.last_number)
     }
 
-    /// Recovery reads whose a producer is.
-    pub fn own(&mut self, id: ProducerId, owner: PrincipalDigest) {
-        self.touch(id).owner = Some(owner);
+    /// Its stream has ended, and it has no other.
+    pub fn close(&mut self, id: ProducerId) {
+        self.rank(id, |idleness| idleness.is_open = false);
+    }
+
+    /// Whose a producer is: its stream says so with each batch, in case it was forgotten meanwhile, and recovery reads it.
+    /// Returns whether that was not known.
+    pub fn own(&mut self, id: ProducerId, owner: PrincipalDigest) -> bool {
+        let owner = Some(owner);
+        let is_new = !self.by_id.contains_key(&id);
+        let producer = self.touch_of(id, owner);
+        let before = std::mem::replace(&mut producer.owner, owner);
+        let (idleness, batches) = (producer.idleness, producer.known.batches.len());
+        if before != owner {
+            self.by_owner.count_batches(before, idleness, batches, 0);
+            self.by_owner.remove(before, idleness);
+            self.by_owner.insert(owner, idleness, id);
+            self.by_owner.count_batches(owner, idleness, 0, batches);
+        }
+        is_new || before != owner
     }
 
     /// Highest committed number of a producer, 0 when none is known.
@@ -230,7 +245,12 @@ impl Producers {
         first_sequence: Sequence,
         resolved_through: u64,
     ) -> u64 {
-        let known = &mut self.touch(id).known;
+        self.touch(id);
+        self.rank(id, |idleness| idleness.committed = true);
+        let Some(producer) = self.by_id.get_mut(&id) else {
+            return 0;
+        };
+        let known = &mut producer.known;
         let last_before = known.last_number;
         known.epoch = known.epoch.max(epoch);
         let batch = Batch {
@@ -254,7 +274,8 @@ impl Producers {
             known.batches.shrink_to(after.max(BATCHES_KEPT / 2));
         }
         self.batches = self.batches + after - before;
-        self.mark_committed(id);
+        self.by_owner
+            .count_batches(producer.owner, producer.idleness, before, after);
         if self.batches > self.batches_max() {
             self.forget_batches(id);
         }
@@ -272,8 +293,11 @@ impl Producers {
         let kept = known
             .batches
             .partition_point(|batch| batch.last_number() <= last_number);
-        self.batches -= known.batches.len() - kept;
+        let before = known.batches.len();
+        self.batches -= before - kept;
         known.batches.truncate(kept);
+        self.by_owner
+            .count_batches(producer.owner, producer.idleness, before, kept);
     }
 
     fn batches_max(&self) -> usize {
@@ -282,15 +306,20 @@ impl Producers {
     }
 
     // Forgets the batches of those that are idle longest, all but `busy`, until a quarter of the room is free, so that this is
-    // seldom done. What they resend is refused then, as after more batches than are remembered of one.
+    // seldom done; of whoever has the most batches first. What they resend is refused then, as after more batches than are
+    // remembered of one.
     fn forget_batches(&mut self, busy: ProducerId) {
         let enough = self.batches_max() / 4 * 3;
-        for id in self.idle.values().filter(|id| **id != busy) {
+        let ids = self.by_owner.by_batches();
+        for id in ids.into_iter().filter(|id| *id != busy) {
             if self.batches <= enough {
                 return;
             }
-            if let Some(producer) = self.by_id.get_mut(id) {
-                self.batches -= std::mem::take(&mut producer.known.batches).len();
+            if let Some(producer) = self.by_id.get_mut(&id) {
+                let forgotten = std::mem::take(&mut producer.known.batches).len();
+                self.batches -= forgotten;
+                self.by_owner
+                    .count_batches(producer.owner, producer.idleness, forgotten, 0);
             }
         }
     }
@@ -298,12 +327,14 @@ impl Producers {
     /// The state as bytes.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        let stored = |((committed, _), id): (&Idle, &ProducerId)| {
+        let stored = |id: &ProducerId| {
             let producer = self.by_id.get(id)?;
-            Some((*id, *committed, &producer.known, producer.owner))
+            let committed = producer.idleness.committed;
+            Some((*id, committed, &producer.known, producer.owner))
         };
-        let known: Vec<(ProducerId, bool, &Known, Option<PrincipalDigest>)> =
-            self.idle.iter().filter_map(stored).collect();
+        let idlest_first = self.by_owner.by_idleness();
+        let known: Vec<(ProducerId, bool, &Known, Owner)> =
+            idlest_first.iter().filter_map(stored).collect();
         postcard::to_extend(&known, vec![VERSION])
             .expect("plain numbers always serialize into a Vec")
     }
@@ -338,13 +369,16 @@ impl Producers {
                     "a producer's numbers do not rise",
                 ));
             }
-            let producer = producers.touch(id);
+            producers.touch_of(id, owner);
+            producers.rank(id, |idleness| idleness.committed = committed);
             let batches = known.batches.len();
-            producer.known = known;
-            producer.owner = owner;
             producers.batches += batches;
-            if committed {
-                producers.mark_committed(id);
+            if let Some(producer) = producers.by_id.get_mut(&id) {
+                producer.known = known;
+                let idleness = producer.idleness;
+                producers
+                    .by_owner
+                    .count_batches(owner, idleness, 0, batches);
             }
         }
         Ok(producers)
@@ -352,31 +386,62 @@ impl Producers {
 
     // The producer, now the last one to be forgotten of its kind.
     fn touch(&mut self, id: ProducerId) -> &mut Producer {
-        if !self.by_id.contains_key(&id)
-            && self.by_id.len() >= self.producers_max
-            && let Some((_, idlest)) = self.idle.pop_first()
-        {
-            let forgotten = self.by_id.remove(&idlest);
-            self.batches -= forgotten.map_or(0, |producer| producer.known.batches.len());
-        }
-        self.clock += 1;
-        let fresh = Producer {
-            idle: (false, self.clock),
-            owner: None,
-            known: Known::default(),
-        };
-        let producer = self.by_id.entry(id).or_insert(fresh);
-        self.idle.remove(&producer.idle);
-        producer.idle.1 = self.clock;
-        self.idle.insert(producer.idle, id);
-        producer
+        self.touch_of(id, None)
     }
 
-    fn mark_committed(&mut self, id: ProducerId) {
+    // The same; `owner` is that of one that is not known yet.
+    fn touch_of(&mut self, id: ProducerId, owner: Owner) -> &mut Producer {
+        self.clock += 1;
+        let now = self.clock;
+        if self.by_id.contains_key(&id) {
+            self.rank(id, |idleness| idleness.used = now);
+        } else {
+            self.make_room(owner);
+            let idleness = Idleness {
+                committed: false,
+                is_open: false,
+                used: now,
+            };
+            self.by_owner.insert(owner, idleness, id);
+            let known = Known::default();
+            let fresh = Producer {
+                idleness,
+                owner,
+                known,
+            };
+            self.by_id.insert(id, fresh);
+        }
+        self.by_id.get_mut(&id).expect("it was there, or was made")
+    }
+
+    // For one more.
+    fn make_room(&mut self, newcomer: Owner) {
+        if self.by_id.len() < self.producers_max {
+            return;
+        }
+        let first = self.by_owner.first_to_go(newcomer);
+        let forgotten = first.and_then(|id| self.by_id.remove(&id));
+        if let Some(Producer {
+            idleness,
+            owner,
+            known,
+        }) = forgotten
+        {
+            let batches = known.batches.len();
+            self.batches -= batches;
+            self.by_owner.count_batches(owner, idleness, batches, 0);
+            self.by_owner.remove(owner, idleness);
+        }
+    }
+
+    fn rank(&mut self, id: ProducerId, change: impl FnOnce(&mut Idleness)) {
         if let Some(producer) = self.by_id.get_mut(&id) {
-            self.idle.remove(&producer.idle);
-            producer.idle.0 = true;
-            self.idle.insert(producer.idle, id);
+            let before = producer.idleness;
+            change(&mut producer.idleness);
+            if producer.idleness != before {
+                self.by_owner.remove(producer.owner, before);
+                self.by_owner.insert(producer.owner, producer.idleness, id);
+            }
         }
     }
 }
@@ -440,6 +505,8 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -700,6 +767,83 @@ mod tests {
         );
         assert_eq!(producers.open(ProducerId(3), 0, me()), Ok(1));
         assert_eq!(producers.open(ProducerId(1), 0, me()), Ok(2));
+    }
+
+    #[test]
+    fn a_flood_of_ids_makes_the_broker_forget_only_the_floods_own() {
+        let theirs = Principal::common_name("other").digest();
+        let mut producers = Producers::new(10);
+        for id in 1..=4 {
+            producers.open(ProducerId(id), 1, me()).expect("not fenced");
+            producers.commit(ProducerId(id), 1, 1, 1, Sequence(id as u64), 0);
+        }
+        for id in 100..200 {
+            let id = ProducerId(id);
+            producers.open(id, 1, theirs).expect("not fenced");
+            producers.commit(id, 1, 1, 1, Sequence(9), 0);
+        }
+        assert_eq!(producers.len(), 10);
+        for id in 1..=4 {
+            let id = ProducerId(id);
+            let resent = producers.check(id, 1, 1, 1);
+            assert!(matches!(resent, Verdict::Duplicate { .. }), "{resent:?}");
+            assert_eq!(producers.open(id, 2, theirs), Err(OpenError::NotYours));
+        }
+        let restored = Producers::restore(&producers.snapshot(), 8).expect("just written");
+        let known = |id: &u128| restored.check(ProducerId(*id), 1, 1, 1) != Verdict::Fresh;
+        assert_eq!((1..=4).filter(known).count(), 4, "nor does a smaller limit");
+    }
+
+    #[test]
+    fn a_producer_with_an_open_stream_is_forgotten_after_those_without() {
+        let mut producers = Producers::new(3);
+        let commit = |producers: &mut Producers, id| {
+            producers.open(ProducerId(id), 1, me()).expect("not fenced");
+            producers.commit(ProducerId(id), 1, 1, 1, Sequence(1), 0);
+        };
+        commit(&mut producers, 1);
+        for id in 2..20 {
+            commit(&mut producers, id);
+            producers.close(ProducerId(id));
+        }
+        let resent = producers.check(ProducerId(1), 1, 1, 1);
+        assert!(matches!(resent, Verdict::Duplicate { .. }), "{resent:?}");
+        producers.close(ProducerId(1));
+        for id in 20..23 {
+            commit(&mut producers, id);
+        }
+        assert_eq!(producers.check(ProducerId(1), 1, 1, 1), Verdict::Fresh);
+    }
+
+    #[test]
+    fn who_was_forgotten_is_owned_again_with_the_next_batch() {
+        let theirs = Principal::common_name("other").digest();
+        let mut producers = Producers::new(1);
+        assert!(producers.own(P, me()));
+        assert!(!producers.own(P, me()));
+        assert!(producers.own(ProducerId(8), me()), "the only place");
+        assert!(producers.own(P, me()), "to be written down again");
+        assert_eq!(producers.open(P, 1, theirs), Err(OpenError::NotYours));
+    }
+
+    #[test]
+    fn who_remembers_most_batches_forgets_first() {
+        let theirs = Principal::common_name("other").digest();
+        let mut producers = Producers::new(200);
+        producers.open(P, 0, me()).expect("not fenced");
+        for number in 1..=500 {
+            producers.commit(P, 0, number, 1, Sequence(number), 0);
+        }
+        for id in 100..150 {
+            let id = ProducerId(id);
+            producers.open(id, 0, theirs).expect("not fenced");
+            for number in 1..=100 {
+                producers.commit(id, 0, number, 1, Sequence(number), 0);
+            }
+            producers.close(id);
+        }
+        let resent = producers.check(P, 0, 1, 1);
+        assert!(matches!(resent, Verdict::Duplicate { .. }), "{resent:?}");
     }
 
     #[test]

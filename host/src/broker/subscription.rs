@@ -163,6 +163,22 @@ pub enum GiveUpReason {
 }
 
 impl GiveUpReason {
+    // The same, with no more said than is kept.
+    fn bounded(&self) -> Self {
+        match self {
+            Self::Terminated(text)
+            | Self::FilterFailed(text)
+            | Self::TransformRejected(text)
+            | Self::TransformFailed(text)
+            | Self::Unreadable(text)
+                if text.len() > REASON_BYTES_MAX =>
+            {
+                self.of_its_kind(&bounded(text))
+            }
+            _ => self.clone(),
+        }
+    }
+
     // The same with `text` in place of what was said.
     fn of_its_kind(&self, text: &str) -> Self {
         match self {

@@ -1,12 +1,15 @@
 //! Sets up log lines on stderr, once per process. Those of a broker never wait for whoever reads them, see
 //! [`lines`](crate::lines); those of other commands do, as the rest of their output does.
 
+use std::fmt;
 use std::panic::{self, PanicHookInfo};
 use std::thread;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
 use crate::config::{Log, LogFormat};
 use crate::lines::{self, LineWriter};
@@ -67,9 +70,38 @@ where
         .with_ansi(std::io::stderr().is_terminal());
     // A second set-up (in tests) changes nothing, and that is fine.
     let _ = match format {
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text => builder.fmt_fields(OneLine).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+}
+
+/// Fields as they are formatted otherwise, but on one line and without what controls a terminal: peers and guests have their
+/// words in them, and these must not pass for lines of the broker.
+struct OneLine;
+
+impl<'writer> FormatFields<'writer> for OneLine {
+    fn format_fields<R: RecordFields>(
+        &self,
+        mut writer: Writer<'writer>,
+        fields: R,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
+        for c in text.chars() {
+            if is_plain(c) {
+                writer.write_char(c)?;
+            } else {
+                write!(writer, "{}", c.escape_default())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+// Whether a terminal or an editor shows it where it stands: no control character, end of a line, or change of direction.
+fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn tell_panic(info: &PanicHookInfo<'_>) {
@@ -93,4 +125,51 @@ fn tell_panic(info: &PanicHookInfo<'_>) {
         "main" => LAST_LINES,
         _ => PANIC_LINES,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            written.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobodys_words_make_a_line_or_reach_the_terminal() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .fmt_fields(OneLine)
+            .finish();
+        let reason = "bad\r\n2026 ERROR x: y\0\u{1b}[31m\u{9b}\u{202e}, größer";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(%reason, said = reason, "given up: {reason}");
+        });
+        let bytes = written.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&bytes);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line = text.trim_end_matches('\n');
+        assert!(line.chars().all(is_plain), "{text:?}");
+        assert!(
+            line.contains(r"reason=bad\r\n2026 ERROR x: y\u{0}\u{1b}[31m\u{9b}\u{202e}, größer"),
+            "{line}"
+        );
+    }
 }

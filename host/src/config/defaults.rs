@@ -70,8 +70,8 @@ pub(super) const IDLE_TIMEOUT_MS: u64 = 30_000;
 pub(super) const ADMIN_CONNECTIONS_MAX: u32 = 256;
 /// A quarter: a machine with scrapers, dashboards and a deployment at the same time, and three more like it.
 pub(super) const ADMIN_ADDRESS_CONNECTIONS_MAX: u32 = ADMIN_CONNECTIONS_MAX / 4;
-/// The same for somebody with many machines.
-pub(super) const ADMIN_PRINCIPAL_CONNECTIONS_MAX: u32 = ADMIN_CONNECTIONS_MAX / 4;
+/// Half of an address: several principals may share one, behind a proxy or on one machine, and none of them shuts the others out.
+pub(super) const ADMIN_PRINCIPAL_CONNECTIONS_MAX: u32 = ADMIN_ADDRESS_CONNECTIONS_MAX / 2;
 /// A request waits for one durable group, milliseconds unless the disk is in trouble.
 pub(super) const ADMIN_REQUEST_TIMEOUT_MS: u64 = 30_000;
 

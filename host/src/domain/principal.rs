@@ -22,7 +22,7 @@ pub struct Principal(Arc<str>);
 pub struct PrincipalPattern(Arc<str>);
 
 /// The first half of a principal's SHA-256: nobody can find another principal with the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PrincipalDigest(u128);
 

@@ -76,6 +76,8 @@ pub struct BrokerOptions {
     pub plugins: PluginQuotas,
     /// Topic patterns of one subscription or route.
     pub subscription_patterns_max: usize,
+    /// Bytes of the largest event that is taken from a publisher, and so of what a transform may make for a topic.
+    pub event_bytes_max: usize,
     /// Who may do what.
     pub policy: Arc<Policy>,
 }
@@ -268,6 +270,7 @@ impl Broker {
             plugins: plugins.clone(),
             metrics,
             spawner: spawner.clone(),
+            event_bytes_max: options.event_bytes_max,
             policy: options.policy,
             shutdown: shutdown.clone(),
         });

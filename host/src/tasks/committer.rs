@@ -544,14 +544,16 @@ impl Committer {
         let first_sequence = group.append(&topic, item.entries.clone());
         group.needs_sync |= topic.spec.durability == Durability::Sync;
         if let Some(session) = &item.session {
-            if session.tell_owner() {
+            let mut producers = self.parts.sessions.producers();
+            // It may have been forgotten while its stream was open.
+            if producers.own(session.producer, session.owner) | session.tell_owner() {
                 group.undo.told.push(session.clone());
                 group.note(&Note::ProducerOwner {
                     producer: session.producer,
                     owner: session.owner,
                 });
             }
-            let last_number = self.parts.sessions.producers().commit(
+            let last_number = producers.commit(
                 session.producer,
                 session.epoch,
                 item.first_number,
@@ -559,6 +561,7 @@ impl Committer {
                 first_sequence,
                 item.resolved_through,
             );
+            drop(producers);
             group.undo.batches.push((session.clone(), last_number));
             group.note(&Note::Batch {
                 producer: session.producer,

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prost::Message as _;
+use tidegate_wire::limits::ADDED_BYTES_MAX;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,8 @@ const BATCH_MAX: usize = 256;
 const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Batches of one subscription that are written before others have their turn.
 const TURN_BATCHES: usize = 16;
+/// So much is said of a reason at least. It is what the other headers of the longest names leave.
+const REASON_BYTES_MIN: usize = 96;
 /// How long what cannot be written is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -287,8 +290,9 @@ async fn fate(
     let hops = EventRef::parse(&event).map_or(0, |event| hops::of(&event));
     let mut event = Event::decode(event).map_err(|error| error.to_string())?;
     let sequence = block.sequence(block.index(place));
-    say_why(&mut event, cell, (&topic, sequence), item);
     hops::set(&mut event, hops.saturating_add(1));
+    say_why(&mut event, cell, (&topic, sequence), item);
+    fit(&mut event, parts.event_bytes_max);
     Ok(Fate::Written(Appended {
         topic: dead_letter.clone(),
         mark,
@@ -315,6 +319,20 @@ fn say_why(event: &mut Event, cell: &Cell, from: (&TopicName, Sequence), item: &
     }));
 }
 
+// Shortens the reason of a letter until whoever can take in the largest event, and the envelope beside it, can take in the letter.
+fn fit(letter: &mut Event, event_bytes_max: usize) {
+    let excess = letter
+        .encoded_len()
+        .saturating_sub(event_bytes_max + ADDED_BYTES_MAX);
+    let mut headers = letter.headers.iter_mut();
+    let reason = headers.find(|header| header.name == REASON_HEADER);
+    if let Some(reason) = reason.filter(|_| excess > 0) {
+        let left = reason.value.len().saturating_sub(excess);
+        let end = reason.value.floor_char_boundary(left.max(REASON_BYTES_MIN));
+        reason.value.truncate(end);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,6 +341,45 @@ mod tests {
     use crate::tasks::catalog::Subscription;
     use crate::tasks::clock::Clock;
     use crate::tasks::hub::Hub;
+
+    #[test]
+    fn the_letter_of_the_largest_event_fits_with_the_longest_names_and_reason() {
+        let event_bytes_max = 10_000;
+        let mut event = Event::default();
+        event.payload = vec![7; event_bytes_max - event.encoded_len() - 3].into();
+        assert_eq!(event.encoded_len(), event_bytes_max);
+        let spec = serde_json::json!({"name": "s".repeat(128), "topics": ["a"]});
+        let spec = serde_json::from_value(spec).expect("valid specification");
+        let subscription = Subscription::new(Arc::new(spec), Position(1));
+        let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
+        let cell = Cell::new(SubscriptionId(1), &subscription, state);
+        let topic: TopicName = "t".repeat(255).parse().expect("a name");
+        let item = GivenUp {
+            position: Position(u64::MAX),
+            attempts: u32::MAX,
+            reason: GiveUpReason::Terminated("é".repeat(512).into()),
+        };
+        for times in 1..4 {
+            hops::set(&mut event, u32::MAX);
+            say_why(&mut event, &cell, (&topic, Sequence(u64::MAX)), &item);
+            fit(&mut event, event_bytes_max);
+            let bytes = event.encoded_len();
+            assert!(
+                bytes <= event_bytes_max + ADDED_BYTES_MAX,
+                "{times}: {bytes}"
+            );
+            let header = event.headers.iter().find(|h| h.name == REASON_HEADER);
+            let reason = &header.expect("a reason").value;
+            assert!(reason.starts_with("refused by the consumer: é"), "{reason}");
+            assert!(reason.len() >= REASON_BYTES_MIN, "{reason}");
+        }
+        let mut small = Event::default();
+        say_why(&mut small, &cell, (&topic, Sequence(1)), &item);
+        fit(&mut small, event_bytes_max);
+        let header = small.headers.iter().find(|h| h.name == REASON_HEADER);
+        let whole = item.reason.to_string();
+        assert_eq!(header.map(|h| &h.value), Some(&whole), "said whole");
+    }
 
     #[test]
     fn what_rests_is_queued_by_nobody_else_and_nothing_is_forgotten() {

@@ -44,6 +44,8 @@ pub(super) struct DeliveryParts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) spawner: Spawner,
     pub(super) policy: Arc<Policy>,
+    /// Bytes of the largest event of a topic, without what the broker adds.
+    pub(super) event_bytes_max: usize,
     pub(super) shutdown: tokio_util::sync::CancellationToken,
 }
 

@@ -105,6 +105,7 @@ impl Sessions {
             .is_some_and(|current| Arc::ptr_eq(current, session))
         {
             open.remove(&session.producer);
+            self.producers().close(session.producer);
         }
     }
 

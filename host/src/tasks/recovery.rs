@@ -224,7 +224,9 @@ impl Recovery {
                     }
                 }
             }
-            Note::ProducerOwner { producer, owner } => self.producers.own(producer, owner),
+            Note::ProducerOwner { producer, owner } => {
+                self.producers.own(producer, owner);
+            }
             Note::Batch {
                 producer,
                 epoch,

@@ -16,9 +16,7 @@ use super::inbox::{Appended, Control, Outputs};
 use super::standing::Standing;
 use super::transform::Output;
 use crate::broker::GiveUpReason;
-use crate::domain::{
-    Event, EventRef, Header, LetterMark, Position, SubscriptionSpec, TopicName, is_reserved_header,
-};
+use crate::domain::{Event, EventRef, LetterMark, Position, SubscriptionSpec, TopicName};
 use crate::plugin::ConfigureError;
 
 /// Events and bytes of input that go into one group.
@@ -113,7 +111,7 @@ async fn round(taker: &Taker, standing: &mut Standing) -> Result<(), Failed> {
         let Some(outputs) = taker.settle(leased, disposition) else {
             continue;
         };
-        match place(&form.spec, leased, outputs) {
+        match place(&form.spec, leased, outputs, taker.parts.event_bytes_max) {
             Ok(placed) => {
                 items.add(leased.position, placed);
             }
@@ -196,16 +194,22 @@ fn place(
     spec: &SubscriptionSpec,
     leased: &Leased,
     outputs: Vec<Output>,
+    event_bytes_max: usize,
 ) -> Result<Vec<Appended>, String> {
-    let came_in = EventRef::parse(&leased.event).ok();
-    let hops = came_in.map_or(0, |event| hops::of(&event)) + 1;
+    let hops = EventRef::parse(&leased.event).map_or(0, |event| hops::of(&event)) + 1;
     let mut placed = Vec::with_capacity(outputs.len());
     for output in outputs {
         let topic = output_topic(spec, output.name.as_deref())?;
         let mut event = Event::decode(output.event)
             .map_err(|error| format!("the event cannot be read again: {error}"))?;
-        check_reserved(&event, came_in.as_ref())?;
         hops::set(&mut event, hops);
+        let bytes = event.encoded_len();
+        // What came in may be larger than what a publisher sends: a dead letter is.
+        if bytes > event_bytes_max.max(leased.event.len()) + hops::BYTES_MAX {
+            return Err(format!(
+                "the transform made an event of {bytes} bytes; limits.event_bytes_max allows {event_bytes_max}"
+            ));
+        }
         placed.push(Appended {
             topic,
             mark: LetterMark::Ordinary,
@@ -213,25 +217,6 @@ fn place(
         });
     }
     Ok(placed)
-}
-
-// What the broker says in headers no transform says in its place; it may leave what came in as it is, or drop it.
-fn check_reserved(event: &Event, came_in: Option<&EventRef<'_>>) -> Result<(), String> {
-    let came_in_with = |header: &Header| {
-        let said = (header.name.as_str(), header.value.as_str());
-        came_in.is_some_and(|event| event.headers().any(|header| header == said))
-    };
-    let mut reserved = event
-        .headers
-        .iter()
-        .filter(|header| is_reserved_header(&header.name));
-    match reserved.find(|header| !came_in_with(header)) {
-        None => Ok(()),
-        Some(header) => Err(format!(
-            "the transform sets header `{}`; names that begin with `tidegate-` are for what the broker says",
-            header.name
-        )),
-    }
 }
 
 fn output_topic(spec: &SubscriptionSpec, name: Option<&str>) -> Result<TopicName, String> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::delivery::Leased;
-use crate::domain::{Event, EventRef, FailurePolicy, Header, PluginUse};
+use crate::domain::{Event, EventRef, FailurePolicy, Header, PluginUse, is_reserved_header};
 use crate::plugin::{
     ConfigureError, InputEvent, Outcome, OutputEvent, Plugins, TransformFailure, Transformer,
 };
@@ -135,20 +135,22 @@ fn step(
         match result {
             Ok(Outcome::Keep) => next.push(output),
             Ok(Outcome::Drop) => {}
-            Ok(Outcome::Replace(event)) => {
-                let event = encode(&output.event, event);
-                next.push(Output {
+            Ok(Outcome::Replace(event)) => match encode(&output.event, event) {
+                Ok(event) => next.push(Output {
                     name: output.name,
                     event,
-                });
-            }
+                }),
+                Err(failure) => failed = failed.or(Some(failure)),
+            },
             Ok(Outcome::Emit(events)) => {
                 for (name, event) in events {
-                    let event = encode(&output.event, event);
-                    next.push(Output {
-                        name: name.or_else(|| output.name.clone()),
-                        event,
-                    });
+                    match encode(&output.event, event) {
+                        Ok(event) => next.push(Output {
+                            name: name.or_else(|| output.name.clone()),
+                            event,
+                        }),
+                        Err(failure) => failed = failed.or(Some(failure)),
+                    }
                 }
             }
             Err(failure) => failed = failed.or(Some(failure)),
@@ -163,9 +165,21 @@ fn step(
     }
 }
 
-// A transform's output keeps the id of the event it was made of.
-fn encode(original: &[u8], output: OutputEvent) -> Bytes {
-    let id = EventRef::parse(original)
+// A transform's output keeps the id of the event it was made of. What the broker says in headers no transform says in its place;
+// it may leave what came in as it is, or drop it.
+fn encode(original: &[u8], output: OutputEvent) -> Result<Bytes, TransformFailure> {
+    let original = EventRef::parse(original).ok();
+    let came_in = |name: &str, value: &str| {
+        original.is_some_and(|event| event.headers().any(|header| header == (name, value)))
+    };
+    let mut reserved = output.headers.iter();
+    let forged = reserved.find(|(name, value)| is_reserved_header(name) && !came_in(name, value));
+    if let Some((name, _)) = forged {
+        return Err(TransformFailure::Reject(format!(
+            "the transform sets header `{name}`; names that begin with `tidegate-` are for what the broker says"
+        )));
+    }
+    let id = original
         .map(|event| event.id().to_owned())
         .unwrap_or_default();
     let event = Event {
@@ -179,5 +193,5 @@ fn encode(original: &[u8], output: OutputEvent) -> Bytes {
         content_type: output.content_type.unwrap_or_default(),
         payload: output.payload,
     };
-    event.encode_to_vec().into()
+    Ok(event.encode_to_vec().into())
 }

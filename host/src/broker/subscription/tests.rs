@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::returned::Tried;
+use std::sync::Arc;
+
 use super::*;
 
 const C: ConsumerId = ConsumerId(1);
@@ -2215,6 +2217,32 @@ fn a_long_reason_is_cut_between_characters() {
         panic!("terminated");
     };
     assert_eq!(reason.len(), REASON_BYTES_MAX);
+}
+
+#[test]
+fn whoever_gives_up_no_more_of_a_reason_is_kept() {
+    let mut state = with_events(2);
+    let long: Arc<str> = "é".repeat(2 * REASON_BYTES_MAX).into();
+    lease(&mut state, C, 1, 0);
+    state.give_up(
+        C,
+        Position(1),
+        &GiveUpReason::TransformRejected(long.clone()),
+    );
+    state.give_up_pending(run(2, 2), &GiveUpReason::Unreadable(long));
+    let given_up = state.take_given_up(2);
+    let of_kind = |index: usize| given_up[index].reason.to_string();
+    for (said, kind) in [
+        (of_kind(0), "refused by the transform: é"),
+        (of_kind(1), "cannot be read: é"),
+    ] {
+        assert!(said.starts_with(kind), "{said}");
+        assert!(
+            said.len() <= kind.len() + REASON_BYTES_MAX,
+            "{}",
+            said.len()
+        );
+    }
 }
 
 /// Prints the cost per event; run it with `--ignored --nocapture` and `--release`.

@@ -87,6 +87,7 @@ impl Served {
                 bytes: many,
             },
             subscription_patterns_max: 4,
+            event_bytes_max: tidegate_wire::limits::EVENT_BYTES_MAX,
             policy: policy.clone(),
         };
         let broker = Broker::start(

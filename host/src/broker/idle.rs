@@ -1,0 +1,109 @@
+//! Which producer is forgotten when there are too many: one that never committed anything, as long as there is any; of whoever has
+//! the most of these; and of that one's the idlest. So nobody makes the broker forget the producers of others, however many ids
+//! are made up. What is known of a producer stands elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::domain::{PrincipalDigest, ProducerId};
+
+/// Whose a producer is; unknown of one that an older broker has seen last.
+pub(super) type Owner = Option<PrincipalDigest>;
+
+/// How idle a producer is, the idlest first: those without an open stream before those with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Idleness {
+    /// Something of it was committed. Opening streams with made-up ids pushes out nobody who publishes.
+    pub(super) committed: bool,
+    /// It has an open stream.
+    pub(super) is_open: bool,
+    /// When it was last used on the logical clock, which no two share.
+    pub(super) used: u64,
+}
+
+/// Producers by owner and idleness, and how many batches of each owner are remembered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ByOwner {
+    groups: HashMap<Group, Members>,
+    // By what they are forgotten by: the last first.
+    by_count: BTreeSet<(bool, usize, Owner)>,
+}
+
+/// Whether they never committed anything, and whose they are.
+type Group = (bool, Owner);
+
+#[derive(Clone, Debug, Default)]
+struct Members {
+    idlest: BTreeMap<Idleness, ProducerId>,
+    batches: usize,
+}
+
+impl ByOwner {
+    pub(super) fn insert(&mut self, owner: Owner, idleness: Idleness, id: ProducerId) {
+        self.change((!idleness.committed, owner), |members| {
+            members.idlest.insert(idleness, id);
+        });
+    }
+
+    /// Its batches are to be taken off before.
+    pub(super) fn remove(&mut self, owner: Owner, idleness: Idleness) {
+        self.change((!idleness.committed, owner), |members| {
+            members.idlest.remove(&idleness);
+        });
+    }
+
+    /// Of one of these, `after` batches are remembered instead of `before`.
+    pub(super) fn count_batches(
+        &mut self,
+        owner: Owner,
+        idleness: Idleness,
+        before: usize,
+        after: usize,
+    ) {
+        if let Some(members) = self.groups.get_mut(&(!idleness.committed, owner)) {
+            members.batches = (members.batches + after).saturating_sub(before);
+        }
+    }
+
+    /// Who makes room for one of `newcomer`, which gives way itself where it has as many as anybody.
+    pub(super) fn first_to_go(&self, newcomer: Owner) -> Option<ProducerId> {
+        let (idle, most, owner) = self.by_count.last()?;
+        let theirs = self.groups.get(&(*idle, newcomer));
+        let members = theirs
+            .filter(|members| members.idlest.len() == *most)
+            .or_else(|| self.groups.get(&(*idle, *owner)))?;
+        members.idlest.values().next().copied()
+    }
+
+    /// All, those of whoever has the most batches first, and of one owner the idlest first.
+    pub(super) fn by_batches(&self) -> Vec<ProducerId> {
+        let mut groups: Vec<_> = self.groups.values().collect();
+        groups.sort_by_key(|members| std::cmp::Reverse(members.batches));
+        let ids = groups.iter().flat_map(|members| members.idlest.values());
+        ids.copied().collect()
+    }
+
+    /// All, as they are kept: those that never committed first, then by how long they are idle, whoever they belong to.
+    pub(super) fn by_idleness(&self) -> Vec<ProducerId> {
+        let members = self.groups.values();
+        let mut all: Vec<_> = members.flat_map(|members| &members.idlest).collect();
+        all.sort_unstable_by_key(|(idleness, _)| (idleness.committed, idleness.used));
+        all.into_iter().map(|(_, id)| *id).collect()
+    }
+
+    fn change(&mut self, group: Group, change: impl FnOnce(&mut Members)) {
+        let (idle, owner) = group;
+        let members = self.groups.entry(group).or_default();
+        let before = members.idlest.len();
+        change(members);
+        let after = members.idlest.len();
+        if before != after {
+            self.by_count.remove(&(idle, before, owner));
+            if after > 0 {
+                self.by_count.insert((idle, after, owner));
+            }
+        }
+        if after == 0 {
+            self.groups.remove(&group);
+        }
+    }
+}
