@@ -148,7 +148,7 @@ mod tests {
             topic: "t".repeat(TOPIC_BYTES_MAX),
             first_number: u64::MAX,
             resolved_through: u64::MAX,
-            events: vec![event.clone().into()],
+            events: vec![event.into()],
         };
         assert!(
             batch.encoded_len() <= FRAME_BYTES_MAX,
