@@ -7,6 +7,7 @@
 
 mod accept;
 mod checkpoint;
+mod database;
 mod error;
 mod fs;
 mod generation;
@@ -42,6 +43,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use checkpoint::Checkpoints;
+pub use database::is_panic_expected;
 pub use error::{CheckpointError, Loss, LostRange, OpenError, ReadError, WriteError, WriteFailure};
 pub use fs::{DIRECT_BYTES, File, FileSystem, RealFileSystem};
 pub use index::BlockMeta;
@@ -53,6 +55,9 @@ pub use recovery::Examined;
 pub use replay::{Group, Replay, Replayed};
 pub use sealed::STATES_KEPT;
 pub use trouble::Unreadable;
+
+#[cfg(test)]
+pub(crate) use database::failing;
 
 use generation::Generation;
 use index::Index;

@@ -11,6 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::accept;
+use super::database;
 use super::error::{CheckpointError, Loss, ReadError};
 use super::fs::FileSystem;
 use super::generation::{self, DatabaseWriter, Generation};
@@ -174,7 +175,7 @@ impl Checkpoints {
                 let Some(stretches) = found else {
                     continue;
                 };
-                let database = path.join(generation::DATABASE);
+                let database = path.join(database::DATABASE);
                 let kept = repair::keep_aside(&*self.shared.fs, &self.shared.dir, &database);
                 if let Err(error) = &kept {
                     tracing::error!(path = %database.display(), %error, "no copy of what is damaged could be kept in `lost`; the file stays here as long as its generation");

@@ -1,5 +1,5 @@
 //! Generations: sled databases that are written once, sealed, and from then on only read until their folder is
-//! removed whole. The only place that knows sled.
+//! removed whole. How one is opened, used and closed so that it can do no harm is [`super::database`]'s business.
 //!
 //! What sled 0.34.7 does and does not promise decides how it is used here (`tests/sled_facts.rs` pins it): `flush` is
 //! not a sync, so every file and folder is synced after the database is closed; an open that died can leave
@@ -15,14 +15,13 @@
 //! item   u64 length of the rest    u32 CRC32C of the rest    the rest
 //! ```
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::database::{Database, Values};
 use super::error::ReadError;
 use super::fs::FileSystem;
 use super::generations_dir;
@@ -43,19 +42,9 @@ const BATCH_BYTES: usize = 16 << 20;
 // After so many bytes of values it is waited for that they are written. sled writes several segments at the same time, and
 // what the journal wants to write meanwhile stands behind all of them.
 const BURST_BYTES: usize = 1 << 20;
-// Pages above a quarter of a segment become files of their own; a value of 64 KiB must not.
-const SEGMENT_BYTES: usize = 2 << 20;
-/// What a database takes of the disk with next to nothing in it: a segment, and what sled keeps beside.
-pub(super) const EMPTY_BYTES: u64 = (SEGMENT_BYTES + (64 << 10)) as u64;
-const CACHE_BYTES: u64 = 16 << 20;
-/// The file without which there is no database.
-pub(super) const DATABASE: &str = "db";
 // How often, and how far apart, a database is read before it is called damaged.
 const PROOF_ATTEMPTS: u32 = 3;
 const PROOF_PAUSE: Duration = Duration::from_millis(20);
-// How often an open that finds the file lock taken is tried again, 5 ms apart: a database that was just closed
-// can hold it for a moment.
-const OPEN_ATTEMPTS: u32 = 1000;
 
 /// A complete generation.
 pub(super) struct Generation {
@@ -66,7 +55,7 @@ pub(super) struct Generation {
 
 /// A database that is being written.
 pub(super) struct DatabaseWriter {
-    database: sled::Db,
+    database: Database,
     path: PathBuf,
     batch: Vec<([u8; KEY_BYTES], Vec<u8>)>,
     batch_bytes: usize,
@@ -120,7 +109,7 @@ impl Generation {
         let path = self.path(part);
         let item = pool.with(
             self.key(part),
-            || open_database(&path),
+            || Database::open(&path),
             |database| block_in(database, &path, from),
         );
         item.map_err(PartError::Closed)?.map_err(PartError::At)
@@ -206,14 +195,14 @@ pub(super) struct Inspected {
 /// It cannot be opened.
 pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadError> {
     let mut found = Inspected::default();
-    let mut database = Some(open_database(path)?);
+    let mut database = Some(Database::open(path)?);
     let mut at = part.beyond_gaps(part.first_position);
     while at <= part.last_position {
         let open = match database.take() {
             Some(open) => open,
-            None => open_database(path)?,
+            None => Database::open(path)?,
         };
-        match guarded(path, || first_item(&open, path, at.0)) {
+        match first_item(&open, path, at.0) {
             Ok(None) => break,
             Ok(Some((number, item))) if record::decode_block(&item).is_some() => {
                 found.items += 1;
@@ -225,7 +214,7 @@ pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadErr
             Ok(Some(_)) | Err(_) => {
                 drop(open);
                 let reads = |position| {
-                    let open = open_database(path);
+                    let open = Database::open(path);
                     open.is_ok_and(|open| block_in(&open, path, position).is_ok())
                 };
                 let to = end_of_damage(at, part.last_position, reads);
@@ -237,8 +226,8 @@ pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadErr
     Ok(found)
 }
 
-fn block_in(database: &sled::Db, path: &Path, from: Position) -> Result<Option<Block>, ReadError> {
-    let Some((_, bytes)) = guarded(path, || first_item(database, path, from.0))? else {
+fn block_in(database: &Database, path: &Path, from: Position) -> Result<Option<Block>, ReadError> {
+    let Some((_, bytes)) = first_item(database, path, from.0)? else {
         return Ok(None);
     };
     let damaged = || ReadError::damaged(path, format!("the block at or after position {from}"));
@@ -248,7 +237,7 @@ fn block_in(database: &sled::Db, path: &Path, from: Position) -> Result<Option<B
 impl DatabaseWriter {
     /// A new, empty database.
     pub(super) fn create(path: PathBuf) -> Result<Self, sled::Error> {
-        let database = config(&path).create_new(true).open()?;
+        let database = Database::create(&path)?;
         let batch = Vec::new();
         Ok(Self {
             database,
@@ -312,31 +301,28 @@ impl DatabaseWriter {
     /// Hands everything to the operating system and closes the database. Not yet durable.
     pub(super) fn finish(mut self) -> Result<(), sled::Error> {
         self.apply()?;
-        self.database.flush()?;
-        Ok(())
+        self.database.write(|tree| tree.flush().map(|_| ()))?;
+        // A sync that failed here would not fail again, whatever was lost by it.
+        self.database.close().map_err(sled::Error::Io)
     }
 
     fn apply(&mut self) -> Result<(), sled::Error> {
         self.batch_bytes = 0;
         let batch = std::mem::take(&mut self.batch);
-        let insert = || {
+        self.database.write(|tree| {
             for (key, _) in &batch {
-                self.database.insert(key, &[])?;
+                tree.insert(key, &[])?;
             }
             let mut unwritten = 0;
             for (key, value) in batch {
                 unwritten += value.len();
-                self.database.insert(key, value)?;
+                tree.insert(key, value)?;
                 if unwritten >= BURST_BYTES {
-                    self.database.flush()?;
+                    tree.flush()?;
                     unwritten = 0;
                 }
             }
             Ok(())
-        };
-        catch_unwind(AssertUnwindSafe(insert)).unwrap_or_else(|_| {
-            let what = format!("writing {} panicked", self.path.display());
-            Err(sled::Error::Io(io::Error::other(what)))
         })
     }
 }
@@ -450,61 +436,6 @@ pub(super) fn verify(path: &Path, items: u64, checksum: u64) -> Result<(), ReadE
     each_item(path, items, checksum, |_, _| Ok(()))
 }
 
-/// Opens a sealed database.
-pub(super) fn open_database(path: &Path) -> Result<sled::Db, ReadError> {
-    // sled would begin an empty one.
-    match path.join(DATABASE).metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(ReadError::damaged(
-                path,
-                format!("the database, whose file `{DATABASE}` is missing,"),
-            ));
-        }
-        other => other.map_err(ReadError::io(path))?,
-    };
-    remove_unfinished_snapshots(path).map_err(ReadError::io(path))?;
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        let opened = guarded(path, || Ok(config(path).open()))?;
-        match opened {
-            Err(error) if is_locked(&error) && attempts < OPEN_ATTEMPTS => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            other => return other.map_err(ReadError::database(path)),
-        }
-    }
-}
-
-pub(super) fn config(path: &Path) -> sled::Config {
-    sled::Config::new()
-        .path(path)
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(CACHE_BYTES)
-        .mode(sled::Mode::HighThroughput)
-        .flush_every_ms(None)
-}
-
-pub(super) fn is_locked(error: &sled::Error) -> bool {
-    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
-}
-
-fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let path = entry?.path();
-        if tree::is_unfinished_snapshot(&path) {
-            std::fs::remove_file(path)?;
-        }
-    }
-    Ok(())
-}
-
-// sled panics on some damage; what a disk says must not end the broker.
-fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(ReadError::damaged(path, "the database (sled panicked)")))
-}
-
 fn key(number: u64, chunk: u32) -> [u8; KEY_BYTES] {
     let mut key = [0; KEY_BYTES];
     key[..8].copy_from_slice(&number.to_be_bytes());
@@ -520,12 +451,11 @@ fn parse_key(key: &[u8]) -> Option<(u64, u32)> {
 
 // The first item whose number is at least `number_min`.
 fn first_item(
-    database: &sled::Db,
+    database: &Database,
     path: &Path,
     number_min: u64,
 ) -> Result<Option<(u64, Bytes)>, ReadError> {
-    let mut values = database.range(key(number_min, 0)..);
-    next_item(&mut values, path)
+    database.read(&key(number_min, 0), |values| next_item(values, path))
 }
 
 fn each_item(
@@ -534,17 +464,18 @@ fn each_item(
     checksum: u64,
     mut each: impl FnMut(u64, Bytes) -> Result<(), ReadError>,
 ) -> Result<(), ReadError> {
-    let database = open_database(path)?;
+    let database = Database::open(path)?;
     let mut found = (0u64, 0u64);
-    guarded(path, || {
-        let mut values = database.iter();
-        while let Some((number, item)) = next_item(&mut values, path)? {
+    database.read(&[], |values| {
+        while let Some((number, item)) = next_item(values, path)? {
             found.0 += 1;
             found.1 = found.1.wrapping_add(u64::from(crc32c::crc32c(&item)));
             each(number, item)?;
         }
         Ok(())
     })?;
+    // Opening it may have written, and what a sync did not write no later one misses.
+    database.close().map_err(ReadError::io(path))?;
     if found == (items, checksum) {
         Ok(())
     } else {
@@ -556,11 +487,10 @@ fn each_item(
 }
 
 // The next item of an iterator that stands at the start of one, put together from its values and checked.
-fn next_item(values: &mut sled::Iter, path: &Path) -> Result<Option<(u64, Bytes)>, ReadError> {
-    let Some(first) = values.next() else {
+fn next_item(values: &mut Values<'_>, path: &Path) -> Result<Option<(u64, Bytes)>, ReadError> {
+    let Some((first_key, first_value)) = values.next()? else {
         return Ok(None);
     };
-    let (first_key, first_value) = first.map_err(ReadError::database(path))?;
     let (number, chunk) = parse_key(&first_key).ok_or_else(|| ReadError::damaged(path, "a key"))?;
     let damaged = || ReadError::damaged(path, format!("item {number}"));
     let length = u64_at(&first_value, 0).ok_or_else(damaged)?;
@@ -571,10 +501,7 @@ fn next_item(values: &mut sled::Iter, path: &Path) -> Result<Option<(u64, Bytes)
     let mut rest = BytesMut::from(first_value.get(ITEM_HEAD_BYTES..).unwrap_or_default());
     let mut expected_chunk = 1;
     while (rest.len() as u64) < length {
-        let (next_key, value) = values
-            .next()
-            .ok_or_else(damaged)?
-            .map_err(ReadError::database(path))?;
+        let (next_key, value) = values.next()?.ok_or_else(damaged)?;
         if parse_key(&next_key) != Some((number, expected_chunk)) {
             return Err(damaged());
         }

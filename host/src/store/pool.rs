@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::database::Database;
 use super::error::ReadError;
 
 /// Which database: generation and part.
@@ -33,17 +34,27 @@ struct State {
 struct Slot {
     key: PartKey,
     /// `None` while it is being opened or closed.
-    database: Option<Arc<sled::Db>>,
+    database: Option<Arc<Database>>,
     used: u64,
 }
 
 /// The right to have one database open.
 pub(super) struct Permit<'a>(&'a Pool);
 
+/// A slot whose database is being opened or closed. However that ends, it is free afterwards unless it was filled, and whoever
+/// waits for it looks again.
+struct Place<'a> {
+    pool: &'a Pool,
+    key: PartKey,
+}
+
+/// Has those who wait look again.
+struct Told<'a>(&'a Pool);
+
 enum Turn {
-    Use(Arc<sled::Db>),
+    Use(Arc<Database>),
     Open,
-    Close(Arc<sled::Db>, PartKey),
+    Close(Arc<Database>, PartKey),
 }
 
 impl Pool {
@@ -60,40 +71,22 @@ impl Pool {
     pub(super) fn with<T>(
         &self,
         key: PartKey,
-        open: impl Fn() -> Result<sled::Db, ReadError>,
-        read: impl FnOnce(&sled::Db) -> T,
+        open: impl Fn() -> Result<Database, ReadError>,
+        read: impl FnOnce(&Database) -> T,
     ) -> Result<T, ReadError> {
+        // Once the database is given back: a local that is made earlier goes later.
+        let _told = Told(self);
         let database = loop {
             match self.turn(Some(key)) {
                 Turn::Use(database) => break database,
                 Turn::Close(database, old) => self.close(database, old),
                 Turn::Open => {
-                    let opened = open();
-                    let mut state = self.lock();
-                    let result = match opened {
-                        Ok(database) => {
-                            let database = Arc::new(database);
-                            if let Some(slot) = state.slot(key) {
-                                slot.database = Some(database.clone());
-                            }
-                            Ok(database)
-                        }
-                        Err(error) => {
-                            state.slots.retain(|slot| slot.key != key);
-                            Err(error)
-                        }
-                    };
-                    drop(state);
-                    self.changed.notify_all();
-                    break result?;
+                    let place = Place { pool: self, key };
+                    break place.fill(Arc::new(open()?));
                 }
             }
         };
-        let answer = read(&database);
-        drop(database);
-        drop(self.lock());
-        self.changed.notify_all();
-        Ok(answer)
+        Ok(read(&database))
     }
 
     /// Waits for the right to have one more database open, closing an unused one if need be.
@@ -174,14 +167,43 @@ impl Pool {
     }
 
     // Its slot counts until it is really closed.
-    fn close(&self, database: Arc<sled::Db>, key: PartKey) {
+    fn close(&self, database: Arc<Database>, key: PartKey) {
+        let _place = Place { pool: self, key };
         drop(database);
-        self.lock().slots.retain(|slot| slot.key != key);
-        self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place<'_> {
+    // Others find it open from now on.
+    fn fill(self, database: Arc<Database>) -> Arc<Database> {
+        let mut state = self.pool.lock();
+        if let Some(slot) = state.slot(self.key) {
+            slot.database = Some(database.clone());
+        }
+        drop(state);
+        database
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        let is_mine = |slot: &Slot| slot.key == self.key && slot.database.is_none();
+        state.slots.retain(|slot| !is_mine(slot));
+        drop(state);
+        self.pool.changed.notify_all();
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        // Nobody is between looking and waiting then.
+        drop(self.0.lock());
+        self.0.changed.notify_all();
     }
 }
 
@@ -198,7 +220,7 @@ impl State {
     }
 
     // Takes the least recently used database that nobody uses out of its slot.
-    fn take_idle(&mut self) -> Option<(Arc<sled::Db>, PartKey)> {
+    fn take_idle(&mut self) -> Option<(Arc<Database>, PartKey)> {
         let idle = |slot: &&mut Slot| {
             slot.database
                 .as_ref()
@@ -210,5 +232,75 @@ impl State {
             .filter(idle)
             .min_by_key(|slot| slot.used)?;
         Some((slot.database.take()?, slot.key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::path::{Path, PathBuf};
+
+    use super::super::database::failing;
+    use super::*;
+
+    // So many databases with nothing in them.
+    fn databases(dir: &Path, count: usize) -> Vec<(PartKey, PathBuf)> {
+        let parts = (0..count).map(|part| {
+            let path = dir.join(format!("part-{part:04}"));
+            let made = Database::create(&path).expect("create");
+            made.close().expect("close");
+            (
+                PartKey {
+                    generation: 1,
+                    part,
+                },
+                path,
+            )
+        });
+        parts.collect()
+    }
+
+    #[test]
+    fn a_database_whose_closing_fails_gives_its_place_back_and_can_be_opened_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let parts = databases(dir.path(), 3);
+        let pool = Pool::new(2);
+        let failing = failing::closing(dir.path());
+        for _ in 0..2 {
+            for (key, path) in &parts {
+                let opened = pool.with(*key, || Database::open(path), |_| ());
+                opened.expect("open, in the place of one that could not be closed");
+            }
+        }
+        pool.close_part(parts[2].0);
+        drop((pool.reserve(), pool.reserve()));
+        pool.close_generation(1);
+        assert_eq!(pool.open_now_and_peak(), (0, 2));
+        drop(failing);
+        for (key, path) in &parts {
+            let opened = pool.with(*key, || Database::open(path), |_| ());
+            opened.expect("open");
+        }
+    }
+
+    #[test]
+    fn whatever_ends_an_opening_or_a_reading_the_place_is_free() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (key, path) = databases(dir.path(), 1).remove(0);
+        let pool = Pool::new(2);
+        for _ in 0..3 {
+            let opening = || -> Result<Database, ReadError> { panic!("while it opens") };
+            let unwound = catch_unwind(AssertUnwindSafe(|| pool.with(key, opening, |_| ())));
+            assert!(unwound.is_err());
+            assert_eq!(pool.open_now_and_peak().0, 0);
+        }
+        let reading = |_: &Database| panic!("while it is read");
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            pool.with(key, || Database::open(&path), reading)
+        }));
+        assert!(unwound.is_err());
+        pool.close_part(key);
+        let opened = pool.with(key, || Database::open(&path), |_| ());
+        opened.expect("open");
     }
 }

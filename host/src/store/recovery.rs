@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 
+use super::database;
 use super::error::{Loss, OpenError};
 use super::fs::FileSystem;
 use super::generation::{self, Generation};
@@ -380,7 +381,7 @@ impl Examined {
             &dir,
             self.options.journal_file_bytes,
             // A database takes two MiB and more, however little is in it.
-            (self.options.generation_part_bytes / 2).max(2 * generation::EMPTY_BYTES),
+            (self.options.generation_part_bytes / 2).max(2 * database::EMPTY_BYTES),
         );
         let shared = Arc::new(Shared {
             generations: RwLock::new(Arc::new(generations.collect())),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::database;
 use super::error::{Loss, OpenError};
 use super::fs::FileSystem;
 use super::generation::{self, Unsound};
@@ -178,7 +179,7 @@ fn drop_missing_parts(
         .filter(|(_, part)| !part.is_lost)
     {
         let path = generation::part_path(&folder, index);
-        let database = path.join(generation::DATABASE);
+        let database = path.join(database::DATABASE);
         match fs.open(&database) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -4,8 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::database::DATABASE;
 use super::fs::FileSystem;
-use super::generation::DATABASE;
 use super::manifest::ABOUT;
 
 const BLOBS: &str = "blobs";

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::faulty::{Fault, FaultyFileSystem, Operation};
 use super::harness::*;
 use crate::domain::{CommitNumber, Position};
-use crate::store::{CheckpointError, Opened, StoreOptions, WriteError, WriteFailure, open};
+use crate::store::{
+    CheckpointError, Opened, StoreOptions, WriteError, WriteFailure, failing, open,
+};
 
 fn start_faulty(dir: &Path) -> (Opened, FaultyFileSystem) {
     let fs = FaultyFileSystem::default();
@@ -130,6 +132,38 @@ fn a_failed_generation_leaves_the_journal_and_the_next_attempt_works() {
     checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
     assert_eq!(read_all(&opened.reader, 0).expect("read"), [block]);
     assert_eq!(journal_files(dir.path()).len(), 1);
+}
+
+// sled syncs when it closes a database, and panics when that fails.
+#[test]
+fn a_database_that_cannot_be_closed_fails_its_checkpoint_and_the_next_attempt_works() {
+    let dir = folder();
+    let (mut opened, _) = start_faulty(dir.path());
+    let block = filled(1, 1, 1, 5, 100);
+    opened
+        .journal
+        .append(b"", std::slice::from_ref(&block))
+        .expect("append");
+    let mark = opened.journal.rotate().expect("rotate");
+    for path in ["part-0000", "state"] {
+        let within = dir.path().join("generations/00000001").join(path);
+        let failing = failing::closing(&within);
+        let blocks = std::iter::once(Ok(block.clone()));
+        let failed = opened
+            .checkpoints
+            .write_generation(mark, blocks, std::iter::empty());
+        assert!(
+            matches!(failed, Err(CheckpointError::Database(_))),
+            "{path}: {failed:?}"
+        );
+        drop(failing);
+        assert_eq!(journal_files(dir.path()).len(), 2);
+    }
+    checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
+    assert_eq!(journal_files(dir.path()).len(), 1);
+    // Nor does it harm who only reads.
+    let _failing = failing::closing(dir.path());
+    assert_eq!(read_all(&opened.reader, 0).expect("read"), [block]);
 }
 
 #[test]

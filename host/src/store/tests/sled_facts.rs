@@ -6,11 +6,12 @@ use std::path::Path;
 
 use super::harness::*;
 use crate::store::RealFileSystem;
+use crate::store::database::{self, Database};
 use crate::store::generation::{self, DatabaseWriter, VALUE_BYTES_MAX};
 use crate::store::tree;
 
 fn raw_open(path: &Path) -> sled::Result<sled::Db> {
-    generation::config(path).open()
+    database::config(path).open()
 }
 
 fn written(path: &Path, items: u64, bytes: usize) -> (u64, u64) {
@@ -68,9 +69,9 @@ fn a_second_opener_fails_and_is_recognised() {
     let path = dir.path().join("db");
     let database = raw_open(&path).expect("open");
     let error = raw_open(&path).map(|_| ()).expect_err("locked");
-    assert!(generation::is_locked(&error), "{error}");
+    assert!(database::is_locked(&error), "{error}");
     drop(database);
-    generation::open_database(&path).expect("free again");
+    Database::open(&path).expect("free again");
 }
 
 #[test]

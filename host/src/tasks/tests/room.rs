@@ -196,6 +196,24 @@ async fn publishers_are_told_when_no_checkpoint_makes_room_and_go_on_when_one_do
     fixture.broker.shutdown().await;
 }
 
+// A sync that fails while sled closes a database makes it panic.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_whose_databases_cannot_be_closed_is_tried_again() {
+    let fixture = Fixture::start(1 << 20).await;
+    let mut stream = fixture.publisher().await;
+    let failing = crate::store::failing::closing(fixture.dir.path());
+    let refusal = stream.publish_until_refused().await;
+    assert!(refusal.is_retryable(), "{refusal}");
+    let expected = [Condition::JournalFull, Condition::CheckpointFails];
+    assert_eq!(fixture.raised(), expected);
+    drop(failing);
+    fixture.wait_for(&Condition::JournalFull, false).await;
+    fixture.wait_for(&Condition::CheckpointFails, false).await;
+    assert!(fixture.broker.health().ready, "{:?}", fixture.raised());
+    stream.publish().await.expect("there is room again");
+    fixture.broker.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_checkpointer_holds_up_nobody_for_ever() {
     let fixture = Fixture::start(1 << 20).await;
