@@ -55,7 +55,7 @@ pub struct JournalWriter {
     unmarked: (u64, usize),
     /// Checksum of the last group in this file.
     last_group: Option<u32>,
-    /// `None` when there is none to be had: the journal goes without.
+    /// `None` when there is none to be had: the journal goes without, and tries again with each file.
     witness: Option<WitnessFile>,
     failure: Option<(PathBuf, Arc<io::Error>)>,
 }
@@ -477,6 +477,10 @@ impl JournalWriter {
     // What is on disk already is told to the witness. It may lag behind, so that it cannot be told is no reason to stop.
     fn tell_witness(&mut self, closed: Option<End>) {
         let newest = self.file.first;
+        if self.witness.is_none() {
+            // What kept it from being opened may be over.
+            self.witness = WitnessFile::reopen(&*self.shared.fs, &self.shared.dir);
+        }
         let Some(witness) = &mut self.witness else {
             return;
         };

@@ -128,6 +128,12 @@ impl WitnessFile {
         })
     }
 
+    /// Opens it while the journal is written, if that can be done now.
+    pub(super) fn reopen(fs: &dyn FileSystem, dir: &Path) -> Option<Self> {
+        let testimony = load(fs, dir).ok()?;
+        Self::open(fs, dir, &testimony).ok()
+    }
+
     /// Says this from now on, durably. After an error either this or what was said before holds.
     pub(super) fn say(&mut self, witness: &Witness) -> io::Result<()> {
         let count = self.count + 1;

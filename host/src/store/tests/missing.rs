@@ -202,6 +202,26 @@ fn a_newest_file_that_is_missing_is_a_loss() {
 }
 
 #[test]
+fn a_witness_that_could_not_be_opened_is_opened_when_it_can() {
+    let dir = folder();
+    let fs = FaultyFileSystem::default();
+    fs.fail(Operation::Allocate, "=witness");
+    let opened = open(dir.path(), small_options(), Arc::new(fs.clone()));
+    let mut opened = opened.expect("it goes without");
+    append(&mut opened, 1..3);
+    opened.journal.rotate().expect("still without");
+    fs.heal();
+    append(&mut opened, 3..5);
+    opened.journal.rotate().expect("rotate");
+    append(&mut opened, 5..7);
+    close(opened);
+    let newest = journal_files(dir.path()).pop().expect("a file");
+    fs::remove_file(newest).expect("removed");
+    let groups = refused(dir.path())[0].groups;
+    assert_eq!(groups, Some((CommitNumber(5), Some(CommitNumber(6)))));
+}
+
+#[test]
 fn an_older_store_has_no_witness_and_no_manifest_and_opens() {
     let dir = folder();
     let blocks = closed(dir.path(), |_| ());
