@@ -9,6 +9,7 @@ mod accept;
 mod checkpoint;
 mod database;
 mod error;
+mod folders;
 mod fs;
 mod generation;
 mod index;
@@ -34,7 +35,6 @@ mod tree;
 mod trouble;
 mod witness;
 
-use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -45,7 +45,8 @@ use bytes::Bytes;
 pub use checkpoint::Checkpoints;
 pub use database::is_panic_expected;
 pub use error::{CheckpointError, Loss, LostRange, OpenError, ReadError, WriteError, WriteFailure};
-pub use fs::{DIRECT_BYTES, File, FileSystem, RealFileSystem};
+pub use folders::Folders;
+pub use fs::{DIRECT_BYTES, File, FileSystem, Hold, RealFileSystem, Unmoved};
 pub use index::BlockMeta;
 pub use journal::JournalWriter;
 pub use manifest::GenerationInfo;
@@ -173,7 +174,10 @@ pub fn open(
 // What the three parts share. Whoever needs index and generations takes them in this order and never both at
 // once, so that a block that moves from one to the other is always found in one of them.
 struct Shared {
+    // Does nothing by path while the store is not in place.
     fs: Arc<dyn FileSystem>,
+    // With the store's lock.
+    folders: Arc<Folders>,
     dir: PathBuf,
     options: StoreOptions,
     index: RwLock<Index>,
@@ -188,7 +192,6 @@ struct Shared {
     next_number: AtomicU64,
     // No generation had this number or a higher one before.
     generation_id_min: u64,
-    _lock: Box<dyn Any + Send + Sync>,
 }
 
 impl Shared {

@@ -2,11 +2,12 @@
 //! subscriptions that stand still until somebody resumes them.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::fs::FileExt;
 
 use serde_json::json;
 use tidegate_client::Event;
-use tidegate_tests::{BrokerProcess, Setup, guest};
+use tidegate_tests::{BrokerProcess, Setup, guest, wait_for};
 
 use crate::support::{
     SMALL, consume, next, number_of, numbers, publish, publish_events, take, take_numbers,
@@ -353,4 +354,86 @@ fn padded(n: u64) -> Event {
     let seventh = n.is_multiple_of(7);
     let pad = "x".repeat(1_000);
     Event::json(format!(r#"{{"n":{n},"seventh":{seventh},"pad":"{pad}"}}"#))
+}
+
+#[tokio::test]
+async fn a_data_directory_that_is_moved_under_the_broker_stops_writes_until_it_is_back()
+-> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start_with(Setup::config(SMALL)).await?;
+    let client = broker.client().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    publish(&client, "t", 0..10).await?;
+    let data = broker.data_directory();
+    let away = data.with_file_name("away");
+    fs::rename(&data, &away)?;
+    wait_for("the broker to notice", async || {
+        Ok((!broker.admin().is_ready().await).then_some(()))
+    })
+    .await?;
+    let lost = "tidegate_condition{condition=\"folder_lost\"}";
+    assert!(broker.admin().metric(lost).await? > 0.0);
+    let topic = json!({"name": "u"});
+    let refused = broker.admin().try_create_topic(topic).await?;
+    let refused = refused.expect_err("nothing is written");
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert!(refused.text.contains("was renamed"), "{}", refused.text);
+    assert!(!data.exists(), "nothing was made where it was");
+    // Clients try again by themselves.
+    let back = async { Ok(fs::rename(&away, &data)?) };
+    tokio::try_join!(publish(&client, "t", 10..20), back)?;
+    wait_for("the broker to be ready", async || {
+        Ok(broker.admin().is_ready().await.then_some(()))
+    })
+    .await?;
+    broker.kill()?;
+    broker.restart().await?;
+    let client = broker.client().await?;
+    take_numbers(&mut consume(&client, "s").await?, 0..20).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_its_lock_file_a_broker_is_still_the_only_one_on_its_directory()
+-> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    fs::remove_file(broker.data_directory().join("store/lock"))?;
+    let second = broker.second_on_same_directory().await?;
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("another broker is running"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_in_a_journal_file_that_somebody_removes_are_saved_by_a_checkpoint()
+-> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    let client = broker.client().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    publish(&client, "t", 0..10).await?;
+    for entry in fs::read_dir(broker.data_directory().join("store/journal"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "log") {
+            fs::remove_file(path)?;
+        }
+    }
+    publish(&client, "t", 10..20).await?;
+    wait_for("a checkpoint", async || {
+        let made = broker.admin().metric("tidegate_checkpoints_total").await?;
+        let lost = "tidegate_condition{condition=\"journal_file_lost\"}";
+        let lost = broker.admin().metric(lost).await?;
+        Ok((made > 0.0 && lost == 0.0).then_some(()))
+    })
+    .await?;
+    broker.kill()?;
+    broker.restart().await?;
+    let client = broker.client().await?;
+    take_numbers(&mut consume(&client, "s").await?, 0..20).await?;
+    Ok(())
 }

@@ -11,8 +11,8 @@ use super::tree;
 use super::trouble::Holder;
 use crate::domain::Position;
 
-/// Looks at all of a part and has it say what is lost. Answers the stretches that were not lost before; `None` when it is sound, or
-/// the system fails, which may pass.
+/// Looks at all of a part and has it say what is lost. Answers the stretches that were not lost before, none when it is sound but for
+/// those; `None` when the system fails, which may pass.
 pub(super) fn look(
     fs: &dyn FileSystem,
     pool: &Pool,
@@ -20,12 +20,20 @@ pub(super) fn look(
     path: &Path,
     part: &mut PartInfo,
 ) -> Option<Vec<(Position, Position)>> {
-    if let Holder::Part { generation, part } = holder {
-        pool.close_part(PartKey { generation, part });
-    }
-    let permit = pool.reserve();
+    let Holder::Part {
+        generation,
+        part: index,
+    } = holder
+    else {
+        return None;
+    };
+    // Only one can have it open, and a reader who comes now would have it look as if the system failed.
+    let closed = pool.keep_closed(PartKey {
+        generation,
+        part: index,
+    });
     let inspected = generation::inspect(path, part);
-    drop(permit);
+    drop(closed);
     // sled tells some failures of a disk as damage.
     if let Err(error) = tree::read(fs, path) {
         tracing::error!(path = %path.display(), %error, "a part cannot be read now, which says nothing of its content; it is not given up");
@@ -39,7 +47,7 @@ pub(super) fn look(
         }) => {
             let is_sound = gaps.is_empty() && (items, checksum) == (part.items, part.checksum);
             if is_sound || (gaps.is_empty() && !part.gaps.is_empty()) {
-                return None;
+                return Some(Vec::new());
             }
             let mut lost: Vec<_> = gaps
                 .iter()

@@ -157,7 +157,7 @@ impl Checkpoints {
             .iter()
             .map(|one| one.described.clone())
             .collect();
-        let mut losses = Vec::new();
+        let (mut losses, mut sound) = (Vec::new(), Vec::new());
         let known = self.shared.troubles.list();
         for one in &mut described {
             let id = one.info.id;
@@ -175,6 +175,10 @@ impl Checkpoints {
                 let Some(stretches) = found else {
                     continue;
                 };
+                if stretches.is_empty() {
+                    sound.push(holder);
+                    continue;
+                }
                 let database = path.join(database::DATABASE);
                 let kept = repair::keep_aside(&*self.shared.fs, &self.shared.dir, &database);
                 if let Err(error) = &kept {
@@ -187,6 +191,12 @@ impl Checkpoints {
                     ..empty_loss(&path)
                 }));
             }
+        }
+        if !sound.is_empty() {
+            // Whatever was noted of them is over.
+            self.shared
+                .troubles
+                .forget(|holder, _| sound.contains(&holder));
         }
         if losses.is_empty() {
             return Ok(losses);
@@ -253,8 +263,9 @@ impl Checkpoints {
         self.shared.reserve.set_state_bytes(bytes.unwrap_or(0));
     }
 
-    // Makes the manifest on disk the one that counts, should that be in doubt.
+    // Makes the manifest on disk the one that counts, should that be in doubt. Nothing is done to a store that is not in place.
     fn settle_manifest(&mut self) -> Result<(), CheckpointError> {
+        self.check_folders()?;
         if self.is_unsure {
             let generations = self.shared.generations();
             let all: Vec<Described> = generations
@@ -264,6 +275,11 @@ impl Checkpoints {
             self.save_manifest(&all)?;
         }
         Ok(())
+    }
+
+    fn check_folders(&self) -> Result<(), CheckpointError> {
+        let checked = self.shared.folders.check();
+        checked.map_err(CheckpointError::io("use", &self.shared.dir))
     }
 
     fn save_manifest(&mut self, all: &[Described]) -> Result<(), CheckpointError> {
@@ -373,6 +389,8 @@ impl Checkpoints {
             let (part, _) = match &mut open {
                 Some(open) => open,
                 None => {
+                    // sled goes by path, and makes what is not there.
+                    self.check_folders()?;
                     let path = generation::part_path(folder, parts.len());
                     let part = DatabaseWriter::create(path).map_err(CheckpointError::Database)?;
                     open.insert((part, block.first_position))
@@ -433,13 +451,13 @@ impl Checkpoints {
 
     // Lets readers see this list.
     fn show(&self, all: Vec<Described>) {
-        let dir = &self.shared.dir;
+        let (dir, folders) = (&self.shared.dir, &self.shared.folders);
         let before = self.shared.generations();
         let generations = all.into_iter().map(|described| {
             // A reader that has the old list must see the same `deleted` flag.
             let same = before.iter().find(|one| one.described == described);
             same.cloned()
-                .unwrap_or_else(|| Arc::new(Generation::new(dir, described)))
+                .unwrap_or_else(|| Arc::new(Generation::new(dir, described, folders)))
         });
         self.shared.set_generations(generations.collect());
     }
@@ -452,6 +470,13 @@ impl Checkpoints {
             let released = index.release(mark);
             (released, bytes - index.bytes(), blocks - index.blocks())
         };
+        // What could not be read there is not there any more.
+        self.shared.troubles.forget(|holder, unreadable| {
+            let found = || self.shared.index().at_or_after(unreadable.first);
+            let is_there = |first| first <= unreadable.first;
+            holder == Holder::Journal
+                && !found().is_some_and(|(_, entry)| is_there(entry.head.first_position))
+        });
         self.shared
             .journal_bytes
             .fetch_sub(bytes, Ordering::Relaxed);

@@ -2,10 +2,9 @@
 //! journal and the manifest go through it entirely. sled opens its own files, so of a generation only the
 //! steps around it (sync, removal) do.
 
-use std::any::Any;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -83,13 +82,42 @@ pub trait FileSystem: Send + Sync {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Takes the exclusive lock of a folder for as long as the returned value lives; `None` when somebody
-    /// else holds it.
+    /// Keeps a folder open, so that it can be told whether its path still leads to it.
     ///
     /// # Errors
     ///
-    /// The lock file cannot be opened.
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
+    /// It cannot be opened.
+    fn hold(&self, path: &Path) -> io::Result<Box<dyn Hold>> {
+        let _ = path;
+        Ok(Box::new(Unmoved))
+    }
+
+    /// Takes the exclusive lock of a folder for as long as the returned value lives, and keeps the folder open; `None` when
+    /// somebody else has the lock.
+    ///
+    /// # Errors
+    ///
+    /// The folder, or the lock file in it, cannot be opened.
+    fn lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Hold>>>;
+}
+
+/// A folder, or a lock, that is kept open.
+pub trait Hold: Send + Sync {
+    /// What became of it, when its path does not lead to it any more: what is said of the path. Otherwise `None`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told.
+    fn displaced(&self) -> io::Result<Option<&'static str>>;
+}
+
+/// What nobody can move.
+pub struct Unmoved;
+
+impl Hold for Unmoved {
+    fn displaced(&self) -> io::Result<Option<&'static str>> {
+        Ok(None)
+    }
 }
 
 /// An open file. Every call blocks.
@@ -149,6 +177,16 @@ pub trait File: Send + Sync {
     ///
     /// The sync failed. What was written since the last one may be lost even if a later sync succeeds.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whether a path leads to this very file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told.
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let _ = path;
+        Ok(true)
+    }
 
     /// Says that nobody will read the content soon, so that the memory it takes in the page cache can serve others.
     fn forget(&self) {}
@@ -224,19 +262,145 @@ impl FileSystem for RealFileSystem {
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Box::new(file))),
-            Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
+    fn hold(&self, path: &Path) -> io::Result<Box<dyn Hold>> {
+        Ok(Box::new(HeldFolder::open(path)?))
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Hold>>> {
+        let folder = HeldFolder::open(dir)?;
+        if !folder.try_lock()? {
+            return Ok(None);
+        }
+        let path = dir.join("lock");
+        let Some(file) = lock_file(&path)? else {
+            return Ok(None);
+        };
+        Ok(Some(Box::new(HeldLock {
+            folder,
+            path,
+            file: Mutex::new(file),
+        })))
+    }
+}
+
+/// A folder that is open, so that nothing else gets its number as long as this lives.
+struct HeldFolder {
+    path: PathBuf,
+    handle: fs::File,
+    identity: (u64, u64),
+}
+
+/// The lock of a folder: on the folder itself, which nobody can take away without it, and on a file in it, which is all that
+/// brokers before this one look at.
+struct HeldLock {
+    folder: HeldFolder,
+    path: PathBuf,
+    file: Mutex<fs::File>,
+}
+
+impl HeldFolder {
+    fn open(path: &Path) -> io::Result<Self> {
+        let handle = fs::File::open(path)?;
+        let identity = identity(&handle.metadata()?);
+        Ok(Self {
+            path: path.to_owned(),
+            handle,
+            identity,
+        })
+    }
+
+    // Where a folder cannot be locked, as on some network file systems, the file in it has to do.
+    fn try_lock(&self) -> io::Result<bool> {
+        use rustix::io::Errno;
+        match rustix::fs::flock(&self.handle, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(
+                error @ (Errno::BADF
+                | Errno::INVAL
+                | Errno::ISDIR
+                | Errno::NOLCK
+                | Errno::NOSYS
+                | Errno::OPNOTSUPP),
+            ) => {
+                tracing::debug!(path = %self.path.display(), %error, "the folder itself cannot be locked");
+                Ok(true)
+            }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl Hold for HeldFolder {
+    fn displaced(&self) -> io::Result<Option<&'static str>> {
+        Ok(match identity_at(&self.path)? {
+            None => {
+                Some("is not there any more: it was renamed or deleted under the running broker")
+            }
+            Some(found) if found != self.identity => {
+                Some("is another folder than the one that this broker opened")
+            }
+            Some(_) => None,
+        })
+    }
+}
+
+impl Hold for HeldLock {
+    // A lock file that somebody removed is made again, since a broker of before would begin on the folder otherwise.
+    fn displaced(&self) -> io::Result<Option<&'static str>> {
+        let displaced = self.folder.displaced()?;
+        if displaced.is_some() {
+            return Ok(displaced);
+        }
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if identity_at(&self.path)? == Some(identity(&file.metadata()?)) {
+            return Ok(None);
+        }
+        let Some(again) = lock_file(&self.path)? else {
+            return Ok(Some(
+                "is locked by another broker, since its file `lock` was removed or replaced",
+            ));
+        };
+        tracing::warn!(path = %self.path.display(), "the lock file was removed or replaced; it is made again");
+        *file = again;
+        Ok(None)
+    }
+}
+
+// The lock file, made if need be, and locked; `None` when somebody else has it.
+fn lock_file(path: &Path) -> io::Result<Option<fs::File>> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+// What tells a file or folder from all others, as long as it is open.
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+// What a path leads to, if anything.
+fn identity_at(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(identity(&metadata))),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -309,6 +473,10 @@ impl File for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        Ok(identity_at(path)? == Some(identity(&self.file.metadata()?)))
     }
 
     fn forget(&self) {

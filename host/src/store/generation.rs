@@ -16,6 +16,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::database::{Database, Values};
 use super::error::ReadError;
+use super::folders::Folders;
 use super::fs::FileSystem;
 use super::generations_dir;
 use super::manifest::{Described, Gap, PartInfo};
@@ -50,6 +52,7 @@ const PROOF_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Generation {
     pub(super) described: Described,
     folder: PathBuf,
+    folders: Arc<Folders>,
     deleted: AtomicBool,
 }
 
@@ -68,11 +71,12 @@ pub(super) struct DatabaseWriter {
 }
 
 impl Generation {
-    pub(super) fn new(dir: &Path, described: Described) -> Self {
+    pub(super) fn new(dir: &Path, described: Described, folders: &Arc<Folders>) -> Self {
         let folder = folder(dir, described.info.id);
         Self {
             described,
             folder,
+            folders: folders.clone(),
             deleted: AtomicBool::new(false),
         }
     }
@@ -109,7 +113,12 @@ impl Generation {
         let path = self.path(part);
         let item = pool.with(
             self.key(part),
-            || Database::open(&path),
+            || {
+                // sled opens by path, whatever is there.
+                let checked = self.folders.check();
+                checked.map_err(ReadError::io(&path))?;
+                Database::open(&path)
+            },
             |database| block_in(database, &path, from),
         );
         item.map_err(PartError::Closed)?.map_err(PartError::At)

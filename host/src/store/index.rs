@@ -145,6 +145,11 @@ impl Index {
         files.flat_map(|file| file.entries.iter())
     }
 
+    /// All files.
+    pub(super) fn files(&self) -> Vec<Arc<JournalFile>> {
+        self.files.iter().map(|file| file.file.clone()).collect()
+    }
+
     /// The files that lie wholly before `mark`.
     pub(super) fn files_before(&self, mark: CommitNumber) -> Vec<Arc<JournalFile>> {
         let files = self.files.iter().take(self.releasable_files(mark));

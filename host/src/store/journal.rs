@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::error::WriteError;
+use super::folders::is_displaced;
 use super::fs::{DIRECT_BYTES, File, FileSystem};
 use super::index::{Entry, JournalFile};
 use super::preparer::Preparer;
 use super::record::{self, FILE_HEAD_BYTES, FileHead, HEADER_BYTES, Kind, Salt, TooLong};
 use super::reserve::{is_full, is_out_of_files};
 use super::staging::Staging;
-use super::witness::{End, Witness, WitnessFile};
+use super::witness::{Begun, End, Witness, WitnessFile};
 use super::{Shared, journal_dir};
 use crate::domain::{Block, CommitNumber, Position};
 
@@ -162,6 +163,9 @@ impl JournalWriter {
     /// [`WriteError::Later`] leaves the writer usable; any other error is final.
     pub fn make_room(&mut self, bytes: u64) -> Result<(), WriteError> {
         self.check_failure()?;
+        if let Some(why) = self.displaced() {
+            return Err(self.later(io::Error::other(why)));
+        }
         let fits = self.at + bytes <= self.allocated;
         if self.at > FILE_HEAD_BYTES {
             return match fits && !self.has_faster_file(bytes) {
@@ -187,6 +191,12 @@ impl JournalWriter {
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.shared.reserve.is_short()
+    }
+
+    /// Why nothing should be appended, when the store is not any more where it was opened. What was appended can be synced.
+    #[must_use]
+    pub fn displaced(&self) -> Option<String> {
+        self.shared.folders.lost()
     }
 
     /// Makes every appended group durable, and its blocks readable.
@@ -379,9 +389,17 @@ impl JournalWriter {
         let path = file_path(&dir, head.first);
         if let Err(error) = rename_with_head(&*fs, head, &*new.file, &new.aside, &path) {
             let _ = fs.remove(&new.aside);
-            return Err(self.not_now(error));
+            return Err(match error.kind() {
+                // Somebody took it away before it had its name. Nothing is in it.
+                io::ErrorKind::NotFound => self.later(error),
+                _ => self.not_now(error),
+            });
         }
         if let Err(error) = fs.sync_dir(&journal_dir(&dir)) {
+            if self.is_displaced(&error) {
+                // Nothing is in it, and the next one replaces it.
+                return Err(self.later(error));
+            }
             // The folder could not even be opened, so nothing was attempted, and the name can be had back.
             if is_out_of_files(&error) && fs.rename(&path, &new.aside).is_ok() {
                 let _ = fs.remove(&new.aside);
@@ -418,7 +436,7 @@ impl JournalWriter {
             return Err(self.not_now(error));
         }
         shared.reserve.set_short();
-        let (at, had) = (self.at, self.allocated);
+        let had = self.allocated;
         self.cut()?;
         if let Ok(file) = aside_file(fs, dir, self.next, wanted) {
             return Ok(file);
@@ -443,11 +461,20 @@ impl JournalWriter {
         if let Some(file) = smaller_file(fs, dir, self.next, wanted, least) {
             return Ok(file);
         }
-        // What was given back in vain may still be had again, for acks.
-        if had > at && self.file.file.allocate(had).is_ok() {
-            self.allocated = had;
-        }
+        self.grow_again(had);
         Err(self.not_now(error))
+    }
+
+    // What was given back in vain may still be had again, for acks.
+    fn grow_again(&mut self, bytes: u64) {
+        if bytes <= self.allocated {
+            return;
+        }
+        // Durably, before anything is written there: a file that is cut off within a record was cut off by somebody.
+        let grown = self.file.file.allocate(bytes);
+        if grown.and_then(|()| self.file.file.sync()).is_ok() {
+            self.allocated = bytes;
+        }
     }
 
     // Makes all of the present file durable, and gives back what it does not use. It takes no further record then.
@@ -465,26 +492,44 @@ impl JournalWriter {
     fn not_now(&mut self, error: io::Error) -> WriteError {
         if is_full(&error) {
             self.shared.reserve.set_short();
-        } else if !is_out_of_files(&error) {
+        } else if !is_out_of_files(&error) && !self.is_displaced(&error) {
             return self.fail(error);
         }
+        self.later(error)
+    }
+
+    fn later(&self, error: io::Error) -> WriteError {
         WriteError::Later {
             path: file_path(&self.shared.dir, self.next),
             source: Arc::new(error),
         }
     }
 
+    // Whether something failed for want of the store's folders, which may have gone when that had been looked for.
+    fn is_displaced(&self, error: &io::Error) -> bool {
+        let now = self.shared.folders.check();
+        is_displaced(error) || now.is_err_and(|now| is_displaced(&now))
+    }
+
     // What is on disk already is told to the witness. It may lag behind, so that it cannot be told is no reason to stop.
     fn tell_witness(&mut self, closed: Option<End>) {
-        let newest = self.file.first;
-        if self.witness.is_none() {
-            // What kept it from being opened may be over.
-            self.witness = WitnessFile::reopen(&*self.shared.fs, &self.shared.dir);
+        let said = Witness {
+            newest: self.file.first,
+            closed,
+            begun: closed.is_none().then_some(Begun {
+                bytes: self.allocated,
+                salt: self.file.salt.lower(),
+            }),
+        };
+        let (fs, dir) = (&*self.shared.fs, &self.shared.dir);
+        if !self.witness.as_ref().is_some_and(|one| one.is_there(dir)) {
+            // What kept it from being opened may be over, or somebody removed it.
+            self.witness = WitnessFile::reopen(fs, dir).or(self.witness.take());
         }
         let Some(witness) = &mut self.witness else {
             return;
         };
-        if let Err(error) = witness.say(&Witness { newest, closed }) {
+        if let Err(error) = witness.say(&said) {
             warn_of_witness(&error);
         }
     }

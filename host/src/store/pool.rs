@@ -43,7 +43,7 @@ pub(super) struct Permit<'a>(&'a Pool);
 
 /// A slot whose database is being opened or closed. However that ends, it is free afterwards unless it was filled, and whoever
 /// waits for it looks again.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     pool: &'a Pool,
     key: PartKey,
 }
@@ -95,6 +95,22 @@ impl Pool {
             self.close(database, old);
         }
         Permit(self)
+    }
+
+    /// Closes one database, waiting for who is reading it, and keeps it closed for everybody as long as the answer lives, so that
+    /// whoever has that can open it by itself. It counts as open.
+    pub(super) fn keep_closed(&self, key: PartKey) -> Place<'_> {
+        loop {
+            match self.turn(Some(key)) {
+                Turn::Use(database) => {
+                    drop(database);
+                    self.close_part(key);
+                }
+                Turn::Close(database, old) => self.close(database, old),
+                // Its place has no database yet, and others wait until it has.
+                Turn::Open => return Place { pool: self, key },
+            }
+        }
     }
 
     /// Closes the databases of a generation, waiting for who is reading them.

@@ -1,10 +1,12 @@
 //! Reading blocks by position, from the journal or from a generation, through one cache. Many threads at once;
 //! nothing here writes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Shared;
 use super::error::ReadError;
+use super::folders::Folders;
 use super::generation::{Generation, PartError};
 use super::index::{Entry, JournalFile};
 use super::replay;
@@ -96,12 +98,13 @@ impl StoreReader {
     ///
     /// The disk fails or what it holds is damaged.
     pub fn next_block(&self, from: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        let since = self.shared.troubles.since();
         // The index before the generations: a block that moves meanwhile is then in the one or the other.
         let in_journal = self.shared.index().at_or_after(from);
         if let Some((file, entry)) = &in_journal
             && entry.head.first_position <= from
         {
-            return self.journal_block(file, entry).map(Some);
+            return self.journal_block(file, entry, since).map(Some);
         }
         if let Some(block) = self.generation_block(from)? {
             let is_first = in_journal
@@ -112,8 +115,28 @@ impl StoreReader {
             }
         }
         in_journal
-            .map(|(file, entry)| self.journal_block(&file, &entry))
+            .map(|(file, entry)| self.journal_block(&file, &entry, since))
             .transpose()
+    }
+
+    /// Whether the store is still where it was opened.
+    #[must_use]
+    pub fn folders(&self) -> Arc<Folders> {
+        self.shared.folders.clone()
+    }
+
+    /// A file of the journal that was removed, or replaced, since it was opened, if there is one. What is in it can be read as long
+    /// as it stays open, and is saved by a checkpoint. Blocks on the disk.
+    #[must_use]
+    pub fn missing_journal_file(&self) -> Option<PathBuf> {
+        let files = self.shared.index().files();
+        // One that cannot be looked at now may be there.
+        let is_missing = |file: &JournalFile| matches!(file.file.is_at(&file.path), Ok(false));
+        let missing = files.iter().rev().find(|file| is_missing(file))?;
+        // It may have been released meanwhile.
+        let still = self.shared.index().files();
+        let is_same = |file: &Arc<JournalFile>| Arc::ptr_eq(file, missing);
+        still.iter().any(is_same).then(|| missing.path.clone())
     }
 
     /// Which stretches could not be read when somebody last tried.
@@ -149,7 +172,12 @@ impl StoreReader {
         &self.shared.pool
     }
 
-    fn journal_block(&self, file: &JournalFile, entry: &Entry) -> Result<Arc<Block>, ReadError> {
+    fn journal_block(
+        &self,
+        file: &JournalFile,
+        entry: &Entry,
+        since: u64,
+    ) -> Result<Arc<Block>, ReadError> {
         let key = CacheKey::Journal(entry.head.first_position);
         if let Some(block) = self.shared.cache.get(&key) {
             return Ok(block);
@@ -174,19 +202,22 @@ impl StoreReader {
             }
             Err(why) => Err(troubles
                 .failed_again(Holder::Journal, first, &why)
-                .unwrap_or_else(|| troubles.found(Holder::Journal, &file.path, first..=last, why))),
+                .unwrap_or_else(|| {
+                    troubles.found(Holder::Journal, &file.path, first..=last, why, since)
+                })),
         }
     }
 
     fn generation_block(&self, from: Position) -> Result<Option<Arc<Block>>, ReadError> {
         loop {
+            let since = self.shared.troubles.since();
             let generations = self.shared.generations();
             let deleted = deleted_so_far(&generations);
             let key = CacheKey::Generations { from, deleted };
             if let Some(block) = self.shared.cache.get(&key) {
                 return Ok(Some(block));
             }
-            match self.search(&generations, from) {
+            match self.search(&generations, from, since) {
                 Ok(found) => {
                     let block = found.map(Arc::new);
                     if let Some(block) = &block {
@@ -207,6 +238,7 @@ impl StoreReader {
         &self,
         generations: &'a [Arc<Generation>],
         from: Position,
+        since: u64,
     ) -> Result<Option<Block>, (&'a Generation, ReadError)> {
         let newest_first = generations.iter().rev();
         let mut candidates: Vec<_> = newest_first
@@ -225,7 +257,7 @@ impl StoreReader {
             {
                 break;
             }
-            let found = match self.block_in_part(generation, part, lowest) {
+            let found = match self.block_in_part(generation, (part, lowest), since) {
                 Ok(found) => found,
                 Err(error) => {
                     failed = failed.or(Some((generation, error)));
@@ -253,8 +285,8 @@ impl StoreReader {
     fn block_in_part(
         &self,
         generation: &Generation,
-        part: usize,
-        from: Position,
+        (part, from): (usize, Position),
+        since: u64,
     ) -> Result<Option<Block>, ReadError> {
         let (troubles, pool) = (&self.shared.troubles, &self.shared.pool);
         let holder = Holder::Part {
@@ -275,6 +307,10 @@ impl StoreReader {
         if generation.is_deleted() {
             return Err(why.clone());
         }
+        // What is not in place says nothing of what was stored.
+        if let Err(error) = self.shared.folders.check() {
+            return Err(ReadError::io(&generation.path(part))(error));
+        }
         if let Some(error) = troubles.failed_again(holder, from, why) {
             return Err(error);
         }
@@ -283,12 +319,12 @@ impl StoreReader {
         Err(match failed {
             PartError::Closed(why) => {
                 let all = about.first_position.min(from)..=about.last_position;
-                troubles.found(holder, &path, all, why)
+                troubles.found(holder, &path, all, why, since)
             }
             PartError::At(why) => {
                 let end = generation.end_of_damage(pool, part, from);
                 let last = Position(end.0.saturating_sub(1)).max(from);
-                troubles.found(holder, &path, from..=last, why)
+                troubles.found(holder, &path, from..=last, why, since)
             }
         })
     }

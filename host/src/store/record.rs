@@ -133,6 +133,11 @@ impl Salt {
         crc32c::crc32c_append((self.0 >> 32) as u32, bytes)
     }
 
+    /// What a witness says of it.
+    pub(super) fn lower(self) -> u32 {
+        self.0 as u32
+    }
+
     /// Whether a record may start with these four bytes.
     pub(super) fn starts(self, bytes: &[u8]) -> bool {
         bytes

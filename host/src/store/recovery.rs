@@ -1,7 +1,6 @@
 //! Opening a store, in two steps. [`examine`] takes the lock and only reads: manifest, newest state, witness, journal.
 //! [`Examined::begin`] is the first that writes, once whoever opens the store has found that it can use what is there.
 
-use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -11,7 +10,8 @@ use bytes::Bytes;
 
 use super::database;
 use super::error::{Loss, OpenError};
-use super::fs::FileSystem;
+use super::folders::{Folders, HeldFileSystem};
+use super::fs::{FileSystem, Hold, Unmoved};
 use super::generation::{self, Generation};
 use super::index::Index;
 use super::journal::{self, JournalWriter, file_path};
@@ -42,7 +42,7 @@ pub struct Examined {
     fs: Arc<dyn FileSystem>,
     dir: PathBuf,
     options: StoreOptions,
-    lock: Box<dyn Any + Send + Sync>,
+    lock: Box<dyn Hold>,
     sealed: Sealed,
     testimony: Testimony,
     survey: Survey,
@@ -66,10 +66,7 @@ pub(super) fn examine(
         return Err(OpenError::Corrupt { losses });
     }
     fs.create_dir(dir).map_err(OpenError::io("create", dir))?;
-    let lock_path = dir.join("lock");
-    let lock = fs
-        .lock(&lock_path)
-        .map_err(OpenError::io("lock", &lock_path))?;
+    let lock = fs.lock(dir).map_err(OpenError::io("lock", dir))?;
     let lock = lock.ok_or_else(|| OpenError::InUse {
         dir: dir.to_owned(),
     })?;
@@ -122,10 +119,11 @@ fn proof(sealed: &Sealed, testimony: &Testimony) -> Proof {
         Some(witness) => Proof {
             newest: witness.newest.max(durable),
             closed: witness.closed.filter(|_| witness.newest >= durable),
+            begun: witness.begun.filter(|_| witness.newest >= durable),
         },
         None if is_known => Proof {
             newest: durable,
-            closed: None,
+            ..Proof::default()
         },
         None => Proof::default(),
     }
@@ -221,11 +219,16 @@ impl Examined {
     /// Something is gone and that was not accepted, which changes nothing on disk; or the disk fails.
     pub fn begin(mut self) -> Result<Opened, OpenError> {
         self.check()?;
-        for folder in [&journal_dir(&self.dir), &generations_dir(&self.dir)] {
+        let within = [journal_dir(&self.dir), generations_dir(&self.dir)];
+        for folder in &within {
             self.fs
                 .create_dir(folder)
                 .map_err(OpenError::io("create", folder))?;
         }
+        let lock = std::mem::replace(&mut self.lock, Box::new(Unmoved));
+        let folders = Folders::open(self.fs.clone(), &self.dir, lock, &within);
+        let folders = folders.map_err(OpenError::io("use", &self.dir))?;
+        self.fs = Arc::new(HeldFileSystem(folders.clone()));
         if self.is_new && self.losses.is_empty() {
             let above = self.dir.parent().unwrap_or(&self.dir);
             for folder in [&self.dir, above] {
@@ -240,7 +243,7 @@ impl Examined {
         for loss in &self.losses {
             tracing::error!(%loss, "committed data is gone; the start goes on without it, as asked");
         }
-        self.start(clean)
+        self.start(clean, folders)
     }
 
     // Makes a store without damage of what is left, once that was accepted. Every step leaves one that the next start can judge.
@@ -305,6 +308,7 @@ impl Examined {
         let said = Witness {
             newest: proof.newest,
             closed: Some(*end),
+            begun: None,
         };
         let path = witness::path(&self.dir);
         let file = WitnessFile::open(&*self.fs, &self.dir, &self.testimony);
@@ -363,14 +367,14 @@ impl Examined {
         fs.sync_dir(&all).map_err(OpenError::io("sync", &all))
     }
 
-    fn start(self, clean: bool) -> Result<Opened, OpenError> {
+    fn start(self, clean: bool, folders: Arc<Folders>) -> Result<Opened, OpenError> {
         let replay = replay(&self.survey, self.sealed.mark, &self.dir);
         let Self {
             fs, dir, survey, ..
         } = self;
         let index = index_of(survey.files, &file_path(&dir, survey.next));
         let generations = self.sealed.described.into_iter();
-        let generations = generations.map(|one| Arc::new(Generation::new(&dir, one)));
+        let generations = generations.map(|one| Arc::new(Generation::new(&dir, one, &folders)));
         if self.testimony.is_damaged {
             let path = witness::path(&dir);
             tracing::warn!(path = %path.display(), "damaged, and made again; nothing is lost with it, but it could not tell whether the end of the journal is there");
@@ -397,7 +401,7 @@ impl Examined {
             dir,
             options: self.options,
             fs,
-            _lock: self.lock,
+            folders,
         });
         let journal =
             JournalWriter::start(shared.clone(), survey.next, survey.next_position, witness)

@@ -16,7 +16,7 @@ use super::journal::{self, file_path};
 use super::journal_dir;
 use super::record::{self, BlockHead, FILE_HEAD_BYTES, FileHead, FileTitle, Kind};
 use super::scan::{Bodies, Found, Record, Scanner, read_ahead, records_of};
-use super::witness::End;
+use super::witness::{Begun, End};
 use crate::domain::{CommitNumber, Position, Sequence, TopicId};
 
 /// What a journal consists of.
@@ -68,6 +68,8 @@ pub(super) struct Proof {
     pub(super) newest: CommitNumber,
     /// How that very file ended, when the journal was closed.
     pub(super) closed: Option<End>,
+    /// How that very file began, when the journal was not closed.
+    pub(super) begun: Option<Begun>,
 }
 
 impl Proof {
@@ -119,6 +121,7 @@ pub(super) fn survey(
         ledger: Ledger::default(),
         last_was_unreadable: false,
         last_group: None,
+        cut_short: None,
         unknown: None,
     };
     let newest = paths.last().map(|(first, _)| *first);
@@ -198,6 +201,8 @@ struct Surveyor {
     last_was_unreadable: bool,
     /// Checksum of the last group, if it is in the file that was looked at last.
     last_group: Option<u32>,
+    /// What the newest file should be as long as, and is.
+    cut_short: Option<(u64, u64)>,
     /// A sound record that this version does not know.
     unknown: Option<(PathBuf, u32)>,
 }
@@ -303,14 +308,14 @@ impl Surveyor {
                 }
                 Found::Record(record) if self.follows(&record) => {
                     if is_last && !self.was_durable(scanner, at)? {
-                        self.survey.torn_bytes = scanner.length() - at;
+                        self.torn(scanner, scanned);
                         return Ok(());
                     }
                     self.salvage(scanner, &record, scanned)?;
                 }
                 Found::Record(_) | Found::Bad => {
                     if is_last && !self.was_durable(scanner, at)? {
-                        self.survey.torn_bytes = scanner.length() - at;
+                        self.torn(scanner, scanned);
                         return Ok(());
                     }
                     if !self.skip(scanner, scanned)? {
@@ -318,6 +323,19 @@ impl Surveyor {
                     }
                 }
             }
+        }
+    }
+
+    // The newest file ends within a record. The power leaves that, but it takes nothing of the file's length: a file is as long as
+    // it will be before it gets its name, and is cut only behind records that are durable. Where it is shorter nobody knows what
+    // was there.
+    fn torn(&mut self, scanner: &Scanner<'_>, scanned: &Surveyed) {
+        let (first, salt) = (scanned.file.first, scanned.file.salt.lower());
+        let begun = self.proof.begun;
+        let begun = begun.filter(|begun| (self.proof.newest, begun.salt) == (first, salt));
+        match begun.filter(|begun| scanner.length() < begun.bytes) {
+            Some(begun) => self.cut_short = Some((begun.bytes, scanner.length())),
+            None => self.survey.torn_bytes = scanner.length() - scanned.end,
         }
     }
 
@@ -520,6 +538,14 @@ impl Surveyor {
                     "the last group is not the one that the journal was closed with".to_owned(),
                 ),
                 groups: Some((last, Some(last))),
+                ..empty_loss(&last_path.unwrap_or_else(|| journal_dir(dir)))
+            });
+        } else if let Some((should_be, is)) = self.cut_short {
+            self.lose(Loss {
+                why: Some(format!(
+                    "it was cut short, and not by the power: it has {is} bytes of {should_be}"
+                )),
+                groups: Some((from, None)),
                 ..empty_loss(&last_path.unwrap_or_else(|| journal_dir(dir)))
             });
         } else if !open_ended {

@@ -4,6 +4,7 @@
 mod damage;
 mod faults;
 pub(crate) mod faulty;
+mod folders;
 mod foreign;
 mod generations;
 mod harness;

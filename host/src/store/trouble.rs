@@ -4,6 +4,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ pub struct Unreadable {
 /// All that are known.
 pub(super) struct Troubles {
     known: Mutex<Vec<Trouble>>,
+    /// How often something was [forgotten](Self::forget). Changed under the lock.
+    forgotten: AtomicU64,
     pause_min: Duration,
 }
 
@@ -75,8 +78,15 @@ impl Troubles {
     pub(super) fn new(pause_min: Duration) -> Self {
         Self {
             known: Mutex::default(),
+            forgotten: AtomicU64::new(0),
             pause_min,
         }
+    }
+
+    /// To be asked before it is looked for where events are, so that what is [found](Self::found) there counts only as long as
+    /// nothing was decided about it meanwhile.
+    pub(super) fn since(&self) -> u64 {
+        self.forgotten.load(Ordering::Acquire)
     }
 
     /// What reading there would come to, while it is too early to try again.
@@ -102,13 +112,15 @@ impl Troubles {
         Some(trouble.unreadable.error())
     }
 
-    /// These events cannot be read.
+    /// These events cannot be read. It is remembered unless something was forgotten [since](Self::since), which may have been just
+    /// this: then whoever asks again finds out again.
     pub(super) fn found(
         &self,
         holder: Holder,
         path: &Path,
         positions: RangeInclusive<Position>,
         why: ReadError,
+        since: u64,
     ) -> ReadError {
         let unreadable = Unreadable {
             path: path.to_owned(),
@@ -118,6 +130,9 @@ impl Troubles {
         };
         let error = unreadable.error();
         let mut known = self.lock();
+        if self.since() != since {
+            return error;
+        }
         if known.len() >= KNOWN_MAX {
             known.remove(0);
         }
@@ -137,8 +152,9 @@ impl Troubles {
 
     /// Forgets those of which this is so.
     pub(super) fn forget(&self, is_over: impl Fn(Holder, &Unreadable) -> bool) {
-        self.lock()
-            .retain(|one| !is_over(one.holder, &one.unreadable));
+        let mut known = self.lock();
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        known.retain(|one| !is_over(one.holder, &one.unreadable));
     }
 
     /// All of them, in order of position.
@@ -173,8 +189,24 @@ mod tests {
     fn one(pause_min: Duration) -> Troubles {
         let troubles = Troubles::new(pause_min);
         let range = Position(5)..=Position(9);
-        troubles.found(PART, Path::new("part"), range, damage());
+        troubles.found(PART, Path::new("part"), range, damage(), 0);
         troubles
+    }
+
+    #[test]
+    fn what_was_read_before_a_decision_is_not_noted_after_it() {
+        let troubles = one(Duration::from_secs(3600));
+        let since = troubles.since();
+        troubles.forget(|holder, _| holder == PART);
+        let found = |since| {
+            let range = Position(5)..=Position(9);
+            troubles.found(PART, Path::new("part"), range, damage(), since)
+        };
+        // Whoever read it is told all the same.
+        assert!(matches!(found(since), ReadError::Unreadable { .. }));
+        assert!(troubles.list().is_empty());
+        found(troubles.since());
+        assert_eq!(troubles.list().len(), 1);
     }
 
     #[test]
@@ -213,7 +245,7 @@ mod tests {
         );
         for position in 10..2000 {
             let range = Position(position)..=Position(position);
-            troubles.found(PART, Path::new("part"), range, damage());
+            troubles.found(PART, Path::new("part"), range, damage(), 0);
         }
         assert_eq!(troubles.list().len(), KNOWN_MAX);
     }

@@ -11,6 +11,8 @@
 //! two slots of 4,096 bytes, written in turns, so that one is whole whenever the power goes; the higher count holds
 //!    0 u64 "TGWITNS1"    8 u64 count    16 u64 number of the newest file    24 u64 its length, 0 while it is written
 //!   32 u64 number of the next group    40 u32 checksum of the last group in the file, 0 without one    44 u32 CRC32C of 0..44
+//! while it is written:
+//!   32 u64 the length it began with, 0 when that is not known    40 u32 lower half of its salt
 //! ```
 
 use std::io;
@@ -35,6 +37,17 @@ pub(super) struct Witness {
     pub(super) newest: CommitNumber,
     /// How that file ended, when the journal was closed.
     pub(super) closed: Option<End>,
+    /// How that file began, while it is written; `None` when an older broker said it.
+    pub(super) begun: Option<Begun>,
+}
+
+/// A journal file as it got its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Begun {
+    /// Its length, which was durable then: at least that it has until it is cut at the end of its last record.
+    pub(super) bytes: u64,
+    /// The lower half of its salt, which tells it from another file of the same name.
+    pub(super) salt: u32,
 }
 
 /// The end of a journal that was closed.
@@ -134,6 +147,11 @@ impl WitnessFile {
         Self::open(fs, dir, &testimony).ok()
     }
 
+    /// Whether it is still where others will look for it.
+    pub(super) fn is_there(&self, dir: &Path) -> bool {
+        !matches!(self.file.is_at(&path(dir)), Ok(false))
+    }
+
     /// Says this from now on, durably. After an error either this or what was said before holds.
     pub(super) fn say(&mut self, witness: &Witness) -> io::Result<()> {
         let count = self.count + 1;
@@ -147,17 +165,24 @@ impl WitnessFile {
 
 fn encode(count: u64, witness: &Witness) -> Vec<u8> {
     let end = witness.closed;
+    let begun = witness.begun.filter(|_| end.is_none());
     let mut bytes = Vec::with_capacity(COVERED_BYTES + 4);
     for number in [
         MAGIC,
         count,
         witness.newest.0,
         end.map_or(0, |end| end.bytes),
-        end.map_or(0, |end| end.next.0),
+        match end {
+            Some(end) => end.next.0,
+            None => begun.map_or(0, |begun| begun.bytes),
+        },
     ] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
-    let last = end.and_then(|end| end.last).unwrap_or(0);
+    let last = match end {
+        Some(end) => end.last.unwrap_or(0),
+        None => begun.map_or(0, |begun| begun.salt),
+    };
     bytes.extend_from_slice(&last.to_le_bytes());
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
@@ -169,14 +194,20 @@ fn decode(slot: &[u8]) -> Option<(u64, Witness)> {
         return None;
     }
     let bytes = u64_at(slot, 24)?;
+    let (number, checksum) = (u64_at(slot, 32)?, u32_at(slot, 40)?);
     let end = End {
         bytes,
-        next: CommitNumber(u64_at(slot, 32)?),
-        last: Some(u32_at(slot, 40)?).filter(|last| *last != 0),
+        next: CommitNumber(number),
+        last: Some(checksum).filter(|last| *last != 0),
+    };
+    let begun = Begun {
+        bytes: number,
+        salt: checksum,
     };
     let witness = Witness {
         newest: CommitNumber(u64_at(slot, 16)?),
         closed: (bytes > 0).then_some(end),
+        begun: (bytes == 0 && number > 0).then_some(begun),
     };
     Some((u64_at(slot, 8)?, witness))
 }
@@ -206,6 +237,7 @@ mod tests {
                 next: CommitNumber(newest + 2),
                 last: Some(7),
             }),
+            begun: None,
         }
     }
 
@@ -213,6 +245,10 @@ mod tests {
         Witness {
             newest: CommitNumber(newest),
             closed: None,
+            begun: Some(Begun {
+                bytes: 8192,
+                salt: 9,
+            }),
         }
     }
 
@@ -229,6 +265,13 @@ mod tests {
             0700000026bf8c58";
         assert_eq!(hex[..88], golden[..88]);
         assert_eq!(decode(&bytes), Some((3, closed(5))));
+        assert_eq!(decode(&encode(4, &open(5))), Some((4, open(5))));
+        // As it was said before files were known by how they begin.
+        let without = Witness {
+            begun: None,
+            ..open(5)
+        };
+        assert_eq!(decode(&encode(4, &without)), Some((4, without)));
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 2;

@@ -33,7 +33,7 @@ use super::spawn::Spawner;
 use super::supervisor::Supervisor;
 use super::unreadable::Watch;
 use super::uploads::Uploads;
-use super::{BrokerError, Catalog, dead_letters};
+use super::{BrokerError, Catalog, dead_letters, folders};
 use crate::auth::{Policy, rights};
 use crate::domain::{
     LogLine, Name, NameError, Owner, PluginWorld, Position, Principal, ProducerId,
@@ -243,6 +243,7 @@ impl Broker {
         let (decide, decisions) = mpsc::channel(1);
         let checkpointer = Checkpointer {
             checkpoints: opened.checkpoints,
+            folders: opened.reader.folders(),
             reader: opened.reader.clone(),
             log: log.clone(),
             hub: hub.clone(),
@@ -254,6 +255,7 @@ impl Broker {
             last_checkpoint: Instant::now(),
             conditions: conditions.clone(),
             unreadable: Watch::default(),
+            misses_file: false,
             decisions,
             mark: None,
             retry: None,
@@ -262,6 +264,13 @@ impl Broker {
             spawn_thread(&spawner, "checkpointer", || checkpointer.run())?,
             spawn_thread(&spawner, "committer", || committer.run())?,
         ];
+        let watch = folders::watch(
+            opened.reader.folders(),
+            conditions,
+            inbox.clone(),
+            shutdown.clone(),
+        );
+        spawner.lasting("folder watch", watch);
         let parts = Arc::new(DeliveryParts {
             hub: hub.clone(),
             log: log.clone(),
@@ -292,7 +301,9 @@ impl Broker {
             parts: parts.clone(),
             supervisor: supervisor.clone(),
             sessions,
-            files: PluginFiles::open(&options.plugins_dir).map_err(StartError::PluginFiles)?,
+            files: PluginFiles::open(&options.plugins_dir)
+                .map_err(StartError::PluginFiles)?
+                .beside(opened.reader.folders()),
             plugin_quotas: options.plugins,
             uploads: Uploads::new(),
             reader: opened.reader,

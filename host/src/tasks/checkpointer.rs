@@ -24,7 +24,7 @@ use super::{BrokerError, state, turns};
 use crate::broker::GiveUpReason;
 use crate::domain::{Block, Position, SubscriptionId, TopicId, TopicName};
 use crate::store::{
-    BlockMeta, CheckpointError, Checkpoints, Loss, ReadError, STATES_KEPT, StoreReader,
+    BlockMeta, CheckpointError, Checkpoints, Folders, Loss, ReadError, STATES_KEPT, StoreReader,
 };
 
 /// How often generations are looked at while there are any.
@@ -40,6 +40,7 @@ const FREED_BYTES_MIN: u64 = 16 << 20;
 
 pub(super) struct Checkpointer {
     pub(super) checkpoints: Checkpoints,
+    pub(super) folders: Arc<Folders>,
     pub(super) reader: StoreReader,
     pub(super) log: Log,
     pub(super) hub: Arc<Hub>,
@@ -51,6 +52,8 @@ pub(super) struct Checkpointer {
     pub(super) last_checkpoint: Instant,
     pub(super) conditions: Conditions,
     pub(super) unreadable: Watch,
+    /// A file of the journal is not there any more.
+    pub(super) misses_file: bool,
     pub(super) decisions: mpsc::Receiver<Decision>,
     /// Of a checkpoint that failed: the next try is made as of the same moment, or each would begin a journal file of its own.
     pub(super) mark: Option<Mark>,
@@ -130,6 +133,11 @@ impl Checkpointer {
                     false
                 }
             };
+            // It goes on from where it is once the store is back in its place.
+            if self.folders.lost().is_some() {
+                continue;
+            }
+            self.save_missing_file();
             let is_time = self.retry.as_ref().map(|retry| {
                 retry.at <= Instant::now() || self.checkpoints.free_bytes() > retry.more_bytes()
             });
@@ -147,6 +155,27 @@ impl Checkpointer {
                 self.inbox.wake();
             }
         }
+    }
+
+    // What is in a journal file that somebody removed is there as long as it is open. A checkpoint moves it out of there, together
+    // with what is written to it until then.
+    fn save_missing_file(&mut self) {
+        let Some(path) = self.reader.missing_journal_file() else {
+            if std::mem::take(&mut self.misses_file) {
+                self.conditions.clear(&Condition::JournalFileLost);
+            }
+            return;
+        };
+        let why = format!(
+            "{} was removed or replaced; what is in it is still open, and is saved by a checkpoint: do not stop the broker before \
+             this is over",
+            path.display()
+        );
+        self.conditions.raise(Condition::JournalFileLost, why);
+        if !self.misses_file || self.last_checkpoint.elapsed() > RELEASE_EVERY {
+            self.due.notify_one();
+        }
+        self.misses_file = true;
     }
 
     fn checkpoint_or_retry(&mut self) {
@@ -307,6 +336,7 @@ impl Checkpointer {
             for (loss, (first, last)) in lost.filter(|_| decision.dead_letters) {
                 let why = loss.path.display().to_string();
                 let reason = GiveUpReason::Unreadable(why.into());
+                self.hub.given_up.add((first, last), reason.clone());
                 for cell in &cells {
                     let count = cell.lock().give_up_pending(first..=last, &reason);
                     if count > 0 {

@@ -354,13 +354,26 @@ impl Taker {
         }
         let count = count(ranges);
         self.parts.metrics.missing(count);
-        tracing::warn!(
-            subscription = %self.cell.name,
-            first = %ranges[0].start(),
-            count,
-            "pending events do not exist any more (topic deleted, or a loss accepted); they count as done"
-        );
-        self.parts.hub.ack_internally(&self.cell, ranges);
+        let first = *ranges[0].start();
+        let (letters, ranges) = self.parts.hub.given_up.split(ranges);
+        if !letters.is_empty() {
+            // They were in this one's hands when they were given up.
+            self.change(|state, now, id| {
+                for (range, reason) in letters {
+                    state.postpone(id, std::slice::from_ref(&range), now, now);
+                    state.give_up_pending(range, &reason);
+                }
+            });
+        }
+        if let Some(count) = self.cell.said.missing.admit(count) {
+            tracing::warn!(
+                subscription = %self.cell.name,
+                %first,
+                count,
+                "pending events do not exist any more (topic deleted, or a loss accepted); they count as done, those that were given up with a dead letter"
+            );
+        }
+        self.parts.hub.ack_internally(&self.cell, &ranges);
     }
 
     // There is nothing to deliver of these.

@@ -22,6 +22,8 @@ const OTHERS: &str = "others";
 pub enum Condition {
     /// A write or sync failed for good: nothing is written until a restart.
     StoreFailed,
+    /// The store's folder, or one in it, is not any more where it was opened: nothing is written until it is back.
+    FolderLost,
     /// The disk has no room but what is kept for draining: publishes are refused until it has.
     DiskFull,
     /// The journal is full, and no checkpoint makes room: publishes are refused until one does.
@@ -30,6 +32,9 @@ pub enum Condition {
     CheckpointFails,
     /// A task or thread that runs as long as the broker ended before it. What it did is not done until a restart.
     TaskDied(Cow<'static, str>),
+    /// A file of the journal was removed or replaced under the running broker: what is in it is lost with the process, unless a
+    /// checkpoint saves it before.
+    JournalFileLost,
     /// Something stored cannot be read; what needs it waits.
     Unreadable(Cow<'static, str>),
     /// The policy could not be read again when that was asked for; the one before goes on.
@@ -47,9 +52,11 @@ impl Condition {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::StoreFailed => "store_failed",
+            Self::FolderLost => "folder_lost",
             Self::DiskFull => "disk_full",
             Self::JournalFull => "journal_full",
             Self::CheckpointFails => "checkpoint_fails",
+            Self::JournalFileLost => "journal_file_lost",
             Self::TaskDied(_) => "task_died",
             Self::Unreadable(_) => "unreadable",
             Self::PolicyStale => "policy_stale",
@@ -63,10 +70,12 @@ impl Condition {
     pub fn subject(&self) -> Option<&str> {
         match self {
             Self::StoreFailed
+            | Self::FolderLost
             | Self::DiskFull
             | Self::JournalFull
             | Self::CheckpointFails
             | Self::OutOfFiles
+            | Self::JournalFileLost
             | Self::PolicyStale => None,
             Self::TaskDied(subject) | Self::Unreadable(subject) | Self::PluginBroken(subject) => {
                 Some(subject)
@@ -78,10 +87,12 @@ impl Condition {
     fn is_one_of_many(&self) -> bool {
         match self {
             Self::StoreFailed
+            | Self::FolderLost
             | Self::DiskFull
             | Self::JournalFull
             | Self::CheckpointFails
             | Self::OutOfFiles
+            | Self::JournalFileLost
             | Self::PolicyStale => false,
             Self::TaskDied(subject) | Self::Unreadable(subject) | Self::PluginBroken(subject) => {
                 matches!(subject, Cow::Owned(_))
@@ -104,9 +115,14 @@ impl Condition {
     #[must_use]
     pub fn is_unready(&self) -> bool {
         match self {
-            Self::StoreFailed | Self::DiskFull | Self::JournalFull | Self::TaskDied(_) => true,
+            Self::StoreFailed
+            | Self::FolderLost
+            | Self::DiskFull
+            | Self::JournalFull
+            | Self::TaskDied(_) => true,
             Self::CheckpointFails
             | Self::PolicyStale
+            | Self::JournalFileLost
             | Self::Unreadable(_)
             | Self::PluginBroken(_)
             | Self::OutOfFiles => false,

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::Subscription;
 use super::chain::FilterChain;
 use super::clock::Clock;
+use super::given_up::GivenUp;
 use super::handed::Handing;
 use super::log::Log;
 use super::log_limit::LogLimit;
@@ -72,6 +73,7 @@ pub(super) struct Said {
     pub(super) given_up: LogLimit,
     pub(super) letters_dropped: LogLimit,
     pub(super) unreadable: LogLimit,
+    pub(super) missing: LogLimit,
     /// That its dead letters wait for a right of its owner.
     pub(super) letters_wait: AtomicBool,
     /// The same of its plugins' failures, for whoever the subscription belongs to.
@@ -314,6 +316,8 @@ pub(super) struct Hub {
     ack_waker: Box<dyn Fn() + Send + Sync>,
     dead_letters: mpsc::UnboundedSender<Arc<Cell>>,
     starts: mpsc::UnboundedSender<Start>,
+    /// What an operator gave up.
+    pub(super) given_up: GivenUp,
 }
 
 /// What the supervisor is to start or to end. A few for each subscription and each of its changes, so their queue is bounded.
@@ -381,6 +385,7 @@ impl Hub {
             ack_waker,
             dead_letters,
             starts,
+            given_up: GivenUp::default(),
         })
     }
 

@@ -5,16 +5,20 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::Digest;
+use crate::store::Folders;
 
 /// A directory of plugins.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct PluginFiles {
     dir: PathBuf,
+    /// The store's, beside which this lies.
+    folders: Option<Arc<Folders>>,
 }
 
 impl PluginFiles {
@@ -26,11 +30,27 @@ impl PluginFiles {
         }
         Ok(Self {
             dir: dir.to_owned(),
+            folders: None,
         })
+    }
+
+    /// The same, but nothing is written or removed while the store is not where it was opened: what lies here then may be
+    /// another broker's.
+    pub(super) fn beside(self, folders: Arc<Folders>) -> Self {
+        let folders = Some(folders);
+        Self { folders, ..self }
+    }
+
+    fn check_folders(&self) -> io::Result<()> {
+        match self.folders.as_ref().and_then(|folders| folders.look()) {
+            Some(why) => Err(io::Error::other(why)),
+            None => Ok(()),
+        }
     }
 
     /// Writes a plugin, durably. Writing it again changes nothing, unless what is there is damaged: then it is mended.
     pub(super) fn write(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        self.check_folders()?;
         match self.read(digest) {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -63,6 +83,7 @@ impl PluginFiles {
 
     /// Removes a plugin. There need not be one.
     pub(super) fn remove(&self, digest: &Digest) -> io::Result<()> {
+        self.check_folders()?;
         match fs::remove_file(self.path(digest)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // Should a power cut bring it back, the next start removes it.
@@ -77,6 +98,7 @@ impl PluginFiles {
         kept: &HashSet<Digest>,
         stay: bool,
     ) -> io::Result<(usize, usize)> {
+        self.check_folders()?;
         let (mut removed, mut staying) = (0, 0);
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;

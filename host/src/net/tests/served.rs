@@ -1,6 +1,5 @@
 //! Publish and subscribe streams with a whole broker behind them, spoken to in bare frames.
 
-use std::any::Any;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +9,7 @@ use crate::domain::{
     DeliveryPolicy, Millis, Principal, StartAt, SubscriptionInfo, SubscriptionSpec,
 };
 use crate::plugin::{PluginOptions, Plugins};
-use crate::store::{self, File, FileSystem, RealFileSystem, StoreOptions};
+use crate::store::{self, File, FileSystem, Hold, RealFileSystem, StoreOptions};
 use crate::tasks::{Broker, BrokerOptions, PluginQuotas, Quota, Readable};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::consumer_command::Command;
@@ -579,7 +578,7 @@ impl FileSystem for Disk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         RealFileSystem.sync_dir(path)
     }
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Hold>>> {
         RealFileSystem.lock(path)
     }
 }

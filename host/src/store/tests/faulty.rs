@@ -1,11 +1,10 @@
 //! A file system whose calls fail when a test says so.
 
-use std::any::Any;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::store::{File, FileSystem, RealFileSystem};
+use crate::store::{File, FileSystem, Hold, RealFileSystem};
 
 /// What a call of the file system does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +136,10 @@ impl FileSystem for FaultyFileSystem {
         self.check(Operation::SyncDir, path)?;
         RealFileSystem.sync_dir(path)
     }
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+    fn hold(&self, path: &Path) -> io::Result<Box<dyn Hold>> {
+        RealFileSystem.hold(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Hold>>> {
         RealFileSystem.lock(path)
     }
 }
@@ -169,6 +171,9 @@ impl File for FaultyFile {
         }
         check_fault(&self.fault, Operation::Allocate, &self.path)?;
         self.file.allocate(length)
+    }
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.file.is_at(path)
     }
     fn sync(&self) -> io::Result<()> {
         check_fault(&self.fault, Operation::Sync, &self.path)?;

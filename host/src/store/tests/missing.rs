@@ -492,3 +492,87 @@ fn a_failure_of_the_system_is_no_damage_and_goes_away_by_itself() {
     fs::write(&state, sound).expect("written");
     assert!(start(dir.path()).losses.is_empty());
 }
+
+#[test]
+fn a_witness_that_somebody_removes_is_made_again() {
+    let dir = folder();
+    let mut opened = start(dir.path());
+    append(&mut opened, 1..3);
+    fs::remove_file(dir.path().join("witness")).expect("removed");
+    close(opened);
+    let file = journal_files(dir.path()).pop().expect("a file");
+    let bytes = fs::read(&file).expect("read");
+    fs::write(&file, &bytes[..4096]).expect("cut behind its head");
+    refused(dir.path());
+}
+
+// A journal of four groups in one file, whose broker was killed, and the offset after each.
+fn killed(dir: &Path) -> (Vec<Block>, Vec<u64>) {
+    let mut opened = start(dir);
+    let blocks = append(&mut opened, 1..5);
+    drop(opened);
+    let bytes = fs::read(&journal_files(dir)[0]).expect("the journal");
+    let magic = &bytes[4096..4100];
+    let starts = (4096..bytes.len()).step_by(8);
+    let mut ends: Vec<u64> = starts
+        .filter(|at| bytes.get(*at..at + 4) == Some(magic))
+        .skip(1)
+        .map(|at| at as u64)
+        .collect();
+    let last = bytes.iter().rposition(|byte| *byte != 0).expect("a group");
+    ends.push((last as u64 + 1).next_multiple_of(8));
+    assert_eq!(ends.len(), 4);
+    (blocks, ends)
+}
+
+fn cut(dir: &Path, length: u64) {
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&journal_files(dir)[0]);
+    file.and_then(|file| file.set_len(length)).expect("cut");
+}
+
+#[test]
+fn a_journal_file_that_is_cut_short_after_a_kill_is_a_loss() {
+    // Within the third group, its head, and the last one.
+    for (kept, beyond) in [(2, 60), (2, 4), (3, 60)] {
+        let dir = folder();
+        let (blocks, ends) = killed(dir.path());
+        cut(dir.path(), ends[kept - 1] + beyond);
+        let losses = refused(dir.path());
+        let from = CommitNumber(kept as u64 + 1);
+        assert_eq!(losses[0].groups, Some((from, None)));
+        let why = losses[0].why.as_deref().unwrap_or_default();
+        assert!(why.contains("cut short"), "{why}");
+        accepted(dir.path(), &blocks[..kept]);
+    }
+}
+
+#[test]
+fn what_the_power_can_leave_of_a_journal_file_is_no_loss() {
+    // As long as it was, whatever became of its last group; and cut where its records end, as it is before the next one begins.
+    let check = |kept: usize, damage: &dyn Fn(&Path, &[u64])| {
+        let dir = folder();
+        let (blocks, ends) = killed(dir.path());
+        damage(dir.path(), &ends);
+        let opened = start(dir.path());
+        assert!(opened.losses.is_empty());
+        let found = read_all(&opened.reader, 0).expect("read");
+        assert_eq!(found, blocks[..kept]);
+    };
+    let zero = |dir: &Path, from: u64, to: u64| {
+        let path = &journal_files(dir)[0];
+        let mut bytes = fs::read(path).expect("read");
+        bytes[from as usize..to as usize].fill(0);
+        fs::write(path, bytes).expect("written");
+    };
+    check(3, &|dir, ends| zero(dir, ends[2] + 60, ends[3]));
+    check(3, &|dir, ends| zero(dir, ends[2], ends[2] + 40));
+    check(4, &|dir, ends| cut(dir, ends[3]));
+    check(4, &|dir, ends| cut(dir, ends[3] + 100));
+    // Nothing says how long the file of an older broker was.
+    check(3, &|dir, ends| {
+        fs::remove_file(dir.join("witness")).expect("removed");
+        cut(dir, ends[2] + 60);
+    });
+}

@@ -3,7 +3,6 @@
 //! dropped, kept, cut or mixed by sector, and the unsynced names in part. Whatever was synced must be there.
 //! Generations are real folders (sled writes past any file system of ours), so there the power goes around them.
 
-use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::harness::*;
 use crate::domain::{Block, CommitNumber};
-use crate::store::{File, FileSystem, Opened, RealFileSystem, StoreOptions, open};
+use crate::store::{File, FileSystem, Hold, Opened, RealFileSystem, StoreOptions, Unmoved, open};
 
 const SECTOR: usize = 512;
 
@@ -266,8 +265,8 @@ impl FileSystem for PowerFileSystem {
             .for_each(|change| apply_naming(names, change));
         Ok(())
     }
-    fn lock(&self, _: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        Ok(Some(Box::new(())))
+    fn lock(&self, _: &Path) -> io::Result<Option<Box<dyn Hold>>> {
+        Ok(Some(Box::new(Unmoved)))
     }
 }
 

@@ -161,6 +161,20 @@ fn of_a_damaged_database_everything_else_is_read_and_only_the_damage_is_given_up
 }
 
 #[test]
+fn what_was_noted_of_a_part_is_over_when_it_turns_out_to_be_sound() {
+    let dir = folder();
+    let blocks = sealed(dir.path());
+    let sound = overwrite(&database(dir.path(), 1), 0, usize::MAX / 2);
+    let mut opened = try_start(dir.path(), options(NEVER)).expect("starts");
+    readable(&opened);
+    assert_eq!(opened.reader.unreadable().len(), 1);
+    fs::write(database(dir.path(), 1), sound).expect("mended");
+    let losses = opened.checkpoints.give_up_damage(false, |_| {});
+    assert_eq!(losses.expect("looked"), []);
+    assert_eq!(readable(&opened), (blocks, vec![]));
+}
+
+#[test]
 fn a_lost_database_is_given_up_as_a_whole() {
     let dir = folder();
     let blocks = sealed(dir.path());

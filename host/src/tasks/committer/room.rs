@@ -1,7 +1,7 @@
-//! Whether what waits can be written now. While the disk has no room but its reserve, and while the journal is full and no
-//! checkpoint makes room, publishes are refused instead of waiting for what may never come; acks, marks and changes go on. A group
-//! that finds no room all the same is taken back (`undo.rs`), so that a refusal changes nothing; and it ends by itself when there is
-//! room again.
+//! Whether what waits can be written now. While the disk has no room but its reserve, while the journal is full and no checkpoint
+//! makes room, and while the store is not where it was opened, publishes are refused instead of waiting for what may never come.
+//! Acks, marks and changes go on where there is room. A group that cannot be written all the same is taken back (`undo.rs`), so that
+//! a refusal changes nothing; and it ends by itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
@@ -39,6 +39,9 @@ impl Said {
 impl Committer {
     /// Why publishes cannot be taken now, if they cannot.
     pub(super) fn refusal(&mut self) -> Option<BrokerError> {
+        if let Some(why) = self.parts.journal.displaced() {
+            return Some(BrokerError::Overloaded(why));
+        }
         let conditions = &self.parts.conditions;
         let short = self.parts.journal.is_short();
         if short != self.said.disk_full {
@@ -75,7 +78,12 @@ impl Committer {
     /// Whether it has to look for room again by itself.
     pub(super) fn waits_for_room(&self) -> bool {
         let said = &self.said;
-        said.disk_full || said.journal_full || said.out_of_files || self.parts.journal.is_full()
+        let journal = &self.parts.journal;
+        said.disk_full
+            || said.journal_full
+            || said.out_of_files
+            || journal.is_full()
+            || journal.displaced().is_some()
     }
 
     /// Answers what cannot be taken now.
@@ -117,6 +125,9 @@ impl Committer {
 
     /// Says that something could not be written now, and what whoever wanted it is told.
     pub(super) fn not_now(&mut self, error: &WriteError) -> BrokerError {
+        if let Some(why) = self.parts.journal.displaced() {
+            return BrokerError::Overloaded(why);
+        }
         if error.is_full() {
             // Says so in the conditions, unless there is room again by now.
             let _ = self.refusal();
