@@ -316,6 +316,9 @@ fn plugin_options(config: &Config) -> PluginOptions {
         overrides: overrides.collect(),
         compile_timeout: Duration::from_millis(plugins.compile_timeout_ms),
         instances_max: plugins.instances_max as usize,
+        owner_instances_max: plugins.owner_instances_max as usize,
+        instances_memory_bytes_max: usize_of(plugins.instances_memory_bytes_max),
+        owner_memory_bytes_max: usize_of(plugins.owner_memory_bytes_max),
         worker_threads: match plugins.worker_threads {
             0 => defaults.worker_threads,
             threads => threads as usize,

@@ -200,6 +200,12 @@ pub struct Plugins {
     pub compile_timeout_ms: u64,
     /// Instances in the whole process.
     pub instances_max: u32,
+    /// Of these, those of the plugins of one owner; 0 for half of them.
+    pub owner_instances_max: u32,
+    /// Bytes of memory of all instances together.
+    pub instances_memory_bytes_max: u64,
+    /// Of these, those of the plugins of one owner; 0 for half of them.
+    pub owner_memory_bytes_max: u64,
     /// Threads that run plugins; 0 for the number of cores, at least 2.
     pub worker_threads: u32,
     /// Other limits for some plugins, by name.
@@ -441,6 +447,9 @@ impl Default for Plugins {
             module_bytes_max: defaults::MODULE_BYTES_MAX,
             compile_timeout_ms: defaults::COMPILE_TIMEOUT_MS,
             instances_max: defaults::PLUGIN_INSTANCES_MAX,
+            owner_instances_max: defaults::PLUGIN_OWNER_INSTANCES_MAX,
+            instances_memory_bytes_max: defaults::PLUGIN_INSTANCES_MEMORY_BYTES_MAX,
+            owner_memory_bytes_max: defaults::PLUGIN_OWNER_MEMORY_BYTES_MAX,
             worker_threads: defaults::WORKER_THREADS,
             overrides: BTreeMap::new(),
         }

@@ -23,8 +23,8 @@ pub use id::{
     Sequence, SubscriptionId, TopicId,
 };
 pub use info::{
-    LogLine, PluginBounds, PluginDetails, PluginInfo, PluginName, PluginWorld, SubscriptionInfo,
-    TopicInfo, UnreadableInfo,
+    LogLine, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, PluginWorld,
+    SubscriptionInfo, TopicInfo, UnreadableInfo,
 };
 pub use letter::LetterMark;
 pub use network::Network;

@@ -4,6 +4,7 @@
 //! pinned to the rule and the event that caused it. What is delivered to whom is not decided here.
 
 mod abi;
+mod budget;
 pub mod bundled;
 mod cache;
 mod compiling;
@@ -37,8 +38,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::Semaphore;
 
+use budget::{Bounds, Budget, Stay};
 use cache::ArtifactCache;
 use compiling::Compiler;
 use engine::Ticker;
@@ -46,12 +47,13 @@ use filter::{Kit, finished};
 use guest::{Fault, FaultKind, Guest};
 use loaded::{Loaded, Shared, check_kind};
 
+pub use budget::{Held, Holder, PluginLimit, ReachedLimit};
 pub use filter::{Evaluation, FilterFailure, FilterGroup, InputEvent, RuleKey, Undecided};
 pub use options::{PluginLimits, PluginOptions};
 pub use stats::PluginStats;
 pub use transform::{Outcome, OutputEvent, TransformFailure, Transformer};
 
-use crate::domain::{Digest, PluginWorld};
+use crate::domain::{Digest, Owner, PluginWorld};
 
 // Bytes of a configuration: it travels in a subscription's specification and is kept in the catalog.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -216,8 +218,7 @@ impl Plugins {
         let shared = Shared {
             ticker: Ticker::start(&engine)?,
             engine,
-            slots: Arc::new(Semaphore::new(options.instances_max)),
-            instances_max: options.instances_max,
+            budget: Budget::new(Bounds::of(&options)),
             worker_threads: options.worker_threads.max(1),
             cache,
             counters: Mutex::default(),
@@ -306,7 +307,8 @@ impl Plugins {
         self.shared.cache.keep_only(kept);
     }
 
-    /// Runs the plugin's `configure` on `config` in an instance made for it.
+    /// Runs the plugin's `configure` on `config` in an instance made for it. `label` as for
+    /// [`filter_group`](Self::filter_group).
     ///
     /// # Errors
     ///
@@ -316,14 +318,16 @@ impl Plugins {
         digest: &Digest,
         world: PluginWorld,
         config: &str,
+        label: &str,
     ) -> Result<(), ConfigureError> {
         let plugin = self.find(digest, world)?;
         check_config(config)?;
         let config = config.to_owned();
         // The name it will be used under is not known here, so its limits are not either.
         let limits = Arc::new(self.options.widest());
+        let account = self.shared.budget.account(label, digest);
         let task = self.handle.spawn(async move {
-            let mut guest = Guest::new(&plugin, &limits).await?;
+            let mut guest = Guest::new(&plugin, &limits, &account, Stay::Passing).await?;
             guest
                 .configure(&config)
                 .await?
@@ -380,6 +384,53 @@ impl Plugins {
         self.options.limits_for(label)
     }
 
+    /// From now on what plugins of this name hold is on this owner's account; without one it is on the broker's.
+    pub fn belongs(&self, name: &str, digest: Digest, owner: Option<&Owner>) {
+        self.shared.budget.belongs(name, digest, owner);
+    }
+
+    /// There is no plugin of this name any more.
+    pub fn belongs_to_nobody(&self, name: &str) {
+        self.shared.budget.forget(name);
+    }
+
+    /// Which owners' plugins hold instances and memory, and how much; the one with the most memory first.
+    #[must_use]
+    pub fn holders(&self) -> Vec<Holder> {
+        self.shared.budget.holders()
+    }
+
+    /// What all versions of the plugin `name` hold.
+    #[must_use]
+    pub fn held_by(&self, name: &str) -> Held {
+        self.shared.budget.held_by(name)
+    }
+
+    /// What the plugins of one owner may hold.
+    #[must_use]
+    pub fn share(&self) -> Held {
+        let bounds = self.shared.budget.bounds();
+        Held {
+            instances: bounds.owner_instances_max,
+            memory_bytes: bounds.owner_memory_bytes_max,
+        }
+    }
+
+    /// Bounds of what plugins may hold that refused something in the last ten seconds.
+    #[must_use]
+    pub fn reached_limits(&self) -> Vec<ReachedLimit> {
+        self.shared.budget.reached()
+    }
+
+    /// Completes when such a bound has refused something since this last completed. For one caller.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
+    pub async fn limit_reached(&self) {
+        self.shared.budget.refused().await;
+    }
+
     /// How every loaded plugin fares, by digest.
     #[must_use]
     pub fn stats(&self) -> Vec<PluginStats> {
@@ -417,6 +468,7 @@ impl Plugins {
     fn kit(&self, plugin: Arc<Loaded>, label: &str) -> Kit {
         plugin.counters.set_label(label);
         Kit {
+            account: self.shared.budget.account(label, &plugin.digest),
             plugin,
             limits: Arc::new(self.options.limits_for(label).clone()),
             label: label.to_owned(),
@@ -430,7 +482,7 @@ impl Plugins {
 
 impl Drop for Plugins {
     fn drop(&mut self) {
-        self.shared.slots.close();
+        self.shared.budget.close();
         if let Some(runtime) = self.runtime.take() {
             // Not waiting: this may be async code.
             runtime.shutdown_background();

@@ -28,6 +28,7 @@ mod metrics;
 mod note;
 mod pending_acks;
 mod plugin_files;
+mod plugin_limits;
 mod plugin_log;
 mod producers;
 mod publish;

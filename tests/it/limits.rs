@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::json;
 use tidegate_client::{Client, ConsumerOptions, Event};
-use tidegate_tests::{BrokerProcess, RawClient, Setup, Soak, wait_for, within};
+use tidegate_tests::{BrokerProcess, RawClient, Setup, Soak, guest, wait_for, within};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -308,4 +308,49 @@ fn check_memory(broker: &BrokerProcess) -> anyhow::Result<()> {
     println!("at most {} MiB resident", resident / MIB);
     assert!(resident < RESIDENT_BYTES_MAX, "{resident} bytes resident");
     Ok(())
+}
+
+#[tokio::test]
+async fn an_owner_of_plugins_leaves_instances_to_others_and_is_named() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start_with(Setup::config("[plugins]\ninstances_max = 4\n")).await?;
+    let admin = broker.admin();
+    let filter = guest("misbehaving_filter").await?;
+    // With a section of its own each is another plugin, which needs an instance.
+    let upload = async |name: &str, mark: u8| {
+        let bytes = [&filter[..], &[0, 2, 1, mark]].concat();
+        admin.upload(name, bytes).await
+    };
+    let subscribe = async |name: &str, plugin: &str| {
+        let filter = json!({"plugin": plugin, "config": "contains x"});
+        let spec = json!({"name": name, "topics": ["t"], "filters": [filter]});
+        admin.try_create(spec).await
+    };
+    for (name, mark) in [("team-1", b'1'), ("team-2", b'2'), ("team-3", b'3')] {
+        upload(name, mark).await?;
+        admin.give_plugin(name, "cn:team").await?;
+    }
+    let of_team = "tidegate_plugin_owner_instances{owner=\"cn:team\"}";
+    for (instances, plugin) in [(1.0, "team-1"), (2.0, "team-2")] {
+        let created = subscribe(&format!("of-{plugin}"), plugin).await?;
+        assert!(created.is_ok());
+        wait_for("its instance", async || {
+            Ok((admin.metric(of_team).await? == instances).then_some(()))
+        })
+        .await?;
+    }
+    let refused = subscribe("of-team-3", "team-3").await?;
+    let refusal = refused.err().context("a third of four was given")?;
+    assert_eq!(refusal.status, 503);
+    assert!(
+        refusal.text.contains("owner_instances_max"),
+        "{}",
+        refusal.text
+    );
+    upload("vic", b'v').await?;
+    assert!(subscribe("victim", "vic").await?.is_ok());
+    wait_for("the share to be named", async || {
+        let named = "plugin instances of cn:team";
+        Ok(admin.metrics().await?.contains(named).then_some(()))
+    })
+    .await
 }

@@ -113,6 +113,18 @@ impl AdminApi {
             .await
     }
 
+    /// Gives a plugin to an owner.
+    ///
+    /// # Errors
+    /// The broker could not be asked, or refused.
+    pub async fn give_plugin(&self, name: &str, owner: &str) -> anyhow::Result<()> {
+        let path = format!("/v1/plugins/{name}/chown");
+        let given: Result<serde_json::Value, _> = self
+            .post(&path, serde_json::json!({ "owner": owner }))
+            .await?;
+        accepted(given).map(drop)
+    }
+
     /// What was lately said of the failures of a subscription's plugins.
     ///
     /// # Errors

@@ -137,7 +137,12 @@ fn busy(what: &str) -> ProgressBar {
 }
 
 fn details(plugin: &PluginDetails) -> String {
-    let PluginDetails { info, wit, limits } = plugin;
+    let PluginDetails {
+        info,
+        wit,
+        limits,
+        holds,
+    } = plugin;
     let by = info.uploaded_by.as_ref();
     let uploaded = match info.bundled {
         true => "bundled".to_owned(),
@@ -151,7 +156,7 @@ fn details(plugin: &PluginDetails) -> String {
         text::age(limits.deadline_base_ms),
         limits.deadline_pair_us
     );
-    output::details(vec![
+    let mut rows = vec![
         ("name", info.name.clone()),
         ("version", info.version.to_string()),
         ("implements", wit.clone()),
@@ -162,10 +167,27 @@ fn details(plugin: &PluginDetails) -> String {
             "owner",
             owner.unwrap_or_else(|| "nobody; everybody may use it".to_owned()),
         ),
-        ("memory", text::bytes(limits.memory_bytes_max)),
+        (
+            "memory of an instance",
+            text::bytes(limits.memory_bytes_max),
+        ),
         ("time of a call", time),
         ("output of a call", text::bytes(limits.output_bytes_max)),
-    ])
+    ];
+    if let Some(holds) = holds {
+        let instances = format!(
+            "{}; of its owner's share {} of {}",
+            holds.instances, holds.owner_instances, holds.owner_instances_max
+        );
+        let memory = format!(
+            "{}; of its owner's share {} of {}",
+            text::bytes(holds.memory_bytes),
+            text::bytes(holds.owner_memory_bytes),
+            text::bytes(holds.owner_memory_bytes_max)
+        );
+        rows.extend([("instances", instances), ("their memory", memory)]);
+    }
+    output::details(rows)
 }
 
 fn list(plugins: &[PluginInfo]) -> String {

@@ -104,8 +104,14 @@ pub(super) const PLUGIN_DEADLINE_BASE_MS: u64 = 50;
 pub(super) const PLUGIN_DEADLINE_PAIR_US: u64 = 20;
 /// Four times what a call is given at most.
 pub(super) const PLUGIN_OUTPUT_BYTES_MAX: u64 = 16 * MIB;
-/// If every one used all the memory it may: 32 GiB. Compiled filters use 2 to 4 MiB: 2 GiB.
+/// Each reserves 4 GiB of address space: 2 TiB of the 128 that a process has. What memory they take has a bound of its own.
 pub(super) const PLUGIN_INSTANCES_MAX: u32 = 512;
+/// 0 stands for half of all: 256.
+pub(super) const PLUGIN_OWNER_INSTANCES_MAX: u32 = 0;
+/// 256 compiled filters of 4 MiB, or 20 interpreters of 50 MiB; an eighth of a machine with 8 GiB, beside some 300 MiB for events.
+pub(super) const PLUGIN_INSTANCES_MEMORY_BYTES_MAX: u64 = 16 * PLUGIN_MEMORY_BYTES_MAX;
+/// 0 stands for half of all: 512 MiB, eight instances that have all that one may.
+pub(super) const PLUGIN_OWNER_MEMORY_BYTES_MAX: u64 = 0;
 /// componentize-py makes 18 MB, componentize-js 12 MB.
 pub(super) const MODULE_BYTES_MAX: u64 = 32 * MIB;
 /// Six times what Cranelift needs for 18 MB on two cores.

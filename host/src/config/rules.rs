@@ -383,6 +383,24 @@ fn plugins(config: &Config, rules: &mut Rules<'_>) {
             10_000,
         ),
         (
+            "plugins.owner_instances_max",
+            plugins.owner_instances_max.into(),
+            0,
+            plugins.instances_max.into(),
+        ),
+        (
+            "plugins.instances_memory_bytes_max",
+            plugins.instances_memory_bytes_max,
+            MIB,
+            64 * 1_024 * GIB,
+        ),
+        (
+            "plugins.owner_memory_bytes_max",
+            plugins.owner_memory_bytes_max,
+            0,
+            plugins.instances_memory_bytes_max,
+        ),
+        (
             "plugins.worker_threads",
             plugins.worker_threads.into(),
             0,

@@ -187,6 +187,18 @@ fn a_wrong_file_is_told_where_and_what() {
         &["line 2", "store.journal_file_bytes"],
     );
     check(
+        "[plugins]\ninstances_max = 12\nowner_instances_max = 13",
+        &["line 3", "allowed are 0 to 12"],
+    );
+    check(
+        "[plugins]\ninstances_memory_bytes_max = 67_108_864\nowner_memory_bytes_max = 67_108_865",
+        &["line 3", "allowed are 0 to 67108864"],
+    );
+    check(
+        "[plugins]\ninstances_memory_bytes_max = 1",
+        &["line 2", "plugins.instances_memory_bytes_max"],
+    );
+    check(
         "[plugins.override.x]\nmemory_bytes_max = 1",
         &["line 2", "`plugins.override.x.memory_bytes_max`"],
     );

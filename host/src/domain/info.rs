@@ -155,6 +155,27 @@ pub struct PluginDetails {
     pub wit: String,
     /// What holds for it.
     pub limits: PluginBounds,
+    /// What its instances hold now. Only for whoever owns the plugin, and of those that nobody owns for everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<PluginHoldings>,
+}
+
+/// What the instances of a plugin hold of what there is for all, and those of all plugins of its owner. Where it has none, that is
+/// the broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginHoldings {
+    /// Instances of all its versions.
+    pub instances: u64,
+    /// Bytes of their memories and tables.
+    pub memory_bytes: u64,
+    /// Instances of all plugins of its owner.
+    pub owner_instances: u64,
+    /// Bytes of theirs.
+    pub owner_memory_bytes: u64,
+    /// How many instances plugins of one owner may have.
+    pub owner_instances_max: u64,
+    /// How many bytes.
+    pub owner_memory_bytes_max: u64,
 }
 
 /// The limits of one plugin.

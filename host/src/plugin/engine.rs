@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
+use wasmtime::component::Component;
 use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::{PluginOptions, PluginStartError};
@@ -16,6 +17,17 @@ pub(super) const TICK: Duration = Duration::from_millis(1);
 
 /// Elements of one table: a componentize-py guest has about 20,000.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 65_536;
+
+/// What one of them takes: a pointer.
+pub(super) const TABLE_ELEMENT_BYTES: usize = 8;
+
+// Memories and tables of a component that counts as one instance in the pool.
+const PLACE_MEMORIES: u32 = 1;
+const PLACE_TABLES: u32 = 4;
+const CORE_INSTANCES_MAX: u32 = 128;
+// Those of any component.
+const MEMORIES_MAX: u32 = 4;
+const TABLES_MAX: u32 = 16;
 
 // Ticks without a running guest after which the ticker sleeps until there is one.
 const IDLE_TICKS_MAX: u32 = 64;
@@ -61,17 +73,29 @@ fn pool(options: &PluginOptions) -> PoolingAllocationConfig {
     pool.total_component_instances(instances)
         .total_stacks(instances)
         // A toolchain's component has one memory and two tables in three or four core modules; an interpreter
-        // linked from many libraries has more modules. Only memories and tables cost address space.
-        .total_memories(instances.saturating_add(instances / 4))
-        .total_tables(instances.saturating_mul(4))
-        .total_core_instances(instances.saturating_mul(16))
-        .max_core_instances_per_component(128)
-        .max_memories_per_component(4)
-        .max_tables_per_component(16)
+        // linked from many libraries has more modules. Only memories and tables cost address space; what has many of them
+        // counts as several instances, so that whoever has a place finds all that its component needs.
+        .total_memories(instances.saturating_mul(PLACE_MEMORIES))
+        .total_tables(instances.saturating_mul(PLACE_TABLES))
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_MAX))
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
         .max_tables_per_module(4)
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_memory_size(options.widest().memory_bytes_max.next_multiple_of(64 << 10));
     pool
+}
+
+/// As how many instances one of this component counts.
+pub(super) fn places(component: &Component) -> usize {
+    // Every component that can be uploaded says so; what does not has as much as any may have.
+    let most = MEMORIES_MAX.max(TABLES_MAX.div_ceil(PLACE_TABLES));
+    let places = component.resources_required().map_or(most, |required| {
+        let tables = required.num_tables.div_ceil(PLACE_TABLES);
+        required.num_memories.div_ceil(PLACE_MEMORIES).max(tables)
+    });
+    places.max(1) as usize
 }
 
 /// Handle to the thread that advances the epoch. The thread ends when this is dropped.
@@ -173,5 +197,27 @@ impl Drop for Ticker {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.thread.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_counts_as_the_instances_whose_room_it_takes() {
+        let engine = Engine::new(&config()).expect("an engine");
+        let check = |module: &str, modules: usize, expected: usize| {
+            let instances = "(core instance (instantiate $m))".repeat(modules);
+            let text = format!("(component (core module $m {module}) {instances})");
+            let bytes = wat::parse_str(text).expect("a component in text form");
+            let component = Component::new(&engine, bytes).expect("a component");
+            assert_eq!(places(&component), expected, "{module} {modules}");
+        };
+        check("", 0, 1);
+        check("(memory 1)", 1, 1);
+        check("(memory 1) (table 1 funcref)", 4, 4);
+        check("(table 1 funcref)", 4, 1);
+        check("(table 1 funcref)", 5, 2);
     }
 }

@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::guest::{Fault, FaultKind};
+use super::budget::{Account, Stay};
+use super::guest::{Fault, FaultKind, Guest};
 use super::loaded::Loaded;
 use super::lower::parse;
 use super::pause::Pause;
@@ -90,6 +91,7 @@ pub(super) struct Kit {
     pub(super) plugin: Arc<Loaded>,
     pub(super) limits: Arc<PluginLimits>,
     pub(super) label: String,
+    pub(super) account: Account,
     pub(super) rules_per_instance_max: usize,
     pub(super) replica_part_min: Duration,
     pub(super) pause_min: Duration,
@@ -104,6 +106,8 @@ struct Group {
     // No instance can be made.
     pause: Pause,
     paused: Option<Gauge>,
+    // The last batch found no instance. It is said once.
+    is_starved: bool,
 }
 
 struct Rule {
@@ -156,6 +160,7 @@ impl FilterGroup {
             shards: Vec::new(),
             quarantined: BTreeMap::new(),
             paused: None,
+            is_starved: false,
         };
         Self {
             group: Arc::new(Mutex::new(group)),
@@ -269,6 +274,10 @@ impl Evaluation {
 }
 
 impl Kit {
+    pub(super) async fn guest(&self) -> Result<Guest, Fault> {
+        Guest::new(&self.plugin, &self.limits, &self.account, Stay::Lasting).await
+    }
+
     pub(super) fn pause(&self) -> Pause {
         Pause::new(self.pause_min, self.pause_max)
     }
@@ -337,6 +346,7 @@ impl Group {
             }
         } else {
             self.pause.forgive();
+            self.is_starved = false;
         }
         self.show_pause();
         outcome.evaluation.settle();
@@ -571,7 +581,9 @@ impl Group {
     // How long nothing can be evaluated.
     fn stop(&mut self, fault: &Fault) -> Duration {
         if fault.kind == FaultKind::Busy {
-            tracing::warn!(plugin = %self.kit.label, reason = fault.reason, "no instance for a plugin");
+            if !std::mem::replace(&mut self.is_starved, true) {
+                tracing::warn!(plugin = %self.kit.label, reason = fault.reason, "no instance for a plugin; its events wait, and its rules take turns");
+            }
             // Its parts take turns then, or one that has none would never get one.
             self.shards.iter_mut().for_each(Shard::give_way);
             self.quarantined

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use wasmtime::component::{ComponentNamedList, Func, Lift, Lower};
-use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline, bail};
+use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline, bail};
 
 use super::PluginLimits;
 use super::abi;
-use super::engine::{TABLE_ELEMENTS_MAX, TICK};
+use super::budget::{Account, Exhausted, Memory, Place, Stay};
+use super::engine::{TABLE_ELEMENT_BYTES, TABLE_ELEMENTS_MAX, TICK};
 use super::loaded::Loaded;
 use super::output::GuestOutput;
 use super::stats::Gauge;
@@ -35,7 +35,7 @@ pub(super) enum FaultKind {
     Timeout,
     /// Its answer makes no sense.
     Nonsense,
-    /// No fault of the guest: every instance the broker may have is in use.
+    /// No fault of the guest: no instance is to be had, or no more memory for it, since others have them.
     Busy,
 }
 
@@ -53,6 +53,19 @@ impl Fault {
             reason: reason.into(),
         }
     }
+
+    fn busy(reason: impl Into<String>) -> Self {
+        Self {
+            kind: FaultKind::Busy,
+            reason: reason.into(),
+        }
+    }
+}
+
+impl From<Exhausted> for Fault {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::busy(exhausted.to_string())
+    }
 }
 
 /// What wasmtime keeps for an instance.
@@ -65,7 +78,10 @@ pub(super) struct GuestState {
     memory_bytes_max: usize,
     // A growth was refused, which is the likely cause of a trap that follows.
     memory_refused: bool,
-    _slot: OwnedSemaphorePermit,
+    // What all its memories and tables take of what there is for all instances.
+    memory: Memory,
+    // There was no more of that, which ended the call.
+    exhausted: Option<Exhausted>,
 }
 
 /// An instance, ready to be called.
@@ -78,25 +94,19 @@ pub(super) struct Guest {
     plugin: Arc<Loaded>,
     limits: Arc<PluginLimits>,
     _counted: Gauge,
+    // Behind the store, since it is given back when the instance is gone.
+    _place: Place,
 }
 
 impl Guest {
-    /// Makes an instance.
+    /// Makes an instance, on this account.
     pub(super) async fn new(
         plugin: &Arc<Loaded>,
         limits: &Arc<PluginLimits>,
+        account: &Account,
+        stay: Stay,
     ) -> Result<Self, Fault> {
-        let slot = Arc::clone(&plugin.shared.slots)
-            .try_acquire_owned()
-            .map_err(|error| Fault {
-                kind: FaultKind::Busy,
-                reason: match error {
-                    TryAcquireError::NoPermits => {
-                        "all plugin instances are in use (plugins.instances_max)".into()
-                    }
-                    TryAcquireError::Closed => "the plugin service is stopping".into(),
-                },
-            })?;
+        let place = account.place(plugin.places, stay)?;
         let purity = match plugin.world {
             PluginWorld::Filter => Purity::Pure,
             PluginWorld::Transform => Purity::Live,
@@ -108,7 +118,8 @@ impl Guest {
             memory_bytes: 0,
             memory_bytes_max: limits.memory_bytes_max,
             memory_refused: false,
-            _slot: slot,
+            memory: account.memory(limits.memory_bytes_max),
+            exhausted: None,
         };
         let mut store = Store::new(plugin.pre.engine(), state);
         store.limiter(|state| state);
@@ -144,6 +155,7 @@ impl Guest {
             plugin: Arc::clone(plugin),
             limits: Arc::clone(limits),
             _counted: Gauge::new(&plugin.counters, |counters| &counters.instances),
+            _place: place,
         })
     }
 
@@ -244,6 +256,16 @@ impl GuestState {
         self.ticks_left -= 1;
         Ok(UpdateDeadline::Yield(1))
     }
+
+    // Ends the call when there is no more: a guest that is told could go on and answer otherwise than it would have.
+    fn take(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        if let Err(exhausted) = self.memory.grow(bytes) {
+            let reason = exhausted.to_string();
+            self.exhausted = Some(exhausted);
+            bail!("{reason}");
+        }
+        Ok(())
+    }
 }
 
 impl ResourceLimiter for GuestState {
@@ -251,8 +273,12 @@ impl ResourceLimiter for GuestState {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // It fails then anyway, and must not be counted.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let total = self
             .memory_bytes
             .saturating_add(desired.saturating_sub(current));
@@ -260,17 +286,27 @@ impl ResourceLimiter for GuestState {
             self.memory_refused = true;
             return Ok(false);
         }
+        self.take(desired.saturating_sub(current))?;
         self.memory_bytes = total;
         Ok(true)
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS_MAX)
+        if desired
+            > maximum
+                .unwrap_or(TABLE_ELEMENTS_MAX)
+                .min(TABLE_ELEMENTS_MAX)
+        {
+            return Ok(false);
+        }
+        let elements = desired.saturating_sub(current);
+        self.take(elements.saturating_mul(TABLE_ELEMENT_BYTES))?;
+        Ok(true)
     }
 }
 
@@ -297,7 +333,13 @@ fn begin(store: &mut Store<GuestState>, allowance: Duration) {
 }
 
 fn fault(store: &mut Store<GuestState>, error: &wasmtime::Error, allowance: Duration) -> Fault {
-    let state = store.data();
+    let state = store.data_mut();
+    if let Some(exhausted) = state.exhausted.take() {
+        return exhausted.into();
+    }
+    if let Some(limit) = error.downcast_ref::<PoolConcurrencyLimitError>() {
+        return Fault::busy(format!("no room for another plugin instance: {limit}"));
+    }
     if state.timed_out {
         let reason = format!("it ran longer than the {} ms it may", allowance.as_millis());
         return Fault {

@@ -4,15 +4,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{
     Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
 };
 
+use super::budget::Budget;
 use super::cache::ArtifactCache;
-use super::engine::{Running, Ticker};
+use super::engine::{Running, Ticker, places};
 use super::guest::{Fault, FaultKind, GuestState};
 use super::output::OutputLog;
 use super::stats::Counters;
@@ -26,10 +26,8 @@ const TRANSFORMING: &str = "tidegate:plugin/transforming@0.1.0";
 pub(super) struct Shared {
     pub(super) engine: Engine,
     pub(super) ticker: Ticker,
-    /// One permit for each instance the broker may have.
-    pub(super) slots: Arc<Semaphore>,
-    /// How many that is.
-    pub(super) instances_max: usize,
+    /// What instances may be had.
+    pub(super) budget: Arc<Budget>,
     /// Threads that run guests.
     pub(super) worker_threads: usize,
     pub(super) cache: ArtifactCache,
@@ -45,16 +43,6 @@ impl Shared {
         let at_work = plugins.iter().filter_map(Weak::upgrade);
         let at_work = at_work.filter(|counters| counters.is_at_work(now)).count();
         self.worker_threads / at_work.max(1)
-    }
-
-    /// Whether there are so many instances left that one may be had for speed alone.
-    pub(super) fn has_instances_to_spare(&self) -> bool {
-        self.slots.available_permits() > self.instances_max / 2
-    }
-
-    /// Whether hardly any instance is left, so that one that is not at work goes to others.
-    pub(super) fn is_short_of_instances(&self) -> bool {
-        self.slots.available_permits() < self.instances_max / 8
     }
 
     fn new_counters(&self) -> Arc<Counters> {
@@ -76,6 +64,8 @@ pub(super) struct Loaded {
     pub(super) world: PluginWorld,
     pub(super) pre: InstancePre<GuestState>,
     pub(super) exports: Exports,
+    /// As how many instances one of it counts.
+    pub(super) places: usize,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Arc<OutputLog>,
     pub(super) shared: Arc<Shared>,
@@ -137,6 +127,7 @@ impl Loaded {
             world,
             pre,
             exports,
+            places: places(component),
             log: OutputLog::new(&counters),
             counters,
             shared: Arc::clone(shared),

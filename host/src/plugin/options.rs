@@ -60,9 +60,16 @@ pub struct PluginOptions {
     /// A batch that takes a filter instance long is shared with replicas, further instances with the same rules on threads that
     /// are free, in parts that take at least this long. Default 1 ms: waking another thread takes some 50 µs.
     pub replica_part_min: Duration,
-    /// Live instances in the whole process. Each reserves address space (4 GiB, not memory). Default 512:
-    /// worst case 512 × 64 MiB = 32 GiB of memory if every instance uses all it may.
+    /// Live instances in the whole process. Each reserves address space (4 GiB, not memory). Default 512. An eighth is for
+    /// owners of plugins that have none.
     pub instances_max: usize,
+    /// Of these, those of the plugins of one owner. 0, the default: half of them.
+    pub owner_instances_max: usize,
+    /// Bytes that the memories and tables of all instances may grow to. Default 1 GiB: 256 compiled filters of 4 MiB, or 20
+    /// interpreters of 50 MiB. An eighth is for first instances of owners. Never less than one instance may have.
+    pub instances_memory_bytes_max: usize,
+    /// Of these, those of the plugins of one owner. 0, the default: half of them. Never less than one instance may have.
+    pub owner_memory_bytes_max: usize,
     /// Threads that run guests. Default: the number of cores, at least 2, so that compiling a plugin and running
     /// one never wait for each other.
     pub worker_threads: usize,
@@ -85,6 +92,9 @@ impl Default for PluginOptions {
             rules_per_instance_max: 1024,
             replica_part_min: Duration::from_millis(1),
             instances_max: 512,
+            owner_instances_max: 0,
+            instances_memory_bytes_max: 1 << 30,
+            owner_memory_bytes_max: 0,
             worker_threads: cores.max(2),
             cache_dir: PathBuf::from("plugin-cache"),
             pause_min: Duration::from_secs(1),

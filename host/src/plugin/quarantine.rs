@@ -109,7 +109,7 @@ impl Quarantined {
                 }
             }
         }
-        if !kit.plugin.shared.has_instances_to_spare() {
+        if !kit.account.has_to_spare() {
             self.host = None;
         }
     }

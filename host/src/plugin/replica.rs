@@ -17,7 +17,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 /// An instance beside a shard's own.
 pub(super) struct Replica {
     // None before its first call and after a fault.
-    host: Option<RuleHost>,
+    host: Option<Box<RuleHost>>,
     // What the next call needs and the instance lacks.
     missing: Vec<(RuleKey, Arc<str>)>,
     used: Instant,
@@ -83,10 +83,10 @@ impl Replica {
         events.len()
     }
 
-    async fn configured(&mut self, kit: &Kit) -> Result<RuleHost, Fault> {
+    async fn configured(&mut self, kit: &Kit) -> Result<Box<RuleHost>, Fault> {
         let mut host = match self.host.take() {
             Some(host) => host,
-            None => RuleHost::new(&kit.plugin, &kit.limits).await?,
+            None => Box::new(RuleHost::new(kit).await?),
         };
         for (key, config) in self.missing.drain(..) {
             host.configure(key, &config)

@@ -4,12 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::RuleKey;
 use super::abi;
 use super::filter::Kit;
-use super::guest::{Fault, Guest};
-use super::loaded::Loaded;
+use super::guest::{Fault, FaultKind, Guest};
 use super::lower::{HeaderTable, Parsed, Wanted};
-use super::{PluginLimits, RuleKey};
 
 /// Answer of a call: index of the event in the caller's batch, and the rule that wants it.
 pub(super) type Matches = Vec<(u32, RuleKey)>;
@@ -42,7 +41,7 @@ pub(super) enum Trial {
     Failed(Fault),
     /// This rule could not be configured; nothing was called.
     Unconfigured(RuleKey, Fault),
-    /// There is no instance; nothing was called.
+    /// There is no instance, or not enough memory for it among all; nothing can be said of the rules.
     NoInstance(Fault),
 }
 
@@ -52,7 +51,7 @@ pub(super) async fn trial(
     events: &[Parsed<'_>],
     rules: &[(RuleKey, &Arc<str>)],
 ) -> Trial {
-    let mut host = match RuleHost::new(&kit.plugin, &kit.limits).await {
+    let mut host = match RuleHost::new(kit).await {
         Ok(host) => host,
         Err(fault) => return Trial::NoInstance(fault),
     };
@@ -61,22 +60,21 @@ pub(super) async fn trial(
         match host.configure(*key, config).await {
             Ok(Ok(())) => keys.push(*key),
             Ok(Err(message)) => return Trial::Unconfigured(*key, Fault::nonsense(message)),
+            Err(fault) if fault.kind == FaultKind::Busy => return Trial::NoInstance(fault),
             Err(fault) => return Trial::Unconfigured(*key, fault),
         }
     }
     match host.evaluate(events, &keys).await {
         Ok(matches) => Trial::Passed(matches, Box::new(host)),
+        Err(fault) if fault.kind == FaultKind::Busy => Trial::NoInstance(fault),
         Err(fault) => Trial::Failed(fault),
     }
 }
 
 impl RuleHost {
-    pub(super) async fn new(
-        plugin: &Arc<Loaded>,
-        limits: &Arc<PluginLimits>,
-    ) -> Result<Self, Fault> {
+    pub(super) async fn new(kit: &Kit) -> Result<Self, Fault> {
         Ok(Self {
-            guest: Guest::new(plugin, limits).await?,
+            guest: kit.guest().await?,
             by_number: HashMap::new(),
             by_key: HashMap::new(),
             wanted: Wanted::default(),

@@ -91,7 +91,7 @@ impl Shard {
             }
         }
         // The instance may be full of others' rules, or worn out; what counts is what a fresh one says.
-        let mut fresh = RuleHost::new(&kit.plugin, &kit.limits).await?;
+        let mut fresh = RuleHost::new(kit).await?;
         let configured = fresh.configure(key, config).await?;
         if configured.is_ok() {
             self.rules.insert(key, Arc::clone(config));
@@ -139,7 +139,7 @@ impl Shard {
         }
         let threads = kit.plugin.shared.threads_each().saturating_sub(others);
         let wanted = parts.min(threads).max(1) - 1;
-        while self.replicas.len() < wanted && kit.plugin.shared.has_instances_to_spare() {
+        while self.replicas.len() < wanted && kit.account.has_to_spare() {
             self.replicas.push(Replica::new());
         }
         let idle = self.replicas.len().saturating_sub(wanted);

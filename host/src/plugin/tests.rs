@@ -3,6 +3,7 @@
 //! in `tests/blame.rs`.
 
 mod blame;
+mod shares;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ impl Rig {
         let mut options = PluginOptions {
             cache_dir: cache.path().join("plugins"),
             instances_max: 16,
+            owner_instances_max: usize::MAX,
             worker_threads: 2,
             replica_part_min: Duration::from_secs(3600),
             pause_min: Duration::from_secs(3600),
@@ -226,7 +228,7 @@ async fn the_guest_explains_a_bad_configuration_itself() {
     let digest = rig.stats().digest;
     let check = async |config| {
         rig.plugins
-            .check(&digest, PluginWorld::Filter, config)
+            .check(&digest, PluginWorld::Filter, config, "test@1")
             .await
     };
     assert_eq!(check("q1").await, Ok(()));
@@ -237,7 +239,7 @@ async fn the_guest_explains_a_bad_configuration_itself() {
     assert!(matches!(check("c").await, Err(ConfigureError::Fault(_))));
     let wrong = rig
         .plugins
-        .check(&digest, PluginWorld::Transform, "a")
+        .check(&digest, PluginWorld::Transform, "a", "test@1")
         .await;
     assert!(matches!(
         wrong,

@@ -148,11 +148,16 @@ impl Transformer {
                 ration: Ration::new(kit.pause(), COST_MAX),
                 paused: None,
             };
+            // Many that are seldom asked must not keep others from having one.
+            let idle = match kit.account.is_short() {
+                true => Vec::new(),
+                false => vec![first],
+            };
             Ok(Arc::new(Shared {
                 kit,
                 config,
                 permits: Semaphore::new(parallel.max(1)),
-                idle: Mutex::new(vec![first]),
+                idle: Mutex::new(idle),
                 state: Mutex::new(state),
             }))
         });
@@ -252,7 +257,10 @@ impl Shared {
         let fresh = Configured::new(&self.kit, &self.config).await;
         let fresh = fresh.map_err(|error| CallFault::NoInstance(error.into()))?;
         let outcomes = self.call_in(fresh, events).await;
-        outcomes.map_err(CallFault::Failed)
+        outcomes.map_err(|fault| match fault.kind {
+            FaultKind::Busy => CallFault::NoInstance(fault),
+            _ => CallFault::Failed(fault),
+        })
     }
 
     async fn call_in(
@@ -271,7 +279,7 @@ impl Shared {
             )));
         }
         // Many transforms that are seldom asked must not keep every other plugin from running.
-        if !self.kit.plugin.shared.is_short_of_instances()
+        if !self.kit.account.is_short()
             && let Ok(mut idle) = self.idle.lock()
         {
             idle.push(configured);
@@ -335,7 +343,7 @@ impl Shared {
 
 impl Configured {
     async fn new(kit: &Kit, config: &str) -> Result<Self, ConfigureError> {
-        let mut guest = Guest::new(&kit.plugin, &kit.limits).await?;
+        let mut guest = kit.guest().await?;
         let (rule, wants) = guest
             .configure(config)
             .await?

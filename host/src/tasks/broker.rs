@@ -33,7 +33,7 @@ use super::spawn::Spawner;
 use super::supervisor::Supervisor;
 use super::unreadable::Watch;
 use super::uploads::Uploads;
-use super::{BrokerError, Catalog, dead_letters, folders};
+use super::{BrokerError, Catalog, dead_letters, folders, plugin_limits};
 use crate::auth::{Policy, rights};
 use crate::domain::{
     LogLine, Name, NameError, Owner, PluginWorld, Position, Principal, ProducerId,
@@ -325,6 +325,9 @@ impl Broker {
         let router = hub.clone().run_router(log, names, shutdown.clone());
         spawner.lasting("router", router);
         spawner.lasting("timers", hub.run_timers(shutdown.clone()));
+        let conditions = broker.conditions().clone();
+        let limits = plugin_limits::run(parts.plugins.clone(), conditions, shutdown.clone());
+        spawner.lasting("plugin limits", limits);
         spawner.lasting("dead letters", dead_letters::run(parts, given_up, shutdown));
         Ok(broker)
     }

@@ -2,8 +2,9 @@
 //! did, what the store occupies. The words here are the ones an operator sees.
 
 use super::metrics::GaugeFamily;
+use crate::domain::Owner;
 use crate::domain::SubscriptionInfo;
-use crate::plugin::PluginStats;
+use crate::plugin::{Holder, PluginStats};
 use crate::store::Usage;
 
 /// Name, help and kind of a family, and how its value is read.
@@ -168,6 +169,27 @@ pub(super) fn of_plugins(plugins: &[PluginStats]) -> Vec<GaugeFamily> {
             ("plugin", p.label.clone()),
             ("digest", p.digest.to_string()),
         ]
+    })
+}
+
+pub(super) fn of_plugin_owners(holders: &[Holder]) -> Vec<GaugeFamily> {
+    let columns: [Column<Holder>; 2] = [
+        (
+            "tidegate_plugin_owner_instances",
+            "Live instances of all plugins of an owner",
+            "gauge",
+            |h| h.held.instances as f64,
+        ),
+        (
+            "tidegate_plugin_owner_memory_bytes",
+            "Bytes of the memories and tables of these instances",
+            "gauge",
+            |h| h.held.memory_bytes as f64,
+        ),
+    ];
+    families(holders, &columns, |h| {
+        let owner = h.owner.as_ref().map(Owner::to_string);
+        vec![("owner", owner.unwrap_or_else(|| "broker".to_owned()))]
     })
 }
 

@@ -41,6 +41,8 @@ pub enum Condition {
     PolicyStale,
     /// A plugin does not load; the subscriptions that use it are paused.
     PluginBroken(Cow<'static, str>),
+    /// A bound of what plugins, or those of one owner, may hold refuses them instances or memory. What waits for it is not judged.
+    PluginLimit(Cow<'static, str>),
     /// The system lets the broker open no further file: nothing can be written until it does. (Limits of a subscription are its
     /// own, see `limits_reached`.)
     OutOfFiles,
@@ -61,6 +63,7 @@ impl Condition {
             Self::Unreadable(_) => "unreadable",
             Self::PolicyStale => "policy_stale",
             Self::PluginBroken(_) => "plugin_broken",
+            Self::PluginLimit(_) => "plugin_limit",
             Self::OutOfFiles => "out_of_files",
         }
     }
@@ -77,9 +80,10 @@ impl Condition {
             | Self::OutOfFiles
             | Self::JournalFileLost
             | Self::PolicyStale => None,
-            Self::TaskDied(subject) | Self::Unreadable(subject) | Self::PluginBroken(subject) => {
-                Some(subject)
-            }
+            Self::TaskDied(subject)
+            | Self::Unreadable(subject)
+            | Self::PluginBroken(subject)
+            | Self::PluginLimit(subject) => Some(subject),
         }
     }
 
@@ -94,9 +98,10 @@ impl Condition {
             | Self::OutOfFiles
             | Self::JournalFileLost
             | Self::PolicyStale => false,
-            Self::TaskDied(subject) | Self::Unreadable(subject) | Self::PluginBroken(subject) => {
-                matches!(subject, Cow::Owned(_))
-            }
+            Self::TaskDied(subject)
+            | Self::Unreadable(subject)
+            | Self::PluginBroken(subject)
+            | Self::PluginLimit(subject) => matches!(subject, Cow::Owned(_)),
         }
     }
 
@@ -106,6 +111,7 @@ impl Condition {
             Self::TaskDied(_) => Self::TaskDied(OTHERS.into()),
             Self::Unreadable(_) => Self::Unreadable(OTHERS.into()),
             Self::PluginBroken(_) => Self::PluginBroken(OTHERS.into()),
+            Self::PluginLimit(_) => Self::PluginLimit(OTHERS.into()),
             single => single.clone(),
         }
     }
@@ -125,6 +131,7 @@ impl Condition {
             | Self::JournalFileLost
             | Self::Unreadable(_)
             | Self::PluginBroken(_)
+            | Self::PluginLimit(_)
             | Self::OutOfFiles => false,
         }
     }

@@ -67,6 +67,10 @@ async fn a_team_brings_its_own_filter_and_its_name_stays_its_own() {
     );
     assert_eq!(shown["wit"], "tidegate:plugin@0.1.0/filter");
     assert!(shown["limits"]["memory_bytes_max"].is_u64(), "{shown}");
+    assert!(shown.get("holds").is_none(), "{shown}");
+    let owners = fixture.check("cn:maker", show, None, 200).await;
+    assert_eq!(owners["holds"]["owner_instances_max"], 256, "{owners}");
+    assert!(owners["holds"]["memory_bytes"].is_u64(), "{owners}");
     let digest = shown["digest"].as_str().expect("a digest").to_owned();
     for name in ["team-a", "team-a@1", &digest, "team-b"] {
         let call = format!("GET /v1/plugins/{name}");

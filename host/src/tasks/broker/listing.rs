@@ -14,7 +14,7 @@ use super::super::hub::Cell;
 use super::super::spawn::panicked_serving;
 use super::super::unreadable;
 use super::Broker;
-use crate::auth::rights;
+use crate::auth::{Action, rights};
 use crate::domain::{
     LetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo, SubscriptionSpec,
     TopicInfo, TopicName,
@@ -187,6 +187,14 @@ impl Broker {
         plugins.retain(|stats| self.seen_plugin(who, &stats.digest.to_string()).is_ok());
         let mut families = gauges::of_subscriptions(&subscriptions);
         families.extend(gauges::of_plugins(&plugins));
+        let policy = &self.0.parts.policy;
+        let sees_all = policy.allows(who, &Action::AdminPlugins);
+        let mut holders = self.0.parts.plugins.holders();
+        holders.retain(|holder| {
+            let owner = holder.owner.as_ref();
+            sees_all || owner.is_none_or(|owner| owner.is(who))
+        });
+        families.extend(gauges::of_plugin_owners(&holders));
         let conditions = self.conditions();
         families.extend(gauges::of_store(
             &self.0.reader.usage(),

@@ -16,9 +16,10 @@ use super::super::uploads::UploadPlace;
 use super::{Broker, StartError};
 use crate::auth::{Action, rights};
 use crate::domain::{
-    Digest, Name, Owner, PluginBounds, PluginDetails, PluginInfo, PluginName, PluginUse,
-    PluginWorld, Principal,
+    Digest, Name, Owner, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName,
+    PluginUse, PluginWorld, Principal,
 };
+use crate::plugin::Held;
 use crate::plugin::bundled::BundledPlugin;
 
 /// Plugins that are looked at together, so that nobody waits for the rights to all of them.
@@ -40,6 +41,7 @@ impl Broker {
                 .map_err(|error| fail(error.to_string()))?;
         }
         for plugin in self.all_plugins() {
+            self.account_for(&plugin);
             let files = self.0.files.clone();
             let read = self.look(move |_| Ok(files.read(&plugin.digest))).await;
             let loaded = match read {
@@ -225,6 +227,7 @@ impl Broker {
             plugin,
         };
         let added = self.ask(|reply| Control::AddPlugin(upload, reply)).await?;
+        self.account_for(&added);
         // The same bytes may have other names as well, and all of them load now.
         for plugin in self.all_plugins() {
             if plugin.digest == digest {
@@ -277,6 +280,10 @@ impl Broker {
         let catalog = self.catalog();
         let known = catalog.plugins.name(name);
         let known = known.ok_or_else(|| BrokerError::NoPlugin(name.to_owned()))?;
+        catalog
+            .plugins
+            .of_name(name)
+            .for_each(|version| self.account_for(version));
         Ok(catalog.plugins.shown(known))
     }
 
@@ -333,6 +340,9 @@ impl Broker {
             Ok(()) => {
                 broken.iter().for_each(|gone| self.conditions().clear(gone));
                 self.forget_unused(&digests).await;
+                if self.catalog().plugins.of_name(wanted).next().is_none() {
+                    self.0.parts.plugins.belongs_to_nobody(wanted);
+                }
                 Ok(())
             }
             // The owner of a plugin does not learn the names of what others make with it.
@@ -342,6 +352,13 @@ impl Broker {
             }
             deleted => deleted,
         }
+    }
+
+    // What its instances hold is its owner's.
+    fn account_for(&self, plugin: &PluginInfo) {
+        let owner = plugin.owner.as_ref();
+        let plugins = &self.0.parts.plugins;
+        plugins.belongs(&plugin.name, plugin.digest, owner);
     }
 
     fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
@@ -444,7 +461,11 @@ impl Broker {
         let limits = self.0.parts.plugins.limits_for(&label);
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let time = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+        let policy = &self.0.parts.policy;
+        let owner = info.owner.as_ref();
+        let sees_holdings = owner.is_none() || rights::owns_plugin(policy, who, owner);
         Ok(PluginDetails {
+            holds: sees_holdings.then(|| self.holdings(&info)),
             wit: format!("{WIT_PACKAGE}/{}", world_name(info.world)),
             limits: PluginBounds {
                 memory_bytes_max: count(limits.memory_bytes_max),
@@ -455,6 +476,24 @@ impl Broker {
             },
             info,
         })
+    }
+
+    fn holdings(&self, plugin: &PluginInfo) -> PluginHoldings {
+        let plugins = &self.0.parts.plugins;
+        let (held, share) = (plugins.held_by(&plugin.name), plugins.share());
+        let mut holders = plugins.holders().into_iter();
+        let of_owner = holders
+            .find(|holder| holder.owner == plugin.owner)
+            .map_or_else(Held::default, |holder| holder.held);
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        PluginHoldings {
+            instances: count(held.instances),
+            memory_bytes: count(held.memory_bytes),
+            owner_instances: count(of_owner.instances),
+            owner_memory_bytes: count(of_owner.memory_bytes),
+            owner_instances_max: count(share.instances),
+            owner_memory_bytes_max: count(share.memory_bytes),
+        }
     }
 
     fn usable_plugin(&self, who: &Principal, name: &str) -> Result<PluginInfo, BrokerError> {
@@ -493,7 +532,7 @@ impl Broker {
         }
         let plugins = &self.0.parts.plugins;
         plugins
-            .check(&plugin.digest, world, &used.config)
+            .check(&plugin.digest, world, &used.config, &used.plugin)
             .await
             .map_err(|error| {
                 let why = format!("plugin `{}`: {}", used.plugin, chain(&error));
