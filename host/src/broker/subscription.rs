@@ -114,6 +114,8 @@ struct Consumer {
     looks_from: Option<u64>,
     /// It says what it has handed to its application.
     says: bool,
+    /// What it holds has no deadline.
+    untimed: bool,
     /// When it said so last.
     handed_at: Option<Millis>,
 }

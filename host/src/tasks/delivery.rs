@@ -156,7 +156,7 @@ pub(super) struct Taker {
 }
 
 impl Taker {
-    pub(super) fn attach(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
+    fn attach(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
         let id = cell.next_consumer_id();
         cell.lock().attach(id);
         cell.consumers.fetch_add(1, Ordering::Relaxed);
@@ -168,6 +168,13 @@ impl Taker {
             id,
             parts,
         }
+    }
+
+    /// One that answers everything by itself, and whose delays are no event's fault.
+    pub(super) fn attach_untimed(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
+        let taker = Self::attach(parts, cell);
+        taker.cell.lock().attach_untimed(taker.id);
+        taker
     }
 
     // One that sends what it takes to somebody else.
@@ -241,6 +248,8 @@ impl Taker {
             };
             self.parts.hub.arm(&self.cell, wakeup);
             if !leases.is_empty() {
+                let positions = leases.iter().map(|lease| lease.position);
+                self.handing(|handing| handing.begin(positions));
                 return Ok(leases);
             }
             tokio::select! {
@@ -494,7 +503,7 @@ impl Drop for Taker {
     fn drop(&mut self) {
         self.cell.consumers.fetch_sub(1, Ordering::Relaxed);
         lock(&self.cell.handing).remove(&self.id);
-        let handing = self.handing(|handing| (handing.unseen(), handing.says()));
+        let handing = self.handing(|handing| (handing.all_unseen(), handing.says()));
         let (unseen, says) = handing.unwrap_or_default();
         self.change(|state, now, id| match self.is_cut {
             true => state.cut(id, &unseen, says, now),

@@ -1,10 +1,12 @@
-//! What of a consumer's deliveries its application has not got, as far as is known: those that were taken for it and not sent
-//! yet, and those that were sent and that its client has not said to have handed over, in the order in which they were sent.
+//! What of a consumer's deliveries its application has not got, as far as is known: those that the broker reads and transforms
+//! for it, those that are not sent yet, and those that were sent and that its client has not said to have handed over, in the order in which they were sent.
 //! Asked when the consumer's deadlines pass, and when it ends. Pure.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use super::hub::push_range;
+use crate::broker::Unseen;
 use crate::domain::Position;
 
 /// Ranges of deliveries that are remembered. A client that says nothing for longer than that is taken to have handed over
@@ -15,6 +17,8 @@ const RANGES_MAX: usize = 65_536;
 pub(super) struct Handing {
     /// The client says what it hands over.
     says: bool,
+    /// What is being read and transformed.
+    at_work: Vec<RangeInclusive<Position>>,
     /// What waits for being sent: at most what is taken in one go, twice.
     fetched: Vec<RangeInclusive<Position>>,
     sent: VecDeque<RangeInclusive<Position>>,
@@ -26,6 +30,7 @@ impl Handing {
     pub(super) fn new(says: bool) -> Self {
         Self {
             says,
+            at_work: Vec::new(),
             fetched: Vec::new(),
             sent: VecDeque::new(),
             handed_over: 0,
@@ -36,8 +41,15 @@ impl Handing {
         self.says
     }
 
-    /// These were taken to be sent.
+    /// These were leased, and are read and transformed now.
+    pub(super) fn begin(&mut self, positions: impl Iterator<Item = Position>) {
+        self.at_work.clear();
+        positions.for_each(|position| push_range(&mut self.at_work, position..=position));
+    }
+
+    /// That is done: these are to be sent.
     pub(super) fn fetched(&mut self, positions: impl Iterator<Item = RangeInclusive<Position>>) {
+        self.at_work.clear();
         self.fetched.extend(positions);
     }
 
@@ -84,8 +96,18 @@ impl Handing {
     }
 
     /// What it has not got.
-    pub(super) fn unseen(&self) -> Vec<RangeInclusive<Position>> {
-        self.sent.iter().chain(&self.fetched).cloned().collect()
+    pub(super) fn unseen(&self) -> Unseen {
+        Unseen {
+            at_work: self.at_work.clone(),
+            unsent: self.fetched.clone(),
+            sent: self.sent.iter().cloned().collect(),
+        }
+    }
+
+    /// The same in one.
+    pub(super) fn all_unseen(&self) -> Vec<RangeInclusive<Position>> {
+        let parts = self.sent.iter().chain(&self.fetched).chain(&self.at_work);
+        parts.cloned().collect()
     }
 }
 
@@ -116,21 +138,23 @@ mod tests {
         // More than was sent is a lie, and counts for nothing later.
         handing.handed_over(u64::MAX);
         handing.sent(run(20, 20));
-        assert_eq!(handing.unseen(), [run(20, 20)]);
+        assert_eq!(handing.all_unseen(), [run(20, 20)]);
     }
 
     #[test]
     fn what_is_not_sent_yet_nobody_has_got() {
         for says in [true, false] {
             let mut handing = Handing::new(says);
+            handing.begin([1, 2, 5].map(Position).into_iter());
+            assert_eq!(handing.unseen().at_work, [run(1, 2), run(5, 5)]);
             handing.fetched([run(1, 2), run(5, 5)].into_iter());
             handing.fetched([run(6, 7)].into_iter());
-            assert_eq!(handing.unseen(), [run(1, 2), run(5, 5), run(6, 7)]);
+            assert_eq!(handing.all_unseen(), [run(1, 2), run(5, 5), run(6, 7)]);
             handing.is_sent(2);
             handing.sent(run(1, 2));
             let sent = says.then_some(run(1, 2)).into_iter();
             let unseen: Vec<_> = sent.chain([run(6, 7)]).collect();
-            assert_eq!(handing.unseen(), unseen);
+            assert_eq!(handing.all_unseen(), unseen);
         }
     }
 
@@ -138,13 +162,13 @@ mod tests {
     fn who_says_nothing_is_not_remembered_and_who_says_it_late_up_to_a_limit() {
         let mut handing = Handing::new(false);
         handing.sent(run(1, 2));
-        assert_eq!(handing.unseen(), []);
+        assert_eq!(handing.all_unseen(), []);
         let mut handing = Handing::new(true);
         for position in 0..=RANGES_MAX as u64 {
             handing.sent(run(2 * position, 2 * position));
         }
         assert_eq!(handing.sent.len(), RANGES_MAX);
         handing.handed_over(2);
-        assert_eq!(handing.unseen()[0], run(4, 4));
+        assert_eq!(handing.all_unseen()[0], run(4, 4));
     }
 }

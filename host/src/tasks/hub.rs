@@ -178,8 +178,8 @@ impl Cell {
     /// What a consumer's application has not got; nothing is known of some.
     fn unseen_of(&self, consumer: ConsumerId) -> Option<Unseen> {
         let handing = lock(&self.handing).get(&consumer).cloned()?;
-        let ranges = lock(&handing).unseen();
-        Some(Unseen { ranges })
+        let unseen = lock(&handing).unseen();
+        Some(unseen)
     }
 
     pub(super) fn is_deleted(&self) -> bool {

@@ -39,7 +39,7 @@ pub(super) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<()
     {
         return Err(error);
     }
-    let taker = Taker::attach(parts, cell);
+    let taker = Taker::attach_untimed(parts, cell);
     let mut standing = Standing::default();
     loop {
         if !standing.regained(&taker).await {

@@ -1826,8 +1826,10 @@ fn what_was_not_sent_does_not_count() {
 /// What is unseen of 1 to `last`.
 fn after(seen: u64, last: u64) -> impl Fn(ConsumerId) -> Option<Unseen> {
     move |_| {
-        let ranges = vec![run(seen + 1, last)];
-        Some(Unseen { ranges })
+        Some(Unseen {
+            sent: vec![run(seen + 1, last)],
+            ..Unseen::default()
+        })
     }
 }
 
@@ -1910,10 +1912,42 @@ fn a_client_has_time_to_say_what_it_hands_over() {
     state.attach(D);
     state.detach(C, &[]);
     assert_eq!(lease(&mut state, D, 2, 20), [(2, 2)]);
-    assert!(state.tick(Millis(21), after(1, 2)));
+    let unsent = |_| {
+        Some(Unseen {
+            unsent: vec![run(2, 2)],
+            ..Unseen::default()
+        })
+    };
+    assert!(state.tick(Millis(21), unsent));
     assert_eq!(lease(&mut state, D, 2, 22), [(2, 2)]);
     assert!(state.tick(Millis(23), |_| Some(Unseen::default())));
     assert_eq!(state.given_up(), 2);
+}
+
+#[test]
+fn what_the_broker_is_at_work_on_is_late_for_no_fault_of_its_own() {
+    let mut state = with_events(3);
+    lease(&mut state, C, 2, 0);
+    let at_work = |_| {
+        Some(Unseen {
+            at_work: vec![run(1, 1)],
+            ..Unseen::default()
+        })
+    };
+    for round in 1..=9 {
+        state.tick(Millis(round * 100), at_work);
+    }
+    let holds = |state: &SubscriptionState| model::place(state, 1).expect("pending");
+    assert_eq!(holds(&state).0, Place::InFlight(C, 1_000));
+    assert_eq!(holds(&state).1, Tried::default());
+    assert_eq!(ack(&mut state, Some(C), &[run(1, 2)]), [(1, 1)]);
+    // A route answers by itself, however long its outputs wait.
+    state.attach(D);
+    state.attach_untimed(D);
+    assert_eq!(lease(&mut state, D, 1, 1_000), [(2, 2)]);
+    state.tick(Millis(1 << 40), |_| None);
+    assert_eq!(ack(&mut state, Some(D), &[run(2, 2)]), [(2, 2)]);
+    assert!(!state.has_given_up());
 }
 
 #[test]

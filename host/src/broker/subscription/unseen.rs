@@ -1,7 +1,8 @@
 //! Deadlines of what a consumer holds, and what they mean for events that its application has not got yet. An application's time
 //! begins when it gets an event: what waits in its client, or on the way there, misses no deadline while the application
 //! takes others, and when it takes none for that long, it goes to somebody else without an attempt being counted. Who let that
-//! happen gets nothing more until it goes on.
+//! happen gets nothing more until it goes on. And what the broker itself is at work on, reading it or transforming it, is late for no
+//! fault of the event's: it has no deadline.
 
 use std::ops::RangeInclusive;
 
@@ -16,8 +17,12 @@ const UNSEEN_MS_MIN: u64 = 2_000;
 /// What a consumer was leased and its application has not got, as far as that is known.
 #[derive(Clone, Debug, Default)]
 pub struct Unseen {
-    /// These events, and others perhaps.
-    pub ranges: Vec<RangeInclusive<Position>>,
+    /// The broker reads or transforms them for it.
+    pub at_work: Vec<RangeInclusive<Position>>,
+    /// They wait for being sent.
+    pub unsent: Vec<RangeInclusive<Position>>,
+    /// They wait in its client.
+    pub sent: Vec<RangeInclusive<Position>>,
 }
 
 /// What comes of handing events over.
@@ -33,6 +38,12 @@ impl SubscriptionState {
     /// Attaches a consumer that says what it has handed to its application, see [`handed_over`](Self::handed_over).
     pub fn attach_saying(&mut self, consumer: ConsumerId) {
         self.consumers.entry(consumer).or_default().says = true;
+    }
+
+    /// Attaches a part of the broker that answers everything it takes, and whose delays are no fault of an event's: what it
+    /// holds has no deadline.
+    pub fn attach_untimed(&mut self, consumer: ConsumerId) {
+        self.consumers.entry(consumer).or_default().untimed = true;
     }
 
     /// The consumer's application has got these events: for those that it still holds, the deadline begins.
@@ -75,28 +86,29 @@ impl SubscriptionState {
             let Some(unseen) = unseen(*id) else {
                 continue;
             };
-            let late = expired.split_off(found);
-            let hidden = within(&late, &unseen.ranges);
+            let mut late = expired.split_off(found);
+            let renewed = now.plus(self.policy.ack_deadline_ms);
+            for (first, last) in take_within(&mut late, &unseen.at_work) {
+                consumer.hold(first, last, renewed);
+            }
             let again = consumer.unseen_until(self.policy.ack_deadline_ms);
-            for (first, last) in late {
-                expired.extend(hidden.gaps(first, last));
-                for (first, last) in hidden.ranges(first, last) {
+            for (ranges, is_sent) in [(&unseen.unsent, false), (&unseen.sent, true)] {
+                for (first, last) in take_within(&mut late, ranges) {
                     match again {
                         Some(deadline) if deadline > now => consumer.hold(first, last, deadline),
-                        _ => never_seen.push((*id, first, last)),
+                        _ => never_seen.push((is_sent.then_some(*id), first, last)),
                     }
                 }
             }
+            expired.append(&mut late);
         }
         for (first, last) in &expired {
             self.hand_back(*first, *last, &Return::Expired, now);
         }
-        for (consumer, first, last) in &never_seen {
+        for (stalled, first, last) in &never_seen {
             self.landed(*first, *last);
             self.make_ready(*first, *last);
-            if self.consumers.get(consumer).is_some_and(|it| it.says) {
-                self.stalled.insert(*consumer);
-            }
+            self.stalled.extend(stalled);
         }
         !expired.is_empty() || !never_seen.is_empty()
     }
@@ -105,9 +117,10 @@ impl SubscriptionState {
 impl Consumer {
     // When something that it is leased now misses its deadline.
     pub(super) fn deadline(&self, now: Millis, ack_deadline_ms: u64) -> Millis {
-        match self.says {
-            true => now.plus(ack_deadline_ms.max(UNSEEN_MS_MIN)),
-            false => now.plus(ack_deadline_ms),
+        match (self.untimed, self.says) {
+            (true, _) => Millis(u64::MAX),
+            (_, true) => now.plus(ack_deadline_ms.max(UNSEEN_MS_MIN)),
+            (_, false) => now.plus(ack_deadline_ms),
         }
     }
 
@@ -118,15 +131,21 @@ impl Consumer {
     }
 }
 
-// What of `ranges` lies between the first and the last of `runs`.
-fn within(runs: &[(u64, u64)], ranges: &[RangeInclusive<Position>]) -> PositionSet {
-    let mut found = PositionSet::default();
+// Takes out of `runs` what lies in `ranges`.
+fn take_within(runs: &mut Vec<(u64, u64)>, ranges: &[RangeInclusive<Position>]) -> Vec<(u64, u64)> {
+    let mut wanted = PositionSet::default();
     let start = runs.iter().map(|run| run.0).min();
     let end = runs.iter().map(|run| run.1).max();
     if let Some((start, end)) = start.zip(end) {
         for (first, last) in ranges.iter().map(bounds) {
-            found.insert_range(first.max(start), last.min(end));
+            wanted.insert_range(first.max(start), last.min(end));
         }
     }
-    found
+    let (mut taken, mut left) = (Vec::new(), Vec::new());
+    for (first, last) in runs.drain(..) {
+        taken.extend(wanted.ranges(first, last));
+        left.extend(wanted.gaps(first, last));
+    }
+    *runs = left;
+    taken
 }
