@@ -166,6 +166,10 @@ impl Checkpointer {
             }
             return;
         };
+        // All of the folder may be elsewhere, which is another condition.
+        if self.folders.look().is_some() {
+            return;
+        }
         let why = format!(
             "{} was removed or replaced; what is in it is still open, and is saved by a checkpoint: do not stop the broker before \
              this is over",

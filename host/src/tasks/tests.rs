@@ -2,6 +2,7 @@
 
 mod cells;
 mod deaths;
+mod given_up;
 mod room;
 
 use std::fs;
