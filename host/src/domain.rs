@@ -17,7 +17,9 @@ mod wildcard;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
 pub use entries::{Entries, EntryError};
-pub use event::{Event, EventRef, EventRefError, Header, is_reserved_header};
+pub use event::{
+    ADDED_BYTES_MAX, EVENT_BYTES_MAX, Event, EventRef, EventRefError, Header, is_reserved_header,
+};
 pub use id::{
     CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, Position, ProducerId,
     Sequence, SubscriptionId, TopicId,

@@ -88,7 +88,7 @@ impl Fixture {
             },
             plugins: plugin_quotas,
             subscription_patterns_max: 4,
-            event_bytes_max: tidegate_wire::limits::EVENT_BYTES_MAX,
+            event_bytes_max: crate::domain::EVENT_BYTES_MAX,
             policy: policy.clone(),
         };
         let broker = Broker::start(broker_options, readable, plugins, &[])

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prost::Message as _;
-use tidegate_wire::limits::ADDED_BYTES_MAX;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +17,9 @@ use super::hub::{Cell, chain, push_range};
 use super::inbox::{Appended, Control, Outputs};
 use crate::auth::rights;
 use crate::broker::{GiveUpReason, GivenUp};
-use crate::domain::{Event, EventRef, Header, LetterMark, Position, Sequence, TopicName};
+use crate::domain::{
+    ADDED_BYTES_MAX, Event, EventRef, Header, LetterMark, Position, Sequence, TopicName,
+};
 
 /// Events of one subscription written in one group.
 const BATCH_MAX: usize = 256;

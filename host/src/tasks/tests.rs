@@ -105,7 +105,7 @@ impl Fixture {
                 bytes: many,
             },
             subscription_patterns_max: 4,
-            event_bytes_max: tidegate_wire::limits::EVENT_BYTES_MAX,
+            event_bytes_max: crate::domain::EVENT_BYTES_MAX,
             policy: crate::auth::Policy::of_local(),
         };
         let broker = Broker::start(
