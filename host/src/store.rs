@@ -16,6 +16,7 @@ mod index;
 mod journal;
 mod manifest;
 mod marker;
+mod mend;
 mod pace;
 mod pool;
 mod preparer;

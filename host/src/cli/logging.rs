@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
 use crate::config::{Log, LogFormat};
 use crate::lines::{self, LineWriter};
+use crate::store;
 
 /// How long the end of a broker waits for somebody to read its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -105,6 +106,12 @@ fn is_plain(c: char) -> bool {
 }
 
 fn tell_panic(info: &PanicHookInfo<'_>) {
+    if store::is_panic_expected() {
+        // Whoever catches it says what it means.
+        let at = info.location().map(ToString::to_string);
+        tracing::debug!(at, panic = info.payload_as_str(), "a database panicked");
+        return;
+    }
     let thread = thread::current();
     let thread = thread.name().unwrap_or("without a name");
     let at = info.location().map(ToString::to_string);
@@ -130,6 +137,7 @@ fn tell_panic(info: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::{Arc, Mutex, PoisonError};
 
     use super::*;
@@ -171,5 +179,37 @@ mod tests {
             line.contains(r"reason=bad\r\n2026 ERROR x: y\u{0}\u{1b}[31m\u{9b}\u{202e}, größer"),
             "{line}"
         );
+    }
+
+    // What the log says of the panics in `run`.
+    fn told(run: impl FnOnce()) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let _ = catch_unwind(AssertUnwindSafe(run));
+        });
+        let bytes = written.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    #[test]
+    fn a_panic_that_says_what_is_wrong_with_a_database_is_not_called_a_bug() {
+        // Other tests may panic meanwhile, which is told as before.
+        let here = thread::current().id();
+        let before = Arc::new(panic::take_hook());
+        let others = before.clone();
+        panic::set_hook(Box::new(move |info| match thread::current().id() == here {
+            true => tell_panic(info),
+            false => others(info),
+        }));
+        let of_ours = told(|| panic!("of ours"));
+        let of_sled = told(store::failing::panic_of_sled);
+        panic::set_hook(Box::new(move |info| before(info)));
+        assert!(of_ours.contains("a bug of Tidegate"), "{of_ours}");
+        assert_eq!(of_sled, "");
     }
 }

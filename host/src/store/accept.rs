@@ -3,23 +3,26 @@
 
 use std::path::Path;
 
+use super::Shared;
+use super::error::ReadError;
 use super::fs::FileSystem;
 use super::generation::{self, Inspected};
-use super::manifest::PartInfo;
-use super::pool::{PartKey, Pool};
+use super::manifest::{Gap, PartInfo};
+use super::mend;
+use super::pool::PartKey;
 use super::tree;
 use super::trouble::Holder;
 use crate::domain::Position;
 
 /// Looks at all of a part and has it say what is lost. Answers the stretches that were not lost before, none when it is sound but for
-/// those; `None` when the system fails, which may pass.
+/// those, as it may be after it was mended; `None` when the system fails, which may pass.
 pub(super) fn look(
-    fs: &dyn FileSystem,
-    pool: &Pool,
+    shared: &Shared,
     holder: Holder,
     path: &Path,
     part: &mut PartInfo,
 ) -> Option<Vec<(Position, Position)>> {
+    let (fs, pool) = (&*shared.fs, &shared.pool);
     let Holder::Part {
         generation,
         part: index,
@@ -32,7 +35,8 @@ pub(super) fn look(
         generation,
         part: index,
     });
-    let inspected = generation::inspect(path, part);
+    let found = inspect_twice(fs, path, part);
+    let inspected = mended(fs, &shared.dir, path, part, found);
     drop(closed);
     // sled tells some failures of a disk as damage.
     if let Err(error) = tree::read(fs, path) {
@@ -45,8 +49,8 @@ pub(super) fn look(
             checksum,
             gaps,
         }) => {
-            let is_sound = gaps.is_empty() && (items, checksum) == (part.items, part.checksum);
-            if is_sound || (gaps.is_empty() && !part.gaps.is_empty()) {
+            if is_sound(part, items, checksum, &gaps) || (gaps.is_empty() && !part.gaps.is_empty())
+            {
                 return Some(Vec::new());
             }
             let mut lost: Vec<_> = gaps
@@ -58,6 +62,7 @@ pub(super) fn look(
                 lost.push((part.first_position, part.last_position));
             }
             (part.items, part.checksum) = (items, checksum);
+            part.is_lost = items == 0;
             part.gaps.extend(gaps);
             part.gaps.sort_by_key(|gap| gap.from);
             Some(lost)
@@ -72,4 +77,53 @@ pub(super) fn look(
             None
         }
     }
+}
+
+// Some failures of a disk look like damage and pass: what is to be given up is found twice, with every byte read in between.
+fn inspect_twice(
+    fs: &dyn FileSystem,
+    path: &Path,
+    part: &PartInfo,
+) -> Result<Inspected, ReadError> {
+    let first = generation::inspect(path, part);
+    if let Ok(Inspected {
+        items,
+        checksum,
+        gaps,
+    }) = &first
+        && is_sound(part, *items, *checksum, gaps)
+    {
+        return first;
+    }
+    tree::read(fs, path).map_err(ReadError::io(path))?;
+    generation::inspect(path, part)
+}
+
+// What was found, or what is after a part was mended, if that is more.
+fn mended(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    path: &Path,
+    part: &PartInfo,
+    found: Result<Inspected, ReadError>,
+) -> Result<Inspected, ReadError> {
+    let blocks = match &found {
+        Ok(Inspected {
+            items,
+            checksum,
+            gaps,
+        }) if is_sound(part, *items, *checksum, gaps) => return found,
+        Ok(Inspected { items, .. }) => *items,
+        Err(error) if error.is_damage() => 0,
+        Err(_) => return found,
+    };
+    if !mend::is_better_alone(fs, dir, path, part, blocks)? {
+        return found;
+    }
+    mend::leave_alone(fs, dir, path).map_err(ReadError::io(path))?;
+    generation::inspect(path, part)
+}
+
+fn is_sound(part: &PartInfo, items: u64, checksum: u64, gaps: &[Gap]) -> bool {
+    gaps.is_empty() && (items, checksum) == (part.items, part.checksum)
 }

@@ -171,7 +171,7 @@ impl Checkpoints {
                     continue;
                 }
                 let path = generation::part_path(&folder, index);
-                let found = accept::look(&*self.shared.fs, &self.shared.pool, holder, &path, part);
+                let found = accept::look(&self.shared, holder, &path, part);
                 let Some(stretches) = found else {
                     continue;
                 };

@@ -263,6 +263,12 @@ pub(crate) mod failing {
         }
     }
 
+    /// A page is torn, say.
+    pub(crate) fn panic_of_sled() {
+        let torn = super::caught(|| panic!("a page is torn"));
+        assert!(torn.is_err());
+    }
+
     /// What a sync answers then.
     pub(super) fn failed(errno: rustix::io::Errno) -> io::Result<()> {
         Err(errno.into())

@@ -15,6 +15,7 @@
 //! item   u64 length of the rest    u32 CRC32C of the rest    the rest
 //! ```
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,7 @@ use super::folders::Folders;
 use super::fs::FileSystem;
 use super::generations_dir;
 use super::manifest::{Described, Gap, PartInfo};
+use super::mend::LogCopy;
 use super::pool::{PartKey, Pool};
 use super::record::{self, u32_at, u64_at};
 use super::tree;
@@ -103,7 +105,8 @@ impl Generation {
         })
     }
 
-    /// The first block of a part that ends at or after `from`, which is none that was given up.
+    /// The first block of a part that ends at or after `from`, which is none that was given up. There is one up to the part's last
+    /// position, unless that was given up.
     pub(super) fn block_in_part(
         &self,
         pool: &Pool,
@@ -111,17 +114,24 @@ impl Generation {
         from: Position,
     ) -> Result<Option<Block>, PartError> {
         let path = self.path(part);
-        let item = pool.with(
+        let about = &self.described.parts[part];
+        let block = pool.with(
             self.key(part),
             || {
                 // sled opens by path, whatever is there.
                 let checked = self.folders.check();
                 checked.map_err(ReadError::io(&path))?;
-                Database::open(&path)
+                open_part(&path, about)
             },
             |database| block_in(database, &path, from),
         );
-        item.map_err(PartError::Closed)?.map_err(PartError::At)
+        let block = block.map_err(PartError::Closed)?.map_err(PartError::At)?;
+        let block = block.filter(|block| block.last_position() <= about.last_position);
+        if block.is_none() && !about.is_given_up(about.last_position) {
+            let what = format!("the end, of which nothing from position {from} on is there,");
+            return Err(PartError::At(ReadError::damaged(&path, what)));
+        }
+        Ok(block)
     }
 
     /// The first position after `from`, at which a part is damaged, from which on it reads again; past the end of the part if
@@ -201,7 +211,7 @@ pub(super) struct Inspected {
 ///
 /// # Errors
 ///
-/// It cannot be opened.
+/// It cannot be opened, or the system fails.
 pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadError> {
     let mut found = Inspected::default();
     let mut database = Some(Database::open(path)?);
@@ -211,36 +221,78 @@ pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadErr
             Some(open) => open,
             None => Database::open(path)?,
         };
-        match first_item(&open, path, at.0) {
-            Ok(None) => break,
-            Ok(Some((number, item))) if record::decode_block(&item).is_some() => {
+        let to = match look_at(&open, path, at) {
+            Ok(Some((block, checksum))) if block.last_position() <= part.last_position => {
                 found.items += 1;
-                let checksum = u64::from(crc32c::crc32c(&item));
                 found.checksum = found.checksum.wrapping_add(checksum);
-                at = part.beyond_gaps(Position(number.saturating_add(1)));
+                if at == part.first_position && at < block.first_position {
+                    let to = block.first_position;
+                    found.gaps.push(Gap { from: at, to });
+                }
                 database = Some(open);
+                at = part.beyond_gaps(block.last_position().next());
+                continue;
             }
-            Ok(Some(_)) | Err(_) => {
+            // Its last block is not there.
+            Ok(_) if part.is_given_up(part.last_position) => break,
+            Ok(_) => part.last_position.next(),
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(_) => {
                 drop(open);
                 let reads = |position| {
                     let open = Database::open(path);
                     open.is_ok_and(|open| block_in(&open, path, position).is_ok())
                 };
-                let to = end_of_damage(at, part.last_position, reads);
-                found.gaps.push(Gap { from: at, to });
-                at = part.beyond_gaps(to);
+                end_of_damage(at, part.last_position, reads)
             }
-        }
+        };
+        found.gaps.push(Gap { from: at, to });
+        at = part.beyond_gaps(to);
     }
     Ok(found)
 }
 
+// Opens a part. One that begins with another block than the manifest says is not the one it names.
+fn open_part(path: &Path, part: &PartInfo) -> Result<Database, ReadError> {
+    let database = Database::open(path)?;
+    if part.is_given_up(part.first_position) {
+        return Ok(database);
+    }
+    match block_in(&database, path, Position(0)) {
+        Ok(Some(block)) if block.first_position != part.first_position => {
+            let (found, named) = (block.first_position, part.first_position);
+            let what = format!(
+                "the database, which begins at position {found}, and not at {named} as the one that belongs here,"
+            );
+            Err(ReadError::damaged(path, what))
+        }
+        Ok(_) => Ok(database),
+        // Whoever needs that block is told of it; the others read on. What sled has found once, it may go on to say of everything.
+        Err(_) => {
+            drop(database);
+            Database::open(path)
+        }
+    }
+}
+
 fn block_in(database: &Database, path: &Path, from: Position) -> Result<Option<Block>, ReadError> {
-    let Some((_, bytes)) = first_item(database, path, from.0)? else {
+    let found = look_at(database, path, from)?;
+    Ok(found.map(|(block, _)| block))
+}
+
+// The first block that ends at or after `from`, with the checksum of its item.
+fn look_at(
+    database: &Database,
+    path: &Path,
+    from: Position,
+) -> Result<Option<(Block, u64)>, ReadError> {
+    let Some((number, item)) = first_item(database, path, from.0)? else {
         return Ok(None);
     };
+    let block = record::decode_block(&item).filter(|block| block.last_position().0 == number);
     let damaged = || ReadError::damaged(path, format!("the block at or after position {from}"));
-    record::decode_block(&bytes).map(Some).ok_or_else(damaged)
+    let block = block.ok_or_else(damaged)?;
+    Ok(Some((block, u64::from(crc32c::crc32c(&item)))))
 }
 
 impl DatabaseWriter {
@@ -402,9 +454,10 @@ pub(super) enum Unsound {
 }
 
 /// The state, as [`load_state`] has it. sled tells some failures of a disk as damage, and a failure may pass: so damage is only
-/// what is found again while every byte of the database can be read.
+/// what is found again while every byte of the database can be read, and in its log alone as well.
 pub(super) fn prove_state(
     fs: &dyn FileSystem,
+    dir: &Path,
     path: &Path,
     items: u64,
     checksum: u64,
@@ -417,9 +470,19 @@ pub(super) fn prove_state(
             Err(error) if !error.is_damage() => return Err(Unsound::System(error)),
             Err(error) => error,
         };
-        tree::read(fs, path).map_err(|source| Unsound::System(ReadError::io(path)(source)))?;
+        let system = |source| Unsound::System(ReadError::io(path)(source));
+        tree::read(fs, path).map_err(system)?;
         if attempts == PROOF_ATTEMPTS {
-            return Err(Unsound::Content(error));
+            let copy = match LogCopy::of(fs, dir, path) {
+                Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                    return Err(Unsound::Content(error));
+                }
+                other => other.map_err(system)?,
+            };
+            let state = load_state(&copy.path, items, checksum);
+            let state = state.map_err(|_| Unsound::Content(error))?;
+            tracing::warn!(path = %path.display(), "what sled keeps beside the state is damaged; the state itself is whole and was read without it");
+            return Ok(state);
         }
         std::thread::sleep(PROOF_PAUSE);
     }

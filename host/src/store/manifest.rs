@@ -64,6 +64,11 @@ impl PartInfo {
         };
         self.gaps.iter().fold(from, skip)
     }
+
+    /// Whether an operator accepted that what is at `position` is gone.
+    pub(super) fn is_given_up(&self, position: Position) -> bool {
+        self.is_lost || self.beyond_gaps(position) != position
+    }
 }
 
 /// What the manifest says about one generation.

@@ -378,6 +378,9 @@ impl Examined {
         if self.testimony.is_damaged {
             let path = witness::path(&dir);
             tracing::warn!(path = %path.display(), "damaged, and made again; nothing is lost with it, but it could not tell whether the end of the journal is there");
+        } else if self.testimony.witness.is_none() && self.sealed.has_manifest {
+            let path = witness::path(&dir);
+            tracing::warn!(path = %path.display(), "not there, as after an older version, and made again; nothing is lost with it, but it could not tell whether the end of the journal is there");
         }
         let witness = WitnessFile::open(&*fs, &dir, &self.testimony);
         let reserve = Reserve::new(

@@ -116,7 +116,13 @@ fn place_aside(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<PathB
     Ok(folder.join(format!("{name}.{number}")))
 }
 
-fn copy(from: &dyn File, range: std::ops::Range<u64>, to: &dyn File, at: u64) -> io::Result<()> {
+/// Copies a range of a file to a place in another.
+pub(super) fn copy(
+    from: &dyn File,
+    range: std::ops::Range<u64>,
+    to: &dyn File,
+    at: u64,
+) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BYTES];
     let mut done = range.start;
     while done < range.end {

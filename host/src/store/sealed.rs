@@ -209,7 +209,7 @@ fn newest_state(
             continue;
         };
         let path = generation::state_path(&generation::folder(dir, one.info.id));
-        match generation::prove_state(fs, &path, items, checksum) {
+        match generation::prove_state(fs, dir, &path, items, checksum) {
             Ok(state) => return Ok((state, one.info.mark)),
             Err(Unsound::System(source)) => return Err(OpenError::Read { path, source }),
             Err(Unsound::Content(error)) => {

@@ -26,6 +26,17 @@ pub(super) fn is_unfinished_snapshot(path: &Path) -> bool {
     name.is_some_and(is_snapshot)
 }
 
+/// What sled keeps beside the log of a database and can make again.
+///
+/// # Errors
+///
+/// The folder cannot be listed.
+pub(super) fn beside_log(fs: &dyn FileSystem, folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = ours(fs, folder)?;
+    paths.retain(|path| !path.is_dir() && path.file_name().is_some_and(|name| name != DATABASE));
+    Ok(paths)
+}
+
 /// Whether any file in it is the broker's.
 ///
 /// # Errors

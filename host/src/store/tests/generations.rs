@@ -292,6 +292,28 @@ fn a_damaged_state_falls_back_to_the_one_before_once_accepted() {
     assert_eq!(read_all(&opened.reader, 0).expect("read").len(), 4);
 }
 
+// sled can make the rest again.
+#[test]
+fn a_state_whose_log_is_whole_is_no_loss() {
+    for name in ["snap.", "conf"] {
+        let dir = folder();
+        let mut opened = start(dir.path());
+        let blocks: Vec<Block> = (1..=3).map(|at| seal_one(&mut opened, at, 100)).collect();
+        drop(opened);
+        let log = dir.path().join("generations/00000003/state/db");
+        damage_beside(&log, name);
+        let before = fs::read(&log).expect("a log");
+        let opened = start(dir.path());
+        assert_eq!(opened.state, [pair("position", b"3".to_vec())], "{name}");
+        assert_eq!(read_all(&opened.reader, 0).expect("read"), blocks);
+        assert!(
+            before == fs::read(&log).expect("a log"),
+            "{name}: it was written"
+        );
+        assert!(!dir.path().join("look").exists());
+    }
+}
+
 #[test]
 fn a_damaged_state_is_kept_aside_once_accepted() {
     let dir = folder();

@@ -147,3 +147,21 @@ pub(super) fn journal_files(dir: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// Damages what of a database lies beside its log, by the beginning of its name.
+pub(super) fn damage_beside(database: &Path, name: &str) {
+    let folder = database.parent().expect("a folder");
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(folder).expect("a database") {
+        let path = entry.expect("entry").path();
+        let is_meant = path
+            .file_name()
+            .is_some_and(|file| file.to_string_lossy().starts_with(name));
+        if is_meant {
+            let length = std::fs::metadata(&path).expect("a file").len();
+            std::fs::write(&path, vec![0xA5; length as usize]).expect("damaged");
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0, "{name}");
+}

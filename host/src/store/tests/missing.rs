@@ -576,3 +576,42 @@ fn what_the_power_can_leave_of_a_journal_file_is_no_loss() {
         cut(dir, ends[2] + 60);
     });
 }
+
+// What the log says of a start.
+fn told(dir: &Path) -> String {
+    #[derive(Clone, Default)]
+    struct Said(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("lock").extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let said = Said::default();
+    let writer = said.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || close(start(dir)));
+    let said = said.0.lock().expect("lock").clone();
+    String::from_utf8(said).expect("text")
+}
+
+#[test]
+fn a_store_without_its_witness_says_so_once() {
+    let dir = folder();
+    let is_told = || told(dir.path()).contains("WARN");
+    assert!(!is_told(), "a new store has none");
+    for damage in [&b""[..], &[0; 8192], b"junk"] {
+        assert!(!is_told(), "it has one");
+        fs::write(dir.path().join("witness"), damage).expect("damaged");
+        assert!(is_told(), "{} bytes", damage.len());
+    }
+    fs::remove_file(dir.path().join("witness")).expect("removed");
+    assert!(is_told());
+    assert!(!is_told(), "it was made again");
+}

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::harness::*;
 use crate::domain::{Block, Position};
+use crate::store::generation::DatabaseWriter;
+use crate::store::record::StoredBlock;
 use crate::store::tests::faulty::{FaultyFileSystem, Operation};
 use crate::store::{CheckpointError, Opened, ReadError, StoreOptions, open};
 
@@ -194,6 +196,94 @@ fn a_lost_database_is_given_up_as_a_whole() {
     assert_eq!(losses.len(), 1);
     assert_eq!(losses[0].positions, Some(lost[0]));
     assert_eq!(readable(&opened), (read, vec![]));
+}
+
+// Puts a database with these blocks in the place of a part.
+fn replace(path: &Path, blocks: &[Block]) {
+    fs::remove_dir_all(path).expect("a part");
+    let mut writer = DatabaseWriter::create(path.to_owned()).expect("create");
+    for block in blocks {
+        let stored = StoredBlock::encode(block).expect("encoded");
+        let number = block.last_position().0;
+        writer.put(number, &stored.pieces()).expect("put");
+    }
+    writer.finish().expect("finish");
+}
+
+#[test]
+fn a_sound_database_that_is_not_the_one_it_should_be_is_damage_and_counts_nothing_as_done() {
+    // Which blocks of the part are there, and which range of them cannot be read until that is accepted, and after.
+    let check = |found: fn(&[Block], &[Block]) -> Vec<Block>,
+                 unread: fn(usize) -> std::ops::Range<usize>,
+                 given_up: fn(usize) -> std::ops::Range<usize>| {
+        let dir = folder();
+        let blocks = sealed(dir.path());
+        let path = database(dir.path(), 0).with_file_name("");
+        let lost = {
+            let dir = folder();
+            sealed(dir.path());
+            overwrite(&database(dir.path(), 0), 0, usize::MAX / 2);
+            readable(&try_start(dir.path(), options(NEVER)).expect("starts")).1
+        };
+        let end = lost[0].1;
+        let of_part = blocks.partition_point(|block| block.last_position() <= end);
+        let (mine, others) = blocks.split_at(of_part);
+        replace(&path, &found(mine, others));
+        let mut opened = try_start(dir.path(), options(NEVER)).expect("starts");
+        let expected = |range: std::ops::Range<usize>| {
+            let missing = &mine[range];
+            let first = missing[0].first_position;
+            let last = missing[missing.len() - 1].last_position();
+            let left =
+                |block: &&Block| block.last_position() < first || last < block.first_position;
+            let left: Vec<Block> = blocks.iter().filter(left).cloned().collect();
+            (left, (first, last))
+        };
+        let (left, stretch) = expected(unread(mine.len()));
+        assert_eq!(readable(&opened), (left, vec![stretch]));
+        assert!(opened.reader.unreadable()[0].why.is_damage());
+        let losses = opened.checkpoints.give_up_damage(false, |_| {});
+        let losses = losses.expect("given up");
+        let (left, stretch) = expected(given_up(mine.len()));
+        assert_eq!(losses.len(), 1);
+        assert_eq!(losses[0].positions, Some(stretch));
+        assert_eq!(readable(&opened), (left.clone(), vec![]));
+        let again = opened.checkpoints.give_up_damage(true, |_| {});
+        assert_eq!(again.expect("looked"), []);
+        drop(opened);
+        let opened = try_start(dir.path(), options(NEVER)).expect("a plain start");
+        assert_eq!(readable(&opened), (left, vec![]));
+    };
+    // Another part.
+    check(|_, others| others[..3].to_vec(), |all| 0..all, |all| 0..all);
+    // Its end is not there.
+    check(|mine, _| mine[..2].to_vec(), |all| 2..all, |all| 2..all);
+    // Nothing is.
+    check(|_, _| vec![], |all| 0..all, |all| 0..all);
+    // Its beginning is not there, which could as well be another part.
+    check(|mine, _| mine[1..].to_vec(), |all| 0..all, |_| 0..1);
+}
+
+#[test]
+fn what_sled_can_make_again_of_the_log_costs_no_event() {
+    for name in ["snap.", "conf"] {
+        let dir = folder();
+        let blocks = sealed(dir.path());
+        damage_beside(&database(dir.path(), 0), name);
+        let mut opened = try_start(dir.path(), options(NEVER)).expect("starts");
+        assert_eq!(
+            readable(&opened).1.len(),
+            1,
+            "{name}: a whole part does not open"
+        );
+        let losses = opened.checkpoints.give_up_damage(false, |_| {});
+        assert_eq!(losses.expect("looked"), [], "{name}");
+        assert_eq!(readable(&opened), (blocks.clone(), vec![]), "{name}");
+        assert!(!dir.path().join("look").exists());
+        drop(opened);
+        let opened = try_start(dir.path(), options(NEVER)).expect("a plain start");
+        assert_eq!(readable(&opened), (blocks, vec![]), "{name}");
+    }
 }
 
 #[test]
