@@ -355,6 +355,26 @@ impl Plugins {
         ))
     }
 
+    /// The same, for the rules of many who do not know of each other. It never looks for who is to blame when a call fails: who
+    /// was asked about is undecided and is to go on in a group of [`filter_group`](Self::filter_group), while the others
+    /// go on in this one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`filter_group`](Self::filter_group).
+    pub async fn common_filter_group(
+        &self,
+        digest: &Digest,
+        label: &str,
+    ) -> Result<FilterGroup, ConfigureError> {
+        let plugin = self.find(digest, PluginWorld::Filter)?;
+        let kit = Kit {
+            hands_over: true,
+            ..self.kit(plugin, label)
+        };
+        Ok(FilterGroup::new(kit, self.handle.clone()))
+    }
+
     /// The transform `digest`, configured. `label` as for [`filter_group`](Self::filter_group).
     ///
     /// # Errors
@@ -472,6 +492,7 @@ impl Plugins {
             plugin,
             limits: Arc::new(self.options.limits_for(label).clone()),
             label: label.to_owned(),
+            hands_over: false,
             rules_per_instance_max: self.options.rules_per_instance_max,
             replica_part_min: self.options.replica_part_min,
             pause_min: self.options.pause_min,

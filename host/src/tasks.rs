@@ -43,6 +43,7 @@ mod transform;
 mod turns;
 mod unreadable;
 mod uploads;
+mod wards;
 
 pub use broker::{Broker, BrokerOptions, Counts, Found, Health, StartError};
 pub use census::Quota;

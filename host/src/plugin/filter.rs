@@ -78,6 +78,8 @@ pub struct Undecided {
     /// When to try it again: the rule or the plugin keeps failing and pauses, or no instance is free. Zero: others are to have
     /// a turn before.
     pub after: Duration,
+    /// A call with it failed in a group that does not look for the guilty: it is to go on in another one.
+    pub apart: bool,
 }
 
 /// The rules on one filter plugin. Dropping it drops its instances.
@@ -92,6 +94,8 @@ pub(super) struct Kit {
     pub(super) limits: Arc<PluginLimits>,
     pub(super) label: String,
     pub(super) account: Account,
+    /// What fails is not looked into here, but goes on in another group, see [`Undecided::apart`].
+    pub(super) hands_over: bool,
     pub(super) rules_per_instance_max: usize,
     pub(super) replica_part_min: Duration,
     pub(super) pause_min: Duration,
@@ -242,6 +246,7 @@ impl Evaluation {
             rule: *rule,
             event: 0,
             after,
+            apart: false,
         };
         Self {
             undecided: rules.iter().map(untried).collect(),
@@ -257,9 +262,11 @@ impl Evaluation {
         let mut first: FxHashMap<RuleKey, Undecided> = FxHashMap::default();
         for undecided in self.undecided.drain(..) {
             let known = first.entry(undecided.rule).or_insert(undecided);
+            let apart = known.apart || undecided.apart;
             if undecided.event < known.event {
                 *known = undecided;
             }
+            known.apart = apart;
         }
         let is_decided =
             |rule: &RuleKey, event: u32| first.get(rule).is_none_or(|at| event < at.event);

@@ -233,6 +233,7 @@ impl Shard {
             Trial::Unconfigured(key, fault) => {
                 self.set_aside(batch, key, &fault.reason, rest).await
             }
+            Trial::Failed(fault) if batch.kit.hands_over => batch.hand_over(rest, &fault),
             Trial::Failed(fault) => {
                 let may_look = self.may_spend(batch);
                 self.spend(batch, &fault);
@@ -364,6 +365,10 @@ impl Shard {
         let is_first = !std::mem::replace(&mut batch.crowded, true);
         if is_first || batch.keys.len() < 2 {
             batch.found.forget(key);
+            if batch.kit.hands_over {
+                batch.keys.retain(|other| *other != key);
+                return batch.found.hand_over(&[key], rest);
+            }
             self.move_out(batch, key, reason, rest).await;
         } else {
             batch.found.strained = true;
@@ -414,6 +419,13 @@ impl Batch<'_> {
         self.keys.clear();
     }
 
+    // Who of them is to blame is found out elsewhere, so that those who were not asked do not wait for it.
+    fn hand_over(&mut self, rest: &[Parsed<'_>], fault: &Fault) {
+        tracing::warn!(plugin = %self.kit.label, rules = self.keys.len(), reason = fault.reason, "a call of a filter plugin failed; who is to blame is found out apart from the plugin's other rules");
+        let keys = std::mem::take(&mut self.keys);
+        self.found.hand_over(&keys, rest);
+    }
+
     fn stop(&mut self, fault: Fault, rest: &[Parsed<'_>]) {
         self.leave(rest, Duration::ZERO);
         self.found.stopped = Some(fault);
@@ -427,6 +439,19 @@ impl Found {
             rule: *rule,
             event: event.index,
             after,
+            apart: false,
+        }));
+    }
+
+    fn hand_over(&mut self, keys: &[RuleKey], rest: &[Parsed<'_>]) {
+        let Some(first) = rest.first() else {
+            return;
+        };
+        self.undecided.extend(keys.iter().map(|rule| Undecided {
+            rule: *rule,
+            event: first.index,
+            after: Duration::ZERO,
+            apart: true,
         }));
     }
 

@@ -7,6 +7,9 @@
 //! an event yet, which rests there while the others go on. A member belongs to one filter
 //! chain of its subscription and leaves at the fence of the next; that one's members are added when all of the
 //! first have got there.
+//!
+//! The common lane of a plugin does not look for who is to blame when a call fails: the members that were asked leave it for a ward
+//! ([`super::wards`]), which is a lane too, and the only kind that looks. Members that are sound there for long come back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -25,11 +28,12 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::spawn::Spawner;
 use super::unreadable;
+use super::wards::{Place, Stay, Wards, Whose};
 use crate::domain::{
     Block, Digest, FailurePolicy, LetterMark, Position, SubscriptionId, TopicId, TopicName,
 };
 use crate::plugin::{
-    ConfigureError, Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey,
+    ConfigureError, Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey, Undecided,
 };
 use crate::store::ReadError;
 
@@ -52,9 +56,16 @@ const REST_STEP: Duration = Duration::from_millis(50);
 /// All lanes. Shared by whoever starts and ends subscriptions.
 pub(super) struct Lanes {
     parts: LaneParts,
-    lanes: Mutex<HashMap<Digest, mpsc::UnboundedSender<Command>>>,
+    lanes: Mutex<Running>,
     // Lanes that died and were not started anew, by what they are called where that is shown.
-    dead: Mutex<HashMap<Digest, String>>,
+    dead: Mutex<HashMap<Place, String>>,
+}
+
+// The lanes there are.
+#[derive(Default)]
+struct Running {
+    common: HashMap<Digest, mpsc::UnboundedSender<Command>>,
+    wards: Wards<mpsc::UnboundedSender<Command>>,
 }
 
 /// What a lane needs of the broker.
@@ -73,6 +84,8 @@ pub(super) struct LaneParts {
 #[derive(Clone)]
 enum Command {
     Add(Member),
+    // From another lane of the plugin.
+    Move(Member),
     // Members of chains that judge no more.
     Retire(SubscriptionId),
     Remove(SubscriptionId),
@@ -84,9 +97,14 @@ struct Member {
     cell: Arc<Cell>,
     chain: Arc<FilterChain>,
     stage: usize,
+    stay: Stay,
 }
 
 impl Member {
+    fn whose(&self) -> Whose {
+        self.cell.form().spec.responsible().cloned()
+    }
+
     // The first event it is to look at; `None` when there is none left before the next chain's fence.
     fn next(&self) -> Option<Position> {
         let state = self.cell.lock();
@@ -139,6 +157,7 @@ impl Lanes {
                 cell: cell.clone(),
                 chain: chain.clone(),
                 stage,
+                stay: Stay::default(),
             };
             if let Some(digest) = used.digest {
                 self.add(digest, &used.plugin, member);
@@ -156,35 +175,93 @@ impl Lanes {
         self.tell_all(&Command::Resume(cell.id));
     }
 
-    // One lane for each filter plugin in use: a few, so telling those that it does not concern costs little.
+    // A few lanes for each filter plugin in use, so telling those that it does not concern costs little.
     fn tell_all(&self, command: &Command) {
-        for lane in self.lock().values() {
-            // A lane ends with the broker only.
+        let running = self.lock();
+        for lane in running.common.values().chain(running.wards.lanes()) {
+            // A lane that has died is told of in another way.
             let _ = lane.send(command.clone());
         }
     }
 
     fn add(self: &Arc<Self>, digest: Digest, label: &str, member: Member) {
-        let mut lanes = self.lock();
-        let lane = lanes.entry(digest).or_insert_with(|| {
-            let (commands, inbox) = mpsc::unbounded_channel();
-            let lane = Lane::new(self.parts.clone(), digest, label.to_owned(), inbox);
-            self.forget_death(digest);
-            let (this, name) = (self.clone(), lane_name(label, digest));
-            let task = name.clone();
-            let died = move |why: &str| this.lane_died(digest, name, why);
-            self.parts.spawner.resumable(task, lane.run(), died);
-            commands
-        });
-        let _ = lane.send(Command::Add(member));
+        let mut running = self.lock();
+        // Whoever was in a ward that died starts in the common lane again.
+        self.forget_deaths_of(|place| place.digest == digest && place.is_apart());
+        let _ = self
+            .common(&mut running, digest, label)
+            .send(Command::Add(member));
+    }
+
+    fn common<'r>(
+        self: &Arc<Self>,
+        running: &'r mut Running,
+        digest: Digest,
+        label: &str,
+    ) -> &'r mpsc::UnboundedSender<Command> {
+        let lane = running.common.entry(digest);
+        lane.or_insert_with(|| self.open(Place::common(digest), label))
+    }
+
+    fn open(self: &Arc<Self>, place: Place, label: &str) -> mpsc::UnboundedSender<Command> {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let lane = Lane::new(self.clone(), place, label.to_owned(), inbox);
+        self.forget_deaths_of(|dead| *dead == place);
+        let (this, name) = (self.clone(), lane_name(label, place));
+        let task = name.clone();
+        let died = move |why: &str| this.lane_died(place, name, why);
+        self.parts.spawner.resumable(task, lane.run(), died);
+        commands
+    }
+
+    // Hands members of a lane over: from the common one to wards, from a ward to the common one. False when something was said to
+    // the lane that it has not heard yet: it might concern them, and the lane they go to was told before they are there.
+    fn hand_over(self: &Arc<Self>, lane: &Lane, members: impl Iterator<Item = Member>) -> bool {
+        let mut running = self.lock();
+        if !lane.commands.is_empty() {
+            return false;
+        }
+        let (digest, label) = (lane.place.digest, &lane.label);
+        for mut member in members {
+            let next = if lane.place.is_apart() {
+                self.common(&mut running, digest, label)
+            } else {
+                member.stay.begin();
+                let open = |place| self.open(place, label);
+                running.wards.of(digest, &member.whose(), open)
+            };
+            let _ = next.send(Command::Move(member));
+        }
+        true
+    }
+
+    // Whether a ward that has nobody left may end: nobody is on the way to it.
+    fn close(&self, ward: &Lane) -> bool {
+        let mut running = self.lock();
+        let nobody_comes = ward.commands.is_empty();
+        if nobody_comes {
+            running.wards.close(ward.place);
+        }
+        nobody_comes
     }
 
     // Its subscriptions would wait for verdicts for ever. They are paused, which is seen, and resuming one starts a lane anew.
-    fn lane_died(&self, digest: Digest, name: String, why: &str) {
-        lock(&self.dead).insert(digest, name);
-        self.lock().remove(&digest);
+    fn lane_died(&self, place: Place, name: String, why: &str) {
+        let digest = place.digest;
+        lock(&self.dead).insert(place, name);
+        let owners = {
+            let mut running = self.lock();
+            if !place.is_apart() {
+                running.common.remove(&digest);
+            }
+            running.wards.close(place)
+        };
+        let may_be_there = |cell: &&Arc<Cell>| {
+            let whose = || cell.form().spec.responsible().cloned();
+            cell.is_judged_by(digest) && (!place.is_apart() || owners.contains(&whose()))
+        };
         let cells = self.parts.hub.all();
-        for cell in cells.iter().filter(|cell| cell.is_judged_by(digest)) {
+        for cell in cells.iter().filter(may_be_there) {
             // Its other lanes are started anew with it.
             self.tell_all(&Command::Remove(cell.id));
             self.parts
@@ -197,26 +274,22 @@ impl Lanes {
 
     /// A dead lane is nothing that is wrong once nobody is judged by it any more.
     pub(super) fn forget_deaths(&self) {
-        let dead: Vec<Digest> = lock(&self.dead).keys().copied().collect();
-        if dead.is_empty() {
+        if lock(&self.dead).is_empty() {
             return;
         }
         let cells = self.parts.hub.all();
-        for digest in dead {
-            if !cells.iter().any(|cell| cell.is_judged_by(digest)) {
-                self.forget_death(digest);
-            }
-        }
+        self.forget_deaths_of(|dead| !cells.iter().any(|cell| cell.is_judged_by(dead.digest)));
     }
 
-    fn forget_death(&self, digest: Digest) {
-        if let Some(name) = lock(&self.dead).remove(&digest) {
+    fn forget_deaths_of(&self, is_over: impl Fn(&Place) -> bool) {
+        let mut dead = lock(&self.dead);
+        for (_, name) in dead.extract_if(|place, _| is_over(place)) {
             let died = Condition::TaskDied(name.into());
             self.parts.spawner.conditions().clear(&died);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, mpsc::UnboundedSender<Command>>> {
+    fn lock(&self) -> MutexGuard<'_, Running> {
         lock(&self.lanes)
     }
 }
@@ -226,15 +299,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 // Several versions of a plugin may have a lane, and be called the same by those who use them.
-fn lane_name(label: &str, digest: Digest) -> String {
-    let digest = digest.to_string();
+fn lane_name(label: &str, place: Place) -> String {
+    let digest = place.digest.to_string();
     let short = digest.get(..DIGEST_SHOWN).unwrap_or(&digest);
-    format!("lane of {label} ({short})")
+    match place.ward {
+        None => format!("lane of {label} ({short})"),
+        Some(number) => format!("lane of {label} ({short}), ward {number}"),
+    }
 }
 
 struct Lane {
     parts: LaneParts,
-    digest: Digest,
+    lanes: Arc<Lanes>,
+    place: Place,
     label: String,
     commands: mpsc::UnboundedReceiver<Command>,
     end: watch::Receiver<Position>,
@@ -246,6 +323,8 @@ struct Lane {
     cohorts: Vec<Cohort>,
     // Members whose subscription is paused at an event their rule failed on.
     parked: Vec<RuleKey>,
+    // Members that go on in another lane of the plugin.
+    leaving: Vec<RuleKey>,
     // Members whose rule could not be set up; their subscription is paused.
     failed: Vec<Member>,
 }
@@ -310,7 +389,16 @@ struct Verdicts {
     pairs: usize,
     // Rules that were not tried on this event and those after it, and when they are to be. A step ends with the call that
     // left any.
-    undecided: Vec<(RuleKey, Position, Duration)>,
+    undecided: Vec<Untried>,
+}
+
+// A rule that was not tried on an event.
+struct Untried {
+    rule: RuleKey,
+    position: Position,
+    after: Duration,
+    // It goes on in another lane.
+    apart: bool,
 }
 
 impl Verdicts {
@@ -342,15 +430,17 @@ impl Verdicts {
 
 impl Lane {
     fn new(
-        parts: LaneParts,
-        digest: Digest,
+        lanes: Arc<Lanes>,
+        place: Place,
         label: String,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Self {
+        let parts = lanes.parts.clone();
         Self {
             end: parts.log.watch_end(),
             parts,
-            digest,
+            lanes,
+            place,
             label,
             commands,
             group: None,
@@ -359,6 +449,7 @@ impl Lane {
             next_key: 1,
             cohorts: Vec::new(),
             parked: Vec::new(),
+            leaving: Vec::new(),
             failed: Vec::new(),
         }
     }
@@ -369,6 +460,12 @@ impl Lane {
                 self.obey(command).await;
             }
             self.forget_deleted().await;
+            if !self.let_go().await {
+                continue;
+            }
+            if self.is_left() && self.lanes.close(&self) {
+                return;
+            }
             let end = self.parts.log.end();
             self.merge(Instant::now());
             let mut progress = false;
@@ -412,6 +509,27 @@ impl Lane {
         }
     }
 
+    // A ward that nobody is in.
+    fn is_left(&self) -> bool {
+        self.place.is_apart() && self.members.is_empty() && self.failed.is_empty()
+    }
+
+    // Those that leave go to where they go on. False when there is something to be heard before.
+    async fn let_go(&mut self) -> bool {
+        if self.leaving.is_empty() {
+            return true;
+        }
+        let members = self.leaving.iter();
+        let members = members.filter_map(|key| self.members.get(key)).cloned();
+        if !self.lanes.hand_over(self, members) {
+            return false;
+        }
+        for key in std::mem::take(&mut self.leaving) {
+            self.drop_member(key).await;
+        }
+        true
+    }
+
     // Whoever deleted a subscription may have gone before it could say so here.
     async fn forget_deleted(&mut self) {
         self.failed.retain(|member| !member.cell.is_deleted());
@@ -430,8 +548,9 @@ impl Lane {
     async fn obey(&mut self, command: Command) {
         match command {
             // Deleted before its start was noticed.
-            Command::Add(member) if member.cell.is_deleted() => {}
+            Command::Add(member) | Command::Move(member) if member.cell.is_deleted() => {}
             Command::Add(member) => self.add(member).await,
+            Command::Move(member) => self.take_in(member).await,
             Command::Retire(id) => {
                 let retired = |member: &Member| {
                     member.cell.id == id && member.chain.revision < member.cell.lock().revision()
@@ -480,6 +599,7 @@ impl Lane {
         self.verdicts.forget(key);
         self.leave_cohort(key);
         self.parked.retain(|parked| *parked != key);
+        self.leaving.retain(|leaving| *leaving != key);
         if let Some(group) = &mut self.group {
             group.remove(key).await;
         }
@@ -513,29 +633,52 @@ impl Lane {
                 self.members.insert(key, member);
                 self.join(key).await;
             }
-            Err(error) => {
-                let reason = chain(&error);
-                tracing::error!(subscription = %member.cell.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
-                if member.pause(&reason) {
-                    self.failed.push(member);
-                }
+            Err(error) => self.cannot_set_up(member, &error),
+        }
+    }
+
+    // The rule was configured in another lane, so nothing has to be found out about that.
+    async fn take_in(&mut self, member: Member) {
+        let Some(used) = member.chain.filters.get(member.stage) else {
+            return;
+        };
+        let config = used.config.clone();
+        let key = RuleKey(self.next_key);
+        self.next_key += 1;
+        match self.group().await {
+            Ok(group) => {
+                group.add_later(key, &config).await;
+                self.members.insert(key, member);
+                self.join(key).await;
             }
+            Err(error) => self.cannot_set_up(member, &error),
+        }
+    }
+
+    fn cannot_set_up(&mut self, member: Member, error: &ConfigureError) {
+        let reason = chain(error);
+        tracing::error!(subscription = %member.cell.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
+        if member.pause(&reason) {
+            self.failed.push(member);
         }
     }
 
     async fn configure(&mut self, key: RuleKey, config: &str) -> Result<(), ConfigureError> {
-        let group = match &mut self.group {
-            Some(group) => group,
-            None => {
-                let group = self
-                    .parts
-                    .plugins
-                    .filter_group(&self.digest, &self.label)
-                    .await;
-                self.group.insert(group?)
-            }
-        };
-        group.add(key, config).await
+        self.group().await?.add(key, config).await
+    }
+
+    async fn group(&mut self) -> Result<&mut FilterGroup, ConfigureError> {
+        if self.group.is_none() {
+            let (plugins, digest) = (&self.parts.plugins, &self.place.digest);
+            let group = match self.place.is_apart() {
+                false => plugins.common_filter_group(digest, &self.label).await?,
+                true => plugins.filter_group(digest, &self.label).await?,
+            };
+            self.group = Some(group);
+        }
+        self.group
+            .as_mut()
+            .ok_or(ConfigureError::NotLoaded(self.place.digest))
     }
 
     // Adds a member to those that look at events, if there is one left for it.
@@ -613,7 +756,9 @@ impl Lane {
                     self.stand_at(index, None);
                 }
                 self.cohorts[index].cursor = *next;
-                self.report(index, &mut verdicts, *next)
+                let done = self.report(index, &mut verdicts, *next);
+                self.send_back(index);
+                done
             }
             Err(_) => Vec::new(),
         };
@@ -648,8 +793,23 @@ impl Lane {
         }
     }
 
-    // Who was not tried on an event rests before it; the others go on.
-    fn set_aside(&mut self, undecided: &[(RuleKey, Position, Duration)]) {
+    // Members of a ward's cohort that have been sound for long enough.
+    fn send_back(&mut self, index: usize) {
+        if !self.place.is_apart() {
+            return;
+        }
+        // The cohort may have ended with the step; then this is another one.
+        let rules = self.cohorts.get(index).into_iter();
+        let rules = rules.flat_map(|cohort| cohort.rules.iter().copied());
+        let sound = |key: &RuleKey| self.members.get(key).is_some_and(|m| m.stay.is_over());
+        for key in rules.filter(sound).collect::<Vec<_>>() {
+            self.leave_cohort(key);
+            self.leaving.push(key);
+        }
+    }
+
+    // Who was not tried on an event rests before it, or goes on in a ward; the others go on.
+    fn set_aside(&mut self, undecided: &[Untried]) {
         let now = Instant::now();
         // Those that were told to wait one after the other go on together.
         let rests_until = |after: &Duration| {
@@ -657,11 +817,16 @@ impl Lane {
             let steps = u32::try_from(steps).unwrap_or(u32::MAX);
             (steps > 0).then(|| now + REST_STEP.saturating_mul(steps))
         };
-        for (key, position, after) in undecided {
+        for untried in undecided {
+            let key = untried.rule;
             // Unless its subscription is paused.
-            if self.members.contains_key(key) && !self.parked.contains(key) {
-                self.leave_cohort(*key);
-                self.join_at(*key, *position, rests_until(after));
+            if !self.members.contains_key(&key) || self.parked.contains(&key) {
+                continue;
+            }
+            self.leave_cohort(key);
+            match untried.apart {
+                true => self.leaving.push(key),
+                false => self.join_at(key, untried.position, rests_until(&untried.after)),
             }
         }
     }
@@ -727,6 +892,9 @@ impl Lane {
                 failures,
                 undecided,
             } = group.evaluate(&call.events[..count], &call.rules).await;
+            if self.place.is_apart() {
+                note_stays(&mut self.members, &call.rules, count, &failures, &undecided);
+            }
             for (event, rule) in matches {
                 verdicts.push(rule, call.positions[event as usize]);
             }
@@ -734,10 +902,12 @@ impl Lane {
                 verdicts.push_failure(call.positions[failure.event as usize], failure);
             }
             for undecided in undecided {
-                let position = call.positions[undecided.event as usize];
-                verdicts
-                    .undecided
-                    .push((undecided.rule, position, undecided.after));
+                verdicts.undecided.push(Untried {
+                    rule: undecided.rule,
+                    position: call.positions[undecided.event as usize],
+                    after: undecided.after,
+                    apart: undecided.apart,
+                });
             }
             let end = call.positions[count - 1].next();
             call.events.drain(..count);
@@ -793,7 +963,7 @@ impl Lane {
         let untried: FxHashMap<RuleKey, Position> = verdicts
             .undecided
             .iter()
-            .map(|(key, position, _)| (*key, *position))
+            .map(|untried| (untried.rule, untried.position))
             .collect();
         let mut done = Vec::new();
         for key in self.cohorts[index].rules.clone() {
@@ -890,6 +1060,27 @@ impl Lane {
     }
 }
 
+// How members of a ward fared in a call.
+fn note_stays(
+    members: &mut FxHashMap<RuleKey, Member>,
+    asked: &[RuleKey],
+    events: usize,
+    failures: &[FilterFailure],
+    undecided: &[Undecided],
+) {
+    for key in asked {
+        if let Some(member) = members.get_mut(key) {
+            member.stay.asked(events);
+        }
+    }
+    let failed = failures.iter().map(|failure| failure.rule);
+    for key in failed.chain(undecided.iter().map(|undecided| undecided.rule)) {
+        if let Some(member) = members.get_mut(&key) {
+            member.stay.failed();
+        }
+    }
+}
+
 // Events that go into one call: those of blocks whose topics have the same rules.
 #[derive(Default)]
 struct Call {
@@ -933,8 +1124,14 @@ mod tests {
 
     #[test]
     fn lanes_of_several_versions_are_told_apart() {
-        let name = |byte| lane_name("scrub", Digest([byte; 32]));
+        let name = |byte| lane_name("scrub", Place::common(Digest([byte; 32])));
         assert_eq!(name(0xab), "lane of scrub (sha256:abababababab)");
         assert_ne!(name(1), name(2));
+        let ward = Place {
+            ward: Some(3),
+            ..Place::common(Digest([0xab; 32]))
+        };
+        let ward = lane_name("scrub", ward);
+        assert_eq!(ward, "lane of scrub (sha256:abababababab), ward 3");
     }
 }

@@ -4,6 +4,7 @@ mod cells;
 mod deaths;
 mod given_up;
 mod room;
+mod wards;
 
 use std::fs;
 use std::path::Path;
@@ -15,13 +16,15 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::domain::{Durability, Entries, Principal, ProducerId, SubscriptionInfo, TopicSpec};
-use crate::plugin::{PluginOptions, Plugins};
+use crate::plugin::{PluginLimits, PluginOptions, Plugins};
 use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
 use crate::store::{self, OpenError, StoreOptions};
 
 const MIB: u64 = 1 << 20;
 /// Long enough for any machine; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A plugin of this name may run so long that others are certain to be done meanwhile.
+const SLOW: &str = "slow";
 
 struct Fixture {
     broker: Broker,
@@ -77,8 +80,13 @@ impl Fixture {
         let fs = FaultyFileSystem::default();
         let examined = examined(dir.path(), accept_loss, fs.clone()).await;
         let readable = Readable::of(examined, 100);
+        let slow = PluginLimits {
+            call_base: Duration::from_millis(300),
+            ..PluginLimits::default()
+        };
         let plugins = Plugins::start(PluginOptions {
             cache_dir: dir.path().join("cache"),
+            overrides: [(SLOW.to_owned(), slow)].into(),
             ..PluginOptions::default()
         });
         let many = super::Quota {

@@ -405,3 +405,91 @@ async fn transforms_that_are_seldom_asked_leave_instances_for_others() {
         assert_eq!(outcomes, vec![Ok(Outcome::Keep)]);
     }
 }
+
+impl Rig {
+    // A group of many who do not know of each other.
+    async fn common_group(&self, configs: &[&str]) -> FilterGroup {
+        let plugin = self.load(FILTER).await.expect("the test filter");
+        let group = self.plugins.common_filter_group(&plugin.digest, "test@1");
+        let mut group = group.await.expect("a filter");
+        for (key, config) in (0..).zip(configs) {
+            let added = group.add(RuleKey(key), config).await;
+            added.expect("a configuration");
+        }
+        group
+    }
+}
+
+#[tokio::test]
+async fn among_many_a_failure_costs_two_calls_and_whoever_was_not_asked_nothing() {
+    for bad in ["t1", "l1", "m1", "u1", "p1"] {
+        let rig = Rig::new(|_| {});
+        let mut configs = vec![bad; 64];
+        configs[0] = "a";
+        let mut group = rig.common_group(&configs).await;
+        let evaluation = group.evaluate(&events(3), &keys(64)[1..]).await;
+        assert_eq!(
+            (&evaluation.matches[..], &evaluation.failures[..]),
+            (&[][..], &[][..]),
+            "{bad}: nobody is judged by that"
+        );
+        assert_eq!(evaluation.undecided.len(), 63);
+        for undecided in &evaluation.undecided {
+            let Undecided {
+                event,
+                after,
+                apart,
+                ..
+            } = *undecided;
+            assert_eq!((event, after, apart), (0, Duration::ZERO, true));
+        }
+        let stats = rig.stats();
+        assert_eq!((stats.calls, stats.quarantined, stats.paused), (2, 0, 0));
+
+        let evaluation = group.evaluate(&events(3), &keys(1)).await;
+        assert_eq!(of_rule(&evaluation, 0), (vec![0, 1, 2], vec![]), "{bad}");
+        assert_eq!(rig.stats().calls, 3);
+    }
+}
+
+#[tokio::test]
+async fn among_many_what_went_well_before_a_failure_counts() {
+    let rig = Rig::new(|_| {});
+    let mut group = rig.common_group(&["t1500"]).await;
+    // A call has 1,024 events.
+    let evaluation = group.evaluate(&events(2000), &keys(1)).await;
+    assert_eq!(evaluation.matches.len(), CALL_EVENTS_MAX);
+    let undecided = evaluation.undecided[0];
+    assert_eq!((undecided.event, undecided.apart), (1024, true));
+}
+
+#[tokio::test]
+async fn among_many_a_worn_out_or_full_instance_sends_nobody_away_but_whom_it_has_no_room_for() {
+    let rig = Rig::new(|_| {});
+    let mut group = rig.common_group(&["a", "g"]).await;
+    for _ in 0..3 {
+        let evaluation = group.evaluate(&events(100), &keys(2)).await;
+        assert_eq!(evaluation.undecided, []);
+        assert_eq!(evaluation.matches.len(), 200);
+    }
+    assert!(rig.stats().traps > 0, "it does wear out");
+
+    // An instance has room for three of these.
+    let rig = Rig::new(|_| {});
+    let mut group = rig.common_group(&["x"; 8]).await;
+    let mut here = keys(8);
+    for _ in 0..8 {
+        let evaluation = group.evaluate(&events(20), &here).await;
+        assert_eq!(evaluation.failures, []);
+        let apart = evaluation.undecided.iter();
+        let apart = apart.filter(|undecided| undecided.apart);
+        for gone in apart.map(|undecided| undecided.rule) {
+            group.remove(gone).await;
+            here.retain(|key| *key != gone);
+        }
+    }
+    let evaluation = group.evaluate(&events(20), &here).await;
+    assert_eq!(evaluation.undecided, []);
+    assert!(here.len() >= 3, "{here:?}");
+    assert_eq!(evaluation.matches.len(), 20 * here.len());
+}
