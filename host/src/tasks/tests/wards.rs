@@ -5,6 +5,8 @@ use serde_json::json;
 use super::*;
 use crate::plugin::bundled::BundledPlugin;
 
+/// Bytes of an event that can be read and has nothing in it.
+const EMPTY: usize = 0;
 const FILTER: &str = include_str!("../../plugin/testdata/filter.wat");
 
 impl Fixture {
@@ -48,8 +50,8 @@ async fn while_the_guilty_are_looked_for_whoever_was_not_asked_goes_on() {
     }
     fixture.filtered("sound", "good", "a").await;
     let mut stream = fixture.publisher().await;
-    stream.submit(1, "bad", 1, 10).await;
-    stream.submit(2, "good", 1, 10).await;
+    stream.submit(1, "bad", 1, EMPTY).await;
+    stream.submit(2, "good", 1, EMPTY).await;
     for answer in stream.answers(2).await {
         answer.result.expect("appended");
     }
@@ -74,7 +76,7 @@ async fn who_is_sound_in_a_ward_for_long_comes_back_and_misses_nothing() {
     fixture.filtered("fails", "bad", "t3").await;
     let mut stream = fixture.publisher().await;
     for (correlation, topic, events) in [(1, "good", 1), (2, "bad", 10)] {
-        stream.submit(correlation, topic, events, 10).await;
+        stream.submit(correlation, topic, events, EMPTY).await;
     }
     for answer in stream.answers(2).await {
         answer.result.expect("appended");
@@ -83,9 +85,12 @@ async fn who_is_sound_in_a_ward_for_long_comes_back_and_misses_nothing() {
         info.unevaluated == 0 && info.dead_lettered == 1 && info.depth == 9
     };
     fixture.wait_info("fails", fails_only_there).await;
+    stream.submit(3, "good", 1, EMPTY).await;
+    stream.answers(1).await;
+    fixture.wait_info("sound", |sound| sound.depth == 2).await;
     assert_eq!(fixture.plugin_metric("tidegate_plugin_instances"), 2);
-    for correlation in 3..13 {
-        stream.submit(correlation, "bad", 500, 10).await;
+    for correlation in 4..14 {
+        stream.submit(correlation, "bad", 500, EMPTY).await;
     }
     for answer in stream.answers(10).await {
         answer.result.expect("appended");
@@ -104,12 +109,12 @@ async fn who_is_sound_in_a_ward_for_long_comes_back_and_misses_nothing() {
     // And is made again.
     fixture.filtered("fails-too", "bad", "t").await;
     for (correlation, topic, events) in [(20, "bad", 1), (21, "good", 1)] {
-        stream.submit(correlation, topic, events, 10).await;
+        stream.submit(correlation, topic, events, EMPTY).await;
     }
     for answer in stream.answers(2).await {
         answer.result.expect("appended");
     }
-    for (name, depth) in [("sound", 2), ("fails", 5010), ("fails-too", 0)] {
+    for (name, depth) in [("sound", 3), ("fails", 5010), ("fails-too", 0)] {
         let done = |info: &SubscriptionInfo| info.unevaluated == 0 && info.depth == depth;
         fixture.wait_info(name, done).await;
     }
