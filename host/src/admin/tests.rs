@@ -196,7 +196,7 @@ async fn lists_come_in_pages() {
     }
     assert_eq!(
         pages(&fixture, "/v1/topics?limit=2").await,
-        [vec!["a", "b"], vec!["c", "d"], vec!["e"]]
+        [["a", "b"], ["c", "copies"], ["d", "e"]]
     );
     assert_eq!(
         pages(&fixture, "/v1/subscriptions?limit=3").await,
@@ -218,7 +218,7 @@ async fn lists_come_in_pages() {
     );
     let status = fixture.check("local", "GET /v1/status", None, 200).await;
     let counts = ["topics", "subscriptions", "routes"].map(|key| status[key].as_u64());
-    assert_eq!(counts, [Some(5), Some(3), Some(2)]);
+    assert_eq!(counts, [Some(6), Some(3), Some(2)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -625,4 +625,39 @@ async fn long_specifications_count_by_their_bytes() {
     assert!(told.contains("limits.specification_bytes_max"), "{told}");
     let longer = Some(json!({ "outputs": outputs(50) }));
     fixture.check("local", patch, longer, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_subscriptions_append_to_count_for_who_makes_them() {
+    let mut all = grants();
+    all[1].publish.push("out.>".parse().expect("a pattern"));
+    let fixture = Fixture::with(all, 4_096).await;
+    let route = |name: &str, outputs: std::ops::Range<usize>| {
+        let output = |n| (format!("o{n}"), json!(format!("out.{n}")));
+        let outputs: serde_json::Map<_, _> = outputs.map(output).collect();
+        Some(json!({ "name": name, "topics": ["orders.>"], "outputs": outputs }))
+    };
+    let create = "POST /v1/subscriptions";
+    let most = QUOTA.principal - 1;
+    // The topic of its dead letters is one more.
+    fixture
+        .check("cn:reader", create, route("r", 0..most + 1), 403)
+        .await;
+    fixture
+        .check("cn:reader", create, route("r", 0..most), 201)
+        .await;
+    let made = fixture
+        .check("local", "GET /v1/topics/out.0", None, 200)
+        .await;
+    assert_eq!(made["created_by"], "cn:reader");
+    let patch = "PATCH /v1/subscriptions/r";
+    let other =
+        |outputs| Some(json!({ "outputs": route("", outputs).expect("a body")["outputs"] }));
+    let refused = fixture.check("cn:reader", patch, other(20..22), 403).await;
+    let told = refused["message"].as_str().expect("text");
+    assert!(told.contains("limits.principal_topics_max"), "{told}");
+    fixture.check("cn:reader", patch, other(20..21), 200).await;
+    fixture.check("cn:reader", patch, other(0..most), 200).await;
+    let full = subscription("another", "orders.>");
+    fixture.check("cn:reader", create, full, 403).await;
 }

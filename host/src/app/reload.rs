@@ -68,7 +68,9 @@ fn reason(error: &ConfigError) -> String {
         reason.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    reason
+    // One line for the log and for `/readyz`; `tidegate config check` shows the place.
+    let lines: Vec<&str> = reason.lines().map(str::trim).collect();
+    lines.join(" ")
 }
 
 // Only the policy is taken from the file; whoever changed more is to know.

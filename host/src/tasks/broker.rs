@@ -66,7 +66,7 @@ pub struct BrokerOptions {
     pub journal_bytes_max: u64,
     /// Producers whose resends are recognised. Beyond it, those that were idle longest are forgotten.
     pub producers_max: usize,
-    /// Topics there may be. Those that routes and dead letters make come on top.
+    /// Topics there may be, those of routes and dead letters among them.
     pub topics: Quota,
     /// Subscriptions and routes there may be.
     pub subscriptions: Quota,

@@ -7,7 +7,7 @@ mod plugins;
 mod room;
 mod undo;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -593,15 +593,15 @@ impl Committer {
             return Err(BrokerError::NoTopic(name.clone()));
         }
         name.check_new()?;
-        self.admit_topic(Some(by))?;
+        self.admit_topics(1, Some(by))?;
         let spec = implicit_topic(name, Some(by.clone()));
         Ok(self.create_topic(spec, group))
     }
 
-    fn admit_topic(&self, by: Option<&Principal>) -> Result<(), BrokerError> {
+    fn admit_topics(&self, more: usize, by: Option<&Principal>) -> Result<(), BrokerError> {
         let (catalog, quota) = (&self.parts.catalog, self.parts.settings.topics);
         let census = &catalog.topics_census;
-        census.admit(census::TOPICS, 1, by, quota, &self.parts.policy)
+        census.admit(census::TOPICS, more, by, quota, &self.parts.policy)
     }
 
     // Whether specifications may be so many bytes longer.
@@ -636,7 +636,7 @@ impl Committer {
                         name: spec.name.to_string(),
                     })
                 } else {
-                    let admitted = self.admit_topic(spec.created_by.as_ref());
+                    let admitted = self.admit_topics(1, spec.created_by.as_ref());
                     admitted.map(|()| drop(self.create_topic(spec, group)))
                 };
                 group.answer(reply, result);
@@ -751,6 +751,8 @@ impl Committer {
         self.check_plugins(&spec)?;
         self.admit_subscription(spec.created_by.as_ref())?;
         self.admit_specification(spec.text_bytes(), spec.created_by.as_ref())?;
+        let topics = self.topics_of(&spec, true)?;
+        self.create_topics(topics, spec.created_by.as_ref(), group);
         let id = self.parts.catalog.next_subscription_id();
         let start = match spec.start {
             // Publishes of this group come after its control items.
@@ -799,6 +801,7 @@ impl Committer {
         if longer > 0 {
             self.admit_specification(longer, spec.created_by.as_ref())?;
         }
+        let topics = self.topics_of(&spec, false)?;
         let revision = from_revision + 1;
         let newest = subscription.chains().last();
         let judged_otherwise = newest.is_none_or(|chain| chain.differs_from(&spec));
@@ -806,6 +809,7 @@ impl Committer {
             true => Some(self.fence(id, revision, group)?),
             false => None,
         };
+        self.create_topics(topics, spec.created_by.as_ref(), group);
         self.change(
             Change::UpdateSubscription {
                 id,
@@ -816,6 +820,37 @@ impl Committer {
             group,
         );
         Ok(())
+    }
+
+    // Topics that a specification names to append to, and that are not there. They count for whoever makes the subscription, as does
+    // that of its dead letters, which comes into being with the first of them.
+    fn topics_of(
+        &self,
+        spec: &SubscriptionSpec,
+        is_new: bool,
+    ) -> Result<BTreeSet<TopicName>, BrokerError> {
+        let known = &self.parts.catalog.topics;
+        let named = spec.outputs.values().chain(&spec.delivery.dead_letter);
+        let missing = named.filter(|topic| !known.contains_key(*topic));
+        let missing: BTreeSet<TopicName> = missing.cloned().collect();
+        let letters = spec.dead_letter_topic();
+        let letters_too = is_new && !known.contains_key(&letters) && !missing.contains(&letters);
+        let count = missing.len() + usize::from(letters_too);
+        if count > 0 {
+            self.admit_topics(count, spec.created_by.as_ref())?;
+        }
+        Ok(missing)
+    }
+
+    fn create_topics(
+        &mut self,
+        topics: BTreeSet<TopicName>,
+        by: Option<&Principal>,
+        group: &mut Group,
+    ) {
+        for topic in topics {
+            self.create_topic(implicit_topic(&topic, by.cloned()), group);
+        }
     }
 
     // From which position the changed filters of a subscription hold: the next one that is given out. A subscription that
@@ -942,8 +977,13 @@ impl Committer {
             for Appended { topic, mark, event } in &outputs.events {
                 let topic = match self.parts.catalog.topics.get(topic) {
                     Some(topic) => topic.clone(),
-                    // A few for each subscription, so its limit bounds these too.
-                    None => self.create_topic(implicit_topic(topic, None), group),
+                    // There was room for it when the subscription was created. What was accepted since is not refused here.
+                    None => {
+                        let subscriptions = &self.parts.catalog.subscriptions;
+                        let subscription = subscriptions.get(&outputs.subscription);
+                        let by = subscription.and_then(|one| one.spec.created_by.clone());
+                        self.create_topic(implicit_topic(topic, by), group)
+                    }
                 };
                 group.append_event(&topic, *mark, event);
             }
