@@ -48,7 +48,7 @@ pub use database::is_panic_expected;
 pub use error::{CheckpointError, Loss, LostRange, OpenError, ReadError, WriteError, WriteFailure};
 pub use folders::Folders;
 pub use fs::{DIRECT_BYTES, File, FileSystem, Hold, RealFileSystem, Unmoved};
-pub use index::BlockMeta;
+pub use index::{BlockMeta, JournalSegment};
 pub use journal::JournalWriter;
 pub use manifest::GenerationInfo;
 pub use reader::{StoreReader, Usage};

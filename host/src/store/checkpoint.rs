@@ -15,7 +15,7 @@ use super::database;
 use super::error::{CheckpointError, Loss, ReadError};
 use super::fs::FileSystem;
 use super::generation::{self, DatabaseWriter, Generation};
-use super::index::BlockMeta;
+use super::index::{BlockMeta, JournalSegment};
 use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::pace::Pace;
 use super::record::StoredBlock;
@@ -55,9 +55,26 @@ impl Checkpoints {
         entries.map(|entry| (&entry.head).into()).collect()
     }
 
+    /// The journal files that a mark at `before` releases, oldest first.
+    #[must_use]
+    pub fn journal_segments(&self, before: CommitNumber) -> Vec<JournalSegment> {
+        self.shared.index().segments_before(before)
+    }
+
+    /// Bytes of the disk that one more state takes for good: none while there are older ones, which it replaces.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        let generations = self.shared.generations();
+        match generations.len() < STATES_KEPT {
+            true => self.newest_state_bytes().max(database::EMPTY_BYTES),
+            false => 0,
+        }
+    }
+
     /// Writes a generation with `blocks`, in rising order of position, and `state`, both as of before the
-    /// group `mark` (from [`super::JournalWriter::rotate`]); seals it, reads it back, names it in the manifest
-    /// and releases the journal files before the mark. Takes as long as the disk needs.
+    /// group `mark` (from [`super::JournalWriter::rotate`], or the [end](JournalSegment::end) of a file before that, if the state
+    /// says which groups it knows beyond); seals it, reads it back, names it in the manifest and releases the journal files
+    /// before the mark. Takes as long as the disk needs.
     ///
     /// # Errors
     ///
@@ -254,13 +271,19 @@ impl Checkpoints {
 
     /// Keeps disk space for twice the newest state.
     pub(super) fn measure_state(&self) {
+        self.shared
+            .reserve
+            .set_state_bytes(self.newest_state_bytes());
+    }
+
+    fn newest_state_bytes(&self) -> u64 {
         let generations = self.shared.generations();
         let newest = generations.last().map(|one| one.described.info.id);
         let bytes = newest.and_then(|id| {
             let path = generation::state_path(&generation::folder(&self.shared.dir, id));
             tree::bytes(&*self.shared.fs, &path).ok()
         });
-        self.shared.reserve.set_state_bytes(bytes.unwrap_or(0));
+        bytes.unwrap_or(0)
     }
 
     // Makes the manifest on disk the one that counts, should that be in doubt. Nothing is done to a store that is not in place.

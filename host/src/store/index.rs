@@ -2,6 +2,7 @@
 //! the front when a checkpoint releases files, read by everybody. Never touches a file itself.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +60,19 @@ impl From<&BlockHead> for BlockMeta {
             time: head.time,
         }
     }
+}
+
+/// What one file of the journal holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalSegment {
+    /// First group after it.
+    pub end: CommitNumber,
+    /// Its length.
+    pub bytes: u64,
+    /// Its events.
+    pub events: u64,
+    /// From the first of them to the last, if there are any.
+    pub positions: Option<RangeInclusive<Position>>,
 }
 
 struct FileEntries {
@@ -148,6 +162,28 @@ impl Index {
     /// All files.
     pub(super) fn files(&self) -> Vec<Arc<JournalFile>> {
         self.files.iter().map(|file| file.file.clone()).collect()
+    }
+
+    /// What lies in each of the files that lie wholly before `mark`, oldest first.
+    pub(super) fn segments_before(&self, mark: CommitNumber) -> Vec<JournalSegment> {
+        let next = self.files.iter().skip(1);
+        let files = self.files.iter().zip(next);
+        let segment = |(file, next): (&FileEntries, &FileEntries)| JournalSegment {
+            end: next.file.first,
+            bytes: file.file.bytes(),
+            events: file
+                .entries
+                .iter()
+                .map(|entry| u64::from(entry.head.count))
+                .sum(),
+            positions: file
+                .entries
+                .first()
+                .zip(file.entries.last())
+                .map(|(first, last)| first.head.first_position..=last.head.last_position()),
+        };
+        let count = self.releasable_files(mark);
+        files.take(count).map(segment).collect()
     }
 
     /// The files that lie wholly before `mark`.

@@ -199,6 +199,16 @@ impl JournalWriter {
         self.shared.folders.lost()
     }
 
+    /// Bytes that records may take while the store is [short](Self::is_short), beside acks and marks: nothing more of the disk
+    /// is used for them, and a quarter of a journal file stays for those.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        let left = self.allocated.saturating_sub(self.at);
+        let kept = room_in_new(self.shared.options.journal_file_bytes / 4);
+        let spare = left.max(self.shared.reserve.journal_part());
+        spare.saturating_sub(kept)
+    }
+
     /// Makes every appended group durable, and its blocks readable.
     ///
     /// # Errors

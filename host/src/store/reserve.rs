@@ -97,11 +97,8 @@ impl Reserve {
                 parts.checkpoint_bytes_wanted,
             )
         };
+        // The checkpoint's part first: only a checkpoint makes room, while acks and marks make do with less than a journal file.
         // Not under the lock, which the journal's writer takes.
-        if journal_missing {
-            let file = allocated(fs, &self.journal_path, self.journal_bytes)?;
-            self.lock().journal = Some(file);
-        }
         if has != wanted {
             if has > wanted {
                 fs.remove(&self.checkpoint_path)?;
@@ -111,7 +108,19 @@ impl Reserve {
             allocated(fs, &self.checkpoint_path, wanted)?;
             self.lock().checkpoint_bytes = wanted;
         }
+        if journal_missing {
+            let file = allocated(fs, &self.journal_path, self.journal_bytes)?;
+            self.lock().journal = Some(file);
+        }
         Ok(())
+    }
+
+    /// Bytes that [`take_journal`](Self::take_journal) would give.
+    pub(super) fn journal_part(&self) -> u64 {
+        match self.lock().journal {
+            Some(_) => self.journal_bytes,
+            None => 0,
+        }
     }
 
     /// The journal's part, which is the caller's from now on and lies at `to`, and how long it is. Nothing is left under the
@@ -244,15 +253,13 @@ mod tests {
         let fs = FaultyFileSystem::default();
         let (_dir, reserve) = reserve(&fs);
         let full = Fault::Error(io::ErrorKind::StorageFull);
-        fs.fail_with(Operation::Allocate, "=reserve", full);
+        fs.fail_with(Operation::Allocate, "=reserve.new", full);
         reserve.replenish(&fs).expect_err("injected");
         assert!(reserve.is_short());
-        assert_eq!(length(&reserve.checkpoint_path), None, "nothing half made");
-        assert_eq!(
-            length(&reserve.journal_path),
-            Some(8_192),
-            "and that is kept"
-        );
+        assert_eq!(length(&reserve.journal_path), None, "nothing half made");
+        let kept = length(&reserve.checkpoint_path);
+        assert_eq!(kept, Some(4_096), "what makes room is there first");
+        assert_eq!(reserve.journal_part(), 0);
         fs.heal();
         reserve.replenish(&fs).expect("room");
         assert!(!reserve.is_short());

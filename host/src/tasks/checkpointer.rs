@@ -22,9 +22,10 @@ use super::metrics::Metrics;
 use super::unreadable::Watch;
 use super::{BrokerError, state, turns};
 use crate::broker::GiveUpReason;
-use crate::domain::{Block, Position, SubscriptionId, TopicId, TopicName};
+use crate::domain::{Block, CommitNumber, Position, SubscriptionId, TopicId, TopicName};
 use crate::store::{
-    BlockMeta, CheckpointError, Checkpoints, Folders, Loss, ReadError, STATES_KEPT, StoreReader,
+    BlockMeta, CheckpointError, Checkpoints, Folders, JournalSegment, Loss, ReadError, STATES_KEPT,
+    StoreReader,
 };
 
 /// How often generations are looked at while there are any.
@@ -35,6 +36,8 @@ const RELEASE_EVERY: Duration = Duration::from_secs(5);
 /// drained something, and takes what the disk has left until it fails again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(16);
+/// A part of a checkpoint is made only if it frees so much more than it takes for good.
+const EASED_BYTES_MIN: u64 = 64 << 10;
 /// When the disk has so much more room than after it failed, it is tried again at once.
 const FREED_BYTES_MIN: u64 = 16 << 20;
 
@@ -187,6 +190,11 @@ impl Checkpointer {
         if made.as_ref().is_err_and(Failed::is_full) && self.checkpoints.release_reserve() {
             made = self.checkpoint();
         }
+        let eased = made.as_ref().is_err_and(Failed::is_full) && self.ease();
+        if eased {
+            // There is more room now, so the next try comes soon.
+            self.retry = None;
+        }
         match made {
             Ok(()) => {
                 self.retry = None;
@@ -227,18 +235,66 @@ impl Checkpointer {
         };
         // Whoever asked for one before the mark gets this one.
         let _ = self.due.notified().now_or_never();
-        let made = self.checkpoint_as_of(&mut mark);
+        let end = mark.group;
+        let made = self.checkpoint_as_of(&mut mark, end);
         if made.is_err() {
             self.mark = Some(mark);
         }
         made
     }
 
-    fn checkpoint_as_of(&mut self, mark: &mut Mark) -> Result<(), Failed> {
+    // What does not fit as a whole may fit in part: the oldest journal files go, as far as nobody needs their events, and the
+    // others stay. The state says then which groups of those it has in it. Answers whether any went.
+    fn ease(&mut self) -> bool {
+        let Some(mut mark) = self.mark.take() else {
+            return false;
+        };
+        let made = match self.settled_before(mark.group) {
+            Some(end) => self.checkpoint_as_of(&mut mark, end).map(|()| true),
+            None => Ok(false),
+        };
+        self.mark = Some(mark);
+        made.unwrap_or_else(|error| {
+            tracing::debug!(error = %chain(&error), "no part of a checkpoint fits either");
+            false
+        })
+    }
+
+    // Up to where the journal is worth letting go of without the rest. That is mostly what nobody needs. Where somebody needs
+    // a little of the oldest file, that moves, and the file goes.
+    fn settled_before(&self, mark: CommitNumber) -> Option<CommitNumber> {
+        self.hub.settle();
+        let cells = self.hub.all();
+        let segments = self.checkpoints.journal_segments(mark);
+        let settled = segments
+            .iter()
+            .take_while(|segment| !is_needed(&cells, &segment.positions))
+            .count();
+        let going = match settled {
+            0 if segments
+                .first()
+                .is_some_and(|oldest| is_mostly_settled(&cells, oldest)) =>
+            {
+                1
+            }
+            settled => settled,
+        };
+        let going = segments.get(..going)?;
+        let bytes: u64 = going.iter().map(|segment| segment.bytes).sum();
+        let is_worth_it = bytes > self.checkpoints.state_bytes() + EASED_BYTES_MIN;
+        going.last().filter(|_| is_worth_it).map(|last| last.end)
+    }
+
+    // Writes down the state as of `mark`, and what somebody needs of the journal files before the group `end`, which go.
+    fn checkpoint_as_of(&mut self, mark: &mut Mark, end: CommitNumber) -> Result<(), Failed> {
         self.wait_for_router(mark.end)?;
-        let blocks = self.checkpoints.journal_blocks(mark.group);
+        let blocks = self.checkpoints.journal_blocks(end);
         // What leaves is out of sight until this ends, however it does. Without blocks nothing leaves.
-        let (letting_go, pairs, evaluated) = self.survey(mark, &blocks);
+        let known = match end < mark.group {
+            true => mark.group,
+            false => CommitNumber(0),
+        };
+        let (letting_go, pairs, evaluated) = self.survey(mark, known, &blocks);
         let reader = self.reader.clone();
         let kept = letting_go.iter().flat_map(|letting_go| {
             let keep = |meta| keep(letting_go.leaving(), &reader, meta).transpose();
@@ -246,7 +302,7 @@ impl Checkpointer {
         });
         let info = self
             .checkpoints
-            .write_generation(mark.group, kept, pairs.into_iter())
+            .write_generation(end, kept, pairs.into_iter())
             .map_err(Failed::Write)?;
         if let Some(letting_go) = letting_go {
             letting_go.done();
@@ -287,8 +343,8 @@ impl Checkpointer {
 
     // The state of all subscriptions, and which events of `blocks` some of them still need. Each is looked at once, under its
     // lock, so that what its snapshot says is pending is what is kept for it. With it, up to where each has decided: what
-    // has nothing left to judge then is not written down.
-    fn survey(&self, mark: &mut Mark, blocks: &[BlockMeta]) -> Survey {
+    // has nothing left to judge then is not written down. Groups before `known` stay in the journal though the state has them.
+    fn survey(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Survey {
         let routed_through = self.hub.settle();
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
@@ -317,6 +373,7 @@ impl Checkpointer {
             &mark.catalog,
             mark.end,
             routed_through,
+            known,
             mark.producers.clone(),
             snapshots,
         );
@@ -406,6 +463,20 @@ fn is_needed(cells: &[Arc<Cell>], events: &Option<RangeInclusive<Position>>) -> 
         cells.any(|cell| cell.lock().needs(range.clone()))
     };
     events.as_ref().is_some_and(needs)
+}
+
+// Whether at most half of the events in a file have to move for it to go: more would take as much of the disk as it frees.
+fn is_mostly_settled(cells: &[Arc<Cell>], segment: &JournalSegment) -> bool {
+    let Some(range) = &segment.positions else {
+        return true;
+    };
+    let pending = cells.iter().map(|cell| {
+        let state = cell.lock();
+        let is_decided = state.evaluated_through() >= *range.end();
+        is_decided.then(|| state.pending_within(range.clone()))
+    });
+    let pending: Option<u64> = pending.sum();
+    pending.is_some_and(|pending| pending <= segment.events / 2)
 }
 
 /// What leaves, the state's pairs, and up to where each subscription has decided in them.

@@ -57,9 +57,12 @@ pub(super) fn recover(
     producers_max: usize,
 ) -> Result<Recovered, RecoveryError> {
     let state = state::decode(pairs, producers_max).map_err(RecoveryError::State)?;
+    let mark = state.mark;
     let mut recovery = Recovery::new(state);
     for piece in replay {
         match piece.map_err(RecoveryError::Replay)? {
+            // There for its events only.
+            Replayed::Group(group) if group.number < mark => {}
             Replayed::Group(group) => recovery.apply(&group)?,
             Replayed::Gap => recovery.skip_what_was_lost(),
         }
@@ -580,11 +583,38 @@ mod lost {
         // A checkpoint keeps it, once the gap has left the journal.
         let producers = Producers::new(1).snapshot();
         let end = first.next_position;
-        let pairs = state::encode(catalog, end, end, producers, Vec::new());
+        let mark = CommitNumber(0);
+        let pairs = state::encode(catalog, end, end, mark, producers, Vec::new());
         let later = vec![group(10, &[create_topic(LOST_CEILING + 2, "d")], &[])];
         let later = recovered(&pairs, later, &[(2, 3)]);
         let topic = &later.catalog.topics_by_id[&TopicId(LOST_CEILING + 2)];
         assert_eq!(topic.next_sequence(), Sequence(LOST_CEILING + 1));
         assert!(later.orphans.is_empty());
+    }
+
+    #[test]
+    fn groups_that_the_state_has_in_it_are_there_for_their_events_only() {
+        // Topic 7 was deleted before the mark, in a group that is there too.
+        let replayed = |mark| {
+            let producers = Producers::new(1).snapshot();
+            let (catalog, end) = (Catalog::default(), Position(9));
+            let pairs = state::encode(&catalog, end, end, mark, producers, Vec::new());
+            let deleted = Note::Change(Change::DeleteTopic(TopicId(7)));
+            let pieces = vec![
+                group(3, &[create_subscription(1)], &[(7, 1, 1)]),
+                group(4, &[deleted], &[]),
+                group(5, &[create_topic(8, "new")], &[(8, 9, 1)]),
+            ];
+            recovered(&pairs, pieces, &[])
+        };
+        let recovered = replayed(CommitNumber(5));
+        assert!(recovered.orphans.is_empty());
+        assert!(recovered.cells.is_empty());
+        let topic = &recovered.catalog.topics_by_id[&TopicId(8)];
+        assert_eq!(topic.next_sequence(), Sequence(3));
+        assert_eq!(recovered.next_position, Position(11));
+        // Without a mark all of them say something.
+        let all = replayed(CommitNumber(0));
+        assert_eq!((orphans(&all), all.cells.len()), (vec![(7, 2)], 1));
     }
 }

@@ -41,12 +41,13 @@ pub(super) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<()
     }
     let taker = Taker::attach_untimed(parts, cell);
     let mut standing = Standing::default();
+    let mut bytes_max = BATCH_BYTES_MAX;
     loop {
         if !standing.regained(&taker).await {
             return Ok(());
         }
-        match round(&taker, &mut standing).await {
-            Ok(()) => {}
+        match round(&taker, &mut standing, bytes_max).await {
+            Ok(()) => bytes_max = (2 * bytes_max).min(BATCH_BYTES_MAX),
             Err(Failed::Transforms(error)) if error.is_passing() => {
                 tracing::warn!(route = %taker.cell.name, %error, "a route's transforms cannot be set up now; it tries again");
                 if !rest(&taker).await {
@@ -59,6 +60,8 @@ pub(super) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<()
             }
             Err(Failed::Write(error)) => {
                 tracing::warn!(route = %taker.cell.name, %error, "a route could not write; it tries again");
+                // On a full disk there may be room for less, which may make some.
+                bytes_max = (bytes_max / 2).max(1);
                 if !rest(&taker).await {
                     return Ok(());
                 }
@@ -81,8 +84,8 @@ enum Failed {
     Write(BrokerError),
 }
 
-async fn round(taker: &Taker, standing: &mut Standing) -> Result<(), Failed> {
-    let taken = taker.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX).await;
+async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Result<(), Failed> {
+    let taken = taker.take(BATCH_EVENTS_MAX, bytes_max).await;
     let runs = taken.map_err(Failed::Write)?;
     let mut leased: Vec<Leased> = runs.into_iter().flat_map(Run::into_events).collect();
     // The same for the whole batch, though the route be changed meanwhile.

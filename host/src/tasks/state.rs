@@ -9,7 +9,8 @@ use super::catalog::{Catalog, KnownName, Subscription, Topic};
 use super::chain::FilterChain;
 use crate::broker::{Producers, SubscriptionState};
 use crate::domain::{
-    PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId, TopicSpec,
+    CommitNumber, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId,
+    TopicSpec,
 };
 
 const HEAD: &[u8] = b"head";
@@ -34,6 +35,9 @@ struct Head {
     /// Names of plugins of which their versions do not tell everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     plugin_names: Vec<KnownName>,
+    /// First group that is not in this state, if the journal still has some that are.
+    #[serde(default, skip_serializing_if = "is_none")]
+    mark: CommitNumber,
 }
 
 #[expect(
@@ -46,6 +50,10 @@ fn is_zero(version: &u32) -> bool {
 
 fn is_one(sequence: &Sequence) -> bool {
     sequence.0 <= 1
+}
+
+fn is_none(mark: &CommitNumber) -> bool {
+    mark.0 == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,6 +81,8 @@ pub(super) struct State {
     pub(super) catalog: Catalog,
     pub(super) next_position: Position,
     pub(super) routed_through: Position,
+    /// Groups before this are in it already, though the journal may still have them for their events.
+    pub(super) mark: CommitNumber,
     pub(super) producers: Producers,
     pub(super) subscriptions: Vec<(SubscriptionId, SubscriptionState)>,
 }
@@ -85,11 +95,13 @@ pub struct StateError {
     why: String,
 }
 
-/// The pairs of a checkpoint. `snapshots` are the state machines of the catalog's subscriptions.
+/// The pairs of a checkpoint. `mark` is the first group that is not in it, or 0 where the journal keeps none before that.
+/// `snapshots` are the state machines of the catalog's subscriptions.
 pub(super) fn encode(
     catalog: &Catalog,
     next_position: Position,
     routed_through: Position,
+    mark: CommitNumber,
     producers: Vec<u8>,
     snapshots: Vec<(SubscriptionId, Vec<u8>)>,
 ) -> Vec<(Bytes, Bytes)> {
@@ -104,6 +116,7 @@ pub(super) fn encode(
                 first_sequence: catalog.first_sequence,
                 plugin_versions_from: catalog.plugins.floor(),
                 plugin_names: catalog.plugins.names_to_keep(),
+                mark,
             }),
         ),
         (Bytes::from_static(PRODUCERS), producers.into()),
@@ -145,6 +158,7 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
         catalog: Catalog::default(),
         next_position: Position(1),
         routed_through: Position(1),
+        mark: CommitNumber(0),
         producers: Producers::new(producers_max),
         subscriptions: Vec::new(),
     };
@@ -179,6 +193,7 @@ pub(super) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
             let head: Head = parse(key, value)?;
             state.next_position = head.next_position;
             state.routed_through = head.routed_through;
+            state.mark = head.mark;
             state
                 .catalog
                 .saw(Some(head.last_topic), Some(head.last_subscription));
@@ -301,7 +316,8 @@ mod tests {
         matches.change_filters(2, Position(12), 0);
         let encoded = |matches: &SubscriptionState, catalog: &Catalog| {
             let snapshots = vec![(id, matches.snapshot())];
-            encode(catalog, Position(1), Position(1), Vec::new(), snapshots)
+            let (end, mark) = (Position(1), CommitNumber(0));
+            encode(catalog, end, end, mark, Vec::new(), snapshots)
         };
         let without_producers = |pairs: Vec<(Bytes, Bytes)>| -> Vec<(Bytes, Bytes)> {
             pairs

@@ -2,6 +2,7 @@
 
 mod cells;
 mod deaths;
+mod eased;
 mod given_up;
 mod room;
 mod wards;

@@ -1,19 +1,20 @@
 //! Whether what waits can be written now. While the disk has no room but its reserve, while the journal is full and no checkpoint
 //! makes room, and while the store is not where it was opened, publishes are refused instead of waiting for what may never come.
-//! Acks, marks and changes go on where there is room. A group that cannot be written all the same is taken back (`undo.rs`), so that
+//! Acks, marks and changes go on where there is room, and so do outputs of routes and dead letters, with which an event is done, as
+//! far as most of the reserve's journal file goes. A group that cannot be written all the same is taken back (`undo.rs`), so that
 //! a refusal changes nothing; and it ends by itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Committer, Group, refuse};
+use super::{BLOCK_HEAD_BYTES, Committer, ENTRY_HEAD_BYTES, Group, refuse};
 use crate::domain::{Position, SubscriptionId};
 use crate::store::{JournalWriter, WriteError};
 use crate::tasks::BrokerError;
 use crate::tasks::health::{Condition, Conditions};
 use crate::tasks::hub::chain;
-use crate::tasks::inbox::{Control, Taken};
+use crate::tasks::inbox::{Appended, Control, Outputs, Taken};
 
 /// How often it is looked for room when there was none.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -96,14 +97,27 @@ impl Committer {
             // Outputs wait in the committer as they always do.
             return;
         }
-        let (outputs, others): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut taken.control)
-            .into_iter()
-            .partition(|item| matches!(item, Control::Outputs(_)));
-        taken.control = others;
-        refuse((outputs, VecDeque::new()), error);
-        for outputs in self.held.drain(..) {
+        let mut spare = self.parts.journal.spare_bytes();
+        let mut has_room = |outputs: &Outputs| {
+            let left = spare.checked_sub(record_bytes(outputs));
+            spare = left.unwrap_or(spare);
+            left.is_some()
+        };
+        // What has waited longest goes first.
+        let (held, refused): (VecDeque<_>, VecDeque<_>) =
+            self.held.drain(..).partition(&mut has_room);
+        self.held = held;
+        for outputs in refused {
             let _ = outputs.done.send(Err(error.clone()));
         }
+        let (others, outputs): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut taken.control)
+            .into_iter()
+            .partition(|item| match item {
+                Control::Outputs(outputs) => has_room(outputs),
+                _ => true,
+            });
+        taken.control = others;
+        refuse((outputs, VecDeque::new()), error);
     }
 
     /// Makes sure that a group can be written as a whole, before anything of it is.
@@ -140,6 +154,13 @@ impl Committer {
             .raise(Condition::OutOfFiles, why.clone());
         BrokerError::Overloaded(format!("{why}; try again in a moment"))
     }
+}
+
+// What they take in a record at most, each in a block of its own.
+fn record_bytes(outputs: &Outputs) -> u64 {
+    let event = |event: &Appended| event.event.len() + ENTRY_HEAD_BYTES + BLOCK_HEAD_BYTES;
+    let notes = outputs.acks.len() * 2 * size_of::<Position>();
+    (outputs.events.iter().map(event).sum::<usize>() + notes) as u64
 }
 
 fn disk_full() -> BrokerError {

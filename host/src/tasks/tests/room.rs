@@ -1,6 +1,7 @@
 //! What becomes of publishers when there is no room: they are told, and go on when there is.
 
 use super::*;
+use crate::domain::Event;
 use crate::tasks::Manner;
 
 impl Stream {
@@ -303,5 +304,82 @@ async fn a_newer_stream_of_a_producer_fences_the_older_one() {
     let second = open(3).await.expect("opens");
     assert!(session.is_fenced());
     drop(second);
+    fixture.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_goes_on_into_most_of_the_reserve_and_leaves_room_for_acks() {
+    let fixture = Fixture::start(1 << 20).await;
+    fixture.subscribe("s", "a.b").await;
+    let mut stream = fixture.publisher().await;
+    // What a file gets then, the checkpoint's next one too.
+    fixture.fs.limit_allocations(MIB / 2);
+    // Routes look into events.
+    let event = Event {
+        payload: vec![7; 60_000].into(),
+        ..Event::default()
+    };
+    let event = prost::Message::encode_to_vec(&event);
+    loop {
+        let request = PublishRequest {
+            correlation: 1,
+            topic: "a.b".parse().expect("a name"),
+            first_number: 0,
+            resolved_through: 0,
+            entries: Entries::of([event.as_slice()]),
+            cost: 1_024 + event.len() + 16,
+        };
+        let submitted = stream.publisher.submit(request).await;
+        submitted.expect("handed over");
+        if stream.answers(1).await.remove(0).result.is_err() {
+            break;
+        }
+    }
+    fixture.wait_for(&Condition::DiskFull, true).await;
+    let route = serde_json::json!({
+        "name": "r", "topics": ["a.b"], "start": "earliest", "outputs": {"out": "out"},
+    });
+    let route = serde_json::from_value(route).expect("a specification");
+    let created = fixture
+        .broker
+        .create_subscription(&Principal::local(), route)
+        .await;
+    created.expect("changes go on");
+    let out = "out".parse().expect("a name");
+    let routed = || {
+        let info = fixture.broker.topic(&out).ok();
+        info.map_or(0, |info| info.next_sequence.0 - 1)
+    };
+    let moved = async {
+        while routed() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let moved = tokio::time::timeout(PATIENCE, moved).await;
+    moved.expect("it goes on although the disk is full");
+    let consumer = fixture
+        .broker
+        .attach(&Principal::local(), "s", Manner::Silent)
+        .await;
+    let consumer = consumer.expect("attached");
+    loop {
+        let depth = fixture.broker.subscription("s").expect("there").depth;
+        if depth == 0 {
+            break;
+        }
+        let deliveries = tokio::time::timeout(PATIENCE, consumer.next(16, 1 << 20)).await;
+        let deliveries = deliveries.expect("in time").expect("delivered");
+        let positions = deliveries.iter().flat_map(Delivery::positions);
+        let acked: Vec<_> = positions.map(|at| at..=at).collect();
+        let confirmed = tokio::time::timeout(PATIENCE, consumer.ack_confirmed(&acked)).await;
+        confirmed.expect("in time").expect("there is room for acks");
+    }
+    // A quarter of a usual file is left, so these go into the other half of such a half, or of the reserve.
+    assert!((1..=13).contains(&routed()), "{}", routed());
+    let refused = stream.publish().await.expect_err("the disk is full");
+    assert!(refused.is_retryable(), "{refused}");
+    fixture.fs.heal();
+    fixture.wait_for(&Condition::DiskFull, false).await;
+    fixture.wait_info("r", |route| route.depth == 0).await;
     fixture.broker.shutdown().await;
 }
