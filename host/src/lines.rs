@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 /// A descriptor that we share with others may have been made non-blocking by one of them; how soon a full one is tried again.
 const RETRY: Duration = Duration::from_millis(10);
+/// How long nothing is tried after a write that failed, at first and at most: a full disk has room again at some time, and
+/// lines wait meanwhile as they do for a reader.
+const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 static STDERR: OnceLock<Option<Lines>> = OnceLock::new();
 static STDOUT: OnceLock<Option<Lines>> = OnceLock::new();
@@ -37,8 +41,12 @@ struct Queue {
     waiting: Vec<u8>,
     // The writer has taken lines and is not through with them.
     writing: bool,
+    // The last write failed, so there is nothing to wait for.
+    failing: bool,
     // Dropped since that was last said.
     unsaid: u64,
+    // What the writer has to say of that.
+    own: Vec<u8>,
     writer: Option<ThreadId>,
 }
 
@@ -77,7 +85,7 @@ pub fn metrics() -> String {
     let dropped = STDERR.get().and_then(Option::as_ref);
     let dropped = dropped.map_or(0, Lines::dropped);
     format!(
-        "# HELP tidegate_log_lines_dropped_total Log lines that were dropped, since nobody read standard error.\n\
+        "# HELP tidegate_log_lines_dropped_total Log lines that were dropped, since nobody read standard error or it took no more.\n\
          # TYPE tidegate_log_lines_dropped_total counter\ntidegate_log_lines_dropped_total {dropped}\n"
     )
 }
@@ -86,13 +94,13 @@ pub fn metrics() -> String {
 fn say_dropped(lines: u64) {
     tracing::error!(
         lines,
-        "log lines were dropped, since nobody read standard error"
+        "log lines were dropped, since nobody read standard error or it took no more"
     );
 }
 
 impl Lines {
-    /// Lines that go to `out`, written by a thread called `name`. When there is room again after some were dropped, that
-    /// thread calls `say_dropped`, which may push a line.
+    /// Lines that go to `out`, written by a thread called `name`. When lines are written again after some were dropped, that
+    /// thread calls `say_dropped`, which may push a line. That one is never counted as dropped.
     ///
     /// # Errors
     ///
@@ -112,9 +120,11 @@ impl Lines {
     /// Takes one line, its end included, or several. Never waits; dropped when the queue has no room for it.
     pub fn push(&self, line: &[u8]) {
         let mut queue = self.lock();
-        let fits = queue.waiting.len() + line.len() <= WAITING_BYTES_MAX;
-        // Who makes room says how much was dropped, and that must not be dropped itself.
-        if !fits && queue.writer != Some(thread::current().id()) {
+        if queue.writer == Some(thread::current().id()) {
+            queue.own.extend_from_slice(line);
+            return;
+        }
+        if queue.waiting.len() + line.len() > WAITING_BYTES_MAX {
             let count = lines_in(line);
             queue.unsaid += count;
             self.0.dropped.fetch_add(count, Ordering::Relaxed);
@@ -132,7 +142,7 @@ impl Lines {
 
     fn flush(&self, until: Instant) {
         let mut queue = self.lock();
-        while !queue.waiting.is_empty() || queue.writing {
+        while (!queue.waiting.is_empty() || queue.writing) && !queue.failing {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || queue.writer == Some(thread::current().id()) {
                 return;
@@ -145,24 +155,50 @@ impl Lines {
     // Until the process ends.
     fn write_all(&self, mut out: impl Write, say_dropped: impl Fn(u64)) {
         let mut taken = Vec::new();
+        let mut pause = PAUSE;
         self.lock().writer = Some(thread::current().id());
         loop {
-            let unsaid = self.take(&mut taken);
-            if unsaid > 0 {
-                say_dropped(unsaid);
-            }
-            if let Err(unwritten) = write(&mut out, &taken) {
+            self.take(&mut taken);
+            let written = write(&mut out, &taken);
+            if let Err(unwritten) = written {
                 // Nobody can read it any more, or a disk is full; what comes next may have more luck.
                 let count = lines_in(&taken[unwritten..]);
                 self.lock().unsaid += count;
                 self.0.dropped.fetch_add(count, Ordering::Relaxed);
             }
             taken.clear();
+            // What was dropped is said once there is hope that it arrives.
+            if written.is_ok() && self.say_unsaid(&mut out, &say_dropped) {
+                pause = PAUSE;
+                continue;
+            }
+            {
+                let mut queue = self.lock();
+                queue.failing = true;
+                self.0.emptied.notify_all();
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
-    // Waits for lines, and answers how many were dropped behind them.
-    fn take(&self, taken: &mut Vec<u8>) -> u64 {
+    // Answers whether that was written, if there was anything to say.
+    fn say_unsaid(&self, out: &mut impl Write, say_dropped: &impl Fn(u64)) -> bool {
+        let unsaid = std::mem::take(&mut self.lock().unsaid);
+        if unsaid == 0 {
+            return true;
+        }
+        say_dropped(unsaid);
+        let own = std::mem::take(&mut self.lock().own);
+        let written = write(out, &own).is_ok();
+        if !written {
+            self.lock().unsaid += unsaid;
+        }
+        written
+    }
+
+    // Waits for lines.
+    fn take(&self, taken: &mut Vec<u8>) {
         let mut queue = self.lock();
         queue.writing = false;
         while queue.waiting.is_empty() {
@@ -172,7 +208,7 @@ impl Lines {
         }
         std::mem::swap(&mut queue.waiting, taken);
         queue.writing = true;
-        std::mem::take(&mut queue.unsaid)
+        queue.failing = false;
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -331,6 +367,57 @@ mod tests {
         lines.push(b"c\n");
         assert_eq!(read.recv().expect("written"), b"c\n");
         assert_eq!(lines.dropped(), 2);
+    }
+
+    #[test]
+    fn what_is_said_of_dropped_lines_waits_until_it_arrives_and_counts_for_nothing() {
+        // Takes nothing while it is full, and counts what it is asked to take.
+        #[derive(Clone, Default)]
+        struct Disk(Arc<Mutex<(bool, u64, Vec<u8>)>>);
+        impl Write for Disk {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let mut disk = self.0.lock().expect("not poisoned");
+                disk.1 += 1;
+                if disk.0 {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                disk.2.extend(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let disk = Disk::default();
+        disk.0.lock().expect("not poisoned").0 = true;
+        let own: Arc<OnceLock<Lines>> = Arc::default();
+        let said = own.clone();
+        let lines = Lines::start("disk", disk.clone(), move |dropped| {
+            let lines = said.get().expect("set before anything is dropped");
+            lines.push(format!("dropped {dropped}\n").as_bytes());
+        });
+        let lines = lines.expect("a thread");
+        own.set(lines.clone()).expect("set once");
+        // Each is tried, and none makes another.
+        for line in 1..=3 {
+            lines.push(b"lost\n");
+            while lines.dropped() < line {
+                thread::yield_now();
+            }
+        }
+        let tries = disk.0.lock().expect("not poisoned").1;
+        assert!(tries <= 3, "{tries}");
+        // Nothing to wait for at the end either.
+        lines.flush(soon());
+        disk.0.lock().expect("not poisoned").0 = false;
+        lines.push(b"kept\n");
+        let text = || disk.0.lock().expect("not poisoned").2.clone();
+        while !text().ends_with(b"dropped 3\n") {
+            thread::yield_now();
+        }
+        assert_eq!(text(), b"kept\ndropped 3\n");
+        assert_eq!(lines.dropped(), 3);
     }
 
     #[test]
