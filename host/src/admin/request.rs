@@ -92,7 +92,7 @@ pub(super) async fn observe(
     response
 }
 
-/// A body as JSON.
+/// A body as JSON, which is an object for every request there is.
 pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -108,6 +108,12 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
         return Err(Problem::new(415, "unsupported-media-type", message));
     }
     let body = bytes(body)?;
+    // Otherwise an array would be taken for the fields in the order in which they happen to be declared.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::malformed(
+            "the body must be a JSON object, with fields by name".to_owned(),
+        ));
+    }
     let parsed = match body.len() {
         ..=INLINE_JSON_BYTES_MAX => serde_json::from_slice(&body),
         _ => away(move || serde_json::from_slice(&body)).await?,
@@ -206,4 +212,34 @@ fn failed() -> Problem {
         "internal",
         "the broker failed at this; its log says more",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Body {
+        #[serde(default)]
+        text: String,
+    }
+
+    #[tokio::test]
+    async fn only_an_object_is_a_body() {
+        let mut headers = HeaderMap::new();
+        let media_type = HeaderValue::from_static("application/json; charset=utf-8");
+        headers.insert(header::CONTENT_TYPE, media_type);
+        let parsed = async |body: &str| {
+            let body = Bytes::copy_from_slice(body.as_bytes());
+            json::<Body>(&headers, Ok(body)).await
+        };
+        for body in ["[]", "[\"x\"]", " \n[\"x\"]", "null", "\"x\"", "1", ""] {
+            let refused = parsed(body).await.expect_err(body);
+            assert_eq!(refused.status, 400, "{body}");
+            assert!(refused.message.contains("object"), "{body}");
+        }
+        let text = "x".to_owned();
+        let body = parsed(" {\"text\":\"x\"}").await.expect("an object");
+        assert_eq!(body, Body { text });
+    }
 }
