@@ -25,6 +25,7 @@ mod signals;
 mod subscription;
 mod text;
 mod topic;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
 //! The commands as processes: how they end. What their arguments mean is tested beside them.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -47,7 +48,7 @@ async fn sub_that_outlived_its_broker_ends_well() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn pub_ends_on_a_second_signal_although_no_answer_comes() -> anyhow::Result<()> {
+async fn pub_says_why_it_waits_and_ends_on_the_first_signal() -> anyhow::Result<()> {
     let mut broker = BrokerProcess::start().await?;
     broker
         .admin()
@@ -60,23 +61,58 @@ async fn pub_ends_on_a_second_signal_although_no_answer_comes() -> anyhow::Resul
     })?;
     let mut command = broker.command_line(&["pub", "t"])?;
     command.stdin(lines.0.stdout.take().expect("it is piped"));
+    command.stderr(Stdio::piped());
     let mut publishing = Running::new(command)?;
+    let stderr = publishing.0.stderr.take().expect("it is piped");
     broker
         .admin()
         .wait_subscription("s", "to have something", |s| s.depth > 0)
         .await?;
     broker.kill()?;
-    publishing.signal(Signal::INT)?;
-    // One may be all that it takes, if everything was answered.
-    wait_for("the command to end", async || {
-        if publishing.0.try_wait()?.is_some() {
-            return Ok(Some(()));
-        }
-        publishing.signal(Signal::TERM)?;
-        Ok(None)
+    let mut said = BufReader::new(stderr);
+    let (said, line) = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        said.read_line(&mut line).map(|_| (said, line))
     })
-    .await?;
+    .await??;
+    assert!(line.starts_with("waiting: the connection"), "{line}");
+    publishing.signal(Signal::INT)?;
     assert_eq!(publishing.code().await?, 130);
+    let rest: Vec<String> = said.lines().collect::<Result<_, _>>()?;
+    let left = rest.iter().filter(|line| line.contains("not answered"));
+    assert_eq!(left.count(), 1, "{rest:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn sub_refuses_a_standard_output_that_is_closed_and_acks_nothing() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    publish(&broker.client().await?, "t", 0..3).await?;
+    let sub = broker.command_line(&["sub", "s", "-n", "3"])?;
+    let run = |redirection: &str| {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("exec \"$@\" {redirection}"), "sh"])
+            .arg(sub.get_program())
+            .args(sub.get_args())
+            .envs(
+                sub.get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            );
+        shell.output()
+    };
+    let refused = run(">&-")?;
+    assert!(!refused.status.success());
+    let why = String::from_utf8(refused.stderr)?;
+    assert!(why.contains("standard output is closed"), "{why}");
+    let depth = broker.admin().subscription("s").await?.depth;
+    assert_eq!(depth, 3, "nothing was acked");
+    assert!(run("> /dev/null")?.status.success());
+    broker.admin().wait_drained("s").await?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use super::api::Api;
 use super::connect::{AdminFlag, CertificateFlags, QuicFlags, connect};
 use super::envelope::{self, Place};
 use super::signals::Signals;
+use super::waiting::{self, Patience};
 use super::{output, subscription, text};
 use crate::domain::{Name, StartAt, SubscriptionInfo, SubscriptionSpec, TopicPattern};
 
@@ -53,6 +54,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // Nothing would be printed, and no write would fail.
+    anyhow::ensure!(
+        !output::was_closed(),
+        "standard output is closed, so no event could be printed; to discard what comes, say `> /dev/null`"
+    );
     let client = connect(&args.quic, &args.certificates).await?;
     // Only now: a subscription that nobody can consume would keep events for nobody.
     if args.create {
@@ -88,9 +94,15 @@ async fn confirm_acks(consumer: &Consumer) -> Result<(), SubscribeError> {
 async fn receive(consumer: &mut Consumer, args: &Args) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut left = args.count.unwrap_or(u64::MAX);
+    let mut patience = Patience::default();
+    let mut looks = tokio::time::interval(waiting::LOOK_EVERY);
     while left > 0 {
         let delivery = tokio::select! {
             delivery = consumer.next() => delivery,
+            _ = looks.tick() => {
+                patience.say(consumer.obstacle());
+                continue;
+            }
             _ = signals.next() => return Ok(()),
         };
         let Some(delivery) = delivery else {

@@ -2,6 +2,7 @@
 //! so that a reader that stops early (`| head`) ends the program quietly.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
@@ -18,6 +19,28 @@ impl OutputError {
     pub(super) fn is_closed(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
+}
+
+/// Whether standard output was closed when the program began. By now it is `/dev/null`, which takes everything: Rust opens that in
+/// its place, so that no file gets its number.
+pub(super) fn was_closed() -> bool {
+    WAS_CLOSED.load(Ordering::Relaxed)
+}
+
+static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: the C library calls what is in this section once, before `main`, on the only thread, and what it calls needs nothing
+// that is set up later.
+#[cfg(target_os = "linux")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK: extern "C" fn() = look_at_standard_output;
+
+#[cfg(target_os = "linux")]
+extern "C" fn look_at_standard_output() {
+    // SAFETY: it asks for the flags of a descriptor, which need not exist.
+    let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+    WAS_CLOSED.store(flags == -1, Ordering::Relaxed);
 }
 
 /// Prints a line.

@@ -11,15 +11,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use tidegate_client::{Event, PublishTicket, Published, Publisher, PublisherOptions};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Lines};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Split};
 
 use super::connect::{CertificateFlags, QuicFlags, connect};
 use super::signals::Signals;
-use super::{envelope, output, text};
+use super::{envelope, output, text, waiting};
 use crate::domain::TopicName;
 
 /// Exit code of an interrupted command: 128 + SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;
+/// How long an interrupted command waits for answers to what it has sent, while the broker answers.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Tickets not looked at yet; the client's own bound on outstanding bytes is what slows us down.
 const TICKETS_MAX: usize = 16_384;
 
@@ -100,7 +102,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         result => result?,
     };
-    output::either(args.json, outcome, summary)?;
+    if interrupted {
+        sender.say_what_is_left();
+    }
+    // Without an answer there is nothing to sum up.
+    if !interrupted || args.json || outcome.events > 0 {
+        output::either(args.json, outcome, summary)?;
+    }
     if outcome.unkept > 0 {
         let Outcome { unkept, events, .. } = outcome;
         eprintln!("note: {unkept} of {events} not kept, since no subscription is for it");
@@ -120,20 +128,38 @@ struct Sender {
 }
 
 impl Sender {
-    // Whether a signal ended it. What was sent until then is waited for, until the next signal.
+    // Whether a signal ended it. What was sent until then is waited for a little, unless the broker takes nothing now.
     async fn send_all(&mut self, source: &mut Source, args: &Args) -> anyhow::Result<bool> {
         let mut signals = Signals::new()?;
+        let publisher = self.publisher.clone();
+        let why = || publisher.obstacle();
+        let mut said = std::pin::pin!(waiting::say_why(why));
         let (sent, interrupted) = tokio::select! {
             sent = self.send_each(source, args) => (sent, false),
+            never = &mut said => match never {},
             _ = signals.next() => (Ok(()), true),
         };
         // After an error too: what was sent before it is on its way, and counts.
+        let patience = match interrupted {
+            true if why().is_some() => Duration::ZERO,
+            true => ANSWERS_TIMEOUT,
+            false => Duration::MAX,
+        };
         tokio::select! {
+            biased;
             settled = self.settle() => sent.and(settled).map(|()| interrupted),
-            _ = signals.next() => {
-                eprintln!("note: {} more were sent but not answered; they may be published or not", self.tickets.len());
-                sent.map(|()| true)
-            }
+            never = &mut said => match never {},
+            _ = signals.next() => sent.map(|()| true),
+            () = tokio::time::sleep(patience) => sent.map(|()| true),
+        }
+    }
+
+    fn say_what_is_left(&self) {
+        if !self.tickets.is_empty() {
+            eprintln!(
+                "note: interrupted; {} were sent and not answered, so they may be published or not; to publish them once more may publish them twice",
+                self.tickets.len()
+            );
         }
     }
 
@@ -214,7 +240,7 @@ type Reader = Box<dyn AsyncBufRead + Send + Unpin>;
 enum Source {
     One(Option<Event>),
     Lines {
-        lines: Lines<Reader>,
+        lines: Split<Reader>,
         kind: LineKind,
         number: u64,
         length: Option<u64>,
@@ -254,7 +280,7 @@ impl Source {
         }
         let (reader, length) = open(path).await?;
         Ok(Self::Lines {
-            lines: reader.lines(),
+            lines: reader.split(b'\n'),
             kind,
             number: 0,
             length,
@@ -271,10 +297,15 @@ impl Source {
                 number,
                 length,
             } => loop {
-                let Some(line) = lines.next_line().await.context("cannot read the events")? else {
+                let Some(line) = lines
+                    .next_segment()
+                    .await
+                    .context("cannot read the events")?
+                else {
                     return Ok(None);
                 };
                 *number += 1;
+                let line = text_of(line).with_context(|| format!("line {number}"))?;
                 if line.trim().is_empty() && !matches!(kind, LineKind::Text) {
                     continue;
                 }
@@ -288,6 +319,18 @@ impl Source {
             },
         }
     }
+}
+
+// Without the carriage return that some systems end lines with.
+fn text_of(mut line: Vec<u8>) -> anyhow::Result<String> {
+    line.pop_if(|last| *last == b'\r');
+    String::from_utf8(line).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!(
+            "this is not UTF-8 text, from byte {} of the line on; one event with the content of a file is published with --file",
+            at + 1
+        )
+    })
 }
 
 fn parse(line: String, kind: LineKind) -> anyhow::Result<Event> {
@@ -361,6 +404,34 @@ mod tests {
             Event::new("x")
         );
         assert!(event("[]", LineKind::Envelope).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_line_is_said_with_its_number() {
+        let check = async |content: &'static [u8], kind, expected: &str| {
+            let mut source = Source::Lines {
+                lines: buffered(content).split(b'\n'),
+                kind,
+                number: 0,
+                length: None,
+            };
+            let wrong = loop {
+                match source.next().await {
+                    Ok(more) => assert!(more.is_some(), "{expected}"),
+                    Err(error) => break format!("{error:#}"),
+                }
+            };
+            assert!(wrong.starts_with(expected), "{wrong}");
+        };
+        let binary = b"a\r\nb\nfo\xFFo\n";
+        let expected = "line 3: this is not UTF-8 text, from byte 3";
+        check(binary, LineKind::Text, expected).await;
+        let json = b"1\n\n\xC3(\n";
+        let expected = "line 3: this is not UTF-8 text, from byte 1";
+        check(json, LineKind::Json, expected).await;
+        check(b"\xFF", LineKind::Envelope, "line 1: this is not UTF-8").await;
+        check(b"1\n{", LineKind::Json, "line 2: this is not JSON").await;
+        assert_eq!(text_of(b"a\r".to_vec()).expect("text"), "a");
     }
 
     #[test]

@@ -118,6 +118,13 @@ impl Consumer {
         confirmed.await.unwrap_or(Err(SubscribeError::Closed))
     }
 
+    /// Why nothing can come at present, in words for people: what the broker says while it does not take this consumer for now,
+    /// or that the connection is lost. `None` while nothing is in the way, whether there are events or not.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<String> {
+        self.shared.state().obstacle.clone()
+    }
+
     /// Sends what was acknowledged, gives the rest back to the broker, and waits until that is said; at most a
     /// second.
     pub async fn close(self) {
@@ -251,6 +258,8 @@ enum HandOver {
 #[derive(Default)]
 struct State {
     answers: Answers,
+    /// Why nothing comes at present.
+    obstacle: Option<String>,
     /// Counts the streams; answers to what an earlier one delivered are dropped.
     generation: u64,
     /// The subscription wants no answers.

@@ -114,6 +114,13 @@ impl Publisher {
             progress.await;
         }
     }
+
+    /// Why what was sent is not answered at present, in words for people: what the broker says while it refuses for now, or
+    /// that the connection is lost. It is sent again until then. `None` while nothing is in the way.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<String> {
+        self.handle.shared.state().obstacle.clone()
+    }
 }
 
 /// Ends the driver when the last publisher is dropped.
@@ -160,6 +167,8 @@ struct State {
     closed: Option<PublishError>,
     /// First error since the last flush that no ticket was waiting for.
     unreported: Option<PublishError>,
+    /// Why nothing is answered at present.
+    obstacle: Option<String>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -188,6 +197,7 @@ impl Shared {
                 finishing: false,
                 closed: None,
                 unreported: None,
+                obstacle: None,
             }),
             wake: Notify::new(),
             progress: Notify::new(),

@@ -1,9 +1,10 @@
 //! The bench's clients: publishers in a closed loop or at a fixed rate, and consumers. Each task measures for
 //! itself and hands its figures back at its end, so that measuring shares nothing between tasks.
 
+use std::convert::Infallible;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,8 +12,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hdrhistogram::Histogram;
-use tidegate_client::{Client, ConsumerOptions, Event, PublisherOptions};
+use tidegate_client::{Client, ConsumerOptions, Event, Publisher, PublisherOptions};
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cli::waiting;
 
 /// Topic of all events of the bench.
 pub(super) const TOPIC: &str = "bench.events";
@@ -51,6 +55,8 @@ pub(super) struct Run {
     /// Deliveries, over all consumers and phases.
     pub(super) delivered: AtomicU64,
     phase: watch::Sender<Phase>,
+    /// Says why the first publisher waits, should it.
+    said: OnceLock<AbortOnDropHandle<Infallible>>,
 }
 
 /// What one task measured.
@@ -82,7 +88,17 @@ impl Run {
             due: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::WarmUp),
+            said: OnceLock::new(),
         })
+    }
+
+    // One of them speaks for all: what the broker refuses it refuses everybody.
+    fn say_why_it_waits(&self, publisher: &Publisher) {
+        let publisher = publisher.clone();
+        self.said.get_or_init(|| {
+            let said = waiting::say_why(move || publisher.obstacle());
+            AbortOnDropHandle::new(tokio::spawn(said))
+        });
     }
 
     /// Goes on to `phase`.
@@ -147,6 +163,7 @@ pub(super) async fn publish(
     outstanding: usize,
 ) -> anyhow::Result<Figures> {
     let publisher = client.publisher(options(outstanding)).await?;
+    run.say_why_it_waits(&publisher);
     let padding = padding(shape.size);
     let mut answers = FuturesUnordered::new();
     let mut figures = Figures::new();
@@ -184,6 +201,7 @@ pub(super) async fn publish_at_rate(
     rate: u64,
 ) -> anyhow::Result<Figures> {
     let publisher = client.publisher(options(1 << 16)).await?;
+    run.say_why_it_waits(&publisher);
     let padding = padding(shape.size);
     let mut due = pace(run.clone(), rate);
     let mut answers = FuturesUnordered::new();

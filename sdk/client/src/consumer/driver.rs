@@ -72,6 +72,9 @@ enum Woken {
     Other,
 }
 
+/// What the application is told while there is no connection.
+const LOST: &str = "the connection to the broker is lost; connecting again";
+
 pub(super) struct Driver {
     client: Arc<ClientHandle>,
     shared: Arc<Shared>,
@@ -83,6 +86,8 @@ pub(super) struct Driver {
     /// Told about the first opening.
     opened: Option<oneshot::Sender<Result<(), SubscribeError>>>,
     backoff: Backoff,
+    /// The broker has said itself why the stream ends.
+    was_refused: bool,
 }
 
 impl Driver {
@@ -105,6 +110,7 @@ impl Driver {
             credit_bytes: credit.bytes,
             handouts,
             opened: Some(opened),
+            was_refused: false,
         }
     }
 
@@ -131,6 +137,9 @@ impl Driver {
                 End::Detached => break SubscribeError::Closed,
                 End::Fatal(error) => break self.report(error),
                 End::Retry(wait) => {
+                    if !std::mem::take(&mut self.was_refused) {
+                        self.shared.state().obstacle = Some(LOST.to_owned());
+                    }
                     let wait = wait.unwrap_or_else(|| self.backoff.next());
                     if self.while_attached(self.client.pause(wait)).await.is_none() {
                         break SubscribeError::Closed;
@@ -187,7 +196,11 @@ impl Driver {
         ready: pb::SubscribeReady,
     ) -> Stream {
         let answers_unwanted = ready.ack_deadline_ms == 0;
-        self.shared.state().answers_unwanted = answers_unwanted;
+        {
+            let mut state = self.shared.state();
+            state.answers_unwanted = answers_unwanted;
+            state.obstacle = None;
+        }
         if let Some(opened) = self.opened.take() {
             // Nobody may be waiting any more; the consumer is gone then, which is noticed elsewhere.
             let _ = opened.send(Ok(()));
@@ -211,6 +224,8 @@ impl Driver {
     fn refused(&mut self, refusal: Refusal) -> End {
         if refusal.retryable && self.opened.is_none() {
             debug!(%refusal, "the broker ends the consumer for now; attaching again");
+            self.was_refused = true;
+            self.shared.state().obstacle = Some(refusal.to_string());
             return End::Retry(refusal.retry_after);
         }
         End::Fatal(SubscribeError::Refused(refusal))

@@ -74,6 +74,9 @@ struct Stream {
     draining: Option<(Option<Duration>, Instant)>,
 }
 
+/// What publishers are told while there is no connection.
+const LOST: &str = "the connection to the broker is lost; connecting again";
+
 /// Why a stream is over.
 enum End {
     /// No publisher is left and everything is resolved.
@@ -105,6 +108,8 @@ pub(super) struct Driver {
     front: u64,
     next_number: u64,
     backoff: Backoff,
+    /// As publishers are told.
+    obstacle: Option<String>,
 }
 
 impl Driver {
@@ -130,6 +135,7 @@ impl Driver {
             batches: VecDeque::new(),
             front: 1,
             next_number: 1,
+            obstacle: None,
         }
     }
 
@@ -149,6 +155,9 @@ impl Driver {
                 End::Finished => return,
                 End::Fatal(error) => break error,
                 End::Retry(wait) => {
+                    if self.obstacle.is_none() {
+                        self.set_obstacle(Some(LOST.to_owned()));
+                    }
                     let wait = wait.unwrap_or_else(|| self.backoff.next());
                     let client = Arc::clone(&self.client);
                     if self.expiring(client.pause(wait)).await.is_none() {
@@ -202,6 +211,9 @@ impl Driver {
             // Nobody may be waiting any more; the publisher is gone then, which is noticed elsewhere.
             let _ = opened.send(Ok(()));
         }
+        if self.obstacle.as_deref() == Some(LOST) {
+            self.set_obstacle(None);
+        }
         let credit_bytes = usize::try_from(ready.credit_bytes).unwrap_or(usize::MAX);
         self.shared.state().gatherer.set_credit(credit_bytes);
         Stream {
@@ -226,6 +238,7 @@ impl Driver {
     fn refused_open(&mut self, refusal: Refusal) -> End {
         if refusal.retryable && self.opened.is_none() {
             debug!(%refusal, "the broker does not open the publish stream now; trying again");
+            self.set_obstacle(Some(refusal.to_string()));
             return End::Retry(refusal.retry_after);
         }
         End::Fatal(PublishError::Refused(refusal))
@@ -363,6 +376,9 @@ impl Driver {
         match reply.result {
             Some(publish_reply::Result::Ack(ack)) => {
                 self.backoff.reset();
+                if self.obstacle.is_some() {
+                    self.set_obstacle(None);
+                }
                 let first = Published {
                     sequence: ack.first_sequence,
                     duplicate: ack.duplicate,
@@ -395,11 +411,19 @@ impl Driver {
         }
         if refusal.retryable {
             debug!(%refusal, "a batch is refused for now; sending it again later");
+            self.set_obstacle(Some(refusal.to_string()));
             stream.drain(refusal.retry_after);
         } else {
             self.resolve(correlation, Err(PublishError::Refused(refusal)));
         }
         Ok(())
+    }
+
+    fn set_obstacle(&mut self, obstacle: Option<String>) {
+        if self.obstacle != obstacle {
+            self.shared.state().obstacle.clone_from(&obstacle);
+            self.obstacle = obstacle;
+        }
     }
 
     /// Resolves the batch of `correlation`, unless it is resolved already.
