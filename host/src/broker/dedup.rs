@@ -184,17 +184,16 @@ impl Producers {
     /// Returns whether that was not known.
     pub fn own(&mut self, id: ProducerId, owner: PrincipalDigest) -> bool {
         let owner = Some(owner);
-        let is_new = !self.by_id.contains_key(&id);
+        let known = self.by_id.get(&id);
+        if known.is_some_and(|producer| producer.owner == owner) {
+            return false;
+        }
         let producer = self.touch_of(id, owner);
         let before = std::mem::replace(&mut producer.owner, owner);
         let (idleness, batches) = (producer.idleness, producer.known.batches.len());
-        if before != owner {
-            self.by_owner.count_batches(before, idleness, batches, 0);
-            self.by_owner.remove(before, idleness);
-            self.by_owner.insert(owner, idleness, id);
-            self.by_owner.count_batches(owner, idleness, 0, batches);
-        }
-        is_new || before != owner
+        self.by_owner.remove(before, idleness, batches);
+        self.by_owner.insert(owner, idleness, id, batches);
+        true
     }
 
     /// Highest committed number of a producer, 0 when none is known.
@@ -402,7 +401,7 @@ impl Producers {
                 is_open: false,
                 used: now,
             };
-            self.by_owner.insert(owner, idleness, id);
+            self.by_owner.insert(owner, idleness, id, 0);
             let known = Known::default();
             let fresh = Producer {
                 idleness,
@@ -429,8 +428,7 @@ impl Producers {
         {
             let batches = known.batches.len();
             self.batches -= batches;
-            self.by_owner.count_batches(owner, idleness, batches, 0);
-            self.by_owner.remove(owner, idleness);
+            self.by_owner.remove(owner, idleness, batches);
         }
     }
 
@@ -438,10 +436,9 @@ impl Producers {
         if let Some(producer) = self.by_id.get_mut(&id) {
             let before = producer.idleness;
             change(&mut producer.idleness);
-            if producer.idleness != before {
-                self.by_owner.remove(producer.owner, before);
-                self.by_owner.insert(producer.owner, producer.idleness, id);
-            }
+            let batches = producer.known.batches.len();
+            self.by_owner
+                .rank(producer.owner, before, producer.idleness, batches);
         }
     }
 }
@@ -844,6 +841,18 @@ mod tests {
         }
         let resent = producers.check(P, 0, 1, 1);
         assert!(matches!(resent, Verdict::Duplicate { .. }), "{resent:?}");
+        // Of one that has the most by itself as well, however often it is used.
+        let mut producers = Producers::new(200);
+        for number in 1..=1_000 {
+            producers.open(P, 0, me()).expect("not fenced");
+            producers.commit(P, 0, number, 1, Sequence(number), 0);
+        }
+        for id in 100..102 {
+            let id = ProducerId(id);
+            producers.open(id, 0, theirs).expect("not fenced");
+            producers.commit(id, 0, 1, 1, Sequence(1), 0);
+        }
+        assert_eq!(producers.by_owner.by_batches()[0], P);
     }
 
     #[test]

@@ -38,17 +38,57 @@ struct Members {
 }
 
 impl ByOwner {
-    pub(super) fn insert(&mut self, owner: Owner, idleness: Idleness, id: ProducerId) {
-        self.change((!idleness.committed, owner), |members| {
-            members.idlest.insert(idleness, id);
-        });
+    pub(super) fn insert(
+        &mut self,
+        owner: Owner,
+        idleness: Idleness,
+        id: ProducerId,
+        batches: usize,
+    ) {
+        let group = group(owner, idleness);
+        let members = self.groups.entry(group).or_default();
+        members.idlest.insert(idleness, id);
+        members.batches += batches;
+        let now = members.idlest.len();
+        self.by_count.remove(&(group.0, now - 1, owner));
+        self.by_count.insert((group.0, now, owner));
     }
 
-    /// Its batches are to be taken off before.
-    pub(super) fn remove(&mut self, owner: Owner, idleness: Idleness) {
-        self.change((!idleness.committed, owner), |members| {
-            members.idlest.remove(&idleness);
-        });
+    /// `batches` of it were remembered.
+    pub(super) fn remove(&mut self, owner: Owner, idleness: Idleness, batches: usize) {
+        let group = group(owner, idleness);
+        let Some(members) = self.groups.get_mut(&group) else {
+            return;
+        };
+        let before = members.idlest.len();
+        if members.idlest.remove(&idleness).is_none() {
+            return;
+        }
+        members.batches = members.batches.saturating_sub(batches);
+        self.by_count.remove(&(group.0, before, owner));
+        if before > 1 {
+            self.by_count.insert((group.0, before - 1, owner));
+        } else {
+            self.groups.remove(&group);
+        }
+    }
+
+    /// One of these, of which `batches` are remembered, is as idle as `now` instead of `before`.
+    pub(super) fn rank(&mut self, owner: Owner, before: Idleness, now: Idleness, batches: usize) {
+        let (from, to) = (group(owner, before), group(owner, now));
+        if from == to
+            && let Some(members) = self.groups.get_mut(&from)
+            && let Some(id) = members.idlest.remove(&before)
+        {
+            members.idlest.insert(now, id);
+            return;
+        }
+        let members = self.groups.get(&from);
+        let Some(id) = members.and_then(|members| members.idlest.get(&before).copied()) else {
+            return;
+        };
+        self.remove(owner, before, batches);
+        self.insert(owner, now, id, batches);
     }
 
     /// Of one of these, `after` batches are remembered instead of `before`.
@@ -59,7 +99,7 @@ impl ByOwner {
         before: usize,
         after: usize,
     ) {
-        if let Some(members) = self.groups.get_mut(&(!idleness.committed, owner)) {
+        if let Some(members) = self.groups.get_mut(&group(owner, idleness)) {
             members.batches = (members.batches + after).saturating_sub(before);
         }
     }
@@ -89,21 +129,8 @@ impl ByOwner {
         all.sort_unstable_by_key(|(idleness, _)| (idleness.committed, idleness.used));
         all.into_iter().map(|(_, id)| *id).collect()
     }
+}
 
-    fn change(&mut self, group: Group, change: impl FnOnce(&mut Members)) {
-        let (idle, owner) = group;
-        let members = self.groups.entry(group).or_default();
-        let before = members.idlest.len();
-        change(members);
-        let after = members.idlest.len();
-        if before != after {
-            self.by_count.remove(&(idle, before, owner));
-            if after > 0 {
-                self.by_count.insert((idle, after, owner));
-            }
-        }
-        if after == 0 {
-            self.groups.remove(&group);
-        }
-    }
+fn group(owner: Owner, idleness: Idleness) -> Group {
+    (!idleness.committed, owner)
 }
