@@ -166,6 +166,13 @@ impl SubscriptionState {
         (!told && self.suspects.draining.is_none()).then(|| since.plus(WAIT_MS))
     }
 
+    // Who asks for nothing as long as its application stands still cannot become the tester: whoever is busy and asks next
+    // is to drain in its place.
+    pub(super) fn drain_no_stalled(&mut self) {
+        let draining = &mut self.suspects.draining;
+        draining.take_if(|draining| self.stalled.contains(draining));
+    }
+
     // Whether somebody who is busy may have to drain from now on; true once.
     pub(super) fn wait_is_over(&mut self, now: Millis) -> bool {
         let over = self.wait_ends().is_some_and(|end| end <= now);

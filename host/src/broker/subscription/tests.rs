@@ -1726,6 +1726,38 @@ fn suspects_do_not_wait_for_a_consumer_that_never_comes_back() {
 }
 
 #[test]
+fn suspects_do_not_wait_for_a_consumer_that_stands_still() {
+    const E: ConsumerId = ConsumerId(3);
+    let mut state = with_events(20);
+    state.set_policy(DeliveryPolicy {
+        ack_deadline_ms: 60_000,
+        ..policy()
+    });
+    state.attach_saying(D);
+    state.attach(E);
+    lease(&mut state, C, 2, 0);
+    lease(&mut state, D, 2, 0);
+    lease(&mut state, E, 2, 0);
+    state.cut(C, &[], false, Millis(0));
+    // D is to drain, and its application takes nothing of what it was sent.
+    assert_eq!(lease(&mut state, D, 1, 10), [(7, 1)]);
+    assert_eq!(lease(&mut state, D, 1, 2_010), []);
+    state.extend(E, &[run(5, 6)], Millis(50_000));
+    let unseen = |_| {
+        Some(Unseen {
+            sent: vec![run(3, 4), run(7, 7)],
+            ..Unseen::default()
+        })
+    };
+    assert!(state.tick(Millis(60_010), unseen));
+    assert_eq!(lease(&mut state, D, 1, 60_010), [], "it has enough");
+    // So somebody else drains, and tries them.
+    assert_eq!(lease(&mut state, E, 1, 60_020), []);
+    ack(&mut state, Some(E), &[run(5, 6)]);
+    assert_eq!(lease(&mut state, E, 9, 60_030), [(1, 2)]);
+}
+
+#[test]
 fn the_next_start_knows_who_is_suspect() {
     let mut state = with_events(9);
     lease(&mut state, C, 3, 0);
@@ -1935,16 +1967,16 @@ fn what_the_broker_is_at_work_on_is_late_for_no_fault_of_its_own() {
         })
     };
     for round in 1..=9 {
-        state.tick(Millis(round * 100), at_work);
+        state.tick(Millis(round * 2_000), at_work);
     }
     let holds = |state: &SubscriptionState| model::place(state, 1).expect("pending");
-    assert_eq!(holds(&state).0, Place::InFlight(C, 1_000));
+    assert_eq!(holds(&state).0, Place::InFlight(C, 20_000));
     assert_eq!(holds(&state).1, Tried::default());
     assert_eq!(ack(&mut state, Some(C), &[run(1, 2)]), [(1, 1)]);
     // A route answers by itself, however long its outputs wait.
     state.attach(D);
     state.attach_untimed(D);
-    assert_eq!(lease(&mut state, D, 1, 1_000), [(2, 2)]);
+    assert_eq!(lease(&mut state, D, 1, 20_000), [(2, 2)]);
     state.tick(Millis(1 << 40), |_| None);
     assert_eq!(ack(&mut state, Some(D), &[run(2, 2)]), [(2, 2)]);
     assert!(!state.has_given_up());
@@ -2357,4 +2389,33 @@ fn throughput() {
         count,
         started,
     );
+}
+
+#[test]
+fn what_the_broker_is_at_work_on_is_looked_at_seldom_however_short_the_deadline_is() {
+    for says in [true, false] {
+        let policy = DeliveryPolicy {
+            ack_deadline_ms: 1,
+            attempts_max: 1,
+            ..policy()
+        };
+        let mut state = SubscriptionState::new(policy, Position(1), 0);
+        state.observe(Position(2), [run(1, 2)]);
+        state.attach(C);
+        if says {
+            state.attach_saying(C);
+        }
+        lease(&mut state, C, 2, 0);
+        let at_work = |_| {
+            Some(Unseen {
+                at_work: vec![run(1, 2)],
+                ..Unseen::default()
+            })
+        };
+        for now in [2_000, 4_000, 6_000].map(Millis) {
+            assert!(!state.tick(now, at_work));
+            assert_eq!(state.next_wakeup(), Some(now.plus(2_000)), "{says}");
+        }
+        assert_eq!((state.in_flight(), state.given_up()), (2, 0));
+    }
 }

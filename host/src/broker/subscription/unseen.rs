@@ -87,7 +87,8 @@ impl SubscriptionState {
                 continue;
             };
             let mut late = expired.split_off(found);
-            let renewed = now.plus(self.policy.ack_deadline_ms);
+            // Not sooner, for whoever looks has everybody else wait.
+            let renewed = now.plus(self.policy.ack_deadline_ms.max(UNSEEN_MS_MIN));
             for (first, last) in take_within(&mut late, &unseen.at_work) {
                 consumer.hold(first, last, renewed);
             }
@@ -110,6 +111,7 @@ impl SubscriptionState {
             self.make_ready(*first, *last);
             self.stalled.extend(stalled);
         }
+        self.drain_no_stalled();
         !expired.is_empty() || !never_seen.is_empty()
     }
 }
