@@ -27,6 +27,8 @@ const BATCH_MAX: usize = 256;
 const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Batches of one subscription that are written before others have their turn.
 const TURN_BATCHES: usize = 16;
+/// The same when some of it cannot be read, after which the subscription rests.
+const FAILING_TURN_BATCHES: usize = 16 * TURN_BATCHES;
 /// So much is said of a reason at least. It is what the other headers of the longest names leave.
 const REASON_BYTES_MIN: usize = 96;
 /// How long what cannot be written is left alone.
@@ -80,36 +82,52 @@ pub(super) async fn run(
     }
 }
 
-// Writes what waits in one subscription, a bounded part of it as long as all goes well. Returns what could not be written now: it
-// is taken up again later, so that what cannot be read does not stand before the rest.
+// Writes a bounded part of what waits in one subscription. Returns what could not be written now: it is taken up again later, so
+// that what cannot be read does not stand before the rest.
 async fn write_turn(
     parts: &DeliveryParts,
     cell: &Cell,
     shutdown: &CancellationToken,
 ) -> Vec<RangeInclusive<Position>> {
-    let mut later = Vec::new();
-    for batch in 0.. {
-        let is_over = batch >= TURN_BATCHES && later.is_empty();
-        if is_over || cell.is_deleted() || shutdown.is_cancelled() {
-            break;
-        }
+    let mut turn = Turn::default();
+    while !cell.is_deleted() && !shutdown.is_cancelled() {
         let given_up = cell.lock().take_given_up(BATCH_MAX);
         if given_up.is_empty() {
             break;
         }
         let left = write(parts, cell, &given_up).await;
-        for position in left.unreadable {
-            push_range(&mut later, position..=position);
-        }
-        if !left.refused.is_empty() {
-            for position in left.refused {
-                push_range(&mut later, position..=position);
-            }
-            // So would be the rest, each only after it was read.
+        if turn.ends_with(given_up.len(), left) {
             break;
         }
     }
-    later
+    turn.later
+}
+
+/// How far a subscription's turn is.
+#[derive(Default)]
+struct Turn {
+    /// Batches of which something was written.
+    written: usize,
+    /// What could not be written.
+    later: Vec<RangeInclusive<Position>>,
+}
+
+impl Turn {
+    // Of `taken`, all but `left` was written. Returns whether that was the last batch of the turn. What cannot be read comes first
+    // again in the next one, so that it does not count: however much it is, something else is written in each turn.
+    fn ends_with(&mut self, taken: usize, left: Left) -> bool {
+        // So would be the rest, each only after it was read.
+        let is_refused = !left.refused.is_empty();
+        self.written += usize::from(left.unreadable.len() + left.refused.len() < taken);
+        for position in left.unreadable.into_iter().chain(left.refused) {
+            push_range(&mut self.later, position..=position);
+        }
+        let batches_max = match self.later.is_empty() {
+            true => TURN_BATCHES,
+            false => FAILING_TURN_BATCHES,
+        };
+        is_refused || self.written >= batches_max
+    }
 }
 
 // Others' dead letters do not wait meanwhile. The cell stays marked as queued, so that nothing it gives up in the meantime queues
@@ -380,6 +398,34 @@ mod tests {
         let header = small.headers.iter().find(|h| h.name == REASON_HEADER);
         let whole = item.reason.to_string();
         assert_eq!(header.map(|h| &h.value), Some(&whole), "said whole");
+    }
+
+    #[test]
+    fn a_turn_ends_although_something_cannot_be_read_and_not_before_something_was_written() {
+        let unreadable = |positions: std::ops::Range<u64>| Left {
+            unreadable: positions.map(Position).collect(),
+            ..Left::default()
+        };
+        let mut turn = Turn::default();
+        let batches = (1..).find(|_| turn.ends_with(BATCH_MAX, Left::default()));
+        assert_eq!(batches, Some(TURN_BATCHES));
+
+        let mut turn = Turn::default();
+        let batch = |number: u64| number * BATCH_MAX as u64..(number + 1) * BATCH_MAX as u64;
+        for number in 0..2 * FAILING_TURN_BATCHES as u64 {
+            assert!(!turn.ends_with(BATCH_MAX, unreadable(batch(number))));
+        }
+        assert!(!turn.ends_with(BATCH_MAX, unreadable(0..1)), "the rest was");
+        let batches = (2..).find(|_| turn.ends_with(BATCH_MAX, Left::default()));
+        assert_eq!(batches, Some(FAILING_TURN_BATCHES));
+
+        let refused = Left {
+            refused: vec![Position(7)],
+            ..Left::default()
+        };
+        let mut turn = Turn::default();
+        assert!(turn.ends_with(BATCH_MAX, refused));
+        assert_eq!(turn.later, [Position(7)..=Position(7)]);
     }
 
     #[test]
