@@ -502,13 +502,16 @@ impl Taker {
 impl Drop for Taker {
     fn drop(&mut self) {
         self.cell.consumers.fetch_sub(1, Ordering::Relaxed);
-        lock(&self.cell.handing).remove(&self.id);
-        let handing = self.handing(|handing| (handing.all_unseen(), handing.says()));
-        let (unseen, says) = handing.unwrap_or_default();
-        self.change(|state, now, id| match self.is_cut {
-            true => state.cut(id, &unseen, says, now),
-            false => state.detach(id, &unseen),
+        self.change(|state, now, id| {
+            let handing = self.handing(|handing| (handing.all_unseen(), handing.says()));
+            let (unseen, says) = handing.unwrap_or_default();
+            match self.is_cut {
+                true => state.cut(id, &unseen, says, now),
+                false => state.detach(id, &unseen),
+            }
         });
+        // Only now: as long as it holds something, that may be asked for.
+        lock(&self.cell.handing).remove(&self.id);
     }
 }
 
@@ -835,11 +838,14 @@ impl Consumer {
         let Taker {
             cell, parts, id, ..
         } = &self.taker;
+        // Locked for both, so that nobody finds the events handed over and their deadline not begun.
+        let mut state = cell.lock();
         let ranges = self.taker.handing(|handing| handing.handed_over(events));
         let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) else {
             return;
         };
-        let handed = cell.lock().handed_over(*id, &ranges, parts.hub.clock.now());
+        let handed = state.handed_over(*id, &ranges, parts.hub.clock.now());
+        drop(state);
         parts.hub.arm(cell, handed.deadline);
         if handed.goes_on {
             cell.wake.notify_waiters();
