@@ -74,6 +74,7 @@ pub(super) struct Said {
     pub(super) letters_dropped: LogLimit,
     pub(super) unreadable: LogLimit,
     pub(super) missing: LogLimit,
+    pub(super) stalled: LogLimit,
     /// That its dead letters wait for a right of its owner.
     pub(super) letters_wait: AtomicBool,
     /// The same of its plugins' failures, for whoever the subscription belongs to.
@@ -614,13 +615,19 @@ impl Hub {
     }
 
     fn tick(&self, cell: &Arc<Cell>, now: Millis) {
-        let (deliverable, wakeup, given_up, strain) = {
+        let (deliverable, wakeup, given_up, strain, stalled) = {
             let mut state = cell.lock();
+            let before = state.stalled();
             let deliverable = state.tick(now, |consumer| cell.unseen_of(consumer));
             let given_up = state.has_given_up();
-            (deliverable, state.next_wakeup(), given_up, state.strain())
+            let stalled = state.stalled().saturating_sub(before) as u64;
+            let wakeup = state.next_wakeup();
+            (deliverable, wakeup, given_up, state.strain(), stalled)
         };
         cell.said.strain(&cell.name, strain);
+        if let Some(consumers) = cell.said.stalled.admit(stalled) {
+            tracing::warn!(subscription = %cell.name, consumers, "consumers' applications take nothing of what they were sent; it goes to others without an attempt, and they get nothing more until they go on");
+        }
         self.arm(cell, wakeup);
         if given_up {
             self.queue_dead_letters(cell);

@@ -1915,6 +1915,7 @@ fn what_an_application_that_stands_still_has_not_got_goes_to_another_and_counts_
     assert!(state.tick(Millis(5_100), after(1, 6)));
     assert_eq!((state.given_up(), state.in_flight()), (1, 0));
     assert_eq!(lease(&mut state, C, 9, 5_100), [], "it has enough");
+    assert_eq!(state.stalled(), 1);
     assert!(state.is_testing(), "whatever it answers may let it go on");
     state.attach(D);
     let again: Vec<_> = (2..=6).map(|position| (position, 1)).collect();
@@ -1922,6 +1923,7 @@ fn what_an_application_that_stands_still_has_not_got_goes_to_another_and_counts_
     // It goes on with what it has, and gets more then.
     let handed = state.handed_over(C, &[run(2, 2)], Millis(9_000));
     assert_eq!((handed.deadline, handed.goes_on), (None, true));
+    assert_eq!(state.stalled(), 0);
     assert_eq!(lease(&mut state, C, 1, 9_000), [(7, 1)]);
 }
 

@@ -67,6 +67,12 @@ impl SubscriptionState {
         }
     }
 
+    /// How many consumers get nothing more until their applications go on.
+    #[must_use]
+    pub fn stalled(&self) -> usize {
+        self.stalled.len()
+    }
+
     // What missed its deadline comes back.
     pub(super) fn expire(
         &mut self,
