@@ -38,21 +38,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let shutdown = CancellationToken::new();
-    let (mut signals, mut hangups) = (Signals::new()?, signals::hangups()?);
+    let mut signals = Signals::new()?;
+    // Without a file there is nothing to read again, and what a SIGHUP does stays as whoever started this has it: `nohup`, say.
+    let hangups = args.config.as_ref().map(|_| signals::hangups());
+    let mut hangups = hangups.transpose()?;
     let reload = args.config.map(|file| Reload {
         file,
         asked: Arc::default(),
     });
     let asked = reload.as_ref().map(|reload| Arc::clone(&reload.asked));
+    let mut hung_up = async move || match &mut hangups {
+        Some(hangups) => hangups.recv().await,
+        None => std::future::pending().await,
+    };
     let watched = shutdown.clone();
     tokio::spawn(async move {
         let name = loop {
             tokio::select! {
                 name = signals.next() => break name,
-                _ = hangups.recv() => match &asked {
-                    Some(asked) => asked.notify_one(),
-                    // There is nothing to read again, so it means that the terminal is gone.
-                    None => break "SIGHUP",
+                _ = hung_up() => if let Some(asked) = &asked {
+                    asked.notify_one();
                 },
             }
         };

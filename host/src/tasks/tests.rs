@@ -4,6 +4,7 @@ mod cells;
 mod deaths;
 mod eased;
 mod given_up;
+mod plugins;
 mod room;
 mod wards;
 
@@ -111,7 +112,10 @@ impl Fixture {
             },
             plugins: super::PluginQuotas {
                 versions: many,
-                bytes: many,
+                bytes: super::Quota {
+                    all: 1 << 30,
+                    principal: 1 << 30,
+                },
             },
             subscription_patterns_max: 4,
             event_bytes_max: crate::domain::EVENT_BYTES_MAX,

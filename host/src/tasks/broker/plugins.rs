@@ -32,13 +32,25 @@ impl Broker {
     // Loads what the catalog has, and records bundled plugins that it has not. Then removes what earlier brokers left of others.
     pub(super) async fn load_plugins(&self, bundled: &[BundledPlugin]) -> Result<(), StartError> {
         for plugin in bundled {
-            let fail = |why: String| StartError::Bundled {
-                name: plugin.name,
-                why,
-            };
-            self.add_plugin(plugin.name, Bytes::from_static(plugin.bytes), None)
-                .await
-                .map_err(|error| fail(error.to_string()))?;
+            let bytes = Bytes::from_static(plugin.bytes);
+            match self.add_plugin(plugin.name, bytes, None).await {
+                Ok(_) => {}
+                // A disk without room is to be drained, which takes a broker. Who uses an older version has that one's bytes.
+                Err(error) if error.is_retryable() => {
+                    tracing::error!(plugin = plugin.name, %error, "a bundled plugin is not there as this release has it; the next start tries again");
+                    let why = format!(
+                        "not there as this release has it, which the next start tries again: {error}"
+                    );
+                    let condition = Condition::PluginBroken(plugin.name.into());
+                    self.conditions().raise(condition, why);
+                }
+                Err(error) => {
+                    return Err(StartError::Bundled {
+                        name: plugin.name,
+                        why: error.to_string(),
+                    });
+                }
+            }
         }
         for plugin in self.all_plugins() {
             self.account_for(&plugin);
@@ -62,13 +74,15 @@ impl Broker {
         Ok(())
     }
 
-    // What a crash left of plugins that the catalog does not have. After a loss nobody knows what it should have, so files of
-    // plugins stay then: they may be all there is of one.
+    // What a crash left of plugins that the catalog does not have. After a loss nobody knows what it should have, and one that
+    // knows no upload may be that of a store which is new here, in place of one that knows them: files of plugins stay then,
+    // since they may be all there is of one.
     async fn sweep_plugins(&self) {
         let (kept, may_lack) = {
             let catalog = self.catalog();
             let kept: HashSet<Digest> = catalog.plugins.versions().map(|one| one.digest).collect();
-            (kept, catalog.may_lack_changes())
+            let may_lack = catalog.may_lack_changes() || !catalog.plugins.knows_uploads();
+            (kept, may_lack)
         };
         let (files, plugins) = (self.0.files.clone(), self.0.parts.plugins.clone());
         let swept = self.look(move |_| {

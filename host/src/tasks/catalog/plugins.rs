@@ -89,6 +89,11 @@ impl KnownPlugins {
         self.names.get(name)
     }
 
+    /// Whether anything was uploaded, ever: a name stays without versions, and what is freed leaves its number.
+    pub(in crate::tasks) fn knows_uploads(&self) -> bool {
+        self.floor > 0 || self.names.values().any(|known| !known.bundled)
+    }
+
     /// Names after that one, or all.
     pub(in crate::tasks) fn names_after(
         &self,
