@@ -131,6 +131,9 @@ pub enum LoadError {
     /// Others are being compiled, and take long.
     #[error("other plugins are being compiled; upload it again later")]
     Busy,
+    /// The compiler panicked, as it would again.
+    #[error("compiling it failed by a fault of the broker's own; its log says more")]
+    Panicked,
     /// No thread for it.
     #[error("no thread can be started to compile it")]
     Thread(#[source] Arc<std::io::Error>),
@@ -409,9 +412,9 @@ impl Plugins {
         self.shared.budget.belongs(name, digest, owner);
     }
 
-    /// There is no plugin of this name any more.
-    pub fn belongs_to_nobody(&self, name: &str) {
-        self.shared.budget.forget(name);
+    /// There is no plugin of this name with these bytes any more.
+    pub fn belongs_no_more(&self, name: &str, digest: &Digest) {
+        self.shared.budget.belongs_no_more(name, digest);
     }
 
     /// Which owners' plugins hold instances and memory, and how much; the one with the most memory first.

@@ -185,6 +185,16 @@ pub fn uses(policy: &Policy, who: &Principal, plugin: &PluginInfo) -> bool {
     uses_name(policy, who, &plugin.name, plugin.owner.as_ref())
 }
 
+/// The one of these plugins, which have the same bytes, that `who` uses: their own before others that they may use.
+pub fn used_of<'a>(
+    policy: &Policy,
+    who: &Principal,
+    same: impl Iterator<Item = &'a PluginInfo>,
+) -> Option<&'a PluginInfo> {
+    let usable = same.filter(|plugin| uses(policy, who, plugin));
+    usable.min_by_key(|plugin| !plugin.owner.as_ref().is_some_and(|owner| owner.is(who)))
+}
+
 /// Whether `who` may see `plugin`: if they may use it, or have admin on anything.
 #[must_use]
 pub fn sees_plugin(policy: &Policy, who: &Principal, plugin: &PluginInfo) -> bool {
@@ -288,6 +298,33 @@ mod tests {
         spec.owner = owner.map(|owner| format!("cn:{owner}").parse().expect("an owner"));
         spec.created_by = created_by.map(who);
         spec
+    }
+
+    #[test]
+    fn of_the_same_bytes_somebody_uses_their_own() {
+        let policy = policy(
+            "[[grants]]\nprincipals = [\"cn:a\", \"cn:b\"]\nuse = [\"second\"]\n[[grants]]\nprincipals = [\"cn:all\"]\nuse = [\"*\"]",
+        );
+        let plugin = |name: &str, owner: &str| {
+            let digest = format!("sha256:{}", "0".repeat(64));
+            let plugin = serde_json::json!({"name": name, "version": 1, "digest": digest, "world": "filter", "bytes": 1,
+                "uploaded": 0, "bundled": false, "owner": owner});
+            serde_json::from_value::<PluginInfo>(plugin).expect("a plugin")
+        };
+        let same = [
+            plugin("first", "cn:a"),
+            plugin("second", "cn:other"),
+            plugin("third", "cn:b"),
+        ];
+        let used = |by: &str| {
+            let used = used_of(&policy, &who(by), same.iter());
+            used.map(|plugin| plugin.name.as_str())
+        };
+        assert_eq!(used("a"), Some("first"));
+        assert_eq!(used("b"), Some("third"), "before what they may use");
+        assert_eq!(used("other"), Some("second"));
+        assert_eq!(used("all"), Some("first"));
+        assert_eq!(used("nobody"), None);
     }
 
     const PLAIN: &str = "{}";

@@ -151,11 +151,11 @@ impl Budget {
         }
     }
 
-    /// Forgets a name, once nothing of it holds anything.
-    pub(super) fn forget(&self, name: &str) {
+    /// Nothing of this name has these bytes any more. A name with none is forgotten, once nothing of it holds anything.
+    pub(super) fn belongs_no_more(&self, name: &str, digest: &Digest) {
         let mut books = self.books();
         if let Some(named) = books.names.get_mut(name) {
-            named.digests.clear();
+            named.digests.retain(|known| known != digest);
         }
         books.tidy(name);
     }

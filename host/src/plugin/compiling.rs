@@ -79,7 +79,7 @@ impl Compiler {
         match tokio::time::timeout(limit, compiled).await {
             Ok(Ok(compiled)) => compiled,
             // It panicked, and the log says so.
-            Ok(Err(_)) => Err(LoadError::Stopped),
+            Ok(Err(_)) => Err(LoadError::Panicked),
             Err(_) => Err(LoadError::CompileTimeout(limit)),
         }
     }

@@ -289,6 +289,7 @@ impl Broker {
             metrics: parts.metrics.clone(),
             plugins,
             catalog: shared.clone(),
+            policy: parts.policy.clone(),
             spawner: spawner.clone(),
             shutdown: shutdown.clone(),
         });

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::census::Census;
 use super::chain::FilterChain;
+use crate::auth::{Policy, rights};
 use crate::domain::{
-    Digest, Owner, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId,
-    TopicName, TopicSpec,
+    Digest, Owner, PluginInfo, PluginUse, Position, Principal, Sequence, SubscriptionId,
+    SubscriptionSpec, TopicId, TopicName, TopicSpec,
 };
 
 pub(super) use plugins::{KnownName, KnownPlugins};
@@ -358,6 +359,24 @@ impl Catalog {
             }
             Err(_) => Box::new(self.find_plugin(wanted).into_iter()),
         }
+    }
+
+    /// What a plugin in use is called for its limits and accounts: as it was named, or if that was a digest by the name
+    /// under which whoever it works for uses it, `scrub@3`.
+    pub(super) fn plugin_label(
+        &self,
+        policy: &Policy,
+        whose: Option<&Principal>,
+        used: &PluginUse,
+    ) -> String {
+        let by_name = || used.plugin.clone();
+        let (Ok(_), Some(who)) = (used.plugin.parse::<Digest>(), whose) else {
+            return by_name();
+        };
+        let plugin = rights::used_of(policy, who, self.meant_plugins(&used.plugin));
+        plugin.map_or_else(by_name, |plugin| {
+            format!("{}@{}", plugin.name, plugin.version)
+        })
     }
 
     /// The plugin a user means by `event-pattern`, `scrub@3` or a digest.

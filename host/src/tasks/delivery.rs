@@ -21,7 +21,8 @@ use super::{BrokerError, Catalog};
 use crate::auth::{Policy, rights};
 use crate::broker::{GiveUpReason, Lease};
 use crate::domain::{
-    Block, ConsumerId, Entries, FailurePolicy, Millis, Position, Principal, Sequence, TopicName,
+    Block, ConsumerId, Entries, FailurePolicy, Millis, PluginUse, Position, Principal, Sequence,
+    TopicName,
 };
 use crate::plugin::{ConfigureError, Plugins};
 use crate::store::ReadError;
@@ -62,10 +63,18 @@ impl DeliveryParts {
         form: &Form,
     ) -> Result<Arc<TransformChain>, ConfigureError> {
         let configure = || async {
-            let chain = TransformChain::configure(&self.plugins, &form.spec.transforms).await?;
+            let spec = &form.spec;
+            let label = |used: &PluginUse| self.label(spec.responsible(), used);
+            let uses = spec.transforms.iter().map(|used| (used, label(used)));
+            let chain = TransformChain::configure(&self.plugins, uses.collect()).await?;
             Ok(Arc::new(chain))
         };
         form.transforms.get_or_try_init(configure).await.cloned()
+    }
+
+    fn label(&self, whose: Option<&Principal>, used: &PluginUse) -> String {
+        let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+        catalog.plugin_label(&self.policy, whose, used)
     }
 }
 

@@ -29,8 +29,10 @@ use super::metrics::Metrics;
 use super::spawn::Spawner;
 use super::unreadable;
 use super::wards::{Place, Stay, Wards, Whose};
+use crate::auth::Policy;
 use crate::domain::{
-    Block, Digest, FailurePolicy, LetterMark, Position, SubscriptionId, TopicId, TopicName,
+    Block, Digest, FailurePolicy, LetterMark, PluginUse, Position, SubscriptionId, TopicId,
+    TopicName,
 };
 use crate::plugin::{
     ConfigureError, Evaluation, FilterFailure, FilterGroup, InputEvent, Plugins, RuleKey, Undecided,
@@ -76,8 +78,17 @@ pub(super) struct LaneParts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) plugins: Arc<Plugins>,
     pub(super) catalog: Arc<RwLock<Catalog>>,
+    pub(super) policy: Arc<Policy>,
     pub(super) spawner: Spawner,
     pub(super) shutdown: CancellationToken,
+}
+
+impl LaneParts {
+    fn label(&self, cell: &Cell, used: &PluginUse) -> String {
+        let spec = &cell.form().spec;
+        let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+        catalog.plugin_label(&self.policy, spec.responsible(), used)
+    }
 }
 
 // Few and small: at most one of each kind for each filter of each subscription and each of its changes.
@@ -160,7 +171,8 @@ impl Lanes {
                 stay: Stay::default(),
             };
             if let Some(digest) = used.digest {
-                self.add(digest, &used.plugin, member);
+                let label = self.parts.label(cell, used);
+                self.add(digest, &label, member);
             }
         }
     }

@@ -55,16 +55,15 @@ pub(super) enum Disposition {
 }
 
 impl TransformChain {
+    /// With each plugin goes what it is called, which also says on whose account it is.
     pub(super) async fn configure(
         plugins: &Plugins,
-        uses: &[PluginUse],
+        uses: Vec<(&PluginUse, String)>,
     ) -> Result<Self, ConfigureError> {
         let mut steps = Vec::with_capacity(uses.len());
-        for used in uses {
+        for (used, label) in uses {
             let Some(digest) = &used.digest else { continue };
-            let transformer = plugins
-                .transformer(digest, &used.config, &used.plugin)
-                .await?;
+            let transformer = plugins.transformer(digest, &used.config, &label).await?;
             steps.push((transformer, used.on_failure));
         }
         Ok(Self { steps })

@@ -105,3 +105,17 @@ fn what_is_used_by_its_digest_is_on_its_owners_account() {
     assert_eq!(same.name, team.name);
     assert_eq!(budget.account("a@3", &digest).name, team.name);
 }
+
+#[test]
+fn a_deleted_version_is_on_nobodys_account() {
+    let budget = budget();
+    let digest = Digest([0; 32]);
+    for (name, owner) in [("a", "cn:first"), ("b", "cn:second")] {
+        account(&budget, name, owner);
+    }
+    let other: Owner = "cn:first".parse().expect("an owner");
+    budget.belongs("a", Digest([1; 32]), Some(&other));
+    budget.belongs_no_more("a", &digest);
+    let by_digest = budget.account(&digest.to_string(), &digest);
+    assert_eq!(&*by_digest.name, "b", "`a` has other bytes by now");
+}

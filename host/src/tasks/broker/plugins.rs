@@ -90,7 +90,7 @@ impl Broker {
             match files.keep_only(&kept, may_lack) {
                 Ok((0, 0)) => {}
                 Ok((removed, stay)) => {
-                    tracing::info!(removed, stay, "files of plugins that do not exist; those that stay may be of plugins that a loss took");
+                    tracing::info!(removed, stay, "files of plugins that do not exist; those that stay may be of plugins that a loss took, or of another store");
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot look for files of plugins that do not exist");
@@ -354,9 +354,7 @@ impl Broker {
             Ok(()) => {
                 broken.iter().for_each(|gone| self.conditions().clear(gone));
                 self.forget_unused(&digests).await;
-                if self.catalog().plugins.of_name(wanted).next().is_none() {
-                    self.0.parts.plugins.belongs_to_nobody(wanted);
-                }
+                self.close_accounts(wanted, &digests);
                 Ok(())
             }
             // The owner of a plugin does not learn the names of what others make with it.
@@ -373,6 +371,18 @@ impl Broker {
         let owner = plugin.owner.as_ref();
         let plugins = &self.0.parts.plugins;
         plugins.belongs(&plugin.name, plugin.digest, owner);
+    }
+
+    // What was deleted is on the account of its name no more, unless it was uploaded again meanwhile: the catalog has that before
+    // it gets its account, and gets nothing while it is looked at here.
+    fn close_accounts(&self, name: &str, deleted: &[Digest]) {
+        let catalog = self.catalog();
+        for digest in deleted {
+            let mut versions = catalog.plugins.of_name(name);
+            if !versions.any(|version| version.digest == *digest) {
+                self.0.parts.plugins.belongs_no_more(name, digest);
+            }
+        }
     }
 
     fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
@@ -511,9 +521,10 @@ impl Broker {
     }
 
     fn usable_plugin(&self, who: &Principal, name: &str) -> Result<PluginInfo, BrokerError> {
-        self.plugin_if(name, |plugin| {
-            rights::uses(&self.0.parts.policy, who, plugin)
-        })
+        let catalog = self.catalog();
+        let meant = catalog.meant_plugins(name);
+        let plugin = rights::used_of(&self.0.parts.policy, who, meant).cloned();
+        plugin.ok_or_else(|| BrokerError::NoPlugin(name.to_owned()))
     }
 
     // A digest may be that of several plugins, of which one suffices.
@@ -546,7 +557,7 @@ impl Broker {
         }
         let plugins = &self.0.parts.plugins;
         plugins
-            .check(&plugin.digest, world, &used.config, &used.plugin)
+            .check(&plugin.digest, world, &used.config, &plugin.name)
             .await
             .map_err(|error| {
                 let why = format!("plugin `{}`: {}", used.plugin, chain(&error));
