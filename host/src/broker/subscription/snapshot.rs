@@ -417,3 +417,29 @@ impl StoredChains {
         }
     }
 }
+
+/// What a snapshot says, however its sets are packed: everything before them, and their ranges with the number of the set.
+#[cfg(test)]
+pub(super) fn told(bytes: &[u8]) -> (&[u8], Vec<(usize, u64, u64)>) {
+    let (version, rest) = bytes.split_first().expect("a version");
+    let (_, mut rest) = postcard::take_from_bytes::<Stored>(rest).expect("a head");
+    if *version >= CHAINS {
+        (_, rest) = postcard::take_from_bytes::<StoredChains>(rest).expect("chains");
+    }
+    if *version >= RETURNED {
+        (_, rest) = postcard::take_from_bytes::<StoredReturned>(rest).expect("classes");
+    }
+    if *version >= REASONS {
+        (_, rest) = postcard::take_from_bytes::<StoredReasons>(rest).expect("reasons");
+    }
+    let (head, mut ranges) = (&bytes[..bytes.len() - rest.len()], Vec::new());
+    for number in 0.. {
+        if rest.is_empty() {
+            break;
+        }
+        let set = PositionSet::read(&mut rest).expect("a set");
+        let of_set = set.ranges(0, u64::MAX);
+        ranges.extend(of_set.map(|(first, last)| (number, first, last)));
+    }
+    (head, ranges)
+}
