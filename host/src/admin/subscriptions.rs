@@ -141,8 +141,9 @@ pub(super) async fn log(
 
 // What `who` may not see is answered like what does not exist.
 async fn one_seen(app: &App, who: &Principal, name: String) -> Result<SubscriptionInfo, Problem> {
-    app.policy.check(who, &Action::SeeSubscriptions)?;
+    seen(app, who, &name)?;
     let info = one(app, name.clone()).await?;
+    // Another may have the name by now.
     match rights::sees(&app.policy, who, &info.spec) {
         true => Ok(info),
         false => Err(BrokerError::NoSubscription(name).into()),
@@ -208,14 +209,24 @@ pub(super) async fn resume(
 
 // The one of that name, which `who` may delete and resume.
 fn managed(app: &App, who: &Principal, name: &str) -> Result<Found, Problem> {
-    app.policy.check(who, &Action::SeeSubscriptions)?;
-    let found = app.broker.find(name)?;
-    // What `who` may not see is answered like what does not exist.
-    if !rights::sees(&app.policy, who, &found.spec) {
-        return Err(BrokerError::NoSubscription(name.to_owned()).into());
-    }
+    let found = seen(app, who, name)?;
     rights::manage(&app.policy, who, &found.spec)?;
     Ok(found)
+}
+
+// The one of that name, if `who` may see it; whoever it belongs to may, whatever they are granted by now. Who may not is answered as
+// if there were none.
+fn seen(app: &App, who: &Principal, name: &str) -> Result<Found, Problem> {
+    let found = app.broker.find(name);
+    let is_theirs = |found: &Found| found.spec.belongs_to(who);
+    if !found.as_ref().is_ok_and(is_theirs) {
+        app.policy.check(who, &Action::SeeSubscriptions)?;
+    }
+    let found = found?;
+    match rights::sees(&app.policy, who, &found.spec) {
+        true => Ok(found),
+        false => Err(BrokerError::NoSubscription(name.to_owned()).into()),
+    }
 }
 
 // What the broker fills in is not for callers to say. And they get others' dead letters only if they say so, whatever

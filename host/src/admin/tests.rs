@@ -33,6 +33,7 @@ const MIB: u64 = 1 << 20;
 
 struct Fixture {
     broker: Broker,
+    policy: Arc<Policy>,
     router: Router,
     dir: tempfile::TempDir,
 }
@@ -100,7 +101,7 @@ impl Fixture {
         };
         let app = App {
             broker: broker.clone(),
-            policy,
+            policy: policy.clone(),
             hooks: vec![Arc::new(|| "from_a_hook 1\n# EOF\n".to_owned()) as MetricsHook].into(),
             metrics: Arc::default(),
             lookups: request::Lookups::default(),
@@ -109,6 +110,7 @@ impl Fixture {
         };
         Self {
             broker,
+            policy,
             router: router(app),
             dir,
         }

@@ -258,3 +258,26 @@ async fn what_was_looked_up_is_deleted_and_no_other_of_its_name() {
     let show = "GET /v1/subscriptions/s";
     fixture.check("local", show, None, 200).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_somebodys_they_see_and_delete_whatever_they_are_granted_by_now() {
+    let fixture = Fixture::with(team_grants(), 16 << 20).await;
+    for name in ["mine", "kept"] {
+        let body = subscription(name, "orders.eu");
+        let create = "POST /v1/subscriptions";
+        fixture.check("cn:maker", create, body, 201).await;
+    }
+    fixture.policy.reload(grants());
+    for who in ["cn:maker", "cn:rival"] {
+        fixture.check(who, "GET /v1/subscriptions", None, 403).await;
+    }
+    for call in ["GET", "DELETE"].map(|method| format!("{method} /v1/subscriptions/mine")) {
+        fixture.check("cn:rival", &call, None, 403).await;
+    }
+    let show = "GET /v1/subscriptions/mine";
+    let shown = fixture.check("cn:maker", show, None, 200).await;
+    assert_eq!(shown["created_by"], "cn:maker");
+    let delete = "DELETE /v1/subscriptions/mine";
+    fixture.check("cn:maker", delete, None, 204).await;
+    fixture.check("cn:maker", show, None, 403).await;
+}
