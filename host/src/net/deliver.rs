@@ -12,10 +12,11 @@ use crate::tasks::{Body, Delivery};
 /// first events while the next are still on their way.
 const FRAME_BYTES_TARGET: usize = 256 * 1024;
 
-/// Bytes of a frame that are neither events nor their places: topic 258, attempt 6, time 11, heads of two lists
-/// and of the message 18. With the entry and the place of one event it stays below the kibibyte that the wire's
-/// limits leave between an event and a frame, so every event that was accepted can be delivered.
-const HEAD_BYTES_MAX: usize = 512;
+/// Bytes of a frame that are neither events nor their places: topic 258, attempt 6, time 11, the mark of a suspect 2, heads of
+/// two lists and of the message 18, and a few to spare. With the head and the place of one event, and what the broker's own
+/// headers add to the largest event (`ADDED_BYTES_MAX` of the wire's limits), it stays within the kibibyte that these leave
+/// between an event and a frame, so every event that was accepted can be delivered, and so can its dead letter.
+const HEAD_BYTES_MAX: usize = 304;
 
 /// Bytes that an event takes in a `Deliver` beside its entry: position and sequence, 10 each.
 const PLACE_BYTES_MAX: usize = 20;
@@ -389,5 +390,20 @@ mod tests {
             limits.frame_bytes_max,
         );
         assert!(packed.too_large.is_empty());
+    }
+
+    #[test]
+    fn the_letter_of_the_largest_event_fits_a_default_frame() {
+        let limits = tidegate_wire::Limits::default();
+        let letter = limits.event_bytes_max + tidegate_wire::limits::ADDED_BYTES_MAX;
+        let topic = "t".repeat(tidegate_wire::limits::TOPIC_BYTES_MAX);
+        let late = u64::MAX / 2;
+        let packed = pack(
+            vec![delivery(&topic, late, late, u32::MAX, &[letter])],
+            limits.frame_bytes_max,
+        );
+        assert!(packed.too_large.is_empty());
+        // Checks the length of each frame.
+        assert_eq!(shapes(&packed, limits.frame_bytes_max).len(), 1);
     }
 }

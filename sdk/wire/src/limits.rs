@@ -20,7 +20,7 @@ pub const ENVELOPE_BYTES_MAX: usize = 1024;
 
 /// Bytes that the broker's own headers may add to the largest event: what is left of the envelope in a `Deliver`, less a few. A
 /// dead letter's headers take up to 587 without the reason, which gets the rest when the event is that large.
-pub const ADDED_BYTES_MAX: usize = 704;
+pub const ADDED_BYTES_MAX: usize = 692;
 
 /// Largest encoded event: what fits a frame beside its envelope.
 pub const EVENT_BYTES_MAX: usize = FRAME_BYTES_MAX - ENVELOPE_BYTES_MAX;
