@@ -71,6 +71,15 @@ impl Condition {
     /// What it holds for, where there can be several.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
+        self.named().map(AsRef::as_ref)
+    }
+
+    // Whether there may be any number of its kind: what it holds for is not a name of the broker's own.
+    fn is_one_of_many(&self) -> bool {
+        matches!(self.named(), Some(Cow::Owned(_)))
+    }
+
+    fn named(&self) -> Option<&Cow<'static, str>> {
         match self {
             Self::StoreFailed
             | Self::FolderLost
@@ -84,24 +93,6 @@ impl Condition {
             | Self::Unreadable(subject)
             | Self::PluginBroken(subject)
             | Self::PluginLimit(subject) => Some(subject),
-        }
-    }
-
-    // Whether there may be any number of its kind: what it holds for is not a name of the broker's own.
-    fn is_one_of_many(&self) -> bool {
-        match self {
-            Self::StoreFailed
-            | Self::FolderLost
-            | Self::DiskFull
-            | Self::JournalFull
-            | Self::CheckpointFails
-            | Self::OutOfFiles
-            | Self::JournalFileLost
-            | Self::PolicyStale => false,
-            Self::TaskDied(subject)
-            | Self::Unreadable(subject)
-            | Self::PluginBroken(subject)
-            | Self::PluginLimit(subject) => matches!(subject, Cow::Owned(_)),
         }
     }
 
