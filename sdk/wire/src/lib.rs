@@ -1,5 +1,5 @@
-//! The wire protocol of Tidegate: schema, generated types, framing, limits and error codes. Pure: bytes in, values
-//! out. No I/O, no clock and no task ever lives here.
+//! The wire protocol of Tidegate: schema, generated types, framing, limits, error codes, and the traits of the streams that carry
+//! it. Pure: bytes in, values out. No I/O, no clock and no task ever lives here.
 
 pub mod batch;
 pub mod credit;
@@ -8,6 +8,7 @@ pub mod event;
 pub mod frame;
 pub mod limits;
 pub mod positions;
+pub mod stream;
 
 pub use limits::Limits;
 
