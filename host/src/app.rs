@@ -1,6 +1,7 @@
 //! Builds the parts of a broker, joins them, and takes them down in order: first what lets clients in, then
 //! what works for them, last the journal. Nothing else knows all the parts; nothing here does their work.
 
+mod banner;
 mod machine;
 mod reload;
 
@@ -171,7 +172,7 @@ async fn serve(
         .next()
         .unwrap_or_else(|| "tidegate".to_owned());
     if let Some(out) = lines::stdout() {
-        let banner = endpoints.banner(config, &program);
+        let banner = banner::banner(&endpoints, config, &program);
         out.push(format!("{banner}\n").as_bytes());
     }
     tracing::info!(%quic, admin = endpoints.admin, admin_tls = endpoints.admin_tls, "serving");

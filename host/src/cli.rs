@@ -13,6 +13,7 @@ mod consume;
 pub mod demo;
 mod envelope;
 mod hear_out;
+mod hint;
 pub(crate) mod local_broker;
 mod logging;
 mod loss;
@@ -136,7 +137,7 @@ async fn run_command(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("{}", hint::told(&error));
             ExitCode::FAILURE
         }
     }

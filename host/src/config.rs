@@ -20,7 +20,7 @@ use crate::auth::Grant;
 use crate::domain::Name;
 
 pub use endpoints::Endpoints;
-pub use error::{ConfigError, Problem};
+pub use error::{ConfigError, Problem, Warning};
 
 /// The documented file that is also the development configuration.
 pub const DEVELOPMENT: &str = include_str!("../../examples/tidegate.toml");
@@ -169,7 +169,7 @@ pub struct Store {
     /// Bytes of events in one sled database.
     pub generation_part_bytes: u64,
     /// Start although committed data is damaged, and go on without it. Not a key of the file, so that it is
-    /// never left on: `tidegate serve --accept-loss`.
+    /// never left on.
     #[serde(skip)]
     pub accept_loss: bool,
 }
@@ -336,7 +336,7 @@ impl Config {
 
     /// Things that are allowed but probably not meant, for a person.
     #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
+    pub fn warnings(&self) -> Vec<Warning> {
         rules::warnings(self)
     }
 

@@ -27,7 +27,7 @@ const CLOCK_SLACK: Duration = Duration::minutes(5);
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file exists that would be overwritten.
-    #[error("{} exists already; choose another directory or name, or overwrite it with --force", .0.display())]
+    #[error("{} exists already; choose another directory or name, or have it overwritten", .0.display())]
     Exists(PathBuf),
     /// A file cannot be read, or is not what it should be.
     #[error("cannot use {}: {reason}", path.display())]
@@ -210,7 +210,7 @@ impl Authority {
             .or_else(|| names.ips.first().map(ToString::to_string));
         let Some(first) = first else {
             return Err(PkiError::Names(
-                "a server needs a name that clients reach it by: --dns or --ip",
+                "a server needs a name that clients reach it by: of DNS, or an address",
             ));
         };
         let mut params = leaf_params(&first, validity, ExtendedKeyUsagePurpose::ServerAuth);

@@ -56,8 +56,13 @@ pub(super) enum ApiError {
         source: io::Error,
     },
     /// The broker said no.
-    #[error("{}", .0.message)]
-    Refused(Problem),
+    #[error("{}", problem.message)]
+    Refused {
+        /// What it said.
+        problem: Problem,
+        /// What it was asked for.
+        path: String,
+    },
     /// Something else answered, or the connection broke.
     #[error("the request to {url} failed")]
     Failed {
@@ -120,9 +125,8 @@ impl Api {
     }
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
-        let url = format!("{}{path}", self.base);
-        let answer = self.agent.get(&url).call();
-        parse(&url, &self.body(&url, answer)?)
+        let asked = self.asked(path);
+        asked.value(self.agent.get(&asked.url).call())
     }
 
     /// A whole list, page by page.
@@ -130,10 +134,10 @@ impl Api {
         let mut all = Vec::new();
         let mut next = Some(path.to_owned());
         while let Some(path) = next {
-            let url = format!("{}{path}", self.base);
-            let answer = self.agent.get(&url).call();
+            let asked = self.asked(&path);
+            let answer = self.agent.get(&asked.url).call();
             let link = answer.as_ref().ok().and_then(next_page);
-            let page: Vec<T> = parse(&url, &self.body(&url, answer)?)?;
+            let page: Vec<T> = asked.value(answer)?;
             // A page that is empty and goes on would go on for ever.
             next = link.filter(|_| !page.is_empty());
             all.extend(page);
@@ -146,9 +150,8 @@ impl Api {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ApiError> {
-        let url = format!("{}{path}", self.base);
-        let answer = self.agent.post(&url).send_json(body);
-        parse(&url, &self.body(&url, answer)?)
+        let asked = self.asked(path);
+        asked.value(self.agent.post(&asked.url).send_json(body))
     }
 
     pub(super) fn patch<T: DeserializeOwned>(
@@ -156,15 +159,15 @@ impl Api {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ApiError> {
-        let url = format!("{}{path}", self.base);
-        let answer = self.agent.patch(&url).send_json(body);
-        parse(&url, &self.body(&url, answer)?)
+        let asked = self.asked(path);
+        asked.value(self.agent.patch(&asked.url).send_json(body))
     }
 
     pub(super) fn post_empty(&self, path: &str) -> Result<(), ApiError> {
-        let url = format!("{}{path}", self.base);
-        let answer = self.agent.post(&url).send_empty();
-        self.body(&url, answer).map(drop)
+        let asked = self.asked(path);
+        asked
+            .body(self.agent.post(&asked.url).send_empty())
+            .map(drop)
     }
 
     pub(super) fn upload<T: DeserializeOwned>(
@@ -172,10 +175,10 @@ impl Api {
         path: &str,
         body: &[u8],
     ) -> Result<T, ApiError> {
-        let url = format!("{}{path}", self.base);
+        let asked = self.asked(path);
         let request = self
             .agent
-            .post(&url)
+            .post(&asked.url)
             .config()
             .timeout_global(Some(UPLOAD_TIMEOUT))
             .build();
@@ -184,42 +187,88 @@ impl Api {
             // Megabytes are not sent to be refused.
             .header("expect", "100-continue")
             .send(body);
-        parse(&url, &self.body(&url, answer)?)
+        asked.value(answer)
     }
 
     pub(super) fn delete(&self, path: &str) -> Result<(), ApiError> {
-        let url = format!("{}{path}", self.base);
-        let answer = self.agent.delete(&url).call();
-        self.body(&url, answer).map(drop)
+        let asked = self.asked(path);
+        asked.body(self.agent.delete(&asked.url).call()).map(drop)
+    }
+
+    fn asked<'a>(&self, path: &'a str) -> Asked<'a> {
+        Asked {
+            path,
+            url: format!("{}{path}", self.base),
+        }
+    }
+}
+
+/// What was asked for, to tell what came of it.
+struct Asked<'a> {
+    path: &'a str,
+    url: String,
+}
+
+impl Asked<'_> {
+    fn value<T: DeserializeOwned>(
+        &self,
+        answer: Result<Response<Body>, ureq::Error>,
+    ) -> Result<T, ApiError> {
+        let body = self.body(answer)?;
+        serde_json::from_slice(&body).map_err(|_| self.foreign(200, &body))
     }
 
     // The body of a success; a refusal is an error.
-    fn body(
-        &self,
-        url: &str,
-        answer: Result<Response<Body>, ureq::Error>,
-    ) -> Result<Vec<u8>, ApiError> {
-        let mut answer = answer.map_err(|error| unreachable_or_failed(url, error))?;
-        let failed = |source| ApiError::Failed {
-            url: url.to_owned(),
-            source,
-        };
+    fn body(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Vec<u8>, ApiError> {
+        let mut answer = answer.map_err(|error| self.failed(error))?;
         let status = answer.status();
         let body = answer
             .body_mut()
             .with_config()
             .limit(ANSWER_BYTES_MAX)
             .read_to_vec()
-            .map_err(failed)?;
+            .map_err(|source| ApiError::Failed {
+                url: self.url.clone(),
+                source,
+            })?;
         if status.is_success() {
             return Ok(body);
         }
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Err(ApiError::Refused(Problem {
-                status: status.as_u16(),
-                ..problem
-            })),
-            Err(_) => Err(foreign(url, status.as_u16(), &body)),
+            Ok(problem) => Err(ApiError::Refused {
+                problem: Problem {
+                    status: status.as_u16(),
+                    ..problem
+                },
+                path: self.path.to_owned(),
+            }),
+            Err(_) => Err(self.foreign(status.as_u16(), &body)),
+        }
+    }
+
+    fn failed(&self, error: ureq::Error) -> ApiError {
+        let url = self.url.clone();
+        match error {
+            // How rustls reports what it objects to, and the alerts of the other side.
+            ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                ApiError::Tls { url, source }
+            }
+            ureq::Error::Io(source) if is_cut(source.kind()) => ApiError::Cut { url, source },
+            ureq::Error::Io(source) => ApiError::Unreachable { url, source },
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => ApiError::Unreachable {
+                url,
+                source: io::Error::other(error.to_string()),
+            },
+            source => ApiError::Failed { url, source },
+        }
+    }
+
+    fn foreign(&self, status: u16, body: &[u8]) -> ApiError {
+        let text = String::from_utf8_lossy(body).chars().take(200).collect();
+        ApiError::Foreign {
+            url: self.url.clone(),
+            status,
+            text,
         }
     }
 }
@@ -227,12 +276,12 @@ impl Api {
 impl ApiError {
     /// Whether the broker said that there is no such thing.
     pub(super) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.status == 404)
+        matches!(self, Self::Refused { problem, .. } if problem.status == 404)
     }
 
     /// Whether the broker said that there is one already.
     pub(super) fn is_already_there(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.status == 409)
+        matches!(self, Self::Refused { problem, .. } if problem.status == 409)
     }
 }
 
@@ -262,23 +311,6 @@ pub(super) fn next_page<B>(answer: &Response<B>) -> Option<String> {
     is_next.then(|| path.to_owned())
 }
 
-fn unreachable_or_failed(url: &str, error: ureq::Error) -> ApiError {
-    let url = url.to_owned();
-    match error {
-        // How rustls reports what it objects to, and the alerts of the other side.
-        ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-            ApiError::Tls { url, source }
-        }
-        ureq::Error::Io(source) if is_cut(source.kind()) => ApiError::Cut { url, source },
-        ureq::Error::Io(source) => ApiError::Unreachable { url, source },
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => ApiError::Unreachable {
-            url,
-            source: io::Error::other(error.to_string()),
-        },
-        source => ApiError::Failed { url, source },
-    }
-}
-
 fn is_cut(kind: io::ErrorKind) -> bool {
     matches!(
         kind,
@@ -287,19 +319,6 @@ fn is_cut(kind: io::ErrorKind) -> bool {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::UnexpectedEof
     )
-}
-
-fn parse<T: DeserializeOwned>(url: &str, body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|_| foreign(url, 200, body))
-}
-
-fn foreign(url: &str, status: u16, body: &[u8]) -> ApiError {
-    let text = String::from_utf8_lossy(body).chars().take(200).collect();
-    ApiError::Foreign {
-        url: url.to_owned(),
-        status,
-        text,
-    }
 }
 
 fn tls(certificates: &CertificateFlags) -> anyhow::Result<TlsConfig> {

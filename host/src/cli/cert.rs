@@ -36,11 +36,8 @@ enum Command {
         /// Address that clients reach it by. Repeatable
         #[arg(long, value_name = "ADDRESS")]
         ip: Vec<IpAddr>,
-        /// Days it is valid
-        #[arg(long, default_value_t = 365, value_parser = days())]
-        days: u32,
         #[command(flatten)]
-        to: Destination,
+        leaf: LeafFlags,
     },
     /// Make a certificate for a client: client.pem and client.key
     Client {
@@ -49,11 +46,8 @@ enum Command {
         ca: PathBuf,
         #[command(flatten)]
         name: ClientFlags,
-        /// Days it is valid
-        #[arg(long, default_value_t = 365, value_parser = days())]
-        days: u32,
         #[command(flatten)]
-        to: Destination,
+        leaf: LeafFlags,
     },
 }
 
@@ -69,6 +63,16 @@ struct ClientFlags {
     /// It is the principal cn:NAME
     #[arg(long, value_name = "NAME")]
     cn: Option<String>,
+}
+
+/// What an authority is to sign, beside the name.
+#[derive(Debug, clap::Args)]
+struct LeafFlags {
+    /// Days it is valid
+    #[arg(long, default_value_t = 365, value_parser = days())]
+    days: u32,
+    #[command(flatten)]
+    to: Destination,
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,35 +91,28 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             Authority::new(name, Validity::days(*days))?.save(&to.out, to.force)?;
             report(&to.out, "ca", &format!("authority {name}, {days} days"))
         }
-        Command::Server {
-            ca,
-            dns,
-            ip,
-            days,
-            to,
-        } => {
+        Command::Server { ca, dns, ip, leaf } => {
             let names = ServerNames {
                 dns: dns.clone(),
                 ips: ip.clone(),
             };
-            let pair = Authority::load(ca)?.issue_server(&names, Validity::days(*days))?;
-            save(
-                &pair,
-                to,
-                "server",
-                &format!("broker certificate, {days} days"),
-            )
+            let pair = Authority::load(ca)?.issue_server(&names, Validity::days(leaf.days))?;
+            leaf.save(&pair, "server", "broker certificate")
         }
-        Command::Client { ca, name, days, to } => {
+        Command::Client { ca, name, leaf } => {
             let name = name.client_name();
-            let pair = Authority::load(ca)?.issue_client(&name, Validity::days(*days))?;
-            save(
-                &pair,
-                to,
-                "client",
-                &format!("client certificate of {}, {days} days", principal(&name)),
-            )
+            let pair = Authority::load(ca)?.issue_client(&name, Validity::days(leaf.days))?;
+            let what = format!("client certificate of {}", principal(&name));
+            leaf.save(&pair, "client", &what)
         }
+    }
+}
+
+impl LeafFlags {
+    fn save(&self, pair: &PemPair, stem: &str, what: &str) -> anyhow::Result<()> {
+        let Self { days, to } = self;
+        save_pair(&to.out, stem, pair, to.force)?;
+        report(&to.out, stem, &format!("{what}, {days} days"))
     }
 }
 
@@ -139,11 +136,6 @@ fn principal(name: &ClientName) -> String {
         ClientName::Dns(dns) => format!("dns:{dns}"),
         ClientName::CommonName(cn) => format!("cn:{cn}"),
     }
-}
-
-fn save(pair: &PemPair, to: &Destination, stem: &str, what: &str) -> anyhow::Result<()> {
-    save_pair(&to.out, stem, pair, to.force)?;
-    report(&to.out, stem, what)
 }
 
 fn report(dir: &Path, stem: &str, what: &str) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::output;
+use super::{hint, output};
 use crate::app;
 use crate::config::Config;
 
@@ -15,23 +15,23 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Read a configuration and the certificates it names as the broker would, and say what is wrong with them
-    Check {
-        /// The file [default: the embedded configuration]
-        file: Option<PathBuf>,
-    },
+    Check(FileArg),
     /// Print what holds, every key explained
-    Show {
-        /// The file [default: the embedded configuration]
-        file: Option<PathBuf>,
-    },
+    Show(FileArg),
+}
+
+#[derive(Debug, clap::Args)]
+struct FileArg {
+    /// The file [default: the embedded configuration]
+    file: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Command::Check { file } => {
+        Command::Check(FileArg { file }) => {
             let config = Config::load(file.as_deref())?;
             for warning in config.warnings() {
-                eprintln!("warning: {warning}");
+                eprintln!("warning: {}", hint::warned(warning));
             }
             app::check_tls(&config)?;
             let name = file
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 });
             Ok(output::line(&format!("{name} is well formed"))?)
         }
-        Command::Show { file } => {
+        Command::Show(FileArg { file }) => {
             let shown = Config::load(file.as_deref())?.to_documented_toml();
             Ok(output::line(shown.trim_end())?)
         }

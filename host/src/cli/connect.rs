@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tidegate_client::{Client, ClientOptions, ConnectError};
 
+use super::api::Api;
 use super::text;
 use crate::pki::DevPki;
 
@@ -92,6 +93,13 @@ impl CertificateFlags {
             cert: path_or(&self.cert, "TIDEGATE_CERT", &development.client_cert),
             key: path_or(&self.cert_key, "TIDEGATE_KEY", &development.client_key),
         }
+    }
+}
+
+impl ManageFlags {
+    /// The admin API that is meant.
+    pub(super) fn api(&self) -> anyhow::Result<Api> {
+        Api::new(&self.admin, &self.certificates)
     }
 }
 

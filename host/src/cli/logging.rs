@@ -11,6 +11,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
+use super::hint;
 use crate::config::{Log, LogFormat};
 use crate::lines::{self, LineWriter};
 use crate::store;
@@ -42,7 +43,7 @@ pub(super) fn for_command() {
 
 /// The error that ends a broker.
 pub(super) fn tell_end(error: &anyhow::Error) {
-    let line = format!("error: {error:#}\n");
+    let line = hint::told(error) + "\n";
     match lines::stderr() {
         Some(lines) => lines.push(line.as_bytes()),
         None => eprint!("{line}"),

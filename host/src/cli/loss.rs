@@ -1,6 +1,5 @@
 //! `tidegate loss`.
 
-use super::api::Api;
 use super::connect::ManageFlags;
 use super::output;
 use crate::domain::UnreadableInfo;
@@ -33,7 +32,7 @@ enum Command {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::List { flags } => {
-            let unreadable: Vec<UnreadableInfo> = api(flags)?.get(PATH)?;
+            let unreadable: Vec<UnreadableInfo> = flags.api()?.get(PATH)?;
             output::either(flags.json, &unreadable, |all| {
                 table("everything that was asked for can be read", all)
             })
@@ -43,7 +42,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             flags,
         } => {
             let body = serde_json::json!({ "dead_letters": dead_letters });
-            let given_up: Vec<UnreadableInfo> = api(flags)?.post(PATH, &body)?;
+            let given_up: Vec<UnreadableInfo> = flags.api()?.post(PATH, &body)?;
             output::either(flags.json, &given_up, |all| {
                 table(
                     "nothing was given up: no generation is known to be damaged. Damage of the journal takes a start with --accept-loss",
@@ -52,10 +51,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             })
         }
     }
-}
-
-fn api(flags: &ManageFlags) -> anyhow::Result<Api> {
-    Api::new(&flags.admin, &flags.certificates)
 }
 
 fn table(empty: &str, all: &[UnreadableInfo]) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::ProgressBar;
 
-use super::api::{Api, segment};
+use super::api::segment;
 use super::connect::ManageFlags;
 use super::{output, text};
 use crate::domain::{Name, Owner, PluginDetails, PluginInfo, PluginName};
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             let component =
                 std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
             let busy = busy(&format!("uploading and compiling {name}"));
-            let info: Result<PluginInfo, _> = api(flags)?.upload(&path(name.as_str()), &component);
+            let info: Result<PluginInfo, _> = flags.api()?.upload(&path(name.as_str()), &component);
             busy.finish_and_clear();
             output::either(flags.json, &info?, |info| {
                 let world = text::word_of(&info.world);
@@ -84,21 +84,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             })
         }
         Command::List { flags } => {
-            let plugins: Vec<PluginInfo> = api(flags)?.list("/v1/plugins")?;
+            let plugins: Vec<PluginInfo> = flags.api()?.list("/v1/plugins")?;
             output::either(flags.json, &plugins, |plugins| list(plugins))
         }
         Command::Names { flags } => {
-            let names: Vec<PluginName> = api(flags)?.list("/v1/plugin-names")?;
+            let names: Vec<PluginName> = flags.api()?.list("/v1/plugin-names")?;
             output::either(flags.json, &names, |names| list_names(names))
         }
         Command::Show { name, flags } => {
-            let plugin: PluginDetails = api(flags)?.get(&path(name))?;
+            let plugin: PluginDetails = flags.api()?.get(&path(name))?;
             output::either(flags.json, &plugin, details)
         }
         Command::Chown { name, owner, flags } => {
             let body = serde_json::json!({ "owner": owner });
             let chown = format!("{}/chown", path(name.as_str()));
-            let given: PluginName = api(flags)?.post(&chown, &body)?;
+            let given: PluginName = flags.api()?.post(&chown, &body)?;
             output::either(flags.json, &given, |_| {
                 format!("plugin {name} belongs to {owner}")
             })
@@ -109,7 +109,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             flags,
         } => {
             let query = if *free_name { "?free_name=true" } else { "" };
-            api(flags)?.delete(&format!("{}{query}", path(name)))?;
+            flags.api()?.delete(&format!("{}{query}", path(name)))?;
             let answer = serde_json::json!({ "deleted": name, "free_name": free_name });
             output::either(flags.json, &answer, |_| match free_name {
                 true => format!("deleted plugin {name}, and its name is free"),
@@ -117,10 +117,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             })
         }
     }
-}
-
-fn api(flags: &ManageFlags) -> anyhow::Result<Api> {
-    Api::new(&flags.admin, &flags.certificates)
 }
 
 fn path(name: &str) -> String {

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::chain::Chain;
 use super::connect::ManageFlags;
 use super::subscription::{
-    self, ChangeFlags, ChownArgs, DeliveryFlags, Kind, LetterFlags, OwnerFlag, api, joined,
-    plain_spec, plugins, state,
+    self, ChangeFlags, ChownArgs, Kind, NamedArgs, SpecFlags, joined, plugins, state,
 };
 use super::{output, text};
 use crate::domain::{
@@ -39,21 +37,11 @@ enum Command {
         flags: ManageFlags,
     },
     /// Show one route
-    Show {
-        /// Its name
-        name: String,
-        #[command(flatten)]
-        flags: ManageFlags,
-    },
+    Show(NamedArgs),
     /// Give a route to an owner, with whose rights it works from then on
     Chown(ChownArgs),
     /// Delete a route
-    Delete {
-        /// Its name
-        name: String,
-        #[command(flatten)]
-        flags: ManageFlags,
-    },
+    Delete(NamedArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,13 +56,7 @@ struct CreateArgs {
     #[arg(long, required = true, value_name = "[OUTPUT=]TOPIC", value_parser = output_of)]
     to: Vec<(Name, TopicName)>,
     #[command(flatten)]
-    chain: Chain,
-    #[command(flatten)]
-    letters: LetterFlags,
-    #[command(flatten)]
-    delivery: DeliveryFlags,
-    #[command(flatten)]
-    belonging: OwnerFlag,
+    what: SpecFlags,
     #[command(flatten)]
     flags: ManageFlags,
 }
@@ -104,17 +86,9 @@ impl UpdateArgs {
 
 impl CreateArgs {
     fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
-        let chain = self.chain.clone().with_files_read()?;
-        let outputs = outputs(&self.to)?;
         Ok(SubscriptionSpec {
-            filters: chain.filters,
-            transforms: chain.transforms,
-            start: self.delivery.start,
-            delivery: self.delivery.policy(),
-            outputs,
-            owner: self.belonging.owner.clone(),
-            include_dead_letters: self.letters.include_dead_letters,
-            ..plain_spec(self.name.clone(), self.from.clone())
+            outputs: outputs(&self.to)?,
+            ..self.what.spec(&self.name, &self.from)?
         })
     }
 }
@@ -139,8 +113,10 @@ impl Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Create(create) => {
-            let info: SubscriptionInfo =
-                api(&create.flags)?.post("/v1/subscriptions", &create.spec()?)?;
+            let info: SubscriptionInfo = create
+                .flags
+                .api()?
+                .post("/v1/subscriptions", &create.spec()?)?;
             output::either(create.flags.json, &info, |info| {
                 format!("created route {}", info.spec.name)
             })
@@ -149,12 +125,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             subscription::update(&args.name, &args.patch()?, &args.flags, Kind::Route)
         }
         Command::List { flags } => {
-            let all: Vec<SubscriptionInfo> = api(flags)?.list("/v1/routes")?;
+            let all: Vec<SubscriptionInfo> = flags.api()?.list("/v1/routes")?;
             output::either(flags.json, &all, |all| list(all))
         }
-        Command::Show { name, flags } => subscription::show(name, flags, Kind::Route),
+        Command::Show(args) => subscription::show(args, Kind::Route),
         Command::Chown(args) => subscription::chown(args, Kind::Route),
-        Command::Delete { name, flags } => subscription::delete(name, flags, Kind::Route),
+        Command::Delete(args) => subscription::delete(args, Kind::Route),
     }
 }
 

@@ -34,35 +34,15 @@ enum Command {
         flags: ManageFlags,
     },
     /// Show one subscription
-    Show {
-        /// Its name
-        name: String,
-        #[command(flatten)]
-        flags: ManageFlags,
-    },
+    Show(NamedArgs),
     /// Delete a subscription and what it has not acked
-    Delete {
-        /// Its name
-        name: String,
-        #[command(flatten)]
-        flags: ManageFlags,
-    },
+    Delete(NamedArgs),
     /// Show what was lately said of the failures of the plugins of a subscription or route
-    Log {
-        /// Its name
-        name: String,
-        #[command(flatten)]
-        flags: ManageFlags,
-    },
+    Log(NamedArgs),
     /// Give a subscription to an owner
     Chown(ChownArgs),
     /// Let a paused subscription or route go on
-    Resume {
-        /// Its name
-        name: String,
-        #[command(flatten)]
-        flags: ManageFlags,
-    },
+    Resume(NamedArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,24 +53,38 @@ struct CreateArgs {
     #[arg(long, short, required = true, value_name = "PATTERN")]
     topic: Vec<TopicPattern>,
     #[command(flatten)]
-    chain: Chain,
-    #[command(flatten)]
-    letters: LetterFlags,
-    #[command(flatten)]
-    delivery: DeliveryFlags,
-    #[command(flatten)]
-    belonging: OwnerFlag,
+    what: SpecFlags,
     #[command(flatten)]
     flags: ManageFlags,
 }
 
-/// Whose it is to be. Shared with routes.
+/// Which one. Shared with routes.
+#[derive(Debug, clap::Args)]
+pub(super) struct NamedArgs {
+    /// Its name
+    pub(super) name: String,
+    #[command(flatten)]
+    pub(super) flags: ManageFlags,
+}
+
+/// What a new one does with its events, and for whom. Shared with routes.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct OwnerFlag {
+pub(super) struct SpecFlags {
+    #[command(flatten)]
+    chain: Chain,
+    /// Take in the dead letters of all topics that the patterns match
+    ///
+    /// Without it a pattern that begins with a wildcard (`>`, `*.eu`) takes in none, so that who reads everything does
+    /// not read, and give up, what others gave up. One that spells out at least the first token of their topic
+    /// (`dead.>`, `dead.orders`) always takes them in.
+    #[arg(long)]
+    include_dead_letters: bool,
+    #[command(flatten)]
+    delivery: DeliveryFlags,
     /// Whose it is: a principal, or with `*` for any characters a group of them. Only the owner, and who has a consume
     /// right on its name, may attach; and the broker does what it does by itself with the owner's rights
     #[arg(long, value_name = "PRINCIPAL")]
-    pub(super) owner: Option<Owner>,
+    owner: Option<Owner>,
 }
 
 /// Who gets it. Shared with routes.
@@ -118,18 +112,6 @@ struct UpdateArgs {
     flags: ManageFlags,
 }
 
-/// Whether a new subscription or route takes in dead letters.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct LetterFlags {
-    /// Take in the dead letters of all topics that the patterns match
-    ///
-    /// Without it a pattern that begins with a wildcard (`>`, `*.eu`) takes in none, so that who reads everything does
-    /// not read, and give up, what others gave up. One that spells out at least the first token of their topic
-    /// (`dead.>`, `dead.orders`) always takes them in.
-    #[arg(long)]
-    pub(super) include_dead_letters: bool,
-}
-
 /// What to change. Shared with routes.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct ChangeFlags {
@@ -150,10 +132,10 @@ pub(super) struct ChangeFlags {
 
 /// How events are handed out. What is not given is left to the broker's defaults.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct DeliveryFlags {
+struct DeliveryFlags {
     /// Where it starts: new (the next event) or earliest (the oldest that is kept)
     #[arg(long, default_value = "new", value_parser = text::word::<StartAt>, help_heading = "Delivery")]
-    pub(super) start: StartAt,
+    start: StartAt,
     #[command(flatten)]
     policy: PolicyFlags,
 }
@@ -179,7 +161,7 @@ struct PolicyFlags {
 }
 
 impl DeliveryFlags {
-    pub(super) fn policy(&self) -> DeliveryPolicy {
+    fn policy(&self) -> DeliveryPolicy {
         let mut policy = DeliveryPolicy::default();
         self.policy.patch().apply(&mut policy);
         policy
@@ -212,18 +194,33 @@ impl ChangeFlags {
     }
 }
 
-impl CreateArgs {
-    fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
+impl SpecFlags {
+    /// The specification of `name`, which reads `topics` and has no outputs.
+    ///
+    /// # Errors
+    ///
+    /// A file that a flag names cannot be read.
+    pub(super) fn spec(
+        &self,
+        name: &Name,
+        topics: &[TopicPattern],
+    ) -> anyhow::Result<SubscriptionSpec> {
         let chain = self.chain.clone().with_files_read()?;
         Ok(SubscriptionSpec {
             filters: chain.filters,
             transforms: chain.transforms,
             start: self.delivery.start,
             delivery: self.delivery.policy(),
-            owner: self.belonging.owner.clone(),
-            include_dead_letters: self.letters.include_dead_letters,
-            ..plain_spec(self.name.clone(), self.topic.clone())
+            owner: self.owner.clone(),
+            include_dead_letters: self.include_dead_letters,
+            ..plain_spec(name.clone(), topics.to_vec())
         })
+    }
+}
+
+impl CreateArgs {
+    fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
+        self.what.spec(&self.name, &self.topic)
     }
 }
 
@@ -264,8 +261,10 @@ impl Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Create(create) => {
-            let info: SubscriptionInfo =
-                api(&create.flags)?.post("/v1/subscriptions", &create.spec()?)?;
+            let info: SubscriptionInfo = create
+                .flags
+                .api()?
+                .post("/v1/subscriptions", &create.spec()?)?;
             output::either(create.flags.json, &info, |info| {
                 let name = &info.spec.name;
                 format!("created subscription {name}; receive with: tidegate sub {name}")
@@ -276,19 +275,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             update(&args.name, &patch, &args.flags, Kind::Subscription)
         }
         Command::List { flags } => {
-            let mut all: Vec<SubscriptionInfo> = api(flags)?.list("/v1/subscriptions")?;
+            let mut all: Vec<SubscriptionInfo> = flags.api()?.list("/v1/subscriptions")?;
             all.retain(|info| !info.spec.is_route());
             output::either(flags.json, &all, |all| list(all))
         }
-        Command::Show { name, flags } => show(name, flags, Kind::Subscription),
-        Command::Delete { name, flags } => delete(name, flags, Kind::Subscription),
+        Command::Show(args) => show(args, Kind::Subscription),
+        Command::Delete(args) => delete(args, Kind::Subscription),
         Command::Chown(args) => chown(args, Kind::Subscription),
-        Command::Log { name, flags } => {
-            let lines: Vec<LogLine> = api(flags)?.get(&format!("{}/log", path(name)))?;
+        Command::Log(NamedArgs { name, flags }) => {
+            let lines: Vec<LogLine> = flags.api()?.get(&format!("{}/log", path(name)))?;
             output::either(flags.json, &lines, |lines| log(lines))
         }
-        Command::Resume { name, flags } => {
-            api(flags)?.post_empty(&format!("{}/resume", path(name)))?;
+        Command::Resume(NamedArgs { name, flags }) => {
+            flags.api()?.post_empty(&format!("{}/resume", path(name)))?;
             let answer = serde_json::json!({ "resumed": name });
             output::either(flags.json, &answer, |_| format!("resumed {name}"))
         }
@@ -311,9 +310,9 @@ impl Kind {
     }
 }
 
-pub(super) fn show(name: &str, flags: &ManageFlags, kind: Kind) -> anyhow::Result<()> {
-    let info = get(&api(flags)?, name, kind)?;
-    output::either(flags.json, &info, details)
+pub(super) fn show(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
+    let info = get(&args.flags.api()?, &args.name, kind)?;
+    output::either(args.flags.json, &info, details)
 }
 
 pub(super) fn update(
@@ -328,7 +327,7 @@ pub(super) fn update(
             kind.word()
         );
     }
-    let api = api(flags)?;
+    let api = flags.api()?;
     let before = get(&api, name, kind)?;
     let info: SubscriptionInfo = api.patch(&path(name), patch)?;
     output::either(flags.json, &info, |info| match info.fence {
@@ -344,7 +343,7 @@ pub(super) fn update(
 }
 
 pub(super) fn chown(args: &ChownArgs, kind: Kind) -> anyhow::Result<()> {
-    let api = api(&args.flags)?;
+    let api = args.flags.api()?;
     get(&api, &args.name, kind)?;
     let body = serde_json::json!({ "owner": args.owner });
     let info: SubscriptionInfo = api.post(&format!("{}/chown", path(&args.name)), &body)?;
@@ -354,18 +353,15 @@ pub(super) fn chown(args: &ChownArgs, kind: Kind) -> anyhow::Result<()> {
     })
 }
 
-pub(super) fn delete(name: &str, flags: &ManageFlags, kind: Kind) -> anyhow::Result<()> {
-    let api = api(flags)?;
+pub(super) fn delete(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
+    let NamedArgs { name, flags } = args;
+    let api = flags.api()?;
     get(&api, name, kind)?;
     api.delete(&path(name))?;
     let answer = serde_json::json!({ "deleted": name });
     output::either(flags.json, &answer, |_| {
         format!("deleted {} {name}", kind.word())
     })
-}
-
-pub(super) fn api(flags: &ManageFlags) -> anyhow::Result<Api> {
-    Api::new(&flags.admin, &flags.certificates)
 }
 
 /// The path of a subscription or route.

@@ -1,5 +1,7 @@
 //! What command lines mean.
 
+use std::collections::BTreeMap;
+
 use clap::CommandFactory;
 
 use super::*;
@@ -68,6 +70,27 @@ fn every_command_is_understood() {
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
     }
+}
+
+#[test]
+fn a_flag_of_several_commands_is_said_in_the_same_words() {
+    fn look(command: &clap::Command, said: &mut BTreeMap<(String, String), String>) {
+        for flag in command.get_arguments() {
+            let (Some(heading), Some(name)) = (flag.get_help_heading(), flag.get_long()) else {
+                continue;
+            };
+            let text = format!("{:?} {:?}", flag.get_help(), flag.get_value_names());
+            let before = said.insert((heading.to_owned(), name.to_owned()), text.clone());
+            let before = before.unwrap_or_else(|| text.clone());
+            assert_eq!(before, text, "{}: --{name}", command.get_name());
+        }
+        for below in command.get_subcommands() {
+            look(below, said);
+        }
+    }
+    let mut said = BTreeMap::new();
+    look(&Cli::command(), &mut said);
+    assert!(said.len() > 10, "{said:?}");
 }
 
 #[test]

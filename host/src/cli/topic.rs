@@ -1,6 +1,6 @@
 //! `tidegate topic`.
 
-use super::api::{Api, segment};
+use super::api::segment;
 use super::connect::ManageFlags;
 use super::{output, text};
 use crate::domain::{Durability, TopicInfo, TopicName, TopicSpec};
@@ -57,29 +57,25 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 durability: *durability,
                 created_by: None,
             };
-            let info: TopicInfo = api(flags)?.post("/v1/topics", &spec)?;
+            let info: TopicInfo = flags.api()?.post("/v1/topics", &spec)?;
             output::either(flags.json, &info, |info| {
                 format!("created topic {}", info.spec.name)
             })
         }
         Command::List { flags } => {
-            let topics: Vec<TopicInfo> = api(flags)?.list("/v1/topics")?;
+            let topics: Vec<TopicInfo> = flags.api()?.list("/v1/topics")?;
             output::either(flags.json, &topics, |topics| list(topics))
         }
         Command::Show { name, flags } => {
-            let info: TopicInfo = api(flags)?.get(&path(name))?;
+            let info: TopicInfo = flags.api()?.get(&path(name))?;
             output::either(flags.json, &info, details)
         }
         Command::Delete { name, flags } => {
-            api(flags)?.delete(&path(name))?;
+            flags.api()?.delete(&path(name))?;
             let answer = serde_json::json!({ "deleted": name });
             output::either(flags.json, &answer, |_| format!("deleted topic {name}"))
         }
     }
-}
-
-fn api(flags: &ManageFlags) -> anyhow::Result<Api> {
-    Api::new(&flags.admin, &flags.certificates)
 }
 
 fn path(name: &TopicName) -> String {

@@ -1,4 +1,4 @@
-//! Why a configuration is refused, with the place in the file and what to do about it.
+//! Why a configuration is refused, with the place in the file and what to do about it, and what its reader is warned of.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -41,6 +41,24 @@ pub struct Problem {
     pub key: String,
     /// What is wrong and what to do.
     pub message: String,
+}
+
+/// What is allowed but probably not meant. Whoever starts a broker is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// Nobody may do anything.
+    #[error(
+        "no grants: nobody may do anything, not even over the local admin port. Add [[policy.grants]]"
+    )]
+    NoGrants,
+    /// Who comes without a certificate may do nothing.
+    #[error("listen.anonymous is open, but no grant names `anonymous`")]
+    AnonymousWithoutGrant,
+    /// There is no admin API.
+    #[error(
+        "neither listen.admin nor listen.admin_tls is set: subscriptions and plugins cannot be managed"
+    )]
+    NoAdmin,
 }
 
 impl ConfigError {

@@ -1,8 +1,11 @@
 //! What the types cannot say: bounds, and values that must fit together. Each rule names its key, so that the
 //! message can point at the line.
 
-use super::error::Problem;
+use std::ops::RangeInclusive;
+
+use super::error::{Problem, Warning};
 use super::{Config, known};
+use crate::domain::Principal;
 
 /// Bytes of a message beside the one event in it: topic, positions, numbers.
 const ENVELOPE_BYTES_MAX: u64 = 1_024;
@@ -13,6 +16,17 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const HOUR_MS: u64 = 3_600_000;
+
+/// Requires of keys of a section that their values are within bounds, both included. A field is called as its key.
+macro_rules! within {
+    ($rules:ident, $config:ident.$section:ident { $($key:ident: $bounds:expr),* $(,)? }) => {
+        $($rules.within(
+            concat!(stringify!($section), ".", stringify!($key)),
+            $config.$section.$key.into(),
+            $bounds,
+        );)*
+    };
+}
 
 /// The rules that `config`, read from `text`, breaks.
 pub(super) fn broken(config: &Config, text: &str) -> Vec<Problem> {
@@ -29,32 +43,26 @@ pub(super) fn broken(config: &Config, text: &str) -> Vec<Problem> {
     rules.problems
 }
 
-/// What is allowed but probably not meant.
-pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if config.policy.grants.is_empty() {
-        warnings.push(
-            "no grants: nobody may do anything, not even over the local admin port. Add [[policy.grants]]; \
-             `tidegate config show` without a file has some to copy"
-                .to_owned(),
-        );
-    }
-    let anonymous_granted = config.policy.grants.iter().any(|grant| {
-        grant
-            .principals
-            .iter()
-            .any(|pattern| pattern.matches(&crate::domain::Principal::anonymous()))
-    });
-    if config.listen.anonymous.is_some() && !anonymous_granted {
-        warnings.push("listen.anonymous is open, but no grant names `anonymous`".to_owned());
-    }
-    if config.listen.admin.is_none() && config.listen.admin_tls.is_none() {
-        warnings.push(
-            "neither listen.admin nor listen.admin_tls is set: subscriptions and plugins cannot be managed"
-                .to_owned(),
-        );
-    }
-    warnings
+/// What is allowed in `config` but probably not meant.
+pub(super) fn warnings(config: &Config) -> Vec<Warning> {
+    let anonymous = Principal::anonymous();
+    let grants = &config.policy.grants;
+    let mut principals = grants.iter().flat_map(|grant| &grant.principals);
+    let is_anonymous_granted = principals.any(|pattern| pattern.matches(&anonymous));
+    let listen = &config.listen;
+    let found = [
+        (grants.is_empty(), Warning::NoGrants),
+        (
+            listen.anonymous.is_some() && !is_anonymous_granted,
+            Warning::AnonymousWithoutGrant,
+        ),
+        (
+            listen.admin.is_none() && listen.admin_tls.is_none(),
+            Warning::NoAdmin,
+        ),
+    ];
+    let there = found.into_iter().filter(|(is_there, _)| *is_there);
+    there.map(|(_, warning)| warning).collect()
 }
 
 struct Rules<'a> {
@@ -74,13 +82,11 @@ impl Rules<'_> {
         }
     }
 
-    // Key, value, least, most.
-    fn all_within(&mut self, bounds: &[(&str, u64, u64, u64)]) {
-        for &(key, value, min, max) in bounds {
-            self.require((min..=max).contains(&value), key, || {
-                format!("{value} is out of bounds; allowed are {min} to {max}")
-            });
-        }
+    fn within(&mut self, key: &str, value: u64, bounds: RangeInclusive<u64>) {
+        self.require(bounds.contains(&value), key, || {
+            let (min, max) = bounds.into_inner();
+            format!("{value} is out of bounds; allowed are {min} to {max}")
+        });
     }
 }
 
@@ -128,166 +134,41 @@ fn tls(config: &Config, rules: &mut Rules<'_>) {
 
 fn limits(config: &Config, rules: &mut Rules<'_>) {
     let limits = &config.limits;
-    let frame_min = limits.event_bytes_max.saturating_add(ENVELOPE_BYTES_MAX);
     let frame = limits.frame_bytes_max;
-    rules.all_within(&[
-        (
-            "limits.event_bytes_max",
-            limits.event_bytes_max,
-            1_024,
-            GIB / 4,
-        ),
-        ("limits.frame_bytes_max", frame, frame_min, GIB),
-        ("limits.headers_max", limits.headers_max.into(), 0, 65_536),
-        (
-            "limits.header_bytes_max",
-            limits.header_bytes_max,
-            0,
-            limits.event_bytes_max,
-        ),
-        (
-            "limits.batch_events_max",
-            limits.batch_events_max.into(),
-            1,
-            1_000_000,
-        ),
-        (
-            "limits.connections_max",
-            limits.connections_max.into(),
-            1,
-            1_000_000,
-        ),
-        (
-            "limits.principal_connections_max",
-            limits.principal_connections_max.into(),
-            0,
-            limits.connections_max.into(),
-        ),
-        (
-            "limits.connection_streams_max",
-            limits.connection_streams_max.into(),
-            2,
-            65_536,
-        ),
-        (
-            "limits.publish_credit_bytes",
-            limits.publish_credit_bytes,
-            frame,
-            4 * GIB,
-        ),
-        (
-            "limits.publish_credit_total_bytes",
-            limits.publish_credit_total_bytes,
-            frame,
-            TIB,
-        ),
-        (
-            "limits.publish_credit_batches",
-            limits.publish_credit_batches.into(),
-            1,
-            1_000_000,
-        ),
-        ("limits.producers_max", limits.producers_max, 1, 100_000_000),
-        ("limits.topics_max", limits.topics_max, 1, 100_000_000),
-        (
-            "limits.principal_topics_max",
-            limits.principal_topics_max,
-            0,
-            100_000_000,
-        ),
-        (
-            "limits.subscriptions_max",
-            limits.subscriptions_max,
-            1,
-            10_000_000,
-        ),
-        (
-            "limits.principal_subscriptions_max",
-            limits.principal_subscriptions_max,
-            0,
-            10_000_000,
-        ),
-        (
-            "limits.subscription_patterns_max",
-            limits.subscription_patterns_max,
-            1,
-            1_000_000,
-        ),
-        (
-            "limits.specification_bytes_max",
-            limits.specification_bytes_max,
-            1,
-            TIB,
-        ),
-        (
-            "limits.principal_specification_bytes_max",
-            limits.principal_specification_bytes_max,
-            0,
-            TIB,
-        ),
-        ("limits.plugins_max", limits.plugins_max, 0, 1_000_000),
-        (
-            "limits.principal_plugins_max",
-            limits.principal_plugins_max,
-            0,
-            1_000_000,
-        ),
-        ("limits.plugin_bytes_max", limits.plugin_bytes_max, 0, TIB),
-        (
-            "limits.principal_plugin_bytes_max",
-            limits.principal_plugin_bytes_max,
-            0,
-            TIB,
-        ),
-        (
-            "limits.handshake_timeout_ms",
-            limits.handshake_timeout_ms,
-            100,
-            HOUR_MS,
-        ),
-        (
-            "limits.frame_timeout_ms",
-            limits.frame_timeout_ms,
-            100,
-            HOUR_MS,
-        ),
-        (
-            "limits.idle_timeout_ms",
-            limits.idle_timeout_ms,
-            1_000,
-            HOUR_MS,
-        ),
-        (
-            "limits.admin_connections_max",
-            limits.admin_connections_max.into(),
-            2,
-            65_536,
-        ),
-        (
-            "limits.admin_address_connections_max",
-            limits.admin_address_connections_max.into(),
-            1,
-            65_536,
-        ),
-        (
-            "limits.admin_principal_connections_max",
-            limits.admin_principal_connections_max.into(),
-            1,
-            65_536,
-        ),
-        (
-            "limits.admin_request_timeout_ms",
-            limits.admin_request_timeout_ms,
-            100,
-            HOUR_MS,
-        ),
-        (
-            "shutdown.deadline_ms",
-            config.shutdown.deadline_ms,
-            0,
-            HOUR_MS,
-        ),
-    ]);
+    let frame_min = limits.event_bytes_max.saturating_add(ENVELOPE_BYTES_MAX);
+    within!(rules, config.limits {
+        event_bytes_max: 1_024..=GIB / 4,
+        frame_bytes_max: frame_min..=GIB,
+        headers_max: 0..=65_536,
+        header_bytes_max: 0..=limits.event_bytes_max,
+        batch_events_max: 1..=1_000_000,
+        connections_max: 1..=1_000_000,
+        principal_connections_max: 0..=limits.connections_max.into(),
+        connection_streams_max: 2..=65_536,
+        publish_credit_bytes: frame..=4 * GIB,
+        publish_credit_total_bytes: frame..=TIB,
+        publish_credit_batches: 1..=1_000_000,
+        producers_max: 1..=100_000_000,
+        topics_max: 1..=100_000_000,
+        principal_topics_max: 0..=100_000_000,
+        subscriptions_max: 1..=10_000_000,
+        principal_subscriptions_max: 0..=10_000_000,
+        subscription_patterns_max: 1..=1_000_000,
+        specification_bytes_max: 1..=TIB,
+        principal_specification_bytes_max: 0..=TIB,
+        plugins_max: 0..=1_000_000,
+        principal_plugins_max: 0..=1_000_000,
+        plugin_bytes_max: 0..=TIB,
+        principal_plugin_bytes_max: 0..=TIB,
+        handshake_timeout_ms: 100..=HOUR_MS,
+        frame_timeout_ms: 100..=HOUR_MS,
+        idle_timeout_ms: 1_000..=HOUR_MS,
+        admin_connections_max: 2..=65_536,
+        admin_address_connections_max: 1..=65_536,
+        admin_principal_connections_max: 1..=65_536,
+        admin_request_timeout_ms: 100..=HOUR_MS,
+    });
+    within!(rules, config.shutdown { deadline_ms: 0..=HOUR_MS });
 }
 
 fn store(config: &Config, rules: &mut Rules<'_>) {
@@ -295,129 +176,54 @@ fn store(config: &Config, rules: &mut Rules<'_>) {
     // A group is never split over files, and the largest holds at least one frame.
     let file_min = MIB.max(config.limits.frame_bytes_max.saturating_mul(2));
     let journal_min = store.journal_file_bytes.saturating_mul(JOURNAL_FILES_MIN);
-    let journal = store.journal_bytes_max;
-    rules.all_within(&[
-        (
-            "store.journal_file_bytes",
-            store.journal_file_bytes,
-            file_min,
-            4 * GIB,
-        ),
-        ("store.journal_bytes_max", journal, journal_min, 64 * TIB),
-        (
-            "store.journal_reserve_bytes",
-            store.journal_reserve_bytes,
-            64 * 1_024,
-            // Of a journal that is too small for itself there is nothing more to say.
-            journal.max(journal_min) / 2,
-        ),
-        (
-            "store.journal_blocks_max",
-            store.journal_blocks_max,
-            1_024,
-            u32::MAX.into(),
-        ),
-        ("store.interval_ms", store.interval_ms, 1, 60_000),
-        ("store.cache_bytes", store.cache_bytes, MIB, TIB),
-        ("store.tail_bytes", store.tail_bytes, MIB, TIB),
-        (
-            "store.generations_open_max",
-            store.generations_open_max.into(),
-            2,
-            1_024,
-        ),
-        (
-            "store.generation_part_bytes",
-            store.generation_part_bytes,
-            MIB,
-            4 * GIB,
-        ),
-    ]);
+    // Of a journal that is too small for itself there is nothing more to say.
+    let reserve_max = store.journal_bytes_max.max(journal_min) / 2;
+    within!(rules, config.store {
+        journal_file_bytes: file_min..=4 * GIB,
+        journal_bytes_max: journal_min..=64 * TIB,
+        journal_reserve_bytes: 64 * 1_024..=reserve_max,
+        journal_blocks_max: 1_024..=u32::MAX.into(),
+        interval_ms: 1..=60_000,
+        cache_bytes: MIB..=TIB,
+        tail_bytes: MIB..=TIB,
+        generations_open_max: 2..=1_024,
+        generation_part_bytes: MIB..=4 * GIB,
+    });
 }
 
 fn plugins(config: &Config, rules: &mut Rules<'_>) {
     const MEMORY_MAX: u64 = 4 * GIB;
     const SECOND_US: u64 = 1_000_000;
     let plugins = &config.plugins;
-    rules.all_within(&[
-        (
-            "plugins.memory_bytes_max",
-            plugins.memory_bytes_max,
-            MIB,
-            MEMORY_MAX,
-        ),
-        (
-            "plugins.deadline_base_ms",
-            plugins.deadline_base_ms,
-            1,
-            HOUR_MS,
-        ),
-        (
-            "plugins.deadline_pair_us",
-            plugins.deadline_pair_us,
-            0,
-            SECOND_US,
-        ),
-        (
-            "plugins.output_bytes_max",
-            plugins.output_bytes_max,
-            1_024,
-            GIB,
-        ),
-        (
-            "plugins.module_bytes_max",
-            plugins.module_bytes_max,
-            1_024,
-            GIB,
-        ),
-        (
-            "plugins.compile_timeout_ms",
-            plugins.compile_timeout_ms,
-            1_000,
-            HOUR_MS,
-        ),
-        (
-            "plugins.instances_max",
-            plugins.instances_max.into(),
-            1,
-            10_000,
-        ),
-        (
-            "plugins.owner_instances_max",
-            plugins.owner_instances_max.into(),
-            0,
-            plugins.instances_max.into(),
-        ),
-        (
-            "plugins.instances_memory_bytes_max",
-            plugins.instances_memory_bytes_max,
-            MIB,
-            64 * 1_024 * GIB,
-        ),
-        (
-            "plugins.owner_memory_bytes_max",
-            plugins.owner_memory_bytes_max,
-            0,
-            plugins.instances_memory_bytes_max,
-        ),
-        (
-            "plugins.worker_threads",
-            plugins.worker_threads.into(),
-            0,
-            1_024,
-        ),
-    ]);
+    within!(rules, config.plugins {
+        memory_bytes_max: MIB..=MEMORY_MAX,
+        deadline_base_ms: 1..=HOUR_MS,
+        deadline_pair_us: 0..=SECOND_US,
+        output_bytes_max: 1_024..=GIB,
+        module_bytes_max: 1_024..=GIB,
+        compile_timeout_ms: 1_000..=HOUR_MS,
+        instances_max: 1..=10_000,
+        owner_instances_max: 0..=plugins.instances_max.into(),
+        instances_memory_bytes_max: MIB..=64 * TIB,
+        owner_memory_bytes_max: 0..=plugins.instances_memory_bytes_max,
+        worker_threads: 0..=1_024,
+    });
     for (name, limits) in &plugins.overrides {
         let bounds = [
-            ("memory_bytes_max", limits.memory_bytes_max, MIB, MEMORY_MAX),
-            ("deadline_base_ms", limits.deadline_base_ms, 1, HOUR_MS),
-            ("deadline_pair_us", limits.deadline_pair_us, 0, SECOND_US),
-            ("output_bytes_max", limits.output_bytes_max, 1_024, GIB),
-            ("module_bytes_max", limits.module_bytes_max, 1_024, GIB),
+            (
+                "memory_bytes_max",
+                limits.memory_bytes_max,
+                MIB..=MEMORY_MAX,
+            ),
+            ("deadline_base_ms", limits.deadline_base_ms, 1..=HOUR_MS),
+            ("deadline_pair_us", limits.deadline_pair_us, 0..=SECOND_US),
+            ("output_bytes_max", limits.output_bytes_max, 1_024..=GIB),
+            ("module_bytes_max", limits.module_bytes_max, 1_024..=GIB),
         ];
-        for (key, value, min, max) in bounds {
-            let key = format!("plugins.override.{name}.{key}");
-            rules.all_within(&[(&key, value.unwrap_or(min), min, max)]);
+        for (key, value, bounds) in bounds {
+            if let Some(value) = value {
+                rules.within(&format!("plugins.override.{name}.{key}"), value, bounds);
+            }
         }
     }
 }
