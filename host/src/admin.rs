@@ -30,8 +30,8 @@ use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Policy;
+use crate::broker::Broker;
 use crate::config::Config;
-use crate::tasks::Broker;
 
 pub use listen::{BindError, Listeners};
 pub use problem::Problem;

@@ -15,15 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminOptions, Listeners, MetricsHook};
 use crate::auth::Policy;
+use crate::broker::{Broker, BrokerOptions, PluginQuotas, Readable};
 use crate::config::{Config, Endpoints};
-use crate::lines;
 use crate::net::{
     self, ClientAuth, Limits, ListenerOptions, NetHandle, NetOptions, TlsError, TlsIdentity,
 };
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
+use crate::runtime::spawn::Spawner;
+use crate::state::census::Quota;
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{Broker, BrokerOptions, PluginQuotas, Quota, Readable, Spawner};
+use crate::telemetry::lines;
 
 pub use reload::Reload;
 

@@ -1,17 +1,39 @@
-//! The rules of the broker as pure state: what a subscription owes its consumers, which subscriptions select a
-//! topic, and what was published before. No I/O, no async, no clock, no locks: whoever shares a state wraps it
-//! in a mutex of its own, and time is an argument.
+//! The moving parts of the broker: one owner per state, joined by bounded channels. [`Broker`] is what the
+//! outside (network, admin HTTP) sees of them. Nothing here knows QUIC, HTTP or the wire's messages, except
+//! that a stored event is a wire event.
+//!
+//! The rooms lie along an event's way: `commit` appends it, `log` shows it to readers, `matching` finds the `subscriptions`
+//! it is for, `delivery` hands it out, and `checkpoint` keeps what is left of it beyond the journal.
 
-mod classes;
-mod dedup;
-mod idle;
+mod checkpoint;
+mod commit;
+mod delivery;
+mod error;
+mod folder_watch;
+mod gauges;
+mod handle;
+mod log;
 mod matching;
-mod positions;
-mod ranges;
-mod subscription;
+mod plugins;
+mod readable;
+mod subscriptions;
 
-pub use dedup::{OpenError, Producers, ProducersRestoreError, Verdict};
-pub use matching::TopicInterests;
-pub use subscription::{
-    GiveUpReason, GivenUp, HandedOver, Lease, RestoreError, Strain, SubscriptionState, Unseen,
+pub use checkpoint::recovery::RecoveryError;
+pub use checkpoint::state::StateError;
+pub use commit::committer::PluginQuotas;
+pub use commit::note::NoteError;
+pub use commit::publisher::{
+    PublishOutcome, PublishReplies, PublishReply, PublishRequest, Publisher,
 };
+pub use delivery::consumer::{Body, Consumer, Delivery, Manner, SHARED_BYTES_MIN};
+pub use delivery::dead_letters::{
+    ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
+    TOPIC_HEADER,
+};
+pub use error::BrokerError;
+pub use handle::{Broker, BrokerOptions, Counts, Found, Health, StartError};
+pub use plugins::uploads::UploadPlace;
+pub use readable::Readable;
+
+#[cfg(test)]
+mod tests;

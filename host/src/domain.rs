@@ -5,6 +5,7 @@
 mod block;
 mod entries;
 mod event;
+pub(crate) mod hops;
 mod id;
 mod info;
 mod letter;

@@ -1,5 +1,5 @@
 //! Tidegate: a WebAssembly-extensible event router. `ARCHITECTURE.md` has the map; imports go one way:
-//! domain ← broker ← {store, plugin, auth} ← tasks ← {net, admin} ← app ← main.
+//! domain ← state ← {store, plugin, auth} ← broker ← {net, admin} ← app ← main.
 
 pub mod admin;
 pub mod app;
@@ -8,9 +8,10 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod domain;
-pub mod lines;
 pub mod net;
 pub mod pki;
 pub mod plugin;
+pub mod runtime;
+pub mod state;
 pub mod store;
-pub mod tasks;
+pub mod telemetry;

@@ -1,6 +1,6 @@
 //! The QUIC side of the broker: listeners, connections and the streams clients open on them. The only module
 //! that knows quinn, and beside one message in `domain` the only one that knows the wire's messages. Nothing
-//! here decides what is delivered to whom or what is durable; that is asked of [`Broker`](crate::tasks::Broker).
+//! here decides what is delivered to whom or what is durable; that is asked of [`Broker`](crate::broker::Broker).
 //!
 //! Every task and its end:
 //! - one accept loop per listener: until shutdown;

@@ -26,7 +26,8 @@ use super::pool::{Place, Pool, PoolLimits};
 use super::{request, unread};
 use crate::auth::principal_of;
 use crate::domain::Principal;
-use crate::tasks::{LogLimit, Spawner};
+use crate::runtime::spawn::Spawner;
+use crate::telemetry::log_limit::LogLimit;
 
 /// Time for a TLS handshake, and then for the head of the first request: several round trips to the other side of the
 /// world, and nothing that anybody has to think about.

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Denied;
-use crate::tasks::BrokerError;
+use crate::broker::BrokerError;
 
 /// Seconds a client is asked to wait before it repeats a retryable request.
 const RETRY_AFTER_S: u16 = 1;

@@ -17,8 +17,9 @@ use tokio::sync::Semaphore;
 use super::metrics::AdminMetrics;
 use super::pool::{Place, Scope};
 use super::problem::Problem;
+use crate::broker::BrokerError;
 use crate::domain::Principal;
-use crate::tasks::{BrokerError, Spawner};
+use crate::runtime::spawn::Spawner;
 
 /// What may be asked however many others are connected.
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];

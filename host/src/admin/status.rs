@@ -10,7 +10,7 @@ use super::App;
 use super::problem::Problem;
 use crate::auth::Action;
 use crate::domain::Principal;
-use crate::tasks::{Condition, Raised};
+use crate::telemetry::health::{Condition, Raised};
 
 /// Answer of `/v1/whoami`.
 #[derive(Debug, Serialize, Deserialize)]

@@ -14,10 +14,10 @@ use super::page::{Page, Wanted};
 use super::problem::Problem;
 use super::request::{detached, json};
 use crate::auth::{Action, rights};
+use crate::broker::{BrokerError, Found};
 use crate::domain::{
     LogLine, Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
 };
-use crate::tasks::{BrokerError, Found};
 
 pub(super) async fn list(
     State(app): State<App>,

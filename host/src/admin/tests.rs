@@ -7,10 +7,11 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::auth::Grant;
+use crate::broker::{BrokerOptions, PluginQuotas, Readable};
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
+use crate::state::census::Quota;
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::tasks::{BrokerOptions, PluginQuotas, Quota, Readable};
 
 mod plugins;
 mod rights;
@@ -561,7 +562,7 @@ async fn health_and_metrics_need_no_grant() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_in_health_and_metrics_until_it_is_over() {
-    use crate::tasks::Condition;
+    use crate::telemetry::health::Condition;
     let fixture = Fixture::new().await;
     let conditions = fixture.broker.conditions().clone();
     conditions.raise(Condition::Unreadable("part 3".into()), "it is damaged");

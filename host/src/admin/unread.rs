@@ -14,7 +14,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
-use crate::tasks::Spawner;
+use crate::runtime::spawn::Spawner;
 
 /// Bytes that are thrown away for a client that has its answer: twice the largest plugin that the defaults accept.
 const UNREAD_BYTES_MAX: usize = 64 * 1024 * 1024;

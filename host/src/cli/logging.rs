@@ -1,5 +1,5 @@
 //! Sets up log lines on stderr, once per process. Those of a broker never wait for whoever reads them, see
-//! [`lines`](crate::lines); those of other commands do, as the rest of their output does.
+//! [`lines`](crate::telemetry::lines); those of other commands do, as the rest of their output does.
 
 use std::fmt;
 use std::panic::{self, PanicHookInfo};
@@ -13,8 +13,8 @@ use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
 use super::hint;
 use crate::config::{Log, LogFormat};
-use crate::lines::{self, LineWriter};
 use crate::store;
+use crate::telemetry::lines::{self, LineWriter};
 
 /// How long the end of a broker waits for somebody to read its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);

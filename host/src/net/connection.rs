@@ -27,10 +27,12 @@ use super::stats::NetStats;
 use super::window::ReceiveWindow;
 use super::{publish, subscribe};
 use crate::auth::{Policy, Right, principal_of};
+use crate::broker::{Broker, BrokerError};
 use crate::domain::{ConnectionId, Principal};
+use crate::runtime::spawn::{Spawner, panicked_serving};
 #[cfg(test)]
-use crate::tasks::Conditions;
-use crate::tasks::{Broker, BrokerError, LogLimit, Spawner, panicked_serving};
+use crate::telemetry::health::Conditions;
+use crate::telemetry::log_limit::LogLimit;
 
 /// Smallest frame a client may limit the broker to; below this not even refusals would fit reliably.
 const PEER_FRAME_BYTES_MIN: usize = 4 * 1024;

@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use tidegate_wire::pb;
 
+use crate::broker::{Body, Delivery};
 use crate::domain::{Entries, Position};
-use crate::tasks::{Body, Delivery};
 
 /// Bytes of events after which a frame is closed although more would fit, so that a consumer starts on the
 /// first events while the next are still on their way.

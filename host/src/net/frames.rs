@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::account::{Account, Room};
 use super::refusal::{StreamEnd, overloaded};
 use super::stats::NetStats;
-use crate::tasks::SHARED_BYTES_MIN;
+use crate::broker::SHARED_BYTES_MIN;
 
 /// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
 const SEGMENTS: usize = 16;

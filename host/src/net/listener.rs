@@ -20,7 +20,8 @@ use super::refusal::shutting_down;
 use super::stats::NetStats;
 use super::tls::{TlsError, TlsIdentity};
 use crate::auth::Policy;
-use crate::tasks::{Broker, Spawner};
+use crate::broker::Broker;
+use crate::runtime::spawn::Spawner;
 
 /// Time beyond the grace period for connections to bring their last words home, and for sockets to say
 /// goodbye.

@@ -28,8 +28,8 @@ use super::credit::{PublishCredit, STREAM_FLOOR_BYTES, for_event_bytes};
 use super::frames::{FrameRecv, FrameSend, no_room};
 use super::refusal::{StreamEnd, from_broker, from_denied, from_event, invalid, overloaded};
 use crate::auth::{Action, Policy, Right};
+use crate::broker::{BrokerError, PublishReplies, PublishReply, PublishRequest, Publisher};
 use crate::domain::{Entries, Principal, ProducerId, TopicName};
-use crate::tasks::{BrokerError, PublishReplies, PublishReply, PublishRequest, Publisher};
 
 /// Topics whose verdict a stream remembers.
 const TOPICS_REMEMBERED: usize = 1_024;

@@ -7,7 +7,7 @@ use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::positions::PositionsError;
 
 use crate::auth::Denied;
-use crate::tasks::BrokerError;
+use crate::broker::BrokerError;
 
 /// Why a stream ends before its time.
 #[derive(Clone, Debug, PartialEq)]

@@ -22,8 +22,8 @@ use super::deliver::{TooLarge, pack};
 use super::frames::{FrameRecv, FrameSend};
 use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
 use crate::auth::Right;
+use crate::broker::{BrokerError, Consumer, Delivery, Manner};
 use crate::domain::Position;
-use crate::tasks::{BrokerError, Consumer, Delivery, Manner};
 
 /// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
 /// client's receive window is in memory per consumer at most.

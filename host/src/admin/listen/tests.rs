@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::super::tls_config;
 use super::*;
 use crate::pki::{Authority, ClientName, PemPair, ServerNames, Validity};
-use crate::tasks::Conditions;
+use crate::telemetry::health::Conditions;
 
 struct Fixture {
     authority: Authority,

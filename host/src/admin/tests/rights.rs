@@ -1,8 +1,8 @@
 //! Whose things are, and what others see of them.
 
 use super::*;
+use crate::broker::BrokerError;
 use crate::plugin::bundled::bundled;
-use crate::tasks::BrokerError;
 
 pub(super) fn team_grants() -> Vec<Grant> {
     let names = |texts: &[&str]| {

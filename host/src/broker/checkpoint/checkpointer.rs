@@ -1,0 +1,515 @@
+//! The checkpointer and the reclaimer: one thread. Before the journal drops a file, what in it is still
+//! undelivered to somebody goes into a sealed generation together with the broker's state; a generation that
+//! nobody needs any more is deleted whole. Neither ever holds the committer up: it is asked once for a mark.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::state;
+use crate::broker::commit::inbox::{Inbox, Mark};
+use crate::broker::error::BrokerError;
+use crate::broker::log::release::{Leaving, Stays};
+use crate::broker::log::tail::{LettingGo, Log};
+use crate::broker::log::unreadable::Watch;
+use crate::broker::subscriptions::hub::{Cell, Hub};
+use crate::domain::{Block, CommitNumber, Position, SubscriptionId, TopicId, TopicName};
+use crate::runtime::thread_priority;
+use crate::state::GiveUpReason;
+use crate::store::{
+    BlockMeta, CheckpointError, Checkpoints, Folders, JournalSegment, Loss, ReadError, STATES_KEPT,
+    StoreReader,
+};
+use crate::telemetry::errors::with_causes;
+use crate::telemetry::health::{Condition, Conditions};
+use crate::telemetry::metrics::Metrics;
+
+/// How often generations are looked at while there are any.
+const RECLAIM_EVERY: Duration = Duration::from_millis(500);
+/// At most this often a checkpoint is made only to let acked events of the newest generations go.
+const RELEASE_EVERY: Duration = Duration::from_secs(5);
+/// How long a failed checkpoint waits before the next try, at first and at most. One that does not fit may fit once consumers have
+/// drained something, and takes what the disk has left until it fails again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(16);
+/// A part of a checkpoint is made only if it frees so much more than it takes for good.
+const EASED_BYTES_MIN: u64 = 64 << 10;
+/// When the disk has so much more room than after it failed, it is tried again at once.
+const FREED_BYTES_MIN: u64 = 16 << 20;
+
+pub(crate) struct Checkpointer {
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) folders: Arc<Folders>,
+    pub(crate) reader: StoreReader,
+    pub(crate) log: Log,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) due: Arc<Notify>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) runtime: Handle,
+    pub(crate) last_checkpoint: Instant,
+    pub(crate) conditions: Conditions,
+    pub(crate) unreadable: Watch,
+    /// A file of the journal is not there any more.
+    pub(crate) misses_file: bool,
+    pub(crate) decisions: mpsc::Receiver<Decision>,
+    /// Of a checkpoint that failed: the next try is made as of the same moment, or each would begin a journal file of its own.
+    pub(crate) mark: Option<Mark>,
+    pub(crate) retry: Option<Retry>,
+}
+
+/// An operator's word about what cannot be read: it is given up.
+pub(crate) struct Decision {
+    /// Subscriptions for which it is pending get a dead letter for each event, with what is known.
+    pub(crate) dead_letters: bool,
+    /// What was given up.
+    pub(crate) done: oneshot::Sender<Result<Vec<Loss>, String>>,
+}
+
+enum Due {
+    Checkpoint,
+    Look,
+    Decision(Decision),
+}
+
+/// When a failed checkpoint is tried again.
+pub(crate) struct Retry {
+    at: Instant,
+    pause: Duration,
+    /// What the disk had left after the last try.
+    free_bytes: Option<u64>,
+}
+
+/// Why a checkpoint was not made.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("the committer gave no mark")]
+    Mark(#[source] BrokerError),
+    #[error("the generation was not written")]
+    Write(#[source] CheckpointError),
+    #[error("the router died, so nobody knows what is still needed: {0}")]
+    Router(String),
+    #[error("the broker is stopping")]
+    Stopping,
+}
+
+impl Retry {
+    // With this much it is tried again at once.
+    fn more_bytes(&self) -> Option<u64> {
+        let free = self.free_bytes?;
+        Some(free.saturating_add(FREED_BYTES_MIN))
+    }
+}
+
+impl Failed {
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Write(error) if error.is_full())
+    }
+}
+
+impl Checkpointer {
+    /// Runs until shutdown. A checkpoint under way then is finished or given up, never half named.
+    pub(crate) fn run(mut self) {
+        // It has until the journal is full, and what it takes from publishers and consumers on a busy machine they feel at once.
+        // sled's threads are begun by this one and inherit it.
+        thread_priority::give_way();
+        loop {
+            let due = self.runtime.block_on(async {
+                tokio::select! {
+                    () = self.shutdown.cancelled() => None,
+                    () = self.due.notified() => Some(Due::Checkpoint),
+                    Some(decision) = self.decisions.recv() => Some(Due::Decision(decision)),
+                    () = tokio::time::sleep(RECLAIM_EVERY) => Some(Due::Look),
+                }
+            });
+            let asked = match due {
+                None => return,
+                Some(Due::Checkpoint) => true,
+                Some(Due::Look) => false,
+                Some(Due::Decision(decision)) => {
+                    self.give_up(decision);
+                    false
+                }
+            };
+            // It goes on from where it is once the store is back in its place.
+            if self.folders.lost().is_some() {
+                continue;
+            }
+            self.save_missing_file();
+            let is_time = self.retry.as_ref().map(|retry| {
+                retry.at <= Instant::now() || self.checkpoints.free_bytes() > retry.more_bytes()
+            });
+            match is_time {
+                // Whoever asks meanwhile gets the one that is tried again.
+                Some(false) => {}
+                Some(true) => self.checkpoint_or_retry(),
+                None if asked => self.checkpoint_or_retry(),
+                None => {}
+            }
+            self.reclaim();
+            self.unreadable
+                .update(&self.conditions, &self.reader.unreadable());
+            if self.checkpoints.is_short() && self.checkpoints.replenish().is_ok() {
+                self.inbox.wake();
+            }
+        }
+    }
+
+    // What is in a journal file that somebody removed is there as long as it is open. A checkpoint moves it out of there, together
+    // with what is written to it until then.
+    fn save_missing_file(&mut self) {
+        let Some(path) = self.reader.missing_journal_file() else {
+            if std::mem::take(&mut self.misses_file) {
+                self.conditions.clear(&Condition::JournalFileLost);
+            }
+            return;
+        };
+        // All of the folder may be elsewhere, which is another condition.
+        if self.folders.look().is_some() {
+            return;
+        }
+        let why = format!(
+            "{} was removed or replaced; what is in it is still open, and is saved by a checkpoint: do not stop the broker before \
+             this is over",
+            path.display()
+        );
+        self.conditions.raise(Condition::JournalFileLost, why);
+        if !self.misses_file || self.last_checkpoint.elapsed() > RELEASE_EVERY {
+            self.due.notify_one();
+        }
+        self.misses_file = true;
+    }
+
+    fn checkpoint_or_retry(&mut self) {
+        let mut made = self.checkpoint();
+        if made.as_ref().is_err_and(Failed::is_full) && self.checkpoints.release_reserve() {
+            made = self.checkpoint();
+        }
+        let eased = made.as_ref().is_err_and(Failed::is_full) && self.ease();
+        if eased {
+            // There is more room now, so the next try comes soon.
+            self.retry = None;
+        }
+        match made {
+            Ok(()) => {
+                self.retry = None;
+                self.conditions.clear(&Condition::CheckpointFails);
+            }
+            Err(Failed::Stopping | Failed::Mark(BrokerError::ShuttingDown)) => return,
+            Err(error) => {
+                let why = with_causes(&error);
+                let why = format!("{why}; the journal keeps everything, and it is tried again");
+                self.conditions.raise(Condition::CheckpointFails, why);
+                let pause = match &self.retry {
+                    Some(retry) => (retry.pause * 2).min(RETRY_AFTER_MAX),
+                    None => RETRY_AFTER,
+                };
+                let at = Instant::now() + pause;
+                self.retry = Some(Retry {
+                    at,
+                    pause,
+                    free_bytes: self.checkpoints.free_bytes(),
+                });
+            }
+        }
+        // The reserve may have been taken, and its room be there again.
+        if let Err(error) = self.checkpoints.replenish() {
+            tracing::debug!(%error, "the reserve is not whole");
+        }
+        // Publishers may have been waiting for the room, or for being told that there is none.
+        self.inbox.wake();
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Failed> {
+        let mut mark = match self.mark.take() {
+            Some(mark) => mark,
+            None => {
+                let asked = self.runtime.block_on(self.inbox.ask_mark());
+                asked.map_err(Failed::Mark)?
+            }
+        };
+        // Whoever asked for one before the mark gets this one.
+        let _ = self.due.notified().now_or_never();
+        let end = mark.group;
+        let made = self.checkpoint_as_of(&mut mark, end);
+        if made.is_err() {
+            self.mark = Some(mark);
+        }
+        made
+    }
+
+    // What does not fit as a whole may fit in part: the oldest journal files go, as far as nobody needs their events, and the
+    // others stay. The state says then which groups of those it has in it. Answers whether any went.
+    fn ease(&mut self) -> bool {
+        let Some(mut mark) = self.mark.take() else {
+            return false;
+        };
+        let made = match self.settled_before(mark.group) {
+            Some(end) => self.checkpoint_as_of(&mut mark, end).map(|()| true),
+            None => Ok(false),
+        };
+        self.mark = Some(mark);
+        made.unwrap_or_else(|error| {
+            tracing::debug!(error = %with_causes(&error), "no part of a checkpoint fits either");
+            false
+        })
+    }
+
+    // Up to where the journal is worth letting go of without the rest. That is mostly what nobody needs. Where somebody needs
+    // a little of the oldest file, that moves, and the file goes.
+    fn settled_before(&self, mark: CommitNumber) -> Option<CommitNumber> {
+        self.hub.settle();
+        let cells = self.hub.all();
+        let segments = self.checkpoints.journal_segments(mark);
+        let settled = segments
+            .iter()
+            .take_while(|segment| !is_needed(&cells, &segment.positions))
+            .count();
+        let going = match settled {
+            0 if segments
+                .first()
+                .is_some_and(|oldest| is_mostly_settled(&cells, oldest)) =>
+            {
+                1
+            }
+            settled => settled,
+        };
+        let going = segments.get(..going)?;
+        let bytes: u64 = going.iter().map(|segment| segment.bytes).sum();
+        let is_worth_it = bytes > self.checkpoints.state_bytes() + EASED_BYTES_MIN;
+        going.last().filter(|_| is_worth_it).map(|last| last.end)
+    }
+
+    // Writes down the state as of `mark`, and what somebody needs of the journal files before the group `end`, which go.
+    fn checkpoint_as_of(&mut self, mark: &mut Mark, end: CommitNumber) -> Result<(), Failed> {
+        self.wait_for_router(mark.end)?;
+        let blocks = self.checkpoints.journal_blocks(end);
+        // What leaves is out of sight until this ends, however it does. Without blocks nothing leaves.
+        let known = match end < mark.group {
+            true => mark.group,
+            false => CommitNumber(0),
+        };
+        let (letting_go, pairs, evaluated) = self.survey(mark, known, &blocks);
+        let reader = self.reader.clone();
+        let kept = letting_go.iter().flat_map(|letting_go| {
+            let keep = |meta| keep(letting_go.leaving(), &reader, meta).transpose();
+            blocks.iter().filter_map(keep)
+        });
+        let info = self
+            .checkpoints
+            .write_generation(end, kept, pairs.into_iter())
+            .map_err(Failed::Write)?;
+        if let Some(letting_go) = letting_go {
+            letting_go.done();
+        }
+        for (cell, evaluated) in evaluated {
+            cell.checkpointed(evaluated);
+        }
+        self.last_checkpoint = Instant::now();
+        self.metrics.checkpointed();
+        tracing::debug!(generation = %info.id, events = info.events, bytes = info.bytes, "checkpoint");
+        Ok(())
+    }
+
+    // What the router has not seen would look unwanted.
+    fn wait_for_router(&self, end: Position) -> Result<(), Failed> {
+        let mut routed = self.hub.routed_through();
+        self.runtime.block_on(async {
+            tokio::select! {
+                () = self.shutdown.cancelled() => Err(Failed::Stopping),
+                why = self.router_died() => Err(Failed::Router(why)),
+                reached = routed.wait_for(|through| *through >= end) => {
+                    reached.map(|_| ()).map_err(|_| Failed::Stopping)
+                }
+            }
+        })
+    }
+
+    // Completes when the router is dead, which nobody else would tell.
+    async fn router_died(&self) -> String {
+        let died = Condition::TaskDied("router".into());
+        loop {
+            tokio::time::sleep(RECLAIM_EVERY).await;
+            if let Some(why) = self.conditions.reason(&died) {
+                return why;
+            }
+        }
+    }
+
+    // The state of all subscriptions, and which events of `blocks` some of them still need. Each is looked at once, under its
+    // lock, so that what its snapshot says is pending is what is kept for it. With it, up to where each has decided: what
+    // has nothing left to judge then is not written down. Groups before `known` stay in the journal though the state has them.
+    fn survey(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Survey {
+        let routed_through = self.hub.settle();
+        let names: HashMap<TopicId, TopicName> = mark
+            .catalog
+            .topics_by_id
+            .iter()
+            .map(|(id, topic)| (*id, topic.spec.name.clone()))
+            .collect();
+        let bounds = blocks.first().zip(blocks.last());
+        let bounds = bounds.map(|(first, last)| first.first_position..=last.last_position);
+        let mut leaving = Leaving::new(bounds);
+        let mut snapshots = Vec::new();
+        let mut evaluated_through = Vec::new();
+        let mut surveyed: HashSet<SubscriptionId> = HashSet::new();
+        for cell in self.hub.all() {
+            let (snapshot, evaluated) = leaving.keep_for(&cell, &names, |state| {
+                (state.snapshot(), state.evaluated_through())
+            });
+            surveyed.insert(cell.id);
+            if let Some(subscription) = mark.catalog.subscriptions.get_mut(&cell.id) {
+                subscription.forget_chains(evaluated);
+                snapshots.push((cell.id, snapshot));
+                evaluated_through.push((cell, evaluated));
+            }
+        }
+        let pairs = state::encode(
+            &mark.catalog,
+            mark.end,
+            routed_through,
+            known,
+            mark.producers.clone(),
+            snapshots,
+        );
+        let letting_go = self.log.let_go(|| {
+            // Those that have come since the first look, which takes a while, and may have read the log already.
+            let cells = self.hub.all();
+            for cell in cells.iter().filter(|cell| !surveyed.contains(&cell.id)) {
+                leaving.keep_for(cell, &names, |_| ());
+            }
+            (!blocks.is_empty()).then_some(leaving)
+        });
+        (letting_go, pairs, evaluated_through)
+    }
+
+    fn give_up(&mut self, decision: Decision) {
+        let cells = self.hub.all();
+        let letters = |losses: &[Loss]| {
+            let lost = losses
+                .iter()
+                .filter_map(|loss| Some((loss, loss.positions?)));
+            for (loss, (first, last)) in lost.filter(|_| decision.dead_letters) {
+                let why = loss.path.display().to_string();
+                let reason = GiveUpReason::Unreadable(why.into());
+                self.hub.given_up.add((first, last), reason.clone());
+                for cell in &cells {
+                    let count = cell.lock().give_up_pending(first..=last, &reason);
+                    if count > 0 {
+                        self.hub.queue_dead_letters(cell);
+                    }
+                }
+            }
+        };
+        let given_up = self.checkpoints.give_up_damage(false, letters);
+        for loss in given_up.iter().flatten() {
+            tracing::error!(%loss, kept_aside = ?loss.kept_aside, "what cannot be read was given up, as an operator asked");
+        }
+        for cell in &cells {
+            cell.wake.notify_waiters();
+        }
+        // Whoever asked may have gone.
+        let _ = decision
+            .done
+            .send(given_up.map_err(|error| with_causes(&error)));
+    }
+
+    fn reclaim(&mut self) {
+        let generations = self.checkpoints.generations();
+        if generations.is_empty() {
+            return;
+        }
+        // A subscription that nothing was for lately has not been told how far the router is.
+        self.hub.settle();
+        let cells = self.hub.all();
+        let newest = generations.len().saturating_sub(STATES_KEPT);
+        for (index, generation) in generations.iter().enumerate() {
+            let events = generation.first_position.zip(generation.last_position);
+            let events = events.map(|(first, last)| first..=last);
+            if is_needed(&cells, &events) {
+                continue;
+            }
+            if index >= newest {
+                // It is kept for its state. A newer state, without these events, lets them go.
+                if events.is_some() && self.last_checkpoint.elapsed() > RELEASE_EVERY {
+                    self.due.notify_one();
+                }
+                continue;
+            }
+            // Somebody may have come since, and have read the log already.
+            let letting_go = self
+                .log
+                .let_go(|| (!is_needed(&self.hub.all(), &events)).then(|| Leaving::new(events)));
+            let Some(letting_go) = letting_go else {
+                continue;
+            };
+            match self.checkpoints.delete_generation(generation.id) {
+                Ok(()) => letting_go.done(),
+                Err(error) => {
+                    tracing::warn!(generation = %generation.id, error = %with_causes(&error), "a generation that nobody needs could not be deleted; it is tried again");
+                }
+            }
+        }
+    }
+}
+
+// Whether one of `cells` needs one of these events.
+fn is_needed(cells: &[Arc<Cell>], events: &Option<RangeInclusive<Position>>) -> bool {
+    let needs = |range: &RangeInclusive<Position>| {
+        let mut cells = cells.iter();
+        cells.any(|cell| cell.lock().needs(range.clone()))
+    };
+    events.as_ref().is_some_and(needs)
+}
+
+// Whether at most half of the events in a file have to move for it to go: more would take as much of the disk as it frees.
+fn is_mostly_settled(cells: &[Arc<Cell>], segment: &JournalSegment) -> bool {
+    let Some(range) = &segment.positions else {
+        return true;
+    };
+    let pending = cells.iter().map(|cell| {
+        let state = cell.lock();
+        let is_decided = state.evaluated_through() >= *range.end();
+        is_decided.then(|| state.pending_within(range.clone()))
+    });
+    let pending: Option<u64> = pending.sum();
+    pending.is_some_and(|pending| pending <= segment.events / 2)
+}
+
+/// What leaves, the state's pairs, and up to where each subscription has decided in them.
+type Survey = (
+    Option<LettingGo>,
+    Vec<(bytes::Bytes, bytes::Bytes)>,
+    Vec<(Arc<Cell>, Position)>,
+);
+
+// The block with only what stays; nothing is read of a block that leaves as a whole.
+fn keep(
+    leaving: &Leaving,
+    reader: &StoreReader,
+    meta: &BlockMeta,
+) -> Result<Option<Block>, ReadError> {
+    if leaving.stays(meta.topic, meta.first_position, meta.last_position) == Stays::Nothing {
+        return Ok(None);
+    }
+    // The journal holds it until this checkpoint is done; going on without it would lose it.
+    let Some(block) = reader.block_at(meta.first_position)? else {
+        return Err(ReadError::Damaged {
+            path: PathBuf::from("journal"),
+            what: format!(
+                "no block at position {}, which somebody needs,",
+                meta.first_position
+            ),
+        });
+    };
+    let staying = leaving.what_stays(&block)?;
+    Ok(staying.map(Arc::unwrap_or_clone))
+}

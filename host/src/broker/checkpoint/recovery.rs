@@ -1,0 +1,620 @@
+//! From what is on disk to a broker at rest: the newest generation's state, then every group of the journal
+//! after its mark, applied as the committer applied it. Filters are not run here: lanes do that again from where
+//! each subscription's state says, with the same verdicts.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::state::{self, State, StateError};
+use crate::broker::commit::committer::UNSYNCED_EVENTS_CEILING;
+use crate::broker::commit::note::{self, Note, NoteError};
+use crate::broker::subscriptions::hub::Cell;
+use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId, TopicId};
+use crate::state::catalog::{Catalog, Change, Subscription};
+use crate::state::{Producers, SubscriptionState};
+use crate::store::{Group, ReadError, Replayed};
+
+/// Where groups are lost, no more events, topics or subscriptions than this can have been in them: each takes a byte of a journal
+/// at least. So many numbers of each kind are skipped there, so that none is given twice. It leaves room for two million such
+/// losses in the numbers that every language can say.
+const LOST_CEILING: u64 = 1 << 32;
+
+/// Why the broker's state cannot be rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The newest generation is sound but says something this version does not understand.
+    #[error(transparent)]
+    State(StateError),
+    /// A group of the journal cannot be read.
+    #[error("the journal cannot be read")]
+    Replay(#[source] ReadError),
+    /// A group's notes cannot be read.
+    #[error(transparent)]
+    Notes(NoteError),
+}
+
+/// The broker at rest.
+pub(crate) struct Recovered {
+    pub(crate) catalog: Catalog,
+    pub(crate) producers: Producers,
+    pub(crate) next_position: Position,
+    /// All subscriptions, and whether each follows the router.
+    pub(crate) cells: Vec<(Arc<Cell>, bool)>,
+    pub(crate) groups: u64,
+    /// To be written, durably, before anything else: which numbers were skipped.
+    pub(crate) reserved: Option<Note>,
+    /// Events of topics of which nothing is known any more, by topic. They are nobody's.
+    pub(crate) orphans: BTreeMap<TopicId, u64>,
+}
+
+/// Rebuilds the state. `clean` says that the last run closed its journal. `sealed` answers which topics the events in
+/// generations are of; it is asked where changes of the catalog may be lost.
+pub(crate) fn recover(
+    pairs: &[(bytes::Bytes, bytes::Bytes)],
+    replay: impl Iterator<Item = Result<Replayed, ReadError>>,
+    sealed: impl FnOnce() -> Vec<(TopicId, u64)>,
+    clean: bool,
+    producers_max: usize,
+) -> Result<Recovered, RecoveryError> {
+    let state = state::decode(pairs, producers_max).map_err(RecoveryError::State)?;
+    let mark = state.mark;
+    let mut recovery = Recovery::new(state);
+    for piece in replay {
+        match piece.map_err(RecoveryError::Replay)? {
+            // There for its events only.
+            Replayed::Group(group) if group.number < mark => {}
+            Replayed::Group(group) => recovery.apply(&group)?,
+            Replayed::Gap => recovery.skip_what_was_lost(),
+        }
+    }
+    if recovery.has_gaps {
+        recovery.look_for_orphans(sealed());
+    }
+    recovery.stay_above_what_was_decided();
+    let reserved = match clean {
+        true => None,
+        false => recovery.skip_what_may_have_been_handed_out(),
+    };
+    recovery.replace_lost_filters();
+    Ok(recovery.finish(reserved))
+}
+
+struct Recovery {
+    catalog: Catalog,
+    producers: Producers,
+    next_position: Position,
+    live: BTreeMap<SubscriptionId, Live>,
+    // Which routed subscriptions select a topic's ordinary events, and which its dead letters; forgotten with every change
+    // of the catalog.
+    targets: HashMap<(TopicId, bool), Vec<Arc<Cell>>>,
+    groups: u64,
+    has_gaps: bool,
+    // The last topic that the state knows of. One before it that is not in the catalog was deleted.
+    last_known_topic: TopicId,
+    deleted: HashSet<TopicId>,
+    orphans: BTreeMap<TopicId, u64>,
+}
+
+struct Live {
+    cell: Arc<Cell>,
+    routed: bool,
+}
+
+impl Recovery {
+    fn new(state: State) -> Self {
+        let live = state
+            .subscriptions
+            .into_iter()
+            .filter_map(|(id, matches)| {
+                let subscription = state.catalog.subscriptions.get(&id)?;
+                let evaluated = matches.evaluated_through();
+                let unfiltered = matches.stages() == 0 && matches.pending_changes() == 0;
+                let routed = unfiltered && evaluated.next() >= state.routed_through;
+                let cell = Cell::new(id, subscription, matches);
+                cell.checkpointed(evaluated);
+                Some((id, Live { cell, routed }))
+            })
+            .collect();
+        Self {
+            last_known_topic: state.catalog.last_topic,
+            catalog: state.catalog,
+            producers: state.producers,
+            next_position: state.next_position,
+            live,
+            targets: HashMap::new(),
+            groups: 0,
+            has_gaps: false,
+            deleted: HashSet::new(),
+            orphans: BTreeMap::new(),
+        }
+    }
+
+    fn apply(&mut self, group: &Group) -> Result<(), RecoveryError> {
+        self.groups += 1;
+        for note in note::decode(&group.notes).map_err(RecoveryError::Notes)? {
+            self.apply_note(note);
+        }
+        for block in &group.blocks {
+            let end = block.last_position.next();
+            self.next_position = self.next_position.max(end);
+            self.catalog.saw(Some(block.topic), None);
+            let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
+                // Deleted in this very group, or its creation is lost.
+                if !self.deleted.contains(&block.topic) {
+                    *self.orphans.entry(block.topic).or_default() += u64::from(block.count);
+                }
+                continue;
+            };
+            topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
+            let targets = (block.topic, block.mark.is_letter());
+            let targets = self.targets.entry(targets).or_insert_with(|| {
+                let name = &topic.spec.name;
+                let routed = self.live.values().filter(|live| live.routed);
+                let selecting = routed.filter(|live| live.cell.selects(name, block.mark));
+                selecting.map(|live| live.cell.clone()).collect()
+            });
+            let range = block.first_position..=block.last_position;
+            for cell in targets {
+                cell.lock()
+                    .observe(*range.end(), std::iter::once(range.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_note(&mut self, note: Note) {
+        match note {
+            Note::Change(change) => {
+                self.catalog.apply(&change);
+                self.targets.clear();
+                match change {
+                    Change::CreateSubscription { id, spec, start } => {
+                        self.live.entry(id).or_insert_with(|| {
+                            let spec = Arc::new(spec.0);
+                            let routed = spec.filters.is_empty() && spec.start == StartAt::New;
+                            let matches = SubscriptionState::new(
+                                spec.delivery.clone(),
+                                start,
+                                spec.filters.len(),
+                            );
+                            Live {
+                                cell: Cell::new(id, &Subscription::new(spec, start), matches),
+                                routed,
+                            }
+                        });
+                    }
+                    Change::UpdateSubscription { id, .. } => {
+                        let subscription = self.catalog.subscriptions.get(&id);
+                        if let Some((live, subscription)) = self.live.get_mut(&id).zip(subscription)
+                            && live.cell.update(subscription)
+                        {
+                            // What is left before the fence, and what follows it, it catches up with after the start.
+                            live.routed = false;
+                        }
+                    }
+                    Change::DeleteSubscription(id) => {
+                        self.live.remove(&id);
+                    }
+                    Change::DeleteTopic(id) => {
+                        self.deleted.insert(id);
+                    }
+                    Change::CreateTopic { .. }
+                    | Change::AddPlugin(_)
+                    | Change::DeletePlugin { .. }
+                    | Change::GivePlugin { .. }
+                    | Change::FreePlugin { .. } => {}
+                }
+            }
+            Note::Acks {
+                subscription,
+                ranges,
+            } => {
+                self.catalog.saw(None, Some(subscription));
+                if let Some(live) = self.live.get(&subscription) {
+                    let ranges = note::unpack(&ranges);
+                    live.cell.lock().ack(None, &ranges, &mut Vec::new());
+                }
+            }
+            Note::Reserved {
+                next_position,
+                next_sequences,
+            } => {
+                self.next_position = self.next_position.max(next_position);
+                for (id, next) in next_sequences {
+                    self.catalog.saw(Some(id), None);
+                    if let Some(topic) = self.catalog.topics_by_id.get(&id) {
+                        topic.advance_to(next);
+                    }
+                }
+            }
+            Note::ProducerOwner { producer, owner } => {
+                self.producers.own(producer, owner);
+            }
+            Note::Batch {
+                producer,
+                epoch,
+                first_number,
+                count,
+                first_sequence,
+                resolved_through,
+            } => {
+                self.producers.commit(
+                    producer,
+                    epoch,
+                    first_number,
+                    count,
+                    first_sequence,
+                    resolved_through,
+                );
+            }
+        }
+    }
+
+    // Groups are lost here, with whatever they gave a number to. What follows from this must be the same at every start that
+    // finds the gap, and is: the state before it and the groups are.
+    fn skip_what_was_lost(&mut self) {
+        self.has_gaps = true;
+        self.catalog.skip_lost(LOST_CEILING);
+        self.next_position.0 = self.next_position.0.saturating_add(LOST_CEILING);
+        // A checkpoint may have moved some of what was in those groups into a generation. Those that the router would feed look
+        // at all of it again, from where their state says, as those with filters do.
+        self.live.values_mut().for_each(|live| live.routed = false);
+        self.targets.clear();
+    }
+
+    // What generations hold of topics that came into being in groups that are lost.
+    fn look_for_orphans(&mut self, sealed: Vec<(TopicId, u64)>) {
+        for (topic, events) in sealed {
+            self.catalog.saw(Some(topic), None);
+            let is_known = topic <= self.last_known_topic
+                || self.catalog.topics_by_id.contains_key(&topic)
+                || self.deleted.contains(&topic);
+            if !is_known {
+                *self.orphans.entry(topic).or_default() += events;
+            }
+        }
+    }
+
+    // Events of `interval` topics may have been answered and delivered, and then lost. Their numbers must not be
+    // given to other events.
+    fn skip_what_may_have_been_handed_out(&mut self) -> Option<Note> {
+        let interval = |spec: &crate::domain::TopicSpec| spec.durability == Durability::Interval;
+        let mut topics = self
+            .catalog
+            .topics
+            .values()
+            .filter(|topic| interval(&topic.spec))
+            .peekable();
+        topics.peek()?;
+        let mut next_sequences = Vec::new();
+        for topic in topics {
+            let next = Sequence(topic.next_sequence().0 + UNSYNCED_EVENTS_CEILING);
+            topic.advance_to(next);
+            next_sequences.push((topic.id, next));
+        }
+        self.next_position.0 += UNSYNCED_EVENTS_CEILING;
+        Some(Note::Reserved {
+            next_position: self.next_position,
+            next_sequences,
+        })
+    }
+
+    // A checkpoint may have seen events that were lost with a power cut, or with a loss that was accepted. What a
+    // subscription has decided must not be asked again for other events, and what comes now is for its newest filters.
+    fn stay_above_what_was_decided(&mut self) {
+        for live in self.live.values() {
+            let decided = live.cell.lock().evaluated_through().next();
+            let fence = live.cell.fence().unwrap_or_default();
+            self.next_position = self.next_position.max(decided).max(fence);
+        }
+    }
+
+    // After a loss that was accepted, a subscription's state may go by filters of which the journal tells no more. What is
+    // undecided is then judged by those that are known last.
+    fn replace_lost_filters(&mut self) {
+        for (id, live) in &mut self.live {
+            let Some(subscription) = self.catalog.subscriptions.get_mut(id) else {
+                continue;
+            };
+            if live.cell.knows_its_filters() {
+                continue;
+            }
+            let (newest, undecided) = {
+                let state = live.cell.lock();
+                let newest = state.revisions().map(|(revision, _)| revision).max();
+                (newest, state.evaluated_through().next())
+            };
+            let revision = newest.unwrap_or_default().max(subscription.revision) + 1;
+            tracing::error!(subscription = %live.cell.name, revision, fence = %undecided, "a change of this subscription's filters is lost; it goes on with those before it");
+            subscription.update(revision, subscription.spec.clone(), Some(undecided));
+            live.cell.update(subscription);
+            live.routed = false;
+        }
+    }
+
+    fn finish(self, reserved: Option<Note>) -> Recovered {
+        Recovered {
+            catalog: self.catalog,
+            producers: self.producers,
+            next_position: self.next_position,
+            cells: self
+                .live
+                .into_values()
+                .map(|live| (live.cell, live.routed))
+                .collect(),
+            groups: self.groups,
+            reserved,
+            orphans: self.orphans,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::domain::{CommitNumber, LetterMark, Millis, SubscriptionSpec, TopicSpec};
+    use crate::state::catalog::Json;
+    use crate::store::BlockMeta;
+
+    fn created(id: u64, spec: serde_json::Value) -> Note {
+        let spec: SubscriptionSpec = serde_json::from_value(spec).expect("valid specification");
+        Note::Change(Change::CreateSubscription {
+            id: SubscriptionId(id),
+            spec: Json(spec),
+            start: Position(1),
+        })
+    }
+
+    fn block(position: u64, mark: LetterMark) -> BlockMeta {
+        BlockMeta {
+            first_position: Position(position),
+            last_position: Position(position),
+            topic: TopicId(1),
+            mark,
+            first_sequence: Sequence(position),
+            count: 1,
+            time: Millis(0),
+        }
+    }
+
+    #[test]
+    fn unfiltered_subscriptions_get_the_letters_they_ask_for_as_the_router_does_it() {
+        let topic: TopicSpec =
+            serde_json::from_value(serde_json::json!({"name": "dead.s"})).expect("valid topic");
+        let subscriptions = [
+            ("old", serde_json::json!({"topics": [">"]})),
+            (
+                "new",
+                serde_json::json!({"topics": [">"], "include_dead_letters": false}),
+            ),
+            (
+                "prefix",
+                serde_json::json!({"topics": ["dead.>"], "include_dead_letters": false}),
+            ),
+            // Its own letters.
+            ("s", serde_json::json!({"topics": [">"]})),
+        ];
+        let mut notes = vec![Note::Change(Change::CreateTopic {
+            id: TopicId(1),
+            spec: Json(topic),
+        })];
+        for (id, (name, spec)) in (1..).zip(subscriptions) {
+            let mut spec = spec;
+            spec["name"] = name.into();
+            notes.push(created(id, spec));
+        }
+        let mut encoded = Vec::new();
+        for note in &notes {
+            note::push(note, &mut encoded);
+        }
+        let group = Group {
+            number: CommitNumber(1),
+            notes: Bytes::from(encoded),
+            blocks: vec![
+                block(1, LetterMark::Ordinary),
+                block(2, LetterMark::Letter),
+                block(3, LetterMark::LastLetter),
+            ],
+        };
+        let recovered = recover(
+            &[],
+            [Ok(Replayed::Group(group))].into_iter(),
+            Vec::new,
+            true,
+            1,
+        )
+        .expect("readable");
+        let depth = |name: &str| {
+            let mut cells = recovered.cells.iter().map(|(cell, _)| cell);
+            let cell = cells.find(|cell| cell.name.as_str() == name);
+            cell.expect("recovered").lock().depth()
+        };
+        let depths = ["old", "new", "prefix", "s"].map(depth);
+        assert_eq!(depths, [3, 1, 3, 0]);
+    }
+}
+
+#[cfg(test)]
+mod lost {
+    use super::*;
+    use crate::domain::{CommitNumber, LetterMark, Millis, TopicSpec};
+    use crate::state::Producers;
+    use crate::state::catalog::Json;
+    use crate::store::BlockMeta;
+
+    fn group(
+        number: u64,
+        notes: &[Note],
+        blocks: &[(u64, u64, u64)],
+    ) -> Result<Replayed, ReadError> {
+        let mut bytes = Vec::new();
+        notes.iter().for_each(|one| note::push(one, &mut bytes));
+        let block = |(topic, position, sequence): &(u64, u64, u64)| BlockMeta {
+            first_position: Position(*position),
+            last_position: Position(position + 1),
+            topic: TopicId(*topic),
+            mark: LetterMark::Ordinary,
+            first_sequence: Sequence(*sequence),
+            count: 2,
+            time: Millis(0),
+        };
+        Ok(Replayed::Group(Group {
+            number: CommitNumber(number),
+            notes: bytes.into(),
+            blocks: blocks.iter().map(block).collect(),
+        }))
+    }
+
+    fn create_topic(id: u64, name: &str) -> Note {
+        Note::Change(Change::CreateTopic {
+            id: TopicId(id),
+            spec: Json(TopicSpec {
+                name: name.parse().expect("valid"),
+                durability: Durability::Sync,
+                created_by: None,
+            }),
+        })
+    }
+
+    fn create_subscription(id: u64) -> Note {
+        let spec = serde_json::json!({"name": format!("s{id}"), "topics": ["a"]});
+        Note::Change(Change::CreateSubscription {
+            id: SubscriptionId(id),
+            spec: Json(serde_json::from_value(spec).expect("valid")),
+            start: Position(1),
+        })
+    }
+
+    fn acks(subscription: u64) -> Note {
+        Note::Acks {
+            subscription: SubscriptionId(subscription),
+            ranges: vec![(1, 0)],
+        }
+    }
+
+    fn recovered(
+        pairs: &[(bytes::Bytes, bytes::Bytes)],
+        pieces: Vec<Result<Replayed, ReadError>>,
+        sealed: &[(u64, u64)],
+    ) -> Recovered {
+        let sealed = || {
+            sealed
+                .iter()
+                .map(|(id, events)| (TopicId(*id), *events))
+                .collect()
+        };
+        recover(pairs, pieces.into_iter(), sealed, true, 10).expect("readable")
+    }
+
+    fn orphans(recovered: &Recovered) -> Vec<(u64, u64)> {
+        let orphans = recovered.orphans.iter();
+        orphans.map(|(topic, events)| (topic.0, *events)).collect()
+    }
+
+    #[test]
+    fn every_id_that_is_seen_raises_the_counters() {
+        let highest = |pieces| {
+            let catalog = recovered(&[], pieces, &[]).catalog;
+            (catalog.last_topic.0, catalog.last_subscription.0)
+        };
+        let reserved = Note::Reserved {
+            next_position: Position(1),
+            next_sequences: vec![(TopicId(8), Sequence(1))],
+        };
+        let change = |change| vec![group(1, &[Note::Change(change)], &[])];
+        assert_eq!(highest(vec![group(1, &[], &[(7, 1, 1)])]), (7, 0));
+        assert_eq!(highest(vec![group(1, &[acks(9)], &[])]), (0, 9));
+        assert_eq!(highest(vec![group(1, &[reserved], &[])]), (8, 0));
+        assert_eq!(highest(change(Change::DeleteTopic(TopicId(5)))), (5, 0));
+        assert_eq!(
+            highest(change(Change::DeleteSubscription(SubscriptionId(4)))),
+            (0, 4)
+        );
+    }
+
+    #[test]
+    fn blocks_of_an_unknown_topic_are_counted_and_those_of_a_deleted_one_are_not() {
+        let delete = Note::Change(Change::DeleteTopic(TopicId(1)));
+        let pieces = vec![
+            group(1, &[create_topic(1, "a")], &[(1, 1, 1)]),
+            group(2, &[delete], &[(1, 3, 3), (2, 5, 1)]),
+            group(3, &[create_topic(4, "b")], &[(2, 7, 3), (4, 9, 1)]),
+        ];
+        assert_eq!(orphans(&recovered(&[], pieces, &[])), [(2, 4)]);
+    }
+
+    #[test]
+    fn where_groups_are_lost_numbers_are_skipped_alike_at_every_start() {
+        let pieces = || {
+            vec![
+                group(
+                    1,
+                    &[create_topic(1, "a"), create_subscription(1)],
+                    &[(1, 1, 1)],
+                ),
+                Ok(Replayed::Gap),
+                group(9, &[create_topic(3, "c")], &[(2, 20, 1), (1, 22, 9)]),
+            ]
+        };
+        let first = recovered(&[], pieces(), &[(2, 3), (77, 5)]);
+        let catalog = &first.catalog;
+        assert_eq!(catalog.next_topic_id(), TopicId(LOST_CEILING + 2));
+        assert_eq!(
+            catalog.next_subscription_id(),
+            SubscriptionId(LOST_CEILING + 2)
+        );
+        let next = |id: u64| catalog.topics_by_id[&TopicId(id)].next_sequence().0;
+        assert_eq!((next(1), next(3)), (LOST_CEILING + 3, LOST_CEILING + 1));
+        assert_eq!(first.next_position, Position(LOST_CEILING + 3));
+        // It was fed by the router, and has not been shown what generations hold of the groups that are lost.
+        let (cell, routed) = &first.cells[0];
+        assert_eq!(
+            (cell.lock().evaluated_through(), *routed),
+            (Position(2), false)
+        );
+        // In the journal and in generations.
+        assert_eq!(orphans(&first), [(2, 5), (77, 5)]);
+        let again = recovered(&[], pieces(), &[]);
+        assert_eq!(again.next_position, first.next_position);
+        assert_eq!(again.catalog.next_topic_id(), catalog.next_topic_id());
+
+        // A checkpoint keeps it, once the gap has left the journal.
+        let producers = Producers::new(1).snapshot();
+        let end = first.next_position;
+        let mark = CommitNumber(0);
+        let pairs = state::encode(catalog, end, end, mark, producers, Vec::new());
+        let later = vec![group(10, &[create_topic(LOST_CEILING + 2, "d")], &[])];
+        let later = recovered(&pairs, later, &[(2, 3)]);
+        let topic = &later.catalog.topics_by_id[&TopicId(LOST_CEILING + 2)];
+        assert_eq!(topic.next_sequence(), Sequence(LOST_CEILING + 1));
+        assert!(later.orphans.is_empty());
+    }
+
+    #[test]
+    fn groups_that_the_state_has_in_it_are_there_for_their_events_only() {
+        // Topic 7 was deleted before the mark, in a group that is there too.
+        let replayed = |mark| {
+            let producers = Producers::new(1).snapshot();
+            let (catalog, end) = (Catalog::default(), Position(9));
+            let pairs = state::encode(&catalog, end, end, mark, producers, Vec::new());
+            let deleted = Note::Change(Change::DeleteTopic(TopicId(7)));
+            let pieces = vec![
+                group(3, &[create_subscription(1)], &[(7, 1, 1)]),
+                group(4, &[deleted], &[]),
+                group(5, &[create_topic(8, "new")], &[(8, 9, 1)]),
+            ];
+            recovered(&pairs, pieces, &[])
+        };
+        let recovered = replayed(CommitNumber(5));
+        assert!(recovered.orphans.is_empty());
+        assert!(recovered.cells.is_empty());
+        let topic = &recovered.catalog.topics_by_id[&TopicId(8)];
+        assert_eq!(topic.next_sequence(), Sequence(3));
+        assert_eq!(recovered.next_position, Position(11));
+        // Without a mark all of them say something.
+        let all = replayed(CommitNumber(0));
+        assert_eq!((orphans(&all), all.cells.len()), (vec![(7, 2)], 1));
+    }
+}

@@ -1,0 +1,9 @@
+//! How events and changes become durable and visible: what waits in the inbox is taken as one group, written, synced, and only
+//! then shown to anybody. Nothing here waits for whoever reads what was written.
+
+pub(super) mod committer;
+pub(super) mod inbox;
+pub(super) mod note;
+pub(super) mod pending_acks;
+pub(super) mod producers;
+pub(super) mod publisher;

@@ -1,0 +1,523 @@
+//! What waits for the committer: a control lane and a publish lane, each bounded. Senders wait outside for
+//! room; the committer takes whole lanes at once, so a group gathers while the one before it syncs.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
+
+use super::producers::Session;
+use super::publisher::Promise;
+use crate::broker::error::BrokerError;
+use crate::domain::{
+    CommitNumber, Entries, LetterMark, Owner, PluginInfo, Position, Principal, SubscriptionId,
+    SubscriptionSpec, TopicName, TopicSpec,
+};
+use crate::state::catalog::Catalog;
+
+/// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
+pub(crate) const PUBLISH_COST_MAX: usize = 64 * 1024 * 1024;
+/// Of more waiting bytes than this, a group takes half: its publishers are answered and can go on while the other half is
+/// written. Fewer are not worth a sync of their own.
+const WHOLE_BYTES_MAX: usize = 128 * 1024;
+/// Control items that may wait. Full: whoever asks waits.
+const CONTROL_ITEMS_MAX: usize = 1_024;
+
+/// A batch on its way.
+pub(crate) struct PublishItem {
+    pub(crate) topic: TopicName,
+    pub(crate) entries: Entries,
+    /// What it takes here and in the journal, in bytes. Never 0, however little is in it.
+    pub(crate) cost: usize,
+    pub(crate) first_number: u64,
+    pub(crate) resolved_through: u64,
+    pub(crate) session: Option<Arc<Session>>,
+    /// Who publishes it, and makes the topic when there is none.
+    pub(crate) by: Principal,
+    pub(crate) promise: Promise,
+    pub(crate) _room: OwnedSemaphorePermit,
+}
+
+impl PublishItem {
+    // Those of its events, heads included.
+    fn bytes(&self) -> usize {
+        self.entries.bytes().len()
+    }
+}
+
+/// Anything else the committer writes.
+pub(crate) enum Control {
+    CreateTopic(TopicSpec, oneshot::Sender<Result<(), BrokerError>>),
+    DeleteTopic(TopicName, oneshot::Sender<Result<(), BrokerError>>),
+    CreateSubscription(
+        SubscriptionSpec,
+        oneshot::Sender<Result<SubscriptionId, BrokerError>>,
+    ),
+    UpdateSubscription(Update, oneshot::Sender<Result<(), BrokerError>>),
+    DeleteSubscription(SubscriptionId, oneshot::Sender<Result<(), BrokerError>>),
+    AddPlugin(Upload, oneshot::Sender<Result<PluginInfo, BrokerError>>),
+    /// Gives all versions of a name to an owner.
+    GivePlugin(String, Owner, oneshot::Sender<Result<(), BrokerError>>),
+    DeletePlugin(Deletion, oneshot::Sender<Result<(), BrokerError>>),
+    /// Outputs of a subscription (a route's results, dead letters) and the positions they are done with: atomic.
+    Outputs(Outputs),
+    /// Answered once every ack taken before it is on disk.
+    ConfirmAcks(oneshot::Sender<Result<(), BrokerError>>),
+    /// Starts a new journal file and answers what a checkpoint needs to know of this moment.
+    Mark(oneshot::Sender<Result<Mark, BrokerError>>),
+}
+
+/// A plugin to be recorded.
+pub(crate) struct Upload {
+    pub(crate) plugin: PluginInfo,
+    /// Under this name whoever it belongs to.
+    pub(crate) any_name: bool,
+}
+
+/// Versions of plugins that are to go.
+pub(crate) struct Deletion {
+    pub(crate) versions: Vec<(String, u32)>,
+    /// The name that goes with them, and may be anybody's then.
+    pub(crate) free_name: Option<String>,
+}
+
+/// What a subscription is to be changed to.
+pub(crate) struct Update {
+    pub(crate) id: SubscriptionId,
+    /// The revision it was made from. Somebody else's change in between is not overwritten unseen.
+    pub(crate) from_revision: u32,
+    pub(crate) spec: SubscriptionSpec,
+}
+
+/// Events a subscription appends, and the positions that are done with by that, in one group or not at all.
+pub(crate) struct Outputs {
+    pub(crate) subscription: SubscriptionId,
+    pub(crate) acks: Vec<std::ops::RangeInclusive<Position>>,
+    pub(crate) events: Vec<Appended>,
+    pub(crate) done: oneshot::Sender<Result<(), BrokerError>>,
+}
+
+/// An event that the broker itself appends.
+pub(crate) struct Appended {
+    pub(crate) topic: TopicName,
+    pub(crate) mark: LetterMark,
+    pub(crate) event: Bytes,
+}
+
+/// The broker's state at a group boundary.
+pub(crate) struct Mark {
+    /// First group after the mark.
+    pub(crate) group: CommitNumber,
+    /// First position after the mark.
+    pub(crate) end: Position,
+    pub(crate) catalog: Catalog,
+    pub(crate) producers: Vec<u8>,
+}
+
+/// The committer's inbox. Shared by everybody who writes.
+pub(crate) struct Inbox {
+    lanes: Mutex<Lanes>,
+    filled: Condvar,
+    publish_room: Arc<Semaphore>,
+    control_room: Semaphore,
+}
+
+#[derive(Default)]
+struct Lanes {
+    control: VecDeque<Control>,
+    publish: VecDeque<PublishItem>,
+    publish_bytes: usize,
+    acks_since: Option<Instant>,
+    // The committer waits and nobody has woken it yet. While it works there is no need to: it looks again before it waits.
+    waiting: bool,
+    // It waits for longer than acks may, so they have to wake it.
+    sleeping: bool,
+    woken: bool,
+    closing: bool,
+    closed: bool,
+}
+
+/// What the committer took.
+pub(crate) struct Taken {
+    pub(crate) control: VecDeque<Control>,
+    pub(crate) publish: Vec<PublishItem>,
+    pub(crate) closing: bool,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            lanes: Mutex::default(),
+            filled: Condvar::new(),
+            publish_room: Arc::new(Semaphore::new(PUBLISH_COST_MAX)),
+            control_room: Semaphore::new(CONTROL_ITEMS_MAX),
+        })
+    }
+
+    /// Waits for room for a batch that costs `cost`. A larger batch than the whole room counts as the whole room.
+    pub(crate) async fn publish_room(
+        &self,
+        cost: usize,
+    ) -> Result<OwnedSemaphorePermit, BrokerError> {
+        let room = self.publish_room.clone();
+        room.acquire_many_owned(permits(cost))
+            .await
+            .map_err(|_| BrokerError::ShuttingDown)
+    }
+
+    /// The same without waiting: nothing when there is no room now.
+    pub(crate) fn publish_room_now(
+        &self,
+        cost: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, BrokerError> {
+        let room = self.publish_room.clone();
+        match room.try_acquire_many_owned(permits(cost)) {
+            Ok(room) => Ok(Some(room)),
+            Err(TryAcquireError::NoPermits) => Ok(None),
+            Err(TryAcquireError::Closed) => Err(BrokerError::ShuttingDown),
+        }
+    }
+
+    pub(crate) fn publish(&self, item: PublishItem) -> Result<(), BrokerError> {
+        let mut lanes = self.lock();
+        if lanes.closing {
+            return Err(BrokerError::ShuttingDown);
+        }
+        lanes.publish_bytes += item.bytes();
+        lanes.publish.push_back(item);
+        self.wake_committer(lanes);
+        Ok(())
+    }
+
+    /// Hands a control item over and waits for its answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, BrokerError>>) -> Control,
+    ) -> Result<T, BrokerError> {
+        let room = self.control_room.acquire().await;
+        let _room = room.map_err(|_| BrokerError::ShuttingDown)?;
+        let (reply, answer) = oneshot::channel();
+        self.hand_over(make(reply))?;
+        answer.await.unwrap_or_else(|_| Err(self.unanswered()))
+    }
+
+    /// Asks for a mark. It needs no room in the lane: there is one checkpointer, and what holds the lane's room may be waiting
+    /// for the room in the journal that only a checkpoint makes.
+    pub(crate) async fn ask_mark(&self) -> Result<Mark, BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_over(Control::Mark(reply))?;
+        answer.await.unwrap_or_else(|_| Err(self.unanswered()))
+    }
+
+    // Why something was dropped without an answer.
+    fn unanswered(&self) -> BrokerError {
+        match self.lock().closed {
+            true => BrokerError::ShuttingDown,
+            false => BrokerError::committer_died(),
+        }
+    }
+
+    fn hand_over(&self, item: Control) -> Result<(), BrokerError> {
+        let mut lanes = self.lock();
+        if lanes.closed {
+            return Err(BrokerError::ShuttingDown);
+        }
+        lanes.control.push_back(item);
+        self.wake_committer(lanes);
+        Ok(())
+    }
+
+    /// Says that acks wait in the hub.
+    pub(crate) fn acks_wait(&self) {
+        let mut lanes = self.lock();
+        if lanes.acks_since.is_none() {
+            lanes.acks_since = Some(Instant::now());
+            if lanes.sleeping {
+                self.wake_committer(lanes);
+            }
+        }
+    }
+
+    /// Makes the committer look again, though nothing was added: the journal may have room.
+    pub(crate) fn wake(&self) {
+        let mut lanes = self.lock();
+        lanes.woken = true;
+        self.wake_committer(lanes);
+    }
+
+    /// No more publishes are taken; control items still are, so that what drains can be recorded.
+    pub(crate) fn close_publishes(&self) {
+        let mut lanes = self.lock();
+        lanes.closing = true;
+        self.wake_committer(lanes);
+        self.publish_room.close();
+    }
+
+    /// Nothing more is taken: the committer ends after what waits.
+    pub(crate) fn close(&self) {
+        let mut lanes = self.lock();
+        lanes.closing = true;
+        lanes.closed = true;
+        self.wake_committer(lanes);
+        self.publish_room.close();
+        self.control_room.close();
+    }
+
+    // A wake-up is a call into the kernel whether anybody waits or not.
+    fn wake_committer(&self, mut lanes: MutexGuard<'_, Lanes>) {
+        let waiting = std::mem::take(&mut lanes.waiting);
+        drop(lanes);
+        if waiting {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits until there is something to do, or `idle_until`. Publishes are left alone unless
+    /// `take_publishes`, and at most `cost_max` of them are taken, or half of many; but one at least, whatever it costs.
+    /// `ack_delay` is how long acks that nobody asked to confirm may wait for company.
+    pub(crate) fn take(
+        &self,
+        take_publishes: bool,
+        cost_max: usize,
+        ack_delay: Duration,
+        idle_until: Option<Instant>,
+    ) -> Taken {
+        let mut lanes = self.lock();
+        // Acks mostly follow what was just written. To look again by itself after a while is cheaper than to be woken by them.
+        let look_at = Instant::now() + ack_delay;
+        loop {
+            let now = Instant::now();
+            let acks_at = lanes.acks_since.map(|since| since + ack_delay);
+            let acks_due = acks_at.is_some_and(|at| at <= now);
+            let has_publishes = take_publishes && !lanes.publish.is_empty();
+            let idle_over = idle_until.is_some_and(|at| at <= now);
+            if !lanes.control.is_empty()
+                || has_publishes
+                || acks_due
+                || idle_over
+                || lanes.closed
+                || lanes.woken
+            {
+                break;
+            }
+            let look_at = (look_at > now).then_some(look_at);
+            let until = [acks_at, idle_until, look_at].into_iter().flatten().min();
+            lanes.sleeping = until.is_none_or(|until| until > now + ack_delay);
+            lanes.waiting = true;
+            lanes = match until {
+                None => self
+                    .filled
+                    .wait(lanes)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let timeout = until.saturating_duration_since(now);
+                    self.filled
+                        .wait_timeout(lanes, timeout)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+        let (count, bytes) = match take_publishes {
+            true => lanes.fitting(cost_max),
+            false => (0, 0),
+        };
+        let publish = lanes.publish.drain(..count).collect();
+        lanes.publish_bytes -= bytes;
+        lanes.waiting = false;
+        lanes.sleeping = false;
+        lanes.woken = false;
+        lanes.acks_since = None;
+        Taken {
+            control: std::mem::take(&mut lanes.control),
+            publish,
+            closing: lanes.closed && (lanes.publish.is_empty() || !take_publishes),
+        }
+    }
+
+    /// Returns control items for which a group had no room. They come first next time, which is at once.
+    pub(crate) fn put_back(&self, control: VecDeque<Control>) {
+        let mut lanes = self.lock();
+        for item in control.into_iter().rev() {
+            lanes.control.push_front(item);
+        }
+    }
+
+    /// Everything that still waits, when the committer cannot write any more.
+    pub(crate) fn drain(&self) -> (VecDeque<Control>, VecDeque<PublishItem>) {
+        let mut lanes = self.lock();
+        lanes.publish_bytes = 0;
+        (
+            std::mem::take(&mut lanes.control),
+            std::mem::take(&mut lanes.publish),
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lanes {
+    // How many publishes from the front cost at most `cost_max`, or are half of many, and how many bytes these are.
+    fn fitting(&self, cost_max: usize) -> (usize, usize) {
+        let bytes_max = match self.publish_bytes > WHOLE_BYTES_MAX {
+            true => self.publish_bytes / 2,
+            false => usize::MAX,
+        };
+        let (mut count, mut cost, mut bytes) = (0, 0, 0);
+        while let Some(item) = self.publish.get(count)
+            && (count == 0 || (cost + item.cost <= cost_max && bytes < bytes_max))
+        {
+            cost += item.cost;
+            bytes += item.bytes();
+            count += 1;
+        }
+        (count, bytes)
+    }
+}
+
+fn permits(cost: usize) -> u32 {
+    cost.clamp(1, PUBLISH_COST_MAX) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const ACK_DELAY: Duration = Duration::from_millis(1);
+
+    fn publish(inbox: &Inbox, number: u64, cost: usize) {
+        let room = inbox.publish_room.clone().try_acquire_owned();
+        let item = PublishItem {
+            topic: "a".parse().expect("a name"),
+            entries: Entries::of([vec![0; cost].as_slice()]),
+            cost,
+            first_number: number,
+            resolved_through: 0,
+            session: None,
+            by: Principal::local(),
+            promise: Promise::of(number, tokio::sync::mpsc::unbounded_channel().0),
+            _room: room.expect("room"),
+        };
+        inbox.publish(item).expect("open");
+    }
+
+    fn take(inbox: &Inbox, cost_max: usize) -> Vec<u64> {
+        let taken = inbox.take(true, cost_max, ACK_DELAY, None);
+        let correlations = taken.publish.iter().map(|item| item.promise.correlation());
+        correlations.collect()
+    }
+
+    #[test]
+    fn of_much_that_waits_half_is_taken_in_order() {
+        let inbox = Inbox::new();
+        for number in 0..6 {
+            publish(&inbox, number, WHOLE_BYTES_MAX / 3 - 8);
+        }
+        assert_eq!(take(&inbox, usize::MAX), [0, 1, 2]);
+        assert_eq!(take(&inbox, usize::MAX), [3, 4, 5]);
+        publish(&inbox, 6, 10 * WHOLE_BYTES_MAX);
+        assert_eq!(take(&inbox, usize::MAX), [6], "a batch is not split");
+        for number in 7..10 {
+            publish(&inbox, number, WHOLE_BYTES_MAX);
+        }
+        assert_eq!(take(&inbox, 1), [7], "the caller's limit holds as well");
+    }
+
+    #[test]
+    fn no_more_is_taken_than_the_limit_but_always_one() {
+        let inbox = Inbox::new();
+        for number in 0..3 {
+            publish(&inbox, number, 1_000);
+        }
+        assert_eq!(take(&inbox, 1_999), [0], "the next one would be beyond");
+        assert_eq!(take(&inbox, 2_000), [1, 2]);
+        publish(&inbox, 3, 5_000);
+        assert_eq!(take(&inbox, 1), [3]);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first() {
+        let inbox = Inbox::new();
+        let topic = |name: &str| {
+            let name = name.parse().expect("a name");
+            Control::DeleteTopic(name, oneshot::channel().0)
+        };
+        inbox.hand_over(topic("c")).expect("open");
+        inbox.put_back([topic("a"), topic("b")].into());
+        let control = inbox.take(true, 1, ACK_DELAY, None).control;
+        let names = control.iter().map(|item| match item {
+            Control::DeleteTopic(name, _) => name.as_str(),
+            _ => "another",
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn whoever_adds_something_wakes_a_committer_that_waits() {
+        let adding: [fn(&Inbox); 4] = [
+            |inbox| publish(inbox, 1, 1),
+            |inbox| inbox.wake(),
+            |inbox| drop(inbox.ask_mark().now_or_never()),
+            |inbox| inbox.close(),
+        ];
+        for add in adding {
+            let inbox = Inbox::new();
+            let never = Duration::from_secs(3_600);
+            let waiting = std::thread::spawn({
+                let inbox = inbox.clone();
+                move || inbox.take(true, 1, never, None)
+            });
+            while !inbox.lock().waiting {
+                std::thread::yield_now();
+            }
+            add(&inbox);
+            assert!(!inbox.lock().waiting, "woken once, not again");
+            waiting.join().expect("no panic");
+        }
+    }
+
+    #[tokio::test]
+    async fn room_for_publishes_is_taken_at_once_or_not_at_all() {
+        let inbox = Inbox::new();
+        let all = inbox.publish_room(usize::MAX).await.expect("open");
+        assert!(inbox.publish_room_now(1).expect("open").is_none());
+        drop(all);
+        assert!(inbox.publish_room_now(usize::MAX).expect("open").is_some());
+        inbox.close_publishes();
+        assert!(matches!(
+            inbox.publish_room_now(1),
+            Err(BrokerError::ShuttingDown)
+        ));
+    }
+
+    #[test]
+    fn acks_are_due_after_their_delay_however_long_the_committer_would_sleep() {
+        let inbox = Inbox::new();
+        for idle_until in [None, Some(Instant::now() + Duration::from_secs(3_600))] {
+            let waiting = std::thread::spawn({
+                let inbox = inbox.clone();
+                move || inbox.take(true, 1, ACK_DELAY, idle_until)
+            });
+            while !inbox.lock().sleeping {
+                std::thread::yield_now();
+            }
+            inbox.acks_wait();
+            let taken = waiting.join().expect("no panic");
+            assert!(taken.publish.is_empty() && taken.control.is_empty());
+        }
+    }
+
+    #[test]
+    fn acks_that_came_before_the_committer_sleeps_are_due_all_the_same() {
+        let inbox = Inbox::new();
+        inbox.acks_wait();
+        inbox.take(true, 1, ACK_DELAY, None);
+        assert!(inbox.lock().acks_since.is_none());
+    }
+}

@@ -1,0 +1,159 @@
+//! What a journal group says beside its blocks. The store keeps these bytes without looking at them.
+
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Position, PrincipalDigest, ProducerId, Sequence, SubscriptionId, TopicId};
+use crate::state::catalog::Change;
+
+/// First byte of a group's notes: the version of their encoding.
+const VERSION: u8 = 1;
+
+/// One statement of a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Note {
+    /// The catalog changed.
+    Change(Change),
+    /// A subscription is done with these positions.
+    Acks {
+        /// Which.
+        subscription: SubscriptionId,
+        /// First position and how many more, rising.
+        ranges: Vec<(u64, u64)>,
+    },
+    /// Numbers below these may have been handed out before an unclean end; none of them is given again.
+    Reserved {
+        /// First position that may be given.
+        next_position: Position,
+        /// First sequences that may be given, by topic.
+        next_sequences: Vec<(TopicId, Sequence)>,
+    },
+    /// A producer's batch is in this group.
+    Batch {
+        /// Whose.
+        producer: ProducerId,
+        /// Its epoch.
+        epoch: u32,
+        /// Number of the first event.
+        first_number: u64,
+        /// How many.
+        count: u32,
+        /// Sequence of the first event.
+        first_sequence: Sequence,
+        /// The producer has seen the answers up to this number.
+        resolved_through: u64,
+    },
+    /// Whose a producer is. In the group of the first batch of each of its streams, before that.
+    ProducerOwner {
+        /// Which.
+        producer: ProducerId,
+        /// Whose.
+        owner: PrincipalDigest,
+    },
+}
+
+/// Why the notes of a group cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NoteError {
+    /// Another version of the encoding.
+    #[error("the journal was written by a newer Tidegate (notes version {0}); start that one")]
+    Version(u8),
+    /// Not what was written.
+    #[error("a journal group is sound but its notes are not readable")]
+    Malformed(#[source] postcard::Error),
+}
+
+/// Appends a note to those of a group, which are empty at first.
+pub(crate) fn push(note: &Note, out: &mut Vec<u8>) {
+    if out.is_empty() {
+        out.push(VERSION);
+    }
+    // Only a custom serializer that fails or a full fixed buffer could make this fail; there is neither.
+    *out = postcard::to_extend(note, std::mem::take(out)).expect("notes serialize into memory");
+}
+
+/// Appends the notes in `more`, which may be none, to those of a group.
+pub(crate) fn join(more: &[u8], out: &mut Vec<u8>) {
+    match (more.split_first(), out.is_empty()) {
+        (None, _) => {}
+        (Some(_), true) => out.extend_from_slice(more),
+        (Some((_version, notes)), false) => out.extend_from_slice(notes),
+    }
+}
+
+/// The notes of a group.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Note>, NoteError> {
+    let Some((version, mut rest)) = bytes.split_first() else {
+        return Ok(Vec::new());
+    };
+    if *version != VERSION {
+        return Err(NoteError::Version(*version));
+    }
+    let mut notes = Vec::new();
+    while !rest.is_empty() {
+        let (note, after) = postcard::take_from_bytes(rest).map_err(NoteError::Malformed)?;
+        notes.push(note);
+        rest = after;
+    }
+    Ok(notes)
+}
+
+/// Ranges as a note keeps them.
+pub(crate) fn pack(ranges: impl IntoIterator<Item = RangeInclusive<Position>>) -> Vec<(u64, u64)> {
+    ranges
+        .into_iter()
+        .map(|range| (range.start().0, range.end().0 - range.start().0))
+        .collect()
+}
+
+/// Ranges from a note. Numbers that overflow are dropped: no position is that high.
+pub(crate) fn unpack(ranges: &[(u64, u64)]) -> Vec<RangeInclusive<Position>> {
+    ranges
+        .iter()
+        .filter_map(|(first, more)| Some(Position(*first)..=Position(first.checked_add(*more)?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_round_trip_and_damage_is_an_error() {
+        let notes = [
+            Note::Acks {
+                subscription: SubscriptionId(3),
+                ranges: vec![(1, 4), (9, 0)],
+            },
+            Note::Batch {
+                producer: ProducerId(7),
+                epoch: 1,
+                first_number: 10,
+                count: 2,
+                first_sequence: Sequence(4),
+                resolved_through: 9,
+            },
+            Note::ProducerOwner {
+                producer: ProducerId(7),
+                owner: crate::domain::Principal::local().digest(),
+            },
+        ];
+        let mut bytes = Vec::new();
+        notes.iter().for_each(|note| push(note, &mut bytes));
+        assert_eq!(
+            format!("{:?}", decode(&bytes).expect("readable")),
+            format!("{notes:?}")
+        );
+        let mut joined = Vec::new();
+        for part in [0..1, 1..1, 1..3] {
+            let mut more = Vec::new();
+            notes[part].iter().for_each(|note| push(note, &mut more));
+            join(&more, &mut joined);
+        }
+        assert_eq!(joined, bytes);
+        assert!(matches!(decode(&[9]), Err(NoteError::Version(9))));
+        assert!(decode(&bytes[..bytes.len() - 1]).is_err());
+        assert!(decode(&[]).expect("no notes").is_empty());
+    }
+}

@@ -1,0 +1,126 @@
+//! Open publish streams by producer. A new stream of a producer fences the one before it, so that batches of a
+//! connection that was given up cannot be committed between those of its successor.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::broker::error::BrokerError;
+use crate::domain::{PrincipalDigest, ProducerId};
+use crate::state::{OpenError, Producers};
+
+/// One publish stream of a producer that wants resends recognised.
+pub(crate) struct Session {
+    pub(crate) producer: ProducerId,
+    pub(crate) epoch: u32,
+    /// Whose the producer is.
+    pub(crate) owner: PrincipalDigest,
+    // The journal has been told whose the producer is.
+    owner_told: AtomicBool,
+    fenced: AtomicBool,
+    // A batch of it was refused that may succeed later.
+    refused: AtomicBool,
+}
+
+impl Session {
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    /// A batch of this stream was refused for now. Those that wait behind it must not overtake it, or it would look like a resend of
+    /// what never was: they are refused as well, and the client sends all of them again on a new stream. Called by the committer.
+    pub(crate) fn refuse_from_here(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether the owner is still to be written down, which the caller then does. Called by the committer.
+    pub(crate) fn tell_owner(&self) -> bool {
+        !self.owner_told.swap(true, Ordering::Relaxed)
+    }
+
+    /// What [`tell_owner`](Self::tell_owner) asked for could not be written.
+    pub(crate) fn forget_owner_told(&self) {
+        self.owner_told.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What is known of producers. The committer judges and records batches; streams open and close sessions.
+pub(crate) struct Sessions {
+    producers: Mutex<Producers>,
+    open: Mutex<HashMap<ProducerId, Arc<Session>>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(producers: Producers) -> Arc<Self> {
+        Arc::new(Self {
+            producers: Mutex::new(producers),
+            open: Mutex::default(),
+        })
+    }
+
+    /// What [`open`](Self::open) would answer, while nothing is changed and nobody fenced.
+    pub(crate) fn may_open(
+        &self,
+        producer: ProducerId,
+        epoch: u32,
+        owner: PrincipalDigest,
+    ) -> Result<u64, BrokerError> {
+        let producers = self.producers();
+        producers.may_open(producer, epoch, owner).map_err(refused)
+    }
+
+    /// Opens a session of `owner`, fencing an older one, and answers the highest number committed for the producer.
+    pub(crate) fn open(
+        &self,
+        producer: ProducerId,
+        epoch: u32,
+        owner: PrincipalDigest,
+    ) -> Result<(Arc<Session>, u64), BrokerError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_number = self.producers().open(producer, epoch, owner);
+        let last_number = last_number.map_err(refused)?;
+        let session = Arc::new(Session {
+            producer,
+            epoch,
+            owner,
+            owner_told: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+        });
+        if let Some(older) = open.insert(producer, session.clone()) {
+            older.fenced.store(true, Ordering::Release);
+        }
+        Ok((session, last_number))
+    }
+
+    /// Ends a session.
+    pub(crate) fn close(&self, session: &Arc<Session>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open
+            .get(&session.producer)
+            .is_some_and(|current| Arc::ptr_eq(current, session))
+        {
+            open.remove(&session.producer);
+            self.producers().close(session.producer);
+        }
+    }
+
+    pub(crate) fn producers(&self) -> MutexGuard<'_, Producers> {
+        self.producers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused(error: OpenError) -> BrokerError {
+    match error {
+        OpenError::Fenced { .. } => BrokerError::Fenced,
+        OpenError::NotYours => BrokerError::NotYours(
+            "this producer id is another principal's; take a new one, of random bytes".into(),
+        ),
+    }
+}

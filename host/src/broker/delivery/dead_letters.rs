@@ -1,0 +1,468 @@
+//! Events that a subscription gave up go to its dead-letter topic: one task writes them, each together with the
+//! ack that takes it out of the subscription, in one group. An event that cannot be written stays pending. A letter that
+//! is given up is written once more; that one is dropped, so that no circle of subscriptions goes on for ever.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::consumer::DeliveryParts;
+use crate::auth::rights;
+use crate::broker::commit::inbox::{Appended, Control, Outputs};
+use crate::broker::subscriptions::hub::Cell;
+use crate::domain::hops;
+use crate::domain::{
+    ADDED_BYTES_MAX, Event, EventRef, Header, LetterMark, Position, Sequence, TopicName,
+};
+use crate::state::ranges::push_range;
+use crate::state::{GiveUpReason, GivenUp};
+use crate::telemetry::errors::with_causes;
+
+/// Events of one subscription written in one group.
+const BATCH_MAX: usize = 256;
+/// Bytes of letters that are handed to the committer as one item, and the letter that goes beyond. One item is in one group.
+const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Batches of one subscription that are written before others have their turn.
+const TURN_BATCHES: usize = 16;
+/// The same when some of it cannot be read, after which the subscription rests.
+const FAILING_TURN_BATCHES: usize = 16 * TURN_BATCHES;
+/// So much is said of a reason at least. It is what the other headers of the longest names leave.
+const REASON_BYTES_MIN: usize = 96;
+/// How long what cannot be written is left alone.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Header that says why an event was given up.
+pub const REASON_HEADER: &str = "tidegate-dead-reason";
+/// Header that names the subscription that gave the event up.
+pub const SUBSCRIPTION_HEADER: &str = "tidegate-dead-subscription";
+/// Header that names the topic the event came from.
+pub const TOPIC_HEADER: &str = "tidegate-dead-topic";
+/// Header with the event's sequence in that topic.
+pub const SEQUENCE_HEADER: &str = "tidegate-dead-sequence";
+/// Header with the event's place in the broker, where nothing else is known of it.
+pub const POSITION_HEADER: &str = "tidegate-dead-position";
+/// Header that says how often the event was handed out.
+pub const ATTEMPTS_HEADER: &str = "tidegate-dead-attempts";
+
+/// Writes dead letters until shutdown.
+pub(crate) async fn run(
+    parts: Arc<DeliveryParts>,
+    mut cells: mpsc::UnboundedReceiver<Arc<Cell>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let cell = tokio::select! {
+            () = shutdown.cancelled() => return,
+            cell = cells.recv() => match cell {
+                Some(cell) => cell,
+                None => return,
+            },
+        };
+        if let Err(denied) = rights::standing(&parts.policy, &cell.form().spec) {
+            if !cell.said.letters_wait.swap(true, Ordering::Relaxed) {
+                tracing::warn!(subscription = %cell.name, %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
+            }
+            retry_later(&parts, &cell, &shutdown);
+            continue;
+        }
+        cell.said.letters_wait.store(false, Ordering::Relaxed);
+        let later = write_turn(&parts, &cell, &shutdown).await;
+        if later.is_empty() {
+            // Queues it behind the others if there is more.
+            parts.hub.dead_letters_done(&cell);
+            continue;
+        }
+        let mut state = cell.lock();
+        later.iter().for_each(|range| state.give_up_failed(range));
+        drop(state);
+        retry_later(&parts, &cell, &shutdown);
+    }
+}
+
+// Writes a bounded part of what waits in one subscription. Returns what could not be written now: it is taken up again later, so
+// that what cannot be read does not stand before the rest.
+async fn write_turn(
+    parts: &DeliveryParts,
+    cell: &Cell,
+    shutdown: &CancellationToken,
+) -> Vec<RangeInclusive<Position>> {
+    let mut turn = Turn::default();
+    while !cell.is_deleted() && !shutdown.is_cancelled() {
+        let given_up = cell.lock().take_given_up(BATCH_MAX);
+        if given_up.is_empty() {
+            break;
+        }
+        let left = write(parts, cell, &given_up).await;
+        if turn.ends_with(given_up.len(), left) {
+            break;
+        }
+    }
+    turn.later
+}
+
+/// How far a subscription's turn is.
+#[derive(Default)]
+struct Turn {
+    /// Batches of which something was written.
+    written: usize,
+    /// What could not be written.
+    later: Vec<RangeInclusive<Position>>,
+}
+
+impl Turn {
+    // Of `taken`, all but `left` was written. Returns whether that was the last batch of the turn. What cannot be read comes first
+    // again in the next one, so that it does not count: however much it is, something else is written in each turn.
+    fn ends_with(&mut self, taken: usize, left: Left) -> bool {
+        // So would be the rest, each only after it was read.
+        let is_refused = !left.refused.is_empty();
+        self.written += usize::from(left.unreadable.len() + left.refused.len() < taken);
+        for position in left.unreadable.into_iter().chain(left.refused) {
+            push_range(&mut self.later, position..=position);
+        }
+        let batches_max = match self.later.is_empty() {
+            true => TURN_BATCHES,
+            false => FAILING_TURN_BATCHES,
+        };
+        is_refused || self.written >= batches_max
+    }
+}
+
+// Others' dead letters do not wait meanwhile. The cell stays marked as queued, so that nothing it gives up in the meantime queues
+// it before, or starts a second rest.
+fn retry_later(parts: &Arc<DeliveryParts>, cell: &Arc<Cell>, shutdown: &CancellationToken) {
+    let spawner = parts.spawner.clone();
+    let (parts, cell, shutdown) = (parts.clone(), cell.clone(), shutdown.clone());
+    let again = async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(RETRY) => parts.hub.dead_letters_done(&cell),
+        }
+    };
+    spawner.passing("dead letters, again", again, |_| {});
+}
+
+/// What becomes of an event that was given up.
+enum Fate {
+    Written(Appended),
+    /// It is the last of its letters.
+    Dropped,
+    /// It does not exist any more.
+    Gone,
+}
+
+/// What could not be written and is to be tried again.
+#[derive(Default)]
+struct Left {
+    unreadable: Vec<Position>,
+    /// The committer took no more.
+    refused: Vec<Position>,
+}
+
+async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Left {
+    let mut rising: Vec<&GivenUp> = given_up.iter().collect();
+    rising.sort_by_key(|item| item.position);
+    let (mut left, mut rest) = (Left::default(), &rising[..]);
+    while !rest.is_empty() && left.refused.is_empty() {
+        let taken = write_item(parts, cell, rest, &mut left).await;
+        rest = rest.get(taken..).unwrap_or_default();
+    }
+    left.refused.extend(rest.iter().map(|item| item.position));
+    left
+}
+
+// Writes as many from the front as one item may hold, but one at least. Returns how many these are.
+async fn write_item(
+    parts: &DeliveryParts,
+    cell: &Cell,
+    rising: &[&GivenUp],
+    left: &mut Left,
+) -> usize {
+    let dead_letter = cell.form().dead_letter.clone();
+    let mut events = Vec::with_capacity(rising.len());
+    let mut acks = Vec::with_capacity(rising.len());
+    let (mut taken, mut bytes) = (0, 0);
+    let mut dropped = Vec::new();
+    for &item in rising {
+        if bytes >= ITEM_BYTES_MAX {
+            break;
+        }
+        taken += 1;
+        match fate(parts, cell, &dead_letter, item).await {
+            Ok(Fate::Written(letter)) => {
+                if let Some(events) = cell.said.given_up.admit(1) {
+                    tracing::info!(subscription = %cell.name, position = %item.position, topic = %dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
+                }
+                bytes += letter.event.len();
+                events.push(letter);
+            }
+            Ok(Fate::Dropped) => dropped.push(item),
+            Ok(Fate::Gone) => {}
+            Err(error) => {
+                tracing::error!(subscription = %cell.name, position = %item.position, error, "cannot read an event that was given up; it stays pending");
+                left.unreadable.push(item.position);
+                continue;
+            }
+        }
+        push_range(&mut acks, item.position..=item.position);
+    }
+    if acks.is_empty() {
+        return taken;
+    }
+    // Those with the same mark share blocks.
+    events.sort_by_key(|letter| letter.mark);
+    let count = events.len() as u64;
+    let refused = acks.clone();
+    let outputs = |done| {
+        Control::Outputs(Outputs {
+            subscription: cell.id,
+            acks,
+            events,
+            done,
+        })
+    };
+    // Before it is done: who sees that the events are no longer pending must see where they went.
+    cell.dead_lettered.fetch_add(count, Ordering::Relaxed);
+    let letters_dropped = dropped.len() as u64;
+    cell.letters_dropped
+        .fetch_add(letters_dropped, Ordering::Relaxed);
+    match parts.inbox.ask(outputs).await {
+        Ok(()) => {
+            parts.metrics.dead_lettered(count);
+            say_dropped(parts, cell, &dropped);
+        }
+        Err(error) => {
+            cell.dead_lettered.fetch_sub(count, Ordering::Relaxed);
+            cell.letters_dropped
+                .fetch_sub(letters_dropped, Ordering::Relaxed);
+            tracing::warn!(subscription = %cell.name, %error, "dead letters could not be written; they stay pending");
+            left.refused.extend(refused.iter().flat_map(positions));
+        }
+    }
+    taken
+}
+
+fn positions(range: &RangeInclusive<Position>) -> impl Iterator<Item = Position> + use<> {
+    (range.start().0..=range.end().0).map(Position)
+}
+
+fn say_dropped(parts: &DeliveryParts, cell: &Cell, dropped: &[&GivenUp]) {
+    let count = dropped.len() as u64;
+    parts.metrics.letters_dropped(count);
+    if let Some(first) = dropped.first()
+        && let Some(events) = cell.said.letters_dropped.admit(count)
+    {
+        tracing::warn!(subscription = %cell.name, position = %first.position, reason = %first.reason, attempts = first.attempts, events, "dead letters were given up a second time and are dropped; look for subscriptions and routes that read each other's dead letters");
+    }
+}
+
+// The letter of an event that is gone because its damage was accepted, without what it said; nothing for any other that does
+// not exist any more.
+fn what_is_known(cell: &Cell, dead_letter: &TopicName, item: &GivenUp) -> Fate {
+    if !matches!(item.reason, GiveUpReason::Unreadable(_)) {
+        return Fate::Gone;
+    }
+    let said = [
+        (REASON_HEADER, item.reason.to_string()),
+        (SUBSCRIPTION_HEADER, cell.name.to_string()),
+        (POSITION_HEADER, item.position.to_string()),
+        (ATTEMPTS_HEADER, item.attempts.to_string()),
+    ];
+    let headers = said.map(|(name, value)| Header {
+        name: name.to_owned(),
+        value,
+    });
+    let mut event = Event {
+        headers: headers.into(),
+        ..Event::default()
+    };
+    hops::set(&mut event, 1);
+    Fate::Written(Appended {
+        topic: dead_letter.clone(),
+        // Whether it was a letter is lost with it. The damage does not repeat itself, so no circle goes on by this.
+        mark: LetterMark::Letter,
+        event: event.encode_to_vec().into(),
+    })
+}
+
+// An error says why the event cannot be read.
+async fn fate(
+    parts: &DeliveryParts,
+    cell: &Cell,
+    dead_letter: &TopicName,
+    item: &GivenUp,
+) -> Result<Fate, String> {
+    let block = parts.log.block_at(item.position).await;
+    let Some(block) = block.map_err(|error| with_causes(&error))? else {
+        return Ok(what_is_known(cell, dead_letter, item));
+    };
+    let present = block.present().map_err(|error| error.to_string())?;
+    let Some((place, topic)) = block.place(item.position).zip(parts.topic_of(&block)) else {
+        return Ok(Fate::Gone);
+    };
+    let Some(mark) = block.mark.when_given_up() else {
+        return Ok(Fate::Dropped);
+    };
+    let event = present.shared_event(place);
+    let hops = EventRef::parse(&event).map_or(0, |event| hops::of(&event));
+    let mut event = Event::decode(event).map_err(|error| error.to_string())?;
+    let sequence = block.sequence(block.index(place));
+    hops::set(&mut event, hops.saturating_add(1));
+    say_why(&mut event, cell, (&topic, sequence), item);
+    fit(&mut event, parts.event_bytes_max);
+    Ok(Fate::Written(Appended {
+        topic: dead_letter.clone(),
+        mark,
+        event: event.encode_to_vec().into(),
+    }))
+}
+
+// In headers, in place of what an earlier letter said.
+fn say_why(event: &mut Event, cell: &Cell, from: (&TopicName, Sequence), item: &GivenUp) {
+    let (topic, sequence) = from;
+    let said = [
+        (REASON_HEADER, item.reason.to_string()),
+        (SUBSCRIPTION_HEADER, cell.name.to_string()),
+        (TOPIC_HEADER, topic.to_string()),
+        (SEQUENCE_HEADER, sequence.to_string()),
+        (ATTEMPTS_HEADER, item.attempts.to_string()),
+    ];
+    event
+        .headers
+        .retain(|header| !said.iter().any(|(name, _)| *name == header.name));
+    event.headers.extend(said.map(|(name, value)| Header {
+        name: name.to_owned(),
+        value,
+    }));
+}
+
+// Shortens the reason of a letter until whoever can take in the largest event, and the envelope beside it, can take in the letter.
+fn fit(letter: &mut Event, event_bytes_max: usize) {
+    let excess = letter
+        .encoded_len()
+        .saturating_sub(event_bytes_max + ADDED_BYTES_MAX);
+    let mut headers = letter.headers.iter_mut();
+    let reason = headers.find(|header| header.name == REASON_HEADER);
+    if let Some(reason) = reason.filter(|_| excess > 0) {
+        let left = reason.value.len().saturating_sub(excess);
+        let end = reason.value.floor_char_boundary(left.max(REASON_BYTES_MIN));
+        reason.value.truncate(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::subscriptions::hub::Hub;
+    use crate::domain::{DeliveryPolicy, SubscriptionId};
+    use crate::runtime::clock::Clock;
+    use crate::state::SubscriptionState;
+    use crate::state::catalog::Subscription;
+
+    #[test]
+    fn the_letter_of_the_largest_event_fits_with_the_longest_names_and_reason() {
+        let event_bytes_max = 10_000;
+        let mut event = Event::default();
+        event.payload = vec![7; event_bytes_max - event.encoded_len() - 3].into();
+        assert_eq!(event.encoded_len(), event_bytes_max);
+        let spec = serde_json::json!({"name": "s".repeat(128), "topics": ["a"]});
+        let spec = serde_json::from_value(spec).expect("valid specification");
+        let subscription = Subscription::new(Arc::new(spec), Position(1));
+        let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
+        let cell = Cell::new(SubscriptionId(1), &subscription, state);
+        let topic: TopicName = "t".repeat(255).parse().expect("a name");
+        let item = GivenUp {
+            position: Position(u64::MAX),
+            attempts: u32::MAX,
+            reason: GiveUpReason::Terminated("é".repeat(512).into()),
+        };
+        for times in 1..4 {
+            hops::set(&mut event, u32::MAX);
+            say_why(&mut event, &cell, (&topic, Sequence(u64::MAX)), &item);
+            fit(&mut event, event_bytes_max);
+            let bytes = event.encoded_len();
+            assert!(
+                bytes <= event_bytes_max + ADDED_BYTES_MAX,
+                "{times}: {bytes}"
+            );
+            let header = event.headers.iter().find(|h| h.name == REASON_HEADER);
+            let reason = &header.expect("a reason").value;
+            assert!(reason.starts_with("refused by the consumer: é"), "{reason}");
+            assert!(reason.len() >= REASON_BYTES_MIN, "{reason}");
+        }
+        let mut small = Event::default();
+        say_why(&mut small, &cell, (&topic, Sequence(1)), &item);
+        fit(&mut small, event_bytes_max);
+        let header = small.headers.iter().find(|h| h.name == REASON_HEADER);
+        let whole = item.reason.to_string();
+        assert_eq!(header.map(|h| &h.value), Some(&whole), "said whole");
+    }
+
+    #[test]
+    fn a_turn_ends_although_something_cannot_be_read_and_not_before_something_was_written() {
+        let unreadable = |positions: std::ops::Range<u64>| Left {
+            unreadable: positions.map(Position).collect(),
+            ..Left::default()
+        };
+        let mut turn = Turn::default();
+        let batches = (1..).find(|_| turn.ends_with(BATCH_MAX, Left::default()));
+        assert_eq!(batches, Some(TURN_BATCHES));
+
+        let mut turn = Turn::default();
+        let batch = |number: u64| number * BATCH_MAX as u64..(number + 1) * BATCH_MAX as u64;
+        for number in 0..2 * FAILING_TURN_BATCHES as u64 {
+            assert!(!turn.ends_with(BATCH_MAX, unreadable(batch(number))));
+        }
+        assert!(!turn.ends_with(BATCH_MAX, unreadable(0..1)), "the rest was");
+        let batches = (2..).find(|_| turn.ends_with(BATCH_MAX, Left::default()));
+        assert_eq!(batches, Some(FAILING_TURN_BATCHES));
+
+        let refused = Left {
+            refused: vec![Position(7)],
+            ..Left::default()
+        };
+        let mut turn = Turn::default();
+        assert!(turn.ends_with(BATCH_MAX, refused));
+        assert_eq!(turn.later, [Position(7)..=Position(7)]);
+    }
+
+    #[test]
+    fn what_rests_is_queued_by_nobody_else_and_nothing_is_forgotten() {
+        let (queue, mut queued) = mpsc::unbounded_channel();
+        let (starts, _) = mpsc::unbounded_channel();
+        let hub = Hub::new(Clock::start(), Position(1), Box::new(|| {}), queue, starts);
+        let spec = serde_json::json!({"name": "s", "topics": ["a"]});
+        let spec = serde_json::from_value(spec).expect("valid specification");
+        let subscription = Subscription::new(Arc::new(spec), Position(1));
+        let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
+        let cell = Cell::new(SubscriptionId(1), &subscription, state);
+        let give_up = |position| {
+            let at = Position(position)..=Position(position);
+            let mut state = cell.lock();
+            state.observe(Position(position), [at.clone()]);
+            state.give_up_pending(at, &GiveUpReason::HopLimit);
+            drop(state);
+            hub.queue_dead_letters(&cell);
+        };
+        give_up(1);
+        queued.try_recv().expect("queued once");
+        // Being written, or resting since it could not be: more of the same subscription waits for that.
+        let taken = cell.lock().take_given_up(BATCH_MAX);
+        (2..100).for_each(give_up);
+        assert!(queued.try_recv().is_err());
+        taken
+            .iter()
+            .for_each(|item| cell.lock().give_up_failed(&(item.position..=item.position)));
+        hub.dead_letters_done(&cell);
+        queued.try_recv().expect("queued after that");
+        assert_eq!(cell.lock().take_given_up(BATCH_MAX).len(), 99);
+        hub.dead_letters_done(&cell);
+        assert!(queued.try_recv().is_err(), "there is nothing left");
+        give_up(100);
+        queued.try_recv().expect("queued again");
+    }
+}

@@ -1,0 +1,59 @@
+//! Whether the broker may go on with a route in its owner's name. Which rights that takes is said in `auth::rights`; here the
+//! answer is kept as long as it cannot have changed, and waited for while it is no.
+
+use super::consumer::Taker;
+use crate::auth::rights;
+use crate::broker::subscriptions::hub::Form;
+
+/// Whether the route's owner has the rights for what the route does. Asked again only when an answer may have changed.
+#[derive(Default)]
+pub(crate) struct Standing {
+    // Of which policy and which revision of the route the answer is.
+    asked: Option<(u64, u32)>,
+    good: bool,
+}
+
+impl Standing {
+    /// Whether they are there now.
+    pub(crate) fn is_good(&mut self, taker: &Taker, form: &Form) -> bool {
+        let policy = &taker.parts.policy;
+        let now = (policy.version(), form.revision);
+        if self.asked.replace(now) == Some(now) {
+            return self.good;
+        }
+        let standing = rights::standing(policy, &form.spec);
+        let route = &taker.cell.name;
+        match &standing {
+            Err(denied) => {
+                tracing::warn!(%route, %denied, "a route stops: whoever it belongs to lacks a right; it goes on when that is granted, or when it is given to another owner");
+            }
+            Ok(()) if !self.good => tracing::debug!(%route, "a route may go on"),
+            Ok(()) => {}
+        }
+        self.good = standing.is_ok();
+        self.good
+    }
+
+    /// Waits until they are; false when the route ends instead.
+    pub(crate) async fn regained(&mut self, taker: &Taker) -> bool {
+        let mut news = taker.parts.policy.watch();
+        loop {
+            // Both registered before looking, so that nothing that comes between is missed.
+            news.mark_unchanged();
+            let changed = taker.cell.wake.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if taker.cell.is_deleted() || taker.parts.shutdown.is_cancelled() {
+                return false;
+            }
+            if self.is_good(taker, &taker.cell.form()) {
+                return true;
+            }
+            tokio::select! {
+                () = changed => {}
+                _ = news.changed() => {}
+                () = taker.parts.shutdown.cancelled() => return false,
+            }
+        }
+    }
+}

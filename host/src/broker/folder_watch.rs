@@ -1,0 +1,44 @@
+//! Looks now and then whether the store is still where it was opened, so that a folder which an operator renamed, deleted or
+//! replaced under the running broker is noticed before anybody relies on it. What follows from it is the committer's and the
+//! checkpointer's business, who ask the store; here it is only said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::commit::inbox::Inbox;
+use crate::store::Folders;
+use crate::telemetry::health::{Condition, Conditions};
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs until shutdown.
+pub(crate) async fn watch(
+    folders: Arc<Folders>,
+    conditions: Conditions,
+    inbox: Arc<Inbox>,
+    shutdown: CancellationToken,
+) {
+    let mut was_lost = false;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let folders = folders.clone();
+        // A file system that does not answer holds up this task and nothing else.
+        let Ok(lost) = tokio::task::spawn_blocking(move || folders.look()).await else {
+            continue;
+        };
+        let is_lost = lost.is_some();
+        if let Some(why) = lost {
+            conditions.raise(Condition::FolderLost, why);
+        } else if was_lost {
+            conditions.clear(&Condition::FolderLost);
+            // Acks have been waiting.
+            inbox.wake();
+        }
+        was_lost = is_lost;
+    }
+}

@@ -1,0 +1,283 @@
+//! What the broker tells of itself: topics, subscriptions, routes, and metrics read from their state. Whatever takes a while
+//! or may read the disk blocks, and is for threads that may be blocked; the locks that events need are taken for one thing
+//! at a time. Nothing here changes anything.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::Broker;
+use crate::auth::{Action, rights};
+use crate::broker::error::BrokerError;
+use crate::broker::gauges;
+use crate::broker::log::unreadable;
+use crate::broker::subscriptions::hub::Cell;
+use crate::domain::{
+    LetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo, SubscriptionSpec,
+    TopicInfo, TopicName,
+};
+use crate::runtime::spawn::panicked_serving;
+use crate::state::catalog::Topic;
+use crate::store::Unreadable;
+use crate::telemetry::health::{self, Condition};
+
+/// Names of subscriptions that a list tells for a topic; one topic by itself is told with all.
+const LISTED_SUBSCRIPTIONS_MAX: usize = 100;
+
+/// Subscriptions that are looked at together.
+const LOOKED_AT: usize = 256;
+
+/// How many there are of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Topics.
+    pub topics: usize,
+    /// Subscriptions that are no routes.
+    pub subscriptions: usize,
+    /// Routes.
+    pub routes: usize,
+    /// Versions of plugins, bundled ones among them.
+    pub plugins: usize,
+}
+
+/// A subscription or route that was looked up, so that what is done to it is done to this one, though another may have its name by
+/// then.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub(super) id: SubscriptionId,
+    /// What it was asked to be.
+    pub spec: Arc<SubscriptionSpec>,
+}
+
+impl Broker {
+    /// How many there are of everything. Kept, so this costs nothing.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let (subscriptions, routes) = self.0.parts.hub.counts();
+        let catalog = self.catalog();
+        Counts {
+            topics: catalog.topics.len(),
+            subscriptions,
+            routes,
+            plugins: catalog.plugins.len(),
+        }
+    }
+
+    /// Up to `count` topics after `after`, or the first ones, by name, each with the names of some of its subscriptions.
+    #[must_use]
+    pub fn topics(&self, after: Option<&TopicName>, count: usize) -> Vec<TopicInfo> {
+        let topics: Vec<_> = {
+            let catalog = self.catalog();
+            let after = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+            let rest = catalog
+                .topics
+                .range::<TopicName, _>((after, std::ops::Bound::Unbounded));
+            rest.take(count).map(|(_, topic)| topic.clone()).collect()
+        };
+        let listed = |topic: &Arc<Topic>| self.topic_info(topic, LISTED_SUBSCRIPTIONS_MAX);
+        topics.iter().map(listed).collect()
+    }
+
+    /// One topic, with the names of all its subscriptions.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn topic(&self, name: &TopicName) -> Result<TopicInfo, BrokerError> {
+        let topic = self.catalog().topics.get(name).cloned();
+        let topic = topic.ok_or_else(|| BrokerError::NoTopic(name.clone()))?;
+        Ok(self.topic_info(&topic, usize::MAX))
+    }
+
+    fn topic_info(&self, topic: &Topic, names_max: usize) -> TopicInfo {
+        let mut selecting = self
+            .0
+            .parts
+            .hub
+            .selecting(&topic.spec.name, LetterMark::Ordinary);
+        selecting.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let names = selecting.iter().take(names_max);
+        TopicInfo {
+            spec: topic.spec.clone(),
+            id: topic.id,
+            next_sequence: topic.next_sequence(),
+            subscriptions: names.map(|cell| cell.name.to_string()).collect(),
+            subscription_count: selecting.len() as u64,
+        }
+    }
+
+    /// Up to `count` subscriptions and routes that `who` may see, after the one called `after` or the first ones, by name.
+    /// Blocks while it reads how old their oldest events are, for those whose events are in generations only.
+    #[must_use]
+    pub fn subscriptions(
+        &self,
+        who: &Principal,
+        after: Option<&str>,
+        count: usize,
+    ) -> Vec<SubscriptionInfo> {
+        let page = |after: Option<&str>| self.0.parts.hub.page(after, LOOKED_AT);
+        self.infos(&self.seen(who, page, after, count))
+    }
+
+    /// Up to `count` routes, likewise.
+    #[must_use]
+    pub fn routes(
+        &self,
+        who: &Principal,
+        after: Option<&str>,
+        count: usize,
+    ) -> Vec<SubscriptionInfo> {
+        let page = |after: Option<&str>| self.0.parts.hub.page_of_routes(after, LOOKED_AT);
+        self.infos(&self.seen(who, page, after, count))
+    }
+
+    // The first `count` of the pages after `after` that `who` may see.
+    fn seen(
+        &self,
+        who: &Principal,
+        page: impl Fn(Option<&str>) -> Vec<Arc<Cell>>,
+        after: Option<&str>,
+        count: usize,
+    ) -> Vec<Arc<Cell>> {
+        let policy = &self.0.parts.policy;
+        let mut seen = Vec::new();
+        let mut after = after.map(str::to_owned);
+        loop {
+            let cells = page(after.as_deref());
+            let is_last = cells.len() < LOOKED_AT;
+            after = cells.last().map(|cell| cell.name.to_string());
+            let some = cells
+                .into_iter()
+                .filter(|cell| rights::sees(policy, who, &cell.form().spec));
+            seen.extend(some.take(count - seen.len()));
+            if is_last || seen.len() == count {
+                return seen;
+            }
+        }
+    }
+
+    /// One subscription or route. Blocks as [`subscriptions`](Self::subscriptions) does.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn subscription(&self, name: &str) -> Result<SubscriptionInfo, BrokerError> {
+        Ok(self.info(&*self.cell(name)?, &self.0.reader.unreadable()))
+    }
+
+    /// Which subscription or route has that name now. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name.
+    pub fn find(&self, name: &str) -> Result<Found, BrokerError> {
+        let cell = self.cell(name)?;
+        Ok(Found {
+            id: cell.id,
+            spec: cell.form().spec.clone(),
+        })
+    }
+
+    /// Metrics in the Prometheus text format, with those subscriptions and plugins that `who` may see. Blocks as
+    /// [`subscriptions`](Self::subscriptions) does.
+    #[must_use]
+    pub fn metrics_text(&self, who: &Principal) -> String {
+        let subscriptions = self.subscriptions(who, None, usize::MAX);
+        let mut plugins = self.0.parts.plugins.stats();
+        plugins.retain(|stats| self.seen_plugin(who, &stats.digest.to_string()).is_ok());
+        let mut families = gauges::of_subscriptions(&subscriptions);
+        families.extend(gauges::of_plugins(&plugins));
+        let policy = &self.0.parts.policy;
+        let sees_all = policy.allows(who, &Action::AdminPlugins);
+        let mut holders = self.0.parts.plugins.holders();
+        holders.retain(|holder| {
+            let owner = holder.owner.as_ref();
+            sees_all || owner.is_none_or(|owner| owner.is(who))
+        });
+        families.extend(gauges::of_plugin_owners(&holders));
+        let conditions = self.conditions();
+        families.extend(gauges::of_store(
+            &self.0.reader.usage(),
+            conditions.reason(&Condition::StoreFailed).is_some(),
+        ));
+        families.push(health::gauge(conditions));
+        families.push(health::panics(conditions));
+        self.0.parts.metrics.render(&families)
+    }
+
+    // Away from the threads that serve connections.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Self) -> Result<T, BrokerError> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let broker = self.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&broker));
+        let failed = |error: tokio::task::JoinError| {
+            let why = error.to_string();
+            if error.is_panic() {
+                panicked_serving(self.conditions(), "look", &why);
+            }
+            BrokerError::Internal(why)
+        };
+        looked.await.map_err(failed)?
+    }
+
+    fn infos(&self, cells: &[Arc<Cell>]) -> Vec<SubscriptionInfo> {
+        let unreadable = self.0.reader.unreadable();
+        let infos = cells.iter().map(|cell| self.info(cell, &unreadable));
+        infos.collect()
+    }
+
+    fn info(&self, cell: &Cell, unreadable: &[Unreadable]) -> SubscriptionInfo {
+        let end = self.0.parts.log.end();
+        let routed = *self.0.parts.hub.routed_through().borrow();
+        let (form, fence) = (cell.form(), cell.fence());
+        let (info, oldest) = {
+            let state = cell.lock();
+            let unevaluated = match cell.is_routed() {
+                true => end.0.saturating_sub(routed.0),
+                false => end.0.saturating_sub(state.evaluated_through().next().0),
+            };
+            let info = SubscriptionInfo {
+                spec: (*form.spec).clone(),
+                revision: form.revision,
+                pending_changes: state.pending_changes() as u64,
+                fence,
+                depth: state.depth(),
+                unevaluated,
+                in_flight: state.in_flight(),
+                oldest_unacked_ms: 0,
+                consumers: cell.consumers.load(Ordering::Relaxed),
+                redelivered: state.redelivered(),
+                dead_lettered: cell.dead_lettered.load(Ordering::Relaxed),
+                letters_dropped: cell.letters_dropped.load(Ordering::Relaxed),
+                paused: state.paused().map(str::to_owned),
+                unreadable: unreadable::lacks(&state, unreadable),
+                stands_at: cell.stands_at(),
+                limits_reached: state.strain().names().map(str::to_owned).collect(),
+                stopped: None,
+            };
+            (info, state.oldest_pending())
+        };
+        let oldest_unacked_ms = oldest
+            .and_then(|position| self.appended_at(cell, position))
+            .map_or(0, |at| self.0.parts.hub.clock.now().0.saturating_sub(at.0));
+        let standing = rights::standing(&self.0.parts.policy, &info.spec);
+        SubscriptionInfo {
+            oldest_unacked_ms,
+            stopped: standing.err().map(|denied| denied.to_string()),
+            ..info
+        }
+    }
+
+    // When the event at `position` was appended. Asked again and again for the same one, so remembered.
+    fn appended_at(&self, cell: &Cell, position: Position) -> Option<Millis> {
+        let known = *cell.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 == position {
+            return Some(known.1);
+        }
+        let at = self.0.reader.appended_at(position).ok()??;
+        *cell.oldest.lock().unwrap_or_else(PoisonError::into_inner) = (position, at);
+        Some(at)
+    }
+}

@@ -1,0 +1,6 @@
+//! What the broker keeps of plugins: their bytes by digest, the uploads that are under way, and a word about bounds that are
+//! reached. How a plugin runs is not known here.
+
+pub(super) mod files;
+pub(super) mod limits;
+pub(super) mod uploads;

@@ -1,0 +1,48 @@
+//! What is said of a subscription as long as it holds, and no longer.
+
+use std::sync::Arc;
+
+use crate::broker::subscriptions::hub::Cell;
+use crate::domain::{Position, SubscriptionId, SubscriptionSpec};
+use crate::state::SubscriptionState;
+use crate::state::catalog::{Catalog, Change, Json};
+
+fn spec(topic: &str) -> SubscriptionSpec {
+    let spec = serde_json::json!({"name": "s", "topics": [topic], "start": "earliest"});
+    serde_json::from_value(spec).expect("a specification")
+}
+
+#[test]
+fn where_the_filters_before_stood_is_not_said_of_those_that_took_over() {
+    let id = SubscriptionId(1);
+    let mut catalog = Catalog::default();
+    let create = Change::CreateSubscription {
+        id,
+        spec: Json(spec("a")),
+        start: Position(1),
+    };
+    catalog.apply(&create);
+    let state = SubscriptionState::new(spec("a").delivery, Position(1), 0);
+    let cell: Arc<Cell> = Cell::new(id, &catalog.subscriptions[&id], state);
+    assert_eq!(cell.follow_next().map(|chain| chain.revision), Some(0));
+    cell.stand_at(0, Some(Position(7)));
+    assert_eq!(cell.stands_at(), Some(Position(7)));
+
+    let update = Change::UpdateSubscription {
+        id,
+        revision: 1,
+        spec: Json(spec("b")),
+        fence: Some(Position(1)),
+    };
+    catalog.apply(&update);
+    cell.update(&catalog.subscriptions[&id]);
+    // Whoever fed it before may not have noticed yet.
+    cell.stand_at(0, Some(Position(7)));
+    assert_eq!(cell.follow_next().map(|chain| chain.revision), Some(1));
+    assert_eq!(cell.stands_at(), None);
+    cell.stand_at(0, Some(Position(7)));
+    assert_eq!(cell.stands_at(), None);
+    cell.stand_at(1, Some(Position(1)));
+    cell.stand_at(0, None);
+    assert_eq!(cell.stands_at(), Some(Position(1)));
+}

@@ -1,0 +1,518 @@
+//! The consumers' side: who gets what next, acks, returns, deadlines and giving up.
+//!
+//! What failed before never takes everything: while something fresh waits, a quarter of the window is not for
+//! retries, and of what is handed out every fourth is fresh.
+
+use std::ops::RangeInclusive;
+
+use super::returned::Return;
+use super::suspects::Turn;
+use super::{Consumer, GiveUpReason, GivenUp, Lease, SubscriptionState, Unseen, bounded, bounds};
+use crate::domain::{ConsumerId, Millis, Position};
+use crate::state::positions::PositionSet;
+use crate::state::ranges::push_range;
+
+/// After a look at all deadlines of a consumer the next one waits a millisecond for this many ranges it holds,
+/// so that many scattered deadlines cannot keep the broker looking. 65,536 of them expire up to 1 s late.
+const RANGES_SCANNED_PER_MS: u64 = 64;
+
+/// While something fresh waits, one in this many of the window and of what is handed out is for it.
+const FRESH_SHARE: u64 = 4;
+
+impl SubscriptionState {
+    /// Attaches a consumer.
+    pub fn attach(&mut self, consumer: ConsumerId) {
+        self.consumers.entry(consumer).or_default();
+    }
+
+    /// Whether a consumer with credit would get something now.
+    #[must_use]
+    pub fn has_deliverable(&self) -> bool {
+        self.paused.is_none()
+            && self.in_flight < self.in_flight_max()
+            && (!self.ready.is_empty()
+                || !self.retries.is_empty()
+                || !self.suspects.untried.is_empty()
+                || !self.suspects.accused.is_empty()
+                || self.has_fresh())
+    }
+
+    /// Hands at most `events_max` events to `consumer`, appended to `out`: first what was given back, then what failed
+    /// and is to be tried again, then what was never handed out, each in order. Nothing while paused, and never
+    /// more than the policy allows to be in flight. One that only looks is shown what it has not seen.
+    pub fn lease(
+        &mut self,
+        consumer: ConsumerId,
+        events_max: usize,
+        now: Millis,
+        out: &mut Vec<Lease>,
+    ) {
+        let Some(asking) = self.consumers.get(&consumer) else {
+            return;
+        };
+        if self.paused.is_some() || self.stalled.contains(&consumer) {
+            return;
+        }
+        if let Some(from) = asking.looks_from {
+            return self.show(consumer, from, events_max, out);
+        }
+        self.release_due(now);
+        let room = self.in_flight_max().saturating_sub(self.in_flight);
+        let mut budget = room.min(events_max as u64);
+        if budget == 0 {
+            return;
+        }
+        match self.turn(consumer, now) {
+            Turn::Wait => return,
+            Turn::Suspects(at_most) => {
+                let runs = self.pick_suspects(&mut budget.min(at_most));
+                return self.hand_out(consumer, &runs, now, out);
+            }
+            Turn::Sound(spare) => budget = budget.min(room.saturating_sub(spare)),
+        }
+        let runs = pick(&mut self.ready, &mut budget);
+        self.hand_out(consumer, &runs, now, out);
+        let fresh_waits = !self.retries.is_empty() && self.has_fresh();
+        if !self.retries.is_empty() {
+            let mut share = match fresh_waits {
+                true => self.share_of_retries(budget),
+                false => budget,
+            };
+            budget -= share;
+            let runs = pick(&mut self.retries, &mut share);
+            budget += share;
+            self.retries_in_a_row += count(&runs);
+            self.hand_out(consumer, &runs, now, out);
+        }
+        let runs = self.pick_fresh(&mut budget);
+        if !runs.is_empty() || !fresh_waits {
+            self.retries_in_a_row = 0;
+        }
+        self.hand_out(consumer, &runs, now, out);
+        if budget > 0 && fresh_waits && !self.has_fresh() {
+            let runs = pick(&mut self.retries, &mut budget);
+            self.hand_out(consumer, &runs, now, out);
+        }
+    }
+
+    /// Events that were leased but not sent: they are deliverable again at once, and the attempt does not
+    /// count.
+    pub fn give_back(
+        &mut self,
+        consumer: ConsumerId,
+        positions: impl IntoIterator<Item = Position>,
+    ) {
+        let mut runs = Vec::new();
+        for position in positions {
+            push_range(&mut runs, position..=position);
+        }
+        if self.show_again(consumer, &runs) {
+            return;
+        }
+        for (first, last) in self.take_unsent(consumer, &runs) {
+            self.make_ready(first, last);
+        }
+    }
+
+    /// Like [`give_back`](Self::give_back), but they are not handed out again before `due`: the broker itself cannot send
+    /// them now.
+    pub fn postpone(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+        due: Millis,
+        now: Millis,
+    ) {
+        for (first, last) in self.take_unsent(consumer, ranges) {
+            self.delayed.insert(first, last, now, due);
+        }
+    }
+
+    /// Events are done with: those among `ranges` that `consumer` holds, or without a consumer whatever is
+    /// pending. The runs that really were removed are appended to `acked`.
+    ///
+    /// Without a consumer, positions that are not decided yet are remembered and skipped when they match. The
+    /// caller vouches that such ranges end near the journal's end; they are kept as given.
+    pub fn ack(
+        &mut self,
+        consumer: Option<ConsumerId>,
+        ranges: &[RangeInclusive<Position>],
+        acked: &mut Vec<RangeInclusive<Position>>,
+    ) {
+        if let Some(consumer) = consumer {
+            for (first, last) in self.take_answered(consumer, ranges) {
+                self.landed(first, last);
+                self.remove_pending(first, last);
+                push_range(acked, Position(first)..=Position(last));
+            }
+            return;
+        }
+        for range in ranges {
+            let (first, last) = bounds(range);
+            self.drop_flights(first, last);
+            self.ready.remove_range(first, last);
+            self.retries.remove_range(first, last);
+            self.suspects.untried.remove_range(first, last);
+            self.suspects.accused.remove_range(first, last);
+            self.delayed.remove(first, last);
+            let removed: Vec<(u64, u64)> = self.pending.ranges(first, last).collect();
+            for (first, last) in removed {
+                self.remove_pending(first, last);
+                push_range(acked, Position(first)..=Position(last));
+            }
+        }
+        self.acked_before_match(ranges);
+    }
+
+    /// The consumer wants these events again, after `delay_ms` or the policy's back-off.
+    pub fn nack(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+        delay_ms: Option<u64>,
+        now: Millis,
+    ) {
+        for (first, last) in self.take_answered(consumer, ranges) {
+            self.hand_back(first, last, &Return::Nacked(delay_ms), now);
+        }
+    }
+
+    /// The consumer can never process these events: they are given up.
+    pub fn term(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+        reason: &str,
+    ) {
+        let reason = GiveUpReason::Terminated(bounded(reason));
+        for (first, last) in self.take_answered(consumer, ranges) {
+            self.give_up_flight(first, last, &reason);
+        }
+    }
+
+    /// Gives up an event the consumer holds, for a reason the broker found. Returns whether it held it.
+    pub fn give_up(
+        &mut self,
+        consumer: ConsumerId,
+        position: Position,
+        reason: &GiveUpReason,
+    ) -> bool {
+        let flights = self.take_flights(consumer, &[position..=position]);
+        for (first, last) in &flights {
+            self.give_up_flight(*first, *last, reason);
+        }
+        !flights.is_empty()
+    }
+
+    /// Starts the deadline of events the consumer holds anew.
+    pub fn extend(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+        now: Millis,
+    ) {
+        let extended = self.take_flights(consumer, ranges);
+        if let Some(consumer) = self.consumers.get_mut(&consumer) {
+            let deadline = now.plus(self.policy.ack_deadline_ms);
+            for (first, last) in extended {
+                consumer.hold(first, last, deadline);
+            }
+        }
+    }
+
+    /// Applies the passing of time: what is not acked by its deadline comes back with back-off or is given up,
+    /// and what is due becomes deliverable. `unseen` knows what a consumer's application has not got, for which no attempt
+    /// counts. Returns whether something may have become deliverable.
+    pub fn tick(&mut self, now: Millis, unseen: impl Fn(ConsumerId) -> Option<Unseen>) -> bool {
+        let expired = self.expire(now, unseen);
+        let waited = self.wait_is_over(now);
+        self.release_due(now) || expired || waited
+    }
+
+    /// When [`tick`](Self::tick) has something to do next. May be early, never late.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Millis> {
+        let deadline = self
+            .consumers
+            .values()
+            .filter_map(|consumer| consumer.next_scan)
+            .min();
+        let due = self.delayed.0.first();
+        deadline
+            .into_iter()
+            .chain(due)
+            .chain(self.wait_ends())
+            .min()
+    }
+
+    /// At most `max` events that were given up, each handed out once. Their dead letters durable, the caller
+    /// acks them without a consumer; if that fails, it calls [`give_up_failed`](Self::give_up_failed).
+    pub fn take_given_up(&mut self, max: usize) -> Vec<GivenUp> {
+        let mut taken = Vec::new();
+        while taken.len() < max
+            && let Some(position) = self.given_up_waiting.first()
+        {
+            self.given_up_waiting.remove_range(position, position);
+            let Some(reason) = self.given_up.get(position).cloned() else {
+                continue;
+            };
+            taken.push(GivenUp {
+                position: Position(position),
+                attempts: self.attempts(position),
+                reason,
+            });
+        }
+        taken
+    }
+
+    /// Whether [`take_given_up`](Self::take_given_up) has something to hand out.
+    #[must_use]
+    pub fn has_given_up(&self) -> bool {
+        !self.given_up_waiting.is_empty()
+    }
+
+    /// The dead letters could not be written: the events are handed out by
+    /// [`take_given_up`](Self::take_given_up) again.
+    pub fn give_up_failed(&mut self, range: &RangeInclusive<Position>) {
+        let (first, last) = bounds(range);
+        for (first, last) in self.given_up.all().ranges(first, last) {
+            self.given_up_waiting.insert_range(first, last);
+        }
+    }
+
+    pub(super) fn in_flight_max(&self) -> u64 {
+        u64::from(self.policy.in_flight_events_max.max(1))
+    }
+
+    // How many of `budget` retries may take while something fresh waits. With a window of one they take turns.
+    fn share_of_retries(&self, budget: u64) -> u64 {
+        let window = self.in_flight_max();
+        let of_window = match window {
+            1 => 1,
+            _ => window - (window / FRESH_SHARE).max(1),
+        };
+        let for_fresh = self.retries_in_a_row.saturating_add(budget) / FRESH_SHARE;
+        budget
+            .saturating_sub(for_fresh)
+            .min(of_window.saturating_sub(self.retries_in_flight))
+    }
+
+    pub(super) fn has_fresh(&self) -> bool {
+        let given_up = self.given_up.all();
+        self.pending
+            .ranges(self.next_fresh, u64::MAX)
+            .any(|(first, last)| !given_up.contains_range(first, last))
+    }
+
+    // The one place that chooses among what was never handed out: here in order of commit.
+    fn pick_fresh(&mut self, budget: &mut u64) -> Vec<(u64, u64)> {
+        let given_up = self.given_up.all();
+        let mut runs = Vec::new();
+        let mut next_fresh = self.next_fresh;
+        'pending: for (first, last) in self.pending.ranges(self.next_fresh, u64::MAX) {
+            let mut at = first;
+            while at <= last {
+                let skipped = given_up.ranges(at, last).next();
+                if let Some((first, last)) = skipped
+                    && first == at
+                {
+                    at = last + 1;
+                    next_fresh = at;
+                    continue;
+                }
+                let until = skipped.map_or(last, |(first, _)| first - 1);
+                let Some(end) = spend(budget, at, until) else {
+                    break 'pending;
+                };
+                runs.push((at, end));
+                at = end + 1;
+                next_fresh = at;
+                if end < until {
+                    break 'pending;
+                }
+            }
+        }
+        self.next_fresh = next_fresh;
+        runs
+    }
+
+    fn hand_out(
+        &mut self,
+        consumer: ConsumerId,
+        runs: &[(u64, u64)],
+        now: Millis,
+        out: &mut Vec<Lease>,
+    ) {
+        let Some(holder) = self.consumers.get_mut(&consumer) else {
+            return;
+        };
+        let deadline = holder.deadline(now, self.policy.ack_deadline_ms);
+        let suspect = match runs.first() {
+            Some((first, _)) => self.suspects.all.contains(*first),
+            None => return,
+        };
+        for (first, last) in runs.iter().copied() {
+            holder.hold(first, last, deadline);
+            self.in_flight += last - first + 1;
+            self.tries.show(first, last, |first, last, tried| {
+                let count = last - first + 1;
+                self.retries_in_flight += if tried.failed > 0 { count } else { 0 };
+                self.redelivered += if tried.handed > 0 { count } else { 0 };
+                push_leases(
+                    out,
+                    first..last + 1,
+                    tried.handed.saturating_add(1),
+                    suspect,
+                );
+            });
+        }
+    }
+
+    // The same for an answer of the consumer.
+    fn take_answered(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+    ) -> Vec<(u64, u64)> {
+        let taken = self.take_flights(consumer, ranges);
+        if !taken.is_empty() {
+            self.answered(consumer);
+            self.stalled.remove(&consumer);
+        }
+        taken
+    }
+
+    // Removes from `consumer` what it holds of `ranges`; the caller says where it goes.
+    pub(super) fn take_flights(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+    ) -> Vec<(u64, u64)> {
+        let mut taken = Vec::new();
+        if let Some(consumer) = self.consumers.get_mut(&consumer) {
+            for range in ranges {
+                let (first, last) = bounds(range);
+                consumer.release(first, last, |first, last| taken.push((first, last)));
+            }
+        }
+        taken
+    }
+
+    // Removes what `consumer` holds of `ranges` as if it had not been handed out.
+    fn take_unsent(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+    ) -> Vec<(u64, u64)> {
+        let unsent = self.take_flights(consumer, ranges);
+        for (first, last) in unsent.iter().copied() {
+            self.landed(first, last);
+            let mut again = 0;
+            self.tries.show(first, last, |first, last, tried| {
+                again += if tried.handed > 0 {
+                    last - first + 1
+                } else {
+                    0
+                };
+            });
+            self.redelivered = self.redelivered.saturating_sub(again);
+        }
+        unsent
+    }
+
+    fn drop_flights(&mut self, first: u64, last: u64) {
+        let mut dropped = Vec::new();
+        for consumer in self.consumers.values_mut() {
+            consumer.release(first, last, |first, last| dropped.push((first, last)));
+        }
+        for (first, last) in dropped {
+            self.landed(first, last);
+        }
+    }
+
+    fn remove_pending(&mut self, first: u64, last: u64) {
+        self.pending.remove_range(first, last);
+        self.clear(first, last);
+        if !self.tries.is_empty() {
+            self.tries.0.take(first, last);
+        }
+        if !self.given_up.is_empty() {
+            self.given_up.remove(first, last);
+            self.given_up_waiting.remove_range(first, last);
+        }
+    }
+}
+
+impl Consumer {
+    pub(super) fn hold(&mut self, first: u64, last: u64, deadline: Millis) {
+        self.flights.insert(first, last, deadline);
+        self.next_scan = Some(self.next_scan.map_or(deadline, |scan| scan.min(deadline)));
+    }
+
+    fn release(&mut self, first: u64, last: u64, mut released: impl FnMut(u64, u64)) {
+        self.flights
+            .take(first, last, |first, last, _| released(first, last));
+        if self.flights.is_empty() {
+            self.next_scan = None;
+        }
+    }
+
+    pub(super) fn take_expired(&mut self, now: Millis, expired: &mut Vec<(u64, u64)>) {
+        let found = expired.len();
+        let mut next = None;
+        for (first, last, deadline) in self.flights.iter() {
+            if deadline <= now {
+                expired.push((first, last));
+            } else {
+                next = Some(next.map_or(deadline, |next: Millis| next.min(deadline)));
+            }
+        }
+        for (first, last) in &expired[found..] {
+            self.flights.take(*first, *last, |_, _, _| {});
+        }
+        let pause_ms = self.flights.len() as u64 / RANGES_SCANNED_PER_MS;
+        self.next_scan = next.map(|next| next.max(now.plus(pause_ms)));
+    }
+}
+
+// Removes at most `budget` positions from the front of `from`.
+pub(super) fn pick(from: &mut PositionSet, budget: &mut u64) -> Vec<(u64, u64)> {
+    let mut runs = Vec::new();
+    for (first, last) in from.ranges(0, u64::MAX) {
+        let Some(last) = spend(budget, first, last) else {
+            break;
+        };
+        runs.push((first, last));
+    }
+    for (first, last) in &runs {
+        from.remove_range(*first, *last);
+    }
+    runs
+}
+
+fn count(runs: &[(u64, u64)]) -> u64 {
+    runs.iter().map(|(first, last)| last - first + 1).sum()
+}
+
+// Takes at most `budget` positions from the front of `first..=last` and returns the last of them.
+pub(super) fn spend(budget: &mut u64, first: u64, last: u64) -> Option<u64> {
+    if *budget == 0 {
+        return None;
+    }
+    let count = (*budget).min(last - first + 1);
+    *budget -= count;
+    Some(first + count - 1)
+}
+
+pub(super) fn push_leases(
+    out: &mut Vec<Lease>,
+    positions: std::ops::Range<u64>,
+    attempt: u32,
+    suspect: bool,
+) {
+    out.extend(positions.map(|position| Lease {
+        position: Position(position),
+        attempt,
+        suspect,
+    }));
+}

@@ -1,0 +1,159 @@
+//! Deadlines of what a consumer holds, and what they mean for events that its application has not got yet. An application's time
+//! begins when it gets an event: what waits in its client, or on the way there, misses no deadline while the application
+//! takes others, and when it takes none for that long, it goes to somebody else without an attempt being counted. Who let that
+//! happen gets nothing more until it goes on. And what the broker itself is at work on, reading it or transforming it, is late for no
+//! fault of the event's: it has no deadline.
+
+use std::ops::RangeInclusive;
+
+use super::returned::Return;
+use super::{Consumer, SubscriptionState, bounds};
+use crate::domain::{ConsumerId, Millis, Position};
+use crate::state::positions::PositionSet;
+
+/// However short the ack deadline is: what a client has this long at least it had time to hand over, and to say so.
+const UNSEEN_MS_MIN: u64 = 2_000;
+
+/// What a consumer was leased and its application has not got, as far as that is known.
+#[derive(Clone, Debug, Default)]
+pub struct Unseen {
+    /// The broker reads or transforms them for it.
+    pub at_work: Vec<RangeInclusive<Position>>,
+    /// They wait for being sent.
+    pub unsent: Vec<RangeInclusive<Position>>,
+    /// They wait in its client.
+    pub sent: Vec<RangeInclusive<Position>>,
+}
+
+/// What comes of handing events over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// The deadline that begins with it.
+    pub deadline: Option<Millis>,
+    /// The consumer gets something again.
+    pub goes_on: bool,
+}
+
+impl SubscriptionState {
+    /// Attaches a consumer that says what it has handed to its application, see [`handed_over`](Self::handed_over).
+    pub fn attach_saying(&mut self, consumer: ConsumerId) {
+        self.consumers.entry(consumer).or_default().says = true;
+    }
+
+    /// Attaches a part of the broker that answers everything it takes, and whose delays are no fault of an event's: what it
+    /// holds has no deadline.
+    pub fn attach_untimed(&mut self, consumer: ConsumerId) {
+        self.consumers.entry(consumer).or_default().untimed = true;
+    }
+
+    /// The consumer's application has got these events: for those that it still holds, the deadline begins.
+    pub fn handed_over(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+        now: Millis,
+    ) -> HandedOver {
+        let held = self.take_flights(consumer, ranges);
+        let deadline = now.plus(self.policy.ack_deadline_ms);
+        if let Some(holder) = self.consumers.get_mut(&consumer) {
+            holder.handed_at = Some(now);
+            for (first, last) in &held {
+                holder.hold(*first, *last, deadline);
+            }
+        }
+        HandedOver {
+            deadline: (!held.is_empty()).then_some(deadline),
+            goes_on: self.stalled.remove(&consumer),
+        }
+    }
+
+    /// How many consumers get nothing more until their applications go on.
+    #[must_use]
+    pub fn stalled(&self) -> usize {
+        self.stalled.len()
+    }
+
+    // What missed its deadline comes back.
+    pub(super) fn expire(
+        &mut self,
+        now: Millis,
+        unseen: impl Fn(ConsumerId) -> Option<Unseen>,
+    ) -> bool {
+        let (mut expired, mut never_seen) = (Vec::new(), Vec::new());
+        for (id, consumer) in &mut self.consumers {
+            if consumer.next_scan.is_none_or(|scan| scan > now) {
+                continue;
+            }
+            let found = expired.len();
+            consumer.take_expired(now, &mut expired);
+            if found == expired.len() {
+                continue;
+            }
+            let Some(unseen) = unseen(*id) else {
+                continue;
+            };
+            let mut late = expired.split_off(found);
+            // Not sooner, for whoever looks has everybody else wait.
+            let renewed = now.plus(self.policy.ack_deadline_ms.max(UNSEEN_MS_MIN));
+            for (first, last) in take_within(&mut late, &unseen.at_work) {
+                consumer.hold(first, last, renewed);
+            }
+            let again = consumer.unseen_until(self.policy.ack_deadline_ms);
+            for (ranges, is_sent) in [(&unseen.unsent, false), (&unseen.sent, true)] {
+                for (first, last) in take_within(&mut late, ranges) {
+                    match again {
+                        Some(deadline) if deadline > now => consumer.hold(first, last, deadline),
+                        _ => never_seen.push((is_sent.then_some(*id), first, last)),
+                    }
+                }
+            }
+            expired.append(&mut late);
+        }
+        for (first, last) in &expired {
+            self.hand_back(*first, *last, &Return::Expired, now);
+        }
+        for (stalled, first, last) in &never_seen {
+            self.landed(*first, *last);
+            self.make_ready(*first, *last);
+            self.stalled.extend(stalled);
+        }
+        self.drain_no_stalled();
+        !expired.is_empty() || !never_seen.is_empty()
+    }
+}
+
+impl Consumer {
+    // When something that it is leased now misses its deadline.
+    pub(super) fn deadline(&self, now: Millis, ack_deadline_ms: u64) -> Millis {
+        match (self.untimed, self.says) {
+            (true, _) => Millis(u64::MAX),
+            (_, true) => now.plus(ack_deadline_ms.max(UNSEEN_MS_MIN)),
+            (_, false) => now.plus(ack_deadline_ms),
+        }
+    }
+
+    // How long what its application has not got may wait, from when that got something last.
+    fn unseen_until(&self, ack_deadline_ms: u64) -> Option<Millis> {
+        let at = self.handed_at?;
+        Some(at.plus(ack_deadline_ms.max(UNSEEN_MS_MIN)))
+    }
+}
+
+// Takes out of `runs` what lies in `ranges`.
+fn take_within(runs: &mut Vec<(u64, u64)>, ranges: &[RangeInclusive<Position>]) -> Vec<(u64, u64)> {
+    let mut wanted = PositionSet::default();
+    let start = runs.iter().map(|run| run.0).min();
+    let end = runs.iter().map(|run| run.1).max();
+    if let Some((start, end)) = start.zip(end) {
+        for (first, last) in ranges.iter().map(bounds) {
+            wanted.insert_range(first.max(start), last.min(end));
+        }
+    }
+    let (mut taken, mut left) = (Vec::new(), Vec::new());
+    for (first, last) in runs.drain(..) {
+        taken.extend(wanted.ranges(first, last));
+        left.extend(wanted.gaps(first, last));
+    }
+    *runs = left;
+    taken
+}
