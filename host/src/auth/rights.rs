@@ -1,5 +1,5 @@
 //! Which rights an operation takes. The network, the admin API and the broker's own tasks ask here, and nowhere else is it
-//! decided; README's table under "Security" says the same in words. Rights of a subscription or route are looked at twice:
+//! decided; the page "Who may do what" of the book says the same in words. Rights of a subscription or route are looked at twice:
 //! those of who acts, when it is acted, and those of whoever it belongs to ([`standing`]), for as long as it exists.
 
 use super::{Action, Denied, Policy, Right};

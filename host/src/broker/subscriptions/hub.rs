@@ -97,7 +97,7 @@ impl Said {
                 tracing::info!(%subscription, "the subscription is below its limits again");
             }
             false => {
-                tracing::warn!(%subscription, limits = limits.join(" "), "the subscription has reached a limit and goes on less exactly; see `Limits` in the README");
+                tracing::warn!(%subscription, limits = limits.join(" "), "the subscription has reached a limit and goes on less exactly; see `Limits` in the book");
             }
         }
     }
