@@ -31,7 +31,8 @@ use super::plugins::files::PluginFiles;
 use super::plugins::limits;
 use super::plugins::uploads::Uploads;
 use super::readable::Readable;
-use super::subscriptions::hub::{Cell, Hub, Start};
+use super::subscriptions::live::LiveSubscription;
+use super::subscriptions::registry::{Registry, Start};
 use crate::auth::{Policy, rights};
 use crate::domain::{
     LogLine, Name, NameError, Owner, PluginWorld, Position, Principal, ProducerId,
@@ -172,7 +173,7 @@ impl Broker {
         let (opened, recovered) = begun.await.map_err(|_| StartError::Interrupted)??;
         tracing::info!(
             topics = recovered.catalog.topics.len(),
-            subscriptions = recovered.cells.len(),
+            subscriptions = recovered.subscriptions.len(),
             journal_groups = recovered.groups,
             next_position = %recovered.next_position,
             clean = opened.clean,
@@ -199,22 +200,22 @@ impl Broker {
             Box::new(move || inbox.acks_wait())
         };
         let (starts, to_start) = mpsc::unbounded_channel();
-        let hub = Hub::new(
+        let registry = Registry::new(
             clock,
             recovered.next_position,
             ack_waker,
             dead_letters,
             starts,
         );
-        // Before anything runs that could checkpoint: what no subscription in the hub asks for is let go.
-        for (cell, routed) in &recovered.cells {
+        // Before anything runs that could checkpoint: what no subscription in the registry asks for is let go.
+        for (live, routed) in &recovered.subscriptions {
             if *routed {
                 // The router starts at the end of what was replayed, which is what these have seen.
                 let through = Position(recovered.next_position.0.saturating_sub(1));
-                cell.lock().observe(through, std::iter::empty());
-                let _ = hub.join_router(cell);
+                live.lock().observe(through, std::iter::empty());
+                let _ = registry.join_router(live);
             }
-            hub.insert(cell.clone());
+            registry.insert(live.clone());
         }
         let sessions = Sessions::new(recovered.producers);
         let conditions = Conditions::default();
@@ -224,7 +225,7 @@ impl Broker {
             journal,
             catalog: recovered.catalog,
             shared: shared.clone(),
-            hub: hub.clone(),
+            registry: registry.clone(),
             log: log.clone(),
             inbox: inbox.clone(),
             sessions: sessions.clone(),
@@ -251,7 +252,7 @@ impl Broker {
             folders: opened.reader.folders(),
             reader: opened.reader.clone(),
             log: log.clone(),
-            hub: hub.clone(),
+            registry: registry.clone(),
             inbox: inbox.clone(),
             metrics: metrics.clone(),
             due: checkpoint_due,
@@ -277,7 +278,7 @@ impl Broker {
         );
         spawner.lasting("folder watch", watch);
         let parts = Arc::new(DeliveryParts {
-            hub: hub.clone(),
+            registry: registry.clone(),
             log: log.clone(),
             inbox,
             catalog: shared.clone(),
@@ -289,7 +290,7 @@ impl Broker {
             shutdown: shutdown.clone(),
         });
         let lanes = Lanes::new(LaneParts {
-            hub: hub.clone(),
+            registry: registry.clone(),
             log: log.clone(),
             metrics: parts.metrics.clone(),
             plugins,
@@ -319,18 +320,18 @@ impl Broker {
             threads: Mutex::new(threads),
         }));
         broker.load_plugins(bundled).await?;
-        for (cell, _) in recovered.cells {
-            hub.arm_after_recovery(&cell);
-            supervisor.start(cell);
+        for (live, _) in recovered.subscriptions {
+            registry.arm_after_recovery(&live);
+            supervisor.start(live);
         }
         let names = move |id: TopicId| {
             let catalog = shared.read().unwrap_or_else(PoisonError::into_inner);
             catalog.topic_name(id)
         };
         spawner.lasting("supervisor", supervisor.run(to_start));
-        let router = hub.clone().run_router(log, names, shutdown.clone());
+        let router = registry.clone().run_router(log, names, shutdown.clone());
         spawner.lasting("router", router);
-        spawner.lasting("timers", hub.run_timers(shutdown.clone()));
+        spawner.lasting("timers", registry.run_timers(shutdown.clone()));
         let conditions = broker.conditions().clone();
         let limits = limits::run(parts.plugins.clone(), conditions, shutdown.clone());
         spawner.lasting("plugin limits", limits);
@@ -399,24 +400,24 @@ impl Broker {
     ) -> Result<Consumer, BrokerError> {
         // Looked at first: what changes from here on is noticed by the consumer.
         let let_in_by = self.0.parts.policy.version();
-        let cell = self.0.parts.hub.by_name(name);
-        let form = cell.as_ref().map(|cell| cell.form());
-        let spec = form.as_ref().map(|form| &*form.spec);
+        let live = self.0.parts.registry.by_name(name);
+        let settings = live.as_ref().map(|live| live.settings());
+        let spec = settings.as_ref().map(|settings| &*settings.spec);
         rights::attach(&self.0.parts.policy, who, name, spec)?;
-        let Some((cell, form)) = cell.zip(form) else {
+        let Some((live, settings)) = live.zip(settings) else {
             return Err(BrokerError::NoSubscription(name.to_owned()));
         };
-        if form.spec.is_route() {
+        if settings.spec.is_route() {
             return Err(BrokerError::Invalid(format!(
                 "`{name}` is a route, which the broker consumes itself; subscribe to its output topics"
             )));
         }
-        let transforms = self.0.parts.transforms(&form).await;
+        let transforms = self.0.parts.transforms(&settings).await;
         transforms.map_err(|error| BrokerError::Invalid(with_causes(&error)))?;
         let parts = self.0.parts.clone();
         Ok(Consumer::attach(
             parts,
-            cell,
+            live,
             manner,
             who.clone(),
             let_in_by,
@@ -472,7 +473,7 @@ impl Broker {
         for used in &mut spec.transforms {
             self.resolve(who, used, PluginWorld::Transform).await?;
         }
-        spec.created = self.0.parts.hub.clock.now();
+        spec.created = self.0.parts.registry.clock.now();
         spec.created_by = Some(who.clone());
         let name = spec.name.clone();
         self.ask(|reply| Control::CreateSubscription(spec, reply))
@@ -497,7 +498,7 @@ impl Broker {
         mut spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, BrokerError> {
         let name = spec.name.clone();
-        let cell = self.cell(name.as_str())?;
+        let live = self.live(name.as_str())?;
         rights::change(&self.0.parts.policy, who, &before.spec, &spec)?;
         check_spec(&spec).map_err(BrokerError::Invalid)?;
         check_new_names(&spec, Some(&before.spec))?;
@@ -516,7 +517,7 @@ impl Broker {
                 self.resolve(who, used, PluginWorld::Transform).await?;
             }
         }
-        self.record_update(&cell, before, spec).await
+        self.record_update(&live, before, spec).await
     }
 
     /// Gives the subscription or route `before` to another owner, or to nobody. Consumers that may not be attached any more
@@ -534,32 +535,32 @@ impl Broker {
     ) -> Result<SubscriptionInfo, BrokerError> {
         let policy = &self.0.parts.policy;
         rights::give(policy, who, &before.spec, owner.as_ref())?;
-        let cell = self.cell(before.spec.name.as_str())?;
+        let live = self.live(before.spec.name.as_str())?;
         let spec = SubscriptionSpec {
             owner,
             ..before.spec.clone()
         };
-        let info = self.record_update(&cell, before, spec).await?;
+        let info = self.record_update(&live, before, spec).await?;
         policy.owners_changed();
         Ok(info)
     }
 
     async fn record_update(
         &self,
-        cell: &Cell,
+        live: &LiveSubscription,
         before: &SubscriptionInfo,
         spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, BrokerError> {
         if spec != before.spec {
             let update = Update {
-                id: cell.id,
+                id: live.id,
                 from_revision: before.revision,
                 spec,
             };
             self.ask(|reply| Control::UpdateSubscription(update, reply))
                 .await?;
         }
-        let name = cell.name.clone();
+        let name = live.name.clone();
         self.look(move |broker| broker.subscription(name.as_str()))
             .await
     }
@@ -570,8 +571,8 @@ impl Broker {
     ///
     /// It is gone, or the store refuses writes.
     pub async fn delete_subscription(&self, found: &Found) -> Result<(), BrokerError> {
-        let cell = self.found(found)?;
-        self.ask(|reply| Control::DeleteSubscription(cell.id, reply))
+        let live = self.found(found)?;
+        self.ask(|reply| Control::DeleteSubscription(live.id, reply))
             .await
     }
 
@@ -581,12 +582,12 @@ impl Broker {
     ///
     /// It is gone.
     pub fn resume_subscription(&self, found: &Found) -> Result<(), BrokerError> {
-        let cell = self.found(found)?;
-        cell.lock().resume();
-        self.0.supervisor.lanes.resume(&cell);
+        let live = self.found(found)?;
+        live.lock().resume();
+        self.0.supervisor.lanes.resume(&live);
         // Should what fed it have died, it is fed anew.
-        self.0.parts.hub.start(Start::Filters(cell.clone()));
-        cell.wake.notify_waiters();
+        self.0.parts.registry.start(Start::Filters(live.clone()));
+        live.wake.notify_waiters();
         Ok(())
     }
 
@@ -597,10 +598,10 @@ impl Broker {
     ///
     /// There is none of that name, or `who` may not consume it.
     pub fn plugin_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, BrokerError> {
-        let cell = self.cell(name)?;
-        let spec = cell.form().spec.clone();
+        let live = self.live(name)?;
+        let spec = live.settings().spec.clone();
         rights::read_log(&self.0.parts.policy, who, &spec)?;
-        Ok(cell.said.plugins.lines())
+        Ok(live.log_limits.plugins.lines())
     }
 
     /// What could not be read when that was last tried.
@@ -709,14 +710,14 @@ impl Broker {
         inner.spawner.ended().await;
     }
 
-    fn cell(&self, name: &str) -> Result<Arc<Cell>, BrokerError> {
-        let cell = self.0.parts.hub.by_name(name);
-        cell.ok_or_else(|| BrokerError::NoSubscription(name.to_owned()))
+    fn live(&self, name: &str) -> Result<Arc<LiveSubscription>, BrokerError> {
+        let live = self.0.parts.registry.by_name(name);
+        live.ok_or_else(|| BrokerError::NoSubscription(name.to_owned()))
     }
 
-    fn found(&self, found: &Found) -> Result<Arc<Cell>, BrokerError> {
-        let cell = self.0.parts.hub.by_id(found.id);
-        cell.ok_or_else(|| BrokerError::NoSubscription(found.spec.name.to_string()))
+    fn found(&self, found: &Found) -> Result<Arc<LiveSubscription>, BrokerError> {
+        let live = self.0.parts.registry.by_id(found.id);
+        live.ok_or_else(|| BrokerError::NoSubscription(found.spec.name.to_string()))
     }
 
     fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {

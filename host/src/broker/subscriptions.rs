@@ -2,5 +2,6 @@
 //! comes. What an event says is not known here.
 
 pub(super) mod given_up;
-pub(super) mod hub;
+pub(super) mod live;
 pub(super) mod plugin_log;
+pub(super) mod registry;

@@ -1,11 +1,11 @@
 //! The whole broker at work, without a network: what becomes of those who wait when something in it fails.
 
-mod cells;
 mod deaths;
 mod eased;
 mod given_up;
 mod plugins;
 mod room;
+mod standing;
 mod wards;
 
 use std::fs;

@@ -19,7 +19,8 @@ use crate::broker::error::BrokerError;
 use crate::broker::log::release::{Leaving, Stays};
 use crate::broker::log::tail::{LettingGo, Log};
 use crate::broker::log::unreadable::Watch;
-use crate::broker::subscriptions::hub::{Cell, Hub};
+use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{Block, CommitNumber, Position, SubscriptionId, TopicId, TopicName};
 use crate::runtime::thread_priority;
 use crate::state::GiveUpReason;
@@ -49,7 +50,7 @@ pub(crate) struct Checkpointer {
     pub(crate) folders: Arc<Folders>,
     pub(crate) reader: StoreReader,
     pub(crate) log: Log,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) due: Arc<Notify>,
@@ -266,17 +267,17 @@ impl Checkpointer {
     // Up to where the journal is worth letting go of without the rest. That is mostly what nobody needs. Where somebody needs
     // a little of the oldest file, that moves, and the file goes.
     fn settled_before(&self, mark: CommitNumber) -> Option<CommitNumber> {
-        self.hub.settle();
-        let cells = self.hub.all();
+        self.registry.settle();
+        let subscriptions = self.registry.all();
         let segments = self.checkpoints.journal_segments(mark);
         let settled = segments
             .iter()
-            .take_while(|segment| !is_needed(&cells, &segment.positions))
+            .take_while(|segment| !is_needed(&subscriptions, &segment.positions))
             .count();
         let going = match settled {
             0 if segments
                 .first()
-                .is_some_and(|oldest| is_mostly_settled(&cells, oldest)) =>
+                .is_some_and(|oldest| is_mostly_settled(&subscriptions, oldest)) =>
             {
                 1
             }
@@ -310,8 +311,8 @@ impl Checkpointer {
         if let Some(letting_go) = letting_go {
             letting_go.done();
         }
-        for (cell, evaluated) in evaluated {
-            cell.checkpointed(evaluated);
+        for (live, evaluated) in evaluated {
+            live.checkpointed(evaluated);
         }
         self.last_checkpoint = Instant::now();
         self.metrics.checkpointed();
@@ -321,7 +322,7 @@ impl Checkpointer {
 
     // What the router has not seen would look unwanted.
     fn wait_for_router(&self, end: Position) -> Result<(), Failed> {
-        let mut routed = self.hub.routed_through();
+        let mut routed = self.registry.routed_through();
         self.runtime.block_on(async {
             tokio::select! {
                 () = self.shutdown.cancelled() => Err(Failed::Stopping),
@@ -348,7 +349,7 @@ impl Checkpointer {
     // lock, so that what its snapshot says is pending is what is kept for it. With it, up to where each has decided: what
     // has nothing left to judge then is not written down. Groups before `known` stay in the journal though the state has them.
     fn survey(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Survey {
-        let routed_through = self.hub.settle();
+        let routed_through = self.registry.settle();
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
             .topics_by_id
@@ -361,15 +362,15 @@ impl Checkpointer {
         let mut snapshots = Vec::new();
         let mut evaluated_through = Vec::new();
         let mut surveyed: HashSet<SubscriptionId> = HashSet::new();
-        for cell in self.hub.all() {
-            let (snapshot, evaluated) = leaving.keep_for(&cell, &names, |state| {
+        for live in self.registry.all() {
+            let (snapshot, evaluated) = leaving.keep_for(&live, &names, |state| {
                 (state.snapshot(), state.evaluated_through())
             });
-            surveyed.insert(cell.id);
-            if let Some(subscription) = mark.catalog.subscriptions.get_mut(&cell.id) {
+            surveyed.insert(live.id);
+            if let Some(subscription) = mark.catalog.subscriptions.get_mut(&live.id) {
                 subscription.forget_chains(evaluated);
-                snapshots.push((cell.id, snapshot));
-                evaluated_through.push((cell, evaluated));
+                snapshots.push((live.id, snapshot));
+                evaluated_through.push((live, evaluated));
             }
         }
         let pairs = state::encode(
@@ -382,9 +383,12 @@ impl Checkpointer {
         );
         let letting_go = self.log.let_go(|| {
             // Those that have come since the first look, which takes a while, and may have read the log already.
-            let cells = self.hub.all();
-            for cell in cells.iter().filter(|cell| !surveyed.contains(&cell.id)) {
-                leaving.keep_for(cell, &names, |_| ());
+            let subscriptions = self.registry.all();
+            for live in subscriptions
+                .iter()
+                .filter(|live| !surveyed.contains(&live.id))
+            {
+                leaving.keep_for(live, &names, |_| ());
             }
             (!blocks.is_empty()).then_some(leaving)
         });
@@ -392,7 +396,7 @@ impl Checkpointer {
     }
 
     fn give_up(&mut self, decision: Decision) {
-        let cells = self.hub.all();
+        let subscriptions = self.registry.all();
         let letters = |losses: &[Loss]| {
             let lost = losses
                 .iter()
@@ -400,11 +404,11 @@ impl Checkpointer {
             for (loss, (first, last)) in lost.filter(|_| decision.dead_letters) {
                 let why = loss.path.display().to_string();
                 let reason = GiveUpReason::Unreadable(why.into());
-                self.hub.given_up.add((first, last), reason.clone());
-                for cell in &cells {
-                    let count = cell.lock().give_up_pending(first..=last, &reason);
+                self.registry.given_up.add((first, last), reason.clone());
+                for live in &subscriptions {
+                    let count = live.lock().give_up_pending(first..=last, &reason);
                     if count > 0 {
-                        self.hub.queue_dead_letters(cell);
+                        self.registry.queue_dead_letters(live);
                     }
                 }
             }
@@ -413,8 +417,8 @@ impl Checkpointer {
         for loss in given_up.iter().flatten() {
             tracing::error!(%loss, kept_aside = ?loss.kept_aside, "what cannot be read was given up, as an operator asked");
         }
-        for cell in &cells {
-            cell.wake.notify_waiters();
+        for live in &subscriptions {
+            live.wake.notify_waiters();
         }
         // Whoever asked may have gone.
         let _ = decision
@@ -428,13 +432,13 @@ impl Checkpointer {
             return;
         }
         // A subscription that nothing was for lately has not been told how far the router is.
-        self.hub.settle();
-        let cells = self.hub.all();
+        self.registry.settle();
+        let subscriptions = self.registry.all();
         let newest = generations.len().saturating_sub(STATES_KEPT);
         for (index, generation) in generations.iter().enumerate() {
             let events = generation.first_position.zip(generation.last_position);
             let events = events.map(|(first, last)| first..=last);
-            if is_needed(&cells, &events) {
+            if is_needed(&subscriptions, &events) {
                 continue;
             }
             if index >= newest {
@@ -445,9 +449,9 @@ impl Checkpointer {
                 continue;
             }
             // Somebody may have come since, and have read the log already.
-            let letting_go = self
-                .log
-                .let_go(|| (!is_needed(&self.hub.all(), &events)).then(|| Leaving::new(events)));
+            let letting_go = self.log.let_go(|| {
+                (!is_needed(&self.registry.all(), &events)).then(|| Leaving::new(events))
+            });
             let Some(letting_go) = letting_go else {
                 continue;
             };
@@ -461,22 +465,25 @@ impl Checkpointer {
     }
 }
 
-// Whether one of `cells` needs one of these events.
-fn is_needed(cells: &[Arc<Cell>], events: &Option<RangeInclusive<Position>>) -> bool {
+// Whether one of `subscriptions` needs one of these events.
+fn is_needed(
+    subscriptions: &[Arc<LiveSubscription>],
+    events: &Option<RangeInclusive<Position>>,
+) -> bool {
     let needs = |range: &RangeInclusive<Position>| {
-        let mut cells = cells.iter();
-        cells.any(|cell| cell.lock().needs(range.clone()))
+        let mut subscriptions = subscriptions.iter();
+        subscriptions.any(|live| live.lock().needs(range.clone()))
     };
     events.as_ref().is_some_and(needs)
 }
 
 // Whether at most half of the events in a file have to move for it to go: more would take as much of the disk as it frees.
-fn is_mostly_settled(cells: &[Arc<Cell>], segment: &JournalSegment) -> bool {
+fn is_mostly_settled(subscriptions: &[Arc<LiveSubscription>], segment: &JournalSegment) -> bool {
     let Some(range) = &segment.positions else {
         return true;
     };
-    let pending = cells.iter().map(|cell| {
-        let state = cell.lock();
+    let pending = subscriptions.iter().map(|live| {
+        let state = live.lock();
         let is_decided = state.evaluated_through() >= *range.end();
         is_decided.then(|| state.pending_within(range.clone()))
     });
@@ -488,7 +495,7 @@ fn is_mostly_settled(cells: &[Arc<Cell>], segment: &JournalSegment) -> bool {
 type Survey = (
     Option<LettingGo>,
     Vec<(bytes::Bytes, bytes::Bytes)>,
-    Vec<(Arc<Cell>, Position)>,
+    Vec<(Arc<LiveSubscription>, Position)>,
 );
 
 // The block with only what stays; nothing is read of a block that leaves as a whole.

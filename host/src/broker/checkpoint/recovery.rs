@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::state::{self, State, StateError};
 use crate::broker::commit::committer::UNSYNCED_EVENTS_CEILING;
 use crate::broker::commit::note::{self, Note, NoteError};
-use crate::broker::subscriptions::hub::Cell;
+use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId, TopicId};
 use crate::state::catalog::{Catalog, Change, Subscription};
 use crate::state::{Producers, SubscriptionState};
@@ -39,7 +39,7 @@ pub(crate) struct Recovered {
     pub(crate) producers: Producers,
     pub(crate) next_position: Position,
     /// All subscriptions, and whether each follows the router.
-    pub(crate) cells: Vec<(Arc<Cell>, bool)>,
+    pub(crate) subscriptions: Vec<(Arc<LiveSubscription>, bool)>,
     pub(crate) groups: u64,
     /// To be written, durably, before anything else: which numbers were skipped.
     pub(crate) reserved: Option<Note>,
@@ -83,10 +83,10 @@ struct Recovery {
     catalog: Catalog,
     producers: Producers,
     next_position: Position,
-    live: BTreeMap<SubscriptionId, Live>,
+    restored: BTreeMap<SubscriptionId, Restored>,
     // Which routed subscriptions select a topic's ordinary events, and which its dead letters; forgotten with every change
     // of the catalog.
-    targets: HashMap<(TopicId, bool), Vec<Arc<Cell>>>,
+    targets: HashMap<(TopicId, bool), Vec<Arc<LiveSubscription>>>,
     groups: u64,
     has_gaps: bool,
     // The last topic that the state knows of. One before it that is not in the catalog was deleted.
@@ -95,14 +95,14 @@ struct Recovery {
     orphans: BTreeMap<TopicId, u64>,
 }
 
-struct Live {
-    cell: Arc<Cell>,
+struct Restored {
+    live: Arc<LiveSubscription>,
     routed: bool,
 }
 
 impl Recovery {
     fn new(state: State) -> Self {
-        let live = state
+        let restored = state
             .subscriptions
             .into_iter()
             .filter_map(|(id, matches)| {
@@ -110,9 +110,9 @@ impl Recovery {
                 let evaluated = matches.evaluated_through();
                 let unfiltered = matches.stages() == 0 && matches.pending_changes() == 0;
                 let routed = unfiltered && evaluated.next() >= state.routed_through;
-                let cell = Cell::new(id, subscription, matches);
-                cell.checkpointed(evaluated);
-                Some((id, Live { cell, routed }))
+                let live = LiveSubscription::new(id, subscription, matches);
+                live.checkpointed(evaluated);
+                Some((id, Restored { live, routed }))
             })
             .collect();
         Self {
@@ -120,7 +120,7 @@ impl Recovery {
             catalog: state.catalog,
             producers: state.producers,
             next_position: state.next_position,
-            live,
+            restored,
             targets: HashMap::new(),
             groups: 0,
             has_gaps: false,
@@ -149,13 +149,13 @@ impl Recovery {
             let targets = (block.topic, block.mark.is_letter());
             let targets = self.targets.entry(targets).or_insert_with(|| {
                 let name = &topic.spec.name;
-                let routed = self.live.values().filter(|live| live.routed);
-                let selecting = routed.filter(|live| live.cell.selects(name, block.mark));
-                selecting.map(|live| live.cell.clone()).collect()
+                let routed = self.restored.values().filter(|restored| restored.routed);
+                let selecting = routed.filter(|restored| restored.live.selects(name, block.mark));
+                selecting.map(|restored| restored.live.clone()).collect()
             });
             let range = block.first_position..=block.last_position;
-            for cell in targets {
-                cell.lock()
+            for live in targets {
+                live.lock()
                     .observe(*range.end(), std::iter::once(range.clone()));
             }
         }
@@ -169,7 +169,7 @@ impl Recovery {
                 self.targets.clear();
                 match change {
                     Change::CreateSubscription { id, spec, start } => {
-                        self.live.entry(id).or_insert_with(|| {
+                        self.restored.entry(id).or_insert_with(|| {
                             let spec = Arc::new(spec.0);
                             let routed = spec.filters.is_empty() && spec.start == StartAt::New;
                             let matches = SubscriptionState::new(
@@ -177,23 +177,28 @@ impl Recovery {
                                 start,
                                 spec.filters.len(),
                             );
-                            Live {
-                                cell: Cell::new(id, &Subscription::new(spec, start), matches),
+                            Restored {
+                                live: LiveSubscription::new(
+                                    id,
+                                    &Subscription::new(spec, start),
+                                    matches,
+                                ),
                                 routed,
                             }
                         });
                     }
                     Change::UpdateSubscription { id, .. } => {
                         let subscription = self.catalog.subscriptions.get(&id);
-                        if let Some((live, subscription)) = self.live.get_mut(&id).zip(subscription)
-                            && live.cell.update(subscription)
+                        if let Some((restored, subscription)) =
+                            self.restored.get_mut(&id).zip(subscription)
+                            && restored.live.update(subscription)
                         {
                             // What is left before the fence, and what follows it, it catches up with after the start.
-                            live.routed = false;
+                            restored.routed = false;
                         }
                     }
                     Change::DeleteSubscription(id) => {
-                        self.live.remove(&id);
+                        self.restored.remove(&id);
                     }
                     Change::DeleteTopic(id) => {
                         self.deleted.insert(id);
@@ -210,9 +215,9 @@ impl Recovery {
                 ranges,
             } => {
                 self.catalog.saw(None, Some(subscription));
-                if let Some(live) = self.live.get(&subscription) {
+                if let Some(restored) = self.restored.get(&subscription) {
                     let ranges = note::unpack(&ranges);
-                    live.cell.lock().ack(None, &ranges, &mut Vec::new());
+                    restored.live.lock().ack(None, &ranges, &mut Vec::new());
                 }
             }
             Note::Reserved {
@@ -258,7 +263,9 @@ impl Recovery {
         self.next_position.0 = self.next_position.0.saturating_add(LOST_CEILING);
         // A checkpoint may have moved some of what was in those groups into a generation. Those that the router would feed look
         // at all of it again, from where their state says, as those with filters do.
-        self.live.values_mut().for_each(|live| live.routed = false);
+        self.restored
+            .values_mut()
+            .for_each(|restored| restored.routed = false);
         self.targets.clear();
     }
 
@@ -302,9 +309,9 @@ impl Recovery {
     // A checkpoint may have seen events that were lost with a power cut, or with a loss that was accepted. What a
     // subscription has decided must not be asked again for other events, and what comes now is for its newest filters.
     fn stay_above_what_was_decided(&mut self) {
-        for live in self.live.values() {
-            let decided = live.cell.lock().evaluated_through().next();
-            let fence = live.cell.fence().unwrap_or_default();
+        for restored in self.restored.values() {
+            let decided = restored.live.lock().evaluated_through().next();
+            let fence = restored.live.fence().unwrap_or_default();
             self.next_position = self.next_position.max(decided).max(fence);
         }
     }
@@ -312,23 +319,23 @@ impl Recovery {
     // After a loss that was accepted, a subscription's state may go by filters of which the journal tells no more. What is
     // undecided is then judged by those that are known last.
     fn replace_lost_filters(&mut self) {
-        for (id, live) in &mut self.live {
+        for (id, restored) in &mut self.restored {
             let Some(subscription) = self.catalog.subscriptions.get_mut(id) else {
                 continue;
             };
-            if live.cell.knows_its_filters() {
+            if restored.live.knows_its_filters() {
                 continue;
             }
             let (newest, undecided) = {
-                let state = live.cell.lock();
+                let state = restored.live.lock();
                 let newest = state.revisions().map(|(revision, _)| revision).max();
                 (newest, state.evaluated_through().next())
             };
             let revision = newest.unwrap_or_default().max(subscription.revision) + 1;
-            tracing::error!(subscription = %live.cell.name, revision, fence = %undecided, "a change of this subscription's filters is lost; it goes on with those before it");
+            tracing::error!(subscription = %restored.live.name, revision, fence = %undecided, "a change of this subscription's filters is lost; it goes on with those before it");
             subscription.update(revision, subscription.spec.clone(), Some(undecided));
-            live.cell.update(subscription);
-            live.routed = false;
+            restored.live.update(subscription);
+            restored.routed = false;
         }
     }
 
@@ -337,10 +344,10 @@ impl Recovery {
             catalog: self.catalog,
             producers: self.producers,
             next_position: self.next_position,
-            cells: self
-                .live
+            subscriptions: self
+                .restored
                 .into_values()
-                .map(|live| (live.cell, live.routed))
+                .map(|restored| (restored.live, restored.routed))
                 .collect(),
             groups: self.groups,
             reserved,
@@ -427,9 +434,9 @@ mod tests {
         )
         .expect("readable");
         let depth = |name: &str| {
-            let mut cells = recovered.cells.iter().map(|(cell, _)| cell);
-            let cell = cells.find(|cell| cell.name.as_str() == name);
-            cell.expect("recovered").lock().depth()
+            let mut subscriptions = recovered.subscriptions.iter().map(|(live, _)| live);
+            let live = subscriptions.find(|live| live.name.as_str() == name);
+            live.expect("recovered").lock().depth()
         };
         let depths = ["old", "new", "prefix", "s"].map(depth);
         assert_eq!(depths, [3, 1, 3, 0]);
@@ -569,9 +576,9 @@ mod lost {
         assert_eq!((next(1), next(3)), (LOST_CEILING + 3, LOST_CEILING + 1));
         assert_eq!(first.next_position, Position(LOST_CEILING + 3));
         // It was fed by the router, and has not been shown what generations hold of the groups that are lost.
-        let (cell, routed) = &first.cells[0];
+        let (live, routed) = &first.subscriptions[0];
         assert_eq!(
-            (cell.lock().evaluated_through(), *routed),
+            (live.lock().evaluated_through(), *routed),
             (Position(2), false)
         );
         // In the journal and in generations.
@@ -609,12 +616,12 @@ mod lost {
         };
         let recovered = replayed(CommitNumber(5));
         assert!(recovered.orphans.is_empty());
-        assert!(recovered.cells.is_empty());
+        assert!(recovered.subscriptions.is_empty());
         let topic = &recovered.catalog.topics_by_id[&TopicId(8)];
         assert_eq!(topic.next_sequence(), Sequence(3));
         assert_eq!(recovered.next_position, Position(11));
         // Without a mark all of them say something.
         let all = replayed(CommitNumber(0));
-        assert_eq!((orphans(&all), all.cells.len()), (vec![(7, 2)], 1));
+        assert_eq!((orphans(&all), all.subscriptions.len()), (vec![(7, 2)], 1));
     }
 }

@@ -22,7 +22,8 @@ use super::publisher::{PublishOutcome, PublishReplies, PublishReply};
 use crate::auth::Policy;
 use crate::broker::error::BrokerError;
 use crate::broker::log::tail::Log;
-use crate::broker::subscriptions::hub::{Cell, Hub, Start};
+use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::registry::{Registry, Start};
 use crate::domain::{
     BLOCK_BYTES_MAX, Block, BlockBuilder, Durability, Entries, LetterMark, Millis, PluginUse,
     Position, Principal, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
@@ -80,7 +81,7 @@ pub(crate) struct CommitterParts {
     pub(crate) journal: JournalWriter,
     pub(crate) catalog: Catalog,
     pub(crate) shared: Arc<RwLock<Catalog>>,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) log: Log,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) sessions: Arc<Sessions>,
@@ -127,7 +128,7 @@ pub(crate) struct Committer {
     topics: FxHashMap<TopicId, OpenTopic>,
     notes: Vec<u8>,
     undo: undo::Undo,
-    said: room::Said,
+    said: room::AnnouncedRefusal,
 }
 
 /// What is about to be written.
@@ -185,7 +186,7 @@ impl Committer {
             topics: FxHashMap::default(),
             notes: Vec::new(),
             undo: undo::Undo::default(),
-            said: room::Said::default(),
+            said: room::AnnouncedRefusal::default(),
         }
     }
 
@@ -195,14 +196,14 @@ impl Committer {
         // It mostly waits for the disk, and when the disk is done, everybody waits for it.
         thread_priority::take_short_turns();
         let (inbox, conditions) = (self.parts.inbox.clone(), self.parts.conditions.clone());
-        let hub = self.parts.hub.clone();
+        let registry = self.parts.registry.clone();
         let ended = panic::catch_unwind(AssertUnwindSafe(|| self.commit_all()));
         if let Err(panic) = ended {
             // What it had taken was answered as it was dropped.
             let why = format!("the committer: {}", panicked(&*panic));
             conditions.raise(Condition::TaskDied("committer".into()), why.clone());
             conditions.raise(Condition::StoreFailed, why.clone());
-            refuse_everything(&inbox, &hub, &why, &mut VecDeque::new());
+            refuse_everything(&inbox, &registry, &why, &mut VecDeque::new());
         }
     }
 
@@ -236,7 +237,7 @@ impl Committer {
                     self.parts
                         .conditions
                         .raise(Condition::StoreFailed, why.clone());
-                    refuse_everything(&inbox, &self.parts.hub, &why, &mut self.held);
+                    refuse_everything(&inbox, &self.parts.registry, &why, &mut self.held);
                     return;
                 }
             }
@@ -260,10 +261,10 @@ impl Committer {
 
     // Returns whether the group had room for all of it.
     fn commit(&mut self, taken: Taken) -> Result<bool, WriteError> {
-        let acks = self.parts.hub.acks.take();
+        let acks = self.parts.registry.acks.take();
         let mut marks = Vec::new();
         let mut group = Group {
-            time: self.parts.hub.clock.now(),
+            time: self.parts.registry.clock.now(),
             next_position: self.parts.next_position,
             topics: std::mem::take(&mut self.topics),
             notes: std::mem::take(&mut self.notes),
@@ -357,9 +358,9 @@ impl Committer {
         }
         self.apply_changes(&group.changes);
         for outputs in group.owed.outputs.drain(..) {
-            if let Some(cell) = self.parts.hub.by_id(outputs.subscription) {
-                cell.lock().ack(None, &outputs.acks, &mut Vec::new());
-                cell.wake.notify_waiters();
+            if let Some(live) = self.parts.registry.by_id(outputs.subscription) {
+                live.lock().ack(None, &outputs.acks, &mut Vec::new());
+                live.wake.notify_waiters();
             }
             let _ = outputs.done.send(Ok(()));
         }
@@ -412,13 +413,13 @@ impl Committer {
                     let spec = Arc::new(spec.0.clone());
                     let state =
                         SubscriptionState::new(spec.delivery.clone(), *start, spec.filters.len());
-                    let cell = Cell::new(*id, &Subscription::new(spec, *start), state);
+                    let live = LiveSubscription::new(*id, &Subscription::new(spec, *start), state);
                     // One that has filters, or starts in the past, is refused here and fed by others.
-                    let _ = self.parts.hub.join_router(&cell);
-                    self.parts.hub.insert(cell.clone());
+                    let _ = self.parts.registry.join_router(&live);
+                    self.parts.registry.insert(live.clone());
                     self.kept.clear();
                     // Lanes, routes and catch-ups start elsewhere.
-                    self.parts.hub.start(Start::Created(cell));
+                    self.parts.registry.start(Start::Created(live));
                 }
                 Change::UpdateSubscription {
                     id,
@@ -427,25 +428,28 @@ impl Committer {
                     ..
                 } => {
                     let subscription = self.parts.catalog.subscriptions.get(id);
-                    let Some((cell, subscription)) = self.parts.hub.by_id(*id).zip(subscription)
+                    let Some((live, subscription)) =
+                        self.parts.registry.by_id(*id).zip(subscription)
                     else {
                         continue;
                     };
-                    self.parts.hub.update(&cell, subscription, fence.is_some());
+                    self.parts
+                        .registry
+                        .update(&live, subscription, fence.is_some());
                     self.kept.clear();
-                    let pending = cell.lock().pending_changes();
+                    let pending = live.lock().pending_changes();
                     match fence {
                         Some(fence) => {
-                            tracing::info!(subscription = %cell.name, revision, %fence, pending, "subscription changed; its filters hold from the fence on");
+                            tracing::info!(subscription = %live.name, revision, %fence, pending, "subscription changed; its filters hold from the fence on");
                         }
                         None => {
-                            tracing::info!(subscription = %cell.name, revision, "subscription changed");
+                            tracing::info!(subscription = %live.name, revision, "subscription changed");
                         }
                     }
                 }
                 Change::DeleteSubscription(id) => {
-                    if let Some(cell) = self.parts.hub.remove(*id) {
-                        self.parts.hub.start(Start::Deleted(cell));
+                    if let Some(live) = self.parts.registry.remove(*id) {
+                        self.parts.registry.start(Start::Deleted(live));
                     }
                     self.kept.clear();
                 }
@@ -624,11 +628,11 @@ impl Committer {
     }
 
     fn is_kept(&mut self, topic: &Topic) -> bool {
-        let hub = &self.parts.hub;
+        let registry = &self.parts.registry;
         *self
             .kept
             .entry(topic.id)
-            .or_insert_with(|| hub.is_selected(&topic.spec.name))
+            .or_insert_with(|| registry.is_selected(&topic.spec.name))
     }
 
     // ── control ─────────────────────────────────────────────────────────────────────────────────────────
@@ -871,8 +875,11 @@ impl Committer {
         group.finish_blocks();
         let next = group.next_position;
         let catalog = &self.parts.catalog;
-        let Some((cell, subscription)) =
-            self.parts.hub.by_id(id).zip(catalog.subscriptions.get(&id))
+        let Some((live, subscription)) = self
+            .parts
+            .registry
+            .by_id(id)
+            .zip(catalog.subscriptions.get(&id))
         else {
             // Created in this group.
             return Ok(next);
@@ -886,27 +893,27 @@ impl Committer {
         if bytes >= CHAIN_BYTES_MAX {
             return Err(BrokerError::Overloaded(format!(
                 "`{}` was changed since the last checkpoint with configurations of {bytes} bytes together, all of which are kept until the next one; that is on its way, try again in a moment",
-                cell.name
+                live.name
             )));
         }
         if chains.len() >= CHAINS_MAX {
             return Err(BrokerError::Overloaded(format!(
                 "`{}` was changed {CHAINS_MAX} times since the last checkpoint; the next one is on its way, try again in a moment",
-                cell.name
+                live.name
             )));
         }
         let (paused, undecided) = {
-            let state = cell.lock();
+            let state = live.lock();
             (state.paused().is_some(), state.evaluated_through().next())
         };
         if paused {
-            return Ok(self.parts.hub.freeze(&cell, revision).min(next));
+            return Ok(self.parts.registry.freeze(&live, revision).min(next));
         }
         let pending = chains.iter().filter(|chain| chain.from > undecided).count();
         if pending >= CHANGES_PENDING_MAX {
             return Err(BrokerError::Overloaded(format!(
                 "{pending} changes of `{}` wait until its filters have looked at what was published before them; try again when some have",
-                cell.name
+                live.name
             )));
         }
         Ok(next)
@@ -914,10 +921,10 @@ impl Committer {
 
     // A crash goes back to the newest checkpoint, and what that says is decided is not judged again.
     fn forget_spent_chains(&mut self, id: SubscriptionId) {
-        if let Some(cell) = self.parts.hub.by_id(id)
+        if let Some(live) = self.parts.registry.by_id(id)
             && let Some(subscription) = self.parts.catalog.subscriptions.get_mut(&id)
         {
-            subscription.forget_chains(cell.evaluated_on_disk());
+            subscription.forget_chains(live.evaluated_on_disk());
         }
     }
 
@@ -1007,10 +1014,10 @@ impl Committer {
     // Whether every event of `outputs` is still pending. A lease may expire while a route works, and the event be given up
     // or handed out again; only the first of its outcomes counts, and the one writer is where they meet.
     fn is_still_owed(&self, outputs: &Outputs, group: &Group) -> bool {
-        let Some(cell) = self.parts.hub.by_id(outputs.subscription) else {
+        let Some(live) = self.parts.registry.by_id(outputs.subscription) else {
             return true;
         };
-        let state = cell.lock();
+        let state = live.lock();
         let others = || {
             let same = |other: &&Outputs| other.subscription == outputs.subscription;
             group
@@ -1237,7 +1244,7 @@ fn check_item(bytes: usize) -> Result<(), BrokerError> {
 
 // After a fault: answers whatever comes, until the inbox is closed. Acks are dropped: they cannot be written any more, and
 // reading goes on.
-fn refuse_everything(inbox: &Inbox, hub: &Hub, why: &str, held: &mut VecDeque<Outputs>) {
+fn refuse_everything(inbox: &Inbox, registry: &Registry, why: &str, held: &mut VecDeque<Outputs>) {
     let error = BrokerError::StoreUnavailable(why.to_owned());
     for item in held.drain(..) {
         let _ = item.done.send(Err(error.clone()));
@@ -1245,7 +1252,7 @@ fn refuse_everything(inbox: &Inbox, hub: &Hub, why: &str, held: &mut VecDeque<Ou
     loop {
         let taken = inbox.take(true, usize::MAX, ACK_DELAY, None);
         let closing = taken.closing;
-        drop(hub.acks.take());
+        drop(registry.acks.take());
         refuse((taken.control, taken.publish.into()), &error);
         if closing {
             return;

@@ -229,7 +229,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Says that acks wait in the hub.
+    /// Says that acks wait in the registry.
     pub(crate) fn acks_wait(&self) {
         let mut lanes = self.lock();
         if lanes.acks_since.is_none() {

@@ -16,7 +16,7 @@ use crate::state::ranges::push_range;
 /// this many wait only while the disk stands still.
 const RANGES_MAX: usize = 1 << 20;
 
-/// Acks by subscription. Owned by the hub.
+/// Acks by subscription. Owned by the registry.
 pub(crate) struct PendingAcks {
     by_subscription: Mutex<HashMap<SubscriptionId, Vec<RangeInclusive<Position>>>>,
     // Ranges in the map, written under its lock.

@@ -15,7 +15,8 @@ use crate::auth::{Policy, rights};
 use crate::broker::commit::inbox::{Control, Inbox};
 use crate::broker::error::BrokerError;
 use crate::broker::log::tail::Log;
-use crate::broker::subscriptions::hub::{Cell, Form, Hub};
+use crate::broker::subscriptions::live::{LiveSubscription, Settings};
+use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{
     Block, ConsumerId, Entries, FailurePolicy, Millis, PluginUse, Position, Principal, Sequence,
     TopicName,
@@ -40,7 +41,7 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 /// What reading and answering need of the broker. Shared by all consumers and routes.
 pub(crate) struct DeliveryParts {
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) log: Log,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) catalog: Arc<std::sync::RwLock<Catalog>>,
@@ -63,16 +64,20 @@ impl DeliveryParts {
     /// The configured transforms of a subscription, made on first use.
     pub(crate) async fn transforms(
         &self,
-        form: &Form,
+        settings: &Settings,
     ) -> Result<Arc<TransformChain>, ConfigureError> {
         let configure = || async {
-            let spec = &form.spec;
+            let spec = &settings.spec;
             let label = |used: &PluginUse| self.label(spec.responsible(), used);
             let uses = spec.transforms.iter().map(|used| (used, label(used)));
             let chain = TransformChain::configure(&self.plugins, uses.collect()).await?;
             Ok(Arc::new(chain))
         };
-        form.transforms.get_or_try_init(configure).await.cloned()
+        settings
+            .transforms
+            .get_or_try_init(configure)
+            .await
+            .cloned()
     }
 
     fn label(&self, whose: Option<&Principal>, used: &PluginUse) -> String {
@@ -162,41 +167,41 @@ pub(crate) struct Taker {
     looks: bool,
     // What it has in hand; all it holds if it does not send it on.
     handing: Option<Arc<Mutex<Handing>>>,
-    pub(crate) cell: Arc<Cell>,
+    pub(crate) live: Arc<LiveSubscription>,
     pub(crate) id: ConsumerId,
     pub(crate) parts: Arc<DeliveryParts>,
 }
 
 impl Taker {
-    fn attach(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
-        let id = cell.next_consumer_id();
-        cell.lock().attach(id);
-        cell.consumers.fetch_add(1, Ordering::Relaxed);
+    fn attach(parts: Arc<DeliveryParts>, live: Arc<LiveSubscription>) -> Self {
+        let id = live.next_consumer_id();
+        live.lock().attach(id);
+        live.consumers.fetch_add(1, Ordering::Relaxed);
         Self {
             is_cut: false,
             looks: false,
             handing: None,
-            cell,
+            live,
             id,
             parts,
         }
     }
 
     /// One that answers everything by itself, and whose delays are no event's fault.
-    pub(crate) fn attach_untimed(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Self {
-        let taker = Self::attach(parts, cell);
-        taker.cell.lock().attach_untimed(taker.id);
+    pub(crate) fn attach_untimed(parts: Arc<DeliveryParts>, live: Arc<LiveSubscription>) -> Self {
+        let taker = Self::attach(parts, live);
+        taker.live.lock().attach_untimed(taker.id);
         taker
     }
 
     // One that sends what it takes to somebody else.
-    fn attach_for(parts: Arc<DeliveryParts>, cell: Arc<Cell>, manner: Manner) -> Self {
-        let mut taker = Self::attach(parts, cell);
+    fn attach_for(parts: Arc<DeliveryParts>, live: Arc<LiveSubscription>, manner: Manner) -> Self {
+        let mut taker = Self::attach(parts, live);
         let handing = Arc::new(Mutex::new(Handing::new(manner == Manner::Says)));
-        lock(&taker.cell.handing).insert(taker.id, handing.clone());
+        lock(&taker.live.handing).insert(taker.id, handing.clone());
         taker.handing = Some(handing);
         taker.looks = manner == Manner::Looks;
-        let mut state = taker.cell.lock();
+        let mut state = taker.live.lock();
         match manner {
             Manner::Looks => state.attach_to_look(taker.id),
             Manner::Says => state.attach_saying(taker.id),
@@ -238,27 +243,27 @@ impl Taker {
     async fn lease(&self, max: usize) -> Result<Vec<Lease>, BrokerError> {
         // What is handed out will be acked, and that has to wait somewhere while the disk stands still.
         tokio::select! {
-            () = self.parts.hub.acks.room() => {}
+            () = self.parts.registry.acks.room() => {}
             () = self.parts.shutdown.cancelled() => {}
         }
         let mut leases = Vec::new();
         loop {
-            let notified = self.cell.wake.notified();
+            let notified = self.live.wake.notified();
             tokio::pin!(notified);
             // Registered before looking, so that nothing that comes between is missed.
             notified.as_mut().enable();
-            if self.cell.is_deleted() {
-                return Err(BrokerError::SubscriptionGone(self.cell.name.clone()));
+            if self.live.is_deleted() {
+                return Err(BrokerError::SubscriptionGone(self.live.name.clone()));
             }
             if self.parts.shutdown.is_cancelled() {
                 return Err(BrokerError::ShuttingDown);
             }
             let wakeup = {
-                let mut state = self.cell.lock();
-                state.lease(self.id, max, self.parts.hub.clock.now(), &mut leases);
+                let mut state = self.live.lock();
+                state.lease(self.id, max, self.parts.registry.clock.now(), &mut leases);
                 state.next_wakeup()
             };
-            self.parts.hub.arm(&self.cell, wakeup);
+            self.parts.registry.arm(&self.live, wakeup);
             if !leases.is_empty() {
                 let positions = leases.iter().map(|lease| lease.position);
                 self.handing(|handing| handing.begin(positions));
@@ -354,9 +359,9 @@ impl Taker {
     fn postpone(&self, unreadable: &Unreadable) {
         let Unreadable { ranges, why, .. } = unreadable;
         self.parts.metrics.unreadable(count(ranges));
-        if let Some(events) = self.cell.said.unreadable.admit(count(ranges)) {
+        if let Some(events) = self.live.log_limits.unreadable.admit(count(ranges)) {
             tracing::error!(
-                subscription = %self.cell.name,
+                subscription = %self.live.name,
                 first = %ranges[0].start(),
                 events,
                 error = why,
@@ -376,7 +381,7 @@ impl Taker {
         let count = count(ranges);
         self.parts.metrics.missing(count);
         let first = *ranges[0].start();
-        let (letters, ranges) = self.parts.hub.given_up.split(ranges);
+        let (letters, ranges) = self.parts.registry.given_up.split(ranges);
         if !letters.is_empty() {
             // They were in this one's hands when they were given up.
             self.change(|state, now, id| {
@@ -386,29 +391,29 @@ impl Taker {
                 }
             });
         }
-        if let Some(count) = self.cell.said.missing.admit(count) {
+        if let Some(count) = self.live.log_limits.missing.admit(count) {
             tracing::warn!(
-                subscription = %self.cell.name,
+                subscription = %self.live.name,
                 %first,
                 count,
                 "pending events do not exist any more (topic deleted, or a loss accepted); they count as done, those that were given up with a dead letter"
             );
         }
-        self.parts.hub.ack_internally(&self.cell, &ranges);
+        self.parts.registry.ack_internally(&self.live, &ranges);
     }
 
     // There is nothing to deliver of these.
     fn done_with(&self, ranges: &[RangeInclusive<Position>]) {
         if !self.looks {
-            self.parts.hub.ack_internally(&self.cell, ranges);
+            self.parts.registry.ack_internally(&self.live, ranges);
         }
     }
 
     pub(crate) fn give_back(&self, positions: impl Iterator<Item = Position>) {
         let mut positions = positions.peekable();
         if positions.peek().is_some() {
-            self.cell.lock().give_back(self.id, positions);
-            self.cell.wake.notify_waiters();
+            self.live.lock().give_back(self.id, positions);
+            self.live.wake.notify_waiters();
         }
     }
 
@@ -440,16 +445,16 @@ impl Taker {
         change: impl FnOnce(&mut crate::state::SubscriptionState, Millis, ConsumerId),
     ) {
         let (wakeup, given_up, strain) = {
-            let mut state = self.cell.lock();
-            change(&mut state, self.parts.hub.clock.now(), self.id);
+            let mut state = self.live.lock();
+            change(&mut state, self.parts.registry.clock.now(), self.id);
             (state.next_wakeup(), state.has_given_up(), state.strain())
         };
-        self.cell.said.strain(&self.cell.name, strain);
-        self.parts.hub.arm(&self.cell, wakeup);
+        self.live.log_limits.strain(&self.live.name, strain);
+        self.parts.registry.arm(&self.live, wakeup);
         if given_up {
-            self.parts.hub.queue_dead_letters(&self.cell);
+            self.parts.registry.queue_dead_letters(&self.live);
         }
-        self.cell.wake.notify_waiters();
+        self.live.wake.notify_waiters();
     }
 
     /// Does what a transform's failure asks for; `Some` when the policy lets the event pass unchanged.
@@ -469,35 +474,35 @@ impl Taker {
                 );
             }
             Disposition::Retry(reason) => {
-                tracing::debug!(subscription = %self.cell.name, position = %leased.position, reason, "a transform asks to try again");
+                tracing::debug!(subscription = %self.live.name, position = %leased.position, reason, "a transform asks to try again");
                 self.nack(&[here], None);
             }
             Disposition::Untried { reason, after } => {
-                tracing::debug!(subscription = %self.cell.name, position = %leased.position, reason, ?after, "a transform was not tried");
+                tracing::debug!(subscription = %self.live.name, position = %leased.position, reason, ?after, "a transform was not tried");
                 let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
                 self.put_back(&[here], after);
             }
             Disposition::Fault { policy, reason } => {
-                if let Some(events) = self.cell.said.transform_failed.admit(1) {
-                    tracing::warn!(subscription = %self.cell.name, position = %leased.position, reason, ?policy, events, "a transform failed");
+                if let Some(events) = self.live.log_limits.transform_failed.admit(1) {
+                    tracing::warn!(subscription = %self.live.name, position = %leased.position, reason, ?policy, events, "a transform failed");
                     let said = format!(
                         "a transform failed on the event at position {} ({events} since the last line): {reason}",
                         leased.position
                     );
-                    let now = self.parts.hub.clock.now();
-                    self.cell.said.plugins.push(now, said);
+                    let now = self.parts.registry.clock.now();
+                    self.live.log_limits.plugins.push(now, said);
                 }
                 match policy {
                     FailurePolicy::DeadLetter => {
                         let reason = GiveUpReason::TransformFailed(reason.into());
                         self.give_up(leased.position, reason);
                     }
-                    FailurePolicy::Drop => self.parts.hub.ack_internally(&self.cell, &[here]),
+                    FailurePolicy::Drop => self.parts.registry.ack_internally(&self.live, &[here]),
                     FailurePolicy::Pass => {
                         return Some(vec![super::transform::Output::unchanged(leased)]);
                     }
                     FailurePolicy::Pause => {
-                        let mut state = self.cell.lock();
+                        let mut state = self.live.lock();
                         state.give_back(self.id, [leased.position]);
                         state.pause(&format!(
                             "a transform failed at position {}: {reason}",
@@ -513,7 +518,7 @@ impl Taker {
 
 impl Drop for Taker {
     fn drop(&mut self) {
-        self.cell.consumers.fetch_sub(1, Ordering::Relaxed);
+        self.live.consumers.fetch_sub(1, Ordering::Relaxed);
         self.change(|state, now, id| {
             let handing = self.handing(|handing| (handing.all_unseen(), handing.says()));
             let (unseen, says) = handing.unwrap_or_default();
@@ -523,7 +528,7 @@ impl Drop for Taker {
             }
         });
         // Only now: as long as it holds something, that may be asked for.
-        lock(&self.cell.handing).remove(&self.id);
+        lock(&self.live.handing).remove(&self.id);
     }
 }
 
@@ -676,13 +681,13 @@ pub struct Consumer {
 impl Consumer {
     pub(crate) fn attach(
         parts: Arc<DeliveryParts>,
-        cell: Arc<Cell>,
+        live: Arc<LiveSubscription>,
         manner: Manner,
         who: Principal,
         let_in_by: u64,
     ) -> Self {
         Self {
-            taker: Taker::attach_for(parts, cell, manner),
+            taker: Taker::attach_for(parts, live, manner),
             who,
             let_in_by,
         }
@@ -713,7 +718,7 @@ impl Consumer {
     /// The subscription as it is now.
     #[must_use]
     pub fn spec(&self) -> Arc<crate::domain::SubscriptionSpec> {
-        self.taker.cell.form().spec.clone()
+        self.taker.live.settings().spec.clone()
     }
 
     /// Waits until something can be delivered and returns at most `events_max` events of at most about
@@ -750,8 +755,8 @@ impl Consumer {
 
     // With the transforms that the subscription has now.
     async fn deliveries(&self, runs: Vec<Run>) -> Result<Vec<Delivery>, BrokerError> {
-        let form = self.taker.cell.form();
-        if form.spec.transforms.is_empty() {
+        let settings = self.taker.live.settings();
+        if settings.spec.transforms.is_empty() {
             return Ok(runs.into_iter().map(Delivery::from).collect());
         }
         let leased: Vec<Leased> = runs.into_iter().flat_map(Run::into_events).collect();
@@ -760,10 +765,10 @@ impl Consumer {
             taker: &self.taker,
             positions: leased.iter().map(|l| l.position).collect(),
         };
-        let transforms = match self.taker.parts.transforms(&form).await {
+        let transforms = match self.taker.parts.transforms(&settings).await {
             Ok(transforms) => transforms,
             Err(error) if error.is_passing() => {
-                tracing::warn!(subscription = %self.taker.cell.name, %error, "transforms cannot be set up now; trying again");
+                tracing::warn!(subscription = %self.taker.live.name, %error, "transforms cannot be set up now; trying again");
                 drop(guard);
                 tokio::time::sleep(BUSY_RETRY).await;
                 return Ok(Vec::new());
@@ -803,8 +808,8 @@ impl Consumer {
     pub fn ack(&self, positions: &[RangeInclusive<Position>]) {
         self.taker
             .parts
-            .hub
-            .ack(&self.taker.cell, self.taker.id, positions);
+            .registry
+            .ack(&self.taker.live, self.taker.id, positions);
     }
 
     /// Like [`ack`](Self::ack), and completes once the acks are on disk.
@@ -848,19 +853,19 @@ impl Consumer {
     /// The application may have got so many events of all that were sent. For those it still holds, the ack deadline begins.
     pub fn handed_over(&self, events: u64) {
         let Taker {
-            cell, parts, id, ..
+            live, parts, id, ..
         } = &self.taker;
         // Locked for both, so that nobody finds the events handed over and their deadline not begun.
-        let mut state = cell.lock();
+        let mut state = live.lock();
         let ranges = self.taker.handing(|handing| handing.handed_over(events));
         let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) else {
             return;
         };
-        let handed = state.handed_over(*id, &ranges, parts.hub.clock.now());
+        let handed = state.handed_over(*id, &ranges, parts.registry.clock.now());
         drop(state);
-        parts.hub.arm(cell, handed.deadline);
+        parts.registry.arm(live, handed.deadline);
         if handed.goes_on {
-            cell.wake.notify_waiters();
+            live.wake.notify_waiters();
         }
     }
 

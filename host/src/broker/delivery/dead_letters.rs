@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::consumer::DeliveryParts;
 use crate::auth::rights;
 use crate::broker::commit::inbox::{Appended, Control, Outputs};
-use crate::broker::subscriptions::hub::Cell;
+use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{
     ADDED_BYTES_MAX, Event, EventRef, Header, LetterMark, Position, Sequence, TopicName,
@@ -52,35 +52,35 @@ pub const ATTEMPTS_HEADER: &str = "tidegate-dead-attempts";
 /// Writes dead letters until shutdown.
 pub(crate) async fn run(
     parts: Arc<DeliveryParts>,
-    mut cells: mpsc::UnboundedReceiver<Arc<Cell>>,
+    mut subscriptions: mpsc::UnboundedReceiver<Arc<LiveSubscription>>,
     shutdown: CancellationToken,
 ) {
     loop {
-        let cell = tokio::select! {
+        let live = tokio::select! {
             () = shutdown.cancelled() => return,
-            cell = cells.recv() => match cell {
-                Some(cell) => cell,
+            live = subscriptions.recv() => match live {
+                Some(live) => live,
                 None => return,
             },
         };
-        if let Err(denied) = rights::standing(&parts.policy, &cell.form().spec) {
-            if !cell.said.letters_wait.swap(true, Ordering::Relaxed) {
-                tracing::warn!(subscription = %cell.name, %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
+        if let Err(denied) = rights::standing(&parts.policy, &live.settings().spec) {
+            if !live.log_limits.letters_wait.swap(true, Ordering::Relaxed) {
+                tracing::warn!(subscription = %live.name, %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
             }
-            retry_later(&parts, &cell, &shutdown);
+            retry_later(&parts, &live, &shutdown);
             continue;
         }
-        cell.said.letters_wait.store(false, Ordering::Relaxed);
-        let later = write_turn(&parts, &cell, &shutdown).await;
+        live.log_limits.letters_wait.store(false, Ordering::Relaxed);
+        let later = write_turn(&parts, &live, &shutdown).await;
         if later.is_empty() {
             // Queues it behind the others if there is more.
-            parts.hub.dead_letters_done(&cell);
+            parts.registry.dead_letters_done(&live);
             continue;
         }
-        let mut state = cell.lock();
+        let mut state = live.lock();
         later.iter().for_each(|range| state.give_up_failed(range));
         drop(state);
-        retry_later(&parts, &cell, &shutdown);
+        retry_later(&parts, &live, &shutdown);
     }
 }
 
@@ -88,16 +88,16 @@ pub(crate) async fn run(
 // that what cannot be read does not stand before the rest.
 async fn write_turn(
     parts: &DeliveryParts,
-    cell: &Cell,
+    live: &LiveSubscription,
     shutdown: &CancellationToken,
 ) -> Vec<RangeInclusive<Position>> {
     let mut turn = Turn::default();
-    while !cell.is_deleted() && !shutdown.is_cancelled() {
-        let given_up = cell.lock().take_given_up(BATCH_MAX);
+    while !live.is_deleted() && !shutdown.is_cancelled() {
+        let given_up = live.lock().take_given_up(BATCH_MAX);
         if given_up.is_empty() {
             break;
         }
-        let left = write(parts, cell, &given_up).await;
+        let left = write(parts, live, &given_up).await;
         if turn.ends_with(given_up.len(), left) {
             break;
         }
@@ -132,15 +132,19 @@ impl Turn {
     }
 }
 
-// Others' dead letters do not wait meanwhile. The cell stays marked as queued, so that nothing it gives up in the meantime queues
+// Others' dead letters do not wait meanwhile. The subscription stays marked as queued, so that nothing it gives up in the meantime queues
 // it before, or starts a second rest.
-fn retry_later(parts: &Arc<DeliveryParts>, cell: &Arc<Cell>, shutdown: &CancellationToken) {
+fn retry_later(
+    parts: &Arc<DeliveryParts>,
+    live: &Arc<LiveSubscription>,
+    shutdown: &CancellationToken,
+) {
     let spawner = parts.spawner.clone();
-    let (parts, cell, shutdown) = (parts.clone(), cell.clone(), shutdown.clone());
+    let (parts, live, shutdown) = (parts.clone(), live.clone(), shutdown.clone());
     let again = async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(RETRY) => parts.hub.dead_letters_done(&cell),
+            () = tokio::time::sleep(RETRY) => parts.registry.dead_letters_done(&live),
         }
     };
     spawner.passing("dead letters, again", again, |_| {});
@@ -163,12 +167,12 @@ struct Left {
     refused: Vec<Position>,
 }
 
-async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Left {
+async fn write(parts: &DeliveryParts, live: &LiveSubscription, given_up: &[GivenUp]) -> Left {
     let mut rising: Vec<&GivenUp> = given_up.iter().collect();
     rising.sort_by_key(|item| item.position);
     let (mut left, mut rest) = (Left::default(), &rising[..]);
     while !rest.is_empty() && left.refused.is_empty() {
-        let taken = write_item(parts, cell, rest, &mut left).await;
+        let taken = write_item(parts, live, rest, &mut left).await;
         rest = rest.get(taken..).unwrap_or_default();
     }
     left.refused.extend(rest.iter().map(|item| item.position));
@@ -178,11 +182,11 @@ async fn write(parts: &DeliveryParts, cell: &Cell, given_up: &[GivenUp]) -> Left
 // Writes as many from the front as one item may hold, but one at least. Returns how many these are.
 async fn write_item(
     parts: &DeliveryParts,
-    cell: &Cell,
+    live: &LiveSubscription,
     rising: &[&GivenUp],
     left: &mut Left,
 ) -> usize {
-    let dead_letter = cell.form().dead_letter.clone();
+    let dead_letter = live.settings().dead_letter.clone();
     let mut events = Vec::with_capacity(rising.len());
     let mut acks = Vec::with_capacity(rising.len());
     let (mut taken, mut bytes) = (0, 0);
@@ -192,10 +196,10 @@ async fn write_item(
             break;
         }
         taken += 1;
-        match fate(parts, cell, &dead_letter, item).await {
+        match fate(parts, live, &dead_letter, item).await {
             Ok(Fate::Written(letter)) => {
-                if let Some(events) = cell.said.given_up.admit(1) {
-                    tracing::info!(subscription = %cell.name, position = %item.position, topic = %dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
+                if let Some(events) = live.log_limits.given_up.admit(1) {
+                    tracing::info!(subscription = %live.name, position = %item.position, topic = %dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
                 }
                 bytes += letter.event.len();
                 events.push(letter);
@@ -203,7 +207,7 @@ async fn write_item(
             Ok(Fate::Dropped) => dropped.push(item),
             Ok(Fate::Gone) => {}
             Err(error) => {
-                tracing::error!(subscription = %cell.name, position = %item.position, error, "cannot read an event that was given up; it stays pending");
+                tracing::error!(subscription = %live.name, position = %item.position, error, "cannot read an event that was given up; it stays pending");
                 left.unreadable.push(item.position);
                 continue;
             }
@@ -219,27 +223,27 @@ async fn write_item(
     let refused = acks.clone();
     let outputs = |done| {
         Control::Outputs(Outputs {
-            subscription: cell.id,
+            subscription: live.id,
             acks,
             events,
             done,
         })
     };
     // Before it is done: who sees that the events are no longer pending must see where they went.
-    cell.dead_lettered.fetch_add(count, Ordering::Relaxed);
+    live.dead_lettered.fetch_add(count, Ordering::Relaxed);
     let letters_dropped = dropped.len() as u64;
-    cell.letters_dropped
+    live.letters_dropped
         .fetch_add(letters_dropped, Ordering::Relaxed);
     match parts.inbox.ask(outputs).await {
         Ok(()) => {
             parts.metrics.dead_lettered(count);
-            say_dropped(parts, cell, &dropped);
+            say_dropped(parts, live, &dropped);
         }
         Err(error) => {
-            cell.dead_lettered.fetch_sub(count, Ordering::Relaxed);
-            cell.letters_dropped
+            live.dead_lettered.fetch_sub(count, Ordering::Relaxed);
+            live.letters_dropped
                 .fetch_sub(letters_dropped, Ordering::Relaxed);
-            tracing::warn!(subscription = %cell.name, %error, "dead letters could not be written; they stay pending");
+            tracing::warn!(subscription = %live.name, %error, "dead letters could not be written; they stay pending");
             left.refused.extend(refused.iter().flat_map(positions));
         }
     }
@@ -250,25 +254,25 @@ fn positions(range: &RangeInclusive<Position>) -> impl Iterator<Item = Position>
     (range.start().0..=range.end().0).map(Position)
 }
 
-fn say_dropped(parts: &DeliveryParts, cell: &Cell, dropped: &[&GivenUp]) {
+fn say_dropped(parts: &DeliveryParts, live: &LiveSubscription, dropped: &[&GivenUp]) {
     let count = dropped.len() as u64;
     parts.metrics.letters_dropped(count);
     if let Some(first) = dropped.first()
-        && let Some(events) = cell.said.letters_dropped.admit(count)
+        && let Some(events) = live.log_limits.letters_dropped.admit(count)
     {
-        tracing::warn!(subscription = %cell.name, position = %first.position, reason = %first.reason, attempts = first.attempts, events, "dead letters were given up a second time and are dropped; look for subscriptions and routes that read each other's dead letters");
+        tracing::warn!(subscription = %live.name, position = %first.position, reason = %first.reason, attempts = first.attempts, events, "dead letters were given up a second time and are dropped; look for subscriptions and routes that read each other's dead letters");
     }
 }
 
 // The letter of an event that is gone because its damage was accepted, without what it said; nothing for any other that does
 // not exist any more.
-fn what_is_known(cell: &Cell, dead_letter: &TopicName, item: &GivenUp) -> Fate {
+fn what_is_known(live: &LiveSubscription, dead_letter: &TopicName, item: &GivenUp) -> Fate {
     if !matches!(item.reason, GiveUpReason::Unreadable(_)) {
         return Fate::Gone;
     }
     let said = [
         (REASON_HEADER, item.reason.to_string()),
-        (SUBSCRIPTION_HEADER, cell.name.to_string()),
+        (SUBSCRIPTION_HEADER, live.name.to_string()),
         (POSITION_HEADER, item.position.to_string()),
         (ATTEMPTS_HEADER, item.attempts.to_string()),
     ];
@@ -292,13 +296,13 @@ fn what_is_known(cell: &Cell, dead_letter: &TopicName, item: &GivenUp) -> Fate {
 // An error says why the event cannot be read.
 async fn fate(
     parts: &DeliveryParts,
-    cell: &Cell,
+    live: &LiveSubscription,
     dead_letter: &TopicName,
     item: &GivenUp,
 ) -> Result<Fate, String> {
     let block = parts.log.block_at(item.position).await;
     let Some(block) = block.map_err(|error| with_causes(&error))? else {
-        return Ok(what_is_known(cell, dead_letter, item));
+        return Ok(what_is_known(live, dead_letter, item));
     };
     let present = block.present().map_err(|error| error.to_string())?;
     let Some((place, topic)) = block.place(item.position).zip(parts.topic_of(&block)) else {
@@ -312,7 +316,7 @@ async fn fate(
     let mut event = Event::decode(event).map_err(|error| error.to_string())?;
     let sequence = block.sequence(block.index(place));
     hops::set(&mut event, hops.saturating_add(1));
-    say_why(&mut event, cell, (&topic, sequence), item);
+    say_why(&mut event, live, (&topic, sequence), item);
     fit(&mut event, parts.event_bytes_max);
     Ok(Fate::Written(Appended {
         topic: dead_letter.clone(),
@@ -322,11 +326,16 @@ async fn fate(
 }
 
 // In headers, in place of what an earlier letter said.
-fn say_why(event: &mut Event, cell: &Cell, from: (&TopicName, Sequence), item: &GivenUp) {
+fn say_why(
+    event: &mut Event,
+    live: &LiveSubscription,
+    from: (&TopicName, Sequence),
+    item: &GivenUp,
+) {
     let (topic, sequence) = from;
     let said = [
         (REASON_HEADER, item.reason.to_string()),
-        (SUBSCRIPTION_HEADER, cell.name.to_string()),
+        (SUBSCRIPTION_HEADER, live.name.to_string()),
         (TOPIC_HEADER, topic.to_string()),
         (SEQUENCE_HEADER, sequence.to_string()),
         (ATTEMPTS_HEADER, item.attempts.to_string()),
@@ -357,7 +366,7 @@ fn fit(letter: &mut Event, event_bytes_max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::subscriptions::hub::Hub;
+    use crate::broker::subscriptions::registry::Registry;
     use crate::domain::{DeliveryPolicy, SubscriptionId};
     use crate::runtime::clock::Clock;
     use crate::state::SubscriptionState;
@@ -373,7 +382,7 @@ mod tests {
         let spec = serde_json::from_value(spec).expect("valid specification");
         let subscription = Subscription::new(Arc::new(spec), Position(1));
         let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
-        let cell = Cell::new(SubscriptionId(1), &subscription, state);
+        let live = LiveSubscription::new(SubscriptionId(1), &subscription, state);
         let topic: TopicName = "t".repeat(255).parse().expect("a name");
         let item = GivenUp {
             position: Position(u64::MAX),
@@ -382,7 +391,7 @@ mod tests {
         };
         for times in 1..4 {
             hops::set(&mut event, u32::MAX);
-            say_why(&mut event, &cell, (&topic, Sequence(u64::MAX)), &item);
+            say_why(&mut event, &live, (&topic, Sequence(u64::MAX)), &item);
             fit(&mut event, event_bytes_max);
             let bytes = event.encoded_len();
             assert!(
@@ -395,7 +404,7 @@ mod tests {
             assert!(reason.len() >= REASON_BYTES_MIN, "{reason}");
         }
         let mut small = Event::default();
-        say_why(&mut small, &cell, (&topic, Sequence(1)), &item);
+        say_why(&mut small, &live, (&topic, Sequence(1)), &item);
         fit(&mut small, event_bytes_max);
         let header = small.headers.iter().find(|h| h.name == REASON_HEADER);
         let whole = item.reason.to_string();
@@ -434,33 +443,33 @@ mod tests {
     fn what_rests_is_queued_by_nobody_else_and_nothing_is_forgotten() {
         let (queue, mut queued) = mpsc::unbounded_channel();
         let (starts, _) = mpsc::unbounded_channel();
-        let hub = Hub::new(Clock::start(), Position(1), Box::new(|| {}), queue, starts);
+        let registry = Registry::new(Clock::start(), Position(1), Box::new(|| {}), queue, starts);
         let spec = serde_json::json!({"name": "s", "topics": ["a"]});
         let spec = serde_json::from_value(spec).expect("valid specification");
         let subscription = Subscription::new(Arc::new(spec), Position(1));
         let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
-        let cell = Cell::new(SubscriptionId(1), &subscription, state);
+        let live = LiveSubscription::new(SubscriptionId(1), &subscription, state);
         let give_up = |position| {
             let at = Position(position)..=Position(position);
-            let mut state = cell.lock();
+            let mut state = live.lock();
             state.observe(Position(position), [at.clone()]);
             state.give_up_pending(at, &GiveUpReason::HopLimit);
             drop(state);
-            hub.queue_dead_letters(&cell);
+            registry.queue_dead_letters(&live);
         };
         give_up(1);
         queued.try_recv().expect("queued once");
         // Being written, or resting since it could not be: more of the same subscription waits for that.
-        let taken = cell.lock().take_given_up(BATCH_MAX);
+        let taken = live.lock().take_given_up(BATCH_MAX);
         (2..100).for_each(give_up);
         assert!(queued.try_recv().is_err());
         taken
             .iter()
-            .for_each(|item| cell.lock().give_up_failed(&(item.position..=item.position)));
-        hub.dead_letters_done(&cell);
+            .for_each(|item| live.lock().give_up_failed(&(item.position..=item.position)));
+        registry.dead_letters_done(&live);
         queued.try_recv().expect("queued after that");
-        assert_eq!(cell.lock().take_given_up(BATCH_MAX).len(), 99);
-        hub.dead_letters_done(&cell);
+        assert_eq!(live.lock().take_given_up(BATCH_MAX).len(), 99);
+        registry.dead_letters_done(&live);
         assert!(queued.try_recv().is_err(), "there is nothing left");
         give_up(100);
         queued.try_recv().expect("queued again");

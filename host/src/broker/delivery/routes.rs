@@ -13,7 +13,7 @@ use super::standing::Standing;
 use super::transform::Output;
 use crate::broker::commit::inbox::{Appended, Control, Outputs};
 use crate::broker::error::BrokerError;
-use crate::broker::subscriptions::hub::Cell;
+use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{Event, EventRef, LetterMark, Position, SubscriptionSpec, TopicName};
 use crate::plugin::ConfigureError;
@@ -34,13 +34,16 @@ const RETRY: Duration = Duration::from_secs(1);
 /// # Errors
 ///
 /// Its transforms cannot be set up.
-pub(crate) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<(), ConfigureError> {
-    if let Err(error) = parts.transforms(&cell.form()).await
+pub(crate) async fn run(
+    parts: Arc<DeliveryParts>,
+    live: Arc<LiveSubscription>,
+) -> Result<(), ConfigureError> {
+    if let Err(error) = parts.transforms(&live.settings()).await
         && !error.is_passing()
     {
         return Err(error);
     }
-    let taker = Taker::attach_untimed(parts, cell);
+    let taker = Taker::attach_untimed(parts, live);
     let mut standing = Standing::default();
     let mut bytes_max = BATCH_BYTES_MAX;
     loop {
@@ -50,7 +53,7 @@ pub(crate) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<()
         match round(&taker, &mut standing, bytes_max).await {
             Ok(()) => bytes_max = (2 * bytes_max).min(BATCH_BYTES_MAX),
             Err(Failed::Transforms(error)) if error.is_passing() => {
-                tracing::warn!(route = %taker.cell.name, %error, "a route's transforms cannot be set up now; it tries again");
+                tracing::warn!(route = %taker.live.name, %error, "a route's transforms cannot be set up now; it tries again");
                 if !rest(&taker).await {
                     return Ok(());
                 }
@@ -60,7 +63,7 @@ pub(crate) async fn run(parts: Arc<DeliveryParts>, cell: Arc<Cell>) -> Result<()
                 return Ok(());
             }
             Err(Failed::Write(error)) => {
-                tracing::warn!(route = %taker.cell.name, %error, "a route could not write; it tries again");
+                tracing::warn!(route = %taker.live.name, %error, "a route could not write; it tries again");
                 // On a full disk there may be room for less, which may make some.
                 bytes_max = (bytes_max / 2).max(1);
                 if !rest(&taker).await {
@@ -90,13 +93,13 @@ async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Resu
     let runs = taken.map_err(Failed::Write)?;
     let mut leased: Vec<Leased> = runs.into_iter().flat_map(Run::into_events).collect();
     // The same for the whole batch, though the route be changed meanwhile.
-    let form = taker.cell.form();
+    let settings = taker.live.settings();
     // It may have waited for these events for long.
-    if !standing.is_good(taker, &form) {
+    if !standing.is_good(taker, &settings) {
         taker.give_back(leased.iter().map(|leased| leased.position));
         return Ok(());
     }
-    let transforms = match taker.parts.transforms(&form).await {
+    let transforms = match taker.parts.transforms(&settings).await {
         Ok(transforms) => transforms,
         Err(error) => {
             taker.give_back(leased.iter().map(|leased| leased.position));
@@ -115,7 +118,7 @@ async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Resu
         let Some(outputs) = taker.settle(leased, disposition) else {
             continue;
         };
-        match place(&form.spec, leased, outputs, taker.parts.event_bytes_max) {
+        match place(&settings.spec, leased, outputs, taker.parts.event_bytes_max) {
             Ok(placed) => {
                 items.add(leased.position, placed);
             }
@@ -132,7 +135,7 @@ async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Resu
 
 // One item after the other. When one is refused, it and those after it are tried again.
 async fn hand_over(taker: &Taker, items: Items) -> Result<(), Failed> {
-    let subscription = taker.cell.id;
+    let subscription = taker.live.id;
     let mut items = items.0.into_iter();
     while let Some(Item { acks, events, .. }) = items.next() {
         let mut again = acks.clone();

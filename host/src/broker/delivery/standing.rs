@@ -3,7 +3,7 @@
 
 use super::consumer::Taker;
 use crate::auth::rights;
-use crate::broker::subscriptions::hub::Form;
+use crate::broker::subscriptions::live::Settings;
 
 /// Whether the route's owner has the rights for what the route does. Asked again only when an answer may have changed.
 #[derive(Default)]
@@ -15,14 +15,14 @@ pub(crate) struct Standing {
 
 impl Standing {
     /// Whether they are there now.
-    pub(crate) fn is_good(&mut self, taker: &Taker, form: &Form) -> bool {
+    pub(crate) fn is_good(&mut self, taker: &Taker, settings: &Settings) -> bool {
         let policy = &taker.parts.policy;
-        let now = (policy.version(), form.revision);
+        let now = (policy.version(), settings.revision);
         if self.asked.replace(now) == Some(now) {
             return self.good;
         }
-        let standing = rights::standing(policy, &form.spec);
-        let route = &taker.cell.name;
+        let standing = rights::standing(policy, &settings.spec);
+        let route = &taker.live.name;
         match &standing {
             Err(denied) => {
                 tracing::warn!(%route, %denied, "a route stops: whoever it belongs to lacks a right; it goes on when that is granted, or when it is given to another owner");
@@ -40,13 +40,13 @@ impl Standing {
         loop {
             // Both registered before looking, so that nothing that comes between is missed.
             news.mark_unchanged();
-            let changed = taker.cell.wake.notified();
+            let changed = taker.live.wake.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if taker.cell.is_deleted() || taker.parts.shutdown.is_cancelled() {
+            if taker.live.is_deleted() || taker.parts.shutdown.is_cancelled() {
                 return false;
             }
-            if self.is_good(taker, &taker.cell.form()) {
+            if self.is_good(taker, &taker.live.settings()) {
                 return true;
             }
             tokio::select! {

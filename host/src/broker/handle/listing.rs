@@ -11,7 +11,7 @@ use crate::auth::{Action, rights};
 use crate::broker::error::BrokerError;
 use crate::broker::gauges;
 use crate::broker::log::unreadable;
-use crate::broker::subscriptions::hub::Cell;
+use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::{
     LetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo, SubscriptionSpec,
     TopicInfo, TopicName,
@@ -53,7 +53,7 @@ impl Broker {
     /// How many there are of everything. Kept, so this costs nothing.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let (subscriptions, routes) = self.0.parts.hub.counts();
+        let (subscriptions, routes) = self.0.parts.registry.counts();
         let catalog = self.catalog();
         Counts {
             topics: catalog.topics.len(),
@@ -93,7 +93,7 @@ impl Broker {
         let mut selecting = self
             .0
             .parts
-            .hub
+            .registry
             .selecting(&topic.spec.name, LetterMark::Ordinary);
         selecting.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let names = selecting.iter().take(names_max);
@@ -101,7 +101,7 @@ impl Broker {
             spec: topic.spec.clone(),
             id: topic.id,
             next_sequence: topic.next_sequence(),
-            subscriptions: names.map(|cell| cell.name.to_string()).collect(),
+            subscriptions: names.map(|live| live.name.to_string()).collect(),
             subscription_count: selecting.len() as u64,
         }
     }
@@ -115,7 +115,7 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<SubscriptionInfo> {
-        let page = |after: Option<&str>| self.0.parts.hub.page(after, LOOKED_AT);
+        let page = |after: Option<&str>| self.0.parts.registry.page(after, LOOKED_AT);
         self.infos(&self.seen(who, page, after, count))
     }
 
@@ -127,7 +127,7 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<SubscriptionInfo> {
-        let page = |after: Option<&str>| self.0.parts.hub.page_of_routes(after, LOOKED_AT);
+        let page = |after: Option<&str>| self.0.parts.registry.page_of_routes(after, LOOKED_AT);
         self.infos(&self.seen(who, page, after, count))
     }
 
@@ -135,20 +135,20 @@ impl Broker {
     fn seen(
         &self,
         who: &Principal,
-        page: impl Fn(Option<&str>) -> Vec<Arc<Cell>>,
+        page: impl Fn(Option<&str>) -> Vec<Arc<LiveSubscription>>,
         after: Option<&str>,
         count: usize,
-    ) -> Vec<Arc<Cell>> {
+    ) -> Vec<Arc<LiveSubscription>> {
         let policy = &self.0.parts.policy;
         let mut seen = Vec::new();
         let mut after = after.map(str::to_owned);
         loop {
-            let cells = page(after.as_deref());
-            let is_last = cells.len() < LOOKED_AT;
-            after = cells.last().map(|cell| cell.name.to_string());
-            let some = cells
+            let subscriptions = page(after.as_deref());
+            let is_last = subscriptions.len() < LOOKED_AT;
+            after = subscriptions.last().map(|live| live.name.to_string());
+            let some = subscriptions
                 .into_iter()
-                .filter(|cell| rights::sees(policy, who, &cell.form().spec));
+                .filter(|live| rights::sees(policy, who, &live.settings().spec));
             seen.extend(some.take(count - seen.len()));
             if is_last || seen.len() == count {
                 return seen;
@@ -162,7 +162,7 @@ impl Broker {
     ///
     /// There is none of that name.
     pub fn subscription(&self, name: &str) -> Result<SubscriptionInfo, BrokerError> {
-        Ok(self.info(&*self.cell(name)?, &self.0.reader.unreadable()))
+        Ok(self.info(&*self.live(name)?, &self.0.reader.unreadable()))
     }
 
     /// Which subscription or route has that name now. Never blocks.
@@ -171,10 +171,10 @@ impl Broker {
     ///
     /// There is none of that name.
     pub fn find(&self, name: &str) -> Result<Found, BrokerError> {
-        let cell = self.cell(name)?;
+        let live = self.live(name)?;
         Ok(Found {
-            id: cell.id,
-            spec: cell.form().spec.clone(),
+            id: live.id,
+            spec: live.settings().spec.clone(),
         })
     }
 
@@ -222,46 +222,50 @@ impl Broker {
         looked.await.map_err(failed)?
     }
 
-    fn infos(&self, cells: &[Arc<Cell>]) -> Vec<SubscriptionInfo> {
+    fn infos(&self, subscriptions: &[Arc<LiveSubscription>]) -> Vec<SubscriptionInfo> {
         let unreadable = self.0.reader.unreadable();
-        let infos = cells.iter().map(|cell| self.info(cell, &unreadable));
+        let infos = subscriptions
+            .iter()
+            .map(|live| self.info(live, &unreadable));
         infos.collect()
     }
 
-    fn info(&self, cell: &Cell, unreadable: &[Unreadable]) -> SubscriptionInfo {
+    fn info(&self, live: &LiveSubscription, unreadable: &[Unreadable]) -> SubscriptionInfo {
         let end = self.0.parts.log.end();
-        let routed = *self.0.parts.hub.routed_through().borrow();
-        let (form, fence) = (cell.form(), cell.fence());
+        let routed = *self.0.parts.registry.routed_through().borrow();
+        let (settings, fence) = (live.settings(), live.fence());
         let (info, oldest) = {
-            let state = cell.lock();
-            let unevaluated = match cell.is_routed() {
+            let state = live.lock();
+            let unevaluated = match live.is_routed() {
                 true => end.0.saturating_sub(routed.0),
                 false => end.0.saturating_sub(state.evaluated_through().next().0),
             };
             let info = SubscriptionInfo {
-                spec: (*form.spec).clone(),
-                revision: form.revision,
+                spec: (*settings.spec).clone(),
+                revision: settings.revision,
                 pending_changes: state.pending_changes() as u64,
                 fence,
                 depth: state.depth(),
                 unevaluated,
                 in_flight: state.in_flight(),
                 oldest_unacked_ms: 0,
-                consumers: cell.consumers.load(Ordering::Relaxed),
+                consumers: live.consumers.load(Ordering::Relaxed),
                 redelivered: state.redelivered(),
-                dead_lettered: cell.dead_lettered.load(Ordering::Relaxed),
-                letters_dropped: cell.letters_dropped.load(Ordering::Relaxed),
+                dead_lettered: live.dead_lettered.load(Ordering::Relaxed),
+                letters_dropped: live.letters_dropped.load(Ordering::Relaxed),
                 paused: state.paused().map(str::to_owned),
                 unreadable: unreadable::lacks(&state, unreadable),
-                stands_at: cell.stands_at(),
+                stands_at: live.stands_at(),
                 limits_reached: state.strain().names().map(str::to_owned).collect(),
                 stopped: None,
             };
             (info, state.oldest_pending())
         };
         let oldest_unacked_ms = oldest
-            .and_then(|position| self.appended_at(cell, position))
-            .map_or(0, |at| self.0.parts.hub.clock.now().0.saturating_sub(at.0));
+            .and_then(|position| self.appended_at(live, position))
+            .map_or(0, |at| {
+                self.0.parts.registry.clock.now().0.saturating_sub(at.0)
+            });
         let standing = rights::standing(&self.0.parts.policy, &info.spec);
         SubscriptionInfo {
             oldest_unacked_ms,
@@ -271,13 +275,13 @@ impl Broker {
     }
 
     // When the event at `position` was appended. Asked again and again for the same one, so remembered.
-    fn appended_at(&self, cell: &Cell, position: Position) -> Option<Millis> {
-        let known = *cell.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+    fn appended_at(&self, live: &LiveSubscription, position: Position) -> Option<Millis> {
+        let known = *live.oldest.lock().unwrap_or_else(PoisonError::into_inner);
         if known.0 == position {
             return Some(known.1);
         }
         let at = self.0.reader.appended_at(position).ok()??;
-        *cell.oldest.lock().unwrap_or_else(PoisonError::into_inner) = (position, at);
+        *live.oldest.lock().unwrap_or_else(PoisonError::into_inner) = (position, at);
         Some(at)
     }
 }

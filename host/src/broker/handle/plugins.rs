@@ -184,7 +184,7 @@ impl Broker {
             digest,
             world: PluginWorld::Filter,
             bytes: bytes.len() as u64,
-            uploaded: self.0.parts.hub.clock.now(),
+            uploaded: self.0.parts.registry.clock.now(),
             bundled: who.is_none(),
             owner,
             uploaded_by: who.cloned(),
@@ -386,8 +386,8 @@ impl Broker {
     }
 
     fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
-        let cell = self.0.parts.hub.by_name(name);
-        cell.is_none_or(|cell| rights::sees(&self.0.parts.policy, who, &cell.form().spec))
+        let live = self.0.parts.registry.by_name(name);
+        live.is_none_or(|live| rights::sees(&self.0.parts.policy, who, &live.settings().spec))
     }
 
     /// Up to `count` versions that `who` may see, after the one called `after` (`name@3`) or the first ones, by name and version.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 
-use crate::broker::subscriptions::hub::Cell;
+use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::{Block, Position, TopicId, TopicName};
 use crate::state::SubscriptionState;
 use crate::store::ReadError;
@@ -44,21 +44,21 @@ impl Leaving {
         }
     }
 
-    /// Keeps what `cell` needs. `look` sees its state under the same lock, so that it knows of nothing that is not kept.
+    /// Keeps what `live` needs. `look` sees its state under the same lock, so that it knows of nothing that is not kept.
     /// `names` are those of all topics with events in the range.
     pub(crate) fn keep_for<T>(
         &mut self,
-        cell: &Cell,
+        live: &LiveSubscription,
         names: &HashMap<TopicId, TopicName>,
         look: impl FnOnce(&SubscriptionState) -> T,
     ) -> T {
         let (seen, evaluated) = {
-            let state = cell.lock();
+            let state = live.lock();
             self.pending |= state.needed(self.first, self.last);
             (look(&state), state.evaluated_through())
         };
         if evaluated < self.last {
-            let topics = names.iter().filter(|(_, name)| cell.may_select(name));
+            let topics = names.iter().filter(|(_, name)| live.may_select(name));
             for (id, _) in topics {
                 self.keep_after(*id, evaluated);
             }
@@ -123,12 +123,12 @@ mod tests {
     use crate::state::catalog::Subscription;
 
     // Without filters, starting at the first position.
-    fn cell(topics: &str) -> Arc<Cell> {
+    fn live(topics: &str) -> Arc<LiveSubscription> {
         let spec = serde_json::json!({"name": "s", "topics": [topics]});
         let spec = serde_json::from_value(spec).expect("valid specification");
         let subscription = Subscription::new(Arc::new(spec), Position(1));
         let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
-        Cell::new(SubscriptionId(1), &subscription, state)
+        LiveSubscription::new(SubscriptionId(1), &subscription, state)
     }
 
     fn names() -> HashMap<TopicId, TopicName> {
@@ -167,11 +167,11 @@ mod tests {
 
     #[test]
     fn what_is_pending_and_what_is_undecided_stays() {
-        let cell = cell("a");
+        let live = live("a");
         let matched = [3, 5].map(|at| Position(at)..=Position(at));
-        cell.lock().observe(Position(14), matched);
+        live.lock().observe(Position(14), matched);
         let mut leaving = Leaving::new(Some(Position(1)..=Position(30)));
-        let through = leaving.keep_for(&cell, &names(), SubscriptionState::evaluated_through);
+        let through = leaving.keep_for(&live, &names(), SubscriptionState::evaluated_through);
         assert_eq!(through, Position(14));
         assert_eq!(staying(&leaving, 1, 1), [3, 5]);
         assert_eq!(staying(&leaving, 1, 11), Vec::from_iter(15..=20));
@@ -182,12 +182,12 @@ mod tests {
 
     #[test]
     fn the_latest_of_many_decides_what_is_undecided() {
-        let (early, late) = (cell("*"), cell("a"));
+        let (early, late) = (live("*"), live("a"));
         early.lock().observe(Position(25), []);
         late.lock().observe(Position(8), []);
         let mut leaving = Leaving::new(Some(Position(1)..=Position(30)));
-        for cell in [&early, &late, &early] {
-            leaving.keep_for(cell, &names(), |_| ());
+        for live in [&early, &late, &early] {
+            leaving.keep_for(live, &names(), |_| ());
         }
         assert_eq!(staying(&leaving, 1, 1), [9, 10]);
         assert_eq!(staying(&leaving, 1, 11), Vec::from_iter(11..=20));

@@ -24,7 +24,8 @@ use super::wards::{Place, Stay, Wards, Whose};
 use crate::auth::Policy;
 use crate::broker::log::tail::Log;
 use crate::broker::log::unreadable;
-use crate::broker::subscriptions::hub::{Cell, Hub, Start};
+use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::registry::{Registry, Start};
 use crate::domain::{
     Block, Digest, FailurePolicy, LetterMark, PluginUse, Position, SubscriptionId, TopicId,
     TopicName,
@@ -74,7 +75,7 @@ struct Running {
 /// What a lane needs of the broker.
 #[derive(Clone)]
 pub(crate) struct LaneParts {
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) log: Log,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) plugins: Arc<Plugins>,
@@ -85,8 +86,8 @@ pub(crate) struct LaneParts {
 }
 
 impl LaneParts {
-    fn label(&self, cell: &Cell, used: &PluginUse) -> String {
-        let spec = &cell.form().spec;
+    fn label(&self, live: &LiveSubscription, used: &PluginUse) -> String {
+        let spec = &live.settings().spec;
         let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
         catalog.plugin_label(&self.policy, spec.responsible(), used)
     }
@@ -106,7 +107,7 @@ enum Command {
 
 #[derive(Clone)]
 struct Member {
-    cell: Arc<Cell>,
+    live: Arc<LiveSubscription>,
     chain: Arc<FilterChain>,
     stage: usize,
     stay: Stay,
@@ -114,25 +115,25 @@ struct Member {
 
 impl Member {
     fn whose(&self) -> Whose {
-        self.cell.form().spec.responsible().cloned()
+        self.live.settings().spec.responsible().cloned()
     }
 
     // The first event it is to look at; `None` when there is none left before the next chain's fence.
     fn next(&self) -> Option<Position> {
-        let state = self.cell.lock();
+        let state = self.live.lock();
         let through = state.stage_through(self.stage);
         let judges = state.revision() == self.chain.revision && through < state.judges_until();
         judges.then(|| through.next())
     }
 
     fn judges(&self, position: Position) -> bool {
-        let state = self.cell.lock();
+        let state = self.live.lock();
         state.revision() == self.chain.revision && position <= state.judges_until()
     }
 
     // Unless another chain has taken over meanwhile.
     fn pause(&self, reason: &str) -> bool {
-        let mut state = self.cell.lock();
+        let mut state = self.live.lock();
         let judges = state.revision() == self.chain.revision;
         if judges {
             state.pause(reason);
@@ -141,7 +142,7 @@ impl Member {
     }
 
     fn selects(&self, topic: &TopicName, mark: LetterMark) -> bool {
-        self.chain.selects(&self.cell.form().spec, topic, mark)
+        self.chain.selects(&self.live.settings().spec, topic, mark)
     }
 
     fn policy(&self) -> FailurePolicy {
@@ -160,32 +161,32 @@ impl Lanes {
 
     /// Starts to filter for a subscription with the chain that judges now, from where its state says, and lets the filters
     /// of those before it go.
-    pub(crate) fn start(self: &Arc<Self>, cell: &Arc<Cell>, chain: &Arc<FilterChain>) {
+    pub(crate) fn start(self: &Arc<Self>, live: &Arc<LiveSubscription>, chain: &Arc<FilterChain>) {
         if chain.revision > 0 {
-            self.tell_all(&Command::Retire(cell.id));
+            self.tell_all(&Command::Retire(live.id));
         }
         for (stage, used) in chain.filters.iter().enumerate() {
             let member = Member {
-                cell: cell.clone(),
+                live: live.clone(),
                 chain: chain.clone(),
                 stage,
                 stay: Stay::default(),
             };
             if let Some(digest) = used.digest {
-                let label = self.parts.label(cell, used);
+                let label = self.parts.label(live, used);
                 self.add(digest, &label, member);
             }
         }
     }
 
     /// Stops filtering for a subscription that was deleted.
-    pub(crate) fn stop(&self, cell: &Cell) {
-        self.tell_all(&Command::Remove(cell.id));
+    pub(crate) fn stop(&self, live: &LiveSubscription) {
+        self.tell_all(&Command::Remove(live.id));
     }
 
     /// Lets a paused subscription go on.
-    pub(crate) fn resume(&self, cell: &Cell) {
-        self.tell_all(&Command::Resume(cell.id));
+    pub(crate) fn resume(&self, live: &LiveSubscription) {
+        self.tell_all(&Command::Resume(live.id));
     }
 
     // A few lanes for each filter plugin in use, so telling those that it does not concern costs little.
@@ -269,17 +270,17 @@ impl Lanes {
             }
             running.wards.close(place)
         };
-        let may_be_there = |cell: &&Arc<Cell>| {
-            let whose = || cell.form().spec.responsible().cloned();
-            cell.is_judged_by(digest) && (!place.is_apart() || owners.contains(&whose()))
+        let may_be_there = |live: &&Arc<LiveSubscription>| {
+            let whose = || live.settings().spec.responsible().cloned();
+            live.is_judged_by(digest) && (!place.is_apart() || owners.contains(&whose()))
         };
-        let cells = self.parts.hub.all();
-        for cell in cells.iter().filter(may_be_there) {
+        let subscriptions = self.parts.registry.all();
+        for live in subscriptions.iter().filter(may_be_there) {
             // Its other lanes are started anew with it.
-            self.tell_all(&Command::Remove(cell.id));
+            self.tell_all(&Command::Remove(live.id));
             self.parts
-                .hub
-                .pause_unfed(cell, &format!("a filter's lane: {why}"));
+                .registry
+                .pause_unfed(live, &format!("a filter's lane: {why}"));
         }
         // The last one that it judged for may have gone at the same time.
         self.forget_deaths();
@@ -290,8 +291,12 @@ impl Lanes {
         if lock(&self.dead).is_empty() {
             return;
         }
-        let cells = self.parts.hub.all();
-        self.forget_deaths_of(|dead| !cells.iter().any(|cell| cell.is_judged_by(dead.digest)));
+        let subscriptions = self.parts.registry.all();
+        self.forget_deaths_of(|dead| {
+            !subscriptions
+                .iter()
+                .any(|live| live.is_judged_by(dead.digest))
+        });
     }
 
     fn forget_deaths_of(&self, is_over: impl Fn(&Place) -> bool) {
@@ -545,13 +550,13 @@ impl Lane {
 
     // Whoever deleted a subscription may have gone before it could say so here.
     async fn forget_deleted(&mut self) {
-        self.failed.retain(|member| !member.cell.is_deleted());
-        let deleted = |member: &&Member| member.cell.is_deleted();
+        self.failed.retain(|member| !member.live.is_deleted());
+        let deleted = |member: &&Member| member.live.is_deleted();
         let gone: Vec<SubscriptionId> = self
             .members
             .values()
             .filter(deleted)
-            .map(|member| member.cell.id)
+            .map(|member| member.live.id)
             .collect();
         for id in gone {
             self.obey(Command::Remove(id)).await;
@@ -561,31 +566,31 @@ impl Lane {
     async fn obey(&mut self, command: Command) {
         match command {
             // Deleted before its start was noticed.
-            Command::Add(member) | Command::Move(member) if member.cell.is_deleted() => {}
+            Command::Add(member) | Command::Move(member) if member.live.is_deleted() => {}
             Command::Add(member) => self.add(member).await,
             Command::Move(member) => self.take_in(member).await,
             Command::Retire(id) => {
                 let retired = |member: &Member| {
-                    member.cell.id == id && member.chain.revision < member.cell.lock().revision()
+                    member.live.id == id && member.chain.revision < member.live.lock().revision()
                 };
                 self.failed.retain(|member| !retired(member));
                 self.release(retired).await;
             }
             Command::Remove(id) => {
-                self.failed.retain(|member| member.cell.id != id);
-                self.release(|member| member.cell.id == id).await;
+                self.failed.retain(|member| member.live.id != id);
+                self.release(|member| member.live.id == id).await;
             }
             Command::Resume(id) => {
                 let (again, failed) = std::mem::take(&mut self.failed)
                     .into_iter()
-                    .partition(|member| member.cell.id == id);
+                    .partition(|member| member.live.id == id);
                 self.failed = failed;
                 for member in again {
                     self.add(member).await;
                 }
                 let (resumed, parked) = std::mem::take(&mut self.parked)
                     .into_iter()
-                    .partition(|key| self.members.get(key).is_some_and(|m| m.cell.id == id));
+                    .partition(|key| self.members.get(key).is_some_and(|m| m.live.id == id));
                 self.parked = parked;
                 for key in resumed {
                     self.join(key).await;
@@ -670,7 +675,7 @@ impl Lane {
 
     fn cannot_set_up(&mut self, member: Member, error: &ConfigureError) {
         let reason = with_causes(error);
-        tracing::error!(subscription = %member.cell.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
+        tracing::error!(subscription = %member.live.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
         if member.pause(&reason) {
             self.failed.push(member);
         }
@@ -802,7 +807,7 @@ impl Lane {
     fn stand_at(&self, index: usize, position: Option<Position>) {
         let rules = self.cohorts[index].rules.iter();
         for member in rules.filter_map(|key| self.members.get(key)) {
-            member.cell.stand_at(member.chain.revision, position);
+            member.live.stand_at(member.chain.revision, position);
         }
     }
 
@@ -945,19 +950,19 @@ impl Lane {
                 continue;
             }
             let policy = member.policy();
-            if let Some(events) = member.cell.said.filter_failed.admit(1) {
-                tracing::warn!(subscription = %member.cell.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, events, "a filter failed on an event");
-                let now = self.parts.hub.clock.now();
+            if let Some(events) = member.live.log_limits.filter_failed.admit(1) {
+                tracing::warn!(subscription = %member.live.name, plugin = %self.label, %position, reason = %failure.reason, ?policy, events, "a filter failed on an event");
+                let now = self.parts.registry.clock.now();
                 let said = format!(
                     "filter {} failed on the event at position {position} ({events} since the last line): {}",
                     self.label, failure.reason
                 );
-                member.cell.said.plugins.push(now, said);
+                member.live.log_limits.plugins.push(now, said);
             }
             match policy {
                 FailurePolicy::DeadLetter => {
                     member
-                        .cell
+                        .live
                         .lock()
                         .exclude(member.stage, position, &failure.reason);
                 }
@@ -1000,7 +1005,7 @@ impl Lane {
             };
             let revision = member.chain.revision;
             let (deliverable, given_up, judging) = {
-                let mut state = member.cell.lock();
+                let mut state = member.live.lock();
                 if state.revision() != revision {
                     done.push(key);
                     continue;
@@ -1020,16 +1025,16 @@ impl Lane {
                 (deliverable, state.has_given_up(), state.revision())
             };
             if judging != revision {
-                let start = Start::Filters(member.cell.clone());
-                self.parts.hub.start(start);
+                let start = Start::Filters(member.live.clone());
+                self.parts.registry.start(start);
             }
             if given_up {
-                let strain = member.cell.lock().strain();
-                member.cell.said.strain(&member.cell.name, strain);
-                self.parts.hub.queue_dead_letters(&member.cell);
+                let strain = member.live.lock().strain();
+                member.live.log_limits.strain(&member.live.name, strain);
+                self.parts.registry.queue_dead_letters(&member.live);
             }
             if deliverable {
-                member.cell.wake.notify_waiters();
+                member.live.wake.notify_waiters();
             }
         }
         for key in paused.into_keys() {

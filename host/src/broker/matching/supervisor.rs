@@ -13,7 +13,8 @@ use super::lanes::Lanes;
 use crate::broker::delivery::consumer::DeliveryParts;
 use crate::broker::delivery::routes;
 use crate::broker::log::unreadable;
-use crate::broker::subscriptions::hub::{Cell, Join, Start};
+use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::registry::{Join, Start};
 use crate::domain::{Block, BlockError, Position};
 use crate::runtime::spawn::{TaskName, panicked};
 use crate::state::filter_chain::FilterChain;
@@ -40,18 +41,18 @@ impl Supervisor {
                 () = self.parts.shutdown.cancelled() => return,
             };
             match start {
-                Some(Start::Created(cell)) => self.start(cell),
-                Some(Start::Filters(cell)) => self.follow(&cell),
-                Some(Start::Anew(cell)) => {
-                    self.lanes.stop(&cell);
-                    cell.forget_followed();
-                    self.follow(&cell);
+                Some(Start::Created(live)) => self.start(live),
+                Some(Start::Filters(live)) => self.follow(&live),
+                Some(Start::Anew(live)) => {
+                    self.lanes.stop(&live);
+                    live.forget_followed();
+                    self.follow(&live);
                 }
-                Some(Start::Deleted(cell)) => {
-                    self.lanes.stop(&cell);
+                Some(Start::Deleted(live)) => {
+                    self.lanes.stop(&live);
                     self.lanes.forget_deaths();
                     let conditions = self.parts.spawner.conditions();
-                    conditions.clear(&Condition::TaskDied(catch_up_name(&cell)));
+                    conditions.clear(&Condition::TaskDied(catch_up_name(&live)));
                 }
                 None => return,
             }
@@ -59,32 +60,32 @@ impl Supervisor {
     }
 
     /// Starts one subscription.
-    pub(crate) fn start(self: &Arc<Self>, cell: Arc<Cell>) {
-        self.follow(&cell);
-        if cell.form().spec.is_route() {
+    pub(crate) fn start(self: &Arc<Self>, live: Arc<LiveSubscription>) {
+        self.follow(&live);
+        if live.settings().spec.is_route() {
             let this = self.clone();
-            let name = format!("route {}", cell.name);
-            let run = async move { this.run_route(cell).await };
+            let name = format!("route {}", live.name);
+            let run = async move { this.run_route(live).await };
             self.parts.spawner.passing(name, run, |_| {});
         }
     }
 
     // Lets lanes or a catch-up feed a subscription as the chain that judges now asks for, unless they do already.
-    fn follow(&self, cell: &Arc<Cell>) {
-        let Some(judging) = cell.follow_next() else {
+    fn follow(&self, live: &Arc<LiveSubscription>) {
+        let Some(judging) = live.follow_next() else {
             return;
         };
         if judging.revision > 0 {
-            tracing::debug!(subscription = %cell.name, revision = judging.revision, fence = %judging.from, "changed filters judge");
+            tracing::debug!(subscription = %live.name, revision = judging.revision, fence = %judging.from, "changed filters judge");
         }
-        self.lanes.start(cell, &judging);
+        self.lanes.start(live, &judging);
         // Those of the filters before may be needed no more.
         self.lanes.forget_deaths();
-        if judging.filters.is_empty() && !cell.is_routed() {
-            let (parts, unfed) = (self.parts.clone(), cell.clone());
+        if judging.filters.is_empty() && !live.is_routed() {
+            let (parts, unfed) = (self.parts.clone(), live.clone());
             let died = move |why: &str| {
                 parts
-                    .hub
+                    .registry
                     .pause_unfed(&unfed, &format!("its catch-up: {why}"));
                 // It may have been deleted at the same time.
                 if unfed.is_deleted() {
@@ -92,21 +93,21 @@ impl Supervisor {
                     conditions.clear(&Condition::TaskDied(catch_up_name(&unfed)));
                 }
             };
-            let catch_up = catch_up(self.parts.clone(), cell.clone(), judging);
-            let name = catch_up_name(cell);
+            let catch_up = catch_up(self.parts.clone(), live.clone(), judging);
+            let name = catch_up_name(live);
             self.parts.spawner.resumable(name, catch_up, died);
         }
     }
 
-    async fn run_route(&self, cell: Arc<Cell>) {
+    async fn run_route(&self, live: Arc<LiveSubscription>) {
         loop {
-            let run = AssertUnwindSafe(routes::run(self.parts.clone(), cell.clone()));
-            let died = Condition::TaskDied(format!("route {}", cell.name).into());
+            let run = AssertUnwindSafe(routes::run(self.parts.clone(), live.clone()));
+            let died = Condition::TaskDied(format!("route {}", live.name).into());
             let why = match run.catch_unwind().await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
                     let why = with_causes(&error);
-                    tracing::error!(route = %cell.name, error = %why, "a route's transforms cannot be set up; it is paused");
+                    tracing::error!(route = %live.name, error = %why, "a route's transforms cannot be set up; it is paused");
                     why
                 }
                 // What it had leased is given back; resuming the route tries it again.
@@ -120,8 +121,8 @@ impl Supervisor {
                     why
                 }
             };
-            cell.lock().pause(&why);
-            let resumed = self.resumed(&cell).await;
+            live.lock().pause(&why);
+            let resumed = self.resumed(&live).await;
             self.parts.spawner.conditions().clear(&died);
             if !resumed {
                 return;
@@ -130,16 +131,16 @@ impl Supervisor {
     }
 
     // Waits until somebody resumes the route; false when it ends instead.
-    async fn resumed(&self, cell: &Cell) -> bool {
+    async fn resumed(&self, live: &LiveSubscription) -> bool {
         loop {
-            let notified = cell.wake.notified();
+            let notified = live.wake.notified();
             tokio::pin!(notified);
             // Registered before looking, so that nothing that comes between is missed.
             notified.as_mut().enable();
-            if cell.is_deleted() || self.parts.shutdown.is_cancelled() {
+            if live.is_deleted() || self.parts.shutdown.is_cancelled() {
                 return false;
             }
-            if cell.lock().paused().is_none() {
+            if live.lock().paused().is_none() {
                 return true;
             }
             tokio::select! {
@@ -150,27 +151,31 @@ impl Supervisor {
     }
 }
 
-fn catch_up_name(cell: &Cell) -> TaskName {
-    format!("catch-up of {}", cell.name).into()
+fn catch_up_name(live: &LiveSubscription) -> TaskName {
+    format!("catch-up of {}", live.name).into()
 }
 
 // Shows a subscription without filters what was committed before it joined, until it can follow the router or the fence of
 // its next chain is reached.
-async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<FilterChain>) {
+async fn catch_up(
+    parts: Arc<DeliveryParts>,
+    live: Arc<LiveSubscription>,
+    judging: Arc<FilterChain>,
+) {
     let mut end = parts.log.watch_end();
     let mut stands_at = None;
-    while !cell.is_deleted() && !parts.shutdown.is_cancelled() {
-        let changed = cell.wake.notified();
+    while !live.is_deleted() && !parts.shutdown.is_cancelled() {
+        let changed = live.wake.notified();
         tokio::pin!(changed);
         // Registered before looking, so that no change is missed.
         changed.as_mut().enable();
-        let router = match parts.hub.join_router(&cell) {
+        let router = match parts.registry.join_router(&live) {
             Join::Joined => return,
             Join::Behind(router) => router,
             Join::Changing => Position(u64::MAX),
         };
         let (revision, next, fence) = {
-            let state = cell.lock();
+            let state = live.lock();
             let fence = state.judges_until().0.saturating_add(1);
             (state.revision(), state.evaluated_through().next(), fence)
         };
@@ -188,18 +193,18 @@ async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<Filte
             }
             continue;
         }
-        if let Err((error, events)) = step(&parts, &cell, &judging, next, stop).await {
+        if let Err((error, events)) = step(&parts, &live, &judging, next, stop).await {
             if stands_at.replace(next) != Some(next) {
-                cell.stand_at(judging.revision, stands_at);
+                live.stand_at(judging.revision, stands_at);
                 parts.metrics.unreadable(events);
-                tracing::error!(subscription = %cell.name, position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
+                tracing::error!(subscription = %live.name, position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
             }
             tokio::select! {
                 () = parts.shutdown.cancelled() => return,
                 () = tokio::time::sleep(RETRY) => {}
             }
         } else if stands_at.take().is_some() {
-            cell.stand_at(judging.revision, None);
+            live.stand_at(judging.revision, None);
         }
     }
 }
@@ -207,7 +212,7 @@ async fn catch_up(parts: Arc<DeliveryParts>, cell: Arc<Cell>, judging: Arc<Filte
 // Looks at events from `next` on, of those before `stop`. An error says why, and how many wait for that.
 async fn step(
     parts: &DeliveryParts,
-    cell: &Arc<Cell>,
+    live: &Arc<LiveSubscription>,
     judging: &FilterChain,
     next: Position,
     stop: Position,
@@ -222,7 +227,7 @@ async fn step(
             break;
         }
         after = block.last_position().next().min(stop);
-        if selects(parts, cell, judging, block) {
+        if selects(parts, live, judging, block) {
             present(block, next, &mut ranges).map_err(|error| (error.to_string(), 1))?;
         }
     }
@@ -235,7 +240,7 @@ async fn step(
     }
     let through = Position(after.0.saturating_sub(1));
     let taken_over = {
-        let mut state = cell.lock();
+        let mut state = live.lock();
         if state.revision() != judging.revision {
             return Ok(());
         }
@@ -243,15 +248,20 @@ async fn step(
         state.revision() != judging.revision
     };
     if taken_over {
-        parts.hub.start(Start::Filters(cell.clone()));
+        parts.registry.start(Start::Filters(live.clone()));
     }
-    cell.wake.notify_waiters();
+    live.wake.notify_waiters();
     Ok(())
 }
 
-fn selects(parts: &DeliveryParts, cell: &Cell, judging: &FilterChain, block: &Block) -> bool {
+fn selects(
+    parts: &DeliveryParts,
+    live: &LiveSubscription,
+    judging: &FilterChain,
+    block: &Block,
+) -> bool {
     let topic = parts.topic_of(block);
-    topic.is_some_and(|topic| judging.selects(&cell.form().spec, &topic, block.mark))
+    topic.is_some_and(|topic| judging.selects(&live.settings().spec, &topic, block.mark))
 }
 
 // Positions a block still has, from `from` on.

@@ -42,7 +42,7 @@ impl Committer {
             }
             let mut chains = subscription.chains().iter();
             let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
-            let judging = self.parts.hub.by_id(*id)?.lock().revision();
+            let judging = self.parts.registry.by_id(*id)?.lock().revision();
             Some((spec, newest.revision < judging))
         });
         let first = users.next()?;

@@ -24,13 +24,13 @@ pub(super) type Acks = HashMap<SubscriptionId, Vec<RangeInclusive<Position>>>;
 
 /// What was said of room lately.
 #[derive(Default)]
-pub(super) struct Said {
+pub(super) struct AnnouncedRefusal {
     disk_full: bool,
     journal_full: bool,
     out_of_files: bool,
 }
 
-impl Said {
+impl AnnouncedRefusal {
     /// Whether files had run out when it was last looked, so that it has to be looked again though nothing is to be written.
     pub(super) fn looks_for_files(&self) -> bool {
         self.out_of_files

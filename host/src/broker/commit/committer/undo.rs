@@ -74,7 +74,7 @@ impl Committer {
         self.take_back_changes(&group.changes);
         group.owed.refuse(&refusal);
         for (subscription, ranges) in acks {
-            self.parts.hub.ack_again(subscription, ranges);
+            self.parts.registry.ack_again(subscription, ranges);
         }
         self.keep_memory(group);
         Ok(refusal)
@@ -99,9 +99,9 @@ impl Committer {
                 fence: Some(_),
                 ..
             } = change
-                && let Some(cell) = self.parts.hub.by_id(*id)
+                && let Some(live) = self.parts.registry.by_id(*id)
             {
-                self.parts.hub.thaw(&cell, *revision);
+                self.parts.registry.thaw(&live, *revision);
             }
         }
     }

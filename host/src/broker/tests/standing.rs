@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::broker::subscriptions::hub::Cell;
+use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::{Position, SubscriptionId, SubscriptionSpec};
 use crate::state::SubscriptionState;
 use crate::state::catalog::{Catalog, Change, Json};
@@ -23,10 +23,10 @@ fn where_the_filters_before_stood_is_not_said_of_those_that_took_over() {
     };
     catalog.apply(&create);
     let state = SubscriptionState::new(spec("a").delivery, Position(1), 0);
-    let cell: Arc<Cell> = Cell::new(id, &catalog.subscriptions[&id], state);
-    assert_eq!(cell.follow_next().map(|chain| chain.revision), Some(0));
-    cell.stand_at(0, Some(Position(7)));
-    assert_eq!(cell.stands_at(), Some(Position(7)));
+    let live: Arc<LiveSubscription> = LiveSubscription::new(id, &catalog.subscriptions[&id], state);
+    assert_eq!(live.follow_next().map(|chain| chain.revision), Some(0));
+    live.stand_at(0, Some(Position(7)));
+    assert_eq!(live.stands_at(), Some(Position(7)));
 
     let update = Change::UpdateSubscription {
         id,
@@ -35,14 +35,14 @@ fn where_the_filters_before_stood_is_not_said_of_those_that_took_over() {
         fence: Some(Position(1)),
     };
     catalog.apply(&update);
-    cell.update(&catalog.subscriptions[&id]);
+    live.update(&catalog.subscriptions[&id]);
     // Whoever fed it before may not have noticed yet.
-    cell.stand_at(0, Some(Position(7)));
-    assert_eq!(cell.follow_next().map(|chain| chain.revision), Some(1));
-    assert_eq!(cell.stands_at(), None);
-    cell.stand_at(0, Some(Position(7)));
-    assert_eq!(cell.stands_at(), None);
-    cell.stand_at(1, Some(Position(1)));
-    cell.stand_at(0, None);
-    assert_eq!(cell.stands_at(), Some(Position(1)));
+    live.stand_at(0, Some(Position(7)));
+    assert_eq!(live.follow_next().map(|chain| chain.revision), Some(1));
+    assert_eq!(live.stands_at(), None);
+    live.stand_at(0, Some(Position(7)));
+    assert_eq!(live.stands_at(), None);
+    live.stand_at(1, Some(Position(1)));
+    live.stand_at(0, None);
+    assert_eq!(live.stands_at(), Some(Position(1)));
 }
