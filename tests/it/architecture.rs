@@ -1,6 +1,8 @@
 //! The one-way import rule of the host, kept by reading its source: which module may name which, and which crate
 //! is known in which corner only.
 
+mod lengths;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

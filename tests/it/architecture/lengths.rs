@@ -1,0 +1,246 @@
+//! How long functions and files may be, counted in the source of the whole workspace as rustfmt leaves it. Length is a reason to
+//! look, so there are exceptions, each with its reason; the lists below may only become shorter.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines of a function, from its `fn` to its last brace.
+const FUNCTION_LINES_MAX: usize = 100;
+/// Lines of a file.
+const FILE_LINES_MAX: usize = 700;
+
+/// Files that are longer, by the end of their path, and why.
+const LONG_FILES: &[(&str, &str)] = &[
+    ("commit/committer.rs", "its jobs are still to be divided"),
+    ("delivery/consumer.rs", "its jobs are still to be divided"),
+    ("broker/handle.rs", "start and checks are still to leave it"),
+    ("matching/lanes.rs", "its jobs are still to be divided"),
+    (
+        "net/tests/served.rs",
+        "a table of cases, still to be sorted by subject",
+    ),
+    (
+        "state/dedup.rs",
+        "its rules and its model are still in one file",
+    ),
+    ("store/journal.rs", "its jobs are still to be divided"),
+    ("store/record.rs", "its formats are still in one file"),
+    (
+        "subscription/tests.rs",
+        "cases against a model, still to be sorted by subject",
+    ),
+    ("subscriptions/hub.rs", "its jobs are still to be divided"),
+];
+
+/// Functions that are longer: the end of the file's path, the name, and why.
+const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[
+    (
+        "admin/tests.rs",
+        "subscriptions_need_their_inputs_and_outputs",
+        "cases in code, still to become data",
+    ),
+    (
+        "broker/handle.rs",
+        "start",
+        "its steps are still to get names",
+    ),
+    (
+        "matching/lanes.rs",
+        "report",
+        "its steps are still to get names",
+    ),
+    (
+        "subscription/tests.rs",
+        "apply",
+        "one match over all steps of the model",
+    ),
+];
+
+#[test]
+fn files_are_short() {
+    let long: Vec<(String, usize)> = sources()
+        .into_iter()
+        .map(|(path, source)| (path, source.lines().count()))
+        .filter(|(_, lines)| *lines > FILE_LINES_MAX)
+        .collect();
+    let is_listed = |path: &str| LONG_FILES.iter().any(|(end, _)| is_end(path, end));
+    let unlisted: Vec<_> = long.iter().filter(|(path, _)| !is_listed(path)).collect();
+    assert!(
+        unlisted.is_empty(),
+        "more than {FILE_LINES_MAX} lines; divide them by what they do: {unlisted:#?}"
+    );
+    for (end, _) in LONG_FILES {
+        assert!(
+            long.iter().any(|(path, _)| is_end(path, end)),
+            "no file `…/{end}` is too long any more; take it off the list"
+        );
+    }
+}
+
+#[test]
+fn functions_are_short() {
+    let mut long = Vec::new();
+    for (path, source) in sources() {
+        let functions = functions(&source).into_iter();
+        let longer = functions.filter(|(_, lines)| *lines > FUNCTION_LINES_MAX);
+        long.extend(longer.map(|(name, lines)| (path.clone(), name, lines)));
+    }
+    let is_one = |path: &str, name: &str, (end, listed, _): &(&str, &str, &str)| {
+        is_end(path, end) && name == *listed
+    };
+    let is_listed = |path: &str, name: &str| {
+        let mut listed = LONG_FUNCTIONS.iter();
+        listed.any(|one| is_one(path, name, one))
+    };
+    let unlisted: Vec<_> = long
+        .iter()
+        .filter(|(path, name, _)| !is_listed(path, name))
+        .collect();
+    assert!(
+        unlisted.is_empty(),
+        "more than {FUNCTION_LINES_MAX} lines; give their steps names: {unlisted:#?}"
+    );
+    for one in LONG_FUNCTIONS {
+        assert!(
+            long.iter().any(|(path, name, _)| is_one(path, name, one)),
+            "`{}` of `…/{}` is not too long any more; take it off the list",
+            one.1,
+            one.0
+        );
+    }
+}
+
+#[test]
+fn every_exception_has_a_reason() {
+    let files = LONG_FILES.iter().map(|(_, why)| why);
+    let mut all = files.chain(LONG_FUNCTIONS.iter().map(|(.., why)| why));
+    assert!(all.all(|why| why.len() > 10));
+}
+
+#[test]
+fn functions_are_counted_from_their_first_line_to_their_last_brace() {
+    let check = |source: &str, expected: &[(&str, usize)]| {
+        let found = functions(source);
+        let found: Vec<(&str, usize)> = found
+            .iter()
+            .map(|(name, lines)| (name.as_str(), *lines))
+            .collect();
+        assert_eq!(found, expected, "{source}");
+    };
+    check("fn f() {}\n", &[("f", 1)]);
+    check("pub(crate) async fn f() {\n    g();\n}\n", &[("f", 3)]);
+    check(
+        "pub fn f(\n    a: u8,\n) -> u8\nwhere\n    u8: Copy,\n{\n    a\n}\n\nfn g() {\n}\n",
+        &[("f", 8), ("g", 2)],
+    );
+    // Braces in texts and comments are nobody's end, and what is inside counts for both.
+    check(
+        "impl A {\n    const unsafe extern \"C\" fn f() {\n        // }\n        let s = \"}\";\n        fn g() {\n        }\n    }\n}\n",
+        &[("f", 6), ("g", 2)],
+    );
+    // What has no body.
+    check(
+        "trait T {\n    fn f(&self);\n    fn g(\n        &self,\n    ) -> u8;\n    fn h<X>(&self)\n    where\n        X: Copy;\n    fn i(&self) {\n    }\n}\n",
+        &[("i", 2)],
+    );
+    check("type F = fn() -> u8;\n// fn f() {\nlet fn_of = 1;\n", &[]);
+}
+
+#[test]
+fn an_end_of_a_path_is_made_of_whole_names() {
+    assert!(is_end("host/src/commit/group.rs", "group.rs"));
+    assert!(is_end("host/src/commit/group.rs", "commit/group.rs"));
+    assert!(!is_end("host/src/commit/subgroup.rs", "group.rs"));
+}
+
+fn is_end(path: &str, end: &str) -> bool {
+    path.strip_suffix(end)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+}
+
+// Name and lines of each function that has a body. In formatted source a body ends with the first brace that stands below the
+// beginning of the function's first line.
+fn functions(source: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = source.lines().collect();
+    let mut found = Vec::new();
+    for (first, line) in lines.iter().enumerate() {
+        let indentation = line.len() - line.trim_start().len();
+        let Some(name) = name_of_function(line) else {
+            continue;
+        };
+        let mut is_open = false;
+        for (last, line) in lines.iter().enumerate().skip(first) {
+            if !is_open {
+                if line.ends_with('}') {
+                    found.push((name.to_owned(), last - first + 1));
+                    break;
+                }
+                if line.ends_with(';') {
+                    break;
+                }
+                is_open = line.ends_with('{');
+            } else if line.len() == indentation + 1 && line.ends_with('}') {
+                found.push((name.to_owned(), last - first + 1));
+                break;
+            }
+        }
+    }
+    found
+}
+
+// Of a line that begins a function: any words that may stand before `fn`, and then it.
+fn name_of_function(line: &str) -> Option<&str> {
+    let mut words = line.trim_start();
+    while let Some((word, rest)) = words.split_once(' ') {
+        match word {
+            "fn" => {
+                let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
+                let end = rest.find(|c| !is_of_name(c))?;
+                return (end > 0).then(|| &rest[..end]);
+            }
+            "async" | "const" | "default" | "extern" | "pub" | "unsafe" => words = rest,
+            word if is_abi(word) => words = rest,
+            word if word.starts_with("pub(") => {
+                // `pub(in crate::x)` has a blank.
+                words = match word.ends_with("(in") {
+                    true => rest.split_once(' ')?.1,
+                    false => rest,
+                };
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+// The name in `extern "C"`.
+fn is_abi(word: &str) -> bool {
+    word.len() > 2 && word.starts_with('"') && word.ends_with('"')
+}
+
+// Path from the workspace's folder and text of every source file, except what tools made.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    assert!(files.len() > 100, "the workspace is at {}", root.display());
+    let read = |path: PathBuf| {
+        let source = fs::read_to_string(&path).expect("a readable source file");
+        let relative = path.strip_prefix(&root).expect("found under the root");
+        (relative.to_string_lossy().into_owned(), source)
+    };
+    files.into_iter().map(read).collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a readable folder").flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        let is_made = name == "target" || name.to_string_lossy().starts_with('.');
+        if path.is_dir() && !is_made {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
