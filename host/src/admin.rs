@@ -21,7 +21,9 @@ mod topics;
 mod unread;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

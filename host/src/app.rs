@@ -22,7 +22,7 @@ use crate::net::{
 };
 use crate::pki;
 use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
-use crate::runtime::spawn::Spawner;
+use crate::runtime::{Clock, Random, Spawner};
 use crate::state::census::Quota;
 use crate::store::{self, RealFileSystem, StoreOptions};
 use crate::telemetry::lines;
@@ -59,11 +59,12 @@ pub async fn run(
         Some(pems) => pems,
         None => Pems::development(&config)?,
     };
-    let plugins =
-        Plugins::start(plugin_options(&config)).context("cannot start the plugin service")?;
+    let (clock, random) = (Clock::start(), Random::of_system());
+    let plugins = Plugins::start(plugin_options(&config, clock.clone(), random.clone()))
+        .context("cannot start the plugin service")?;
     let policy = Arc::new(Policy::new(config.policy.grants.clone()));
     let broker = Broker::start(
-        broker_options(&config, policy.clone()),
+        broker_options(&config, policy.clone(), clock),
         readable,
         plugins,
         &bundled::bundled(),
@@ -77,6 +78,7 @@ pub async fn run(
         &broker,
         policy.clone(),
         open_files,
+        &random,
         &shutdown,
     )
     .await;
@@ -131,6 +133,7 @@ async fn serve(
     broker: &Broker,
     policy: Arc<Policy>,
     open_files: u64,
+    random: &Random,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Served> {
     let tls = match config.listen.admin_tls {
@@ -141,7 +144,7 @@ async fn serve(
     let (plain, secure) = (listeners.plain_addr(), listeners.tls_addr());
     let identity = pems.identity()?;
     let net = net::serve(
-        net_options(config, reset_key(&config.data_dir)?),
+        net_options(config, reset_key(&config.data_dir, random)?),
         identity,
         policy.clone(),
         broker.clone(),
@@ -210,8 +213,9 @@ fn store_options(config: &Config) -> StoreOptions {
     }
 }
 
-fn broker_options(config: &Config, policy: Arc<Policy>) -> BrokerOptions {
+fn broker_options(config: &Config, policy: Arc<Policy>, clock: Clock) -> BrokerOptions {
     BrokerOptions {
+        clock,
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
         interval_ms: config.store.interval_ms,
@@ -285,7 +289,7 @@ fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
     }
 }
 
-fn plugin_options(config: &Config) -> PluginOptions {
+fn plugin_options(config: &Config, clock: Clock, random: Random) -> PluginOptions {
     let plugins = &config.plugins;
     let limits = PluginLimits {
         memory_bytes_max: usize_of(plugins.memory_bytes_max),
@@ -316,6 +320,8 @@ fn plugin_options(config: &Config) -> PluginOptions {
     });
     let defaults = PluginOptions::default();
     PluginOptions {
+        clock,
+        random,
         overrides: overrides.collect(),
         compile_timeout: Duration::from_millis(plugins.compile_timeout_ms),
         instances_max: plugins.instances_max as usize,
@@ -349,7 +355,7 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
 
 // The secret behind connection ids and reset tokens: made once, so that a restarted broker recognises packets
 // of connections that the one before it had.
-fn reset_key(data_dir: &Path) -> anyhow::Result<[u8; 64]> {
+fn reset_key(data_dir: &Path, random: &Random) -> anyhow::Result<[u8; 64]> {
     let path = data_dir.join("reset.key");
     let kept = match fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -358,8 +364,7 @@ fn reset_key(data_dir: &Path) -> anyhow::Result<[u8; 64]> {
     if let Ok(key) = kept.try_into() {
         return Ok(key);
     }
-    let mut key = [0; 64];
-    rand::Rng::fill(&mut rand::rng(), &mut key[..]);
+    let key = random.bytes();
     let mut file =
         tempfile::NamedTempFile::new_in(data_dir).context("cannot write the data directory")?;
     std::io::Write::write_all(&mut file, &key).context("cannot write reset.key")?;

@@ -8,6 +8,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod domain;
+mod locks;
 pub mod net;
 pub mod pki;
 pub mod plugin;

@@ -207,12 +207,12 @@ impl Plugins {
     /// The engine, the threads or the folder for compiled plugins cannot be had.
     pub fn start(options: PluginOptions) -> Result<Arc<Self>, PluginStartError> {
         let engine = engine::engine(&options)?;
-        let cache = ArtifactCache::open(&options.cache_dir, &engine).map_err(|source| {
-            PluginStartError::Cache {
+        let cache = ArtifactCache::open(&options.cache_dir, &engine, &options.random).map_err(
+            |source| PluginStartError::Cache {
                 path: options.cache_dir.clone(),
                 source,
-            }
-        })?;
+            },
+        )?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.worker_threads.max(1))
             .thread_name("plugin")
@@ -223,6 +223,8 @@ impl Plugins {
             engine,
             budget: Budget::new(Bounds::of(&options)),
             worker_threads: options.worker_threads.max(1),
+            clock: options.clock.clone(),
+            random: options.random.clone(),
             cache,
             counters: Mutex::default(),
         };

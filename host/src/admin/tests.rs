@@ -74,6 +74,7 @@ impl Fixture {
         let plugins = Plugins::start(plugin_options).expect("starts");
         let policy = Arc::new(Policy::new(grants));
         let broker_options = BrokerOptions {
+            clock: crate::runtime::Clock::start(),
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
             interval_ms: 100,

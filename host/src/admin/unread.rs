@@ -3,7 +3,7 @@
 //! rest is read and thrown away while the answer travels, bounded in bytes and in time. Nothing here looks at what was sent.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
+use crate::locks::lock;
 use crate::runtime::spawn::Spawner;
 
 /// Bytes that are thrown away for a client that has its answer: twice the largest plugin that the defaults accept.
@@ -83,7 +84,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

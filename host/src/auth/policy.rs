@@ -4,12 +4,13 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
 use super::Grant;
 use crate::domain::{Principal, TopicName, TopicPattern};
+use crate::locks::{read, write};
 
 /// The grants of the configuration, and how often they did not suffice.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ impl Policy {
     /// Replaces all grants. From now on they decide; whoever remembers answers, consumes or runs a route is told, and asks
     /// again.
     pub fn reload(&self, grants: Vec<Grant>) {
-        *self.grants.write().unwrap_or_else(PoisonError::into_inner) = grants.into();
+        *write(&self.grants) = grants.into();
         self.owners_changed();
     }
 
@@ -216,10 +217,7 @@ impl Policy {
     }
 
     fn grants(&self) -> Arc<[Grant]> {
-        self.grants
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        read(&self.grants).clone()
     }
 }
 

@@ -55,6 +55,8 @@ const ORPHANS_NAMED_MAX: usize = 16;
 /// What the configuration says to the broker's tasks.
 #[derive(Clone, Debug)]
 pub struct BrokerOptions {
+    /// What time it is.
+    pub clock: Clock,
     /// Where plugins are kept.
     pub plugins_dir: PathBuf,
     /// A publish to a topic that does not exist creates it.
@@ -183,7 +185,7 @@ impl Broker {
         if let Some(reserved) = &recovered.reserved {
             committer::reserve(&mut journal, reserved).map_err(StartError::Reserve)?;
         }
-        let clock = Clock::start();
+        let clock = options.clock.clone();
         let shutdown = CancellationToken::new();
         let inbox = Inbox::new();
         let metrics = Arc::new(Metrics::new());

@@ -97,6 +97,7 @@ impl Fixture {
             principal: 1_000,
         };
         let options = BrokerOptions {
+            clock: crate::runtime::Clock::start(),
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
             interval_ms: 100,

@@ -5,13 +5,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use tokio::sync::Notify;
 
 use super::PluginOptions;
 use crate::domain::{Digest, Owner};
+use crate::locks::lock;
 
 /// What a reserve is of its whole: 64 of 512 instances, 128 MiB of 1 GiB.
 const RESERVE_PART: usize = 8;
@@ -267,7 +270,7 @@ impl Budget {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.books)
     }
 }
 

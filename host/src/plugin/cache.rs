@@ -13,6 +13,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::domain::Digest;
+use crate::runtime::Random;
 
 const KEY_FILE: &str = "cache.key";
 const SEAL_BYTES: usize = 32;
@@ -35,7 +36,7 @@ impl ArtifactCache {
     /// # Errors
     ///
     /// It cannot be made or read, or somebody beside its owner can write to it.
-    pub(super) fn open(dir: &Path, engine: &Engine) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, engine: &Engine, random: &Random) -> io::Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -56,7 +57,7 @@ impl ArtifactCache {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Ok(Self {
             dir: dir.to_owned(),
-            key: key(dir)?,
+            key: key(dir, random)?,
             compatibility: hasher.finish(),
         })
     }
@@ -204,12 +205,12 @@ fn is_aside(name: &str) -> bool {
     })
 }
 
-fn key(dir: &Path) -> io::Result<[u8; 32]> {
+fn key(dir: &Path, random: &Random) -> io::Result<[u8; 32]> {
     let path = dir.join(KEY_FILE);
     if let Ok(Ok(key)) = fs::read(&path).map(<[u8; 32]>::try_from) {
         return Ok(key);
     }
-    let key: [u8; 32] = rand::random();
+    let key: [u8; 32] = random.bytes();
     // Missing or damaged: a new key makes every old artifact foreign, which is safe.
     fs::remove_file(&path).ok();
     fs::OpenOptions::new()
@@ -245,7 +246,8 @@ mod tests {
     #[test]
     fn what_is_written_aside_has_a_name_of_ours() {
         let dir = tempfile::tempdir().expect("a directory");
-        let cache = ArtifactCache::open(dir.path(), &Engine::default()).expect("opens");
+        let cache = ArtifactCache::open(dir.path(), &Engine::default(), &Random::of_system())
+            .expect("opens");
         let digest = Digest([7; 32]);
         cache.write(&digest, b"native code").expect("written");
         assert!(cache.has(&digest));

@@ -4,7 +4,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::LoadError;
 use super::loaded::{Loaded, Shared};
 use crate::domain::Digest;
+use crate::locks::lock;
 
 /// How far a compilation steps back when cores are short: about a tenth of the share of everybody else. The threads that it
 /// shares its work with are started by it, and inherit that.
@@ -61,7 +62,7 @@ impl Compiler {
         if let Some(known) = known() {
             return Ok(known);
         }
-        let late = locked(&self.late).take_if(|late| late.digest == digest);
+        let late = lock(&self.late).take_if(|late| late.digest == digest);
         let (done, compiled) = oneshot::channel();
         let work = Work {
             shared: Arc::clone(shared),
@@ -115,11 +116,7 @@ impl Work {
         }
         if let Err(Ok(late)) = done.send(compiled) {
             tracing::info!(digest = %late.digest, "a plugin is compiled that nobody waits for any more; uploading it again takes it");
-            *locked(&self.kept) = Some(late);
+            *lock(&self.kept) = Some(late);
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,9 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use wasmtime::component::{ComponentNamedList, Func, Lift, Lower};
 use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline, bail};
@@ -109,7 +111,10 @@ impl Guest {
         let place = account.place(plugin.places, stay)?;
         let purity = match plugin.world {
             PluginWorld::Filter => Purity::Pure,
-            PluginWorld::Transform => Purity::Live,
+            PluginWorld::Transform => Purity::Live {
+                clock: plugin.shared.clock.clone(),
+                random: plugin.shared.random.clone(),
+            },
         };
         let state = GuestState {
             wasi: Wasi::new(purity, GuestOutput::new(&plugin.log)),

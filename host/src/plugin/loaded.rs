@@ -1,7 +1,7 @@
 //! A component that passed every check and can be instantiated: from bytes to [`Loaded`]. What it exports and
 //! imports is decided here, once; nothing here runs a guest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use wasmtime::Engine;
@@ -18,6 +18,8 @@ use super::output::OutputLog;
 use super::stats::Counters;
 use super::{LoadError, abi, wasi};
 use crate::domain::{Digest, PluginWorld};
+use crate::locks::lock;
+use crate::runtime::{Clock, Random};
 
 const FILTERING: &str = "tidegate:plugin/filtering@0.1.0";
 const TRANSFORMING: &str = "tidegate:plugin/transforming@0.1.0";
@@ -31,6 +33,9 @@ pub(super) struct Shared {
     /// Threads that run guests.
     pub(super) worker_threads: usize,
     pub(super) cache: ArtifactCache,
+    /// What transforms may see of the world.
+    pub(super) clock: Clock,
+    pub(super) random: Random,
     /// Of all plugins that are still there.
     pub(super) counters: Mutex<Vec<Weak<Counters>>>,
 }
@@ -54,7 +59,7 @@ impl Shared {
     }
 
     fn counters(&self) -> MutexGuard<'_, Vec<Weak<Counters>>> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counters)
     }
 }
 

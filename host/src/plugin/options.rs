@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::runtime::{Clock, Random};
+
 /// Limits that hold for one plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginLimits {
@@ -80,6 +82,10 @@ pub struct PluginOptions {
     pub pause_min: Duration,
     /// The longest it is left alone. Default 60 s.
     pub pause_max: Duration,
+    /// The time that transforms see.
+    pub clock: Clock,
+    /// Where transforms get random numbers from, and the cache its key.
+    pub random: Random,
 }
 
 impl Default for PluginOptions {
@@ -99,6 +105,8 @@ impl Default for PluginOptions {
             cache_dir: PathBuf::from("plugin-cache"),
             pause_min: Duration::from_secs(1),
             pause_max: Duration::from_secs(60),
+            clock: Clock::start(),
+            random: Random::of_system(),
         }
     }
 }

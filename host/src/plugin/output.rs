@@ -2,7 +2,9 @@
 //! each of bounded length, and bounded in number per second and plugin.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::stats::Counters;
 

@@ -1,6 +1,8 @@
 //! Growing back-off for what keeps failing. Pure but for reading the clock where its owner asks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How long something that failed is left alone.
 #[derive(Debug)]

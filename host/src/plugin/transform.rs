@@ -1,7 +1,7 @@
 //! Transforms: one configuration of a transform plugin, applied to batches by a small pool of instances. An event fails only if a
 //! fresh instance fails on it alone; what was not tried waits. What becomes of a failed event is the caller's business.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use super::ration::Ration;
 use super::stats::Gauge;
 use super::window::Window;
 use super::{ConfigureError, abi};
+use crate::locks::lock;
 
 // What a transform may spend on failing before it pauses: some 25 ms for traps, or two calls that run out of time.
 const COST_MAX: u32 = 256;
@@ -337,7 +338,7 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -2,7 +2,7 @@
 //! a log for its output, no environment, a clock and random numbers that are fixed for filters and real for
 //! transforms. Everything else traps with the name of what was called. No file, socket or process, ever.
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
@@ -10,6 +10,7 @@ use wasmtime::{Result, StoreContextMut, bail};
 
 use super::guest::GuestState;
 use super::output::{GuestOutput, Stream};
+use crate::runtime::{Clock, Random};
 
 // Packages of WASI 0.2 whose interfaces a component may import.
 const PACKAGES: [&str; 8] = [
@@ -38,28 +39,33 @@ const STDERR: u32 = 2;
 const POLLABLE: u32 = 3;
 
 /// What a guest may know of the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Purity {
     /// The clock stands still and random numbers are a fixed sequence, begun anew with every call.
     Pure,
-    /// Real clock, real randomness.
-    Live,
+    /// The broker's clock, and what it has for randomness.
+    Live { clock: Clock, random: Random },
 }
 
 /// The WASI state of one instance.
 pub(super) struct Wasi {
     purity: Purity,
     random: u64,
-    started: Instant,
+    // Of a live one.
+    started: Option<Instant>,
     output: GuestOutput,
 }
 
 impl Wasi {
     pub(super) fn new(purity: Purity, output: GuestOutput) -> Self {
+        let started = match &purity {
+            Purity::Pure => None,
+            Purity::Live { clock, .. } => Some(clock.instant()),
+        };
         Self {
             purity,
             random: SEED,
-            started: Instant::now(),
+            started,
             output,
         }
     }
@@ -82,8 +88,8 @@ impl Wasi {
 
     // SplitMix64, which needs no more state than a number.
     fn random(&mut self) -> u64 {
-        if self.purity == Purity::Live {
-            return rand::random();
+        if let Purity::Live { random, .. } = &self.purity {
+            return random.number();
         }
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
@@ -93,19 +99,18 @@ impl Wasi {
     }
 
     fn monotonic_ns(&self) -> u64 {
-        match self.purity {
-            Purity::Pure => 0,
-            Purity::Live => u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
-        }
+        let (Purity::Live { clock, .. }, Some(started)) = (&self.purity, self.started) else {
+            return 0;
+        };
+        let elapsed = clock.instant().saturating_duration_since(started);
+        u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn wall_clock(&self) -> (u64, u32) {
-        if self.purity == Purity::Pure {
+        let Purity::Live { clock, .. } = &self.purity else {
             return (0, 0);
-        }
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        };
+        let since = clock.since_epoch();
         (since.as_secs(), since.subsec_nanos())
     }
 }

@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::metrics::GaugeFamily;
+use crate::locks::lock;
 
 /// Conditions of one kind beyond this are shown as one, since there may be one for each subscription. All of them are kept: they are
 /// as many as there are subscriptions, plugins and files. What the broker itself names is always shown.
@@ -243,7 +244,7 @@ impl Conditions {
     /// A task that serves one connection, request or call panicked. Nothing else was touched, so nothing is wrong from then on; the
     /// name is one of a few.
     pub(crate) fn count_panic(&self, name: Cow<'static, str>) {
-        let mut panics = self.0.panics.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut panics = lock(&self.0.panics);
         *panics.entry(name).or_default() += 1;
     }
 
@@ -253,7 +254,7 @@ impl Conditions {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Condition, String>> {
-        self.0.raised.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.raised)
     }
 }
 
@@ -276,8 +277,7 @@ pub(crate) fn gauge(conditions: &Conditions) -> GaugeFamily {
 
 /// Panics that concerned one connection, request or call.
 pub(crate) fn panics(conditions: &Conditions) -> GaugeFamily {
-    let panics = conditions.0.panics.lock();
-    let panics = panics.unwrap_or_else(PoisonError::into_inner);
+    let panics = lock(&conditions.0.panics);
     let sample = |(name, count): (&Cow<'static, str>, &u64)| {
         (vec![("task", name.clone().into_owned())], *count as f64)
     };

@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
+
+use crate::locks::{lock, waited};
 
 /// Bytes of lines that wait. As much again may be under way to whoever reads: some ten thousand lines in all.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
@@ -147,8 +149,8 @@ impl Lines {
             if left.is_zero() || queue.writer == Some(thread::current().id()) {
                 return;
             }
-            let waited = self.0.emptied.wait_timeout(queue, left);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let result = self.0.emptied.wait_timeout(queue, left);
+            queue = waited(result).0;
         }
     }
 
@@ -203,8 +205,8 @@ impl Lines {
         queue.writing = false;
         while queue.waiting.is_empty() {
             self.0.emptied.notify_all();
-            let waited = self.0.filled.wait(queue);
-            queue = waited.unwrap_or_else(PoisonError::into_inner);
+            let result = self.0.filled.wait(queue);
+            queue = waited(result);
         }
         std::mem::swap(&mut queue.waiting, taken);
         queue.writing = true;
@@ -212,7 +214,7 @@ impl Lines {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.queue)
     }
 }
 

@@ -2,8 +2,12 @@
 //! into the next one. A rule that fails on each of a hundred thousand events a second must not fill the disk with its
 //! complaints; the dead letters and the metrics have every one.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::locks::lock;
 
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -26,7 +30,7 @@ impl LogLimit {
     }
 
     fn admit_at(&self, events: u64, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.unsaid += events;
         let is_quiet = |written: Instant| now.saturating_duration_since(written) < QUIET;
         if state.unsaid == 0 || state.written.is_some_and(is_quiet) {

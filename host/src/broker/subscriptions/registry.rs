@@ -318,7 +318,7 @@ impl Registry {
             let first = lock(&self.timers).first().map(|(at, _)| *at);
             let sleep = async {
                 match first {
-                    Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
+                    Some(at) => tokio::time::sleep_until(self.clock.instant_of(at).into()).await,
                     None => std::future::pending().await,
                 }
             };

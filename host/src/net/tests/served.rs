@@ -68,6 +68,7 @@ impl Served {
             principal: TOPICS_MAX,
         };
         let options = BrokerOptions {
+            clock: crate::runtime::Clock::start(),
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
             interval_ms: 100,
