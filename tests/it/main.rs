@@ -12,6 +12,7 @@ mod architecture;
 mod command_line;
 mod crash;
 mod cuts;
+mod documents;
 mod durability;
 mod end_to_end;
 mod filters;

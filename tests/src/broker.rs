@@ -447,7 +447,7 @@ impl Drop for BrokerProcess {
 }
 
 // Test binaries are in `deps/` beside the package's binaries, its own binaries among them.
-fn binary() -> anyhow::Result<PathBuf> {
+pub(crate) fn binary() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     own.ancestors()
         .skip(1)

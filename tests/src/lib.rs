@@ -5,16 +5,20 @@
 
 mod admin;
 mod broker;
+mod document;
 mod guests;
 mod pki;
 mod raw;
 mod soak;
+mod terminal;
 mod wait;
 
 pub use admin::{AdminApi, AdminRefusal};
 pub use broker::{BrokerProcess, Setup, bytes_under};
-pub use guests::guest;
+pub use document::{Block, Document, Link, documents, repository};
+pub use guests::{example, guest};
 pub use pki::{TestIdentity, TestPki};
 pub use raw::{Ended, RawClient, RawStream};
 pub use soak::Soak;
+pub use terminal::{Said, Terminal, has_program, shows};
 pub use wait::{WAIT, wait_for, within};
