@@ -20,11 +20,9 @@ mod subscriptions;
 
 pub use checkpoint::recovery::RecoveryError;
 pub use checkpoint::state::StateError;
-pub use commit::committer::PluginQuotas;
 pub use commit::note::NoteError;
-pub use commit::publisher::{
-    PublishOutcome, PublishReplies, PublishReply, PublishRequest, Publisher,
-};
+pub use commit::promise::{PublishOutcome, PublishReplies, PublishReply};
+pub use commit::publisher::{PublishRequest, Publisher};
 pub use delivery::consumer::{Body, Consumer, Delivery, Manner, SHARED_BYTES_MIN};
 pub use delivery::dead_letters::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
@@ -34,6 +32,8 @@ pub use error::BrokerError;
 pub use handle::{Broker, BrokerOptions, Counts, Found, Health, StartError};
 pub use plugins::uploads::UploadPlace;
 pub use readable::Readable;
+
+pub use crate::state::census::PluginQuotas;
 
 #[cfg(test)]
 mod tests;

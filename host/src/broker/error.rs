@@ -101,6 +101,13 @@ impl BrokerError {
         Self::StoreUnavailable("the committer ended by a fault of its own".to_owned())
     }
 
+    /// The name of a plugin belongs to somebody else.
+    pub(crate) fn name_taken(name: &str) -> Self {
+        Self::NotYours(format!(
+            "the plugin name `{name}` is not yours; take another one, or have it given to you with `tidegate plugin chown`"
+        ))
+    }
+
     /// Whether the same request may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -15,10 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::checkpointer::{Checkpointer, Decision};
 use super::checkpoint::recovery::RecoveryError;
-use super::commit::committer::{self, Committer, CommitterParts, CommitterSettings, PluginQuotas};
-use super::commit::inbox::{Control, Inbox, Update};
+use super::commit::committer::{self, Committer, CommitterParts, CommitterSettings};
+use super::commit::draft::CatalogLimits;
+use super::commit::inbox::Inbox;
 use super::commit::producers::Sessions;
-use super::commit::publisher::{PublishReplies, Publisher};
+use super::commit::promise::PublishReplies;
+use super::commit::publisher::Publisher;
+use super::commit::request::{ChangeRequest, Control, Reply, Update};
 use super::delivery::consumer::{Consumer, DeliveryParts, Manner};
 use super::delivery::dead_letters;
 use super::error::BrokerError;
@@ -43,7 +46,7 @@ use crate::plugin::bundled::BundledPlugin;
 use crate::runtime::clock::Clock;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
-use crate::state::census::Quota;
+use crate::state::census::{PluginQuotas, Quota};
 use crate::store::{CheckpointError, OpenError, StoreReader, Usage, WriteError};
 use crate::telemetry::errors::with_causes;
 use crate::telemetry::health::{Conditions, Raised};
@@ -136,7 +139,6 @@ pub struct Health {
 }
 
 pub use listing::{Counts, Found};
-pub(crate) use plugins::name_taken;
 
 /// The running broker. Cheap to clone.
 #[derive(Clone)]
@@ -237,15 +239,17 @@ impl Broker {
             conditions: conditions.clone(),
             next_position: recovered.next_position,
             settings: CommitterSettings {
-                auto_create: options.auto_create_topics,
                 interval: Duration::from_millis(options.interval_ms),
                 checkpoint_bytes: options.checkpoint_bytes,
                 checkpoint_blocks: options.checkpoint_blocks,
                 journal_bytes_max: options.journal_bytes_max,
-                topics: options.topics,
-                subscriptions: options.subscriptions,
-                specification_bytes: options.specification_bytes,
-                plugins: options.plugins,
+                limits: CatalogLimits {
+                    auto_create: options.auto_create_topics,
+                    topics: options.topics,
+                    subscriptions: options.subscriptions,
+                    specification_bytes: options.specification_bytes,
+                    plugins: options.plugins,
+                },
             },
         });
         let (decide, decisions) = mpsc::channel(1);
@@ -375,7 +379,7 @@ impl Broker {
         };
         let last_number = match last_number {
             0 => 0,
-            _ => publisher.settle().await?,
+            _ => publisher.last_durable_number().await?,
         };
         Ok((publisher, last_number))
     }
@@ -434,7 +438,8 @@ impl Broker {
     pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, BrokerError> {
         let name = spec.name.clone();
         name.check_new()?;
-        self.ask(|reply| Control::CreateTopic(spec, reply)).await?;
+        self.change(|reply| ChangeRequest::CreateTopic(spec, reply))
+            .await?;
         self.look(move |broker| broker.topic(&name)).await
     }
 
@@ -444,7 +449,7 @@ impl Broker {
     ///
     /// There is none, or a route appends to it.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<(), BrokerError> {
-        self.ask(|reply| Control::DeleteTopic(name.clone(), reply))
+        self.change(|reply| ChangeRequest::DeleteTopic(name.clone(), reply))
             .await
     }
 
@@ -478,7 +483,7 @@ impl Broker {
         spec.created = self.0.parts.registry.clock.now();
         spec.created_by = Some(who.clone());
         let name = spec.name.clone();
-        self.ask(|reply| Control::CreateSubscription(spec, reply))
+        self.change(|reply| ChangeRequest::CreateSubscription(spec, reply))
             .await?;
         self.look(move |broker| broker.subscription(name.as_str()))
             .await
@@ -559,7 +564,7 @@ impl Broker {
                 from_revision: before.revision,
                 spec,
             };
-            self.ask(|reply| Control::UpdateSubscription(update, reply))
+            self.change(|reply| ChangeRequest::UpdateSubscription(update, reply))
                 .await?;
         }
         let name = live.name.clone();
@@ -574,7 +579,7 @@ impl Broker {
     /// It is gone, or the store refuses writes.
     pub async fn delete_subscription(&self, found: &Found) -> Result<(), BrokerError> {
         let live = self.found(found)?;
-        self.ask(|reply| Control::DeleteSubscription(live.id, reply))
+        self.change(|reply| ChangeRequest::DeleteSubscription(live.id, reply))
             .await
     }
 
@@ -730,11 +735,15 @@ impl Broker {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask<T>(
-        &self,
-        make: impl FnOnce(tokio::sync::oneshot::Sender<Result<T, BrokerError>>) -> Control,
-    ) -> Result<T, BrokerError> {
+    async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Control) -> Result<T, BrokerError> {
         self.0.parts.inbox.ask(make).await
+    }
+
+    async fn change<T>(
+        &self,
+        make: impl FnOnce(Reply<T>) -> ChangeRequest,
+    ) -> Result<T, BrokerError> {
+        self.ask(|reply| Control::Change(make(reply))).await
     }
 }
 

@@ -15,6 +15,15 @@ pub struct Quota {
     pub principal: usize,
 }
 
+/// How many plugins there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct PluginQuotas {
+    /// Versions, and names whose versions are all deleted.
+    pub versions: Quota,
+    /// Bytes of those versions.
+    pub bytes: Quota,
+}
+
 /// There are as many as there may be: which limit that is, and what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]

@@ -14,7 +14,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::state;
-use crate::broker::commit::inbox::{Inbox, Mark};
+use crate::broker::commit::inbox::Inbox;
+use crate::broker::commit::request::Mark;
 use crate::broker::error::BrokerError;
 use crate::broker::log::release::{Leaving, Stays};
 use crate::broker::log::tail::{LettingGo, Log};

@@ -5,17 +5,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
-use super::producers::Session;
-use super::publisher::Promise;
+use super::request::{Control, Mark, PublishItem, Reply};
 use crate::broker::error::BrokerError;
-use crate::domain::{
-    CommitNumber, Entries, LetterMark, Owner, PluginInfo, Position, Principal, SubscriptionId,
-    SubscriptionSpec, TopicName, TopicSpec,
-};
-use crate::state::catalog::Catalog;
 
 /// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
 pub(crate) const PUBLISH_COST_MAX: usize = 64 * 1024 * 1024;
@@ -24,97 +17,6 @@ pub(crate) const PUBLISH_COST_MAX: usize = 64 * 1024 * 1024;
 const WHOLE_BYTES_MAX: usize = 128 * 1024;
 /// Control items that may wait. Full: whoever asks waits.
 const CONTROL_ITEMS_MAX: usize = 1_024;
-
-/// A batch on its way.
-pub(crate) struct PublishItem {
-    pub(crate) topic: TopicName,
-    pub(crate) entries: Entries,
-    /// What it takes here and in the journal, in bytes. Never 0, however little is in it.
-    pub(crate) cost: usize,
-    pub(crate) first_number: u64,
-    pub(crate) resolved_through: u64,
-    pub(crate) session: Option<Arc<Session>>,
-    /// Who publishes it, and makes the topic when there is none.
-    pub(crate) by: Principal,
-    pub(crate) promise: Promise,
-    pub(crate) _room: OwnedSemaphorePermit,
-}
-
-impl PublishItem {
-    // Those of its events, heads included.
-    fn bytes(&self) -> usize {
-        self.entries.bytes().len()
-    }
-}
-
-/// Anything else the committer writes.
-pub(crate) enum Control {
-    CreateTopic(TopicSpec, oneshot::Sender<Result<(), BrokerError>>),
-    DeleteTopic(TopicName, oneshot::Sender<Result<(), BrokerError>>),
-    CreateSubscription(
-        SubscriptionSpec,
-        oneshot::Sender<Result<SubscriptionId, BrokerError>>,
-    ),
-    UpdateSubscription(Update, oneshot::Sender<Result<(), BrokerError>>),
-    DeleteSubscription(SubscriptionId, oneshot::Sender<Result<(), BrokerError>>),
-    AddPlugin(Upload, oneshot::Sender<Result<PluginInfo, BrokerError>>),
-    /// Gives all versions of a name to an owner.
-    GivePlugin(String, Owner, oneshot::Sender<Result<(), BrokerError>>),
-    DeletePlugin(Deletion, oneshot::Sender<Result<(), BrokerError>>),
-    /// Outputs of a subscription (a route's results, dead letters) and the positions they are done with: atomic.
-    Outputs(Outputs),
-    /// Answered once every ack taken before it is on disk.
-    ConfirmAcks(oneshot::Sender<Result<(), BrokerError>>),
-    /// Starts a new journal file and answers what a checkpoint needs to know of this moment.
-    Mark(oneshot::Sender<Result<Mark, BrokerError>>),
-}
-
-/// A plugin to be recorded.
-pub(crate) struct Upload {
-    pub(crate) plugin: PluginInfo,
-    /// Under this name whoever it belongs to.
-    pub(crate) any_name: bool,
-}
-
-/// Versions of plugins that are to go.
-pub(crate) struct Deletion {
-    pub(crate) versions: Vec<(String, u32)>,
-    /// The name that goes with them, and may be anybody's then.
-    pub(crate) free_name: Option<String>,
-}
-
-/// What a subscription is to be changed to.
-pub(crate) struct Update {
-    pub(crate) id: SubscriptionId,
-    /// The revision it was made from. Somebody else's change in between is not overwritten unseen.
-    pub(crate) from_revision: u32,
-    pub(crate) spec: SubscriptionSpec,
-}
-
-/// Events a subscription appends, and the positions that are done with by that, in one group or not at all.
-pub(crate) struct Outputs {
-    pub(crate) subscription: SubscriptionId,
-    pub(crate) acks: Vec<std::ops::RangeInclusive<Position>>,
-    pub(crate) events: Vec<Appended>,
-    pub(crate) done: oneshot::Sender<Result<(), BrokerError>>,
-}
-
-/// An event that the broker itself appends.
-pub(crate) struct Appended {
-    pub(crate) topic: TopicName,
-    pub(crate) mark: LetterMark,
-    pub(crate) event: Bytes,
-}
-
-/// The broker's state at a group boundary.
-pub(crate) struct Mark {
-    /// First group after the mark.
-    pub(crate) group: CommitNumber,
-    /// First position after the mark.
-    pub(crate) end: Position,
-    pub(crate) catalog: Catalog,
-    pub(crate) producers: Vec<u8>,
-}
 
 /// The committer's inbox. Shared by everybody who writes.
 pub(crate) struct Inbox {
@@ -194,7 +96,7 @@ impl Inbox {
     /// Hands a control item over and waits for its answer.
     pub(crate) async fn ask<T>(
         &self,
-        make: impl FnOnce(oneshot::Sender<Result<T, BrokerError>>) -> Control,
+        make: impl FnOnce(Reply<T>) -> Control,
     ) -> Result<T, BrokerError> {
         let room = self.control_room.acquire().await;
         let _room = room.map_err(|_| BrokerError::ShuttingDown)?;
@@ -388,6 +290,9 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::broker::commit::promise::Promise;
+    use crate::broker::commit::request::ChangeRequest;
+    use crate::domain::{Entries, Principal};
 
     const ACK_DELAY: Duration = Duration::from_millis(1);
 
@@ -401,7 +306,7 @@ mod tests {
             resolved_through: 0,
             session: None,
             by: Principal::local(),
-            promise: Promise::of(number, tokio::sync::mpsc::unbounded_channel().0),
+            promise: Promise::new(number, cost, tokio::sync::mpsc::unbounded_channel().0),
             _room: room.expect("room"),
         };
         inbox.publish(item).expect("open");
@@ -446,13 +351,13 @@ mod tests {
         let inbox = Inbox::new();
         let topic = |name: &str| {
             let name = name.parse().expect("a name");
-            Control::DeleteTopic(name, oneshot::channel().0)
+            Control::Change(ChangeRequest::DeleteTopic(name, oneshot::channel().0))
         };
         inbox.hand_over(topic("c")).expect("open");
         inbox.put_back([topic("a"), topic("b")].into());
         let control = inbox.take(true, 1, ACK_DELAY, None).control;
         let names = control.iter().map(|item| match item {
-            Control::DeleteTopic(name, _) => name.as_str(),
+            Control::Change(ChangeRequest::DeleteTopic(name, _)) => name.as_str(),
             _ => "another",
         });
         assert_eq!(names.collect::<Vec<_>>(), ["a", "b", "c"]);

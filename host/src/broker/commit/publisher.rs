@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::inbox::{Control, Inbox, PublishItem};
+use super::inbox::Inbox;
 use super::producers::{Session, Sessions};
+use super::promise::{Promise, PublishReplies};
+use super::request::{Control, PublishItem};
 use crate::broker::error::BrokerError;
-use crate::domain::{Entries, Principal, Sequence, TopicName};
+use crate::domain::{Entries, Principal, TopicName};
 
 /// Events of one batch, to be appended to one topic together and in order.
 pub struct PublishRequest {
@@ -25,89 +27,6 @@ pub struct PublishRequest {
     pub cost: usize,
 }
 
-/// Answer to a [`PublishRequest`].
-pub struct PublishReply {
-    /// As in the request.
-    pub correlation: u64,
-    /// As in the request.
-    pub cost: usize,
-    /// What became of it.
-    pub result: Result<PublishOutcome, BrokerError>,
-}
-
-/// Where the replies to a stream's requests go: those that became known together in one message.
-pub type PublishReplies = mpsc::UnboundedSender<Vec<PublishReply>>;
-
-/// The batch is as durable as its topic promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PublishOutcome {
-    /// Sequence of its first event.
-    pub first_sequence: Sequence,
-    /// How many events.
-    pub count: u32,
-    /// It was committed before; nothing was appended again.
-    pub duplicate: bool,
-    /// No subscription and no retention keeps it.
-    pub unkept: bool,
-}
-
-/// The duty to answer one batch. Whoever drops it without an answer has died with it, and its publisher is told so.
-pub(crate) struct Promise {
-    correlation: u64,
-    cost: usize,
-    // Taken when it is kept.
-    replies: Option<PublishReplies>,
-}
-
-impl Promise {
-    #[cfg(test)]
-    pub(crate) fn of(correlation: u64, replies: PublishReplies) -> Self {
-        Self {
-            correlation,
-            cost: 0,
-            replies: Some(replies),
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn correlation(&self) -> u64 {
-        self.correlation
-    }
-
-    /// The answer, and where it goes to.
-    pub(crate) fn keep(
-        mut self,
-        result: Result<PublishOutcome, BrokerError>,
-    ) -> Option<(PublishReplies, PublishReply)> {
-        let reply = self.reply(result);
-        self.replies.take().map(|replies| (replies, reply))
-    }
-
-    /// Answers it alone.
-    pub(crate) fn refuse(self, error: BrokerError) {
-        if let Some((replies, reply)) = self.keep(Err(error)) {
-            // The stream may be gone.
-            let _ = replies.send(vec![reply]);
-        }
-    }
-
-    fn reply(&self, result: Result<PublishOutcome, BrokerError>) -> PublishReply {
-        PublishReply {
-            correlation: self.correlation,
-            cost: self.cost,
-            result,
-        }
-    }
-}
-
-impl Drop for Promise {
-    fn drop(&mut self) {
-        if let Some(replies) = self.replies.take() {
-            let _ = replies.send(vec![self.reply(Err(BrokerError::committer_died()))]);
-        }
-    }
-}
-
 /// One publish stream. Dropping it ends its producer's session.
 pub struct Publisher {
     pub(crate) inbox: Arc<Inbox>,
@@ -119,7 +38,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Hands a batch to the committer. Waits while its queue is full, which is how publishers feel a full
-    /// journal. The answer comes as a [`PublishReply`].
+    /// journal. The answer comes as a [`PublishReply`](super::promise::PublishReply).
     ///
     /// # Errors
     ///
@@ -177,11 +96,7 @@ impl Publisher {
         self.inbox.publish(PublishItem {
             topic: request.topic,
             cost: request.cost,
-            promise: Promise {
-                correlation: request.correlation,
-                cost: request.cost,
-                replies: Some(self.replies.clone()),
-            },
+            promise: Promise::new(request.correlation, request.cost, self.replies.clone()),
             entries: request.entries,
             first_number: request.first_number,
             resolved_through: request.resolved_through,
@@ -195,7 +110,7 @@ impl Publisher {
 impl Publisher {
     // The highest number of this producer that is durable. Its older stream is fenced by now, but the group with that one's
     // last batches may still be under way: a group after it is waited for.
-    pub(crate) async fn settle(&self) -> Result<u64, BrokerError> {
+    pub(crate) async fn last_durable_number(&self) -> Result<u64, BrokerError> {
         self.inbox.ask(Control::ConfirmAcks).await?;
         let last = |session: &Arc<Session>| {
             let producers = self.sessions.producers();

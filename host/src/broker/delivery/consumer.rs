@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use super::transform::{Disposition, TransformChain};
 use crate::auth::{Policy, rights};
-use crate::broker::commit::inbox::{Control, Inbox};
+use crate::broker::commit::inbox::Inbox;
+use crate::broker::commit::request::Control;
 use crate::broker::error::BrokerError;
 use crate::broker::log::tail::Log;
 use crate::broker::subscriptions::live::{LiveSubscription, Settings};

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer::DeliveryParts;
 use crate::auth::rights;
-use crate::broker::commit::inbox::{Appended, Control, Outputs};
+use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{

@@ -11,7 +11,7 @@ use prost::Message as _;
 use super::consumer::{DeliveryParts, Leased, Run, Taker};
 use super::standing::Standing;
 use super::transform::Output;
-use crate::broker::commit::inbox::{Appended, Control, Outputs};
+use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::BrokerError;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;

@@ -8,8 +8,7 @@ use bytes::Bytes;
 
 use super::{Broker, StartError};
 use crate::auth::{Action, rights};
-use crate::broker::commit::committer::admit_upload;
-use crate::broker::commit::inbox::{Control, Deletion, Upload};
+use crate::broker::commit::request::{ChangeRequest, Deletion, Upload};
 use crate::broker::error::BrokerError;
 use crate::broker::plugins::uploads::UploadPlace;
 use crate::domain::{
@@ -120,7 +119,7 @@ impl Broker {
                 });
             }
             Some(known) if !rights::owns_plugin(policy, who, known.owner.as_ref()) => {
-                return Err(name_taken(name.as_str()));
+                return Err(BrokerError::name_taken(name.as_str()));
             }
             Some(_) => {}
             None => name.check_new()?,
@@ -130,7 +129,8 @@ impl Broker {
             return Ok(());
         }
         let quotas = self.0.plugin_quotas;
-        admit_upload(&catalog, name.as_str(), 1, Some(who), quotas, policy)
+        let known = &catalog.plugins;
+        Ok(known.admit(name.as_str(), 1, Some(who), quotas, policy)?)
     }
 
     /// Waits until `who` may send a component: one at a time, and a few of all principals together.
@@ -208,7 +208,8 @@ impl Broker {
         }
         let (by, policy) = (plugin.uploaded_by.as_ref(), &self.0.parts.policy);
         let quotas = self.0.plugin_quotas;
-        admit_upload(&catalog, &plugin.name, plugin.bytes, by, quotas, policy)
+        let known = &catalog.plugins;
+        Ok(known.admit(&plugin.name, plugin.bytes, by, quotas, policy)?)
     }
 
     async fn keep_and_record(
@@ -240,7 +241,9 @@ impl Broker {
             any_name: by.is_none_or(|who| policy.allows(who, &Action::AdminPlugins)),
             plugin,
         };
-        let added = self.ask(|reply| Control::AddPlugin(upload, reply)).await?;
+        let added = self
+            .change(|reply| ChangeRequest::AddPlugin(upload, reply))
+            .await?;
         self.account_for(&added);
         // The same bytes may have other names as well, and all of them load now.
         for plugin in self.all_plugins() {
@@ -288,7 +291,7 @@ impl Broker {
         owner: Owner,
     ) -> Result<PluginName, BrokerError> {
         self.0.parts.policy.check(who, &Action::AdminPlugins)?;
-        self.ask(|reply| Control::GivePlugin(name.to_owned(), owner, reply))
+        self.change(|reply| ChangeRequest::GivePlugin(name.to_owned(), owner, reply))
             .await?;
         self.0.parts.policy.owners_changed();
         let catalog = self.catalog();
@@ -348,7 +351,7 @@ impl Broker {
             free_name: free_name.then(|| wanted.to_owned()),
         };
         match self
-            .ask(|reply| Control::DeletePlugin(deletion, reply))
+            .change(|reply| ChangeRequest::DeletePlugin(deletion, reply))
             .await
         {
             Ok(()) => {
@@ -608,11 +611,4 @@ fn own_name(who: &Principal) -> Result<Owner, BrokerError> {
             "`{who}` has a `*` in its name and would pass for a group; upload with another certificate"
         ))
     })
-}
-
-/// The name of a plugin belongs to somebody else.
-pub(crate) fn name_taken(name: &str) -> BrokerError {
-    BrokerError::NotYours(format!(
-        "the plugin name `{name}` is not yours; take another one, or have it given to you with `tidegate plugin chown`"
-    ))
 }

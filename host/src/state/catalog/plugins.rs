@@ -7,8 +7,9 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Policy;
 use crate::domain::{Digest, Owner, PluginInfo, PluginName, Principal};
-use crate::state::census::Census;
+use crate::state::census::{self, Census, PluginQuotas, QuotaReached};
 
 /// Versions that are skipped for every name after a loss: many more than anybody uploads between two checkpoints, since each of
 /// them was compiled.
@@ -115,16 +116,6 @@ impl KnownPlugins {
         last.unwrap_or(self.floor).checked_add(1)
     }
 
-    /// How many versions, and names without any, were uploaded, and by whom.
-    pub(crate) fn made(&self) -> &Census {
-        &self.made
-    }
-
-    /// How many bytes those versions have.
-    pub(crate) fn bytes(&self) -> &Census {
-        &self.bytes
-    }
-
     /// Adds a version, or replaces what is said of it. Its name belongs to its owner.
     pub(crate) fn insert(&mut self, plugin: PluginInfo) {
         let had_versions = self.of_name(&plugin.name).next().is_some();
@@ -156,6 +147,31 @@ impl KnownPlugins {
         if let Some(before) = self.versions.insert(key, plugin) {
             self.discount(&before);
         }
+    }
+
+    /// Whether there may be one more version of `name`, of so many bytes, that `by` uploads.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached, and what to do.
+    pub(crate) fn admit(
+        &self,
+        name: &str,
+        bytes: u64,
+        by: Option<&Principal>,
+        quotas: PluginQuotas,
+        policy: &Policy,
+    ) -> Result<(), QuotaReached> {
+        // A name without versions counts as one, and gives its place to the new one if that counts for the same.
+        let has_place = self.of_name(name).next().is_none()
+            && self.name(name).is_some_and(|known| known.by.as_ref() == by);
+        if !has_place {
+            self.made
+                .admit(census::PLUGINS, 1, by, quotas.versions, policy)?;
+        }
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.bytes
+            .admit(census::PLUGIN_BYTES, bytes, by, quotas.bytes, policy)
     }
 
     /// Deletes a version. Its name stays.

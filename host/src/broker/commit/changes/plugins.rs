@@ -1,29 +1,17 @@
-//! What the committer decides of plugins: which version an upload gets and whether it may, whose a name is, and that nothing goes
+//! What is decided of plugins: which version an upload gets and whether it may, whose a name is, and that nothing goes
 //! that somebody uses. Their bytes are somebody else's business.
 
-use super::{Committer, Group};
-use crate::auth::Policy;
-use crate::broker::commit::inbox::{Deletion, Upload};
+use super::super::draft::Draft;
+use super::super::request::{Deletion, Upload};
 use crate::broker::error::BrokerError;
-use crate::broker::handle::name_taken;
-use crate::domain::{Digest, Owner, PluginInfo, PluginUse, Principal, SubscriptionSpec};
-use crate::state::catalog::{Catalog, Change, Json};
-use crate::state::census::{self, Quota};
+use crate::domain::{Digest, Owner, PluginInfo, PluginUse, SubscriptionSpec};
+use crate::state::catalog::{Change, Json};
 
-/// How many plugins there may be.
-#[derive(Clone, Copy, Debug)]
-pub struct PluginQuotas {
-    /// Versions, and names whose versions are all deleted.
-    pub versions: Quota,
-    /// Bytes of those versions.
-    pub bytes: Quota,
-}
-
-impl Committer {
+impl Draft {
     // Between being looked up and this moment a plugin may have been deleted.
     pub(super) fn check_plugins(&self, spec: &SubscriptionSpec) -> Result<(), BrokerError> {
         for used in spec.filters.iter().chain(&spec.transforms) {
-            let mut plugins = self.parts.catalog.plugins.versions();
+            let mut plugins = self.catalog.plugins.versions();
             if !plugins.any(|plugin| Some(plugin.digest) == used.digest) {
                 return Err(BrokerError::NoPlugin(used.plugin.clone()));
             }
@@ -34,7 +22,7 @@ impl Committer {
     // Who uses the plugin with this digest, and whether only until a checkpoint. One who uses it for longer goes first.
     fn user_of(&self, digest: Digest) -> Option<(&SubscriptionSpec, bool)> {
         let uses = |used: &PluginUse| used.digest == Some(digest);
-        let users = self.parts.catalog.subscriptions.iter();
+        let users = self.catalog.subscriptions.iter();
         let mut users = users.filter_map(|(id, subscription)| {
             let spec = &*subscription.spec;
             if spec.filters.iter().chain(&spec.transforms).any(uses) {
@@ -42,7 +30,7 @@ impl Committer {
             }
             let mut chains = subscription.chains().iter();
             let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
-            let judging = self.parts.registry.by_id(*id)?.lock().revision();
+            let judging = self.registry.by_id(*id)?.lock().revision();
             Some((spec, newest.revision < judging))
         });
         let first = users.next()?;
@@ -54,22 +42,18 @@ impl Committer {
         })
     }
 
-    pub(super) fn add_plugin(
-        &mut self,
-        upload: Upload,
-        group: &mut Group,
-    ) -> Result<PluginInfo, BrokerError> {
+    pub(super) fn add_plugin(&mut self, upload: Upload) -> Result<PluginInfo, BrokerError> {
         let Upload {
             mut plugin,
             any_name,
         } = upload;
-        let known = &self.parts.catalog.plugins;
+        let known = &self.catalog.plugins;
         // Between being looked at and this moment somebody else may have been first.
         if let Some(name) = known.name(&plugin.name) {
             let is_owner =
                 |owner: &Owner| plugin.uploaded_by.as_ref().is_some_and(|who| owner.is(who));
             if !any_name && !name.owner.as_ref().is_some_and(is_owner) {
-                return Err(name_taken(&plugin.name));
+                return Err(BrokerError::name_taken(&plugin.name));
             }
             plugin.owner = name.owner.clone();
         }
@@ -78,14 +62,9 @@ impl Committer {
             return Ok(same.clone());
         }
         if !plugin.bundled {
-            admit_upload(
-                &self.parts.catalog,
-                &plugin.name,
-                plugin.bytes,
-                plugin.uploaded_by.as_ref(),
-                self.parts.settings.plugins,
-                &self.parts.policy,
-            )?;
+            let by = plugin.uploaded_by.as_ref();
+            let quotas = self.limits.plugins;
+            known.admit(&plugin.name, plugin.bytes, by, quotas, &self.policy)?;
         }
         plugin.version = known.next_version(&plugin.name).ok_or_else(|| {
             BrokerError::Invalid(format!(
@@ -93,33 +72,24 @@ impl Committer {
                 plugin.name
             ))
         })?;
-        self.change(Change::AddPlugin(Json(plugin.clone())), group);
+        self.change(Change::AddPlugin(Json(plugin.clone())));
         Ok(plugin)
     }
 
-    pub(super) fn give_plugin(
-        &mut self,
-        name: &str,
-        owner: Owner,
-        group: &mut Group,
-    ) -> Result<(), BrokerError> {
+    pub(super) fn give_plugin(&mut self, name: &str, owner: Owner) -> Result<(), BrokerError> {
         self.check_not_bundled(name)?;
         let given = Change::GivePlugin {
             name: name.to_owned(),
             owner: Json(owner),
         };
-        self.change(given, group);
+        self.change(given);
         Ok(())
     }
 
-    pub(super) fn delete_plugins(
-        &mut self,
-        deletion: Deletion,
-        group: &mut Group,
-    ) -> Result<(), BrokerError> {
+    pub(super) fn delete_plugins(&mut self, deletion: Deletion) -> Result<(), BrokerError> {
         self.forget_all_spent_chains();
         for (name, version) in &deletion.versions {
-            let Some(plugin) = self.parts.catalog.plugins.get(name, *version) else {
+            let Some(plugin) = self.catalog.plugins.get(name, *version) else {
                 continue;
             };
             let shown = format!("plugin `{}@{}`", plugin.name, plugin.version);
@@ -131,7 +101,7 @@ impl Committer {
             match self.user_of(plugin.digest) {
                 None => {}
                 Some((_, true)) => {
-                    self.parts.checkpoint_due.notify_one();
+                    self.checkpoint_due.notify_one();
                     return Err(BrokerError::Overloaded(format!(
                         "{shown} was used until lately, and would be again after a crash until the next checkpoint, which is on its way; try again in a moment"
                     )));
@@ -149,10 +119,10 @@ impl Committer {
             None => None,
         };
         for (name, version) in deletion.versions {
-            self.change(Change::DeletePlugin { name, version }, group);
+            self.change(Change::DeletePlugin { name, version });
         }
         if let Some(freed) = freed {
-            self.change(freed, group);
+            self.change(freed);
         }
         Ok(())
     }
@@ -160,7 +130,7 @@ impl Committer {
     // How a name is freed with which all these versions go.
     fn free_name(&self, name: String, going: &[(String, u32)]) -> Result<Change, BrokerError> {
         let last_version = self.check_not_bundled(&name)?;
-        let mut versions = self.parts.catalog.plugins.of_name(&name);
+        let mut versions = self.catalog.plugins.of_name(&name);
         let stays = |plugin: &PluginInfo| !going.contains(&(plugin.name.clone(), plugin.version));
         if let Some(plugin) = versions.find(|plugin| stays(plugin)) {
             return Err(BrokerError::Overloaded(format!(
@@ -173,7 +143,7 @@ impl Committer {
 
     // The last version of a name that is not the broker's own.
     fn check_not_bundled(&self, name: &str) -> Result<u32, BrokerError> {
-        match self.parts.catalog.plugins.name(name) {
+        match self.catalog.plugins.name(name) {
             None => Err(BrokerError::NoPlugin(name.to_owned())),
             Some(known) if known.bundled => Err(BrokerError::Invalid(format!(
                 "plugin `{name}` comes with the broker and belongs to nobody"
@@ -181,32 +151,4 @@ impl Committer {
             Some(known) => Ok(known.last_version),
         }
     }
-}
-
-/// Whether there may be one more version of `name`, of so many bytes, that `by` uploads.
-///
-/// # Errors
-///
-/// The limit that is reached, and what to do.
-pub(crate) fn admit_upload(
-    catalog: &Catalog,
-    name: &str,
-    bytes: u64,
-    by: Option<&Principal>,
-    quotas: PluginQuotas,
-    policy: &Policy,
-) -> Result<(), BrokerError> {
-    let known = &catalog.plugins;
-    // A name without versions counts as one, and gives its place to the new one if that counts for the same.
-    let has_place = known.of_name(name).next().is_none()
-        && known
-            .name(name)
-            .is_some_and(|known| known.by.as_ref() == by);
-    if !has_place {
-        let made = known.made();
-        made.admit(census::PLUGINS, 1, by, quotas.versions, policy)?;
-    }
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let stored = known.bytes();
-    Ok(stored.admit(census::PLUGIN_BYTES, bytes, by, quotas.bytes, policy)?)
 }

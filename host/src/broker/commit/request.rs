@@ -1,0 +1,156 @@
+//! What the committer is asked for: batches to append, changes of what exists, outputs of subscriptions, confirmation of acks,
+//! and marks for checkpoints. Each carries where its answer goes. How they wait is the inbox's business.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::producers::Session;
+use super::promise::Promise;
+use crate::broker::error::BrokerError;
+use crate::domain::{
+    CommitNumber, Entries, LetterMark, Owner, PluginInfo, Position, Principal, SubscriptionId,
+    SubscriptionSpec, TopicName, TopicSpec,
+};
+use crate::state::catalog::Catalog;
+
+/// Where the answer to a request goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;
+
+/// A batch on its way.
+pub(crate) struct PublishItem {
+    pub(crate) topic: TopicName,
+    pub(crate) entries: Entries,
+    /// What it takes here and in the journal, in bytes. Never 0, however little is in it.
+    pub(crate) cost: usize,
+    pub(crate) first_number: u64,
+    pub(crate) resolved_through: u64,
+    pub(crate) session: Option<Arc<Session>>,
+    /// Who publishes it, and makes the topic when there is none.
+    pub(crate) by: Principal,
+    pub(crate) promise: Promise,
+    pub(crate) _room: OwnedSemaphorePermit,
+}
+
+impl PublishItem {
+    /// Bytes of its events, heads included.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.bytes().len()
+    }
+
+    /// Refuses it, and what its stream sends after it.
+    pub(super) fn refuse(self, error: &BrokerError) {
+        if let Some(session) = &self.session {
+            session.refuse_from_here();
+        }
+        self.promise.refuse(error.clone());
+    }
+}
+
+/// Anything else the committer writes.
+pub(crate) enum Control {
+    /// A change of what exists.
+    Change(ChangeRequest),
+    /// Outputs of a subscription (a route's results, dead letters) and the positions they are done with: atomic.
+    Outputs(Outputs),
+    /// Answered once every ack taken before it is on disk.
+    ConfirmAcks(Reply<()>),
+    /// Starts a new journal file and answers what a checkpoint needs to know of this moment.
+    Mark(Reply<Mark>),
+}
+
+impl Control {
+    /// Refuses it.
+    pub(super) fn refuse(self, error: &BrokerError) {
+        match self {
+            Self::Change(request) => request.refuse(error),
+            Self::Outputs(outputs) => outputs.refuse(error),
+            Self::ConfirmAcks(reply) => drop(reply.send(Err(error.clone()))),
+            Self::Mark(reply) => drop(reply.send(Err(error.clone()))),
+        }
+    }
+}
+
+/// A change of topics, subscriptions or plugins that somebody asks for.
+pub(crate) enum ChangeRequest {
+    CreateTopic(TopicSpec, Reply<()>),
+    DeleteTopic(TopicName, Reply<()>),
+    CreateSubscription(SubscriptionSpec, Reply<SubscriptionId>),
+    UpdateSubscription(Update, Reply<()>),
+    DeleteSubscription(SubscriptionId, Reply<()>),
+    AddPlugin(Upload, Reply<PluginInfo>),
+    /// Gives all versions of a name to an owner.
+    GivePlugin(String, Owner, Reply<()>),
+    DeletePlugin(Deletion, Reply<()>),
+}
+
+impl ChangeRequest {
+    fn refuse(self, error: &BrokerError) {
+        match self {
+            Self::CreateTopic(_, reply)
+            | Self::DeleteTopic(_, reply)
+            | Self::UpdateSubscription(_, reply)
+            | Self::DeleteSubscription(_, reply)
+            | Self::DeletePlugin(_, reply)
+            | Self::GivePlugin(_, _, reply) => drop(reply.send(Err(error.clone()))),
+            Self::CreateSubscription(_, reply) => drop(reply.send(Err(error.clone()))),
+            Self::AddPlugin(_, reply) => drop(reply.send(Err(error.clone()))),
+        }
+    }
+}
+
+/// A plugin to be recorded.
+pub(crate) struct Upload {
+    pub(crate) plugin: PluginInfo,
+    /// Under this name whoever it belongs to.
+    pub(crate) any_name: bool,
+}
+
+/// Versions of plugins that are to go.
+pub(crate) struct Deletion {
+    pub(crate) versions: Vec<(String, u32)>,
+    /// The name that goes with them, and may be anybody's then.
+    pub(crate) free_name: Option<String>,
+}
+
+/// What a subscription is to be changed to.
+pub(crate) struct Update {
+    pub(crate) id: SubscriptionId,
+    /// The revision it was made from. Somebody else's change in between is not overwritten unseen.
+    pub(crate) from_revision: u32,
+    pub(crate) spec: SubscriptionSpec,
+}
+
+/// Events a subscription appends, and the positions that are done with by that, in one group or not at all.
+pub(crate) struct Outputs {
+    pub(crate) subscription: SubscriptionId,
+    pub(crate) acks: Vec<RangeInclusive<Position>>,
+    pub(crate) events: Vec<Appended>,
+    pub(crate) done: Reply<()>,
+}
+
+impl Outputs {
+    /// Refuses them.
+    pub(super) fn refuse(self, error: &BrokerError) {
+        let _ = self.done.send(Err(error.clone()));
+    }
+}
+
+/// An event that the broker itself appends.
+pub(crate) struct Appended {
+    pub(crate) topic: TopicName,
+    pub(crate) mark: LetterMark,
+    pub(crate) event: Bytes,
+}
+
+/// The broker's state at a group boundary.
+pub(crate) struct Mark {
+    /// First group after the mark.
+    pub(crate) group: CommitNumber,
+    /// First position after the mark.
+    pub(crate) end: Position,
+    pub(crate) catalog: Catalog,
+    pub(crate) producers: Vec<u8>,
+}
