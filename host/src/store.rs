@@ -4,67 +4,56 @@
 //!
 //! Three parts with one owner each: [`JournalWriter`] appends (the committer), [`Checkpoints`] moves blocks
 //! into generations and releases the journal (the checkpointer), [`StoreReader`] reads (anybody).
+//!
+//! `journal` and `sealed` are rooms that do not know each other. `recovery` opens both, `reader` reads from both, and
+//! `checkpoint` moves blocks from the one to the other; the rest is what both stand on.
 
-mod accept;
+mod block;
+mod cache;
 mod checkpoint;
-mod database;
 mod error;
 mod folders;
 mod fs;
-mod generation;
-mod index;
 mod journal;
-mod manifest;
+mod layout;
+mod little_endian;
+mod loss;
+mod lost;
 mod marker;
-mod mend;
 mod pace;
-mod pool;
-mod preparer;
 mod reader;
-mod record;
 mod recovery;
-mod repair;
-mod replay;
 mod reserve;
-mod scan;
 mod sealed;
-mod staging;
-mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
-mod tree;
 mod trouble;
-mod witness;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use checkpoint::Checkpoints;
-pub use database::is_panic_expected;
-pub use error::{CheckpointError, Loss, LostRange, OpenError, ReadError, WriteError, WriteFailure};
+pub use error::{
+    CheckpointError, DatabaseError, JournalFailure, OpenError, ReadError, WriteDelay, WriteError,
+    WriteRefusal,
+};
 pub use folders::Folders;
-pub use fs::{DIRECT_BYTES, File, FileSystem, Hold, RealFileSystem, Unmoved};
-pub use index::{BlockMeta, JournalSegment};
-pub use journal::JournalWriter;
-pub use manifest::GenerationInfo;
-pub use reader::{StoreReader, Usage};
-pub use record::RECORD_BYTES_MAX;
+pub use fs::{DIRECT_BYTES, File, FileSystem, Hold, RealFileSystem, Unmoved, replace};
+pub use journal::{
+    BlockMeta, JournalSegment, JournalSize, JournalUsage, JournalWriter, RECORD_BYTES_MAX, Replay,
+    Replayed, ReplayedGroup,
+};
+pub use loss::{Loss, LostRange};
+pub use reader::{StoreReader, StoreUsage};
 pub use recovery::Examined;
-pub use replay::{Group, Replay, Replayed};
-pub use sealed::STATES_KEPT;
+pub use sealed::{GenerationInfo, STATES_KEPT, is_panic_expected};
 pub use trouble::Unreadable;
 
 #[cfg(test)]
-pub(crate) use database::failing;
-
-use generation::Generation;
-use index::Index;
-use pool::Pool;
-use reserve::Reserve;
+pub(crate) use sealed::failing;
 
 /// How large the store may become. Plain numbers; the configuration has the words about them.
 #[derive(Clone, Debug)]
@@ -125,7 +114,7 @@ impl Default for StoreOptions {
 /// An open store, in its parts.
 pub struct Opened {
     /// Appends groups. One owner.
-    pub journal: JournalWriter,
+    pub journal: Box<dyn JournalWriter>,
     /// Reads blocks. Clone it freely.
     pub reader: StoreReader,
     /// Writes generations. One owner.
@@ -170,67 +159,4 @@ pub fn open(
     fs: Arc<dyn FileSystem>,
 ) -> Result<Opened, OpenError> {
     examine(dir, options, fs)?.begin()
-}
-
-// What the three parts share. Whoever needs index and generations takes them in this order and never both at
-// once, so that a block that moves from one to the other is always found in one of them.
-struct Shared {
-    // Does nothing by path while the store is not in place.
-    fs: Arc<dyn FileSystem>,
-    // With the store's lock.
-    folders: Arc<Folders>,
-    dir: PathBuf,
-    options: StoreOptions,
-    index: RwLock<Index>,
-    generations: RwLock<Arc<Vec<Arc<Generation>>>>,
-    pool: Pool,
-    cache: reader::BlockCache,
-    troubles: trouble::Troubles,
-    reserve: Reserve,
-    // Figures of the journal including what readers cannot see yet.
-    journal_bytes: AtomicU64,
-    journal_blocks: AtomicUsize,
-    next_number: AtomicU64,
-    // No generation had this number or a higher one before.
-    generation_id_min: u64,
-}
-
-impl Shared {
-    fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn generations(&self) -> Arc<Vec<Arc<Generation>>> {
-        self.generations
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set_generations(&self, generations: Vec<Arc<Generation>>) {
-        *self
-            .generations
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(generations);
-    }
-
-    fn journal_bytes(&self) -> u64 {
-        self.journal_bytes.load(Ordering::Relaxed)
-    }
-
-    fn journal_blocks(&self) -> usize {
-        self.journal_blocks.load(Ordering::Relaxed)
-    }
-}
-
-fn journal_dir(dir: &Path) -> PathBuf {
-    dir.join("journal")
-}
-
-fn generations_dir(dir: &Path) -> PathBuf {
-    dir.join("generations")
 }

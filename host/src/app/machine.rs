@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
-use crate::store::{FileSystem, RealFileSystem, Usage};
+use crate::store::{FileSystem, RealFileSystem, StoreUsage};
 
 /// Descriptors for everything beside the journal and admin connections: sockets, databases that are open or being written, what
 /// wasmtime and the runtime hold.
@@ -53,7 +53,7 @@ fn journal_files(config: &Config) -> u64 {
 }
 
 /// Warns when the disk is smaller than what the journal and its reserve may take.
-pub(super) fn compare_disk(config: &Config, dir: &Path, usage: &Usage) {
+pub(super) fn compare_disk(config: &Config, dir: &Path, usage: &StoreUsage) {
     let Ok(free) = RealFileSystem.free_bytes(dir) else {
         return;
     };

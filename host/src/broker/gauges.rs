@@ -4,7 +4,7 @@
 use crate::domain::Owner;
 use crate::domain::SubscriptionInfo;
 use crate::plugin::{Holder, PluginStats};
-use crate::store::Usage;
+use crate::store::StoreUsage;
 use crate::telemetry::metrics::GaugeFamily;
 
 /// Name, help and kind of a family, and how its value is read.
@@ -193,8 +193,8 @@ pub(crate) fn of_plugin_owners(holders: &[Holder]) -> Vec<GaugeFamily> {
     })
 }
 
-pub(crate) fn of_store(usage: &Usage, failed: bool) -> Vec<GaugeFamily> {
-    let columns: [Column<(&Usage, bool)>; 5] = [
+pub(crate) fn of_store(usage: &StoreUsage, failed: bool) -> Vec<GaugeFamily> {
+    let columns: [Column<(&StoreUsage, bool)>; 5] = [
         (
             "tidegate_journal_bytes",
             "Bytes in the journal",

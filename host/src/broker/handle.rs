@@ -47,7 +47,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
 use crate::state::census::{PluginQuotas, Quota};
-use crate::store::{CheckpointError, OpenError, StoreReader, Usage, WriteError};
+use crate::store::{CheckpointError, OpenError, StoreReader, StoreUsage, WriteError};
 use crate::telemetry::errors::with_causes;
 use crate::telemetry::health::{Conditions, Raised};
 use crate::telemetry::metrics::Metrics;
@@ -185,7 +185,7 @@ impl Broker {
         );
         let mut journal = opened.journal;
         if let Some(reserved) = &recovered.reserved {
-            committer::reserve(&mut journal, reserved).map_err(StartError::Reserve)?;
+            committer::reserve(&mut *journal, reserved).map_err(StartError::Reserve)?;
         }
         let clock = options.clock.clone();
         let shutdown = CancellationToken::new();
@@ -694,7 +694,7 @@ impl Broker {
 
     /// What the store takes.
     #[must_use]
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> StoreUsage {
         self.0.reader.usage()
     }
 

@@ -10,8 +10,7 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::error::PluginStartError;
-use super::options::PluginOptions;
+use super::{PluginOptions, PluginStartError};
 
 /// Time between two ticks of the epoch. Guests yield to each other at ticks, and allowances are counted in them.
 pub(super) const TICK: Duration = Duration::from_millis(1);

@@ -13,12 +13,10 @@ use wasmtime::component::{
 use super::budget::Budget;
 use super::cache::ArtifactCache;
 use super::engine::{Running, Ticker, places};
-use super::error::LoadError;
-use super::fault::{Fault, FaultKind};
-use super::guest_state::GuestState;
+use super::guest::{Fault, FaultKind, GuestState};
 use super::output::OutputLog;
 use super::stats::Counters;
-use super::{abi, imports};
+use super::{LoadError, abi, wasi};
 use crate::domain::{Digest, PluginWorld};
 use crate::locks::lock;
 use crate::runtime::{Clock, Random};
@@ -121,7 +119,7 @@ impl Loaded {
             PluginWorld::Transform => transform_exports(component)?,
         };
         let mut linker = Linker::new(&shared.engine);
-        imports::link(&mut linker, component).map_err(|refusal| match refusal {
+        wasi::link(&mut linker, component).map_err(|refusal| match refusal {
             Ok(names) => LoadError::Imports(names),
             Err(error) => LoadError::Link(format!("{error:#}")),
         })?;

@@ -5,12 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::findings::Findings;
-use super::kit::Kit;
+use super::filter::{Kit, RuleKey};
 use super::lower::{Parsed, next_call};
 use super::ration::{Ration, cost};
-use super::rule::RuleKey;
 use super::rules::{RuleHost, Trial, trial};
+use super::shard::Found;
 use super::stats::Gauge;
 use super::window::Window;
 
@@ -64,12 +63,7 @@ impl Quarantined {
     }
 
     /// Evaluates `events` as far as it may.
-    pub(super) async fn evaluate(
-        &mut self,
-        kit: &Kit,
-        events: &[Parsed<'_>],
-        found: &mut Findings,
-    ) {
+    pub(super) async fn evaluate(&mut self, kit: &Kit, events: &[Parsed<'_>], found: &mut Found) {
         let mut spent = 0;
         let mut rest = events;
         while let Some(first) = rest.first() {

@@ -1,13 +1,13 @@
-//! What can go wrong in the store, one type per operation, and the loss that an operator may have to accept.
+//! The errors of the store, one type per operation, each in the shape of what whoever asked for it can do now.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::reserve::is_full;
-use crate::domain::{CommitNumber, Position, Sequence, TopicId};
+use super::fs::is_full;
+use super::loss::Loss;
+use crate::domain::{CommitNumber, Position};
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +69,51 @@ pub enum OpenError {
     },
 }
 
-/// Why a group was not appended or made durable.
+/// Why a group was not appended or made durable: what whoever wanted it can do, with the cause.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The disk failed now. Nothing more can be written until the broker is restarted.
+    /// Nothing: it can never be written. Nothing of it is there, and the journal stays usable.
+    #[error(transparent)]
+    Refused(#[from] WriteRefusal),
+    /// Try the same again later. Nothing of it is there, and the journal stays usable.
+    #[error(transparent)]
+    Retry(#[from] WriteDelay),
+    /// Start anew: nothing more is written until then. What was not synced may be there or not.
+    #[error(transparent)]
+    Final(#[from] JournalFailure),
+}
+
+/// Why a group can never be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteRefusal {
+    /// It is longer than a group may be.
+    #[error("a group may have at most {bytes_max} bytes")]
+    TooLong {
+        /// Of the largest one.
+        bytes_max: u64,
+    },
+    /// A block does not lie after the one before it, or has no events.
+    #[error("block at position {0} does not lie after what was appended before")]
+    Order(Position),
+}
+
+/// Why nothing can be written for now: there is no room, or no file descriptor, for a journal file or what is to be written.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the journal file {} cannot be written for now", path.display())]
+pub struct WriteDelay {
+    /// The journal file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: Arc<io::Error>,
+}
+
+/// Why nothing more is written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JournalFailure {
+    /// The disk failed now.
     #[error("writing {} failed", path.display())]
-    Io {
+    Now {
         /// The journal file.
         path: PathBuf,
         /// The failure.
@@ -84,29 +123,21 @@ pub enum WriteError {
     /// The disk failed earlier. What it holds beyond the last good sync is not known, so nothing is written
     /// any more; restart the broker once the disk is in order.
     #[error("writing {} failed earlier, so nothing more is written until a restart", path.display())]
-    Poisoned {
+    Earlier {
         /// The journal file.
         path: PathBuf,
         /// The first failure.
         #[source]
         source: Arc<io::Error>,
     },
-    /// There is no room, or no file descriptor, for a journal file or what is to be written. Nothing of it is there; the writer
-    /// stays usable, and the same may work later.
-    #[error("the journal file {} cannot be written for now", path.display())]
-    Later {
-        /// The journal file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Arc<io::Error>,
-    },
-    /// The group is longer than a record may be. Nothing was written; the writer stays usable.
-    #[error("a group may have at most {} bytes", super::record::RECORD_BYTES_MAX)]
-    TooLong,
-    /// A block does not lie after the one before it. Nothing was written; the writer stays usable.
-    #[error("block at position {0} does not lie after what was appended before")]
-    Order(Position),
+}
+
+impl WriteDelay {
+    /// Whether there was no room for it on the disk.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        is_full(&self.source)
+    }
 }
 
 /// Why a block or group cannot be read.
@@ -154,15 +185,26 @@ pub enum ReadError {
         #[source]
         source: Arc<ReadError>,
     },
-    /// sled cannot open or read a generation.
+    /// A database of a generation cannot be opened or read.
     #[error("the database {} does not answer", path.display())]
     Database {
         /// Its folder.
         path: PathBuf,
-        /// What sled said.
+        /// What it said.
         #[source]
-        source: Arc<sled::Error>,
+        source: Arc<DatabaseError>,
     },
+}
+
+/// What a database says when it fails.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The operating system failed under it.
+    #[error("IO error: {0}")]
+    Io(io::Error),
+    /// It is not as it should be.
+    #[error(transparent)]
+    Other(Box<dyn Error + Send + Sync>),
 }
 
 /// Why a generation was not written or deleted.
@@ -190,9 +232,9 @@ pub enum CheckpointError {
     /// The generation did not read back as it was written. It was removed; the journal is untouched.
     #[error("the new generation did not read back as written")]
     Verify(#[source] ReadError),
-    /// sled failed. The generation was removed; the journal is untouched.
+    /// A database failed. The generation was removed; the journal is untouched.
     #[error("writing the generation failed")]
-    Database(#[source] sled::Error),
+    Database(#[source] DatabaseError),
     /// The disk failed before the generation was complete. It was removed; the journal is untouched.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -215,149 +257,15 @@ pub enum CheckpointError {
     Unknown(u64),
 }
 
-/// Committed data that is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loss {
-    /// The damaged file or folder.
-    pub path: PathBuf,
-    /// What is wrong with it, where that is not plain damage to its content.
-    pub why: Option<String>,
-    /// Where a copy was kept; only when the loss was accepted and there was something to copy.
-    pub kept_aside: Option<PathBuf>,
-    /// First and last group concerned; the last is unknown when the end of the journal itself is gone.
-    pub groups: Option<(CommitNumber, Option<CommitNumber>)>,
-    /// First and last position concerned, where known.
-    pub positions: Option<(Position, Position)>,
-    /// Events concerned, as far as they can be named.
-    pub ranges: Vec<LostRange>,
-    /// Names of the topics of these events, as far as whoever knows them has said.
-    pub topics: BTreeMap<TopicId, String>,
-    /// Whether notes (acks, catalog changes) of these groups are gone too.
-    pub notes: bool,
-}
-
-impl Loss {
-    /// Says what the topics are called whose events are lost.
-    pub fn name_topics(&mut self, name: impl Fn(TopicId) -> Option<String>) {
-        let named = self.ranges.iter();
-        let named = named.filter_map(|range| Some((range.topic, name(range.topic)?)));
-        self.topics.extend(named);
-    }
-}
-
-/// Consecutive events of one topic that are gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LostRange {
-    /// Their topic.
-    pub topic: TopicId,
-    /// The first one.
-    pub first: Sequence,
-    /// The last one.
-    pub last: Sequence,
-}
-
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.path.display())?;
-        if let Some(why) = &self.why {
-            let more = self.groups.is_some() || self.positions.is_some();
-            write!(f, " {why}{}", if more { ";" } else { "" })?;
-        }
-        match self.groups {
-            Some((first, Some(last))) => {
-                write!(f, " groups {first} to {last} ({})", count(first.0, last.0))?;
-            }
-            Some((first, None)) => write!(f, " groups from {first} on (nobody knows how many)")?,
-            None => {}
-        }
-        match self.positions {
-            // Not every position is that of an event which was still there.
-            Some((first, last)) => {
-                let events = count(first.0, last.0);
-                write!(f, " positions {first} to {last} (at most {events} events)")?;
-            }
-            None if self.groups.is_some() && self.ranges.is_empty() => {
-                f.write_str(" with a number of events that nobody knows")?;
-            }
-            None => {}
-        }
-        for range in self.ranges.iter().take(8) {
-            let LostRange { topic, first, last } = range;
-            match self.topics.get(topic) {
-                Some(name) => write!(f, ", topic `{name}`")?,
-                None => write!(f, ", topic number {topic}, whose name is not known,")?,
-            }
-            let events = count(first.0, last.0);
-            write!(f, " sequences {first} to {last} ({events} events)")?;
-        }
-        if self.ranges.len() > 8 {
-            write!(f, " and {} more ranges", self.ranges.len() - 8)?;
-        }
-        if self.notes && self.groups.is_some() {
-            f.write_str(", with the acks and changes committed there")?;
-        }
-        if let Some(kept) = &self.kept_aside {
-            write!(f, " (kept as {})", kept.display())?;
-        }
-        Ok(())
-    }
-}
-
-fn count(first: u64, last: u64) -> u64 {
-    last.saturating_sub(first).saturating_add(1)
-}
-
-fn list(losses: &[Loss]) -> String {
-    losses
-        .iter()
-        .map(Loss::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-/// What whoever wanted to write can do about a [`WriteError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteFailure {
-    /// Nothing: it can never be written. The writer stays usable.
-    Refused,
-    /// Try it again later. Nothing was written, and the writer stays usable.
-    Retry,
-    /// Nothing is written any more until a restart.
-    Final,
-}
-
-impl WriteError {
-    /// What can be done about it.
-    #[must_use]
-    pub fn failure(&self) -> WriteFailure {
-        match self {
-            Self::TooLong | Self::Order(_) => WriteFailure::Refused,
-            Self::Later { .. } => WriteFailure::Retry,
-            Self::Io { .. } | Self::Poisoned { .. } => WriteFailure::Final,
-        }
-    }
-
-    /// Whether there was no room for it on the disk.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        match self {
-            Self::Io { source, .. }
-            | Self::Poisoned { source, .. }
-            | Self::Later { source, .. } => is_full(source),
-            Self::TooLong | Self::Order(_) => false,
-        }
-    }
-}
-
 impl CheckpointError {
     /// Whether there was no room for it. It may fit once less has to be kept.
     #[must_use]
     pub fn is_full(&self) -> bool {
         let source: &io::Error = match self {
-            Self::Database(sled::Error::Io(source)) | Self::Io { source, .. } => source,
+            Self::Database(DatabaseError::Io(source)) | Self::Io { source, .. } => source,
             Self::Manifest(source) => source,
             Self::Verify(ReadError::Database { source, .. }) => match &**source {
-                sled::Error::Io(source) => source,
+                DatabaseError::Io(source) => source,
                 _ => return false,
             },
             Self::Verify(ReadError::Io { source, .. }) => source,
@@ -389,7 +297,7 @@ impl ReadError {
             Self::Unreadable { source, .. } => return source.is_damage(),
             Self::Io { source, .. } => source,
             Self::Database { source, .. } => match &**source {
-                sled::Error::Io(source) => source,
+                DatabaseError::Io(source) => source,
                 _ => return true,
             },
         };
@@ -407,11 +315,11 @@ impl ReadError {
         }
     }
 
-    pub(super) fn database(path: &Path) -> impl FnOnce(sled::Error) -> Self {
+    pub(super) fn database<E: Into<DatabaseError>>(path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
         move |source| Self::Database {
             path,
-            source: Arc::new(source),
+            source: Arc::new(source.into()),
         }
     }
 
@@ -434,45 +342,10 @@ impl CheckpointError {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::survey::empty_loss;
-
-    #[test]
-    fn a_loss_is_told_with_names_and_counts_or_that_nobody_knows_them() {
-        let path = Path::new("journal/7.log");
-        let range = |topic, first, last| LostRange {
-            topic: TopicId(topic),
-            first: Sequence(first),
-            last: Sequence(last),
-        };
-        let mut loss = Loss {
-            groups: Some((CommitNumber(7), Some(CommitNumber(9)))),
-            positions: Some((Position(20), Position(24))),
-            ranges: vec![range(4, 11, 13), range(5, 1, 2)],
-            ..empty_loss(path)
-        };
-        loss.name_topics(|topic| (topic == TopicId(4)).then(|| "orders.new".to_owned()));
-        assert_eq!(
-            loss.to_string(),
-            "journal/7.log: groups 7 to 9 (3) positions 20 to 24 (at most 5 events), topic `orders.new` sequences 11 to 13 \
-             (3 events), topic number 5, whose name is not known, sequences 1 to 2 (2 events), with the acks and changes \
-             committed there"
-        );
-        let open = Loss {
-            groups: Some((CommitNumber(7), None)),
-            ..empty_loss(path)
-        };
-        assert_eq!(
-            open.to_string(),
-            "journal/7.log: groups from 7 on (nobody knows how many) with a number of events that nobody knows, with the acks \
-             and changes committed there"
-        );
-        let state = Loss {
-            why: Some("missing".to_owned()),
-            ..empty_loss(Path::new("state"))
-        };
-        assert_eq!(state.to_string(), "state: missing");
-    }
+fn list(losses: &[Loss]) -> String {
+    losses
+        .iter()
+        .map(Loss::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }

@@ -1,11 +1,11 @@
-//! A word outside the store's folder that there is a store, so that a folder that is gone is not taken for one that never was.
+//! The marker: a word outside the store's folder that there is a store, so that a folder that is gone is not taken for one that never was.
 //! Written once, when a store has begun, and never changed.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::error::OpenError;
-use super::fs::FileSystem;
+use super::fs::{self, FileSystem};
 
 const TITLE: &str = "tidegate-data 1";
 /// What the titles of all versions begin with; a number follows.
@@ -41,10 +41,9 @@ pub(super) fn write(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     // Beside it may lie a new version of the program itself, as `tidegate.new`.
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
-    let aside = PathBuf::from(aside);
-    let file = fs.create(&aside)?;
-    file.write_at(format!("{TITLE}\n{TEXT}").as_bytes(), 0)?;
-    file.sync()?;
-    fs.rename(&aside, path)?;
-    path.parent().map_or(Ok(()), |folder| fs.sync_dir(folder))
+    let text = format!("{TITLE}\n{TEXT}");
+    fs::replace(fs, path, Path::new(&aside), |file| {
+        file.write_at(text.as_bytes(), 0)
+    })?;
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Disk space that is kept for when there is no other: a journal file, for acks and marks, and room for a checkpoint to be made
+//! The reserve: disk space that is kept for when there is no other, a journal file, for acks and marks, and room for a checkpoint to be made
 //! in. Both are really allocated. Publishes are refused from the moment that the disk has no room but this, until all of it is
 //! there again; what was taken of it is made up for by whoever looks for room. Nothing in it is ever read.
 
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::fs::{DIRECT_BYTES, File, FileSystem};
-use super::journal::{RESERVED, aside_path};
+use super::fs::{DIRECT_BYTES, File, FileSystem, is_full};
+use super::layout;
 
 /// The reserve of one store. Shared by the journal's writer and the checkpoints.
 pub(super) struct Reserve {
@@ -38,9 +38,8 @@ impl Reserve {
         checkpoint_bytes_min: u64,
     ) -> Self {
         let reserve = Self {
-            // Removed with everything else there that has no name yet, should a run end without giving it back.
-            journal_path: aside_path(dir, RESERVED),
-            checkpoint_path: dir.join("reserve"),
+            journal_path: layout::reserved_file(dir),
+            checkpoint_path: layout::checkpoint_reserve(dir),
             journal_bytes: journal_bytes.next_multiple_of(DIRECT_BYTES as u64),
             checkpoint_bytes_min,
             parts: Mutex::new(Parts {
@@ -164,26 +163,10 @@ fn allocated(fs: &dyn FileSystem, path: &Path, bytes: u64) -> io::Result<Arc<dyn
     filled.map(|()| file)
 }
 
-/// Whether the disk has no room, or whoever the broker runs as may have no more of it.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
-}
-
-/// Whether the process or the system has no file descriptor left. That is no fault of a disk.
-pub(super) fn is_out_of_files(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::RealFileSystem;
-    use crate::store::journal_dir;
     use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
 
     fn length(path: &Path) -> Option<u64> {
@@ -192,7 +175,7 @@ mod tests {
 
     fn reserve(fs: &dyn FileSystem) -> (tempfile::TempDir, Reserve) {
         let dir = tempfile::tempdir().expect("a folder");
-        std::fs::create_dir(journal_dir(dir.path())).expect("a folder");
+        std::fs::create_dir(layout::journal(dir.path())).expect("a folder");
         let reserve = Reserve::new(fs, dir.path(), 8_192, 4_096);
         (dir, reserve)
     }

@@ -1,253 +1,289 @@
-//! What a start takes from the generations: which of them count, and the newest state that reads. Where the manifest is
-//! missing or damaged it is made again of the generations, which describe themselves. Only reads; what it finds wanting is a
-//! loss that an operator has to accept, and whatever it cannot place is left for [`super::recovery`] to set aside.
+//! The sealed generations: what stays of the events once the journal has let them go, and the state of the broker beside them. A
+//! generation is written once and then only read, until it is deleted whole; which ones are complete the manifest says. The only
+//! place that knows sled.
+//!
+//! [`Sealed`] is what readers see of them, and [`GenerationWriter`] is the one who changes that. Nothing here knows the journal.
 
-use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
+mod build;
+mod database;
+mod generation;
+mod give_up;
+mod inventory;
+mod items;
+mod manifest;
+mod mend;
+mod pool;
+#[cfg(test)]
+mod sled_facts;
+mod state;
+mod tree;
+mod writer;
 
-use bytes::Bytes;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use super::database;
-use super::error::{Loss, OpenError};
+use super::cache::{BlockCache, CacheKey};
+use super::error::ReadError;
+use super::folders::Folders;
 use super::fs::FileSystem;
-use super::generation::{self, Unsound};
-use super::generations_dir;
-use super::manifest::{self, Described, ManifestError};
-use super::survey::empty_loss;
-use crate::domain::{CommitNumber, TopicId};
+use super::trouble::{Holder, Troubles};
+use crate::domain::{Block, CommitNumber, Position, TopicId};
 
-/// As many generations are kept for their state, whatever becomes of their events: a start needs that of the newest, or if it is
-/// damaged of the one before it.
-pub const STATES_KEPT: usize = 2;
+pub use database::is_panic_expected;
+pub use inventory::STATES_KEPT;
+pub(super) use inventory::{Inventory, examine};
+pub use manifest::GenerationInfo;
+pub(super) use writer::{GenerationWriter, reserve_bytes_min};
 
-/// The complete generations and what a start takes from them.
-pub(super) struct Sealed {
-    pub(super) described: Vec<Described>,
-    pub(super) state: Vec<(Bytes, Bytes)>,
-    /// The state is as of before this group.
-    pub(super) mark: CommitNumber,
-    pub(super) losses: Vec<Loss>,
-    /// Folders of generations that are not among `described`.
-    pub(super) unlisted: Vec<Unlisted>,
-    /// Whether there is a manifest, sound or not.
-    pub(super) has_manifest: bool,
-    /// No generation had a higher number.
-    pub(super) last_id: u64,
+#[cfg(test)]
+pub(crate) use database::failing;
+#[cfg(test)]
+pub(super) use items::DatabaseWriter;
+
+use generation::{Generation, PartError};
+use manifest::Described;
+use pool::Pool;
+
+/// What the generations share with the rest of the store.
+pub(super) struct SealedParts {
+    // Does nothing by path while the store is not in place.
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) dir: PathBuf,
+    pub(super) folders: Arc<Folders>,
+    pub(super) cache: Arc<BlockCache>,
+    pub(super) troubles: Arc<Troubles>,
+    /// sled databases that may be open at a time.
+    pub(super) open_max: usize,
 }
 
-/// The folder of a generation that the manifest does not name: one that was being written, or being removed, when the last
-/// run ended, as long as nothing else is wrong.
-pub(super) struct Unlisted {
-    pub(super) path: PathBuf,
-    /// As of before which group it is, when it is complete.
-    pub(super) mark: Option<CommitNumber>,
+/// The complete generations, as readers see them.
+pub(super) struct Sealed {
+    fs: Arc<dyn FileSystem>,
+    dir: PathBuf,
+    folders: Arc<Folders>,
+    cache: Arc<BlockCache>,
+    troubles: Arc<Troubles>,
+    pool: Pool,
+    /// Oldest first.
+    generations: RwLock<Arc<Vec<Arc<Generation>>>>,
 }
 
 impl Sealed {
-    /// Every group before this one was durable once: a complete generation says so.
-    pub(super) fn durable_before(&self) -> CommitNumber {
-        let unlisted = self.unlisted.iter().filter_map(|one| one.mark);
-        let listed = self.described.iter().map(|one| one.info.mark);
-        listed.chain(unlisted).max().unwrap_or(CommitNumber(1))
-    }
-}
-
-/// Reads the manifest and the newest state in `dir`.
-pub(super) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Sealed, OpenError> {
-    let mut folders = numbered(fs, dir)?;
-    // Nor will a folder have the name that a file of somebody else has.
-    let last_id = folders.iter().map(|(id, _)| *id).max();
-    folders.retain(|(_, path)| path.is_dir());
-    let mut losses = Vec::new();
-    let (has_manifest, mut described) = match manifest::load(fs, dir) {
-        Ok(Some(described)) => (true, described),
-        Ok(None) if folders.is_empty() => (false, Vec::new()),
-        Ok(None) => (
-            false,
-            made_again(fs, dir, &folders, "missing", &mut losses)?,
-        ),
-        Err(ManifestError::Damaged) => {
-            (true, made_again(fs, dir, &folders, "damaged", &mut losses)?)
+    /// Those that a start has found.
+    pub(super) fn new(parts: SealedParts, found: &Inventory) -> Self {
+        let SealedParts {
+            fs,
+            dir,
+            folders,
+            cache,
+            troubles,
+            open_max,
+        } = parts;
+        let described = found.described.iter();
+        let generation = |one: &Described| Arc::new(Generation::new(&dir, one.clone(), &folders));
+        let generations = described.map(generation).collect();
+        Self {
+            fs,
+            folders,
+            cache,
+            troubles,
+            pool: Pool::new(open_max),
+            generations: RwLock::new(Arc::new(generations)),
+            dir,
         }
-        Err(error) => return Err(not_read(&manifest::path(dir), error)),
-    };
-    for one in &mut described {
-        drop_missing_parts(fs, dir, one, &mut losses)?;
     }
-    let (state, mark) = newest_state(fs, dir, &mut described, &mut losses)?;
-    let listed: Vec<u64> = described.iter().map(|one| one.info.id).collect();
-    let last_id = last_id.into_iter().chain(listed.iter().copied());
-    let last_id = last_id.max().unwrap_or(0);
-    let unlisted = folders.into_iter().filter(|(id, _)| !listed.contains(id));
-    let unlisted = unlisted.map(|(_, path)| Unlisted {
-        mark: manifest::load_about(fs, &path)
-            .ok()
-            .map(|one| one.info.mark),
-        path,
-    });
-    Ok(Sealed {
-        unlisted: unlisted.collect(),
-        described,
-        state,
-        mark,
-        losses,
-        has_manifest,
-        last_id,
-    })
-}
 
-// What bears a generation's number, rising. Whatever else lies there is nothing of ours.
-fn numbered(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
-    let all = generations_dir(dir);
-    let paths = match fs.list(&all) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        other => other.map_err(OpenError::io("list", &all))?,
-    };
-    let ours = paths.into_iter();
-    let mut ours: Vec<_> = ours
-        .filter_map(|path| Some((generation::id_of(&path)?, path)))
-        .collect();
-    ours.sort();
-    Ok(ours)
-}
-
-fn not_read(path: &Path, error: ManifestError) -> OpenError {
-    match error {
-        ManifestError::Io(source) => OpenError::io("read", path)(source),
-        ManifestError::Format(found) => OpenError::Format {
-            path: path.to_owned(),
-            found,
-        },
-        // Told before.
-        ManifestError::Damaged => OpenError::Corrupt {
-            losses: vec![empty_loss(path)],
-        },
+    /// What is told of them, oldest first.
+    pub(super) fn infos(&self) -> Vec<GenerationInfo> {
+        let generations = self.generations();
+        let infos = generations.iter().map(|one| one.described.info.clone());
+        infos.collect()
     }
-}
 
-// The generations that describe themselves. A description is written last, so what it tells of is there.
-fn made_again(
-    fs: &dyn FileSystem,
-    dir: &Path,
-    folders: &[(u64, PathBuf)],
-    what: &str,
-    losses: &mut Vec<Loss>,
-) -> Result<Vec<Described>, OpenError> {
-    let (mut described, mut others) = (Vec::new(), Vec::new());
-    for (id, folder) in folders {
-        match manifest::load_about(fs, folder) {
-            Ok(one) if one.info.id == *id => described.push(one),
-            Ok(_) | Err(ManifestError::Damaged) => others.push(*id),
-            // It never was complete, or is no more.
-            Err(ManifestError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                others.push(*id);
+    /// As of before which group the newest of them is.
+    pub(super) fn newest_mark(&self) -> Option<CommitNumber> {
+        let generations = self.generations();
+        generations.last().map(|one| one.described.info.mark)
+    }
+
+    /// Their bytes together, and how many they are.
+    pub(super) fn bytes_and_count(&self) -> (u64, usize) {
+        let generations = self.generations();
+        let bytes = generations.iter().map(|one| one.described.info.bytes).sum();
+        (bytes, generations.len())
+    }
+
+    /// Which topics their events are of, and how many of each are there. Reads all of them; what does not read is passed over.
+    pub(super) fn topics(&self) -> Vec<(TopicId, u64)> {
+        let generations = self.generations();
+        let described = generations.iter().map(|one| &one.described);
+        inventory::topics(&self.dir, described)
+    }
+
+    /// The block that contains `from`, or else the first one after it.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails or what it holds is damaged.
+    pub(super) fn next_block(&self, from: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        loop {
+            let since = self.troubles.since();
+            let generations = self.generations();
+            let deleted = deleted_so_far(&generations);
+            let key = CacheKey::Generations { from, deleted };
+            if let Some(block) = self.cache.get(&key) {
+                return Ok(Some(block));
             }
-            Err(error) => return Err(not_read(folder, error)),
-        }
-    }
-    let old = described.len().saturating_sub(STATES_KEPT);
-    described
-        .iter_mut()
-        .take(old)
-        .for_each(|one| one.state = None);
-    let known: Vec<u64> = described.iter().map(|one| one.info.id).collect();
-    let mut why = format!("{what}, and can be made again of generations {known:?}");
-    if !others.is_empty() {
-        why += &format!("; what is left of generations {others:?} is set aside in `lost`");
-    }
-    losses.push(Loss {
-        why: Some(why),
-        notes: false,
-        ..empty_loss(&manifest::path(dir))
-    });
-    Ok(described)
-}
-
-// A part without its database stays listed, as lost.
-fn drop_missing_parts(
-    fs: &dyn FileSystem,
-    dir: &Path,
-    one: &mut Described,
-    losses: &mut Vec<Loss>,
-) -> Result<(), OpenError> {
-    let folder = generation::folder(dir, one.info.id);
-    for (index, part) in one
-        .parts
-        .iter_mut()
-        .enumerate()
-        .filter(|(_, part)| !part.is_lost)
-    {
-        let path = generation::part_path(&folder, index);
-        let database = path.join(database::DATABASE);
-        match fs.open(&database) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                part.is_lost = true;
-                losses.push(Loss {
-                    why: Some("missing".to_owned()),
-                    positions: Some((part.first_position, part.last_position)),
-                    notes: false,
-                    ..empty_loss(&path)
-                });
+            match self.search(&generations, from, since) {
+                Ok(found) => {
+                    let block = found.map(Arc::new);
+                    if let Some(block) = &block {
+                        self.cache.insert(key, block.clone());
+                    }
+                    return Ok(block);
+                }
+                // Deleted while we looked: the next list does not have it any more.
+                Err((generation, _)) if generation.is_deleted() => {}
+                Err((_, error)) => return Err(error),
             }
-            Err(error) => return Err(OpenError::io("open", &database)(error)),
         }
     }
-    Ok(())
-}
 
-// The newest state that reads, and the group it is as of before. Where none is listed, that was accepted earlier.
-fn newest_state(
-    fs: &dyn FileSystem,
-    dir: &Path,
-    described: &mut [Described],
-    losses: &mut Vec<Loss>,
-) -> Result<(Vec<(Bytes, Bytes)>, CommitNumber), OpenError> {
-    for one in described.iter_mut().rev() {
-        let Some((items, checksum)) = one.state else {
-            continue;
+    // Generations may overlap when blocks were written again; of equal ones the newest counts, and what is damaged in one may be
+    // sound in another.
+    fn search<'a>(
+        &self,
+        generations: &'a [Arc<Generation>],
+        from: Position,
+        since: u64,
+    ) -> Result<Option<Block>, (&'a Generation, ReadError)> {
+        let newest_first = generations.iter().rev();
+        let mut candidates: Vec<_> = newest_first
+            .filter_map(|generation| {
+                let (part, lowest) = generation.part_for(from)?;
+                Some((lowest, part, &**generation))
+            })
+            .collect();
+        candidates.sort_by_key(|(lowest, _, _)| *lowest);
+        let mut best: Option<Block> = None;
+        let mut failed = None;
+        for (lowest, part, generation) in candidates {
+            if best
+                .as_ref()
+                .is_some_and(|best| lowest >= best.last_position().next())
+            {
+                break;
+            }
+            let found = match self.block_in_part(generation, (part, lowest), since) {
+                Ok(found) => found,
+                Err(error) => {
+                    failed = failed.or(Some((generation, error)));
+                    continue;
+                }
+            };
+            if let Some(block) = found
+                && best
+                    .as_ref()
+                    .is_none_or(|best| block.first_position < best.first_position)
+            {
+                best = Some(block);
+            }
+        }
+        match failed {
+            // Something before it may be missing.
+            Some(failed) if best.as_ref().is_none_or(|best| best.first_position > from) => {
+                Err(failed)
+            }
+            _ => Ok(best),
+        }
+    }
+
+    // Of a generation that is being deleted nothing is remembered.
+    fn block_in_part(
+        &self,
+        generation: &Generation,
+        (part, from): (usize, Position),
+        since: u64,
+    ) -> Result<Option<Block>, ReadError> {
+        let (troubles, pool) = (&self.troubles, &self.pool);
+        let holder = Holder::Part {
+            generation: generation.described.info.id,
+            part,
         };
-        let path = generation::state_path(&generation::folder(dir, one.info.id));
-        match generation::prove_state(fs, dir, &path, items, checksum) {
-            Ok(state) => return Ok((state, one.info.mark)),
-            Err(Unsound::System(source)) => return Err(OpenError::Read { path, source }),
-            Err(Unsound::Content(error)) => {
-                tracing::error!(path = %path.display(), %error, "the state does not read");
-                one.state = None;
-                losses.push(Loss {
-                    why: Some(format!("{error}, so an older state has to do")),
-                    ..empty_loss(&path)
-                });
-            }
+        if let Some(error) = troubles.known(holder, from) {
+            return Err(error);
         }
+        let failed = match generation.block_in_part(pool, part, from) {
+            Ok(found) => {
+                troubles.went_well(holder, from);
+                return Ok(found);
+            }
+            Err(failed) => failed,
+        };
+        let (PartError::Closed(why) | PartError::At(why)) = &failed;
+        if generation.is_deleted() {
+            return Err(why.clone());
+        }
+        // What is not in place says nothing of what was stored.
+        if let Err(error) = self.folders.check() {
+            return Err(ReadError::io(&generation.path(part))(error));
+        }
+        if let Some(error) = troubles.failed_again(holder, from, why) {
+            return Err(error);
+        }
+        let about = &generation.described.parts[part];
+        let path = generation.path(part);
+        Err(match failed {
+            PartError::Closed(why) => {
+                let all = about.first_position.min(from)..=about.last_position;
+                troubles.found(holder, &path, all, why, since)
+            }
+            PartError::At(why) => {
+                let end = generation.end_of_damage(pool, part, from);
+                let last = Position(end.0.saturating_sub(1)).max(from);
+                troubles.found(holder, &path, from..=last, why, since)
+            }
+        })
     }
-    Ok((Vec::new(), CommitNumber(1)))
+
+    fn generations(&self) -> Arc<Vec<Arc<Generation>>> {
+        let generations = self.generations.read();
+        generations.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn described(&self) -> Vec<Described> {
+        let generations = self.generations();
+        generations
+            .iter()
+            .map(|one| one.described.clone())
+            .collect()
+    }
+
+    // Lets readers see this list.
+    fn show(&self, all: Vec<Described>) {
+        let before = self.generations();
+        let generations = all.into_iter().map(|described| {
+            // A reader that has the old list must see the same `deleted` flag.
+            let same = before.iter().find(|one| one.described == described);
+            same.cloned()
+                .unwrap_or_else(|| Arc::new(Generation::new(&self.dir, described, &self.folders)))
+        });
+        let generations = Arc::new(generations.collect());
+        *self
+            .generations
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = generations;
+    }
+
+    /// Databases open now, and at most ever.
+    #[cfg(test)]
+    pub(super) fn open_now_and_peak(&self) -> (usize, usize) {
+        self.pool.open_now_and_peak()
+    }
 }
 
-/// Topics of the events in these generations, with how many there are of each. What does not read is passed over: whoever reads
-/// it for a subscription says so.
-pub(super) fn topics<'a>(
-    dir: &Path,
-    generations: impl IntoIterator<Item = &'a Described>,
-) -> Vec<(TopicId, u64)> {
-    let mut topics: HashMap<TopicId, u64> = HashMap::new();
-    for one in generations {
-        let folder = generation::folder(dir, one.info.id);
-        for (index, part) in one
-            .parts
-            .iter()
-            .enumerate()
-            .filter(|(_, part)| !part.is_lost)
-        {
-            let path = generation::part_path(&folder, index);
-            let read = generation::topics_in_part(&path, part, |topic, events| {
-                *topics.entry(topic).or_default() += events;
-            });
-            if let Err(error) = read {
-                tracing::warn!(path = %path.display(), %error, "cannot be looked through for topics");
-            }
-        }
-    }
-    topics.into_iter().collect()
+// Generations are numbered without a gap, so it follows from those that are left. It grows with each that is deleted.
+fn deleted_so_far(generations: &[Arc<Generation>]) -> u64 {
+    let newest = generations.last().map_or(0, |one| one.described.info.id);
+    newest.saturating_sub(generations.len() as u64)
 }

@@ -22,8 +22,6 @@ const LONG_FILES: &[(&str, &str)] = &[
         "state/dedup.rs",
         "its rules and its model are still in one file",
     ),
-    ("store/journal.rs", "its jobs are still to be divided"),
-    ("store/record.rs", "its formats are still in one file"),
     (
         "subscription/tests.rs",
         "cases against a model, still to be sorted by subject",

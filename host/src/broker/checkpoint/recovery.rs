@@ -12,7 +12,7 @@ use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId, TopicId};
 use crate::state::catalog::{Catalog, Change, Subscription};
 use crate::state::{Producers, SubscriptionState};
-use crate::store::{Group, ReadError, Replayed};
+use crate::store::{ReadError, Replayed, ReplayedGroup};
 
 /// Where groups are lost, no more events, topics or subscriptions than this can have been in them: each takes a byte of a journal
 /// at least. So many numbers of each kind are skipped there, so that none is given twice. It leaves room for two million such
@@ -129,7 +129,7 @@ impl Recovery {
         }
     }
 
-    fn apply(&mut self, group: &Group) -> Result<(), RecoveryError> {
+    fn apply(&mut self, group: &ReplayedGroup) -> Result<(), RecoveryError> {
         self.groups += 1;
         for note in note::decode(&group.notes).map_err(RecoveryError::Notes)? {
             self.apply_note(note);
@@ -416,7 +416,7 @@ mod tests {
         for note in &notes {
             note::push(note, &mut encoded);
         }
-        let group = Group {
+        let group = ReplayedGroup {
             number: CommitNumber(1),
             notes: Bytes::from(encoded),
             blocks: vec![
@@ -467,7 +467,7 @@ mod lost {
             count: 2,
             time: Millis(0),
         };
-        Ok(Replayed::Group(Group {
+        Ok(Replayed::Group(ReplayedGroup {
             number: CommitNumber(number),
             notes: bytes.into(),
             blocks: blocks.iter().map(block).collect(),

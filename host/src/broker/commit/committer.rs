@@ -25,7 +25,7 @@ use crate::domain::Position;
 use crate::runtime::spawn::{panicked, panicked_serving};
 use crate::runtime::thread_priority;
 use crate::state::catalog::Catalog;
-use crate::store::{JournalWriter, WriteError, WriteFailure};
+use crate::store::{JournalSize, JournalWriter, WriteError};
 use crate::telemetry::errors::with_causes;
 use crate::telemetry::health::{Condition, Conditions};
 use crate::telemetry::metrics::Metrics;
@@ -38,7 +38,7 @@ pub(crate) const UNSYNCED_EVENTS_CEILING: u64 = 1 << 20;
 
 /// What the committer is made with.
 pub(crate) struct CommitterParts {
-    pub(crate) journal: JournalWriter,
+    pub(crate) journal: Box<dyn JournalWriter>,
     pub(crate) catalog: Catalog,
     pub(crate) shared: Arc<RwLock<Catalog>>,
     pub(crate) registry: Arc<Registry>,
@@ -69,7 +69,7 @@ pub(crate) struct CommitterSettings {
 }
 
 pub(crate) struct Committer {
-    journal: JournalWriter,
+    journal: Box<dyn JournalWriter>,
     draft: Draft,
     unsynced: Unsynced,
     room: Room,
@@ -162,13 +162,13 @@ impl Committer {
 
     // Takes what the next group has room for, once there is something.
     fn wait(&mut self, inbox: &Inbox) -> Taken {
-        let refused = self.room.refusal(&self.journal).is_some();
+        let refused = self.room.refusal(&*self.journal).is_some();
         let interval = self.settings.interval;
         let synced_until = self.unsynced.since.map(|since| since + interval);
-        let looks_again = self.room.is_awaited(&self.journal);
+        let looks_again = self.room.is_awaited(&*self.journal);
         let look_at = looks_again.then(|| Instant::now() + room::LOOK_EVERY);
         inbox.take(
-            refused || !self.journal.is_full(),
+            refused || !self.journal.usage().is_full,
             self.group_bytes_max().max(usize::from(refused)),
             ACK_DELAY,
             synced_until.into_iter().chain(look_at).min(),
@@ -179,7 +179,7 @@ impl Committer {
     fn turn(&mut self, mut taken: Taken) -> Turn {
         let closing = taken.closing;
         // It may have slept since it looked.
-        if let Some(refusal) = self.room.refusal(&self.journal) {
+        if let Some(refusal) = self.room.refusal(&*self.journal) {
             self.refuse_for_now(&mut taken, &refusal);
         }
         match self.commit(taken) {
@@ -202,7 +202,7 @@ impl Committer {
     // overshoot a small journal.
     fn group_bytes_max(&self) -> usize {
         let journal_bytes_max = self.settings.journal_bytes_max;
-        let room = journal_bytes_max.saturating_sub(self.journal.used_bytes());
+        let room = journal_bytes_max.saturating_sub(self.journal.usage().all.bytes);
         usize::try_from(room / 2).map_or(GROUP_BYTES_MAX, |half| half.min(GROUP_BYTES_MAX))
     }
 
@@ -272,12 +272,12 @@ impl Committer {
 
     // Full even for routes: only acks and marks still go in.
     fn is_full_for_outputs(&self) -> bool {
-        self.journal.used_bytes() >= self.settings.journal_bytes_max
+        self.journal.usage().all.bytes >= self.settings.journal_bytes_max
     }
 
     // Writes the group, and syncs as far as somebody in it, or the interval, asks for it.
     fn write(&mut self) -> Result<(), WriteError> {
-        let (group, journal) = (&self.draft.group, &mut self.journal);
+        let (group, journal) = (&self.draft.group, &mut *self.journal);
         if !group.is_empty() || self.room.looks_for_files() {
             self.room.make(journal, group)?;
         }
@@ -336,17 +336,17 @@ impl Committer {
         marks: Vec<Reply<Mark>>,
         error: WriteError,
     ) -> Result<(), WriteError> {
-        let refusal = match error.failure() {
-            WriteFailure::Final => BrokerError::StoreUnavailable(with_causes(&error)),
-            WriteFailure::Retry => self.room.not_now(&self.journal, &error),
+        let refusal = match &error {
+            WriteError::Final(failure) => BrokerError::StoreUnavailable(with_causes(failure)),
+            WriteError::Retry(delay) => self.room.not_now(&*self.journal, delay),
             // No batch and no change is so long by itself, and none is too late for its place.
-            WriteFailure::Refused => {
-                let why = with_causes(&error);
+            WriteError::Refused(refusal) => {
+                let why = with_causes(refusal);
                 tracing::error!(error = %why, "a group was refused by the journal");
                 BrokerError::Internal(why)
             }
         };
-        let is_final = error.failure() == WriteFailure::Final;
+        let is_final = matches!(error, WriteError::Final(_));
         if !is_final {
             self.draft.take_back();
         }
@@ -368,11 +368,14 @@ impl Committer {
         for reply in marks {
             let mark = match self.mark() {
                 Ok(mark) => Ok(mark),
-                Err(error) if error.failure() == WriteFailure::Final => {
+                Err(WriteError::Retry(delay)) => Err(self.room.not_now(&*self.journal, &delay)),
+                Err(WriteError::Refused(refusal)) => {
+                    Err(BrokerError::Internal(with_causes(&refusal)))
+                }
+                Err(error @ WriteError::Final(_)) => {
                     let _ = reply.send(Err(BrokerError::StoreUnavailable(with_causes(&error))));
                     return Err(error);
                 }
-                Err(error) => Err(self.room.not_now(&self.journal, &error)),
             };
             let _ = reply.send(mark);
         }
@@ -381,7 +384,7 @@ impl Committer {
 
     fn mark(&mut self) -> Result<Mark, WriteError> {
         self.draft.forget_all_spent_chains();
-        let group = self.journal.rotate()?;
+        let group = self.journal.mark()?;
         self.unsynced = Unsynced::default();
         Ok(Mark {
             group,
@@ -397,10 +400,9 @@ impl Committer {
         }
         let (journal, settings) = (&self.journal, &self.settings);
         // Without what a checkpoint that is under way will release anyway.
-        let (bytes, blocks) = journal.unmarked();
-        if bytes > settings.checkpoint_bytes
-            || blocks > settings.checkpoint_blocks
-            || journal.is_full()
+        let usage = journal.usage();
+        let JournalSize { bytes, blocks } = usage.unmarked;
+        if bytes > settings.checkpoint_bytes || blocks > settings.checkpoint_blocks || usage.is_full
         {
             self.draft.checkpoint_due.notify_one();
         }
@@ -448,7 +450,7 @@ impl Committer {
 }
 
 /// Writes down, durably and before anything else, which numbers recovery has skipped.
-pub(crate) fn reserve(journal: &mut JournalWriter, reserved: &Note) -> Result<(), WriteError> {
+pub(crate) fn reserve(journal: &mut dyn JournalWriter, reserved: &Note) -> Result<(), WriteError> {
     let mut notes = Vec::new();
     note::push(reserved, &mut notes);
     journal.append(&notes, &[])?;

@@ -9,7 +9,7 @@ use super::group::{BLOCK_HEAD_BYTES, ENTRY_HEAD_BYTES, OpenGroup};
 use super::request::{Appended, Outputs};
 use crate::broker::error::BrokerError;
 use crate::domain::Position;
-use crate::store::{JournalWriter, WriteError};
+use crate::store::{JournalWriter, WriteDelay, WriteError};
 use crate::telemetry::errors::with_causes;
 use crate::telemetry::health::{Condition, Conditions};
 
@@ -46,7 +46,7 @@ impl Room {
     }
 
     /// Why publishes cannot be taken now, if they cannot.
-    pub(super) fn refusal(&mut self, journal: &JournalWriter) -> Option<BrokerError> {
+    pub(super) fn refusal(&mut self, journal: &dyn JournalWriter) -> Option<BrokerError> {
         if let Some(why) = journal.displaced() {
             return Some(BrokerError::Overloaded(why));
         }
@@ -62,7 +62,7 @@ impl Room {
                 false => conditions.clear(&Condition::DiskFull),
             }
         }
-        let stuck = match journal.is_full() {
+        let stuck = match journal.usage().is_full {
             true => no_checkpoint(conditions),
             false => None,
         };
@@ -84,11 +84,11 @@ impl Room {
     }
 
     /// Whether it has to look for room again by itself.
-    pub(super) fn is_awaited(&self, journal: &JournalWriter) -> bool {
+    pub(super) fn is_awaited(&self, journal: &dyn JournalWriter) -> bool {
         self.disk_full
             || self.journal_full
             || self.out_of_files
-            || journal.is_full()
+            || journal.usage().is_full
             || journal.displaced().is_some()
     }
 
@@ -99,12 +99,12 @@ impl Room {
     /// It cannot be now, or the store failed for good.
     pub(super) fn make(
         &mut self,
-        journal: &mut JournalWriter,
+        journal: &mut dyn JournalWriter,
         group: &OpenGroup,
     ) -> Result<(), WriteError> {
-        let mut bytes = JournalWriter::group_bytes(&group.notes, &group.blocks)?;
+        let mut bytes = journal.group_bytes(&group.notes, &group.blocks)?;
         for notes in &group.before {
-            bytes += JournalWriter::group_bytes(notes, &[])?;
+            bytes += journal.group_bytes(notes, &[])?;
         }
         journal.make_room(bytes)?;
         if std::mem::take(&mut self.out_of_files) {
@@ -114,17 +114,21 @@ impl Room {
     }
 
     /// Says that something could not be written now, and what whoever wanted it is told.
-    pub(super) fn not_now(&mut self, journal: &JournalWriter, error: &WriteError) -> BrokerError {
+    pub(super) fn not_now(
+        &mut self,
+        journal: &dyn JournalWriter,
+        delay: &WriteDelay,
+    ) -> BrokerError {
         if let Some(why) = journal.displaced() {
             return BrokerError::Overloaded(why);
         }
-        if error.is_full() {
+        if delay.is_full() {
             // Says so in the conditions, unless there is room again by now.
             let _ = self.refusal(journal);
             return disk_full();
         }
         self.out_of_files = true;
-        let why = with_causes(error);
+        let why = with_causes(delay);
         self.conditions.raise(Condition::OutOfFiles, why.clone());
         BrokerError::Overloaded(format!("{why}; try again in a moment"))
     }

@@ -32,7 +32,7 @@ fn three_groups(dir: &Path) -> (Vec<Group>, Vec<usize>) {
             notes: notes.into(),
             blocks,
         });
-        ends.push(opened.journal.used_bytes() as usize);
+        ends.push(opened.journal.usage().all.bytes as usize);
     }
     (groups, ends)
 }
@@ -211,7 +211,7 @@ fn closed_and_flipped(dir: &Path) -> (Vec<Block>, Vec<u8>) {
         opened.journal.append(b"notes", one).expect("append");
         if index == 1 {
             // Before the padding of a record to a multiple of 8.
-            flip_at = opened.journal.used_bytes() as usize - 8;
+            flip_at = opened.journal.usage().all.bytes as usize - 8;
         }
     }
     opened.journal.close().expect("close");
@@ -291,7 +291,7 @@ fn many_files(dir: &Path) -> Vec<Block> {
             .journal
             .append(b"", std::slice::from_ref(&block))
             .expect("append");
-        opened.journal.rotate().expect("rotate");
+        opened.journal.mark().expect("rotate");
         blocks.push(block);
     }
     blocks
@@ -343,7 +343,7 @@ fn unsynced_groups_written_out_of_order_are_torn_not_damaged() {
     let mut opened = start(dir.path());
     opened.journal.append(b"synced", &[]).expect("append");
     opened.journal.sync().expect("sync");
-    let start_of_second = opened.journal.used_bytes() as usize;
+    let start_of_second = opened.journal.usage().all.bytes as usize;
     opened.journal.append(b"second", &[]).expect("append");
     opened.journal.append(b"third", &[]).expect("append");
     drop(opened);
@@ -366,7 +366,7 @@ fn planted_bytes_do_not_pass_for_a_record() {
     let mut opened = start(second.path());
     opened.journal.append(b"", &[]).expect("append");
     opened.journal.sync().expect("sync");
-    let at = opened.journal.used_bytes() as usize;
+    let at = opened.journal.usage().all.bytes as usize;
     // A publisher's event that looks like a record of a later group, in a record that is torn.
     opened
         .journal

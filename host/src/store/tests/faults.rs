@@ -9,7 +9,7 @@ use super::faulty::{Fault, FaultyFileSystem, Operation};
 use super::harness::*;
 use crate::domain::{CommitNumber, Position};
 use crate::store::{
-    CheckpointError, Opened, StoreOptions, WriteError, WriteFailure, failing, open,
+    CheckpointError, JournalFailure, Opened, StoreOptions, WriteError, failing, open,
 };
 
 fn start_faulty(dir: &Path) -> (Opened, FaultyFileSystem) {
@@ -19,7 +19,10 @@ fn start_faulty(dir: &Path) -> (Opened, FaultyFileSystem) {
 }
 
 fn is_poisoned<T>(result: Result<T, WriteError>) -> bool {
-    matches!(result, Err(WriteError::Poisoned { .. }))
+    matches!(
+        result,
+        Err(WriteError::Final(JournalFailure::Earlier { .. }))
+    )
 }
 
 #[test]
@@ -39,11 +42,11 @@ fn any_failed_write_or_sync_is_final_and_reading_goes_on() {
         let failed = journal
             .append(b"lost", &[second])
             .and_then(|_| match rotate {
-                true => journal.rotate().map(|_| ()),
+                true => journal.mark().map(|_| ()),
                 false => journal.sync(),
             });
         assert!(
-            matches!(failed, Err(WriteError::Io { .. })),
+            matches!(failed, Err(WriteError::Final(JournalFailure::Now { .. }))),
             "{operation:?}: {failed:?}"
         );
         fs.heal();
@@ -52,7 +55,7 @@ fn any_failed_write_or_sync_is_final_and_reading_goes_on() {
             is_poisoned(opened.journal.append(b"", &[])),
             "{operation:?}"
         );
-        assert!(is_poisoned(opened.journal.rotate()), "{operation:?}");
+        assert!(is_poisoned(opened.journal.mark()), "{operation:?}");
         opened.journal.make_readable();
         assert_eq!(read_all(&opened.reader, 0).expect("read")[0], first);
         assert!(is_poisoned(opened.journal.close()), "{operation:?}");
@@ -103,7 +106,7 @@ fn a_failed_generation_leaves_the_journal_and_the_next_attempt_works() {
         .journal
         .append(b"", std::slice::from_ref(&block))
         .expect("append");
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     let faults = [
         (Operation::Sync, "part-0000"),
         (Operation::Sync, "state"),
@@ -144,7 +147,7 @@ fn a_database_that_cannot_be_closed_fails_its_checkpoint_and_the_next_attempt_wo
         .journal
         .append(b"", std::slice::from_ref(&block))
         .expect("append");
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     for path in ["part-0000", "state"] {
         let within = dir.path().join("generations/00000001").join(path);
         let failing = failing::closing(&within);
@@ -176,7 +179,7 @@ fn after_a_failed_manifest_the_next_checkpoint_works_and_nothing_is_lost() {
             .journal
             .append(b"", std::slice::from_ref(&block))
             .expect("append");
-        let mark = opened.journal.rotate().expect("rotate");
+        let mark = opened.journal.mark().expect("rotate");
         fs.fail(
             operation,
             match operation {
@@ -249,10 +252,9 @@ fn a_full_disk_is_told_before_anything_is_written_and_passes() {
     opened.journal.append(b"acks", &[]).expect("room for acks");
     opened.checkpoints.replenish().expect_err("no room");
     let later = opened.journal.make_room(1 << 20);
-    assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
-    assert_eq!(later.map_err(|e| e.failure()), Err(WriteFailure::Retry));
-    let later = opened.journal.rotate();
-    assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+    assert!(matches!(later, Err(WriteError::Retry(_))), "{later:?}");
+    let later = opened.journal.mark();
+    assert!(matches!(later, Err(WriteError::Retry(_))), "{later:?}");
     fs.heal();
     opened.checkpoints.replenish().expect("room again");
     assert!(!opened.journal.is_short());
@@ -288,7 +290,7 @@ fn a_write_that_finds_no_room_is_cut_back_and_passes() {
         for _ in 0..3 {
             let only = std::slice::from_ref(&refused);
             let later = opened.journal.append(b"refused", only);
-            assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+            assert!(matches!(later, Err(WriteError::Retry(_))), "{later:?}");
             assert!(opened.journal.is_short());
             opened.journal.sync().expect("what was there is as it was");
             assert_eq!(read_all(&opened.reader, 0).expect("read"), blocks);
@@ -326,10 +328,11 @@ fn what_there_is_room_for_begins_no_file() {
     let (mut opened, fs) = start_faulty(dir.path());
     let blocks = [filled(1, 1, 1, 20, 1_000)];
     opened.journal.append(b"", &blocks).expect("append");
-    let bytes = |notes: &[u8]| crate::store::JournalWriter::group_bytes(notes, &[]);
+    let bytes = |notes: &[u8]| opened.journal.group_bytes(notes, &[]);
     let groups: Vec<Vec<u8>> = (0..10).map(|n| vec![n; 2_000]).collect();
     let all = groups.iter().map(|notes| bytes(notes).expect("short"));
-    opened.journal.make_room(all.sum()).expect("room");
+    let all = all.sum();
+    opened.journal.make_room(all).expect("room");
     fs.fail(Operation::Create, "journal");
     for notes in &groups {
         opened.journal.append(notes, &[]).expect("it was there");
@@ -371,12 +374,12 @@ fn files_that_run_out_are_no_fault_of_the_disk() {
     for operation in [Operation::Create, Operation::SyncDir] {
         fs.fail_with(operation, "journal", Fault::OutOfFiles);
         for _ in 0..2 {
-            let later = opened.journal.rotate();
-            assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+            let later = opened.journal.mark();
+            assert!(matches!(later, Err(WriteError::Retry(_))), "{later:?}");
         }
         assert!(!opened.journal.is_short());
         fs.heal();
-        opened.journal.rotate().expect("there are some again");
+        opened.journal.mark().expect("there are some again");
         opened.journal.append(b"", &[]).expect("append");
     }
     opened.journal.close().expect("closed");
@@ -393,7 +396,7 @@ fn a_checkpoint_for_which_there_is_no_room_says_so_and_gets_the_reserve() {
     let block = filled(1, 1, 1, 5, 100);
     let only = std::slice::from_ref(&block);
     opened.journal.append(b"", only).expect("append");
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     let full = Fault::Error(io::ErrorKind::StorageFull);
     for path in ["about", "manifest"] {
         fs.fail_with(Operation::Write, path, full);
@@ -426,7 +429,7 @@ fn a_journal_file_that_cannot_be_removed_goes_with_the_next_release() {
             .journal
             .append(b"", &[filled(1, position, position, 1, 100)])
             .expect("append");
-        let mark = opened.journal.rotate().expect("rotate");
+        let mark = opened.journal.mark().expect("rotate");
         match failing {
             true => fs.fail(Operation::Remove, ".log"),
             false => fs.heal(),

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::harness::*;
 use crate::domain::Position;
-use crate::store::{OpenError, Opened, WriteError, WriteFailure};
+use crate::store::{OpenError, Opened, WriteError};
 
 // A store with a block in a generation and one in the journal.
 fn filled_store(dir: &Path) -> Opened {
     let mut opened = start(dir);
     append(&mut opened, 1);
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
     append(&mut opened, 2);
     opened
@@ -64,11 +64,7 @@ fn a_lock_that_another_broker_took_ends_writing_until_it_is_gone() {
     let why = opened.reader.folders().look().expect("noticed");
     assert!(why.contains("locked by another broker"), "{why}");
     let later = opened.journal.make_room(10);
-    assert_eq!(
-        later.as_ref().map_err(WriteError::failure),
-        Err(WriteFailure::Retry),
-        "{later:?}"
-    );
+    assert!(matches!(later, Err(WriteError::Retry(_))), "{later:?}");
     drop(other);
     assert_eq!(opened.reader.folders().look(), None);
     opened.journal.make_room(10).expect("it is ours again");
@@ -83,8 +79,8 @@ fn nothing_is_written_while_the_folder_is_elsewhere_and_it_goes_on_when_it_is_ba
         let (here, away) = (dir.join(within), above.path().join("away"));
         fs::rename(&here, &away).expect("renamed");
         // Nobody has looked yet.
-        let later = opened.journal.rotate();
-        assert!(matches!(later, Err(WriteError::Later { .. })), "{later:?}");
+        let later = opened.journal.mark();
+        assert!(matches!(later, Err(WriteError::Retry(_))), "{later:?}");
         let why = opened.reader.folders().lost().expect("noticed");
         assert!(why.contains("is not there any more"), "{why}");
         opened.journal.make_room(10).expect_err("refused");
@@ -92,7 +88,7 @@ fn nothing_is_written_while_the_folder_is_elsewhere_and_it_goes_on_when_it_is_ba
         assert_eq!(opened.reader.folders().look(), None);
         opened.journal.make_room(10).expect("it goes on");
         append(&mut opened, 3);
-        let mark = opened.journal.rotate().expect("rotate");
+        let mark = opened.journal.mark().expect("rotate");
         checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
         append(&mut opened, 4);
         opened.journal.close().expect("closed");
@@ -113,7 +109,7 @@ fn a_journal_file_that_is_removed_is_noticed_and_a_checkpoint_saves_what_is_in_i
     fs::remove_file(&newest).expect("removed");
     assert_eq!(opened.reader.missing_journal_file(), Some(newest));
     append(&mut opened, 3);
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
     assert_eq!(opened.reader.missing_journal_file(), None);
     append(&mut opened, 4);
@@ -129,13 +125,13 @@ fn another_store_in_its_place_is_neither_written_nor_read() {
     let above = folder();
     let dir = above.path().join("store");
     let mut opened = filled_store(&dir);
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     fs::rename(&dir, above.path().join("away")).expect("renamed");
     // Its first generation has the same name, and says something else of the same position.
     let mut other = start(&dir);
     let block = filled(7, 1, 1, 1, 100);
     other.journal.append(b"", &[block]).expect("append");
-    let others_mark = other.journal.rotate().expect("rotate");
+    let others_mark = other.journal.mark().expect("rotate");
     checkpoint(&mut other, others_mark, |block| Some(block.clone()), &[]);
     let before = everything(&dir);
 
@@ -145,9 +141,9 @@ fn another_store_in_its_place_is_neither_written_nor_read() {
     assert_eq!(opened.reader.unreadable().len(), 0, "nothing to give up");
     let why = opened.reader.folders().lost().expect("noticed");
     assert!(why.contains("is another folder"), "{why}");
-    opened.journal.rotate().expect("nothing is in this one");
+    opened.journal.mark().expect("nothing is in this one");
     opened.journal.append(b"", &[]).expect("the file is open");
-    opened.journal.rotate().expect_err("no new file");
+    opened.journal.mark().expect_err("no new file");
     let none = || std::iter::empty();
     let written = opened
         .checkpoints

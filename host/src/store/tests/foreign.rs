@@ -64,7 +64,7 @@ fn append(opened: &mut Opened, position: u64) -> Block {
 }
 
 fn move_all(opened: &mut Opened) {
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     let state = [("a".into(), "b".into())];
     checkpoint(opened, mark, |block| Some(block.clone()), &state);
 }

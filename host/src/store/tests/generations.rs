@@ -31,7 +31,7 @@ fn blocks_move_from_journal_to_generation_and_read_the_same() {
             .append(b"note", std::slice::from_ref(block))
             .expect("append");
     }
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     assert_eq!(mark, CommitNumber(5));
     let after = filled(2, 74, 11, 3, 50);
     opened
@@ -39,7 +39,7 @@ fn blocks_move_from_journal_to_generation_and_read_the_same() {
         .append(b"after", std::slice::from_ref(&after))
         .expect("append");
     opened.journal.sync().expect("sync");
-    let before = opened.journal.used_bytes();
+    let before = opened.journal.usage().all.bytes;
     let thin = |block: &Block| {
         let dropped = [3, 7, 12, 13].map(Position);
         block
@@ -55,8 +55,8 @@ fn blocks_move_from_journal_to_generation_and_read_the_same() {
     let expected: Vec<Block> = blocks.iter().filter_map(thin).chain([after]).collect();
     assert_eq!(expected.len(), 4);
     assert_eq!(read_all(&opened.reader, 0).expect("read"), expected);
-    assert!(opened.journal.used_bytes() < before / 2);
-    assert_eq!(opened.journal.blocks(), 1);
+    assert!(opened.journal.usage().all.bytes < before / 2);
+    assert_eq!(opened.journal.usage().all.blocks, 1);
     assert_eq!(journal_files(dir.path()).len(), 1);
     let info = &opened.checkpoints.generations()[0];
     assert_eq!(
@@ -93,7 +93,7 @@ fn seal_one(opened: &mut Opened, position: u64, bytes: usize) -> Block {
         .journal
         .append(b"", std::slice::from_ref(&block))
         .expect("append");
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     let state = [pair("position", position.to_string().into())];
     checkpoint(opened, mark, |block| Some(block.clone()), &state);
     block
@@ -107,7 +107,7 @@ fn move_all(opened: &mut Opened, blocks: &[Block]) {
             .append(b"", std::slice::from_ref(block))
             .expect("append");
     }
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     checkpoint(opened, mark, |block| Some(block.clone()), &[]);
 }
 
@@ -161,7 +161,7 @@ fn a_generation_is_split_into_parts_and_few_are_open_at_a_time() {
             });
         }
     });
-    let (now, peak) = opened.reader.pool().open_now_and_peak();
+    let (now, peak) = opened.reader.databases_open_now_and_peak();
     assert!(now <= 2 && peak <= 2, "{now} open, {peak} at most");
 }
 
@@ -214,7 +214,7 @@ fn a_generation_that_the_manifest_does_not_name_is_removed() {
         .journal
         .append(b"", std::slice::from_ref(&second))
         .expect("append");
-    opened.journal.rotate().expect("rotate");
+    opened.journal.mark().expect("rotate");
     let journal: Vec<_> = journal_files(dir.path())
         .into_iter()
         .map(|path| (path.clone(), fs::read(path).expect("read")))
@@ -252,7 +252,7 @@ fn journal_files_that_a_checkpoint_could_not_remove_go_at_the_next_start() {
         .journal
         .append(b"old", &[filled(1, 1, 1, 1, 9)])
         .expect("append");
-    opened.journal.rotate().expect("rotate");
+    opened.journal.mark().expect("rotate");
     let old = journal_files(dir.path()).remove(0);
     let bytes = fs::read(&old).expect("read");
     checkpoint(&mut opened, CommitNumber(2), |_| None, &[]);

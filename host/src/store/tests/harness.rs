@@ -78,7 +78,7 @@ pub(super) fn start(dir: &Path) -> Opened {
 
 /// A folder in memory where there is such a thing: these tests open thousands of stores, and what a sync is
 /// worth is tested by simulation, not by waiting for a disk.
-pub(super) fn folder() -> TempDir {
+pub(in crate::store) fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .expect("temporary folder")

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::domain::{CommitNumber, Position};
-use crate::store::{OpenError, StoreOptions, WriteError};
+use crate::store::{JournalSize, OpenError, StoreOptions, WriteError, WriteRefusal};
 
 fn group(number: u64, notes: &'static [u8], blocks: Vec<crate::domain::Block>) -> Group {
     Group {
@@ -105,7 +105,7 @@ fn blocks_are_readable_once_synced_or_released_to_readers() {
         .journal
         .append(b"", &[filled(1, 1, 1, 1, 1)])
         .expect("append");
-    assert_eq!((seen(&opened), opened.journal.blocks()), (0, 1));
+    assert_eq!((seen(&opened), opened.journal.usage().all.blocks), (0, 1));
     opened.journal.sync().expect("sync");
     assert_eq!(seen(&opened), 1);
     opened
@@ -150,7 +150,10 @@ fn blocks_out_of_order_are_refused_and_the_writer_goes_on() {
         .expect("append");
     let refused = opened.journal.append(b"", &[filled(1, 14, 6, 1, 1)]);
     assert!(
-        matches!(refused, Err(WriteError::Order(Position(14)))),
+        matches!(
+            refused,
+            Err(WriteError::Refused(WriteRefusal::Order(Position(14))))
+        ),
         "{refused:?}"
     );
     opened
@@ -167,7 +170,7 @@ fn the_journal_is_full_by_bytes_before_the_reserve_or_by_blocks() {
         let dir = folder();
         let mut opened = try_start(dir.path(), options).expect("open");
         let mut appended = 0;
-        while !opened.journal.is_full() {
+        while !opened.journal.usage().is_full {
             appended += 1;
             let block = filled(1, appended, appended, 1, bytes);
             opened.journal.append(b"", &[block]).expect("append");
@@ -198,25 +201,28 @@ fn the_journal_is_full_by_bytes_before_the_reserve_or_by_blocks() {
 fn what_came_after_a_mark_is_counted_apart_and_a_start_counts_all() {
     let dir = folder();
     let mut opened = start(dir.path());
-    assert_eq!(opened.journal.unmarked().1, 0);
+    assert_eq!(opened.journal.usage().unmarked.blocks, 0);
     for number in 1..=3 {
         let block = filled(1, number, number, 1, 1_000);
         opened.journal.append(b"", &[block]).expect("append");
     }
-    let (bytes, blocks) = opened.journal.unmarked();
+    let JournalSize { bytes, blocks } = opened.journal.usage().unmarked;
     assert!((3_000..4_000).contains(&bytes), "{bytes}");
     assert_eq!(blocks, 3);
-    opened.journal.rotate().expect("rotate");
-    assert_eq!(opened.journal.unmarked(), (0, 0));
+    opened.journal.mark().expect("rotate");
+    assert_eq!(opened.journal.usage().unmarked, JournalSize::default());
     let block = filled(1, 4, 4, 1, 1_000);
     opened.journal.append(b"", &[block]).expect("append");
-    assert_eq!(opened.journal.unmarked().1, 1);
+    assert_eq!(opened.journal.usage().unmarked.blocks, 1);
     opened.journal.close().expect("close");
     drop((opened.reader, opened.checkpoints));
     // No checkpoint was made of the mark, so all of it is still to be released.
     let opened = start(dir.path());
-    assert_eq!(opened.journal.unmarked().1, opened.journal.blocks());
-    assert_eq!(opened.journal.blocks(), 4);
+    assert_eq!(
+        opened.journal.usage().unmarked.blocks,
+        opened.journal.usage().all.blocks
+    );
+    assert_eq!(opened.journal.usage().all.blocks, 4);
 }
 
 #[test]

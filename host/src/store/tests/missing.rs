@@ -33,7 +33,7 @@ fn append(opened: &mut Opened, positions: std::ops::Range<u64>) -> Vec<Block> {
 fn closed(dir: &Path, damage: impl FnOnce(&Path)) -> Vec<Block> {
     let mut opened = start(dir);
     let mut blocks = append(&mut opened, 1..3);
-    opened.journal.rotate().expect("rotate");
+    opened.journal.mark().expect("rotate");
     blocks.extend(append(&mut opened, 3..5));
     close(opened);
     damage(journal_files(dir).last().expect("a file"));
@@ -162,7 +162,7 @@ fn the_end_of_another_history_is_not_taken_for_the_one_that_was_closed() {
     closed(dir.path(), |_| ());
     let mut opened = start(other.path());
     append(&mut opened, 1..3);
-    opened.journal.rotate().expect("rotate");
+    opened.journal.mark().expect("rotate");
     append(&mut opened, 7..9);
     close(opened);
     let newest = |dir: &Path| journal_files(dir).pop().expect("a file");
@@ -181,7 +181,7 @@ fn a_newest_file_that_is_missing_is_a_loss() {
         let dir = folder();
         let mut opened = start(dir.path());
         let mut blocks = append(&mut opened, 1..3);
-        opened.journal.rotate().expect("rotate");
+        opened.journal.mark().expect("rotate");
         blocks.extend(append(&mut opened, 3..5));
         match close_it {
             true => close(opened),
@@ -209,10 +209,10 @@ fn a_witness_that_could_not_be_opened_is_opened_when_it_can() {
     let opened = open(dir.path(), small_options(), Arc::new(fs.clone()));
     let mut opened = opened.expect("it goes without");
     append(&mut opened, 1..3);
-    opened.journal.rotate().expect("still without");
+    opened.journal.mark().expect("still without");
     fs.heal();
     append(&mut opened, 3..5);
-    opened.journal.rotate().expect("rotate");
+    opened.journal.mark().expect("rotate");
     append(&mut opened, 5..7);
     close(opened);
     let newest = journal_files(dir.path()).pop().expect("a file");
@@ -269,7 +269,7 @@ fn with_generations(dir: &Path) -> Vec<Block> {
     let mut blocks = Vec::new();
     for at in 1..4 {
         blocks.extend(append(&mut opened, at..at + 1));
-        let mark = opened.journal.rotate().expect("rotate");
+        let mark = opened.journal.mark().expect("rotate");
         let state = [("position".into(), at.to_string().into())];
         checkpoint(&mut opened, mark, |block| Some(block.clone()), &state);
     }
@@ -347,7 +347,7 @@ fn what_describes_itself_no_more_is_set_aside_and_its_number_not_given_again() {
         "nothing of others is touched"
     );
     append(&mut opened, 1000..1001);
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
     let ids = opened.checkpoints.generations();
     assert_eq!(ids.last().map(|one| one.id), Some(4));

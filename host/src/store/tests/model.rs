@@ -95,14 +95,14 @@ fn run(steps: Vec<Step>) {
                 });
             }
             Step::Sync => opened.journal.sync().expect("sync"),
-            Step::Rotate => assert_eq!(opened.journal.rotate().expect("rotate").0, model.next),
+            Step::Rotate => assert_eq!(opened.journal.mark().expect("rotate").0, model.next),
             Step::Checkpoint { keep_every } => {
                 let keep = |block: &Block| {
                     block
                         .thinned(|position| position.0.is_multiple_of(keep_every))
                         .expect("sound")
                 };
-                let mark = opened.journal.rotate().expect("rotate");
+                let mark = opened.journal.mark().expect("rotate");
                 model.state = vec![("mark".into(), mark.to_string().into())];
                 checkpoint(&mut opened, mark, keep, &model.state);
                 let groups = std::mem::take(&mut model.groups);

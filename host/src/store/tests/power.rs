@@ -395,11 +395,11 @@ fn work(
                 history.durable = history.groups.len();
             }
             8 => {
-                opened.journal.rotate().ok()?;
+                opened.journal.mark().ok()?;
                 history.durable = history.groups.len();
             }
             _ if checkpoints => {
-                let mark = opened.journal.rotate().ok()?;
+                let mark = opened.journal.mark().ok()?;
                 history.durable = history.groups.len();
                 let metas = opened.checkpoints.journal_blocks(mark);
                 let reader = opened.reader.clone();

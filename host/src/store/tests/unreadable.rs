@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::harness::*;
 use crate::domain::{Block, Position};
-use crate::store::generation::DatabaseWriter;
-use crate::store::record::StoredBlock;
+use crate::store::block::StoredBlock;
+use crate::store::sealed::DatabaseWriter;
 use crate::store::tests::faulty::{FaultyFileSystem, Operation};
 use crate::store::{CheckpointError, Opened, ReadError, StoreOptions, open};
 
@@ -31,7 +31,7 @@ fn sealed(dir: &Path) -> Vec<Block> {
         let appended = opened.journal.append(b"", std::slice::from_ref(block));
         appended.expect("append");
     }
-    let mark = opened.journal.rotate().expect("rotate");
+    let mark = opened.journal.mark().expect("rotate");
     checkpoint(&mut opened, mark, |block| Some(block.clone()), &[]);
     blocks
 }

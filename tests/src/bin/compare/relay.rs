@@ -186,7 +186,7 @@ fn keep(directory: &Path, consumers: Consumers) -> anyhow::Result<blocking::Send
     std::thread::spawn(move || {
         while let Ok(first) = receiver.recv() {
             let group: Vec<Received> = std::iter::once(first).chain(receiver.try_iter()).collect();
-            if let Err(error) = write(&mut journal, &group) {
+            if let Err(error) = write(&mut *journal, &group) {
                 eprintln!("error: {error:#}");
                 return;
             }
@@ -198,7 +198,7 @@ fn keep(directory: &Path, consumers: Consumers) -> anyhow::Result<blocking::Send
     Ok(sender)
 }
 
-fn write(journal: &mut JournalWriter, group: &[Received]) -> anyhow::Result<()> {
+fn write(journal: &mut dyn JournalWriter, group: &[Received]) -> anyhow::Result<()> {
     let mut position = journal.next_position();
     let mut blocks = Vec::new();
     let mut builder = BlockBuilder::default();
@@ -209,7 +209,8 @@ fn write(journal: &mut JournalWriter, group: &[Received]) -> anyhow::Result<()> 
         builder.push(message);
     }
     blocks.push(finish(&mut builder, &mut position));
-    journal.make_room(JournalWriter::group_bytes(&[], &blocks)?)?;
+    let bytes = journal.group_bytes(&[], &blocks)?;
+    journal.make_room(bytes)?;
     journal.append(&[], &blocks)?;
     journal.sync()?;
     Ok(())

@@ -1,0 +1,200 @@
+//! Building a generation: its folder is written, database by database, and each is sealed before the next begins: closed, made
+//! durable and read back. Nobody knows of the folder before its description is in it; that it counts, the manifest says.
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::items::{self, DatabaseWriter};
+use super::manifest::{self, Described, GenerationInfo, PartInfo};
+use super::{Sealed, state, tree};
+use crate::domain::{Block, CommitNumber, Position};
+use crate::store::block::StoredBlock;
+use crate::store::error::{CheckpointError, ReadError};
+use crate::store::fs::FileSystem;
+use crate::store::layout;
+
+/// What a generation is to be.
+pub(super) struct Plan {
+    pub(super) id: u64,
+    /// As of before which group it is.
+    pub(super) mark: CommitNumber,
+    /// A part is begun anew once it has so many bytes.
+    pub(super) part_bytes: u64,
+}
+
+/// Builds it of `blocks`, in rising order of position, and `state`. Calls `step` after each so many bytes of events as a part may
+/// have, with the last position that is done.
+///
+/// # Errors
+///
+/// What is in the folder is of no use.
+pub(super) fn build(
+    sealed: &Sealed,
+    plan: &Plan,
+    blocks: impl Iterator<Item = Result<Block, ReadError>>,
+    state: impl Iterator<Item = (Bytes, Bytes)>,
+    step: impl FnMut(Position),
+) -> Result<Described, CheckpointError> {
+    let fs = &*sealed.fs;
+    let folder = &layout::generation(&sealed.dir, plan.id);
+    tree::remove(fs, folder).map_err(CheckpointError::io("remove", folder))?;
+    fs.create_dir(folder)
+        .map_err(CheckpointError::io("create", folder))?;
+    let permit = sealed.pool.reserve();
+    let mut parts = PartsWriter::new(sealed, folder, plan.part_bytes, step);
+    for block in blocks {
+        parts.add(&block?)?;
+    }
+    let (parts, events) = parts.finish()?;
+    let state = write_state(fs, folder, state)?;
+    drop(permit);
+    let bytes = tree::bytes(fs, folder).map_err(CheckpointError::io("measure", folder))?;
+    let info = GenerationInfo {
+        id: plan.id,
+        mark: plan.mark,
+        first_position: parts.first().map(|part| part.first_position),
+        last_position: parts.last().map(|part| part.last_position),
+        events,
+        bytes,
+    };
+    let described = Described {
+        info,
+        state: Some(state),
+        parts,
+    };
+    manifest::save_about(fs, folder, &described)
+        .map_err(CheckpointError::io("describe", folder))?;
+    // Opening the databases for their check may have written again; and now the names are made durable as well.
+    tree::sync(fs, folder).map_err(CheckpointError::io("sync", folder))?;
+    let all = layout::generations(&sealed.dir);
+    fs.sync_dir(&all)
+        .map_err(CheckpointError::io("sync", &all))?;
+    Ok(described)
+}
+
+/// Writes blocks into parts, one after the other.
+struct PartsWriter<'a, F> {
+    sealed: &'a Sealed,
+    folder: &'a Path,
+    part_bytes: u64,
+    step: F,
+    /// Of events, since the last step. Events that compress well fill a part only after many steps.
+    step_bytes: u64,
+    sealed_parts: Vec<PartInfo>,
+    /// With its first position.
+    open: Option<(DatabaseWriter, Position)>,
+    /// Of the block before.
+    last: Option<Position>,
+    events: u64,
+}
+
+impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
+    fn new(sealed: &'a Sealed, folder: &'a Path, part_bytes: u64, step: F) -> Self {
+        Self {
+            sealed,
+            folder,
+            part_bytes,
+            step,
+            step_bytes: 0,
+            sealed_parts: Vec::new(),
+            open: None,
+            last: None,
+            events: 0,
+        }
+    }
+
+    fn add(&mut self, block: &Block) -> Result<(), CheckpointError> {
+        if self.last.is_some_and(|last| block.first_position <= last) || block.count == 0 {
+            return Err(CheckpointError::Order(block.first_position));
+        }
+        let part_bytes = self.part_bytes;
+        if let Some(full) = self.open.take_if(|(part, _)| part.bytes >= part_bytes) {
+            self.seal_part(full)?;
+        }
+        if let Some(through) = self.last.filter(|_| self.step_bytes >= part_bytes) {
+            self.step_bytes = 0;
+            (self.step)(through);
+        }
+        let stored = StoredBlock::encode(block).map_err(|_| CheckpointError::TooLong)?;
+        let part = self.part_from(block.first_position)?;
+        part.put(block.last_position().0, &stored.pieces())
+            .map_err(database_failed)?;
+        self.step_bytes += block.entries.len() as u64;
+        self.events += match &block.kept {
+            Some(kept) => kept.len() as u64,
+            None => u64::from(block.count),
+        };
+        self.last = Some(block.last_position());
+        Ok(())
+    }
+
+    // The part that is being written, or a new one that begins at `first`.
+    fn part_from(&mut self, first: Position) -> Result<&mut DatabaseWriter, CheckpointError> {
+        let (part, _) = match &mut self.open {
+            Some(open) => open,
+            none => {
+                // sled goes by path, and makes what is not there.
+                let checked = self.sealed.folders.check();
+                checked.map_err(CheckpointError::io("use", &self.sealed.dir))?;
+                let path = layout::part(self.folder, self.sealed_parts.len());
+                let part = DatabaseWriter::create(path).map_err(database_failed)?;
+                none.insert((part, first))
+            }
+        };
+        Ok(part)
+    }
+
+    // The parts, and how many events they hold.
+    fn finish(mut self) -> Result<(Vec<PartInfo>, u64), CheckpointError> {
+        if let Some(open) = self.open.take() {
+            self.seal_part(open)?;
+        }
+        Ok((self.sealed_parts, self.events))
+    }
+
+    fn seal_part(
+        &mut self,
+        (part, first): (DatabaseWriter, Position),
+    ) -> Result<(), CheckpointError> {
+        let (items, checksum) = seal(&*self.sealed.fs, part)?;
+        self.sealed_parts.push(PartInfo {
+            first_position: first,
+            last_position: self.last.unwrap_or(first),
+            items,
+            checksum,
+            is_lost: false,
+            gaps: Vec::new(),
+        });
+        Ok(())
+    }
+}
+
+// One after the other, so that the disk never has much to do at once, and what is read back is still in memory. Answers how many
+// items there are, and their checksum.
+fn seal(fs: &dyn FileSystem, writer: DatabaseWriter) -> Result<(u64, u64), CheckpointError> {
+    let (items, checksum) = (writer.items, writer.checksum);
+    let path = writer.path().to_owned();
+    writer.finish().map_err(database_failed)?;
+    tree::sync(fs, &path).map_err(CheckpointError::io("sync", &path))?;
+    items::verify(&path, items, checksum).map_err(CheckpointError::Verify)?;
+    tree::forget(fs, &path);
+    Ok((items, checksum))
+}
+
+fn write_state(
+    fs: &dyn FileSystem,
+    folder: &Path,
+    pairs: impl Iterator<Item = (Bytes, Bytes)>,
+) -> Result<(u64, u64), CheckpointError> {
+    let path = layout::state(folder);
+    let mut writer = DatabaseWriter::create(path).map_err(database_failed)?;
+    for (index, (key, value)) in (0..).zip(pairs) {
+        state::put(&mut writer, index, &key, &value).map_err(database_failed)?;
+    }
+    seal(fs, writer)
+}
+
+fn database_failed(error: sled::Error) -> CheckpointError {
+    CheckpointError::Database(error.into())
+}
