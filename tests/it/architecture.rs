@@ -186,6 +186,34 @@ fn nothing_is_started_that_may_end_unseen() {
     assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
+/// Who may name commands and flags of the command line. Everybody else says what is wrong in terms of the broker, since many
+/// who read it sit before something else; `cli/hint.rs` adds which command helps.
+const NAMES_COMMANDS: [&str; 3] = ["app", "cli", "main"];
+
+#[test]
+fn only_the_command_line_names_its_commands() {
+    let mut breaches = Vec::new();
+    for (path, source) in host_sources() {
+        if NAMES_COMMANDS.contains(&module_of(&path).as_str()) {
+            continue;
+        }
+        let lines = source.lines().filter(|line| names_command(line));
+        breaches.extend(lines.map(|line| format!("{path}: {}", line.trim())));
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
+    assert!(names_command("\"; `tidegate topic list` shows\""));
+    assert!(names_command("\"start with --accept-loss to\""));
+    assert!(!names_command("let tidegate = 1 - -2; \"a -- b\";"));
+}
+
+fn names_command(line: &str) -> bool {
+    let is_flag = |(at, _): (usize, &str)| {
+        let after = line[at + 3..].chars().next();
+        after.is_some_and(|c| c.is_ascii_lowercase())
+    };
+    line.contains("`tidegate ") || line.match_indices(" --").any(is_flag)
+}
+
 #[test]
 fn the_scanner_sees_imports_in_every_form() {
     let check = |source: &str, expected: &[&str]| {

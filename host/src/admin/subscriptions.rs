@@ -165,7 +165,7 @@ fn patch(body: Value) -> Result<SubscriptionPatch, Problem> {
         return Err(Problem::new(
             422,
             "invalid",
-            "an owner is changed by POST …/chown (`tidegate subscription chown`)",
+            "an owner is changed by POST …/chown",
         ));
     }
     for fixed in ["name", "topics", "start", "created", "created_by"] {

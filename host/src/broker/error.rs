@@ -9,17 +9,13 @@ use crate::state::QuotaReached;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
     /// No such topic.
-    #[error("there is no topic `{0}`; create it with `tidegate topic create {0}`")]
+    #[error("there is no topic `{0}`")]
     NoTopic(TopicName),
     /// No such subscription or route.
-    #[error(
-        "there is no subscription or route `{0}`; `tidegate subscription list` shows what there is"
-    )]
+    #[error("there is no subscription or route `{0}`")]
     NoSubscription(String),
     /// No such plugin, or none that the caller may use.
-    #[error(
-        "there is no plugin `{0}` that you may use; `tidegate plugin list` shows those that you may"
-    )]
+    #[error("there is no plugin `{0}` that you may use")]
     NoPlugin(String),
     /// A right is lacking.
     #[error(transparent)]
@@ -104,7 +100,7 @@ impl BrokerError {
     /// The name of a plugin belongs to somebody else.
     pub(crate) fn name_taken(name: &str) -> Self {
         Self::NotYours(format!(
-            "the plugin name `{name}` is not yours; take another one, or have it given to you with `tidegate plugin chown`"
+            "the plugin name `{name}` is not yours; take another one, or have it given to you"
         ))
     }
 

@@ -60,12 +60,12 @@ pub(crate) const SPECIFICATION_BYTES: Counted = Counted {
 pub(crate) const PLUGINS: Counted = Counted {
     what: "versions of plugins (a name whose versions are all deleted counts as one)",
     key: "plugins",
-    remedy: "delete versions that are not needed (`tidegate plugin delete NAME@VERSION`), or have names freed by whoever runs the broker (`tidegate plugin delete NAME --free-name`)",
+    remedy: "delete versions that are not needed, or have names freed by whoever runs the broker",
 };
 pub(crate) const PLUGIN_BYTES: Counted = Counted {
     what: "bytes of plugins",
     key: "plugin_bytes",
-    remedy: "delete versions that are not needed (`tidegate plugin delete NAME@VERSION`)",
+    remedy: "delete versions that are not needed",
 };
 
 /// Who has made how many of something.

@@ -20,7 +20,7 @@ pub enum OpenError {
     },
     /// Committed data is damaged. Nothing was changed.
     #[error(
-        "committed data is damaged: {}; restore the data directory from a copy, or start with --accept-loss to \
+        "committed data is damaged: {}; restore the data directory from a copy, or start with the loss accepted to \
          go on without it (what is damaged is kept in the folder `lost` of the store)",
         list(losses)
     )]
@@ -161,7 +161,7 @@ pub enum ReadError {
         what: String,
     },
     /// A block of the journal is not what was written.
-    #[error("the block at byte {offset} of {} is damaged; a start with --accept-loss gives up its events and names them", path.display())]
+    #[error("the block at byte {offset} of {} is damaged; a start that accepts the loss gives up its events and names them", path.display())]
     DamagedBlock {
         /// The journal file.
         path: PathBuf,
@@ -170,8 +170,7 @@ pub enum ReadError {
     },
     /// Events of these positions cannot be read, as was found before.
     #[error(
-        "positions {first} to {last} in {} cannot be read; if it is damage, it can be given up (`tidegate loss accept`, or a \
-         start with --accept-loss)",
+        "positions {first} to {last} in {} cannot be read; if it is damage, it can be given up",
         path.display()
     )]
     Unreadable {

@@ -46,7 +46,7 @@ fn reason(unreadable: &Unreadable) -> String {
     } = unreadable;
     let advice = match why.is_damage() {
         true => {
-            "what needs it waits, until `tidegate loss accept` or a start with --accept-loss gives it up"
+            "what needs it waits until it is given up, by POST /v1/unreadable or by a start that accepts the loss"
         }
         false => "what needs it waits, and it is tried again",
     };
