@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tidegate::domain::{LogLine, PluginInfo, PluginName, SubscriptionInfo, TopicInfo};
+use ureq::http::Response;
+use ureq::{Agent, Body};
 
 use crate::wait_for;
 
@@ -16,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub struct AdminApi {
     base: String,
-    agent: ureq::Agent,
+    agent: Agent,
 }
 
 /// A request that the broker refused.
@@ -32,7 +34,7 @@ impl AdminApi {
     /// The API at `base`, such as `http://127.0.0.1:4480`.
     #[must_use]
     pub fn new(base: &str) -> Self {
-        let config = ureq::Agent::config_builder()
+        let config = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .build();
@@ -76,12 +78,10 @@ impl AdminApi {
         name: &str,
         patch: Value,
     ) -> anyhow::Result<Result<SubscriptionInfo, AdminRefusal>> {
-        let (agent, url) = (
-            self.agent.clone(),
-            self.url(&format!("/v1/subscriptions/{name}")),
-        );
-        let sent =
-            tokio::task::spawn_blocking(move || agent.patch(&url).send_json(patch)).await??;
+        let path = format!("/v1/subscriptions/{name}");
+        let sent = self
+            .ask(&path, move |agent, url| agent.patch(url).send_json(patch))
+            .await?;
         parsed(text_of(sent))
     }
 
@@ -141,8 +141,10 @@ impl AdminApi {
     /// # Errors
     /// The broker could not be asked.
     pub async fn try_delete_plugin(&self, name: &str) -> anyhow::Result<Result<(), AdminRefusal>> {
-        let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/plugins/{name}")));
-        let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
+        let path = format!("/v1/plugins/{name}");
+        let sent = self
+            .ask(&path, move |agent, url| agent.delete(url).call())
+            .await?;
         Ok(text_of(sent).map(drop))
     }
 
@@ -175,8 +177,9 @@ impl AdminApi {
     pub async fn subscriptions(&self) -> anyhow::Result<Vec<SubscriptionInfo>> {
         let (mut all, mut next) = (Vec::new(), Some("/v1/subscriptions".to_owned()));
         while let Some(path) = next {
-            let (agent, url) = (self.agent.clone(), self.url(&path));
-            let sent = tokio::task::spawn_blocking(move || agent.get(&url).call()).await??;
+            let sent = self
+                .ask(&path, move |agent, url| agent.get(url).call())
+                .await?;
             let link = sent.headers().get("link").map(|link| link.to_str());
             let link = link.transpose()?.and_then(|link| link.strip_prefix('<'));
             next = link.and_then(|link| Some(link.split_once('>')?.0.to_owned()));
@@ -191,11 +194,10 @@ impl AdminApi {
     /// # Errors
     /// The broker could not be asked, or refused.
     pub async fn delete_subscription(&self, name: &str) -> anyhow::Result<()> {
-        let (agent, url) = (
-            self.agent.clone(),
-            self.url(&format!("/v1/subscriptions/{name}")),
-        );
-        let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
+        let path = format!("/v1/subscriptions/{name}");
+        let sent = self
+            .ask(&path, move |agent, url| agent.delete(url).call())
+            .await?;
         accepted(text_of(sent)).map(drop)
     }
 
@@ -204,11 +206,10 @@ impl AdminApi {
     /// # Errors
     /// The broker could not be asked, or refused.
     pub async fn resume(&self, name: &str) -> anyhow::Result<()> {
-        let (agent, url) = (
-            self.agent.clone(),
-            self.url(&format!("/v1/subscriptions/{name}/resume")),
-        );
-        let sent = tokio::task::spawn_blocking(move || agent.post(&url).send_empty()).await??;
+        let path = format!("/v1/subscriptions/{name}/resume");
+        let sent = self
+            .ask(&path, move |agent, url| agent.post(url).send_empty())
+            .await?;
         accepted(text_of(sent)).map(drop)
     }
 
@@ -237,8 +238,10 @@ impl AdminApi {
     /// # Errors
     /// The broker could not be asked, or refused.
     pub async fn delete_topic(&self, name: &str) -> anyhow::Result<()> {
-        let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/topics/{name}")));
-        let sent = tokio::task::spawn_blocking(move || agent.delete(&url).call()).await??;
+        let path = format!("/v1/topics/{name}");
+        let sent = self
+            .ask(&path, move |agent, url| agent.delete(url).call())
+            .await?;
         accepted(text_of(sent)).map(drop)
     }
 
@@ -251,14 +254,12 @@ impl AdminApi {
         name: &str,
         bytes: Vec<u8>,
     ) -> anyhow::Result<Result<PluginInfo, AdminRefusal>> {
-        let (agent, url) = (self.agent.clone(), self.url(&format!("/v1/plugins/{name}")));
-        let sent = tokio::task::spawn_blocking(move || {
-            agent
-                .post(&url)
-                .header("content-type", "application/wasm")
-                .send(&bytes[..])
-        });
-        parsed(text_of(sent.await??))
+        let path = format!("/v1/plugins/{name}");
+        let send = move |agent: &Agent, url: &str| {
+            let request = agent.post(url).header("content-type", "application/wasm");
+            request.send(&bytes[..])
+        };
+        parsed(text_of(self.ask(&path, send).await?))
     }
 
     /// Uploads a component.
@@ -300,9 +301,11 @@ impl AdminApi {
         name: &'static str,
         value: &'static str,
     ) -> anyhow::Result<u16> {
-        let (agent, url) = (self.agent.clone(), self.url(path));
-        let sent = tokio::task::spawn_blocking(move || agent.get(&url).header(name, value).call())
-            .await??;
+        let sent = self
+            .ask(path, move |agent, url| {
+                agent.get(url).header(name, value).call()
+            })
+            .await?;
         Ok(sent.status().as_u16())
     }
 
@@ -347,8 +350,9 @@ impl AdminApi {
     }
 
     async fn get_text(&self, path: &str) -> anyhow::Result<String> {
-        let (agent, url) = (self.agent.clone(), self.url(path));
-        let sent = tokio::task::spawn_blocking(move || agent.get(&url).call()).await?;
+        let sent = self
+            .ask(path, move |agent, url| agent.get(url).call())
+            .await;
         accepted(text_of(sent.with_context(|| path.to_owned())?)).with_context(|| path.to_owned())
     }
 
@@ -357,17 +361,23 @@ impl AdminApi {
         path: &str,
         body: Value,
     ) -> anyhow::Result<Result<T, AdminRefusal>> {
-        let (agent, url) = (self.agent.clone(), self.url(path));
-        let sent = tokio::task::spawn_blocking(move || agent.post(&url).send_json(body)).await??;
+        let sent = self
+            .ask(path, move |agent, url| agent.post(url).send_json(body))
+            .await?;
         parsed(text_of(sent))
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+    // Sends a request on a thread that may wait for its answer.
+    async fn ask<F>(&self, path: &str, send: F) -> anyhow::Result<Response<Body>>
+    where
+        F: FnOnce(&Agent, &str) -> Result<Response<Body>, ureq::Error> + Send + 'static,
+    {
+        let (agent, url) = (self.agent.clone(), format!("{}{path}", self.base));
+        Ok(tokio::task::spawn_blocking(move || send(&agent, &url)).await??)
     }
 }
 
-fn text_of(mut response: ureq::http::Response<ureq::Body>) -> Result<String, AdminRefusal> {
+fn text_of(mut response: Response<Body>) -> Result<String, AdminRefusal> {
     let status = response.status();
     let text = response.body_mut().read_to_string().unwrap_or_default();
     if status.is_success() {

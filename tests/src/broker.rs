@@ -1,17 +1,17 @@
 //! The broker as a process: started on free ports in a directory of its own, killed, stopped, started again, and
 //! ended with the test however that goes.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use serde::Deserialize;
+use rustix::process::Signal;
 use tempfile::TempDir;
+use tidegate::cli::broker_child::{self, Addresses, BrokerChild, BrokerRun};
 use tidegate_client::{Client, ClientOptions};
 
-use crate::{AdminApi, TestIdentity, TestPki, wait_for};
+use crate::{AdminApi, TestIdentity, TestPki, WAIT, wait_for};
 
 /// Name under which this package builds the broker's binary.
 const BINARY: &str = "tidegate-under-test";
@@ -78,14 +78,6 @@ impl Setup {
     }
 }
 
-/// Where the broker listens, from `endpoints.json`.
-#[derive(Clone, Debug, Deserialize)]
-struct Endpoints {
-    quic: String,
-    anonymous: Option<String>,
-    admin: String,
-}
-
 /// A running broker. Dropping it kills the process and removes its directory.
 pub struct BrokerProcess {
     /// Issues certificates that this broker accepts.
@@ -93,8 +85,8 @@ pub struct BrokerProcess {
     everybody: TestIdentity,
     setup: Setup,
     tls: String,
-    endpoints: Endpoints,
-    child: Option<Child>,
+    addresses: Addresses,
+    child: Option<BrokerChild>,
     directory: TempDir,
 }
 
@@ -118,17 +110,12 @@ impl BrokerProcess {
             .tempdir_in(parent)?;
         let pki = TestPki::new()?;
         let tls = pki.write_server_files(&directory.path().join("certs"))?;
-        let any = "127.0.0.1:0".to_owned();
         let mut broker = Self {
             everybody: pki.client("everybody")?,
             pki,
             setup,
             tls,
-            endpoints: Endpoints {
-                quic: any.clone(),
-                anonymous: Some(any.clone()),
-                admin: any,
-            },
+            addresses: Addresses::any(),
             child: None,
             directory,
         };
@@ -151,29 +138,7 @@ impl BrokerProcess {
     /// # Errors
     /// The binary could not be run.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
-        let data = self.data_directory();
-        // What a broker that was killed left behind must not be taken for the new one's.
-        let _ = fs::remove_file(data.join("endpoints.json"));
-        let config = self.directory.path().join("tidegate.toml");
-        fs::write(&config, self.config_text())?;
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_path())?;
-        let stdout = log.try_clone()?;
-        let child = Command::new(self.program()?)
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(match self.setup.piped_stderr {
-                true => Stdio::piped(),
-                false => log.into(),
-            })
-            .spawn()
-            .context("starting the broker")?;
-        self.child = Some(child);
+        self.child = Some(self.with_run(|run| run.spawn())?);
         Ok(())
     }
 
@@ -182,31 +147,10 @@ impl BrokerProcess {
     /// # Errors
     /// It ended, or was not ready in time.
     pub async fn wait_ready(&mut self) -> anyhow::Result<()> {
-        let file = self.data_directory().join("endpoints.json");
-        let ready = wait_for("the broker to be ready", async || {
-            if let Some(status) = self.try_wait()? {
-                bail!("the broker ended: {status}");
-            }
-            // Absent or half written at first.
-            let Ok(text) = fs::read(&file) else {
-                return Ok(None);
-            };
-            let Ok(endpoints) = serde_json::from_slice::<Endpoints>(&text) else {
-                return Ok(None);
-            };
-            let ready = AdminApi::new(&endpoints.admin).is_ready().await;
-            Ok(ready.then_some(endpoints))
-        })
-        .await;
-        match ready {
-            Ok(endpoints) => {
-                self.endpoints = endpoints;
-                Ok(())
-            }
-            Err(error) => {
-                Err(error.context(format!("the broker's log ends with:\n{}", self.log_tail())))
-            }
-        }
+        let child = self.child.as_mut();
+        let child = child.context("the broker was not started")?;
+        self.addresses = child.wait_ready(WAIT).await?;
+        Ok(())
     }
 
     /// Other grants from the next start on, or from when it is told to read them.
@@ -220,11 +164,8 @@ impl BrokerProcess {
     /// It does not run, or the file cannot be written.
     pub fn hang_up(&self) -> anyhow::Result<()> {
         let child = self.child.as_ref().context("the broker does not run")?;
-        fs::write(
-            self.directory.path().join("tidegate.toml"),
-            self.config_text(),
-        )?;
-        Ok(kill_process(Pid::from_child(child), Signal::HUP)?)
+        self.with_run(|run| run.write_config("tidegate.toml"))?;
+        child.signal(Signal::HUP)
     }
 
     /// Kills the process without warning (SIGKILL) and waits until it is gone.
@@ -233,9 +174,7 @@ impl BrokerProcess {
     /// Waiting for it failed.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
-            // An error means that it has ended by itself.
-            let _ = child.kill();
-            child.wait()?;
+            child.kill()?;
         }
         Ok(())
     }
@@ -246,7 +185,7 @@ impl BrokerProcess {
     /// It runs no longer, or did not stop in time.
     pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let child = self.child.as_ref().context("the broker runs no longer")?;
-        kill_process(Pid::from_child(child), Signal::TERM)?;
+        child.signal(Signal::TERM)?;
         let status = wait_for("the broker to stop", async || self.try_wait()).await?;
         self.child = None;
         Ok(status)
@@ -258,7 +197,7 @@ impl BrokerProcess {
     /// The system does not tell.
     pub fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         match &mut self.child {
-            Some(child) => Ok(child.try_wait()?),
+            Some(child) => child.try_wait(),
             None => bail!("the broker was not started"),
         }
     }
@@ -268,18 +207,14 @@ impl BrokerProcess {
     /// # Errors
     /// It could not be run.
     pub async fn second_on_same_directory(&self) -> anyhow::Result<std::process::Output> {
-        let config = self.directory.path().join("second.toml");
-        let text = self
-            .config_text()
-            .replace(&self.endpoints.quic, "127.0.0.1:0")
-            .replace(admin_address(&self.endpoints.admin), "127.0.0.1:0");
-        fs::write(&config, text)?;
-        let mut command = Command::new(self.program()?);
-        command
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null());
+        let mut command = self.with_run(|run| {
+            let second = BrokerRun {
+                addresses: &Addresses::any(),
+                ..run.clone()
+            };
+            let config = second.write_config("second.toml")?;
+            Ok(second.command(&config))
+        })?;
         Ok(tokio::task::spawn_blocking(move || command.output()).await??)
     }
 
@@ -296,8 +231,8 @@ impl BrokerProcess {
         let mut command = Command::new(binary()?);
         command
             .args(arguments)
-            .env("TIDEGATE_ADDR", &self.endpoints.quic)
-            .env("TIDEGATE_ADMIN", &self.endpoints.admin)
+            .env("TIDEGATE_ADDR", &self.addresses.quic)
+            .env("TIDEGATE_ADMIN", &self.addresses.admin)
             .env("TIDEGATE_CA", file("ca.pem", self.pki.ca_pem())?)
             .env(
                 "TIDEGATE_CERT",
@@ -330,7 +265,7 @@ impl BrokerProcess {
     /// # Errors
     /// The certificate cannot be used.
     pub fn client_options(&self, identity: Option<&TestIdentity>) -> anyhow::Result<ClientOptions> {
-        let options = ClientOptions::new(&self.endpoints.quic)
+        let options = ClientOptions::new(&self.addresses.quic)
             .server_name("localhost")
             .roots_pem(self.pki.ca_pem().as_bytes())?;
         Ok(match identity {
@@ -350,19 +285,19 @@ impl BrokerProcess {
     /// Its admin API.
     #[must_use]
     pub fn admin(&self) -> AdminApi {
-        AdminApi::new(&self.endpoints.admin)
+        AdminApi::new(&self.addresses.admin)
     }
 
     /// Address of its QUIC listener.
     #[must_use]
     pub fn quic_addr(&self) -> &str {
-        &self.endpoints.quic
+        &self.addresses.quic
     }
 
     /// Address of its listener for clients without a certificate, if it has one.
     #[must_use]
     pub fn anonymous_addr(&self) -> Option<&str> {
-        self.endpoints.anonymous.as_deref()
+        self.addresses.anonymous.as_deref()
     }
 
     /// Most memory that the process ever had resident, in bytes.
@@ -370,11 +305,10 @@ impl BrokerProcess {
     /// # Errors
     /// The system does not tell.
     pub fn resident_bytes_max(&self) -> anyhow::Result<u64> {
-        let child = self.child.as_ref().context("the broker runs no longer")?;
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(kibibytes.context("no VmHWM")?.parse::<u64>()? * 1024)
+        let usage = self.child.as_ref().and_then(BrokerChild::usage);
+        Ok(usage
+            .context("the broker runs no longer")?
+            .resident_bytes_max)
     }
 
     /// Bytes that its data takes on disk.
@@ -386,61 +320,58 @@ impl BrokerProcess {
     /// Where its data is.
     #[must_use]
     pub fn data_directory(&self) -> PathBuf {
-        self.directory.path().join("data")
+        broker_child::data_directory(self.directory.path())
     }
 
     /// The whole log of all its processes.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
+        broker_child::log(self.directory.path())
     }
 
     /// What [`Setup::piped_stderr`] asked for, once.
     pub fn take_stderr(&mut self) -> Option<ChildStderr> {
-        self.child.as_mut()?.stderr.take()
+        self.child.as_mut()?.take_stderr()
     }
 
     /// Id of the process, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.child.as_ref().map(BrokerChild::pid)
     }
 
     fn program(&self) -> anyhow::Result<PathBuf> {
         self.setup.program.clone().map_or_else(binary, Ok)
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.directory.path().join("broker.log")
-    }
-
-    fn log_tail(&self) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
-    }
-
-    fn config_text(&self) -> String {
+    // How its process is run.
+    fn with_run<T>(
+        &self,
+        use_it: impl FnOnce(&BrokerRun<'_>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let Setup {
             config,
             grants,
             listen,
             ..
         } = &self.setup;
-        format!(
-            "data_dir = {:?}\n\n[listen]\nquic = {:?}\nadmin = {:?}\n{listen}\n\n{}\n{config}\n{grants}\n",
-            self.data_directory(),
-            self.endpoints.quic,
-            admin_address(&self.endpoints.admin),
-            self.tls,
-        )
+        use_it(&BrokerRun {
+            program: &self.program()?,
+            directory: self.directory.path(),
+            addresses: &self.addresses,
+            config: &format!("{listen}\n\n{}\n{config}\n{grants}\n", self.tls),
+            has_piped_stderr: self.setup.piped_stderr,
+        })
     }
 }
 
 impl Drop for BrokerProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the broker's log ends with:\n{}", self.log_tail());
+            eprintln!(
+                "the broker's log ends with:\n{}",
+                broker_child::log_tail(self.directory.path())
+            );
         }
         let _ = self.kill();
     }
@@ -460,10 +391,6 @@ pub(crate) fn binary() -> anyhow::Result<PathBuf> {
                 own.display()
             )
         })
-}
-
-fn admin_address(admin: &str) -> &str {
-    admin.trim_start_matches("http://")
 }
 
 /// Bytes that a directory takes on disk: blocks that are allocated, since a preallocated or sparse file's length says

@@ -92,15 +92,23 @@ pub(super) struct Api {
 impl Api {
     /// For the broker the flags name. With `https`, the certificates are read and shown.
     pub(super) fn new(admin: &AdminFlag, certificates: &CertificateFlags) -> anyhow::Result<Self> {
-        let base = admin.url().trim_end_matches('/').to_owned();
-        if !["http://", "https://"]
-            .iter()
-            .any(|scheme| base.starts_with(scheme))
-        {
-            bail!(
+        let base = admin.url();
+        let scheme = base.split_once("://").map(|(scheme, _)| scheme);
+        match scheme {
+            Some("http") => Ok(Self::plain(&base)),
+            Some("https") => Ok(Self::at(&base, Some(tls(certificates)?))),
+            _ => bail!(
                 "`{base}` is no address of an admin API; write http://HOST:PORT or https://HOST:PORT"
-            );
+            ),
         }
+    }
+
+    /// For the plain admin API at `base`, such as `http://127.0.0.1:4480`.
+    pub(super) fn plain(base: &str) -> Self {
+        Self::at(base, None)
+    }
+
+    fn at(base: &str, tls: Option<TlsConfig>) -> Self {
         let mut config = Agent::config_builder()
             .timeout_global(Some(REQUEST_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -111,17 +119,23 @@ impl Api {
             .proxy(None)
             // Long enough for the rights to be looked at; then the body is sent unasked.
             .timeout_await_100(Some(CONNECT_TIMEOUT));
-        if base.starts_with("https://") {
-            config = config.tls_config(tls(certificates)?);
+        if let Some(tls) = tls {
+            config = config.tls_config(tls);
         }
-        Ok(Self {
+        Self {
             agent: Agent::with_parts(
                 config.build(),
                 hear_out::connector(),
                 DefaultResolver::default(),
             ),
-            base,
-        })
+            base: base.trim_end_matches('/').to_owned(),
+        }
+    }
+
+    /// Whether the broker is up and serves.
+    pub(super) fn is_ready(&self) -> bool {
+        let asked = self.asked("/readyz");
+        asked.body(self.agent.get(&asked.url).call()).is_ok()
     }
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
@@ -304,7 +318,7 @@ pub(super) fn segment(text: &str) -> String {
 }
 
 /// Where a list goes on, a path of the same broker, when it does.
-pub(super) fn next_page<B>(answer: &Response<B>) -> Option<String> {
+fn next_page<B>(answer: &Response<B>) -> Option<String> {
     let link = answer.headers().get("link")?.to_str().ok()?;
     let (path, parameters) = link.strip_prefix('<')?.split_once('>')?;
     let is_next = parameters.contains("rel=\"next\"") && path.starts_with('/');
@@ -380,15 +394,8 @@ mod tests {
 
     #[test]
     fn a_broker_that_is_not_there_is_said_so() {
-        let admin = AdminFlag::default();
-        let api =
-            Api::new(&admin, &CertificateFlags::default()).expect("plain HTTP needs no files");
         // Port 1 is never open on a machine that runs tests, and reserved anyway.
-        let api = Api {
-            base: "http://127.0.0.1:1".to_owned(),
-            ..api
-        };
-        let error = api
+        let error = Api::plain("http://127.0.0.1:1")
             .get::<serde_json::Value>("/v1/topics")
             .expect_err("nobody is there");
         assert!(error.to_string().contains("tidegate serve"), "{error}");
@@ -415,25 +422,22 @@ mod tests {
         format!("http://{address}")
     }
 
-    fn ask_with_megabytes(base: String) -> anyhow::Error {
-        let api = Api::new(&AdminFlag::default(), &CertificateFlags::default())
-            .expect("plain HTTP needs no files");
-        let api = Api { base, ..api };
+    fn ask_with_megabytes(base: &str) -> anyhow::Error {
         let body = "x".repeat(16 << 20);
-        let error = api.post::<serde_json::Value>("/v1/topics", &body);
+        let error = Api::plain(base).post::<serde_json::Value>("/v1/topics", &body);
         error.expect_err("it was not even read").into()
     }
 
     #[test]
     fn the_answer_of_who_does_not_read_on_is_heard() {
         let refusal = r#"{"code":"permission-denied","message":"you may not","retryable":false}"#;
-        let error = ask_with_megabytes(hasty(Some(refusal)));
+        let error = ask_with_megabytes(&hasty(Some(refusal)));
         assert_eq!(error.to_string(), "you may not");
     }
 
     #[test]
     fn a_connection_that_breaks_is_no_quiet_end() {
-        let error = ask_with_megabytes(hasty(None));
+        let error = ask_with_megabytes(&hasty(None));
         assert!(error.to_string().contains("broke before"), "{error:#}");
         assert!(!crate::cli::is_closed_output(&error));
     }

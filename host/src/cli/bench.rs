@@ -1,25 +1,32 @@
 //! `tidegate bench`: how fast the broker is on this machine. Starts a broker of its own, or uses a running one;
 //! puts a load on it through the public client, and reports rates and latency histograms.
 
-mod load;
 mod report;
+mod traffic;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tidegate_client::{Client, ClientOptions};
-use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
-use self::load::{Figures, GROUPS, Phase, Run, Shape, TOPIC};
-use self::report::Report;
-use super::local_broker::{self, Admin, LocalBroker, Usage};
-use super::output;
+use self::report::{BenchReport, Figures};
+use self::traffic::{BenchReceiver, BenchSender, GROUPS, Shape, TOPIC};
+use super::chain::plugin_named;
+use super::load::{
+    Clients, Latencies, Numbers, PACED_OUTSTANDING, Phase, Published, Rate, Run, consume, publish,
+    publish_at_rate,
+};
+use super::local_broker::{self, LocalAdmin, LocalBroker};
+use super::process_usage::ProcessUsage;
 use super::signals::Signals;
-use crate::domain::{DeliveryPolicy, Millis, PluginUse, StartAt, SubscriptionSpec};
+use super::subscription::plain_spec;
+use super::{output, waiting};
+use crate::domain::{PluginUse, SubscriptionSpec};
 
 /// Load before anything counts, so that connections, caches and the journal's first files are there.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -106,11 +113,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         _ = signals.next() => bail!("interrupted"),
     };
     drop(target);
-    if args.json {
-        output::line(&format!("{:#}", report.json()))?;
-    } else {
-        output::line(&report.table())?;
-    }
+    output::either(args.json, &report.json(), |_| report.table())?;
     Ok(if report.missing == 0 {
         ExitCode::SUCCESS
     } else {
@@ -122,7 +125,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 struct Target {
     broker: Option<LocalBroker>,
     options: ClientOptions,
-    admin: Admin,
+    admin: LocalAdmin,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -132,7 +135,7 @@ impl Target {
             return Ok(Self {
                 broker: None,
                 options: local_broker::client_options(addr, certs)?,
-                admin: Admin::new(&args.admin),
+                admin: LocalAdmin::new(&args.admin),
                 _directory: None,
             });
         }
@@ -146,7 +149,7 @@ impl Target {
         })
     }
 
-    fn usage(&self) -> Option<Usage> {
+    fn usage(&self) -> Option<ProcessUsage> {
         self.broker.as_ref().and_then(LocalBroker::usage)
     }
 }
@@ -161,46 +164,50 @@ fn temporary_directory(parent: Option<&Path>) -> anyhow::Result<tempfile::TempDi
     .context("making a temporary directory for the broker")
 }
 
-async fn measure(args: &BenchArgs, target: &Target) -> anyhow::Result<Report> {
+async fn measure(args: &BenchArgs, target: &Target) -> anyhow::Result<BenchReport> {
     let plan = Plan::new(args)?;
     for spec in &plan.subscriptions {
         target.admin.create(spec).await?;
     }
     let run = Run::new();
-    let mut consumers = start_consumers(target, &run, &plan.consumers).await?;
-    let mut publishers = start_publishers(args, target, &run, plan.shape).await?;
+    let mut clients = Clients::new(Arc::clone(&run));
+    start_consumers(target, &run, &plan.consumers, &mut clients).await?;
+    let _told = start_publishers(args, target, &run, plan.shape, &mut clients).await?;
 
-    load_for(WARM_UP, &mut publishers, &mut consumers).await?;
-    let before = target.usage();
+    clients.run_for(WARM_UP).await?;
+    let before = (target.usage(), run.counts(), Instant::now());
     run.enter(Phase::Measure);
-    let began = Instant::now();
-    load_for(
-        Duration::from_secs(args.seconds),
-        &mut publishers,
-        &mut consumers,
-    )
-    .await?;
-    let window = began.elapsed();
-    run.enter(Phase::Drain);
-    let broker = used_between(before, target.usage());
+    clients.run_for(Duration::from_secs(args.seconds)).await?;
+    let after = (target.usage(), run.counts(), Instant::now());
 
-    let acks = collect(&mut publishers).await?;
-    let missing = if plan.consumers.is_empty() {
-        0
-    } else {
-        drained(&run).await
+    let published = clients.stop_publishing().await?;
+    let due = |one: &Published| plan.shape.deliveries(one.events);
+    let due = match plan.consumers.is_empty() {
+        true => 0,
+        false => published.iter().map(due).sum(),
     };
-    run.enter(Phase::Done);
-    let deliveries = collect(&mut consumers).await?;
-    Ok(Report {
+    let missing = run.wait_received(due, POLL, STALLED_AFTER).await;
+    let received = clients.stop().await?;
+    let acks = Figures {
+        count: after.1.answered - before.1.answered,
+        latencies: published.into_iter().map(|one| one.latencies).collect(),
+    };
+    let deliveries = Figures {
+        count: after.1.wanted - before.1.wanted,
+        latencies: received.into_iter().collect(),
+    };
+    Ok(BenchReport {
         workload: plan.name,
         size: args.size,
         publishers: args.publishers,
         subscriptions: plan.subscriptions.len(),
-        window,
-        acks: Figures::merge(acks),
-        deliveries: (!plan.consumers.is_empty()).then(|| Figures::merge(deliveries)),
-        broker,
+        window: after.2 - before.2,
+        acks,
+        deliveries: (!plan.consumers.is_empty()).then_some(deliveries),
+        broker: before
+            .0
+            .zip(after.0)
+            .map(|(before, after)| after.since(before)),
         missing,
     })
 }
@@ -263,115 +270,66 @@ fn rules_per_group(rules: usize) -> [u64; GROUPS as usize] {
 }
 
 fn filter(index: usize) -> PluginUse {
-    PluginUse {
-        plugin: "event-pattern".to_owned(),
-        config: format!(r#"{{"group": [{}]}}"#, index % GROUPS as usize),
-        digest: None,
-        on_failure: Default::default(),
-    }
+    let config = format!(r#"{{"group": [{}]}}"#, index % GROUPS as usize);
+    plugin_named("event-pattern", &config)
 }
 
 fn specification(name: &str, filter: Option<PluginUse>) -> anyhow::Result<SubscriptionSpec> {
     Ok(SubscriptionSpec {
-        name: name.parse()?,
-        topics: vec![TOPIC.parse()?],
         filters: filter.into_iter().collect(),
-        transforms: Vec::new(),
-        start: StartAt::New,
-        delivery: DeliveryPolicy::default(),
-        outputs: Default::default(),
-        owner: None,
-        include_dead_letters: false,
-        created: Millis(0),
-        created_by: None,
+        ..plain_spec(name.parse()?, vec![TOPIC.parse()?])
     })
 }
-
-type Tasks = JoinSet<anyhow::Result<Figures>>;
 
 async fn start_consumers(
     target: &Target,
     run: &Arc<Run>,
     consumers: &[String],
-) -> anyhow::Result<Tasks> {
-    let mut tasks = JoinSet::new();
+    clients: &mut Clients<Published, Latencies>,
+) -> anyhow::Result<()> {
     for chunk in consumers.chunks(CONSUMERS_PER_CONNECTION) {
         let client = Client::connect(target.options.clone()).await?;
         for subscription in chunk {
-            tasks.spawn(load::consume(
-                client.clone(),
-                run.clone(),
-                subscription.clone(),
-            ));
+            let mut receiver = BenchReceiver::new(&client, subscription).await?;
+            let run = Arc::clone(run);
+            clients.start_consumer(async move { consume(&mut receiver, &run).await });
         }
     }
-    Ok(tasks)
+    Ok(())
 }
 
+// What is handed back says why the publishers wait, should they.
 async fn start_publishers(
     args: &BenchArgs,
     target: &Target,
     run: &Arc<Run>,
     shape: Shape,
-) -> anyhow::Result<Tasks> {
-    let mut tasks = JoinSet::new();
+    clients: &mut Clients<Published, Latencies>,
+) -> anyhow::Result<Option<AbortOnDropHandle<Infallible>>> {
+    let rate = (args.workload == Workload::Latency).then(|| Rate {
+        per_second: (args.rate / args.publishers as u64).max(1),
+        publishers: args.publishers as u64,
+    });
+    let outstanding = rate.map_or(args.outstanding, |_| PACED_OUTSTANDING);
+    let mut told = None;
     for _ in 0..args.publishers {
         let client = Client::connect(target.options.clone()).await?;
-        if args.workload == Workload::Latency {
-            let rate = (args.rate / args.publishers as u64).max(1);
-            tasks.spawn(load::publish_at_rate(client, run.clone(), shape, rate));
-        } else {
-            tasks.spawn(load::publish(client, run.clone(), shape, args.outstanding));
-        }
+        let mut sender = BenchSender::new(client, shape, outstanding).await?;
+        // One of them speaks for all: what the broker refuses it refuses everybody.
+        told.get_or_insert_with(|| {
+            let publisher = sender.publisher().clone();
+            let why = waiting::say_why(move || publisher.obstacle());
+            AbortOnDropHandle::new(tokio::spawn(why))
+        });
+        let run = Arc::clone(run);
+        clients.start_publisher(async move {
+            match rate {
+                Some(rate) => publish_at_rate(&mut sender, &run, rate).await,
+                None => publish(&mut sender, &run, Numbers::default(), outstanding).await,
+            }
+        });
     }
-    Ok(tasks)
-}
-
-// Lets the load run, and fails at once when a task fails.
-async fn load_for(
-    time: Duration,
-    publishers: &mut Tasks,
-    consumers: &mut Tasks,
-) -> anyhow::Result<()> {
-    let ended = tokio::select! {
-        () = tokio::time::sleep(time) => return Ok(()),
-        Some(ended) = publishers.join_next() => ended,
-        Some(ended) = consumers.join_next() => ended,
-    };
-    ended??;
-    bail!("a client ended before its time");
-}
-
-async fn collect(tasks: &mut Tasks) -> anyhow::Result<Vec<Figures>> {
-    let mut all = Vec::new();
-    while let Some(ended) = tasks.join_next().await {
-        all.push(ended??);
-    }
-    Ok(all)
-}
-
-// Waits until everything that is due has come, and returns how much has not.
-async fn drained(run: &Run) -> u64 {
-    let mut last = (0, Instant::now());
-    loop {
-        let delivered = run.delivered.load(Ordering::Relaxed);
-        let missing = run.due.load(Ordering::Relaxed).saturating_sub(delivered);
-        if missing == 0 || last.1.elapsed() > STALLED_AFTER {
-            return missing;
-        }
-        if delivered != last.0 {
-            last = (delivered, Instant::now());
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-fn used_between(before: Option<Usage>, after: Option<Usage>) -> Option<Usage> {
-    let (before, after) = (before?, after?);
-    Some(Usage {
-        cpu: after.cpu.saturating_sub(before.cpu),
-        resident_bytes_max: after.resident_bytes_max,
-    })
+    Ok(told)
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {

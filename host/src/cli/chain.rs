@@ -154,12 +154,17 @@ fn plugin_use(text: &str) -> Result<PluginUse, clap::Error> {
     if plugin.is_empty() {
         return Err(usage(format!("`{text}` names no plugin")));
     }
-    Ok(PluginUse {
-        plugin: plugin.to_owned(),
+    Ok(plugin_named(plugin, config))
+}
+
+/// This plugin in its newest version, with this configuration.
+pub(super) fn plugin_named(name: &str, config: &str) -> PluginUse {
+    PluginUse {
+        plugin: name.to_owned(),
         config: config.to_owned(),
         digest: None,
         on_failure: FailurePolicy::default(),
-    })
+    }
 }
 
 fn usage(message: String) -> clap::Error {

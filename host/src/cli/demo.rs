@@ -21,9 +21,10 @@ use tokio::task::JoinSet;
 use self::interests::Interest;
 use self::ledger::Ledger;
 use self::progress::Progress;
-use self::report::Report;
+use self::report::DemoReport;
 use self::traffic::PublisherPlan;
-use super::local_broker::{LocalBroker, data_directory};
+use super::broker_child::data_directory;
+use super::local_broker::LocalBroker;
 use super::output;
 use super::signals::Signals;
 use crate::pki::Authority;
@@ -83,11 +84,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         eprintln!("the broker's directory is {}", directory.keep().display());
     }
     let report = result?;
-    if args.json {
-        output::line(&format!("{:#}", report.json()))?;
-    } else {
-        output::line(&report.table())?;
-    }
+    output::either(args.json, &report.json(), |_| report.table())?;
     let faults = report.faults();
     for fault in &faults {
         eprintln!("fault: {fault}");
@@ -99,14 +96,14 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn drive(args: &DemoArgs, directory: &Path) -> anyhow::Result<Report> {
+async fn drive(args: &DemoArgs, directory: &Path) -> anyhow::Result<DemoReport> {
     let interests: Arc<[Interest]> = interests::interests()?.into();
     let ledger = Arc::new(Ledger::new(args.events, interests.len()));
     let mut broker = LocalBroker::start(directory, GRANTS).await?;
     let mut progress = Progress::new(args.events, &interests);
     progress.note(&format!(
         "broker on {}, data in {}",
-        broker.endpoints().quic,
+        broker.addr(),
         directory.display()
     ));
 
@@ -116,7 +113,7 @@ async fn drive(args: &DemoArgs, directory: &Path) -> anyhow::Result<Report> {
     broker.admin().create(&interests::route()?).await?;
 
     let authority = Authority::load(&data_directory(directory).join("pki"))?;
-    let addr = broker.endpoints().quic.clone();
+    let addr = broker.addr().to_owned();
     let started = Instant::now();
     let mut consumers = start_consumers(&addr, &authority, &interests, &ledger).await?;
     let mut publishers = start_publishers(&addr, &authority, args, &interests, &ledger).await?;
@@ -153,7 +150,7 @@ async fn drive(args: &DemoArgs, directory: &Path) -> anyhow::Result<Report> {
     }
     progress.update(&ledger, &interests);
     progress.finish();
-    Ok(Report::new(
+    Ok(DemoReport::new(
         &interests,
         &ledger,
         args.events,

@@ -65,7 +65,7 @@ pub(super) struct Args {
 
 /// What became of all events.
 #[derive(Debug, Default, Serialize)]
-struct Outcome {
+struct Totals {
     topic: String,
     events: u64,
     first_sequence: u64,
@@ -83,21 +83,21 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut sender = Sender {
         publisher,
         tickets: VecDeque::new(),
-        outcome: Outcome {
+        totals: Totals {
             topic: args.topic.to_string(),
-            ..Outcome::default()
+            ..Totals::default()
         },
         progress: progress(&source),
     };
     let result = sender.send_all(&mut source, &args).await;
     sender.progress.finish_and_clear();
     client.close().await;
-    let outcome = &sender.outcome;
+    let totals = &sender.totals;
     let interrupted = match result {
-        Err(error) if outcome.events > 0 => {
+        Err(error) if totals.events > 0 => {
             return Err(error.context(format!(
                 "{} events were published before this",
-                outcome.events
+                totals.events
             )));
         }
         result => result?,
@@ -106,11 +106,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         sender.say_what_is_left();
     }
     // Without an answer there is nothing to sum up.
-    if !interrupted || args.json || outcome.events > 0 {
-        output::either(args.json, outcome, summary)?;
+    if !interrupted || args.json || totals.events > 0 {
+        output::either(args.json, totals, summary)?;
     }
-    if outcome.unkept > 0 {
-        let Outcome { unkept, events, .. } = outcome;
+    if totals.unkept > 0 {
+        let Totals { unkept, events, .. } = totals;
         eprintln!("note: {unkept} of {events} not kept, since no subscription is for it");
     }
     Ok(if interrupted {
@@ -123,7 +123,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 struct Sender {
     publisher: Publisher,
     tickets: VecDeque<PublishTicket>,
-    outcome: Outcome,
+    totals: Totals,
     progress: ProgressBar,
 }
 
@@ -190,13 +190,13 @@ impl Sender {
         if let Some(ticket) = self.tickets.front_mut() {
             let answer = ticket.await;
             self.tickets.pop_front();
-            self.outcome.add(answer?);
+            self.totals.add(answer?);
         }
         Ok(())
     }
 }
 
-impl Outcome {
+impl Totals {
     fn add(&mut self, published: Published) {
         if self.events == 0 {
             self.first_sequence = published.sequence;
@@ -208,14 +208,14 @@ impl Outcome {
     }
 }
 
-fn summary(outcome: &Outcome) -> String {
-    let Outcome {
+fn summary(totals: &Totals) -> String {
+    let Totals {
         topic,
         events,
         first_sequence,
         last_sequence,
         ..
-    } = outcome;
+    } = totals;
     match events {
         0 => "nothing to publish".to_owned(),
         1 => format!("{topic} #{last_sequence}"),
@@ -436,19 +436,19 @@ mod tests {
 
     #[test]
     fn the_summary_names_the_sequences() {
-        let mut outcome = Outcome {
+        let mut totals = Totals {
             topic: "a".to_owned(),
-            ..Outcome::default()
+            ..Totals::default()
         };
         let published = |sequence| Published {
             sequence,
             duplicate: false,
             unkept: false,
         };
-        assert_eq!(summary(&outcome), "nothing to publish");
-        outcome.add(published(7));
-        assert_eq!(summary(&outcome), "a #7");
-        outcome.add(published(8));
-        assert_eq!(summary(&outcome), "2 events published to a, #7 to #8");
+        assert_eq!(summary(&totals), "nothing to publish");
+        totals.add(published(7));
+        assert_eq!(summary(&totals), "a #7");
+        totals.add(published(8));
+        assert_eq!(summary(&totals), "2 events published to a, #7 to #8");
     }
 }

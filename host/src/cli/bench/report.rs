@@ -3,14 +3,22 @@
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::load::Figures;
-use crate::cli::local_broker::Usage;
+use crate::cli::load::Latencies;
+use crate::cli::process_usage::ProcessUsage;
+
+/// What came in the measured window, and how long it took.
+#[derive(Debug)]
+pub(super) struct Figures {
+    /// Answers or deliveries that came inside the window.
+    pub(super) count: u64,
+    /// From the (intended) send to them, of events sent inside the window.
+    pub(super) latencies: Latencies,
+}
 
 /// The result of one run.
-pub(super) struct Report {
+pub(super) struct BenchReport {
     /// Name of the workload.
     pub(super) workload: &'static str,
     /// Bytes of a payload.
@@ -26,12 +34,12 @@ pub(super) struct Report {
     /// Deliveries to consumers; None where the workload has no consumers.
     pub(super) deliveries: Option<Figures>,
     /// What the broker used inside the window; None for one that was not started here.
-    pub(super) broker: Option<Usage>,
+    pub(super) broker: Option<ProcessUsage>,
     /// Deliveries that were due and did not come.
     pub(super) missing: u64,
 }
 
-impl Report {
+impl BenchReport {
     /// For people.
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
@@ -84,7 +92,7 @@ impl Report {
                 "events": figures.count,
                 "events_per_second": self.per_second(figures),
                 "bytes_per_second": self.per_second(figures) * self.size as f64,
-                "latency_us": latencies(&figures.latency_us),
+                "latency_us": latencies(&figures.latencies),
             })
         };
         json!({
@@ -106,7 +114,7 @@ impl Report {
 
     fn row(&self, what: &str, figures: &Figures) -> Vec<String> {
         let rate = self.per_second(figures);
-        let quantile = |q| figures.latency_us.value_at_quantile(q).to_string();
+        let quantile = |part| figures.latencies.quantile_us(part).to_string();
         vec![
             what.to_owned(),
             figures.count.to_string(),
@@ -116,7 +124,7 @@ impl Report {
             quantile(0.9),
             quantile(0.99),
             quantile(0.999),
-            figures.latency_us.max().to_string(),
+            figures.latencies.max_us().to_string(),
         ]
     }
 
@@ -124,19 +132,19 @@ impl Report {
         figures.count as f64 / self.window.as_secs_f64().max(f64::EPSILON)
     }
 
-    fn cpu_us_per_event(&self, usage: &Usage) -> f64 {
+    fn cpu_us_per_event(&self, usage: &ProcessUsage) -> f64 {
         usage.cpu.as_secs_f64() * 1e6 / self.acks.count.max(1) as f64
     }
 }
 
-fn latencies(histogram: &Histogram<u64>) -> Value {
+fn latencies(latencies: &Latencies) -> Value {
     json!({
-        "p50": histogram.value_at_quantile(0.5),
-        "p90": histogram.value_at_quantile(0.9),
-        "p99": histogram.value_at_quantile(0.99),
-        "p999": histogram.value_at_quantile(0.999),
-        "max": histogram.max(),
-        "count": histogram.len(),
+        "p50": latencies.quantile_us(0.5),
+        "p90": latencies.quantile_us(0.9),
+        "p99": latencies.quantile_us(0.99),
+        "p999": latencies.quantile_us(0.999),
+        "max": latencies.max_us(),
+        "count": latencies.count(),
     })
 }
 
@@ -146,9 +154,11 @@ mod tests {
 
     #[test]
     fn rates_are_per_second_of_the_window() {
-        let mut acks = Figures::new();
-        acks.count = 1_000;
-        let report = Report {
+        let acks = Figures {
+            count: 1_000,
+            latencies: Latencies::new(),
+        };
+        let report = BenchReport {
             workload: "publish",
             size: 100,
             publishers: 1,
@@ -156,7 +166,7 @@ mod tests {
             window: Duration::from_secs(2),
             acks,
             deliveries: None,
-            broker: Some(Usage {
+            broker: Some(ProcessUsage {
                 cpu: Duration::from_millis(10),
                 resident_bytes_max: 64 << 20,
             }),

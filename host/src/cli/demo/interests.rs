@@ -8,7 +8,9 @@ use anyhow::Context;
 use tidegate_event_pattern::Pattern;
 
 use super::auction::{AuctionEvent, Kind};
-use crate::domain::{DeliveryPolicy, Millis, PluginUse, StartAt, SubscriptionSpec};
+use crate::cli::chain::plugin_named;
+use crate::cli::subscription::plain_spec;
+use crate::domain::SubscriptionSpec;
 
 /// Bids that count as winning ones, by price in cents.
 const WINNING_BIDS: &str = r#"{"price": [{"numeric": [">=", 5000000]}]}"#;
@@ -63,7 +65,9 @@ impl Interest {
 
     /// The subscription to create.
     pub(super) fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
-        let filters = self.filter.map(|config| plugin("event-pattern", config));
+        let filters = self
+            .filter
+            .map(|config| plugin_named("event-pattern", config));
         Ok(SubscriptionSpec {
             filters: filters.into_iter().collect(),
             ..subscription(self.name, self.topic)?
@@ -129,36 +133,15 @@ pub(super) fn interests() -> anyhow::Result<Vec<Interest>> {
 /// The route that writes winning bids, reshaped, to a topic of their own.
 pub(super) fn route() -> anyhow::Result<SubscriptionSpec> {
     Ok(SubscriptionSpec {
-        filters: vec![plugin("event-pattern", WINNING_BIDS)],
-        transforms: vec![plugin("json-reshape", WON)],
+        filters: vec![plugin_named("event-pattern", WINNING_BIDS)],
+        transforms: vec![plugin_named("json-reshape", WON)],
         outputs: BTreeMap::from([("won".parse()?, WON_TOPIC.parse()?)]),
         ..subscription("winning-bids", Kind::Bid.topic())?
     })
 }
 
 fn subscription(name: &str, topic: &str) -> anyhow::Result<SubscriptionSpec> {
-    Ok(SubscriptionSpec {
-        name: name.parse()?,
-        topics: vec![topic.parse()?],
-        filters: Vec::new(),
-        transforms: Vec::new(),
-        start: StartAt::New,
-        delivery: DeliveryPolicy::default(),
-        outputs: BTreeMap::new(),
-        owner: None,
-        include_dead_letters: false,
-        created: Millis(0),
-        created_by: None,
-    })
-}
-
-fn plugin(name: &str, config: &str) -> PluginUse {
-    PluginUse {
-        plugin: name.to_owned(),
-        config: config.to_owned(),
-        digest: None,
-        on_failure: Default::default(),
-    }
+    Ok(plain_spec(name.parse()?, vec![topic.parse()?]))
 }
 
 fn parse(pattern: &str) -> anyhow::Result<Pattern> {

@@ -5,10 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
-/// Longest latency the histograms tell apart, in microseconds: ten minutes.
-const LATENCY_US_MAX: u64 = 600_000_000;
+use crate::cli::load::Latencies;
 
 /// Everything known about the events of one run. Counters are statistics and verdicts are read after all tasks
 /// have ended, so relaxed ordering is enough throughout.
@@ -41,14 +38,14 @@ struct InterestRecord {
     matched: AtomicU64,
     distinct: AtomicU64,
     deliveries: AtomicU64,
-    latency_us: Mutex<Histogram<u64>>,
+    latencies: Mutex<Latencies>,
     first_us: AtomicU64,
     last_us: AtomicU64,
 }
 
 /// How one interest fared.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Outcome {
+pub(super) struct Account {
     /// Acked events that should have come.
     pub(super) matched: u64,
     /// Different events that came.
@@ -84,10 +81,7 @@ impl Ledger {
             matched: AtomicU64::new(0),
             distinct: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),
-            latency_us: Mutex::new(
-                Histogram::new_with_max(LATENCY_US_MAX, 3)
-                    .expect("one to ten minutes at three digits is a valid range"),
-            ),
+            latencies: Mutex::new(Latencies::new()),
             first_us: AtomicU64::new(u64::MAX),
             last_us: AtomicU64::new(0),
         };
@@ -161,8 +155,8 @@ impl Ledger {
         record.first_us.fetch_min(now, Ordering::Relaxed);
         record.last_us.fetch_max(now, Ordering::Relaxed);
         let latency = now.saturating_sub(event.sent_us.load(Ordering::Relaxed));
-        if let Ok(mut histogram) = record.latency_us.lock() {
-            histogram.saturating_record(latency.max(1));
+        if let Ok(mut latencies) = record.latencies.lock() {
+            latencies.record(latency);
         }
     }
 
@@ -205,7 +199,7 @@ impl Ledger {
     }
 
     /// How `interest` fared.
-    pub(super) fn outcome(&self, interest: usize) -> Outcome {
+    pub(super) fn account(&self, interest: usize) -> Account {
         let record = &self.interests[interest];
         let strays = record.strays.load(Ordering::Relaxed);
         let (mut matched, mut lost, mut unexpected) = (0, 0, strays);
@@ -221,11 +215,11 @@ impl Ledger {
             .last_us
             .load(Ordering::Relaxed)
             .saturating_sub(record.first_us.load(Ordering::Relaxed));
-        let quantile = |q| {
-            let histogram = record.latency_us.lock();
-            histogram.map_or(0, |histogram| histogram.value_at_quantile(q))
+        let quantile = |part| {
+            let latencies = record.latencies.lock();
+            latencies.map_or(0, |latencies| latencies.quantile_us(part))
         };
-        Outcome {
+        Account {
             matched,
             delivered,
             redelivered: deliveries.saturating_sub(delivered + strays),
@@ -272,13 +266,13 @@ mod tests {
         ledger.delivered(0, 1, 2);
         ledger.delivered(1, 1, 2);
         assert!(!ledger.is_complete());
-        let first = ledger.outcome(0);
+        let first = ledger.account(0);
         assert_eq!(
             (first.matched, first.delivered, first.redelivered),
             (3, 2, 1)
         );
         assert_eq!((first.lost, first.unexpected), (1, 0));
-        let second = ledger.outcome(1);
+        let second = ledger.account(1);
         assert_eq!((second.matched, second.lost, second.unexpected), (0, 0, 1));
         assert_eq!((ledger.acked_count(), ledger.duplicate_count()), (3, 1));
         ledger.delivered(0, 2, 3);
@@ -294,16 +288,16 @@ mod tests {
         ledger.sending(0, 1);
         ledger.delivered(0, 0, 7);
         ledger.delivered(0, 0, 7);
-        assert_eq!(ledger.outcome(0).doubled, 0);
+        assert_eq!(ledger.account(0).doubled, 0);
         ledger.delivered(0, 0, 8);
-        assert_eq!(ledger.outcome(0).doubled, 1);
+        assert_eq!(ledger.account(0).doubled, 1);
     }
 
     #[test]
     fn a_number_nobody_published_is_unexpected() {
         let ledger = Ledger::new(1, 1);
         ledger.delivered(0, 99, 1);
-        let outcome = ledger.outcome(0);
-        assert_eq!((outcome.unexpected, outcome.redelivered), (1, 0));
+        let account = ledger.account(0);
+        assert_eq!((account.unexpected, account.redelivered), (1, 0));
     }
 }

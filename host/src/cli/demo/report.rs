@@ -6,12 +6,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use super::interests::Interest;
-use super::ledger::{Ledger, Outcome};
+use super::ledger::{Account, Ledger};
 
 /// The result of a run.
-pub(super) struct Report {
+pub(super) struct DemoReport {
     /// Per interest: its name, what it shows, and how it fared.
-    pub(super) rows: Vec<(&'static str, &'static str, Outcome)>,
+    pub(super) rows: Vec<(&'static str, &'static str, Account)>,
     /// Events sent.
     pub(super) published: u64,
     /// Events the broker answered for.
@@ -24,8 +24,8 @@ pub(super) struct Report {
     pub(super) elapsed: Duration,
 }
 
-impl Report {
-    /// Reads the outcomes out of the ledger.
+impl DemoReport {
+    /// Reads the accounts out of the ledger.
     pub(super) fn new(
         interests: &[Interest],
         ledger: &Ledger,
@@ -34,7 +34,7 @@ impl Report {
         elapsed: Duration,
     ) -> Self {
         let row = |(index, interest): (usize, &Interest)| {
-            (interest.name, interest.about, ledger.outcome(index))
+            (interest.name, interest.about, ledger.account(index))
         };
         Self {
             rows: interests.iter().enumerate().map(row).collect(),
@@ -59,15 +59,15 @@ impl Report {
         if self.outage.is_none() {
             faults.push("the broker was never killed, so nothing was proved".to_owned());
         }
-        for (name, _, outcome) in &self.rows {
+        for (name, _, account) in &self.rows {
             let counts = [
-                (outcome.lost, "acked events were not delivered"),
+                (account.lost, "acked events were not delivered"),
                 (
-                    outcome.unexpected,
+                    account.unexpected,
                     "events came that the native recomputation refuses",
                 ),
                 (
-                    outcome.doubled,
+                    account.doubled,
                     "deliveries were of events that were appended twice",
                 ),
             ];
@@ -95,19 +95,19 @@ impl Report {
                 "p99 ms",
                 "events/s",
             ]);
-        for (name, about, outcome) in &self.rows {
+        for (name, about, account) in &self.rows {
             table.add_row([
                 (*name).to_owned(),
                 (*about).to_owned(),
                 self.acked.to_string(),
-                outcome.matched.to_string(),
-                outcome.delivered.to_string(),
-                outcome.redelivered.to_string(),
-                outcome.lost.to_string(),
-                outcome.doubled.to_string(),
-                milliseconds(outcome.latency_p50_us),
-                milliseconds(outcome.latency_p99_us),
-                format!("{:.0}", outcome.events_per_second),
+                account.matched.to_string(),
+                account.delivered.to_string(),
+                account.redelivered.to_string(),
+                account.lost.to_string(),
+                account.doubled.to_string(),
+                milliseconds(account.latency_p50_us),
+                milliseconds(account.latency_p99_us),
+                format!("{:.0}", account.events_per_second),
             ]);
         }
         for column in table.column_iter_mut().skip(2) {
@@ -125,18 +125,18 @@ impl Report {
 
     /// For programs.
     pub(super) fn json(&self) -> Value {
-        let row = |(name, _, outcome): &(&str, &str, Outcome)| {
+        let row = |(name, _, account): &(&str, &str, Account)| {
             json!({
                 "subscription": name,
-                "matched": outcome.matched,
-                "delivered": outcome.delivered,
-                "redelivered": outcome.redelivered,
-                "lost": outcome.lost,
-                "unexpected": outcome.unexpected,
-                "doubled": outcome.doubled,
-                "latency_p50_us": outcome.latency_p50_us,
-                "latency_p99_us": outcome.latency_p99_us,
-                "events_per_second": outcome.events_per_second,
+                "matched": account.matched,
+                "delivered": account.delivered,
+                "redelivered": account.redelivered,
+                "lost": account.lost,
+                "unexpected": account.unexpected,
+                "doubled": account.doubled,
+                "latency_p50_us": account.latency_p50_us,
+                "latency_p99_us": account.latency_p99_us,
+                "events_per_second": account.events_per_second,
             })
         };
         json!({
@@ -159,8 +159,8 @@ fn milliseconds(us: u64) -> String {
 mod tests {
     use super::*;
 
-    fn report(change: impl FnOnce(&mut Report)) -> Report {
-        let outcome = Outcome {
+    fn report(change: impl FnOnce(&mut DemoReport)) -> DemoReport {
+        let account = Account {
             matched: 1,
             delivered: 1,
             redelivered: 3,
@@ -171,8 +171,8 @@ mod tests {
             latency_p99_us: 1,
             events_per_second: 1.0,
         };
-        let mut report = Report {
-            rows: vec![("a", "", outcome)],
+        let mut report = DemoReport {
+            rows: vec![("a", "", account)],
             published: 5,
             acked: 5,
             recognised_resends: 0,
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_fault_is_named() {
-        let check = |change: fn(&mut Report), faults: usize| {
+        let check = |change: fn(&mut DemoReport), faults: usize| {
             assert_eq!(report(change).faults().len(), faults);
         };
         check(|_| {}, 0);

@@ -3,10 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use ::tidegate::cli::process_usage::ProcessUsage;
 use anyhow::Context;
-
-/// Length of a tick in `/proc/PID/stat`: 1/100 s on every Linux that matters.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Everything so far, at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +31,7 @@ impl Reading {
     pub(crate) fn now(pid: u32) -> anyhow::Result<Self> {
         Ok(Self {
             at: Instant::now(),
-            cpu: cpu(pid)?,
+            cpu: of_process(pid)?.cpu,
             wire_bytes: wire_bytes()?,
         })
     }
@@ -50,21 +48,11 @@ impl Reading {
 
 /// Most memory that process `pid` ever had resident, in bytes.
 pub(crate) fn resident_bytes_max(pid: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(kibibytes.context("no VmHWM")?.parse::<u64>()? * 1024)
+    Ok(of_process(pid)?.resident_bytes_max)
 }
 
-// Fields 14 and 15; the second field is the program's name in parentheses and may hold spaces.
-fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the broker has ended")?;
-    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-    let mut ticks = 0;
-    for field in fields.split_whitespace().skip(11).take(2) {
-        ticks += field.parse::<u32>()?;
-    }
-    Ok(TICK * ticks)
+fn of_process(pid: u32) -> anyhow::Result<ProcessUsage> {
+    ProcessUsage::of(pid).context("the broker has ended")
 }
 
 // What is sent on loopback is received on it, so one of the two counters is all traffic once.

@@ -20,7 +20,7 @@ use tidegate_tests::guest;
 
 use crate::args::{Args, Workload};
 use crate::broker::{Broker, Kind, Places};
-use crate::load::{Outcome, Plan, Wants};
+use crate::load::{Measured, Plan, Wants};
 use crate::nats;
 use crate::report::{Figure, Sample, Table, Unit, figure, verdict};
 use crate::shape::Shape;
@@ -271,14 +271,14 @@ fn compare_with_base(table: &mut Table, kinds: &[Kind]) {
 }
 
 // What every sample ends with.
-fn usage(broker: &Broker, outcome: &Outcome) -> anyhow::Result<Vec<Figure>> {
+fn usage(broker: &Broker, measured: &Measured) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![
         figure(
             "CPU µs/event",
             Unit::FineMicroseconds,
-            outcome.cpu_us_per_event,
+            measured.cpu_us_per_event,
         ),
-        figure("wire B/event", Unit::Count, outcome.wire_bytes_per_event),
+        figure("wire B/event", Unit::Count, measured.wire_bytes_per_event),
         figure(
             "peak RSS MiB",
             Unit::Mebibytes,

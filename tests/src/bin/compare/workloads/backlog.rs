@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use ::tidegate::cli::load::{Numbers, Phase, Run, publish};
+use anyhow::{Context, ensure};
 
 use super::{Bench, OUTSTANDING, TOPIC};
 use crate::broker::{Broker, Kind, Places, STALLED_AFTER, Subscription};
-use crate::load::{Load, Numbers, Phase, Wants, consume, publish};
+use crate::load::{PeerReceiver, PeerSender, Wants, consume};
 use crate::report::{Sample, Unit, figure};
 use crate::shape::Shape;
 use crate::usage::Reading;
@@ -59,8 +60,8 @@ async fn drained(
 ) -> anyhow::Result<Sample> {
     let broker = Broker::start(kind, places).await?;
     broker.subscribe(&Subscription::new(NAME, TOPIC)).await?;
-    let load = Load::new();
-    let publisher = broker.publisher(OUTSTANDING).await?;
+    let run = Run::new();
+    let mut sender = PeerSender::new(broker.publisher(OUTSTANDING).await?, shape.clone());
     let (backlog, more) = (
         Numbers {
             first: 0,
@@ -73,13 +74,13 @@ async fn drained(
     );
 
     let begin = broker.reading()?;
-    publish(&publisher, &load, shape, backlog, OUTSTANDING).await?;
+    publish(&mut sender, &run, backlog, OUTSTANDING).await?;
     let filled = broker.reading()?;
 
-    let consumer = broker.consumer(NAME).await?;
-    let published = publish(&publisher, &load, shape, more, OUTSTANDING);
-    let taken = consume(consumer, &load, shape, Wants::All);
-    let ended = drain(&broker, &load, events);
+    let receiver = PeerReceiver::new(broker.consumer(NAME).await?, shape.clone(), Wants::All);
+    let published = publish(&mut sender, &run, more, OUTSTANDING);
+    let taken = consume(receiver, &run);
+    let ended = drain(&broker, &run, events);
     let (_, taken, ended) = tokio::try_join!(published, taken, ended)?;
     taken.tally.check_reached(events)?;
 
@@ -117,25 +118,14 @@ struct Ended {
 }
 
 // Waits until as many events came as there were waiting, and stops publisher and consumer.
-async fn drain(broker: &Broker, load: &Load, events: u64) -> anyhow::Result<Ended> {
-    let before = load.counts();
-    let mut last = (0, std::time::Instant::now());
-    let counts = loop {
-        let counts = load.counts();
-        if counts.received >= events {
-            break counts;
-        }
-        if counts.received != last.0 {
-            last = (counts.received, std::time::Instant::now());
-        }
-        if last.1.elapsed() > STALLED_AFTER {
-            bail!("only {} of {events} events came", counts.received);
-        }
-        tokio::time::sleep(POLL).await;
-    };
+async fn drain(broker: &Broker, run: &Run, events: u64) -> anyhow::Result<Ended> {
+    let before = run.counts();
+    let missing = run.wait_received(events, POLL, STALLED_AFTER).await;
+    ensure!(missing == 0, "{missing} of {events} events did not come");
+    let counts = run.counts();
     let reading = broker.reading()?;
-    load.enter(Phase::Drain);
-    load.enter(Phase::Done);
+    run.enter(Phase::Drain);
+    run.enter(Phase::Done);
     Ok(Ended {
         reading,
         received: counts.received,

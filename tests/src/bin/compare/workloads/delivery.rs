@@ -3,7 +3,7 @@
 
 use super::{Bench, TOPIC, compare_with_base, usage};
 use crate::broker::{Broker, Kind, Places, Subscription};
-use crate::load::{Outcome, Plan, Wants, drive};
+use crate::load::{Measured, Plan, Wants, drive};
 use crate::report::{Sample, Table, Unit, figure, median};
 use crate::shape::Shape;
 
@@ -35,8 +35,8 @@ impl Bench {
         let plan = self.plan(Shape::plain(SIZE, TOPIC));
         let (kinds, places) = (self.kinds.clone(), self.places.clone());
         self.take_turns(table, kinds.len(), async |row| {
-            let (broker, outcome) = delivered(kinds[row], &places, &plan, 1).await?;
-            throughput(&broker, &outcome)
+            let (broker, measured) = delivered(kinds[row], &places, &plan, 1).await?;
+            throughput(&broker, &measured)
         })
         .await;
     }
@@ -62,8 +62,8 @@ impl Bench {
         self.take_turns(table, kinds.len(), async |row| {
             let mut plan = plan.clone();
             plan.rate = Some(rates[row]);
-            let (broker, outcome) = delivered(kinds[row], &places, &plan, 1).await?;
-            let quantile = |q| outcome.latency_us.value_at_quantile(q) as f64;
+            let (broker, measured) = delivered(kinds[row], &places, &plan, 1).await?;
+            let quantile = |part| measured.latencies.quantile_us(part) as f64;
             let mut sample = vec![
                 figure("p50 µs", Unit::Microseconds, quantile(0.5)),
                 figure("p99 µs", Unit::Microseconds, quantile(0.99)),
@@ -71,11 +71,11 @@ impl Bench {
                 figure(
                     "max µs",
                     Unit::Microseconds,
-                    outcome.latency_us.max() as f64,
+                    measured.latencies.max_us() as f64,
                 ),
-                figure("events/s", Unit::Count, outcome.delivered_per_second),
+                figure("events/s", Unit::Count, measured.delivered_per_second),
             ];
-            sample.extend(usage(&broker, &outcome)?);
+            sample.extend(usage(&broker, &measured)?);
             Ok(sample)
         })
         .await;
@@ -106,8 +106,8 @@ impl Bench {
         let plan = self.plan(Shape::plain(SIZE, TOPIC));
         let (kinds, places) = (self.kinds.clone(), self.places.clone());
         self.take_turns(table, kinds.len(), async |row| {
-            let (broker, outcome) = delivered(kinds[row], &places, &plan, SUBSCRIPTIONS).await?;
-            throughput(&broker, &outcome)
+            let (broker, measured) = delivered(kinds[row], &places, &plan, SUBSCRIPTIONS).await?;
+            throughput(&broker, &measured)
         })
         .await;
     }
@@ -144,7 +144,7 @@ async fn delivered(
     places: &Places,
     plan: &Plan,
     subscriptions: u64,
-) -> anyhow::Result<(Broker, Outcome)> {
+) -> anyhow::Result<(Broker, Measured)> {
     let broker = Broker::start(kind, places).await?;
     let mut plan = plan.clone();
     for index in 0..subscriptions {
@@ -152,8 +152,8 @@ async fn delivered(
         broker.subscribe(&Subscription::new(&name, TOPIC)).await?;
         plan.consumers.push((name, Wants::All));
     }
-    let outcome = drive(&broker, &plan).await?;
-    Ok((broker, outcome))
+    let measured = drive(&broker, &plan).await?;
+    Ok((broker, measured))
 }
 
 async fn selected(
@@ -180,8 +180,8 @@ async fn selected(
         broker.subscribe(&subscription).await?;
         plan.consumers.push((name, wants));
     }
-    let outcome = drive(&broker, &plan).await?;
-    throughput(&broker, &outcome)
+    let measured = drive(&broker, &plan).await?;
+    throughput(&broker, &measured)
 }
 
 // The topic of a group's events when the publisher routes them.
@@ -195,11 +195,11 @@ pub(super) fn wanting(subscription: Subscription, group: u64) -> Subscription {
 }
 
 /// Deliveries and publishes per second, and what the broker used.
-pub(super) fn throughput(broker: &Broker, outcome: &Outcome) -> anyhow::Result<Sample> {
+pub(super) fn throughput(broker: &Broker, measured: &Measured) -> anyhow::Result<Sample> {
     let mut sample = vec![
-        figure(DELIVERED, Unit::Count, outcome.delivered_per_second),
-        figure("published/s", Unit::Count, outcome.published_per_second),
+        figure(DELIVERED, Unit::Count, measured.delivered_per_second),
+        figure("published/s", Unit::Count, measured.published_per_second),
     ];
-    sample.extend(usage(broker, outcome)?);
+    sample.extend(usage(broker, measured)?);
     Ok(sample)
 }

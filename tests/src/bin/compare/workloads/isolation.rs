@@ -82,6 +82,6 @@ async fn beside(
             plan.consumers.push(("bad".to_owned(), Wants::Nothing));
         }
     }
-    let outcome = drive(&broker, &plan).await?;
-    throughput(&broker, &outcome)
+    let measured = drive(&broker, &plan).await?;
+    throughput(&broker, &measured)
 }

@@ -29,13 +29,13 @@ impl Bench {
 pub(super) async fn published(kind: Kind, places: &Places, plan: &Plan) -> anyhow::Result<Sample> {
     let broker = Broker::start(kind, places).await?;
     broker.keep(TOPIC).await?;
-    let outcome = drive(&broker, plan).await?;
-    broker.wait_kept(outcome.published).await?;
+    let measured = drive(&broker, plan).await?;
+    broker.wait_kept(measured.published).await?;
     let mut sample = vec![figure(
         "acked events/s",
         Unit::Count,
-        outcome.published_per_second,
+        measured.published_per_second,
     )];
-    sample.extend(usage(&broker, &outcome)?);
+    sample.extend(usage(&broker, &measured)?);
     Ok(sample)
 }

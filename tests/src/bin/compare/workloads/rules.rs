@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use ::tidegate::cli::load::{Numbers, Run, publish};
 use anyhow::{Context, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tidegate_event_pattern::{Pattern, PatternSet};
@@ -11,7 +12,7 @@ use tidegate_tests::AdminApi;
 
 use super::{Bench, OUTSTANDING, TOPIC};
 use crate::broker::{Broker, Places, STALLED_AFTER, Subscription};
-use crate::load::{Load, Numbers, publish};
+use crate::load::PeerSender;
 use crate::report::{Sample, Unit, figure};
 use crate::shape::Shape;
 use crate::tidegate::{self, Tidegate};
@@ -102,9 +103,9 @@ async fn evaluated(places: &Places, rules: u64, events: u64) -> anyhow::Result<E
     let admin = tidegate.admin();
     let broker = Broker::tidegate(tidegate);
     create(&admin, rules).await?;
-    let publisher = broker.publisher(OUTSTANDING).await?;
     let shape = Shape::json(SIZE, VALUES, TOPIC);
-    let load = Load::new();
+    let mut sender = PeerSender::new(broker.publisher(OUTSTANDING).await?, shape);
+    let run = Run::new();
     // Whole rounds of the values, so that every rule matches the same number of events.
     let warm_up = Numbers {
         first: 0,
@@ -114,11 +115,11 @@ async fn evaluated(places: &Places, rules: u64, events: u64) -> anyhow::Result<E
         first: VALUES,
         max: events.next_multiple_of(VALUES),
     };
-    publish(&publisher, &load, &shape, warm_up, OUTSTANDING).await?;
+    publish(&mut sender, &run, warm_up, OUTSTANDING).await?;
     wait_evaluated(&admin, rules).await?;
 
     let before = broker.reading()?;
-    publish(&publisher, &load, &shape, numbers, OUTSTANDING).await?;
+    publish(&mut sender, &run, numbers, OUTSTANDING).await?;
     wait_evaluated(&admin, rules).await?;
     let spent = before.until(broker.reading()?);
 

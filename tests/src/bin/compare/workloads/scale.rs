@@ -95,23 +95,23 @@ async fn scaled(
         }
         Axis::IdleSubscriptions => subscribe_idle(&broker, count).await?,
     }
-    let outcome = drive(&broker, &plan).await?;
-    broker.wait_kept(outcome.published).await?;
+    let measured = drive(&broker, &plan).await?;
+    broker.wait_kept(measured.published).await?;
     let resident = broker.resident_bytes_max()?;
     let disk = broker.disk_bytes();
     let mut sample = vec![
-        figure("acked events/s", Unit::Count, outcome.published_per_second),
+        figure("acked events/s", Unit::Count, measured.published_per_second),
         figure(
             "CPU µs/event",
             Unit::FineMicroseconds,
-            outcome.cpu_us_per_event,
+            measured.cpu_us_per_event,
         ),
         figure("peak RSS MiB", Unit::Mebibytes, resident as f64),
         figure("disk MiB", Unit::Mebibytes, disk as f64),
     ];
     if kind.keeps() {
         let opened = broker.reopen().await?;
-        broker.wait_kept(outcome.published).await?;
+        broker.wait_kept(measured.published).await?;
         sample.extend([
             figure("open ms", Unit::Milliseconds, opened.as_secs_f64() * 1e3),
             figure(

@@ -1,10 +1,12 @@
 //! What further cores do for one filter that takes its time, as an interpreted one does: one subscription, nobody consuming, with
 //! one thread for plugins and with as many as there are cores.
 
+use ::tidegate::cli::load::{Numbers, Run, publish};
+
 use super::rules::{check, name, wait_evaluated};
 use super::{Bench, OUTSTANDING, SLOW_CONFIG, TOPIC, Table, misbehaving_filter};
 use crate::broker::{Broker, Places, Subscription};
-use crate::load::{Load, Numbers, publish};
+use crate::load::PeerSender;
 use crate::report::{Sample, Unit, figure};
 use crate::shape::Shape;
 use crate::tidegate::{self, Tidegate};
@@ -51,12 +53,13 @@ async fn evaluated(
     let subscription = Subscription::new(name(0), TOPIC).filtered("slow", "burn");
     tidegate::subscribe(&admin, &subscription).await?;
     let publisher = broker.publisher(OUTSTANDING).await?;
-    let (load, shape) = (Load::new(), Shape::plain(SIZE, TOPIC));
+    let mut sender = PeerSender::new(publisher, Shape::plain(SIZE, TOPIC));
+    let run = Run::new();
     let mut first = 0;
     let mut pass = async |max: u64| {
         let numbers = Numbers { first, max };
         first += max;
-        publish(&publisher, &load, &shape, numbers, OUTSTANDING).await?;
+        publish(&mut sender, &run, numbers, OUTSTANDING).await?;
         wait_evaluated(&admin, 1).await
     };
 
