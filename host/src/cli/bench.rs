@@ -18,13 +18,13 @@ use self::report::{BenchReport, Figures};
 use self::traffic::{BenchReceiver, BenchSender, GROUPS, Shape, TOPIC};
 use super::chain::plugin_named;
 use super::load::{
-    Clients, Latencies, Numbers, PACED_OUTSTANDING, Phase, Published, Rate, Run, consume, publish,
-    publish_at_rate,
+    Clients, Counts, Latencies, Numbers, PACED_OUTSTANDING, Phase, Published, Rate, Run, consume,
+    publish, publish_at_rate,
 };
 use super::local_broker::{self, LocalAdmin, LocalBroker};
 use super::process_usage::ProcessUsage;
 use super::signals::Signals;
-use super::subscription::plain_spec;
+use super::subscription::flags::plain_spec;
 use super::{output, waiting};
 use crate::domain::{PluginUse, SubscriptionSpec};
 
@@ -175,10 +175,10 @@ async fn measure(args: &BenchArgs, target: &Target) -> anyhow::Result<BenchRepor
     let _told = start_publishers(args, target, &run, plan.shape, &mut clients).await?;
 
     clients.run_for(WARM_UP).await?;
-    let before = (target.usage(), run.counts(), Instant::now());
+    let begin = Moment::now(&run, target);
     run.enter(Phase::Measure);
     clients.run_for(Duration::from_secs(args.seconds)).await?;
-    let after = (target.usage(), run.counts(), Instant::now());
+    let end = Moment::now(&run, target);
 
     let published = clients.stop_publishing().await?;
     let due = |one: &Published| plan.shape.deliveries(one.events);
@@ -189,27 +189,42 @@ async fn measure(args: &BenchArgs, target: &Target) -> anyhow::Result<BenchRepor
     let missing = run.wait_received(due, POLL, STALLED_AFTER).await;
     let received = clients.stop().await?;
     let acks = Figures {
-        count: after.1.answered - before.1.answered,
+        count: end.counts.answered - begin.counts.answered,
         latencies: published.into_iter().map(|one| one.latencies).collect(),
     };
     let deliveries = Figures {
-        count: after.1.wanted - before.1.wanted,
+        count: end.counts.wanted - begin.counts.wanted,
         latencies: received.into_iter().collect(),
     };
+    let usage = begin.usage.zip(end.usage);
     Ok(BenchReport {
         workload: plan.name,
         size: args.size,
         publishers: args.publishers,
         subscriptions: plan.subscriptions.len(),
-        window: after.2 - before.2,
+        window: end.at - begin.at,
         acks,
         deliveries: (!plan.consumers.is_empty()).then_some(deliveries),
-        broker: before
-            .0
-            .zip(after.0)
-            .map(|(before, after)| after.since(before)),
+        broker: usage.map(|(begin, end)| end.since(begin)),
         missing,
     })
+}
+
+/// How far everything was at one moment.
+struct Moment {
+    at: Instant,
+    counts: Counts,
+    usage: Option<ProcessUsage>,
+}
+
+impl Moment {
+    fn now(run: &Run, target: &Target) -> Self {
+        Self {
+            at: Instant::now(),
+            counts: run.counts(),
+            usage: target.usage(),
+        }
+    }
 }
 
 /// The subscriptions and consumers of a workload, and what its publishers send.

@@ -12,6 +12,7 @@ use super::api::Api;
 use super::connect::{AdminFlag, CertificateFlags, QuicFlags, connect};
 use super::envelope::{self, Place};
 use super::signals::Signals;
+use super::subscription::flags::plain_spec;
 use super::waiting::{self, Patience};
 use super::{output, subscription, text};
 use crate::domain::{Name, StartAt, SubscriptionInfo, SubscriptionSpec, TopicPattern};
@@ -171,7 +172,7 @@ fn create_if_missing(args: &Args) -> anyhow::Result<()> {
     }
     let spec = SubscriptionSpec {
         start: args.start,
-        ..subscription::plain_spec(name.clone(), args.topic.clone())
+        ..plain_spec(name.clone(), args.topic.clone())
     };
     match api.post::<SubscriptionInfo>("/v1/subscriptions", &spec) {
         Ok(_) => eprintln!("created subscription {name}"),

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::connect::ManageFlags;
-use super::subscription::{
-    self, ChangeFlags, ChownArgs, Kind, NamedArgs, SpecFlags, joined, plugins, state,
-};
+use super::subscription::flags::{ChangeFlags, ChownArgs, NamedArgs, SpecFlags};
+use super::subscription::shown::{joined, plugins, state};
+use super::subscription::{self, Kind};
 use super::{output, text};
 use crate::domain::{
     Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,

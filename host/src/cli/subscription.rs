@@ -1,14 +1,16 @@
-//! `tidegate subscription`, and what it shares with `tidegate route`.
+//! `tidegate subscription`, and what `tidegate route` does in the same way.
+
+pub(super) mod flags;
+pub(super) mod shown;
 
 use anyhow::bail;
 
+use self::flags::{ChangeFlags, ChownArgs, NamedArgs, SpecFlags};
 use super::api::{Api, segment};
-use super::chain::Chain;
 use super::connect::ManageFlags;
-use super::{output, text};
+use super::output;
 use crate::domain::{
-    DeliveryPatch, DeliveryPolicy, LogLine, Millis, Name, Owner, PluginUse, Principal, StartAt,
-    SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
+    LogLine, Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicPattern,
 };
 
 #[derive(Debug, clap::Args)]
@@ -58,50 +60,6 @@ struct CreateArgs {
     flags: ManageFlags,
 }
 
-/// Which one. Shared with routes.
-#[derive(Debug, clap::Args)]
-pub(super) struct NamedArgs {
-    /// Its name
-    pub(super) name: String,
-    #[command(flatten)]
-    pub(super) flags: ManageFlags,
-}
-
-/// What a new one does with its events, and for whom. Shared with routes.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct SpecFlags {
-    #[command(flatten)]
-    chain: Chain,
-    /// Take in the dead letters of all topics that the patterns match
-    ///
-    /// Without it a pattern that begins with a wildcard (`>`, `*.eu`) takes in none, so that who reads everything does
-    /// not read, and give up, what others gave up. One that spells out at least the first token of their topic
-    /// (`dead.>`, `dead.orders`) always takes them in.
-    #[arg(long)]
-    include_dead_letters: bool,
-    #[command(flatten)]
-    delivery: DeliveryFlags,
-    /// Whose it is: a principal, or with `*` for any characters a group of them. Only the owner, and who has a consume
-    /// right on its name, may attach; and the broker does what it does by itself with the owner's rights
-    #[arg(long, value_name = "PRINCIPAL")]
-    owner: Option<Owner>,
-}
-
-/// Who gets it. Shared with routes.
-#[derive(Debug, clap::Args)]
-pub(super) struct ChownArgs {
-    /// Its name
-    name: String,
-    /// Whose it is from now on: a principal, or with `*` for any characters a group of them
-    #[arg(required_unless_present = "nobody")]
-    owner: Option<Owner>,
-    /// It belongs to nobody: who may subscribe to its topics may attach
-    #[arg(long, conflicts_with = "owner")]
-    nobody: bool,
-    #[command(flatten)]
-    flags: ManageFlags,
-}
-
 #[derive(Debug, clap::Args)]
 struct UpdateArgs {
     /// Its name
@@ -112,132 +70,9 @@ struct UpdateArgs {
     flags: ManageFlags,
 }
 
-/// What to change. Shared with routes.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct ChangeFlags {
-    #[command(flatten)]
-    chain: Chain,
-    /// Let every event of its topics pass
-    #[arg(long, conflicts_with = "filter", help_heading = "Plugins")]
-    no_filters: bool,
-    /// Deliver events as they are
-    #[arg(long, conflicts_with = "transform", help_heading = "Plugins")]
-    no_transforms: bool,
-    /// Take in the dead letters of all topics that the patterns match, or no longer (`=false`)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    include_dead_letters: Option<bool>,
-    #[command(flatten)]
-    policy: PolicyFlags,
-}
-
-/// How events are handed out. What is not given is left to the broker's defaults.
-#[derive(Clone, Debug, Default, clap::Args)]
-struct DeliveryFlags {
-    /// Where it starts: new (the next event) or earliest (the oldest that is kept)
-    #[arg(long, default_value = "new", value_parser = text::word::<StartAt>, help_heading = "Delivery")]
-    start: StartAt,
-    #[command(flatten)]
-    policy: PolicyFlags,
-}
-
-/// How events are handed out, as far as that can be changed later.
-#[derive(Clone, Debug, Default, clap::Args)]
-struct PolicyFlags {
-    /// Time a consumer has for an event before it is handed out again [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = text::duration_ms, help_heading = "Delivery")]
-    ack_deadline: Option<u64>,
-    /// Times an event is handed out before it goes to the dead-letter topic; 0: without end [default: 10]
-    #[arg(long, value_name = "N", help_heading = "Delivery")]
-    attempts: Option<u32>,
-    /// Waits before the second, third … attempt; the last repeats [default: 1s,5s,30s]
-    #[arg(long, value_name = "TIMES", value_delimiter = ',', value_parser = text::duration_ms, help_heading = "Delivery")]
-    backoff: Option<Vec<u64>>,
-    /// Topic for events that were given up [default: dead.NAME]
-    #[arg(long, value_name = "TOPIC", help_heading = "Delivery")]
-    dead_letter: Option<TopicName>,
-    /// Events handed out and not acked, over all consumers [default: 65536]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Delivery")]
-    in_flight: Option<u32>,
-}
-
-impl DeliveryFlags {
-    fn policy(&self) -> DeliveryPolicy {
-        let mut policy = DeliveryPolicy::default();
-        self.policy.patch().apply(&mut policy);
-        policy
-    }
-}
-
-impl PolicyFlags {
-    fn patch(&self) -> DeliveryPatch {
-        DeliveryPatch {
-            ack_deadline_ms: self.ack_deadline,
-            attempts_max: self.attempts,
-            backoff_ms: self.backoff.clone(),
-            dead_letter: self.dead_letter.clone(),
-            in_flight_events_max: self.in_flight,
-        }
-    }
-}
-
-impl ChangeFlags {
-    pub(super) fn patch(&self) -> anyhow::Result<SubscriptionPatch> {
-        let chain = self.chain.clone().with_files_read()?;
-        let named = |uses: Vec<PluginUse>, none: bool| (none || !uses.is_empty()).then_some(uses);
-        Ok(SubscriptionPatch {
-            filters: named(chain.filters, self.no_filters),
-            transforms: named(chain.transforms, self.no_transforms),
-            delivery: self.policy.patch(),
-            outputs: None,
-            include_dead_letters: self.include_dead_letters,
-        })
-    }
-}
-
-impl SpecFlags {
-    /// The specification of `name`, which reads `topics` and has no outputs.
-    ///
-    /// # Errors
-    ///
-    /// A file that a flag names cannot be read.
-    pub(super) fn spec(
-        &self,
-        name: &Name,
-        topics: &[TopicPattern],
-    ) -> anyhow::Result<SubscriptionSpec> {
-        let chain = self.chain.clone().with_files_read()?;
-        Ok(SubscriptionSpec {
-            filters: chain.filters,
-            transforms: chain.transforms,
-            start: self.delivery.start,
-            delivery: self.delivery.policy(),
-            owner: self.owner.clone(),
-            include_dead_letters: self.include_dead_letters,
-            ..plain_spec(name.clone(), topics.to_vec())
-        })
-    }
-}
-
 impl CreateArgs {
     fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
         self.what.spec(&self.name, &self.topic)
-    }
-}
-
-/// A subscription with nothing but topics.
-pub(super) fn plain_spec(name: Name, topics: Vec<TopicPattern>) -> SubscriptionSpec {
-    SubscriptionSpec {
-        name,
-        topics,
-        filters: Vec::new(),
-        transforms: Vec::new(),
-        start: StartAt::default(),
-        delivery: DeliveryPolicy::default(),
-        outputs: Default::default(),
-        owner: None,
-        include_dead_letters: false,
-        created: Millis(0),
-        created_by: None,
     }
 }
 
@@ -277,14 +112,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::List { flags } => {
             let mut all: Vec<SubscriptionInfo> = flags.api()?.list("/v1/subscriptions")?;
             all.retain(|info| !info.spec.is_route());
-            output::either(flags.json, &all, |all| list(all))
+            output::either(flags.json, &all, |all| shown::list(all))
         }
         Command::Show(args) => show(args, Kind::Subscription),
         Command::Delete(args) => delete(args, Kind::Subscription),
         Command::Chown(args) => chown(args, Kind::Subscription),
         Command::Log(NamedArgs { name, flags }) => {
             let lines: Vec<LogLine> = flags.api()?.get(&format!("{}/log", path(name)))?;
-            output::either(flags.json, &lines, |lines| log(lines))
+            output::either(flags.json, &lines, |lines| shown::log(lines))
         }
         Command::Resume(NamedArgs { name, flags }) => {
             flags.api()?.post_empty(&format!("{}/resume", path(name)))?;
@@ -312,7 +147,7 @@ impl Kind {
 
 pub(super) fn show(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
     let info = get(&args.flags.api()?, &args.name, kind)?;
-    output::either(args.flags.json, &info, details)
+    output::either(args.flags.json, &info, shown::details)
 }
 
 pub(super) fn update(
@@ -381,198 +216,4 @@ fn get(api: &Api, name: &str, kind: Kind) -> anyhow::Result<SubscriptionInfo> {
         bail!("`{name}` is a {0}; use `tidegate {0} …`", actual.word());
     }
     Ok(info)
-}
-
-fn list(all: &[SubscriptionInfo]) -> String {
-    let rows = all.iter().map(|info| {
-        vec![
-            info.spec.name.to_string(),
-            joined(&info.spec.topics, " "),
-            plugins(&info.spec, " "),
-            info.depth.to_string(),
-            info.unevaluated.to_string(),
-            info.in_flight.to_string(),
-            text::age(info.oldest_unacked_ms),
-            info.dead_lettered.to_string(),
-            info.consumers.to_string(),
-            state(info),
-        ]
-    });
-    let heading = [
-        "SUBSCRIPTION",
-        "TOPICS",
-        "PLUGINS",
-        "DEPTH",
-        "UNEVALUATED",
-        "IN FLIGHT",
-        "OLDEST",
-        "DEAD",
-        "CONSUMERS",
-        "STATE",
-    ];
-    output::table("no subscriptions", &heading, rows.collect())
-}
-
-pub(super) fn details(info: &SubscriptionInfo) -> String {
-    let SubscriptionSpec {
-        name,
-        topics,
-        filters,
-        transforms,
-        start,
-        delivery,
-        outputs,
-        owner,
-        include_dead_letters,
-        created,
-        created_by,
-    } = &info.spec;
-    let mut rows = vec![
-        ("name", name.to_string()),
-        ("topics", joined(topics, "\n")),
-        ("filters", plugins_in_full(filters)),
-        ("transforms", plugins_in_full(transforms)),
-    ];
-    if info.spec.is_route() {
-        let lines: Vec<String> = outputs
-            .iter()
-            .map(|(name, topic)| format!("{name} = {topic}"))
-            .collect();
-        rows.push(("outputs", lines.join("\n")));
-    }
-    let backoff: Vec<String> = delivery
-        .backoff_ms
-        .iter()
-        .map(|ms| text::age(*ms))
-        .collect();
-    let letters = match include_dead_letters {
-        true => "all of its topics'",
-        false => "where a pattern spells out the first token of their topic",
-    };
-    let attempts = match delivery.attempts_max {
-        0 => "without end".to_owned(),
-        max => max.to_string(),
-    };
-    rows.extend([
-        ("takes in letters", letters.to_owned()),
-        ("start", text::word_of(start)),
-        ("ack deadline", text::age(delivery.ack_deadline_ms)),
-        ("attempts", attempts),
-        ("back-off", backoff.join(", ")),
-        ("dead letters", info.spec.dead_letter_topic().to_string()),
-        ("in flight max", delivery.in_flight_events_max.to_string()),
-        ("owner", owner_of(owner.as_ref())),
-        ("created", created_at(*created, created_by.as_ref())),
-        ("changes", changes(info)),
-        ("state", state(info)),
-        ("depth", info.depth.to_string()),
-        ("unevaluated", info.unevaluated.to_string()),
-        ("in flight", info.in_flight.to_string()),
-        ("oldest", text::age(info.oldest_unacked_ms)),
-        ("consumers", info.consumers.to_string()),
-        ("redelivered", info.redelivered.to_string()),
-        ("dead-lettered", info.dead_lettered.to_string()),
-        ("letters dropped", info.letters_dropped.to_string()),
-        ("unreadable", info.unreadable.to_string()),
-    ]);
-    output::details(rows)
-}
-
-pub(super) fn state(info: &SubscriptionInfo) -> String {
-    let mut state = match (&info.paused, &info.stopped) {
-        (Some(reason), _) => return with_limits(format!("paused: {reason}"), info),
-        (None, Some(denied)) if info.spec.is_route() => {
-            return with_limits(format!("stopped: {denied}"), info);
-        }
-        (None, _) => "active".to_owned(),
-    };
-    match info.pending_changes {
-        0 => {}
-        1 => state.push_str(", 1 change pending"),
-        pending => state.push_str(&format!(", {pending} changes pending")),
-    }
-    if let Some(denied) = &info.stopped {
-        state.push_str(&format!(", dead letters wait: {denied}"));
-    }
-    with_limits(state, info)
-}
-
-fn with_limits(mut state: String, info: &SubscriptionInfo) -> String {
-    if let Some(position) = info.stands_at {
-        state.push_str(&format!(
-            ", stands at position {position}, which cannot be read"
-        ));
-    } else if info.unreadable > 0 {
-        state.push_str(&format!(", {} events cannot be read", info.unreadable));
-    }
-    if !info.limits_reached.is_empty() {
-        state.push_str(&format!(", at a limit: {}", info.limits_reached.join(" ")));
-    }
-    state
-}
-
-fn log(lines: &[LogLine]) -> String {
-    let line = |line: &LogLine| {
-        let text = line.text.replace(char::is_control, " ");
-        format!("{} {text}", text::moment(line.time.0))
-    };
-    match lines {
-        [] => "nothing was said since the broker started".to_owned(),
-        lines => lines.iter().map(line).collect::<Vec<_>>().join("\n"),
-    }
-}
-
-fn owner_of(owner: Option<&Owner>) -> String {
-    match owner {
-        Some(owner) => owner.to_string(),
-        None => "nobody; whoever may subscribe to its topics may attach".to_owned(),
-    }
-}
-
-fn created_at(created: Millis, by: Option<&Principal>) -> String {
-    let at = text::moment(created.0);
-    by.map_or(at.clone(), |by| format!("{at} by {by}"))
-}
-
-fn changes(info: &SubscriptionInfo) -> String {
-    let fence = info.fence;
-    let fence = fence.map(|fence| format!("; these filters hold from position {fence} on"));
-    let pending = match info.pending_changes {
-        0 => String::new(),
-        pending => format!("; {pending} pending"),
-    };
-    format!("{}{}{pending}", info.revision, fence.unwrap_or_default())
-}
-
-pub(super) fn joined<T: ToString>(items: &[T], separator: &str) -> String {
-    items
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(separator)
-}
-
-/// Names of all plugins, in the order of their use.
-pub(super) fn plugins(spec: &SubscriptionSpec, separator: &str) -> String {
-    let names = spec
-        .filters
-        .iter()
-        .chain(&spec.transforms)
-        .map(|plugin| plugin.plugin.as_str());
-    names.collect::<Vec<_>>().join(separator)
-}
-
-fn plugins_in_full(plugins: &[PluginUse]) -> String {
-    let lines = plugins.iter().map(|plugin| {
-        let on_failure = text::word_of(&plugin.on_failure);
-        format!(
-            "{} (on failure: {on_failure}) {}",
-            plugin.plugin,
-            plugin.config.trim()
-        )
-    });
-    lines
-        .map(|line| line.trim_end().to_owned())
-        .collect::<Vec<_>>()
-        .join("\n")
 }

@@ -9,7 +9,7 @@ use tidegate_event_pattern::Pattern;
 
 use super::auction::{AuctionEvent, Kind};
 use crate::cli::chain::plugin_named;
-use crate::cli::subscription::plain_spec;
+use crate::cli::subscription::flags::plain_spec;
 use crate::domain::SubscriptionSpec;
 
 /// Bids that count as winning ones, by price in cents.
