@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Policy;
 use crate::broker::Broker;
 use crate::config::Config;
+use crate::telemetry::Metrics;
 
 pub use listen::{BindError, Listeners};
 pub use problem::Problem;
@@ -41,9 +42,6 @@ pub use tls::{TlsError, tls_config};
 
 /// Bytes of a JSON body: a specification, with a plugin's configuration in it.
 const JSON_BYTES_MAX: usize = 1024 * 1024;
-
-/// Renders further metrics (those of the network) in the Prometheus text format.
-pub type MetricsHook = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Bounds of the admin API.
 #[derive(Clone, Debug)]
@@ -89,8 +87,8 @@ impl AdminOptions {
 struct App {
     broker: Broker,
     policy: Arc<Policy>,
-    hooks: Arc<[MetricsHook]>,
-    metrics: Arc<metrics::AdminMetrics>,
+    metrics: Metrics,
+    counted: Arc<metrics::AdminMetrics>,
     lookups: request::Lookups,
     options: Arc<AdminOptions>,
     started: Instant,
@@ -107,16 +105,20 @@ pub async fn serve(
     options: AdminOptions,
     broker: Broker,
     policy: Arc<Policy>,
-    hooks: Vec<MetricsHook>,
+    metrics: Metrics,
     shutdown: CancellationToken,
 ) {
-    let metrics = Arc::new(metrics::AdminMetrics::default());
+    let counted = Arc::new(metrics::AdminMetrics::default());
+    metrics.read({
+        let (counted, policy) = (counted.clone(), policy.clone());
+        move || counted.families(&policy)
+    });
     let spawner = broker.spawner().clone();
     let app = App {
         broker,
         policy,
-        hooks: hooks.into(),
-        metrics: Arc::clone(&metrics),
+        metrics,
+        counted: Arc::clone(&counted),
         lookups: request::Lookups::default(),
         options: Arc::new(options.clone()),
         started: Instant::now(),
@@ -129,7 +131,7 @@ pub async fn serve(
             address_connections_max: options.address_connections_max,
             principal_connections_max: options.principal_connections_max,
         },
-        metrics,
+        counted,
         &spawner,
         shutdown,
     )
@@ -197,7 +199,7 @@ fn router(app: App) -> Router {
             )
         })
         .layer(from_fn_with_state(
-            Arc::clone(&app.metrics),
+            Arc::clone(&app.counted),
             request::observe,
         ))
         .with_state(app)

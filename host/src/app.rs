@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, AdminOptions, Listeners, MetricsHook};
+use crate::admin::{self, AdminOptions, Listeners};
 use crate::auth::Policy;
 use crate::broker::{Broker, BrokerOptions, PluginQuotas, Readable};
 use crate::config::{Config, Endpoints};
@@ -25,7 +25,7 @@ use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
 use crate::runtime::{Clock, Random, Spawner};
 use crate::state::census::Quota;
 use crate::store::{self, RealFileSystem, StoreOptions};
-use crate::telemetry::lines;
+use crate::telemetry::{Metrics, lines};
 
 pub use reload::Reload;
 
@@ -59,12 +59,16 @@ pub async fn run(
         Some(pems) => pems,
         None => Pems::development(&config)?,
     };
-    let (clock, random) = (Clock::start(), Random::of_system());
-    let plugins = Plugins::start(plugin_options(&config, clock.clone(), random.clone()))
+    let shared = Shared {
+        clock: Clock::start(),
+        random: Random::of_system(),
+        metrics: Metrics::default(),
+    };
+    let plugins = Plugins::start(plugin_options(&config, &shared))
         .context("cannot start the plugin service")?;
     let policy = Arc::new(Policy::new(config.policy.grants.clone()));
     let broker = Broker::start(
-        broker_options(&config, policy.clone(), clock),
+        broker_options(&config, policy.clone(), &shared),
         readable,
         plugins,
         &bundled::bundled(),
@@ -78,7 +82,7 @@ pub async fn run(
         &broker,
         policy.clone(),
         open_files,
-        &random,
+        &shared,
         &shutdown,
     )
     .await;
@@ -114,6 +118,13 @@ pub fn check_tls(config: &Config) -> anyhow::Result<()> {
     Pems::named_and_checked(config).map(|_| ())
 }
 
+// What all parts have from outside, and one of it.
+struct Shared {
+    clock: Clock,
+    random: Random,
+    metrics: Metrics,
+}
+
 // What runs until the shutdown is asked for.
 struct Served {
     net: NetHandle,
@@ -133,7 +144,7 @@ async fn serve(
     broker: &Broker,
     policy: Arc<Policy>,
     open_files: u64,
-    random: &Random,
+    shared: &Shared,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Served> {
     let tls = match config.listen.admin_tls {
@@ -144,7 +155,7 @@ async fn serve(
     let (plain, secure) = (listeners.plain_addr(), listeners.tls_addr());
     let identity = pems.identity()?;
     let net = net::serve(
-        net_options(config, reset_key(&config.data_dir, random)?),
+        net_options(config, reset_key(&config.data_dir, &shared.random)?),
         identity,
         policy.clone(),
         broker.clone(),
@@ -153,7 +164,8 @@ async fn serve(
     .await
     .context("cannot listen for QUIC")?;
     let stats = net.stats.clone();
-    let hook: MetricsHook = Arc::new(move || stats.render());
+    shared.metrics.read(move || stats.families());
+    shared.metrics.read(lines::families);
     let mut options = AdminOptions::from_config(config);
     options.connections_max = usize_of(machine::admin_connections(config, open_files));
     let serve = admin::serve(
@@ -161,7 +173,7 @@ async fn serve(
         options,
         broker.clone(),
         policy,
-        vec![hook, Arc::new(lines::metrics)],
+        shared.metrics.clone(),
         shutdown.clone(),
     );
     let admin = broker.spawner().apart(shutdown.clone());
@@ -213,9 +225,10 @@ fn store_options(config: &Config) -> StoreOptions {
     }
 }
 
-fn broker_options(config: &Config, policy: Arc<Policy>, clock: Clock) -> BrokerOptions {
+fn broker_options(config: &Config, policy: Arc<Policy>, shared: &Shared) -> BrokerOptions {
     BrokerOptions {
-        clock,
+        clock: shared.clock.clone(),
+        metrics: shared.metrics.clone(),
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
         interval_ms: config.store.interval_ms,
@@ -289,7 +302,7 @@ fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
     }
 }
 
-fn plugin_options(config: &Config, clock: Clock, random: Random) -> PluginOptions {
+fn plugin_options(config: &Config, shared: &Shared) -> PluginOptions {
     let plugins = &config.plugins;
     let limits = PluginLimits {
         memory_bytes_max: usize_of(plugins.memory_bytes_max),
@@ -320,8 +333,8 @@ fn plugin_options(config: &Config, clock: Clock, random: Random) -> PluginOption
     });
     let defaults = PluginOptions::default();
     PluginOptions {
-        clock,
-        random,
+        clock: shared.clock.clone(),
+        random: shared.random.clone(),
         overrides: overrides.collect(),
         compile_timeout: Duration::from_millis(plugins.compile_timeout_ms),
         instances_max: plugins.instances_max as usize,

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod commit;
+mod counters;
 mod delivery;
 mod error;
 mod folder_watch;

@@ -5,6 +5,7 @@ pub(crate) mod errors;
 pub(crate) mod health;
 pub mod lines;
 pub(crate) mod log_limit;
-pub(crate) mod metrics;
+pub mod metrics;
 
 pub use health::{Condition, Conditions, Raised};
+pub use metrics::{Family, Metrics};

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Extension, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use super::problem::Problem;
 use crate::auth::Action;
 use crate::domain::Principal;
 use crate::telemetry::health::{Condition, Raised};
+use crate::telemetry::metrics;
 
 /// Answer of `/v1/whoami`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -133,22 +134,24 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     (code, Json(body)).into_response()
 }
 
-/// Needs no grant, but names only what the caller may see.
+/// Needs no grant, but names only what the caller may see. In the OpenMetrics format for who asks for it.
 pub(super) async fn metrics(
     State(app): State<App>,
     Extension(who): Extension<Principal>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let lookups = app.lookups.clone();
-    let page = move || {
-        let mut text = String::new();
-        super::metrics::append(&mut text, &app.broker.metrics_text(&who));
-        for hook in app.hooks.iter() {
-            super::metrics::append(&mut text, &hook());
-        }
-        super::metrics::append(&mut text, &app.metrics.render(&app.policy));
-        text
+    let page = move || app.metrics.page(app.broker.metrics_of_state(&who));
+    let page = lookups.look_for_metrics(page).await?;
+    let accepted = headers.get(header::ACCEPT);
+    let accepted = accepted.and_then(|accepted| accepted.to_str().ok());
+    let answer = match accepted.is_some_and(|kinds| kinds.contains("application/openmetrics-text"))
+    {
+        true => ([(header::CONTENT_TYPE, metrics::OPEN_METRICS)], page),
+        false => (
+            [(header::CONTENT_TYPE, metrics::PLAIN_TEXT)],
+            metrics::plain(&page),
+        ),
     };
-    let text = lookups.look_for_metrics(page).await?;
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    Ok(answer.into_response())
 }

@@ -5,101 +5,101 @@ use crate::domain::Owner;
 use crate::domain::SubscriptionInfo;
 use crate::plugin::{Holder, PluginStats};
 use crate::store::StoreUsage;
-use crate::telemetry::metrics::GaugeFamily;
+use crate::telemetry::metrics::{Family, Kind, Labels};
 
 /// Name, help and kind of a family, and how its value is read.
-type Column<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
+type Column<T> = (&'static str, &'static str, Kind, fn(&T) -> f64);
 
-pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<GaugeFamily> {
+pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<Family> {
     let columns: [Column<SubscriptionInfo>; 15] = [
         (
-            "tidegate_subscription_depth",
+            "subscription_depth",
             "Events that matched and are not acked",
-            "gauge",
+            Kind::Gauge,
             |s| s.depth as f64,
         ),
         (
-            "tidegate_subscription_unevaluated",
+            "subscription_unevaluated",
             "Events its filters have not looked at yet, counted over all topics",
-            "gauge",
+            Kind::Gauge,
             |s| s.unevaluated as f64,
         ),
         (
-            "tidegate_subscription_in_flight",
+            "subscription_in_flight",
             "Events handed out and not acked",
-            "gauge",
+            Kind::Gauge,
             |s| s.in_flight as f64,
         ),
         (
-            "tidegate_subscription_oldest_unacked_seconds",
+            "subscription_oldest_unacked_seconds",
             "Age of the oldest event that is not acked",
-            "gauge",
+            Kind::Gauge,
             |s| s.oldest_unacked_ms as f64 / 1_000.0,
         ),
         (
-            "tidegate_subscription_consumers",
+            "subscription_consumers",
             "Attached consumers",
-            "gauge",
+            Kind::Gauge,
             |s| s.consumers as f64,
         ),
         (
-            "tidegate_subscription_paused",
+            "subscription_paused",
             "1 while it is paused",
-            "gauge",
+            Kind::Gauge,
             |s| f64::from(u8::from(s.paused.is_some())),
         ),
         (
-            "tidegate_subscription_coarse_delays",
+            "subscription_coarse_delays",
             "1 while so many events wait for another attempt that they may wait a quarter longer than they should",
-            "gauge",
+            Kind::Gauge,
             |s| reached(s, "coarse_delays"),
         ),
         (
-            "tidegate_subscription_coarse_reasons",
+            "subscription_coarse_reasons",
             "1 while so many events wait for their dead letter that further ones share their reasons",
-            "gauge",
+            Kind::Gauge,
             |s| reached(s, "coarse_reasons"),
         ),
         (
-            "tidegate_subscription_unreadable",
+            "subscription_unreadable",
             "Pending events that could not be read when that was last tried",
-            "gauge",
+            Kind::Gauge,
             |s| s.unreadable as f64,
         ),
         (
-            "tidegate_subscription_stands",
+            "subscription_stands",
             "1 while its filters or its catching up stand at an event that cannot be read",
-            "gauge",
+            Kind::Gauge,
             |s| f64::from(u8::from(s.stands_at.is_some())),
         ),
         (
-            "tidegate_subscription_stopped",
+            "subscription_stopped",
             "1 while whoever it belongs to lacks a right: a route does nothing, dead letters wait",
-            "gauge",
+            Kind::Gauge,
             |s| f64::from(u8::from(s.stopped.is_some())),
         ),
         (
-            "tidegate_subscription_pending_changes",
+            "subscription_pending_changes",
             "Changes of its filters that wait until the filters before them have looked at every event before the fence",
-            "gauge",
+            Kind::Gauge,
             |s| s.pending_changes as f64,
         ),
         (
-            "tidegate_subscription_redelivered",
+            "subscription_redelivered",
             "Events handed out again",
-            "counter",
+            Kind::Counter,
             |s| s.redelivered as f64,
         ),
         (
-            "tidegate_subscription_dead_lettered",
+            "subscription_dead_lettered",
             "Dead letters of the subscription; those of all, also of such that are gone, are tidegate_dead_letters_total",
-            "counter",
+            Kind::Counter,
             |s| s.dead_lettered as f64,
         ),
         (
-            "tidegate_subscription_dead_letters_dropped",
+            "subscription_dead_letters_dropped",
             "Dead letters that were given up a second time, and dropped",
-            "counter",
+            Kind::Counter,
             |s| s.letters_dropped as f64,
         ),
     ];
@@ -113,54 +113,48 @@ fn reached(subscription: &SubscriptionInfo, limit: &str) -> f64 {
     f64::from(u8::from(reached))
 }
 
-pub(crate) fn of_plugins(plugins: &[PluginStats]) -> Vec<GaugeFamily> {
+pub(crate) fn of_plugins(plugins: &[PluginStats]) -> Vec<Family> {
     let columns: [Column<PluginStats>; 8] = [
         (
-            "tidegate_plugin_calls",
+            "plugin_calls",
             "Calls into the plugin",
-            "counter",
+            Kind::Counter,
             |p| p.calls as f64,
         ),
         (
-            "tidegate_plugin_events",
+            "plugin_events",
             "Events passed to the plugin",
-            "counter",
+            Kind::Counter,
             |p| p.events as f64,
         ),
         (
-            "tidegate_plugin_busy_seconds",
+            "plugin_busy_seconds",
             "Time spent in the plugin",
-            "counter",
+            Kind::Counter,
             |p| p.busy_ns as f64 / 1e9,
         ),
+        ("plugin_traps", "Calls that trapped", Kind::Counter, |p| {
+            p.traps as f64
+        }),
         (
-            "tidegate_plugin_traps",
-            "Calls that trapped",
-            "counter",
-            |p| p.traps as f64,
-        ),
-        (
-            "tidegate_plugin_timeouts",
+            "plugin_timeouts",
             "Calls that ran out of time",
-            "counter",
+            Kind::Counter,
             |p| p.timeouts as f64,
         ),
+        ("plugin_instances", "Live instances", Kind::Gauge, |p| {
+            p.instances as f64
+        }),
         (
-            "tidegate_plugin_instances",
-            "Live instances",
-            "gauge",
-            |p| p.instances as f64,
-        ),
-        (
-            "tidegate_plugin_quarantined",
+            "plugin_quarantined",
             "Rules in an instance of their own after a failure",
-            "gauge",
+            Kind::Gauge,
             |p| p.quarantined as f64,
         ),
         (
-            "tidegate_plugin_paused",
+            "plugin_paused",
             "Rules or groups left alone for a while after failures",
-            "gauge",
+            Kind::Gauge,
             |p| p.paused as f64,
         ),
     ];
@@ -172,18 +166,18 @@ pub(crate) fn of_plugins(plugins: &[PluginStats]) -> Vec<GaugeFamily> {
     })
 }
 
-pub(crate) fn of_plugin_owners(holders: &[Holder]) -> Vec<GaugeFamily> {
+pub(crate) fn of_plugin_owners(holders: &[Holder]) -> Vec<Family> {
     let columns: [Column<Holder>; 2] = [
         (
-            "tidegate_plugin_owner_instances",
+            "plugin_owner_instances",
             "Live instances of all plugins of an owner",
-            "gauge",
+            Kind::Gauge,
             |h| h.held.instances as f64,
         ),
         (
-            "tidegate_plugin_owner_memory_bytes",
+            "plugin_owner_memory_bytes",
             "Bytes of the memories and tables of these instances",
-            "gauge",
+            Kind::Gauge,
             |h| h.held.memory_bytes as f64,
         ),
     ];
@@ -193,51 +187,44 @@ pub(crate) fn of_plugin_owners(holders: &[Holder]) -> Vec<GaugeFamily> {
     })
 }
 
-pub(crate) fn of_store(usage: &StoreUsage, failed: bool) -> Vec<GaugeFamily> {
+pub(crate) fn of_store(usage: &StoreUsage, failed: bool) -> Vec<Family> {
     let columns: [Column<(&StoreUsage, bool)>; 5] = [
         (
-            "tidegate_journal_bytes",
+            "journal_bytes",
             "Bytes in the journal",
-            "gauge",
+            Kind::Gauge,
             |(u, _)| u.journal_bytes as f64,
         ),
         (
-            "tidegate_journal_blocks",
+            "journal_blocks",
             "Blocks in the journal",
-            "gauge",
+            Kind::Gauge,
             |(u, _)| u.journal_blocks as f64,
         ),
         (
-            "tidegate_generation_bytes",
+            "generation_bytes",
             "Bytes in sled generations",
-            "gauge",
+            Kind::Gauge,
             |(u, _)| u.generation_bytes as f64,
         ),
+        ("generations", "sled generations", Kind::Gauge, |(u, _)| {
+            u.generations as f64
+        }),
         (
-            "tidegate_generations",
-            "sled generations",
-            "gauge",
-            |(u, _)| u.generations as f64,
-        ),
-        (
-            "tidegate_store_failed",
+            "store_failed",
             "1 when the store refuses writes",
-            "gauge",
+            Kind::Gauge,
             |(_, failed)| f64::from(u8::from(*failed)),
         ),
     ];
     families(&[(usage, failed)], &columns, |_| Vec::new())
 }
 
-fn families<T>(
-    rows: &[T],
-    columns: &[Column<T>],
-    labels: impl Fn(&T) -> Vec<(&'static str, String)>,
-) -> Vec<GaugeFamily> {
-    let family = |(name, help, kind, value): &Column<T>| GaugeFamily {
+fn families<T>(rows: &[T], columns: &[Column<T>], labels: impl Fn(&T) -> Labels) -> Vec<Family> {
+    let family = |(name, help, kind, value): &Column<T>| Family {
         name,
         help,
-        kind,
+        kind: *kind,
         samples: rows.iter().map(|row| (labels(row), value(row))).collect(),
     };
     columns.iter().map(family).collect()

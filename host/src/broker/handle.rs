@@ -37,6 +37,7 @@ use super::readable::Readable;
 use super::subscriptions::live::LiveSubscription;
 use super::subscriptions::registry::{Registry, Start};
 use crate::auth::{Policy, rights};
+use crate::broker::counters::Counters;
 use crate::domain::{
     LogLine, Name, NameError, Owner, PluginWorld, Position, Principal, ProducerId,
     SubscriptionInfo, SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec, UnreadableInfo,
@@ -60,6 +61,8 @@ const ORPHANS_NAMED_MAX: usize = 16;
 pub struct BrokerOptions {
     /// What time it is.
     pub clock: Clock,
+    /// Where it is shown what is counted.
+    pub metrics: Metrics,
     /// Where plugins are kept.
     pub plugins_dir: PathBuf,
     /// A publish to a topic that does not exist creates it.
@@ -190,7 +193,7 @@ impl Broker {
         let clock = options.clock.clone();
         let shutdown = CancellationToken::new();
         let inbox = Inbox::new();
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Counters::registered(&options.metrics));
         say_orphans(&recovered.orphans, &metrics);
         let shared = Arc::new(RwLock::new(recovered.catalog.clone()));
         let log = Log::new(
@@ -748,7 +751,7 @@ impl Broker {
 }
 
 // Each topic's once, as far as they fit into a line that somebody reads.
-fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Metrics) {
+fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Counters) {
     let events: u64 = orphans.values().sum();
     if events == 0 {
         return;

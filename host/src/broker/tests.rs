@@ -21,7 +21,7 @@ use crate::domain::{Durability, Entries, Principal, ProducerId, SubscriptionInfo
 use crate::plugin::{PluginLimits, PluginOptions, Plugins};
 use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
 use crate::store::{self, OpenError, StoreOptions};
-use crate::telemetry::Condition;
+use crate::telemetry::{Condition, Metrics};
 
 const MIB: u64 = 1 << 20;
 /// Long enough for any machine; a test that waits this long has failed.
@@ -31,6 +31,7 @@ const SLOW: &str = "slow";
 
 struct Fixture {
     broker: Broker,
+    metrics: Metrics,
     fs: FaultyFileSystem,
     dir: TempDir,
 }
@@ -96,8 +97,10 @@ impl Fixture {
             all: 1_000,
             principal: 1_000,
         };
+        let metrics = Metrics::default();
         let options = BrokerOptions {
             clock: crate::runtime::Clock::start(),
+            metrics: metrics.clone(),
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
             interval_ms: 100,
@@ -131,7 +134,12 @@ impl Fixture {
         )
         .await
         .expect("starts");
-        Self { broker, fs, dir }
+        Self {
+            broker,
+            metrics,
+            fs,
+            dir,
+        }
     }
 
     async fn publisher(&self) -> Stream {
@@ -160,18 +168,19 @@ impl Fixture {
     }
 
     // Waits until a line of the metrics is there.
+    fn metrics_text(&self) -> String {
+        self.metrics
+            .page(self.broker.metrics_of_state(&Principal::local()))
+    }
+
     async fn wait_for_metric(&self, line: &str) {
         let reached = async {
-            while !self.broker.metrics_text(&Principal::local()).contains(line) {
+            while !self.metrics_text().contains(line) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let waited = tokio::time::timeout(PATIENCE, reached).await;
-        assert!(
-            waited.is_ok(),
-            "{line}: {}",
-            self.broker.metrics_text(&Principal::local())
-        );
+        assert!(waited.is_ok(), "{line}: {}", self.metrics_text());
     }
 
     fn raised(&self) -> Vec<Condition> {
@@ -273,7 +282,7 @@ async fn a_task_that_panics_makes_the_broker_unready() {
     assert!(stream.answers(1).await[0].result.is_ok());
     fixture.wait_for(&died("router"), true).await;
     assert!(!fixture.broker.health().ready);
-    let text = fixture.broker.metrics_text(&Principal::local());
+    let text = fixture.metrics_text();
     let line = "tidegate_condition{condition=\"task_died\",subject=\"router\"} 1\n";
     assert!(text.contains(line), "{text}");
     fixture.broker.shutdown().await;
@@ -335,8 +344,7 @@ async fn what_cannot_be_read_is_seen_and_waits_until_an_operator_gives_it_up() {
     stream.answers(8).await;
     let moved = async {
         while !fixture
-            .broker
-            .metrics_text(&Principal::local())
+            .metrics_text()
             .contains("tidegate_checkpoints_total 1")
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -356,7 +364,7 @@ async fn what_cannot_be_read_is_seen_and_waits_until_an_operator_gives_it_up() {
     assert!(kept.unreadable <= kept.depth && kept.depth == 32);
     let unreadable = fixture.broker.unreadable();
     assert!(unreadable[0].damage);
-    let text = fixture.broker.metrics_text(&Principal::local());
+    let text = fixture.metrics_text();
     assert!(
         !text.contains("tidegate_unreadable_events_total 0"),
         "{text}"
@@ -479,7 +487,7 @@ async fn events_of_a_topic_that_nobody_knows_any_more_are_counted_and_never_anyb
             fs::remove_file(first.expect("some")).expect("removed");
         })
         .await;
-    let text = fixture.broker.metrics_text(&Principal::local());
+    let text = fixture.metrics_text();
     assert!(
         text.contains("tidegate_orphaned_events_total 4\n"),
         "{text}"

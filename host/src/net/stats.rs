@@ -1,10 +1,11 @@
 //! Counters of the network side, for the metrics page. Only counted here, never decided upon.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_wire::pb::ErrorCode;
+
+use crate::telemetry::metrics::{Family, Kind};
 
 /// One more than the highest error code.
 const CODES: usize = ErrorCode::Internal as usize + 1;
@@ -77,96 +78,74 @@ impl Drop for OpenGuard {
 }
 
 impl NetStats {
-    /// The counters in the Prometheus text format.
+    /// The counters, for the page of metrics.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub fn families(&self) -> Vec<Family> {
         let counts = self.counts();
-        let mut text = String::new();
-        let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
-            // Writing into a string cannot fail.
-            let _ = writeln!(
-                text,
-                "# HELP tidegate_{name} {help}.\n# TYPE tidegate_{name} {kind}"
-            );
-            let suffix = if kind == "counter" { "_total" } else { "" };
-            for (labels, value) in samples {
-                let _ = writeln!(text, "tidegate_{name}{suffix}{labels} {value}");
-            }
-        };
-        let mut plain = |name: &str, kind: &str, help: &str, value: u64| {
-            family(name, kind, help, &[(String::new(), value)]);
-        };
-        plain(
-            "connections_open",
-            "gauge",
-            "Open QUIC connections",
-            counts.connections_open,
-        );
-        plain(
-            "handshakes_open",
-            "gauge",
-            "QUIC handshakes under way",
-            counts.handshakes_open,
-        );
-        plain(
-            "connections",
-            "counter",
-            "QUIC connections that finished their handshake",
-            counts.connections_total,
-        );
-        plain(
-            "connections_refused",
-            "counter",
-            "QUIC connections turned away by a limit",
-            counts.connections_refused,
-        );
-        plain(
-            "handshake_failures",
-            "counter",
-            "QUIC handshakes that failed",
-            counts.handshake_failures,
-        );
-        plain(
-            "handshakes_given_up",
-            "counter",
-            "QUIC handshakes that stalled and gave way when there were too many",
-            counts.handshakes_given_up,
-        );
-        plain(
-            "publish_streams_open",
-            "gauge",
-            "Publish streams being served",
-            counts.publish_streams_open,
-        );
-        plain(
-            "subscribe_streams_open",
-            "gauge",
-            "Consumers attached",
-            counts.subscribe_streams_open,
-        );
-        plain(
-            "network_received_bytes",
-            "counter",
-            "Bytes read from QUIC streams",
-            counts.bytes_in,
-        );
-        plain(
-            "network_sent_bytes",
-            "counter",
-            "Bytes written to QUIC streams",
-            counts.bytes_out,
-        );
+        let gauge = |name, help, value| Family::single(name, help, Kind::Gauge, value as f64);
+        let counter = |name, help, value| Family::single(name, help, Kind::Counter, value as f64);
         let refusals = counts.refusals.iter();
-        let refusals: Vec<(String, u64)> = refusals
-            .map(|(code, count)| (format!("{{code=\"{code}\"}}"), *count))
-            .collect();
-        family(
-            "refusals",
-            "counter",
-            "Requests refused with a typed error",
-            &refusals,
-        );
-        text
+        let refusals = Family {
+            name: "refusals",
+            help: "Requests refused with a typed error",
+            kind: Kind::Counter,
+            samples: refusals
+                .map(|(code, count)| (vec![("code", (*code).to_owned())], *count as f64))
+                .collect(),
+        };
+        vec![
+            gauge(
+                "connections_open",
+                "Open QUIC connections",
+                counts.connections_open,
+            ),
+            gauge(
+                "handshakes_open",
+                "QUIC handshakes under way",
+                counts.handshakes_open,
+            ),
+            counter(
+                "connections",
+                "QUIC connections that finished their handshake",
+                counts.connections_total,
+            ),
+            counter(
+                "connections_refused",
+                "QUIC connections turned away by a limit",
+                counts.connections_refused,
+            ),
+            counter(
+                "handshake_failures",
+                "QUIC handshakes that failed",
+                counts.handshake_failures,
+            ),
+            counter(
+                "handshakes_given_up",
+                "QUIC handshakes that stalled and gave way when there were too many",
+                counts.handshakes_given_up,
+            ),
+            gauge(
+                "publish_streams_open",
+                "Publish streams being served",
+                counts.publish_streams_open,
+            ),
+            gauge(
+                "subscribe_streams_open",
+                "Consumers attached",
+                counts.subscribe_streams_open,
+            ),
+            counter(
+                "network_received_bytes",
+                "Bytes read from QUIC streams",
+                counts.bytes_in,
+            ),
+            counter(
+                "network_sent_bytes",
+                "Bytes written to QUIC streams",
+                counts.bytes_out,
+            ),
+            refusals,
+        ]
     }
 
     /// The counters as they stand.

@@ -295,8 +295,8 @@ mod tests {
         let panicking = spawner.serving("call", async { panic!("a fault") });
         assert_eq!(panicking.await, None::<()>);
         assert_eq!(kinds(&spawner), []);
-        let panics = [crate::telemetry::health::panics(spawner.conditions())];
-        let text = crate::telemetry::metrics::Metrics::new().render(&panics);
+        let panics = vec![crate::telemetry::health::panics(spawner.conditions())];
+        let text = crate::telemetry::metrics::Metrics::default().page(panics);
         let line = "tidegate_task_panics_total{task=\"call\"} 1\n";
         assert!(text.contains(line), "{text}");
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::metrics::GaugeFamily;
+use super::metrics::{Family, Kind};
 use crate::locks::lock;
 
 /// Conditions of one kind beyond this are shown as one, since there may be one for each subscription. All of them are kept: they are
@@ -259,7 +259,7 @@ impl Conditions {
 }
 
 /// The conditions that hold, as one metric.
-pub(crate) fn gauge(conditions: &Conditions) -> GaugeFamily {
+pub(crate) fn gauge(conditions: &Conditions) -> Family {
     let sample = |raised: Raised| {
         let mut labels = vec![("condition", raised.condition.kind().to_owned())];
         if let Some(subject) = raised.condition.subject() {
@@ -267,24 +267,24 @@ pub(crate) fn gauge(conditions: &Conditions) -> GaugeFamily {
         }
         (labels, raised.count as f64)
     };
-    GaugeFamily {
-        name: "tidegate_condition",
+    Family {
+        name: "condition",
         help: "1 for each condition that holds, and how many `others` of a kind are not named; /readyz says why and which of them make the broker unready",
-        kind: "gauge",
+        kind: Kind::Gauge,
         samples: conditions.all().into_iter().map(sample).collect(),
     }
 }
 
 /// Panics that concerned one connection, request or call.
-pub(crate) fn panics(conditions: &Conditions) -> GaugeFamily {
+pub(crate) fn panics(conditions: &Conditions) -> Family {
     let panics = lock(&conditions.0.panics);
     let sample = |(name, count): (&Cow<'static, str>, &u64)| {
         (vec![("task", name.clone().into_owned())], *count as f64)
     };
-    GaugeFamily {
-        name: "tidegate_task_panics",
+    Family {
+        name: "task_panics",
         help: "Faults of the broker's own that ended one connection, stream, request or call; the log has each",
-        kind: "counter",
+        kind: Kind::Counter,
         samples: panics.iter().map(sample).collect(),
     }
 }
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(total(), 1 + 3 * SHOWN_OF_KIND_MAX);
         let others = all.last().expect("some");
         assert_eq!(others.condition, Condition::Unreadable(OTHERS.into()));
-        let text = crate::telemetry::metrics::Metrics::new().render(&[gauge(&conditions)]);
+        let text = crate::telemetry::metrics::Metrics::default().page(vec![gauge(&conditions)]);
         let line = "tidegate_condition{condition=\"unreadable\",subject=\"others\"} 64\n";
         assert!(text.contains(line), "{text}");
         // Those that were not shown are shown when there is room, without being raised again.
@@ -368,7 +368,7 @@ mod tests {
         let conditions = Conditions::default();
         conditions.raise(Condition::DiskFull, "full");
         conditions.raise(Condition::TaskDied("router".into()), "it panicked");
-        let text = crate::telemetry::metrics::Metrics::new().render(&[gauge(&conditions)]);
+        let text = crate::telemetry::metrics::Metrics::default().page(vec![gauge(&conditions)]);
         assert!(
             text.contains("tidegate_condition{condition=\"disk_full\"} 1\n"),
             "{text}"

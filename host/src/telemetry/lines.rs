@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::metrics::{Family, Kind};
 use crate::locks::{lock, waited};
 
 /// Bytes of lines that wait. As much again may be under way to whoever reads: some ten thousand lines in all.
@@ -81,15 +82,17 @@ pub fn flush(longest: Duration) {
     }
 }
 
-/// What was dropped so far, in the Prometheus text format.
+/// Lines that were dropped, for the page of metrics.
 #[must_use]
-pub fn metrics() -> String {
+pub fn families() -> Vec<Family> {
     let dropped = STDERR.get().and_then(Option::as_ref);
     let dropped = dropped.map_or(0, Lines::dropped);
-    format!(
-        "# HELP tidegate_log_lines_dropped_total Log lines that were dropped, since nobody read standard error or it took no more.\n\
-         # TYPE tidegate_log_lines_dropped_total counter\ntidegate_log_lines_dropped_total {dropped}\n"
-    )
+    vec![Family::single(
+        "log_lines_dropped",
+        "Log lines that were dropped, since nobody read standard error or it took no more",
+        Kind::Counter,
+        dropped as f64,
+    )]
 }
 
 // Through the log, so that it looks as the other lines do. As an error, since whoever reads no lesser ones misses errors too.

@@ -187,7 +187,7 @@ async fn tls_callers_are_who_their_certificate_says() {
         .ask_tls(Some(foreign))
         .await
         .expect_err("a foreign authority");
-    let text = fixture.metrics.render(&crate::auth::Policy::default());
+    let text = page(&fixture);
     assert!(
         text.contains("tidegate_admin_handshakes_failed_total 3"),
         "{text}"
@@ -220,7 +220,7 @@ async fn who_says_nothing_keeps_nobody_out() {
     let client = fixture.client("press 4", Validity::days(1));
     let answer = fixture.ask_tls(client).await.expect("an answer");
     assert!(answer.ends_with("cn:press 4"), "{answer}");
-    let text = fixture.metrics.render(&crate::auth::Policy::default());
+    let text = page(&fixture);
     assert!(!text.contains("connections_evicted_total 0"), "{text}");
     assert!(text.contains("connections_refused_total 0"), "{text}");
 }
@@ -291,4 +291,9 @@ async fn who_sends_megabytes_that_nobody_reads_gets_the_answer() {
     }
     let answer = request(stream, &host, "/who").await.expect("an answer");
     assert!(answer.ends_with("local"), "{answer}");
+}
+
+fn page(fixture: &Fixture) -> String {
+    let families = fixture.metrics.families(&crate::auth::Policy::default());
+    crate::telemetry::Metrics::default().page(families)
 }

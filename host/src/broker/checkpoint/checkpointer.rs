@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::state;
 use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::request::Mark;
+use crate::broker::counters::Counters;
 use crate::broker::error::BrokerError;
 use crate::broker::log::release::{Leaving, Stays};
 use crate::broker::log::tail::{LettingGo, Log};
@@ -31,7 +32,6 @@ use crate::store::{
 };
 use crate::telemetry::errors::with_causes;
 use crate::telemetry::health::{Condition, Conditions};
-use crate::telemetry::metrics::Metrics;
 
 /// How often generations are looked at while there are any.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
@@ -53,7 +53,7 @@ pub(crate) struct Checkpointer {
     pub(crate) log: Log,
     pub(crate) registry: Arc<Registry>,
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Counters>,
     pub(crate) due: Arc<Notify>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) runtime: Handle,

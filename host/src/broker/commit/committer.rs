@@ -18,6 +18,7 @@ use super::producers::Sessions;
 use super::request::{Control, Mark, Outputs, PublishItem, Reply};
 use super::room::{self, Room};
 use crate::auth::Policy;
+use crate::broker::counters::Counters;
 use crate::broker::error::BrokerError;
 use crate::broker::log::tail::Log;
 use crate::broker::subscriptions::registry::Registry;
@@ -28,7 +29,6 @@ use crate::state::catalog::Catalog;
 use crate::store::{JournalSize, JournalWriter, WriteError};
 use crate::telemetry::errors::with_causes;
 use crate::telemetry::health::{Condition, Conditions};
-use crate::telemetry::metrics::Metrics;
 
 /// How long acks that nobody asked to confirm wait for a group to join.
 const ACK_DELAY: Duration = Duration::from_millis(50);
@@ -45,7 +45,7 @@ pub(crate) struct CommitterParts {
     pub(crate) log: Log,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Counters>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) checkpoint_due: Arc<Notify>,
     pub(crate) conditions: Conditions,
@@ -77,7 +77,7 @@ pub(crate) struct Committer {
     waiting: VecDeque<Outputs>,
     log: Log,
     inbox: Arc<Inbox>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<Counters>,
     conditions: Conditions,
     settings: CommitterSettings,
 }

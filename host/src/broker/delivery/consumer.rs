@@ -14,6 +14,7 @@ use super::transform::{Disposition, TransformChain};
 use crate::auth::{Policy, rights};
 use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::request::Control;
+use crate::broker::counters::Counters;
 use crate::broker::error::BrokerError;
 use crate::broker::log::tail::Log;
 use crate::broker::subscriptions::live::{LiveSubscription, Settings};
@@ -30,7 +31,6 @@ use crate::state::ranges::push_range;
 use crate::state::{GiveUpReason, Lease};
 use crate::store::ReadError;
 use crate::telemetry::errors::with_causes;
-use crate::telemetry::metrics::Metrics;
 
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
@@ -47,7 +47,7 @@ pub(crate) struct DeliveryParts {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) catalog: Arc<std::sync::RwLock<Catalog>>,
     pub(crate) plugins: Arc<Plugins>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Counters>,
     pub(crate) spawner: Spawner,
     pub(crate) policy: Arc<Policy>,
     /// Bytes of the largest event of a topic, without what the broker adds.

@@ -20,6 +20,7 @@ use crate::runtime::spawn::panicked_serving;
 use crate::state::catalog::Topic;
 use crate::store::Unreadable;
 use crate::telemetry::health::{self, Condition};
+use crate::telemetry::metrics::Family;
 
 /// Names of subscriptions that a list tells for a topic; one topic by itself is told with all.
 const LISTED_SUBSCRIPTIONS_MAX: usize = 100;
@@ -178,10 +179,10 @@ impl Broker {
         })
     }
 
-    /// Metrics in the Prometheus text format, with those subscriptions and plugins that `who` may see. Blocks as
+    /// Metrics that are read from state, with those subscriptions and plugins that `who` may see. Blocks as
     /// [`subscriptions`](Self::subscriptions) does.
     #[must_use]
-    pub fn metrics_text(&self, who: &Principal) -> String {
+    pub fn metrics_of_state(&self, who: &Principal) -> Vec<Family> {
         let subscriptions = self.subscriptions(who, None, usize::MAX);
         let mut plugins = self.0.parts.plugins.stats();
         plugins.retain(|stats| self.seen_plugin(who, &stats.digest.to_string()).is_ok());
@@ -202,7 +203,7 @@ impl Broker {
         ));
         families.push(health::gauge(conditions));
         families.push(health::panics(conditions));
-        self.0.parts.metrics.render(&families)
+        families
     }
 
     // Away from the threads that serve connections.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::wards::{Place, Stay, Wards, Whose};
 use crate::auth::Policy;
+use crate::broker::counters::Counters;
 use crate::broker::log::tail::Log;
 use crate::broker::log::unreadable;
 use crate::broker::subscriptions::live::LiveSubscription;
@@ -39,7 +40,6 @@ use crate::state::filter_chain::FilterChain;
 use crate::store::ReadError;
 use crate::telemetry::errors::with_causes;
 use crate::telemetry::health::Condition;
-use crate::telemetry::metrics::Metrics;
 
 /// Bytes of blocks a cohort takes in one step.
 const STEP_BYTES: usize = 512 * 1024;
@@ -77,7 +77,7 @@ struct Running {
 pub(crate) struct LaneParts {
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Log,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Counters>,
     pub(crate) plugins: Arc<Plugins>,
     pub(crate) catalog: Arc<RwLock<Catalog>>,
     pub(crate) policy: Arc<Policy>,

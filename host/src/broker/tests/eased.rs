@@ -28,7 +28,7 @@ impl Fixture {
     }
 
     fn checkpoints(&self) -> u64 {
-        let text = self.broker.metrics_text(&Principal::local());
+        let text = self.metrics_text();
         let mut lines = text.lines();
         let count = lines.find_map(|line| line.strip_prefix("tidegate_checkpoints_total "));
         count.expect("a metric").parse().expect("a number")

@@ -33,7 +33,7 @@ impl Fixture {
     }
 
     fn plugin_metric(&self, name: &str) -> u64 {
-        let text = self.broker.metrics_text(&Principal::local());
+        let text = self.metrics_text();
         let mut lines = text.lines();
         let line = lines.find(|line| line.starts_with(name) && line.contains(SLOW));
         let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());

@@ -69,6 +69,7 @@ impl Served {
         };
         let options = BrokerOptions {
             clock: crate::runtime::Clock::start(),
+            metrics: crate::telemetry::Metrics::default(),
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
             interval_ms: 100,
