@@ -19,10 +19,6 @@ const LONG_FILES: &[(&str, &str)] = &[
         "a table of cases, still to be sorted by subject",
     ),
     (
-        "state/dedup.rs",
-        "its rules and its model are still in one file",
-    ),
-    (
         "subscription/tests.rs",
         "cases against a model, still to be sorted by subject",
     ),
