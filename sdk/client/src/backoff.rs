@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rand::Rng;
+use crate::random::Random;
 
 /// The waits between attempts at one thing.
 #[derive(Clone, Debug)]
@@ -11,16 +11,18 @@ pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
     next: Duration,
+    random: Random,
 }
 
 impl Backoff {
-    pub(crate) fn new(min: Duration, max: Duration) -> Self {
+    pub(crate) fn new(min: Duration, max: Duration, random: Random) -> Self {
         // A zero would never grow.
         let min = min.max(Duration::from_millis(1));
         Self {
             min,
             max: max.max(min),
             next: min,
+            random,
         }
     }
 
@@ -28,7 +30,7 @@ impl Backoff {
     pub(crate) fn next(&mut self) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.max);
-        step.mul_f64(rand::rng().random_range(0.5..=1.0))
+        step.mul_f64(self.random.within(0.5..=1.0))
     }
 
     /// The thing worked; the next failure starts from the shortest wait.
@@ -44,7 +46,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_maximum() {
         let (min, max) = (Duration::from_millis(10), Duration::from_millis(35));
-        let mut backoff = Backoff::new(min, max);
+        let mut backoff = Backoff::new(min, max, Random::new(Some(1)));
         for step in [10, 20, 35, 35] {
             let wait = backoff.next();
             let step = Duration::from_millis(step);

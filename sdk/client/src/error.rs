@@ -9,6 +9,8 @@ use std::time::Duration;
 use tidegate_wire::event::EventCheckError;
 use tidegate_wire::frame::FrameError;
 pub use tidegate_wire::pb::ErrorCode;
+pub use tidegate_wire::stream::ConnectionEnd;
+use tidegate_wire::stream::{ReceiveError, SendError};
 use tidegate_wire::{PROTOCOL_VERSION, pb};
 
 /// The broker's no: what, why, and whether to try again.
@@ -123,7 +125,7 @@ pub enum ConnectError {
     },
     /// The connection was lost, or ended by the broker.
     #[error("the connection to the broker was lost")]
-    Lost(#[from] quinn::ConnectionError),
+    Lost(#[from] ConnectionEnd),
     /// The broker answered the hello with a refusal.
     #[error("the broker refused the connection: {0}")]
     Refused(Refusal),
@@ -215,28 +217,16 @@ pub enum SubscribeError {
 /// Why a stream ended; its owner decides what that means for its users.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StreamError {
-    /// The connection or the stream is gone; another may do.
-    #[error("the stream was lost: {0}")]
-    Lost(String),
+    /// The connection is gone, so no stream was opened.
+    #[error("there is no stream: {0}")]
+    Open(#[from] ConnectionEnd),
+    /// Nothing more can be sent.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// Nothing more can be received.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
     /// What came is not the protocol.
     #[error(transparent)]
     Frame(#[from] FrameError),
-}
-
-impl From<quinn::ConnectionError> for StreamError {
-    fn from(error: quinn::ConnectionError) -> Self {
-        Self::Lost(error.to_string())
-    }
-}
-
-impl From<quinn::WriteError> for StreamError {
-    fn from(error: quinn::WriteError) -> Self {
-        Self::Lost(error.to_string())
-    }
-}
-
-impl From<io::Error> for StreamError {
-    fn from(error: io::Error) -> Self {
-        Self::Lost(error.to_string())
-    }
 }

@@ -36,18 +36,28 @@
 mod backoff;
 mod client;
 mod consumer;
+mod dial;
 mod error;
 mod event;
+mod frames;
+mod hello;
+mod link;
 mod options;
 mod publisher;
+mod random;
+mod supervisor;
+mod task;
 mod transport;
 
 pub use client::Client;
 pub use consumer::{Acker, Consumer, Delivery};
-pub use error::{ConfigError, ConnectError, ErrorCode, PublishError, Refusal, SubscribeError};
+pub use error::{
+    ConfigError, ConnectError, ConnectionEnd, ErrorCode, PublishError, Refusal, SubscribeError,
+};
 pub use event::Event;
 pub use options::{ClientOptions, ConsumerOptions, Identity, PublisherOptions};
 pub use publisher::{PublishTicket, Published, Publisher};
+pub use transport::Connector;
 
 #[cfg(test)]
 mod tests;

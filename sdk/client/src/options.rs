@@ -35,6 +35,9 @@ pub struct ClientOptions {
     pub keep_alive: Duration,
     /// What the broker's log and connection list show. Default `tidegate-client/<version>`.
     pub client_name: String,
+    /// Where the randomness of back-offs and producer ids begins: the same seed and the same course of things give the same run.
+    /// Default `None`: nobody foresees it. Two clients with one seed take the same producer ids, and fence each other.
+    pub seed: Option<u64>,
 }
 
 impl ClientOptions {
@@ -53,6 +56,7 @@ impl ClientOptions {
             idle_timeout: Duration::from_secs(6),
             keep_alive: Duration::from_secs(2),
             client_name: concat!("tidegate-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            seed: None,
         }
     }
 
@@ -104,6 +108,13 @@ impl ClientOptions {
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.backoff_min = min;
         self.backoff_max = max;
+        self
+    }
+
+    /// Sets the seed, for a run that is to be repeated exactly.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 }

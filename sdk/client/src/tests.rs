@@ -1,7 +1,9 @@
 //! The client against a broker played by the test. Nothing here waits for a fixed time: each step waits for what
-//! the step before must bring about.
+//! the step before must bring about, and where time matters it is virtual.
 
 mod broker;
 mod connecting;
 mod consuming;
+mod network;
 mod publishing;
+mod quic;

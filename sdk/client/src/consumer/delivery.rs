@@ -10,7 +10,7 @@ use tidegate_wire::frame::decode;
 use tidegate_wire::pb;
 use tidegate_wire::positions::decode_deltas;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::error::SubscribeError;
 use crate::event::Event;
 

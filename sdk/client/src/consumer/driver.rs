@@ -1,59 +1,35 @@
-//! The task behind a consumer. It owns the stream: reads deliveries into the consumer's queue, sends credit and
-//! answers, and attaches again after a loss. It always reads, so that nothing on the connection waits for it.
+//! The task behind a consumer. It opens the stream, reads deliveries into the consumer's queue, sends credit and answers, and
+//! attaches again after a loss. It always reads, so that nothing on the connection waits for it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use quinn::VarInt;
-use tidegate_wire::frame::{decode, encode_frame};
-use tidegate_wire::pb::consumer_command::Command;
+use bytes::Bytes;
+use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, broker_to_consumer, stream_open, subscribe_opened};
+use tidegate_wire::stream::{Connection, SendError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::credit::Credit;
 use super::delivery::Handout;
-use super::{Credit, Shared};
+use super::shared::Shared;
+use super::stream::ConsumerStream;
 use crate::backoff::Backoff;
-use crate::client::ClientHandle;
 use crate::error::{Refusal, StreamError, SubscribeError};
-use crate::transport::FrameSource;
-
-/// What the application got is told after this long, if nothing was said in the meantime: seldom enough to cost nothing,
-/// and soon enough that the broker mostly knows what a process had in hand when it was killed.
-const TELL_AFTER: Duration = Duration::from_millis(10);
+use crate::frames::{FrameStream, Moved};
+use crate::link::Link;
 
 /// The reset code that says: the application failed with what it had in hand.
-const APPLICATION_FAILED: VarInt = VarInt::from_u32(1);
+const APPLICATION_FAILED: u32 = 1;
 
 /// How long the last words to the broker may take when the consumer is gone.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One life of the consumer's stream.
-struct Stream {
-    send: quinn::SendStream,
-    source: FrameSource,
-    /// Commands that the stream has not taken yet.
-    outgoing: Bytes,
-    /// Credit the broker has left.
-    credit_events: i64,
-    credit_bytes: i64,
-    /// Asked to confirm and not confirmed: the number, and who waits.
-    confirms: VecDeque<(u64, Vec<Waiter>)>,
-    next_confirm: u64,
-    /// The stream wants no answers.
-    answers_unwanted: bool,
-    /// Deliveries that came, and those of them of which the broker was told that the application has got them.
-    delivered: u64,
-    told: u64,
-    /// When to tell the broker of more.
-    tell_at: Option<Instant>,
-}
-
-type Waiter = oneshot::Sender<Result<(), SubscribeError>>;
+/// What the application is told while there is no connection.
+const LOST: &str = "the connection to the broker is lost; connecting again";
 
 /// Why a stream is over.
 enum End {
@@ -65,23 +41,21 @@ enum End {
     Fatal(SubscribeError),
 }
 
-/// What woke the driver.
-enum Woken {
+/// What can happen to a stream.
+enum Event {
     Frame(Result<Option<Bytes>, StreamError>),
-    Written(Result<(), quinn::WriteError>),
-    Other,
+    Written(Result<(), SendError>),
+    /// The application did something, or it is time to tell the broker.
+    Woken,
 }
 
-/// What the application is told while there is no connection.
-const LOST: &str = "the connection to the broker is lost; connecting again";
-
-pub(super) struct Driver {
-    client: Arc<ClientHandle>,
+pub(super) struct Driver<C: Connection> {
+    link: Arc<Link<C>>,
     shared: Arc<Shared>,
     subscription: String,
     look: bool,
-    credit_events: u64,
-    credit_bytes: u64,
+    /// What the broker has on each stream at first.
+    credit: Credit,
     handouts: mpsc::UnboundedSender<Result<Handout, SubscribeError>>,
     /// Told about the first opening.
     opened: Option<oneshot::Sender<Result<(), SubscribeError>>>,
@@ -90,24 +64,23 @@ pub(super) struct Driver {
     was_refused: bool,
 }
 
-impl Driver {
+impl<C: Connection> Driver<C> {
     pub(super) fn new(
-        client: Arc<ClientHandle>,
+        link: Arc<Link<C>>,
         shared: Arc<Shared>,
-        subscription: &str,
+        subscription: String,
         look: bool,
-        credit: &Credit,
+        credit: Credit,
         handouts: mpsc::UnboundedSender<Result<Handout, SubscribeError>>,
         opened: oneshot::Sender<Result<(), SubscribeError>>,
     ) -> Self {
         Self {
-            backoff: client.backoff(),
-            client,
+            backoff: link.backoff(),
+            link,
             shared,
-            subscription: subscription.to_owned(),
+            subscription,
             look,
-            credit_events: credit.events,
-            credit_bytes: credit.bytes,
+            credit,
             handouts,
             opened: Some(opened),
             was_refused: false,
@@ -120,14 +93,9 @@ impl Driver {
                 Ok(mut stream) => {
                     let end = self.drive(&mut stream).await;
                     if matches!(end, End::Detached) {
-                        if self.shared.state().failed {
-                            // Fails only when the stream is over already.
-                            let _ = stream.send.reset(APPLICATION_FAILED);
-                        } else {
-                            self.say_goodbye(&mut stream).await;
-                        }
+                        self.say_goodbye(&mut stream).await;
                     }
-                    stream.abandon();
+                    stream.frames.abandon();
                     self.lose(stream);
                     end
                 }
@@ -141,7 +109,7 @@ impl Driver {
                         self.shared.state().obstacle = Some(LOST.to_owned());
                     }
                     let wait = wait.unwrap_or_else(|| self.backoff.next());
-                    if self.while_attached(self.client.pause(wait)).await.is_none() {
+                    if self.while_attached(self.link.pause(wait)).await.is_none() {
                         break SubscribeError::Closed;
                     }
                 }
@@ -158,30 +126,30 @@ impl Driver {
         }
     }
 
-    async fn open(&mut self) -> Result<Stream, End> {
-        let session = self
-            .while_attached(self.client.session())
-            .await
-            .ok_or(End::Detached)?;
-        let session = session.map_err(|error| End::Fatal(SubscribeError::Connection(error)))?;
+    async fn open(&mut self) -> Result<ConsumerStream<C>, End> {
+        let established = self.while_attached(self.link.established()).await;
+        let established = established
+            .ok_or(End::Detached)?
+            .map_err(|error| End::Fatal(SubscribeError::Connection(error)))?;
         let open = pb::SubscribeOpen {
             subscription: self.subscription.clone(),
-            credit_events: self.credit_events,
-            credit_bytes: self.credit_bytes,
+            credit_events: self.credit.events,
+            credit_bytes: self.credit.bytes,
             says_handed_over: true,
             look: self.look,
         };
         let opening = async {
-            let (send, mut source) = session.open(stream_open::Kind::Subscribe(open)).await?;
-            let frame = source.next().await?;
-            Ok::<_, StreamError>((send, source, frame))
+            let kind = stream_open::Kind::Subscribe(open);
+            let mut frames = FrameStream::open(&established.connection, kind).await?;
+            let frame = frames.next().await?;
+            Ok::<_, StreamError>((frames, frame))
         };
         let opened = self.while_attached(opening).await.ok_or(End::Detached)?;
-        let (send, source, frame) = opened.map_err(lost)?;
+        let (frames, frame) = opened.map_err(lost)?;
         let frame = frame.ok_or(End::Retry(None))?;
         let reply: pb::SubscribeOpened = decode(frame).map_err(|error| lost(error.into()))?;
         match reply.result {
-            Some(subscribe_opened::Result::Ready(ready)) => Ok(self.begin(send, source, ready)),
+            Some(subscribe_opened::Result::Ready(ready)) => Ok(self.begin(frames, &ready)),
             Some(subscribe_opened::Result::Error(error)) => Err(self.refused(error.into())),
             None => Err(End::Fatal(SubscribeError::Protocol(
                 "the answer to a subscribe open is empty".into(),
@@ -189,12 +157,7 @@ impl Driver {
         }
     }
 
-    fn begin(
-        &mut self,
-        send: quinn::SendStream,
-        source: FrameSource,
-        ready: pb::SubscribeReady,
-    ) -> Stream {
+    fn begin(&mut self, frames: FrameStream<C>, ready: &pb::SubscribeReady) -> ConsumerStream<C> {
         let answers_unwanted = ready.ack_deadline_ms == 0;
         {
             let mut state = self.shared.state();
@@ -205,19 +168,7 @@ impl Driver {
             // Nobody may be waiting any more; the consumer is gone then, which is noticed elsewhere.
             let _ = opened.send(Ok(()));
         }
-        Stream {
-            send,
-            source,
-            outgoing: Bytes::new(),
-            credit_events: i64::try_from(self.credit_events).unwrap_or(i64::MAX),
-            credit_bytes: i64::try_from(self.credit_bytes).unwrap_or(i64::MAX),
-            confirms: VecDeque::new(),
-            next_confirm: 1,
-            answers_unwanted,
-            delivered: 0,
-            told: 0,
-            tell_at: None,
-        }
+        ConsumerStream::new(frames, &self.credit, answers_unwanted)
     }
 
     /// The first refusal to open goes to whoever opens the consumer; later ones are retried when that can help.
@@ -231,67 +182,59 @@ impl Driver {
         End::Fatal(SubscribeError::Refused(refusal))
     }
 
-    async fn drive(&mut self, stream: &mut Stream) -> End {
+    async fn drive(&mut self, stream: &mut ConsumerStream<C>) -> End {
         loop {
-            if stream.outgoing.is_empty() && self.gather(stream) {
+            if stream.is_silent() && stream.gather(&self.shared) {
                 return End::Detached;
             }
-            match self.wait(stream).await {
-                Woken::Frame(Ok(Some(frame))) => {
-                    if let Err(end) = self.apply_all(stream, frame) {
-                        return end;
-                    }
-                }
-                Woken::Frame(Ok(None)) => return End::Retry(None),
-                Woken::Frame(Err(error)) => return lost(error),
-                Woken::Written(Ok(())) => {}
-                Woken::Other => self.note_handed_over(stream),
-                Woken::Written(Err(error)) => {
-                    debug!(%error, "the broker takes no more commands");
-                    return self.last_words(stream).await;
-                }
+            let event = self.next_event(stream).await;
+            if let Err(end) = self.apply(stream, event).await {
+                return end;
             }
-            if self.shared.state().detached && stream.outgoing.is_empty() && self.gather(stream) {
+            let detached = {
+                let state = self.shared.state();
+                stream.note_handed_over(&state);
+                state.detached
+            };
+            if detached && stream.is_silent() && stream.gather(&self.shared) {
                 return End::Detached;
             }
         }
     }
 
     /// Waits for the first thing to happen. Dropping what did not happen loses nothing.
-    async fn wait(&self, stream: &mut Stream) -> Woken {
-        let Stream {
-            send,
-            source,
-            outgoing,
-            tell_at,
-            ..
-        } = stream;
-        let writing = !outgoing.is_empty();
-        let write = async {
-            send.write_chunks(std::slice::from_mut(outgoing)).await?;
-            Ok(())
-        };
+    async fn next_event(&self, stream: &mut ConsumerStream<C>) -> Event {
+        let timer = stream.timer();
         tokio::select! {
-            frame = source.next() => Woken::Frame(frame),
-            written = write, if writing => Woken::Written(written),
-            () = self.shared.wake.notified() => Woken::Other,
-            () = tokio::time::sleep_until(tell_at.unwrap_or_else(Instant::now)), if tell_at.is_some() && !writing => Woken::Other,
+            biased;
+            moved = stream.frames.moved() => match moved {
+                Moved::Frame(frame) => Event::Frame(frame),
+                Moved::Written(written) => Event::Written(written),
+            },
+            () = self.shared.wake.notified() => Event::Woken,
+            () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Event::Woken,
         }
     }
 
-    /// The application may have got more: when that is to be told.
-    fn note_handed_over(&self, stream: &mut Stream) {
-        if stream.tell_at.is_none() && self.shared.state().handed_over > stream.told {
-            stream.tell_at = Some(Instant::now() + TELL_AFTER);
+    async fn apply(&mut self, stream: &mut ConsumerStream<C>, event: Event) -> Result<(), End> {
+        match event {
+            Event::Frame(Ok(Some(frame))) => self.apply_frames(stream, frame),
+            Event::Frame(Ok(None)) => Err(End::Retry(None)),
+            Event::Frame(Err(error)) => Err(lost(error)),
+            Event::Written(Err(error)) => {
+                debug!(%error, "the broker takes no more commands");
+                Err(self.last_words(stream).await)
+            }
+            Event::Written(Ok(())) | Event::Woken => Ok(()),
         }
     }
 
     /// Reads what the broker still says after it stopped listening: most likely why.
-    async fn last_words(&mut self, stream: &mut Stream) -> End {
+    async fn last_words(&mut self, stream: &mut ConsumerStream<C>) -> End {
         loop {
-            match tokio::time::timeout(DETACH_TIMEOUT, stream.source.next()).await {
+            match tokio::time::timeout(DETACH_TIMEOUT, stream.frames.next()).await {
                 Ok(Ok(Some(frame))) => {
-                    if let Err(end) = self.apply_all(stream, frame) {
+                    if let Err(end) = self.apply_frames(stream, frame) {
                         return end;
                     }
                 }
@@ -301,62 +244,8 @@ impl Driver {
         }
     }
 
-    /// Turns what the application said and took into commands. Returns true when the consumer is gone and there is
-    /// nothing left to say.
-    fn gather(&self, stream: &mut Stream) -> bool {
-        let due = stream.tell_at.is_some_and(|at| at <= Instant::now());
-        let (answers, events, bytes, confirms, detached, handed_over, ask) = {
-            let mut state = self.shared.state();
-            // Whatever is taken next wakes us, unless we look at it by ourselves.
-            state.tell = stream.tell_at.is_none() || due;
-            (
-                std::mem::take(&mut state.answers),
-                std::mem::take(&mut state.taken_events),
-                std::mem::take(&mut state.taken_bytes),
-                std::mem::take(&mut state.confirms),
-                state.detached,
-                state.handed_over,
-                state.ask.take(),
-            )
-        };
-        if due {
-            stream.tell_at = None;
-        }
-        let mut out = BytesMut::new();
-        let (events, bytes) = if detached { (0, 0) } else { (events, bytes) };
-        let handed_over = handed_over.max(ask.unwrap_or_default());
-        let tell = handed_over > stream.told && (due || detached);
-        if events > 0 || bytes > 0 || tell || ask.is_some() {
-            stream.told = stream.told.max(handed_over);
-            stream.credit_events = stream.credit_events.saturating_add_unsigned(events);
-            stream.credit_bytes = stream.credit_bytes.saturating_add_unsigned(bytes);
-            let credit = Command::Credit(pb::Credit {
-                events,
-                bytes,
-                handed_over: stream.told,
-                confirm_handed_over: ask.is_some(),
-            });
-            encode_frame(
-                &pb::ConsumerCommand {
-                    command: Some(credit),
-                },
-                &mut out,
-            );
-        }
-        let confirm = if confirms.is_empty() {
-            0
-        } else {
-            stream.confirm(confirms)
-        };
-        for command in answers.into_commands(confirm) {
-            encode_frame(&command, &mut out);
-        }
-        stream.outgoing = out.freeze();
-        detached && stream.outgoing.is_empty()
-    }
-
     /// Applies `frame` and all further ones that are here already.
-    fn apply_all(&mut self, stream: &mut Stream, frame: Bytes) -> Result<(), End> {
+    fn apply_frames(&mut self, stream: &mut ConsumerStream<C>, frame: Bytes) -> Result<(), End> {
         let mut next = Some(frame);
         while let Some(frame) = next {
             let message: pb::BrokerToConsumer =
@@ -366,7 +255,7 @@ impl Driver {
                     self.deliver(stream, deliver)?
                 }
                 Some(broker_to_consumer::Message::Confirmed(confirmed)) => {
-                    self.confirmed(stream, &confirmed.confirm)
+                    stream.confirmed(&confirmed.confirm, &self.shared)
                 }
                 Some(broker_to_consumer::Message::HandedOver(heard)) => {
                     let asker = {
@@ -382,66 +271,39 @@ impl Driver {
                 // A kind of message from a later version.
                 None => {}
             }
-            next = stream.source.buffered().map_err(lost)?;
+            next = stream.frames.buffered().map_err(lost)?;
         }
         Ok(())
     }
 
-    fn deliver(&mut self, stream: &mut Stream, deliver: pb::Deliver) -> Result<(), End> {
+    fn deliver(&mut self, stream: &mut ConsumerStream<C>, deliver: pb::Deliver) -> Result<(), End> {
         self.backoff.reset();
         let generation = self.shared.state().generation;
         let suspect = deliver.suspect;
         let mut handout =
             Handout::new(deliver, generation, !stream.answers_unwanted).map_err(End::Fatal)?;
         let (events, bytes) = handout.cost();
-        stream.delivered += events;
-        handout.hear_first = suspect.then_some(stream.delivered);
-        stream.spend(events, bytes, self.credit_events, self.credit_bytes)?;
+        let delivered = stream.deliver(events, bytes).map_err(End::Fatal)?;
+        handout.hear_first = suspect.then_some(delivered);
         // When nobody receives any more, the consumer is gone, which is noticed elsewhere.
         let _ = self.handouts.send(Ok(handout));
         Ok(())
     }
 
-    fn confirmed(&self, stream: &mut Stream, confirmed: &[u64]) {
-        for number in confirmed {
-            let waiting = stream
-                .confirms
-                .iter()
-                .position(|(waiting, _)| waiting == number);
-            let Some((_, waiters)) = waiting.and_then(|index| stream.confirms.remove(index)) else {
-                continue;
-            };
-            for waiter in waiters {
-                // Nobody may be waiting any more.
-                let _ = waiter.send(Ok(()));
-            }
+    /// The consumer is gone. One that failed says so; another has said what it had to say, and waits until the broker has heard
+    /// it, not for long. Deliveries that cross this are given to others.
+    async fn say_goodbye(&self, stream: &mut ConsumerStream<C>) {
+        if self.shared.state().failed {
+            stream.frames.reset(APPLICATION_FAILED);
+            return;
         }
-        let mut state = self.shared.state();
-        if stream.confirms.is_empty() && stream.outgoing.is_empty() && state.answers.is_empty() {
-            state.unconfirmed = false;
-        }
-    }
-
-    /// Sends what is left to say, ends the stream, and waits for the broker to have heard it; not for long.
-    async fn say_goodbye(&self, stream: &mut Stream) {
-        // Fails only when the stream is over already.
-        let _ = stream.send.finish();
-        let heard = async {
-            let stopped = stream.send.stopped();
-            tokio::pin!(stopped);
-            loop {
-                tokio::select! {
-                    _ = &mut stopped => return,
-                    // Deliveries that cross our goodbye; the broker gives them to others.
-                    frame = stream.source.next() => if !matches!(frame, Ok(Some(_))) { return },
-                }
-            }
-        };
-        let _ = tokio::time::timeout(DETACH_TIMEOUT, heard).await;
+        stream.frames.finish();
+        let _ = tokio::time::timeout(DETACH_TIMEOUT, stream.frames.drained()).await;
     }
 
     /// What `stream` delivered is no longer ours. Tells whoever waits for confirmation.
-    fn lose(&self, stream: Stream) {
+    fn lose(&self, stream: ConsumerStream<C>) {
+        let asked: Vec<_> = stream.into_waiters().collect();
         let waiting = {
             let mut state = self.shared.state();
             state.generation += 1;
@@ -451,7 +313,7 @@ impl Driver {
             // It looks again, and finds that what it waits for is no longer its own.
             state.asker.take().into_iter().for_each(Waker::wake);
             let mut waiting = std::mem::take(&mut state.confirms);
-            waiting.extend(stream.confirms.into_iter().flat_map(|(_, waiters)| waiters));
+            waiting.extend(asked);
             // One who waits is told now; otherwise the next who asks.
             if std::mem::take(&mut state.unconfirmed) && waiting.is_empty() {
                 state.acks_lost = true;
@@ -480,6 +342,7 @@ impl Driver {
                 return None;
             }
             tokio::select! {
+                biased;
                 done = &mut work => return Some(done),
                 () = self.shared.wake.notified() => {}
             }
@@ -487,52 +350,13 @@ impl Driver {
     }
 }
 
-impl Stream {
-    /// A number for a confirmation that `waiters` wait for.
-    fn confirm(&mut self, waiters: Vec<Waiter>) -> u64 {
-        let number = self.next_confirm;
-        self.next_confirm += 1;
-        self.confirms.push_back((number, waiters));
-        number
-    }
-
-    /// Takes the cost of deliveries off the broker's credit. One delivery may overdraw the bytes, and a broker that
-    /// sends whole frames may overdraw a little more; one that ignores the credit would fill the memory.
-    fn spend(
-        &mut self,
-        events: u64,
-        bytes: u64,
-        credit_events: u64,
-        credit_bytes: u64,
-    ) -> Result<(), End> {
-        self.credit_events = self.credit_events.saturating_sub_unsigned(events);
-        self.credit_bytes = self.credit_bytes.saturating_sub_unsigned(bytes);
-        let events_over = self.credit_events < -i64::try_from(credit_events).unwrap_or(i64::MAX);
-        let slack = credit_bytes.saturating_add(tidegate_wire::limits::FRAME_BYTES_MAX as u64);
-        let bytes_over = self.credit_bytes < -i64::try_from(slack).unwrap_or(i64::MAX);
-        if events_over || bytes_over {
-            return Err(End::Fatal(SubscribeError::Protocol(
-                "the broker ignores the consumer's credit".into(),
-            )));
-        }
-        Ok(())
-    }
-
-    /// Ends the stream at once, in both directions.
-    fn abandon(&mut self) {
-        // Both fail only when the stream is over already; a finished side that was heard is not touched.
-        let _ = self.send.reset(VarInt::from_u32(0));
-        self.source.stop();
-    }
-}
-
 /// The stream is over; what came was no protocol, or nothing came.
 fn lost(error: StreamError) -> End {
     match error {
-        StreamError::Lost(reason) => {
-            debug!(reason, "the consumer's stream is lost");
+        StreamError::Frame(error) => End::Fatal(SubscribeError::Protocol(error.to_string())),
+        lost => {
+            debug!(reason = %lost, "the consumer's stream is lost");
             End::Retry(None)
         }
-        StreamError::Frame(error) => End::Fatal(SubscribeError::Protocol(error.to_string())),
     }
 }

@@ -1,27 +1,24 @@
-//! A broker of the tests: does the handshake and the hello by itself, and leaves every other stream to the test,
-//! which plays the broker's part word by word.
+//! A broker of the tests: says hello by itself, and leaves every other stream to the test, which plays the broker's part word by
+//! word. It plays over any transport: what brings connections to it is its door.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
-use quinn::VarInt;
-use quinn::crypto::rustls::QuicServerConfig;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tidegate_wire::frame::{decode, encode_frame};
+use tidegate_wire::Limits;
+use tidegate_wire::frame::decode;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{self, broker_to_consumer, hello_reply, publish_opened, publish_reply};
 use tidegate_wire::pb::{stream_open, subscribe_opened};
-use tidegate_wire::{ALPN, Limits};
+use tidegate_wire::stream::memory::MemoryConnection;
+use tidegate_wire::stream::{Connection, ConnectionEnd, ReceiveError, SendHalf};
 use tokio::sync::mpsc;
 
-use crate::transport::FrameSource;
-use crate::{Client, ClientOptions, ErrorCode, Event, Identity};
+use super::network::Network;
+use crate::error::StreamError;
+use crate::frames::{FrameQueue, FrameSource};
+use crate::{Client, ClientOptions, ConnectError, ErrorCode, Event};
 
 /// Nothing in these tests takes this long unless it never comes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,52 +33,30 @@ pub(super) fn soon<T>(work: impl Future<Output = T>) -> impl Future<Output = T> 
     }
 }
 
-/// A certificate authority and what it signs.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    pub(super) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    pub(super) fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    /// A certificate for `localhost`, and its key.
-    pub(super) fn identity(&self) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Identity::new(vec![certificate.der().clone()], key)
-    }
-
-    fn verifier(&self) -> Arc<dyn rustls::server::danger::ClientCertVerifier> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .unwrap()
-    }
-}
-
-pub(super) struct Broker {
-    pub(super) authority: Authority,
-    addr: SocketAddr,
-    streams: mpsc::UnboundedReceiver<Stream>,
-    connections: Arc<Mutex<Vec<(quinn::Connection, quinn::SendStream)>>>,
-    endpoint: quinn::Endpoint,
+/// A broker whose connections come in by a door of its transport; within the process, when nothing else is said.
+pub(super) struct Broker<C: Connection = MemoryConnection, D = Network> {
+    pub(super) door: D,
+    streams: mpsc::UnboundedReceiver<Stream<C>>,
+    connections: Connections<C>,
     serving: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Broker {
+/// Those that are welcome, each with its hello stream.
+type Connections<C> = Arc<Mutex<Vec<(C, Stream<C>)>>>;
+
+impl<C: Connection, D> Drop for Broker<C, D> {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+/// What a broker does with a connection that comes in.
+#[derive(Clone)]
+pub(super) enum Manner {
+    /// Answers its hello, and serves it.
+    Answers(hello_reply::Result),
+    /// Closes it at once.
+    Closes(ErrorCode, &'static str),
 }
 
 /// The answer to a hello that is welcome.
@@ -96,73 +71,67 @@ pub(super) fn welcome(version: u32) -> hello_reply::Result {
 
 impl Broker {
     pub(super) fn start() -> Self {
-        Self::start_with(welcome(1), false)
+        Self::start_with(Manner::Answers(welcome(1)))
     }
 
-    /// A broker that answers every hello with `hello`.
-    pub(super) fn start_with(hello: hello_reply::Result, ask_for_certificate: bool) -> Self {
-        let (mut broker, stream_sender) = Self::listen(ask_for_certificate);
-        let connections = Arc::clone(&broker.connections);
-        broker.serving = tokio::spawn(serve(
-            broker.endpoint.clone(),
-            hello,
-            stream_sender,
-            connections,
-        ));
-        broker
-    }
-
-    /// A broker that closes every connection at once.
-    pub(super) fn start_closing(code: ErrorCode, reason: &'static str) -> Self {
-        let (mut broker, _) = Self::listen(false);
-        let endpoint = broker.endpoint.clone();
-        broker.serving = tokio::spawn(async move {
-            while let Some(incoming) = endpoint.accept().await {
-                if let Ok(connection) = incoming.await {
-                    connection.close(VarInt::from_u32(code as u32), reason.as_bytes());
-                }
-            }
-        });
-        broker
-    }
-
-    fn listen(ask_for_certificate: bool) -> (Self, mpsc::UnboundedSender<Stream>) {
-        let authority = Authority::new();
-        let config = server_config(&authority, ask_for_certificate);
-        let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let (stream_sender, streams) = mpsc::unbounded_channel();
-        let broker = Self {
-            authority,
-            addr: endpoint.local_addr().unwrap(),
-            streams,
-            connections: Arc::default(),
-            endpoint,
-            serving: tokio::spawn(async {}),
-        };
-        (broker, stream_sender)
+    pub(super) fn start_with(manner: Manner) -> Self {
+        let (network, incoming) = Network::new();
+        Self::behind(network, incoming, manner)
     }
 
     pub(super) fn options(&self) -> ClientOptions {
-        ClientOptions::new(self.addr.to_string())
-            .server_name("localhost")
-            .roots_pem(self.authority.pem().as_bytes())
-            .unwrap()
+        ClientOptions::new("the broker of the test")
             .backoff(Duration::from_millis(1), Duration::from_millis(20))
+            .seed(1)
+    }
+
+    pub(super) async fn connect(&self, options: ClientOptions) -> Result<Client, ConnectError> {
+        soon(Client::connect_over(self.door.clone(), options)).await
     }
 
     pub(super) async fn client(&self) -> Client {
-        soon(Client::connect(self.options())).await.unwrap()
+        self.connect(self.options()).await.unwrap()
+    }
+}
+
+impl<C: Connection, D> Broker<C, D> {
+    /// A broker for what comes in by `door`.
+    pub(super) fn behind(
+        door: D,
+        mut incoming: mpsc::UnboundedReceiver<C>,
+        manner: Manner,
+    ) -> Self {
+        let (stream_sender, streams) = mpsc::unbounded_channel();
+        let connections = Connections::default();
+        let welcomed = Arc::clone(&connections);
+        let serving = tokio::spawn(async move {
+            while let Some(connection) = incoming.recv().await {
+                match manner.clone() {
+                    Manner::Closes(code, reason) => connection.close(code as u32, reason),
+                    Manner::Answers(hello) => {
+                        let (streams, welcomed) = (stream_sender.clone(), Arc::clone(&welcomed));
+                        tokio::spawn(serve(connection, hello, streams, welcomed));
+                    }
+                }
+            }
+        });
+        Self {
+            door,
+            streams,
+            connections,
+            serving,
+        }
     }
 
     /// The next stream that a client opens.
-    pub(super) async fn stream(&mut self) -> Stream {
+    pub(super) async fn stream(&mut self) -> Stream<C> {
         soon(self.streams.recv()).await.unwrap()
     }
 
     /// Ends every connection there is, without a word on its streams.
     pub(super) fn drop_connections(&self) {
         for (connection, _) in self.connections.lock().unwrap().drain(..) {
-            connection.close(VarInt::from_u32(1), b"dropped by the test");
+            connection.close(1, "dropped by the test");
         }
     }
 
@@ -174,88 +143,66 @@ impl Broker {
                 reason: "test".into(),
                 grace_ms: 60_000,
             };
-            write(&mut hello, &goodbye).await;
+            hello.write(&goodbye).await;
             self.connections.lock().unwrap().push((connection, hello));
         }
     }
 
     /// How the first connection ends, once it does.
-    pub(super) async fn closed(&self) -> quinn::ConnectionError {
+    pub(super) async fn closed(&self) -> ConnectionEnd {
         let connection = self.connections.lock().unwrap()[0].0.clone();
         soon(connection.closed()).await
     }
 }
 
-fn server_config(authority: &Authority, ask_for_certificate: bool) -> quinn::ServerConfig {
-    let identity = authority.identity();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap();
-    let builder = match ask_for_certificate {
-        true => builder.with_client_cert_verifier(authority.verifier()),
-        false => builder.with_no_client_auth(),
-    };
-    let mut config = builder
-        .with_single_cert(identity.chain, identity.key)
-        .unwrap();
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).unwrap()))
-}
-
-async fn serve(
-    endpoint: quinn::Endpoint,
+async fn serve<C: Connection>(
+    connection: C,
     hello: hello_reply::Result,
-    streams: mpsc::UnboundedSender<Stream>,
-    connections: Arc<Mutex<Vec<(quinn::Connection, quinn::SendStream)>>>,
+    streams: mpsc::UnboundedSender<Stream<C>>,
+    welcomed: Connections<C>,
 ) {
-    while let Some(incoming) = endpoint.accept().await {
-        let Ok(connection) = incoming.await else {
+    while let Ok((send, receive)) = connection.accept().await {
+        let mut source = FrameSource::new(receive);
+        let Ok(Some(frame)) = source.next().await else {
             continue;
         };
-        let (hello, streams, connections) =
-            (hello.clone(), streams.clone(), Arc::clone(&connections));
-        tokio::spawn(async move {
-            while let Ok((mut send, recv)) = connection.accept_bi().await {
-                let mut source = FrameSource::new(recv);
-                let Ok(Some(frame)) = source.next().await else {
-                    continue;
-                };
-                let open: pb::StreamOpen = decode(frame).unwrap();
-                let open = open.kind.unwrap();
-                if let stream_open::Kind::Hello(_) = open {
-                    write(
-                        &mut send,
-                        &pb::HelloReply {
-                            result: Some(hello.clone()),
-                        },
-                    )
-                    .await;
-                    connections.lock().unwrap().push((connection.clone(), send));
-                } else {
-                    let _ = streams.send(Stream { open, send, source });
-                }
-            }
-        });
+        let open: pb::StreamOpen = decode(frame).unwrap();
+        let mut stream = Stream {
+            open: open.kind.unwrap(),
+            send,
+            queue: FrameQueue::default(),
+            source,
+        };
+        if let stream_open::Kind::Hello(_) = stream.open {
+            let result = Some(hello.clone());
+            stream.write(&pb::HelloReply { result }).await;
+            let mut welcomed = welcomed.lock().unwrap();
+            welcomed.push((connection.clone(), stream));
+        } else {
+            let _ = streams.send(stream);
+        }
     }
 }
 
-async fn write(send: &mut quinn::SendStream, message: &impl Message) {
-    let mut out = BytesMut::new();
-    encode_frame(message, &mut out);
-    send.write_all(&out).await.unwrap();
-}
-
 /// A stream that a client opened.
-pub(super) struct Stream {
+pub(super) struct Stream<C: Connection = MemoryConnection> {
     pub(super) open: stream_open::Kind,
-    pub(super) send: quinn::SendStream,
-    source: FrameSource,
+    send: C::Send,
+    queue: FrameQueue,
+    source: FrameSource<C::Receive>,
 }
 
-impl Stream {
+impl<C: Connection> Stream<C> {
     pub(super) async fn write(&mut self, message: &impl Message) {
-        soon(write(&mut self.send, message)).await;
+        self.queue.push(message);
+        while !self.queue.is_empty() {
+            soon(self.queue.write(&mut self.send)).await.unwrap();
+        }
+    }
+
+    /// The broker has nothing more to say.
+    pub(super) fn finish(&mut self) {
+        self.send.finish();
     }
 
     /// The next message; `None` when the client has finished its side.
@@ -271,7 +218,7 @@ impl Stream {
 }
 
 /// The broker's part on a publish stream.
-impl Stream {
+impl<C: Connection> Stream<C> {
     pub(super) fn publish_open(&self) -> &pb::PublishOpen {
         match &self.open {
             stream_open::Kind::Publish(open) => open,
@@ -331,7 +278,7 @@ impl Stream {
 }
 
 /// The broker's part on a consumer's stream.
-impl Stream {
+impl<C: Connection> Stream<C> {
     pub(super) fn subscribe_open(&self) -> &pb::SubscribeOpen {
         match &self.open {
             stream_open::Kind::Subscribe(open) => open,
@@ -411,15 +358,13 @@ impl Stream {
     }
 
     /// The code with which the client resets its side; `None` when it finishes it.
-    pub(super) async fn reset_code(&mut self) -> Option<u64> {
+    pub(super) async fn reset_code(&mut self) -> Option<u32> {
         loop {
             match soon(self.source.next()).await {
                 Ok(Some(_)) => {}
                 Ok(None) => return None,
-                Err(_) => {
-                    let reset = self.source.recv().received_reset().await;
-                    return reset.ok().flatten().map(|code| code.into_inner());
-                }
+                Err(StreamError::Receive(ReceiveError::Reset(code))) => return Some(code),
+                Err(other) => panic!("neither reset nor finished: {other}"),
             }
         }
     }

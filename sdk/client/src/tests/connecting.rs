@@ -3,25 +3,27 @@
 use std::time::Duration;
 
 use tidegate_wire::pb::{self, hello_reply};
+use tokio::time::Instant;
 
-use super::broker::{Authority, Broker, soon, welcome};
+use super::broker::{Broker, Manner, soon, welcome};
+use super::network::Behind;
 use crate::{
-    Client, ConnectError, ConsumerOptions, ErrorCode, Event, PublishError, PublisherOptions,
-    SubscribeError,
+    Client, ConnectError, ConnectionEnd, ConsumerOptions, ErrorCode, Event, PublishError,
+    PublisherOptions, SubscribeError,
 };
 
 async fn refused_by(hello: hello_reply::Result) -> ConnectError {
-    let broker = Broker::start_with(hello, false);
-    soon(Client::connect(broker.options())).await.unwrap_err()
+    let broker = Broker::start_with(Manner::Answers(hello));
+    broker.connect(broker.options()).await.unwrap_err()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_broker_says_who_we_are() {
     let broker = Broker::start();
     assert_eq!(broker.client().await.principal(), "cn:tester");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refused_hello_is_typed() {
     let error = pb::Error::new(ErrorCode::UnsupportedVersion, "speak version 7");
     match refused_by(hello_reply::Result::Error(error)).await {
@@ -36,7 +38,7 @@ async fn a_refused_hello_is_typed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_version_we_do_not_speak_is_refused() {
     let error = refused_by(welcome(2)).await;
     assert!(
@@ -45,40 +47,50 @@ async fn a_version_we_do_not_speak_is_refused() {
     );
 }
 
-#[tokio::test]
-async fn a_foreign_authority_is_no_authority() {
-    let broker = Broker::start();
-    let mut options = broker.options();
-    options.roots.clear();
-    let options = options
-        .roots_pem(Authority::new().pem().as_bytes())
-        .unwrap();
-    let error = soon(Client::connect(options)).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Handshake { .. }), "{error:?}");
-}
-
-#[tokio::test]
-async fn a_missing_client_certificate_is_a_failed_handshake() {
-    let broker = Broker::start_with(welcome(1), true);
-    let error = soon(Client::connect(broker.options())).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Handshake { .. }), "{error:?}");
-    let mut options = broker.options();
-    options.identity = Some(broker.authority.identity());
-    soon(Client::connect(options)).await.unwrap();
-}
-
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nobody_there_is_an_error_after_the_timeout() {
-    let broker = Broker::start();
-    // Nothing speaks QUIC on this socket.
-    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut options = broker.options().connect_timeout(Duration::from_millis(200));
-    options.addr = silent.local_addr().unwrap().to_string();
-    let error = soon(Client::connect(options)).await.unwrap_err();
+    let mut broker = Broker::start();
+    broker.door.addresses = vec![Behind::Silence];
+    let begun = Instant::now();
+    let patience = Duration::from_secs(10);
+    let options = broker.options().connect_timeout(patience);
+    let error = broker.connect(options).await.unwrap_err();
     assert!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
+    assert_eq!(begun.elapsed().as_secs(), patience.as_secs());
+    // One attempt after the other, with more time for each: a second, two, four, and what is left.
+    let attempts = broker.door.attempts.lock().unwrap().clone();
+    let seconds: Vec<u64> = attempts.iter().map(|(at, _)| at.as_secs()).collect();
+    assert_eq!(seconds, [0, 1, 3, 7, 8]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn whichever_address_answers_is_taken() {
+    let mut broker = Broker::start();
+    broker.door.addresses = vec![Behind::Silence, Behind::Broker];
+    broker.client().await;
+    let attempts = broker.door.attempts.lock().unwrap().clone();
+    let later = Duration::from_millis(200);
+    assert_eq!(attempts, [(Duration::ZERO, 0), (later, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_without_addresses_is_not_found() {
+    let mut broker = Broker::start();
+    broker.door.addresses.clear();
+    let options = broker.options().connect_timeout(Duration::from_millis(1));
+    match broker.connect(options).await.unwrap_err() {
+        ConnectError::TimedOut { source, .. } => {
+            let source = source.expect("more than silence");
+            assert!(
+                matches!(*source, ConnectError::Resolve { .. }),
+                "{source:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_everything_closes_the_connection() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -93,13 +105,10 @@ async fn dropping_everything_closes_the_connection() {
     drop(publisher);
     stream.ended().await;
     let end = broker.closed().await;
-    assert!(
-        matches!(end, quinn::ConnectionError::ApplicationClosed(_)),
-        "{end:?}"
-    );
+    assert!(matches!(end, ConnectionEnd::Peer { .. }), "{end:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn closing_ends_publishers_and_consumers() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -131,12 +140,11 @@ async fn closing_ends_publishers_and_consumers() {
     assert_eq!(client.principal(), "");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_reconnect_a_loss_is_final() {
     let mut broker = Broker::start();
-    let client = soon(Client::connect(broker.options().reconnect(false)))
-        .await
-        .unwrap();
+    let options = broker.options().reconnect(false);
+    let client = broker.connect(options).await.unwrap();
     let (publisher, mut stream) =
         tokio::join!(client.publisher(PublisherOptions::default()), async {
             let mut stream = broker.stream().await;
@@ -152,7 +160,7 @@ async fn without_reconnect_a_loss_is_final() {
     assert!(matches!(error, PublishError::Connection(_)), "{error:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_goodbye_moves_new_streams_to_a_new_connection() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -169,7 +177,7 @@ async fn a_goodbye_moves_new_streams_to_a_new_connection() {
     let (batch, _) = first.batch().await;
     first.ack(batch.correlation, 1, false).await;
     assert_eq!(soon(ticket).await.unwrap().sequence, 1);
-    first.send.finish().unwrap();
+    first.finish();
     let mut second = broker.stream().await;
     assert_eq!(second.publish_open(), first.publish_open());
     second.publish_ready(1000, 10).await;
@@ -179,10 +187,10 @@ async fn a_goodbye_moves_new_streams_to_a_new_connection() {
     assert_eq!(soon(ticket).await.unwrap().sequence, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_connection_closed_with_a_code_is_a_refusal() {
-    let broker = Broker::start_closing(ErrorCode::PermissionDenied, "not you");
-    let error = soon(Client::connect(broker.options())).await.unwrap_err();
+    let broker = Broker::start_with(Manner::Closes(ErrorCode::PermissionDenied, "not you"));
+    let error = broker.connect(broker.options()).await.unwrap_err();
     match error {
         ConnectError::Refused(refusal) => {
             assert_eq!(refusal.code, ErrorCode::PermissionDenied);
@@ -190,6 +198,39 @@ async fn a_connection_closed_with_a_code_is_a_refusal() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// When a client with this seed comes back to a broker that drops it as soon as it is welcome, and as which producer it publishes.
+async fn run_of(seed: u64) -> (Vec<(Duration, usize)>, Vec<bytes::Bytes>) {
+    let mut broker = Broker::start();
+    let client = broker.connect(broker.options().seed(seed)).await.unwrap();
+    let mut producers = Vec::new();
+    for _ in 0..2 {
+        let (publisher, stream) =
+            tokio::join!(soon(client.publisher(PublisherOptions::default())), async {
+                let mut stream = broker.stream().await;
+                stream.publish_ready(1000, 10).await;
+                stream
+            });
+        publisher.unwrap();
+        producers.push(stream.publish_open().producer_id.clone());
+        for _ in 0..5 {
+            broker.drop_connections();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+    let attempts = broker.door.attempts.lock().unwrap().clone();
+    (attempts, producers)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_seed_makes_the_same_run() {
+    let (attempts, producers) = run_of(7).await;
+    assert_eq!((attempts.len(), producers.len()), (11, 2));
+    assert_eq!(run_of(7).await, (attempts.clone(), producers.clone()));
+    let (other_attempts, other_producers) = run_of(8).await;
+    assert_ne!(other_attempts, attempts);
+    assert_ne!(other_producers, producers);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{self, broker_to_consumer::Message};
+use tokio::time::Instant;
 
 use super::broker::{Broker, Stream, soon};
 use crate::{Client, Consumer, ConsumerOptions, Delivery, ErrorCode, SubscribeError};
@@ -43,7 +45,7 @@ fn ack(first: &[u64], more: &[u64], confirm: u64) -> Command {
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn acks_travel_as_ranges() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -83,7 +85,7 @@ async fn acks_travel_as_ranges() {
     assert_eq!(stream.command().await, ack(&[40], &[0], 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn other_answers_say_what_they_must() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -118,7 +120,7 @@ async fn other_answers_say_what_they_must() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn parts_are_one_delivery() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -137,7 +139,7 @@ async fn parts_are_one_delivery() {
     assert_eq!(take(&mut consumer).await.position, 4);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn credit_comes_back_as_deliveries_are_taken() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -173,7 +175,7 @@ async fn credit_comes_back_as_deliveries_are_taken() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn scarce_credit_comes_back_at_once() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -184,10 +186,8 @@ async fn scarce_credit_comes_back_at_once() {
     let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
     stream.deliver(1, &[1]).await;
     let _delivery = take(&mut consumer).await;
-    let (_, command) = tokio::join!(
-        tokio::time::timeout(Duration::from_millis(1), consumer.next()),
-        stream.command()
-    );
+    assert!(consumer.next().now_or_never().is_none());
+    let command = stream.command().await;
     assert_eq!(
         command,
         Command::Credit(pb::Credit {
@@ -198,7 +198,7 @@ async fn scarce_credit_comes_back_at_once() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_broker_that_ignores_credit_is_left() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -220,7 +220,7 @@ async fn a_broker_that_ignores_credit_is_left() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn dropping_sends_the_last_acks_and_ends_the_stream() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -235,16 +235,31 @@ async fn dropping_sends_the_last_acks_and_ends_the_stream() {
     held.ack();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn closing_waits_until_the_broker_has_heard() {
     let mut broker = Broker::start();
     let client = broker.client().await;
     let (consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
-    soon(consumer.close()).await;
-    assert_eq!(stream.read::<pb::ConsumerCommand>().await, None);
+    let begun = Instant::now();
+    let close = soon(consumer.close());
+    tokio::pin!(close);
+    assert!(close.as_mut().now_or_never().is_none());
+    let ((), end) = tokio::join!(close, stream.read::<pb::ConsumerCommand>());
+    assert_eq!((end, begun.elapsed()), (None, Duration::ZERO));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_long_for_a_broker_that_hears_nothing() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    let begun = Instant::now();
+    soon(consumer.close()).await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(1));
+    assert_eq!(stream.reset_code().await, Some(0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn confirmed_acks_are_durable() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -266,7 +281,7 @@ async fn confirmed_acks_are_durable() {
         .expect("nothing left to confirm");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn after_a_loss_everything_comes_again() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -297,7 +312,7 @@ async fn after_a_loss_everything_comes_again() {
     assert_eq!(take(&mut consumer).await.position, 3);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_flush_under_way_hears_of_the_loss() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -314,7 +329,7 @@ async fn a_flush_under_way_hears_of_the_loss() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refused_subscription_is_typed() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -334,7 +349,7 @@ async fn a_refused_subscription_is_typed() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_deleted_subscription_ends_the_consumer() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -355,7 +370,7 @@ async fn a_deleted_subscription_ends_the_consumer() {
     assert!(matches!(error, SubscribeError::Refused(_)), "{error:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retryable_end_is_attached_again() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -372,7 +387,7 @@ async fn a_retryable_end_is_attached_again() {
     assert_eq!(take(&mut consumer).await.position, 8);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_broker_is_told_what_the_application_got() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -384,11 +399,10 @@ async fn the_broker_is_told_what_the_application_got() {
     stream.handed_over(2).await;
     let _held = take(&mut consumer).await;
     // Also as the last word.
-    soon(consumer.close()).await;
-    stream.handed_over(3).await;
+    tokio::join!(soon(consumer.close()), stream.handed_over(3));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_suspect_waits_until_the_broker_has_heard_of_it() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -406,7 +420,7 @@ async fn a_suspect_waits_until_the_broker_has_heard_of_it() {
     assert_eq!(take(&mut consumer).await.position, 9);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_suspect_that_nobody_heard_of_goes_down_with_its_connection() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -423,7 +437,7 @@ async fn a_suspect_that_nobody_heard_of_goes_down_with_its_connection() {
     assert_eq!(delivery.position, 7);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_consumer_that_goes_down_with_a_panic_says_so() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -441,7 +455,7 @@ async fn a_consumer_that_goes_down_with_a_panic_says_so() {
     assert_eq!(stream.reset_code().await, None, "finished");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_only_looks_says_so() {
     let mut broker = Broker::start();
     let client = broker.client().await;

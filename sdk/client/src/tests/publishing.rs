@@ -34,7 +34,7 @@ async fn send(publisher: &Publisher, topic: &str, payload: &'static str) -> Publ
 
 const PLENTY: (u64, u32) = (1 << 20, 100);
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn tickets_resolve_to_sequences() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -73,7 +73,7 @@ async fn tickets_resolve_to_sequences() {
     assert_eq!((third.first_number, third.resolved_through), (4, 3));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_resend_keeps_order_and_numbers() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -132,12 +132,12 @@ async fn a_resend_keeps_order_and_numbers() {
     assert_eq!(soon(late).await.unwrap().sequence, 14);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn credit_in_batches_is_obeyed() {
     check_credit((1 << 20, 1)).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn credit_in_bytes_is_obeyed() {
     // An event of one byte takes three.
     check_credit((10, 100)).await;
@@ -181,7 +181,7 @@ fn one_at_a_time() -> PublisherOptions {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn sending_waits_for_room() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -201,7 +201,7 @@ async fn sending_waits_for_room() {
     assert_eq!(soon(second).await.unwrap().sequence, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn room_goes_to_who_waits_in_order_and_past_who_gave_up() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -229,7 +229,7 @@ async fn room_goes_to_who_waits_in_order_and_past_who_gave_up() {
     assert_eq!(payloads, ["4"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refusal_is_of_its_batch_alone() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -270,7 +270,7 @@ async fn a_refusal_is_of_its_batch_alone() {
     soon(publisher.flush()).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retryable_refusal_brings_everything_again() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -284,7 +284,7 @@ async fn a_retryable_refusal_brings_everything_again() {
     let error =
         pb::Error::new(ErrorCode::Overloaded, "later").retry_after(Duration::from_millis(1));
     stream.refuse(sent[0].correlation, error).await;
-    stream.send.finish().unwrap();
+    stream.finish();
     let mut again = broker.stream().await;
     again.publish_ready(PLENTY.0, PLENTY.1).await;
     for (expected, ticket) in sent.into_iter().zip(tickets) {
@@ -298,7 +298,7 @@ async fn a_retryable_refusal_brings_everything_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_fenced_producer_is_done() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -326,7 +326,7 @@ async fn a_fenced_producer_is_done() {
     assert!(is_fenced(&error), "{error:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refused_opening_is_typed() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -344,7 +344,7 @@ async fn a_refused_opening_is_typed() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_known_producer_goes_on_after_its_last_number() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -376,7 +376,7 @@ async fn a_known_producer_goes_on_after_its_last_number() {
     assert_eq!((batch.first_number, batch.resolved_through), (42, 41));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_idempotence_there_are_no_numbers() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -391,7 +391,7 @@ async fn without_idempotence_there_are_no_numbers() {
     assert_eq!((batch.first_number, batch.resolved_through), (0, 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unanswered_event_fails_after_its_timeout() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -414,7 +414,7 @@ async fn an_unanswered_event_fails_after_its_timeout() {
     assert_eq!(soon(ticket).await.unwrap().sequence, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_linger_ends_with_a_flush() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -433,7 +433,7 @@ async fn a_linger_ends_with_a_flush() {
     assert_eq!(soon(ticket).await.unwrap().sequence, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_sent_outlives_its_publisher() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -449,7 +449,7 @@ async fn what_was_sent_outlives_its_publisher() {
     stream.ended().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_event_beyond_the_limits_is_not_sent() {
     let mut broker = Broker::start();
     let client = broker.client().await;

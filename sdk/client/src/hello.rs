@@ -1,0 +1,81 @@
+//! The hello: the first stream of a connection, on which client and broker say who they are and what they speak. It stays open,
+//! for the broker's goodbye.
+
+use tidegate_wire::frame::decode;
+use tidegate_wire::limits::FRAME_BYTES_MAX;
+use tidegate_wire::pb::{self, hello_reply, stream_open};
+use tidegate_wire::stream::Connection;
+use tidegate_wire::{Limits, PROTOCOL_VERSION};
+
+use crate::error::{ConnectError, Refusal, StreamError};
+use crate::frames::FrameStream;
+
+/// A connection whose hello was answered: streams may be opened on it.
+pub(crate) struct Established<C> {
+    pub(crate) connection: C,
+    /// Where the broker is, for logs.
+    pub(crate) address: String,
+    /// Who the broker takes this client for.
+    pub(crate) principal: String,
+    /// What the broker accepts.
+    pub(crate) limits: Limits,
+}
+
+/// What is left of the hello stream. Our side of it stays open as long as the connection.
+pub(crate) struct HelloStream<C: Connection>(FrameStream<C>);
+
+impl<C: Connection> HelloStream<C> {
+    /// Waits for the broker's goodbye; `None` when the stream ends without one.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(crate) async fn go_away(&mut self) -> Option<pb::GoAway> {
+        let frame = self.0.next().await.ok()??;
+        decode(frame).ok()
+    }
+}
+
+/// Says hello on a new connection to the broker at `address`, and waits for the answer.
+///
+/// # Errors
+/// When the broker refuses, speaks another version, or no answer comes.
+pub(crate) async fn say_hello<C: Connection>(
+    connection: C,
+    address: String,
+    client_name: &str,
+) -> Result<(Established<C>, HelloStream<C>), ConnectError> {
+    let hello = pb::Hello {
+        versions: vec![PROTOCOL_VERSION],
+        client: client_name.to_owned(),
+        frame_bytes_max: FRAME_BYTES_MAX as u64,
+    };
+    let protocol = |error: StreamError| ConnectError::Protocol(error.to_string());
+    let opened = FrameStream::open(&connection, stream_open::Kind::Hello(hello)).await;
+    let mut stream = opened.map_err(protocol)?;
+    let frame = stream.next().await.map_err(protocol)?;
+    let frame = frame.ok_or_else(|| ConnectError::Protocol("the hello was not answered".into()))?;
+    let reply: pb::HelloReply = decode(frame).map_err(|error| protocol(error.into()))?;
+    let welcome = match reply.result {
+        Some(hello_reply::Result::Welcome(welcome)) => welcome,
+        Some(hello_reply::Result::Error(error)) => {
+            return Err(ConnectError::Refused(Refusal::from(error)));
+        }
+        None => {
+            return Err(ConnectError::Protocol(
+                "the answer to the hello is empty".into(),
+            ));
+        }
+    };
+    if welcome.version != PROTOCOL_VERSION {
+        return Err(ConnectError::Version {
+            chosen: welcome.version,
+        });
+    }
+    let established = Established {
+        connection,
+        address,
+        principal: welcome.principal,
+        limits: Limits::from(welcome.limits.as_ref()),
+    };
+    Ok((established, HelloStream(stream)))
+}

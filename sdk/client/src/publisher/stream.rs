@@ -1,0 +1,145 @@
+//! One stream of a publisher, from the broker's yes to its end: which batches were sent on it, what they cost of the broker's
+//! credit, and whether it is only waiting for its last answers. What outlives a stream is the driver's.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tidegate_wire::pb;
+use tidegate_wire::stream::Connection;
+use tokio::time::Instant;
+
+use super::outstanding::Batch;
+use crate::frames::FrameStream;
+
+/// Bytes handed to the stream ahead of what it takes. More would only make batches smaller than they need to be,
+/// for what waits in the gatherer can still grow.
+const STAGED_BYTES_MAX: usize = 512 * 1024;
+
+/// How long the answers still under way are awaited after a refusal that ends the stream.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) struct PublishStream<C: Connection> {
+    pub(super) frames: FrameStream<C>,
+    connection: C,
+    credit_bytes: usize,
+    credit_batches: usize,
+    /// What each batch sent and not answered costs of the credit, by correlation.
+    unanswered: FxHashMap<u64, usize>,
+    unanswered_cost: usize,
+    /// Correlation of the next batch to send.
+    next_unsent: u64,
+    /// The head being written; its topic's memory serves the next one.
+    head: pb::PublishBatch,
+    draining: Option<Draining>,
+}
+
+/// The broker has refused, or takes no more, and will end the stream.
+#[derive(Clone, Copy)]
+struct Draining {
+    /// How long it wants us to wait before a retry.
+    wait: Option<Duration>,
+    deadline: Instant,
+}
+
+impl<C: Connection> PublishStream<C> {
+    /// A stream of `connection` with the credit of `ready`.
+    pub(super) fn new(connection: C, frames: FrameStream<C>, ready: &pb::PublishReady) -> Self {
+        Self {
+            frames,
+            connection,
+            credit_bytes: usize::try_from(ready.credit_bytes).unwrap_or(usize::MAX),
+            // None at all would stop everything for ever.
+            credit_batches: ready.credit_batches.max(1) as usize,
+            unanswered: FxHashMap::default(),
+            unanswered_cost: 0,
+            next_unsent: 0,
+            head: pb::PublishBatch::default(),
+            draining: None,
+        }
+    }
+
+    pub(super) fn credit_bytes(&self) -> usize {
+        self.credit_bytes
+    }
+
+    pub(super) fn round_trip(&self) -> Duration {
+        self.connection.round_trip()
+    }
+
+    /// The correlation of the next batch to send, if one may be sent now. Batches before `first` are not sent any more.
+    pub(super) fn next(&mut self, first: u64) -> Option<u64> {
+        let may_send = self.draining.is_none()
+            && self.frames.queue().bytes() < STAGED_BYTES_MAX
+            && self.unanswered.len() < self.credit_batches;
+        may_send.then_some(self.next_unsent.max(first))
+    }
+
+    /// The batch of `correlation` was sent, or need not be.
+    pub(super) fn sent(&mut self, correlation: u64) {
+        self.next_unsent = correlation + 1;
+    }
+
+    /// Bytes that the next batch may cost.
+    pub(super) fn credit_left(&self) -> usize {
+        match self.unanswered.is_empty() {
+            // A batch above all credit is the broker's to refuse.
+            true => usize::MAX,
+            false => self.credit_bytes.saturating_sub(self.unanswered_cost),
+        }
+    }
+
+    /// Queues a batch. What it says of its first number and of what is resolved is `numbers`.
+    pub(super) fn stage(&mut self, correlation: u64, batch: &Batch, numbers: Numbers) {
+        self.unanswered.insert(correlation, batch.cost);
+        self.unanswered_cost += batch.cost;
+        let head = &mut self.head;
+        head.correlation = correlation;
+        head.topic.clear();
+        head.topic.push_str(&batch.topic);
+        head.first_number = numbers.first;
+        head.resolved_through = numbers.resolved_through;
+        self.frames.queue().push_batch(head, &batch.body);
+    }
+
+    /// The broker has answered `correlation`. False when it was not sent on this stream.
+    pub(super) fn answered(&mut self, correlation: u64) -> bool {
+        let Some(cost) = self.unanswered.remove(&correlation) else {
+            return false;
+        };
+        self.unanswered_cost -= cost;
+        true
+    }
+
+    /// Sends nothing more, and waits only for the answers still under way.
+    pub(super) fn drain(&mut self, wait: Option<Duration>) {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        self.frames.queue().clear();
+        self.draining.get_or_insert(Draining { wait, deadline });
+    }
+
+    /// When no further answers are awaited, once there is such a time.
+    pub(super) fn drain_deadline(&self) -> Option<Instant> {
+        self.draining.map(|draining| draining.deadline)
+    }
+
+    /// How long the broker wants us to wait before a retry, when it said so.
+    pub(super) fn retry_wait(&self) -> Option<Duration> {
+        self.draining.and_then(|draining| draining.wait)
+    }
+
+    /// It was draining, and there is nothing more to wait for.
+    pub(super) fn is_drained(&self) -> bool {
+        self.draining.is_some_and(|draining| {
+            self.unanswered.is_empty() || Instant::now() >= draining.deadline
+        })
+    }
+}
+
+/// What a batch says of numbers. Both 0 on a stream without them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Numbers {
+    /// That of its first event.
+    pub(super) first: u64,
+    /// All events up to this one are resolved.
+    pub(super) resolved_through: u64,
+}

@@ -1,0 +1,67 @@
+//! The network of most tests: connections within the process, made at once, to whichever of a host's addresses answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_wire::stream::memory::{MemoryConnection, MemoryOptions, pair};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::{ConnectError, Connector};
+
+/// What is behind an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// The broker.
+    Broker,
+    /// Nobody.
+    Silence,
+}
+
+/// A way to the broker of a test.
+#[derive(Clone)]
+pub(super) struct Network {
+    incoming: mpsc::UnboundedSender<MemoryConnection>,
+    /// What its host resolves to, in order.
+    pub(super) addresses: Vec<Behind>,
+    /// When each attempt was made, and at which address.
+    pub(super) attempts: Arc<std::sync::Mutex<Vec<(Duration, usize)>>>,
+    begun: Instant,
+}
+
+impl Network {
+    /// A network, and the broker's end of it.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<MemoryConnection>) {
+        let (incoming, accepted) = mpsc::unbounded_channel();
+        let network = Self {
+            incoming,
+            addresses: vec![Behind::Broker],
+            attempts: Arc::default(),
+            begun: Instant::now(),
+        };
+        (network, accepted)
+    }
+}
+
+impl Connector for Network {
+    type Address = usize;
+    type Connection = MemoryConnection;
+
+    async fn resolve(&self) -> Result<Vec<usize>, ConnectError> {
+        Ok((0..self.addresses.len()).collect())
+    }
+
+    async fn dial(&self, address: &usize) -> Result<MemoryConnection, ConnectError> {
+        let attempt = (self.begun.elapsed(), *address);
+        self.attempts.lock().unwrap().push(attempt);
+        if self.addresses[*address] == Behind::Silence {
+            std::future::pending::<()>().await;
+        }
+        let (ours, theirs) = pair(MemoryOptions::default());
+        // Fails when the broker of the test is gone; then the connection is, too.
+        let _ = self.incoming.send(theirs);
+        Ok(ours)
+    }
+
+    async fn heard_of_close(&self, _: &MemoryConnection) {}
+}

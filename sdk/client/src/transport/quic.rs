@@ -1,0 +1,180 @@
+//! QUIC with mutual TLS, as Tidegate wants it: sockets, transport parameters, certificates. Knows quinn, with `stream` the only
+//! files of the client that do.
+
+mod stream;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
+use rustls::CipherSuite;
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::ServerName;
+use socket2::{Domain, Protocol, Socket, Type};
+use tidegate_wire::ALPN;
+use tracing::debug;
+
+pub(crate) use self::stream::QuicConnection;
+use self::stream::end_of;
+use super::Connector;
+use crate::error::{ConfigError, ConnectError};
+use crate::options::ClientOptions;
+
+/// Largest packet that path MTU discovery tries. quinn sends groups of ten, and more than 64 KiB in one system call
+/// fails, which reads as a black hole; ten of these are 65,000 bytes.
+const MTU_UPPER_BOUND: u16 = 6_500;
+
+/// Largest packet that this end accepts, announced to the peer: what its discovery may find, with room to spare.
+const UDP_PAYLOAD_BYTES_MAX: u16 = 9_000;
+
+/// Kernel buffers of the socket: at 1 GB/s, 4 MiB hold 4 ms, the time a busy machine may not run us.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Receive window of one stream: twice a consumer's default credit in bytes, so that flow control is the credit's
+/// business and QUIC's window never stands in the way.
+const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
+/// Receive window of the connection: four streams full. Streams are always read, so this is hardly ever held.
+const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
+
+/// Bytes that may be on their way to the broker: twice a publisher's default of outstanding bytes.
+const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Assumed round trip before the first is measured. Decides when an unanswered first packet is sent again: three
+/// times this, so a broker that comes up a moment later is found soon.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Makes QUIC connections to one broker. What can be made once from the options is made once.
+pub(crate) struct QuicConnector {
+    addr: String,
+    server_name: String,
+    config: quinn::ClientConfig,
+}
+
+impl QuicConnector {
+    /// # Errors
+    /// When the options are of no use.
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self, ConfigError> {
+        let server_name = options.server_name.clone();
+        if ServerName::try_from(server_name.as_str()).is_err() {
+            return Err(ConfigError::ServerName { name: server_name });
+        }
+        let mut config = quinn::ClientConfig::new(Arc::new(tls_config(options)?));
+        config.transport_config(Arc::new(transport_config(options)));
+        Ok(Self {
+            addr: options.addr.clone(),
+            server_name,
+            config,
+        })
+    }
+}
+
+impl Connector for QuicConnector {
+    type Address = SocketAddr;
+    type Connection = QuicConnection;
+
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        let resolved = tokio::net::lookup_host(&self.addr).await;
+        let resolved = resolved.map_err(|error| ConnectError::Resolve {
+            addr: self.addr.clone(),
+            source: Arc::new(error),
+        })?;
+        Ok(resolved.collect())
+    }
+
+    async fn dial(&self, address: &SocketAddr) -> Result<QuicConnection, ConnectError> {
+        let endpoint =
+            open_endpoint(*address).map_err(|error| ConnectError::Socket(Arc::new(error)))?;
+        let connection = endpoint
+            .connect_with(self.config.clone(), *address, &self.server_name)
+            .map_err(|error| ConnectError::Protocol(error.to_string()))?
+            .await
+            .map_err(end_of)?;
+        Ok(QuicConnection::new(connection, endpoint))
+    }
+
+    async fn heard_of_close(&self, connection: &QuicConnection) {
+        connection.endpoint().wait_idle().await;
+    }
+}
+
+fn tls_config(options: &ClientOptions) -> Result<QuicClientConfig, ConfigError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for root in &options.roots {
+        roots.add(root.clone()).map_err(ConfigError::Tls)?;
+    }
+    if roots.is_empty() {
+        return Err(ConfigError::NoRoots);
+    }
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(crypto_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(ConfigError::Tls)?
+        .with_root_certificates(roots);
+    let mut config = match &options.identity {
+        Some(identity) => builder
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(ConfigError::Tls)?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    // A resumed session would skip the check of the client's certificate.
+    config.resumption = Resumption::disabled();
+    QuicClientConfig::try_from(config)
+        .map_err(|error| ConfigError::Tls(rustls::Error::General(error.to_string())))
+}
+
+/// The broker takes the first cipher suite that it knows too. With a key of 128 bits, AES takes 10 rounds instead of 14; it is
+/// the suite that TLS 1.3 makes everybody have (RFC 8446, section 9.1), and the first choice of most who use it.
+fn crypto_provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+}
+
+fn transport_config(options: &ClientOptions) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_UPPER_BOUND);
+    let mut transport = TransportConfig::default();
+    transport
+        .mtu_discovery_config(Some(discovery))
+        .initial_rtt(INITIAL_RTT)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        // The client opens every stream, and there are no datagrams.
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(Some(options.keep_alive))
+        // A duration beyond QUIC's 2^62 ms stands for none at all.
+        .max_idle_timeout(options.idle_timeout.try_into().ok());
+    transport
+}
+
+/// An endpoint of its own for each connection: a new port leaves nothing of a dead connection behind.
+fn open_endpoint(peer: SocketAddr) -> std::io::Result<quinn::Endpoint> {
+    let local: SocketAddr = match peer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    // The kernel may give less; that costs speed, not correctness.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    debug!(
+        receive = socket.recv_buffer_size().unwrap_or(0),
+        send = socket.send_buffer_size().unwrap_or(0),
+        "UDP socket buffers in bytes"
+    );
+    socket.bind(&local.into())?;
+    let mut config = EndpointConfig::default();
+    config
+        .max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX)
+        .map_err(std::io::Error::other)?;
+    quinn::Endpoint::new(config, None, socket.into(), Arc::new(quinn::TokioRuntime))
+}
