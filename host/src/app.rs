@@ -3,6 +3,8 @@
 
 mod banner;
 mod machine;
+mod options;
+mod pems;
 mod reload;
 
 use std::fs;
@@ -15,17 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminOptions, Listeners};
 use crate::auth::Policy;
-use crate::broker::{Broker, BrokerOptions, PluginQuotas, Readable};
+use crate::broker::{Broker, Readable};
 use crate::config::{Config, Endpoints};
-use crate::net::{
-    self, ClientAuth, Limits, ListenerOptions, NetHandle, NetOptions, TlsError, TlsIdentity,
-};
-use crate::pki;
-use crate::plugin::{PluginLimits, PluginOptions, Plugins, bundled};
+use crate::net::{self, NetHandle};
+use crate::plugin::{Plugins, bundled};
 use crate::runtime::{Clock, Random, Spawner};
-use crate::state::census::Quota;
-use crate::store::{self, RealFileSystem, StoreOptions};
+use crate::store::{self, RealFileSystem};
 use crate::telemetry::{Metrics, lines};
+
+use self::options::{broker_options, net_options, plugin_options, store_options, usize_of};
+use self::pems::Pems;
 
 pub use reload::Reload;
 
@@ -210,147 +211,6 @@ async fn read_store(config: &Config) -> anyhow::Result<Readable> {
         .context("opening the store was interrupted")?
 }
 
-fn store_options(config: &Config) -> StoreOptions {
-    StoreOptions {
-        journal_file_bytes: config.store.journal_file_bytes,
-        journal_bytes_max: config.store.journal_bytes_max,
-        journal_reserve_bytes: config.store.journal_reserve_bytes,
-        journal_blocks_max: usize_of(config.store.journal_blocks_max),
-        generations_open_max: config.store.generations_open_max as usize,
-        generation_part_bytes: config.store.generation_part_bytes,
-        cache_bytes: config.store.cache_bytes,
-        accept_loss: config.store.accept_loss,
-        marker: Some(config.data_dir.join("tidegate.data")),
-        ..StoreOptions::default()
-    }
-}
-
-fn broker_options(config: &Config, policy: Arc<Policy>, shared: &Shared) -> BrokerOptions {
-    BrokerOptions {
-        clock: shared.clock.clone(),
-        metrics: shared.metrics.clone(),
-        plugins_dir: config.data_dir.join("plugins"),
-        auto_create_topics: config.topics.auto_create,
-        interval_ms: config.store.interval_ms,
-        tail_bytes: usize_of(config.store.tail_bytes),
-        // Half, so that a checkpoint has the time in which the other half fills.
-        checkpoint_bytes: store_options(config).publishable_bytes_max() / 2,
-        checkpoint_blocks: usize_of(config.store.journal_blocks_max / 2),
-        journal_bytes_max: config.store.journal_bytes_max,
-        producers_max: usize_of(config.limits.producers_max),
-        topics: Quota {
-            all: usize_of(config.limits.topics_max),
-            principal: usize_of(config.limits.principal_topics_max),
-        },
-        subscriptions: Quota {
-            all: usize_of(config.limits.subscriptions_max),
-            principal: usize_of(config.limits.principal_subscriptions_max),
-        },
-        specification_bytes: Quota {
-            all: usize_of(config.limits.specification_bytes_max),
-            principal: usize_of(config.limits.principal_specification_bytes_max),
-        },
-        plugins: PluginQuotas {
-            versions: Quota {
-                all: usize_of(config.limits.plugins_max),
-                principal: usize_of(config.limits.principal_plugins_max),
-            },
-            bytes: Quota {
-                all: usize_of(config.limits.plugin_bytes_max),
-                principal: usize_of(config.limits.principal_plugin_bytes_max),
-            },
-        },
-        subscription_patterns_max: usize_of(config.limits.subscription_patterns_max),
-        event_bytes_max: usize_of(config.limits.event_bytes_max),
-        policy,
-    }
-}
-
-fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
-    let limits = &config.limits;
-    let mut listeners = vec![ListenerOptions {
-        addr: config.listen.quic,
-        client_auth: ClientAuth::Required,
-    }];
-    if let Some(addr) = config.listen.anonymous {
-        listeners.push(ListenerOptions {
-            addr,
-            client_auth: ClientAuth::Anonymous,
-        });
-    }
-    NetOptions {
-        listeners,
-        limits: Limits {
-            frame_bytes_max: usize_of(limits.frame_bytes_max),
-            event_bytes_max: usize_of(limits.event_bytes_max),
-            headers_max: limits.headers_max as usize,
-            header_bytes_max: usize_of(limits.header_bytes_max),
-            batch_events_max: limits.batch_events_max as usize,
-        },
-        publish_credit_bytes: usize_of(limits.publish_credit_bytes),
-        publish_credit_batches: limits.publish_credit_batches,
-        publish_credit_total_bytes: usize_of(limits.publish_credit_total_bytes),
-        handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
-        frame_timeout: Duration::from_millis(limits.frame_timeout_ms),
-        idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
-        connections_max: limits.connections_max as usize,
-        principal_connections_max: limits.principal_connections_max as usize,
-        streams_max: limits.connection_streams_max,
-        shutdown_grace: Duration::from_millis(config.shutdown.deadline_ms),
-        reset_key: Some(reset_key),
-        ..NetOptions::default()
-    }
-}
-
-fn plugin_options(config: &Config, shared: &Shared) -> PluginOptions {
-    let plugins = &config.plugins;
-    let limits = PluginLimits {
-        memory_bytes_max: usize_of(plugins.memory_bytes_max),
-        call_base: Duration::from_millis(plugins.deadline_base_ms),
-        call_pair: Duration::from_micros(plugins.deadline_pair_us),
-        output_bytes_max: usize_of(plugins.output_bytes_max),
-        module_bytes_max: usize_of(plugins.module_bytes_max),
-    };
-    let overrides = plugins.overrides.iter().map(|(name, own)| {
-        let own = PluginLimits {
-            memory_bytes_max: own
-                .memory_bytes_max
-                .map_or(limits.memory_bytes_max, usize_of),
-            call_base: own
-                .deadline_base_ms
-                .map_or(limits.call_base, Duration::from_millis),
-            call_pair: own
-                .deadline_pair_us
-                .map_or(limits.call_pair, Duration::from_micros),
-            output_bytes_max: own
-                .output_bytes_max
-                .map_or(limits.output_bytes_max, usize_of),
-            module_bytes_max: own
-                .module_bytes_max
-                .map_or(limits.module_bytes_max, usize_of),
-        };
-        (name.to_string(), own)
-    });
-    let defaults = PluginOptions::default();
-    PluginOptions {
-        clock: shared.clock.clone(),
-        random: shared.random.clone(),
-        overrides: overrides.collect(),
-        compile_timeout: Duration::from_millis(plugins.compile_timeout_ms),
-        instances_max: plugins.instances_max as usize,
-        owner_instances_max: plugins.owner_instances_max as usize,
-        instances_memory_bytes_max: usize_of(plugins.instances_memory_bytes_max),
-        owner_memory_bytes_max: usize_of(plugins.owner_memory_bytes_max),
-        worker_threads: match plugins.worker_threads {
-            0 => defaults.worker_threads,
-            threads => threads as usize,
-        },
-        cache_dir: config.data_dir.join("plugin-cache"),
-        limits,
-        ..defaults
-    }
-}
-
 // Creates a folder, its parents included, so that a power cut does not take it away again with what is put into it.
 fn create_durably(dir: &Path) -> std::io::Result<()> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
@@ -383,70 +243,6 @@ fn reset_key(data_dir: &Path, random: &Random) -> anyhow::Result<[u8; 64]> {
     std::io::Write::write_all(&mut file, &key).context("cannot write reset.key")?;
     file.persist(&path).context("cannot write reset.key")?;
     Ok(key)
-}
-
-// On machines where a size does not fit the address space, it is as large as that.
-fn usize_of(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-// Certificates and key, as files have them.
-struct Pems {
-    cert: Vec<u8>,
-    key: Vec<u8>,
-    client_ca: Vec<u8>,
-}
-
-impl Pems {
-    // A development set-up, made on first start.
-    fn development(config: &Config) -> anyhow::Result<Self> {
-        let dev = pki::ensure_dev_pki(&config.pki_dir())
-            .context("cannot make development certificates")?;
-        Self::read(&dev.server_cert, &dev.server_key, &dev.ca)
-    }
-
-    // Those of the configuration, if it names any, tried for all that they are needed for.
-    fn named_and_checked(config: &Config) -> anyhow::Result<Option<Self>> {
-        let Some(pems) = Self::named(config)? else {
-            return Ok(None);
-        };
-        pems.identity()
-            .and_then(|identity| identity.server_config(ClientAuth::Required, &[]))
-            .context("the files of [tls] cannot be used")?;
-        if config.listen.admin_tls.is_some() {
-            pems.admin_tls()
-                .context("the files of [tls] cannot be used for the admin API")?;
-        }
-        Ok(Some(pems))
-    }
-
-    // Those of the configuration, if it names any.
-    fn named(config: &Config) -> anyhow::Result<Option<Self>> {
-        let tls = &config.tls;
-        match (&tls.cert, &tls.key, &tls.client_ca) {
-            (Some(cert), Some(key), Some(client_ca)) => Self::read(cert, key, client_ca).map(Some),
-            // All or none, which was checked when it was read.
-            _ => Ok(None),
-        }
-    }
-
-    fn identity(&self) -> Result<TlsIdentity, TlsError> {
-        TlsIdentity::from_pem(&self.cert, &self.key, &self.client_ca)
-    }
-
-    fn admin_tls(&self) -> Result<Arc<rustls::ServerConfig>, admin::TlsError> {
-        admin::tls_config(&self.cert, &self.key, &self.client_ca)
-    }
-
-    fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {
-        let read =
-            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-        Ok(Self {
-            cert: read(cert)?,
-            key: read(key)?,
-            client_ca: read(client_ca)?,
-        })
-    }
 }
 
 #[cfg(test)]

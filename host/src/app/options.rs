@@ -1,0 +1,163 @@
+//! What the configuration means for each part of the broker: its sections, in the words of the part that takes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use crate::auth::Policy;
+use crate::broker::{BrokerOptions, PluginQuotas};
+use crate::config::Config;
+use crate::net::{ClientAuth, Limits, ListenerOptions, NetOptions};
+use crate::plugin::{PluginLimits, PluginOptions};
+use crate::state::census::Quota;
+use crate::store::StoreOptions;
+
+pub(super) fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        journal_file_bytes: config.store.journal_file_bytes,
+        journal_bytes_max: config.store.journal_bytes_max,
+        journal_reserve_bytes: config.store.journal_reserve_bytes,
+        journal_blocks_max: usize_of(config.store.journal_blocks_max),
+        generations_open_max: config.store.generations_open_max as usize,
+        generation_part_bytes: config.store.generation_part_bytes,
+        cache_bytes: config.store.cache_bytes,
+        accept_loss: config.store.accept_loss,
+        marker: Some(config.data_dir.join("tidegate.data")),
+        ..StoreOptions::default()
+    }
+}
+
+pub(super) fn broker_options(
+    config: &Config,
+    policy: Arc<Policy>,
+    shared: &Shared,
+) -> BrokerOptions {
+    BrokerOptions {
+        clock: shared.clock.clone(),
+        metrics: shared.metrics.clone(),
+        plugins_dir: config.data_dir.join("plugins"),
+        auto_create_topics: config.topics.auto_create,
+        interval_ms: config.store.interval_ms,
+        tail_bytes: usize_of(config.store.tail_bytes),
+        // Half, so that a checkpoint has the time in which the other half fills.
+        checkpoint_bytes: store_options(config).publishable_bytes_max() / 2,
+        checkpoint_blocks: usize_of(config.store.journal_blocks_max / 2),
+        journal_bytes_max: config.store.journal_bytes_max,
+        producers_max: usize_of(config.limits.producers_max),
+        topics: Quota {
+            all: usize_of(config.limits.topics_max),
+            principal: usize_of(config.limits.principal_topics_max),
+        },
+        subscriptions: Quota {
+            all: usize_of(config.limits.subscriptions_max),
+            principal: usize_of(config.limits.principal_subscriptions_max),
+        },
+        specification_bytes: Quota {
+            all: usize_of(config.limits.specification_bytes_max),
+            principal: usize_of(config.limits.principal_specification_bytes_max),
+        },
+        plugins: PluginQuotas {
+            versions: Quota {
+                all: usize_of(config.limits.plugins_max),
+                principal: usize_of(config.limits.principal_plugins_max),
+            },
+            bytes: Quota {
+                all: usize_of(config.limits.plugin_bytes_max),
+                principal: usize_of(config.limits.principal_plugin_bytes_max),
+            },
+        },
+        subscription_patterns_max: usize_of(config.limits.subscription_patterns_max),
+        event_bytes_max: usize_of(config.limits.event_bytes_max),
+        policy,
+    }
+}
+
+pub(super) fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
+    let limits = &config.limits;
+    let mut listeners = vec![ListenerOptions {
+        addr: config.listen.quic,
+        client_auth: ClientAuth::Required,
+    }];
+    if let Some(addr) = config.listen.anonymous {
+        listeners.push(ListenerOptions {
+            addr,
+            client_auth: ClientAuth::Anonymous,
+        });
+    }
+    NetOptions {
+        listeners,
+        limits: Limits {
+            frame_bytes_max: usize_of(limits.frame_bytes_max),
+            event_bytes_max: usize_of(limits.event_bytes_max),
+            headers_max: limits.headers_max as usize,
+            header_bytes_max: usize_of(limits.header_bytes_max),
+            batch_events_max: limits.batch_events_max as usize,
+        },
+        publish_credit_bytes: usize_of(limits.publish_credit_bytes),
+        publish_credit_batches: limits.publish_credit_batches,
+        publish_credit_total_bytes: usize_of(limits.publish_credit_total_bytes),
+        handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
+        frame_timeout: Duration::from_millis(limits.frame_timeout_ms),
+        idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
+        connections_max: limits.connections_max as usize,
+        principal_connections_max: limits.principal_connections_max as usize,
+        streams_max: limits.connection_streams_max,
+        shutdown_grace: Duration::from_millis(config.shutdown.deadline_ms),
+        reset_key: Some(reset_key),
+        ..NetOptions::default()
+    }
+}
+
+pub(super) fn plugin_options(config: &Config, shared: &Shared) -> PluginOptions {
+    let plugins = &config.plugins;
+    let limits = PluginLimits {
+        memory_bytes_max: usize_of(plugins.memory_bytes_max),
+        call_base: Duration::from_millis(plugins.deadline_base_ms),
+        call_pair: Duration::from_micros(plugins.deadline_pair_us),
+        output_bytes_max: usize_of(plugins.output_bytes_max),
+        module_bytes_max: usize_of(plugins.module_bytes_max),
+    };
+    let overrides = plugins.overrides.iter().map(|(name, own)| {
+        let own = PluginLimits {
+            memory_bytes_max: own
+                .memory_bytes_max
+                .map_or(limits.memory_bytes_max, usize_of),
+            call_base: own
+                .deadline_base_ms
+                .map_or(limits.call_base, Duration::from_millis),
+            call_pair: own
+                .deadline_pair_us
+                .map_or(limits.call_pair, Duration::from_micros),
+            output_bytes_max: own
+                .output_bytes_max
+                .map_or(limits.output_bytes_max, usize_of),
+            module_bytes_max: own
+                .module_bytes_max
+                .map_or(limits.module_bytes_max, usize_of),
+        };
+        (name.to_string(), own)
+    });
+    let defaults = PluginOptions::default();
+    PluginOptions {
+        clock: shared.clock.clone(),
+        random: shared.random.clone(),
+        overrides: overrides.collect(),
+        compile_timeout: Duration::from_millis(plugins.compile_timeout_ms),
+        instances_max: plugins.instances_max as usize,
+        owner_instances_max: plugins.owner_instances_max as usize,
+        instances_memory_bytes_max: usize_of(plugins.instances_memory_bytes_max),
+        owner_memory_bytes_max: usize_of(plugins.owner_memory_bytes_max),
+        worker_threads: match plugins.worker_threads {
+            0 => defaults.worker_threads,
+            threads => threads as usize,
+        },
+        cache_dir: config.data_dir.join("plugin-cache"),
+        limits,
+        ..defaults
+    }
+}
+
+// On machines where a size does not fit the address space, it is as large as that.
+pub(super) fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
