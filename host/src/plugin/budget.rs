@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::PluginOptions;
+use super::options::PluginOptions;
 use crate::domain::{Digest, Owner};
 use crate::locks::lock;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::LoadError;
+use super::error::LoadError;
 use super::loaded::{Loaded, Shared};
 use crate::domain::Digest;
 use crate::locks::lock;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::{PluginOptions, PluginStartError};
+use super::error::PluginStartError;
+use super::options::PluginOptions;
 
 /// Time between two ticks of the epoch. Guests yield to each other at ticks, and allowances are counted in them.
 pub(super) const TICK: Duration = Duration::from_millis(1);

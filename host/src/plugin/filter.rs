@@ -7,99 +7,30 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::budget::{Account, Stay};
-use super::guest::{Fault, FaultKind, Guest};
-use super::loaded::Loaded;
+use super::error::ConfigureError;
+use super::fault::{Fault, FaultKind};
+use super::findings::Findings;
+use super::kit::Kit;
 use super::lower::parse;
 use super::pause::Pause;
 use super::quarantine::Quarantined;
 use super::replica::Replica;
-use super::shard::{Found, Shard};
+use super::rule::{Evaluation, FilterFailure, InputEvent, RuleKey};
+use super::shard::Shard;
 use super::stats::Gauge;
-use super::{ConfigureError, PluginLimits};
-use crate::domain::{Millis, Sequence};
 
 // When to ask again after the broker itself had no instance left.
 const BUSY_RETRY: Duration = Duration::from_millis(100);
-
-/// Names a rule of a group; chosen by the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleKey(pub u64);
-
-/// An event to evaluate or transform.
-#[derive(Clone, Debug)]
-pub struct InputEvent {
-    /// Name of its topic.
-    pub topic: Arc<str>,
-    /// Its place in the topic.
-    pub sequence: Sequence,
-    /// When it was appended.
-    pub time: Millis,
-    /// The encoded event.
-    pub bytes: Bytes,
-}
-
-/// What a batch of events and a set of rules came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Evaluation {
-    /// Index of an event in the batch and a rule that wants it, each pair once, in no particular order.
-    pub matches: Vec<(u32, RuleKey)>,
-    /// Pairs that failed: a fresh instance with this rule alone failed on this event alone. To each applies what its
-    /// subscription says of failures.
-    pub failures: Vec<FilterFailure>,
-    /// Rules that were not tried on all events, each at most once. `matches` and `failures` have nothing of what is left.
-    pub undecided: Vec<Undecided>,
-}
-
-/// A pair of event and rule that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilterFailure {
-    /// The rule.
-    pub rule: RuleKey,
-    /// Index of the event in the batch.
-    pub event: u32,
-    /// What happened, for a person.
-    pub reason: String,
-}
-
-/// A rule that was not tried on some of the events, for no fault of theirs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Undecided {
-    /// The rule.
-    pub rule: RuleKey,
-    /// Index in the batch of the first event it was not tried on; nor was it on any after that.
-    pub event: u32,
-    /// When to try it again: the rule or the plugin keeps failing and pauses, or no instance is free. Zero: others are to have
-    /// a turn before.
-    pub after: Duration,
-    /// A call with it failed in a group that does not look for the guilty: it is to go on in another one.
-    pub apart: bool,
-}
 
 /// The rules on one filter plugin. Dropping it drops its instances.
 pub struct FilterGroup {
     group: Arc<Mutex<Group>>,
     runtime: Handle,
-}
-
-/// What every part of a group needs.
-pub(super) struct Kit {
-    pub(super) plugin: Arc<Loaded>,
-    pub(super) limits: Arc<PluginLimits>,
-    pub(super) label: String,
-    pub(super) account: Account,
-    /// What fails is not looked into here, but goes on in another group, see [`Undecided::apart`].
-    pub(super) hands_over: bool,
-    pub(super) rules_per_instance_max: usize,
-    pub(super) replica_part_min: Duration,
-    pub(super) pause_min: Duration,
-    pub(super) pause_max: Duration,
 }
 
 struct Group {
@@ -139,6 +70,14 @@ struct Work {
     events: Range<usize>,
 }
 
+// Work that was done.
+struct Done {
+    work: Work,
+    found: Findings,
+    // Rules that left their shard.
+    moved_out: Vec<Quarantined>,
+}
+
 // What a replica did not do.
 struct Left {
     keys: Vec<RuleKey>,
@@ -147,7 +86,7 @@ struct Left {
 
 // What came of the units of a batch.
 #[derive(Default)]
-struct Outcome {
+struct BatchOutcome {
     evaluation: Evaluation,
     stopped: Option<Fault>,
     // What a unit had found is gone.
@@ -240,56 +179,6 @@ impl FilterGroup {
     }
 }
 
-impl Evaluation {
-    fn down(rules: &[RuleKey], after: Duration) -> Self {
-        let untried = |rule: &RuleKey| Undecided {
-            rule: *rule,
-            event: 0,
-            after,
-            apart: false,
-        };
-        Self {
-            undecided: rules.iter().map(untried).collect(),
-            ..Self::default()
-        }
-    }
-
-    // Each rule once, with the first event it was not tried on, and nothing of it from there on.
-    fn settle(&mut self) {
-        if self.undecided.is_empty() {
-            return;
-        }
-        let mut first: FxHashMap<RuleKey, Undecided> = FxHashMap::default();
-        for undecided in self.undecided.drain(..) {
-            let known = first.entry(undecided.rule).or_insert(undecided);
-            let apart = known.apart || undecided.apart;
-            if undecided.event < known.event {
-                *known = undecided;
-            }
-            known.apart = apart;
-        }
-        let is_decided =
-            |rule: &RuleKey, event: u32| first.get(rule).is_none_or(|at| event < at.event);
-        self.matches
-            .retain(|(event, rule)| is_decided(rule, *event));
-        self.failures
-            .retain(|failure| is_decided(&failure.rule, failure.event));
-        self.undecided = first.into_values().collect();
-        self.undecided
-            .sort_unstable_by_key(|undecided| undecided.rule);
-    }
-}
-
-impl Kit {
-    pub(super) async fn guest(&self) -> Result<Guest, Fault> {
-        Guest::new(&self.plugin, &self.limits, &self.account, Stay::Lasting).await
-    }
-
-    pub(super) fn pause(&self) -> Pause {
-        Pause::new(self.pause_min, self.pause_max)
-    }
-}
-
 impl Group {
     async fn add(&mut self, key: RuleKey, config: &Arc<str>) -> Result<(), ConfigureError> {
         self.remove(key).await;
@@ -321,7 +210,7 @@ impl Group {
             return Evaluation::down(rules, left);
         }
         self.restore_lost();
-        let mut outcome = Outcome::default();
+        let mut outcome = BatchOutcome::default();
         let units = self.take_units(rules);
         let work = self.share_out(units, events.len());
         self.work(work, events, &mut outcome).await;
@@ -356,7 +245,7 @@ impl Group {
             self.is_starved = false;
         }
         self.show_pause();
-        outcome.evaluation.settle();
+        outcome.evaluation.cut_at_undecided();
         outcome.evaluation
     }
 
@@ -432,7 +321,12 @@ impl Group {
     }
 
     // Evaluates units on as many threads as there are, and adds what came of it to `outcome`.
-    async fn work(&mut self, work: Vec<Work>, events: &Arc<[InputEvent]>, outcome: &mut Outcome) {
+    async fn work(
+        &mut self,
+        work: Vec<Work>,
+        events: &Arc<[InputEvent]>,
+        outcome: &mut BatchOutcome,
+    ) {
         let results = match <[Work; 1]>::try_from(work) {
             Ok([work]) => vec![do_work(Arc::clone(&self.kit), work, Arc::clone(events)).await],
             Err(work) => self.work_at_once(work, events, &mut outcome.lost).await,
@@ -440,15 +334,20 @@ impl Group {
         // Replicas last, since whether a shard wants them back is known when it is back itself.
         let (replicas, others): (Vec<_>, Vec<_>) = results
             .into_iter()
-            .partition(|(work, _)| matches!(work.unit, Unit::Replica(..)));
+            .partition(|done| matches!(done.work.unit, Unit::Replica(..)));
         let mut changed = false;
-        for (work, mut found) in others.into_iter().chain(replicas) {
+        for done in others.into_iter().chain(replicas) {
+            let Done {
+                work,
+                mut found,
+                moved_out,
+            } = done;
             outcome.evaluation.matches.append(&mut found.matches);
             outcome.evaluation.failures.append(&mut found.failures);
             outcome.evaluation.undecided.append(&mut found.undecided);
             outcome.stopped = outcome.stopped.take().or(found.stopped.take());
-            changed |= found.strained || !found.quarantined.is_empty();
-            for rule in found.quarantined {
+            changed |= found.strained || !moved_out.is_empty();
+            for rule in moved_out {
                 self.quarantine(rule);
             }
             match work.unit {
@@ -472,7 +371,7 @@ impl Group {
         work: Vec<Work>,
         events: &Arc<[InputEvent]>,
         lost: &mut bool,
-    ) -> Vec<(Work, Found)> {
+    ) -> Vec<Done> {
         let mut tasks = JoinSet::new();
         for work in work {
             tasks.spawn(do_work(Arc::clone(&self.kit), work, Arc::clone(events)));
@@ -614,13 +513,14 @@ impl Group {
 }
 
 // Afterwards the work's events are those that are still to be looked at: none, except with a replica.
-async fn do_work(kit: Arc<Kit>, mut work: Work, events: Arc<[InputEvent]>) -> (Work, Found) {
+async fn do_work(kit: Arc<Kit>, mut work: Work, events: Arc<[InputEvent]>) -> Done {
     let (parsed, broken) = parse(&events, work.events.clone());
-    let mut found = Found::default();
+    let mut found = Findings::default();
+    let mut moved_out = Vec::new();
     let mut left = work.events.end..work.events.end;
     let keys = match &mut work.unit {
         Unit::Shard(_, shard, keys) => {
-            found = shard.evaluate(&kit, &parsed, keys).await;
+            (found, moved_out) = shard.evaluate(&kit, &parsed, keys).await;
             keys.as_slice()
         }
         Unit::Rule(rule) => {
@@ -649,7 +549,11 @@ async fn do_work(kit: Arc<Kit>, mut work: Work, events: Arc<[InputEvent]>) -> (W
         }));
     }
     work.events = left;
-    (work, found)
+    Done {
+        work,
+        found,
+        moved_out,
+    }
 }
 
 // None: the plugin service stopped, or the work panicked.

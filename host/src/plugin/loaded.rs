@@ -13,10 +13,12 @@ use wasmtime::component::{
 use super::budget::Budget;
 use super::cache::ArtifactCache;
 use super::engine::{Running, Ticker, places};
-use super::guest::{Fault, FaultKind, GuestState};
+use super::error::LoadError;
+use super::fault::{Fault, FaultKind};
+use super::guest_state::GuestState;
 use super::output::OutputLog;
 use super::stats::Counters;
-use super::{LoadError, abi, wasi};
+use super::{abi, imports};
 use crate::domain::{Digest, PluginWorld};
 use crate::locks::lock;
 use crate::runtime::{Clock, Random};
@@ -119,7 +121,7 @@ impl Loaded {
             PluginWorld::Transform => transform_exports(component)?,
         };
         let mut linker = Linker::new(&shared.engine);
-        wasi::link(&mut linker, component).map_err(|refusal| match refusal {
+        imports::link(&mut linker, component).map_err(|refusal| match refusal {
             Ok(names) => LoadError::Imports(names),
             Err(error) => LoadError::Link(format!("{error:#}")),
         })?;

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::InputEvent;
 use super::abi;
+use super::rule::InputEvent;
 use crate::domain::EventRef;
 
 /// Pairs of event and rule in one call. Bounds how long a call may run, how much it can answer, and what is

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::filter::{Kit, RuleKey};
+use super::findings::Findings;
+use super::kit::Kit;
 use super::lower::{Parsed, next_call};
 use super::ration::{Ration, cost};
+use super::rule::RuleKey;
 use super::rules::{RuleHost, Trial, trial};
-use super::shard::Found;
 use super::stats::Gauge;
 use super::window::Window;
 
@@ -63,7 +64,12 @@ impl Quarantined {
     }
 
     /// Evaluates `events` as far as it may.
-    pub(super) async fn evaluate(&mut self, kit: &Kit, events: &[Parsed<'_>], found: &mut Found) {
+    pub(super) async fn evaluate(
+        &mut self,
+        kit: &Kit,
+        events: &[Parsed<'_>],
+        found: &mut Findings,
+    ) {
         let mut spent = 0;
         let mut rest = events;
         while let Some(first) = rest.first() {

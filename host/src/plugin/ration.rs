@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::guest::FaultKind;
+use super::fault::FaultKind;
 use super::pause::Pause;
 
 /// A trap costs an instance, some 20 µs and its rules; a call that ran out of time costs 50 ms and more.

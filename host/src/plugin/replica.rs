@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::filter::{Kit, RuleKey};
-use super::guest::Fault;
+use super::fault::Fault;
+use super::kit::Kit;
 use super::lower::{Parsed, calls};
+use super::rule::RuleKey;
 use super::rules::{Matches, RuleHost};
 
 /// A replica that was not needed for so long gives its instance back.

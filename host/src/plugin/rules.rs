@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::RuleKey;
 use super::abi;
-use super::filter::Kit;
-use super::guest::{Fault, FaultKind, Guest};
+use super::fault::{Fault, FaultKind};
+use super::guest::Guest;
+use super::kit::Kit;
 use super::lower::{HeaderTable, Parsed, Wanted};
+use super::rule::RuleKey;
 
 /// Answer of a call: index of the event in the caller's batch, and the rule that wants it.
 pub(super) type Matches = Vec<(u32, RuleKey)>;

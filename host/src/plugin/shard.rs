@@ -1,7 +1,9 @@
 //! Rules that share an instance of a filter. When a call fails, an event is singled out first, by smaller and smaller batches, and
-//! then the rules that fail on it by themselves, each alone in a fresh instance ([`super::culprits`]). A rule that fails where
+//! then the rules that fail on it by themselves, each alone in a fresh instance ([`culprits`]). A rule that fails where
 //! others do not leaves for an instance of its own. When its batches take long, a shard has replicas, which take a part of each.
 //! Owned by one filter group; nothing here waits for anything but guests.
+
+mod culprits;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,15 +13,17 @@ use tokio::time::Instant;
 
 use rustc_hash::FxHashMap;
 
-use super::culprits::{Culprits, single_out};
-use super::filter::{FilterFailure, Kit, RuleKey, Undecided};
-use super::guest::Fault;
+use super::fault::Fault;
+use super::findings::Findings;
+use super::kit::Kit;
 use super::lower::{Parsed, next_call};
 use super::quarantine::Quarantined;
 use super::ration::{Ration, cost};
 use super::replica::Replica;
-use super::rules::{Matches, RuleHost, Trial, trial};
+use super::rule::RuleKey;
+use super::rules::{RuleHost, Trial, trial};
 use super::window::Window;
+use culprits::{Culprits, single_out};
 
 // What looking for the guilty may cost before the rules concerned pause: four events that fail with each of 1,024 rules, some 0.4 s,
 // or 32 calls that run out of time, some 1.6 s. A looping rule among 1,024 is found with 13.
@@ -45,21 +49,6 @@ pub(super) struct Shard {
     ration: Ration,
     // How often a rule failed lately on an event on which others did not.
     marks: FxHashMap<RuleKey, u32>,
-}
-
-/// What came of an evaluation by one shard or one quarantined rule.
-#[derive(Default)]
-pub(super) struct Found {
-    pub(super) matches: Matches,
-    pub(super) failures: Vec<FilterFailure>,
-    /// Rules that have not been tried on all events.
-    pub(super) undecided: Vec<Undecided>,
-    /// Rules that left the shard.
-    pub(super) quarantined: Vec<Quarantined>,
-    /// The instance is too small for all rules: calls on all fail, and those on each half do not.
-    pub(super) strained: bool,
-    /// No instance can be made, for no fault of a rule.
-    pub(super) stopped: Option<Fault>,
 }
 
 impl Shard {
@@ -182,13 +171,14 @@ impl Shard {
         self.ration.left().is_some()
     }
 
-    /// Evaluates `events` for those of `keys` that are here. Every pair ends as evaluated, as failed by itself, or as undecided.
+    /// Evaluates `events` for those of `keys` that are here. Every pair ends as evaluated, as failed by itself, or as
+    /// undecided. Rules that get an instance of their own leave, and come with the answer.
     pub(super) async fn evaluate(
         &mut self,
         kit: &Kit,
         events: &[Parsed<'_>],
         keys: &[RuleKey],
-    ) -> Found {
+    ) -> (Findings, Vec<Quarantined>) {
         let begin = Instant::now();
         // Making an instance takes time that says nothing of the next batch.
         let had_instance = self.host.is_some();
@@ -196,7 +186,8 @@ impl Shard {
         let mut batch = Batch {
             kit,
             keys: here.copied().collect(),
-            found: Found::default(),
+            found: Findings::default(),
+            moved_out: Vec::new(),
             spent: 0,
             crowded: false,
         };
@@ -209,7 +200,7 @@ impl Shard {
         {
             self.per_event = begin.elapsed() / events;
         }
-        batch.found
+        (batch.found, batch.moved_out)
     }
 
     // The next call of a batch, and who is to blame if it fails on a single event. Answers the events that are left.
@@ -396,7 +387,7 @@ impl Shard {
         tracing::warn!(plugin = %batch.kit.label, rule = key.0, reason, "a rule failed and gets an instance of its own");
         let mut rule = Quarantined::new(batch.kit, key, config);
         rule.evaluate(batch.kit, events, &mut batch.found).await;
-        batch.found.quarantined.push(rule);
+        batch.moved_out.push(rule);
     }
 }
 
@@ -405,7 +396,9 @@ pub(super) struct Batch<'k> {
     pub(super) kit: &'k Kit,
     /// Rules that look at the events that are left.
     pub(super) keys: Vec<RuleKey>,
-    pub(super) found: Found,
+    pub(super) found: Findings,
+    /// Rules that left the shard.
+    moved_out: Vec<Quarantined>,
     // On failed calls, so far.
     spent: u32,
     // A rule could not be configured beside others.
@@ -431,43 +424,5 @@ impl Batch<'_> {
     fn stop(&mut self, fault: Fault, rest: &[Parsed<'_>]) {
         self.leave(rest, Duration::ZERO);
         self.found.stopped = Some(fault);
-    }
-}
-
-impl Found {
-    /// These rules are not tried on this event, nor on any after it, for so long.
-    pub(super) fn leave(&mut self, keys: &[RuleKey], event: &Parsed<'_>, after: Duration) {
-        self.undecided.extend(keys.iter().map(|rule| Undecided {
-            rule: *rule,
-            event: event.index,
-            after,
-            apart: false,
-        }));
-    }
-
-    fn hand_over(&mut self, keys: &[RuleKey], rest: &[Parsed<'_>]) {
-        let Some(first) = rest.first() else {
-            return;
-        };
-        self.undecided.extend(keys.iter().map(|rule| Undecided {
-            rule: *rule,
-            event: first.index,
-            after: Duration::ZERO,
-            apart: true,
-        }));
-    }
-
-    /// The rule failed on the event by itself.
-    pub(super) fn fail(&mut self, event: &Parsed<'_>, rule: RuleKey, reason: String) {
-        self.failures.push(FilterFailure {
-            rule,
-            event: event.index,
-            reason,
-        });
-    }
-
-    // It is decided about the rule elsewhere.
-    fn forget(&mut self, key: RuleKey) {
-        self.undecided.retain(|undecided| undecided.rule != key);
     }
 }

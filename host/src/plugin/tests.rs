@@ -13,6 +13,7 @@ use prost::Message;
 
 use super::lower::CALL_EVENTS_MAX;
 use super::*;
+use crate::domain::{Digest, PluginWorld};
 use crate::domain::{Event, Millis, Sequence};
 
 const FILTER: &str = include_str!("testdata/filter.wat");

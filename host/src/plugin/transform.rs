@@ -8,13 +8,17 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::filter::{InputEvent, Kit, finished};
-use super::guest::{Fault, FaultKind, Guest, clip};
+use super::abi;
+use super::error::ConfigureError;
+use super::fault::{Fault, FaultKind, clip};
+use super::filter::finished;
+use super::guest::Guest;
+use super::kit::Kit;
 use super::lower::{HeaderTable, Parsed, Wanted, next_call, parse};
 use super::ration::Ration;
+use super::rule::InputEvent;
 use super::stats::Gauge;
 use super::window::Window;
-use super::{ConfigureError, abi};
 use crate::locks::lock;
 
 // What a transform may spend on failing before it pauses: some 25 ms for traps, or two calls that run out of time.

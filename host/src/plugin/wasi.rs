@@ -1,42 +1,13 @@
-//! Stand-ins for the WASI interfaces that toolchains insist on. A guest may link all of WASI 0.2; what it gets is
-//! a log for its output, no environment, a clock and random numbers that are fixed for filters and real for
-//! transforms. Everything else traps with the name of what was called. No file, socket or process, ever.
+//! What a guest sees of WASI: no environment, a clock and random numbers that are fixed for filters and the broker's for
+//! transforms, and somewhere for its output to go. How it gets at them is not known here.
 
 use std::time::Instant;
 
-use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
-use wasmtime::{Result, StoreContextMut, bail};
-
-use super::guest::GuestState;
-use super::output::{GuestOutput, Stream};
+use super::output::GuestOutput;
 use crate::runtime::{Clock, Random};
-
-// Packages of WASI 0.2 whose interfaces a component may import.
-const PACKAGES: [&str; 8] = [
-    "cli",
-    "clocks",
-    "config",
-    "filesystem",
-    "http",
-    "io",
-    "random",
-    "sockets",
-];
-
-// What a guest may ask for in one call; longer answers are cut by nobody, so the call traps.
-const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
 // The seed that every call of a filter starts from.
 const SEED: u64 = 0x7469_6465_6761_7465;
-
-/// The one host type behind all WASI resources. Their number says what they are.
-struct Stub;
-
-const STDIN: u32 = 0;
-const STDOUT: u32 = 1;
-const STDERR: u32 = 2;
-const POLLABLE: u32 = 3;
 
 /// What a guest may know of the world.
 #[derive(Clone, Debug)]
@@ -53,7 +24,7 @@ pub(super) struct Wasi {
     random: u64,
     // Of a live one.
     started: Option<Instant>,
-    output: GuestOutput,
+    pub(super) output: GuestOutput,
 }
 
 impl Wasi {
@@ -87,7 +58,7 @@ impl Wasi {
     }
 
     // SplitMix64, which needs no more state than a number.
-    fn random(&mut self) -> u64 {
+    pub(super) fn random(&mut self) -> u64 {
         if let Purity::Live { random, .. } = &self.purity {
             return random.number();
         }
@@ -98,7 +69,7 @@ impl Wasi {
         mixed ^ (mixed >> 31)
     }
 
-    fn monotonic_ns(&self) -> u64 {
+    pub(super) fn monotonic_ns(&self) -> u64 {
         let (Purity::Live { clock, .. }, Some(started)) = (&self.purity, self.started) else {
             return 0;
         };
@@ -106,243 +77,11 @@ impl Wasi {
         u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn wall_clock(&self) -> (u64, u32) {
+    pub(super) fn wall_clock(&self) -> (u64, u32) {
         let Purity::Live { clock, .. } = &self.purity else {
             return (0, 0);
         };
         let since = clock.since_epoch();
         (since.as_secs(), since.subsec_nanos())
     }
-}
-
-/// Gives `component` everything it imports.
-///
-/// # Errors
-///
-/// `Err(Ok(names))`: imports that no plugin may have. `Err(Err(_))`: wasmtime could not take a definition.
-pub(super) fn link(
-    linker: &mut Linker<GuestState>,
-    component: &Component,
-) -> std::result::Result<(), std::result::Result<Vec<String>, wasmtime::Error>> {
-    let engine = component.engine().clone();
-    let ty = component.component_type();
-    let mut forbidden = Vec::new();
-    for (name, import) in ty.imports(&engine) {
-        if is_own_types(name) {
-            continue;
-        }
-        let (Some(interface), ComponentItem::ComponentInstance(instance)) =
-            (interface(name), import.ty)
-        else {
-            forbidden.push(name.to_owned());
-            continue;
-        };
-        // Defined under the very name and version the component asks for; two versions of one interface get
-        // the same definitions.
-        let mut defined = linker.instance(name).map_err(Err)?;
-        for (item, export) in instance.exports(&engine) {
-            define(&mut defined, interface, item, &export.ty).map_err(Err)?;
-        }
-    }
-    if forbidden.is_empty() {
-        Ok(())
-    } else {
-        Err(Ok(forbidden))
-    }
-}
-
-// The interface that only holds types; there is nothing to give.
-fn is_own_types(name: &str) -> bool {
-    name.strip_prefix("tidegate:plugin/types@")
-        .is_some_and(|version| version.starts_with("0.1."))
-}
-
-// `wasi:cli/environment@0.2.6` → `cli/environment`.
-fn interface(name: &str) -> Option<&str> {
-    let (interface, version) = name.strip_prefix("wasi:")?.split_once('@')?;
-    let (package, _) = interface.split_once('/')?;
-    (PACKAGES.contains(&package) && version.starts_with("0.2.")).then_some(interface)
-}
-
-fn define(
-    instance: &mut LinkerInstance<'_, GuestState>,
-    interface: &str,
-    item: &str,
-    ty: &ComponentItem,
-) -> Result<()> {
-    match ty {
-        ComponentItem::ComponentFunc(_) => match stub(interface, item) {
-            Some(stub) => instance.func_new(item, move |mut store, _, arguments, results| {
-                let reps = reps(&mut store, arguments)?;
-                let answer = stub(store, &reps, arguments)?;
-                if let (Some(result), Some(answer)) = (results.first_mut(), answer) {
-                    *result = answer;
-                }
-                Ok(())
-            }),
-            None => {
-                let called = format!("wasi:{interface}#{item}");
-                instance.func_new(item, move |_, _, _, _| {
-                    bail!("the plugin called {called}; plugins have no files, network, processes or terminal")
-                })
-            }
-        },
-        ComponentItem::Resource(_) => {
-            instance.resource(item, ResourceType::host::<Stub>(), |_, _| Ok(()))
-        }
-        _ => Ok(()),
-    }
-}
-
-// Takes every resource among the arguments out of the store's tables, which must be done once for each, and
-// says what it stands for.
-fn reps(store: &mut StoreContextMut<'_, GuestState>, arguments: &[Val]) -> Result<Vec<u32>> {
-    let mut reps = Vec::new();
-    for argument in arguments {
-        match argument {
-            Val::Resource(resource) => {
-                reps.push(resource.try_into_resource::<Stub>(&mut *store)?.rep());
-            }
-            Val::List(items) if matches!(items.first(), Some(Val::Resource(_))) => {
-                reps.extend(self::reps(store, items)?);
-            }
-            _ => {}
-        }
-    }
-    Ok(reps)
-}
-
-type StubFn = fn(StoreContextMut<'_, GuestState>, &[u32], &[Val]) -> Result<Option<Val>>;
-
-// One long table: what the start-up code of Rust, C, Go, Python and JavaScript guests calls, and what costs
-// nothing to answer.
-fn stub(interface: &str, function: &str) -> Option<StubFn> {
-    Some(match (interface, function) {
-        ("cli/environment", "get-environment" | "get-arguments")
-        | ("filesystem/preopens", "get-directories") => |_, _, _| Ok(Some(Val::List(Vec::new()))),
-        ("cli/environment", "initial-cwd")
-        | ("cli/terminal-stdin", "get-terminal-stdin")
-        | ("cli/terminal-stdout", "get-terminal-stdout")
-        | ("cli/terminal-stderr", "get-terminal-stderr")
-        | ("filesystem/types", "filesystem-error-code") => |_, _, _| Ok(Some(Val::Option(None))),
-        ("cli/exit", "exit" | "exit-with-code") => |_, _, _| bail!("the plugin called exit"),
-        ("cli/stdin", "get-stdin") => |store, _, _| resource(store, STDIN),
-        ("cli/stdout", "get-stdout") => |store, _, _| resource(store, STDOUT),
-        ("cli/stderr", "get-stderr") => |store, _, _| resource(store, STDERR),
-        ("io/streams", "[method]output-stream.check-write") => {
-            |_, _, _| ok(Some(Val::U64(64 << 10)))
-        }
-        (
-            "io/streams",
-            "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush",
-        ) => write,
-        (
-            "io/streams",
-            "[method]output-stream.flush"
-            | "[method]output-stream.blocking-flush"
-            | "[method]output-stream.write-zeroes"
-            | "[method]output-stream.blocking-write-zeroes-and-flush",
-        ) => |_, _, _| ok(None),
-        (
-            "io/streams",
-            "[method]input-stream.read"
-            | "[method]input-stream.blocking-read"
-            | "[method]input-stream.skip"
-            | "[method]input-stream.blocking-skip",
-        ) => |_, _, _| {
-            Ok(Some(Val::Result(Err(Some(Box::new(Val::Variant(
-                "closed".into(),
-                None,
-            )))))))
-        },
-        ("io/streams", "[method]output-stream.subscribe" | "[method]input-stream.subscribe")
-        | ("clocks/monotonic-clock", "subscribe-instant" | "subscribe-duration") => {
-            |store, _, _| resource(store, POLLABLE)
-        }
-        ("io/error", "[method]error.to-debug-string") => {
-            |_, _, _| Ok(Some(Val::String(String::new())))
-        }
-        ("io/poll", "[method]pollable.ready") => |_, _, _| Ok(Some(Val::Bool(true))),
-        ("io/poll", "[method]pollable.block") => |_, _, _| Ok(None),
-        // Everything is ready at once: nobody sleeps here.
-        ("io/poll", "poll") => |_, reps, _| {
-            Ok(Some(Val::List(
-                (0..).map(Val::U32).take(reps.len()).collect(),
-            )))
-        },
-        ("clocks/monotonic-clock", "now") => {
-            |store, _, _| Ok(Some(Val::U64(store.data().wasi.monotonic_ns())))
-        }
-        ("clocks/monotonic-clock", "resolution") => |_, _, _| Ok(Some(Val::U64(1))),
-        ("clocks/wall-clock", "now") => {
-            |store, _, _| Ok(Some(datetime(store.data().wasi.wall_clock())))
-        }
-        ("clocks/wall-clock", "resolution") => |_, _, _| Ok(Some(datetime((0, 1)))),
-        ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => {
-            |mut store, _, _| Ok(Some(Val::U64(store.data_mut().wasi.random())))
-        }
-        ("random/random", "get-random-bytes")
-        | ("random/insecure", "get-insecure-random-bytes") => random_bytes,
-        ("random/insecure-seed", "insecure-seed") => |mut store, _, _| {
-            let wasi = &mut store.data_mut().wasi;
-            Ok(Some(Val::Tuple(vec![
-                Val::U64(wasi.random()),
-                Val::U64(wasi.random()),
-            ])))
-        },
-        _ => return None,
-    })
-}
-
-fn ok(value: Option<Val>) -> Result<Option<Val>> {
-    Ok(Some(Val::Result(Ok(value.map(Box::new)))))
-}
-
-fn resource(store: StoreContextMut<'_, GuestState>, rep: u32) -> Result<Option<Val>> {
-    let resource = wasmtime::component::Resource::<Stub>::new_own(rep);
-    Ok(Some(Val::Resource(resource.try_into_resource_any(store)?)))
-}
-
-fn datetime((seconds, nanoseconds): (u64, u32)) -> Val {
-    Val::Record(vec![
-        ("seconds".into(), Val::U64(seconds)),
-        ("nanoseconds".into(), Val::U32(nanoseconds)),
-    ])
-}
-
-fn write(
-    mut store: StoreContextMut<'_, GuestState>,
-    reps: &[u32],
-    arguments: &[Val],
-) -> Result<Option<Val>> {
-    let stream = match reps.first() {
-        Some(&STDOUT) => Stream::Stdout,
-        Some(&STDERR) => Stream::Stderr,
-        _ => return ok(None),
-    };
-    if let Some(Val::List(bytes)) = arguments.get(1) {
-        let output = &mut store.data_mut().wasi.output;
-        for byte in bytes {
-            if let Val::U8(byte) = byte {
-                output.push(stream, *byte);
-            }
-        }
-    }
-    ok(None)
-}
-
-fn random_bytes(
-    mut store: StoreContextMut<'_, GuestState>,
-    _: &[u32],
-    arguments: &[Val],
-) -> Result<Option<Val>> {
-    let count = match arguments.first() {
-        Some(Val::U64(count)) if *count <= RANDOM_BYTES_MAX => *count,
-        _ => bail!("the plugin asked for more than {RANDOM_BYTES_MAX} random bytes at once"),
-    };
-    let wasi = &mut store.data_mut().wasi;
-    let bytes = (0..count)
-        .map(|_| Val::U8(wasi.random().to_le_bytes()[0]))
-        .collect();
-    Ok(Some(Val::List(bytes)))
 }

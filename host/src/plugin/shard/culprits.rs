@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::filter::RuleKey;
-use super::guest::Fault;
-use super::lower::Parsed;
-use super::rules::Trial;
-use super::shard::{Batch, Shard};
+use super::{Batch, Shard};
+use crate::plugin::fault::Fault;
+use crate::plugin::lower::Parsed;
+use crate::plugin::rule::RuleKey;
+use crate::plugin::rules::Trial;
 
 // So many times in a row all parts failed: then the rules are tried one by one. Halving all of 1,024 down takes twice as many calls.
 const ALL_FAILED_MAX: u32 = 3;

@@ -1,0 +1,35 @@
+//! What every part of a filter group or a transformer needs to run its plugin: the component, its limits and its account.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::budget::{Account, Stay};
+use super::fault::Fault;
+use super::guest::Guest;
+use super::loaded::Loaded;
+use super::options::PluginLimits;
+use super::pause::Pause;
+
+/// What they share.
+pub(super) struct Kit {
+    pub(super) plugin: Arc<Loaded>,
+    pub(super) limits: Arc<PluginLimits>,
+    pub(super) label: String,
+    pub(super) account: Account,
+    /// What fails is not looked into here, but goes on in another group, see [`Undecided::apart`].
+    pub(super) hands_over: bool,
+    pub(super) rules_per_instance_max: usize,
+    pub(super) replica_part_min: Duration,
+    pub(super) pause_min: Duration,
+    pub(super) pause_max: Duration,
+}
+
+impl Kit {
+    pub(super) async fn guest(&self) -> Result<Guest, Fault> {
+        Guest::new(&self.plugin, &self.limits, &self.account, Stay::Lasting).await
+    }
+
+    pub(super) fn pause(&self) -> Pause {
+        Pause::new(self.pause_min, self.pause_max)
+    }
+}

@@ -1,0 +1,379 @@
+//! The plugin service, as the broker sees it: components go in, filter groups and transformers come out. Owns the engine and the
+//! threads that run guests. Nothing here runs a guest itself, but for trying a configuration.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::{Handle, Runtime};
+
+use super::budget::{Bounds, Budget, Held, Holder, ReachedLimit, Stay};
+use super::cache::ArtifactCache;
+use super::compiling::Compiler;
+use super::engine::{self, Ticker};
+use super::error::{CONFIG_BYTES_MAX, ConfigureError, LoadError, PluginStartError};
+use super::filter::{FilterGroup, finished};
+use super::guest::Guest;
+use super::kit::Kit;
+use super::loaded::{Loaded, Shared, check_kind};
+use super::options::{PluginLimits, PluginOptions};
+use super::stats::PluginStats;
+use super::transform::Transformer;
+use crate::domain::{Digest, Owner, PluginWorld};
+use crate::locks::lock;
+
+/// The plugin service: one engine, one epoch thread, and the threads that run guests. Dropping it stops them
+/// without waiting, also from async code; groups and transformers that outlive it answer that it stopped.
+pub struct Plugins {
+    options: PluginOptions,
+    pub(super) shared: Arc<Shared>,
+    registry: Mutex<BTreeMap<Digest, Arc<Loaded>>>,
+    compiler: Compiler,
+    // Some until dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+/// A plugin that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadedPlugin {
+    /// Its address: SHA-256 of its bytes.
+    pub digest: Digest,
+    /// What it is for.
+    pub world: PluginWorld,
+}
+
+impl Plugins {
+    /// Starts the service.
+    ///
+    /// # Errors
+    ///
+    /// The engine, the threads or the folder for compiled plugins cannot be had.
+    pub fn start(options: PluginOptions) -> Result<Arc<Self>, PluginStartError> {
+        let engine = engine::engine(&options)?;
+        let cache = ArtifactCache::open(&options.cache_dir, &engine, &options.random).map_err(
+            |source| PluginStartError::Cache {
+                path: options.cache_dir.clone(),
+                source,
+            },
+        )?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(options.worker_threads.max(1))
+            .thread_name("plugin")
+            .build()
+            .map_err(PluginStartError::Threads)?;
+        let shared = Shared {
+            ticker: Ticker::start(&engine)?,
+            engine,
+            budget: Budget::new(Bounds::of(&options)),
+            worker_threads: options.worker_threads.max(1),
+            clock: options.clock.clone(),
+            random: options.random.clone(),
+            cache,
+            counters: Mutex::default(),
+        };
+        Ok(Arc::new(Self {
+            options,
+            shared: Arc::new(shared),
+            registry: Mutex::new(BTreeMap::new()),
+            compiler: Compiler::new(),
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        }))
+    }
+
+    /// The address of a component, from a thread that may take the time to read all of it.
+    ///
+    /// # Errors
+    ///
+    /// The service is stopping.
+    pub async fn digest(&self, bytes: Bytes) -> Result<Digest, LoadError> {
+        let task = self
+            .handle
+            .spawn_blocking(move || Digest(Sha256::digest(&bytes).into()));
+        finished(task).await.ok_or(LoadError::Stopped)
+    }
+
+    /// Checks and compiles a component and keeps it for use. The same bytes again cost nothing. `name` is that of the
+    /// plugin, for its limits.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`]; every message says what to do about it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before completion, compiling goes on; uploading the same bytes again then takes its result.
+    pub async fn load(&self, name: &str, bytes: Bytes) -> Result<LoadedPlugin, LoadError> {
+        let digest = self.digest(bytes.clone()).await?;
+        self.load_while_holding(name, digest, bytes, ()).await
+    }
+
+    /// The same for bytes whose address is known. `held` is kept as long as compiling takes, even if that is longer than
+    /// anybody waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub async fn load_while_holding(
+        &self,
+        name: &str,
+        digest: Digest,
+        bytes: Bytes,
+        held: impl Send + 'static,
+    ) -> Result<LoadedPlugin, LoadError> {
+        let max = self.options.limits_for(name).module_bytes_max;
+        if bytes.len() > max {
+            return Err(LoadError::TooLarge {
+                bytes: bytes.len(),
+                max,
+            });
+        }
+        check_kind(&bytes)?;
+        if let Some(known) = self.get(&digest) {
+            return Ok(known.describe());
+        }
+        let limit = self.options.compile_timeout;
+        let known = || self.get(&digest);
+        let compiled =
+            self.compiler
+                .compile(&self.shared, digest, bytes, limit, Box::new(held), known);
+        Ok(self.keep(compiled.await?).describe())
+    }
+
+    /// Forgets a plugin, its compiled form on disk included. Groups and transformers that use it keep it as long as they live.
+    /// Blocks while it removes files.
+    pub fn unload(&self, digest: &Digest) {
+        lock(&self.registry).remove(digest);
+        self.shared.cache.remove(digest);
+    }
+
+    /// Removes the compiled forms on disk of all plugins but these, which earlier brokers left. Blocks, and nothing may be
+    /// compiled meanwhile.
+    pub fn keep_only(&self, kept: &HashSet<Digest>) {
+        self.shared.cache.keep_only(kept);
+    }
+
+    /// Runs the plugin's `configure` on `config` in an instance made for it. `label` as for
+    /// [`filter_group`](Self::filter_group).
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigureError::Refused`] has the plugin's own message.
+    pub async fn check(
+        &self,
+        digest: &Digest,
+        world: PluginWorld,
+        config: &str,
+        label: &str,
+    ) -> Result<(), ConfigureError> {
+        let plugin = self.find(digest, world)?;
+        check_config(config)?;
+        let config = config.to_owned();
+        // The name it will be used under is not known here, so its limits are not either.
+        let limits = Arc::new(self.options.widest());
+        let account = self.shared.budget.account(label, digest);
+        let task = self.handle.spawn(async move {
+            let mut guest = Guest::new(&plugin, &limits, &account, Stay::Passing).await?;
+            guest
+                .configure(&config)
+                .await?
+                .map_err(ConfigureError::Refused)?;
+            Ok(())
+        });
+        finished(task).await.unwrap_or(Err(ConfigureError::Stopped))
+    }
+
+    /// A group without rules on the filter `digest`. `label` is the plugin's name for people and for its limits:
+    /// `name@version`.
+    ///
+    /// # Errors
+    ///
+    /// The plugin is not loaded or not a filter.
+    pub async fn filter_group(
+        &self,
+        digest: &Digest,
+        label: &str,
+    ) -> Result<FilterGroup, ConfigureError> {
+        let plugin = self.find(digest, PluginWorld::Filter)?;
+        Ok(FilterGroup::new(
+            self.kit(plugin, label),
+            self.handle.clone(),
+        ))
+    }
+
+    /// The same, for the rules of many who do not know of each other. It never looks for who is to blame when a call fails: who
+    /// was asked about is undecided and is to go on in a group of [`filter_group`](Self::filter_group), while the others
+    /// go on in this one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`filter_group`](Self::filter_group).
+    pub async fn common_filter_group(
+        &self,
+        digest: &Digest,
+        label: &str,
+    ) -> Result<FilterGroup, ConfigureError> {
+        let plugin = self.find(digest, PluginWorld::Filter)?;
+        let kit = Kit {
+            hands_over: true,
+            ..self.kit(plugin, label)
+        };
+        Ok(FilterGroup::new(kit, self.handle.clone()))
+    }
+
+    /// The transform `digest`, configured. `label` as for [`filter_group`](Self::filter_group).
+    ///
+    /// # Errors
+    ///
+    /// The plugin is not loaded, not a transform, or does not take the configuration.
+    pub async fn transformer(
+        &self,
+        digest: &Digest,
+        config: &str,
+        label: &str,
+    ) -> Result<Transformer, ConfigureError> {
+        let plugin = self.find(digest, PluginWorld::Transform)?;
+        check_config(config)?;
+        let kit = self.kit(plugin, label);
+        Transformer::new(
+            kit,
+            config.into(),
+            self.options.worker_threads,
+            self.handle.clone(),
+        )
+        .await
+    }
+
+    /// The limits of the plugin called `label` (`name` or `name@version`).
+    #[must_use]
+    pub fn limits_for(&self, label: &str) -> &PluginLimits {
+        self.options.limits_for(label)
+    }
+
+    /// From now on what plugins of this name hold is on this owner's account; without one it is on the broker's.
+    pub fn belongs(&self, name: &str, digest: Digest, owner: Option<&Owner>) {
+        self.shared.budget.belongs(name, digest, owner);
+    }
+
+    /// There is no plugin of this name with these bytes any more.
+    pub fn belongs_no_more(&self, name: &str, digest: &Digest) {
+        self.shared.budget.belongs_no_more(name, digest);
+    }
+
+    /// Which owners' plugins hold instances and memory, and how much; the one with the most memory first.
+    #[must_use]
+    pub fn holders(&self) -> Vec<Holder> {
+        self.shared.budget.holders()
+    }
+
+    /// What all versions of the plugin `name` hold.
+    #[must_use]
+    pub fn held_by(&self, name: &str) -> Held {
+        self.shared.budget.held_by(name)
+    }
+
+    /// What the plugins of one owner may hold.
+    #[must_use]
+    pub fn share(&self) -> Held {
+        let bounds = self.shared.budget.bounds();
+        Held {
+            instances: bounds.owner_instances_max,
+            memory_bytes: bounds.owner_memory_bytes_max,
+        }
+    }
+
+    /// Bounds of what plugins may hold that refused something in the last ten seconds.
+    #[must_use]
+    pub fn reached_limits(&self) -> Vec<ReachedLimit> {
+        self.shared.budget.reached()
+    }
+
+    /// Completes when such a bound has refused something since this last completed. For one caller.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
+    pub async fn limit_reached(&self) {
+        self.shared.budget.refused().await;
+    }
+
+    /// How every loaded plugin fares, by digest.
+    #[must_use]
+    pub fn stats(&self) -> Vec<PluginStats> {
+        let registry = lock(&self.registry);
+        registry
+            .values()
+            .map(|plugin| plugin.counters.snapshot(plugin.digest))
+            .collect()
+    }
+
+    fn get(&self, digest: &Digest) -> Option<Arc<Loaded>> {
+        lock(&self.registry).get(digest).cloned()
+    }
+
+    fn keep(&self, loaded: Arc<Loaded>) -> Arc<Loaded> {
+        let mut registry = lock(&self.registry);
+        Arc::clone(registry.entry(loaded.digest).or_insert(loaded))
+    }
+
+    fn find(&self, digest: &Digest, wanted: PluginWorld) -> Result<Arc<Loaded>, ConfigureError> {
+        let plugin = self.get(digest).ok_or(ConfigureError::NotLoaded(*digest))?;
+        if plugin.world != wanted {
+            return Err(ConfigureError::WrongWorld {
+                is: word(plugin.world),
+                wanted: word(wanted),
+            });
+        }
+        Ok(plugin)
+    }
+
+    fn kit(&self, plugin: Arc<Loaded>, label: &str) -> Kit {
+        plugin.counters.set_label(label);
+        Kit {
+            account: self.shared.budget.account(label, &plugin.digest),
+            plugin,
+            limits: Arc::new(self.options.limits_for(label).clone()),
+            label: label.to_owned(),
+            hands_over: false,
+            rules_per_instance_max: self.options.rules_per_instance_max,
+            replica_part_min: self.options.replica_part_min,
+            pause_min: self.options.pause_min,
+            pause_max: self.options.pause_max,
+        }
+    }
+}
+
+impl Drop for Plugins {
+    fn drop(&mut self) {
+        self.shared.budget.close();
+        if let Some(runtime) = self.runtime.take() {
+            // Not waiting: this may be async code.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Loaded {
+    fn describe(&self) -> LoadedPlugin {
+        LoadedPlugin {
+            digest: self.digest,
+            world: self.world,
+        }
+    }
+}
+
+fn check_config(config: &str) -> Result<(), ConfigureError> {
+    if config.len() > CONFIG_BYTES_MAX {
+        return Err(ConfigureError::TooLong(config.len()));
+    }
+    Ok(())
+}
+
+fn word(world: PluginWorld) -> &'static str {
+    match world {
+        PluginWorld::Filter => "filter",
+        PluginWorld::Transform => "transform",
+    }
+}
