@@ -4,6 +4,7 @@
 //! `/readyz`, `/metrics` and `/v1/whoami` need none beyond reaching the listener: loopback, or a valid client
 //! certificate. Publishing and consuming never happen here.
 
+mod app;
 mod guard;
 mod listen;
 mod losses;
@@ -21,7 +22,6 @@ mod topics;
 mod unread;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -33,66 +33,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Policy;
 use crate::broker::Broker;
-use crate::config::Config;
 use crate::telemetry::Metrics;
 
+pub use app::AdminOptions;
 pub use listen::{BindError, Listeners};
 pub use problem::Problem;
 pub use tls::{TlsError, tls_config};
 
+use app::App;
+
 /// Bytes of a JSON body: a specification, with a plugin's configuration in it.
 const JSON_BYTES_MAX: usize = 1024 * 1024;
-
-/// Bounds of the admin API.
-#[derive(Clone, Debug)]
-pub struct AdminOptions {
-    /// Open connections of each listener. Beyond them, who has said nothing for longest makes room.
-    pub connections_max: usize,
-    /// Of these, from one address over TLS.
-    pub address_connections_max: usize,
-    /// Of these, by one principal over TLS.
-    pub principal_connections_max: usize,
-    /// Time for a request, body included.
-    pub request_timeout: Duration,
-    /// The same for uploading a plugin, which is compiled meanwhile.
-    pub upload_timeout: Duration,
-    /// Bytes of an uploaded plugin, of the one that may be largest. The plugin service knows each one's own limit.
-    pub module_bytes_max: usize,
-}
-
-impl AdminOptions {
-    /// What `config` says.
-    #[must_use]
-    pub fn from_config(config: &Config) -> Self {
-        let plugins = &config.plugins;
-        let own = plugins.overrides.values();
-        let module_bytes_max = own
-            .filter_map(|own| own.module_bytes_max)
-            .fold(plugins.module_bytes_max, u64::max);
-        let request_timeout = Duration::from_millis(config.limits.admin_request_timeout_ms);
-        Self {
-            connections_max: config.limits.admin_connections_max as usize,
-            address_connections_max: config.limits.admin_address_connections_max as usize,
-            principal_connections_max: config.limits.admin_principal_connections_max as usize,
-            request_timeout,
-            upload_timeout: request_timeout
-                + Duration::from_millis(config.plugins.compile_timeout_ms),
-            module_bytes_max: usize::try_from(module_bytes_max).unwrap_or(usize::MAX),
-        }
-    }
-}
-
-// What handlers share.
-#[derive(Clone)]
-struct App {
-    broker: Broker,
-    policy: Arc<Policy>,
-    metrics: Metrics,
-    counted: Arc<metrics::AdminMetrics>,
-    lookups: request::Lookups,
-    options: Arc<AdminOptions>,
-    started: Instant,
-}
 
 /// Serves the admin API on `listeners` until `shutdown`; then accepts nothing more, lets requests in progress
 /// finish for at most five seconds, and returns.

@@ -7,7 +7,7 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
 
-use super::App;
+use super::app::App;
 use super::problem::Problem;
 use super::request::{detached, json, name};
 use crate::auth::Action;

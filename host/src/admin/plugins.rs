@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::App;
+use super::app::App;
 use super::page::{Page, Wanted};
 use super::problem::Problem;
 use super::request::{bytes, detached, json, name};

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::App;
+use super::app::App;
 use super::problem::Problem;
 use crate::auth::Action;
 use crate::domain::Principal;

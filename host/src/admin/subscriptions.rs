@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::App;
+use super::app::App;
 use super::page::{Page, Wanted};
 use super::problem::Problem;
 use super::request::{detached, json};

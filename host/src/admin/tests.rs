@@ -8,6 +8,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::auth::Grant;
 use crate::broker::{BrokerOptions, PluginQuotas, Readable};
+use crate::config::Config;
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
 use crate::state::census::Quota;

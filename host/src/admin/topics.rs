@@ -7,7 +7,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
-use super::App;
+use super::app::App;
 use super::page::{Page, Wanted};
 use super::problem::Problem;
 use super::request::{detached, json, name};
