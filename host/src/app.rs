@@ -22,7 +22,7 @@ use crate::config::{Config, Endpoints};
 use crate::net::{self, NetHandle};
 use crate::plugin::{Plugins, bundled};
 use crate::runtime::{Clock, Random, Spawner};
-use crate::store::{self, RealFileSystem};
+use crate::store::{self, RealFileSystem, StoreOptions};
 use crate::telemetry::{Metrics, lines};
 
 use self::options::{broker_options, net_options, plugin_options, store_options, usize_of};
@@ -55,15 +55,15 @@ pub async fn run(
     create_durably(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
     // Before anything is written: a start that is refused leaves the disk as it found it.
-    let readable = read_store(&config).await?;
-    let pems = match named {
-        Some(pems) => pems,
-        None => Pems::development(&config)?,
-    };
     let shared = Shared {
         clock: Clock::start(),
         random: Random::of_system(),
         metrics: Metrics::default(),
+    };
+    let readable = read_store(&config, &shared).await?;
+    let pems = match named {
+        Some(pems) => pems,
+        None => Pems::development(&config)?,
     };
     let plugins = Plugins::start(plugin_options(&config, &shared))
         .context("cannot start the plugin service")?;
@@ -198,9 +198,13 @@ async fn serve(
 }
 
 // Reading a whole journal takes a while, so not on a thread that serves others.
-async fn read_store(config: &Config) -> anyhow::Result<Readable> {
+async fn read_store(config: &Config, shared: &Shared) -> anyhow::Result<Readable> {
     let dir = config.data_dir.join("store");
-    let options = store_options(config);
+    let options = StoreOptions {
+        clock: shared.clock.clone(),
+        random: shared.random.clone(),
+        ..store_options(config)
+    };
     let producers_max = usize_of(config.limits.producers_max);
     let readable = tokio::task::spawn_blocking(move || {
         let examined = store::examine(&dir, options, Arc::new(RealFileSystem))?;

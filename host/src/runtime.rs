@@ -5,7 +5,9 @@ pub(crate) mod clock;
 pub(crate) mod random;
 pub(crate) mod spawn;
 pub(crate) mod thread_priority;
+pub(crate) mod threads;
 
 pub use clock::Clock;
 pub use random::Random;
 pub use spawn::{Spawner, TaskName, panicked_serving};
+pub use threads::{MachineThreads, Threads};

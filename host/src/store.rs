@@ -35,10 +35,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::runtime::{Clock, MachineThreads, Random, Threads};
+
 pub use checkpoint::Checkpoints;
 pub use error::{
-    CheckpointError, DatabaseError, JournalFailure, OpenError, ReadError, WriteDelay, WriteError,
-    WriteRefusal,
+    CheckpointError, CheckpointFailure, CheckpointRefusal, Damage, DatabaseError, JournalFailure,
+    OpenError, ReadError, SystemFailure, WriteDelay, WriteError, WriteRefusal,
 };
 pub use folders::Folders;
 pub use fs::{DIRECT_BYTES, File, FileSystem, Hold, RealFileSystem, Unmoved, replace};
@@ -79,6 +81,12 @@ pub struct StoreOptions {
     pub accept_loss: bool,
     /// What could not be read is not tried again for this long, twice as long each time up to a minute. Default 1 s.
     pub unreadable_retry_min: Duration,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where salts come from.
+    pub random: Random,
+    /// Threads that look at the journal at a start and prepare its files. Without any, both take longer.
+    pub threads: Arc<dyn Threads>,
     /// A file outside the store's folder that says that there is a store. With one, a store that is gone is told from one that
     /// never was.
     pub marker: Option<PathBuf>,
@@ -106,6 +114,9 @@ impl Default for StoreOptions {
             cache_bytes: 32 * MIB,
             accept_loss: false,
             unreadable_retry_min: Duration::from_secs(1),
+            clock: Clock::start(),
+            random: Random::of_system(),
+            threads: Arc::new(MachineThreads),
             marker: None,
         }
     }

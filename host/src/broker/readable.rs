@@ -7,9 +7,8 @@ use crate::store::{Examined, Opened};
 
 /// What a broker starts from.
 pub struct Readable {
-    examined: Examined,
-    recovered: Recovered,
-    producers_max: usize,
+    /// The first step that writes.
+    begin: Box<dyn FnOnce() -> Result<(Opened, Recovered), StartError> + Send>,
 }
 
 impl Readable {
@@ -36,35 +35,54 @@ impl Readable {
         examined.name_topics(|id| topics.topic_name(id).map(|name| name.to_string()));
         examined.check().map_err(StartError::Store)?;
         Ok(Self {
-            examined,
-            recovered,
-            producers_max,
+            begin: Box::new(move || begin(examined, recovered, producers_max)),
         })
     }
 
-    // The first step that writes.
-    pub(crate) fn begin(self) -> Result<(Opened, Recovered), StartError> {
-        let accept_loss = self.examined.accepts_loss();
-        let mut opened = self.examined.begin().map_err(StartError::Store)?;
-        if accept_loss {
-            let damage = opened.checkpoints.give_up_damage(true, |_| {});
-            let damage = damage.map_err(StartError::GiveUp)?;
-            for loss in &damage {
-                tracing::error!(%loss, "committed data is gone; the start goes on without it, as asked");
-            }
-            opened.losses.extend(damage);
-        }
-        if opened.losses.is_empty() {
-            return Ok((opened, self.recovered));
-        }
-        let recovered = recovery::recover(
-            &opened.state,
-            opened.replay.by_ref(),
-            || opened.reader.sealed_topics(),
-            opened.clean,
-            self.producers_max,
-        );
-        let recovered = recovered.map_err(StartError::Recovery)?;
-        Ok((opened, recovered))
+    /// The same of a store that is open already, as one in memory is.
+    #[cfg(test)]
+    pub(crate) fn of_open(mut opened: Opened, producers_max: usize) -> Result<Self, StartError> {
+        let recovered = recovered_again(&mut opened, producers_max)?;
+        Ok(Self {
+            begin: Box::new(move || Ok((opened, recovered))),
+        })
     }
+
+    pub(crate) fn begin(self) -> Result<(Opened, Recovered), StartError> {
+        (self.begin)()
+    }
+}
+
+fn begin(
+    examined: Examined,
+    recovered: Recovered,
+    producers_max: usize,
+) -> Result<(Opened, Recovered), StartError> {
+    let accept_loss = examined.accepts_loss();
+    let mut opened = examined.begin().map_err(StartError::Store)?;
+    if accept_loss {
+        let damage = opened.checkpoints.give_up_damage(true, |_| {});
+        let damage = damage.map_err(StartError::GiveUp)?;
+        for loss in &damage {
+            tracing::error!(%loss, "committed data is gone; the start goes on without it, as asked");
+        }
+        opened.losses.extend(damage);
+    }
+    if opened.losses.is_empty() {
+        return Ok((opened, recovered));
+    }
+    let recovered = recovered_again(&mut opened, producers_max)?;
+    Ok((opened, recovered))
+}
+
+// What a store says once it is open.
+fn recovered_again(opened: &mut Opened, producers_max: usize) -> Result<Recovered, StartError> {
+    let recovered = recovery::recover(
+        &opened.state,
+        opened.replay.by_ref(),
+        || opened.reader.sealed_topics(),
+        opened.clean,
+        producers_max,
+    );
+    recovered.map_err(StartError::Recovery)
 }

@@ -5,6 +5,7 @@ mod eased;
 mod given_up;
 mod plugins;
 mod room;
+mod scripted;
 mod standing;
 mod wards;
 
@@ -57,6 +58,60 @@ async fn examined(dir: &Path, accept_loss: bool, fs: FaultyFileSystem) -> store:
     }
 }
 
+// A broker with small limits on a store that was read; its plugins are in a folder.
+async fn broker_on(
+    readable: Readable,
+    dir: &Path,
+    tail_bytes: usize,
+    bundled: &[crate::plugin::bundled::BundledPlugin],
+    metrics: &Metrics,
+) -> Broker {
+    let slow = PluginLimits {
+        call_base: Duration::from_millis(300),
+        ..PluginLimits::default()
+    };
+    let plugins = Plugins::start(PluginOptions {
+        cache_dir: dir.join("cache"),
+        overrides: [(SLOW.to_owned(), slow)].into(),
+        ..PluginOptions::default()
+    });
+    let many = crate::state::census::Quota {
+        all: 1_000,
+        principal: 1_000,
+    };
+    let options = BrokerOptions {
+        clock: crate::runtime::Clock::start(),
+        metrics: metrics.clone(),
+        plugins_dir: dir.join("plugins"),
+        auto_create_topics: true,
+        interval_ms: 100,
+        tail_bytes,
+        checkpoint_bytes: MIB,
+        checkpoint_blocks: 10_000,
+        journal_bytes_max: 4 * MIB,
+        producers_max: 100,
+        topics: many,
+        subscriptions: many,
+        specification_bytes: crate::state::census::Quota {
+            all: 1 << 30,
+            principal: 1 << 30,
+        },
+        plugins: super::PluginQuotas {
+            versions: many,
+            bytes: crate::state::census::Quota {
+                all: 1 << 30,
+                principal: 1 << 30,
+            },
+        },
+        subscription_patterns_max: 4,
+        event_bytes_max: crate::domain::EVENT_BYTES_MAX,
+        policy: crate::auth::Policy::of_local(),
+    };
+    let plugins = plugins.expect("starts");
+    let started = Broker::start(options, readable, plugins, bundled).await;
+    started.expect("starts")
+}
+
 impl Fixture {
     async fn start(tail_bytes: usize) -> Self {
         Self::start_in(tempfile::tempdir().expect("a directory"), tail_bytes, false).await
@@ -83,57 +138,9 @@ impl Fixture {
     ) -> Self {
         let fs = FaultyFileSystem::default();
         let examined = examined(dir.path(), accept_loss, fs.clone()).await;
-        let readable = Readable::of(examined, 100);
-        let slow = PluginLimits {
-            call_base: Duration::from_millis(300),
-            ..PluginLimits::default()
-        };
-        let plugins = Plugins::start(PluginOptions {
-            cache_dir: dir.path().join("cache"),
-            overrides: [(SLOW.to_owned(), slow)].into(),
-            ..PluginOptions::default()
-        });
-        let many = crate::state::census::Quota {
-            all: 1_000,
-            principal: 1_000,
-        };
+        let readable = Readable::of(examined, 100).expect("readable");
         let metrics = Metrics::default();
-        let options = BrokerOptions {
-            clock: crate::runtime::Clock::start(),
-            metrics: metrics.clone(),
-            plugins_dir: dir.path().join("plugins"),
-            auto_create_topics: true,
-            interval_ms: 100,
-            tail_bytes,
-            checkpoint_bytes: MIB,
-            checkpoint_blocks: 10_000,
-            journal_bytes_max: 4 * MIB,
-            producers_max: 100,
-            topics: many,
-            subscriptions: many,
-            specification_bytes: crate::state::census::Quota {
-                all: 1 << 30,
-                principal: 1 << 30,
-            },
-            plugins: super::PluginQuotas {
-                versions: many,
-                bytes: crate::state::census::Quota {
-                    all: 1 << 30,
-                    principal: 1 << 30,
-                },
-            },
-            subscription_patterns_max: 4,
-            event_bytes_max: crate::domain::EVENT_BYTES_MAX,
-            policy: crate::auth::Policy::of_local(),
-        };
-        let broker = Broker::start(
-            options,
-            readable.expect("readable"),
-            plugins.expect("starts"),
-            bundled,
-        )
-        .await
-        .expect("starts");
+        let broker = broker_on(readable, dir.path(), tail_bytes, bundled, &metrics).await;
         Self {
             broker,
             metrics,

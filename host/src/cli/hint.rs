@@ -8,7 +8,7 @@ use super::api::ApiError;
 use crate::admin::Problem;
 use crate::config::Warning;
 use crate::pki::PkiError;
-use crate::store::{OpenError, ReadError};
+use crate::store::{Damage, OpenError, ReadError};
 
 const ACCEPT_LOSS: &str =
     "`tidegate serve --accept-loss` gives up what is damaged, and goes on without it";
@@ -46,7 +46,10 @@ fn of(error: &anyhow::Error) -> Option<&'static str> {
             return Some("--force overwrites it");
         }
         let is_loss = matches!(cause.downcast_ref(), Some(OpenError::Corrupt { .. }))
-            || matches!(cause.downcast_ref(), Some(ReadError::DamagedBlock { .. }));
+            || matches!(
+                cause.downcast_ref(),
+                Some(ReadError::Damaged(Damage::Block { .. }))
+            );
         is_loss.then_some(ACCEPT_LOSS)
     })
 }

@@ -5,11 +5,10 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::error::{CheckpointError, ReadError};
+use super::error::{CheckpointError, CheckpointRefusal, ReadError};
 use super::fs::FileSystem;
 use super::journal::{BlockMeta, JournalReader, JournalSegment};
 use super::loss::Loss;
@@ -18,6 +17,7 @@ use super::reserve::Reserve;
 use super::sealed::{GenerationInfo, GenerationWriter, Sealed};
 use super::trouble::{Holder, Troubles};
 use crate::domain::{Block, CommitNumber, Position};
+use crate::runtime::{Clock, Threads};
 
 /// Writes and deletes generations, and releases the journal.
 pub struct Checkpoints {
@@ -34,6 +34,8 @@ pub(super) struct CheckpointParts {
     // Does nothing by path while the store is not in place.
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) dir: PathBuf,
+    pub(super) clock: Clock,
+    pub(super) threads: Arc<dyn Threads>,
     /// Journal bytes beyond which publishes wait.
     pub(super) publishable_bytes_max: u64,
 }
@@ -78,16 +80,22 @@ impl Checkpoints {
     ) -> Result<GenerationInfo, CheckpointError> {
         self.check_mark(mark)?;
         let mut pace = self.pace(mark);
-        let (journal, reserve) = (self.parts.journal.clone(), self.parts.reserve.clone());
+        let CheckpointParts {
+            journal,
+            reserve,
+            clock,
+            threads,
+            generations,
+            ..
+        } = &mut self.parts;
         let step = |through| {
             journal.forget_pages(mark);
-            let rest = pace.step_done(Instant::now(), through, journal.size().bytes);
+            let rest = pace.step_done(clock.instant(), through, journal.size().bytes);
             // Without room nobody may write, so there is nobody to give way to. The reserve is this checkpoint's now.
             if !reserve.is_short() {
-                std::thread::sleep(rest);
+                threads.rest(rest);
             }
         };
-        let generations = &mut self.parts.generations;
         let (info, states_dropped) = generations.add(mark, blocks, state, step)?;
         self.release(mark);
         self.parts.generations.remove_states(&states_dropped);
@@ -160,7 +168,7 @@ impl Checkpoints {
         if last <= mark && mark <= next {
             Ok(())
         } else {
-            Err(CheckpointError::Mark { mark, last, next })
+            Err(CheckpointRefusal::Mark { mark, last, next }.into())
         }
     }
 
@@ -171,7 +179,8 @@ impl Checkpoints {
             None => (Position(0), Position(0)),
         };
         let bytes_max = self.parts.publishable_bytes_max;
-        Pace::begin(Instant::now(), events, journal.size().bytes, bytes_max)
+        let now = self.parts.clock.instant();
+        Pace::begin(now, events, journal.size().bytes, bytes_max)
     }
 
     fn release(&self, mark: CommitNumber) {

@@ -140,35 +140,17 @@ impl WriteDelay {
     }
 }
 
-/// Why a block or group cannot be read.
+/// Why a block or group cannot be read: what whoever needs it can do, with the cause.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The operating system reports a failed read.
-    #[error("reading {} failed", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The failure.
-        #[source]
-        source: Arc<io::Error>,
-    },
-    /// What was read is not what was written.
-    #[error("{what} in {} is damaged", path.display())]
-    Damaged {
-        /// The file or folder.
-        path: PathBuf,
-        /// Which part of it.
-        what: String,
-    },
-    /// A block of the journal is not what was written.
-    #[error("the block at byte {offset} of {} is damaged; a start that accepts the loss gives up its events and names them", path.display())]
-    DamagedBlock {
-        /// The journal file.
-        path: PathBuf,
-        /// Where in it.
-        offset: u64,
-    },
-    /// Events of these positions cannot be read, as was found before.
+    /// Restore it from a copy, or give it up: what is on disk is not what was written, and that does not pass.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// Try again: the system fails, which may pass and says nothing of what was written.
+    #[error(transparent)]
+    System(#[from] SystemFailure),
+    /// Events of these positions cannot be read, as was found before. They share the cause, and are tried again by themselves; what
+    /// can be done is what can be done about that.
     #[error(
         "positions {first} to {last} in {} cannot be read; if it is damage, it can be given up",
         path.display()
@@ -184,7 +166,63 @@ pub enum ReadError {
         #[source]
         source: Arc<ReadError>,
     },
-    /// A database of a generation cannot be opened or read.
+}
+
+/// What is not what was written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Damage {
+    /// A part of a file or folder.
+    #[error("{what} in {} is damaged", path.display())]
+    Content {
+        /// The file or folder.
+        path: PathBuf,
+        /// Which part of it.
+        what: String,
+    },
+    /// A block of the journal.
+    #[error(
+        "the block at byte {offset} of {} is damaged; a start that accepts the loss gives up its events and names them",
+        path.display()
+    )]
+    Block {
+        /// The journal file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+    },
+    /// A file that is too short, or not there.
+    #[error("reading {} failed", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said of it.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A database of a generation.
+    #[error("the database {} does not answer", path.display())]
+    Database {
+        /// Its folder.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: Arc<DatabaseError>,
+    },
+}
+
+/// How the system fails where something is to be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SystemFailure {
+    /// A file or folder.
+    #[error("reading {} failed", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// The failure.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A database of a generation.
     #[error("the database {} does not answer", path.display())]
     Database {
         /// Its folder.
@@ -206,9 +244,24 @@ pub enum DatabaseError {
     Other(Box<dyn Error + Send + Sync>),
 }
 
-/// Why a generation was not written or deleted.
+/// Why a generation was not written or deleted: what whoever wanted it can do, with the cause. The journal is untouched, and so are
+/// the other generations.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
+    /// Nothing: asked for again, it is refused again.
+    #[error(transparent)]
+    Refused(#[from] CheckpointRefusal),
+    /// Find room for it on the disk, or keep less.
+    #[error(transparent)]
+    NoRoom(CheckpointFailure),
+    /// Try the same again later.
+    #[error(transparent)]
+    Retry(CheckpointFailure),
+}
+
+/// What cannot be done to generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointRefusal {
     /// The mark lies beyond the journal or before the previous one.
     #[error("a mark at {mark} is not between the last one, {last}, and the next group, {next}")]
     Mark {
@@ -225,16 +278,27 @@ pub enum CheckpointError {
     /// A block or the state has a part of more than 4 GiB.
     #[error("a value is too long")]
     TooLong,
+    /// The two newest generations hold the state a start needs.
+    #[error("generation {0} is one of the two newest and is kept for its state")]
+    Kept(u64),
+    /// There is no such generation.
+    #[error("there is no generation {0}")]
+    Unknown(u64),
+}
+
+/// What has failed before a generation was complete. It was removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointFailure {
     /// A block that should move cannot be read.
     #[error("cannot read what should move into the generation")]
-    Read(#[from] ReadError),
-    /// The generation did not read back as it was written. It was removed; the journal is untouched.
+    Read(#[source] ReadError),
+    /// The generation did not read back as it was written.
     #[error("the new generation did not read back as written")]
     Verify(#[source] ReadError),
-    /// A database failed. The generation was removed; the journal is untouched.
+    /// A database could not be written.
     #[error("writing the generation failed")]
     Database(#[source] DatabaseError),
-    /// The disk failed before the generation was complete. It was removed; the journal is untouched.
+    /// The disk failed.
     #[error("cannot {doing} {}", path.display())]
     Io {
         /// What was attempted.
@@ -245,33 +309,9 @@ pub enum CheckpointError {
         #[source]
         source: io::Error,
     },
-    /// The manifest could not be replaced. It is written anew before anything else is done; the journal is untouched.
+    /// The manifest could not be replaced. It is written anew before anything else is done.
     #[error("the manifest could not be replaced")]
     Manifest(#[source] io::Error),
-    /// The two newest generations hold the state a start needs.
-    #[error("generation {0} is one of the two newest and is kept for its state")]
-    Kept(u64),
-    /// There is no such generation.
-    #[error("there is no generation {0}")]
-    Unknown(u64),
-}
-
-impl CheckpointError {
-    /// Whether there was no room for it. It may fit once less has to be kept.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        let source: &io::Error = match self {
-            Self::Database(DatabaseError::Io(source)) | Self::Io { source, .. } => source,
-            Self::Manifest(source) => source,
-            Self::Verify(ReadError::Database { source, .. }) => match &**source {
-                DatabaseError::Io(source) => source,
-                _ => return false,
-            },
-            Self::Verify(ReadError::Io { source, .. }) => source,
-            _ => return false,
-        };
-        is_full(source)
-    }
 }
 
 impl OpenError {
@@ -286,46 +326,76 @@ impl OpenError {
 }
 
 impl ReadError {
-    /// Whether what is on disk is not what was written, and not the system that fails, which may pass. A file that is too short or
-    /// not there is damage. sled copies errors without their numbers, so only their kinds tell.
+    /// Whether what is on disk is not what was written, and not the system that fails, which may pass.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
-        let source: &io::Error = match self {
-            Self::Damaged { .. } | Self::DamagedBlock { .. } => return true,
-            Self::Unreadable { source, .. } => return source.is_damage(),
-            Self::Io { source, .. } => source,
-            Self::Database { source, .. } => match &**source {
-                DatabaseError::Io(source) => source,
-                _ => return true,
-            },
-        };
-        matches!(
-            source.kind(),
-            InvalidData | InvalidInput | NotFound | UnexpectedEof
-        )
+        match self {
+            Self::Damaged(_) => true,
+            Self::System(_) => false,
+            Self::Unreadable { source, .. } => source.is_damage(),
+        }
+    }
+
+    /// That `what`, a part of the file or folder at `path`, is not what was written.
+    #[must_use]
+    pub fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged(Damage::Content {
+            path: path.to_owned(),
+            what: what.into(),
+        })
     }
 
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
-            path,
-            source: Arc::new(source),
+        move |source| {
+            let (is_damage, source) = (tells_damage(&source), Arc::new(source));
+            match is_damage {
+                true => Damage::File { path, source }.into(),
+                false => SystemFailure::File { path, source }.into(),
+            }
         }
     }
 
     pub(super) fn database<E: Into<DatabaseError>>(path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
-        move |source| Self::Database {
-            path,
-            source: Arc::new(source.into()),
+        move |source| {
+            let source = Arc::new(source.into());
+            match &*source {
+                DatabaseError::Io(error) if !tells_damage(error) => {
+                    SystemFailure::Database { path, source }.into()
+                }
+                _ => Damage::Database { path, source }.into(),
+            }
         }
     }
 
-    pub(super) fn damaged(path: &Path, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            path: path.to_owned(),
-            what: what.into(),
+    // What the system said, when it failed.
+    fn system(&self) -> Option<&io::Error> {
+        match self {
+            Self::System(SystemFailure::File { source, .. }) => Some(source),
+            Self::System(SystemFailure::Database { source, .. }) => match &**source {
+                DatabaseError::Io(source) => Some(source),
+                DatabaseError::Other(_) => None,
+            },
+            Self::Damaged(_) | Self::Unreadable { .. } => None,
+        }
+    }
+}
+
+// A file that is too short or not there is damage. sled copies errors without their numbers, so only their kinds tell.
+fn tells_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    matches!(
+        error.kind(),
+        InvalidData | InvalidInput | NotFound | UnexpectedEof
+    )
+}
+
+impl From<CheckpointFailure> for CheckpointError {
+    fn from(failure: CheckpointFailure) -> Self {
+        match failure.system().is_some_and(is_full) {
+            true => Self::NoRoom(failure),
+            false => Self::Retry(failure),
         }
     }
 }
@@ -333,10 +403,25 @@ impl ReadError {
 impl CheckpointError {
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
-            doing,
-            path,
-            source,
+        move |source| {
+            let failure = CheckpointFailure::Io {
+                doing,
+                path,
+                source,
+            };
+            failure.into()
+        }
+    }
+}
+
+impl CheckpointFailure {
+    // What the system said of what was written.
+    fn system(&self) -> Option<&io::Error> {
+        match self {
+            Self::Database(DatabaseError::Io(source)) | Self::Io { source, .. } => Some(source),
+            Self::Manifest(source) => Some(source),
+            Self::Verify(error) => error.system(),
+            Self::Read(_) | Self::Database(DatabaseError::Other(_)) => None,
         }
     }
 }

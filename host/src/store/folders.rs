@@ -6,9 +6,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::fs::{File, FileSystem, Hold};
+use crate::locks::lock;
 
 /// The folders of one store, kept open.
 pub struct Folders {
@@ -102,7 +103,7 @@ impl Folders {
     }
 
     fn why(&self) -> MutexGuard<'_, Option<String>> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.why)
     }
 }
 
@@ -129,6 +130,12 @@ impl FileSystem for HeldFileSystem {
     }
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         self.checked()?.list(path)
+    }
+    fn is_dir(&self, path: &Path) -> bool {
+        self.0.fs.is_dir(path)
+    }
+    fn is_symlink(&self, path: &Path) -> bool {
+        self.0.fs.is_symlink(path)
     }
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         self.checked()?.open(path)

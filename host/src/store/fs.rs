@@ -34,6 +34,16 @@ pub trait FileSystem: Send + Sync {
     /// The folder cannot be read.
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
 
+    /// Whether a path leads to a folder.
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
+    /// Whether what lies at a path only leads elsewhere.
+    fn is_symlink(&self, path: &Path) -> bool {
+        path.is_symlink()
+    }
+
     /// Opens a file for reading and writing.
     ///
     /// # Errors

@@ -43,19 +43,19 @@ pub(super) fn reserved_file(dir: &Path) -> PathBuf {
     journal(dir).join(RESERVED).with_extension(ASIDE)
 }
 
-/// The number of the first group of the journal file at `path`; `None` for whatever else lies there.
+/// The number of the first group of the journal file with this path; `None` for any other path.
 pub(super) fn first_of(path: &Path) -> Option<CommitNumber> {
-    numbered(path, "log").filter(|_| !path.is_dir())
+    numbered(path, "log")
 }
 
-/// Whether what lies at `path` is a journal file that did not get its name.
+/// Whether this is the path of a journal file that did not get its name.
 pub(super) fn lies_aside(path: &Path) -> bool {
     let numberless = [PREPARED, RESERVED];
     let is_numberless = || {
         let mut names = numberless.iter();
         names.any(|name| path.ends_with(format!("{name}.{ASIDE}")))
     };
-    (numbered(path, ASIDE).is_some() || is_numberless()) && !path.is_dir()
+    numbered(path, ASIDE).is_some() || is_numberless()
 }
 
 fn numbered(path: &Path, extension: &str) -> Option<CommitNumber> {

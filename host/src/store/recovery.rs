@@ -47,7 +47,7 @@ pub(super) fn examine(
         Some(marker) => marker::is_there(&*fs, marker)?,
         None => false,
     };
-    if has_marker && !options.accept_loss && !dir.is_dir() {
+    if has_marker && !options.accept_loss && !fs.is_dir(dir) {
         let losses = vec![gone(dir)];
         return Err(OpenError::Corrupt { losses });
     }
@@ -64,7 +64,8 @@ pub(super) fn examine(
         is_known: sealed.is_known(),
         is_whole: sealed.losses().is_empty(),
     };
-    let journal = journal::examine(&*fs, dir, evidence, options.accept_loss)?;
+    let all = options.accept_loss;
+    let journal = journal::examine(&*fs, dir, journal_options(&options), evidence, all)?;
     let mut losses = sealed.losses().to_vec();
     losses.extend(journal.losses().iter().cloned());
     let is_new = journal.is_new();
@@ -82,6 +83,17 @@ pub(super) fn examine(
         is_new,
         has_marker,
     })
+}
+
+fn journal_options(options: &StoreOptions) -> FileJournalOptions {
+    FileJournalOptions {
+        file_bytes: options.journal_file_bytes,
+        publishable_bytes_max: options.publishable_bytes_max(),
+        blocks_max: options.journal_blocks_max,
+        clock: options.clock.clone(),
+        random: options.random.clone(),
+        threads: options.threads.clone(),
+    }
 }
 
 fn gone(dir: &Path) -> Loss {
@@ -231,17 +243,7 @@ impl Examined {
             options.journal_file_bytes,
             sealed::reserve_bytes_min(options.generation_part_bytes),
         ));
-        let (journal, files) = journal.begin(
-            fs.clone(),
-            &dir,
-            folders.clone(),
-            reserve.clone(),
-            FileJournalOptions {
-                file_bytes: options.journal_file_bytes,
-                publishable_bytes_max: options.publishable_bytes_max(),
-                blocks_max: options.journal_blocks_max,
-            },
-        )?;
+        let (journal, files) = journal.begin(fs.clone(), &dir, folders.clone(), reserve.clone())?;
         if !inventory.has_manifest() && inventory.losses().is_empty() {
             // From now on there is a store, whatever becomes of its journal.
             Inventory::begin_manifest(&*fs, &dir)?;
@@ -299,7 +301,10 @@ impl Surroundings {
             options,
         } = self;
         let cache = Arc::new(new_cache(options.cache_bytes));
-        let troubles = Arc::new(Troubles::new(options.unreadable_retry_min));
+        let troubles = Arc::new(Troubles::new(
+            options.unreadable_retry_min,
+            options.clock.clone(),
+        ));
         let parts = SealedParts {
             fs: fs.clone(),
             dir: dir.clone(),
@@ -321,6 +326,8 @@ impl Surroundings {
             fs,
             dir,
             publishable_bytes_max: options.publishable_bytes_max(),
+            clock: options.clock,
+            threads: options.threads,
         });
         let reader = StoreReader::new(ReaderParts {
             journal,

@@ -5,10 +5,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::fs::{DIRECT_BYTES, File, FileSystem, is_full};
 use super::layout;
+use crate::locks::lock;
 
 /// The reserve of one store. Shared by the journal's writer and the checkpoints.
 pub(super) struct Reserve {
@@ -148,7 +149,7 @@ impl Reserve {
     }
 
     fn lock(&self) -> MutexGuard<'_, Parts> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.parts)
     }
 }
 

@@ -13,14 +13,14 @@ mod items;
 mod manifest;
 mod mend;
 mod pool;
-#[cfg(test)]
-mod sled_facts;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use super::cache::{BlockCache, CacheKey};
 use super::error::ReadError;
@@ -28,6 +28,7 @@ use super::folders::Folders;
 use super::fs::FileSystem;
 use super::trouble::{Holder, Troubles};
 use crate::domain::{Block, CommitNumber, Position, TopicId};
+use crate::locks;
 
 pub use database::is_panic_expected;
 pub use inventory::STATES_KEPT;
@@ -247,8 +248,7 @@ impl Sealed {
     }
 
     fn generations(&self) -> Arc<Vec<Arc<Generation>>> {
-        let generations = self.generations.read();
-        generations.unwrap_or_else(PoisonError::into_inner).clone()
+        locks::read(&self.generations).clone()
     }
 
     fn described(&self) -> Vec<Described> {
@@ -269,10 +269,7 @@ impl Sealed {
                 .unwrap_or_else(|| Arc::new(Generation::new(&self.dir, described, &self.folders)))
         });
         let generations = Arc::new(generations.collect());
-        *self
-            .generations
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = generations;
+        *locks::write(&self.generations) = generations;
     }
 
     /// Databases open now, and at most ever.

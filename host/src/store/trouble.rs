@@ -5,11 +5,13 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::error::ReadError;
 use crate::domain::Position;
+use crate::locks::lock;
+use crate::runtime::Clock;
 
 /// The longest time between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -46,6 +48,7 @@ pub(super) struct Troubles {
     /// How often something was [forgotten](Self::forget). Changed under the lock.
     forgotten: AtomicU64,
     pause_min: Duration,
+    clock: Clock,
 }
 
 struct Trouble {
@@ -75,11 +78,12 @@ impl Unreadable {
 
 impl Troubles {
     /// The first pause is this long.
-    pub(super) fn new(pause_min: Duration) -> Self {
+    pub(super) fn new(pause_min: Duration, clock: Clock) -> Self {
         Self {
             known: Mutex::default(),
             forgotten: AtomicU64::new(0),
             pause_min,
+            clock,
         }
     }
 
@@ -93,7 +97,7 @@ impl Troubles {
     pub(super) fn known(&self, holder: Holder, position: Position) -> Option<ReadError> {
         let known = self.lock();
         let trouble = known.iter().find(|one| one.covers(holder, position))?;
-        (trouble.again > Instant::now()).then(|| trouble.unreadable.error())
+        (trouble.again > self.clock.instant()).then(|| trouble.unreadable.error())
     }
 
     /// Another try failed as well. `None` when there was none before: then the caller finds out how far it reaches, and says
@@ -107,7 +111,7 @@ impl Troubles {
         let mut known = self.lock();
         let trouble = known.iter_mut().find(|one| one.covers(holder, position))?;
         trouble.pause = trouble.pause.saturating_mul(2).min(PAUSE_MAX);
-        trouble.again = Instant::now() + trouble.pause;
+        trouble.again = self.clock.instant() + trouble.pause;
         trouble.unreadable.why = Arc::new(why.clone());
         Some(trouble.unreadable.error())
     }
@@ -140,7 +144,7 @@ impl Troubles {
             holder,
             unreadable,
             pause: self.pause_min,
-            again: Instant::now() + self.pause_min,
+            again: self.clock.instant() + self.pause_min,
         });
         error
     }
@@ -169,13 +173,14 @@ impl Troubles {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Trouble>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Millis;
 
     fn damage() -> ReadError {
         ReadError::damaged(Path::new("part"), "an item")
@@ -187,7 +192,7 @@ mod tests {
     };
 
     fn one(pause_min: Duration) -> Troubles {
-        let troubles = Troubles::new(pause_min);
+        let troubles = Troubles::new(pause_min, Clock::standing_at(Millis(0)));
         let range = Position(5)..=Position(9);
         troubles.found(PART, Path::new("part"), range, damage(), 0);
         troubles
@@ -233,11 +238,18 @@ mod tests {
 
     #[test]
     fn when_it_is_time_it_is_tried_again_and_stays_known_until_it_goes_well() {
-        let troubles = one(Duration::ZERO);
+        let troubles = one(Duration::from_secs(1));
+        assert!(troubles.known(PART, Position(7)).is_some());
+        troubles.clock.advance(Duration::from_secs(1));
         assert!(troubles.known(PART, Position(7)).is_none());
         let again = troubles.failed_again(PART, Position(7), &damage());
         assert!(again.is_some(), "the same stretch");
         assert_eq!(troubles.list().len(), 1);
+        troubles.clock.advance(Duration::from_secs(1));
+        let known = || troubles.known(PART, Position(7)).is_some();
+        assert!(known(), "each pause is twice as long");
+        troubles.clock.advance(Duration::from_secs(1));
+        assert!(!known());
         assert!(
             troubles
                 .failed_again(PART, Position(10), &damage())

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,7 +113,7 @@ impl Retry {
 
 impl Failed {
     fn is_full(&self) -> bool {
-        matches!(self, Self::Write(error) if error.is_full())
+        matches!(self, Self::Write(CheckpointError::NoRoom(_)))
     }
 }
 
@@ -510,13 +510,11 @@ fn keep(
     }
     // The journal holds it until this checkpoint is done; going on without it would lose it.
     let Some(block) = reader.block_at(meta.first_position)? else {
-        return Err(ReadError::Damaged {
-            path: PathBuf::from("journal"),
-            what: format!(
-                "no block at position {}, which somebody needs,",
-                meta.first_position
-            ),
-        });
+        let what = format!(
+            "no block at position {}, which somebody needs,",
+            meta.first_position
+        );
+        return Err(ReadError::damaged(Path::new("journal"), what));
     };
     let staying = leaving.what_stays(&block)?;
     Ok(staying.map(Arc::unwrap_or_clone))

@@ -3,7 +3,7 @@
 //! itself; the state machine is locked only to lease and to answer.
 
 use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -349,9 +349,9 @@ impl Taker {
             return Ok(None);
         };
         let position = block.first_position;
-        let damaged = |why| ReadError::Damaged {
-            path: PathBuf::from("store"),
-            what: format!("the block at position {position} ({why})"),
+        let damaged = |why| {
+            let what = format!("the block at position {position} ({why})");
+            ReadError::damaged(Path::new("store"), what)
         };
         OpenBlock::new(topic, block).map(Some).map_err(damaged)
     }

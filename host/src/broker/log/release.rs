@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
@@ -108,9 +108,9 @@ impl Leaving {
         let thinned = block.thinned(|position| {
             self.pending.contains(position.0) || after.is_some_and(|after| position > after)
         });
-        let thinned = thinned.map_err(|error| ReadError::Damaged {
-            path: PathBuf::from("journal"),
-            what: format!("{error}, block at position {}", block.first_position),
+        let thinned = thinned.map_err(|error| {
+            let what = format!("{error}, block at position {}", block.first_position);
+            ReadError::damaged(Path::new("journal"), what)
         })?;
         Ok(thinned.map(Arc::new))
     }

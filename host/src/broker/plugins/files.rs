@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::Digest;
-use crate::store::Folders;
+use crate::store::{Folders, RealFileSystem, replace};
 
 /// A directory of plugins.
 #[derive(Clone)]
@@ -58,14 +58,10 @@ impl PluginFiles {
         }
         let path = self.path(digest);
         let aside = path.with_extension("new");
-        let written = write_durably(&aside, bytes);
-        if let Err(error) = written {
-            // On a full disk its space is wanted.
-            let _ = fs::remove_file(&aside);
-            return Err(error);
-        }
-        fs::rename(&aside, &path)?;
-        File::open(&self.dir)?.sync_all()
+        replace(&RealFileSystem, &path, &aside, |file| {
+            file.write_at(bytes, 0)
+        })?;
+        Ok(())
     }
 
     /// Reads a plugin; one whose bytes are not what its name says is an error.
@@ -145,12 +141,6 @@ fn digest_of(name: &str) -> Option<(Digest, bool)> {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let digest = is_ours.then(|| format!("sha256:{digest}").parse().ok())??;
     Some((digest, is_aside))
-}
-
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]

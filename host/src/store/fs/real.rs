@@ -4,11 +4,12 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 
 use super::{File, FileSystem, Hold};
+use crate::locks::lock;
 
 /// The machine's own file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -170,7 +171,7 @@ impl Hold for HeldLock {
         if displaced.is_some() {
             return Ok(displaced);
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = lock(&self.file);
         if identity_at(&self.path)? == Some(identity(&file.metadata()?)) {
             return Ok(None);
         }
@@ -224,7 +225,7 @@ fn identity_at(path: &Path) -> io::Result<Option<(u64, u64)>> {
 
 impl RealFile {
     fn direct(&self) -> MutexGuard<'_, Option<fs::File>> {
-        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.direct)
     }
 }
 

@@ -6,11 +6,12 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::index::{Entry, Index, JournalFile};
 use super::{BlockMeta, JournalBlock, JournalReader, JournalSegment, JournalSize};
 use crate::domain::{CommitNumber, Position};
+use crate::locks;
 use crate::store::fs::FileSystem;
 use crate::store::layout;
 
@@ -70,19 +71,16 @@ impl JournalFiles {
     }
 
     fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
+        locks::read(&self.index)
     }
 
     fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
+        locks::write(&self.index)
     }
 
     // A file that cannot be removed costs space, not data; the next release tries again.
     fn remove(&self, released: &[Arc<JournalFile>]) {
-        let mut unremoved = self
-            .unremoved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut unremoved = locks::lock(&self.unremoved);
         unremoved.extend(released.iter().map(|file| file.path.clone()));
         unremoved.retain(|path| match self.fs.remove(path) {
             Ok(()) => false,

@@ -12,7 +12,7 @@ use super::record::Salt;
 use super::{BlockSource, JournalSegment, JournalSize};
 use crate::domain::{Block, CommitNumber, Position};
 use crate::store::block::BlockHead;
-use crate::store::error::ReadError;
+use crate::store::error::{Damage, ReadError};
 use crate::store::fs::File;
 
 /// One file of the journal, open as long as somebody may read it.
@@ -89,10 +89,11 @@ impl BlockSource for JournalFile {
 
     fn read(&self, head: &BlockHead, at: u64) -> Result<Block, ReadError> {
         let body = self.read(at, u64::from(head.body_bytes))?;
-        head.block(&body).ok_or_else(|| ReadError::DamagedBlock {
+        let damaged = || Damage::Block {
             path: self.path.clone(),
             offset: at,
-        })
+        };
+        Ok(head.block(&body).ok_or_else(damaged)?)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::index::JournalFile;
 use super::record::{FILE_HEAD_BYTES, FileHead, Salt};
 use crate::domain::CommitNumber;
+use crate::runtime::Random;
 use crate::store::fs::{self, DIRECT_BYTES, File, FileSystem};
 use crate::store::layout;
 
@@ -83,10 +84,10 @@ impl NewFile {
 }
 
 /// A head with a salt of its own.
-pub(super) fn new_head(first: CommitNumber) -> FileHead {
+pub(super) fn new_head(first: CommitNumber, random: &Random) -> FileHead {
     FileHead {
         first,
-        salt: Salt(rand::random()),
+        salt: Salt(random.number()),
     }
 }
 

@@ -3,7 +3,7 @@
 //! [`begin`](ExaminedJournal::begin) write, in this order. After each step the next start can judge what there is.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::JournalFiles;
@@ -11,10 +11,11 @@ use super::index::Index;
 use super::repair::repair;
 use super::replay::{FileReplay, Replay, Stretches};
 use super::scan::Bodies;
-use super::survey::{Proof, Survey, Surveyed, survey, was_closed};
+use super::survey::{Needed, Proof, Survey, Surveyed, survey, was_closed};
 use super::witness::{self, Testimony, Witness, WitnessError, WitnessFile};
 use super::writer::{FileJournal, FileJournalOptions, FileJournalParts};
 use crate::domain::{CommitNumber, Position};
+use crate::runtime::Threads;
 use crate::store::error::OpenError;
 use crate::store::folders::Folders;
 use crate::store::fs::FileSystem;
@@ -42,6 +43,7 @@ pub(in crate::store) struct Evidence {
 
 /// A journal that was looked at.
 pub(in crate::store) struct ExaminedJournal {
+    options: FileJournalOptions,
     evidence: Evidence,
     testimony: Testimony,
     proof: Proof,
@@ -57,13 +59,16 @@ pub(in crate::store) struct ExaminedJournal {
 pub(in crate::store) fn examine(
     fs: &dyn FileSystem,
     dir: &Path,
+    options: FileJournalOptions,
     evidence: Evidence,
     all: bool,
 ) -> Result<ExaminedJournal, OpenError> {
     let testimony = witness::load(fs, dir).map_err(|error| not_read(dir, error))?;
     let proof = proof(&evidence, &testimony);
-    let survey = judge(fs, dir, &evidence, proof, all)?;
+    let threads = &*options.threads;
+    let survey = judge(fs, dir, threads, &evidence, proof, all)?;
     Ok(ExaminedJournal {
+        options,
         evidence,
         testimony,
         proof,
@@ -100,12 +105,17 @@ fn proof(evidence: &Evidence, testimony: &Testimony) -> Proof {
 fn judge(
     fs: &dyn FileSystem,
     dir: &Path,
+    threads: &dyn Threads,
     evidence: &Evidence,
     proof: Proof,
     all: bool,
 ) -> Result<Survey, OpenError> {
     let next_position = evidence.last_position.map_or(Position(1), Position::next);
-    let survey = |bodies| survey(fs, dir, evidence.mark, next_position, proof, bodies);
+    let needed = Needed {
+        from: evidence.mark,
+        next_position,
+    };
+    let survey = |bodies| survey(fs, dir, threads, needed, proof, bodies);
     // After a clean end only the disk itself can have changed anything. To read all of it for that would make a planned restart
     // as long as the journal; a reader finds it as well. Whoever accepts losses wants to know all of them.
     if !all && evidence.is_whole && was_closed(fs, dir)? {
@@ -174,7 +184,7 @@ impl ExaminedJournal {
                 return Err(OpenError::Corrupt { losses });
             }
             repairs += 1;
-            repair(fs, dir, &mut self.survey)?;
+            repair(fs, dir, &mut self.survey, &self.options.random)?;
             for repaired in &self.survey.losses {
                 let mut same = losses.iter_mut();
                 match same
@@ -184,7 +194,8 @@ impl ExaminedJournal {
                     None => losses.push(repaired.clone()),
                 }
             }
-            self.survey = judge(fs, dir, &self.evidence, self.proof, true)?;
+            let threads = &*self.options.threads;
+            self.survey = judge(fs, dir, threads, &self.evidence, self.proof, true)?;
         }
         Ok(())
     }
@@ -226,7 +237,8 @@ impl ExaminedJournal {
             fs.remove(path).map_err(OpenError::io("remove", path))?;
         }
         let aside = fs.list(&folder).map_err(OpenError::io("list", &folder))?;
-        for path in aside.iter().filter(|path| layout::lies_aside(path)) {
+        let is_ours = |path: &&PathBuf| layout::lies_aside(path) && !fs.is_dir(path);
+        for path in aside.iter().filter(is_ours) {
             fs.remove(path).map_err(OpenError::io("remove", path))?;
         }
         fs.sync_dir(&folder).map_err(OpenError::io("sync", &folder))
@@ -239,7 +251,6 @@ impl ExaminedJournal {
         dir: &Path,
         folders: Arc<Folders>,
         reserve: Arc<Reserve>,
-        options: FileJournalOptions,
     ) -> Result<(FileJournal, Arc<JournalFiles>), OpenError> {
         self.warn_of_witness(dir);
         let witness = WitnessFile::open(&*fs, dir, &self.testimony);
@@ -256,7 +267,7 @@ impl ExaminedJournal {
             files: files.clone(),
             folders,
             reserve,
-            options,
+            options: self.options,
         };
         let journal = FileJournal::start(parts, next, next_position, witness);
         let journal = journal.map_err(|(path, source)| OpenError::io("create", &path)(source))?;

@@ -6,11 +6,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::writer::FileJournalOptions;
+use crate::locks::{lock, waited};
+use crate::runtime::{Clock, Threads};
 use crate::store::fs::{DIRECT_BYTES, File, FileSystem};
 use crate::store::layout;
 
@@ -26,8 +27,11 @@ const PAUSE: Duration = Duration::from_millis(3);
 /// when the present one is half full, and until then the disk is left alone as far as can be.
 const LEAD: u64 = 2;
 
+/// Prepares the next file of one journal.
 pub(super) struct Preparer {
     fs: Arc<dyn FileSystem>,
+    clock: Clock,
+    threads: Arc<dyn Threads>,
     path: PathBuf,
     bytes: u64,
     state: State,
@@ -40,29 +44,47 @@ pub(super) struct Preparer {
 
 enum State {
     Idle,
-    Running {
-        thread: JoinHandle<io::Result<Arc<dyn File>>>,
-        order: Arc<Order>,
-    },
+    /// A thread fills the file.
+    Running(Arc<Filling>),
     Ready(Arc<dyn File>),
 }
 
-// What the thread is told while it runs.
+/// What the thread that fills a file is told, and what it answers.
+struct Filling {
+    order: Mutex<Order>,
+    changed: Condvar,
+}
+
 struct Order {
-    // It goes on until this many bytes are filled, and then waits to be unparked.
-    until: AtomicU64,
-    stop: AtomicBool,
+    /// It goes on until this many bytes are filled, and then waits.
+    until: u64,
+    stop: bool,
+    ended: Option<Ended>,
+}
+
+enum Ended {
+    Filled(Arc<dyn File>),
+    /// It could not be filled, which is tried again later, or was stopped.
+    Failed,
+    Panicked,
 }
 
 impl Preparer {
     /// Prepares files of `bytes` for the journal in `dir`, once it is asked to.
-    pub(super) fn new(fs: Arc<dyn FileSystem>, dir: &Path, bytes: u64) -> Self {
+    pub(super) fn new(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        bytes: u64,
+        options: &FileJournalOptions,
+    ) -> Self {
         Self {
             fs,
             path: layout::prepared_file(dir),
             bytes,
             state: State::Idle,
-            begun: Instant::now(),
+            begun: options.clock.instant(),
+            clock: options.clock.clone(),
+            threads: options.threads.clone(),
             syncs: 0,
             died: None,
         }
@@ -84,17 +106,12 @@ impl Preparer {
         };
         match &self.state {
             State::Idle if self.syncs.is_multiple_of(SYNCS_MIN) => {
-                let seconds = self.begun.elapsed().as_secs_f64();
+                let seconds = (self.clock.instant() - self.begun).as_secs_f64();
                 if (written as f64) < seconds * BUSY_BYTES_PER_SECOND as f64 {
                     self.start(until);
                 }
             }
-            State::Running { thread, order } => {
-                let steps = |bytes| bytes / STEP_BYTES as u64;
-                if steps(order.until.swap(until, Ordering::Relaxed)) != steps(until) {
-                    thread.thread().unpark();
-                }
-            }
+            State::Running(filling) => filling.go_on_until(until),
             State::Idle | State::Ready(_) => {}
         }
     }
@@ -106,63 +123,72 @@ impl Preparer {
 
     /// Whether [`take`](Self::take) has a file.
     pub(super) fn is_ready(&mut self) -> bool {
-        if let State::Running { thread, .. } = &self.state
-            && thread.is_finished()
+        if let State::Running(filling) = &self.state
+            && let Some(ended) = filling.take_end()
         {
-            self.settle();
+            self.ended(ended);
         }
         matches!(self.state, State::Ready(_))
     }
 
     /// A new journal file begins: the prepared one, which is the caller's from now on, and where it lies, if there is one.
     pub(super) fn take(&mut self) -> Option<(Arc<dyn File>, PathBuf)> {
-        self.begun = Instant::now();
+        self.begun = self.clock.instant();
         self.syncs = 0;
         if !self.is_ready() {
             return None;
         }
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Ready(file) => Some((file, self.path.clone())),
-            State::Idle | State::Running { .. } => None,
+            State::Idle | State::Running(_) => None,
         }
     }
 
     fn start(&mut self, until: u64) {
-        let (fs, path, bytes) = (self.fs.clone(), self.path.clone(), self.bytes);
-        let order = Arc::new(Order {
-            until: AtomicU64::new(until),
-            stop: AtomicBool::new(false),
+        let filling = Arc::new(Filling {
+            order: Mutex::new(Order {
+                until,
+                stop: false,
+                ended: None,
+            }),
+            changed: Condvar::new(),
         });
-        let given = order.clone();
-        let thread = std::thread::Builder::new()
-            .name("journal-preparer".into())
-            .spawn(move || fill(&*fs, &path, bytes, &given));
-        if let Ok(thread) = thread {
-            self.state = State::Running { thread, order };
+        let (fs, threads) = (self.fs.clone(), self.threads.clone());
+        let (path, bytes, end) = (self.path.clone(), self.bytes, EndOf(filling.clone()));
+        let run = move || {
+            let filled = fill(&*fs, &*threads, &path, bytes, &end.0);
+            end.0.end(filled.map_or(Ended::Failed, Ended::Filled));
+        };
+        let started = self.threads.start("journal-preparer", Box::new(run));
+        if started.is_ok() {
+            self.state = State::Running(filling);
         }
     }
 
-    // Waits for the thread, if there is one. What it could not finish is tried again later.
-    fn settle(&mut self) {
-        self.state = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Running { thread, .. } => match thread.join() {
-                Ok(Ok(file)) => State::Ready(file),
-                Ok(Err(_)) => State::Idle,
-                Err(_) => {
-                    self.died = Some("it panicked while it prepared a file".to_owned());
-                    State::Idle
-                }
-            },
-            settled => settled,
+    fn ended(&mut self, ended: Ended) {
+        self.state = match ended {
+            Ended::Filled(file) => State::Ready(file),
+            Ended::Failed => State::Idle,
+            Ended::Panicked => {
+                self.died = Some("it panicked while it prepared a file".to_owned());
+                State::Idle
+            }
         };
+    }
+
+    // Waits for the thread, if there is one.
+    fn settle(&mut self) {
+        if let State::Running(filling) = &self.state {
+            let ended = filling.wait_for_end();
+            self.ended(ended);
+        }
     }
 }
 
 impl Drop for Preparer {
     fn drop(&mut self) {
-        if let State::Running { thread, order } = &self.state {
-            order.stop.store(true, Ordering::Relaxed);
-            thread.thread().unpark();
+        if let State::Running(filling) = &self.state {
+            filling.stop();
         }
         self.settle();
         if matches!(self.state, State::Ready(_)) {
@@ -172,8 +198,67 @@ impl Drop for Preparer {
     }
 }
 
-fn fill(fs: &dyn FileSystem, path: &Path, bytes: u64, order: &Order) -> io::Result<Arc<dyn File>> {
-    let filled = fill_file(fs, path, bytes, order);
+impl Filling {
+    fn go_on_until(&self, until: u64) {
+        let steps = |bytes| bytes / STEP_BYTES as u64;
+        let mut order = lock(&self.order);
+        if steps(std::mem::replace(&mut order.until, until)) != steps(until) {
+            self.changed.notify_all();
+        }
+    }
+
+    fn stop(&self) {
+        lock(&self.order).stop = true;
+        self.changed.notify_all();
+    }
+
+    // Only what ended first counts.
+    fn end(&self, ended: Ended) {
+        lock(&self.order).ended.get_or_insert(ended);
+        self.changed.notify_all();
+    }
+
+    fn take_end(&self) -> Option<Ended> {
+        lock(&self.order).ended.take()
+    }
+
+    fn wait_for_end(&self) -> Ended {
+        let mut order = lock(&self.order);
+        loop {
+            match order.ended.take() {
+                Some(ended) => return ended,
+                None => order = waited(self.changed.wait(order)),
+            }
+        }
+    }
+
+    // Waits until more than `at` bytes are asked for. Answers whether it is to go on at all.
+    fn goes_on_at(&self, at: u64) -> bool {
+        let mut order = lock(&self.order);
+        while at >= order.until && !order.stop {
+            order = waited(self.changed.wait(order));
+        }
+        !order.stop
+    }
+}
+
+/// Held by the thread. Should that end without having said how, it has panicked, or was never run.
+struct EndOf(Arc<Filling>);
+
+impl Drop for EndOf {
+    fn drop(&mut self) {
+        self.0.end(Ended::Panicked);
+    }
+}
+
+fn fill(
+    fs: &dyn FileSystem,
+    threads: &dyn Threads,
+    path: &Path,
+    bytes: u64,
+    filling: &Filling,
+) -> io::Result<Arc<dyn File>> {
+    let filled = fill_file(fs, threads, path, bytes, filling);
     if filled.is_err() {
         // Nobody will use it.
         let _ = fs.remove(path);
@@ -183,9 +268,10 @@ fn fill(fs: &dyn FileSystem, path: &Path, bytes: u64, order: &Order) -> io::Resu
 
 fn fill_file(
     fs: &dyn FileSystem,
+    threads: &dyn Threads,
     path: &Path,
     bytes: u64,
-    order: &Order,
+    filling: &Filling,
 ) -> io::Result<Arc<dyn File>> {
     let file = fs.create(path)?;
     // Fails now rather than half-way when the disk is full.
@@ -195,18 +281,14 @@ fn fill_file(
     let zeros = &zeros[zeros.as_ptr().align_offset(DIRECT_BYTES) % DIRECT_BYTES..];
     let mut at = 0;
     while at < bytes {
-        // Parking ends early now and then, and at once if it was unparked before.
-        while at >= order.until.load(Ordering::Relaxed) && !order.stop.load(Ordering::Relaxed) {
-            std::thread::park();
-        }
-        if order.stop.load(Ordering::Relaxed) {
+        if !filling.goes_on_at(at) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let step = (bytes - at).min(STEP_BYTES as u64);
         file.write_blocks_at(&zeros[..step as usize], at)?;
         file.sync()?;
         at += step;
-        std::thread::sleep(PAUSE);
+        threads.rest(PAUSE);
     }
     Ok(file)
 }
@@ -214,21 +296,62 @@ fn fill_file(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Millis;
+    use crate::runtime::{MachineThreads, Random};
     use crate::store::RealFileSystem;
 
-    fn preparer(dir: &Path, bytes: u64) -> Preparer {
+    /// Threads that never rest.
+    #[derive(Debug)]
+    struct Restless;
+
+    impl Threads for Restless {
+        fn start(&self, name: &'static str, run: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+            MachineThreads.start(name, run)
+        }
+
+        fn rest(&self, _: Duration) {}
+    }
+
+    /// Threads that cannot be started, or else end before they have begun.
+    #[derive(Debug)]
+    struct Short {
+        is_started: bool,
+    }
+
+    impl Threads for Short {
+        fn start(&self, _: &'static str, run: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+            drop(run);
+            match self.is_started {
+                true => Ok(()),
+                false => Err(io::ErrorKind::OutOfMemory.into()),
+            }
+        }
+
+        fn rest(&self, _: Duration) {}
+    }
+
+    fn preparer_with(threads: Arc<dyn Threads>, dir: &Path, bytes: u64) -> Preparer {
         std::fs::create_dir_all(layout::journal(dir)).expect("folder");
-        Preparer::new(Arc::new(RealFileSystem), dir, bytes)
+        let options = FileJournalOptions {
+            file_bytes: bytes,
+            publishable_bytes_max: u64::MAX,
+            blocks_max: usize::MAX,
+            clock: Clock::standing_at(Millis(0)),
+            random: Random::seeded(0),
+            threads,
+        };
+        let preparer = Preparer::new(Arc::new(RealFileSystem), dir, bytes, &options);
+        options.clock.advance(Duration::from_secs(1));
+        preparer
+    }
+
+    fn preparer(dir: &Path, bytes: u64) -> Preparer {
+        preparer_with(Arc::new(Restless), dir, bytes)
     }
 
     fn wait_ready(preparer: &mut Preparer) {
-        while !preparer.is_ready() {
-            assert!(
-                matches!(preparer.state, State::Running { .. }),
-                "it gave up"
-            );
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        preparer.settle();
+        assert!(preparer.is_ready(), "it gave up");
     }
 
     #[test]
@@ -257,11 +380,10 @@ mod tests {
         for _ in 0..SYNCS_MIN {
             preparer.synced(0, true);
         }
-        let State::Running { thread, order } = &preparer.state else {
+        let State::Running(filling) = &preparer.state else {
             panic!("it was not started");
         };
-        assert_eq!(order.until.load(Ordering::Relaxed), 0);
-        assert!(!thread.is_finished());
+        assert_eq!(lock(&filling.order).until, 0);
         preparer.synced(step, true);
         assert!(!preparer.is_ready(), "half of it has no reason yet");
         preparer.synced(2 * step, true);
@@ -276,6 +398,18 @@ mod tests {
             preparer.synced(u64::MAX, false);
         }
         assert!(matches!(preparer.state, State::Idle));
+    }
+
+    #[test]
+    fn without_threads_there_is_none_and_that_one_has_died_is_told() {
+        let dir = tempfile::tempdir().expect("folder");
+        for is_started in [false, true] {
+            let mut preparer = preparer_with(Arc::new(Short { is_started }), dir.path(), 10);
+            preparer.start(u64::MAX);
+            assert!(!preparer.is_ready());
+            assert_eq!(preparer.take_death().is_some(), is_started);
+            assert!(preparer.take_death().is_none());
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::index::JournalFile;
 use super::new_file::{new_head, place_file};
 use super::record::{self, FILE_HEAD_BYTES, FileHead, Kind};
 use super::survey::{Survey, Surveyed};
+use crate::runtime::Random;
 use crate::store::error::OpenError;
 use crate::store::fs::FileSystem;
 use crate::store::layout;
@@ -18,6 +19,7 @@ pub(super) fn repair(
     fs: &dyn FileSystem,
     dir: &Path,
     survey: &mut Survey,
+    random: &Random,
 ) -> Result<(), OpenError> {
     let unreadable = std::mem::take(&mut survey.unreadable);
     let cut: Vec<PathBuf> = survey
@@ -40,7 +42,7 @@ pub(super) fn repair(
     }
     if let Some((first, next)) = survey.missing {
         let path = layout::journal_file(dir, first);
-        let head = new_head(first);
+        let head = new_head(first, random);
         let mut gap = Vec::new();
         record::encode_mark(&mut gap, head.salt, Kind::Gap, first, next);
         place_file(fs, dir, head, |file| file.write_at(&gap, FILE_HEAD_BYTES))

@@ -2,13 +2,15 @@
 //! length before it is checked, and only reads.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, mpsc};
 
 use super::index::JournalFile;
 use super::record::{ALIGNMENT, FILE_HEAD_BYTES, HEADER_BYTES, Header};
 use crate::domain::CommitNumber;
+use crate::locks::lock;
+use crate::runtime::Threads;
 use crate::store::block::BlockHead;
 use crate::store::error::ReadError;
 
@@ -39,33 +41,60 @@ pub(super) struct Scanner<'a> {
 }
 
 /// The [`records_of`] each file. What is not among them is left to whoever looks at the file then.
-pub(super) fn read_ahead(files: &[Option<JournalFile>], bodies: Bodies) -> Vec<VecDeque<Record>> {
-    let found: Vec<_> = files.iter().map(|_| Mutex::default()).collect();
-    let next = AtomicUsize::new(0);
-    let work = || {
+pub(super) fn read_ahead(
+    threads: &dyn Threads,
+    files: Vec<Option<Arc<JournalFile>>>,
+    bodies: Bodies,
+) -> Vec<VecDeque<Record>> {
+    let helpers = FILES_AT_ONCE.min(files.len()).saturating_sub(1);
+    let ahead = Arc::new(Ahead {
+        found: files.iter().map(|_| Mutex::default()).collect(),
+        files,
+        bodies,
+        next: AtomicUsize::new(0),
+    });
+    let (at_work, ended) = mpsc::channel();
+    for _ in 0..helpers {
+        let (ahead, at_work) = (ahead.clone(), at_work.clone());
+        let work = move || {
+            ahead.work();
+            drop(at_work);
+        };
+        // Without helpers it takes longer, that is all.
+        let _ = threads.start("journal-survey", Box::new(work));
+    }
+    drop(at_work);
+    ahead.work();
+    // Until the last of them is done with its last file, or has died over it.
+    let _: Result<Infallible, _> = ended.recv();
+    let found = ahead.found.iter();
+    found
+        .map(|records| std::mem::take(&mut *lock(records)))
+        .collect()
+}
+
+/// Files that are read by several threads, and what they have found.
+struct Ahead {
+    files: Vec<Option<Arc<JournalFile>>>,
+    bodies: Bodies,
+    /// Place of the next one that nobody reads yet.
+    next: AtomicUsize,
+    /// By place.
+    found: Vec<Mutex<VecDeque<Record>>>,
+}
+
+impl Ahead {
+    fn work(&self) {
         loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(file) = files.get(place) else {
+            let place = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some((file, found)) = self.files.get(place).zip(self.found.get(place)) else {
                 return;
             };
-            let records = file.as_ref().map(|file| records_of(file, bodies));
-            *found[place].lock().unwrap_or_else(PoisonError::into_inner) =
-                records.unwrap_or_default();
+            if let Some(file) = file {
+                *lock(found) = records_of(file, self.bodies);
+            }
         }
-    };
-    thread::scope(|scope| {
-        for _ in 1..FILES_AT_ONCE.min(files.len()) {
-            // Without helpers it takes longer, that is all.
-            let _ = thread::Builder::new()
-                .name("journal-survey".into())
-                .spawn_scoped(scope, work);
-        }
-        work();
-    });
-    let found = found.into_iter();
-    found
-        .map(|records| records.into_inner().unwrap_or_else(PoisonError::into_inner))
-        .collect()
+    }
 }
 
 /// The records of a file, as far as they follow each other from its head on and can be read.

@@ -14,8 +14,9 @@ use super::record::{self, FILE_HEAD_BYTES, FileHead, FileTitle, Kind};
 use super::scan::{Bodies, Found, Record, Scanner, read_ahead, records_of};
 use super::witness::{Begun, End};
 use crate::domain::{CommitNumber, Position, Sequence, TopicId};
+use crate::runtime::Threads;
 use crate::store::block::BlockHead;
-use crate::store::error::{OpenError, ReadError};
+use crate::store::error::{Damage, OpenError, ReadError, SystemFailure};
 use crate::store::fs::FileSystem;
 use crate::store::layout;
 use crate::store::loss::{Loss, LostRange};
@@ -62,6 +63,15 @@ pub(super) struct Cut {
     pub(super) with: Bytes,
 }
 
+/// What of the journal is needed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needed {
+    /// Groups from this one on.
+    pub(super) from: CommitNumber,
+    /// The position after what has been moved out of it.
+    pub(super) next_position: Position,
+}
+
 /// What is known of the journal from elsewhere.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Proof {
@@ -94,27 +104,27 @@ pub(super) fn was_closed(fs: &dyn FileSystem, dir: &Path) -> Result<bool, OpenEr
     Ok(last.is_some_and(|record| record.header.kind == Kind::Close))
 }
 
-/// Examines the journal in `dir`, of which groups from `mark` on are needed, and which must have what `proof` says.
+/// Examines what is `needed` of the journal in `dir`, which must have what `proof` says. `threads` help with reading.
 pub(super) fn survey(
     fs: &dyn FileSystem,
     dir: &Path,
-    mark: CommitNumber,
-    next_position: Position,
+    threads: &dyn Threads,
+    needed: Needed,
     proof: Proof,
     bodies: Bodies,
 ) -> Result<Survey, OpenError> {
     let mut paths = journal_paths(fs, dir)?;
-    let needed = paths
+    let stale = paths
         .iter()
         .skip(1)
-        .take_while(|(first, _)| *first <= mark)
+        .take_while(|(first, _)| *first <= needed.from)
         .count();
-    let stale = paths.drain(..needed).map(|(_, path)| path).collect();
+    let stale = paths.drain(..stale).map(|(_, path)| path).collect();
     let mut surveyor = Surveyor {
         survey: Survey {
             stale,
-            next: mark,
-            next_position,
+            next: needed.from,
+            next_position: needed.next_position,
             ..Survey::default()
         },
         bodies,
@@ -129,9 +139,9 @@ pub(super) fn survey(
     let last = paths.len().saturating_sub(1);
     let files = paths
         .iter()
-        .map(|(first, path)| open_file(fs, path, *first))
-        .collect::<Result<Vec<_>, _>>()?;
-    let ahead = read_ahead(&files, bodies);
+        .map(|(first, path)| Ok(open_file(fs, path, *first)?.map(Arc::new)))
+        .collect::<Result<Vec<_>, OpenError>>()?;
+    let ahead = read_ahead(threads, files.clone(), bodies);
     let found = paths.into_iter().zip(files).zip(ahead).enumerate();
     for (index, (((first, path), file), ahead)) in found {
         match file {
@@ -160,6 +170,7 @@ fn journal_paths(
     let mut files: Vec<_> = paths
         .into_iter()
         .filter_map(|path| Some((layout::first_of(&path)?, path)))
+        .filter(|(_, path)| !fs.is_dir(path))
         .collect();
     files.sort();
     Ok(files)
@@ -221,12 +232,11 @@ impl Surveyor {
 
     fn file(
         &mut self,
-        file: JournalFile,
+        file: Arc<JournalFile>,
         ahead: VecDeque<Record>,
         is_first: bool,
         is_last: bool,
     ) -> Result<(), OpenError> {
-        let file = Arc::new(file);
         if is_first && file.first < self.survey.next {
             // It starts before the mark, so its own numbers count.
             self.survey.next = file.first;
@@ -640,7 +650,8 @@ fn gap(file: &JournalFile, first: CommitNumber, next: CommitNumber) -> Bytes {
 
 fn read_failed(path: &Path, error: ReadError) -> OpenError {
     match error {
-        ReadError::Io { path, source } => {
+        ReadError::System(SystemFailure::File { path, source })
+        | ReadError::Damaged(Damage::File { path, source }) => {
             let kind = source.kind();
             OpenError::Io {
                 doing: "read",

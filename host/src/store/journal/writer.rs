@@ -16,6 +16,7 @@ use super::staging::Staging;
 use super::witness::{Begun, End, Witness, WitnessFile};
 use super::{JournalReader as _, JournalSize, JournalUsage, JournalWriter};
 use crate::domain::{Block, CommitNumber, Position};
+use crate::runtime::{Clock, Random, Threads};
 use crate::store::block::TooLong;
 use crate::store::error::{JournalFailure, WriteDelay, WriteError, WriteRefusal};
 use crate::store::folders::{Folders, is_displaced};
@@ -26,8 +27,8 @@ use crate::store::reserve::Reserve;
 /// With this much a journal file can still take acks and marks, when the disk has no room for one of the usual length.
 const SMALL_FILE_BYTES: u64 = 256 << 10;
 
-/// How long the journal and its files may become.
-#[derive(Clone, Copy, Debug)]
+/// How long the journal and its files may become, and what it takes from the machine beside the disk.
+#[derive(Clone, Debug)]
 pub(in crate::store) struct FileJournalOptions {
     /// A file is preallocated with this, and a new one begun when it is full.
     pub(in crate::store) file_bytes: u64,
@@ -35,6 +36,9 @@ pub(in crate::store) struct FileJournalOptions {
     pub(in crate::store) publishable_bytes_max: u64,
     /// The journal is full with so many blocks, whatever their size.
     pub(in crate::store) blocks_max: usize,
+    pub(in crate::store) clock: Clock,
+    pub(in crate::store) random: Random,
+    pub(in crate::store) threads: Arc<dyn Threads>,
 }
 
 /// What the writer shares with the rest of the store.
@@ -89,7 +93,7 @@ impl FileJournal {
         let (fs, dir) = (&*parts.files.fs, &parts.files.dir);
         let path = layout::journal_file(dir, next);
         let wanted = file_bytes(&parts.options, FILE_HEAD_BYTES);
-        let head = new_head(next);
+        let head = new_head(next, &parts.options.random);
         let new = NewFile::create(fs, dir, next, wanted).or_else(|error| match is_full(&error) {
             // Enough to start, to drain and to ack with.
             true => NewFile::create_smaller(fs, dir, next, wanted, SMALL_FILE_BYTES).ok_or(error),
@@ -101,7 +105,7 @@ impl FileJournal {
             Ok((new.bytes, new.named(path.clone(), head)))
         });
         let (allocated, file) = named.map_err(|error| (path, error))?;
-        let preparer = Preparer::new(parts.files.fs.clone(), dir, wanted);
+        let preparer = Preparer::new(parts.files.fs.clone(), dir, wanted, &parts.options);
         let unmarked = parts.files.size();
         let mut writer = Self {
             parts,
@@ -349,7 +353,7 @@ impl FileJournal {
     fn name(&mut self, new: NewFile) -> Result<JournalFile, WriteError> {
         let files = self.parts.files.clone();
         let (fs, dir) = (&*files.fs, &files.dir);
-        let head = new_head(self.next);
+        let head = new_head(self.next, &self.parts.options.random);
         let path = layout::journal_file(dir, head.first);
         if let Err(error) = new.give_name(fs, head, &path) {
             let _ = fs.remove(&new.aside);

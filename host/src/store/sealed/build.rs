@@ -10,7 +10,7 @@ use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::{Sealed, state, tree};
 use crate::domain::{Block, CommitNumber, Position};
 use crate::store::block::StoredBlock;
-use crate::store::error::{CheckpointError, ReadError};
+use crate::store::error::{CheckpointError, CheckpointFailure, CheckpointRefusal, ReadError};
 use crate::store::fs::FileSystem;
 use crate::store::layout;
 
@@ -44,7 +44,7 @@ pub(super) fn build(
     let permit = sealed.pool.reserve();
     let mut parts = PartsWriter::new(sealed, folder, plan.part_bytes, step);
     for block in blocks {
-        parts.add(&block?)?;
+        parts.add(&block.map_err(CheckpointFailure::Read)?)?;
     }
     let (parts, events) = parts.finish()?;
     let state = write_state(fs, folder, state)?;
@@ -106,7 +106,7 @@ impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
 
     fn add(&mut self, block: &Block) -> Result<(), CheckpointError> {
         if self.last.is_some_and(|last| block.first_position <= last) || block.count == 0 {
-            return Err(CheckpointError::Order(block.first_position));
+            return Err(CheckpointRefusal::Order(block.first_position).into());
         }
         let part_bytes = self.part_bytes;
         if let Some(full) = self.open.take_if(|(part, _)| part.bytes >= part_bytes) {
@@ -116,7 +116,7 @@ impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
             self.step_bytes = 0;
             (self.step)(through);
         }
-        let stored = StoredBlock::encode(block).map_err(|_| CheckpointError::TooLong)?;
+        let stored = StoredBlock::encode(block).map_err(|_| CheckpointRefusal::TooLong)?;
         let part = self.part_from(block.first_position)?;
         part.put(block.last_position().0, &stored.pieces())
             .map_err(database_failed)?;
@@ -177,7 +177,7 @@ fn seal(fs: &dyn FileSystem, writer: DatabaseWriter) -> Result<(u64, u64), Check
     let path = writer.path().to_owned();
     writer.finish().map_err(database_failed)?;
     tree::sync(fs, &path).map_err(CheckpointError::io("sync", &path))?;
-    items::verify(&path, items, checksum).map_err(CheckpointError::Verify)?;
+    items::verify(&path, items, checksum).map_err(CheckpointFailure::Verify)?;
     tree::forget(fs, &path);
     Ok((items, checksum))
 }
@@ -195,6 +195,6 @@ fn write_state(
     seal(fs, writer)
 }
 
-fn database_failed(error: sled::Error) -> CheckpointError {
-    CheckpointError::Database(error.into())
+fn database_failed(error: sled::Error) -> CheckpointFailure {
+    CheckpointFailure::Database(error.into())
 }

@@ -12,16 +12,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::tree::{self, DATABASE};
+use crate::runtime::{MachineThreads, Threads as _};
 use crate::store::error::{DatabaseError, ReadError};
+use crate::store::fs::{FileSystem as _, RealFileSystem};
 
 // Pages above a quarter of a segment become files of their own; a value of 64 KiB must not.
 const SEGMENT_BYTES: usize = 2 << 20;
 /// What a database takes of the disk with next to nothing in it: a segment, and what sled keeps beside.
 pub(super) const EMPTY_BYTES: u64 = (SEGMENT_BYTES + (64 << 10)) as u64;
 const CACHE_BYTES: u64 = 16 << 20;
-// How often an open that finds the file lock taken is tried again, 5 ms apart: a database that was just closed
-// can hold it for a moment.
+// How often, and how far apart, an open that finds the file lock taken is tried again: a database that was just closed can hold it
+// for a moment, by the machine's time and not by any other.
 const OPEN_ATTEMPTS: u32 = 1000;
+const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
 thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -60,7 +63,7 @@ impl Database {
     /// One that was sealed.
     pub(super) fn open(path: &Path) -> Result<Self, ReadError> {
         // sled would begin an empty one.
-        match path.join(DATABASE).metadata() {
+        match RealFileSystem.open(&path.join(DATABASE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(ReadError::damaged(
                     path,
@@ -76,7 +79,7 @@ impl Database {
             let opened = guarded(path, || Ok(config(path).open()))?;
             match opened {
                 Err(error) if is_locked(&error) && attempts < OPEN_ATTEMPTS => {
-                    std::thread::sleep(Duration::from_millis(5));
+                    MachineThreads.rest(OPEN_PAUSE);
                 }
                 other => {
                     let inner = other.map_err(ReadError::database(path))?;
@@ -174,13 +177,9 @@ pub(super) fn is_locked(error: &sled::Error) -> bool {
 }
 
 fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let path = entry?.path();
-        if tree::is_unfinished_snapshot(&path) {
-            std::fs::remove_file(path)?;
-        }
-    }
-    Ok(())
+    let entries = RealFileSystem.list(path)?.into_iter();
+    let mut unfinished = entries.filter(|path| tree::is_unfinished_snapshot(path));
+    unfinished.try_for_each(|path| RealFileSystem.remove(&path))
 }
 
 impl From<sled::Error> for DatabaseError {
@@ -300,6 +299,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::store::error::SystemFailure;
 
     #[test]
     fn a_panic_about_a_failure_of_the_system_is_told_as_that_and_any_other_as_damage() {
@@ -310,7 +310,7 @@ mod tests {
             Ok(())
         });
         assert!(!is_panic_expected());
-        let Err(ReadError::Io { source, .. }) = &failed else {
+        let Err(ReadError::System(SystemFailure::File { source, .. })) = &failed else {
             panic!("{failed:?}");
         };
         assert_eq!(source.kind(), io::ErrorKind::StorageFull);

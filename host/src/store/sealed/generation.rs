@@ -1,7 +1,7 @@
 //! A generation: a folder of sled databases that are written once, sealed, and from then on only read until the folder is removed
 //! whole. How a database is opened, used and closed so that it can do no harm is [`super::database`]'s business.
 //!
-//! What sled 0.34.7 does and does not promise decides how it is used here (`sealed/sled_facts.rs` pins it): `flush` is
+//! What sled 0.34.7 does and does not promise decides how it is used here (`sealed/tests/sled_facts.rs` pins it): `flush` is
 //! not a sync, so every file and folder is synced after the database is closed; an open that died can leave
 //! `snap.*.generating`, which blocks every later one and is removed first; closing may release the file lock a
 //! moment late; damage may show as a panic, which is caught and reported.

@@ -112,7 +112,7 @@ impl Inventory {
             let kept = lost::keep_copy(fs, dir, &path);
             loss.kept_aside = Some(kept.map_err(OpenError::io("copy to `lost`", &path))?);
         }
-        for state in losses.iter_mut().filter(|loss| is_state(&loss.path)) {
+        for state in losses.iter_mut().filter(|loss| is_state(fs, &loss.path)) {
             let path = &state.path;
             let kept = lost::move_aside(fs, dir, path);
             state.kept_aside = Some(kept.map_err(OpenError::io("move to `lost`", path))?);
@@ -159,10 +159,10 @@ impl Inventory {
 }
 
 // A state that is there.
-fn is_state(path: &Path) -> bool {
+fn is_state(fs: &dyn FileSystem, path: &Path) -> bool {
     path.parent()
         .is_some_and(|folder| layout::state(folder) == path)
-        && path.is_dir()
+        && fs.is_dir(path)
 }
 
 /// Reads the manifest and the newest state in `dir`.
@@ -170,7 +170,7 @@ pub(in crate::store) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Inven
     let mut folders = numbered(fs, dir)?;
     // Nor will a folder have the name that a file of somebody else has.
     let last_id = folders.iter().map(|(id, _)| *id).max();
-    folders.retain(|(_, path)| path.is_dir());
+    folders.retain(|(_, path)| fs.is_dir(path));
     let mut losses = Vec::new();
     let (has_manifest, mut described) = match manifest::load(fs, dir) {
         Ok(Some(described)) => (true, described),

@@ -2,9 +2,10 @@
 //! back only when it is closed, so the number of open ones is what bounds memory. No file is named here; what a
 //! database holds is [`super::generation`]'s business.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::database::Database;
+use crate::locks::{lock, waited};
 use crate::store::error::ReadError;
 
 /// Which database: generation and part.
@@ -175,10 +176,7 @@ impl Pool {
             } else if let Some((database, key)) = state.take_idle() {
                 return Turn::Close(database, key);
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = waited(self.changed.wait(state));
         }
     }
 
@@ -189,7 +187,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::items::{DatabaseWriter, each_item};
 use super::mend::LogCopy;
 use super::tree;
+use crate::runtime::{MachineThreads, Threads as _};
 use crate::store::error::ReadError;
 use crate::store::fs::FileSystem;
 use crate::store::little_endian::u64_at;
@@ -92,6 +93,6 @@ pub(super) fn prove(
             tracing::warn!(path = %path.display(), "what sled keeps beside the state is damaged; the state itself is whole and was read without it");
             return Ok(state);
         }
-        std::thread::sleep(PROOF_PAUSE);
+        MachineThreads.rest(PROOF_PAUSE);
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn is_unfinished_snapshot(path: &Path) -> bool {
 /// The folder cannot be listed.
 pub(super) fn beside_log(fs: &dyn FileSystem, folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = ours(fs, folder)?;
-    paths.retain(|path| !path.is_dir() && path.file_name().is_some_and(|name| name != DATABASE));
+    paths.retain(|path| !fs.is_dir(path) && path.file_name().is_some_and(|name| name != DATABASE));
     Ok(paths)
 }
 
@@ -45,7 +45,7 @@ pub(super) fn beside_log(fs: &dyn FileSystem, folder: &Path) -> io::Result<Vec<P
 /// A folder cannot be listed.
 pub(super) fn has_files(fs: &dyn FileSystem, folder: &Path) -> io::Result<bool> {
     for entry in ours(fs, folder)? {
-        if !entry.is_dir() || has_files(fs, &entry)? {
+        if !fs.is_dir(&entry) || has_files(fs, &entry)? {
             return Ok(true);
         }
     }
@@ -59,7 +59,7 @@ pub(super) fn has_files(fs: &dyn FileSystem, folder: &Path) -> io::Result<bool> 
 ///
 /// The disk fails, and some of it may be removed.
 pub(super) fn remove(fs: &dyn FileSystem, folder: &Path) -> io::Result<()> {
-    if folder.is_symlink() {
+    if fs.is_symlink(folder) {
         return fs.remove(folder);
     }
     let entries = match ours(fs, folder) {
@@ -67,7 +67,7 @@ pub(super) fn remove(fs: &dyn FileSystem, folder: &Path) -> io::Result<()> {
         other => other?,
     };
     for entry in entries {
-        match entry.is_dir() {
+        match fs.is_dir(&entry) {
             true => remove(fs, &entry)?,
             false => fs.remove(&entry)?,
         }
@@ -88,7 +88,7 @@ pub(super) fn remove(fs: &dyn FileSystem, folder: &Path) -> io::Result<()> {
 /// The disk fails.
 pub(super) fn sync(fs: &dyn FileSystem, folder: &Path) -> io::Result<()> {
     for entry in ours(fs, folder)? {
-        match entry.is_dir() {
+        match fs.is_dir(&entry) {
             true => sync(fs, &entry)?,
             false => fs.open(&entry)?.sync()?,
         }
@@ -101,7 +101,7 @@ pub(super) fn sync(fs: &dyn FileSystem, folder: &Path) -> io::Result<()> {
 /// long costs several times what a copy does, where a hypervisor has to bring it back first.
 pub(super) fn forget(fs: &dyn FileSystem, folder: &Path) {
     for entry in ours(fs, folder).unwrap_or_default() {
-        if entry.is_dir() {
+        if fs.is_dir(&entry) {
             forget(fs, &entry);
         } else if let Ok(file) = fs.open(&entry) {
             file.forget();
@@ -117,7 +117,7 @@ pub(super) fn forget(fs: &dyn FileSystem, folder: &Path) {
 pub(super) fn bytes(fs: &dyn FileSystem, folder: &Path) -> io::Result<u64> {
     let mut sum = 0;
     for entry in ours(fs, folder)? {
-        sum += match entry.is_dir() {
+        sum += match fs.is_dir(&entry) {
             true => bytes(fs, &entry)?,
             false => fs.open(&entry)?.length()?,
         };
@@ -138,7 +138,7 @@ pub(super) fn read(fs: &dyn FileSystem, folder: &Path) -> io::Result<()> {
     };
     let mut buffer = vec![0; READ_BYTES];
     for entry in entries {
-        if entry.is_dir() {
+        if fs.is_dir(&entry) {
             read(fs, &entry)?;
             continue;
         }

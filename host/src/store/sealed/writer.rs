@@ -10,7 +10,7 @@ use super::build::{self, Plan};
 use super::manifest::{self, Described, GenerationInfo};
 use super::{STATES_KEPT, Sealed, database, give_up, tree};
 use crate::domain::{Block, CommitNumber, Position};
-use crate::store::error::{CheckpointError, ReadError};
+use crate::store::error::{CheckpointError, CheckpointFailure, CheckpointRefusal, ReadError};
 use crate::store::fs::is_full;
 use crate::store::layout;
 use crate::store::loss::Loss;
@@ -107,9 +107,9 @@ impl GenerationWriter {
         let index = generations
             .iter()
             .position(|one| one.described.info.id == id)
-            .ok_or(CheckpointError::Unknown(id))?;
+            .ok_or(CheckpointRefusal::Unknown(id))?;
         if index + STATES_KEPT >= generations.len() {
-            return Err(CheckpointError::Kept(id));
+            return Err(CheckpointRefusal::Kept(id).into());
         }
         let others = generations.iter().filter(|one| one.described.info.id != id);
         self.publish(others.map(|one| one.described.clone()).collect())?;
@@ -212,7 +212,7 @@ impl GenerationWriter {
         if saved.as_ref().is_err_and(is_full) && self.reserve.release_checkpoint(fs) {
             saved = manifest::save(fs, dir, all);
         }
-        saved.map_err(CheckpointError::Manifest)?;
+        saved.map_err(CheckpointFailure::Manifest)?;
         self.is_unsure = false;
         Ok(())
     }

@@ -9,7 +9,8 @@ use super::faulty::{Fault, FaultyFileSystem, Operation};
 use super::harness::*;
 use crate::domain::{CommitNumber, Position};
 use crate::store::{
-    CheckpointError, JournalFailure, Opened, StoreOptions, WriteError, failing, open,
+    CheckpointError, CheckpointFailure, CheckpointRefusal, JournalFailure, Opened, StoreOptions,
+    WriteError, failing, open,
 };
 
 fn start_faulty(dir: &Path) -> (Opened, FaultyFileSystem) {
@@ -122,7 +123,10 @@ fn a_failed_generation_leaves_the_journal_and_the_next_attempt_works() {
             .checkpoints
             .write_generation(mark, blocks, std::iter::empty());
         assert!(
-            matches!(failed, Err(CheckpointError::Io { .. })),
+            matches!(
+                failed,
+                Err(CheckpointError::Retry(CheckpointFailure::Io { .. }))
+            ),
             "{operation:?} {path}: {failed:?}"
         );
         fs.heal();
@@ -156,7 +160,10 @@ fn a_database_that_cannot_be_closed_fails_its_checkpoint_and_the_next_attempt_wo
             .checkpoints
             .write_generation(mark, blocks, std::iter::empty());
         assert!(
-            matches!(failed, Err(CheckpointError::Database(_))),
+            matches!(
+                failed,
+                Err(CheckpointError::Retry(CheckpointFailure::Database(_)))
+            ),
             "{path}: {failed:?}"
         );
         drop(failing);
@@ -197,7 +204,10 @@ fn after_a_failed_manifest_the_next_checkpoint_works_and_nothing_is_lost() {
         for _ in 0..2 {
             let failed = write(&mut opened);
             assert!(
-                matches!(failed, Err(CheckpointError::Manifest(_))),
+                matches!(
+                    failed,
+                    Err(CheckpointError::Retry(CheckpointFailure::Manifest(_)))
+                ),
                 "{operation:?}: {failed:?}"
             );
         }
@@ -405,7 +415,7 @@ fn a_checkpoint_for_which_there_is_no_room_says_so_and_gets_the_reserve() {
             .checkpoints
             .write_generation(mark, blocks, std::iter::empty());
         let failed = failed.expect_err("no room");
-        assert!(failed.is_full(), "{failed:?}");
+        assert!(matches!(failed, CheckpointError::NoRoom(_)), "{failed:?}");
     }
     assert!(!opened.checkpoints.release_reserve(), "the manifest had it");
     assert!(opened.journal.is_short());
@@ -452,16 +462,27 @@ fn a_mark_beyond_the_journal_or_before_the_last_is_refused() {
             .checkpoints
             .write_generation(CommitNumber(mark), none, std::iter::empty())
     };
-    assert!(matches!(write(2), Err(CheckpointError::Mark { .. })));
+    assert!(matches!(
+        write(2),
+        Err(CheckpointError::Refused(CheckpointRefusal::Mark { .. }))
+    ));
     assert!(write(1).is_ok());
-    assert!(matches!(write(0), Err(CheckpointError::Mark { .. })));
+    assert!(matches!(
+        write(0),
+        Err(CheckpointError::Refused(CheckpointRefusal::Mark { .. }))
+    ));
     let blocks = [filled(1, 5, 1, 2, 1), filled(1, 6, 2, 1, 1)];
     let blocks = blocks.into_iter().map(Ok);
     let refused = opened
         .checkpoints
         .write_generation(CommitNumber(1), blocks, std::iter::empty());
     assert!(
-        matches!(refused, Err(CheckpointError::Order(Position(6)))),
+        matches!(
+            refused,
+            Err(CheckpointError::Refused(CheckpointRefusal::Order(
+                Position(6)
+            )))
+        ),
         "{refused:?}"
     );
 }

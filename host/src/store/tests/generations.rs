@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::harness::*;
 use crate::domain::{Block, CommitNumber, Position};
-use crate::store::{CheckpointError, Loss, OpenError, Opened, StoreOptions};
+use crate::store::{CheckpointError, CheckpointRefusal, Loss, OpenError, Opened, StoreOptions};
 
 fn pair(key: &'static str, value: Vec<u8>) -> (Bytes, Bytes) {
     (Bytes::from_static(key.as_bytes()), value.into())
@@ -175,15 +175,15 @@ fn old_generations_are_deleted_and_the_newest_two_kept() {
     let checkpoints = &mut opened.checkpoints;
     assert!(matches!(
         checkpoints.delete_generation(4),
-        Err(CheckpointError::Kept(4))
+        Err(CheckpointError::Refused(CheckpointRefusal::Kept(4)))
     ));
     assert!(matches!(
         checkpoints.delete_generation(3),
-        Err(CheckpointError::Kept(3))
+        Err(CheckpointError::Refused(CheckpointRefusal::Kept(3)))
     ));
     assert!(matches!(
         checkpoints.delete_generation(9),
-        Err(CheckpointError::Unknown(9))
+        Err(CheckpointError::Refused(CheckpointRefusal::Unknown(9)))
     ));
     checkpoints.delete_generation(1).expect("delete");
     checkpoints.delete_generation(2).expect("delete");

@@ -7,11 +7,12 @@ use tempfile::TempDir;
 
 use super::harness::folder;
 use crate::store::folders::{Folders, HeldFileSystem};
-use crate::store::journal::memory::MemoryJournal;
 use crate::store::recovery::Surroundings;
 use crate::store::reserve::Reserve;
 use crate::store::sealed;
 use crate::store::{FileSystem, Opened, RealFileSystem, StoreOptions, Unmoved, layout};
+
+pub(crate) use crate::store::journal::memory::{Call, Fault, MemoryJournal};
 
 /// The store, as a test holds it.
 pub(crate) struct MemoryStore {

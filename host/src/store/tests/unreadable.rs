@@ -10,7 +10,7 @@ use crate::domain::{Block, Position};
 use crate::store::block::StoredBlock;
 use crate::store::sealed::DatabaseWriter;
 use crate::store::tests::faulty::{FaultyFileSystem, Operation};
-use crate::store::{CheckpointError, Opened, ReadError, StoreOptions, open};
+use crate::store::{CheckpointError, CheckpointFailure, Opened, ReadError, StoreOptions, open};
 
 fn options(unreadable_retry_min: Duration) -> StoreOptions {
     StoreOptions {
@@ -308,7 +308,10 @@ fn what_could_not_be_given_up_is_as_it_was() {
                 .checkpoints
                 .give_up_damage(false, |_| panic!("nothing was given up"));
             assert!(
-                matches!(refused, Err(CheckpointError::Manifest(_))),
+                matches!(
+                    refused,
+                    Err(CheckpointError::Retry(CheckpointFailure::Manifest(_)))
+                ),
                 "{operation:?}: {refused:?}"
             );
             assert_eq!(readable(&opened), before, "{operation:?}");

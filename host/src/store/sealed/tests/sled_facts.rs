@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
-use super::database::{self, Database};
-use super::items::{self, DatabaseWriter, VALUE_BYTES_MAX};
-use super::tree;
+use super::super::database::{self, Database};
+use super::super::items::{self, DatabaseWriter, VALUE_BYTES_MAX};
+use super::super::tree;
 use crate::store::RealFileSystem;
 use crate::store::tests::harness::folder;
 

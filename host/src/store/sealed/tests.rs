@@ -1,0 +1,3 @@
+//! Tests of what only this room knows.
+
+mod sled_facts;
