@@ -24,11 +24,12 @@ pub use checkpoint::state::StateError;
 pub use commit::note::NoteError;
 pub use commit::promise::{PublishOutcome, PublishReplies, PublishReply};
 pub use commit::publisher::{PublishRequest, Publisher};
-pub use delivery::consumer::{Body, Consumer, Delivery, Manner, SHARED_BYTES_MIN};
+pub use delivery::consumer::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
 pub use delivery::dead_letters::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
     TOPIC_HEADER,
 };
+pub use delivery::lease::Manner;
 pub use error::BrokerError;
 pub use handle::{Broker, BrokerOptions, Counts, Found, Health, StartError};
 pub use plugins::uploads::UploadPlace;

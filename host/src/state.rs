@@ -12,11 +12,12 @@ mod idle;
 mod matching;
 pub(crate) mod positions;
 pub(crate) mod ranges;
+pub(crate) mod release;
 mod subscription;
 
 pub use census::{Quota, QuotaReached};
 pub use dedup::{OpenError, Producers, ProducersRestoreError, Verdict};
 pub use matching::TopicInterests;
 pub use subscription::{
-    GiveUpReason, GivenUp, HandedOver, Lease, RestoreError, Strain, SubscriptionState, Unseen,
+    Effects, GiveUpReason, GivenUp, Lease, RestoreError, Strain, SubscriptionState, Unseen,
 };

@@ -23,6 +23,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     (
         "broker",
         &[
+            "locks",
             "domain",
             "runtime",
             "telemetry",

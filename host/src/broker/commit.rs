@@ -1,6 +1,7 @@
 //! How events and changes become durable and visible: what waits in the inbox is taken as one group, written, synced, and only
 //! then shown to anybody. Nothing here waits for whoever reads what was written.
 
+mod ack_lane;
 mod batches;
 mod changes;
 pub(super) mod committer;
@@ -9,7 +10,6 @@ mod group;
 pub(super) mod inbox;
 pub(super) mod note;
 mod outputs;
-pub(super) mod pending_acks;
 pub(super) mod producers;
 pub(super) mod promise;
 pub(super) mod publisher;

@@ -22,20 +22,25 @@ use super::commit::producers::Sessions;
 use super::commit::promise::PublishReplies;
 use super::commit::publisher::Publisher;
 use super::commit::request::{ChangeRequest, Control, Reply, Update};
-use super::delivery::consumer::{Consumer, DeliveryParts, Manner};
-use super::delivery::dead_letters;
+use super::delivery::consumer::Consumer;
+use super::delivery::lease::Manner;
+use super::delivery::parts::DeliveryParts;
+use super::delivery::{TransformChains, dead_letters};
 use super::error::BrokerError;
 use super::folder_watch;
 use super::log::tail::Log;
 use super::log::unreadable::Watch;
 use super::matching::lanes::{LaneParts, Lanes};
+use super::matching::router::Router;
 use super::matching::supervisor::Supervisor;
 use super::plugins::files::PluginFiles;
 use super::plugins::limits;
 use super::plugins::uploads::Uploads;
 use super::readable::Readable;
 use super::subscriptions::live::LiveSubscription;
-use super::subscriptions::registry::{Registry, Start};
+use super::subscriptions::registry::Registry;
+use super::subscriptions::surroundings::{Start, Surroundings};
+use super::subscriptions::timers;
 use crate::auth::{Policy, rights};
 use crate::broker::counters::Counters;
 use crate::domain::{
@@ -202,27 +207,21 @@ impl Broker {
             recovered.next_position,
         );
         let (dead_letters, given_up) = mpsc::unbounded_channel();
-        let ack_waker = {
-            let inbox = inbox.clone();
-            Box::new(move || inbox.acks_wait())
-        };
         let (starts, to_start) = mpsc::unbounded_channel();
-        let registry = Registry::new(
-            clock,
-            recovered.next_position,
-            ack_waker,
-            dead_letters,
-            starts,
-        );
+        let surroundings = Surroundings::new(clock, inbox.clone(), dead_letters, starts);
+        let registry = Registry::new(surroundings, recovered.next_position);
         // Before anything runs that could checkpoint: what no subscription in the registry asks for is let go.
-        for (live, routed) in &recovered.subscriptions {
-            if *routed {
+        for (mut resting, routed) in recovered.subscriptions {
+            if routed {
                 // The router starts at the end of what was replayed, which is what these have seen.
                 let through = Position(recovered.next_position.0.saturating_sub(1));
-                live.lock().observe(through, std::iter::empty());
-                let _ = registry.join_router(live);
+                resting.state.observe(through, std::iter::empty());
             }
-            registry.insert(live.clone());
+            let live = registry.live(resting);
+            if routed {
+                let _ = registry.followers.join(&live);
+            }
+            registry.insert(live);
         }
         let sessions = Sessions::new(recovered.producers);
         let conditions = Conditions::default();
@@ -292,6 +291,7 @@ impl Broker {
             inbox,
             catalog: shared.clone(),
             plugins: plugins.clone(),
+            chains: TransformChains::default(),
             metrics,
             spawner: spawner.clone(),
             event_bytes_max: options.event_bytes_max,
@@ -329,8 +329,9 @@ impl Broker {
             threads: Mutex::new(threads),
         }));
         broker.load_plugins(bundled).await?;
-        for (live, _) in recovered.subscriptions {
-            registry.arm_after_recovery(&live);
+        for live in registry.all() {
+            // Its deadlines and unwritten dead letters are those that were read from disk.
+            live.tick();
             supervisor.start(live);
         }
         let names = move |id: TopicId| {
@@ -338,9 +339,9 @@ impl Broker {
             catalog.topic_name(id)
         };
         spawner.lasting("supervisor", supervisor.run(to_start));
-        let router = registry.clone().run_router(log, names, shutdown.clone());
-        spawner.lasting("router", router);
-        spawner.lasting("timers", registry.run_timers(shutdown.clone()));
+        let router = Router::new(registry.clone(), log, names);
+        spawner.lasting("router", router.run(shutdown.clone()));
+        spawner.lasting("timers", timers::run(registry, shutdown.clone()));
         let conditions = broker.conditions().clone();
         let limits = limits::run(parts.plugins.clone(), conditions, shutdown.clone());
         spawner.lasting("plugin limits", limits);
@@ -421,7 +422,7 @@ impl Broker {
                 "`{name}` is a route, which the broker consumes itself; subscribe to its output topics"
             )));
         }
-        let transforms = self.0.parts.transforms(&settings).await;
+        let transforms = self.0.parts.transforms(&live, &settings).await;
         transforms.map_err(|error| BrokerError::Invalid(with_causes(&error)))?;
         let parts = self.0.parts.clone();
         Ok(Consumer::attach(
@@ -593,11 +594,10 @@ impl Broker {
     /// It is gone.
     pub fn resume_subscription(&self, found: &Found) -> Result<(), BrokerError> {
         let live = self.found(found)?;
-        live.lock().resume();
+        live.apply(|state, _| state.resume());
         self.0.supervisor.lanes.resume(&live);
         // Should what fed it have died, it is fed anew.
-        self.0.parts.registry.start(Start::Filters(live.clone()));
-        live.wake.notify_waiters();
+        self.0.parts.registry.start(Start::Filters(live));
         Ok(())
     }
 

@@ -1,5 +1,4 @@
 //! The log as readers see it, by position: a bounded tail in memory and the store behind it. Nothing here writes.
 
-pub(super) mod release;
 pub(super) mod tail;
 pub(super) mod unreadable;

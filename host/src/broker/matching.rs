@@ -1,6 +1,7 @@
-//! How it is found out which subscriptions an event is for: lanes call the filters, and the supervisor gives every
-//! subscription what feeds it. What becomes of an event after that is not known here.
+//! How it is found out which subscriptions an event is for: lanes call the filters, the router shows the log to
+//! subscriptions without any, and the supervisor gives every subscription what feeds it. What becomes of an event after that is not known here.
 
 pub(super) mod lanes;
+pub(super) mod router;
 pub(super) mod supervisor;
 pub(super) mod wards;

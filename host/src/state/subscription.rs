@@ -8,6 +8,7 @@
 //!
 //! - `matched`, `chains`: how positions become pending.
 //! - `delivery`: the consumers' side, and who gets what next.
+//! - `effects`: what a change makes necessary outside.
 //! - `returned`: what came back: how often, and until when it is left alone.
 //! - `suspects`: what a lost consumer may have had in hand.
 //! - `reasons`: why what is given up is given up.
@@ -17,6 +18,7 @@
 
 mod chains;
 mod delivery;
+mod effects;
 mod looking;
 mod matched;
 mod reasons;
@@ -36,13 +38,13 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use self::chains::Chains;
+pub use self::effects::Effects;
 use self::reasons::Reasons;
 use self::returned::Delays;
 pub use self::returned::Strain;
 use self::returned::Tries;
 pub use self::snapshot::RestoreError;
 use self::suspects::Suspects;
-pub use self::unseen::HandedOver;
 pub use self::unseen::Unseen;
 use super::positions::PositionSet;
 use super::ranges::RangeMap;
@@ -96,6 +98,9 @@ pub struct SubscriptionState {
     paused: Option<Arc<str>>,
     redelivered: u64,
     dead_lettered: u64,
+    /// What nobody has taken yet.
+    effects: Effects,
+    strain_told: Strain,
 }
 
 /// What one filter has said.
@@ -254,6 +259,8 @@ impl SubscriptionState {
             paused: None,
             redelivered: 0,
             dead_lettered: 0,
+            effects: Effects::default(),
+            strain_told: Strain::default(),
         }
     }
 
@@ -266,6 +273,7 @@ impl SubscriptionState {
     /// Changes how it hands out events, from the next hand-out on.
     pub fn set_policy(&mut self, policy: DeliveryPolicy) {
         self.policy = policy;
+        self.effects.wakes = true;
     }
 
     /// First position it may match.
@@ -353,11 +361,13 @@ impl SubscriptionState {
     /// Stops handing out events. What is in flight may still be acked.
     pub fn pause(&mut self, reason: &str) {
         self.paused = Some(bounded(reason));
+        self.effects.wakes = true;
     }
 
     /// Goes on handing out events.
     pub fn resume(&mut self) {
         self.paused = None;
+        self.effects.wakes = true;
     }
 
     /// Why nothing is handed out, when it is paused.

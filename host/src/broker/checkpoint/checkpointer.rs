@@ -18,14 +18,14 @@ use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::request::Mark;
 use crate::broker::counters::Counters;
 use crate::broker::error::BrokerError;
-use crate::broker::log::release::{Leaving, Stays};
-use crate::broker::log::tail::{LettingGo, Log};
+use crate::broker::log::tail::{Log, Releasing, what_stays};
 use crate::broker::log::unreadable::Watch;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{Block, CommitNumber, Position, SubscriptionId, TopicId, TopicName};
 use crate::runtime::thread_priority;
-use crate::state::GiveUpReason;
+use crate::state::release::{Release, Stays};
+use crate::state::{GiveUpReason, SubscriptionState};
 use crate::store::{
     BlockMeta, CheckpointError, Checkpoints, Folders, JournalSegment, Loss, ReadError, STATES_KEPT,
     StoreReader,
@@ -268,7 +268,7 @@ impl Checkpointer {
     // Up to where the journal is worth letting go of without the rest. That is mostly what nobody needs. Where somebody needs
     // a little of the oldest file, that moves, and the file goes.
     fn settled_before(&self, mark: CommitNumber) -> Option<CommitNumber> {
-        self.registry.settle();
+        self.registry.tell_followers();
         let subscriptions = self.registry.all();
         let segments = self.checkpoints.journal_segments(mark);
         let settled = segments
@@ -299,18 +299,18 @@ impl Checkpointer {
             true => mark.group,
             false => CommitNumber(0),
         };
-        let (letting_go, pairs, evaluated) = self.survey(mark, known, &blocks);
+        let (releasing, pairs, evaluated) = self.survey(mark, known, &blocks);
         let reader = self.reader.clone();
-        let kept = letting_go.iter().flat_map(|letting_go| {
-            let keep = |meta| keep(letting_go.leaving(), &reader, meta).transpose();
+        let kept = releasing.iter().flat_map(|releasing| {
+            let keep = |meta| keep(releasing.release(), &reader, meta).transpose();
             blocks.iter().filter_map(keep)
         });
         let info = self
             .checkpoints
             .write_generation(end, kept, pairs.into_iter())
             .map_err(Failed::Write)?;
-        if let Some(letting_go) = letting_go {
-            letting_go.done();
+        if let Some(releasing) = releasing {
+            releasing.done();
         }
         for (live, evaluated) in evaluated {
             live.checkpointed(evaluated);
@@ -323,12 +323,12 @@ impl Checkpointer {
 
     // What the router has not seen would look unwanted.
     fn wait_for_router(&self, end: Position) -> Result<(), Failed> {
-        let mut routed = self.registry.routed_through();
+        let mut routed = self.registry.followers.routed_before();
         self.runtime.block_on(async {
             tokio::select! {
                 () = self.shutdown.cancelled() => Err(Failed::Stopping),
                 why = self.router_died() => Err(Failed::Router(why)),
-                reached = routed.wait_for(|through| *through >= end) => {
+                reached = routed.wait_for(|before| *before >= end) => {
                     reached.map(|_| ()).map_err(|_| Failed::Stopping)
                 }
             }
@@ -350,7 +350,7 @@ impl Checkpointer {
     // lock, so that what its snapshot says is pending is what is kept for it. With it, up to where each has decided: what
     // has nothing left to judge then is not written down. Groups before `known` stay in the journal though the state has them.
     fn survey(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Survey {
-        let routed_through = self.registry.settle();
+        let routed_before = self.registry.tell_followers();
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
             .topics_by_id
@@ -359,12 +359,12 @@ impl Checkpointer {
             .collect();
         let bounds = blocks.first().zip(blocks.last());
         let bounds = bounds.map(|(first, last)| first.first_position..=last.last_position);
-        let mut leaving = Leaving::new(bounds);
+        let mut release = Release::new(bounds);
         let mut snapshots = Vec::new();
         let mut evaluated_through = Vec::new();
         let mut surveyed: HashSet<SubscriptionId> = HashSet::new();
         for live in self.registry.all() {
-            let (snapshot, evaluated) = leaving.keep_for(&live, &names, |state| {
+            let (snapshot, evaluated) = keep_for(&mut release, &live, &names, |state| {
                 (state.snapshot(), state.evaluated_through())
             });
             surveyed.insert(live.id);
@@ -377,23 +377,23 @@ impl Checkpointer {
         let pairs = state::encode(
             &mark.catalog,
             mark.end,
-            routed_through,
+            routed_before,
             known,
             mark.producers.clone(),
             snapshots,
         );
-        let letting_go = self.log.let_go(|| {
+        let releasing = self.log.release(|| {
             // Those that have come since the first look, which takes a while, and may have read the log already.
             let subscriptions = self.registry.all();
             for live in subscriptions
                 .iter()
                 .filter(|live| !surveyed.contains(&live.id))
             {
-                leaving.keep_for(live, &names, |_| ());
+                keep_for(&mut release, live, &names, |_| ());
             }
-            (!blocks.is_empty()).then_some(leaving)
+            (!blocks.is_empty()).then_some(release)
         });
-        (letting_go, pairs, evaluated_through)
+        (releasing, pairs, evaluated_through)
     }
 
     fn give_up(&mut self, decision: Decision) {
@@ -407,19 +407,13 @@ impl Checkpointer {
                 let reason = GiveUpReason::Unreadable(why.into());
                 self.registry.given_up.add((first, last), reason.clone());
                 for live in &subscriptions {
-                    let count = live.lock().give_up_pending(first..=last, &reason);
-                    if count > 0 {
-                        self.registry.queue_dead_letters(live);
-                    }
+                    live.apply(|state, _| state.give_up_pending(first..=last, &reason));
                 }
             }
         };
         let given_up = self.checkpoints.give_up_damage(false, letters);
         for loss in given_up.iter().flatten() {
             tracing::error!(%loss, kept_aside = ?loss.kept_aside, "what cannot be read was given up, as an operator asked");
-        }
-        for live in &subscriptions {
-            live.wake.notify_waiters();
         }
         // Whoever asked may have gone.
         let _ = decision
@@ -433,7 +427,7 @@ impl Checkpointer {
             return;
         }
         // A subscription that nothing was for lately has not been told how far the router is.
-        self.registry.settle();
+        self.registry.tell_followers();
         let subscriptions = self.registry.all();
         let newest = generations.len().saturating_sub(STATES_KEPT);
         for (index, generation) in generations.iter().enumerate() {
@@ -450,20 +444,39 @@ impl Checkpointer {
                 continue;
             }
             // Somebody may have come since, and have read the log already.
-            let letting_go = self.log.let_go(|| {
-                (!is_needed(&self.registry.all(), &events)).then(|| Leaving::new(events))
+            let releasing = self.log.release(|| {
+                (!is_needed(&self.registry.all(), &events)).then(|| Release::new(events))
             });
-            let Some(letting_go) = letting_go else {
+            let Some(releasing) = releasing else {
                 continue;
             };
             match self.checkpoints.delete_generation(generation.id) {
-                Ok(()) => letting_go.done(),
+                Ok(()) => releasing.done(),
                 Err(error) => {
                     tracing::warn!(generation = %generation.id, error = %with_causes(&error), "a generation that nobody needs could not be deleted; it is tried again");
                 }
             }
         }
     }
+}
+
+// Keeps what `live` needs. `look` sees its state under the same lock, so that it knows of nothing that is not kept. `names` are those of
+// all topics with events in the range.
+fn keep_for<T>(
+    release: &mut Release,
+    live: &LiveSubscription,
+    names: &HashMap<TopicId, TopicName>,
+    look: impl FnOnce(&SubscriptionState) -> T,
+) -> T {
+    let (seen, undecided_after) = {
+        let state = live.read();
+        (look(&state), release.keep_pending(&state))
+    };
+    if let Some(after) = undecided_after {
+        let selected = names.iter().filter(|(_, name)| live.may_select(name));
+        release.keep_after(after, selected.map(|(id, _)| *id));
+    }
+    seen
 }
 
 // Whether one of `subscriptions` needs one of these events.
@@ -473,7 +486,7 @@ fn is_needed(
 ) -> bool {
     let needs = |range: &RangeInclusive<Position>| {
         let mut subscriptions = subscriptions.iter();
-        subscriptions.any(|live| live.lock().needs(range.clone()))
+        subscriptions.any(|live| live.read().needs(range.clone()))
     };
     events.as_ref().is_some_and(needs)
 }
@@ -484,7 +497,7 @@ fn is_mostly_settled(subscriptions: &[Arc<LiveSubscription>], segment: &JournalS
         return true;
     };
     let pending = subscriptions.iter().map(|live| {
-        let state = live.lock();
+        let state = live.read();
         let is_decided = state.evaluated_through() >= *range.end();
         is_decided.then(|| state.pending_within(range.clone()))
     });
@@ -494,18 +507,18 @@ fn is_mostly_settled(subscriptions: &[Arc<LiveSubscription>], segment: &JournalS
 
 /// What leaves, the state's pairs, and up to where each subscription has decided in them.
 type Survey = (
-    Option<LettingGo>,
+    Option<Releasing>,
     Vec<(bytes::Bytes, bytes::Bytes)>,
     Vec<(Arc<LiveSubscription>, Position)>,
 );
 
 // The block with only what stays; nothing is read of a block that leaves as a whole.
 fn keep(
-    leaving: &Leaving,
+    release: &Release,
     reader: &StoreReader,
     meta: &BlockMeta,
 ) -> Result<Option<Block>, ReadError> {
-    if leaving.stays(meta.topic, meta.first_position, meta.last_position) == Stays::Nothing {
+    if release.stays(meta.topic, meta.first_position, meta.last_position) == Stays::Nothing {
         return Ok(None);
     }
     // The journal holds it until this checkpoint is done; going on without it would lose it.
@@ -516,6 +529,6 @@ fn keep(
         );
         return Err(ReadError::damaged(Path::new("journal"), what));
     };
-    let staying = leaving.what_stays(&block)?;
+    let staying = what_stays(release, &block)?;
     Ok(staying.map(Arc::unwrap_or_clone))
 }

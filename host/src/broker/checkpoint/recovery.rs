@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::state::{self, State, StateError};
 use crate::broker::commit::committer::UNSYNCED_EVENTS_CEILING;
 use crate::broker::commit::note::{self, Note, NoteError};
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::resting::RestingSubscription;
 use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId, TopicId};
+use crate::state::Producers;
 use crate::state::catalog::{Catalog, Change, Subscription};
-use crate::state::{Producers, SubscriptionState};
 use crate::store::{ReadError, Replayed, ReplayedGroup};
 
 /// Where groups are lost, no more events, topics or subscriptions than this can have been in them: each takes a byte of a journal
@@ -39,7 +39,7 @@ pub(crate) struct Recovered {
     pub(crate) producers: Producers,
     pub(crate) next_position: Position,
     /// All subscriptions, and whether each follows the router.
-    pub(crate) subscriptions: Vec<(Arc<LiveSubscription>, bool)>,
+    pub(crate) subscriptions: Vec<(RestingSubscription, bool)>,
     pub(crate) groups: u64,
     /// To be written, durably, before anything else: which numbers were skipped.
     pub(crate) reserved: Option<Note>,
@@ -86,7 +86,7 @@ struct Recovery {
     restored: BTreeMap<SubscriptionId, Restored>,
     // Which routed subscriptions select a topic's ordinary events, and which its dead letters; forgotten with every change
     // of the catalog.
-    targets: HashMap<(TopicId, bool), Vec<Arc<LiveSubscription>>>,
+    targets: HashMap<(TopicId, bool), Vec<SubscriptionId>>,
     groups: u64,
     has_gaps: bool,
     // The last topic that the state knows of. One before it that is not in the catalog was deleted.
@@ -96,7 +96,7 @@ struct Recovery {
 }
 
 struct Restored {
-    live: Arc<LiveSubscription>,
+    resting: RestingSubscription,
     routed: bool,
 }
 
@@ -109,10 +109,10 @@ impl Recovery {
                 let subscription = state.catalog.subscriptions.get(&id)?;
                 let evaluated = matches.evaluated_through();
                 let unfiltered = matches.stages() == 0 && matches.pending_changes() == 0;
-                let routed = unfiltered && evaluated.next() >= state.routed_through;
-                let live = LiveSubscription::new(id, subscription, matches);
-                live.checkpointed(evaluated);
-                Some((id, Restored { live, routed }))
+                let routed = unfiltered && evaluated.next() >= state.routed_before;
+                let mut resting = RestingSubscription::new(id, subscription, matches);
+                resting.evaluated_on_disk = evaluated;
+                Some((id, Restored { resting, routed }))
             })
             .collect();
         Self {
@@ -150,13 +150,16 @@ impl Recovery {
             let targets = self.targets.entry(targets).or_insert_with(|| {
                 let name = &topic.spec.name;
                 let routed = self.restored.values().filter(|restored| restored.routed);
-                let selecting = routed.filter(|restored| restored.live.selects(name, block.mark));
-                selecting.map(|restored| restored.live.clone()).collect()
+                let resting = routed.map(|restored| &restored.resting);
+                let selecting = resting.filter(|resting| resting.selects(name, block.mark));
+                selecting.map(|resting| resting.id).collect()
             });
             let range = block.first_position..=block.last_position;
-            for live in targets {
-                live.lock()
-                    .observe(*range.end(), std::iter::once(range.clone()));
+            for id in targets {
+                if let Some(restored) = self.restored.get_mut(id) {
+                    let state = &mut restored.resting.state;
+                    state.observe(*range.end(), std::iter::once(range.clone()));
+                }
             }
         }
         Ok(())
@@ -172,26 +175,16 @@ impl Recovery {
                         self.restored.entry(id).or_insert_with(|| {
                             let spec = Arc::new(spec.0);
                             let routed = spec.filters.is_empty() && spec.start == StartAt::New;
-                            let matches = SubscriptionState::new(
-                                spec.delivery.clone(),
-                                start,
-                                spec.filters.len(),
-                            );
-                            Restored {
-                                live: LiveSubscription::new(
-                                    id,
-                                    &Subscription::new(spec, start),
-                                    matches,
-                                ),
-                                routed,
-                            }
+                            let subscription = Subscription::new(spec, start);
+                            let resting = RestingSubscription::created(id, &subscription, start);
+                            Restored { resting, routed }
                         });
                     }
                     Change::UpdateSubscription { id, .. } => {
                         let subscription = self.catalog.subscriptions.get(&id);
                         if let Some((restored, subscription)) =
                             self.restored.get_mut(&id).zip(subscription)
-                            && restored.live.update(subscription)
+                            && restored.resting.update(subscription)
                         {
                             // What is left before the fence, and what follows it, it catches up with after the start.
                             restored.routed = false;
@@ -215,9 +208,8 @@ impl Recovery {
                 ranges,
             } => {
                 self.catalog.saw(None, Some(subscription));
-                if let Some(restored) = self.restored.get(&subscription) {
-                    let ranges = note::unpack(&ranges);
-                    restored.live.lock().ack(None, &ranges, &mut Vec::new());
+                if let Some(restored) = self.restored.get_mut(&subscription) {
+                    restored.resting.state.is_acked(&note::unpack(&ranges));
                 }
             }
             Note::Reserved {
@@ -310,8 +302,8 @@ impl Recovery {
     // subscription has decided must not be asked again for other events, and what comes now is for its newest filters.
     fn stay_above_what_was_decided(&mut self) {
         for restored in self.restored.values() {
-            let decided = restored.live.lock().evaluated_through().next();
-            let fence = restored.live.fence().unwrap_or_default();
+            let decided = restored.resting.state.evaluated_through().next();
+            let fence = restored.resting.fence().unwrap_or_default();
             self.next_position = self.next_position.max(decided).max(fence);
         }
     }
@@ -323,18 +315,18 @@ impl Recovery {
             let Some(subscription) = self.catalog.subscriptions.get_mut(id) else {
                 continue;
             };
-            if restored.live.knows_its_filters() {
+            if restored.resting.knows_its_filters() {
                 continue;
             }
             let (newest, undecided) = {
-                let state = restored.live.lock();
+                let state = &restored.resting.state;
                 let newest = state.revisions().map(|(revision, _)| revision).max();
                 (newest, state.evaluated_through().next())
             };
             let revision = newest.unwrap_or_default().max(subscription.revision) + 1;
-            tracing::error!(subscription = %restored.live.name, revision, fence = %undecided, "a change of this subscription's filters is lost; it goes on with those before it");
+            tracing::error!(subscription = %restored.resting.name, revision, fence = %undecided, "a change of this subscription's filters is lost; it goes on with those before it");
             subscription.update(revision, subscription.spec.clone(), Some(undecided));
-            restored.live.update(subscription);
+            restored.resting.update(subscription);
             restored.routed = false;
         }
     }
@@ -347,7 +339,7 @@ impl Recovery {
             subscriptions: self
                 .restored
                 .into_values()
-                .map(|restored| (restored.live, restored.routed))
+                .map(|restored| (restored.resting, restored.routed))
                 .collect(),
             groups: self.groups,
             reserved,
@@ -434,9 +426,9 @@ mod tests {
         )
         .expect("readable");
         let depth = |name: &str| {
-            let mut subscriptions = recovered.subscriptions.iter().map(|(live, _)| live);
-            let live = subscriptions.find(|live| live.name.as_str() == name);
-            live.expect("recovered").lock().depth()
+            let mut subscriptions = recovered.subscriptions.iter().map(|(resting, _)| resting);
+            let resting = subscriptions.find(|resting| resting.name.as_str() == name);
+            resting.expect("recovered").state.depth()
         };
         let depths = ["old", "new", "prefix", "s"].map(depth);
         assert_eq!(depths, [3, 1, 3, 0]);
@@ -576,9 +568,9 @@ mod lost {
         assert_eq!((next(1), next(3)), (LOST_CEILING + 3, LOST_CEILING + 1));
         assert_eq!(first.next_position, Position(LOST_CEILING + 3));
         // It was fed by the router, and has not been shown what generations hold of the groups that are lost.
-        let (live, routed) = &first.subscriptions[0];
+        let (resting, routed) = &first.subscriptions[0];
         assert_eq!(
-            (live.lock().evaluated_through(), *routed),
+            (resting.state.evaluated_through(), *routed),
             (Position(2), false)
         );
         // In the journal and in generations.

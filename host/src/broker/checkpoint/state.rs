@@ -23,7 +23,9 @@ const PLUGIN: &[u8] = b"plugin/";
 #[derive(Serialize, Deserialize)]
 struct Head {
     next_position: Position,
-    routed_through: Position,
+    /// The first position that those who follow the end of the log have not been shown.
+    #[serde(rename = "routed_through")]
+    routed_before: Position,
     last_topic: TopicId,
     last_subscription: SubscriptionId,
     /// Absent as long as it is 1.
@@ -80,7 +82,7 @@ struct SubscriptionRecord {
 pub(crate) struct State {
     pub(crate) catalog: Catalog,
     pub(crate) next_position: Position,
-    pub(crate) routed_through: Position,
+    pub(crate) routed_before: Position,
     /// Groups before this are in it already, though the journal may still have them for their events.
     pub(crate) mark: CommitNumber,
     pub(crate) producers: Producers,
@@ -100,7 +102,7 @@ pub struct StateError {
 pub(crate) fn encode(
     catalog: &Catalog,
     next_position: Position,
-    routed_through: Position,
+    routed_before: Position,
     mark: CommitNumber,
     producers: Vec<u8>,
     snapshots: Vec<(SubscriptionId, Vec<u8>)>,
@@ -110,7 +112,7 @@ pub(crate) fn encode(
             Bytes::from_static(HEAD),
             json(&Head {
                 next_position,
-                routed_through,
+                routed_before,
                 last_topic: catalog.last_topic,
                 last_subscription: catalog.last_subscription,
                 first_sequence: catalog.first_sequence,
@@ -157,7 +159,7 @@ pub(crate) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
     let mut state = State {
         catalog: Catalog::default(),
         next_position: Position(1),
-        routed_through: Position(1),
+        routed_before: Position(1),
         mark: CommitNumber(0),
         producers: Producers::new(producers_max),
         subscriptions: Vec::new(),
@@ -192,7 +194,7 @@ pub(crate) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<S
         } else if key == HEAD {
             let head: Head = parse(key, value)?;
             state.next_position = head.next_position;
-            state.routed_through = head.routed_through;
+            state.routed_before = head.routed_before;
             state.mark = head.mark;
             state
                 .catalog

@@ -210,7 +210,7 @@ impl Draft {
             )));
         }
         let (paused, undecided) = {
-            let state = live.lock();
+            let state = live.read();
             (state.paused().is_some(), state.evaluated_through().next())
         };
         if paused {

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::ack_lane::Acks;
 use super::draft::{CatalogLimits, Draft};
-use super::group::{Acks, GROUP_BYTES_MAX};
+use super::group::GROUP_BYTES_MAX;
 use super::inbox::{Inbox, Taken};
 use super::note::{self, Note};
 use super::producers::Sessions;
@@ -22,6 +23,7 @@ use crate::broker::counters::Counters;
 use crate::broker::error::BrokerError;
 use crate::broker::log::tail::Log;
 use crate::broker::subscriptions::registry::Registry;
+use crate::broker::subscriptions::surroundings::AckSink as _;
 use crate::domain::Position;
 use crate::runtime::spawn::{panicked, panicked_serving};
 use crate::runtime::thread_priority;
@@ -130,14 +132,13 @@ impl Committer {
         // It mostly waits for the disk, and when the disk is done, everybody waits for it.
         thread_priority::take_short_turns();
         let (inbox, conditions) = (self.inbox.clone(), self.conditions.clone());
-        let registry = self.draft.registry.clone();
         let ended = panic::catch_unwind(AssertUnwindSafe(|| self.commit_all()));
         if let Err(panic) = ended {
             // What it had taken was answered as it was dropped.
             let why = format!("the committer: {}", panicked(&*panic));
             conditions.raise(Condition::TaskDied("committer".into()), why.clone());
             conditions.raise(Condition::StoreFailed, why.clone());
-            refuse_everything(&inbox, &registry, &BrokerError::StoreUnavailable(why));
+            refuse_everything(&inbox, &BrokerError::StoreUnavailable(why));
         }
     }
 
@@ -154,7 +155,7 @@ impl Committer {
                     self.conditions.raise(Condition::StoreFailed, why.clone());
                     let refusal = BrokerError::StoreUnavailable(why);
                     self.refuse_waiting(&refusal);
-                    return refuse_everything(&inbox, &self.draft.registry, &refusal);
+                    return refuse_everything(&inbox, &refusal);
                 }
             }
         }
@@ -208,7 +209,7 @@ impl Committer {
 
     // Returns whether the group had room for all of it.
     fn commit(&mut self, taken: Taken) -> Result<bool, WriteError> {
-        let acks = self.draft.registry.acks.take();
+        let acks = taken.acks;
         let (now, bytes_max) = (self.draft.registry.clock.now(), self.group_bytes_max());
         self.draft.begin_group(now, bytes_max);
         self.append_waiting();
@@ -314,8 +315,7 @@ impl Committer {
         draft.show_changes();
         for outputs in draft.group.owed.outputs.drain(..) {
             if let Some(live) = draft.registry.by_id(outputs.subscription) {
-                live.lock().ack(None, &outputs.acks, &mut Vec::new());
-                live.wake.notify_waiters();
+                live.apply(|state, _| state.is_acked(&outputs.acks));
             }
             let _ = outputs.done.send(Ok(()));
         }
@@ -358,7 +358,10 @@ impl Committer {
             return Err(error);
         }
         for (subscription, ranges) in acks {
-            self.draft.registry.ack_again(subscription, ranges);
+            // Unless it is deleted, which they are done with then.
+            if self.draft.registry.by_id(subscription).is_some() {
+                self.inbox.acked(subscription, ranges);
+            }
         }
         self.draft.group.clear();
         Ok(())
@@ -459,11 +462,10 @@ pub(crate) fn reserve(journal: &mut dyn JournalWriter, reserved: &Note) -> Resul
 
 // After a fault: answers whatever comes, until the inbox is closed. Acks are dropped: they cannot be written any more, and
 // reading goes on.
-fn refuse_everything(inbox: &Inbox, registry: &Registry, refusal: &BrokerError) {
+fn refuse_everything(inbox: &Inbox, refusal: &BrokerError) {
     loop {
         let taken = inbox.take(true, usize::MAX, ACK_DELAY, None);
         let closing = taken.closing;
-        drop(registry.acks.take());
         refuse(taken.control, taken.publish, refusal);
         if closing {
             return;

@@ -2,20 +2,18 @@
 //! events their positions and sequences, packs them into blocks, and knows how long it may become. What belongs into it is
 //! decided by others, and nothing here is written or shown to anybody.
 
-use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::ack_lane::Acks;
 use super::note::{self, Note};
 use super::promise::{PublishReplies, PublishReply};
 use super::request::{Outputs, Reply};
 use super::undo::Undo;
 use crate::broker::error::BrokerError;
 use crate::domain::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Entries, LetterMark, Millis, Position, Sequence,
-    SubscriptionId, TopicId,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, Entries, LetterMark, Millis, Position, Sequence, TopicId,
 };
 use crate::state::catalog::{Change, Topic};
 
@@ -41,9 +39,6 @@ const NOTES_KEPT_BYTES: usize = 1024 * 1024;
 const TOPICS_KEPT: usize = 4_096;
 /// Answers, likewise.
 const ANSWERS_KEPT: usize = 4_096;
-
-/// Acks that were taken for a group.
-pub(super) type Acks = HashMap<SubscriptionId, Vec<RangeInclusive<Position>>>;
 
 /// What is about to be written. One after the other uses the same memory.
 #[derive(Default)]
@@ -347,8 +342,10 @@ impl OpenTopic {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use super::*;
-    use crate::domain::{Durability, TopicSpec};
+    use crate::domain::{Durability, SubscriptionId, TopicSpec};
     use crate::state::catalog::{Catalog, Json};
     use crate::store::RECORD_BYTES_MAX;
 

@@ -1,14 +1,19 @@
-//! What waits for the committer: a control lane and a publish lane, each bounded. Senders wait outside for
+//! What waits for the committer: a control lane, a publish lane and an ack lane, each bounded. Senders wait outside for
 //! room; the committer takes whole lanes at once, so a group gathers while the one before it syncs.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
+use super::ack_lane::{self, AckLane, Acks};
 use super::request::{Control, Mark, PublishItem, Reply};
 use crate::broker::error::BrokerError;
+use crate::broker::subscriptions::surroundings::AckSink;
+use crate::domain::{Position, SubscriptionId};
 
 /// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
 pub(crate) const PUBLISH_COST_MAX: usize = 64 * 1024 * 1024;
@@ -24,6 +29,10 @@ pub(crate) struct Inbox {
     filled: Condvar,
     publish_room: Arc<Semaphore>,
     control_room: Semaphore,
+    // Ranges in the ack lane, written under the lock of the lanes.
+    ack_ranges: AtomicUsize,
+    ack_ranges_max: usize,
+    acks_taken: Notify,
 }
 
 #[derive(Default)]
@@ -31,6 +40,7 @@ struct Lanes {
     control: VecDeque<Control>,
     publish: VecDeque<PublishItem>,
     publish_bytes: usize,
+    acks: AckLane,
     acks_since: Option<Instant>,
     // The committer waits and nobody has woken it yet. While it works there is no need to: it looks again before it waits.
     waiting: bool,
@@ -45,16 +55,25 @@ struct Lanes {
 pub(crate) struct Taken {
     pub(crate) control: VecDeque<Control>,
     pub(crate) publish: Vec<PublishItem>,
+    pub(crate) acks: Acks,
     pub(crate) closing: bool,
 }
 
 impl Inbox {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with_ack_room(ack_lane::RANGES_MAX)
+    }
+
+    /// One in which so many ranges of acks may wait before nothing more is handed out.
+    pub(crate) fn with_ack_room(ack_ranges_max: usize) -> Arc<Self> {
         Arc::new(Self {
             lanes: Mutex::default(),
             filled: Condvar::new(),
             publish_room: Arc::new(Semaphore::new(PUBLISH_COST_MAX)),
             control_room: Semaphore::new(CONTROL_ITEMS_MAX),
+            ack_ranges: AtomicUsize::new(0),
+            ack_ranges_max,
+            acks_taken: Notify::new(),
         })
     }
 
@@ -131,15 +150,30 @@ impl Inbox {
         Ok(())
     }
 
-    /// Says that acks wait in the registry.
-    pub(crate) fn acks_wait(&self) {
-        let mut lanes = self.lock();
-        if lanes.acks_since.is_none() {
-            lanes.acks_since = Some(Instant::now());
-            if lanes.sleeping {
-                self.wake_committer(lanes);
+    /// Waits while too many acks wait. Cancel-safe.
+    pub(crate) async fn ack_room(&self) {
+        while self.acks_are_full() {
+            let taken = self.acks_taken.notified();
+            tokio::pin!(taken);
+            // Registered before looking, so that what is taken in between is not missed.
+            taken.as_mut().enable();
+            if !self.acks_are_full() {
+                return;
             }
+            taken.await;
         }
+    }
+
+    fn acks_are_full(&self) -> bool {
+        self.ack_ranges.load(Ordering::Relaxed) >= self.ack_ranges_max
+    }
+
+    // What is done with the ack lane. Its length is known without the lock.
+    fn change_acks<T>(&self, lanes: &mut Lanes, change: impl FnOnce(&mut AckLane) -> T) -> T {
+        let answer = change(&mut lanes.acks);
+        self.ack_ranges
+            .store(lanes.acks.ranges(), Ordering::Relaxed);
+        answer
     }
 
     /// Makes the committer look again, though nothing was added: the journal may have room.
@@ -232,9 +266,14 @@ impl Inbox {
         lanes.sleeping = false;
         lanes.woken = false;
         lanes.acks_since = None;
+        let acks = self.change_acks(&mut lanes, AckLane::take);
+        if !acks.is_empty() {
+            self.acks_taken.notify_waiters();
+        }
         Taken {
             control: std::mem::take(&mut lanes.control),
             publish,
+            acks,
             closing: lanes.closed && (lanes.publish.is_empty() || !take_publishes),
         }
     }
@@ -259,6 +298,26 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Acks follow what was written, so that they mostly find the committer at work, or about to look again by itself: they wake it
+/// when it sleeps for longer than they may wait.
+impl AckSink for Inbox {
+    fn acked(&self, subscription: SubscriptionId, ranges: Vec<RangeInclusive<Position>>) {
+        let mut lanes = self.lock();
+        self.change_acks(&mut lanes, |lane| lane.add(subscription, ranges));
+        if lanes.acks_since.is_none() {
+            lanes.acks_since = Some(Instant::now());
+            if lanes.sleeping {
+                self.wake_committer(lanes);
+            }
+        }
+    }
+
+    fn forget(&self, subscription: SubscriptionId) {
+        self.change_acks(&mut self.lock(), |lane| lane.forget(subscription));
+        self.acks_taken.notify_waiters();
     }
 }
 
@@ -412,17 +471,50 @@ mod tests {
             while !inbox.lock().sleeping {
                 std::thread::yield_now();
             }
-            inbox.acks_wait();
+            inbox.acked(SubscriptionId(1), every_second(1));
             let taken = waiting.join().expect("no panic");
             assert!(taken.publish.is_empty() && taken.control.is_empty());
+            assert_eq!(taken.acks.len(), 1);
         }
     }
 
     #[test]
     fn acks_that_came_before_the_committer_sleeps_are_due_all_the_same() {
         let inbox = Inbox::new();
-        inbox.acks_wait();
-        inbox.take(true, 1, ACK_DELAY, None);
+        inbox.acked(SubscriptionId(1), every_second(1));
+        let taken = inbox.take(true, 1, ACK_DELAY, None);
+        assert_eq!(taken.acks.len(), 1);
         assert!(inbox.lock().acks_since.is_none());
+    }
+
+    fn every_second(count: u64) -> Vec<RangeInclusive<Position>> {
+        let single = |number| Position(2 * number)..=Position(2 * number);
+        (0..count).map(single).collect()
+    }
+
+    #[test]
+    fn while_too_many_acks_wait_nothing_more_is_handed_out() {
+        let inbox = Inbox::with_ack_room(10);
+        inbox.acked(SubscriptionId(1), every_second(9));
+        assert!(inbox.ack_room().now_or_never().is_some());
+        inbox.acked(SubscriptionId(2), every_second(1));
+        let mut room = Box::pin(inbox.ack_room());
+        assert!(room.as_mut().now_or_never().is_none());
+        assert_eq!(inbox.take(true, 1, ACK_DELAY, None).acks.len(), 2);
+        assert!(room.now_or_never().is_some());
+    }
+
+    #[test]
+    fn neighbours_count_once_and_a_deleted_subscription_not_at_all() {
+        let inbox = Inbox::with_ack_room(2);
+        for number in 0..100 {
+            inbox.acked(SubscriptionId(1), vec![Position(number)..=Position(number)]);
+        }
+        assert!(inbox.ack_room().now_or_never().is_some());
+        inbox.acked(SubscriptionId(2), every_second(5));
+        assert!(inbox.ack_room().now_or_never().is_none());
+        inbox.forget(SubscriptionId(2));
+        assert!(inbox.ack_room().now_or_never().is_some());
+        assert_eq!(inbox.take(true, 1, ACK_DELAY, None).acks.len(), 1);
     }
 }

@@ -55,7 +55,7 @@ impl Draft {
         let Some(live) = self.registry.by_id(outputs.subscription) else {
             return true;
         };
-        let state = live.lock();
+        let state = live.read();
         let others = || {
             let same = |other: &&Outputs| other.subscription == outputs.subscription;
             let in_group = self.group.owed.outputs.iter().filter(same);

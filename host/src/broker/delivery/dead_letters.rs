@@ -11,7 +11,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::DeliveryParts;
+use super::parts::DeliveryParts;
 use crate::auth::rights;
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::subscriptions::live::LiveSubscription;
@@ -74,12 +74,10 @@ pub(crate) async fn run(
         let later = write_turn(&parts, &live, &shutdown).await;
         if later.is_empty() {
             // Queues it behind the others if there is more.
-            parts.registry.dead_letters_done(&live);
+            live.letters_done();
             continue;
         }
-        let mut state = live.lock();
-        later.iter().for_each(|range| state.give_up_failed(range));
-        drop(state);
+        live.apply(|state, _| later.iter().for_each(|range| state.give_up_failed(range)));
         retry_later(&parts, &live, &shutdown);
     }
 }
@@ -88,12 +86,12 @@ pub(crate) async fn run(
 // that what cannot be read does not stand before the rest.
 async fn write_turn(
     parts: &DeliveryParts,
-    live: &LiveSubscription,
+    live: &Arc<LiveSubscription>,
     shutdown: &CancellationToken,
 ) -> Vec<RangeInclusive<Position>> {
     let mut turn = Turn::default();
     while !live.is_deleted() && !shutdown.is_cancelled() {
-        let given_up = live.lock().take_given_up(BATCH_MAX);
+        let given_up = live.apply(|state, _| state.take_given_up(BATCH_MAX));
         if given_up.is_empty() {
             break;
         }
@@ -140,11 +138,11 @@ fn retry_later(
     shutdown: &CancellationToken,
 ) {
     let spawner = parts.spawner.clone();
-    let (parts, live, shutdown) = (parts.clone(), live.clone(), shutdown.clone());
+    let (live, shutdown) = (live.clone(), shutdown.clone());
     let again = async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(RETRY) => parts.registry.dead_letters_done(&live),
+            () = tokio::time::sleep(RETRY) => live.letters_done(),
         }
     };
     spawner.passing("dead letters, again", again, |_| {});
@@ -366,11 +364,7 @@ fn fit(letter: &mut Event, event_bytes_max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::subscriptions::registry::Registry;
-    use crate::domain::{DeliveryPolicy, SubscriptionId};
-    use crate::runtime::clock::Clock;
-    use crate::state::SubscriptionState;
-    use crate::state::catalog::Subscription;
+    use crate::broker::subscriptions::testing::Rig;
 
     #[test]
     fn the_letter_of_the_largest_event_fits_with_the_longest_names_and_reason() {
@@ -378,11 +372,7 @@ mod tests {
         let mut event = Event::default();
         event.payload = vec![7; event_bytes_max - event.encoded_len() - 3].into();
         assert_eq!(event.encoded_len(), event_bytes_max);
-        let spec = serde_json::json!({"name": "s".repeat(128), "topics": ["a"]});
-        let spec = serde_json::from_value(spec).expect("valid specification");
-        let subscription = Subscription::new(Arc::new(spec), Position(1));
-        let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
-        let live = LiveSubscription::new(SubscriptionId(1), &subscription, state);
+        let live = Rig::new(serde_json::json!({"name": "s".repeat(128)})).live;
         let topic: TopicName = "t".repeat(255).parse().expect("a name");
         let item = GivenUp {
             position: Position(u64::MAX),
@@ -441,37 +431,31 @@ mod tests {
 
     #[test]
     fn what_rests_is_queued_by_nobody_else_and_nothing_is_forgotten() {
-        let (queue, mut queued) = mpsc::unbounded_channel();
-        let (starts, _) = mpsc::unbounded_channel();
-        let registry = Registry::new(Clock::start(), Position(1), Box::new(|| {}), queue, starts);
-        let spec = serde_json::json!({"name": "s", "topics": ["a"]});
-        let spec = serde_json::from_value(spec).expect("valid specification");
-        let subscription = Subscription::new(Arc::new(spec), Position(1));
-        let state = SubscriptionState::new(DeliveryPolicy::default(), Position(1), 0);
-        let live = LiveSubscription::new(SubscriptionId(1), &subscription, state);
+        let mut rig = Rig::new(serde_json::json!({}));
+        let live = rig.live.clone();
         let give_up = |position| {
             let at = Position(position)..=Position(position);
-            let mut state = live.lock();
-            state.observe(Position(position), [at.clone()]);
-            state.give_up_pending(at, &GiveUpReason::HopLimit);
-            drop(state);
-            registry.queue_dead_letters(&live);
+            live.apply(|state, _| {
+                state.observe(Position(position), [at.clone()]);
+                state.give_up_pending(at, &GiveUpReason::HopLimit);
+            });
         };
+        let take = || live.apply(|state, _| state.take_given_up(BATCH_MAX));
         give_up(1);
-        queued.try_recv().expect("queued once");
+        rig.letters.try_recv().expect("queued once");
         // Being written, or resting since it could not be: more of the same subscription waits for that.
-        let taken = live.lock().take_given_up(BATCH_MAX);
+        let taken = take();
         (2..100).for_each(give_up);
-        assert!(queued.try_recv().is_err());
-        taken
-            .iter()
-            .for_each(|item| live.lock().give_up_failed(&(item.position..=item.position)));
-        registry.dead_letters_done(&live);
-        queued.try_recv().expect("queued after that");
-        assert_eq!(live.lock().take_given_up(BATCH_MAX).len(), 99);
-        registry.dead_letters_done(&live);
-        assert!(queued.try_recv().is_err(), "there is nothing left");
+        assert!(rig.letters.try_recv().is_err());
+        for item in taken {
+            live.apply(|state, _| state.give_up_failed(&(item.position..=item.position)));
+        }
+        live.letters_done();
+        rig.letters.try_recv().expect("queued after that");
+        assert_eq!(take().len(), 99);
+        live.letters_done();
+        assert!(rig.letters.try_recv().is_err(), "there is nothing left");
         give_up(100);
-        queued.try_recv().expect("queued again");
+        rig.letters.try_recv().expect("queued again");
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use prost::Message as _;
 
-use super::consumer::{DeliveryParts, Leased, Run, Taker};
+use super::lease::Taker;
+use super::leased::{LeasedEvent, LeasedSlice};
+use super::parts::DeliveryParts;
 use super::standing::Standing;
 use super::transform::Output;
 use crate::broker::commit::request::{Appended, Control, Outputs};
@@ -29,7 +31,7 @@ const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long it waits after what was no fault of an event.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Runs one route until it is deleted or the broker stops.
+/// LeasedSlices one route until it is deleted or the broker stops.
 ///
 /// # Errors
 ///
@@ -38,7 +40,7 @@ pub(crate) async fn run(
     parts: Arc<DeliveryParts>,
     live: Arc<LiveSubscription>,
 ) -> Result<(), ConfigureError> {
-    if let Err(error) = parts.transforms(&live.settings()).await
+    if let Err(error) = parts.transforms(&live, &live.settings()).await
         && !error.is_passing()
     {
         return Err(error);
@@ -90,8 +92,11 @@ enum Failed {
 
 async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Result<(), Failed> {
     let taken = taker.take(BATCH_EVENTS_MAX, bytes_max).await;
-    let runs = taken.map_err(Failed::Write)?;
-    let mut leased: Vec<Leased> = runs.into_iter().flat_map(Run::into_events).collect();
+    let slices = taken.map_err(Failed::Write)?;
+    let mut leased: Vec<LeasedEvent> = slices
+        .into_iter()
+        .flat_map(LeasedSlice::into_events)
+        .collect();
     // The same for the whole batch, though the route be changed meanwhile.
     let settings = taker.live.settings();
     // It may have waited for these events for long.
@@ -99,7 +104,7 @@ async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Resu
         taker.give_back(leased.iter().map(|leased| leased.position));
         return Ok(());
     }
-    let transforms = match taker.parts.transforms(&settings).await {
+    let transforms = match taker.parts.transforms(&taker.live, &settings).await {
         Ok(transforms) => transforms,
         Err(error) => {
             taker.give_back(leased.iter().map(|leased| leased.position));
@@ -107,7 +112,8 @@ async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Resu
         }
     };
     leased.retain(|leased| within_hops(taker, leased));
-    let dispositions = transforms.apply(&leased).await;
+    let inputs: Vec<_> = leased.iter().map(LeasedEvent::input).collect();
+    let dispositions = transforms.apply(&inputs).await;
     let rest = leased.get(dispositions.len()..).unwrap_or_default();
     taker.give_back(rest.iter().map(|leased| leased.position));
     let mut items = Items::default();
@@ -115,7 +121,7 @@ async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Resu
     let mut results: Vec<_> = leased.iter().zip(dispositions).collect();
     results.sort_by_key(|(leased, _)| leased.position);
     for (leased, disposition) in results {
-        let Some(outputs) = taker.settle(leased, disposition) else {
+        let Some(outputs) = taker.conclude(leased, disposition) else {
             continue;
         };
         match place(&settings.spec, leased, outputs, taker.parts.event_bytes_max) {
@@ -187,7 +193,7 @@ impl Items {
     }
 }
 
-fn within_hops(taker: &Taker, leased: &Leased) -> bool {
+fn within_hops(taker: &Taker, leased: &LeasedEvent) -> bool {
     let hops = EventRef::parse(&leased.event).map_or(0, |event| hops::of(&event));
     if hops < hops::MAX {
         return true;
@@ -199,7 +205,7 @@ fn within_hops(taker: &Taker, leased: &Leased) -> bool {
 // Which output goes to which topic. What a route makes of a dead letter is an ordinary event again, whose hops go on counting.
 fn place(
     spec: &SubscriptionSpec,
-    leased: &Leased,
+    leased: &LeasedEvent,
     outputs: Vec<Output>,
     event_bytes_max: usize,
 ) -> Result<Vec<Appended>, String> {

@@ -1,9 +1,9 @@
 //! Whether the broker may go on with a route in its owner's name. Which rights that takes is said in `auth::rights`; here the
 //! answer is kept as long as it cannot have changed, and waited for while it is no.
 
-use super::consumer::Taker;
+use super::lease::Taker;
 use crate::auth::rights;
-use crate::broker::subscriptions::live::Settings;
+use crate::broker::subscriptions::Settings;
 
 /// Whether the route's owner has the rights for what the route does. Asked again only when an answer may have changed.
 #[derive(Default)]
@@ -40,7 +40,7 @@ impl Standing {
         loop {
             // Both registered before looking, so that nothing that comes between is missed.
             news.mark_unchanged();
-            let changed = taker.live.wake.notified();
+            let changed = taker.live.woken();
             tokio::pin!(changed);
             changed.as_mut().enable();
             if taker.live.is_deleted() || taker.parts.shutdown.is_cancelled() {

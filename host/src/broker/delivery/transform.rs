@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::consumer::Leased;
 use crate::domain::{Event, EventRef, FailurePolicy, Header, PluginUse, is_reserved_header};
 use crate::plugin::{
     ConfigureError, InputEvent, Outcome, OutputEvent, Plugins, TransformFailure, Transformer,
@@ -28,11 +27,8 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn unchanged(leased: &Leased) -> Self {
-        Self {
-            name: None,
-            event: leased.event.clone(),
-        }
+    pub(crate) fn unchanged(event: Bytes) -> Self {
+        Self { name: None, event }
     }
 }
 
@@ -71,18 +67,18 @@ impl TransformChain {
 
     /// One disposition for each event, in order. Fewer, but at least one, when what the transforms made of these is large:
     /// the caller passes the rest again later.
-    pub(crate) async fn apply(&self, events: &[Leased]) -> Vec<Disposition> {
+    pub(crate) async fn apply(&self, events: &[InputEvent]) -> Vec<Disposition> {
         let mut dispositions: Vec<Disposition> = events
             .iter()
-            .map(|leased| Disposition::Outputs(vec![Output::unchanged(leased)]))
+            .map(|event| Disposition::Outputs(vec![Output::unchanged(event.bytes.clone())]))
             .collect();
         for (transformer, policy) in &self.steps {
             let mut inputs = Vec::new();
-            for (leased, disposition) in events.iter().zip(&dispositions) {
+            for (event, disposition) in events.iter().zip(&dispositions) {
                 let Disposition::Outputs(outputs) = disposition else {
                     continue;
                 };
-                inputs.extend(outputs.iter().map(|output| input(leased, output)));
+                inputs.extend(outputs.iter().map(|output| input(event, output)));
             }
             let mut results = transformer.apply(&inputs).await.into_iter();
             for index in 0..dispositions.len() {
@@ -108,11 +104,12 @@ impl TransformChain {
     }
 }
 
-fn input(leased: &Leased, output: &Output) -> InputEvent {
+// What the transforms so far have made of an event, in its place.
+fn input(event: &InputEvent, output: &Output) -> InputEvent {
     InputEvent {
-        topic: leased.topic.shared(),
-        sequence: leased.sequence,
-        time: leased.time,
+        topic: event.topic.clone(),
+        sequence: event.sequence,
+        time: event.time,
         bytes: output.event.clone(),
     }
 }

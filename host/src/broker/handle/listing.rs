@@ -233,10 +233,10 @@ impl Broker {
 
     fn info(&self, live: &LiveSubscription, unreadable: &[Unreadable]) -> SubscriptionInfo {
         let end = self.0.parts.log.end();
-        let routed = *self.0.parts.registry.routed_through().borrow();
+        let routed = self.0.parts.registry.followers.next();
         let (settings, fence) = (live.settings(), live.fence());
         let (info, oldest) = {
-            let state = live.lock();
+            let state = live.read();
             let unevaluated = match live.is_routed() {
                 true => end.0.saturating_sub(routed.0),
                 false => end.0.saturating_sub(state.evaluated_through().next().0),

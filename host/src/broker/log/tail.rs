@@ -4,12 +4,14 @@
 //! events ([`Log::blocks_from`]), though not for those that have found one ([`Log::block_at`]).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::path::Path;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
-use super::release::Leaving;
 use crate::domain::{Block, Position};
+use crate::locks::{read, write};
+use crate::state::release::Release;
 use crate::store::{ReadError, StoreReader};
 
 /// Committed blocks, readable by position. Cheap to clone.
@@ -24,15 +26,15 @@ struct Shared {
     reader: StoreReader,
     // First position that is not readable yet.
     end: watch::Sender<Position>,
-    leaving: RwLock<Option<Arc<Leaving>>>,
+    release: RwLock<Option<Arc<Release>>>,
 }
 
-/// While this exists, what leaves is out of sight. Its owner ends it with [`done`](Self::done) when the store has let go of the
-/// events; dropped without that, they stay after all.
+/// A release that is under way. While this exists, what leaves is out of sight. Its owner ends it with [`done`](Self::done) when
+/// the store has let go of the events; dropped without that, they stay after all.
 #[must_use]
-pub(crate) struct LettingGo {
+pub(crate) struct Releasing {
     log: Log,
-    leaving: Arc<Leaving>,
+    release: Arc<Release>,
 }
 
 #[derive(Default)]
@@ -50,7 +52,7 @@ impl Log {
                 tail_bytes_max,
                 reader,
                 end: watch::Sender::new(end),
-                leaving: RwLock::default(),
+                release: RwLock::default(),
             }),
         }
     }
@@ -116,16 +118,16 @@ impl Log {
     ) -> Result<Vec<Arc<Block>>, ReadError> {
         loop {
             // Before reading: what is decided to leave only after that is decided with the reader's subscriptions in mind.
-            let leaving = self.leaving();
+            let release = self.release_under_way();
             let blocks = self.all_blocks_from(from, bytes_max).await?;
-            let (Some(leaving), Some(last)) = (leaving, blocks.last()) else {
+            let (Some(release), Some(last)) = (release, blocks.last()) else {
                 return Ok(blocks);
             };
-            if from > leaving.last() {
+            if from > release.last() {
                 return Ok(blocks);
             }
             from = last.last_position().next();
-            let staying = blocks.iter().map(|block| leaving.what_stays(block));
+            let staying = blocks.iter().map(|block| what_stays(&release, block));
             let staying: Vec<_> = staying
                 .filter_map(Result::transpose)
                 .collect::<Result<_, _>>()?;
@@ -135,36 +137,31 @@ impl Log {
         }
     }
 
-    /// Takes out of sight what `decide` says leaves. Nobody begins to read between that and its last look at who needs
-    /// what, so whoever reads without it was there to be looked at. One owner, the checkpointer, lets go of one thing at a time.
-    pub(crate) fn let_go(&self, decide: impl FnOnce() -> Option<Leaving>) -> Option<LettingGo> {
-        let mut slot = self.leaving_mut();
-        let leaving = Arc::new(decide()?);
-        *slot = Some(leaving.clone());
-        Some(LettingGo {
+    /// Takes out of sight what `decide` says leaves. That is decided for the subscriptions there are, and done some time after it;
+    /// one that is created in between and starts in the past must not count on an event that is gone before it is delivered.
+    /// Nobody begins to read between the decision's last look at who needs what and this, so whoever reads without it was there
+    /// to be looked at; events that were found before are needed, and stay. One owner, the checkpointer, releases one thing at a
+    /// time.
+    pub(crate) fn release(&self, decide: impl FnOnce() -> Option<Release>) -> Option<Releasing> {
+        let mut slot = write(&self.shared.release);
+        let release = Arc::new(decide()?);
+        *slot = Some(release.clone());
+        Some(Releasing {
             log: self.clone(),
-            leaving,
+            release,
         })
     }
 
-    fn leaving(&self) -> Option<Arc<Leaving>> {
-        let leaving = self.shared.leaving.read();
-        leaving.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn leaving_mut(&self) -> RwLockWriteGuard<'_, Option<Arc<Leaving>>> {
-        let leaving = self.shared.leaving.write();
-        leaving.unwrap_or_else(PoisonError::into_inner)
+    fn release_under_way(&self) -> Option<Arc<Release>> {
+        read(&self.shared.release).clone()
     }
 
     fn tail(&self) -> RwLockReadGuard<'_, Tail> {
-        let tail = self.shared.tail.read();
-        tail.unwrap_or_else(PoisonError::into_inner)
+        read(&self.shared.tail)
     }
 
     fn tail_mut(&self) -> RwLockWriteGuard<'_, Tail> {
-        let tail = self.shared.tail.write();
-        tail.unwrap_or_else(PoisonError::into_inner)
+        write(&self.shared.tail)
     }
 
     async fn all_blocks_from(
@@ -222,14 +219,31 @@ impl Log {
     }
 }
 
-impl LettingGo {
-    pub(crate) fn leaving(&self) -> &Leaving {
-        &self.leaving
+/// The block with only the events that stay; `None` when none does.
+///
+/// # Errors
+///
+/// Its events cannot be told apart.
+pub(crate) fn what_stays(
+    release: &Release,
+    block: &Arc<Block>,
+) -> Result<Option<Arc<Block>>, ReadError> {
+    let staying = release.what_stays(block);
+    staying.map_err(|error| {
+        let what = format!("{error}, block at position {}", block.first_position);
+        ReadError::damaged(Path::new("journal"), what)
+    })
+}
+
+impl Releasing {
+    /// What leaves.
+    pub(crate) fn release(&self) -> &Release {
+        &self.release
     }
 
     /// The store has let go: the tail, which could show what the store has no more, follows it.
     pub(crate) fn done(self) {
-        let last = self.leaving.last();
+        let last = self.release.last();
         let _forgotten: Vec<_> = {
             let mut tail = self.log.tail_mut();
             let count = tail
@@ -242,9 +256,9 @@ impl LettingGo {
     }
 }
 
-impl Drop for LettingGo {
+impl Drop for Releasing {
     fn drop(&mut self) {
-        *self.log.leaving_mut() = None;
+        *write(&self.log.shared.release) = None;
     }
 }
 
@@ -262,10 +276,20 @@ async fn run_blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
+impl Log {
+    /// One that holds nothing, before an empty store in `dir`, and keeps a mebibyte in memory.
+    pub(crate) fn empty(dir: &Path) -> Self {
+        use crate::store::{RealFileSystem, StoreOptions, open};
+        let opened = open(dir, StoreOptions::default(), Arc::new(RealFileSystem));
+        let reader = opened.expect("store opens").reader;
+        Self::new(reader, 1 << 20, Position(1))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{BlockBuilder, Millis, Sequence, TopicId};
-    use crate::store::{RealFileSystem, StoreOptions, open};
 
     fn block(position: u64) -> Block {
         let mut builder = BlockBuilder::default();
@@ -282,28 +306,22 @@ mod tests {
     #[tokio::test]
     async fn what_leaves_is_out_of_sight_until_it_is_gone_or_stays_after_all() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let opened = open(
-            dir.path(),
-            StoreOptions::default(),
-            Arc::new(RealFileSystem),
-        );
-        let reader = opened.expect("store opens").reader;
-        let log = Log::new(reader, 1 << 20, Position(1));
+        let log = Log::empty(dir.path());
         log.append((1..=9).map(block).collect(), Position(10));
-        let leaving = || Some(Leaving::new(Some(Position(1)..=Position(5))));
-        assert!(log.let_go(|| None).is_none());
+        let leaving = || Some(Release::new(Some(Position(1)..=Position(5))));
+        assert!(log.release(|| None).is_none());
         assert_eq!(positions(&log, 1).await, [1], "one at a time is read");
 
-        let letting_go = log.let_go(leaving).expect("something leaves");
+        let releasing = log.release(leaving).expect("something leaves");
         assert_eq!(positions(&log, 1).await, [6]);
         assert_eq!(positions(&log, 7).await, [7]);
         let found = log.block_at(Position(3)).await.expect("readable");
         assert!(found.is_some(), "for who has found it before");
-        drop(letting_go);
+        drop(releasing);
         assert_eq!(positions(&log, 1).await, [1], "it stays after all");
 
-        let letting_go = log.let_go(leaving).expect("something leaves");
-        letting_go.done();
+        let releasing = log.release(leaving).expect("something leaves");
+        releasing.done();
         assert!(log.block_in_memory(Position(5)).is_none());
         assert_eq!(positions(&log, 6).await, [6]);
         log.append(vec![block(10)], Position(11));

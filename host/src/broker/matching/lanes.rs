@@ -26,7 +26,7 @@ use crate::broker::counters::Counters;
 use crate::broker::log::tail::Log;
 use crate::broker::log::unreadable;
 use crate::broker::subscriptions::live::LiveSubscription;
-use crate::broker::subscriptions::registry::{Registry, Start};
+use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{
     Block, Digest, FailurePolicy, LetterMark, PluginUse, Position, SubscriptionId, TopicId,
     TopicName,
@@ -120,25 +120,26 @@ impl Member {
 
     // The first event it is to look at; `None` when there is none left before the next chain's fence.
     fn next(&self) -> Option<Position> {
-        let state = self.live.lock();
+        let state = self.live.read();
         let through = state.stage_through(self.stage);
         let judges = state.revision() == self.chain.revision && through < state.judges_until();
         judges.then(|| through.next())
     }
 
     fn judges(&self, position: Position) -> bool {
-        let state = self.live.lock();
+        let state = self.live.read();
         state.revision() == self.chain.revision && position <= state.judges_until()
     }
 
     // Unless another chain has taken over meanwhile.
     fn pause(&self, reason: &str) -> bool {
-        let mut state = self.live.lock();
-        let judges = state.revision() == self.chain.revision;
-        if judges {
-            state.pause(reason);
-        }
-        judges
+        self.live.apply(|state, _| {
+            let judges = state.revision() == self.chain.revision;
+            if judges {
+                state.pause(reason);
+            }
+            judges
+        })
     }
 
     fn selects(&self, topic: &TopicName, mark: LetterMark) -> bool {
@@ -571,7 +572,7 @@ impl Lane {
             Command::Move(member) => self.take_in(member).await,
             Command::Retire(id) => {
                 let retired = |member: &Member| {
-                    member.live.id == id && member.chain.revision < member.live.lock().revision()
+                    member.live.id == id && member.chain.revision < member.live.read().revision()
                 };
                 self.failed.retain(|member| !retired(member));
                 self.release(retired).await;
@@ -961,10 +962,10 @@ impl Lane {
             }
             match policy {
                 FailurePolicy::DeadLetter => {
+                    let reason = &failure.reason;
                     member
                         .live
-                        .lock()
-                        .exclude(member.stage, position, &failure.reason);
+                        .apply(|state, _| state.exclude(member.stage, position, reason));
                 }
                 FailurePolicy::Drop => {}
                 FailurePolicy::Pass => verdicts.push(failure.rule, position),
@@ -1004,37 +1005,25 @@ impl Lane {
                 }
             };
             let revision = member.chain.revision;
-            let (deliverable, given_up, judging) = {
-                let mut state = member.live.lock();
+            // Whether another chain judges what comes next.
+            let is_done = member.live.apply(|state, _| {
                 if state.revision() != revision {
-                    done.push(key);
-                    continue;
+                    return true;
                 }
-                let deliverable = state.stage_result(member.stage, through, matched);
+                state.stage_result(member.stage, through, matched);
                 match stop {
                     Some((at, reason)) if state.revision() == revision => {
                         state.pause(&format!("filter failed at position {at}: {reason}"));
+                        false
                     }
-                    _ if state.revision() != revision
-                        || state.stage_through(member.stage) >= state.judges_until() =>
-                    {
-                        done.push(key);
+                    _ => {
+                        state.revision() != revision
+                            || state.stage_through(member.stage) >= state.judges_until()
                     }
-                    _ => {}
                 }
-                (deliverable, state.has_given_up(), state.revision())
-            };
-            if judging != revision {
-                let start = Start::Filters(member.live.clone());
-                self.parts.registry.start(start);
-            }
-            if given_up {
-                let strain = member.live.lock().strain();
-                member.live.log_limits.strain(&member.live.name, strain);
-                self.parts.registry.queue_dead_letters(&member.live);
-            }
-            if deliverable {
-                member.live.wake.notify_waiters();
+            });
+            if is_done {
+                done.push(key);
             }
         }
         for key in paused.into_keys() {

@@ -10,11 +10,12 @@ use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
 use super::lanes::Lanes;
-use crate::broker::delivery::consumer::DeliveryParts;
+use crate::broker::delivery::parts::DeliveryParts;
 use crate::broker::delivery::routes;
 use crate::broker::log::unreadable;
+use crate::broker::subscriptions::followers::Join;
 use crate::broker::subscriptions::live::LiveSubscription;
-use crate::broker::subscriptions::registry::{Join, Start};
+use crate::broker::subscriptions::surroundings::Start;
 use crate::domain::{Block, BlockError, Position};
 use crate::runtime::spawn::{TaskName, panicked};
 use crate::state::filter_chain::FilterChain;
@@ -51,6 +52,7 @@ impl Supervisor {
                 Some(Start::Deleted(live)) => {
                     self.lanes.stop(&live);
                     self.lanes.forget_deaths();
+                    self.parts.chains.forget(live.id);
                     let conditions = self.parts.spawner.conditions();
                     conditions.clear(&Condition::TaskDied(catch_up_name(&live)));
                 }
@@ -121,7 +123,7 @@ impl Supervisor {
                     why
                 }
             };
-            live.lock().pause(&why);
+            live.apply(|state, _| state.pause(&why));
             let resumed = self.resumed(&live).await;
             self.parts.spawner.conditions().clear(&died);
             if !resumed {
@@ -133,14 +135,14 @@ impl Supervisor {
     // Waits until somebody resumes the route; false when it ends instead.
     async fn resumed(&self, live: &LiveSubscription) -> bool {
         loop {
-            let notified = live.wake.notified();
+            let notified = live.woken();
             tokio::pin!(notified);
             // Registered before looking, so that nothing that comes between is missed.
             notified.as_mut().enable();
             if live.is_deleted() || self.parts.shutdown.is_cancelled() {
                 return false;
             }
-            if live.lock().paused().is_none() {
+            if live.read().paused().is_none() {
                 return true;
             }
             tokio::select! {
@@ -165,17 +167,17 @@ async fn catch_up(
     let mut end = parts.log.watch_end();
     let mut stands_at = None;
     while !live.is_deleted() && !parts.shutdown.is_cancelled() {
-        let changed = live.wake.notified();
+        let changed = live.woken();
         tokio::pin!(changed);
         // Registered before looking, so that no change is missed.
         changed.as_mut().enable();
-        let router = match parts.registry.join_router(&live) {
+        let router = match parts.registry.followers.join(&live) {
             Join::Joined => return,
             Join::Behind(router) => router,
             Join::Changing => Position(u64::MAX),
         };
         let (revision, next, fence) = {
-            let state = live.lock();
+            let state = live.read();
             let fence = state.judges_until().0.saturating_add(1);
             (state.revision(), state.evaluated_through().next(), fence)
         };
@@ -239,18 +241,11 @@ async fn step(
         after = stop;
     }
     let through = Position(after.0.saturating_sub(1));
-    let taken_over = {
-        let mut state = live.lock();
-        if state.revision() != judging.revision {
-            return Ok(());
+    live.apply(|state, _| {
+        if state.revision() == judging.revision {
+            state.observe(through, ranges);
         }
-        state.observe(through, ranges);
-        state.revision() != judging.revision
-    };
-    if taken_over {
-        parts.registry.start(Start::Filters(live.clone()));
-    }
-    live.wake.notify_waiters();
+    });
     Ok(())
 }
 

@@ -1,44 +1,47 @@
-//! One subscription that runs: its settings, the chains of filters that judge for it, and its state machine behind a short
-//! lock, shared by its consumers, the router, its lanes and the timer. Which subscriptions there are is not known here.
+//! One subscription that runs: its definition, and its state machine behind a short lock, shared by its consumers, whoever feeds
+//! it, and the timers. The state is changed by [`apply`](LiveSubscription::apply) only, which does what the change makes
+//! necessary. Which subscriptions there are is not known here.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-use super::plugin_log::PluginLog;
-use crate::broker::delivery::transform::TransformChain;
+use super::definition::{self, Definition, Settings};
+use super::log_limits::LogLimits;
+use super::resting::RestingSubscription;
+use super::surroundings::{Start, Surroundings};
 use crate::domain::{
-    ConsumerId, Digest, LetterMark, Millis, Name, Position, SubscriptionId, SubscriptionSpec,
-    TopicName,
+    ConsumerId, Digest, LetterMark, Millis, Name, Position, SubscriptionId, TopicName,
 };
+use crate::locks::{lock, read, write};
 use crate::state::catalog::Subscription;
 use crate::state::filter_chain::FilterChain;
 use crate::state::handed::Handing;
-use crate::state::{Strain, SubscriptionState, Unseen};
-use crate::telemetry::log_limit::LogLimit;
+use crate::state::{Effects, SubscriptionState, Unseen};
 
 /// A live subscription or route.
 pub(crate) struct LiveSubscription {
     pub(crate) id: SubscriptionId,
     pub(crate) name: Name,
-    settings: RwLock<Arc<Settings>>,
-    // Those that judge or will judge, in order, and perhaps some that have nothing left to judge.
-    chains: RwLock<Vec<Arc<FilterChain>>>,
-    pub(super) state: Mutex<SubscriptionState>,
-    /// Wakes everybody who waits for something to hand out.
-    pub(crate) wake: Notify,
-    pub(super) deleted: AtomicBool,
+    surroundings: Arc<Surroundings>,
+    definition: RwLock<Definition>,
+    state: Mutex<SubscriptionState>,
+    // Wakes everybody who waits for something to hand out, or for a change.
+    wake: Notify,
+    deleted: AtomicBool,
     // Earliest moment for which the timer is armed; `u64::MAX` when it is not.
     pub(super) armed_at: AtomicU64,
     // In the queue of the dead-letter task already, at work there, or resting before it is queued again.
-    pub(super) dead_letters_queued: AtomicBool,
+    letters_queued: AtomicBool,
     next_consumer: AtomicU64,
     pub(crate) consumers: AtomicU64,
     pub(crate) dead_lettered: AtomicU64,
     pub(crate) letters_dropped: AtomicU64,
-    // Follows the router, rather than a lane or a catch-up of its own.
+    // Follows the end of the log with others, rather than a lane or a catch-up of its own.
     pub(super) routed: AtomicBool,
     // The revision of the chain that lanes or a catch-up were last started for, and one more; 0: none yet.
     followed: AtomicU64,
@@ -53,106 +56,209 @@ pub(crate) struct LiveSubscription {
     pub(crate) log_limits: LogLimits,
 }
 
-/// What the log has been told of a subscription lately.
-#[derive(Debug, Default)]
-pub(crate) struct LogLimits {
-    pub(crate) filter_failed: LogLimit,
-    pub(crate) transform_failed: LogLimit,
-    pub(crate) given_up: LogLimit,
-    pub(crate) letters_dropped: LogLimit,
-    pub(crate) unreadable: LogLimit,
-    pub(crate) missing: LogLimit,
-    pub(crate) stalled: LogLimit,
-    /// That its dead letters wait for a right of its owner.
-    pub(crate) letters_wait: AtomicBool,
-    /// The same of its plugins' failures, for whoever the subscription belongs to.
-    pub(crate) plugins: PluginLog,
-    strain: Mutex<Strain>,
-}
-
-impl LogLimits {
-    /// The limits that the subscription has reached are these now; says so when they were others.
-    pub(crate) fn strain(&self, subscription: &Name, strain: Strain) {
-        let before = std::mem::replace(&mut *lock(&self.strain), strain);
-        if before == strain {
-            return;
-        }
-        let limits: Vec<&str> = strain.names().collect();
-        match limits.is_empty() {
-            true => {
-                tracing::info!(%subscription, "the subscription is below its limits again");
-            }
-            false => {
-                tracing::warn!(%subscription, limits = limits.join(" "), "the subscription has reached a limit and goes on less exactly; see `Limits` in the book");
-            }
-        }
-    }
-}
-
-/// What a subscription is from now on, until it is changed again. Whoever works on a batch takes one and keeps it for
-/// that batch.
-pub(crate) struct Settings {
-    pub(crate) spec: Arc<SubscriptionSpec>,
-    /// How often it was changed before.
-    pub(crate) revision: u32,
-    pub(crate) dead_letter: TopicName,
-    /// Set up on first use, then shared by all consumers; and by later settings as long as they are the same.
-    pub(crate) transforms: Arc<tokio::sync::OnceCell<Arc<TransformChain>>>,
-}
-
-impl Settings {
-    fn new(subscription: &Subscription, before: Option<&Self>) -> Arc<Self> {
-        let spec = subscription.spec.clone();
-        let same = before.filter(|before| before.spec.transforms == spec.transforms);
-        Arc::new(Self {
-            dead_letter: spec.dead_letter_topic(),
-            transforms: same.map_or_else(Arc::default, |same| same.transforms.clone()),
-            revision: subscription.revision,
-            spec,
-        })
-    }
-}
-
 impl LiveSubscription {
     pub(crate) fn new(
-        id: SubscriptionId,
-        subscription: &Subscription,
-        state: SubscriptionState,
+        mut resting: RestingSubscription,
+        surroundings: Arc<Surroundings>,
     ) -> Arc<Self> {
-        let live = Arc::new(Self {
-            id,
-            name: subscription.spec.name.clone(),
-            settings: RwLock::new(Settings::new(subscription, None)),
-            chains: RwLock::default(),
-            state: Mutex::new(state),
+        // Nobody was there for whom they would have been.
+        resting.state.take_effects();
+        Arc::new(Self {
+            id: resting.id,
+            name: resting.name,
+            surroundings,
+            definition: RwLock::new(resting.definition),
+            state: Mutex::new(resting.state),
             wake: Notify::new(),
             deleted: AtomicBool::new(false),
             armed_at: AtomicU64::new(u64::MAX),
-            dead_letters_queued: AtomicBool::new(false),
+            letters_queued: AtomicBool::new(false),
             next_consumer: AtomicU64::new(1),
             consumers: AtomicU64::new(0),
             dead_lettered: AtomicU64::new(0),
             letters_dropped: AtomicU64::new(0),
             routed: AtomicBool::new(false),
             followed: AtomicU64::new(0),
-            evaluated_on_disk: AtomicU64::new(0),
-            oldest: Mutex::default(),
-            log_limits: LogLimits::default(),
+            evaluated_on_disk: AtomicU64::new(resting.evaluated_on_disk.0),
             stands_at: AtomicU64::new(0),
             handing: Mutex::default(),
-        });
-        live.update(subscription);
-        live
+            oldest: Mutex::default(),
+            log_limits: LogLimits::default(),
+        })
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, SubscriptionState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    // ── state ───────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Changes its state, now, and does what that makes necessary: nobody else needs to know what that is.
+    pub(crate) fn apply<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut SubscriptionState, Millis) -> T,
+    ) -> T {
+        let (answer, effects) = {
+            let mut state = lock(&self.state);
+            // Under the lock, so that no change is earlier than the one before it.
+            let answer = change(&mut state, self.surroundings.clock.now());
+            (answer, state.take_effects())
+        };
+        self.perform(effects);
+        answer
+    }
+
+    /// Its state, to look at. Nothing else happens to it meanwhile.
+    pub(crate) fn read(&self) -> impl Deref<Target = SubscriptionState> + '_ {
+        ReadOnly(lock(&self.state))
+    }
+
+    // All of them are named, so that none that comes later is forgotten.
+    fn perform(self: &Arc<Self>, effects: Effects) {
+        let Effects {
+            wakes,
+            deadline,
+            has_given_up,
+            acked,
+            took_over,
+            stalled,
+            strain,
+        } = effects;
+        if !acked.is_empty() {
+            self.surroundings.acks.acked(self.id, acked);
+        }
+        if let Some(deadline) = deadline {
+            self.surroundings.timers.arm(self, deadline);
+        }
+        if has_given_up {
+            self.queue_letters();
+        }
+        if took_over {
+            self.surroundings.start(Start::Filters(self.clone()));
+        }
+        if let Some(strain) = strain {
+            self.log_limits.strained(&self.name, strain);
+        }
+        if stalled > 0 {
+            self.log_limits.stalled(&self.name, stalled);
+        }
+        if wakes {
+            self.wake.notify_waiters();
+        }
+    }
+
+    /// Waits for the next change that somebody who found nothing may wait for.
+    pub(crate) fn woken(&self) -> Notified<'_> {
+        self.wake.notified()
+    }
+
+    /// Takes up what its deadlines ask for, and arms the timer for the next one.
+    pub(crate) fn tick(self: &Arc<Self>) {
+        self.armed_at.store(u64::MAX, Ordering::Release);
+        self.apply(|state, now| state.tick(now, |consumer| self.unseen_of(consumer)));
+    }
+
+    // What a consumer's application has not got; nothing is known of some.
+    fn unseen_of(&self, consumer: ConsumerId) -> Option<Unseen> {
+        let handing = lock(&self.handing).get(&consumer).cloned()?;
+        let unseen = lock(&handing).unseen();
+        Some(unseen)
+    }
+
+    // ── giving up ───────────────────────────────────────────────────────────────────────────────────────
+
+    // Tells the dead-letter task that it has given events up.
+    fn queue_letters(self: &Arc<Self>) {
+        if !self.letters_queued.swap(true, Ordering::AcqRel) {
+            // The receiver only ends with the broker.
+            let _ = self.surroundings.letters.send(self.clone());
+        }
+    }
+
+    /// The dead-letter task is done with it. Whatever it has given up meanwhile is queued now.
+    pub(crate) fn letters_done(self: &Arc<Self>) {
+        self.letters_queued.store(false, Ordering::Release);
+        // Whoever gave something up before this look found the mark; whoever does after it finds none.
+        if self.read().has_given_up() && !self.is_deleted() {
+            self.queue_letters();
+        }
+    }
+
+    // ── coming and going ────────────────────────────────────────────────────────────────────────────────
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    /// It was deleted: its consumers end, and what it was done with is not written any more.
+    pub(super) fn end(&self) {
+        self.deleted.store(true, Ordering::Release);
+        self.wake.notify_waiters();
+        self.surroundings.acks.forget(self.id);
+    }
+
+    pub(crate) fn next_consumer_id(&self) -> ConsumerId {
+        ConsumerId(self.next_consumer.fetch_add(1, Ordering::Relaxed))
+    }
+
+    // ── definition ──────────────────────────────────────────────────────────────────────────────────────
+
+    /// What it is now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        read(&self.definition).settings().clone()
+    }
+
+    /// Makes it what the catalog says. Repeating it changes nothing.
+    pub(super) fn update(self: &Arc<Self>, subscription: &Subscription) {
+        // Before the state: whoever finds a revision there looks for its chain here.
+        write(&self.definition).update(subscription);
+        self.apply(|state, _| definition::tell(state, subscription));
+    }
+
+    /// Whether events of `topic` with this mark that are appended now are for this subscription.
+    pub(crate) fn selects(&self, topic: &TopicName, mark: LetterMark) -> bool {
+        read(&self.definition).selects(topic, mark)
+    }
+
+    /// Whether events of `topic` that are not decided yet may be for this subscription, dead letters or not.
+    pub(crate) fn may_select(&self, topic: &TopicName) -> bool {
+        read(&self.definition).may_select(topic)
+    }
+
+    /// The fence of its newest filters, when they are not those it was created with.
+    pub(crate) fn fence(&self) -> Option<Position> {
+        read(&self.definition).fence()
+    }
+
+    /// Whether a plugin's lane judges for it, or will when its next filters take over.
+    pub(crate) fn is_judged_by(&self, digest: Digest) -> bool {
+        read(&self.definition).is_judged_by(digest)
+    }
+
+    // ── who feeds it ────────────────────────────────────────────────────────────────────────────────────
+
+    /// Whether the router feeds it. A subscription that starts in the past, or whose events lanes filter, is fed by others.
+    pub(crate) fn is_routed(&self) -> bool {
+        self.routed.load(Ordering::Acquire)
+    }
+
+    /// What it is fed by has to be started anew.
+    pub(crate) fn forget_followed(&self) {
+        self.followed.store(0, Ordering::Release);
+    }
+
+    /// The chain to start lanes or a catch-up for, if that is still to be done. Called by the supervisor only.
+    pub(crate) fn follow_next(&self) -> Option<Arc<FilterChain>> {
+        let revision = self.read().revision();
+        let followed = u64::from(revision) + 1;
+        if self.followed.swap(followed, Ordering::AcqRel) == followed {
+            return None;
+        }
+        // Where the one before stood is nothing to this one, which says itself where it stands.
+        self.stands_at.store(0, Ordering::Relaxed);
+        write(&self.definition).forget_before(revision)
     }
 
     /// It stands at an event that cannot be read, or does not any more, says who feeds it for the chain `revision`; unless that
     /// judges no more.
     pub(crate) fn stand_at(&self, revision: u32, position: Option<Position>) {
-        let state = self.lock();
+        let state = self.read();
         if state.revision() == revision {
             let position = position.map_or(0, |position| position.0);
             self.stands_at.store(position, Ordering::Relaxed);
@@ -164,122 +270,7 @@ impl LiveSubscription {
         (position > 0).then_some(Position(position))
     }
 
-    /// What a consumer's application has not got; nothing is known of some.
-    pub(super) fn unseen_of(&self, consumer: ConsumerId) -> Option<Unseen> {
-        let handing = lock(&self.handing).get(&consumer).cloned()?;
-        let unseen = lock(&handing).unseen();
-        Some(unseen)
-    }
-
-    pub(crate) fn is_deleted(&self) -> bool {
-        self.deleted.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn next_consumer_id(&self) -> ConsumerId {
-        ConsumerId(self.next_consumer.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// What it is now.
-    pub(crate) fn settings(&self) -> Arc<Settings> {
-        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
-        settings.clone()
-    }
-
-    /// Makes it what the catalog says. Repeating it changes nothing. Returns whether the state learned of filters that it
-    /// did not know.
-    pub(crate) fn update(&self, subscription: &Subscription) -> bool {
-        {
-            // Before the state: whoever finds a revision there looks for its chain here.
-            let mut chains = self.chains.write().unwrap_or_else(PoisonError::into_inner);
-            for chain in subscription.chains() {
-                if chains.iter().all(|known| known.revision < chain.revision) {
-                    chains.push(chain.clone());
-                }
-            }
-        }
-        {
-            let mut settings = self
-                .settings
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            *settings = Settings::new(subscription, Some(&settings));
-        }
-        let mut state = self.lock();
-        state.set_policy(subscription.spec.delivery.clone());
-        let mut changed = false;
-        for chain in subscription.chains() {
-            changed |= state.change_filters(chain.revision, chain.from, chain.filters.len());
-        }
-        changed
-    }
-
-    /// Whether every chain that its state goes by is known.
-    pub(crate) fn knows_its_filters(&self) -> bool {
-        let revisions: Vec<(u32, usize)> = self.lock().revisions().collect();
-        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
-        revisions.into_iter().all(|(revision, stages)| {
-            let mut chains = chains.iter();
-            chains.any(|chain| chain.revision == revision && chain.filters.len() == stages)
-        })
-    }
-
-    /// What it is fed by has to be started anew.
-    pub(crate) fn forget_followed(&self) {
-        self.followed.store(0, Ordering::Release);
-    }
-
-    /// The chain to start lanes or a catch-up for, if that is still to be done. Called by the supervisor only.
-    pub(crate) fn follow_next(&self) -> Option<Arc<FilterChain>> {
-        let revision = self.lock().revision();
-        let followed = u64::from(revision) + 1;
-        if self.followed.swap(followed, Ordering::AcqRel) == followed {
-            return None;
-        }
-        // Where the one before stood is nothing to this one, which says itself where it stands.
-        self.stands_at.store(0, Ordering::Relaxed);
-        let mut chains = self.chains.write().unwrap_or_else(PoisonError::into_inner);
-        chains.retain(|chain| chain.revision >= revision);
-        chains
-            .first()
-            .filter(|chain| chain.revision == revision)
-            .cloned()
-    }
-
-    /// The fence of its newest filters, when they are not those it was created with.
-    pub(crate) fn fence(&self) -> Option<Position> {
-        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
-        let newest = chains.last().filter(|chain| chain.revision > 0);
-        newest.map(|chain| chain.from)
-    }
-
-    /// Whether events of `topic` with this mark that are appended now are for this subscription.
-    pub(crate) fn selects(&self, topic: &TopicName, mark: LetterMark) -> bool {
-        let settings = self.settings();
-        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
-        let newest = chains.last();
-        newest.is_some_and(|chain| chain.selects(&settings.spec, topic, mark))
-    }
-
-    /// Whether events of `topic` that are not decided yet may be for this subscription, dead letters or not.
-    pub(crate) fn may_select(&self, topic: &TopicName) -> bool {
-        let settings = self.settings();
-        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
-        // Who takes in a topic's letters takes in its ordinary events.
-        let mut chains = chains.iter();
-        chains.any(|chain| chain.selects(&settings.spec, topic, LetterMark::Ordinary))
-    }
-
-    /// Whether a plugin's lane judges for it, or will when its next filters take over.
-    pub(crate) fn is_judged_by(&self, digest: Digest) -> bool {
-        let chains = self.chains.read().unwrap_or_else(PoisonError::into_inner);
-        let mut used = chains.iter().flat_map(|chain| chain.filters.iter());
-        used.any(|used| used.digest == Some(digest))
-    }
-
-    /// Whether the router feeds it. A subscription that starts in the past, or whose events lanes filter, is fed by others.
-    pub(crate) fn is_routed(&self) -> bool {
-        self.routed.load(Ordering::Acquire)
-    }
+    // ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────
 
     /// A checkpoint on disk says that everything up to here is decided.
     pub(crate) fn checkpointed(&self, evaluated: Position) {
@@ -293,6 +284,83 @@ impl LiveSubscription {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+// A state that is locked and cannot be changed.
+struct ReadOnly<'a>(MutexGuard<'a, SubscriptionState>);
+
+impl Deref for ReadOnly<'_> {
+    type Target = SubscriptionState;
+
+    fn deref(&self) -> &SubscriptionState {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Rig;
+    use super::*;
+    use crate::state::GiveUpReason;
+
+    const C: ConsumerId = ConsumerId(1);
+
+    fn at(position: u64) -> std::ops::RangeInclusive<Position> {
+        Position(position)..=Position(position)
+    }
+
+    fn is_woken(live: &LiveSubscription, change: impl FnOnce()) -> bool {
+        use futures_util::FutureExt as _;
+        let mut woken = std::pin::pin!(live.woken());
+        woken.as_mut().enable();
+        change();
+        woken.now_or_never().is_some()
+    }
+
+    #[test]
+    fn whoever_waits_is_waked_by_what_matches() {
+        let rig = Rig::new(serde_json::json!({}));
+        let observe = || {
+            rig.live
+                .apply(|state, _| state.observe(Position(1), [at(1)]));
+        };
+        assert!(is_woken(&rig.live, observe));
+        assert!(!is_woken(&rig.live, observe), "nothing new");
+        assert!(is_woken(&rig.live, || rig.live.end()), "there is no more");
+    }
+
+    #[test]
+    fn acks_go_to_whoever_writes_them_and_a_deleted_subscription_has_none() {
+        let rig = Rig::new(serde_json::json!({}));
+        rig.matched(3);
+        assert_eq!(rig.lease(C, 2), [1, 2]);
+        rig.live.apply(|state, _| state.ack(C, &[at(2)]));
+        rig.live.apply(|state, _| state.is_acked(&[at(1)]));
+        assert_eq!(rig.acks(), [at(2)], "the other is durable already");
+        rig.live.end();
+        assert_eq!(rig.acks(), []);
+    }
+
+    #[test]
+    fn what_is_given_up_calls_its_writer_once() {
+        let mut rig = Rig::new(serde_json::json!({}));
+        rig.matched(2);
+        for position in [1, 2] {
+            let reason = GiveUpReason::HopLimit;
+            rig.live
+                .apply(|state, _| state.give_up_pending(at(position), &reason));
+        }
+        assert_eq!(rig.letters.try_recv().expect("called").id, rig.live.id);
+        assert!(rig.letters.try_recv().is_err(), "it comes by itself");
+        rig.live.letters_done();
+        assert!(rig.letters.try_recv().is_ok(), "there is something left");
+    }
+
+    #[test]
+    fn the_next_filters_call_the_supervisor() {
+        let mut rig = Rig::new(serde_json::json!({}));
+        rig.live
+            .apply(|state, _| state.change_filters(1, Position(5), 1));
+        assert!(rig.starts.try_recv().is_err(), "not before their fence");
+        rig.matched(4);
+        assert!(matches!(rig.starts.try_recv(), Ok(Start::Filters(_))));
+    }
 }

@@ -1,7 +1,7 @@
 //! What a checkpoint does that does not fit on the disk: it lets go of what it can without it.
 
 use super::*;
-use crate::broker::delivery::consumer::Manner;
+use crate::broker::delivery::lease::Manner;
 use crate::domain::Sequence;
 
 const EVENT_BYTES: usize = 60_000;

@@ -1,7 +1,7 @@
 //! What becomes of publishers when there is no room: they are told, and go on when there is.
 
 use super::*;
-use crate::broker::delivery::consumer::Manner;
+use crate::broker::delivery::lease::Manner;
 use crate::domain::Event;
 
 impl Stream {

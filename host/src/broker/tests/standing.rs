@@ -1,10 +1,8 @@
 //! What is said of a subscription as long as it holds, and no longer.
 
-use std::sync::Arc;
-
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::resting::RestingSubscription;
+use crate::broker::subscriptions::testing::Rig;
 use crate::domain::{Position, SubscriptionId, SubscriptionSpec};
-use crate::state::SubscriptionState;
 use crate::state::catalog::{Catalog, Change, Json};
 
 fn spec(topic: &str) -> SubscriptionSpec {
@@ -22,8 +20,8 @@ fn where_the_filters_before_stood_is_not_said_of_those_that_took_over() {
         start: Position(1),
     };
     catalog.apply(&create);
-    let state = SubscriptionState::new(spec("a").delivery, Position(1), 0);
-    let live: Arc<LiveSubscription> = LiveSubscription::new(id, &catalog.subscriptions[&id], state);
+    let created = RestingSubscription::created(id, &catalog.subscriptions[&id], Position(1));
+    let Rig { live, registry, .. } = Rig::of(created);
     assert_eq!(live.follow_next().map(|chain| chain.revision), Some(0));
     live.stand_at(0, Some(Position(7)));
     assert_eq!(live.stands_at(), Some(Position(7)));
@@ -35,7 +33,7 @@ fn where_the_filters_before_stood_is_not_said_of_those_that_took_over() {
         fence: Some(Position(1)),
     };
     catalog.apply(&update);
-    live.update(&catalog.subscriptions[&id]);
+    registry.update(&live, &catalog.subscriptions[&id], true);
     // Whoever fed it before may not have noticed yet.
     live.stand_at(0, Some(Position(7)));
     assert_eq!(live.follow_next().map(|chain| chain.revision), Some(1));

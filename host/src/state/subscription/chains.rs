@@ -82,6 +82,7 @@ impl SubscriptionState {
             from: from.0,
             stages,
         });
+        self.effects.wakes = true;
         self.take_over();
         true
     }
@@ -90,6 +91,7 @@ impl SubscriptionState {
     /// change may have as its fence although events after it were committed before it.
     pub fn freeze(&mut self, revision: u32) -> Position {
         self.chains.frozen_for = Some(revision);
+        self.effects.wakes = true;
         Position(self.evaluated + 1)
     }
 
@@ -99,6 +101,7 @@ impl SubscriptionState {
         let is_frozen = self.chains.frozen_for == Some(revision);
         if is_frozen {
             self.chains.frozen_for = None;
+            self.effects.wakes = true;
         }
         is_frozen
     }
@@ -121,6 +124,8 @@ impl SubscriptionState {
         {
             self.chains.upcoming.pop_front();
             self.chains.revision = next.revision;
+            self.effects.took_over = true;
+            self.effects.wakes = true;
             let stage = Stage {
                 through: self.evaluated,
                 ..Stage::default()

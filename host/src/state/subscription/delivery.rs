@@ -56,7 +56,8 @@ impl SubscriptionState {
         if let Some(from) = asking.looks_from {
             return self.show(consumer, from, events_max, out);
         }
-        self.release_due(now);
+        // More than it takes may be due, which others wait for.
+        self.effects.wakes |= self.release_due(now);
         let room = self.in_flight_max().saturating_sub(self.in_flight);
         let mut budget = room.min(events_max as u64);
         if budget == 0 {
@@ -112,6 +113,7 @@ impl SubscriptionState {
         for (first, last) in self.take_unsent(consumer, &runs) {
             self.make_ready(first, last);
         }
+        self.effects.wakes |= !runs.is_empty();
     }
 
     /// Like [`give_back`](Self::give_back), but they are not handed out again before `due`: the broker itself cannot send
@@ -124,29 +126,47 @@ impl SubscriptionState {
         now: Millis,
     ) {
         for (first, last) in self.take_unsent(consumer, ranges) {
-            self.delayed.insert(first, last, now, due);
+            self.delay(first, last, due, now);
+        }
+        // What it held has left room for others.
+        self.effects.wakes = true;
+    }
+
+    /// Events are done with: those among `ranges` that `consumer` holds. They are to be written down.
+    pub fn ack(&mut self, consumer: ConsumerId, ranges: &[RangeInclusive<Position>]) {
+        let had_some = self.has_deliverable();
+        let is_testing = self.is_testing();
+        let answered = self.take_answered(consumer, ranges);
+        for (first, last) in answered.iter().copied() {
+            self.landed(first, last);
+            self.remove_pending(first, last);
+            push_range(&mut self.effects.acked, Position(first)..=Position(last));
+        }
+        // Mostly there was room before, and nobody waits for it.
+        self.effects.wakes |=
+            !answered.is_empty() && (is_testing || !had_some && self.has_deliverable());
+    }
+
+    /// Whatever of `ranges` is pending is done with, as the broker itself found. It is to be written down.
+    pub fn finish(&mut self, ranges: &[RangeInclusive<Position>]) {
+        let finished = self.remove_all(ranges);
+        for (first, last) in finished {
+            push_range(&mut self.effects.acked, Position(first)..=Position(last));
         }
     }
 
-    /// Events are done with: those among `ranges` that `consumer` holds, or without a consumer whatever is
-    /// pending. The runs that really were removed are appended to `acked`.
+    /// Whatever of `ranges` is pending is done with, as the journal says already.
     ///
-    /// Without a consumer, positions that are not decided yet are remembered and skipped when they match. The
-    /// caller vouches that such ranges end near the journal's end; they are kept as given.
-    pub fn ack(
-        &mut self,
-        consumer: Option<ConsumerId>,
-        ranges: &[RangeInclusive<Position>],
-        acked: &mut Vec<RangeInclusive<Position>>,
-    ) {
-        if let Some(consumer) = consumer {
-            for (first, last) in self.take_answered(consumer, ranges) {
-                self.landed(first, last);
-                self.remove_pending(first, last);
-                push_range(acked, Position(first)..=Position(last));
-            }
-            return;
-        }
+    /// Positions that are not decided yet are remembered and skipped when they match. The caller vouches that such ranges end near
+    /// the journal's end; they are kept as given.
+    pub fn is_acked(&mut self, ranges: &[RangeInclusive<Position>]) {
+        self.remove_all(ranges);
+        self.acked_before_match(ranges);
+    }
+
+    // Removes what is pending, wherever it is, and returns what that was.
+    fn remove_all(&mut self, ranges: &[RangeInclusive<Position>]) -> Vec<(u64, u64)> {
+        let mut all = Vec::new();
         for range in ranges {
             let (first, last) = bounds(range);
             self.drop_flights(first, last);
@@ -158,10 +178,11 @@ impl SubscriptionState {
             let removed: Vec<(u64, u64)> = self.pending.ranges(first, last).collect();
             for (first, last) in removed {
                 self.remove_pending(first, last);
-                push_range(acked, Position(first)..=Position(last));
+                all.push((first, last));
             }
         }
-        self.acked_before_match(ranges);
+        self.effects.wakes |= !all.is_empty();
+        all
     }
 
     /// The consumer wants these events again, after `delay_ms` or the policy's back-off.
@@ -175,6 +196,7 @@ impl SubscriptionState {
         for (first, last) in self.take_answered(consumer, ranges) {
             self.hand_back(first, last, &Return::Nacked(delay_ms), now);
         }
+        self.effects.wakes = true;
     }
 
     /// The consumer can never process these events: they are given up.
@@ -188,6 +210,7 @@ impl SubscriptionState {
         for (first, last) in self.take_answered(consumer, ranges) {
             self.give_up_flight(first, last, &reason);
         }
+        self.effects.wakes = true;
     }
 
     /// Gives up an event the consumer holds, for a reason the broker found. Returns whether it held it.
@@ -201,6 +224,7 @@ impl SubscriptionState {
         for (first, last) in &flights {
             self.give_up_flight(*first, *last, reason);
         }
+        self.effects.wakes |= !flights.is_empty();
         !flights.is_empty()
     }
 
@@ -214,9 +238,10 @@ impl SubscriptionState {
         let extended = self.take_flights(consumer, ranges);
         if let Some(consumer) = self.consumers.get_mut(&consumer) {
             let deadline = now.plus(self.policy.ack_deadline_ms);
-            for (first, last) in extended {
-                consumer.hold(first, last, deadline);
+            for (first, last) in &extended {
+                consumer.hold(*first, *last, deadline);
             }
+            self.effects.arm((!extended.is_empty()).then_some(deadline));
         }
     }
 
@@ -226,7 +251,11 @@ impl SubscriptionState {
     pub fn tick(&mut self, now: Millis, unseen: impl Fn(ConsumerId) -> Option<Unseen>) -> bool {
         let expired = self.expire(now, unseen);
         let waited = self.wait_is_over(now);
-        self.release_due(now) || expired || waited
+        let changed = self.release_due(now) || expired || waited;
+        self.effects.arm(self.next_wakeup());
+        self.effects.has_given_up |= self.has_given_up();
+        self.effects.wakes |= changed;
+        changed
     }
 
     /// When [`tick`](Self::tick) has something to do next. May be early, never late.
@@ -246,7 +275,7 @@ impl SubscriptionState {
     }
 
     /// At most `max` events that were given up, each handed out once. Their dead letters durable, the caller
-    /// acks them without a consumer; if that fails, it calls [`give_up_failed`](Self::give_up_failed).
+    /// says that they [are acked](Self::is_acked); if that fails, it calls [`give_up_failed`](Self::give_up_failed).
     pub fn take_given_up(&mut self, max: usize) -> Vec<GivenUp> {
         let mut taken = Vec::new();
         while taken.len() < max
@@ -277,6 +306,7 @@ impl SubscriptionState {
         let (first, last) = bounds(range);
         for (first, last) in self.given_up.all().ranges(first, last) {
             self.given_up_waiting.insert_range(first, last);
+            self.effects.has_given_up = true;
         }
     }
 
@@ -351,6 +381,7 @@ impl SubscriptionState {
             Some((first, _)) => self.suspects.all.contains(*first),
             None => return,
         };
+        self.effects.arm(Some(deadline));
         for (first, last) in runs.iter().copied() {
             holder.hold(first, last, deadline);
             self.in_flight += last - first + 1;

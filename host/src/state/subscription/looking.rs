@@ -54,6 +54,7 @@ impl SubscriptionState {
         };
         let first = unsent.iter().map(|range| range.start().0).min();
         *from = first.map_or(*from, |first| first.min(*from));
+        self.effects.wakes = true;
         true
     }
 }

@@ -28,6 +28,7 @@ impl SubscriptionState {
             added += self.add(first.max(self.evaluated + 1), last.min(through));
         }
         self.decide_through(through);
+        self.effects.wakes |= added > 0;
         added > 0
     }
 
@@ -52,6 +53,7 @@ impl SubscriptionState {
                 added += self.add(first, last);
             }
             self.decide_through(through);
+            self.effects.wakes |= added > 0;
             return added > 0;
         }
         for (first, last) in runs {
@@ -92,7 +94,7 @@ impl SubscriptionState {
     }
 
     /// Recovery: acks read from the journal. A position that has not matched yet is skipped when it does.
-    /// [`ack`](Self::ack) without a consumer does this by itself.
+    /// [`is_acked`](Self::is_acked) does this by itself.
     pub fn acked_before_match(&mut self, ranges: &[RangeInclusive<Position>]) {
         for range in ranges {
             let (first, last) = bounds(range);
@@ -122,6 +124,7 @@ impl SubscriptionState {
             added += self.add(first, last);
         }
         self.decide_through(through);
+        self.effects.wakes |= added > 0;
         added > 0
     }
 

@@ -234,8 +234,14 @@ impl SubscriptionState {
         if delay_ms == 0 {
             self.make_ready(first, last);
         } else {
-            self.delayed.insert(first, last, now, now.plus(delay_ms));
+            self.delay(first, last, now.plus(delay_ms), now);
         }
+    }
+
+    // `first..=last` are in no place now: they are deliverable again at `due`, or a little later.
+    pub(super) fn delay(&mut self, first: u64, last: u64, due: Millis, now: Millis) {
+        self.delayed.insert(first, last, now, due);
+        self.effects.arm(self.delayed.0.first());
     }
 
     // `first..=last` are in no place now: they are deliverable.
@@ -333,6 +339,7 @@ impl SubscriptionState {
             self.clear(first, last);
             self.record_given_up(first, last, reason);
         }
+        self.effects.wakes |= !idle.is_empty();
         idle.len()
     }
 
@@ -341,6 +348,7 @@ impl SubscriptionState {
         self.given_up.insert(first, last, &reason.bounded());
         self.given_up_waiting.insert_range(first, last);
         self.dead_lettered += last - first + 1;
+        self.effects.has_given_up = true;
     }
 
     // What was handed out before and is in no other place.

@@ -126,6 +126,7 @@ impl SubscriptionState {
             return Turn::Suspects(at_most);
         }
         let (since, _) = *self.suspects.waiting.get_or_insert((now, false));
+        self.effects.arm(self.wait_ends());
         if self.suspects.draining.is_none() && now >= since.plus(WAIT_MS) {
             self.suspects.draining = Some(consumer);
         }
@@ -209,6 +210,8 @@ impl SubscriptionState {
         if self.suspects.draining == Some(consumer) {
             self.suspects.draining = None;
         }
+        self.effects.arm(self.wait_ends());
+        self.effects.wakes = true;
         Some((gone, was_tester))
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use self::effects::{Did, Ritual};
 use super::returned::Tried;
 use super::snapshot::told;
 use super::*;
@@ -45,8 +46,14 @@ fn ack(
     consumer: Option<ConsumerId>,
     ranges: &[RangeInclusive<Position>],
 ) -> Vec<(u64, u64)> {
-    let mut acked = Vec::new();
-    state.ack(consumer, ranges, &mut acked);
+    match consumer {
+        Some(consumer) => state.ack(consumer, ranges),
+        None => {
+            state.finish(ranges);
+            state.acked_before_match(ranges);
+        }
+    }
+    let acked = std::mem::take(&mut state.effects.acked);
     acked.iter().map(bounds).collect()
 }
 
@@ -58,6 +65,7 @@ fn with_events(count: u64) -> SubscriptionState {
     state
 }
 
+mod effects;
 mod model {
     use super::*;
 
@@ -723,9 +731,34 @@ struct Pair {
     now: u64,
     /// So many reasons are kept one by one.
     exact_max: usize,
+    /// Those who do what a change makes necessary.
+    ritual: Ritual,
 }
 
 impl Pair {
+    // What those who keep to the effects know of an operation themselves.
+    fn did(&self, op: &Op) -> Did {
+        match op {
+            Op::Lease { consumer, max } => {
+                let mut leased = Vec::new();
+                let id = ConsumerId(*consumer);
+                let mut state = self.state.clone();
+                state.lease(id, *max, Millis(self.now), &mut leased);
+                match leased.is_empty() && *max > 0 && state.consumers.contains_key(&id) {
+                    true => Did::GotNothing(id),
+                    false => Did::Other,
+                }
+            }
+            Op::Detach { consumer, .. } | Op::Cut { consumer, .. } => {
+                Did::Left(ConsumerId(*consumer))
+            }
+            Op::Tick(_) => Did::Ticked,
+            Op::TakeGivenUp(_) => Did::TookGivenUp,
+            Op::Restart => Did::Restarted,
+            _ => Did::Other,
+        }
+    }
+
     fn moved(&self, ranges: &[(u64, u64)]) -> (Vec<RangeInclusive<Position>>, Vec<(u64, u64)>) {
         let moved: Vec<(u64, u64)> = ranges
             .iter()
@@ -1032,10 +1065,13 @@ proptest! {
             base,
             now: 1_000,
             exact_max,
+            ritual: Ritual::default(),
         };
         pair.keep_exact(exact_max);
         for op in ops {
+            let did = pair.did(&op);
             pair.apply(op);
+            pair.ritual.follow(&mut pair.state, did, pair.now);
             pair.check();
         }
     }
@@ -1146,9 +1182,9 @@ proptest! {
                         .filter(|position| bits >> (position % 64) & 1 == 1)
                         .map(|position| run(position, position))
                         .collect();
-                    let mut acked = Vec::new();
-                    live.state.ack(None, &chosen, &mut acked);
-                    journal.push((number, Some(acked)));
+                    live.state.finish(&chosen);
+                    live.state.acked_before_match(&chosen);
+                    journal.push((number, Some(live.state.take_effects().acked)));
                 }
             }
             if let Some((stage, ahead)) = lags.next() {
@@ -1164,7 +1200,7 @@ proptest! {
             match (&items[number], acked) {
                 (Item::Commit { count, matched, passed }, _) => recovered.commit(*count, *matched, *passed),
                 (Item::Ack(_), Some(acked)) if number >= journal_from => {
-                    recovered.state.ack(None, &acked, &mut Vec::new());
+                    recovered.state.is_acked(&acked);
                 }
                 _ => {}
             }
@@ -1888,8 +1924,9 @@ fn a_slow_application_loses_nothing_that_it_has_not_got() {
     // It needs a deadline for each nearly, and the last of them is handed over after eleven.
     for event in 1..=12 {
         let now = event * 4_900;
-        let handed = state.handed_over(C, &[run(event, event)], Millis(now - 4_800));
-        assert_eq!(handed.deadline, Some(Millis(now + 200)));
+        state.take_effects();
+        state.handed_over(C, &[run(event, event)], Millis(now - 4_800));
+        assert_eq!(state.take_effects().deadline, Some(Millis(now + 200)));
         state.tick(Millis(now), after(event, 12));
         assert_eq!(
             ack(&mut state, Some(C), &[run(event, event)]),
@@ -1925,8 +1962,10 @@ fn what_an_application_that_stands_still_has_not_got_goes_to_another_and_counts_
     let again: Vec<_> = (2..=6).map(|position| (position, 1)).collect();
     assert_eq!(lease(&mut state, D, 5, 5_100), again);
     // It goes on with what it has, and gets more then.
-    let handed = state.handed_over(C, &[run(2, 2)], Millis(9_000));
-    assert_eq!((handed.deadline, handed.goes_on), (None, true));
+    state.take_effects();
+    state.handed_over(C, &[run(2, 2)], Millis(9_000));
+    let effects = state.take_effects();
+    assert_eq!((effects.deadline, effects.wakes), (None, true));
     assert_eq!(state.stalled(), 0);
     assert_eq!(lease(&mut state, C, 1, 9_000), [(7, 1)]);
 }
@@ -2333,7 +2372,7 @@ fn throughput() {
     for (batch, step) in [(256, 1), (32, 1), (1, 1), (256, 10)] {
         let mut state = SubscriptionState::new(wide.clone(), Position(1), usize::from(step > 1));
         state.attach(C);
-        let (mut out, mut acked) = (Vec::new(), Vec::new());
+        let mut out = Vec::new();
         let mut matched = Vec::new();
         let started = std::time::Instant::now();
         let mut at = 1;
@@ -2357,8 +2396,8 @@ fn throughput() {
             } else {
                 ranges
             };
-            acked.clear();
-            state.ack(Some(C), &ranges, &mut acked);
+            state.ack(C, &ranges);
+            state.take_effects();
             at = last + 1;
         }
         assert_eq!(state.depth(), 0);
@@ -2383,11 +2422,10 @@ fn throughput() {
     let mut out = Vec::new();
     state.lease(C, count as usize, Millis(0), &mut out);
     let started = std::time::Instant::now();
-    let mut acked = Vec::new();
     for index in 0..count {
         let position = index * 7_919 % count + 1;
-        acked.clear();
-        state.ack(Some(C), &[run(position, position)], &mut acked);
+        state.ack(C, &[run(position, position)]);
+        state.take_effects();
     }
     assert_eq!(state.depth(), 0);
     print(

@@ -25,15 +25,6 @@ pub struct Unseen {
     pub sent: Vec<RangeInclusive<Position>>,
 }
 
-/// What comes of handing events over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HandedOver {
-    /// The deadline that begins with it.
-    pub deadline: Option<Millis>,
-    /// The consumer gets something again.
-    pub goes_on: bool,
-}
-
 impl SubscriptionState {
     /// Attaches a consumer that says what it has handed to its application, see [`handed_over`](Self::handed_over).
     pub fn attach_saying(&mut self, consumer: ConsumerId) {
@@ -52,7 +43,7 @@ impl SubscriptionState {
         consumer: ConsumerId,
         ranges: &[RangeInclusive<Position>],
         now: Millis,
-    ) -> HandedOver {
+    ) {
         let held = self.take_flights(consumer, ranges);
         let deadline = now.plus(self.policy.ack_deadline_ms);
         if let Some(holder) = self.consumers.get_mut(&consumer) {
@@ -61,10 +52,8 @@ impl SubscriptionState {
                 holder.hold(*first, *last, deadline);
             }
         }
-        HandedOver {
-            deadline: (!held.is_empty()).then_some(deadline),
-            goes_on: self.stalled.remove(&consumer),
-        }
+        self.effects.arm((!held.is_empty()).then_some(deadline));
+        self.effects.wakes |= self.stalled.remove(&consumer);
     }
 
     /// How many consumers get nothing more until their applications go on.
@@ -112,11 +101,13 @@ impl SubscriptionState {
         for (first, last) in &expired {
             self.hand_back(*first, *last, &Return::Expired, now);
         }
+        let stalled_before = self.stalled.len();
         for (stalled, first, last) in &never_seen {
             self.landed(*first, *last);
             self.make_ready(*first, *last);
             self.stalled.extend(stalled);
         }
+        self.effects.stalled += (self.stalled.len() - stalled_before) as u64;
         self.drain_no_stalled();
         !expired.is_empty() || !never_seen.is_empty()
     }

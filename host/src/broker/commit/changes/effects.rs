@@ -4,10 +4,9 @@
 use std::sync::{Arc, PoisonError};
 
 use super::super::draft::Draft;
-use crate::broker::subscriptions::live::LiveSubscription;
-use crate::broker::subscriptions::registry::Start;
+use crate::broker::subscriptions::resting::RestingSubscription;
+use crate::broker::subscriptions::surroundings::Start;
 use crate::domain::{Position, SubscriptionId, SubscriptionSpec};
-use crate::state::SubscriptionState;
 use crate::state::catalog::{Change, Subscription};
 
 impl Draft {
@@ -68,10 +67,12 @@ impl Draft {
 
     fn begin_subscription(&mut self, id: SubscriptionId, spec: SubscriptionSpec, start: Position) {
         let spec = Arc::new(spec);
-        let state = SubscriptionState::new(spec.delivery.clone(), start, spec.filters.len());
-        let live = LiveSubscription::new(id, &Subscription::new(spec, start), state);
+        let subscription = Subscription::new(spec, start);
+        let live = self
+            .registry
+            .live(RestingSubscription::created(id, &subscription, start));
         // One that has filters, or starts in the past, is refused here and fed by others.
-        let _ = self.registry.join_router(&live);
+        let _ = self.registry.followers.join(&live);
         self.registry.insert(live.clone());
         self.forget_selected();
         // Lanes, routes and catch-ups start elsewhere.
@@ -85,7 +86,7 @@ impl Draft {
         };
         self.registry.update(&live, subscription, fence.is_some());
         self.forget_selected();
-        let pending = live.lock().pending_changes();
+        let pending = live.read().pending_changes();
         match fence {
             Some(fence) => {
                 tracing::info!(subscription = %live.name, revision, %fence, pending, "subscription changed; its filters hold from the fence on");

@@ -30,7 +30,7 @@ impl Draft {
             }
             let mut chains = subscription.chains().iter();
             let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
-            let judging = self.registry.by_id(*id)?.lock().revision();
+            let judging = self.registry.by_id(*id)?.read().revision();
             Some((spec, newest.revision < judging))
         });
         let first = users.next()?;

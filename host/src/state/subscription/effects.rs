@@ -1,0 +1,46 @@
+//! What a change of the state makes necessary outside of it. The state notes it as it changes, whoever changes it takes it along
+//! and does it: a consumer that is not waked, or a deadline for which nobody looks at the clock, is a stall that nothing else
+//! ends. Nothing is done here.
+
+use std::ops::RangeInclusive;
+
+use super::{Strain, SubscriptionState};
+use crate::domain::{Millis, Position};
+
+/// All of it, since it was taken last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Who was handed nothing may get something now, or find something else changed that it waits for.
+    pub wakes: bool,
+    /// The earliest moment at which [`tick`](SubscriptionState::tick) has something to do that it had not before.
+    pub deadline: Option<Millis>,
+    /// Some events were given up and wait for being [taken](SubscriptionState::take_given_up).
+    pub has_given_up: bool,
+    /// What is done with and is to be written down, rising as far as it came so.
+    pub acked: Vec<RangeInclusive<Position>>,
+    /// The next chain of filters judges.
+    pub took_over: bool,
+    /// Consumers that get nothing more until their applications go on, and did before.
+    pub stalled: u64,
+    /// The limits it has reached are these now, and were others.
+    pub strain: Option<Strain>,
+}
+
+impl Effects {
+    pub(super) fn arm(&mut self, deadline: Option<Millis>) {
+        self.deadline = self.deadline.into_iter().chain(deadline).min();
+    }
+}
+
+impl SubscriptionState {
+    /// What the changes since the last call make necessary. Each effect is told once.
+    pub fn take_effects(&mut self) -> Effects {
+        let mut effects = std::mem::take(&mut self.effects);
+        let strain = self.strain();
+        if strain != self.strain_told {
+            self.strain_told = strain;
+            effects.strain = Some(strain);
+        }
+        effects
+    }
+}
