@@ -16,11 +16,12 @@ mod handle;
 mod log;
 mod matching;
 mod plugins;
-mod readable;
+mod start;
 mod subscriptions;
+mod validate;
 
 pub use checkpoint::recovery::RecoveryError;
-pub use checkpoint::state::StateError;
+pub use checkpoint::saved_state::StateError;
 pub use commit::note::NoteError;
 pub use commit::promise::{PublishOutcome, PublishReplies, PublishReply};
 pub use commit::publisher::{PublishRequest, Publisher};
@@ -30,10 +31,12 @@ pub use delivery::dead_letters::{
     TOPIC_HEADER,
 };
 pub use delivery::lease::Manner;
-pub use error::BrokerError;
-pub use handle::{Broker, BrokerOptions, Counts, Found, Health, StartError};
+pub use error::{
+    ChangeError, ConsumeError, LookError, NotFound, PublishError, Refusal, RefusalKind, Unavailable,
+};
+pub use handle::{Broker, Counts, Found, Health};
 pub use plugins::uploads::UploadPlace;
-pub use readable::Readable;
+pub use start::{BrokerOptions, Readable, StartError};
 
 pub use crate::state::census::PluginQuotas;
 

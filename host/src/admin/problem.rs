@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Denied;
-use crate::broker::BrokerError;
+use crate::broker::{ChangeError, LookError, NotFound, Refusal, RefusalKind, Unavailable};
 
 /// Seconds a client is asked to wait before it repeats a retryable request.
 const RETRY_AFTER_S: u16 = 1;
@@ -35,6 +35,28 @@ impl Problem {
             code: code.to_owned(),
             message: message.into(),
             retryable: false,
+        }
+    }
+
+    // A refusal by the broker.
+    fn of(error: &impl Refusal) -> Self {
+        let (status, code) = match error.kind() {
+            RefusalKind::NotFound => (404, "not-found"),
+            RefusalKind::PermissionDenied => (403, "permission-denied"),
+            RefusalKind::AlreadyExists => (409, "already-exists"),
+            RefusalKind::InUse => (409, "in-use"),
+            RefusalKind::Fenced | RefusalKind::OutOfOrder => (409, "conflict"),
+            RefusalKind::Gone => (410, "gone"),
+            RefusalKind::Invalid => (422, "invalid"),
+            RefusalKind::LimitReached => (403, "limit-reached"),
+            RefusalKind::Conflict | RefusalKind::Overloaded => (503, "overloaded"),
+            RefusalKind::StoreUnavailable => (503, "store-unavailable"),
+            RefusalKind::ShuttingDown => (503, "shutting-down"),
+            RefusalKind::Internal => (500, "internal"),
+        };
+        Self {
+            retryable: error.is_retryable(),
+            ..Self::new(status, code, error.to_string())
         }
     }
 
@@ -79,28 +101,27 @@ impl From<Denied> for Problem {
     }
 }
 
-impl From<BrokerError> for Problem {
-    fn from(error: BrokerError) -> Self {
-        let (status, code) = match &error {
-            BrokerError::NoTopic(_) | BrokerError::NoSubscription(_) | BrokerError::NoPlugin(_) => {
-                (404, "not-found")
-            }
-            BrokerError::Denied(_) | BrokerError::NotYours(_) => (403, "permission-denied"),
-            BrokerError::Exists { .. } => (409, "already-exists"),
-            BrokerError::InUse { .. } => (409, "in-use"),
-            BrokerError::Fenced | BrokerError::OutOfOrder { .. } => (409, "conflict"),
-            BrokerError::SubscriptionGone(_) => (410, "gone"),
-            BrokerError::Invalid(_) => (422, "invalid"),
-            BrokerError::LimitReached(_) => (403, "limit-reached"),
-            BrokerError::Overloaded(_) => (503, "overloaded"),
-            BrokerError::StoreUnavailable(_) => (503, "store-unavailable"),
-            BrokerError::ShuttingDown => (503, "shutting-down"),
-            BrokerError::Internal(_) => (500, "internal"),
-        };
-        Self {
-            retryable: error.is_retryable(),
-            ..Self::new(status, code, error.to_string())
-        }
+impl From<NotFound> for Problem {
+    fn from(error: NotFound) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl From<LookError> for Problem {
+    fn from(error: LookError) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl From<Unavailable> for Problem {
+    fn from(error: Unavailable) -> Self {
+        Self::of(&error)
     }
 }
 

@@ -17,7 +17,6 @@ use tokio::sync::Semaphore;
 use super::metrics::AdminMetrics;
 use super::pool::{Place, Scope};
 use super::problem::Problem;
-use crate::broker::BrokerError;
 use crate::domain::Principal;
 use crate::runtime::spawn::Spawner;
 
@@ -197,12 +196,12 @@ async fn away<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> R
 }
 
 /// Runs a change to its end even when the caller goes away meanwhile, so that none is left half done.
-pub(super) async fn detached<T: Send + 'static>(
+pub(super) async fn detached<T: Send + 'static, E: Into<Problem> + Send + 'static>(
     spawner: Spawner,
-    change: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
+    change: impl Future<Output = Result<T, E>> + Send + 'static,
 ) -> Result<T, Problem> {
     match spawner.serving("admin change", change).await {
-        Some(result) => result.map_err(Problem::from),
+        Some(result) => result.map_err(E::into),
         None => Err(failed()),
     }
 }

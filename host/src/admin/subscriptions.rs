@@ -14,7 +14,7 @@ use super::page::{Page, Wanted};
 use super::problem::Problem;
 use super::request::{detached, json};
 use crate::auth::{Action, rights};
-use crate::broker::{BrokerError, Found};
+use crate::broker::{Found, NotFound};
 use crate::domain::{
     LogLine, Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
 };
@@ -146,7 +146,7 @@ async fn one_seen(app: &App, who: &Principal, name: String) -> Result<Subscripti
     // Another may have the name by now.
     match rights::sees(&app.policy, who, &info.spec) {
         true => Ok(info),
-        false => Err(BrokerError::NoSubscription(name).into()),
+        false => Err(NotFound::Subscription(name).into()),
     }
 }
 
@@ -225,7 +225,7 @@ fn seen(app: &App, who: &Principal, name: &str) -> Result<Found, Problem> {
     let found = found?;
     match rights::sees(&app.policy, who, &found.spec) {
         true => Ok(found),
-        false => Err(BrokerError::NoSubscription(name.to_owned()).into()),
+        false => Err(NotFound::Subscription(name.to_owned()).into()),
     }
 }
 

@@ -3,4 +3,6 @@
 
 pub(super) mod checkpointer;
 pub(super) mod recovery;
-pub(super) mod state;
+pub(super) mod saved_state;
+#[cfg(test)]
+mod tests;

@@ -15,4 +15,6 @@ pub(super) mod promise;
 pub(super) mod publisher;
 pub(super) mod request;
 mod room;
+#[cfg(test)]
+pub(super) mod tests;
 mod undo;

@@ -1,4 +1,4 @@
-//! Looks now and then whether the store is still where it was opened, so that a folder which an operator renamed, deleted or
+//! The folder watch: a timer that looks whether the store is still where it was opened, so that a folder which an operator renamed, deleted or
 //! replaced under the running broker is noticed before anybody relies on it. What follows from it is the committer's and the
 //! checkpointer's business, who ask the store; here it is only said.
 

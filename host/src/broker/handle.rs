@@ -1,23 +1,16 @@
-//! The broker as the outside sees it: a handle that any number of connections share, and the start and stop of
-//! everything behind it.
+//! The broker as the outside sees it: a handle that any number of connections share. What it does is done by those behind it; what
+//! is decided here is who may ask for what, and whether it can be asked for.
 
 mod listing;
 mod plugins;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLockReadGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::checkpoint::checkpointer::{Checkpointer, Decision};
-use super::checkpoint::recovery::RecoveryError;
-use super::commit::committer::{self, Committer, CommitterParts, CommitterSettings};
-use super::commit::draft::CatalogLimits;
-use super::commit::inbox::Inbox;
+use super::checkpoint::checkpointer::Decision;
 use super::commit::producers::Sessions;
 use super::commit::promise::PublishReplies;
 use super::commit::publisher::Publisher;
@@ -25,115 +18,23 @@ use super::commit::request::{ChangeRequest, Control, Reply, Update};
 use super::delivery::consumer::Consumer;
 use super::delivery::lease::Manner;
 use super::delivery::parts::DeliveryParts;
-use super::delivery::{TransformChains, dead_letters};
-use super::error::BrokerError;
-use super::folder_watch;
-use super::log::tail::Log;
-use super::log::unreadable::Watch;
-use super::matching::lanes::{LaneParts, Lanes};
-use super::matching::router::Router;
+use super::error::{ChangeError, ConsumeError, LookError, NotFound, PublishError, Unavailable};
 use super::matching::supervisor::Supervisor;
-use super::plugins::files::PluginFiles;
-use super::plugins::limits;
-use super::plugins::uploads::Uploads;
-use super::readable::Readable;
+use super::plugins::store::PluginStore;
 use super::subscriptions::live::LiveSubscription;
-use super::subscriptions::registry::Registry;
-use super::subscriptions::surroundings::{Start, Surroundings};
-use super::subscriptions::timers;
-use crate::auth::{Policy, rights};
-use crate::broker::counters::Counters;
+use super::subscriptions::surroundings::Start;
+use super::validate::{Pinning, check_new_names, check_pattern_count, check_spec};
+use crate::auth::rights;
 use crate::domain::{
-    LogLine, Name, NameError, Owner, PluginWorld, Position, Principal, ProducerId,
-    SubscriptionInfo, SubscriptionSpec, TopicId, TopicInfo, TopicName, TopicSpec, UnreadableInfo,
+    LogLine, Owner, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicInfo,
+    TopicName, TopicSpec, UnreadableInfo,
 };
-use crate::plugin::Plugins;
-use crate::plugin::bundled::BundledPlugin;
-use crate::runtime::clock::Clock;
+use crate::locks;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
-use crate::state::census::{PluginQuotas, Quota};
-use crate::store::{CheckpointError, OpenError, StoreReader, StoreUsage, WriteError};
+use crate::store::{StoreReader, StoreUsage};
 use crate::telemetry::errors::with_causes;
 use crate::telemetry::health::{Conditions, Raised};
-use crate::telemetry::metrics::Metrics;
-
-/// Topics without a name that a line of the log tells of.
-const ORPHANS_NAMED_MAX: usize = 16;
-
-/// What the configuration says to the broker's tasks.
-#[derive(Clone, Debug)]
-pub struct BrokerOptions {
-    /// What time it is.
-    pub clock: Clock,
-    /// Where it is shown what is counted.
-    pub metrics: Metrics,
-    /// Where plugins are kept.
-    pub plugins_dir: PathBuf,
-    /// A publish to a topic that does not exist creates it.
-    pub auto_create_topics: bool,
-    /// Milliseconds that an event of a topic with `interval` durability may stay unsynced.
-    pub interval_ms: u64,
-    /// Bytes of recent blocks kept in memory.
-    pub tail_bytes: usize,
-    /// Journal bytes at which a checkpoint starts. Below the journal's limit, so that it is done before
-    /// publishers have to wait.
-    pub checkpoint_bytes: u64,
-    /// Journal blocks at which a checkpoint starts.
-    pub checkpoint_blocks: usize,
-    /// Journal bytes at which even routes wait.
-    pub journal_bytes_max: u64,
-    /// Producers whose resends are recognised. Beyond it, those that were idle longest are forgotten.
-    pub producers_max: usize,
-    /// Topics there may be, those of routes and dead letters among them.
-    pub topics: Quota,
-    /// Subscriptions and routes there may be.
-    pub subscriptions: Quota,
-    /// Bytes that their specifications may have.
-    pub specification_bytes: Quota,
-    /// Plugins there may be, and their bytes.
-    pub plugins: PluginQuotas,
-    /// Topic patterns of one subscription or route.
-    pub subscription_patterns_max: usize,
-    /// Bytes of the largest event that is taken from a publisher, and so of what a transform may make for a topic.
-    pub event_bytes_max: usize,
-    /// Who may do what.
-    pub policy: Arc<Policy>,
-}
-
-/// Why the broker does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The store cannot be opened.
-    #[error(transparent)]
-    Store(OpenError),
-    /// What is damaged in generations cannot be given up.
-    #[error("cannot give up what is damaged in generations")]
-    GiveUp(#[source] CheckpointError),
-    /// What is on disk cannot be made a state of.
-    #[error("recovery failed")]
-    Recovery(#[source] RecoveryError),
-    /// The numbers that are skipped after an unclean end cannot be written down.
-    #[error("the journal cannot be written")]
-    Reserve(#[source] WriteError),
-    /// A plugin's file cannot be read or written.
-    #[error("the plugin directory cannot be used")]
-    PluginFiles(#[source] std::io::Error),
-    /// The runtime ends.
-    #[error("opening the store was interrupted")]
-    Interrupted,
-    /// A thread cannot be started.
-    #[error("a thread cannot be started")]
-    Thread(#[source] std::io::Error),
-    /// A plugin that comes with the binary does not load.
-    #[error("the bundled plugin `{name}` does not load: {why}")]
-    Bundled {
-        /// Its name.
-        name: &'static str,
-        /// Why.
-        why: String,
-    },
-}
 
 /// How the broker fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,205 +51,26 @@ pub use listing::{Counts, Found};
 
 /// The running broker. Cheap to clone.
 #[derive(Clone)]
-pub struct Broker(Arc<Inner>);
+pub struct Broker(pub(super) Arc<Inner>);
 
-struct Inner {
-    subscription_patterns_max: usize,
-    parts: Arc<DeliveryParts>,
-    supervisor: Arc<Supervisor>,
-    sessions: Arc<Sessions>,
-    files: PluginFiles,
-    plugin_quotas: PluginQuotas,
-    uploads: Arc<Uploads>,
-    reader: StoreReader,
-    // To the checkpointer.
-    decide: mpsc::Sender<Decision>,
-    spawner: Spawner,
-    // Ends routes, lanes and consumers, before the committer is closed.
-    shutdown: CancellationToken,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+/// What the handles share.
+pub(super) struct Inner {
+    pub(super) subscription_patterns_max: usize,
+    pub(super) parts: Arc<DeliveryParts>,
+    pub(super) supervisor: Arc<Supervisor>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) plugins: PluginStore,
+    pub(super) reader: StoreReader,
+    /// To the checkpointer.
+    pub(super) decide: mpsc::Sender<Decision>,
+    pub(super) spawner: Spawner,
+    /// Ends routes, lanes and consumers, before the committer is closed.
+    pub(super) shutdown: CancellationToken,
+    /// Those of the committer and the checkpointer, until the shutdown waits for them.
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Broker {
-    /// Recovers what the store holds and starts every task. Must be called inside a tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// What is on disk cannot be understood, or a bundled plugin does not load.
-    pub async fn start(
-        options: BrokerOptions,
-        readable: Readable,
-        plugins: Arc<Plugins>,
-        bundled: &[BundledPlugin],
-    ) -> Result<Self, StartError> {
-        let begun = tokio::task::spawn_blocking(move || readable.begin());
-        let (opened, recovered) = begun.await.map_err(|_| StartError::Interrupted)??;
-        tracing::info!(
-            topics = recovered.catalog.topics.len(),
-            subscriptions = recovered.subscriptions.len(),
-            journal_groups = recovered.groups,
-            next_position = %recovered.next_position,
-            clean = opened.clean,
-            "recovered"
-        );
-        let mut journal = opened.journal;
-        if let Some(reserved) = &recovered.reserved {
-            committer::reserve(&mut *journal, reserved).map_err(StartError::Reserve)?;
-        }
-        let clock = options.clock.clone();
-        let shutdown = CancellationToken::new();
-        let inbox = Inbox::new();
-        let metrics = Arc::new(Counters::registered(&options.metrics));
-        say_orphans(&recovered.orphans, &metrics);
-        let shared = Arc::new(RwLock::new(recovered.catalog.clone()));
-        let log = Log::new(
-            opened.reader.clone(),
-            options.tail_bytes,
-            recovered.next_position,
-        );
-        let (dead_letters, given_up) = mpsc::unbounded_channel();
-        let (starts, to_start) = mpsc::unbounded_channel();
-        let surroundings = Surroundings::new(clock, inbox.clone(), dead_letters, starts);
-        let registry = Registry::new(surroundings, recovered.next_position);
-        // Before anything runs that could checkpoint: what no subscription in the registry asks for is let go.
-        for (mut resting, routed) in recovered.subscriptions {
-            if routed {
-                // The router starts at the end of what was replayed, which is what these have seen.
-                let through = Position(recovered.next_position.0.saturating_sub(1));
-                resting.state.observe(through, std::iter::empty());
-            }
-            let live = registry.live(resting);
-            if routed {
-                let _ = registry.followers.join(&live);
-            }
-            registry.insert(live);
-        }
-        let sessions = Sessions::new(recovered.producers);
-        let conditions = Conditions::default();
-        let spawner = Spawner::new(conditions.clone(), shutdown.clone());
-        let checkpoint_due = Arc::new(Notify::new());
-        let committer = Committer::new(CommitterParts {
-            journal,
-            catalog: recovered.catalog,
-            shared: shared.clone(),
-            registry: registry.clone(),
-            log: log.clone(),
-            inbox: inbox.clone(),
-            sessions: sessions.clone(),
-            metrics: metrics.clone(),
-            policy: options.policy.clone(),
-            checkpoint_due: checkpoint_due.clone(),
-            conditions: conditions.clone(),
-            next_position: recovered.next_position,
-            settings: CommitterSettings {
-                interval: Duration::from_millis(options.interval_ms),
-                checkpoint_bytes: options.checkpoint_bytes,
-                checkpoint_blocks: options.checkpoint_blocks,
-                journal_bytes_max: options.journal_bytes_max,
-                limits: CatalogLimits {
-                    auto_create: options.auto_create_topics,
-                    topics: options.topics,
-                    subscriptions: options.subscriptions,
-                    specification_bytes: options.specification_bytes,
-                    plugins: options.plugins,
-                },
-            },
-        });
-        let (decide, decisions) = mpsc::channel(1);
-        let checkpointer = Checkpointer {
-            checkpoints: opened.checkpoints,
-            folders: opened.reader.folders(),
-            reader: opened.reader.clone(),
-            log: log.clone(),
-            registry: registry.clone(),
-            inbox: inbox.clone(),
-            metrics: metrics.clone(),
-            due: checkpoint_due,
-            shutdown: shutdown.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            last_checkpoint: Instant::now(),
-            conditions: conditions.clone(),
-            unreadable: Watch::default(),
-            misses_file: false,
-            decisions,
-            mark: None,
-            retry: None,
-        };
-        let threads = vec![
-            spawn_thread(&spawner, "checkpointer", || checkpointer.run())?,
-            spawn_thread(&spawner, "committer", || committer.run())?,
-        ];
-        let watch = folder_watch::watch(
-            opened.reader.folders(),
-            conditions,
-            inbox.clone(),
-            shutdown.clone(),
-        );
-        spawner.lasting("folder watch", watch);
-        let parts = Arc::new(DeliveryParts {
-            registry: registry.clone(),
-            log: log.clone(),
-            inbox,
-            catalog: shared.clone(),
-            plugins: plugins.clone(),
-            chains: TransformChains::default(),
-            metrics,
-            spawner: spawner.clone(),
-            event_bytes_max: options.event_bytes_max,
-            policy: options.policy,
-            shutdown: shutdown.clone(),
-        });
-        let lanes = Lanes::new(LaneParts {
-            registry: registry.clone(),
-            log: log.clone(),
-            metrics: parts.metrics.clone(),
-            plugins,
-            catalog: shared.clone(),
-            policy: parts.policy.clone(),
-            spawner: spawner.clone(),
-            shutdown: shutdown.clone(),
-        });
-        let supervisor = Arc::new(Supervisor {
-            parts: parts.clone(),
-            lanes,
-        });
-        let broker = Self(Arc::new(Inner {
-            subscription_patterns_max: options.subscription_patterns_max,
-            parts: parts.clone(),
-            supervisor: supervisor.clone(),
-            sessions,
-            files: PluginFiles::open(&options.plugins_dir)
-                .map_err(StartError::PluginFiles)?
-                .beside(opened.reader.folders()),
-            plugin_quotas: options.plugins,
-            uploads: Uploads::new(),
-            reader: opened.reader,
-            decide,
-            spawner: spawner.clone(),
-            shutdown: shutdown.clone(),
-            threads: Mutex::new(threads),
-        }));
-        broker.load_plugins(bundled).await?;
-        for live in registry.all() {
-            // Its deadlines and unwritten dead letters are those that were read from disk.
-            live.tick();
-            supervisor.start(live);
-        }
-        let names = move |id: TopicId| {
-            let catalog = shared.read().unwrap_or_else(PoisonError::into_inner);
-            catalog.topic_name(id)
-        };
-        spawner.lasting("supervisor", supervisor.run(to_start));
-        let router = Router::new(registry.clone(), log, names);
-        spawner.lasting("router", router.run(shutdown.clone()));
-        spawner.lasting("timers", timers::run(registry, shutdown.clone()));
-        let conditions = broker.conditions().clone();
-        let limits = limits::run(parts.plugins.clone(), conditions, shutdown.clone());
-        spawner.lasting("plugin limits", limits);
-        spawner.lasting("dead letters", dead_letters::run(parts, given_up, shutdown));
-        Ok(broker)
-    }
-
     /// Opens a publish stream. A stream of the same producer with the same or a lower epoch is fenced.
     /// Returns the publisher and the highest number committed for this producer, all of which is durable. Replies go to
     /// `replies`, in any order; their number is bounded by what the caller lets be outstanding.
@@ -362,12 +84,16 @@ impl Broker {
         who: &Principal,
         producer: Option<(ProducerId, u32)>,
         replies: PublishReplies,
-    ) -> Result<(Publisher, u64), BrokerError> {
+    ) -> Result<(Publisher, u64), PublishError> {
         let (session, last_number) = match producer {
             Some((id, epoch)) => {
                 // What would refuse this does so before anybody is fenced for it.
                 if self.0.sessions.may_open(id, epoch, who.digest())? > 0 {
-                    self.ask(Control::ConfirmAcks).await?;
+                    self.0
+                        .parts
+                        .inbox
+                        .ask::<(), Unavailable>(Control::ConfirmAcks)
+                        .await?;
                 }
                 let (session, last) = self.0.sessions.open(id, epoch, who.digest())?;
                 (Some(session), last)
@@ -407,7 +133,7 @@ impl Broker {
         who: &Principal,
         name: &str,
         manner: Manner,
-    ) -> Result<Consumer, BrokerError> {
+    ) -> Result<Consumer, ConsumeError> {
         // Looked at first: what changes from here on is noticed by the consumer.
         let let_in_by = self.0.parts.policy.version();
         let live = self.0.parts.registry.by_name(name);
@@ -415,15 +141,15 @@ impl Broker {
         let spec = settings.as_ref().map(|settings| &*settings.spec);
         rights::attach(&self.0.parts.policy, who, name, spec)?;
         let Some((live, settings)) = live.zip(settings) else {
-            return Err(BrokerError::NoSubscription(name.to_owned()));
+            return Err(NotFound::Subscription(name.to_owned()).into());
         };
         if settings.spec.is_route() {
-            return Err(BrokerError::Invalid(format!(
+            return Err(ConsumeError::Invalid(format!(
                 "`{name}` is a route, which the broker consumes itself; subscribe to its output topics"
             )));
         }
         let transforms = self.0.parts.transforms(&live, &settings).await;
-        transforms.map_err(|error| BrokerError::Invalid(with_causes(&error)))?;
+        transforms.map_err(|error| ConsumeError::Invalid(with_causes(&error)))?;
         let parts = self.0.parts.clone();
         Ok(Consumer::attach(
             parts,
@@ -439,12 +165,12 @@ impl Broker {
     /// # Errors
     ///
     /// It exists already, nothing new may have that name, or the store refuses writes.
-    pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, BrokerError> {
+    pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, ChangeError> {
         let name = spec.name.clone();
         name.check_new()?;
         self.change(|reply| ChangeRequest::CreateTopic(spec, reply))
             .await?;
-        self.look(move |broker| broker.topic(&name)).await
+        self.look(move |broker| Ok(broker.topic(&name)?)).await
     }
 
     /// Deletes a topic and its events. Creating it again makes another topic.
@@ -452,7 +178,7 @@ impl Broker {
     /// # Errors
     ///
     /// There is none, or a route appends to it.
-    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), BrokerError> {
+    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), ChangeError> {
         self.change(|reply| ChangeRequest::DeleteTopic(name.clone(), reply))
             .await
     }
@@ -467,29 +193,21 @@ impl Broker {
         &self,
         who: &Principal,
         mut spec: SubscriptionSpec,
-    ) -> Result<SubscriptionInfo, BrokerError> {
+    ) -> Result<SubscriptionInfo, ChangeError> {
         rights::create(&self.0.parts.policy, who, &spec)?;
-        check_spec(&spec).map_err(BrokerError::Invalid)?;
-        let patterns_max = self.0.subscription_patterns_max;
-        if spec.topics.len() > patterns_max {
-            return Err(BrokerError::LimitReached(format!(
-                "it has {} topic patterns, and `limits.subscription_patterns_max` allows {patterns_max}; use `*` and `>`, or several subscriptions",
-                spec.topics.len()
-            )));
-        }
+        check_spec(&spec).map_err(ChangeError::Invalid)?;
+        check_pattern_count(&spec, self.0.subscription_patterns_max)?;
         check_new_names(&spec, None)?;
-        for used in &mut spec.filters {
-            self.resolve(who, used, PluginWorld::Filter).await?;
+        for used in spec.filters.iter_mut().chain(&mut spec.transforms) {
+            used.digest = None;
         }
-        for used in &mut spec.transforms {
-            self.resolve(who, used, PluginWorld::Transform).await?;
-        }
+        self.pinning(who).pin_all(&mut spec).await?;
         spec.created = self.0.parts.registry.clock.now();
         spec.created_by = Some(who.clone());
         let name = spec.name.clone();
         self.change(|reply| ChangeRequest::CreateSubscription(spec, reply))
             .await?;
-        self.look(move |broker| broker.subscription(name.as_str()))
+        self.look(move |broker| Ok(broker.subscription(name.as_str())?))
             .await
     }
 
@@ -507,27 +225,18 @@ impl Broker {
         who: &Principal,
         before: &SubscriptionInfo,
         mut spec: SubscriptionSpec,
-    ) -> Result<SubscriptionInfo, BrokerError> {
+    ) -> Result<SubscriptionInfo, ChangeError> {
         let name = spec.name.clone();
         let live = self.live(name.as_str())?;
         rights::change(&self.0.parts.policy, who, &before.spec, &spec)?;
-        check_spec(&spec).map_err(BrokerError::Invalid)?;
+        check_spec(&spec).map_err(ChangeError::Invalid)?;
         check_new_names(&spec, Some(&before.spec))?;
         if spec.is_route() != before.spec.is_route() {
-            return Err(BrokerError::Invalid(
+            return Err(ChangeError::Invalid(
                 "a route keeps at least one output, and a subscription has none".into(),
             ));
         }
-        for used in &mut spec.filters {
-            if used.digest.is_none() {
-                self.resolve(who, used, PluginWorld::Filter).await?;
-            }
-        }
-        for used in &mut spec.transforms {
-            if used.digest.is_none() {
-                self.resolve(who, used, PluginWorld::Transform).await?;
-            }
-        }
+        self.pinning(who).pin_all(&mut spec).await?;
         self.record_update(&live, before, spec).await
     }
 
@@ -543,7 +252,7 @@ impl Broker {
         who: &Principal,
         before: &SubscriptionInfo,
         owner: Option<Owner>,
-    ) -> Result<SubscriptionInfo, BrokerError> {
+    ) -> Result<SubscriptionInfo, ChangeError> {
         let policy = &self.0.parts.policy;
         rights::give(policy, who, &before.spec, owner.as_ref())?;
         let live = self.live(before.spec.name.as_str())?;
@@ -561,7 +270,7 @@ impl Broker {
         live: &LiveSubscription,
         before: &SubscriptionInfo,
         spec: SubscriptionSpec,
-    ) -> Result<SubscriptionInfo, BrokerError> {
+    ) -> Result<SubscriptionInfo, ChangeError> {
         if spec != before.spec {
             let update = Update {
                 id: live.id,
@@ -572,7 +281,7 @@ impl Broker {
                 .await?;
         }
         let name = live.name.clone();
-        self.look(move |broker| broker.subscription(name.as_str()))
+        self.look(move |broker| Ok(broker.subscription(name.as_str())?))
             .await
     }
 
@@ -581,7 +290,7 @@ impl Broker {
     /// # Errors
     ///
     /// It is gone, or the store refuses writes.
-    pub async fn delete_subscription(&self, found: &Found) -> Result<(), BrokerError> {
+    pub async fn delete_subscription(&self, found: &Found) -> Result<(), ChangeError> {
         let live = self.found(found)?;
         self.change(|reply| ChangeRequest::DeleteSubscription(live.id, reply))
             .await
@@ -592,7 +301,7 @@ impl Broker {
     /// # Errors
     ///
     /// It is gone.
-    pub fn resume_subscription(&self, found: &Found) -> Result<(), BrokerError> {
+    pub fn resume_subscription(&self, found: &Found) -> Result<(), NotFound> {
         let live = self.found(found)?;
         live.apply(|state, _| state.resume());
         self.0.supervisor.lanes.resume(&live);
@@ -607,7 +316,7 @@ impl Broker {
     /// # Errors
     ///
     /// There is none of that name, or `who` may not consume it.
-    pub fn plugin_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, BrokerError> {
+    pub fn plugin_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, LookError> {
         let live = self.live(name)?;
         let spec = live.settings().spec.clone();
         rights::read_log(&self.0.parts.policy, who, &spec)?;
@@ -643,13 +352,13 @@ impl Broker {
     pub async fn give_up_unreadable(
         &self,
         dead_letters: bool,
-    ) -> Result<Vec<UnreadableInfo>, BrokerError> {
+    ) -> Result<Vec<UnreadableInfo>, Unavailable> {
         let (done, answer) = oneshot::channel();
         let decision = Decision { dead_letters, done };
         let gone = || {
             match self.0.shutdown.is_cancelled() {
-            true => BrokerError::ShuttingDown,
-            false => BrokerError::Internal(
+            true => Unavailable::ShuttingDown,
+            false => Unavailable::Internal(
                 "nothing was decided: the checkpointer ended by a fault of its own; restart the broker".into(),
             ),
         }
@@ -658,7 +367,7 @@ impl Broker {
         told.map_err(|_| gone())?;
         let losses = answer.await.map_err(|_| gone())?;
         let losses = losses
-            .map_err(|why| BrokerError::Internal(format!("nothing was given up: {why}")))?
+            .map_err(|why| Unavailable::Internal(format!("nothing was given up: {why}")))?
             .into_iter();
         Ok(losses
             .map(|loss| UnreadableInfo {
@@ -708,8 +417,7 @@ impl Broker {
         inner.parts.inbox.close_publishes();
         inner.shutdown.cancel();
         inner.parts.inbox.close();
-        let threads =
-            std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *locks::lock(&inner.threads));
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 // A panic was caught and told of in it.
@@ -720,119 +428,38 @@ impl Broker {
         inner.spawner.ended().await;
     }
 
-    fn live(&self, name: &str) -> Result<Arc<LiveSubscription>, BrokerError> {
+    fn live(&self, name: &str) -> Result<Arc<LiveSubscription>, NotFound> {
         let live = self.0.parts.registry.by_name(name);
-        live.ok_or_else(|| BrokerError::NoSubscription(name.to_owned()))
+        live.ok_or_else(|| NotFound::Subscription(name.to_owned()))
     }
 
-    fn found(&self, found: &Found) -> Result<Arc<LiveSubscription>, BrokerError> {
+    fn found(&self, found: &Found) -> Result<Arc<LiveSubscription>, NotFound> {
         let live = self.0.parts.registry.by_id(found.id);
-        live.ok_or_else(|| BrokerError::NoSubscription(found.spec.name.to_string()))
+        live.ok_or_else(|| NotFound::Subscription(found.spec.name.to_string()))
     }
 
-    fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
-        self.0
-            .parts
-            .catalog
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn pinning<'a>(&'a self, who: &'a Principal) -> Pinning<'a> {
+        let parts = &self.0.parts;
+        Pinning {
+            who,
+            policy: &parts.policy,
+            catalog: &parts.catalog,
+            plugins: &parts.plugins,
+        }
     }
 
-    async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Control) -> Result<T, BrokerError> {
-        self.0.parts.inbox.ask(make).await
+    fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        locks::read(&self.0.parts.catalog)
     }
 
     async fn change<T>(
         &self,
-        make: impl FnOnce(Reply<T>) -> ChangeRequest,
-    ) -> Result<T, BrokerError> {
-        self.ask(|reply| Control::Change(make(reply))).await
+        make: impl FnOnce(Reply<T, ChangeError>) -> ChangeRequest,
+    ) -> Result<T, ChangeError> {
+        self.0
+            .parts
+            .inbox
+            .ask(|reply| Control::Change(make(reply)))
+            .await
     }
-}
-
-// Each topic's once, as far as they fit into a line that somebody reads.
-fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Counters) {
-    let events: u64 = orphans.values().sum();
-    if events == 0 {
-        return;
-    }
-    metrics.orphaned(events);
-    let topics: Vec<String> = orphans
-        .iter()
-        .take(ORPHANS_NAMED_MAX)
-        .map(|(topic, events)| format!("{topic}: {events}"))
-        .collect();
-    tracing::error!(events, topics = orphans.len(), first = ?topics, "events are lost although they are on disk: the loss that was accepted took the creation of their topics, so nobody knows whose they are; they are handed to nobody");
-}
-
-fn spawn_thread(
-    spawner: &Spawner,
-    name: &'static str,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, StartError> {
-    spawner.thread(name, run).map_err(StartError::Thread)
-}
-
-// Names that a specification brings into being. What was there before stays.
-fn check_new_names(
-    spec: &SubscriptionSpec,
-    before: Option<&SubscriptionSpec>,
-) -> Result<(), NameError> {
-    if before.is_none() {
-        spec.name.check_new()?;
-    }
-    let known = |topic: &TopicName| {
-        before.is_some_and(|before| {
-            before.dead_letter_topic() == *topic || before.outputs.values().any(|t| t == topic)
-        })
-    };
-    let topics = spec.outputs.values().chain(&spec.delivery.dead_letter);
-    for topic in topics.filter(|topic| !known(topic)) {
-        topic.check_new()?;
-    }
-    let outputs = spec.outputs.keys();
-    let known = |name: &&Name| before.is_some_and(|before| before.outputs.contains_key(*name));
-    for name in outputs.filter(|name| !known(name)) {
-        name.check_new()?;
-    }
-    Ok(())
-}
-
-// What can be said of a specification without looking at anything else.
-fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
-    const FILTERS_MAX: usize = 8;
-    const TRANSFORMS_MAX: usize = 8;
-    const OUTPUTS_MAX: usize = 256;
-    const BACKOFFS_MAX: usize = 64;
-    let delivery = &spec.delivery;
-    if spec.topics.is_empty() {
-        return Err("name at least one topic pattern, such as `orders.>`".into());
-    }
-    if spec.filters.len() > FILTERS_MAX || spec.transforms.len() > TRANSFORMS_MAX {
-        return Err(format!(
-            "at most {FILTERS_MAX} filters and {TRANSFORMS_MAX} transforms"
-        ));
-    }
-    if spec.outputs.len() > OUTPUTS_MAX || delivery.backoff_ms.len() > BACKOFFS_MAX {
-        return Err(format!(
-            "at most {OUTPUTS_MAX} outputs and {BACKOFFS_MAX} times of back-off"
-        ));
-    }
-    if delivery.ack_deadline_ms == 0 {
-        return Err("`ack_deadline_ms` must be at least 1".into());
-    }
-    if delivery.in_flight_events_max == 0 {
-        return Err("`in_flight_events_max` must be at least 1".into());
-    }
-    let dead_letter = spec.dead_letter_topic();
-    if spec
-        .topics
-        .iter()
-        .any(|pattern| pattern.as_str() == dead_letter.as_str())
-    {
-        return Err(format!(
-            "its own dead-letter topic `{dead_letter}` is among its topics; use another subscription for it"
-        ));
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod eased;
+mod fixture;
 mod given_up;
 mod plugins;
 mod room;
@@ -10,238 +11,15 @@ mod standing;
 mod wards;
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tempfile::TempDir;
-use tokio::sync::mpsc;
+use fixture::*;
 
 use super::*;
 use crate::domain::{Durability, Entries, Principal, ProducerId, SubscriptionInfo, TopicSpec};
-use crate::plugin::{PluginLimits, PluginOptions, Plugins};
 use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
-use crate::store::{self, OpenError, StoreOptions};
-use crate::telemetry::{Condition, Metrics};
-
-const MIB: u64 = 1 << 20;
-/// Long enough for any machine; a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// A plugin of this name may run so long that others are certain to be done meanwhile.
-const SLOW: &str = "slow";
-
-struct Fixture {
-    broker: Broker,
-    metrics: Metrics,
-    fs: FaultyFileSystem,
-    dir: TempDir,
-}
-
-// The store in a data directory, looked at.
-async fn examined(dir: &Path, accept_loss: bool, fs: FaultyFileSystem) -> store::Examined {
-    let options = StoreOptions {
-        journal_file_bytes: MIB,
-        journal_bytes_max: 4 * MIB,
-        journal_reserve_bytes: MIB,
-        accept_loss,
-        // Whoever reads what is not in the tail reads from the disk.
-        cache_bytes: 1,
-        ..StoreOptions::default()
-    };
-    loop {
-        let store = dir.join("store");
-        match store::examine(&store, options.clone(), Arc::new(fs.clone())) {
-            // Whoever has it still is about to end.
-            Err(OpenError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
-            examined => break examined.expect("opens"),
-        }
-    }
-}
-
-// A broker with small limits on a store that was read; its plugins are in a folder.
-async fn broker_on(
-    readable: Readable,
-    dir: &Path,
-    tail_bytes: usize,
-    bundled: &[crate::plugin::bundled::BundledPlugin],
-    metrics: &Metrics,
-) -> Broker {
-    let slow = PluginLimits {
-        call_base: Duration::from_millis(300),
-        ..PluginLimits::default()
-    };
-    let plugins = Plugins::start(PluginOptions {
-        cache_dir: dir.join("cache"),
-        overrides: [(SLOW.to_owned(), slow)].into(),
-        ..PluginOptions::default()
-    });
-    let many = crate::state::census::Quota {
-        all: 1_000,
-        principal: 1_000,
-    };
-    let options = BrokerOptions {
-        clock: crate::runtime::Clock::start(),
-        metrics: metrics.clone(),
-        plugins_dir: dir.join("plugins"),
-        auto_create_topics: true,
-        interval_ms: 100,
-        tail_bytes,
-        checkpoint_bytes: MIB,
-        checkpoint_blocks: 10_000,
-        journal_bytes_max: 4 * MIB,
-        producers_max: 100,
-        topics: many,
-        subscriptions: many,
-        specification_bytes: crate::state::census::Quota {
-            all: 1 << 30,
-            principal: 1 << 30,
-        },
-        plugins: super::PluginQuotas {
-            versions: many,
-            bytes: crate::state::census::Quota {
-                all: 1 << 30,
-                principal: 1 << 30,
-            },
-        },
-        subscription_patterns_max: 4,
-        event_bytes_max: crate::domain::EVENT_BYTES_MAX,
-        policy: crate::auth::Policy::of_local(),
-    };
-    let plugins = plugins.expect("starts");
-    let started = Broker::start(options, readable, plugins, bundled).await;
-    started.expect("starts")
-}
-
-impl Fixture {
-    async fn start(tail_bytes: usize) -> Self {
-        Self::start_in(tempfile::tempdir().expect("a directory"), tail_bytes, false).await
-    }
-
-    // Stops, lets `change` do something to the store's folder, and starts again with losses accepted.
-    async fn start_after(self, change: impl FnOnce(&Path)) -> Self {
-        self.broker.shutdown().await;
-        let Self { broker, dir, .. } = self;
-        drop(broker);
-        change(&dir.path().join("store"));
-        Self::start_in(dir, 1 << 20, true).await
-    }
-
-    async fn start_in(dir: TempDir, tail_bytes: usize, accept_loss: bool) -> Self {
-        Self::start_with(dir, tail_bytes, accept_loss, &[]).await
-    }
-
-    async fn start_with(
-        dir: TempDir,
-        tail_bytes: usize,
-        accept_loss: bool,
-        bundled: &[crate::plugin::bundled::BundledPlugin],
-    ) -> Self {
-        let fs = FaultyFileSystem::default();
-        let examined = examined(dir.path(), accept_loss, fs.clone()).await;
-        let readable = Readable::of(examined, 100).expect("readable");
-        let metrics = Metrics::default();
-        let broker = broker_on(readable, dir.path(), tail_bytes, bundled, &metrics).await;
-        Self {
-            broker,
-            metrics,
-            fs,
-            dir,
-        }
-    }
-
-    async fn publisher(&self) -> Stream {
-        let (replies, answers) = mpsc::unbounded_channel();
-        let (publisher, _) = self
-            .broker
-            .publisher(&Principal::local(), None, replies)
-            .await
-            .expect("opens");
-        Stream { publisher, answers }
-    }
-
-    async fn subscribe(&self, name: &str, topics: &str) {
-        let spec = serde_json::json!({"name": name, "topics": [topics]});
-        let spec = serde_json::from_value(spec).expect("a specification");
-        let created = self
-            .broker
-            .create_subscription(&Principal::local(), spec)
-            .await;
-        created.expect("created");
-    }
-
-    fn resume(&self, name: &str) {
-        let found = self.broker.find(name).expect("there");
-        self.broker.resume_subscription(&found).expect("resumed");
-    }
-
-    // Waits until a line of the metrics is there.
-    fn metrics_text(&self) -> String {
-        self.metrics
-            .page(self.broker.metrics_of_state(&Principal::local()))
-    }
-
-    async fn wait_for_metric(&self, line: &str) {
-        let reached = async {
-            while !self.metrics_text().contains(line) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, reached).await;
-        assert!(waited.is_ok(), "{line}: {}", self.metrics_text());
-    }
-
-    fn raised(&self) -> Vec<Condition> {
-        let all = self.broker.conditions().all();
-        all.into_iter().map(|raised| raised.condition).collect()
-    }
-
-    // Waits until a condition holds, or does not.
-    async fn wait_for(&self, condition: &Condition, holds: bool) {
-        let reached = async {
-            while self.broker.conditions().reason(condition).is_some() != holds {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, reached).await;
-        assert!(waited.is_ok(), "{condition:?}: {:?}", self.raised());
-    }
-}
-
-struct Stream {
-    publisher: Publisher,
-    answers: mpsc::UnboundedReceiver<Vec<PublishReply>>,
-}
-
-impl Stream {
-    async fn submit(&self, correlation: u64, topic: &str, events: usize, bytes: usize) {
-        let event = vec![7; bytes];
-        let request = PublishRequest {
-            correlation,
-            topic: topic.parse().expect("a name"),
-            first_number: 0,
-            resolved_through: 0,
-            entries: Entries::of((0..events).map(|_| event.as_slice())),
-            cost: 1_024 + events * (bytes + 16),
-        };
-        self.publisher.submit(request).await.expect("handed over");
-    }
-
-    async fn answers(&mut self, count: usize) -> Vec<PublishReply> {
-        let mut answers = Vec::new();
-        while answers.len() < count {
-            let more = tokio::time::timeout(PATIENCE, self.answers.recv()).await;
-            answers.extend(
-                more.expect("answered in time")
-                    .expect("the broker is there"),
-            );
-        }
-        answers
-    }
-}
-
-fn died(name: &'static str) -> Condition {
-    Condition::TaskDied(name.into())
-}
+use crate::telemetry::Condition;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_committer_that_panics_answers_everybody_and_makes_the_broker_unready() {
@@ -258,7 +36,10 @@ async fn a_committer_that_panics_answers_everybody_and_makes_the_broker_unready(
     }
     let mut answered = Vec::new();
     for reply in stream.answers(38).await {
-        let refused = matches!(reply.result, Err(BrokerError::StoreUnavailable(_)));
+        let refused = matches!(
+            reply.result,
+            Err(PublishError::Unavailable(Unavailable::Store(_)))
+        );
         assert!(refused, "{:?}", reply.result);
         answered.push(reply.correlation);
     }
@@ -270,7 +51,10 @@ async fn a_committer_that_panics_answers_everybody_and_makes_the_broker_unready(
         created_by: None,
     };
     let refused = fixture.broker.create_topic(topic).await;
-    assert!(matches!(refused, Err(BrokerError::StoreUnavailable(_))));
+    assert!(matches!(
+        refused,
+        Err(ChangeError::Unavailable(Unavailable::Store(_)))
+    ));
     fixture.wait_for(&died("committer"), true).await;
     assert!(!fixture.broker.health().ready);
     fixture.broker.shutdown().await;
@@ -293,51 +77,6 @@ async fn a_task_that_panics_makes_the_broker_unready() {
     let line = "tidegate_condition{condition=\"task_died\",subject=\"router\"} 1\n";
     assert!(text.contains(line), "{text}");
     fixture.broker.shutdown().await;
-}
-
-impl Fixture {
-    async fn subscribe_to_all(&self, name: &str) {
-        let spec = serde_json::json!({"name": name, "topics": [">"], "start": "earliest"});
-        let spec = serde_json::from_value(spec).expect("a specification");
-        let created = self
-            .broker
-            .create_subscription(&Principal::local(), spec)
-            .await;
-        created.expect("created");
-    }
-
-    // Waits until a subscription is as it should be.
-    async fn wait_info(
-        &self,
-        name: &str,
-        is_so: impl Fn(&SubscriptionInfo) -> bool,
-    ) -> SubscriptionInfo {
-        let reached = async {
-            loop {
-                let info = self.broker.subscription(name).expect("it exists");
-                if is_so(&info) {
-                    return info;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, reached).await;
-        waited.unwrap_or_else(|_| panic!("{:?}", self.broker.subscription(name)))
-    }
-
-    // Overwrites every database with events, and answers how many there are.
-    fn damage_generations(&self) -> usize {
-        let generations = self.dir.path().join("store/generations");
-        let mut damaged = 0;
-        for generation in std::fs::read_dir(generations).expect("generations") {
-            let part = generation.expect("a folder").path().join("part-0000/db");
-            if let Ok(sound) = std::fs::read(&part) {
-                std::fs::write(&part, vec![0xA5; sound.len()]).expect("damaged");
-                damaged += 1;
-            }
-        }
-        damaged
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ use super::stats::NetStats;
 use super::window::ReceiveWindow;
 use super::{publish, subscribe};
 use crate::auth::{Policy, Right, principal_of};
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, Unavailable};
 use crate::domain::{ConnectionId, Principal};
 use crate::runtime::spawn::{Spawner, panicked_serving};
 #[cfg(test)]
@@ -151,11 +151,11 @@ impl Server {
 }
 
 impl Backend {
-    pub(super) fn broker(&self) -> Result<&Broker, BrokerError> {
+    pub(super) fn broker(&self) -> Result<&Broker, Unavailable> {
         match self {
             Self::Broker(broker) => Ok(broker),
             #[cfg(test)]
-            Self::Absent => Err(BrokerError::Internal("no broker in this test".to_owned())),
+            Self::Absent => Err(Unavailable::Internal("no broker in this test".to_owned())),
         }
     }
 }

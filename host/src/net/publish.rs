@@ -28,7 +28,7 @@ use super::credit::{PublishCredit, STREAM_FLOOR_BYTES, for_event_bytes};
 use super::frames::{FrameRecv, FrameSend, no_room};
 use super::refusal::{StreamEnd, from_broker, from_denied, from_event, invalid, overloaded};
 use crate::auth::{Action, Policy, Right};
-use crate::broker::{BrokerError, PublishReplies, PublishReply, PublishRequest, Publisher};
+use crate::broker::{PublishError, PublishReplies, PublishReply, PublishRequest, Publisher};
 use crate::domain::{Entries, Principal, ProducerId, TopicName};
 
 /// Topics whose verdict a stream remembers.
@@ -423,14 +423,14 @@ impl<'a> Session<'a> {
     // What a refusal by the broker means for the stream. A batch that may succeed later must not be overtaken
     // by the ones after it, or their numbers would make it look like a resend: the stream ends, and the
     // client sends all of them again on a new one. A fenced producer has nothing more to say here.
-    fn refusal(&self, error: &BrokerError, cost: usize) -> pb::Error {
+    fn refusal(&self, error: &PublishError, cost: usize) -> pb::Error {
         self.with_credit(|credit| credit.give_back(cost));
-        if error.is_retryable() || matches!(error, BrokerError::Fenced) {
+        let refusal = from_broker(error);
+        if refusal.retryable || matches!(error, PublishError::Fenced) {
             self.stop.cancel();
         }
-        let error = from_broker(error);
-        self.peer.log_refusal("publish", &error);
-        error
+        self.peer.log_refusal("publish", &refusal);
+        refusal
     }
 
     // Completes when nothing more will be submitted and the broker has answered everything, or when it has

@@ -7,7 +7,7 @@ use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::positions::PositionsError;
 
 use crate::auth::Denied;
-use crate::broker::BrokerError;
+use crate::broker::{ConsumeError, PublishError, Refusal, RefusalKind, Unavailable};
 
 /// Why a stream ends before its time.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,8 +47,20 @@ impl From<PositionsError> for StreamEnd {
     }
 }
 
-impl From<BrokerError> for StreamEnd {
-    fn from(error: BrokerError) -> Self {
+impl From<PublishError> for StreamEnd {
+    fn from(error: PublishError) -> Self {
+        Self::Refused(from_broker(&error))
+    }
+}
+
+impl From<ConsumeError> for StreamEnd {
+    fn from(error: ConsumeError) -> Self {
+        Self::Refused(from_broker(&error))
+    }
+}
+
+impl From<Unavailable> for StreamEnd {
+    fn from(error: Unavailable) -> Self {
         Self::Refused(from_broker(&error))
     }
 }
@@ -60,22 +72,20 @@ impl From<Denied> for StreamEnd {
 }
 
 /// The wire's form of a refusal by the broker.
-pub(super) fn from_broker(error: &BrokerError) -> pb::Error {
-    let code = match error {
-        BrokerError::NoTopic(_) | BrokerError::NoSubscription(_) | BrokerError::NoPlugin(_) => {
-            ErrorCode::NotFound
-        }
-        BrokerError::Denied(_) | BrokerError::NotYours(_) => ErrorCode::PermissionDenied,
-        BrokerError::Exists { .. } => ErrorCode::AlreadyExists,
-        BrokerError::Invalid(_) | BrokerError::InUse { .. } => ErrorCode::InvalidArgument,
-        BrokerError::Fenced => ErrorCode::ProducerFenced,
-        BrokerError::OutOfOrder { .. } => ErrorCode::ProducerOutOfOrder,
-        BrokerError::SubscriptionGone(_) => ErrorCode::SubscriptionGone,
-        BrokerError::LimitReached(_) => ErrorCode::LimitReached,
-        BrokerError::Overloaded(_) => ErrorCode::Overloaded,
-        BrokerError::StoreUnavailable(_) => ErrorCode::StoreUnavailable,
-        BrokerError::ShuttingDown => ErrorCode::ShuttingDown,
-        BrokerError::Internal(_) => ErrorCode::Internal,
+pub(super) fn from_broker(error: &impl Refusal) -> pb::Error {
+    let code = match error.kind() {
+        RefusalKind::NotFound => ErrorCode::NotFound,
+        RefusalKind::PermissionDenied => ErrorCode::PermissionDenied,
+        RefusalKind::AlreadyExists => ErrorCode::AlreadyExists,
+        RefusalKind::Invalid | RefusalKind::InUse => ErrorCode::InvalidArgument,
+        RefusalKind::Fenced => ErrorCode::ProducerFenced,
+        RefusalKind::OutOfOrder => ErrorCode::ProducerOutOfOrder,
+        RefusalKind::Gone => ErrorCode::SubscriptionGone,
+        RefusalKind::LimitReached => ErrorCode::LimitReached,
+        RefusalKind::Conflict | RefusalKind::Overloaded => ErrorCode::Overloaded,
+        RefusalKind::StoreUnavailable => ErrorCode::StoreUnavailable,
+        RefusalKind::ShuttingDown => ErrorCode::ShuttingDown,
+        RefusalKind::Internal => ErrorCode::Internal,
     };
     pb::Error {
         retryable: error.is_retryable(),
@@ -109,16 +119,17 @@ pub(super) fn overloaded(message: impl Into<String>) -> pb::Error {
 
 /// The broker is stopping.
 pub(super) fn shutting_down() -> pb::Error {
-    from_broker(&BrokerError::ShuttingDown)
+    from_broker(&Unavailable::ShuttingDown)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::{ChangeError, NotFound};
 
     #[test]
     fn a_refusal_keeps_its_meaning_on_the_wire() {
-        let check = |error: BrokerError, code: ErrorCode, retryable: bool| {
+        fn check(error: impl Refusal, code: ErrorCode, retryable: bool) {
             let found = from_broker(&error);
             assert_eq!(
                 (found.code(), found.retryable),
@@ -126,32 +137,32 @@ mod tests {
                 "{error}"
             );
             assert_eq!(found.message, error.to_string());
-        };
+        }
         check(
-            BrokerError::NoSubscription("s".into()),
+            NotFound::Subscription("s".into()),
             ErrorCode::NotFound,
             false,
         );
-        check(BrokerError::Fenced, ErrorCode::ProducerFenced, false);
-        let out_of_order = BrokerError::OutOfOrder {
+        check(PublishError::Fenced, ErrorCode::ProducerFenced, false);
+        let out_of_order = PublishError::OutOfOrder {
             first: 1,
             last: 2,
             committed: 2,
         };
         check(out_of_order, ErrorCode::ProducerOutOfOrder, false);
         check(
-            BrokerError::Overloaded("full".into()),
+            Unavailable::Overloaded("full".into()),
             ErrorCode::Overloaded,
             true,
         );
         check(
-            BrokerError::StoreUnavailable("EIO".into()),
+            Unavailable::Store("EIO".into()),
             ErrorCode::StoreUnavailable,
             true,
         );
-        check(BrokerError::ShuttingDown, ErrorCode::ShuttingDown, true);
+        check(Unavailable::ShuttingDown, ErrorCode::ShuttingDown, true);
         check(
-            BrokerError::Invalid("x".into()),
+            ChangeError::Invalid("x".into()),
             ErrorCode::InvalidArgument,
             false,
         );

@@ -22,7 +22,7 @@ use super::deliver::{TooLarge, pack};
 use super::frames::{FrameRecv, FrameSend};
 use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
 use crate::auth::Right;
-use crate::broker::{BrokerError, Consumer, Delivery, Manner};
+use crate::broker::{Consumer, Delivery, Manner, Unavailable};
 use crate::domain::Position;
 
 /// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
@@ -42,7 +42,7 @@ const LAST_CONFIRMS: Duration = Duration::from_secs(5);
 /// Bytes of commands that a consumer may have under way: more than the largest of our client's.
 const COMMAND_WINDOW_BYTES: usize = 128 * 1024;
 
-type Confirms = FuturesUnordered<BoxFuture<'static, (u64, Result<(), BrokerError>)>>;
+type Confirms = FuturesUnordered<BoxFuture<'static, (u64, Result<(), Unavailable>)>>;
 
 /// Serves a consumer until its stream ends; says what is to be told of that on the connection.
 pub(super) async fn serve(

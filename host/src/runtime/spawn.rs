@@ -121,6 +121,26 @@ impl Spawner {
         async { task.await.ok().flatten() }
     }
 
+    /// Runs what may block on a thread for such work, and answers it. A panic concerns nobody else, so it is only counted, and is the
+    /// error. Dropping the answer does not stop the work.
+    ///
+    /// # Errors
+    ///
+    /// It panicked, or the runtime ends.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        tokio::task::spawn_blocking(work).await.map_err(|error| {
+            let why = error.to_string();
+            if error.is_panic() {
+                panicked_serving(&self.conditions, name, &why);
+            }
+            why
+        })
+    }
+
     /// Starts a thread that runs until the shutdown. Any other end makes the broker unready until a restart.
     ///
     /// # Errors

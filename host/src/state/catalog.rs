@@ -1,4 +1,4 @@
-//! What exists: topics, subscriptions, plugins. The committer owns the master copy and is the only one that
+//! The catalog: which topics, subscriptions and plugins exist. The committer owns the master copy and is the only one that
 //! changes it; everybody else reads a shared copy to which the same changes are applied once they are durable.
 //! A catalog changes only through [`Change`], so replaying the journal rebuilds it exactly.
 

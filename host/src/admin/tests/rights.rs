@@ -1,7 +1,7 @@
 //! Whose things are, and what others see of them.
 
 use super::*;
-use crate::broker::BrokerError;
+use crate::broker::{ChangeError, NotFound};
 use crate::plugin::bundled::bundled;
 
 pub(super) fn team_grants() -> Vec<Grant> {
@@ -252,9 +252,12 @@ async fn what_was_looked_up_is_deleted_and_no_other_of_its_name() {
     fixture.check("local", create, spec(), 201).await;
     // Somebody's rights to the first one are none to the second.
     let deleted = fixture.broker.delete_subscription(&found).await;
-    assert!(matches!(deleted, Err(BrokerError::NoSubscription(_))));
+    assert!(matches!(
+        deleted,
+        Err(ChangeError::NotFound(NotFound::Subscription(_)))
+    ));
     let resumed = fixture.broker.resume_subscription(&found);
-    assert!(matches!(resumed, Err(BrokerError::NoSubscription(_))));
+    assert!(matches!(resumed, Err(NotFound::Subscription(_))));
     let show = "GET /v1/subscriptions/s";
     fixture.check("local", show, None, 200).await;
 }

@@ -1,4 +1,4 @@
-//! The checkpointer and the reclaimer: one thread. Before the journal drops a file, what in it is still
+//! The checkpointer: one thread that keeps the journal short. Before the journal drops a file, what in it is still
 //! undelivered to somebody goes into a sealed generation together with the broker's state; a generation that
 //! nobody needs any more is deleted whole. Neither ever holds the committer up: it is asked once for a mark.
 
@@ -13,16 +13,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::state;
+use super::saved_state;
 use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::request::Mark;
 use crate::broker::counters::Counters;
-use crate::broker::error::BrokerError;
+use crate::broker::error::Unavailable;
 use crate::broker::log::tail::{Log, Releasing, what_stays};
 use crate::broker::log::unreadable::Watch;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{Block, CommitNumber, Position, SubscriptionId, TopicId, TopicName};
+use crate::runtime::clock::Clock;
 use crate::runtime::thread_priority;
 use crate::state::release::{Release, Stays};
 use crate::state::{GiveUpReason, SubscriptionState};
@@ -46,7 +47,8 @@ const EASED_BYTES_MIN: u64 = 64 << 10;
 /// When the disk has so much more room than after it failed, it is tried again at once.
 const FREED_BYTES_MIN: u64 = 16 << 20;
 
-pub(crate) struct Checkpointer {
+/// What the checkpointer is made with.
+pub(crate) struct CheckpointerParts {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) folders: Arc<Folders>,
     pub(crate) reader: StoreReader,
@@ -54,18 +56,23 @@ pub(crate) struct Checkpointer {
     pub(crate) registry: Arc<Registry>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) metrics: Arc<Counters>,
+    pub(crate) clock: Clock,
+    /// Somebody asks for a checkpoint.
     pub(crate) due: Arc<Notify>,
     pub(crate) shutdown: CancellationToken,
-    pub(crate) runtime: Handle,
-    pub(crate) last_checkpoint: Instant,
     pub(crate) conditions: Conditions,
-    pub(crate) unreadable: Watch,
-    /// A file of the journal is not there any more.
-    pub(crate) misses_file: bool,
     pub(crate) decisions: mpsc::Receiver<Decision>,
-    /// Of a checkpoint that failed: the next try is made as of the same moment, or each would begin a journal file of its own.
-    pub(crate) mark: Option<Mark>,
-    pub(crate) retry: Option<Retry>,
+}
+
+pub(crate) struct Checkpointer {
+    pub(super) parts: CheckpointerParts,
+    last_checkpoint: Instant,
+    unreadable: Watch,
+    // A file of the journal is not there any more.
+    misses_file: bool,
+    // Of a checkpoint that failed: the next try is made as of the same moment, or each would begin a journal file of its own.
+    mark: Option<Mark>,
+    retry: Option<Retry>,
 }
 
 /// An operator's word about what cannot be read: it is given up.
@@ -76,17 +83,19 @@ pub(crate) struct Decision {
     pub(crate) done: oneshot::Sender<Result<Vec<Loss>, String>>,
 }
 
+// What the checkpointer is waked for.
 enum Due {
     Checkpoint,
+    /// Nothing but time.
     Look,
     Decision(Decision),
 }
 
-/// When a failed checkpoint is tried again.
-pub(crate) struct Retry {
+// When a failed checkpoint is tried again.
+struct Retry {
     at: Instant,
     pause: Duration,
-    /// What the disk had left after the last try.
+    // What the disk had left after the last try.
     free_bytes: Option<u64>,
 }
 
@@ -94,7 +103,7 @@ pub(crate) struct Retry {
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error("the committer gave no mark")]
-    Mark(#[source] BrokerError),
+    Mark(#[source] Unavailable),
     #[error("the generation was not written")]
     Write(#[source] CheckpointError),
     #[error("the router died, so nobody knows what is still needed: {0}")]
@@ -118,64 +127,86 @@ impl Failed {
 }
 
 impl Checkpointer {
-    /// Runs until shutdown. A checkpoint under way then is finished or given up, never half named.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn new(parts: CheckpointerParts) -> Self {
+        Self {
+            last_checkpoint: parts.clock.instant(),
+            parts,
+            unreadable: Watch::default(),
+            misses_file: false,
+            mark: None,
+            retry: None,
+        }
+    }
+
+    /// Runs on the calling thread until shutdown, and waits with the timers of `runtime`. A checkpoint under way then is finished
+    /// or given up, never half named.
+    pub(crate) fn run(mut self, runtime: &Handle) {
         // It has until the journal is full, and what it takes from publishers and consumers on a busy machine they feel at once.
         // sled's threads are begun by this one and inherit it.
         thread_priority::give_way();
-        loop {
-            let due = self.runtime.block_on(async {
-                tokio::select! {
-                    () = self.shutdown.cancelled() => None,
-                    () = self.due.notified() => Some(Due::Checkpoint),
-                    Some(decision) = self.decisions.recv() => Some(Due::Decision(decision)),
-                    () = tokio::time::sleep(RECLAIM_EVERY) => Some(Due::Look),
-                }
-            });
-            let asked = match due {
-                None => return,
-                Some(Due::Checkpoint) => true,
-                Some(Due::Look) => false,
-                Some(Due::Decision(decision)) => {
-                    self.give_up(decision);
-                    false
-                }
-            };
-            // It goes on from where it is once the store is back in its place.
-            if self.folders.lost().is_some() {
-                continue;
-            }
-            self.save_missing_file();
-            let is_time = self.retry.as_ref().map(|retry| {
-                retry.at <= Instant::now() || self.checkpoints.free_bytes() > retry.more_bytes()
-            });
-            match is_time {
-                // Whoever asks meanwhile gets the one that is tried again.
-                Some(false) => {}
-                Some(true) => self.checkpoint_or_retry(),
-                None if asked => self.checkpoint_or_retry(),
-                None => {}
-            }
-            self.reclaim();
-            self.unreadable
-                .update(&self.conditions, &self.reader.unreadable());
-            if self.checkpoints.is_short() && self.checkpoints.replenish().is_ok() {
-                self.inbox.wake();
+        runtime.block_on(async { while self.turn().await {} });
+    }
+
+    /// Waits until there is something to do, and does it. It blocks while it reads and writes. Answers whether there will be more;
+    /// nothing comes after the shutdown.
+    pub(super) async fn turn(&mut self) -> bool {
+        let parts = &mut self.parts;
+        let due = tokio::select! {
+            biased;
+            () = parts.shutdown.cancelled() => return false,
+            Some(decision) = parts.decisions.recv() => Due::Decision(decision),
+            () = parts.due.notified() => Due::Checkpoint,
+            () = tokio::time::sleep(RECLAIM_EVERY) => Due::Look,
+        };
+        let asked = matches!(due, Due::Checkpoint);
+        if let Due::Decision(decision) = due {
+            self.give_up(decision);
+        }
+        // It goes on from where it is once the store is back in its place.
+        if self.parts.folders.lost().is_some() {
+            return true;
+        }
+        self.save_missing_file();
+        if self.is_time(asked) {
+            self.checkpoint_or_retry().await;
+        }
+        self.reclaim();
+        let unreadable = self.parts.reader.unreadable();
+        self.unreadable.update(&self.parts.conditions, &unreadable);
+        let checkpoints = &mut self.parts.checkpoints;
+        if checkpoints.is_short() && checkpoints.replenish().is_ok() {
+            self.parts.inbox.wake();
+        }
+        true
+    }
+
+    // Whoever asks while a failed checkpoint waits gets the one that is tried again.
+    fn is_time(&self, asked: bool) -> bool {
+        match &self.retry {
+            None => asked,
+            Some(retry) => {
+                retry.at <= self.parts.clock.instant()
+                    || self.parts.checkpoints.free_bytes() > retry.more_bytes()
             }
         }
+    }
+
+    fn since_last_checkpoint(&self) -> Duration {
+        let now = self.parts.clock.instant();
+        now.saturating_duration_since(self.last_checkpoint)
     }
 
     // What is in a journal file that somebody removed is there as long as it is open. A checkpoint moves it out of there, together
     // with what is written to it until then.
     fn save_missing_file(&mut self) {
-        let Some(path) = self.reader.missing_journal_file() else {
+        let Some(path) = self.parts.reader.missing_journal_file() else {
             if std::mem::take(&mut self.misses_file) {
-                self.conditions.clear(&Condition::JournalFileLost);
+                self.parts.conditions.clear(&Condition::JournalFileLost);
             }
             return;
         };
         // All of the folder may be elsewhere, which is another condition.
-        if self.folders.look().is_some() {
+        if self.parts.folders.look().is_some() {
             return;
         }
         let why = format!(
@@ -183,19 +214,19 @@ impl Checkpointer {
              this is over",
             path.display()
         );
-        self.conditions.raise(Condition::JournalFileLost, why);
-        if !self.misses_file || self.last_checkpoint.elapsed() > RELEASE_EVERY {
-            self.due.notify_one();
+        self.parts.conditions.raise(Condition::JournalFileLost, why);
+        if !self.misses_file || self.since_last_checkpoint() > RELEASE_EVERY {
+            self.parts.due.notify_one();
         }
         self.misses_file = true;
     }
 
-    fn checkpoint_or_retry(&mut self) {
-        let mut made = self.checkpoint();
-        if made.as_ref().is_err_and(Failed::is_full) && self.checkpoints.release_reserve() {
-            made = self.checkpoint();
+    async fn checkpoint_or_retry(&mut self) {
+        let mut made = self.checkpoint().await;
+        if made.as_ref().is_err_and(Failed::is_full) && self.parts.checkpoints.release_reserve() {
+            made = self.checkpoint().await;
         }
-        let eased = made.as_ref().is_err_and(Failed::is_full) && self.ease();
+        let eased = made.as_ref().is_err_and(Failed::is_full) && self.ease().await;
         if eased {
             // There is more room now, so the next try comes soon.
             self.retry = None;
@@ -203,45 +234,45 @@ impl Checkpointer {
         match made {
             Ok(()) => {
                 self.retry = None;
-                self.conditions.clear(&Condition::CheckpointFails);
+                self.parts.conditions.clear(&Condition::CheckpointFails);
             }
-            Err(Failed::Stopping | Failed::Mark(BrokerError::ShuttingDown)) => return,
+            Err(Failed::Stopping | Failed::Mark(Unavailable::ShuttingDown)) => return,
             Err(error) => {
                 let why = with_causes(&error);
                 let why = format!("{why}; the journal keeps everything, and it is tried again");
-                self.conditions.raise(Condition::CheckpointFails, why);
+                self.parts.conditions.raise(Condition::CheckpointFails, why);
                 let pause = match &self.retry {
                     Some(retry) => (retry.pause * 2).min(RETRY_AFTER_MAX),
                     None => RETRY_AFTER,
                 };
-                let at = Instant::now() + pause;
+                let at = self.parts.clock.instant() + pause;
                 self.retry = Some(Retry {
                     at,
                     pause,
-                    free_bytes: self.checkpoints.free_bytes(),
+                    free_bytes: self.parts.checkpoints.free_bytes(),
                 });
             }
         }
         // The reserve may have been taken, and its room be there again.
-        if let Err(error) = self.checkpoints.replenish() {
+        if let Err(error) = self.parts.checkpoints.replenish() {
             tracing::debug!(%error, "the reserve is not whole");
         }
         // Publishers may have been waiting for the room, or for being told that there is none.
-        self.inbox.wake();
+        self.parts.inbox.wake();
     }
 
-    fn checkpoint(&mut self) -> Result<(), Failed> {
+    async fn checkpoint(&mut self) -> Result<(), Failed> {
         let mut mark = match self.mark.take() {
             Some(mark) => mark,
             None => {
-                let asked = self.runtime.block_on(self.inbox.ask_mark());
+                let asked = self.parts.inbox.ask_mark().await;
                 asked.map_err(Failed::Mark)?
             }
         };
         // Whoever asked for one before the mark gets this one.
-        let _ = self.due.notified().now_or_never();
+        let _ = self.parts.due.notified().now_or_never();
         let end = mark.group;
-        let made = self.checkpoint_as_of(&mut mark, end);
+        let made = self.checkpoint_as_of(&mut mark, end).await;
         if made.is_err() {
             self.mark = Some(mark);
         }
@@ -250,12 +281,15 @@ impl Checkpointer {
 
     // What does not fit as a whole may fit in part: the oldest journal files go, as far as nobody needs their events, and the
     // others stay. The state says then which groups of those it has in it. Answers whether any went.
-    fn ease(&mut self) -> bool {
+    async fn ease(&mut self) -> bool {
         let Some(mut mark) = self.mark.take() else {
             return false;
         };
-        let made = match self.settled_before(mark.group) {
-            Some(end) => self.checkpoint_as_of(&mut mark, end).map(|()| true),
+        let made = match self.releasable_before(mark.group) {
+            Some(end) => {
+                let made = self.checkpoint_as_of(&mut mark, end).await;
+                made.map(|()| true)
+            }
             None => Ok(false),
         };
         self.mark = Some(mark);
@@ -267,45 +301,46 @@ impl Checkpointer {
 
     // Up to where the journal is worth letting go of without the rest. That is mostly what nobody needs. Where somebody needs
     // a little of the oldest file, that moves, and the file goes.
-    fn settled_before(&self, mark: CommitNumber) -> Option<CommitNumber> {
-        self.registry.tell_followers();
-        let subscriptions = self.registry.all();
-        let segments = self.checkpoints.journal_segments(mark);
-        let settled = segments
+    fn releasable_before(&self, mark: CommitNumber) -> Option<CommitNumber> {
+        self.parts.registry.tell_followers();
+        let subscriptions = self.parts.registry.all();
+        let segments = self.parts.checkpoints.journal_segments(mark);
+        let unneeded = segments
             .iter()
             .take_while(|segment| !is_needed(&subscriptions, &segment.positions))
             .count();
-        let going = match settled {
+        let going = match unneeded {
             0 if segments
                 .first()
-                .is_some_and(|oldest| is_mostly_settled(&subscriptions, oldest)) =>
+                .is_some_and(|oldest| is_mostly_acked(&subscriptions, oldest)) =>
             {
                 1
             }
-            settled => settled,
+            unneeded => unneeded,
         };
         let going = segments.get(..going)?;
         let bytes: u64 = going.iter().map(|segment| segment.bytes).sum();
-        let is_worth_it = bytes > self.checkpoints.state_bytes() + EASED_BYTES_MIN;
+        let is_worth_it = bytes > self.parts.checkpoints.state_bytes() + EASED_BYTES_MIN;
         going.last().filter(|_| is_worth_it).map(|last| last.end)
     }
 
     // Writes down the state as of `mark`, and what somebody needs of the journal files before the group `end`, which go.
-    fn checkpoint_as_of(&mut self, mark: &mut Mark, end: CommitNumber) -> Result<(), Failed> {
-        self.wait_for_router(mark.end)?;
-        let blocks = self.checkpoints.journal_blocks(end);
+    async fn checkpoint_as_of(&mut self, mark: &mut Mark, end: CommitNumber) -> Result<(), Failed> {
+        self.wait_for_router(mark.end).await?;
+        let blocks = self.parts.checkpoints.journal_blocks(end);
         // What leaves is out of sight until this ends, however it does. Without blocks nothing leaves.
         let known = match end < mark.group {
             true => mark.group,
             false => CommitNumber(0),
         };
         let (releasing, pairs, evaluated) = self.survey(mark, known, &blocks);
-        let reader = self.reader.clone();
+        let reader = self.parts.reader.clone();
         let kept = releasing.iter().flat_map(|releasing| {
             let keep = |meta| keep(releasing.release(), &reader, meta).transpose();
             blocks.iter().filter_map(keep)
         });
         let info = self
+            .parts
             .checkpoints
             .write_generation(end, kept, pairs.into_iter())
             .map_err(Failed::Write)?;
@@ -315,24 +350,23 @@ impl Checkpointer {
         for (live, evaluated) in evaluated {
             live.checkpointed(evaluated);
         }
-        self.last_checkpoint = Instant::now();
-        self.metrics.checkpointed();
+        self.last_checkpoint = self.parts.clock.instant();
+        self.parts.metrics.checkpointed();
         tracing::debug!(generation = %info.id, events = info.events, bytes = info.bytes, "checkpoint");
         Ok(())
     }
 
     // What the router has not seen would look unwanted.
-    fn wait_for_router(&self, end: Position) -> Result<(), Failed> {
-        let mut routed = self.registry.followers.routed_before();
-        self.runtime.block_on(async {
-            tokio::select! {
-                () = self.shutdown.cancelled() => Err(Failed::Stopping),
-                why = self.router_died() => Err(Failed::Router(why)),
-                reached = routed.wait_for(|before| *before >= end) => {
-                    reached.map(|_| ()).map_err(|_| Failed::Stopping)
-                }
+    async fn wait_for_router(&self, end: Position) -> Result<(), Failed> {
+        let mut routed = self.parts.registry.followers.routed_before();
+        tokio::select! {
+            biased;
+            () = self.parts.shutdown.cancelled() => Err(Failed::Stopping),
+            reached = routed.wait_for(|before| *before >= end) => {
+                reached.map(|_| ()).map_err(|_| Failed::Stopping)
             }
-        })
+            why = self.router_died() => Err(Failed::Router(why)),
+        }
     }
 
     // Completes when the router is dead, which nobody else would tell.
@@ -340,7 +374,7 @@ impl Checkpointer {
         let died = Condition::TaskDied("router".into());
         loop {
             tokio::time::sleep(RECLAIM_EVERY).await;
-            if let Some(why) = self.conditions.reason(&died) {
+            if let Some(why) = self.parts.conditions.reason(&died) {
                 return why;
             }
         }
@@ -350,7 +384,7 @@ impl Checkpointer {
     // lock, so that what its snapshot says is pending is what is kept for it. With it, up to where each has decided: what
     // has nothing left to judge then is not written down. Groups before `known` stay in the journal though the state has them.
     fn survey(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Survey {
-        let routed_before = self.registry.tell_followers();
+        let routed_before = self.parts.registry.tell_followers();
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
             .topics_by_id
@@ -363,7 +397,7 @@ impl Checkpointer {
         let mut snapshots = Vec::new();
         let mut evaluated_through = Vec::new();
         let mut surveyed: HashSet<SubscriptionId> = HashSet::new();
-        for live in self.registry.all() {
+        for live in self.parts.registry.all() {
             let (snapshot, evaluated) = keep_for(&mut release, &live, &names, |state| {
                 (state.snapshot(), state.evaluated_through())
             });
@@ -374,7 +408,7 @@ impl Checkpointer {
                 evaluated_through.push((live, evaluated));
             }
         }
-        let pairs = state::encode(
+        let pairs = saved_state::encode(
             &mark.catalog,
             mark.end,
             routed_before,
@@ -382,9 +416,9 @@ impl Checkpointer {
             mark.producers.clone(),
             snapshots,
         );
-        let releasing = self.log.release(|| {
+        let releasing = self.parts.log.release(|| {
             // Those that have come since the first look, which takes a while, and may have read the log already.
-            let subscriptions = self.registry.all();
+            let subscriptions = self.parts.registry.all();
             for live in subscriptions
                 .iter()
                 .filter(|live| !surveyed.contains(&live.id))
@@ -397,7 +431,7 @@ impl Checkpointer {
     }
 
     fn give_up(&mut self, decision: Decision) {
-        let subscriptions = self.registry.all();
+        let subscriptions = self.parts.registry.all();
         let letters = |losses: &[Loss]| {
             let lost = losses
                 .iter()
@@ -405,13 +439,16 @@ impl Checkpointer {
             for (loss, (first, last)) in lost.filter(|_| decision.dead_letters) {
                 let why = loss.path.display().to_string();
                 let reason = GiveUpReason::Unreadable(why.into());
-                self.registry.given_up.add((first, last), reason.clone());
+                self.parts
+                    .registry
+                    .given_up
+                    .add((first, last), reason.clone());
                 for live in &subscriptions {
                     live.apply(|state, _| state.give_up_pending(first..=last, &reason));
                 }
             }
         };
-        let given_up = self.checkpoints.give_up_damage(false, letters);
+        let given_up = self.parts.checkpoints.give_up_damage(false, letters);
         for loss in given_up.iter().flatten() {
             tracing::error!(%loss, kept_aside = ?loss.kept_aside, "what cannot be read was given up, as an operator asked");
         }
@@ -422,13 +459,13 @@ impl Checkpointer {
     }
 
     fn reclaim(&mut self) {
-        let generations = self.checkpoints.generations();
+        let generations = self.parts.checkpoints.generations();
         if generations.is_empty() {
             return;
         }
         // A subscription that nothing was for lately has not been told how far the router is.
-        self.registry.tell_followers();
-        let subscriptions = self.registry.all();
+        self.parts.registry.tell_followers();
+        let subscriptions = self.parts.registry.all();
         let newest = generations.len().saturating_sub(STATES_KEPT);
         for (index, generation) in generations.iter().enumerate() {
             let events = generation.first_position.zip(generation.last_position);
@@ -438,19 +475,19 @@ impl Checkpointer {
             }
             if index >= newest {
                 // It is kept for its state. A newer state, without these events, lets them go.
-                if events.is_some() && self.last_checkpoint.elapsed() > RELEASE_EVERY {
-                    self.due.notify_one();
+                if events.is_some() && self.since_last_checkpoint() > RELEASE_EVERY {
+                    self.parts.due.notify_one();
                 }
                 continue;
             }
             // Somebody may have come since, and have read the log already.
-            let releasing = self.log.release(|| {
-                (!is_needed(&self.registry.all(), &events)).then(|| Release::new(events))
+            let releasing = self.parts.log.release(|| {
+                (!is_needed(&self.parts.registry.all(), &events)).then(|| Release::new(events))
             });
             let Some(releasing) = releasing else {
                 continue;
             };
-            match self.checkpoints.delete_generation(generation.id) {
+            match self.parts.checkpoints.delete_generation(generation.id) {
                 Ok(()) => releasing.done(),
                 Err(error) => {
                     tracing::warn!(generation = %generation.id, error = %with_causes(&error), "a generation that nobody needs could not be deleted; it is tried again");
@@ -492,7 +529,7 @@ fn is_needed(
 }
 
 // Whether at most half of the events in a file have to move for it to go: more would take as much of the disk as it frees.
-fn is_mostly_settled(subscriptions: &[Arc<LiveSubscription>], segment: &JournalSegment) -> bool {
+fn is_mostly_acked(subscriptions: &[Arc<LiveSubscription>], segment: &JournalSegment) -> bool {
     let Some(range) = &segment.positions else {
         return true;
     };

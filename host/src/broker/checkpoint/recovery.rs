@@ -1,18 +1,20 @@
-//! From what is on disk to a broker at rest: the newest generation's state, then every group of the journal
+//! Recovery: from what is on disk to a broker at rest. The newest generation's state, then every group of the journal
 //! after its mark, applied as the committer applied it. Filters are not run here: lanes do that again from where
 //! each subscription's state says, with the same verdicts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::state::{self, State, StateError};
+use super::saved_state::{self, SavedState, StateError};
 use crate::broker::commit::committer::UNSYNCED_EVENTS_CEILING;
 use crate::broker::commit::note::{self, Note, NoteError};
 use crate::broker::subscriptions::resting::RestingSubscription;
-use crate::domain::{Durability, Position, Sequence, StartAt, SubscriptionId, TopicId};
+use crate::domain::{
+    Durability, Position, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId,
+};
 use crate::state::Producers;
 use crate::state::catalog::{Catalog, Change, Subscription};
-use crate::store::{ReadError, Replayed, ReplayedGroup};
+use crate::store::{BlockMeta, ReadError, Replayed, ReplayedGroup};
 
 /// Where groups are lost, no more events, topics or subscriptions than this can have been in them: each takes a byte of a journal
 /// at least. So many numbers of each kind are skipped there, so that none is given twice. It leaves room for two million such
@@ -56,7 +58,7 @@ pub(crate) fn recover(
     clean: bool,
     producers_max: usize,
 ) -> Result<Recovered, RecoveryError> {
-    let state = state::decode(pairs, producers_max).map_err(RecoveryError::State)?;
+    let state = saved_state::decode(pairs, producers_max).map_err(RecoveryError::State)?;
     let mark = state.mark;
     let mut recovery = Recovery::new(state);
     for piece in replay {
@@ -97,11 +99,24 @@ struct Recovery {
 
 struct Restored {
     resting: RestingSubscription,
+    // The router feeds it.
     routed: bool,
 }
 
+impl Restored {
+    fn created(id: SubscriptionId, spec: SubscriptionSpec, start: Position) -> Self {
+        let spec = Arc::new(spec);
+        let routed = spec.filters.is_empty() && spec.start == StartAt::New;
+        let subscription = Subscription::new(spec, start);
+        Self {
+            resting: RestingSubscription::created(id, &subscription, start),
+            routed,
+        }
+    }
+}
+
 impl Recovery {
-    fn new(state: State) -> Self {
+    fn new(state: SavedState) -> Self {
         let restored = state
             .subscriptions
             .into_iter()
@@ -135,74 +150,42 @@ impl Recovery {
             self.apply_note(note);
         }
         for block in &group.blocks {
-            let end = block.last_position.next();
-            self.next_position = self.next_position.max(end);
-            self.catalog.saw(Some(block.topic), None);
-            let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
-                // Deleted in this very group, or its creation is lost.
-                if !self.deleted.contains(&block.topic) {
-                    *self.orphans.entry(block.topic).or_default() += u64::from(block.count);
-                }
-                continue;
-            };
-            topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
-            let targets = (block.topic, block.mark.is_letter());
-            let targets = self.targets.entry(targets).or_insert_with(|| {
-                let name = &topic.spec.name;
-                let routed = self.restored.values().filter(|restored| restored.routed);
-                let resting = routed.map(|restored| &restored.resting);
-                let selecting = resting.filter(|resting| resting.selects(name, block.mark));
-                selecting.map(|resting| resting.id).collect()
-            });
-            let range = block.first_position..=block.last_position;
-            for id in targets {
-                if let Some(restored) = self.restored.get_mut(id) {
-                    let state = &mut restored.resting.state;
-                    state.observe(*range.end(), std::iter::once(range.clone()));
-                }
-            }
+            self.apply_block(block);
         }
         Ok(())
     }
 
+    fn apply_block(&mut self, block: &BlockMeta) {
+        self.next_position = self.next_position.max(block.last_position.next());
+        self.catalog.saw(Some(block.topic), None);
+        let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
+            // Deleted in this very group, or its creation is lost.
+            if !self.deleted.contains(&block.topic) {
+                *self.orphans.entry(block.topic).or_default() += u64::from(block.count);
+            }
+            return;
+        };
+        topic.advance_to(Sequence(block.first_sequence.0 + u64::from(block.count)));
+        let targets = (block.topic, block.mark.is_letter());
+        let targets = self.targets.entry(targets).or_insert_with(|| {
+            let name = &topic.spec.name;
+            let routed = self.restored.values().filter(|restored| restored.routed);
+            let resting = routed.map(|restored| &restored.resting);
+            let selecting = resting.filter(|resting| resting.selects(name, block.mark));
+            selecting.map(|resting| resting.id).collect()
+        });
+        let range = block.first_position..=block.last_position;
+        for id in targets {
+            if let Some(restored) = self.restored.get_mut(id) {
+                let state = &mut restored.resting.state;
+                state.observe(*range.end(), std::iter::once(range.clone()));
+            }
+        }
+    }
+
     fn apply_note(&mut self, note: Note) {
         match note {
-            Note::Change(change) => {
-                self.catalog.apply(&change);
-                self.targets.clear();
-                match change {
-                    Change::CreateSubscription { id, spec, start } => {
-                        self.restored.entry(id).or_insert_with(|| {
-                            let spec = Arc::new(spec.0);
-                            let routed = spec.filters.is_empty() && spec.start == StartAt::New;
-                            let subscription = Subscription::new(spec, start);
-                            let resting = RestingSubscription::created(id, &subscription, start);
-                            Restored { resting, routed }
-                        });
-                    }
-                    Change::UpdateSubscription { id, .. } => {
-                        let subscription = self.catalog.subscriptions.get(&id);
-                        if let Some((restored, subscription)) =
-                            self.restored.get_mut(&id).zip(subscription)
-                            && restored.resting.update(subscription)
-                        {
-                            // What is left before the fence, and what follows it, it catches up with after the start.
-                            restored.routed = false;
-                        }
-                    }
-                    Change::DeleteSubscription(id) => {
-                        self.restored.remove(&id);
-                    }
-                    Change::DeleteTopic(id) => {
-                        self.deleted.insert(id);
-                    }
-                    Change::CreateTopic { .. }
-                    | Change::AddPlugin(_)
-                    | Change::DeletePlugin { .. }
-                    | Change::GivePlugin { .. }
-                    | Change::FreePlugin { .. } => {}
-                }
-            }
+            Note::Change(change) => self.apply_change(change),
             Note::Acks {
                 subscription,
                 ranges,
@@ -244,6 +227,38 @@ impl Recovery {
                     resolved_through,
                 );
             }
+        }
+    }
+
+    fn apply_change(&mut self, change: Change) {
+        self.catalog.apply(&change);
+        self.targets.clear();
+        match change {
+            Change::CreateSubscription { id, spec, start } => {
+                self.restored
+                    .entry(id)
+                    .or_insert_with(|| Restored::created(id, spec.0, start));
+            }
+            Change::UpdateSubscription { id, .. } => {
+                let subscription = self.catalog.subscriptions.get(&id);
+                if let Some((restored, subscription)) = self.restored.get_mut(&id).zip(subscription)
+                    && restored.resting.update(subscription)
+                {
+                    // What is left before the fence, and what follows it, it catches up with after the start.
+                    restored.routed = false;
+                }
+            }
+            Change::DeleteSubscription(id) => {
+                self.restored.remove(&id);
+            }
+            Change::DeleteTopic(id) => {
+                self.deleted.insert(id);
+            }
+            Change::CreateTopic { .. }
+            | Change::AddPlugin(_)
+            | Change::DeletePlugin { .. }
+            | Change::GivePlugin { .. }
+            | Change::FreePlugin { .. } => {}
         }
     }
 
@@ -353,9 +368,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::domain::{CommitNumber, LetterMark, Millis, SubscriptionSpec, TopicSpec};
+    use crate::domain::{CommitNumber, LetterMark, Millis, TopicSpec};
     use crate::state::catalog::Json;
-    use crate::store::BlockMeta;
 
     fn created(id: u64, spec: serde_json::Value) -> Note {
         let spec: SubscriptionSpec = serde_json::from_value(spec).expect("valid specification");
@@ -441,7 +455,6 @@ mod lost {
     use crate::domain::{CommitNumber, LetterMark, Millis, TopicSpec};
     use crate::state::Producers;
     use crate::state::catalog::Json;
-    use crate::store::BlockMeta;
 
     fn group(
         number: u64,
@@ -583,7 +596,7 @@ mod lost {
         let producers = Producers::new(1).snapshot();
         let end = first.next_position;
         let mark = CommitNumber(0);
-        let pairs = state::encode(catalog, end, end, mark, producers, Vec::new());
+        let pairs = saved_state::encode(catalog, end, end, mark, producers, Vec::new());
         let later = vec![group(10, &[create_topic(LOST_CEILING + 2, "d")], &[])];
         let later = recovered(&pairs, later, &[(2, 3)]);
         let topic = &later.catalog.topics_by_id[&TopicId(LOST_CEILING + 2)];
@@ -597,7 +610,7 @@ mod lost {
         let replayed = |mark| {
             let producers = Producers::new(1).snapshot();
             let (catalog, end) = (Catalog::default(), Position(9));
-            let pairs = state::encode(&catalog, end, end, mark, producers, Vec::new());
+            let pairs = saved_state::encode(&catalog, end, end, mark, producers, Vec::new());
             let deleted = Note::Change(Change::DeleteTopic(TopicId(7)));
             let pieces = vec![
                 group(3, &[create_subscription(1)], &[(7, 1, 1)]),

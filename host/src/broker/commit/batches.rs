@@ -9,7 +9,7 @@ use super::note::Note;
 use super::producers::Session;
 use super::promise::PublishOutcome;
 use super::request::PublishItem;
-use crate::broker::error::BrokerError;
+use crate::broker::error::{NotFound, PublishError, Unavailable};
 use crate::domain::{Durability, Principal, Sequence, TopicName};
 use crate::state::Verdict;
 use crate::state::catalog::Topic;
@@ -23,7 +23,7 @@ impl Draft {
         }
     }
 
-    fn append_batch(&mut self, item: &PublishItem) -> Result<PublishOutcome, BrokerError> {
+    fn append_batch(&mut self, item: &PublishItem) -> Result<PublishOutcome, PublishError> {
         if let Some(session) = &item.session
             && let Some(first_sequence) = self.resent(session, item)?
         {
@@ -34,7 +34,7 @@ impl Draft {
                 unkept: false,
             });
         }
-        check_item(item.cost)?;
+        check_item(item.cost).map_err(|error| PublishError::Invalid(error.to_string()))?;
         let topic = self.topic_for(&item.topic, &item.by)?;
         let unkept = !self.is_selected(&topic);
         let first_sequence = self.group.append(&topic, item.entries.clone());
@@ -55,23 +55,22 @@ impl Draft {
         &self,
         session: &Session,
         item: &PublishItem,
-    ) -> Result<Option<Sequence>, BrokerError> {
+    ) -> Result<Option<Sequence>, PublishError> {
         if session.is_fenced() {
-            return Err(BrokerError::Fenced);
+            return Err(PublishError::Fenced);
         }
         if session.is_refused() {
-            return Err(BrokerError::Overloaded(
-                "a batch before this one was refused for now; send both again on a new stream"
-                    .into(),
-            ));
+            let why =
+                "a batch before this one was refused for now; send both again on a new stream";
+            return Err(Unavailable::Overloaded(why.into()).into());
         }
         let (first, count) = (item.first_number, item.entries.count());
         let producers = self.sessions.producers();
         match producers.check(session.producer, session.epoch, first, count) {
             Verdict::Fresh => Ok(None),
             Verdict::Duplicate { first_sequence } => Ok(Some(first_sequence)),
-            Verdict::Fenced => Err(BrokerError::Fenced),
-            Verdict::OutOfOrder { committed } => Err(BrokerError::OutOfOrder {
+            Verdict::Fenced => Err(PublishError::Fenced),
+            Verdict::OutOfOrder { committed } => Err(PublishError::OutOfOrder {
                 first,
                 last: first + u64::from(count) - 1,
                 committed,
@@ -79,12 +78,12 @@ impl Draft {
         }
     }
 
-    fn topic_for(&mut self, name: &TopicName, by: &Principal) -> Result<Arc<Topic>, BrokerError> {
+    fn topic_for(&mut self, name: &TopicName, by: &Principal) -> Result<Arc<Topic>, PublishError> {
         if let Some(topic) = self.catalog.topics.get(name) {
             return Ok(topic.clone());
         }
         if !self.limits.auto_create {
-            return Err(BrokerError::NoTopic(name.clone()));
+            return Err(NotFound::Topic(name.clone()).into());
         }
         name.check_new()?;
         self.admit_topics(1, Some(by))?;

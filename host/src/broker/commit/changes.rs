@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::draft::Draft;
 use super::request::{ChangeRequest, Update};
-use crate::broker::error::BrokerError;
+use crate::broker::error::{ChangeError, NotFound};
 use crate::domain::{
     PluginUse, Position, Principal, StartAt, SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
 };
@@ -62,9 +62,9 @@ impl Draft {
         }
     }
 
-    fn create_requested_topic(&mut self, spec: TopicSpec) -> Result<(), BrokerError> {
+    fn create_requested_topic(&mut self, spec: TopicSpec) -> Result<(), ChangeError> {
         if self.catalog.topics.contains_key(&spec.name) {
-            return Err(BrokerError::Exists {
+            return Err(ChangeError::Exists {
                 kind: "topic",
                 name: spec.name.to_string(),
             });
@@ -74,15 +74,15 @@ impl Draft {
         Ok(())
     }
 
-    fn delete_topic(&mut self, name: &TopicName) -> Result<(), BrokerError> {
+    fn delete_topic(&mut self, name: &TopicName) -> Result<(), ChangeError> {
         let Some(topic) = self.catalog.topics.get(name) else {
-            return Err(BrokerError::NoTopic(name.clone()));
+            return Err(NotFound::Topic(name.clone()).into());
         };
         let id = topic.id;
         let subscriptions = self.catalog.subscriptions.values();
         let mut specs = subscriptions.map(|subscription| &subscription.spec);
         if let Some(user) = specs.find(|spec| spec.outputs.values().any(|output| output == name)) {
-            return Err(BrokerError::InUse {
+            return Err(ChangeError::InUse {
                 what: format!("topic `{name}`"),
                 by: user.name.to_string(),
             });
@@ -94,11 +94,11 @@ impl Draft {
     fn create_subscription(
         &mut self,
         spec: SubscriptionSpec,
-    ) -> Result<SubscriptionId, BrokerError> {
+    ) -> Result<SubscriptionId, ChangeError> {
         let subscriptions = self.catalog.subscriptions.values();
         let mut specs = subscriptions.map(|subscription| &subscription.spec);
         if let Some(existing) = specs.find(|existing| existing.name == spec.name) {
-            return Err(BrokerError::Exists {
+            return Err(ChangeError::Exists {
                 kind: match existing.is_route() {
                     true => "route",
                     false => "subscription",
@@ -129,7 +129,7 @@ impl Draft {
         Ok(id)
     }
 
-    fn update_subscription(&mut self, update: Update) -> Result<(), BrokerError> {
+    fn update_subscription(&mut self, update: Update) -> Result<(), ChangeError> {
         let Update {
             id,
             from_revision,
@@ -138,11 +138,11 @@ impl Draft {
         self.forget_spent_chains(id);
         let subscription = self.catalog.subscriptions.get(&id);
         let subscription =
-            subscription.ok_or_else(|| BrokerError::NoSubscription(spec.name.to_string()))?;
+            subscription.ok_or_else(|| NotFound::Subscription(spec.name.to_string()))?;
         // Somebody may have deleted it and created another one of its name as well.
         let is_same = subscription.spec.created == spec.created;
         if subscription.revision != from_revision || !is_same {
-            return Err(BrokerError::Overloaded(format!(
+            return Err(ChangeError::Conflict(format!(
                 "`{}` was changed by somebody else meanwhile; look at it and try again",
                 spec.name
             )));
@@ -172,9 +172,9 @@ impl Draft {
         Ok(())
     }
 
-    fn delete_subscription(&mut self, id: SubscriptionId) -> Result<(), BrokerError> {
+    fn delete_subscription(&mut self, id: SubscriptionId) -> Result<(), ChangeError> {
         if !self.catalog.subscriptions.contains_key(&id) {
-            return Err(BrokerError::NoSubscription(id.to_string()));
+            return Err(NotFound::Subscription(id.to_string()).into());
         }
         self.change(Change::DeleteSubscription(id));
         Ok(())
@@ -183,7 +183,7 @@ impl Draft {
     // From which position the changed filters of a subscription hold: the next one that is given out. A subscription that
     // is paused may stand at an event that its filter can never judge, so there it is the first undecided event,
     // and nothing more is decided until the change is there.
-    fn fence(&mut self, id: SubscriptionId, revision: u32) -> Result<Position, BrokerError> {
+    fn fence(&mut self, id: SubscriptionId, revision: u32) -> Result<Position, ChangeError> {
         self.group.finish_blocks();
         let next = self.group.next_position;
         let live = self.registry.by_id(id);
@@ -198,13 +198,13 @@ impl Draft {
             self.checkpoint_due.notify_one();
         }
         if bytes >= CHAIN_BYTES_MAX {
-            return Err(BrokerError::Overloaded(format!(
+            return Err(ChangeError::Conflict(format!(
                 "`{}` was changed since the last checkpoint with configurations of {bytes} bytes together, all of which are kept until the next one; that is on its way, try again in a moment",
                 live.name
             )));
         }
         if chains.len() >= CHAINS_MAX {
-            return Err(BrokerError::Overloaded(format!(
+            return Err(ChangeError::Conflict(format!(
                 "`{}` was changed {CHAINS_MAX} times since the last checkpoint; the next one is on its way, try again in a moment",
                 live.name
             )));
@@ -218,7 +218,7 @@ impl Draft {
         }
         let pending = chains.iter().filter(|chain| chain.from > undecided).count();
         if pending >= CHANGES_PENDING_MAX {
-            return Err(BrokerError::Overloaded(format!(
+            return Err(ChangeError::Conflict(format!(
                 "{pending} changes of `{}` wait until its filters have looked at what was published before them; try again when some have",
                 live.name
             )));
@@ -232,7 +232,7 @@ impl Draft {
         &self,
         spec: &SubscriptionSpec,
         is_new: bool,
-    ) -> Result<BTreeSet<TopicName>, BrokerError> {
+    ) -> Result<BTreeSet<TopicName>, ChangeError> {
         let known = &self.catalog.topics;
         let named = spec.outputs.values().chain(&spec.delivery.dead_letter);
         let missing = named.filter(|topic| !known.contains_key(*topic));
@@ -252,7 +252,7 @@ impl Draft {
         }
     }
 
-    fn admit_subscription(&self, by: Option<&Principal>) -> Result<(), BrokerError> {
+    fn admit_subscription(&self, by: Option<&Principal>) -> Result<(), ChangeError> {
         let (census, quota) = (
             &self.catalog.subscriptions_census,
             self.limits.subscriptions,
@@ -261,7 +261,7 @@ impl Draft {
     }
 
     // Whether specifications may be so many bytes longer.
-    fn admit_specification(&self, more: usize, by: Option<&Principal>) -> Result<(), BrokerError> {
+    fn admit_specification(&self, more: usize, by: Option<&Principal>) -> Result<(), ChangeError> {
         let census = &self.catalog.specifications_census;
         let quota = self.limits.specification_bytes;
         Ok(census.admit(census::SPECIFICATION_BYTES, more, by, quota, &self.policy)?)

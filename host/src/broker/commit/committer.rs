@@ -13,18 +13,19 @@ use tokio::sync::Notify;
 use super::ack_lane::Acks;
 use super::draft::{CatalogLimits, Draft};
 use super::group::GROUP_BYTES_MAX;
-use super::inbox::{Inbox, Taken};
+use super::inbox::{Appetite, Inbox, Taken};
 use super::note::{self, Note};
 use super::producers::Sessions;
 use super::request::{Control, Mark, Outputs, PublishItem, Reply};
 use super::room::{self, Room};
 use crate::auth::Policy;
 use crate::broker::counters::Counters;
-use crate::broker::error::BrokerError;
+use crate::broker::error::Unavailable;
 use crate::broker::log::tail::Log;
 use crate::broker::subscriptions::registry::Registry;
 use crate::broker::subscriptions::surroundings::AckSink as _;
 use crate::domain::Position;
+use crate::runtime::clock::Clock;
 use crate::runtime::spawn::{panicked, panicked_serving};
 use crate::runtime::thread_priority;
 use crate::state::catalog::Catalog;
@@ -48,6 +49,7 @@ pub(crate) struct CommitterParts {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) metrics: Arc<Counters>,
+    pub(crate) clock: Clock,
     pub(crate) policy: Arc<Policy>,
     pub(crate) checkpoint_due: Arc<Notify>,
     pub(crate) conditions: Conditions,
@@ -80,6 +82,7 @@ pub(crate) struct Committer {
     log: Log,
     inbox: Arc<Inbox>,
     metrics: Arc<Counters>,
+    clock: Clock,
     conditions: Conditions,
     settings: CommitterSettings,
 }
@@ -92,7 +95,7 @@ struct Unsynced {
 }
 
 /// What a turn of the committer came to.
-enum Turn {
+pub(crate) enum Turn {
     /// There is more to come.
     Done,
     /// The inbox is closed and empty.
@@ -121,6 +124,7 @@ impl Committer {
             log: parts.log,
             inbox: parts.inbox,
             metrics: parts.metrics,
+            clock: parts.clock,
             conditions: parts.conditions,
             settings: parts.settings,
         }
@@ -138,42 +142,58 @@ impl Committer {
             let why = format!("the committer: {}", panicked(&*panic));
             conditions.raise(Condition::TaskDied("committer".into()), why.clone());
             conditions.raise(Condition::StoreFailed, why.clone());
-            refuse_everything(&inbox, &BrokerError::StoreUnavailable(why));
+            refuse_everything(&inbox, &Unavailable::Store(why));
         }
     }
 
     fn commit_all(mut self) {
         let inbox = self.inbox.clone();
         loop {
-            let taken = self.wait(&inbox);
+            let taken = inbox.take(&self.appetite());
             match self.turn(taken) {
                 Turn::Done => {}
                 Turn::Closed => return self.close(),
                 Turn::Failed(error) => {
-                    let why = with_causes(&error);
-                    tracing::error!(error = %why, "the store failed; no more writes are taken");
-                    self.conditions.raise(Condition::StoreFailed, why.clone());
-                    let refusal = BrokerError::StoreUnavailable(why);
-                    self.refuse_waiting(&refusal);
+                    let refusal = self.fail(&error);
                     return refuse_everything(&inbox, &refusal);
                 }
             }
         }
     }
 
-    // Takes what the next group has room for, once there is something.
-    fn wait(&mut self, inbox: &Inbox) -> Taken {
+    // Ends writing for good. Answers what everybody is told from now on.
+    pub(super) fn fail(&mut self, error: &WriteError) -> Unavailable {
+        let why = with_causes(error);
+        tracing::error!(error = %why, "the store failed; no more writes are taken");
+        self.conditions.raise(Condition::StoreFailed, why.clone());
+        let refusal = Unavailable::Store(why);
+        self.refuse_waiting(&refusal);
+        refusal
+    }
+
+    // What the next group has room for.
+    fn appetite(&mut self) -> Appetite {
         let refused = self.room.refusal(&*self.journal).is_some();
         let interval = self.settings.interval;
         let synced_until = self.unsynced.since.map(|since| since + interval);
         let looks_again = self.room.is_awaited(&*self.journal);
-        let look_at = looks_again.then(|| Instant::now() + room::LOOK_EVERY);
-        inbox.take(
-            refused || !self.journal.usage().is_full,
-            self.group_bytes_max().max(usize::from(refused)),
-            ACK_DELAY,
-            synced_until.into_iter().chain(look_at).min(),
-        )
+        let look_at = looks_again.then(|| self.clock.instant() + room::LOOK_EVERY);
+        Appetite {
+            publishes: refused || !self.journal.usage().is_full,
+            cost_max: self.group_bytes_max().max(usize::from(refused)),
+            ack_delay: ACK_DELAY,
+            idle_until: synced_until.into_iter().chain(look_at).min(),
+        }
+    }
+
+    /// One turn on a task, which blocks while it writes: waits for what the next group has room for, and commits it. Cancel-safe
+    /// while it waits.
+    #[cfg(test)]
+    pub(crate) async fn step(&mut self) -> Turn {
+        let appetite = self.appetite();
+        let inbox = self.inbox.clone();
+        let taken = inbox.taken(&appetite).await;
+        self.turn(taken)
     }
 
     // Makes one group of what was taken, as far as it has room.
@@ -190,10 +210,10 @@ impl Committer {
         }
     }
 
-    fn close(mut self) {
-        self.refuse_waiting(&BrokerError::ShuttingDown);
+    pub(super) fn close(mut self) {
+        self.refuse_waiting(&Unavailable::ShuttingDown);
         let (control, publish) = self.inbox.drain();
-        refuse(control, publish, &BrokerError::ShuttingDown);
+        refuse(control, publish, &Unavailable::ShuttingDown);
         if let Err(error) = self.journal.close() {
             tracing::error!(error = %with_causes(&error), "the journal could not be closed cleanly");
         }
@@ -210,7 +230,7 @@ impl Committer {
     // Returns whether the group had room for all of it.
     fn commit(&mut self, taken: Taken) -> Result<bool, WriteError> {
         let acks = taken.acks;
-        let (now, bytes_max) = (self.draft.registry.clock.now(), self.group_bytes_max());
+        let (now, bytes_max) = (self.clock.now(), self.group_bytes_max());
         self.draft.begin_group(now, bytes_max);
         self.append_waiting();
         let mut marks = Vec::new();
@@ -279,25 +299,28 @@ impl Committer {
     // Writes the group, and syncs as far as somebody in it, or the interval, asks for it.
     fn write(&mut self) -> Result<(), WriteError> {
         let (group, journal) = (&self.draft.group, &mut *self.journal);
+        let clock = &self.clock;
         if !group.is_empty() || self.room.looks_for_files() {
             self.room.make(journal, group)?;
         }
         if !group.is_empty() {
             for notes in &group.before {
                 journal.append(notes, &[])?;
-                self.unsynced.since.get_or_insert_with(Instant::now);
+                self.unsynced.since.get_or_insert_with(|| clock.instant());
             }
             journal.append(&group.notes, &group.blocks)?;
             self.unsynced.events += group.events;
-            self.unsynced.since.get_or_insert_with(Instant::now);
+            self.unsynced.since.get_or_insert_with(|| clock.instant());
         }
         if let Some(since) = self.unsynced.since {
-            let interval_over = since.elapsed() >= self.settings.interval;
+            let interval_over =
+                clock.instant().saturating_duration_since(since) >= self.settings.interval;
             let ceiling_near = self.unsynced.events >= UNSYNCED_EVENTS_CEILING / 2;
             if group.needs_sync || interval_over || ceiling_near {
-                let started = Instant::now();
+                let started = clock.instant();
                 journal.sync()?;
-                self.metrics.synced(started.elapsed());
+                let took = clock.instant().saturating_duration_since(started);
+                self.metrics.synced(took);
                 self.unsynced = Unsynced::default();
             }
         }
@@ -337,13 +360,13 @@ impl Committer {
         error: WriteError,
     ) -> Result<(), WriteError> {
         let refusal = match &error {
-            WriteError::Final(failure) => BrokerError::StoreUnavailable(with_causes(failure)),
+            WriteError::Final(failure) => Unavailable::Store(with_causes(failure)),
             WriteError::Retry(delay) => self.room.not_now(&*self.journal, delay),
             // No batch and no change is so long by itself, and none is too late for its place.
             WriteError::Refused(refusal) => {
                 let why = with_causes(refusal);
                 tracing::error!(error = %why, "a group was refused by the journal");
-                BrokerError::Internal(why)
+                Unavailable::Internal(why)
             }
         };
         let is_final = matches!(error, WriteError::Final(_));
@@ -373,10 +396,10 @@ impl Committer {
                 Ok(mark) => Ok(mark),
                 Err(WriteError::Retry(delay)) => Err(self.room.not_now(&*self.journal, &delay)),
                 Err(WriteError::Refused(refusal)) => {
-                    Err(BrokerError::Internal(with_causes(&refusal)))
+                    Err(Unavailable::Internal(with_causes(&refusal)))
                 }
                 Err(error @ WriteError::Final(_)) => {
-                    let _ = reply.send(Err(BrokerError::StoreUnavailable(with_causes(&error))));
+                    let _ = reply.send(Err(Unavailable::Store(with_causes(&error))));
                     return Err(error);
                 }
             };
@@ -413,7 +436,7 @@ impl Committer {
 
     // Refuses publishes that cannot be taken now. While the disk is full, outputs go on as far as they fit into what is spared
     // for them; otherwise they wait as they always do.
-    fn refuse_for_now(&mut self, taken: &mut Taken, refusal: &BrokerError) {
+    fn refuse_for_now(&mut self, taken: &mut Taken, refusal: &Unavailable) {
         for item in taken.publish.drain(..) {
             item.refuse(refusal);
         }
@@ -431,7 +454,7 @@ impl Committer {
         let (waiting, refused): (VecDeque<_>, VecDeque<_>) = waiting.partition(&mut has_room);
         self.waiting = waiting;
         for outputs in refused {
-            outputs.refuse(refusal);
+            outputs.refuse(refusal.clone());
         }
         let control = std::mem::take(&mut taken.control).into_iter();
         let (taken_on, refused): (VecDeque<_>, VecDeque<_>) =
@@ -445,9 +468,9 @@ impl Committer {
         }
     }
 
-    fn refuse_waiting(&mut self, refusal: &BrokerError) {
+    fn refuse_waiting(&mut self, refusal: &Unavailable) {
         for outputs in self.waiting.drain(..) {
-            outputs.refuse(refusal);
+            outputs.refuse(refusal.clone());
         }
     }
 }
@@ -462,9 +485,15 @@ pub(crate) fn reserve(journal: &mut dyn JournalWriter, reserved: &Note) -> Resul
 
 // After a fault: answers whatever comes, until the inbox is closed. Acks are dropped: they cannot be written any more, and
 // reading goes on.
-fn refuse_everything(inbox: &Inbox, refusal: &BrokerError) {
+fn refuse_everything(inbox: &Inbox, refusal: &Unavailable) {
+    let all = Appetite {
+        publishes: true,
+        cost_max: usize::MAX,
+        ack_delay: ACK_DELAY,
+        idle_until: None,
+    };
     loop {
-        let taken = inbox.take(true, usize::MAX, ACK_DELAY, None);
+        let taken = inbox.take(&all);
         let closing = taken.closing;
         refuse(taken.control, taken.publish, refusal);
         if closing {
@@ -476,7 +505,7 @@ fn refuse_everything(inbox: &Inbox, refusal: &BrokerError) {
 fn refuse(
     control: impl IntoIterator<Item = Control>,
     publish: impl IntoIterator<Item = PublishItem>,
-    refusal: &BrokerError,
+    refusal: &Unavailable,
 ) {
     for item in control {
         item.refuse(refusal);

@@ -11,13 +11,12 @@ use super::group::OpenGroup;
 use super::note::Note;
 use super::producers::Sessions;
 use crate::auth::Policy;
-use crate::broker::error::BrokerError;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{
     Durability, Millis, Position, Principal, SubscriptionId, TopicId, TopicName, TopicSpec,
 };
 use crate::state::catalog::{Catalog, Change, Json, Topic};
-use crate::state::census::{self, PluginQuotas, Quota};
+use crate::state::census::{self, PluginQuotas, Quota, QuotaReached};
 
 /// How much there may be of what is in the catalog.
 #[derive(Clone, Copy, Debug)]
@@ -116,9 +115,9 @@ impl Draft {
         &self,
         more: usize,
         by: Option<&Principal>,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<(), QuotaReached> {
         let census = &self.catalog.topics_census;
-        Ok(census.admit(census::TOPICS, more, by, self.limits.topics, &self.policy)?)
+        census.admit(census::TOPICS, more, by, self.limits.topics, &self.policy)
     }
 
     /// Whether any subscription selects what is published to `topic`.

@@ -11,7 +11,7 @@ use super::note::{self, Note};
 use super::promise::{PublishReplies, PublishReply};
 use super::request::{Outputs, Reply};
 use super::undo::Undo;
-use crate::broker::error::BrokerError;
+use crate::broker::error::Unavailable;
 use crate::domain::{
     BLOCK_BYTES_MAX, Block, BlockBuilder, Entries, LetterMark, Millis, Position, Sequence, TopicId,
 };
@@ -81,7 +81,7 @@ pub(super) struct Owed {
 }
 
 /// Tells whoever asked for something what became of the group it is in.
-type Answer = Box<dyn FnOnce(Result<(), BrokerError>) + Send>;
+type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
 
 // A topic with events in the group.
 struct OpenTopic {
@@ -93,14 +93,21 @@ struct OpenTopic {
     next_sequence: Sequence,
 }
 
+/// What is to be appended at once is more than fits into a group.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{bytes} bytes are to be written at once, but at most {ITEM_BYTES_MAX} can be; publish smaller batches, or let a transform make less of an event"
+)]
+pub(super) struct TooLong {
+    bytes: usize,
+}
+
 /// Refuses what alone would make a group too long to be written.
-pub(super) fn check_item(bytes: usize) -> Result<(), BrokerError> {
+pub(super) fn check_item(bytes: usize) -> Result<(), TooLong> {
     if bytes <= ITEM_BYTES_MAX {
         return Ok(());
     }
-    Err(BrokerError::Invalid(format!(
-        "{bytes} bytes are to be written at once, but at most {ITEM_BYTES_MAX} can be; publish smaller batches, or let a transform make less of an event"
-    )))
+    Err(TooLong { bytes })
 }
 
 impl OpenGroup {
@@ -230,13 +237,13 @@ impl OpenGroup {
     }
 
     /// Owes an answer, which is `result` if the group becomes durable.
-    pub(super) fn answer<T: Send + 'static>(
+    pub(super) fn answer<T: Send + 'static, E: From<Unavailable> + Send + 'static>(
         &mut self,
-        reply: Reply<T>,
-        result: Result<T, BrokerError>,
+        reply: Reply<T, E>,
+        result: Result<T, E>,
     ) {
         self.owed.answers.push(Box::new(move |written| {
-            let _ = reply.send(written.and(result));
+            let _ = reply.send(written.map_err(E::from).and(result));
         }));
     }
 }
@@ -264,16 +271,16 @@ impl Owed {
     }
 
     /// Tells everybody that nothing came of the group.
-    pub(super) fn refuse(&mut self, error: &BrokerError) {
+    pub(super) fn refuse(&mut self, error: &Unavailable) {
         for (replies, together) in self.replies.drain(..) {
             let refused = together.into_iter().map(|reply| PublishReply {
-                result: Err(error.clone()),
+                result: Err(error.clone().into()),
                 ..reply
             });
             let _ = replies.send(refused.collect());
         }
         for outputs in self.outputs.drain(..) {
-            outputs.refuse(error);
+            outputs.refuse(error.clone());
         }
         for answer in self.answers.drain(..) {
             answer(Err(error.clone()));
@@ -286,7 +293,7 @@ impl Drop for Owed {
         let is_answered =
             self.replies.is_empty() && self.outputs.is_empty() && self.answers.is_empty();
         if !is_answered {
-            self.refuse(&BrokerError::committer_died());
+            self.refuse(&Unavailable::committer_died());
         }
     }
 }
@@ -355,8 +362,7 @@ mod tests {
         let longest = 2 * (GROUP_BYTES_MAX + ITEM_BYTES_MAX) + 2 * ACK_BYTES_MAX + GROUP_BYTES_MAX;
         assert!((longest as u64) < RECORD_BYTES_MAX);
         assert!(check_item(ITEM_BYTES_MAX).is_ok());
-        let refused = check_item(ITEM_BYTES_MAX + 1).expect_err("too long");
-        assert!(!refused.is_retryable());
+        assert!(check_item(ITEM_BYTES_MAX + 1).is_err());
     }
 
     #[test]

@@ -1,19 +1,22 @@
-//! What waits for the committer: a control lane, a publish lane and an ack lane, each bounded. Senders wait outside for
-//! room; the committer takes whole lanes at once, so a group gathers while the one before it syncs.
+//! The inbox of the committer: a control lane, a publish lane and an ack lane, each bounded. Senders wait outside for
+//! room; the committer takes whole lanes at once, so a group gathers while the one before it syncs. What is in the lanes is not
+//! looked into.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use super::ack_lane::{self, AckLane, Acks};
 use super::request::{Control, Mark, PublishItem, Reply};
-use crate::broker::error::BrokerError;
+use crate::broker::error::Unavailable;
 use crate::broker::subscriptions::surroundings::AckSink;
 use crate::domain::{Position, SubscriptionId};
+use crate::locks::{lock, waited};
+use crate::runtime::clock::Clock;
 
 /// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
 pub(crate) const PUBLISH_COST_MAX: usize = 64 * 1024 * 1024;
@@ -25,8 +28,11 @@ const CONTROL_ITEMS_MAX: usize = 1_024;
 
 /// The committer's inbox. Shared by everybody who writes.
 pub(crate) struct Inbox {
+    clock: Clock,
     lanes: Mutex<Lanes>,
     filled: Condvar,
+    #[cfg(test)]
+    filled_for_task: tokio::sync::Notify,
     publish_room: Arc<Semaphore>,
     control_room: Semaphore,
     // Ranges in the ack lane, written under the lock of the lanes.
@@ -51,24 +57,41 @@ struct Lanes {
     closed: bool,
 }
 
+/// What the committer has room for, and how long it waits for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Appetite {
+    /// Publishes are left alone otherwise.
+    pub(crate) publishes: bool,
+    /// At most this much of them is taken, or half of many; but one at least, whatever it costs.
+    pub(crate) cost_max: usize,
+    /// How long acks that nobody asked to confirm may wait for company.
+    pub(crate) ack_delay: Duration,
+    /// When it wants to look at something else at the latest.
+    pub(crate) idle_until: Option<Instant>,
+}
+
 /// What the committer took.
 pub(crate) struct Taken {
     pub(crate) control: VecDeque<Control>,
     pub(crate) publish: Vec<PublishItem>,
     pub(crate) acks: Acks,
+    /// Nothing more will come.
     pub(crate) closing: bool,
 }
 
 impl Inbox {
-    pub(crate) fn new() -> Arc<Self> {
-        Self::with_ack_room(ack_lane::RANGES_MAX)
+    pub(crate) fn new(clock: Clock) -> Arc<Self> {
+        Self::with_ack_room(clock, ack_lane::RANGES_MAX)
     }
 
     /// One in which so many ranges of acks may wait before nothing more is handed out.
-    pub(crate) fn with_ack_room(ack_ranges_max: usize) -> Arc<Self> {
+    pub(crate) fn with_ack_room(clock: Clock, ack_ranges_max: usize) -> Arc<Self> {
         Arc::new(Self {
+            clock,
             lanes: Mutex::default(),
             filled: Condvar::new(),
+            #[cfg(test)]
+            filled_for_task: tokio::sync::Notify::new(),
             publish_room: Arc::new(Semaphore::new(PUBLISH_COST_MAX)),
             control_room: Semaphore::new(CONTROL_ITEMS_MAX),
             ack_ranges: AtomicUsize::new(0),
@@ -81,30 +104,30 @@ impl Inbox {
     pub(crate) async fn publish_room(
         &self,
         cost: usize,
-    ) -> Result<OwnedSemaphorePermit, BrokerError> {
+    ) -> Result<OwnedSemaphorePermit, Unavailable> {
         let room = self.publish_room.clone();
         room.acquire_many_owned(permits(cost))
             .await
-            .map_err(|_| BrokerError::ShuttingDown)
+            .map_err(|_| Unavailable::ShuttingDown)
     }
 
     /// The same without waiting: nothing when there is no room now.
     pub(crate) fn publish_room_now(
         &self,
         cost: usize,
-    ) -> Result<Option<OwnedSemaphorePermit>, BrokerError> {
+    ) -> Result<Option<OwnedSemaphorePermit>, Unavailable> {
         let room = self.publish_room.clone();
         match room.try_acquire_many_owned(permits(cost)) {
             Ok(room) => Ok(Some(room)),
             Err(TryAcquireError::NoPermits) => Ok(None),
-            Err(TryAcquireError::Closed) => Err(BrokerError::ShuttingDown),
+            Err(TryAcquireError::Closed) => Err(Unavailable::ShuttingDown),
         }
     }
 
-    pub(crate) fn publish(&self, item: PublishItem) -> Result<(), BrokerError> {
+    pub(crate) fn publish(&self, item: PublishItem) -> Result<(), Unavailable> {
         let mut lanes = self.lock();
         if lanes.closing {
-            return Err(BrokerError::ShuttingDown);
+            return Err(Unavailable::ShuttingDown);
         }
         lanes.publish_bytes += item.bytes();
         lanes.publish.push_back(item);
@@ -113,37 +136,39 @@ impl Inbox {
     }
 
     /// Hands a control item over and waits for its answer.
-    pub(crate) async fn ask<T>(
+    pub(crate) async fn ask<T, E: From<Unavailable>>(
         &self,
-        make: impl FnOnce(Reply<T>) -> Control,
-    ) -> Result<T, BrokerError> {
+        make: impl FnOnce(Reply<T, E>) -> Control,
+    ) -> Result<T, E> {
         let room = self.control_room.acquire().await;
-        let _room = room.map_err(|_| BrokerError::ShuttingDown)?;
+        let _room = room.map_err(|_| Unavailable::ShuttingDown)?;
         let (reply, answer) = oneshot::channel();
         self.hand_over(make(reply))?;
-        answer.await.unwrap_or_else(|_| Err(self.unanswered()))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(self.unanswered().into()))
     }
 
     /// Asks for a mark. It needs no room in the lane: there is one checkpointer, and what holds the lane's room may be waiting
     /// for the room in the journal that only a checkpoint makes.
-    pub(crate) async fn ask_mark(&self) -> Result<Mark, BrokerError> {
+    pub(crate) async fn ask_mark(&self) -> Result<Mark, Unavailable> {
         let (reply, answer) = oneshot::channel();
         self.hand_over(Control::Mark(reply))?;
         answer.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     // Why something was dropped without an answer.
-    fn unanswered(&self) -> BrokerError {
+    fn unanswered(&self) -> Unavailable {
         match self.lock().closed {
-            true => BrokerError::ShuttingDown,
-            false => BrokerError::committer_died(),
+            true => Unavailable::ShuttingDown,
+            false => Unavailable::committer_died(),
         }
     }
 
-    fn hand_over(&self, item: Control) -> Result<(), BrokerError> {
+    fn hand_over(&self, item: Control) -> Result<(), Unavailable> {
         let mut lanes = self.lock();
         if lanes.closed {
-            return Err(BrokerError::ShuttingDown);
+            return Err(Unavailable::ShuttingDown);
         }
         lanes.control.push_back(item);
         self.wake_committer(lanes);
@@ -169,8 +194,8 @@ impl Inbox {
     }
 
     // What is done with the ack lane. Its length is known without the lock.
-    fn change_acks<T>(&self, lanes: &mut Lanes, change: impl FnOnce(&mut AckLane) -> T) -> T {
-        let answer = change(&mut lanes.acks);
+    fn change_acks<T>(&self, lanes: &mut Lanes, change: impl FnOnce(&mut Lanes) -> T) -> T {
+        let answer = change(lanes);
         self.ack_ranges
             .store(lanes.acks.ranges(), Ordering::Relaxed);
         answer
@@ -207,75 +232,59 @@ impl Inbox {
         drop(lanes);
         if waiting {
             self.filled.notify_one();
+            #[cfg(test)]
+            self.filled_for_task.notify_one();
         }
     }
 
-    /// Waits until there is something to do, or `idle_until`. Publishes are left alone unless
-    /// `take_publishes`, and at most `cost_max` of them are taken, or half of many; but one at least, whatever it costs.
-    /// `ack_delay` is how long acks that nobody asked to confirm may wait for company.
-    pub(crate) fn take(
-        &self,
-        take_publishes: bool,
-        cost_max: usize,
-        ack_delay: Duration,
-        idle_until: Option<Instant>,
-    ) -> Taken {
+    /// Waits until there is something to take, or until the committer wants to look at something else, and blocks its thread.
+    pub(crate) fn take(&self, appetite: &Appetite) -> Taken {
         let mut lanes = self.lock();
-        // Acks mostly follow what was just written. To look again by itself after a while is cheaper than to be woken by them.
-        let look_at = Instant::now() + ack_delay;
+        let begin = self.clock.instant();
         loop {
-            let now = Instant::now();
-            let acks_at = lanes.acks_since.map(|since| since + ack_delay);
-            let acks_due = acks_at.is_some_and(|at| at <= now);
-            let has_publishes = take_publishes && !lanes.publish.is_empty();
-            let idle_over = idle_until.is_some_and(|at| at <= now);
-            if !lanes.control.is_empty()
-                || has_publishes
-                || acks_due
-                || idle_over
-                || lanes.closed
-                || lanes.woken
-            {
-                break;
-            }
-            let look_at = (look_at > now).then_some(look_at);
-            let until = [acks_at, idle_until, look_at].into_iter().flatten().min();
-            lanes.sleeping = until.is_none_or(|until| until > now + ack_delay);
-            lanes.waiting = true;
-            lanes = match until {
-                None => self
-                    .filled
-                    .wait(lanes)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(until) => {
+            let now = self.clock.instant();
+            lanes = match lanes.wait(appetite, begin, now) {
+                None => return self.take_from(lanes, appetite),
+                Some(Wait::Open) => waited(self.filled.wait(lanes)),
+                Some(Wait::Until(until)) => {
                     let timeout = until.saturating_duration_since(now);
-                    self.filled
-                        .wait_timeout(lanes, timeout)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
+                    waited(self.filled.wait_timeout(lanes, timeout)).0
                 }
             };
         }
-        let (count, bytes) = match take_publishes {
-            true => lanes.fitting(cost_max),
-            false => (0, 0),
-        };
-        let publish = lanes.publish.drain(..count).collect();
-        lanes.publish_bytes -= bytes;
-        lanes.waiting = false;
-        lanes.sleeping = false;
-        lanes.woken = false;
-        lanes.acks_since = None;
-        let acks = self.change_acks(&mut lanes, AckLane::take);
-        if !acks.is_empty() {
+    }
+
+    /// The same on a task.
+    #[cfg(test)]
+    pub(super) async fn taken(&self, appetite: &Appetite) -> Taken {
+        let begin = self.clock.instant();
+        loop {
+            let now = self.clock.instant();
+            let wait = {
+                let mut lanes = self.lock();
+                match lanes.wait(appetite, begin, now) {
+                    None => return self.take_from(lanes, appetite),
+                    Some(wait) => wait,
+                }
+            };
+            let filled = self.filled_for_task.notified();
+            match wait {
+                Wait::Open => filled.await,
+                Wait::Until(until) => {
+                    let timeout = until.saturating_duration_since(now);
+                    let _ = tokio::time::timeout(timeout, filled).await;
+                }
+            }
+        }
+    }
+
+    fn take_from(&self, mut lanes: MutexGuard<'_, Lanes>, appetite: &Appetite) -> Taken {
+        let taken = self.change_acks(&mut lanes, |lanes| lanes.take(appetite));
+        drop(lanes);
+        if !taken.acks.is_empty() {
             self.acks_taken.notify_waiters();
         }
-        Taken {
-            control: std::mem::take(&mut lanes.control),
-            publish,
-            acks,
-            closing: lanes.closed && (lanes.publish.is_empty() || !take_publishes),
-        }
+        taken
     }
 
     /// Returns control items for which a group had no room. They come first next time, which is at once.
@@ -297,7 +306,7 @@ impl Inbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Lanes> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lanes)
     }
 }
 
@@ -306,9 +315,9 @@ impl Inbox {
 impl AckSink for Inbox {
     fn acked(&self, subscription: SubscriptionId, ranges: Vec<RangeInclusive<Position>>) {
         let mut lanes = self.lock();
-        self.change_acks(&mut lanes, |lane| lane.add(subscription, ranges));
+        self.change_acks(&mut lanes, |lanes| lanes.acks.add(subscription, ranges));
         if lanes.acks_since.is_none() {
-            lanes.acks_since = Some(Instant::now());
+            lanes.acks_since = Some(self.clock.instant());
             if lanes.sleeping {
                 self.wake_committer(lanes);
             }
@@ -316,12 +325,68 @@ impl AckSink for Inbox {
     }
 
     fn forget(&self, subscription: SubscriptionId) {
-        self.change_acks(&mut self.lock(), |lane| lane.forget(subscription));
+        self.change_acks(&mut self.lock(), |lanes| lanes.acks.forget(subscription));
         self.acks_taken.notify_waiters();
     }
 }
 
+// How long the committer has nothing to do.
+enum Wait {
+    Until(Instant),
+    /// Until somebody wakes it.
+    Open,
+}
+
 impl Lanes {
+    // How long there is nothing to take for a committer that has waited since `begin`.
+    fn wait(&mut self, appetite: &Appetite, begin: Instant, now: Instant) -> Option<Wait> {
+        let Appetite {
+            publishes,
+            ack_delay,
+            idle_until,
+            ..
+        } = *appetite;
+        let acks_at = self.acks_since.map(|since| since + ack_delay);
+        let acks_due = acks_at.is_some_and(|at| at <= now);
+        let has_publishes = publishes && !self.publish.is_empty();
+        let idle_over = idle_until.is_some_and(|at| at <= now);
+        if !self.control.is_empty()
+            || has_publishes
+            || acks_due
+            || idle_over
+            || self.closed
+            || self.woken
+        {
+            return None;
+        }
+        // Acks mostly follow what was just written. To look again by itself after a while is cheaper than to be woken by them.
+        let look_at = begin + ack_delay;
+        let look_at = (look_at > now).then_some(look_at);
+        let until = [acks_at, idle_until, look_at].into_iter().flatten().min();
+        self.sleeping = until.is_none_or(|until| until > now + ack_delay);
+        self.waiting = true;
+        Some(until.map_or(Wait::Open, Wait::Until))
+    }
+
+    fn take(&mut self, appetite: &Appetite) -> Taken {
+        let (count, bytes) = match appetite.publishes {
+            true => self.fitting(appetite.cost_max),
+            false => (0, 0),
+        };
+        let publish = self.publish.drain(..count).collect();
+        self.publish_bytes -= bytes;
+        self.waiting = false;
+        self.sleeping = false;
+        self.woken = false;
+        self.acks_since = None;
+        Taken {
+            control: std::mem::take(&mut self.control),
+            publish,
+            acks: self.acks.take(),
+            closing: self.closed && (self.publish.is_empty() || !appetite.publishes),
+        }
+    }
+
     // How many publishes from the front cost at most `cost_max`, or are half of many, and how many bytes these are.
     fn fitting(&self, cost_max: usize) -> (usize, usize) {
         let bytes_max = match self.publish_bytes > WHOLE_BYTES_MAX {
@@ -371,15 +436,24 @@ mod tests {
         inbox.publish(item).expect("open");
     }
 
+    fn all() -> Appetite {
+        Appetite {
+            publishes: true,
+            cost_max: usize::MAX,
+            ack_delay: ACK_DELAY,
+            idle_until: None,
+        }
+    }
+
     fn take(inbox: &Inbox, cost_max: usize) -> Vec<u64> {
-        let taken = inbox.take(true, cost_max, ACK_DELAY, None);
+        let taken = inbox.take(&Appetite { cost_max, ..all() });
         let correlations = taken.publish.iter().map(|item| item.promise.correlation());
         correlations.collect()
     }
 
     #[test]
     fn of_much_that_waits_half_is_taken_in_order() {
-        let inbox = Inbox::new();
+        let inbox = Inbox::new(Clock::start());
         for number in 0..6 {
             publish(&inbox, number, WHOLE_BYTES_MAX / 3 - 8);
         }
@@ -395,7 +469,7 @@ mod tests {
 
     #[test]
     fn no_more_is_taken_than_the_limit_but_always_one() {
-        let inbox = Inbox::new();
+        let inbox = Inbox::new(Clock::start());
         for number in 0..3 {
             publish(&inbox, number, 1_000);
         }
@@ -407,14 +481,14 @@ mod tests {
 
     #[test]
     fn what_is_put_back_comes_first() {
-        let inbox = Inbox::new();
+        let inbox = Inbox::new(Clock::start());
         let topic = |name: &str| {
             let name = name.parse().expect("a name");
             Control::Change(ChangeRequest::DeleteTopic(name, oneshot::channel().0))
         };
         inbox.hand_over(topic("c")).expect("open");
         inbox.put_back([topic("a"), topic("b")].into());
-        let control = inbox.take(true, 1, ACK_DELAY, None).control;
+        let control = inbox.take(&all()).control;
         let names = control.iter().map(|item| match item {
             Control::Change(ChangeRequest::DeleteTopic(name, _)) => name.as_str(),
             _ => "another",
@@ -431,11 +505,14 @@ mod tests {
             |inbox| inbox.close(),
         ];
         for add in adding {
-            let inbox = Inbox::new();
+            let inbox = Inbox::new(Clock::start());
             let never = Duration::from_secs(3_600);
             let waiting = std::thread::spawn({
                 let inbox = inbox.clone();
-                move || inbox.take(true, 1, never, None)
+                move || {
+                    let ack_delay = never;
+                    inbox.take(&Appetite { ack_delay, ..all() })
+                }
             });
             while !inbox.lock().waiting {
                 std::thread::yield_now();
@@ -448,7 +525,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_for_publishes_is_taken_at_once_or_not_at_all() {
-        let inbox = Inbox::new();
+        let inbox = Inbox::new(Clock::start());
         let all = inbox.publish_room(usize::MAX).await.expect("open");
         assert!(inbox.publish_room_now(1).expect("open").is_none());
         drop(all);
@@ -456,17 +533,41 @@ mod tests {
         inbox.close_publishes();
         assert!(matches!(
             inbox.publish_room_now(1),
-            Err(BrokerError::ShuttingDown)
+            Err(Unavailable::ShuttingDown)
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_waits_as_a_thread_does() {
+        let inbox = Inbox::new(Clock::start());
+        assert!(inbox.taken(&all()).now_or_never().is_none());
+        publish(&inbox, 1, 1);
+        assert_eq!(inbox.taken(&all()).await.publish.len(), 1);
+        let begin = tokio::time::Instant::now();
+        inbox.acked(SubscriptionId(1), every_second(1));
+        inbox.taken(&all()).await;
+        assert!(begin.elapsed() >= ACK_DELAY);
+        let wanted = all();
+        let never = inbox.taken(&wanted);
+        assert!(
+            tokio::time::timeout(1_000 * ACK_DELAY, never)
+                .await
+                .is_err()
+        );
     }
 
     #[test]
     fn acks_are_due_after_their_delay_however_long_the_committer_would_sleep() {
-        let inbox = Inbox::new();
+        let inbox = Inbox::new(Clock::start());
         for idle_until in [None, Some(Instant::now() + Duration::from_secs(3_600))] {
             let waiting = std::thread::spawn({
                 let inbox = inbox.clone();
-                move || inbox.take(true, 1, ACK_DELAY, idle_until)
+                move || {
+                    inbox.take(&Appetite {
+                        idle_until,
+                        ..all()
+                    })
+                }
             });
             while !inbox.lock().sleeping {
                 std::thread::yield_now();
@@ -480,9 +581,9 @@ mod tests {
 
     #[test]
     fn acks_that_came_before_the_committer_sleeps_are_due_all_the_same() {
-        let inbox = Inbox::new();
+        let inbox = Inbox::new(Clock::start());
         inbox.acked(SubscriptionId(1), every_second(1));
-        let taken = inbox.take(true, 1, ACK_DELAY, None);
+        let taken = inbox.take(&all());
         assert_eq!(taken.acks.len(), 1);
         assert!(inbox.lock().acks_since.is_none());
     }
@@ -494,19 +595,19 @@ mod tests {
 
     #[test]
     fn while_too_many_acks_wait_nothing_more_is_handed_out() {
-        let inbox = Inbox::with_ack_room(10);
+        let inbox = Inbox::with_ack_room(Clock::start(), 10);
         inbox.acked(SubscriptionId(1), every_second(9));
         assert!(inbox.ack_room().now_or_never().is_some());
         inbox.acked(SubscriptionId(2), every_second(1));
         let mut room = Box::pin(inbox.ack_room());
         assert!(room.as_mut().now_or_never().is_none());
-        assert_eq!(inbox.take(true, 1, ACK_DELAY, None).acks.len(), 2);
+        assert_eq!(inbox.take(&all()).acks.len(), 2);
         assert!(room.now_or_never().is_some());
     }
 
     #[test]
     fn neighbours_count_once_and_a_deleted_subscription_not_at_all() {
-        let inbox = Inbox::with_ack_room(2);
+        let inbox = Inbox::with_ack_room(Clock::start(), 2);
         for number in 0..100 {
             inbox.acked(SubscriptionId(1), vec![Position(number)..=Position(number)]);
         }
@@ -515,6 +616,6 @@ mod tests {
         assert!(inbox.ack_room().now_or_never().is_none());
         inbox.forget(SubscriptionId(2));
         assert!(inbox.ack_room().now_or_never().is_some());
-        assert_eq!(inbox.take(true, 1, ACK_DELAY, None).acks.len(), 1);
+        assert_eq!(inbox.take(&all()).acks.len(), 1);
     }
 }

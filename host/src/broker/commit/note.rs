@@ -1,4 +1,4 @@
-//! What a journal group says beside its blocks. The store keeps these bytes without looking at them.
+//! The notes of a journal group: what it says beside its blocks, and how that is encoded. The store keeps these bytes without looking at them.
 
 use std::ops::RangeInclusive;
 

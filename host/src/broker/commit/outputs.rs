@@ -7,7 +7,7 @@ use super::draft::Draft;
 use super::group::check_item;
 use super::note::{self, Note};
 use super::request::{Appended, Outputs};
-use crate::broker::error::BrokerError;
+use crate::broker::error::OutputError;
 use crate::domain::{SubscriptionId, TopicName};
 use crate::state::catalog::Topic;
 
@@ -16,12 +16,10 @@ impl Draft {
     pub(super) fn append_outputs(&mut self, outputs: Outputs) {
         let bytes = outputs.events.iter().map(|one| one.event.len()).sum();
         if let Err(error) = check_item(bytes) {
-            return outputs.refuse(&error);
+            return outputs.refuse(OutputError::TooLong(error.to_string()));
         }
         if !self.is_still_owed(&outputs) {
-            return outputs.refuse(&BrokerError::Overloaded(
-                "an event of this batch was settled meanwhile; the others are tried again".into(),
-            ));
+            return outputs.refuse(OutputError::Conflict);
         }
         // A subscription that was deleted meanwhile has nothing to say any more.
         let subscription = outputs.subscription;

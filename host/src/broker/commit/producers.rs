@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::broker::error::BrokerError;
+use crate::broker::error::PublishError;
 use crate::domain::{PrincipalDigest, ProducerId};
+use crate::locks::lock;
 use crate::state::{OpenError, Producers};
 
 /// One publish stream of a producer that wants resends recognised.
@@ -68,7 +69,7 @@ impl Sessions {
         producer: ProducerId,
         epoch: u32,
         owner: PrincipalDigest,
-    ) -> Result<u64, BrokerError> {
+    ) -> Result<u64, PublishError> {
         let producers = self.producers();
         producers.may_open(producer, epoch, owner).map_err(refused)
     }
@@ -79,8 +80,8 @@ impl Sessions {
         producer: ProducerId,
         epoch: u32,
         owner: PrincipalDigest,
-    ) -> Result<(Arc<Session>, u64), BrokerError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<(Arc<Session>, u64), PublishError> {
+        let mut open = lock(&self.open);
         let last_number = self.producers().open(producer, epoch, owner);
         let last_number = last_number.map_err(refused)?;
         let session = Arc::new(Session {
@@ -99,7 +100,7 @@ impl Sessions {
 
     /// Ends a session.
     pub(crate) fn close(&self, session: &Arc<Session>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         if open
             .get(&session.producer)
             .is_some_and(|current| Arc::ptr_eq(current, session))
@@ -110,17 +111,13 @@ impl Sessions {
     }
 
     pub(crate) fn producers(&self) -> MutexGuard<'_, Producers> {
-        self.producers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.producers)
     }
 }
 
-fn refused(error: OpenError) -> BrokerError {
+fn refused(error: OpenError) -> PublishError {
     match error {
-        OpenError::Fenced { .. } => BrokerError::Fenced,
-        OpenError::NotYours => BrokerError::NotYours(
-            "this producer id is another principal's; take a new one, of random bytes".into(),
-        ),
+        OpenError::Fenced { .. } => PublishError::Fenced,
+        OpenError::NotYours => PublishError::NotYours,
     }
 }

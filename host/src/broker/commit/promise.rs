@@ -3,7 +3,7 @@
 
 use tokio::sync::mpsc;
 
-use crate::broker::error::BrokerError;
+use crate::broker::error::{PublishError, Unavailable};
 use crate::domain::Sequence;
 
 /// Answer to a [`PublishRequest`](super::publisher::PublishRequest).
@@ -13,7 +13,7 @@ pub struct PublishReply {
     /// As in the request.
     pub cost: usize,
     /// What became of it.
-    pub result: Result<PublishOutcome, BrokerError>,
+    pub result: Result<PublishOutcome, PublishError>,
 }
 
 /// Where the replies to a stream's requests go: those that became known together in one message.
@@ -58,21 +58,21 @@ impl Promise {
     /// The answer, and where it goes to.
     pub(super) fn keep(
         mut self,
-        result: Result<PublishOutcome, BrokerError>,
+        result: Result<PublishOutcome, PublishError>,
     ) -> Option<(PublishReplies, PublishReply)> {
         let reply = self.reply(result);
         self.replies.take().map(|replies| (replies, reply))
     }
 
     /// Answers it alone.
-    pub(super) fn refuse(self, error: BrokerError) {
+    pub(super) fn refuse(self, error: PublishError) {
         if let Some((replies, reply)) = self.keep(Err(error)) {
             // The stream may be gone.
             let _ = replies.send(vec![reply]);
         }
     }
 
-    fn reply(&self, result: Result<PublishOutcome, BrokerError>) -> PublishReply {
+    fn reply(&self, result: Result<PublishOutcome, PublishError>) -> PublishReply {
         PublishReply {
             correlation: self.correlation,
             cost: self.cost,
@@ -84,7 +84,7 @@ impl Promise {
 impl Drop for Promise {
     fn drop(&mut self) {
         if let Some(replies) = self.replies.take() {
-            let _ = replies.send(vec![self.reply(Err(BrokerError::committer_died()))]);
+            let _ = replies.send(vec![self.reply(Err(Unavailable::committer_died().into()))]);
         }
     }
 }

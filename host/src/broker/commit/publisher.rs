@@ -8,7 +8,7 @@ use super::inbox::Inbox;
 use super::producers::{Session, Sessions};
 use super::promise::{Promise, PublishReplies};
 use super::request::{Control, PublishItem};
-use crate::broker::error::BrokerError;
+use crate::broker::error::{PublishError, Unavailable};
 use crate::domain::{Entries, Principal, TopicName};
 
 /// Events of one batch, to be appended to one topic together and in order.
@@ -48,7 +48,7 @@ impl Publisher {
     /// # Cancel safety
     ///
     /// Cancel-safe: dropped before completion, the batch was not handed over.
-    pub async fn submit(&self, request: PublishRequest) -> Result<(), BrokerError> {
+    pub async fn submit(&self, request: PublishRequest) -> Result<(), PublishError> {
         self.check(&request)?;
         let room = self.inbox.publish_room(request.cost).await?;
         self.hand_over(request, room)
@@ -62,7 +62,7 @@ impl Publisher {
     pub fn submit_now(
         &self,
         request: PublishRequest,
-    ) -> Result<Option<PublishRequest>, BrokerError> {
+    ) -> Result<Option<PublishRequest>, PublishError> {
         self.check(&request)?;
         match self.inbox.publish_room_now(request.cost)? {
             Some(room) => self.hand_over(request, room).map(|()| None),
@@ -70,18 +70,18 @@ impl Publisher {
         }
     }
 
-    fn check(&self, request: &PublishRequest) -> Result<(), BrokerError> {
+    fn check(&self, request: &PublishRequest) -> Result<(), PublishError> {
         let Some(session) = &self.session else {
             return Ok(());
         };
         if session.is_fenced() {
-            return Err(BrokerError::Fenced);
+            return Err(PublishError::Fenced);
         }
         let last = request
             .first_number
             .checked_add(u64::from(request.entries.count()));
         if request.first_number == 0 || last.is_none() {
-            return Err(BrokerError::Invalid(
+            return Err(PublishError::Invalid(
                 "events of a publisher with a producer id are numbered from 1".into(),
             ));
         }
@@ -92,8 +92,8 @@ impl Publisher {
         &self,
         request: PublishRequest,
         room: OwnedSemaphorePermit,
-    ) -> Result<(), BrokerError> {
-        self.inbox.publish(PublishItem {
+    ) -> Result<(), PublishError> {
+        let item = PublishItem {
             topic: request.topic,
             cost: request.cost,
             promise: Promise::new(request.correlation, request.cost, self.replies.clone()),
@@ -103,14 +103,15 @@ impl Publisher {
             session: self.session.clone(),
             by: self.by.clone(),
             _room: room,
-        })
+        };
+        Ok(self.inbox.publish(item)?)
     }
 }
 
 impl Publisher {
     // The highest number of this producer that is durable. Its older stream is fenced by now, but the group with that one's
     // last batches may still be under way: a group after it is waited for.
-    pub(crate) async fn last_durable_number(&self) -> Result<u64, BrokerError> {
+    pub(crate) async fn last_durable_number(&self) -> Result<u64, Unavailable> {
         self.inbox.ask(Control::ConfirmAcks).await?;
         let last = |session: &Arc<Session>| {
             let producers = self.sessions.producers();

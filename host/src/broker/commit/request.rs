@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::producers::Session;
 use super::promise::Promise;
-use crate::broker::error::BrokerError;
+use crate::broker::error::{ChangeError, OutputError, Unavailable};
 use crate::domain::{
     CommitNumber, Entries, LetterMark, Owner, PluginInfo, Position, Principal, SubscriptionId,
     SubscriptionSpec, TopicName, TopicSpec,
@@ -17,7 +17,7 @@ use crate::domain::{
 use crate::state::catalog::Catalog;
 
 /// Where the answer to a request goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;
+pub(crate) type Reply<T, E = Unavailable> = oneshot::Sender<Result<T, E>>;
 
 /// A batch on its way.
 pub(crate) struct PublishItem {
@@ -41,11 +41,11 @@ impl PublishItem {
     }
 
     /// Refuses it, and what its stream sends after it.
-    pub(super) fn refuse(self, error: &BrokerError) {
+    pub(super) fn refuse(self, error: &Unavailable) {
         if let Some(session) = &self.session {
             session.refuse_from_here();
         }
-        self.promise.refuse(error.clone());
+        self.promise.refuse(error.clone().into());
     }
 }
 
@@ -63,10 +63,10 @@ pub(crate) enum Control {
 
 impl Control {
     /// Refuses it.
-    pub(super) fn refuse(self, error: &BrokerError) {
+    pub(super) fn refuse(self, error: &Unavailable) {
         match self {
             Self::Change(request) => request.refuse(error),
-            Self::Outputs(outputs) => outputs.refuse(error),
+            Self::Outputs(outputs) => outputs.refuse(error.clone()),
             Self::ConfirmAcks(reply) => drop(reply.send(Err(error.clone()))),
             Self::Mark(reply) => drop(reply.send(Err(error.clone()))),
         }
@@ -75,28 +75,28 @@ impl Control {
 
 /// A change of topics, subscriptions or plugins that somebody asks for.
 pub(crate) enum ChangeRequest {
-    CreateTopic(TopicSpec, Reply<()>),
-    DeleteTopic(TopicName, Reply<()>),
-    CreateSubscription(SubscriptionSpec, Reply<SubscriptionId>),
-    UpdateSubscription(Update, Reply<()>),
-    DeleteSubscription(SubscriptionId, Reply<()>),
-    AddPlugin(Upload, Reply<PluginInfo>),
+    CreateTopic(TopicSpec, Reply<(), ChangeError>),
+    DeleteTopic(TopicName, Reply<(), ChangeError>),
+    CreateSubscription(SubscriptionSpec, Reply<SubscriptionId, ChangeError>),
+    UpdateSubscription(Update, Reply<(), ChangeError>),
+    DeleteSubscription(SubscriptionId, Reply<(), ChangeError>),
+    AddPlugin(Upload, Reply<PluginInfo, ChangeError>),
     /// Gives all versions of a name to an owner.
-    GivePlugin(String, Owner, Reply<()>),
-    DeletePlugin(Deletion, Reply<()>),
+    GivePlugin(String, Owner, Reply<(), ChangeError>),
+    DeletePlugin(Deletion, Reply<(), ChangeError>),
 }
 
 impl ChangeRequest {
-    fn refuse(self, error: &BrokerError) {
+    fn refuse(self, error: &Unavailable) {
         match self {
             Self::CreateTopic(_, reply)
             | Self::DeleteTopic(_, reply)
             | Self::UpdateSubscription(_, reply)
             | Self::DeleteSubscription(_, reply)
             | Self::DeletePlugin(_, reply)
-            | Self::GivePlugin(_, _, reply) => drop(reply.send(Err(error.clone()))),
-            Self::CreateSubscription(_, reply) => drop(reply.send(Err(error.clone()))),
-            Self::AddPlugin(_, reply) => drop(reply.send(Err(error.clone()))),
+            | Self::GivePlugin(_, _, reply) => drop(reply.send(Err(error.clone().into()))),
+            Self::CreateSubscription(_, reply) => drop(reply.send(Err(error.clone().into()))),
+            Self::AddPlugin(_, reply) => drop(reply.send(Err(error.clone().into()))),
         }
     }
 }
@@ -128,13 +128,14 @@ pub(crate) struct Outputs {
     pub(crate) subscription: SubscriptionId,
     pub(crate) acks: Vec<RangeInclusive<Position>>,
     pub(crate) events: Vec<Appended>,
-    pub(crate) done: Reply<()>,
+    pub(crate) done: Reply<(), OutputError>,
 }
 
 impl Outputs {
     /// Refuses them.
-    pub(super) fn refuse(self, error: &BrokerError) {
-        let _ = self.done.send(Err(error.clone()));
+    pub(super) fn refuse(self, error: impl Into<OutputError>) {
+        // Whoever made them may have ended.
+        let _ = self.done.send(Err(error.into()));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether what waits can be written now. While the disk has no room but its reserve, while the journal is full and no checkpoint
+//! The room for groups: whether what waits can be written now. While the disk has no room but its reserve, while the journal is full and no checkpoint
 //! makes room, and while the store is not where it was opened, publishes are refused instead of waiting for what may never come.
 //! Acks, marks and changes go on where there is room, and so do outputs of routes and dead letters, with which an event is done, as
 //! far as most of the reserve's journal file goes. A refusal ends by itself.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::group::{BLOCK_HEAD_BYTES, ENTRY_HEAD_BYTES, OpenGroup};
 use super::request::{Appended, Outputs};
-use crate::broker::error::BrokerError;
+use crate::broker::error::Unavailable;
 use crate::domain::Position;
 use crate::store::{JournalWriter, WriteDelay, WriteError};
 use crate::telemetry::errors::with_causes;
@@ -46,9 +46,9 @@ impl Room {
     }
 
     /// Why publishes cannot be taken now, if they cannot.
-    pub(super) fn refusal(&mut self, journal: &dyn JournalWriter) -> Option<BrokerError> {
+    pub(super) fn refusal(&mut self, journal: &dyn JournalWriter) -> Option<Unavailable> {
         if let Some(why) = journal.displaced() {
-            return Some(BrokerError::Overloaded(why));
+            return Some(Unavailable::Overloaded(why));
         }
         let conditions = &self.conditions;
         let short = journal.is_short();
@@ -77,7 +77,7 @@ impl Room {
             return Some(disk_full());
         }
         stuck.map(|why| {
-            BrokerError::Overloaded(format!(
+            Unavailable::Overloaded(format!(
                 "the journal is full, and no checkpoint makes room: {why}; try again later"
             ))
         })
@@ -118,9 +118,9 @@ impl Room {
         &mut self,
         journal: &dyn JournalWriter,
         delay: &WriteDelay,
-    ) -> BrokerError {
+    ) -> Unavailable {
         if let Some(why) = journal.displaced() {
-            return BrokerError::Overloaded(why);
+            return Unavailable::Overloaded(why);
         }
         if delay.is_full() {
             // Says so in the conditions, unless there is room again by now.
@@ -130,7 +130,7 @@ impl Room {
         self.out_of_files = true;
         let why = with_causes(delay);
         self.conditions.raise(Condition::OutOfFiles, why.clone());
-        BrokerError::Overloaded(format!("{why}; try again in a moment"))
+        Unavailable::Overloaded(format!("{why}; try again in a moment"))
     }
 }
 
@@ -141,8 +141,8 @@ pub(super) fn record_bytes(outputs: &Outputs) -> u64 {
     (outputs.events.iter().map(event).sum::<usize>() + notes) as u64
 }
 
-fn disk_full() -> BrokerError {
-    BrokerError::Overloaded(
+fn disk_full() -> Unavailable {
+    Unavailable::Overloaded(
         "the broker's disk is full; what is there is still delivered and acked, and publishes are taken again once there is room".into(),
     )
 }

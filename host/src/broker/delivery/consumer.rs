@@ -12,7 +12,7 @@ use super::leased::{LeasedEvent, LeasedSlice};
 use super::parts::DeliveryParts;
 use crate::auth::rights;
 use crate::broker::commit::request::Control;
-use crate::broker::error::BrokerError;
+use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::{Entries, Millis, Position, Principal, Sequence, TopicName};
 use crate::telemetry::errors::with_causes;
@@ -50,7 +50,7 @@ impl Consumer {
 
     /// Waits until whoever consumes may do so no more: grants were taken away, or the subscription has another owner.
     /// Cancel-safe.
-    pub async fn denied(&self) -> BrokerError {
+    pub async fn denied(&self) -> ConsumeError {
         let policy = &self.taker.parts.policy;
         let mut news = policy.watch();
         let mut known = self.let_in_by;
@@ -91,7 +91,7 @@ impl Consumer {
         &self,
         events_max: usize,
         bytes_max: usize,
-    ) -> Result<Vec<Delivery>, BrokerError> {
+    ) -> Result<Vec<Delivery>, ConsumeError> {
         let (events_max, bytes_max) = (events_max.max(1), bytes_max.max(1));
         loop {
             let slices = self.taker.take(events_max, bytes_max).await?;
@@ -109,7 +109,7 @@ impl Consumer {
     }
 
     // With the transforms that the subscription has now.
-    async fn deliveries(&self, slices: Vec<LeasedSlice>) -> Result<Vec<Delivery>, BrokerError> {
+    async fn deliveries(&self, slices: Vec<LeasedSlice>) -> Result<Vec<Delivery>, ConsumeError> {
         let settings = self.taker.live.settings();
         if settings.spec.transforms.is_empty() {
             return Ok(slices.into_iter().map(Delivery::from).collect());
@@ -136,7 +136,7 @@ impl Consumer {
                 tokio::time::sleep(BUSY_RETRY).await;
                 return Ok(Vec::new());
             }
-            Err(error) => return Err(BrokerError::Invalid(with_causes(&error))),
+            Err(error) => return Err(ConsumeError::Invalid(with_causes(&error))),
         };
         let inputs: Vec<_> = leased.iter().map(LeasedEvent::input).collect();
         let dispositions = transforms.apply(&inputs).await;
@@ -178,7 +178,7 @@ impl Consumer {
     pub fn ack_confirmed(
         &self,
         positions: &[RangeInclusive<Position>],
-    ) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
+    ) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
         self.ack(positions);
         let inbox = self.taker.parts.inbox.clone();
         async move { inbox.ask(Control::ConfirmAcks).await }

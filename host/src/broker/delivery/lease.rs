@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::leased::{LeasedEvent, LeasedSlice, LeasedSlices, OpenBlock};
 use super::parts::DeliveryParts;
 use super::transform::{Disposition, Output};
-use crate::broker::error::BrokerError;
+use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::{Block, ConsumerId, FailurePolicy, Position};
 use crate::locks::lock;
@@ -102,7 +102,7 @@ impl Taker {
         &self,
         events_max: usize,
         bytes_max: usize,
-    ) -> Result<Vec<LeasedSlice>, BrokerError> {
+    ) -> Result<Vec<LeasedSlice>, ConsumeError> {
         loop {
             let leases = self.lease(events_max.min(LEASE_EVENTS_MAX)).await?;
             let mut held = LeaseGuard {
@@ -119,7 +119,7 @@ impl Taker {
         }
     }
 
-    async fn lease(&self, max: usize) -> Result<Vec<Lease>, BrokerError> {
+    async fn lease(&self, max: usize) -> Result<Vec<Lease>, ConsumeError> {
         // What is handed out will be acked, and that has to wait somewhere while the disk stands still.
         tokio::select! {
             () = self.parts.inbox.ack_room() => {}
@@ -132,10 +132,10 @@ impl Taker {
             // Registered before looking, so that nothing that comes between is missed.
             notified.as_mut().enable();
             if self.live.is_deleted() {
-                return Err(BrokerError::SubscriptionGone(self.live.name.clone()));
+                return Err(ConsumeError::Gone(self.live.name.clone()));
             }
             if self.parts.shutdown.is_cancelled() {
-                return Err(BrokerError::ShuttingDown);
+                return Err(Unavailable::ShuttingDown.into());
             }
             self.live
                 .apply(|state, now| state.lease(self.id, max, now, &mut leases));

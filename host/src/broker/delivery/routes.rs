@@ -14,7 +14,7 @@ use super::parts::DeliveryParts;
 use super::standing::Standing;
 use super::transform::Output;
 use crate::broker::commit::request::{Appended, Control, Outputs};
-use crate::broker::error::BrokerError;
+use crate::broker::error::{OutputError, Unavailable};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{Event, EventRef, LetterMark, Position, SubscriptionSpec, TopicName};
@@ -61,9 +61,9 @@ pub(crate) async fn run(
                 }
             }
             Err(Failed::Transforms(error)) => return Err(error),
-            Err(Failed::Write(BrokerError::SubscriptionGone(_) | BrokerError::ShuttingDown)) => {
-                return Ok(());
-            }
+            Err(
+                Failed::Ended | Failed::Write(OutputError::Unavailable(Unavailable::ShuttingDown)),
+            ) => return Ok(()),
             Err(Failed::Write(error)) => {
                 tracing::warn!(route = %taker.live.name, %error, "a route could not write; it tries again");
                 // On a full disk there may be room for less, which may make some.
@@ -87,12 +87,14 @@ async fn rest(taker: &Taker) -> bool {
 /// Why a round came to nothing.
 enum Failed {
     Transforms(ConfigureError),
-    Write(BrokerError),
+    /// There is nothing more to take.
+    Ended,
+    Write(OutputError),
 }
 
 async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Result<(), Failed> {
     let taken = taker.take(BATCH_EVENTS_MAX, bytes_max).await;
-    let slices = taken.map_err(Failed::Write)?;
+    let slices = taken.map_err(|_| Failed::Ended)?;
     let mut leased: Vec<LeasedEvent> = slices
         .into_iter()
         .flat_map(LeasedSlice::into_events)

@@ -2,7 +2,7 @@
 //! the committer's place, which takes from the inbox what is to be written.
 
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
@@ -12,10 +12,10 @@ use super::consumer::{Consumer, Delivery};
 use super::dead_letters::{self, REASON_HEADER};
 use super::lease::Manner;
 use super::parts::DeliveryParts;
-use crate::broker::commit::inbox::{Inbox, Taken};
+use crate::broker::commit::inbox::{Appetite, Inbox, Taken};
 use crate::broker::commit::request::{Control, Outputs};
 use crate::broker::counters::Counters;
-use crate::broker::error::BrokerError;
+use crate::broker::error::Unavailable;
 use crate::broker::log::tail::Log;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::{testing, timers};
@@ -23,6 +23,7 @@ use crate::domain::{
     BlockBuilder, Durability, Event, Millis, Position, Principal, Sequence, TopicId, TopicSpec,
 };
 use crate::plugin::{PluginOptions, Plugins};
+use crate::runtime::clock::Clock;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::{Catalog, Change, Json};
 use crate::telemetry::health::Conditions;
@@ -42,7 +43,7 @@ impl Bench {
 
     fn with_ack_room(settings: serde_json::Value, ack_ranges_max: usize) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let inbox = Inbox::with_ack_room(ack_ranges_max);
+        let inbox = Inbox::with_ack_room(Clock::start(), ack_ranges_max);
         let (registry, live, letters, _) =
             testing::alive(testing::resting(settings), inbox.clone());
         let plugins = Plugins::start(PluginOptions {
@@ -113,7 +114,12 @@ impl Bench {
     // What is to be written, as the committer takes it.
     fn take(&self) -> Taken {
         let inbox = &self.parts.inbox;
-        inbox.take(true, usize::MAX, Duration::ZERO, Some(Instant::now()))
+        inbox.take(&Appetite {
+            publishes: true,
+            cost_max: usize::MAX,
+            ack_delay: Duration::ZERO,
+            idle_until: Some(self.parts.registry.clock.instant()),
+        })
     }
 
     // The next dead letters, and how long it took until they came.
@@ -198,7 +204,7 @@ async fn the_last_attempt_ends_as_a_dead_letter_which_is_tried_again_until_it_is
         consumer.nack(&[delivery.range()], None);
     }
     let (refused, _) = bench.letters().await;
-    let no_room = BrokerError::Overloaded("no room".into());
+    let no_room = Unavailable::Overloaded("no room".into()).into();
     refused.done.send(Err(no_room)).expect("it waits for that");
 
     let (letter, rested) = bench.letters().await;

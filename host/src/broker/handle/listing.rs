@@ -3,12 +3,11 @@
 //! at a time. Nothing here changes anything.
 
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::Broker;
 use crate::auth::{Action, rights};
-use crate::broker::error::BrokerError;
+use crate::broker::error::{NotFound, Unavailable};
 use crate::broker::gauges;
 use crate::broker::log::unreadable;
 use crate::broker::subscriptions::live::LiveSubscription;
@@ -16,7 +15,7 @@ use crate::domain::{
     LetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo, SubscriptionSpec,
     TopicInfo, TopicName,
 };
-use crate::runtime::spawn::panicked_serving;
+use crate::locks::lock;
 use crate::state::catalog::Topic;
 use crate::store::Unreadable;
 use crate::telemetry::health::{self, Condition};
@@ -84,9 +83,9 @@ impl Broker {
     /// # Errors
     ///
     /// There is none of that name.
-    pub fn topic(&self, name: &TopicName) -> Result<TopicInfo, BrokerError> {
+    pub fn topic(&self, name: &TopicName) -> Result<TopicInfo, NotFound> {
         let topic = self.catalog().topics.get(name).cloned();
-        let topic = topic.ok_or_else(|| BrokerError::NoTopic(name.clone()))?;
+        let topic = topic.ok_or_else(|| NotFound::Topic(name.clone()))?;
         Ok(self.topic_info(&topic, usize::MAX))
     }
 
@@ -162,7 +161,7 @@ impl Broker {
     /// # Errors
     ///
     /// There is none of that name.
-    pub fn subscription(&self, name: &str) -> Result<SubscriptionInfo, BrokerError> {
+    pub fn subscription(&self, name: &str) -> Result<SubscriptionInfo, NotFound> {
         Ok(self.info(&*self.live(name)?, &self.0.reader.unreadable()))
     }
 
@@ -171,7 +170,7 @@ impl Broker {
     /// # Errors
     ///
     /// There is none of that name.
-    pub fn find(&self, name: &str) -> Result<Found, BrokerError> {
+    pub fn find(&self, name: &str) -> Result<Found, NotFound> {
         let live = self.live(name)?;
         Ok(Found {
             id: live.id,
@@ -207,20 +206,13 @@ impl Broker {
     }
 
     // Away from the threads that serve connections.
-    pub(super) async fn look<T: Send + 'static>(
+    pub(super) async fn look<T: Send + 'static, E: From<Unavailable> + Send + 'static>(
         &self,
-        look: impl FnOnce(&Self) -> Result<T, BrokerError> + Send + 'static,
-    ) -> Result<T, BrokerError> {
+        look: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
         let broker = self.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&broker));
-        let failed = |error: tokio::task::JoinError| {
-            let why = error.to_string();
-            if error.is_panic() {
-                panicked_serving(self.conditions(), "look", &why);
-            }
-            BrokerError::Internal(why)
-        };
-        looked.await.map_err(failed)?
+        let looked = self.0.spawner.blocking("look", move || look(&broker)).await;
+        looked.map_err(Unavailable::Internal)?
     }
 
     fn infos(&self, subscriptions: &[Arc<LiveSubscription>]) -> Vec<SubscriptionInfo> {
@@ -277,12 +269,12 @@ impl Broker {
 
     // When the event at `position` was appended. Asked again and again for the same one, so remembered.
     fn appended_at(&self, live: &LiveSubscription, position: Position) -> Option<Millis> {
-        let known = *live.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *lock(&live.oldest);
         if known.0 == position {
             return Some(known.1);
         }
         let at = self.0.reader.appended_at(position).ok()??;
-        *live.oldest.lock().unwrap_or_else(PoisonError::into_inner) = (position, at);
+        *lock(&live.oldest) = (position, at);
         Some(at)
     }
 }

@@ -1,4 +1,4 @@
-//! Says what plugins cannot have because others hold it: a condition for each bound that refuses instances or memory, with who holds
+//! The word about bounds of plugins, which says what they cannot have because others hold it: a condition for each bound that refuses instances or memory, with who holds
 //! the most. A bound counts as reached until it has refused nothing for some seconds, since what takes turns is refused again and
 //! again. Decides nothing; the bounds are the plugin service's.
 

@@ -35,13 +35,8 @@ impl Fixture {
     }
 
     async fn wait_for_checkpoints(&self, count: u64) {
-        let reached = async {
-            while self.checkpoints() < count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, reached).await;
-        assert!(waited.is_ok(), "{} of {count}", self.checkpoints());
+        let is_so = || self.checkpoints() >= count;
+        until(is_so, || format!("{} of {count}", self.checkpoints())).await;
     }
 
     // Names of the journal's files.

@@ -4,38 +4,6 @@ use super::*;
 use crate::broker::delivery::lease::Manner;
 use crate::domain::Event;
 
-impl Stream {
-    // Publishes until it is refused, and returns why.
-    async fn publish_until_refused(&mut self) -> BrokerError {
-        for correlation in 0..1_000 {
-            self.submit(correlation, "a.b", 1, 60_000).await;
-            if let Err(refusal) = self.answers(1).await.remove(0).result {
-                return refusal;
-            }
-        }
-        panic!("60 MB found room in 4 MiB");
-    }
-
-    // One event of which the producer knows the number.
-    async fn submit_numbered(&self, number: u64, topic: &str, bytes: usize) {
-        let event = vec![7; bytes];
-        let request = PublishRequest {
-            correlation: number,
-            topic: topic.parse().expect("a name"),
-            first_number: number,
-            resolved_through: 0,
-            entries: Entries::of([event.as_slice()]),
-            cost: 1_024 + bytes + 16,
-        };
-        self.publisher.submit(request).await.expect("handed over");
-    }
-
-    async fn publish(&mut self) -> Result<PublishOutcome, BrokerError> {
-        self.submit(0, "a.b", 1, 10).await;
-        self.answers(1).await.remove(0).result
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
     let fixture = Fixture::start(1 << 20).await;
@@ -64,28 +32,6 @@ async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
     stream.publish().await.expect("there is room again");
     assert!(fixture.broker.health().ready, "{:?}", fixture.raised());
     fixture.broker.shutdown().await;
-}
-
-impl Fixture {
-    async fn numbered_publisher(&self, epoch: u32) -> Stream {
-        let (replies, answers) = mpsc::unbounded_channel();
-        let producer = Some((crate::domain::ProducerId(7), epoch));
-        let opened = self
-            .broker
-            .publisher(&Principal::local(), producer, replies)
-            .await;
-        let (publisher, _) = opened.expect("opens");
-        Stream { publisher, answers }
-    }
-
-    async fn create_topic(&self, name: &str) -> Result<crate::domain::TopicId, BrokerError> {
-        let topic = TopicSpec {
-            name: name.parse().expect("a name"),
-            durability: Durability::Sync,
-            created_by: None,
-        };
-        self.broker.create_topic(topic).await.map(|topic| topic.id)
-    }
 }
 
 // The disk takes nothing more in the middle of a group, as one can that did not keep what it had reserved.
@@ -252,13 +198,7 @@ async fn a_dead_router_holds_up_no_publisher_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_that_is_refused_fences_nobody() {
     let fixture = Fixture::start(1 << 20).await;
-    let open = async |epoch| {
-        let (replies, answers) = mpsc::unbounded_channel();
-        let producer = Some((ProducerId(7), epoch));
-        let local = Principal::local();
-        let opened = fixture.broker.publisher(&local, producer, replies).await;
-        opened.map(|(publisher, _)| Stream { publisher, answers })
-    };
+    let open = async |epoch| fixture.open(Some((ProducerId(7), epoch))).await;
     let mut first = open(1).await.expect("opens");
     let publish = async |stream: &mut Stream, number| {
         let request = PublishRequest {
@@ -289,16 +229,10 @@ async fn an_open_that_is_refused_fences_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_stream_of_a_producer_fences_the_older_one() {
     let fixture = Fixture::start(1 << 20).await;
-    let open = async |epoch| {
-        let (replies, answers) = mpsc::unbounded_channel();
-        let producer = Some((ProducerId(7), epoch));
-        let local = Principal::local();
-        let opened = fixture.broker.publisher(&local, producer, replies).await;
-        opened.map(|(publisher, _)| Stream { publisher, answers })
-    };
+    let open = async |epoch| fixture.open(Some((ProducerId(7), epoch))).await;
     let first = open(2).await.expect("opens");
     let refused = open(1).await.err();
-    assert!(matches!(refused, Some(BrokerError::Fenced)), "{refused:?}");
+    assert!(matches!(refused, Some(PublishError::Fenced)), "{refused:?}");
     let session = first.publisher.session.clone().expect("a producer");
     assert!(!session.is_fenced());
     let second = open(3).await.expect("opens");

@@ -1,8 +1,12 @@
 //! What becomes of those who publish when the journal does what a test says: it refuses, it cannot now, it fails for good. The
 //! journal is in memory, so nothing here waits for a disk.
 
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::store::tests::memory::{Call, Fault, MemoryStore};
+use crate::telemetry::Metrics;
 
 struct Scripted {
     broker: Broker,
@@ -41,7 +45,7 @@ impl Scripted {
     }
 }
 
-async fn publish(stream: &mut Stream) -> Result<PublishOutcome, BrokerError> {
+async fn publish(stream: &mut Stream) -> Result<PublishOutcome, PublishError> {
     stream.submit(0, "a.b", 1, 10).await;
     stream.answers(1).await.remove(0).result
 }
@@ -94,7 +98,7 @@ async fn a_journal_that_fails_for_good_ends_writing_and_says_so() {
     scripted.store.journal.fail_next(Call::Sync, Fault::Final);
     for _ in 0..2 {
         let refusal = publish(&mut stream).await.expect_err("it failed");
-        let is_meant = matches!(refusal, BrokerError::StoreUnavailable(_));
+        let is_meant = matches!(refusal, PublishError::Unavailable(Unavailable::Store(_)));
         assert!(is_meant, "{refusal}");
     }
     let health = scripted.broker.health();

@@ -24,12 +24,7 @@ impl Fixture {
     async fn filtered(&self, name: &str, topic: &str, config: &str) {
         let filter = json!({"plugin": SLOW, "config": config});
         let spec = json!({"name": name, "topics": [topic], "filters": [filter]});
-        let spec = serde_json::from_value(spec).expect("a specification");
-        let created = self
-            .broker
-            .create_subscription(&Principal::local(), spec)
-            .await;
-        created.expect("created");
+        self.create(spec).await;
     }
 
     fn plugin_metric(&self, name: &str) -> u64 {

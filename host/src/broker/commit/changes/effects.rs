@@ -1,12 +1,13 @@
 //! What follows from changes once they are durable: others see them in the shared catalog, and subscriptions begin, change and
 //! end. And what is taken back when their group could not be written.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::super::draft::Draft;
 use crate::broker::subscriptions::resting::RestingSubscription;
 use crate::broker::subscriptions::surroundings::Start;
 use crate::domain::{Position, SubscriptionId, SubscriptionSpec};
+use crate::locks;
 use crate::state::catalog::{Change, Subscription};
 
 impl Draft {
@@ -45,7 +46,7 @@ impl Draft {
     }
 
     fn share(&self, changes: &[Change]) {
-        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = locks::write(&self.shared);
         for change in changes {
             match change {
                 // The topic itself is shared with the master, so that one sequence counter serves both.
@@ -105,7 +106,7 @@ impl Draft {
             return;
         }
         // What others see of the catalog is what is durable.
-        let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        let shared = locks::read(&self.shared);
         self.catalog = shared.clone();
         drop(shared);
         self.forget_selected();

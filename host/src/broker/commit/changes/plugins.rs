@@ -3,17 +3,17 @@
 
 use super::super::draft::Draft;
 use super::super::request::{Deletion, Upload};
-use crate::broker::error::BrokerError;
+use crate::broker::error::{ChangeError, NotFound};
 use crate::domain::{Digest, Owner, PluginInfo, PluginUse, SubscriptionSpec};
 use crate::state::catalog::{Change, Json};
 
 impl Draft {
     // Between being looked up and this moment a plugin may have been deleted.
-    pub(super) fn check_plugins(&self, spec: &SubscriptionSpec) -> Result<(), BrokerError> {
+    pub(super) fn check_plugins(&self, spec: &SubscriptionSpec) -> Result<(), ChangeError> {
         for used in spec.filters.iter().chain(&spec.transforms) {
             let mut plugins = self.catalog.plugins.versions();
             if !plugins.any(|plugin| Some(plugin.digest) == used.digest) {
-                return Err(BrokerError::NoPlugin(used.plugin.clone()));
+                return Err(NotFound::Plugin(used.plugin.clone()).into());
             }
         }
         Ok(())
@@ -42,7 +42,7 @@ impl Draft {
         })
     }
 
-    pub(super) fn add_plugin(&mut self, upload: Upload) -> Result<PluginInfo, BrokerError> {
+    pub(super) fn add_plugin(&mut self, upload: Upload) -> Result<PluginInfo, ChangeError> {
         let Upload {
             mut plugin,
             any_name,
@@ -53,7 +53,7 @@ impl Draft {
             let is_owner =
                 |owner: &Owner| plugin.uploaded_by.as_ref().is_some_and(|who| owner.is(who));
             if !any_name && !name.owner.as_ref().is_some_and(is_owner) {
-                return Err(BrokerError::name_taken(&plugin.name));
+                return Err(ChangeError::name_taken(&plugin.name));
             }
             plugin.owner = name.owner.clone();
         }
@@ -67,7 +67,7 @@ impl Draft {
             known.admit(&plugin.name, plugin.bytes, by, quotas, &self.policy)?;
         }
         plugin.version = known.next_version(&plugin.name).ok_or_else(|| {
-            BrokerError::Invalid(format!(
+            ChangeError::Invalid(format!(
                 "there is no version after the last one of `{}`; use another name",
                 plugin.name
             ))
@@ -76,7 +76,7 @@ impl Draft {
         Ok(plugin)
     }
 
-    pub(super) fn give_plugin(&mut self, name: &str, owner: Owner) -> Result<(), BrokerError> {
+    pub(super) fn give_plugin(&mut self, name: &str, owner: Owner) -> Result<(), ChangeError> {
         self.check_not_bundled(name)?;
         let given = Change::GivePlugin {
             name: name.to_owned(),
@@ -86,7 +86,7 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn delete_plugins(&mut self, deletion: Deletion) -> Result<(), BrokerError> {
+    pub(super) fn delete_plugins(&mut self, deletion: Deletion) -> Result<(), ChangeError> {
         self.forget_all_spent_chains();
         for (name, version) in &deletion.versions {
             let Some(plugin) = self.catalog.plugins.get(name, *version) else {
@@ -94,7 +94,7 @@ impl Draft {
             };
             let shown = format!("plugin `{}@{}`", plugin.name, plugin.version);
             if plugin.bundled {
-                return Err(BrokerError::Invalid(format!(
+                return Err(ChangeError::Invalid(format!(
                     "{shown} comes with the broker and stays"
                 )));
             }
@@ -102,12 +102,12 @@ impl Draft {
                 None => {}
                 Some((_, true)) => {
                     self.checkpoint_due.notify_one();
-                    return Err(BrokerError::Overloaded(format!(
+                    return Err(ChangeError::Conflict(format!(
                         "{shown} was used until lately, and would be again after a crash until the next checkpoint, which is on its way; try again in a moment"
                     )));
                 }
                 Some((spec, false)) => {
-                    return Err(BrokerError::InUse {
+                    return Err(ChangeError::InUse {
                         what: shown,
                         by: spec.name.to_string(),
                     });
@@ -128,12 +128,12 @@ impl Draft {
     }
 
     // How a name is freed with which all these versions go.
-    fn free_name(&self, name: String, going: &[(String, u32)]) -> Result<Change, BrokerError> {
+    fn free_name(&self, name: String, going: &[(String, u32)]) -> Result<Change, ChangeError> {
         let last_version = self.check_not_bundled(&name)?;
         let mut versions = self.catalog.plugins.of_name(&name);
         let stays = |plugin: &PluginInfo| !going.contains(&(plugin.name.clone(), plugin.version));
         if let Some(plugin) = versions.find(|plugin| stays(plugin)) {
-            return Err(BrokerError::Overloaded(format!(
+            return Err(ChangeError::Conflict(format!(
                 "`{name}@{}` was uploaded meanwhile; try again",
                 plugin.version
             )));
@@ -142,10 +142,10 @@ impl Draft {
     }
 
     // The last version of a name that is not the broker's own.
-    fn check_not_bundled(&self, name: &str) -> Result<u32, BrokerError> {
+    fn check_not_bundled(&self, name: &str) -> Result<u32, ChangeError> {
         match self.catalog.plugins.name(name) {
-            None => Err(BrokerError::NoPlugin(name.to_owned())),
-            Some(known) if known.bundled => Err(BrokerError::Invalid(format!(
+            None => Err(NotFound::Plugin(name.to_owned()).into()),
+            Some(known) if known.bundled => Err(ChangeError::Invalid(format!(
                 "plugin `{name}` comes with the broker and belongs to nobody"
             ))),
             Some(known) => Ok(known.last_version),

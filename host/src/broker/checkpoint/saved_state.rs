@@ -1,4 +1,4 @@
-//! The broker's state as a checkpoint keeps it: key/value pairs in a generation beside the events. A checkpoint is
+//! The broker's state as a checkpoint saves it: key/value pairs in a generation beside the events. A checkpoint is
 //! fuzzy: it is taken while the broker runs, and holds everything up to its mark and perhaps more. That is sound
 //! because replaying the journal from the mark changes nothing that is already there.
 
@@ -79,7 +79,7 @@ struct SubscriptionRecord {
 }
 
 /// What a checkpoint, or the start, knows.
-pub(crate) struct State {
+pub(crate) struct SavedState {
     pub(crate) catalog: Catalog,
     pub(crate) next_position: Position,
     pub(crate) routed_before: Position,
@@ -155,8 +155,11 @@ pub(crate) fn encode(
 }
 
 /// The state that a generation's pairs say; an empty one where there is no generation.
-pub(crate) fn decode(pairs: &[(Bytes, Bytes)], producers_max: usize) -> Result<State, StateError> {
-    let mut state = State {
+pub(crate) fn decode(
+    pairs: &[(Bytes, Bytes)],
+    producers_max: usize,
+) -> Result<SavedState, StateError> {
+    let mut state = SavedState {
         catalog: Catalog::default(),
         next_position: Position(1),
         routed_before: Position(1),

@@ -1,8 +1,8 @@
 //! A store that a broker can start from: everything it says was read and understood, and nothing of it was changed. So a start
 //! that is refused, because of damage or because another version wrote what is there, leaves the disk as it found it.
 
-use super::checkpoint::recovery::{self, Recovered};
-use super::handle::StartError;
+use super::error::StartError;
+use crate::broker::checkpoint::recovery::{self, Recovered};
 use crate::store::{Examined, Opened};
 
 /// What a broker starts from.
@@ -48,7 +48,7 @@ impl Readable {
         })
     }
 
-    pub(crate) fn begin(self) -> Result<(Opened, Recovered), StartError> {
+    pub(super) fn begin(self) -> Result<(Opened, Recovered), StartError> {
         (self.begin)()
     }
 }

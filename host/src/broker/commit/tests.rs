@@ -1,0 +1,319 @@
+//! The committer, driven turn by turn on one thread: with a journal in memory that fails when a test says so, and with time that
+//! only goes when a test lets it.
+
+pub(in crate::broker) mod fixture;
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+
+use super::committer::Turn;
+use super::note::{self, Note};
+use super::request::{ChangeRequest, Control, Mark, Update};
+use crate::broker::error::{OutputError, PublishError, Refusal, RefusalKind, Unavailable};
+use crate::domain::{Durability, Position, Sequence, SubscriptionSpec};
+use crate::state::catalog::Change;
+use crate::store::tests::memory::{Call, Fault};
+use crate::telemetry::health::Condition;
+use fixture::{Fixture, INTERVAL, Stream, answered, observe, outputs, spec};
+
+#[tokio::test(start_paused = true)]
+async fn what_several_streams_send_meanwhile_is_one_group_and_one_sync() {
+    let mut fixture = Fixture::new();
+    let (mut one, mut other) = (fixture.stream(None), fixture.stream(Some((7, 1))));
+    one.publish("a", 1);
+    other.publish("b", 1);
+    one.publish("a", 2);
+    assert!(
+        one.answers().is_empty(),
+        "nothing is told before it is written"
+    );
+    fixture.turn().await;
+    assert_eq!(fixture.journal.groups().len(), 1);
+    assert_eq!(fixture.journal.syncs(), 1);
+    let sequences = |stream: &mut Stream| -> Vec<u64> {
+        let answers = stream.answers().into_iter();
+        let sequences = answers.map(|answer| answer.expect("appended").first_sequence.0);
+        sequences.collect()
+    };
+    assert_eq!(sequences(&mut one), [1, 2]);
+    assert_eq!(sequences(&mut other), [1]);
+    assert_eq!(fixture.log.end(), Position(4));
+    assert_eq!(fixture.shared.read().expect("sound").topics.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_finds_no_room_changes_nothing_and_may_come_again() {
+    let mut fixture = Fixture::new();
+    let mut stream = fixture.stream(Some((7, 1)));
+    for (epoch, call, fault, condition) in [
+        (2, Call::MakeRoom, Fault::Full, None),
+        (3, Call::Append, Fault::Retry, Some(Condition::OutOfFiles)),
+    ] {
+        fixture.journal.fail_next(call, fault);
+        stream.publish("a", 1);
+        let created = fixture.create_topic("new", Durability::Sync);
+        let confirmed = fixture.ask(Control::ConfirmAcks);
+        fixture.turn().await;
+        let refusals: [Box<dyn Refusal>; 3] = [
+            Box::new(stream.answer().expect_err("no room")),
+            Box::new(answered(created).expect_err("no room")),
+            Box::new(answered::<(), Unavailable>(confirmed).expect_err("no room")),
+        ];
+        for refusal in refusals {
+            assert!(refusal.is_retryable(), "{refusal}");
+        }
+        assert_eq!(fixture.journal.groups(), []);
+        assert!(fixture.shared.read().expect("sound").topics.is_empty());
+        let raised = |condition: &Condition| fixture.conditions.reason(condition).is_some();
+        assert!(condition.iter().all(raised));
+        // What is behind a batch that was refused must not overtake it.
+        stream.publish("a", 2);
+        fixture.turn().await;
+        assert!(stream.answer().is_err_and(|error| error.is_retryable()));
+        stream = fixture.stream(Some((7, epoch)));
+    }
+    stream.publish("a", 1);
+    let created = fixture.create_topic("new", Durability::Sync);
+    fixture.turn().await;
+    let appended = stream.answer().expect("there is room");
+    assert!(!appended.duplicate);
+    assert_eq!(appended.first_sequence, Sequence(1));
+    answered(created).expect("created");
+    assert_eq!(fixture.conditions.all(), []);
+    let shared = fixture.shared.read().expect("sound");
+    let ids: Vec<u64> = shared.topics_by_id.keys().map(|id| id.0).collect();
+    assert!(ids.iter().all(|id| *id <= 2), "no id was used up: {ids:?}");
+    drop(shared);
+    // Whose the producer is, is said although it was told to a group that is gone.
+    let owners = fixture.notes();
+    let owners = owners
+        .iter()
+        .filter(|note| matches!(note, Note::ProducerOwner { .. }));
+    assert_eq!(owners.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_good_answers_everybody() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    let (mut numbered, mut other) = (fixture.stream(Some((7, 1))), fixture.stream(None));
+    fixture.journal.fail_next(Call::Sync, Fault::Final);
+    numbered.publish("a", 1);
+    other.publish("b", 1);
+    let created = fixture.create_topic("new", Durability::Sync);
+    let (outputs, done) = outputs(id, 1);
+    observe(&fixture, id, 1);
+    drop(fixture.ask::<(), Unavailable>(|_| Control::Outputs(outputs)));
+    let mark = fixture.ask(Control::Mark);
+    let Turn::Failed(error) = fixture.committer.step().await else {
+        panic!("it goes on");
+    };
+    let refusals: [Box<dyn Refusal>; 5] = [
+        Box::new(numbered.answer().expect_err("it failed")),
+        Box::new(other.answer().expect_err("it failed")),
+        Box::new(answered(created).expect_err("it failed")),
+        Box::new(answered::<Mark, _>(mark).err().expect("it failed")),
+        Box::new(fixture.committer.fail(&error)),
+    ];
+    for refusal in refusals {
+        assert_eq!(refusal.kind(), RefusalKind::StoreUnavailable, "{refusal}");
+    }
+    let done = answered(done).expect_err("it failed");
+    assert!(
+        matches!(done, OutputError::Unavailable(Unavailable::Store(_))),
+        "{done}"
+    );
+    assert!(fixture.conditions.reason(&Condition::StoreFailed).is_some());
+    assert_eq!(fixture.log.end(), Position(1), "nobody sees what is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_with_interval_durability_is_synced_when_its_interval_is_over() {
+    let mut fixture = Fixture::new();
+    let created = fixture.create_topic("a", Durability::Interval);
+    fixture.turn().await;
+    answered(created).expect("created");
+    let syncs = fixture.journal.syncs();
+    let mut stream = fixture.stream(None);
+    stream.publish("a", 1);
+    fixture.turn().await;
+    stream.answer().expect("answered before it is synced");
+    assert_eq!(fixture.journal.syncs(), syncs);
+    assert!(fixture.is_idle_for(INTERVAL / 2).await);
+    stream.publish("a", 2);
+    fixture.turn().await;
+    assert_eq!(fixture.journal.syncs(), syncs, "the first one's counts");
+    fixture.turn().await;
+    assert_eq!(fixture.journal.syncs(), syncs + 1);
+    assert!(fixture.is_idle_for(100 * INTERVAL).await, "nothing is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn acks_wait_for_company_and_are_synced_when_somebody_asks() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    let stream = fixture.stream(None);
+    for number in 1..=2 {
+        stream.publish("a", number);
+        fixture.turn().await;
+        observe(&fixture, id, number);
+    }
+    let (groups, syncs) = (fixture.journal.groups().len(), fixture.journal.syncs());
+    let live = fixture.registry.by_id(id).expect("it runs");
+    let ack = |position| Position(position)..=Position(position);
+    live.apply(|state, _| state.finish(&[ack(1)]));
+    assert!(fixture.is_idle_for(Duration::from_millis(40)).await);
+    fixture.turn().await;
+    assert_eq!(fixture.journal.groups().len(), groups + 1);
+    assert_eq!(fixture.journal.syncs(), syncs);
+    live.apply(|state, _| state.finish(&[ack(2)]));
+    let confirmed = fixture.ask(Control::ConfirmAcks);
+    fixture.turn().await;
+    answered(confirmed).expect("on disk");
+    assert_eq!(fixture.journal.groups().len(), groups + 2);
+    assert_eq!(fixture.journal.syncs(), syncs + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_journal_asks_for_a_checkpoint_and_lets_acks_marks_and_changes_pass() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    fixture.journal.set_bytes_max(0);
+    assert!(fixture.checkpoint_due.notified().now_or_never().is_none());
+    let mut stream = fixture.stream(None);
+    stream.publish("a", 1);
+    let confirmed = fixture.ask(Control::ConfirmAcks);
+    fixture.turn().await;
+    answered(confirmed).expect("there is room for it");
+    assert!(fixture.checkpoint_due.notified().now_or_never().is_some());
+    assert!(stream.answers().is_empty(), "it waits");
+    let mark = fixture.ask(Control::Mark);
+    let created = fixture.create_topic("b", Durability::Sync);
+    fixture.turn().await;
+    answered(created).expect("there is room for it");
+    let mark = answered(mark).expect("it waits for nothing");
+    assert_eq!(mark.end, Position(1));
+    assert!(mark.catalog.subscriptions.contains_key(&id));
+    // Why no checkpoint comes is what publishers are told then.
+    fixture
+        .conditions
+        .raise(Condition::CheckpointFails, "no room".to_owned());
+    fixture.turn().await;
+    let refusal = stream.answer().expect_err("for now").to_string();
+    assert!(refusal.contains("no room"), "{refusal}");
+    fixture.conditions.clear(&Condition::CheckpointFails);
+    fixture.journal.set_bytes_max(u64::MAX);
+    stream.publish("a", 2);
+    fixture.turn().await;
+    stream.answer().expect("there is room again");
+    assert_eq!(fixture.conditions.all(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn outputs_append_and_ack_in_one_group_or_not_at_all() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    let mut stream = fixture.stream(None);
+    stream.publish("a", 1);
+    fixture.turn().await;
+    stream.answer().expect("appended");
+    observe(&fixture, id, 1);
+    // Two for the same event: what comes first counts.
+    let (first, first_done) = outputs(id, 1);
+    let (second, second_done) = outputs(id, 1);
+    for one in [first, second] {
+        drop(fixture.ask::<(), Unavailable>(|_| Control::Outputs(one)));
+    }
+    fixture.turn().await;
+    answered(first_done).expect("appended");
+    let refusal = answered(second_done).expect_err("it is done with");
+    assert!(matches!(refusal, OutputError::Conflict), "{refusal}");
+    let group = fixture.journal.groups().pop().expect("a group");
+    let notes = note::decode(&group.notes).expect("readable");
+    let acks = notes
+        .iter()
+        .filter(|note| matches!(note, Note::Acks { subscription, .. } if *subscription == id));
+    assert_eq!((acks.count(), group.blocks.len()), (1, 1));
+    let live = fixture.registry.by_id(id).expect("it runs");
+    assert_eq!(live.read().depth(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_filters_holds_behind_what_is_in_its_group_before_it() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    let mut stream = fixture.stream(None);
+    stream.publish("a", 1);
+    fixture.turn().await;
+    stream.answer().expect("appended");
+    let update = |from_revision| Update {
+        id,
+        from_revision,
+        spec: SubscriptionSpec {
+            include_dead_letters: from_revision % 2 == 1,
+            ..spec("s", &[])
+        },
+    };
+    let (changed, stale) = (
+        fixture.change(|reply| ChangeRequest::UpdateSubscription(update(0), reply)),
+        fixture.change(|reply| ChangeRequest::UpdateSubscription(update(0), reply)),
+    );
+    stream.publish("a", 2);
+    fixture.turn().await;
+    answered(changed).expect("changed");
+    let refusal = answered(stale).expect_err("somebody was first");
+    assert_eq!(refusal.kind(), RefusalKind::Conflict, "{refusal}");
+    let fences: Vec<_> = fixture
+        .notes()
+        .into_iter()
+        .filter_map(|note| match note {
+            Note::Change(Change::UpdateSubscription { fence, .. }) => fence,
+            _ => None,
+        })
+        .collect();
+    // Publishes of a group come after its changes.
+    assert_eq!(fences, [Position(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_stream_and_numbers_that_go_backwards_are_refused_and_a_resend_is_recognised() {
+    let mut fixture = Fixture::new();
+    let mut older = fixture.stream(Some((7, 1)));
+    older.publish("a", 1);
+    older.publish("a", 3);
+    fixture.turn().await;
+    assert!(older.answers().iter().all(Result::is_ok));
+    older.publish("a", 4);
+    let mut newer = fixture.stream(Some((7, 2)));
+    newer.publish("a", 3);
+    newer.publish("a", 2);
+    fixture.turn().await;
+    let fenced = older.answer().expect_err("another took over");
+    assert!(matches!(fenced, PublishError::Fenced), "{fenced}");
+    let answers = newer.answers();
+    assert!(answers[0].as_ref().is_ok_and(|outcome| outcome.duplicate));
+    assert!(
+        matches!(
+            answers[1],
+            Err(PublishError::OutOfOrder { committed: 3, .. })
+        ),
+        "{answers:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_inbox_is_emptied_before_the_committer_ends() {
+    let mut fixture = Fixture::new();
+    let mut stream = fixture.stream(None);
+    stream.publish("a", 1);
+    fixture.inbox.close_publishes();
+    let created = fixture.create_topic("b", Durability::Sync);
+    fixture.inbox.close();
+    let turn = fixture.committer.step().await;
+    assert!(matches!(turn, Turn::Closed));
+    stream.answer().expect("appended");
+    answered(created).expect("created");
+    fixture.committer.close();
+    assert!(fixture.journal.is_closed());
+}

@@ -1,0 +1,348 @@
+//! The start of a broker: what the store holds is recovered, and every task is made of it and started. Whoever starts one gets its
+//! handle. Nothing here runs later.
+
+mod error;
+mod options;
+mod readable;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use error::StartError;
+pub use options::BrokerOptions;
+pub use readable::Readable;
+
+use super::checkpoint::checkpointer::{Checkpointer, CheckpointerParts, Decision};
+use super::checkpoint::recovery::Recovered;
+use super::commit::committer::{self, Committer, CommitterParts, CommitterSettings};
+use super::commit::draft::CatalogLimits;
+use super::commit::inbox::Inbox;
+use super::commit::producers::Sessions;
+use super::counters::Counters;
+use super::delivery::parts::DeliveryParts;
+use super::delivery::{TransformChains, dead_letters};
+use super::folder_watch;
+use super::handle::{Broker, Inner};
+use super::log::tail::Log;
+use super::matching::lanes::{LaneParts, Lanes};
+use super::matching::router::Router;
+use super::matching::supervisor::Supervisor;
+use super::plugins::files::PluginFiles;
+use super::plugins::limits;
+use super::plugins::store::PluginStore;
+use super::plugins::uploads::Uploads;
+use super::subscriptions::live::LiveSubscription;
+use super::subscriptions::registry::Registry;
+use super::subscriptions::resting::RestingSubscription;
+use super::subscriptions::surroundings::{Start, Surroundings};
+use super::subscriptions::timers;
+use crate::domain::{Position, TopicId};
+use crate::locks;
+use crate::plugin::Plugins;
+use crate::plugin::bundled::BundledPlugin;
+use crate::runtime::clock::Clock;
+use crate::runtime::spawn::Spawner;
+use crate::state::catalog::Catalog;
+use crate::store::{Opened, StoreReader};
+use crate::telemetry::health::Conditions;
+
+/// Topics without a name that a line of the log tells of.
+const ORPHANS_NAMED_MAX: usize = 16;
+
+// What several tasks of a broker share.
+struct Common {
+    clock: Clock,
+    registry: Arc<Registry>,
+    log: Log,
+    inbox: Arc<Inbox>,
+    catalog: Arc<RwLock<Catalog>>,
+    metrics: Arc<Counters>,
+    spawner: Spawner,
+    checkpoint_due: Arc<Notify>,
+    shutdown: CancellationToken,
+}
+
+// What the tasks that serve others read from.
+struct Queues {
+    given_up: mpsc::UnboundedReceiver<Arc<LiveSubscription>>,
+    to_start: mpsc::UnboundedReceiver<Start>,
+}
+
+impl Broker {
+    /// Recovers what the store holds and starts every task. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// What is on disk cannot be understood, or a bundled plugin does not load.
+    pub async fn start(
+        options: BrokerOptions,
+        readable: Readable,
+        plugins: Arc<Plugins>,
+        bundled: &[BundledPlugin],
+    ) -> Result<Self, StartError> {
+        let begun = tokio::task::spawn_blocking(move || readable.begin());
+        let (mut opened, mut recovered) = begun.await.map_err(|_| StartError::Interrupted)??;
+        say_recovered(&recovered, opened.clean);
+        if let Some(reserved) = &recovered.reserved {
+            committer::reserve(&mut *opened.journal, reserved).map_err(StartError::Reserve)?;
+        }
+        let (decide, decisions) = mpsc::channel(1);
+        let (common, queues) = Common::new(&options, &opened, &mut recovered);
+        let parts = common.delivery_parts(&options, plugins);
+        let supervisor = Arc::new(Supervisor {
+            lanes: Lanes::new(lane_parts(&parts)),
+            parts: parts.clone(),
+        });
+        let reader = opened.reader.clone();
+        let plugins = common.plugin_store(&options, &parts, &reader)?;
+        let sessions = Sessions::new(recovered.producers);
+        let at_rest = (recovered.catalog, recovered.next_position);
+        let writers =
+            common.start_writers(&options, opened, at_rest, sessions.clone(), decisions)?;
+        let broker = Self(Arc::new(Inner {
+            subscription_patterns_max: options.subscription_patterns_max,
+            threads: Mutex::new(writers),
+            parts: parts.clone(),
+            supervisor: supervisor.clone(),
+            sessions,
+            plugins,
+            reader,
+            decide,
+            spawner: common.spawner.clone(),
+            shutdown: common.shutdown.clone(),
+        }));
+        let loaded = broker.0.plugins.load_all(bundled).await;
+        loaded.map_err(|(name, error)| StartError::Bundled {
+            name,
+            why: error.to_string(),
+        })?;
+        for live in common.registry.all() {
+            // Its deadlines and unwritten dead letters are those that were read from disk.
+            live.tick();
+            supervisor.start(live);
+        }
+        common.start_tasks(supervisor, parts, queues);
+        Ok(broker)
+    }
+}
+
+impl Common {
+    fn new(options: &BrokerOptions, opened: &Opened, recovered: &mut Recovered) -> (Self, Queues) {
+        let shutdown = CancellationToken::new();
+        let inbox = Inbox::new(options.clock.clone());
+        let (letters, given_up) = mpsc::unbounded_channel();
+        let (starts, to_start) = mpsc::unbounded_channel();
+        let surroundings = Surroundings::new(options.clock.clone(), inbox.clone(), letters, starts);
+        let registry = Registry::new(surroundings, recovered.next_position);
+        let subscriptions = std::mem::take(&mut recovered.subscriptions);
+        insert_recovered(&registry, subscriptions, recovered.next_position);
+        let metrics = Arc::new(Counters::registered(&options.metrics));
+        say_orphans(&recovered.orphans, &metrics);
+        let common = Self {
+            clock: options.clock.clone(),
+            registry,
+            log: Log::new(
+                opened.reader.clone(),
+                options.tail_bytes,
+                recovered.next_position,
+            ),
+            inbox,
+            catalog: Arc::new(RwLock::new(recovered.catalog.clone())),
+            metrics,
+            spawner: Spawner::new(Conditions::default(), shutdown.clone()),
+            checkpoint_due: Arc::new(Notify::new()),
+            shutdown,
+        };
+        (common, Queues { given_up, to_start })
+    }
+
+    fn delivery_parts(&self, options: &BrokerOptions, plugins: Arc<Plugins>) -> Arc<DeliveryParts> {
+        Arc::new(DeliveryParts {
+            registry: self.registry.clone(),
+            log: self.log.clone(),
+            inbox: self.inbox.clone(),
+            catalog: self.catalog.clone(),
+            plugins,
+            chains: TransformChains::default(),
+            metrics: self.metrics.clone(),
+            spawner: self.spawner.clone(),
+            event_bytes_max: options.event_bytes_max,
+            policy: options.policy.clone(),
+            shutdown: self.shutdown.clone(),
+        })
+    }
+
+    fn plugin_store(
+        &self,
+        options: &BrokerOptions,
+        parts: &DeliveryParts,
+        reader: &StoreReader,
+    ) -> Result<PluginStore, StartError> {
+        let files = PluginFiles::open(&options.plugins_dir).map_err(StartError::PluginFiles)?;
+        Ok(PluginStore {
+            files: files.beside(reader.folders()),
+            uploads: Uploads::new(),
+            quotas: options.plugins,
+            plugins: parts.plugins.clone(),
+            catalog: self.catalog.clone(),
+            inbox: self.inbox.clone(),
+            policy: options.policy.clone(),
+            clock: self.clock.clone(),
+            spawner: self.spawner.clone(),
+        })
+    }
+
+    // The committer and the checkpointer, in threads of their own since they wait for the disk, and who watches that.
+    fn start_writers(
+        &self,
+        options: &BrokerOptions,
+        opened: Opened,
+        (catalog, next_position): (Catalog, Position),
+        sessions: Arc<Sessions>,
+        decisions: mpsc::Receiver<Decision>,
+    ) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let (folders, conditions) = (opened.reader.folders(), self.spawner.conditions());
+        let checkpointer = Checkpointer::new(CheckpointerParts {
+            checkpoints: opened.checkpoints,
+            folders: folders.clone(),
+            reader: opened.reader,
+            log: self.log.clone(),
+            registry: self.registry.clone(),
+            inbox: self.inbox.clone(),
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+            due: self.checkpoint_due.clone(),
+            shutdown: self.shutdown.clone(),
+            conditions: conditions.clone(),
+            decisions,
+        });
+        let committer = Committer::new(CommitterParts {
+            journal: opened.journal,
+            catalog,
+            shared: self.catalog.clone(),
+            registry: self.registry.clone(),
+            log: self.log.clone(),
+            inbox: self.inbox.clone(),
+            sessions,
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+            policy: options.policy.clone(),
+            checkpoint_due: self.checkpoint_due.clone(),
+            conditions: conditions.clone(),
+            next_position,
+            settings: settings(options),
+        });
+        let (inbox, shutdown) = (self.inbox.clone(), self.shutdown.clone());
+        let watch = folder_watch::watch(folders, conditions.clone(), inbox, shutdown);
+        self.spawner.lasting("folder watch", watch);
+        let runtime = Handle::current();
+        let start = |name, run: Box<dyn FnOnce() + Send>| {
+            let started = self.spawner.thread(name, run);
+            started.map_err(StartError::Thread)
+        };
+        Ok(vec![
+            start("checkpointer", Box::new(move || checkpointer.run(&runtime)))?,
+            start("committer", Box::new(move || committer.run()))?,
+        ])
+    }
+
+    // What runs once every subscription has been started.
+    fn start_tasks(&self, supervisor: Arc<Supervisor>, parts: Arc<DeliveryParts>, queues: Queues) {
+        let Queues { given_up, to_start } = queues;
+        let (spawner, shutdown) = (&self.spawner, || self.shutdown.clone());
+        let catalog = self.catalog.clone();
+        let names = move |id: TopicId| locks::read(&catalog).topic_name(id);
+        spawner.lasting("supervisor", supervisor.run(to_start));
+        let router = Router::new(self.registry.clone(), self.log.clone(), names);
+        spawner.lasting("router", router.run(shutdown()));
+        spawner.lasting("timers", timers::run(self.registry.clone(), shutdown()));
+        let conditions = spawner.conditions().clone();
+        let limits = limits::run(parts.plugins.clone(), conditions, shutdown());
+        spawner.lasting("plugin limits", limits);
+        spawner.lasting(
+            "dead letters",
+            dead_letters::run(parts, given_up, shutdown()),
+        );
+    }
+}
+
+// Before anything runs that could checkpoint: what no subscription in the registry asks for is let go.
+fn insert_recovered(
+    registry: &Registry,
+    subscriptions: Vec<(RestingSubscription, bool)>,
+    next_position: Position,
+) {
+    for (mut resting, routed) in subscriptions {
+        if routed {
+            // The router starts at the end of what was replayed, which is what these have seen.
+            let through = Position(next_position.0.saturating_sub(1));
+            resting.state.observe(through, std::iter::empty());
+        }
+        let live = registry.live(resting);
+        if routed {
+            let _ = registry.followers.join(&live);
+        }
+        registry.insert(live);
+    }
+}
+
+fn lane_parts(parts: &DeliveryParts) -> LaneParts {
+    LaneParts {
+        registry: parts.registry.clone(),
+        log: parts.log.clone(),
+        metrics: parts.metrics.clone(),
+        plugins: parts.plugins.clone(),
+        catalog: parts.catalog.clone(),
+        policy: parts.policy.clone(),
+        spawner: parts.spawner.clone(),
+        shutdown: parts.shutdown.clone(),
+    }
+}
+
+fn settings(options: &BrokerOptions) -> CommitterSettings {
+    CommitterSettings {
+        interval: Duration::from_millis(options.interval_ms),
+        checkpoint_bytes: options.checkpoint_bytes,
+        checkpoint_blocks: options.checkpoint_blocks,
+        journal_bytes_max: options.journal_bytes_max,
+        limits: CatalogLimits {
+            auto_create: options.auto_create_topics,
+            topics: options.topics,
+            subscriptions: options.subscriptions,
+            specification_bytes: options.specification_bytes,
+            plugins: options.plugins,
+        },
+    }
+}
+
+fn say_recovered(recovered: &Recovered, clean: bool) {
+    tracing::info!(
+        topics = recovered.catalog.topics.len(),
+        subscriptions = recovered.subscriptions.len(),
+        journal_groups = recovered.groups,
+        next_position = %recovered.next_position,
+        clean,
+        "recovered"
+    );
+}
+
+// Each topic's once, as far as they fit into a line that somebody reads.
+fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Counters) {
+    let events: u64 = orphans.values().sum();
+    if events == 0 {
+        return;
+    }
+    metrics.orphaned(events);
+    let topics: Vec<String> = orphans
+        .iter()
+        .take(ORPHANS_NAMED_MAX)
+        .map(|(topic, events)| format!("{topic}: {events}"))
+        .collect();
+    tracing::error!(events, topics = orphans.len(), first = ?topics, "events are lost although they are on disk: the loss that was accepted took the creation of their topics, so nobody knows whose they are; they are handed to nobody");
+}
