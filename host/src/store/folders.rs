@@ -1,5 +1,5 @@
-//! Whether the folders of an open store are still where they were when it was opened. An operator can rename, delete or replace
-//! them under a running broker, and a path then leads nowhere, or to the files of another one. So whatever the store does by
+//! The folders of an open store, and whether they are still where they were when it was opened. An operator can rename, delete or
+//! replace them under a running broker, and a path then leads nowhere, or to the files of another one. So whatever the store does by
 //! path goes through [`HeldFileSystem`], which looks first; what is open already is not asked for. Nothing here repairs anything
 //! but the lock file: a folder that is back is used again by itself.
 

@@ -1,4 +1,4 @@
-//! Reading little-endian numbers out of bytes that may be too few for them.
+//! Little-endian numbers, read out of bytes that may be too few for them.
 
 /// The four bytes from `at` on as a number; `None` when they are not all there.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

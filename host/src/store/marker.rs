@@ -1,5 +1,5 @@
-//! The marker: a word outside the store's folder that there is a store, so that a folder that is gone is not taken for one that never was.
-//! Written once, when a store has begun, and never changed.
+//! The marker: a word outside the store's folder that there is a store, so that a folder that is gone is not taken for one that never
+//! was. Written once, when a store has begun, and never changed.
 
 use std::io;
 use std::path::Path;

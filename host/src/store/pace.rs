@@ -1,5 +1,5 @@
-//! How fast a checkpoint goes. What it takes of the disk and the cores, publishers miss, so it takes what time there is: until
-//! the journal, in which they go on writing, would be nearly full. Pure: clock and sizes are arguments.
+//! The pace of a checkpoint. What it takes of the disk and the cores, publishers miss, so it takes what time there is: until the
+//! journal, in which they go on writing, would be nearly full. Pure: clock and sizes are arguments.
 
 use std::time::{Duration, Instant};
 

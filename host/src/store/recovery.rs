@@ -1,5 +1,6 @@
-//! Opening a store, in two steps. [`examine`] takes the lock and only reads: what the generations have, and then the journal.
-//! [`Examined::begin`] is the first that writes, once whoever opens the store has found that it can use what is there.
+//! The opening of a store, in two steps. [`examine`] takes the lock and only reads: what the generations have, and then the journal.
+//! [`Examined::begin`] is the first that writes, once whoever opens the store has found that it can use what is there. It joins the
+//! journal and the generations to what reads both, and to what moves blocks from the one to the other.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,20 +9,40 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::cache::new_cache;
-use super::checkpoint::CheckpointParts;
+use super::checkpoint::{CheckpointParts, Checkpoints};
 use super::error::OpenError;
 use super::folders::{Folders, HeldFileSystem};
 use super::fs::{FileSystem, Hold, Unmoved};
-use super::journal::{self, Evidence, ExaminedJournal, FileJournalOptions, JournalReader};
+use super::journal::{
+    self, Evidence, ExaminedJournal, FileJournalOptions, JournalReader, JournalWriter, Replay,
+};
 use super::layout;
 use super::loss::Loss;
 use super::marker;
-use super::reader::ReaderParts;
+use super::options::StoreOptions;
+use super::reader::{ReaderParts, StoreReader};
 use super::reserve::Reserve;
 use super::sealed::{self, GenerationWriter, Inventory, Sealed, SealedParts};
 use super::trouble::Troubles;
-use super::{Checkpoints, Opened, Replay, StoreOptions, StoreReader};
 use crate::domain::{CommitNumber, TopicId};
+
+/// An open store, in its parts.
+pub struct Opened {
+    /// Appends groups. One owner.
+    pub journal: Box<dyn JournalWriter>,
+    /// Reads blocks. Clone it freely.
+    pub reader: StoreReader,
+    /// Writes generations. One owner.
+    pub checkpoints: Checkpoints,
+    /// What the newest complete generation kept as state, in the order it was given; empty at a first start.
+    pub state: Vec<(Bytes, Bytes)>,
+    /// The groups after that state, in order.
+    pub replay: Replay,
+    /// Whether the journal was closed before and nothing is missing, so that nothing can have been cut off.
+    pub clean: bool,
+    /// Damage that was accepted at this start.
+    pub losses: Vec<Loss>,
+}
 
 /// A store that was looked at and locked. Nothing on its disk was changed, but for the folder and the lock of one that is new,
 /// and for what sled adds to a database that it reads.
@@ -37,8 +58,16 @@ pub struct Examined {
     has_marker: bool,
 }
 
-/// Looks at the store in `dir` and takes its lock.
-pub(super) fn examine(
+/// Looks at the store in `dir` and takes its lock, which lasts until the last of what comes of it is dropped. Changes
+/// nothing on disk; [`Examined::begin`] does.
+///
+/// Reads the whole journal once to check it, but for the events after a clean end.
+///
+/// # Errors
+///
+/// Somebody else has the store open, something in it is of another version's format, or the disk fails. Damage to
+/// committed data is not an error yet: see [`Examined::losses`].
+pub fn examine(
     dir: &Path,
     options: StoreOptions,
     fs: Arc<dyn FileSystem>,
@@ -83,6 +112,21 @@ pub(super) fn examine(
         is_new,
         has_marker,
     })
+}
+
+/// Opens the store in `dir`, creating it if need be: [`examine`] and [`Examined::begin`] in one.
+///
+/// A torn end, which a power cut leaves, is cut off; it was never acknowledged.
+///
+/// # Errors
+///
+/// Those of both; committed data is damaged and `accept_loss` is not set (nothing is changed on disk then).
+pub fn open(
+    dir: &Path,
+    options: StoreOptions,
+    fs: Arc<dyn FileSystem>,
+) -> Result<Opened, OpenError> {
+    examine(dir, options, fs)?.begin()
 }
 
 fn journal_options(options: &StoreOptions) -> FileJournalOptions {

@@ -1,6 +1,7 @@
-//! The reserve: disk space that is kept for when there is no other, a journal file, for acks and marks, and room for a checkpoint to be made
-//! in. Both are really allocated. Publishes are refused from the moment that the disk has no room but this, until all of it is
-//! there again; what was taken of it is made up for by whoever looks for room. Nothing in it is ever read.
+//! The reserve: disk space that is kept for when there is no other. One part is a journal file, for acks and marks, and the other is
+//! room for a checkpoint to be made in; both are really allocated. Publishes are refused from the moment that the disk has no room
+//! but this, until all of it is there again; what was taken of it is made up for by whoever looks for room. Nothing in it is ever
+//! read.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
-//! Which stored events could not be read lately, so that nobody pays for asking again: until it is time for another try, which comes
-//! at growing intervals, the answer is the one that was found, for all events that are known to share it. What is here is shown to
-//! the operator; nothing here reads.
+//! The troubles with reading: which stored events could not be read lately, so that nobody pays for asking again. Until it is time
+//! for another try, which comes at growing intervals, the answer is the one that was found, for all events that are known to share
+//! it. What is here is shown to the operator; nothing here reads.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};

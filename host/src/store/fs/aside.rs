@@ -1,5 +1,5 @@
-//! Writing aside: a file gets all of its content, durably, before it gets its name. So whoever opens it by that name finds what was
-//! there before or all of what is there now, whatever ends the process, or the machine, in between.
+//! Files that appear whole: each gets all of its content, durably, before it gets its name. So whoever opens it by that name finds
+//! what was there before or all of what is there now, whatever ends the process, or the machine, in between.
 
 use std::io;
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! Opening the file journal. [`examine`] looks at it and changes nothing; what it answers can be replayed, and once whoever opens
-//! the store has found that it can use what is there, [`repair`](ExaminedJournal::repair), [`tidy`](ExaminedJournal::tidy) and
-//! [`begin`](ExaminedJournal::begin) write, in this order. After each step the next start can judge what there is.
+//! The file journal before it is open. [`examine`] looks at it and changes nothing; what it answers can be replayed. Once whoever
+//! opens the store has found that it can use what is there, [`repair`](ExaminedJournal::repair), [`tidy`](ExaminedJournal::tidy)
+//! and [`begin`](ExaminedJournal::begin) write, in this order. After each step the next start can judge what there is.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

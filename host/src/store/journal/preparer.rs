@@ -1,5 +1,5 @@
-//! The journal file after the present one, filled with zeros ahead of time. Syncing what is written into a file that was
-//! only reserved makes the file system write down as well that those blocks are in use now, which costs about half as much
+//! The preparer: it fills the journal file after the present one with zeros, ahead of time. Syncing what is written into a file that
+//! was only reserved makes the file system write down as well that those blocks are in use now, which costs about half as much
 //! again as syncing blocks that have been written before. So where syncs matter more than bytes, a thread of its own
 //! writes the next file once with zeros. It never touches a file that has a name in the journal, and whatever goes wrong
 //! with it costs speed and nothing else.

@@ -1,5 +1,5 @@
-//! Making a damaged journal usable once its losses are accepted. Every file that is changed or dropped is
-//! copied to `lost` first; every step leaves a journal that the next start can judge again.
+//! The repair of a damaged journal, once an operator has accepted what is lost. Every file that is changed or dropped is copied to
+//! the folder `lost` first; every step leaves a journal that the next start can judge again. What is damaged, the survey has found.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Reading journal files record by record, each through one window of memory, several at a time where that can be. Trusts no
-//! length before it is checked, and only reads.
+//! The scanner: it reads a journal file record by record through one window of memory, several files at a time where that can be.
+//! Trusts no length before it is checked, and only reads. What a record means for the journal, the survey decides.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -112,7 +112,7 @@ pub(super) fn records_of(file: &JournalFile, bodies: Bodies) -> VecDeque<Record>
 }
 
 /// What lies at an offset.
-pub(super) enum Found {
+pub(super) enum Content {
     /// A record whose header, table and notes are sound.
     Record(Record),
     /// Nothing was ever written here or after it.
@@ -186,23 +186,23 @@ impl<'a> Scanner<'a> {
     }
 
     /// What lies at `at`.
-    pub(super) fn record_at(&mut self, at: u64) -> Result<Found, ReadError> {
+    pub(super) fn record_at(&mut self, at: u64) -> Result<Content, ReadError> {
         while let Some(record) = self.ahead.pop_front_if(|record| record.at <= at) {
             if record.at == at {
-                return Ok(Found::Record(record));
+                return Ok(Content::Record(record));
             }
         }
         if let Some(record) = self.sound_record_at(at)? {
-            return Ok(Found::Record(record));
+            return Ok(Content::Record(record));
         }
         let salt = self.file.salt;
         if let Some(kind) = Header::unknown_kind(self.bytes(at, HEADER_BYTES as u64)?, salt) {
-            return Ok(Found::Unknown(kind));
+            return Ok(Content::Unknown(kind));
         }
         Ok(if self.is_zero_from(at)? {
-            Found::End
+            Content::End
         } else {
-            Found::Bad
+            Content::Bad
         })
     }
 

@@ -1,6 +1,6 @@
-//! Judging a whole journal at start: which records count, where it ends, what is damaged and what that costs.
-//! Decides between a torn end, which is cut off because nobody was told that it was durable, and damage to
-//! data that was. Only reads; [`super::repair`] acts on what it finds.
+//! The survey of a whole journal at a start: which records count, where it ends, what is damaged and what that costs. Decides between
+//! a torn end, which is cut off because nobody was told that it was durable, and damage to data that was. Only reads;
+//! [`super::repair`] acts on what it finds.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::index::{Entry, JournalFile};
 use super::record::{self, FILE_HEAD_BYTES, FileHead, FileTitle, Kind};
-use super::scan::{Bodies, Found, Record, Scanner, read_ahead, records_of};
+use super::scan::{Bodies, Content, Record, Scanner, read_ahead, records_of};
 use super::witness::{Begun, End};
 use crate::domain::{CommitNumber, Position, Sequence, TopicId};
 use crate::runtime::Threads;
@@ -309,22 +309,22 @@ impl Surveyor {
         loop {
             let at = scanned.end;
             match scanner.record_at(at)? {
-                Found::End => return Ok(()),
-                Found::Unknown(kind) => {
+                Content::End => return Ok(()),
+                Content::Unknown(kind) => {
                     self.unknown = Some((scanned.file.path.clone(), kind));
                     return Ok(());
                 }
-                Found::Record(record) if self.follows(&record) && record.damaged.is_empty() => {
+                Content::Record(record) if self.follows(&record) && record.damaged.is_empty() => {
                     self.take(&record, scanned);
                 }
-                Found::Record(record) if self.follows(&record) => {
+                Content::Record(record) if self.follows(&record) => {
                     if is_last && !self.was_durable(scanner, at)? {
                         self.torn(scanner, scanned);
                         return Ok(());
                     }
                     self.salvage(scanner, &record, scanned)?;
                 }
-                Found::Record(_) | Found::Bad => {
+                Content::Record(_) | Content::Bad => {
                     if is_last && !self.was_durable(scanner, at)? {
                         self.torn(scanner, scanned);
                         return Ok(());

@@ -1,4 +1,4 @@
-//! Building a generation: its folder is written, database by database, and each is sealed before the next begins: closed, made
+//! The building of a generation. Its folder is written, database by database, and each is sealed before the next begins: closed, made
 //! durable and read back. Nobody knows of the folder before its description is in it; that it counts, the manifest says.
 
 use std::path::Path;

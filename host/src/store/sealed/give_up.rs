@@ -1,5 +1,5 @@
-//! What is given up of generations when an operator accepts their damage. Looks at the databases and changes what the manifest is to
-//! say; who writes that is [`super::writer`]'s business.
+//! The damage of generations that an operator gives up: it is looked for in the databases, and what the manifest is to say of it is
+//! decided. Who writes that is [`super::writer`].
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
-//! What a start takes from the generations: which of them count, and the newest state that reads. Where the manifest is
-//! missing or damaged it is made again of the generations, which describe themselves. Looking changes nothing; what is found wanting is a
-//! loss that an operator has to accept, and whatever it cannot place is set aside.
+//! The inventory: what a start takes from the generations: which of them count, and the newest state that reads. Where the
+//! manifest is missing or damaged it is made again of the generations, which describe themselves. Looking changes nothing; what is
+//! found wanting is a loss that an operator has to accept, and whatever has no place is set aside then.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! The manifest: which generations are complete. A small text that an operator can read, replaced as a whole:
-//! written aside, synced, renamed, its folder synced. Never changed in place.
+//! The manifest: which generations are complete. A small text that an operator can read, replaced as a whole and never changed in
+//! place; and the same for one generation, in which that describes itself.
 
 use std::fmt::Write as _;
 use std::io;

@@ -1,5 +1,5 @@
-//! A database in which only what sled makes again by itself is damaged: `snap.*` is an index of its log, `db`, and `conf`
-//! holds its settings. So before anything of a database is given up, a copy of the log alone is looked at; the database
+//! The mending of a database in which only what sled makes again by itself is damaged: `snap.*` is an index of its log, `db`, and
+//! `conf` holds its settings. So before anything of a database is given up, a copy of the log alone is looked at; the database
 //! itself stays as it is until that has shown that it is better off without the others.
 
 use std::io;

@@ -1,6 +1,5 @@
-//! How many sled databases are open at a time. sled may bring everything that is read into memory and gives it
-//! back only when it is closed, so the number of open ones is what bounds memory. No file is named here; what a
-//! database holds is [`super::generation`]'s business.
+//! The pool of open sled databases. sled may bring everything that is read into memory and gives it back only when it is closed, so
+//! the number of open ones is what bounds memory. No file is named here; what a database holds is [`super::generation`]'s business.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 

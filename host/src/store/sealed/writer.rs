@@ -1,5 +1,5 @@
-//! The only one who changes which generations there are: adds one, deletes one, gives up what is damaged in some. The manifest on
-//! disk says so first and readers see it after that; what the manifest does not name is removed.
+//! The writer of generations, the only one who changes which there are: adds one, deletes one, gives up what is damaged in some. The
+//! manifest on disk says so first and readers see it after that; what the manifest does not name is removed.
 
 use std::path::Path;
 use std::sync::Arc;
