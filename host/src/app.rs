@@ -19,10 +19,11 @@ use crate::admin::{self, AdminOptions, Listeners};
 use crate::auth::Policy;
 use crate::broker::{Broker, Readable};
 use crate::config::{Config, Endpoints};
+use crate::disk::{Access, RealFileSystem, replace};
 use crate::net::{self, NetHandle};
 use crate::plugin::{Plugins, bundled};
 use crate::runtime::{Clock, Random, Spawner};
-use crate::store::{self, RealFileSystem, StoreOptions};
+use crate::store::{self, StoreOptions};
 use crate::telemetry::{Metrics, lines};
 
 use self::options::{broker_options, net_options, plugin_options, store_options, usize_of};
@@ -241,11 +242,12 @@ fn reset_key(data_dir: &Path, random: &Random) -> anyhow::Result<[u8; 64]> {
     if let Ok(key) = kept.try_into() {
         return Ok(key);
     }
-    let key = random.bytes();
-    let mut file =
-        tempfile::NamedTempFile::new_in(data_dir).context("cannot write the data directory")?;
-    std::io::Write::write_all(&mut file, &key).context("cannot write reset.key")?;
-    file.persist(&path).context("cannot write reset.key")?;
+    let key: [u8; 64] = random.bytes();
+    let aside = path.with_extension("key.new");
+    let written = replace(&RealFileSystem, &path, &aside, Access::Owner, |file| {
+        file.write_at(&key, 0)
+    });
+    written.context("cannot write reset.key")?;
     Ok(key)
 }
 

@@ -7,6 +7,7 @@ pub mod auth;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod domain;
 mod locks;
 pub mod net;

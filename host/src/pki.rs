@@ -3,7 +3,7 @@
 //! whole or not at all. Checking certificates is TLS's business, telling who they name `auth`'s.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use time::{Duration, OffsetDateTime};
+
+use crate::disk::{Access, RealFileSystem, replace};
 
 /// Name of the development client: what its certificate makes it.
 pub const DEV_CLIENT_URI: &str = "spiffe://tidegate.dev/client";
@@ -338,8 +340,8 @@ pub fn save_pair(dir: &Path, stem: &str, pair: &PemPair, force: bool) -> Result<
         path: dir.to_owned(),
         source,
     })?;
-    write_whole(dir, &key_path, &pair.key, 0o600)?;
-    write_whole(dir, &cert_path, &pair.cert, 0o644)
+    write_whole(&key_path, &pair.key, Access::Owner)?;
+    write_whole(&cert_path, &pair.cert, Access::Usual)
 }
 
 /// Paths of the certificate and the key that [`save_pair`] writes.
@@ -412,27 +414,18 @@ fn remove_if_there(path: &Path) -> Result<(), PkiError> {
     }
 }
 
-// Written aside with its final mode, synced, renamed: a reader never sees half a file, nor anybody a key.
-fn write_whole(dir: &Path, path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
-    let write = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(".tidegate-")
-            .permissions(permissions(mode))
-            .tempfile_in(dir)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|source| PkiError::Write {
+// A reader never sees half a file, nor anybody a key.
+fn write_whole(path: &Path, text: &str, access: Access) -> Result<(), PkiError> {
+    // Others may have files of their own in this folder, and write such ones at the same time.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!(".tidegate-{}-{name}", std::process::id()));
+    let written = replace(&RealFileSystem, path, &aside, access, |file| {
+        file.write_at(text.as_bytes(), 0)
+    });
+    written.map(|_| ()).map_err(|source| PkiError::Write {
         path: path.to_owned(),
         source,
     })
-}
-
-fn permissions(mode: u32) -> fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
-    fs::Permissions::from_mode(mode)
 }
 
 #[cfg(test)]

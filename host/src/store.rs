@@ -13,7 +13,6 @@ mod cache;
 mod checkpoint;
 mod error;
 mod folders;
-mod fs;
 mod journal;
 mod layout;
 mod little_endian;
@@ -36,7 +35,6 @@ pub use error::{
     OpenError, ReadError, SystemFailure, WriteDelay, WriteError, WriteRefusal,
 };
 pub use folders::Folders;
-pub use fs::{DIRECT_BYTES, File, FileSystem, Hold, RealFileSystem, Unmoved, replace};
 pub use journal::{
     BlockMeta, JournalSegment, JournalSize, JournalUsage, JournalWriter, RECORD_BYTES_MAX, Replay,
     Replayed, ReplayedGroup,

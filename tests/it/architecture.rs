@@ -8,22 +8,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room of the host may import of the host. `cli` and `main` may import everything.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("locks", &[]),
+    ("disk", &["locks"]),
     ("domain", &[]),
     // It parses the policy into what `auth` decides by.
-    ("config", &["domain", "auth"]),
-    ("pki", &[]),
+    ("config", &["disk", "domain", "auth"]),
+    ("pki", &["disk"]),
     ("telemetry", &["locks"]),
     ("runtime", &["locks", "domain", "telemetry"]),
     ("state", &["domain", "auth"]),
-    ("store", &["locks", "domain", "runtime"]),
+    ("store", &["locks", "disk", "domain", "runtime"]),
     ("plugin", &["locks", "domain", "runtime"]),
     ("auth", &["locks", "domain"]),
     (
         "broker",
         &[
             "locks",
+            "disk",
             "domain",
             "runtime",
             "telemetry",
@@ -49,6 +51,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     (
         "app",
         &[
+            "disk",
             "runtime",
             "telemetry",
             "config",

@@ -9,10 +9,11 @@ use super::*;
 use crate::auth::Grant;
 use crate::broker::{BrokerOptions, PluginQuotas, Readable};
 use crate::config::Config;
+use crate::disk::RealFileSystem;
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
 use crate::state::census::Quota;
-use crate::store::{self, RealFileSystem, StoreOptions};
+use crate::store::{self, StoreOptions};
 
 mod plugins;
 mod rights;

@@ -6,7 +6,8 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
-use crate::store::{FileSystem, RealFileSystem, StoreUsage};
+use crate::disk::{FileSystem, RealFileSystem};
+use crate::store::StoreUsage;
 
 /// Descriptors for everything beside the journal and admin connections: sockets, databases that are open or being written, what
 /// wasmtime and the runtime hold.

@@ -1,11 +1,13 @@
 //! Where a running broker can be reached: written to its data directory for programs that started it with port 0.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::disk::{Access, RealFileSystem, replace};
 
 /// The addresses that were bound, ports being the real ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,10 +55,12 @@ impl Endpoints {
     ///
     /// The file cannot be written.
     pub fn save(&self, data_dir: &Path) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
-        serde_json::to_writer(&mut file, self)?;
-        file.flush()?;
-        file.persist(Self::path(data_dir))?;
+        let path = Self::path(data_dir);
+        let text = serde_json::to_vec(self)?;
+        let aside = path.with_extension("json.new");
+        replace(&RealFileSystem, &path, &aside, Access::Owner, |file| {
+            file.write_at(&text, 0)
+        })?;
         Ok(())
     }
 

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::{CheckpointError, CheckpointRefusal, ReadError};
-use super::fs::FileSystem;
 use super::journal::{BlockMeta, JournalReader, JournalSegment};
 use super::loss::Loss;
 use super::pace::Pace;
 use super::reserve::Reserve;
 use super::sealed::{GenerationInfo, GenerationWriter, Sealed};
 use super::trouble::{Holder, Troubles};
+use crate::disk::FileSystem;
 use crate::domain::{Block, CommitNumber, Position};
 use crate::runtime::{Clock, Threads};
 

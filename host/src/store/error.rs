@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fs::is_full;
 use super::loss::Loss;
+use crate::disk::is_full;
 use crate::domain::{CommitNumber, Position};
 
 /// Why a store cannot be opened.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::fs::{File, FileSystem, Hold};
+use crate::disk::{File, FileSystem, Hold};
 use crate::locks::lock;
 
 /// The folders of one store, kept open.

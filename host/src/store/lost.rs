@@ -4,8 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::fs::{File, FileSystem};
 use super::layout;
+use crate::disk::{File, FileSystem};
 
 const COPY_BYTES: usize = 1 << 20;
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::error::OpenError;
-use super::fs::{self, FileSystem};
+use crate::disk::{self, Access, FileSystem};
 
 const TITLE: &str = "tidegate-data 1";
 /// What the titles of all versions begin with; a number follows.
@@ -42,7 +42,7 @@ pub(super) fn write(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
     let text = format!("{TITLE}\n{TEXT}");
-    fs::replace(fs, path, Path::new(&aside), |file| {
+    disk::replace(fs, path, Path::new(&aside), Access::Usual, |file| {
         file.write_at(text.as_bytes(), 0)
     })?;
     Ok(())

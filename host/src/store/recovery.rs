@@ -12,7 +12,6 @@ use super::cache::new_cache;
 use super::checkpoint::{CheckpointParts, Checkpoints};
 use super::error::OpenError;
 use super::folders::{Folders, HeldFileSystem};
-use super::fs::{FileSystem, Hold, Unmoved};
 use super::journal::{
     self, Evidence, ExaminedJournal, FileJournalOptions, JournalReader, JournalWriter, Replay,
 };
@@ -24,6 +23,7 @@ use super::reader::{ReaderParts, StoreReader};
 use super::reserve::Reserve;
 use super::sealed::{self, GenerationWriter, Inventory, Sealed, SealedParts};
 use super::trouble::Troubles;
+use crate::disk::{FileSystem, Hold, Unmoved};
 use crate::domain::{CommitNumber, TopicId};
 
 /// An open store, in its parts.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::fs::{DIRECT_BYTES, File, FileSystem, is_full};
 use super::layout;
+use crate::disk::{DIRECT_BYTES, File, FileSystem, is_full};
 use crate::locks::lock;
 
 /// The reserve of one store. Shared by the journal's writer and the checkpoints.
@@ -168,7 +168,7 @@ fn allocated(fs: &dyn FileSystem, path: &Path, bytes: u64) -> io::Result<Arc<dyn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::RealFileSystem;
+    use crate::disk::RealFileSystem;
     use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
 
     fn length(path: &Path) -> Option<u64> {

@@ -25,8 +25,8 @@ use std::sync::{Arc, RwLock};
 use super::cache::{BlockCache, CacheKey};
 use super::error::ReadError;
 use super::folders::Folders;
-use super::fs::FileSystem;
 use super::trouble::{Holder, Troubles};
+use crate::disk::FileSystem;
 use crate::domain::{Block, CommitNumber, Position, TopicId};
 use crate::locks;
 

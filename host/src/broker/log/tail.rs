@@ -279,7 +279,8 @@ async fn run_blocking<T: Send + 'static>(
 impl Log {
     /// One that holds nothing, before an empty store in `dir`, and keeps a mebibyte in memory.
     pub(crate) fn empty(dir: &Path) -> Self {
-        use crate::store::{RealFileSystem, StoreOptions, open};
+        use crate::disk::RealFileSystem;
+        use crate::store::{StoreOptions, open};
         let opened = open(dir, StoreOptions::default(), Arc::new(RealFileSystem));
         let reader = opened.expect("store opens").reader;
         Self::new(reader, 1 << 20, Position(1))

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::disk::{Access, RealFileSystem, replace};
 use crate::domain::Digest;
-use crate::store::{Folders, RealFileSystem, replace};
+use crate::store::Folders;
 
 /// A directory of plugins.
 #[derive(Clone)]
@@ -58,7 +59,7 @@ impl PluginFiles {
         }
         let path = self.path(digest);
         let aside = path.with_extension("new");
-        replace(&RealFileSystem, &path, &aside, |file| {
+        replace(&RealFileSystem, &path, &aside, Access::Usual, |file| {
             file.write_at(bytes, 0)
         })?;
         Ok(())

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::broker::{Broker, BrokerOptions, PluginQuotas, Readable};
+use crate::disk::{File, FileSystem, Hold, RealFileSystem};
 use crate::domain::{
     DeliveryPolicy, Millis, Principal, StartAt, SubscriptionInfo, SubscriptionSpec,
 };
 use crate::plugin::{PluginOptions, Plugins};
 use crate::state::census::Quota;
-use crate::store::{self, File, FileSystem, Hold, RealFileSystem, StoreOptions};
+use crate::store::{self, StoreOptions};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{publish_reply, subscribe_opened};

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::index::{Entry, Index, JournalFile};
 use super::{BlockMeta, JournalBlock, JournalReader, JournalSegment, JournalSize};
+use crate::disk::FileSystem;
 use crate::domain::{CommitNumber, Position};
 use crate::locks;
-use crate::store::fs::FileSystem;
 use crate::store::layout;
 
 /// The files of one journal.

@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use super::record::Salt;
 use super::{BlockSource, JournalSegment, JournalSize};
+use crate::disk::File;
 use crate::domain::{Block, CommitNumber, Position};
 use crate::store::block::BlockHead;
 use crate::store::error::{Damage, ReadError};
-use crate::store::fs::File;
 
 /// One file of the journal, open as long as somebody may read it.
 pub(super) struct JournalFile {

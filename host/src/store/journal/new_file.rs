@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::index::JournalFile;
 use super::record::{FILE_HEAD_BYTES, FileHead, Salt};
+use crate::disk::{self, Access, DIRECT_BYTES, File, FileSystem};
 use crate::domain::CommitNumber;
 use crate::runtime::Random;
-use crate::store::fs::{self, DIRECT_BYTES, File, FileSystem};
 use crate::store::layout;
 
 /// A journal file that does not have its name yet.
@@ -74,7 +74,7 @@ impl NewFile {
         path: &Path,
     ) -> io::Result<()> {
         self.file.write_at(&head.encode(), 0)?;
-        fs::give_name(fs, &*self.file, &self.aside, path)
+        disk::give_name(fs, &*self.file, &self.aside, path)
     }
 
     /// The same file, now that it has its name.
@@ -100,7 +100,7 @@ pub(super) fn place_file(
 ) -> io::Result<()> {
     let path = layout::journal_file(dir, head.first);
     let aside = layout::journal_file_aside(dir, head.first);
-    fs::replace(fs, &path, &aside, |file| {
+    disk::replace(fs, &path, &aside, Access::Usual, |file| {
         fill(file)?;
         file.write_at(&head.encode(), 0)
     })?;

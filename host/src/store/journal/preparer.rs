@@ -10,9 +10,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::writer::FileJournalOptions;
+use crate::disk::{DIRECT_BYTES, File, FileSystem};
 use crate::locks::{lock, waited};
 use crate::runtime::{Clock, Threads};
-use crate::store::fs::{DIRECT_BYTES, File, FileSystem};
 use crate::store::layout;
 
 /// Syncs in a file before the next one is prepared: a broker that hardly writes needs no second file.
@@ -296,9 +296,9 @@ fn fill_file(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::RealFileSystem;
     use crate::domain::Millis;
     use crate::runtime::{MachineThreads, Random};
-    use crate::store::RealFileSystem;
 
     /// Threads that never rest.
     #[derive(Debug)]

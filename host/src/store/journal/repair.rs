@@ -8,9 +8,9 @@ use super::index::JournalFile;
 use super::new_file::{new_head, place_file};
 use super::record::{self, FILE_HEAD_BYTES, FileHead, Kind};
 use super::survey::{Survey, Surveyed};
+use crate::disk::FileSystem;
 use crate::runtime::Random;
 use crate::store::error::OpenError;
-use crate::store::fs::FileSystem;
 use crate::store::layout;
 use crate::store::lost;
 

@@ -2,7 +2,7 @@
 //! at an aligned address. A record rarely ends where a block does, so the last, partly filled block is kept and written
 //! again, unchanged at its front, with the record after it. Pure: writes nothing itself.
 
-use crate::store::fs::DIRECT_BYTES;
+use crate::disk::DIRECT_BYTES;
 
 /// The memory shrinks back to this after an unusually large record.
 const BYTES_KEPT: usize = 8 << 20;

@@ -13,11 +13,11 @@ use super::index::{Entry, JournalFile};
 use super::record::{self, FILE_HEAD_BYTES, FileHead, FileTitle, Kind};
 use super::scan::{Bodies, Content, Record, Scanner, read_ahead, records_of};
 use super::witness::{Begun, End};
+use crate::disk::FileSystem;
 use crate::domain::{CommitNumber, Position, Sequence, TopicId};
 use crate::runtime::Threads;
 use crate::store::block::BlockHead;
 use crate::store::error::{Damage, OpenError, ReadError, SystemFailure};
-use crate::store::fs::FileSystem;
 use crate::store::layout;
 use crate::store::loss::{Loss, LostRange};
 

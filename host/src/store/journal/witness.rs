@@ -19,8 +19,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::disk::{File, FileSystem};
 use crate::domain::CommitNumber;
-use crate::store::fs::{File, FileSystem};
 use crate::store::layout;
 use crate::store::little_endian::{u32_at, u64_at};
 
@@ -224,7 +224,7 @@ fn other_title(slot: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::RealFileSystem;
+    use crate::disk::RealFileSystem;
 
     fn closed(newest: u64) -> Witness {
         Witness {

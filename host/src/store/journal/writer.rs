@@ -15,12 +15,12 @@ use super::record::{self, FILE_HEAD_BYTES, HEADER_BYTES, Kind};
 use super::staging::Staging;
 use super::witness::{Begun, End, Witness, WitnessFile};
 use super::{JournalReader as _, JournalSize, JournalUsage, JournalWriter};
+use crate::disk::{DIRECT_BYTES, is_full, is_out_of_files};
 use crate::domain::{Block, CommitNumber, Position};
 use crate::runtime::{Clock, Random, Threads};
 use crate::store::block::TooLong;
 use crate::store::error::{JournalFailure, WriteDelay, WriteError, WriteRefusal};
 use crate::store::folders::{Folders, is_displaced};
-use crate::store::fs::{DIRECT_BYTES, is_full, is_out_of_files};
 use crate::store::layout;
 use crate::store::reserve::Reserve;
 

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use super::items::{self, DatabaseWriter};
 use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::{Sealed, state, tree};
+use crate::disk::FileSystem;
 use crate::domain::{Block, CommitNumber, Position};
 use crate::store::block::StoredBlock;
 use crate::store::error::{CheckpointError, CheckpointFailure, CheckpointRefusal, ReadError};
-use crate::store::fs::FileSystem;
 use crate::store::layout;
 
 /// What a generation is to be.

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::tree::{self, DATABASE};
+use crate::disk::{FileSystem as _, RealFileSystem};
 use crate::runtime::{MachineThreads, Threads as _};
 use crate::store::error::{DatabaseError, ReadError};
-use crate::store::fs::{FileSystem as _, RealFileSystem};
 
 // Pages above a quarter of a segment become files of their own; a value of 64 KiB must not.
 const SEGMENT_BYTES: usize = 2 << 20;

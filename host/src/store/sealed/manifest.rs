@@ -6,8 +6,8 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
+use crate::disk::{self, Access, FileSystem};
 use crate::domain::{CommitNumber, Position};
-use crate::store::fs::{self, FileSystem};
 use crate::store::layout;
 
 const TITLE: &str = "tidegate-manifest 1";
@@ -106,7 +106,9 @@ pub(super) fn save(fs: &dyn FileSystem, dir: &Path, generations: &[Described]) -
     let path = layout::manifest(dir);
     let aside = path.with_extension("new");
     let text = encode(generations);
-    fs::replace(fs, &path, &aside, |file| file.write_at(text.as_bytes(), 0))?;
+    disk::replace(fs, &path, &aside, Access::Usual, |file| {
+        file.write_at(text.as_bytes(), 0)
+    })?;
     Ok(())
 }
 

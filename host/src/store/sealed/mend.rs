@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::generation::{self, Inspected};
 use super::manifest::PartInfo;
 use super::tree::{self, DATABASE};
+use crate::disk::FileSystem;
 use crate::store::error::ReadError;
-use crate::store::fs::FileSystem;
 use crate::store::layout;
 use crate::store::lost;
 

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use super::items::{DatabaseWriter, each_item};
 use super::mend::LogCopy;
 use super::tree;
+use crate::disk::FileSystem;
 use crate::runtime::{MachineThreads, Threads as _};
 use crate::store::error::ReadError;
-use crate::store::fs::FileSystem;
 use crate::store::little_endian::u64_at;
 
 // How often, and how far apart, a database is read before it is called damaged.

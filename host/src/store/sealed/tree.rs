@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::store::fs::FileSystem;
+use crate::disk::FileSystem;
 use crate::store::layout;
 
 /// The file without which there is no database.

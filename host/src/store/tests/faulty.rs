@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::store::{File, FileSystem, Hold, RealFileSystem};
+use crate::disk::{File, FileSystem, Hold, RealFileSystem};
 
 /// What a call of the file system does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

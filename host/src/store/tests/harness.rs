@@ -7,10 +7,9 @@ use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
+use crate::disk::RealFileSystem;
 use crate::domain::{Block, BlockBuilder, CommitNumber, Millis, Position, Sequence, TopicId};
-use crate::store::{
-    OpenError, Opened, ReadError, RealFileSystem, Replayed, StoreOptions, StoreReader, open,
-};
+use crate::store::{OpenError, Opened, ReadError, Replayed, StoreOptions, StoreReader, open};
 
 /// A group as it was appended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::harness::folder;
+use crate::disk::{FileSystem, RealFileSystem, Unmoved};
 use crate::store::folders::{Folders, HeldFileSystem};
 use crate::store::recovery::Surroundings;
 use crate::store::reserve::Reserve;
 use crate::store::sealed;
-use crate::store::{FileSystem, Opened, RealFileSystem, StoreOptions, Unmoved, layout};
+use crate::store::{Opened, StoreOptions, layout};
 
 pub(crate) use crate::store::journal::memory::{Call, Fault, MemoryJournal};
 

@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use super::faulty::{FaultyFileSystem, Operation};
 use super::harness::*;
+use crate::disk::RealFileSystem;
 use crate::domain::{Block, CommitNumber, Position, TopicId};
-use crate::store::{
-    Loss, OpenError, Opened, RealFileSystem, Replayed, StoreOptions, examine, open,
-};
+use crate::store::{Loss, OpenError, Opened, Replayed, StoreOptions, examine, open};
 
 fn close(opened: Opened) {
     opened.journal.close().expect("close");

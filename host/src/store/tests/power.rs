@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::harness::*;
+use crate::disk::{File, FileSystem, Hold, RealFileSystem, Unmoved};
 use crate::domain::{Block, CommitNumber};
-use crate::store::{File, FileSystem, Hold, Opened, RealFileSystem, StoreOptions, Unmoved, open};
+use crate::store::{Opened, StoreOptions, open};
 
 const SECTOR: usize = 512;
 

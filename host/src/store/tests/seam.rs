@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::harness::*;
 use super::memory::MemoryStore;
+use crate::disk::RealFileSystem;
 use crate::domain::{Block, CommitNumber, Position};
 use crate::store::journal::memory::{Call, Fault};
 use crate::store::{
-    JournalFailure, JournalSize, Opened, RealFileSystem, StoreOptions, WriteError, WriteRefusal,
-    open,
+    JournalFailure, JournalSize, Opened, StoreOptions, WriteError, WriteRefusal, open,
 };
 
 // Runs a test on a store of each kind; its second argument opens the same one again, after a crash.

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use ::tidegate::disk::RealFileSystem;
 use ::tidegate::domain::{BlockBuilder, Millis, Position, Sequence, TopicId};
 use ::tidegate::net::NetOptions;
-use ::tidegate::store::{self, RealFileSystem, StoreOptions};
+use ::tidegate::store::{self, StoreOptions};
 use anyhow::Context;
 use bytes::Bytes;
 use quinn::{

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking};
 
+use ::tidegate::disk::RealFileSystem;
 use ::tidegate::domain::{Block, BlockBuilder, Millis, Position, Sequence, TopicId};
-use ::tidegate::store::{self, JournalWriter, RealFileSystem};
+use ::tidegate::store::{self, JournalWriter};
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};

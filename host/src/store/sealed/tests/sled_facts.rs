@@ -7,7 +7,7 @@ use std::path::Path;
 use super::super::database::{self, Database};
 use super::super::items::{self, DatabaseWriter, VALUE_BYTES_MAX};
 use super::super::tree;
-use crate::store::RealFileSystem;
+use crate::disk::RealFileSystem;
 use crate::store::tests::harness::folder;
 
 fn raw_open(path: &Path) -> sled::Result<sled::Db> {

@@ -1,7 +1,6 @@
-//! The file system as the store sees it, small enough that tests can put faults and power cuts under it. The
-//! journal and the manifest go through it entirely. sled opens its own files, so of a generation only the
-//! steps around it (sync, removal) do. The machine's own one is in `fs/real.rs`, the only file of the store that asks the
-//! system for anything on a disk.
+//! The disk as the broker sees it: a file system, small enough that tests can put faults and power cuts under it, and files that
+//! appear whole. The journal and the manifest of the store go through it entirely. sled opens its own files, so of a generation
+//! only the steps around it (sync, removal) do. Nothing here knows what is in a file.
 
 mod aside;
 mod real;
@@ -10,8 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) use aside::give_name;
-pub use aside::replace;
+pub use aside::{Access, give_name, replace};
 pub use real::RealFileSystem;
 
 /// What is written with [`File::write_blocks_at`] has an offset, a length and an address in memory that are multiples of
@@ -57,6 +55,15 @@ pub trait FileSystem: Send + Sync {
     ///
     /// It cannot be created.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// The same, for a file that nobody but its owner may read or write if it is made by this.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be created.
+    fn create_private(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.create(path)
+    }
 
     /// Renames a file, replacing what has the new name. Durable once the folder is synced.
     ///
@@ -207,7 +214,7 @@ pub trait File: Send + Sync {
 }
 
 /// Whether the disk has no room, or whoever the broker runs as may have no more of it.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -215,7 +222,7 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 }
 
 /// Whether the process or the system has no file descriptor left. That is no fault of a disk.
-pub(super) fn is_out_of_files(error: &io::Error) -> bool {
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE))

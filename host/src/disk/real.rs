@@ -39,22 +39,11 @@ impl FileSystem for RealFileSystem {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
-        let flags = OFlags::DIRECT.bits().cast_signed();
-        let direct = OpenOptions::new()
-            .write(true)
-            .custom_flags(flags)
-            .open(path);
-        Ok(Arc::new(RealFile {
-            file,
-            direct: Mutex::new(direct.ok()),
-        }))
+        create(path, 0o666)
+    }
+
+    fn create_private(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        create(path, 0o600)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -100,6 +89,27 @@ impl FileSystem for RealFileSystem {
             file: Mutex::new(file),
         })))
     }
+}
+
+// What the process may not give away anyway is taken off `mode`.
+fn create(path: &Path, mode: u32) -> io::Result<Arc<dyn File>> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)?;
+    let flags = OFlags::DIRECT.bits().cast_signed();
+    let direct = OpenOptions::new()
+        .write(true)
+        .custom_flags(flags)
+        .open(path);
+    Ok(Arc::new(RealFile {
+        file,
+        direct: Mutex::new(direct.ok()),
+    }))
 }
 
 /// A folder that is open, so that nothing else gets its number as long as this lives.
@@ -307,7 +317,7 @@ impl File for RealFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::fs::DIRECT_BYTES;
+    use crate::disk::DIRECT_BYTES;
 
     // Where direct writes are not supported this shows at least that the other way is taken.
     #[test]
