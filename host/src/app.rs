@@ -157,7 +157,11 @@ async fn serve(
     let (plain, secure) = (listeners.plain_addr(), listeners.tls_addr());
     let identity = pems.identity()?;
     let net = net::serve(
-        net_options(config, reset_key(&config.data_dir, &shared.random)?),
+        net_options(
+            config,
+            reset_key(&config.data_dir, &shared.random)?,
+            &shared.random,
+        ),
         identity,
         policy.clone(),
         broker.clone(),

@@ -1,34 +1,20 @@
-//! The QUIC side of the broker: listeners, connections and the streams clients open on them. The only module
-//! that knows quinn, and beside one message in `domain` the only one that knows the wire's messages. Nothing
-//! here decides what is delivered to whom or what is durable; that is asked of [`Broker`](crate::broker::Broker).
+//! The network side of the broker: what clients say to it, and how that gets to it. `session` is what is said, over streams of whatever
+//! transport; `quic` is the transport there is; `serve` starts both. Beside one message in `domain`, this is the only module that
+//! knows the wire's messages. Nothing here decides what is delivered to whom or what is durable; that is asked of
+//! [`Broker`](crate::broker::Broker).
 //!
-//! Every task and its end:
-//! - one accept loop per listener: until shutdown;
-//! - one task per connection, from its handshake on: until the connection is gone or shutdown has drained it;
-//! - one task per stream, owned by its connection: until the client finishes, a refusal ends it, or the
-//!   connection's task drops it. A panic in it ends that stream only.
+//! `session` and `stats` know nothing of `quic`, so other transports can be put beside it.
 
-mod account;
-mod connection;
-mod credit;
-mod deliver;
-mod frames;
-mod handshakes;
-mod listener;
-mod options;
-mod publish;
-mod refusal;
-mod slots;
+mod quic;
+mod serve;
+mod session;
 mod stats;
-mod subscribe;
-mod tls;
-mod window;
 
-#[cfg(test)]
-mod tests;
-
-pub use listener::{NetHandle, ServeError, serve};
-pub use options::{ClientAuth, ListenerOptions, NetOptions};
+pub use quic::listener::NetHandle;
+pub use quic::options::{ClientAuth, ListenerOptions, QuicOptions};
+pub use quic::socket::ServeError;
+pub use quic::tls::{TlsError, TlsIdentity};
+pub use serve::{NetOptions, serve};
+pub use session::options::SessionOptions;
 pub use stats::{NetCounts, NetStats};
 pub use tidegate_wire::limits::Limits;
-pub use tls::{TlsError, TlsIdentity};

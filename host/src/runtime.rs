@@ -4,6 +4,7 @@
 pub(crate) mod clock;
 pub(crate) mod random;
 pub(crate) mod spawn;
+pub(crate) mod task_set;
 pub(crate) mod thread_priority;
 pub(crate) mod threads;
 

@@ -7,8 +7,9 @@ use super::Shared;
 use crate::auth::Policy;
 use crate::broker::{BrokerOptions, PluginQuotas};
 use crate::config::Config;
-use crate::net::{ClientAuth, Limits, ListenerOptions, NetOptions};
+use crate::net::{ClientAuth, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
 use crate::plugin::{PluginLimits, PluginOptions};
+use crate::runtime::Random;
 use crate::state::census::Quota;
 use crate::store::StoreOptions;
 
@@ -72,7 +73,7 @@ pub(super) fn broker_options(
     }
 }
 
-pub(super) fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
+pub(super) fn net_options(config: &Config, reset_key: [u8; 64], random: &Random) -> NetOptions {
     let limits = &config.limits;
     let mut listeners = vec![ListenerOptions {
         addr: config.listen.quic,
@@ -84,8 +85,7 @@ pub(super) fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
             client_auth: ClientAuth::Anonymous,
         });
     }
-    NetOptions {
-        listeners,
+    let sessions = SessionOptions {
         limits: Limits {
             frame_bytes_max: usize_of(limits.frame_bytes_max),
             event_bytes_max: usize_of(limits.event_bytes_max),
@@ -98,14 +98,20 @@ pub(super) fn net_options(config: &Config, reset_key: [u8; 64]) -> NetOptions {
         publish_credit_total_bytes: usize_of(limits.publish_credit_total_bytes),
         handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
         frame_timeout: Duration::from_millis(limits.frame_timeout_ms),
-        idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
         connections_max: limits.connections_max as usize,
         principal_connections_max: limits.principal_connections_max as usize,
         streams_max: limits.connection_streams_max,
         shutdown_grace: Duration::from_millis(config.shutdown.deadline_ms),
+        ..SessionOptions::default()
+    };
+    let quic = QuicOptions {
+        listeners,
+        idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
         reset_key: Some(reset_key),
-        ..NetOptions::default()
-    }
+        random: random.clone(),
+        ..QuicOptions::default()
+    };
+    NetOptions { sessions, quic }
 }
 
 pub(super) fn plugin_options(config: &Config, shared: &Shared) -> PluginOptions {

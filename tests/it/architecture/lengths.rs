@@ -13,10 +13,6 @@ const FILE_LINES_MAX: usize = 700;
 const LONG_FILES: &[(&str, &str)] = &[
     ("matching/lanes.rs", "its jobs are still to be divided"),
     (
-        "net/tests/served.rs",
-        "a table of cases, still to be sorted by subject",
-    ),
-    (
         "subscription/tests.rs",
         "cases against a model, still to be sorted by subject",
     ),

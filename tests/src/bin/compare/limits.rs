@@ -111,15 +111,16 @@ impl Settings {
     pub(crate) fn broker() -> Self {
         let options = NetOptions::default();
         let window = |bytes: usize| VarInt::try_from(bytes as u64).unwrap_or(VarInt::MAX);
-        let mut transport = transport(options.datagram_bytes_max());
+        let (quic, stream_window_bytes) = (options.quic, options.sessions.stream_window_bytes());
+        let mut transport = transport(quic.datagram_bytes_max());
         transport
-            .stream_receive_window(window(options.stream_window_bytes()))
-            .receive_window(window(4 * options.stream_window_bytes()))
-            .send_window(options.send_window_bytes);
+            .stream_receive_window(window(stream_window_bytes))
+            .receive_window(window(4 * stream_window_bytes))
+            .send_window(quic.send_window_bytes);
         Self {
             transport: Arc::new(transport),
-            datagram_bytes_max: options.datagram_bytes_max(),
-            socket_buffer_bytes: Some(options.socket_buffer_bytes),
+            datagram_bytes_max: quic.datagram_bytes_max(),
+            socket_buffer_bytes: Some(quic.socket_buffer_bytes),
         }
     }
 

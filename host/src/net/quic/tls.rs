@@ -159,7 +159,7 @@ fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::tests::pki::Ca;
+    use crate::net::quic::tests::pki::Ca;
 
     #[test]
     fn each_way_the_files_can_be_wrong() {

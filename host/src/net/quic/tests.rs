@@ -1,26 +1,30 @@
-//! Real QUIC clients against real listeners in one process: who is let in, the hello, and what happens to
-//! those who break the protocol. In `served` there is a broker behind the streams.
+//! Real QUIC clients against real listeners in one process: who is let in, how connections are limited, and that sessions run over QUIC
+//! as they do over anything else.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
+use quinn::{ClientConfig, ConnectionError, Endpoint};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tidegate_wire::frame::encode_frame;
-use tidegate_wire::pb::{self, ErrorCode, hello_reply, publish_opened, stream_open};
+use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
+use tidegate_wire::pb::{ErrorCode, hello_reply};
+use tidegate_wire::stream::{Connection, ConnectionEnd, SendHalf};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Backend;
-use super::listener::start;
-use super::{ClientAuth, ListenerOptions, NetHandle, NetOptions, TlsIdentity};
+use self::pki::Ca;
+use super::listener::{NetHandle, listen};
+use super::options::{ClientAuth, ListenerOptions};
+use super::stream::QuicConnection;
+use super::tls::TlsIdentity;
 use crate::auth::{Grant, Policy};
-
-mod served;
+use crate::net::serve::NetOptions;
+use crate::net::session::service::{Backend, Service};
+use crate::net::session::tests::client::{Client, Consuming, Publishing, batch};
+use crate::net::session::tests::served::Served;
+use crate::net::session::tests::{HANG, everything, until};
 
 /// Certificates for tests.
 pub(super) mod pki {
@@ -78,28 +82,30 @@ pub(super) mod pki {
     }
 }
 
-use pki::Ca;
-
-/// Far longer than anything takes that does not hang.
-const HANG: Duration = Duration::from_secs(30);
-
 struct Net {
     ca: Ca,
     handle: NetHandle,
     shutdown: CancellationToken,
 }
 
+/// A client, and the socket that its connection needs.
+struct Connected {
+    client: Client<QuicConnection>,
+    _endpoint: Endpoint,
+}
+
+impl std::ops::Deref for Connected {
+    type Target = Client<QuicConnection>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.client
+    }
+}
+
 impl Net {
     // Everybody may publish and subscribe, but there is no broker behind it.
     fn start(client_auth: ClientAuth, change: impl FnOnce(&mut NetOptions)) -> Self {
-        let everything = || vec![">".parse().expect("valid")];
-        let policy = Policy::new(vec![Grant {
-            principals: vec!["*".parse().expect("valid")],
-            publish: everything(),
-            subscribe: everything(),
-            ..Grant::default()
-        }]);
-        Self::start_with(client_auth, policy, Backend::Absent, change)
+        Self::start_with(client_auth, everything(), Backend::Absent, change)
     }
 
     fn start_with(
@@ -113,14 +119,12 @@ impl Net {
         let tls = TlsIdentity::from_pem(chain.as_bytes(), key.as_bytes(), ca.pem().as_bytes())
             .expect("sound files");
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut options = NetOptions {
-            listeners: vec![ListenerOptions { addr, client_auth }],
-            ..NetOptions::default()
-        };
+        let mut options = NetOptions::default();
+        options.quic.listeners = vec![ListenerOptions { addr, client_auth }];
         change(&mut options);
         let shutdown = CancellationToken::new();
-        let handle =
-            start(options, &tls, policy.into(), backend, shutdown.clone()).expect("starts");
+        let service = Service::new(options.sessions, policy.into(), backend, shutdown.clone());
+        let handle = listen(options.quic, &tls, service).expect("starts");
         Self {
             ca,
             handle,
@@ -128,51 +132,34 @@ impl Net {
         }
     }
 
-    async fn connect(&self, identity: Option<(String, String)>) -> Result<Client, ConnectionError> {
-        self.connect_by(client_config(&self.ca, identity)).await
-    }
-
-    async fn connect_by(&self, config: ClientConfig) -> Result<Client, ConnectionError> {
+    async fn connect(
+        &self,
+        identity: Option<(String, String)>,
+    ) -> Result<Connected, ConnectionError> {
+        let config = client_config(&self.ca, identity);
         let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).expect("socket");
         let connecting = endpoint
             .connect_with(config, self.handle.local_addrs[0], "localhost")
             .expect("valid name");
-        Ok(Client {
-            connection: connecting.await?,
-            hello: Mutex::default(),
+        Ok(Connected {
+            client: Client::new(QuicConnection(connecting.await?)),
             _endpoint: endpoint,
         })
     }
 
-    async fn connect_ok(&self) -> Client {
+    async fn connect_ok(&self) -> Connected {
         self.connect(Some(self.ca.issue("client.example")))
             .await
             .expect("connects")
     }
 
     // Connected and welcomed.
-    async fn welcomed(&self) -> Client {
-        self.welcome(self.connect_ok().await).await
-    }
-
-    // The same for a client that takes only so many bytes of a stream before they are read.
-    async fn welcomed_narrow(&self, bytes: u32) -> Client {
-        let mut transport = quinn::TransportConfig::default();
-        transport.stream_receive_window(bytes.into());
-        let mut config = client_config(&self.ca, Some(self.ca.issue("client.example")));
-        config.transport_config(Arc::new(transport));
-        let client = self.connect_by(config).await.expect("connects");
-        self.welcome(client).await
-    }
-
-    async fn welcome(&self, client: Client) -> Client {
-        let (hello, streams) = client.hello(&[1]).await.expect("answered");
-        assert!(
-            matches!(hello, hello_reply::Result::Welcome(_)),
-            "{hello:?}"
-        );
-        *client.hello.lock().expect("not poisoned") = Some(streams);
-        client
+    async fn welcomed(&self) -> Connected {
+        let Connected { client, _endpoint } = self.connect_ok().await;
+        Connected {
+            client: client.welcomed().await,
+            _endpoint,
+        }
     }
 }
 
@@ -196,95 +183,6 @@ fn client_config(ca: &Ca, identity: Option<(String, String)>) -> ClientConfig {
     };
     config.alpn_protocols = vec![tidegate_wire::ALPN.to_vec()];
     ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).expect("QUIC")))
-}
-
-struct Client {
-    connection: Connection,
-    /// Kept open, as the protocol wants it.
-    hello: Mutex<Option<(SendStream, RecvStream)>>,
-    _endpoint: Endpoint,
-}
-
-fn frame<M: Message>(message: &M) -> Bytes {
-    let mut out = BytesMut::new();
-    encode_frame(message, &mut out);
-    out.freeze()
-}
-
-fn open(kind: stream_open::Kind) -> Bytes {
-    frame(&pb::StreamOpen { kind: Some(kind) })
-}
-
-fn hello(versions: &[u32]) -> Bytes {
-    let client = "test".to_owned();
-    let hello = pb::Hello {
-        versions: versions.to_vec(),
-        client,
-        frame_bytes_max: 0,
-    };
-    open(stream_open::Kind::Hello(hello))
-}
-
-fn publish() -> Bytes {
-    open(stream_open::Kind::Publish(pb::PublishOpen::default()))
-}
-
-// The next message, or `None` at the end of the stream.
-async fn read<M: Message + Default>(recv: &mut RecvStream) -> Option<M> {
-    let mut length = 0;
-    for shift in (0..).step_by(7) {
-        let mut byte = [0];
-        recv.read_exact(&mut byte).await.ok()?;
-        length |= usize::from(byte[0] & 0x7f) << shift;
-        if byte[0] & 0x80 == 0 {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    recv.read_exact(&mut body).await.expect("whole message");
-    Some(M::decode(&body[..]).expect("a message"))
-}
-
-impl Client {
-    async fn send(&self, bytes: &[u8]) -> (SendStream, RecvStream) {
-        let (mut send, recv) = self.connection.open_bi().await.expect("connection is up");
-        send.write_all(bytes).await.expect("written");
-        (send, recv)
-    }
-
-    async fn hello(
-        &self,
-        versions: &[u32],
-    ) -> Option<(hello_reply::Result, (SendStream, RecvStream))> {
-        let (send, mut recv) = self.send(&hello(versions)).await;
-        let reply: pb::HelloReply = read(&mut recv).await?;
-        Some((reply.result?, (send, recv)))
-    }
-
-    // What a stream that begins with `bytes` is refused with.
-    async fn refusal(&self, bytes: &[u8], finish: bool) -> pb::Error {
-        let (mut send, mut recv) = self.send(bytes).await;
-        if finish {
-            send.finish().expect("open");
-        }
-        let opened: pb::PublishOpened = read(&mut recv).await.expect("an answer");
-        match opened.result {
-            Some(publish_opened::Result::Error(error)) => error,
-            other => panic!("not refused: {other:?}"),
-        }
-    }
-
-    async fn close_code(&self) -> Option<ErrorCode> {
-        match tokio::time::timeout(HANG, self.connection.closed())
-            .await
-            .expect("closed in time")
-        {
-            ConnectionError::ApplicationClosed(close) => {
-                ErrorCode::try_from(i32::try_from(close.error_code.into_inner()).ok()?).ok()
-            }
-            _ => None,
-        }
-    }
 }
 
 #[tokio::test]
@@ -326,7 +224,7 @@ async fn without_a_valid_certificate_nobody_gets_in() {
     let check = async |identity: Option<(String, String)>| {
         // TLS 1.3 lets a client believe it is in until the server has seen its certificate.
         if let Ok(client) = net.connect(identity).await {
-            let closed = tokio::time::timeout(HANG, client.connection.closed()).await;
+            let closed = tokio::time::timeout(HANG, client.connection.0.closed()).await;
             let error = closed.expect("closed in time");
             assert!(
                 matches!(error, ConnectionError::ConnectionClosed(_)),
@@ -351,156 +249,14 @@ async fn a_certificate_with_two_identities_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn an_unknown_version_is_refused_with_the_known_one() {
-    let net = Net::start(ClientAuth::Required, |_| {});
-    let client = net.connect_ok().await;
-    match client.hello(&[2, 3]).await.expect("answered").0 {
-        hello_reply::Result::Error(error) => {
-            assert_eq!(error.code(), ErrorCode::UnsupportedVersion);
-            assert!(
-                error.message.contains("speaks version 1"),
-                "{}",
-                error.message
-            );
-        }
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(
-        client.close_code().await,
-        Some(ErrorCode::UnsupportedVersion)
-    );
-}
-
-#[tokio::test]
-async fn whoever_says_no_hello_is_closed() {
-    let net = Net::start(ClientAuth::Required, |options| {
-        options.handshake_timeout = Duration::from_millis(300);
-    });
-    let silent = net.connect_ok().await;
-    assert_eq!(silent.close_code().await, Some(ErrorCode::InvalidArgument));
-    let half = net.connect_ok().await;
-    let _streams = half.send(&hello(&[1])[..2]).await;
-    assert_eq!(half.close_code().await, Some(ErrorCode::InvalidArgument));
-}
-
-#[tokio::test]
-async fn each_way_to_break_the_protocol() {
-    let net = Net::start(ClientAuth::Required, |_| {});
-    let innocent = net.welcomed().await;
-    let check = async |bytes: &[u8], finish: bool, code: ErrorCode| {
-        let client = net.welcomed().await;
-        assert_eq!(
-            client.refusal(bytes, finish).await.code(),
-            code,
-            "{bytes:02x?}"
-        );
-        assert_eq!(client.close_code().await, Some(code), "{bytes:02x?}");
-    };
-    let kind_9 = [2, 9 << 3 | 2, 0];
-    let text_not_utf8 = [6, 3 << 3 | 2, 4, 1 << 3 | 2, 2, 0xff, 0xff];
-    check(&[0], false, ErrorCode::Malformed).await;
-    check(&kind_9, false, ErrorCode::Malformed).await;
-    check(&[3, 0xff, 0xff, 0xff], false, ErrorCode::Malformed).await;
-    check(&text_not_utf8, false, ErrorCode::Malformed).await;
-    check(&[0xff; 16], false, ErrorCode::TooLarge).await;
-    check(&[0x81, 0x80, 0x01], false, ErrorCode::TooLarge).await;
-    check(&[0x80; 10], false, ErrorCode::Malformed).await;
-    check(&[9, 1, 2], true, ErrorCode::Malformed).await;
-    check(&hello(&[1]), false, ErrorCode::Malformed).await;
-    // Nobody else noticed: a well-formed stream still gets as far as the broker.
-    assert_eq!(
-        innocent.refusal(&publish(), false).await.code(),
-        ErrorCode::Internal
-    );
-}
-
-#[tokio::test]
-async fn the_first_stream_must_be_the_hello() {
-    let net = Net::start(ClientAuth::Required, |_| {});
-    let client = net.connect_ok().await;
-    assert_eq!(
-        client.refusal(&publish(), false).await.code(),
-        ErrorCode::Malformed
-    );
-    assert_eq!(client.close_code().await, Some(ErrorCode::Malformed));
-}
-
-#[tokio::test]
-async fn nothing_may_follow_the_hello() {
-    let net = Net::start(ClientAuth::Required, |_| {});
-    let client = net.connect_ok().await;
-    let (_, (mut send, _recv)) = client.hello(&[1]).await.expect("answered");
-    send.write_all(&hello(&[1])).await.expect("written");
-    assert_eq!(client.close_code().await, Some(ErrorCode::Malformed));
-}
-
-#[tokio::test]
-async fn a_refused_stream_leaves_the_connection_alone() {
-    let net = Net::start(ClientAuth::Required, |_| {});
-    let client = net.welcomed().await;
-    let mut bad_id = BytesMut::new();
-    bad_id.put(
-        &open(stream_open::Kind::Publish(pb::PublishOpen {
-            producer_id: vec![1; 5].into(),
-            ..pb::PublishOpen::default()
-        }))[..],
-    );
-    assert_eq!(
-        client.refusal(&bad_id, false).await.code(),
-        ErrorCode::InvalidArgument
-    );
-    // Opened and given up, finished without a word, or reset: all the client's good right.
-    drop(client.send(&[]).await);
-    let (mut send, _recv) = client.send(&[5]).await;
-    send.reset(0u32.into()).expect("open");
-    assert_eq!(
-        client.refusal(&publish(), false).await.code(),
-        ErrorCode::Internal
-    );
-    assert!(client.connection.close_reason().is_none());
-}
-
-#[tokio::test]
-async fn streams_beyond_the_cap_are_refused() {
-    let net = Net::start(ClientAuth::Required, |options| options.streams_max = 1);
-    let client = net.welcomed().await;
-    let _held = client.send(&publish()[..1]).await;
-    let error = client.refusal(&publish(), false).await;
-    assert_eq!(
-        (error.code(), error.retryable),
-        (ErrorCode::Overloaded, true)
-    );
-}
-
-#[tokio::test]
 async fn connections_beyond_the_cap_are_refused() {
-    let net = Net::start(ClientAuth::Required, |options| options.connections_max = 1);
+    let net = Net::start(ClientAuth::Required, |options| {
+        options.sessions.connections_max = 1
+    });
     let _first = net.welcomed().await;
     let second = net.connect(Some(net.ca.issue("client.example"))).await;
     assert!(second.is_err());
     assert_eq!(net.handle.stats.counts().connections_refused, 1);
-}
-
-#[tokio::test]
-async fn without_any_grant_no_stream_opens_and_nothing_is_asked_of_the_broker() {
-    let net = Net::start_with(
-        ClientAuth::Required,
-        Policy::default(),
-        Backend::Absent,
-        |_| {},
-    );
-    let client = net.welcomed().await;
-    let subscribe = open(stream_open::Kind::Subscribe(pb::SubscribeOpen {
-        subscription: "s".to_owned(),
-        ..pb::SubscribeOpen::default()
-    }));
-    for first in [publish(), subscribe] {
-        let error = client.refusal(&first, false).await;
-        assert_eq!(error.code(), ErrorCode::PermissionDenied);
-        assert!(error.message.contains("right at all"), "{}", error.message);
-    }
-    assert!(client.connection.close_reason().is_none());
-    assert_eq!(net.handle.stats.counts().publish_streams_open, 0);
 }
 
 #[tokio::test]
@@ -515,8 +271,8 @@ async fn one_principal_does_not_take_every_connection() {
         vec![">".parse().expect("valid")],
     )]);
     let net = Net::start_with(ClientAuth::Required, policy, Backend::Absent, |options| {
-        options.connections_max = 16;
-        options.principal_connections_max = 15;
+        options.sessions.connections_max = 16;
+        options.sessions.principal_connections_max = 15;
     });
     let mut held = Vec::new();
     for _ in 0..15 {
@@ -528,11 +284,10 @@ async fn one_principal_does_not_take_every_connection() {
             .await
             .expect("TLS works");
         let closed = tokio::time::timeout(HANG, client.connection.closed()).await;
-        let ConnectionError::ApplicationClosed(close) = closed.expect("in time") else {
+        let ConnectionEnd::Peer { code, reason } = closed.expect("in time") else {
             panic!("not closed with a reason");
         };
-        assert_eq!(close.error_code, (ErrorCode::Overloaded as u32).into());
-        let reason = String::from_utf8_lossy(&close.reason);
+        assert_eq!(code, ErrorCode::Overloaded as u32);
         assert!(reason.contains(why), "{reason}");
     };
     // One is left, and it is for those who administer.
@@ -545,13 +300,7 @@ async fn one_principal_does_not_take_every_connection() {
     chief.hello(&[1]).await.expect("welcomed");
     held.truncate(10);
     // Those places are free once the broker has noticed.
-    tokio::time::timeout(HANG, async {
-        while net.handle.stats.counts().connections_open > 11 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .expect("noticed");
+    until(|| net.handle.stats.counts().connections_open <= 11).await;
     for _ in 0..4 {
         held.push(net.welcomed().await);
     }
@@ -561,7 +310,7 @@ async fn one_principal_does_not_take_every_connection() {
 #[tokio::test]
 async fn a_principal_has_its_own_limit_of_connections() {
     let net = Net::start(ClientAuth::Required, |options| {
-        options.principal_connections_max = 2
+        options.sessions.principal_connections_max = 2
     });
     let _held = [net.welcomed().await, net.welcomed().await];
     let third = net.connect_ok().await;
@@ -616,8 +365,8 @@ async fn stall(net: &Net) -> tokio::task::JoinSet<()> {
 #[tokio::test]
 async fn handshakes_that_stall_give_way_to_one_that_does_not() {
     let net = Net::start(ClientAuth::Required, |options| {
-        options.handshakes_before_retry = 4;
-        options.handshake_timeout = 2 * HANG;
+        options.quic.handshakes_before_retry = 4;
+        options.sessions.handshake_timeout = 2 * HANG;
     });
     let mut stalled = Vec::new();
     for _ in 0..64 {
@@ -652,7 +401,7 @@ async fn handshakes_that_stall_give_way_to_one_that_does_not() {
 #[tokio::test]
 async fn a_client_that_must_prove_its_address_gets_in() {
     let net = Net::start(ClientAuth::Required, |options| {
-        options.handshakes_before_retry = 0
+        options.quic.handshakes_before_retry = 0
     });
     net.welcomed().await;
 }
@@ -660,13 +409,73 @@ async fn a_client_that_must_prove_its_address_gets_in() {
 #[tokio::test]
 async fn a_shutdown_says_goodbye_and_ends() {
     let net = Net::start(ClientAuth::Required, |_| {});
-    let client = net.connect_ok().await;
-    let (_, (_send, mut recv)) = client.hello(&[1]).await.expect("answered");
+    let client = net.welcomed().await;
     net.shutdown.cancel();
-    let go_away: pb::GoAway = read(&mut recv).await.expect("a goodbye");
+    let go_away = client.go_away().await.expect("a goodbye");
     assert_eq!(go_away.grace_ms, 10_000);
     assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
     tokio::time::timeout(HANG, net.handle.stopped())
         .await
         .expect("stops in time");
+}
+
+// What a session does is tested in `session`; here it does some of it over real streams.
+#[tokio::test]
+async fn a_session_runs_over_quic() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let backend = Backend::Broker(served.broker.clone());
+    let net = Net::start_with(ClientAuth::Required, served.policy.clone(), backend, |_| {});
+    let client = net.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[1; 16], 0).await;
+    // More than all windows at first.
+    let large = "x".repeat(900_000);
+    for (number, payload) in [(1, &*large), (2, "a"), (3, "b")] {
+        let event = batch(number, "orders.eu", number, &[payload]);
+        publishing.write(&event).await;
+        assert_eq!(publishing.ack().await.first_sequence, number);
+    }
+    publishing.stream.send.finish();
+    assert_eq!(publishing.reply().await, None);
+    let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
+    let (payload, attempt, position) = first.event().await;
+    assert_eq!((payload.len(), attempt), (large.len(), 1));
+    first.ack_confirmed(position).await;
+    for expected in ["a", "b"] {
+        first.grant(1, 1 << 20).await;
+        assert_eq!(first.event().await.0, expected);
+    }
+    // Without a word, so either of the two may have been too much for it.
+    let other = net.welcomed().await;
+    client.connection.close(0, "");
+    let mut second = Consuming::open(&other, "s", 10).await.expect("attached");
+    for expected in ["a", "b"] {
+        let ToConsumer::Deliver(deliver) = second.next().await else {
+            panic!("not a delivery");
+        };
+        assert!(deliver.suspect, "{expected}");
+        second.ack(deliver.positions[0], 0).await;
+    }
+    let counts = net.handle.stats.counts();
+    assert!(
+        counts.bytes_in.min(counts.bytes_out) > 900_000,
+        "{counts:?}"
+    );
+}
+
+#[tokio::test]
+async fn ends_of_quic_connections_are_told_apart() {
+    let net = Net::start(ClientAuth::Required, |_| {});
+    let client = net.welcomed().await;
+    assert_eq!(client.connection.end(), None);
+    client.connection.close(7, "enough");
+    assert_eq!(client.connection.end(), Some(ConnectionEnd::Here));
+    let client = net.welcomed().await;
+    let refused = client.refusal(&[0], false).await.code();
+    assert_eq!(refused, ErrorCode::Malformed);
+    let ConnectionEnd::Peer { code, reason } = client.connection.closed().await else {
+        panic!("not closed by the broker");
+    };
+    assert_eq!(code, ErrorCode::Malformed as u32);
+    assert!(!reason.is_empty());
 }

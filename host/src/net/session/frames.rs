@@ -1,4 +1,4 @@
-//! Frames on a QUIC stream: reading messages one by one and writing them in bursts. Both halves may be
+//! Frames on a stream, whichever transport it belongs to: reading messages one by one and writing them in bursts. Both halves may be
 //! cancelled at any await without losing or tearing a frame, which is what lets a stream's futures be raced. A message that has
 //! begun must end in time, and a large one waits for room before it is read; whether there is a right to send it is not known here.
 
@@ -8,19 +8,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use quinn::{RecvStream, SendStream};
 use tidegate_wire::batch::push_deliver_head;
 use tidegate_wire::frame::{FrameReader, decode, encode_frame};
 use tidegate_wire::pb;
-use tokio::time::{Instant, timeout_at};
+use tidegate_wire::stream::{ReceiveError, ReceiveHalf, SendHalf};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::account::{Account, Room};
 use super::refusal::{StreamEnd, overloaded};
-use super::stats::NetStats;
 use crate::broker::SHARED_BYTES_MIN;
-
-/// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
-const SEGMENTS: usize = 16;
+use crate::net::stats::NetStats;
 
 /// Time to bring the last words of a stream to the client before it is given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -32,8 +29,8 @@ const FREE_BYTES: usize = 16 * 1024;
 const FREE_FIRST_BYTES: usize = 1024;
 
 /// The receiving half of a stream.
-pub(super) struct FrameRecv {
-    recv: RecvStream,
+pub(super) struct FrameRecv<R> {
+    recv: R,
     buffer: BytesMut,
     reader: FrameReader,
     stats: Arc<NetStats>,
@@ -45,19 +42,14 @@ pub(super) struct FrameRecv {
     room: Option<Room>,
     /// When the message that is coming began to.
     begun: Option<Instant>,
-    reset: Option<u64>,
+    reset: Option<u32>,
 }
 
-impl FrameRecv {
-    /// The code with which the client has reset the stream.
-    pub(super) fn reset_code(&self) -> Option<u64> {
-        self.reset
-    }
-
+impl<R: ReceiveHalf> FrameRecv<R> {
     /// Reads first messages, of at most `frame_bytes_max` bytes. Each message must be there `frame_timeout` after its first
     /// byte, and takes room of `account` when it is large.
     pub(super) fn new(
-        recv: RecvStream,
+        recv: R,
         frame_bytes_max: usize,
         frame_timeout: Duration,
         account: Arc<Account>,
@@ -75,6 +67,11 @@ impl FrameRecv {
             begun: None,
             reset: None,
         }
+    }
+
+    /// The code with which the client has reset the stream.
+    pub(super) fn reset_code(&self) -> Option<u32> {
+        self.reset
     }
 
     /// From now on frames may be this large.
@@ -172,30 +169,27 @@ impl FrameRecv {
 
     // Whether there was more. What has begun to come is awaited until its deadline, and nothing at all for ever.
     async fn fill(&mut self) -> Result<bool, StreamEnd> {
-        let mut segments: [Bytes; SEGMENTS] = Default::default();
         let deadline = (!self.buffer.is_empty()).then(|| self.deadline());
-        let read = self.recv.read_chunks(&mut segments);
-        let read = match deadline {
-            None => read.await,
-            Some(deadline) => timeout_at(deadline, read)
-                .await
-                .map_err(|_| self.too_slow())?,
+        let received = self.recv.receive(&mut self.buffer);
+        let received = match deadline {
+            None => received.await,
+            Some(deadline) => match timeout_at(deadline, received).await {
+                Ok(received) => received,
+                Err(_) => return Err(self.too_slow()),
+            },
         };
-        let read = read.map_err(|error| {
-            if let quinn::ReadError::Reset(code) = error {
-                self.reset = Some(code.into_inner());
+        match received {
+            Ok(bytes) => {
+                self.stats.read(bytes);
+                Ok(bytes > 0)
             }
-            StreamEnd::Lost
-        })?;
-        let Some(count) = read else {
-            return Ok(false);
-        };
-        let before = self.buffer.len();
-        for segment in segments.iter().take(count) {
-            self.buffer.extend_from_slice(segment);
+            Err(error) => {
+                if let ReceiveError::Reset(code) = error {
+                    self.reset = Some(code);
+                }
+                Err(StreamEnd::Lost)
+            }
         }
-        self.stats.read(self.buffer.len() - before);
-        Ok(true)
     }
 
     fn too_slow(&self) -> StreamEnd {
@@ -224,8 +218,8 @@ pub(super) fn no_room(length: usize) -> StreamEnd {
 }
 
 /// The sending half of a stream.
-pub(super) struct FrameSend {
-    send: SendStream,
+pub(super) struct FrameSend<S> {
+    send: S,
     /// Encoded and not yet in the queue.
     waiting: BytesMut,
     /// On its way, in order; kept here so that a cancelled write knows where it was.
@@ -233,9 +227,9 @@ pub(super) struct FrameSend {
     stats: Arc<NetStats>,
 }
 
-impl FrameSend {
+impl<S: SendHalf> FrameSend<S> {
     /// Writes frames to `send`.
-    pub(super) fn new(send: SendStream, stats: Arc<NetStats>) -> Self {
+    pub(super) fn new(send: S, stats: Arc<NetStats>) -> Self {
         Self {
             send,
             waiting: BytesMut::new(),
@@ -264,7 +258,7 @@ impl FrameSend {
         }
     }
 
-    /// Hands everything that was pushed to quinn. Waits while the client does not read.
+    /// Hands everything that was pushed to the transport. Waits while the client does not read.
     ///
     /// # Errors
     ///
@@ -276,13 +270,8 @@ impl FrameSend {
     pub(super) async fn flush(&mut self) -> Result<(), StreamEnd> {
         self.queue_waiting();
         while !self.queue.is_empty() {
-            let written = self
-                .send
-                .write_chunks(self.queue.make_contiguous())
-                .await
-                .map_err(|_| StreamEnd::Lost)?;
-            self.stats.wrote(written.bytes);
-            self.queue.drain(..written.chunks);
+            let sent = self.send.send(&mut self.queue).await;
+            self.stats.wrote(sent.map_err(|_| StreamEnd::Lost)?);
         }
         Ok(())
     }
@@ -297,16 +286,16 @@ impl FrameSend {
     /// than two seconds: a client that does not read is not waited for.
     pub(super) async fn finish(mut self) {
         let last_words = async {
-            if self.flush().await.is_ok() && self.send.finish().is_ok() {
-                // Either outcome means that there is nothing more to wait for.
-                let _ = self.send.stopped().await;
-                return true;
+            if self.flush().await.is_err() {
+                return false;
             }
-            false
+            self.send.finish();
+            // Either outcome means that there is nothing more to wait for.
+            let _ = self.send.drained().await;
+            true
         };
-        if tokio::time::timeout(LAST_WORDS, last_words).await != Ok(true) {
-            // Already gone is as good.
-            let _ = self.send.reset(0u32.into());
+        if timeout(LAST_WORDS, last_words).await != Ok(true) {
+            self.send.reset(0);
         }
     }
 }

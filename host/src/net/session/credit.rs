@@ -2,7 +2,7 @@
 //! granted from is in `account`. Plain accounting behind small locks; nobody waits in here
 //! except for a consumer's credit to become positive.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use tidegate_wire::credit::{BATCH_COST_BYTES, batch_cost};
 use tidegate_wire::limits::Limits;
@@ -10,6 +10,7 @@ use tidegate_wire::pb::{self, ErrorCode};
 use tokio::sync::Notify;
 
 use super::account::Room;
+use crate::locks::lock;
 
 /// Credit beyond these is cut off. It would be no limit any more, and the sums stay far from overflow.
 const EVENTS_MAX: i64 = 1 << 32;
@@ -171,17 +172,12 @@ fn capped(value: u64, max: i64) -> i64 {
     i64::try_from(value).unwrap_or(max).min(max)
 }
 
-// A panic while one of these locks is held cannot leave a sum half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::net::account::{Account, Share};
+    use crate::net::session::account::{Account, Share};
 
     #[test]
     fn publish_credit_obeyed_and_violated() {

@@ -1,12 +1,13 @@
-//! Connections past their handshake: how many there may be, over all and for one principal, with a few that only those get who
+//! Slots, which are places for connections past their handshake: how many there may be, over all and for one principal, with a few that only those get who
 //! hold a right to administer, and the account that each takes memory from. Clients without a certificate are one principal
 //! together, and beside that each of their networks counts like one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::account::{Account, Share};
 use crate::domain::{Network, Principal};
+use crate::locks::lock;
 
 /// Of this many connections, one is kept for those who administer.
 const RESERVE_PART: usize = 16;
@@ -36,11 +37,11 @@ pub(super) struct Slots {
     limits: SlotLimits,
     share: Share,
     account: Arc<Account>,
-    open: Mutex<Open>,
+    open: Mutex<Occupied>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct Occupied {
     all: usize,
     // Those that have a connection, and nobody else.
     holders: HashMap<Holder, Held>,
@@ -61,7 +62,7 @@ struct Held {
 
 /// One connection. Counts until it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(in crate::net) struct Slot {
     slots: Arc<Slots>,
     holders: Vec<Holder>,
     /// What it takes memory from.
@@ -70,7 +71,7 @@ pub(super) struct Slot {
 
 /// Why there is no slot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Full {
+pub(in crate::net) enum Full {
     #[error(
         "{0} connections are open, which is all there may be (limits.connections_max); try again later"
     )]
@@ -153,7 +154,7 @@ impl Slots {
 
     fn check(
         &self,
-        open: &Open,
+        open: &Occupied,
         who: &Principal,
         network: Network,
         administers: bool,
@@ -176,12 +177,12 @@ impl Slots {
     }
 
     // A panic while the lock is held cannot leave a sum half done.
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Occupied> {
+        lock(&self.open)
     }
 }
 
-impl Open {
+impl Occupied {
     fn connections(&self, holder: &Holder) -> usize {
         self.holders.get(holder).map_or(0, |held| held.connections)
     }

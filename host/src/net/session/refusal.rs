@@ -1,10 +1,11 @@
-//! How a request is refused: the one mapping from the broker's and the policy's refusals to the wire's codes,
-//! why a stream ends, and the one log line each of it gets.
+//! Refusals: the one mapping from what the broker and the policy refuse to the wire's codes, and why a stream or a connection ends
+//! because of it. Who is told, and what the log says, is not decided here.
 
 use tidegate_wire::event::EventCheckError;
 use tidegate_wire::frame::FrameError;
 use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::positions::PositionsError;
+use tidegate_wire::stream::Connection;
 
 use crate::auth::Denied;
 use crate::broker::{ConsumeError, PublishError, Refusal, RefusalKind, Unavailable};
@@ -113,12 +114,22 @@ pub(super) fn invalid(message: impl Into<String>) -> pb::Error {
 }
 
 /// A limit of the broker itself; the same may succeed later.
-pub(super) fn overloaded(message: impl Into<String>) -> pb::Error {
+pub(in crate::net) fn overloaded(message: impl Into<String>) -> pb::Error {
     pb::Error::new(ErrorCode::Overloaded, message)
 }
 
+/// Ends a connection. Its close code is the code of the refusal that closes it.
+pub(in crate::net) fn close<C: Connection>(connection: &C, error: &pb::Error) {
+    connection.close(close_code(error), &error.message);
+}
+
+/// The code with which a connection is closed because of `error`.
+pub(in crate::net) fn close_code(error: &pb::Error) -> u32 {
+    u32::try_from(error.code).unwrap_or_default()
+}
+
 /// The broker is stopping.
-pub(super) fn shutting_down() -> pb::Error {
+pub(in crate::net) fn shutting_down() -> pb::Error {
     from_broker(&Unavailable::ShuttingDown)
 }
 

@@ -1,4 +1,4 @@
-//! From deliveries to the wire's `Deliver` messages: neighbours that share topic, attempt and time travel
+//! The packing of deliveries into the wire's `Deliver` messages: neighbours that share topic, attempt and time travel
 //! together, positions and sequences as distances, and no frame is larger than the consumer accepts. The events
 //! themselves are not touched: a message has slices of the blocks they are stored in. Pure.
 
@@ -53,7 +53,7 @@ pub(super) struct TooLarge {
 /// Packs `deliveries`, in their order, into messages whose frames have at most `frame_bytes_max` bytes.
 pub(super) fn pack(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Packed {
     let mut packed = Packed::default();
-    let mut open: Option<Open> = None;
+    let mut open: Option<OpenMessage> = None;
     for delivery in deliveries {
         for piece in pieces(&delivery, frame_bytes_max.min(FRAME_BYTES_TARGET)) {
             let bytes = piece.bytes();
@@ -68,7 +68,8 @@ pub(super) fn pack(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Packed 
             let room = frame_bytes_max.min(FRAME_BYTES_TARGET.max(bytes + HEAD_BYTES_MAX));
             let fitting = open.take_if(|open| !open.takes(&delivery, &piece, room));
             packed.messages.extend(fitting.map(|open| open.message));
-            open.get_or_insert_with(|| Open::new(&delivery)).push(piece);
+            open.get_or_insert_with(|| OpenMessage::new(&delivery))
+                .push(piece);
         }
     }
     packed.messages.extend(open.map(|open| open.message));
@@ -122,14 +123,14 @@ fn pieces(delivery: &Delivery, room: usize) -> Vec<Piece> {
 }
 
 /// A message that may still take events.
-struct Open {
+struct OpenMessage {
     message: Message,
     bytes: usize,
     last_position: u64,
     last_sequence: u64,
 }
 
-impl Open {
+impl OpenMessage {
     fn new(first: &Delivery) -> Self {
         let head = pb::Deliver {
             topic: first.topic.as_str().to_owned(),

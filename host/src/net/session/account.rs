@@ -3,9 +3,11 @@
 //! room for it. So what everybody together can hold in the broker is known, and nobody can take what others need. Who a client
 //! is was decided before; nothing here reads or writes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::locks::lock;
 
 /// A stream gets at most this part of what is left of a share, so that a few never take everything.
 const PART: usize = 8;
@@ -41,7 +43,7 @@ struct Taken {
 
 /// Credit of one publish stream, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Grant {
+pub(super) struct CreditGrant {
     account: Arc<Account>,
     floor: usize,
     extra: usize,
@@ -86,9 +88,9 @@ impl Account {
 
     /// Credit for a publish stream: `floor`, and beyond it at most `wanted` together, less the more of the shares is taken.
     /// `None` when there are too many streams already.
-    pub(super) fn grant(self: &Arc<Self>, wanted: usize, floor: usize) -> Option<Grant> {
+    pub(super) fn grant(self: &Arc<Self>, wanted: usize, floor: usize) -> Option<CreditGrant> {
         let extra = self.take(wanted.saturating_sub(floor))?;
-        Some(Grant {
+        Some(CreditGrant {
             account: self.clone(),
             floor,
             extra,
@@ -144,14 +146,14 @@ impl Account {
     }
 }
 
-impl Grant {
+impl CreditGrant {
     /// Bytes of credit.
     pub(super) fn bytes(&self) -> usize {
         self.floor + self.extra
     }
 }
 
-impl Drop for Grant {
+impl Drop for CreditGrant {
     fn drop(&mut self) {
         self.account.give_back(self.extra);
     }
@@ -162,11 +164,6 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES))
         .unwrap_or(u32::MAX)
         .min(u32::MAX >> 3)
-}
-
-// A panic while one of these locks is held cannot leave a sum half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -184,8 +181,8 @@ mod tests {
     #[test]
     fn credit_shrinks_to_the_floor_and_recovers() {
         let account = Account::of_all(SHARE);
-        let grants: Vec<Grant> = (0..100).filter_map(|_| account.grant(910, 10)).collect();
-        let bytes: Vec<usize> = grants.iter().map(Grant::bytes).collect();
+        let grants: Vec<CreditGrant> = (0..100).filter_map(|_| account.grant(910, 10)).collect();
+        let bytes: Vec<usize> = grants.iter().map(CreditGrant::bytes).collect();
         assert_eq!(bytes[..3], [910, 10 + 887, 10 + 776]);
         assert_eq!(bytes.last(), Some(&10));
         assert!(bytes.iter().sum::<usize>() <= 8_000 + 100 * 10);
@@ -198,7 +195,7 @@ mod tests {
     fn one_of_many_takes_only_its_own_share() {
         let all = Account::of_all(SHARE);
         let greedy = all.below(SHARE.part(2));
-        let grants: Vec<Grant> = (0..200).filter_map(|_| greedy.grant(8_000, 1)).collect();
+        let grants: Vec<CreditGrant> = (0..200).filter_map(|_| greedy.grant(8_000, 1)).collect();
         assert_eq!(grants.len(), 50);
         let modest = all.below(SHARE.part(2)).grant(400, 1).expect("a stream");
         assert_eq!(modest.bytes(), 400, "there is as much left as it wants");

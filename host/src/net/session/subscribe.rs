@@ -1,29 +1,33 @@
 //! A subscribe stream: one consumer of a durable subscription. Futures of one task share it: one reads the
-//! client's commands, one takes deliveries from the broker as far as credit goes, one writes. Reading never
+//! client's commands (see `command`), one takes deliveries from the broker as far as credit goes, one writes. Reading never
 //! waits for writing, so a client that does not read its deliveries can still ack, and however the stream
 //! ends, the consumer is ended at once, which gives its events back: as detached when one side says so, as cut when
 //! the connection is lost.
 
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tidegate_wire::limits::{POSITION_RANGES_MAX, REASON_BYTES_MAX};
-use tidegate_wire::pb::{self, ErrorCode, broker_to_consumer, consumer_command, subscribe_opened};
-use tidegate_wire::positions::decode_positions;
-use tokio::sync::{Notify, mpsc};
+use tidegate_wire::pb::{self, ErrorCode, broker_to_consumer, subscribe_opened};
+use tidegate_wire::stream::Connection;
+use tokio::sync::mpsc;
+use tracing::Span;
 
-use super::connection::Peer;
+use self::command::Command;
+use self::outbox::Outbox;
 use super::credit::ConsumerCredit;
 use super::deliver::{TooLarge, pack};
 use super::frames::{FrameRecv, FrameSend};
+use super::peer::{Peer, tell_apart};
 use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
 use crate::auth::Right;
 use crate::broker::{Consumer, Delivery, Manner, Unavailable};
 use crate::domain::Position;
+
+mod command;
+mod outbox;
 
 /// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
 /// client's receive window is in memory per consumer at most.
@@ -31,7 +35,7 @@ const FETCH_EVENTS_MAX: usize = 1_024;
 const FETCH_BYTES_MAX: usize = 512 * 1024;
 
 /// The reset code that says: the application failed with what it had in hand.
-const APPLICATION_FAILED: u64 = 1;
+const APPLICATION_FAILED: u32 = 1;
 
 /// Confirmations a client may wait for at once on one stream.
 const CONFIRMS_MAX: usize = 1_024;
@@ -45,13 +49,15 @@ const COMMAND_WINDOW_BYTES: usize = 128 * 1024;
 type Confirms = FuturesUnordered<BoxFuture<'static, (u64, Result<(), Unavailable>)>>;
 
 /// Serves a consumer until its stream ends; says what is to be told of that on the connection.
-pub(super) async fn serve(
-    peer: &Peer,
+pub(super) async fn serve<C: Connection>(
+    peer: &Peer<C>,
+    span: &Span,
     open: &pb::SubscribeOpen,
-    recv: &mut FrameRecv,
-    send: &mut FrameSend,
+    recv: &mut FrameRecv<C::Receive>,
+    send: &mut FrameSend<C::Send>,
 ) -> Result<(), StreamEnd> {
-    let _counted = peer.server.stats.subscribe_stream();
+    let _counted = peer.stats().subscribe_stream();
+    tell_apart(span, "subscription", &open.subscription);
     let consumer = match attach(peer, open).await {
         Ok(consumer) => consumer,
         Err(error) => {
@@ -63,15 +69,16 @@ pub(super) async fn serve(
     let ack_deadline_ms = consumer.spec().delivery.ack_deadline_ms;
     let ready = pb::SubscribeReady { ack_deadline_ms };
     send.push(&answer_open(subscribe_opened::Result::Ready(ready)));
-    let session = Session {
+    let stream = SubscribeStream {
         peer,
+        span,
         credit: ConsumerCredit::new(open.credit_events, open.credit_bytes),
         confirmed: Outbox::default(),
         heard: Outbox::default(),
     };
     let mut confirms = Confirms::new();
-    let ended = session.run(consumer, &mut confirms, recv, send).await;
-    session.finish(ended, confirms, send).await
+    let ended = stream.run(consumer, &mut confirms, recv, send).await;
+    stream.finish(ended, confirms, send).await
 }
 
 fn answer_open(result: subscribe_opened::Result) -> pb::SubscribeOpened {
@@ -81,8 +88,11 @@ fn answer_open(result: subscribe_opened::Result) -> pb::SubscribeOpened {
 }
 
 // Rights come first: whether the client may consume at all, then, before anything is set up, whether it may consume this.
-async fn attach(peer: &Peer, open: &pb::SubscribeOpen) -> Result<Consumer, pb::Error> {
-    let policy = &peer.server.policy;
+async fn attach<C: Connection>(
+    peer: &Peer<C>,
+    open: &pb::SubscribeOpen,
+) -> Result<Consumer, pb::Error> {
+    let policy = peer.policy();
     if !policy.holds(&peer.principal, Right::Consume) {
         policy
             .check_any(&peer.principal, Right::Subscribe)
@@ -93,37 +103,34 @@ async fn attach(peer: &Peer, open: &pb::SubscribeOpen) -> Result<Consumer, pb::E
         (false, true) => Manner::Says,
         (false, false) => Manner::Silent,
     };
-    let broker = peer
-        .server
-        .backend
-        .broker()
-        .map_err(|error| from_broker(&error))?;
+    let broker = peer.broker().map_err(|error| from_broker(&error))?;
     broker
         .attach(&peer.principal, &open.subscription, manner)
         .await
         .map_err(|error| from_broker(&error))
 }
 
-/// What the futures of a stream share.
-struct Session<'a> {
-    peer: &'a Peer,
+/// A subscribe stream that is open: what its futures share.
+struct SubscribeStream<'a, C> {
+    peer: &'a Peer<C>,
+    span: &'a Span,
     credit: ConsumerCredit,
     confirmed: Outbox,
     /// What the client said to have handed over, and wants to know heard.
     heard: Outbox,
 }
 
-/// The consumer of a session, which ends with this: as cut when its connection is lost, also when the stream's task
+/// The consumer of a stream, which ends with this: as cut when its connection is lost, also when the stream's task
 /// is dropped for that.
-struct Attached<'a> {
+struct Attached<'a, C: Connection> {
     consumer: Option<Consumer>,
     /// What was taken from the broker and waits for being written.
     fetched: mpsc::Receiver<Vec<Delivery>>,
-    session: &'a Session<'a>,
+    peer: &'a Peer<C>,
     failed: bool,
 }
 
-impl Drop for Attached<'_> {
+impl<C: Connection> Drop for Attached<'_, C> {
     fn drop(&mut self) {
         let Some(consumer) = self.consumer.take() else {
             return;
@@ -132,26 +139,26 @@ impl Drop for Attached<'_> {
         while let Ok(deliveries) = self.fetched.try_recv() {
             consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
         }
-        if self.failed || self.session.peer.is_cut() {
+        if self.failed || self.peer.is_cut() {
             consumer.cut();
         }
     }
 }
 
-impl Session<'_> {
+impl<C: Connection> SubscribeStream<'_, C> {
     // The consumer ends when this returns or is dropped, and with it its events are given back.
     async fn run(
         &self,
         consumer: Consumer,
         confirms: &mut Confirms,
-        recv: &mut FrameRecv,
-        send: &mut FrameSend,
+        recv: &mut FrameRecv<C::Receive>,
+        send: &mut FrameSend<C::Send>,
     ) -> Result<(), StreamEnd> {
         let (fetched_in, fetched) = mpsc::channel(1);
         let mut attached = Attached {
             consumer: None,
             fetched,
-            session: self,
+            peer: self.peer,
             failed: false,
         };
         let Attached {
@@ -181,18 +188,21 @@ impl Session<'_> {
         &self,
         consumer: &Consumer,
         confirms: &mut Confirms,
-        recv: &mut FrameRecv,
+        recv: &mut FrameRecv<C::Receive>,
     ) -> Result<(), StreamEnd> {
         loop {
+            // Confirmations first: there are only as many as commands asked for, so commands never wait for long, while an endless
+            // stream of commands could keep confirmations back.
             tokio::select! {
-                command = recv.next::<pb::ConsumerCommand>() => match command? {
-                    Some(command) => self.apply(Command::try_from(command)?, consumer, confirms)?,
-                    None => return Ok(()),
-                },
+                biased;
                 Some((confirm, result)) = confirms.next() => {
                     result?;
                     self.confirmed.push(confirm);
                 }
+                command = recv.next::<pb::ConsumerCommand>() => match command? {
+                    Some(command) => self.apply(Command::try_from(command)?, consumer, confirms)?,
+                    None => return Ok(()),
+                },
             }
         }
     }
@@ -275,7 +285,7 @@ impl Session<'_> {
         };
         tokio::select! {
             biased;
-            () = self.peer.server.shutdown.cancelled() => std::future::pending().await,
+            () = self.peer.service.shutdown.cancelled() => std::future::pending().await,
             ended = take => ended,
         }
     }
@@ -284,7 +294,7 @@ impl Session<'_> {
         &self,
         consumer: &Consumer,
         fetched: &mut mpsc::Receiver<Vec<Delivery>>,
-        send: &mut FrameSend,
+        send: &mut FrameSend<C::Send>,
     ) -> Result<(), StreamEnd> {
         loop {
             send.flush().await?;
@@ -301,7 +311,7 @@ impl Session<'_> {
         &self,
         consumer: &Consumer,
         deliveries: Vec<Delivery>,
-        send: &mut FrameSend,
+        send: &mut FrameSend<C::Send>,
     ) {
         let sent: Vec<_> = deliveries.iter().map(Delivery::range).collect();
         let packed = pack(deliveries, self.peer.frame_bytes_max);
@@ -331,10 +341,10 @@ impl Session<'_> {
             "the delivery needs a frame of {frame_bytes} bytes, but the consumer accepts {theirs}"
         );
         self.peer
-            .log_fault("subscribe", &format!("position {position}: {reason}"));
+            .log_fault(self.span, &format!("position {position}: {reason}"));
         // The client will never give this credit back.
         self.credit.grow(1, bytes as u64);
-        if frame_bytes > self.peer.server.options.limits.frame_bytes_max {
+        if frame_bytes > self.peer.service.options.limits.frame_bytes_max {
             consumer.term(&[position..=position], &reason);
         } else {
             consumer.nack(&[position..=position], None);
@@ -343,8 +353,8 @@ impl Session<'_> {
 
     // At shutdown the client gets a moment to ack what it has.
     async fn shutdown(&self) -> Result<(), StreamEnd> {
-        self.peer.server.shutdown.cancelled().await;
-        tokio::time::sleep(self.peer.server.options.shutdown_acks).await;
+        self.peer.service.shutdown.cancelled().await;
+        tokio::time::sleep(self.peer.service.options.shutdown_acks).await;
         Err(StreamEnd::Refused(shutting_down()))
     }
 
@@ -353,7 +363,7 @@ impl Session<'_> {
         &self,
         ended: Result<(), StreamEnd>,
         mut confirms: Confirms,
-        send: &mut FrameSend,
+        send: &mut FrameSend<C::Send>,
     ) -> Result<(), StreamEnd> {
         if ended != Err(StreamEnd::Lost) {
             let due = async {
@@ -416,189 +426,9 @@ fn confirmed(confirm: Vec<u64>) -> pb::BrokerToConsumer {
     }))
 }
 
-/// Numbers on their way from the reading to the writing future. Confirmations are bounded by [`CONFIRMS_MAX`]; of what
-/// was handed over only the highest is kept.
-#[derive(Default)]
-struct Outbox {
-    confirms: Mutex<Vec<u64>>,
-    filled: Notify,
-}
-
-impl Outbox {
-    fn push(&self, confirm: u64) {
-        self.locked(|confirms| confirms.push(confirm));
-        self.filled.notify_one();
-    }
-
-    // In place of all before.
-    fn raise(&self, number: u64) {
-        self.locked(|numbers| {
-            let highest = numbers.pop().unwrap_or_default().max(number);
-            numbers.push(highest);
-        });
-        self.filled.notify_one();
-    }
-
-    fn len(&self) -> usize {
-        self.locked(|confirms| confirms.len())
-    }
-
-    /// All there are; waits for the first. Cancel-safe.
-    async fn take(&self) -> Vec<u64> {
-        loop {
-            let confirms = self.locked(std::mem::take);
-            if !confirms.is_empty() {
-                return confirms;
-            }
-            self.filled.notified().await;
-        }
-    }
-
-    fn locked<T>(&self, change: impl FnOnce(&mut Vec<u64>) -> T) -> T {
-        change(&mut self.confirms.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// A client's command, parsed.
-#[derive(Debug, PartialEq)]
-enum Command {
-    Credit {
-        events: u64,
-        bytes: u64,
-        /// Deliveries of the stream; 0 says nothing.
-        handed_over: u64,
-        confirm: bool,
-    },
-    Ack {
-        positions: Vec<RangeInclusive<Position>>,
-        confirm: u64,
-    },
-    Nack {
-        positions: Vec<RangeInclusive<Position>>,
-        delay_ms: Option<u64>,
-    },
-    Term {
-        positions: Vec<RangeInclusive<Position>>,
-        reason: String,
-    },
-    Extend {
-        positions: Vec<RangeInclusive<Position>>,
-    },
-}
-
-impl TryFrom<pb::ConsumerCommand> for Command {
-    type Error = StreamEnd;
-
-    fn try_from(command: pb::ConsumerCommand) -> Result<Self, StreamEnd> {
-        use consumer_command::Command as Wire;
-        let command = command.command.ok_or_else(|| {
-            StreamEnd::malformed("a consumer command of a kind this version does not know")
-        })?;
-        Ok(match command {
-            Wire::Credit(credit) => Self::Credit {
-                events: credit.events,
-                bytes: credit.bytes,
-                handed_over: credit.handed_over,
-                confirm: credit.confirm_handed_over,
-            },
-            Wire::Ack(ack) => Self::Ack {
-                positions: ranges(ack.positions)?,
-                confirm: ack.confirm,
-            },
-            Wire::Nack(nack) => Self::Nack {
-                positions: ranges(nack.positions)?,
-                delay_ms: nack.delay_ms,
-            },
-            Wire::Term(term) => Self::Term {
-                positions: ranges(term.positions)?,
-                reason: shortened(term.reason),
-            },
-            Wire::Extend(extend) => Self::Extend {
-                positions: ranges(extend.positions)?,
-            },
-        })
-    }
-}
-
-fn ranges(positions: Option<pb::Positions>) -> Result<Vec<RangeInclusive<Position>>, StreamEnd> {
-    let ranges = decode_positions(&positions.unwrap_or_default(), POSITION_RANGES_MAX)?;
-    let typed = |range: RangeInclusive<u64>| Position(*range.start())..=Position(*range.end());
-    Ok(ranges.into_iter().map(typed).collect())
-}
-
-// A long reason is cut rather than refused: refusing it would only bring the same event and reason again.
-fn shortened(mut reason: String) -> String {
-    let end = reason.floor_char_boundary(REASON_BYTES_MAX);
-    reason.truncate(end);
-    reason
-}
-
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
-
-    fn check(command: Option<consumer_command::Command>, expected: Result<Command, ErrorCode>) {
-        let found = Command::try_from(pb::ConsumerCommand { command });
-        let found = found.map_err(|end| match end {
-            StreamEnd::Violation(error) => error.code(),
-            other => panic!("not a violation: {other:?}"),
-        });
-        assert_eq!(found, expected);
-    }
-
-    fn positions(first: &[u64], more: &[u64]) -> Option<pb::Positions> {
-        Some(pb::Positions {
-            first: first.to_vec(),
-            more: more.to_vec(),
-        })
-    }
-
-    #[test]
-    fn commands_are_parsed_at_the_door() {
-        use consumer_command::Command as Wire;
-        let seven_to_nine = vec![Position(7)..=Position(9)];
-        check(
-            Some(Wire::Ack(pb::Ack {
-                positions: positions(&[7], &[2]),
-                confirm: 4,
-            })),
-            Ok(Command::Ack {
-                positions: seven_to_nine.clone(),
-                confirm: 4,
-            }),
-        );
-        check(
-            Some(Wire::Nack(pb::Nack {
-                positions: positions(&[7], &[2]),
-                delay_ms: Some(0),
-            })),
-            Ok(Command::Nack {
-                positions: seven_to_nine,
-                delay_ms: Some(0),
-            }),
-        );
-        check(
-            Some(Wire::Extend(pb::Extend { positions: None })),
-            Ok(Command::Extend { positions: vec![] }),
-        );
-        check(None, Err(ErrorCode::Malformed));
-        check(
-            Some(Wire::Ack(pb::Ack {
-                positions: positions(&[7], &[]),
-                confirm: 0,
-            })),
-            Err(ErrorCode::Malformed),
-        );
-        let many = vec![1; POSITION_RANGES_MAX + 1];
-        check(
-            Some(Wire::Extend(pb::Extend {
-                positions: positions(&many, &many),
-            })),
-            Err(ErrorCode::TooLarge),
-        );
-    }
 
     #[test]
     fn what_was_not_sent_leaves_holes() {
@@ -618,23 +448,5 @@ mod tests {
         check(&[], &[(5, 9)]);
         check(&[4, 5, 7, 10], &[(6, 6), (8, 9)]);
         check(&[5, 6, 7, 8, 9], &[]);
-    }
-
-    #[test]
-    fn a_long_reason_is_cut_between_characters() {
-        let cut = shortened("é".repeat(REASON_BYTES_MAX));
-        assert_eq!(cut.len(), REASON_BYTES_MAX);
-        assert_eq!(shortened(format!("a{cut}")).len(), REASON_BYTES_MAX - 1);
-        assert_eq!(shortened("short".into()), "short");
-    }
-
-    #[test]
-    fn confirmations_are_taken_all_at_once() {
-        let outbox = Outbox::default();
-        assert_eq!(outbox.take().now_or_never(), None);
-        outbox.push(1);
-        outbox.push(2);
-        assert_eq!(outbox.take().now_or_never(), Some(vec![1, 2]));
-        assert_eq!(outbox.take().now_or_never(), None);
     }
 }

@@ -3,13 +3,14 @@
 //! Whether somebody has to prove an address is decided in `listener`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::Network;
+use crate::locks::lock;
 
 /// A handshake that is younger than this gives way to nobody: it may be about to succeed. At a limit of 1,024 that lets four
 /// thousand begin in a second; who comes beyond that is refused and tries again.
@@ -20,11 +21,11 @@ const SPARED: Duration = Duration::from_millis(250);
 pub(super) struct Handshakes {
     max: usize,
     of_network_max: usize,
-    open: Mutex<Open>,
+    open: Mutex<UnderWay>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct UnderWay {
     next: u64,
     // In the order in which they began.
     all: BTreeMap<u64, Entry>,
@@ -114,12 +115,12 @@ impl Handshakes {
     }
 
     // A panic while the lock is held cannot leave an entry in one of the two places only for longer than its handshake.
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        lock(&self.open)
     }
 }
 
-impl Open {
+impl UnderWay {
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.all.remove(&number)?;
         if let Some(numbers) = self.by_network.get_mut(&entry.network) {

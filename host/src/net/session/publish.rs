@@ -1,67 +1,64 @@
 //! A publish stream, from its first message to its end. Three futures of one task share it: one reads batches, checks them
 //! and hands them to the broker (it always reads, so that a client that exceeds its credit is caught at once and the
 //! connection's other streams never wait for this one), one does so with those for which the broker had no room, one writes
-//! the answers. Numbering, de-duplication and durability are the broker's.
+//! the answers. What a batch must be to get in is in `gate`. Numbering, de-duplication and durability are the broker's.
 
-use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tidegate_wire::batch::ReceivedBatch;
-use tidegate_wire::credit::batch_cost;
-use tidegate_wire::event::check_event;
-use tidegate_wire::limits::Limits;
 use tidegate_wire::pb::{self, ErrorCode, publish_opened, publish_reply};
+use tidegate_wire::stream::Connection;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
-use super::account::Grant;
-use super::connection::Peer;
+use self::gate::{Batch, Gate, Unfit};
+use super::account::CreditGrant;
 use super::credit::{PublishCredit, STREAM_FLOOR_BYTES, for_event_bytes};
 use super::frames::{FrameRecv, FrameSend, no_room};
-use super::refusal::{StreamEnd, from_broker, from_denied, from_event, invalid, overloaded};
-use crate::auth::{Action, Policy, Right};
+use super::peer::{Peer, tell_apart};
+use super::refusal::{StreamEnd, from_broker, from_denied, invalid, overloaded};
+use crate::auth::Right;
 use crate::broker::{PublishError, PublishReplies, PublishReply, PublishRequest, Publisher};
-use crate::domain::{Entries, Principal, ProducerId, TopicName};
+use crate::domain::ProducerId;
+use crate::locks::lock;
 
-/// Topics whose verdict a stream remembers.
-const TOPICS_REMEMBERED: usize = 1_024;
+mod gate;
 
 /// Time for answers to what was submitted, once a stream is to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// Serves a publish stream until it ends; says what is to be told of that on the connection.
-pub(super) async fn serve(
-    peer: &Peer,
+pub(super) async fn serve<C: Connection>(
+    peer: &Peer<C>,
+    span: &Span,
     open: &pb::PublishOpen,
-    recv: &mut FrameRecv,
-    send: &mut FrameSend,
+    recv: &mut FrameRecv<C::Receive>,
+    send: &mut FrameSend<C::Send>,
 ) -> Result<(), StreamEnd> {
+    let refuse = |send: &mut FrameSend<C::Send>, error: pb::Error| {
+        send.push(&answer_open(publish_opened::Result::Error(error.clone())));
+        Err(StreamEnd::Refused(error))
+    };
     let granted = match grant(peer) {
         Ok(granted) => granted,
-        Err(error) => {
-            send.push(&answer_open(publish_opened::Result::Error(error.clone())));
-            return Err(StreamEnd::Refused(error));
-        }
+        Err(error) => return refuse(send, error),
     };
-    let _counted = peer.server.stats.publish_stream();
+    let _counted = peer.stats().publish_stream();
     let (replies, answered) = mpsc::unbounded_channel();
-    let opened = open_publisher(peer, open, replies).await;
+    let opened = open_publisher(peer, span, open, replies).await;
     let (publisher, last_number, idempotent) = match opened {
         Ok(opened) => opened,
-        Err(error) => {
-            send.push(&answer_open(publish_opened::Result::Error(error.clone())));
-            return Err(StreamEnd::Refused(error));
-        }
+        Err(error) => return refuse(send, error),
     };
-    let options = &peer.server.options;
+    let options = &peer.service.options;
     let cost_max = granted.bytes();
     let (credit_bytes, credit_batches) = match open.counts_costs {
         true => (cost_max, options.publish_credit_batches),
@@ -76,8 +73,8 @@ pub(super) async fn serve(
             last_number,
         },
     )));
-    let session = Session::new(peer, cost_max, credit_batches);
-    let ended = session
+    let stream = PublishStream::new(peer, span, cost_max, credit_batches);
+    let ended = stream
         .run(publisher, idempotent, recv, send, answered)
         .await;
     if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
@@ -94,13 +91,11 @@ fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
 }
 
 // Whether the client may publish at all, before anything is done for it; then what it may have outstanding.
-fn grant(peer: &Peer) -> Result<Grant, pb::Error> {
-    let server = &peer.server;
-    server
-        .policy
+fn grant<C: Connection>(peer: &Peer<C>) -> Result<CreditGrant, pb::Error> {
+    peer.policy()
         .check_any(&peer.principal, Right::Publish)
         .map_err(|denied| from_denied(&denied))?;
-    let wanted = server.options.publish_credit_bytes;
+    let wanted = peer.service.options.publish_credit_bytes;
     let granted = peer.account.grant(wanted, STREAM_FLOOR_BYTES.min(wanted));
     granted.ok_or_else(|| {
         overloaded(
@@ -109,17 +104,17 @@ fn grant(peer: &Peer) -> Result<Grant, pb::Error> {
     })
 }
 
-async fn open_publisher(
-    peer: &Peer,
+async fn open_publisher<C: Connection>(
+    peer: &Peer<C>,
+    span: &Span,
     open: &pb::PublishOpen,
     replies: PublishReplies,
 ) -> Result<(Publisher, u64, bool), pb::Error> {
     let producer = producer(open)?;
-    let broker = peer
-        .server
-        .backend
-        .broker()
-        .map_err(|error| from_broker(&error))?;
+    if let Some((id, _)) = producer {
+        tell_apart(span, "producer", &id.to_string());
+    }
+    let broker = peer.broker().map_err(|error| from_broker(&error))?;
     let (publisher, last_number) = broker
         .publisher(&peer.principal, producer, replies)
         .await
@@ -140,9 +135,10 @@ fn producer(open: &pb::PublishOpen) -> Result<Option<(ProducerId, u32)>, pb::Err
     Ok(Some((ProducerId(u128::from_be_bytes(id)), open.epoch)))
 }
 
-/// What the three futures of a stream share.
-struct Session<'a> {
-    peer: &'a Peer,
+/// A publish stream that is open: what its futures share.
+struct PublishStream<'a, C> {
+    peer: &'a Peer<C>,
+    span: &'a Span,
     credit: Mutex<PublishCredit>,
     batches_max: usize,
     /// Batches that wait for the broker's room. Those after them wait behind them.
@@ -159,18 +155,19 @@ struct Session<'a> {
     denied: Mutex<Option<pb::Error>>,
 }
 
-impl<'a> Session<'a> {
-    fn new(peer: &'a Peer, cost_max: usize, batches_max: u32) -> Self {
+impl<'a, C: Connection> PublishStream<'a, C> {
+    fn new(peer: &'a Peer<C>, span: &'a Span, cost_max: usize, batches_max: u32) -> Self {
         let batches_max = batches_max.max(1) as usize;
         Self {
             peer,
+            span,
             credit: Mutex::new(PublishCredit::new(cost_max, batches_max)),
             batches_max,
             queued: AtomicUsize::new(0),
             submitted: AtomicUsize::new(0),
             complete: AtomicBool::new(false),
             progress: Notify::new(),
-            stop: peer.server.shutdown.child_token(),
+            stop: peer.service.shutdown.child_token(),
             denied: Mutex::default(),
         }
     }
@@ -179,8 +176,8 @@ impl<'a> Session<'a> {
         &self,
         publisher: Publisher,
         idempotent: bool,
-        recv: &mut FrameRecv,
-        send: &mut FrameSend,
+        recv: &mut FrameRecv<C::Receive>,
+        send: &mut FrameSend<C::Send>,
         answered: mpsc::UnboundedReceiver<Vec<PublishReply>>,
     ) -> Result<(), StreamEnd> {
         // Credit bounds what is in both queues, so neither is ever full.
@@ -209,8 +206,7 @@ impl<'a> Session<'a> {
                 ended?;
             }
         }
-        let denied = self.denied.lock();
-        match denied.unwrap_or_else(PoisonError::into_inner).take() {
+        match lock(&self.denied).take() {
             Some(error) => Err(StreamEnd::Refused(error)),
             None => Ok(()),
         }
@@ -218,14 +214,12 @@ impl<'a> Session<'a> {
 
     // Ends the stream once its principal may publish nothing at all any more. What the broker has is answered first.
     async fn watch_rights(&self) -> Result<(), StreamEnd> {
-        let server = &self.peer.server;
-        let mut news = server.policy.watch();
+        let policy = self.peer.policy();
+        let mut news = policy.watch();
         loop {
-            let may = server
-                .policy
-                .check_any(&self.peer.principal, Right::Publish);
+            let may = policy.check_any(&self.peer.principal, Right::Publish);
             if let Err(denied) = may {
-                let mut ours = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut ours = lock(&self.denied);
                 *ours = Some(from_denied(&denied));
                 drop(ours);
                 self.stop.cancel();
@@ -243,18 +237,13 @@ impl<'a> Session<'a> {
         &self,
         publisher: &Publisher,
         idempotent: bool,
-        recv: &mut FrameRecv,
+        recv: &mut FrameRecv<C::Receive>,
         admitted: mpsc::Sender<PublishRequest>,
         refused: mpsc::Sender<pb::PublishReply>,
     ) -> Result<(), StreamEnd> {
-        let mut gate = Gate {
-            policy: &self.peer.server.policy,
-            who: &self.peer.principal,
-            limits: self.peer.server.options.limits,
-            idempotent,
-            allowed: HashMap::new(),
-            allowed_by: self.peer.server.policy.version(),
-        };
+        let limits = self.peer.service.options.limits;
+        let (policy, who) = (self.peer.policy(), &self.peer.principal);
+        let mut gate = Gate::new(policy, who, limits, idempotent);
         let mut stopped = pin!(self.stop.cancelled());
         recv.leave_room_to_caller();
         loop {
@@ -267,14 +256,14 @@ impl<'a> Session<'a> {
                 return Ok(());
             };
             let batch = Batch::decode(frame)?;
-            let (correlation, cost) = (batch.head.correlation, batch.cost());
+            let (correlation, cost) = (batch.correlation(), batch.cost());
             self.with_credit(|credit| credit.take(cost))
                 .map_err(StreamEnd::Refused)?;
             let taken = match gate.admit(batch) {
                 Ok(request) => self.submit_now(publisher, request),
-                Err(error) => {
+                Err(Unfit { topic, error }) => {
                     self.with_credit(|credit| credit.give_back(cost));
-                    self.peer.log_refusal("publish", &error);
+                    self.peer.log_refusal_of(self.span, Some(&topic), &error);
                     Err(error)
                 }
             };
@@ -298,7 +287,10 @@ impl<'a> Session<'a> {
     }
 
     // The next batch, for which there is room before it is read: within the credit, or beside it when it is the only one.
-    async fn next_frame(&self, recv: &mut FrameRecv) -> Result<Option<Bytes>, StreamEnd> {
+    async fn next_frame(
+        &self,
+        recv: &mut FrameRecv<C::Receive>,
+    ) -> Result<Option<Bytes>, StreamEnd> {
         let Some(length) = recv.announced().await? else {
             return Ok(None);
         };
@@ -369,14 +361,16 @@ impl<'a> Session<'a> {
     // Writes answers, all that are there in one go, until the last one.
     async fn write(
         &self,
-        send: &mut FrameSend,
+        send: &mut FrameSend<C::Send>,
         mut answered: mpsc::UnboundedReceiver<Vec<PublishReply>>,
         mut refused: mpsc::Receiver<pb::PublishReply>,
     ) -> Result<(), StreamEnd> {
         send.flush().await?;
         let mut last = false;
         while !last {
+            // The end comes last, so that whatever was answered before is written.
             tokio::select! {
+                biased;
                 Some(replies) = answered.recv() => self.push_answers(replies, send),
                 Some(reply) = refused.recv() => send.push(&reply),
                 () = self.all_answered() => last = true,
@@ -392,7 +386,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn push_answers(&self, replies: Vec<PublishReply>, send: &mut FrameSend) {
+    fn push_answers(&self, replies: Vec<PublishReply>, send: &mut FrameSend<C::Send>) {
         self.submitted.fetch_sub(replies.len(), Ordering::Relaxed);
         self.progress.notify_one();
         for reply in replies {
@@ -429,14 +423,14 @@ impl<'a> Session<'a> {
         if refusal.retryable || matches!(error, PublishError::Fenced) {
             self.stop.cancel();
         }
-        self.peer.log_refusal("publish", &refusal);
+        self.peer.log_refusal(self.span, &refusal);
         refusal
     }
 
     // Completes when nothing more will be submitted and the broker has answered everything, or when it has
     // had long enough for that.
     async fn all_answered(&self) {
-        let settled = async {
+        let answered = async {
             while !self.complete.load(Ordering::Relaxed)
                 || self.submitted.load(Ordering::Relaxed) > 0
             {
@@ -449,13 +443,14 @@ impl<'a> Session<'a> {
             tokio::time::sleep(LAST_ANSWERS).await;
         };
         tokio::select! {
-            () = settled => {}
+            biased;
+            () = answered => {}
             () = overdue => {}
         }
     }
 
     fn with_credit<T>(&self, change: impl FnOnce(&mut PublishCredit) -> T) -> T {
-        change(&mut self.credit.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.credit))
     }
 }
 
@@ -466,222 +461,9 @@ fn refuse_batch(correlation: u64, error: pb::Error) -> pb::PublishReply {
     }
 }
 
-// A batch whose events are found but not checked.
-struct Batch {
-    head: ReceivedBatch,
-    entries: Entries,
-}
-
-impl Batch {
-    fn decode(frame: Bytes) -> Result<Self, StreamEnd> {
-        let mut head = ReceivedBatch::decode(frame)?;
-        let entries = Entries::parse(std::mem::take(&mut head.events));
-        let entries = entries.map_err(|error| StreamEnd::malformed(error.to_string()))?;
-        Ok(Self { head, entries })
-    }
-
-    fn cost(&self) -> usize {
-        batch_cost(self.entries.count() as usize, self.entries.event_bytes())
-    }
-}
-
-/// What a batch must pass before the broker sees it.
-struct Gate<'a> {
-    policy: &'a Policy,
-    who: &'a Principal,
-    limits: Limits,
-    idempotent: bool,
-    /// Topics this principal may publish to. Refusals are not remembered, so that each is counted.
-    allowed: HashMap<String, TopicName>,
-    /// Of which version of the policy these answers are.
-    allowed_by: u64,
-}
-
-impl Gate<'_> {
-    fn admit(&mut self, batch: Batch) -> Result<PublishRequest, pb::Error> {
-        let cost = batch.cost();
-        let Batch { head, entries } = batch;
-        let topic = self.topic(&head.topic)?;
-        self.check_count(entries.count() as usize)?;
-        self.check_numbers(head.first_number, entries.count())?;
-        for (index, event) in entries.events().enumerate() {
-            check_event(event, &self.limits).map_err(|error| from_event(index, &error))?;
-        }
-        Ok(PublishRequest {
-            correlation: head.correlation,
-            topic,
-            first_number: head.first_number,
-            resolved_through: head.resolved_through,
-            entries,
-            cost,
-        })
-    }
-
-    fn topic(&mut self, text: &str) -> Result<TopicName, pb::Error> {
-        let version = self.policy.version();
-        if version != self.allowed_by {
-            self.allowed.clear();
-            self.allowed_by = version;
-        }
-        if let Some(topic) = self.allowed.get(text) {
-            return Ok(topic.clone());
-        }
-        let topic: TopicName = text
-            .parse()
-            .map_err(|error| invalid(format!("topic: {error}")))?;
-        self.policy
-            .check(self.who, &Action::Publish(&topic))
-            .map_err(|denied| from_denied(&denied))?;
-        if self.allowed.len() >= TOPICS_REMEMBERED {
-            self.allowed.clear();
-        }
-        self.allowed.insert(text.to_owned(), topic.clone());
-        Ok(topic)
-    }
-
-    fn check_count(&self, count: usize) -> Result<(), pb::Error> {
-        let max = self.limits.batch_events_max;
-        match count {
-            0 => Err(invalid("the batch has no events; leave it out")),
-            count if count > max => {
-                let message = format!(
-                    "the batch has {count} events; at most {max} are accepted (batch_events_max)"
-                );
-                Err(pb::Error::new(ErrorCode::TooLarge, message))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn check_numbers(&self, first: u64, count: u32) -> Result<(), pb::Error> {
-        if self.idempotent == (first == 0) {
-            return Err(invalid(format!(
-                "first_number is {first}; a stream with a producer id numbers its events from 1, one without sends 0"
-            )));
-        }
-        if first.checked_add(u64::from(count)).is_none() {
-            return Err(invalid(
-                "event numbers lead past 64 bits; take a new producer id",
-            ));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use prost::Message;
-
     use super::*;
-    use crate::auth::Grant as PolicyGrant;
-
-    fn batch(topic: &str, first_number: u64, events: usize) -> pb::PublishBatch {
-        let event = Bytes::from(
-            pb::Event {
-                id: "1".into(),
-                ..pb::Event::default()
-            }
-            .encode_to_vec(),
-        );
-        pb::PublishBatch {
-            correlation: 7,
-            topic: topic.into(),
-            first_number,
-            resolved_through: 0,
-            events: vec![event; events],
-        }
-    }
-
-    fn check(idempotent: bool, batch: pb::PublishBatch, expected: Result<(), ErrorCode>) {
-        let policy = Policy::new(vec![PolicyGrant {
-            principals: vec!["cn:p".parse().expect("valid")],
-            publish: vec!["orders.>".parse().expect("valid")],
-            ..PolicyGrant::default()
-        }]);
-        let who = Principal::common_name("p");
-        let limits = Limits {
-            batch_events_max: 3,
-            headers_max: 1,
-            ..Limits::default()
-        };
-        let mut gate = Gate {
-            policy: &policy,
-            who: &who,
-            limits,
-            idempotent,
-            allowed: HashMap::new(),
-            allowed_by: 0,
-        };
-        for _ in 0..2 {
-            let frame = batch.encode_to_vec().into();
-            let found = gate.admit(Batch::decode(frame).expect("a batch"));
-            assert_eq!(
-                found.map(|_| ()).map_err(|error| error.code()),
-                expected,
-                "{batch:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn each_way_a_batch_can_be_wrong() {
-        check(true, batch("orders.eu", 1, 3), Ok(()));
-        check(false, batch("orders.eu", 0, 1), Ok(()));
-        check(
-            true,
-            batch("invoices", 1, 1),
-            Err(ErrorCode::PermissionDenied),
-        );
-        check(
-            true,
-            batch("orders.*", 1, 1),
-            Err(ErrorCode::InvalidArgument),
-        );
-        check(
-            true,
-            batch("orders.eu", 1, 0),
-            Err(ErrorCode::InvalidArgument),
-        );
-        check(true, batch("orders.eu", 1, 4), Err(ErrorCode::TooLarge));
-        check(
-            true,
-            batch("orders.eu", 0, 1),
-            Err(ErrorCode::InvalidArgument),
-        );
-        check(
-            false,
-            batch("orders.eu", 1, 1),
-            Err(ErrorCode::InvalidArgument),
-        );
-        check(
-            true,
-            batch("orders.eu", u64::MAX, 1),
-            Err(ErrorCode::InvalidArgument),
-        );
-        let with_event = |event: Vec<u8>| pb::PublishBatch {
-            events: vec![event.into()],
-            ..batch("orders.eu", 1, 1)
-        };
-        check(true, with_event(vec![0xff]), Err(ErrorCode::Malformed));
-        check(
-            true,
-            with_event(vec![0x0a, 1, 0xff]),
-            Err(ErrorCode::Malformed),
-        );
-        let header = pb::Header {
-            name: "n".into(),
-            value: "v".into(),
-        };
-        let event = pb::Event {
-            headers: vec![header; 2],
-            ..pb::Event::default()
-        };
-        check(
-            true,
-            with_event(event.encode_to_vec()),
-            Err(ErrorCode::TooLarge),
-        );
-    }
 
     #[test]
     fn a_producer_id_has_sixteen_bytes_or_none() {

@@ -1,0 +1,21 @@
+//! QUIC: the sockets, handshakes and connections that carry sessions to clients. The only room that knows quinn. It finds out who a
+//! client is, and leaves what is said to `session`.
+//!
+//! Every task and its end:
+//! - one accept loop per listener: until shutdown;
+//! - one task per connection, from its handshake on: until the connection is gone or shutdown has drained it.
+//!
+//! What nobody may guess (keys of retry tokens and reset tokens, connection ids) is drawn from the source that the options name; TLS has
+//! its own. Nothing of a session depends on chance.
+
+mod connection;
+mod door;
+mod handshakes;
+pub(super) mod listener;
+pub(super) mod options;
+pub(super) mod socket;
+mod stream;
+pub(super) mod tls;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! A QUIC connection before it carries a session: its handshake, who the client is, and a place for it among all connections. What is
+//! said on it is the session's business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Connection, ConnectionError, Incoming};
+use rustls_pki_types::CertificateDer;
+use tidegate_wire::pb::{self, ErrorCode};
+use tokio::time::timeout;
+
+use super::door::Door;
+use super::handshakes::Handshake;
+use super::options::ClientAuth;
+use super::stream::QuicConnection;
+use crate::auth::principal_of;
+use crate::domain::Principal;
+use crate::net::session::lifecycle;
+use crate::net::session::refusal::{close, overloaded};
+
+/// Why a connection does not get as far as its hello.
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("the handshake failed: {0}")]
+    Quic(#[from] ConnectionError),
+    #[error("the handshake was not done within {0:?}")]
+    Deadline(Duration),
+    #[error("too many handshakes are under way, and this one had stalled for longest")]
+    GaveWay,
+    #[error("the client sent no certificate")]
+    NoCertificate,
+    #[error(transparent)]
+    Principal(#[from] crate::auth::PrincipalFromCertError),
+}
+
+/// Serves a connection from its first packet to its close. `handshake` counts it as half open until then.
+pub(super) async fn serve(
+    door: Arc<Door>,
+    incoming: Incoming,
+    client_auth: ClientAuth,
+    handshake: Handshake,
+) {
+    let remote = incoming.remote_address();
+    let service = &door.service;
+    let counted = service.stats.handshake();
+    let log_failed = |error: &HandshakeError| {
+        let gave_way = matches!(error, HandshakeError::GaveWay);
+        door.log_failed(remote, &error.to_string(), gave_way);
+    };
+    let deadline = service.options.handshake_timeout;
+    let connection = match shake_hands(deadline, incoming, &handshake).await {
+        Ok(connection) => connection,
+        Err(error) => return log_failed(&error),
+    };
+    let identified = identify(&connection, client_auth);
+    let connection = QuicConnection(connection);
+    let principal = match identified {
+        Ok(principal) => principal,
+        Err(error) => {
+            let refusal = pb::Error::new(ErrorCode::PermissionDenied, error.to_string());
+            close(&connection, &refusal);
+            return log_failed(&error);
+        }
+    };
+    let slot = match service.admit(&principal, remote.ip().into()) {
+        Ok(slot) => slot,
+        Err(full) => {
+            let reason = full.to_string();
+            close(&connection, &overloaded(&*reason));
+            return door.log_refused(remote, &reason);
+        }
+    };
+    drop((handshake, counted));
+    lifecycle::serve(service.clone(), connection, principal, remote, slot).await;
+}
+
+async fn shake_hands(
+    deadline: Duration,
+    incoming: Incoming,
+    handshake: &Handshake,
+) -> Result<Connection, HandshakeError> {
+    let connecting = timeout(deadline, incoming.accept()?);
+    tokio::select! {
+        biased;
+        connected = connecting => Ok(connected.map_err(|_| HandshakeError::Deadline(deadline))??),
+        () = handshake.given_up.cancelled() => Err(HandshakeError::GaveWay),
+    }
+}
+
+fn identify(connection: &Connection, client_auth: ClientAuth) -> Result<Principal, HandshakeError> {
+    if client_auth == ClientAuth::Anonymous {
+        return Ok(Principal::anonymous());
+    }
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let leaf = chain
+        .as_ref()
+        .and_then(|chain| chain.first())
+        .ok_or(HandshakeError::NoCertificate)?;
+    Ok(principal_of(leaf)?)
+}

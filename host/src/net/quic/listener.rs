@@ -1,0 +1,204 @@
+//! The listeners: the decision about each connection attempt (serve it, ask it to prove its address, or refuse it), and the order of
+//! the shutdown. What happens on a connection is in `connection`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Endpoint, Incoming};
+use tracing::{debug, error, info, warn};
+
+use super::connection;
+use super::door::Door;
+use super::handshakes::TooMany;
+use super::options::{ClientAuth, QuicOptions};
+use super::socket::{ServeError, bind};
+use super::tls::TlsIdentity;
+use crate::net::session::refusal::{close_code, shutting_down};
+use crate::net::session::service::Service;
+use crate::net::stats::NetStats;
+use crate::runtime::spawn::Spawner;
+
+/// Time beyond the grace period for connections to bring their last words home, and for sockets to say
+/// goodbye.
+const AFTER_GRACE: Duration = Duration::from_secs(5);
+
+/// The running network side.
+#[derive(Debug)]
+pub struct NetHandle {
+    /// Where it listens, in the order of the options; port 0 is resolved.
+    pub local_addrs: Vec<SocketAddr>,
+    /// Its counters.
+    pub stats: Arc<NetStats>,
+    tasks: Spawner,
+}
+
+impl NetHandle {
+    /// Completes when the network side has shut down: some time after its token was cancelled, at most the
+    /// grace period and a few seconds. Never fails; a panic of its own is a condition of the broker.
+    pub async fn stopped(self) {
+        self.tasks.ended().await;
+    }
+}
+
+/// Starts to listen, and carries sessions of `service` until it shuts down. Then nothing new is accepted, and what is left after the
+/// grace period is closed.
+///
+/// # Errors
+///
+/// An address, certificate or setting cannot be used. Nothing is served then.
+pub(in crate::net) fn listen(
+    options: QuicOptions,
+    tls: &TlsIdentity,
+    service: Arc<Service>,
+) -> Result<NetHandle, ServeError> {
+    if options.listeners.is_empty() {
+        return Err(ServeError::NoListener);
+    }
+    let mut endpoints = Vec::new();
+    let mut local_addrs = Vec::new();
+    for listener in &options.listeners {
+        let endpoint = bind(listener, &options, &service.options, tls)?;
+        let addr = endpoint.local_addr().map_err(|source| ServeError::Bind {
+            addr: listener.addr,
+            source,
+        })?;
+        info!(%addr, client_auth = ?listener.client_auth, "listening for QUIC");
+        local_addrs.push(addr);
+        endpoints.push((endpoint, listener.client_auth));
+    }
+    let stats = service.stats.clone();
+    let tasks = service.spawner();
+    let door = Door::new(service, options);
+    tasks.lasting("network", supervise(door, endpoints));
+    Ok(NetHandle {
+        local_addrs,
+        stats,
+        tasks,
+    })
+}
+
+// Owns the accept loops and all connections.
+async fn supervise(door: Arc<Door>, endpoints: Vec<(Endpoint, ClientAuth)>) {
+    let service = &door.service;
+    let connections = service.spawner();
+    let accepting = service.spawner();
+    for (endpoint, client_auth) in &endpoints {
+        let (door, endpoint) = (Arc::clone(&door), endpoint.clone());
+        let name = match endpoint.local_addr() {
+            Ok(addr) => format!("QUIC listener {addr}"),
+            Err(_) => "QUIC listener".to_owned(),
+        };
+        let accept = accept(door, endpoint, *client_auth, connections.clone());
+        accepting.lasting(name, accept);
+    }
+    accepting.ended().await;
+    service.shutdown.cancelled().await;
+    let grace = service.options.shutdown_grace + AFTER_GRACE;
+    if tokio::time::timeout(grace, connections.ended())
+        .await
+        .is_err()
+    {
+        warn!(
+            left = connections.running(),
+            "connections are closed although they are not done"
+        );
+    }
+    let reason = shutting_down();
+    let code = close_code(&reason);
+    for (endpoint, _) in &endpoints {
+        endpoint.close(code.into(), reason.message.as_bytes());
+        // Peers that do not answer the close are not waited for.
+        let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    }
+}
+
+async fn accept(
+    door: Arc<Door>,
+    endpoint: Endpoint,
+    client_auth: ClientAuth,
+    connections: Spawner,
+) {
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = door.service.shutdown.cancelled() => break,
+            incoming = endpoint.accept() => incoming,
+        };
+        let Some(incoming) = incoming else {
+            error!("a QUIC listener ended by itself; its socket failed");
+            break;
+        };
+        admit(&door, incoming, client_auth, &connections);
+    }
+    // From here on attempts are refused by quinn.
+    endpoint.set_server_config(None);
+}
+
+/// What is done about a connection attempt.
+#[derive(Debug, PartialEq)]
+enum Admission {
+    Serve,
+    Retry,
+    Refuse,
+}
+
+fn admission(handshakes: usize, full: bool, validated: bool, options: &QuicOptions) -> Admission {
+    if full {
+        Admission::Refuse
+    } else if handshakes >= options.handshakes_before_retry && !validated {
+        Admission::Retry
+    } else {
+        Admission::Serve
+    }
+}
+
+fn admit(door: &Arc<Door>, incoming: Incoming, client_auth: ClientAuth, connections: &Spawner) {
+    let remote = incoming.remote_address();
+    // One that cannot be asked again has proved its address.
+    let validated = incoming.remote_address_validated() || !incoming.may_retry();
+    let (handshakes, full) = (door.handshakes.len(), door.service.is_full());
+    match admission(handshakes, full, validated, &door.options) {
+        Admission::Serve => match door.handshakes.begin(remote.ip().into()) {
+            Ok(handshake) => {
+                let serve = connection::serve(Arc::clone(door), incoming, client_auth, handshake);
+                drop(connections.serving("connection", serve));
+            }
+            Err(TooMany) => {
+                incoming.refuse();
+                door.log_refused(remote, "too many handshakes are under way");
+            }
+        },
+        Admission::Retry => {
+            if incoming.retry().is_err() {
+                debug!(%remote, "a connection attempt could not be asked to prove its address");
+            }
+        }
+        Admission::Refuse => {
+            incoming.refuse();
+            door.log_refused(remote, "all connections are taken (limits.connections_max)");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_are_admitted_by_load() {
+        let options = QuicOptions {
+            handshakes_before_retry: 2,
+            ..QuicOptions::default()
+        };
+        let check = |handshakes, full, validated, expected| {
+            assert_eq!(admission(handshakes, full, validated, &options), expected);
+        };
+        check(0, false, false, Admission::Serve);
+        check(1, false, false, Admission::Serve);
+        check(2, false, false, Admission::Retry);
+        check(2, false, true, Admission::Serve);
+        check(0, true, true, Admission::Refuse);
+        check(2, true, false, Admission::Refuse);
+    }
+}

@@ -1,0 +1,98 @@
+//! The UDP socket of a listener, and quinn's endpoint on it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn_proto::HashedConnectionIdGenerator;
+use ring::{hkdf, hmac};
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::info;
+
+use super::options::{ListenerOptions, QuicOptions};
+use super::tls::{TlsError, TlsIdentity};
+use crate::net::session::options::SessionOptions;
+
+/// Why the network side does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Nothing to listen on.
+    #[error("no QUIC listener is configured; name at least one address")]
+    NoListener,
+    /// The address cannot be used.
+    #[error("cannot listen on UDP {addr}; is it in use, or not an address of this machine?")]
+    Bind {
+        /// Which address.
+        addr: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Certificates or keys cannot be used.
+    #[error("TLS for the QUIC listeners")]
+    Tls(#[from] TlsError),
+    /// A setting that quinn refuses.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// Opens an endpoint for connections that carry one of `sessions`.
+///
+/// # Errors
+///
+/// The address, the certificate or a setting cannot be used.
+pub(super) fn bind(
+    listener: &ListenerOptions,
+    options: &QuicOptions,
+    sessions: &SessionOptions,
+    tls: &TlsIdentity,
+) -> Result<Endpoint, ServeError> {
+    let addr = listener.addr;
+    let bind_error = |source| ServeError::Bind { addr, source };
+    let crypto = tls.quic_config(listener.client_auth)?;
+    let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&options.random.bytes::<64>());
+    let mut server_config = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
+    server_config.transport_config(Arc::new(options.transport(sessions)));
+    let mut endpoint_config = endpoint_config(options);
+    endpoint_config
+        .max_udp_payload_size(options.datagram_bytes_max())
+        .map_err(|_| {
+            ServeError::Setting("mtu_upper_bound must be from 1200 to 65527".to_owned())
+        })?;
+    let socket = socket(addr, options.socket_buffer_bytes).map_err(bind_error)?;
+    let runtime = Arc::new(TokioRuntime);
+    Endpoint::new(endpoint_config, Some(server_config), socket, runtime).map_err(bind_error)
+}
+
+fn endpoint_config(options: &QuicOptions) -> EndpointConfig {
+    let random = &options.random;
+    let key = options.reset_key.unwrap_or_else(|| random.bytes());
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &key)));
+    config.rng_seed(Some(random.bytes()));
+    // Ids are checked against their key before a reset is sent, so that key must be the same one, too.
+    let id_key = u64::from_be_bytes(std::array::from_fn(|index| key[index]));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+    config
+}
+
+fn socket(addr: SocketAddr, buffer_bytes: usize) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() && addr.ip().is_unspecified() {
+        // One listener for both families, on systems where that is not the default too.
+        socket.set_only_v6(false)?;
+    }
+    // A kernel that refuses has a smaller buffer, which is slower but works.
+    let _ = socket.set_recv_buffer_size(buffer_bytes);
+    let _ = socket.set_send_buffer_size(buffer_bytes);
+    let (recv_bytes, send_bytes) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
+    if recv_bytes.min(send_bytes) < buffer_bytes {
+        info!(
+            %addr, asked = buffer_bytes, recv_bytes, send_bytes,
+            "the kernel caps the socket's buffers, which costs throughput under load; raise net.core.rmem_max and net.core.wmem_max",
+        );
+    }
+    socket.bind(&addr.into())?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,130 @@
+//! Session options: what an operator can set about sessions, whatever carries them, with every default and its arithmetic. What a
+//! transport has to be told beside that is in the options of its own room.
+
+use std::time::Duration;
+
+use tidegate_wire::limits::{Limits, OPEN_FRAME_BYTES_MAX};
+
+use super::account::Share;
+use super::slots::SlotLimits;
+
+/// Part of the credit of all that comes on top for messages larger than what their stream was granted.
+const LARGE_PART: usize = 4;
+
+/// Everything that can be set about sessions.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// What is accepted of clients, announced in the hello.
+    pub limits: Limits,
+    /// What one publish stream may have outstanding (sent, not answered), in bytes of cost: its events, 16 bytes more for
+    /// each, and 1 KiB for each batch. Default 8 MiB: at 400 MB/s that is 20 ms of waiting for a sync. Costs that much memory
+    /// per stream that uses it.
+    pub publish_credit_bytes: usize,
+    /// Batches that one publish stream may have outstanding. Default 256.
+    pub publish_credit_batches: u32,
+    /// The same over all streams, beyond the 32 KiB that each has. Default 256 MiB. One principal may have half of it, one
+    /// connection a quarter, and a stream an eighth of what is left of each. A quarter of it comes on top for messages that are
+    /// larger than what their stream was granted, which wait for room there. So with the default limits memory for what clients
+    /// send stays below 320 MiB + 32 KiB × publish streams.
+    pub publish_credit_total_bytes: usize,
+    /// Time for a handshake of the transport, for the hello after it, and for the first message of a stream. Default 5 s: QUIC
+    /// sends again what was lost after 1 and after 3 s, as long as it knows nothing of the path.
+    pub handshake_timeout: Duration,
+    /// Time for a message from its first byte to its last. Default 30 s, so a megabyte may come at 300 kbit/s. Time in which
+    /// nothing comes between two messages does not count.
+    pub frame_timeout: Duration,
+    /// Open connections over all listeners; more are refused. Default 10,000. An idle one costs about 30 KiB. The last
+    /// sixteenth, 64 at most, is for principals that hold an admin right.
+    pub connections_max: usize,
+    /// Of those, how many one principal may have. Default 0: half of them. Clients without a certificate are one principal,
+    /// and those of one network among them may have a quarter of what that may.
+    pub principal_connections_max: usize,
+    /// Publish and subscribe streams on one connection; more are refused. Default 256.
+    pub streams_max: u32,
+    /// Time from the start of a shutdown until connections are closed whatever they still do. Default 10 s.
+    pub shutdown_grace: Duration,
+    /// Time a subscriber gets at shutdown to ack what it has, after deliveries stopped. Default 1 s.
+    pub shutdown_acks: Duration,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            publish_credit_bytes: 8 << 20,
+            publish_credit_batches: 256,
+            publish_credit_total_bytes: 256 << 20,
+            handshake_timeout: Duration::from_secs(5),
+            frame_timeout: Duration::from_secs(30),
+            connections_max: 10_000,
+            principal_connections_max: 0,
+            streams_max: 256,
+            shutdown_grace: Duration::from_secs(10),
+            shutdown_acks: Duration::from_secs(1),
+        }
+    }
+}
+
+impl SessionOptions {
+    /// Bytes a client can have sent on a publish stream without exceeding its credit: a batch costs at least the bytes of its
+    /// frame. As a stream's receive window it never stops a client that keeps to its credit.
+    #[must_use]
+    pub fn stream_window_bytes(&self) -> usize {
+        self.publish_credit_bytes
+            .max(self.limits.frame_bytes_max.saturating_mul(2))
+            .max(OPEN_FRAME_BYTES_MAX)
+    }
+
+    pub(super) fn slot_limits(&self) -> SlotLimits {
+        let principal = match self.principal_connections_max {
+            0 => self.connections_max.div_ceil(2),
+            max => max,
+        };
+        SlotLimits {
+            all: self.connections_max,
+            principal,
+            streams: self.streams_max as usize,
+        }
+    }
+
+    /// Memory for what all clients send.
+    pub(super) fn memory_share(&self) -> Share {
+        Share {
+            streams: self.connections_max.max(self.streams_max as usize),
+            credit_bytes: self.publish_credit_total_bytes,
+            large_bytes: self.publish_credit_total_bytes / LARGE_PART,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_hold_what_credit_allows() {
+        let options = SessionOptions::default();
+        assert_eq!(options.stream_window_bytes(), 8 << 20);
+        let tight = SessionOptions {
+            publish_credit_bytes: 0,
+            publish_credit_batches: 1,
+            ..options
+        };
+        assert!(tight.stream_window_bytes() >= tight.limits.frame_bytes_max);
+    }
+
+    #[test]
+    fn a_principal_has_half_of_the_connections_unless_it_is_said_otherwise() {
+        let principal = |connections_max, principal_connections_max| {
+            let options = SessionOptions {
+                connections_max,
+                principal_connections_max,
+                ..SessionOptions::default()
+            };
+            options.slot_limits().principal
+        };
+        assert_eq!(principal(10_000, 0), 5_000);
+        assert_eq!(principal(1, 0), 1);
+        assert_eq!(principal(100, 7), 7);
+    }
+}

@@ -1,0 +1,173 @@
+//! The peer: one client that is connected, as its streams see it. Who it is, what it may and may have under way, which frames it
+//! takes, and the broker that it speaks to; and the one way in which the log says who something happened to. A peer reads and
+//! writes nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
+use tidegate_wire::pb;
+use tidegate_wire::stream::{Connection, ConnectionEnd};
+use tracing::field::Empty;
+use tracing::{Span, debug, error_span, info, warn};
+
+use super::account::Account;
+use super::frames::{FrameRecv, FrameSend};
+use super::service::Service;
+use super::slots::Slot;
+use super::window::ReceiveWindow;
+use crate::auth::Policy;
+use crate::broker::{Broker, Unavailable};
+use crate::domain::Principal;
+use crate::net::stats::NetStats;
+
+/// Refusals of one connection that are logged as warnings; the rest only at debug level, so that a client in
+/// a loop cannot fill the disk.
+const REFUSALS_LOGGED_MAX: u64 = 20;
+
+/// Characters of a client's self-description that are logged.
+const CLIENT_NAME_CHARS_MAX: usize = 64;
+
+/// Bytes of what a stream is about that are logged: any name that is valid.
+const VALUE_BYTES_MAX: usize = 256;
+
+/// One client.
+pub(super) struct Peer<C> {
+    pub(super) service: Arc<Service>,
+    pub(super) principal: Principal,
+    /// Largest frame this client accepts.
+    pub(super) frame_bytes_max: usize,
+    /// What its connection takes memory from.
+    pub(super) account: Arc<Account>,
+    /// How much it may have under way.
+    pub(super) window: ReceiveWindow<C>,
+    /// Says in the log which connection it is.
+    span: Span,
+    /// Its place among all connections.
+    _slot: Slot,
+    connection: C,
+    refusals: AtomicU64,
+}
+
+impl<C: Connection> Peer<C> {
+    /// The client at the other end of `connection`, who is `principal` at `remote` and takes up `slot`.
+    pub(super) fn new(
+        service: Arc<Service>,
+        connection: C,
+        principal: Principal,
+        remote: SocketAddr,
+        slot: Slot,
+    ) -> Self {
+        let id = service.next_id();
+        // Of the highest level, so that it is there whichever lines are written.
+        let span = error_span!("session", connection = %id, peer = %remote, %principal);
+        Self {
+            service,
+            principal,
+            frame_bytes_max: FRAME_BYTES_MAX,
+            account: slot.account.clone(),
+            window: ReceiveWindow::new(connection.clone()),
+            span,
+            _slot: slot,
+            connection,
+            refusals: AtomicU64::new(0),
+        }
+    }
+
+    /// The rights of all.
+    pub(super) fn policy(&self) -> &Policy {
+        &self.service.policy
+    }
+
+    /// The broker.
+    ///
+    /// # Errors
+    ///
+    /// A test has none.
+    pub(super) fn broker(&self) -> Result<&Broker, Unavailable> {
+        self.service.broker()
+    }
+
+    pub(super) fn stats(&self) -> &Arc<NetStats> {
+        &self.service.stats
+    }
+
+    /// The messages of one of its streams, which begins with a first message.
+    pub(super) fn frames(
+        &self,
+        (send, recv): (C::Send, C::Receive),
+    ) -> (FrameSend<C::Send>, FrameRecv<C::Receive>) {
+        let recv = FrameRecv::new(
+            recv,
+            OPEN_FRAME_BYTES_MAX,
+            self.service.options.frame_timeout,
+            self.account.clone(),
+            self.stats().clone(),
+        );
+        (FrameSend::new(send, self.stats().clone()), recv)
+    }
+
+    /// Whether the connection was lost, rather than ended by one side that said so. A client's process that dies may still
+    /// close it, with nothing to say.
+    pub(super) fn is_cut(&self) -> bool {
+        match self.connection.end() {
+            None => false,
+            _ if self.service.shutdown.is_cancelled() => false,
+            Some(ConnectionEnd::Peer { reason, .. }) => reason.is_empty(),
+            Some(_) => true,
+        }
+    }
+
+    /// What says in the log which stream a line is about: the `kind` of it, and `subscription` or `producer` once they are recorded,
+    /// see [`tell_apart`]. There is one for each stream, and only the lines that are written look at it.
+    pub(super) fn stream_span(&self, kind: &'static str) -> Span {
+        error_span!(parent: &self.span, "stream", kind, subscription = Empty, producer = Empty)
+    }
+
+    /// Logs that the session is open, with what the client calls itself.
+    pub(super) fn log_open(&self, client: &str) {
+        let client: String = client.chars().take(CLIENT_NAME_CHARS_MAX).collect();
+        info!(parent: &self.span, ?client, "connected");
+    }
+
+    /// Logs why the session is over.
+    pub(super) fn log_closed(&self, reason: &str) {
+        info!(parent: &self.span, reason, "disconnected");
+    }
+
+    /// Counts and logs the refusal of the hello, which is the session's.
+    pub(super) fn log_hello_refusal(&self, error: &pb::Error) {
+        self.log_refusal(&self.stream_span("hello"), error);
+    }
+
+    /// Counts and logs the refusal of something on the stream of `span`.
+    pub(super) fn log_refusal(&self, span: &Span, error: &pb::Error) {
+        self.log_refusal_of(span, None, error);
+    }
+
+    /// The same of something that was meant for `topic`.
+    pub(super) fn log_refusal_of(&self, span: &Span, topic: Option<&str>, error: &pb::Error) {
+        self.stats().refused(error.code());
+        let earlier = self.refusals.fetch_add(1, Ordering::Relaxed);
+        let (code, reason) = (error.code(), &error.message);
+        if earlier < REFUSALS_LOGGED_MAX {
+            warn!(parent: span, topic, %code, reason, "refused");
+        } else {
+            debug!(parent: span, topic, %code, reason, "refused");
+        }
+        if earlier + 1 == REFUSALS_LOGGED_MAX {
+            warn!(parent: span, "further refusals of this connection are logged at debug level");
+        }
+    }
+
+    /// Logs what went wrong on the stream of `span` without a refusal.
+    pub(super) fn log_fault(&self, span: &Span, reason: &str) {
+        warn!(parent: span, reason, "fault");
+    }
+}
+
+/// Says in the log lines of a stream what it is about. Values of peers may be long, so the rest of those is left out.
+pub(super) fn tell_apart(span: &Span, field: &'static str, value: &str) {
+    span.record(field, &value[..value.floor_char_boundary(VALUE_BYTES_MAX)]);
+}

@@ -1,0 +1,267 @@
+//! Subscribe streams with a broker behind them.
+
+use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
+use tidegate_wire::pb::consumer_command::Command;
+use tidegate_wire::pb::{self, ErrorCode, stream_open};
+use tidegate_wire::stream::memory::{MemoryConnection, MemorySend};
+use tidegate_wire::stream::{Connection, SendHalf};
+
+use super::client::{Consuming, Publishing, batch, open};
+use super::served::Served;
+use super::until;
+use crate::domain::{Principal, SubscriptionInfo};
+
+#[tokio::test(start_paused = true)]
+async fn events_are_delivered_acked_and_given_back() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing
+        .write(&batch(1, "orders.eu", 0, &["a", "b"]))
+        .await;
+    assert!(!publishing.ack().await.unkept);
+    // Credit for one event, then for another.
+    let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
+    let (payload, attempt, position) = first.event().await;
+    assert_eq!((payload.as_str(), attempt), ("a", 1));
+    first.ack_confirmed(position).await;
+    first.grant(1, 0).await;
+    assert_eq!(first.event().await.0, "b");
+    // Not acked: whoever comes next gets it, as soon as this one is gone.
+    first.stream.send.reset(0);
+    let mut second = Consuming::open(&client, "s", 10).await.expect("attached");
+    let (payload, _, position) = second.event().await;
+    assert_eq!(payload, "b");
+    second.ack_confirmed(position).await;
+    assert_eq!(served.depth("s"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_needs_a_subscription_and_the_right() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("theirs", "invoices").await;
+    let client = served.sessions.welcomed().await;
+    let check = async |name: &str, code| {
+        assert_eq!(
+            Consuming::open(&client, name, 1).await.err(),
+            Some(code),
+            "{name}"
+        );
+    };
+    check("theirs", ErrorCode::PermissionDenied).await;
+    check("nobodys", ErrorCode::PermissionDenied).await;
+    assert_eq!(
+        served
+            .broker
+            .subscription("theirs")
+            .expect("exists")
+            .consumers,
+        0
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_command_closes_the_connection_and_gives_back() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    // Two, so that neither was alone in the hands of a client that failed, and has to wait for that.
+    let events = batch(1, "orders.eu", 0, &["a", "b"]);
+    publishing.write(&events).await;
+    publishing.ack().await;
+    let mut consuming = Consuming::open(&client, "s", 2).await.expect("attached");
+    assert!(matches!(consuming.next().await, ToConsumer::Deliver(_)));
+    consuming.stream.write(&[3, 0xff, 0xff, 0xff]).await;
+    assert_eq!(consuming.refusal().await, ErrorCode::Malformed);
+    assert_eq!(client.close_code().await, Some(ErrorCode::Malformed));
+    let other = served.sessions.welcomed().await;
+    let mut consuming = Consuming::open(&other, "s", 1).await.expect("attached");
+    assert_eq!(consuming.event().await.0, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_can_still_ack() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let consumer = served.sessions.welcomed_narrow(1 << 20).await;
+    let mut consuming = Consuming::open(&consumer, "s", 1_000_000)
+        .await
+        .expect("attached");
+    consuming.grant(0, 1 << 40).await;
+    let client = served.sessions.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    // More than the stream's window takes, and none of it is read.
+    let large = "x".repeat(100_000);
+    for correlation in 1..=40 {
+        publishing
+            .write(&batch(correlation, "orders.eu", 0, &[&large]))
+            .await;
+        publishing.ack().await;
+    }
+    let positions = Some(pb::Positions {
+        first: vec![1],
+        more: vec![4],
+    });
+    consuming
+        .say(Command::Ack(pb::Ack {
+            positions,
+            confirm: 0,
+        }))
+        .await;
+    // Although nothing was read.
+    until(|| served.depth("s") == 35).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_counts_nothing_when_the_connection_is_lost() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    let large = "x".repeat(100_000);
+    for correlation in 1..=14 {
+        let events = batch(correlation, "orders.eu", 0, &[&large]);
+        publishing.write(&events).await;
+        publishing.ack().await;
+    }
+    // Six are taken at once. It reads none of them, so the next six wait behind them.
+    let unread = served.sessions.welcomed_narrow(16 * 1024).await;
+    let subscribe = pb::SubscribeOpen {
+        subscription: "s".to_owned(),
+        credit_events: 14,
+        credit_bytes: 1 << 30,
+        ..Default::default()
+    };
+    let subscribe = open(stream_open::Kind::Subscribe(subscribe));
+    let _stream = unread.send(&subscribe).await;
+    let holds = async |count: u64| {
+        let held = || served.broker.subscription("s").expect("exists").in_flight;
+        until(|| held() == count).await;
+    };
+    holds(12).await;
+    unread.connection.close(0, "");
+    holds(0).await;
+    let mut second = Consuming::open(&client, "s", 1).await.expect("attached");
+    let mut attempts = std::collections::BTreeMap::new();
+    while attempts.len() < 14 {
+        let (_, attempt, position) = second.event().await;
+        attempts.insert(position, attempt);
+        second.ack_confirmed(position).await;
+        second.grant(1, 200_000).await;
+    }
+    let attempts: Vec<_> = attempts.into_values().collect();
+    assert_eq!(attempts[..6], [2; 6], "sent, and it does not say more");
+    assert_eq!(attempts[6..], [1; 8]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_grants_stop_and_start_what_runs() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    served.subscription("copies", "copies").await;
+    let route =
+        serde_json::json!({"name": "route", "topics": ["orders.>"], "outputs": {"out": "copies"}});
+    let route = serde_json::from_value(route).expect("a specification");
+    let local = Principal::local();
+    let created = served.broker.create_subscription(&local, route).await;
+    created.expect("created");
+    let client = served.sessions.welcomed().await;
+    let mut consuming = Consuming::open(&client, "s", 10).await.expect("granted");
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing.write(&batch(1, "orders.eu", 0, &["one"])).await;
+    publishing.ack().await;
+    let (payload, _, position) = consuming.event().await;
+    assert_eq!(payload, "one");
+    consuming.ack_confirmed(position).await;
+    let until = async |name: &str, wanted: fn(&SubscriptionInfo) -> bool| {
+        until(|| wanted(&served.broker.subscription(name).expect("exists"))).await;
+    };
+    until("copies", |info| info.depth == 1).await;
+
+    // Nothing but publishing is left.
+    let mut grants = served.grants.clone();
+    grants.pop();
+    grants[0].subscribe.clear();
+    served.policy.reload(grants);
+    assert_eq!(consuming.refusal().await, ErrorCode::PermissionDenied);
+    publishing.write(&batch(2, "orders.eu", 0, &["two"])).await;
+    publishing.ack().await;
+    until("route", |info| info.stopped.is_some() && info.depth == 1).await;
+    assert_eq!(served.depth("copies"), 1);
+    let mut elsewhere = served.grants.clone();
+    elsewhere[0].publish = vec!["elsewhere".parse().expect("a pattern")];
+    served.policy.reload(elsewhere);
+    publishing.write(&batch(3, "orders.eu", 0, &["no"])).await;
+    assert_eq!(publishing.refusal().await, (3, ErrorCode::PermissionDenied));
+    // Who may publish nothing at all has no stream any more.
+    served.policy.reload(Vec::new());
+    assert_eq!(publishing.refusal().await, (0, ErrorCode::PermissionDenied));
+
+    served.policy.reload(served.grants.clone());
+    until("copies", |info| info.depth == 2).await;
+    let mut consuming = Consuming::open(&client, "s", 10)
+        .await
+        .expect("granted again");
+    assert_eq!(consuming.event().await.0, "two");
+}
+
+// A consumer's stream ends in so many ways; in some of them what it had may have been what brought it down.
+#[tokio::test(start_paused = true)]
+async fn what_a_consumer_had_goes_back_however_it_ends() {
+    type Ending = fn(&MemoryConnection, &mut MemorySend);
+    let check = async |ending: Ending, suspect: bool| {
+        let served = Served::start(|_| {}).await;
+        served.subscription("s", "orders.>").await;
+        let client = served.sessions.welcomed().await;
+        let mut publishing = Publishing::open(&client, &[], 0).await;
+        let events = batch(1, "orders.eu", 0, &["a", "b"]);
+        publishing.write(&events).await;
+        publishing.ack().await;
+        let other = served.sessions.welcomed().await;
+        let mut consuming = Consuming::open(&other, "s", 2).await.expect("attached");
+        assert!(matches!(consuming.next().await, ToConsumer::Deliver(_)));
+        ending(&other.connection, &mut consuming.stream.send);
+        until(|| {
+            let info = served.broker.subscription("s").expect("exists");
+            (info.consumers, info.in_flight) == (0, 0)
+        })
+        .await;
+        let mut next = Consuming::open(&client, "s", 1).await.expect("attached");
+        let ToConsumer::Deliver(deliver) = next.next().await else {
+            panic!("not a delivery");
+        };
+        assert_eq!(deliver.suspect, suspect);
+    };
+    check(|_, stream| stream.finish(), false).await;
+    check(|_, stream| stream.reset(0), false).await;
+    check(|_, stream| stream.reset(1), true).await;
+    check(|connection, _| connection.close(7, "good night"), false).await;
+    check(|connection, _| connection.close(0, ""), true).await;
+    check(|connection, _| connection.cut(), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn credit_for_bytes_holds_back_what_credit_for_events_would_let_go() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let mut consuming = Consuming::open(&client, "s", 10).await.expect("attached");
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    // The first is more than all credit, so the second has to wait for what is paid back.
+    let larger = "x".repeat(1_000_000);
+    for correlation in 1..=2 {
+        let event = batch(correlation, "orders.eu", 0, &[&larger]);
+        publishing.write(&event).await;
+        publishing.ack().await;
+    }
+    publishing.write(&batch(3, "orders.eu", 0, &["a"])).await;
+    publishing.ack().await;
+    assert_eq!(consuming.event().await.0.len(), larger.len());
+    assert_eq!(consuming.event().await.0.len(), larger.len());
+    let info = served.broker.subscription("s").expect("exists");
+    assert_eq!((info.in_flight, info.depth), (2, 3));
+    consuming.grant(0, 1_000_000).await;
+    assert_eq!(consuming.event().await.0, "a");
+}

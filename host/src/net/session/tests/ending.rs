@@ -1,0 +1,61 @@
+//! How sessions end when the broker stops.
+
+use std::time::Duration;
+
+use tidegate_wire::pb::ErrorCode;
+use tidegate_wire::stream::{Connection, SendHalf};
+use tokio::time::Instant;
+
+use super::client::{Consuming, Publishing, batch, publish};
+use super::served::Served;
+use super::{Sessions, until};
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_says_goodbye_and_ends() {
+    let sessions = Sessions::start(|_| {});
+    let client = sessions.welcomed().await;
+    sessions.shutdown.cancel();
+    let go_away = client.go_away().await.expect("a goodbye");
+    assert_eq!(go_away.grace_ms, 10_000);
+    assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
+    until(|| sessions.service.stats.counts().connections_open == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_does_not_end_is_waited_for_as_long_as_the_grace_lasts() {
+    let sessions = Sessions::start(|_| {});
+    let client = sessions.welcomed().await;
+    // One that has said nothing yet, longer than the grace.
+    let mut shy = client.send(&publish()[..1]).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let started = Instant::now();
+    sessions.shutdown.cancel();
+    let go_away = client.go_away().await.expect("a goodbye");
+    let late = client.refusal(&publish(), false).await;
+    assert_eq!(late.code(), ErrorCode::ShuttingDown);
+    assert_eq!(client.connection.end(), None, "the stream is waited for");
+    shy.send.reset(0);
+    assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
+    assert!(started.elapsed() <= Duration::from_millis(go_away.grace_ms));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_answers_what_is_under_way() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let mut consuming = Consuming::open(&client, "s", 10).await.expect("attached");
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing.write(&batch(1, "orders.eu", 0, &["a"])).await;
+    publishing.ack().await;
+    consuming.event().await;
+    served.sessions.shutdown.cancel();
+    assert_eq!(publishing.reply().await, None);
+    // It may ack for a moment.
+    tokio::time::advance(served.sessions.service.options.shutdown_acks).await;
+    assert_eq!(consuming.refusal().await, ErrorCode::ShuttingDown);
+    assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
+    // It was never acked.
+    assert_eq!(served.depth("s"), 1);
+    until(|| served.sessions.service.stats.counts().connections_open == 0).await;
+}
