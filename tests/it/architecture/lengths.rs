@@ -11,7 +11,6 @@ const FILE_LINES_MAX: usize = 700;
 
 /// Files that are longer, by the end of their path, and why.
 const LONG_FILES: &[(&str, &str)] = &[
-    ("matching/lanes.rs", "its jobs are still to be divided"),
     (
         "subscription/tests.rs",
         "cases against a model, still to be sorted by subject",

@@ -1,0 +1,415 @@
+//! A plugin lane: one task for a filter plugin in use, with a cursor of its own over the log. It takes the next events of the
+//! topics its rules care about and calls the plugin once per batch for all subscriptions that use it. A slow plugin delays its own
+//! lane and nothing else; a late lane reads from the store and pins nothing.
+//!
+//! A lane's members move in cohorts that share a cursor. A subscription that starts in the past, or was paused,
+//! is a cohort of its own beside the live one and joins it where their cursors meet; so is one whose rule could not be tried on
+//! an event yet, which rests there while the others go on. A member belongs to one filter chain of its subscription and leaves at
+//! the fence of the next; that one's members are added when all of the first have got there. What lanes there are is not known here.
+
+mod step;
+
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::cohort::Cohort;
+use super::command::{Command, Member};
+use super::verdicts::Verdicts;
+use super::wards::Place;
+use crate::auth::Policy;
+use crate::broker::counters::Counters;
+use crate::broker::log::tail::Log;
+use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::registry::Registry;
+use crate::domain::{PluginUse, Position, SubscriptionId};
+use crate::locks::read;
+use crate::plugin::{ConfigureError, FilterGroup, Plugins, RuleKey};
+use crate::runtime::spawn::Spawner;
+use crate::state::catalog::Catalog;
+use crate::telemetry::errors::with_causes;
+
+/// How long a lane waits before it tries again what failed for no fault of a rule.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a lane needs of the broker.
+#[derive(Clone)]
+pub(crate) struct LaneParts {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) log: Log,
+    pub(crate) metrics: Arc<Counters>,
+    pub(crate) plugins: Arc<Plugins>,
+    pub(crate) catalog: Arc<RwLock<Catalog>>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) spawner: Spawner,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl LaneParts {
+    /// What the plugin is called for whoever uses it there.
+    pub(super) fn label(&self, live: &LiveSubscription, used: &PluginUse) -> String {
+        let spec = &live.settings().spec;
+        let catalog = read(&self.catalog);
+        catalog.plugin_label(&self.policy, spec.responsible(), used)
+    }
+}
+
+/// The other lanes, as one of them knows them.
+pub(super) trait Neighbours: Send + Sync {
+    /// Hands members of the lane at `place` over: from the common one to wards, from a ward to the common one. False when
+    /// something was said to the lane that it has not heard yet: it might concern them, and the lane they go to was told before
+    /// they are there.
+    fn hand_over(
+        &self,
+        place: Place,
+        label: &str,
+        members: Vec<Member>,
+        nothing_said: &dyn Fn() -> bool,
+    ) -> bool;
+
+    /// Whether a ward that has nobody left may end: nobody is on the way to it.
+    fn close(&self, ward: Place, nothing_said: &dyn Fn() -> bool) -> bool;
+}
+
+/// A lane at work.
+pub(super) struct Lane {
+    parts: LaneParts,
+    neighbours: Arc<dyn Neighbours>,
+    place: Place,
+    label: String,
+    commands: mpsc::UnboundedReceiver<Command>,
+    end: watch::Receiver<Position>,
+    group: Option<FilterGroup>,
+    members: FxHashMap<RuleKey, Member>,
+    // Of the step at hand; empty between steps.
+    verdicts: Verdicts,
+    next_key: u64,
+    cohorts: Vec<Cohort>,
+    // Members whose subscription is paused at an event their rule failed on.
+    parked: Vec<RuleKey>,
+    // Members that go on in another lane of the plugin.
+    leaving: Vec<RuleKey>,
+    // Members whose rule could not be set up; their subscription is paused.
+    failed: Vec<Member>,
+}
+
+impl Lane {
+    pub(super) fn new(
+        parts: LaneParts,
+        neighbours: Arc<dyn Neighbours>,
+        place: Place,
+        label: String,
+        commands: mpsc::UnboundedReceiver<Command>,
+    ) -> Self {
+        Self {
+            end: parts.log.watch_end(),
+            parts,
+            neighbours,
+            place,
+            label,
+            commands,
+            group: None,
+            members: FxHashMap::default(),
+            verdicts: Verdicts::default(),
+            next_key: 1,
+            cohorts: Vec::new(),
+            parked: Vec::new(),
+            leaving: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    /// Runs until the shutdown, or, for a ward, until nobody is left in it.
+    pub(super) async fn run(mut self) {
+        loop {
+            while let Ok(command) = self.commands.try_recv() {
+                self.obey(command).await;
+            }
+            self.forget_deleted().await;
+            if !self.let_go().await {
+                continue;
+            }
+            if self.is_left()
+                && self
+                    .neighbours
+                    .close(self.place, &|| self.commands.is_empty())
+            {
+                return;
+            }
+            let end = self.parts.log.end();
+            self.merge(Instant::now());
+            let mut progress = false;
+            let mut index = 0;
+            // A step may end a cohort, when its last member is paused.
+            while index < self.cohorts.len() {
+                if self.parts.shutdown.is_cancelled() {
+                    return;
+                }
+                let cohort = &self.cohorts[index];
+                if cohort.cursor < end && !cohort.rests(Instant::now()) {
+                    progress |= self.advance(index, end).await;
+                }
+                index += 1;
+            }
+            if progress {
+                continue;
+            }
+            let now = Instant::now();
+            let late = || self.cohorts.iter().filter(|cohort| cohort.cursor < end);
+            let behind = late().any(|cohort| !cohort.rests(now));
+            let rested = late().filter_map(|cohort| cohort.rests_until).min();
+            let has_members = !self.cohorts.is_empty();
+            let command = tokio::select! {
+                () = self.parts.shutdown.cancelled() => return,
+                command = self.commands.recv() => match command {
+                    Some(command) => command,
+                    None => return,
+                },
+                // A step that could not be done is tried again.
+                () = tokio::time::sleep(RETRY), if behind => continue,
+                () = tokio::time::sleep_until(rested.unwrap_or(now)), if rested.is_some() && !behind => continue,
+                changed = self.end.wait_for(|now| *now > end), if has_members && !behind => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            self.obey(command).await;
+        }
+    }
+
+    // A ward that nobody is in.
+    fn is_left(&self) -> bool {
+        self.place.is_apart() && self.members.is_empty() && self.failed.is_empty()
+    }
+
+    // Those that leave go to where they go on. False when there is something to be heard before.
+    async fn let_go(&mut self) -> bool {
+        if self.leaving.is_empty() {
+            return true;
+        }
+        let members = self.leaving.iter();
+        let members = members.filter_map(|key| self.members.get(key)).cloned();
+        let nothing_said = || self.commands.is_empty();
+        let neighbours = &self.neighbours;
+        if !neighbours.hand_over(self.place, &self.label, members.collect(), &nothing_said) {
+            return false;
+        }
+        for key in std::mem::take(&mut self.leaving) {
+            self.drop_member(key).await;
+        }
+        true
+    }
+
+    // Whoever deleted a subscription may have gone before it could say so here.
+    async fn forget_deleted(&mut self) {
+        self.failed.retain(|member| !member.live.is_deleted());
+        let deleted = |member: &&Member| member.live.is_deleted();
+        let gone: Vec<SubscriptionId> = self
+            .members
+            .values()
+            .filter(deleted)
+            .map(|member| member.live.id)
+            .collect();
+        for id in gone {
+            self.obey(Command::Remove(id)).await;
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            // Deleted before its start was noticed.
+            Command::Add(member) | Command::Move(member) if member.live.is_deleted() => {}
+            Command::Add(member) => self.add(member).await,
+            Command::Move(member) => self.take_in(member).await,
+            Command::Retire(id) => {
+                let retired = |member: &Member| {
+                    member.live.id == id && member.chain.revision < member.live.read().revision()
+                };
+                self.failed.retain(|member| !retired(member));
+                self.release(retired).await;
+            }
+            Command::Remove(id) => {
+                self.failed.retain(|member| member.live.id != id);
+                self.release(|member| member.live.id == id).await;
+            }
+            Command::Resume(id) => {
+                let (again, failed) = std::mem::take(&mut self.failed)
+                    .into_iter()
+                    .partition(|member| member.live.id == id);
+                self.failed = failed;
+                for member in again {
+                    self.add(member).await;
+                }
+                let (resumed, parked) = std::mem::take(&mut self.parked)
+                    .into_iter()
+                    .partition(|key| self.members.get(key).is_some_and(|m| m.live.id == id));
+                self.parked = parked;
+                for key in resumed {
+                    self.join(key).await;
+                }
+            }
+        }
+    }
+
+    // Forgets members and frees what the plugin keeps for them.
+    async fn release(&mut self, goes: impl Fn(&Member) -> bool) {
+        let gone: Vec<RuleKey> = self
+            .members
+            .iter()
+            .filter(|(_, member)| goes(member))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            self.drop_member(key).await;
+        }
+    }
+
+    async fn drop_member(&mut self, key: RuleKey) {
+        self.members.remove(&key);
+        self.verdicts.forget(key);
+        self.leave_cohort(key);
+        self.parked.retain(|parked| *parked != key);
+        self.leaving.retain(|leaving| *leaving != key);
+        if let Some(group) = &mut self.group {
+            group.remove(key).await;
+        }
+        if self.members.is_empty() {
+            // Its instances with it.
+            self.group = None;
+        }
+    }
+
+    async fn add(&mut self, member: Member) {
+        let Some(used) = member.chain.filters.get(member.stage) else {
+            return;
+        };
+        let config = used.config.clone();
+        if member.next().is_none() {
+            return;
+        }
+        let key = RuleKey(self.next_key);
+        self.next_key += 1;
+        match self.configure(key, &config).await {
+            Ok(()) => {
+                self.members.insert(key, member);
+                self.join(key).await;
+            }
+            // No fault of the rule: it waits with its events.
+            Err(error)
+                if error.is_passing()
+                    && let Some(group) = &mut self.group =>
+            {
+                group.add_later(key, &config).await;
+                self.members.insert(key, member);
+                self.join(key).await;
+            }
+            Err(error) => self.cannot_set_up(member, &error),
+        }
+    }
+
+    // The rule was configured in another lane, so nothing has to be found out about that.
+    async fn take_in(&mut self, member: Member) {
+        let Some(used) = member.chain.filters.get(member.stage) else {
+            return;
+        };
+        let config = used.config.clone();
+        let key = RuleKey(self.next_key);
+        self.next_key += 1;
+        match self.group().await {
+            Ok(group) => {
+                group.add_later(key, &config).await;
+                self.members.insert(key, member);
+                self.join(key).await;
+            }
+            Err(error) => self.cannot_set_up(member, &error),
+        }
+    }
+
+    fn cannot_set_up(&mut self, member: Member, error: &ConfigureError) {
+        let reason = with_causes(error);
+        tracing::error!(subscription = %member.live.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
+        if member.pause(&reason) {
+            self.failed.push(member);
+        }
+    }
+
+    async fn configure(&mut self, key: RuleKey, config: &str) -> Result<(), ConfigureError> {
+        self.group().await?.add(key, config).await
+    }
+
+    async fn group(&mut self) -> Result<&mut FilterGroup, ConfigureError> {
+        if self.group.is_none() {
+            let (plugins, digest) = (&self.parts.plugins, &self.place.digest);
+            let group = match self.place.is_apart() {
+                false => plugins.common_filter_group(digest, &self.label).await?,
+                true => plugins.filter_group(digest, &self.label).await?,
+            };
+            self.group = Some(group);
+        }
+        self.group
+            .as_mut()
+            .ok_or(ConfigureError::NotLoaded(self.place.digest))
+    }
+
+    // Adds a member to those that look at events, if there is one left for it.
+    async fn join(&mut self, key: RuleKey) {
+        let Some(cursor) = self.members.get(&key).and_then(Member::next) else {
+            return self.drop_member(key).await;
+        };
+        self.join_at(key, cursor, None);
+    }
+
+    // With those who are there and rest as long.
+    fn join_at(&mut self, key: RuleKey, cursor: Position, rests_until: Option<Instant>) {
+        let same =
+            |cohort: &&mut Cohort| cohort.cursor == cursor && cohort.rests_until == rests_until;
+        match self.cohorts.iter_mut().find(same) {
+            Some(cohort) => cohort.push(key),
+            None => {
+                let mut cohort = Cohort::new(cursor, rests_until);
+                cohort.push(key);
+                self.cohorts.push(cohort);
+            }
+        }
+    }
+
+    fn leave_cohort(&mut self, key: RuleKey) {
+        for cohort in &mut self.cohorts {
+            if let Some(index) = cohort.rules.iter().position(|rule| *rule == key) {
+                cohort.rules.swap_remove(index);
+                cohort.by_topic.clear();
+            }
+        }
+        self.cohorts.retain(|cohort| !cohort.rules.is_empty());
+    }
+
+    fn merge(&mut self, now: Instant) {
+        for cohort in &mut self.cohorts {
+            if !cohort.rests(now) {
+                cohort.rests_until = None;
+            }
+        }
+        self.cohorts
+            .sort_by_key(|cohort| (cohort.cursor, cohort.rests_until));
+        let mut merged: Vec<Cohort> = Vec::with_capacity(self.cohorts.len());
+        for cohort in self.cohorts.drain(..) {
+            match merged.last_mut() {
+                Some(last)
+                    if last.cursor == cohort.cursor && last.rests_until == cohort.rests_until =>
+                {
+                    last.rules.extend(cohort.rules);
+                    last.unreadable = last.unreadable.or(cohort.unreadable);
+                    last.by_topic.clear();
+                }
+                _ => merged.push(cohort),
+            }
+        }
+        self.cohorts = merged;
+    }
+}
