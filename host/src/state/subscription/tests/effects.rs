@@ -120,6 +120,18 @@ fn what_comes_back_later_has_a_deadline_and_what_is_given_up_calls_its_writer() 
 }
 
 #[test]
+fn whoever_is_handed_some_of_what_has_become_due_wakes_others_for_the_rest() {
+    let mut state = with_events(2);
+    lease(&mut state, C, 2, 0);
+    state.nack(C, &[run(1, 2)], Some(40), Millis(0));
+    state.take_effects();
+    // Before the timer, which finds nothing due after it.
+    assert_eq!(lease(&mut state, C, 1, 40), [(1, 2)]);
+    assert!(state.take_effects().wakes);
+    assert!(!state.tick(Millis(40), |_| None));
+}
+
+#[test]
 fn when_time_passes_the_next_deadline_is_said_anew() {
     let mut state = with_events(3);
     lease(&mut state, C, 1, 0);
