@@ -10,12 +10,10 @@ const FUNCTION_LINES_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 700;
 
 /// Files that are longer, by the end of their path, and why.
-const LONG_FILES: &[(&str, &str)] = &[
-    (
-        "subscription/tests.rs",
-        "cases against a model, still to be sorted by subject",
-    ),
-];
+const LONG_FILES: &[(&str, &str)] = &[(
+    "subscription/tests.rs",
+    "cases against a model, still to be sorted by subject",
+)];
 
 /// Functions that are longer: the end of the file's path, the name, and why.
 const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[
