@@ -1,7 +1,10 @@
 //! The one-way import rule of the host, kept by reading its source: which module may name which, and which crate
 //! is known in which corner only.
 
+mod graph;
 mod lengths;
+mod outside;
+mod rooms;
 
 use std::collections::BTreeSet;
 use std::fs;

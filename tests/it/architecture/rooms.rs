@@ -1,0 +1,339 @@
+//! How the files of the host may depend on each other: the order of the inner rooms, and that there are no circles. Which room may
+//! name which outside of it is said one level up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::graph::Graph;
+use super::host_sources;
+
+type Inner = &'static [(&'static str, &'static [&'static str])];
+
+/// What each inner room may use of its neighbours. A file that lies between the rooms is a room of its own, called without its
+/// ending. Rooms lie along the way of an event: each uses those that stand before it.
+const INSIDE: &[(&str, Inner)] = &[
+    (
+        "broker",
+        &[
+            ("counters", &[]),
+            ("error", &[]),
+            ("gauges", &[]),
+            ("log", &[]),
+            ("subscriptions", &[]),
+            ("commit", &["counters", "error", "log", "subscriptions"]),
+            ("folder_watch", &["commit"]),
+            (
+                "checkpoint",
+                &["commit", "counters", "error", "log", "subscriptions"],
+            ),
+            (
+                "delivery",
+                &["commit", "counters", "error", "log", "subscriptions"],
+            ),
+            (
+                "matching",
+                &["counters", "delivery", "log", "subscriptions"],
+            ),
+            ("plugins", &["commit", "error"]),
+            ("validate", &["error"]),
+            (
+                "handle",
+                &[
+                    "checkpoint",
+                    "commit",
+                    "delivery",
+                    "error",
+                    "gauges",
+                    "log",
+                    "matching",
+                    "plugins",
+                    "subscriptions",
+                    "validate",
+                ],
+            ),
+            (
+                "start",
+                &[
+                    "checkpoint",
+                    "commit",
+                    "counters",
+                    "delivery",
+                    "folder_watch",
+                    "handle",
+                    "log",
+                    "matching",
+                    "plugins",
+                    "subscriptions",
+                ],
+            ),
+        ],
+    ),
+    (
+        "store",
+        &[
+            ("cache", &[]),
+            ("folders", &[]),
+            ("layout", &[]),
+            ("little_endian", &[]),
+            ("loss", &[]),
+            ("options", &[]),
+            ("pace", &[]),
+            ("block", &["little_endian"]),
+            ("error", &["loss"]),
+            ("lost", &["layout"]),
+            ("marker", &["error"]),
+            ("reserve", &["layout"]),
+            ("trouble", &["error"]),
+            (
+                "journal",
+                &[
+                    "block",
+                    "error",
+                    "folders",
+                    "layout",
+                    "little_endian",
+                    "loss",
+                    "lost",
+                    "reserve",
+                ],
+            ),
+            (
+                "sealed",
+                &[
+                    "block",
+                    "cache",
+                    "error",
+                    "folders",
+                    "layout",
+                    "little_endian",
+                    "loss",
+                    "lost",
+                    "reserve",
+                    "trouble",
+                ],
+            ),
+            (
+                "checkpoint",
+                &[
+                    "error", "journal", "loss", "pace", "reserve", "sealed", "trouble",
+                ],
+            ),
+            (
+                "reader",
+                &["cache", "error", "folders", "journal", "sealed", "trouble"],
+            ),
+            (
+                "recovery",
+                &[
+                    "cache",
+                    "checkpoint",
+                    "error",
+                    "folders",
+                    "journal",
+                    "layout",
+                    "loss",
+                    "marker",
+                    "options",
+                    "reader",
+                    "reserve",
+                    "sealed",
+                    "trouble",
+                ],
+            ),
+        ],
+    ),
+    (
+        "net",
+        &[
+            ("stats", &[]),
+            ("session", &["stats"]),
+            ("quic", &["session", "stats"]),
+            ("serve", &["quic", "session"]),
+        ],
+    ),
+];
+
+/// Files that depend on each other all the same, and why that reads better than taking them apart. The list may only become shorter.
+const TIED: &[(&[&str], &str)] = &[
+    (&["app.rs", "app/options.rs"], "still to be opened"),
+    (
+        &[
+            "broker/subscriptions/followers.rs",
+            "broker/subscriptions/live.rs",
+            "broker/subscriptions/registry.rs",
+            "broker/subscriptions/surroundings.rs",
+            "broker/subscriptions/timers.rs",
+        ],
+        "a live subscription arms the timers that tick it, and follows what moves it on; still to be opened where a value would do",
+    ),
+    (
+        &[
+            "cli.rs",
+            "cli/bench.rs",
+            "cli/consume.rs",
+            "cli/demo.rs",
+            "cli/demo/interests.rs",
+            "cli/demo/progress.rs",
+            "cli/demo/report.rs",
+            "cli/demo/traffic.rs",
+            "cli/route.rs",
+            "cli/subscription.rs",
+            "cli/subscription/flags.rs",
+            "cli/subscription/shown.rs",
+        ],
+        "still to be opened",
+    ),
+    (&["cli/api.rs", "cli/connect.rs"], "still to be opened"),
+    (
+        &[
+            "config.rs",
+            "config/document.rs",
+            "config/known.rs",
+            "config/rules.rs",
+        ],
+        "still to be opened",
+    ),
+    (
+        &["plugin/shard.rs", "plugin/shard/culprits.rs"],
+        "one type: looking for the guilty is a part of a shard's work that is long enough for a file",
+    ),
+    (
+        &[
+            "state/subscription.rs",
+            "state/subscription/chains.rs",
+            "state/subscription/delivery.rs",
+            "state/subscription/reasons.rs",
+            "state/subscription/returned.rs",
+            "state/subscription/suspects.rs",
+            "state/subscription/unseen.rs",
+        ],
+        "one state machine, whose rules are files by subject",
+    ),
+    (
+        &["store/journal/preparer.rs", "store/journal/writer.rs"],
+        "still to be opened",
+    ),
+    (
+        &[
+            "store/sealed.rs",
+            "store/sealed/database.rs",
+            "store/sealed/generation.rs",
+            "store/sealed/inventory.rs",
+            "store/sealed/items.rs",
+            "store/sealed/mend.rs",
+            "store/sealed/pool.rs",
+            "store/sealed/state.rs",
+        ],
+        "still to be opened",
+    ),
+];
+
+#[test]
+fn inner_rooms_keep_their_order() {
+    let graph = Graph::of(&host_sources());
+    for (room, inner) in INSIDE {
+        let used = used_inside(&graph, room);
+        let mut known = BTreeSet::new();
+        for (name, allowed) in *inner {
+            let uses = used.get(*name).cloned().unwrap_or_default();
+            assert!(
+                graph
+                    .edges
+                    .keys()
+                    .any(|file| inner_room(room, file).as_deref() == Some(*name)),
+                "there is no `{room}/{name}` any more: take it off the list"
+            );
+            let wrong: Vec<_> = uses
+                .iter()
+                .filter(|(other, _)| !allowed.contains(&other.as_str()))
+                .map(|(other, files)| format!("{name} uses {other}: {files:?}"))
+                .collect();
+            assert!(wrong.is_empty(), "in `{room}`: {wrong:#?}");
+            let unused: Vec<_> = allowed
+                .iter()
+                .filter(|other| !uses.contains_key(**other))
+                .collect();
+            assert!(
+                unused.is_empty(),
+                "`{room}/{name}` does not need {unused:?} any more: take the permission away"
+            );
+            let ahead: Vec<_> = allowed
+                .iter()
+                .filter(|other| !known.contains(**other))
+                .collect();
+            assert!(
+                ahead.is_empty(),
+                "`{room}/{name}` may use only what stands before it, not {ahead:?}"
+            );
+            known.insert(*name);
+        }
+        let unlisted: Vec<_> = used
+            .keys()
+            .filter(|name| !known.contains(name.as_str()))
+            .collect();
+        assert!(
+            unlisted.is_empty(),
+            "say in this test what these of `{room}` may use: {unlisted:?}"
+        );
+    }
+}
+
+#[test]
+fn files_depend_on_each_other_one_way() {
+    let circles = Graph::of(&host_sources()).circles();
+    let is_within = |circle: &BTreeSet<String>, tied: &[&str]| {
+        circle.iter().all(|file| tied.contains(&file.as_str()))
+    };
+    let unlisted: Vec<_> = circles
+        .iter()
+        .filter(|circle| !TIED.iter().any(|(tied, _)| is_within(circle, tied)))
+        .collect();
+    assert!(
+        unlisted.is_empty(),
+        "files that depend on each other; move what both need below them: {unlisted:#?}"
+    );
+    for (tied, _) in TIED {
+        let together: BTreeSet<&str> = circles
+            .iter()
+            .filter(|circle| is_within(circle, tied))
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        let free: Vec<_> = tied
+            .iter()
+            .filter(|file| !together.contains(*file))
+            .collect();
+        assert!(
+            free.is_empty(),
+            "no longer tied, take them off the list: {free:?} of {tied:?}"
+        );
+    }
+}
+
+// Of each inner room, which others it uses, and the files that do.
+fn used_inside(graph: &Graph, room: &str) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
+    let mut used: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+    for (file, others) in &graph.edges {
+        let Some(name) = inner_room(room, file) else {
+            continue;
+        };
+        let of_room = used.entry(name.clone()).or_default();
+        for other in others {
+            if let Some(other_name) = inner_room(room, other)
+                && other_name != name
+            {
+                of_room
+                    .entry(other_name)
+                    .or_default()
+                    .push(format!("{file} -> {other}"));
+            }
+        }
+    }
+    used
+}
+
+// `broker/commit/inbox.rs` → `commit`, `broker/handle.rs` → `handle`.
+fn inner_room(room: &str, file: &str) -> Option<String> {
+    let inside = file.strip_prefix(room)?.strip_prefix('/')?;
+    let first = inside.split('/').next().unwrap_or(inside);
+    Some(first.trim_end_matches(".rs").to_owned())
+}
