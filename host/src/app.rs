@@ -26,7 +26,7 @@ use crate::runtime::{Clock, Random, Spawner};
 use crate::store::{self, StoreOptions};
 use crate::telemetry::{Metrics, lines};
 
-use self::options::{broker_options, net_options, plugin_options, store_options, usize_of};
+use self::options::{Shared, broker_options, net_options, plugin_options, store_options, usize_of};
 use self::pems::Pems;
 
 pub use reload::Reload;
@@ -118,13 +118,6 @@ pub async fn run(
 /// A file cannot be read, is no PEM, or does not go with the others; the error says which.
 pub fn check_tls(config: &Config) -> anyhow::Result<()> {
     Pems::named_and_checked(config).map(|_| ())
-}
-
-// What all parts have from outside, and one of it.
-struct Shared {
-    clock: Clock,
-    random: Random,
-    metrics: Metrics,
 }
 
 // What runs until the shutdown is asked for.

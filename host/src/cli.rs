@@ -19,6 +19,7 @@ pub mod load;
 mod local_broker;
 mod logging;
 mod loss;
+mod manage;
 mod output;
 mod plugin;
 pub mod process_usage;

@@ -3,15 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
 use crate::auth::Policy;
 use crate::broker::{BrokerOptions, PluginQuotas};
 use crate::config::Config;
 use crate::net::{ClientAuth, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
 use crate::plugin::{PluginLimits, PluginOptions};
-use crate::runtime::Random;
+use crate::runtime::{Clock, Random};
 use crate::state::census::Quota;
 use crate::store::StoreOptions;
+use crate::telemetry::Metrics;
+
+/// What all parts have from outside, and one of it.
+pub(super) struct Shared {
+    pub(super) clock: Clock,
+    pub(super) random: Random,
+    pub(super) metrics: Metrics,
+}
 
 pub(super) fn store_options(config: &Config) -> StoreOptions {
     StoreOptions {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tidegate_client::{Client, ClientOptions, ConnectError};
 
-use super::api::Api;
 use super::text;
 use crate::pki::DevPki;
 
@@ -64,18 +63,6 @@ pub(super) struct AdminFlag {
     admin: Option<String>,
 }
 
-/// Flags of a command that manages.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct ManageFlags {
-    #[command(flatten)]
-    pub(super) admin: AdminFlag,
-    #[command(flatten)]
-    pub(super) certificates: CertificateFlags,
-    /// Print JSON instead of tables
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
 /// The files that prove who is who.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CertificateFiles {
@@ -93,13 +80,6 @@ impl CertificateFlags {
             cert: path_or(&self.cert, "TIDEGATE_CERT", &development.client_cert),
             key: path_or(&self.cert_key, "TIDEGATE_KEY", &development.client_key),
         }
-    }
-}
-
-impl ManageFlags {
-    /// The admin API that is meant.
-    pub(super) fn api(&self) -> anyhow::Result<Api> {
-        Api::new(&self.admin, &self.certificates)
     }
 }
 

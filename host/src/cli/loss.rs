@@ -1,6 +1,6 @@
 //! `tidegate loss`.
 
-use super::connect::ManageFlags;
+use super::manage::ManageFlags;
 use super::output;
 use crate::domain::UnreadableInfo;
 

@@ -8,7 +8,7 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 
 use super::api::segment;
-use super::connect::ManageFlags;
+use super::manage::ManageFlags;
 use super::{output, text};
 use crate::domain::{Name, Owner, PluginDetails, PluginInfo, PluginName};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::connect::ManageFlags;
+use super::manage::ManageFlags;
 use super::subscription::flags::{ChangeFlags, ChownArgs, NamedArgs, SpecFlags};
 use super::subscription::shown::{joined, plugins, state};
 use super::subscription::{self, Kind};

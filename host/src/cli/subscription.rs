@@ -7,7 +7,7 @@ use anyhow::bail;
 
 use self::flags::{ChangeFlags, ChownArgs, NamedArgs, SpecFlags};
 use super::api::{Api, segment};
-use super::connect::ManageFlags;
+use super::manage::ManageFlags;
 use super::output;
 use crate::domain::{
     LogLine, Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicPattern,

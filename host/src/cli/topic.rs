@@ -1,7 +1,7 @@
 //! `tidegate topic`.
 
 use super::api::segment;
-use super::connect::ManageFlags;
+use super::manage::ManageFlags;
 use super::{output, text};
 use crate::domain::{Durability, TopicInfo, TopicName, TopicSpec};
 

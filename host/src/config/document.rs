@@ -4,7 +4,8 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use super::known::commented_key;
-use super::{Config, DEVELOPMENT, Grant};
+use super::sections::{Config, DEVELOPMENT};
+use crate::auth::Grant;
 
 const FIRST_GRANT: &str = "[[policy.grants]]";
 const EXAMPLE_OVERRIDE: &str = "#[plugins.override.";

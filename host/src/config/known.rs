@@ -44,7 +44,7 @@ pub(super) fn locate(text: &str, key: &str) -> Option<(usize, usize)> {
 
 /// The documented file with its commented keys made real.
 pub(super) fn full_document() -> String {
-    super::DEVELOPMENT
+    super::sections::DEVELOPMENT
         .lines()
         .map(|line| commented_key(line).unwrap_or(line))
         .collect::<Vec<_>>()

@@ -4,7 +4,8 @@
 use std::ops::RangeInclusive;
 
 use super::error::{Problem, Warning};
-use super::{Config, known};
+use super::known;
+use super::sections::Config;
 use crate::domain::Principal;
 
 /// Bytes of a message beside the one event in it: topic, positions, numbers.

@@ -1,5 +1,7 @@
 //! One test per way a file can be wrong, and that documentation, defaults and code say the same.
 
+use std::path::Path;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {

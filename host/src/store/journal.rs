@@ -12,6 +12,7 @@ mod index;
 pub(crate) mod memory;
 mod new_file;
 mod opening;
+mod options;
 mod preparer;
 mod record;
 mod repair;
@@ -31,9 +32,9 @@ use super::error::{ReadError, WriteError, WriteRefusal};
 use crate::domain::{Block, CommitNumber, LetterMark, Millis, Position, Sequence, TopicId};
 
 pub(super) use opening::{Evidence, ExaminedJournal, examine};
+pub(super) use options::FileJournalOptions;
 pub use record::RECORD_BYTES_MAX;
 pub use replay::{Replay, Replayed, ReplayedGroup};
-pub(super) use writer::FileJournalOptions;
 
 /// The writing half of a journal. One owner, the committer, on whose thread every call runs and may block.
 ///

@@ -56,7 +56,7 @@ const WAYS: &[Way] = &[
                 "telemetry/lines.rs",
                 "it duplicates the descriptor of the log",
             ),
-            ("config.rs", "read before there is a broker"),
+            ("config/loading.rs", "read before there is a broker"),
             ("config/endpoints.rs", "read before there is a broker"),
             ("pki.rs", "read and written before there is a broker"),
             ("app.rs", "makes the data directory"),

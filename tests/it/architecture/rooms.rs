@@ -154,7 +154,6 @@ const INSIDE: &[(&str, Inner)] = &[
 
 /// Files that depend on each other all the same, and why that reads better than taking them apart. The list may only become shorter.
 const TIED: &[(&[&str], &str)] = &[
-    (&["app.rs", "app/options.rs"], "still to be opened"),
     (
         &[
             "broker/subscriptions/followers.rs",
@@ -182,16 +181,6 @@ const TIED: &[(&[&str], &str)] = &[
         ],
         "still to be opened",
     ),
-    (&["cli/api.rs", "cli/connect.rs"], "still to be opened"),
-    (
-        &[
-            "config.rs",
-            "config/document.rs",
-            "config/known.rs",
-            "config/rules.rs",
-        ],
-        "still to be opened",
-    ),
     (
         &["plugin/shard.rs", "plugin/shard/culprits.rs"],
         "one type: looking for the guilty is a part of a shard's work that is long enough for a file",
@@ -207,10 +196,6 @@ const TIED: &[(&[&str], &str)] = &[
             "state/subscription/unseen.rs",
         ],
         "one state machine, whose rules are files by subject",
-    ),
-    (
-        &["store/journal/preparer.rs", "store/journal/writer.rs"],
-        "still to be opened",
     ),
     (
         &[

@@ -2,7 +2,7 @@
 //! its events, and what is to be changed.
 
 use crate::cli::chain::Chain;
-use crate::cli::connect::ManageFlags;
+use crate::cli::manage::ManageFlags;
 use crate::cli::text;
 use crate::domain::{
     DeliveryPatch, DeliveryPolicy, Millis, Name, Owner, PluginUse, StartAt, SubscriptionPatch,

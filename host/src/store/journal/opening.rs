@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use super::files::JournalFiles;
 use super::index::Index;
+use super::options::FileJournalOptions;
 use super::repair::repair;
 use super::replay::{FileReplay, Replay, Stretches};
 use super::scan::Bodies;
 use super::survey::{Needed, Proof, Survey, Surveyed, survey, was_closed};
 use super::witness::{self, Testimony, Witness, WitnessError, WitnessFile};
-use super::writer::{FileJournal, FileJournalOptions, FileJournalParts};
+use super::writer::{FileJournal, FileJournalParts};
 use crate::disk::FileSystem;
 use crate::domain::{CommitNumber, Position};
 use crate::runtime::Threads;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::writer::FileJournalOptions;
+use super::options::FileJournalOptions;
 use crate::disk::{DIRECT_BYTES, File, FileSystem};
 use crate::locks::{lock, waited};
 use crate::runtime::{Clock, Threads};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::files::JournalFiles;
 use super::index::{Entry, JournalFile};
 use super::new_file::{NewFile, new_head};
+use super::options::FileJournalOptions;
 use super::preparer::Preparer;
 use super::record::{self, FILE_HEAD_BYTES, HEADER_BYTES, Kind};
 use super::staging::Staging;
@@ -17,7 +18,6 @@ use super::witness::{Begun, End, Witness, WitnessFile};
 use super::{JournalReader as _, JournalSize, JournalUsage, JournalWriter};
 use crate::disk::{DIRECT_BYTES, is_full, is_out_of_files};
 use crate::domain::{Block, CommitNumber, Position};
-use crate::runtime::{Clock, Random, Threads};
 use crate::store::block::TooLong;
 use crate::store::error::{JournalFailure, WriteDelay, WriteError, WriteRefusal};
 use crate::store::folders::{Folders, is_displaced};
@@ -26,20 +26,6 @@ use crate::store::reserve::Reserve;
 
 /// With this much a journal file can still take acks and marks, when the disk has no room for one of the usual length.
 const SMALL_FILE_BYTES: u64 = 256 << 10;
-
-/// How long the journal and its files may become, and what it takes from the machine beside the disk.
-#[derive(Clone, Debug)]
-pub(in crate::store) struct FileJournalOptions {
-    /// A file is preallocated with this, and a new one begun when it is full.
-    pub(in crate::store) file_bytes: u64,
-    /// The journal is full beyond this.
-    pub(in crate::store) publishable_bytes_max: u64,
-    /// The journal is full with so many blocks, whatever their size.
-    pub(in crate::store) blocks_max: usize,
-    pub(in crate::store) clock: Clock,
-    pub(in crate::store) random: Random,
-    pub(in crate::store) threads: Arc<dyn Threads>,
-}
 
 /// What the writer shares with the rest of the store.
 pub(in crate::store) struct FileJournalParts {

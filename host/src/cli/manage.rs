@@ -1,0 +1,23 @@
+//! The flags of commands that manage a broker, and the way to its admin API that they say.
+
+use super::api::Api;
+use super::connect::{AdminFlag, CertificateFlags};
+
+/// Flags of a command that manages.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct ManageFlags {
+    #[command(flatten)]
+    pub(super) admin: AdminFlag,
+    #[command(flatten)]
+    pub(super) certificates: CertificateFlags,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl ManageFlags {
+    /// The admin API that is meant.
+    pub(super) fn api(&self) -> anyhow::Result<Api> {
+        Api::new(&self.admin, &self.certificates)
+    }
+}
