@@ -1,5 +1,5 @@
-//! What wit-bindgen generates from `wit/`: one module per world, sharing the types. Nothing here is written by hand,
-//! and authors meet it only through the SDK's own names.
+//! What wit-bindgen generates from `wit/`: one module per world, sharing the types. Nothing below is written by hand
+//! (`tests/generated.rs` keeps it equal to what `wit/` says), and authors meet it only through the SDK's own names.
 
 /// The `filter` world.
 #[allow(
@@ -9,16 +9,8 @@
     clippy::unwrap_used,
     reason = "generated code"
 )]
-pub mod filter {
-    wit_bindgen::generate!({
-        path: "../../wit",
-        world: "filter",
-        pub_export_macro: true,
-        export_macro_name: "export_filter_world",
-        default_bindings_module: "tidegate_plugin::bindings::filter",
-        additional_derives: [PartialEq],
-    });
-}
+#[rustfmt::skip]
+pub mod filter;
 
 /// The `transform` world.
 #[allow(
@@ -28,14 +20,5 @@ pub mod filter {
     clippy::unwrap_used,
     reason = "generated code"
 )]
-pub mod transform {
-    wit_bindgen::generate!({
-        path: "../../wit",
-        world: "transform",
-        pub_export_macro: true,
-        export_macro_name: "export_transform_world",
-        default_bindings_module: "tidegate_plugin::bindings::transform",
-        additional_derives: [PartialEq],
-        with: { "tidegate:plugin/types@0.1.0": super::filter::tidegate::plugin::types },
-    });
-}
+#[rustfmt::skip]
+pub mod transform;

@@ -12,15 +12,14 @@ pub mod stream;
 
 pub use limits::Limits;
 
-/// The messages of `proto/tidegate.proto`.
+/// The messages of `proto/tidegate.proto`, as prost generates them; `tests/generated.rs` keeps the two equal.
 #[allow(
     missing_docs,
     clippy::all,
     reason = "generated; the schema is the documentation"
 )]
-pub mod pb {
-    include!(concat!(env!("OUT_DIR"), "/tidegate.v1.rs"));
-}
+#[rustfmt::skip]
+pub mod pb;
 
 /// The application protocol that client and broker agree on in the TLS handshake.
 pub const ALPN: &[u8] = b"tidegate/1";

@@ -191,7 +191,8 @@ fn is_abi(word: &str) -> bool {
     word.len() > 2 && word.starts_with('"') && word.ends_with('"')
 }
 
-// Path from the workspace's folder and text of every source file, except what tools made.
+// Path from the workspace's folder and text of every source file, except what tools made; a generator says so in the first line of what
+// it writes.
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
@@ -202,7 +203,11 @@ fn sources() -> Vec<(String, String)> {
         let relative = path.strip_prefix(&root).expect("found under the root");
         (relative.to_string_lossy().into_owned(), source)
     };
-    files.into_iter().map(read).collect()
+    let is_written = |(_, source): &(String, String)| {
+        let first = source.lines().next().unwrap_or_default().to_lowercase();
+        !(first.starts_with("// ") && first.contains("generated"))
+    };
+    files.into_iter().map(read).filter(is_written).collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -1,20 +1,19 @@
 //! A filter that imports what no plugin may: its upload must be refused, and the refusal must name
 //! `example:forbidden/secrets`.
 
-wit_bindgen::generate!({
-    path: ["../../../wit", "wit"],
-    world: "example:forbidden/nosy-filter",
-    generate_all,
-});
+/// What wit-bindgen makes of `wit/`; `sdk/plugin/tests/generated.rs` keeps it so.
+#[rustfmt::skip]
+mod bindings;
 
-use exports::tidegate::plugin::filtering::{Event, Guest, Match, Rule, Wants};
-use tidegate::plugin::types::HeaderSet;
+use bindings::example::forbidden::secrets;
+use bindings::exports::tidegate::plugin::filtering::{Event, Guest, Match, Rule, Wants};
+use bindings::tidegate::plugin::types::HeaderSet;
 
 struct Nosy;
 
 impl Guest for Nosy {
     fn configure(config: String) -> Result<(Rule, Wants), String> {
-        if config == example::forbidden::secrets::read("password") {
+        if config == secrets::read("password") {
             return Err("that is the password".into());
         }
         let wants = Wants {
@@ -31,4 +30,4 @@ impl Guest for Nosy {
     }
 }
 
-export!(Nosy);
+bindings::export!(Nosy with_types_in bindings);
