@@ -1,11 +1,14 @@
-//! Why a pattern was refused.
+//! Why a pattern was refused. Written out, since a derive macro would be compiled once more for the guests, in each
+//! build of the broker.
+
+use std::error::Error;
+use std::fmt;
 
 /// Why a pattern was refused. The text is meant for whoever wrote the pattern.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PatternError {
     /// It is not JSON.
-    #[error("not JSON: {what} at line {line}, column {column}")]
     Syntax {
         /// What is wrong.
         what: &'static str,
@@ -15,7 +18,6 @@ pub enum PatternError {
         column: usize,
     },
     /// It is JSON, but no pattern.
-    #[error("at {path}: {reason}")]
     Invalid {
         /// Where: member names joined by dots, with indexes of arrays in brackets.
         path: String,
@@ -23,10 +25,6 @@ pub enum PatternError {
         reason: String,
     },
     /// Its `$or`s multiply to too many combinations.
-    #[error(
-        "the $or alternatives multiply to {combinations} combinations, and {max} are allowed; \
-         split the pattern over several subscriptions"
-    )]
     TooManyCombinations {
         /// How many there are.
         combinations: usize,
@@ -34,3 +32,21 @@ pub enum PatternError {
         max: usize,
     },
 }
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax { what, line, column } => {
+                write!(f, "not JSON: {what} at line {line}, column {column}")
+            }
+            Self::Invalid { path, reason } => write!(f, "at {path}: {reason}"),
+            Self::TooManyCombinations { combinations, max } => write!(
+                f,
+                "the $or alternatives multiply to {combinations} combinations, and {max} are allowed; \
+                 split the pattern over several subscriptions"
+            ),
+        }
+    }
+}
+
+impl Error for PatternError {}

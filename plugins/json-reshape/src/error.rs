@@ -1,22 +1,46 @@
-//! Why a configuration was refused, and the path that every refusal names.
+//! Why a configuration was refused, and the path that every refusal names. Written out, since a derive macro would be
+//! compiled once more for the guests, in each build of the broker.
 
+use std::error::Error;
 use std::fmt;
 
 /// Why a configuration was refused. The text is meant for whoever wrote it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// It is not JSON.
-    #[error("not JSON: {0}")]
-    Syntax(#[from] serde_json::Error),
+    Syntax(serde_json::Error),
     /// It is JSON, but says nothing that can be done.
-    #[error("at {path}: {reason}")]
     Invalid {
         /// Where: member names joined by dots, with indexes of arrays in brackets.
         path: String,
         /// What is wrong.
         reason: String,
     },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(error) => write!(f, "not JSON: {error}"),
+            Self::Invalid { path, reason } => write!(f, "at {path}: {reason}"),
+        }
+    }
+}
+
+impl Error for ConfigError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Syntax(error) => Some(error),
+            Self::Invalid { .. } => None,
+        }
+    }
+}
+
+impl From<serde_json::Error> for ConfigError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Syntax(error)
+    }
 }
 
 /// A place in the configuration, as a chain back to the top.
