@@ -5,6 +5,7 @@
 
 mod admin;
 mod broker;
+mod compiled;
 mod document;
 mod guests;
 mod pki;
