@@ -1,6 +1,8 @@
 //! Tests of what a change makes necessary: each effect by itself, and, for whatever may happen in a row, that those who do no more
 //! than the effects say leave nobody waiting.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// Consumers that wait, a timer and a writer of dead letters, who know nothing but the effects.
