@@ -17,6 +17,7 @@ use crate::store::{self, StoreOptions};
 
 mod plugins;
 mod rights;
+mod subscriptions;
 
 const QUOTA: Quota = Quota {
     all: 100,
@@ -175,6 +176,13 @@ impl Fixture {
             }
         }
         answer
+    }
+
+    // One after the other: who asks for what, with which body, and the status that answers.
+    async fn check_all<const N: usize>(&self, cases: [(&str, &str, Option<Value>, u16); N]) {
+        for (who, call, body, expected) in cases {
+            self.check(who, call, body, expected).await;
+        }
     }
 }
 
@@ -369,155 +377,6 @@ async fn topics_are_managed_by_those_who_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn subscriptions_need_their_inputs_and_outputs() {
-    let fixture = Fixture::new().await;
-    let made = fixture
-        .check(
-            "cn:reader",
-            "POST /v1/subscriptions",
-            subscription("s", "orders.>"),
-            201,
-        )
-        .await;
-    assert_eq!(made["topics"], json!(["orders.>"]));
-    fixture
-        .check(
-            "cn:reader",
-            "POST /v1/subscriptions",
-            subscription("s", "orders.>"),
-            409,
-        )
-        .await;
-    fixture
-        .check(
-            "cn:reader",
-            "POST /v1/subscriptions",
-            subscription("t", "mail.>"),
-            403,
-        )
-        .await;
-    let mut route = subscription("r", "orders.*").expect("a body");
-    route["outputs"] = json!({ "out": "copies" });
-    fixture
-        .check(
-            "cn:reader",
-            "POST /v1/subscriptions",
-            Some(route.clone()),
-            403,
-        )
-        .await;
-    fixture
-        .check("local", "POST /v1/subscriptions", Some(route), 201)
-        .await;
-    let mut unknown = subscription("u", "a").expect("a body");
-    unknown["filters"] = json!([{ "plugin": "nobody" }]);
-    fixture
-        .check("local", "POST /v1/subscriptions", Some(unknown), 404)
-        .await;
-
-    let names = |list: Value| {
-        let list = list.as_array().expect("a list").clone();
-        list.iter()
-            .map(|info| info["name"].to_string())
-            .collect::<Vec<_>>()
-    };
-    let all = fixture
-        .check("local", "GET /v1/subscriptions", None, 200)
-        .await;
-    assert_eq!(names(all), ["\"r\"", "\"s\""]);
-    let routes = fixture.check("local", "GET /v1/routes", None, 200).await;
-    assert_eq!(names(routes), ["\"r\""]);
-    let status = fixture.check("local", "GET /v1/status", None, 200).await;
-    assert_eq!(
-        (&status["subscriptions"], &status["routes"]),
-        (&json!(1), &json!(1))
-    );
-
-    let patch = |body: Value, expected: u16| {
-        let fixture = &fixture;
-        async move {
-            let call = "PATCH /v1/subscriptions/s";
-            fixture.check("cn:owner", call, Some(body), expected).await
-        }
-    };
-    let changed = patch(json!({"delivery": {"attempts_max": 3}}), 200).await;
-    assert_eq!(
-        (&changed["revision"], &changed["delivery"]["attempts_max"]),
-        (&json!(1), &json!(3))
-    );
-    assert_eq!(
-        changed["include_dead_letters"],
-        json!(false),
-        "nobody asked"
-    );
-    let changed = patch(json!({"include_dead_letters": true}), 200).await;
-    assert_eq!(
-        (&changed["revision"], &changed["include_dead_letters"]),
-        (&json!(2), &json!(true))
-    );
-    let mut all = subscription("all", ">").expect("a body");
-    all["include_dead_letters"] = json!(true);
-    let all = fixture
-        .check("local", "POST /v1/subscriptions", Some(all), 201)
-        .await;
-    assert_eq!(all["include_dead_letters"], json!(true));
-    fixture
-        .check("local", "DELETE /v1/subscriptions/all", None, 204)
-        .await;
-    patch(json!({"delivery": {"dead_letter": "mail"}}), 403).await;
-    patch(json!({"topics": ["orders.eu"]}), 422).await;
-    // Who does not receive these events does not decide where they go either.
-    patch(json!({"filters": [{ "plugin": "nobody" }]}), 403).await;
-    patch(json!({"delivery": {"dead_letter": "dead.mine"}}), 403).await;
-    patch(
-        json!({"filters": [{ "plugin": "nobody", "on_failure": "drop" }]}),
-        404,
-    )
-    .await;
-    patch(json!({"filter": []}), 400).await;
-    fixture
-        .check(
-            "cn:other",
-            "PATCH /v1/subscriptions/s",
-            Some(json!({"filters": []})),
-            403,
-        )
-        .await;
-    fixture
-        .check(
-            "cn:owner",
-            "PATCH /v1/subscriptions/r",
-            Some(json!({"outputs": {"out": "dead.mine"}})),
-            403,
-        )
-        .await;
-    fixture
-        .check(
-            "local",
-            "PATCH /v1/subscriptions/nobody",
-            Some(json!({})),
-            404,
-        )
-        .await;
-
-    fixture
-        .check("cn:other", "DELETE /v1/subscriptions/s", None, 403)
-        .await;
-    fixture
-        .check("cn:owner", "POST /v1/subscriptions/s/resume", None, 204)
-        .await;
-    fixture
-        .check("cn:owner", "DELETE /v1/subscriptions/s", None, 204)
-        .await;
-    fixture
-        .check("cn:owner", "DELETE /v1/subscriptions/s", None, 404)
-        .await;
-    fixture
-        .check("local", "GET /v1/subscriptions/s", None, 404)
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn plugins_are_checked_and_limited() {
     let fixture = Fixture::new().await;
     let upload = |who: &'static str, body: Vec<u8>| {
@@ -609,77 +468,4 @@ async fn what_is_wrong_is_in_health_and_metrics_until_it_is_over() {
     conditions.clear(&Condition::Unreadable("part 3".into()));
     let ready = fixture.check("cn:nobody", "GET /readyz", None, 200).await;
     assert_eq!(ready, json!({"status": "ready"}));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn long_specifications_count_by_their_bytes() {
-    let fixture = Fixture::new().await;
-    let create = "POST /v1/subscriptions";
-    let long = |name: &str| {
-        let patterns = (0..4).map(|one| format!("orders.{one}{}", "x".repeat(200)));
-        Some(json!({ "name": name, "topics": patterns.collect::<Vec<_>>() }))
-    };
-    for name in ["a", "b"] {
-        fixture.check("cn:reader", create, long(name), 201).await;
-    }
-    let refused = fixture.check("cn:reader", create, long("c"), 403).await;
-    assert_eq!(refused["code"], "limit-reached");
-    let told = refused["message"].as_str().expect("text");
-    assert!(told.contains("principal_specification_bytes_max"), "{told}");
-    let short = subscription("short", "orders.>");
-    fixture.check("cn:reader", create, short, 201).await;
-    let delete = "DELETE /v1/subscriptions/a";
-    fixture.check("cn:reader", delete, None, 204).await;
-    fixture.check("cn:reader", create, long("c"), 201).await;
-
-    // A change that makes one longer counts as well.
-    let outputs = |count: usize| {
-        let output = |one| (format!("o{one}"), json!(format!("out.{}", "y".repeat(240))));
-        json!((0..count).map(output).collect::<serde_json::Map<_, _>>())
-    };
-    let mut route = subscription("route", "orders.>").expect("a body");
-    route["outputs"] = outputs(1);
-    fixture.check("local", create, Some(route), 201).await;
-    let patch = "PATCH /v1/subscriptions/route";
-    let longer = Some(json!({ "outputs": outputs(200) }));
-    let refused = fixture.check("local", patch, longer, 403).await;
-    let told = refused["message"].as_str().expect("text");
-    assert!(told.contains("limits.specification_bytes_max"), "{told}");
-    let longer = Some(json!({ "outputs": outputs(50) }));
-    fixture.check("local", patch, longer, 200).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn topics_that_subscriptions_append_to_count_for_who_makes_them() {
-    let mut all = grants();
-    all[1].publish.push("out.>".parse().expect("a pattern"));
-    let fixture = Fixture::with(all, 4_096).await;
-    let route = |name: &str, outputs: std::ops::Range<usize>| {
-        let output = |n| (format!("o{n}"), json!(format!("out.{n}")));
-        let outputs: serde_json::Map<_, _> = outputs.map(output).collect();
-        Some(json!({ "name": name, "topics": ["orders.>"], "outputs": outputs }))
-    };
-    let create = "POST /v1/subscriptions";
-    let most = QUOTA.principal - 1;
-    // The topic of its dead letters is one more.
-    fixture
-        .check("cn:reader", create, route("r", 0..most + 1), 403)
-        .await;
-    fixture
-        .check("cn:reader", create, route("r", 0..most), 201)
-        .await;
-    let made = fixture
-        .check("local", "GET /v1/topics/out.0", None, 200)
-        .await;
-    assert_eq!(made["created_by"], "cn:reader");
-    let patch = "PATCH /v1/subscriptions/r";
-    let other =
-        |outputs| Some(json!({ "outputs": route("", outputs).expect("a body")["outputs"] }));
-    let refused = fixture.check("cn:reader", patch, other(20..22), 403).await;
-    let told = refused["message"].as_str().expect("text");
-    assert!(told.contains("limits.principal_topics_max"), "{told}");
-    fixture.check("cn:reader", patch, other(20..21), 200).await;
-    fixture.check("cn:reader", patch, other(0..most), 200).await;
-    let full = subscription("another", "orders.>");
-    fixture.check("cn:reader", create, full, 403).await;
 }
