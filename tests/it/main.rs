@@ -16,6 +16,7 @@ mod documents;
 mod durability;
 mod end_to_end;
 mod filters;
+mod generated;
 mod letters;
 mod limits;
 mod logging;

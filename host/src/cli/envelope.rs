@@ -119,7 +119,7 @@ pub(super) fn from_json(line: &str) -> anyhow::Result<Event> {
     if !line.trim_start().starts_with('{') {
         bail!("an event is a JSON object, as `tidegate sub --ndjson` prints it");
     }
-    let fields: Fields = serde_json::from_str(line)
+    let fields: Fields = serde_json::from_slice(line.as_bytes())
         .context("this is no event as `tidegate sub --ndjson` prints it")?;
     let payload = match (fields.payload, fields.text, fields.base64) {
         (Some(json), None, None) => json.to_string().into_bytes(),
@@ -186,7 +186,7 @@ fn json_text(event: &Event) -> Option<&str> {
         return None;
     }
     let text = std::str::from_utf8(&event.payload).ok()?;
-    serde_json::from_str::<IgnoredAny>(text).ok()?;
+    serde_json::from_slice::<IgnoredAny>(text.as_bytes()).ok()?;
     Some(text)
 }
 

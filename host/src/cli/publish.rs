@@ -337,7 +337,7 @@ fn parse(line: String, kind: LineKind) -> anyhow::Result<Event> {
     match kind {
         LineKind::Text => Ok(Event::new(line)),
         LineKind::Json => {
-            serde_json::from_str::<IgnoredAny>(&line).context("this is not JSON")?;
+            serde_json::from_slice::<IgnoredAny>(line.as_bytes()).context("this is not JSON")?;
             Ok(Event::json(line))
         }
         // What the broker said of it when it was delivered it will say anew.

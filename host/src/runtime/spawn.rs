@@ -10,6 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,12 +56,12 @@ impl Spawner {
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         let (this, name) = (self.clone(), name.into());
-        self.tasks.spawn(async move {
+        self.start(Box::pin(async move {
             let ended = AssertUnwindSafe(task).catch_unwind().await;
             if let Some(why) = this.unasked_end(ended) {
                 this.died(name, &why, RESTART);
             }
-        });
+        }));
     }
 
     /// Starts a task that may end when it is done. A panic makes the broker unready until a restart, and `died` is told why,
@@ -94,14 +96,14 @@ impl Spawner {
         died: impl FnOnce(&str) + Send + 'static,
     ) {
         let this = self.clone();
-        self.tasks.spawn(async move {
+        self.start(Box::pin(async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
                 let why = panicked(&*panic);
                 // Before anybody is told, who may start it anew.
                 this.died(name, &why, remedy);
                 died(&why);
             }
-        });
+        }));
     }
 
     /// Starts a task that serves one connection, request or call, and answers what it ended with; `None` after a panic, which
@@ -112,13 +114,15 @@ impl Spawner {
         task: F,
     ) -> impl Future<Output = Option<T>> + Send + use<T, F> {
         let conditions = self.conditions.clone();
-        let task = self.tasks.spawn(async move {
-            let ended = AssertUnwindSafe(task).catch_unwind().await;
-            ended
-                .map_err(|panic| panicked_serving(&conditions, name, &panicked(&*panic)))
-                .ok()
-        });
-        async { task.await.ok().flatten() }
+        let (answer, answered) = oneshot::channel();
+        self.start(Box::pin(async move {
+            match AssertUnwindSafe(task).catch_unwind().await {
+                // Who asked may have gone.
+                Ok(ended) => drop(answer.send(ended)),
+                Err(panic) => panicked_serving(&conditions, name, &panicked(&*panic)),
+            }
+        }));
+        async { answered.await.ok() }
     }
 
     /// Runs what may block on a thread for such work, and answers it. A panic concerns nobody else, so it is only counted, and is the
@@ -178,6 +182,11 @@ impl Spawner {
     pub async fn ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    // Boxed, since the runtime's hundred functions that handle a task are compiled for each type of one.
+    fn start(&self, task: BoxFuture<'static, ()>) {
+        self.tasks.spawn(task);
     }
 
     fn unasked_end(&self, ended: Result<(), Box<dyn Any + Send>>) -> Option<String> {

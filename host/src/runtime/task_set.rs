@@ -30,12 +30,13 @@ impl<T: Send + 'static> TaskSet<T> {
     /// Starts a task.
     pub(crate) fn spawn(&mut self, task: impl Future<Output = T> + Send + 'static) {
         let (conditions, name) = (self.conditions.clone(), self.name);
-        self.tasks.spawn(async move {
+        let task = async move {
             let ended = AssertUnwindSafe(task).catch_unwind().await;
             ended
                 .map_err(|panic| panicked_serving(&conditions, name, &panicked(&*panic)))
                 .ok()
-        });
+        };
+        self.tasks.spawn(task.boxed());
     }
 
     /// Tasks that run, or whose end was not heard of yet.

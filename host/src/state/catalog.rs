@@ -93,7 +93,7 @@ impl<T: Serialize> Serialize for Json<T> {
 impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for Json<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        serde_json::from_str(&text)
+        serde_json::from_slice(text.as_bytes())
             .map(Json)
             .map_err(serde::de::Error::custom)
     }

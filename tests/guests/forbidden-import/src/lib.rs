@@ -1,7 +1,7 @@
 //! A filter that imports what no plugin may: its upload must be refused, and the refusal must name
 //! `example:forbidden/secrets`.
 
-/// What wit-bindgen makes of `wit/`; `sdk/plugin/tests/generated.rs` keeps it so.
+/// What wit-bindgen makes of `wit/`; `tests/it/generated.rs` keeps it so.
 #[rustfmt::skip]
 mod bindings;
 
