@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tidegate_client::{Client, PublisherOptions};
 use tidegate_tests::{BrokerProcess, Setup, wait_for, within};

@@ -417,7 +417,7 @@ async fn numbers_that_go_backwards_are_told_from_a_resend() -> anyhow::Result<()
 
 #[tokio::test]
 async fn random_bytes_on_random_streams_leave_the_broker_unharmed() -> anyhow::Result<()> {
-    use rand::{Rng, SeedableRng};
+    use rand::{RngExt, SeedableRng};
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rand::{RngCore, SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use tidegate_client::{ConsumerOptions, Event, PublisherOptions};
 

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use rand::rngs::StdRng;
-use rand::{RngCore as _, SeedableRng as _};
+use rand::{Rng as _, SeedableRng as _};
 
 use crate::locks::lock;
 

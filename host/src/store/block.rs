@@ -231,7 +231,7 @@ fn decompressed(head: &BlockHead, body: &[u8]) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use rand::{RngCore, SeedableRng, rngs::StdRng};
+    use rand::{Rng, SeedableRng, rngs::StdRng};
 
     use super::*;
 

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use quick_cache::sync::DefaultLifecycle;
+use rustc_hash::FxBuildHasher;
+
 use crate::domain::{Block, Position};
 
 /// Blocks that were read, by what was asked for.
-pub(super) type BlockCache = quick_cache::sync::Cache<CacheKey, Arc<Block>, BlockWeight>;
+pub(super) type BlockCache =
+    quick_cache::sync::Cache<CacheKey, Arc<Block>, BlockWeight, FxBuildHasher>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum CacheKey {
@@ -30,5 +34,11 @@ pub(super) fn new_cache(bytes: u64) -> BlockCache {
     let blocks = usize::try_from(bytes / (16 * 1024))
         .unwrap_or(usize::MAX)
         .clamp(16, 1 << 20);
-    BlockCache::with_weighter(blocks, bytes, BlockWeight)
+    BlockCache::with(
+        blocks,
+        bytes,
+        BlockWeight,
+        FxBuildHasher,
+        DefaultLifecycle::default(),
+    )
 }

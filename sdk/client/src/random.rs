@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 /// A generator that everything of one client shares. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ impl Random {
     pub(crate) fn new(seed: Option<u64>) -> Self {
         let generator = match seed {
             Some(seed) => StdRng::seed_from_u64(seed),
-            None => StdRng::from_os_rng(),
+            None => rand::make_rng(),
         };
         Self(Arc::new(Mutex::new(generator)))
     }

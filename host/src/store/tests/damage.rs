@@ -381,7 +381,7 @@ fn planted_bytes_do_not_pass_for_a_record() {
 
 #[test]
 fn any_bytes_are_survived() {
-    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
     let mut random = StdRng::seed_from_u64(7);
     let dir = folder();
     let (groups, ends) = three_groups(dir.path());

@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use async_nats::Subject;
 use bytes::Bytes;
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Deserialize;
 
 /// Bytes of number and send time at the front of a plain event.
