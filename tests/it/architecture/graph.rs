@@ -1,5 +1,7 @@
-//! Which file of the host depends on which, read from its source: every path that begins with `crate`, `self` or `super`, or with a
-//! child module's name, is followed through re-exports to the file that has the item. Knows nothing of rules.
+//! Which file of the host depends on which, read from its source: every path that begins with `crate`, `self` or `super`, or with the
+//! name of a child or of a module that was imported, is followed through re-exports to the file that has the item. A module's name
+//! alone is no dependence, what is named through it is. Methods are not followed: whoever calls one has the type, and so its file,
+//! from somewhere. Knows nothing of rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +14,6 @@ pub(super) struct Graph {
 
 struct Module {
     file: String,
-    children: BTreeSet<String>,
     // Names that it hands on, and where they are from.
     handed_on: BTreeMap<String, Path>,
     // Modules everything of which it hands on.
@@ -29,25 +30,16 @@ impl Graph {
             .map(|source| (module_path(&source.0), source))
             .collect();
         for (path, (file, source)) in &paths {
-            let children = paths
-                .keys()
-                .filter(|other| other.len() == path.len() + 1 && other.starts_with(path));
-            let children = children.filter_map(|child| child.last().cloned());
-            modules.insert(
-                path.clone(),
-                Module::read(path, file, source, children.collect()),
-            );
+            let module = Module::read(path, file, source, &roots(path, source, &paths));
+            modules.insert(path.clone(), module);
         }
         let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for module in modules.values() {
             let of_module = edges.entry(module.file.clone()).or_default();
             for used in &module.used {
-                if let Some(file) = file_of(&modules, used, 0)
-                    && file != module.file
-                {
-                    of_module.insert(file);
-                }
+                of_module.extend(files_of(&modules, used));
             }
+            of_module.remove(&module.file);
         }
         Self { edges }
     }
@@ -99,30 +91,48 @@ impl Graph {
     }
 }
 
+// With what a path in a module can begin, and where that is.
+type Roots = BTreeMap<String, Path>;
+
+// Its children, and the modules that it imports.
+fn roots<T>(module: &Path, source: &str, modules: &BTreeMap<Path, T>) -> Roots {
+    let is_child = |other: &&Path| other.len() == module.len() + 1 && other.starts_with(module);
+    let named = |child: &Path| Some((child.last()?.clone(), child.clone()));
+    let mut roots: Roots = modules.keys().filter(is_child).filter_map(named).collect();
+    for found in named_paths(module, source, &roots) {
+        if let Some(name) = found.name()
+            && found.is_import
+            && modules.contains_key(&found.path)
+        {
+            roots.insert(name, found.path);
+        }
+    }
+    roots
+}
+
 impl Module {
-    fn read(path: &Path, file: &str, source: &str, children: BTreeSet<String>) -> Self {
+    fn read(path: &Path, file: &str, source: &str, roots: &Roots) -> Self {
         let mut module = Self {
             file: file.to_owned(),
-            children,
             handed_on: BTreeMap::new(),
             globs: Vec::new(),
             used: Vec::new(),
         };
-        for found in named_paths(source, &module.children) {
-            let absolute = absolute(path, &found.path, &module.children);
-            let hands_on = found.is_handed_on && absolute.starts_with(path);
-            match absolute.last().map(String::as_str) {
-                Some("*") if found.is_handed_on => {
-                    module.globs.push(absolute[..absolute.len() - 1].to_vec());
+        for found in named_paths(path, source, roots) {
+            let is_own = found.path.starts_with(path);
+            if found.is_handed_on {
+                match found.name() {
+                    Some(name) if name == "*" => {
+                        module
+                            .globs
+                            .push(found.path[..found.path.len() - 1].to_vec());
+                    }
+                    Some(name) => drop(module.handed_on.insert(name, found.path.clone())),
+                    None => {}
                 }
-                Some(name) if found.is_handed_on => {
-                    let name = found.alias.unwrap_or_else(|| name.to_owned());
-                    module.handed_on.insert(name, absolute.clone());
-                }
-                _ => {}
             }
-            if !hands_on {
-                module.used.push(absolute);
+            if !(found.is_handed_on && is_own) {
+                module.used.push(found.path);
             }
         }
         module
@@ -130,64 +140,76 @@ impl Module {
 }
 
 struct Found {
+    // From the root.
     path: Path,
     alias: Option<String>,
+    is_import: bool,
     is_handed_on: bool,
 }
 
-// Every path into the host, groups taken apart.
-fn named_paths(source: &str, children: &BTreeSet<String>) -> Vec<Found> {
+impl Found {
+    // What it is called where it is imported.
+    fn name(&self) -> Option<String> {
+        self.alias.clone().or_else(|| self.path.last().cloned())
+    }
+}
+
+// Every path into the host that the source of `module` names, groups taken apart.
+fn named_paths(module: &Path, source: &str, roots: &Roots) -> Vec<Found> {
     let mut found = Vec::new();
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut at = 0;
     while let Some(step) = source[at..].find(is_word) {
         let begin = at + step;
-        let length = source[begin..]
-            .find(|c| !is_word(c))
-            .unwrap_or(source.len() - begin);
-        at = begin + length;
+        let rest = &source[begin..];
+        at = begin + rest.find(|c| !is_word(c)).unwrap_or(rest.len());
         let word = &source[begin..at];
-        let is_root = matches!(word, "crate" | "self" | "super") || children.contains(word);
+        let is_root = matches!(word, "crate" | "self" | "super") || roots.contains_key(word);
         let before = source[..begin].trim_end();
-        if !is_root
-            || !source[at..].starts_with("::")
-            || before.ends_with("::")
-            || before.ends_with('$')
-        {
+        let is_inside = before.ends_with("::") || before.ends_with('$');
+        // `pub(in crate::x)` says who may see something.
+        let is_visibility = before.ends_with("pub(in");
+        if !is_root || !source[at..].starts_with("::") || is_inside || is_visibility {
             continue;
         }
-        let statement = source[..begin]
-            .rfind([';', '}', '{'])
-            .map_or(0, |end| end + 1);
-        let statement = source[statement..begin].trim_start();
-        let statement = statement
-            .rsplit(']')
-            .next()
-            .unwrap_or(statement)
-            .trim_start();
-        let is_use = statement.contains("use ");
-        let is_handed_on = is_use && statement.starts_with("pub");
-        let end = match is_use {
-            true => source[begin..]
-                .find(';')
-                .map_or(source.len(), |end| begin + end),
-            false => {
-                begin
-                    + source[begin..]
-                        .find(|c: char| !is_word(c) && c != ':')
-                        .unwrap_or(source.len() - begin)
-            }
+        let statement = beginning_of_statement(&source[..begin]);
+        let is_import = statement.contains("use ");
+        let length = match is_import {
+            true => rest.find(';'),
+            false => rest.find(|c: char| !is_word(c) && c != ':'),
         };
+        let end = begin + length.unwrap_or(rest.len());
+        // What is before `::<T>` is a path as well.
+        let tree = source[begin..end].trim_end_matches(':');
+        let within = inline_module(&source[..begin]);
         let mut leaves = Vec::new();
-        take_apart(&[], &source[begin..end], &mut leaves);
+        take_apart(&[], tree, &mut leaves);
         found.extend(leaves.into_iter().map(|(path, alias)| Found {
-            path,
+            path: absolute(module, within, &path, roots),
             alias,
-            is_handed_on,
+            is_import,
+            is_handed_on: is_import && statement.starts_with("pub") && within.is_none(),
         }));
         at = end.max(at);
     }
     found
+}
+
+// What stands between the end of the statement before and here, without attributes.
+fn beginning_of_statement(before: &str) -> &str {
+    let begin = before.rfind([';', '}', '{']).map_or(0, |end| end + 1);
+    let statement = before[begin..].trim_start();
+    let after_attributes = statement.rsplit(']').next();
+    after_attributes.unwrap_or(statement).trim_start()
+}
+
+// The module in the middle of a file in which this ends. Formatted, it begins and ends at the margin.
+fn inline_module(before: &str) -> Option<&str> {
+    let mut upwards = before.lines().rev().take_while(|line| *line != "}");
+    upwards.find_map(|line| {
+        let (visibility, name) = line.strip_suffix(" {")?.rsplit_once("mod ")?;
+        (visibility.is_empty() || visibility.starts_with("pub")).then_some(name)
+    })
 }
 
 // `a::{b, c::{self, d as e}}` as its leaves.
@@ -229,8 +251,10 @@ fn take_apart(prefix: &[String], tree: &str, leaves: &mut Vec<(Path, Option<Stri
     }
 }
 
-fn absolute(module: &Path, path: &[String], children: &BTreeSet<String>) -> Path {
+// `super::x`, named in `module` or in one in the middle of its file, from the root.
+fn absolute(module: &Path, within: Option<&str>, path: &[String], roots: &Roots) -> Path {
     let mut base = module.clone();
+    base.extend(within.map(str::to_owned));
     let mut rest = path;
     match path.first().map(String::as_str) {
         Some("crate") => {
@@ -238,8 +262,13 @@ fn absolute(module: &Path, path: &[String], children: &BTreeSet<String>) -> Path
             rest = &path[1..];
         }
         Some("self") => rest = &path[1..],
-        Some(first) if children.contains(first) => {}
-        _ => {}
+        Some(first) => {
+            if let Some(root) = roots.get(first) {
+                base.clone_from(root);
+                rest = &path[1..];
+            }
+        }
+        None => {}
     }
     while rest.first().is_some_and(|first| first == "super") {
         base.pop();
@@ -247,6 +276,28 @@ fn absolute(module: &Path, path: &[String], children: &BTreeSet<String>) -> Path
     }
     base.extend(rest.iter().cloned());
     base
+}
+
+// The files that have what an absolute path names: one, but for a module, of which nothing is named yet, and for `*`, which is
+// everything that a module has or hands on.
+fn files_of(modules: &BTreeMap<Path, Module>, path: &Path) -> BTreeSet<String> {
+    let Some((last, parent)) = path.split_last() else {
+        return BTreeSet::new();
+    };
+    let parent = modules.get(parent);
+    // An item may have the name of the module that it is from.
+    let is_handed_on = parent.is_some_and(|parent| parent.handed_on.contains_key(last));
+    if modules.contains_key(path) && !is_handed_on {
+        return BTreeSet::new();
+    }
+    match parent {
+        Some(parent) if last == "*" => {
+            let handed_on = parent.handed_on.values().chain(&parent.globs);
+            let from_others = handed_on.filter_map(|path| file_of(modules, path, 0));
+            from_others.chain([parent.file.clone()]).collect()
+        }
+        _ => file_of(modules, path, 0).into_iter().collect(),
+    }
 }
 
 // The file that has what an absolute path names.
@@ -284,7 +335,7 @@ fn module_path(file: &str) -> Path {
 
 #[test]
 fn paths_are_followed_to_the_file_that_has_the_item() {
-    let sources = [
+    let graph = graph_of(&[
         ("lib.rs", "pub mod a; pub mod b;"),
         (
             "a.rs",
@@ -298,13 +349,63 @@ fn paths_are_followed_to_the_file_that_has_the_item() {
         ),
         ("c.rs", "mod d;\nuse d::D;\nfn f() { d::call() }"),
         ("c/d.rs", "pub(super) use super::f; pub struct D;"),
-    ];
-    let sources = sources.map(|(path, source)| (path.to_owned(), source.to_owned()));
-    let graph = Graph::of(&sources);
-    let edges = |file: &str| -> Vec<String> { graph.edges[file].iter().cloned().collect() };
-    assert!(edges("a.rs").is_empty());
-    assert_eq!(edges("a/x.rs"), ["a/y.rs"]);
-    assert_eq!(edges("b.rs"), ["a.rs", "a/x.rs", "a/y.rs"]);
+    ]);
+    assert!(edges(&graph, "a.rs").is_empty());
+    assert_eq!(edges(&graph, "a/x.rs"), ["a/y.rs"]);
+    assert_eq!(edges(&graph, "b.rs"), ["a.rs", "a/x.rs", "a/y.rs"]);
     let circle = BTreeSet::from(["c.rs".to_owned(), "c/d.rs".to_owned()]);
     assert_eq!(graph.circles(), [circle]);
+}
+
+#[test]
+fn what_is_named_through_an_imported_module_counts_and_its_name_alone_does_not() {
+    let graph = graph_of(&[
+        ("lib.rs", "mod a; mod b; mod c; mod d;"),
+        ("a.rs", "mod x;\npub use x::X;\npub fn f() {}"),
+        ("a/x.rs", "pub struct X;"),
+        ("b.rs", "use crate::a;\nfn g() -> a::X { a::X }"),
+        ("c.rs", "use super::a as other;\nfn g() { other::f() }"),
+        ("d.rs", "use super::{a, b};"),
+    ]);
+    assert_eq!(edges(&graph, "b.rs"), ["a/x.rs"]);
+    assert_eq!(edges(&graph, "c.rs"), ["a.rs"]);
+    assert!(edges(&graph, "d.rs").is_empty());
+}
+
+#[test]
+fn circles_through_whatever_a_parent_has_are_seen() {
+    let graph = graph_of(&[
+        ("a.rs", "mod x; mod y;\npub use y::Y;\nfn f(x: x::X) {}"),
+        ("a/x.rs", "use super::*;\npub struct X(Y);"),
+        ("a/y.rs", "pub struct Y;"),
+        ("b.rs", "mod x;\nfn f(x: x::X) { x::made::<X>() }"),
+        ("b/x.rs", "pub struct X;\nfn g() { super::f(X) }"),
+    ]);
+    assert_eq!(edges(&graph, "a/x.rs"), ["a.rs", "a/y.rs"]);
+    let circle = |files: [&str; 2]| BTreeSet::from(files.map(str::to_owned));
+    let expected = [circle(["a.rs", "a/x.rs"]), circle(["b.rs", "b/x.rs"])];
+    assert_eq!(graph.circles(), expected);
+}
+
+#[test]
+fn who_may_see_something_and_a_module_within_a_file_tie_nothing() {
+    let graph = graph_of(&[
+        ("a.rs", "mod x;\nfn f(x: x::X) {}"),
+        (
+            "a/x.rs",
+            "pub struct X {\n    pub(in crate::a) x: u8,\n}\npub(in crate::a) mod y {\n    use super::X;\n}\nuse crate::b::B;",
+        ),
+        ("b.rs", "pub struct B;\nfn g() { crate::b::f::<B>() }"),
+    ]);
+    assert_eq!(edges(&graph, "a/x.rs"), ["b.rs"]);
+    assert!(graph.circles().is_empty());
+}
+
+fn graph_of(sources: &[(&str, &str)]) -> Graph {
+    let owned = |(path, source): &(&str, &str)| ((*path).to_owned(), (*source).to_owned());
+    Graph::of(&sources.iter().map(owned).collect::<Vec<_>>())
+}
+
+fn edges(graph: &Graph, file: &str) -> Vec<String> {
+    graph.edges[file].iter().cloned().collect()
 }

@@ -165,23 +165,6 @@ const TIED: &[(&[&str], &str)] = &[
         "a live subscription arms the timers that tick it, and follows what moves it on; still to be opened where a value would do",
     ),
     (
-        &[
-            "cli.rs",
-            "cli/bench.rs",
-            "cli/consume.rs",
-            "cli/demo.rs",
-            "cli/demo/interests.rs",
-            "cli/demo/progress.rs",
-            "cli/demo/report.rs",
-            "cli/demo/traffic.rs",
-            "cli/route.rs",
-            "cli/subscription.rs",
-            "cli/subscription/flags.rs",
-            "cli/subscription/shown.rs",
-        ],
-        "still to be opened",
-    ),
-    (
         &["plugin/shard.rs", "plugin/shard/culprits.rs"],
         "one type: looking for the guilty is a part of a shard's work that is long enough for a file",
     ),
@@ -196,19 +179,6 @@ const TIED: &[(&[&str], &str)] = &[
             "state/subscription/unseen.rs",
         ],
         "one state machine, whose rules are files by subject",
-    ),
-    (
-        &[
-            "store/sealed.rs",
-            "store/sealed/database.rs",
-            "store/sealed/generation.rs",
-            "store/sealed/inventory.rs",
-            "store/sealed/items.rs",
-            "store/sealed/mend.rs",
-            "store/sealed/pool.rs",
-            "store/sealed/state.rs",
-        ],
-        "still to be opened",
     ),
 ];
 
