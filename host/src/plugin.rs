@@ -26,6 +26,7 @@ mod quarantine;
 mod ration;
 mod replica;
 mod rule;
+mod rule_names;
 mod rules;
 mod service;
 mod shard;

@@ -70,7 +70,7 @@ pub(super) async fn upload(
     })
     .await?;
     tracing::info!(
-        principal = %who, plugin = info.name, version = info.version, digest = %info.digest, "plugin uploaded"
+        principal = %who, plugin = %info.name, version = info.version, digest = %info.digest, "plugin uploaded"
     );
     Ok((StatusCode::CREATED, Json(info)))
 }
@@ -89,7 +89,7 @@ pub(super) async fn chown(
         app.broker.give_plugin(&by, &name, to).await
     })
     .await?;
-    tracing::info!(principal = %who, plugin = info.name, %owner, "plugin given to another owner");
+    tracing::info!(principal = %who, plugin = %info.name, %owner, "plugin given to another owner");
     Ok(Json(info))
 }
 
@@ -120,6 +120,6 @@ pub(super) async fn delete(
         app.broker.delete_plugin(&by, &target, free_name).await
     })
     .await?;
-    tracing::info!(principal = %who, plugin = name, free_name, "plugin deleted");
+    tracing::info!(principal = %who, plugin = %name, free_name, "plugin deleted");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -92,7 +92,7 @@ pub(super) async fn update(
         app.broker.update_subscription(&by, &before, spec).await
     })
     .await?;
-    tracing::info!(principal = %who, subscription = name, revision = info.revision, "subscription updated");
+    tracing::info!(principal = %who, subscription = %name, revision = info.revision, "subscription updated");
     Ok(Json(info))
 }
 
@@ -126,7 +126,7 @@ pub(super) async fn chown(
         app.broker.give_subscription(&by, &before, owner).await
     })
     .await?;
-    tracing::info!(principal = %who, subscription = name, owner = info.spec.owner.as_ref().map(tracing::field::display), "subscription given to another owner");
+    tracing::info!(principal = %who, subscription = %name, owner = info.spec.owner.as_ref().map(tracing::field::display), "subscription given to another owner");
     Ok(Json(info))
 }
 
@@ -192,7 +192,7 @@ pub(super) async fn delete(
         app.broker.delete_subscription(&found).await
     })
     .await?;
-    tracing::info!(principal = %who, subscription = name, "subscription deleted");
+    tracing::info!(principal = %who, subscription = %name, "subscription deleted");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -203,7 +203,7 @@ pub(super) async fn resume(
 ) -> Result<StatusCode, Problem> {
     let found = managed(&app, &who, &name)?;
     app.broker.resume_subscription(&found)?;
-    tracing::info!(principal = %who, subscription = name, "subscription resumed");
+    tracing::info!(principal = %who, subscription = %name, "subscription resumed");
     Ok(StatusCode::NO_CONTENT)
 }
 

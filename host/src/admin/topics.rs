@@ -80,6 +80,6 @@ pub(super) async fn delete(
         app.broker.delete_topic(&topic).await
     })
     .await?;
-    tracing::info!(principal = %who, topic = text, "topic deleted");
+    tracing::info!(principal = %who, topic = %text, "topic deleted");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -45,9 +45,9 @@ pub(super) async fn run(
                 conditions.clear(&Condition::PolicyStale);
                 tell(&before.grants, &config.policy.grants);
             }
-            Err(why) => {
-                tracing::error!(file = %reload.file.display(), why, "the policy is not read again, and the one before goes on; correct the file (`tidegate config check FILE`) and send SIGHUP again");
-                conditions.raise(Condition::PolicyStale, why);
+            Err(error) => {
+                tracing::error!(path = %reload.file.display(), error, "the policy is not read again, and the one before goes on; correct the file (`tidegate config check FILE`) and send SIGHUP again");
+                conditions.raise(Condition::PolicyStale, error);
             }
         }
     }

@@ -345,5 +345,5 @@ fn say_orphans(orphans: &BTreeMap<TopicId, u64>, metrics: &Counters) {
         .take(ORPHANS_NAMED_MAX)
         .map(|(topic, events)| format!("{topic}: {events}"))
         .collect();
-    tracing::error!(events, topics = orphans.len(), first = ?topics, "events are lost although they are on disk: the loss that was accepted took the creation of their topics, so nobody knows whose they are; they are handed to nobody");
+    tracing::error!(events, topics = orphans.len(), first_topics = ?topics, "events are lost although they are on disk: the loss that was accepted took the creation of their topics, so nobody knows whose they are; they are handed to nobody");
 }

@@ -1,6 +1,10 @@
 //! Sets up log lines on stderr, once per process. Those of a broker never wait for whoever reads them, see
 //! [`lines`](crate::telemetry::lines); those of other commands do, as the rest of their output does.
 
+mod lifted;
+#[cfg(test)]
+mod testing;
+
 use std::fmt;
 use std::panic::{self, PanicHookInfo};
 use std::thread;
@@ -11,6 +15,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
+use self::lifted::Lifted;
 use super::hint;
 use crate::config::{Log, LogFormat};
 use crate::store;
@@ -73,7 +78,7 @@ where
     // A second set-up (in tests) changes nothing, and that is fine.
     let _ = match format {
         LogFormat::Text => builder.fmt_fields(OneLine).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Json => builder.json().event_format(Lifted::new()).try_init(),
     };
 }
 
@@ -137,33 +142,17 @@ fn tell_panic(info: &PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::sync::Arc;
 
+    use super::testing::Written;
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            written.extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn nobodys_words_make_a_line_or_reach_the_terminal() {
         let written = Written::default();
-        let writer = written.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
+            .with_writer(written.writer())
             .with_ansi(false)
             .fmt_fields(OneLine)
             .finish();
@@ -171,8 +160,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(%reason, said = reason, "given up: {reason}");
         });
-        let bytes = written.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&bytes);
+        let text = written.text();
         assert_eq!(text.lines().count(), 1, "{text}");
         let line = text.trim_end_matches('\n');
         assert!(line.chars().all(is_plain), "{text:?}");
@@ -185,16 +173,14 @@ mod tests {
     // What the log says of the panics in `run`.
     fn told(run: impl FnOnce()) -> String {
         let written = Written::default();
-        let writer = written.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
+            .with_writer(written.writer())
             .with_ansi(false)
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             let _ = catch_unwind(AssertUnwindSafe(run));
         });
-        let bytes = written.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&bytes).into_owned()
+        written.text()
     }
 
     #[test]

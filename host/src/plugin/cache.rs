@@ -94,7 +94,7 @@ impl ArtifactCache {
             .map_err(io::Error::other)
             .and_then(|artifact| self.write(digest, &artifact));
         if let Err(error) = written {
-            tracing::warn!(%error, %digest, "cannot keep the compiled plugin; the next start compiles it again");
+            tracing::warn!(%error, "cannot keep the compiled plugin; the next start compiles it again");
         }
     }
 

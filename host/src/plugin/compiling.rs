@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
+use tracing::Span;
 
 use super::error::LoadError;
 use super::loaded::{Loaded, Shared};
@@ -38,7 +39,8 @@ impl Compiler {
     }
 
     /// Compiles and checks the component `bytes`, unless `known` says that this was done while it waited for its turn, and keeps
-    /// the compiled form on disk. Waits for its turn for as long as it may take then.
+    /// the compiled form on disk. Waits for its turn for as long as it may take then. What the log says of it, it says in the span
+    /// of the caller.
     ///
     /// # Errors
     ///
@@ -71,11 +73,12 @@ impl Compiler {
             late,
             kept: Arc::clone(&self.late),
             done,
+            span: Span::current(),
             _held: held,
         };
         let thread = std::thread::Builder::new().name("compile".into());
         thread
-            .spawn(move || work.run())
+            .spawn(move || work.span.clone().in_scope(|| work.run()))
             .map_err(|error| LoadError::Thread(Arc::new(error)))?;
         match tokio::time::timeout(limit, compiled).await {
             Ok(Ok(compiled)) => compiled,
@@ -93,6 +96,7 @@ struct Work {
     late: Option<Arc<Loaded>>,
     kept: Arc<Mutex<Option<Arc<Loaded>>>>,
     done: oneshot::Sender<Result<Arc<Loaded>, LoadError>>,
+    span: Span,
     _held: Held,
 }
 
@@ -106,7 +110,7 @@ impl Work {
             None => Loaded::compile(&self.shared, self.digest, &self.bytes).map(Arc::new),
         }));
         let Ok(compiled) = compiled else {
-            tracing::error!(digest = %self.digest, "compiling a plugin panicked");
+            tracing::error!("compiling a plugin panicked");
             return;
         };
         if let Ok(loaded) = &compiled
@@ -115,7 +119,9 @@ impl Work {
             loaded.keep_compiled();
         }
         if let Err(Ok(late)) = done.send(compiled) {
-            tracing::info!(digest = %late.digest, "a plugin is compiled that nobody waits for any more; uploading it again takes it");
+            tracing::info!(
+                "a plugin is compiled that nobody waits for any more; uploading it again takes it"
+            );
             *lock(&self.kept) = Some(late);
         }
     }

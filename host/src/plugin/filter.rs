@@ -21,6 +21,7 @@ use super::pause::Pause;
 use super::quarantine::Quarantined;
 use super::replica::Replica;
 use super::rule::{Evaluation, FilterFailure, InputEvent, RuleKey};
+use super::rule_names::RuleNames;
 use super::shard::Shard;
 use super::stats::Gauge;
 
@@ -30,6 +31,7 @@ const BUSY_RETRY: Duration = Duration::from_millis(100);
 /// The rules on one filter plugin. Dropping it drops its instances.
 pub struct FilterGroup {
     group: Arc<Mutex<Group>>,
+    rule_names: Arc<RuleNames>,
     runtime: Handle,
 }
 
@@ -96,6 +98,7 @@ struct BatchOutcome {
 
 impl FilterGroup {
     pub(super) fn new(kit: Kit, runtime: Handle) -> Self {
+        let rule_names = Arc::clone(&kit.rule_names);
         let group = Group {
             pause: kit.pause(),
             kit: Arc::new(kit),
@@ -107,11 +110,13 @@ impl FilterGroup {
         };
         Self {
             group: Arc::new(Mutex::new(group)),
+            rule_names,
             runtime,
         }
     }
 
-    /// Adds a rule. A key that the group has already is replaced, also when the new configuration is refused.
+    /// Adds a rule of `subscription`, as log lines name it. A key that the group has already is replaced, also when the new
+    /// configuration is refused.
     ///
     /// # Errors
     ///
@@ -120,13 +125,24 @@ impl FilterGroup {
     /// # Cancel safety
     ///
     /// Dropped before completion, the rule may or may not have been added.
-    pub async fn add(&mut self, key: RuleKey, config: &str) -> Result<(), ConfigureError> {
+    pub async fn add(
+        &mut self,
+        key: RuleKey,
+        config: &str,
+        subscription: &str,
+    ) -> Result<(), ConfigureError> {
+        self.rule_names.set(key, subscription);
         let group = Arc::clone(&self.group);
         let config: Arc<str> = config.into();
         let task = self
             .runtime
             .spawn(async move { group.lock().await.add(key, &config).await });
-        finished(task).await.unwrap_or(Err(ConfigureError::Stopped))
+        let added = finished(task).await;
+        let added = added.unwrap_or(Err(ConfigureError::Stopped));
+        if added.is_err() {
+            self.rule_names.forget(key);
+        }
+        added
     }
 
     /// Removes a rule, if the group has it.
@@ -140,6 +156,7 @@ impl FilterGroup {
             .runtime
             .spawn(async move { group.lock().await.remove(key).await });
         finished(task).await;
+        self.rule_names.forget(key);
     }
 
     /// Evaluates a batch for those of `rules` that the group has.
@@ -167,7 +184,8 @@ impl FilterGroup {
     /// # Cancel safety
     ///
     /// As for [`add`](Self::add).
-    pub async fn add_later(&mut self, key: RuleKey, config: &str) {
+    pub async fn add_later(&mut self, key: RuleKey, config: &str, subscription: &str) {
+        self.rule_names.set(key, subscription);
         let group = Arc::clone(&self.group);
         let config: Arc<str> = config.into();
         let task = self.runtime.spawn(async move {

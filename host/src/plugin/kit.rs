@@ -9,12 +9,15 @@ use super::guest::Guest;
 use super::loaded::Loaded;
 use super::options::PluginLimits;
 use super::pause::Pause;
+use super::rule_names::RuleNames;
 
 /// What they share.
 pub(super) struct Kit {
     pub(super) plugin: Arc<Loaded>,
     pub(super) limits: Arc<PluginLimits>,
     pub(super) label: String,
+    /// Whose the rules are; empty for a transformer.
+    pub(super) rule_names: Arc<RuleNames>,
     pub(super) account: Account,
     /// What fails is not looked into here, but goes on in another group, see [`Undecided::apart`].
     pub(super) hands_over: bool,

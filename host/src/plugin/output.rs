@@ -66,9 +66,9 @@ impl OutputLog {
         };
         let plugin = self.counters.label();
         if left_out > 0 {
-            tracing::info!(target: "tidegate::plugin_output", plugin, left_out, "lines were left out");
+            tracing::info!(target: "tidegate::plugin_output", %plugin, left_out, "lines were left out");
         }
-        tracing::info!(target: "tidegate::plugin_output", plugin, ?stream, "{line}");
+        tracing::info!(target: "tidegate::plugin_output", %plugin, ?stream, "{line}");
     }
 }
 

@@ -100,12 +100,14 @@ impl Quarantined {
                         self.window.failed(call.len());
                     }
                     if let Some(pause) = self.ration.spend(fault.kind) {
-                        tracing::warn!(plugin = %kit.label, rule = self.key.0, pause_ms = pause.as_millis(), "a rule keeps failing and is left alone for a while; its events wait");
+                        let subscription = kit.rule_names.of(self.key);
+                        tracing::warn!(plugin = %kit.label, subscription = subscription.map(display), pause_ms = pause.as_millis(), "a rule keeps failing and is left alone for a while; its events wait");
                     }
                 }
                 Trial::Unconfigured(_, fault) => {
                     let pause = self.ration.exhaust();
-                    tracing::warn!(plugin = %kit.label, rule = self.key.0, reason = fault.reason, pause_ms = pause.as_millis(), "a rule cannot be configured again, though it has an instance of its own; its events wait");
+                    let subscription = kit.rule_names.of(self.key);
+                    tracing::warn!(plugin = %kit.label, subscription = subscription.map(display), reason = fault.reason, pause_ms = pause.as_millis(), "a rule cannot be configured again, though it has an instance of its own; its events wait");
                     self.clean_events = 0;
                 }
                 Trial::NoInstance(fault) => {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::{Handle, Runtime};
+use tracing::{Instrument as _, error_span};
 
 use super::budget::{Bounds, Budget, Held, Holder, ReachedLimit, Stay};
 use super::cache::ArtifactCache;
@@ -139,6 +140,7 @@ impl Plugins {
         let compiled =
             self.compiler
                 .compile(&self.shared, digest, bytes, limit, Box::new(held), known);
+        let compiled = compiled.instrument(error_span!("compile", plugin = %name, %digest));
         Ok(self.keep(compiled.await?).describe())
     }
 
@@ -223,7 +225,8 @@ impl Plugins {
         Ok(FilterGroup::new(kit, self.handle.clone()))
     }
 
-    /// The transform `digest`, configured. `label` as for [`filter_group`](Self::filter_group).
+    /// The transform `digest`, configured for `subscription`, as log lines name it. `label` as for
+    /// [`filter_group`](Self::filter_group).
     ///
     /// # Errors
     ///
@@ -233,6 +236,7 @@ impl Plugins {
         digest: &Digest,
         config: &str,
         label: &str,
+        subscription: &str,
     ) -> Result<Transformer, ConfigureError> {
         let plugin = self.find(digest, PluginWorld::Transform)?;
         check_config(config)?;
@@ -240,6 +244,7 @@ impl Plugins {
         Transformer::new(
             kit,
             config.into(),
+            subscription.into(),
             self.options.worker_threads,
             self.handle.clone(),
         )
@@ -336,6 +341,7 @@ impl Plugins {
             plugin,
             limits: Arc::new(self.options.limits_for(label).clone()),
             label: label.to_owned(),
+            rule_names: Arc::default(),
             hands_over: false,
             rules_per_instance_max: self.options.rules_per_instance_max,
             replica_part_min: self.options.replica_part_min,

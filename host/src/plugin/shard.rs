@@ -384,7 +384,8 @@ impl Shard {
         self.marks.remove(&key);
         // Which have it still.
         self.replicas.clear();
-        tracing::warn!(plugin = %batch.kit.label, rule = key.0, reason, "a rule failed and gets an instance of its own");
+        let subscription = batch.kit.rule_names.of(key);
+        tracing::warn!(plugin = %batch.kit.label, subscription = subscription.map(display), reason, "a rule failed and gets an instance of its own");
         let mut rule = Quarantined::new(batch.kit, key, config);
         rule.evaluate(batch.kit, events, &mut batch.found).await;
         batch.moved_out.push(rule);

@@ -59,7 +59,7 @@ impl Rig {
             .expect("a filter");
         for (key, config) in (0..).zip(configs) {
             group
-                .add(RuleKey(key), config)
+                .add(RuleKey(key), config, "s")
                 .await
                 .expect("a configuration");
         }
@@ -69,7 +69,7 @@ impl Rig {
     async fn transformer(&self, config: &str) -> Result<Transformer, ConfigureError> {
         let plugin = self.load(TRANSFORM).await.expect("the test transform");
         self.plugins
-            .transformer(&plugin.digest, config, "test@1")
+            .transformer(&plugin.digest, config, "test@1", "s")
             .await
     }
 
@@ -248,14 +248,14 @@ async fn the_guest_explains_a_bad_configuration_itself() {
     ));
 
     // The same through a group, which goes on with what it has.
-    let refused = group.add(RuleKey(1), "e2").await;
+    let refused = group.add(RuleKey(1), "e2", "s").await;
     assert_eq!(refused, Err(ConfigureError::Refused("e2".into())));
     assert!(matches!(
-        group.add(RuleKey(2), "c").await,
+        group.add(RuleKey(2), "c", "s").await,
         Err(ConfigureError::Fault(_))
     ));
     assert!(matches!(
-        group.add(RuleKey(3), "i").await,
+        group.add(RuleKey(3), "i", "s").await,
         Err(ConfigureError::Fault(_)) | Ok(())
     ));
     let evaluation = group.evaluate(&events(1), &keys(3)).await;
@@ -296,7 +296,7 @@ async fn a_replica_takes_half_of_a_batch() {
     // What its rules are changes for the replica, too.
     group.remove(RuleKey(0)).await;
     for (key, config) in [(1, "q97"), (3, "q3")] {
-        let added = group.add(RuleKey(key), config).await;
+        let added = group.add(RuleKey(key), config, "s").await;
         added.expect("a configuration");
     }
     let evaluation = group.evaluate(&events(100), &keys(4)).await;
@@ -318,7 +318,10 @@ async fn a_rule_that_a_replica_knew_may_come_back_as_another() {
     let rig = sharing();
     let mut group = rig.group(&["a", "t77"]).await;
     group.evaluate(&events(100), &keys(2)).await;
-    group.add(RuleKey(1), "q80").await.expect("a configuration");
+    group
+        .add(RuleKey(1), "q80", "s")
+        .await
+        .expect("a configuration");
     let evaluation = group.evaluate(&events(100), &keys(2)).await;
     assert_eq!(of_rule(&evaluation, 1), (vec![80], vec![]));
 }
@@ -374,13 +377,13 @@ async fn without_a_free_instance_the_batch_waits() {
     let mut first = rig.group(&["a"]).await;
     let mut second = rig.group(&[]).await;
     assert!(matches!(
-        second.add(RuleKey(0), "a").await,
+        second.add(RuleKey(0), "a", "s").await,
         Err(ConfigureError::Busy(_))
     ));
     drop(first.evaluate(&events(1), &keys(1)).await);
     drop(first);
     second
-        .add(RuleKey(0), "a")
+        .add(RuleKey(0), "a", "s")
         .await
         .expect("the instance of the first group is free");
 }
@@ -418,7 +421,9 @@ async fn a_slow_plugin_does_not_delay_another() {
         .filter_group(&digest, "slow@1")
         .await
         .expect("a filter");
-    slow.add(RuleKey(0), "l").await.expect("a configuration");
+    slow.add(RuleKey(0), "l", "s")
+        .await
+        .expect("a configuration");
     let looping = tokio::spawn(async move { slow.evaluate(&events(1), &keys(1)).await });
     let calls = rig.stats().calls;
     while rig.stats().calls == calls {
@@ -554,7 +559,7 @@ async fn a_stopped_service_is_an_answer() {
     let evaluation = group.evaluate(&events(1), &keys(1)).await;
     assert_eq!(evaluation.undecided.len(), 1);
     assert_eq!(
-        group.add(RuleKey(1), "a").await,
+        group.add(RuleKey(1), "a", "s").await,
         Err(ConfigureError::Stopped)
     );
     let outcomes = transformer.apply(&events(1)).await;
@@ -607,10 +612,10 @@ async fn the_bundled_plugins_do_what_their_readmes_say() {
         .await)
         .expect("event-pattern is a filter");
     let large = r#"{"$headers": {"ce-type": ["created"]}, "total": [{"numeric": [">", 100]}]}"#;
-    (group.add(RuleKey(0), large).await).expect("a pattern of payload and headers");
+    (group.add(RuleKey(0), large, "s").await).expect("a pattern of payload and headers");
     let paid = r#"{"$headers": {"ce-type": ["paid"]}}"#;
-    (group.add(RuleKey(1), paid).await).expect("a pattern of headers");
-    let nonsense = group.add(RuleKey(2), "{").await;
+    (group.add(RuleKey(1), paid, "s").await).expect("a pattern of headers");
+    let nonsense = group.add(RuleKey(2), "{", "s").await;
     assert!(matches!(nonsense, Err(ConfigureError::Refused(_))));
     let evaluation = group.evaluate(&orders, &keys(3)).await;
     assert_eq!(of_rule(&evaluation, 0), (vec![1], vec![]));
@@ -619,7 +624,7 @@ async fn the_bundled_plugins_do_what_their_readmes_say() {
     let config = r#"{"remove": ["/card"]}"#;
     let transformer = (rig
         .plugins
-        .transformer(&reshape.digest, config, "json-reshape@1")
+        .transformer(&reshape.digest, config, "json-reshape@1", "s")
         .await)
         .expect("json-reshape is a transform");
     let outcomes = transformer.apply(&orders[..1]).await;

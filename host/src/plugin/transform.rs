@@ -111,6 +111,8 @@ pub struct Transformer {
 struct Shared {
     kit: Kit,
     config: Arc<str>,
+    // Whose it is.
+    subscription: Arc<str>,
     // As many calls at a time as there are threads to run them.
     permits: Semaphore,
     idle: Mutex<Vec<Configured>>,
@@ -143,6 +145,7 @@ impl Transformer {
     pub(super) async fn new(
         kit: Kit,
         config: Arc<str>,
+        subscription: Arc<str>,
         parallel: usize,
         runtime: Handle,
     ) -> Result<Self, ConfigureError> {
@@ -161,6 +164,7 @@ impl Transformer {
             Ok(Arc::new(Shared {
                 kit,
                 config,
+                subscription,
                 permits: Semaphore::new(parallel.max(1)),
                 idle: Mutex::new(idle),
                 state: Mutex::new(state),
@@ -335,6 +339,7 @@ impl Shared {
             .get_or_insert_with(|| Gauge::new(counters, |counters| &counters.paused));
         tracing::warn!(
             plugin = %self.kit.label,
+            subscription = %self.subscription,
             reason,
             pause_ms = pause.as_millis(),
             "a transform plugin keeps failing and is left alone for a while; its events wait"

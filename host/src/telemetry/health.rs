@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tracing::field::display;
+
 use super::metrics::{Family, Kind};
 use crate::locks::lock;
 
@@ -73,6 +75,14 @@ impl Condition {
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.named().map(AsRef::as_ref)
+    }
+
+    // Which plugin it is about.
+    fn plugin(&self) -> Option<&str> {
+        match self {
+            Self::PluginBroken(plugin) => Some(plugin),
+            _ => None,
+        }
     }
 
     // Whether there may be any number of its kind: what it holds for is not a name of the broker's own.
@@ -162,12 +172,13 @@ impl Conditions {
         let kind = condition.kind();
         let is_new = !raised.contains_key(&condition);
         if is_new {
+            let (subject, plugin) = (condition.subject(), condition.plugin().map(display));
             match condition.is_unready() {
                 true => {
-                    tracing::error!(condition = kind, subject = condition.subject(), %why, "the broker is not ready");
+                    tracing::error!(condition = kind, subject, plugin, reason = %why, "the broker is not ready");
                 }
                 false => {
-                    tracing::warn!(condition = kind, subject = condition.subject(), %why, "the broker is degraded");
+                    tracing::warn!(condition = kind, subject, plugin, reason = %why, "the broker is degraded");
                 }
             }
         }
@@ -183,6 +194,7 @@ impl Conditions {
             tracing::info!(
                 condition = condition.kind(),
                 subject = condition.subject(),
+                plugin = condition.plugin().map(display),
                 "a condition is over"
             );
             self.judge(&raised);

@@ -131,7 +131,7 @@ impl Consumer {
         {
             Ok(transforms) => transforms,
             Err(error) if error.is_passing() => {
-                tracing::warn!(subscription = %self.taker.live.name, %error, "transforms cannot be set up now; trying again");
+                tracing::warn!(subscription = %self.taker.live.name, principal = %self.who, %error, "transforms cannot be set up now; trying again");
                 drop(guard);
                 tokio::time::sleep(BUSY_RETRY).await;
                 return Ok(Vec::new());

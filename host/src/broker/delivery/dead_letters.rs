@@ -10,6 +10,7 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::field::display;
 
 use super::parts::DeliveryParts;
 use crate::auth::rights;
@@ -65,7 +66,7 @@ pub(crate) async fn run(
         };
         if let Err(denied) = rights::standing(&parts.policy, &live.settings().spec) {
             if !live.log_limits.letters_wait.swap(true, Ordering::Relaxed) {
-                tracing::warn!(subscription = %live.name, %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
+                tracing::warn!(subscription = %live.name, reason = %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
             }
             retry_later(&parts, &live, &shutdown);
             continue;
@@ -150,7 +151,11 @@ fn retry_later(
 
 /// What becomes of an event that was given up.
 enum Fate {
-    Written(Appended),
+    Written {
+        letter: Appended,
+        /// The topic it came from, where that is known.
+        topic: Option<TopicName>,
+    },
     /// It is the last of its letters.
     Dropped,
     /// It does not exist any more.
@@ -195,9 +200,10 @@ async fn write_item(
         }
         taken += 1;
         match fate(parts, live, &dead_letter, item).await {
-            Ok(Fate::Written(letter)) => {
+            Ok(Fate::Written { letter, topic }) => {
                 if let Some(events) = live.log_limits.given_up.admit(1) {
-                    tracing::info!(subscription = %live.name, position = %item.position, topic = %dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
+                    let topic = topic.as_ref().map(display);
+                    tracing::info!(subscription = %live.name, topic, position = %item.position, dead_letter_topic = %dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
                 }
                 bytes += letter.event.len();
                 events.push(letter);
@@ -283,12 +289,16 @@ fn what_is_known(live: &LiveSubscription, dead_letter: &TopicName, item: &GivenU
         ..Event::default()
     };
     hops::set(&mut event, 1);
-    Fate::Written(Appended {
+    let letter = Appended {
         topic: dead_letter.clone(),
         // Whether it was a letter is lost with it. The damage does not repeat itself, so no circle goes on by this.
         mark: LetterMark::Letter,
         event: event.encode_to_vec().into(),
-    })
+    };
+    Fate::Written {
+        letter,
+        topic: None,
+    }
 }
 
 // An error says why the event cannot be read.
@@ -316,11 +326,15 @@ async fn fate(
     hops::set(&mut event, hops.saturating_add(1));
     say_why(&mut event, live, (&topic, sequence), item);
     fit(&mut event, parts.event_bytes_max);
-    Ok(Fate::Written(Appended {
+    let letter = Appended {
         topic: dead_letter.clone(),
         mark,
         event: event.encode_to_vec().into(),
-    }))
+    };
+    Ok(Fate::Written {
+        letter,
+        topic: Some(topic),
+    })
 }
 
 // In headers, in place of what an earlier letter said.

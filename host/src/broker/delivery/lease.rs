@@ -237,7 +237,7 @@ impl Taker {
         if let Some(events) = self.live.log_limits.unreadable.admit(count(ranges)) {
             tracing::error!(
                 subscription = %self.live.name,
-                first = %ranges[0].start(),
+                position = %ranges[0].start(),
                 events,
                 error = why,
                 retry_ms = UNREADABLE_MS,
@@ -255,7 +255,7 @@ impl Taker {
         }
         let count = count(ranges);
         self.parts.metrics.missing(count);
-        let first = *ranges[0].start();
+        let position = *ranges[0].start();
         let (letters, ranges) = self.parts.registry.given_up.split(ranges);
         if !letters.is_empty() {
             // They were in this one's hands when they were given up.
@@ -266,11 +266,11 @@ impl Taker {
                 }
             });
         }
-        if let Some(count) = self.live.log_limits.missing.admit(count) {
+        if let Some(events) = self.live.log_limits.missing.admit(count) {
             tracing::warn!(
                 subscription = %self.live.name,
-                %first,
-                count,
+                %position,
+                events,
                 "pending events do not exist any more (topic deleted, or a loss accepted); they count as done, those that were given up with a dead letter"
             );
         }
@@ -334,18 +334,26 @@ impl Taker {
                     GiveUpReason::TransformRejected(reason.into()),
                 );
             }
-            Disposition::Retry(reason) => {
-                tracing::debug!(subscription = %self.live.name, position = %leased.position, reason, "a transform asks to try again");
+            Disposition::Retry { plugin, reason } => {
+                tracing::debug!(subscription = %self.live.name, topic = %leased.topic, %plugin, position = %leased.position, reason, "a transform asks to try again");
                 self.nack(&[here], None);
             }
-            Disposition::Untried { reason, after } => {
-                tracing::debug!(subscription = %self.live.name, position = %leased.position, reason, ?after, "a transform was not tried");
-                let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-                self.put_back(&[here], after);
+            Disposition::Untried {
+                plugin,
+                reason,
+                after,
+            } => {
+                let retry_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+                tracing::debug!(subscription = %self.live.name, topic = %leased.topic, %plugin, position = %leased.position, reason, retry_ms, "a transform was not tried");
+                self.put_back(&[here], retry_ms);
             }
-            Disposition::Fault { policy, reason } => {
+            Disposition::Fault {
+                plugin,
+                on_failure,
+                reason,
+            } => {
                 if let Some(events) = self.live.log_limits.transform_failed.admit(1) {
-                    tracing::warn!(subscription = %self.live.name, position = %leased.position, reason, ?policy, events, "a transform failed");
+                    tracing::warn!(subscription = %self.live.name, topic = %leased.topic, %plugin, position = %leased.position, reason, ?on_failure, events, "a transform failed");
                     let said = format!(
                         "a transform failed on the event at position {} ({events} since the last line): {reason}",
                         leased.position
@@ -353,7 +361,7 @@ impl Taker {
                     let now = self.parts.registry.clock.now();
                     self.live.log_limits.plugins.push(now, said);
                 }
-                match policy {
+                match on_failure {
                     FailurePolicy::DeadLetter => {
                         let reason = GiveUpReason::TransformFailed(reason.into());
                         self.give_up(leased.position, reason);

@@ -53,7 +53,8 @@ impl DeliveryParts {
         let configure = || async {
             let label = |used: &PluginUse| self.label(spec.responsible(), used);
             let uses = spec.transforms.iter().map(|used| (used, label(used)));
-            let chain = TransformChain::configure(&self.plugins, uses.collect()).await?;
+            let chain =
+                TransformChain::configure(&self.plugins, &live.name, uses.collect()).await?;
             Ok(Arc::new(chain))
         };
         let place = self.chains.place(live, settings);

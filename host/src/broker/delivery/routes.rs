@@ -31,7 +31,7 @@ const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long it waits after what was no fault of an event.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// LeasedSlices one route until it is deleted or the broker stops.
+/// Runs one route until it is deleted or the broker stops.
 ///
 /// # Errors
 ///
@@ -55,7 +55,7 @@ pub(crate) async fn run(
         match round(&taker, &mut standing, bytes_max).await {
             Ok(()) => bytes_max = (2 * bytes_max).min(BATCH_BYTES_MAX),
             Err(Failed::Transforms(error)) if error.is_passing() => {
-                tracing::warn!(route = %taker.live.name, %error, "a route's transforms cannot be set up now; it tries again");
+                tracing::warn!(%error, "a route's transforms cannot be set up now; it tries again");
                 if !rest(&taker).await {
                     return Ok(());
                 }
@@ -65,7 +65,7 @@ pub(crate) async fn run(
                 Failed::Ended | Failed::Write(OutputError::Unavailable(Unavailable::ShuttingDown)),
             ) => return Ok(()),
             Err(Failed::Write(error)) => {
-                tracing::warn!(route = %taker.live.name, %error, "a route could not write; it tries again");
+                tracing::warn!(%error, "a route could not write; it tries again");
                 // On a full disk there may be room for less, which may make some.
                 bytes_max = (bytes_max / 2).max(1);
                 if !rest(&taker).await {

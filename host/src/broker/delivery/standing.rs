@@ -22,12 +22,11 @@ impl Standing {
             return self.good;
         }
         let standing = rights::standing(policy, &settings.spec);
-        let route = &taker.live.name;
         match &standing {
             Err(denied) => {
-                tracing::warn!(%route, %denied, "a route stops: whoever it belongs to lacks a right; it goes on when that is granted, or when it is given to another owner");
+                tracing::warn!(reason = %denied, "a route stops: whoever it belongs to lacks a right; it goes on when that is granted, or when it is given to another owner");
             }
-            Ok(()) if !self.good => tracing::debug!(%route, "a route may go on"),
+            Ok(()) if !self.good => tracing::debug!("a route may go on"),
             Ok(()) => {}
         }
         self.good = standing.is_ok();

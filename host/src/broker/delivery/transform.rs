@@ -1,12 +1,13 @@
 //! The transforms of one subscription, one after the other, applied to a batch of events. What becomes of each
 //! event is decided here; what that means for the subscription is its caller's business.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::domain::{Event, EventRef, FailurePolicy, Header, PluginUse, is_reserved_header};
+use crate::domain::{Event, EventRef, FailurePolicy, Header, Name, PluginUse, is_reserved_header};
 use crate::plugin::{
     ConfigureError, InputEvent, Outcome, OutputEvent, Plugins, TransformFailure, Transformer,
 };
@@ -14,7 +15,14 @@ use crate::plugin::{
 /// Configured transforms, in order. Empty: events go on as they are.
 #[derive(Default)]
 pub(crate) struct TransformChain {
-    steps: Vec<(Transformer, FailurePolicy)>,
+    steps: Vec<Step>,
+}
+
+struct Step {
+    transformer: Transformer,
+    // What it is called.
+    plugin: Arc<str>,
+    on_failure: FailurePolicy,
 }
 
 /// An event that comes out of a chain.
@@ -39,28 +47,39 @@ pub(crate) enum Disposition {
     Outputs(Vec<Output>),
     /// It can never be transformed.
     Reject(String),
-    /// It may be later.
-    Retry(String),
+    /// It may be later, says the plugin.
+    Retry { plugin: Arc<str>, reason: String },
     /// The plugin failed on it.
     Fault {
-        policy: FailurePolicy,
+        plugin: Arc<str>,
+        on_failure: FailurePolicy,
         reason: String,
     },
-    /// It was not tried. After so long it may be, and this time does not count.
-    Untried { reason: String, after: Duration },
+    /// It was not tried with the plugin. After so long it may be, and this time does not count.
+    Untried {
+        plugin: Arc<str>,
+        reason: String,
+        after: Duration,
+    },
 }
 
 impl TransformChain {
-    /// With each plugin goes what it is called, which also says on whose account it is.
+    /// That of `subscription`. With each plugin goes what it is called, which also says on whose account it is.
     pub(crate) async fn configure(
         plugins: &Plugins,
+        subscription: &Name,
         uses: Vec<(&PluginUse, String)>,
     ) -> Result<Self, ConfigureError> {
         let mut steps = Vec::with_capacity(uses.len());
         for (used, label) in uses {
             let Some(digest) = &used.digest else { continue };
-            let transformer = plugins.transformer(digest, &used.config, &label).await?;
-            steps.push((transformer, used.on_failure));
+            let transformer =
+                plugins.transformer(digest, &used.config, &label, subscription.as_str());
+            steps.push(Step {
+                transformer: transformer.await?,
+                plugin: label.into(),
+                on_failure: used.on_failure,
+            });
         }
         Ok(Self { steps })
     }
@@ -72,7 +91,7 @@ impl TransformChain {
             .iter()
             .map(|event| Disposition::Outputs(vec![Output::unchanged(event.bytes.clone())]))
             .collect();
-        for (transformer, policy) in &self.steps {
+        for step in &self.steps {
             let mut inputs = Vec::new();
             for (event, disposition) in events.iter().zip(&dispositions) {
                 let Disposition::Outputs(outputs) = disposition else {
@@ -80,7 +99,7 @@ impl TransformChain {
                 };
                 inputs.extend(outputs.iter().map(|output| input(event, output)));
             }
-            let mut results = transformer.apply(&inputs).await.into_iter();
+            let mut results = step.transformer.apply(&inputs).await.into_iter();
             for index in 0..dispositions.len() {
                 let Disposition::Outputs(outputs) = &mut dispositions[index] else {
                     continue;
@@ -90,12 +109,13 @@ impl TransformChain {
                     break;
                 }
                 let outputs = std::mem::take(outputs);
-                dispositions[index] = step(outputs, &mut results, *policy);
+                dispositions[index] = step.take(outputs, &mut results);
             }
             // Not even the first event got through: alone it makes more than a batch may.
             if dispositions.is_empty() && !events.is_empty() {
                 dispositions.push(Disposition::Fault {
-                    policy: *policy,
+                    plugin: step.plugin.clone(),
+                    on_failure: step.on_failure,
                     reason: "the transforms before this one made more of the event than one batch may hold; let them emit less".into(),
                 });
             }
@@ -114,50 +134,63 @@ fn input(event: &InputEvent, output: &Output) -> InputEvent {
     }
 }
 
-// One step for the outputs of one event. They share its fate: the first that fails decides.
-fn step(
-    outputs: Vec<Output>,
-    results: &mut impl Iterator<Item = Result<Outcome, TransformFailure>>,
-    policy: FailurePolicy,
-) -> Disposition {
-    let mut next = Vec::with_capacity(outputs.len());
-    let mut failed = None;
-    for output in outputs {
-        let result = results.next().unwrap_or_else(|| {
-            Err(TransformFailure::Fault(
-                "the plugin answered for fewer events than it was given".into(),
-            ))
-        });
-        match result {
-            Ok(Outcome::Keep) => next.push(output),
-            Ok(Outcome::Drop) => {}
-            Ok(Outcome::Replace(event)) => match encode(&output.event, event) {
-                Ok(event) => next.push(Output {
-                    name: output.name,
-                    event,
-                }),
-                Err(failure) => failed = failed.or(Some(failure)),
-            },
-            Ok(Outcome::Emit(events)) => {
-                for (name, event) in events {
-                    match encode(&output.event, event) {
-                        Ok(event) => next.push(Output {
-                            name: name.or_else(|| output.name.clone()),
-                            event,
-                        }),
-                        Err(failure) => failed = failed.or(Some(failure)),
+impl Step {
+    // For the outputs of one event. They share its fate: the first that fails decides.
+    fn take(
+        &self,
+        outputs: Vec<Output>,
+        results: &mut impl Iterator<Item = Result<Outcome, TransformFailure>>,
+    ) -> Disposition {
+        let mut next = Vec::with_capacity(outputs.len());
+        let mut failed = None;
+        for output in outputs {
+            let result = results.next().unwrap_or_else(|| {
+                Err(TransformFailure::Fault(
+                    "the plugin answered for fewer events than it was given".into(),
+                ))
+            });
+            match result {
+                Ok(Outcome::Keep) => next.push(output),
+                Ok(Outcome::Drop) => {}
+                Ok(Outcome::Replace(event)) => match encode(&output.event, event) {
+                    Ok(event) => next.push(Output {
+                        name: output.name,
+                        event,
+                    }),
+                    Err(failure) => failed = failed.or(Some(failure)),
+                },
+                Ok(Outcome::Emit(events)) => {
+                    for (name, event) in events {
+                        match encode(&output.event, event) {
+                            Ok(event) => next.push(Output {
+                                name: name.or_else(|| output.name.clone()),
+                                event,
+                            }),
+                            Err(failure) => failed = failed.or(Some(failure)),
+                        }
                     }
                 }
+                Err(failure) => failed = failed.or(Some(failure)),
             }
-            Err(failure) => failed = failed.or(Some(failure)),
         }
-    }
-    match failed {
-        None => Disposition::Outputs(next),
-        Some(TransformFailure::Reject(reason)) => Disposition::Reject(reason),
-        Some(TransformFailure::Retry(reason)) => Disposition::Retry(reason),
-        Some(TransformFailure::Fault(reason)) => Disposition::Fault { policy, reason },
-        Some(TransformFailure::Untried { reason, after }) => Disposition::Untried { reason, after },
+        let Some(failure) = failed else {
+            return Disposition::Outputs(next);
+        };
+        let plugin = self.plugin.clone();
+        match failure {
+            TransformFailure::Reject(reason) => Disposition::Reject(reason),
+            TransformFailure::Retry(reason) => Disposition::Retry { plugin, reason },
+            TransformFailure::Fault(reason) => Disposition::Fault {
+                plugin,
+                on_failure: self.on_failure,
+                reason,
+            },
+            TransformFailure::Untried { reason, after } => Disposition::Untried {
+                plugin,
+                reason,
+                after,
+            },
+        }
     }
 }
 

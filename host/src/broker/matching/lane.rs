@@ -26,7 +26,7 @@ use crate::broker::counters::Counters;
 use crate::broker::log::tail::Log;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
-use crate::domain::{PluginUse, Position, SubscriptionId};
+use crate::domain::{Name, PluginUse, Position, SubscriptionId};
 use crate::locks::read;
 use crate::plugin::{ConfigureError, FilterGroup, Plugins, RuleKey};
 use crate::runtime::spawn::Spawner;
@@ -295,7 +295,7 @@ impl Lane {
         }
         let key = RuleKey(self.next_key);
         self.next_key += 1;
-        match self.configure(key, &config).await {
+        match self.configure(key, &config, &member.live.name).await {
             Ok(()) => {
                 self.members.insert(key, member);
                 self.join(key).await;
@@ -305,7 +305,8 @@ impl Lane {
                 if error.is_passing()
                     && let Some(group) = &mut self.group =>
             {
-                group.add_later(key, &config).await;
+                let subscription = member.live.name.as_str();
+                group.add_later(key, &config, subscription).await;
                 self.members.insert(key, member);
                 self.join(key).await;
             }
@@ -323,7 +324,8 @@ impl Lane {
         self.next_key += 1;
         match self.group().await {
             Ok(group) => {
-                group.add_later(key, &config).await;
+                let subscription = member.live.name.as_str();
+                group.add_later(key, &config, subscription).await;
                 self.members.insert(key, member);
                 self.join(key).await;
             }
@@ -333,14 +335,20 @@ impl Lane {
 
     fn cannot_set_up(&mut self, member: Member, error: &ConfigureError) {
         let reason = with_causes(error);
-        tracing::error!(subscription = %member.live.name, plugin = %self.label, reason, "a filter cannot be set up; the subscription is paused");
+        tracing::error!(subscription = %member.live.name, reason, "a filter cannot be set up; the subscription is paused");
         if member.pause(&reason) {
             self.failed.push(member);
         }
     }
 
-    async fn configure(&mut self, key: RuleKey, config: &str) -> Result<(), ConfigureError> {
-        self.group().await?.add(key, config).await
+    async fn configure(
+        &mut self,
+        key: RuleKey,
+        config: &str,
+        subscription: &Name,
+    ) -> Result<(), ConfigureError> {
+        let group = self.group().await?;
+        group.add(key, config, subscription.as_str()).await
     }
 
     async fn group(&mut self) -> Result<&mut FilterGroup, ConfigureError> {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, error_span};
 
 use super::command::{Command, Member};
 use super::lane::{Lane, LaneParts, Neighbours};
@@ -111,7 +112,10 @@ impl Lanes {
         let (this, name) = (self.clone(), lane_name(label, place));
         let task = name.clone();
         let died = move |why: &str| this.lane_died(place, name, why);
-        self.parts.spawner.resumable(task, lane.run(), died);
+        // Of the highest level, so that it is there whichever lines are written.
+        let span = error_span!("lane", plugin = %label, ward = place.ward);
+        let run = lane.run().instrument(span);
+        self.parts.spawner.resumable(task, run, died);
         commands
     }
 

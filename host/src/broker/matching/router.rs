@@ -71,7 +71,7 @@ impl<F: Fn(TopicId) -> Option<TopicName> + Send> Router<F> {
                     self.route(&blocks, after);
                 }
                 Err(error) => {
-                    tracing::error!(cursor = %next, error = %with_causes(&error), "cannot read what was just committed; trying again");
+                    tracing::error!(position = %next, error = %with_causes(&error), "cannot read what was just committed; trying again");
                     tokio::select! {
                         () = shutdown.cancelled() => return,
                         () = tokio::time::sleep(RETRY) => {}

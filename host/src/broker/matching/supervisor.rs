@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, error_span};
 
 use super::lanes::Lanes;
 use crate::broker::delivery::parts::DeliveryParts;
@@ -67,7 +68,8 @@ impl Supervisor {
         if live.settings().spec.is_route() {
             let this = self.clone();
             let name = format!("route {}", live.name);
-            let run = async move { this.run_route(live).await };
+            let span = error_span!("route", subscription = %live.name);
+            let run = async move { this.run_route(live).await }.instrument(span);
             self.parts.spawner.passing(name, run, |_| {});
         }
     }
@@ -95,7 +97,8 @@ impl Supervisor {
                     conditions.clear(&Condition::TaskDied(catch_up_name(&unfed)));
                 }
             };
-            let catch_up = catch_up(self.parts.clone(), live.clone(), judging);
+            let span = error_span!("catch-up", subscription = %live.name);
+            let catch_up = catch_up(self.parts.clone(), live.clone(), judging).instrument(span);
             let name = catch_up_name(live);
             self.parts.spawner.resumable(name, catch_up, died);
         }
@@ -109,7 +112,7 @@ impl Supervisor {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
                     let why = with_causes(&error);
-                    tracing::error!(route = %live.name, error = %why, "a route's transforms cannot be set up; it is paused");
+                    tracing::error!(error = %why, "a route's transforms cannot be set up; it is paused");
                     why
                 }
                 // What it had leased is given back; resuming the route tries it again.
@@ -199,7 +202,7 @@ async fn catch_up(
             if stands_at.replace(next) != Some(next) {
                 live.stand_at(judging.revision, stands_at);
                 parts.metrics.unreadable(events);
-                tracing::error!(subscription = %live.name, position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
+                tracing::error!(position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
             }
             tokio::select! {
                 () = parts.shutdown.cancelled() => return,

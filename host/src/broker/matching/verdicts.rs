@@ -52,12 +52,20 @@ impl Call {
 #[derive(Default)]
 pub(super) struct Verdicts {
     pub(super) matched: FxHashMap<RuleKey, Vec<Position>>,
-    pub(super) failures: Vec<(Position, FilterFailure)>,
+    pub(super) failures: Vec<RuleFailure>,
     /// How many there are of both.
     pub(super) pairs: usize,
     /// Rules that were not tried on this event and those after it, and when they are to be. A step ends with the call that
     /// left any.
     pub(super) undecided: Vec<Untried>,
+}
+
+/// A rule that failed on an event.
+pub(super) struct RuleFailure {
+    pub(super) rule: RuleKey,
+    pub(super) position: Position,
+    pub(super) topic: Arc<str>,
+    pub(super) reason: String,
 }
 
 /// A rule that was not tried on an event.
@@ -75,8 +83,14 @@ impl Verdicts {
         self.pairs += 1;
     }
 
-    pub(super) fn push_failure(&mut self, position: Position, failure: FilterFailure) {
-        self.failures.push((position, failure));
+    pub(super) fn push_failure(&mut self, call: &Call, failure: FilterFailure) {
+        let event = failure.event as usize;
+        self.failures.push(RuleFailure {
+            rule: failure.rule,
+            position: call.positions[event],
+            topic: Arc::clone(&call.events[event].topic),
+            reason: failure.reason,
+        });
         self.pairs += 1;
     }
 

@@ -4,8 +4,9 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use tracing::Instrument as _;
 
-use super::store::{PluginStore, broken};
+use super::store::{PluginStore, broken, span_of};
 use crate::broker::error::{ChangeError, Refusal as _};
 use crate::domain::{Digest, PluginInfo};
 use crate::plugin::bundled::BundledPlugin;
@@ -28,7 +29,7 @@ impl PluginStore {
                 Ok(_) => {}
                 // A disk without room is to be drained, which takes a broker. Who uses an older version has that one's bytes.
                 Err(error) if error.is_retryable() => {
-                    tracing::error!(plugin = plugin.name, %error, "a bundled plugin is not there as this release has it; the next start tries again");
+                    tracing::error!(plugin = %plugin.name, %error, "a bundled plugin is not there as this release has it; the next start tries again");
                     let why = format!(
                         "not there as this release has it, which the next start tries again: {error}"
                     );
@@ -40,7 +41,8 @@ impl PluginStore {
         }
         for plugin in self.all() {
             self.account_for(&plugin);
-            if let Err(error) = self.load(&plugin).await {
+            let loaded = self.load(&plugin).instrument(span_of(&plugin.name));
+            if let Err(error) = loaded.await {
                 tracing::error!(plugin = %plugin.name, version = plugin.version, error, "a plugin does not load; subscriptions that use it are paused");
                 let condition = broken(&plugin.name, plugin.version);
                 self.spawner.conditions().raise(condition, error);

@@ -5,6 +5,7 @@
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
+use tracing::{Instrument as _, Span, error_span};
 
 use super::files::PluginFiles;
 use super::uploads::{UploadPlace, Uploads};
@@ -60,6 +61,16 @@ impl PluginStore {
     /// Checks, compiles and records a plugin under `name`, as its next version; the same bytes again are the version they have.
     /// `uploader` has kept a place since the bytes came; without one it comes with the broker.
     pub(crate) async fn add(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        uploader: Option<(&Principal, UploadPlace)>,
+    ) -> Result<PluginInfo, ChangeError> {
+        let added = self.add_named(name, bytes, uploader);
+        added.instrument(span_of(name)).await
+    }
+
+    async fn add_named(
         &self,
         name: &str,
         bytes: Bytes,
@@ -191,7 +202,8 @@ impl PluginStore {
             .await?;
         let conditions = self.spawner.conditions();
         broken.iter().for_each(|gone| conditions.clear(gone));
-        self.forget_unused(&digests).await;
+        let forgotten = self.forget_unused(&digests);
+        forgotten.instrument(span_of(name)).await;
         self.close_accounts(name, &digests);
         Ok(())
     }
@@ -246,11 +258,13 @@ impl PluginStore {
         locks::read(&self.catalog)
     }
 
-    /// Runs what may block away from the threads that serve connections.
+    /// Runs what may block away from the threads that serve connections, in the span of whoever asks.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
+        let span = Span::current();
+        let work = move || span.in_scope(work);
         let done = self.spawner.blocking("plugin files", work).await;
         done.map_err(Unavailable::Internal)
     }
@@ -261,6 +275,11 @@ impl PluginStore {
     ) -> Result<T, ChangeError> {
         self.inbox.ask(|reply| Control::Change(make(reply))).await
     }
+}
+
+/// What says in the log which plugin is worked on.
+pub(super) fn span_of(name: &str) -> Span {
+    error_span!("plugin", plugin = %name)
 }
 
 /// The condition that a version does not load.

@@ -100,7 +100,7 @@ async fn supervise(door: Arc<Door>, endpoints: Vec<(Endpoint, ClientAuth)>) {
         .is_err()
     {
         warn!(
-            left = connections.running(),
+            connections = connections.running(),
             "connections are closed although they are not done"
         );
     }
@@ -171,7 +171,7 @@ fn admit(door: &Arc<Door>, incoming: Incoming, client_auth: ClientAuth, connecti
         },
         Admission::Retry => {
             if incoming.retry().is_err() {
-                debug!(%remote, "a connection attempt could not be asked to prove its address");
+                debug!(peer = %remote, "a connection attempt could not be asked to prove its address");
             }
         }
         Admission::Refuse => {

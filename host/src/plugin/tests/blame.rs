@@ -279,7 +279,7 @@ async fn without_an_instance_nothing_is_judged() {
         .filter_group(&rig.stats().digest, "test@1")
         .await
         .expect("a filter");
-    third.add_later(RuleKey(0), "t").await;
+    third.add_later(RuleKey(0), "t", "s").await;
     let evaluation = third.evaluate(&events(3), &keys(1)).await;
     assert_eq!(
         (&evaluation.failures[..], evaluation.undecided.len()),
@@ -397,7 +397,7 @@ async fn transforms_that_are_seldom_asked_leave_instances_for_others() {
         .filter_group(&filter.digest, "test@1")
         .await
         .expect("a filter");
-    let added = group.add(RuleKey(0), "a").await;
+    let added = group.add(RuleKey(0), "a", "s").await;
     assert_eq!(added, Ok(()), "they keep none that others need");
     // One that was at work gives way, so that one that has none finds one.
     for transformer in [&transformers[0], &transformers[7], &transformers[6]] {
@@ -413,7 +413,7 @@ impl Rig {
         let group = self.plugins.common_filter_group(&plugin.digest, "test@1");
         let mut group = group.await.expect("a filter");
         for (key, config) in (0..).zip(configs) {
-            let added = group.add(RuleKey(key), config).await;
+            let added = group.add(RuleKey(key), config, "s").await;
             added.expect("a configuration");
         }
         group

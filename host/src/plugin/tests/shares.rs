@@ -107,11 +107,14 @@ async fn an_owner_takes_no_more_than_a_share_of_instances() {
     let mut groups = Vec::new();
     for number in 0..4 {
         let mut group = group_of(&rig, "team").await;
-        group.add(RuleKey(number), "a").await.expect("of its share");
+        group
+            .add(RuleKey(number), "a", "s")
+            .await
+            .expect("of its share");
         groups.push(group);
     }
     let mut fifth = group_of(&rig, "team").await;
-    let refused = fifth.add(RuleKey(0), "a").await;
+    let refused = fifth.add(RuleKey(0), "a", "s").await;
     let Err(ConfigureError::Busy(why)) = refused else {
         panic!("{refused:?}");
     };
@@ -120,7 +123,10 @@ async fn an_owner_takes_no_more_than_a_share_of_instances() {
         "{why}"
     );
     let mut victims = group_of(&rig, "vic").await;
-    victims.add(RuleKey(0), "a").await.expect("another's share");
+    victims
+        .add(RuleKey(0), "a", "s")
+        .await
+        .expect("another's share");
     let digest = rig.stats().digest;
     let check = rig
         .plugins
@@ -132,7 +138,7 @@ async fn an_owner_takes_no_more_than_a_share_of_instances() {
     assert!(matches!(check.await, Err(ConfigureError::Busy(_))));
     let held = |name: &str| rig.plugins.held_by(name).instances;
     assert_eq!((held("team"), held("vic")), (4, 1));
-    fifth.add_later(RuleKey(0), "a").await;
+    fifth.add_later(RuleKey(0), "a", "s").await;
     groups.pop();
     let evaluation = fifth.evaluate(&events(3), &keys(1)).await;
     assert_eq!(of_rule(&evaluation, 0).0, [0, 1, 2]);
@@ -144,7 +150,7 @@ async fn an_owner_takes_no_more_than_a_share_of_memory() {
     let mut team = group_of(&rig, "team").await;
     // 64 MiB would do for an instance, but all of theirs have 96.
     for key in 0..12 {
-        team.add_later(RuleKey(key), "x").await;
+        team.add_later(RuleKey(key), "x", "s").await;
     }
     let mut victims = group_of(&rig, "vic").await;
     for _ in 0..20 {
@@ -154,7 +160,7 @@ async fn an_owner_takes_no_more_than_a_share_of_memory() {
         // Three of them fill an instance; they have that at any time.
         for key in 0..3 {
             victims
-                .add(RuleKey(key), "x")
+                .add(RuleKey(key), "x", "s")
                 .await
                 .expect("another's share");
         }

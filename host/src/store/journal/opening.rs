@@ -227,7 +227,7 @@ impl ExaminedJournal {
         if let Some(newest) = self.survey.files.last() {
             let path = &newest.file.path;
             if self.survey.torn_bytes > 0 {
-                tracing::warn!(path = %path.display(), at = newest.end, "cut off a torn end of the journal");
+                tracing::warn!(path = %path.display(), offset = newest.end, "cut off a torn end of the journal");
             }
             let file = &newest.file.file;
             file.set_length(newest.end)

@@ -11,7 +11,7 @@ use super::{Lane, RETRY};
 use crate::broker::log::unreadable;
 use crate::broker::matching::cohort::TopicRules;
 use crate::broker::matching::command::Member;
-use crate::broker::matching::verdicts::{Call, Untried, Verdicts};
+use crate::broker::matching::verdicts::{Call, RuleFailure, Untried, Verdicts};
 use crate::domain::{FailurePolicy, LetterMark, Position, TopicId};
 use crate::locks::read;
 use crate::plugin::{Evaluation, FilterFailure, RuleKey, Undecided};
@@ -90,7 +90,7 @@ impl Lane {
                 if cohort.unreadable != Some(cohort.cursor) {
                     cohort.unreadable = Some(cohort.cursor);
                     self.parts.metrics.unreadable(events);
-                    tracing::error!(plugin = %self.label, cursor = %cohort.cursor, error, "a lane cannot read the log; subscriptions that stand there wait, and it tries again");
+                    tracing::error!(position = %cohort.cursor, error, "a lane cannot read the log; subscriptions that stand there wait, and it tries again");
                 }
                 // The others go on meanwhile.
                 cohort.rests_until = Some(Instant::now() + RETRY);
@@ -213,7 +213,7 @@ impl Lane {
                 verdicts.push(rule, call.positions[event as usize]);
             }
             for failure in failures {
-                verdicts.push_failure(call.positions[failure.event as usize], failure);
+                verdicts.push_failure(call, failure);
             }
             for undecided in undecided {
                 verdicts.undecided.push(Untried {
@@ -273,14 +273,15 @@ impl Lane {
     // Does with failures what each member's subscription says. Returns where those are to pause that say so.
     fn report_failures(&self, verdicts: &mut Verdicts) -> HashMap<RuleKey, Stop> {
         let mut stops: HashMap<RuleKey, Stop> = HashMap::new();
-        for (position, failure) in std::mem::take(&mut verdicts.failures) {
+        for failure in std::mem::take(&mut verdicts.failures) {
+            let position = failure.position;
             let Some(member) = self.members.get(&failure.rule) else {
                 continue;
             };
             if !member.judges(position) {
                 continue;
             }
-            self.log_failure(member, position, &failure.reason);
+            self.log_failure(member, &failure);
             match member.policy() {
                 FailurePolicy::DeadLetter => {
                     let reason = &failure.reason;
@@ -302,12 +303,18 @@ impl Lane {
         stops
     }
 
-    fn log_failure(&self, member: &Member, position: Position, reason: &str) {
+    fn log_failure(&self, member: &Member, failure: &RuleFailure) {
         let Some(events) = member.live.log_limits.filter_failed.admit(1) else {
             return;
         };
-        let policy = member.policy();
-        tracing::warn!(subscription = %member.live.name, plugin = %self.label, %position, %reason, ?policy, events, "a filter failed on an event");
+        let RuleFailure {
+            position,
+            topic,
+            reason,
+            ..
+        } = failure;
+        let on_failure = member.policy();
+        tracing::warn!(subscription = %member.live.name, %topic, %position, reason, ?on_failure, events, "a filter failed on an event");
         let now = self.parts.registry.clock.now();
         let line = format!(
             "filter {} failed on the event at position {position} ({events} since the last line): {reason}",
