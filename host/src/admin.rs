@@ -4,22 +4,22 @@
 //! `/readyz`, `/metrics` and `/v1/whoami` need none beyond reaching the listener: loopback, or a valid client
 //! certificate. Publishing and consuming never happen here.
 
-mod app;
-mod guard;
-mod listen;
-mod losses;
-mod metrics;
-mod page;
-mod patient;
+mod connection_pool;
+mod context;
+mod counters;
+mod cross_site;
+mod error_response;
+mod listener;
+mod pagination;
 mod plugins;
-mod pool;
-mod problem;
 mod request;
 mod status;
 mod subscriptions;
 mod tls;
 mod topics;
-mod unread;
+mod unread_body;
+mod unreadable;
+mod write_timeout;
 
 use std::sync::Arc;
 
@@ -35,12 +35,12 @@ use crate::auth::Policy;
 use crate::broker::Broker;
 use crate::telemetry::Metrics;
 
-pub use app::AdminOptions;
-pub use listen::{BindError, Listeners};
-pub use problem::Problem;
+pub use context::AdminOptions;
+pub use error_response::ErrorResponse;
+pub use listener::{BindError, Listeners};
 pub use tls::{TlsError, tls_config};
 
-use app::App;
+use context::Context;
 
 /// Bytes of a JSON body: a specification, with a plugin's configuration in it.
 const JSON_BYTES_MAX: usize = 1024 * 1024;
@@ -59,13 +59,13 @@ pub async fn serve(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) {
-    let counted = Arc::new(metrics::AdminMetrics::default());
+    let counted = Arc::new(counters::AdminCounters::default());
     metrics.read({
         let (counted, policy) = (counted.clone(), policy.clone());
         move || counted.families(&policy)
     });
     let spawner = broker.spawner().clone();
-    let app = App {
+    let app = Context {
         broker,
         policy,
         metrics,
@@ -74,10 +74,10 @@ pub async fn serve(
         options: Arc::new(options.clone()),
         started: Instant::now(),
     };
-    listen::serve(
+    listener::serve(
         listeners,
         router(app),
-        listen::Shares {
+        listener::Shares {
             connections_max: options.connections_max,
             address_connections_max: options.address_connections_max,
             principal_connections_max: options.principal_connections_max,
@@ -89,7 +89,7 @@ pub async fn serve(
     .await;
 }
 
-fn router(app: App) -> Router {
+fn router(app: Context) -> Router {
     let quick = request::Deadline(app.options.request_timeout);
     let upload = request::Deadline(app.options.upload_timeout);
     let uploads = Router::new()
@@ -126,7 +126,10 @@ fn router(app: App) -> Router {
             "/v1/plugins/{name}",
             get(plugins::show).delete(plugins::delete),
         )
-        .route("/v1/unreadable", get(losses::list).post(losses::give_up))
+        .route(
+            "/v1/unreadable",
+            get(unreadable::list).post(unreadable::give_up),
+        )
         .route("/v1/whoami", get(status::whoami))
         .route("/v1/status", get(status::status))
         .route("/healthz", get(status::healthz))
@@ -136,14 +139,14 @@ fn router(app: App) -> Router {
         .layer(from_fn_with_state(quick, request::within_deadline))
         .merge(uploads)
         .fallback(|| async {
-            Problem::new(
+            ErrorResponse::new(
                 404,
                 "not-found",
                 "there is no such resource; see /v1/status",
             )
         })
         .method_not_allowed_fallback(|| async {
-            Problem::new(
+            ErrorResponse::new(
                 405,
                 "method-not-allowed",
                 "this resource does not take that method",

@@ -2,10 +2,10 @@
 //! what works for them, last the journal. Nothing else knows all the parts; nothing here does their work.
 
 mod banner;
-mod machine;
+mod certificates;
 mod options;
-mod pems;
 mod reload;
+mod system_limits;
 
 use std::fs;
 use std::path::Path;
@@ -17,17 +17,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminOptions, Listeners};
 use crate::auth::Policy;
-use crate::broker::{Broker, Readable};
+use crate::broker::{Broker, RecoveredStore};
 use crate::config::{Config, Endpoints};
 use crate::disk::{Access, RealFileSystem, replace};
 use crate::net::{self, NetHandle};
 use crate::plugin::{Plugins, bundled};
 use crate::runtime::{Clock, Random, Spawner};
 use crate::store::{self, StoreOptions};
-use crate::telemetry::{Metrics, lines};
+use crate::telemetry::{Metrics, log_output};
 
+use self::certificates::Certificates;
 use self::options::{Shared, broker_options, net_options, plugin_options, store_options, usize_of};
-use self::pems::Pems;
 
 pub use reload::Reload;
 
@@ -50,8 +50,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     // First, since opening the store may take a while.
-    let named = Pems::named_and_checked(&config)?;
-    let open_files = machine::raise_open_files();
+    let named = Certificates::named_and_checked(&config)?;
+    let open_files = system_limits::raise_open_files();
     let data_dir = config.data_dir.as_path();
     create_durably(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
@@ -64,7 +64,7 @@ pub async fn run(
     let readable = read_store(&config, &shared).await?;
     let pems = match named {
         Some(pems) => pems,
-        None => Pems::development(&config)?,
+        None => Certificates::development(&config)?,
     };
     let plugins = Plugins::start(plugin_options(&config, &shared))
         .context("cannot start the plugin service")?;
@@ -77,7 +77,7 @@ pub async fn run(
     )
     .await
     .context("the broker cannot start")?;
-    machine::compare_disk(&config, data_dir, &broker.usage());
+    system_limits::compare_disk(&config, data_dir, &broker.usage());
     let served = serve(
         &config,
         &pems,
@@ -117,7 +117,7 @@ pub async fn run(
 ///
 /// A file cannot be read, is no PEM, or does not go with the others; the error says which.
 pub fn check_tls(config: &Config) -> anyhow::Result<()> {
-    Pems::named_and_checked(config).map(|_| ())
+    Certificates::named_and_checked(config).map(|_| ())
 }
 
 // What runs until the shutdown is asked for.
@@ -135,7 +135,7 @@ impl Served {
 
 async fn serve(
     config: &Config,
-    pems: &Pems,
+    pems: &Certificates,
     broker: &Broker,
     policy: Arc<Policy>,
     open_files: u64,
@@ -164,9 +164,9 @@ async fn serve(
     .context("cannot listen for QUIC")?;
     let stats = net.stats.clone();
     shared.metrics.read(move || stats.families());
-    shared.metrics.read(lines::families);
+    shared.metrics.read(log_output::families);
     let mut options = AdminOptions::from_config(config);
-    options.connections_max = usize_of(machine::admin_connections(config, open_files));
+    options.connections_max = usize_of(system_limits::admin_connections(config, open_files));
     let serve = admin::serve(
         listeners,
         options,
@@ -187,7 +187,7 @@ async fn serve(
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "tidegate".to_owned());
-    if let Some(out) = lines::stdout() {
+    if let Some(out) = log_output::stdout() {
         let banner = banner::banner(&endpoints, config, &program);
         out.push(format!("{banner}\n").as_bytes());
     }
@@ -196,7 +196,7 @@ async fn serve(
 }
 
 // Reading a whole journal takes a while, so not on a thread that serves others.
-async fn read_store(config: &Config, shared: &Shared) -> anyhow::Result<Readable> {
+async fn read_store(config: &Config, shared: &Shared) -> anyhow::Result<RecoveredStore> {
     let dir = config.data_dir.join("store");
     let options = StoreOptions {
         clock: shared.clock.clone(),
@@ -206,7 +206,7 @@ async fn read_store(config: &Config, shared: &Shared) -> anyhow::Result<Readable
     let producers_max = usize_of(config.limits.producers_max);
     let readable = tokio::task::spawn_blocking(move || {
         let examined = store::examine(&dir, options, Arc::new(RealFileSystem))?;
-        Readable::of(examined, producers_max).map_err(anyhow::Error::from)
+        RecoveredStore::of(examined, producers_max).map_err(anyhow::Error::from)
     });
     readable
         .await

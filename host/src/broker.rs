@@ -2,7 +2,7 @@
 //! outside (network, admin HTTP) sees of them. Nothing here knows QUIC, HTTP or the wire's messages, except
 //! that a stored event is a wire event.
 //!
-//! The rooms lie along an event's way: `commit` appends it, `log` shows it to readers, `matching` finds the `subscriptions`
+//! The rooms lie along an event's way: `commit` appends it, `event_log` shows it to readers, `matching` finds the `subscriptions`
 //! it is for, `delivery` hands it out, and `checkpoint` keeps what is left of it beyond the journal.
 
 mod checkpoint;
@@ -10,35 +10,35 @@ mod commit;
 mod counters;
 mod delivery;
 mod error;
+mod event_log;
 mod folder_watch;
 mod gauges;
 mod handle;
-mod log;
 mod matching;
-mod plugins;
+mod plugin_store;
+mod spec_validation;
 mod start;
 mod subscriptions;
-mod validate;
 
 pub use checkpoint::recovery::RecoveryError;
 pub use checkpoint::saved_state::StateError;
-pub use commit::note::NoteError;
-pub use commit::promise::{PublishOutcome, PublishReplies, PublishReply};
+pub use commit::journal_note::NoteError;
+pub use commit::publish_reply::{PublishOutcome, PublishReplies, PublishReply};
 pub use commit::publisher::{PublishRequest, Publisher};
 pub use delivery::consumer::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
 pub use delivery::dead_letters::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
     TOPIC_HEADER,
 };
-pub use delivery::lease::Manner;
+pub use delivery::fetcher::Manner;
 pub use error::{
     ChangeError, ConsumeError, LookError, NotFound, PublishError, Refusal, RefusalKind, Unavailable,
 };
 pub use handle::{Broker, Counts, Found, Health};
-pub use plugins::uploads::UploadPlace;
-pub use start::{BrokerOptions, Readable, StartError};
+pub use plugin_store::uploads::UploadPlace;
+pub use start::{BrokerOptions, RecoveredStore, StartError};
 
-pub use crate::state::census::PluginQuotas;
+pub use crate::state::quotas::PluginQuotas;
 
 #[cfg(test)]
 mod tests;

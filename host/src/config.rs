@@ -4,13 +4,13 @@
 //! sections as they are and validate nothing again.
 
 mod defaults;
-mod document;
 mod endpoints;
 mod error;
-mod known;
+mod known_keys;
 mod loading;
-mod rules;
 mod sections;
+mod show;
+mod validation;
 
 pub use endpoints::Endpoints;
 pub use error::{ConfigError, Problem, Warning};

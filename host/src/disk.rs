@@ -2,14 +2,14 @@
 //! appear whole. The journal and the manifest of the store go through it entirely. sled opens its own files, so of a generation
 //! only the steps around it (sync, removal) do. Nothing here knows what is in a file.
 
-mod aside;
+mod atomic_write;
 mod real;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use aside::{Access, give_name, replace};
+pub use atomic_write::{Access, give_name, replace};
 pub use real::RealFileSystem;
 
 /// What is written with [`File::write_blocks_at`] has an offset, a length and an address in memory that are multiples of

@@ -3,21 +3,22 @@
 //! validates it again. No I/O, no async, no clock, and no knowledge of any other module of the host.
 
 mod block;
-mod entries;
+mod dead_letter_mark;
+mod encoded_events;
 mod event;
+mod glob;
 pub(crate) mod hops;
 mod id;
 mod info;
-mod letter;
 mod network;
 mod owner;
-mod pattern;
 mod principal;
 mod spec;
-mod wildcard;
+mod topic_pattern;
 
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
-pub use entries::{Entries, EntryError};
+pub use dead_letter_mark::DeadLetterMark;
+pub use encoded_events::{EncodedEvents, EntryError};
 pub use event::{
     ADDED_BYTES_MAX, EVENT_BYTES_MAX, Event, EventRef, EventRefError, Header, is_reserved_header,
 };
@@ -29,12 +30,11 @@ pub use info::{
     LogLine, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, PluginWorld,
     SubscriptionInfo, TopicInfo, UnreadableInfo,
 };
-pub use letter::LetterMark;
 pub use network::Network;
 pub use owner::{Owner, OwnerError};
-pub use pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};
 pub use principal::{Principal, PrincipalDigest, PrincipalError, PrincipalPattern};
 pub use spec::{
     AckMode, DeliveryPatch, DeliveryPolicy, Durability, FailurePolicy, PluginUse, StartAt,
     SubscriptionPatch, SubscriptionSpec, TopicSpec, included_before,
 };
+pub use topic_pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};

@@ -1,20 +1,20 @@
 //! The network side of the broker: what clients say to it, and how that gets to it. `session` is what is said, over streams of whatever
-//! transport; `quic` is the transport there is; `serve` starts both. Beside one message in `domain`, this is the only module that
+//! transport; `quic` is the transport there is; `start` starts both. Beside one message in `domain`, this is the only module that
 //! knows the wire's messages. Nothing here decides what is delivered to whom or what is durable; that is asked of
 //! [`Broker`](crate::broker::Broker).
 //!
-//! `session` and `stats` know nothing of `quic`, so other transports can be put beside it.
+//! `session` and `counters` know nothing of `quic`, so other transports can be put beside it.
 
+mod counters;
 mod quic;
-mod serve;
 mod session;
-mod stats;
+mod start;
 
+pub use counters::{NetCounters, NetCounts};
 pub use quic::listener::NetHandle;
 pub use quic::options::{ClientAuth, ListenerOptions, QuicOptions};
 pub use quic::socket::ServeError;
 pub use quic::tls::{TlsError, TlsIdentity};
-pub use serve::{NetOptions, serve};
 pub use session::options::SessionOptions;
-pub use stats::{NetCounts, NetStats};
+pub use start::{NetOptions, serve};
 pub use tidegate_wire::limits::Limits;

@@ -4,45 +4,41 @@
 //! pinned to the rule and the event that caused it. What is delivered to whom is not decided here.
 
 mod abi;
-mod budget;
+mod instance_budget;
 pub mod bundled;
-mod cache;
-mod compiling;
+mod compiled_cache;
+mod compile_queue;
 mod engine;
 mod error;
-mod fault;
-mod filter;
-mod findings;
+mod guest_fault;
+mod filter_group;
 mod guest;
 mod guest_state;
 mod imports;
-mod kit;
-mod loaded;
-mod lower;
-mod options;
-mod output;
-mod pause;
-mod quarantine;
-mod ration;
-mod replica;
-mod rule;
+mod guest_setup;
+mod checked_component;
+mod call_input;
+mod limits;
+mod guest_output;
+mod backoff;
+mod failure_budget;
+mod evaluation;
 mod rule_names;
-mod rules;
+mod filter_instance;
 mod service;
-mod shard;
-mod stats;
-mod transform;
+mod counters;
+mod transformer;
 mod wasi;
-mod window;
+mod batch_size;
 
 #[cfg(test)]
 mod tests;
 
-pub use budget::{Held, Holder, PluginLimit, ReachedLimit};
+pub use instance_budget::{Held, Holder, PluginLimit, ReachedLimit};
 pub use error::{ConfigureError, LoadError, PluginStartError};
-pub use filter::FilterGroup;
-pub use options::{PluginLimits, PluginOptions};
-pub use rule::{Evaluation, FilterFailure, InputEvent, RuleKey, Undecided};
+pub use filter_group::FilterGroup;
+pub use limits::{PluginLimits, PluginOptions};
+pub use evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey, Undecided};
 pub use service::{LoadedPlugin, Plugins};
-pub use stats::PluginStats;
-pub use transform::{Outcome, OutputEvent, TransformFailure, Transformer};
+pub use counters::PluginStats;
+pub use transformer::{Outcome, OutputEvent, TransformFailure, Transformer};

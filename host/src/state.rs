@@ -3,21 +3,20 @@
 //! in a mutex of its own, and time is an argument.
 
 pub(crate) mod catalog;
-pub(crate) mod census;
-mod classes;
 mod dedup;
 pub(crate) mod filter_chain;
-pub(crate) mod handed;
-mod idle;
-mod matching;
-pub(crate) mod positions;
-pub(crate) mod ranges;
+pub(crate) mod handover;
+pub(crate) mod position_set;
+mod positions_by_value;
+pub(crate) mod quotas;
+pub(crate) mod range_map;
 pub(crate) mod release;
 mod subscription;
+mod topic_trie;
 
-pub use census::{Quota, QuotaReached};
 pub use dedup::{OpenError, Producers, ProducersRestoreError, Verdict};
-pub use matching::TopicInterests;
+pub use quotas::{Quota, QuotaReached};
 pub use subscription::{
     Effects, GiveUpReason, GivenUp, Lease, RestoreError, Strain, SubscriptionState, Unseen,
 };
+pub use topic_trie::TopicTrie;

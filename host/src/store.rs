@@ -5,29 +5,29 @@
 //! Three parts with one owner each: [`JournalWriter`] appends (the committer), [`Checkpoints`] moves blocks
 //! into generations and releases the journal (the checkpointer), [`StoreReader`] reads (anybody).
 //!
-//! `journal` and `sealed` are rooms that do not know each other. `recovery` opens both, `reader` reads from both, and
+//! `journal` and `sealed` are rooms that do not know each other. `startup` opens both, `reader` reads from both, and
 //! `checkpoint` moves blocks from the one to the other; the rest is what both stand on.
 
-mod block;
-mod cache;
+mod block_cache;
+mod block_format;
 mod checkpoint;
+mod checkpoint_pace;
+mod disk_reserve;
 mod error;
+mod existence_marker;
+mod file_names;
 mod folders;
 mod journal;
-mod layout;
 mod little_endian;
 mod loss;
-mod lost;
-mod marker;
+mod lost_folder;
 mod options;
-mod pace;
 mod reader;
-mod recovery;
-mod reserve;
 mod sealed;
+mod startup;
 #[cfg(test)]
 pub(crate) mod tests;
-mod trouble;
+mod unreadable_events;
 
 pub use checkpoint::Checkpoints;
 pub use error::{
@@ -42,9 +42,9 @@ pub use journal::{
 pub use loss::{Loss, LostRange};
 pub use options::StoreOptions;
 pub use reader::{StoreReader, StoreUsage};
-pub use recovery::{Examined, Opened, examine, open};
 pub use sealed::{GenerationInfo, STATES_KEPT, is_panic_expected};
-pub use trouble::Unreadable;
+pub use startup::{Examined, Opened, examine, open};
+pub use unreadable_events::Unreadable;
 
 #[cfg(test)]
 pub(crate) use sealed::failing;

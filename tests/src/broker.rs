@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tidegate::cli::broker_child::{self, Addresses, BrokerChild, BrokerRun};
 use tidegate_client::{Client, ClientOptions};
 
-use crate::compiled;
+use crate::compiled_plugins;
 use crate::{AdminApi, TestIdentity, TestPki, WAIT, wait_for};
 
 /// Name under which this package builds the broker's binary.
@@ -124,11 +124,11 @@ impl BrokerProcess {
         let own = broker.setup.program.is_none().then(binary).transpose()?;
         let cache = broker.data_directory().join("plugin-cache");
         if let Some(own) = &own {
-            compiled::lend(own, &cache)?;
+            compiled_plugins::lend(own, &cache)?;
         }
         broker.restart().await?;
         if let Some(own) = &own {
-            compiled::keep(own, &cache)?;
+            compiled_plugins::keep(own, &cache)?;
         }
         Ok(broker)
     }

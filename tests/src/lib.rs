@@ -5,11 +5,11 @@
 
 mod admin;
 mod broker;
-mod compiled;
+mod compiled_plugins;
 mod document;
 mod guests;
 mod pki;
-mod raw;
+mod raw_client;
 mod soak;
 mod terminal;
 mod wait;
@@ -19,7 +19,7 @@ pub use broker::{BrokerProcess, Setup, bytes_under};
 pub use document::{Block, Document, Link, documents, repository};
 pub use guests::{example, guest};
 pub use pki::{TestIdentity, TestPki};
-pub use raw::{Ended, RawClient, RawStream};
+pub use raw_client::{Ended, RawClient, RawStream};
 pub use soak::Soak;
 pub use terminal::{Said, Terminal, has_program, shows};
 pub use wait::{WAIT, wait_for, within};

@@ -8,19 +8,19 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::app::App;
-use super::page::{Page, Wanted};
-use super::problem::Problem;
+use super::context::Context;
+use super::error_response::ErrorResponse;
+use super::pagination::{Page, Wanted};
 use super::request::{bytes, detached, json, name};
 use super::subscriptions::NewOwner;
 use crate::auth::Action;
 use crate::domain::{Name, PluginDetails, PluginInfo, PluginName, Principal};
 
 pub(super) async fn list(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ErrorResponse> {
     app.policy.check(&who, &Action::SeePlugins)?;
     let (page, broker) = (Page::wanted(query)?, app.broker.clone());
     let fetch = move |after: Option<&str>, count| broker.plugins(&who, after, count);
@@ -30,10 +30,10 @@ pub(super) async fn list(
 }
 
 pub(super) async fn list_names(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ErrorResponse> {
     app.policy.check(&who, &Action::SeePlugins)?;
     let (page, broker) = (Page::wanted(query)?, app.broker.clone());
     let fetch = move |after: Option<&str>, count| broker.plugin_names(&who, after, count);
@@ -43,20 +43,20 @@ pub(super) async fn list_names(
 }
 
 pub(super) async fn show(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
-) -> Result<Json<PluginDetails>, Problem> {
+) -> Result<Json<PluginDetails>, ErrorResponse> {
     app.policy.check(&who, &Action::SeePlugins)?;
     Ok(Json(app.broker.plugin_details(&who, &name)?))
 }
 
 pub(super) async fn upload(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(text): Path<String>,
     request: Request,
-) -> Result<(StatusCode, Json<PluginInfo>), Problem> {
+) -> Result<(StatusCode, Json<PluginInfo>), ErrorResponse> {
     let plugin: Name = name(&text)?;
     // Before megabytes are read from somebody who may not.
     app.broker.check_upload(&who, &plugin)?;
@@ -76,12 +76,12 @@ pub(super) async fn upload(
 }
 
 pub(super) async fn chown(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<PluginName>, Problem> {
+) -> Result<Json<PluginName>, ErrorResponse> {
     app.policy.check(&who, &Action::AdminPlugins)?;
     let owner = json::<NewOwner>(&headers, body).await?.named()?;
     let (by, to) = (who.clone(), owner.clone());
@@ -103,14 +103,14 @@ pub(super) struct Deleting {
 }
 
 pub(super) async fn delete(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
     query: Result<Query<Deleting>, QueryRejection>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ErrorResponse> {
     app.policy.check(&who, &Action::SeePlugins)?;
     let Query(Deleting { free_name }) = query.map_err(|rejection| {
-        Problem::malformed(format!(
+        ErrorResponse::malformed(format!(
             "deleting a plugin takes `free_name`: {}",
             rejection.body_text()
         ))

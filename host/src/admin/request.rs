@@ -14,9 +14,9 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-use super::metrics::AdminMetrics;
-use super::pool::{Place, Scope};
-use super::problem::Problem;
+use super::connection_pool::{Place, Scope};
+use super::counters::AdminCounters;
+use super::error_response::ErrorResponse;
 use crate::domain::Principal;
 use crate::runtime::spawn::Spawner;
 
@@ -41,7 +41,7 @@ pub(super) async fn within_deadline(
 ) -> Response {
     match tokio::time::timeout(deadline.0, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::timeout().into_response(),
+        Err(_) => ErrorResponse::timeout().into_response(),
     }
 }
 
@@ -52,7 +52,7 @@ pub(super) async fn seated(request: Request, next: Next) -> Response {
     };
     let (scope, _at_work) = place.begin();
     if scope == Scope::HealthOnly && !HEALTH.contains(&request.uri().path()) {
-        let mut response = Problem::overloaded(
+        let mut response = ErrorResponse::overloaded(
             "all admin connections are at work; this one may only ask for health and metrics; try again in a moment",
         )
         .into_response();
@@ -65,7 +65,7 @@ pub(super) async fn seated(request: Request, next: Next) -> Response {
 
 /// Counts the request, and logs it when it was refused.
 pub(super) async fn observe(
-    State(metrics): State<Arc<AdminMetrics>>,
+    State(metrics): State<Arc<AdminCounters>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -75,9 +75,9 @@ pub(super) async fn observe(
     let response = next.run(request).await;
     let status = response.status().as_u16();
     metrics.count_request(status);
-    if let Some(problem) = response.extensions().get::<Problem>() {
+    if let Some(problem) = response.extensions().get::<ErrorResponse>() {
         let principal = who.as_ref().map_or("unknown", Principal::as_str);
-        let Problem {
+        let ErrorResponse {
             code,
             message: reason,
             ..
@@ -96,7 +96,7 @@ pub(super) async fn observe(
 pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<T, Problem> {
+) -> Result<T, ErrorResponse> {
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
@@ -105,12 +105,12 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
         .map(str::trim);
     if !media_type.is_some_and(|text| text.eq_ignore_ascii_case("application/json")) {
         let message = "the body must be JSON, with `Content-Type: application/json`";
-        return Err(Problem::new(415, "unsupported-media-type", message));
+        return Err(ErrorResponse::new(415, "unsupported-media-type", message));
     }
     let body = bytes(body)?;
     // Otherwise an array would be taken for the fields in the order in which they happen to be declared.
     if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Problem::malformed(
+        return Err(ErrorResponse::malformed(
             "the body must be a JSON object, with fields by name".to_owned(),
         ));
     }
@@ -118,18 +118,20 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
         ..=INLINE_JSON_BYTES_MAX => serde_json::from_slice(&body),
         _ => away(move || serde_json::from_slice(&body)).await?,
     };
-    parsed.map_err(|error| Problem::malformed(format!("the body is not as it should be: {error}")))
+    parsed.map_err(|error| {
+        ErrorResponse::malformed(format!("the body is not as it should be: {error}"))
+    })
 }
 
 /// A body as bytes.
-pub(super) fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+pub(super) fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ErrorResponse> {
     body.map_err(|rejection| match rejection.status().as_u16() {
-        413 => Problem::new(
+        413 => ErrorResponse::new(
             413,
             "too-large",
             "the body is larger than this broker accepts",
         ),
-        _ => Problem::malformed(format!(
+        _ => ErrorResponse::malformed(format!(
             "the body cannot be read: {}",
             rejection.body_text()
         )),
@@ -137,9 +139,9 @@ pub(super) fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Proble
 }
 
 /// A name from the address.
-pub(super) fn name<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Problem> {
+pub(super) fn name<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, ErrorResponse> {
     text.parse()
-        .map_err(|error: T::Err| Problem::malformed(error.to_string()))
+        .map_err(|error: T::Err| ErrorResponse::malformed(error.to_string()))
 }
 
 /// How many look at the broker at the same time.
@@ -163,7 +165,7 @@ impl Lookups {
     pub(super) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Problem> {
+    ) -> Result<T, ErrorResponse> {
         one_of(&self.lists, look).await
     }
 
@@ -171,7 +173,7 @@ impl Lookups {
     pub(super) async fn look_for_metrics<T: Send + 'static>(
         &self,
         look: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Problem> {
+    ) -> Result<T, ErrorResponse> {
         one_of(&self.metrics, look).await
     }
 }
@@ -180,7 +182,7 @@ impl Lookups {
 async fn one_of<T: Send + 'static>(
     permits: &Arc<Semaphore>,
     look: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Problem> {
+) -> Result<T, ErrorResponse> {
     let permit = Arc::clone(permits).acquire_owned().await;
     away(move || {
         let _permit = permit;
@@ -189,25 +191,27 @@ async fn one_of<T: Send + 'static>(
     .await
 }
 
-async fn away<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+async fn away<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ErrorResponse> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| failed())
 }
 
 /// Runs a change to its end even when the caller goes away meanwhile, so that none is left half done.
-pub(super) async fn detached<T: Send + 'static, E: Into<Problem> + Send + 'static>(
+pub(super) async fn detached<T: Send + 'static, E: Into<ErrorResponse> + Send + 'static>(
     spawner: Spawner,
     change: impl Future<Output = Result<T, E>> + Send + 'static,
-) -> Result<T, Problem> {
+) -> Result<T, ErrorResponse> {
     match spawner.serving("admin change", change).await {
         Some(result) => result.map_err(E::into),
         None => Err(failed()),
     }
 }
 
-fn failed() -> Problem {
-    Problem::new(
+fn failed() -> ErrorResponse {
+    ErrorResponse::new(
         500,
         "internal",
         "the broker failed at this; its log says more",

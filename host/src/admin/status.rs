@@ -6,12 +6,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::app::App;
-use super::problem::Problem;
+use super::context::Context;
+use super::error_response::ErrorResponse;
 use crate::auth::Action;
 use crate::domain::Principal;
-use crate::telemetry::health::{Condition, Raised};
-use crate::telemetry::metrics;
+use crate::telemetry::conditions::{Condition, Raised};
+use crate::telemetry::metrics_registry;
 
 /// Answer of `/v1/whoami`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,9 +83,9 @@ pub(super) async fn whoami(Extension(principal): Extension<Principal>) -> Json<W
 }
 
 pub(super) async fn status(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
-) -> Result<Json<Status>, Problem> {
+) -> Result<Json<Status>, ErrorResponse> {
     app.policy.check(&who, &Action::AdminRead)?;
     let (health, counts) = (app.broker.health(), app.broker.counts());
     Ok(Json(Status {
@@ -103,7 +103,7 @@ pub(super) async fn status(
 
 /// 200 while the process serves, and says so when something is wrong: a restart would not mend a disk, so this is
 /// what a supervisor that restarts should ask.
-pub(super) async fn healthz(State(app): State<App>) -> Json<Health> {
+pub(super) async fn healthz(State(app): State<Context>) -> Json<Health> {
     let health = app.broker.health();
     let status = match health.conditions.is_empty() {
         true => "ok",
@@ -118,7 +118,7 @@ pub(super) async fn healthz(State(app): State<App>) -> Json<Health> {
 
 /// 200 when publishes are taken and everything runs, with notes on what is degraded, else 503 with the reasons: what a load
 /// balancer should ask.
-pub(super) async fn readyz(State(app): State<App>) -> Response {
+pub(super) async fn readyz(State(app): State<Context>) -> Response {
     let health = app.broker.health();
     let (code, status) = match (health.ready, health.stopping) {
         (true, _) if health.conditions.is_empty() => (StatusCode::OK, "ready"),
@@ -136,10 +136,10 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
 
 /// Needs no grant, but names only what the caller may see. In the OpenMetrics format for who asks for it.
 pub(super) async fn metrics(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Response, ErrorResponse> {
     let lookups = app.lookups.clone();
     let page = move || app.metrics.page(app.broker.metrics_of_state(&who));
     let page = lookups.look_for_metrics(page).await?;
@@ -147,10 +147,13 @@ pub(super) async fn metrics(
     let accepted = accepted.and_then(|accepted| accepted.to_str().ok());
     let answer = match accepted.is_some_and(|kinds| kinds.contains("application/openmetrics-text"))
     {
-        true => ([(header::CONTENT_TYPE, metrics::OPEN_METRICS)], page),
+        true => (
+            [(header::CONTENT_TYPE, metrics_registry::OPEN_METRICS)],
+            page,
+        ),
         false => (
-            [(header::CONTENT_TYPE, metrics::PLAIN_TEXT)],
-            metrics::plain(&page),
+            [(header::CONTENT_TYPE, metrics_registry::PLAIN_TEXT)],
+            metrics_registry::plain(&page),
         ),
     };
     Ok(answer.into_response())

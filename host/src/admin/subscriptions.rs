@@ -9,9 +9,9 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::app::App;
-use super::page::{Page, Wanted};
-use super::problem::Problem;
+use super::context::Context;
+use super::error_response::ErrorResponse;
+use super::pagination::{Page, Wanted};
 use super::request::{detached, json};
 use crate::auth::{Action, rights};
 use crate::broker::{Found, NotFound};
@@ -20,10 +20,10 @@ use crate::domain::{
 };
 
 pub(super) async fn list(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ErrorResponse> {
     app.policy.check(&who, &Action::SeeSubscriptions)?;
     let (page, broker) = (Page::wanted(query)?, app.broker.clone());
     let fetch = move |after: Option<&str>, count| broker.subscriptions(&who, after, count);
@@ -35,10 +35,10 @@ pub(super) async fn list(
 }
 
 pub(super) async fn list_routes(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ErrorResponse> {
     app.policy.check(&who, &Action::SeeSubscriptions)?;
     let (page, broker) = (Page::wanted(query)?, app.broker.clone());
     let fetch = move |after: Option<&str>, count| broker.routes(&who, after, count);
@@ -54,19 +54,19 @@ fn name_of(info: &SubscriptionInfo) -> String {
 }
 
 pub(super) async fn show(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
-) -> Result<Json<SubscriptionInfo>, Problem> {
+) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
     Ok(Json(one_seen(&app, &who, name).await?))
 }
 
 pub(super) async fn create(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<SubscriptionInfo>), Problem> {
+) -> Result<(StatusCode, Json<SubscriptionInfo>), ErrorResponse> {
     let spec = as_asked(json(&headers, body).await?)?;
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
@@ -78,12 +78,12 @@ pub(super) async fn create(
 }
 
 pub(super) async fn update(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<SubscriptionInfo>, Problem> {
+) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
     let patch = patch(json(&headers, body).await?)?;
     let before = one_seen(&app, &who, name.clone()).await?;
     let spec = patch.apply(before.spec.clone());
@@ -106,19 +106,21 @@ pub(super) struct NewOwner {
 
 impl NewOwner {
     /// The owner, for what has to have one.
-    pub(super) fn named(self) -> Result<Owner, Problem> {
+    pub(super) fn named(self) -> Result<Owner, ErrorResponse> {
         let owner = self.owner;
-        owner.ok_or_else(|| Problem::malformed("`owner` must name a principal or a group of them"))
+        owner.ok_or_else(|| {
+            ErrorResponse::malformed("`owner` must name a principal or a group of them")
+        })
     }
 }
 
 pub(super) async fn chown(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<SubscriptionInfo>, Problem> {
+) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
     let NewOwner { owner } = json(&headers, body).await?;
     let before = one_seen(&app, &who, name.clone()).await?;
     let by = who.clone();
@@ -131,16 +133,20 @@ pub(super) async fn chown(
 }
 
 pub(super) async fn log(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
-) -> Result<Json<Vec<LogLine>>, Problem> {
+) -> Result<Json<Vec<LogLine>>, ErrorResponse> {
     one_seen(&app, &who, name.clone()).await?;
     Ok(Json(app.broker.plugin_log(&who, &name)?))
 }
 
 // What `who` may not see is answered like what does not exist.
-async fn one_seen(app: &App, who: &Principal, name: String) -> Result<SubscriptionInfo, Problem> {
+async fn one_seen(
+    app: &Context,
+    who: &Principal,
+    name: String,
+) -> Result<SubscriptionInfo, ErrorResponse> {
     seen(app, who, &name)?;
     let info = one(app, name.clone()).await?;
     // Another may have the name by now.
@@ -151,7 +157,7 @@ async fn one_seen(app: &App, who: &Principal, name: String) -> Result<Subscripti
 }
 
 // How old its oldest event is may be known to the disk alone.
-async fn one(app: &App, name: String) -> Result<SubscriptionInfo, Problem> {
+async fn one(app: &Context, name: String) -> Result<SubscriptionInfo, ErrorResponse> {
     let broker = app.broker.clone();
     Ok(app
         .lookups
@@ -160,9 +166,9 @@ async fn one(app: &App, name: String) -> Result<SubscriptionInfo, Problem> {
 }
 
 // What the body asks for. What nobody can change is refused with the reason, rather than as an unknown key.
-fn patch(body: Value) -> Result<SubscriptionPatch, Problem> {
+fn patch(body: Value) -> Result<SubscriptionPatch, ErrorResponse> {
     if body.get("owner").is_some() {
-        return Err(Problem::new(
+        return Err(ErrorResponse::new(
             422,
             "invalid",
             "an owner is changed by POST …/chown",
@@ -170,7 +176,7 @@ fn patch(body: Value) -> Result<SubscriptionPatch, Problem> {
     }
     for fixed in ["name", "topics", "start", "created", "created_by"] {
         if body.get(fixed).is_some() {
-            return Err(Problem::new(
+            return Err(ErrorResponse::new(
                 422,
                 "invalid",
                 format!(
@@ -183,10 +189,10 @@ fn patch(body: Value) -> Result<SubscriptionPatch, Problem> {
 }
 
 pub(super) async fn delete(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ErrorResponse> {
     let found = managed(&app, &who, &name)?;
     detached(app.broker.spawner().clone(), async move {
         app.broker.delete_subscription(&found).await
@@ -197,10 +203,10 @@ pub(super) async fn delete(
 }
 
 pub(super) async fn resume(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ErrorResponse> {
     let found = managed(&app, &who, &name)?;
     app.broker.resume_subscription(&found)?;
     tracing::info!(principal = %who, subscription = %name, "subscription resumed");
@@ -208,7 +214,7 @@ pub(super) async fn resume(
 }
 
 // The one of that name, which `who` may delete and resume.
-fn managed(app: &App, who: &Principal, name: &str) -> Result<Found, Problem> {
+fn managed(app: &Context, who: &Principal, name: &str) -> Result<Found, ErrorResponse> {
     let found = seen(app, who, name)?;
     rights::manage(&app.policy, who, &found.spec)?;
     Ok(found)
@@ -216,7 +222,7 @@ fn managed(app: &App, who: &Principal, name: &str) -> Result<Found, Problem> {
 
 // The one of that name, if `who` may see it; whoever it belongs to may, whatever they are granted by now. Who may not is answered as
 // if there were none.
-fn seen(app: &App, who: &Principal, name: &str) -> Result<Found, Problem> {
+fn seen(app: &Context, who: &Principal, name: &str) -> Result<Found, ErrorResponse> {
     let found = app.broker.find(name);
     let is_theirs = |found: &Found| found.spec.belongs_to(who);
     if !found.as_ref().is_ok_and(is_theirs) {
@@ -231,7 +237,7 @@ fn seen(app: &App, who: &Principal, name: &str) -> Result<Found, Problem> {
 
 // What the broker fills in is not for callers to say. And they get others' dead letters only if they say so, whatever
 // a specification means that was kept before that could be said.
-fn as_asked(body: Value) -> Result<SubscriptionSpec, Problem> {
+fn as_asked(body: Value) -> Result<SubscriptionSpec, ErrorResponse> {
     let includes_letters = body.get("include_dead_letters").is_some();
     let mut spec: SubscriptionSpec = parsed(body)?;
     spec.include_dead_letters &= includes_letters;
@@ -243,7 +249,8 @@ fn as_asked(body: Value) -> Result<SubscriptionSpec, Problem> {
     Ok(spec)
 }
 
-fn parsed<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Problem> {
-    serde_json::from_value(body)
-        .map_err(|error| Problem::malformed(format!("the body is not as it should be: {error}")))
+fn parsed<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, ErrorResponse> {
+    serde_json::from_value(body).map_err(|error| {
+        ErrorResponse::malformed(format!("the body is not as it should be: {error}"))
+    })
 }

@@ -7,12 +7,12 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::auth::Grant;
-use crate::broker::{BrokerOptions, PluginQuotas, Readable};
+use crate::broker::{BrokerOptions, PluginQuotas, RecoveredStore};
 use crate::config::Config;
 use crate::disk::RealFileSystem;
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
-use crate::state::census::Quota;
+use crate::state::quotas::Quota;
 use crate::store::{self, StoreOptions};
 
 mod plugins;
@@ -69,7 +69,7 @@ impl Fixture {
             Arc::new(RealFileSystem),
         )
         .expect("opens");
-        let readable = Readable::of(examined, 100).expect("readable");
+        let readable = RecoveredStore::of(examined, 100).expect("readable");
         let plugin_options = PluginOptions {
             cache_dir: dir.path().join("cache"),
             ..PluginOptions::default()
@@ -106,13 +106,13 @@ impl Fixture {
             module_bytes_max,
             ..AdminOptions::from_config(&Config::default())
         };
-        let counted = Arc::new(metrics::AdminMetrics::default());
+        let counted = Arc::new(counters::AdminCounters::default());
         metrics.read({
             let (counted, policy) = (counted.clone(), policy.clone());
             move || counted.families(&policy)
         });
         metrics.read(|| {
-            let kind = crate::telemetry::metrics::Kind::Gauge;
+            let kind = crate::telemetry::metrics_registry::Kind::Gauge;
             vec![crate::telemetry::Family::single(
                 "from_elsewhere",
                 "A part",
@@ -120,7 +120,7 @@ impl Fixture {
                 1.0,
             )]
         });
-        let app = App {
+        let app = Context {
             broker: broker.clone(),
             policy: policy.clone(),
             metrics,
@@ -440,7 +440,7 @@ async fn health_and_metrics_need_no_grant() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_in_health_and_metrics_until_it_is_over() {
-    use crate::telemetry::health::Condition;
+    use crate::telemetry::conditions::Condition;
     let fixture = Fixture::new().await;
     let conditions = fixture.broker.conditions().clone();
     conditions.raise(Condition::Unreadable("part 3".into()), "it is damaged");

@@ -7,18 +7,18 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
-use super::app::App;
-use super::page::{Page, Wanted};
-use super::problem::Problem;
+use super::context::Context;
+use super::error_response::ErrorResponse;
+use super::pagination::{Page, Wanted};
 use super::request::{detached, json, name};
 use crate::auth::Action;
 use crate::domain::{Principal, TopicInfo, TopicName, TopicPattern, TopicSpec};
 
 pub(super) async fn list(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ErrorResponse> {
     app.policy.check(&who, &Action::AdminRead)?;
     let page = Page::wanted(query)?;
     if let Some(after) = &page.after {
@@ -36,10 +36,10 @@ pub(super) async fn list(
 }
 
 pub(super) async fn show(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(text): Path<String>,
-) -> Result<Json<TopicInfo>, Problem> {
+) -> Result<Json<TopicInfo>, ErrorResponse> {
     app.policy.check(&who, &Action::AdminRead)?;
     let topic: TopicName = name(&text)?;
     let broker = app.broker.clone();
@@ -48,11 +48,11 @@ pub(super) async fn show(
 }
 
 pub(super) async fn create(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<TopicInfo>), Problem> {
+) -> Result<(StatusCode, Json<TopicInfo>), ErrorResponse> {
     let spec = TopicSpec {
         // Not for callers to say.
         created_by: Some(who.clone()),
@@ -69,10 +69,10 @@ pub(super) async fn create(
 }
 
 pub(super) async fn delete(
-    State(app): State<App>,
+    State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Path(text): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ErrorResponse> {
     let topic: TopicName = name(&text)?;
     app.policy
         .check(&who, &Action::AdminTopic(&TopicPattern::from(&topic)))?;

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::net::{ClientAuth, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
 use crate::plugin::{PluginLimits, PluginOptions};
 use crate::runtime::{Clock, Random};
-use crate::state::census::Quota;
+use crate::state::quotas::Quota;
 use crate::store::StoreOptions;
 use crate::telemetry::Metrics;
 

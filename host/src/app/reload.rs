@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Grant, Policy};
 use crate::config::{Config, ConfigError};
-use crate::telemetry::health::{Condition, Conditions};
+use crate::telemetry::conditions::{Condition, Conditions};
 
 /// Grants that a line of the log names on either side; the others are counted.
 const GRANTS_NAMED_MAX: usize = 16;

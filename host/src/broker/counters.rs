@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics_registry::Metrics;
 
 /// Counters of the running broker.
 pub(crate) struct Counters {

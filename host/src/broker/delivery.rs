@@ -1,16 +1,16 @@
 //! How events that a subscription was found to want leave it: to a consumer, to the topics of a route, or to the dead-letter
 //! topic. Which events these are was decided before.
 
-mod chains;
 pub(super) mod consumer;
 pub(super) mod dead_letters;
-pub(super) mod lease;
-mod leased;
+pub(super) mod fetcher;
+mod leased_events;
 pub(super) mod parts;
+mod route_rights;
 pub(super) mod routes;
-mod standing;
 #[cfg(test)]
 mod tests;
-mod transform;
+mod transform_cache;
+mod transform_chain;
 
-pub(super) use self::chains::TransformChains;
+pub(super) use self::transform_cache::TransformCache;

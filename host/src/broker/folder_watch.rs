@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::commit::inbox::Inbox;
 use crate::store::Folders;
-use crate::telemetry::health::{Condition, Conditions};
+use crate::telemetry::conditions::{Condition, Conditions};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

@@ -5,7 +5,7 @@ use crate::domain::Owner;
 use crate::domain::SubscriptionInfo;
 use crate::plugin::{Holder, PluginStats};
 use crate::store::StoreUsage;
-use crate::telemetry::metrics::{Family, Kind, Labels};
+use crate::telemetry::metrics_registry::{Family, Kind, Labels};
 
 /// Name, help and kind of a family, and how its value is read.
 type Column<T> = (&'static str, &'static str, Kind, fn(&T) -> f64);

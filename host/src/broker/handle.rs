@@ -12,18 +12,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::checkpointer::Decision;
 use super::commit::producers::Sessions;
-use super::commit::promise::PublishReplies;
+use super::commit::publish_reply::PublishReplies;
 use super::commit::publisher::Publisher;
 use super::commit::request::{ChangeRequest, Control, Reply, Update};
 use super::delivery::consumer::Consumer;
-use super::delivery::lease::Manner;
+use super::delivery::fetcher::Manner;
 use super::delivery::parts::DeliveryParts;
 use super::error::{ChangeError, ConsumeError, LookError, NotFound, PublishError, Unavailable};
 use super::matching::supervisor::Supervisor;
-use super::plugins::store::PluginStore;
+use super::plugin_store::store::PluginStore;
+use super::spec_validation::{Pinning, check_new_names, check_pattern_count, check_spec};
 use super::subscriptions::live::LiveSubscription;
 use super::subscriptions::surroundings::Start;
-use super::validate::{Pinning, check_new_names, check_pattern_count, check_spec};
 use crate::auth::rights;
 use crate::domain::{
     LogLine, Owner, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicInfo,
@@ -33,8 +33,8 @@ use crate::locks;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
 use crate::store::{StoreReader, StoreUsage};
-use crate::telemetry::errors::with_causes;
-use crate::telemetry::health::{Conditions, Raised};
+use crate::telemetry::conditions::{Conditions, Raised};
+use crate::telemetry::error_line::with_causes;
 
 /// How the broker fares.
 #[derive(Clone, Debug, PartialEq, Eq)]

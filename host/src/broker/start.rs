@@ -3,7 +3,7 @@
 
 mod error;
 mod options;
-mod readable;
+mod recovered_store;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::StartError;
 pub use options::BrokerOptions;
-pub use readable::Readable;
+pub use recovered_store::RecoveredStore;
 
 use super::checkpoint::checkpointer::{Checkpointer, CheckpointerParts, Decision};
 use super::checkpoint::recovery::Recovered;
@@ -26,18 +26,18 @@ use super::commit::inbox::Inbox;
 use super::commit::producers::Sessions;
 use super::counters::Counters;
 use super::delivery::parts::DeliveryParts;
-use super::delivery::{TransformChains, dead_letters};
+use super::delivery::{TransformCache, dead_letters};
+use super::event_log::tail::Log;
 use super::folder_watch;
 use super::handle::{Broker, Inner};
-use super::log::tail::Log;
 use super::matching::lane::LaneParts;
 use super::matching::lanes::Lanes;
-use super::matching::router::Router;
 use super::matching::supervisor::Supervisor;
-use super::plugins::files::PluginFiles;
-use super::plugins::limits;
-use super::plugins::store::PluginStore;
-use super::plugins::uploads::Uploads;
+use super::matching::unfiltered_router::Router;
+use super::plugin_store::files::PluginFiles;
+use super::plugin_store::limit_conditions;
+use super::plugin_store::store::PluginStore;
+use super::plugin_store::uploads::Uploads;
 use super::subscriptions::live::LiveSubscription;
 use super::subscriptions::registry::Registry;
 use super::subscriptions::resting::RestingSubscription;
@@ -51,7 +51,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
 use crate::store::{Opened, StoreReader};
-use crate::telemetry::health::Conditions;
+use crate::telemetry::conditions::Conditions;
 
 /// Topics without a name that a line of the log tells of.
 const ORPHANS_NAMED_MAX: usize = 16;
@@ -83,7 +83,7 @@ impl Broker {
     /// What is on disk cannot be understood, or a bundled plugin does not load.
     pub async fn start(
         options: BrokerOptions,
-        readable: Readable,
+        readable: RecoveredStore,
         plugins: Arc<Plugins>,
         bundled: &[BundledPlugin],
     ) -> Result<Self, StartError> {
@@ -170,7 +170,7 @@ impl Common {
             inbox: self.inbox.clone(),
             catalog: self.catalog.clone(),
             plugins,
-            chains: TransformChains::default(),
+            chains: TransformCache::default(),
             metrics: self.metrics.clone(),
             spawner: self.spawner.clone(),
             event_bytes_max: options.event_bytes_max,
@@ -264,7 +264,7 @@ impl Common {
         spawner.lasting("router", router.run(shutdown()));
         spawner.lasting("timers", timers::run(self.registry.clone(), shutdown()));
         let conditions = spawner.conditions().clone();
-        let limits = limits::run(parts.plugins.clone(), conditions, shutdown());
+        let limits = limit_conditions::run(parts.plugins.clone(), conditions, shutdown());
         spawner.lasting("plugin limits", limits);
         spawner.lasting(
             "dead letters",

@@ -1,14 +1,14 @@
 //! The whole broker at work, without a network: what becomes of those who wait when something in it fails.
 
-mod deaths;
-mod eased;
+mod checkpoint_without_space;
+mod conditions;
+mod disk_space;
 mod fixture;
 mod given_up;
+mod isolation_lanes;
+mod journal_failures;
 mod plugins;
-mod room;
-mod scripted;
-mod standing;
-mod wards;
+mod task_deaths;
 
 use std::fs;
 use std::sync::Arc;
@@ -17,8 +17,10 @@ use std::time::Duration;
 use fixture::*;
 
 use super::*;
-use crate::domain::{Durability, Entries, Principal, ProducerId, SubscriptionInfo, TopicSpec};
-use crate::store::tests::faulty::{Fault, FaultyFileSystem, Operation};
+use crate::domain::{
+    Durability, EncodedEvents, Principal, ProducerId, SubscriptionInfo, TopicSpec,
+};
+use crate::store::tests::faulty_disk::{Fault, FaultyFileSystem, Operation};
 use crate::telemetry::Condition;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,7 +277,7 @@ async fn a_refused_start_names_the_topics_whose_events_are_gone() {
     files.sort();
     fs::remove_file(&files[1]).expect("removed");
     let examined = examined(dir.path(), false, FaultyFileSystem::default()).await;
-    let refused = Readable::of(examined, 100).map(|_| ());
+    let refused = RecoveredStore::of(examined, 100).map(|_| ());
     let error = refused.expect_err("refused").to_string();
     let lost = "topic `orders.new` sequences 4 to 7 (4 events)";
     assert!(error.contains(lost), "{error}");

@@ -13,7 +13,7 @@ use ureq::{Agent, Body};
 
 use super::connect::{AdminFlag, CertificateFlags, read};
 use super::hear_out;
-use crate::admin::Problem;
+use crate::admin::ErrorResponse;
 
 /// The broker's own limit for a request is 30 s; its answer says more than ours would.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ pub(super) enum ApiError {
     #[error("{}", problem.message)]
     Refused {
         /// What it said.
-        problem: Problem,
+        problem: ErrorResponse,
         /// What it was asked for.
         path: String,
     },
@@ -248,9 +248,9 @@ impl Asked<'_> {
         if status.is_success() {
             return Ok(body);
         }
-        match serde_json::from_slice::<Problem>(&body) {
+        match serde_json::from_slice::<ErrorResponse>(&body) {
             Ok(problem) => Err(ApiError::Refused {
-                problem: Problem {
+                problem: ErrorResponse {
                     status: status.as_u16(),
                     ..problem
                 },

@@ -5,7 +5,7 @@
 use tidegate_client::{ErrorCode, PublishError, SubscribeError};
 
 use super::api::ApiError;
-use crate::admin::Problem;
+use crate::admin::ErrorResponse;
 use crate::config::Warning;
 use crate::pki::PkiError;
 use crate::store::{Damage, OpenError, ReadError};
@@ -55,7 +55,7 @@ fn of(error: &anyhow::Error) -> Option<&'static str> {
 }
 
 // By what was asked for, since the words of refusals are the same for everything.
-fn of_problem(problem: &Problem, path: &str) -> Option<&'static str> {
+fn of_problem(problem: &ErrorResponse, path: &str) -> Option<&'static str> {
     let mut path = path.strip_prefix("/v1/")?.split(['/', '?']);
     let (kind, is_one) = (path.next()?, path.next().is_some());
     match (problem.code.as_str(), kind) {
@@ -104,7 +104,7 @@ mod tests {
     fn a_refusal_by_the_admin_api_is_told_from_others_by_what_was_asked_for() {
         let check = |code: &str, path: &str, expected: Option<&str>| {
             let refused = ApiError::Refused {
-                problem: Problem::new(400, code, "no"),
+                problem: ErrorResponse::new(400, code, "no"),
                 path: path.to_owned(),
             };
             let hint = of(&refused.into());

@@ -1,5 +1,5 @@
 //! Sets up log lines on stderr, once per process. Those of a broker never wait for whoever reads them, see
-//! [`lines`](crate::telemetry::lines); those of other commands do, as the rest of their output does.
+//! [`lines`](crate::telemetry::log_output); those of other commands do, as the rest of their output does.
 
 mod lifted;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use self::lifted::Lifted;
 use super::hint;
 use crate::config::{Log, LogFormat};
 use crate::store;
-use crate::telemetry::lines::{self, LineWriter};
+use crate::telemetry::log_output::{self, LineWriter};
 
 /// How long the end of a broker waits for somebody to read its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ const PANIC_LINES: Duration = Duration::from_millis(100);
 /// them as usual would wait for whoever reads standard error.
 pub(super) fn for_broker(log: &Log) {
     let directives = from_env().unwrap_or_else(|| log.level.clone());
-    match lines::stderr() {
+    match log_output::stderr() {
         Some(lines) => {
             start(log.format, &directives, move || LineWriter(lines));
             panic::set_hook(Box::new(tell_panic));
@@ -49,7 +49,7 @@ pub(super) fn for_command() {
 /// The error that ends a broker.
 pub(super) fn tell_end(error: &anyhow::Error) {
     let line = hint::told(error) + "\n";
-    match lines::stderr() {
+    match log_output::stderr() {
         Some(lines) => lines.push(line.as_bytes()),
         None => eprint!("{line}"),
     }
@@ -57,7 +57,7 @@ pub(super) fn tell_end(error: &anyhow::Error) {
 
 /// Lets the last lines of a broker come out, as far as somebody reads them.
 pub(super) fn finish() {
-    lines::flush(LAST_LINES);
+    log_output::flush(LAST_LINES);
 }
 
 fn from_env() -> Option<String> {
@@ -134,7 +134,7 @@ fn tell_panic(info: &PanicHookInfo<'_>) {
         trace,
         "a thread panicked, which is a bug of Tidegate"
     );
-    lines::flush(match thread {
+    log_output::flush(match thread {
         "main" => LAST_LINES,
         _ => PANIC_LINES,
     });

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Warning};
 use super::sections::{Config, DEVELOPMENT};
-use super::{document, known, rules};
+use super::{known_keys, show, validation};
 
 impl Config {
     /// What a broker without a file runs on: the defaults, and the grants of [`DEVELOPMENT`].
@@ -45,17 +45,17 @@ impl Config {
             origin: origin.to_owned(),
             error,
         };
-        let unknown = known::unknown_keys(text).map_err(toml_error)?;
+        let unknown = known_keys::unknown_keys(text).map_err(toml_error)?;
         ConfigError::unless_empty(origin, unknown)?;
         let config: Self = toml::from_str(text).map_err(toml_error)?;
-        ConfigError::unless_empty(origin, rules::broken(&config, text))?;
+        ConfigError::unless_empty(origin, validation::broken(&config, text))?;
         Ok(config)
     }
 
     /// What holds, as a documented file.
     #[must_use]
     pub fn to_documented_toml(&self) -> String {
-        document::render(self)
+        show::render(self)
     }
 
     /// Sections in which `file`, what is written now, differs from this, what holds, apart from the policy and from what the
@@ -77,7 +77,7 @@ impl Config {
     /// Things that are allowed but probably not meant, for a person.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
-        rules::warnings(self)
+        validation::warnings(self)
     }
 
     /// Where development certificates are kept.

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use bytes::{Bytes, BytesMut};
 
-use super::entries::{self, Ends, Entries, EntryError};
-use super::{LetterMark, Millis, Position, Sequence, TopicId};
+use super::encoded_events::{self, EncodedEvents, Ends, EntryError};
+use super::{DeadLetterMark, Millis, Position, Sequence, TopicId};
 
 /// A block takes no further event once its entries are this long. One larger event makes a block of its own.
 pub const BLOCK_BYTES_MAX: usize = 64 * 1024;
@@ -19,7 +19,7 @@ pub struct Block {
     /// Their topic.
     pub topic: TopicId,
     /// Whether they are dead letters. All of a block are the same.
-    pub mark: LetterMark,
+    pub mark: DeadLetterMark,
     /// Position of the event with index 0.
     pub first_position: Position,
     /// Sequence of the event with index 0.
@@ -69,7 +69,7 @@ impl Block {
     /// A block of these entries, with its place; it shares their memory.
     #[must_use]
     pub fn of(
-        entries: Entries,
+        entries: EncodedEvents,
         topic: TopicId,
         first_position: Position,
         first_sequence: Sequence,
@@ -104,7 +104,7 @@ impl Block {
     ) -> Self {
         Self {
             topic,
-            mark: LetterMark::Ordinary,
+            mark: DeadLetterMark::Ordinary,
             first_position,
             first_sequence,
             time,
@@ -117,7 +117,7 @@ impl Block {
 
     /// The same block with this mark; without one its events are ordinary.
     #[must_use]
-    pub fn marked(self, mark: LetterMark) -> Self {
+    pub fn marked(self, mark: DeadLetterMark) -> Self {
         Self { mark, ..self }
     }
 
@@ -162,7 +162,7 @@ impl Block {
     /// # Errors
     ///
     /// The entries are damaged.
-    pub fn present(&self) -> Result<Entries, BlockError> {
+    pub fn present(&self) -> Result<EncodedEvents, BlockError> {
         let ends = match self.ends.get() {
             Some(ends) => ends,
             None => {
@@ -177,7 +177,7 @@ impl Block {
                 self.ends.get_or_init(|| found)
             }
         };
-        Ok(Entries::known(self.entries.clone(), ends.clone()))
+        Ok(EncodedEvents::known(self.entries.clone(), ends.clone()))
     }
 
     /// How many events are present, as the head says.
@@ -219,7 +219,7 @@ impl Block {
         let mut kept = Vec::new();
         for (index, event) in self.events()? {
             if keep(self.position(index)) {
-                entries::put(&mut entries, &event);
+                encoded_events::put(&mut entries, &event);
                 kept.push(index);
             }
         }
@@ -246,12 +246,12 @@ pub struct BlockBuilder {
 impl BlockBuilder {
     /// Adds an encoded event.
     pub fn push(&mut self, event: &[u8]) {
-        entries::put(&mut self.entries, event);
+        encoded_events::put(&mut self.entries, event);
         self.ends.push(self.entries.len() as u32);
     }
 
     /// Adds a copy of `entries`.
-    pub fn push_all(&mut self, entries: &Entries) {
+    pub fn push_all(&mut self, entries: &EncodedEvents) {
         let begin = self.entries.len();
         self.entries.extend_from_slice(entries.bytes());
         let ends = entries.ends().offsets();
@@ -267,7 +267,7 @@ impl BlockBuilder {
     /// Whether an event of this many bytes still fits. The first event always does.
     #[must_use]
     pub fn fits(&self, event_bytes: usize) -> bool {
-        self.fits_entries(event_bytes + entries::HEAD_BYTES_MAX)
+        self.fits_entries(event_bytes + encoded_events::HEAD_BYTES_MAX)
     }
 
     /// Whether entries of this many bytes, heads included, still fit. The first ones always do.
@@ -285,7 +285,7 @@ impl BlockBuilder {
         first_sequence: Sequence,
         time: Millis,
     ) -> Block {
-        let entries = Entries::known(self.entries.freeze(), Ends::of(self.ends));
+        let entries = EncodedEvents::known(self.entries.freeze(), Ends::of(self.ends));
         Block::of(entries, topic, first_position, first_sequence, time)
     }
 }
@@ -327,8 +327,8 @@ mod tests {
     fn a_block_of_small_batches_knows_where_its_events_end() {
         let mut builder = BlockBuilder::default();
         builder.push(b"a");
-        builder.push_all(&Entries::of([&b"bc"[..], b"def"]));
-        builder.push_all(&Entries::of([&[7; 200][..]]));
+        builder.push_all(&EncodedEvents::of([&b"bc"[..], b"def"]));
+        builder.push_all(&EncodedEvents::of([&[7; 200][..]]));
         let block = builder.finish(TopicId(1), Position(10), Sequence(3), Millis(0));
         let found = Ends::find(&block.entries).expect("sound block");
         let known = block.ends.get().expect("they were given to it");

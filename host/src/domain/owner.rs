@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Principal, wildcard};
+use super::{Principal, glob};
 
 /// Longest owner, in bytes.
 const OWNER_BYTES_MAX: usize = 1_024;
@@ -38,7 +38,7 @@ impl Owner {
     /// Whether `who` is the owner, or one of the group.
     #[must_use]
     pub fn is(&self, who: &Principal) -> bool {
-        wildcard::matches(self.0.as_str(), who.as_str())
+        glob::matches(self.0.as_str(), who.as_str())
     }
 
     /// Whom to look up in grants. A grant holds for a group when it is for all that could be in it, and a `*` in this name

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::wildcard;
+use super::glob;
 
 /// A typed identity: `uri:spiffe://plant/press-4`, `dns:sensor-7.example.org`, `cn:press 4`, `anonymous` or
 /// `local` (a person at the machine itself, over the plain admin port on loopback).
@@ -93,7 +93,7 @@ impl PrincipalPattern {
         if &*self.0 == "*" {
             return !WITHOUT_CERTIFICATE.contains(&text);
         }
-        wildcard::matches(&self.0, text)
+        glob::matches(&self.0, text)
     }
 }
 

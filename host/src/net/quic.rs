@@ -9,9 +9,9 @@
 //! its own. Nothing of a session depends on chance.
 
 mod connection;
-mod door;
 mod handshakes;
 pub(super) mod listener;
+mod listener_context;
 pub(super) mod options;
 pub(super) mod socket;
 mod stream;

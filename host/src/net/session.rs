@@ -3,24 +3,24 @@
 //! here knows which transport carries it, how the client proved who it is, or what quinn is. What is delivered to whom, and what
 //! is durable, is asked of the [`Broker`](crate::broker::Broker).
 //!
-//! The way through the files: [`lifecycle`] runs a session, [`hello`] opens it, [`streams`] serves each of its streams, as a
-//! [`publish`] stream or as a [`subscribe`] stream.
+//! The way through the files: [`lifecycle`] runs a session, [`hello`] opens it, [`stream_dispatch`] serves each of its streams,
+//! as a [`publish`] stream or as a [`subscribe`] stream, and [`shutdown`] ends it with the broker.
 
-pub(super) mod account;
+pub(super) mod connection_slots;
 mod credit;
-mod deliver;
+pub(super) mod error_codes;
 mod frames;
 mod hello;
 pub(super) mod lifecycle;
+pub(super) mod memory_account;
 pub(super) mod options;
 mod peer;
 mod publish;
-pub(super) mod refusal;
+pub(super) mod receive_window;
 pub(super) mod service;
-pub(super) mod slots;
-mod streams;
+mod shutdown;
+mod stream_dispatch;
 mod subscribe;
-pub(super) mod window;
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -11,7 +11,7 @@ use wasmtime::component::Component;
 use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::error::PluginStartError;
-use super::options::PluginOptions;
+use super::limits::PluginOptions;
 
 /// Time between two ticks of the epoch. Guests yield to each other at ticks, and allowances are counted in them.
 pub(super) const TICK: Duration = Duration::from_millis(1);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fault::{Fault, FaultKind};
+use super::guest_fault::{Fault, FaultKind};
 use crate::domain::Digest;
 
 // Bytes of a configuration: it travels in a subscription's specification and is kept in the catalog.

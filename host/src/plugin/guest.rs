@@ -13,13 +13,13 @@ use wasmtime::Store;
 use wasmtime::component::{ComponentNamedList, Func, Lift, Lower};
 
 use super::abi;
-use super::budget::{Account, Place, Stay};
-use super::fault::{Fault, clip};
+use super::checked_component::CheckedComponent;
+use super::counters::Gauge;
+use super::guest_fault::{Fault, clip};
+use super::guest_output::GuestOutput;
 use super::guest_state::{GuestState, begin, fault};
-use super::loaded::Loaded;
-use super::options::PluginLimits;
-use super::output::GuestOutput;
-use super::stats::Gauge;
+use super::instance_budget::{Account, Place, Stay};
+use super::limits::PluginLimits;
 use super::wasi::{Purity, Wasi};
 use crate::domain::PluginWorld;
 
@@ -33,7 +33,7 @@ pub(super) struct Guest {
     release: Func,
     // `evaluate` of a filter, `apply` of a transform.
     run: Func,
-    plugin: Arc<Loaded>,
+    plugin: Arc<CheckedComponent>,
     limits: Arc<PluginLimits>,
     _counted: Gauge,
     // Behind the store, since it is given back when the instance is gone.
@@ -43,7 +43,7 @@ pub(super) struct Guest {
 impl Guest {
     /// Makes an instance, on this account.
     pub(super) async fn new(
-        plugin: &Arc<Loaded>,
+        plugin: &Arc<CheckedComponent>,
         limits: &Arc<PluginLimits>,
         account: &Account,
         stay: Stay,

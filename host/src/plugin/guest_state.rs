@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline, bail};
 
-use super::budget::{Exhausted, Memory};
 use super::engine::{TABLE_ELEMENT_BYTES, TABLE_ELEMENTS_MAX, TICK};
-use super::fault::{Fault, FaultKind, clip};
+use super::guest_fault::{Fault, FaultKind, clip};
+use super::instance_budget::{Exhausted, Memory};
 use super::wasi::Wasi;
 
 /// What wasmtime keeps for an instance.

@@ -5,8 +5,8 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
 use wasmtime::{Result, StoreContextMut, bail};
 
+use super::guest_output::Stream;
 use super::guest_state::GuestState;
-use super::output::Stream;
 
 // Packages of WASI 0.2 whose interfaces a component may import.
 const PACKAGES: [&str; 8] = [

@@ -9,18 +9,18 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::{Handle, Runtime};
 use tracing::{Instrument as _, error_span};
 
-use super::budget::{Bounds, Budget, Held, Holder, ReachedLimit, Stay};
-use super::cache::ArtifactCache;
-use super::compiling::Compiler;
+use super::checked_component::{CheckedComponent, Shared, check_kind};
+use super::compile_queue::CompileQueue;
+use super::compiled_cache::ArtifactCache;
+use super::counters::PluginStats;
 use super::engine::{self, Ticker};
 use super::error::{CONFIG_BYTES_MAX, ConfigureError, LoadError, PluginStartError};
-use super::filter::{FilterGroup, finished};
+use super::filter_group::{FilterGroup, finished};
 use super::guest::Guest;
-use super::kit::Kit;
-use super::loaded::{Loaded, Shared, check_kind};
-use super::options::{PluginLimits, PluginOptions};
-use super::stats::PluginStats;
-use super::transform::Transformer;
+use super::guest_setup::GuestSetup;
+use super::instance_budget::{Bounds, Held, Holder, InstanceBudget, ReachedLimit, Stay};
+use super::limits::{PluginLimits, PluginOptions};
+use super::transformer::Transformer;
 use crate::domain::{Digest, Owner, PluginWorld};
 use crate::locks::lock;
 
@@ -29,8 +29,8 @@ use crate::locks::lock;
 pub struct Plugins {
     options: PluginOptions,
     pub(super) shared: Arc<Shared>,
-    registry: Mutex<BTreeMap<Digest, Arc<Loaded>>>,
-    compiler: Compiler,
+    registry: Mutex<BTreeMap<Digest, Arc<CheckedComponent>>>,
+    compiler: CompileQueue,
     // Some until dropped.
     runtime: Option<Runtime>,
     handle: Handle,
@@ -67,7 +67,7 @@ impl Plugins {
         let shared = Shared {
             ticker: Ticker::start(&engine)?,
             engine,
-            budget: Budget::new(Bounds::of(&options)),
+            budget: InstanceBudget::new(Bounds::of(&options)),
             worker_threads: options.worker_threads.max(1),
             clock: options.clock.clone(),
             random: options.random.clone(),
@@ -78,7 +78,7 @@ impl Plugins {
             options,
             shared: Arc::new(shared),
             registry: Mutex::new(BTreeMap::new()),
-            compiler: Compiler::new(),
+            compiler: CompileQueue::new(),
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
         }))
@@ -200,7 +200,7 @@ impl Plugins {
     ) -> Result<FilterGroup, ConfigureError> {
         let plugin = self.find(digest, PluginWorld::Filter)?;
         Ok(FilterGroup::new(
-            self.kit(plugin, label),
+            self.setup(plugin, label),
             self.handle.clone(),
         ))
     }
@@ -218,11 +218,11 @@ impl Plugins {
         label: &str,
     ) -> Result<FilterGroup, ConfigureError> {
         let plugin = self.find(digest, PluginWorld::Filter)?;
-        let kit = Kit {
+        let setup = GuestSetup {
             hands_over: true,
-            ..self.kit(plugin, label)
+            ..self.setup(plugin, label)
         };
-        Ok(FilterGroup::new(kit, self.handle.clone()))
+        Ok(FilterGroup::new(setup, self.handle.clone()))
     }
 
     /// The transform `digest`, configured for `subscription`, as log lines name it. `label` as for
@@ -240,9 +240,9 @@ impl Plugins {
     ) -> Result<Transformer, ConfigureError> {
         let plugin = self.find(digest, PluginWorld::Transform)?;
         check_config(config)?;
-        let kit = self.kit(plugin, label);
+        let setup = self.setup(plugin, label);
         Transformer::new(
-            kit,
+            setup,
             config.into(),
             subscription.into(),
             self.options.worker_threads,
@@ -314,16 +314,20 @@ impl Plugins {
             .collect()
     }
 
-    fn get(&self, digest: &Digest) -> Option<Arc<Loaded>> {
+    fn get(&self, digest: &Digest) -> Option<Arc<CheckedComponent>> {
         lock(&self.registry).get(digest).cloned()
     }
 
-    fn keep(&self, loaded: Arc<Loaded>) -> Arc<Loaded> {
+    fn keep(&self, loaded: Arc<CheckedComponent>) -> Arc<CheckedComponent> {
         let mut registry = lock(&self.registry);
         Arc::clone(registry.entry(loaded.digest).or_insert(loaded))
     }
 
-    fn find(&self, digest: &Digest, wanted: PluginWorld) -> Result<Arc<Loaded>, ConfigureError> {
+    fn find(
+        &self,
+        digest: &Digest,
+        wanted: PluginWorld,
+    ) -> Result<Arc<CheckedComponent>, ConfigureError> {
         let plugin = self.get(digest).ok_or(ConfigureError::NotLoaded(*digest))?;
         if plugin.world != wanted {
             return Err(ConfigureError::WrongWorld {
@@ -334,9 +338,9 @@ impl Plugins {
         Ok(plugin)
     }
 
-    fn kit(&self, plugin: Arc<Loaded>, label: &str) -> Kit {
+    fn setup(&self, plugin: Arc<CheckedComponent>, label: &str) -> GuestSetup {
         plugin.counters.set_label(label);
-        Kit {
+        GuestSetup {
             account: self.shared.budget.account(label, &plugin.digest),
             plugin,
             limits: Arc::new(self.options.limits_for(label).clone()),
@@ -361,7 +365,7 @@ impl Drop for Plugins {
     }
 }
 
-impl Loaded {
+impl CheckedComponent {
     fn describe(&self) -> LoadedPlugin {
         LoadedPlugin {
             digest: self.digest,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use super::lower::CALL_EVENTS_MAX;
+use super::call_input::CALL_EVENTS_MAX;
 use super::*;
 use crate::domain::{Digest, PluginWorld};
 use crate::domain::{Event, Millis, Sequence};

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::output::GuestOutput;
+use super::guest_output::GuestOutput;
 use crate::runtime::{Clock, Random};
 
 // The seed that every call of a filter starts from.

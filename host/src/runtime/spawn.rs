@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::telemetry::health::{Condition, Conditions};
+use crate::telemetry::conditions::{Condition, Conditions};
 
 /// What a task is called, in the log and in `/readyz`.
 pub type TaskName = Cow<'static, str>;
@@ -324,8 +324,8 @@ mod tests {
         let panicking = spawner.serving("call", async { panic!("a fault") });
         assert_eq!(panicking.await, None::<()>);
         assert_eq!(kinds(&spawner), []);
-        let panics = vec![crate::telemetry::health::panics(spawner.conditions())];
-        let text = crate::telemetry::metrics::Metrics::default().page(panics);
+        let panics = vec![crate::telemetry::conditions::panics(spawner.conditions())];
+        let text = crate::telemetry::metrics_registry::Metrics::default().page(panics);
         let line = "tidegate_task_panics_total{task=\"call\"} 1\n";
         assert!(text.contains(line), "{text}");
     }

@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::spawn::{Spawner, panicked, panicked_serving};
-use crate::telemetry::health::Conditions;
+use crate::telemetry::conditions::Conditions;
 
 /// The tasks.
 #[derive(Debug)]
@@ -86,8 +86,8 @@ mod tests {
         assert_eq!(ends, [Some(None), Some(Some(7))]);
         assert!(set.is_empty());
         assert!(conditions.is_ready(), "it concerns nobody else");
-        let panics = vec![crate::telemetry::health::panics(&conditions)];
-        let text = crate::telemetry::metrics::Metrics::default().page(panics);
+        let panics = vec![crate::telemetry::conditions::panics(&conditions)];
+        let text = crate::telemetry::metrics_registry::Metrics::default().page(panics);
         let line = "tidegate_task_panics_total{task=\"part\"} 1\n";
         assert!(text.contains(line), "{text}");
     }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::census::Census;
 use super::filter_chain::FilterChain;
+use super::quotas::QuotaUse;
 use crate::auth::{Policy, rights};
 use crate::domain::{
     Digest, Owner, PluginInfo, PluginUse, Position, Principal, Sequence, SubscriptionId,
@@ -221,11 +221,11 @@ pub(crate) struct Catalog {
     pub(crate) last_topic: TopicId,
     pub(crate) last_subscription: SubscriptionId,
     /// Who made how many topics.
-    pub(crate) topics_census: Census,
+    pub(crate) topics_census: QuotaUse,
     /// Who made how many subscriptions and routes.
-    pub(crate) subscriptions_census: Census,
+    pub(crate) subscriptions_census: QuotaUse,
     /// How many bytes their specifications have.
-    pub(crate) specifications_census: Census,
+    pub(crate) specifications_census: QuotaUse,
     /// A topic that comes into being begins with this sequence: 1, until a loss may have taken topics, one of which may have had
     /// its name.
     pub(crate) first_sequence: Sequence,

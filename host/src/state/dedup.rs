@@ -6,9 +6,10 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::idle::{ByOwner, Idleness, Owner};
+use self::eviction::{ByOwner, Idleness, Owner};
 use crate::domain::{PrincipalDigest, ProducerId, Sequence};
 
+mod eviction;
 #[cfg(test)]
 mod tests;
 

@@ -6,48 +6,48 @@
 //! be handed out again, as a retry or a suspect or neither, delayed, in flight with one consumer, or given up. An ack
 //! removes it for good. Whoever only looks is shown pending positions wherever they are, and moves none.
 //!
-//! - `matched`, `chains`: how positions become pending.
-//! - `delivery`: the consumers' side, and who gets what next.
+//! - `matched`: how positions become pending; `filter_changes`: which filters judge them.
+//! - `leases`: which consumer gets what next, and holds it; `browsing`: those that only look.
+//! - `acks`: what consumers answer.
+//! - `ack_deadlines`: how long they may take, and what an application has not got yet.
+//! - `retries`: what came back: how often, and until when it is left alone; `crash_suspects`: what a lost consumer may have had in hand.
+//! - `give_up`: what nobody will get any more; `give_up_reasons`: why, kept small.
 //! - `effects`: what a change makes necessary outside.
-//! - `returned`: what came back: how often, and until when it is left alone.
-//! - `suspects`: what a lost consumer may have had in hand.
-//! - `reasons`: why what is given up is given up.
-//! - `looking`: those that only look.
-//! - `unseen`: deadlines, and what an application has not got yet.
 //! - `snapshot`: all of it as bytes.
 
-mod chains;
-mod delivery;
+mod ack_deadlines;
+mod acks;
+mod browsing;
+mod crash_suspects;
 mod effects;
-mod looking;
+mod filter_changes;
+mod give_up;
+mod give_up_reasons;
+mod leases;
 mod matched;
-mod reasons;
-mod returned;
+mod retries;
 mod snapshot;
-mod suspects;
 #[cfg(test)]
 mod tests;
-mod unseen;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
-use serde::{Deserialize, Serialize};
 
-use self::chains::Chains;
+pub use self::ack_deadlines::Unseen;
+use self::crash_suspects::Suspects;
 pub use self::effects::Effects;
-use self::reasons::Reasons;
-use self::returned::Delays;
-pub use self::returned::Strain;
-use self::returned::Tries;
+use self::filter_changes::FilterChanges;
+pub use self::give_up::{GiveUpReason, GivenUp};
+use self::give_up_reasons::Reasons;
+use self::retries::Delays;
+pub use self::retries::Strain;
+use self::retries::Tries;
 pub use self::snapshot::RestoreError;
-use self::suspects::Suspects;
-pub use self::unseen::Unseen;
-use super::positions::PositionSet;
-use super::ranges::RangeMap;
+use super::position_set::PositionSet;
+use super::range_map::RangeMap;
 use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
 
 /// While this many events wait for their dead letter, further ones share their reasons: what is kept of each, with its reason,
@@ -69,7 +69,7 @@ pub struct SubscriptionState {
     /// One per filter of the chain that judges now; none while there are no filters.
     stages: Vec<Stage>,
     /// Which chain that is, and which come after it.
-    chains: Chains,
+    chains: FilterChanges,
     /// Undecided positions that a filter failed on.
     failed: Reasons,
     /// Undecided positions that are acked already: an ack read from the journal before its match.
@@ -138,90 +138,6 @@ pub struct Lease {
     pub suspect: bool,
 }
 
-/// An event that will not be delivered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GivenUp {
-    /// Which event.
-    pub position: Position,
-    /// How often it was tried: handed out, and not acked in the end.
-    pub attempts: u32,
-    /// Why it was given up.
-    pub reason: GiveUpReason,
-}
-
-/// Why an event goes to the dead-letter topic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GiveUpReason {
-    /// It was tried as often as the policy allows.
-    AttemptsExhausted,
-    /// A consumer said that it can never be processed.
-    Terminated(Arc<str>),
-    /// A filter failed on it.
-    FilterFailed(Arc<str>),
-    /// A transform refused it.
-    TransformRejected(Arc<str>),
-    /// A transform failed on it.
-    TransformFailed(Arc<str>),
-    /// It went through more routes than allowed.
-    HopLimit,
-    /// It could not be read any more, and an operator gave it up.
-    Unreadable(Arc<str>),
-    /// It was tried as often as the policy allows, the last time by a consumer that lost its connection with nothing else
-    /// in hand.
-    ConsumersLost,
-}
-
-impl GiveUpReason {
-    // The same, with no more said than is kept.
-    fn bounded(&self) -> Self {
-        match self {
-            Self::Terminated(text)
-            | Self::FilterFailed(text)
-            | Self::TransformRejected(text)
-            | Self::TransformFailed(text)
-            | Self::Unreadable(text)
-                if text.len() > REASON_BYTES_MAX =>
-            {
-                self.of_its_kind(&bounded(text))
-            }
-            _ => self.clone(),
-        }
-    }
-
-    // The same with `text` in place of what was said.
-    fn of_its_kind(&self, text: &str) -> Self {
-        match self {
-            Self::Terminated(_) => Self::Terminated(text.into()),
-            Self::FilterFailed(_) => Self::FilterFailed(text.into()),
-            Self::TransformRejected(_) => Self::TransformRejected(text.into()),
-            Self::TransformFailed(_) => Self::TransformFailed(text.into()),
-            Self::Unreadable(_) => Self::Unreadable(text.into()),
-            Self::AttemptsExhausted | Self::HopLimit | Self::ConsumersLost => self.clone(),
-        }
-    }
-}
-
-impl fmt::Display for GiveUpReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AttemptsExhausted => {
-                f.write_str("handed out as often as the subscription allows")
-            }
-            Self::Terminated(reason) => write!(f, "refused by the consumer: {reason}"),
-            Self::FilterFailed(reason) => write!(f, "filter failed: {reason}"),
-            Self::TransformRejected(reason) => write!(f, "refused by the transform: {reason}"),
-            Self::TransformFailed(reason) => write!(f, "transform failed: {reason}"),
-            Self::Unreadable(reason) => write!(f, "cannot be read: {reason}"),
-            Self::HopLimit => {
-                f.write_str("went through more routes than allowed; look for a cycle")
-            }
-            Self::ConsumersLost => f.write_str(
-                "tried as often as the subscription allows; the last consumer lost its connection with nothing else in hand",
-            ),
-        }
-    }
-}
-
 impl SubscriptionState {
     /// A subscription that may match events from `start` on, through `stages` filters. With none it is fed by
     /// [`observe`](Self::observe), otherwise by [`stage_result`](Self::stage_result).
@@ -239,7 +155,7 @@ impl SubscriptionState {
                 };
                 stages
             ],
-            chains: Chains::default(),
+            chains: FilterChanges::default(),
             failed: Reasons::default(),
             acked_ahead: PositionSet::default(),
             pending: PositionSet::default(),

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::checkpoint_pace::Pace;
+use super::disk_reserve::Reserve;
 use super::error::{CheckpointError, CheckpointRefusal, ReadError};
 use super::journal::{BlockMeta, JournalReader, JournalSegment};
 use super::loss::Loss;
-use super::pace::Pace;
-use super::reserve::Reserve;
 use super::sealed::{GenerationInfo, GenerationWriter, Sealed};
-use super::trouble::{Holder, Troubles};
+use super::unreadable_events::{Holder, UnreadableEvents};
 use crate::disk::FileSystem;
 use crate::domain::{Block, CommitNumber, Position};
 use crate::runtime::{Clock, Threads};
@@ -29,7 +29,7 @@ pub(super) struct CheckpointParts {
     pub(super) journal: Arc<dyn JournalReader>,
     pub(super) sealed: Arc<Sealed>,
     pub(super) generations: GenerationWriter,
-    pub(super) troubles: Arc<Troubles>,
+    pub(super) troubles: Arc<UnreadableEvents>,
     pub(super) reserve: Arc<Reserve>,
     // Does nothing by path while the store is not in place.
     pub(super) fs: Arc<dyn FileSystem>,

@@ -6,35 +6,31 @@
 //! Nothing here knows of sealed generations, and they know nothing of the journal; `store/reader.rs` and `store/checkpoint.rs`
 //! know both.
 
+mod aligned_buffer;
+mod block_index;
 mod files;
-mod index;
 #[cfg(test)]
-pub(crate) mod memory;
+pub(crate) mod memory_journal;
 mod new_file;
-mod opening;
 mod options;
-mod preparer;
 mod record;
-mod repair;
-mod replay;
-mod scan;
-mod staging;
-mod survey;
+mod startup;
 mod witness;
 mod writer;
+mod zero_fill;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::block::{BlockHead, TooLong};
+use super::block_format::{BlockHead, TooLong};
 use super::error::{ReadError, WriteError, WriteRefusal};
-use crate::domain::{Block, CommitNumber, LetterMark, Millis, Position, Sequence, TopicId};
+use crate::domain::{Block, CommitNumber, DeadLetterMark, Millis, Position, Sequence, TopicId};
 
-pub(super) use opening::{Evidence, ExaminedJournal, examine};
 pub(super) use options::FileJournalOptions;
 pub use record::RECORD_BYTES_MAX;
-pub use replay::{Replay, Replayed, ReplayedGroup};
+pub use startup::replay::{Replay, Replayed, ReplayedGroup};
+pub(super) use startup::{Evidence, ExaminedJournal, examine};
 
 /// The writing half of a journal. One owner, the committer, on whose thread every call runs and may block.
 ///
@@ -223,7 +219,7 @@ pub struct BlockMeta {
     /// Topic of all its events.
     pub topic: TopicId,
     /// Whether they are dead letters.
-    pub mark: LetterMark,
+    pub mark: DeadLetterMark,
     /// Sequence of its first event.
     pub first_sequence: Sequence,
     /// Its events.

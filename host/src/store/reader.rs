@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::cache::{BlockCache, CacheKey};
+use super::block_cache::{BlockCache, CacheKey};
 use super::error::ReadError;
 use super::folders::Folders;
 use super::journal::{JournalBlock, JournalReader};
 use super::sealed::Sealed;
-use super::trouble::{Holder, Troubles, Unreadable};
+use super::unreadable_events::{Holder, Unreadable, UnreadableEvents};
 use crate::domain::{Block, Millis, Position, TopicId};
 
 /// Reads blocks. A clone shares everything, the store's lock included.
@@ -23,7 +23,7 @@ pub(super) struct ReaderParts {
     pub(super) journal: Arc<dyn JournalReader>,
     pub(super) sealed: Arc<Sealed>,
     pub(super) cache: Arc<BlockCache>,
-    pub(super) troubles: Arc<Troubles>,
+    pub(super) troubles: Arc<UnreadableEvents>,
     pub(super) folders: Arc<Folders>,
 }
 

@@ -22,10 +22,10 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
-use super::cache::{BlockCache, CacheKey};
+use super::block_cache::{BlockCache, CacheKey};
 use super::error::ReadError;
 use super::folders::Folders;
-use super::trouble::{Holder, Troubles};
+use super::unreadable_events::{Holder, UnreadableEvents};
 use crate::disk::FileSystem;
 use crate::domain::{Block, CommitNumber, Position, TopicId};
 use crate::locks;
@@ -52,7 +52,7 @@ pub(super) struct SealedParts {
     pub(super) dir: PathBuf,
     pub(super) folders: Arc<Folders>,
     pub(super) cache: Arc<BlockCache>,
-    pub(super) troubles: Arc<Troubles>,
+    pub(super) troubles: Arc<UnreadableEvents>,
     /// sled databases that may be open at a time.
     pub(super) open_max: usize,
 }
@@ -63,7 +63,7 @@ pub(super) struct Sealed {
     dir: PathBuf,
     folders: Arc<Folders>,
     cache: Arc<BlockCache>,
-    troubles: Arc<Troubles>,
+    troubles: Arc<UnreadableEvents>,
     pool: Pool,
     /// Oldest first.
     generations: RwLock<Arc<Vec<Arc<Generation>>>>,

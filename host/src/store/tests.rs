@@ -3,15 +3,15 @@
 
 mod damage;
 mod faults;
-pub(crate) mod faulty;
+pub(crate) mod faulty_disk;
 mod folders;
-mod foreign;
+mod foreign_files;
 mod generations;
 pub(super) mod harness;
 mod journal;
-pub(crate) mod memory;
+mod journal_contract;
+pub(crate) mod memory_store;
 mod missing;
 mod model;
-mod power;
-mod seam;
+mod power_cuts;
 mod unreadable;

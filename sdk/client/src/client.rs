@@ -7,12 +7,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tidegate_wire::stream::Connection;
 
+use crate::connection_supervisor;
 use crate::consumer::Consumer;
 use crate::error::{ConnectError, PublishError, SubscribeError};
 use crate::link::Link;
 use crate::options::{ClientOptions, ConsumerOptions, PublisherOptions};
 use crate::publisher::Publisher;
-use crate::supervisor;
 use crate::transport::Connector;
 use crate::transport::quic::QuicConnector;
 
@@ -43,7 +43,7 @@ impl Client {
         connector: K,
         options: ClientOptions,
     ) -> Result<Client, ConnectError> {
-        let link = supervisor::connect(connector, options).await?;
+        let link = connection_supervisor::connect(connector, options).await?;
         Ok(Client {
             link: Arc::new(link),
         })

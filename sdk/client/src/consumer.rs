@@ -3,19 +3,19 @@
 //!
 //! - `delivery`: what an application gets, and how it answers.
 //! - `acker`: answers from elsewhere, by position.
-//! - `answers`: answers on their way to the broker, joined into ranges. Pure.
+//! - `unsent_answers`: answers on their way to the broker, joined into ranges. Pure.
 //! - `credit`: what the application took, given back in pieces.
 //! - `shared`: what all of these and the driver share.
 //! - `stream`: one stream, until it is lost: what the broker was told and asked on it.
 //! - `driver`: the task, which opens one stream after the other.
 
 mod acker;
-mod answers;
 mod credit;
 mod delivery;
 mod driver;
 mod shared;
 mod stream;
+mod unsent_answers;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ use self::shared::{HandOver, Shared};
 use crate::error::{ConnectError, SubscribeError};
 use crate::link::Link;
 use crate::options::ConsumerOptions;
-use crate::task;
+use crate::spawn;
 
 /// A live consumer of a durable subscription: an async stream of deliveries. Several consumers of one subscription
 /// share its events.
@@ -88,7 +88,7 @@ impl Consumer {
             credit,
             ended,
         };
-        task::spawn(async move {
+        spawn::spawn(async move {
             driver.run().await;
             drop(guard);
         });

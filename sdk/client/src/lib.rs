@@ -35,6 +35,7 @@
 
 mod backoff;
 mod client;
+mod connection_supervisor;
 mod consumer;
 mod dial;
 mod error;
@@ -45,8 +46,7 @@ mod link;
 mod options;
 mod publisher;
 mod random;
-mod supervisor;
-mod task;
+mod spawn;
 mod transport;
 
 pub use client::Client;

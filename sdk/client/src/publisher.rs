@@ -1,21 +1,21 @@
 //! Publishing. A [`Publisher`] encodes events into batches as they are sent; one driver task owns the stream, sends
 //! the batches within the broker's credit, keeps them until they are answered, and sends them again after a loss.
 //!
-//! - `gather`: the batches being filled, per topic. Pure.
-//! - `room`: how much may be outstanding. Pure.
+//! - `open_batches`: the batches being filled, per topic. Pure.
+//! - `outstanding_limit`: how much may be outstanding. Pure.
 //! - `ticket`: what became of a batch, and the tickets that wait for it.
 //! - `shared`: what publishers and the driver share: all of these, and who waits.
-//! - `outstanding`: the batches that have a number and no answer. Pure.
+//! - `unanswered_batches`: the batches that have a number and no answer. Pure.
 //! - `stream`: one stream, until it is lost: what was sent on it, within which credit.
 //! - `driver`: the task, which opens one stream after the other.
 
 mod driver;
-mod gather;
-mod outstanding;
-mod room;
+mod open_batches;
+mod outstanding_limit;
 mod shared;
 mod stream;
 mod ticket;
+mod unanswered_batches;
 
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ use tidegate_wire::stream::Connection;
 use tokio::sync::oneshot;
 
 use self::driver::Driver;
-use self::room::Room;
+use self::outstanding_limit::Room;
 use self::shared::Shared;
 pub use self::ticket::{PublishTicket, Published};
 use crate::error::{ConnectError, PublishError};
 use crate::event::Event;
 use crate::link::Link;
 use crate::options::PublisherOptions;
-use crate::task;
+use crate::spawn;
 
 /// Publishes events. Cheap to clone, and safe to use from many tasks at once. Events of one topic sent by one task
 /// keep their order.
@@ -55,7 +55,7 @@ impl Publisher {
         let publisher = Self {
             handle: Arc::new(Handle { shared }),
         };
-        task::spawn(driver.run());
+        spawn::spawn(driver.run());
         let closed = || PublishError::Connection(Arc::new(ConnectError::Closed));
         opened.await.unwrap_or_else(|_| Err(closed()))?;
         Ok(publisher)

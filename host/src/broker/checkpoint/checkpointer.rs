@@ -18,8 +18,8 @@ use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::request::Mark;
 use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
-use crate::broker::log::tail::{Log, Releasing, what_stays};
-use crate::broker::log::unreadable::Watch;
+use crate::broker::event_log::tail::{Log, Releasing, what_stays};
+use crate::broker::event_log::unreadable::Watch;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{Block, CommitNumber, Position, SubscriptionId, TopicId, TopicName};
@@ -31,8 +31,8 @@ use crate::store::{
     BlockMeta, CheckpointError, Checkpoints, Folders, JournalSegment, Loss, ReadError, STATES_KEPT,
     StoreReader,
 };
-use crate::telemetry::errors::with_causes;
-use crate::telemetry::health::{Condition, Conditions};
+use crate::telemetry::conditions::{Condition, Conditions};
+use crate::telemetry::error_line::with_causes;
 
 /// How often generations are looked at while there are any.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::saved_state::{self, SavedState, StateError};
 use crate::broker::commit::committer::UNSYNCED_EVENTS_CEILING;
-use crate::broker::commit::note::{self, Note, NoteError};
+use crate::broker::commit::journal_note::{self, Note, NoteError};
 use crate::broker::subscriptions::resting::RestingSubscription;
 use crate::domain::{
     Durability, Position, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId,
@@ -146,7 +146,7 @@ impl Recovery {
 
     fn apply(&mut self, group: &ReplayedGroup) -> Result<(), RecoveryError> {
         self.groups += 1;
-        for note in note::decode(&group.notes).map_err(RecoveryError::Notes)? {
+        for note in journal_note::decode(&group.notes).map_err(RecoveryError::Notes)? {
             self.apply_note(note);
         }
         for block in &group.blocks {
@@ -192,7 +192,10 @@ impl Recovery {
             } => {
                 self.catalog.saw(None, Some(subscription));
                 if let Some(restored) = self.restored.get_mut(&subscription) {
-                    restored.resting.state.is_acked(&note::unpack(&ranges));
+                    restored
+                        .resting
+                        .state
+                        .is_acked(&journal_note::unpack(&ranges));
                 }
             }
             Note::Reserved {
@@ -368,7 +371,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::domain::{CommitNumber, LetterMark, Millis, TopicSpec};
+    use crate::domain::{CommitNumber, DeadLetterMark, Millis, TopicSpec};
     use crate::state::catalog::Json;
 
     fn created(id: u64, spec: serde_json::Value) -> Note {
@@ -380,7 +383,7 @@ mod tests {
         })
     }
 
-    fn block(position: u64, mark: LetterMark) -> BlockMeta {
+    fn block(position: u64, mark: DeadLetterMark) -> BlockMeta {
         BlockMeta {
             first_position: Position(position),
             last_position: Position(position),
@@ -420,15 +423,15 @@ mod tests {
         }
         let mut encoded = Vec::new();
         for note in &notes {
-            note::push(note, &mut encoded);
+            journal_note::push(note, &mut encoded);
         }
         let group = ReplayedGroup {
             number: CommitNumber(1),
             notes: Bytes::from(encoded),
             blocks: vec![
-                block(1, LetterMark::Ordinary),
-                block(2, LetterMark::Letter),
-                block(3, LetterMark::LastLetter),
+                block(1, DeadLetterMark::Ordinary),
+                block(2, DeadLetterMark::Letter),
+                block(3, DeadLetterMark::LastLetter),
             ],
         };
         let recovered = recover(
@@ -452,7 +455,7 @@ mod tests {
 #[cfg(test)]
 mod lost {
     use super::*;
-    use crate::domain::{CommitNumber, LetterMark, Millis, TopicSpec};
+    use crate::domain::{CommitNumber, DeadLetterMark, Millis, TopicSpec};
     use crate::state::Producers;
     use crate::state::catalog::Json;
 
@@ -462,12 +465,14 @@ mod lost {
         blocks: &[(u64, u64, u64)],
     ) -> Result<Replayed, ReadError> {
         let mut bytes = Vec::new();
-        notes.iter().for_each(|one| note::push(one, &mut bytes));
+        notes
+            .iter()
+            .for_each(|one| journal_note::push(one, &mut bytes));
         let block = |(topic, position, sequence): &(u64, u64, u64)| BlockMeta {
             first_position: Position(*position),
             last_position: Position(position + 1),
             topic: TopicId(*topic),
-            mark: LetterMark::Ordinary,
+            mark: DeadLetterMark::Ordinary,
             first_sequence: Sequence(*sequence),
             count: 2,
             time: Millis(0),

@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpointer::{Checkpointer, CheckpointerParts, Decision};
 use crate::broker::commit::tests::fixture::Fixture;
-use crate::broker::matching::router::Router;
+use crate::broker::matching::unfiltered_router::Router;
 use crate::domain::{Position, SubscriptionId, TopicId};
 use crate::locks;
-use crate::store::tests::memory::{Call, Fault};
+use crate::store::tests::memory_store::{Call, Fault};
 use crate::store::{GenerationInfo, STATES_KEPT};
-use crate::telemetry::health::Condition;
+use crate::telemetry::conditions::Condition;
 
 /// Turns after which what is not so will never be.
 const TURNS_MAX: usize = 200;

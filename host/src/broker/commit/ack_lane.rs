@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use crate::domain::{Position, SubscriptionId};
-use crate::state::ranges::push_range;
+use crate::state::range_map::push_range;
 
 /// Ranges of acks that may wait before nothing more is handed out: 16 MiB of them. A group is written within milliseconds, so
 /// this many wait only while the disk stands still.

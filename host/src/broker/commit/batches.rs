@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::group::check_item;
-use super::note::Note;
+use super::journal_note::Note;
 use super::producers::Session;
-use super::promise::PublishOutcome;
+use super::publish_reply::PublishOutcome;
 use super::request::PublishItem;
 use crate::broker::error::{NotFound, PublishError, Unavailable};
 use crate::domain::{Durability, Principal, Sequence, TopicName};

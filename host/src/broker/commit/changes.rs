@@ -13,7 +13,7 @@ use crate::domain::{
     PluginUse, Position, Principal, StartAt, SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
 };
 use crate::state::catalog::{Change, Json};
-use crate::state::census;
+use crate::state::quotas;
 
 /// Changes of a subscription's filters that wait for their fence. Each is a chain whose plugins are kept.
 const CHANGES_PENDING_MAX: usize = 8;
@@ -257,13 +257,13 @@ impl Draft {
             &self.catalog.subscriptions_census,
             self.limits.subscriptions,
         );
-        Ok(census.admit(census::SUBSCRIPTIONS, 1, by, quota, &self.policy)?)
+        Ok(census.admit(quotas::SUBSCRIPTIONS, 1, by, quota, &self.policy)?)
     }
 
     // Whether specifications may be so many bytes longer.
     fn admit_specification(&self, more: usize, by: Option<&Principal>) -> Result<(), ChangeError> {
         let census = &self.catalog.specifications_census;
         let quota = self.limits.specification_bytes;
-        Ok(census.admit(census::SPECIFICATION_BYTES, more, by, quota, &self.policy)?)
+        Ok(census.admit(quotas::SPECIFICATION_BYTES, more, by, quota, &self.policy)?)
     }
 }

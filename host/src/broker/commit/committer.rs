@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::ack_lane::Acks;
+use super::disk_space::{self, DiskSpace};
 use super::draft::{CatalogLimits, Draft};
 use super::group::GROUP_BYTES_MAX;
 use super::inbox::{Appetite, Inbox, Taken};
-use super::note::{self, Note};
+use super::journal_note::{self, Note};
 use super::producers::Sessions;
 use super::request::{Control, Mark, Outputs, PublishItem, Reply};
-use super::room::{self, Room};
 use crate::auth::Policy;
 use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
-use crate::broker::log::tail::Log;
+use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::registry::Registry;
 use crate::broker::subscriptions::surroundings::AckSink as _;
 use crate::domain::Position;
@@ -30,8 +30,8 @@ use crate::runtime::spawn::{panicked, panicked_serving};
 use crate::runtime::thread_priority;
 use crate::state::catalog::Catalog;
 use crate::store::{JournalSize, JournalWriter, WriteError};
-use crate::telemetry::errors::with_causes;
-use crate::telemetry::health::{Condition, Conditions};
+use crate::telemetry::conditions::{Condition, Conditions};
+use crate::telemetry::error_line::with_causes;
 
 /// How long acks that nobody asked to confirm wait for a group to join.
 const ACK_DELAY: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ pub(crate) struct Committer {
     journal: Box<dyn JournalWriter>,
     draft: Draft,
     unsynced: Unsynced,
-    room: Room,
+    space: DiskSpace,
     // Outputs that wait for room in the journal, oldest first. Bounded by the inbox's control room.
     waiting: VecDeque<Outputs>,
     log: Log,
@@ -119,7 +119,7 @@ impl Committer {
             journal: parts.journal,
             draft,
             unsynced: Unsynced::default(),
-            room: Room::new(parts.conditions.clone()),
+            space: DiskSpace::new(parts.conditions.clone()),
             waiting: VecDeque::new(),
             log: parts.log,
             inbox: parts.inbox,
@@ -173,11 +173,11 @@ impl Committer {
 
     // What the next group has room for.
     fn appetite(&mut self) -> Appetite {
-        let refused = self.room.refusal(&*self.journal).is_some();
+        let refused = self.space.refusal(&*self.journal).is_some();
         let interval = self.settings.interval;
         let synced_until = self.unsynced.since.map(|since| since + interval);
-        let looks_again = self.room.is_awaited(&*self.journal);
-        let look_at = looks_again.then(|| self.clock.instant() + room::LOOK_EVERY);
+        let looks_again = self.space.is_awaited(&*self.journal);
+        let look_at = looks_again.then(|| self.clock.instant() + disk_space::LOOK_EVERY);
         Appetite {
             publishes: refused || !self.journal.usage().is_full,
             cost_max: self.group_bytes_max().max(usize::from(refused)),
@@ -200,7 +200,7 @@ impl Committer {
     fn turn(&mut self, mut taken: Taken) -> Turn {
         let closing = taken.closing;
         // It may have slept since it looked.
-        if let Some(refusal) = self.room.refusal(&*self.journal) {
+        if let Some(refusal) = self.space.refusal(&*self.journal) {
             self.refuse_for_now(&mut taken, &refusal);
         }
         match self.commit(taken) {
@@ -300,8 +300,8 @@ impl Committer {
     fn write(&mut self) -> Result<(), WriteError> {
         let (group, journal) = (&self.draft.group, &mut *self.journal);
         let clock = &self.clock;
-        if !group.is_empty() || self.room.looks_for_files() {
-            self.room.make(journal, group)?;
+        if !group.is_empty() || self.space.looks_for_files() {
+            self.space.make(journal, group)?;
         }
         if !group.is_empty() {
             for notes in &group.before {
@@ -361,7 +361,7 @@ impl Committer {
     ) -> Result<(), WriteError> {
         let refusal = match &error {
             WriteError::Final(failure) => Unavailable::Store(with_causes(failure)),
-            WriteError::Retry(delay) => self.room.not_now(&*self.journal, delay),
+            WriteError::Retry(delay) => self.space.not_now(&*self.journal, delay),
             // No batch and no change is so long by itself, and none is too late for its place.
             WriteError::Refused(refusal) => {
                 let why = with_causes(refusal);
@@ -394,7 +394,7 @@ impl Committer {
         for reply in marks {
             let mark = match self.mark() {
                 Ok(mark) => Ok(mark),
-                Err(WriteError::Retry(delay)) => Err(self.room.not_now(&*self.journal, &delay)),
+                Err(WriteError::Retry(delay)) => Err(self.space.not_now(&*self.journal, &delay)),
                 Err(WriteError::Refused(refusal)) => {
                     Err(Unavailable::Internal(with_causes(&refusal)))
                 }
@@ -440,12 +440,12 @@ impl Committer {
         for item in taken.publish.drain(..) {
             item.refuse(refusal);
         }
-        if !self.room.is_disk_full() {
+        if !self.space.is_disk_full() {
             return;
         }
         let mut spare = self.journal.spare_bytes();
         let mut has_room = |outputs: &Outputs| {
-            let left = spare.checked_sub(room::record_bytes(outputs));
+            let left = spare.checked_sub(disk_space::record_bytes(outputs));
             spare = left.unwrap_or(spare);
             left.is_some()
         };
@@ -478,7 +478,7 @@ impl Committer {
 /// Writes down, durably and before anything else, which numbers recovery has skipped.
 pub(crate) fn reserve(journal: &mut dyn JournalWriter, reserved: &Note) -> Result<(), WriteError> {
     let mut notes = Vec::new();
-    note::push(reserved, &mut notes);
+    journal_note::push(reserved, &mut notes);
     journal.append(&notes, &[])?;
     journal.sync()
 }

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::group::OpenGroup;
-use super::note::Note;
+use super::journal_note::Note;
 use super::producers::Sessions;
 use crate::auth::Policy;
 use crate::broker::subscriptions::registry::Registry;
@@ -16,7 +16,7 @@ use crate::domain::{
     Durability, Millis, Position, Principal, SubscriptionId, TopicId, TopicName, TopicSpec,
 };
 use crate::state::catalog::{Catalog, Change, Json, Topic};
-use crate::state::census::{self, PluginQuotas, Quota, QuotaReached};
+use crate::state::quotas::{self, PluginQuotas, Quota, QuotaReached};
 
 /// How much there may be of what is in the catalog.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +117,7 @@ impl Draft {
         by: Option<&Principal>,
     ) -> Result<(), QuotaReached> {
         let census = &self.catalog.topics_census;
-        census.admit(census::TOPICS, more, by, self.limits.topics, &self.policy)
+        census.admit(quotas::TOPICS, more, by, self.limits.topics, &self.policy)
     }
 
     /// Whether any subscription selects what is published to `topic`.

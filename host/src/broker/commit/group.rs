@@ -7,13 +7,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::ack_lane::Acks;
-use super::note::{self, Note};
-use super::promise::{PublishReplies, PublishReply};
+use super::journal_note::{self, Note};
+use super::publish_reply::{PublishReplies, PublishReply};
 use super::request::{Outputs, Reply};
-use super::undo::Undo;
+use super::rollback::Rollback;
 use crate::broker::error::Unavailable;
 use crate::domain::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, Entries, LetterMark, Millis, Position, Sequence, TopicId,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, DeadLetterMark, EncodedEvents, Millis, Position,
+    Sequence, TopicId,
 };
 use crate::state::catalog::{Change, Topic};
 
@@ -67,7 +68,7 @@ pub(super) struct OpenGroup {
     block_bytes: usize,
     // How long it gets before it takes nothing more.
     bytes_max: usize,
-    pub(super) undo: Undo,
+    pub(super) undo: Rollback,
 }
 
 /// The answers that wait for a group. Whoever drops them has died, and those who wait are told so.
@@ -88,7 +89,7 @@ struct OpenTopic {
     topic: Arc<Topic>,
     // Of one mark: dead letters never share a block with other events.
     builder: BlockBuilder,
-    mark: LetterMark,
+    mark: DeadLetterMark,
     first_sequence: Sequence,
     next_sequence: Sequence,
 }
@@ -146,7 +147,7 @@ impl OpenGroup {
     }
 
     pub(super) fn note(&mut self, note: &Note) {
-        note::push(note, &mut self.notes);
+        journal_note::push(note, &mut self.notes);
     }
 
     /// Notes acks. All are written before this group is synced, so whoever waits for theirs may wait for that. How many they are
@@ -155,8 +156,8 @@ impl OpenGroup {
         let mut notes = Vec::new();
         for (&subscription, ranges) in acks {
             for ranges in ranges.chunks(NOTE_RANGES_MAX) {
-                let ranges = note::pack(ranges.iter().cloned());
-                note::push(
+                let ranges = journal_note::pack(ranges.iter().cloned());
+                journal_note::push(
                     &Note::Acks {
                         subscription,
                         ranges,
@@ -168,17 +169,17 @@ impl OpenGroup {
                 }
             }
         }
-        note::join(&notes, &mut self.notes);
+        journal_note::join(&notes, &mut self.notes);
     }
 
     /// Appends entries to a topic, in order, and returns the sequence of the first.
-    pub(super) fn append(&mut self, topic: &Arc<Topic>, entries: Entries) -> Sequence {
+    pub(super) fn append(&mut self, topic: &Arc<Topic>, entries: EncodedEvents) -> Sequence {
         self.count(entries.count(), entries.event_bytes());
         self.block_bytes += entries.bytes().len() + BLOCK_HEAD_BYTES;
         let open = open_topic(&mut self.topics, topic);
         let first = open.next_sequence;
         open.next_sequence.0 += u64::from(entries.count());
-        let others = open.begin(LetterMark::Ordinary, &mut self.next_position, self.time);
+        let others = open.begin(DeadLetterMark::Ordinary, &mut self.next_position, self.time);
         self.blocks.extend(others);
         let mut rest = entries;
         while rest.count() > 0 {
@@ -201,7 +202,7 @@ impl OpenGroup {
     }
 
     /// Appends one event with a mark to a topic.
-    pub(super) fn append_event(&mut self, topic: &Arc<Topic>, mark: LetterMark, event: &[u8]) {
+    pub(super) fn append_event(&mut self, topic: &Arc<Topic>, mark: DeadLetterMark, event: &[u8]) {
         self.count(1, event.len());
         self.block_bytes += event.len() + ENTRY_HEAD_BYTES + BLOCK_HEAD_BYTES;
         let open = open_topic(&mut self.topics, topic);
@@ -305,7 +306,7 @@ fn open_topic<'a>(
     topics.entry(topic.id).or_insert_with(|| OpenTopic {
         topic: topic.clone(),
         builder: BlockBuilder::default(),
-        mark: LetterMark::Ordinary,
+        mark: DeadLetterMark::Ordinary,
         first_sequence: topic.next_sequence(),
         next_sequence: topic.next_sequence(),
     })
@@ -313,7 +314,7 @@ fn open_topic<'a>(
 
 impl OpenTopic {
     // What comes next has this mark. Returns the block so far if its events have another one.
-    fn begin(&mut self, mark: LetterMark, place: &mut Position, time: Millis) -> Option<Block> {
+    fn begin(&mut self, mark: DeadLetterMark, place: &mut Position, time: Millis) -> Option<Block> {
         if self.mark == mark {
             return None;
         }
@@ -335,7 +336,7 @@ impl OpenTopic {
     }
 
     // A block that shares the memory of `entries`, placed at `place`, which moves on.
-    fn share(&mut self, entries: Entries, place: &mut Position, time: Millis) -> Block {
+    fn share(&mut self, entries: EncodedEvents, place: &mut Position, time: Millis) -> Block {
         let block = Block::of(entries, self.topic.id, *place, self.first_sequence, time);
         self.advance(block.count, place);
         block
@@ -382,13 +383,17 @@ mod tests {
         let mut changes = 0;
         for notes in group.before.iter().chain([&group.notes]) {
             assert!(notes.len() < 2 * ACK_BYTES_MAX);
-            for note in note::decode(notes).expect("readable") {
+            for note in journal_note::decode(notes).expect("readable") {
                 match note {
                     Note::Acks {
                         subscription,
                         ranges,
                     } => {
-                        found.extend(note::unpack(&ranges).into_iter().map(|r| (subscription, r)));
+                        found.extend(
+                            journal_note::unpack(&ranges)
+                                .into_iter()
+                                .map(|r| (subscription, r)),
+                        );
                     }
                     _ => changes += 1,
                 }
@@ -419,9 +424,9 @@ mod tests {
             let mut group = OpenGroup::default();
             let event = vec![7; length];
             let events: Vec<&[u8]> = vec![&event; count];
-            group.append(&topic, Entries::of(events.clone()));
+            group.append(&topic, EncodedEvents::of(events.clone()));
             // By turns, so that each has to begin a block.
-            let marks = [LetterMark::Letter, LetterMark::LastLetter];
+            let marks = [DeadLetterMark::Letter, DeadLetterMark::LastLetter];
             for (event, mark) in events.iter().zip(marks.into_iter().cycle()) {
                 group.append_event(&topic, mark, event);
             }
@@ -451,17 +456,17 @@ mod tests {
             next_position: Position(10),
             ..OpenGroup::default()
         };
-        let published = || Entries::of([&b"published"[..], b"too"]);
-        group.append_event(&topic, LetterMark::Letter, b"first");
-        group.append_event(&topic, LetterMark::Letter, b"second");
+        let published = || EncodedEvents::of([&b"published"[..], b"too"]);
+        group.append_event(&topic, DeadLetterMark::Letter, b"first");
+        group.append_event(&topic, DeadLetterMark::Letter, b"second");
         assert_eq!(group.append(&topic, published()), Sequence(7));
-        group.append_event(&topic, LetterMark::Ordinary, b"a route's");
-        group.append_event(&topic, LetterMark::LastLetter, b"last");
+        group.append_event(&topic, DeadLetterMark::Ordinary, b"a route's");
+        group.append_event(&topic, DeadLetterMark::LastLetter, b"last");
         // Large enough for a block of its own.
         let large = vec![7; SHARED_BLOCK_BYTES_MIN];
-        let first = group.append(&topic, Entries::of([&large[..]]));
+        let first = group.append(&topic, EncodedEvents::of([&large[..]]));
         assert_eq!(first, Sequence(11));
-        group.append_event(&topic, LetterMark::Letter, b"third");
+        group.append_event(&topic, DeadLetterMark::Letter, b"third");
         group.finish_blocks();
 
         let blocks = group.blocks.iter();
@@ -478,11 +483,11 @@ mod tests {
         assert_eq!(
             found,
             [
-                (LetterMark::Letter, 10, 5, 2),
-                (LetterMark::Ordinary, 12, 7, 3),
-                (LetterMark::LastLetter, 15, 10, 1),
-                (LetterMark::Ordinary, 16, 11, 1),
-                (LetterMark::Letter, 17, 12, 1),
+                (DeadLetterMark::Letter, 10, 5, 2),
+                (DeadLetterMark::Ordinary, 12, 7, 3),
+                (DeadLetterMark::LastLetter, 15, 10, 1),
+                (DeadLetterMark::Ordinary, 16, 11, 1),
+                (DeadLetterMark::Letter, 17, 12, 1),
             ]
         );
         assert_eq!(group.next_position, Position(18));

@@ -414,9 +414,9 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::broker::commit::promise::Promise;
+    use crate::broker::commit::publish_reply::Promise;
     use crate::broker::commit::request::ChangeRequest;
-    use crate::domain::{Entries, Principal};
+    use crate::domain::{EncodedEvents, Principal};
 
     const ACK_DELAY: Duration = Duration::from_millis(1);
 
@@ -424,7 +424,7 @@ mod tests {
         let room = inbox.publish_room.clone().try_acquire_owned();
         let item = PublishItem {
             topic: "a".parse().expect("a name"),
-            entries: Entries::of([vec![0; cost].as_slice()]),
+            entries: EncodedEvents::of([vec![0; cost].as_slice()]),
             cost,
             first_number: number,
             resolved_through: 0,

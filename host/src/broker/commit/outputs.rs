@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::group::check_item;
-use super::note::{self, Note};
+use super::journal_note::{self, Note};
 use super::request::{Appended, Outputs};
 use crate::broker::error::OutputError;
 use crate::domain::{SubscriptionId, TopicName};
@@ -35,7 +35,7 @@ impl Draft {
             self.group.needs_sync = true;
             self.group.note(&Note::Acks {
                 subscription,
-                ranges: note::pack(outputs.acks.iter().cloned()),
+                ranges: journal_note::pack(outputs.acks.iter().cloned()),
             });
         }
         self.group.owed.outputs.push(outputs);

@@ -6,10 +6,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::inbox::Inbox;
 use super::producers::{Session, Sessions};
-use super::promise::{Promise, PublishReplies};
+use super::publish_reply::{Promise, PublishReplies};
 use super::request::{Control, PublishItem};
 use crate::broker::error::{PublishError, Unavailable};
-use crate::domain::{Entries, Principal, TopicName};
+use crate::domain::{EncodedEvents, Principal, TopicName};
 
 /// Events of one batch, to be appended to one topic together and in order.
 pub struct PublishRequest {
@@ -22,7 +22,7 @@ pub struct PublishRequest {
     /// The client has seen the answers for all numbers up to this.
     pub resolved_through: u64,
     /// The events, already checked.
-    pub entries: Entries,
+    pub entries: EncodedEvents,
     /// What the batch takes in memory and in the journal, in bytes: as much as it costs its publisher of credit.
     pub cost: usize,
 }
@@ -38,7 +38,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Hands a batch to the committer. Waits while its queue is full, which is how publishers feel a full
-    /// journal. The answer comes as a [`PublishReply`](super::promise::PublishReply).
+    /// journal. The answer comes as a [`PublishReply`](super::publish_reply::PublishReply).
     ///
     /// # Errors
     ///

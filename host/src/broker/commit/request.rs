@@ -8,11 +8,11 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::producers::Session;
-use super::promise::Promise;
+use super::publish_reply::Promise;
 use crate::broker::error::{ChangeError, OutputError, Unavailable};
 use crate::domain::{
-    CommitNumber, Entries, LetterMark, Owner, PluginInfo, Position, Principal, SubscriptionId,
-    SubscriptionSpec, TopicName, TopicSpec,
+    CommitNumber, DeadLetterMark, EncodedEvents, Owner, PluginInfo, Position, Principal,
+    SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
 };
 use crate::state::catalog::Catalog;
 
@@ -22,7 +22,7 @@ pub(crate) type Reply<T, E = Unavailable> = oneshot::Sender<Result<T, E>>;
 /// A batch on its way.
 pub(crate) struct PublishItem {
     pub(crate) topic: TopicName,
-    pub(crate) entries: Entries,
+    pub(crate) entries: EncodedEvents,
     /// What it takes here and in the journal, in bytes. Never 0, however little is in it.
     pub(crate) cost: usize,
     pub(crate) first_number: u64,
@@ -142,7 +142,7 @@ impl Outputs {
 /// An event that the broker itself appends.
 pub(crate) struct Appended {
     pub(crate) topic: TopicName,
-    pub(crate) mark: LetterMark,
+    pub(crate) mark: DeadLetterMark,
     pub(crate) event: Bytes,
 }
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 use super::committer::Turn;
-use super::note::{self, Note};
+use super::journal_note::{self, Note};
 use super::request::{ChangeRequest, Control, Mark, Update};
 use crate::broker::error::{OutputError, PublishError, Refusal, RefusalKind, Unavailable};
 use crate::domain::{Durability, Position, Sequence, SubscriptionSpec};
 use crate::state::catalog::Change;
-use crate::store::tests::memory::{Call, Fault};
-use crate::telemetry::health::Condition;
+use crate::store::tests::memory_store::{Call, Fault};
+use crate::telemetry::conditions::Condition;
 use fixture::{Fixture, INTERVAL, Stream, answered, observe, outputs, spec};
 
 #[tokio::test(start_paused = true)]
@@ -230,7 +230,7 @@ async fn outputs_append_and_ack_in_one_group_or_not_at_all() {
     let refusal = answered(second_done).expect_err("it is done with");
     assert!(matches!(refusal, OutputError::Conflict), "{refusal}");
     let group = fixture.journal.groups().pop().expect("a group");
-    let notes = note::decode(&group.notes).expect("readable");
+    let notes = journal_note::decode(&group.notes).expect("readable");
     let acks = notes
         .iter()
         .filter(|note| matches!(note, Note::Acks { subscription, .. } if *subscription == id));

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::lease::{Manner, Taker};
-use super::leased::{LeasedEvent, LeasedSlice};
+use super::fetcher::{Manner, Fetcher};
+use super::leased_events::{LeasedEvent, LeasedSlice};
 use super::parts::DeliveryParts;
 use crate::auth::rights;
 use crate::broker::commit::request::Control;
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live::LiveSubscription;
-use crate::domain::{Entries, Millis, Position, Principal, Sequence, TopicName};
-use crate::telemetry::errors::with_causes;
+use crate::domain::{EncodedEvents, Millis, Position, Principal, Sequence, TopicName};
+use crate::telemetry::error_line::with_causes;
 
 /// When to try again to set up transforms for which the broker had no instance left.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub const SHARED_BYTES_MIN: usize = 2 * 1024;
 
 /// One consumer attached to a subscription. Dropping it detaches it, which gives its events back at once.
 pub struct Consumer {
-    taker: Taker,
+    fetcher: Fetcher,
     who: Principal,
     // Of which version of the policy the answer was that let it in.
     let_in_by: u64,
@@ -42,7 +42,7 @@ impl Consumer {
         let_in_by: u64,
     ) -> Self {
         Self {
-            taker: Taker::attach_for(parts, live, manner),
+            fetcher: Fetcher::attach_for(parts, live, manner),
             who,
             let_in_by,
         }
@@ -51,7 +51,7 @@ impl Consumer {
     /// Waits until whoever consumes may do so no more: grants were taken away, or the subscription has another owner.
     /// Cancel-safe.
     pub async fn denied(&self) -> ConsumeError {
-        let policy = &self.taker.parts.policy;
+        let policy = &self.fetcher.parts.policy;
         let mut news = policy.watch();
         let mut known = self.let_in_by;
         loop {
@@ -73,7 +73,7 @@ impl Consumer {
     /// The subscription as it is now.
     #[must_use]
     pub fn spec(&self) -> Arc<crate::domain::SubscriptionSpec> {
-        self.taker.live.settings().spec.clone()
+        self.fetcher.live.settings().spec.clone()
     }
 
     /// Waits until something can be delivered and returns at most `events_max` events of at most about
@@ -94,15 +94,15 @@ impl Consumer {
     ) -> Result<Vec<Delivery>, ConsumeError> {
         let (events_max, bytes_max) = (events_max.max(1), bytes_max.max(1));
         loop {
-            let slices = self.taker.take(events_max, bytes_max).await?;
+            let slices = self.fetcher.take(events_max, bytes_max).await?;
             let deliveries = self.deliveries(slices).await?;
             if deliveries.is_empty() {
                 continue;
             }
             let events: u64 = deliveries.iter().map(Delivery::count).sum();
             let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();
-            self.taker.parts.metrics.delivered(events, bytes as u64);
-            self.taker
+            self.fetcher.parts.metrics.delivered(events, bytes as u64);
+            self.fetcher
                 .handing(|handing| handing.fetched(deliveries.iter().map(Delivery::range)));
             return Ok(deliveries);
         }
@@ -110,7 +110,7 @@ impl Consumer {
 
     // With the transforms that the subscription has now.
     async fn deliveries(&self, slices: Vec<LeasedSlice>) -> Result<Vec<Delivery>, ConsumeError> {
-        let settings = self.taker.live.settings();
+        let settings = self.fetcher.live.settings();
         if settings.spec.transforms.is_empty() {
             return Ok(slices.into_iter().map(Delivery::from).collect());
         }
@@ -120,18 +120,18 @@ impl Consumer {
             .collect();
         // Given back if this call is dropped while it waits.
         let guard = InHand {
-            taker: &self.taker,
+            fetcher: &self.fetcher,
             positions: leased.iter().map(|l| l.position).collect(),
         };
         let transforms = match self
-            .taker
+            .fetcher
             .parts
-            .transforms(&self.taker.live, &settings)
+            .transforms(&self.fetcher.live, &settings)
             .await
         {
             Ok(transforms) => transforms,
             Err(error) if error.is_passing() => {
-                tracing::warn!(subscription = %self.taker.live.name, principal = %self.who, %error, "transforms cannot be set up now; trying again");
+                tracing::warn!(subscription = %self.fetcher.live.name, principal = %self.who, %error, "transforms cannot be set up now; trying again");
                 drop(guard);
                 tokio::time::sleep(BUSY_RETRY).await;
                 return Ok(Vec::new());
@@ -142,16 +142,16 @@ impl Consumer {
         let dispositions = transforms.apply(&inputs).await;
         guard.done();
         let rest = leased.get(dispositions.len()..).unwrap_or_default();
-        self.taker
+        self.fetcher
             .give_back(rest.iter().map(|leased| leased.position));
         let mut deliveries = Vec::with_capacity(leased.len());
         for (leased, disposition) in leased.into_iter().zip(dispositions) {
-            let Some(outputs) = self.taker.conclude(&leased, disposition) else {
+            let Some(outputs) = self.fetcher.conclude(&leased, disposition) else {
                 continue;
             };
             if outputs.is_empty() {
                 let here = leased.position..=leased.position;
-                self.taker.finish(&[here]);
+                self.fetcher.finish(&[here]);
             } else {
                 let parts = outputs.into_iter().map(|output| output.event).collect();
                 deliveries.push(Delivery {
@@ -170,7 +170,7 @@ impl Consumer {
 
     /// The events are done with. Positions that this consumer does not hold are ignored.
     pub fn ack(&self, positions: &[RangeInclusive<Position>]) {
-        let Taker { live, id, .. } = &self.taker;
+        let Fetcher { live, id, .. } = &self.fetcher;
         live.apply(|state, _| state.ack(*id, positions));
     }
 
@@ -180,23 +180,23 @@ impl Consumer {
         positions: &[RangeInclusive<Position>],
     ) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
         self.ack(positions);
-        let inbox = self.taker.parts.inbox.clone();
+        let inbox = self.fetcher.parts.inbox.clone();
         async move { inbox.ask(Control::ConfirmAcks).await }
     }
 
     /// Deliver again, after `delay_ms` or the subscription's back-off.
     pub fn nack(&self, positions: &[RangeInclusive<Position>], delay_ms: Option<u64>) {
-        self.taker.nack(positions, delay_ms);
+        self.fetcher.nack(positions, delay_ms);
     }
 
     /// To the dead-letter topic.
     pub fn term(&self, positions: &[RangeInclusive<Position>], reason: &str) {
-        self.taker.term(positions, reason);
+        self.fetcher.term(positions, reason);
     }
 
     /// Starts the ack deadline anew.
     pub fn extend(&self, positions: &[RangeInclusive<Position>]) {
-        self.taker.extend(positions);
+        self.fetcher.extend(positions);
     }
 
     /// Of what [`next`](Self::next) returned, so many deliveries are on their way now, in that order, and of these the
@@ -206,7 +206,7 @@ impl Consumer {
         deliveries: usize,
         ranges: impl IntoIterator<Item = RangeInclusive<Position>>,
     ) {
-        self.taker.handing(|handing| {
+        self.fetcher.handing(|handing| {
             handing.is_sent(deliveries);
             ranges.into_iter().for_each(|range| handing.sent(range));
         });
@@ -214,10 +214,10 @@ impl Consumer {
 
     /// The application may have got so many events of all that were sent. For those it still holds, the ack deadline begins.
     pub fn handed_over(&self, events: u64) {
-        let Taker { live, id, .. } = &self.taker;
+        let Fetcher { live, id, .. } = &self.fetcher;
         // Both in one, so that nobody finds the events handed over and their deadline not begun.
         live.apply(|state, now| {
-            let ranges = self.taker.handing(|handing| handing.handed_over(events));
+            let ranges = self.fetcher.handing(|handing| handing.handed_over(events));
             if let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) {
                 state.handed_over(*id, &ranges, now);
             }
@@ -227,18 +227,18 @@ impl Consumer {
     /// Ends it because its connection is lost: what the application may have had in hand becomes suspect. Dropping it
     /// otherwise detaches it: nothing counts as an attempt.
     pub fn cut(mut self) {
-        self.taker.is_cut = true;
+        self.fetcher.is_cut = true;
     }
 
     /// Gives events back that were handed out but not sent; this attempt does not count.
     pub fn give_back(&self, positions: impl Iterator<Item = Position>) {
-        self.taker.give_back(positions);
+        self.fetcher.give_back(positions);
     }
 }
 
 // Positions that go back if the call that holds them is dropped.
 struct InHand<'a> {
-    taker: &'a Taker,
+    fetcher: &'a Fetcher,
     positions: Vec<Position>,
 }
 
@@ -250,7 +250,7 @@ impl InHand<'_> {
 
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        self.taker.give_back(self.positions.iter().copied());
+        self.fetcher.give_back(self.positions.iter().copied());
     }
 }
 
@@ -277,7 +277,7 @@ pub struct Delivery {
 #[derive(Clone, Debug)]
 pub enum Body {
     /// Events as they are stored: at least one. Fewer bytes than [`SHARED_BYTES_MIN`] may keep much more in memory.
-    Stored(Entries),
+    Stored(EncodedEvents),
     /// The parts that transforms made of one event, encoded: at least one.
     Made(Vec<Bytes>),
 }
@@ -336,7 +336,7 @@ impl From<LeasedSlice> for Delivery {
 mod tests {
     use std::ops::Range;
 
-    use super::super::leased::tests::{is_slice, open};
+    use super::super::leased_events::tests::{is_slice, open};
     use super::*;
 
     #[test]

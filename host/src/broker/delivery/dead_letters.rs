@@ -18,11 +18,11 @@ use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{
-    ADDED_BYTES_MAX, Event, EventRef, Header, LetterMark, Position, Sequence, TopicName,
+    ADDED_BYTES_MAX, DeadLetterMark, Event, EventRef, Header, Position, Sequence, TopicName,
 };
-use crate::state::ranges::push_range;
+use crate::state::range_map::push_range;
 use crate::state::{GiveUpReason, GivenUp};
-use crate::telemetry::errors::with_causes;
+use crate::telemetry::error_line::with_causes;
 
 /// Events of one subscription written in one group.
 const BATCH_MAX: usize = 256;
@@ -292,7 +292,7 @@ fn what_is_known(live: &LiveSubscription, dead_letter: &TopicName, item: &GivenU
     let letter = Appended {
         topic: dead_letter.clone(),
         // Whether it was a letter is lost with it. The damage does not repeat itself, so no circle goes on by this.
-        mark: LetterMark::Letter,
+        mark: DeadLetterMark::Letter,
         event: event.encode_to_vec().into(),
     };
     Fate::Written {

@@ -4,12 +4,12 @@ use std::sync::{Arc, RwLock};
 
 use tokio_util::sync::CancellationToken;
 
-use super::chains::TransformChains;
-use super::transform::TransformChain;
+use super::transform_cache::TransformCache;
+use super::transform_chain::TransformChain;
 use crate::auth::Policy;
 use crate::broker::commit::inbox::Inbox;
 use crate::broker::counters::Counters;
-use crate::broker::log::tail::Log;
+use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::Settings;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
@@ -27,7 +27,7 @@ pub(crate) struct DeliveryParts {
     pub(crate) catalog: Arc<RwLock<Catalog>>,
     pub(crate) plugins: Arc<Plugins>,
     /// Transforms that were set up.
-    pub(crate) chains: TransformChains,
+    pub(crate) chains: TransformCache,
     pub(crate) metrics: Arc<Counters>,
     pub(crate) spawner: Spawner,
     pub(crate) policy: Arc<Policy>,

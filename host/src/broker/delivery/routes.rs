@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use prost::Message as _;
 
-use super::lease::Taker;
-use super::leased::{LeasedEvent, LeasedSlice};
+use super::fetcher::Fetcher;
+use super::leased_events::{LeasedEvent, LeasedSlice};
 use super::parts::DeliveryParts;
-use super::standing::Standing;
-use super::transform::Output;
+use super::route_rights::RouteRights;
+use super::transform_chain::Output;
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::{OutputError, Unavailable};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;
-use crate::domain::{Event, EventRef, LetterMark, Position, SubscriptionSpec, TopicName};
+use crate::domain::{Event, EventRef, DeadLetterMark, Position, SubscriptionSpec, TopicName};
 use crate::plugin::ConfigureError;
 use crate::state::GiveUpReason;
-use crate::state::ranges::push_range;
+use crate::state::range_map::push_range;
 
 /// Events and bytes of input that go into one group.
 const BATCH_EVENTS_MAX: usize = 512;
@@ -45,18 +45,18 @@ pub(crate) async fn run(
     {
         return Err(error);
     }
-    let taker = Taker::attach_untimed(parts, live);
-    let mut standing = Standing::default();
+    let fetcher = Fetcher::attach_untimed(parts, live);
+    let mut standing = RouteRights::default();
     let mut bytes_max = BATCH_BYTES_MAX;
     loop {
-        if !standing.regained(&taker).await {
+        if !standing.regained(&fetcher).await {
             return Ok(());
         }
-        match round(&taker, &mut standing, bytes_max).await {
+        match round(&fetcher, &mut standing, bytes_max).await {
             Ok(()) => bytes_max = (2 * bytes_max).min(BATCH_BYTES_MAX),
             Err(Failed::Transforms(error)) if error.is_passing() => {
                 tracing::warn!(%error, "a route's transforms cannot be set up now; it tries again");
-                if !rest(&taker).await {
+                if !rest(&fetcher).await {
                     return Ok(());
                 }
             }
@@ -68,7 +68,7 @@ pub(crate) async fn run(
                 tracing::warn!(%error, "a route could not write; it tries again");
                 // On a full disk there may be room for less, which may make some.
                 bytes_max = (bytes_max / 2).max(1);
-                if !rest(&taker).await {
+                if !rest(&fetcher).await {
                     return Ok(());
                 }
             }
@@ -77,9 +77,9 @@ pub(crate) async fn run(
 }
 
 // Before another try; false when the broker stops.
-async fn rest(taker: &Taker) -> bool {
+async fn rest(fetcher: &Fetcher) -> bool {
     tokio::select! {
-        () = taker.parts.shutdown.cancelled() => false,
+        () = fetcher.parts.shutdown.cancelled() => false,
         () = tokio::time::sleep(RETRY) => true,
     }
 }
@@ -92,58 +92,58 @@ enum Failed {
     Write(OutputError),
 }
 
-async fn round(taker: &Taker, standing: &mut Standing, bytes_max: usize) -> Result<(), Failed> {
-    let taken = taker.take(BATCH_EVENTS_MAX, bytes_max).await;
+async fn round(fetcher: &Fetcher, standing: &mut RouteRights, bytes_max: usize) -> Result<(), Failed> {
+    let taken = fetcher.take(BATCH_EVENTS_MAX, bytes_max).await;
     let slices = taken.map_err(|_| Failed::Ended)?;
     let mut leased: Vec<LeasedEvent> = slices
         .into_iter()
         .flat_map(LeasedSlice::into_events)
         .collect();
     // The same for the whole batch, though the route be changed meanwhile.
-    let settings = taker.live.settings();
+    let settings = fetcher.live.settings();
     // It may have waited for these events for long.
-    if !standing.is_good(taker, &settings) {
-        taker.give_back(leased.iter().map(|leased| leased.position));
+    if !standing.is_good(fetcher, &settings) {
+        fetcher.give_back(leased.iter().map(|leased| leased.position));
         return Ok(());
     }
-    let transforms = match taker.parts.transforms(&taker.live, &settings).await {
+    let transforms = match fetcher.parts.transforms(&fetcher.live, &settings).await {
         Ok(transforms) => transforms,
         Err(error) => {
-            taker.give_back(leased.iter().map(|leased| leased.position));
+            fetcher.give_back(leased.iter().map(|leased| leased.position));
             return Err(Failed::Transforms(error));
         }
     };
-    leased.retain(|leased| within_hops(taker, leased));
+    leased.retain(|leased| within_hops(fetcher, leased));
     let inputs: Vec<_> = leased.iter().map(LeasedEvent::input).collect();
     let dispositions = transforms.apply(&inputs).await;
     let rest = leased.get(dispositions.len()..).unwrap_or_default();
-    taker.give_back(rest.iter().map(|leased| leased.position));
+    fetcher.give_back(rest.iter().map(|leased| leased.position));
     let mut items = Items::default();
     // In rising order: ranges are joined by that, and redeliveries come first from a lease.
     let mut results: Vec<_> = leased.iter().zip(dispositions).collect();
     results.sort_by_key(|(leased, _)| leased.position);
     for (leased, disposition) in results {
-        let Some(outputs) = taker.conclude(leased, disposition) else {
+        let Some(outputs) = fetcher.conclude(leased, disposition) else {
             continue;
         };
-        match place(&settings.spec, leased, outputs, taker.parts.event_bytes_max) {
+        match place(&settings.spec, leased, outputs, fetcher.parts.event_bytes_max) {
             Ok(placed) => {
                 items.add(leased.position, placed);
             }
             Err(reason) => {
-                taker.give_up(
+                fetcher.give_up(
                     leased.position,
                     GiveUpReason::TransformRejected(reason.into()),
                 );
             }
         }
     }
-    hand_over(taker, items).await
+    hand_over(fetcher, items).await
 }
 
 // One item after the other. When one is refused, it and those after it are tried again.
-async fn hand_over(taker: &Taker, items: Items) -> Result<(), Failed> {
-    let subscription = taker.live.id;
+async fn hand_over(fetcher: &Fetcher, items: Items) -> Result<(), Failed> {
+    let subscription = fetcher.live.id;
     let mut items = items.0.into_iter();
     while let Some(Item { acks, events, .. }) = items.next() {
         let mut again = acks.clone();
@@ -155,10 +155,10 @@ async fn hand_over(taker: &Taker, items: Items) -> Result<(), Failed> {
                 done,
             })
         };
-        if let Err(error) = taker.parts.inbox.ask(outputs).await {
+        if let Err(error) = fetcher.parts.inbox.ask(outputs).await {
             again.extend(items.flat_map(|item| item.acks));
             // It says nothing about the events that what they make of them cannot be written.
-            taker.put_back(&again, 1_000);
+            fetcher.put_back(&again, 1_000);
             return Err(Failed::Write(error));
         }
     }
@@ -195,12 +195,12 @@ impl Items {
     }
 }
 
-fn within_hops(taker: &Taker, leased: &LeasedEvent) -> bool {
+fn within_hops(fetcher: &Fetcher, leased: &LeasedEvent) -> bool {
     let hops = EventRef::parse(&leased.event).map_or(0, |event| hops::of(&event));
     if hops < hops::MAX {
         return true;
     }
-    taker.give_up(leased.position, GiveUpReason::HopLimit);
+    fetcher.give_up(leased.position, GiveUpReason::HopLimit);
     false
 }
 
@@ -227,7 +227,7 @@ fn place(
         }
         placed.push(Appended {
             topic,
-            mark: LetterMark::Ordinary,
+            mark: DeadLetterMark::Ordinary,
             event: event.encode_to_vec().into(),
         });
     }
@@ -283,7 +283,7 @@ mod tests {
         let topic: TopicName = "a".parse().expect("a name");
         let output = |bytes| Appended {
             topic: topic.clone(),
-            mark: LetterMark::default(),
+            mark: DeadLetterMark::default(),
             event: vec![0; bytes].into(),
         };
         let mut items = Items::default();

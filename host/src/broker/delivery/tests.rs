@@ -7,16 +7,16 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
-use super::TransformChains;
+use super::TransformCache;
 use super::consumer::{Consumer, Delivery};
 use super::dead_letters::{self, REASON_HEADER};
-use super::lease::Manner;
+use super::fetcher::Manner;
 use super::parts::DeliveryParts;
 use crate::broker::commit::inbox::{Appetite, Inbox, Taken};
 use crate::broker::commit::request::{Control, Outputs};
 use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
-use crate::broker::log::tail::Log;
+use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::{testing, timers};
 use crate::domain::{
@@ -26,8 +26,8 @@ use crate::plugin::{PluginOptions, Plugins};
 use crate::runtime::clock::Clock;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::{Catalog, Change, Json};
-use crate::telemetry::health::Conditions;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::conditions::Conditions;
+use crate::telemetry::metrics_registry::Metrics;
 
 struct Bench {
     live: Arc<LiveSubscription>,
@@ -66,7 +66,7 @@ impl Bench {
             inbox,
             catalog: Arc::new(RwLock::new(catalog)),
             plugins: plugins.expect("starts"),
-            chains: TransformChains::default(),
+            chains: TransformCache::default(),
             metrics: Arc::new(Counters::registered(&Metrics::default())),
             spawner: Spawner::new(Conditions::default(), shutdown.clone()),
             policy: crate::auth::Policy::of_local(),

@@ -8,18 +8,18 @@ use std::sync::atomic::Ordering;
 use super::Broker;
 use crate::auth::{Action, rights};
 use crate::broker::error::{NotFound, Unavailable};
+use crate::broker::event_log::unreadable;
 use crate::broker::gauges;
-use crate::broker::log::unreadable;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::{
-    LetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo, SubscriptionSpec,
-    TopicInfo, TopicName,
+    DeadLetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo,
+    SubscriptionSpec, TopicInfo, TopicName,
 };
 use crate::locks::lock;
 use crate::state::catalog::Topic;
 use crate::store::Unreadable;
-use crate::telemetry::health::{self, Condition};
-use crate::telemetry::metrics::Family;
+use crate::telemetry::conditions::{self, Condition};
+use crate::telemetry::metrics_registry::Family;
 
 /// Names of subscriptions that a list tells for a topic; one topic by itself is told with all.
 const LISTED_SUBSCRIPTIONS_MAX: usize = 100;
@@ -94,7 +94,7 @@ impl Broker {
             .0
             .parts
             .registry
-            .selecting(&topic.spec.name, LetterMark::Ordinary);
+            .selecting(&topic.spec.name, DeadLetterMark::Ordinary);
         selecting.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let names = selecting.iter().take(names_max);
         TopicInfo {
@@ -200,8 +200,8 @@ impl Broker {
             &self.0.reader.usage(),
             conditions.reason(&Condition::StoreFailed).is_some(),
         ));
-        families.push(health::gauge(conditions));
-        families.push(health::panics(conditions));
+        families.push(conditions::gauge(conditions));
+        families.push(conditions::panics(conditions));
         families
     }
 

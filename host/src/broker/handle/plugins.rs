@@ -6,8 +6,8 @@ use bytes::Bytes;
 use super::Broker;
 use crate::auth::{Action, rights};
 use crate::broker::error::{ChangeError, NotFound, Unavailable};
-use crate::broker::plugins::uploads::UploadPlace;
-use crate::broker::validate::world_name;
+use crate::broker::plugin_store::uploads::UploadPlace;
+use crate::broker::spec_validation::world_name;
 use crate::domain::{
     Name, Owner, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, Principal,
 };

@@ -7,7 +7,10 @@
 //! an event yet, which rests there while the others go on. A member belongs to one filter chain of its subscription and leaves at
 //! the fence of the next; that one's members are added when all of the first have got there. What lanes there are is not known here.
 
+pub(super) mod cohort;
+pub(super) mod command;
 mod step;
+mod verdicts;
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -17,13 +20,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::cohort::Cohort;
-use super::command::{Command, Member};
-use super::verdicts::Verdicts;
-use super::wards::Place;
+use self::cohort::Cohort;
+use self::command::{Command, Member};
+use self::verdicts::Verdicts;
+use super::isolation_lanes::Place;
 use crate::auth::Policy;
 use crate::broker::counters::Counters;
-use crate::broker::log::tail::Log;
+use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{Name, PluginUse, Position, SubscriptionId};
@@ -31,7 +34,7 @@ use crate::locks::read;
 use crate::plugin::{ConfigureError, FilterGroup, Plugins, RuleKey};
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
-use crate::telemetry::errors::with_causes;
+use crate::telemetry::error_line::with_causes;
 
 /// How long a lane waits before it tries again what failed for no fault of a rule.
 const RETRY: Duration = Duration::from_secs(1);

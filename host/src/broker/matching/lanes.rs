@@ -2,7 +2,7 @@
 //! they are to know, and pauses whoever a lane that died judged for. What a lane does is not known here.
 //!
 //! The common lane of a plugin does not look for who is to blame when a call fails: the members that were asked leave it for a ward
-//! ([`super::wards`]), which is a lane too, and the only kind that looks. Members that are sound there for long come back.
+//! ([`super::isolation_lanes`]), which is a lane too, and the only kind that looks. Members that are sound there for long come back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, error_span};
 
-use super::command::{Command, Member};
+use super::isolation_lanes::{Place, Stay, Wards};
+use super::lane::command::{Command, Member};
 use super::lane::{Lane, LaneParts, Neighbours};
-use super::wards::{Place, Stay, Wards};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::Digest;
 use crate::locks::lock;
 use crate::state::filter_chain::FilterChain;
-use crate::telemetry::health::Condition;
+use crate::telemetry::conditions::Condition;
 
 /// So much of a plugin's digest tells it from others: `sha256:` and twelve digits.
 const DIGEST_SHOWN: usize = 19;

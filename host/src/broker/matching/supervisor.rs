@@ -13,16 +13,16 @@ use tracing::{Instrument as _, error_span};
 use super::lanes::Lanes;
 use crate::broker::delivery::parts::DeliveryParts;
 use crate::broker::delivery::routes;
-use crate::broker::log::unreadable;
+use crate::broker::event_log::unreadable;
 use crate::broker::subscriptions::followers::Join;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::surroundings::Start;
 use crate::domain::{Block, BlockError, Position};
 use crate::runtime::spawn::{TaskName, panicked};
 use crate::state::filter_chain::FilterChain;
-use crate::state::ranges::push_range;
-use crate::telemetry::errors::with_causes;
-use crate::telemetry::health::Condition;
+use crate::state::range_map::push_range;
+use crate::telemetry::conditions::Condition;
+use crate::telemetry::error_line::with_causes;
 
 /// Bytes of blocks a catch-up reads at once.
 const CATCH_UP_BYTES: usize = 1024 * 1024;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::auth::Policy;
 use crate::runtime::clock::Clock;
-use crate::state::census::{PluginQuotas, Quota};
-use crate::telemetry::metrics::Metrics;
+use crate::state::quotas::{PluginQuotas, Quota};
+use crate::telemetry::metrics_registry::Metrics;
 
 /// What the configuration says to the broker's tasks.
 #[derive(Clone, Debug)]

@@ -15,12 +15,12 @@ use super::log_limits::LogLimits;
 use super::resting::RestingSubscription;
 use super::surroundings::{Start, Surroundings};
 use crate::domain::{
-    ConsumerId, Digest, LetterMark, Millis, Name, Position, SubscriptionId, TopicName,
+    ConsumerId, DeadLetterMark, Digest, Millis, Name, Position, SubscriptionId, TopicName,
 };
 use crate::locks::{lock, read, write};
 use crate::state::catalog::Subscription;
 use crate::state::filter_chain::FilterChain;
-use crate::state::handed::Handing;
+use crate::state::handover::Handover;
 use crate::state::{Effects, SubscriptionState, Unseen};
 
 /// A live subscription or route.
@@ -50,7 +50,7 @@ pub(crate) struct LiveSubscription {
     // The position at which its filters or its catching up stand because it cannot be read; 0: nowhere.
     stands_at: AtomicU64,
     /// What each consumer was sent and its application has not got. Locked after the state, if both are.
-    pub(crate) handing: Mutex<HashMap<ConsumerId, Arc<Mutex<Handing>>>>,
+    pub(crate) handing: Mutex<HashMap<ConsumerId, Arc<Mutex<Handover>>>>,
     /// The oldest pending position that was asked for, and when it was appended.
     pub(crate) oldest: Mutex<(Position, Millis)>,
     pub(crate) log_limits: LogLimits,
@@ -212,7 +212,7 @@ impl LiveSubscription {
     }
 
     /// Whether events of `topic` with this mark that are appended now are for this subscription.
-    pub(crate) fn selects(&self, topic: &TopicName, mark: LetterMark) -> bool {
+    pub(crate) fn selects(&self, topic: &TopicName, mark: DeadLetterMark) -> bool {
         read(&self.definition).selects(topic, mark)
     }
 

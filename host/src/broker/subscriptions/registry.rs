@@ -10,10 +10,10 @@ use super::given_up::GivenUp;
 use super::live::LiveSubscription;
 use super::resting::RestingSubscription;
 use super::surroundings::{Start, Surroundings};
-use crate::domain::{LetterMark, Name, Position, SubscriptionId, TopicName};
+use crate::domain::{DeadLetterMark, Name, Position, SubscriptionId, TopicName};
 use crate::locks::{read, write};
 use crate::runtime::clock::Clock;
-use crate::state::TopicInterests;
+use crate::state::TopicTrie;
 use crate::state::catalog::Subscription;
 
 /// All live subscriptions. Shared by every task.
@@ -32,7 +32,7 @@ struct Subscriptions {
     by_id: HashMap<SubscriptionId, Arc<LiveSubscription>>,
     by_name: BTreeMap<Name, Arc<LiveSubscription>>,
     routes: BTreeMap<Name, Arc<LiveSubscription>>,
-    interests: TopicInterests,
+    interests: TopicTrie,
 }
 
 impl Registry {
@@ -120,7 +120,7 @@ impl Registry {
     pub(crate) fn selecting(
         &self,
         topic: &TopicName,
-        mark: LetterMark,
+        mark: DeadLetterMark,
     ) -> Vec<Arc<LiveSubscription>> {
         let mut subscriptions: Vec<_> = {
             let all = self.read();
@@ -138,7 +138,7 @@ impl Registry {
         let all = self.read();
         let selects = |id| {
             let live = all.by_id.get(&id);
-            live.is_some_and(|live| live.selects(topic, LetterMark::Ordinary))
+            live.is_some_and(|live| live.selects(topic, DeadLetterMark::Ordinary))
         };
         all.interests.any(topic, selects)
     }

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use crate::domain::{ConsumerId, Position};
     use crate::runtime::spawn::Spawner;
-    use crate::telemetry::health::Conditions;
+    use crate::telemetry::conditions::Conditions;
 
     const C: ConsumerId = ConsumerId(1);
 

@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use crate::broker::*;
 use crate::domain::{
-    Durability, Entries, Principal, ProducerId, SubscriptionInfo, TopicId, TopicSpec,
+    Durability, EncodedEvents, Principal, ProducerId, SubscriptionInfo, TopicId, TopicSpec,
 };
 use crate::plugin::{PluginLimits, PluginOptions, Plugins};
-use crate::store::tests::faulty::FaultyFileSystem;
+use crate::store::tests::faulty_disk::FaultyFileSystem;
 use crate::store::{self, OpenError, StoreOptions};
 use crate::telemetry::{Condition, Metrics};
 
@@ -57,7 +57,7 @@ pub(super) async fn examined(
 
 /// A broker with small limits on a store that was read; its plugins are in a folder.
 pub(super) async fn broker_on(
-    readable: Readable,
+    readable: RecoveredStore,
     dir: &Path,
     tail_bytes: usize,
     bundled: &[crate::plugin::bundled::BundledPlugin],
@@ -72,7 +72,7 @@ pub(super) async fn broker_on(
         overrides: [(SLOW.to_owned(), slow)].into(),
         ..PluginOptions::default()
     });
-    let many = crate::state::census::Quota {
+    let many = crate::state::quotas::Quota {
         all: 1_000,
         principal: 1_000,
     };
@@ -89,13 +89,13 @@ pub(super) async fn broker_on(
         producers_max: 100,
         topics: many,
         subscriptions: many,
-        specification_bytes: crate::state::census::Quota {
+        specification_bytes: crate::state::quotas::Quota {
             all: 1 << 30,
             principal: 1 << 30,
         },
         plugins: PluginQuotas {
             versions: many,
-            bytes: crate::state::census::Quota {
+            bytes: crate::state::quotas::Quota {
                 all: 1 << 30,
                 principal: 1 << 30,
             },
@@ -135,7 +135,7 @@ impl Fixture {
     ) -> Self {
         let fs = FaultyFileSystem::default();
         let examined = examined(dir.path(), accept_loss, fs.clone()).await;
-        let readable = Readable::of(examined, 100).expect("readable");
+        let readable = RecoveredStore::of(examined, 100).expect("readable");
         let metrics = Metrics::default();
         let broker = broker_on(readable, dir.path(), tail_bytes, bundled, &metrics).await;
         Self {
@@ -231,7 +231,7 @@ impl Stream {
             topic: topic.parse().expect("a name"),
             first_number: 0,
             resolved_through: 0,
-            entries: Entries::of((0..events).map(|_| event.as_slice())),
+            entries: EncodedEvents::of((0..events).map(|_| event.as_slice())),
             cost: 1_024 + events * (bytes + 16),
         };
         self.publisher.submit(request).await.expect("handed over");
@@ -256,7 +256,7 @@ impl Stream {
             topic: topic.parse().expect("a name"),
             first_number: number,
             resolved_through: 0,
-            entries: Entries::of([event.as_slice()]),
+            entries: EncodedEvents::of([event.as_slice()]),
             cost: 1_024 + bytes + 16,
         };
         self.publisher.submit(request).await.expect("handed over");

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::broker::delivery::lease::Manner;
+use crate::broker::delivery::fetcher::Manner;
 use crate::domain::Position;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,14 +9,14 @@ use rustls_pki_types::CertificateDer;
 use tidegate_wire::pb::{self, ErrorCode};
 use tokio::time::timeout;
 
-use super::door::Door;
 use super::handshakes::Handshake;
+use super::listener_context::ListenerContext;
 use super::options::ClientAuth;
 use super::stream::QuicConnection;
 use crate::auth::principal_of;
 use crate::domain::Principal;
+use crate::net::session::error_codes::{close, overloaded};
 use crate::net::session::lifecycle;
-use crate::net::session::refusal::{close, overloaded};
 
 /// Why a connection does not get as far as its hello.
 #[derive(Debug, thiserror::Error)]
@@ -35,17 +35,17 @@ enum HandshakeError {
 
 /// Serves a connection from its first packet to its close. `handshake` counts it as half open until then.
 pub(super) async fn serve(
-    door: Arc<Door>,
+    context: Arc<ListenerContext>,
     incoming: Incoming,
     client_auth: ClientAuth,
     handshake: Handshake,
 ) {
     let remote = incoming.remote_address();
-    let service = &door.service;
+    let service = &context.service;
     let counted = service.stats.handshake();
     let log_failed = |error: &HandshakeError| {
         let gave_way = matches!(error, HandshakeError::GaveWay);
-        door.log_failed(remote, &error.to_string(), gave_way);
+        context.log_failed(remote, &error.to_string(), gave_way);
     };
     let deadline = service.options.handshake_timeout;
     let connection = match shake_hands(deadline, incoming, &handshake).await {
@@ -67,7 +67,7 @@ pub(super) async fn serve(
         Err(full) => {
             let reason = full.to_string();
             close(&connection, &overloaded(&*reason));
-            return door.log_refused(remote, &reason);
+            return context.log_refused(remote, &reason);
         }
     };
     drop((handshake, counted));

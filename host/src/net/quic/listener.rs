@@ -9,14 +9,14 @@ use quinn::{Endpoint, Incoming};
 use tracing::{debug, error, info, warn};
 
 use super::connection;
-use super::door::Door;
 use super::handshakes::TooMany;
+use super::listener_context::ListenerContext;
 use super::options::{ClientAuth, QuicOptions};
 use super::socket::{ServeError, bind};
 use super::tls::TlsIdentity;
-use crate::net::session::refusal::{close_code, shutting_down};
+use crate::net::counters::NetCounters;
+use crate::net::session::error_codes::{close_code, shutting_down};
 use crate::net::session::service::Service;
-use crate::net::stats::NetStats;
 use crate::runtime::spawn::Spawner;
 
 /// Time beyond the grace period for connections to bring their last words home, and for sockets to say
@@ -29,7 +29,7 @@ pub struct NetHandle {
     /// Where it listens, in the order of the options; port 0 is resolved.
     pub local_addrs: Vec<SocketAddr>,
     /// Its counters.
-    pub stats: Arc<NetStats>,
+    pub stats: Arc<NetCounters>,
     tasks: Spawner,
 }
 
@@ -69,8 +69,8 @@ pub(in crate::net) fn listen(
     }
     let stats = service.stats.clone();
     let tasks = service.spawner();
-    let door = Door::new(service, options);
-    tasks.lasting("network", supervise(door, endpoints));
+    let context = ListenerContext::new(service, options);
+    tasks.lasting("network", supervise(context, endpoints));
     Ok(NetHandle {
         local_addrs,
         stats,
@@ -79,17 +79,17 @@ pub(in crate::net) fn listen(
 }
 
 // Owns the accept loops and all connections.
-async fn supervise(door: Arc<Door>, endpoints: Vec<(Endpoint, ClientAuth)>) {
-    let service = &door.service;
+async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Endpoint, ClientAuth)>) {
+    let service = &context.service;
     let connections = service.spawner();
     let accepting = service.spawner();
     for (endpoint, client_auth) in &endpoints {
-        let (door, endpoint) = (Arc::clone(&door), endpoint.clone());
+        let (context, endpoint) = (Arc::clone(&context), endpoint.clone());
         let name = match endpoint.local_addr() {
             Ok(addr) => format!("QUIC listener {addr}"),
             Err(_) => "QUIC listener".to_owned(),
         };
-        let accept = accept(door, endpoint, *client_auth, connections.clone());
+        let accept = accept(context, endpoint, *client_auth, connections.clone());
         accepting.lasting(name, accept);
     }
     accepting.ended().await;
@@ -114,7 +114,7 @@ async fn supervise(door: Arc<Door>, endpoints: Vec<(Endpoint, ClientAuth)>) {
 }
 
 async fn accept(
-    door: Arc<Door>,
+    context: Arc<ListenerContext>,
     endpoint: Endpoint,
     client_auth: ClientAuth,
     connections: Spawner,
@@ -122,14 +122,14 @@ async fn accept(
     loop {
         let incoming = tokio::select! {
             biased;
-            () = door.service.shutdown.cancelled() => break,
+            () = context.service.shutdown.cancelled() => break,
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else {
             error!("a QUIC listener ended by itself; its socket failed");
             break;
         };
-        admit(&door, incoming, client_auth, &connections);
+        admit(&context, incoming, client_auth, &connections);
     }
     // From here on attempts are refused by quinn.
     endpoint.set_server_config(None);
@@ -153,20 +153,26 @@ fn admission(handshakes: usize, full: bool, validated: bool, options: &QuicOptio
     }
 }
 
-fn admit(door: &Arc<Door>, incoming: Incoming, client_auth: ClientAuth, connections: &Spawner) {
+fn admit(
+    context: &Arc<ListenerContext>,
+    incoming: Incoming,
+    client_auth: ClientAuth,
+    connections: &Spawner,
+) {
     let remote = incoming.remote_address();
     // One that cannot be asked again has proved its address.
     let validated = incoming.remote_address_validated() || !incoming.may_retry();
-    let (handshakes, full) = (door.handshakes.len(), door.service.is_full());
-    match admission(handshakes, full, validated, &door.options) {
-        Admission::Serve => match door.handshakes.begin(remote.ip().into()) {
+    let (handshakes, full) = (context.handshakes.len(), context.service.is_full());
+    match admission(handshakes, full, validated, &context.options) {
+        Admission::Serve => match context.handshakes.begin(remote.ip().into()) {
             Ok(handshake) => {
-                let serve = connection::serve(Arc::clone(door), incoming, client_auth, handshake);
+                let serve =
+                    connection::serve(Arc::clone(context), incoming, client_auth, handshake);
                 drop(connections.serving("connection", serve));
             }
             Err(TooMany) => {
                 incoming.refuse();
-                door.log_refused(remote, "too many handshakes are under way");
+                context.log_refused(remote, "too many handshakes are under way");
             }
         },
         Admission::Retry => {
@@ -176,7 +182,7 @@ fn admit(door: &Arc<Door>, incoming: Incoming, client_auth: ClientAuth, connecti
         }
         Admission::Refuse => {
             incoming.refuse();
-            door.log_refused(remote, "all connections are taken (limits.connections_max)");
+            context.log_refused(remote, "all connections are taken (limits.connections_max)");
         }
     }
 }

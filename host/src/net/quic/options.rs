@@ -8,7 +8,7 @@ use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig};
 
 use super::stream::var_int;
 use crate::net::session::options::SessionOptions;
-use crate::net::session::window::FIRST_WINDOW_BYTES;
+use crate::net::session::receive_window::FIRST_WINDOW_BYTES;
 use crate::runtime::Random;
 
 /// Streams a client may have open beyond its cap before QUIC itself holds it back. They exist so that going

@@ -20,11 +20,11 @@ use super::options::{ClientAuth, ListenerOptions};
 use super::stream::QuicConnection;
 use super::tls::TlsIdentity;
 use crate::auth::{Grant, Policy};
-use crate::net::serve::NetOptions;
 use crate::net::session::service::{Backend, Service};
 use crate::net::session::tests::client::{Client, Consuming, Publishing, batch};
 use crate::net::session::tests::served::Served;
 use crate::net::session::tests::{HANG, everything, until};
+use crate::net::start::NetOptions;
 
 /// Certificates for tests.
 pub(super) mod pki {

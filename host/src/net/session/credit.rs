@@ -1,5 +1,5 @@
 //! Credit, both ways: what a publisher may have outstanding, and what a consumer lets the broker send. What publish credit is
-//! granted from is in `account`. Plain accounting behind small locks; nobody waits in here
+//! granted from is in `memory_account`. Plain accounting behind small locks; nobody waits in here
 //! except for a consumer's credit to become positive.
 
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use tidegate_wire::limits::Limits;
 use tidegate_wire::pb::{self, ErrorCode};
 use tokio::sync::Notify;
 
-use super::account::Room;
+use super::memory_account::Room;
 use crate::locks::lock;
 
 /// Credit beyond these is cut off. It would be no limit any more, and the sums stay far from overflow.
@@ -177,7 +177,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::net::session::account::{Account, Share};
+    use crate::net::session::memory_account::{MemoryAccount, Share};
 
     #[test]
     fn publish_credit_obeyed_and_violated() {
@@ -223,7 +223,7 @@ mod tests {
             credit_bytes: 0,
             large_bytes: 1 << 20,
         };
-        let account = Account::of_all(share);
+        let account = MemoryAccount::of_all(share);
         let mut credit = PublishCredit::new(10_000, 10);
         let lacking = |credit: &PublishCredit, cost| {
             credit

@@ -14,10 +14,10 @@ use tidegate_wire::pb;
 use tidegate_wire::stream::{ReceiveError, ReceiveHalf, SendHalf};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::account::{Account, Room};
-use super::refusal::{StreamEnd, overloaded};
+use super::error_codes::{StreamEnd, overloaded};
+use super::memory_account::{MemoryAccount, Room};
 use crate::broker::SHARED_BYTES_MIN;
-use crate::net::stats::NetStats;
+use crate::net::counters::NetCounters;
 
 /// Time to bring the last words of a stream to the client before it is given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -33,8 +33,8 @@ pub(super) struct FrameRecv<R> {
     recv: R,
     buffer: BytesMut,
     reader: FrameReader,
-    stats: Arc<NetStats>,
-    account: Arc<Account>,
+    stats: Arc<NetCounters>,
+    account: Arc<MemoryAccount>,
     frame_timeout: Duration,
     /// Longer messages need room.
     free_bytes: usize,
@@ -52,8 +52,8 @@ impl<R: ReceiveHalf> FrameRecv<R> {
         recv: R,
         frame_bytes_max: usize,
         frame_timeout: Duration,
-        account: Arc<Account>,
-        stats: Arc<NetStats>,
+        account: Arc<MemoryAccount>,
+        stats: Arc<NetCounters>,
     ) -> Self {
         Self {
             recv,
@@ -224,12 +224,12 @@ pub(super) struct FrameSend<S> {
     waiting: BytesMut,
     /// On its way, in order; kept here so that a cancelled write knows where it was.
     queue: VecDeque<Bytes>,
-    stats: Arc<NetStats>,
+    stats: Arc<NetCounters>,
 }
 
 impl<S: SendHalf> FrameSend<S> {
     /// Writes frames to `send`.
-    pub(super) fn new(send: S, stats: Arc<NetStats>) -> Self {
+    pub(super) fn new(send: S, stats: Arc<NetCounters>) -> Self {
         Self {
             send,
             waiting: BytesMut::new(),

@@ -7,9 +7,9 @@ use tidegate_wire::pb::{self, ErrorCode, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
 use tokio::time::{Instant, timeout_at};
 
+use super::error_codes::{StreamEnd, close, invalid};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::Peer;
-use super::refusal::{StreamEnd, close, invalid};
 
 /// Smallest frame a client may limit the broker to; below this not even refusals would fit reliably.
 const PEER_FRAME_BYTES_MIN: usize = 4 * 1024;

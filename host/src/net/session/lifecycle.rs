@@ -1,25 +1,21 @@
-//! The life of a session: the hello, a task for every stream that the client opens, and the goodbye, whoever says it. It knows nothing of
-//! topics or events; what a stream carries is the business of [`streams`].
+//! The life of a session: the hello, a task for every stream that the client opens, and its end, whoever wants it. It knows nothing of
+//! topics or events; what a stream carries is the business of [`stream_dispatch`], how it ends with the broker that of [`shutdown`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::stream::{Connection, ConnectionEnd};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
+use super::connection_slots::ConnectionSlot;
+use super::error_codes::{StreamEnd, close, shutting_down};
 use super::hello::{self, HelloStream};
 use super::peer::Peer;
-use super::refusal::{StreamEnd, close, shutting_down};
 use super::service::Service;
-use super::slots::Slot;
-use super::streams;
+use super::{shutdown, stream_dispatch};
 use crate::domain::Principal;
 use crate::runtime::task_set::TaskSet;
-
-/// Time for a goodbye to fit the stream's window, as so little does unless the client never reads; then it is not told.
-const GOODBYE: Duration = Duration::from_millis(100);
 
 /// Serves a client that is known by now, until its connection is over.
 pub(in crate::net) async fn serve<C: Connection>(
@@ -27,7 +23,7 @@ pub(in crate::net) async fn serve<C: Connection>(
     connection: C,
     principal: Principal,
     remote: SocketAddr,
-    slot: Slot,
+    slot: ConnectionSlot,
 ) {
     let _counted = service.stats.connection();
     let mut peer = Peer::new(service, connection.clone(), principal, remote, slot);
@@ -84,8 +80,8 @@ impl<C: Connection> Session<C> {
                 }
                 Woken::Hello(Err(end)) => break self.hello_violation(end),
                 Woken::Shutdown => {
-                    deadline = Some(Instant::now() + self.peer.service.options.shutdown_grace);
-                    self.go_away().await;
+                    deadline = Some(shutdown::deadline(&self.peer));
+                    shutdown::say_goodbye(&self.peer, &mut self.hello.send).await;
                 }
                 Woken::Deadline => break shutting_down(),
             }
@@ -133,7 +129,7 @@ impl<C: Connection> Session<C> {
         } else {
             None
         };
-        let stream = streams::serve(self.peer.clone(), send, recv, refusal);
+        let stream = stream_dispatch::serve(self.peer.clone(), send, recv, refusal);
         self.streams.spawn(stream);
     }
 
@@ -154,14 +150,5 @@ impl<C: Connection> Session<C> {
         let error = end.error().cloned().unwrap_or_else(shutting_down);
         self.peer.log_hello_refusal(&error);
         error
-    }
-
-    async fn go_away(&mut self) {
-        let grace_ms = u64::try_from(self.peer.service.options.shutdown_grace.as_millis());
-        self.hello.send.push(&pb::GoAway {
-            reason: "the broker is shutting down".to_owned(),
-            grace_ms: grace_ms.unwrap_or(u64::MAX),
-        });
-        let _ = timeout(GOODBYE, self.hello.send.flush()).await;
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tidegate_wire::limits::{Limits, OPEN_FRAME_BYTES_MAX};
 
-use super::account::Share;
-use super::slots::SlotLimits;
+use super::connection_slots::SlotLimits;
+use super::memory_account::Share;
 
 /// Part of the credit of all that comes on top for messages larger than what their stream was granted.
 const LARGE_PART: usize = 4;

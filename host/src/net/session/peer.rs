@@ -12,15 +12,15 @@ use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tracing::field::Empty;
 use tracing::{Span, debug, error_span, info, warn};
 
-use super::account::Account;
+use super::connection_slots::ConnectionSlot;
 use super::frames::{FrameRecv, FrameSend};
+use super::memory_account::MemoryAccount;
+use super::receive_window::ReceiveWindow;
 use super::service::Service;
-use super::slots::Slot;
-use super::window::ReceiveWindow;
 use crate::auth::Policy;
 use crate::broker::{Broker, Unavailable};
 use crate::domain::Principal;
-use crate::net::stats::NetStats;
+use crate::net::counters::NetCounters;
 
 /// Refusals of one connection that are logged as warnings; the rest only at debug level, so that a client in
 /// a loop cannot fill the disk.
@@ -39,13 +39,13 @@ pub(super) struct Peer<C> {
     /// Largest frame this client accepts.
     pub(super) frame_bytes_max: usize,
     /// What its connection takes memory from.
-    pub(super) account: Arc<Account>,
+    pub(super) account: Arc<MemoryAccount>,
     /// How much it may have under way.
     pub(super) window: ReceiveWindow<C>,
     /// Says in the log which connection it is.
     span: Span,
     /// Its place among all connections.
-    _slot: Slot,
+    _slot: ConnectionSlot,
     connection: C,
     refusals: AtomicU64,
 }
@@ -57,7 +57,7 @@ impl<C: Connection> Peer<C> {
         connection: C,
         principal: Principal,
         remote: SocketAddr,
-        slot: Slot,
+        slot: ConnectionSlot,
     ) -> Self {
         let id = service.next_id();
         // Of the highest level, so that it is there whichever lines are written.
@@ -89,7 +89,7 @@ impl<C: Connection> Peer<C> {
         self.service.broker()
     }
 
-    pub(super) fn stats(&self) -> &Arc<NetStats> {
+    pub(super) fn stats(&self) -> &Arc<NetCounters> {
         &self.service.stats
     }
 

@@ -1,7 +1,7 @@
 //! A publish stream, from its first message to its end. Three futures of one task share it: one reads batches, checks them
 //! and hands them to the broker (it always reads, so that a client that exceeds its credit is caught at once and the
 //! connection's other streams never wait for this one), one does so with those for which the broker had no room, one writes
-//! the answers. What a batch must be to get in is in `gate`. Numbering, de-duplication and durability are the broker's.
+//! the answers. What a batch must be to get in is in `batch_check`. Numbering, de-duplication and durability are the broker's.
 
 use std::pin::pin;
 use std::sync::Mutex;
@@ -19,18 +19,18 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use self::gate::{Batch, Gate, Unfit};
-use super::account::CreditGrant;
+use self::batch_check::{Batch, BatchCheck, Unfit};
 use super::credit::{PublishCredit, STREAM_FLOOR_BYTES, for_event_bytes};
+use super::error_codes::{StreamEnd, from_broker, from_denied, invalid, overloaded};
 use super::frames::{FrameRecv, FrameSend, no_room};
+use super::memory_account::CreditGrant;
 use super::peer::{Peer, tell_apart};
-use super::refusal::{StreamEnd, from_broker, from_denied, invalid, overloaded};
 use crate::auth::Right;
 use crate::broker::{PublishError, PublishReplies, PublishReply, PublishRequest, Publisher};
 use crate::domain::ProducerId;
 use crate::locks::lock;
 
-mod gate;
+mod batch_check;
 
 /// Time for answers to what was submitted, once a stream is to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -243,7 +243,7 @@ impl<'a, C: Connection> PublishStream<'a, C> {
     ) -> Result<(), StreamEnd> {
         let limits = self.peer.service.options.limits;
         let (policy, who) = (self.peer.policy(), &self.peer.principal);
-        let mut gate = Gate::new(policy, who, limits, idempotent);
+        let mut gate = BatchCheck::new(policy, who, limits, idempotent);
         let mut stopped = pin!(self.stop.cancelled());
         recv.leave_room_to_caller();
         loop {

@@ -6,25 +6,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
+use super::connection_slots::{ConnectionSlot, ConnectionSlots, Full};
 use super::options::SessionOptions;
-use super::slots::{Full, Slot, Slots};
 use crate::auth::{Policy, Right};
 use crate::broker::{Broker, Unavailable};
 use crate::domain::{ConnectionId, Network, Principal};
-use crate::net::stats::NetStats;
+use crate::net::counters::NetCounters;
 use crate::runtime::spawn::Spawner;
 #[cfg(test)]
-use crate::telemetry::health::Conditions;
+use crate::telemetry::conditions::Conditions;
 
 /// What all sessions share.
 pub(in crate::net) struct Service {
     pub(in crate::net) options: SessionOptions,
     pub(in crate::net) policy: Arc<Policy>,
-    pub(in crate::net) stats: Arc<NetStats>,
+    pub(in crate::net) stats: Arc<NetCounters>,
     /// Sessions say goodbye once it is cancelled.
     pub(in crate::net) shutdown: CancellationToken,
     backend: Backend,
-    slots: Arc<Slots>,
+    slots: Arc<ConnectionSlots>,
     connections: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ impl Service {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
-            slots: Slots::new(options.slot_limits(), options.memory_share()),
+            slots: ConnectionSlots::new(options.slot_limits(), options.memory_share()),
             options,
             policy,
             stats: Arc::default(),
@@ -65,7 +65,11 @@ impl Service {
     /// # Errors
     ///
     /// A limit is reached.
-    pub(in crate::net) fn admit(&self, who: &Principal, network: Network) -> Result<Slot, Full> {
+    pub(in crate::net) fn admit(
+        &self,
+        who: &Principal,
+        network: Network,
+    ) -> Result<ConnectionSlot, Full> {
         let administers = self.policy.holds(who, Right::Admin);
         self.slots.take(who, network, administers)
     }

@@ -17,17 +17,19 @@ use tracing::Span;
 
 use self::command::Command;
 use self::outbox::Outbox;
+use self::packing::{TooLarge, pack};
 use super::credit::ConsumerCredit;
-use super::deliver::{TooLarge, pack};
+use super::error_codes::{StreamEnd, from_broker, from_denied};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::{Peer, tell_apart};
-use super::refusal::{StreamEnd, from_broker, from_denied, shutting_down};
+use super::shutdown;
 use crate::auth::Right;
 use crate::broker::{Consumer, Delivery, Manner, Unavailable};
 use crate::domain::Position;
 
 mod command;
 mod outbox;
+mod packing;
 
 /// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
 /// client's receive window is in memory per consumer at most.
@@ -173,7 +175,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             ended = self.read(consumer, confirms, recv) => ended,
             ended = self.fetch(consumer, fetched_in) => ended,
             ended = self.write(consumer, fetched, send) => ended,
-            ended = self.shutdown() => ended,
+            ended = shutdown::drain_acks(self.peer) => Err(ended),
             denied = consumer.denied() => Err(denied.into()),
         };
         attached.failed = match ended {
@@ -349,13 +351,6 @@ impl<C: Connection> SubscribeStream<'_, C> {
         } else {
             consumer.nack(&[position..=position], None);
         }
-    }
-
-    // At shutdown the client gets a moment to ack what it has.
-    async fn shutdown(&self) -> Result<(), StreamEnd> {
-        self.peer.service.shutdown.cancelled().await;
-        tokio::time::sleep(self.peer.service.options.shutdown_acks).await;
-        Err(StreamEnd::Refused(shutting_down()))
     }
 
     // The last words: confirmations that are still due, and why it ended.

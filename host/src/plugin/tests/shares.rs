@@ -21,7 +21,7 @@ async fn group_of(rig: &Rig, name: &str) -> FilterGroup {
 }
 
 // Everything but this is somebody else's.
-fn leave(rig: &Rig, bytes: usize) -> budget::Memory {
+fn leave(rig: &Rig, bytes: usize) -> instance_budget::Memory {
     let budget = &rig.plugins.shared.budget;
     let max = budget.bounds().memory_bytes_max;
     let held: usize = rig

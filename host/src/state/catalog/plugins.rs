@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::Policy;
 use crate::domain::{Digest, Owner, PluginInfo, PluginName, Principal};
-use crate::state::census::{self, Census, PluginQuotas, QuotaReached};
+use crate::state::quotas::{self, PluginQuotas, QuotaReached, QuotaUse};
 
 /// Versions that are skipped for every name after a loss: many more than anybody uploads between two checkpoints, since each of
 /// them was compiled.
@@ -40,9 +40,9 @@ pub(crate) struct KnownPlugins {
     // A name that comes into being gets versions above this one: one that was freed, or lost, may have had those below.
     floor: u32,
     // Of what is uploaded: versions, and names that have none left.
-    made: Census,
+    made: QuotaUse,
     // The bytes of those versions. Several with the same bytes count each.
-    bytes: Census,
+    bytes: QuotaUse,
 }
 
 impl KnownPlugins {
@@ -167,11 +167,11 @@ impl KnownPlugins {
             && self.name(name).is_some_and(|known| known.by.as_ref() == by);
         if !has_place {
             self.made
-                .admit(census::PLUGINS, 1, by, quotas.versions, policy)?;
+                .admit(quotas::PLUGINS, 1, by, quotas.versions, policy)?;
         }
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.bytes
-            .admit(census::PLUGIN_BYTES, bytes, by, quotas.bytes, policy)
+            .admit(quotas::PLUGIN_BYTES, bytes, by, quotas.bytes, policy)
     }
 
     /// Deletes a version. Its name stays.

@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::chains::{Chains, Upcoming};
-use super::reasons::Reasons;
-use super::returned::Tried;
+use super::filter_changes::{FilterChanges, Upcoming};
+use super::give_up_reasons::Reasons;
+use super::retries::Tried;
 use super::{GiveUpReason, Stage, SubscriptionState};
 use crate::domain::{DeliveryPolicy, Millis, Position};
-use crate::state::classes::Classes;
-use crate::state::positions::PositionSet;
+use crate::state::position_set::PositionSet;
+use crate::state::positions_by_value::PositionsByValue;
 
 /// Filters that were never changed.
 const FIRST_CHAIN: u8 = 1;
@@ -181,7 +181,7 @@ impl SubscriptionState {
             return Err(RestoreError::Version(*version));
         }
         let (stored, mut rest) = postcard::take_from_bytes::<Stored>(bytes)?;
-        let mut chains = Chains::default();
+        let mut chains = FilterChanges::default();
         if *version >= CHAINS {
             let (stored, after) = postcard::take_from_bytes::<StoredChains>(rest)?;
             (chains, rest) = (stored.chains(), after);
@@ -348,8 +348,8 @@ const TWICE: &str = "an event came back twice";
 fn read_classes<V: Copy + Ord>(
     values: &[V],
     bytes: &mut &[u8],
-) -> Result<Classes<V>, RestoreError> {
-    let mut classes = Classes::default();
+) -> Result<PositionsByValue<V>, RestoreError> {
+    let mut classes = PositionsByValue::default();
     for value in values {
         if !classes.insert_set(*value, PositionSet::read(bytes)?) {
             return Err(RestoreError::Inconsistent(TWICE));
@@ -391,7 +391,7 @@ impl StoredReturned {
 }
 
 impl StoredChains {
-    fn of(chains: &Chains) -> Self {
+    fn of(chains: &FilterChanges) -> Self {
         let upcoming = chains.upcoming.iter().map(|next| {
             let stages = u8::try_from(next.stages).unwrap_or(u8::MAX);
             (next.revision, next.from, stages)
@@ -402,9 +402,9 @@ impl StoredChains {
         }
     }
 
-    fn chains(self) -> Chains {
+    fn chains(self) -> FilterChanges {
         let upcoming = self.upcoming.into_iter();
-        Chains {
+        FilterChanges {
             revision: self.revision,
             upcoming: upcoming
                 .map(|(revision, from, stages)| Upcoming {
@@ -413,7 +413,7 @@ impl StoredChains {
                     stages: usize::from(stages),
                 })
                 .collect(),
-            ..Chains::default()
+            ..FilterChanges::default()
         }
     }
 }

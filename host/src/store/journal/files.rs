@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::index::{Entry, Index, JournalFile};
+use super::block_index::{Entry, Index, JournalFile};
 use super::{BlockMeta, JournalBlock, JournalReader, JournalSegment, JournalSize};
 use crate::disk::FileSystem;
 use crate::domain::{CommitNumber, Position};
 use crate::locks;
-use crate::store::layout;
+use crate::store::file_names;
 
 /// The files of one journal.
 pub(in crate::store) struct JournalFiles {
@@ -90,7 +90,7 @@ impl JournalFiles {
                 true
             }
         });
-        let folder = layout::journal(&self.dir);
+        let folder = file_names::journal(&self.dir);
         if let Err(error) = self.fs.sync_dir(&folder) {
             tracing::warn!(path = %folder.display(), %error, "cannot sync the journal's folder");
         }

@@ -6,12 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::index::JournalFile;
+use super::block_index::JournalFile;
 use super::record::{FILE_HEAD_BYTES, FileHead, Salt};
 use crate::disk::{self, Access, DIRECT_BYTES, File, FileSystem};
 use crate::domain::CommitNumber;
 use crate::runtime::Random;
-use crate::store::layout;
+use crate::store::file_names;
 
 /// A journal file that does not have its name yet.
 pub(super) struct NewFile {
@@ -31,7 +31,7 @@ impl NewFile {
         first: CommitNumber,
         bytes: u64,
     ) -> io::Result<Self> {
-        let aside = layout::journal_file_aside(dir, first);
+        let aside = file_names::journal_file_aside(dir, first);
         let file = fs.create(&aside)?;
         if let Err(error) = file.allocate(bytes) {
             // What it got of the disk is for others.
@@ -98,8 +98,8 @@ pub(super) fn place_file(
     head: FileHead,
     fill: impl FnOnce(&dyn File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let path = layout::journal_file(dir, head.first);
-    let aside = layout::journal_file_aside(dir, head.first);
+    let path = file_names::journal_file(dir, head.first);
+    let aside = file_names::journal_file_aside(dir, head.first);
     disk::replace(fs, &path, &aside, Access::Usual, |file| {
         fill(file)?;
         file.write_at(&head.encode(), 0)

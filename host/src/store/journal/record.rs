@@ -1,5 +1,5 @@
 //! The bytes of a journal file: pure, no I/O. A file is a head and then records, back to back; a record is one committed group.
-//! The form of the blocks in it is that of `store/block.rs`.
+//! The form of the blocks in it is that of `store/block_format.rs`.
 //!
 //! ```text
 //! file head, 4,096 bytes, written twice (at 0 and at 2,048) against a bad sector
@@ -16,7 +16,7 @@
 //! The salt is random per file, so nobody who publishes events can plant bytes that pass for a record.
 
 use crate::domain::{Block, CommitNumber};
-use crate::store::block::{BLOCK_HEAD_BYTES, BlockHead, TooLong, body_bytes};
+use crate::store::block_format::{BLOCK_HEAD_BYTES, BlockHead, TooLong, body_bytes};
 use crate::store::little_endian::{u32_at, u64_at};
 
 /// Bytes before the first record of a file.
@@ -347,7 +347,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::domain::{LetterMark, Millis, Position, Sequence, TopicId};
+    use crate::domain::{DeadLetterMark, Millis, Position, Sequence, TopicId};
 
     const GOLDEN: &str = "090706055935a9c101000000040000000300000000000000020000000000000001000000da6fc946\
         78000000000000000700000000000000640000000000000\
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_mark_of_a_block_comes_back_with_its_record() {
-        for mark in [LetterMark::Letter, LetterMark::LastLetter] {
+        for mark in [DeadLetterMark::Letter, DeadLetterMark::LastLetter] {
             let (plain, letters) = (block(), block().marked(mark));
             let mut bytes = Vec::new();
             let number = CommitNumber(3);

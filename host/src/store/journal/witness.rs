@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::disk::{File, FileSystem};
 use crate::domain::CommitNumber;
-use crate::store::layout;
+use crate::store::file_names;
 use crate::store::little_endian::{u32_at, u64_at};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TGWITNS1");
@@ -89,7 +89,7 @@ pub(super) struct WitnessFile {
 
 /// What the witness says about the journal in `dir`.
 pub(super) fn load(fs: &dyn FileSystem, dir: &Path) -> Result<Testimony, WitnessError> {
-    let file = match fs.open(&layout::witness(dir)) {
+    let file = match fs.open(&file_names::witness(dir)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Testimony::default()),
         other => other.map_err(WitnessError::Io)?,
     };
@@ -123,7 +123,7 @@ impl Testimony {
 impl WitnessFile {
     /// Opens the file that `testimony` was read from, or makes it, durably and without a word in it.
     pub(super) fn open(fs: &dyn FileSystem, dir: &Path, testimony: &Testimony) -> io::Result<Self> {
-        let path = layout::witness(dir);
+        let path = file_names::witness(dir);
         let file = match fs.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs.create(&path)?,
             other => other?,
@@ -146,7 +146,7 @@ impl WitnessFile {
 
     /// Whether it is still where others will look for it.
     pub(super) fn is_there(&self, dir: &Path) -> bool {
-        !matches!(self.file.is_at(&layout::witness(dir)), Ok(false))
+        !matches!(self.file.is_at(&file_names::witness(dir)), Ok(false))
     }
 
     /// Says this from now on, durably. After an error either this or what was said before holds.
@@ -289,13 +289,13 @@ mod tests {
             testimony = load(&RealFileSystem, dir.path()).expect("readable");
             assert_eq!(testimony.witness, Some(closed(round)));
         }
-        let mut bytes = std::fs::read(layout::witness(dir.path())).expect("read");
+        let mut bytes = std::fs::read(file_names::witness(dir.path())).expect("read");
         assert_eq!(bytes.len(), SLOT_BYTES * SLOTS as usize);
         bytes[20] ^= 1;
-        std::fs::write(layout::witness(dir.path()), &bytes).expect("written");
+        std::fs::write(file_names::witness(dir.path()), &bytes).expect("written");
         assert_eq!(said(dir.path()), Some(open(3)));
         bytes[SLOT_BYTES + 20] ^= 1;
-        std::fs::write(layout::witness(dir.path()), &bytes).expect("written");
+        std::fs::write(file_names::witness(dir.path()), &bytes).expect("written");
         let testimony = load(&RealFileSystem, dir.path()).expect("readable");
         assert!(testimony.witness.is_none() && testimony.is_damaged);
     }
@@ -307,7 +307,7 @@ mod tests {
         bytes[7] = b'2';
         let crc = crc32c::crc32c(&bytes[..COVERED_BYTES]);
         bytes[COVERED_BYTES..].copy_from_slice(&crc.to_le_bytes());
-        std::fs::write(layout::witness(dir.path()), &bytes).expect("written");
+        std::fs::write(file_names::witness(dir.path()), &bytes).expect("written");
         let told = load(&RealFileSystem, dir.path());
         assert!(matches!(told, Err(WitnessError::Format(title)) if title == "TGWITNS2"));
     }

@@ -7,22 +7,22 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::aligned_buffer::AlignedBuffer;
+use super::block_index::{Entry, JournalFile};
 use super::files::JournalFiles;
-use super::index::{Entry, JournalFile};
 use super::new_file::{NewFile, new_head};
 use super::options::FileJournalOptions;
-use super::preparer::Preparer;
 use super::record::{self, FILE_HEAD_BYTES, HEADER_BYTES, Kind};
-use super::staging::Staging;
 use super::witness::{Begun, End, Witness, WitnessFile};
+use super::zero_fill::Preparer;
 use super::{JournalReader as _, JournalSize, JournalUsage, JournalWriter};
 use crate::disk::{DIRECT_BYTES, is_full, is_out_of_files};
 use crate::domain::{Block, CommitNumber, Position};
-use crate::store::block::TooLong;
+use crate::store::block_format::TooLong;
+use crate::store::disk_reserve::Reserve;
 use crate::store::error::{JournalFailure, WriteDelay, WriteError, WriteRefusal};
+use crate::store::file_names;
 use crate::store::folders::{Folders, is_displaced};
-use crate::store::layout;
-use crate::store::reserve::Reserve;
 
 /// With this much a journal file can still take acks and marks, when the disk has no room for one of the usual length.
 const SMALL_FILE_BYTES: u64 = 256 << 10;
@@ -52,7 +52,7 @@ pub(in crate::store) struct FileJournal {
     durable_before: CommitNumber,
     /// Position that the next block must reach.
     next_position: Position,
-    staging: Staging,
+    staging: AlignedBuffer,
     /// Blocks of this file that readers cannot see yet.
     pending: Vec<Entry>,
     /// Since the last mark.
@@ -77,7 +77,7 @@ impl FileJournal {
         witness: io::Result<WitnessFile>,
     ) -> Result<Self, (PathBuf, io::Error)> {
         let (fs, dir) = (&*parts.files.fs, &parts.files.dir);
-        let path = layout::journal_file(dir, next);
+        let path = file_names::journal_file(dir, next);
         let wanted = file_bytes(&parts.options, FILE_HEAD_BYTES);
         let head = new_head(next, &parts.options.random);
         let new = NewFile::create(fs, dir, next, wanted).or_else(|error| match is_full(&error) {
@@ -87,7 +87,7 @@ impl FileJournal {
         });
         let named = new.and_then(|new| {
             new.give_name(fs, head, &path)?;
-            fs.sync_dir(&layout::journal(dir))?;
+            fs.sync_dir(&file_names::journal(dir))?;
             Ok((new.bytes, new.named(path.clone(), head)))
         });
         let (allocated, file) = named.map_err(|error| (path, error))?;
@@ -103,7 +103,7 @@ impl FileJournal {
             next,
             durable_before: next,
             next_position,
-            staging: Staging::default(),
+            staging: AlignedBuffer::default(),
             pending: Vec::new(),
             unmarked,
             last_group: None,
@@ -340,7 +340,7 @@ impl FileJournal {
         let files = self.parts.files.clone();
         let (fs, dir) = (&*files.fs, &files.dir);
         let head = new_head(self.next, &self.parts.options.random);
-        let path = layout::journal_file(dir, head.first);
+        let path = file_names::journal_file(dir, head.first);
         if let Err(error) = new.give_name(fs, head, &path) {
             let _ = fs.remove(&new.aside);
             return Err(match error.kind() {
@@ -349,7 +349,7 @@ impl FileJournal {
                 _ => self.not_now(error),
             });
         }
-        if let Err(error) = fs.sync_dir(&layout::journal(dir)) {
+        if let Err(error) = fs.sync_dir(&file_names::journal(dir)) {
             if self.is_displaced(&error) {
                 // Nothing is in it, and the next one replaces it.
                 return Err(self.later(error));
@@ -395,7 +395,7 @@ impl FileJournal {
         if let Ok(file) = NewFile::create(fs, dir, self.next, wanted) {
             return Ok(file);
         }
-        let aside = layout::journal_file_aside(dir, self.next);
+        let aside = file_names::journal_file_aside(dir, self.next);
         if let Some((file, bytes)) = reserve.take_journal(fs, &aside) {
             if bytes >= room {
                 return Ok(NewFile {
@@ -454,7 +454,7 @@ impl FileJournal {
 
     fn later(&self, error: io::Error) -> WriteError {
         WriteError::Retry(WriteDelay {
-            path: layout::journal_file(&self.parts.files.dir, self.next),
+            path: file_names::journal_file(&self.parts.files.dir, self.next),
             source: Arc::new(error),
         })
     }

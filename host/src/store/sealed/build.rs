@@ -10,9 +10,9 @@ use super::manifest::{self, Described, GenerationInfo, PartInfo};
 use super::{Sealed, state, tree};
 use crate::disk::FileSystem;
 use crate::domain::{Block, CommitNumber, Position};
-use crate::store::block::StoredBlock;
+use crate::store::block_format::StoredBlock;
 use crate::store::error::{CheckpointError, CheckpointFailure, CheckpointRefusal, ReadError};
-use crate::store::layout;
+use crate::store::file_names;
 
 /// What a generation is to be.
 pub(super) struct Plan {
@@ -37,7 +37,7 @@ pub(super) fn build(
     step: impl FnMut(Position),
 ) -> Result<Described, CheckpointError> {
     let fs = &*sealed.fs;
-    let folder = &layout::generation(&sealed.dir, plan.id);
+    let folder = &file_names::generation(&sealed.dir, plan.id);
     tree::remove(fs, folder).map_err(CheckpointError::io("remove", folder))?;
     fs.create_dir(folder)
         .map_err(CheckpointError::io("create", folder))?;
@@ -67,7 +67,7 @@ pub(super) fn build(
         .map_err(CheckpointError::io("describe", folder))?;
     // Opening the databases for their check may have written again; and now the names are made durable as well.
     tree::sync(fs, folder).map_err(CheckpointError::io("sync", folder))?;
-    let all = layout::generations(&sealed.dir);
+    let all = file_names::generations(&sealed.dir);
     fs.sync_dir(&all)
         .map_err(CheckpointError::io("sync", &all))?;
     Ok(described)
@@ -137,7 +137,7 @@ impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
                 // sled goes by path, and makes what is not there.
                 let checked = self.sealed.folders.check();
                 checked.map_err(CheckpointError::io("use", &self.sealed.dir))?;
-                let path = layout::part(self.folder, self.sealed_parts.len());
+                let path = file_names::part(self.folder, self.sealed_parts.len());
                 let part = DatabaseWriter::create(path).map_err(database_failed)?;
                 none.insert((part, first))
             }
@@ -187,7 +187,7 @@ fn write_state(
     folder: &Path,
     pairs: impl Iterator<Item = (Bytes, Bytes)>,
 ) -> Result<(u64, u64), CheckpointError> {
-    let path = layout::state(folder);
+    let path = file_names::state(folder);
     let mut writer = DatabaseWriter::create(path).map_err(database_failed)?;
     for (index, (key, value)) in (0..).zip(pairs) {
         state::put(&mut writer, index, &key, &value).map_err(database_failed)?;

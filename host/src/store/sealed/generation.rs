@@ -18,10 +18,10 @@ use super::items::{each_item, first_item};
 use super::manifest::{Described, Gap, PartInfo};
 use super::pool::{PartKey, Pool};
 use crate::domain::{Block, Position, TopicId};
-use crate::store::block::decode_block;
+use crate::store::block_format::decode_block;
 use crate::store::error::ReadError;
+use crate::store::file_names;
 use crate::store::folders::Folders;
-use crate::store::layout;
 
 /// A complete generation.
 pub(super) struct Generation {
@@ -33,7 +33,7 @@ pub(super) struct Generation {
 
 impl Generation {
     pub(super) fn new(dir: &Path, described: Described, folders: &Arc<Folders>) -> Self {
-        let folder = layout::generation(dir, described.info.id);
+        let folder = file_names::generation(dir, described.info.id);
         Self {
             described,
             folder,
@@ -109,7 +109,7 @@ impl Generation {
 
     /// Folder of one part's database.
     pub(super) fn path(&self, part: usize) -> PathBuf {
-        layout::part(&self.folder, part)
+        file_names::part(&self.folder, part)
     }
 
     fn key(&self, part: usize) -> PartKey {

@@ -11,10 +11,10 @@ use super::{Sealed, mend};
 use crate::disk::FileSystem;
 use crate::domain::Position;
 use crate::store::error::ReadError;
-use crate::store::layout;
+use crate::store::file_names;
 use crate::store::loss::Loss;
-use crate::store::lost;
-use crate::store::trouble::Holder;
+use crate::store::lost_folder;
+use crate::store::unreadable_events::Holder;
 
 /// Looks at all parts of the generations in `described`, or else at those that could not be read lately, and has them say what is
 /// lost. Answers that; a copy of each damaged database is kept in `lost`.
@@ -23,7 +23,7 @@ pub(super) fn examine_all(sealed: &Sealed, described: &mut [Described], all: boo
     let known = sealed.troubles.list();
     for one in described {
         let generation = one.info.id;
-        let folder = layout::generation(&sealed.dir, generation);
+        let folder = file_names::generation(&sealed.dir, generation);
         for (index, part) in one.parts.iter_mut().enumerate() {
             let key = PartKey {
                 generation,
@@ -36,7 +36,7 @@ pub(super) fn examine_all(sealed: &Sealed, described: &mut [Described], all: boo
             if part.is_lost || !(all || known.iter().any(|(known, _)| *known == holder)) {
                 continue;
             }
-            let path = layout::part(&folder, index);
+            let path = file_names::part(&folder, index);
             match look(sealed, key, &path, part) {
                 None => {}
                 Some(stretches) if stretches.is_empty() => sound.push(holder),
@@ -57,7 +57,7 @@ fn losses_of(
     stretches: Vec<(Position, Position)>,
 ) -> impl Iterator<Item = Loss> {
     let database = path.join(DATABASE);
-    let kept = lost::keep_copy(&*sealed.fs, &sealed.dir, &database);
+    let kept = lost_folder::keep_copy(&*sealed.fs, &sealed.dir, &database);
     if let Err(error) = &kept {
         tracing::error!(path = %database.display(), %error, "no copy of what is damaged could be kept in `lost`; the file stays here as long as its generation");
     }

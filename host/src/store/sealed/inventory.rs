@@ -15,9 +15,9 @@ use super::tree::{self, DATABASE};
 use crate::disk::FileSystem;
 use crate::domain::{CommitNumber, Position, TopicId};
 use crate::store::error::OpenError;
-use crate::store::layout;
+use crate::store::file_names;
 use crate::store::loss::Loss;
-use crate::store::lost;
+use crate::store::lost_folder;
 
 /// As many generations are kept for their state, whatever becomes of their events: a start needs that of the newest, or if it is
 /// damaged of the one before it.
@@ -105,16 +105,16 @@ impl Inventory {
         dir: &Path,
         losses: &mut [Loss],
     ) -> Result<(), OpenError> {
-        let path = layout::manifest(dir);
+        let path = file_names::manifest(dir);
         if let Some(loss) = losses.iter_mut().find(|loss| loss.path == path)
             && self.has_manifest
         {
-            let kept = lost::keep_copy(fs, dir, &path);
+            let kept = lost_folder::keep_copy(fs, dir, &path);
             loss.kept_aside = Some(kept.map_err(OpenError::io("copy to `lost`", &path))?);
         }
         for state in losses.iter_mut().filter(|loss| is_state(fs, &loss.path)) {
             let path = &state.path;
-            let kept = lost::move_aside(fs, dir, path);
+            let kept = lost_folder::move_aside(fs, dir, path);
             state.kept_aside = Some(kept.map_err(OpenError::io("move to `lost`", path))?);
         }
         if !self.losses.is_empty() {
@@ -140,11 +140,11 @@ impl Inventory {
                 tree::remove(fs, path).map_err(OpenError::io("remove", path))?;
                 continue;
             }
-            let kept = lost::move_aside(fs, dir, path);
+            let kept = lost_folder::move_aside(fs, dir, path);
             let kept = kept.map_err(OpenError::io("move to `lost`", path))?;
             tracing::warn!(path = %path.display(), kept = %kept.display(), "a generation that the manifest does not name is set aside");
         }
-        let all = layout::generations(dir);
+        let all = file_names::generations(dir);
         fs.sync_dir(&all).map_err(OpenError::io("sync", &all))
     }
 
@@ -154,14 +154,14 @@ impl Inventory {
         dir: &Path,
     ) -> Result<(), OpenError> {
         let saved = manifest::save(fs, dir, &[]);
-        saved.map_err(OpenError::io("create", &layout::manifest(dir)))
+        saved.map_err(OpenError::io("create", &file_names::manifest(dir)))
     }
 }
 
 // A state that is there.
 fn is_state(fs: &dyn FileSystem, path: &Path) -> bool {
     path.parent()
-        .is_some_and(|folder| layout::state(folder) == path)
+        .is_some_and(|folder| file_names::state(folder) == path)
         && fs.is_dir(path)
 }
 
@@ -182,7 +182,7 @@ pub(in crate::store) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Inven
         Err(ManifestError::Damaged) => {
             (true, made_again(fs, dir, &folders, "damaged", &mut losses)?)
         }
-        Err(error) => return Err(not_read(&layout::manifest(dir), error)),
+        Err(error) => return Err(not_read(&file_names::manifest(dir), error)),
     };
     for one in &mut described {
         drop_missing_parts(fs, dir, one, &mut losses)?;
@@ -211,14 +211,14 @@ pub(in crate::store) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Inven
 
 // What bears a generation's number, rising. Whatever else lies there is nothing of ours.
 fn numbered(fs: &dyn FileSystem, dir: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
-    let all = layout::generations(dir);
+    let all = file_names::generations(dir);
     let paths = match fs.list(&all) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         other => other.map_err(OpenError::io("list", &all))?,
     };
     let ours = paths.into_iter();
     let mut ours: Vec<_> = ours
-        .filter_map(|path| Some((layout::generation_id(&path)?, path)))
+        .filter_map(|path| Some((file_names::generation_id(&path)?, path)))
         .collect();
     ours.sort();
     Ok(ours)
@@ -271,7 +271,7 @@ fn made_again(
     losses.push(Loss {
         why: Some(why),
         notes: false,
-        ..Loss::of(&layout::manifest(dir))
+        ..Loss::of(&file_names::manifest(dir))
     });
     Ok(described)
 }
@@ -283,14 +283,14 @@ fn drop_missing_parts(
     one: &mut Described,
     losses: &mut Vec<Loss>,
 ) -> Result<(), OpenError> {
-    let folder = layout::generation(dir, one.info.id);
+    let folder = file_names::generation(dir, one.info.id);
     for (index, part) in one
         .parts
         .iter_mut()
         .enumerate()
         .filter(|(_, part)| !part.is_lost)
     {
-        let path = layout::part(&folder, index);
+        let path = file_names::part(&folder, index);
         let database = path.join(DATABASE);
         match fs.open(&database) {
             Ok(_) => {}
@@ -320,7 +320,7 @@ fn newest_state(
         let Some((items, checksum)) = one.state else {
             continue;
         };
-        let path = layout::state(&layout::generation(dir, one.info.id));
+        let path = file_names::state(&file_names::generation(dir, one.info.id));
         match state::prove(fs, dir, &path, items, checksum) {
             Ok(state) => return Ok((state, one.info.mark)),
             Err(Unsound::System(source)) => return Err(OpenError::Read { path, source }),
@@ -345,14 +345,14 @@ pub(super) fn topics<'a>(
 ) -> Vec<(TopicId, u64)> {
     let mut topics: HashMap<TopicId, u64> = HashMap::new();
     for one in generations {
-        let folder = layout::generation(dir, one.info.id);
+        let folder = file_names::generation(dir, one.info.id);
         for (index, part) in one
             .parts
             .iter()
             .enumerate()
             .filter(|(_, part)| !part.is_lost)
         {
-            let path = layout::part(&folder, index);
+            let path = file_names::part(&folder, index);
             let read = generation::topics_in_part(&path, part, |topic, events| {
                 *topics.entry(topic).or_default() += events;
             });

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::disk::{self, Access, FileSystem};
 use crate::domain::{CommitNumber, Position};
-use crate::store::layout;
+use crate::store::file_names;
 
 const TITLE: &str = "tidegate-manifest 1";
 /// What the titles of all versions begin with; a number follows.
@@ -95,7 +95,7 @@ pub(super) fn load(
     fs: &dyn FileSystem,
     dir: &Path,
 ) -> Result<Option<Vec<Described>>, ManifestError> {
-    match read(fs, &layout::manifest(dir)) {
+    match read(fs, &file_names::manifest(dir)) {
         Err(ManifestError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
@@ -103,7 +103,7 @@ pub(super) fn load(
 
 /// Replaces the manifest. After an error it is not known which one the disk holds.
 pub(super) fn save(fs: &dyn FileSystem, dir: &Path, generations: &[Described]) -> io::Result<()> {
-    let path = layout::manifest(dir);
+    let path = file_names::manifest(dir);
     let aside = path.with_extension("new");
     let text = encode(generations);
     disk::replace(fs, &path, &aside, Access::Usual, |file| {
@@ -114,14 +114,14 @@ pub(super) fn save(fs: &dyn FileSystem, dir: &Path, generations: &[Described]) -
 
 /// What a generation's folder says about itself; it is there only when the generation is complete.
 pub(super) fn load_about(fs: &dyn FileSystem, folder: &Path) -> Result<Described, ManifestError> {
-    read(fs, &layout::about(folder))?
+    read(fs, &file_names::about(folder))?
         .pop()
         .ok_or(ManifestError::Damaged)
 }
 
 /// Completes a generation's folder; everything else in it must be durable.
 pub(super) fn save_about(fs: &dyn FileSystem, folder: &Path, one: &Described) -> io::Result<()> {
-    let file = fs.create(&layout::about(folder))?;
+    let file = fs.create(&file_names::about(folder))?;
     file.write_at(encode(std::slice::from_ref(one)).as_bytes(), 0)?;
     file.sync()?;
     fs.sync_dir(folder)

@@ -10,8 +10,8 @@ use super::manifest::PartInfo;
 use super::tree::{self, DATABASE};
 use crate::disk::FileSystem;
 use crate::store::error::ReadError;
-use crate::store::layout;
-use crate::store::lost;
+use crate::store::file_names;
+use crate::store::lost_folder;
 
 /// A copy of a database's log, in a folder that goes when this is dropped.
 pub(super) struct LogCopy<'a> {
@@ -28,19 +28,19 @@ impl<'a> LogCopy<'a> {
     ///
     /// There is no log, or the disk fails or has no room.
     pub(super) fn of(fs: &'a dyn FileSystem, dir: &Path, path: &Path) -> io::Result<Self> {
-        let folder = layout::look(dir);
+        let folder = file_names::look(dir);
         // One that a crash has left.
         tree::remove(fs, &folder)?;
         let source = fs.open(&path.join(DATABASE))?;
         let copy = Self {
             fs,
-            path: layout::part(&folder, 0),
+            path: file_names::part(&folder, 0),
             folder,
         };
         fs.create_dir(&copy.folder)?;
         fs.create_dir(&copy.path)?;
         let target = fs.create(&copy.path.join(DATABASE))?;
-        lost::copy(&*source, 0..source.length()?, &*target, 0)?;
+        lost_folder::copy(&*source, 0..source.length()?, &*target, 0)?;
         Ok(copy)
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn is_better_alone(
 /// The disk fails.
 pub(super) fn leave_alone(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<()> {
     for beside in tree::beside_log(fs, path)? {
-        let kept = lost::move_aside(fs, dir, &beside)?;
+        let kept = lost_folder::move_aside(fs, dir, &beside)?;
         tracing::warn!(path = %beside.display(), kept = %kept.display(), "damaged, and of use to nobody: the database is read without it");
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::FileSystem;
-use crate::store::layout;
+use crate::store::file_names;
 
 /// The file without which there is no database.
 pub(super) const DATABASE: &str = "db";
@@ -157,14 +157,14 @@ pub(super) fn read(fs: &dyn FileSystem, folder: &Path) -> io::Result<()> {
 fn is_ours(folder: &Path, path: &Path) -> Option<bool> {
     let folder = folder.file_name()?.to_str()?;
     let name = path.file_name()?.to_str()?;
-    Some(if layout::is_database(folder) {
+    Some(if file_names::is_database(folder) {
         matches!(name, DATABASE | "conf" | BLOBS)
             || is_snapshot(name)
             || is_unfinished_snapshot(path)
     } else if folder == BLOBS {
         name.parse::<i64>().is_ok_and(|id| id.to_string() == name)
     } else {
-        layout::is_of_generation(name)
+        file_names::is_of_generation(name)
     })
 }
 

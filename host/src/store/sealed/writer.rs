@@ -11,11 +11,11 @@ use super::manifest::{self, Described, GenerationInfo};
 use super::{STATES_KEPT, Sealed, database, give_up, tree};
 use crate::disk::is_full;
 use crate::domain::{Block, CommitNumber, Position};
+use crate::store::disk_reserve::Reserve;
 use crate::store::error::{CheckpointError, CheckpointFailure, CheckpointRefusal, ReadError};
-use crate::store::layout;
+use crate::store::file_names;
 use crate::store::loss::Loss;
-use crate::store::reserve::Reserve;
-use crate::store::trouble::Holder;
+use crate::store::unreadable_events::Holder;
 
 /// Writes and deletes generations. One owner.
 pub(in crate::store) struct GenerationWriter {
@@ -76,7 +76,7 @@ impl GenerationWriter {
         let described = match build::build(&self.sealed, &plan, blocks, state, step) {
             Ok(described) => described,
             Err(error) => {
-                self.remove_folder(&layout::generation(&self.sealed.dir, plan.id));
+                self.remove_folder(&file_names::generation(&self.sealed.dir, plan.id));
                 return Err(error);
             }
         };
@@ -91,8 +91,8 @@ impl GenerationWriter {
     /// Removes the states of these generations from the disk.
     pub(in crate::store) fn remove_states(&self, of: &[u64]) {
         for id in of {
-            let folder = layout::generation(&self.sealed.dir, *id);
-            self.remove_folder(&layout::state(&folder));
+            let folder = file_names::generation(&self.sealed.dir, *id);
+            self.remove_folder(&file_names::state(&folder));
         }
     }
 
@@ -119,7 +119,7 @@ impl GenerationWriter {
         self.sealed.pool.close_generation(id);
         let of_it = |holder| matches!(holder, Holder::Part { generation, .. } if generation == id);
         self.sealed.troubles.forget(|holder, _| of_it(holder));
-        self.remove_folder(&layout::generation(&self.sealed.dir, id));
+        self.remove_folder(&file_names::generation(&self.sealed.dir, id));
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl GenerationWriter {
         let generations = self.sealed.generations();
         let newest = generations.last().map(|one| one.described.info.id);
         let bytes = newest.and_then(|id| {
-            let path = layout::state(&layout::generation(dir, id));
+            let path = file_names::state(&file_names::generation(dir, id));
             tree::bytes(fs, &path).ok()
         });
         bytes.unwrap_or(0)

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::faulty::{Fault, FaultyFileSystem, Operation};
+use super::faulty_disk::{Fault, FaultyFileSystem, Operation};
 use super::harness::*;
 use crate::domain::{CommitNumber, Position};
 use crate::store::{

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::faulty::{FaultyFileSystem, Operation};
+use super::faulty_disk::{FaultyFileSystem, Operation};
 use super::harness::*;
 use crate::disk::RealFileSystem;
 use crate::domain::{Block, CommitNumber, Position, TopicId};

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::harness::*;
 use crate::domain::{Block, Position};
-use crate::store::block::StoredBlock;
+use crate::store::block_format::StoredBlock;
 use crate::store::sealed::DatabaseWriter;
-use crate::store::tests::faulty::{FaultyFileSystem, Operation};
+use crate::store::tests::faulty_disk::{FaultyFileSystem, Operation};
 use crate::store::{CheckpointError, CheckpointFailure, Opened, ReadError, StoreOptions, open};
 
 fn options(unreadable_retry_min: Duration) -> StoreOptions {

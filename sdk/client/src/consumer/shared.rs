@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::answers::Answers;
+use super::unsent_answers::Answers;
 use crate::error::SubscribeError;
 
 /// Whether acks are durable.

@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::outstanding::Outstanding;
 use super::shared::Shared;
 use super::stream::{Numbers, PublishStream};
 use super::ticket::{Outcome, Published};
+use super::unanswered_batches::Outstanding;
 use crate::backoff::Backoff;
 use crate::error::{ErrorCode, PublishError, Refusal, StreamError};
 use crate::frames::{FrameStream, Moved};

@@ -10,8 +10,8 @@ use tidegate_wire::{Limits, pb};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 
-use super::gather::{Gatherer, Pushed};
-use super::room::Room;
+use super::open_batches::{Gatherer, Pushed};
+use super::outstanding_limit::Room;
 use super::ticket::PublishTicket;
 use crate::error::PublishError;
 use crate::event::Event;

@@ -8,7 +8,7 @@ use tidegate_wire::pb;
 use tidegate_wire::stream::Connection;
 use tokio::time::Instant;
 
-use super::outstanding::Batch;
+use super::unanswered_batches::Batch;
 use crate::frames::FrameStream;
 
 /// Bytes handed to the stream ahead of what it takes. More would only make batches smaller than they need to be,

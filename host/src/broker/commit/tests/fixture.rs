@@ -11,28 +11,28 @@ use crate::auth::Policy;
 use crate::broker::commit::committer::{Committer, CommitterParts, CommitterSettings, Turn};
 use crate::broker::commit::draft::CatalogLimits;
 use crate::broker::commit::inbox::Inbox;
-use crate::broker::commit::note::{self, Note};
+use crate::broker::commit::journal_note::{self, Note};
 use crate::broker::commit::producers::Sessions;
-use crate::broker::commit::promise::{PublishOutcome, PublishReply};
+use crate::broker::commit::publish_reply::{PublishOutcome, PublishReply};
 use crate::broker::commit::publisher::{PublishRequest, Publisher};
 use crate::broker::commit::request::{Appended, ChangeRequest, Control, Outputs, Reply};
 use crate::broker::counters::Counters;
 use crate::broker::error::{ChangeError, OutputError, PublishError, Unavailable};
-use crate::broker::log::tail::Log;
+use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::registry::Registry;
 use crate::broker::subscriptions::surroundings::{Start, Surroundings};
 use crate::domain::{
-    Durability, Entries, LetterMark, Position, Principal, ProducerId, SubscriptionId,
+    DeadLetterMark, Durability, EncodedEvents, Position, Principal, ProducerId, SubscriptionId,
     SubscriptionSpec, TopicSpec,
 };
 use crate::runtime::clock::Clock;
 use crate::state::Producers;
 use crate::state::catalog::Catalog;
-use crate::state::census::{PluginQuotas, Quota};
-use crate::store::tests::memory::{MemoryJournal, MemoryStore};
+use crate::state::quotas::{PluginQuotas, Quota};
+use crate::store::tests::memory_store::{MemoryJournal, MemoryStore};
 use crate::store::{Checkpoints, Opened, StoreReader};
-use crate::telemetry::health::Conditions;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::conditions::Conditions;
+use crate::telemetry::metrics_registry::Metrics;
 
 /// Where a test looks for the answer to what it asked.
 pub(in crate::broker) type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
@@ -207,7 +207,7 @@ impl Fixture {
 
     pub(in crate::broker) fn notes(&self) -> Vec<Note> {
         let groups = self.journal.groups().into_iter();
-        let notes = groups.flat_map(|group| note::decode(&group.notes).expect("readable"));
+        let notes = groups.flat_map(|group| journal_note::decode(&group.notes).expect("readable"));
         notes.collect()
     }
 }
@@ -225,7 +225,7 @@ impl Stream {
             topic: topic.parse().expect("a name"),
             first_number: number,
             resolved_through: 0,
-            entries: Entries::of([[7_u8; 10].as_slice()]),
+            entries: EncodedEvents::of([[7_u8; 10].as_slice()]),
             cost: 100,
         };
         let rest = self.publisher.submit_now(request).expect("open");
@@ -268,7 +268,7 @@ pub(in crate::broker) fn outputs(
     let (done, answer) = oneshot::channel();
     let event = Appended {
         topic: "out".parse().expect("a name"),
-        mark: LetterMark::Ordinary,
+        mark: DeadLetterMark::Ordinary,
         event: vec![1; 20].into(),
     };
     let outputs = Outputs {

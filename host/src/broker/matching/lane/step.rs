@@ -8,15 +8,15 @@ use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use super::{Lane, RETRY};
-use crate::broker::log::unreadable;
-use crate::broker::matching::cohort::TopicRules;
-use crate::broker::matching::command::Member;
-use crate::broker::matching::verdicts::{Call, RuleFailure, Untried, Verdicts};
-use crate::domain::{FailurePolicy, LetterMark, Position, TopicId};
+use crate::broker::event_log::unreadable;
+use crate::broker::matching::lane::cohort::TopicRules;
+use crate::broker::matching::lane::command::Member;
+use crate::broker::matching::lane::verdicts::{Call, RuleFailure, Untried, Verdicts};
+use crate::domain::{FailurePolicy, DeadLetterMark, Position, TopicId};
 use crate::locks::read;
 use crate::plugin::{Evaluation, FilterFailure, RuleKey, Undecided};
 use crate::store::ReadError;
-use crate::telemetry::errors::with_causes;
+use crate::telemetry::error_line::with_causes;
 
 /// Bytes of blocks a cohort takes in one step.
 const STEP_BYTES: usize = 512 * 1024;
@@ -323,7 +323,7 @@ impl Lane {
         member.live.log_limits.plugins.push(now, line);
     }
 
-    fn rules_of(&mut self, index: usize, topic: TopicId, mark: LetterMark) -> Option<TopicRules> {
+    fn rules_of(&mut self, index: usize, topic: TopicId, mark: DeadLetterMark) -> Option<TopicRules> {
         let cohort = &mut self.cohorts[index];
         let looked_up = (topic, mark.is_letter());
         if let Some(known) = cohort.by_topic.get(&looked_up) {

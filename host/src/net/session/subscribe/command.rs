@@ -6,7 +6,7 @@ use tidegate_wire::limits::{POSITION_RANGES_MAX, REASON_BYTES_MAX};
 use tidegate_wire::pb::{self, consumer_command};
 use tidegate_wire::positions::decode_positions;
 
-use super::super::refusal::StreamEnd;
+use super::super::error_codes::StreamEnd;
 use crate::domain::Position;
 
 /// A client's command, parsed.

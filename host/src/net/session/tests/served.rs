@@ -10,13 +10,13 @@ use tidegate_wire::stream::Connection;
 use super::client::Opened;
 use super::{CLIENT, HANG, Sessions, until};
 use crate::auth::{Grant, Policy};
-use crate::broker::{Broker, BrokerOptions, PluginQuotas, Readable};
+use crate::broker::{Broker, BrokerOptions, PluginQuotas, RecoveredStore};
 use crate::disk::{File, FileSystem, Hold, RealFileSystem};
 use crate::domain::{DeliveryPolicy, Millis, Principal, StartAt, SubscriptionSpec};
 use crate::net::session::options::SessionOptions;
 use crate::net::session::service::Backend;
 use crate::plugin::{PluginOptions, Plugins};
-use crate::state::census::Quota;
+use crate::state::quotas::Quota;
 use crate::store::{self, StoreOptions};
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -85,7 +85,7 @@ impl Served {
             ..StoreOptions::default()
         };
         let examined = store::examine(&dir.path().join("store"), options, file_system);
-        let readable = Readable::of(examined.expect("opens"), 100);
+        let readable = RecoveredStore::of(examined.expect("opens"), 100);
         let cache_dir = dir.path().join("cache");
         let plugins = Plugins::start(PluginOptions {
             cache_dir,

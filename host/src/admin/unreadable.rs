@@ -1,0 +1,49 @@
+//! `/v1/unreadable`: what of the store cannot be read, and the operator's word that its damage is accepted.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
+use axum::http::HeaderMap;
+use serde::Deserialize;
+
+use super::context::Context;
+use super::error_response::ErrorResponse;
+use super::request::{detached, json, name};
+use crate::auth::Action;
+use crate::domain::{Principal, TopicPattern, UnreadableInfo};
+
+/// What giving up asks for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GiveUp {
+    /// Subscriptions that wait for it get a dead letter for each event, with what is known.
+    #[serde(default)]
+    dead_letters: bool,
+}
+
+pub(super) async fn list(
+    State(app): State<Context>,
+    Extension(who): Extension<Principal>,
+) -> Result<Json<Vec<UnreadableInfo>>, ErrorResponse> {
+    app.policy.check(&who, &Action::AdminRead)?;
+    Ok(Json(app.broker.unreadable()))
+}
+
+pub(super) async fn give_up(
+    State(app): State<Context>,
+    Extension(who): Extension<Principal>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Vec<UnreadableInfo>>, ErrorResponse> {
+    // It concerns events of any topic.
+    let all: TopicPattern = name(">")?;
+    app.policy.check(&who, &Action::AdminTopic(&all))?;
+    let GiveUp { dead_letters } = json(&headers, body).await?;
+    let given_up = detached(app.broker.spawner().clone(), async move {
+        app.broker.give_up_unreadable(dead_letters).await
+    })
+    .await?;
+    tracing::warn!(principal = %who, stretches = given_up.len(), dead_letters, "damage was given up");
+    Ok(Json(given_up))
+}

@@ -1,0 +1,243 @@
+//! Counters of the network side, for the metrics page. Only counted here, never decided upon.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidegate_wire::pb::ErrorCode;
+
+use crate::telemetry::metrics_registry::{Family, Kind};
+
+/// One more than the highest error code.
+const CODES: usize = ErrorCode::Internal as usize + 1;
+
+/// Counters that all connections share.
+#[derive(Debug, Default)]
+pub struct NetCounters {
+    handshakes_open: AtomicU64,
+    connections_open: AtomicU64,
+    connections_total: AtomicU64,
+    connections_refused: AtomicU64,
+    handshake_failures: AtomicU64,
+    handshakes_given_up: AtomicU64,
+    publish_streams_open: AtomicU64,
+    subscribe_streams_open: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    refusals: [AtomicU64; CODES],
+}
+
+/// [`NetCounters`] at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetCounts {
+    /// Handshakes under way.
+    pub handshakes_open: u64,
+    /// Connections past their handshake and not yet closed.
+    pub connections_open: u64,
+    /// Connections that finished their handshake, since the start.
+    pub connections_total: u64,
+    /// Attempts turned away because of a limit, since the start.
+    pub connections_refused: u64,
+    /// Handshakes that failed (no certificate, one of a foreign CA, an expired one, a deadline) and
+    /// certificates that name nobody, since the start.
+    pub handshake_failures: u64,
+    /// Of those that failed: they had stalled for longest when there were too many, since the start.
+    pub handshakes_given_up: u64,
+    /// Publish streams being served.
+    pub publish_streams_open: u64,
+    /// Consumers attached.
+    pub subscribe_streams_open: u64,
+    /// Bytes read from streams, since the start.
+    pub bytes_in: u64,
+    /// Bytes written to streams, since the start.
+    pub bytes_out: u64,
+    /// Typed refusals since the start, by code in words.
+    pub refusals: Vec<(&'static str, u64)>,
+}
+
+/// Counts one thing as open for as long as it lives.
+#[derive(Debug)]
+pub(super) struct OpenGuard {
+    stats: Arc<NetCounters>,
+    counter: fn(&NetCounters) -> &AtomicU64,
+}
+
+impl OpenGuard {
+    fn new(stats: &Arc<NetCounters>, counter: fn(&NetCounters) -> &AtomicU64) -> Self {
+        counter(stats).fetch_add(1, Ordering::Relaxed);
+        Self {
+            stats: Arc::clone(stats),
+            counter,
+        }
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        (self.counter)(&self.stats).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl NetCounters {
+    /// The counters, for the page of metrics.
+    #[must_use]
+    pub fn families(&self) -> Vec<Family> {
+        let counts = self.counts();
+        let gauge = |name, help, value| Family::single(name, help, Kind::Gauge, value as f64);
+        let counter = |name, help, value| Family::single(name, help, Kind::Counter, value as f64);
+        let refusals = counts.refusals.iter();
+        let refusals = Family {
+            name: "refusals",
+            help: "Requests refused with a typed error",
+            kind: Kind::Counter,
+            samples: refusals
+                .map(|(code, count)| (vec![("code", (*code).to_owned())], *count as f64))
+                .collect(),
+        };
+        vec![
+            gauge(
+                "connections_open",
+                "Open QUIC connections",
+                counts.connections_open,
+            ),
+            gauge(
+                "handshakes_open",
+                "QUIC handshakes under way",
+                counts.handshakes_open,
+            ),
+            counter(
+                "connections",
+                "QUIC connections that finished their handshake",
+                counts.connections_total,
+            ),
+            counter(
+                "connections_refused",
+                "QUIC connections turned away by a limit",
+                counts.connections_refused,
+            ),
+            counter(
+                "handshake_failures",
+                "QUIC handshakes that failed",
+                counts.handshake_failures,
+            ),
+            counter(
+                "handshakes_given_up",
+                "QUIC handshakes that stalled and gave way when there were too many",
+                counts.handshakes_given_up,
+            ),
+            gauge(
+                "publish_streams_open",
+                "Publish streams being served",
+                counts.publish_streams_open,
+            ),
+            gauge(
+                "subscribe_streams_open",
+                "Consumers attached",
+                counts.subscribe_streams_open,
+            ),
+            counter(
+                "network_received_bytes",
+                "Bytes read from QUIC streams",
+                counts.bytes_in,
+            ),
+            counter(
+                "network_sent_bytes",
+                "Bytes written to QUIC streams",
+                counts.bytes_out,
+            ),
+            refusals,
+        ]
+    }
+
+    /// The counters as they stand.
+    #[must_use]
+    pub fn counts(&self) -> NetCounts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let refusals = self
+            .refusals
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter_map(|(code, count)| {
+                let code = ErrorCode::try_from(i32::try_from(code).ok()?).ok()?;
+                Some((code.words(), load(count)))
+            })
+            .collect();
+        NetCounts {
+            handshakes_open: load(&self.handshakes_open),
+            connections_open: load(&self.connections_open),
+            connections_total: load(&self.connections_total),
+            connections_refused: load(&self.connections_refused),
+            handshake_failures: load(&self.handshake_failures),
+            handshakes_given_up: load(&self.handshakes_given_up),
+            publish_streams_open: load(&self.publish_streams_open),
+            subscribe_streams_open: load(&self.subscribe_streams_open),
+            bytes_in: load(&self.bytes_in),
+            bytes_out: load(&self.bytes_out),
+            refusals,
+        }
+    }
+
+    pub(super) fn handshake(self: &Arc<Self>) -> OpenGuard {
+        OpenGuard::new(self, |stats| &stats.handshakes_open)
+    }
+
+    pub(super) fn connection(self: &Arc<Self>) -> OpenGuard {
+        self.connections_total.fetch_add(1, Ordering::Relaxed);
+        OpenGuard::new(self, |stats| &stats.connections_open)
+    }
+
+    pub(super) fn publish_stream(self: &Arc<Self>) -> OpenGuard {
+        OpenGuard::new(self, |stats| &stats.publish_streams_open)
+    }
+
+    pub(super) fn subscribe_stream(self: &Arc<Self>) -> OpenGuard {
+        OpenGuard::new(self, |stats| &stats.subscribe_streams_open)
+    }
+
+    pub(super) fn connection_refused(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a handshake that came to nothing, because it had to give way or otherwise.
+    pub(super) fn handshake_failed(&self, gave_way: bool) {
+        self.handshake_failures.fetch_add(1, Ordering::Relaxed);
+        if gave_way {
+            self.handshakes_given_up.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn read(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn refused(&self, code: ErrorCode) {
+        // An ErrorCode is one of the variants that CODES was counted from.
+        if let Some(counter) = self.refusals.get(code as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_open_is_counted_down_again() {
+        let stats = Arc::new(NetCounters::default());
+        {
+            let _first = stats.connection();
+            let _second = stats.connection();
+            assert_eq!(stats.counts().connections_open, 2);
+        }
+        stats.refused(ErrorCode::Internal);
+        let counts = stats.counts();
+        assert_eq!((counts.connections_open, counts.connections_total), (0, 2));
+        assert_eq!(counts.refusals.last(), Some(&("internal fault", 1)));
+        assert_eq!(counts.refusals.len(), CODES - 1);
+    }
+}

@@ -1,0 +1,268 @@
+//! A component that passed every check and can be instantiated: from bytes to [`CheckedComponent`]. What it exports and
+//! imports is decided here, once; nothing here runs a guest.
+
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use wasmtime::Engine;
+use wasmtime::component::types::{ComponentInstance, ComponentItem};
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
+};
+
+use super::compiled_cache::ArtifactCache;
+use super::counters::Counters;
+use super::engine::{Running, Ticker, places};
+use super::error::LoadError;
+use super::guest_fault::{Fault, FaultKind};
+use super::guest_output::OutputLog;
+use super::guest_state::GuestState;
+use super::instance_budget::InstanceBudget;
+use super::{abi, imports};
+use crate::domain::{Digest, PluginWorld};
+use crate::locks::lock;
+use crate::runtime::{Clock, Random};
+
+const FILTERING: &str = "tidegate:plugin/filtering@0.1.0";
+const TRANSFORMING: &str = "tidegate:plugin/transforming@0.1.0";
+
+/// What all plugins share.
+pub(super) struct Shared {
+    pub(super) engine: Engine,
+    pub(super) ticker: Ticker,
+    /// What instances may be had.
+    pub(super) budget: Arc<InstanceBudget>,
+    /// Threads that run guests.
+    pub(super) worker_threads: usize,
+    pub(super) cache: ArtifactCache,
+    /// What transforms may see of the world.
+    pub(super) clock: Clock,
+    pub(super) random: Random,
+    /// Of all plugins that are still there.
+    pub(super) counters: Mutex<Vec<Weak<Counters>>>,
+}
+
+impl Shared {
+    /// Threads that each plugin may use, when those that were at work a moment ago share them evenly.
+    pub(super) fn threads_each(&self) -> usize {
+        let now = self.ticker.ticks();
+        let plugins = self.counters();
+        let at_work = plugins.iter().filter_map(Weak::upgrade);
+        let at_work = at_work.filter(|counters| counters.is_at_work(now)).count();
+        self.worker_threads / at_work.max(1)
+    }
+
+    fn new_counters(&self) -> Arc<Counters> {
+        let counters = Arc::default();
+        let mut plugins = self.counters();
+        plugins.retain(|plugin| plugin.strong_count() > 0);
+        plugins.push(Arc::downgrade(&counters));
+        counters
+    }
+
+    fn counters(&self) -> MutexGuard<'_, Vec<Weak<Counters>>> {
+        lock(&self.counters)
+    }
+}
+
+/// A component, compiled and linked.
+pub(super) struct CheckedComponent {
+    pub(super) digest: Digest,
+    pub(super) world: PluginWorld,
+    pub(super) pre: InstancePre<GuestState>,
+    pub(super) exports: Exports,
+    /// As how many instances one of it counts.
+    pub(super) places: usize,
+    pub(super) counters: Arc<Counters>,
+    pub(super) log: Arc<OutputLog>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Where its functions are.
+pub(super) struct Exports {
+    pub(super) configure: ComponentExportIndex,
+    pub(super) release: ComponentExportIndex,
+    /// `evaluate` of a filter, `apply` of a transform.
+    pub(super) run: ComponentExportIndex,
+}
+
+impl CheckedComponent {
+    /// Compiles and checks `bytes`, or takes the compiled form from the cache. Needs seconds of all cores for a
+    /// large component, so it belongs on a thread of its own.
+    pub(super) fn compile(
+        shared: &Arc<Shared>,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<Self, LoadError> {
+        if let Some(component) = shared.cache.get(&shared.engine, &digest) {
+            return Self::link(shared, digest, &component);
+        }
+        let component = Component::from_binary(&shared.engine, bytes)
+            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        Self::link(shared, digest, &component)
+    }
+
+    /// Keeps the compiled form on disk, unless it is there.
+    pub(super) fn keep_compiled(&self) {
+        let cache = &self.shared.cache;
+        if !cache.has(&self.digest) {
+            cache.put(&self.digest, self.pre.component());
+        }
+    }
+
+    fn link(
+        shared: &Arc<Shared>,
+        digest: Digest,
+        component: &Component,
+    ) -> Result<Self, LoadError> {
+        let world = world(component)?;
+        let exports = match world {
+            PluginWorld::Filter => filter_exports(component)?,
+            PluginWorld::Transform => transform_exports(component)?,
+        };
+        let mut linker = Linker::new(&shared.engine);
+        imports::link(&mut linker, component).map_err(|refusal| match refusal {
+            Ok(names) => LoadError::Imports(names),
+            Err(error) => LoadError::Link(format!("{error:#}")),
+        })?;
+        let pre = linker
+            .instantiate_pre(component)
+            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let counters = shared.new_counters();
+        Ok(Self {
+            digest,
+            world,
+            pre,
+            exports,
+            places: places(component),
+            log: OutputLog::new(&counters),
+            counters,
+            shared: Arc::clone(shared),
+        })
+    }
+
+    /// While the answer lives, the epoch advances, and the plugin counts as at work.
+    pub(super) fn running(&self) -> Running {
+        self.counters.at_work(self.shared.ticker.ticks());
+        self.shared.ticker.running()
+    }
+
+    /// A call of it is over; guests ran for so long.
+    pub(super) fn ran(&self, busy: Duration) {
+        self.counters.ran(busy);
+        self.counters.at_work(self.shared.ticker.ticks());
+    }
+
+    /// Adds a fault to the statistics.
+    pub(super) fn count(&self, fault: &Fault) {
+        use std::sync::atomic::Ordering;
+        match fault.kind {
+            FaultKind::Timeout => self.counters.timeouts.fetch_add(1, Ordering::Relaxed),
+            FaultKind::Trap | FaultKind::Nonsense => {
+                self.counters.traps.fetch_add(1, Ordering::Relaxed)
+            }
+            FaultKind::Busy => 0,
+        };
+    }
+}
+
+/// Refuses what is no component before any work is done for it.
+pub(super) fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
+    match bytes.get(..8) {
+        Some(b"\0asm\x0d\0\x01\0") => Ok(()),
+        Some(b"\0asm\x01\0\0\0") => Err(LoadError::CoreModule),
+        _ => Err(LoadError::NotWasm),
+    }
+}
+
+fn world(component: &Component) -> Result<PluginWorld, LoadError> {
+    let engine = component.engine().clone();
+    let ty = component.component_type();
+    let names: Vec<String> = ty
+        .exports(&engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let has = |interface: &str| {
+        let (interface, _) = interface.split_once('@').unwrap_or((interface, ""));
+        names
+            .iter()
+            .any(|name| name.split('@').next() == Some(interface))
+    };
+    match (has(FILTERING), has(TRANSFORMING)) {
+        (true, false) => Ok(PluginWorld::Filter),
+        (false, true) => Ok(PluginWorld::Transform),
+        (true, true) => Err(LoadError::BothWorlds),
+        (false, false) => Err(LoadError::NoWorld(names)),
+    }
+}
+
+fn filter_exports(component: &Component) -> Result<Exports, LoadError> {
+    let interface = Interface::find(component, FILTERING)?;
+    Ok(Exports {
+        configure: interface
+            .function::<abi::ConfigureParams<'static>, abi::Configured>("configure")?,
+        release: interface.function::<abi::ReleaseParams, ()>("release")?,
+        run: interface.function::<abi::EvaluateParams<'static>, abi::Evaluated>("evaluate")?,
+    })
+}
+
+fn transform_exports(component: &Component) -> Result<Exports, LoadError> {
+    let interface = Interface::find(component, TRANSFORMING)?;
+    Ok(Exports {
+        configure: interface
+            .function::<abi::ConfigureParams<'static>, abi::Configured>("configure")?,
+        release: interface.function::<abi::ReleaseParams, ()>("release")?,
+        run: interface.function::<abi::ApplyParams<'static>, abi::Applied>("apply")?,
+    })
+}
+
+// An exported interface of a component.
+struct Interface<'a> {
+    component: &'a Component,
+    name: &'static str,
+    index: ComponentExportIndex,
+    ty: ComponentInstance,
+}
+
+impl<'a> Interface<'a> {
+    fn find(component: &'a Component, name: &'static str) -> Result<Self, LoadError> {
+        // This lookup takes compatible versions, `@0.1.3` for `@0.1.0`.
+        let missing = || LoadError::Export {
+            name: name.into(),
+            problem: "is missing".into(),
+        };
+        match component.get_export(None, name) {
+            Some((ComponentItem::ComponentInstance(ty), index)) => Ok(Self {
+                component,
+                name,
+                index,
+                ty,
+            }),
+            Some(_) => Err(LoadError::Export {
+                name: name.into(),
+                problem: "is not an interface".into(),
+            }),
+            None => Err(missing()),
+        }
+    }
+
+    fn function<P, R>(&self, function: &str) -> Result<ComponentExportIndex, LoadError>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let refuse = |problem: String| LoadError::Export {
+            name: format!("{}#{function}", self.name),
+            problem,
+        };
+        let export = self.ty.get_export(self.component.engine(), function);
+        let Some(ComponentItem::ComponentFunc(ty)) = export.map(|export| export.ty) else {
+            return Err(refuse("is missing".into()));
+        };
+        ty.typecheck::<P, R>(&self.component.component_type().instance_type())
+            .map_err(|error| refuse(format!("has another type than the WIT says: {error:#}")))?;
+        self.component
+            .get_export_index(Some(&self.index), function)
+            .ok_or_else(|| refuse("is missing".into()))
+    }
+}

@@ -1,0 +1,159 @@
+//! What guests write to standard output and standard error, on its way to the broker's log: cut into lines,
+//! each of bounded length, and bounded in number per second and plugin.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::counters::Counters;
+
+const LINE_BYTES_MAX: usize = 1024;
+// What is remembered of a call's standard error, to explain a trap.
+const LAST_WORDS_BYTES_MAX: usize = 512;
+// Lines of one plugin per second; what is more is counted and left out.
+const LINES_MAX: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// The log of one plugin, shared by its instances.
+pub(super) struct OutputLog {
+    counters: Arc<Counters>,
+    window: Mutex<Window>,
+}
+
+struct Window {
+    start: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+/// The unfinished lines of one instance.
+pub(super) struct GuestOutput {
+    log: Arc<OutputLog>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    last_words: String,
+}
+
+impl OutputLog {
+    pub(super) fn new(counters: &Arc<Counters>) -> Arc<Self> {
+        let window = Window {
+            start: Instant::now(),
+            lines: 0,
+            left_out: 0,
+        };
+        Arc::new(Self {
+            counters: Arc::clone(counters),
+            window: Mutex::new(window),
+        })
+    }
+
+    fn line(&self, stream: Stream, line: &str) {
+        let Some(left_out) = self
+            .window
+            .lock()
+            .ok()
+            .and_then(|mut window| window.admit())
+        else {
+            return;
+        };
+        let plugin = self.counters.label();
+        if left_out > 0 {
+            tracing::info!(target: "tidegate::plugin_output", %plugin, left_out, "lines were left out");
+        }
+        tracing::info!(target: "tidegate::plugin_output", %plugin, ?stream, "{line}");
+    }
+}
+
+impl Window {
+    // How many lines were left out before this one, or None: leave it out.
+    fn admit(&mut self) -> Option<u64> {
+        if self.start.elapsed() >= WINDOW {
+            self.start = Instant::now();
+            self.lines = 0;
+        }
+        if self.lines >= LINES_MAX {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+impl GuestOutput {
+    pub(super) fn new(log: &Arc<OutputLog>) -> Self {
+        Self {
+            log: Arc::clone(log),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            last_words: String::new(),
+        }
+    }
+
+    /// A new call begins: what earlier ones wrote explains nothing any more.
+    pub(super) fn begin_call(&mut self) {
+        self.last_words.clear();
+    }
+
+    /// Takes a byte. A line goes to the log at its end, or when it is too long.
+    pub(super) fn push(&mut self, stream: Stream, byte: u8) {
+        let line = self.buffer(stream);
+        if byte != b'\n' {
+            line.push(byte);
+        }
+        if byte == b'\n' || line.len() >= LINE_BYTES_MAX {
+            self.end_line(stream);
+        }
+    }
+
+    /// Sends unfinished lines to the log.
+    pub(super) fn flush(&mut self) {
+        self.end_line(Stream::Stdout);
+        self.end_line(Stream::Stderr);
+    }
+
+    /// What this call wrote to standard error, cut to a bounded length: the message of a panic, with luck.
+    pub(super) fn last_words(&self) -> &str {
+        &self.last_words
+    }
+
+    fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn end_line(&mut self, stream: Stream) {
+        let bytes = std::mem::take(self.buffer(stream));
+        let line = readable(&bytes);
+        if line.trim().is_empty() {
+            return;
+        }
+        // What Rust adds to every panic, and nobody can follow: a plugin has no environment.
+        if line.starts_with("note: run with `RUST_BACKTRACE=") {
+            return;
+        }
+        self.log.line(stream, &line);
+        if stream == Stream::Stderr && self.last_words.len() + line.len() <= LAST_WORDS_BYTES_MAX {
+            if !self.last_words.is_empty() {
+                self.last_words.push(' ');
+            }
+            self.last_words.push_str(&line);
+        }
+    }
+}
+
+// Text that cannot play tricks with a terminal.
+fn readable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.replace(char::is_control, " ")
+}
