@@ -1,19 +1,19 @@
 //! Tests of the subscription's state, one file for each subject. Here is what all of them begin with: a policy, two consumers, and
 //! calls that take and give plain numbers.
 
+mod ack_deadlines;
 mod against_model;
-mod chains;
+mod browsing;
+mod crash_suspects;
 mod effects;
-mod given_up;
+mod filter_changes;
+mod give_up;
 mod leases;
-mod looking;
 mod model;
 mod recovery;
-mod returned;
+mod retries;
 mod snapshot;
-mod suspects;
 mod throughput;
-mod unseen;
 
 use super::*;
 
