@@ -247,7 +247,7 @@ const CLIENT_NAMES_ONLY_IN: [(&str, &[&str]); 5] = [
         "quinn::",
         &["transport/quic.rs", "transport/quic/stream.rs"],
     ),
-    ("tokio::spawn", &["task.rs"]),
+    ("tokio::spawn", &["spawn.rs"]),
     ("rand::", &["random.rs"]),
     ("std::time::Instant", &[]),
     ("SystemTime", &[]),

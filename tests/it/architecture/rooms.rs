@@ -190,8 +190,6 @@ const TIED: &[(&[&str], &str)] = &[
     (
         &[
             "state/subscription.rs",
-            "state/subscription/ack_deadlines.rs",
-            "state/subscription/acks.rs",
             "state/subscription/give_up.rs",
             "state/subscription/filter_changes.rs",
             "state/subscription/leases.rs",
