@@ -4,41 +4,41 @@
 //! pinned to the rule and the event that caused it. What is delivered to whom is not decided here.
 
 mod abi;
-mod instance_budget;
+mod backoff;
+mod batch_size;
 pub mod bundled;
-mod compiled_cache;
+mod call_input;
+mod checked_component;
 mod compile_queue;
+mod compiled_cache;
+mod counters;
 mod engine;
 mod error;
-mod guest_fault;
+mod evaluation;
+mod failure_budget;
 mod filter_group;
+mod filter_instance;
 mod guest;
+mod guest_fault;
+mod guest_output;
+mod guest_setup;
 mod guest_state;
 mod imports;
-mod guest_setup;
-mod checked_component;
-mod call_input;
+mod instance_budget;
 mod limits;
-mod guest_output;
-mod backoff;
-mod failure_budget;
-mod evaluation;
 mod rule_names;
-mod filter_instance;
 mod service;
-mod counters;
 mod transformer;
 mod wasi;
-mod batch_size;
 
 #[cfg(test)]
 mod tests;
 
-pub use instance_budget::{Held, Holder, PluginLimit, ReachedLimit};
-pub use error::{ConfigureError, LoadError, PluginStartError};
-pub use filter_group::FilterGroup;
-pub use limits::{PluginLimits, PluginOptions};
-pub use evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey, Undecided};
-pub use service::{LoadedPlugin, Plugins};
 pub use counters::PluginStats;
+pub use error::{ConfigureError, LoadError, PluginStartError};
+pub use evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey, Undecided};
+pub use filter_group::FilterGroup;
+pub use instance_budget::{Held, Holder, PluginLimit, ReachedLimit};
+pub use limits::{PluginLimits, PluginOptions};
+pub use service::{LoadedPlugin, Plugins};
 pub use transformer::{Outcome, OutputEvent, TransformFailure, Transformer};

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Span;
 
-use super::error::LoadError;
 use super::checked_component::{CheckedComponent, Shared};
+use super::error::LoadError;
 use crate::domain::Digest;
 use crate::locks::lock;
 

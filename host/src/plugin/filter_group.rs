@@ -17,18 +17,18 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::error::ConfigureError;
-use super::guest_fault::{Fault, FaultKind};
 use self::part_outcome::PartOutcome;
-use super::guest_setup::GuestSetup;
-use super::call_input::parse;
-use super::backoff::Backoff;
 use self::quarantine::Quarantined;
 use self::replica::Replica;
-use super::evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey};
-use super::rule_names::RuleNames;
 use self::shard::Shard;
+use super::backoff::Backoff;
+use super::call_input::parse;
 use super::counters::Gauge;
+use super::error::ConfigureError;
+use super::evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey};
+use super::guest_fault::{Fault, FaultKind};
+use super::guest_setup::GuestSetup;
+use super::rule_names::RuleNames;
 
 // When to ask again after the broker itself had no instance left.
 const BUSY_RETRY: Duration = Duration::from_millis(100);

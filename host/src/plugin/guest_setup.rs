@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::instance_budget::{Account, Stay};
-use super::guest_fault::Fault;
-use super::guest::Guest;
-use super::checked_component::CheckedComponent;
-use super::limits::PluginLimits;
 use super::backoff::Backoff;
+use super::checked_component::CheckedComponent;
+use super::guest::Guest;
+use super::guest_fault::Fault;
+use super::instance_budget::{Account, Stay};
+use super::limits::PluginLimits;
 use super::rule_names::RuleNames;
 
 /// What they share.

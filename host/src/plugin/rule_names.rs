@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use rustc_hash::FxHashMap;
 
-use super::rule::RuleKey;
+use super::evaluation::RuleKey;
 use crate::locks::lock;
 
 /// The names of the subscriptions that the rules of one group are of.

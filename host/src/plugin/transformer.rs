@@ -9,16 +9,16 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::abi;
+use super::batch_size::BatchSize;
+use super::call_input::{HeaderTable, Parsed, Wanted, next_call, parse};
+use super::counters::Gauge;
 use super::error::ConfigureError;
-use super::guest_fault::{Fault, FaultKind, clip};
+use super::evaluation::InputEvent;
+use super::failure_budget::FailureBudget;
 use super::filter_group::finished;
 use super::guest::Guest;
+use super::guest_fault::{Fault, FaultKind, clip};
 use super::guest_setup::GuestSetup;
-use super::call_input::{HeaderTable, Parsed, Wanted, next_call, parse};
-use super::failure_budget::FailureBudget;
-use super::evaluation::InputEvent;
-use super::counters::Gauge;
-use super::batch_size::BatchSize;
 use crate::locks::lock;
 
 // What a transform may spend on failing before it pauses: some 25 ms for traps, or two calls that run out of time.

@@ -345,7 +345,8 @@ mod tests {
         assert_eq!(total(), 1 + 3 * SHOWN_OF_KIND_MAX);
         let others = all.last().expect("some");
         assert_eq!(others.condition, Condition::Unreadable(OTHERS.into()));
-        let text = crate::telemetry::metrics_registry::Metrics::default().page(vec![gauge(&conditions)]);
+        let text =
+            crate::telemetry::metrics_registry::Metrics::default().page(vec![gauge(&conditions)]);
         let line = "tidegate_condition{condition=\"unreadable\",subject=\"others\"} 64\n";
         assert!(text.contains(line), "{text}");
         // Those that were not shown are shown when there is room, without being raised again.
@@ -380,7 +381,8 @@ mod tests {
         let conditions = Conditions::default();
         conditions.raise(Condition::DiskFull, "full");
         conditions.raise(Condition::TaskDied("router".into()), "it panicked");
-        let text = crate::telemetry::metrics_registry::Metrics::default().page(vec![gauge(&conditions)]);
+        let text =
+            crate::telemetry::metrics_registry::Metrics::default().page(vec![gauge(&conditions)]);
         assert!(
             text.contains("tidegate_condition{condition=\"disk_full\"} 1\n"),
             "{text}"

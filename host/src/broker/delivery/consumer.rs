@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::fetcher::{Manner, Fetcher};
+use super::fetcher::{Fetcher, Manner};
 use super::leased_events::{LeasedEvent, LeasedSlice};
 use super::parts::DeliveryParts;
 use crate::auth::rights;

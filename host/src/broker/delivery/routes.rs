@@ -17,7 +17,7 @@ use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::{OutputError, Unavailable};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;
-use crate::domain::{Event, EventRef, DeadLetterMark, Position, SubscriptionSpec, TopicName};
+use crate::domain::{DeadLetterMark, Event, EventRef, Position, SubscriptionSpec, TopicName};
 use crate::plugin::ConfigureError;
 use crate::state::GiveUpReason;
 use crate::state::range_map::push_range;
@@ -92,7 +92,11 @@ enum Failed {
     Write(OutputError),
 }
 
-async fn round(fetcher: &Fetcher, standing: &mut RouteRights, bytes_max: usize) -> Result<(), Failed> {
+async fn round(
+    fetcher: &Fetcher,
+    standing: &mut RouteRights,
+    bytes_max: usize,
+) -> Result<(), Failed> {
     let taken = fetcher.take(BATCH_EVENTS_MAX, bytes_max).await;
     let slices = taken.map_err(|_| Failed::Ended)?;
     let mut leased: Vec<LeasedEvent> = slices
@@ -126,7 +130,12 @@ async fn round(fetcher: &Fetcher, standing: &mut RouteRights, bytes_max: usize) 
         let Some(outputs) = fetcher.conclude(leased, disposition) else {
             continue;
         };
-        match place(&settings.spec, leased, outputs, fetcher.parts.event_bytes_max) {
+        match place(
+            &settings.spec,
+            leased,
+            outputs,
+            fetcher.parts.event_bytes_max,
+        ) {
             Ok(placed) => {
                 items.add(leased.position, placed);
             }

@@ -5,14 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::part_outcome::PartOutcome;
-use super::super::guest_setup::GuestSetup;
-use super::super::call_input::{Parsed, next_call};
-use super::super::failure_budget::{FailureBudget, cost};
-use super::super::evaluation::RuleKey;
-use super::super::filter_instance::{FilterInstance, Trial, trial};
-use super::super::counters::Gauge;
 use super::super::batch_size::BatchSize;
+use super::super::call_input::{Parsed, next_call};
+use super::super::counters::Gauge;
+use super::super::evaluation::RuleKey;
+use super::super::failure_budget::{FailureBudget, cost};
+use super::super::filter_instance::{FilterInstance, Trial, trial};
+use super::super::guest_setup::GuestSetup;
+use super::part_outcome::PartOutcome;
 
 // What it may spend on failing before it pauses: some 25 ms for traps; two calls that run out of time, so that with the pause
 // after them it takes a tenth of the time of its plugin's other rules, which wait for it.

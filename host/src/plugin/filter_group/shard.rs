@@ -13,16 +13,16 @@ use tokio::time::Instant;
 
 use rustc_hash::FxHashMap;
 
-use super::super::guest_fault::Fault;
-use super::part_outcome::PartOutcome;
-use super::super::guest_setup::GuestSetup;
-use super::super::call_input::{Parsed, next_call};
-use super::quarantine::Quarantined;
-use super::super::failure_budget::{FailureBudget, cost};
-use super::replica::Replica;
-use super::super::evaluation::RuleKey;
-use super::super::filter_instance::{FilterInstance, Trial, trial};
 use super::super::batch_size::BatchSize;
+use super::super::call_input::{Parsed, next_call};
+use super::super::evaluation::RuleKey;
+use super::super::failure_budget::{FailureBudget, cost};
+use super::super::filter_instance::{FilterInstance, Trial, trial};
+use super::super::guest_fault::Fault;
+use super::super::guest_setup::GuestSetup;
+use super::part_outcome::PartOutcome;
+use super::quarantine::Quarantined;
+use super::replica::Replica;
 use culprits::{Culprits, single_out};
 
 // What looking for the guilty may cost before the rules concerned pause: four events that fail with each of 1,024 rules, some 0.4 s,
