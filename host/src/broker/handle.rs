@@ -306,7 +306,7 @@ impl Broker {
         live.apply(|state, _| state.resume());
         self.0.supervisor.lanes.resume(&live);
         // Should what fed it have died, it is fed anew.
-        self.0.parts.registry.start(Start::Filters(live));
+        self.0.parts.registry.start(Start::Filters(live.id));
         Ok(())
     }
 

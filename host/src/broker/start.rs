@@ -38,12 +38,10 @@ use super::plugin_store::files::PluginFiles;
 use super::plugin_store::limit_conditions;
 use super::plugin_store::store::PluginStore;
 use super::plugin_store::uploads::Uploads;
-use super::subscriptions::live::LiveSubscription;
 use super::subscriptions::registry::Registry;
 use super::subscriptions::resting::RestingSubscription;
 use super::subscriptions::surroundings::{Start, Surroundings};
-use super::subscriptions::timers;
-use crate::domain::{Position, TopicId};
+use crate::domain::{Position, SubscriptionId, TopicId};
 use crate::locks;
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
@@ -71,7 +69,7 @@ struct Common {
 
 // What the tasks that serve others read from.
 struct Queues {
-    given_up: mpsc::UnboundedReceiver<Arc<LiveSubscription>>,
+    given_up: mpsc::UnboundedReceiver<SubscriptionId>,
     to_start: mpsc::UnboundedReceiver<Start>,
 }
 
@@ -262,7 +260,7 @@ impl Common {
         spawner.lasting("supervisor", supervisor.run(to_start));
         let router = Router::new(self.registry.clone(), self.log.clone(), names);
         spawner.lasting("router", router.run(shutdown()));
-        spawner.lasting("timers", timers::run(self.registry.clone(), shutdown()));
+        spawner.lasting("timers", self.registry.clone().run_timers(shutdown()));
         let conditions = spawner.conditions().clone();
         let limits = limit_conditions::run(parts.plugins.clone(), conditions, shutdown());
         spawner.lasting("plugin limits", limits);

@@ -13,6 +13,6 @@ pub(super) mod resting;
 pub(super) mod surroundings;
 #[cfg(test)]
 pub(super) mod testing;
-pub(super) mod timers;
+mod timers;
 
 pub(super) use self::definition::Settings;

@@ -172,16 +172,6 @@ const INSIDE: &[(&str, Inner)] = &[
 const TIED: &[(&[&str], &str)] = &[
     (
         &[
-            "broker/subscriptions/followers.rs",
-            "broker/subscriptions/live.rs",
-            "broker/subscriptions/registry.rs",
-            "broker/subscriptions/surroundings.rs",
-            "broker/subscriptions/timers.rs",
-        ],
-        "a live subscription arms the timers that tick it, and follows what moves it on; still to be opened where a value would do",
-    ),
-    (
-        &[
             "plugin/filter_group/shard.rs",
             "plugin/filter_group/shard/culprits.rs",
         ],

@@ -18,7 +18,8 @@ use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{
-    ADDED_BYTES_MAX, DeadLetterMark, Event, EventRef, Header, Position, Sequence, TopicName,
+    ADDED_BYTES_MAX, DeadLetterMark, Event, EventRef, Header, Position, Sequence, SubscriptionId,
+    TopicName,
 };
 use crate::state::range_map::push_range;
 use crate::state::{GiveUpReason, GivenUp};
@@ -53,16 +54,20 @@ pub const ATTEMPTS_HEADER: &str = "tidegate-dead-attempts";
 /// Writes dead letters until shutdown.
 pub(crate) async fn run(
     parts: Arc<DeliveryParts>,
-    mut subscriptions: mpsc::UnboundedReceiver<Arc<LiveSubscription>>,
+    mut subscriptions: mpsc::UnboundedReceiver<SubscriptionId>,
     shutdown: CancellationToken,
 ) {
     loop {
-        let live = tokio::select! {
+        let subscription = tokio::select! {
             () = shutdown.cancelled() => return,
-            live = subscriptions.recv() => match live {
-                Some(live) => live,
+            subscription = subscriptions.recv() => match subscription {
+                Some(subscription) => subscription,
                 None => return,
             },
+        };
+        // Nobody waits for the letters of one that was deleted.
+        let Some(live) = parts.registry.by_id(subscription) else {
+            continue;
         };
         if let Err(denied) = rights::standing(&parts.policy, &live.settings().spec) {
             if !live.log_limits.letters_wait.swap(true, Ordering::Relaxed) {

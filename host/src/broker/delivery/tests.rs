@@ -18,7 +18,7 @@ use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
 use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::live::LiveSubscription;
-use crate::broker::subscriptions::{testing, timers};
+use crate::broker::subscriptions::testing;
 use crate::domain::{
     BlockBuilder, Durability, Event, Millis, Position, Principal, Sequence, TopicId, TopicSpec,
 };
@@ -74,7 +74,7 @@ impl Bench {
             shutdown: shutdown.clone(),
         });
         let spawner = &parts.spawner;
-        spawner.lasting("timers", timers::run(registry, shutdown.clone()));
+        spawner.lasting("timers", registry.run_timers(shutdown.clone()));
         let letters = dead_letters::run(parts.clone(), letters, shutdown);
         spawner.lasting("dead letters", letters);
         Self {

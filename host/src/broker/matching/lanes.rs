@@ -14,7 +14,7 @@ use super::isolation_lanes::{Place, Stay, Wards};
 use super::lane::command::{Command, Member};
 use super::lane::{Lane, LaneParts, Neighbours};
 use crate::broker::subscriptions::live::LiveSubscription;
-use crate::domain::Digest;
+use crate::domain::{Digest, SubscriptionId};
 use crate::locks::lock;
 use crate::state::filter_chain::FilterChain;
 use crate::telemetry::conditions::Condition;
@@ -67,8 +67,8 @@ impl Lanes {
     }
 
     /// Stops filtering for a subscription that was deleted.
-    pub(crate) fn stop(&self, live: &LiveSubscription) {
-        self.tell_all(&Command::Remove(live.id));
+    pub(crate) fn stop(&self, subscription: SubscriptionId) {
+        self.tell_all(&Command::Remove(subscription));
     }
 
     /// Lets a paused subscription go on.

@@ -17,7 +17,7 @@ use crate::broker::event_log::unreadable;
 use crate::broker::subscriptions::followers::Join;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::surroundings::Start;
-use crate::domain::{Block, BlockError, Position};
+use crate::domain::{Block, BlockError, Name, Position, SubscriptionId};
 use crate::runtime::spawn::{TaskName, panicked};
 use crate::state::filter_chain::FilterChain;
 use crate::state::range_map::push_range;
@@ -42,24 +42,40 @@ impl Supervisor {
                 start = starts.recv() => start,
                 () = self.parts.shutdown.cancelled() => return,
             };
+            let Some(start) = start else {
+                return;
+            };
+            let by_id = |id| self.parts.registry.by_id(id);
             match start {
-                Some(Start::Created(live)) => self.start(live),
-                Some(Start::Filters(live)) => self.follow(&live),
-                Some(Start::Anew(live)) => {
-                    self.lanes.stop(&live);
-                    live.forget_followed();
-                    self.follow(&live);
+                Start::Created(id) => {
+                    if let Some(live) = by_id(id) {
+                        self.start(live);
+                    }
                 }
-                Some(Start::Deleted(live)) => {
-                    self.lanes.stop(&live);
-                    self.lanes.forget_deaths();
-                    self.parts.chains.forget(live.id);
-                    let conditions = self.parts.spawner.conditions();
-                    conditions.clear(&Condition::TaskDied(catch_up_name(&live)));
+                Start::Filters(id) => {
+                    if let Some(live) = by_id(id) {
+                        self.follow(&live);
+                    }
                 }
-                None => return,
+                Start::Anew(id) => {
+                    self.lanes.stop(id);
+                    if let Some(live) = by_id(id) {
+                        live.forget_followed();
+                        self.follow(&live);
+                    }
+                }
+                Start::Deleted(id, name) => self.end(id, &name),
             }
         }
+    }
+
+    // Ends what runs for a subscription that was deleted.
+    fn end(&self, id: SubscriptionId, name: &Name) {
+        self.lanes.stop(id);
+        self.lanes.forget_deaths();
+        self.parts.chains.forget(id);
+        let conditions = self.parts.spawner.conditions();
+        conditions.clear(&Condition::TaskDied(catch_up_name(name)));
     }
 
     /// Starts one subscription.
@@ -94,12 +110,12 @@ impl Supervisor {
                 // It may have been deleted at the same time.
                 if unfed.is_deleted() {
                     let conditions = parts.spawner.conditions();
-                    conditions.clear(&Condition::TaskDied(catch_up_name(&unfed)));
+                    conditions.clear(&Condition::TaskDied(catch_up_name(&unfed.name)));
                 }
             };
             let span = error_span!("catch-up", subscription = %live.name);
             let catch_up = catch_up(self.parts.clone(), live.clone(), judging).instrument(span);
-            let name = catch_up_name(live);
+            let name = catch_up_name(&live.name);
             self.parts.spawner.resumable(name, catch_up, died);
         }
     }
@@ -156,8 +172,8 @@ impl Supervisor {
     }
 }
 
-fn catch_up_name(live: &LiveSubscription) -> TaskName {
-    format!("catch-up of {}", live.name).into()
+fn catch_up_name(subscription: &Name) -> TaskName {
+    format!("catch-up of {subscription}").into()
 }
 
 // Shows a subscription without filters what was committed before it joined, until it can follow the router or the fence of

@@ -114,7 +114,7 @@ impl Turn<'_> {
     }
 
     /// Lets one of them leave: it has been shown everything that the others have, and somebody else is to feed it from here on.
-    pub(super) fn leave(&self, live: &Arc<LiveSubscription>) {
+    pub(super) fn leave(&self, live: &LiveSubscription) {
         if !live.routed.swap(false, Ordering::AcqRel) {
             return;
         }
@@ -124,7 +124,7 @@ impl Turn<'_> {
         live.forget_followed();
     }
 
-    fn tell(&self, live: &Arc<LiveSubscription>) {
+    fn tell(&self, live: &LiveSubscription) {
         if let Some(through) = self.next.0.checked_sub(1).map(Position) {
             live.apply(|state, _| state.observe(through, std::iter::empty()));
         }

@@ -14,6 +14,7 @@ use super::definition::{self, Definition, Settings};
 use super::log_limits::LogLimits;
 use super::resting::RestingSubscription;
 use super::surroundings::{Start, Surroundings};
+use super::timers::Alarm;
 use crate::domain::{
     ConsumerId, DeadLetterMark, Digest, Millis, Name, Position, SubscriptionId, TopicName,
 };
@@ -33,8 +34,7 @@ pub(crate) struct LiveSubscription {
     // Wakes everybody who waits for something to hand out, or for a change.
     wake: Notify,
     deleted: AtomicBool,
-    // Earliest moment for which the timer is armed; `u64::MAX` when it is not.
-    pub(super) armed_at: AtomicU64,
+    alarm: Alarm,
     // In the queue of the dead-letter task already, at work there, or resting before it is queued again.
     letters_queued: AtomicBool,
     next_consumer: AtomicU64,
@@ -71,7 +71,7 @@ impl LiveSubscription {
             state: Mutex::new(resting.state),
             wake: Notify::new(),
             deleted: AtomicBool::new(false),
-            armed_at: AtomicU64::new(u64::MAX),
+            alarm: Alarm::new(resting.id),
             letters_queued: AtomicBool::new(false),
             next_consumer: AtomicU64::new(1),
             consumers: AtomicU64::new(0),
@@ -90,10 +90,7 @@ impl LiveSubscription {
     // ── state ───────────────────────────────────────────────────────────────────────────────────────────
 
     /// Changes its state, now, and does what that makes necessary: nobody else needs to know what that is.
-    pub(crate) fn apply<T>(
-        self: &Arc<Self>,
-        change: impl FnOnce(&mut SubscriptionState, Millis) -> T,
-    ) -> T {
+    pub(crate) fn apply<T>(&self, change: impl FnOnce(&mut SubscriptionState, Millis) -> T) -> T {
         let (answer, effects) = {
             let mut state = lock(&self.state);
             // Under the lock, so that no change is earlier than the one before it.
@@ -110,7 +107,7 @@ impl LiveSubscription {
     }
 
     // All of them are named, so that none that comes later is forgotten.
-    fn perform(self: &Arc<Self>, effects: Effects) {
+    fn perform(&self, effects: Effects) {
         let Effects {
             wakes,
             deadline,
@@ -124,13 +121,13 @@ impl LiveSubscription {
             self.surroundings.acks.acked(self.id, acked);
         }
         if let Some(deadline) = deadline {
-            self.surroundings.timers.arm(self, deadline);
+            self.surroundings.timers.arm(&self.alarm, deadline);
         }
         if has_given_up {
             self.queue_letters();
         }
         if took_over {
-            self.surroundings.start(Start::Filters(self.clone()));
+            self.surroundings.start(Start::Filters(self.id));
         }
         if let Some(strain) = strain {
             self.log_limits.strained(&self.name, strain);
@@ -149,8 +146,8 @@ impl LiveSubscription {
     }
 
     /// Takes up what its deadlines ask for, and arms the timer for the next one.
-    pub(crate) fn tick(self: &Arc<Self>) {
-        self.armed_at.store(u64::MAX, Ordering::Release);
+    pub(crate) fn tick(&self) {
+        self.alarm.went_off();
         self.apply(|state, now| state.tick(now, |consumer| self.unseen_of(consumer)));
     }
 
@@ -164,15 +161,15 @@ impl LiveSubscription {
     // ── giving up ───────────────────────────────────────────────────────────────────────────────────────
 
     // Tells the dead-letter task that it has given events up.
-    fn queue_letters(self: &Arc<Self>) {
+    fn queue_letters(&self) {
         if !self.letters_queued.swap(true, Ordering::AcqRel) {
             // The receiver only ends with the broker.
-            let _ = self.surroundings.letters.send(self.clone());
+            let _ = self.surroundings.letters.send(self.id);
         }
     }
 
     /// The dead-letter task is done with it. Whatever it has given up meanwhile is queued now.
-    pub(crate) fn letters_done(self: &Arc<Self>) {
+    pub(crate) fn letters_done(&self) {
         self.letters_queued.store(false, Ordering::Release);
         // Whoever gave something up before this look found the mark; whoever does after it finds none.
         if self.read().has_given_up() && !self.is_deleted() {
@@ -205,7 +202,7 @@ impl LiveSubscription {
     }
 
     /// Makes it what the catalog says. Repeating it changes nothing.
-    pub(super) fn update(self: &Arc<Self>, subscription: &Subscription) {
+    pub(super) fn update(&self, subscription: &Subscription) {
         // Before the state: whoever finds a revision there looks for its chain here.
         write(&self.definition).update(subscription);
         self.apply(|state, _| definition::tell(state, subscription));
@@ -348,7 +345,7 @@ mod tests {
             rig.live
                 .apply(|state, _| state.give_up_pending(at(position), &reason));
         }
-        assert_eq!(rig.letters.try_recv().expect("called").id, rig.live.id);
+        assert_eq!(rig.letters.try_recv(), Ok(rig.live.id));
         assert!(rig.letters.try_recv().is_err(), "it comes by itself");
         rig.live.letters_done();
         assert!(rig.letters.try_recv().is_ok(), "there is something left");
@@ -361,6 +358,6 @@ mod tests {
             .apply(|state, _| state.change_filters(1, Position(5), 1));
         assert!(rig.starts.try_recv().is_err(), "not before their fence");
         rig.matched(4);
-        assert!(matches!(rig.starts.try_recv(), Ok(Start::Filters(_))));
+        assert_eq!(rig.starts.try_recv(), Ok(Start::Filters(rig.live.id)));
     }
 }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, RwLock};
 
+use tokio_util::sync::CancellationToken;
+
 use super::followers::Followers;
 use super::given_up::GivenUp;
 use super::live::LiveSubscription;
@@ -45,10 +47,6 @@ impl Registry {
             followers: Followers::new(next),
             given_up: GivenUp::default(),
         })
-    }
-
-    pub(super) fn surroundings(&self) -> Arc<Surroundings> {
-        self.surroundings.clone()
     }
 
     /// Brings a subscription to life. It is found once it is [inserted](Self::insert).
@@ -165,7 +163,7 @@ impl Registry {
             live.update(subscription);
         }
         if fenced {
-            self.start(Start::Filters(live.clone()));
+            self.start(Start::Filters(live.id));
         }
     }
 
@@ -187,8 +185,8 @@ impl Registry {
         }
         // A catch-up goes on by itself; whoever has left the router gets one.
         self.start(match is_filtered {
-            true => Start::Anew(live.clone()),
-            false => Start::Filters(live.clone()),
+            true => Start::Anew(live.id),
+            false => Start::Filters(live.id),
         });
     }
 
@@ -196,6 +194,20 @@ impl Registry {
     pub(crate) fn pause_unfed(&self, live: &Arc<LiveSubscription>, why: &str) {
         live.forget_followed();
         live.apply(|state, _| state.pause(why));
+    }
+
+    /// Lets each subscription do what is to be done when its deadline comes, until shutdown.
+    pub(crate) async fn run_timers(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            let due = tokio::select! {
+                () = shutdown.cancelled() => return,
+                due = self.surroundings.timers.due(&self.clock) => due,
+            };
+            // It may be gone.
+            for live in due.into_iter().filter_map(|id| self.by_id(id)) {
+                live.tick();
+            }
+        }
     }
 
     /// Hands something to the supervisor.

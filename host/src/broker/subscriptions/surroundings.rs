@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::live::LiveSubscription;
 use super::timers::Timers;
-use crate::domain::{Position, SubscriptionId};
+use crate::domain::{Name, Position, SubscriptionId};
 use crate::runtime::clock::Clock;
 
 /// Whoever makes acks durable.
@@ -20,16 +19,18 @@ pub(crate) trait AckSink: Send + Sync {
     fn forget(&self, subscription: SubscriptionId);
 }
 
-/// What the supervisor is to start or to end. A few for each subscription and each of its changes, so their queue is bounded.
+/// What the supervisor is to start or to end. A few for each subscription and each of its changes, so their queue is bounded. When
+/// it comes to one, that subscription may be gone, and then there is nothing to start.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     /// Everything that a new subscription needs.
-    Created(Arc<LiveSubscription>),
+    Created(SubscriptionId),
     /// What feeds a subscription whose next filters have taken over.
-    Filters(Arc<LiveSubscription>),
+    Filters(SubscriptionId),
     /// The lanes of a subscription once more.
-    Anew(Arc<LiveSubscription>),
+    Anew(SubscriptionId),
     /// Nothing any more: it was deleted, and what runs for it ends.
-    Deleted(Arc<LiveSubscription>),
+    Deleted(SubscriptionId, Name),
 }
 
 /// All of it.
@@ -38,7 +39,7 @@ pub(crate) struct Surroundings {
     pub(super) timers: Timers,
     pub(super) acks: Arc<dyn AckSink>,
     // Each subscription is in it at most once at a time, so it is bounded by their number.
-    pub(super) letters: mpsc::UnboundedSender<Arc<LiveSubscription>>,
+    pub(super) letters: mpsc::UnboundedSender<SubscriptionId>,
     pub(super) starts: mpsc::UnboundedSender<Start>,
 }
 
@@ -47,7 +48,7 @@ impl Surroundings {
     pub(crate) fn new(
         clock: Clock,
         acks: Arc<dyn AckSink>,
-        letters: mpsc::UnboundedSender<Arc<LiveSubscription>>,
+        letters: mpsc::UnboundedSender<SubscriptionId>,
         starts: mpsc::UnboundedSender<Start>,
     ) -> Arc<Self> {
         Arc::new(Self {

@@ -18,7 +18,7 @@ use crate::state::catalog::Subscription;
 pub(crate) struct Rig {
     pub(crate) registry: Arc<Registry>,
     pub(crate) live: Arc<LiveSubscription>,
-    pub(crate) letters: mpsc::UnboundedReceiver<Arc<LiveSubscription>>,
+    pub(crate) letters: mpsc::UnboundedReceiver<SubscriptionId>,
     pub(crate) starts: mpsc::UnboundedReceiver<Start>,
     acks: Arc<Acks>,
 }
@@ -99,7 +99,7 @@ pub(crate) fn alive(
 ) -> (
     Arc<Registry>,
     Arc<LiveSubscription>,
-    mpsc::UnboundedReceiver<Arc<LiveSubscription>>,
+    mpsc::UnboundedReceiver<SubscriptionId>,
     mpsc::UnboundedReceiver<Start>,
 ) {
     let (letters_out, letters) = mpsc::unbounded_channel();

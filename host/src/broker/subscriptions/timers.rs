@@ -1,45 +1,78 @@
-//! The deadlines of all subscriptions, one for each at a time: its earliest. One task waits for the first of them. What a
-//! subscription does when its deadline comes is its state's business.
+//! The deadlines of all subscriptions, one for each at a time: its earliest. Whoever waits here is told whose have come. What a
+//! subscription is, and what it does when its deadline comes, is not known here.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-use super::live::LiveSubscription;
-use super::registry::Registry;
 use crate::domain::{Millis, SubscriptionId};
 use crate::locks::lock;
 use crate::runtime::clock::Clock;
 
+/// One subscription's place among the [`Timers`].
+pub(super) struct Alarm {
+    subscription: SubscriptionId,
+    // Earliest moment for which it is armed; `u64::MAX` when it is not.
+    armed_at: AtomicU64,
+}
+
+impl Alarm {
+    pub(super) fn new(subscription: SubscriptionId) -> Self {
+        Self {
+            subscription,
+            armed_at: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// It went off, and is armed for nothing.
+    pub(super) fn went_off(&self) {
+        self.armed_at.store(u64::MAX, Ordering::Release);
+    }
+}
+
 /// What is armed. Part of every subscription's surroundings.
 #[derive(Default)]
-pub(crate) struct Timers {
+pub(super) struct Timers {
     armed: Mutex<BTreeSet<(Millis, SubscriptionId)>>,
     // The first of them is another one.
     changed: Notify,
 }
 
 impl Timers {
-    /// Arms it for a subscription, unless it is armed for an earlier moment.
-    pub(super) fn arm(&self, live: &LiveSubscription, at: Millis) {
-        if at.0 >= live.armed_at.load(Ordering::Acquire) {
+    /// Arms a subscription's alarm, unless it is armed for an earlier moment.
+    pub(super) fn arm(&self, alarm: &Alarm, at: Millis) {
+        if at.0 >= alarm.armed_at.load(Ordering::Acquire) {
             return;
         }
         let mut timers = lock(&self.armed);
-        let armed = live.armed_at.load(Ordering::Acquire);
+        let armed = alarm.armed_at.load(Ordering::Acquire);
         if at.0 >= armed {
             return;
         }
-        timers.remove(&(Millis(armed), live.id));
-        timers.insert((at, live.id));
-        live.armed_at.store(at.0, Ordering::Release);
+        timers.remove(&(Millis(armed), alarm.subscription));
+        timers.insert((at, alarm.subscription));
+        alarm.armed_at.store(at.0, Ordering::Release);
         let is_first = timers.first().is_some_and(|(first, _)| *first >= at);
         drop(timers);
         if is_first {
             self.changed.notify_one();
+        }
+    }
+
+    /// Waits until a deadline has come, and returns whose have. They are armed for nothing any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is taken before it is returned.
+    pub(super) async fn due(&self, clock: &Clock) -> Vec<SubscriptionId> {
+        loop {
+            let first = self.first();
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = until(clock, first) => return self.take_due(clock.now()),
+            }
         }
     }
 
@@ -55,26 +88,6 @@ impl Timers {
     }
 }
 
-/// Ticks subscriptions whose deadlines have come, until shutdown.
-pub(crate) async fn run(registry: Arc<Registry>, shutdown: CancellationToken) {
-    let (clock, surroundings) = (registry.clock.clone(), registry.surroundings());
-    let timers = &surroundings.timers;
-    loop {
-        let first = timers.first();
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = timers.changed.notified() => continue,
-            () = until(&clock, first) => {}
-        }
-        for id in timers.take_due(clock.now()) {
-            // It may be gone.
-            if let Some(live) = registry.by_id(id) {
-                live.tick();
-            }
-        }
-    }
-}
-
 async fn until(clock: &Clock, first: Option<Millis>) {
     match first {
         Some(at) => tokio::time::sleep_until(clock.instant_of(at).into()).await,
@@ -85,6 +98,8 @@ async fn until(clock: &Clock, first: Option<Millis>) {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
 
     use super::super::testing::Rig;
     use super::*;
@@ -99,8 +114,25 @@ mod tests {
         let shutdown = CancellationToken::new();
         // Ends with the test's runtime.
         Spawner::new(Conditions::default(), shutdown.clone())
-            .lasting("timers", run(rig.registry.clone(), shutdown));
+            .lasting("timers", rig.registry.clone().run_timers(shutdown));
         rig
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_deadline_has_come_is_told_once_and_an_earlier_one_counts() {
+        let (clock, timers) = (Clock::start(), Timers::default());
+        let [one, two] = [1, 2].map(|id| Alarm::new(SubscriptionId(id)));
+        let after = |ms| clock.now().plus(ms);
+        timers.arm(&one, after(200));
+        timers.arm(&two, after(500));
+        timers.arm(&two, after(100));
+        timers.arm(&two, after(300));
+        assert_eq!(timers.due(&clock).await, [SubscriptionId(2)]);
+        two.went_off();
+        timers.arm(&two, after(300));
+        assert_eq!(timers.due(&clock).await, [SubscriptionId(1)]);
+        assert_eq!(timers.due(&clock).await, [SubscriptionId(2)]);
+        assert!(lock(&timers.armed).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

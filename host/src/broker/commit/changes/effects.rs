@@ -31,7 +31,7 @@ impl Draft {
                 } => self.change_subscription(id, revision, fence),
                 Change::DeleteSubscription(id) => {
                     if let Some(live) = self.registry.remove(id) {
-                        self.registry.start(Start::Deleted(live));
+                        self.registry.start(Start::Deleted(id, live.name.clone()));
                     }
                     self.forget_selected();
                 }
@@ -74,10 +74,10 @@ impl Draft {
             .live(RestingSubscription::created(id, &subscription, start));
         // One that has filters, or starts in the past, is refused here and fed by others.
         let _ = self.registry.followers.join(&live);
-        self.registry.insert(live.clone());
+        self.registry.insert(live);
         self.forget_selected();
         // Lanes, routes and catch-ups start elsewhere.
-        self.registry.start(Start::Created(live));
+        self.registry.start(Start::Created(id));
     }
 
     fn change_subscription(&mut self, id: SubscriptionId, revision: u32, fence: Option<Position>) {
