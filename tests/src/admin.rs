@@ -278,14 +278,14 @@ impl AdminApi {
         self.get_text("/metrics").await
     }
 
-    /// The value of a metric without labels; 0 when the page does not have it.
+    /// The value of a metric, named with its labels as the page has it; 0 when the page does not have it.
     ///
     /// # Errors
     /// The broker could not be asked, or the value is no number.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let page = self.metrics().await?;
         let value = page.lines().find_map(|line| {
-            let (found, value) = line.split_once(' ')?;
+            let (found, value) = line.rsplit_once(' ')?;
             (found == name).then_some(value)
         });
         Ok(value.unwrap_or("0").trim().parse()?)
