@@ -243,15 +243,22 @@ fn names_command(line: &str) -> bool {
 /// What only some files of the client may name, so that it runs over any transport, and can be run again exactly: the transport it
 /// has, the start of tasks and the source of randomness. The time is tokio's, which may be virtual.
 const CLIENT_NAMES_ONLY_IN: [(&str, &[&str]); 5] = [
-    (
-        "quinn::",
-        &["transport/quic.rs", "transport/quic/stream.rs"],
-    ),
+    ("quinn::", &["transport/quic.rs"]),
     ("tokio::spawn", &["spawn.rs"]),
     ("rand::", &["random.rs"]),
     ("std::time::Instant", &[]),
     ("SystemTime", &[]),
 ];
+
+#[test]
+fn of_the_wire_only_the_streams_of_quic_know_quinn() {
+    let sources = sources("../sdk/wire/src");
+    let knows = sources
+        .iter()
+        .filter(|(_, source)| names_crate(source, "quinn"));
+    let knows: Vec<&str> = knows.map(|(path, _)| path.as_str()).collect();
+    assert_eq!(knows, ["stream/quic.rs"]);
+}
 
 #[test]
 fn the_client_takes_what_varies_from_one_place() {

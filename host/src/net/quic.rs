@@ -14,7 +14,6 @@ pub(super) mod listener;
 mod listener_context;
 pub(super) mod options;
 pub(super) mod socket;
-mod stream;
 pub(super) mod tls;
 
 #[cfg(test)]

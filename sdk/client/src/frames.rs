@@ -1,20 +1,17 @@
 //! Frames on a stream: messages one by one out of its receiving half, and a queue of them into its sending half. The one place
 //! where this client reads and writes; which stream it is, and over which transport, is not known here.
 
-use std::collections::VecDeque;
-
 use bytes::{Bytes, BytesMut};
-use prost::Message;
-use tidegate_wire::batch::push_batch_head;
-use tidegate_wire::frame::{FrameReader, encode_frame};
+use tidegate_wire::frame::FrameReader;
+use tidegate_wire::frame_queue::FrameQueue;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb::{self, stream_open};
 use tidegate_wire::stream::{Connection, ReceiveHalf, SendError, SendHalf};
 
 use crate::error::StreamError;
 
-/// A body up to this long is copied behind its head; a longer one is handed on where it lies.
-const COPIED_BYTES_MAX: usize = 4 * 1024;
+/// A body of at least so many bytes is handed on where it lies; a shorter one is copied behind its head.
+const SHARED_BYTES_MIN: usize = 4 * 1024 + 1;
 
 /// What is copied is handed on in pieces of about this many bytes, so that a thousand short messages are a few pieces for the
 /// transport.
@@ -40,6 +37,10 @@ pub(crate) enum Moved {
     Written(Result<(), SendError>),
 }
 
+pub(crate) fn new_queue() -> FrameQueue {
+    FrameQueue::new(SHARED_BYTES_MIN, PIECE_BYTES)
+}
+
 impl<C: Connection> FrameStream<C> {
     /// Opens a stream that says what it is with `kind`.
     ///
@@ -47,11 +48,11 @@ impl<C: Connection> FrameStream<C> {
     /// When the connection ends, or the broker wants no such stream.
     pub(crate) async fn open(connection: &C, kind: stream_open::Kind) -> Result<Self, StreamError> {
         let (mut send, receive) = connection.open().await?;
-        let mut queue = FrameQueue::default();
+        let mut queue = new_queue();
         queue.push(&pb::StreamOpen { kind: Some(kind) });
         debug_assert!(queue.bytes() <= OPEN_FRAME_BYTES_MAX);
         while !queue.is_empty() {
-            queue.write(&mut send).await?;
+            queue.send(&mut send).await?;
         }
         Ok(Self {
             send,
@@ -73,18 +74,18 @@ impl<C: Connection> FrameStream<C> {
     pub(crate) async fn moved(&mut self) -> Moved {
         self.writes_first = !self.writes_first;
         let writing = !self.queue.is_empty();
-        let (write, read) = (self.queue.write(&mut self.send), self.source.next());
+        let (write, read) = (self.queue.send(&mut self.send), self.source.next());
         if self.writes_first {
             tokio::select! {
                 biased;
-                written = write, if writing => Moved::Written(written),
+                written = write, if writing => Moved::Written(written.map(drop)),
                 frame = read => Moved::Frame(frame),
             }
         } else {
             tokio::select! {
                 biased;
                 frame = read => Moved::Frame(frame),
-                written = write, if writing => Moved::Written(written),
+                written = write, if writing => Moved::Written(written.map(drop)),
             }
         }
     }
@@ -136,72 +137,6 @@ impl<C: Connection> FrameStream<C> {
     pub(crate) fn abandon(&mut self) {
         self.send.reset(0);
         self.source.receive.stop(0);
-    }
-}
-
-/// Frames on their way out, in order.
-#[derive(Debug, Default)]
-pub(crate) struct FrameQueue {
-    /// The end of the queue, which may still grow.
-    pending: BytesMut,
-    /// All before it.
-    chunks: VecDeque<Bytes>,
-    /// Bytes of both.
-    bytes: usize,
-}
-
-impl FrameQueue {
-    /// Appends a message.
-    pub(crate) fn push<M: Message>(&mut self, message: &M) {
-        let before = self.pending.len();
-        encode_frame(message, &mut self.pending);
-        self.bytes += self.pending.len() - before;
-    }
-
-    /// Appends a batch whose events are `body`. A long one is not copied.
-    pub(crate) fn push_batch(&mut self, head: &pb::PublishBatch, body: &Bytes) {
-        let before = self.pending.len();
-        push_batch_head(head, body.len(), &mut self.pending);
-        self.bytes += self.pending.len() - before + body.len();
-        if body.len() <= COPIED_BYTES_MAX {
-            self.pending.extend_from_slice(body);
-            if self.pending.len() >= PIECE_BYTES {
-                self.close_piece();
-            }
-        } else {
-            self.close_piece();
-            self.chunks.push_back(body.clone());
-        }
-    }
-
-    /// Bytes in it.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
-    /// Throws everything away, also the rest of a message that was sent in part.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Sends as much as `send` takes, and waits until that is something.
-    ///
-    /// # Cancel safety
-    /// Cancel-safe.
-    pub(crate) async fn write(&mut self, send: &mut impl SendHalf) -> Result<(), SendError> {
-        self.close_piece();
-        self.bytes -= send.send(&mut self.chunks).await?;
-        Ok(())
-    }
-
-    fn close_piece(&mut self) {
-        if !self.pending.is_empty() {
-            self.chunks.push_back(self.pending.split().freeze());
-        }
     }
 }
 
@@ -269,24 +204,6 @@ mod tests {
         (head, body.freeze())
     }
 
-    #[test]
-    fn short_batches_share_pieces_and_long_ones_lie_where_they_are() {
-        let mut queue = FrameQueue::default();
-        for correlation in 0..10 {
-            let (head, body) = batch(correlation, 10);
-            queue.push_batch(&head, &body);
-        }
-        let (head, long) = batch(10, COPIED_BYTES_MAX);
-        queue.push_batch(&head, &long);
-        queue.close_piece();
-        assert_eq!(queue.chunks.len(), 2, "heads together, then the body");
-        assert_eq!(queue.chunks[1].as_ptr(), long.as_ptr());
-        let bytes: usize = queue.chunks.iter().map(Bytes::len).sum();
-        assert_eq!(queue.bytes(), bytes);
-        queue.clear();
-        assert!(queue.is_empty());
-    }
-
     #[tokio::test]
     async fn frames_survive_a_stream_that_tears_them_and_readers_who_give_up() {
         let (here, there) = pair(MemoryOptions {
@@ -295,7 +212,7 @@ mod tests {
         });
         let ((mut send, _), (_, receive)) =
             tokio::try_join!(here.open(), there.accept()).expect("alive");
-        let mut queue = FrameQueue::default();
+        let mut queue = new_queue();
         let batches = (1..20).map(|n| batch(n, 7 * n as usize));
         let batches: Vec<_> = batches.collect();
         for (head, body) in &batches {
@@ -303,7 +220,7 @@ mod tests {
         }
         let writing = async {
             while !queue.is_empty() {
-                queue.write(&mut send).await.expect("alive");
+                queue.send(&mut send).await.expect("alive");
             }
             send.finish();
         };

@@ -1,11 +1,13 @@
 //! The wire protocol of Tidegate: schema, generated types, framing, limits, error codes, and the traits of the streams that carry
-//! it. Pure: bytes in, values out. No I/O, no clock and no task ever lives here.
+//! it. Pure: bytes in, values out. No I/O, no clock and no task ever lives here. The feature `quic` adds how quinn's streams are
+//! these, which broker and client share.
 
 pub mod batch;
 pub mod credit;
 pub mod error;
 pub mod event;
 pub mod frame;
+pub mod frame_queue;
 pub mod limits;
 pub mod positions;
 pub mod stream;

@@ -17,6 +17,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 pub mod memory;
+#[cfg(feature = "quic")]
+pub mod quic;
 
 /// The half of a stream that sends.
 pub trait SendHalf: Send + 'static {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use quinn::{Connection, ConnectionError, Incoming};
 use rustls_pki_types::CertificateDer;
 use tidegate_wire::pb::{self, ErrorCode};
+use tidegate_wire::stream::quic::QuicConnection;
 use tokio::time::timeout;
 
 use super::handshakes::Handshake;
 use super::listener_context::ListenerContext;
 use super::options::ClientAuth;
-use super::stream::QuicConnection;
 use crate::auth::principal_of;
 use crate::domain::Principal;
 use crate::net::session::error_codes::{close, overloaded};
@@ -53,7 +53,7 @@ pub(super) async fn serve(
         Err(error) => return log_failed(&error),
     };
     let identified = identify(&connection, client_auth);
-    let connection = QuicConnection(connection);
+    let connection = QuicConnection::new(connection);
     let principal = match identified {
         Ok(principal) => principal,
         Err(error) => {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig};
+use tidegate_wire::stream::quic::var_int;
 
-use super::stream::var_int;
 use crate::net::session::options::SessionOptions;
 use crate::net::session::receive_window::FIRST_WINDOW_BYTES;
 use crate::runtime::Random;

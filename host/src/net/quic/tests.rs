@@ -11,13 +11,13 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::{ErrorCode, hello_reply};
+use tidegate_wire::stream::quic::QuicConnection;
 use tidegate_wire::stream::{Connection, ConnectionEnd, SendHalf};
 use tokio_util::sync::CancellationToken;
 
 use self::pki::Ca;
 use super::listener::{NetHandle, listen};
 use super::options::{ClientAuth, ListenerOptions};
-use super::stream::QuicConnection;
 use super::tls::TlsIdentity;
 use crate::auth::{Grant, Policy};
 use crate::net::session::service::{Backend, Service};
@@ -142,7 +142,7 @@ impl Net {
             .connect_with(config, self.handle.local_addrs[0], "localhost")
             .expect("valid name");
         Ok(Connected {
-            client: Client::new(QuicConnection(connecting.await?)),
+            client: Client::new(QuicConnection::new(connecting.await?)),
             _endpoint: endpoint,
         })
     }
@@ -224,12 +224,11 @@ async fn without_a_valid_certificate_nobody_gets_in() {
     let check = async |identity: Option<(String, String)>| {
         // TLS 1.3 lets a client believe it is in until the server has seen its certificate.
         if let Ok(client) = net.connect(identity).await {
-            let closed = tokio::time::timeout(HANG, client.connection.0.closed()).await;
-            let error = closed.expect("closed in time");
-            assert!(
-                matches!(error, ConnectionError::ConnectionClosed(_)),
-                "{error:?}"
-            );
+            let closed = tokio::time::timeout(HANG, client.connection.closed()).await;
+            let ConnectionEnd::Rejected(words) = closed.expect("closed in time") else {
+                panic!("it ended otherwise");
+            };
+            assert!(words.starts_with("the other side objects"), "{words}");
         }
     };
     check(None).await;

@@ -2,14 +2,13 @@
 //! cancelled at any await without losing or tearing a frame, which is what lets a stream's futures be raced. A message that has
 //! begun must end in time, and a large one waits for room before it is read; whether there is a right to send it is not known here.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use tidegate_wire::batch::push_deliver_head;
-use tidegate_wire::frame::{FrameReader, decode, encode_frame};
+use tidegate_wire::frame::{FrameReader, decode};
+use tidegate_wire::frame_queue::FrameQueue;
 use tidegate_wire::pb;
 use tidegate_wire::stream::{ReceiveError, ReceiveHalf, SendHalf};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -220,10 +219,7 @@ pub(super) fn no_room(length: usize) -> StreamEnd {
 /// The sending half of a stream.
 pub(super) struct FrameSend<S> {
     send: S,
-    /// Encoded and not yet in the queue.
-    waiting: BytesMut,
-    /// On its way, in order; kept here so that a cancelled write knows where it was.
-    queue: VecDeque<Bytes>,
+    queue: FrameQueue,
     stats: Arc<NetCounters>,
 }
 
@@ -232,30 +228,20 @@ impl<S: SendHalf> FrameSend<S> {
     pub(super) fn new(send: S, stats: Arc<NetCounters>) -> Self {
         Self {
             send,
-            waiting: BytesMut::new(),
-            queue: VecDeque::new(),
+            queue: FrameQueue::new(SHARED_BYTES_MIN, usize::MAX),
             stats,
         }
     }
 
     /// Encodes a message. Nothing is sent before [`flush`](Self::flush).
     pub(super) fn push<M: Message>(&mut self, message: &M) {
-        encode_frame(message, &mut self.waiting);
+        self.queue.push(message);
     }
 
     /// Appends a delivery whose events are `entries`, one list after the other. Long ones are sent as they are, without
     /// a copy.
     pub(super) fn push_deliver(&mut self, head: &pb::Deliver, entries: &[Bytes]) {
-        let length = entries.iter().map(Bytes::len).sum();
-        push_deliver_head(head, length, &mut self.waiting);
-        for part in entries {
-            if part.len() < SHARED_BYTES_MIN {
-                self.waiting.extend_from_slice(part);
-            } else {
-                self.queue_waiting();
-                self.queue.push_back(part.clone());
-            }
-        }
+        self.queue.push_deliver(head, entries);
     }
 
     /// Hands everything that was pushed to the transport. Waits while the client does not read.
@@ -268,18 +254,11 @@ impl<S: SendHalf> FrameSend<S> {
     ///
     /// Cancel-safe: the next call goes on at the byte where this one was.
     pub(super) async fn flush(&mut self) -> Result<(), StreamEnd> {
-        self.queue_waiting();
         while !self.queue.is_empty() {
-            let sent = self.send.send(&mut self.queue).await;
+            let sent = self.queue.send(&mut self.send).await;
             self.stats.wrote(sent.map_err(|_| StreamEnd::Lost)?);
         }
         Ok(())
-    }
-
-    fn queue_waiting(&mut self) {
-        if !self.waiting.is_empty() {
-            self.queue.push_back(self.waiting.split().freeze());
-        }
     }
 
     /// Sends what is left, finishes the stream and waits until the client has all of it, but for no more

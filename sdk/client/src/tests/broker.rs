@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use tidegate_wire::Limits;
 use tidegate_wire::frame::decode;
+use tidegate_wire::frame_queue::FrameQueue;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{self, broker_to_consumer, hello_reply, publish_opened, publish_reply};
 use tidegate_wire::pb::{stream_open, subscribe_opened};
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::network::Network;
 use crate::error::StreamError;
-use crate::frames::{FrameQueue, FrameSource};
+use crate::frames::{FrameSource, new_queue};
 use crate::{Client, ClientOptions, ConnectError, ErrorCode, Event};
 
 /// Nothing in these tests takes this long unless it never comes.
@@ -170,7 +171,7 @@ async fn serve<C: Connection>(
         let mut stream = Stream {
             open: open.kind.unwrap(),
             send,
-            queue: FrameQueue::default(),
+            queue: new_queue(),
             source,
         };
         if let stream_open::Kind::Hello(_) = stream.open {
@@ -196,7 +197,7 @@ impl<C: Connection> Stream<C> {
     pub(super) async fn write(&mut self, message: &impl Message) {
         self.queue.push(message);
         while !self.queue.is_empty() {
-            soon(self.queue.write(&mut self.send)).await.unwrap();
+            soon(self.queue.send(&mut self.send)).await.unwrap();
         }
     }
 

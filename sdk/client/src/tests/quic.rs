@@ -43,7 +43,7 @@ impl QuicBroker {
         tokio::spawn(async move {
             while let Some(attempt) = endpoint.accept().await {
                 if let Ok(connection) = attempt.await {
-                    let connection = QuicConnection::new(connection, endpoint.clone());
+                    let connection = QuicConnection::keeping(connection, endpoint.clone());
                     let _ = sender.send(connection);
                 }
             }

@@ -1,7 +1,5 @@
-//! QUIC with mutual TLS, as Tidegate wants it: sockets, transport parameters, certificates. Knows quinn, with `stream` the only
-//! files of the client that do.
-
-mod stream;
+//! QUIC with mutual TLS, as Tidegate wants it: sockets, transport parameters, certificates. The only file of the client that knows
+//! quinn.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,10 +13,9 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_wire::ALPN;
+use tidegate_wire::stream::quic::{self, end_of};
 use tracing::debug;
 
-pub(crate) use self::stream::QuicConnection;
-use self::stream::end_of;
 use super::Connector;
 use crate::error::{ConfigError, ConnectError};
 use crate::options::ClientOptions;
@@ -46,6 +43,9 @@ const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 /// Assumed round trip before the first is measured. Decides when an unanswered first packet is sent again: three
 /// times this, so a broker that comes up a moment later is found soon.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// A QUIC connection, and the socket it has to itself.
+pub(crate) type QuicConnection = quic::QuicConnection<quinn::Endpoint>;
 
 /// Makes QUIC connections to one broker. What can be made once from the options is made once.
 pub(crate) struct QuicConnector {
@@ -93,11 +93,11 @@ impl Connector for QuicConnector {
             .map_err(|error| ConnectError::Protocol(error.to_string()))?
             .await
             .map_err(end_of)?;
-        Ok(QuicConnection::new(connection, endpoint))
+        Ok(QuicConnection::keeping(connection, endpoint))
     }
 
     async fn heard_of_close(&self, connection: &QuicConnection) {
-        connection.endpoint().wait_idle().await;
+        connection.kept().wait_idle().await;
     }
 }
 

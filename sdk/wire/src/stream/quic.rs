@@ -1,62 +1,90 @@
-//! QUIC's connections and streams as the traits that sessions run over. Only translated here: each call is one of quinn's, and what its
-//! errors say of an end is all that is kept of them.
+//! QUIC's connections and streams, as quinn has them, behind the traits of [`stream`](super). Only translated here: each call is one of
+//! quinn's, and what its errors say of an end is all that is kept of them. Sockets, certificates and settings are the business of
+//! whoever makes a connection.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quinn::{ConnectionError, ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
-use tidegate_wire::stream::{
-    Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf,
+use quinn::{
+    ConnectionError, ReadError, RecvStream, SendStream, StoppedError, TransportErrorCode, VarInt,
+    WriteError,
 };
+
+use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf};
 
 /// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
 const SEGMENTS: usize = 16;
 
-/// A connection past its handshake.
+/// A connection past its handshake, and what is to live as long: the socket of its own that a client has for it, or nothing.
 #[derive(Clone, Debug)]
-pub(super) struct QuicConnection(pub(super) quinn::Connection);
+pub struct QuicConnection<K = ()> {
+    connection: quinn::Connection,
+    kept: K,
+}
 
 /// The sending half of one of its streams.
 #[derive(Debug)]
-pub(super) struct QuicSend(SendStream);
+pub struct QuicSend(SendStream);
 
 /// The receiving half of one of its streams.
 #[derive(Debug)]
-pub(super) struct QuicReceive(RecvStream);
+pub struct QuicReceive(RecvStream);
 
-impl Connection for QuicConnection {
+impl QuicConnection {
+    /// What quinn has connected.
+    #[must_use]
+    pub fn new(connection: quinn::Connection) -> Self {
+        Self::keeping(connection, ())
+    }
+}
+
+impl<K> QuicConnection<K> {
+    /// What quinn has connected, with what lives as long.
+    #[must_use]
+    pub fn keeping(connection: quinn::Connection, kept: K) -> Self {
+        Self { connection, kept }
+    }
+
+    /// What lives as long.
+    #[must_use]
+    pub fn kept(&self) -> &K {
+        &self.kept
+    }
+}
+
+impl<K: Clone + Send + Sync + 'static> Connection for QuicConnection<K> {
     type Send = QuicSend;
     type Receive = QuicReceive;
 
     async fn open(&self) -> Result<(QuicSend, QuicReceive), ConnectionEnd> {
-        let opened = self.0.open_bi().await.map_err(end_of)?;
-        Ok((QuicSend(opened.0), QuicReceive(opened.1)))
+        let (send, receive) = self.connection.open_bi().await.map_err(end_of)?;
+        Ok((QuicSend(send), QuicReceive(receive)))
     }
 
     async fn accept(&self) -> Result<(QuicSend, QuicReceive), ConnectionEnd> {
-        let accepted = self.0.accept_bi().await.map_err(end_of)?;
-        Ok((QuicSend(accepted.0), QuicReceive(accepted.1)))
+        let (send, receive) = self.connection.accept_bi().await.map_err(end_of)?;
+        Ok((QuicSend(send), QuicReceive(receive)))
     }
 
     fn close(&self, code: u32, reason: &str) {
-        self.0.close(code.into(), reason.as_bytes());
+        self.connection.close(code.into(), reason.as_bytes());
     }
 
     async fn closed(&self) -> ConnectionEnd {
-        end_of(self.0.closed().await)
+        end_of(self.connection.closed().await)
     }
 
     fn end(&self) -> Option<ConnectionEnd> {
-        self.0.close_reason().map(end_of)
+        self.connection.close_reason().map(end_of)
     }
 
     fn round_trip(&self) -> Duration {
-        self.0.rtt()
+        self.connection.rtt()
     }
 
     fn set_receive_window(&self, bytes: usize) {
-        self.0.set_receive_window(var_int(bytes));
+        self.connection.set_receive_window(var_int(bytes));
     }
 }
 
@@ -80,12 +108,11 @@ impl SendHalf for QuicSend {
     }
 
     fn finish(&mut self) {
-        // Fails only when the direction is over already.
+        // Fails only when the direction is over already; so does a reset.
         let _ = self.0.finish();
     }
 
     fn reset(&mut self, code: u32) {
-        // As above.
         let _ = self.0.reset(code.into());
     }
 
@@ -109,11 +136,12 @@ impl ReceiveHalf for QuicReceive {
             ReadError::ConnectionLost(error) => ReceiveError::Lost(end_of(error)),
             ReadError::ZeroRttRejected => ReceiveError::Lost(no_early_data()),
         })?;
-        let before = buffer.len();
-        for segment in segments.iter().take(read.unwrap_or(0)) {
-            buffer.extend_from_slice(segment);
-        }
-        Ok(buffer.len() - before)
+        let segments = segments.iter().take(read.unwrap_or(0));
+        let bytes = segments.clone().map(Bytes::len).sum();
+        // At once, so that what is there already moves once at most.
+        buffer.reserve(bytes);
+        segments.for_each(|segment| buffer.extend_from_slice(segment));
+        Ok(bytes)
     }
 
     fn stop(&mut self, code: u32) {
@@ -122,29 +150,43 @@ impl ReceiveHalf for QuicReceive {
     }
 }
 
-/// The largest number that QUIC can say stands for all above it.
-pub(super) fn var_int(bytes: usize) -> VarInt {
+/// So many bytes as QUIC says numbers. The largest that it can say stands for all above it.
+#[must_use]
+pub fn var_int(bytes: usize) -> VarInt {
     u64::try_from(bytes)
         .ok()
         .and_then(|bytes| VarInt::from_u64(bytes).ok())
         .unwrap_or(VarInt::MAX)
 }
 
-fn code_of(code: VarInt) -> u32 {
-    u32::try_from(code.into_inner()).unwrap_or(u32::MAX)
-}
-
-// Only who said goodbye in the protocol's own terms counts as the peer: a close by QUIC itself is a failure of the transport.
-fn end_of(error: ConnectionError) -> ConnectionEnd {
+/// How a connection ended, in the words of every transport. Only who said goodbye in the protocol's own terms counts as the peer: a
+/// close by QUIC itself is a failure of the transport, or of TLS.
+#[must_use]
+pub fn end_of(error: ConnectionError) -> ConnectionEnd {
     match error {
         ConnectionError::LocallyClosed => ConnectionEnd::Here,
+        ConnectionError::TimedOut => ConnectionEnd::TimedOut,
         ConnectionError::ApplicationClosed(close) => ConnectionEnd::Peer {
             code: code_of(close.error_code),
             reason: String::from_utf8_lossy(&close.reason).into_owned(),
         },
-        ConnectionError::TimedOut => ConnectionEnd::TimedOut,
+        ConnectionError::TransportError(ref objection) if is_tls_alert(objection.code) => {
+            ConnectionEnd::Rejected(format!("this side objects: {error}"))
+        }
+        ConnectionError::ConnectionClosed(ref close) if is_tls_alert(close.error_code) => {
+            ConnectionEnd::Rejected(format!("the other side objects: {error}"))
+        }
         error => ConnectionEnd::Failed(error.to_string()),
     }
+}
+
+// TLS alerts are the QUIC error codes from 0x100 to 0x1ff.
+fn is_tls_alert(code: TransportErrorCode) -> bool {
+    (0x100..0x200).contains(&u64::from(code))
+}
+
+fn code_of(code: VarInt) -> u32 {
+    u32::try_from(code.into_inner()).unwrap_or(u32::MAX)
 }
 
 // The settings of TLS allow none, so this is never said.
