@@ -65,6 +65,20 @@ pub trait FileSystem: Send + Sync {
         self.create(path)
     }
 
+    /// All of a file, which need not be one that may be written.
+    ///
+    /// # Errors
+    ///
+    /// It does not exist or cannot be read.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.open(path)?;
+        let length = usize::try_from(file.length()?).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        let read = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
     /// Renames a file, replacing what has the new name. Durable once the folder is synced.
     ///
     /// # Errors

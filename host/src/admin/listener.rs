@@ -253,6 +253,7 @@ impl Server {
     async fn next_stream(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
         loop {
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => return None,
                 accepted = listener.accept() => match accepted {
                     Ok(found) => return Some(found),
@@ -282,6 +283,7 @@ impl Connection {
             }
         };
         tokio::select! {
+            biased;
             () = ended => {}
             () = self.place.evicted() => {
                 self.metrics.count_evicted_connection();
@@ -319,6 +321,7 @@ impl Connection {
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
+            biased;
             ended = connection.as_mut() => ended,
             () = self.silence() => {
                 tracing::debug!(principal = %who, "admin connection ended: nothing was asked in time");

@@ -34,6 +34,7 @@ pub(super) async fn run(
 ) {
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = reload.asked.notified() => {}
         }

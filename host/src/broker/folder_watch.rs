@@ -23,6 +23,7 @@ pub(crate) async fn watch(
     let mut was_lost = false;
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }

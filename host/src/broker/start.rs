@@ -41,6 +41,7 @@ use super::plugin_store::uploads::Uploads;
 use super::subscriptions::registry::Registry;
 use super::subscriptions::resting::RestingSubscription;
 use super::subscriptions::surroundings::{Start, Surroundings};
+use crate::disk::RealFileSystem;
 use crate::domain::{Position, SubscriptionId, TopicId};
 use crate::locks;
 use crate::plugin::Plugins;
@@ -183,7 +184,8 @@ impl Common {
         parts: &DeliveryParts,
         reader: &StoreReader,
     ) -> Result<PluginStore, StartError> {
-        let files = PluginFiles::open(&options.plugins_dir).map_err(StartError::PluginFiles)?;
+        let files = PluginFiles::open(Arc::new(RealFileSystem), &options.plugins_dir)
+            .map_err(StartError::PluginFiles)?;
         Ok(PluginStore {
             files: files.beside(reader.folders()),
             uploads: Uploads::new(),

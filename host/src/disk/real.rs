@@ -38,6 +38,10 @@ impl FileSystem for RealFileSystem {
         Ok(Arc::new(RealFile { file, direct }))
     }
 
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         create(path, 0o666)
     }

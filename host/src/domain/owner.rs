@@ -12,7 +12,7 @@ const OWNER_BYTES_MAX: usize = 1_024;
 
 /// The owner of a subscription, route or plugin: one principal (`uri:spiffe://shop/billing`), or with `*` for any run of
 /// characters all whose names are like that (`uri:spiffe://shop/billing/*`).
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(Principal);
 
 /// Why a text is no owner.

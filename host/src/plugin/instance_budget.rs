@@ -2,7 +2,7 @@
 //! share for each owner of plugins, and a reserve from which an owner who holds nothing gets a first instance. What is refused
 //! is nobody's fault: it is not to be had now. Counts only; instances are made and dropped by those who hold places here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -48,7 +48,7 @@ pub struct Held {
 }
 
 /// A bound of what plugins may hold.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PluginLimit {
     /// Instances of all.
     Instances,
@@ -107,10 +107,10 @@ struct Books {
     closed: bool,
     all: Held,
     // Those that hold something.
-    owners: HashMap<Option<Owner>, Held>,
+    owners: BTreeMap<Option<Owner>, Held>,
     // Plugins, by name, that belong to somebody.
     names: BTreeMap<String, Named>,
-    reached: HashMap<PluginLimit, Instant>,
+    reached: BTreeMap<PluginLimit, Instant>,
 }
 
 #[derive(Debug, Default)]

@@ -72,6 +72,7 @@ impl Bench {
         let end = self.fixture.log.end();
         let mut routed = self.fixture.registry.followers.routed_before();
         tokio::select! {
+            biased;
             () = alive(&mut self.router) => panic!("it ends"),
             routed = routed.wait_for(|through| *through >= end) => drop(routed.expect("it runs")),
         }

@@ -2,8 +2,9 @@
 //! acks: an ack is never refused and never waits, but while too many wait, nothing new is leased, so what can still be acked is
 //! what is in flight. Part of the inbox, which has the lock and wakes whoever waits.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
+
+use rustc_hash::FxHashMap;
 
 use crate::domain::{Position, SubscriptionId};
 use crate::state::range_map::push_range;
@@ -12,8 +13,8 @@ use crate::state::range_map::push_range;
 /// this many wait only while the disk stands still.
 pub(super) const RANGES_MAX: usize = 1 << 20;
 
-/// What each subscription is done with.
-pub(crate) type Acks = HashMap<SubscriptionId, Vec<RangeInclusive<Position>>>;
+/// What each subscription is done with, in an order that can be repeated, since it is that in which it is written down.
+pub(crate) type Acks = FxHashMap<SubscriptionId, Vec<RangeInclusive<Position>>>;
 
 /// The acks that wait.
 #[derive(Default)]

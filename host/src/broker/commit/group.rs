@@ -377,7 +377,7 @@ mod tests {
             (SubscriptionId(1), ranges.clone()),
             (SubscriptionId(2), vec![single(7)]),
         ];
-        group.note_acks(&acks.into());
+        group.note_acks(&acks.into_iter().collect());
         assert!(group.before.len() > 1, "{} groups", group.before.len());
         let mut found = Vec::new();
         let mut changes = 0;

@@ -59,6 +59,7 @@ pub(crate) async fn run(
 ) {
     loop {
         let subscription = tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             subscription = subscriptions.recv() => match subscription {
                 Some(subscription) => subscription,
@@ -147,6 +148,7 @@ fn retry_later(
     let (live, shutdown) = (live.clone(), shutdown.clone());
     let again = async move {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => {}
             () = tokio::time::sleep(RETRY) => live.letters_done(),
         }

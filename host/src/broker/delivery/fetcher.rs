@@ -124,6 +124,7 @@ impl Fetcher {
     async fn lease(&self, max: usize) -> Result<Vec<Lease>, ConsumeError> {
         // What is handed out will be acked, and that has to wait somewhere while the disk stands still.
         tokio::select! {
+            biased;
             () = self.parts.inbox.ack_room() => {}
             () = self.parts.shutdown.cancelled() => {}
         }
@@ -147,6 +148,7 @@ impl Fetcher {
                 return Ok(leases);
             }
             tokio::select! {
+                biased;
                 () = notified => {}
                 () = self.parts.shutdown.cancelled() => {}
             }

@@ -49,6 +49,7 @@ impl RouteRights {
                 return true;
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 _ = news.changed() => {}
                 () = fetcher.parts.shutdown.cancelled() => return false,

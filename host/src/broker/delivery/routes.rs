@@ -79,6 +79,7 @@ pub(crate) async fn run(
 // Before another try; false when the broker stops.
 async fn rest(fetcher: &Fetcher) -> bool {
     tokio::select! {
+        biased;
         () = fetcher.parts.shutdown.cancelled() => false,
         () = tokio::time::sleep(RETRY) => true,
     }

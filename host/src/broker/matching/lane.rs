@@ -167,6 +167,7 @@ impl Lane {
             let rested = late().filter_map(|cohort| cohort.rests_until).min();
             let has_members = !self.cohorts.is_empty();
             let command = tokio::select! {
+                biased;
                 () = self.parts.shutdown.cancelled() => return,
                 command = self.commands.recv() => match command {
                     Some(command) => command,

@@ -4,9 +4,10 @@
 //! The common lane of a plugin does not look for who is to blame when a call fails: the members that were asked leave it for a ward
 //! ([`super::isolation_lanes`]), which is a lane too, and the only kind that looks. Members that are sound there for long come back.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, error_span};
 
@@ -27,13 +28,14 @@ pub(crate) struct Lanes {
     parts: LaneParts,
     running: Mutex<Running>,
     // Lanes that died and were not started anew, by what they are called where that is shown.
-    dead: Mutex<HashMap<Place, String>>,
+    dead: Mutex<FxHashMap<Place, String>>,
 }
 
 // The lanes there are.
 #[derive(Default)]
 struct Running {
-    common: HashMap<Digest, mpsc::UnboundedSender<Command>>,
+    // In an order that can be repeated, since it is that in which they are told.
+    common: BTreeMap<Digest, mpsc::UnboundedSender<Command>>,
     wards: Wards<mpsc::UnboundedSender<Command>>,
 }
 

@@ -39,8 +39,9 @@ impl Supervisor {
     pub(crate) async fn run(self: Arc<Self>, mut starts: mpsc::UnboundedReceiver<Start>) {
         loop {
             let start = tokio::select! {
-                start = starts.recv() => start,
+                biased;
                 () = self.parts.shutdown.cancelled() => return,
+                start = starts.recv() => start,
             };
             let Some(start) = start else {
                 return;
@@ -165,6 +166,7 @@ impl Supervisor {
                 return true;
             }
             tokio::select! {
+                biased;
                 () = notified => {}
                 () = self.parts.shutdown.cancelled() => return false,
             }
@@ -208,6 +210,7 @@ async fn catch_up(
         let stop = router.min(Position(fence)).min(readable);
         if next >= stop {
             tokio::select! {
+                biased;
                 () = changed => {}
                 _ = end.wait_for(|end| *end > readable) => {}
                 () = parts.shutdown.cancelled() => return,
@@ -221,6 +224,7 @@ async fn catch_up(
                 tracing::error!(position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
             }
             tokio::select! {
+                biased;
                 () = parts.shutdown.cancelled() => return,
                 () = tokio::time::sleep(RETRY) => {}
             }

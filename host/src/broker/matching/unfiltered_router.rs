@@ -1,11 +1,11 @@
 //! The router: one task that shows committed blocks to the subscriptions without filters that follow the end of the log. It
 //! knows topics and positions, never what an event says.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::event_log::tail::Log;
@@ -32,7 +32,7 @@ pub(crate) struct Router<F> {
     // Of which version of the followers the targets are.
     version: u64,
     // Who follows and selects a topic, for ordinary events and for dead letters.
-    targets: HashMap<(TopicId, bool), Arc<[Arc<LiveSubscription>]>>,
+    targets: FxHashMap<(TopicId, bool), Arc<[Arc<LiveSubscription>]>>,
 }
 
 impl<F: Fn(TopicId) -> Option<TopicName> + Send> Router<F> {
@@ -42,7 +42,7 @@ impl<F: Fn(TopicId) -> Option<TopicName> + Send> Router<F> {
             log,
             topic_name,
             version: 0,
-            targets: HashMap::new(),
+            targets: FxHashMap::default(),
         }
     }
 
@@ -60,6 +60,7 @@ impl<F: Fn(TopicId) -> Option<TopicName> + Send> Router<F> {
                         self.route(&[], at);
                     }
                     tokio::select! {
+                        biased;
                         () = shutdown.cancelled() => return,
                         changed = end.wait_for(|end| *end > at) => if changed.is_err() { return },
                     }
@@ -73,6 +74,7 @@ impl<F: Fn(TopicId) -> Option<TopicName> + Send> Router<F> {
                 Err(error) => {
                     tracing::error!(position = %next, error = %with_causes(&error), "cannot read what was just committed; trying again");
                     tokio::select! {
+                        biased;
                         () = shutdown.cancelled() => return,
                         () = tokio::time::sleep(RETRY) => {}
                     }
@@ -83,7 +85,8 @@ impl<F: Fn(TopicId) -> Option<TopicName> + Send> Router<F> {
 
     // Shows the followers what lies before `after`.
     fn route(&mut self, blocks: &[Arc<Block>], after: Position) {
-        let mut matched: HashMap<SubscriptionId, Matched> = HashMap::new();
+        // In an order that can be repeated, since it is that in which consumers wake.
+        let mut matched: FxHashMap<SubscriptionId, Matched> = FxHashMap::default();
         let registry = self.registry.clone();
         let turn = registry.followers.turn();
         let version = registry.followers.version();

@@ -2,7 +2,7 @@
 //! catalog says that it exists, and goes after the catalog has let it go. Only files with names that are given here are touched.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,26 +10,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::disk::{Access, RealFileSystem, replace};
+use crate::disk::{Access, FileSystem, replace};
 use crate::domain::Digest;
 use crate::store::Folders;
 
 /// A directory of plugins.
 #[derive(Clone)]
 pub(crate) struct PluginFiles {
+    fs: Arc<dyn FileSystem>,
     dir: PathBuf,
     /// The store's, beside which this lies.
     folders: Option<Arc<Folders>>,
 }
 
 impl PluginFiles {
-    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        if !dir.exists() {
-            fs::create_dir_all(dir)?;
+    pub(crate) fn open(fs: Arc<dyn FileSystem>, dir: &Path) -> io::Result<Self> {
+        if !fs.is_dir(dir) {
+            fs.create_dir(dir)?;
             let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
-            File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+            fs.sync_dir(above.unwrap_or(Path::new(".")))?;
         }
         Ok(Self {
+            fs,
             dir: dir.to_owned(),
             folders: None,
         })
@@ -59,7 +61,7 @@ impl PluginFiles {
         }
         let path = self.path(digest);
         let aside = path.with_extension("new");
-        replace(&RealFileSystem, &path, &aside, Access::Usual, |file| {
+        replace(&*self.fs, &path, &aside, Access::Usual, |file| {
             file.write_at(bytes, 0)
         })?;
         Ok(())
@@ -67,7 +69,7 @@ impl PluginFiles {
 
     /// Reads a plugin; one whose bytes are not what its name says is an error.
     pub(crate) fn read(&self, digest: &Digest) -> io::Result<Bytes> {
-        let bytes = fs::read(self.path(digest))?;
+        let bytes = self.fs.read(&self.path(digest))?;
         if Sha256::digest(&bytes)[..] != digest.0 {
             let problem = format!(
                 "{} is damaged; upload the plugin again",
@@ -81,7 +83,7 @@ impl PluginFiles {
     /// Removes a plugin. There need not be one.
     pub(crate) fn remove(&self, digest: &Digest) -> io::Result<()> {
         self.check_folders()?;
-        match fs::remove_file(self.path(digest)) {
+        match self.fs.remove(&self.path(digest)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // Should a power cut bring it back, the next start removes it.
             _ => Ok(()),
@@ -97,11 +99,10 @@ impl PluginFiles {
     ) -> io::Result<(usize, usize)> {
         self.check_folders()?;
         let (mut removed, mut staying) = (0, 0);
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let is_file = entry.file_type()?.is_file();
-            let goes = match name.to_str().and_then(digest_of) {
+        for path in self.fs.list(&self.dir)? {
+            let name = path.file_name().and_then(OsStr::to_str);
+            let is_file = !self.fs.is_dir(&path) && !self.fs.is_symlink(&path);
+            let goes = match name.and_then(digest_of) {
                 Some((_, true)) => true,
                 Some((digest, false)) if kept.contains(&digest) => continue,
                 Some((_, false)) => !stay,
@@ -110,11 +111,11 @@ impl PluginFiles {
             if !is_file {
                 continue;
             }
-            match goes.then(|| fs::remove_file(entry.path())) {
+            match goes.then(|| self.fs.remove(&path)) {
                 Some(Ok(())) => removed += 1,
                 Some(Err(error)) => {
                     staying += 1;
-                    tracing::warn!(path = %entry.path().display(), %error, "a file of a plugin that does not exist cannot be removed");
+                    tracing::warn!(path = %path.display(), %error, "a file of a plugin that does not exist cannot be removed");
                 }
                 None => staying += 1,
             }
@@ -146,12 +147,19 @@ fn digest_of(name: &str) -> Option<(Digest, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::disk::RealFileSystem;
+
+    fn opened(dir: &Path) -> PluginFiles {
+        PluginFiles::open(Arc::new(RealFileSystem), dir).expect("created")
+    }
 
     #[test]
     fn damage_is_noticed_and_mended_by_the_same_bytes() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let files = PluginFiles::open(dir.path()).expect("created");
+        let files = opened(dir.path());
         let digest = Digest(Sha256::digest(b"component").into());
         files.write(&digest, b"component").expect("written");
         files.write(&digest, b"component").expect("written again");
@@ -168,7 +176,7 @@ mod tests {
     #[test]
     fn what_nobody_has_goes_and_what_is_not_ours_stays() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let files = PluginFiles::open(dir.path()).expect("created");
+        let files = opened(dir.path());
         let digest = |text: &str| Digest(Sha256::digest(text).into());
         let write = |text: &str| files.write(&digest(text), text.as_bytes());
         for text in ["kept", "orphan", "removed"] {

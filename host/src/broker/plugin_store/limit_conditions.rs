@@ -30,6 +30,7 @@ pub(crate) async fn run(
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = next => {}
         }

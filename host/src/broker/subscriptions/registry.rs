@@ -200,6 +200,7 @@ impl Registry {
     pub(crate) async fn run_timers(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
             let due = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 due = self.surroundings.timers.due(&self.clock) => due,
             };

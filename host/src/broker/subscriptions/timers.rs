@@ -70,8 +70,10 @@ impl Timers {
         loop {
             let first = self.first();
             tokio::select! {
-                () = self.changed.notified() => {}
+                biased;
+                // Before the other, so that it comes to it however often another deadline becomes the first.
                 () = until(clock, first) => return self.take_due(clock.now()),
+                () = self.changed.notified() => {}
             }
         }
     }

@@ -117,7 +117,9 @@ impl ByOwner {
     /// All, those of whoever has the most batches first, and of one owner the idlest first.
     pub(super) fn by_batches(&self) -> Vec<ProducerId> {
         let mut groups: Vec<_> = self.groups.values().collect();
-        groups.sort_by_key(|members| std::cmp::Reverse(members.batches));
+        // No two are idle for as long, so that equals come in an order that can be repeated.
+        let idlest = |members: &Members| members.idlest.keys().next().copied();
+        groups.sort_by_key(|members| (std::cmp::Reverse(members.batches), idlest(members)));
         let ids = groups.iter().flat_map(|members| members.idlest.values());
         ids.copied().collect()
     }

@@ -2,7 +2,7 @@
 //! manifest is missing or damaged it is made again of the generations, which describe themselves. Looking changes nothing; what is
 //! found wanting is a loss that an operator has to accept, and whatever has no place is set aside then.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -343,7 +343,7 @@ pub(super) fn topics<'a>(
     dir: &Path,
     generations: impl IntoIterator<Item = &'a Described>,
 ) -> Vec<(TopicId, u64)> {
-    let mut topics: HashMap<TopicId, u64> = HashMap::new();
+    let mut topics: BTreeMap<TopicId, u64> = BTreeMap::new();
     for one in generations {
         let folder = file_names::generation(dir, one.info.id);
         for (index, part) in one

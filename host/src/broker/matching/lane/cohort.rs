@@ -1,8 +1,8 @@
 //! Members of a lane that share a cursor. Who is in which cohort, the lane decides.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::domain::{Position, TopicId, TopicName};
@@ -13,7 +13,7 @@ pub(super) struct Cohort {
     pub(super) cursor: Position,
     pub(super) rules: Vec<RuleKey>,
     // Rules by topic, for its ordinary events and for dead letters. One list is shared by all that have the same rules.
-    pub(super) by_topic: HashMap<(TopicId, bool), Option<TopicRules>>,
+    pub(super) by_topic: FxHashMap<(TopicId, bool), Option<TopicRules>>,
     // It takes no step before this.
     pub(super) rests_until: Option<Instant>,
     // Where it last could not read the log.
@@ -25,7 +25,7 @@ impl Cohort {
         Self {
             cursor,
             rules: Vec::new(),
-            by_topic: HashMap::new(),
+            by_topic: FxHashMap::default(),
             rests_until,
             unreadable: None,
         }

@@ -1,7 +1,6 @@
 //! One step of a cohort: reads the next events, calls the plugin, and tells the members' subscriptions what came of it. Which cohort
 //! has its turn, and when, is decided by the lane.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -271,8 +270,8 @@ impl Lane {
     }
 
     // Does with failures what each member's subscription says. Returns where those are to pause that say so.
-    fn report_failures(&self, verdicts: &mut Verdicts) -> HashMap<RuleKey, Stop> {
-        let mut stops: HashMap<RuleKey, Stop> = HashMap::new();
+    fn report_failures(&self, verdicts: &mut Verdicts) -> FxHashMap<RuleKey, Stop> {
+        let mut stops: FxHashMap<RuleKey, Stop> = FxHashMap::default();
         for failure in std::mem::take(&mut verdicts.failures) {
             let position = failure.position;
             let Some(member) = self.members.get(&failure.rule) else {
