@@ -5,15 +5,18 @@
 //! A lane's members move in cohorts that share a cursor. A subscription that starts in the past, or was paused,
 //! is a cohort of its own beside the live one and joins it where their cursors meet; so is one whose rule could not be tried on
 //! an event yet, which rests there while the others go on. A member belongs to one filter chain of its subscription and leaves at
-//! the fence of the next; that one's members are added when all of the first have got there. What lanes there are is not known here.
+//! the fence of the next; that one's members are added when all of the first have got there.
+//!
+//! Here is what a lane has, and who is in it; `run` is what it does next, and `step` what a cohort does in its turn. What lanes there
+//! are is not known here.
 
 pub(super) mod cohort;
 pub(super) mod command;
+mod run;
 mod step;
 mod verdicts;
 
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
@@ -29,15 +32,12 @@ use crate::broker::counters::Counters;
 use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
-use crate::domain::{Name, PluginUse, Position, SubscriptionId};
+use crate::domain::{Name, PluginUse, Position};
 use crate::locks::read;
 use crate::plugin::{ConfigureError, FilterGroup, Plugins, RuleKey};
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
 use crate::telemetry::error_line::with_causes;
-
-/// How long a lane waits before it tries again what failed for no fault of a rule.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What a lane needs of the broker.
 #[derive(Clone)]
@@ -123,105 +123,6 @@ impl Lane {
             parked: Vec::new(),
             leaving: Vec::new(),
             failed: Vec::new(),
-        }
-    }
-
-    /// Runs until the shutdown, or, for a ward, until nobody is left in it.
-    pub(super) async fn run(mut self) {
-        loop {
-            while let Ok(command) = self.commands.try_recv() {
-                self.obey(command).await;
-            }
-            self.forget_deleted().await;
-            if !self.let_go().await {
-                continue;
-            }
-            if self.is_left()
-                && self
-                    .neighbours
-                    .close(self.place, &|| self.commands.is_empty())
-            {
-                return;
-            }
-            let end = self.parts.log.end();
-            self.merge(Instant::now());
-            let mut progress = false;
-            let mut index = 0;
-            // A step may end a cohort, when its last member is paused.
-            while index < self.cohorts.len() {
-                if self.parts.shutdown.is_cancelled() {
-                    return;
-                }
-                let cohort = &self.cohorts[index];
-                if cohort.cursor < end && !cohort.rests(Instant::now()) {
-                    progress |= self.advance(index, end).await;
-                }
-                index += 1;
-            }
-            if progress {
-                continue;
-            }
-            let now = Instant::now();
-            let late = || self.cohorts.iter().filter(|cohort| cohort.cursor < end);
-            let behind = late().any(|cohort| !cohort.rests(now));
-            let rested = late().filter_map(|cohort| cohort.rests_until).min();
-            let has_members = !self.cohorts.is_empty();
-            let command = tokio::select! {
-                biased;
-                () = self.parts.shutdown.cancelled() => return,
-                command = self.commands.recv() => match command {
-                    Some(command) => command,
-                    None => return,
-                },
-                // A step that could not be done is tried again.
-                () = tokio::time::sleep(RETRY), if behind => continue,
-                () = tokio::time::sleep_until(rested.unwrap_or(now)), if rested.is_some() && !behind => continue,
-                changed = self.end.wait_for(|now| *now > end), if has_members && !behind => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    continue;
-                }
-            };
-            self.obey(command).await;
-        }
-    }
-
-    // A ward that nobody is in.
-    fn is_left(&self) -> bool {
-        self.place.is_apart() && self.members.is_empty() && self.failed.is_empty()
-    }
-
-    // Those that leave go to where they go on. False when there is something to be heard before.
-    async fn let_go(&mut self) -> bool {
-        if self.leaving.is_empty() {
-            return true;
-        }
-        let members = self.leaving.iter();
-        let members = members.filter_map(|key| self.members.get(key)).cloned();
-        let nothing_said = || self.commands.is_empty();
-        let neighbours = &self.neighbours;
-        if !neighbours.hand_over(self.place, &self.label, members.collect(), &nothing_said) {
-            return false;
-        }
-        for key in std::mem::take(&mut self.leaving) {
-            self.drop_member(key).await;
-        }
-        true
-    }
-
-    // Whoever deleted a subscription may have gone before it could say so here.
-    async fn forget_deleted(&mut self) {
-        self.failed.retain(|member| !member.live.is_deleted());
-        let deleted = |member: &&Member| member.live.is_deleted();
-        let gone: Vec<SubscriptionId> = self
-            .members
-            .values()
-            .filter(deleted)
-            .map(|member| member.live.id)
-            .collect();
-        for id in gone {
-            self.obey(Command::Remove(id)).await;
         }
     }
 
@@ -399,29 +300,5 @@ impl Lane {
             }
         }
         self.cohorts.retain(|cohort| !cohort.rules.is_empty());
-    }
-
-    fn merge(&mut self, now: Instant) {
-        for cohort in &mut self.cohorts {
-            if !cohort.rests(now) {
-                cohort.rests_until = None;
-            }
-        }
-        self.cohorts
-            .sort_by_key(|cohort| (cohort.cursor, cohort.rests_until));
-        let mut merged: Vec<Cohort> = Vec::with_capacity(self.cohorts.len());
-        for cohort in self.cohorts.drain(..) {
-            match merged.last_mut() {
-                Some(last)
-                    if last.cursor == cohort.cursor && last.rests_until == cohort.rests_until =>
-                {
-                    last.rules.extend(cohort.rules);
-                    last.unreadable = last.unreadable.or(cohort.unreadable);
-                    last.by_topic.clear();
-                }
-                _ => merged.push(cohort),
-            }
-        }
-        self.cohorts = merged;
     }
 }

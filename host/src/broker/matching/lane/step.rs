@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
-use super::{Lane, RETRY};
+use super::Lane;
 use crate::broker::event_log::unreadable;
 use crate::broker::matching::lane::cohort::TopicRules;
 use crate::broker::matching::lane::command::Member;
@@ -17,6 +17,8 @@ use crate::plugin::{Evaluation, FilterFailure, RuleKey, Undecided};
 use crate::store::ReadError;
 use crate::telemetry::error_line::with_causes;
 
+/// How long a lane waits before it tries again what failed for no fault of a rule.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of blocks a cohort takes in one step.
 const STEP_BYTES: usize = 512 * 1024;
 /// Events in one call of a plugin.

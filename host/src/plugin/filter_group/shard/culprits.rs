@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Batch, Shard};
+use super::Shard;
+use super::batch::Batch;
 use crate::plugin::call_input::Parsed;
 use crate::plugin::evaluation::RuleKey;
 use crate::plugin::filter_instance::Trial;
