@@ -1,9 +1,11 @@
 //! Which file of the host depends on which, read from its source: every path that begins with `crate`, `self` or `super`, or with the
 //! name of a child or of a module that was imported, is followed through re-exports to the file that has the item. A module's name
-//! alone is no dependence, what is named through it is. Methods are not followed: whoever calls one has the type, and so its file,
-//! from somewhere. Knows nothing of rules.
+//! alone is no dependence, what is named through it is. Of methods those are followed that a type calls on itself and has in another
+//! file; whoever else calls one has the type, and so its file, from somewhere. Knows nothing of rules.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use super::lengths::name_of_function;
 
 type Path = Vec<String>;
 
@@ -19,6 +21,15 @@ struct Module {
     // Modules everything of which it hands on.
     globs: Vec<Path>,
     used: Vec<Path>,
+    methods: Vec<Methods>,
+}
+
+// What one block has of a type's methods.
+struct Methods {
+    of: Path,
+    has: BTreeSet<String>,
+    // On `self` or `Self`.
+    calls: BTreeSet<String>,
 }
 
 impl Graph {
@@ -40,6 +51,9 @@ impl Graph {
                 of_module.extend(files_of(&modules, used));
             }
             of_module.remove(&module.file);
+        }
+        for (file, other) in calls_between_files(&modules) {
+            edges.entry(file).or_default().insert(other);
         }
         Self { edges }
     }
@@ -117,8 +131,15 @@ impl Module {
             handed_on: BTreeMap::new(),
             globs: Vec::new(),
             used: Vec::new(),
+            methods: Vec::new(),
         };
+        let mut imported = BTreeMap::new();
         for found in named_paths(path, source, roots) {
+            if let Some(name) = found.name()
+                && found.is_import
+            {
+                imported.insert(name, found.path.clone());
+            }
             let is_own = found.path.starts_with(path);
             if found.is_handed_on {
                 match found.name() {
@@ -135,6 +156,9 @@ impl Module {
                 module.used.push(found.path);
             }
         }
+        let own = |name: &str| path.iter().cloned().chain([name.to_owned()]).collect();
+        let type_of = |name: &str| imported.get(name).cloned().unwrap_or_else(|| own(name));
+        module.methods = methods(source, type_of);
         module
     }
 }
@@ -210,6 +234,78 @@ fn inline_module(before: &str) -> Option<&str> {
         let (visibility, name) = line.strip_suffix(" {")?.rsplit_once("mod ")?;
         (visibility.is_empty() || visibility.starts_with("pub")).then_some(name)
     })
+}
+
+// The blocks of methods in a source, by their types. Formatted, a block begins and ends at the margin.
+fn methods(source: &str, type_of: impl Fn(&str) -> Path) -> Vec<Methods> {
+    let mut all = Vec::new();
+    let mut lines = source.lines();
+    while let Some(line) = lines.next() {
+        if !(line.starts_with("impl ") || line.starts_with("impl<")) || line.ends_with("{}") {
+            continue;
+        }
+        let name = implementing(line);
+        let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "}").collect();
+        let methods = body.iter().filter_map(|line| name_of_function(line));
+        all.push(Methods {
+            of: type_of(name),
+            has: methods.map(str::to_owned).collect(),
+            calls: calls_on_itself(&body.join("\n")),
+        });
+    }
+    all
+}
+
+// `impl<T> Trait for Type<T> {` → `Type`.
+fn implementing(head: &str) -> &str {
+    let head = head.strip_prefix("impl").unwrap_or(head);
+    let after_generics = match head.strip_prefix('<') {
+        Some(generics) => generics.split_once("> ").map_or(generics, |(_, rest)| rest),
+        None => head,
+    };
+    let of = after_generics.split_once(" for ");
+    let of = of.map_or(after_generics, |(_, of)| of).trim_start();
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let end = of.find(|c| !is_word(c)).unwrap_or(of.len());
+    &of[..end]
+}
+
+fn calls_on_itself(body: &str) -> BTreeSet<String> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let after = |receiver: &'static str, separator: &'static str| {
+        body.match_indices(receiver).filter_map(move |(at, _)| {
+            let is_whole = !body[..at].ends_with(is_word);
+            let rest = body[at + receiver.len()..].trim_start();
+            let rest = rest.strip_prefix(separator).filter(|_| is_whole)?;
+            let end = rest.find(|c| !is_word(c))?;
+            let is_call = rest[end..].starts_with('(') || rest[end..].starts_with("::<");
+            is_call.then(|| rest[..end].to_owned())
+        })
+    };
+    after("self", ".").chain(after("Self", "::")).collect()
+}
+
+// From the file of a block to that of a block of the same type that has a method it calls.
+fn calls_between_files(modules: &BTreeMap<Path, Module>) -> BTreeSet<(String, String)> {
+    let mut by_type: BTreeMap<(String, &str), Vec<(&str, &Methods)>> = BTreeMap::new();
+    for module in modules.values() {
+        for block in &module.methods {
+            if let (Some(home), Some(name)) = (file_of(modules, &block.of, 0), block.of.last()) {
+                let blocks = by_type.entry((home, name)).or_default();
+                blocks.push((&module.file, block));
+            }
+        }
+    }
+    let mut calls = BTreeSet::new();
+    for blocks in by_type.values() {
+        for (file, caller) in blocks {
+            let has_called = |(_, other): &&(&str, &Methods)| !other.has.is_disjoint(&caller.calls);
+            let others = blocks.iter().filter(has_called);
+            let others = others.filter(|(other, _)| other != file);
+            calls.extend(others.map(|(other, _)| ((*file).to_owned(), (*other).to_owned())));
+        }
+    }
+    calls
 }
 
 // `a::{b, c::{self, d as e}}` as its leaves.
@@ -399,6 +495,32 @@ fn who_may_see_something_and_a_module_within_a_file_tie_nothing() {
     ]);
     assert_eq!(edges(&graph, "a/x.rs"), ["b.rs"]);
     assert!(graph.circles().is_empty());
+}
+
+#[test]
+fn methods_that_a_type_has_in_another_file_and_calls_on_itself_are_seen() {
+    let graph = graph_of(&[
+        (
+            "a.rs",
+            "mod x;\npub struct A<T>(T);\nimpl<T: Copy> A<T> {\n    fn f(&self) {\n        self\n            .g(1);\n    }\n}",
+        ),
+        (
+            "a/x.rs",
+            "use super::A;\nimpl<T> A<T> {\n    pub(super) fn g(&self, b: &crate::b::B) {\n        b.h();\n    }\n}",
+        ),
+        (
+            "b.rs",
+            "mod x;\npub struct B;\nimpl B {\n    fn f(&self) {\n        self.own();\n        other.g();\n    }\n    fn own(&self) {}\n}",
+        ),
+        (
+            "b/x.rs",
+            "impl Drop for super::B {}\nuse super::B as C;\nimpl C {\n    fn h(&self) {\n        Self::own(self)\n    }\n}",
+        ),
+    ]);
+    let circle = BTreeSet::from(["a.rs".to_owned(), "a/x.rs".to_owned()]);
+    assert_eq!(graph.circles(), [circle]);
+    assert_eq!(edges(&graph, "b/x.rs"), ["b.rs"]);
+    assert!(edges(&graph, "b.rs").is_empty());
 }
 
 fn graph_of(sources: &[(&str, &str)]) -> Graph {

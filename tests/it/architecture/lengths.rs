@@ -124,7 +124,7 @@ fn functions(source: &str) -> Vec<(String, usize)> {
 }
 
 // Of a line that begins a function: any words that may stand before `fn`, and then it.
-fn name_of_function(line: &str) -> Option<&str> {
+pub(super) fn name_of_function(line: &str) -> Option<&str> {
     let mut words = line.trim_start();
     while let Some((word, rest)) = words.split_once(' ') {
         match word {

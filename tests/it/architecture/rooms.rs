@@ -172,22 +172,25 @@ const INSIDE: &[(&str, Inner)] = &[
 const TIED: &[(&[&str], &str)] = &[
     (
         &[
-            "plugin/filter_group/shard.rs",
-            "plugin/filter_group/shard/culprits.rs",
+            "broker/handle.rs",
+            "broker/handle/listing.rs",
+            "broker/handle/plugins.rs",
         ],
-        "one type: looking for the guilty is a part of a shard's work that is long enough for a file",
+        "one type, the broker as others see it: whoever makes or changes something is answered what a list would show of it",
     ),
     (
         &[
             "state/subscription.rs",
-            "state/subscription/give_up.rs",
-            "state/subscription/filter_changes.rs",
-            "state/subscription/leases.rs",
-            "state/subscription/give_up_reasons.rs",
-            "state/subscription/retries.rs",
+            "state/subscription/browsing.rs",
             "state/subscription/crash_suspects.rs",
+            "state/subscription/filter_changes.rs",
+            "state/subscription/give_up.rs",
+            "state/subscription/give_up_reasons.rs",
+            "state/subscription/leases.rs",
+            "state/subscription/retries.rs",
         ],
-        "one state machine, whose rules are files by subject",
+        "one state machine, with a file for each thing that may become of an event. They call each other, since what comes back may be \
+         a suspect, a suspect may be given up, and whoever asks is handed any of these",
     ),
 ];
 
