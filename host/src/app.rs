@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, AdminOptions, Listeners};
+use crate::admin::{self, Listeners};
 use crate::auth::Policy;
 use crate::broker::{Broker, RecoveredStore};
 use crate::config::{Config, Endpoints};
@@ -27,7 +27,9 @@ use crate::store::{self, StoreOptions};
 use crate::telemetry::{Metrics, log_output};
 
 use self::certificates::Certificates;
-use self::options::{Shared, broker_options, net_options, plugin_options, store_options, usize_of};
+use self::options::{
+    Shared, admin_options, broker_options, net_options, plugin_options, store_options, usize_of,
+};
 
 pub use reload::Reload;
 
@@ -165,8 +167,7 @@ async fn serve(
     let stats = net.stats.clone();
     shared.metrics.read(move || stats.families());
     shared.metrics.read(log_output::families);
-    let mut options = AdminOptions::from_config(config);
-    options.connections_max = usize_of(system_limits::admin_connections(config, open_files));
+    let options = admin_options(config, system_limits::admin_connections(config, open_files));
     let serve = admin::serve(
         listeners,
         options,

@@ -19,6 +19,7 @@ mod plugin_store;
 mod spec_validation;
 mod start;
 mod subscriptions;
+mod task_names;
 
 pub use checkpoint::recovery::RecoveryError;
 pub use checkpoint::saved_state::StateError;

@@ -44,15 +44,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ),
     (
         "admin",
-        &[
-            "locks",
-            "domain",
-            "runtime",
-            "telemetry",
-            "config",
-            "auth",
-            "broker",
-        ],
+        &["locks", "domain", "runtime", "telemetry", "auth", "broker"],
     ),
     (
         "app",

@@ -92,9 +92,9 @@ impl Pool {
         let mut state = self.lock();
         let regular = |seat: &Seat| !seat.in_reserve;
         let same = |seat: &Seat| regular(seat) && address.is_some() && seat.address == address;
-        let full = state.is_full(same, limits.address_connections_max)
-            || state.is_full(regular, limits.connections_max);
-        if full && state.is_full(|seat| seat.in_reserve, limits.reserve) {
+        let has_room = state.make_room(same, limits.address_connections_max)
+            && state.make_room(regular, limits.connections_max);
+        if !has_room && !state.make_room(|seat| seat.in_reserve, limits.reserve) {
             return None;
         }
         let evicted = CancellationToken::new();
@@ -104,8 +104,8 @@ impl Pool {
             address,
             who: None,
             phase: Phase::Silent,
-            in_reserve: full,
-            restricted: full,
+            in_reserve: !has_room,
+            restricted: !has_room,
             evicted: evicted.clone(),
         };
         state.seats.insert(id, seat);
@@ -126,9 +126,9 @@ impl State {
         self.seats.values().filter(|seat| of(seat)).count()
     }
 
-    // Whether there are so many of these, all at work.
-    fn is_full(&mut self, of: impl Fn(&Seat) -> bool, max: usize) -> bool {
-        self.count(&of) >= max && !self.evict(of)
+    // Makes room for one more of these, of whom there may be so many. Not when all are at work.
+    fn make_room(&mut self, of: impl Fn(&Seat) -> bool, max: usize) -> bool {
+        self.count(&of) < max || self.evict(of)
     }
 
     // Ends the oldest of these that nobody would miss: one that never asked for anything before one between two requests.
@@ -154,17 +154,17 @@ impl Place {
         let limits = self.pool.limits;
         let mut state = self.pool.lock();
         let same = |seat: &Seat| seat.who.as_ref() == Some(who);
-        let full = state.is_full(same, limits.principal_connections_max);
-        if full && state.is_full(|seat| seat.in_reserve, limits.reserve) {
+        let has_room = state.make_room(same, limits.principal_connections_max);
+        if !has_room && !state.make_room(|seat| seat.in_reserve, limits.reserve) {
             if let Some(seat) = state.seats.remove(&self.id) {
                 seat.evicted.cancel();
             }
             return;
         }
         if let Some(seat) = state.seats.get_mut(&self.id) {
-            match full {
-                true => (seat.in_reserve, seat.restricted) = (true, true),
-                false => seat.who = Some(who.clone()),
+            match has_room {
+                true => seat.who = Some(who.clone()),
+                false => (seat.in_reserve, seat.restricted) = (true, true),
             }
         }
     }

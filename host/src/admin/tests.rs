@@ -1,5 +1,7 @@
 //! Every resource with a whole broker behind it: statuses, bodies and rights.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
 use serde_json::{Value, json};
@@ -8,7 +10,6 @@ use tower::ServiceExt;
 use super::*;
 use crate::auth::Grant;
 use crate::broker::{BrokerOptions, PluginQuotas, RecoveredStore};
-use crate::config::Config;
 use crate::disk::RealFileSystem;
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
@@ -103,8 +104,12 @@ impl Fixture {
             .await
             .expect("starts");
         let options = AdminOptions {
+            connections_max: 64,
+            address_connections_max: 64,
+            principal_connections_max: 64,
+            request_timeout: Duration::from_secs(30),
+            upload_timeout: Duration::from_secs(60),
             module_bytes_max,
-            ..AdminOptions::from_config(&Config::default())
         };
         let counted = Arc::new(counters::AdminCounters::default());
         metrics.read({

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admin::AdminOptions;
 use crate::auth::Policy;
 use crate::broker::{BrokerOptions, PluginQuotas};
 use crate::config::Config;
@@ -32,6 +33,24 @@ pub(super) fn store_options(config: &Config) -> StoreOptions {
         accept_loss: config.store.accept_loss,
         marker: Some(config.data_dir.join("tidegate.data")),
         ..StoreOptions::default()
+    }
+}
+
+/// With as many connections as the machine's limit on open files leaves.
+pub(super) fn admin_options(config: &Config, connections_max: u64) -> AdminOptions {
+    let plugins = &config.plugins;
+    let own = plugins.overrides.values();
+    let module_bytes_max = own
+        .filter_map(|own| own.module_bytes_max)
+        .fold(plugins.module_bytes_max, u64::max);
+    let request_timeout = Duration::from_millis(config.limits.admin_request_timeout_ms);
+    AdminOptions {
+        connections_max: usize_of(connections_max),
+        address_connections_max: config.limits.admin_address_connections_max as usize,
+        principal_connections_max: config.limits.admin_principal_connections_max as usize,
+        request_timeout,
+        upload_timeout: request_timeout + Duration::from_millis(plugins.compile_timeout_ms),
+        module_bytes_max: usize_of(module_bytes_max),
     }
 }
 

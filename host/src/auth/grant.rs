@@ -37,6 +37,12 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Whether whoever it is for runs the broker: it has `admin` on every topic.
+    #[must_use]
+    pub fn administers_everything(&self) -> bool {
+        self.admin.contains(&TopicPattern::everything())
+    }
+
     /// Whether this grant is about `who`.
     #[must_use]
     pub fn selects(&self, who: &Principal) -> bool {

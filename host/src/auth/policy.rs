@@ -193,7 +193,7 @@ impl Policy {
     pub fn is_operator(&self, who: &Principal) -> bool {
         let grants = self.grants();
         let mut grants = grants.iter().filter(|grant| grant.selects(who));
-        grants.any(|grant| grant.admin.iter().any(|ours| ours.as_str() == ">"))
+        grants.any(Grant::administers_everything)
     }
 
     /// Refusals since the start, of all kinds.
@@ -229,12 +229,11 @@ impl Default for Policy {
 
 impl Action<'_> {
     fn is_granted(&self, grant: &Grant) -> bool {
-        let everything = || grant.admin.iter().any(|ours| ours.as_str() == ">");
         match self {
             Self::Publish(topic) => grant.publish.iter().any(|ours| ours.matches(topic)),
             Self::Subscribe(pattern) => grant.subscribe.iter().any(|ours| ours.covers(pattern)),
             Self::AdminTopic(pattern) => grant.admin.iter().any(|ours| ours.covers(pattern)),
-            Self::AdminPlugins => everything(),
+            Self::AdminPlugins => grant.administers_everything(),
             Self::AdminRead => !grant.admin.is_empty(),
             Self::SeeSubscriptions => {
                 !(grant.admin.is_empty() && grant.subscribe.is_empty() && grant.consume.is_empty())
@@ -247,9 +246,11 @@ impl Action<'_> {
             }
             Self::Consume(name) => grant.consume.iter().any(|ours| ours.matches(name)),
             Self::Upload(name) => {
-                grant.upload.iter().any(|ours| ours.matches(name)) || everything()
+                grant.upload.iter().any(|ours| ours.matches(name)) || grant.administers_everything()
             }
-            Self::Use(name) => grant.r#use.iter().any(|ours| ours.matches(name)) || everything(),
+            Self::Use(name) => {
+                grant.r#use.iter().any(|ours| ours.matches(name)) || grant.administers_everything()
+            }
         }
     }
 

@@ -41,6 +41,7 @@ use super::plugin_store::uploads::Uploads;
 use super::subscriptions::registry::Registry;
 use super::subscriptions::resting::RestingSubscription;
 use super::subscriptions::surroundings::{Start, Surroundings};
+use crate::broker::task_names::{CHECKPOINTER, COMMITTER, ROUTER};
 use crate::disk::RealFileSystem;
 use crate::domain::{Position, SubscriptionId, TopicId};
 use crate::locks;
@@ -248,8 +249,8 @@ impl Common {
             started.map_err(StartError::Thread)
         };
         Ok(vec![
-            start("checkpointer", Box::new(move || checkpointer.run(&runtime)))?,
-            start("committer", Box::new(move || committer.run()))?,
+            start(CHECKPOINTER, Box::new(move || checkpointer.run(&runtime)))?,
+            start(COMMITTER, Box::new(move || committer.run()))?,
         ])
     }
 
@@ -261,7 +262,7 @@ impl Common {
         let names = move |id: TopicId| locks::read(&catalog).topic_name(id);
         spawner.lasting("supervisor", supervisor.run(to_start));
         let router = Router::new(self.registry.clone(), self.log.clone(), names);
-        spawner.lasting("router", router.run(shutdown()));
+        spawner.lasting(ROUTER, router.run(shutdown()));
         spawner.lasting("timers", self.registry.clone().run_timers(shutdown()));
         let conditions = spawner.conditions().clone();
         let limits = limit_conditions::run(parts.plugins.clone(), conditions, shutdown());

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::domain::Digest;
+use crate::locks::lock;
 
 /// How long a plugin counts as at work after a call. Whoever has events all the time makes a call every few milliseconds.
 const AT_WORK_TICKS: u64 = 100;
@@ -54,16 +55,11 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn label(&self) -> String {
-        self.label
-            .lock()
-            .map(|label| label.clone())
-            .unwrap_or_default()
+        lock(&self.label).clone()
     }
 
     pub(super) fn set_label(&self, label: &str) {
-        if let Ok(mut current) = self.label.lock() {
-            label.clone_into(&mut current);
-        }
+        label.clone_into(&mut lock(&self.label));
     }
 
     /// It is at work at this tick, and counts as such for some time after it.

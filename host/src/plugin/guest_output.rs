@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::counters::Counters;
+use crate::locks::lock;
 
 const LINE_BYTES_MAX: usize = 1024;
 // What is remembered of a call's standard error, to explain a trap.
@@ -56,12 +57,8 @@ impl OutputLog {
     }
 
     fn line(&self, stream: Stream, line: &str) {
-        let Some(left_out) = self
-            .window
-            .lock()
-            .ok()
-            .and_then(|mut window| window.admit())
-        else {
+        let admitted = lock(&self.window).admit();
+        let Some(left_out) = admitted else {
             return;
         };
         let plugin = self.counters.label();

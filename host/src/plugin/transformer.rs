@@ -257,7 +257,7 @@ impl Shared {
         &self,
         events: &[Parsed<'_>],
     ) -> Result<Vec<Result<Outcome, TransformFailure>>, CallFault> {
-        let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
+        let idle = lock(&self.idle).pop();
         if let Some(used) = idle
             && let Ok(outcomes) = self.call_in(used, events).await
         {
@@ -288,10 +288,8 @@ impl Shared {
             )));
         }
         // Many transforms that are seldom asked must not keep every other plugin from running.
-        if !self.setup.account.is_short()
-            && let Ok(mut idle) = self.idle.lock()
-        {
-            idle.push(configured);
+        if !self.setup.account.is_short() {
+            lock(&self.idle).push(configured);
         }
         Ok(answer
             .into_iter()

@@ -14,7 +14,7 @@ pub mod stream;
 
 pub use limits::Limits;
 
-/// The messages of `proto/tidegate.proto`, as prost generates them; `tests/generated.rs` keeps the two equal.
+/// The messages of `proto/tidegate.proto`, as prost generates them; `tests/it/generated.rs` of the workspace keeps the two equal.
 #[allow(
     missing_docs,
     clippy::all,
@@ -28,6 +28,9 @@ pub const ALPN: &[u8] = b"tidegate/1";
 
 /// The version of the protocol that this crate speaks, offered and confirmed in the hello.
 pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The code with which a client resets a subscribe stream when its application failed with what it had in hand.
+pub const APPLICATION_FAILED: u32 = 1;
 
 #[cfg(test)]
 mod golden;

@@ -19,14 +19,28 @@ const INSIDE: &[(&str, Inner)] = &[
             ("gauges", &[]),
             ("event_log", &[]),
             ("subscriptions", &[]),
+            ("task_names", &[]),
             (
                 "commit",
-                &["counters", "error", "event_log", "subscriptions"],
+                &[
+                    "counters",
+                    "error",
+                    "event_log",
+                    "subscriptions",
+                    "task_names",
+                ],
             ),
             ("folder_watch", &["commit"]),
             (
                 "checkpoint",
-                &["commit", "counters", "error", "event_log", "subscriptions"],
+                &[
+                    "commit",
+                    "counters",
+                    "error",
+                    "event_log",
+                    "subscriptions",
+                    "task_names",
+                ],
             ),
             (
                 "delivery",
@@ -66,6 +80,7 @@ const INSIDE: &[(&str, Inner)] = &[
                     "matching",
                     "plugin_store",
                     "subscriptions",
+                    "task_names",
                 ],
             ),
         ],

@@ -22,6 +22,7 @@ use crate::broker::event_log::tail::{Log, Releasing, what_stays};
 use crate::broker::event_log::unreadable::Watch;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
+use crate::broker::task_names::ROUTER;
 use crate::domain::{Block, CommitNumber, Position, SubscriptionId, TopicId, TopicName};
 use crate::runtime::clock::Clock;
 use crate::runtime::thread_priority;
@@ -185,8 +186,10 @@ impl Checkpointer {
         match &self.retry {
             None => asked,
             Some(retry) => {
+                let free = self.parts.checkpoints.free_bytes();
+                let has_more = free.zip(retry.more_bytes());
                 retry.at <= self.parts.clock.instant()
-                    || self.parts.checkpoints.free_bytes() > retry.more_bytes()
+                    || has_more.is_some_and(|(free, wanted)| free > wanted)
             }
         }
     }
@@ -371,7 +374,7 @@ impl Checkpointer {
 
     // Completes when the router is dead, which nobody else would tell.
     async fn router_died(&self) -> String {
-        let died = Condition::TaskDied("router".into());
+        let died = Condition::TaskDied(ROUTER.into());
         loop {
             tokio::time::sleep(RECLAIM_EVERY).await;
             if let Some(why) = self.parts.conditions.reason(&died) {

@@ -24,6 +24,7 @@ use crate::broker::error::Unavailable;
 use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::registry::Registry;
 use crate::broker::subscriptions::surroundings::AckSink as _;
+use crate::broker::task_names::COMMITTER;
 use crate::domain::Position;
 use crate::runtime::clock::Clock;
 use crate::runtime::spawn::{panicked, panicked_serving};
@@ -140,7 +141,7 @@ impl Committer {
         if let Err(panic) = ended {
             // What it had taken was answered as it was dropped.
             let why = format!("the committer: {}", panicked(&*panic));
-            conditions.raise(Condition::TaskDied("committer".into()), why.clone());
+            conditions.raise(Condition::TaskDied(COMMITTER.into()), why.clone());
             conditions.raise(Condition::StoreFailed, why.clone());
             refuse_everything(&inbox, &Unavailable::Store(why));
         }

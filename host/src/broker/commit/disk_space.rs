@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::group::{BLOCK_HEAD_BYTES, ENTRY_HEAD_BYTES, OpenGroup};
 use super::request::{Appended, Outputs};
 use crate::broker::error::Unavailable;
+use crate::broker::task_names::{CHECKPOINTER, ROUTER};
 use crate::domain::Position;
 use crate::store::{JournalWriter, WriteDelay, WriteError};
 use crate::telemetry::conditions::{Condition, Conditions};
@@ -154,7 +155,5 @@ fn no_checkpoint(conditions: &Conditions) -> Option<String> {
         Some(format!("the {task}: {why}"))
     };
     let fails = || conditions.reason(&Condition::CheckpointFails);
-    died("router")
-        .or_else(|| died("checkpointer"))
-        .or_else(fails)
+    died(ROUTER).or_else(|| died(CHECKPOINTER)).or_else(fails)
 }

@@ -3,11 +3,12 @@
 //! decided here.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{MutexGuard as AsyncGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::{Digest, Principal};
+use crate::locks::lock;
 
 /// Components that are received or compiled at a time, of all principals: with the largest that are accepted by default, 128 MiB.
 const UPLOADS_MAX: usize = 4;
@@ -93,10 +94,6 @@ impl Drop for Claim {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

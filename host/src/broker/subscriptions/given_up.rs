@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::domain::Position;
+use crate::locks::lock;
 use crate::state::GiveUpReason;
 
 /// Stretches that are remembered. The oldest gives way; what is missing there counts as done, without a letter.
@@ -23,10 +24,7 @@ pub(crate) struct GivenUp {
 impl GivenUp {
     /// This stretch was given up.
     pub(crate) fn add(&self, (first, last): (Position, Position), reason: GiveUpReason) {
-        let mut stretches = self
-            .stretches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut stretches = lock(&self.stretches);
         if stretches.len() >= KNOWN_MAX {
             stretches.pop_front();
         }
@@ -38,10 +36,7 @@ impl GivenUp {
         &self,
         ranges: &[RangeInclusive<Position>],
     ) -> (Vec<Reasoned>, Vec<RangeInclusive<Position>>) {
-        let stretches = self
-            .stretches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let stretches = lock(&self.stretches);
         let (mut given_up, mut rest) = (Vec::new(), ranges.to_vec());
         for (first, last, reason) in &*stretches {
             let mut left = Vec::new();

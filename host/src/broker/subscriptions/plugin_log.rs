@@ -2,9 +2,10 @@
 //! log is the operator's. A few lines of bounded length for each subscription, in memory only; a new one pushes the oldest out.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::domain::{LogLine, Millis};
+use crate::locks::lock;
 
 /// Lines of one subscription. As the log, it is told of each kind of failure once a second at most.
 const LINES_MAX: usize = 32;
@@ -23,7 +24,7 @@ impl PluginLog {
             end -= 1;
         }
         text.truncate(end);
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = lock(&self.0);
         if lines.len() >= LINES_MAX {
             lines.pop_front();
         }
@@ -32,7 +33,7 @@ impl PluginLog {
 
     /// All lines, the oldest first.
     pub(crate) fn lines(&self) -> Vec<LogLine> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lock(&self.0);
         lines.iter().cloned().collect()
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cli::load::Latencies;
+use crate::locks::lock;
 
 /// Everything known about the events of one run. Counters are statistics and verdicts are read after all tasks
 /// have ended, so relaxed ordering is enough throughout.
@@ -155,9 +156,7 @@ impl Ledger {
         record.first_us.fetch_min(now, Ordering::Relaxed);
         record.last_us.fetch_max(now, Ordering::Relaxed);
         let latency = now.saturating_sub(event.sent_us.load(Ordering::Relaxed));
-        if let Ok(mut latencies) = record.latencies.lock() {
-            latencies.record(latency);
-        }
+        lock(&record.latencies).record(latency);
     }
 
     /// Events the broker has answered for.
@@ -215,10 +214,7 @@ impl Ledger {
             .last_us
             .load(Ordering::Relaxed)
             .saturating_sub(record.first_us.load(Ordering::Relaxed));
-        let quantile = |part| {
-            let latencies = record.latencies.lock();
-            latencies.map_or(0, |latencies| latencies.quantile_us(part))
-        };
+        let quantile = |part| lock(&record.latencies).quantile_us(part);
         Account {
             matched,
             delivered,

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tidegate_wire::limits::PRODUCER_ID_BYTES;
 use tidegate_wire::pb::{self, ErrorCode, publish_opened, publish_reply};
 use tidegate_wire::stream::Connection;
 use tokio::sync::{Notify, mpsc};
@@ -126,9 +127,9 @@ fn producer(open: &pb::PublishOpen) -> Result<Option<(ProducerId, u32)>, pb::Err
     if open.producer_id.is_empty() {
         return Ok(None);
     }
-    let id = <[u8; 16]>::try_from(&open.producer_id[..]).map_err(|_| {
+    let id = <[u8; PRODUCER_ID_BYTES]>::try_from(&open.producer_id[..]).map_err(|_| {
         invalid(format!(
-            "producer_id has {} bytes; give 16, or none for a publisher that never resends",
+            "producer_id has {} bytes; give {PRODUCER_ID_BYTES}, or none for a publisher that never resends",
             open.producer_id.len(),
         ))
     })?;

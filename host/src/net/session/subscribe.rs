@@ -36,9 +36,6 @@ mod packing;
 const FETCH_EVENTS_MAX: usize = 1_024;
 const FETCH_BYTES_MAX: usize = 512 * 1024;
 
-/// The reset code that says: the application failed with what it had in hand.
-const APPLICATION_FAILED: u32 = 1;
-
 /// Confirmations a client may wait for at once on one stream.
 const CONFIRMS_MAX: usize = 1_024;
 
@@ -180,7 +177,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
         };
         attached.failed = match ended {
             Err(StreamEnd::Violation(_)) => true,
-            _ => recv.reset_code() == Some(APPLICATION_FAILED),
+            _ => recv.reset_code() == Some(tidegate_wire::APPLICATION_FAILED),
         };
         ended
     }

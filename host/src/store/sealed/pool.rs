@@ -138,7 +138,7 @@ impl Pool {
                     drop(state);
                     self.close(database, key);
                 }
-                None => drop(self.changed.wait(state)),
+                None => drop(waited(self.changed.wait(state))),
             }
         }
     }

@@ -22,9 +22,6 @@ use crate::error::{Refusal, StreamError, SubscribeError};
 use crate::frames::{FrameStream, Moved};
 use crate::link::Link;
 
-/// The reset code that says: the application failed with what it had in hand.
-const APPLICATION_FAILED: u32 = 1;
-
 /// How long the last words to the broker may take when the consumer is gone.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -294,7 +291,7 @@ impl<C: Connection> Driver<C> {
     /// it, not for long. Deliveries that cross this are given to others.
     async fn say_goodbye(&self, stream: &mut ConsumerStream<C>) {
         if self.shared.state().failed {
-            stream.frames.reset(APPLICATION_FAILED);
+            stream.frames.reset(tidegate_wire::APPLICATION_FAILED);
             return;
         }
         stream.frames.finish();
