@@ -3,7 +3,7 @@
 
 mod banner;
 mod certificates;
-mod options;
+mod options_from_config;
 mod reload;
 mod system_limits;
 
@@ -27,7 +27,7 @@ use crate::store::{self, StoreOptions};
 use crate::telemetry::{Metrics, log_output};
 
 use self::certificates::Certificates;
-use self::options::{
+use self::options_from_config::{
     Shared, admin_options, broker_options, net_options, plugin_options, store_options, usize_of,
 };
 

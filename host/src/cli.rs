@@ -2,24 +2,24 @@
 //! below; they talk to a broker as any program could, over the admin API and the public client.
 //! `serve` is the only one that is the broker.
 
+mod admin_client;
+mod admin_flags;
 mod allocator;
-mod api;
 pub mod bench;
 pub mod broker_child;
 mod cert;
-mod chain;
+mod chain_flags;
 mod config;
-mod connect;
-mod consume;
+mod connection_flags;
 pub mod demo;
-mod envelope;
-mod hear_out;
-mod hint;
+mod early_answer;
+mod error_hints;
+mod event_lines;
+mod human_values;
 pub mod load;
 mod local_broker;
 mod logging;
 mod loss;
-mod manage;
 mod output;
 mod plugin;
 pub mod process_usage;
@@ -27,10 +27,10 @@ mod publish;
 mod route;
 mod serve;
 mod signals;
+mod subscribe;
 mod subscription;
-mod text;
 mod topic;
-mod waiting;
+mod wait_notices;
 
 use std::process::ExitCode;
 
@@ -57,7 +57,7 @@ enum Command {
     /// Publish events
     Pub(publish::Args),
     /// Receive the events of a subscription
-    Sub(consume::Args),
+    Sub(subscribe::Args),
     /// Create, list, show and delete topics
     Topic(topic::Args),
     /// Create, change, list, show, delete and resume subscriptions
@@ -122,7 +122,7 @@ async fn run_command(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args).await,
         Command::Pub(args) => publish::run(args).await,
-        Command::Sub(args) => consume::run(args).await,
+        Command::Sub(args) => subscribe::run(args).await,
         Command::Topic(args) => done(topic::run(&args)),
         Command::Subscription(args) => done(subscription::run(&args)),
         Command::Route(args) => done(route::run(&args)),
@@ -141,7 +141,7 @@ async fn run_command(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("{}", hint::told(&error));
+            eprintln!("{}", error_hints::told(&error));
             ExitCode::FAILURE
         }
     }

@@ -205,7 +205,7 @@ fn nothing_is_started_that_may_end_unseen() {
 }
 
 /// Who may name commands and flags of the command line. Everybody else says what is wrong in terms of the broker, since many
-/// who read it sit before something else; `cli/hint.rs` adds which command helps.
+/// who read it sit before something else; `cli/error_hints.rs` adds which command helps.
 const NAMES_COMMANDS: [&str; 3] = ["app", "cli", "main"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! Keeps web pages out. A browser on the broker's machine can reach loopback, so a page from anywhere could
+//! The guard against cross-site requests, which keeps web pages out. A browser on the broker's machine can reach loopback, so a page from anywhere could
 //! send requests there (cross-site request forgery) or, after pointing its own name at 127.0.0.1 (DNS
 //! rebinding), even read the answers. Both show in the headers a page cannot choose: `Host` and `Origin`.
 

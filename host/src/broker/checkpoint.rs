@@ -2,7 +2,9 @@
 //! and how a start makes a broker at rest of it again. Nothing here decides who gets an event.
 
 pub(super) mod checkpointer;
+mod reclaim;
 pub(super) mod recovery;
 pub(super) mod saved_state;
+mod still_needed;
 #[cfg(test)]
 mod tests;

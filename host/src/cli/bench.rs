@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::report::{BenchReport, Figures};
 use self::traffic::{BenchReceiver, BenchSender, GROUPS, Shape, TOPIC};
-use super::chain::plugin_named;
+use super::chain_flags::plugin_named;
 use super::load::{
     Clients, Counts, Latencies, Numbers, PACED_OUTSTANDING, Phase, Published, Rate, Run, consume,
     publish, publish_at_rate,
@@ -25,7 +25,7 @@ use super::local_broker::{self, LocalAdmin, LocalBroker};
 use super::process_usage::ProcessUsage;
 use super::signals::Signals;
 use super::subscription::flags::plain_spec;
-use super::{output, waiting};
+use super::{output, wait_notices};
 use crate::domain::{PluginUse, SubscriptionSpec};
 
 /// Load before anything counts, so that connections, caches and the journal's first files are there.
@@ -333,7 +333,7 @@ async fn start_publishers(
         // One of them speaks for all: what the broker refuses it refuses everybody.
         told.get_or_insert_with(|| {
             let publisher = sender.publisher().clone();
-            let why = waiting::say_why(move || publisher.obstacle());
+            let why = wait_notices::say_why(move || publisher.obstacle());
             AbortOnDropHandle::new(tokio::spawn(why))
         });
         let run = Arc::clone(run);

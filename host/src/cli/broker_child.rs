@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
-use super::api::Api;
+use super::admin_client::Api;
 use super::process_usage::ProcessUsage;
 
 /// How often the state of a starting broker is looked at.

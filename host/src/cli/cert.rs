@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::{output, text};
+use super::{human_values, output};
 use crate::pki::{Authority, ClientName, PemPair, ServerNames, Validity, pair_paths, save_pair};
 
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,7 @@ enum Command {
 #[group(required = true, multiple = false)]
 struct ClientFlags {
     /// It is the principal uri:URI, such as spiffe://plant/press-4
-    #[arg(long, value_parser = text::uri)]
+    #[arg(long, value_parser = human_values::uri)]
     uri: Option<String>,
     /// It is the principal dns:NAME
     #[arg(long, value_name = "NAME")]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{hint, output};
+use super::{error_hints, output};
 use crate::app;
 use crate::config::Config;
 
@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Check(FileArg { file }) => {
             let config = Config::load(file.as_deref())?;
             for warning in config.warnings() {
-                eprintln!("warning: {}", hint::warned(warning));
+                eprintln!("warning: {}", error_hints::warned(warning));
             }
             app::check_tls(&config)?;
             let name = file

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tidegate_client::ClientOptions;
 
-use super::api::{Api, ApiError};
+use super::admin_client::{Api, ApiError};
 use super::broker_child::{self, Addresses, BrokerChild, BrokerRun, data_directory};
 use super::process_usage::ProcessUsage;
 use crate::domain::{SubscriptionInfo, SubscriptionSpec};

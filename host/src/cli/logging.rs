@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
 use self::lifted::Lifted;
-use super::hint;
+use super::error_hints;
 use crate::config::{Log, LogFormat};
 use crate::store;
 use crate::telemetry::log_output::{self, LineWriter};
@@ -48,7 +48,7 @@ pub(super) fn for_command() {
 
 /// The error that ends a broker.
 pub(super) fn tell_end(error: &anyhow::Error) {
-    let line = hint::told(error) + "\n";
+    let line = error_hints::told(error) + "\n";
     match log_output::stderr() {
         Some(lines) => lines.push(line.as_bytes()),
         None => eprint!("{line}"),

@@ -1,6 +1,6 @@
 //! `tidegate loss`.
 
-use super::manage::ManageFlags;
+use super::admin_flags::ManageFlags;
 use super::output;
 use crate::domain::UnreadableInfo;
 

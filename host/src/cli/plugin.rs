@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::ProgressBar;
 
-use super::api::segment;
-use super::manage::ManageFlags;
-use super::{output, text};
+use super::admin_client::segment;
+use super::admin_flags::ManageFlags;
+use super::{human_values, output};
 use crate::domain::{Name, Owner, PluginDetails, PluginInfo, PluginName};
 
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             let info: Result<PluginInfo, _> = flags.api()?.upload(&path(name.as_str()), &component);
             busy.finish_and_clear();
             output::either(flags.json, &info?, |info| {
-                let world = text::word_of(&info.world);
+                let world = human_values::word_of(&info.world);
                 format!(
                     "{world} {} version {} is {}",
                     info.name, info.version, info.digest
@@ -143,13 +143,14 @@ fn details(plugin: &PluginDetails) -> String {
     let uploaded = match info.bundled {
         true => "bundled".to_owned(),
         false => {
-            text::moment(info.uploaded.0) + &by.map_or(String::new(), |by| format!(" by {by}"))
+            human_values::moment(info.uploaded.0)
+                + &by.map_or(String::new(), |by| format!(" by {by}"))
         }
     };
     let owner = info.owner.as_ref().map(Owner::to_string);
     let time = format!(
         "{} and {} µs for each event and rule",
-        text::age(limits.deadline_base_ms),
+        human_values::age(limits.deadline_base_ms),
         limits.deadline_pair_us
     );
     let mut rows = vec![
@@ -157,7 +158,7 @@ fn details(plugin: &PluginDetails) -> String {
         ("version", info.version.to_string()),
         ("implements", wit.clone()),
         ("digest", info.digest.to_string()),
-        ("size", text::bytes(info.bytes)),
+        ("size", human_values::bytes(info.bytes)),
         ("uploaded", uploaded),
         (
             "owner",
@@ -165,10 +166,13 @@ fn details(plugin: &PluginDetails) -> String {
         ),
         (
             "memory of an instance",
-            text::bytes(limits.memory_bytes_max),
+            human_values::bytes(limits.memory_bytes_max),
         ),
         ("time of a call", time),
-        ("output of a call", text::bytes(limits.output_bytes_max)),
+        (
+            "output of a call",
+            human_values::bytes(limits.output_bytes_max),
+        ),
     ];
     if let Some(holds) = holds {
         let instances = format!(
@@ -177,9 +181,9 @@ fn details(plugin: &PluginDetails) -> String {
         );
         let memory = format!(
             "{}; of its owner's share {} of {}",
-            text::bytes(holds.memory_bytes),
-            text::bytes(holds.owner_memory_bytes),
-            text::bytes(holds.owner_memory_bytes_max)
+            human_values::bytes(holds.memory_bytes),
+            human_values::bytes(holds.owner_memory_bytes),
+            human_values::bytes(holds.owner_memory_bytes_max)
         );
         rows.extend([("instances", instances), ("their memory", memory)]);
     }
@@ -191,13 +195,13 @@ fn list(plugins: &[PluginInfo]) -> String {
         vec![
             info.name.clone(),
             info.version.to_string(),
-            text::word_of(&info.world),
-            text::bytes(info.bytes),
+            human_values::word_of(&info.world),
+            human_values::bytes(info.bytes),
             info.digest.to_string().chars().take(19).collect(),
             if info.bundled {
                 "bundled".to_owned()
             } else {
-                text::moment(info.uploaded.0)
+                human_values::moment(info.uploaded.0)
             },
             info.owner
                 .as_ref()

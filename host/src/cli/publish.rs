@@ -13,9 +13,9 @@ use serde::de::IgnoredAny;
 use tidegate_client::{Event, PublishTicket, Published, Publisher, PublisherOptions};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Split};
 
-use super::connect::{CertificateFlags, QuicFlags, connect};
+use super::connection_flags::{CertificateFlags, QuicFlags, connect};
 use super::signals::Signals;
-use super::{envelope, output, text, waiting};
+use super::{event_lines, human_values, output, wait_notices};
 use crate::domain::TopicName;
 
 /// Exit code of an interrupted command: 128 + SIGINT, as shells have it.
@@ -46,7 +46,7 @@ pub(super) struct Args {
     #[arg(long, group = "source", value_name = "FILE")]
     events: Option<PathBuf>,
     /// Header of every event. Repeatable
-    #[arg(long, short = 'H', value_name = "NAME=VALUE", value_parser = text::pair)]
+    #[arg(long, short = 'H', value_name = "NAME=VALUE", value_parser = human_values::pair)]
     header: Vec<(String, String)>,
     /// Key of every event
     #[arg(long)]
@@ -133,7 +133,7 @@ impl Sender {
         let mut signals = Signals::new()?;
         let publisher = self.publisher.clone();
         let why = || publisher.obstacle();
-        let mut said = std::pin::pin!(waiting::say_why(why));
+        let mut said = std::pin::pin!(wait_notices::say_why(why));
         let (sent, interrupted) = tokio::select! {
             sent = self.send_each(source, args) => (sent, false),
             never = &mut said => match never {},
@@ -341,7 +341,7 @@ fn parse(line: String, kind: LineKind) -> anyhow::Result<Event> {
             Ok(Event::json(line))
         }
         // What the broker said of it when it was delivered it will say anew.
-        LineKind::Envelope => envelope::from_json(&line).map(Event::without_broker_headers),
+        LineKind::Envelope => event_lines::from_json(&line).map(Event::without_broker_headers),
     }
 }
 

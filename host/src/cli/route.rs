@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::manage::ManageFlags;
+use super::admin_flags::ManageFlags;
+use super::subscription::display::{joined, plugins, state};
 use super::subscription::flags::{ChangeFlags, ChownArgs, NamedArgs, SpecFlags};
-use super::subscription::shown::{joined, plugins, state};
 use super::subscription::{self, Kind};
-use super::{output, text};
+use super::{human_values, output};
 use crate::domain::{
     Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
 };
@@ -167,7 +167,7 @@ fn list(all: &[SubscriptionInfo]) -> String {
             plugins(&info.spec, " "),
             outputs.join(" "),
             info.depth.to_string(),
-            text::age(info.oldest_unacked_ms),
+            human_values::age(info.oldest_unacked_ms),
             info.dead_lettered.to_string(),
             state(info),
         ]

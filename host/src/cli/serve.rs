@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::{self, Signals};
-use super::{hint, logging};
+use super::{error_hints, logging};
 use crate::app::{self, Reload};
 use crate::config::Config;
 
@@ -35,7 +35,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.store.accept_loss = args.accept_loss;
     logging::for_broker(&config.log);
     for warning in config.warnings() {
-        tracing::warn!("{}", hint::warned(warning));
+        tracing::warn!("{}", error_hints::warned(warning));
     }
     let shutdown = CancellationToken::new();
     let mut signals = Signals::new()?;

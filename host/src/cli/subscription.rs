@@ -1,13 +1,13 @@
 //! `tidegate subscription`, and what `tidegate route` does in the same way.
 
+pub(super) mod display;
 pub(super) mod flags;
-pub(super) mod shown;
 
 use anyhow::bail;
 
 use self::flags::{ChangeFlags, ChownArgs, NamedArgs, SpecFlags};
-use super::api::{Api, segment};
-use super::manage::ManageFlags;
+use super::admin_client::{Api, segment};
+use super::admin_flags::ManageFlags;
 use super::output;
 use crate::domain::{
     LogLine, Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicPattern,
@@ -112,14 +112,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::List { flags } => {
             let mut all: Vec<SubscriptionInfo> = flags.api()?.list("/v1/subscriptions")?;
             all.retain(|info| !info.spec.is_route());
-            output::either(flags.json, &all, |all| shown::list(all))
+            output::either(flags.json, &all, |all| display::list(all))
         }
         Command::Show(args) => show(args, Kind::Subscription),
         Command::Delete(args) => delete(args, Kind::Subscription),
         Command::Chown(args) => chown(args, Kind::Subscription),
         Command::Log(NamedArgs { name, flags }) => {
             let lines: Vec<LogLine> = flags.api()?.get(&format!("{}/log", path(name)))?;
-            output::either(flags.json, &lines, |lines| shown::log(lines))
+            output::either(flags.json, &lines, |lines| display::log(lines))
         }
         Command::Resume(NamedArgs { name, flags }) => {
             flags.api()?.post_empty(&format!("{}/resume", path(name)))?;
@@ -147,7 +147,7 @@ impl Kind {
 
 pub(super) fn show(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
     let info = get(&args.flags.api()?, &args.name, kind)?;
-    output::either(args.flags.json, &info, shown::details)
+    output::either(args.flags.json, &info, display::details)
 }
 
 pub(super) fn update(

@@ -1,8 +1,8 @@
 //! `tidegate topic`.
 
-use super::api::segment;
-use super::manage::ManageFlags;
-use super::{output, text};
+use super::admin_client::segment;
+use super::admin_flags::ManageFlags;
+use super::{human_values, output};
 use crate::domain::{Durability, TopicInfo, TopicName, TopicSpec};
 
 #[derive(Debug, clap::Args)]
@@ -19,7 +19,7 @@ enum Command {
         name: TopicName,
         /// When a publish is answered: sync (on disk) or interval (survives the end of the process, not a
         /// power cut)
-        #[arg(long, default_value = "sync", value_parser = text::word::<Durability>)]
+        #[arg(long, default_value = "sync", value_parser = human_values::word::<Durability>)]
         durability: Durability,
         #[command(flatten)]
         flags: ManageFlags,
@@ -87,7 +87,7 @@ fn list(topics: &[TopicInfo]) -> String {
         vec![
             info.spec.name.to_string(),
             info.next_sequence.0.saturating_sub(1).to_string(),
-            text::word_of(&info.spec.durability),
+            human_values::word_of(&info.spec.durability),
             info.subscription_count.to_string(),
         ]
     });
@@ -106,7 +106,7 @@ fn details(info: &TopicInfo) -> String {
             "events so far",
             info.next_sequence.0.saturating_sub(1).to_string(),
         ),
-        ("durability", text::word_of(&info.spec.durability)),
+        ("durability", human_values::word_of(&info.spec.durability)),
         (
             "created by",
             info.spec

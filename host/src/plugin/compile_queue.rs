@@ -1,4 +1,4 @@
-//! Compiling: one component at a time, on a thread of its own that everybody else goes before, and no longer than somebody waits
+//! The queue of compilations: one component at a time, on a thread of its own that everybody else goes before, and no longer than somebody waits
 //! for it. A compilation cannot be stopped, so one that takes longer goes on; what it was given to hold is held until then, and
 //! its result is kept, of the last one only, for whoever uploads the same bytes again.
 

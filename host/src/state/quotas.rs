@@ -1,4 +1,4 @@
-//! The census: how many topics, subscriptions and plugins each principal has made, counted as they come and go, so that a limit is looked up
+//! What quotas are held against: how many topics, subscriptions and plugins each principal has made, counted as they come and go, so that a limit is looked up
 //! and never computed. What an older broker made is nobody's and counts for all only.
 
 use std::collections::HashMap;

@@ -4,20 +4,20 @@
 //!
 //! [`Sealed`] is what readers see of them, and [`GenerationWriter`] is the one who changes that. Nothing here knows the journal.
 
-mod build;
 mod database;
+mod database_items;
 mod generation;
-mod give_up;
-mod inventory;
-mod items;
+mod generation_builder;
+mod generation_files;
+mod generation_writer;
+mod give_up_damage;
 mod manifest;
-mod mend;
-mod pool;
-mod state;
+mod open_databases;
+mod sled_repair;
+mod startup;
+mod state_pairs;
 #[cfg(test)]
 mod tests;
-mod tree;
-mod writer;
 
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -31,19 +31,19 @@ use crate::domain::{Block, CommitNumber, Position, TopicId};
 use crate::locks;
 
 pub use database::is_panic_expected;
-pub use inventory::STATES_KEPT;
-pub(super) use inventory::{Inventory, examine};
+pub(super) use generation_writer::{GenerationWriter, reserve_bytes_min};
 pub use manifest::GenerationInfo;
-pub(super) use writer::{GenerationWriter, reserve_bytes_min};
+pub use startup::STATES_KEPT;
+pub(super) use startup::{Inventory, examine};
 
 #[cfg(test)]
 pub(crate) use database::failing;
 #[cfg(test)]
-pub(super) use items::DatabaseWriter;
+pub(super) use database_items::DatabaseWriter;
 
 use generation::{Generation, PartError};
 use manifest::Described;
-use pool::Pool;
+use open_databases::OpenDatabases;
 
 /// What the generations share with the rest of the store.
 pub(super) struct SealedParts {
@@ -64,7 +64,7 @@ pub(super) struct Sealed {
     folders: Arc<Folders>,
     cache: Arc<BlockCache>,
     troubles: Arc<UnreadableEvents>,
-    pool: Pool,
+    pool: OpenDatabases,
     /// Oldest first.
     generations: RwLock<Arc<Vec<Arc<Generation>>>>,
 }
@@ -88,7 +88,7 @@ impl Sealed {
             folders,
             cache,
             troubles,
-            pool: Pool::new(open_max),
+            pool: OpenDatabases::new(open_max),
             generations: RwLock::new(Arc::new(generations)),
             dir,
         }
@@ -118,7 +118,7 @@ impl Sealed {
     pub(super) fn topics(&self) -> Vec<(TopicId, u64)> {
         let generations = self.generations();
         let described = generations.iter().map(|one| &one.described);
-        inventory::topics(&self.dir, described)
+        startup::topics(&self.dir, described)
     }
 
     /// The block that contains `from`, or else the first one after it.

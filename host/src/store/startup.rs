@@ -1,4 +1,4 @@
-//! The opening of a store, in two steps. [`examine`] takes the lock and only reads: what the generations have, and then the journal.
+//! The start of a store, in two steps. [`examine`] takes the lock and only reads: what the generations have, and then the journal.
 //! [`Examined::begin`] is the first that writes, once whoever opens the store has found that it can use what is there. It joins the
 //! journal and the generations to what reads both, and to what moves blocks from the one to the other.
 

@@ -1,4 +1,4 @@
-//! The troubles with reading: which stored events could not be read lately, so that nobody pays for asking again. Until it is time
+//! The unreadable events: which stored events could not be read lately, so that nobody pays for asking again. Until it is time
 //! for another try, which comes at growing intervals, the answer is the one that was found, for all events that are known to share
 //! it. What is here is shown to the operator; nothing here reads.
 

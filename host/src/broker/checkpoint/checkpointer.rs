@@ -3,8 +3,6 @@
 //! nobody needs any more is deleted whole. Neither ever holds the committer up: it is asked once for a mark.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::RangeInclusive;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,25 +11,23 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::saved_state;
+use super::still_needed::{is_mostly_acked, is_needed, keep, keep_for};
+use super::{reclaim, saved_state};
 use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::request::Mark;
 use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
-use crate::broker::event_log::tail::{Log, Releasing, what_stays};
+use crate::broker::event_log::tail::{Log, Releasing};
 use crate::broker::event_log::unreadable::Watch;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::broker::task_names::ROUTER;
-use crate::domain::{Block, CommitNumber, Position, SubscriptionId, TopicId, TopicName};
+use crate::domain::{CommitNumber, Position, SubscriptionId, TopicId, TopicName};
 use crate::runtime::clock::Clock;
 use crate::runtime::thread_priority;
-use crate::state::release::{Release, Stays};
-use crate::state::{GiveUpReason, SubscriptionState};
-use crate::store::{
-    BlockMeta, CheckpointError, Checkpoints, Folders, JournalSegment, Loss, ReadError, STATES_KEPT,
-    StoreReader,
-};
+use crate::state::GiveUpReason;
+use crate::state::release::Release;
+use crate::store::{BlockMeta, CheckpointError, Checkpoints, Folders, Loss, StoreReader};
 use crate::telemetry::conditions::{Condition, Conditions};
 use crate::telemetry::error_line::with_causes;
 
@@ -171,7 +167,12 @@ impl Checkpointer {
         if self.is_time(asked) {
             self.checkpoint_or_retry().await;
         }
-        self.reclaim();
+        let parts = &mut self.parts;
+        let state_only =
+            reclaim::delete_unneeded(&mut parts.checkpoints, &parts.registry, &parts.log);
+        if state_only && self.since_last_checkpoint() > RELEASE_EVERY {
+            self.parts.due.notify_one();
+        }
         let unreadable = self.parts.reader.unreadable();
         self.unreadable.update(&self.parts.conditions, &unreadable);
         let checkpoints = &mut self.parts.checkpoints;
@@ -460,89 +461,6 @@ impl Checkpointer {
             .done
             .send(given_up.map_err(|error| with_causes(&error)));
     }
-
-    fn reclaim(&mut self) {
-        let generations = self.parts.checkpoints.generations();
-        if generations.is_empty() {
-            return;
-        }
-        // A subscription that nothing was for lately has not been told how far the router is.
-        self.parts.registry.tell_followers();
-        let subscriptions = self.parts.registry.all();
-        let newest = generations.len().saturating_sub(STATES_KEPT);
-        for (index, generation) in generations.iter().enumerate() {
-            let events = generation.first_position.zip(generation.last_position);
-            let events = events.map(|(first, last)| first..=last);
-            if is_needed(&subscriptions, &events) {
-                continue;
-            }
-            if index >= newest {
-                // It is kept for its state. A newer state, without these events, lets them go.
-                if events.is_some() && self.since_last_checkpoint() > RELEASE_EVERY {
-                    self.parts.due.notify_one();
-                }
-                continue;
-            }
-            // Somebody may have come since, and have read the log already.
-            let releasing = self.parts.log.release(|| {
-                (!is_needed(&self.parts.registry.all(), &events)).then(|| Release::new(events))
-            });
-            let Some(releasing) = releasing else {
-                continue;
-            };
-            match self.parts.checkpoints.delete_generation(generation.id) {
-                Ok(()) => releasing.done(),
-                Err(error) => {
-                    tracing::warn!(generation = %generation.id, error = %with_causes(&error), "a generation that nobody needs could not be deleted; it is tried again");
-                }
-            }
-        }
-    }
-}
-
-// Keeps what `live` needs. `look` sees its state under the same lock, so that it knows of nothing that is not kept. `names` are those of
-// all topics with events in the range.
-fn keep_for<T>(
-    release: &mut Release,
-    live: &LiveSubscription,
-    names: &HashMap<TopicId, TopicName>,
-    look: impl FnOnce(&SubscriptionState) -> T,
-) -> T {
-    let (seen, undecided_after) = {
-        let state = live.read();
-        (look(&state), release.keep_pending(&state))
-    };
-    if let Some(after) = undecided_after {
-        let selected = names.iter().filter(|(_, name)| live.may_select(name));
-        release.keep_after(after, selected.map(|(id, _)| *id));
-    }
-    seen
-}
-
-// Whether one of `subscriptions` needs one of these events.
-fn is_needed(
-    subscriptions: &[Arc<LiveSubscription>],
-    events: &Option<RangeInclusive<Position>>,
-) -> bool {
-    let needs = |range: &RangeInclusive<Position>| {
-        let mut subscriptions = subscriptions.iter();
-        subscriptions.any(|live| live.read().needs(range.clone()))
-    };
-    events.as_ref().is_some_and(needs)
-}
-
-// Whether at most half of the events in a file have to move for it to go: more would take as much of the disk as it frees.
-fn is_mostly_acked(subscriptions: &[Arc<LiveSubscription>], segment: &JournalSegment) -> bool {
-    let Some(range) = &segment.positions else {
-        return true;
-    };
-    let pending = subscriptions.iter().map(|live| {
-        let state = live.read();
-        let is_decided = state.evaluated_through() >= *range.end();
-        is_decided.then(|| state.pending_within(range.clone()))
-    });
-    let pending: Option<u64> = pending.sum();
-    pending.is_some_and(|pending| pending <= segment.events / 2)
 }
 
 /// What leaves, the state's pairs, and up to where each subscription has decided in them.
@@ -551,24 +469,3 @@ type Survey = (
     Vec<(bytes::Bytes, bytes::Bytes)>,
     Vec<(Arc<LiveSubscription>, Position)>,
 );
-
-// The block with only what stays; nothing is read of a block that leaves as a whole.
-fn keep(
-    release: &Release,
-    reader: &StoreReader,
-    meta: &BlockMeta,
-) -> Result<Option<Block>, ReadError> {
-    if release.stays(meta.topic, meta.first_position, meta.last_position) == Stays::Nothing {
-        return Ok(None);
-    }
-    // The journal holds it until this checkpoint is done; going on without it would lose it.
-    let Some(block) = reader.block_at(meta.first_position)? else {
-        let what = format!(
-            "no block at position {}, which somebody needs,",
-            meta.first_position
-        );
-        return Err(ReadError::damaged(Path::new("journal"), what));
-    };
-    let staying = what_stays(release, &block)?;
-    Ok(staying.map(Arc::unwrap_or_clone))
-}

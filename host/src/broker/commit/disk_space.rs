@@ -1,4 +1,4 @@
-//! The room for groups: whether what waits can be written now. While the disk has no room but its reserve, while the journal is full and no checkpoint
+//! The disk space for groups: whether what waits can be written now. While the disk has no room but its reserve, while the journal is full and no checkpoint
 //! makes room, and while the store is not where it was opened, publishes are refused instead of waiting for what may never come.
 //! Acks, marks and changes go on where there is room, and so do outputs of routes and dead letters, with which an event is done, as
 //! far as most of the reserve's journal file goes. A refusal ends by itself.

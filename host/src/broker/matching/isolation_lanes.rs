@@ -1,4 +1,4 @@
-//! Wards: lanes beside a plugin's common one, for subscriptions whose calls failed there. Who is to blame is found out in them, so
+//! Isolation lanes, or wards: lanes beside a plugin's common one, for subscriptions whose calls failed there. Who is to blame is found out in them, so
 //! that whoever was not concerned does not wait for it; owners have wards of their own, as far as there are enough. Which
 //! owner's subscriptions go to which is decided here. Pure: what a lane is, others know.
 

@@ -1,32 +1,24 @@
 //! Brings subscriptions to life, at start, when they are created, and when other filters take over: filtered ones join
-//! their lanes, routes get their task, and one that starts in the past catches up with the router on a task of its
+//! their lanes, routes get their task, and one that starts in the past [catches up](super::catch_up) with the router on a task of its
 //! own. When they are deleted, it ends what runs for them, and nothing that was wrong with that is said any more.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, error_span};
 
+use super::catch_up;
 use super::lanes::Lanes;
 use crate::broker::delivery::parts::DeliveryParts;
 use crate::broker::delivery::routes;
-use crate::broker::event_log::unreadable;
-use crate::broker::subscriptions::followers::Join;
 use crate::broker::subscriptions::live::LiveSubscription;
 use crate::broker::subscriptions::surroundings::Start;
-use crate::domain::{Block, BlockError, Name, Position, SubscriptionId};
-use crate::runtime::spawn::{TaskName, panicked};
-use crate::state::filter_chain::FilterChain;
-use crate::state::range_map::push_range;
+use crate::domain::{Name, SubscriptionId};
+use crate::runtime::spawn::panicked;
 use crate::telemetry::conditions::Condition;
 use crate::telemetry::error_line::with_causes;
-
-/// Bytes of blocks a catch-up reads at once.
-const CATCH_UP_BYTES: usize = 1024 * 1024;
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What starting a subscription needs.
 pub(crate) struct Supervisor {
@@ -76,7 +68,7 @@ impl Supervisor {
         self.lanes.forget_deaths();
         self.parts.chains.forget(id);
         let conditions = self.parts.spawner.conditions();
-        conditions.clear(&Condition::TaskDied(catch_up_name(name)));
+        conditions.clear(&Condition::TaskDied(catch_up::task_name(name)));
     }
 
     /// Starts one subscription.
@@ -111,13 +103,13 @@ impl Supervisor {
                 // It may have been deleted at the same time.
                 if unfed.is_deleted() {
                     let conditions = parts.spawner.conditions();
-                    conditions.clear(&Condition::TaskDied(catch_up_name(&unfed.name)));
+                    conditions.clear(&Condition::TaskDied(catch_up::task_name(&unfed.name)));
                 }
             };
             let span = error_span!("catch-up", subscription = %live.name);
-            let catch_up = catch_up(self.parts.clone(), live.clone(), judging).instrument(span);
-            let name = catch_up_name(&live.name);
-            self.parts.spawner.resumable(name, catch_up, died);
+            let run = catch_up::run(self.parts.clone(), live.clone(), judging).instrument(span);
+            let name = catch_up::task_name(&live.name);
+            self.parts.spawner.resumable(name, run, died);
         }
     }
 
@@ -172,134 +164,4 @@ impl Supervisor {
             }
         }
     }
-}
-
-fn catch_up_name(subscription: &Name) -> TaskName {
-    format!("catch-up of {subscription}").into()
-}
-
-// Shows a subscription without filters what was committed before it joined, until it can follow the router or the fence of
-// its next chain is reached.
-async fn catch_up(
-    parts: Arc<DeliveryParts>,
-    live: Arc<LiveSubscription>,
-    judging: Arc<FilterChain>,
-) {
-    let mut end = parts.log.watch_end();
-    let mut stands_at = None;
-    while !live.is_deleted() && !parts.shutdown.is_cancelled() {
-        let changed = live.woken();
-        tokio::pin!(changed);
-        // Registered before looking, so that no change is missed.
-        changed.as_mut().enable();
-        let router = match parts.registry.followers.join(&live) {
-            Join::Joined => return,
-            Join::Behind(router) => router,
-            Join::Changing => Position(u64::MAX),
-        };
-        let (revision, next, fence) = {
-            let state = live.read();
-            let fence = state.judges_until().0.saturating_add(1);
-            (state.revision(), state.evaluated_through().next(), fence)
-        };
-        if revision != judging.revision {
-            return;
-        }
-        // Not past what is readable: a fence may lie ahead of it for a moment.
-        let readable = parts.log.end();
-        let stop = router.min(Position(fence)).min(readable);
-        if next >= stop {
-            tokio::select! {
-                biased;
-                () = changed => {}
-                _ = end.wait_for(|end| *end > readable) => {}
-                () = parts.shutdown.cancelled() => return,
-            }
-            continue;
-        }
-        if let Err((error, events)) = step(&parts, &live, &judging, next, stop).await {
-            if stands_at.replace(next) != Some(next) {
-                live.stand_at(judging.revision, stands_at);
-                parts.metrics.unreadable(events);
-                tracing::error!(position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
-            }
-            tokio::select! {
-                biased;
-                () = parts.shutdown.cancelled() => return,
-                () = tokio::time::sleep(RETRY) => {}
-            }
-        } else if stands_at.take().is_some() {
-            live.stand_at(judging.revision, None);
-        }
-    }
-}
-
-// Looks at events from `next` on, of those before `stop`. An error says why, and how many wait for that.
-async fn step(
-    parts: &DeliveryParts,
-    live: &Arc<LiveSubscription>,
-    judging: &FilterChain,
-    next: Position,
-    stop: Position,
-) -> Result<(), (String, u64)> {
-    let blocks = parts.log.blocks_from(next, CATCH_UP_BYTES).await;
-    let blocks =
-        blocks.map_err(|error| (with_causes(&error), unreadable::waits_for(&error, next)))?;
-    let mut ranges = Vec::new();
-    let mut after = stop;
-    for block in &blocks {
-        if block.first_position >= stop {
-            break;
-        }
-        after = block.last_position().next().min(stop);
-        if selects(parts, live, judging, block) {
-            present(block, next, &mut ranges).map_err(|error| (error.to_string(), 1))?;
-        }
-    }
-    // All blocks lay beyond the stop, or there was none: nothing is left in between.
-    let cut_short = blocks
-        .last()
-        .is_some_and(|block| block.last_position().next() < stop);
-    if !cut_short {
-        after = stop;
-    }
-    let through = Position(after.0.saturating_sub(1));
-    live.apply(|state, _| {
-        if state.revision() == judging.revision {
-            state.observe(through, ranges);
-        }
-    });
-    Ok(())
-}
-
-fn selects(
-    parts: &DeliveryParts,
-    live: &LiveSubscription,
-    judging: &FilterChain,
-    block: &Block,
-) -> bool {
-    let topic = parts.topic_of(block);
-    topic.is_some_and(|topic| judging.selects(&live.settings().spec, &topic, block.mark))
-}
-
-// Positions a block still has, from `from` on.
-fn present(
-    block: &Block,
-    from: Position,
-    ranges: &mut Vec<std::ops::RangeInclusive<Position>>,
-) -> Result<(), BlockError> {
-    if block.kept.is_none() {
-        push_range(
-            ranges,
-            block.first_position.max(from)..=block.last_position(),
-        );
-        return Ok(());
-    }
-    for (index, _) in block.events()? {
-        let position = block.position(index);
-        if position >= from {
-            push_range(ranges, position..=position);
-        }
-    }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use tidegate_event_pattern::Pattern;
 
 use super::auction::{AuctionEvent, Kind};
-use crate::cli::chain::plugin_named;
+use crate::cli::chain_flags::plugin_named;
 use crate::cli::subscription::flags::plain_spec;
 use crate::domain::SubscriptionSpec;
 

@@ -1,9 +1,9 @@
 //! Flags that `tidegate subscription` and `tidegate route` share, and what they mean: which one is meant, what a new one does with
 //! its events, and what is to be changed.
 
-use crate::cli::chain::Chain;
-use crate::cli::manage::ManageFlags;
-use crate::cli::text;
+use crate::cli::admin_flags::ManageFlags;
+use crate::cli::chain_flags::Chain;
+use crate::cli::human_values;
 use crate::domain::{
     DeliveryPatch, DeliveryPolicy, Millis, Name, Owner, PluginUse, StartAt, SubscriptionPatch,
     SubscriptionSpec, TopicName, TopicPattern,
@@ -75,7 +75,7 @@ pub(in crate::cli) struct ChangeFlags {
 #[derive(Clone, Debug, Default, clap::Args)]
 struct DeliveryFlags {
     /// Where it starts: new (the next event) or earliest (the oldest that is kept)
-    #[arg(long, default_value = "new", value_parser = text::word::<StartAt>, help_heading = "Delivery")]
+    #[arg(long, default_value = "new", value_parser = human_values::word::<StartAt>, help_heading = "Delivery")]
     start: StartAt,
     #[command(flatten)]
     policy: PolicyFlags,
@@ -85,13 +85,13 @@ struct DeliveryFlags {
 #[derive(Clone, Debug, Default, clap::Args)]
 struct PolicyFlags {
     /// Time a consumer has for an event before it is handed out again [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = text::duration_ms, help_heading = "Delivery")]
+    #[arg(long, value_name = "TIME", value_parser = human_values::duration_ms, help_heading = "Delivery")]
     ack_deadline: Option<u64>,
     /// Times an event is handed out before it goes to the dead-letter topic; 0: without end [default: 10]
     #[arg(long, value_name = "N", help_heading = "Delivery")]
     attempts: Option<u32>,
     /// Waits before the second, third … attempt; the last repeats [default: 1s,5s,30s]
-    #[arg(long, value_name = "TIMES", value_delimiter = ',', value_parser = text::duration_ms, help_heading = "Delivery")]
+    #[arg(long, value_name = "TIMES", value_delimiter = ',', value_parser = human_values::duration_ms, help_heading = "Delivery")]
     backoff: Option<Vec<u64>>,
     /// Topic for events that were given up [default: dead.NAME]
     #[arg(long, value_name = "TOPIC", help_heading = "Delivery")]

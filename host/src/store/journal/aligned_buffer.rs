@@ -1,4 +1,4 @@
-//! The staging of bytes on their way into a journal file, so that the disk can take them from where they are: in whole blocks,
+//! The aligned buffer of bytes on their way into a journal file, so that the disk can take them from where they are: in whole blocks,
 //! at an aligned address. A record rarely ends where a block does, so the last, partly filled block is kept and written
 //! again, unchanged at its front, with the record after it. Pure: writes nothing itself.
 

@@ -1,4 +1,4 @@
-//! The preparer: it fills the journal file after the present one with zeros, ahead of time. Syncing what is written into a file that
+//! The filling with zeros: its thread, the preparer, fills the journal file after the present one with zeros, ahead of time. Syncing what is written into a file that
 //! was only reserved makes the file system write down as well that those blocks are in use now, which costs about half as much
 //! again as syncing blocks that have been written before. So where syncs matter more than bytes, a thread of its own
 //! writes the next file once with zeros. It never touches a file that has a name in the journal, and whatever goes wrong

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::tree::{self, DATABASE};
+use super::generation_files::{self, DATABASE};
 use crate::disk::{FileSystem as _, RealFileSystem};
 use crate::runtime::{MachineThreads, Threads as _};
 use crate::store::error::{DatabaseError, ReadError};
@@ -178,7 +178,7 @@ pub(super) fn is_locked(error: &sled::Error) -> bool {
 
 fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
     let entries = RealFileSystem.list(path)?.into_iter();
-    let mut unfinished = entries.filter(|path| tree::is_unfinished_snapshot(path));
+    let mut unfinished = entries.filter(|path| generation_files::is_unfinished_snapshot(path));
     unfinished.try_for_each(|path| RealFileSystem.remove(&path))
 }
 

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::database::Database;
-use super::items::{each_item, first_item};
+use super::database_items::{each_item, first_item};
 use super::manifest::{Described, Gap, PartInfo};
-use super::pool::{PartKey, Pool};
+use super::open_databases::{OpenDatabases, PartKey};
 use crate::domain::{Block, Position, TopicId};
 use crate::store::block_format::decode_block;
 use crate::store::error::ReadError;
@@ -68,7 +68,7 @@ impl Generation {
     /// position, unless that was given up.
     pub(super) fn block_in_part(
         &self,
-        pool: &Pool,
+        pool: &OpenDatabases,
         part: usize,
         from: Position,
     ) -> Result<Option<Block>, PartError> {
@@ -95,7 +95,12 @@ impl Generation {
 
     /// The first position after `from`, at which a part is damaged, from which on it reads again; past the end of the part if
     /// there is none.
-    pub(super) fn end_of_damage(&self, pool: &Pool, part: usize, from: Position) -> Position {
+    pub(super) fn end_of_damage(
+        &self,
+        pool: &OpenDatabases,
+        part: usize,
+        from: Position,
+    ) -> Position {
         // What sled has found once, it may go on to say of everything.
         let reads = |position| {
             pool.close_part(self.key(part));

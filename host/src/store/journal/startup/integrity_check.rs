@@ -1,4 +1,4 @@
-//! The survey of a whole journal at a start: which records count, where it ends, what is damaged and what that costs. Decides between
+//! The integrity check of a whole journal at a start, its survey: which records count, where it ends, what is damaged and what that costs. Decides between
 //! a torn end, which is cut off because nobody was told that it was durable, and damage to data that was. Only reads;
 //! [`super::repair`] acts on what it finds.
 

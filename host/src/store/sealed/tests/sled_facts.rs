@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use super::super::database::{self, Database};
-use super::super::items::{self, DatabaseWriter, VALUE_BYTES_MAX};
-use super::super::tree;
+use super::super::database_items::{self, DatabaseWriter, VALUE_BYTES_MAX};
+use super::super::generation_files;
 use crate::disk::RealFileSystem;
 use crate::store::tests::harness::folder;
 
@@ -39,10 +39,10 @@ fn the_version_is_the_one_that_was_examined() {
 #[test]
 fn a_database_is_not_many_times_as_long_as_its_content() {
     let dir = folder();
-    let length = |path: &Path| tree::bytes(&RealFileSystem, path).expect("files");
+    let length = |path: &Path| generation_files::bytes(&RealFileSystem, path).expect("files");
     let path = dir.path().join("state");
     let (items, checksum) = written(&path, 200, VALUE_BYTES_MAX - 12);
-    items::verify(&path, items, checksum).expect("sound");
+    database_items::verify(&path, items, checksum).expect("sound");
     let content = 200 * VALUE_BYTES_MAX as u64;
     // Keys first, values second keeps it at 1.05 to 1.25 mostly; how sled's threads share their segments
     // decides, so the bound is a generous one.
@@ -60,7 +60,7 @@ fn an_unfinished_snapshot_blocks_opening_until_it_is_removed() {
     let (items, checksum) = written(&path, 10, 100);
     std::fs::write(path.join("snap.00000000000000FF.generating"), b"half").expect("write");
     assert!(raw_open(&path).is_err());
-    items::verify(&path, items, checksum).expect("opens");
+    database_items::verify(&path, items, checksum).expect("opens");
 }
 
 #[test]
@@ -100,9 +100,9 @@ fn a_damaged_database_is_reported_and_never_read_wrong() {
         bytes[at] ^= 0x55;
         std::fs::write(path.join("db"), &bytes).expect("write");
         // Either the damage lies where nothing is read, or it is noticed; a panic would fail the test.
-        let _ = items::verify(&path, items, checksum);
+        let _ = database_items::verify(&path, items, checksum);
         let _ = std::fs::remove_dir_all(&path);
         written(&path, 40, 3000);
     }
-    items::verify(&path, items, checksum).expect("sound again");
+    database_items::verify(&path, items, checksum).expect("sound again");
 }

@@ -1,6 +1,6 @@
 //! How subscriptions are shown to people. Routes are shown by much of the same.
 
-use crate::cli::{output, text};
+use crate::cli::{human_values, output};
 use crate::domain::{
     LogLine, Millis, Owner, PluginUse, Principal, SubscriptionInfo, SubscriptionSpec,
 };
@@ -14,7 +14,7 @@ pub(super) fn list(all: &[SubscriptionInfo]) -> String {
             info.depth.to_string(),
             info.unevaluated.to_string(),
             info.in_flight.to_string(),
-            text::age(info.oldest_unacked_ms),
+            human_values::age(info.oldest_unacked_ms),
             info.dead_lettered.to_string(),
             info.consumers.to_string(),
             state(info),
@@ -65,7 +65,7 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
     let backoff: Vec<String> = delivery
         .backoff_ms
         .iter()
-        .map(|ms| text::age(*ms))
+        .map(|ms| human_values::age(*ms))
         .collect();
     let letters = match include_dead_letters {
         true => "all of its topics'",
@@ -77,8 +77,8 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
     };
     rows.extend([
         ("takes in letters", letters.to_owned()),
-        ("start", text::word_of(start)),
-        ("ack deadline", text::age(delivery.ack_deadline_ms)),
+        ("start", human_values::word_of(start)),
+        ("ack deadline", human_values::age(delivery.ack_deadline_ms)),
         ("attempts", attempts),
         ("back-off", backoff.join(", ")),
         ("dead letters", info.spec.dead_letter_topic().to_string()),
@@ -90,7 +90,7 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
         ("depth", info.depth.to_string()),
         ("unevaluated", info.unevaluated.to_string()),
         ("in flight", info.in_flight.to_string()),
-        ("oldest", text::age(info.oldest_unacked_ms)),
+        ("oldest", human_values::age(info.oldest_unacked_ms)),
         ("consumers", info.consumers.to_string()),
         ("redelivered", info.redelivered.to_string()),
         ("dead-lettered", info.dead_lettered.to_string()),
@@ -136,7 +136,7 @@ fn with_limits(mut state: String, info: &SubscriptionInfo) -> String {
 pub(super) fn log(lines: &[LogLine]) -> String {
     let line = |line: &LogLine| {
         let text = line.text.replace(char::is_control, " ");
-        format!("{} {text}", text::moment(line.time.0))
+        format!("{} {text}", human_values::moment(line.time.0))
     };
     match lines {
         [] => "nothing was said since the broker started".to_owned(),
@@ -152,7 +152,7 @@ fn owner_of(owner: Option<&Owner>) -> String {
 }
 
 fn created_at(created: Millis, by: Option<&Principal>) -> String {
-    let at = text::moment(created.0);
+    let at = human_values::moment(created.0);
     by.map_or(at.clone(), |by| format!("{at} by {by}"))
 }
 
@@ -186,7 +186,7 @@ pub(in crate::cli) fn plugins(spec: &SubscriptionSpec, separator: &str) -> Strin
 
 fn plugins_in_full(plugins: &[PluginUse]) -> String {
     let lines = plugins.iter().map(|plugin| {
-        let on_failure = text::word_of(&plugin.on_failure);
+        let on_failure = human_values::word_of(&plugin.on_failure);
         format!(
             "{} (on failure: {on_failure}) {}",
             plugin.plugin,

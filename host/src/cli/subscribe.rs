@@ -8,13 +8,13 @@ use anyhow::Context;
 use futures_util::FutureExt;
 use tidegate_client::{Consumer, ConsumerOptions, Delivery, SubscribeError};
 
-use super::api::Api;
-use super::connect::{AdminFlag, CertificateFlags, QuicFlags, connect};
-use super::envelope::{self, Place};
+use super::admin_client::Api;
+use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags, connect};
+use super::event_lines::{self, Place};
 use super::signals::Signals;
 use super::subscription::flags::plain_spec;
-use super::waiting::{self, Patience};
-use super::{output, subscription, text};
+use super::wait_notices::{self, Patience};
+use super::{human_values, output, subscription};
 use crate::domain::{Name, StartAt, SubscriptionInfo, SubscriptionSpec, TopicPattern};
 
 /// How long the last acks may take at the end. What is not confirmed comes again.
@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(long, short, value_name = "PATTERN", requires = "create")]
     topic: Vec<TopicPattern>,
     /// Where the subscription to create starts: new or earliest
-    #[arg(long, default_value = "new", value_parser = text::word::<StartAt>, requires = "create")]
+    #[arg(long, default_value = "new", value_parser = human_values::word::<StartAt>, requires = "create")]
     start: StartAt,
     #[command(flatten)]
     quic: QuicFlags,
@@ -96,7 +96,7 @@ async fn receive(consumer: &mut Consumer, args: &Args) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut patience = Patience::default();
-    let mut looks = tokio::time::interval(waiting::LOOK_EVERY);
+    let mut looks = tokio::time::interval(wait_notices::LOOK_EVERY);
     while left > 0 {
         let delivery = tokio::select! {
             delivery = consumer.next() => delivery,
@@ -145,9 +145,9 @@ fn print(delivery: &Delivery, ndjson: bool) -> anyhow::Result<()> {
             parts: parts.len(),
         };
         let line = if ndjson {
-            envelope::to_json(&place, event)?
+            event_lines::to_json(&place, event)?
         } else {
-            envelope::to_human(&place, event)
+            event_lines::to_human(&place, event)
         };
         output::line(&line)?;
     }

@@ -11,8 +11,8 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Body};
 
-use super::connect::{AdminFlag, CertificateFlags, read};
-use super::hear_out;
+use super::connection_flags::{AdminFlag, CertificateFlags, read};
+use super::early_answer;
 use crate::admin::ErrorResponse;
 
 /// The broker's own limit for a request is 30 s; its answer says more than ours would.
@@ -125,7 +125,7 @@ impl Api {
         Self {
             agent: Agent::with_parts(
                 config.build(),
-                hear_out::connector(),
+                early_answer::connector(),
                 DefaultResolver::default(),
             ),
             base: base.trim_end_matches('/').to_owned(),

@@ -1,13 +1,13 @@
 //! The damage of generations that an operator gives up: it is looked for in the databases, and what the manifest is to say of it is
-//! decided. Who writes that is [`super::writer`].
+//! decided. Who writes that is [`super::generation_writer`].
 
 use std::path::Path;
 
 use super::generation::{self, Inspected};
+use super::generation_files::{self, DATABASE};
 use super::manifest::{Described, Gap, PartInfo};
-use super::pool::PartKey;
-use super::tree::{self, DATABASE};
-use super::{Sealed, mend};
+use super::open_databases::PartKey;
+use super::{Sealed, sled_repair};
 use crate::disk::FileSystem;
 use crate::domain::Position;
 use crate::store::error::ReadError;
@@ -85,7 +85,7 @@ fn look(
     let inspected = mended(fs, &sealed.dir, path, part, found);
     drop(closed);
     // sled tells some failures of a disk as damage.
-    if let Err(error) = tree::read(fs, path) {
+    if let Err(error) = generation_files::read(fs, path) {
         tracing::error!(path = %path.display(), %error, "a part cannot be read now, which says nothing of its content; it is not given up");
         return None;
     }
@@ -137,7 +137,7 @@ fn inspect_twice(
     if first.as_ref().is_ok_and(|found| is_sound(part, found)) {
         return first;
     }
-    tree::read(fs, path).map_err(ReadError::io(path))?;
+    generation_files::read(fs, path).map_err(ReadError::io(path))?;
     generation::inspect(path, part)
 }
 
@@ -155,10 +155,10 @@ fn mended(
         Err(error) if error.is_damage() => 0,
         Err(_) => return found,
     };
-    if !mend::is_better_alone(fs, dir, path, part, blocks)? {
+    if !sled_repair::is_better_alone(fs, dir, path, part, blocks)? {
         return found;
     }
-    mend::leave_alone(fs, dir, path).map_err(ReadError::io(path))?;
+    sled_repair::leave_alone(fs, dir, path).map_err(ReadError::io(path))?;
     generation::inspect(path, part)
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::items::{DatabaseWriter, each_item};
-use super::mend::LogCopy;
-use super::tree;
+use super::database_items::{DatabaseWriter, each_item};
+use super::generation_files;
+use super::sled_repair::LogCopy;
 use crate::disk::FileSystem;
 use crate::runtime::{MachineThreads, Threads as _};
 use crate::store::error::ReadError;
@@ -80,7 +80,7 @@ pub(super) fn prove(
             Err(error) => error,
         };
         let system = |source| Unsound::System(ReadError::io(path)(source));
-        tree::read(fs, path).map_err(system)?;
+        generation_files::read(fs, path).map_err(system)?;
         if attempts == PROOF_ATTEMPTS {
             let copy = match LogCopy::of(fs, dir, path) {
                 Err(missing) if missing.kind() == io::ErrorKind::NotFound => {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::build::{self, Plan};
+use super::generation_builder::{self, Plan};
 use super::manifest::{self, Described, GenerationInfo};
-use super::{STATES_KEPT, Sealed, database, give_up, tree};
+use super::{STATES_KEPT, Sealed, database, generation_files, give_up_damage};
 use crate::disk::is_full;
 use crate::domain::{Block, CommitNumber, Position};
 use crate::store::disk_reserve::Reserve;
@@ -73,7 +73,7 @@ impl GenerationWriter {
             mark,
             part_bytes: self.part_bytes,
         };
-        let described = match build::build(&self.sealed, &plan, blocks, state, step) {
+        let described = match generation_builder::build(&self.sealed, &plan, blocks, state, step) {
             Ok(described) => described,
             Err(error) => {
                 self.remove_folder(&file_names::generation(&self.sealed.dir, plan.id));
@@ -135,7 +135,7 @@ impl GenerationWriter {
     ) -> Result<Vec<Loss>, CheckpointError> {
         self.settle_manifest()?;
         let mut described = self.sealed.described();
-        let losses = give_up::examine_all(&self.sealed, &mut described, all);
+        let losses = give_up_damage::examine_all(&self.sealed, &mut described, all);
         if losses.is_empty() {
             return Ok(losses);
         }
@@ -181,7 +181,7 @@ impl GenerationWriter {
         let newest = generations.last().map(|one| one.described.info.id);
         let bytes = newest.and_then(|id| {
             let path = file_names::state(&file_names::generation(dir, id));
-            tree::bytes(fs, &path).ok()
+            generation_files::bytes(fs, &path).ok()
         });
         bytes.unwrap_or(0)
     }
@@ -218,7 +218,7 @@ impl GenerationWriter {
     }
 
     fn remove_folder(&self, folder: &Path) {
-        if let Err(error) = tree::remove(&*self.sealed.fs, folder) {
+        if let Err(error) = generation_files::remove(&*self.sealed.fs, folder) {
             // The next start removes what the manifest does not name.
             tracing::warn!(path = %folder.display(), %error, "cannot remove a folder");
         }

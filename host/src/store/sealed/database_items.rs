@@ -1,5 +1,5 @@
 //! The items of a database: what a generation keeps, block by block or pair by pair, cut into values that sled takes, and put
-//! together and checked again. What an item says is [`super::generation`]'s and [`super::state`]'s business.
+//! together and checked again. What an item says is [`super::generation`]'s and [`super::state_pairs`]'s business.
 //!
 //! ```text
 //! key    u64 number, u32 chunk, both big-endian        value   at most 64 KiB

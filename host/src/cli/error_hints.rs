@@ -4,7 +4,7 @@
 
 use tidegate_client::{ErrorCode, PublishError, SubscribeError};
 
-use super::api::ApiError;
+use super::admin_client::ApiError;
 use crate::admin::ErrorResponse;
 use crate::config::Warning;
 use crate::pki::PkiError;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::generation;
+use super::generation_files::{self, DATABASE};
 use super::manifest::{self, Described, ManifestError};
-use super::state::{self, Unsound};
-use super::tree::{self, DATABASE};
+use super::state_pairs::{self, Unsound};
 use crate::disk::FileSystem;
 use crate::domain::{CommitNumber, Position, TopicId};
 use crate::store::error::OpenError;
@@ -134,10 +134,11 @@ impl Inventory {
     ) -> Result<(), OpenError> {
         for unlisted in &self.unlisted {
             let path = &unlisted.path;
-            let has_files = tree::has_files(fs, path).map_err(OpenError::io("list", path))?;
+            let has_files =
+                generation_files::has_files(fs, path).map_err(OpenError::io("list", path))?;
             if is_proven || !has_files {
                 tracing::info!(path = %path.display(), "removing an incomplete generation");
-                tree::remove(fs, path).map_err(OpenError::io("remove", path))?;
+                generation_files::remove(fs, path).map_err(OpenError::io("remove", path))?;
                 continue;
             }
             let kept = lost_folder::move_aside(fs, dir, path);
@@ -321,7 +322,7 @@ fn newest_state(
             continue;
         };
         let path = file_names::state(&file_names::generation(dir, one.info.id));
-        match state::prove(fs, dir, &path, items, checksum) {
+        match state_pairs::prove(fs, dir, &path, items, checksum) {
             Ok(state) => return Ok((state, one.info.mark)),
             Err(Unsound::System(source)) => return Err(OpenError::Read { path, source }),
             Err(Unsound::Content(error)) => {

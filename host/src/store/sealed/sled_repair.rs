@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::generation::{self, Inspected};
+use super::generation_files::{self, DATABASE};
 use super::manifest::PartInfo;
-use super::tree::{self, DATABASE};
 use crate::disk::FileSystem;
 use crate::store::error::ReadError;
 use crate::store::file_names;
@@ -30,7 +30,7 @@ impl<'a> LogCopy<'a> {
     pub(super) fn of(fs: &'a dyn FileSystem, dir: &Path, path: &Path) -> io::Result<Self> {
         let folder = file_names::look(dir);
         // One that a crash has left.
-        tree::remove(fs, &folder)?;
+        generation_files::remove(fs, &folder)?;
         let source = fs.open(&path.join(DATABASE))?;
         let copy = Self {
             fs,
@@ -47,7 +47,7 @@ impl<'a> LogCopy<'a> {
 
 impl Drop for LogCopy<'_> {
     fn drop(&mut self) {
-        if let Err(error) = tree::remove(self.fs, &self.folder) {
+        if let Err(error) = generation_files::remove(self.fs, &self.folder) {
             tracing::warn!(path = %self.folder.display(), %error, "a copy that is of no use any more cannot be removed");
         }
     }
@@ -82,7 +82,7 @@ pub(super) fn is_better_alone(
 ///
 /// The disk fails.
 pub(super) fn leave_alone(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<()> {
-    for beside in tree::beside_log(fs, path)? {
+    for beside in generation_files::beside_log(fs, path)? {
         let kept = lost_folder::move_aside(fs, dir, &beside)?;
         tracing::warn!(path = %beside.display(), kept = %kept.display(), "damaged, and of use to nobody: the database is read without it");
     }

@@ -4,7 +4,7 @@
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
-use super::text;
+use super::human_values;
 use crate::domain::{FailurePolicy, PluginUse};
 
 const FILTER: &str = "filter";
@@ -117,7 +117,7 @@ impl FromArgMatches for Chain {
                     )));
                 }
                 _ => {
-                    plugin.on_failure = text::word::<FailurePolicy>(value)
+                    plugin.on_failure = human_values::word::<FailurePolicy>(value)
                         .map_err(|error| usage(format!("--{flag} {value}: {error}")))?;
                 }
             }

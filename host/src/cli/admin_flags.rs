@@ -1,7 +1,7 @@
 //! The flags of commands that manage a broker, and the way to its admin API that they say.
 
-use super::api::Api;
-use super::connect::{AdminFlag, CertificateFlags};
+use super::admin_client::Api;
+use super::connection_flags::{AdminFlag, CertificateFlags};
 
 /// Flags of a command that manages.
 #[derive(Clone, Debug, Default, clap::Args)]

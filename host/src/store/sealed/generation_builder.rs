@@ -5,9 +5,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::items::{self, DatabaseWriter};
+use super::database_items::{self, DatabaseWriter};
 use super::manifest::{self, Described, GenerationInfo, PartInfo};
-use super::{Sealed, state, tree};
+use super::{Sealed, generation_files, state_pairs};
 use crate::disk::FileSystem;
 use crate::domain::{Block, CommitNumber, Position};
 use crate::store::block_format::StoredBlock;
@@ -38,7 +38,7 @@ pub(super) fn build(
 ) -> Result<Described, CheckpointError> {
     let fs = &*sealed.fs;
     let folder = &file_names::generation(&sealed.dir, plan.id);
-    tree::remove(fs, folder).map_err(CheckpointError::io("remove", folder))?;
+    generation_files::remove(fs, folder).map_err(CheckpointError::io("remove", folder))?;
     fs.create_dir(folder)
         .map_err(CheckpointError::io("create", folder))?;
     let permit = sealed.pool.reserve();
@@ -49,7 +49,8 @@ pub(super) fn build(
     let (parts, events) = parts.finish()?;
     let state = write_state(fs, folder, state)?;
     drop(permit);
-    let bytes = tree::bytes(fs, folder).map_err(CheckpointError::io("measure", folder))?;
+    let bytes =
+        generation_files::bytes(fs, folder).map_err(CheckpointError::io("measure", folder))?;
     let info = GenerationInfo {
         id: plan.id,
         mark: plan.mark,
@@ -66,7 +67,7 @@ pub(super) fn build(
     manifest::save_about(fs, folder, &described)
         .map_err(CheckpointError::io("describe", folder))?;
     // Opening the databases for their check may have written again; and now the names are made durable as well.
-    tree::sync(fs, folder).map_err(CheckpointError::io("sync", folder))?;
+    generation_files::sync(fs, folder).map_err(CheckpointError::io("sync", folder))?;
     let all = file_names::generations(&sealed.dir);
     fs.sync_dir(&all)
         .map_err(CheckpointError::io("sync", &all))?;
@@ -176,9 +177,9 @@ fn seal(fs: &dyn FileSystem, writer: DatabaseWriter) -> Result<(u64, u64), Check
     let (items, checksum) = (writer.items, writer.checksum);
     let path = writer.path().to_owned();
     writer.finish().map_err(database_failed)?;
-    tree::sync(fs, &path).map_err(CheckpointError::io("sync", &path))?;
-    items::verify(&path, items, checksum).map_err(CheckpointFailure::Verify)?;
-    tree::forget(fs, &path);
+    generation_files::sync(fs, &path).map_err(CheckpointError::io("sync", &path))?;
+    database_items::verify(&path, items, checksum).map_err(CheckpointFailure::Verify)?;
+    generation_files::forget(fs, &path);
     Ok((items, checksum))
 }
 
@@ -190,7 +191,7 @@ fn write_state(
     let path = file_names::state(folder);
     let mut writer = DatabaseWriter::create(path).map_err(database_failed)?;
     for (index, (key, value)) in (0..).zip(pairs) {
-        state::put(&mut writer, index, &key, &value).map_err(database_failed)?;
+        state_pairs::put(&mut writer, index, &key, &value).map_err(database_failed)?;
     }
     seal(fs, writer)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tidegate_client::{Client, ClientOptions, ConnectError};
 
-use super::text;
+use super::human_values;
 use crate::pki::DevPki;
 
 const ADDR: &str = "127.0.0.1:4433";
@@ -102,7 +102,7 @@ impl QuicFlags {
     pub(super) fn options(&self, certificates: &CertificateFlags) -> anyhow::Result<ClientOptions> {
         let files = certificates.files();
         let addr = self.addr();
-        if !text::is_host_and_port(&addr) {
+        if !human_values::is_host_and_port(&addr) {
             bail!("`{addr}` is no address of a broker; write HOST:PORT, such as {ADDR}");
         }
         let options = ClientOptions::new(addr)

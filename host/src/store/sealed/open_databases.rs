@@ -15,7 +15,7 @@ pub(super) struct PartKey {
 }
 
 /// A bounded set of open databases, the least recently used of which gives way.
-pub(super) struct Pool {
+pub(super) struct OpenDatabases {
     open_max: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -39,17 +39,17 @@ struct Slot {
 }
 
 /// The right to have one database open.
-pub(super) struct Permit<'a>(&'a Pool);
+pub(super) struct Permit<'a>(&'a OpenDatabases);
 
 /// A slot whose database is being opened or closed. However that ends, it is free afterwards unless it was filled, and whoever
 /// waits for it looks again.
 pub(super) struct Place<'a> {
-    pool: &'a Pool,
+    pool: &'a OpenDatabases,
     key: PartKey,
 }
 
 /// Has those who wait look again.
-struct Told<'a>(&'a Pool);
+struct Told<'a>(&'a OpenDatabases);
 
 enum Turn {
     Use(Arc<Database>),
@@ -57,7 +57,7 @@ enum Turn {
     Close(Arc<Database>, PartKey),
 }
 
-impl Pool {
+impl OpenDatabases {
     pub(super) fn new(open_max: usize) -> Self {
         // A checkpoint writes one database while it reads from another.
         Self {
@@ -277,7 +277,7 @@ mod tests {
     fn a_database_whose_closing_fails_gives_its_place_back_and_can_be_opened_again() {
         let dir = tempfile::tempdir().expect("a folder");
         let parts = databases(dir.path(), 3);
-        let pool = Pool::new(2);
+        let pool = OpenDatabases::new(2);
         let failing = failing::closing(dir.path());
         for _ in 0..2 {
             for (key, path) in &parts {
@@ -300,7 +300,7 @@ mod tests {
     fn whatever_ends_an_opening_or_a_reading_the_place_is_free() {
         let dir = tempfile::tempdir().expect("a folder");
         let (key, path) = databases(dir.path(), 1).remove(0);
-        let pool = Pool::new(2);
+        let pool = OpenDatabases::new(2);
         for _ in 0..3 {
             let opening = || -> Result<Database, ReadError> { panic!("while it opens") };
             let unwound = catch_unwind(AssertUnwindSafe(|| pool.with(key, opening, |_| ())));
