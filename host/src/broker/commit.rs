@@ -2,7 +2,6 @@
 //! then shown to anybody. Nothing here waits for whoever reads what was written.
 
 mod ack_lane;
-mod batches;
 mod changes;
 pub(super) mod committer;
 mod disk_space;
@@ -11,8 +10,9 @@ mod group;
 pub(super) mod inbox;
 pub(super) mod journal_note;
 mod outputs;
-pub(super) mod producers;
+pub(super) mod producer_streams;
 pub(super) mod publish_reply;
+mod published_batches;
 pub(super) mod publisher;
 pub(super) mod request;
 mod rollback;

@@ -11,19 +11,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::checkpointer::Decision;
-use super::commit::producers::Sessions;
+use super::commit::producer_streams::Sessions;
 use super::commit::publish_reply::PublishReplies;
 use super::commit::publisher::Publisher;
 use super::commit::request::{ChangeRequest, Control, Reply, Update};
 use super::delivery::consumer::Consumer;
+use super::delivery::delivery_parts::DeliveryParts;
 use super::delivery::fetcher::Manner;
-use super::delivery::parts::DeliveryParts;
 use super::error::{ChangeError, ConsumeError, LookError, NotFound, PublishError, Unavailable};
 use super::matching::supervisor::Supervisor;
 use super::plugin_store::store::PluginStore;
 use super::spec_validation::{Pinning, check_new_names, check_pattern_count, check_spec};
-use super::subscriptions::live::LiveSubscription;
-use super::subscriptions::surroundings::Start;
+use super::subscriptions::effect_targets::Start;
+use super::subscriptions::live_subscription::LiveSubscription;
 use crate::auth::rights;
 use crate::domain::{
     LogLine, Owner, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicInfo,

@@ -3,16 +3,16 @@
 //! consumes, feeds or commits, is not known here.
 
 mod definition;
-pub(super) mod followers;
-pub(super) mod given_up;
-pub(super) mod live;
+pub(super) mod effect_targets;
+pub(super) mod given_up_ranges;
+pub(super) mod live_subscription;
 mod log_limits;
 pub(super) mod plugin_log;
 pub(super) mod registry;
-pub(super) mod resting;
-pub(super) mod surroundings;
+pub(super) mod resting_subscription;
 #[cfg(test)]
-pub(super) mod testing;
+pub(super) mod test_rig;
 mod timers;
+pub(super) mod unfiltered_followers;
 
 pub(super) use self::definition::Settings;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::saved_state::{self, SavedState, StateError};
 use crate::broker::commit::committer::UNSYNCED_EVENTS_CEILING;
 use crate::broker::commit::journal_note::{self, Note, NoteError};
-use crate::broker::subscriptions::resting::RestingSubscription;
+use crate::broker::subscriptions::resting_subscription::RestingSubscription;
 use crate::domain::{
     Durability, Position, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId,
 };

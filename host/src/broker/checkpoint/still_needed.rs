@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::broker::event_log::tail::what_stays;
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{Block, Position, TopicId, TopicName};
 use crate::state::SubscriptionState;
 use crate::state::release::{Release, Stays};

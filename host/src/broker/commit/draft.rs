@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::group::OpenGroup;
 use super::journal_note::Note;
-use super::producers::Sessions;
+use super::producer_streams::Sessions;
 use crate::auth::Policy;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{

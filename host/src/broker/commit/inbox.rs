@@ -13,7 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, ones
 use super::ack_lane::{self, AckLane, Acks};
 use super::request::{Control, Mark, PublishItem, Reply};
 use crate::broker::error::Unavailable;
-use crate::broker::subscriptions::surroundings::AckSink;
+use crate::broker::subscriptions::effect_targets::AckSink;
 use crate::domain::{Position, SubscriptionId};
 use crate::locks::{lock, waited};
 use crate::runtime::clock::Clock;

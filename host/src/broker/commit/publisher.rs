@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::inbox::Inbox;
-use super::producers::{Session, Sessions};
+use super::producer_streams::{Session, Sessions};
 use super::publish_reply::{Promise, PublishReplies};
 use super::request::{Control, PublishItem};
 use crate::broker::error::{PublishError, Unavailable};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::producers::Session;
+use super::producer_streams::Session;
 use super::publish_reply::Promise;
 use crate::broker::error::{ChangeError, OutputError, Unavailable};
 use crate::domain::{

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::producers::{Session, Sessions};
+use super::producer_streams::{Session, Sessions};
 
 /// Batches of a group that the memory for the next one has room for.
 const BATCHES_KEPT: usize = 4_096;

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::delivery_parts::DeliveryParts;
 use super::fetcher::{Fetcher, Manner};
 use super::leased_events::{LeasedEvent, LeasedSlice};
-use super::parts::DeliveryParts;
 use crate::auth::rights;
 use crate::broker::commit::request::Control;
 use crate::broker::error::{ConsumeError, Unavailable};
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{EncodedEvents, Millis, Position, Principal, Sequence, TopicName};
 use crate::telemetry::error_line::with_causes;
 

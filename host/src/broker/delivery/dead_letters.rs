@@ -12,10 +12,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
-use super::parts::DeliveryParts;
+use super::delivery_parts::DeliveryParts;
 use crate::auth::rights;
 use crate::broker::commit::request::{Appended, Control, Outputs};
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{
     ADDED_BYTES_MAX, DeadLetterMark, Event, EventRef, Header, Position, Sequence, SubscriptionId,
@@ -385,7 +385,7 @@ fn fit(letter: &mut Event, event_bytes_max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::subscriptions::testing::Rig;
+    use crate::broker::subscriptions::test_rig::Rig;
 
     #[test]
     fn the_letter_of_the_largest_event_fits_with_the_longest_names_and_reason() {

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use super::delivery_parts::DeliveryParts;
 use super::leased_events::{LeasedEvent, LeasedSlice, LeasedSlices, OpenBlock};
-use super::parts::DeliveryParts;
 use super::transform_chain::{Disposition, Output};
 use crate::broker::error::{ConsumeError, Unavailable};
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{Block, ConsumerId, FailurePolicy, Position};
 use crate::locks::lock;
 use crate::state::handover::Handover;

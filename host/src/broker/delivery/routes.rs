@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use prost::Message as _;
 
+use super::delivery_parts::DeliveryParts;
 use super::fetcher::Fetcher;
 use super::leased_events::{LeasedEvent, LeasedSlice};
-use super::parts::DeliveryParts;
 use super::route_rights::RouteRights;
 use super::transform_chain::Output;
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::{OutputError, Unavailable};
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{DeadLetterMark, Event, EventRef, Position, SubscriptionSpec, TopicName};
 use crate::plugin::ConfigureError;

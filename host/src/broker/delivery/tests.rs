@@ -10,15 +10,15 @@ use tokio_util::sync::CancellationToken;
 use super::TransformCache;
 use super::consumer::{Consumer, Delivery};
 use super::dead_letters::{self, REASON_HEADER};
+use super::delivery_parts::DeliveryParts;
 use super::fetcher::Manner;
-use super::parts::DeliveryParts;
 use crate::broker::commit::inbox::{Appetite, Inbox, Taken};
 use crate::broker::commit::request::{Control, Outputs};
 use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
 use crate::broker::event_log::tail::Log;
-use crate::broker::subscriptions::live::LiveSubscription;
-use crate::broker::subscriptions::testing;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
+use crate::broker::subscriptions::test_rig;
 use crate::domain::{
     BlockBuilder, Durability, Event, Millis, Position, Principal, Sequence, TopicId, TopicSpec,
 };
@@ -45,7 +45,7 @@ impl Bench {
         let dir = tempfile::tempdir().expect("temporary folder");
         let inbox = Inbox::with_ack_room(Clock::start(), ack_ranges_max);
         let (registry, live, letters, _) =
-            testing::alive(testing::resting(settings), inbox.clone());
+            test_rig::alive(test_rig::resting(settings), inbox.clone());
         let plugins = Plugins::start(PluginOptions {
             cache_dir: dir.path().join("cache"),
             ..PluginOptions::default()

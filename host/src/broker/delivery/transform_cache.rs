@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::transform_chain::TransformChain;
 use crate::broker::subscriptions::Settings;
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{SubscriptionId, SubscriptionSpec};
 use crate::locks::lock;
 
@@ -68,7 +68,7 @@ impl TransformCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::subscriptions::testing::Rig;
+    use crate::broker::subscriptions::test_rig::Rig;
 
     fn settings(revision: u32, configuration: &str) -> Settings {
         let transform = serde_json::json!({"plugin": "reshape", "config": configuration});

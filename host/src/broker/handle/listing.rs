@@ -10,7 +10,7 @@ use crate::auth::{Action, rights};
 use crate::broker::error::{NotFound, Unavailable};
 use crate::broker::event_log::unreadable;
 use crate::broker::gauges;
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{
     DeadLetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo,
     SubscriptionSpec, TopicInfo, TopicName,

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::delivery::parts::DeliveryParts;
+use crate::broker::delivery::delivery_parts::DeliveryParts;
 use crate::broker::event_log::unreadable;
-use crate::broker::subscriptions::followers::Join;
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
+use crate::broker::subscriptions::unfiltered_followers::Join;
 use crate::domain::{Block, BlockError, Name, Position};
 use crate::runtime::spawn::TaskName;
 use crate::state::filter_chain::FilterChain;

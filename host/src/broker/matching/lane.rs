@@ -30,7 +30,7 @@ use super::isolation_lanes::Place;
 use crate::auth::Policy;
 use crate::broker::counters::Counters;
 use crate::broker::event_log::tail::Log;
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{Name, PluginUse, Position};
 use crate::locks::read;

@@ -14,7 +14,7 @@ use tracing::{Instrument as _, error_span};
 use super::isolation_lanes::{Place, Stay, Wards};
 use super::lane::command::{Command, Member};
 use super::lane::{Lane, LaneParts, Neighbours};
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{Digest, SubscriptionId};
 use crate::locks::lock;
 use crate::state::filter_chain::FilterChain;

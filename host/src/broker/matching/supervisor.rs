@@ -11,10 +11,10 @@ use tracing::{Instrument as _, error_span};
 
 use super::catch_up;
 use super::lanes::Lanes;
-use crate::broker::delivery::parts::DeliveryParts;
+use crate::broker::delivery::delivery_parts::DeliveryParts;
 use crate::broker::delivery::routes;
-use crate::broker::subscriptions::live::LiveSubscription;
-use crate::broker::subscriptions::surroundings::Start;
+use crate::broker::subscriptions::effect_targets::Start;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{Name, SubscriptionId};
 use crate::runtime::spawn::panicked;
 use crate::telemetry::conditions::Condition;

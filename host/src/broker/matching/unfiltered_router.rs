@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::event_log::tail::Log;
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{Block, DeadLetterMark, Position, SubscriptionId, TopicId, TopicName};
 use crate::state::range_map::push_range;

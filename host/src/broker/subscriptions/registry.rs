@@ -7,11 +7,11 @@ use std::sync::{Arc, RwLock};
 
 use tokio_util::sync::CancellationToken;
 
-use super::followers::Followers;
-use super::given_up::GivenUp;
-use super::live::LiveSubscription;
-use super::resting::RestingSubscription;
-use super::surroundings::{Start, Surroundings};
+use super::effect_targets::{EffectTargets, Start};
+use super::given_up_ranges::GivenUpRanges;
+use super::live_subscription::LiveSubscription;
+use super::resting_subscription::RestingSubscription;
+use super::unfiltered_followers::Followers;
 use crate::domain::{DeadLetterMark, Name, Position, SubscriptionId, TopicName};
 use crate::locks::{read, write};
 use crate::runtime::clock::Clock;
@@ -22,11 +22,11 @@ use crate::state::catalog::Subscription;
 pub(crate) struct Registry {
     pub(crate) clock: Clock,
     subscriptions: RwLock<Subscriptions>,
-    surroundings: Arc<Surroundings>,
+    effect_targets: Arc<EffectTargets>,
     /// Those that follow the end of the log together.
     pub(crate) followers: Followers,
     /// What an operator gave up.
-    pub(crate) given_up: GivenUp,
+    pub(crate) given_up: GivenUpRanges,
 }
 
 #[derive(Default)]
@@ -39,19 +39,19 @@ struct Subscriptions {
 
 impl Registry {
     /// One without subscriptions. Those that come and have seen everything before `next` may follow the end of the log.
-    pub(crate) fn new(surroundings: Arc<Surroundings>, next: Position) -> Arc<Self> {
+    pub(crate) fn new(effect_targets: Arc<EffectTargets>, next: Position) -> Arc<Self> {
         Arc::new(Self {
-            clock: surroundings.clock.clone(),
+            clock: effect_targets.clock.clone(),
             subscriptions: RwLock::default(),
-            surroundings,
+            effect_targets,
             followers: Followers::new(next),
-            given_up: GivenUp::default(),
+            given_up: GivenUpRanges::default(),
         })
     }
 
     /// Brings a subscription to life. It is found once it is [inserted](Self::insert).
     pub(crate) fn live(&self, resting: RestingSubscription) -> Arc<LiveSubscription> {
-        LiveSubscription::new(resting, self.surroundings.clone())
+        LiveSubscription::new(resting, self.effect_targets.clone())
     }
 
     /// Adds a live subscription. Called by the committer before the blocks of the same group become readable.
@@ -202,7 +202,7 @@ impl Registry {
             let due = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                due = self.surroundings.timers.due(&self.clock) => due,
+                due = self.effect_targets.timers.due(&self.clock) => due,
             };
             // It may be gone.
             for live in due.into_iter().filter_map(|id| self.by_id(id)) {
@@ -213,7 +213,7 @@ impl Registry {
 
     /// Hands something to the supervisor.
     pub(crate) fn start(&self, start: Start) {
-        self.surroundings.start(start);
+        self.effect_targets.start(start);
     }
 
     /// Tells every subscription that follows the end of the log how far they are, so that their checkpoints say it. Returns the

@@ -32,7 +32,7 @@ impl Alarm {
     }
 }
 
-/// What is armed. Part of every subscription's surroundings.
+/// What is armed. Part of every subscription's [`EffectTargets`](super::effect_targets::EffectTargets).
 #[derive(Default)]
 pub(super) struct Timers {
     armed: Mutex<BTreeSet<(Millis, SubscriptionId)>>,
@@ -103,7 +103,7 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::super::testing::Rig;
+    use super::super::test_rig::Rig;
     use super::*;
     use crate::domain::{ConsumerId, Position};
     use crate::runtime::spawn::Spawner;

@@ -1,7 +1,7 @@
 //! What is said of a subscription as long as it holds, and no longer.
 
-use crate::broker::subscriptions::resting::RestingSubscription;
-use crate::broker::subscriptions::testing::Rig;
+use crate::broker::subscriptions::resting_subscription::RestingSubscription;
+use crate::broker::subscriptions::test_rig::Rig;
 use crate::domain::{Position, SubscriptionId, SubscriptionSpec};
 use crate::state::catalog::{Catalog, Change, Json};
 

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::super::draft::Draft;
-use crate::broker::subscriptions::resting::RestingSubscription;
-use crate::broker::subscriptions::surroundings::Start;
+use crate::broker::subscriptions::effect_targets::Start;
+use crate::broker::subscriptions::resting_subscription::RestingSubscription;
 use crate::domain::{Position, SubscriptionId, SubscriptionSpec};
 use crate::locks;
 use crate::state::catalog::{Change, Subscription};

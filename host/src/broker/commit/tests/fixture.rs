@@ -12,15 +12,15 @@ use crate::broker::commit::committer::{Committer, CommitterParts, CommitterSetti
 use crate::broker::commit::draft::CatalogLimits;
 use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::journal_note::{self, Note};
-use crate::broker::commit::producers::Sessions;
+use crate::broker::commit::producer_streams::Sessions;
 use crate::broker::commit::publish_reply::{PublishOutcome, PublishReply};
 use crate::broker::commit::publisher::{PublishRequest, Publisher};
 use crate::broker::commit::request::{Appended, ChangeRequest, Control, Outputs, Reply};
 use crate::broker::counters::Counters;
 use crate::broker::error::{ChangeError, OutputError, PublishError, Unavailable};
 use crate::broker::event_log::tail::Log;
+use crate::broker::subscriptions::effect_targets::{EffectTargets, Start};
 use crate::broker::subscriptions::registry::Registry;
-use crate::broker::subscriptions::surroundings::{Start, Surroundings};
 use crate::domain::{
     DeadLetterMark, Durability, EncodedEvents, Position, Principal, ProducerId, SubscriptionId,
     SubscriptionSpec, TopicSpec,
@@ -76,8 +76,8 @@ impl Fixture {
         let inbox = Inbox::new(clock.clone());
         let (starts, to_start) = mpsc::unbounded_channel();
         let letters = mpsc::unbounded_channel().0;
-        let surroundings = Surroundings::new(clock.clone(), inbox.clone(), letters, starts);
-        let registry = Registry::new(surroundings, Position(1));
+        let effect_targets = EffectTargets::new(clock.clone(), inbox.clone(), letters, starts);
+        let registry = Registry::new(effect_targets, Position(1));
         let log = Log::new(reader.clone(), 1 << 20, Position(1));
         let sessions = Sessions::new(Producers::new(100));
         let shared = Arc::default();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::isolation_lanes::{Stay, Whose};
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{DeadLetterMark, FailurePolicy, Position, SubscriptionId, TopicName};
 use crate::state::filter_chain::FilterChain;
 

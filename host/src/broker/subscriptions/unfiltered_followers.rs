@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
-use super::live::LiveSubscription;
+use super::live_subscription::LiveSubscription;
 use crate::domain::Position;
 use crate::locks::lock;
 

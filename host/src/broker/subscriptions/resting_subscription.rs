@@ -1,6 +1,6 @@
 //! A subscription that does not run: what is made of what is on disk, before there is a broker. Nobody is handed anything, nothing
 //! has a deadline, and what its changes make necessary is nothing to do. It comes to life as a
-//! [`LiveSubscription`](super::live::LiveSubscription).
+//! [`LiveSubscription`](super::live_subscription::LiveSubscription).
 
 use super::definition::{self, Definition};
 use crate::domain::{DeadLetterMark, Name, Position, SubscriptionId, TopicName};

@@ -17,11 +17,11 @@ type Reasoned = (RangeInclusive<Position>, GiveUpReason);
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(crate) struct GivenUp {
+pub(crate) struct GivenUpRanges {
     stretches: Mutex<VecDeque<(Position, Position, GiveUpReason)>>,
 }
 
-impl GivenUp {
+impl GivenUpRanges {
     /// This stretch was given up.
     pub(crate) fn add(&self, (first, last): (Position, Position), reason: GiveUpReason) {
         let mut stretches = lock(&self.stretches);
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn only_what_was_given_up_is_found() {
-        let given_up = GivenUp::default();
+        let given_up = GivenUpRanges::default();
         let reason = GiveUpReason::HopLimit;
         let run = |first, last| Position(first)..=Position(last);
         assert_eq!(given_up.split(&[run(1, 9)]), (vec![], vec![run(1, 9)]));

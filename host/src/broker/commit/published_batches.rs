@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::group::check_item;
 use super::journal_note::Note;
-use super::producers::Session;
+use super::producer_streams::Session;
 use super::publish_reply::PublishOutcome;
 use super::request::PublishItem;
 use crate::broker::error::{NotFound, PublishError, Unavailable};

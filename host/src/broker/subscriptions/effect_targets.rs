@@ -34,7 +34,7 @@ pub(crate) enum Start {
 }
 
 /// All of it.
-pub(crate) struct Surroundings {
+pub(crate) struct EffectTargets {
     pub(super) clock: Clock,
     pub(super) timers: Timers,
     pub(super) acks: Arc<dyn AckSink>,
@@ -43,7 +43,7 @@ pub(crate) struct Surroundings {
     pub(super) starts: mpsc::UnboundedSender<Start>,
 }
 
-impl Surroundings {
+impl EffectTargets {
     /// Subscriptions with events to dead-letter go to `letters`, what is to be started goes to `starts`.
     pub(crate) fn new(
         clock: Clock,

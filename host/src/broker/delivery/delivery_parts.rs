@@ -11,7 +11,7 @@ use crate::broker::commit::inbox::Inbox;
 use crate::broker::counters::Counters;
 use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::Settings;
-use crate::broker::subscriptions::live::LiveSubscription;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{Block, PluginUse, Principal, TopicName};
 use crate::locks::read;

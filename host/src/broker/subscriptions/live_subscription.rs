@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::definition::{self, Definition, Settings};
+use super::effect_targets::{EffectTargets, Start};
 use super::log_limits::LogLimits;
-use super::resting::RestingSubscription;
-use super::surroundings::{Start, Surroundings};
+use super::resting_subscription::RestingSubscription;
 use super::timers::Alarm;
 use crate::domain::{
     ConsumerId, DeadLetterMark, Digest, Millis, Name, Position, SubscriptionId, TopicName,
@@ -28,7 +28,7 @@ use crate::state::{Effects, SubscriptionState, Unseen};
 pub(crate) struct LiveSubscription {
     pub(crate) id: SubscriptionId,
     pub(crate) name: Name,
-    surroundings: Arc<Surroundings>,
+    effect_targets: Arc<EffectTargets>,
     definition: RwLock<Definition>,
     state: Mutex<SubscriptionState>,
     // Wakes everybody who waits for something to hand out, or for a change.
@@ -59,14 +59,14 @@ pub(crate) struct LiveSubscription {
 impl LiveSubscription {
     pub(crate) fn new(
         mut resting: RestingSubscription,
-        surroundings: Arc<Surroundings>,
+        effect_targets: Arc<EffectTargets>,
     ) -> Arc<Self> {
         // Nobody was there for whom they would have been.
         resting.state.take_effects();
         Arc::new(Self {
             id: resting.id,
             name: resting.name,
-            surroundings,
+            effect_targets,
             definition: RwLock::new(resting.definition),
             state: Mutex::new(resting.state),
             wake: Notify::new(),
@@ -94,7 +94,7 @@ impl LiveSubscription {
         let (answer, effects) = {
             let mut state = lock(&self.state);
             // Under the lock, so that no change is earlier than the one before it.
-            let answer = change(&mut state, self.surroundings.clock.now());
+            let answer = change(&mut state, self.effect_targets.clock.now());
             (answer, state.take_effects())
         };
         self.perform(effects);
@@ -118,16 +118,16 @@ impl LiveSubscription {
             strain,
         } = effects;
         if !acked.is_empty() {
-            self.surroundings.acks.acked(self.id, acked);
+            self.effect_targets.acks.acked(self.id, acked);
         }
         if let Some(deadline) = deadline {
-            self.surroundings.timers.arm(&self.alarm, deadline);
+            self.effect_targets.timers.arm(&self.alarm, deadline);
         }
         if has_given_up {
             self.queue_letters();
         }
         if took_over {
-            self.surroundings.start(Start::Filters(self.id));
+            self.effect_targets.start(Start::Filters(self.id));
         }
         if let Some(strain) = strain {
             self.log_limits.strained(&self.name, strain);
@@ -164,7 +164,7 @@ impl LiveSubscription {
     fn queue_letters(&self) {
         if !self.letters_queued.swap(true, Ordering::AcqRel) {
             // The receiver only ends with the broker.
-            let _ = self.surroundings.letters.send(self.id);
+            let _ = self.effect_targets.letters.send(self.id);
         }
     }
 
@@ -187,7 +187,7 @@ impl LiveSubscription {
     pub(super) fn end(&self) {
         self.deleted.store(true, Ordering::Release);
         self.wake.notify_waiters();
-        self.surroundings.acks.forget(self.id);
+        self.effect_targets.acks.forget(self.id);
     }
 
     pub(crate) fn next_consumer_id(&self) -> ConsumerId {
@@ -294,7 +294,7 @@ impl Deref for ReadOnly<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Rig;
+    use super::super::test_rig::Rig;
     use super::*;
     use crate::state::GiveUpReason;
 

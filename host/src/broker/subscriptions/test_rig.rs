@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 
-use super::live::LiveSubscription;
+use super::effect_targets::{AckSink, EffectTargets, Start};
+use super::live_subscription::LiveSubscription;
 use super::registry::Registry;
-use super::resting::RestingSubscription;
-use super::surroundings::{AckSink, Start, Surroundings};
+use super::resting_subscription::RestingSubscription;
 use crate::domain::{ConsumerId, Position, SubscriptionId};
 use crate::locks::lock;
 use crate::runtime::clock::Clock;
@@ -104,8 +104,8 @@ pub(crate) fn alive(
 ) {
     let (letters_out, letters) = mpsc::unbounded_channel();
     let (starts_out, starts) = mpsc::unbounded_channel();
-    let surroundings = Surroundings::new(Clock::start(), acks, letters_out, starts_out);
-    let registry = Registry::new(surroundings, Position(1));
+    let effect_targets = EffectTargets::new(Clock::start(), acks, letters_out, starts_out);
+    let registry = Registry::new(effect_targets, Position(1));
     let live = registry.live(resting);
     registry.insert(live.clone());
     (registry, live, letters, starts)
