@@ -6,24 +6,40 @@
 //! be handed out again, as a retry or a suspect or neither, delayed, in flight with one consumer, or given up. An ack
 //! removes it for good. Whoever only looks is shown pending positions wherever they are, and moves none.
 //!
-//! - `matched`: how positions become pending; `filter_changes`: which filters judge them.
-//! - `leases`: which consumer gets what next, and holds it; `browsing`: those that only look.
-//! - `acks`: what consumers answer.
-//! - `ack_deadlines`: how long they may take, and what an application has not got yet.
-//! - `retries`: what came back: how often, and until when it is left alone; `crash_suspects`: what a lost consumer may have had in hand.
-//! - `give_up`: what nobody will get any more; `give_up_reasons`: why, kept small.
+//! What it is made of:
+//!
+//! - `filter_stages`: what the filters have said.
+//! - `consumer`: what one holds; `attempts`, `delays`: of what came back, how often it was tried and how long it is left alone;
+//!   `crash_suspects`: what a lost consumer may have had in hand; `give_up_reasons`: what is given up, and why.
 //! - `effects`: what a change makes necessary outside.
+//!
+//! And its rules, each of which uses those above it only:
+//!
+//! - `filter_changes`: which filters judge which positions.
+//! - `flights`: what is in any consumer's hands; `give_up`: what nobody will get any more.
+//! - `matched`: how positions become pending.
+//! - `retries`: what comes back; `lost_consumers`: from those who go, and who tries what they may have gone by.
+//! - `browsing`: those that only look; `leases`: which consumer gets what next.
+//! - `acks`: what consumers answer; `ack_deadlines`: how long they may take, and what an application has not got yet.
 //! - `snapshot`: all of it as bytes.
 
 mod ack_deadlines;
 mod acks;
+mod attempts;
 mod browsing;
+mod consumer;
 mod crash_suspects;
+mod delays;
 mod effects;
 mod filter_changes;
+mod filter_stages;
+mod flights;
 mod give_up;
+mod give_up_reason;
 mod give_up_reasons;
+mod lease;
 mod leases;
+mod lost_consumers;
 mod matched;
 mod retries;
 mod snapshot;
@@ -37,24 +53,20 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 pub use self::ack_deadlines::Unseen;
+use self::attempts::Tries;
+use self::consumer::Consumer;
 use self::crash_suspects::Suspects;
-pub use self::effects::Effects;
-use self::filter_changes::FilterChanges;
-pub use self::give_up::{GiveUpReason, GivenUp};
+use self::delays::Delays;
+pub use self::effects::{Effects, Strain};
+use self::filter_stages::{FilterChanges, Stage};
+pub use self::give_up::GivenUp;
+pub use self::give_up_reason::GiveUpReason;
+use self::give_up_reason::bounded;
 use self::give_up_reasons::Reasons;
-use self::retries::Delays;
-pub use self::retries::Strain;
-use self::retries::Tries;
+pub use self::lease::Lease;
 pub use self::snapshot::RestoreError;
 use super::position_set::PositionSet;
-use super::range_map::RangeMap;
-use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
-
-/// While this many events wait for their dead letter, further ones share their reasons: what is kept of each, with its reason,
-/// must not grow with the backlog.
-const GIVEN_UP_EXACT_MAX: usize = 262_144;
-/// Longest reason that is kept with a given-up event, in bytes.
-const REASON_BYTES_MAX: usize = 1_024;
+use crate::domain::{ConsumerId, DeliveryPolicy, Position};
 
 /// The state of one subscription or route.
 ///
@@ -101,41 +113,6 @@ pub struct SubscriptionState {
     /// What nobody has taken yet.
     effects: Effects,
     strain_told: Strain,
-}
-
-/// What one filter has said.
-#[derive(Clone, Debug, Default)]
-struct Stage {
-    through: u64,
-    /// Matched by this filter, not yet decided by all.
-    candidates: PositionSet,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Consumer {
-    /// Positions it holds → deadline.
-    flights: RangeMap<Millis>,
-    /// No deadline that needs looking at is before this.
-    next_scan: Option<Millis>,
-    /// It only looks, and the next event it is shown is at this position or behind it. It holds nothing.
-    looks_from: Option<u64>,
-    /// It says what it has handed to its application.
-    says: bool,
-    /// What it holds has no deadline.
-    untimed: bool,
-    /// When it said so last.
-    handed_at: Option<Millis>,
-}
-
-/// An event handed to a consumer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Which event.
-    pub position: Position,
-    /// How often it has been handed out, this time included.
-    pub attempt: u32,
-    /// A consumer that had it before lost its connection. All events of one lease are, or none.
-    pub suspect: bool,
 }
 
 impl SubscriptionState {
@@ -246,6 +223,26 @@ impl SubscriptionState {
         self.dead_lettered
     }
 
+    /// Which limits it has reached.
+    #[must_use]
+    pub fn strain(&self) -> Strain {
+        Strain {
+            coarse_delays: self.delayed.is_coarse(),
+            coarse_reasons: self.given_up.are_coarse() || self.failed.are_coarse(),
+        }
+    }
+
+    /// What the changes since the last call make necessary. Each effect is told once.
+    pub fn take_effects(&mut self) -> Effects {
+        let mut effects = std::mem::take(&mut self.effects);
+        let strain = self.strain();
+        if strain != self.strain_told {
+            self.strain_told = strain;
+            effects.strain = Some(strain);
+        }
+        effects
+    }
+
     /// Whether any event in the range must be kept for this subscription: it is pending, or not decided yet.
     #[must_use]
     pub fn needs(&self, range: RangeInclusive<Position>) -> bool {
@@ -274,6 +271,14 @@ impl SubscriptionState {
         needed
     }
 
+    // Whether something waits that was never handed out.
+    fn has_fresh(&self) -> bool {
+        let given_up = self.given_up.all();
+        self.pending
+            .ranges(self.next_fresh, u64::MAX)
+            .any(|(first, last)| !given_up.contains_range(first, last))
+    }
+
     /// Stops handing out events. What is in flight may still be acked.
     pub fn pause(&mut self, reason: &str) {
         self.paused = Some(bounded(reason));
@@ -295,9 +300,4 @@ impl SubscriptionState {
 
 fn bounds(range: &RangeInclusive<Position>) -> (u64, u64) {
     (range.start().0, range.end().0)
-}
-
-// A reason comes from a peer or a guest; what is kept of it is bounded.
-fn bounded(reason: &str) -> Arc<str> {
-    reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].into()
 }

@@ -9,7 +9,7 @@ use super::lengths::name_of_function;
 
 type Path = Vec<String>;
 
-/// Files by what they depend on. A file that only hands its children's items on does not depend on them for that.
+/// Files by what they depend on. A file that hands its children's items on, and does not use them, does not depend on them for that.
 pub(super) struct Graph {
     pub(super) edges: BTreeMap<String, BTreeSet<String>>,
 }
@@ -134,6 +134,7 @@ impl Module {
             methods: Vec::new(),
         };
         let mut imported = BTreeMap::new();
+        let used_here = words_outside_imports(source);
         for found in named_paths(path, source, roots) {
             if let Some(name) = found.name()
                 && found.is_import
@@ -152,7 +153,8 @@ impl Module {
                     None => {}
                 }
             }
-            if !(found.is_handed_on && is_own) {
+            let is_used = found.name().is_some_and(|name| used_here.contains(&*name));
+            if !(found.is_handed_on && is_own) || is_used {
                 module.used.push(found.path);
             }
         }
@@ -161,6 +163,22 @@ impl Module {
         module.methods = methods(source, type_of);
         module
     }
+}
+
+// Formatted, an import begins a line, and its `;` ends one.
+fn words_outside_imports(source: &str) -> BTreeSet<&str> {
+    let mut words = BTreeSet::new();
+    let mut is_import = false;
+    for line in source.lines() {
+        let begins = line.trim_start();
+        is_import |= begins.starts_with("use ")
+            || begins.starts_with("pub") && begins.split_whitespace().take(3).any(|w| w == "use");
+        if !is_import {
+            words.extend(line.split(|c: char| !(c.is_alphanumeric() || c == '_')));
+        }
+        is_import &= !line.ends_with(';');
+    }
+    words
 }
 
 struct Found {
@@ -476,10 +494,17 @@ fn circles_through_whatever_a_parent_has_are_seen() {
         ("a/y.rs", "pub struct Y;"),
         ("b.rs", "mod x;\nfn f(x: x::X) { x::made::<X>() }"),
         ("b/x.rs", "pub struct X;\nfn g() { super::f(X) }"),
+        (
+            "c.rs",
+            "mod x;\npub(crate) use x::{\n    X,\n};\nfn f(x: X) {}",
+        ),
+        ("c/x.rs", "pub struct X;\nfn g() { super::f(X) }"),
+        ("d.rs", "mod x;\npub use x::{\n    X,\n};\nfn f(x: u8) {}"),
+        ("d/x.rs", "pub struct X;\nfn g() { super::f(1) }"),
     ]);
     assert_eq!(edges(&graph, "a/x.rs"), ["a.rs", "a/y.rs"]);
     let circle = |files: [&str; 2]| BTreeSet::from(files.map(str::to_owned));
-    let expected = [circle(["a.rs", "a/x.rs"]), circle(["b.rs", "b/x.rs"])];
+    let expected = ["a", "b", "c"].map(|of| circle([&format!("{of}.rs"), &format!("{of}/x.rs")]));
     assert_eq!(graph.circles(), expected);
 }
 

@@ -184,30 +184,14 @@ const INSIDE: &[(&str, Inner)] = &[
 ];
 
 /// Files that depend on each other all the same, and why that reads better than taking them apart. The list may only become shorter.
-const TIED: &[(&[&str], &str)] = &[
-    (
-        &[
-            "broker/handle.rs",
-            "broker/handle/listing.rs",
-            "broker/handle/plugins.rs",
-        ],
-        "one type, the broker as others see it: whoever makes or changes something is answered what a list would show of it",
-    ),
-    (
-        &[
-            "state/subscription.rs",
-            "state/subscription/browsing.rs",
-            "state/subscription/crash_suspects.rs",
-            "state/subscription/filter_changes.rs",
-            "state/subscription/give_up.rs",
-            "state/subscription/give_up_reasons.rs",
-            "state/subscription/leases.rs",
-            "state/subscription/retries.rs",
-        ],
-        "one state machine, with a file for each thing that may become of an event. They call each other, since what comes back may be \
-         a suspect, a suspect may be given up, and whoever asks is handed any of these",
-    ),
-];
+const TIED: &[(&[&str], &str)] = &[(
+    &[
+        "broker/handle.rs",
+        "broker/handle/listing.rs",
+        "broker/handle/plugins.rs",
+    ],
+    "one type, the broker as others see it: whoever makes or changes something is answered what a list would show of it",
+)];
 
 #[test]
 fn inner_rooms_keep_their_order() {

@@ -6,17 +6,11 @@
 
 use std::ops::RangeInclusive;
 
+use super::consumer::UNSEEN_MS_MIN;
 use super::retries::Return;
-use super::{Consumer, SubscriptionState, bounds};
+use super::{SubscriptionState, bounds};
 use crate::domain::{ConsumerId, Millis, Position};
 use crate::state::position_set::PositionSet;
-
-/// After a look at all deadlines of a consumer the next one waits a millisecond for this many ranges it holds,
-/// so that many scattered deadlines cannot keep the broker looking. 65,536 of them expire up to 1 s late.
-const RANGES_SCANNED_PER_MS: u64 = 64;
-
-/// However short the ack deadline is: what a client has this long at least it had time to hand over, and to say so.
-const UNSEEN_MS_MIN: u64 = 2_000;
 
 /// What a consumer was leased and its application has not got, as far as that is known.
 #[derive(Clone, Debug, Default)]
@@ -156,40 +150,6 @@ impl SubscriptionState {
         self.effects.stalled += (self.stalled.len() - stalled_before) as u64;
         self.drain_no_stalled();
         !expired.is_empty() || !never_seen.is_empty()
-    }
-}
-
-impl Consumer {
-    // When something that it is leased now misses its deadline.
-    pub(super) fn deadline(&self, now: Millis, ack_deadline_ms: u64) -> Millis {
-        match (self.untimed, self.says) {
-            (true, _) => Millis(u64::MAX),
-            (_, true) => now.plus(ack_deadline_ms.max(UNSEEN_MS_MIN)),
-            (_, false) => now.plus(ack_deadline_ms),
-        }
-    }
-
-    fn take_expired(&mut self, now: Millis, expired: &mut Vec<(u64, u64)>) {
-        let found = expired.len();
-        let mut next = None;
-        for (first, last, deadline) in self.flights.iter() {
-            if deadline <= now {
-                expired.push((first, last));
-            } else {
-                next = Some(next.map_or(deadline, |next: Millis| next.min(deadline)));
-            }
-        }
-        for (first, last) in &expired[found..] {
-            self.flights.take(*first, *last, |_, _, _| {});
-        }
-        let pause_ms = self.flights.len() as u64 / RANGES_SCANNED_PER_MS;
-        self.next_scan = next.map(|next| next.max(now.plus(pause_ms)));
-    }
-
-    // How long what its application has not got may wait, from when that got something last.
-    fn unseen_until(&self, ack_deadline_ms: u64) -> Option<Millis> {
-        let at = self.handed_at?;
-        Some(at.plus(ack_deadline_ms.max(UNSEEN_MS_MIN)))
     }
 }
 

@@ -4,8 +4,9 @@
 
 use std::ops::RangeInclusive;
 
+use super::give_up_reason::{GiveUpReason, bounded};
 use super::retries::Return;
-use super::{GiveUpReason, SubscriptionState, bounded, bounds};
+use super::{SubscriptionState, bounds};
 use crate::domain::{ConsumerId, Millis, Position};
 use crate::state::range_map::push_range;
 
@@ -107,7 +108,7 @@ impl SubscriptionState {
 
     fn remove_pending(&mut self, first: u64, last: u64) {
         self.pending.remove_range(first, last);
-        self.clear(first, last);
+        self.suspects.clear(first, last);
         if !self.tries.is_empty() {
             self.tries.0.take(first, last);
         }

@@ -4,8 +4,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::leases::{push_leases, spend};
-use super::{Lease, SubscriptionState};
+use super::SubscriptionState;
+use super::lease::{Lease, push_leases, spend};
 use crate::domain::{ConsumerId, Position};
 
 impl SubscriptionState {

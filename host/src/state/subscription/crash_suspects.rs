@@ -1,22 +1,10 @@
-//! Events that a consumer may have had in hand when it lost its connection. One of them may be what brought it down, and
-//! the others must not pay for that: nobody is called guilty that was not seen to fail alone.
-//!
-//! A suspect goes to one consumer at a time, the tester, which holds nothing else; all others go on. How many the tester
-//! holds starts at one, doubles with each of its answers and returns to one at a cut. A suspect that was alone in
-//! hand at a cut has failed: it counts an attempt and waits for its back-off, and from then on goes out by itself, after
-//! all other suspects and not before something else was answered. Whatever is answered is a suspect no more.
+//! Which events a consumer may have had in hand when it lost its connection, and who tries them. What is done with them is said in
+//! `lost_consumers`.
 
-use std::ops::RangeInclusive;
-
-use super::retries::Return;
-use super::{Consumer, SubscriptionState};
-use crate::domain::{ConsumerId, Millis, Position};
+use crate::domain::{ConsumerId, Millis};
 use crate::state::position_set::PositionSet;
 
-/// Suspects wait this long for a consumer that holds nothing, mostly the one that comes back. Then one that is busy gets
-/// nothing new until it has answered what it holds.
-const WAIT_MS: u64 = 2_000;
-
+/// Events that may have brought a consumer down.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Suspects {
     /// All of them, wherever they are.
@@ -25,253 +13,30 @@ pub(super) struct Suspects {
     pub(super) untried: PositionSet,
     /// The same of those that failed before.
     pub(super) accused: PositionSet,
-    tester: Option<ConsumerId>,
+    /// Holds nothing but suspects.
+    pub(super) tester: Option<ConsumerId>,
     /// Gets nothing new, so that it can become the tester.
-    draining: Option<ConsumerId>,
+    pub(super) draining: Option<ConsumerId>,
     /// How many the tester may hold; 0 stands for one.
-    window: u64,
+    pub(super) window: u64,
     /// Since when some wait for a tester, and whether somebody was told when the wait was over.
-    waiting: Option<(Millis, bool)>,
+    pub(super) waiting: Option<(Millis, bool)>,
     /// Since the last cut that counted an attempt, nothing was answered.
-    shaken: bool,
-}
-
-/// What a consumer gets that asks while there are suspects.
-pub(super) enum Turn {
-    /// So many suspects at most, and nothing else.
-    Suspects(u64),
-    /// Nothing, until it has answered something.
-    Wait,
-    /// What is no suspect, and leaves so many places of the window free.
-    Sound(u64),
-}
-
-impl SubscriptionState {
-    /// A consumer is gone without a word, its connection lost. `unseen` is what was sent to it and what it has not said
-    /// to have handed to its application; `says` whether it says so at all, without which it may have seen
-    /// everything. What it may have had in hand becomes suspect; an event that was alone there has failed.
-    pub fn cut(
-        &mut self,
-        consumer: ConsumerId,
-        unseen: &[RangeInclusive<Position>],
-        says: bool,
-        now: Millis,
-    ) {
-        let Some((gone, was_tester)) = self.remove_consumer(consumer) else {
-            return;
-        };
-        if gone.looks_from.is_some() {
-            return;
-        }
-        self.suspects.window = 1;
-        let held: u64 = gone.held();
-        let unseen_held = count(&split(&gone, unseen), false);
-        let seen = held - unseen_held;
-        // Who says what it hands over does so before it hands a suspect over, and waits until it is heard.
-        let certain = says && was_tester;
-        let in_hand = if certain { seen } else { held };
-        let alone = in_hand == 1 && seen == 1;
-        for (first, last, seen) in split(&gone, unseen) {
-            if seen || !certain {
-                self.suspects.all.insert_range(first, last);
-            }
-        }
-        self.suspects.shaken |= alone;
-        let why = if alone { Return::Cut } else { Return::Detached };
-        self.back_from(&gone, unseen, &why, now);
-    }
-
-    /// Detaches a consumer that says so, or that the broker ends: what it held is deliverable again at once, and nothing
-    /// counts as an attempt. `unseen` is what it has not said to have handed to its application.
-    pub fn detach(&mut self, consumer: ConsumerId, unseen: &[RangeInclusive<Position>]) {
-        if let Some((gone, _)) = self.remove_consumer(consumer) {
-            self.back_from(&gone, unseen, &Return::Detached, Millis(0));
-        }
-    }
-
-    /// Whether answers may let a consumer go on that waits although something is deliverable.
-    #[must_use]
-    pub fn is_testing(&self) -> bool {
-        let suspects = &self.suspects;
-        suspects.tester.is_some()
-            || suspects.draining.is_some()
-            || !self.stalled.is_empty()
-            || !suspects.untried.is_empty()
-            || !suspects.accused.is_empty()
-    }
-
-    // What `consumer` may be handed now, which asks for at least one event.
-    pub(super) fn turn(&mut self, consumer: ConsumerId, now: Millis) -> Turn {
-        if self.suspects.all.is_empty() {
-            self.suspects.retire();
-            return Turn::Sound(0);
-        }
-        let Some(held) = self.consumers.get(&consumer).map(Consumer::held) else {
-            return Turn::Wait;
-        };
-        let next = self.next_suspects();
-        if self.suspects.tester == Some(consumer) {
-            match next {
-                Some(at_most) if held < at_most => return Turn::Suspects(at_most - held),
-                _ if held > 0 => return Turn::Wait,
-                _ => self.suspects.retire(),
-            }
-        }
-        let Some(at_most) = next.filter(|_| !self.is_tested()) else {
-            return Turn::Sound(0);
-        };
-        if held == 0 {
-            self.suspects.retire();
-            self.suspects.tester = Some(consumer);
-            return Turn::Suspects(at_most);
-        }
-        let (since, _) = *self.suspects.waiting.get_or_insert((now, false));
-        self.effects.arm(self.wait_ends());
-        if self.suspects.draining.is_none() && now >= since.plus(WAIT_MS) {
-            self.suspects.draining = Some(consumer);
-        }
-        match self.suspects.draining == Some(consumer) {
-            true => Turn::Wait,
-            false => Turn::Sound(u64::from(self.in_flight_max() > 1)),
-        }
-    }
-
-    // Removes up to `budget` suspects from where they wait, those first that never failed.
-    pub(super) fn pick_suspects(&mut self, budget: &mut u64) -> Vec<(u64, u64)> {
-        let from = match self.suspects.untried.is_empty() {
-            true => &mut self.suspects.accused,
-            false => &mut self.suspects.untried,
-        };
-        super::leases::pick(from, budget)
-    }
-
-    // The consumer answered: whatever else brings its connection down, it was not the answer's event.
-    pub(super) fn answered(&mut self, consumer: ConsumerId) {
-        self.suspects.shaken = false;
-        if self.suspects.tester == Some(consumer) {
-            let cap = self.in_flight_max();
-            self.suspects.window = self.suspects.window.max(1).saturating_mul(2).min(cap);
-        }
-    }
-
-    // `first..=last` are suspects no more. They are in no place where suspects wait.
-    pub(super) fn clear(&mut self, first: u64, last: u64) {
-        if !self.suspects.all.is_empty() {
-            self.suspects.all.remove_range(first, last);
-        }
-    }
-
-    // When somebody has waited long enough for a consumer that holds nothing.
-    pub(super) fn wait_ends(&self) -> Option<Millis> {
-        let (since, told) = self.suspects.waiting?;
-        (!told && self.suspects.draining.is_none()).then(|| since.plus(WAIT_MS))
-    }
-
-    // Who asks for nothing as long as its application stands still cannot become the tester: whoever is busy and asks next
-    // is to drain in its place.
-    pub(super) fn drain_no_stalled(&mut self) {
-        let draining = &mut self.suspects.draining;
-        draining.take_if(|draining| self.stalled.contains(draining));
-    }
-
-    // Whether somebody who is busy may have to drain from now on; true once.
-    pub(super) fn wait_is_over(&mut self, now: Millis) -> bool {
-        let over = self.wait_ends().is_some_and(|end| end <= now);
-        if over && let Some((_, told)) = &mut self.suspects.waiting {
-            *told = true;
-        }
-        over
-    }
-
-    fn is_tested(&self) -> bool {
-        let tester = self.suspects.tester.as_ref();
-        let tester = tester.and_then(|tester| self.consumers.get(tester));
-        tester.is_some_and(|tester| tester.held() > 0)
-    }
-
-    // How many a tester may hold of those that are next, if any may go out now: one alone of those that failed before, and
-    // none of them while something else has not had its turn since.
-    fn next_suspects(&self) -> Option<u64> {
-        if !self.suspects.untried.is_empty() {
-            return Some(self.suspects.window.max(1));
-        }
-        let others = !self.ready.is_empty() || !self.retries.is_empty() || self.has_fresh();
-        let none = self.suspects.accused.is_empty() || self.suspects.shaken && others;
-        (!none).then_some(1)
-    }
-
-    fn remove_consumer(&mut self, consumer: ConsumerId) -> Option<(Consumer, bool)> {
-        let gone = self.consumers.remove(&consumer)?;
-        self.stalled.remove(&consumer);
-        let was_tester = self.suspects.tester == Some(consumer);
-        if was_tester {
-            self.suspects.tester = None;
-        }
-        if self.suspects.draining == Some(consumer) {
-            self.suspects.draining = None;
-        }
-        self.effects.arm(self.wait_ends());
-        self.effects.wakes = true;
-        Some((gone, was_tester))
-    }
-
-    // What the consumer held comes back: what was seen because of `why`, the rest as if it had not been handed out.
-    fn back_from(
-        &mut self,
-        gone: &Consumer,
-        unseen: &[RangeInclusive<Position>],
-        why: &Return,
-        now: Millis,
-    ) {
-        for (first, last, seen) in split(gone, unseen) {
-            if seen {
-                self.hand_back(first, last, why, now);
-            } else {
-                self.landed(first, last);
-                self.make_ready(first, last);
-            }
-        }
-    }
+    pub(super) shaken: bool,
 }
 
 impl Suspects {
-    // Nobody tests, and nobody waits for a tester.
-    fn retire(&mut self) {
+    /// Nobody tests, and nobody waits for a tester.
+    pub(super) fn retire(&mut self) {
         self.tester = None;
         self.draining = None;
         self.waiting = None;
     }
-}
 
-impl Consumer {
-    pub(super) fn held(&self) -> u64 {
-        self.flights
-            .iter()
-            .map(|(first, last, _)| last - first + 1)
-            .sum()
+    /// `first..=last` are suspects no more. They are in no place where suspects wait.
+    pub(super) fn clear(&mut self, first: u64, last: u64) {
+        if !self.all.is_empty() {
+            self.all.remove_range(first, last);
+        }
     }
-}
-
-// What a consumer held, as runs that were seen or were not.
-fn split(gone: &Consumer, unseen: &[RangeInclusive<Position>]) -> Vec<(u64, u64, bool)> {
-    let mut runs = Vec::new();
-    let Some((start, end)) = gone.flights.span() else {
-        return runs;
-    };
-    let mut hidden = PositionSet::default();
-    for range in unseen {
-        hidden.insert_range(range.start().0.max(start), range.end().0.min(end));
-    }
-    for (first, last, _) in gone.flights.iter() {
-        let seen = hidden.gaps(first, last).into_iter();
-        runs.extend(seen.map(|(first, last)| (first, last, true)));
-        let not = hidden.ranges(first, last);
-        runs.extend(not.map(|(first, last)| (first, last, false)));
-    }
-    runs
-}
-
-fn count(runs: &[(u64, u64, bool)], seen: bool) -> u64 {
-    let wanted = runs.iter().filter(|run| run.2 == seen);
-    wanted.map(|(first, last, _)| last - first + 1).sum()
 }

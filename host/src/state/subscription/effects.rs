@@ -4,7 +4,6 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Strain, SubscriptionState};
 use crate::domain::{Millis, Position};
 
 /// All of it, since it was taken last.
@@ -12,9 +11,9 @@ use crate::domain::{Millis, Position};
 pub struct Effects {
     /// Who was handed nothing may get something now, or find something else changed that it waits for.
     pub wakes: bool,
-    /// The earliest moment at which [`tick`](SubscriptionState::tick) has something to do that it had not before.
+    /// The earliest moment at which [`tick`](super::SubscriptionState::tick) has something to do that it had not before.
     pub deadline: Option<Millis>,
-    /// Some events were given up and wait for being [taken](SubscriptionState::take_given_up).
+    /// Some events were given up and wait for being [taken](super::SubscriptionState::take_given_up).
     pub has_given_up: bool,
     /// What is done with and is to be written down, rising as far as it came so.
     pub acked: Vec<RangeInclusive<Position>>,
@@ -32,15 +31,21 @@ impl Effects {
     }
 }
 
-impl SubscriptionState {
-    /// What the changes since the last call make necessary. Each effect is told once.
-    pub fn take_effects(&mut self) -> Effects {
-        let mut effects = std::mem::take(&mut self.effects);
-        let strain = self.strain();
-        if strain != self.strain_told {
-            self.strain_told = strain;
-            effects.strain = Some(strain);
-        }
-        effects
+/// Limits that a subscription has reached, and that make it less exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strain {
+    /// So many events wait for another attempt that they may wait a quarter longer than they should.
+    pub coarse_delays: bool,
+    /// So many events wait for their dead letter that further ones share their reasons, and of many different ones only the
+    /// kind is kept.
+    pub coarse_reasons: bool,
+}
+
+impl Strain {
+    /// The names of those that are reached, as they are shown.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let coarse = self.coarse_delays.then_some("coarse_delays");
+        let reasons = self.coarse_reasons.then_some("coarse_reasons");
+        coarse.into_iter().chain(reasons)
     }
 }

@@ -2,38 +2,9 @@
 //! before it is still judged by the filters that were there, however late they look at it. The stages are always
 //! those of one chain; the chains after it wait in line and take over one after the other, each exactly at its fence.
 
-use std::collections::VecDeque;
-
-use super::{Stage, SubscriptionState};
+use super::SubscriptionState;
+use super::filter_stages::{Stage, Upcoming};
 use crate::domain::Position;
-
-/// The chain that judges, and those that will.
-#[derive(Clone, Debug, Default)]
-pub(super) struct FilterChanges {
-    /// Of the chain whose stages these are. Rises with every change.
-    pub(super) revision: u32,
-    /// In rising order of both revision and fence.
-    pub(super) upcoming: VecDeque<Upcoming>,
-    /// Nothing more is decided before the change with this revision.
-    pub(super) frozen_for: Option<u32>,
-}
-
-/// A chain that judges later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Upcoming {
-    pub(super) revision: u32,
-    /// Its fence: the first position it judges.
-    pub(super) from: u64,
-    pub(super) stages: usize,
-}
-
-impl FilterChanges {
-    fn newest(&self) -> u32 {
-        self.upcoming
-            .back()
-            .map_or(self.revision, |chain| chain.revision)
-    }
-}
 
 impl SubscriptionState {
     /// Which chain of filters judges now: 0 for the first, rising from there. Results of another chain's filters

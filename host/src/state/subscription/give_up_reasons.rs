@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use super::GIVEN_UP_EXACT_MAX;
-use super::give_up::GiveUpReason;
+use super::give_up_reason::GiveUpReason;
 use crate::state::position_set::PositionSet;
 
+/// While this many events wait for their dead letter, further ones share their reasons: what is kept of each, with its reason,
+/// must not grow with the backlog.
+pub(super) const GIVEN_UP_EXACT_MAX: usize = 262_144;
 /// Different reasons that positions share, before only their kinds are told apart.
 const SHARED_MAX: usize = 64;
 /// Says in place of a reason that only its kind is known.

@@ -6,10 +6,10 @@
 
 use std::ops::RangeInclusive;
 
-use super::crash_suspects::Turn;
-use super::{Consumer, Lease, SubscriptionState, bounds};
+use super::SubscriptionState;
+use super::lease::{Lease, count, pick, push_leases, spend};
+use super::lost_consumers::Turn;
 use crate::domain::{ConsumerId, Millis, Position};
-use crate::state::position_set::PositionSet;
 use crate::state::range_map::push_range;
 
 /// While something fresh waits, one in this many of the window and of what is handed out is for it.
@@ -128,10 +128,6 @@ impl SubscriptionState {
         self.effects.wakes = true;
     }
 
-    pub(super) fn in_flight_max(&self) -> u64 {
-        u64::from(self.policy.in_flight_events_max.max(1))
-    }
-
     // How many of `budget` retries may take while something fresh waits. With a window of one they take turns.
     fn share_of_retries(&self, budget: u64) -> u64 {
         let window = self.in_flight_max();
@@ -143,13 +139,6 @@ impl SubscriptionState {
         budget
             .saturating_sub(for_fresh)
             .min(of_window.saturating_sub(self.retries_in_flight))
-    }
-
-    pub(super) fn has_fresh(&self) -> bool {
-        let given_up = self.given_up.all();
-        self.pending
-            .ranges(self.next_fresh, u64::MAX)
-            .any(|(first, last)| !given_up.contains_range(first, last))
     }
 
     // The one place that chooses among what was never handed out: here in order of commit.
@@ -217,22 +206,6 @@ impl SubscriptionState {
         }
     }
 
-    // Removes from `consumer` what it holds of `ranges`; the caller says where it goes.
-    pub(super) fn take_flights(
-        &mut self,
-        consumer: ConsumerId,
-        ranges: &[RangeInclusive<Position>],
-    ) -> Vec<(u64, u64)> {
-        let mut taken = Vec::new();
-        if let Some(consumer) = self.consumers.get_mut(&consumer) {
-            for range in ranges {
-                let (first, last) = bounds(range);
-                consumer.release(first, last, |first, last| taken.push((first, last)));
-            }
-        }
-        taken
-    }
-
     // Removes what `consumer` holds of `ranges` as if it had not been handed out.
     fn take_unsent(
         &mut self,
@@ -254,71 +227,4 @@ impl SubscriptionState {
         }
         unsent
     }
-
-    pub(super) fn drop_flights(&mut self, first: u64, last: u64) {
-        let mut dropped = Vec::new();
-        for consumer in self.consumers.values_mut() {
-            consumer.release(first, last, |first, last| dropped.push((first, last)));
-        }
-        for (first, last) in dropped {
-            self.landed(first, last);
-        }
-    }
-}
-
-impl Consumer {
-    pub(super) fn hold(&mut self, first: u64, last: u64, deadline: Millis) {
-        self.flights.insert(first, last, deadline);
-        self.next_scan = Some(self.next_scan.map_or(deadline, |scan| scan.min(deadline)));
-    }
-
-    fn release(&mut self, first: u64, last: u64, mut released: impl FnMut(u64, u64)) {
-        self.flights
-            .take(first, last, |first, last, _| released(first, last));
-        if self.flights.is_empty() {
-            self.next_scan = None;
-        }
-    }
-}
-
-// Removes at most `budget` positions from the front of `from`.
-pub(super) fn pick(from: &mut PositionSet, budget: &mut u64) -> Vec<(u64, u64)> {
-    let mut runs = Vec::new();
-    for (first, last) in from.ranges(0, u64::MAX) {
-        let Some(last) = spend(budget, first, last) else {
-            break;
-        };
-        runs.push((first, last));
-    }
-    for (first, last) in &runs {
-        from.remove_range(*first, *last);
-    }
-    runs
-}
-
-fn count(runs: &[(u64, u64)]) -> u64 {
-    runs.iter().map(|(first, last)| last - first + 1).sum()
-}
-
-// Takes at most `budget` positions from the front of `first..=last` and returns the last of them.
-pub(super) fn spend(budget: &mut u64, first: u64, last: u64) -> Option<u64> {
-    if *budget == 0 {
-        return None;
-    }
-    let count = (*budget).min(last - first + 1);
-    *budget -= count;
-    Some(first + count - 1)
-}
-
-pub(super) fn push_leases(
-    out: &mut Vec<Lease>,
-    positions: std::ops::Range<u64>,
-    attempt: u32,
-    suspect: bool,
-) {
-    out.extend(positions.map(|position| Lease {
-        position: Position(position),
-        attempt,
-        suspect,
-    }));
 }

@@ -3,7 +3,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::{GiveUpReason, SubscriptionState, bounded, bounds};
+use super::give_up_reason::{GiveUpReason, bounded};
+use super::{SubscriptionState, bounds};
 use crate::domain::Position;
 
 /// So that the position after any position exists.

@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::filter_changes::{FilterChanges, Upcoming};
+use super::SubscriptionState;
+use super::attempts::Tried;
+use super::filter_stages::{FilterChanges, Stage, Upcoming};
+use super::give_up_reason::GiveUpReason;
 use super::give_up_reasons::Reasons;
-use super::retries::Tried;
-use super::{GiveUpReason, Stage, SubscriptionState};
 use crate::domain::{DeliveryPolicy, Millis, Position};
 use crate::state::position_set::PositionSet;
 use crate::state::positions_by_value::PositionsByValue;
@@ -107,7 +108,7 @@ impl SubscriptionState {
             given_up: self
                 .given_up
                 .exact()
-                .map(|(position, reason)| (position, self.attempts(position), reason.clone()))
+                .map(|(position, reason)| (position, self.tries.in_vain(position), reason.clone()))
                 .collect(),
             failed: self
                 .failed

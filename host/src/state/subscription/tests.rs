@@ -16,6 +16,7 @@ mod snapshot;
 mod throughput;
 
 use super::*;
+use crate::domain::Millis;
 
 const C: ConsumerId = ConsumerId(1);
 const D: ConsumerId = ConsumerId(2);

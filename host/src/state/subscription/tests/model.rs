@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::state::subscription::retries::Tried;
+use crate::state::subscription::attempts::Tried;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Place {
