@@ -33,9 +33,9 @@ pub use delivery::dead_letters::{
 };
 pub use delivery::fetcher::Manner;
 pub use error::{
-    ChangeError, ConsumeError, LookError, NotFound, PublishError, Refusal, RefusalKind, Unavailable,
+    ChangeError, ConsumeError, NotFound, PublishError, Refusal, RefusalKind, ShowError, Unavailable,
 };
-pub use handle::{Broker, Counts, Found, Health};
+pub use handle::{Broker, Counts, FoundSubscription, Health};
 pub use plugin_store::uploads::UploadPlace;
 pub use start::{BrokerOptions, RecoveredStore, StartError};
 

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Denied;
-use crate::broker::{ChangeError, LookError, NotFound, Refusal, RefusalKind, Unavailable};
+use crate::broker::{ChangeError, NotFound, Refusal, RefusalKind, ShowError, Unavailable};
 
 /// Seconds a client is asked to wait before it repeats a retryable request.
 const RETRY_AFTER_S: u16 = 1;
@@ -107,8 +107,8 @@ impl From<NotFound> for ErrorResponse {
     }
 }
 
-impl From<LookError> for ErrorResponse {
-    fn from(error: LookError) -> Self {
+impl From<ShowError> for ErrorResponse {
+    fn from(error: ShowError) -> Self {
         Self::of(&error)
     }
 }

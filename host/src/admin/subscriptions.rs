@@ -14,7 +14,7 @@ use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
 use super::request::{detached, json};
 use crate::auth::{Action, rights};
-use crate::broker::{Found, NotFound};
+use crate::broker::{FoundSubscription, NotFound};
 use crate::domain::{
     LogLine, Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
 };
@@ -214,7 +214,7 @@ pub(super) async fn resume(
 }
 
 // The one of that name, which `who` may delete and resume.
-fn managed(app: &Context, who: &Principal, name: &str) -> Result<Found, ErrorResponse> {
+fn managed(app: &Context, who: &Principal, name: &str) -> Result<FoundSubscription, ErrorResponse> {
     let found = seen(app, who, name)?;
     rights::manage(&app.policy, who, &found.spec)?;
     Ok(found)
@@ -222,9 +222,9 @@ fn managed(app: &Context, who: &Principal, name: &str) -> Result<Found, ErrorRes
 
 // The one of that name, if `who` may see it; whoever it belongs to may, whatever they are granted by now. Who may not is answered as
 // if there were none.
-fn seen(app: &Context, who: &Principal, name: &str) -> Result<Found, ErrorResponse> {
+fn seen(app: &Context, who: &Principal, name: &str) -> Result<FoundSubscription, ErrorResponse> {
     let found = app.broker.find(name);
-    let is_theirs = |found: &Found| found.spec.belongs_to(who);
+    let is_theirs = |found: &FoundSubscription| found.spec.belongs_to(who);
     if !found.as_ref().is_ok_and(is_theirs) {
         app.policy.check(who, &Action::SeeSubscriptions)?;
     }

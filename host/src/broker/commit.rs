@@ -1,7 +1,6 @@
 //! How events and changes become durable and visible: what waits in the inbox is taken as one group, written, synced, and only
 //! then shown to anybody. Nothing here waits for whoever reads what was written.
 
-mod ack_lane;
 mod changes;
 pub(super) mod committer;
 mod disk_space;
@@ -18,3 +17,4 @@ pub(super) mod request;
 mod rollback;
 #[cfg(test)]
 pub(super) mod tests;
+mod waiting_acks;

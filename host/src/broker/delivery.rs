@@ -3,9 +3,9 @@
 
 pub(super) mod consumer;
 pub(super) mod dead_letters;
-pub(super) mod delivery_parts;
 pub(super) mod fetcher;
 mod leased_events;
+pub(super) mod outlet;
 mod route_rights;
 pub(super) mod routes;
 #[cfg(test)]

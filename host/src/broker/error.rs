@@ -124,7 +124,7 @@ impl Refusal for NotFound {
 
 /// Why something is not shown.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum LookError {
+pub enum ShowError {
     /// There is no such thing.
     #[error(transparent)]
     NotFound(#[from] NotFound),
@@ -282,12 +282,12 @@ impl ChangeError {
     }
 }
 
-impl From<LookError> for ChangeError {
-    fn from(error: LookError) -> Self {
+impl From<ShowError> for ChangeError {
+    fn from(error: ShowError) -> Self {
         match error {
-            LookError::NotFound(error) => error.into(),
-            LookError::Denied(error) => error.into(),
-            LookError::Unavailable(error) => error.into(),
+            ShowError::NotFound(error) => error.into(),
+            ShowError::Denied(error) => error.into(),
+            ShowError::Unavailable(error) => error.into(),
         }
     }
 }
@@ -325,7 +325,7 @@ impl Refusal for ChangeError {
     }
 }
 
-impl Refusal for LookError {
+impl Refusal for ShowError {
     fn kind(&self) -> RefusalKind {
         match self {
             Self::NotFound(error) => error.kind(),

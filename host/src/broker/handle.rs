@@ -4,27 +4,30 @@
 mod listing;
 mod plugins;
 
-use std::sync::{Arc, Mutex, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::checkpointer::Decision;
-use super::commit::producer_streams::Sessions;
+use super::commit::inbox::Inbox;
+use super::commit::producer_streams::ProducerStreams;
 use super::commit::publish_reply::PublishReplies;
 use super::commit::publisher::Publisher;
 use super::commit::request::{ChangeRequest, Control, Reply, Update};
 use super::delivery::consumer::Consumer;
-use super::delivery::delivery_parts::DeliveryParts;
 use super::delivery::fetcher::Manner;
-use super::error::{ChangeError, ConsumeError, LookError, NotFound, PublishError, Unavailable};
+use super::delivery::outlet::Outlet;
+use super::error::{ChangeError, ConsumeError, NotFound, PublishError, ShowError, Unavailable};
+use super::event_log::tail::Log;
 use super::matching::supervisor::Supervisor;
 use super::plugin_store::store::PluginStore;
 use super::spec_validation::{Pinning, check_new_names, check_pattern_count, check_spec};
 use super::subscriptions::effect_targets::Start;
 use super::subscriptions::live_subscription::LiveSubscription;
-use crate::auth::rights;
+use super::subscriptions::registry::Registry;
+use crate::auth::{Policy, rights};
 use crate::domain::{
     LogLine, Owner, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicInfo,
     TopicName, TopicSpec, UnreadableInfo,
@@ -47,7 +50,7 @@ pub struct Health {
     pub conditions: Vec<Raised>,
 }
 
-pub use listing::{Counts, Found};
+pub use listing::{Counts, FoundSubscription};
 
 /// The running broker. Cheap to clone.
 #[derive(Clone)]
@@ -56,9 +59,14 @@ pub struct Broker(pub(super) Arc<Inner>);
 /// What the handles share.
 pub(super) struct Inner {
     pub(super) subscription_patterns_max: usize,
-    pub(super) parts: Arc<DeliveryParts>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) log: Log,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) catalog: Arc<RwLock<Catalog>>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) outlet: Arc<Outlet>,
     pub(super) supervisor: Arc<Supervisor>,
-    pub(super) sessions: Arc<Sessions>,
+    pub(super) streams: Arc<ProducerStreams>,
     pub(super) plugins: PluginStore,
     pub(super) reader: StoreReader,
     /// To the checkpointer.
@@ -85,25 +93,24 @@ impl Broker {
         producer: Option<(ProducerId, u32)>,
         replies: PublishReplies,
     ) -> Result<(Publisher, u64), PublishError> {
-        let (session, last_number) = match producer {
+        let (stream, last_number) = match producer {
             Some((id, epoch)) => {
                 // What would refuse this does so before anybody is fenced for it.
-                if self.0.sessions.may_open(id, epoch, who.digest())? > 0 {
+                if self.0.streams.may_open(id, epoch, who.digest())? > 0 {
                     self.0
-                        .parts
                         .inbox
                         .ask::<(), Unavailable>(Control::ConfirmAcks)
                         .await?;
                 }
-                let (session, last) = self.0.sessions.open(id, epoch, who.digest())?;
-                (Some(session), last)
+                let (stream, last) = self.0.streams.open(id, epoch, who.digest())?;
+                (Some(stream), last)
             }
             None => (None, 0),
         };
         let publisher = Publisher {
-            inbox: self.0.parts.inbox.clone(),
-            sessions: self.0.sessions.clone(),
-            session,
+            inbox: self.0.inbox.clone(),
+            streams: self.0.streams.clone(),
+            stream,
             by: who.clone(),
             replies,
         };
@@ -118,7 +125,7 @@ impl Broker {
     #[cfg(test)]
     pub(crate) async fn take_publish_room(&self, left: usize) -> impl Send + use<> {
         let taken = super::commit::inbox::PUBLISH_COST_MAX - left;
-        self.0.parts.inbox.publish_room(taken).await
+        self.0.inbox.publish_room(taken).await
     }
 
     /// Attaches a consumer of `who` to the subscription `name`, perhaps only to `look`: then nothing that it does counts
@@ -135,11 +142,11 @@ impl Broker {
         manner: Manner,
     ) -> Result<Consumer, ConsumeError> {
         // Looked at first: what changes from here on is noticed by the consumer.
-        let let_in_by = self.0.parts.policy.version();
-        let live = self.0.parts.registry.by_name(name);
+        let let_in_by = self.0.policy.version();
+        let live = self.0.registry.by_name(name);
         let settings = live.as_ref().map(|live| live.settings());
         let spec = settings.as_ref().map(|settings| &*settings.spec);
-        rights::attach(&self.0.parts.policy, who, name, spec)?;
+        rights::attach(&self.0.policy, who, name, spec)?;
         let Some((live, settings)) = live.zip(settings) else {
             return Err(NotFound::Subscription(name.to_owned()).into());
         };
@@ -148,11 +155,11 @@ impl Broker {
                 "`{name}` is a route, which the broker consumes itself; subscribe to its output topics"
             )));
         }
-        let transforms = self.0.parts.transforms(&live, &settings).await;
+        let transforms = self.0.outlet.chains.of(&live, &settings).await;
         transforms.map_err(|error| ConsumeError::Invalid(with_causes(&error)))?;
-        let parts = self.0.parts.clone();
+        let outlet = self.0.outlet.clone();
         Ok(Consumer::attach(
-            parts,
+            outlet,
             live,
             manner,
             who.clone(),
@@ -194,7 +201,7 @@ impl Broker {
         who: &Principal,
         mut spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, ChangeError> {
-        rights::create(&self.0.parts.policy, who, &spec)?;
+        rights::create(&self.0.policy, who, &spec)?;
         check_spec(&spec).map_err(ChangeError::Invalid)?;
         check_pattern_count(&spec, self.0.subscription_patterns_max)?;
         check_new_names(&spec, None)?;
@@ -202,7 +209,7 @@ impl Broker {
             used.digest = None;
         }
         self.pinning(who).pin_all(&mut spec).await?;
-        spec.created = self.0.parts.registry.clock.now();
+        spec.created = self.0.registry.clock.now();
         spec.created_by = Some(who.clone());
         let name = spec.name.clone();
         self.change(|reply| ChangeRequest::CreateSubscription(spec, reply))
@@ -228,7 +235,7 @@ impl Broker {
     ) -> Result<SubscriptionInfo, ChangeError> {
         let name = spec.name.clone();
         let live = self.live(name.as_str())?;
-        rights::change(&self.0.parts.policy, who, &before.spec, &spec)?;
+        rights::change(&self.0.policy, who, &before.spec, &spec)?;
         check_spec(&spec).map_err(ChangeError::Invalid)?;
         check_new_names(&spec, Some(&before.spec))?;
         if spec.is_route() != before.spec.is_route() {
@@ -253,7 +260,7 @@ impl Broker {
         before: &SubscriptionInfo,
         owner: Option<Owner>,
     ) -> Result<SubscriptionInfo, ChangeError> {
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         rights::give(policy, who, &before.spec, owner.as_ref())?;
         let live = self.live(before.spec.name.as_str())?;
         let spec = SubscriptionSpec {
@@ -290,7 +297,7 @@ impl Broker {
     /// # Errors
     ///
     /// It is gone, or the store refuses writes.
-    pub async fn delete_subscription(&self, found: &Found) -> Result<(), ChangeError> {
+    pub async fn delete_subscription(&self, found: &FoundSubscription) -> Result<(), ChangeError> {
         let live = self.found(found)?;
         self.change(|reply| ChangeRequest::DeleteSubscription(live.id, reply))
             .await
@@ -301,12 +308,12 @@ impl Broker {
     /// # Errors
     ///
     /// It is gone.
-    pub fn resume_subscription(&self, found: &Found) -> Result<(), NotFound> {
+    pub fn resume_subscription(&self, found: &FoundSubscription) -> Result<(), NotFound> {
         let live = self.found(found)?;
         live.apply(|state, _| state.resume());
         self.0.supervisor.lanes.resume(&live);
         // Should what fed it have died, it is fed anew.
-        self.0.parts.registry.start(Start::Filters(live.id));
+        self.0.registry.start(Start::Filters(live.id));
         Ok(())
     }
 
@@ -316,10 +323,10 @@ impl Broker {
     /// # Errors
     ///
     /// There is none of that name, or `who` may not consume it.
-    pub fn plugin_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, LookError> {
+    pub fn plugin_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, ShowError> {
         let live = self.live(name)?;
         let spec = live.settings().spec.clone();
-        rights::read_log(&self.0.parts.policy, who, &spec)?;
+        rights::read_log(&self.0.policy, who, &spec)?;
         Ok(live.log_limits.plugins.lines())
     }
 
@@ -414,9 +421,9 @@ impl Broker {
     /// journal is closed. The caller bounds the time.
     pub async fn shutdown(&self) {
         let inner = self.0.clone();
-        inner.parts.inbox.close_publishes();
+        inner.inbox.close_publishes();
         inner.shutdown.cancel();
-        inner.parts.inbox.close();
+        inner.inbox.close();
         let threads = std::mem::take(&mut *locks::lock(&inner.threads));
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
@@ -429,37 +436,32 @@ impl Broker {
     }
 
     fn live(&self, name: &str) -> Result<Arc<LiveSubscription>, NotFound> {
-        let live = self.0.parts.registry.by_name(name);
+        let live = self.0.registry.by_name(name);
         live.ok_or_else(|| NotFound::Subscription(name.to_owned()))
     }
 
-    fn found(&self, found: &Found) -> Result<Arc<LiveSubscription>, NotFound> {
-        let live = self.0.parts.registry.by_id(found.id);
+    fn found(&self, found: &FoundSubscription) -> Result<Arc<LiveSubscription>, NotFound> {
+        let live = self.0.registry.by_id(found.id);
         live.ok_or_else(|| NotFound::Subscription(found.spec.name.to_string()))
     }
 
     fn pinning<'a>(&'a self, who: &'a Principal) -> Pinning<'a> {
-        let parts = &self.0.parts;
         Pinning {
             who,
-            policy: &parts.policy,
-            catalog: &parts.catalog,
-            plugins: &parts.plugins,
+            policy: &self.0.policy,
+            catalog: &self.0.catalog,
+            plugins: &self.0.plugins.loaded,
         }
     }
 
     fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
-        locks::read(&self.0.parts.catalog)
+        locks::read(&self.0.catalog)
     }
 
     async fn change<T>(
         &self,
         make: impl FnOnce(Reply<T, ChangeError>) -> ChangeRequest,
     ) -> Result<T, ChangeError> {
-        self.0
-            .parts
-            .inbox
-            .ask(|reply| Control::Change(make(reply)))
-            .await
+        self.0.inbox.ask(|reply| Control::Change(make(reply))).await
     }
 }

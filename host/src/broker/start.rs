@@ -23,9 +23,9 @@ use super::checkpoint::recovery::Recovered;
 use super::commit::committer::{self, Committer, CommitterParts, CommitterSettings};
 use super::commit::draft::CatalogLimits;
 use super::commit::inbox::Inbox;
-use super::commit::producer_streams::Sessions;
+use super::commit::producer_streams::ProducerStreams;
 use super::counters::Counters;
-use super::delivery::delivery_parts::DeliveryParts;
+use super::delivery::outlet::Outlet;
 use super::delivery::{TransformCache, dead_letters};
 use super::event_log::tail::Log;
 use super::folder_watch;
@@ -95,23 +95,28 @@ impl Broker {
         }
         let (decide, decisions) = mpsc::channel(1);
         let (common, queues) = Common::new(&options, &opened, &mut recovered);
-        let parts = common.delivery_parts(&options, plugins);
+        let outlet = common.outlet(&options, &plugins);
         let supervisor = Arc::new(Supervisor {
-            lanes: Lanes::new(lane_parts(&parts)),
-            parts: parts.clone(),
+            lanes: Lanes::new(common.lane_parts(&options, &plugins)),
+            outlet: outlet.clone(),
         });
         let reader = opened.reader.clone();
-        let plugins = common.plugin_store(&options, &parts, &reader)?;
-        let sessions = Sessions::new(recovered.producers);
+        let plugins = common.plugin_store(&options, plugins, &reader)?;
+        let streams = ProducerStreams::new(recovered.producers);
         let at_rest = (recovered.catalog, recovered.next_position);
         let writers =
-            common.start_writers(&options, opened, at_rest, sessions.clone(), decisions)?;
+            common.start_writers(&options, opened, at_rest, streams.clone(), decisions)?;
         let broker = Self(Arc::new(Inner {
             subscription_patterns_max: options.subscription_patterns_max,
             threads: Mutex::new(writers),
-            parts: parts.clone(),
+            registry: common.registry.clone(),
+            log: common.log.clone(),
+            inbox: common.inbox.clone(),
+            catalog: common.catalog.clone(),
+            policy: options.policy.clone(),
+            outlet: outlet.clone(),
             supervisor: supervisor.clone(),
-            sessions,
+            streams,
             plugins,
             reader,
             decide,
@@ -128,7 +133,8 @@ impl Broker {
             live.tick();
             supervisor.start(live);
         }
-        common.start_tasks(supervisor, parts, queues);
+        let plugins = broker.0.plugins.loaded.clone();
+        common.start_tasks(supervisor, outlet, plugins, queues);
         Ok(broker)
     }
 }
@@ -164,14 +170,14 @@ impl Common {
         (common, Queues { given_up, to_start })
     }
 
-    fn delivery_parts(&self, options: &BrokerOptions, plugins: Arc<Plugins>) -> Arc<DeliveryParts> {
-        Arc::new(DeliveryParts {
+    fn outlet(&self, options: &BrokerOptions, plugins: &Arc<Plugins>) -> Arc<Outlet> {
+        let (catalog, policy) = (self.catalog.clone(), options.policy.clone());
+        Arc::new(Outlet {
             registry: self.registry.clone(),
             log: self.log.clone(),
             inbox: self.inbox.clone(),
             catalog: self.catalog.clone(),
-            plugins,
-            chains: TransformCache::default(),
+            chains: TransformCache::new(plugins.clone(), catalog, policy),
             metrics: self.metrics.clone(),
             spawner: self.spawner.clone(),
             event_bytes_max: options.event_bytes_max,
@@ -180,10 +186,23 @@ impl Common {
         })
     }
 
+    fn lane_parts(&self, options: &BrokerOptions, plugins: &Arc<Plugins>) -> LaneParts {
+        LaneParts {
+            registry: self.registry.clone(),
+            log: self.log.clone(),
+            metrics: self.metrics.clone(),
+            plugins: plugins.clone(),
+            catalog: self.catalog.clone(),
+            policy: options.policy.clone(),
+            spawner: self.spawner.clone(),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+
     fn plugin_store(
         &self,
         options: &BrokerOptions,
-        parts: &DeliveryParts,
+        plugins: Arc<Plugins>,
         reader: &StoreReader,
     ) -> Result<PluginStore, StartError> {
         let files = PluginFiles::open(Arc::new(RealFileSystem), &options.plugins_dir)
@@ -192,7 +211,7 @@ impl Common {
             files: files.beside(reader.folders()),
             uploads: Uploads::new(),
             quotas: options.plugins,
-            plugins: parts.plugins.clone(),
+            loaded: plugins,
             catalog: self.catalog.clone(),
             inbox: self.inbox.clone(),
             policy: options.policy.clone(),
@@ -207,7 +226,7 @@ impl Common {
         options: &BrokerOptions,
         opened: Opened,
         (catalog, next_position): (Catalog, Position),
-        sessions: Arc<Sessions>,
+        streams: Arc<ProducerStreams>,
         decisions: mpsc::Receiver<Decision>,
     ) -> Result<Vec<JoinHandle<()>>, StartError> {
         let (folders, conditions) = (opened.reader.folders(), self.spawner.conditions());
@@ -232,7 +251,7 @@ impl Common {
             registry: self.registry.clone(),
             log: self.log.clone(),
             inbox: self.inbox.clone(),
-            sessions,
+            streams,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
             policy: options.policy.clone(),
@@ -256,7 +275,13 @@ impl Common {
     }
 
     // What runs once every subscription has been started.
-    fn start_tasks(&self, supervisor: Arc<Supervisor>, parts: Arc<DeliveryParts>, queues: Queues) {
+    fn start_tasks(
+        &self,
+        supervisor: Arc<Supervisor>,
+        outlet: Arc<Outlet>,
+        plugins: Arc<Plugins>,
+        queues: Queues,
+    ) {
         let Queues { given_up, to_start } = queues;
         let (spawner, shutdown) = (&self.spawner, || self.shutdown.clone());
         let catalog = self.catalog.clone();
@@ -266,11 +291,11 @@ impl Common {
         spawner.lasting(ROUTER, router.run(shutdown()));
         spawner.lasting("timers", self.registry.clone().run_timers(shutdown()));
         let conditions = spawner.conditions().clone();
-        let limits = limit_conditions::run(parts.plugins.clone(), conditions, shutdown());
+        let limits = limit_conditions::run(plugins, conditions, shutdown());
         spawner.lasting("plugin limits", limits);
         spawner.lasting(
             "dead letters",
-            dead_letters::run(parts, given_up, shutdown()),
+            dead_letters::run(outlet, given_up, shutdown()),
         );
     }
 }
@@ -292,19 +317,6 @@ fn insert_recovered(
             let _ = registry.followers.join(&live);
         }
         registry.insert(live);
-    }
-}
-
-fn lane_parts(parts: &DeliveryParts) -> LaneParts {
-    LaneParts {
-        registry: parts.registry.clone(),
-        log: parts.log.clone(),
-        metrics: parts.metrics.clone(),
-        plugins: parts.plugins.clone(),
-        catalog: parts.catalog.clone(),
-        policy: parts.policy.clone(),
-        spawner: parts.spawner.clone(),
-        shutdown: parts.shutdown.clone(),
     }
 }
 

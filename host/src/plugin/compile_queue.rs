@@ -21,7 +21,7 @@ use crate::locks::lock;
 const NICE: i32 = 10;
 
 /// What is held as long as a compilation runs, however long that is.
-pub(super) type Held = Box<dyn Any + Send>;
+pub(super) type HeldMeanwhile = Box<dyn Any + Send>;
 
 /// Compiles components, one after the other.
 pub(super) struct CompileQueue {
@@ -55,7 +55,7 @@ impl CompileQueue {
         digest: Digest,
         bytes: Bytes,
         limit: Duration,
-        held: Held,
+        held: HeldMeanwhile,
         known: impl FnOnce() -> Option<Arc<CheckedComponent>>,
     ) -> Result<Arc<CheckedComponent>, LoadError> {
         let turn = tokio::time::timeout(limit, self.turn.acquire());
@@ -66,7 +66,7 @@ impl CompileQueue {
         }
         let late = lock(&self.late).take_if(|late| late.digest == digest);
         let (done, compiled) = oneshot::channel();
-        let work = Work {
+        let work = Compilation {
             shared: Arc::clone(shared),
             digest,
             bytes,
@@ -89,7 +89,7 @@ impl CompileQueue {
     }
 }
 
-struct Work {
+struct Compilation {
     shared: Arc<Shared>,
     digest: Digest,
     bytes: Bytes,
@@ -97,10 +97,10 @@ struct Work {
     kept: Arc<Mutex<Option<Arc<CheckedComponent>>>>,
     done: oneshot::Sender<Result<Arc<CheckedComponent>, LoadError>>,
     span: Span,
-    _held: Held,
+    _held: HeldMeanwhile,
 }
 
-impl Work {
+impl Compilation {
     fn run(self) {
         // On Linux this is about the calling thread alone. Refused, it costs speed of others and nothing else.
         let _ = rustix::process::setpriority_process(None, NICE);

@@ -35,12 +35,12 @@ const BUSY_RETRY: Duration = Duration::from_millis(100);
 
 /// The rules on one filter plugin. Dropping it drops its instances.
 pub struct FilterGroup {
-    group: Arc<Mutex<Group>>,
+    group: Arc<Mutex<GroupState>>,
     rule_names: Arc<RuleNames>,
     runtime: Handle,
 }
 
-struct Group {
+struct GroupState {
     setup: Arc<GuestSetup>,
     rules: FxHashMap<RuleKey, Rule>,
     shards: Vec<Shard>,
@@ -54,11 +54,11 @@ struct Group {
 
 struct Rule {
     config: Arc<str>,
-    place: Place,
+    home: Home,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Home {
     Shard(usize),
     Quarantine,
 }
@@ -72,21 +72,21 @@ enum Unit {
 }
 
 // A unit, and which events of the batch it evaluates.
-struct Work {
+struct Portion {
     unit: Unit,
     events: Range<usize>,
 }
 
-// Work that was done.
-struct Done {
-    work: Work,
+// A portion that was evaluated.
+struct PortionDone {
+    work: Portion,
     found: PartOutcome,
     // Rules that left their shard.
     moved_out: Vec<Quarantined>,
 }
 
 // What a replica did not do.
-struct Left {
+struct Undone {
     keys: Vec<RuleKey>,
     events: Range<usize>,
 }
@@ -98,13 +98,13 @@ struct BatchOutcome {
     stopped: Option<Fault>,
     // What a unit had found is gone.
     lost: bool,
-    left: Vec<Left>,
+    left: Vec<Undone>,
 }
 
 impl FilterGroup {
     pub(super) fn new(setup: GuestSetup, runtime: Handle) -> Self {
         let rule_names = Arc::clone(&setup.rule_names);
-        let group = Group {
+        let group = GroupState {
             pause: setup.pause(),
             setup: Arc::new(setup),
             rules: FxHashMap::default(),
@@ -202,7 +202,7 @@ impl FilterGroup {
     }
 }
 
-impl Group {
+impl GroupState {
     async fn add(&mut self, key: RuleKey, config: &Arc<str>) -> Result<(), ConfigureError> {
         self.remove(key).await;
         let index = self.shard_with_room();
@@ -214,16 +214,16 @@ impl Group {
             key,
             Rule {
                 config: Arc::clone(config),
-                place: Place::Shard(index),
+                home: Home::Shard(index),
             },
         );
         Ok(())
     }
 
     async fn remove(&mut self, key: RuleKey) {
-        match self.rules.remove(&key).map(|rule| rule.place) {
-            Some(Place::Shard(index)) => self.shards[index].remove(key).await,
-            Some(Place::Quarantine) => drop(self.quarantined.remove(&key)),
+        match self.rules.remove(&key).map(|rule| rule.home) {
+            Some(Home::Shard(index)) => self.shards[index].remove(key).await,
+            Some(Home::Quarantine) => drop(self.quarantined.remove(&key)),
             None => {}
         }
     }
@@ -238,7 +238,7 @@ impl Group {
         let work = self.share_out(units, events.len());
         self.work(work, events, &mut outcome).await;
         // Who is to blame for it is found by the shard, and its rules may have other places by now.
-        for Left {
+        for Undone {
             mut keys,
             events: range,
         } in std::mem::take(&mut outcome.left)
@@ -248,7 +248,7 @@ impl Group {
                 keys.retain(|key| undecided.iter().all(|undecided| undecided.rule != *key));
             }
             let units = self.take_units(&keys).into_iter();
-            let work = units.map(|unit| Work {
+            let work = units.map(|unit| Portion {
                 unit,
                 events: range.clone(),
             });
@@ -291,9 +291,9 @@ impl Group {
         let mut by_shard: BTreeMap<usize, Vec<RuleKey>> = BTreeMap::new();
         let mut units = Vec::new();
         for key in rules {
-            match self.rules.get(key).map(|rule| rule.place) {
-                Some(Place::Shard(index)) => by_shard.entry(index).or_default().push(*key),
-                Some(Place::Quarantine) => {
+            match self.rules.get(key).map(|rule| rule.home) {
+                Some(Home::Shard(index)) => by_shard.entry(index).or_default().push(*key),
+                Some(Home::Quarantine) => {
                     units.extend(
                         self.quarantined
                             .remove(key)
@@ -317,12 +317,12 @@ impl Group {
 
     // All units look at all events, except for the shard of a group that has only one: when its batches take long, replicas take
     // parts of this one on threads that are free.
-    fn share_out(&self, units: Vec<Unit>, events: usize) -> Vec<Work> {
-        let all = |unit| Work {
+    fn share_out(&self, units: Vec<Unit>, events: usize) -> Vec<Portion> {
+        let all = |unit| Portion {
             unit,
             events: 0..events,
         };
-        let mut work: Vec<Work> = units.into_iter().map(all).collect();
+        let mut work: Vec<Portion> = units.into_iter().map(all).collect();
         let others = work.len().saturating_sub(1);
         let mut shards = work.iter_mut().filter_map(|work| match &mut work.unit {
             Unit::Shard(index, shard, keys) => Some((*index, shard, keys, &mut work.events)),
@@ -336,7 +336,7 @@ impl Group {
         let part = |number: usize| events * number / parts..events * (number + 1) / parts;
         *first = part(0);
         let keys = keys.clone();
-        work.extend((1..).zip(replicas).map(|(number, replica)| Work {
+        work.extend((1..).zip(replicas).map(|(number, replica)| Portion {
             unit: Unit::Replica(index, replica, keys.clone()),
             events: part(number),
         }));
@@ -346,11 +346,11 @@ impl Group {
     // Evaluates units on as many threads as there are, and adds what came of it to `outcome`.
     async fn work(
         &mut self,
-        work: Vec<Work>,
+        work: Vec<Portion>,
         events: &Arc<[InputEvent]>,
         outcome: &mut BatchOutcome,
     ) {
-        let results = match <[Work; 1]>::try_from(work) {
+        let results = match <[Portion; 1]>::try_from(work) {
             Ok([work]) => vec![do_work(Arc::clone(&self.setup), work, Arc::clone(events)).await],
             Err(work) => self.work_at_once(work, events, &mut outcome.lost).await,
         };
@@ -360,7 +360,7 @@ impl Group {
             .partition(|done| matches!(done.work.unit, Unit::Replica(..)));
         let mut changed = false;
         for done in others.into_iter().chain(replicas) {
-            let Done {
+            let PortionDone {
                 work,
                 mut found,
                 moved_out,
@@ -382,7 +382,7 @@ impl Group {
                     }
                     let events = work.events;
                     if !events.is_empty() {
-                        outcome.left.push(Left { keys, events });
+                        outcome.left.push(Undone { keys, events });
                     }
                 }
             }
@@ -391,10 +391,10 @@ impl Group {
 
     async fn work_at_once(
         &self,
-        work: Vec<Work>,
+        work: Vec<Portion>,
         events: &Arc<[InputEvent]>,
         lost: &mut bool,
-    ) -> Vec<Done> {
+    ) -> Vec<PortionDone> {
         let mut tasks = JoinSet::new();
         for work in work {
             tasks.spawn(do_work(Arc::clone(&self.setup), work, Arc::clone(events)));
@@ -427,7 +427,7 @@ impl Group {
 
     fn quarantine(&mut self, rule: Quarantined) {
         if let Some(known) = self.rules.get_mut(&rule.key) {
-            known.place = Place::Quarantine;
+            known.home = Home::Quarantine;
             self.quarantined.insert(rule.key, rule);
         }
     }
@@ -436,7 +436,7 @@ impl Group {
         let index = self.shards.len();
         for key in shard.rules.keys() {
             if let Some(rule) = self.rules.get_mut(key) {
-                rule.place = Place::Shard(index);
+                rule.home = Home::Shard(index);
             }
         }
         self.shards.push(shard);
@@ -457,9 +457,9 @@ impl Group {
         let lost: Vec<(RuleKey, Arc<str>)> = self
             .rules
             .iter()
-            .filter(|(key, rule)| match rule.place {
-                Place::Shard(index) => !self.shards[index].rules.contains_key(key),
-                Place::Quarantine => !self.quarantined.contains_key(key),
+            .filter(|(key, rule)| match rule.home {
+                Home::Shard(index) => !self.shards[index].rules.contains_key(key),
+                Home::Quarantine => !self.quarantined.contains_key(key),
             })
             .map(|(key, rule)| (*key, Arc::clone(&rule.config)))
             .collect();
@@ -490,7 +490,7 @@ impl Group {
             key,
             Rule {
                 config,
-                place: Place::Shard(index),
+                home: Home::Shard(index),
             },
         );
     }
@@ -536,7 +536,11 @@ impl Group {
 }
 
 // Afterwards the work's events are those that are still to be looked at: none, except with a replica.
-async fn do_work(setup: Arc<GuestSetup>, mut work: Work, events: Arc<[InputEvent]>) -> Done {
+async fn do_work(
+    setup: Arc<GuestSetup>,
+    mut work: Portion,
+    events: Arc<[InputEvent]>,
+) -> PortionDone {
     let (parsed, broken) = parse(&events, work.events.clone());
     let mut found = PartOutcome::default();
     let mut moved_out = Vec::new();
@@ -572,7 +576,7 @@ async fn do_work(setup: Arc<GuestSetup>, mut work: Work, events: Arc<[InputEvent
         }));
     }
     work.events = left;
-    Done {
+    PortionDone {
         work,
         found,
         moved_out,

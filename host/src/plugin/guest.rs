@@ -18,7 +18,7 @@ use super::counters::Gauge;
 use super::guest_fault::{Fault, clip};
 use super::guest_output::GuestOutput;
 use super::guest_state::{GuestState, begin, fault};
-use super::instance_budget::{Account, Place, Stay};
+use super::instance_budget::{Account, Place, Tenure};
 use super::limits::PluginLimits;
 use super::wasi::{Purity, Wasi};
 use crate::domain::PluginWorld;
@@ -46,9 +46,9 @@ impl Guest {
         plugin: &Arc<CheckedComponent>,
         limits: &Arc<PluginLimits>,
         account: &Account,
-        stay: Stay,
+        tenure: Tenure,
     ) -> Result<Self, Fault> {
-        let place = account.place(plugin.places, stay)?;
+        let place = account.place(plugin.places, tenure)?;
         let purity = match plugin.world {
             PluginWorld::Filter => Purity::Pure,
             PluginWorld::Transform => Purity::Live {

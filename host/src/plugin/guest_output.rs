@@ -26,10 +26,10 @@ pub(super) enum Stream {
 /// The log of one plugin, shared by its instances.
 pub(super) struct OutputLog {
     counters: Arc<Counters>,
-    window: Mutex<Window>,
+    rate: Mutex<LineRate>,
 }
 
-struct Window {
+struct LineRate {
     start: Instant,
     lines: u32,
     left_out: u64,
@@ -45,19 +45,19 @@ pub(super) struct GuestOutput {
 
 impl OutputLog {
     pub(super) fn new(counters: &Arc<Counters>) -> Arc<Self> {
-        let window = Window {
+        let rate = LineRate {
             start: Instant::now(),
             lines: 0,
             left_out: 0,
         };
         Arc::new(Self {
             counters: Arc::clone(counters),
-            window: Mutex::new(window),
+            rate: Mutex::new(rate),
         })
     }
 
     fn line(&self, stream: Stream, line: &str) {
-        let admitted = lock(&self.window).admit();
+        let admitted = lock(&self.rate).admit();
         let Some(left_out) = admitted else {
             return;
         };
@@ -69,7 +69,7 @@ impl OutputLog {
     }
 }
 
-impl Window {
+impl LineRate {
     // How many lines were left out before this one, or None: leave it out.
     fn admit(&mut self) -> Option<u64> {
         if self.start.elapsed() >= WINDOW {

@@ -7,7 +7,7 @@ use super::backoff::Backoff;
 use super::checked_component::CheckedComponent;
 use super::guest::Guest;
 use super::guest_fault::Fault;
-use super::instance_budget::{Account, Stay};
+use super::instance_budget::{Account, Tenure};
 use super::limits::PluginLimits;
 use super::rule_names::RuleNames;
 
@@ -29,7 +29,7 @@ pub(super) struct GuestSetup {
 
 impl GuestSetup {
     pub(super) async fn guest(&self) -> Result<Guest, Fault> {
-        Guest::new(&self.plugin, &self.limits, &self.account, Stay::Lasting).await
+        Guest::new(&self.plugin, &self.limits, &self.account, Tenure::Lasting).await
     }
 
     pub(super) fn pause(&self) -> Backoff {

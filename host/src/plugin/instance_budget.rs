@@ -85,7 +85,7 @@ pub(super) struct Exhausted(String);
 
 /// How long an instance stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stay {
+pub(super) enum Tenure {
     /// It may be kept.
     Lasting,
     /// It is dropped right after it was asked, so it may have a place of the reserve.
@@ -367,9 +367,9 @@ impl Bounds {
         held: Held,
         all: Held,
         places: usize,
-        stay: Stay,
+        tenure: Tenure,
     ) -> Option<PluginLimit> {
-        let reserve = match held.instances == 0 || stay == Stay::Passing {
+        let reserve = match held.instances == 0 || tenure == Tenure::Passing {
             true => 0,
             false => self.instances_max / RESERVE_PART,
         };
@@ -465,7 +465,7 @@ pub(super) struct Account {
 
 impl Account {
     /// A place for an instance that counts as so many.
-    pub(super) fn place(&self, places: usize, stay: Stay) -> Result<Place, Exhausted> {
+    pub(super) fn place(&self, places: usize, tenure: Tenure) -> Result<Place, Exhausted> {
         let budget = &self.budget;
         let mut books = budget.books();
         if books.closed {
@@ -473,7 +473,7 @@ impl Account {
         }
         let (owner, held) = books.owner_of(&self.name);
         let all = books.all;
-        if let Some(limit) = budget.bounds.place(&owner, held, all, places, stay) {
+        if let Some(limit) = budget.bounds.place(&owner, held, all, places, tenure) {
             return Err(self.refuse(books, limit));
         }
         let taken = Held {

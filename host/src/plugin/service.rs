@@ -18,7 +18,7 @@ use super::error::{CONFIG_BYTES_MAX, ConfigureError, LoadError, PluginStartError
 use super::filter_group::{FilterGroup, finished};
 use super::guest::Guest;
 use super::guest_setup::GuestSetup;
-use super::instance_budget::{Bounds, Held, Holder, InstanceBudget, ReachedLimit, Stay};
+use super::instance_budget::{Bounds, Held, Holder, InstanceBudget, ReachedLimit, Tenure};
 use super::limits::{PluginLimits, PluginOptions};
 use super::transformer::Transformer;
 use crate::domain::{Digest, Owner, PluginWorld};
@@ -177,7 +177,7 @@ impl Plugins {
         let limits = Arc::new(self.options.widest());
         let account = self.shared.budget.account(label, digest);
         let task = self.handle.spawn(async move {
-            let mut guest = Guest::new(&plugin, &limits, &account, Stay::Passing).await?;
+            let mut guest = Guest::new(&plugin, &limits, &account, Tenure::Passing).await?;
             guest
                 .configure(&config)
                 .await?

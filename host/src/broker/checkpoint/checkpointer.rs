@@ -337,7 +337,11 @@ impl Checkpointer {
             true => mark.group,
             false => CommitNumber(0),
         };
-        let (releasing, pairs, evaluated) = self.survey(mark, known, &blocks);
+        let Needs {
+            releasing,
+            state,
+            decided,
+        } = self.needs(mark, known, &blocks);
         let reader = self.parts.reader.clone();
         let kept = releasing.iter().flat_map(|releasing| {
             let keep = |meta| keep(releasing.release(), &reader, meta).transpose();
@@ -346,13 +350,13 @@ impl Checkpointer {
         let info = self
             .parts
             .checkpoints
-            .write_generation(end, kept, pairs.into_iter())
+            .write_generation(end, kept, state.into_iter())
             .map_err(Failed::Write)?;
         if let Some(releasing) = releasing {
             releasing.done();
         }
-        for (live, evaluated) in evaluated {
-            live.checkpointed(evaluated);
+        for (live, through) in decided {
+            live.checkpointed(through);
         }
         self.last_checkpoint = self.parts.clock.instant();
         self.parts.metrics.checkpointed();
@@ -387,7 +391,7 @@ impl Checkpointer {
     // The state of all subscriptions, and which events of `blocks` some of them still need. Each is looked at once, under its
     // lock, so that what its snapshot says is pending is what is kept for it. With it, up to where each has decided: what
     // has nothing left to judge then is not written down. Groups before `known` stay in the journal though the state has them.
-    fn survey(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Survey {
+    fn needs(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Needs {
         let routed_before = self.parts.registry.tell_followers();
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
@@ -399,20 +403,20 @@ impl Checkpointer {
         let bounds = bounds.map(|(first, last)| first.first_position..=last.last_position);
         let mut release = Release::new(bounds);
         let mut snapshots = Vec::new();
-        let mut evaluated_through = Vec::new();
-        let mut surveyed: HashSet<SubscriptionId> = HashSet::new();
+        let mut decided = Vec::new();
+        let mut looked_at: HashSet<SubscriptionId> = HashSet::new();
         for live in self.parts.registry.all() {
             let (snapshot, evaluated) = keep_for(&mut release, &live, &names, |state| {
                 (state.snapshot(), state.evaluated_through())
             });
-            surveyed.insert(live.id);
+            looked_at.insert(live.id);
             if let Some(subscription) = mark.catalog.subscriptions.get_mut(&live.id) {
                 subscription.forget_chains(evaluated);
                 snapshots.push((live.id, snapshot));
-                evaluated_through.push((live, evaluated));
+                decided.push((live, evaluated));
             }
         }
-        let pairs = saved_state::encode(
+        let state = saved_state::encode(
             &mark.catalog,
             mark.end,
             routed_before,
@@ -425,13 +429,17 @@ impl Checkpointer {
             let subscriptions = self.parts.registry.all();
             for live in subscriptions
                 .iter()
-                .filter(|live| !surveyed.contains(&live.id))
+                .filter(|live| !looked_at.contains(&live.id))
             {
                 keep_for(&mut release, live, &names, |_| ());
             }
             (!blocks.is_empty()).then_some(release)
         });
-        (releasing, pairs, evaluated_through)
+        Needs {
+            releasing,
+            state,
+            decided,
+        }
     }
 
     fn give_up(&mut self, decision: Decision) {
@@ -463,9 +471,12 @@ impl Checkpointer {
     }
 }
 
-/// What leaves, the state's pairs, and up to where each subscription has decided in them.
-type Survey = (
-    Option<Releasing>,
-    Vec<(bytes::Bytes, bytes::Bytes)>,
-    Vec<(Arc<LiveSubscription>, Position)>,
-);
+/// What a checkpoint finds when it has looked at all subscriptions.
+struct Needs {
+    /// The blocks that are looked at, and what of them somebody needs; `None` without any.
+    releasing: Option<Releasing>,
+    /// The state as pairs of keys and values.
+    state: Vec<(bytes::Bytes, bytes::Bytes)>,
+    /// Up to where each subscription has decided, as that state has it.
+    decided: Vec<(Arc<LiveSubscription>, Position)>,
+}

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::ack_lane::Acks;
 use super::disk_space::{self, DiskSpace};
 use super::draft::{CatalogLimits, Draft};
 use super::group::GROUP_BYTES_MAX;
 use super::inbox::{Appetite, Inbox, Taken};
 use super::journal_note::{self, Note};
-use super::producer_streams::Sessions;
+use super::producer_streams::ProducerStreams;
 use super::request::{Control, Mark, Outputs, PublishItem, Reply};
+use super::waiting_acks::Acks;
 use crate::auth::Policy;
 use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
@@ -48,7 +48,7 @@ pub(crate) struct CommitterParts {
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Log,
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) streams: Arc<ProducerStreams>,
     pub(crate) metrics: Arc<Counters>,
     pub(crate) clock: Clock,
     pub(crate) policy: Arc<Policy>,
@@ -96,7 +96,7 @@ struct Unsynced {
 }
 
 /// What a turn of the committer came to.
-pub(crate) enum Turn {
+pub(crate) enum TurnEnd {
     /// There is more to come.
     Done,
     /// The inbox is closed and empty.
@@ -110,7 +110,7 @@ impl Committer {
         let draft = Draft::new(
             (parts.catalog, parts.shared),
             parts.registry,
-            parts.sessions,
+            parts.streams,
             parts.policy,
             parts.checkpoint_due,
             parts.settings.limits,
@@ -152,9 +152,9 @@ impl Committer {
         loop {
             let taken = inbox.take(&self.appetite());
             match self.turn(taken) {
-                Turn::Done => {}
-                Turn::Closed => return self.close(),
-                Turn::Failed(error) => {
+                TurnEnd::Done => {}
+                TurnEnd::Closed => return self.close(),
+                TurnEnd::Failed(error) => {
                     let refusal = self.fail(&error);
                     return refuse_everything(&inbox, &refusal);
                 }
@@ -190,7 +190,7 @@ impl Committer {
     /// One turn on a task, which blocks while it writes: waits for what the next group has room for, and commits it. Cancel-safe
     /// while it waits.
     #[cfg(test)]
-    pub(crate) async fn step(&mut self) -> Turn {
+    pub(crate) async fn step(&mut self) -> TurnEnd {
         let appetite = self.appetite();
         let inbox = self.inbox.clone();
         let taken = inbox.taken(&appetite).await;
@@ -198,16 +198,16 @@ impl Committer {
     }
 
     // Makes one group of what was taken, as far as it has room.
-    fn turn(&mut self, mut taken: Taken) -> Turn {
+    fn turn(&mut self, mut taken: Taken) -> TurnEnd {
         let closing = taken.closing;
         // It may have slept since it looked.
         if let Some(refusal) = self.space.refusal(&*self.journal) {
             self.refuse_for_now(&mut taken, &refusal);
         }
         match self.commit(taken) {
-            Ok(all) if closing && all => Turn::Closed,
-            Ok(_) => Turn::Done,
-            Err(error) => Turn::Failed(error),
+            Ok(all) if closing && all => TurnEnd::Closed,
+            Ok(_) => TurnEnd::Done,
+            Err(error) => TurnEnd::Failed(error),
         }
     }
 
@@ -417,7 +417,7 @@ impl Committer {
             group,
             end: self.draft.next_position,
             catalog: self.draft.catalog.clone(),
-            producers: self.draft.sessions.producers().snapshot(),
+            producers: self.draft.streams.producers().snapshot(),
         })
     }
 

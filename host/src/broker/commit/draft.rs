@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::group::OpenGroup;
 use super::journal_note::Note;
-use super::producer_streams::Sessions;
+use super::producer_streams::ProducerStreams;
 use crate::auth::Policy;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{
@@ -40,7 +40,7 @@ pub(super) struct Draft {
     pub(super) group: OpenGroup,
     pub(super) shared: Arc<RwLock<Catalog>>,
     pub(super) registry: Arc<Registry>,
-    pub(super) sessions: Arc<Sessions>,
+    pub(super) streams: Arc<ProducerStreams>,
     pub(super) policy: Arc<Policy>,
     pub(super) checkpoint_due: Arc<Notify>,
     pub(super) limits: CatalogLimits,
@@ -54,7 +54,7 @@ impl Draft {
     pub(super) fn new(
         (catalog, shared): (Catalog, Arc<RwLock<Catalog>>),
         registry: Arc<Registry>,
-        sessions: Arc<Sessions>,
+        streams: Arc<ProducerStreams>,
         policy: Arc<Policy>,
         checkpoint_due: Arc<Notify>,
         limits: CatalogLimits,
@@ -65,7 +65,7 @@ impl Draft {
             group: OpenGroup::default(),
             shared,
             registry,
-            sessions,
+            streams,
             policy,
             checkpoint_due,
             limits,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::ack_lane::Acks;
 use super::journal_note::{self, Note};
 use super::publish_reply::{PublishReplies, PublishReply};
 use super::request::{Outputs, Reply};
 use super::rollback::Rollback;
+use super::waiting_acks::Acks;
 use crate::broker::error::Unavailable;
 use crate::domain::{
     BLOCK_BYTES_MAX, Block, BlockBuilder, DeadLetterMark, EncodedEvents, Millis, Position,

@@ -1,5 +1,5 @@
-//! The inbox of the committer: a control lane, a publish lane and an ack lane, each bounded. Senders wait outside for
-//! room; the committer takes whole lanes at once, so a group gathers while the one before it syncs. What is in the lanes is not
+//! The inbox of the committer: a control queue, a publish queue and an ack queue, each bounded. Senders wait outside for
+//! room; the committer takes whole queues at once, so a group gathers while the one before it syncs. What is in the queues is not
 //! looked into.
 
 use std::collections::VecDeque;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
-use super::ack_lane::{self, AckLane, Acks};
 use super::request::{Control, Mark, PublishItem, Reply};
+use super::waiting_acks::{self, Acks, WaitingAcks};
 use crate::broker::error::Unavailable;
 use crate::broker::subscriptions::effect_targets::AckSink;
 use crate::domain::{Position, SubscriptionId};
@@ -29,24 +29,24 @@ const CONTROL_ITEMS_MAX: usize = 1_024;
 /// The committer's inbox. Shared by everybody who writes.
 pub(crate) struct Inbox {
     clock: Clock,
-    lanes: Mutex<Lanes>,
+    queues: Mutex<Queues>,
     filled: Condvar,
     #[cfg(test)]
     filled_for_task: tokio::sync::Notify,
     publish_room: Arc<Semaphore>,
     control_room: Semaphore,
-    // Ranges in the ack lane, written under the lock of the lanes.
+    // Ranges in the ack queue, written under the lock of the queues.
     ack_ranges: AtomicUsize,
     ack_ranges_max: usize,
     acks_taken: Notify,
 }
 
 #[derive(Default)]
-struct Lanes {
+struct Queues {
     control: VecDeque<Control>,
     publish: VecDeque<PublishItem>,
     publish_bytes: usize,
-    acks: AckLane,
+    acks: WaitingAcks,
     acks_since: Option<Instant>,
     // The committer waits and nobody has woken it yet. While it works there is no need to: it looks again before it waits.
     waiting: bool,
@@ -81,14 +81,14 @@ pub(crate) struct Taken {
 
 impl Inbox {
     pub(crate) fn new(clock: Clock) -> Arc<Self> {
-        Self::with_ack_room(clock, ack_lane::RANGES_MAX)
+        Self::with_ack_room(clock, waiting_acks::RANGES_MAX)
     }
 
     /// One in which so many ranges of acks may wait before nothing more is handed out.
     pub(crate) fn with_ack_room(clock: Clock, ack_ranges_max: usize) -> Arc<Self> {
         Arc::new(Self {
             clock,
-            lanes: Mutex::default(),
+            queues: Mutex::default(),
             filled: Condvar::new(),
             #[cfg(test)]
             filled_for_task: tokio::sync::Notify::new(),
@@ -125,13 +125,13 @@ impl Inbox {
     }
 
     pub(crate) fn publish(&self, item: PublishItem) -> Result<(), Unavailable> {
-        let mut lanes = self.lock();
-        if lanes.closing {
+        let mut queues = self.lock();
+        if queues.closing {
             return Err(Unavailable::ShuttingDown);
         }
-        lanes.publish_bytes += item.bytes();
-        lanes.publish.push_back(item);
-        self.wake_committer(lanes);
+        queues.publish_bytes += item.bytes();
+        queues.publish.push_back(item);
+        self.wake_committer(queues);
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl Inbox {
             .unwrap_or_else(|_| Err(self.unanswered().into()))
     }
 
-    /// Asks for a mark. It needs no room in the lane: there is one checkpointer, and what holds the lane's room may be waiting
+    /// Asks for a mark. It needs no room in the queue: there is one checkpointer, and what holds the queue's room may be waiting
     /// for the room in the journal that only a checkpoint makes.
     pub(crate) async fn ask_mark(&self) -> Result<Mark, Unavailable> {
         let (reply, answer) = oneshot::channel();
@@ -166,12 +166,12 @@ impl Inbox {
     }
 
     fn hand_over(&self, item: Control) -> Result<(), Unavailable> {
-        let mut lanes = self.lock();
-        if lanes.closed {
+        let mut queues = self.lock();
+        if queues.closed {
             return Err(Unavailable::ShuttingDown);
         }
-        lanes.control.push_back(item);
-        self.wake_committer(lanes);
+        queues.control.push_back(item);
+        self.wake_committer(queues);
         Ok(())
     }
 
@@ -193,43 +193,43 @@ impl Inbox {
         self.ack_ranges.load(Ordering::Relaxed) >= self.ack_ranges_max
     }
 
-    // What is done with the ack lane. Its length is known without the lock.
-    fn change_acks<T>(&self, lanes: &mut Lanes, change: impl FnOnce(&mut Lanes) -> T) -> T {
-        let answer = change(lanes);
+    // What is done with the ack queue. Its length is known without the lock.
+    fn change_acks<T>(&self, queues: &mut Queues, change: impl FnOnce(&mut Queues) -> T) -> T {
+        let answer = change(queues);
         self.ack_ranges
-            .store(lanes.acks.ranges(), Ordering::Relaxed);
+            .store(queues.acks.ranges(), Ordering::Relaxed);
         answer
     }
 
     /// Makes the committer look again, though nothing was added: the journal may have room.
     pub(crate) fn wake(&self) {
-        let mut lanes = self.lock();
-        lanes.woken = true;
-        self.wake_committer(lanes);
+        let mut queues = self.lock();
+        queues.woken = true;
+        self.wake_committer(queues);
     }
 
     /// No more publishes are taken; control items still are, so that what drains can be recorded.
     pub(crate) fn close_publishes(&self) {
-        let mut lanes = self.lock();
-        lanes.closing = true;
-        self.wake_committer(lanes);
+        let mut queues = self.lock();
+        queues.closing = true;
+        self.wake_committer(queues);
         self.publish_room.close();
     }
 
     /// Nothing more is taken: the committer ends after what waits.
     pub(crate) fn close(&self) {
-        let mut lanes = self.lock();
-        lanes.closing = true;
-        lanes.closed = true;
-        self.wake_committer(lanes);
+        let mut queues = self.lock();
+        queues.closing = true;
+        queues.closed = true;
+        self.wake_committer(queues);
         self.publish_room.close();
         self.control_room.close();
     }
 
     // A wake-up is a call into the kernel whether anybody waits or not.
-    fn wake_committer(&self, mut lanes: MutexGuard<'_, Lanes>) {
-        let waiting = std::mem::take(&mut lanes.waiting);
-        drop(lanes);
+    fn wake_committer(&self, mut queues: MutexGuard<'_, Queues>) {
+        let waiting = std::mem::take(&mut queues.waiting);
+        drop(queues);
         if waiting {
             self.filled.notify_one();
             #[cfg(test)]
@@ -239,16 +239,16 @@ impl Inbox {
 
     /// Waits until there is something to take, or until the committer wants to look at something else, and blocks its thread.
     pub(crate) fn take(&self, appetite: &Appetite) -> Taken {
-        let mut lanes = self.lock();
+        let mut queues = self.lock();
         let begin = self.clock.instant();
         loop {
             let now = self.clock.instant();
-            lanes = match lanes.wait(appetite, begin, now) {
-                None => return self.take_from(lanes, appetite),
-                Some(Wait::Open) => waited(self.filled.wait(lanes)),
+            queues = match queues.wait(appetite, begin, now) {
+                None => return self.take_from(queues, appetite),
+                Some(Wait::Open) => waited(self.filled.wait(queues)),
                 Some(Wait::Until(until)) => {
                     let timeout = until.saturating_duration_since(now);
-                    waited(self.filled.wait_timeout(lanes, timeout)).0
+                    waited(self.filled.wait_timeout(queues, timeout)).0
                 }
             };
         }
@@ -261,9 +261,9 @@ impl Inbox {
         loop {
             let now = self.clock.instant();
             let wait = {
-                let mut lanes = self.lock();
-                match lanes.wait(appetite, begin, now) {
-                    None => return self.take_from(lanes, appetite),
+                let mut queues = self.lock();
+                match queues.wait(appetite, begin, now) {
+                    None => return self.take_from(queues, appetite),
                     Some(wait) => wait,
                 }
             };
@@ -278,9 +278,9 @@ impl Inbox {
         }
     }
 
-    fn take_from(&self, mut lanes: MutexGuard<'_, Lanes>, appetite: &Appetite) -> Taken {
-        let taken = self.change_acks(&mut lanes, |lanes| lanes.take(appetite));
-        drop(lanes);
+    fn take_from(&self, mut queues: MutexGuard<'_, Queues>, appetite: &Appetite) -> Taken {
+        let taken = self.change_acks(&mut queues, |queues| queues.take(appetite));
+        drop(queues);
         if !taken.acks.is_empty() {
             self.acks_taken.notify_waiters();
         }
@@ -289,24 +289,24 @@ impl Inbox {
 
     /// Returns control items for which a group had no room. They come first next time, which is at once.
     pub(crate) fn put_back(&self, control: VecDeque<Control>) {
-        let mut lanes = self.lock();
+        let mut queues = self.lock();
         for item in control.into_iter().rev() {
-            lanes.control.push_front(item);
+            queues.control.push_front(item);
         }
     }
 
     /// Everything that still waits, when the committer cannot write any more.
     pub(crate) fn drain(&self) -> (VecDeque<Control>, VecDeque<PublishItem>) {
-        let mut lanes = self.lock();
-        lanes.publish_bytes = 0;
+        let mut queues = self.lock();
+        queues.publish_bytes = 0;
         (
-            std::mem::take(&mut lanes.control),
-            std::mem::take(&mut lanes.publish),
+            std::mem::take(&mut queues.control),
+            std::mem::take(&mut queues.publish),
         )
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lanes> {
-        lock(&self.lanes)
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        lock(&self.queues)
     }
 }
 
@@ -314,18 +314,18 @@ impl Inbox {
 /// when it sleeps for longer than they may wait.
 impl AckSink for Inbox {
     fn acked(&self, subscription: SubscriptionId, ranges: Vec<RangeInclusive<Position>>) {
-        let mut lanes = self.lock();
-        self.change_acks(&mut lanes, |lanes| lanes.acks.add(subscription, ranges));
-        if lanes.acks_since.is_none() {
-            lanes.acks_since = Some(self.clock.instant());
-            if lanes.sleeping {
-                self.wake_committer(lanes);
+        let mut queues = self.lock();
+        self.change_acks(&mut queues, |queues| queues.acks.add(subscription, ranges));
+        if queues.acks_since.is_none() {
+            queues.acks_since = Some(self.clock.instant());
+            if queues.sleeping {
+                self.wake_committer(queues);
             }
         }
     }
 
     fn forget(&self, subscription: SubscriptionId) {
-        self.change_acks(&mut self.lock(), |lanes| lanes.acks.forget(subscription));
+        self.change_acks(&mut self.lock(), |queues| queues.acks.forget(subscription));
         self.acks_taken.notify_waiters();
     }
 }
@@ -337,7 +337,7 @@ enum Wait {
     Open,
 }
 
-impl Lanes {
+impl Queues {
     // How long there is nothing to take for a committer that has waited since `begin`.
     fn wait(&mut self, appetite: &Appetite, begin: Instant, now: Instant) -> Option<Wait> {
         let Appetite {
@@ -428,7 +428,7 @@ mod tests {
             cost,
             first_number: number,
             resolved_through: 0,
-            session: None,
+            stream: None,
             by: Principal::local(),
             promise: Promise::new(number, cost, tokio::sync::mpsc::unbounded_channel().0),
             _room: room.expect("room"),

@@ -11,7 +11,7 @@ use crate::locks::lock;
 use crate::state::{OpenError, Producers};
 
 /// One publish stream of a producer that wants resends recognised.
-pub(crate) struct Session {
+pub(crate) struct ProducerStream {
     pub(crate) producer: ProducerId,
     pub(crate) epoch: u32,
     /// Whose the producer is.
@@ -23,7 +23,7 @@ pub(crate) struct Session {
     refused: AtomicBool,
 }
 
-impl Session {
+impl ProducerStream {
     pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
     }
@@ -49,13 +49,13 @@ impl Session {
     }
 }
 
-/// What is known of producers. The committer judges and records batches; streams open and close sessions.
-pub(crate) struct Sessions {
+/// What is known of producers. The committer judges and records batches; publishers open and close their streams.
+pub(crate) struct ProducerStreams {
     producers: Mutex<Producers>,
-    open: Mutex<HashMap<ProducerId, Arc<Session>>>,
+    open: Mutex<HashMap<ProducerId, Arc<ProducerStream>>>,
 }
 
-impl Sessions {
+impl ProducerStreams {
     pub(crate) fn new(producers: Producers) -> Arc<Self> {
         Arc::new(Self {
             producers: Mutex::new(producers),
@@ -74,17 +74,17 @@ impl Sessions {
         producers.may_open(producer, epoch, owner).map_err(refused)
     }
 
-    /// Opens a session of `owner`, fencing an older one, and answers the highest number committed for the producer.
+    /// Opens a stream of a producer of `owner`, fencing an older one, and answers the highest number committed for the producer.
     pub(crate) fn open(
         &self,
         producer: ProducerId,
         epoch: u32,
         owner: PrincipalDigest,
-    ) -> Result<(Arc<Session>, u64), PublishError> {
+    ) -> Result<(Arc<ProducerStream>, u64), PublishError> {
         let mut open = lock(&self.open);
         let last_number = self.producers().open(producer, epoch, owner);
         let last_number = last_number.map_err(refused)?;
-        let session = Arc::new(Session {
+        let stream = Arc::new(ProducerStream {
             producer,
             epoch,
             owner,
@@ -92,21 +92,21 @@ impl Sessions {
             fenced: AtomicBool::new(false),
             refused: AtomicBool::new(false),
         });
-        if let Some(older) = open.insert(producer, session.clone()) {
+        if let Some(older) = open.insert(producer, stream.clone()) {
             older.fenced.store(true, Ordering::Release);
         }
-        Ok((session, last_number))
+        Ok((stream, last_number))
     }
 
-    /// Ends a session.
-    pub(crate) fn close(&self, session: &Arc<Session>) {
+    /// Ends a stream.
+    pub(crate) fn close(&self, stream: &Arc<ProducerStream>) {
         let mut open = lock(&self.open);
         if open
-            .get(&session.producer)
-            .is_some_and(|current| Arc::ptr_eq(current, session))
+            .get(&stream.producer)
+            .is_some_and(|current| Arc::ptr_eq(current, stream))
         {
-            open.remove(&session.producer);
-            self.producers().close(session.producer);
+            open.remove(&stream.producer);
+            self.producers().close(stream.producer);
         }
     }
 

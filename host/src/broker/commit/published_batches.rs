@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::group::check_item;
 use super::journal_note::Note;
-use super::producer_streams::Session;
+use super::producer_streams::ProducerStream;
 use super::publish_reply::PublishOutcome;
 use super::request::PublishItem;
 use crate::broker::error::{NotFound, PublishError, Unavailable};
@@ -24,8 +24,8 @@ impl Draft {
     }
 
     fn append_batch(&mut self, item: &PublishItem) -> Result<PublishOutcome, PublishError> {
-        if let Some(session) = &item.session
-            && let Some(first_sequence) = self.resent(session, item)?
+        if let Some(stream) = &item.stream
+            && let Some(first_sequence) = self.resent(stream, item)?
         {
             return Ok(PublishOutcome {
                 first_sequence,
@@ -39,8 +39,8 @@ impl Draft {
         let unkept = !self.is_selected(&topic);
         let first_sequence = self.group.append(&topic, item.entries.clone());
         self.group.needs_sync |= topic.spec.durability == Durability::Sync;
-        if let Some(session) = &item.session {
-            self.note_batch(session, item, first_sequence);
+        if let Some(stream) = &item.stream {
+            self.note_batch(stream, item, first_sequence);
         }
         Ok(PublishOutcome {
             first_sequence,
@@ -53,20 +53,20 @@ impl Draft {
     // The sequence that the batch got when it came the first time, if it is a resend.
     fn resent(
         &self,
-        session: &Session,
+        stream: &ProducerStream,
         item: &PublishItem,
     ) -> Result<Option<Sequence>, PublishError> {
-        if session.is_fenced() {
+        if stream.is_fenced() {
             return Err(PublishError::Fenced);
         }
-        if session.is_refused() {
+        if stream.is_refused() {
             let why =
                 "a batch before this one was refused for now; send both again on a new stream";
             return Err(Unavailable::Overloaded(why.into()).into());
         }
         let (first, count) = (item.first_number, item.entries.count());
-        let producers = self.sessions.producers();
-        match producers.check(session.producer, session.epoch, first, count) {
+        let producers = self.streams.producers();
+        match producers.check(stream.producer, stream.epoch, first, count) {
             Verdict::Fresh => Ok(None),
             Verdict::Duplicate { first_sequence } => Ok(Some(first_sequence)),
             Verdict::Fenced => Err(PublishError::Fenced),
@@ -91,30 +91,35 @@ impl Draft {
     }
 
     // What the producer has committed by this, in memory and in the group.
-    fn note_batch(&mut self, session: &Arc<Session>, item: &PublishItem, first_sequence: Sequence) {
+    fn note_batch(
+        &mut self,
+        stream: &Arc<ProducerStream>,
+        item: &PublishItem,
+        first_sequence: Sequence,
+    ) {
         let (group, count) = (&mut self.group, item.entries.count());
-        let mut producers = self.sessions.producers();
+        let mut producers = self.streams.producers();
         // It may have been forgotten while its stream was open.
-        if producers.own(session.producer, session.owner) | session.tell_owner() {
-            group.undo.told.push(session.clone());
+        if producers.own(stream.producer, stream.owner) | stream.tell_owner() {
+            group.undo.told.push(stream.clone());
             group.note(&Note::ProducerOwner {
-                producer: session.producer,
-                owner: session.owner,
+                producer: stream.producer,
+                owner: stream.owner,
             });
         }
         let last_number = producers.commit(
-            session.producer,
-            session.epoch,
+            stream.producer,
+            stream.epoch,
             item.first_number,
             count,
             first_sequence,
             item.resolved_through,
         );
         drop(producers);
-        group.undo.batches.push((session.clone(), last_number));
+        group.undo.batches.push((stream.clone(), last_number));
         group.note(&Note::Batch {
-            producer: session.producer,
-            epoch: session.epoch,
+            producer: stream.producer,
+            epoch: stream.epoch,
             first_number: item.first_number,
             count,
             first_sequence,

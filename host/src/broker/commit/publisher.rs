@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::inbox::Inbox;
-use super::producer_streams::{Session, Sessions};
+use super::producer_streams::{ProducerStream, ProducerStreams};
 use super::publish_reply::{Promise, PublishReplies};
 use super::request::{Control, PublishItem};
 use crate::broker::error::{PublishError, Unavailable};
@@ -27,11 +27,11 @@ pub struct PublishRequest {
     pub cost: usize,
 }
 
-/// One publish stream. Dropping it ends its producer's session.
+/// One publish stream. Dropping it ends it for its producer, too.
 pub struct Publisher {
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) sessions: Arc<Sessions>,
-    pub(crate) session: Option<Arc<Session>>,
+    pub(crate) streams: Arc<ProducerStreams>,
+    pub(crate) stream: Option<Arc<ProducerStream>>,
     pub(crate) by: Principal,
     pub(crate) replies: PublishReplies,
 }
@@ -71,10 +71,10 @@ impl Publisher {
     }
 
     fn check(&self, request: &PublishRequest) -> Result<(), PublishError> {
-        let Some(session) = &self.session else {
+        let Some(stream) = &self.stream else {
             return Ok(());
         };
-        if session.is_fenced() {
+        if stream.is_fenced() {
             return Err(PublishError::Fenced);
         }
         let last = request
@@ -100,7 +100,7 @@ impl Publisher {
             entries: request.entries,
             first_number: request.first_number,
             resolved_through: request.resolved_through,
-            session: self.session.clone(),
+            stream: self.stream.clone(),
             by: self.by.clone(),
             _room: room,
         };
@@ -113,18 +113,18 @@ impl Publisher {
     // last batches may still be under way: a group after it is waited for.
     pub(crate) async fn last_durable_number(&self) -> Result<u64, Unavailable> {
         self.inbox.ask(Control::ConfirmAcks).await?;
-        let last = |session: &Arc<Session>| {
-            let producers = self.sessions.producers();
-            producers.last_number(session.producer)
+        let last = |stream: &Arc<ProducerStream>| {
+            let producers = self.streams.producers();
+            producers.last_number(stream.producer)
         };
-        Ok(self.session.as_ref().map_or(0, last))
+        Ok(self.stream.as_ref().map_or(0, last))
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        if let Some(session) = &self.session {
-            self.sessions.close(session);
+        if let Some(stream) = &self.stream {
+            self.streams.close(stream);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::producer_streams::Session;
+use super::producer_streams::ProducerStream;
 use super::publish_reply::Promise;
 use crate::broker::error::{ChangeError, OutputError, Unavailable};
 use crate::domain::{
@@ -27,7 +27,7 @@ pub(crate) struct PublishItem {
     pub(crate) cost: usize,
     pub(crate) first_number: u64,
     pub(crate) resolved_through: u64,
-    pub(crate) session: Option<Arc<Session>>,
+    pub(crate) stream: Option<Arc<ProducerStream>>,
     /// Who publishes it, and makes the topic when there is none.
     pub(crate) by: Principal,
     pub(crate) promise: Promise,
@@ -42,8 +42,8 @@ impl PublishItem {
 
     /// Refuses it, and what its stream sends after it.
     pub(super) fn refuse(self, error: &Unavailable) {
-        if let Some(session) = &self.session {
-            session.refuse_from_here();
+        if let Some(stream) = &self.stream {
+            stream.refuse_from_here();
         }
         self.promise.refuse(error.clone().into());
     }

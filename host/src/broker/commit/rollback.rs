@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::producer_streams::{Session, Sessions};
+use super::producer_streams::{ProducerStream, ProducerStreams};
 
 /// Batches of a group that the memory for the next one has room for.
 const BATCHES_KEPT: usize = 4_096;
@@ -12,22 +12,22 @@ const BATCHES_KEPT: usize = 4_096;
 #[derive(Default)]
 pub(super) struct Rollback {
     /// Whose batches are in it, in order, each with the highest number that its producer had committed before.
-    pub(super) batches: Vec<(Arc<Session>, u64)>,
-    /// Sessions whose owner is written down in the group.
-    pub(super) told: Vec<Arc<Session>>,
+    pub(super) batches: Vec<(Arc<ProducerStream>, u64)>,
+    /// Streams whose owner is written down in the group.
+    pub(super) told: Vec<Arc<ProducerStream>>,
 }
 
 impl Rollback {
     /// Makes producers what they were before the group, and refuses what their streams send after its batches.
-    pub(super) fn take_back(&self, sessions: &Sessions) {
-        let mut producers = sessions.producers();
-        for (session, last_number) in self.batches.iter().rev() {
-            producers.take_back(session.producer, *last_number);
-            session.refuse_from_here();
+    pub(super) fn take_back(&self, streams: &ProducerStreams) {
+        let mut producers = streams.producers();
+        for (stream, last_number) in self.batches.iter().rev() {
+            producers.take_back(stream.producer, *last_number);
+            stream.refuse_from_here();
         }
         drop(producers);
-        for session in &self.told {
-            session.forget_owner_told();
+        for stream in &self.told {
+            stream.forget_owner_told();
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-use super::committer::Turn;
+use super::committer::TurnEnd;
 use super::journal_note::{self, Note};
 use super::request::{ChangeRequest, Control, Mark, Update};
 use crate::broker::error::{OutputError, PublishError, Refusal, RefusalKind, Unavailable};
@@ -106,7 +106,7 @@ async fn a_store_that_fails_for_good_answers_everybody() {
     observe(&fixture, id, 1);
     drop(fixture.ask::<(), Unavailable>(|_| Control::Outputs(outputs)));
     let mark = fixture.ask(Control::Mark);
-    let Turn::Failed(error) = fixture.committer.step().await else {
+    let TurnEnd::Failed(error) = fixture.committer.step().await else {
         panic!("it goes on");
     };
     let refusals: [Box<dyn Refusal>; 5] = [
@@ -311,7 +311,7 @@ async fn a_closed_inbox_is_emptied_before_the_committer_ends() {
     let created = fixture.create_topic("b", Durability::Sync);
     fixture.inbox.close();
     let turn = fixture.committer.step().await;
-    assert!(matches!(turn, Turn::Closed));
+    assert!(matches!(turn, TurnEnd::Closed));
     stream.answer().expect("appended");
     answered(created).expect("created");
     fixture.committer.close();

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::delivery_parts::DeliveryParts;
 use super::fetcher::{Fetcher, Manner};
 use super::leased_events::{LeasedEvent, LeasedSlice};
+use super::outlet::Outlet;
 use crate::auth::rights;
 use crate::broker::commit::request::Control;
 use crate::broker::error::{ConsumeError, Unavailable};
@@ -35,14 +35,14 @@ pub struct Consumer {
 
 impl Consumer {
     pub(crate) fn attach(
-        parts: Arc<DeliveryParts>,
+        outlet: Arc<Outlet>,
         live: Arc<LiveSubscription>,
         manner: Manner,
         who: Principal,
         let_in_by: u64,
     ) -> Self {
         Self {
-            fetcher: Fetcher::attach_for(parts, live, manner),
+            fetcher: Fetcher::attach_for(outlet, live, manner),
             who,
             let_in_by,
         }
@@ -51,7 +51,7 @@ impl Consumer {
     /// Waits until whoever consumes may do so no more: grants were taken away, or the subscription has another owner.
     /// Cancel-safe.
     pub async fn denied(&self) -> ConsumeError {
-        let policy = &self.fetcher.parts.policy;
+        let policy = &self.fetcher.outlet.policy;
         let mut news = policy.watch();
         let mut known = self.let_in_by;
         loop {
@@ -101,7 +101,7 @@ impl Consumer {
             }
             let events: u64 = deliveries.iter().map(Delivery::count).sum();
             let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();
-            self.fetcher.parts.metrics.delivered(events, bytes as u64);
+            self.fetcher.outlet.metrics.delivered(events, bytes as u64);
             self.fetcher
                 .handing(|handing| handing.fetched(deliveries.iter().map(Delivery::range)));
             return Ok(deliveries);
@@ -125,8 +125,9 @@ impl Consumer {
         };
         let transforms = match self
             .fetcher
-            .parts
-            .transforms(&self.fetcher.live, &settings)
+            .outlet
+            .chains
+            .of(&self.fetcher.live, &settings)
             .await
         {
             Ok(transforms) => transforms,
@@ -180,7 +181,7 @@ impl Consumer {
         positions: &[RangeInclusive<Position>],
     ) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
         self.ack(positions);
-        let inbox = self.fetcher.parts.inbox.clone();
+        let inbox = self.fetcher.outlet.inbox.clone();
         async move { inbox.ask(Control::ConfirmAcks).await }
     }
 

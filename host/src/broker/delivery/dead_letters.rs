@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
-use super::delivery_parts::DeliveryParts;
+use super::outlet::Outlet;
 use crate::auth::rights;
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
@@ -53,7 +53,7 @@ pub const ATTEMPTS_HEADER: &str = "tidegate-dead-attempts";
 
 /// Writes dead letters until shutdown.
 pub(crate) async fn run(
-    parts: Arc<DeliveryParts>,
+    outlet: Arc<Outlet>,
     mut subscriptions: mpsc::UnboundedReceiver<SubscriptionId>,
     shutdown: CancellationToken,
 ) {
@@ -67,42 +67,42 @@ pub(crate) async fn run(
             },
         };
         // Nobody waits for the letters of one that was deleted.
-        let Some(live) = parts.registry.by_id(subscription) else {
+        let Some(live) = outlet.registry.by_id(subscription) else {
             continue;
         };
-        if let Err(denied) = rights::standing(&parts.policy, &live.settings().spec) {
+        if let Err(denied) = rights::standing(&outlet.policy, &live.settings().spec) {
             if !live.log_limits.letters_wait.swap(true, Ordering::Relaxed) {
                 tracing::warn!(subscription = %live.name, reason = %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
             }
-            retry_later(&parts, &live, &shutdown);
+            retry_later(&outlet, &live, &shutdown);
             continue;
         }
         live.log_limits.letters_wait.store(false, Ordering::Relaxed);
-        let later = write_turn(&parts, &live, &shutdown).await;
+        let later = write_turn(&outlet, &live, &shutdown).await;
         if later.is_empty() {
             // Queues it behind the others if there is more.
             live.letters_done();
             continue;
         }
         live.apply(|state, _| later.iter().for_each(|range| state.give_up_failed(range)));
-        retry_later(&parts, &live, &shutdown);
+        retry_later(&outlet, &live, &shutdown);
     }
 }
 
 // Writes a bounded part of what waits in one subscription. Returns what could not be written now: it is taken up again later, so
 // that what cannot be read does not stand before the rest.
 async fn write_turn(
-    parts: &DeliveryParts,
+    outlet: &Outlet,
     live: &Arc<LiveSubscription>,
     shutdown: &CancellationToken,
 ) -> Vec<RangeInclusive<Position>> {
-    let mut turn = Turn::default();
+    let mut turn = WritingTurn::default();
     while !live.is_deleted() && !shutdown.is_cancelled() {
         let given_up = live.apply(|state, _| state.take_given_up(BATCH_MAX));
         if given_up.is_empty() {
             break;
         }
-        let left = write(parts, live, &given_up).await;
+        let left = write(outlet, live, &given_up).await;
         if turn.ends_with(given_up.len(), left) {
             break;
         }
@@ -112,17 +112,17 @@ async fn write_turn(
 
 /// How far a subscription's turn is.
 #[derive(Default)]
-struct Turn {
+struct WritingTurn {
     /// Batches of which something was written.
     written: usize,
     /// What could not be written.
     later: Vec<RangeInclusive<Position>>,
 }
 
-impl Turn {
+impl WritingTurn {
     // Of `taken`, all but `left` was written. Returns whether that was the last batch of the turn. What cannot be read comes first
     // again in the next one, so that it does not count: however much it is, something else is written in each turn.
-    fn ends_with(&mut self, taken: usize, left: Left) -> bool {
+    fn ends_with(&mut self, taken: usize, left: Unwritten) -> bool {
         // So would be the rest, each only after it was read.
         let is_refused = !left.refused.is_empty();
         self.written += usize::from(left.unreadable.len() + left.refused.len() < taken);
@@ -139,12 +139,8 @@ impl Turn {
 
 // Others' dead letters do not wait meanwhile. The subscription stays marked as queued, so that nothing it gives up in the meantime queues
 // it before, or starts a second rest.
-fn retry_later(
-    parts: &Arc<DeliveryParts>,
-    live: &Arc<LiveSubscription>,
-    shutdown: &CancellationToken,
-) {
-    let spawner = parts.spawner.clone();
+fn retry_later(outlet: &Arc<Outlet>, live: &Arc<LiveSubscription>, shutdown: &CancellationToken) {
+    let spawner = outlet.spawner.clone();
     let (live, shutdown) = (live.clone(), shutdown.clone());
     let again = async move {
         tokio::select! {
@@ -171,18 +167,18 @@ enum Fate {
 
 /// What could not be written and is to be tried again.
 #[derive(Default)]
-struct Left {
+struct Unwritten {
     unreadable: Vec<Position>,
     /// The committer took no more.
     refused: Vec<Position>,
 }
 
-async fn write(parts: &DeliveryParts, live: &LiveSubscription, given_up: &[GivenUp]) -> Left {
+async fn write(outlet: &Outlet, live: &LiveSubscription, given_up: &[GivenUp]) -> Unwritten {
     let mut rising: Vec<&GivenUp> = given_up.iter().collect();
     rising.sort_by_key(|item| item.position);
-    let (mut left, mut rest) = (Left::default(), &rising[..]);
+    let (mut left, mut rest) = (Unwritten::default(), &rising[..]);
     while !rest.is_empty() && left.refused.is_empty() {
-        let taken = write_item(parts, live, rest, &mut left).await;
+        let taken = write_item(outlet, live, rest, &mut left).await;
         rest = rest.get(taken..).unwrap_or_default();
     }
     left.refused.extend(rest.iter().map(|item| item.position));
@@ -191,10 +187,10 @@ async fn write(parts: &DeliveryParts, live: &LiveSubscription, given_up: &[Given
 
 // Writes as many from the front as one item may hold, but one at least. Returns how many these are.
 async fn write_item(
-    parts: &DeliveryParts,
+    outlet: &Outlet,
     live: &LiveSubscription,
     rising: &[&GivenUp],
-    left: &mut Left,
+    left: &mut Unwritten,
 ) -> usize {
     let dead_letter = live.settings().dead_letter.clone();
     let mut events = Vec::with_capacity(rising.len());
@@ -206,7 +202,7 @@ async fn write_item(
             break;
         }
         taken += 1;
-        match fate(parts, live, &dead_letter, item).await {
+        match fate(outlet, live, &dead_letter, item).await {
             Ok(Fate::Written { letter, topic }) => {
                 if let Some(events) = live.log_limits.given_up.admit(1) {
                     let topic = topic.as_ref().map(display);
@@ -245,10 +241,10 @@ async fn write_item(
     let letters_dropped = dropped.len() as u64;
     live.letters_dropped
         .fetch_add(letters_dropped, Ordering::Relaxed);
-    match parts.inbox.ask(outputs).await {
+    match outlet.inbox.ask(outputs).await {
         Ok(()) => {
-            parts.metrics.dead_lettered(count);
-            say_dropped(parts, live, &dropped);
+            outlet.metrics.dead_lettered(count);
+            say_dropped(outlet, live, &dropped);
         }
         Err(error) => {
             live.dead_lettered.fetch_sub(count, Ordering::Relaxed);
@@ -265,9 +261,9 @@ fn positions(range: &RangeInclusive<Position>) -> impl Iterator<Item = Position>
     (range.start().0..=range.end().0).map(Position)
 }
 
-fn say_dropped(parts: &DeliveryParts, live: &LiveSubscription, dropped: &[&GivenUp]) {
+fn say_dropped(outlet: &Outlet, live: &LiveSubscription, dropped: &[&GivenUp]) {
     let count = dropped.len() as u64;
-    parts.metrics.letters_dropped(count);
+    outlet.metrics.letters_dropped(count);
     if let Some(first) = dropped.first()
         && let Some(events) = live.log_limits.letters_dropped.admit(count)
     {
@@ -310,17 +306,17 @@ fn what_is_known(live: &LiveSubscription, dead_letter: &TopicName, item: &GivenU
 
 // An error says why the event cannot be read.
 async fn fate(
-    parts: &DeliveryParts,
+    outlet: &Outlet,
     live: &LiveSubscription,
     dead_letter: &TopicName,
     item: &GivenUp,
 ) -> Result<Fate, String> {
-    let block = parts.log.block_at(item.position).await;
+    let block = outlet.log.block_at(item.position).await;
     let Some(block) = block.map_err(|error| with_causes(&error))? else {
         return Ok(what_is_known(live, dead_letter, item));
     };
     let present = block.present().map_err(|error| error.to_string())?;
-    let Some((place, topic)) = block.place(item.position).zip(parts.topic_of(&block)) else {
+    let Some((place, topic)) = block.place(item.position).zip(outlet.topic_of(&block)) else {
         return Ok(Fate::Gone);
     };
     let Some(mark) = block.mark.when_given_up() else {
@@ -332,7 +328,7 @@ async fn fate(
     let sequence = block.sequence(block.index(place));
     hops::set(&mut event, hops.saturating_add(1));
     say_why(&mut event, live, (&topic, sequence), item);
-    fit(&mut event, parts.event_bytes_max);
+    fit(&mut event, outlet.event_bytes_max);
     let letter = Appended {
         topic: dead_letter.clone(),
         mark,
@@ -424,28 +420,28 @@ mod tests {
 
     #[test]
     fn a_turn_ends_although_something_cannot_be_read_and_not_before_something_was_written() {
-        let unreadable = |positions: std::ops::Range<u64>| Left {
+        let unreadable = |positions: std::ops::Range<u64>| Unwritten {
             unreadable: positions.map(Position).collect(),
-            ..Left::default()
+            ..Unwritten::default()
         };
-        let mut turn = Turn::default();
-        let batches = (1..).find(|_| turn.ends_with(BATCH_MAX, Left::default()));
+        let mut turn = WritingTurn::default();
+        let batches = (1..).find(|_| turn.ends_with(BATCH_MAX, Unwritten::default()));
         assert_eq!(batches, Some(TURN_BATCHES));
 
-        let mut turn = Turn::default();
+        let mut turn = WritingTurn::default();
         let batch = |number: u64| number * BATCH_MAX as u64..(number + 1) * BATCH_MAX as u64;
         for number in 0..2 * FAILING_TURN_BATCHES as u64 {
             assert!(!turn.ends_with(BATCH_MAX, unreadable(batch(number))));
         }
         assert!(!turn.ends_with(BATCH_MAX, unreadable(0..1)), "the rest was");
-        let batches = (2..).find(|_| turn.ends_with(BATCH_MAX, Left::default()));
+        let batches = (2..).find(|_| turn.ends_with(BATCH_MAX, Unwritten::default()));
         assert_eq!(batches, Some(FAILING_TURN_BATCHES));
 
-        let refused = Left {
+        let refused = Unwritten {
             refused: vec![Position(7)],
-            ..Left::default()
+            ..Unwritten::default()
         };
-        let mut turn = Turn::default();
+        let mut turn = WritingTurn::default();
         assert!(turn.ends_with(BATCH_MAX, refused));
         assert_eq!(turn.later, [Position(7)..=Position(7)]);
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use super::delivery_parts::DeliveryParts;
 use super::leased_events::{LeasedEvent, LeasedSlice, LeasedSlices, OpenBlock};
+use super::outlet::Outlet;
 use super::transform_chain::{Disposition, Output};
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
@@ -46,11 +46,11 @@ pub(crate) struct Fetcher {
     handing: Option<Arc<Mutex<Handover>>>,
     pub(crate) live: Arc<LiveSubscription>,
     pub(crate) id: ConsumerId,
-    pub(crate) parts: Arc<DeliveryParts>,
+    pub(crate) outlet: Arc<Outlet>,
 }
 
 impl Fetcher {
-    fn attach(parts: Arc<DeliveryParts>, live: Arc<LiveSubscription>) -> Self {
+    fn attach(outlet: Arc<Outlet>, live: Arc<LiveSubscription>) -> Self {
         let id = live.next_consumer_id();
         live.apply(|state, _| state.attach(id));
         live.consumers.fetch_add(1, Ordering::Relaxed);
@@ -60,13 +60,13 @@ impl Fetcher {
             handing: None,
             live,
             id,
-            parts,
+            outlet,
         }
     }
 
     /// One that answers everything by itself, and whose delays are no event's fault.
-    pub(crate) fn attach_untimed(parts: Arc<DeliveryParts>, live: Arc<LiveSubscription>) -> Self {
-        let fetcher = Self::attach(parts, live);
+    pub(crate) fn attach_untimed(outlet: Arc<Outlet>, live: Arc<LiveSubscription>) -> Self {
+        let fetcher = Self::attach(outlet, live);
         fetcher
             .live
             .apply(|state, _| state.attach_untimed(fetcher.id));
@@ -75,11 +75,11 @@ impl Fetcher {
 
     // One that sends what it takes to somebody else.
     pub(super) fn attach_for(
-        parts: Arc<DeliveryParts>,
+        outlet: Arc<Outlet>,
         live: Arc<LiveSubscription>,
         manner: Manner,
     ) -> Self {
-        let mut fetcher = Self::attach(parts, live);
+        let mut fetcher = Self::attach(outlet, live);
         let handing = Arc::new(Mutex::new(Handover::new(manner == Manner::Says)));
         lock(&fetcher.live.handing).insert(fetcher.id, handing.clone());
         fetcher.handing = Some(handing);
@@ -125,8 +125,8 @@ impl Fetcher {
         // What is handed out will be acked, and that has to wait somewhere while the disk stands still.
         tokio::select! {
             biased;
-            () = self.parts.inbox.ack_room() => {}
-            () = self.parts.shutdown.cancelled() => {}
+            () = self.outlet.inbox.ack_room() => {}
+            () = self.outlet.shutdown.cancelled() => {}
         }
         let mut leases = Vec::new();
         loop {
@@ -137,7 +137,7 @@ impl Fetcher {
             if self.live.is_deleted() {
                 return Err(ConsumeError::Gone(self.live.name.clone()));
             }
-            if self.parts.shutdown.is_cancelled() {
+            if self.outlet.shutdown.is_cancelled() {
                 return Err(Unavailable::ShuttingDown.into());
             }
             self.live
@@ -150,7 +150,7 @@ impl Fetcher {
             tokio::select! {
                 biased;
                 () = notified => {}
-                () = self.parts.shutdown.cancelled() => {}
+                () = self.outlet.shutdown.cancelled() => {}
             }
         }
     }
@@ -178,7 +178,7 @@ impl Fetcher {
                 if let Some(open) = block.take() {
                     slices.close(&open);
                 }
-                let next = match self.parts.log.block_in_memory(lease.position) {
+                let next = match self.outlet.log.block_in_memory(lease.position) {
                     Some(next) => Ok(Some(next)),
                     None => {
                         slices.detach();
@@ -215,7 +215,7 @@ impl Fetcher {
 
     // `None` when the event does not exist any more; an error says why it cannot be read.
     async fn read_block(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
-        self.parts.log.block_at(position).await
+        self.outlet.log.block_at(position).await
     }
 
     // `None` when there is no block, or its topic does not exist any more.
@@ -223,7 +223,7 @@ impl Fetcher {
         let Some(block) = block else {
             return Ok(None);
         };
-        let Some(topic) = self.parts.topic_of(&block) else {
+        let Some(topic) = self.outlet.topic_of(&block) else {
             return Ok(None);
         };
         let position = block.first_position;
@@ -237,7 +237,7 @@ impl Fetcher {
     // Events that the disk does not give back now. They stay pending and are tried again later; the others go on.
     fn postpone(&self, unreadable: &Unreadable) {
         let Unreadable { ranges, why, .. } = unreadable;
-        self.parts.metrics.unreadable(count(ranges));
+        self.outlet.metrics.unreadable(count(ranges));
         if let Some(events) = self.live.log_limits.unreadable.admit(count(ranges)) {
             tracing::error!(
                 subscription = %self.live.name,
@@ -258,9 +258,9 @@ impl Fetcher {
             return;
         }
         let count = count(ranges);
-        self.parts.metrics.missing(count);
+        self.outlet.metrics.missing(count);
         let position = *ranges[0].start();
-        let (letters, ranges) = self.parts.registry.given_up.split(ranges);
+        let (letters, ranges) = self.outlet.registry.given_up.split(ranges);
         if !letters.is_empty() {
             // They were in this one's hands when they were given up.
             self.live.apply(|state, now| {
@@ -362,7 +362,7 @@ impl Fetcher {
                         "a transform failed on the event at position {} ({events} since the last line): {reason}",
                         leased.position
                     );
-                    let now = self.parts.registry.clock.now();
+                    let now = self.outlet.registry.clock.now();
                     self.live.log_limits.plugins.push(now, said);
                 }
                 match on_failure {

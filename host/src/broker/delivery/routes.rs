@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use prost::Message as _;
 
-use super::delivery_parts::DeliveryParts;
 use super::fetcher::Fetcher;
 use super::leased_events::{LeasedEvent, LeasedSlice};
+use super::outlet::Outlet;
 use super::route_rights::RouteRights;
 use super::transform_chain::Output;
 use crate::broker::commit::request::{Appended, Control, Outputs};
@@ -37,15 +37,15 @@ const RETRY: Duration = Duration::from_secs(1);
 ///
 /// Its transforms cannot be set up.
 pub(crate) async fn run(
-    parts: Arc<DeliveryParts>,
+    outlet: Arc<Outlet>,
     live: Arc<LiveSubscription>,
 ) -> Result<(), ConfigureError> {
-    if let Err(error) = parts.transforms(&live, &live.settings()).await
+    if let Err(error) = outlet.chains.of(&live, &live.settings()).await
         && !error.is_passing()
     {
         return Err(error);
     }
-    let fetcher = Fetcher::attach_untimed(parts, live);
+    let fetcher = Fetcher::attach_untimed(outlet, live);
     let mut standing = RouteRights::default();
     let mut bytes_max = BATCH_BYTES_MAX;
     loop {
@@ -80,7 +80,7 @@ pub(crate) async fn run(
 async fn rest(fetcher: &Fetcher) -> bool {
     tokio::select! {
         biased;
-        () = fetcher.parts.shutdown.cancelled() => false,
+        () = fetcher.outlet.shutdown.cancelled() => false,
         () = tokio::time::sleep(RETRY) => true,
     }
 }
@@ -111,7 +111,7 @@ async fn round(
         fetcher.give_back(leased.iter().map(|leased| leased.position));
         return Ok(());
     }
-    let transforms = match fetcher.parts.transforms(&fetcher.live, &settings).await {
+    let transforms = match fetcher.outlet.chains.of(&fetcher.live, &settings).await {
         Ok(transforms) => transforms,
         Err(error) => {
             fetcher.give_back(leased.iter().map(|leased| leased.position));
@@ -135,7 +135,7 @@ async fn round(
             &settings.spec,
             leased,
             outputs,
-            fetcher.parts.event_bytes_max,
+            fetcher.outlet.event_bytes_max,
         ) {
             Ok(placed) => {
                 items.add(leased.position, placed);
@@ -165,7 +165,7 @@ async fn hand_over(fetcher: &Fetcher, items: Items) -> Result<(), Failed> {
                 done,
             })
         };
-        if let Err(error) = fetcher.parts.inbox.ask(outputs).await {
+        if let Err(error) = fetcher.outlet.inbox.ask(outputs).await {
             again.extend(items.flat_map(|item| item.acks));
             // It says nothing about the events that what they make of them cannot be written.
             fetcher.put_back(&again, 1_000);

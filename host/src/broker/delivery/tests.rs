@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::TransformCache;
 use super::consumer::{Consumer, Delivery};
 use super::dead_letters::{self, REASON_HEADER};
-use super::delivery_parts::DeliveryParts;
 use super::fetcher::Manner;
+use super::outlet::Outlet;
 use crate::broker::commit::inbox::{Appetite, Inbox, Taken};
 use crate::broker::commit::request::{Control, Outputs};
 use crate::broker::counters::Counters;
@@ -31,7 +31,7 @@ use crate::telemetry::metrics_registry::Metrics;
 
 struct Bench {
     live: Arc<LiveSubscription>,
-    parts: Arc<DeliveryParts>,
+    outlet: Arc<Outlet>,
     next: u64,
     _dir: tempfile::TempDir,
 }
@@ -59,27 +59,30 @@ impl Bench {
                 created_by: None,
             }),
         });
+        let (catalog, policy) = (
+            Arc::new(RwLock::new(catalog)),
+            crate::auth::Policy::of_local(),
+        );
         let shutdown = CancellationToken::new();
-        let parts = Arc::new(DeliveryParts {
+        let outlet = Arc::new(Outlet {
             registry: registry.clone(),
             log: Log::empty(&dir.path().join("store")),
             inbox,
-            catalog: Arc::new(RwLock::new(catalog)),
-            plugins: plugins.expect("starts"),
-            chains: TransformCache::default(),
+            chains: TransformCache::new(plugins.expect("starts"), catalog.clone(), policy.clone()),
+            catalog,
             metrics: Arc::new(Counters::registered(&Metrics::default())),
             spawner: Spawner::new(Conditions::default(), shutdown.clone()),
-            policy: crate::auth::Policy::of_local(),
+            policy,
             event_bytes_max: crate::domain::EVENT_BYTES_MAX,
             shutdown: shutdown.clone(),
         });
-        let spawner = &parts.spawner;
+        let spawner = &outlet.spawner;
         spawner.lasting("timers", registry.run_timers(shutdown.clone()));
-        let letters = dead_letters::run(parts.clone(), letters, shutdown);
+        let letters = dead_letters::run(outlet.clone(), letters, shutdown);
         spawner.lasting("dead letters", letters);
         Self {
             live,
-            parts,
+            outlet,
             next: 1,
             _dir: dir,
         }
@@ -100,25 +103,25 @@ impl Bench {
         let block = builder.finish(TopicId(1), first, Sequence(self.next), Millis(0));
         self.next += events;
         let last = block.last_position();
-        self.parts.log.append(vec![block], last.next());
+        self.outlet.log.append(vec![block], last.next());
         self.live
             .apply(|state, _| state.observe(last, [first..=last]));
     }
 
     fn consumer(&self) -> Consumer {
-        let (parts, live) = (self.parts.clone(), self.live.clone());
-        let let_in_by = self.parts.policy.version();
-        Consumer::attach(parts, live, Manner::Silent, Principal::local(), let_in_by)
+        let (outlet, live) = (self.outlet.clone(), self.live.clone());
+        let let_in_by = self.outlet.policy.version();
+        Consumer::attach(outlet, live, Manner::Silent, Principal::local(), let_in_by)
     }
 
     // What is to be written, as the committer takes it.
     fn take(&self) -> Taken {
-        let inbox = &self.parts.inbox;
+        let inbox = &self.outlet.inbox;
         inbox.take(&Appetite {
             publishes: true,
             cost_max: usize::MAX,
             ack_delay: Duration::ZERO,
-            idle_until: Some(self.parts.registry.clock.instant()),
+            idle_until: Some(self.outlet.registry.clock.instant()),
         })
     }
 

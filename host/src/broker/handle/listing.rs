@@ -43,7 +43,7 @@ pub struct Counts {
 /// A subscription or route that was looked up, so that what is done to it is done to this one, though another may have its name by
 /// then.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundSubscription {
     pub(super) id: SubscriptionId,
     /// What it was asked to be.
     pub spec: Arc<SubscriptionSpec>,
@@ -53,7 +53,7 @@ impl Broker {
     /// How many there are of everything. Kept, so this costs nothing.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let (subscriptions, routes) = self.0.parts.registry.counts();
+        let (subscriptions, routes) = self.0.registry.counts();
         let catalog = self.catalog();
         Counts {
             topics: catalog.topics.len(),
@@ -90,11 +90,8 @@ impl Broker {
     }
 
     fn topic_info(&self, topic: &Topic, names_max: usize) -> TopicInfo {
-        let mut selecting = self
-            .0
-            .parts
-            .registry
-            .selecting(&topic.spec.name, DeadLetterMark::Ordinary);
+        let registry = &self.0.registry;
+        let mut selecting = registry.selecting(&topic.spec.name, DeadLetterMark::Ordinary);
         selecting.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let names = selecting.iter().take(names_max);
         TopicInfo {
@@ -115,7 +112,7 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<SubscriptionInfo> {
-        let page = |after: Option<&str>| self.0.parts.registry.page(after, LOOKED_AT);
+        let page = |after: Option<&str>| self.0.registry.page(after, LOOKED_AT);
         self.infos(&self.seen(who, page, after, count))
     }
 
@@ -127,7 +124,7 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<SubscriptionInfo> {
-        let page = |after: Option<&str>| self.0.parts.registry.page_of_routes(after, LOOKED_AT);
+        let page = |after: Option<&str>| self.0.registry.page_of_routes(after, LOOKED_AT);
         self.infos(&self.seen(who, page, after, count))
     }
 
@@ -139,7 +136,7 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<Arc<LiveSubscription>> {
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         let mut seen = Vec::new();
         let mut after = after.map(str::to_owned);
         loop {
@@ -170,9 +167,9 @@ impl Broker {
     /// # Errors
     ///
     /// There is none of that name.
-    pub fn find(&self, name: &str) -> Result<Found, NotFound> {
+    pub fn find(&self, name: &str) -> Result<FoundSubscription, NotFound> {
         let live = self.live(name)?;
-        Ok(Found {
+        Ok(FoundSubscription {
             id: live.id,
             spec: live.settings().spec.clone(),
         })
@@ -183,13 +180,13 @@ impl Broker {
     #[must_use]
     pub fn metrics_of_state(&self, who: &Principal) -> Vec<Family> {
         let subscriptions = self.subscriptions(who, None, usize::MAX);
-        let mut plugins = self.0.parts.plugins.stats();
+        let mut plugins = self.0.plugins.loaded.stats();
         plugins.retain(|stats| self.seen_plugin(who, &stats.digest.to_string()).is_ok());
         let mut families = gauges::of_subscriptions(&subscriptions);
         families.extend(gauges::of_plugins(&plugins));
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         let sees_all = policy.allows(who, &Action::AdminPlugins);
-        let mut holders = self.0.parts.plugins.holders();
+        let mut holders = self.0.plugins.loaded.holders();
         holders.retain(|holder| {
             let owner = holder.owner.as_ref();
             sees_all || owner.is_none_or(|owner| owner.is(who))
@@ -224,8 +221,8 @@ impl Broker {
     }
 
     fn info(&self, live: &LiveSubscription, unreadable: &[Unreadable]) -> SubscriptionInfo {
-        let end = self.0.parts.log.end();
-        let routed = self.0.parts.registry.followers.next();
+        let end = self.0.log.end();
+        let routed = self.0.registry.followers.next();
         let (settings, fence) = (live.settings(), live.fence());
         let (info, oldest) = {
             let state = live.read();
@@ -256,10 +253,8 @@ impl Broker {
         };
         let oldest_unacked_ms = oldest
             .and_then(|position| self.appended_at(live, position))
-            .map_or(0, |at| {
-                self.0.parts.registry.clock.now().0.saturating_sub(at.0)
-            });
-        let standing = rights::standing(&self.0.parts.policy, &info.spec);
+            .map_or(0, |at| self.0.registry.clock.now().0.saturating_sub(at.0));
+        let standing = rights::standing(&self.0.policy, &info.spec);
         SubscriptionInfo {
             oldest_unacked_ms,
             stopped: standing.err().map(|denied| denied.to_string()),

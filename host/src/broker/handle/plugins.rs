@@ -28,7 +28,7 @@ impl Broker {
     /// No grant allows it, nothing new may have that name, it comes with the broker, it is somebody else's, or there are as
     /// many plugins as may be.
     pub fn check_upload(&self, who: &Principal, name: &Name) -> Result<(), ChangeError> {
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         policy.check(who, &Action::Upload(name.as_str()))?;
         check_name(name.as_str())?;
         let catalog = self.catalog();
@@ -98,7 +98,7 @@ impl Broker {
         name: &str,
         owner: Owner,
     ) -> Result<PluginName, ChangeError> {
-        self.0.parts.policy.check(who, &Action::AdminPlugins)?;
+        self.0.policy.check(who, &Action::AdminPlugins)?;
         self.0.plugins.give(name, owner).await?;
         let catalog = self.catalog();
         let known = catalog.plugins.name(name);
@@ -120,7 +120,7 @@ impl Broker {
         free_name: bool,
     ) -> Result<(), ChangeError> {
         let (wanted, version) = split_version(name);
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         if free_name {
             policy.check(who, &Action::AdminPlugins)?;
             if version.is_some() {
@@ -144,8 +144,8 @@ impl Broker {
     }
 
     fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
-        let live = self.0.parts.registry.by_name(name);
-        live.is_none_or(|live| rights::sees(&self.0.parts.policy, who, &live.settings().spec))
+        let live = self.0.registry.by_name(name);
+        live.is_none_or(|live| rights::sees(&self.0.policy, who, &live.settings().spec))
     }
 
     /// Up to `count` versions that `who` may see, after the one called `after` (`name@3`) or the first ones, by name and version.
@@ -171,7 +171,7 @@ impl Broker {
             after = Some((last.name.clone(), last.version));
             Some(some)
         };
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         let seen = std::iter::from_fn(look).flatten();
         let seen = seen.filter(|plugin| rights::sees_plugin(policy, who, plugin));
         seen.take(count).collect()
@@ -197,7 +197,7 @@ impl Broker {
             after = Some(some.last()?.name.clone());
             Some(some)
         };
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         let seen = std::iter::from_fn(look).flatten().filter(|known| {
             rights::sees_plugin_name(policy, who, &known.name, known.owner.as_ref())
         });
@@ -206,7 +206,7 @@ impl Broker {
 
     // What is known of a name, as far as `who` may see it.
     fn seen_name(&self, who: &Principal, name: &str) -> Result<KnownName, NotFound> {
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         let known = self.catalog().plugins.name(name).cloned();
         known
             .filter(|known| rights::sees_plugin_name(policy, who, name, known.owner.as_ref()))
@@ -220,7 +220,7 @@ impl Broker {
     /// There is none that `who` may see.
     pub fn seen_plugin(&self, who: &Principal, name: &str) -> Result<PluginInfo, NotFound> {
         self.plugin_if(name, |plugin| {
-            rights::sees_plugin(&self.0.parts.policy, who, plugin)
+            rights::sees_plugin(&self.0.policy, who, plugin)
         })
     }
 
@@ -232,10 +232,10 @@ impl Broker {
     pub fn plugin_details(&self, who: &Principal, name: &str) -> Result<PluginDetails, NotFound> {
         let info = self.seen_plugin(who, name)?;
         let label = format!("{}@{}", info.name, info.version);
-        let limits = self.0.parts.plugins.limits_for(&label);
+        let limits = self.0.plugins.loaded.limits_for(&label);
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let time = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
-        let policy = &self.0.parts.policy;
+        let policy = &self.0.policy;
         let owner = info.owner.as_ref();
         let sees_holdings = owner.is_none() || rights::owns_plugin(policy, who, owner);
         Ok(PluginDetails {
@@ -253,7 +253,7 @@ impl Broker {
     }
 
     fn holdings(&self, plugin: &PluginInfo) -> PluginHoldings {
-        let plugins = &self.0.parts.plugins;
+        let plugins = &self.0.plugins.loaded;
         let (held, share) = (plugins.held_by(&plugin.name), plugins.share());
         let mut holders = plugins.holders().into_iter();
         let of_owner = holders

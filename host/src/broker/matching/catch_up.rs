@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::delivery::delivery_parts::DeliveryParts;
+use crate::broker::delivery::outlet::Outlet;
 use crate::broker::event_log::unreadable;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::broker::subscriptions::unfiltered_followers::Join;
@@ -26,7 +26,7 @@ pub(super) fn task_name(subscription: &Name) -> TaskName {
 /// Shows a subscription without filters what was committed before it joined, until it can follow the router or the fence of
 /// its next chain is reached.
 pub(super) async fn run(
-    parts: Arc<DeliveryParts>,
+    parts: Arc<Outlet>,
     live: Arc<LiveSubscription>,
     judging: Arc<FilterChain>,
 ) {
@@ -81,7 +81,7 @@ pub(super) async fn run(
 
 // Looks at events from `next` on, of those before `stop`. An error says why, and how many wait for that.
 async fn step(
-    parts: &DeliveryParts,
+    parts: &Outlet,
     live: &Arc<LiveSubscription>,
     judging: &FilterChain,
     next: Position,
@@ -117,12 +117,7 @@ async fn step(
     Ok(())
 }
 
-fn selects(
-    parts: &DeliveryParts,
-    live: &LiveSubscription,
-    judging: &FilterChain,
-    block: &Block,
-) -> bool {
+fn selects(parts: &Outlet, live: &LiveSubscription, judging: &FilterChain, block: &Block) -> bool {
     let topic = parts.topic_of(block);
     topic.is_some_and(|topic| judging.selects(&live.settings().spec, &topic, block.mark))
 }

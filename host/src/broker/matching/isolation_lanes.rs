@@ -16,14 +16,14 @@ pub(crate) type Whose = Option<Principal>;
 
 /// One lane of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
+pub(crate) struct LaneId {
     /// The plugin.
     pub(crate) digest: Digest,
     /// Number of the ward; `None` for the common lane.
     pub(crate) ward: Option<usize>,
 }
 
-impl Place {
+impl LaneId {
     /// The plugin's common lane.
     pub(crate) fn common(digest: Digest) -> Self {
         Self { digest, ward: None }
@@ -41,7 +41,7 @@ pub(crate) struct Wards<T> {
 }
 
 struct Ward<T> {
-    place: Place,
+    id: LaneId,
     owners: Vec<Whose>,
     lane: T,
 }
@@ -59,33 +59,33 @@ impl<T> Wards<T> {
         &mut self,
         digest: Digest,
         whose: &Whose,
-        open: impl FnOnce(Place) -> T,
+        open: impl FnOnce(LaneId) -> T,
     ) -> &T {
-        let of_plugin = |ward: &&Ward<T>| ward.place.digest == digest;
-        let has_it = |ward: &Ward<T>| ward.place.digest == digest && ward.owners.contains(whose);
+        let of_plugin = |ward: &&Ward<T>| ward.id.digest == digest;
+        let has_it = |ward: &Ward<T>| ward.id.digest == digest && ward.owners.contains(whose);
         let count = self.open.iter().filter(of_plugin).count();
         let index = match self.open.iter().position(has_it) {
             Some(index) => index,
             None if count < WARDS_MAX => {
                 let taken = |number: &usize| {
                     let mut of_plugin = self.open.iter().filter(of_plugin);
-                    of_plugin.any(|ward| ward.place.ward == Some(*number))
+                    of_plugin.any(|ward| ward.id.ward == Some(*number))
                 };
                 let number = (1..).find(|number| !taken(number));
-                let place = Place {
+                let id = LaneId {
                     digest,
                     ward: number,
                 };
                 self.open.push(Ward {
-                    place,
+                    id,
                     owners: vec![whose.clone()],
-                    lane: open(place),
+                    lane: open(id),
                 });
                 self.open.len() - 1
             }
             None => {
                 let of_plugin = self.open.iter_mut().enumerate();
-                let of_plugin = of_plugin.filter(|(_, ward)| ward.place.digest == digest);
+                let of_plugin = of_plugin.filter(|(_, ward)| ward.id.digest == digest);
                 let (index, ward) = of_plugin
                     .min_by_key(|(_, ward)| ward.owners.len())
                     .expect("there are as many as may be");
@@ -97,8 +97,8 @@ impl<T> Wards<T> {
     }
 
     /// A ward ends. Answers whose it was.
-    pub(crate) fn close(&mut self, place: Place) -> Vec<Whose> {
-        let index = self.open.iter().position(|ward| ward.place == place);
+    pub(crate) fn close(&mut self, id: LaneId) -> Vec<Whose> {
+        let index = self.open.iter().position(|ward| ward.id == id);
         index.map_or_else(Vec::new, |index| self.open.swap_remove(index).owners)
     }
 
@@ -152,21 +152,21 @@ mod tests {
     fn each_owner_has_a_ward_and_there_are_no_more_than_may_be() {
         let (one, two) = (Digest([1; 32]), Digest([2; 32]));
         let mut wards = Wards::default();
-        let mut of = |digest, who| *wards.of(digest, &owner(who), |place| place);
-        let first: Vec<Place> = (0..WARDS_MAX).map(|who| of(one, who)).collect();
-        let numbers: Vec<_> = first.iter().filter_map(|place| place.ward).collect();
+        let mut of = |digest, who| *wards.of(digest, &owner(who), |id| id);
+        let first: Vec<LaneId> = (0..WARDS_MAX).map(|who| of(one, who)).collect();
+        let numbers: Vec<_> = first.iter().filter_map(|id| id.ward).collect();
         assert_eq!(numbers, (1..=WARDS_MAX).collect::<Vec<_>>());
         assert_eq!(of(one, 3), first[3]);
         assert_eq!(of(two, 3).ward, Some(1), "each plugin has its own");
         // The others share, evenly.
-        let shared: Vec<Place> = (100..100 + WARDS_MAX).map(|who| of(one, who)).collect();
+        let shared: Vec<LaneId> = (100..100 + WARDS_MAX).map(|who| of(one, who)).collect();
         assert_eq!(shared, first);
         assert_eq!(of(one, 101), first[1]);
 
         assert_eq!(wards.lanes().count(), WARDS_MAX + 1);
         assert_eq!(wards.close(first[4]), [owner(4), owner(104)]);
         assert_eq!(wards.close(first[4]), []);
-        assert_eq!(*wards.of(one, &owner(104), |place| place), first[4]);
+        assert_eq!(*wards.of(one, &owner(104), |id| id), first[4]);
     }
 
     #[test]

@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::cohort::Cohort;
-use self::command::{Command, Member};
+use self::command::{LaneCommand, Member};
 use self::verdicts::Verdicts;
-use super::isolation_lanes::Place;
+use super::isolation_lanes::LaneId;
 use crate::auth::Policy;
 use crate::broker::counters::Counters;
 use crate::broker::event_log::tail::Log;
@@ -63,28 +63,28 @@ impl LaneParts {
 
 /// The other lanes, as one of them knows them.
 pub(super) trait Neighbours: Send + Sync {
-    /// Hands members of the lane at `place` over: from the common one to wards, from a ward to the common one. False when
+    /// Hands members of the lane at `id` over: from the common one to wards, from a ward to the common one. False when
     /// something was said to the lane that it has not heard yet: it might concern them, and the lane they go to was told before
     /// they are there.
     fn hand_over(
         &self,
-        place: Place,
+        id: LaneId,
         label: &str,
         members: Vec<Member>,
         nothing_said: &dyn Fn() -> bool,
     ) -> bool;
 
     /// Whether a ward that has nobody left may end: nobody is on the way to it.
-    fn close(&self, ward: Place, nothing_said: &dyn Fn() -> bool) -> bool;
+    fn close(&self, ward: LaneId, nothing_said: &dyn Fn() -> bool) -> bool;
 }
 
 /// A lane at work.
 pub(super) struct Lane {
     parts: LaneParts,
     neighbours: Arc<dyn Neighbours>,
-    place: Place,
+    id: LaneId,
     label: String,
-    commands: mpsc::UnboundedReceiver<Command>,
+    commands: mpsc::UnboundedReceiver<LaneCommand>,
     end: watch::Receiver<Position>,
     group: Option<FilterGroup>,
     members: FxHashMap<RuleKey, Member>,
@@ -104,15 +104,15 @@ impl Lane {
     pub(super) fn new(
         parts: LaneParts,
         neighbours: Arc<dyn Neighbours>,
-        place: Place,
+        id: LaneId,
         label: String,
-        commands: mpsc::UnboundedReceiver<Command>,
+        commands: mpsc::UnboundedReceiver<LaneCommand>,
     ) -> Self {
         Self {
             end: parts.log.watch_end(),
             parts,
             neighbours,
-            place,
+            id,
             label,
             commands,
             group: None,
@@ -126,24 +126,24 @@ impl Lane {
         }
     }
 
-    async fn obey(&mut self, command: Command) {
+    async fn obey(&mut self, command: LaneCommand) {
         match command {
             // Deleted before its start was noticed.
-            Command::Add(member) | Command::Move(member) if member.live.is_deleted() => {}
-            Command::Add(member) => self.add(member).await,
-            Command::Move(member) => self.take_in(member).await,
-            Command::Retire(id) => {
+            LaneCommand::Add(member) | LaneCommand::Move(member) if member.live.is_deleted() => {}
+            LaneCommand::Add(member) => self.add(member).await,
+            LaneCommand::Move(member) => self.take_in(member).await,
+            LaneCommand::Retire(id) => {
                 let retired = |member: &Member| {
                     member.live.id == id && member.chain.revision < member.live.read().revision()
                 };
                 self.failed.retain(|member| !retired(member));
                 self.release(retired).await;
             }
-            Command::Remove(id) => {
+            LaneCommand::Remove(id) => {
                 self.failed.retain(|member| member.live.id != id);
                 self.release(|member| member.live.id == id).await;
             }
-            Command::Resume(id) => {
+            LaneCommand::Resume(id) => {
                 let (again, failed) = std::mem::take(&mut self.failed)
                     .into_iter()
                     .partition(|member| member.live.id == id);
@@ -258,8 +258,8 @@ impl Lane {
 
     async fn group(&mut self) -> Result<&mut FilterGroup, ConfigureError> {
         if self.group.is_none() {
-            let (plugins, digest) = (&self.parts.plugins, &self.place.digest);
-            let group = match self.place.is_apart() {
+            let (plugins, digest) = (&self.parts.plugins, &self.id.digest);
+            let group = match self.id.is_apart() {
                 false => plugins.common_filter_group(digest, &self.label).await?,
                 true => plugins.filter_group(digest, &self.label).await?,
             };
@@ -267,7 +267,7 @@ impl Lane {
         }
         self.group
             .as_mut()
-            .ok_or(ConfigureError::NotLoaded(self.place.digest))
+            .ok_or(ConfigureError::NotLoaded(self.id.digest))
     }
 
     // Adds a member to those that look at events, if there is one left for it.

@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, error_span};
 
-use super::isolation_lanes::{Place, Stay, Wards};
-use super::lane::command::{Command, Member};
+use super::isolation_lanes::{LaneId, Stay, Wards};
+use super::lane::command::{LaneCommand, Member};
 use super::lane::{Lane, LaneParts, Neighbours};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{Digest, SubscriptionId};
@@ -28,15 +28,15 @@ pub(crate) struct Lanes {
     parts: LaneParts,
     running: Mutex<Running>,
     // Lanes that died and were not started anew, by what they are called where that is shown.
-    dead: Mutex<FxHashMap<Place, String>>,
+    dead: Mutex<FxHashMap<LaneId, String>>,
 }
 
 // The lanes there are.
 #[derive(Default)]
 struct Running {
     // In an order that can be repeated, since it is that in which they are told.
-    common: BTreeMap<Digest, mpsc::UnboundedSender<Command>>,
-    wards: Wards<mpsc::UnboundedSender<Command>>,
+    common: BTreeMap<Digest, mpsc::UnboundedSender<LaneCommand>>,
+    wards: Wards<mpsc::UnboundedSender<LaneCommand>>,
 }
 
 impl Lanes {
@@ -52,7 +52,7 @@ impl Lanes {
     /// of those before it go.
     pub(crate) fn start(self: &Arc<Self>, live: &Arc<LiveSubscription>, chain: &Arc<FilterChain>) {
         if chain.revision > 0 {
-            self.tell_all(&Command::Retire(live.id));
+            self.tell_all(&LaneCommand::Retire(live.id));
         }
         for (stage, used) in chain.filters.iter().enumerate() {
             let member = Member {
@@ -70,16 +70,16 @@ impl Lanes {
 
     /// Stops filtering for a subscription that was deleted.
     pub(crate) fn stop(&self, subscription: SubscriptionId) {
-        self.tell_all(&Command::Remove(subscription));
+        self.tell_all(&LaneCommand::Remove(subscription));
     }
 
     /// Lets a paused subscription go on.
     pub(crate) fn resume(&self, live: &LiveSubscription) {
-        self.tell_all(&Command::Resume(live.id));
+        self.tell_all(&LaneCommand::Resume(live.id));
     }
 
     // A few lanes for each filter plugin in use, so telling those that it does not concern costs little.
-    fn tell_all(&self, command: &Command) {
+    fn tell_all(&self, command: &LaneCommand) {
         let running = lock(&self.running);
         for lane in running.common.values().chain(running.wards.lanes()) {
             // A lane that has died is told of in another way.
@@ -90,10 +90,10 @@ impl Lanes {
     fn add(self: &Arc<Self>, digest: Digest, label: &str, member: Member) {
         let mut running = lock(&self.running);
         // Whoever was in a ward that died starts in the common lane again.
-        self.forget_deaths_of(|place| place.digest == digest && place.is_apart());
+        self.forget_deaths_of(|id| id.digest == digest && id.is_apart());
         let _ = self
             .common(&mut running, digest, label)
-            .send(Command::Add(member));
+            .send(LaneCommand::Add(member));
     }
 
     fn common<'r>(
@@ -101,45 +101,45 @@ impl Lanes {
         running: &'r mut Running,
         digest: Digest,
         label: &str,
-    ) -> &'r mpsc::UnboundedSender<Command> {
+    ) -> &'r mpsc::UnboundedSender<LaneCommand> {
         let lane = running.common.entry(digest);
-        lane.or_insert_with(|| self.open(Place::common(digest), label))
+        lane.or_insert_with(|| self.open(LaneId::common(digest), label))
     }
 
-    fn open(self: &Arc<Self>, place: Place, label: &str) -> mpsc::UnboundedSender<Command> {
+    fn open(self: &Arc<Self>, id: LaneId, label: &str) -> mpsc::UnboundedSender<LaneCommand> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let others = Arc::new(Others(self.clone()));
-        let lane = Lane::new(self.parts.clone(), others, place, label.to_owned(), inbox);
-        self.forget_deaths_of(|dead| *dead == place);
-        let (this, name) = (self.clone(), lane_name(label, place));
+        let lane = Lane::new(self.parts.clone(), others, id, label.to_owned(), inbox);
+        self.forget_deaths_of(|dead| *dead == id);
+        let (this, name) = (self.clone(), lane_name(label, id));
         let task = name.clone();
-        let died = move |why: &str| this.lane_died(place, name, why);
+        let died = move |why: &str| this.lane_died(id, name, why);
         // Of the highest level, so that it is there whichever lines are written.
-        let span = error_span!("lane", plugin = %label, ward = place.ward);
+        let span = error_span!("lane", plugin = %label, ward = id.ward);
         let run = lane.run().instrument(span);
         self.parts.spawner.resumable(task, run, died);
         commands
     }
 
     // Its subscriptions would wait for verdicts for ever. They are paused, which is seen, and resuming one starts a lane anew.
-    fn lane_died(&self, place: Place, name: String, why: &str) {
-        let digest = place.digest;
-        lock(&self.dead).insert(place, name);
+    fn lane_died(&self, id: LaneId, name: String, why: &str) {
+        let digest = id.digest;
+        lock(&self.dead).insert(id, name);
         let owners = {
             let mut running = lock(&self.running);
-            if !place.is_apart() {
+            if !id.is_apart() {
                 running.common.remove(&digest);
             }
-            running.wards.close(place)
+            running.wards.close(id)
         };
         let may_be_there = |live: &&Arc<LiveSubscription>| {
             let whose = || live.settings().spec.responsible().cloned();
-            live.is_judged_by(digest) && (!place.is_apart() || owners.contains(&whose()))
+            live.is_judged_by(digest) && (!id.is_apart() || owners.contains(&whose()))
         };
         let subscriptions = self.parts.registry.all();
         for live in subscriptions.iter().filter(may_be_there) {
             // Its other lanes are started anew with it.
-            self.tell_all(&Command::Remove(live.id));
+            self.tell_all(&LaneCommand::Remove(live.id));
             self.parts
                 .registry
                 .pause_unfed(live, &format!("a filter's lane: {why}"));
@@ -161,9 +161,9 @@ impl Lanes {
         });
     }
 
-    fn forget_deaths_of(&self, is_over: impl Fn(&Place) -> bool) {
+    fn forget_deaths_of(&self, is_over: impl Fn(&LaneId) -> bool) {
         let mut dead = lock(&self.dead);
-        for (_, name) in dead.extract_if(|place, _| is_over(place)) {
+        for (_, name) in dead.extract_if(|id, _| is_over(id)) {
             let died = Condition::TaskDied(name.into());
             self.parts.spawner.conditions().clear(&died);
         }
@@ -176,7 +176,7 @@ struct Others(Arc<Lanes>);
 impl Neighbours for Others {
     fn hand_over(
         &self,
-        place: Place,
+        id: LaneId,
         label: &str,
         members: Vec<Member>,
         nothing_said: &dyn Fn() -> bool,
@@ -187,19 +187,19 @@ impl Neighbours for Others {
             return false;
         }
         for mut member in members {
-            let next = if place.is_apart() {
-                lanes.common(&mut running, place.digest, label)
+            let next = if id.is_apart() {
+                lanes.common(&mut running, id.digest, label)
             } else {
                 member.stay.begin();
-                let open = |place| lanes.open(place, label);
-                running.wards.of(place.digest, &member.whose(), open)
+                let open = |id| lanes.open(id, label);
+                running.wards.of(id.digest, &member.whose(), open)
             };
-            let _ = next.send(Command::Move(member));
+            let _ = next.send(LaneCommand::Move(member));
         }
         true
     }
 
-    fn close(&self, ward: Place, nothing_said: &dyn Fn() -> bool) -> bool {
+    fn close(&self, ward: LaneId, nothing_said: &dyn Fn() -> bool) -> bool {
         let mut running = lock(&self.0.running);
         let nobody_comes = nothing_said();
         if nobody_comes {
@@ -210,10 +210,10 @@ impl Neighbours for Others {
 }
 
 // Several versions of a plugin may have a lane, and be called the same by those who use them.
-fn lane_name(label: &str, place: Place) -> String {
-    let digest = place.digest.to_string();
+fn lane_name(label: &str, id: LaneId) -> String {
+    let digest = id.digest.to_string();
     let short = digest.get(..DIGEST_SHOWN).unwrap_or(&digest);
-    match place.ward {
+    match id.ward {
         None => format!("lane of {label} ({short})"),
         Some(number) => format!("lane of {label} ({short}), ward {number}"),
     }
@@ -225,12 +225,12 @@ mod tests {
 
     #[test]
     fn lanes_of_several_versions_are_told_apart() {
-        let name = |byte| lane_name("scrub", Place::common(Digest([byte; 32])));
+        let name = |byte| lane_name("scrub", LaneId::common(Digest([byte; 32])));
         assert_eq!(name(0xab), "lane of scrub (sha256:abababababab)");
         assert_ne!(name(1), name(2));
-        let ward = Place {
+        let ward = LaneId {
             ward: Some(3),
-            ..Place::common(Digest([0xab; 32]))
+            ..LaneId::common(Digest([0xab; 32]))
         };
         let ward = lane_name("scrub", ward);
         assert_eq!(ward, "lane of scrub (sha256:abababababab), ward 3");

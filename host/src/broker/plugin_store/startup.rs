@@ -57,7 +57,7 @@ impl PluginStore {
         let read = self.blocking(move || files.read(&digest)).await;
         let read = read.map_err(|error| error.to_string())?;
         let bytes = read.map_err(|error| error.to_string())?;
-        let loaded = self.plugins.load(&plugin.name, bytes).await;
+        let loaded = self.loaded.load(&plugin.name, bytes).await;
         loaded.map(drop).map_err(|error| with_causes(&error))
     }
 
@@ -71,7 +71,7 @@ impl PluginStore {
             let may_lack = catalog.may_lack_changes() || !catalog.plugins.knows_uploads();
             (kept, may_lack)
         };
-        let (files, plugins) = (self.files.clone(), self.plugins.clone());
+        let (files, plugins) = (self.files.clone(), self.loaded.clone());
         let swept = self.blocking(move || {
             plugins.keep_only(&kept);
             match files.keep_only(&kept, may_lack) {

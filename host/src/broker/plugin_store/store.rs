@@ -29,7 +29,7 @@ pub(crate) struct PluginStore {
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) quotas: PluginQuotas,
     /// Those that are loaded.
-    pub(crate) plugins: Arc<Plugins>,
+    pub(crate) loaded: Arc<Plugins>,
     pub(crate) catalog: Arc<RwLock<Catalog>>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) policy: Arc<Policy>,
@@ -78,7 +78,7 @@ impl PluginStore {
     ) -> Result<PluginInfo, ChangeError> {
         let (who, place) = uploader.unzip();
         let owner = who.map(own_name).transpose()?;
-        let digest = self.plugins.digest(bytes.clone()).await;
+        let digest = self.loaded.digest(bytes.clone()).await;
         let digest = digest.map_err(|error| Unavailable::Internal(error.to_string()))?;
         let plugin = PluginInfo {
             name: name.to_owned(),
@@ -122,7 +122,7 @@ impl PluginStore {
     ) -> Result<PluginInfo, ChangeError> {
         let digest = plugin.digest;
         let loaded = self
-            .plugins
+            .loaded
             .load_while_holding(&plugin.name, digest, bytes.clone(), place);
         let loaded = loaded.await.map_err(|error| match error.is_passing() {
             true => Unavailable::Overloaded(with_causes(&error)).into(),
@@ -219,7 +219,7 @@ impl PluginStore {
             let digests = digests.iter().copied();
             digests.filter(|digest| !needed(digest)).collect()
         };
-        let (files, plugins) = (self.files.clone(), self.plugins.clone());
+        let (files, plugins) = (self.files.clone(), self.loaded.clone());
         let removed = self.blocking(move || {
             for digest in unused {
                 plugins.unload(&digest);
@@ -234,7 +234,7 @@ impl PluginStore {
     /// What the instances of a plugin hold is its owner's.
     pub(super) fn account_for(&self, plugin: &PluginInfo) {
         let owner = plugin.owner.as_ref();
-        self.plugins.belongs(&plugin.name, plugin.digest, owner);
+        self.loaded.belongs(&plugin.name, plugin.digest, owner);
     }
 
     // What was deleted is on the account of its name no more, unless it was uploaded again meanwhile: the catalog has that before
@@ -244,7 +244,7 @@ impl PluginStore {
         for digest in deleted {
             let mut versions = catalog.plugins.of_name(name);
             if !versions.any(|version| version.digest == *digest) {
-                self.plugins.belongs_no_more(name, digest);
+                self.loaded.belongs_no_more(name, digest);
             }
         }
     }

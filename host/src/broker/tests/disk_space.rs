@@ -214,8 +214,8 @@ async fn an_open_that_is_refused_fences_nobody() {
     };
     publish(&mut first, 1).await.expect("room");
     let is_fenced = |stream: &Stream| {
-        let session = stream.publisher.session.as_ref();
-        session.expect("it has a producer").is_fenced()
+        let stream = stream.publisher.stream.as_ref();
+        stream.expect("it has a producer").is_fenced()
     };
     fixture.fs.fail(Operation::Write, "journal");
     publish(&mut first, 2).await.expect_err("it fails");
@@ -233,10 +233,10 @@ async fn a_newer_stream_of_a_producer_fences_the_older_one() {
     let first = open(2).await.expect("opens");
     let refused = open(1).await.err();
     assert!(matches!(refused, Some(PublishError::Fenced)), "{refused:?}");
-    let session = first.publisher.session.clone().expect("a producer");
-    assert!(!session.is_fenced());
+    let stream = first.publisher.stream.clone().expect("a producer");
+    assert!(!stream.is_fenced());
     let second = open(3).await.expect("opens");
-    assert!(session.is_fenced());
+    assert!(stream.is_fenced());
     drop(second);
     fixture.broker.shutdown().await;
 }

@@ -21,7 +21,7 @@ fn account(budget: &Arc<InstanceBudget>, name: &str, owner: &str) -> Account {
 }
 
 fn places(account: &Account) -> Vec<Place> {
-    std::iter::from_fn(|| account.place(1, Stay::Lasting).ok()).collect()
+    std::iter::from_fn(|| account.place(1, Tenure::Lasting).ok()).collect()
 }
 
 fn limits(budget: &InstanceBudget) -> Vec<PluginLimit> {
@@ -49,7 +49,7 @@ fn an_owner_has_a_share_and_everybody_a_first_instance() {
     let poor = account(&budget, "d", "cn:poor");
     let held = places(&poor);
     assert_eq!(held.len(), 1, "of the reserve");
-    assert!(poor.place(1, Stay::Passing).is_ok(), "for a moment");
+    assert!(poor.place(1, Tenure::Passing).is_ok(), "for a moment");
     let last = places(&account(&budget, "e", "cn:last"));
     assert_eq!(last.len(), 1);
     assert_eq!(places(&account(&budget, "f", "cn:late")).len(), 0);

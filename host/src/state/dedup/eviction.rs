@@ -136,3 +136,27 @@ impl ByOwner {
 fn group(owner: Owner, idleness: Idleness) -> Group {
     (!idleness.committed, owner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Principal;
+
+    #[test]
+    fn whoever_has_as_many_comes_in_the_order_of_idleness() {
+        let mut producers = ByOwner::default();
+        // So many that chance would hardly put them in order.
+        for number in (0..32).rev() {
+            let owner = Principal::common_name(&number.to_string()).digest();
+            let idleness = Idleness {
+                committed: true,
+                is_open: false,
+                used: number,
+            };
+            let id = ProducerId(u128::from(number));
+            producers.insert(Some(owner), idleness, id, 3);
+        }
+        let ids: Vec<u128> = producers.by_batches().iter().map(|id| id.0).collect();
+        assert_eq!(ids, (0..32).collect::<Vec<u128>>());
+    }
+}

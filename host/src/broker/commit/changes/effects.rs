@@ -100,7 +100,7 @@ impl Draft {
 
     /// Takes back everything that was decided for the group, which could not be written.
     pub(in super::super) fn take_back(&mut self) {
-        self.group.undo.take_back(&self.sessions);
+        self.group.undo.take_back(&self.streams);
         let changes = std::mem::take(&mut self.group.changes);
         if changes.is_empty() {
             return;

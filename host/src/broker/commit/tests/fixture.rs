@@ -8,11 +8,11 @@ use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::auth::Policy;
-use crate::broker::commit::committer::{Committer, CommitterParts, CommitterSettings, Turn};
+use crate::broker::commit::committer::{Committer, CommitterParts, CommitterSettings, TurnEnd};
 use crate::broker::commit::draft::CatalogLimits;
 use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::journal_note::{self, Note};
-use crate::broker::commit::producer_streams::Sessions;
+use crate::broker::commit::producer_streams::ProducerStreams;
 use crate::broker::commit::publish_reply::{PublishOutcome, PublishReply};
 use crate::broker::commit::publisher::{PublishRequest, Publisher};
 use crate::broker::commit::request::{Appended, ChangeRequest, Control, Outputs, Reply};
@@ -47,7 +47,7 @@ pub(in crate::broker) struct Fixture {
     pub(in crate::broker) committer: Committer,
     pub(in crate::broker) journal: MemoryJournal,
     pub(in crate::broker) inbox: Arc<Inbox>,
-    pub(in crate::broker) sessions: Arc<Sessions>,
+    pub(in crate::broker) streams: Arc<ProducerStreams>,
     pub(in crate::broker) registry: Arc<Registry>,
     pub(in crate::broker) shared: Arc<RwLock<Catalog>>,
     pub(in crate::broker) log: Log,
@@ -79,7 +79,7 @@ impl Fixture {
         let effect_targets = EffectTargets::new(clock.clone(), inbox.clone(), letters, starts);
         let registry = Registry::new(effect_targets, Position(1));
         let log = Log::new(reader.clone(), 1 << 20, Position(1));
-        let sessions = Sessions::new(Producers::new(100));
+        let streams = ProducerStreams::new(Producers::new(100));
         let shared = Arc::default();
         let checkpoint_due = Arc::new(Notify::new());
         let committer = Committer::new(CommitterParts {
@@ -89,7 +89,7 @@ impl Fixture {
             registry: registry.clone(),
             log: log.clone(),
             inbox: inbox.clone(),
-            sessions: sessions.clone(),
+            streams: streams.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
             policy: Policy::of_local(),
@@ -117,7 +117,7 @@ impl Fixture {
             committer,
             journal: store.journal.clone(),
             inbox,
-            sessions,
+            streams,
             registry,
             shared,
             log,
@@ -134,16 +134,16 @@ impl Fixture {
 
     pub(in crate::broker) fn stream(&self, producer: Option<(u128, u32)>) -> Stream {
         let (replies, answers) = mpsc::unbounded_channel();
-        let session = producer.map(|(id, epoch)| {
+        let stream = producer.map(|(id, epoch)| {
             let owner = Principal::local().digest();
-            let opened = self.sessions.open(ProducerId(id), epoch, owner);
+            let opened = self.streams.open(ProducerId(id), epoch, owner);
             opened.expect("opens").0
         });
         Stream {
             publisher: Publisher {
                 inbox: self.inbox.clone(),
-                sessions: self.sessions.clone(),
-                session,
+                streams: self.streams.clone(),
+                stream,
                 by: Principal::local(),
                 replies,
             },
@@ -196,7 +196,7 @@ impl Fixture {
     /// One turn that does not fail.
     pub(in crate::broker) async fn turn(&mut self) {
         let turn = self.committer.step().await;
-        assert!(matches!(turn, Turn::Done), "it fails or ends");
+        assert!(matches!(turn, TurnEnd::Done), "it fails or ends");
     }
 
     /// Whether there is nothing for the committer to do within `time`.

@@ -9,7 +9,7 @@ use crate::state::filter_chain::FilterChain;
 
 /// What a lane is told. Few and small: at most one of each kind for each filter of each subscription and each of its changes.
 #[derive(Clone)]
-pub(in crate::broker::matching) enum Command {
+pub(in crate::broker::matching) enum LaneCommand {
     Add(Member),
     /// From another lane of the plugin.
     Move(Member),

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::Lane;
 use super::cohort::Cohort;
-use super::command::{Command, Member};
+use super::command::{LaneCommand, Member};
 use super::step::RETRY;
 use crate::domain::SubscriptionId;
 
@@ -20,11 +20,7 @@ impl Lane {
             if !self.let_go().await {
                 continue;
             }
-            if self.is_left()
-                && self
-                    .neighbours
-                    .close(self.place, &|| self.commands.is_empty())
-            {
+            if self.is_left() && self.neighbours.close(self.id, &|| self.commands.is_empty()) {
                 return;
             }
             let end = self.parts.log.end();
@@ -73,7 +69,7 @@ impl Lane {
 
     // A ward that nobody is in.
     fn is_left(&self) -> bool {
-        self.place.is_apart() && self.members.is_empty() && self.failed.is_empty()
+        self.id.is_apart() && self.members.is_empty() && self.failed.is_empty()
     }
 
     // Those that leave go to where they go on. False when there is something to be heard before.
@@ -85,7 +81,7 @@ impl Lane {
         let members = members.filter_map(|key| self.members.get(key)).cloned();
         let nothing_said = || self.commands.is_empty();
         let neighbours = &self.neighbours;
-        if !neighbours.hand_over(self.place, &self.label, members.collect(), &nothing_said) {
+        if !neighbours.hand_over(self.id, &self.label, members.collect(), &nothing_said) {
             return false;
         }
         for key in std::mem::take(&mut self.leaving) {
@@ -105,7 +101,7 @@ impl Lane {
             .map(|member| member.live.id)
             .collect();
         for id in gone {
-            self.obey(Command::Remove(id)).await;
+            self.obey(LaneCommand::Remove(id)).await;
         }
     }
 

@@ -110,7 +110,7 @@ impl Lane {
 
     // Members of a ward's cohort that have been sound for long enough.
     fn send_back(&mut self, index: usize) {
-        if !self.place.is_apart() {
+        if !self.id.is_apart() {
             return;
         }
         // The cohort may have ended with the step; then this is another one.
@@ -207,7 +207,7 @@ impl Lane {
                 failures,
                 undecided,
             } = group.evaluate(&call.events[..count], &call.rules).await;
-            if self.place.is_apart() {
+            if self.id.is_apart() {
                 note_stays(&mut self.members, &call.rules, count, &failures, &undecided);
             }
             for (event, rule) in matches {

@@ -27,7 +27,7 @@ pub(super) struct Culprits {
 }
 
 // Rules on which a call failed, in a fresh instance with these and no others.
-struct Suspects {
+struct Accused {
     keys: Vec<RuleKey>,
     reason: String,
     all_failed: u32,
@@ -47,25 +47,25 @@ pub(super) async fn single_out(
     fault: Fault,
 ) -> Culprits {
     let mut culprits = Culprits::default();
-    let mut open = vec![Suspects {
+    let mut open = vec![Accused {
         keys: batch.keys.clone(),
         reason: fault.reason,
         all_failed: 0,
     }];
-    while let Some(suspects) = open.pop() {
-        if let [key] = suspects.keys[..] {
-            culprits.failed.push((key, suspects.reason));
+    while let Some(accused) = open.pop() {
+        if let [key] = accused.keys[..] {
+            culprits.failed.push((key, accused.reason));
             continue;
         }
-        let tried = try_parts(shard, batch, event, &suspects, &mut culprits).await;
+        let tried = try_parts(shard, batch, event, &accused, &mut culprits).await;
         if tried.all_passed {
             batch.found.strained = true;
         }
         let all_failed = match tried.any_passed {
             true => 0,
-            false => suspects.all_failed + 1,
+            false => accused.all_failed + 1,
         };
-        open.extend(tried.failed.into_iter().map(|(keys, reason)| Suspects {
+        open.extend(tried.failed.into_iter().map(|(keys, reason)| Accused {
             keys,
             reason,
             all_failed,
@@ -84,7 +84,7 @@ async fn try_parts(
     shard: &mut Shard,
     batch: &mut Batch<'_>,
     event: &Parsed<'_>,
-    suspects: &Suspects,
+    accused: &Accused,
     culprits: &mut Culprits,
 ) -> Tried {
     let mut tried = Tried {
@@ -92,11 +92,11 @@ async fn try_parts(
         any_passed: false,
         all_passed: true,
     };
-    let size = match suspects.all_failed {
+    let size = match accused.all_failed {
         ALL_FAILED_MAX.. => 1,
-        _ => suspects.keys.len().div_ceil(2),
+        _ => accused.keys.len().div_ceil(2),
     };
-    for part in suspects.keys.chunks(size) {
+    for part in accused.keys.chunks(size) {
         let trial = match shard.may_spend(batch) {
             Ok(()) if batch.found.stopped.is_none() => {
                 shard

@@ -18,12 +18,12 @@ pub(crate) type Acks = FxHashMap<SubscriptionId, Vec<RangeInclusive<Position>>>;
 
 /// The acks that wait.
 #[derive(Default)]
-pub(super) struct AckLane {
+pub(super) struct WaitingAcks {
     by_subscription: Acks,
     ranges: usize,
 }
 
-impl AckLane {
+impl WaitingAcks {
     /// Adds acks of `id`. Neighbours become one range.
     pub(super) fn add(&mut self, id: SubscriptionId, acked: Vec<RangeInclusive<Position>>) {
         let ranges = self.by_subscription.entry(id).or_default();

@@ -1,0 +1,42 @@
+//! The outlet: where events leave the broker, as those have it in common who bring them there, which are consumers, routes and the writer
+//! of dead letters. Nothing is delivered here.
+
+use std::sync::{Arc, RwLock};
+
+use tokio_util::sync::CancellationToken;
+
+use super::transform_cache::TransformCache;
+use crate::auth::Policy;
+use crate::broker::commit::inbox::Inbox;
+use crate::broker::counters::Counters;
+use crate::broker::event_log::tail::Log;
+use crate::broker::subscriptions::registry::Registry;
+use crate::domain::{Block, TopicName};
+use crate::locks::read;
+use crate::runtime::spawn::Spawner;
+use crate::state::catalog::Catalog;
+
+/// What is read, answered, counted and asked on the way out. One for the broker.
+pub(crate) struct Outlet {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) log: Log,
+    /// Takes acks, and what is appended in place of an event.
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) catalog: Arc<RwLock<Catalog>>,
+    /// Transforms that were set up.
+    pub(crate) chains: TransformCache,
+    pub(crate) metrics: Arc<Counters>,
+    pub(crate) spawner: Spawner,
+    pub(crate) policy: Arc<Policy>,
+    /// Bytes of the largest event of a topic, without what the broker adds.
+    pub(crate) event_bytes_max: usize,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Outlet {
+    /// The topic of a block, as long as it exists.
+    pub(crate) fn topic_of(&self, block: &Block) -> Option<TopicName> {
+        let catalog = read(&self.catalog);
+        catalog.topic_name(block.topic)
+    }
+}
