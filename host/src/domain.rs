@@ -1,6 +1,6 @@
 //! The words of Tidegate as types: identifiers, names, patterns, principals, events and the specifications
-//! a user writes. Everything here is parsed at the edge into a form that cannot be wrong, so nothing inside
-//! validates it again. No I/O, no async, no clock, and no knowledge of any other module of the host.
+//! a user writes. They are parsed at the edge: a name, a pattern or a principal that exists is well formed. Whether a specification of
+//! such can be carried out is checked when it is asked for, by the broker. No I/O, no async, no clock, and no knowledge of any other module of the host.
 
 mod block;
 mod dead_letter_mark;
@@ -23,8 +23,8 @@ pub use event::{
     ADDED_BYTES_MAX, EVENT_BYTES_MAX, Event, EventRef, EventRefError, Header, is_reserved_header,
 };
 pub use id::{
-    CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, Position, ProducerId,
-    Sequence, SubscriptionId, TopicId,
+    CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, PLACE_MAX, Position,
+    ProducerId, Sequence, SubscriptionId, TopicId,
 };
 pub use info::{
     LogLine, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, PluginWorld,

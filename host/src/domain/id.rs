@@ -57,11 +57,15 @@ number! {
     Millis(u64)
 }
 
+/// No position and no sequence is larger, whatever a disk says: a thousand million events a second take 146 years to get there.
+/// What is added to one that is read needs no look at where numbers end.
+pub const PLACE_MAX: u64 = 1 << 62;
+
 impl Position {
-    /// The position after this one.
+    /// The position after this one, saturating.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -19,7 +19,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::little_endian::{u32_at, u64_at};
-use crate::domain::{Block, DeadLetterMark, Millis, Position, Sequence, TopicId};
+use crate::domain::{Block, DeadLetterMark, Millis, PLACE_MAX, Position, Sequence, TopicId};
 
 /// The time of a block leaves its highest byte free for the mark.
 const MARK_SHIFT: u32 = 56;
@@ -114,6 +114,10 @@ impl BlockHead {
             body_bytes: u32_at(bytes, 40)?,
             crc: u32_at(bytes, 44)?,
         };
+        let places = [head.first_position.0, head.first_sequence.0];
+        if places.into_iter().any(|place| place > PLACE_MAX) {
+            return None;
+        }
         let kept = u64::from(head.kept.unwrap_or(0));
         (kept <= u64::from(head.count) && kept * 4 <= u64::from(head.body_bytes)).then_some(head)
     }
@@ -289,6 +293,17 @@ mod tests {
             kept,
             Bytes::copy_from_slice(entries),
         )
+    }
+
+    #[test]
+    fn a_block_in_a_place_that_there_is_not_is_none() {
+        for (at, is_there) in [(PLACE_MAX, true), (PLACE_MAX + 1, false), (u64::MAX, false)] {
+            for field in [8, 16] {
+                let mut bytes = stored(&block()).to_vec();
+                bytes[field..field + 8].copy_from_slice(&at.to_le_bytes());
+                assert_eq!(decode_block(&bytes.into()).is_some(), is_there, "{at}");
+            }
+        }
     }
 
     #[test]

@@ -132,6 +132,20 @@ pub enum JournalFailure {
     },
 }
 
+impl JournalFailure {
+    /// Why the journal of the file at `path` could not be closed. Whoever closes it cannot try again later.
+    pub(super) fn closing(error: WriteError, path: &Path) -> Self {
+        match error {
+            WriteError::Final(failure) => failure,
+            WriteError::Retry(WriteDelay { path, source }) => Self::Now { path, source },
+            WriteError::Refused(refusal) => Self::Now {
+                path: path.to_owned(),
+                source: Arc::new(io::Error::other(refusal)),
+            },
+        }
+    }
+}
+
 impl WriteDelay {
     /// Whether there was no room for it on the disk.
     #[must_use]

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::block_format::{BlockHead, TooLong};
-use super::error::{ReadError, WriteError, WriteRefusal};
+use super::error::{JournalFailure, ReadError, WriteError, WriteRefusal};
 use crate::domain::{Block, CommitNumber, DeadLetterMark, Millis, Position, Sequence, TopicId};
 
 pub(super) use options::FileJournalOptions;
@@ -116,8 +116,8 @@ pub trait JournalWriter: Send {
     ///
     /// # Errors
     ///
-    /// [`WriteError::Final`]. The next start then treats the end as after a crash.
-    fn close(self: Box<Self>) -> Result<(), WriteError>;
+    /// It could not be written, for want of room for instance. The next start then treats the end as after a crash.
+    fn close(self: Box<Self>) -> Result<(), JournalFailure>;
 }
 
 /// The reading half of a journal: shared by many threads, while its writer goes on.

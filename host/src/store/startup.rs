@@ -59,7 +59,7 @@ pub struct Examined {
 }
 
 /// Looks at the store in `dir` and takes its lock, which lasts until the last of what comes of it is dropped. Changes
-/// nothing on disk; [`Examined::begin`] does.
+/// nothing of what a store says; [`Examined::begin`] does. See [`Examined`] for what it writes all the same.
 ///
 /// Reads the whole journal once to check it, but for the events after a clean end.
 ///

@@ -175,10 +175,18 @@ impl Index {
         files.map(|file| file.file.clone()).collect()
     }
 
-    /// Drops the files that lie wholly before `mark` and answers them.
-    pub(super) fn release(&mut self, mark: CommitNumber) -> Vec<Arc<JournalFile>> {
+    /// Drops the files that lie wholly before `mark`, and answers them and what was in them. Nothing is written to them any more,
+    /// unlike to the newest one, so this is what they were counted with.
+    pub(super) fn release(&mut self, mark: CommitNumber) -> (Vec<Arc<JournalFile>>, JournalSize) {
         let count = self.releasable_files(mark);
-        self.files.drain(..count).map(|file| file.file).collect()
+        let mut freed = JournalSize::default();
+        let released = self.files.drain(..count).map(|file| {
+            freed.bytes += file.file.bytes();
+            freed.blocks += file.entries.len();
+            file.file
+        });
+        let released = released.collect();
+        (released, freed)
     }
 
     // A file ends where the next one begins; the newest is still being written and never released.

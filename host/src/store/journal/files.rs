@@ -125,17 +125,7 @@ impl JournalReader for JournalFiles {
     }
 
     fn release(&self, mark: CommitNumber) {
-        let (released, freed) = {
-            let mut index = self.index_mut();
-            let before = index.size();
-            let released = index.release(mark);
-            let after = index.size();
-            let freed = JournalSize {
-                bytes: before.bytes - after.bytes,
-                blocks: before.blocks - after.blocks,
-            };
-            (released, freed)
-        };
+        let (released, freed) = self.index_mut().release(mark);
         self.bytes.fetch_sub(freed.bytes, Ordering::Relaxed);
         self.blocks.fetch_sub(freed.blocks, Ordering::Relaxed);
         self.remove(&released);
@@ -167,5 +157,52 @@ impl JournalReader for JournalFiles {
         let still = self.index().files();
         let is_same = |file: &Arc<JournalFile>| Arc::ptr_eq(file, missing);
         still.iter().any(is_same).then(|| missing.path.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::disk::RealFileSystem;
+    use crate::store::journal::record::Salt;
+
+    #[test]
+    fn what_is_released_is_counted_whatever_is_written_meanwhile() {
+        const WRITES: u64 = 20_000;
+        let dir = tempfile::tempdir().expect("a directory");
+        let fs: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
+        let file = |first: u64, bytes: u64| {
+            let path = dir.path().join(first.to_string());
+            let file = fs.create(&path).expect("a file");
+            let file = JournalFile::new(file, path, CommitNumber(first), Salt(first), bytes);
+            Arc::new(file)
+        };
+        let files = JournalFiles::new(
+            fs.clone(),
+            dir.path().to_owned(),
+            Index::default(),
+            CommitNumber(1),
+        );
+        files.push_file(file(1, 1_000), 1_000);
+        let newest = file(2, 0);
+        files.push_file(newest.clone(), 0);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for written in 1..=WRITES {
+                    newest.set_bytes(written);
+                    files.written(1, 0);
+                }
+            });
+            // The first one releases a file, the others nothing.
+            loop {
+                files.release(CommitNumber(2));
+                if writer.is_finished() {
+                    break;
+                }
+            }
+        });
+        assert_eq!(files.size().bytes, WRITES);
     }
 }

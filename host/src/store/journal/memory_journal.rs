@@ -348,9 +348,10 @@ impl JournalWriter for MemoryJournal {
         u64::MAX
     }
 
-    fn close(self: Box<Self>) -> Result<(), WriteError> {
+    fn close(self: Box<Self>) -> Result<(), JournalFailure> {
         let mut state = self.lock();
-        state.sync()?;
+        let synced = state.sync();
+        synced.map_err(|error| JournalFailure::closing(error, Path::new("memory")))?;
         state.is_closed = true;
         Ok(())
     }

@@ -216,7 +216,7 @@ impl Header {
             + u64::from(self.notes_bytes)
     }
 
-    /// The blocks' heads with the offset of each body in the record, and the range of the notes; `None` when
+    /// The blocks' heads with the offset of each body in the record; `None` when
     /// the head part is damaged. `head` starts with the header.
     pub(super) fn table(&self, head: &[u8]) -> Option<Vec<(BlockHead, u64)>> {
         let end = usize::try_from(self.head_bytes()).ok()?;

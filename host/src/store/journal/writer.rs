@@ -240,7 +240,14 @@ impl JournalWriter for FileJournal {
         self.preparer.take_death()
     }
 
-    fn close(mut self: Box<Self>) -> Result<(), WriteError> {
+    fn close(mut self: Box<Self>) -> Result<(), JournalFailure> {
+        let closed = self.write_close();
+        closed.map_err(|error| JournalFailure::closing(error, &self.file.path))
+    }
+}
+
+impl FileJournal {
+    fn write_close(&mut self) -> Result<(), WriteError> {
         self.sync()?;
         let (salt, durable) = (self.file.salt, self.last_durable());
         let out = self.staging.begin(HEADER_BYTES);
@@ -255,9 +262,7 @@ impl JournalWriter for FileJournal {
         self.tell_witness(Some(end));
         Ok(())
     }
-}
 
-impl FileJournal {
     fn check_failure(&self) -> Result<(), WriteError> {
         match &self.failure {
             None => Ok(()),

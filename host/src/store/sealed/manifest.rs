@@ -37,7 +37,7 @@ pub struct GenerationInfo {
 pub(super) struct PartInfo {
     pub(super) first_position: Position,
     pub(super) last_position: Position,
-    /// Blocks, or items of the state.
+    /// Blocks.
     pub(super) items: u64,
     /// Sum of the items' CRC32C.
     pub(super) checksum: u64,

@@ -59,7 +59,11 @@ fn any_failed_write_or_sync_is_final_and_reading_goes_on() {
         assert!(is_poisoned(opened.journal.mark()), "{operation:?}");
         opened.journal.make_readable();
         assert_eq!(read_all(&opened.reader, 0).expect("read")[0], first);
-        assert!(is_poisoned(opened.journal.close()), "{operation:?}");
+        let closed = opened.journal.close();
+        assert!(
+            matches!(closed, Err(JournalFailure::Earlier { .. })),
+            "{operation:?}"
+        );
         drop((opened.reader, opened.checkpoints, opened.replay));
         let mut opened = start(dir.path());
         assert!(!opened.clean);
@@ -330,6 +334,28 @@ fn a_write_that_finds_no_room_is_cut_back_and_passes() {
     for (first, crash) in [(false, false), (false, true), (true, false), (true, true)] {
         check(first, crash);
     }
+}
+
+// Whoever closes cannot try again later.
+#[test]
+fn a_journal_that_finds_no_room_for_its_end_says_so_and_loses_nothing() {
+    let dir = folder();
+    let (mut opened, fs) = start_faulty(dir.path());
+    let blocks = [filled(1, 1, 1, 2, 10)];
+    opened.journal.append(b"", &blocks).expect("append");
+    opened.journal.sync().expect("sync");
+    let full = Fault::Error(io::ErrorKind::StorageFull);
+    fs.fail_with(Operation::Write, "journal", full);
+    let closed = opened.journal.close();
+    assert!(
+        matches!(&closed, Err(JournalFailure::Now { source, .. }) if source.kind() == io::ErrorKind::StorageFull),
+        "{closed:?}"
+    );
+    fs.heal();
+    drop((opened.reader, opened.checkpoints, opened.replay));
+    let opened = start(dir.path());
+    assert!(!opened.clean);
+    assert_eq!(read_all(&opened.reader, 0).expect("read"), blocks);
 }
 
 #[test]
