@@ -12,6 +12,8 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use time::{Duration, OffsetDateTime};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 
 use crate::disk::{Access, RealFileSystem, replace};
 
@@ -154,7 +156,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// Its files are missing or damaged.
+    /// Its files are missing, damaged, or do not belong together.
     pub fn load(dir: &Path) -> Result<Self, PkiError> {
         let (cert_path, key_path) = pair_paths(dir, "ca");
         let unusable = |path: &Path, reason: String| PkiError::Unusable {
@@ -167,6 +169,10 @@ impl Authority {
         let cert = read(&cert_path)?;
         let key = KeyPair::from_pem(&read(&key_path)?)
             .map_err(|error| unusable(&key_path, error.to_string()))?;
+        if !is_of_key(&cert, &key) {
+            let reason = "it is not the certificate of `ca.key` beside it".to_owned();
+            return Err(unusable(&cert_path, reason));
+        }
         let issuer = Issuer::from_ca_cert_pem(&cert, key)
             .map_err(|error| unusable(&cert_path, error.to_string()))?;
         Ok(Self { cert, issuer })
@@ -302,18 +308,21 @@ pub fn ensure_dev_pki(dir: &Path) -> Result<DevPki, PkiError> {
         Authority::load(dir)?
     } else {
         let authority = Authority::new("Tidegate development CA", Validity::days(DEV_CA_DAYS))?;
+        // The certificate of an authority whose key is lost, and what it signed, is worth nothing with the new one. All of it goes
+        // before: an interruption leaves nothing that does not belong together.
+        for of_the_lost in [&pki.server_cert, &pki.client_cert, &ca_cert] {
+            remove_if_there(of_the_lost)?;
+        }
         authority.save(dir, true)?;
-        // What an authority signed whose key is lost is worth nothing with the new one.
-        remove_if_there(&pki.server_cert)?;
-        remove_if_there(&pki.client_cert)?;
         authority
     };
-    if !is_pair_good(&pki.server_cert, &pki.server_key) {
+    let ca = authority.cert_pem();
+    if !is_pair_good(&pki.server_cert, &pki.server_key, ca) {
         let pair =
             authority.issue_server(&ServerNames::loopback(), Validity::days(DEV_LEAF_DAYS))?;
         save_pair(dir, "server", &pair, true)?;
     }
-    if !is_pair_good(&pki.client_cert, &pki.client_key) {
+    if !is_pair_good(&pki.client_cert, &pki.client_key, ca) {
         let name = ClientName::Uri(DEV_CLIENT_URI.to_owned());
         let pair = authority.issue_client(&name, Validity::days(DEV_LEAF_DAYS))?;
         save_pair(dir, "client", &pair, true)?;
@@ -377,23 +386,58 @@ fn leaf_params(
     params
 }
 
-// Whether both files are there, belong together, and the certificate holds for another day.
-fn is_pair_good(cert: &Path, key: &Path) -> bool {
-    let (Ok(cert), Ok(key)) = (fs::read(cert), fs::read_to_string(key)) else {
+// Whether both files are there, belong together, and the certificate is of this authority and holds for another day.
+fn is_pair_good(cert: &Path, key: &Path, ca: &str) -> bool {
+    let (Ok(cert), Ok(key)) = (fs::read_to_string(cert), fs::read_to_string(key)) else {
         return false;
     };
     let Ok(key) = KeyPair::from_pem(&key) else {
         return false;
     };
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&cert) else {
-        return false;
-    };
-    let Ok(cert) = pem.parse_x509() else {
-        return false;
-    };
-    let ends = cert.validity().not_after.timestamp();
-    let same_key = cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
-    same_key && ends > (OffsetDateTime::now_utc() + Duration::DAY).unix_timestamp()
+    let tomorrow = (OffsetDateTime::now_utc() + Duration::DAY).unix_timestamp();
+    let ends = look_at(&cert, |cert| cert.validity().not_after.timestamp());
+    is_of_key(&cert, &key) && is_signed_by(&cert, ca) && ends.is_some_and(|ends| ends > tomorrow)
+}
+
+// Whether this is the certificate of this key.
+fn is_of_key(cert: &str, key: &KeyPair) -> bool {
+    let raw = key.public_key_raw();
+    let is_same = look_at(cert, |cert| {
+        cert.public_key().subject_public_key.data.as_ref() == raw
+    });
+    is_same == Some(true)
+}
+
+// Whether `cert` names the key of `ca` as the one that signed it. Without a name of the key on both sides there is nothing to tell
+// by, as with authorities that others made.
+fn is_signed_by(cert: &str, ca: &str) -> bool {
+    let key_of_ca = look_at(ca, |ca| {
+        ca.iter_extensions()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            })
+    });
+    let signed_with = look_at(cert, |cert| {
+        cert.iter_extensions()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::AuthorityKeyIdentifier(of) => {
+                    of.key_identifier.as_ref().map(|id| id.0.to_vec())
+                }
+                _ => None,
+            })
+    });
+    match (key_of_ca.flatten(), signed_with.flatten()) {
+        (Some(key), Some(with)) => key == with,
+        _ => true,
+    }
+}
+
+// What `look` finds in a certificate, if it is one.
+fn look_at<T>(pem: &str, look: impl FnOnce(&X509Certificate<'_>) -> T) -> Option<T> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    let cert = pem.parse_x509().ok()?;
+    Some(look(&cert))
 }
 
 // A disk that does not say is no reason for a new authority, which would shut out whoever holds a certificate of the old one.
@@ -429,186 +473,4 @@ fn write_whole(path: &Path, text: &str, access: Access) -> Result<(), PkiError> 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-    use crate::auth::principal_of;
-    use crate::domain::Principal;
-
-    fn der(pem: &str) -> Vec<u8> {
-        x509_parser::pem::parse_x509_pem(pem.as_bytes())
-            .expect("PEM")
-            .1
-            .contents
-    }
-
-    fn authority() -> Authority {
-        Authority::new("test CA", Validity::days(1)).expect("an authority")
-    }
-
-    #[test]
-    fn a_client_certificate_names_the_principal_that_was_asked_for() {
-        let authority = authority();
-        let check = |name: ClientName, expected: Principal| {
-            let pair = authority
-                .issue_client(&name, Validity::days(30))
-                .expect("a certificate");
-            assert_eq!(
-                principal_of(&der(&pair.cert)).expect("a principal"),
-                expected
-            );
-        };
-        check(
-            ClientName::Uri("spiffe://plant/press-4".into()),
-            Principal::uri("spiffe://plant/press-4"),
-        );
-        check(
-            ClientName::Dns("sensor-7.example.org".into()),
-            Principal::dns("sensor-7.example.org"),
-        );
-        check(
-            ClientName::CommonName("press 4".into()),
-            Principal::common_name("press 4"),
-        );
-    }
-
-    #[test]
-    fn certificates_say_what_they_are_for() {
-        let authority = authority();
-        let validity = Validity::expired();
-        let server = authority
-            .issue_server(&ServerNames::loopback(), validity)
-            .expect("a certificate");
-        let der = der(&server.cert);
-        let (_, cert) = x509_parser::parse_x509_certificate(&der).expect("X.509");
-        assert_eq!(
-            cert.validity().not_after.timestamp(),
-            validity.not_after.unix_timestamp()
-        );
-        assert!(!cert.is_ca());
-        let usage = cert
-            .extended_key_usage()
-            .expect("readable")
-            .expect("present")
-            .value;
-        assert!(usage.server_auth && !usage.client_auth);
-        let names = cert
-            .subject_alternative_name()
-            .expect("readable")
-            .expect("present");
-        assert_eq!(names.value.general_names.len(), 3);
-        let ca_der = super::tests::der(authority.cert_pem());
-        let (_, ca) = x509_parser::parse_x509_certificate(&ca_der).expect("X.509");
-        assert!(ca.is_ca());
-        assert_eq!(cert.issuer(), ca.subject());
-    }
-
-    #[test]
-    fn names_that_no_certificate_can_hold_are_refused() {
-        let authority = authority();
-        let days = Validity::days(1);
-        assert!(
-            authority
-                .issue_client(&ClientName::Uri("spiffe://plänt".into()), days)
-                .is_err()
-        );
-        assert!(
-            authority
-                .issue_client(&ClientName::CommonName(String::new()), days)
-                .is_err()
-        );
-        assert!(
-            authority
-                .issue_server(&ServerNames::default(), days)
-                .is_err()
-        );
-    }
-
-    #[test]
-    fn keys_are_secret_and_nothing_is_overwritten_unasked() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let authority = authority();
-        authority.save(dir.path(), false).expect("written");
-        let mode = |name: &str| {
-            fs::metadata(dir.path().join(name))
-                .expect(name)
-                .permissions()
-                .mode()
-                & 0o777
-        };
-        assert_eq!(mode("ca.key"), 0o600);
-        assert_eq!(mode("ca.pem"), 0o644);
-        assert!(matches!(
-            authority.save(dir.path(), false),
-            Err(PkiError::Exists(_))
-        ));
-        authority.save(dir.path(), true).expect("overwritten");
-        let loaded = Authority::load(dir.path()).expect("read back");
-        assert_eq!(loaded.cert_pem(), authority.cert_pem());
-        assert_eq!(
-            fs::read_dir(dir.path()).expect("readable").count(),
-            2,
-            "nothing is left aside"
-        );
-    }
-
-    #[test]
-    fn the_development_set_up_is_made_once_and_mended() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let read = |path: &Path| fs::read_to_string(path).expect("readable");
-        let pki = ensure_dev_pki(dir.path()).expect("made");
-        let (ca, server, client) = (
-            read(&pki.ca),
-            read(&pki.server_cert),
-            read(&pki.client_cert),
-        );
-        assert_eq!(
-            principal_of(&der(&client)).expect("a principal"),
-            Principal::uri(DEV_CLIENT_URI)
-        );
-        let granted = crate::config::Config::development().policy.grants;
-        assert!(
-            granted
-                .iter()
-                .any(|grant| grant.selects(&Principal::uri(DEV_CLIENT_URI)))
-        );
-
-        assert_eq!(ensure_dev_pki(dir.path()).expect("found"), pki);
-        assert_eq!(
-            (read(&pki.ca), read(&pki.server_cert)),
-            (ca.clone(), server.clone())
-        );
-        assert_eq!(read(&pki.client_cert), client);
-
-        fs::write(&pki.client_key, "half a k").expect("writable");
-        ensure_dev_pki(dir.path()).expect("mended");
-        assert_ne!(
-            read(&pki.client_cert),
-            client,
-            "a pair that does not fit is issued anew"
-        );
-        assert_eq!(read(&pki.server_cert), server, "what is good stays");
-
-        let expired = Authority::load(dir.path())
-            .and_then(|ca| ca.issue_server(&ServerNames::loopback(), Validity::expired()))
-            .expect("issued");
-        save_pair(dir.path(), "server", &expired, true).expect("written");
-        ensure_dev_pki(dir.path()).expect("mended");
-        assert_ne!(
-            read(&pki.server_cert),
-            expired.cert,
-            "an expired certificate is issued anew"
-        );
-
-        fs::remove_file(dir.path().join("ca.key")).expect("removed");
-        let before = read(&pki.client_cert);
-        ensure_dev_pki(dir.path()).expect("mended");
-        assert_ne!(read(&pki.ca), ca);
-        assert_ne!(
-            read(&pki.client_cert),
-            before,
-            "what the lost authority signed is replaced"
-        );
-    }
-}
+mod tests;
