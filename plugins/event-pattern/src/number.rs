@@ -23,8 +23,9 @@ impl Number {
             return Self::Integer(i128::from(small));
         }
         let is_integer = !text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
+        let digits = text.strip_prefix('-').unwrap_or(text);
         if is_integer
-            && text.len() <= INTEGER_DIGITS_MAX
+            && digits.len() <= INTEGER_DIGITS_MAX
             && let Ok(integer) = text.parse()
         {
             return Self::Integer(integer);
@@ -137,6 +138,8 @@ mod tests {
         let sorted = [
             "-1e400",
             "-1e40",
+            "-100000000000000000000000000001",
+            "-100000000000000000000000000000",
             "-99999999999999999999",
             "-2.5",
             "-2",
@@ -148,6 +151,8 @@ mod tests {
             "9007199254740993",
             "18446744073709551615",
             "18446744073709551616",
+            "100000000000000000000000000000",
+            "100000000000000000000000000001",
             "1e35",
             "1e400",
         ];

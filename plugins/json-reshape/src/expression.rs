@@ -179,12 +179,14 @@ impl Expression {
             return self.fail("takes an argument");
         };
         Ok(Some(match function {
-            Function::Add => self.fold_numbers(arguments, scope, i64::checked_add, |a, b| a + b)?,
+            Function::Add => {
+                self.fold_numbers(arguments, scope, i128::checked_add, |a, b| a + b)?
+            }
             Function::Subtract => {
-                self.fold_numbers(arguments, scope, i64::checked_sub, |a, b| a - b)?
+                self.fold_numbers(arguments, scope, i128::checked_sub, |a, b| a - b)?
             }
             Function::Multiply => {
-                self.fold_numbers(arguments, scope, i64::checked_mul, |a, b| a * b)?
+                self.fold_numbers(arguments, scope, i128::checked_mul, |a, b| a * b)?
             }
             Function::Divide => self.fold_numbers(arguments, scope, divide, |a, b| a / b)?,
             Function::Concat => {
@@ -255,7 +257,7 @@ impl Expression {
         let (left, right) = (left.evaluate(scope)?, right.evaluate(scope)?);
         let order = match (&left, &right) {
             (Some(Value::Number(left)), Some(Value::Number(right))) => {
-                match (left.as_i64(), right.as_i64()) {
+                match (as_integer(left), as_integer(right)) {
                     (Some(left), Some(right)) => Some(left.cmp(&right)),
                     _ => left
                         .as_f64()
@@ -286,7 +288,7 @@ impl Expression {
         &self,
         arguments: &[Self],
         scope: Scope<'_>,
-        exact: fn(i64, i64) -> Option<i64>,
+        exact: fn(i128, i128) -> Option<i128>,
         approximate: fn(f64, f64) -> f64,
     ) -> Result<Value, String> {
         let mut result: Option<Number> = None;
@@ -298,10 +300,10 @@ impl Expression {
                 result = Some(number);
                 continue;
             };
-            let integers = before.as_i64().zip(number.as_i64());
+            let integers = as_integer(&before).zip(as_integer(&number));
             result = Some(
-                match integers.and_then(|(left, right)| exact(left, right)) {
-                    Some(integer) => integer.into(),
+                match integers.and_then(|(left, right)| number_of(exact(left, right)?)) {
+                    Some(integer) => integer,
                     None => {
                         let left = before.as_f64().unwrap_or(f64::NAN);
                         let right = number.as_f64().unwrap_or(f64::NAN);
@@ -471,8 +473,19 @@ pub(crate) fn parse_pointer(value: &Value, path: &Path<'_>) -> Result<Pointer, C
     Pointer::parse(text).map_err(|reason| path.invalid(reason))
 }
 
+/// An integer of 64 bits, with a sign or without.
+fn as_integer(number: &Number) -> Option<i128> {
+    let signed = number.as_i64().map(i128::from);
+    signed.or_else(|| number.as_u64().map(i128::from))
+}
+
+fn number_of(integer: i128) -> Option<Number> {
+    let signed = i64::try_from(integer).ok().map(Number::from);
+    signed.or_else(|| u64::try_from(integer).ok().map(Number::from))
+}
+
 /// Exact only if nothing is left over.
-fn divide(left: i64, right: i64) -> Option<i64> {
+fn divide(left: i128, right: i128) -> Option<i128> {
     (left.checked_rem(right)? == 0).then(|| left.checked_div(right))?
 }
 

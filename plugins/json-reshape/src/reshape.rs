@@ -186,6 +186,29 @@ mod tests {
     }
 
     #[test]
+    fn integers_of_64_bits_are_exact_with_and_without_a_sign() {
+        let (max, below) = (u64::MAX, u64::MAX - 1);
+        let computed = |template: Value, want: Value| {
+            check_template(json!({"it": template}), json!({"it": want}));
+        };
+        computed(json!({"$eq": [max, below]}), json!(false));
+        computed(json!({"$gt": [max, below]}), json!(true));
+        computed(json!({"$lt": [-1, max]}), json!(true));
+        computed(json!({"$add": [below, 1]}), json!(max));
+        computed(json!({"$add": [i64::MAX, 1]}), json!(1_u64 << 63));
+        computed(json!({"$sub": [max, below]}), json!(1));
+        computed(json!({"$sub": [i64::MAX, max]}), json!(i64::MIN));
+        computed(json!({"$mul": [i64::MAX, 2]}), json!(below));
+        computed(json!({"$div": [max, 5]}), json!(max / 5));
+        // What does not fit is a double, as before.
+        computed(json!({"$add": [max, 1]}), json!(18446744073709551616.0));
+        computed(
+            json!({"$sub": [i64::MIN, 1]}),
+            json!(-9223372036854775809.0),
+        );
+    }
+
+    #[test]
     fn edits_come_in_a_fixed_order() {
         check(
             json!({"pick": ["/id", "/customer/name", "/missing"]}),
@@ -234,8 +257,8 @@ mod tests {
         check_template(json!({"$div": [6, 3]}), json!(2));
         check_template(json!({"$div": [1, 4]}), json!(0.25));
         check_template(
-            json!({"$add": [9_223_372_036_854_775_807_i64, 1]}),
-            json!(9_223_372_036_854_775_808_f64),
+            json!({"$add": [18_446_744_073_709_551_615_u64, 1]}),
+            json!(18_446_744_073_709_551_616_f64),
         );
         check_template(json!({"$number": " 1.5 "}), json!(1.5));
     }
