@@ -13,7 +13,15 @@ fn main() {
     let workspace = host
         .parent()
         .expect("the host is a member of the workspace");
-    for input in ["plugins", "sdk/plugin", "wit", "Cargo.lock"] {
+    // Features of dependencies and the release profile are those of the workspace.
+    for input in [
+        "plugins",
+        "sdk/plugin",
+        "wit",
+        "Cargo.toml",
+        "Cargo.lock",
+        "rust-toolchain.toml",
+    ] {
         println!(
             "cargo::rerun-if-changed={}",
             workspace.join(input).display()

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use sha2::{Digest as _, Sha256};
+use ring::hmac;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -25,7 +25,7 @@ const ASIDE_SUFFIX: &str = ".new";
 pub(super) struct ArtifactCache {
     dir: PathBuf,
     // Never leaves the folder; an artifact sealed with another key came from elsewhere.
-    key: [u8; 32],
+    key: hmac::Key,
     // Changes with the wasmtime version, the settings of the engine and the CPU's features.
     compatibility: u64,
 }
@@ -57,7 +57,7 @@ impl ArtifactCache {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Ok(Self {
             dir: dir.to_owned(),
-            key: key(dir, random)?,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key(dir, random)?),
             compatibility: hasher.finish(),
         })
     }
@@ -137,7 +137,7 @@ impl ArtifactCache {
             .prefix(ASIDE_PREFIX)
             .suffix(ASIDE_SUFFIX)
             .tempfile_in(&self.dir)?;
-        file.write_all(&self.seal(digest, artifact))?;
+        file.write_all(self.seal(digest, artifact).as_ref())?;
         file.write_all(artifact)?;
         file.persist(self.path(digest))
             .map_err(|error| error.error)?;
@@ -148,29 +148,20 @@ impl ArtifactCache {
         let (seal, artifact) = sealed
             .split_at_checked(SEAL_BYTES)
             .ok_or("it is shorter than its seal")?;
-        if seal == self.seal(digest, artifact) {
+        if seal == self.seal(digest, artifact).as_ref() {
             Ok(artifact)
         } else {
             Err("its seal does not fit: damaged, or not written by this broker".into())
         }
     }
 
-    // HMAC-SHA-256 with a key of half a block.
-    fn seal(&self, digest: &Digest, artifact: &[u8]) -> [u8; SEAL_BYTES] {
-        let padded = |pad: u8| {
-            let mut block = [pad; 64];
-            block
-                .iter_mut()
-                .zip(self.key)
-                .for_each(|(byte, key)| *byte ^= key);
-            Sha256::new_with_prefix(block)
-        };
-        let inner = padded(0x36)
-            .chain_update(digest.0)
-            .chain_update(self.compatibility.to_be_bytes())
-            .chain_update(artifact)
-            .finalize();
-        padded(0x5c).chain_update(inner).finalize().into()
+    // Of `SEAL_BYTES`.
+    fn seal(&self, digest: &Digest, artifact: &[u8]) -> hmac::Tag {
+        let mut seal = hmac::Context::with_key(&self.key);
+        seal.update(&digest.0);
+        seal.update(&self.compatibility.to_be_bytes());
+        seal.update(artifact);
+        seal.sign()
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -241,6 +232,34 @@ mod tests {
         check("artifact-.new", false, false);
         check("my-artifact-a1B2c3.new", false, false);
         check(KEY_FILE, false, false);
+    }
+
+    // What was sealed once is loaded by later versions.
+    #[test]
+    fn a_seal_stays_what_it_was() {
+        let key: [u8; 32] = std::array::from_fn(|at| at as u8);
+        let cache = ArtifactCache {
+            dir: PathBuf::new(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            compatibility: 5,
+        };
+        let seal = cache.seal(&Digest([7; 32]), b"native code");
+        assert_eq!(seal.as_ref().len(), SEAL_BYTES);
+        let hex: String = seal
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            hex,
+            "ed29323a033dd6c347164e747f1df810e12c7f2c3ebfd983bd6e257ac433a790"
+        );
+        let sealed = [seal.as_ref(), b"native code"].concat();
+        assert_eq!(
+            cache.unseal(&Digest([7; 32]), &sealed),
+            Ok(&b"native code"[..])
+        );
+        assert!(cache.unseal(&Digest([8; 32]), &sealed).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Counters of one plugin, written by the guests' threads and read by metrics. Only atomics; no history.
+//! Counters of one plugin, written by the guests' threads and read by metrics, and what people call it. No history.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -157,8 +157,8 @@ impl Plugins {
         self.shared.cache.keep_only(kept);
     }
 
-    /// Runs the plugin's `configure` on `config` in an instance made for it. `label` as for
-    /// [`filter_group`](Self::filter_group).
+    /// Runs the plugin's `configure` on `config` in an instance made for it, within the limits that it will be used with. `label`
+    /// as for [`filter_group`](Self::filter_group).
     ///
     /// # Errors
     ///
@@ -173,8 +173,7 @@ impl Plugins {
         let plugin = self.find(digest, world)?;
         check_config(config)?;
         let config = config.to_owned();
-        // The name it will be used under is not known here, so its limits are not either.
-        let limits = Arc::new(self.options.widest());
+        let limits = Arc::new(self.options.limits_for(label).clone());
         let account = self.shared.budget.account(label, digest);
         let task = self.handle.spawn(async move {
             let mut guest = Guest::new(&plugin, &limits, &account, Tenure::Passing).await?;
@@ -193,7 +192,7 @@ impl Plugins {
     /// # Errors
     ///
     /// The plugin is not loaded or not a filter.
-    pub async fn filter_group(
+    pub fn filter_group(
         &self,
         digest: &Digest,
         label: &str,
@@ -212,7 +211,7 @@ impl Plugins {
     /// # Errors
     ///
     /// As for [`filter_group`](Self::filter_group).
-    pub async fn common_filter_group(
+    pub fn common_filter_group(
         &self,
         digest: &Digest,
         label: &str,

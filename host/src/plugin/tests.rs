@@ -55,7 +55,6 @@ impl Rig {
         let mut group = self
             .plugins
             .filter_group(&plugin.digest, "test@1")
-            .await
             .expect("a filter");
         for (key, config) in (0..).zip(configs) {
             group
@@ -220,6 +219,26 @@ async fn one_plugin_may_be_larger_than_the_others() {
     load("large", 17 << 10).await.expect("within its own limit");
     let refused = load("large", 33 << 10).await.expect_err("beyond its own");
     assert!(matches!(refused, LoadError::TooLarge { max: 32_768, .. }));
+}
+
+#[tokio::test]
+async fn a_configuration_is_tried_within_the_limits_it_is_used_with() {
+    let rig = Rig::new(|options| {
+        let wide = options.limits.clone();
+        options.overrides.insert("wide".into(), wide);
+        options.limits.memory_bytes_max = 1;
+    });
+    let plugin = rig.load(FILTER).await.expect("the test filter");
+    let check = async |label| {
+        let (digest, world) = (&plugin.digest, PluginWorld::Filter);
+        rig.plugins.check(digest, world, "a", label).await
+    };
+    assert_eq!(check("wide@1").await, Ok(()));
+    let refused = check("test@1").await;
+    assert!(
+        matches!(refused, Err(ConfigureError::Fault(_))),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -419,7 +438,6 @@ async fn a_slow_plugin_does_not_delay_another() {
     let mut slow = rig
         .plugins
         .filter_group(&digest, "slow@1")
-        .await
         .expect("a filter");
     slow.add(RuleKey(0), "l", "s")
         .await
@@ -606,10 +624,7 @@ async fn the_bundled_plugins_do_what_their_readmes_say() {
         order(500, "paid"),
     ];
 
-    let mut group = (rig
-        .plugins
-        .filter_group(&pattern.digest, "event-pattern@1")
-        .await)
+    let mut group = (rig.plugins.filter_group(&pattern.digest, "event-pattern@1"))
         .expect("event-pattern is a filter");
     let large = r#"{"$headers": {"ce-type": ["created"]}, "total": [{"numeric": [">", 100]}]}"#;
     (group.add(RuleKey(0), large, "s").await).expect("a pattern of payload and headers");

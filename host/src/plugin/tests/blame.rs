@@ -277,7 +277,6 @@ async fn without_an_instance_nothing_is_judged() {
     let mut third = rig
         .plugins
         .filter_group(&rig.stats().digest, "test@1")
-        .await
         .expect("a filter");
     third.add_later(RuleKey(0), "t", "s").await;
     let evaluation = third.evaluate(&events(3), &keys(1)).await;
@@ -395,7 +394,6 @@ async fn transforms_that_are_seldom_asked_leave_instances_for_others() {
     let mut group = rig
         .plugins
         .filter_group(&filter.digest, "test@1")
-        .await
         .expect("a filter");
     let added = group.add(RuleKey(0), "a", "s").await;
     assert_eq!(added, Ok(()), "they keep none that others need");
@@ -411,7 +409,7 @@ impl Rig {
     async fn common_group(&self, configs: &[&str]) -> FilterGroup {
         let plugin = self.load(FILTER).await.expect("the test filter");
         let group = self.plugins.common_filter_group(&plugin.digest, "test@1");
-        let mut group = group.await.expect("a filter");
+        let mut group = group.expect("a filter");
         for (key, config) in (0..).zip(configs) {
             let added = group.add(RuleKey(key), config, "s").await;
             added.expect("a configuration");

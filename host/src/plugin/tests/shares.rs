@@ -15,8 +15,7 @@ async fn group_of(rig: &Rig, name: &str) -> FilterGroup {
     rig.plugins.belongs(name, plugin.digest, Some(&of));
     let group = rig
         .plugins
-        .filter_group(&plugin.digest, &format!("{name}@1"))
-        .await;
+        .filter_group(&plugin.digest, &format!("{name}@1"));
     group.expect("a filter")
 }
 
