@@ -15,7 +15,6 @@ mod plugins;
 mod request;
 mod status;
 mod subscriptions;
-mod tls;
 mod topics;
 mod unread_body;
 mod unreadable;
@@ -37,8 +36,7 @@ use crate::telemetry::Metrics;
 
 pub use context::AdminOptions;
 pub use error_response::ErrorResponse;
-pub use listener::{BindError, Listeners};
-pub use tls::{TlsError, tls_config};
+pub use listener::{ALPN, BindError, Listeners};
 
 use context::Context;
 
@@ -70,7 +68,7 @@ pub async fn serve(
         policy,
         metrics,
         counted: Arc::clone(&counted),
-        lookups: request::Lookups::default(),
+        lookups: request::Lookups::new(spawner.clone()),
         options: Arc::new(options.clone()),
         started: Instant::now(),
     };

@@ -57,12 +57,12 @@ pub async fn run(
     let data_dir = config.data_dir.as_path();
     create_durably(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
-    // Before anything is written: a start that is refused leaves the disk as it found it.
     let shared = Shared {
         clock: Clock::start(),
         random: Random::of_system(),
         metrics: Metrics::default(),
     };
+    // Before anything is written into the folder: a start that is refused leaves it as it found it.
     let readable = read_store(&config, &shared).await?;
     let pems = match named {
         Some(pems) => pems,
@@ -92,8 +92,8 @@ pub async fn run(
     .await;
     if let Ok(served) = served {
         if let Some(reload) = reload {
-            let conditions = broker.conditions().clone();
-            let task = reload::run(reload, config, policy, conditions, shutdown.clone());
+            let spawner = broker.spawner().clone();
+            let task = reload::run(reload, config, policy, spawner, shutdown.clone());
             served.admin.lasting("policy", task);
         }
         served.until_stopped().await;

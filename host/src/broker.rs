@@ -1,4 +1,5 @@
-//! The moving parts of the broker: one owner per state, joined by bounded channels. [`Broker`] is what the
+//! The moving parts of the broker: one owner per state, joined by queues. A queue is bounded by room of its own, or by how much there is
+//! of what it is about: each subscription is in it once at most, each batch was given credit. [`Broker`] is what the
 //! outside (network, admin HTTP) sees of them. Nothing here knows QUIC, HTTP or the wire's messages, except
 //! that a stored event is a wire event.
 //!

@@ -12,9 +12,8 @@ mod start;
 
 pub use counters::{NetCounters, NetCounts};
 pub use quic::listener::NetHandle;
-pub use quic::options::{ClientAuth, ListenerOptions, QuicOptions};
+pub use quic::options::{ListenerOptions, QuicOptions};
 pub use quic::socket::ServeError;
-pub use quic::tls::{TlsError, TlsIdentity};
 pub use session::options::SessionOptions;
 pub use start::{NetOptions, serve};
 pub use tidegate_wire::limits::Limits;

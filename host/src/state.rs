@@ -1,6 +1,6 @@
 //! The rules of the broker as pure state: what exists, what a subscription owes its consumers, which subscriptions select a
-//! topic, and what was published before. No I/O, no async, no clock, no locks: whoever shares a state wraps it
-//! in a mutex of its own, and time is an argument.
+//! topic, and what was published before. No I/O, no async, no clock, no locks of its own: whoever shares a state wraps it
+//! in a mutex, and time is an argument. What somebody may is asked of `auth`, whose answer changes with the policy.
 
 pub(crate) mod catalog;
 mod dedup;

@@ -66,6 +66,9 @@ pub enum BindError {
     NotLoopback(SocketAddr),
 }
 
+/// What is spoken over TLS.
+pub const ALPN: &[u8] = b"http/1.1";
+
 /// The bound sockets of the admin API.
 pub struct Listeners {
     plain: Option<TcpListener>,
@@ -73,8 +76,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds what is asked for: `plain` must be a loopback address, `tls` comes with its set-up from
-    /// [`tls_config`](super::tls_config).
+    /// Binds what is asked for: `plain` must be a loopback address, `tls` comes with its set-up, which speaks [`ALPN`].
     ///
     /// # Errors
     ///

@@ -83,7 +83,9 @@ pub(super) async fn chown(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PluginName>, ErrorResponse> {
     app.policy.check(&who, &Action::AdminPlugins)?;
-    let owner = json::<NewOwner>(&headers, body).await?.named()?;
+    let owner = json::<NewOwner>(app.broker.spawner(), &headers, body)
+        .await?
+        .named()?;
     let (by, to) = (who.clone(), owner.clone());
     let info = detached(app.broker.spawner().clone(), async move {
         app.broker.give_plugin(&by, &name, to).await

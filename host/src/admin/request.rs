@@ -94,6 +94,7 @@ pub(super) async fn observe(
 
 /// A body as JSON, which is an object for every request there is.
 pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
+    spawner: &Spawner,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<T, ErrorResponse> {
@@ -116,7 +117,7 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     }
     let parsed = match body.len() {
         ..=INLINE_JSON_BYTES_MAX => serde_json::from_slice(&body),
-        _ => away(move || serde_json::from_slice(&body)).await?,
+        _ => away(spawner, move || serde_json::from_slice(&body)).await?,
     };
     parsed.map_err(|error| {
         ErrorResponse::malformed(format!("the body is not as it should be: {error}"))
@@ -149,24 +150,24 @@ pub(super) fn name<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, 
 pub(super) struct Lookups {
     lists: Arc<Semaphore>,
     metrics: Arc<Semaphore>,
-}
-
-impl Default for Lookups {
-    fn default() -> Self {
-        Self {
-            lists: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-            metrics: Arc::new(Semaphore::new(METRICS_LOOKUPS_MAX)),
-        }
-    }
+    spawner: Spawner,
 }
 
 impl Lookups {
+    pub(super) fn new(spawner: Spawner) -> Self {
+        Self {
+            lists: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            metrics: Arc::new(Semaphore::new(METRICS_LOOKUPS_MAX)),
+            spawner,
+        }
+    }
+
     /// Looks at something that may take a while or have to read the disk, away from the threads that serve everybody.
     pub(super) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ErrorResponse> {
-        one_of(&self.lists, look).await
+        self.one_of(&self.lists, look).await
     }
 
     /// The same for the page of metrics, which waits for other such pages only.
@@ -174,29 +175,30 @@ impl Lookups {
         &self,
         look: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ErrorResponse> {
-        one_of(&self.metrics, look).await
+        self.one_of(&self.metrics, look).await
+    }
+
+    // The permit goes with the work, which goes on when its caller goes away.
+    async fn one_of<T: Send + 'static>(
+        &self,
+        permits: &Arc<Semaphore>,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ErrorResponse> {
+        let permit = Arc::clone(permits).acquire_owned().await;
+        away(&self.spawner, move || {
+            let _permit = permit;
+            look()
+        })
+        .await
     }
 }
 
-// The permit goes with the work, which goes on when its caller goes away.
-async fn one_of<T: Send + 'static>(
-    permits: &Arc<Semaphore>,
-    look: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ErrorResponse> {
-    let permit = Arc::clone(permits).acquire_owned().await;
-    away(move || {
-        let _permit = permit;
-        look()
-    })
-    .await
-}
-
 async fn away<T: Send + 'static>(
+    spawner: &Spawner,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ErrorResponse> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| failed())
+    let done = spawner.blocking("admin request", work).await;
+    done.map_err(|_| failed())
 }
 
 /// Runs a change to its end even when the caller goes away meanwhile, so that none is left half done.
@@ -221,6 +223,9 @@ fn failed() -> ErrorResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio_util::sync::CancellationToken;
+
+    use crate::telemetry::conditions::Conditions;
 
     #[derive(Debug, PartialEq, serde::Deserialize)]
     struct Body {
@@ -230,12 +235,13 @@ mod tests {
 
     #[tokio::test]
     async fn only_an_object_is_a_body() {
+        let spawner = Spawner::new(Conditions::default(), CancellationToken::new());
         let mut headers = HeaderMap::new();
         let media_type = HeaderValue::from_static("application/json; charset=utf-8");
         headers.insert(header::CONTENT_TYPE, media_type);
         let parsed = async |body: &str| {
             let body = Bytes::copy_from_slice(body.as_bytes());
-            json::<Body>(&headers, Ok(body)).await
+            json::<Body>(&spawner, &headers, Ok(body)).await
         };
         for body in ["[]", "[\"x\"]", " \n[\"x\"]", "null", "\"x\"", "1", ""] {
             let refused = parsed(body).await.expect_err(body);

@@ -58,7 +58,8 @@ pub(super) async fn show(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
-    Ok(Json(one_seen(&app, &who, name).await?))
+    let (_, info) = one_seen(&app, &who, &name).await?;
+    Ok(Json(info))
 }
 
 pub(super) async fn create(
@@ -67,7 +68,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<SubscriptionInfo>), ErrorResponse> {
-    let spec = as_asked(json(&headers, body).await?)?;
+    let spec = as_asked(json(app.broker.spawner(), &headers, body).await?)?;
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
         app.broker.create_subscription(&by, spec).await
@@ -84,12 +85,13 @@ pub(super) async fn update(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
-    let patch = patch(json(&headers, body).await?)?;
-    let before = one_seen(&app, &who, name.clone()).await?;
+    let patch = patch(json(app.broker.spawner(), &headers, body).await?)?;
+    let (found, before) = one_seen(&app, &who, &name).await?;
     let spec = patch.apply(before.spec.clone());
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
-        app.broker.update_subscription(&by, &before, spec).await
+        let broker = &app.broker;
+        broker.update_subscription(&by, &found, &before, spec).await
     })
     .await?;
     tracing::info!(principal = %who, subscription = %name, revision = info.revision, "subscription updated");
@@ -121,11 +123,12 @@ pub(super) async fn chown(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
-    let NewOwner { owner } = json(&headers, body).await?;
-    let before = one_seen(&app, &who, name.clone()).await?;
+    let NewOwner { owner } = json(app.broker.spawner(), &headers, body).await?;
+    let (found, before) = one_seen(&app, &who, &name).await?;
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
-        app.broker.give_subscription(&by, &before, owner).await
+        let broker = &app.broker;
+        broker.give_subscription(&by, &found, &before, owner).await
     })
     .await?;
     tracing::info!(principal = %who, subscription = %name, owner = info.spec.owner.as_ref().map(tracing::field::display), "subscription given to another owner");
@@ -137,7 +140,7 @@ pub(super) async fn log(
     Extension(who): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<Json<Vec<LogLine>>, ErrorResponse> {
-    one_seen(&app, &who, name.clone()).await?;
+    one_seen(&app, &who, &name).await?;
     Ok(Json(app.broker.plugin_log(&who, &name)?))
 }
 
@@ -145,24 +148,17 @@ pub(super) async fn log(
 async fn one_seen(
     app: &Context,
     who: &Principal,
-    name: String,
-) -> Result<SubscriptionInfo, ErrorResponse> {
-    seen(app, who, &name)?;
-    let info = one(app, name.clone()).await?;
-    // Another may have the name by now.
+    name: &str,
+) -> Result<(FoundSubscription, SubscriptionInfo), ErrorResponse> {
+    let found = seen(app, who, name)?;
+    let (broker, one) = (app.broker.clone(), found.clone());
+    // How old its oldest event is may be known to the disk alone.
+    let info = app.lookups.look(move || broker.info_of(&one)).await??;
+    // It may be somebody else's by now.
     match rights::sees(&app.policy, who, &info.spec) {
-        true => Ok(info),
-        false => Err(NotFound::Subscription(name).into()),
+        true => Ok((found, info)),
+        false => Err(NotFound::Subscription(name.to_owned()).into()),
     }
-}
-
-// How old its oldest event is may be known to the disk alone.
-async fn one(app: &Context, name: String) -> Result<SubscriptionInfo, ErrorResponse> {
-    let broker = app.broker.clone();
-    Ok(app
-        .lookups
-        .look(move || broker.subscription(&name))
-        .await??)
 }
 
 // What the body asks for. What nobody can change is refused with the reason, rather than as an unknown key.

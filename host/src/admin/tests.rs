@@ -130,7 +130,7 @@ impl Fixture {
             policy: policy.clone(),
             metrics,
             counted,
-            lookups: request::Lookups::default(),
+            lookups: request::Lookups::new(broker.spawner().clone()),
             options: Arc::new(options),
             started: Instant::now(),
         };

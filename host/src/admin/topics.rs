@@ -56,7 +56,7 @@ pub(super) async fn create(
     let spec = TopicSpec {
         // Not for callers to say.
         created_by: Some(who.clone()),
-        ..json(&headers, body).await?
+        ..json(app.broker.spawner(), &headers, body).await?
     };
     app.policy
         .check(&who, &Action::AdminTopic(&TopicPattern::from(&spec.name)))?;
@@ -76,8 +76,9 @@ pub(super) async fn delete(
     let topic: TopicName = name(&text)?;
     app.policy
         .check(&who, &Action::AdminTopic(&TopicPattern::from(&topic)))?;
+    let caller = who.clone();
     detached(app.broker.spawner().clone(), async move {
-        app.broker.delete_topic(&topic).await
+        app.broker.delete_topic(&caller, &topic).await
     })
     .await?;
     tracing::info!(principal = %who, topic = %text, "topic deleted");

@@ -39,7 +39,7 @@ pub(super) async fn give_up(
     // It concerns events of any topic.
     let all: TopicPattern = name(">")?;
     app.policy.check(&who, &Action::AdminTopic(&all))?;
-    let GiveUp { dead_letters } = json(&headers, body).await?;
+    let GiveUp { dead_letters } = json(app.broker.spawner(), &headers, body).await?;
     let given_up = detached(app.broker.spawner().clone(), async move {
         app.broker.give_up_unreadable(dead_letters).await
     })

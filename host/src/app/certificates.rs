@@ -8,8 +8,8 @@ use anyhow::Context as _;
 
 use crate::admin;
 use crate::config::Config;
-use crate::net::{ClientAuth, TlsError, TlsIdentity};
 use crate::pki;
+use crate::tls::{ClientAuth, TlsError, TlsIdentity};
 
 /// Certificates and key, as files have them.
 pub(super) struct Certificates {
@@ -55,8 +55,11 @@ impl Certificates {
         TlsIdentity::from_pem(&self.cert, &self.key, &self.client_ca)
     }
 
-    pub(super) fn admin_tls(&self) -> Result<Arc<rustls::ServerConfig>, admin::TlsError> {
-        admin::tls_config(&self.cert, &self.key, &self.client_ca)
+    pub(super) fn admin_tls(&self) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        let config = self
+            .identity()?
+            .server_config(ClientAuth::Required, &[admin::ALPN])?;
+        Ok(Arc::new(config))
     }
 
     fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {

@@ -7,12 +7,13 @@ use crate::admin::AdminOptions;
 use crate::auth::Policy;
 use crate::broker::{BrokerOptions, PluginQuotas};
 use crate::config::Config;
-use crate::net::{ClientAuth, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
+use crate::net::{Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
 use crate::plugin::{PluginLimits, PluginOptions};
 use crate::runtime::{Clock, Random};
 use crate::state::quotas::Quota;
 use crate::store::StoreOptions;
 use crate::telemetry::Metrics;
+use crate::tls::ClientAuth;
 
 /// What all parts have from outside, and one of it.
 pub(super) struct Shared {
@@ -192,4 +193,51 @@ pub(super) fn plugin_options(config: &Config, shared: &Shared) -> PluginOptions 
 // On machines where a size does not fit the address space, it is as large as that.
 pub(super) fn usize_of(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What is tested with defaults of its own is what runs without a configuration.
+    #[test]
+    fn the_defaults_of_each_part_are_those_of_the_configuration() {
+        let config = Config::default();
+        let shared = Shared {
+            clock: Clock::start(),
+            random: Random::of_system(),
+            metrics: Metrics::default(),
+        };
+        let check = |of_config: String, own: String| assert_eq!(of_config, own);
+        let NetOptions { sessions, quic } = net_options(&config, [0; 64], &shared.random);
+        check(
+            format!("{sessions:#?}"),
+            format!("{:#?}", SessionOptions::default()),
+        );
+        let own = QuicOptions::default();
+        // Which are not for a default to say.
+        let quic = QuicOptions {
+            listeners: own.listeners.clone(),
+            reset_key: own.reset_key,
+            random: own.random.clone(),
+            ..quic
+        };
+        check(format!("{quic:#?}"), format!("{own:#?}"));
+        let own = PluginOptions::default();
+        let plugins = PluginOptions {
+            clock: own.clock.clone(),
+            random: own.random.clone(),
+            cache_dir: own.cache_dir.clone(),
+            ..plugin_options(&config, &shared)
+        };
+        check(format!("{plugins:#?}"), format!("{own:#?}"));
+        let own = StoreOptions::default();
+        let store = StoreOptions {
+            clock: own.clock.clone(),
+            random: own.random.clone(),
+            marker: own.marker.clone(),
+            ..store_options(&config)
+        };
+        check(format!("{store:#?}"), format!("{own:#?}"));
+    }
 }

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Grant, Policy};
 use crate::config::{Config, ConfigError};
-use crate::telemetry::conditions::{Condition, Conditions};
+use crate::runtime::spawn::Spawner;
+use crate::telemetry::conditions::Condition;
 
 /// Grants that a line of the log names on either side; the others are counted.
 const GRANTS_NAMED_MAX: usize = 16;
@@ -29,16 +30,17 @@ pub(super) async fn run(
     reload: Reload,
     mut config: Config,
     policy: Arc<Policy>,
-    conditions: Conditions,
+    spawner: Spawner,
     shutdown: CancellationToken,
 ) {
+    let conditions = spawner.conditions();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             () = reload.asked.notified() => {}
         }
-        match read(reload.file.clone()).await {
+        match read(&spawner, reload.file.clone()).await {
             Ok(fresh) => {
                 tell_what_waits(&config, &fresh);
                 let before = std::mem::replace(&mut config.policy, fresh.policy);
@@ -54,12 +56,9 @@ pub(super) async fn run(
     }
 }
 
-async fn read(file: PathBuf) -> Result<Config, String> {
-    let read = tokio::task::spawn_blocking(move || Config::load(Some(&file)));
-    match read.await {
-        Ok(read) => read.map_err(|error| reason(&error)),
-        Err(error) => Err(error.to_string()),
-    }
+async fn read(spawner: &Spawner, file: PathBuf) -> Result<Config, String> {
+    let read = spawner.blocking("policy", move || Config::load(Some(&file)));
+    read.await?.map_err(|error| reason(&error))
 }
 
 fn reason(error: &ConfigError) -> String {
@@ -124,6 +123,7 @@ mod tests {
     use super::*;
     use crate::auth::Right;
     use crate::domain::Principal;
+    use crate::telemetry::conditions::Conditions;
 
     #[tokio::test]
     async fn a_whole_file_holds_or_none_of_it() {
@@ -137,6 +137,7 @@ mod tests {
         let config = Config::load(Some(&file)).expect("sound");
         let policy = Arc::new(Policy::new(config.policy.grants.clone()));
         let (conditions, shutdown) = (Conditions::default(), CancellationToken::new());
+        let spawner = Spawner::new(conditions.clone(), shutdown.clone());
         let reload = Reload {
             file: file.clone(),
             asked: Arc::default(),
@@ -147,7 +148,7 @@ mod tests {
             reload.clone(),
             config,
             policy.clone(),
-            conditions.clone(),
+            spawner,
             shutdown.clone(),
         );
         let asking = async {

@@ -12,5 +12,6 @@ pub(super) mod routes;
 mod tests;
 mod transform_cache;
 mod transform_chain;
+mod unreadable;
 
 pub(super) use self::transform_cache::TransformCache;

@@ -8,18 +8,20 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::inbox::Inbox;
+use crate::runtime::spawn::Spawner;
 use crate::store::Folders;
-use crate::telemetry::conditions::{Condition, Conditions};
+use crate::telemetry::conditions::Condition;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs until shutdown.
 pub(crate) async fn watch(
     folders: Arc<Folders>,
-    conditions: Conditions,
+    spawner: Spawner,
     inbox: Arc<Inbox>,
     shutdown: CancellationToken,
 ) {
+    let conditions = spawner.conditions();
     let mut was_lost = false;
     loop {
         tokio::select! {
@@ -29,7 +31,8 @@ pub(crate) async fn watch(
         }
         let folders = folders.clone();
         // A file system that does not answer holds up this task and nothing else.
-        let Ok(lost) = tokio::task::spawn_blocking(move || folders.look()).await else {
+        let looked = spawner.blocking("folder watch", move || folders.look());
+        let Ok(lost) = looked.await else {
             continue;
         };
         let is_lost = lost.is_some();

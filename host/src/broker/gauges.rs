@@ -11,7 +11,7 @@ use crate::telemetry::metrics_registry::{Family, Kind, Labels};
 type Column<T> = (&'static str, &'static str, Kind, fn(&T) -> f64);
 
 pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<Family> {
-    let columns: [Column<SubscriptionInfo>; 15] = [
+    let columns: [Column<SubscriptionInfo>; 14] = [
         (
             "subscription_depth",
             "Events that matched and are not acked",
@@ -29,12 +29,6 @@ pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<Family
             "Events handed out and not acked",
             Kind::Gauge,
             |s| s.in_flight as f64,
-        ),
-        (
-            "subscription_oldest_unacked_seconds",
-            "Age of the oldest event that is not acked",
-            Kind::Gauge,
-            |s| s.oldest_unacked_ms as f64 / 1_000.0,
         ),
         (
             "subscription_consumers",
@@ -103,9 +97,27 @@ pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<Family
             |s| s.letters_dropped as f64,
         ),
     ];
-    families(subscriptions, &columns, |s| {
-        vec![("subscription", s.spec.name.to_string())]
-    })
+    let mut families = families(subscriptions, &columns, name_of);
+    families.push(ages(subscriptions));
+    families
+}
+
+fn name_of(subscription: &SubscriptionInfo) -> Labels {
+    vec![("subscription", subscription.spec.name.to_string())]
+}
+
+// Where it cannot be read there is no sample: an age of 0 would say that all is well.
+fn ages(subscriptions: &[SubscriptionInfo]) -> Family {
+    let ages = subscriptions.iter().filter_map(|s| {
+        let age_ms = s.oldest_unacked_ms?;
+        Some((name_of(s), age_ms as f64 / 1_000.0))
+    });
+    Family {
+        name: "subscription_oldest_unacked_seconds",
+        help: "Age of the oldest event that is not acked; none where that cannot be read",
+        kind: Kind::Gauge,
+        samples: ages.collect(),
+    }
 }
 
 fn reached(subscription: &SubscriptionInfo, limit: &str) -> f64 {
@@ -228,4 +240,31 @@ fn families<T>(rows: &[T], columns: &[Column<T>], labels: impl Fn(&T) -> Labels)
         samples: rows.iter().map(|row| (labels(row), value(row))).collect(),
     };
     columns.iter().map(family).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_that_is_not_known_has_no_sample() {
+        let age = |ms: Option<u64>| {
+            let info = serde_json::json!({
+                "name": "s", "topics": [">"], "depth": 1, "unevaluated": 0, "in_flight": 0,
+                "oldest_unacked_ms": ms, "consumers": 0, "redelivered": 0, "dead_lettered": 0,
+            });
+            let info: SubscriptionInfo = serde_json::from_value(info).expect("an info");
+            let families = of_subscriptions(&[info]);
+            let mut ages = families.into_iter();
+            let age = ages.find(|family| family.name == "subscription_oldest_unacked_seconds");
+            let samples = age.expect("there is one").samples;
+            samples
+                .into_iter()
+                .map(|(_, value)| value)
+                .collect::<Vec<f64>>()
+        };
+        assert_eq!(age(Some(1_500)), [1.5]);
+        assert_eq!(age(Some(0)), [0.0]);
+        assert_eq!(age(None), [] as [f64; 0]);
+    }
 }

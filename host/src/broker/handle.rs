@@ -6,6 +6,7 @@ mod plugins;
 
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,9 @@ use super::error::{ChangeError, ConsumeError, NotFound, PublishError, ShowError,
 use super::event_log::tail::Log;
 use super::matching::supervisor::Supervisor;
 use super::plugin_store::store::PluginStore;
-use super::spec_validation::{Pinning, check_new_names, check_pattern_count, check_spec};
+use super::spec_validation::{
+    Pinning, check_fixed, check_new_names, check_pattern_count, check_spec,
+};
 use super::subscriptions::effect_targets::Start;
 use super::subscriptions::live_subscription::LiveSubscription;
 use super::subscriptions::registry::Registry;
@@ -38,6 +41,9 @@ use crate::state::catalog::Catalog;
 use crate::store::{StoreReader, StoreUsage};
 use crate::telemetry::conditions::{Conditions, Raised};
 use crate::telemetry::error_line::with_causes;
+
+/// How long tasks may take to end before the journal is closed without them.
+const TASKS_GRACE: Duration = Duration::from_secs(5);
 
 /// How the broker fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,10 +190,12 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// There is none, or a route appends to it.
-    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), ChangeError> {
-        self.change(|reply| ChangeRequest::DeleteTopic(name.clone(), reply))
-            .await
+    /// There is none, or a route appends to it, which is named if `who` may see it.
+    pub async fn delete_topic(&self, who: &Principal, name: &TopicName) -> Result<(), ChangeError> {
+        let deleted = self
+            .change(|reply| ChangeRequest::DeleteTopic(name.clone(), reply))
+            .await;
+        deleted.map_err(|error| self.named_to(who, error))
     }
 
     /// Creates a subscription or route for `who`: resolves and configures its plugins, then records it.
@@ -218,7 +226,7 @@ impl Broker {
             .await
     }
 
-    /// Changes a subscription or route to `spec`, which was made of `before`. A plugin without a digest is looked up and
+    /// Changes a subscription or route, the one that `found` is and no other of its name, to `spec`, which was made of `before`. A plugin without a digest is looked up and
     /// configured; the others stay what they are. Changed filters hold from a fence on, see `FilterChain`; everything else
     /// from the next delivery on.
     ///
@@ -230,24 +238,24 @@ impl Broker {
     pub async fn update_subscription(
         &self,
         who: &Principal,
+        found: &FoundSubscription,
         before: &SubscriptionInfo,
         mut spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, ChangeError> {
-        let name = spec.name.clone();
-        let live = self.live(name.as_str())?;
         rights::change(&self.0.policy, who, &before.spec, &spec)?;
         check_spec(&spec).map_err(ChangeError::Invalid)?;
         check_new_names(&spec, Some(&before.spec))?;
+        check_fixed(&before.spec, &spec)?;
         if spec.is_route() != before.spec.is_route() {
             return Err(ChangeError::Invalid(
                 "a route keeps at least one output, and a subscription has none".into(),
             ));
         }
         self.pinning(who).pin_all(&mut spec).await?;
-        self.record_update(&live, before, spec).await
+        self.record_update(found, before, spec).await
     }
 
-    /// Gives the subscription or route `before` to another owner, or to nobody. Consumers that may not be attached any more
+    /// Gives a subscription or route, the one that `found` is and no other of its name, to another owner, or to nobody. Consumers that may not be attached any more
     /// end.
     ///
     /// # Errors
@@ -257,39 +265,38 @@ impl Broker {
     pub async fn give_subscription(
         &self,
         who: &Principal,
+        found: &FoundSubscription,
         before: &SubscriptionInfo,
         owner: Option<Owner>,
     ) -> Result<SubscriptionInfo, ChangeError> {
         let policy = &self.0.policy;
         rights::give(policy, who, &before.spec, owner.as_ref())?;
-        let live = self.live(before.spec.name.as_str())?;
         let spec = SubscriptionSpec {
             owner,
             ..before.spec.clone()
         };
-        let info = self.record_update(&live, before, spec).await?;
+        let info = self.record_update(found, before, spec).await?;
         policy.owners_changed();
         Ok(info)
     }
 
     async fn record_update(
         &self,
-        live: &LiveSubscription,
+        found: &FoundSubscription,
         before: &SubscriptionInfo,
         spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, ChangeError> {
         if spec != before.spec {
             let update = Update {
-                id: live.id,
+                id: found.id,
                 from_revision: before.revision,
                 spec,
             };
             self.change(|reply| ChangeRequest::UpdateSubscription(update, reply))
                 .await?;
         }
-        let name = live.name.clone();
-        self.look(move |broker| Ok(broker.subscription(name.as_str())?))
-            .await
+        let found = found.clone();
+        self.look(move |broker| Ok(broker.info_of(&found)?)).await
     }
 
     /// Deletes a subscription or route, the one that `found` is and no other of its name, and what it has not acked.
@@ -299,7 +306,8 @@ impl Broker {
     /// It is gone, or the store refuses writes.
     pub async fn delete_subscription(&self, found: &FoundSubscription) -> Result<(), ChangeError> {
         let live = self.found(found)?;
-        self.change(|reply| ChangeRequest::DeleteSubscription(live.id, reply))
+        let name = live.name.clone();
+        self.change(|reply| ChangeRequest::DeleteSubscription(live.id, name, reply))
             .await
     }
 
@@ -418,14 +426,23 @@ impl Broker {
     }
 
     /// Stops: publishes are refused, consumers, routes and lanes end, and what they said is written before the
-    /// journal is closed. The caller bounds the time.
+    /// journal is closed; who does not end in time says it in vain. The caller bounds the time.
     pub async fn shutdown(&self) {
         let inner = self.0.clone();
         inner.inbox.close_publishes();
         inner.shutdown.cancel();
+        if tokio::time::timeout(TASKS_GRACE, inner.spawner.ended())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                tasks = inner.spawner.running(),
+                "tasks do not end; the journal is closed without what they may still say"
+            );
+        }
         inner.inbox.close();
         let threads = std::mem::take(&mut *locks::lock(&inner.threads));
-        let joined = tokio::task::spawn_blocking(move || {
+        let joined = inner.spawner.blocking("shutdown", move || {
             for thread in threads {
                 // A panic was caught and told of in it.
                 let _ = thread.join();
@@ -433,6 +450,22 @@ impl Broker {
         });
         let _ = joined.await;
         inner.spawner.ended().await;
+    }
+
+    // An error that names a subscription in the way only to who may see that one.
+    fn named_to(&self, who: &Principal, error: ChangeError) -> ChangeError {
+        match error {
+            ChangeError::InUse { what, by } if !self.sees_subscription(who, &by) => {
+                let by = "somebody else's subscription".to_owned();
+                ChangeError::InUse { what, by }
+            }
+            other => other,
+        }
+    }
+
+    fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
+        let live = self.0.registry.by_name(name);
+        live.is_some_and(|live| rights::sees(&self.0.policy, who, &live.settings().spec))
     }
 
     fn live(&self, name: &str) -> Result<Arc<LiveSubscription>, NotFound> {

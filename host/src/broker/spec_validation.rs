@@ -50,8 +50,9 @@ impl Pinning<'_> {
                 world_name(world)
             )));
         }
+        let label = locks::read(self.catalog).plugin_label(self.policy, Some(self.who), used);
         self.plugins
-            .check(&plugin.digest, world, &used.config, &plugin.name)
+            .check(&plugin.digest, world, &used.config, &label)
             .await
             .map_err(|error| {
                 let why = format!("plugin `{}`: {}", used.plugin, with_causes(&error));
@@ -77,6 +78,25 @@ pub(super) fn world_name(world: PluginWorld) -> &'static str {
     match world {
         PluginWorld::Filter => "filter",
         PluginWorld::Transform => "transform",
+    }
+}
+
+/// Refuses to change what a subscription or route is found and fed by.
+pub(super) fn check_fixed(
+    before: &SubscriptionSpec,
+    spec: &SubscriptionSpec,
+) -> Result<(), ChangeError> {
+    let fixed = [
+        ("name", spec.name == before.name),
+        ("topics", spec.topics == before.topics),
+        ("start", spec.start == before.start),
+        ("created", spec.created == before.created),
+    ];
+    match fixed.into_iter().find(|(_, is_same)| !is_same) {
+        None => Ok(()),
+        Some((what, _)) => Err(ChangeError::Invalid(format!(
+            "`{what}` of a subscription or route cannot be changed; create another one"
+        ))),
     }
 }
 

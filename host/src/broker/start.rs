@@ -48,9 +48,9 @@ use crate::locks;
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
 use crate::runtime::clock::Clock;
-use crate::runtime::spawn::Spawner;
+use crate::runtime::spawn::{Spawner, panicked};
 use crate::state::catalog::Catalog;
-use crate::store::{Opened, StoreReader};
+use crate::store::{Folders, Opened};
 use crate::telemetry::conditions::Conditions;
 
 /// Topics without a name that a line of the log tells of.
@@ -87,8 +87,15 @@ impl Broker {
         plugins: Arc<Plugins>,
         bundled: &[BundledPlugin],
     ) -> Result<Self, StartError> {
+        // Refused before anything of the store is changed.
+        let files = PluginFiles::open(Arc::new(RealFileSystem), &options.plugins_dir)
+            .map_err(StartError::PluginFiles)?;
         let begun = tokio::task::spawn_blocking(move || readable.begin());
-        let (mut opened, mut recovered) = begun.await.map_err(|_| StartError::Interrupted)??;
+        let begun = begun.await.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => StartError::Fault(panicked(&*panic)),
+            Err(_) => StartError::Interrupted,
+        });
+        let (mut opened, mut recovered) = begun??;
         say_recovered(&recovered, opened.clean);
         if let Some(reserved) = &recovered.reserved {
             committer::reserve(&mut *opened.journal, reserved).map_err(StartError::Reserve)?;
@@ -101,14 +108,15 @@ impl Broker {
             outlet: outlet.clone(),
         });
         let reader = opened.reader.clone();
-        let plugins = common.plugin_store(&options, plugins, &reader)?;
+        let plugins = common.plugin_store(&options, plugins, files.beside(reader.folders()));
         let streams = ProducerStreams::new(recovered.producers);
         let at_rest = (recovered.catalog, recovered.next_position);
-        let writers =
-            common.start_writers(&options, opened, at_rest, streams.clone(), decisions)?;
+        let mut threads = Vec::new();
+        let writers = common.writers(&options, opened, at_rest, streams.clone(), decisions);
+        let started = writers.start(&common, &mut threads);
         let broker = Self(Arc::new(Inner {
             subscription_patterns_max: options.subscription_patterns_max,
-            threads: Mutex::new(writers),
+            threads: Mutex::new(threads),
             registry: common.registry.clone(),
             log: common.log.clone(),
             inbox: common.inbox.clone(),
@@ -123,11 +131,15 @@ impl Broker {
             spawner: common.spawner.clone(),
             shutdown: common.shutdown.clone(),
         }));
-        let loaded = broker.0.plugins.load_all(bundled).await;
-        loaded.map_err(|(name, error)| StartError::Bundled {
-            name,
-            why: error.to_string(),
-        })?;
+        let ready = match started {
+            Ok(()) => broker.load_plugins(bundled).await,
+            failed => failed,
+        };
+        if let Err(error) = ready {
+            // What runs already ends, and the journal is closed: whoever tries again finds the store free and whole.
+            broker.shutdown().await;
+            return Err(error);
+        }
         for live in common.registry.all() {
             // Its deadlines and unwritten dead letters are those that were read from disk.
             live.tick();
@@ -136,6 +148,14 @@ impl Broker {
         let plugins = broker.0.plugins.loaded.clone();
         common.start_tasks(supervisor, outlet, plugins, queues);
         Ok(broker)
+    }
+
+    async fn load_plugins(&self, bundled: &[BundledPlugin]) -> Result<(), StartError> {
+        let loaded = self.0.plugins.load_all(bundled).await;
+        loaded.map_err(|(name, error)| StartError::Bundled {
+            name,
+            why: error.to_string(),
+        })
     }
 }
 
@@ -203,12 +223,10 @@ impl Common {
         &self,
         options: &BrokerOptions,
         plugins: Arc<Plugins>,
-        reader: &StoreReader,
-    ) -> Result<PluginStore, StartError> {
-        let files = PluginFiles::open(Arc::new(RealFileSystem), &options.plugins_dir)
-            .map_err(StartError::PluginFiles)?;
-        Ok(PluginStore {
-            files: files.beside(reader.folders()),
+        files: PluginFiles,
+    ) -> PluginStore {
+        PluginStore {
+            files,
             uploads: Uploads::new(),
             quotas: options.plugins,
             loaded: plugins,
@@ -217,18 +235,17 @@ impl Common {
             policy: options.policy.clone(),
             clock: self.clock.clone(),
             spawner: self.spawner.clone(),
-        })
+        }
     }
 
-    // The committer and the checkpointer, in threads of their own since they wait for the disk, and who watches that.
-    fn start_writers(
+    fn writers(
         &self,
         options: &BrokerOptions,
         opened: Opened,
         (catalog, next_position): (Catalog, Position),
         streams: Arc<ProducerStreams>,
         decisions: mpsc::Receiver<Decision>,
-    ) -> Result<Vec<JoinHandle<()>>, StartError> {
+    ) -> Writers {
         let (folders, conditions) = (opened.reader.folders(), self.spawner.conditions());
         let checkpointer = Checkpointer::new(CheckpointerParts {
             checkpoints: opened.checkpoints,
@@ -260,18 +277,11 @@ impl Common {
             next_position,
             settings: settings(options),
         });
-        let (inbox, shutdown) = (self.inbox.clone(), self.shutdown.clone());
-        let watch = folder_watch::watch(folders, conditions.clone(), inbox, shutdown);
-        self.spawner.lasting("folder watch", watch);
-        let runtime = Handle::current();
-        let start = |name, run: Box<dyn FnOnce() + Send>| {
-            let started = self.spawner.thread(name, run);
-            started.map_err(StartError::Thread)
-        };
-        Ok(vec![
-            start(CHECKPOINTER, Box::new(move || checkpointer.run(&runtime)))?,
-            start(COMMITTER, Box::new(move || committer.run()))?,
-        ])
+        Writers {
+            folders,
+            checkpointer,
+            committer,
+        }
     }
 
     // What runs once every subscription has been started.
@@ -297,6 +307,31 @@ impl Common {
             "dead letters",
             dead_letters::run(outlet, given_up, shutdown()),
         );
+    }
+}
+
+// Who writes to the store, and the store's folder.
+struct Writers {
+    folders: Arc<Folders>,
+    checkpointer: Checkpointer,
+    committer: Committer,
+}
+
+impl Writers {
+    // In threads of their own since they wait for the disk, and beside them who watches that. Those that run are in `threads`, whatever
+    // is answered.
+    fn start(self, common: &Common, threads: &mut Vec<JoinHandle<()>>) -> Result<(), StartError> {
+        let spawner = &common.spawner;
+        let (inbox, shutdown) = (common.inbox.clone(), common.shutdown.clone());
+        let watch = folder_watch::watch(self.folders, spawner.clone(), inbox, shutdown);
+        spawner.lasting("folder watch", watch);
+        let runtime = Handle::current();
+        let (checkpointer, committer) = (self.checkpointer, self.committer);
+        let committing = spawner.thread(COMMITTER, move || committer.run());
+        threads.push(committing.map_err(StartError::Thread)?);
+        let checkpointing = spawner.thread(CHECKPOINTER, move || checkpointer.run(&runtime));
+        threads.push(checkpointing.map_err(StartError::Thread)?);
+        Ok(())
     }
 }
 

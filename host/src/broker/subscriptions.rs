@@ -5,6 +5,7 @@
 mod definition;
 pub(super) mod effect_targets;
 pub(super) mod given_up_ranges;
+pub(super) mod letters;
 pub(super) mod live_subscription;
 mod log_limits;
 pub(super) mod plugin_log;

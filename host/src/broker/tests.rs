@@ -3,6 +3,7 @@
 mod checkpoint_without_space;
 mod conditions;
 mod disk_space;
+mod ends;
 mod fixture;
 mod given_up;
 mod isolation_lanes;

@@ -83,6 +83,11 @@ pub(super) fn age(ms: u64) -> String {
     }
 }
 
+/// The same of what may not be known: `?`.
+pub(super) fn age_if_known(ms: Option<u64>) -> String {
+    ms.map_or_else(|| "?".to_owned(), age)
+}
+
 /// Bytes in KiB or MiB with one decimal.
 pub(super) fn bytes(count: u64) -> String {
     match count {

@@ -167,7 +167,7 @@ fn list(all: &[SubscriptionInfo]) -> String {
             plugins(&info.spec, " "),
             outputs.join(" "),
             info.depth.to_string(),
-            human_values::age(info.oldest_unacked_ms),
+            human_values::age_if_known(info.oldest_unacked_ms),
             info.dead_lettered.to_string(),
             state(info),
         ]

@@ -1,5 +1,6 @@
 //! Every default of the configuration, with the arithmetic behind it. `examples/tidegate.toml` shows the same
-//! values to people; a test keeps the two equal. Nothing else in the program chooses a default for a setting.
+//! values to people; a test keeps the two equal. The parts of the broker have the same ones for their own tests, and a test of `app`
+//! keeps those equal.
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

@@ -46,13 +46,13 @@ pub struct SubscriptionInfo {
     pub unevaluated: u64,
     /// Events handed out and not acked.
     pub in_flight: u64,
-    /// Age in milliseconds of the oldest event that is not acked; 0 when there is none.
-    pub oldest_unacked_ms: u64,
+    /// Age in milliseconds of the oldest event that is not acked; 0 when there is none, and `None` when that event cannot be read.
+    pub oldest_unacked_ms: Option<u64>,
     /// Attached consumers.
     pub consumers: u64,
     /// Events handed out a second time or more, since the broker started.
     pub redelivered: u64,
-    /// Events given up, since the broker started.
+    /// Dead letters written, since the broker started.
     pub dead_lettered: u64,
     /// Dead letters that were given up a second time and dropped, since the broker started.
     #[serde(default)]

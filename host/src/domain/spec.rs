@@ -1,5 +1,6 @@
 //! What a user asks for: topics, subscriptions and routes, as written in JSON to the admin API and kept in
-//! the catalog. A specification that exists is well formed; whether it is allowed is the policy's business.
+//! the catalog. The parts of one that exists are well formed; whether it can be carried out is checked by the broker, and whether it
+//! is allowed is the policy's business.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Topic names and the patterns that select them: dotted tokens, `*` for one token, a final `>` for one or
-//! more. The grammar is that of NATS subjects, which most readers know.
+//! Names of topics, subscriptions and whatever else people name, and the patterns that select topics: dotted tokens, `*` for one
+//! token, a final `>` for one or more. The grammar is that of NATS subjects, which most readers know.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -116,7 +116,7 @@ text_type!(TopicName, NameError);
 pub struct TopicPattern(Arc<str>);
 text_type!(TopicPattern, NameError);
 
-/// The name of a subscription, route, plugin or output: letters, digits, `-`, `_` and `.`.
+/// The name of a subscription, route, plugin or output: dotted tokens of letters, digits and `-_:/@$`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 text_type!(Name, NameError);

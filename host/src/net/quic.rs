@@ -14,7 +14,6 @@ pub(super) mod listener;
 mod listener_context;
 pub(super) mod options;
 pub(super) mod socket;
-pub(super) mod tls;
 
 #[cfg(test)]
 mod tests;

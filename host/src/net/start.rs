@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::quic::listener::{NetHandle, listen};
 use super::quic::options::QuicOptions;
 use super::quic::socket::ServeError;
-use super::quic::tls::TlsIdentity;
 use super::session::options::SessionOptions;
 use super::session::service::{Backend, Service};
 use crate::auth::Policy;
 use crate::broker::Broker;
+use crate::tls::TlsIdentity;
 
 /// Everything that can be set about the network.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
-//! Starting what runs beside its caller. Every task and thread of the broker is started here, so that none can end unseen:
-//! an end that nobody asked for is an error in the log, a condition in `/readyz`, and a word to those who wait. What a task
-//! does, and how it is told to stop, is its own business.
+//! Starting what runs beside its caller, so that nothing ends unseen: an end that nobody asked for is an error in the log, a condition
+//! in `/readyz`, and a word to those who wait. Who starts something without this looks at its end by itself: the plugin service, the
+//! helpers of the store, what writes the log. What a task does, and how it is told to stop, is its own business.
 
 use std::any::Any;
 use std::borrow::Cow;

@@ -1,6 +1,7 @@
 //! The catalog: which topics, subscriptions and plugins exist. The committer owns the master copy and is the only one that
 //! changes it; everybody else reads a shared copy to which the same changes are applied once they are durable.
-//! A catalog changes only through [`Change`], so replaying the journal rebuilds it exactly.
+//! What is made, changed or deleted is a [`Change`], so replaying the journal on what a checkpoint says rebuilds it exactly. Filter chains
+//! that nothing can ask for any more are forgotten without one.
 
 mod plugins;
 

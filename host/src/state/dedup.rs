@@ -1,6 +1,6 @@
 //! What idempotent producers have published: per producer its epoch, its highest committed number and the
-//! batches whose answers it may not have seen. Enough to answer a resend like the first time. Memory is
-//! bounded by the number of producers; the committer owns this state and persists it.
+//! batches whose answers it may not have seen. Enough to answer a resend with the sequences of the first time. Memory is
+//! bounded by the number of producers. Connections open producers, the committer says what they committed, a checkpoint keeps it.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -109,7 +109,6 @@ pub struct SubscriptionState {
     given_up_waiting: PositionSet,
     paused: Option<Arc<str>>,
     redelivered: u64,
-    dead_lettered: u64,
     /// What nobody has taken yet.
     effects: Effects,
     strain_told: Strain,
@@ -151,7 +150,6 @@ impl SubscriptionState {
             given_up_waiting: PositionSet::default(),
             paused: None,
             redelivered: 0,
-            dead_lettered: 0,
             effects: Effects::default(),
             strain_told: Strain::default(),
         }
@@ -215,12 +213,6 @@ impl SubscriptionState {
     #[must_use]
     pub fn redelivered(&self) -> u64 {
         self.redelivered
-    }
-
-    /// Events given up, since the broker started.
-    #[must_use]
-    pub fn dead_lettered(&self) -> u64 {
-        self.dead_lettered
     }
 
     /// Which limits it has reached.

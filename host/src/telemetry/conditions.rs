@@ -46,8 +46,7 @@ pub enum Condition {
     PluginBroken(Cow<'static, str>),
     /// A bound of what plugins, or those of one owner, may hold refuses them instances or memory. What waits for it is not judged.
     PluginLimit(Cow<'static, str>),
-    /// The system lets the broker open no further file: nothing can be written until it does. (Limits of a subscription are its
-    /// own, see `limits_reached`.)
+    /// The system lets the broker open no further file: nothing can be written until it does.
     OutOfFiles,
 }
 

@@ -28,7 +28,10 @@ const WAYS: &[Way] = &[
         what: "wall time",
         instead: "take it from a `Clock`",
         is_used: takes_wall_time,
-        files: &[("runtime/clock.rs", "it is the clock")],
+        files: &[
+            ("runtime/clock.rs", "it is the clock"),
+            ("pki.rs", "certificates are made before there is a broker"),
+        ],
     },
     Way {
         what: "sleep on a thread",
@@ -128,7 +131,7 @@ fn takes_monotonic_time(source: &str) -> bool {
 }
 
 fn takes_wall_time(source: &str) -> bool {
-    source.contains("SystemTime::now")
+    source.contains("SystemTime::now") || source.contains("::now_utc(")
 }
 
 fn sleeps_on_its_thread(source: &str) -> bool {
@@ -138,6 +141,7 @@ fn sleeps_on_its_thread(source: &str) -> bool {
 fn opens_files(source: &str) -> bool {
     source.contains("std::fs")
         || source.contains("tokio::fs")
+        || source.contains("tempfile::")
         || source
             .split("use std::{")
             .skip(1)

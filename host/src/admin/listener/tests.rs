@@ -7,10 +7,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
-use super::super::tls_config;
 use super::*;
 use crate::pki::{Authority, ClientName, PemPair, ServerNames, Validity};
 use crate::telemetry::conditions::Conditions;
+use crate::tls::{ClientAuth, TlsIdentity};
 
 struct Fixture {
     authority: Authority,
@@ -34,12 +34,15 @@ async fn fixture() -> Fixture {
     let server = authority
         .issue_server(&ServerNames::loopback(), Validity::days(1))
         .expect("a certificate");
-    let config = tls_config(
+    let identity = TlsIdentity::from_pem(
         server.cert.as_bytes(),
         server.key.as_bytes(),
         authority.cert_pem().as_bytes(),
-    )
-    .expect("a TLS set-up");
+    );
+    let config = identity
+        .and_then(|identity| identity.server_config(ClientAuth::Required, &[ALPN]))
+        .map(Arc::new)
+        .expect("a TLS set-up");
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let listeners = Listeners::bind(Some(any), Some((any, config)))
         .await

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    CommitNumber, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec, TopicId,
-    TopicSpec,
+    CommitNumber, PLACE_MAX, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec,
+    TopicId, TopicSpec,
 };
 use crate::state::catalog::{Catalog, KnownName, Subscription, Topic};
 use crate::state::filter_chain::FilterChain;
@@ -171,6 +171,9 @@ pub(crate) fn decode(
     for (key, value) in pairs {
         if key.starts_with(TOPIC) {
             let record: TopicRecord = parse(key, value)?;
+            if record.next_sequence.0 > PLACE_MAX {
+                return Err(unreadable(key, "a sequence that nobody gives"));
+            }
             let topic = Topic::new(record.id, record.spec, record.next_sequence);
             state.catalog.insert_topic(std::sync::Arc::new(topic));
         } else if key.starts_with(SUBSCRIPTION) {
@@ -196,6 +199,12 @@ pub(crate) fn decode(
                 Producers::restore(value, producers_max).map_err(|error| unreadable(key, error))?;
         } else if key == HEAD {
             let head: Head = parse(key, value)?;
+            if [head.next_position, head.routed_before]
+                .iter()
+                .any(|at| at.0 > PLACE_MAX)
+            {
+                return Err(unreadable(key, "a position that nobody gives"));
+            }
             state.next_position = head.next_position;
             state.routed_before = head.routed_before;
             state.mark = head.mark;

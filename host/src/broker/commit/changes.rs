@@ -10,7 +10,8 @@ use super::draft::Draft;
 use super::request::{ChangeRequest, Update};
 use crate::broker::error::{ChangeError, NotFound};
 use crate::domain::{
-    PluginUse, Position, Principal, StartAt, SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
+    Name, PluginUse, Position, Principal, StartAt, SubscriptionId, SubscriptionSpec, TopicName,
+    TopicSpec,
 };
 use crate::state::catalog::{Change, Json};
 use crate::state::quotas;
@@ -43,8 +44,8 @@ impl Draft {
                 let decided = self.update_subscription(update);
                 self.group.answer(reply, decided);
             }
-            ChangeRequest::DeleteSubscription(id, reply) => {
-                let decided = self.delete_subscription(id);
+            ChangeRequest::DeleteSubscription(id, name, reply) => {
+                let decided = self.delete_subscription(id, &name);
                 self.group.answer(reply, decided);
             }
             ChangeRequest::AddPlugin(upload, reply) => {
@@ -139,9 +140,7 @@ impl Draft {
         let subscription = self.catalog.subscriptions.get(&id);
         let subscription =
             subscription.ok_or_else(|| NotFound::Subscription(spec.name.to_string()))?;
-        // Somebody may have deleted it and created another one of its name as well.
-        let is_same = subscription.spec.created == spec.created;
-        if subscription.revision != from_revision || !is_same {
+        if subscription.revision != from_revision {
             return Err(ChangeError::Conflict(format!(
                 "`{}` was changed by somebody else meanwhile; look at it and try again",
                 spec.name
@@ -172,9 +171,9 @@ impl Draft {
         Ok(())
     }
 
-    fn delete_subscription(&mut self, id: SubscriptionId) -> Result<(), ChangeError> {
+    fn delete_subscription(&mut self, id: SubscriptionId, name: &Name) -> Result<(), ChangeError> {
         if !self.catalog.subscriptions.contains_key(&id) {
-            return Err(NotFound::Subscription(id.to_string()).into());
+            return Err(NotFound::Subscription(name.to_string()).into());
         }
         self.change(Change::DeleteSubscription(id));
         Ok(())

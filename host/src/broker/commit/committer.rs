@@ -339,6 +339,8 @@ impl Committer {
         draft.show_changes();
         for outputs in draft.group.owed.outputs.drain(..) {
             if let Some(live) = draft.registry.by_id(outputs.subscription) {
+                // Before: who sees that the events are no longer pending must see where they went.
+                live.has_letters(outputs.letters);
                 live.apply(|state, _| state.is_acked(&outputs.acks));
             }
             let _ = outputs.done.send(Ok(()));

@@ -13,7 +13,8 @@ use super::producer_streams::ProducerStreams;
 use crate::auth::Policy;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{
-    Durability, Millis, Position, Principal, SubscriptionId, TopicId, TopicName, TopicSpec,
+    DeadLetterMark, Durability, Millis, Position, Principal, SubscriptionId, TopicId, TopicName,
+    TopicSpec,
 };
 use crate::state::catalog::{Catalog, Change, Json, Topic};
 use crate::state::quotas::{self, PluginQuotas, Quota, QuotaReached};
@@ -84,6 +85,9 @@ impl Draft {
         self.catalog.apply(&change);
         self.group.needs_sync = true;
         self.group.note(&Note::Change(change.clone()));
+        if let Change::CreateSubscription { id, .. } | Change::DeleteSubscription(id) = &change {
+            self.group.turned_subscriptions.push(*id);
+        }
         self.group.changes.push(change);
     }
 
@@ -120,13 +124,25 @@ impl Draft {
         census.admit(quotas::TOPICS, more, by, self.limits.topics, &self.policy)
     }
 
-    /// Whether any subscription selects what is published to `topic`.
+    /// Whether any subscription selects what is published to `topic`, as they are once the group is durable.
     pub(super) fn is_selected(&mut self, topic: &Topic) -> bool {
-        let registry = &self.registry;
-        *self
-            .selected
-            .entry(topic.id)
-            .or_insert_with(|| registry.is_selected(&topic.spec.name))
+        let (registry, name) = (&self.registry, &topic.spec.name);
+        let turned = &self.group.turned_subscriptions;
+        if turned.is_empty() {
+            let known = self.selected.entry(topic.id);
+            return *known.or_insert_with(|| registry.is_selected(name, &[]));
+        }
+        // Those that come and go with the group are not in the registry yet, or still are.
+        let mut here = turned
+            .iter()
+            .filter_map(|id| self.catalog.subscriptions.get(id));
+        let is_selected_here = here.any(|subscription| {
+            let newest = subscription.chains().last();
+            newest.is_some_and(|chain| {
+                chain.selects(&subscription.spec, name, DeadLetterMark::Ordinary)
+            })
+        });
+        is_selected_here || registry.is_selected(name, turned)
     }
 
     /// Subscriptions changed, or an id that was meant for one topic may be another's.

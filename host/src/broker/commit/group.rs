@@ -14,7 +14,7 @@ use super::waiting_acks::Acks;
 use crate::broker::error::Unavailable;
 use crate::domain::{
     BLOCK_BYTES_MAX, Block, BlockBuilder, DeadLetterMark, EncodedEvents, Millis, Position,
-    Sequence, TopicId,
+    Sequence, SubscriptionId, TopicId,
 };
 use crate::state::catalog::{Change, Topic};
 
@@ -52,7 +52,9 @@ pub(super) struct OpenGroup {
     pub(super) before: Vec<Vec<u8>>,
     /// Changes of the catalog that it makes, in order.
     pub(super) changes: Vec<Change>,
-    topics: FxHashMap<TopicId, OpenTopic>,
+    /// Subscriptions that it creates or deletes.
+    pub(super) turned_subscriptions: Vec<SubscriptionId>,
+    topics: OpenTopics,
     /// Those that are whole. All are after [`finish_blocks`](Self::finish_blocks).
     pub(super) blocks: Vec<Block>,
     /// First position after its blocks.
@@ -83,6 +85,13 @@ pub(super) struct Owed {
 
 /// Tells whoever asked for something what became of the group it is in.
 type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+
+// The topics with events in the group, in the order in which the first event of each came, which is the order of their positions.
+#[derive(Default)]
+struct OpenTopics {
+    all: Vec<OpenTopic>,
+    index: FxHashMap<TopicId, usize>,
+}
 
 // A topic with events in the group.
 struct OpenTopic {
@@ -126,8 +135,8 @@ impl OpenGroup {
         self.notes.shrink_to(NOTES_KEPT_BYTES);
         self.before.clear();
         self.changes.clear();
+        self.turned_subscriptions.clear();
         self.topics.clear();
-        self.topics.shrink_to(TOPICS_KEPT);
         self.blocks.clear();
         self.needs_sync = false;
         self.events = 0;
@@ -176,7 +185,7 @@ impl OpenGroup {
     pub(super) fn append(&mut self, topic: &Arc<Topic>, entries: EncodedEvents) -> Sequence {
         self.count(entries.count(), entries.event_bytes());
         self.block_bytes += entries.bytes().len() + BLOCK_HEAD_BYTES;
-        let open = open_topic(&mut self.topics, topic);
+        let open = self.topics.open(topic);
         let first = open.next_sequence;
         open.next_sequence.0 += u64::from(entries.count());
         let others = open.begin(DeadLetterMark::Ordinary, &mut self.next_position, self.time);
@@ -205,7 +214,7 @@ impl OpenGroup {
     pub(super) fn append_event(&mut self, topic: &Arc<Topic>, mark: DeadLetterMark, event: &[u8]) {
         self.count(1, event.len());
         self.block_bytes += event.len() + ENTRY_HEAD_BYTES + BLOCK_HEAD_BYTES;
-        let open = open_topic(&mut self.topics, topic);
+        let open = self.topics.open(topic);
         open.next_sequence.0 += 1;
         let others = open.begin(mark, &mut self.next_position, self.time);
         self.blocks.extend(others);
@@ -224,7 +233,7 @@ impl OpenGroup {
     /// Makes blocks of all events so far, so that what comes next has a position behind them.
     pub(super) fn finish_blocks(&mut self) {
         let mut place = self.next_position;
-        for open in self.topics.values_mut() {
+        for open in &mut self.topics.all {
             self.blocks.extend(open.close(&mut place, self.time));
         }
         self.next_position = place;
@@ -232,7 +241,7 @@ impl OpenGroup {
 
     /// Uses up the sequences that it gave: topics go on after them.
     pub(super) fn advance_topics(&self) {
-        for open in self.topics.values() {
+        for open in &self.topics.all {
             open.topic.advance_to(open.next_sequence);
         }
     }
@@ -299,17 +308,27 @@ impl Drop for Owed {
     }
 }
 
-fn open_topic<'a>(
-    topics: &'a mut FxHashMap<TopicId, OpenTopic>,
-    topic: &Arc<Topic>,
-) -> &'a mut OpenTopic {
-    topics.entry(topic.id).or_insert_with(|| OpenTopic {
-        topic: topic.clone(),
-        builder: BlockBuilder::default(),
-        mark: DeadLetterMark::Ordinary,
-        first_sequence: topic.next_sequence(),
-        next_sequence: topic.next_sequence(),
-    })
+impl OpenTopics {
+    fn open(&mut self, topic: &Arc<Topic>) -> &mut OpenTopic {
+        let index = *self.index.entry(topic.id).or_insert_with(|| {
+            self.all.push(OpenTopic {
+                topic: topic.clone(),
+                builder: BlockBuilder::default(),
+                mark: DeadLetterMark::Ordinary,
+                first_sequence: topic.next_sequence(),
+                next_sequence: topic.next_sequence(),
+            });
+            self.all.len() - 1
+        });
+        &mut self.all[index]
+    }
+
+    fn clear(&mut self) {
+        self.all.clear();
+        self.all.shrink_to(TOPICS_KEPT);
+        self.index.clear();
+        self.index.shrink_to(TOPICS_KEPT);
+    }
 }
 
 impl OpenTopic {
@@ -353,7 +372,7 @@ mod tests {
     use std::ops::RangeInclusive;
 
     use super::*;
-    use crate::domain::{Durability, SubscriptionId, TopicSpec};
+    use crate::domain::{Durability, TopicSpec};
     use crate::state::catalog::{Catalog, Json};
     use crate::store::RECORD_BYTES_MAX;
 
@@ -450,6 +469,26 @@ mod tests {
     }
 
     #[test]
+    fn topics_of_a_group_have_their_positions_in_the_order_in_which_they_came() {
+        let topic = |id: u64| {
+            let spec = TopicSpec {
+                name: format!("t{id}").parse().expect("a name"),
+                durability: Durability::Sync,
+                created_by: None,
+            };
+            Arc::new(Topic::new(TopicId(id), spec, Sequence(1)))
+        };
+        let came = [40, 7, 1_000, 3, 41, 2, 500, 1];
+        let mut group = OpenGroup::default();
+        for id in came.into_iter().chain([3, 40]) {
+            group.append(&topic(id), EncodedEvents::of([&b"event"[..]]));
+        }
+        group.finish_blocks();
+        let order: Vec<u64> = group.blocks.iter().map(|block| block.topic.0).collect();
+        assert_eq!(order, came);
+    }
+
+    #[test]
     fn dead_letters_share_no_block_with_other_events_and_keep_the_order() {
         let topic = dead_letters();
         let mut group = OpenGroup {
@@ -491,6 +530,6 @@ mod tests {
             ]
         );
         assert_eq!(group.next_position, Position(18));
-        assert_eq!(group.topics[&topic.id].next_sequence, Sequence(13));
+        assert_eq!(group.topics.all[0].next_sequence, Sequence(13));
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Inbox {
     #[cfg(test)]
     filled_for_task: tokio::sync::Notify,
     publish_room: Arc<Semaphore>,
-    control_room: Semaphore,
+    control_room: Arc<Semaphore>,
     // Ranges in the ack queue, written under the lock of the queues.
     ack_ranges: AtomicUsize,
     ack_ranges_max: usize,
@@ -93,7 +93,7 @@ impl Inbox {
             #[cfg(test)]
             filled_for_task: tokio::sync::Notify::new(),
             publish_room: Arc::new(Semaphore::new(PUBLISH_COST_MAX)),
-            control_room: Semaphore::new(CONTROL_ITEMS_MAX),
+            control_room: Arc::new(Semaphore::new(CONTROL_ITEMS_MAX)),
             ack_ranges: AtomicUsize::new(0),
             ack_ranges_max,
             acks_taken: Notify::new(),
@@ -136,14 +136,18 @@ impl Inbox {
     }
 
     /// Hands a control item over and waits for its answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before there is room, nothing was asked for. Dropped later, it is done all the same, and takes its room until then.
     pub(crate) async fn ask<T, E: From<Unavailable>>(
         &self,
         make: impl FnOnce(Reply<T, E>) -> Control,
     ) -> Result<T, E> {
-        let room = self.control_room.acquire().await;
-        let _room = room.map_err(|_| Unavailable::ShuttingDown)?;
+        let room = self.control_room.clone().acquire_owned().await;
+        let room = room.map_err(|_| Unavailable::ShuttingDown)?;
         let (reply, answer) = oneshot::channel();
-        self.hand_over(make(reply))?;
+        self.hand_over(make(Reply::new(reply, Some(room))))?;
         answer
             .await
             .unwrap_or_else(|_| Err(self.unanswered().into()))
@@ -153,7 +157,7 @@ impl Inbox {
     /// for the room in the journal that only a checkpoint makes.
     pub(crate) async fn ask_mark(&self) -> Result<Mark, Unavailable> {
         let (reply, answer) = oneshot::channel();
-        self.hand_over(Control::Mark(reply))?;
+        self.hand_over(Control::Mark(Reply::new(reply, None)))?;
         answer.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
@@ -484,7 +488,8 @@ mod tests {
         let inbox = Inbox::new(Clock::start());
         let topic = |name: &str| {
             let name = name.parse().expect("a name");
-            Control::Change(ChangeRequest::DeleteTopic(name, oneshot::channel().0))
+            let reply = Reply::new(oneshot::channel().0, None);
+            Control::Change(ChangeRequest::DeleteTopic(name, reply))
         };
         inbox.hand_over(topic("c")).expect("open");
         inbox.put_back([topic("a"), topic("b")].into());
@@ -494,6 +499,26 @@ mod tests {
             _ => "another",
         });
         assert_eq!(names.collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_takes_its_room_until_it_is_answered() {
+        let inbox = Inbox::new(Clock::start());
+        let ask = || inbox.ask::<(), Unavailable>(Control::ConfirmAcks);
+        for _ in 0..CONTROL_ITEMS_MAX {
+            assert!(ask().now_or_never().is_none());
+        }
+        let mut next = Box::pin(ask());
+        assert!(next.as_mut().now_or_never().is_none());
+        let mut taken = inbox.take(&all()).control;
+        assert_eq!(taken.len(), CONTROL_ITEMS_MAX, "and no more");
+        assert!(next.as_mut().now_or_never().is_none());
+        assert!(inbox.lock().control.is_empty(), "nothing is answered yet");
+        if let Some(Control::ConfirmAcks(reply)) = taken.pop_front() {
+            assert!(reply.send(Ok(())).is_err(), "nobody waits for it");
+        }
+        assert!(next.now_or_never().is_none());
+        assert_eq!(inbox.lock().control.len(), 1);
     }
 
     #[test]

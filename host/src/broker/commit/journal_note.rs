@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Position, PrincipalDigest, ProducerId, Sequence, SubscriptionId, TopicId};
+use crate::domain::{
+    PLACE_MAX, Position, PrincipalDigest, ProducerId, Sequence, SubscriptionId, TopicId,
+};
 use crate::state::catalog::Change;
 
 /// First byte of a group's notes: the version of their encoding.
@@ -62,6 +64,9 @@ pub enum NoteError {
     /// Not what was written.
     #[error("a journal group is sound but its notes are not readable")]
     Malformed(#[source] postcard::Error),
+    /// A position or sequence that is beyond all that are ever given.
+    #[error("a journal group is sound but its notes name a place that there is not")]
+    Place,
 }
 
 /// Appends a note to those of a group, which are empty at first.
@@ -93,10 +98,28 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Note>, NoteError> {
     let mut notes = Vec::new();
     while !rest.is_empty() {
         let (note, after) = postcard::take_from_bytes(rest).map_err(NoteError::Malformed)?;
+        check_places(&note)?;
         notes.push(note);
         rest = after;
     }
     Ok(notes)
+}
+
+// What is counted on from here is a number that may have been given.
+fn check_places(note: &Note) -> Result<(), NoteError> {
+    let is_there = |place: u64| place <= PLACE_MAX;
+    let all_are = match note {
+        Note::Reserved {
+            next_position,
+            next_sequences,
+        } => {
+            let mut sequences = next_sequences.iter();
+            is_there(next_position.0) && sequences.all(|(_, next)| is_there(next.0))
+        }
+        Note::Batch { first_sequence, .. } => is_there(first_sequence.0),
+        Note::Change(_) | Note::Acks { .. } | Note::ProducerOwner { .. } => true,
+    };
+    all_are.then_some(()).ok_or(NoteError::Place)
 }
 
 /// Ranges as a note keeps them.
@@ -118,6 +141,22 @@ pub(crate) fn unpack(ranges: &[(u64, u64)]) -> Vec<RangeInclusive<Position>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_that_is_never_given_is_an_error() {
+        let reserved = |position: u64, sequence: u64| Note::Reserved {
+            next_position: Position(position),
+            next_sequences: vec![(TopicId(1), Sequence(sequence))],
+        };
+        let check = |note: &Note, is_there: bool| {
+            let mut bytes = Vec::new();
+            push(note, &mut bytes);
+            assert_eq!(decode(&bytes).is_ok(), is_there, "{note:?}");
+        };
+        check(&reserved(PLACE_MAX, PLACE_MAX), true);
+        check(&reserved(PLACE_MAX + 1, 1), false);
+        check(&reserved(1, u64::MAX), false);
+    }
 
     #[test]
     fn notes_round_trip_and_damage_is_an_error() {

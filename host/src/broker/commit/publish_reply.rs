@@ -28,7 +28,7 @@ pub struct PublishOutcome {
     pub count: u32,
     /// It was committed before; nothing was appended again.
     pub duplicate: bool,
-    /// No subscription and no retention keeps it.
+    /// No subscription and no retention keeps it. Of one that was committed before this is not known, and `false`.
     pub unkept: bool,
 }
 

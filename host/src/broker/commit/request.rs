@@ -10,14 +10,38 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::producer_streams::ProducerStream;
 use super::publish_reply::Promise;
 use crate::broker::error::{ChangeError, OutputError, Unavailable};
+use crate::broker::subscriptions::letters::Letters;
 use crate::domain::{
-    CommitNumber, DeadLetterMark, EncodedEvents, Owner, PluginInfo, Position, Principal,
+    CommitNumber, DeadLetterMark, EncodedEvents, Name, Owner, PluginInfo, Position, Principal,
     SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
 };
 use crate::state::catalog::Catalog;
 
-/// Where the answer to a request goes.
-pub(crate) type Reply<T, E = Unavailable> = oneshot::Sender<Result<T, E>>;
+/// Where the answer to a request goes. It has the request's room in the inbox, which is free once whoever owes the answer is done
+/// with it: what nobody waits for any more takes its room all the same.
+pub(crate) struct Reply<T, E = Unavailable> {
+    to: oneshot::Sender<Result<T, E>>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<T, E> Reply<T, E> {
+    /// To whoever has the other end, for a request that takes this room.
+    pub(super) fn new(
+        to: oneshot::Sender<Result<T, E>>,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self { to, _room: room }
+    }
+
+    /// Answers.
+    ///
+    /// # Errors
+    ///
+    /// Nobody waits any more.
+    pub(crate) fn send(self, answer: Result<T, E>) -> Result<(), Result<T, E>> {
+        self.to.send(answer)
+    }
+}
 
 /// A batch on its way.
 pub(crate) struct PublishItem {
@@ -79,7 +103,8 @@ pub(crate) enum ChangeRequest {
     DeleteTopic(TopicName, Reply<(), ChangeError>),
     CreateSubscription(SubscriptionSpec, Reply<SubscriptionId, ChangeError>),
     UpdateSubscription(Update, Reply<(), ChangeError>),
-    DeleteSubscription(SubscriptionId, Reply<(), ChangeError>),
+    /// Which one, and what it is called.
+    DeleteSubscription(SubscriptionId, Name, Reply<(), ChangeError>),
     AddPlugin(Upload, Reply<PluginInfo, ChangeError>),
     /// Gives all versions of a name to an owner.
     GivePlugin(String, Owner, Reply<(), ChangeError>),
@@ -92,7 +117,7 @@ impl ChangeRequest {
             Self::CreateTopic(_, reply)
             | Self::DeleteTopic(_, reply)
             | Self::UpdateSubscription(_, reply)
-            | Self::DeleteSubscription(_, reply)
+            | Self::DeleteSubscription(_, _, reply)
             | Self::DeletePlugin(_, reply)
             | Self::GivePlugin(_, _, reply) => drop(reply.send(Err(error.clone().into()))),
             Self::CreateSubscription(_, reply) => drop(reply.send(Err(error.clone().into()))),
@@ -128,6 +153,8 @@ pub(crate) struct Outputs {
     pub(crate) subscription: SubscriptionId,
     pub(crate) acks: Vec<RangeInclusive<Position>>,
     pub(crate) events: Vec<Appended>,
+    /// How many of the events are dead letters, and how many events get none. Told of the subscription once they are written.
+    pub(crate) letters: Letters,
     pub(crate) done: Reply<(), OutputError>,
 }
 

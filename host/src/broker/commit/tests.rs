@@ -9,9 +9,10 @@ use futures_util::FutureExt as _;
 
 use super::committer::TurnEnd;
 use super::journal_note::{self, Note};
-use super::request::{ChangeRequest, Control, Mark, Update};
+use super::request::{ChangeRequest, Control, Mark, Outputs, Update};
 use crate::broker::error::{OutputError, PublishError, Refusal, RefusalKind, Unavailable};
-use crate::domain::{Durability, Position, Sequence, SubscriptionSpec};
+use crate::broker::subscriptions::letters::Letters;
+use crate::domain::{Durability, Name, Position, Sequence, SubscriptionSpec};
 use crate::state::catalog::Change;
 use crate::store::tests::memory_store::{Call, Fault};
 use crate::telemetry::conditions::Condition;
@@ -40,6 +41,64 @@ async fn what_several_streams_send_meanwhile_is_one_group_and_one_sync() {
     assert_eq!(sequences(&mut other), [1]);
     assert_eq!(fixture.log.end(), Position(4));
     assert_eq!(fixture.shared.read().expect("sound").topics.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_with_a_subscription_is_kept_and_what_comes_with_its_end_is_not() {
+    let mut fixture = Fixture::new();
+    let mut stream = fixture.stream(None);
+    let mut unkept_with = async |fixture: &mut Fixture, topic: &str| {
+        stream.publish(topic, 1);
+        fixture.turn().await;
+        stream.answer().expect("appended").unkept
+    };
+    let s: Name = "s".parse().expect("a name");
+    assert!(unkept_with(&mut fixture, "a").await, "there is nobody");
+    let request = |name: &str| {
+        let spec = spec(name, &[]);
+        |reply| ChangeRequest::CreateSubscription(spec, reply)
+    };
+    let created = fixture.change(request("s"));
+    assert!(!unkept_with(&mut fixture, "a").await);
+    let id = answered(created).expect("created");
+    assert!(!unkept_with(&mut fixture, "a").await);
+    let deleted = fixture.change(|reply| ChangeRequest::DeleteSubscription(id, s.clone(), reply));
+    assert!(unkept_with(&mut fixture, "a").await);
+    answered(deleted).expect("deleted");
+    let created = fixture.change(request("s"));
+    assert!(!unkept_with(&mut fixture, "a").await);
+    let first = answered(created).expect("created");
+    let other = fixture.change(request("other"));
+    let deleted =
+        fixture.change(|reply| ChangeRequest::DeleteSubscription(first, s.clone(), reply));
+    assert!(!unkept_with(&mut fixture, "a").await, "the other keeps it");
+    answered(other).expect("created");
+    answered(deleted).expect("deleted");
+}
+
+// A counter that falls would look like a restart to whoever draws it.
+#[tokio::test(start_paused = true)]
+async fn letters_are_counted_when_they_are_written_and_not_before() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    observe(&fixture, id, 1);
+    let live = fixture.registry.by_id(id).expect("it runs");
+    let letters = Letters {
+        written: 1,
+        dropped: 2,
+    };
+    for (fault, expected) in [(Some(Fault::Retry), Letters::default()), (None, letters)] {
+        if let Some(fault) = fault {
+            fixture.journal.fail_next(Call::Append, fault);
+        }
+        let (outputs, done) = outputs(id, 1);
+        let outputs = Outputs { letters, ..outputs };
+        drop(fixture.ask::<(), Unavailable>(|_| Control::Outputs(outputs)));
+        assert_eq!(live.letters(), Letters::default());
+        fixture.turn().await;
+        assert_eq!(answered(done).is_ok(), fault.is_none());
+        assert_eq!(live.letters(), expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]

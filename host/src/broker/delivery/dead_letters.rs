@@ -3,6 +3,7 @@
 //! is given up is written once more; that one is dropped, so that no circle of subscriptions goes on for ever.
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,9 +13,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
+use super::fetcher::count;
 use super::outlet::Outlet;
+use super::unreadable::UnreadableEvents;
 use crate::auth::rights;
 use crate::broker::commit::request::{Appended, Control, Outputs};
+use crate::broker::subscriptions::letters::Letters;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{
@@ -23,7 +27,7 @@ use crate::domain::{
 };
 use crate::state::range_map::push_range;
 use crate::state::{GiveUpReason, GivenUp};
-use crate::telemetry::error_line::with_causes;
+use crate::store::ReadError;
 
 /// Events of one subscription written in one group.
 const BATCH_MAX: usize = 256;
@@ -102,12 +106,22 @@ async fn write_turn(
         if given_up.is_empty() {
             break;
         }
-        let left = write(outlet, live, &given_up).await;
+        let left = write(outlet, live, &given_up, &mut turn.unreadable).await;
         if turn.ends_with(given_up.len(), left) {
             break;
         }
     }
+    say_unreadable(live, &turn.unreadable);
     turn.later
+}
+
+fn say_unreadable(live: &LiveSubscription, unreadable: &UnreadableEvents) {
+    let ranges = unreadable.ranges();
+    if let Some(first) = ranges.first()
+        && let Some(events) = live.log_limits.unreadable.admit(count(ranges))
+    {
+        tracing::error!(subscription = %live.name, first = %first.start(), events, error = unreadable.why(), "events that were given up cannot be read; they stay pending and are tried again");
+    }
 }
 
 /// How far a subscription's turn is.
@@ -117,6 +131,8 @@ struct WritingTurn {
     written: usize,
     /// What could not be written.
     later: Vec<RangeInclusive<Position>>,
+    /// Those of it that cannot be read.
+    unreadable: UnreadableEvents,
 }
 
 impl WritingTurn {
@@ -173,12 +189,17 @@ struct Unwritten {
     refused: Vec<Position>,
 }
 
-async fn write(outlet: &Outlet, live: &LiveSubscription, given_up: &[GivenUp]) -> Unwritten {
+async fn write(
+    outlet: &Outlet,
+    live: &LiveSubscription,
+    given_up: &[GivenUp],
+    unreadable: &mut UnreadableEvents,
+) -> Unwritten {
     let mut rising: Vec<&GivenUp> = given_up.iter().collect();
     rising.sort_by_key(|item| item.position);
     let (mut left, mut rest) = (Unwritten::default(), &rising[..]);
     while !rest.is_empty() && left.refused.is_empty() {
-        let taken = write_item(outlet, live, rest, &mut left).await;
+        let taken = write_item(outlet, live, rest, unreadable, &mut left).await;
         rest = rest.get(taken..).unwrap_or_default();
     }
     left.refused.extend(rest.iter().map(|item| item.position));
@@ -190,6 +211,7 @@ async fn write_item(
     outlet: &Outlet,
     live: &LiveSubscription,
     rising: &[&GivenUp],
+    unreadable: &mut UnreadableEvents,
     left: &mut Unwritten,
 ) -> usize {
     let dead_letter = live.settings().dead_letter.clone();
@@ -202,6 +224,12 @@ async fn write_item(
             break;
         }
         taken += 1;
+        // What shares a fate with one before it is not asked for.
+        if unreadable.covers(item.position) {
+            unreadable.add(item.position);
+            left.unreadable.push(item.position);
+            continue;
+        }
         match fate(outlet, live, &dead_letter, item).await {
             Ok(Fate::Written { letter, topic }) => {
                 if let Some(events) = live.log_limits.given_up.admit(1) {
@@ -214,7 +242,7 @@ async fn write_item(
             Ok(Fate::Dropped) => dropped.push(item),
             Ok(Fate::Gone) => {}
             Err(error) => {
-                tracing::error!(subscription = %live.name, position = %item.position, error, "cannot read an event that was given up; it stays pending");
+                unreadable.found(item.position, &error);
                 left.unreadable.push(item.position);
                 continue;
             }
@@ -226,30 +254,26 @@ async fn write_item(
     }
     // Those with the same mark share blocks.
     events.sort_by_key(|letter| letter.mark);
-    let count = events.len() as u64;
+    let letters = Letters {
+        written: events.len() as u64,
+        dropped: dropped.len() as u64,
+    };
     let refused = acks.clone();
     let outputs = |done| {
         Control::Outputs(Outputs {
             subscription: live.id,
             acks,
             events,
+            letters,
             done,
         })
     };
-    // Before it is done: who sees that the events are no longer pending must see where they went.
-    live.dead_lettered.fetch_add(count, Ordering::Relaxed);
-    let letters_dropped = dropped.len() as u64;
-    live.letters_dropped
-        .fetch_add(letters_dropped, Ordering::Relaxed);
     match outlet.inbox.ask(outputs).await {
         Ok(()) => {
-            outlet.metrics.dead_lettered(count);
+            outlet.metrics.dead_lettered(letters.written);
             say_dropped(outlet, live, &dropped);
         }
         Err(error) => {
-            live.dead_lettered.fetch_sub(count, Ordering::Relaxed);
-            live.letters_dropped
-                .fetch_sub(letters_dropped, Ordering::Relaxed);
             tracing::warn!(subscription = %live.name, %error, "dead letters could not be written; they stay pending");
             left.refused.extend(refused.iter().flat_map(positions));
         }
@@ -310,12 +334,15 @@ async fn fate(
     live: &LiveSubscription,
     dead_letter: &TopicName,
     item: &GivenUp,
-) -> Result<Fate, String> {
-    let block = outlet.log.block_at(item.position).await;
-    let Some(block) = block.map_err(|error| with_causes(&error))? else {
+) -> Result<Fate, ReadError> {
+    let Some(block) = outlet.log.block_at(item.position).await? else {
         return Ok(what_is_known(live, dead_letter, item));
     };
-    let present = block.present().map_err(|error| error.to_string())?;
+    let damaged = |why: &dyn std::fmt::Display| {
+        let what = format!("the event at position {} ({why})", item.position);
+        ReadError::damaged(Path::new("store"), what)
+    };
+    let present = block.present().map_err(|why| damaged(&why))?;
     let Some((place, topic)) = block.place(item.position).zip(outlet.topic_of(&block)) else {
         return Ok(Fate::Gone);
     };
@@ -324,7 +351,7 @@ async fn fate(
     };
     let event = present.shared_event(place);
     let hops = EventRef::parse(&event).map_or(0, |event| hops::of(&event));
-    let mut event = Event::decode(event).map_err(|error| error.to_string())?;
+    let mut event = Event::decode(event).map_err(|why| damaged(&why))?;
     let sequence = block.sequence(block.index(place));
     hops::set(&mut event, hops.saturating_add(1));
     say_why(&mut event, live, (&topic, sequence), item);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::leased_events::{LeasedEvent, LeasedSlice, LeasedSlices, OpenBlock};
 use super::outlet::Outlet;
 use super::transform_chain::{Disposition, Output};
+use super::unreadable::UnreadableEvents;
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{Block, ConsumerId, FailurePolicy, Position};
@@ -18,7 +19,6 @@ use crate::state::handover::Handover;
 use crate::state::range_map::push_range;
 use crate::state::{GiveUpReason, Lease};
 use crate::store::ReadError;
-use crate::telemetry::error_line::with_causes;
 
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
@@ -140,11 +140,15 @@ impl Fetcher {
             if self.outlet.shutdown.is_cancelled() {
                 return Err(Unavailable::ShuttingDown.into());
             }
-            self.live
-                .apply(|state, now| state.lease(self.id, max, now, &mut leases));
-            if !leases.is_empty() {
+            // Both in one, so that no deadline passes of what nobody knows to be on its way.
+            self.live.apply(|state, now| {
+                state.lease(self.id, max, now, &mut leases);
                 let positions = leases.iter().map(|lease| lease.position);
-                self.handing(|handing| handing.begin(positions));
+                if !leases.is_empty() {
+                    self.handing(|handing| handing.begin(positions));
+                }
+            });
+            if !leases.is_empty() {
                 return Ok(leases);
             }
             tokio::select! {
@@ -159,7 +163,7 @@ impl Fetcher {
     async fn read(&self, held: &mut LeaseGuard<'_>, bytes_max: usize) -> Vec<LeasedSlice> {
         let mut slices = LeasedSlices::default();
         let mut missing = Vec::new();
-        let mut unreadable = Unreadable::default();
+        let mut unreadable = UnreadableEvents::default();
         let mut block: Option<OpenBlock> = None;
         while let Some(lease) = held.leases.get(held.read).copied() {
             if slices.bytes >= bytes_max {
@@ -207,7 +211,7 @@ impl Fetcher {
         if !missing.is_empty() {
             self.forget(&missing);
         }
-        if !unreadable.ranges.is_empty() {
+        if !unreadable.ranges().is_empty() {
             self.postpone(&unreadable);
         }
         slices.done
@@ -235,8 +239,8 @@ impl Fetcher {
     }
 
     // Events that the disk does not give back now. They stay pending and are tried again later; the others go on.
-    fn postpone(&self, unreadable: &Unreadable) {
-        let Unreadable { ranges, why, .. } = unreadable;
+    fn postpone(&self, unreadable: &UnreadableEvents) {
+        let (ranges, why) = (unreadable.ranges(), unreadable.why());
         self.outlet.metrics.unreadable(count(ranges));
         if let Some(events) = self.live.log_limits.unreadable.admit(count(ranges)) {
             tracing::error!(
@@ -422,37 +426,8 @@ impl Drop for LeaseGuard<'_> {
     }
 }
 
-// Leased events whose block cannot be read, and why the first of them.
-#[derive(Default)]
-struct Unreadable {
-    ranges: Vec<RangeInclusive<Position>>,
-    why: String,
-    // The stretch that was found last.
-    known: Option<RangeInclusive<Position>>,
-}
-
-impl Unreadable {
-    fn covers(&self, position: Position) -> bool {
-        let known = self.known.as_ref();
-        known.is_some_and(|known| known.contains(&position))
-    }
-
-    fn found(&mut self, position: Position, error: &ReadError) {
-        if self.ranges.is_empty() {
-            self.why = with_causes(error);
-        }
-        if let ReadError::Unreadable { first, last, .. } = error {
-            self.known = Some(*first..=*last);
-        }
-        self.add(position);
-    }
-
-    fn add(&mut self, position: Position) {
-        push_range(&mut self.ranges, position..=position);
-    }
-}
-
-fn count(ranges: &[RangeInclusive<Position>]) -> u64 {
+/// Positions in these.
+pub(super) fn count(ranges: &[RangeInclusive<Position>]) -> u64 {
     let counts = ranges
         .iter()
         .map(|range| range.end().0 - range.start().0 + 1);

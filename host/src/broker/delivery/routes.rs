@@ -15,6 +15,7 @@ use super::route_rights::RouteRights;
 use super::transform_chain::Output;
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::{OutputError, Unavailable};
+use crate::broker::subscriptions::letters::Letters;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{DeadLetterMark, Event, EventRef, Position, SubscriptionSpec, TopicName};
@@ -162,6 +163,7 @@ async fn hand_over(fetcher: &Fetcher, items: Items) -> Result<(), Failed> {
                 subscription,
                 acks,
                 events,
+                letters: Letters::default(),
                 done,
             })
         };

@@ -17,7 +17,7 @@ use crate::domain::{
 };
 use crate::locks::lock;
 use crate::state::catalog::Topic;
-use crate::store::Unreadable;
+use crate::store::{ReadError, Unreadable};
 use crate::telemetry::conditions::{self, Condition};
 use crate::telemetry::metrics_registry::Family;
 
@@ -162,6 +162,15 @@ impl Broker {
         Ok(self.info(&*self.live(name)?, &self.0.reader.unreadable()))
     }
 
+    /// The one that was found, as it is now. Blocks as [`subscriptions`](Self::subscriptions) does.
+    ///
+    /// # Errors
+    ///
+    /// It is gone.
+    pub fn info_of(&self, found: &FoundSubscription) -> Result<SubscriptionInfo, NotFound> {
+        Ok(self.info(&*self.found(found)?, &self.0.reader.unreadable()))
+    }
+
     /// Which subscription or route has that name now. Never blocks.
     ///
     /// # Errors
@@ -223,7 +232,9 @@ impl Broker {
     fn info(&self, live: &LiveSubscription, unreadable: &[Unreadable]) -> SubscriptionInfo {
         let end = self.0.log.end();
         let routed = self.0.registry.followers.next();
-        let (settings, fence) = (live.settings(), live.fence());
+        let (settings, fence, letters) = (live.settings(), live.fence(), live.letters());
+        // Which may be long, so not under the lock that events need.
+        let spec = (*settings.spec).clone();
         let (info, oldest) = {
             let state = live.read();
             let unevaluated = match live.is_routed() {
@@ -231,18 +242,18 @@ impl Broker {
                 false => end.0.saturating_sub(state.evaluated_through().next().0),
             };
             let info = SubscriptionInfo {
-                spec: (*settings.spec).clone(),
+                spec,
                 revision: settings.revision,
                 pending_changes: state.pending_changes() as u64,
                 fence,
                 depth: state.depth(),
                 unevaluated,
                 in_flight: state.in_flight(),
-                oldest_unacked_ms: 0,
+                oldest_unacked_ms: None,
                 consumers: live.consumers.load(Ordering::Relaxed),
                 redelivered: state.redelivered(),
-                dead_lettered: live.dead_lettered.load(Ordering::Relaxed),
-                letters_dropped: live.letters_dropped.load(Ordering::Relaxed),
+                dead_lettered: letters.written,
+                letters_dropped: letters.dropped,
                 paused: state.paused().map(str::to_owned),
                 unreadable: unreadable::lacks(&state, unreadable),
                 stands_at: live.stands_at(),
@@ -251,9 +262,12 @@ impl Broker {
             };
             (info, state.oldest_pending())
         };
-        let oldest_unacked_ms = oldest
-            .and_then(|position| self.appended_at(live, position))
-            .map_or(0, |at| self.0.registry.clock.now().0.saturating_sub(at.0));
+        let now = self.0.registry.clock.now();
+        let oldest_unacked_ms = match oldest.map(|position| self.appended_at(live, position)) {
+            None | Some(Ok(None)) => Some(0),
+            Some(Ok(Some(at))) => Some(now.0.saturating_sub(at.0)),
+            Some(Err(_)) => None,
+        };
         let standing = rights::standing(&self.0.policy, &info.spec);
         SubscriptionInfo {
             oldest_unacked_ms,
@@ -262,14 +276,20 @@ impl Broker {
         }
     }
 
-    // When the event at `position` was appended. Asked again and again for the same one, so remembered.
-    fn appended_at(&self, live: &LiveSubscription, position: Position) -> Option<Millis> {
+    // When the event at `position` was appended, if it exists. Asked again and again for the same one, so remembered.
+    fn appended_at(
+        &self,
+        live: &LiveSubscription,
+        position: Position,
+    ) -> Result<Option<Millis>, ReadError> {
         let known = *lock(&live.oldest);
         if known.0 == position {
-            return Some(known.1);
+            return Ok(Some(known.1));
         }
-        let at = self.0.reader.appended_at(position).ok()??;
-        *lock(&live.oldest) = (position, at);
-        Some(at)
+        let at = self.0.reader.appended_at(position)?;
+        if let Some(at) = at {
+            *lock(&live.oldest) = (position, at);
+        }
+        Ok(at)
     }
 }

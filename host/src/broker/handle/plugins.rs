@@ -133,19 +133,9 @@ impl Broker {
         if !rights::owns_plugin(policy, who, known.owner.as_ref()) {
             policy.check(who, &Action::AdminPlugins)?;
         }
-        match self.0.plugins.delete(wanted, version, free_name).await {
-            // The owner of a plugin does not learn the names of what others make with it.
-            Err(ChangeError::InUse { what, by }) if !self.sees_subscription(who, &by) => {
-                let by = "somebody else's subscription".to_owned();
-                Err(ChangeError::InUse { what, by })
-            }
-            deleted => deleted,
-        }
-    }
-
-    fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
-        let live = self.0.registry.by_name(name);
-        live.is_none_or(|live| rights::sees(&self.0.policy, who, &live.settings().spec))
+        let deleted = self.0.plugins.delete(wanted, version, free_name).await;
+        // The owner of a plugin does not learn the names of what others make with it.
+        deleted.map_err(|error| self.named_to(who, error))
     }
 
     /// Up to `count` versions that `who` may see, after the one called `after` (`name@3`) or the first ones, by name and version.

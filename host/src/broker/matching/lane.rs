@@ -260,8 +260,8 @@ impl Lane {
         if self.group.is_none() {
             let (plugins, digest) = (&self.parts.plugins, &self.id.digest);
             let group = match self.id.is_apart() {
-                false => plugins.common_filter_group(digest, &self.label).await?,
-                true => plugins.filter_group(digest, &self.label).await?,
+                false => plugins.common_filter_group(digest, &self.label)?,
+                true => plugins.filter_group(digest, &self.label)?,
             };
             self.group = Some(group);
         }

@@ -24,6 +24,9 @@ pub enum StartError {
     /// The runtime ends.
     #[error("opening the store was interrupted")]
     Interrupted,
+    /// A fault of the broker's own while the store was opened.
+    #[error("opening the store failed by a fault of the broker's own: {0}")]
+    Fault(String),
     /// A thread cannot be started.
     #[error("a thread cannot be started")]
     Thread(#[source] std::io::Error),

@@ -12,6 +12,7 @@ use tokio::sync::futures::Notified;
 
 use super::definition::{self, Definition, Settings};
 use super::effect_targets::{EffectTargets, Start};
+use super::letters::Letters;
 use super::log_limits::LogLimits;
 use super::resting_subscription::RestingSubscription;
 use super::timers::Alarm;
@@ -39,8 +40,8 @@ pub(crate) struct LiveSubscription {
     letters_queued: AtomicBool,
     next_consumer: AtomicU64,
     pub(crate) consumers: AtomicU64,
-    pub(crate) dead_lettered: AtomicU64,
-    pub(crate) letters_dropped: AtomicU64,
+    dead_lettered: AtomicU64,
+    letters_dropped: AtomicU64,
     // Follows the end of the log with others, rather than a lane or a catch-up of its own.
     pub(super) routed: AtomicBool,
     // The revision of the chain that lanes or a catch-up were last started for, and one more; 0: none yet.
@@ -174,6 +175,21 @@ impl LiveSubscription {
         // Whoever gave something up before this look found the mark; whoever does after it finds none.
         if self.read().has_given_up() && !self.is_deleted() {
             self.queue_letters();
+        }
+    }
+
+    /// What became of some that it had given up is written.
+    pub(crate) fn has_letters(&self, letters: Letters) {
+        let Letters { written, dropped } = letters;
+        self.dead_lettered.fetch_add(written, Ordering::Relaxed);
+        self.letters_dropped.fetch_add(dropped, Ordering::Relaxed);
+    }
+
+    /// What became of all that it has given up since the broker started. Only ever rises.
+    pub(crate) fn letters(&self) -> Letters {
+        Letters {
+            written: self.dead_lettered.load(Ordering::Relaxed),
+            dropped: self.letters_dropped.load(Ordering::Relaxed),
         }
     }
 

@@ -131,11 +131,11 @@ impl Registry {
         subscriptions
     }
 
-    /// Whether any selects what is published to `topic`.
-    pub(crate) fn is_selected(&self, topic: &TopicName) -> bool {
+    /// Whether any but `others` selects what is published to `topic`.
+    pub(crate) fn is_selected(&self, topic: &TopicName, others: &[SubscriptionId]) -> bool {
         let all = self.read();
         let selects = |id| {
-            let live = all.by_id.get(&id);
+            let live = all.by_id.get(&id).filter(|_| !others.contains(&id));
             live.is_some_and(|live| live.selects(topic, DeadLetterMark::Ordinary))
         };
         all.interests.any(topic, selects)

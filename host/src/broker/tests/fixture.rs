@@ -63,6 +63,18 @@ pub(super) async fn broker_on(
     bundled: &[crate::plugin::bundled::BundledPlugin],
     metrics: &Metrics,
 ) -> Broker {
+    let started = start_on(readable, dir, tail_bytes, bundled, metrics).await;
+    started.expect("starts")
+}
+
+/// The same, which may be refused.
+pub(super) async fn start_on(
+    readable: RecoveredStore,
+    dir: &Path,
+    tail_bytes: usize,
+    bundled: &[crate::plugin::bundled::BundledPlugin],
+    metrics: &Metrics,
+) -> Result<Broker, StartError> {
     let slow = PluginLimits {
         call_base: Duration::from_millis(300),
         ..PluginLimits::default()
@@ -105,8 +117,7 @@ pub(super) async fn broker_on(
         policy: crate::auth::Policy::of_local(),
     };
     let plugins = plugins.expect("starts");
-    let started = Broker::start(options, readable, plugins, bundled).await;
-    started.expect("starts")
+    Broker::start(options, readable, plugins, bundled).await
 }
 
 impl Fixture {

@@ -83,7 +83,9 @@ async fn who_goes_to_a_ward_and_is_sound_there_for_long_misses_nothing() {
     stream.submit(3, "good", 1, EMPTY).await;
     stream.answers(1).await;
     fixture.wait_info("sound", |sound| sound.depth == 2).await;
-    assert_eq!(fixture.plugin_metric("tidegate_plugin_instances"), 2);
+    // One more may still be on its way out.
+    let instances = || fixture.plugin_metric("tidegate_plugin_instances");
+    until(|| instances() == 2, || instances().to_string()).await;
     for correlation in 4..14 {
         stream.submit(correlation, "bad", 500, EMPTY).await;
     }

@@ -169,8 +169,10 @@ async fn a_change_that_finds_no_room_leaves_a_paused_subscription_as_it_was() {
     let mut spec = before.spec.clone();
     // What is judged otherwise from a position on.
     spec.include_dead_letters = !spec.include_dead_letters;
-    let me = Principal::local();
-    let refused = fixture.broker.update_subscription(&me, &before, spec).await;
+    let (me, found) = (Principal::local(), fixture.broker.find("late"));
+    let found = found.expect("it exists");
+    let broker = &fixture.broker;
+    let refused = broker.update_subscription(&me, &found, &before, spec).await;
     let refused = refused.expect_err("no room");
     assert!(refused.is_retryable(), "{refused}");
     fixture.fs.heal();

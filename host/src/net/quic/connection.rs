@@ -12,11 +12,11 @@ use tokio::time::timeout;
 
 use super::handshakes::Handshake;
 use super::listener_context::ListenerContext;
-use super::options::ClientAuth;
 use crate::auth::principal_of;
 use crate::domain::Principal;
 use crate::net::session::error_codes::{close, overloaded};
 use crate::net::session::lifecycle;
+use crate::tls::ClientAuth;
 
 /// Why a connection does not get as far as its hello.
 #[derive(Debug, thiserror::Error)]

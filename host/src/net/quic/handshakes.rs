@@ -114,7 +114,7 @@ impl Handshakes {
         })
     }
 
-    // A panic while the lock is held cannot leave an entry in one of the two places only for longer than its handshake.
+    // Each handshake is in two lists. Should a panic leave one in only one of them, it goes from that one when it ends.
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
         lock(&self.open)
     }

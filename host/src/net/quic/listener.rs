@@ -11,13 +11,13 @@ use tracing::{debug, error, info, warn};
 use super::connection;
 use super::handshakes::TooMany;
 use super::listener_context::ListenerContext;
-use super::options::{ClientAuth, QuicOptions};
+use super::options::QuicOptions;
 use super::socket::{ServeError, bind};
-use super::tls::TlsIdentity;
 use crate::net::counters::NetCounters;
 use crate::net::session::error_codes::{close_code, shutting_down};
 use crate::net::session::service::Service;
 use crate::runtime::spawn::Spawner;
+use crate::tls::{ClientAuth, TlsIdentity};
 
 /// Time beyond the grace period for connections to bring their last words home, and for sockets to say
 /// goodbye.

@@ -10,6 +10,7 @@ use tidegate_wire::stream::quic::var_int;
 use crate::net::session::options::SessionOptions;
 use crate::net::session::receive_window::FIRST_WINDOW_BYTES;
 use crate::runtime::Random;
+use crate::tls::ClientAuth;
 
 /// Streams a client may have open beyond its cap before QUIC itself holds it back. They exist so that going
 /// over the cap is answered with a typed refusal instead of silence.
@@ -21,16 +22,6 @@ const HANDSHAKES_MAX_FACTOR: usize = 8;
 /// Smallest datagram QUIC allows a path to carry, and the largest that fits every Ethernet.
 const MTU_MIN: u16 = 1_200;
 const MTU_ETHERNET: u16 = 1_472;
-
-/// Whether a listener asks for a client certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// A certificate signed by one of the client CAs, or no connection.
-    #[default]
-    Required,
-    /// No certificate is asked for; every client is the principal `anonymous`.
-    Anonymous,
-}
 
 /// One UDP address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

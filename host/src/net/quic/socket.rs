@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::{hkdf, hmac};
@@ -11,8 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::info;
 
 use super::options::{ListenerOptions, QuicOptions};
-use super::tls::{TlsError, TlsIdentity};
 use crate::net::session::options::SessionOptions;
+use crate::tls::{TlsError, TlsIdentity};
 
 /// Why the network side does not start.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +51,9 @@ pub(super) fn bind(
 ) -> Result<Endpoint, ServeError> {
     let addr = listener.addr;
     let bind_error = |source| ServeError::Bind { addr, source };
-    let crypto = tls.quic_config(listener.client_auth)?;
+    let crypto = tls.server_config(listener.client_auth, &[tidegate_wire::ALPN])?;
+    let crypto = QuicServerConfig::try_from(crypto);
+    let crypto = crypto.map_err(|error| TlsError::Setup(error.to_string()))?;
     let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&options.random.bytes::<64>());
     let mut server_config = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
     server_config.transport_config(Arc::new(options.transport(sessions)));

@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::pki::Ca;
 use super::listener::{NetHandle, listen};
-use super::options::{ClientAuth, ListenerOptions};
-use super::tls::TlsIdentity;
+use super::options::ListenerOptions;
 use crate::auth::{Grant, Policy};
 use crate::net::session::service::{Backend, Service};
 use crate::net::session::tests::client::{Client, Consuming, Publishing, batch};
 use crate::net::session::tests::served::Served;
 use crate::net::session::tests::{HANG, everything, until};
 use crate::net::start::NetOptions;
+use crate::tls::{ClientAuth, TlsIdentity};
 
 /// Certificates for tests.
 pub(super) mod pki {

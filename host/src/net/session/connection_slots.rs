@@ -1,5 +1,5 @@
-//! Slots, which are places for connections past their handshake: how many there may be, over all and for one principal, with a few that only those get who
-//! hold a right to administer, and the account that each takes memory from. Clients without a certificate are one principal
+//! Slots, which are places for connections past their handshake: how many there may be, over all and for one principal, and the
+//! account that each takes memory from. A few are for those only who hold a right to administer. Clients without a certificate are one principal
 //! together, and beside that each of their networks counts like one.
 
 use std::collections::HashMap;

@@ -80,7 +80,6 @@ impl SubscriptionState {
     pub(super) fn record_given_up(&mut self, first: u64, last: u64, reason: &GiveUpReason) {
         self.given_up.insert(first, last, &reason.bounded());
         self.given_up_waiting.insert_range(first, last);
-        self.dead_lettered += last - first + 1;
         self.effects.has_given_up = true;
     }
 

@@ -14,7 +14,7 @@ pub struct Published {
     pub sequence: u64,
     /// The broker had it already, from before a reconnect; it was not appended again.
     pub duplicate: bool,
-    /// No subscription and no retention keeps it: nobody will ever see it.
+    /// No subscription and no retention keeps it: nobody will ever see it. Of a duplicate this is not known, and `false`.
     pub unkept: bool,
 }
 

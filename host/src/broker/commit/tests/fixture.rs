@@ -20,6 +20,7 @@ use crate::broker::counters::Counters;
 use crate::broker::error::{ChangeError, OutputError, PublishError, Unavailable};
 use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::effect_targets::{EffectTargets, Start};
+use crate::broker::subscriptions::letters::Letters;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{
     DeadLetterMark, Durability, EncodedEvents, Position, Principal, ProducerId, SubscriptionId,
@@ -159,7 +160,7 @@ impl Fixture {
         let (reply, answer) = oneshot::channel();
         let asked = self.inbox.ask(|unused: Reply<(), Unavailable>| {
             drop(unused);
-            make(reply)
+            make(Reply::new(reply, None))
         });
         // Handed over by the first look at it; what it answers is not asked for here.
         let _ = asked.now_or_never();
@@ -275,7 +276,8 @@ pub(in crate::broker) fn outputs(
         subscription,
         acks: vec![Position(acked)..=Position(acked)],
         events: vec![event],
-        done,
+        letters: Letters::default(),
+        done: Reply::new(done, None),
     };
     (outputs, answer)
 }

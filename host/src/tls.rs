@@ -1,17 +1,24 @@
-//! The broker's side of TLS: its certificate, the CAs whose clients it takes, and rustls settings that leave
-//! no way around the client certificate. Whether a certificate's holder may do anything is the policy's
-//! business.
+//! TLS of all listeners, those of QUIC and those of the admin API: the broker's certificate, the CAs whose clients it takes, and
+//! rustls settings that leave no way around the client certificate. What is spoken over it is not known here, and whether a
+//! certificate's holder may do anything is the policy's business.
 
 use std::fmt;
 use std::sync::Arc;
 
-use quinn::crypto::rustls::QuicServerConfig;
 use rustls::RootCertStore;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::options::ClientAuth;
+/// Whether a listener asks for a client certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// A certificate signed by one of the client CAs, or no connection.
+    #[default]
+    Required,
+    /// No certificate is asked for; every client is the principal `anonymous`.
+    Anonymous,
+}
 
 /// Why certificates and keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +42,7 @@ pub enum TlsError {
     /// rustls refuses the certificate and key, for example because they do not belong together.
     #[error("the broker's certificate and key cannot be used")]
     Identity(#[source] rustls::Error),
-    /// What rustls or quinn refuses for another reason.
+    /// What rustls, or who uses the settings, refuses for another reason.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
 }
@@ -136,15 +143,6 @@ impl TlsIdentity {
         config.max_early_data_size = 0;
         Ok(config)
     }
-
-    /// The settings for a listener.
-    pub(super) fn quic_config(
-        &self,
-        client_auth: ClientAuth,
-    ) -> Result<QuicServerConfig, TlsError> {
-        let config = self.server_config(client_auth, &[tidegate_wire::ALPN])?;
-        QuicServerConfig::try_from(config).map_err(|error| TlsError::Setup(error.to_string()))
-    }
 }
 
 fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -159,18 +157,29 @@ fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::quic::tests::pki::Ca;
+    use crate::pki::{Authority, ServerNames, Validity};
+
+    fn authority() -> Authority {
+        Authority::new("test CA", Validity::days(1)).expect("an authority")
+    }
+
+    // A certificate and its key.
+    fn issue(authority: &Authority) -> (String, String) {
+        let pair = authority.issue_server(&ServerNames::loopback(), Validity::days(1));
+        let pair = pair.expect("a certificate");
+        (pair.cert, pair.key)
+    }
 
     #[test]
     fn each_way_the_files_can_be_wrong() {
-        let ca = Ca::new();
-        let (chain, key) = ca.issue("localhost");
-        let (_, other_key) = ca.issue("localhost");
+        let ca = authority();
+        let (chain, key) = issue(&ca);
+        let (_, other_key) = issue(&ca);
         let config = |key: &str, roots: &str, auth| {
             TlsIdentity::from_pem(chain.as_bytes(), key.as_bytes(), roots.as_bytes())?
                 .server_config(auth, &[b"x"])
         };
-        assert!(config(&key, &ca.pem(), ClientAuth::Required).is_ok());
+        assert!(config(&key, ca.cert_pem(), ClientAuth::Required).is_ok());
         assert!(config(&key, "", ClientAuth::Anonymous).is_ok());
         assert!(matches!(
             config(&key, "", ClientAuth::Required),
@@ -201,9 +210,10 @@ mod tests {
 
     #[test]
     fn nothing_lets_a_client_skip_the_certificate() {
-        let ca = Ca::new();
-        let (chain, key) = ca.issue("localhost");
-        let identity = TlsIdentity::from_pem(chain.as_bytes(), key.as_bytes(), ca.pem().as_bytes());
+        let ca = authority();
+        let (chain, key) = issue(&ca);
+        let identity =
+            TlsIdentity::from_pem(chain.as_bytes(), key.as_bytes(), ca.cert_pem().as_bytes());
         let config = identity
             .and_then(|identity| identity.server_config(ClientAuth::Required, &[b"x"]))
             .expect("sound files");

@@ -1,0 +1,113 @@
+//! How a broker begins and ends: a start that is refused leaves nothing behind, and an end loses nothing that was said before it.
+
+use super::*;
+use crate::broker::delivery::fetcher::Manner;
+use crate::plugin::bundled::BundledPlugin;
+use crate::telemetry::Metrics;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_refused_leaves_the_store_free_and_whole() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broken = BundledPlugin {
+        name: "broken",
+        bytes: b"no component",
+    };
+    for _ in 0..2 {
+        let examined = examined(dir.path(), false, FaultyFileSystem::default());
+        // It waits for whoever has the store.
+        let examined = tokio::time::timeout(PATIENCE, examined).await;
+        let examined = examined.expect("nobody has the store any more");
+        assert!(examined.is_clean());
+        let readable = RecoveredStore::of(examined, 100).expect("readable");
+        let bundled = std::slice::from_ref(&broken);
+        let metrics = Metrics::default();
+        let refused = start_on(readable, dir.path(), 1 << 20, bundled, &metrics).await;
+        assert!(matches!(refused, Err(StartError::Bundled { .. })));
+    }
+    let fixture = Fixture::start_in(dir, 1 << 20, false).await;
+    fixture.create_topic("a").await.expect("it works");
+    fixture.broker.shutdown().await;
+}
+
+// Whoever hears of the end may have something in hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_that_come_while_the_broker_ends_are_written() {
+    let fixture = Fixture::start(1 << 20).await;
+    fixture.subscribe("s", ">").await;
+    let mut stream = fixture.publisher().await;
+    stream.publish().await.expect("appended");
+    let local = Principal::local();
+    let consumer = fixture.broker.attach(&local, "s", Manner::Silent).await;
+    let consumer = consumer.expect("attached");
+    let deliveries = consumer.next(1, 1).await.expect("delivered");
+    let position = deliveries[0].position;
+    fixture.broker.spawner().passing(
+        "consumer",
+        async move {
+            consumer.next(1, 1).await.expect_err("it ends");
+            for _ in 0..1_000 {
+                tokio::task::yield_now().await;
+            }
+            consumer.ack(&[position..=position]);
+        },
+        |why| panic!("{why}"),
+    );
+    drop(stream);
+    let fixture = fixture.start_after(|_| {}).await;
+    fixture.wait_info("s", |info| info.depth == 0).await;
+    fixture.broker.shutdown().await;
+}
+
+// Found once, it is this one that is changed, whatever has its name since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_of_the_subscription_that_was_found_and_of_what_can_be_changed() {
+    let fixture = Fixture::start(1 << 20).await;
+    fixture.subscribe("s", "a").await;
+    let (broker, me) = (&fixture.broker, Principal::local());
+    let found = broker.find("s").expect("there");
+    let before = broker.info_of(&found).expect("there");
+    let mut elsewhere = before.spec.clone();
+    elsewhere.topics = vec!["b".parse().expect("a pattern")];
+    let refused = broker
+        .update_subscription(&me, &found, &before, elsewhere)
+        .await;
+    assert!(
+        matches!(refused, Err(ChangeError::Invalid(_))),
+        "{refused:?}"
+    );
+
+    broker.delete_subscription(&found).await.expect("deleted");
+    fixture.subscribe("s", "a").await;
+    let mut spec = before.spec.clone();
+    spec.include_dead_letters = !spec.include_dead_letters;
+    let refused = broker.update_subscription(&me, &found, &before, spec).await;
+    assert!(
+        matches!(refused, Err(ChangeError::NotFound(_))),
+        "{refused:?}"
+    );
+    let refused = broker.delete_subscription(&found).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("`s`")));
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_route_is_in_the_way_of_a_deletion_learns_only_who_may_see_it() {
+    let fixture = Fixture::start(1 << 20).await;
+    let route = serde_json::json!({"name": "r", "topics": ["in"], "outputs": {"out": "out"}});
+    fixture.create(route).await;
+    let topic = "out".parse().expect("a name");
+    for (who, expected) in [
+        (Principal::local(), "r"),
+        (
+            Principal::common_name("other"),
+            "somebody else's subscription",
+        ),
+    ] {
+        let refused = fixture.broker.delete_topic(&who, &topic).await;
+        match refused {
+            Err(ChangeError::InUse { by, .. }) => assert_eq!(by, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    fixture.broker.shutdown().await;
+}
