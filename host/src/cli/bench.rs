@@ -24,7 +24,6 @@ use super::load::{
 use super::local_broker::{self, LocalAdmin, LocalBroker};
 use super::process_usage::ProcessUsage;
 use super::signals::Signals;
-use super::subscription::flags::plain_spec;
 use super::{output, wait_notices};
 use crate::domain::{PluginUse, SubscriptionSpec};
 
@@ -292,7 +291,7 @@ fn filter(index: usize) -> PluginUse {
 fn specification(name: &str, filter: Option<PluginUse>) -> anyhow::Result<SubscriptionSpec> {
     Ok(SubscriptionSpec {
         filters: filter.into_iter().collect(),
-        ..plain_spec(name.parse()?, vec![TOPIC.parse()?])
+        ..SubscriptionSpec::new(name.parse()?, vec![TOPIC.parse()?])
     })
 }
 

@@ -12,7 +12,6 @@ use super::admin_client::Api;
 use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags, connect};
 use super::event_lines::{self, Place};
 use super::signals::Signals;
-use super::subscription::flags::plain_spec;
 use super::wait_notices::{self, Patience};
 use super::{human_values, output, subscription};
 use crate::domain::{Name, StartAt, SubscriptionInfo, SubscriptionSpec, TopicPattern};
@@ -172,7 +171,7 @@ fn create_if_missing(args: &Args) -> anyhow::Result<()> {
     }
     let spec = SubscriptionSpec {
         start: args.start,
-        ..plain_spec(name.clone(), args.topic.clone())
+        ..SubscriptionSpec::new(name.clone(), args.topic.clone())
     };
     match api.post::<SubscriptionInfo>("/v1/subscriptions", &spec) {
         Ok(_) => eprintln!("created subscription {name}"),

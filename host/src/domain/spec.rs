@@ -189,6 +189,24 @@ impl PluginUse {
 }
 
 impl SubscriptionSpec {
+    /// One that takes all events of `topics`, and leaves everything else to the defaults.
+    #[must_use]
+    pub fn new(name: Name, topics: Vec<TopicPattern>) -> Self {
+        Self {
+            name,
+            topics,
+            filters: Vec::new(),
+            transforms: Vec::new(),
+            start: StartAt::default(),
+            delivery: DeliveryPolicy::default(),
+            outputs: BTreeMap::new(),
+            owner: None,
+            include_dead_letters: false,
+            created: Millis(0),
+            created_by: None,
+        }
+    }
+
     /// Bytes of the texts in it that may be long: patterns, plugins with their configurations, outputs.
     #[must_use]
     pub fn text_bytes(&self) -> usize {
@@ -397,19 +415,7 @@ mod tests {
     #[test]
     fn dead_letter_topic_is_valid_for_any_name() {
         for name in ["a", "a.b", ".", "..a..", "x/y"] {
-            let spec = SubscriptionSpec {
-                name: name.parse().expect("valid name"),
-                topics: vec![],
-                filters: vec![],
-                transforms: vec![],
-                start: StartAt::New,
-                delivery: DeliveryPolicy::default(),
-                outputs: BTreeMap::new(),
-                owner: None,
-                include_dead_letters: false,
-                created: Millis(0),
-                created_by: None,
-            };
+            let spec = SubscriptionSpec::new(name.parse().expect("valid name"), vec![]);
             assert!(spec.dead_letter_topic().as_str().starts_with("dead"));
         }
     }

@@ -9,7 +9,6 @@ use tidegate_event_pattern::Pattern;
 
 use super::auction::{AuctionEvent, Kind};
 use crate::cli::chain_flags::plugin_named;
-use crate::cli::subscription::flags::plain_spec;
 use crate::domain::SubscriptionSpec;
 
 /// Bids that count as winning ones, by price in cents.
@@ -141,7 +140,7 @@ pub(super) fn route() -> anyhow::Result<SubscriptionSpec> {
 }
 
 fn subscription(name: &str, topic: &str) -> anyhow::Result<SubscriptionSpec> {
-    Ok(plain_spec(name.parse()?, vec![topic.parse()?]))
+    Ok(SubscriptionSpec::new(name.parse()?, vec![topic.parse()?]))
 }
 
 fn parse(pattern: &str) -> anyhow::Result<Pattern> {

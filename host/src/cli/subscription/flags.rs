@@ -5,7 +5,7 @@ use crate::cli::admin_flags::ManageFlags;
 use crate::cli::chain_flags::Chain;
 use crate::cli::human_values;
 use crate::domain::{
-    DeliveryPatch, DeliveryPolicy, Millis, Name, Owner, PluginUse, StartAt, SubscriptionPatch,
+    DeliveryPatch, DeliveryPolicy, Name, Owner, PluginUse, StartAt, SubscriptionPatch,
     SubscriptionSpec, TopicName, TopicPattern,
 };
 
@@ -154,24 +154,7 @@ impl SpecFlags {
             delivery: self.delivery.policy(),
             owner: self.owner.clone(),
             include_dead_letters: self.include_dead_letters,
-            ..plain_spec(name.clone(), topics.to_vec())
+            ..SubscriptionSpec::new(name.clone(), topics.to_vec())
         })
-    }
-}
-
-/// A subscription with nothing but topics.
-pub(in crate::cli) fn plain_spec(name: Name, topics: Vec<TopicPattern>) -> SubscriptionSpec {
-    SubscriptionSpec {
-        name,
-        topics,
-        filters: Vec::new(),
-        transforms: Vec::new(),
-        start: StartAt::default(),
-        delivery: DeliveryPolicy::default(),
-        outputs: Default::default(),
-        owner: None,
-        include_dead_letters: false,
-        created: Millis(0),
-        created_by: None,
     }
 }

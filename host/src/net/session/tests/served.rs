@@ -12,7 +12,7 @@ use super::{CLIENT, HANG, Sessions, until};
 use crate::auth::{Grant, Policy};
 use crate::broker::{Broker, BrokerOptions, PluginQuotas, RecoveredStore};
 use crate::disk::{File, FileSystem, Hold, RealFileSystem};
-use crate::domain::{DeliveryPolicy, Millis, Principal, StartAt, SubscriptionSpec};
+use crate::domain::{Principal, SubscriptionSpec};
 use crate::net::session::options::SessionOptions;
 use crate::net::session::service::Backend;
 use crate::plugin::{PluginOptions, Plugins};
@@ -154,19 +154,8 @@ impl Served {
     }
 
     pub(in crate::net) async fn subscription(&self, name: &str, topics: &str) {
-        let spec = SubscriptionSpec {
-            name: name.parse().expect("valid"),
-            topics: vec![topics.parse().expect("valid")],
-            filters: vec![],
-            transforms: vec![],
-            start: StartAt::New,
-            delivery: DeliveryPolicy::default(),
-            outputs: std::collections::BTreeMap::new(),
-            owner: None,
-            include_dead_letters: false,
-            created: Millis(0),
-            created_by: None,
-        };
+        let topics = vec![topics.parse().expect("valid")];
+        let spec = SubscriptionSpec::new(name.parse().expect("valid"), topics);
         self.broker
             .create_subscription(&Principal::local(), spec)
             .await
