@@ -440,3 +440,23 @@ fn normal(path: &Path) -> PathBuf {
     }
     normal
 }
+
+#[test]
+fn the_budget_of_a_build_is_the_one_that_is_checked() {
+    let script = fs::read_to_string(repository().join(".ci/budget")).unwrap();
+    let contributing = fs::read_to_string(repository().join("CONTRIBUTING.md")).unwrap();
+    let limit = |name: &str| {
+        let line = script.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} in .ci/budget"))
+    };
+    for said in [
+        format!(
+            "| {} MB |",
+            limit("BINARY_BYTES_MAX=").trim_end_matches("000000")
+        ),
+        format!("| {} s |", limit("CPU_SECONDS_MAX=")),
+        format!("| {} |", limit("CRATES_MAX=")),
+    ] {
+        assert!(contributing.contains(&said), "{said} in CONTRIBUTING");
+    }
+}
