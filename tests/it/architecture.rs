@@ -3,6 +3,7 @@
 
 mod graph;
 mod lengths;
+mod log_fields;
 mod machine_access;
 mod rooms;
 

@@ -84,9 +84,9 @@ pub(super) async fn observe(
         } = problem;
         // Looking for what is not there is how callers find out, not a fault.
         if status == 404 && method == Method::GET {
-            tracing::debug!(principal, %method, path, status, code, reason, "not found");
+            tracing::debug!(%principal, %method, uri = path, status, code, reason, "not found");
         } else {
-            tracing::info!(principal, %method, path, status, code, reason, "admin request refused");
+            tracing::info!(%principal, %method, uri = path, status, code, reason, "admin request refused");
         }
     }
     response

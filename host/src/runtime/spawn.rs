@@ -207,7 +207,7 @@ impl Spawner {
 pub fn panicked_serving(conditions: &Conditions, name: &'static str, why: &str) {
     tracing::error!(
         task = name,
-        why,
+        reason = why,
         "a task ended by a fault of its own; nothing else was touched"
     );
     conditions.count_panic(name.into());
