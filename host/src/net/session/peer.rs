@@ -125,10 +125,12 @@ impl<C: Connection> Peer<C> {
         error_span!(parent: &self.span, "stream", kind, subscription = Empty, producer = Empty)
     }
 
-    /// Logs that the session is open, with what the client calls itself.
+    /// Logs that the session is open, with what the client calls itself. This line alone says beside that who it is, though its span
+    /// does too: whoever looks who came wants one pattern, whatever the span has before and after.
     pub(super) fn log_open(&self, client: &str) {
         let client: String = client.chars().take(CLIENT_NAME_CHARS_MAX).collect();
-        info!(parent: &self.span, ?client, "connected");
+        let principal = &self.principal;
+        info!(parent: &self.span, %principal, ?client, "connected");
     }
 
     /// Logs why the session is over.
