@@ -2,22 +2,30 @@
 //! a user writes. They are parsed at the edge: a name, a pattern or a principal that exists is well formed. Whether a specification of
 //! such can be carried out is checked when it is asked for, by the broker. No I/O, no async, no clock, and no knowledge of any other module of the host.
 
+mod api_answers;
 mod block;
+mod client_network;
 mod dead_letter_mark;
+mod delivery_policy;
 mod encoded_events;
 mod event;
 mod glob;
 pub(crate) mod hops;
 mod id;
-mod info;
-mod network;
 mod owner;
 mod principal;
-mod spec;
+mod subscription_spec;
 mod topic_pattern;
+mod topic_spec;
 
+pub use api_answers::{
+    LogLine, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, PluginWorld,
+    SubscriptionInfo, TopicInfo, UnreadableInfo,
+};
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
+pub use client_network::Network;
 pub use dead_letter_mark::DeadLetterMark;
+pub use delivery_policy::{AckMode, DeliveryPatch, DeliveryPolicy};
 pub use encoded_events::{EncodedEvents, EntryError};
 pub use event::{
     ADDED_BYTES_MAX, EVENT_BYTES_MAX, Event, EventRef, EventRefError, Header, is_reserved_header,
@@ -26,15 +34,10 @@ pub use id::{
     CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, PLACE_MAX, Position,
     ProducerId, Sequence, SubscriptionId, TopicId,
 };
-pub use info::{
-    LogLine, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, PluginWorld,
-    SubscriptionInfo, TopicInfo, UnreadableInfo,
-};
-pub use network::Network;
 pub use owner::{Owner, OwnerError};
 pub use principal::{Principal, PrincipalDigest, PrincipalError, PrincipalPattern};
-pub use spec::{
-    AckMode, DeliveryPatch, DeliveryPolicy, Durability, FailurePolicy, PluginUse, StartAt,
-    SubscriptionPatch, SubscriptionSpec, TopicSpec, included_before,
+pub use subscription_spec::{
+    FailurePolicy, PluginUse, StartAt, SubscriptionPatch, SubscriptionSpec, included_before,
 };
 pub use topic_pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};
+pub use topic_spec::{Durability, TopicSpec};

@@ -201,7 +201,7 @@ const STARTED_UNSEEN: [(&str, &[&str]); 6] = [
             // What it ends costs log lines, which are counted then; and it has to run before there is a Spawner.
             "telemetry/log_output.rs",
             "runtime/spawn.rs",
-            "runtime/threads.rs",
+            "runtime/blocking_threads.rs",
             "plugin/engine.rs",
             "plugin/compile_queue.rs",
         ],

@@ -22,7 +22,7 @@ use super::delivery::fetcher::Manner;
 use super::delivery::outlet::Outlet;
 use super::error::{ChangeError, ConsumeError, NotFound, PublishError, ShowError, Unavailable};
 use super::event_log::tail::Log;
-use super::matching::supervisor::Supervisor;
+use super::matching::subscription_supervisor::Supervisor;
 use super::plugin_store::store::PluginStore;
 use super::spec_validation::{
     Pinning, check_fixed, check_new_names, check_pattern_count, check_spec,

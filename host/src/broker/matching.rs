@@ -5,5 +5,5 @@ mod catch_up;
 pub(super) mod isolation_lanes;
 pub(super) mod lane;
 pub(super) mod lanes;
-pub(super) mod supervisor;
+pub(super) mod subscription_supervisor;
 pub(super) mod unfiltered_router;

@@ -32,7 +32,7 @@ use super::folder_watch;
 use super::handle::{Broker, Inner};
 use super::matching::lane::LaneParts;
 use super::matching::lanes::Lanes;
-use super::matching::supervisor::Supervisor;
+use super::matching::subscription_supervisor::Supervisor;
 use super::matching::unfiltered_router::Router;
 use super::plugin_store::files::PluginFiles;
 use super::plugin_store::limit_conditions;

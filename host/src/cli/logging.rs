@@ -1,7 +1,7 @@
 //! Sets up log lines on stderr, once per process. Those of a broker never wait for whoever reads them, see
 //! [`lines`](crate::telemetry::log_output); those of other commands do, as the rest of their output does.
 
-mod lifted;
+mod json_lines;
 #[cfg(test)]
 mod testing;
 
@@ -15,7 +15,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
-use self::lifted::Lifted;
+use self::json_lines::Lifted;
 use super::error_hints;
 use crate::config::{Log, LogFormat};
 use crate::store;

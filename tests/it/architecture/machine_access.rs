@@ -38,7 +38,10 @@ const WAYS: &[Way] = &[
         instead: "wait for a state, or sleep in a task",
         is_used: sleeps_on_its_thread,
         files: &[
-            ("runtime/threads.rs", "it is where threads come from"),
+            (
+                "runtime/blocking_threads.rs",
+                "it is where threads come from",
+            ),
             (
                 "telemetry/log_output.rs",
                 "it writes the log to a file descriptor that somebody may not read, in real time",

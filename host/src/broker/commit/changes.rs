@@ -1,7 +1,7 @@
 //! Changes of what exists: topics, subscriptions and plugins come, change and go here, or are refused, one request after the other.
-//! A change is in the draft when it is decided; what follows from it for those who run is done once it is durable (`effects`).
+//! A change is in the draft when it is decided; what follows from it for those who run is done once it is durable (`after_commit`).
 
-mod effects;
+mod after_commit;
 mod plugins;
 
 use std::collections::BTreeSet;

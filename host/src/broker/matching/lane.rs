@@ -7,13 +7,13 @@
 //! an event yet, which rests there while the others go on. A member belongs to one filter chain of its subscription and leaves at
 //! the fence of the next; that one's members are added when all of the first have got there.
 //!
-//! Here is what a lane has, and who is in it; `run` is what it does next, and `step` what a cohort does in its turn. What lanes there
+//! Here is what a lane has, and who is in it; `run` is what it does next, and `call_filter` what a cohort does in its turn. What lanes there
 //! are is not known here.
 
+mod call_filter;
 pub(super) mod cohort;
 pub(super) mod command;
 mod run;
-mod step;
 mod verdicts;
 
 use std::sync::{Arc, RwLock};

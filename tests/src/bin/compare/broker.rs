@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 
+use crate::event_shape::Topic;
 use crate::nats::{self, Nats};
 use crate::relay::{self, Relay};
-use crate::shape::Topic;
 use crate::tidegate::{self, Tidegate};
 use crate::usage::{Reading, resident_bytes_max};
 

@@ -11,7 +11,7 @@ use ::tidegate::cli::load::{
 use anyhow::ensure;
 
 use crate::broker::{Broker, Consumer, Delivery, Publisher, STALLED_AFTER, Ticket};
-use crate::shape::{Shape, Tally, parse_group};
+use crate::event_shape::{Shape, Tally, parse_group};
 use crate::usage::Spent;
 
 /// Windows that a measurement may take when little is answered.

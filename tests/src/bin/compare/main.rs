@@ -7,14 +7,14 @@
 //! else has to be built. As `compare relay …` it is what the broker's floor is measured with.
 
 mod args;
-mod awake;
 mod broker;
+mod event_shape;
+mod keep_awake;
 mod limits;
 mod load;
 mod nats;
 mod relay;
 mod report;
-mod shape;
 mod tidegate;
 mod usage;
 mod workloads;
@@ -26,7 +26,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::args::Args;
-use self::awake::Awake;
+use self::keep_awake::Awake;
 use self::workloads::Bench;
 
 fn main() -> ExitCode {

@@ -8,7 +8,7 @@ mod limits;
 mod publish;
 mod rules;
 mod scale;
-mod slow;
+mod slow_filter;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ use tidegate_tests::guest;
 
 use crate::args::{Args, Workload};
 use crate::broker::{Broker, Kind, Places};
+use crate::event_shape::Shape;
 use crate::load::{Measured, Plan, Wants};
 use crate::nats;
 use crate::report::{Figure, Sample, Table, Unit, figure, verdict};
-use crate::shape::Shape;
 
 /// Topic of all events, unless a workload is about topics.
 const TOPIC: &str = "compare.events";

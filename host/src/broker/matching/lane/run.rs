@@ -4,9 +4,9 @@
 use tokio::time::Instant;
 
 use super::Lane;
+use super::call_filter::RETRY;
 use super::cohort::Cohort;
 use super::command::{LaneCommand, Member};
-use super::step::RETRY;
 use crate::domain::SubscriptionId;
 
 impl Lane {

@@ -9,9 +9,9 @@ use anyhow::{Context, ensure};
 
 use super::{Bench, OUTSTANDING, TOPIC};
 use crate::broker::{Broker, Kind, Places, STALLED_AFTER, Subscription};
+use crate::event_shape::Shape;
 use crate::load::{PeerReceiver, PeerSender, Wants, consume};
 use crate::report::{Sample, Unit, figure};
-use crate::shape::Shape;
 use crate::usage::Reading;
 
 /// Bytes of an event.

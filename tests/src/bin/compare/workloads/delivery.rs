@@ -3,9 +3,9 @@
 
 use super::{Bench, TOPIC, compare_with_base, usage};
 use crate::broker::{Broker, Kind, Places, Subscription};
+use crate::event_shape::Shape;
 use crate::load::{Measured, Plan, Wants, drive};
 use crate::report::{Sample, Table, Unit, figure, median};
-use crate::shape::Shape;
 
 /// Bytes of an event where throughput is measured, and where latency is.
 const SIZE: usize = 1_024;

@@ -4,9 +4,9 @@
 use super::delivery::{throughput, wanting};
 use super::{Bench, SLOW_CONFIG, TOPIC, Table, misbehaving_filter};
 use crate::broker::{Broker, Places, Subscription};
+use crate::event_shape::Shape;
 use crate::load::{Plan, Wants, drive};
 use crate::report::Sample;
-use crate::shape::Shape;
 use crate::tidegate::Tidegate;
 
 /// Bytes of an event.

@@ -4,9 +4,9 @@
 use super::publish::published;
 use super::{Bench, TOPIC, Table};
 use crate::broker::Kind;
+use crate::event_shape::Shape;
 use crate::limits::{Limit, measure};
 use crate::report::{Unit, figure};
-use crate::shape::Shape;
 
 /// Bytes of an event.
 const SIZE: usize = 1_024;

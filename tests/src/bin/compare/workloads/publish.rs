@@ -2,9 +2,9 @@
 
 use super::{Bench, TOPIC, usage};
 use crate::broker::{Broker, Kind, Places};
+use crate::event_shape::Shape;
 use crate::load::{Plan, drive};
 use crate::report::{Sample, Unit, figure};
-use crate::shape::Shape;
 
 /// Publishers and bytes of an event.
 const CASES: [(usize, usize); 4] = [(1, 256), (1, 1_024), (16, 256), (16, 1_024)];

@@ -12,9 +12,9 @@ use tidegate_tests::AdminApi;
 
 use super::{Bench, OUTSTANDING, TOPIC};
 use crate::broker::{Broker, Places, STALLED_AFTER, Subscription};
+use crate::event_shape::Shape;
 use crate::load::PeerSender;
 use crate::report::{Sample, Unit, figure};
-use crate::shape::Shape;
 use crate::tidegate::{self, Tidegate};
 
 const RULES: [u64; 6] = [0, 1, 10, 100, 1_000, 10_000];

@@ -7,9 +7,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{Bench, OUTSTANDING, TOPIC};
 use crate::args::Axis;
 use crate::broker::{Broker, Kind, Places, Subscription};
+use crate::event_shape::Shape;
 use crate::load::{Plan, drive};
 use crate::report::{Sample, Table, Unit, figure};
-use crate::shape::Shape;
 
 /// Bytes of an event.
 const SIZE: usize = 1_024;

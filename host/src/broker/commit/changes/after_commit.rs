@@ -12,7 +12,7 @@ use crate::state::catalog::{Change, Subscription};
 
 impl Draft {
     /// Lets everybody see the changes of the group, which is durable.
-    pub(in super::super) fn show_changes(&mut self) {
+    pub(in crate::broker::commit) fn show_changes(&mut self) {
         let changes = std::mem::take(&mut self.group.changes);
         if changes.is_empty() {
             return;
@@ -99,7 +99,7 @@ impl Draft {
     }
 
     /// Takes back everything that was decided for the group, which could not be written.
-    pub(in super::super) fn take_back(&mut self) {
+    pub(in crate::broker::commit) fn take_back(&mut self) {
         self.group.undo.take_back(&self.streams);
         let changes = std::mem::take(&mut self.group.changes);
         if changes.is_empty() {

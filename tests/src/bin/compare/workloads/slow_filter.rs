@@ -6,9 +6,9 @@ use ::tidegate::cli::load::{Numbers, Run, publish};
 use super::rules::{check, name, wait_evaluated};
 use super::{Bench, OUTSTANDING, SLOW_CONFIG, TOPIC, Table, misbehaving_filter};
 use crate::broker::{Broker, Places, Subscription};
+use crate::event_shape::Shape;
 use crate::load::PeerSender;
 use crate::report::{Sample, Unit, figure};
-use crate::shape::Shape;
 use crate::tidegate::{self, Tidegate};
 
 /// Bytes of an event.

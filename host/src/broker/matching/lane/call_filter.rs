@@ -1,4 +1,4 @@
-//! One step of a cohort: reads the next events, calls the plugin, and tells the members' subscriptions what came of it. Which cohort
+//! The call of a filter, one step of a cohort: reads the next events, calls the plugin, and tells the members' subscriptions what came of it. Which cohort
 //! has its turn, and when, is decided by the lane.
 
 use std::time::Duration;

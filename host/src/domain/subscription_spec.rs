@@ -1,40 +1,13 @@
-//! What a user asks for: topics, subscriptions and routes, as written in JSON to the admin API and kept in
-//! the catalog. The parts of one that exists are well formed; whether it can be carried out is checked by the broker, and whether it
-//! is allowed is the policy's business.
+//! What a user asks for: subscriptions and routes, with their filters, transforms and outputs, as written in JSON to the admin API and
+//! kept in the catalog, and changes of them. The parts of one that exists are well formed; whether it can be carried out is checked by
+//! the broker, and whether it is allowed is the policy's business.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::delivery_policy::{DeliveryPatch, DeliveryPolicy};
 use super::{Digest, Millis, Name, Owner, Principal, TopicName, TopicPattern};
-
-/// When a publish is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Durability {
-    /// After the event is on disk. An answered publish survives a power cut.
-    #[default]
-    Sync,
-    /// After the event is handed to the operating system; a sync follows within the broker's
-    /// `store.interval_ms`. Survives the end of the process, not a power cut: what was answered since the last
-    /// sync is lost then, and sequences skip ahead so that none is ever given twice.
-    Interval,
-}
-
-/// A topic to create.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TopicSpec {
-    /// Its name.
-    pub name: TopicName,
-    /// When a publish to it is answered.
-    #[serde(default)]
-    pub durability: Durability,
-    /// Who made it. Filled in by the broker; absent when an older one made it, or the broker itself for a route or a dead
-    /// letter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub created_by: Option<Principal>,
-}
 
 /// One use of a plugin: which, and what it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,60 +50,6 @@ pub enum StartAt {
     New,
     /// With the oldest event that is still kept.
     Earliest,
-}
-
-/// What counts as delivered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AckMode {
-    /// An event stays until a consumer acks it: at least once.
-    #[default]
-    Explicit,
-}
-
-/// How a subscription hands out its events.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DeliveryPolicy {
-    /// Who says that an event is done with.
-    pub ack: AckMode,
-    /// Milliseconds a consumer has for an event before it is handed out again. Default 30,000.
-    pub ack_deadline_ms: u64,
-    /// How often an event is handed out before it goes to the dead-letter topic. Default 10; 0 stands for
-    /// without end.
-    pub attempts_max: u32,
-    /// Milliseconds to wait before the second, third … attempt; the last one repeats. Default 1 s, 5 s, 30 s.
-    pub backoff_ms: Vec<u64>,
-    /// Where events go that were given up. Default: `dead.<subscription>`.
-    pub dead_letter: Option<TopicName>,
-    /// Events handed out and not acked, over all consumers of the subscription. Default 65,536.
-    pub in_flight_events_max: u32,
-}
-
-impl Default for DeliveryPolicy {
-    fn default() -> Self {
-        Self {
-            ack: AckMode::Explicit,
-            ack_deadline_ms: 30_000,
-            attempts_max: 10,
-            backoff_ms: vec![1_000, 5_000, 30_000],
-            dead_letter: None,
-            in_flight_events_max: 65_536,
-        }
-    }
-}
-
-impl DeliveryPolicy {
-    /// Milliseconds to wait after `attempt` (counted from 1) failed.
-    #[must_use]
-    pub fn backoff_after(&self, attempt: u32) -> u64 {
-        let index = (attempt.max(1) - 1) as usize;
-        self.backoff_ms
-            .get(index)
-            .or(self.backoff_ms.last())
-            .copied()
-            .unwrap_or(0)
-    }
 }
 
 /// A subscription or, when it has outputs, a route.
@@ -287,27 +206,6 @@ pub struct SubscriptionPatch {
     pub include_dead_letters: Option<bool>,
 }
 
-/// What to change of how a subscription hands out events, see [`DeliveryPolicy`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DeliveryPatch {
-    /// See [`DeliveryPolicy::ack_deadline_ms`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ack_deadline_ms: Option<u64>,
-    /// See [`DeliveryPolicy::attempts_max`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attempts_max: Option<u32>,
-    /// See [`DeliveryPolicy::backoff_ms`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub backoff_ms: Option<Vec<u64>>,
-    /// See [`DeliveryPolicy::dead_letter`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dead_letter: Option<TopicName>,
-    /// See [`DeliveryPolicy::in_flight_events_max`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub in_flight_events_max: Option<u32>,
-}
-
 impl SubscriptionPatch {
     /// `spec` with these changes. Plugins that the patch names are looked up anew, in their newest version unless it
     /// names one.
@@ -334,46 +232,9 @@ impl SubscriptionPatch {
     }
 }
 
-impl DeliveryPatch {
-    /// Whether it changes nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Makes these changes.
-    pub fn apply(self, policy: &mut DeliveryPolicy) {
-        let Self {
-            ack_deadline_ms,
-            attempts_max,
-            backoff_ms,
-            dead_letter,
-            in_flight_events_max,
-        } = self;
-        policy.ack_deadline_ms = ack_deadline_ms.unwrap_or(policy.ack_deadline_ms);
-        policy.attempts_max = attempts_max.unwrap_or(policy.attempts_max);
-        policy.in_flight_events_max = in_flight_events_max.unwrap_or(policy.in_flight_events_max);
-        if let Some(backoff_ms) = backoff_ms {
-            policy.backoff_ms = backoff_ms;
-        }
-        if dead_letter.is_some() {
-            policy.dead_letter = dead_letter;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn backoff_repeats_its_last_step() {
-        let policy = DeliveryPolicy::default();
-        let steps: Vec<u64> = (1..=5)
-            .map(|attempt| policy.backoff_after(attempt))
-            .collect();
-        assert_eq!(steps, [1_000, 5_000, 30_000, 30_000, 30_000]);
-    }
 
     #[test]
     fn a_patch_changes_what_it_names_and_nothing_else() {

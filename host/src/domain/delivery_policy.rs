@@ -1,0 +1,124 @@
+//! How a subscription hands out its events: deadlines for acks, attempts and the back-off between them, the dead-letter topic, the window.
+//! As written in JSON to the admin API and kept in the catalog, and changes of it. What is due by it is reckoned in
+//! `state/subscription`.
+
+use serde::{Deserialize, Serialize};
+
+use super::TopicName;
+
+/// What counts as delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AckMode {
+    /// An event stays until a consumer acks it: at least once.
+    #[default]
+    Explicit,
+}
+
+/// How a subscription hands out its events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliveryPolicy {
+    /// Who says that an event is done with.
+    pub ack: AckMode,
+    /// Milliseconds a consumer has for an event before it is handed out again. Default 30,000.
+    pub ack_deadline_ms: u64,
+    /// How often an event is handed out before it goes to the dead-letter topic. Default 10; 0 stands for
+    /// without end.
+    pub attempts_max: u32,
+    /// Milliseconds to wait before the second, third … attempt; the last one repeats. Default 1 s, 5 s, 30 s.
+    pub backoff_ms: Vec<u64>,
+    /// Where events go that were given up. Default: `dead.<subscription>`.
+    pub dead_letter: Option<TopicName>,
+    /// Events handed out and not acked, over all consumers of the subscription. Default 65,536.
+    pub in_flight_events_max: u32,
+}
+
+impl Default for DeliveryPolicy {
+    fn default() -> Self {
+        Self {
+            ack: AckMode::Explicit,
+            ack_deadline_ms: 30_000,
+            attempts_max: 10,
+            backoff_ms: vec![1_000, 5_000, 30_000],
+            dead_letter: None,
+            in_flight_events_max: 65_536,
+        }
+    }
+}
+
+impl DeliveryPolicy {
+    /// Milliseconds to wait after `attempt` (counted from 1) failed.
+    #[must_use]
+    pub fn backoff_after(&self, attempt: u32) -> u64 {
+        let index = (attempt.max(1) - 1) as usize;
+        self.backoff_ms
+            .get(index)
+            .or(self.backoff_ms.last())
+            .copied()
+            .unwrap_or(0)
+    }
+}
+
+/// What to change of how a subscription hands out events, see [`DeliveryPolicy`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliveryPatch {
+    /// See [`DeliveryPolicy::ack_deadline_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_deadline_ms: Option<u64>,
+    /// See [`DeliveryPolicy::attempts_max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts_max: Option<u32>,
+    /// See [`DeliveryPolicy::backoff_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_ms: Option<Vec<u64>>,
+    /// See [`DeliveryPolicy::dead_letter`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<TopicName>,
+    /// See [`DeliveryPolicy::in_flight_events_max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight_events_max: Option<u32>,
+}
+
+impl DeliveryPatch {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Makes these changes.
+    pub fn apply(self, policy: &mut DeliveryPolicy) {
+        let Self {
+            ack_deadline_ms,
+            attempts_max,
+            backoff_ms,
+            dead_letter,
+            in_flight_events_max,
+        } = self;
+        policy.ack_deadline_ms = ack_deadline_ms.unwrap_or(policy.ack_deadline_ms);
+        policy.attempts_max = attempts_max.unwrap_or(policy.attempts_max);
+        policy.in_flight_events_max = in_flight_events_max.unwrap_or(policy.in_flight_events_max);
+        if let Some(backoff_ms) = backoff_ms {
+            policy.backoff_ms = backoff_ms;
+        }
+        if dead_letter.is_some() {
+            policy.dead_letter = dead_letter;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_repeats_its_last_step() {
+        let policy = DeliveryPolicy::default();
+        let steps: Vec<u64> = (1..=5)
+            .map(|attempt| policy.backoff_after(attempt))
+            .collect();
+        assert_eq!(steps, [1_000, 5_000, 30_000, 30_000, 30_000]);
+    }
+}
