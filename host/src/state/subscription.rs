@@ -10,13 +10,13 @@
 //!
 //! - `filter_stages`: what the filters have said.
 //! - `consumer`: what one holds; `attempts`, `delays`: of what came back, how often it was tried and how long it is left alone;
-//!   `crash_suspects`: what a lost consumer may have had in hand; `give_up_reasons`: what is given up, and why.
+//!   `crash_suspects`: what a lost consumer may have had in hand; `reasons_by_position`: what is given up, and why.
 //! - `effects`: what a change makes necessary outside.
 //!
 //! And its rules, each of which uses those above it only:
 //!
 //! - `filter_changes`: which filters judge which positions.
-//! - `flights`: what is in any consumer's hands; `give_up`: what nobody will get any more.
+//! - `in_flight`: what is in any consumer's hands; `give_up`: what nobody will get any more.
 //! - `matched`: how positions become pending.
 //! - `retries`: what comes back; `lost_consumers`: from those who go, and who tries what they may have gone by.
 //! - `browsing`: those that only look; `leases`: which consumer gets what next.
@@ -33,14 +33,14 @@ mod delays;
 mod effects;
 mod filter_changes;
 mod filter_stages;
-mod flights;
 mod give_up;
 mod give_up_reason;
-mod give_up_reasons;
-mod lease;
+mod in_flight;
+mod lease_budget;
 mod leases;
 mod lost_consumers;
 mod matched;
+mod reasons_by_position;
 mod retries;
 mod snapshot;
 #[cfg(test)]
@@ -62,8 +62,8 @@ use self::filter_stages::{FilterChanges, Stage};
 pub use self::give_up::GivenUp;
 pub use self::give_up_reason::GiveUpReason;
 use self::give_up_reason::bounded;
-use self::give_up_reasons::Reasons;
-pub use self::lease::Lease;
+pub use self::lease_budget::Lease;
+use self::reasons_by_position::Reasons;
 pub use self::snapshot::RestoreError;
 use super::position_set::PositionSet;
 use crate::domain::{ConsumerId, DeliveryPolicy, Position};

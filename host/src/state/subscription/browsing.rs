@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 
 use super::SubscriptionState;
-use super::lease::{Lease, push_leases, spend};
+use super::lease_budget::{Lease, push_leases, spend};
 use crate::domain::{ConsumerId, Position};
 
 impl SubscriptionState {

@@ -7,7 +7,7 @@
 use std::ops::RangeInclusive;
 
 use super::SubscriptionState;
-use super::lease::{Lease, count, pick, push_leases, spend};
+use super::lease_budget::{Lease, count, pick, push_leases, spend};
 use super::lost_consumers::Turn;
 use crate::domain::{ConsumerId, Millis, Position};
 use crate::state::range_map::push_range;

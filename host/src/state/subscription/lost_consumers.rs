@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use super::SubscriptionState;
 use super::consumer::Consumer;
-use super::lease::pick;
+use super::lease_budget::pick;
 use super::retries::Return;
 use crate::domain::{ConsumerId, Millis, Position};
 use crate::state::position_set::PositionSet;

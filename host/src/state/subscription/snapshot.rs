@@ -18,7 +18,7 @@ use super::SubscriptionState;
 use super::attempts::Tried;
 use super::filter_stages::{FilterChanges, Stage, Upcoming};
 use super::give_up_reason::GiveUpReason;
-use super::give_up_reasons::Reasons;
+use super::reasons_by_position::Reasons;
 use crate::domain::{DeliveryPolicy, Millis, Position};
 use crate::state::position_set::PositionSet;
 use crate::state::positions_by_value::PositionsByValue;

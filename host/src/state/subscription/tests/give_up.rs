@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::state::subscription::give_up_reason::REASON_BYTES_MAX;
-use crate::state::subscription::give_up_reasons::GIVEN_UP_EXACT_MAX;
+use crate::state::subscription::reasons_by_position::GIVEN_UP_EXACT_MAX;
 
 #[test]
 fn a_failed_event_is_given_up_only_if_the_other_filters_want_it() {
