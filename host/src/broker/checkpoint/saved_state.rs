@@ -23,7 +23,8 @@ const PLUGIN: &[u8] = b"plugin/";
 #[derive(Serialize, Deserialize)]
 struct Head {
     next_position: Position,
-    /// The first position that those who follow the end of the log have not been shown.
+    /// The first position that those who follow the end of the log have not been shown. In the file it keeps the name
+    /// under which it was first written.
     #[serde(rename = "routed_through")]
     routed_before: Position,
     last_topic: TopicId,

@@ -139,7 +139,7 @@ impl WritingTurn {
     // Of `taken`, all but `left` was written. Returns whether that was the last batch of the turn. What cannot be read comes first
     // again in the next one, so that it does not count: however much it is, something else is written in each turn.
     fn ends_with(&mut self, taken: usize, left: Unwritten) -> bool {
-        // So would be the rest, each only after it was read.
+        // The committer takes no more now: further ones would be read in vain.
         let is_refused = !left.refused.is_empty();
         self.written += usize::from(left.unreadable.len() + left.refused.len() < taken);
         for position in left.unreadable.into_iter().chain(left.refused) {

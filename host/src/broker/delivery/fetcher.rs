@@ -42,7 +42,7 @@ pub(crate) struct Fetcher {
     pub(super) is_cut: bool,
     // It only looks: what it finds out changes nothing.
     looks: bool,
-    // What it has in hand; all it holds if it does not send it on.
+    // How far what it holds has come on its way to an application. Nothing for a route, which sends nothing on.
     handing: Option<Arc<Mutex<Handover>>>,
     pub(crate) live: Arc<LiveSubscription>,
     pub(crate) id: ConsumerId,

@@ -105,6 +105,7 @@ impl TransformCache {
 
     /// Drops that of a subscription that was deleted.
     pub(crate) fn forget(&self, subscription: SubscriptionId) {
+        // Dropped after the lock: it may be the last to hold instances of plugins.
         let _chain = lock(&self.known).remove(&subscription);
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Idleness {
 #[derive(Clone, Debug, Default)]
 pub(super) struct ByOwner {
     groups: HashMap<Group, Members>,
-    // By what they are forgotten by: the last first.
+    // The same groups in the order in which they are forgotten: the last one first.
     by_count: BTreeSet<(bool, usize, Owner)>,
 }
 
