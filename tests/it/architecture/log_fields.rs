@@ -42,7 +42,7 @@ const SEARCHED: [&str; 23] = [
 const OTHERS: &str = "addr admin admin_connections admin_tls asked at attempts bytes clean client client_auth code connections \
     consumers current dead_letters differing digest first_gone first_new first_topics free free_name generation gone grants journal \
     journal_bytes_max journal_groups kept kept_aside kind left_out limits lines loss maximum method missing new next_position offset \
-    open_files panic pending quic recv_bytes removed rules send_bytes signal status stay stream stretches subscriptions task thread \
+    open_files panic pending quic recv_bytes removed rules send_bytes signal status stay stream stretches subscriptions task tasks thread \
     times topics trace uri used";
 
 #[test]

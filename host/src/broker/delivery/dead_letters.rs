@@ -120,7 +120,7 @@ fn say_unreadable(live: &LiveSubscription, unreadable: &UnreadableEvents) {
     if let Some(first) = ranges.first()
         && let Some(events) = live.log_limits.unreadable.admit(count(ranges))
     {
-        tracing::error!(subscription = %live.name, first = %first.start(), events, error = unreadable.why(), "events that were given up cannot be read; they stay pending and are tried again");
+        tracing::error!(subscription = %live.name, position = %first.start(), events, error = unreadable.why(), "events that were given up cannot be read; they stay pending and are tried again");
     }
 }
 
