@@ -1,6 +1,7 @@
 //! The broker as the outside sees it: a handle that any number of connections share. What it does is done by those behind it; what
 //! is decided here is who may ask for what, and whether it can be asked for.
 
+mod changes;
 mod listing;
 mod plugins;
 
@@ -16,7 +17,7 @@ use super::commit::inbox::Inbox;
 use super::commit::producer_streams::ProducerStreams;
 use super::commit::publish_reply::PublishReplies;
 use super::commit::publisher::Publisher;
-use super::commit::request::{ChangeRequest, Control, Reply, Update};
+use super::commit::request::Control;
 use super::delivery::consumer::Consumer;
 use super::delivery::fetcher::Manner;
 use super::delivery::outlet::Outlet;
@@ -24,16 +25,11 @@ use super::error::{ChangeError, ConsumeError, NotFound, PublishError, ShowError,
 use super::event_log::tail::Log;
 use super::matching::subscription_supervisor::Supervisor;
 use super::plugin_store::store::PluginStore;
-use super::spec_validation::{
-    Pinning, check_fixed, check_new_names, check_pattern_count, check_spec,
-};
-use super::subscriptions::effect_targets::Start;
 use super::subscriptions::live_subscription::LiveSubscription;
 use super::subscriptions::registry::Registry;
 use crate::auth::{Policy, rights};
 use crate::domain::{
-    LogLine, Owner, Principal, ProducerId, SubscriptionInfo, SubscriptionSpec, TopicInfo,
-    TopicName, TopicSpec, UnreadableInfo,
+    LogLine, Principal, ProducerId, SubscriptionId, SubscriptionSpec, UnreadableInfo,
 };
 use crate::locks;
 use crate::runtime::spawn::Spawner;
@@ -56,7 +52,16 @@ pub struct Health {
     pub conditions: Vec<Raised>,
 }
 
-pub use listing::{Counts, FoundSubscription};
+/// A subscription or route that was looked up, so that what is done to it is done to this one, though another may have its name by
+/// then.
+#[derive(Clone, Debug)]
+pub struct FoundSubscription {
+    id: SubscriptionId,
+    /// What it was asked to be.
+    pub spec: Arc<SubscriptionSpec>,
+}
+
+pub use listing::Counts;
 
 /// The running broker. Cheap to clone.
 #[derive(Clone)]
@@ -171,158 +176,6 @@ impl Broker {
             who.clone(),
             let_in_by,
         ))
-    }
-
-    /// Creates a topic.
-    ///
-    /// # Errors
-    ///
-    /// It exists already, nothing new may have that name, or the store refuses writes.
-    pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, ChangeError> {
-        let name = spec.name.clone();
-        name.check_new()?;
-        self.change(|reply| ChangeRequest::CreateTopic(spec, reply))
-            .await?;
-        self.look(move |broker| Ok(broker.topic(&name)?)).await
-    }
-
-    /// Deletes a topic and its events. Creating it again makes another topic.
-    ///
-    /// # Errors
-    ///
-    /// There is none, or a route appends to it, which is named if `who` may see it.
-    pub async fn delete_topic(&self, who: &Principal, name: &TopicName) -> Result<(), ChangeError> {
-        let deleted = self
-            .change(|reply| ChangeRequest::DeleteTopic(name.clone(), reply))
-            .await;
-        deleted.map_err(|error| self.named_to(who, error))
-    }
-
-    /// Creates a subscription or route for `who`: resolves and configures its plugins, then records it.
-    ///
-    /// # Errors
-    ///
-    /// `who` has no right to it, the specification cannot be carried out (the message says what to change), the name is
-    /// taken, or the store refuses writes.
-    pub async fn create_subscription(
-        &self,
-        who: &Principal,
-        mut spec: SubscriptionSpec,
-    ) -> Result<SubscriptionInfo, ChangeError> {
-        rights::create(&self.0.policy, who, &spec)?;
-        check_spec(&spec).map_err(ChangeError::Invalid)?;
-        check_pattern_count(&spec, self.0.subscription_patterns_max)?;
-        check_new_names(&spec, None)?;
-        for used in spec.filters.iter_mut().chain(&mut spec.transforms) {
-            used.digest = None;
-        }
-        self.pinning(who).pin_all(&mut spec).await?;
-        spec.created = self.0.registry.clock.now();
-        spec.created_by = Some(who.clone());
-        let name = spec.name.clone();
-        self.change(|reply| ChangeRequest::CreateSubscription(spec, reply))
-            .await?;
-        self.look(move |broker| Ok(broker.subscription(name.as_str())?))
-            .await
-    }
-
-    /// Changes a subscription or route, the one that `found` is and no other of its name, to `spec`, which was made of `before`. A plugin without a digest is looked up and
-    /// configured; the others stay what they are. Changed filters hold from a fence on, see `FilterChain`; everything else
-    /// from the next delivery on.
-    ///
-    /// # Errors
-    ///
-    /// `who` has no right to it, the specification cannot be carried out (the message says what to change), the subscription was changed by
-    /// somebody else since `before`, too many changes are pending, or the store refuses writes. Nothing is changed
-    /// then.
-    pub async fn update_subscription(
-        &self,
-        who: &Principal,
-        found: &FoundSubscription,
-        before: &SubscriptionInfo,
-        mut spec: SubscriptionSpec,
-    ) -> Result<SubscriptionInfo, ChangeError> {
-        rights::change(&self.0.policy, who, &before.spec, &spec)?;
-        check_spec(&spec).map_err(ChangeError::Invalid)?;
-        check_new_names(&spec, Some(&before.spec))?;
-        check_fixed(&before.spec, &spec)?;
-        if spec.is_route() != before.spec.is_route() {
-            return Err(ChangeError::Invalid(
-                "a route keeps at least one output, and a subscription has none".into(),
-            ));
-        }
-        self.pinning(who).pin_all(&mut spec).await?;
-        self.record_update(found, before, spec).await
-    }
-
-    /// Gives a subscription or route, the one that `found` is and no other of its name, to another owner, or to nobody. Consumers that may not be attached any more
-    /// end.
-    ///
-    /// # Errors
-    ///
-    /// `who` may not give it away, the new owner lacks a right that it takes, it was changed by somebody else since
-    /// `before`, or the store refuses writes. Nothing is changed then.
-    pub async fn give_subscription(
-        &self,
-        who: &Principal,
-        found: &FoundSubscription,
-        before: &SubscriptionInfo,
-        owner: Option<Owner>,
-    ) -> Result<SubscriptionInfo, ChangeError> {
-        let policy = &self.0.policy;
-        rights::give(policy, who, &before.spec, owner.as_ref())?;
-        let spec = SubscriptionSpec {
-            owner,
-            ..before.spec.clone()
-        };
-        let info = self.record_update(found, before, spec).await?;
-        policy.owners_changed();
-        Ok(info)
-    }
-
-    async fn record_update(
-        &self,
-        found: &FoundSubscription,
-        before: &SubscriptionInfo,
-        spec: SubscriptionSpec,
-    ) -> Result<SubscriptionInfo, ChangeError> {
-        if spec != before.spec {
-            let update = Update {
-                id: found.id,
-                from_revision: before.revision,
-                spec,
-            };
-            self.change(|reply| ChangeRequest::UpdateSubscription(update, reply))
-                .await?;
-        }
-        let found = found.clone();
-        self.look(move |broker| Ok(broker.info_of(&found)?)).await
-    }
-
-    /// Deletes a subscription or route, the one that `found` is and no other of its name, and what it has not acked.
-    ///
-    /// # Errors
-    ///
-    /// It is gone, or the store refuses writes.
-    pub async fn delete_subscription(&self, found: &FoundSubscription) -> Result<(), ChangeError> {
-        let live = self.found(found)?;
-        let name = live.name.clone();
-        self.change(|reply| ChangeRequest::DeleteSubscription(live.id, name, reply))
-            .await
-    }
-
-    /// Lets a paused subscription go on, the one that `found` is and no other of its name.
-    ///
-    /// # Errors
-    ///
-    /// It is gone.
-    pub fn resume_subscription(&self, found: &FoundSubscription) -> Result<(), NotFound> {
-        let live = self.found(found)?;
-        live.apply(|state, _| state.resume());
-        self.0.supervisor.lanes.resume(&live);
-        // Should what fed it have died, it is fed anew.
-        self.0.registry.start(Start::Filters(live.id));
-        Ok(())
     }
 
     /// What was lately said of the failures of a subscription's plugins, the oldest first. It may quote events, so it is for
@@ -478,23 +331,7 @@ impl Broker {
         live.ok_or_else(|| NotFound::Subscription(found.spec.name.to_string()))
     }
 
-    fn pinning<'a>(&'a self, who: &'a Principal) -> Pinning<'a> {
-        Pinning {
-            who,
-            policy: &self.0.policy,
-            catalog: &self.0.catalog,
-            plugins: &self.0.plugins.loaded,
-        }
-    }
-
     fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
         locks::read(&self.0.catalog)
-    }
-
-    async fn change<T>(
-        &self,
-        make: impl FnOnce(Reply<T, ChangeError>) -> ChangeRequest,
-    ) -> Result<T, ChangeError> {
-        self.0.inbox.ask(|reply| Control::Change(make(reply))).await
     }
 }

@@ -5,15 +5,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Broker;
+use super::{Broker, FoundSubscription};
 use crate::auth::{Action, rights};
 use crate::broker::error::{NotFound, Unavailable};
 use crate::broker::event_log::unreadable;
 use crate::broker::gauges;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{
-    DeadLetterMark, Millis, Position, Principal, SubscriptionId, SubscriptionInfo,
-    SubscriptionSpec, TopicInfo, TopicName,
+    DeadLetterMark, Millis, Position, Principal, SubscriptionInfo, TopicInfo, TopicName,
 };
 use crate::locks::lock;
 use crate::state::catalog::Topic;
@@ -38,15 +37,6 @@ pub struct Counts {
     pub routes: usize,
     /// Versions of plugins, bundled ones among them.
     pub plugins: usize,
-}
-
-/// A subscription or route that was looked up, so that what is done to it is done to this one, though another may have its name by
-/// then.
-#[derive(Clone, Debug)]
-pub struct FoundSubscription {
-    pub(super) id: SubscriptionId,
-    /// What it was asked to be.
-    pub spec: Arc<SubscriptionSpec>,
 }
 
 impl Broker {

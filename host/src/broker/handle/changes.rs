@@ -1,0 +1,183 @@
+//! Topics and subscriptions, as the outside makes, changes and deletes them: who may, and whether what is asked for can be. What is
+//! made or changed is answered as a list would show it. Who carries it out, the committer, is not known here.
+
+use super::{Broker, FoundSubscription};
+use crate::auth::rights;
+use crate::broker::commit::request::{ChangeRequest, Control, Reply, Update};
+use crate::broker::error::{ChangeError, NotFound};
+use crate::broker::spec_validation::{
+    Pinning, check_fixed, check_new_names, check_pattern_count, check_spec,
+};
+use crate::broker::subscriptions::effect_targets::Start;
+use crate::domain::{
+    Owner, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo, TopicName, TopicSpec,
+};
+
+impl Broker {
+    /// Creates a topic.
+    ///
+    /// # Errors
+    ///
+    /// It exists already, nothing new may have that name, or the store refuses writes.
+    pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, ChangeError> {
+        let name = spec.name.clone();
+        name.check_new()?;
+        self.change(|reply| ChangeRequest::CreateTopic(spec, reply))
+            .await?;
+        self.look(move |broker| Ok(broker.topic(&name)?)).await
+    }
+
+    /// Deletes a topic and its events. Creating it again makes another topic.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or a route appends to it, which is named if `who` may see it.
+    pub async fn delete_topic(&self, who: &Principal, name: &TopicName) -> Result<(), ChangeError> {
+        let deleted = self
+            .change(|reply| ChangeRequest::DeleteTopic(name.clone(), reply))
+            .await;
+        deleted.map_err(|error| self.named_to(who, error))
+    }
+
+    /// Creates a subscription or route for `who`: resolves and configures its plugins, then records it.
+    ///
+    /// # Errors
+    ///
+    /// `who` has no right to it, the specification cannot be carried out (the message says what to change), the name is
+    /// taken, or the store refuses writes.
+    pub async fn create_subscription(
+        &self,
+        who: &Principal,
+        mut spec: SubscriptionSpec,
+    ) -> Result<SubscriptionInfo, ChangeError> {
+        rights::create(&self.0.policy, who, &spec)?;
+        check_spec(&spec).map_err(ChangeError::Invalid)?;
+        check_pattern_count(&spec, self.0.subscription_patterns_max)?;
+        check_new_names(&spec, None)?;
+        for used in spec.filters.iter_mut().chain(&mut spec.transforms) {
+            used.digest = None;
+        }
+        self.pinning(who).pin_all(&mut spec).await?;
+        spec.created = self.0.registry.clock.now();
+        spec.created_by = Some(who.clone());
+        let name = spec.name.clone();
+        self.change(|reply| ChangeRequest::CreateSubscription(spec, reply))
+            .await?;
+        self.look(move |broker| Ok(broker.subscription(name.as_str())?))
+            .await
+    }
+
+    /// Changes a subscription or route, the one that `found` is and no other of its name, to `spec`, which was made of `before`. A
+    /// plugin without a digest is looked up and configured; the others stay what they are. Changed filters hold from a fence on, see
+    /// `FilterChain`; everything else from the next delivery on.
+    ///
+    /// # Errors
+    ///
+    /// `who` has no right to it, the specification cannot be carried out (the message says what to change), the subscription was
+    /// changed by somebody else since `before`, too many changes are pending, or the store refuses writes. Nothing is changed then.
+    pub async fn update_subscription(
+        &self,
+        who: &Principal,
+        found: &FoundSubscription,
+        before: &SubscriptionInfo,
+        mut spec: SubscriptionSpec,
+    ) -> Result<SubscriptionInfo, ChangeError> {
+        rights::change(&self.0.policy, who, &before.spec, &spec)?;
+        check_spec(&spec).map_err(ChangeError::Invalid)?;
+        check_new_names(&spec, Some(&before.spec))?;
+        check_fixed(&before.spec, &spec)?;
+        if spec.is_route() != before.spec.is_route() {
+            return Err(ChangeError::Invalid(
+                "a route keeps at least one output, and a subscription has none".into(),
+            ));
+        }
+        self.pinning(who).pin_all(&mut spec).await?;
+        self.record_update(found, before, spec).await
+    }
+
+    /// Gives a subscription or route, the one that `found` is and no other of its name, to another owner, or to nobody. Consumers
+    /// that may not be attached any more end.
+    ///
+    /// # Errors
+    ///
+    /// `who` may not give it away, the new owner lacks a right that it takes, it was changed by somebody else since
+    /// `before`, or the store refuses writes. Nothing is changed then.
+    pub async fn give_subscription(
+        &self,
+        who: &Principal,
+        found: &FoundSubscription,
+        before: &SubscriptionInfo,
+        owner: Option<Owner>,
+    ) -> Result<SubscriptionInfo, ChangeError> {
+        let policy = &self.0.policy;
+        rights::give(policy, who, &before.spec, owner.as_ref())?;
+        let spec = SubscriptionSpec {
+            owner,
+            ..before.spec.clone()
+        };
+        let info = self.record_update(found, before, spec).await?;
+        policy.owners_changed();
+        Ok(info)
+    }
+
+    async fn record_update(
+        &self,
+        found: &FoundSubscription,
+        before: &SubscriptionInfo,
+        spec: SubscriptionSpec,
+    ) -> Result<SubscriptionInfo, ChangeError> {
+        if spec != before.spec {
+            let update = Update {
+                id: found.id,
+                from_revision: before.revision,
+                spec,
+            };
+            self.change(|reply| ChangeRequest::UpdateSubscription(update, reply))
+                .await?;
+        }
+        let found = found.clone();
+        self.look(move |broker| Ok(broker.info_of(&found)?)).await
+    }
+
+    /// Deletes a subscription or route, the one that `found` is and no other of its name, and what it has not acked.
+    ///
+    /// # Errors
+    ///
+    /// It is gone, or the store refuses writes.
+    pub async fn delete_subscription(&self, found: &FoundSubscription) -> Result<(), ChangeError> {
+        let live = self.found(found)?;
+        let name = live.name.clone();
+        self.change(|reply| ChangeRequest::DeleteSubscription(live.id, name, reply))
+            .await
+    }
+
+    /// Lets a paused subscription go on, the one that `found` is and no other of its name.
+    ///
+    /// # Errors
+    ///
+    /// It is gone.
+    pub fn resume_subscription(&self, found: &FoundSubscription) -> Result<(), NotFound> {
+        let live = self.found(found)?;
+        live.apply(|state, _| state.resume());
+        self.0.supervisor.lanes.resume(&live);
+        // Should what fed it have died, it is fed anew.
+        self.0.registry.start(Start::Filters(live.id));
+        Ok(())
+    }
+
+    fn pinning<'a>(&'a self, who: &'a Principal) -> Pinning<'a> {
+        Pinning {
+            who,
+            policy: &self.0.policy,
+            catalog: &self.0.catalog,
+            plugins: &self.0.plugins.loaded,
+        }
+    }
+
+    async fn change<T>(
+        &self,
+        make: impl FnOnce(Reply<T, ChangeError>) -> ChangeRequest,
+    ) -> Result<T, ChangeError> {
+        self.0.inbox.ask(|reply| Control::Change(make(reply))).await
+    }
+}
