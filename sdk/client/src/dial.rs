@@ -78,10 +78,13 @@ impl<K: Connector> Dialer<K> {
     /// Tells a failed handshake and a refusal from a lost connection.
     fn explain(&self, end: ConnectionEnd) -> ConnectError {
         match end {
-            ConnectionEnd::Rejected(reason) => ConnectError::Handshake {
-                addr: self.options.addr.clone(),
-                reason,
-            },
+            ConnectionEnd::Rejected { by_peer, reason } => {
+                let who = if by_peer { "the broker" } else { "this client" };
+                ConnectError::Handshake {
+                    addr: self.options.addr.clone(),
+                    reason: format!("{who} objects: {reason}"),
+                }
+            }
             ConnectionEnd::Peer { code, ref reason } => {
                 let refusal = refusal_of(code, reason);
                 refusal.map_or(ConnectError::Lost(end), ConnectError::Refused)

@@ -172,8 +172,13 @@ pub enum ConnectionEnd {
     #[error("timed out")]
     TimedOut,
     /// One side does not accept who the other is, or what it speaks.
-    #[error("{0}")]
-    Rejected(String),
+    #[error("{} objects: {reason}", if *by_peer { "the other side" } else { "this side" })]
+    Rejected {
+        /// Whether it is the other side.
+        by_peer: bool,
+        /// What it objects to, in words.
+        reason: String,
+    },
     /// The transport failed.
     #[error("{0}")]
     Failed(String),

@@ -171,13 +171,18 @@ pub fn end_of(error: ConnectionError) -> ConnectionEnd {
             reason: String::from_utf8_lossy(&close.reason).into_owned(),
         },
         ConnectionError::TransportError(ref objection) if is_tls_alert(objection.code) => {
-            ConnectionEnd::Rejected(format!("this side objects: {error}"))
+            rejected(false, &error)
         }
         ConnectionError::ConnectionClosed(ref close) if is_tls_alert(close.error_code) => {
-            ConnectionEnd::Rejected(format!("the other side objects: {error}"))
+            rejected(true, &error)
         }
         error => ConnectionEnd::Failed(error.to_string()),
     }
+}
+
+fn rejected(by_peer: bool, error: &ConnectionError) -> ConnectionEnd {
+    let reason = error.to_string();
+    ConnectionEnd::Rejected { by_peer, reason }
 }
 
 // TLS alerts are the QUIC error codes from 0x100 to 0x1ff.
