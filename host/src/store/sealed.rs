@@ -263,10 +263,13 @@ impl Sealed {
     fn show(&self, all: Vec<Described>) {
         let before = self.generations();
         let generations = all.into_iter().map(|described| {
-            // A reader that has the old list must see the same `deleted` flag.
-            let same = before.iter().find(|one| one.described == described);
-            same.cloned()
-                .unwrap_or_else(|| Arc::new(Generation::new(&self.dir, described, &self.folders)))
+            // A reader that has an old list must see the same `deleted` flag, whatever was said of the generation then.
+            let id = described.info.id;
+            match before.iter().find(|one| one.described.info.id == id) {
+                Some(same) if same.described == described => same.clone(),
+                Some(before) => Arc::new(before.described_as(described)),
+                None => Arc::new(Generation::new(&self.dir, described, &self.folders)),
+            }
         });
         let generations = Arc::new(generations.collect());
         *locks::write(&self.generations) = generations;

@@ -28,7 +28,7 @@ pub(super) struct Generation {
     pub(super) described: Described,
     folder: PathBuf,
     folders: Arc<Folders>,
-    deleted: AtomicBool,
+    deleted: Arc<AtomicBool>,
 }
 
 impl Generation {
@@ -38,7 +38,18 @@ impl Generation {
             described,
             folder,
             folders: folders.clone(),
-            deleted: AtomicBool::new(false),
+            deleted: Arc::default(),
+        }
+    }
+
+    /// The same generation, of which something else is said now, such as that its state is not kept any more. Whoever still reads by
+    /// what was said before hears of its end as well.
+    pub(super) fn described_as(&self, described: Described) -> Self {
+        Self {
+            described,
+            folder: self.folder.clone(),
+            folders: self.folders.clone(),
+            deleted: self.deleted.clone(),
         }
     }
 
