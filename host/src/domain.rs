@@ -4,8 +4,8 @@
 
 mod api_answers;
 mod block;
+mod block_origin;
 mod client_network;
-mod dead_letter_mark;
 mod delivery_policy;
 mod encoded_events;
 mod event;
@@ -23,8 +23,8 @@ pub use api_answers::{
     SubscriptionInfo, TopicInfo, UnreadableInfo,
 };
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
+pub use block_origin::BlockOrigin;
 pub use client_network::Network;
-pub use dead_letter_mark::DeadLetterMark;
 pub use delivery_policy::{AckMode, DeliveryPatch, DeliveryPolicy};
 pub use encoded_events::{EncodedEvents, EntryError};
 pub use event::{

@@ -2,10 +2,10 @@
 //! comes. Every change of a state goes through one door, which does what the change makes necessary. What an event says, and who
 //! consumes, feeds or commits, is not known here.
 
+pub(super) mod dead_letter_counts;
 mod definition;
 pub(super) mod effect_targets;
 pub(super) mod given_up_ranges;
-pub(super) mod letters;
 pub(super) mod live_subscription;
 mod log_limits;
 pub(super) mod plugin_log;

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use bytes::{Bytes, BytesMut};
 
 use super::encoded_events::{self, EncodedEvents, Ends, EntryError};
-use super::{DeadLetterMark, Millis, Position, Sequence, TopicId};
+use super::{BlockOrigin, Millis, Position, Sequence, TopicId};
 
 /// A block takes no further event once its entries are this long. One larger event makes a block of its own.
 pub const BLOCK_BYTES_MAX: usize = 64 * 1024;
@@ -19,7 +19,7 @@ pub struct Block {
     /// Their topic.
     pub topic: TopicId,
     /// Whether they are dead letters. All of a block are the same.
-    pub mark: DeadLetterMark,
+    pub mark: BlockOrigin,
     /// Position of the event with index 0.
     pub first_position: Position,
     /// Sequence of the event with index 0.
@@ -104,7 +104,7 @@ impl Block {
     ) -> Self {
         Self {
             topic,
-            mark: DeadLetterMark::Ordinary,
+            mark: BlockOrigin::Ordinary,
             first_position,
             first_sequence,
             time,
@@ -117,7 +117,7 @@ impl Block {
 
     /// The same block with this mark; without one its events are ordinary.
     #[must_use]
-    pub fn marked(self, mark: DeadLetterMark) -> Self {
+    pub fn marked(self, mark: BlockOrigin) -> Self {
         Self { mark, ..self }
     }
 

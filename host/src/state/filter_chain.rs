@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{DeadLetterMark, PluginUse, Position, SubscriptionSpec, TopicName};
+use crate::domain::{BlockOrigin, PluginUse, Position, SubscriptionSpec, TopicName};
 
 /// The filters of a subscription from a position on. One that exists never changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl FilterChain {
         &self,
         spec: &SubscriptionSpec,
         topic: &TopicName,
-        mark: DeadLetterMark,
+        mark: BlockOrigin,
     ) -> bool {
         if *topic == self.dead_letter {
             let mut patterns = spec.topics.iter();
@@ -62,7 +62,7 @@ impl FilterChain {
 mod tests {
     use super::*;
 
-    fn selects(patterns: &[&str], include: bool, topic: &str, mark: DeadLetterMark) -> bool {
+    fn selects(patterns: &[&str], include: bool, topic: &str, mark: BlockOrigin) -> bool {
         let spec = serde_json::json!({
             "name": "s",
             "topics": patterns,
@@ -77,12 +77,12 @@ mod tests {
     #[test]
     fn letters_are_for_who_asks_and_ordinary_events_for_who_names_their_topic() {
         let check = |patterns: &[&str], topic: &str, [with, without, ordinary]: [bool; 3]| {
-            for mark in [DeadLetterMark::Letter, DeadLetterMark::LastLetter] {
+            for mark in [BlockOrigin::Letter, BlockOrigin::LastLetter] {
                 let found = [true, false].map(|include| selects(patterns, include, topic, mark));
                 assert_eq!(found, [with, without], "{patterns:?} {topic}");
             }
             for include in [true, false] {
-                let found = selects(patterns, include, topic, DeadLetterMark::Ordinary);
+                let found = selects(patterns, include, topic, BlockOrigin::Ordinary);
                 assert_eq!(found, ordinary, "{patterns:?} {topic}");
             }
         };

@@ -25,11 +25,9 @@
 
 mod ack_deadlines;
 mod acks;
-mod attempts;
 mod browsing;
 mod consumer;
 mod crash_suspects;
-mod delays;
 mod effects;
 mod filter_changes;
 mod filter_stages;
@@ -53,10 +51,8 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 pub use self::ack_deadlines::Unseen;
-use self::attempts::Tries;
 use self::consumer::Consumer;
 use self::crash_suspects::Suspects;
-use self::delays::Delays;
 pub use self::effects::{Effects, Strain};
 use self::filter_stages::{FilterChanges, Stage};
 pub use self::give_up::GivenUp;
@@ -64,6 +60,8 @@ pub use self::give_up_reason::GiveUpReason;
 use self::give_up_reason::bounded;
 pub use self::lease_budget::Lease;
 use self::reasons_by_position::Reasons;
+use self::retries::attempt_counts::Tries;
+use self::retries::delays::Delays;
 pub use self::snapshot::RestoreError;
 use super::position_set::PositionSet;
 use crate::domain::{ConsumerId, DeliveryPolicy, Position};

@@ -5,7 +5,7 @@
 //! ```text
 //! head of a block, all numbers little-endian
 //!    0 u64 topic    8 u64 first position    16 u64 first sequence
-//!   24 u64 time in milliseconds, its highest byte the mark of dead letters (see `DeadLetterMark::code`)
+//!   24 u64 time in milliseconds, its highest byte the mark of dead letters (see `BlockOrigin::code`)
 //!   32 u32 number of events               36 u32 number of kept indices; `u32::MAX`: all events are there
 //!   40 u32 length of the body             44 u32 CRC32C of the body
 //! body of a block: kept indices (u32 each), then the entries; its CRC32C is in the head
@@ -19,7 +19,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::little_endian::{u32_at, u64_at};
-use crate::domain::{Block, DeadLetterMark, Millis, PLACE_MAX, Position, Sequence, TopicId};
+use crate::domain::{Block, BlockOrigin, Millis, PLACE_MAX, Position, Sequence, TopicId};
 
 /// The time of a block leaves its highest byte free for the mark.
 const MARK_SHIFT: u32 = 56;
@@ -36,7 +36,7 @@ const LZ4_RATIO_MAX: usize = 255;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlockHead {
     pub(super) topic: TopicId,
-    pub(super) mark: DeadLetterMark,
+    pub(super) mark: BlockOrigin,
     pub(super) first_position: Position,
     pub(super) first_sequence: Sequence,
     pub(super) time: Millis,
@@ -105,7 +105,7 @@ impl BlockHead {
         let kept = u32_at(bytes, 36)?;
         let head = Self {
             topic: TopicId(u64_at(bytes, 0)?),
-            mark: DeadLetterMark::from_code((time >> MARK_SHIFT) as u8),
+            mark: BlockOrigin::from_code((time >> MARK_SHIFT) as u8),
             first_position: Position(u64_at(bytes, 8)?),
             first_sequence: Sequence(u64_at(bytes, 16)?),
             time: Millis(time_alone(time)),
@@ -254,7 +254,7 @@ mod tests {
     // Blocks of brokers that knew no marks have no bits there, so theirs are ordinary events, as they were.
     #[test]
     fn a_mark_is_in_the_head_whichever_way_a_block_is_stored_and_costs_no_byte() {
-        for mark in [DeadLetterMark::Letter, DeadLetterMark::LastLetter] {
+        for mark in [BlockOrigin::Letter, BlockOrigin::LastLetter] {
             let (plain, letters) = (block(), block().marked(mark));
             let (before, after) = (stored(&plain), stored(&letters));
             let differ = (0..after.len()).filter(|at| before[*at] != after[*at]);
@@ -268,11 +268,7 @@ mod tests {
         let mut far = block();
         far.time = Millis(u64::MAX);
         let read = decode_block(&stored(&far)).expect("sound");
-        assert_eq!(
-            read.mark,
-            DeadLetterMark::Ordinary,
-            "no time makes a letter"
-        );
+        assert_eq!(read.mark, BlockOrigin::Ordinary, "no time makes a letter");
     }
 
     fn stored(block: &Block) -> Bytes {

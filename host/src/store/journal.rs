@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use super::block_format::{BlockHead, TooLong};
 use super::error::{JournalFailure, ReadError, WriteError, WriteRefusal};
-use crate::domain::{Block, CommitNumber, DeadLetterMark, Millis, Position, Sequence, TopicId};
+use crate::domain::{Block, BlockOrigin, CommitNumber, Millis, Position, Sequence, TopicId};
 
 pub(super) use options::FileJournalOptions;
 pub use record::RECORD_BYTES_MAX;
@@ -219,7 +219,7 @@ pub struct BlockMeta {
     /// Topic of all its events.
     pub topic: TopicId,
     /// Whether they are dead letters.
-    pub mark: DeadLetterMark,
+    pub mark: BlockOrigin,
     /// Sequence of its first event.
     pub first_sequence: Sequence,
     /// Its events.

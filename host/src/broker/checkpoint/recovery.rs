@@ -371,7 +371,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::domain::{CommitNumber, DeadLetterMark, Millis, TopicSpec};
+    use crate::domain::{BlockOrigin, CommitNumber, Millis, TopicSpec};
     use crate::state::catalog::Json;
 
     fn created(id: u64, spec: serde_json::Value) -> Note {
@@ -383,7 +383,7 @@ mod tests {
         })
     }
 
-    fn block(position: u64, mark: DeadLetterMark) -> BlockMeta {
+    fn block(position: u64, mark: BlockOrigin) -> BlockMeta {
         BlockMeta {
             first_position: Position(position),
             last_position: Position(position),
@@ -429,9 +429,9 @@ mod tests {
             number: CommitNumber(1),
             notes: Bytes::from(encoded),
             blocks: vec![
-                block(1, DeadLetterMark::Ordinary),
-                block(2, DeadLetterMark::Letter),
-                block(3, DeadLetterMark::LastLetter),
+                block(1, BlockOrigin::Ordinary),
+                block(2, BlockOrigin::Letter),
+                block(3, BlockOrigin::LastLetter),
             ],
         };
         let recovered = recover(
@@ -455,7 +455,7 @@ mod tests {
 #[cfg(test)]
 mod lost {
     use super::*;
-    use crate::domain::{CommitNumber, DeadLetterMark, Millis, TopicSpec};
+    use crate::domain::{BlockOrigin, CommitNumber, Millis, TopicSpec};
     use crate::state::Producers;
     use crate::state::catalog::Json;
 
@@ -472,7 +472,7 @@ mod lost {
             first_position: Position(*position),
             last_position: Position(position + 1),
             topic: TopicId(*topic),
-            mark: DeadLetterMark::Ordinary,
+            mark: BlockOrigin::Ordinary,
             first_sequence: Sequence(*sequence),
             count: 2,
             time: Millis(0),

@@ -13,7 +13,7 @@ use super::producer_streams::ProducerStreams;
 use crate::auth::Policy;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{
-    DeadLetterMark, Durability, Millis, Position, Principal, SubscriptionId, TopicId, TopicName,
+    BlockOrigin, Durability, Millis, Position, Principal, SubscriptionId, TopicId, TopicName,
     TopicSpec,
 };
 use crate::state::catalog::{Catalog, Change, Json, Topic};
@@ -138,9 +138,8 @@ impl Draft {
             .filter_map(|id| self.catalog.subscriptions.get(id));
         let is_selected_here = here.any(|subscription| {
             let newest = subscription.chains().last();
-            newest.is_some_and(|chain| {
-                chain.selects(&subscription.spec, name, DeadLetterMark::Ordinary)
-            })
+            newest
+                .is_some_and(|chain| chain.selects(&subscription.spec, name, BlockOrigin::Ordinary))
         });
         is_selected_here || registry.is_selected(name, turned)
     }

@@ -13,8 +13,8 @@ use super::rollback::Rollback;
 use super::waiting_acks::Acks;
 use crate::broker::error::Unavailable;
 use crate::domain::{
-    BLOCK_BYTES_MAX, Block, BlockBuilder, DeadLetterMark, EncodedEvents, Millis, Position,
-    Sequence, SubscriptionId, TopicId,
+    BLOCK_BYTES_MAX, Block, BlockBuilder, BlockOrigin, EncodedEvents, Millis, Position, Sequence,
+    SubscriptionId, TopicId,
 };
 use crate::state::catalog::{Change, Topic};
 
@@ -98,7 +98,7 @@ struct OpenTopic {
     topic: Arc<Topic>,
     // Of one mark: dead letters never share a block with other events.
     builder: BlockBuilder,
-    mark: DeadLetterMark,
+    mark: BlockOrigin,
     first_sequence: Sequence,
     next_sequence: Sequence,
 }
@@ -188,7 +188,7 @@ impl OpenGroup {
         let open = self.topics.open(topic);
         let first = open.next_sequence;
         open.next_sequence.0 += u64::from(entries.count());
-        let others = open.begin(DeadLetterMark::Ordinary, &mut self.next_position, self.time);
+        let others = open.begin(BlockOrigin::Ordinary, &mut self.next_position, self.time);
         self.blocks.extend(others);
         let mut rest = entries;
         while rest.count() > 0 {
@@ -211,7 +211,7 @@ impl OpenGroup {
     }
 
     /// Appends one event with a mark to a topic.
-    pub(super) fn append_event(&mut self, topic: &Arc<Topic>, mark: DeadLetterMark, event: &[u8]) {
+    pub(super) fn append_event(&mut self, topic: &Arc<Topic>, mark: BlockOrigin, event: &[u8]) {
         self.count(1, event.len());
         self.block_bytes += event.len() + ENTRY_HEAD_BYTES + BLOCK_HEAD_BYTES;
         let open = self.topics.open(topic);
@@ -314,7 +314,7 @@ impl OpenTopics {
             self.all.push(OpenTopic {
                 topic: topic.clone(),
                 builder: BlockBuilder::default(),
-                mark: DeadLetterMark::Ordinary,
+                mark: BlockOrigin::Ordinary,
                 first_sequence: topic.next_sequence(),
                 next_sequence: topic.next_sequence(),
             });
@@ -333,7 +333,7 @@ impl OpenTopics {
 
 impl OpenTopic {
     // What comes next has this mark. Returns the block so far if its events have another one.
-    fn begin(&mut self, mark: DeadLetterMark, place: &mut Position, time: Millis) -> Option<Block> {
+    fn begin(&mut self, mark: BlockOrigin, place: &mut Position, time: Millis) -> Option<Block> {
         if self.mark == mark {
             return None;
         }
@@ -445,7 +445,7 @@ mod tests {
             let events: Vec<&[u8]> = vec![&event; count];
             group.append(&topic, EncodedEvents::of(events.clone()));
             // By turns, so that each has to begin a block.
-            let marks = [DeadLetterMark::Letter, DeadLetterMark::LastLetter];
+            let marks = [BlockOrigin::Letter, BlockOrigin::LastLetter];
             for (event, mark) in events.iter().zip(marks.into_iter().cycle()) {
                 group.append_event(&topic, mark, event);
             }
@@ -496,16 +496,16 @@ mod tests {
             ..OpenGroup::default()
         };
         let published = || EncodedEvents::of([&b"published"[..], b"too"]);
-        group.append_event(&topic, DeadLetterMark::Letter, b"first");
-        group.append_event(&topic, DeadLetterMark::Letter, b"second");
+        group.append_event(&topic, BlockOrigin::Letter, b"first");
+        group.append_event(&topic, BlockOrigin::Letter, b"second");
         assert_eq!(group.append(&topic, published()), Sequence(7));
-        group.append_event(&topic, DeadLetterMark::Ordinary, b"a route's");
-        group.append_event(&topic, DeadLetterMark::LastLetter, b"last");
+        group.append_event(&topic, BlockOrigin::Ordinary, b"a route's");
+        group.append_event(&topic, BlockOrigin::LastLetter, b"last");
         // Large enough for a block of its own.
         let large = vec![7; SHARED_BLOCK_BYTES_MIN];
         let first = group.append(&topic, EncodedEvents::of([&large[..]]));
         assert_eq!(first, Sequence(11));
-        group.append_event(&topic, DeadLetterMark::Letter, b"third");
+        group.append_event(&topic, BlockOrigin::Letter, b"third");
         group.finish_blocks();
 
         let blocks = group.blocks.iter();
@@ -522,11 +522,11 @@ mod tests {
         assert_eq!(
             found,
             [
-                (DeadLetterMark::Letter, 10, 5, 2),
-                (DeadLetterMark::Ordinary, 12, 7, 3),
-                (DeadLetterMark::LastLetter, 15, 10, 1),
-                (DeadLetterMark::Ordinary, 16, 11, 1),
-                (DeadLetterMark::Letter, 17, 12, 1),
+                (BlockOrigin::Letter, 10, 5, 2),
+                (BlockOrigin::Ordinary, 12, 7, 3),
+                (BlockOrigin::LastLetter, 15, 10, 1),
+                (BlockOrigin::Ordinary, 16, 11, 1),
+                (BlockOrigin::Letter, 17, 12, 1),
             ]
         );
         assert_eq!(group.next_position, Position(18));

@@ -10,9 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::producer_streams::ProducerStream;
 use super::publish_reply::Promise;
 use crate::broker::error::{ChangeError, OutputError, Unavailable};
-use crate::broker::subscriptions::letters::Letters;
+use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::domain::{
-    CommitNumber, DeadLetterMark, EncodedEvents, Name, Owner, PluginInfo, Position, Principal,
+    BlockOrigin, CommitNumber, EncodedEvents, Name, Owner, PluginInfo, Position, Principal,
     SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
 };
 use crate::state::catalog::Catalog;
@@ -154,7 +154,7 @@ pub(crate) struct Outputs {
     pub(crate) acks: Vec<RangeInclusive<Position>>,
     pub(crate) events: Vec<Appended>,
     /// How many of the events are dead letters, and how many events get none. Told of the subscription once they are written.
-    pub(crate) letters: Letters,
+    pub(crate) letters: DeadLetterCounts,
     pub(crate) done: Reply<(), OutputError>,
 }
 
@@ -169,7 +169,7 @@ impl Outputs {
 /// An event that the broker itself appends.
 pub(crate) struct Appended {
     pub(crate) topic: TopicName,
-    pub(crate) mark: DeadLetterMark,
+    pub(crate) mark: BlockOrigin,
     pub(crate) event: Bytes,
 }
 

@@ -11,7 +11,7 @@ use super::committer::TurnEnd;
 use super::journal_note::{self, Note};
 use super::request::{ChangeRequest, Control, Mark, Outputs, Update};
 use crate::broker::error::{OutputError, PublishError, Refusal, RefusalKind, Unavailable};
-use crate::broker::subscriptions::letters::Letters;
+use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::domain::{Durability, Name, Position, Sequence, SubscriptionSpec};
 use crate::state::catalog::Change;
 use crate::store::tests::memory_store::{Call, Fault};
@@ -83,18 +83,21 @@ async fn letters_are_counted_when_they_are_written_and_not_before() {
     let id = fixture.subscribe("s").await;
     observe(&fixture, id, 1);
     let live = fixture.registry.by_id(id).expect("it runs");
-    let letters = Letters {
+    let letters = DeadLetterCounts {
         written: 1,
         dropped: 2,
     };
-    for (fault, expected) in [(Some(Fault::Retry), Letters::default()), (None, letters)] {
+    for (fault, expected) in [
+        (Some(Fault::Retry), DeadLetterCounts::default()),
+        (None, letters),
+    ] {
         if let Some(fault) = fault {
             fixture.journal.fail_next(Call::Append, fault);
         }
         let (outputs, done) = outputs(id, 1);
         let outputs = Outputs { letters, ..outputs };
         drop(fixture.ask::<(), Unavailable>(|_| Control::Outputs(outputs)));
-        assert_eq!(live.letters(), Letters::default());
+        assert_eq!(live.letters(), DeadLetterCounts::default());
         fixture.turn().await;
         assert_eq!(answered(done).is_ok(), fault.is_none());
         assert_eq!(live.letters(), expected);

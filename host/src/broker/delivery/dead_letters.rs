@@ -18,11 +18,11 @@ use super::outlet::Outlet;
 use super::unreadable::UnreadableEvents;
 use crate::auth::rights;
 use crate::broker::commit::request::{Appended, Control, Outputs};
-use crate::broker::subscriptions::letters::Letters;
+use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::hops;
 use crate::domain::{
-    ADDED_BYTES_MAX, DeadLetterMark, Event, EventRef, Header, Position, Sequence, SubscriptionId,
+    ADDED_BYTES_MAX, BlockOrigin, Event, EventRef, Header, Position, Sequence, SubscriptionId,
     TopicName,
 };
 use crate::state::range_map::push_range;
@@ -254,7 +254,7 @@ async fn write_item(
     }
     // Those with the same mark share blocks.
     events.sort_by_key(|letter| letter.mark);
-    let letters = Letters {
+    let letters = DeadLetterCounts {
         written: events.len() as u64,
         dropped: dropped.len() as u64,
     };
@@ -319,7 +319,7 @@ fn what_is_known(live: &LiveSubscription, dead_letter: &TopicName, item: &GivenU
     let letter = Appended {
         topic: dead_letter.clone(),
         // Whether it was a letter is lost with it. The damage does not repeat itself, so no circle goes on by this.
-        mark: DeadLetterMark::Letter,
+        mark: BlockOrigin::Letter,
         event: event.encode_to_vec().into(),
     };
     Fate::Written {

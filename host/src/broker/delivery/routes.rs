@@ -15,10 +15,10 @@ use super::route_rights::RouteRights;
 use super::transform_chain::Output;
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::{OutputError, Unavailable};
-use crate::broker::subscriptions::letters::Letters;
+use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::hops;
-use crate::domain::{DeadLetterMark, Event, EventRef, Position, SubscriptionSpec, TopicName};
+use crate::domain::{BlockOrigin, Event, EventRef, Position, SubscriptionSpec, TopicName};
 use crate::plugin::ConfigureError;
 use crate::state::GiveUpReason;
 use crate::state::range_map::push_range;
@@ -163,7 +163,7 @@ async fn hand_over(fetcher: &Fetcher, items: Items) -> Result<(), Failed> {
                 subscription,
                 acks,
                 events,
-                letters: Letters::default(),
+                letters: DeadLetterCounts::default(),
                 done,
             })
         };
@@ -239,7 +239,7 @@ fn place(
         }
         placed.push(Appended {
             topic,
-            mark: DeadLetterMark::Ordinary,
+            mark: BlockOrigin::Ordinary,
             event: event.encode_to_vec().into(),
         });
     }
@@ -295,7 +295,7 @@ mod tests {
         let topic: TopicName = "a".parse().expect("a name");
         let output = |bytes| Appended {
             topic: topic.clone(),
-            mark: DeadLetterMark::default(),
+            mark: BlockOrigin::default(),
             event: vec![0; bytes].into(),
         };
         let mut items = Items::default();

@@ -12,7 +12,7 @@ use crate::broker::event_log::unreadable;
 use crate::broker::gauges;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{
-    DeadLetterMark, Millis, Position, Principal, SubscriptionInfo, TopicInfo, TopicName,
+    BlockOrigin, Millis, Position, Principal, SubscriptionInfo, TopicInfo, TopicName,
 };
 use crate::locks::lock;
 use crate::state::catalog::Topic;
@@ -81,7 +81,7 @@ impl Broker {
 
     fn topic_info(&self, topic: &Topic, names_max: usize) -> TopicInfo {
         let registry = &self.0.registry;
-        let mut selecting = registry.selecting(&topic.spec.name, DeadLetterMark::Ordinary);
+        let mut selecting = registry.selecting(&topic.spec.name, BlockOrigin::Ordinary);
         selecting.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let names = selecting.iter().take(names_max);
         TopicInfo {

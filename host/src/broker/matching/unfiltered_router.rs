@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::event_log::tail::Log;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
-use crate::domain::{Block, DeadLetterMark, Position, SubscriptionId, TopicId, TopicName};
+use crate::domain::{Block, BlockOrigin, Position, SubscriptionId, TopicId, TopicName};
 use crate::state::range_map::push_range;
 use crate::telemetry::error_line::with_causes;
 
@@ -122,7 +122,7 @@ impl<F: Fn(TopicId) -> Option<TopicName> + Send> Router<F> {
         targets
     }
 
-    fn look_up(&self, topic: TopicId, mark: DeadLetterMark) -> Arc<[Arc<LiveSubscription>]> {
+    fn look_up(&self, topic: TopicId, mark: BlockOrigin) -> Arc<[Arc<LiveSubscription>]> {
         let Some(name) = (self.topic_name)(topic) else {
             return Arc::new([]);
         };

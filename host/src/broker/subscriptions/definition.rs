@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{DeadLetterMark, Digest, Position, SubscriptionSpec, TopicName};
+use crate::domain::{BlockOrigin, Digest, Position, SubscriptionSpec, TopicName};
 use crate::state::SubscriptionState;
 use crate::state::catalog::Subscription;
 use crate::state::filter_chain::FilterChain;
@@ -62,7 +62,7 @@ impl Definition {
     }
 
     /// Whether events of `topic` with this mark that are appended now are for this subscription.
-    pub(super) fn selects(&self, topic: &TopicName, mark: DeadLetterMark) -> bool {
+    pub(super) fn selects(&self, topic: &TopicName, mark: BlockOrigin) -> bool {
         let newest = self.chains.last();
         newest.is_some_and(|chain| chain.selects(&self.settings.spec, topic, mark))
     }
@@ -71,7 +71,7 @@ impl Definition {
     pub(super) fn may_select(&self, topic: &TopicName) -> bool {
         // Who takes in a topic's letters takes in its ordinary events.
         let mut chains = self.chains.iter();
-        chains.any(|chain| chain.selects(&self.settings.spec, topic, DeadLetterMark::Ordinary))
+        chains.any(|chain| chain.selects(&self.settings.spec, topic, BlockOrigin::Ordinary))
     }
 
     /// Whether a plugin judges for it, or will when its next filters take over.

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::dead_letter_counts::DeadLetterCounts;
 use super::definition::{self, Definition, Settings};
 use super::effect_targets::{EffectTargets, Start};
-use super::letters::Letters;
 use super::log_limits::LogLimits;
 use super::resting_subscription::RestingSubscription;
 use super::timers::Alarm;
 use crate::domain::{
-    ConsumerId, DeadLetterMark, Digest, Millis, Name, Position, SubscriptionId, TopicName,
+    BlockOrigin, ConsumerId, Digest, Millis, Name, Position, SubscriptionId, TopicName,
 };
 use crate::locks::{lock, read, write};
 use crate::state::catalog::Subscription;
@@ -179,15 +179,15 @@ impl LiveSubscription {
     }
 
     /// What became of some that it had given up is written.
-    pub(crate) fn has_letters(&self, letters: Letters) {
-        let Letters { written, dropped } = letters;
+    pub(crate) fn has_letters(&self, letters: DeadLetterCounts) {
+        let DeadLetterCounts { written, dropped } = letters;
         self.dead_lettered.fetch_add(written, Ordering::Relaxed);
         self.letters_dropped.fetch_add(dropped, Ordering::Relaxed);
     }
 
     /// What became of all that it has given up since the broker started. Only ever rises.
-    pub(crate) fn letters(&self) -> Letters {
-        Letters {
+    pub(crate) fn letters(&self) -> DeadLetterCounts {
+        DeadLetterCounts {
             written: self.dead_lettered.load(Ordering::Relaxed),
             dropped: self.letters_dropped.load(Ordering::Relaxed),
         }
@@ -225,7 +225,7 @@ impl LiveSubscription {
     }
 
     /// Whether events of `topic` with this mark that are appended now are for this subscription.
-    pub(crate) fn selects(&self, topic: &TopicName, mark: DeadLetterMark) -> bool {
+    pub(crate) fn selects(&self, topic: &TopicName, mark: BlockOrigin) -> bool {
         read(&self.definition).selects(topic, mark)
     }
 

@@ -12,7 +12,7 @@ use super::given_up_ranges::GivenUpRanges;
 use super::live_subscription::LiveSubscription;
 use super::resting_subscription::RestingSubscription;
 use super::unfiltered_followers::Followers;
-use crate::domain::{DeadLetterMark, Name, Position, SubscriptionId, TopicName};
+use crate::domain::{BlockOrigin, Name, Position, SubscriptionId, TopicName};
 use crate::locks::{read, write};
 use crate::runtime::clock::Clock;
 use crate::state::TopicTrie;
@@ -118,7 +118,7 @@ impl Registry {
     pub(crate) fn selecting(
         &self,
         topic: &TopicName,
-        mark: DeadLetterMark,
+        mark: BlockOrigin,
     ) -> Vec<Arc<LiveSubscription>> {
         let mut subscriptions: Vec<_> = {
             let all = self.read();
@@ -136,7 +136,7 @@ impl Registry {
         let all = self.read();
         let selects = |id| {
             let live = all.by_id.get(&id).filter(|_| !others.contains(&id));
-            live.is_some_and(|live| live.selects(topic, DeadLetterMark::Ordinary))
+            live.is_some_and(|live| live.selects(topic, BlockOrigin::Ordinary))
         };
         all.interests.any(topic, selects)
     }

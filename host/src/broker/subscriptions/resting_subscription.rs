@@ -3,7 +3,7 @@
 //! [`LiveSubscription`](super::live_subscription::LiveSubscription).
 
 use super::definition::{self, Definition};
-use crate::domain::{DeadLetterMark, Name, Position, SubscriptionId, TopicName};
+use crate::domain::{BlockOrigin, Name, Position, SubscriptionId, TopicName};
 use crate::state::SubscriptionState;
 use crate::state::catalog::Subscription;
 
@@ -52,7 +52,7 @@ impl RestingSubscription {
     }
 
     /// Whether events of `topic` with this mark that were appended last are for this subscription.
-    pub(crate) fn selects(&self, topic: &TopicName, mark: DeadLetterMark) -> bool {
+    pub(crate) fn selects(&self, topic: &TopicName, mark: BlockOrigin) -> bool {
         self.definition.selects(topic, mark)
     }
 

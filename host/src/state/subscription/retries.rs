@@ -1,8 +1,11 @@
 //! What comes back from a consumer: it is handed out again, at once or later, or has been tried often enough and is given up. Why
 //! consumers give something back is not known here.
 
+pub(super) mod attempt_counts;
+pub(super) mod delays;
+
+use self::attempt_counts::Tried;
 use super::SubscriptionState;
-use super::attempts::Tried;
 use super::give_up_reason::GiveUpReason;
 use crate::domain::Millis;
 use crate::state::position_set::PositionSet;

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::SubscriptionState;
-use super::attempts::Tried;
 use super::filter_stages::{FilterChanges, Stage, Upcoming};
 use super::give_up_reason::GiveUpReason;
 use super::reasons_by_position::Reasons;
+use super::retries::attempt_counts::Tried;
 use crate::domain::{DeliveryPolicy, Millis, Position};
 use crate::state::position_set::PositionSet;
 use crate::state::positions_by_value::PositionsByValue;

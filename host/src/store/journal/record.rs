@@ -347,7 +347,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::domain::{DeadLetterMark, Millis, Position, Sequence, TopicId};
+    use crate::domain::{BlockOrigin, Millis, Position, Sequence, TopicId};
 
     const GOLDEN: &str = "090706055935a9c101000000040000000300000000000000020000000000000001000000da6fc946\
         78000000000000000700000000000000640000000000000\
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_mark_of_a_block_comes_back_with_its_record() {
-        for mark in [DeadLetterMark::Letter, DeadLetterMark::LastLetter] {
+        for mark in [BlockOrigin::Letter, BlockOrigin::LastLetter] {
             let (plain, letters) = (block(), block().marked(mark));
             let mut bytes = Vec::new();
             let number = CommitNumber(3);

@@ -19,11 +19,11 @@ use crate::broker::commit::request::{Appended, ChangeRequest, Control, Outputs, 
 use crate::broker::counters::Counters;
 use crate::broker::error::{ChangeError, OutputError, PublishError, Unavailable};
 use crate::broker::event_log::tail::Log;
+use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::broker::subscriptions::effect_targets::{EffectTargets, Start};
-use crate::broker::subscriptions::letters::Letters;
 use crate::broker::subscriptions::registry::Registry;
 use crate::domain::{
-    DeadLetterMark, Durability, EncodedEvents, Position, Principal, ProducerId, SubscriptionId,
+    BlockOrigin, Durability, EncodedEvents, Position, Principal, ProducerId, SubscriptionId,
     SubscriptionSpec, TopicSpec,
 };
 use crate::runtime::clock::Clock;
@@ -269,14 +269,14 @@ pub(in crate::broker) fn outputs(
     let (done, answer) = oneshot::channel();
     let event = Appended {
         topic: "out".parse().expect("a name"),
-        mark: DeadLetterMark::Ordinary,
+        mark: BlockOrigin::Ordinary,
         event: vec![1; 20].into(),
     };
     let outputs = Outputs {
         subscription,
         acks: vec![Position(acked)..=Position(acked)],
         events: vec![event],
-        letters: Letters::default(),
+        letters: DeadLetterCounts::default(),
         done: Reply::new(done, None),
     };
     (outputs, answer)

@@ -11,7 +11,7 @@ use crate::broker::event_log::unreadable;
 use crate::broker::matching::lane::cohort::TopicRules;
 use crate::broker::matching::lane::command::Member;
 use crate::broker::matching::lane::verdicts::{Call, RuleFailure, Untried, Verdicts};
-use crate::domain::{DeadLetterMark, FailurePolicy, Position, TopicId};
+use crate::domain::{BlockOrigin, FailurePolicy, Position, TopicId};
 use crate::locks::read;
 use crate::plugin::{Evaluation, FilterFailure, RuleKey, Undecided};
 use crate::store::ReadError;
@@ -324,12 +324,7 @@ impl Lane {
         member.live.log_limits.plugins.push(now, line);
     }
 
-    fn rules_of(
-        &mut self,
-        index: usize,
-        topic: TopicId,
-        mark: DeadLetterMark,
-    ) -> Option<TopicRules> {
+    fn rules_of(&mut self, index: usize, topic: TopicId, mark: BlockOrigin) -> Option<TopicRules> {
         let cohort = &mut self.cohorts[index];
         let looked_up = (topic, mark.is_letter());
         if let Some(known) = cohort.by_topic.get(&looked_up) {

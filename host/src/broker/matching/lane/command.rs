@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::isolation_lanes::{Stay, Whose};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
-use crate::domain::{DeadLetterMark, FailurePolicy, Position, SubscriptionId, TopicName};
+use crate::domain::{BlockOrigin, FailurePolicy, Position, SubscriptionId, TopicName};
 use crate::state::filter_chain::FilterChain;
 
 /// What a lane is told. Few and small: at most one of each kind for each filter of each subscription and each of its changes.
@@ -60,7 +60,7 @@ impl Member {
     pub(in crate::broker::matching) fn selects(
         &self,
         topic: &TopicName,
-        mark: DeadLetterMark,
+        mark: BlockOrigin,
     ) -> bool {
         self.chain.selects(&self.live.settings().spec, topic, mark)
     }

@@ -2,7 +2,7 @@
 
 use super::model::{self, Place};
 use super::*;
-use crate::state::subscription::attempts::Tried;
+use crate::state::subscription::retries::attempt_counts::Tried;
 
 /// What is unseen of 1 to `last`.
 fn after(seen: u64, last: u64) -> impl Fn(ConsumerId) -> Option<Unseen> {

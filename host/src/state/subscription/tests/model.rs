@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::state::subscription::attempts::Tried;
+use crate::state::subscription::retries::attempt_counts::Tried;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Place {

@@ -11,15 +11,15 @@ const COUNTS_MAX: usize = 256;
 
 /// How often an event was tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Tried {
+pub(in crate::state::subscription) struct Tried {
     /// How often that counts: it was nacked, its deadline passed, or it was alone in hand when its consumer was lost.
-    pub(super) failed: u32,
+    pub(in crate::state::subscription) failed: u32,
     /// How often it has been handed out and came back.
-    pub(super) handed: u32,
+    pub(in crate::state::subscription) handed: u32,
 }
 
 impl Tried {
-    pub(super) fn again(self, failed: bool) -> Self {
+    pub(in crate::state::subscription) fn again(self, failed: bool) -> Self {
         Self {
             failed: self.failed.saturating_add(u32::from(failed)),
             handed: self.handed.saturating_add(1),
@@ -29,15 +29,22 @@ impl Tried {
 
 /// How often each event was tried that came back at least once, those that are given up among them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Tries(pub(super) PositionsByValue<Tried>);
+pub(in crate::state::subscription) struct Tries(
+    pub(in crate::state::subscription) PositionsByValue<Tried>,
+);
 
 impl Tries {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::state::subscription) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Shows the runs of `first..=last`, rising, those that never came back among them.
-    pub(super) fn show(&self, first: u64, last: u64, mut run: impl FnMut(u64, u64, Tried)) {
+    pub(in crate::state::subscription) fn show(
+        &self,
+        first: u64,
+        last: u64,
+        mut run: impl FnMut(u64, u64, Tried),
+    ) {
         if self.is_empty() {
             return run(first, last, Tried::default());
         }
@@ -45,7 +52,11 @@ impl Tries {
     }
 
     /// Like [`show`](Self::show), and forgets them.
-    pub(super) fn take(&mut self, first: u64, last: u64) -> Vec<(u64, u64, Tried)> {
+    pub(in crate::state::subscription) fn take(
+        &mut self,
+        first: u64,
+        last: u64,
+    ) -> Vec<(u64, u64, Tried)> {
         let mut runs = Vec::new();
         let known = match self.is_empty() {
             true => Vec::new(),
@@ -58,7 +69,7 @@ impl Tries {
     }
 
     /// Remembers it of positions of which nothing is known.
-    pub(super) fn insert(&mut self, first: u64, last: u64, tried: Tried) {
+    pub(in crate::state::subscription) fn insert(&mut self, first: u64, last: u64, tried: Tried) {
         let mut kept = tried;
         if self.0.classes() >= COUNTS_MAX {
             kept = self.0.at_or_below(tried).unwrap_or(tried);
@@ -69,14 +80,14 @@ impl Tries {
     }
 
     /// How often an event was tried in vain.
-    pub(super) fn in_vain(&self, position: u64) -> u32 {
+    pub(in crate::state::subscription) fn in_vain(&self, position: u64) -> u32 {
         let mut failed = 0;
         self.show(position, position, |_, _, tried| failed = tried.failed);
         failed
     }
 
     /// How many of `first..=last` failed before.
-    pub(super) fn failed(&self, first: u64, last: u64) -> u64 {
+    pub(in crate::state::subscription) fn failed(&self, first: u64, last: u64) -> u64 {
         let mut failed = 0;
         if !self.is_empty() {
             self.show(first, last, |first, last, tried| {

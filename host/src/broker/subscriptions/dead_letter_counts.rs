@@ -2,7 +2,7 @@
 
 /// What became of events that were given up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Letters {
+pub(crate) struct DeadLetterCounts {
     /// They have a dead letter.
     pub(crate) written: u64,
     /// They were the last of their letters.

@@ -13,14 +13,22 @@ const DELAYED_EXACT_MAX: u64 = 4 * 1024 * 1024;
 
 /// Positions to be tried again later, by when.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Delays(pub(super) PositionsByValue<Millis>);
+pub(in crate::state::subscription) struct Delays(
+    pub(in crate::state::subscription) PositionsByValue<Millis>,
+);
 
 impl Delays {
-    pub(super) fn is_coarse(&self) -> bool {
+    pub(in crate::state::subscription) fn is_coarse(&self) -> bool {
         self.0.len() > DELAYED_EXACT_MAX
     }
 
-    pub(super) fn insert(&mut self, first: u64, last: u64, now: Millis, due: Millis) {
+    pub(in crate::state::subscription) fn insert(
+        &mut self,
+        first: u64,
+        last: u64,
+        now: Millis,
+        due: Millis,
+    ) {
         let steps = match self.is_coarse() {
             true => COARSE_STEPS,
             false => STEPS,
@@ -28,7 +36,7 @@ impl Delays {
         self.0.insert(first, last, rounded_up(now, due, steps));
     }
 
-    pub(super) fn remove(&mut self, first: u64, last: u64) {
+    pub(in crate::state::subscription) fn remove(&mut self, first: u64, last: u64) {
         if !self.0.is_empty() {
             self.0.take(first, last);
         }

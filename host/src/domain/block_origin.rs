@@ -1,10 +1,10 @@
-//! What the broker itself wrote because a subscription gave an event up, told apart from what publishers and routes wrote.
-//! Every block carries such a mark in its head, so that whoever finds events for subscriptions knows it without reading
-//! them. Nothing here looks at an event: headers are a publisher's to forge, the mark is not.
+//! Where the events of a block come from: publishers and routes, or the broker itself, which writes a dead letter because a
+//! subscription gave an event up. Every block carries it in its head, so that whoever finds events for subscriptions knows it
+//! without reading them. Nothing here looks at an event: headers are a publisher's to forge, this mark is not.
 
 /// What the events of a block are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DeadLetterMark {
+pub enum BlockOrigin {
     /// Published, or a route's output; also a dead letter of a broker that did not mark them yet.
     #[default]
     Ordinary,
@@ -14,7 +14,7 @@ pub enum DeadLetterMark {
     LastLetter,
 }
 
-impl DeadLetterMark {
+impl BlockOrigin {
     /// Whether these are dead letters.
     #[must_use]
     pub fn is_letter(self) -> bool {
@@ -59,22 +59,21 @@ mod tests {
 
     #[test]
     fn an_event_becomes_a_letter_twice_and_no_more() {
-        let next = |mark: Option<DeadLetterMark>| mark.and_then(DeadLetterMark::when_given_up);
-        let marks =
-            std::iter::successors(Some(DeadLetterMark::default()), |mark| next(Some(*mark)));
+        let next = |mark: Option<BlockOrigin>| mark.and_then(BlockOrigin::when_given_up);
+        let marks = std::iter::successors(Some(BlockOrigin::default()), |mark| next(Some(*mark)));
         let marks: Vec<_> = marks.collect();
         assert_eq!(
             marks,
             [
-                DeadLetterMark::Ordinary,
-                DeadLetterMark::Letter,
-                DeadLetterMark::LastLetter
+                BlockOrigin::Ordinary,
+                BlockOrigin::Letter,
+                BlockOrigin::LastLetter
             ]
         );
         for mark in marks {
-            assert_eq!(DeadLetterMark::from_code(mark.code()), mark);
+            assert_eq!(BlockOrigin::from_code(mark.code()), mark);
             assert_eq!(mark.is_letter(), mark.code() > 0);
         }
-        assert!(DeadLetterMark::from_code(7).when_given_up().is_none());
+        assert!(BlockOrigin::from_code(7).when_given_up().is_none());
     }
 }
