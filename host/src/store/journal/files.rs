@@ -162,6 +162,7 @@ impl JournalReader for JournalFiles {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use super::*;
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_released_is_counted_whatever_is_written_meanwhile() {
-        const WRITES: u64 = 20_000;
+        const RELEASES: usize = 2_000;
         let dir = tempfile::tempdir().expect("a directory");
         let fs: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
         let file = |first: u64, bytes: u64| {
@@ -188,21 +189,22 @@ mod tests {
         files.push_file(file(1, 1_000), 1_000);
         let newest = file(2, 0);
         files.push_file(newest.clone(), 0);
-        thread::scope(|scope| {
+        let is_over = AtomicBool::new(false);
+        let written = thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                for written in 1..=WRITES {
+                let mut written = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    written += 1;
                     newest.set_bytes(written);
                     files.written(1, 0);
                 }
+                written
             });
             // The first one releases a file, the others nothing.
-            loop {
-                files.release(CommitNumber(2));
-                if writer.is_finished() {
-                    break;
-                }
-            }
+            (0..RELEASES).for_each(|_| files.release(CommitNumber(2)));
+            is_over.store(true, Ordering::Relaxed);
+            writer.join().expect("no panic")
         });
-        assert_eq!(files.size().bytes, WRITES);
+        assert_eq!(files.size().bytes, written);
     }
 }
