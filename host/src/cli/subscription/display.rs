@@ -68,15 +68,15 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
         .map(|ms| human_values::age(*ms))
         .collect();
     let letters = match include_dead_letters {
-        true => "all of its topics'",
-        false => "where a pattern spells out the first token of their topic",
+        true => "of all its topics",
+        false => "of topics whose first token a pattern spells out",
     };
     let attempts = match delivery.attempts_max {
         0 => "without end".to_owned(),
         max => max.to_string(),
     };
     rows.extend([
-        ("takes in letters", letters.to_owned()),
+        ("takes dead letters", letters.to_owned()),
         ("start", human_values::word_of(start)),
         ("ack deadline", human_values::age(delivery.ack_deadline_ms)),
         ("attempts", attempts),
