@@ -170,7 +170,8 @@ impl Checkpointer {
         let parts = &mut self.parts;
         let state_only =
             reclaim::delete_unneeded(&mut parts.checkpoints, &parts.registry, &parts.log);
-        if state_only && self.since_last_checkpoint() > RELEASE_EVERY {
+        let makes_room = state_only || self.fills_the_disk_in_vain();
+        if makes_room && self.since_last_checkpoint() > RELEASE_EVERY {
             self.parts.due.notify_one();
         }
         let unreadable = self.parts.reader.unreadable();
@@ -180,6 +181,13 @@ impl Checkpointer {
             self.parts.inbox.wake();
         }
         true
+    }
+
+    // Whether the disk is full while the journal has files that nobody needs. For its own sake the journal asks for a checkpoint only
+    // when it is long, which it may never become on a small disk.
+    fn fills_the_disk_in_vain(&self) -> bool {
+        let is_full = self.parts.conditions.reason(&Condition::DiskFull).is_some();
+        is_full && self.retry.is_none() && self.releasable_before(CommitNumber(u64::MAX)).is_some()
     }
 
     // Whoever asks while a failed checkpoint waits gets the one that is tried again.

@@ -78,6 +78,28 @@ async fn without_room_for_events() -> Fixture {
     fixture
 }
 
+// A disk may be full long before the journal is as long as it may become.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_rid_of_journal_files_that_nobody_needs() {
+    let fixture = Fixture::start(1 << 20).await;
+    fixture.subscribe("s", ">").await;
+    let mut stream = fixture.publisher().await;
+    stream.publish_all("a.b", 40).await;
+    fixture.drain("s", 40).await;
+    let (files, checkpoints) = (fixture.journal_files(), fixture.checkpoints());
+    fixture.fs.limit_allocations(MIB / 4);
+    stream.publish_until_refused().await;
+    fixture.wait_for(&Condition::DiskFull, true).await;
+    let oldest = &files[0];
+    let is_gone = || !fixture.journal_files().contains(oldest);
+    until(is_gone, || format!("{oldest} is still there")).await;
+    assert!(fixture.checkpoints() > checkpoints);
+    fixture.fs.heal();
+    fixture.wait_for(&Condition::DiskFull, false).await;
+    stream.publish().await.expect("there is room again");
+    fixture.broker.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn journal_files_that_nobody_needs_go_although_what_is_pending_does_not_fit() {
     let fixture = without_room_for_events().await;
