@@ -170,8 +170,8 @@ impl Checkpointer {
         let parts = &mut self.parts;
         let state_only =
             reclaim::delete_unneeded(&mut parts.checkpoints, &parts.registry, &parts.log);
-        let makes_room = state_only || self.fills_the_disk_in_vain();
-        if makes_room && self.since_last_checkpoint() > RELEASE_EVERY {
+        let is_long_ago = self.since_last_checkpoint() > RELEASE_EVERY;
+        if is_long_ago && (state_only || self.fills_the_disk_in_vain()) {
             self.parts.due.notify_one();
         }
         let unreadable = self.parts.reader.unreadable();
