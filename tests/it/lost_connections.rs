@@ -134,7 +134,8 @@ async fn an_event_that_brings_its_consumers_down_is_given_up_and_the_next_one_co
     // A client that does not say what it hands over, and handles one event at a time.
     let mut attempts = Vec::new();
     let mut other = 0;
-    while broker.admin().subscription("s").await?.dead_lettered == 0 {
+    // Three are all it may have. The letter is waited for below: writing it takes a sync, so that it may not be there yet.
+    while attempts.len() < 3 {
         let mut consumer = Raw::attach(&broker, 1, false).await?;
         let frame = consumer.frame().await?;
         if frame.positions == [1] {
@@ -150,7 +151,6 @@ async fn an_event_that_brings_its_consumers_down_is_given_up_and_the_next_one_co
                 .await?;
         }
         consumer.cut(&broker, 0).await?;
-        assert!(attempts.len() <= 3, "{attempts:?}");
     }
     assert_eq!((attempts, other), (vec![1, 2, 3], 1));
     let dead = next(&mut consume(&broker.client().await?, "grave").await?).await?;
