@@ -117,6 +117,39 @@ async fn sub_refuses_a_standard_output_that_is_closed_and_acks_nothing() -> anyh
 }
 
 /// A process that ends with the test.
+#[tokio::test]
+async fn the_data_directory_says_where_both_doors_of_its_broker_are() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let command = |arguments: &[&str]| {
+        let mut command = broker.command_line(arguments)?;
+        command
+            .env_remove("TIDEGATE_ADDR")
+            .env_remove("TIDEGATE_ADMIN")
+            .env("TIDEGATE_DATA_DIR", broker.data_directory());
+        anyhow::Ok(command)
+    };
+    let create = [
+        "sub", "s", "--create", "--topic", "t", "--start", "earliest",
+    ];
+    let code = async |command: Command| Running::new(command)?.code().await;
+    assert_eq!(code(command(&["pub", "t", "one"])?).await?, 0);
+    let mut all = create.to_vec();
+    all.extend(["--count", "1"]);
+    assert_eq!(code(command(&all)?).await?, 0);
+    broker.admin().wait_drained("s").await?;
+    // One door of a broker that is named, and one of whatever is found here, would be two brokers.
+    let one_door = [("TIDEGATE_ADDR", "--admin"), ("TIDEGATE_ADMIN", "--addr")];
+    for (named, missing) in one_door {
+        let mut command = command(&create)?;
+        command.env(named, "127.0.0.1:1").stderr(Stdio::piped());
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(said.contains(&format!("say {missing} too")), "{said}");
+    }
+    Ok(())
+}
+
 struct Running(Child);
 
 impl Running {

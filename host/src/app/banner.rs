@@ -26,40 +26,27 @@ pub(super) fn banner(endpoints: &Endpoints, config: &Config, program: &str) -> S
         let client = client.display();
         line("certs", &format!("development CA; clients use {client}"));
     }
-    let flags = connection_flags(endpoints, config);
-    let admin = admin_flag(endpoints);
+    let flags = connection_flags(config);
     let _ = write!(
         out,
         "Try it from two other terminals:\n  \
-         {program} sub hello --create --topic 'greetings.>'{flags}{admin}\n  \
+         {program} sub hello --create --topic 'greetings.>'{flags}\n  \
          {program} pub greetings.en 'Hello, world'{flags}\n"
     );
     out
 }
 
-// What a client has to say because it is not what it would assume.
-fn connection_flags(endpoints: &Endpoints, config: &Config) -> String {
-    let assumed = Config::default();
+// What a client has to say because it is not what it would assume. The addresses it finds in the data directory.
+fn connection_flags(config: &Config) -> String {
     let mut flags = String::new();
     if config.tls.cert.is_some() {
         flags.push_str(" --ca CA.pem --cert CLIENT.pem --cert-key CLIENT.key");
-    } else if config.data_dir != assumed.data_dir {
+    }
+    if config.data_dir != Config::default().data_dir {
         let dir = quoted(&config.data_dir.display().to_string());
         flags.push_str(&format!(" --data-dir {dir}"));
     }
-    if endpoints.quic != assumed.listen.quic {
-        flags.push_str(&format!(" --addr {}", endpoints.quic));
-    }
     flags
-}
-
-fn admin_flag(endpoints: &Endpoints) -> String {
-    let assumed = Config::default().listen.admin;
-    let assumed = assumed.map(|address| format!("http://{address}"));
-    match endpoints.admin.as_ref().or(endpoints.admin_tls.as_ref()) {
-        Some(base) if Some(base) != assumed.as_ref() => format!(" --admin {base}"),
-        _ => String::new(),
-    }
 }
 
 // For a shell, when it needs it.
@@ -107,8 +94,8 @@ mod tests {
             "127.0.0.1:1",
             "127.0.0.1:2",
             &[
-                "tidegate sub hello --create --topic 'greetings.>' --data-dir '/tmp/a b' --addr 127.0.0.1:1 --admin http://127.0.0.1:2",
-                "tidegate pub greetings.en 'Hello, world' --data-dir '/tmp/a b' --addr 127.0.0.1:1",
+                "tidegate sub hello --create --topic 'greetings.>' --data-dir '/tmp/a b'",
+                "tidegate pub greetings.en 'Hello, world' --data-dir '/tmp/a b'",
             ],
         );
     }

@@ -92,7 +92,7 @@ pub(super) struct Api {
 impl Api {
     /// For the broker the flags name. With `https`, the certificates are read and shown.
     pub(super) fn new(admin: &AdminFlag, certificates: &CertificateFlags) -> anyhow::Result<Self> {
-        let base = admin.url();
+        let base = admin.url(certificates);
         let scheme = base.split_once("://").map(|(scheme, _)| scheme);
         match scheme {
             Some("http") => Ok(Self::plain(&base)),

@@ -86,11 +86,11 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 1_000, value_parser = parse_count)]
     pub outstanding: usize,
     /// Use the running broker at this address instead of starting one.
-    #[arg(long, value_name = "HOST:PORT", requires = "certs")]
+    #[arg(long, value_name = "HOST:PORT", requires_all = ["admin", "certs"])]
     pub addr: Option<String>,
-    /// Admin API of the running broker.
-    #[arg(long, default_value = "http://127.0.0.1:4480", value_name = "URL")]
-    pub admin: String,
+    /// Admin API of the running broker, such as http://127.0.0.1:4480.
+    #[arg(long, requires = "addr", value_name = "URL")]
+    pub admin: Option<String>,
     /// Folder with ca.pem, client.pem and client.key for the running broker.
     #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
@@ -130,11 +130,11 @@ struct Target {
 
 impl Target {
     async fn new(args: &BenchArgs) -> anyhow::Result<Self> {
-        if let (Some(addr), Some(certs)) = (&args.addr, &args.certs) {
+        if let (Some(addr), Some(admin), Some(certs)) = (&args.addr, &args.admin, &args.certs) {
             return Ok(Self {
                 broker: None,
                 options: local_broker::client_options(addr, certs)?,
-                admin: LocalAdmin::new(&args.admin),
+                admin: LocalAdmin::new(admin),
                 _directory: None,
             });
         }

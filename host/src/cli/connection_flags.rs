@@ -1,5 +1,6 @@
-//! Flags that say how to reach a broker and as whom. Every default is that of a broker started without a
-//! configuration, so that nothing has to be said to try it.
+//! Flags that say how to reach a broker and as whom. What is not said is that of the broker whose data directory it is: the
+//! addresses that it wrote there and its development certificates. So nothing has to be said to try one, and both doors and
+//! the certificates are of the same broker.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,8 +9,10 @@ use anyhow::{Context, bail};
 use tidegate_client::{Client, ClientOptions, ConnectError};
 
 use super::human_values;
+use crate::config::Endpoints;
 use crate::pki::DevPki;
 
+/// Where a broker without a configuration listens, for when no data directory says it.
 const ADDR: &str = "127.0.0.1:4433";
 const ADMIN: &str = "http://127.0.0.1:4480";
 const DATA_DIR: &str = "tidegate-data";
@@ -19,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Certificates: those of the development set-up unless others are named.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct CertificateFlags {
-    /// Directory of a broker on this machine, for its development certificates [env: TIDEGATE_DATA_DIR]
+    /// Data directory of a broker on this machine, for its addresses and development certificates [env: TIDEGATE_DATA_DIR]
     /// [default: tidegate-data]
     #[arg(long, value_name = "DIR", help_heading = "Connection")]
     data_dir: Option<PathBuf>,
@@ -47,7 +50,7 @@ pub(super) struct CertificateFlags {
 /// Where to publish and consume.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct QuicFlags {
-    /// Address of the broker's QUIC listener [env: TIDEGATE_ADDR] [default: 127.0.0.1:4433]
+    /// Address of the broker's QUIC listener [env: TIDEGATE_ADDR] [default: what the data directory says, or 127.0.0.1:4433]
     #[arg(long, value_name = "HOST:PORT", help_heading = "Connection")]
     addr: Option<String>,
     /// Name in the broker's certificate [default: the host of the address]
@@ -58,7 +61,8 @@ pub(super) struct QuicFlags {
 /// Where to manage.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct AdminFlag {
-    /// Address of the broker's admin API [env: TIDEGATE_ADMIN] [default: http://127.0.0.1:4480]
+    /// Address of the broker's admin API [env: TIDEGATE_ADMIN] [default: what the data directory says, or
+    /// http://127.0.0.1:4480]
     #[arg(long, value_name = "URL", help_heading = "Connection")]
     admin: Option<String>,
 }
@@ -72,9 +76,17 @@ pub(super) struct CertificateFiles {
 }
 
 impl CertificateFlags {
+    fn data_dir(&self) -> PathBuf {
+        path_or(&self.data_dir, "TIDEGATE_DATA_DIR", Path::new(DATA_DIR))
+    }
+
+    /// Where the broker whose data directory it is listens, or did when it last ran.
+    fn endpoints(&self) -> Option<Endpoints> {
+        Endpoints::read(&self.data_dir())
+    }
+
     pub(super) fn files(&self) -> CertificateFiles {
-        let dir = path_or(&self.data_dir, "TIDEGATE_DATA_DIR", Path::new(DATA_DIR));
-        let development = DevPki::at(&dir.join("pki"));
+        let development = DevPki::at(&self.data_dir().join("pki"));
         CertificateFiles {
             ca: path_or(&self.ca, "TIDEGATE_CA", &development.ca),
             cert: path_or(&self.cert, "TIDEGATE_CERT", &development.client_cert),
@@ -84,24 +96,42 @@ impl CertificateFlags {
 }
 
 impl AdminFlag {
-    pub(super) fn url(&self) -> String {
-        self.admin
-            .clone()
-            .unwrap_or_else(|| env_or("TIDEGATE_ADMIN", ADMIN))
+    pub(super) fn url(&self, certificates: &CertificateFlags) -> String {
+        self.named()
+            .or_else(|| certificates.endpoints()?.admin_here())
+            .unwrap_or_else(|| ADMIN.to_owned())
+    }
+
+    /// Refuses to go on when the other door was named and this one was not: they would be those of two brokers.
+    pub(super) fn check_beside(&self, quic: &QuicFlags) -> anyhow::Result<()> {
+        let (given, missing) = match (quic.named(), self.named()) {
+            (Some(addr), None) => (format!("--addr (or TIDEGATE_ADDR) is {addr}"), "--admin"),
+            (None, Some(admin)) => (format!("--admin (or TIDEGATE_ADMIN) is {admin}"), "--addr"),
+            _ => return Ok(()),
+        };
+        bail!("{given}, and this goes by both doors of a broker; say {missing} too")
+    }
+
+    fn named(&self) -> Option<String> {
+        self.admin.clone().or_else(|| env("TIDEGATE_ADMIN"))
     }
 }
 
 impl QuicFlags {
-    pub(super) fn addr(&self) -> String {
-        self.addr
-            .clone()
-            .unwrap_or_else(|| env_or("TIDEGATE_ADDR", ADDR))
+    fn addr(&self, certificates: &CertificateFlags) -> String {
+        self.named()
+            .or_else(|| Some(certificates.endpoints()?.quic_here()))
+            .unwrap_or_else(|| ADDR.to_owned())
+    }
+
+    fn named(&self) -> Option<String> {
+        self.addr.clone().or_else(|| env("TIDEGATE_ADDR"))
     }
 
     /// Options of the client, with the certificates read.
     pub(super) fn options(&self, certificates: &CertificateFlags) -> anyhow::Result<ClientOptions> {
         let files = certificates.files();
-        let addr = self.addr();
+        let addr = self.addr(certificates);
         if !human_values::is_host_and_port(&addr) {
             bail!("`{addr}` is no address of a broker; write HOST:PORT, such as {ADDR}");
         }
@@ -150,11 +180,8 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     })
 }
 
-fn env_or(name: &str, default: &str) -> String {
-    std::env::var(name)
-        .ok()
-        .filter(|value| !value.is_empty())
-        .unwrap_or_else(|| default.to_owned())
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn path_or(flag: &Option<PathBuf>, name: &str, default: &Path) -> PathBuf {

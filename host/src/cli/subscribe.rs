@@ -59,6 +59,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         !output::was_closed(),
         "standard output is closed, so no event could be printed; to discard what comes, say `> /dev/null`"
     );
+    if args.create {
+        args.admin.check_beside(&args.quic)?;
+    }
     let client = connect(&args.quic, &args.certificates).await?;
     // Only now: a subscription that nobody can consume would keep events for nobody.
     if args.create {

@@ -1,8 +1,9 @@
-//! Where a running broker can be reached: written to its data directory for programs that started it with port 0.
+//! Where a running broker can be reached: written to its data directory for commands on the same machine, and for programs that
+//! started it with port 0.
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,23 @@ impl Endpoints {
         }
     }
 
+    /// The QUIC listener as a program on the same machine reaches it, `host:port`.
+    #[must_use]
+    pub fn quic_here(&self) -> String {
+        reached_here(self.quic).to_string()
+    }
+
+    /// The admin API as a program on the same machine reaches it; the plain one, if there is one.
+    #[must_use]
+    pub fn admin_here(&self) -> Option<String> {
+        let base = self.admin.as_ref().or(self.admin_tls.as_ref())?;
+        let (scheme, address) = base.split_once("://")?;
+        Some(match address.parse() {
+            Ok(address) => format!("{scheme}://{}", reached_here(address)),
+            Err(_) => base.clone(),
+        })
+    }
+
     /// The file in a data directory that [`save`](Self::save) writes.
     #[must_use]
     pub fn path(data_dir: &Path) -> PathBuf {
@@ -71,6 +89,17 @@ impl Endpoints {
     }
 }
 
+// What listens on all addresses of a machine listens on loopback too, and no certificate names "all addresses".
+fn reached_here(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +120,35 @@ mod tests {
         );
         endpoints.save(dir.path()).expect("written");
         assert_eq!(Endpoints::read(dir.path()), Some(endpoints));
+    }
+    #[test]
+    fn what_listens_everywhere_is_reached_by_loopback() {
+        let check =
+            |quic: &str, plain: Option<&str>, tls: Option<&str>, here: (&str, Option<&str>)| {
+                let endpoints =
+                    Endpoints::new(address(quic), None, plain.map(address), tls.map(address));
+                let admin = endpoints.admin_here();
+                assert_eq!((endpoints.quic_here().as_str(), admin.as_deref()), here);
+            };
+        let plain = Some("127.0.0.1:8");
+        check(
+            "127.0.0.1:7",
+            plain,
+            None,
+            ("127.0.0.1:7", Some("http://127.0.0.1:8")),
+        );
+        check(
+            "0.0.0.0:7",
+            None,
+            Some("0.0.0.0:9"),
+            ("127.0.0.1:7", Some("https://127.0.0.1:9")),
+        );
+        check(
+            "[::]:7",
+            plain,
+            Some("[::]:9"),
+            ("[::1]:7", Some("http://127.0.0.1:8")),
+        );
+        check("192.0.2.1:7", None, None, ("192.0.2.1:7", None));
     }
 }
