@@ -82,6 +82,8 @@ pub(super) async fn start_on(
     let plugins = Plugins::start(PluginOptions {
         cache_dir: dir.join("cache"),
         overrides: [(SLOW.to_owned(), slow)].into(),
+        // How many instances there are must not hang on how long the machine takes for a batch.
+        replica_part_min: Duration::from_secs(3_600),
         ..PluginOptions::default()
     });
     let many = crate::state::quotas::Quota {
