@@ -46,13 +46,12 @@ impl Pinning<'_> {
             return Err(ChangeError::Invalid(format!(
                 "plugin `{}` is a {}, but is used as a {}",
                 used.plugin,
-                world_name(plugin.world),
-                world_name(world)
+                plugin.world.word(),
+                world.word()
             )));
         }
-        let label = locks::read(self.catalog).plugin_label(self.policy, Some(self.who), used);
         self.plugins
-            .check(&plugin.digest, world, &used.config, &label)
+            .check(&plugin.digest, world, &used.config, &plugin.label())
             .await
             .map_err(|error| {
                 let why = format!("plugin `{}`: {}", used.plugin, with_causes(&error));
@@ -70,14 +69,6 @@ impl Pinning<'_> {
         let catalog = locks::read(self.catalog);
         let plugin = rights::used_of(self.policy, self.who, catalog.meant_plugins(name)).cloned();
         plugin.ok_or_else(|| NotFound::Plugin(name.to_owned()))
-    }
-}
-
-/// What a world is called.
-pub(super) fn world_name(world: PluginWorld) -> &'static str {
-    match world {
-        PluginWorld::Filter => "filter",
-        PluginWorld::Transform => "transform",
     }
 }
 

@@ -103,6 +103,17 @@ pub enum PluginWorld {
     Transform,
 }
 
+impl PluginWorld {
+    /// What it is called.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Transform => "transform",
+        }
+    }
+}
+
 /// An uploaded or bundled plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginInfo {
@@ -127,6 +138,14 @@ pub struct PluginInfo {
     /// Who uploaded this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploaded_by: Option<Principal>,
+}
+
+impl PluginInfo {
+    /// What exactly this one is called: `scrub@3`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
 }
 
 /// The name of a plugin. It is kept, and its versions are not given again, when its last version is deleted.

@@ -114,7 +114,7 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
-        if hex.len() != 64 || !hex.is_ascii() {
+        if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(DigestError);
         }
         let mut bytes = [0; 32];
@@ -148,7 +148,14 @@ mod tests {
     fn digest_text_round_trips_and_refuses_nonsense() {
         let digest = Digest([0xab; 32]);
         assert_eq!(digest.to_string().parse::<Digest>().ok(), Some(digest));
-        for bad in ["", "sha256:", "sha256:zz", &"é".repeat(32)] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:zz",
+            &"é".repeat(32),
+            &"+a".repeat(32),
+            &"a".repeat(63),
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

@@ -13,7 +13,7 @@ const AT_WORK_TICKS: u64 = 100;
 /// How a plugin fared since the broker started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginStats {
-    /// Name it was last used under, `name@version`; empty before its first use.
+    /// What it is called, `name@version`: by the broker, or else as it was used first. Empty as long as nobody has said.
     pub label: String,
     /// Its bytes.
     pub digest: Digest,
@@ -60,6 +60,13 @@ impl Counters {
 
     pub(super) fn set_label(&self, label: &str) {
         label.clone_into(&mut lock(&self.label));
+    }
+
+    pub(super) fn set_first_label(&self, label: &str) {
+        let mut known = lock(&self.label);
+        if known.is_empty() {
+            label.clone_into(&mut known);
+        }
     }
 
     /// It is at work at this tick, and counts as such for some time after it.

@@ -256,6 +256,13 @@ impl Plugins {
         self.options.limits_for(label)
     }
 
+    /// Metrics and lines of output call the plugin with these bytes so from now on, whatever it is used as.
+    pub fn call_it(&self, digest: &Digest, label: &str) {
+        if let Some(plugin) = self.get(digest) {
+            plugin.counters.set_label(label);
+        }
+    }
+
     /// From now on what plugins of this name hold is on this owner's account; without one it is on the broker's.
     pub fn belongs(&self, name: &str, digest: Digest, owner: Option<&Owner>) {
         self.shared.budget.belongs(name, digest, owner);
@@ -330,15 +337,15 @@ impl Plugins {
         let plugin = self.get(digest).ok_or(ConfigureError::NotLoaded(*digest))?;
         if plugin.world != wanted {
             return Err(ConfigureError::WrongWorld {
-                is: word(plugin.world),
-                wanted: word(wanted),
+                is: plugin.world.word(),
+                wanted: wanted.word(),
             });
         }
         Ok(plugin)
     }
 
     fn setup(&self, plugin: Arc<CheckedComponent>, label: &str) -> GuestSetup {
-        plugin.counters.set_label(label);
+        plugin.counters.set_first_label(label);
         GuestSetup {
             account: self.shared.budget.account(label, &plugin.digest),
             plugin,
@@ -378,11 +385,4 @@ fn check_config(config: &str) -> Result<(), ConfigureError> {
         return Err(ConfigureError::TooLong(config.len()));
     }
     Ok(())
-}
-
-fn word(world: PluginWorld) -> &'static str {
-    match world {
-        PluginWorld::Filter => "filter",
-        PluginWorld::Transform => "transform",
-    }
 }

@@ -353,36 +353,45 @@ impl Catalog {
         &'a self,
         wanted: &str,
     ) -> Box<dyn Iterator<Item = &'a PluginInfo> + 'a> {
-        match wanted.parse::<Digest>() {
-            Ok(digest) => {
+        match self.known_digest(wanted) {
+            Some(digest) => {
                 let plugins = self.plugins.versions();
                 Box::new(plugins.filter(move |plugin| plugin.digest == digest))
             }
-            Err(_) => Box::new(self.find_plugin(wanted).into_iter()),
+            None => Box::new(self.find_plugin(wanted).into_iter()),
         }
     }
 
-    /// What a plugin in use is called for its limits and accounts: as it was named, or if that was a digest by the name
-    /// under which whoever it works for uses it, `scrub@3`.
+    /// What a plugin in use is called for its limits, accounts and metrics, and where it fails: `scrub@3`. If it was named by a
+    /// digest, it is the name under which whoever it works for uses it. Before its bytes are known, and when there is no such
+    /// version any more, it is called as it was named.
     pub(crate) fn plugin_label(
         &self,
         policy: &Policy,
         whose: Option<&Principal>,
         used: &PluginUse,
     ) -> String {
-        let by_name = || used.plugin.clone();
-        let (Ok(_), Some(who)) = (used.plugin.parse::<Digest>(), whose) else {
-            return by_name();
+        let plugin = match (self.known_digest(&used.plugin), whose) {
+            (Some(_), Some(who)) => rights::used_of(policy, who, self.meant_plugins(&used.plugin)),
+            (Some(_), None) => None,
+            (None, _) => {
+                let mut versions = self.plugins.of_name(split_version(&used.plugin).0);
+                versions.find(|plugin| Some(plugin.digest) == used.digest)
+            }
         };
-        let plugin = rights::used_of(policy, who, self.meant_plugins(&used.plugin));
-        plugin.map_or_else(by_name, |plugin| {
-            format!("{}@{}", plugin.name, plugin.version)
-        })
+        plugin.map_or_else(|| used.plugin.clone(), PluginInfo::label)
+    }
+
+    /// What the plugin with these bytes is called: several names may have them, and it is always the first.
+    pub(crate) fn label_of(&self, digest: &Digest) -> Option<String> {
+        let mut versions = self.plugins.versions();
+        let first = versions.find(|plugin| plugin.digest == *digest);
+        first.map(PluginInfo::label)
     }
 
     /// The plugin a user means by `event-pattern`, `scrub@3` or a digest.
     pub(crate) fn find_plugin(&self, wanted: &str) -> Option<&PluginInfo> {
-        if let Ok(digest) = wanted.parse::<Digest>() {
+        if let Some(digest) = self.known_digest(wanted) {
             let mut plugins = self.plugins.versions();
             return plugins.find(|plugin| plugin.digest == digest);
         }
@@ -391,6 +400,13 @@ impl Catalog {
             Some(version) => self.plugins.get(name, version),
             None => self.plugins.of_name(name).next_back(),
         }
+    }
+
+    // A digest, unless a plugin from the time when that was allowed has it as its name.
+    fn known_digest(&self, wanted: &str) -> Option<Digest> {
+        let digest = wanted.parse().ok()?;
+        let is_name = self.plugins.name(wanted).is_some();
+        (!is_name || self.plugins.have(&digest)).then_some(digest)
     }
 }
 

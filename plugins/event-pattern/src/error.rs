@@ -14,13 +14,17 @@ pub enum PatternError {
         what: &'static str,
         /// Line, counted from 1.
         line: usize,
-        /// Column in bytes, counted from 1.
+        /// Column in characters, counted from 1.
         column: usize,
     },
     /// It is JSON, but no pattern.
     Invalid {
         /// Where: member names joined by dots, with indexes of arrays in brackets.
         path: String,
+        /// Line, counted from 1.
+        line: usize,
+        /// Column in characters, counted from 1.
+        column: usize,
         /// What is wrong.
         reason: String,
     },
@@ -39,7 +43,12 @@ impl fmt::Display for PatternError {
             Self::Syntax { what, line, column } => {
                 write!(f, "not JSON: {what} at line {line}, column {column}")
             }
-            Self::Invalid { path, reason } => write!(f, "at {path}: {reason}"),
+            Self::Invalid {
+                path,
+                line,
+                column,
+                reason,
+            } => write!(f, "at {path} (line {line}, column {column}): {reason}"),
             Self::TooManyCombinations { combinations, max } => write!(
                 f,
                 "the $or alternatives multiply to {combinations} combinations, and {max} are allowed; \

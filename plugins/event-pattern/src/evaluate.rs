@@ -2,11 +2,14 @@
 //! where the order of array elements matters.
 //!
 //! What a pattern means: strike out every field that asks for absence and whose path has no value anywhere in the event;
-//! the rest must be satisfied together, so that fields below one array are satisfied within the same element.
+//! the rest must be satisfied together, so that fields below one array are satisfied within the same element. A dot in the name of a
+//! payload's member is a level: `{"a.b": 1}` is `{"a": {"b": 1}}`, beside whatever else `a` is.
+
+use std::borrow::Cow;
 
 use crate::Pattern;
-use crate::json::Node;
 use crate::matcher::{Matcher, Scalar};
+use crate::node::Node;
 use crate::pattern::{Group, Root, Test};
 
 impl Pattern {
@@ -53,15 +56,17 @@ impl<'a> Subject<'a> {
                 let part = Part {
                     document,
                     scalar: payload_scalar,
+                    has_levels: true,
                 };
-                part.satisfies(&root.payload, Some(document), &mut Vec::new())
+                part.satisfies(&root.payload, &View::of(document), &mut Vec::new())
             });
         let part = Part {
             document: &self.headers,
             scalar: header_scalar,
+            has_levels: false,
         };
         payload
-            && part.satisfies(&root.headers, Some(&self.headers), &mut Vec::new())
+            && part.satisfies(&root.headers, &View::of(&self.headers), &mut Vec::new())
             && root.any_of.iter().all(|alternatives| {
                 alternatives
                     .iter()
@@ -74,19 +79,32 @@ impl<'a> Subject<'a> {
 struct Part<'d> {
     document: &'d Node<'d>,
     scalar: fn(&'d Node<'d>) -> Option<Scalar<'d>>,
+    /// Whether a dot in a member's name is a level, as in the payload.
+    has_levels: bool,
+}
+
+/// What a pattern's object is compared with: an object of the event, and beside it the members of objects above that reach into it
+/// with a dotted name, called by what is left of the name. Either may be missing.
+#[derive(Clone, Default)]
+struct View<'d> {
+    object: &'d [(Cow<'d, str>, Node<'d>)],
+    dotted: Vec<(&'d str, &'d Node<'d>)>,
+}
+
+/// What a view has under a name.
+#[derive(Default)]
+struct Found<'d> {
+    /// With arrays spread out.
+    nodes: Vec<&'d Node<'d>>,
+    dotted: Vec<(&'d str, &'d Node<'d>)>,
 }
 
 impl<'d> Part<'d> {
-    /// Whether `group` holds in `object`, which is found at `path`. Without an object only absence can satisfy.
-    fn satisfies<'p>(
-        &self,
-        group: &'p Group,
-        object: Option<&'d Node<'d>>,
-        path: &mut Vec<&'p str>,
-    ) -> bool {
+    /// Whether `group` holds in `view`, which is found at `path`. In an empty view only absence can satisfy.
+    fn satisfies<'p>(&self, group: &'p Group, view: &View<'d>, path: &mut Vec<&'p str>) -> bool {
         let fields = group.fields.iter().all(|field| {
             path.push(&field.name);
-            let satisfied = self.satisfies_field(&field.name, &field.test, object, path);
+            let satisfied = self.satisfies_field(&field.name, &field.test, view, path);
             path.pop();
             satisfied
         });
@@ -94,7 +112,7 @@ impl<'d> Part<'d> {
             && group.any_of.iter().all(|alternatives| {
                 alternatives
                     .iter()
-                    .any(|alternative| self.satisfies(alternative, object, path))
+                    .any(|alternative| self.satisfies(alternative, view, path))
             })
     }
 
@@ -102,41 +120,92 @@ impl<'d> Part<'d> {
         &self,
         name: &str,
         test: &'p Test,
-        object: Option<&'d Node<'d>>,
+        view: &View<'d>,
         path: &mut Vec<&'p str>,
     ) -> bool {
-        let mut found = Vec::new();
-        if let Some(object) = object {
-            members(object, name, &mut found);
-        }
+        let found = self.find(view, name);
         match test {
             Test::Values(matchers) => {
-                (matchers.contains(&Matcher::Absent) && !has_value(self.document, path))
+                (matchers.contains(&Matcher::Absent)
+                    && !self.has_value(&View::of(self.document), path))
                     || found
+                        .nodes
                         .iter()
                         .filter_map(|node| (self.scalar)(node))
                         .any(|value| matchers.iter().any(|matcher| matcher.accepts(&value)))
             }
             Test::Object(group) => {
-                self.satisfies(group, None, path)
+                self.satisfies(group, &View::default(), path)
                     || found
-                        .iter()
-                        .filter(|node| matches!(node, Node::Object(_)))
-                        .any(|node| self.satisfies(group, Some(node), path))
+                        .views()
+                        .any(|below| self.satisfies(group, &below, path))
             }
+        }
+    }
+
+    /// Whether there is a value, not an object, at `path`.
+    fn has_value(&self, view: &View<'d>, path: &[&str]) -> bool {
+        let Some((name, rest)) = path.split_first() else {
+            return false;
+        };
+        let found = self.find(view, name);
+        if rest.is_empty() {
+            return found
+                .nodes
+                .iter()
+                .any(|node| !matches!(node, Node::Object(_)));
+        }
+        found.views().any(|below| self.has_value(&below, rest))
+    }
+
+    fn find(&self, view: &View<'d>, name: &str) -> Found<'d> {
+        let mut found = Found::default();
+        let own = view.object.iter().map(|(name, node)| (&**name, node));
+        for (member, node) in own.chain(view.dotted.iter().copied()) {
+            if member == name {
+                spread(node, &mut found.nodes);
+            } else if self.has_levels
+                && let Some(rest) = member.strip_prefix(name)
+                && let Some(rest) = rest.strip_prefix('.')
+            {
+                found.dotted.push((rest, node));
+            }
+        }
+        found
+    }
+}
+
+impl<'d> View<'d> {
+    fn of(node: &'d Node<'d>) -> Self {
+        let object = match node {
+            Node::Object(members) => members.as_slice(),
+            _ => &[],
+        };
+        Self {
+            object,
+            dotted: Vec::new(),
         }
     }
 }
 
-/// Everything found under `name` in an object, with arrays spread out.
-fn members<'d>(object: &'d Node<'d>, name: &str, found: &mut Vec<&'d Node<'d>>) {
-    let Node::Object(members) = object else {
-        return;
-    };
-    for (member, value) in members {
-        if member == name {
-            spread(value, found);
+impl<'d> Found<'d> {
+    /// The objects found: each with all that dotted names say, which lies in none of them and so in each.
+    fn views(&self) -> impl Iterator<Item = View<'d>> {
+        let mut objects: Vec<&[_]> = self
+            .nodes
+            .iter()
+            .filter_map(|node| match node {
+                Node::Object(members) => Some(members.as_slice()),
+                _ => None,
+            })
+            .collect();
+        if objects.is_empty() && !self.dotted.is_empty() {
+            objects.push(&[]);
         }
+        objects.into_iter().map(|object| View {
+            object,
+            dotted: self.dotted.clone(),
+        })
     }
 }
 
@@ -145,16 +214,6 @@ fn spread<'d>(node: &'d Node<'d>, found: &mut Vec<&'d Node<'d>>) {
         Node::Array(elements) => elements.iter().for_each(|element| spread(element, found)),
         other => found.push(other),
     }
-}
-
-/// Whether there is a value, not an object, at `path`.
-fn has_value(node: &Node<'_>, path: &[&str]) -> bool {
-    let mut found = Vec::new();
-    let Some((name, rest)) = path.split_first() else {
-        return !matches!(node, Node::Object(_));
-    };
-    members(node, name, &mut found);
-    found.into_iter().any(|node| has_value(node, rest))
 }
 
 fn payload_scalar<'d>(node: &'d Node<'d>) -> Option<Scalar<'d>> {

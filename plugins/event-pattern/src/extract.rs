@@ -1,8 +1,9 @@
 //! From an event to the values that some rule asks for. The paths of all rules make a trie; one pass over the payload
 //! follows it, and everything else is passed over without being built.
 
+use tidegate_json_scanner::{Kind, Malformed, RawText, Scanner};
+
 use crate::fast_hash::FastMap;
-use crate::json::{Kind, Malformed, RawText, Scanner};
 use crate::matcher::Scalar;
 use crate::number::Number;
 
@@ -30,6 +31,8 @@ struct TrieNode {
     children: FastMap<Box<str>, NodeId>,
     /// One bit per length of a child's name, modulo 64: most members of most events are ruled out by it.
     lengths: u64,
+    /// Lengths of the names of children with children, sorted: where the dot of a member's name is that reaches into one of them.
+    dots: Vec<usize>,
     field: Option<FieldId>,
 }
 
@@ -48,9 +51,16 @@ impl Paths {
     pub(crate) fn payload_field(&mut self, path: &[&str]) -> (FieldId, Vec<NodeId>) {
         let mut node = ROOT;
         let mut way = Vec::with_capacity(path.len());
-        for name in path {
-            node = self.child_or_insert(node, name);
+        for (depth, name) in path.iter().enumerate() {
+            let parent = node;
+            node = self.child_or_insert(parent, name);
             way.push(node);
+            let dots = &mut self.nodes[parent.0 as usize].dots;
+            if depth + 1 < path.len()
+                && let Err(place) = dots.binary_search(&name.len())
+            {
+                dots.insert(place, name.len());
+            }
         }
         way.pop();
         let next = FieldId(self.fields);
@@ -88,12 +98,41 @@ impl Paths {
     }
 
     fn child(&self, node: NodeId, name: RawText<'_>) -> Option<NodeId> {
-        let node = &self.nodes[node.0 as usize];
-        let name = name.decode();
-        if node.lengths & length_bit(&name) == 0 {
-            return None;
+        self.descend(node, &name.decode())
+    }
+
+    /// The child that a member's name means, over several levels if it has dots.
+    #[inline]
+    fn descend(&self, mut node: NodeId, mut name: &str) -> Option<NodeId> {
+        loop {
+            let here = &self.nodes[node.0 as usize];
+            let Some((child, rest)) = here.dotted(name) else {
+                if here.lengths & length_bit(name) == 0 {
+                    return None;
+                }
+                return here.children.get(name).copied();
+            };
+            node = child;
+            name = rest;
         }
-        node.children.get(name.as_ref()).copied()
+    }
+}
+
+impl TrieNode {
+    /// The child that a dotted name reaches into, and what is left of the name. Looks at a byte for each length of such a child's
+    /// name, and not for dots: most names have none.
+    #[inline]
+    fn dotted<'n>(&self, name: &'n str) -> Option<(NodeId, &'n str)> {
+        let bytes = name.as_bytes();
+        let at = self
+            .dots
+            .iter()
+            .map_while(|at| Some((*at, bytes.get(*at)?)))
+            .find(|(_, byte)| **byte == b'.');
+        let (first, rest) = name.split_at_checked(at?.0)?;
+        // No child has a dot in its name, so only the first dot can be the one.
+        let child = self.children.get(first)?;
+        Some((*child, rest.get(1..)?))
     }
 }
 

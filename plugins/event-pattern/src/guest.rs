@@ -127,7 +127,7 @@ mod tests {
             .configure(r#"{"a": {"b": [{"prefx": "x"}]}}"#)
             .unwrap_err();
         assert!(
-            error.starts_with("at a.b[0].prefx: unknown operator"),
+            error.starts_with("at a.b[0].prefx (line 1, column 15): unknown operator"),
             "{error}"
         );
     }

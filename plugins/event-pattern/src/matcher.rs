@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Bound;
 
+use crate::fold::fold;
 use crate::number::Number;
 
 /// A value of an event: a leaf of its payload, or a header.
@@ -28,7 +29,7 @@ impl<'a> Scalar<'a> {
     }
 
     pub(crate) fn header(value: &'a str) -> Self {
-        let mut scanner = crate::json::Scanner::new(value);
+        let mut scanner = tidegate_json_scanner::Scanner::new(value);
         let starts_like_one = value
             .as_bytes()
             .first()
@@ -106,17 +107,6 @@ impl Matcher {
             Self::Absent => false,
         }
     }
-}
-
-/// Text in one case. Character by character, so that a prefix of a text folds to a prefix of its fold.
-pub(crate) fn fold(text: &str) -> Cow<'_, str> {
-    if !text.is_ascii() {
-        return text.chars().flat_map(char::to_lowercase).collect();
-    }
-    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return text.to_ascii_lowercase().into();
-    }
-    text.into()
 }
 
 /// Text with gaps: `first*…*last`, at least one gap.

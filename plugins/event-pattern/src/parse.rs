@@ -1,32 +1,48 @@
-//! From the text of a pattern to its tree. Every refusal names the path, since the reader sees nothing else.
+//! From the text of a pattern to its tree. Every refusal names the place: path, line and column.
 
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::ops::Bound;
 
+use tidegate_json_scanner::{DEPTH_MAX, Scanner, line_and_column};
+
 use crate::PatternError;
-use crate::json::Node;
-use crate::matcher::{Matcher, Network, Range, Wildcard, fold};
+use crate::fold::fold;
+use crate::matcher::{Matcher, Network, Range, Wildcard};
+use crate::node::Node;
 use crate::number::Number;
 use crate::pattern::{Field, Group, Root, Test};
 
 /// Combinations of `$or` alternatives a pattern may have; each is a rule of its own in the index.
 const COMBINATIONS_MAX: usize = 1_000;
 
+/// Levels of objects a pattern may have, those in dotted names included.
+const LEVELS_MAX: usize = DEPTH_MAX;
+
 type Members<'n> = [(std::borrow::Cow<'n, str>, Node<'n>)];
 
 /// Reads a whole pattern.
 pub(crate) fn pattern(text: &str) -> Result<Root, PatternError> {
     let node = Node::parse(text).map_err(|malformed| {
-        let before = &text.as_bytes()[..malformed.offset.min(text.len())];
-        let line_start = before.iter().rposition(|byte| *byte == b'\n');
+        let (line, column) = line_and_column(text, malformed.offset);
         PatternError::Syntax {
             what: malformed.what,
-            line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
-            column: before.len() - line_start.map_or(0, |at| at + 1) + 1,
+            line,
+            column,
         }
     })?;
-    let root = Reader::default().root(&node)?;
+    let mut reader = Reader::default();
+    let root = reader.root(&node).map_err(|refusal| {
+        // Where the reader stopped.
+        let offset = locate(text, &reader.path).unwrap_or_default();
+        let (line, column) = line_and_column(text, offset);
+        PatternError::Invalid {
+            path: refusal.path,
+            line,
+            column,
+            reason: refusal.reason,
+        }
+    })?;
     let combinations = root_combinations(&root);
     if combinations > COMBINATIONS_MAX {
         return Err(PatternError::TooManyCombinations {
@@ -35,6 +51,49 @@ pub(crate) fn pattern(text: &str) -> Result<Root, PatternError> {
         });
     }
     Ok(root)
+}
+
+/// Where in a document a path leads: to the name of a member, or to an element. Looks again, so that reading need not know.
+fn locate(text: &str, path: &[Step]) -> Option<usize> {
+    let mut scanner = Scanner::new(text);
+    scanner.kind().ok()?;
+    let mut offset = scanner.position();
+    for step in path {
+        scanner.kind().ok()?;
+        scanner.enter().ok()?;
+        let mut first = true;
+        let mut found = None;
+        match step {
+            // The last one of this name: if there are several, that is what is wrong.
+            Step::Name(wanted) => {
+                while let Some(name) = scanner.next_member(&mut first).ok()? {
+                    if name.decode() == *wanted {
+                        let quote = name.raw().as_ptr().addr() - text.as_ptr().addr() - 1;
+                        found = Some((quote, scanner.clone()));
+                    }
+                    scanner.skip().ok()?;
+                }
+            }
+            Step::Index(index) => {
+                for _ in 0..=*index {
+                    if !scanner.next_element(&mut first).ok()? {
+                        return None;
+                    }
+                    scanner.kind().ok()?;
+                    found = Some((scanner.position(), scanner.clone()));
+                    scanner.skip().ok()?;
+                }
+            }
+        }
+        (offset, scanner) = found?;
+    }
+    Some(offset)
+}
+
+/// Why a part of a pattern was refused, and its path.
+struct Refusal {
+    path: String,
+    reason: String,
 }
 
 /// What a field's values are, which decides the operators that make sense.
@@ -48,6 +107,8 @@ enum Source {
 #[derive(Default)]
 struct Reader {
     path: Vec<Step>,
+    /// Levels of objects above what is being read.
+    levels: usize,
 }
 
 enum Step {
@@ -56,7 +117,7 @@ enum Step {
 }
 
 impl Reader {
-    fn root(&mut self, node: &Node<'_>) -> Result<Root, PatternError> {
+    fn root(&mut self, node: &Node<'_>) -> Result<Root, Refusal> {
         let members = self.object(node)?;
         let mut root = Root::default();
         for (name, value) in members {
@@ -85,16 +146,16 @@ impl Reader {
                     });
                 }
                 _ => {
-                    let field =
-                        self.below(name, |reader| reader.field(name, value, Source::Payload))?;
-                    root.payload.fields.push(field);
+                    self.below(name, |reader| {
+                        reader.field(&mut root.payload, name, value, Source::Payload)
+                    })?;
                 }
             }
         }
         Ok(root)
     }
 
-    fn group(&mut self, node: &Node<'_>, source: Source) -> Result<Group, PatternError> {
+    fn group(&mut self, node: &Node<'_>, source: Source) -> Result<Group, Refusal> {
         let members = self.object(node)?;
         let mut group = Group::default();
         for (name, value) in members {
@@ -104,7 +165,7 @@ impl Reader {
                         reader.alternatives(value, |reader, node| reader.group(node, source))?;
                     group.any_of.push(alternatives);
                 } else {
-                    group.fields.push(reader.field(name, value, source)?);
+                    reader.field(&mut group, name, value, source)?;
                 }
                 Ok(())
             })?;
@@ -112,12 +173,29 @@ impl Reader {
         Ok(group)
     }
 
+    /// Reads a field and adds it to `group`.
     fn field(
         &mut self,
+        group: &mut Group,
         name: &str,
         value: &Node<'_>,
         source: Source,
-    ) -> Result<Field, PatternError> {
+    ) -> Result<(), Refusal> {
+        let levels = match source {
+            Source::Payload => 1 + name.bytes().filter(|byte| *byte == b'.').count(),
+            Source::Headers => 1,
+        };
+        if source == Source::Payload && name.split('.').skip(1).any(|part| part == "$or") {
+            return self.invalid(
+                "`$or` is no field: write it inside of the object, as in {\"a\": {\"$or\": […]}}",
+            );
+        }
+        self.levels += levels;
+        if self.levels > LEVELS_MAX {
+            return self.invalid(&format!(
+                "nested too deep: a pattern has at most {LEVELS_MAX} levels"
+            ));
+        }
         let test = match value {
             Node::Array(matchers) => Test::Values(self.matchers(matchers, source)?),
             Node::Object(_) if source == Source::Payload => {
@@ -132,17 +210,55 @@ impl Reader {
                 );
             }
         };
-        Ok(Field {
-            name: name.to_string(),
-            test,
-        })
+        self.levels -= levels;
+        match source {
+            Source::Payload => self.add(group, name, test),
+            Source::Headers => {
+                group.fields.push(Field {
+                    name: name.to_string(),
+                    test,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds a test to a group of the payload. A dot in the name is a level; what is said of one object in several ways is one group,
+    /// so that it holds for the same element of an array.
+    fn add(&self, group: &mut Group, name: &str, test: Test) -> Result<(), Refusal> {
+        if let Some((first, rest)) = name.split_once('.') {
+            return self.add(below(group, first), rest, test);
+        }
+        match test {
+            Test::Object(more) => {
+                let group = below(group, name);
+                for field in more.fields {
+                    self.add(group, &field.name, field.test)?;
+                }
+                group.any_of.extend(more.any_of);
+            }
+            Test::Values(_) => {
+                let is_there =
+                    |field: &Field| field.name == name && matches!(field.test, Test::Values(_));
+                if group.fields.iter().any(is_there) {
+                    return self.invalid(
+                        "this field stands twice, once with dots in its name: a dot is a level",
+                    );
+                }
+                group.fields.push(Field {
+                    name: name.to_string(),
+                    test,
+                });
+            }
+        }
+        Ok(())
     }
 
     fn alternatives<T>(
         &mut self,
         node: &Node<'_>,
-        mut read: impl FnMut(&mut Self, &Node<'_>) -> Result<T, PatternError>,
-    ) -> Result<Vec<T>, PatternError> {
+        mut read: impl FnMut(&mut Self, &Node<'_>) -> Result<T, Refusal>,
+    ) -> Result<Vec<T>, Refusal> {
         let Node::Array(alternatives) = node else {
             return self.invalid("$or wants an array of patterns");
         };
@@ -152,18 +268,14 @@ impl Reader {
         self.each(alternatives, &mut read)
     }
 
-    fn matchers(
-        &mut self,
-        nodes: &[Node<'_>],
-        source: Source,
-    ) -> Result<Vec<Matcher>, PatternError> {
+    fn matchers(&mut self, nodes: &[Node<'_>], source: Source) -> Result<Vec<Matcher>, Refusal> {
         if nodes.is_empty() {
             return self.invalid("an empty array matches nothing: name at least one value");
         }
         self.each(nodes, |reader, node| reader.matcher(node, source))
     }
 
-    fn matcher(&mut self, node: &Node<'_>, source: Source) -> Result<Matcher, PatternError> {
+    fn matcher(&mut self, node: &Node<'_>, source: Source) -> Result<Matcher, Refusal> {
         match node {
             Node::Null | Node::Bool(_) if source == Source::Headers => {
                 self.invalid("a header's value is text: put it in quotes")
@@ -180,7 +292,7 @@ impl Reader {
         }
     }
 
-    fn operator(&mut self, name: &str, value: &Node<'_>) -> Result<Matcher, PatternError> {
+    fn operator(&mut self, name: &str, value: &Node<'_>) -> Result<Matcher, Refusal> {
         match name {
             "anything-but" => self.anything_but(value),
             "cidr" => self.network(value),
@@ -203,7 +315,7 @@ impl Reader {
         }
     }
 
-    fn anything_but(&mut self, node: &Node<'_>) -> Result<Matcher, PatternError> {
+    fn anything_but(&mut self, node: &Node<'_>) -> Result<Matcher, Refusal> {
         let refused = match node {
             Node::Text(_) | Node::Number(_) => vec![self.refused_value(node)?],
             Node::Array(nodes) if !nodes.is_empty() => {
@@ -233,7 +345,7 @@ impl Reader {
         Ok(Matcher::Not(refused))
     }
 
-    fn refused_value(&mut self, node: &Node<'_>) -> Result<Matcher, PatternError> {
+    fn refused_value(&mut self, node: &Node<'_>) -> Result<Matcher, Refusal> {
         match node {
             Node::Text(text) => Ok(Matcher::Text(text.to_string())),
             Node::Number(number) => Ok(Matcher::Number(*number)),
@@ -246,7 +358,7 @@ impl Reader {
         node: &Node<'_>,
         exact: fn(String) -> Matcher,
         ignoring_case: fn(String) -> Matcher,
-    ) -> Result<Matcher, PatternError> {
+    ) -> Result<Matcher, Refusal> {
         let Node::Object(members) = node else {
             return Ok(exact(self.text(node)?.to_string()));
         };
@@ -259,7 +371,7 @@ impl Reader {
         })
     }
 
-    fn wildcard(&mut self, node: &Node<'_>) -> Result<Matcher, PatternError> {
+    fn wildcard(&mut self, node: &Node<'_>) -> Result<Matcher, Refusal> {
         let text = self.text(node)?;
         let mut pieces = vec![String::new()];
         let mut characters = text.chars();
@@ -297,7 +409,7 @@ impl Reader {
         }))
     }
 
-    fn numeric(&mut self, node: &Node<'_>) -> Result<Matcher, PatternError> {
+    fn numeric(&mut self, node: &Node<'_>) -> Result<Matcher, Refusal> {
         const WANT: &str =
             "want [\"=\", 5], [\">\", 0], or two bounds such as [\">\", 0, \"<=\", 5]";
         let Node::Array(items) = node else {
@@ -336,7 +448,7 @@ impl Reader {
         Ok(Matcher::Range(Range { low, high }))
     }
 
-    fn network(&mut self, node: &Node<'_>) -> Result<Matcher, PatternError> {
+    fn network(&mut self, node: &Node<'_>) -> Result<Matcher, Refusal> {
         let text = self.text(node)?;
         let network = text.split_once('/').and_then(|(address, bits)| {
             let address = address.parse::<IpAddr>().ok()?;
@@ -348,14 +460,14 @@ impl Reader {
         }
     }
 
-    fn text<'n>(&self, node: &'n Node<'_>) -> Result<&'n str, PatternError> {
+    fn text<'n>(&self, node: &'n Node<'_>) -> Result<&'n str, Refusal> {
         match node {
             Node::Text(text) => Ok(text),
             _ => self.invalid("want a string"),
         }
     }
 
-    fn object<'n>(&mut self, node: &'n Node<'n>) -> Result<&'n Members<'n>, PatternError> {
+    fn object<'n>(&mut self, node: &'n Node<'n>) -> Result<&'n Members<'n>, Refusal> {
         let Node::Object(members) = node else {
             return self.invalid("want an object of fields");
         };
@@ -375,7 +487,7 @@ impl Reader {
     fn only_member<'n>(
         &self,
         members: &'n Members<'n>,
-    ) -> Result<(&'n str, &'n Node<'n>), PatternError> {
+    ) -> Result<(&'n str, &'n Node<'n>), Refusal> {
         match members {
             [(name, value)] => Ok((name, value)),
             _ => self.invalid("want exactly one operator, such as {\"prefix\": \"a\"}"),
@@ -385,8 +497,8 @@ impl Reader {
     fn each<T>(
         &mut self,
         nodes: &[Node<'_>],
-        mut read: impl FnMut(&mut Self, &Node<'_>) -> Result<T, PatternError>,
-    ) -> Result<Vec<T>, PatternError> {
+        mut read: impl FnMut(&mut Self, &Node<'_>) -> Result<T, Refusal>,
+    ) -> Result<Vec<T>, Refusal> {
         let mut items = Vec::with_capacity(nodes.len());
         for (index, node) in nodes.iter().enumerate() {
             self.path.push(Step::Index(index));
@@ -400,15 +512,15 @@ impl Reader {
     fn below<T>(
         &mut self,
         name: &str,
-        read: impl FnOnce(&mut Self) -> Result<T, PatternError>,
-    ) -> Result<T, PatternError> {
+        read: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         self.path.push(Step::Name(name.to_string()));
         let item = read(self)?;
         self.path.pop();
         Ok(item)
     }
 
-    fn invalid<T>(&self, reason: &str) -> Result<T, PatternError> {
+    fn invalid<T>(&self, reason: &str) -> Result<T, Refusal> {
         let mut path = String::new();
         for step in &self.path {
             let _infallible = match step {
@@ -420,10 +532,27 @@ impl Reader {
         if path.is_empty() {
             path.push_str("the top level");
         }
-        Err(PatternError::Invalid {
+        Err(Refusal {
             path,
             reason: reason.to_string(),
         })
+    }
+}
+
+/// The group that holds for the object under a name, new or there.
+fn below<'g>(group: &'g mut Group, name: &str) -> &'g mut Group {
+    let is_it = |field: &Field| field.name == name && matches!(field.test, Test::Object(_));
+    let place = group.fields.iter().position(is_it).unwrap_or_else(|| {
+        group.fields.push(Field {
+            name: name.to_string(),
+            test: Test::Object(Group::default()),
+        });
+        group.fields.len() - 1
+    });
+    match &mut group.fields[place].test {
+        Test::Object(below) => below,
+        // `place` is that of a field which `is_it`, or of the one that was pushed.
+        Test::Values(_) => unreachable!("an object was found or made"),
     }
 }
 

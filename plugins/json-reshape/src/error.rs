@@ -9,7 +9,14 @@ use std::fmt;
 #[non_exhaustive]
 pub enum ConfigError {
     /// It is not JSON.
-    Syntax(serde_json::Error),
+    Syntax {
+        /// What is wrong.
+        what: &'static str,
+        /// Line, counted from 1.
+        line: usize,
+        /// Column in characters, counted from 1.
+        column: usize,
+    },
     /// It is JSON, but says nothing that can be done.
     Invalid {
         /// Where: member names joined by dots, with indexes of arrays in brackets.
@@ -22,26 +29,15 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Syntax(error) => write!(f, "not JSON: {error}"),
+            Self::Syntax { what, line, column } => {
+                write!(f, "not JSON: {what} at line {line}, column {column}")
+            }
             Self::Invalid { path, reason } => write!(f, "at {path}: {reason}"),
         }
     }
 }
 
-impl Error for ConfigError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Syntax(error) => Some(error),
-            Self::Invalid { .. } => None,
-        }
-    }
-}
-
-impl From<serde_json::Error> for ConfigError {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Syntax(error)
-    }
-}
+impl Error for ConfigError {}
 
 /// A place in the configuration, as a chain back to the top.
 #[derive(Clone, Copy)]

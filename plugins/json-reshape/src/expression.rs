@@ -1,33 +1,35 @@
 //! Templates and what can be computed in them. A template is JSON in which an object with one member named `$…` stands
 //! for a computed value; everything else stands for itself.
 
-use serde_json::{Map, Number, Value};
+use std::borrow::Cow;
+
 use tidegate_plugin::Event;
 
 use crate::error::{ConfigError, Path};
 use crate::pointer::Pointer;
+use crate::value::{Number, Text, Value};
 
 /// What an expression can look at.
 #[derive(Clone, Copy)]
 pub(crate) struct Scope<'a> {
     pub(crate) event: &'a Event,
     /// The event's payload.
-    pub(crate) document: &'a Value,
+    pub(crate) document: &'a Value<'a>,
     /// The element an event is being made for, or the payload.
-    pub(crate) item: &'a Value,
+    pub(crate) item: &'a Value<'a>,
     pub(crate) index: usize,
 }
 
 /// A template, with the text of its own place for the reasons it may give.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Expression {
     path: String,
     kind: Kind,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 enum Kind {
-    Constant(Value),
+    Constant(Value<'static>),
     Object(Vec<(String, Expression)>),
     Array(Vec<Expression>),
     Get(Pointer),
@@ -105,14 +107,14 @@ const FUNCTIONS: [(&str, Function, usize, usize); 22] = {
 
 impl Expression {
     /// Reads a template.
-    pub(crate) fn parse(template: &Value, path: &Path<'_>) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(template: &Value<'_>, path: &Path<'_>) -> Result<Self, ConfigError> {
         let kind = match template {
             Value::Object(members) => match operator(members) {
-                Some((name, operand)) => parse_operator(name, operand, &path.name(name))?,
+                Some((name, operand)) => parse_operator(&name, operand, &path.name(&name))?,
                 None => parse_object(members, path)?,
             },
             Value::Array(elements) => Kind::Array(parse_all(elements, path)?),
-            constant => Kind::Constant(constant.clone()),
+            constant => Kind::Constant(constant.clone().into_owned()),
         };
         Ok(Self {
             path: path.to_string(),
@@ -124,14 +126,14 @@ impl Expression {
     ///
     /// # Errors
     /// The reason for which the event cannot be reshaped.
-    pub(crate) fn evaluate(&self, scope: Scope<'_>) -> Result<Option<Value>, String> {
+    pub(crate) fn evaluate<'s>(&'s self, scope: Scope<'s>) -> Result<Option<Value<'s>>, String> {
         Ok(match &self.kind {
             Kind::Constant(value) => Some(value.clone()),
             Kind::Object(members) => {
-                let mut object = Map::new();
+                let mut object = Vec::with_capacity(members.len());
                 for (name, expression) in members {
                     if let Some(value) = expression.evaluate(scope)? {
-                        object.insert(name.clone(), value);
+                        object.push((Text::plain(name.as_str()), value));
                     }
                 }
                 Some(Value::Object(object))
@@ -139,14 +141,14 @@ impl Expression {
             Kind::Array(elements) => {
                 let mut array = Vec::with_capacity(elements.len());
                 for expression in elements {
-                    array.push(expression.evaluate(scope)?.unwrap_or_default());
+                    array.push(expression.evaluate(scope)?.unwrap_or(Value::Null));
                 }
                 Some(Value::Array(array))
             }
-            Kind::Get(pointer) => pointer.get(scope.document).cloned(),
-            Kind::Item(pointer) => pointer.get(scope.item).cloned(),
-            Kind::Index => Some(scope.index.into()),
-            Kind::Header(name) => scope.event.header(name).map(Value::from),
+            Kind::Get(pointer) => pointer.read(scope.document),
+            Kind::Item(pointer) => pointer.read(scope.item),
+            Kind::Index => Some(Value::integer(scope.index as u64)),
+            Kind::Header(name) => scope.event.header(name).map(Value::text),
             Kind::About(about) => about.of(scope.event),
             Kind::Call(function, arguments) => self.call(*function, arguments, scope)?,
         })
@@ -165,16 +167,16 @@ impl Expression {
         match self.evaluate(scope)? {
             None | Some(Value::Null | Value::Bool(false)) => Ok(false),
             Some(Value::Bool(true)) => Ok(true),
-            Some(other) => self.fail(&format!("want true or false, got {}", sort(&other))),
+            Some(other) => self.fail(&format!("want true or false, got {}", other.sort())),
         }
     }
 
-    fn call(
-        &self,
+    fn call<'s>(
+        &'s self,
         function: Function,
-        arguments: &[Self],
-        scope: Scope<'_>,
-    ) -> Result<Option<Value>, String> {
+        arguments: &'s [Self],
+        scope: Scope<'s>,
+    ) -> Result<Option<Value<'s>>, String> {
         let [first, ..] = arguments else {
             return self.fail("takes an argument");
         };
@@ -194,12 +196,12 @@ impl Expression {
                 for argument in arguments {
                     text += &argument.to_text(argument.needed(scope)?)?;
                 }
-                text.into()
+                Value::text(text)
             }
-            Function::Upper => first.needed_text(scope)?.to_uppercase().into(),
-            Function::Lower => first.needed_text(scope)?.to_lowercase().into(),
-            Function::Length => first.length(scope)?.into(),
-            Function::Text => first.to_text(first.needed(scope)?)?.into(),
+            Function::Upper => Value::text(first.needed_text(scope)?.to_uppercase()),
+            Function::Lower => Value::text(first.needed_text(scope)?.to_lowercase()),
+            Function::Length => Value::integer(first.length(scope)? as u64),
+            Function::Text => Value::text(first.to_text(first.needed(scope)?)?),
             Function::Number => Value::Number(first.to_number(first.needed(scope)?)?),
             Function::Coalesce => {
                 for argument in arguments {
@@ -225,22 +227,22 @@ impl Expression {
             Function::And => {
                 for argument in arguments {
                     if !argument.evaluate_condition(scope)? {
-                        return Ok(Some(false.into()));
+                        return Ok(Some(Value::Bool(false)));
                     }
                 }
-                true.into()
+                Value::Bool(true)
             }
             Function::Or => {
                 for argument in arguments {
                     if argument.evaluate_condition(scope)? {
-                        return Ok(Some(true.into()));
+                        return Ok(Some(Value::Bool(true)));
                     }
                 }
-                false.into()
+                Value::Bool(false)
             }
-            Function::Not => (!first.evaluate_condition(scope)?).into(),
-            Function::Exists => first.evaluate(scope)?.is_some().into(),
-            _ => self.compare(function, arguments, scope)?.into(),
+            Function::Not => Value::Bool(!first.evaluate_condition(scope)?),
+            Function::Exists => Value::Bool(first.evaluate(scope)?.is_some()),
+            _ => Value::Bool(self.compare(function, arguments, scope)?),
         }))
     }
 
@@ -256,19 +258,16 @@ impl Expression {
         };
         let (left, right) = (left.evaluate(scope)?, right.evaluate(scope)?);
         let order = match (&left, &right) {
-            (Some(Value::Number(left)), Some(Value::Number(right))) => {
-                match (as_integer(left), as_integer(right)) {
-                    (Some(left), Some(right)) => Some(left.cmp(&right)),
-                    _ => left
-                        .as_f64()
-                        .zip(right.as_f64())
-                        .and_then(|(left, right)| left.partial_cmp(&right)),
-                }
+            (Some(Value::Number(left)), Some(Value::Number(right))) => Some(left.order(right)),
+            (Some(Value::Text(left)), Some(Value::Text(right))) => {
+                Some(left.decode().cmp(&right.decode()))
             }
-            (Some(Value::String(left)), Some(Value::String(right))) => Some(left.cmp(right)),
             _ => None,
         };
-        let is_equal = order.map_or(left == right, |order| order.is_eq());
+        let is_equal = match (&left, &right) {
+            (Some(left), Some(right)) => left.equals(right),
+            (left, right) => left.is_none() && right.is_none(),
+        };
         match (function, order) {
             (Function::Equal, _) => Ok(is_equal),
             (Function::NotEqual, _) => Ok(!is_equal),
@@ -277,21 +276,22 @@ impl Expression {
             (Function::Greater, Some(order)) => Ok(order.is_gt()),
             (Function::GreaterOrEqual, Some(order)) => Ok(order.is_ge()),
             _ => {
-                let name = |value: &Option<Value>| value.as_ref().map_or("nothing", sort);
+                let name =
+                    |value: &Option<Value<'_>>| value.as_ref().map_or("nothing", Value::sort);
                 let (left, right) = (name(&left), name(&right));
                 self.fail(&format!("cannot compare {left} with {right}"))
             }
         }
     }
 
-    fn fold_numbers(
-        &self,
-        arguments: &[Self],
-        scope: Scope<'_>,
+    fn fold_numbers<'s>(
+        &'s self,
+        arguments: &'s [Self],
+        scope: Scope<'s>,
         exact: fn(i128, i128) -> Option<i128>,
         approximate: fn(f64, f64) -> f64,
-    ) -> Result<Value, String> {
-        let mut result: Option<Number> = None;
+    ) -> Result<Value<'s>, String> {
+        let mut result: Option<Number<'s>> = None;
         for argument in arguments {
             let Value::Number(number) = argument.needed(scope)? else {
                 return argument.fail("want a number; $number makes one of text");
@@ -300,25 +300,20 @@ impl Expression {
                 result = Some(number);
                 continue;
             };
-            let integers = as_integer(&before).zip(as_integer(&number));
-            result = Some(
-                match integers.and_then(|(left, right)| number_of(exact(left, right)?)) {
-                    Some(integer) => integer,
-                    None => {
-                        let left = before.as_f64().unwrap_or(f64::NAN);
-                        let right = number.as_f64().unwrap_or(f64::NAN);
-                        match Number::from_f64(approximate(left, right)) {
-                            Some(number) => number,
-                            None => return self.fail("the result is no finite number"),
-                        }
-                    }
+            let integers = before.as_integer().zip(number.as_integer());
+            let exact = integers.and_then(|(left, right)| fitting(exact(left, right)?));
+            result = Some(match exact {
+                Some(integer) => Number::of_integer(integer),
+                None => match Number::of_f64(approximate(before.as_f64(), number.as_f64())) {
+                    Some(number) => number,
+                    None => return self.fail("the result is no finite number"),
                 },
-            );
+            });
         }
         Ok(result.map_or(Value::Null, Value::Number))
     }
 
-    fn needed(&self, scope: Scope<'_>) -> Result<Value, String> {
+    fn needed<'s>(&'s self, scope: Scope<'s>) -> Result<Value<'s>, String> {
         match self.evaluate(scope)? {
             Some(value) => Ok(value),
             None => self.fail(&format!(
@@ -330,38 +325,41 @@ impl Expression {
 
     fn needed_text(&self, scope: Scope<'_>) -> Result<String, String> {
         match self.needed(scope)? {
-            Value::String(text) => Ok(text),
-            other => self.fail(&format!("want a text, got {}", sort(&other))),
+            Value::Text(text) => Ok(text.decode().into_owned()),
+            other => self.fail(&format!("want a text, got {}", other.sort())),
         }
     }
 
     /// Characters of a text, elements of an array, members of an object.
     fn length(&self, scope: Scope<'_>) -> Result<usize, String> {
         match self.needed(scope)? {
-            Value::String(text) => Ok(text.chars().count()),
+            Value::Text(text) => Ok(text.decode().chars().count()),
             Value::Array(elements) => Ok(elements.len()),
             Value::Object(members) => Ok(members.len()),
-            other => self.fail(&format!("{} has no length", sort(&other))),
+            other => self.fail(&format!("{} has no length", other.sort())),
         }
     }
 
-    fn to_text(&self, value: Value) -> Result<String, String> {
+    fn to_text(&self, value: Value<'_>) -> Result<String, String> {
         match value {
-            Value::String(text) => Ok(text),
-            Value::Number(number) => Ok(number.to_string()),
+            Value::Text(text) => Ok(text.decode().into_owned()),
+            Value::Number(number) => Ok(number.as_str().to_string()),
             Value::Bool(value) => Ok(value.to_string()),
-            other => self.fail(&format!("cannot make a text of {}", sort(&other))),
+            other => self.fail(&format!("cannot make a text of {}", other.sort())),
         }
     }
 
-    fn to_number(&self, value: Value) -> Result<Number, String> {
+    fn to_number<'s>(&self, value: Value<'s>) -> Result<Number<'s>, String> {
         match value {
             Value::Number(number) => Ok(number),
-            Value::String(text) => match serde_json::from_str(text.trim()) {
-                Ok(number) => Ok(number),
-                Err(_) => self.fail(&format!("{text:?} is no number")),
-            },
-            other => self.fail(&format!("cannot make a number of {}", sort(&other))),
+            Value::Text(text) => {
+                let text = text.decode();
+                match Number::parse(text.trim()) {
+                    Some(number) => Ok(number.into_owned()),
+                    None => self.fail(&format!("{text:?} is no number")),
+                }
+            }
+            other => self.fail(&format!("cannot make a number of {}", other.sort())),
         }
     }
 
@@ -379,38 +377,48 @@ impl Expression {
 }
 
 impl About {
-    fn of(self, event: &Event) -> Option<Value> {
+    fn of(self, event: &Event) -> Option<Value<'_>> {
         match self {
-            Self::Topic => Some(event.topic.as_str().into()),
-            Self::Sequence => Some(event.sequence.into()),
-            Self::Time => Some(event.time.into()),
-            Self::Key => event.key_str().map(Value::from),
-            Self::ContentType => event.content_type.as_deref().map(Value::from),
+            Self::Topic => Some(Value::text(event.topic.as_str())),
+            Self::Sequence => Some(Value::integer(event.sequence)),
+            Self::Time => Some(Value::integer(event.time)),
+            Self::Key => event.key_str().map(Value::text),
+            Self::ContentType => event.content_type.as_deref().map(Value::text),
         }
     }
 }
 
+/// An object's members.
+type Members<'a> = [(Text<'a>, Value<'a>)];
+
 /// The operator of an object that is one: its only member begins with `$`.
-fn operator(members: &Map<String, Value>) -> Option<(&str, &Value)> {
-    let (name, operand) = members.iter().next()?;
-    (members.len() == 1 && name.starts_with('$')).then_some((name, operand))
+fn operator<'v, 'a>(members: &'v Members<'a>) -> Option<(Cow<'v, str>, &'v Value<'a>)> {
+    let [(name, operand)] = members else {
+        return None;
+    };
+    let name = name.decode();
+    name.starts_with('$').then_some((name, operand))
 }
 
-fn parse_object(members: &Map<String, Value>, path: &Path<'_>) -> Result<Kind, ConfigError> {
-    let mut object = Vec::with_capacity(members.len());
+fn parse_object(members: &Members<'_>, path: &Path<'_>) -> Result<Kind, ConfigError> {
+    let mut object: Vec<(String, Expression)> = Vec::with_capacity(members.len());
     for (name, value) in members {
-        let path = path.name(name);
+        let name = name.decode();
+        let path = path.name(&name);
         if name.starts_with('$') {
             return Err(path.invalid(
                 "an operator stands alone in its object; $literal keeps a name that begins with `$`",
             ));
         }
-        object.push((name.clone(), Expression::parse(value, &path)?));
+        if object.iter().any(|(earlier, _)| *earlier == name) {
+            return Err(path.invalid("this name stands twice in one object"));
+        }
+        object.push((name.clone().into_owned(), Expression::parse(value, &path)?));
     }
     Ok(Kind::Object(object))
 }
 
-fn parse_all(elements: &[Value], path: &Path<'_>) -> Result<Vec<Expression>, ConfigError> {
+fn parse_all(elements: &[Value<'_>], path: &Path<'_>) -> Result<Vec<Expression>, ConfigError> {
     elements
         .iter()
         .enumerate()
@@ -418,9 +426,9 @@ fn parse_all(elements: &[Value], path: &Path<'_>) -> Result<Vec<Expression>, Con
         .collect()
 }
 
-fn parse_operator(name: &str, operand: &Value, path: &Path<'_>) -> Result<Kind, ConfigError> {
+fn parse_operator(name: &str, operand: &Value<'_>, path: &Path<'_>) -> Result<Kind, ConfigError> {
     match name {
-        "$literal" => Ok(Kind::Constant(operand.clone())),
+        "$literal" => Ok(Kind::Constant(operand.clone().into_owned())),
         "$get" => parse_pointer(operand, path).map(Kind::Get),
         "$item" => parse_pointer(operand, path).map(Kind::Item),
         "$index" => match operand {
@@ -428,10 +436,10 @@ fn parse_operator(name: &str, operand: &Value, path: &Path<'_>) -> Result<Kind, 
             _ => Err(path.invalid("want true")),
         },
         "$header" => match operand {
-            Value::String(name) => Ok(Kind::Header(name.clone())),
+            Value::Text(name) => Ok(Kind::Header(name.decode().into_owned())),
             _ => Err(path.invalid("want the name of a header")),
         },
-        "$event" => match operand.as_str() {
+        "$event" => match operand.as_text().as_deref() {
             Some("topic") => Ok(Kind::About(About::Topic)),
             Some("sequence") => Ok(Kind::About(About::Sequence)),
             Some("time") => Ok(Kind::About(About::Time)),
@@ -443,7 +451,7 @@ fn parse_operator(name: &str, operand: &Value, path: &Path<'_>) -> Result<Kind, 
     }
 }
 
-fn parse_call(name: &str, operand: &Value, path: &Path<'_>) -> Result<Kind, ConfigError> {
+fn parse_call(name: &str, operand: &Value<'_>, path: &Path<'_>) -> Result<Kind, ConfigError> {
     let Some((_, function, least, most)) = FUNCTIONS.iter().find(|entry| entry.0 == name) else {
         let names: Vec<_> = FUNCTIONS.iter().map(|entry| entry.0).collect();
         return Err(path.invalid(format!(
@@ -466,36 +474,20 @@ fn parse_call(name: &str, operand: &Value, path: &Path<'_>) -> Result<Kind, Conf
 }
 
 /// Reads a pointer.
-pub(crate) fn parse_pointer(value: &Value, path: &Path<'_>) -> Result<Pointer, ConfigError> {
-    let Value::String(text) = value else {
+pub(crate) fn parse_pointer(value: &Value<'_>, path: &Path<'_>) -> Result<Pointer, ConfigError> {
+    let Some(text) = value.as_text() else {
         return Err(path.invalid("want a JSON pointer, such as \"/customer/name\""));
     };
-    Pointer::parse(text).map_err(|reason| path.invalid(reason))
+    Pointer::parse(&text).map_err(|reason| path.invalid(reason))
 }
 
-/// An integer of 64 bits, with a sign or without.
-fn as_integer(number: &Number) -> Option<i128> {
-    let signed = number.as_i64().map(i128::from);
-    signed.or_else(|| number.as_u64().map(i128::from))
-}
-
-fn number_of(integer: i128) -> Option<Number> {
-    let signed = i64::try_from(integer).ok().map(Number::from);
-    signed.or_else(|| u64::try_from(integer).ok().map(Number::from))
+/// An integer, if it fits 64 bits, with a sign or without.
+fn fitting(integer: i128) -> Option<i128> {
+    let fits = i64::try_from(integer).is_ok() || u64::try_from(integer).is_ok();
+    fits.then_some(integer)
 }
 
 /// Exact only if nothing is left over.
 fn divide(left: i128, right: i128) -> Option<i128> {
     (left.checked_rem(right)? == 0).then(|| left.checked_div(right))?
-}
-
-fn sort(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
 }

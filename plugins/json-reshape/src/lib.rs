@@ -8,6 +8,7 @@ mod error;
 mod expression;
 mod pointer;
 mod reshape;
+mod value;
 
 pub use config::Reshape;
 pub use error::ConfigError;

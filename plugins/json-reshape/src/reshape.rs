@@ -1,10 +1,12 @@
 //! From an event to what it becomes.
 
-use serde_json::{Map, Value};
+use tidegate_json_scanner::line_and_column;
 use tidegate_plugin::{Emitted, Event, Failure, Header, Outcome, Output, Transform};
 
-use crate::config::{Payload, Reshape};
+use crate::config::{Edits, Payload, Reshape};
 use crate::expression::Scope;
+use crate::pointer::pick;
+use crate::value::Value;
 
 impl Transform for Reshape {
     fn configure(config: &str) -> Result<Self, String> {
@@ -12,8 +14,8 @@ impl Transform for Reshape {
     }
 
     fn apply(&self, event: &Event) -> Result<Outcome, Failure> {
-        let document = serde_json::from_slice(&event.payload)
-            .map_err(|error| format!("the payload is not JSON: {error}"))?;
+        let document =
+            parse(&event.payload).map_err(|reason| format!("the payload is not JSON: {reason}"))?;
         let whole = Scope {
             event,
             document: &document,
@@ -60,7 +62,7 @@ impl Reshape {
                 Some(content_type) => content_type.evaluate_text(scope)?,
             },
             headers: self.headers(scope)?,
-            payload: self.payload(scope)?.to_string().into_bytes(),
+            payload: self.payload(scope)?.to_json().into_bytes(),
         };
         let output = match &self.output {
             None => None,
@@ -88,50 +90,68 @@ impl Reshape {
         Ok(headers)
     }
 
-    fn payload(&self, scope: Scope<'_>) -> Result<Value, String> {
-        let (pick, remove, rename, set) = match &self.payload {
-            Payload::Template(template) => {
-                return Ok(template.evaluate(scope)?.unwrap_or_default());
-            }
-            Payload::Edits {
-                pick,
-                remove,
-                rename,
-                set,
-            } => (pick, remove, rename, set),
-        };
-        let mut payload = match pick {
+    fn payload<'s>(&'s self, scope: Scope<'s>) -> Result<Value<'s>, String> {
+        match &self.payload {
+            Payload::Template(template) => Ok(template.evaluate(scope)?.unwrap_or(Value::Null)),
+            Payload::Edits(edits) => edits.apply(scope),
+        }
+    }
+}
+
+impl Edits {
+    fn apply<'s>(&'s self, scope: Scope<'s>) -> Result<Value<'s>, String> {
+        let mut payload = match &self.pick {
             None => scope.item.clone(),
-            Some(pointers) => {
-                let mut picked = Value::Object(Map::new());
-                for pointer in pointers {
-                    if let Some(value) = pointer.get(scope.item) {
-                        pointer.set(&mut picked, value.clone())?;
-                    }
-                }
-                picked
-            }
+            Some(pointers) => pick(pointers, scope.item).unwrap_or(match scope.item {
+                Value::Array(_) => Value::Array(Vec::new()),
+                _ => Value::Object(Vec::new()),
+            }),
         };
-        for pointer in remove {
-            pointer.remove(&mut payload);
+        // Everything is taken out before anything is put anywhere, and places in arrays stay until then: so all pointers mean
+        // the payload as it came, and what is renamed out of something that is removed stays.
+        let mut taken = Vec::new();
+        let mut moved = Vec::new();
+        for (from, to) in &self.rename {
+            from.take(&mut payload, &mut taken);
+            moved.extend(
+                taken
+                    .drain(..)
+                    .map(|(stars, value)| (to.with(&stars), value)),
+            );
         }
-        for (from, to) in rename {
-            if let Some(value) = from.remove(&mut payload) {
-                to.set(&mut payload, value)?;
-            }
+        for pointer in &self.remove {
+            pointer.take(&mut payload, &mut taken);
         }
-        for (pointer, expression) in set {
+        let is_changed = !moved.is_empty() || !taken.is_empty();
+        // What is moved into something else that is moved comes behind it.
+        moved.sort_by_key(|(to, _)| to.depth());
+        for (to, value) in moved {
+            to.set(&mut payload, &value)?;
+        }
+        if is_changed {
+            payload.sweep();
+        }
+        for (pointer, expression) in &self.set {
             if let Some(value) = expression.evaluate(scope)? {
-                pointer.set(&mut payload, value)?;
+                pointer.set(&mut payload, &value)?;
             }
         }
         Ok(payload)
     }
 }
 
+fn parse(payload: &[u8]) -> Result<Value<'_>, String> {
+    let text = std::str::from_utf8(payload)
+        .map_err(|error| format!("byte {} is not UTF-8", error.valid_up_to()))?;
+    Value::parse(text).map_err(|malformed| {
+        let (line, column) = line_and_column(text, malformed.offset);
+        format!("{} at line {line}, column {column}", malformed.what)
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -230,6 +250,146 @@ mod tests {
             ORDER,
             json!({"customer": {"name": "Anna"}, "order": {"number": 7, "lines": 2}, "source": "shop"}),
         );
+    }
+
+    /// Asserts the very text of the payload that `config` makes of `input`.
+    fn check_text(config: &str, input: &str, want: &str) {
+        let reshape = Reshape::parse(config).unwrap_or_else(|error| panic!("{config}: {error}"));
+        match reshape.apply(&event(input)) {
+            Ok(Outcome::Replace(output)) => {
+                assert_eq!(String::from_utf8_lossy(&output.payload), want, "{config}");
+            }
+            other => panic!("{config}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_that_was_not_named() {
+        // Numbers, escapes, order, repetitions.
+        check_text(
+            r#"{"remove": ["/x"]}"#,
+            r#"{"z": 1e400, "x": 0, "b": -0.10, "n": 123456789012345678901234567890, "s": "\ud800\u0041", "b": 2}"#,
+            r#"{"z":1e400,"b":-0.10,"n":123456789012345678901234567890,"s":"\ud800\u0041","b":2}"#,
+        );
+        check_text(r#"{"key": "k"}"#, " [1.0, 1E5] ", "[1.0,1E5]");
+        check_text(
+            r#"{"pick": ["/b", "/a"]}"#,
+            r#"{"a": 1.50, "c": 1, "b": 2e0}"#,
+            r#"{"a":1.50,"b":2e0}"#,
+        );
+        check_text(
+            r#"{"payload": {"b": {"$get": "/n"}, "a": {"$text": {"$get": "/n"}}}}"#,
+            r#"{"n": 1e400}"#,
+            r#"{"b":1e400,"a":"1e400"}"#,
+        );
+    }
+
+    #[test]
+    fn all_pointers_mean_the_payload_as_it_came() {
+        let check = |config: &str, want: &str| {
+            check_text(
+                config,
+                r#"{"a": {"b": 1, "c": 2}, "l": [0, 1, 2], "x": 9}"#,
+                want,
+            );
+        };
+        // The child that is renamed stays when its parent goes, in whatever order the two are written.
+        check(
+            r#"{"remove": ["/a"], "rename": {"/a/b": "/b"}}"#,
+            r#"{"l":[0,1,2],"x":9,"b":1}"#,
+        );
+        check(
+            r#"{"rename": {"/a/b": "/a/z"}, "remove": ["/a"]}"#,
+            r#"{"a":{"z":1},"l":[0,1,2],"x":9}"#,
+        );
+        check(
+            r#"{"rename": {"/a": "/n", "/a/b": "/b"}}"#,
+            r#"{"l":[0,1,2],"x":9,"b":1,"n":{"c":2}}"#,
+        );
+        check(
+            r#"{"rename": {"/a/b": "/a/c", "/a/c": "/a/b"}}"#,
+            r#"{"a":{"b":2,"c":1},"l":[0,1,2],"x":9}"#,
+        );
+        // What is removed is what was there, not what comes there.
+        check(
+            r#"{"rename": {"/a": "/x"}, "remove": ["/x"]}"#,
+            r#"{"l":[0,1,2],"x":{"b":1,"c":2}}"#,
+        );
+        check(
+            r#"{"rename": {"/a/b": "/x/in", "/a": "/x"}}"#,
+            r#"{"l":[0,1,2],"x":{"c":2,"in":1}}"#,
+        );
+    }
+
+    #[test]
+    fn places_in_arrays_are_those_of_before() {
+        let check = |config: &str, want: &str| check_text(config, r#"{"l": [0, 1, 2]}"#, want);
+        check(r#"{"remove": ["/l/0", "/l/1"]}"#, r#"{"l":[2]}"#);
+        check(
+            r#"{"rename": {"/l/0": "/a", "/l/1": "/b"}}"#,
+            r#"{"l":[2],"a":0,"b":1}"#,
+        );
+        check(
+            r#"{"remove": ["/l/0"], "rename": {"/l/1": "/l/2"}, "set": {"/l/-": 7}}"#,
+            r#"{"l":[1,7]}"#,
+        );
+        check(r#"{"pick": ["/l/2", "/l/0"]}"#, r#"{"l":[0,2]}"#);
+    }
+
+    #[test]
+    fn a_star_is_every_element_or_member() {
+        let check = |config: &str, want: &str| {
+            check_text(
+                config,
+                r#"{"items": [{"sku": "a", "card": 1}, {"sku": "b"}, 5], "by": {"x": {"card": 2}, "y": {}}}"#,
+                want,
+            );
+        };
+        check(
+            r#"{"remove": ["/items/*/card", "/*/*/card", "/none/*"]}"#,
+            r#"{"items":[{"sku":"a"},{"sku":"b"},5],"by":{"x":{},"y":{}}}"#,
+        );
+        check(
+            r#"{"remove": ["/items/*"]}"#,
+            r#"{"items":[],"by":{"x":{"card":2},"y":{}}}"#,
+        );
+        check(
+            r#"{"pick": ["/items/*/sku", "/by/*/card"]}"#,
+            r#"{"items":[{"sku":"a"},{"sku":"b"}],"by":{"x":{"card":2}}}"#,
+        );
+        check(
+            r#"{"rename": {"/items/*/sku": "/items/*/id", "/by/*/card": "/cards/*"}, "remove": ["/items/2", "/by"]}"#,
+            r#"{"items":[{"card":1,"id":"a"},{"id":"b"}],"cards":{"x":2}}"#,
+        );
+        check(
+            r#"{"pick": ["/by"], "set": {"/by/*/seen": true, "/none/*": 1}}"#,
+            r#"{"by":{"x":{"card":2,"seen":true},"y":{"seen":true}}}"#,
+        );
+        check(
+            r#"{"payload": [{"$get": "/items/*/sku"}, {"$get": "/items/*/no"}, {"$length": {"$item": "/by/*"}}]}"#,
+            r#"[["a","b"],null,2]"#,
+        );
+        check_rejected(
+            json!({"set": {"/items/*/x": 1}}),
+            r#"{"items": [{}, 5]}"#,
+            "cannot set /items/*/x: what is above x",
+        );
+        check_text(
+            r#"{"remove": ["/~2"]}"#,
+            r#"{"*": 1, "a": 2}"#,
+            r#"{"a":2}"#,
+        );
+    }
+
+    #[test]
+    fn a_repeated_member_is_taken_with_all_it_says() {
+        let check = |config: &str, want: &str| {
+            check_text(config, r#"{"a": 1, "b": 0, "a": {"c": 2}}"#, want);
+        };
+        check(r#"{"remove": ["/a"]}"#, r#"{"b":0}"#);
+        check(r#"{"set": {"/a": 3}}"#, r#"{"b":0,"a":3}"#);
+        check(r#"{"rename": {"/a": "/d"}}"#, r#"{"b":0,"d":{"c":2}}"#);
+        check(r#"{"payload": {"$get": "/a/c"}}"#, "2");
     }
 
     #[test]
@@ -495,5 +655,27 @@ mod tests {
             "at headers.a.$event: want topic",
         );
         check(r#"{"each": 5}"#, "at each: want a JSON pointer");
+        check(r#"{"each": "/a/*"}"#, "at each: `*` cannot stand here");
+        check(
+            r#"{"rename": {"/a/*": "/b"}}"#,
+            "at rename./a/*: /a/* and /b differ in how many `*`",
+        );
+        check(
+            r#"{"rename": {"/a": "/c", "/b": "/c"}}"#,
+            "at rename./b: something else is renamed to /c too",
+        );
+        check(
+            r#"{"set": {"/a": 1, "/a": 2}}"#,
+            "at set./a: this name stands twice",
+        );
+        check(
+            r#"{"key": "a", "key": "b"}"#,
+            "at key: this name stands twice",
+        );
+        check(
+            r#"{"payload": {"a": 1, "\u0061": 2}}"#,
+            "at payload.a: this name stands twice",
+        );
+        check("{\n \"a\":}", "not JSON: want a value at line 2, column 6");
     }
 }

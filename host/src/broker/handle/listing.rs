@@ -180,7 +180,10 @@ impl Broker {
     pub fn metrics_of_state(&self, who: &Principal) -> Vec<Family> {
         let subscriptions = self.subscriptions(who, None, usize::MAX);
         let mut plugins = self.0.plugins.loaded.stats();
-        plugins.retain(|stats| self.seen_plugin(who, &stats.digest.to_string()).is_ok());
+        // Without a name is what is being uploaded, which may be refused yet.
+        plugins.retain(|stats| {
+            !stats.label.is_empty() && self.seen_plugin(who, &stats.digest.to_string()).is_ok()
+        });
         let mut families = gauges::of_subscriptions(&subscriptions);
         families.extend(gauges::of_plugins(&plugins));
         let policy = &self.0.policy;

@@ -7,7 +7,6 @@ use super::Broker;
 use crate::auth::{Action, rights};
 use crate::broker::error::{ChangeError, NotFound, Unavailable};
 use crate::broker::plugin_store::uploads::UploadPlace;
-use crate::broker::spec_validation::world_name;
 use crate::domain::{
     Name, Owner, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, Principal,
 };
@@ -230,7 +229,7 @@ impl Broker {
         let sees_holdings = owner.is_none() || rights::owns_plugin(policy, who, owner);
         Ok(PluginDetails {
             holds: sees_holdings.then(|| self.holdings(&info)),
-            wit: format!("{WIT_PACKAGE}/{}", world_name(info.world)),
+            wit: format!("{WIT_PACKAGE}/{}", info.world.word()),
             limits: PluginBounds {
                 memory_bytes_max: count(limits.memory_bytes_max),
                 deadline_base_ms: time(limits.call_base.as_millis()),
@@ -277,6 +276,12 @@ fn check_name(name: &str) -> Result<(), ChangeError> {
     if name.contains(['@', ':', '/']) {
         return Err(ChangeError::Invalid(format!(
             "a plugin's name must not contain `@`, `:` or `/`: `{name}`"
+        )));
+    }
+    if name.parse::<Digest>().is_ok() {
+        return Err(ChangeError::Invalid(format!(
+            "a plugin's name must not be 64 hexadecimal digits, which mean the plugin with this digest: `{name}`; choose \
+             another one"
         )));
     }
     Ok(())

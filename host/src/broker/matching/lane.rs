@@ -74,8 +74,8 @@ pub(super) trait Neighbours: Send + Sync {
         nothing_said: &dyn Fn() -> bool,
     ) -> bool;
 
-    /// Whether a ward that has nobody left may end: nobody is on the way to it.
-    fn close(&self, ward: LaneId, nothing_said: &dyn Fn() -> bool) -> bool;
+    /// Whether a lane that has nobody left may end: nobody is on the way to it.
+    fn close(&self, id: LaneId, nothing_said: &dyn Fn() -> bool) -> bool;
 }
 
 /// A lane at work.

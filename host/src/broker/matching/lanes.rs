@@ -199,11 +199,13 @@ impl Neighbours for Others {
         true
     }
 
-    fn close(&self, ward: LaneId, nothing_said: &dyn Fn() -> bool) -> bool {
+    fn close(&self, id: LaneId, nothing_said: &dyn Fn() -> bool) -> bool {
         let mut running = lock(&self.0.running);
         let nobody_comes = nothing_said();
-        if nobody_comes {
-            running.wards.close(ward);
+        if nobody_comes && id.is_apart() {
+            running.wards.close(id);
+        } else if nobody_comes {
+            running.common.remove(&id.digest);
         }
         nobody_comes
     }

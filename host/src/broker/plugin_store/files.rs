@@ -69,7 +69,16 @@ impl PluginFiles {
 
     /// Reads a plugin; one whose bytes are not what its name says is an error.
     pub(crate) fn read(&self, digest: &Digest) -> io::Result<Bytes> {
-        let bytes = self.fs.read(&self.path(digest))?;
+        let bytes = self.fs.read(&self.path(digest)).map_err(|error| {
+            let path = self.path(digest);
+            let problem = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    format!("{} is missing; upload the plugin again", path.display())
+                }
+                _ => format!("cannot read {}: {error}", path.display()),
+            };
+            io::Error::new(error.kind(), problem)
+        })?;
         if Sha256::digest(&bytes)[..] != digest.0 {
             let problem = format!(
                 "{} is damaged; upload the plugin again",

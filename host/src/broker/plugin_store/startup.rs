@@ -42,7 +42,9 @@ impl PluginStore {
         for plugin in self.all() {
             self.account_for(&plugin);
             let loaded = self.load(&plugin).instrument(span_of(&plugin.name));
-            if let Err(error) = loaded.await {
+            let loaded = loaded.await;
+            self.call_by_name(&self.catalog(), &plugin.digest);
+            if let Err(error) = loaded {
                 tracing::error!(plugin = %plugin.name, version = plugin.version, error, "a plugin does not load; subscriptions that use it are paused");
                 let condition = broken(&plugin.name, plugin.version);
                 self.spawner.conditions().raise(condition, error);

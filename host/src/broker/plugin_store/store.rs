@@ -129,6 +129,7 @@ impl PluginStore {
             false => ChangeError::Invalid(with_causes(&error)),
         })?;
         plugin.world = loaded.world;
+        self.check_world(&plugin)?;
         let files = self.files.clone();
         let written = self.blocking(move || files.write(&digest, &bytes)).await?;
         written.map_err(|error| {
@@ -147,6 +148,7 @@ impl PluginStore {
             .change(|reply| ChangeRequest::AddPlugin(upload, reply))
             .await?;
         self.account_for(&added);
+        self.call_by_name(&self.catalog(), &digest);
         // The same bytes may have other names as well, and all of them load now.
         let conditions = self.spawner.conditions();
         for plugin in self.all() {
@@ -155,6 +157,21 @@ impl PluginStore {
             }
         }
         Ok(added)
+    }
+
+    // Whoever names a plugin without a version means the newest, which has to do for what the others did.
+    fn check_world(&self, plugin: &PluginInfo) -> Result<(), ChangeError> {
+        let catalog = self.catalog();
+        let mut versions = catalog.plugins.of_name(&plugin.name);
+        match versions.find(|version| version.world != plugin.world) {
+            Some(other) if !plugin.bundled => Err(ChangeError::Invalid(format!(
+                "`{}` is a {}, and this is a {}; upload it under another name",
+                other.label(),
+                other.world.word(),
+                plugin.world.word()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Gives a name, with all its versions, to another owner.
@@ -231,6 +248,13 @@ impl PluginStore {
         let _ = removed.await;
     }
 
+    /// Metrics call a plugin by its name from the start, and by another one once that is gone.
+    pub(super) fn call_by_name(&self, catalog: &Catalog, digest: &Digest) {
+        if let Some(label) = catalog.label_of(digest) {
+            self.loaded.call_it(digest, &label);
+        }
+    }
+
     /// What the instances of a plugin hold is its owner's.
     pub(super) fn account_for(&self, plugin: &PluginInfo) {
         let owner = plugin.owner.as_ref();
@@ -246,6 +270,7 @@ impl PluginStore {
             if !versions.any(|version| version.digest == *digest) {
                 self.loaded.belongs_no_more(name, digest);
             }
+            self.call_by_name(&catalog, digest);
         }
     }
 

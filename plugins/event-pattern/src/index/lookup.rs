@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use super::ConjunctionId;
 use super::intervals::Intervals;
 use crate::fast_hash::FastMap;
-use crate::matcher::{Matcher, Network, Scalar, fold};
+use crate::fold::fold;
+use crate::matcher::{Matcher, Network, Scalar};
 use crate::number::Number;
 
 /// What hangs on the values of one field.

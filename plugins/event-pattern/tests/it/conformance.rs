@@ -146,6 +146,30 @@ fn prefix_and_suffix() {
 }
 
 #[test]
+fn any_case_is_that_of_unicode() {
+    check(
+        r#"{"a": [{"equals-ignore-case": "νικος"}]}"#,
+        &[r#"{"a": "ΝΙΚΟΣ"}"#, r#"{"a": "νικοσ"}"#],
+        &[r#"{"a": "νικο"}"#],
+    );
+    check(
+        r#"{"a": [{"prefix": {"equals-ignore-case": "i"}}]}"#,
+        &[r#"{"a": "Ix"}"#],
+        &[r#"{"a": "\u0130x"}"#, r#"{"a": "ıx"}"#],
+    );
+    check(
+        r#"{"a": [{"suffix": {"equals-ignore-case": "\u00b5ſ"}}]}"#,
+        &[r#"{"a": "5 μS"}"#, r#"{"a": "ΜS"}"#],
+        &[r#"{"a": "5 mS"}"#],
+    );
+    check(
+        r#"{"a": [{"anything-but": {"equals-ignore-case": "\u023a"}}]}"#,
+        &[r#"{"a": "a"}"#],
+        &[r#"{"a": "\u2c65"}"#],
+    );
+}
+
+#[test]
 fn equals_ignore_case() {
     check(
         r#"{"a": [{"equals-ignore-case": "Alice"}]}"#,
@@ -463,12 +487,82 @@ fn all_fields_and_one_alternative() {
 }
 
 #[test]
-fn names_are_whole_and_literal() {
+fn a_dot_in_a_name_is_a_level() {
+    for pattern in [
+        r#"{"a.b.c": ["x"]}"#,
+        r#"{"a.b": {"c": ["x"]}}"#,
+        r#"{"a": {"b.c": ["x"]}}"#,
+        r#"{"a": {"b": {"c": ["x"]}}}"#,
+        r#"{"$payload": {"a.b.c": ["x"]}}"#,
+    ] {
+        check(
+            pattern,
+            &[
+                r#"{"a": {"b": {"c": "x"}}}"#,
+                r#"{"a.b.c": "x"}"#,
+                r#"{"a.b": {"c": "x"}}"#,
+                r#"{"a": {"b.c": "x"}}"#,
+                r#"{"a": {"z": 1}, "a.b.c": ["y", "x"]}"#,
+                r#"{"a": 5, "a.b": [{"c": "y"}, {"c": "x"}]}"#,
+                r#"{"a\u002eb.c": "x"}"#,
+            ],
+            &[
+                r#"{"a.b": "x"}"#,
+                r#"{"a.b.c.d": "x"}"#,
+                r#"{"a.b.cc": "x"}"#,
+                r#"{"ab.c": "x"}"#,
+                r#"{"a..b.c": "x"}"#,
+                r#"{".a.b.c": "x"}"#,
+                r#"{"b": {"c": "x"}, "c": "x"}"#,
+            ],
+        );
+    }
+    // What two names say of one object is said of it together.
     check(
-        r#"{"a.b": [1]}"#,
-        &[r#"{"a.b": 1}"#],
-        &[r#"{"a": {"b": 1}}"#],
+        r#"{"a.b": [1], "a": {"c": [2]}, "a.d": [{"exists": false}]}"#,
+        &[
+            r#"{"a": {"b": 1, "c": 2}}"#,
+            r#"{"a.b": 1, "a.c": 2}"#,
+            r#"{"a": {"b": 1}, "a.c": 2}"#,
+            r#"{"a": [{"b": 7}, {"b": 1}], "a.c": 2}"#,
+        ],
+        &[
+            r#"{"a": [{"b": 1}, {"c": 2}]}"#,
+            r#"{"a": {"b": 1, "c": 2}, "a.d": 0}"#,
+            r#"{"a": [{"b.x": 1, "c": 2}]}"#,
+        ],
     );
+    check(
+        r#"{"a": ["x"], "a.b": ["y"]}"#,
+        &[r#"{"a": ["x", {"b": "y"}]}"#, r#"{"a": "x", "a.b": "y"}"#],
+        &[r#"{"a": "x"}"#, r#"{"a.b": "y"}"#],
+    );
+    check(
+        r#"{"o": {"a.b": [1], "c": [2]}}"#,
+        &[r#"{"o": [{"c": 0}, {"a": {"b": 1}, "c": 2}]}"#],
+        &[r#"{"o": [{"a.b": 1}, {"c": 2}]}"#],
+    );
+    check(
+        r#"{"a..b": [1]}"#,
+        &[
+            r#"{"a..b": 1}"#,
+            r#"{"a": {"": {"b": 1}}}"#,
+            r#"{"a.": {"b": 1}}"#,
+        ],
+        &[r#"{"a": {"b": 1}}"#, r#"{"a.b": 1}"#],
+    );
+    // Headers have no levels.
+    verdict(
+        r#"{"$headers": {"a.b": ["x"]}}"#,
+        b"",
+        &[("a.b", "x")],
+        true,
+    );
+    verdict(r#"{"$headers": {"a": ["x"]}}"#, b"", &[("a.b", "x")], false);
+}
+
+#[test]
+fn names_are_whole() {
     check(r#"{"a": {"$b": [1]}}"#, &[r#"{"a": {"$b": 1}}"#], &[]);
     check(
         r#"{"$payload": {"$headers": [1]}}"#,

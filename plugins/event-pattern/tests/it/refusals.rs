@@ -2,10 +2,86 @@
 
 use tidegate_event_pattern::{Pattern, PatternError};
 
-/// Asserts that `pattern` is refused and that the refusal begins with `says`.
+/// Asserts that `pattern` is refused and that the refusal begins with `says`, but for line and column, which are somewhere in the
+/// pattern.
 fn check(pattern: &str, says: &str) {
+    let error = Pattern::parse(pattern).expect_err(pattern);
+    let mut text = error.to_string();
+    if let PatternError::Invalid { line, column, .. } = error {
+        let place = format!(" (line {line}, column {column})");
+        assert!(text.contains(&place), "{pattern}: {text}");
+        text = text.replacen(&place, "", 1);
+        let ends = pattern
+            .lines()
+            .nth(line - 1)
+            .map(|line| line.chars().count());
+        assert!(
+            ends.is_some_and(|end| (1..=end).contains(&column)),
+            "{pattern}: {text}"
+        );
+    }
+    assert!(text.starts_with(says), "{pattern}: {text}");
+}
+
+/// Asserts which text stands where the refusal says.
+fn check_place(pattern: &str, line: usize, column: usize, text: &str) {
     let error = Pattern::parse(pattern).expect_err(pattern).to_string();
-    assert!(error.starts_with(says), "{pattern}: {error}");
+    let place = format!(" (line {line}, column {column}): ");
+    assert!(error.contains(&place), "{pattern}: {error}");
+    let there: String = pattern
+        .lines()
+        .nth(line - 1)
+        .expect("a line")
+        .chars()
+        .skip(column - 1)
+        .collect();
+    assert!(there.starts_with(text), "{there}");
+}
+
+#[test]
+fn refusals_name_line_and_column() {
+    check_place(
+        "{\n  \"a\": {\n    \"b\": [\"x\", {\"prefx\": \"y\"}]\n  }\n}",
+        3,
+        17,
+        "\"prefx\"",
+    );
+    check_place(r#"{"é": ["x", ["y"]]}"#, 1, 13, "[\"y\"]");
+    check_place(
+        r#"{"a": ["x"], "b": [1], "a": ["y"]}"#,
+        1,
+        24,
+        "\"a\": [\"y\"]",
+    );
+    check_place(r#"{"$or": [{"a": [1]}, {}]}"#, 1, 22, "{}");
+    check_place(r#"  {"\u0061": 1}"#, 1, 4, r#""\u0061""#);
+    check_place("  []", 1, 3, "[]");
+}
+
+#[test]
+fn dotted_names_are_levels() {
+    check(r#"{"a.b": 1}"#, "at a.b: want an array of values");
+    check(
+        r#"{"a": {"b": ["x"]}, "a.b": ["y"]}"#,
+        "at a.b: this field stands twice",
+    );
+    check(
+        r#"{"a.b": {"c": ["x"]}, "a": {"b": {"c": ["y"]}}}"#,
+        "at a: this field stands twice",
+    );
+    check(
+        r#"{"a.$or": [{"b": [1]}, {"c": [1]}]}"#,
+        "at a.$or: `$or` is no field",
+    );
+    let deep = |levels: usize| format!(r#"{{"{}a": [1]}}"#, "a.".repeat(levels - 1));
+    assert!(Pattern::parse(&deep(128)).is_ok());
+    check(
+        &deep(129),
+        &format!("at {}a: nested too deep", "a.".repeat(128)),
+    );
+    check(&deep(100_000), "at a.");
+    let both = format!(r#"{{"{}b": {}}}"#, "a.".repeat(100), deep(29));
+    check(&both, "at a.");
 }
 
 #[test]

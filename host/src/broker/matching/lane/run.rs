@@ -10,7 +10,7 @@ use super::command::{LaneCommand, Member};
 use crate::domain::SubscriptionId;
 
 impl Lane {
-    /// Runs until the shutdown, or, for a ward, until nobody is left in it.
+    /// Runs until the shutdown, or until nobody is left in it.
     pub(in crate::broker::matching) async fn run(mut self) {
         loop {
             while let Ok(command) = self.commands.try_recv() {
@@ -67,9 +67,9 @@ impl Lane {
         }
     }
 
-    // A ward that nobody is in.
+    // Nobody is in it.
     fn is_left(&self) -> bool {
-        self.id.is_apart() && self.members.is_empty() && self.failed.is_empty()
+        self.members.is_empty() && self.failed.is_empty()
     }
 
     // Those that leave go to where they go on. False when there is something to be heard before.

@@ -1,64 +1,62 @@
-//! A JSON scanner that accepts the same documents whether a value is read or skipped. What is skipped depends on the
-//! other rules of an instance, so with a laxer skip the verdict of one rule could depend on its neighbours.
+//! A JSON scanner, which the bundled plugins read payloads and configurations with. It accepts the same documents whether a value
+//! is read or skipped: what a filter skips depends on the other rules of an instance, so with a laxer skip the verdict of one
+//! rule could depend on its neighbours. Builds no values; numbers and strings come as they stand in the document.
 
 use std::borrow::Cow;
 
-use crate::number::Number;
-
 /// Deeper documents are refused, read or skipped.
-const DEPTH_MAX: usize = 128;
+pub const DEPTH_MAX: usize = 128;
 
 /// Not JSON, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed {
+pub struct Malformed {
     /// Byte offset.
-    pub(crate) offset: usize,
+    pub offset: usize,
     /// What is wrong there.
-    pub(crate) what: &'static str,
-}
-
-/// A whole value, for the reference evaluator and for configurations. Objects keep the order of their members and every
-/// repetition.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Node<'a> {
-    Null,
-    Bool(bool),
-    Number(Number),
-    Text(Cow<'a, str>),
-    Array(Vec<Node<'a>>),
-    Object(Vec<(Cow<'a, str>, Node<'a>)>),
-}
-
-impl<'a> Node<'a> {
-    /// Parses a whole document.
-    pub(crate) fn parse(text: &'a str) -> Result<Self, Malformed> {
-        let mut scanner = Scanner::new(text);
-        let node = scanner.node()?;
-        scanner.end()?;
-        Ok(node)
-    }
+    pub what: &'static str,
 }
 
 /// What kind of value comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// `null`.
     Null,
+    /// `true` or `false`.
     Bool,
+    /// A number.
     Number,
+    /// A string.
     Text,
+    /// An array.
     Array,
+    /// An object.
     Object,
 }
 
 /// A string as it stands in the document, without its quotes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RawText<'a> {
+pub struct RawText<'a> {
     text: &'a str,
     escaped: bool,
 }
 
 impl<'a> RawText<'a> {
-    pub(crate) fn decode(self) -> Cow<'a, str> {
+    /// As it stands there, escapes included.
+    #[must_use]
+    pub fn raw(self) -> &'a str {
+        self.text
+    }
+
+    /// Whether it has escapes, so that [`raw`](Self::raw) is not what it says.
+    #[must_use]
+    pub fn is_escaped(self) -> bool {
+        self.escaped
+    }
+
+    /// What it says. Half a surrogate pair becomes U+FFFD.
+    #[inline]
+    #[must_use]
+    pub fn decode(self) -> Cow<'a, str> {
         if self.escaped {
             Cow::Owned(unescape(self.text))
         } else {
@@ -69,14 +67,17 @@ impl<'a> RawText<'a> {
 
 /// Reads a document from front to back.
 #[derive(Clone, Debug)]
-pub(crate) struct Scanner<'a> {
+pub struct Scanner<'a> {
     text: &'a str,
     position: usize,
     depth: usize,
 }
 
 impl<'a> Scanner<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
+    /// Begins at the front.
+    #[inline]
+    #[must_use]
+    pub fn new(text: &'a str) -> Self {
         Self {
             text,
             position: 0,
@@ -84,8 +85,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Where it stands, in bytes.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
     /// The kind of the value that comes next.
-    pub(crate) fn kind(&mut self) -> Result<Kind, Malformed> {
+    #[inline]
+    pub fn kind(&mut self) -> Result<Kind, Malformed> {
         self.skip_space();
         match self.peek() {
             Some(b'"') => Ok(Kind::Text),
@@ -99,7 +107,8 @@ impl<'a> Scanner<'a> {
     }
 
     /// Enters an object or array; [`kind`](Self::kind) has said that it is one.
-    pub(crate) fn enter(&mut self) -> Result<(), Malformed> {
+    #[inline]
+    pub fn enter(&mut self) -> Result<(), Malformed> {
         if self.depth == DEPTH_MAX {
             return Err(self.malformed("nested too deep"));
         }
@@ -109,10 +118,8 @@ impl<'a> Scanner<'a> {
     }
 
     /// The name of the object's next member, with its value next, or the object's end.
-    pub(crate) fn next_member(
-        &mut self,
-        first: &mut bool,
-    ) -> Result<Option<RawText<'a>>, Malformed> {
+    #[inline]
+    pub fn next_member(&mut self, first: &mut bool) -> Result<Option<RawText<'a>>, Malformed> {
         if self.at_end(first, b'}', "want `,` or `}`")? {
             return Ok(None);
         }
@@ -129,12 +136,14 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether the array has another element, which is then next.
-    pub(crate) fn next_element(&mut self, first: &mut bool) -> Result<bool, Malformed> {
+    #[inline]
+    pub fn next_element(&mut self, first: &mut bool) -> Result<bool, Malformed> {
         Ok(!self.at_end(first, b']', "want `,` or `]`")?)
     }
 
     /// A string; [`kind`](Self::kind) has said that it is one.
-    pub(crate) fn text(&mut self) -> Result<RawText<'a>, Malformed> {
+    #[inline]
+    pub fn text(&mut self) -> Result<RawText<'a>, Malformed> {
         let bytes = self.text.as_bytes();
         let start = self.position + 1;
         let mut escaped = false;
@@ -158,7 +167,8 @@ impl<'a> Scanner<'a> {
     }
 
     /// A number; [`kind`](Self::kind) has said that it is one.
-    pub(crate) fn number(&mut self) -> Result<&'a str, Malformed> {
+    #[inline]
+    pub fn number(&mut self) -> Result<&'a str, Malformed> {
         let start = self.position;
         if self.peek() == Some(b'-') {
             self.position += 1;
@@ -183,19 +193,21 @@ impl<'a> Scanner<'a> {
     }
 
     /// `true`, `false`; [`kind`](Self::kind) has said that it is one.
-    pub(crate) fn bool(&mut self) -> Result<bool, Malformed> {
+    #[inline]
+    pub fn bool(&mut self) -> Result<bool, Malformed> {
         let value = self.peek() == Some(b't');
         self.word(if value { "true" } else { "false" })?;
         Ok(value)
     }
 
     /// `null`.
-    pub(crate) fn null(&mut self) -> Result<(), Malformed> {
+    #[inline]
+    pub fn null(&mut self) -> Result<(), Malformed> {
         self.word("null")
     }
 
     /// Passes over a value, as strictly as if it were read.
-    pub(crate) fn skip(&mut self) -> Result<(), Malformed> {
+    pub fn skip(&mut self) -> Result<(), Malformed> {
         match self.kind()? {
             Kind::Null => self.null(),
             Kind::Bool => self.bool().map(drop),
@@ -221,7 +233,8 @@ impl<'a> Scanner<'a> {
     }
 
     /// Nothing but white space may follow.
-    pub(crate) fn end(&mut self) -> Result<(), Malformed> {
+    #[inline]
+    pub fn end(&mut self) -> Result<(), Malformed> {
         self.skip_space();
         if self.position == self.text.len() {
             Ok(())
@@ -230,35 +243,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn node(&mut self) -> Result<Node<'a>, Malformed> {
-        Ok(match self.kind()? {
-            Kind::Null => {
-                self.null()?;
-                Node::Null
-            }
-            Kind::Bool => Node::Bool(self.bool()?),
-            Kind::Number => Node::Number(Number::from_json(self.number()?)),
-            Kind::Text => Node::Text(self.text()?.decode()),
-            Kind::Array => {
-                self.enter()?;
-                let (mut first, mut elements) = (true, Vec::new());
-                while self.next_element(&mut first)? {
-                    elements.push(self.node()?);
-                }
-                Node::Array(elements)
-            }
-            Kind::Object => {
-                self.enter()?;
-                let (mut first, mut members) = (true, Vec::new());
-                while let Some(name) = self.next_member(&mut first)? {
-                    members.push((name.decode(), self.node()?));
-                }
-                Node::Object(members)
-            }
-        })
-    }
-
     /// Passes the comma before the next item, or the bracket behind the last one.
+    #[inline]
     fn at_end(
         &mut self,
         first: &mut bool,
@@ -300,6 +286,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    #[inline]
     fn digits(&mut self) -> Result<(), Malformed> {
         let start = self.position;
         while let Some(b'0'..=b'9') = self.peek() {
@@ -311,6 +298,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    #[inline]
     fn word(&mut self, word: &str) -> Result<(), Malformed> {
         let end = self.position + word.len();
         if self.text.as_bytes().get(self.position..end) != Some(word.as_bytes()) {
@@ -320,12 +308,14 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    #[inline]
     fn skip_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.position += 1;
         }
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.position).copied()
     }
@@ -336,13 +326,24 @@ impl<'a> Scanner<'a> {
 }
 
 impl Malformed {
+    #[cold]
     fn at(offset: usize, what: &'static str) -> Self {
         Self { offset, what }
     }
 }
 
+/// Line and column of a place in a text: both counted from 1, columns in characters.
+#[must_use]
+pub fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..text.floor_char_boundary(offset)).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+    (line, 1 + before[start..].chars().count())
+}
+
 /// The first place from `at` on with a quote, a backslash or a control character: eight bytes at a time, since skipping
 /// strings is most of the work on an event.
+#[inline]
 fn plain_until(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
@@ -369,7 +370,8 @@ fn plain_until(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// Decodes the escapes of a string that the scanner has passed. Half a surrogate pair becomes U+FFFD.
-fn unescape(raw: &str) -> String {
+#[must_use]
+pub fn unescape(raw: &str) -> String {
     let mut decoded = String::with_capacity(raw.len());
     let mut rest = raw;
     while let Some(at) = rest.find('\\') {
@@ -415,51 +417,86 @@ fn unicode_escape(text: &str) -> (char, usize) {
 mod tests {
     use super::*;
 
-    fn check(text: &str, want: Option<Node<'_>>) {
-        assert_eq!(Node::parse(text).ok(), want, "{text}");
+    /// Asserts that a document is read as `want`, or refused by reading and skipping alike.
+    fn check(text: &str, want: Option<&str>) {
+        assert_eq!(shown(text).ok().as_deref(), want, "{text}");
         let mut scanner = Scanner::new(text);
         let skipped = scanner.skip().and_then(|()| scanner.end());
         assert_eq!(skipped.is_ok(), want.is_some(), "skip {text}");
     }
 
-    fn text(value: &str) -> Option<Node<'_>> {
-        Some(Node::Text(value.into()))
+    fn shown(text: &str) -> Result<String, Malformed> {
+        let mut scanner = Scanner::new(text);
+        let shown = value(&mut scanner)?;
+        scanner.end()?;
+        Ok(shown)
+    }
+
+    // Without white space, and strings decoded.
+    fn value(scanner: &mut Scanner<'_>) -> Result<String, Malformed> {
+        let mut first = true;
+        let mut parts = Vec::new();
+        Ok(match scanner.kind()? {
+            Kind::Null => scanner.null().map(|()| "null".to_string())?,
+            Kind::Bool => scanner.bool()?.to_string(),
+            Kind::Number => scanner.number()?.to_string(),
+            Kind::Text => scanner.text()?.decode().into_owned(),
+            Kind::Array => {
+                scanner.enter()?;
+                while scanner.next_element(&mut first)? {
+                    parts.push(value(scanner)?);
+                }
+                format!("[{}]", parts.join(","))
+            }
+            Kind::Object => {
+                scanner.enter()?;
+                while let Some(name) = scanner.next_member(&mut first)? {
+                    parts.push(format!("{}:{}", name.decode(), value(scanner)?));
+                }
+                format!("{{{}}}", parts.join(","))
+            }
+        })
     }
 
     #[test]
     fn values() {
-        check(" null ", Some(Node::Null));
-        check("true", Some(Node::Bool(true)));
-        check("-1.5e+3", Some(Node::Number(Number::Integer(-1500))));
-        check("[]", Some(Node::Array(vec![])));
-        check("{ }", Some(Node::Object(vec![])));
+        check(" null ", Some("null"));
+        check("true", Some("true"));
+        check("-1.5e+3", Some("-1.5e+3"));
+        check("1e400", Some("1e400"));
+        check("[]", Some("[]"));
+        check("{ }", Some("{}"));
         check(
             r#"[1, {"a":null ,"a":[false]}]"#,
-            Some(Node::Array(vec![
-                Node::Number(Number::Integer(1)),
-                Node::Object(vec![
-                    ("a".into(), Node::Null),
-                    ("a".into(), Node::Array(vec![Node::Bool(false)])),
-                ]),
-            ])),
+            Some("[1,{a:null,a:[false]}]"),
         );
     }
 
     #[test]
     fn strings() {
-        check(r#""""#, text(""));
-        check(r#""twelve bytes and é""#, text("twelve bytes and é"));
-        check(r#""a\"b\\c\/\b\f\n\r\t""#, text("a\"b\\c/\u{8}\u{c}\n\r\t"));
+        check(r#""""#, Some(""));
+        check(r#""twelve bytes and é""#, Some("twelve bytes and é"));
+        check(r#""a\"b\\c\/\b\f\n\r\t""#, Some("a\"b\\c/\u{8}\u{c}\n\r\t"));
         check(
             r#""\u00e9\ud83d\ude00 \ud83d \ude00""#,
-            text("é😀 \u{fffd} \u{fffd}"),
+            Some("é😀 \u{fffd} \u{fffd}"),
         );
-        check(r#""\ud83d\u0041""#, text("\u{fffd}A"));
+        check(r#""\ud83d\u0041""#, Some("\u{fffd}A"));
         for at in 0..20 {
             let mut control = "x".repeat(20);
             control.replace_range(at..=at, "\n");
             check(&format!("\"{control}\""), None);
         }
+    }
+
+    #[test]
+    fn places_are_lines_and_columns_of_characters() {
+        let text = "{\n \"é\": x}";
+        let offset = text.find('x').expect("it is there");
+        assert_eq!(line_and_column(text, offset), (2, 7));
+        assert_eq!(line_and_column(text, 0), (1, 1));
+        assert_eq!(line_and_column(text, 999), (2, 9));
+        assert_eq!(line_and_column("é", 1), (1, 1));
     }
 
     #[test]
@@ -497,7 +534,7 @@ mod tests {
             check(bad, None);
         }
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(Node::parse(&nested(DEPTH_MAX)).is_ok());
+        assert!(shown(&nested(DEPTH_MAX)).is_ok());
         check(&nested(DEPTH_MAX + 1), None);
     }
 }
