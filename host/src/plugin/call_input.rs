@@ -25,6 +25,13 @@ pub(super) struct Parsed<'a> {
     event: EventRef<'a>,
 }
 
+impl Parsed<'_> {
+    /// Which event it is, for people.
+    pub(super) fn name(&self) -> String {
+        format!("event #{} of {}", self.input.sequence.0, self.input.topic)
+    }
+}
+
 /// Parses these events of a batch. What cannot be parsed comes back with the reason.
 pub(super) fn parse(
     events: &[InputEvent],

@@ -155,10 +155,7 @@ impl From<ConfigureError> for Fault {
             ConfigureError::Busy(_) | ConfigureError::Stopped => FaultKind::Busy,
             _ => FaultKind::Trap,
         };
-        Self {
-            kind,
-            reason: error.to_string(),
-        }
+        Self::new(kind, error.to_string(), "")
     }
 }
 
@@ -166,7 +163,9 @@ impl From<Fault> for ConfigureError {
     fn from(fault: Fault) -> Self {
         match fault.kind {
             FaultKind::Busy => Self::Busy(fault.reason),
-            FaultKind::Trap | FaultKind::Timeout | FaultKind::Nonsense => Self::Fault(fault.reason),
+            FaultKind::Trap | FaultKind::Timeout | FaultKind::Nonsense => {
+                Self::Fault(fault.explained())
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::abi;
 use super::call_input::{HeaderTable, Parsed, Wanted};
 use super::evaluation::RuleKey;
-use super::guest::Guest;
+use super::guest::{EVALUATE, Guest};
 use super::guest_fault::{Fault, FaultKind};
 use super::guest_setup::GuestSetup;
 
@@ -137,7 +137,7 @@ impl FilterInstance {
         let table = HeaderTable::collect(events, &self.wanted);
         let lowered = table.lower(events, &self.wanted);
         let found = self.guest.evaluate(&lowered, &self.asked.numbers).await?;
-        check(found, events, &self.asked.rules)
+        check(found, events, &self.asked.rules).map_err(|fault| fault.in_export(EVALUATE))
     }
 }
 

@@ -26,6 +26,11 @@ use crate::domain::PluginWorld;
 // Making an instance and compiling a rule happen rarely and may take longer than looking at an event.
 const SETUP_FACTOR: u32 = 20;
 
+/// What a filter evaluates with.
+pub(super) const EVALUATE: &str = "evaluate";
+/// What a transform transforms with.
+pub(super) const APPLY: &str = "apply";
+
 /// An instance, ready to be called.
 pub(super) struct Guest {
     store: Store<GuestState>,
@@ -71,7 +76,7 @@ impl Guest {
         drop(running);
         plugin.ran(busy);
         let functions = instance
-            .map_err(|error| fault(&mut store, &error, allowance))
+            .map_err(|error| fault(&mut store, &error, allowance, "its start"))
             .and_then(|instance| {
                 let mut function = |index| {
                     instance.get_func(&mut store, index).ok_or_else(|| {
@@ -104,7 +109,11 @@ impl Guest {
     ) -> Result<Result<(u32, abi::Wants), String>, Fault> {
         let allowance = self.limits.call_base * SETUP_FACTOR;
         let (answer,) = self
-            .call::<abi::ConfigureParams<'_>, abi::Configured>(self.configure, allowance, (config,))
+            .call::<abi::ConfigureParams<'_>, abi::Configured>(
+                (self.configure, "configure"),
+                allowance,
+                (config,),
+            )
             .await?;
         if answer.is_err() {
             self.plugin
@@ -118,7 +127,7 @@ impl Guest {
     /// Forgets a rule.
     pub(super) async fn release(&mut self, rule: u32) -> Result<(), Fault> {
         let allowance = self.limits.call_base;
-        self.call::<abi::ReleaseParams, ()>(self.release, allowance, (rule,))
+        self.call::<abi::ReleaseParams, ()>((self.release, "release"), allowance, (rule,))
             .await
     }
 
@@ -131,7 +140,11 @@ impl Guest {
         self.count_call(events.len());
         let allowance = self.limits.allowance(events.len() * rules.len());
         let (matches,) = self
-            .call::<abi::EvaluateParams<'_>, abi::Evaluated>(self.run, allowance, (events, rules))
+            .call::<abi::EvaluateParams<'_>, abi::Evaluated>(
+                (self.run, EVALUATE),
+                allowance,
+                (events, rules),
+            )
             .await?;
         Ok(matches)
     }
@@ -145,14 +158,18 @@ impl Guest {
         self.count_call(events.len());
         let allowance = self.limits.allowance(events.len());
         let (outcomes,) = self
-            .call::<abi::ApplyParams<'_>, abi::Applied>(self.run, allowance, (rule, events))
+            .call::<abi::ApplyParams<'_>, abi::Applied>(
+                (self.run, APPLY),
+                allowance,
+                (rule, events),
+            )
             .await?;
         Ok(outcomes)
     }
 
     async fn call<P, R>(
         &mut self,
-        function: Func,
+        (function, export): (Func, &'static str),
         allowance: Duration,
         parameters: P,
     ) -> Result<R, Fault>
@@ -170,7 +187,7 @@ impl Guest {
         self.plugin.ran(busy);
         self.store.data_mut().wasi.end_call();
         answer
-            .map_err(|error| fault(&mut self.store, &error, allowance))
+            .map_err(|error| fault(&mut self.store, &error, allowance, export))
             .inspect_err(|fault| self.plugin.count(fault))
     }
 

@@ -1,6 +1,7 @@
 //! What guests write to standard output and standard error, on its way to the broker's log: cut into lines,
 //! each of bounded length, and bounded in number per second and plugin.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ pub(super) struct GuestOutput {
     log: Arc<OutputLog>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
-    last_words: String,
+    last_words: VecDeque<String>,
+    last_words_bytes: usize,
 }
 
 impl OutputLog {
@@ -91,13 +93,15 @@ impl GuestOutput {
             log: Arc::clone(log),
             stdout: Vec::new(),
             stderr: Vec::new(),
-            last_words: String::new(),
+            last_words: VecDeque::new(),
+            last_words_bytes: 0,
         }
     }
 
     /// A new call begins: what earlier ones wrote explains nothing any more.
     pub(super) fn begin_call(&mut self) {
         self.last_words.clear();
+        self.last_words_bytes = 0;
     }
 
     /// Takes a byte. A line goes to the log at its end, or when it is too long.
@@ -117,9 +121,22 @@ impl GuestOutput {
         self.end_line(Stream::Stderr);
     }
 
-    /// What this call wrote to standard error, cut to a bounded length: the message of a panic, with luck.
-    pub(super) fn last_words(&self) -> &str {
-        &self.last_words
+    /// The last lines that this call wrote to standard error, of a bounded length: the message of a panic, with luck.
+    pub(super) fn last_words(&self) -> String {
+        let lines: Vec<&str> = self.last_words.iter().map(String::as_str).collect();
+        lines.join(" ")
+    }
+
+    // The last lines are those that explain a fault.
+    fn remember(&mut self, mut line: String) {
+        line.truncate(line.floor_char_boundary(LAST_WORDS_BYTES_MAX));
+        self.last_words_bytes += line.len();
+        self.last_words.push_back(line);
+        while self.last_words_bytes > LAST_WORDS_BYTES_MAX
+            && let Some(first) = self.last_words.pop_front()
+        {
+            self.last_words_bytes -= first.len();
+        }
     }
 
     fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
@@ -140,17 +157,39 @@ impl GuestOutput {
             return;
         }
         self.log.line(stream, &line);
-        if stream == Stream::Stderr && self.last_words.len() + line.len() <= LAST_WORDS_BYTES_MAX {
-            if !self.last_words.is_empty() {
-                self.last_words.push(' ');
-            }
-            self.last_words.push_str(&line);
+        if stream == Stream::Stderr {
+            self.remember(line);
         }
     }
 }
 
-// Text that cannot play tricks with a terminal.
-fn readable(bytes: &[u8]) -> String {
+/// Text that cannot play tricks with a terminal.
+pub(super) fn readable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_remembered_and_no_more_than_may_be() {
+        let mut output = GuestOutput::new(&OutputLog::new(&Arc::default()));
+        let mut write = |text: &str| {
+            text.bytes()
+                .for_each(|byte| output.push(Stream::Stderr, byte));
+            output.last_words()
+        };
+        assert_eq!(write("one\n\u{1b}[2Jtwo\nthr"), "one  [2Jtwo");
+        let many: String = (0..1_000)
+            .map(|number| format!("line {number}\n"))
+            .collect();
+        let words = write(&many);
+        assert!(words.ends_with("line 998 line 999") && words.len() <= 2 * LAST_WORDS_BYTES_MAX);
+        let long = write(&format!("{}\n", "é".repeat(LINE_BYTES_MAX / 2 - 1)));
+        assert_eq!(long, "é".repeat(LAST_WORDS_BYTES_MAX / 2));
+        output.begin_call();
+        assert_eq!(output.last_words(), "");
+    }
 }

@@ -3,12 +3,36 @@
 
 use std::time::Duration;
 
-use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline, bail};
+use wasmtime::{
+    PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace, bail,
+};
 
 use super::engine::{TABLE_ELEMENT_BYTES, TABLE_ELEMENTS_MAX, TICK};
 use super::guest_fault::{Fault, FaultKind, clip};
+use super::guest_output::readable;
 use super::instance_budget::{Exhausted, Memory};
 use super::wasi::Wasi;
+
+// Frames of a backtrace that are looked at, and functions that are told.
+const FRAMES_MAX: usize = 32;
+const FUNCTIONS_MAX: usize = 3;
+const FUNCTION_BYTES_MAX: usize = 80;
+const MANGLED_BYTES_MAX: usize = 512;
+// How functions begin that are not the author's.
+const RUNTIMES: [&str; 13] = [
+    "core::", "std::", "alloc::", "<core::", "<std::", "<alloc::", "__rust", "rust_", "abort",
+    "panic", "runtime.", "_start", "__wasm",
+];
+
+const ADVICE_TIME: &str =
+    "Make it faster, or let it take longer: `deadline_base_ms` under `[plugins.override.NAME]`.";
+const ADVICE_MEMORY: &str =
+    "Let it take less, or give it more: `memory_bytes_max` under `[plugins.override.NAME]`.";
+const ADVICE_STACK: &str = "Let it call itself less often, or keep less on its stack.";
+const ADVICE_TRAP: &str =
+    "A fresh instance fails as well: try the plugin with this input, and upload one that takes it.";
+const ADVICE_REALLOC: &str = "While it allocates memory for what the broker gives it (`cabi_realloc`) it may call nothing outside of it.";
+const ADVICE_CALL: &str = "Upload one that does without.";
 
 /// What wasmtime keeps for an instance.
 pub(super) struct GuestState {
@@ -118,11 +142,12 @@ pub(super) fn begin(store: &mut Store<GuestState>, allowance: Duration) {
     store.set_epoch_deadline(1);
 }
 
-/// Why a call failed.
+/// Why a call of `export` failed.
 pub(super) fn fault(
     store: &mut Store<GuestState>,
     error: &wasmtime::Error,
     allowance: Duration,
+    export: &'static str,
 ) -> Fault {
     let state = store.data_mut();
     if let Some(exhausted) = state.exhausted.take() {
@@ -133,26 +158,69 @@ pub(super) fn fault(
     }
     if state.timed_out {
         let reason = format!("it ran longer than the {} ms it may", allowance.as_millis());
-        return Fault {
-            kind: FaultKind::Timeout,
-            reason,
-        };
+        let functions = functions(error);
+        return Fault::new(
+            FaultKind::Timeout,
+            format!("{reason}{functions}"),
+            ADVICE_TIME,
+        )
+        .in_export(export);
     }
-    let mut reason = match error.downcast_ref::<Trap>() {
+    let trap = error.downcast_ref::<Trap>();
+    let mut reason = match trap {
         Some(trap) => trap.to_string(),
         None => clip(format!("{error:#}")),
+    };
+    let mut advice = match trap {
+        Some(Trap::CannotLeaveComponent) => ADVICE_REALLOC,
+        Some(Trap::StackOverflow) => ADVICE_STACK,
+        Some(_) => ADVICE_TRAP,
+        None => ADVICE_CALL,
     };
     if state.memory_refused {
         reason = format!(
             "it asked for more than the {} bytes of memory it may have; {reason}",
             state.memory_bytes_max
         );
+        advice = ADVICE_MEMORY;
     }
-    if !state.wasi.last_words().is_empty() {
-        reason = format!("{reason}; it wrote: {}", state.wasi.last_words());
+    let last_words = state.wasi.last_words();
+    if !last_words.is_empty() {
+        reason = format!("{reason}; it wrote: {last_words}");
     }
-    Fault {
-        kind: FaultKind::Trap,
-        reason,
+    reason += &functions(error);
+    Fault::new(FaultKind::Trap, reason, advice).in_export(export)
+}
+
+// Where a guest was, by the names of its own functions, the innermost first; of a bounded length.
+fn functions(error: &wasmtime::Error) -> String {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else {
+        return String::new();
+    };
+    let names = trace.frames().iter().filter_map(|frame| frame.func_name());
+    let names: Vec<String> = names.take(FRAMES_MAX).map(function_name).collect();
+    let of_its_own = |name: &&String| !RUNTIMES.iter().any(|runtime| name.starts_with(runtime));
+    let mut own: Vec<&str> = names
+        .iter()
+        .filter(of_its_own)
+        .map(String::as_str)
+        .collect();
+    if own.is_empty() {
+        own = names.iter().map(String::as_str).collect();
     }
+    own.truncate(FUNCTIONS_MAX);
+    match own.is_empty() {
+        true => String::new(),
+        false => format!("; in {}", own.join(", called by ")),
+    }
+}
+
+fn function_name(name: &str) -> String {
+    // Without the hash at its end, as people know it. What is that long was made to be.
+    let shown = match name.len() > MANGLED_BYTES_MAX {
+        true => name.to_owned(),
+        false => format!("{:#}", rustc_demangle::demangle(name)),
+    };
+    let end = shown.floor_char_boundary(FUNCTION_BYTES_MAX);
+    readable(&shown.as_bytes()[..end])
 }

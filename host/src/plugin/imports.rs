@@ -187,11 +187,11 @@ fn stub(interface: &str, function: &str) -> Option<StubFn> {
             )))
         },
         ("clocks/monotonic-clock", "now") => {
-            |store, _, _| Ok(Some(Val::U64(store.data().wasi.monotonic_ns())))
+            |mut store, _, _| Ok(Some(Val::U64(store.data_mut().wasi.monotonic_ns())))
         }
         ("clocks/monotonic-clock", "resolution") => |_, _, _| Ok(Some(Val::U64(1))),
         ("clocks/wall-clock", "now") => {
-            |store, _, _| Ok(Some(datetime(store.data().wasi.wall_clock())))
+            |mut store, _, _| Ok(Some(datetime(store.data_mut().wasi.wall_clock())))
         }
         ("clocks/wall-clock", "resolution") => |_, _, _| Ok(Some(datetime((0, 1)))),
         ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => {

@@ -16,7 +16,7 @@ use super::error::ConfigureError;
 use super::evaluation::InputEvent;
 use super::failure_budget::FailureBudget;
 use super::filter_group::finished;
-use super::guest::Guest;
+use super::guest::{APPLY, Guest};
 use super::guest_fault::{Fault, FaultKind, clip};
 use super::guest_setup::GuestSetup;
 use crate::locks::lock;
@@ -242,8 +242,10 @@ impl Shared {
                 }
                 Err(CallFault::Failed(fault)) => {
                     self.failed(call.len(), &fault);
-                    if call.len() == 1 {
-                        set_all(&mut results, call, &TransformFailure::Fault(fault.reason));
+                    if let [event] = call {
+                        let told =
+                            fault.told(&self.setup.label, Some(&self.subscription), &event.name());
+                        set_all(&mut results, call, &TransformFailure::Fault(told));
                         rest = behind;
                     }
                 }
@@ -285,7 +287,8 @@ impl Shared {
                 "it answered {} outcomes for a batch of {} events",
                 answer.len(),
                 events.len()
-            )));
+            ))
+            .in_export(APPLY));
         }
         // Many transforms that are seldom asked must not keep every other plugin from running.
         if !self.setup.account.is_short() {

@@ -173,6 +173,14 @@ mod tests {
         files.write(&digest, b"component").expect("written");
         files.write(&digest, b"component").expect("written again");
         assert_eq!(&files.read(&digest).expect("sound")[..], b"component");
+        let missing = files
+            .read(&Digest([0; 32]))
+            .expect_err("missing")
+            .to_string();
+        assert!(
+            missing.contains("0000.wasm is missing; upload"),
+            "{missing}"
+        );
         fs::write(files.path(&digest), b"else").expect("overwritten");
         assert_eq!(
             files.read(&digest).expect_err("damaged").kind(),

@@ -55,7 +55,7 @@ impl Fixture {
         self.wait_info(name, says).await;
     }
 
-    async fn delete(&self, name: &str) {
+    pub(super) async fn delete(&self, name: &str) {
         let found = self.broker.find(name).expect("there");
         let deleted = self.broker.delete_subscription(&found).await;
         deleted.expect("deleted");
@@ -89,7 +89,7 @@ async fn a_lane_that_dies_is_over_when_it_is_started_anew_or_needed_no_more() {
         let filter = json!({"plugin": "event-pattern", "config": "{\"n\":[1]}"});
         json!({"name": name, "topics": ["a"], "start": "earliest", "filters": [filter]})
     };
-    let lane = "lane of event-pattern (sha256:";
+    let lane = "lane of event-pattern@1 (sha256:";
     for round in 0..2 {
         fixture.cannot_read();
         for name in ["one", "two"] {

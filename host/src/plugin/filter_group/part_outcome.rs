@@ -6,6 +6,7 @@ use super::super::call_input::Parsed;
 use super::super::evaluation::{FilterFailure, RuleKey, Undecided};
 use super::super::filter_instance::Matches;
 use super::super::guest_fault::Fault;
+use super::super::guest_setup::GuestSetup;
 
 /// What came of an evaluation by one shard or one quarantined rule.
 #[derive(Default)]
@@ -45,7 +46,15 @@ impl PartOutcome {
     }
 
     /// The rule failed on the event by itself.
-    pub(super) fn fail(&mut self, event: &Parsed<'_>, rule: RuleKey, reason: String) {
+    pub(super) fn fail(
+        &mut self,
+        setup: &GuestSetup,
+        event: &Parsed<'_>,
+        rule: RuleKey,
+        fault: &Fault,
+    ) {
+        let subscription = setup.rule_names.of(rule);
+        let reason = fault.told(&setup.label, subscription.as_deref(), &event.name());
         self.failures.push(FilterFailure {
             rule,
             event: event.index,

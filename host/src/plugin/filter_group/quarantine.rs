@@ -93,7 +93,7 @@ impl Quarantined {
                 Trial::Failed(fault) => {
                     spent += cost(fault.kind);
                     if let [event] = call {
-                        found.fail(event, self.key, fault.reason);
+                        found.fail(setup, event, self.key, &fault);
                         self.clean_events = 0;
                         rest = behind;
                     } else {

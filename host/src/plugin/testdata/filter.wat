@@ -4,7 +4,7 @@
 ;;   t   trap                          t5  trap on event 5         l   loop (l5: on event 5)
 ;;   m   take memory until refused     u   answer an unknown event v   answer an unknown rule
 ;;   d   answer every pair twice       b   answer more than the broker takes
-;;   r   want an event if a random number is odd                   w   want an event if the clock stands at zero
+;;   r   want an event if a random number is odd                   w   want an event if the clock goes on from an hour
 ;;   h   call an interface that plugins do not get
 ;;   p5  from now on trap on event 5, whatever the rule
 ;;   e   refuse the configuration, with itself as the message      c   trap on the configuration
@@ -133,7 +133,8 @@
       (if (i32.eq (local.get $letter) (i32.const 114)) (then ;; r
         (if (i32.eqz (i32.wrap_i64 (i64.and (call $random) (i64.const 1)))) (then return))))
       (if (i32.eq (local.get $letter) (i32.const 119)) (then ;; w
-        (if (i64.ne (call $now) (i64.const 0)) (then return))))
+        (if (i64.le_u (call $now) (i64.const 3600000000000)) (then return))
+        (if (i64.ge_s (i64.sub (call $now) (call $now)) (i64.const 0)) (then return))))
       (if (i32.eq (local.get $letter) (i32.const 110)) (then return)) ;; n
       (call $match (local.get $event) (local.get $rule)))
 

@@ -19,7 +19,7 @@ const ALL_FAILED_MAX: u32 = 3;
 #[derive(Default)]
 pub(super) struct Culprits {
     /// Rules that failed on it alone, and how.
-    pub(super) failed: Vec<(RuleKey, String)>,
+    pub(super) failed: Vec<(RuleKey, Fault)>,
     /// Rules that could not be tried, and how long they have to wait for it.
     pub(super) untried: BTreeMap<RuleKey, Duration>,
     /// A rule of those that could not be configured.
@@ -29,7 +29,7 @@ pub(super) struct Culprits {
 // Rules on which a call failed, in a fresh instance with these and no others.
 struct Accused {
     keys: Vec<RuleKey>,
-    reason: String,
+    fault: Fault,
     all_failed: u32,
 }
 
@@ -49,12 +49,12 @@ pub(super) async fn single_out(
     let mut culprits = Culprits::default();
     let mut open = vec![Accused {
         keys: batch.keys.clone(),
-        reason: fault.reason,
+        fault,
         all_failed: 0,
     }];
     while let Some(accused) = open.pop() {
         if let [key] = accused.keys[..] {
-            culprits.failed.push((key, accused.reason));
+            culprits.failed.push((key, accused.fault));
             continue;
         }
         let tried = try_parts(shard, batch, event, &accused, &mut culprits).await;
@@ -65,9 +65,9 @@ pub(super) async fn single_out(
             true => 0,
             false => accused.all_failed + 1,
         };
-        open.extend(tried.failed.into_iter().map(|(keys, reason)| Accused {
+        open.extend(tried.failed.into_iter().map(|(keys, fault)| Accused {
             keys,
-            reason,
+            fault,
             all_failed,
         }));
     }
@@ -75,7 +75,7 @@ pub(super) async fn single_out(
 }
 
 struct Tried {
-    failed: Vec<(Vec<RuleKey>, String)>,
+    failed: Vec<(Vec<RuleKey>, Fault)>,
     any_passed: bool,
     all_passed: bool,
 }
@@ -123,7 +123,7 @@ async fn try_parts(
             }
             Trial::Failed(fault) => {
                 shard.spend(batch, &fault);
-                tried.failed.push((part.to_vec(), fault.reason));
+                tried.failed.push((part.to_vec(), fault));
             }
             Trial::NoInstance(fault) => {
                 culprits.wait(part, Duration::ZERO);

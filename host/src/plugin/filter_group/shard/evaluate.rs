@@ -139,15 +139,15 @@ impl Shard {
         }
         let others_passed = failed.len() < tried;
         let is_minority = failed.len() * 2 <= tried;
-        for (key, reason) in failed {
-            batch.found.fail(event, key, reason.clone());
+        for (key, fault) in failed {
+            batch.found.fail(batch.setup, event, key, &fault);
             if !others_passed {
                 continue;
             }
             let marks = self.marks.entry(key).or_default();
             *marks += 1;
             if is_minority || *marks >= MARKS_MAX {
-                self.move_out(batch, key, &reason, behind).await;
+                self.move_out(batch, key, &fault.explained(), behind).await;
             }
         }
         if batch.found.strained {
