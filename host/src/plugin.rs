@@ -30,6 +30,7 @@ mod rule_names;
 mod service;
 mod transformer;
 mod wasi;
+mod while_allocating;
 
 #[cfg(test)]
 mod tests;

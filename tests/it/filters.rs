@@ -380,6 +380,17 @@ async fn the_policy_decides_what_becomes_of_an_event_that_fails() -> anyhow::Res
         paused.depth + paused.unevaluated >= 50 - MARKED,
         "nothing is lost: {paused:?}"
     );
+    // In the author's words: which, where, for whom, on what, how, and what now.
+    let why = paused.paused.unwrap_or_default();
+    for part in [
+        "plugin p@1 failed in `evaluate` for pause on event #",
+        " of t: ",
+        "told to trap on this event",
+        "misbehaving_filter",
+        "upload one that takes it",
+    ] {
+        assert!(why.contains(part), "{part:?} is not in {why}");
+    }
     Ok(())
 }
 
@@ -513,5 +524,22 @@ async fn a_sound_rule_does_not_pay_for_seven_that_fail() -> anyhow::Result<()> {
             })
             .await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_filter_may_look_at_clocks_while_it_allocates() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let client = broker.client().await?;
+    broker
+        .admin()
+        .upload("curious", guest(MISBEHAVING).await?)
+        .await?;
+    broker
+        .admin()
+        .create(filtered("s", "curious", "curious"))
+        .await?;
+    publish(&client, "t", 0..20).await?;
+    take_numbers(&mut consume(&client, "s").await?, 0..20).await?;
     Ok(())
 }

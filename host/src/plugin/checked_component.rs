@@ -18,6 +18,7 @@ use super::guest_fault::{Fault, FaultKind};
 use super::guest_output::OutputLog;
 use super::guest_state::GuestState;
 use super::instance_budget::InstanceBudget;
+use super::while_allocating;
 use super::{abi, imports};
 use crate::domain::{Digest, PluginWorld};
 use crate::locks::lock;
@@ -97,8 +98,14 @@ impl CheckedComponent {
         if let Some(component) = shared.cache.get(&shared.engine, &digest) {
             return Self::link(shared, digest, &component);
         }
-        let component = Component::from_binary(&shared.engine, bytes)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        // Should what stands between it and WASI not fit it, it does without.
+        let component = while_allocating::callable(bytes)
+            .and_then(|bytes| Component::from_binary(&shared.engine, &bytes).ok());
+        let component = match component {
+            Some(component) => component,
+            None => Component::from_binary(&shared.engine, bytes)
+                .map_err(|error| LoadError::Compile(format!("{error:#}")))?,
+        };
         Self::link(shared, digest, &component)
     }
 

@@ -12,6 +12,7 @@ use ring::hmac;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::while_allocating;
 use crate::domain::Digest;
 use crate::runtime::Random;
 
@@ -26,7 +27,7 @@ pub(super) struct ArtifactCache {
     dir: PathBuf,
     // Never leaves the folder; an artifact sealed with another key came from elsewhere.
     key: hmac::Key,
-    // Changes with the wasmtime version, the settings of the engine and the CPU's features.
+    // Changes with the wasmtime version, the settings of the engine, the CPU's features, and what is added to components.
     compatibility: u64,
 }
 
@@ -55,6 +56,7 @@ impl ArtifactCache {
         }
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
+        while_allocating::VERSION.hash(&mut hasher);
         Ok(Self {
             dir: dir.to_owned(),
             key: hmac::Key::new(hmac::HMAC_SHA256, &key(dir, random)?),

@@ -3,6 +3,7 @@
 //! in `tests/blame.rs`.
 
 mod blame;
+mod clocks;
 mod shares;
 
 use std::sync::Arc;

@@ -8,7 +8,8 @@ use crate::auth::{Action, rights};
 use crate::broker::error::{ChangeError, NotFound, Unavailable};
 use crate::broker::plugin_store::uploads::UploadPlace;
 use crate::domain::{
-    Name, Owner, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, Principal,
+    Digest, Name, Owner, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName,
+    Principal,
 };
 use crate::plugin::Held;
 use crate::state::catalog::{KnownName, split_version};

@@ -54,8 +54,9 @@ impl Fixture {
     }
 
     async fn delete_plugin(&self, name: &str) {
-        let deleted = self.broker.delete_plugin(&Principal::local(), name, false);
-        deleted.await.expect("deleted");
+        let who = Principal::local();
+        let deleted = self.broker.delete_plugin(&who, name, false).await;
+        deleted.expect("deleted");
     }
 
     async fn restarted(self) -> Self {

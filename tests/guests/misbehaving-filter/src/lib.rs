@@ -1,7 +1,10 @@
 //! A filter whose configuration says how it misbehaves: `<behaviour> [<text>]`. It misbehaves on events whose payload
 //! contains the text (on all of them without one) and matches every other event. The README lists the behaviours.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
 
 use tidegate_plugin::{Event, FilterSet, Match, Rule, RuleTable, Wants};
 
@@ -44,6 +47,10 @@ impl FilterSet for Rules {
             "flood" => Behaviour::Flood,
             "configure-trap" => panic!("told to trap in configure"),
             "configure-loop" => spin(),
+            "curious" => {
+                IS_CURIOUS.store(true, Ordering::Relaxed);
+                Behaviour::Contains
+            }
             _ => return Err(format!("unknown behaviour {name:?}")),
         };
         let text = text.to_string();
@@ -93,6 +100,40 @@ impl Misbehaving {
                 matches.push(honest);
             }
             Behaviour::Flood => matches.extend(std::iter::repeat_n(honest, 1 << 20)),
+        }
+    }
+}
+
+/// Memory as usual; but once it is curious, clocks are looked at whenever there is to be more of it, as runtimes with a collector do.
+struct Memory;
+
+#[global_allocator]
+static MEMORY: Memory = Memory;
+
+static IS_CURIOUS: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: all of it is the system's allocator; what comes before does not allocate.
+unsafe impl GlobalAlloc for Memory {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        look_at_clocks();
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        look_at_clocks();
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+fn look_at_clocks() {
+    if IS_CURIOUS.load(Ordering::Relaxed) {
+        let (begin, wall) = (Instant::now(), SystemTime::now());
+        if Instant::now() <= begin || wall <= SystemTime::UNIX_EPOCH {
+            std::process::abort();
         }
     }
 }
