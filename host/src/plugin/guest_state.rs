@@ -169,7 +169,7 @@ pub(super) fn fault(
     let trap = error.downcast_ref::<Trap>();
     let mut reason = match trap {
         Some(trap) => trap.to_string(),
-        None => clip(format!("{error:#}")),
+        None => clip(error.root_cause().to_string()),
     };
     let mut advice = match trap {
         Some(Trap::CannotLeaveComponent) => ADVICE_REALLOC,

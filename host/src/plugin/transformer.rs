@@ -244,7 +244,7 @@ impl Shared {
                     self.failed(call.len(), &fault);
                     if let [event] = call {
                         let told =
-                            fault.told(&self.setup.label, Some(&self.subscription), &event.name());
+                            fault.told(&self.setup.label, Some(&*self.subscription), &event.name());
                         set_all(&mut results, call, &TransformFailure::Fault(told));
                         rest = behind;
                     }
