@@ -77,12 +77,14 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 ];
 
 /// Crates that only some files know, by the beginning of their path.
-const KNOWN_ONLY_IN: [(&str, &[&str]); 8] = [
+const KNOWN_ONLY_IN: [(&str, &[&str]); 10] = [
     ("tidegate_wire", &["net", "domain/event.rs"]),
     ("tidegate_client", &["cli"]),
     ("sled", &["store/sealed"]),
     ("rand", &["runtime/random.rs"]),
     ("wasmtime", &["plugin"]),
+    ("wasm_encoder", &["plugin/while_allocating"]),
+    ("wasmparser", &["plugin/while_allocating"]),
     ("quinn", &["net/quic"]),
     ("axum", &["admin"]),
     ("clap", &["cli", "main.rs"]),
