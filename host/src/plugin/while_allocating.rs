@@ -88,7 +88,6 @@ pub(super) fn callable(component: &[u8]) -> Option<Vec<u8>> {
                     &unchecked_range,
                 )?;
                 writer.add_module();
-                parser.skip_section();
                 at = unchecked_range.end;
             }
             Payload::ComponentSection {
@@ -99,7 +98,6 @@ pub(super) fn callable(component: &[u8]) -> Option<Vec<u8>> {
                     component,
                     &unchecked_range,
                 )?;
-                parser.skip_section();
                 at = unchecked_range.end;
             }
             payload => writer.section(component, payload)?,
