@@ -114,6 +114,7 @@ fn router(app: Context) -> Router {
             "/v1/subscriptions/{name}/resume",
             post(subscriptions::resume),
         )
+        .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route("/v1/subscriptions/{name}/log", get(subscriptions::log))
         .route("/v1/subscriptions/{name}/chown", post(subscriptions::chown))
         .route("/v1/plugins/{name}/chown", post(plugins::chown))

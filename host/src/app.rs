@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Listeners};
 use crate::auth::Policy;
 use crate::broker::{Broker, RecoveredStore};
-use crate::config::{Config, Endpoints};
+use crate::config::{Config, ContextFolder, Endpoints};
 use crate::disk::{Access, RealFileSystem, replace};
 use crate::net::{self, NetHandle};
 use crate::plugin::{Plugins, bundled};
@@ -185,15 +185,36 @@ async fn serve(
         // It is there for the convenience of the commands on this machine. On a full disk the broker has to start all the same.
         tracing::warn!(%error, "cannot write endpoints.json to the data directory; commands need `--addr` and `--admin`");
     }
+    let is_default = is_default_context(config);
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "tidegate".to_owned());
     if let Some(out) = log_output::stdout() {
-        let banner = banner::banner(&endpoints, config, &program);
+        let banner = banner::banner(&endpoints, config, &program, is_default);
         out.push(format!("{banner}\n").as_bytes());
     }
     tracing::info!(%quic, admin = endpoints.admin, admin_tls = endpoints.admin_tls, "serving");
     Ok(Served { net, admin })
+}
+
+// Whether commands that are told nothing come to this broker, wherever they are run: they do to the development broker that started
+// last, unless the user has chosen a context, or is in a folder with a data directory.
+fn is_default_context(config: &Config) -> bool {
+    if config.tls.cert.is_some() {
+        return false;
+    }
+    let set = ContextFolder::of_user().and_then(|folder| {
+        folder.set_default(&config.data_dir)?;
+        folder.contexts()
+    });
+    match set {
+        Ok(contexts) => contexts.current.is_none(),
+        Err(error) => {
+            // A convenience of commands, too. Services often have no home.
+            tracing::info!(%error, "no default context is written; commands elsewhere need `--data-dir`");
+            false
+        }
+    }
 }
 
 // Reading a whole journal takes a while, so not on a thread that serves others.

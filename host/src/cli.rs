@@ -7,10 +7,13 @@ mod admin_flags;
 mod allocator;
 pub mod bench;
 pub mod broker_child;
+mod broker_place;
 mod cert;
 mod chain_flags;
 mod config;
+mod confirm;
 mod connection_flags;
+mod context;
 pub mod demo;
 mod early_answer;
 mod error_hints;
@@ -72,6 +75,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure how fast the broker is on this machine
     Bench(bench::BenchArgs),
+    /// Name brokers, so that commands need not be told where they are
+    Context(context::Args),
     /// Make certificates for brokers and clients
     Cert(cert::Args),
     /// Check a configuration, or show what holds
@@ -130,6 +135,7 @@ async fn run_command(cli: Cli) -> ExitCode {
         Command::Loss(args) => done(loss::run(&args)),
         Command::Demo(args) => demo::run(args).await,
         Command::Bench(args) => bench::run(args).await,
+        Command::Context(args) => done(context::run(&args)),
         Command::Cert(args) => done(cert::run(&args)),
         Command::Config(args) => done(config::run(&args)),
     };

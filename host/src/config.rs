@@ -3,6 +3,7 @@
 //! with their arithmetic. Nothing here opens sockets or makes files; the parts of the program take their
 //! sections as they are and validate nothing again.
 
+mod contexts;
 mod defaults;
 mod endpoints;
 mod error;
@@ -12,6 +13,7 @@ mod sections;
 mod show;
 mod validation;
 
+pub use contexts::{Context, ContextError, ContextFolder, Contexts, DEFAULT_CONTEXT};
 pub use endpoints::Endpoints;
 pub use error::{ConfigError, Problem, Warning};
 pub use sections::{

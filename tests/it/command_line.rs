@@ -116,7 +116,6 @@ async fn sub_refuses_a_standard_output_that_is_closed_and_acks_nothing() -> anyh
     Ok(())
 }
 
-/// A process that ends with the test.
 #[tokio::test]
 async fn the_data_directory_says_where_both_doors_of_its_broker_are() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
@@ -150,6 +149,7 @@ async fn the_data_directory_says_where_both_doors_of_its_broker_are() -> anyhow:
     Ok(())
 }
 
+/// A process that ends with the test.
 struct Running(Child);
 
 impl Running {

@@ -42,6 +42,8 @@ pub struct Setup {
     pub program: Option<PathBuf>,
     /// Where its directory is made; the system's folder for temporary files by default.
     pub parent: Option<PathBuf>,
+    /// It makes its certificates itself, as it does for development, and keeps them in its data directory.
+    pub development_certificates: bool,
     /// Its standard error is a pipe that nobody reads, unless the test does; else it is the log that failures show.
     pub piped_stderr: bool,
 }
@@ -54,6 +56,7 @@ impl Default for Setup {
             listen: String::new(),
             program: None,
             parent: None,
+            development_certificates: false,
             piped_stderr: false,
         }
     }
@@ -110,7 +113,10 @@ impl BrokerProcess {
             .prefix("tidegate-it-")
             .tempdir_in(parent)?;
         let pki = TestPki::new()?;
-        let tls = pki.write_server_files(&directory.path().join("certs"))?;
+        let tls = match setup.development_certificates {
+            true => String::new(),
+            false => pki.write_server_files(&directory.path().join("certs"))?,
+        };
         let mut broker = Self {
             everybody: pki.client("everybody")?,
             pki,
@@ -241,6 +247,9 @@ impl BrokerProcess {
         let mut command = Command::new(binary()?);
         command
             .args(arguments)
+            .env_remove("TIDEGATE_CONTEXT")
+            .env_remove("TIDEGATE_DATA_DIR")
+            .env("XDG_CONFIG_HOME", self.directory.path())
             .env("TIDEGATE_ADDR", &self.addresses.quic)
             .env("TIDEGATE_ADMIN", &self.addresses.admin)
             .env("TIDEGATE_CA", file("ca.pem", self.pki.ca_pem())?)
@@ -290,6 +299,18 @@ impl BrokerProcess {
     #[must_use]
     pub fn everybody(&self) -> &TestIdentity {
         &self.everybody
+    }
+
+    /// Base of its admin API.
+    #[must_use]
+    pub fn admin_url(&self) -> &str {
+        &self.addresses.admin
+    }
+
+    /// The folder that has its configuration, log and data directory, and is the configuration folder of whoever runs it.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Its admin API.

@@ -76,6 +76,7 @@ impl Terminal {
             .arg("-e")
             .current_dir(&work)
             .env("HOME", &work)
+            .env_remove("XDG_CONFIG_HOME")
             .env("PATH", path_with(&programs)?)
             .env("TIDEGATE_ADDR", format!("127.0.0.1:{}", ports[0]))
             .env("TIDEGATE_ADMIN", format!("http://127.0.0.1:{}", ports[1]))

@@ -198,6 +198,34 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The body of a request to pause one; may be `{}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pause {
+    // Why, for whoever looks at it.
+    reason: Option<String>,
+}
+
+pub(super) async fn pause(
+    State(app): State<Context>,
+    Extension(who): Extension<Principal>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
+    let found = managed(&app, &who, &name)?;
+    let Pause { reason } = json(app.broker.spawner(), &headers, body).await?;
+    let why = match reason.as_deref().map(str::trim) {
+        None | Some("") => format!("by {who}"),
+        Some(reason) => format!("by {who}: {reason}"),
+    };
+    app.broker.pause_subscription(&found, &why)?;
+    tracing::info!(principal = %who, subscription = %name, reason = why, "subscription paused");
+    let broker = app.broker.clone();
+    let info = app.lookups.look(move || broker.info_of(&found)).await??;
+    Ok(Json(info))
+}
+
 pub(super) async fn resume(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
@@ -209,7 +237,7 @@ pub(super) async fn resume(
     Ok(StatusCode::NO_CONTENT)
 }
 
-// The one of that name, which `who` may delete and resume.
+// The one of that name, which `who` may delete, pause and resume.
 fn managed(app: &Context, who: &Principal, name: &str) -> Result<FoundSubscription, ErrorResponse> {
     let found = seen(app, who, name)?;
     rights::manage(&app.policy, who, &found.spec)?;

@@ -5,8 +5,14 @@ use std::fmt::Write as _;
 
 use crate::config::{Config, Endpoints};
 
-/// The lines about the broker at `endpoints` that runs on `config`. `program` is what they called it by.
-pub(super) fn banner(endpoints: &Endpoints, config: &Config, program: &str) -> String {
+/// The lines about the broker at `endpoints` that runs on `config`. `program` is what they called it by; `is_default` says that
+/// commands come to it that are told nothing.
+pub(super) fn banner(
+    endpoints: &Endpoints,
+    config: &Config,
+    program: &str,
+    is_default: bool,
+) -> String {
     let mut out = format!("Tidegate {}\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, text: &str| {
         // Writing to a String cannot fail.
@@ -26,7 +32,7 @@ pub(super) fn banner(endpoints: &Endpoints, config: &Config, program: &str) -> S
         let client = client.display();
         line("certs", &format!("development CA; clients use {client}"));
     }
-    let flags = connection_flags(config);
+    let flags = connection_flags(config, is_default);
     let _ = write!(
         out,
         "Try it from two other terminals:\n  \
@@ -37,12 +43,12 @@ pub(super) fn banner(endpoints: &Endpoints, config: &Config, program: &str) -> S
 }
 
 // What a client has to say because it is not what it would assume. The addresses it finds in the data directory.
-fn connection_flags(config: &Config) -> String {
+fn connection_flags(config: &Config, is_default: bool) -> String {
     let mut flags = String::new();
     if config.tls.cert.is_some() {
         flags.push_str(" --ca CA.pem --cert CLIENT.pem --cert-key CLIENT.key");
     }
-    if config.data_dir != Config::default().data_dir {
+    if !is_default {
         let dir = quoted(&config.data_dir.display().to_string());
         flags.push_str(&format!(" --data-dir {dir}"));
     }
@@ -73,7 +79,7 @@ mod tests {
     fn the_banner_has_lines_that_work() {
         let check = |config: &Config, quic: &str, admin: &str, expected: &[&str]| {
             let endpoints = Endpoints::new(address(quic), None, Some(address(admin)), None);
-            let banner = banner(&endpoints, config, "tidegate");
+            let banner = banner(&endpoints, config, "tidegate", config == &Config::default());
             for line in expected {
                 assert!(banner.contains(&format!("  {line}\n")), "{banner}");
             }

@@ -11,7 +11,7 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Body};
 
-use super::connection_flags::{AdminFlag, CertificateFlags, read};
+use super::connection_flags::{AdminFlag, CertificateFlags, Door, read};
 use super::early_answer;
 use crate::admin::ErrorResponse;
 
@@ -92,13 +92,16 @@ pub(super) struct Api {
 impl Api {
     /// For the broker the flags name. With `https`, the certificates are read and shown.
     pub(super) fn new(admin: &AdminFlag, certificates: &CertificateFlags) -> anyhow::Result<Self> {
-        let base = admin.url(certificates);
+        let Door {
+            address: base,
+            from,
+        } = admin.door(certificates)?;
         let scheme = base.split_once("://").map(|(scheme, _)| scheme);
         match scheme {
             Some("http") => Ok(Self::plain(&base)),
             Some("https") => Ok(Self::at(&base, Some(tls(certificates)?))),
             _ => bail!(
-                "`{base}` is no address of an admin API; write http://HOST:PORT or https://HOST:PORT"
+                "`{base}` (from {from}) is no address of an admin API; write http://HOST:PORT or https://HOST:PORT"
             ),
         }
     }
@@ -293,6 +296,11 @@ impl ApiError {
         matches!(self, Self::Refused { problem, .. } if problem.status == 404)
     }
 
+    /// Whether the broker said that it is not for whoever asks.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused { problem, .. } if problem.status == 403)
+    }
+
     /// Whether the broker said that there is one already.
     pub(super) fn is_already_there(&self) -> bool {
         matches!(self, Self::Refused { problem, .. } if problem.status == 409)
@@ -336,7 +344,7 @@ fn is_cut(kind: io::ErrorKind) -> bool {
 }
 
 fn tls(certificates: &CertificateFlags) -> anyhow::Result<TlsConfig> {
-    let files = certificates.files();
+    let files = certificates.files()?;
     let roots = chain(&read(&files.ca)?)?;
     let key = PrivateKey::from_pem(&read(&files.key)?)?;
     let client = ClientCert::new_with_certs(&chain(&read(&files.cert)?)?, key);

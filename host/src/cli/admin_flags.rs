@@ -2,6 +2,7 @@
 
 use super::admin_client::Api;
 use super::connection_flags::{AdminFlag, CertificateFlags};
+use super::output::{Format, OutputFlags};
 
 /// Flags of a command that manages.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -10,14 +11,18 @@ pub(super) struct ManageFlags {
     pub(super) admin: AdminFlag,
     #[command(flatten)]
     pub(super) certificates: CertificateFlags,
-    /// Print JSON instead of tables
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) output: OutputFlags,
 }
 
 impl ManageFlags {
     /// The admin API that is meant.
     pub(super) fn api(&self) -> anyhow::Result<Api> {
         Api::new(&self.admin, &self.certificates)
+    }
+
+    /// How to print.
+    pub(super) fn format(&self) -> Format {
+        self.output.format()
     }
 }

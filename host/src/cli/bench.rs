@@ -22,9 +22,10 @@ use super::load::{
     publish, publish_at_rate,
 };
 use super::local_broker::{self, LocalAdmin, LocalBroker};
+use super::output::{self, OutputFlags};
 use super::process_usage::ProcessUsage;
 use super::signals::Signals;
-use super::{output, wait_notices};
+use super::wait_notices;
 use crate::domain::{PluginUse, SubscriptionSpec};
 
 /// Load before anything counts, so that connections, caches and the journal's first files are there.
@@ -98,9 +99,8 @@ pub struct BenchArgs {
     /// directory.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Print the result as JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    output: OutputFlags,
 }
 
 /// Runs one workload. The exit code tells whether everything that was due came.
@@ -112,7 +112,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         _ = signals.next() => bail!("interrupted"),
     };
     drop(target);
-    output::either(args.json, &report.json(), |_| report.table())?;
+    output::either(args.output.format(), &report.json(), |_| report.table())?;
     Ok(if report.missing == 0 {
         ExitCode::SUCCESS
     } else {

@@ -124,6 +124,8 @@ impl BrokerRun<'_> {
     pub fn command(&self, config: &Path) -> Command {
         let mut command = Command::new(self.program);
         command
+            // So that it does not become the default one of whoever runs this.
+            .env("XDG_CONFIG_HOME", self.directory)
             .arg("serve")
             .arg("--config")
             .arg(config)

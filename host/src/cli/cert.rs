@@ -1,9 +1,10 @@
 //! `tidegate cert`: an authority and certificates, without openssl.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{human_values, output};
+use super::human_values;
+use super::output::{self, OutputFlags};
 use crate::pki::{Authority, ClientName, PemPair, ServerNames, Validity, pair_paths, save_pair};
 
 #[derive(Debug, clap::Args)]
@@ -83,13 +84,15 @@ struct Destination {
     /// Overwrite files that exist
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    output: OutputFlags,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Ca { name, days, to } => {
             Authority::new(name, Validity::days(*days))?.save(&to.out, to.force)?;
-            report(&to.out, "ca", &format!("authority {name}, {days} days"))
+            report(to, "ca", &format!("authority {name}"), *days)
         }
         Command::Server { ca, dns, ip, leaf } => {
             let names = ServerNames {
@@ -112,7 +115,7 @@ impl LeafFlags {
     fn save(&self, pair: &PemPair, stem: &str, what: &str) -> anyhow::Result<()> {
         let Self { days, to } = self;
         save_pair(&to.out, stem, pair, to.force)?;
-        report(&to.out, stem, &format!("{what}, {days} days"))
+        report(to, stem, what, *days)
     }
 }
 
@@ -138,11 +141,14 @@ fn principal(name: &ClientName) -> String {
     }
 }
 
-fn report(dir: &Path, stem: &str, what: &str) -> anyhow::Result<()> {
-    let (cert, key) = pair_paths(dir, stem);
-    Ok(output::line(&format!(
-        "{what}\n  {}\n  {}",
-        cert.display(),
-        key.display()
-    ))?)
+fn report(to: &Destination, stem: &str, what: &str, days: u32) -> anyhow::Result<()> {
+    let (cert, key) = pair_paths(&to.out, stem);
+    let answer = serde_json::json!({ "what": what, "days": days, "cert": cert, "key": key });
+    output::either(to.output.format(), &answer, |_| {
+        format!(
+            "{what}, {days} days\n  {}\n  {}",
+            cert.display(),
+            key.display()
+        )
+    })
 }

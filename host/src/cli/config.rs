@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{error_hints, output};
+use super::error_hints;
+use super::output::{self, OutputFlags};
 use crate::app;
 use crate::config::Config;
 
@@ -24,14 +25,18 @@ enum Command {
 struct FileArg {
     /// The file [default: the embedded configuration]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputFlags,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Command::Check(FileArg { file }) => {
+        Command::Check(FileArg { file, output }) => {
             let config = Config::load(file.as_deref())?;
-            for warning in config.warnings() {
-                eprintln!("warning: {}", error_hints::warned(warning));
+            let warnings = config.warnings().into_iter().map(error_hints::warned);
+            let warnings: Vec<String> = warnings.collect();
+            for warning in &warnings {
+                eprintln!("warning: {warning}");
             }
             app::check_tls(&config)?;
             let name = file
@@ -39,11 +44,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 .map_or("the embedded configuration".to_owned(), |file| {
                     file.display().to_string()
                 });
-            Ok(output::line(&format!("{name} is well formed"))?)
+            let answer = serde_json::json!({ "checked": name, "warnings": warnings });
+            output::either(output.format(), &answer, |_| {
+                format!("{name} is well formed")
+            })
         }
-        Command::Show(FileArg { file }) => {
-            let shown = Config::load(file.as_deref())?.to_documented_toml();
-            Ok(output::line(shown.trim_end())?)
+        Command::Show(FileArg { file, output }) => {
+            let config = Config::load(file.as_deref())?;
+            output::either(output.format(), &config, |config| {
+                config.to_documented_toml().trim_end().to_owned()
+            })
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Flags that say how to reach a broker and as whom. What is not said is that of the broker whose data directory it is: the
-//! addresses that it wrote there and its development certificates. So nothing has to be said to try one, and both doors and
-//! the certificates are of the same broker.
+//! Flags that say how to reach a broker and as whom, and the variables for each. What neither says is that of a
+//! [place](super::broker_place): a context, or a data directory. So nothing has to be said to try one, and both doors and the
+//! certificates are of the same broker.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,23 +8,26 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tidegate_client::{Client, ClientOptions, ConnectError};
 
+use super::broker_place::{ADDR, Place, Said};
 use super::human_values;
-use crate::config::Endpoints;
-use crate::pki::DevPki;
 
-/// Where a broker without a configuration listens, for when no data directory says it.
-const ADDR: &str = "127.0.0.1:4433";
-const ADMIN: &str = "http://127.0.0.1:4480";
-const DATA_DIR: &str = "tidegate-data";
 /// A person waits; a broker that is there answers within milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Certificates: those of the development set-up unless others are named.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct CertificateFlags {
+    /// Broker as `tidegate context` knows it [env: TIDEGATE_CONTEXT] [default: the one in use, else the data directory here, else the
+    /// development broker that started last]
+    #[arg(long, value_name = "NAME", help_heading = "Connection")]
+    context: Option<String>,
     /// Data directory of a broker on this machine, for its addresses and development certificates [env: TIDEGATE_DATA_DIR]
-    /// [default: tidegate-data]
-    #[arg(long, value_name = "DIR", help_heading = "Connection")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Connection",
+        conflicts_with = "context"
+    )]
     data_dir: Option<PathBuf>,
     /// Authority that signed the broker's certificate, PEM [env: TIDEGATE_CA]
     #[arg(long, value_name = "FILE", help_heading = "Connection")]
@@ -50,7 +53,7 @@ pub(super) struct CertificateFlags {
 /// Where to publish and consume.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct QuicFlags {
-    /// Address of the broker's QUIC listener [env: TIDEGATE_ADDR] [default: what the data directory says, or 127.0.0.1:4433]
+    /// Address of the broker's QUIC listener [env: TIDEGATE_ADDR]
     #[arg(long, value_name = "HOST:PORT", help_heading = "Connection")]
     addr: Option<String>,
     /// Name in the broker's certificate [default: the host of the address]
@@ -61,8 +64,7 @@ pub(super) struct QuicFlags {
 /// Where to manage.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct AdminFlag {
-    /// Address of the broker's admin API [env: TIDEGATE_ADMIN] [default: what the data directory says, or
-    /// http://127.0.0.1:4480]
+    /// Address of the broker's admin API [env: TIDEGATE_ADMIN]
     #[arg(long, value_name = "URL", help_heading = "Connection")]
     admin: Option<String>,
 }
@@ -75,75 +77,109 @@ pub(super) struct CertificateFiles {
     pub(super) key: PathBuf,
 }
 
+/// An address, and what said it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Door {
+    pub(super) address: String,
+    pub(super) from: String,
+}
+
 impl CertificateFlags {
-    fn data_dir(&self) -> PathBuf {
-        path_or(&self.data_dir, "TIDEGATE_DATA_DIR", Path::new(DATA_DIR))
+    /// Which broker is meant, where neither flags nor variables say its addresses or certificates.
+    pub(super) fn place(&self) -> anyhow::Result<Place> {
+        Place::find(&Said {
+            context: self.context.clone(),
+            data_dir: self.data_dir.clone(),
+            context_variable: env("TIDEGATE_CONTEXT"),
+            data_dir_variable: path("TIDEGATE_DATA_DIR"),
+        })
     }
 
-    /// Where the broker whose data directory it is listens, or did when it last ran.
-    fn endpoints(&self) -> Option<Endpoints> {
-        Endpoints::read(&self.data_dir())
-    }
-
-    pub(super) fn files(&self) -> CertificateFiles {
-        let development = DevPki::at(&self.data_dir().join("pki"));
-        CertificateFiles {
-            ca: path_or(&self.ca, "TIDEGATE_CA", &development.ca),
-            cert: path_or(&self.cert, "TIDEGATE_CERT", &development.client_cert),
-            key: path_or(&self.cert_key, "TIDEGATE_KEY", &development.client_key),
+    pub(super) fn files(&self) -> anyhow::Result<CertificateFiles> {
+        let ca = self.ca.clone().or_else(|| path("TIDEGATE_CA"));
+        let cert = self.cert.clone().or_else(|| path("TIDEGATE_CERT"));
+        let key = self.cert_key.clone().or_else(|| path("TIDEGATE_KEY"));
+        if let (Some(ca), Some(cert), Some(key)) = (ca.clone(), cert.clone(), key.clone()) {
+            return Ok(CertificateFiles { ca, cert, key });
         }
+        let place = self.place()?.with_certificates(ca, cert, key);
+        place.files()
     }
 }
 
 impl AdminFlag {
-    pub(super) fn url(&self, certificates: &CertificateFlags) -> String {
-        self.named()
-            .or_else(|| certificates.endpoints()?.admin_here())
-            .unwrap_or_else(|| ADMIN.to_owned())
+    /// The admin API that is meant.
+    pub(super) fn door(&self, certificates: &CertificateFlags) -> anyhow::Result<Door> {
+        if let Some(named) = self.named() {
+            return Ok(named);
+        }
+        let place = certificates.place()?;
+        Ok(Door {
+            address: place.admin()?,
+            from: place.origin.to_string(),
+        })
     }
 
     /// Refuses to go on when the other door was named and this one was not: they would be those of two brokers.
     pub(super) fn check_beside(&self, quic: &QuicFlags) -> anyhow::Result<()> {
         let (given, missing) = match (quic.named(), self.named()) {
-            (Some(addr), None) => (format!("--addr (or TIDEGATE_ADDR) is {addr}"), "--admin"),
-            (None, Some(admin)) => (format!("--admin (or TIDEGATE_ADMIN) is {admin}"), "--addr"),
+            (Some(addr), None) => (addr, "--admin"),
+            (None, Some(admin)) => (admin, "--addr"),
             _ => return Ok(()),
         };
-        bail!("{given}, and this goes by both doors of a broker; say {missing} too")
+        let Door { address, from } = given;
+        bail!("{from} is {address}, and this goes by both doors of a broker; say {missing} too")
     }
 
-    fn named(&self) -> Option<String> {
-        self.admin.clone().or_else(|| env("TIDEGATE_ADMIN"))
+    fn named(&self) -> Option<Door> {
+        named(&self.admin, "--admin", "TIDEGATE_ADMIN")
     }
 }
 
 impl QuicFlags {
-    fn addr(&self, certificates: &CertificateFlags) -> String {
-        self.named()
-            .or_else(|| Some(certificates.endpoints()?.quic_here()))
-            .unwrap_or_else(|| ADDR.to_owned())
+    fn named(&self) -> Option<Door> {
+        named(&self.addr, "--addr", "TIDEGATE_ADDR")
     }
 
-    fn named(&self) -> Option<String> {
-        self.addr.clone().or_else(|| env("TIDEGATE_ADDR"))
-    }
-
-    /// Options of the client, with the certificates read.
-    pub(super) fn options(&self, certificates: &CertificateFlags) -> anyhow::Result<ClientOptions> {
-        let files = certificates.files();
-        let addr = self.addr(certificates);
-        if !human_values::is_host_and_port(&addr) {
-            bail!("`{addr}` is no address of a broker; write HOST:PORT, such as {ADDR}");
+    /// The QUIC listener that is meant, and the name in its certificate if that is not its host.
+    pub(super) fn door(
+        &self,
+        certificates: &CertificateFlags,
+    ) -> anyhow::Result<(Door, Option<String>)> {
+        if let Some(named) = self.named() {
+            return Ok((named, self.server_name.clone()));
         }
-        let options = ClientOptions::new(addr)
+        let place = certificates.place()?;
+        let door = Door {
+            address: place.addr()?,
+            from: place.origin.to_string(),
+        };
+        Ok((door, self.server_name.clone().or(place.context.server_name)))
+    }
+
+    /// Where the broker is, and options of the client, with the certificates read.
+    pub(super) fn options(
+        &self,
+        certificates: &CertificateFlags,
+    ) -> anyhow::Result<(Door, ClientOptions)> {
+        let (door, server_name) = self.door(certificates)?;
+        let Door { address, from } = &door;
+        if !human_values::is_host_and_port(address) {
+            bail!(
+                "`{address}` (from {from}) is no address of a broker; write HOST:PORT, such as {ADDR}"
+            );
+        }
+        let files = certificates.files()?;
+        let options = ClientOptions::new(address)
             .roots_pem(&read(&files.ca)?)
             .with_context(|| format!("{} is of no use as an authority", files.ca.display()))?
             .identity_pem(&read(&files.cert)?, &read(&files.key)?)
             .with_context(|| format!("{} is of no use as a certificate", files.cert.display()))?;
-        Ok(match &self.server_name {
+        let options = match server_name {
             Some(name) => options.server_name(name),
             None => options,
-        })
+        };
+        Ok((door, options))
     }
 }
 
@@ -152,18 +188,22 @@ pub(super) async fn connect(
     quic: &QuicFlags,
     certificates: &CertificateFlags,
 ) -> anyhow::Result<Client> {
-    let options = quic.options(certificates)?.connect_timeout(CONNECT_TIMEOUT);
+    let (_, options) = quic.options(certificates)?;
+    let options = options.connect_timeout(CONNECT_TIMEOUT);
     Client::connect(options).await.map_err(|error| match error {
         ConnectError::TimedOut { .. } | ConnectError::Lost(_) => anyhow::Error::new(error).context(
             "is a broker running? Start it with `tidegate serve`, or name another with --addr",
         ),
         ConnectError::Config(_) => {
-            let CertificateFiles { cert, key, .. } = certificates.files();
-            anyhow::Error::new(error).context(format!(
-                "cannot connect with {} and {}",
-                cert.display(),
-                key.display()
-            ))
+            let error = anyhow::Error::new(error);
+            match certificates.files() {
+                Ok(CertificateFiles { cert, key, .. }) => error.context(format!(
+                    "cannot connect with {} and {}",
+                    cert.display(),
+                    key.display()
+                )),
+                Err(_) => error,
+            }
         }
         error => error.into(),
     })
@@ -180,17 +220,20 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     })
 }
 
+fn named(flag: &Option<String>, name: &str, variable: &str) -> Option<Door> {
+    let door = |address: String, from: &str| Door {
+        address,
+        from: from.to_owned(),
+    };
+    let of_flag = flag.clone().map(|address| door(address, name));
+    of_flag.or_else(|| Some(door(env(variable)?, variable)))
+}
+
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn path_or(flag: &Option<PathBuf>, name: &str, default: &Path) -> PathBuf {
-    let from_env = || {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    flag.clone()
-        .or_else(from_env)
-        .unwrap_or_else(|| default.to_owned())
+fn path(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
 }

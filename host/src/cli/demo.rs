@@ -25,7 +25,7 @@ use self::report::DemoReport;
 use self::traffic::PublisherPlan;
 use super::broker_child::data_directory;
 use super::local_broker::LocalBroker;
-use super::output;
+use super::output::{self, OutputFlags};
 use super::signals::Signals;
 use crate::pki::Authority;
 
@@ -64,9 +64,8 @@ pub struct DemoArgs {
     /// Keep the broker's directory and say where it is.
     #[arg(long)]
     pub keep: bool,
-    /// Print the result as JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    output: OutputFlags,
 }
 
 /// Runs the demo. The exit code tells whether everything held.
@@ -84,7 +83,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         eprintln!("the broker's directory is {}", directory.keep().display());
     }
     let report = result?;
-    output::either(args.json, &report.json(), |_| report.table())?;
+    output::either(args.output.format(), &report.json(), |_| report.table())?;
     let faults = report.faults();
     for fault in &faults {
         eprintln!("fault: {fault}");

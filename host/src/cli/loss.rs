@@ -15,6 +15,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List stored events that cannot be read
+    #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         flags: ManageFlags,
@@ -33,7 +34,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::List { flags } => {
             let unreadable: Vec<UnreadableInfo> = flags.api()?.get(PATH)?;
-            output::either(flags.json, &unreadable, |all| {
+            output::either(flags.format(), &unreadable, |all| {
                 table("everything that was asked for can be read", all)
             })
         }
@@ -43,7 +44,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         } => {
             let body = serde_json::json!({ "dead_letters": dead_letters });
             let given_up: Vec<UnreadableInfo> = flags.api()?.post(PATH, &body)?;
-            output::either(flags.json, &given_up, |all| {
+            output::either(flags.format(), &given_up, |all| {
                 table(
                     "nothing was given up: no generation is known to be damaged. Damage of the journal takes a start with --accept-loss",
                     all,

@@ -56,18 +56,74 @@ pub(super) fn line(text: &str) -> Result<(), OutputError> {
         .map_err(OutputError)
 }
 
+/// For whom it is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// People.
+    #[default]
+    Table,
+    /// People with a wide terminal.
+    Wide,
+    /// Scripts. What a field is called and means does not change.
+    Json,
+}
+
+/// How to print.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct OutputFlags {
+    /// How to print: a table, a wide one with more columns, or JSON for scripts
+    #[arg(
+        long,
+        short,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    output: Format,
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output", help_heading = "Output")]
+    json: bool,
+}
+
+impl OutputFlags {
+    /// What is wanted.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        match self.json {
+            true => Format::Json,
+            false => self.output,
+        }
+    }
+}
+
 /// Prints `value` as indented JSON, or what `human` makes of it.
 pub(super) fn either<T: Serialize>(
-    json: bool,
+    format: Format,
     value: &T,
     human: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
-    let text = if json {
-        serde_json::to_string_pretty(value)?
-    } else {
-        human(value)
+    let text = match format {
+        Format::Json => serde_json::to_string_pretty(value)?,
+        Format::Table | Format::Wide => human(value),
     };
     Ok(line(&text)?)
+}
+
+/// The first `narrow` of the columns; all of them where there is room.
+pub(super) fn columns<'a>(
+    format: Format,
+    narrow: usize,
+    heading: &'a [&'a str],
+    mut rows: Vec<Vec<String>>,
+) -> (&'a [&'a str], Vec<Vec<String>>) {
+    if format == Format::Wide {
+        return (heading, rows);
+    }
+    for row in &mut rows {
+        row.truncate(narrow);
+    }
+    (&heading[..narrow.min(heading.len())], rows)
 }
 
 /// Rows under a heading, or `nothing` when there is none.

@@ -9,7 +9,9 @@ use indicatif::ProgressBar;
 
 use super::admin_client::segment;
 use super::admin_flags::ManageFlags;
-use super::{human_values, output};
+use super::confirm::ConfirmFlags;
+use super::human_values;
+use super::output::{self, Format};
 use crate::domain::{Name, Owner, PluginDetails, PluginInfo, PluginName};
 
 #[derive(Debug, clap::Args)]
@@ -30,6 +32,7 @@ enum Command {
         flags: ManageFlags,
     },
     /// List plugins
+    #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         flags: ManageFlags,
@@ -56,12 +59,17 @@ enum Command {
         flags: ManageFlags,
     },
     /// Delete a plugin that nobody uses; its name stays its owner's
+    ///
+    /// On a terminal it says what goes, and asks.
+    #[command(visible_alias = "rm")]
     Delete {
         /// Its name for all versions, or name@version for one
         name: String,
         /// Give up the name as well, so that whoever uploads under it next has it
         #[arg(long)]
         free_name: bool,
+        #[command(flatten)]
+        confirm: ConfirmFlags,
         #[command(flatten)]
         flags: ManageFlags,
     },
@@ -75,7 +83,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             let busy = busy(&format!("uploading and compiling {name}"));
             let info: Result<PluginInfo, _> = flags.api()?.upload(&path(name.as_str()), &component);
             busy.finish_and_clear();
-            output::either(flags.json, &info?, |info| {
+            output::either(flags.format(), &info?, |info| {
                 let world = human_values::word_of(&info.world);
                 format!(
                     "{world} {} version {} is {}",
@@ -85,33 +93,41 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::List { flags } => {
             let plugins: Vec<PluginInfo> = flags.api()?.list("/v1/plugins")?;
-            output::either(flags.json, &plugins, |plugins| list(plugins))
+            output::either(flags.format(), &plugins, |plugins| {
+                list(flags.format(), plugins)
+            })
         }
         Command::Names { flags } => {
             let names: Vec<PluginName> = flags.api()?.list("/v1/plugin-names")?;
-            output::either(flags.json, &names, |names| list_names(names))
+            output::either(flags.format(), &names, |names| list_names(names))
         }
         Command::Show { name, flags } => {
             let plugin: PluginDetails = flags.api()?.get(&path(name))?;
-            output::either(flags.json, &plugin, details)
+            output::either(flags.format(), &plugin, details)
         }
         Command::Chown { name, owner, flags } => {
             let body = serde_json::json!({ "owner": owner });
             let chown = format!("{}/chown", path(name.as_str()));
             let given: PluginName = flags.api()?.post(&chown, &body)?;
-            output::either(flags.json, &given, |_| {
+            output::either(flags.format(), &given, |_| {
                 format!("plugin {name} belongs to {owner}")
             })
         }
         Command::Delete {
             name,
             free_name,
+            confirm,
             flags,
         } => {
+            let versions = match name.contains('@') {
+                true => "",
+                false => ", all its versions",
+            };
+            confirm.confirm(&format!("plugin {name}{versions}"))?;
             let query = if *free_name { "?free_name=true" } else { "" };
             flags.api()?.delete(&format!("{}{query}", path(name)))?;
             let answer = serde_json::json!({ "deleted": name, "free_name": free_name });
-            output::either(flags.json, &answer, |_| match free_name {
+            output::either(flags.format(), &answer, |_| match free_name {
                 true => format!("deleted plugin {name}, and its name is free"),
                 false => format!("deleted plugin {name}"),
             })
@@ -190,8 +206,9 @@ fn details(plugin: &PluginDetails) -> String {
     output::details(rows)
 }
 
-fn list(plugins: &[PluginInfo]) -> String {
+fn list(format: Format, plugins: &[PluginInfo]) -> String {
     let rows = plugins.iter().map(|info| {
+        let by = info.uploaded_by.as_ref();
         vec![
             info.name.clone(),
             info.version.to_string(),
@@ -207,15 +224,23 @@ fn list(plugins: &[PluginInfo]) -> String {
                 .as_ref()
                 .map(Owner::to_string)
                 .unwrap_or_default(),
+            by.map_or_else(String::new, ToString::to_string),
+            info.digest.to_string(),
         ]
     });
-    output::table(
-        "no plugins",
-        &[
-            "PLUGIN", "VERSION", "WORLD", "SIZE", "DIGEST", "UPLOADED", "OWNER",
-        ],
-        rows.collect(),
-    )
+    let heading = [
+        "PLUGIN",
+        "VERSION",
+        "WORLD",
+        "SIZE",
+        "DIGEST",
+        "UPLOADED",
+        "OWNER",
+        "UPLOADED BY",
+        "WHOLE DIGEST",
+    ];
+    let (heading, rows) = output::columns(format, 7, &heading, rows.collect());
+    output::table("no plugins", heading, rows)
 }
 
 fn list_names(names: &[PluginName]) -> String {

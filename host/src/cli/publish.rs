@@ -14,8 +14,9 @@ use tidegate_client::{Event, PublishTicket, Published, Publisher, PublisherOptio
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Split};
 
 use super::connection_flags::{CertificateFlags, QuicFlags, connect};
+use super::output::{self, Format, OutputFlags};
 use super::signals::Signals;
-use super::{event_lines, human_values, output, wait_notices};
+use super::{event_lines, human_values, wait_notices};
 use crate::domain::TopicName;
 
 /// Exit code of an interrupted command: 128 + SIGINT, as shells have it.
@@ -54,9 +55,8 @@ pub(super) struct Args {
     /// Media type of every payload [default: application/json with --ndjson, else none]
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
-    /// Print what became of it as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputFlags,
     #[command(flatten)]
     quic: QuicFlags,
     #[command(flatten)]
@@ -106,8 +106,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         sender.say_what_is_left();
     }
     // Without an answer there is nothing to sum up.
-    if !interrupted || args.json || totals.events > 0 {
-        output::either(args.json, totals, summary)?;
+    let format = args.output.format();
+    if !interrupted || format == Format::Json || totals.events > 0 {
+        output::either(format, totals, summary)?;
     }
     if totals.unkept > 0 {
         let Totals { unkept, events, .. } = totals;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::admin_flags::ManageFlags;
+use super::human_values;
+use super::output::{self, Format};
 use super::subscription::display::{joined, plugins, state};
-use super::subscription::flags::{ChangeFlags, ChownArgs, NamedArgs, SpecFlags};
+use super::subscription::flags::{ChangeFlags, ChownArgs, DeleteArgs, NamedArgs, SpecFlags};
 use super::subscription::{self, Kind};
-use super::{human_values, output};
 use crate::domain::{
     Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
 };
@@ -32,6 +33,7 @@ enum Command {
     /// below are those of `create`. What it reads and its start cannot be changed.
     Update(Box<UpdateArgs>),
     /// List routes
+    #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         flags: ManageFlags,
@@ -40,8 +42,11 @@ enum Command {
     Show(NamedArgs),
     /// Give a route to an owner, with whose rights it works from then on
     Chown(ChownArgs),
-    /// Delete a route
-    Delete(NamedArgs),
+    /// Delete a route and what it has not handled
+    ///
+    /// On a terminal it says what goes with it, and asks.
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -117,7 +122,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 .flags
                 .api()?
                 .post("/v1/subscriptions", &create.spec()?)?;
-            output::either(create.flags.json, &info, |info| {
+            output::either(create.flags.format(), &info, |info| {
                 format!("created route {}", info.spec.name)
             })
         }
@@ -126,7 +131,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::List { flags } => {
             let all: Vec<SubscriptionInfo> = flags.api()?.list("/v1/routes")?;
-            output::either(flags.json, &all, |all| list(all))
+            output::either(flags.format(), &all, |all| list(flags.format(), all))
         }
         Command::Show(args) => subscription::show(args, Kind::Route),
         Command::Chown(args) => subscription::chown(args, Kind::Route),
@@ -153,8 +158,9 @@ fn output_of(text: &str) -> Result<(Name, TopicName), String> {
     Ok((name, topic))
 }
 
-fn list(all: &[SubscriptionInfo]) -> String {
+fn list(format: Format, all: &[SubscriptionInfo]) -> String {
     let rows = all.iter().map(|info| {
+        let owner = info.spec.owner.as_ref();
         let outputs: Vec<String> = info
             .spec
             .outputs
@@ -170,10 +176,26 @@ fn list(all: &[SubscriptionInfo]) -> String {
             human_values::age_if_known(info.oldest_unacked_ms),
             info.dead_lettered.to_string(),
             state(info),
+            owner.map_or_else(String::new, ToString::to_string),
+            info.unevaluated.to_string(),
+            info.in_flight.to_string(),
+            human_values::moment(info.spec.created.0),
         ]
     });
     let heading = [
-        "ROUTE", "FROM", "PLUGINS", "TO", "DEPTH", "OLDEST", "DEAD", "STATE",
+        "ROUTE",
+        "FROM",
+        "PLUGINS",
+        "TO",
+        "DEPTH",
+        "OLDEST",
+        "DEAD",
+        "STATE",
+        "OWNER",
+        "UNEVALUATED",
+        "IN FLIGHT",
+        "CREATED",
     ];
-    output::table("no routes", &heading, rows.collect())
+    let (heading, rows) = output::columns(format, 8, &heading, rows.collect());
+    output::table("no routes", heading, rows)
 }

@@ -5,7 +5,7 @@ pub(super) mod flags;
 
 use anyhow::bail;
 
-use self::flags::{ChangeFlags, ChownArgs, NamedArgs, SpecFlags};
+use self::flags::{ChangeFlags, ChownArgs, DeleteArgs, NamedArgs, PauseArgs, SpecFlags};
 use super::admin_client::{Api, segment};
 use super::admin_flags::ManageFlags;
 use super::output;
@@ -31,6 +31,7 @@ enum Command {
     /// `create`. Topics and the start cannot be changed.
     Update(Box<UpdateArgs>),
     /// List subscriptions
+    #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         flags: ManageFlags,
@@ -38,11 +39,16 @@ enum Command {
     /// Show one subscription
     Show(NamedArgs),
     /// Delete a subscription and what it has not acked
-    Delete(NamedArgs),
+    ///
+    /// On a terminal it says what goes with it, and asks.
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
     /// Show what was lately said of the failures of the plugins of a subscription or route
     Log(NamedArgs),
     /// Give a subscription to an owner
     Chown(ChownArgs),
+    /// Let a subscription or route hand out nothing until it is resumed; what comes meanwhile waits
+    Pause(PauseArgs),
     /// Let a paused subscription or route go on
     Resume(NamedArgs),
 }
@@ -100,7 +106,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 .flags
                 .api()?
                 .post("/v1/subscriptions", &create.spec()?)?;
-            output::either(create.flags.json, &info, |info| {
+            output::either(create.flags.format(), &info, |info| {
                 let name = &info.spec.name;
                 format!("created subscription {name}; receive with: tidegate sub {name}")
             })
@@ -112,19 +118,35 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::List { flags } => {
             let mut all: Vec<SubscriptionInfo> = flags.api()?.list("/v1/subscriptions")?;
             all.retain(|info| !info.spec.is_route());
-            output::either(flags.json, &all, |all| display::list(all))
+            let format = flags.format();
+            output::either(format, &all, |all| display::list(format, all))
         }
         Command::Show(args) => show(args, Kind::Subscription),
         Command::Delete(args) => delete(args, Kind::Subscription),
         Command::Chown(args) => chown(args, Kind::Subscription),
         Command::Log(NamedArgs { name, flags }) => {
             let lines: Vec<LogLine> = flags.api()?.get(&format!("{}/log", path(name)))?;
-            output::either(flags.json, &lines, |lines| display::log(lines))
+            output::either(flags.format(), &lines, |lines| display::log(lines))
+        }
+        Command::Pause(PauseArgs {
+            name,
+            reason,
+            flags,
+        }) => {
+            let body = serde_json::json!({ "reason": reason });
+            let info: SubscriptionInfo =
+                flags.api()?.post(&format!("{}/pause", path(name)), &body)?;
+            output::either(flags.format(), &info, |info| {
+                let why = info.paused.as_deref().unwrap_or_default();
+                format!(
+                    "paused {name} ({why}); let it go on with: tidegate subscription resume {name}"
+                )
+            })
         }
         Command::Resume(NamedArgs { name, flags }) => {
             flags.api()?.post_empty(&format!("{}/resume", path(name)))?;
             let answer = serde_json::json!({ "resumed": name });
-            output::either(flags.json, &answer, |_| format!("resumed {name}"))
+            output::either(flags.format(), &answer, |_| format!("resumed {name}"))
         }
     }
 }
@@ -147,7 +169,7 @@ impl Kind {
 
 pub(super) fn show(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
     let info = get(&args.flags.api()?, &args.name, kind)?;
-    output::either(args.flags.json, &info, display::details)
+    output::either(args.flags.format(), &info, display::details)
 }
 
 pub(super) fn update(
@@ -165,7 +187,7 @@ pub(super) fn update(
     let api = flags.api()?;
     let before = get(&api, name, kind)?;
     let info: SubscriptionInfo = api.patch(&path(name), patch)?;
-    output::either(flags.json, &info, |info| match info.fence {
+    output::either(flags.format(), &info, |info| match info.fence {
         _ if info.revision == before.revision => format!("{name} is like that already"),
         Some(fence) if info.fence != before.fence => {
             format!(
@@ -182,21 +204,35 @@ pub(super) fn chown(args: &ChownArgs, kind: Kind) -> anyhow::Result<()> {
     get(&api, &args.name, kind)?;
     let body = serde_json::json!({ "owner": args.owner });
     let info: SubscriptionInfo = api.post(&format!("{}/chown", path(&args.name)), &body)?;
-    output::either(args.flags.json, &info, |info| match &info.spec.owner {
+    output::either(args.flags.format(), &info, |info| match &info.spec.owner {
         Some(owner) => format!("{} {} belongs to {owner}", kind.word(), args.name),
         None => format!("{} {} belongs to nobody", kind.word(), args.name),
     })
 }
 
-pub(super) fn delete(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
-    let NamedArgs { name, flags } = args;
+pub(super) fn delete(args: &DeleteArgs, kind: Kind) -> anyhow::Result<()> {
+    let DeleteArgs {
+        name,
+        confirm,
+        flags,
+    } = args;
     let api = flags.api()?;
-    get(&api, name, kind)?;
+    let info = get(&api, name, kind)?;
+    let pending = info.depth + info.unevaluated;
+    let what = format!("{} {name}", kind.word());
+    let lost = match pending {
+        0 => String::new(),
+        1 => " with 1 pending event".to_owned(),
+        _ => format!(" with {pending} pending events"),
+    };
+    let consumers = match info.consumers {
+        0 => String::new(),
+        count => format!("; consumers that are attached end: {count}"),
+    };
+    confirm.confirm(&format!("{what}{lost}{consumers}"))?;
     api.delete(&path(name))?;
-    let answer = serde_json::json!({ "deleted": name });
-    output::either(flags.json, &answer, |_| {
-        format!("deleted {} {name}", kind.word())
-    })
+    let answer = serde_json::json!({ "deleted": name, "pending": pending });
+    output::either(flags.format(), &answer, |_| format!("deleted {what}{lost}"))
 }
 
 /// The path of a subscription or route.

@@ -35,6 +35,26 @@ fn every_command_is_understood() {
         "topic list --json",
         "topic show a.b --admin http://127.0.0.1:1",
         "topic delete a.b",
+        "topic rm a.b --yes",
+        "topic ls -o wide",
+        "subscription ls --output table",
+        "subscription rm s -y",
+        "subscription pause s --reason why",
+        "route ls -o json",
+        "route rm r --yes",
+        "plugin ls -o wide",
+        "plugin rm p@3 --yes --free-name",
+        "loss ls",
+        "context add prod --addr h:1 --admin https://h:2 --ca a --cert b --cert-key c --use --force",
+        "context add here --data-dir d",
+        "context use prod",
+        "context use --none",
+        "context ls -o json",
+        "context show",
+        "context show prod -o json",
+        "context show --data-dir d",
+        "context rm prod",
+        "topic list --context prod",
         "subscription create --topic a.> -t b.* s",
         "subscription update s --filter p=x --on-failure drop --no-transforms --ack-deadline 5s",
         "subscription update s --no-filters --transform q --json",
@@ -67,6 +87,8 @@ fn every_command_is_understood() {
         "cert client --ca d --uri spiffe://plant/press --days 30 --out e --force",
         "config check a.toml",
         "config show",
+        "config show a.toml -o json",
+        "cert ca --out d -o json",
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
     }
@@ -94,6 +116,50 @@ fn a_flag_of_several_commands_is_said_in_the_same_words() {
 }
 
 #[test]
+fn every_command_that_prints_has_its_output_for_scripts() {
+    fn look(path: &str, command: &clap::Command, without: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        let is_leaf = !command.has_subcommands();
+        if is_leaf
+            && !command
+                .get_arguments()
+                .any(|flag| flag.get_id() == "output")
+        {
+            without.push(path.clone());
+        }
+        for below in command.get_subcommands() {
+            look(&path, below, without);
+        }
+    }
+    let mut without = Vec::new();
+    look("", &Cli::command(), &mut without);
+    // A broker prints nothing but its log and what to try.
+    assert_eq!(without, [" tidegate serve"]);
+}
+
+#[test]
+fn what_lists_and_deletes_has_the_short_name_too() {
+    fn look(command: &clap::Command, found: &mut usize) {
+        let short = match command.get_name() {
+            "list" => "ls",
+            "delete" | "remove" => "rm",
+            _ => "",
+        };
+        if !short.is_empty() {
+            *found += 1;
+            let aliases: Vec<&str> = command.get_visible_aliases().collect();
+            assert_eq!(aliases, [short], "{}", command.get_name());
+        }
+        for below in command.get_subcommands() {
+            look(below, found);
+        }
+    }
+    let mut found = 0;
+    look(&Cli::command(), &mut found);
+    assert!(found > 8, "{found}");
+}
+
+#[test]
 fn wrong_usage_is_refused() {
     for line in [
         "",
@@ -112,6 +178,13 @@ fn wrong_usage_is_refused() {
         "subscription create s --topic a --ack-deadline 30",
         "subscription create s --topic a --in-flight 0",
         "route create r --from a",
+        "topic list -o yaml",
+        "topic list --json -o table",
+        "topic list --context a --data-dir b",
+        "context use",
+        "context use a --none",
+        "context show a --addr h:1",
+        "context add a --cert b",
         "route create r --from a --to b.*",
         "pub a.b hello --file f",
         "pub a.b --ndjson f --lines",

@@ -2,7 +2,9 @@
 
 use super::admin_client::segment;
 use super::admin_flags::ManageFlags;
-use super::{human_values, output};
+use super::confirm::{ConfirmFlags, some_of};
+use super::human_values;
+use super::output::{self, Format};
 use crate::domain::{Durability, TopicInfo, TopicName, TopicSpec};
 
 #[derive(Debug, clap::Args)]
@@ -25,6 +27,7 @@ enum Command {
         flags: ManageFlags,
     },
     /// List topics
+    #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         flags: ManageFlags,
@@ -36,10 +39,15 @@ enum Command {
         #[command(flatten)]
         flags: ManageFlags,
     },
-    /// Delete a topic and its events
+    /// Delete a topic and its events, also those that subscriptions have pending
+    ///
+    /// On a terminal it says what goes with it, and asks. A topic that a route appends to is not deleted.
+    #[command(visible_alias = "rm")]
     Delete {
         /// Its name
         name: TopicName,
+        #[command(flatten)]
+        confirm: ConfirmFlags,
         #[command(flatten)]
         flags: ManageFlags,
     },
@@ -58,54 +66,97 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 created_by: None,
             };
             let info: TopicInfo = flags.api()?.post("/v1/topics", &spec)?;
-            output::either(flags.json, &info, |info| {
+            output::either(flags.format(), &info, |info| {
                 format!("created topic {}", info.spec.name)
             })
         }
         Command::List { flags } => {
             let topics: Vec<TopicInfo> = flags.api()?.list("/v1/topics")?;
-            output::either(flags.json, &topics, |topics| list(topics))
+            output::either(flags.format(), &topics, |topics| {
+                list(flags.format(), topics)
+            })
         }
         Command::Show { name, flags } => {
             let info: TopicInfo = flags.api()?.get(&path(name))?;
-            output::either(flags.json, &info, details)
+            output::either(flags.format(), &info, details)
         }
-        Command::Delete { name, flags } => {
-            flags.api()?.delete(&path(name))?;
-            let answer = serde_json::json!({ "deleted": name });
-            output::either(flags.json, &answer, |_| format!("deleted topic {name}"))
-        }
+        Command::Delete {
+            name,
+            confirm,
+            flags,
+        } => delete(name, confirm, flags),
     }
+}
+
+fn delete(name: &TopicName, confirm: &ConfirmFlags, flags: &ManageFlags) -> anyhow::Result<()> {
+    let api = flags.api()?;
+    let info: Option<TopicInfo> = match api.get(&path(name)) {
+        Ok(info) => Some(info),
+        // Who may delete it may not be allowed to look at it.
+        Err(error) if error.is_denied() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let lost = info.as_ref().map(lost).unwrap_or_default();
+    confirm.confirm(&format!("topic {name}{lost}"))?;
+    api.delete(&path(name))?;
+    let answer = serde_json::json!({
+        "deleted": name,
+        "events": info.as_ref().map(events),
+        "subscriptions": info.as_ref().map(|info| &info.subscriptions),
+    });
+    output::either(flags.format(), &answer, |_| {
+        format!("deleted topic {name}{lost}")
+    })
+}
+
+fn events(info: &TopicInfo) -> u64 {
+    info.next_sequence.0.saturating_sub(1)
+}
+
+// What goes with a topic, to be said after its name.
+fn lost(info: &TopicInfo) -> String {
+    let subscriptions = match info.subscriptions.as_slice() {
+        [] => "; no subscription reads it".to_owned(),
+        names => format!("; what is pending of it goes from {}", some_of(names)),
+    };
+    format!(" with its {} events{subscriptions}", events(info))
 }
 
 fn path(name: &TopicName) -> String {
     format!("/v1/topics/{}", segment(name.as_str()))
 }
 
-fn list(topics: &[TopicInfo]) -> String {
+fn list(format: Format, topics: &[TopicInfo]) -> String {
     let rows = topics.iter().map(|info| {
+        let by = info.spec.created_by.as_ref();
         vec![
             info.spec.name.to_string(),
-            info.next_sequence.0.saturating_sub(1).to_string(),
+            events(info).to_string(),
             human_values::word_of(&info.spec.durability),
             info.subscription_count.to_string(),
+            info.id.to_string(),
+            by.map_or_else(String::new, ToString::to_string),
+            some_of(&info.subscriptions),
         ]
     });
-    output::table(
-        "no topics",
-        &["TOPIC", "EVENTS", "DURABILITY", "SUBSCRIPTIONS"],
-        rows.collect(),
-    )
+    let heading = [
+        "TOPIC",
+        "EVENTS",
+        "DURABILITY",
+        "SUBSCRIPTIONS",
+        "ID",
+        "CREATED BY",
+        "READ BY",
+    ];
+    let (heading, rows) = output::columns(format, 4, &heading, rows.collect());
+    output::table("no topics", heading, rows)
 }
 
 fn details(info: &TopicInfo) -> String {
     output::details(vec![
         ("topic", info.spec.name.to_string()),
         ("id", info.id.to_string()),
-        (
-            "events so far",
-            info.next_sequence.0.saturating_sub(1).to_string(),
-        ),
+        ("events so far", events(info).to_string()),
         ("durability", human_values::word_of(&info.spec.durability)),
         (
             "created by",

@@ -151,6 +151,18 @@ impl Broker {
             .await
     }
 
+    /// Pauses a subscription or route, the one that `found` is and no other of its name: it hands out nothing until it is resumed. What
+    /// is in hand may still be acked.
+    ///
+    /// # Errors
+    ///
+    /// It is gone.
+    pub fn pause_subscription(&self, found: &FoundSubscription, why: &str) -> Result<(), NotFound> {
+        let live = self.found(found)?;
+        live.apply(|state, _| state.pause(why));
+        Ok(())
+    }
+
     /// Lets a paused subscription go on, the one that `found` is and no other of its name.
     ///
     /// # Errors

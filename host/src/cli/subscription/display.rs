@@ -1,12 +1,14 @@
 //! How subscriptions are shown to people. Routes are shown by much of the same.
 
-use crate::cli::{human_values, output};
+use crate::cli::human_values;
+use crate::cli::output::{self, Format};
 use crate::domain::{
     LogLine, Millis, Owner, PluginUse, Principal, SubscriptionInfo, SubscriptionSpec,
 };
 
-pub(super) fn list(all: &[SubscriptionInfo]) -> String {
+pub(super) fn list(format: Format, all: &[SubscriptionInfo]) -> String {
     let rows = all.iter().map(|info| {
+        let owner = info.spec.owner.as_ref();
         vec![
             info.spec.name.to_string(),
             joined(&info.spec.topics, " "),
@@ -18,6 +20,11 @@ pub(super) fn list(all: &[SubscriptionInfo]) -> String {
             info.dead_lettered.to_string(),
             info.consumers.to_string(),
             state(info),
+            owner.map_or_else(String::new, ToString::to_string),
+            human_values::age(info.spec.delivery.ack_deadline_ms),
+            info.spec.delivery.attempts_max.to_string(),
+            info.redelivered.to_string(),
+            human_values::moment(info.spec.created.0),
         ]
     });
     let heading = [
@@ -31,8 +38,14 @@ pub(super) fn list(all: &[SubscriptionInfo]) -> String {
         "DEAD",
         "CONSUMERS",
         "STATE",
+        "OWNER",
+        "ACK DEADLINE",
+        "ATTEMPTS",
+        "REDELIVERED",
+        "CREATED",
     ];
-    output::table("no subscriptions", &heading, rows.collect())
+    let (heading, rows) = output::columns(format, 10, &heading, rows.collect());
+    output::table("no subscriptions", heading, rows)
 }
 
 pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {

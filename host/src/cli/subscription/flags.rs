@@ -3,6 +3,7 @@
 
 use crate::cli::admin_flags::ManageFlags;
 use crate::cli::chain_flags::Chain;
+use crate::cli::confirm::ConfirmFlags;
 use crate::cli::human_values;
 use crate::domain::{
     DeliveryPatch, DeliveryPolicy, Name, Owner, PluginUse, StartAt, SubscriptionPatch,
@@ -14,6 +15,29 @@ use crate::domain::{
 pub(in crate::cli) struct NamedArgs {
     /// Its name
     pub(in crate::cli) name: String,
+    #[command(flatten)]
+    pub(in crate::cli) flags: ManageFlags,
+}
+
+/// Which one is to go.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct DeleteArgs {
+    /// Its name
+    pub(in crate::cli) name: String,
+    #[command(flatten)]
+    pub(in crate::cli) confirm: ConfirmFlags,
+    #[command(flatten)]
+    pub(in crate::cli) flags: ManageFlags,
+}
+
+/// Which one is to stand still, and why.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct PauseArgs {
+    /// Its name
+    pub(in crate::cli) name: String,
+    /// Why, for whoever looks at it
+    #[arg(long, value_name = "TEXT")]
+    pub(in crate::cli) reason: Option<String>,
     #[command(flatten)]
     pub(in crate::cli) flags: ManageFlags,
 }

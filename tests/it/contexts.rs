@@ -1,0 +1,221 @@
+//! Which broker commands go to when they are not told: contexts, the data directory, the development broker that started last.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tidegate_tests::{BrokerProcess, Setup};
+
+async fn development_broker() -> anyhow::Result<BrokerProcess> {
+    BrokerProcess::start_with(Setup {
+        development_certificates: true,
+        ..Setup::default()
+    })
+    .await
+}
+
+/// A user with a home, in a folder, who has been told nothing about any broker.
+struct User {
+    home: tempfile::TempDir,
+}
+
+impl User {
+    fn new() -> anyhow::Result<Self> {
+        let home = tempfile::tempdir()?;
+        std::fs::create_dir(home.path().join("elsewhere"))?;
+        Ok(Self { home })
+    }
+
+    // What a command prints, and what it says beside.
+    fn run(&self, broker: &BrokerProcess, arguments: &[&str]) -> anyhow::Result<Ran> {
+        self.run_with(broker, arguments, &[])
+    }
+
+    fn run_with(
+        &self,
+        broker: &BrokerProcess,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Ran> {
+        // The harness says everything; here the user does.
+        let program = broker.command_line(&[])?.get_program().to_owned();
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TIDEGATE_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(arguments)
+            .current_dir(self.home.path().join("elsewhere"))
+            .env("HOME", self.home.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .envs(environment.iter().copied());
+        let output = command.output()?;
+        Ok(Ran {
+            well: output.status.success(),
+            printed: String::from_utf8(output.stdout)?,
+            said: String::from_utf8(output.stderr)?,
+        })
+    }
+
+    fn file(&self, name: &str) -> std::path::PathBuf {
+        self.home.path().join(".config/tidegate").join(name)
+    }
+}
+
+#[derive(Debug)]
+struct Ran {
+    well: bool,
+    printed: String,
+    said: String,
+}
+
+fn dir(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+#[tokio::test]
+async fn a_context_leads_to_its_broker_by_both_doors() -> anyhow::Result<()> {
+    let one = development_broker().await?;
+    let other = development_broker().await?;
+    let user = User::new()?;
+    for (name, broker) in [("one", &one), ("other", &other)] {
+        let data = broker.data_directory();
+        let added = user.run(broker, &["context", "add", name, "--data-dir", dir(&data)])?;
+        assert!(added.well, "{added:?}");
+    }
+    let again = user.run(
+        &one,
+        &["context", "add", "one", "--admin", "http://127.0.0.1:1"],
+    )?;
+    assert!(!again.well && again.said.contains("--force"), "{again:?}");
+    assert!(user.run(&one, &["context", "use", "one"])?.well);
+    let create = [
+        "sub", "s", "--create", "--topic", "t", "--start", "earliest", "-n", "1",
+    ];
+    assert!(user.run(&one, &["pub", "t", "to one"])?.well);
+    let mut to_other = vec!["pub", "t", "to other", "--context", "other"];
+    assert!(user.run(&one, &to_other)?.well);
+    let received = user.run(&one, &create)?;
+    assert!(received.printed.contains("to one"), "{received:?}");
+    let variable = [("TIDEGATE_CONTEXT", "other")];
+    let received = user.run_with(&one, &create, &variable)?;
+    assert!(received.printed.contains("to other"), "{received:?}");
+
+    let listed = user.run(&one, &["context", "ls", "-o", "json"])?.printed;
+    let listed: Value = serde_json::from_str(&listed)?;
+    assert_eq!(listed[0]["name"], "one");
+    assert_eq!(listed[0]["current"], true);
+    assert_eq!(listed[1]["current"], false);
+    let shown = user.run(&one, &["context", "show", "-o", "json"])?.printed;
+    let shown: Value = serde_json::from_str(&shown)?;
+    assert_eq!(shown["addr"], one.quic_addr());
+    assert_eq!(shown["addr_from"], "context `one`");
+
+    // A flag that names one door goes before the context, which then does not have the other.
+    to_other.truncate(3);
+    to_other.extend(["--addr", "127.0.0.1:1"]);
+    assert!(!user.run(&one, &to_other)?.well);
+    let removed = user.run(&one, &["context", "rm", "one"])?;
+    assert!(removed.printed.contains("no context now"), "{removed:?}");
+    let unknown = user.run(&one, &["topic", "ls", "--context", "one"])?;
+    assert!(!unknown.well, "{unknown:?}");
+    assert!(unknown.said.contains("no context `one`"), "{unknown:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn half_a_context_is_not_completed_by_another_broker() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let user = User::new()?;
+    let admin = broker.admin_url();
+    let add = ["context", "add", "half", "--admin", admin, "--use"];
+    assert!(user.run(&broker, &add)?.well);
+    assert!(user.run(&broker, &["topic", "list"])?.well);
+    let refused = user.run(&broker, &["pub", "t", "x"])?;
+    assert!(refused.said.contains("context `half`"), "{refused:?}");
+    assert!(refused.said.contains("--addr"), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_no_context_is_is_refused_and_changes_nothing() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let user = User::new()?;
+    let check = |arguments: &[&str], why: &str| -> anyhow::Result<()> {
+        let ran = user.run(&broker, arguments)?;
+        assert!(
+            !ran.well && ran.said.contains(why),
+            "{arguments:?}: {ran:?}"
+        );
+        Ok(())
+    };
+    check(&["context", "add", "a"], "say where the broker")?;
+    check(&["context", "add", "a", "--addr", "nowhere"], "HOST:PORT")?;
+    check(&["context", "add", "a", "--addr", "h:1"], "whom to trust")?;
+    check(
+        &["context", "add", "a", "--admin", "h:1"],
+        "http://HOST:PORT",
+    )?;
+    check(
+        &["context", "add", "a", "--admin", "https://h:1"],
+        "whom to trust",
+    )?;
+    check(
+        &["context", "add", "a", "--data-dir", "missing"],
+        "there is no missing",
+    )?;
+    check(
+        &["context", "add", "development", "--data-dir", "."],
+        "choose another name",
+    )?;
+    check(&["context", "use", "a"], "no context `a`")?;
+    check(&["context", "remove", "a"], "no context `a`")?;
+    let file = user.file("contexts.toml");
+    assert!(!file.exists());
+    std::fs::write(&file, "current = [")?;
+    check(&["topic", "list"], "contexts.toml")?;
+    check(&["context", "add", "a", "--data-dir", "."], "contexts.toml")?;
+    assert_eq!(std::fs::read_to_string(&file)?, "current = [");
+    // Who says everything needs no contexts.
+    let admin = broker.admin_url();
+    assert!(
+        user.run(&broker, &["topic", "list", "--admin", admin])?
+            .well
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_development_broker_is_found_from_everywhere_and_missed_aloud() -> anyhow::Result<()> {
+    let mut broker = development_broker().await?;
+    let user = User::new()?;
+    let folder = user.file("");
+    std::fs::create_dir_all(&folder)?;
+    // As the broker wrote it, which has a home of its own in tests.
+    let written = broker.directory().join("tidegate/development.toml");
+    std::fs::copy(&written, user.file("development.toml"))?;
+    assert!(user.run(&broker, &["pub", "t", "x"])?.well);
+    let listed = user.run(&broker, &["topic", "list"])?;
+    assert!(listed.printed.contains('t'), "{listed:?}");
+    let listed = user.run(&broker, &["context", "list"])?;
+    assert!(listed.printed.contains("development"), "{listed:?}");
+    // What the user chose goes before it.
+    let data = broker.data_directory();
+    let add = ["context", "add", "mine", "--data-dir", dir(&data), "--use"];
+    assert!(user.run(&broker, &add)?.well);
+    let shown = user.run(&broker, &["context", "show"])?.printed;
+    assert!(shown.contains("context `mine`"), "{shown}");
+    assert!(user.run(&broker, &["context", "use", "--none"])?.well);
+
+    broker.stop().await?;
+    let missed = user.run(&broker, &["topic", "list"])?;
+    assert!(missed.said.contains("default context"), "{missed:?}");
+    std::fs::remove_dir_all(&data)?;
+    let missed = user.run(&broker, &["topic", "list"])?;
+    assert!(missed.said.contains("which is gone"), "{missed:?}");
+    assert!(user.run(&broker, &["context", "rm", "development"])?.well);
+    assert!(!user.file("development.toml").exists());
+    Ok(())
+}
