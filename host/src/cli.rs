@@ -18,11 +18,13 @@ pub mod demo;
 mod early_answer;
 mod error_hints;
 mod event_lines;
+mod failed_connection;
 mod human_values;
 pub mod load;
 mod local_broker;
 mod logging;
 mod loss;
+mod obstacles;
 mod output;
 mod plugin;
 pub mod process_usage;
@@ -32,15 +34,16 @@ mod serve;
 mod signals;
 mod subscribe;
 mod subscription;
+mod time_limit;
 mod topic;
+mod upload_progress;
 mod wait_notices;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted before it was done.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 124 --timeout is over, 130 interrupted before it was done.";
 
 /// A WebAssembly-extensible event router.
 ///
@@ -148,7 +151,10 @@ async fn run_command(cli: Cli) -> ExitCode {
         }
         Err(error) => {
             eprintln!("{}", error_hints::told(&error));
-            ExitCode::FAILURE
+            match error.downcast_ref::<time_limit::TimeIsOver>() {
+                Some(_) => ExitCode::from(time_limit::EXIT_CODE),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -75,7 +75,7 @@ async fn pub_says_why_it_waits_and_ends_on_the_first_signal() -> anyhow::Result<
         said.read_line(&mut line).map(|_| (said, line))
     })
     .await??;
-    assert!(line.starts_with("waiting: the connection"), "{line}");
+    assert!(line.starts_with("waiting: nothing listens at"), "{line}");
     publishing.signal(Signal::INT)?;
     assert_eq!(publishing.code().await?, 130);
     let rest: Vec<String> = said.lines().collect::<Result<_, _>>()?;

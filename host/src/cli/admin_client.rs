@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody, Timeout};
 
-use super::connection_flags::{AdminFlag, CertificateFlags, Door, read};
+use super::connection_flags::{AdminFlag, CertificateFiles, CertificateFlags, Door, read};
 use super::early_answer;
+use super::failed_connection::{FailedConnection, Why};
 use crate::admin::ErrorResponse;
 
 /// The broker's own limit for a request is 30 s; its answer says more than ours would.
@@ -27,24 +28,9 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Why a request to the admin API did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
-    /// Nobody listens there.
-    #[error(
-        "no answer from {url}; is a broker running? Start it with `tidegate serve`, or name another with --admin"
-    )]
-    Unreachable {
-        /// Where.
-        url: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// One side does not accept the other's certificate.
-    #[error("the TLS handshake with {url} failed; check --ca, --cert and --cert-key")]
-    Tls {
-        /// Where.
-        url: String,
-        /// Whose objection, and which.
-        source: io::Error,
-    },
+    /// There is no connection.
+    #[error("{0}")]
+    Unconnected(FailedConnection),
     /// The connection broke, without an answer.
     #[error(
         "the connection to {url} broke before an answer came; the request may be carried out or not, so look before you repeat it"
@@ -86,20 +72,26 @@ pub(super) enum ApiError {
 /// A client of one broker's admin API.
 pub(super) struct Api {
     agent: Agent,
-    base: String,
+    door: Door,
+    files: Option<CertificateFiles>,
 }
 
 impl Api {
     /// For the broker the flags name. With `https`, the certificates are read and shown.
     pub(super) fn new(admin: &AdminFlag, certificates: &CertificateFlags) -> anyhow::Result<Self> {
+        let door = admin.door(certificates)?;
         let Door {
             address: base,
             from,
-        } = admin.door(certificates)?;
+        } = &door;
         let scheme = base.split_once("://").map(|(scheme, _)| scheme);
         match scheme {
-            Some("http") => Ok(Self::plain(&base)),
-            Some("https") => Ok(Self::at(&base, Some(tls(certificates)?))),
+            Some("http") => Ok(Self::at(door, None)),
+            Some("https") => {
+                let files = certificates.files()?;
+                let tls = tls(&files)?;
+                Ok(Self::at(door, Some((tls, files))))
+            }
             _ => bail!(
                 "`{base}` (from {from}) is no address of an admin API; write http://HOST:PORT or https://HOST:PORT"
             ),
@@ -108,10 +100,17 @@ impl Api {
 
     /// For the plain admin API at `base`, such as `http://127.0.0.1:4480`.
     pub(super) fn plain(base: &str) -> Self {
-        Self::at(base, None)
+        let door = Door {
+            address: base.to_owned(),
+            from: "this program".to_owned(),
+        };
+        Self::at(door, None)
     }
 
-    fn at(base: &str, tls: Option<TlsConfig>) -> Self {
+    fn at(mut door: Door, tls: Option<(TlsConfig, CertificateFiles)>) -> Self {
+        door.address
+            .truncate(door.address.trim_end_matches('/').len());
+        let (tls, files) = tls.unzip();
         let mut config = Agent::config_builder()
             .timeout_global(Some(REQUEST_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -131,7 +130,8 @@ impl Api {
                 early_answer::connector(),
                 DefaultResolver::default(),
             ),
-            base: base.trim_end_matches('/').to_owned(),
+            door,
+            files,
         }
     }
 
@@ -190,7 +190,8 @@ impl Api {
     pub(super) fn upload<T: DeserializeOwned>(
         &self,
         path: &str,
-        body: &[u8],
+        bytes: usize,
+        body: &mut dyn io::Read,
     ) -> Result<T, ApiError> {
         let asked = self.asked(path);
         let request = self
@@ -203,7 +204,9 @@ impl Api {
             .content_type("application/wasm")
             // Megabytes are not sent to be refused.
             .header("expect", "100-continue")
-            .send(body);
+            // So that one that is too large is refused before it is sent.
+            .header("content-length", bytes)
+            .send(SendBody::from_reader(body));
         asked.value(answer)
     }
 
@@ -212,16 +215,18 @@ impl Api {
         asked.body(self.agent.delete(&asked.url).call()).map(drop)
     }
 
-    fn asked<'a>(&self, path: &'a str) -> Asked<'a> {
+    fn asked<'a>(&'a self, path: &'a str) -> Asked<'a> {
         Asked {
+            api: self,
             path,
-            url: format!("{}{path}", self.base),
+            url: format!("{}{path}", self.door.address),
         }
     }
 }
 
 /// What was asked for, to tell what came of it.
 struct Asked<'a> {
+    api: &'a Api,
     path: &'a str,
     url: String,
 }
@@ -268,16 +273,28 @@ impl Asked<'_> {
         match error {
             // How rustls reports what it objects to, and the alerts of the other side.
             ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-                ApiError::Tls { url, source }
+                let said = source.to_string();
+                let by_broker = said.contains("alert");
+                self.unconnected(Why::objection(by_broker, &said))
             }
             ureq::Error::Io(source) if is_cut(source.kind()) => ApiError::Cut { url, source },
-            ureq::Error::Io(source) => ApiError::Unreachable { url, source },
-            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => ApiError::Unreachable {
-                url,
-                source: io::Error::other(error.to_string()),
-            },
+            ureq::Error::Io(source) => self.unconnected(Why::of_io(&source, CONNECT_TIMEOUT)),
+            ureq::Error::HostNotFound => self.unconnected(Why::Unresolved(error.to_string())),
+            ureq::Error::ConnectionFailed => self.unconnected(Why::NothingListens),
+            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+                let within = CONNECT_TIMEOUT;
+                self.unconnected(Why::NoAnswer { within })
+            }
             source => ApiError::Failed { url, source },
         }
+    }
+
+    fn unconnected(&self, why: Why) -> ApiError {
+        ApiError::Unconnected(FailedConnection {
+            door: self.api.door.clone(),
+            why,
+            files: self.api.files.clone(),
+        })
     }
 
     fn foreign(&self, status: u16, body: &[u8]) -> ApiError {
@@ -343,8 +360,7 @@ fn is_cut(kind: io::ErrorKind) -> bool {
     )
 }
 
-fn tls(certificates: &CertificateFlags) -> anyhow::Result<TlsConfig> {
-    let files = certificates.files()?;
+fn tls(files: &CertificateFiles) -> anyhow::Result<TlsConfig> {
     let roots = chain(&read(&files.ca)?)?;
     let key = PrivateKey::from_pem(&read(&files.key)?)?;
     let client = ClientCert::new_with_certs(&chain(&read(&files.cert)?)?, key);
@@ -406,7 +422,9 @@ mod tests {
         let error = Api::plain("http://127.0.0.1:1")
             .get::<serde_json::Value>("/v1/topics")
             .expect_err("nobody is there");
-        assert!(error.to_string().contains("tidegate serve"), "{error}");
+        assert!(error.to_string().contains("nothing listens"), "{error}");
+        let told = crate::cli::error_hints::told(&error.into());
+        assert!(told.contains("tidegate serve"), "{told}");
     }
 
     // A server that answers what it is asked once, before it has read the body, and hangs up on the rest of it. Without an answer

@@ -3,13 +3,17 @@
 //! certificates are of the same broker.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tidegate_client::{Client, ClientOptions, ConnectError};
+use tidegate_client::{Client, ClientOptions, ConnectError, PublishError, SubscribeError};
 
 use super::broker_place::{ADDR, Place, Said};
-use super::human_values;
+use super::failed_connection::FailedConnection;
+use super::obstacles::PortWatch;
+use super::time_limit::{TimeIsOver, TimeLimit};
+use super::{human_values, wait_notices};
 
 /// A person waits; a broker that is there answers within milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -183,30 +187,83 @@ impl QuicFlags {
     }
 }
 
-/// A connection to the broker that the flags name.
+/// A broker, and the connection to it.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    door: Door,
+    files: Option<CertificateFiles>,
+}
+
+impl Connected {
+    /// The error that ends a command, and what is wrong with the connection if that is why.
+    pub(super) fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let lost =
+            error
+                .chain()
+                .find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
+                    (Some(SubscribeError::Connection(lost)), _)
+                    | (_, Some(PublishError::Connection(lost))) => Some(Arc::clone(lost)),
+                    _ => None,
+                });
+        let (door, files) = (self.door.clone(), self.files.clone());
+        let failed = lost.and_then(|lost| FailedConnection::of(door, &lost, files));
+        match failed {
+            Some(failed) => anyhow::Error::new(failed),
+            None => error,
+        }
+    }
+}
+
+/// A connection to the broker that the flags name. Says why it waits.
 pub(super) async fn connect(
     quic: &QuicFlags,
     certificates: &CertificateFlags,
-) -> anyhow::Result<Client> {
-    let (_, options) = quic.options(certificates)?;
-    let options = options.connect_timeout(CONNECT_TIMEOUT);
-    Client::connect(options).await.map_err(|error| match error {
-        ConnectError::TimedOut { .. } | ConnectError::Lost(_) => anyhow::Error::new(error).context(
-            "is a broker running? Start it with `tidegate serve`, or name another with --addr",
-        ),
-        ConnectError::Config(_) => {
-            let error = anyhow::Error::new(error);
-            match certificates.files() {
-                Ok(CertificateFiles { cert, key, .. }) => error.context(format!(
-                    "cannot connect with {} and {}",
-                    cert.display(),
-                    key.display()
-                )),
-                Err(_) => error,
-            }
+    limit: TimeLimit,
+) -> anyhow::Result<Connected> {
+    let (door, options) = quic.options(certificates)?;
+    let files = certificates.files().ok();
+    // The files are read once, so nothing changes here that would let the other side think again.
+    let options = options
+        .connect_timeout(limit.get().unwrap_or(CONNECT_TIMEOUT))
+        .retry_objections(false);
+    let mut port = PortWatch::new(&door.address);
+    let why = || Some(port.obstacle(&door));
+    let connected = tokio::select! {
+        connected = Client::connect(options) => connected,
+        never = wait_notices::say_why(why) => match never {},
+    };
+    match connected {
+        Ok(client) => Ok(Connected {
+            client,
+            door,
+            files,
+        }),
+        Err(error) => {
+            let is_over = matches!(error, ConnectError::TimedOut { .. });
+            let asking = tokio::task::spawn_blocking(move || unconnected(error, door, files));
+            let told = asking.await?;
+            Err(match limit.get() {
+                Some(after) if is_over => told.context(TimeIsOver::new("no connection", after)),
+                _ => told,
+            })
         }
-        error => error.into(),
-    })
+    }
+}
+
+fn unconnected(error: ConnectError, door: Door, files: Option<CertificateFiles>) -> anyhow::Error {
+    if let Some(failed) = FailedConnection::of(door, &error, files.clone()) {
+        return failed.into();
+    }
+    match (error, files) {
+        (error @ ConnectError::Config(_), Some(CertificateFiles { cert, key, .. })) => {
+            anyhow::Error::new(error).context(format!(
+                "cannot connect with {} and {}",
+                cert.display(),
+                key.display()
+            ))
+        }
+        (error, _) => error.into(),
+    }
 }
 
 /// A certificate or key, with advice when it is not there.

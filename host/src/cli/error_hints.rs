@@ -2,9 +2,12 @@
 //! command prints it. The broker and the libraries below name none of them, since many who read what they say sit before
 //! something else.
 
+use std::borrow::Cow;
+
 use tidegate_client::{ErrorCode, PublishError, SubscribeError};
 
 use super::admin_client::ApiError;
+use super::failed_connection::FailedConnection;
 use crate::admin::ErrorResponse;
 use crate::config::Warning;
 use crate::pki::PkiError;
@@ -31,27 +34,37 @@ pub(super) fn warned(warning: Warning) -> String {
     }
 }
 
-fn of(error: &anyhow::Error) -> Option<&'static str> {
-    error.chain().find_map(|cause| {
-        if let Some(ApiError::Refused { problem, path }) = cause.downcast_ref() {
-            return of_problem(problem, path);
-        }
-        if let Some(PublishError::Refused(refusal)) = cause.downcast_ref() {
-            return of_publish(refusal.code);
-        }
-        if let Some(SubscribeError::Refused(refusal)) = cause.downcast_ref() {
-            return of_subscribe(refusal.code);
-        }
-        if let Some(PkiError::Exists(_)) = cause.downcast_ref() {
-            return Some("--force overwrites it");
-        }
-        let is_loss = matches!(cause.downcast_ref(), Some(OpenError::Corrupt { .. }))
-            || matches!(
-                cause.downcast_ref(),
-                Some(ReadError::Damaged(Damage::Block { .. }))
-            );
-        is_loss.then_some(ACCEPT_LOSS)
-    })
+fn of(error: &anyhow::Error) -> Option<Cow<'static, str>> {
+    // Of an error that stands as context before another one, a chain has only the words.
+    if let Some(failed) = error.downcast_ref::<FailedConnection>() {
+        return Some(failed.hint().into());
+    }
+    if let Some(ApiError::Unconnected(failed)) = error.downcast_ref() {
+        return Some(failed.hint().into());
+    }
+    let fixed = error.chain().find_map(of_cause);
+    fixed.map(Cow::Borrowed)
+}
+
+fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(ApiError::Refused { problem, path }) = cause.downcast_ref() {
+        return of_problem(problem, path);
+    }
+    if let Some(PublishError::Refused(refusal)) = cause.downcast_ref() {
+        return of_publish(refusal.code);
+    }
+    if let Some(SubscribeError::Refused(refusal)) = cause.downcast_ref() {
+        return of_subscribe(refusal.code);
+    }
+    if let Some(PkiError::Exists(_)) = cause.downcast_ref() {
+        return Some("--force overwrites it");
+    }
+    let is_loss = matches!(cause.downcast_ref(), Some(OpenError::Corrupt { .. }))
+        || matches!(
+            cause.downcast_ref(),
+            Some(ReadError::Damaged(Damage::Block { .. }))
+        );
+    is_loss.then_some(ACCEPT_LOSS)
 }
 
 // By what was asked for, since the words of refusals are the same for everything.

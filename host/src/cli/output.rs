@@ -58,7 +58,7 @@ pub(super) fn line(text: &str) -> Result<(), OutputError> {
 
 /// For whom it is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// People.
     #[default]
     Table,
@@ -70,7 +70,7 @@ pub enum Format {
 
 /// How to print.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct OutputFlags {
+pub(super) struct OutputFlags {
     /// How to print: a table, a wide one with more columns, or JSON for scripts
     #[arg(
         long,
@@ -88,8 +88,7 @@ pub struct OutputFlags {
 
 impl OutputFlags {
     /// What is wanted.
-    #[must_use]
-    pub fn format(&self) -> Format {
+    pub(super) fn format(&self) -> Format {
         match self.json {
             true => Format::Json,
             false => self.output,

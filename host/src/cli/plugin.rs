@@ -1,17 +1,15 @@
 //! `tidegate plugin`.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::ProgressBar;
 
 use super::admin_client::segment;
 use super::admin_flags::ManageFlags;
 use super::confirm::ConfirmFlags;
 use super::human_values;
 use super::output::{self, Format};
+use super::upload_progress::UploadProgress;
 use crate::domain::{Name, Owner, PluginDetails, PluginInfo, PluginName};
 
 #[derive(Debug, clap::Args)]
@@ -80,9 +78,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Upload { name, file, flags } => {
             let component =
                 std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-            let busy = busy(&format!("uploading and compiling {name}"));
-            let info: Result<PluginInfo, _> = flags.api()?.upload(&path(name.as_str()), &component);
-            busy.finish_and_clear();
+            let api = flags.api()?;
+            let progress = UploadProgress::new(name.as_str(), component.len() as u64);
+            let bytes = component.len();
+            let mut counted = progress.counted(&component);
+            let info: Result<PluginInfo, _> = api.upload(&path(name.as_str()), bytes, &mut counted);
+            drop(progress);
             output::either(flags.format(), &info?, |info| {
                 let world = human_values::word_of(&info.world);
                 format!(
@@ -137,15 +138,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 
 fn path(name: &str) -> String {
     format!("/v1/plugins/{}", segment(name))
-}
-
-fn busy(what: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner().with_message(what.to_owned());
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 fn details(plugin: &PluginDetails) -> String {

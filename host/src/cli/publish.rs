@@ -4,18 +4,25 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde::de::IgnoredAny;
-use tidegate_client::{Event, PublishTicket, Published, Publisher, PublisherOptions};
+use tidegate_client::{
+    Client, Event, PublishError, PublishTicket, Published, Publisher, PublisherOptions,
+};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Split};
+use tokio::time::Instant;
 
 use super::connection_flags::{CertificateFlags, QuicFlags, connect};
+use super::obstacles::LinkWatch;
 use super::output::{self, Format, OutputFlags};
 use super::signals::Signals;
+use super::time_limit::TimeLimit;
 use super::{event_lines, human_values, wait_notices};
 use crate::domain::TopicName;
 
@@ -23,6 +30,8 @@ use crate::domain::TopicName;
 const INTERRUPTED: u8 = 130;
 /// How long an interrupted command waits for answers to what it has sent, while the broker answers.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long nothing is answered before that is odd.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Tickets not looked at yet; the client's own bound on outstanding bytes is what slows us down.
 const TICKETS_MAX: usize = 16_384;
 
@@ -55,6 +64,9 @@ pub(super) struct Args {
     /// Media type of every payload [default: application/json with --ndjson, else none]
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
+    /// End with an error (exit code 124) when an event is not answered for this long
+    #[arg(long, value_name = "TIME", value_parser = human_values::duration_ms)]
+    timeout: Option<u64>,
     #[command(flatten)]
     output: OutputFlags,
     #[command(flatten)]
@@ -78,10 +90,17 @@ struct Totals {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut source = Source::open(&args).await?;
-    let client = connect(&args.quic, &args.certificates).await?;
-    let publisher = client.publisher(PublisherOptions::default()).await?;
+    let limit = TimeLimit::new(args.timeout);
+    let broker = connect(&args.quic, &args.certificates, limit).await?;
+    let client = &broker.client;
+    let options = PublisherOptions {
+        delivery_timeout: limit.get(),
+        ..PublisherOptions::default()
+    };
+    let publisher = limit.of("the broker takes no publisher", client.publisher(options));
     let mut sender = Sender {
-        publisher,
+        publisher: publisher.await??,
+        flow: Arc::default(),
         tickets: VecDeque::new(),
         totals: Totals {
             topic: args.topic.to_string(),
@@ -89,7 +108,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         },
         progress: progress(&source),
     };
-    let result = sender.send_all(&mut source, &args).await;
+    let result = sender.send_all(client, &mut source, &args).await;
+    let result = result.map_err(|error| broker.explained(error));
     sender.progress.finish_and_clear();
     client.close().await;
     let totals = &sender.totals;
@@ -123,17 +143,75 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 struct Sender {
     publisher: Publisher,
+    flow: Arc<Flow>,
     tickets: VecDeque<PublishTicket>,
     totals: Totals,
     progress: ProgressBar,
 }
 
+/// How far it is.
+#[derive(Default)]
+struct Flow {
+    sent: AtomicU64,
+    answered: AtomicU64,
+}
+
+/// Looks after what is in the way of events that were sent.
+struct Watch<'a> {
+    link: LinkWatch<'a>,
+    publisher: Publisher,
+    flow: Arc<Flow>,
+    answered: u64,
+    since: Instant,
+}
+
+impl Watch<'_> {
+    fn obstacle(&mut self) -> Option<String> {
+        let answered = self.flow.answered.load(Ordering::Relaxed);
+        if answered != self.answered || answered == self.flow.sent.load(Ordering::Relaxed) {
+            (self.answered, self.since) = (answered, Instant::now());
+        }
+        let quiet = self.since.elapsed();
+        let link = self.link.obstacle(quiet);
+        let refused = || self.publisher.obstacle();
+        let silent = || {
+            let no_answer = "the broker has not answered what was sent".to_owned();
+            (quiet >= SILENCE).then_some(no_answer)
+        };
+        link.or_else(refused).or_else(silent)
+    }
+}
+
 impl Sender {
     // Whether a signal ended it. What was sent until then is waited for a little, unless the broker takes nothing now.
-    async fn send_all(&mut self, source: &mut Source, args: &Args) -> anyhow::Result<bool> {
+    async fn send_all(
+        &mut self,
+        client: &Client,
+        source: &mut Source,
+        args: &Args,
+    ) -> anyhow::Result<bool> {
         let mut signals = Signals::new()?;
         let publisher = self.publisher.clone();
-        let why = || publisher.obstacle();
+        let is_hindered = || publisher.obstacle().is_some() || client.trouble().is_some();
+        let mut watch = Watch {
+            link: LinkWatch::new(client),
+            publisher: publisher.clone(),
+            flow: Arc::clone(&self.flow),
+            answered: 0,
+            since: Instant::now(),
+        };
+        let latest = Arc::new(Mutex::new(None));
+        let why = {
+            let latest = Arc::clone(&latest);
+            move || {
+                let why = watch.obstacle();
+                latest
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone_from(&why);
+                why
+            }
+        };
         let mut said = std::pin::pin!(wait_notices::say_why(why));
         let (sent, interrupted) = tokio::select! {
             sent = self.send_each(source, args) => (sent, false),
@@ -142,17 +220,27 @@ impl Sender {
         };
         // After an error too: what was sent before it is on its way, and counts.
         let patience = match interrupted {
-            true if why().is_some() => Duration::ZERO,
+            true if is_hindered() => Duration::ZERO,
             true => ANSWERS_TIMEOUT,
             false => Duration::MAX,
         };
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
             settled = self.settle() => sent.and(settled).map(|()| interrupted),
             never = &mut said => match never {},
             _ = signals.next() => sent.map(|()| true),
             () = tokio::time::sleep(patience) => sent.map(|()| true),
-        }
+        };
+        ended.map_err(|error| match error.downcast_ref() {
+            Some(PublishError::TimedOut { after }) => {
+                let why = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let over = TimeLimit::after(*after).check(*after, "no answer", why.as_deref());
+                over.err().map_or(error, |over| {
+                    anyhow::Error::new(over).context("events may or may not be published")
+                })
+            }
+            _ => error,
+        })
     }
 
     fn say_what_is_left(&self) {
@@ -171,6 +259,7 @@ impl Sender {
                 .send(args.topic.as_str(), decorated(event, args))
                 .await?;
             self.tickets.push_back(ticket);
+            self.flow.sent.fetch_add(1, Ordering::Relaxed);
             self.progress.inc(bytes);
             if self.tickets.len() >= TICKETS_MAX {
                 self.settle_one().await?;
@@ -191,6 +280,7 @@ impl Sender {
         if let Some(ticket) = self.tickets.front_mut() {
             let answer = ticket.await;
             self.tickets.pop_front();
+            self.flow.answered.fetch_add(1, Ordering::Relaxed);
             self.totals.add(answer?);
         }
         Ok(())

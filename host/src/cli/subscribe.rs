@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use tidegate_client::{Consumer, ConsumerOptions, Delivery, SubscribeError};
+use tidegate_client::{Client, Consumer, ConsumerOptions, Delivery, SubscribeError};
+use tokio::time::Instant;
 
 use super::admin_client::Api;
 use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags, connect};
 use super::event_lines::{self, Place};
+use super::obstacles::{LinkWatch, SubscriptionWatch};
+use super::output::{self, Format, OutputFlags};
 use super::signals::Signals;
+use super::time_limit::TimeLimit;
 use super::wait_notices::{self, Patience};
-use super::{human_values, output, subscription};
+use super::{human_values, subscription};
 use crate::domain::{Name, StartAt, SubscriptionInfo, SubscriptionSpec, TopicPattern};
+use crate::runtime::Random;
 
 /// How long the last acks may take at the end. What is not confirmed comes again.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,7 +27,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Which subscription
-    subscription: Name,
+    #[arg(required_unless_present = "temporary")]
+    subscription: Option<Name>,
     /// Ack every event once it is printed (the default)
     #[arg(long, overrides_with = "no_ack")]
     ack: bool,
@@ -33,18 +39,28 @@ pub(super) struct Args {
     /// End after this many events
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Print one JSON object per event
-    #[arg(long)]
+    /// End with an error (exit code 124) when no event has come for this long
+    #[arg(long, value_name = "TIME", value_parser = human_values::duration_ms)]
+    timeout: Option<u64>,
+    /// Print one JSON object per event; the same as --output json
+    #[arg(long, conflicts_with = "output")]
     ndjson: bool,
-    /// Create the subscription if there is none of this name
-    #[arg(long, requires = "topic")]
+    /// Create the subscription if there is none of this name. It stays, and keeps events, until it is deleted
+    #[arg(long, requires = "topic", group = "makes")]
     create: bool,
+    /// Create a subscription for this once, and delete it at the end. Without a name it gets one
+    ///
+    /// If this program is killed without warning (SIGKILL) or cannot reach the broker at its end, the subscription stays.
+    #[arg(long, requires = "topic", group = "makes")]
+    temporary: bool,
     /// Topics of the subscription to create: `*` stands for one token, a final `>` for the rest. Repeatable
-    #[arg(long, short, value_name = "PATTERN", requires = "create")]
+    #[arg(long, short, value_name = "PATTERN", requires = "makes")]
     topic: Vec<TopicPattern>,
     /// Where the subscription to create starts: new or earliest
-    #[arg(long, default_value = "new", value_parser = human_values::word::<StartAt>, requires = "create")]
+    #[arg(long, default_value = "new", value_parser = human_values::word::<StartAt>, requires = "makes")]
     start: StartAt,
+    #[command(flatten)]
+    output: OutputFlags,
     #[command(flatten)]
     quic: QuicFlags,
     #[command(flatten)]
@@ -59,30 +75,63 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         !output::was_closed(),
         "standard output is closed, so no event could be printed; to discard what comes, say `> /dev/null`"
     );
-    if args.create {
+    if args.create || args.temporary {
         args.admin.check_beside(&args.quic)?;
     }
-    let client = connect(&args.quic, &args.certificates).await?;
+    let limit = TimeLimit::new(args.timeout);
+    let broker = connect(&args.quic, &args.certificates, limit).await?;
+    let name = match &args.subscription {
+        Some(name) => name.clone(),
+        None => format!(
+            "temporary-{:08x}",
+            u32::from_be_bytes(Random::of_system().bytes())
+        )
+        .parse()?,
+    };
     // Only now: a subscription that nobody can consume would keep events for nobody.
     if args.create {
-        create_if_missing(&args)?;
+        create_if_missing(&args, &name)?;
     }
-    let name = args.subscription.as_str();
-    let mut consumer = match args.no_ack {
-        true => client.look(name, options(&args)).await?,
-        false => client.subscribe(name, options(&args)).await?,
+    if args.temporary {
+        create_temporary(&args, &name)?;
+    }
+    let received = receive_all(&args, &broker.client, &name, limit).await;
+    broker.client.close().await;
+    if args.temporary {
+        delete_temporary(&args, &name);
+    }
+    match received {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(broker.explained(error)),
+    }
+}
+
+async fn receive_all(
+    args: &Args,
+    client: &Client,
+    name: &Name,
+    limit: TimeLimit,
+) -> anyhow::Result<()> {
+    let options = options(args);
+    let opening = async {
+        match args.no_ack {
+            true => client.look(name.as_str(), options).await,
+            false => client.subscribe(name.as_str(), options).await,
+        }
     };
+    let mut consumer = limit
+        .of("the subscription is not opened", opening)
+        .await??;
     if std::io::stderr().is_terminal() {
         eprintln!("receiving from {name}; Ctrl-C ends");
     }
-    let received = receive(&mut consumer, &args).await;
+    let received = receive(&mut consumer, client, args, name, limit).await;
     // Also after an error: what was printed has been handled.
     let flushed = tokio::time::timeout(FLUSH_TIMEOUT, confirm_acks(&consumer)).await;
     consumer.close().await;
-    client.close().await;
     received?;
     flushed.context("the last acks were not confirmed in time; their events may come again")??;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 // Waits until the acks are durable. Those that went down with a connection since are said at once: their events come again,
@@ -94,31 +143,59 @@ async fn confirm_acks(consumer: &Consumer) -> Result<(), SubscribeError> {
     consumer.flush_acks().await
 }
 
-async fn receive(consumer: &mut Consumer, args: &Args) -> anyhow::Result<()> {
+async fn receive(
+    consumer: &mut Consumer,
+    client: &Client,
+    args: &Args,
+    name: &Name,
+    limit: TimeLimit,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut patience = Patience::default();
     let mut looks = tokio::time::interval(wait_notices::LOOK_EVERY);
+    let mut link = LinkWatch::new(client);
+    let mut standing = SubscriptionWatch::new(name, &args.quic, &args.admin, &args.certificates);
+    if args.no_ack {
+        // What was looked at stays, and is no sign of anything.
+        standing.ask_nothing();
+    }
+    let mut idle_since = Instant::now();
     while left > 0 {
         let delivery = tokio::select! {
+            biased;
+            _ = signals.next() => return Ok(()),
             delivery = consumer.next() => delivery,
             _ = looks.tick() => {
-                patience.say(consumer.obstacle());
+                let idle = idle_since.elapsed();
+                let why = link.obstacle(idle).or_else(|| consumer.obstacle()).or_else(|| standing.obstacle(idle));
+                patience.say(why);
+                limit.check(idle, "no event came", patience.obstacle())?;
                 continue;
             }
-            _ = signals.next() => return Ok(()),
         };
         let Some(delivery) = delivery else {
             return Ok(());
         };
         let delivery = delivery?;
-        print(&delivery, args.ndjson)?;
+        print(&delivery, args.format())?;
         if !args.no_ack {
             delivery.ack();
         }
         left -= 1;
+        idle_since = Instant::now();
+        standing.is_flowing();
     }
     Ok(())
+}
+
+impl Args {
+    fn format(&self) -> Format {
+        match self.ndjson {
+            true => Format::Json,
+            false => self.output.format(),
+        }
+    }
 }
 
 // With a count, no more is asked for than will be printed: what is only buffered here would count as handed
@@ -134,7 +211,7 @@ fn options(args: &Args) -> ConsumerOptions {
     }
 }
 
-fn print(delivery: &Delivery, ndjson: bool) -> anyhow::Result<()> {
+fn print(delivery: &Delivery, format: Format) -> anyhow::Result<()> {
     let parts = delivery.parts();
     for (part, event) in parts.iter().enumerate() {
         let place = Place {
@@ -146,19 +223,22 @@ fn print(delivery: &Delivery, ndjson: bool) -> anyhow::Result<()> {
             part,
             parts: parts.len(),
         };
-        let line = if ndjson {
-            event_lines::to_json(&place, event)?
-        } else {
-            event_lines::to_human(&place, event)
+        let line = match format {
+            Format::Json => event_lines::to_json(&place, event)?,
+            Format::Table => event_lines::to_human(&place, event),
+            Format::Wide => {
+                let time = human_values::moment(delivery.time_ms);
+                let line = event_lines::to_human(&place, event);
+                format!("{time} @{} {line}", delivery.position)
+            }
         };
         output::line(&line)?;
     }
     Ok(())
 }
 
-fn create_if_missing(args: &Args) -> anyhow::Result<()> {
+fn create_if_missing(args: &Args, name: &Name) -> anyhow::Result<()> {
     let api = Api::new(&args.admin, &args.certificates)?;
-    let name = &args.subscription;
     match api.get::<SubscriptionInfo>(&subscription::path(name.as_str())) {
         Ok(info) if info.spec.topics != args.topic => {
             let topics: Vec<&str> = info.spec.topics.iter().map(TopicPattern::as_str).collect();
@@ -172,15 +252,47 @@ fn create_if_missing(args: &Args) -> anyhow::Result<()> {
         Err(error) if !error.is_not_found() => return Err(error.into()),
         Err(_) => {}
     }
-    let spec = SubscriptionSpec {
-        start: args.start,
-        ..SubscriptionSpec::new(name.clone(), args.topic.clone())
-    };
-    match api.post::<SubscriptionInfo>("/v1/subscriptions", &spec) {
-        Ok(_) => eprintln!("created subscription {name}"),
+    match api.post::<SubscriptionInfo>("/v1/subscriptions", &args.spec(name)) {
+        Ok(_) => eprintln!(
+            "created subscription {name}; it keeps events until it is deleted with: tidegate subscription delete {name}"
+        ),
         // Somebody else was faster.
         Err(error) if error.is_already_there() => {}
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+// Never one that is there: it would be deleted at the end.
+fn create_temporary(args: &Args, name: &Name) -> anyhow::Result<()> {
+    let api = Api::new(&args.admin, &args.certificates)?;
+    let created = api.post::<SubscriptionInfo>("/v1/subscriptions", &args.spec(name));
+    created.map_err(|error| match error.is_already_there() {
+        true => anyhow::Error::new(error).context(
+            "a temporary subscription is made and deleted here, so its name has to be a new one",
+        ),
+        false => error.into(),
+    })?;
+    eprintln!("created subscription {name}, which goes with this command");
+    Ok(())
+}
+
+fn delete_temporary(args: &Args, name: &Name) {
+    let deleted = Api::new(&args.admin, &args.certificates)
+        .and_then(|api| Ok(api.delete(&subscription::path(name.as_str()))?));
+    match deleted {
+        Ok(()) => eprintln!("deleted subscription {name}"),
+        Err(error) => eprintln!(
+            "warning: subscription {name} stays, and keeps events until it is deleted with: tidegate subscription delete {name} ({error:#})"
+        ),
+    }
+}
+
+impl Args {
+    fn spec(&self, name: &Name) -> SubscriptionSpec {
+        SubscriptionSpec {
+            start: self.start,
+            ..SubscriptionSpec::new(name.clone(), self.topic.clone())
+        }
+    }
 }

@@ -1,17 +1,24 @@
 //! Saying why a command waits. The client sends again and connects again by itself, for as long as it takes; whoever sits before
-//! the command is told after a moment what is in the way, once for each reason.
+//! the command is told after two seconds what is in the way, again now and then, and when it goes on.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
 /// How often it is looked.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// So many looks in a row find the same before it is said: what passes within a second is not worth a line.
-const LOOKS_MIN: u32 = 4;
+/// Something has to be in the way for so many looks before it is said: two seconds.
+const LOOKS_BEFORE: u32 = 8;
+/// Looks between two lines about the same: half a minute at first, then ever longer.
+const LOOKS_BETWEEN: u32 = 120;
+/// At most ten minutes.
+const LOOKS_BETWEEN_MAX: u32 = 2_400;
+/// The same if something else is in the way by now: five seconds.
+const LOOKS_BETWEEN_OTHERS: u32 = 20;
+/// Nothing has to be in the way for so many looks before that is said.
+const LOOKS_CLEAR: u32 = 2;
 
 /// Says on standard error what `obstacle` tells, as long as this is polled. Cancel-safe.
-pub(super) async fn say_why(obstacle: impl Fn() -> Option<String>) -> Infallible {
+pub(super) async fn say_why(mut obstacle: impl FnMut() -> Option<String>) -> Infallible {
     let mut patience = Patience::default();
     loop {
         patience.say(obstacle());
@@ -19,31 +26,72 @@ pub(super) async fn say_why(obstacle: impl Fn() -> Option<String>) -> Infallible
     }
 }
 
-/// What was seen so far, and said.
+/// What was in the way lately, and what was said of it.
 #[derive(Default)]
 pub(super) struct Patience {
-    seen: Option<String>,
+    latest: Option<String>,
+    /// Looks since something is in the way, or since it was last said what.
     looks: u32,
-    said: HashSet<String>,
+    clear: u32,
+    said: Option<Said>,
+}
+
+struct Said {
+    what: String,
+    again_after: u32,
 }
 
 impl Patience {
     /// Says it, if it has lasted. To be called every [`LOOK_EVERY`].
     pub(super) fn say(&mut self, obstacle: Option<String>) {
-        if let Some(why) = self.look(obstacle) {
-            eprintln!("waiting: {why}");
+        if let Some(line) = self.look(obstacle) {
+            eprintln!("{line}");
         }
     }
 
-    // What is to be said now.
+    /// The latest obstacle, for as long as there is one.
+    pub(super) fn obstacle(&self) -> Option<&str> {
+        self.latest.as_deref()
+    }
+
+    // The line that is to be said now.
     fn look(&mut self, obstacle: Option<String>) -> Option<String> {
-        if obstacle != self.seen {
-            self.looks = 0;
-            self.seen = obstacle;
-        }
+        let Some(what) = obstacle else {
+            return self.look_clear();
+        };
+        self.clear = 0;
         self.looks = self.looks.saturating_add(1);
-        let why = self.seen.as_ref().filter(|_| self.looks >= LOOKS_MIN)?;
-        self.said.insert(why.clone()).then(|| why.clone())
+        let due = match &self.said {
+            None => LOOKS_BEFORE,
+            Some(said) if said.what != what => LOOKS_BETWEEN_OTHERS,
+            Some(said) => said.again_after,
+        };
+        self.latest = Some(what.clone());
+        if self.looks < due {
+            return None;
+        }
+        self.looks = 0;
+        let again_after = match &self.said {
+            Some(said) if said.what == what => {
+                said.again_after.saturating_mul(2).min(LOOKS_BETWEEN_MAX)
+            }
+            _ => LOOKS_BETWEEN,
+        };
+        let line = match &self.said {
+            Some(said) if said.what == what => format!("still waiting: {what}"),
+            _ => format!("waiting: {what}"),
+        };
+        self.said = Some(Said { what, again_after });
+        Some(line)
+    }
+
+    fn look_clear(&mut self) -> Option<String> {
+        self.clear = self.clear.saturating_add(1);
+        if self.clear < LOOKS_CLEAR {
+            return None;
+        }
+        (self.looks, self.latest) = (0, None);
+        self.said.take().map(|_| "going on".to_owned())
     }
 }
 
@@ -51,19 +99,41 @@ impl Patience {
 mod tests {
     use super::*;
 
+    fn look(patience: &mut Patience, obstacle: Option<&str>, looks: u32) -> Vec<String> {
+        let look = |_| patience.look(obstacle.map(str::to_owned));
+        (0..looks).filter_map(look).collect()
+    }
+
     #[test]
-    fn what_lasts_is_said_once_for_each_reason() {
+    fn what_lasts_two_seconds_is_said_then_seldom_and_the_end_of_it_too() {
         let mut patience = Patience::default();
-        let mut said = |obstacle: Option<&str>, looks: u32| {
-            let look = |_| patience.look(obstacle.map(str::to_owned));
-            (0..looks).filter_map(look).collect::<Vec<_>>()
-        };
+        let mut said = |obstacle: Option<&str>, looks: u32| look(&mut patience, obstacle, looks);
         assert!(said(None, 100).is_empty());
-        assert!(said(Some("full"), LOOKS_MIN - 1).is_empty());
-        assert!(said(None, 1).is_empty());
-        assert_eq!(said(Some("full"), 100), ["full"]);
-        assert_eq!(said(Some("lost"), 100), ["lost"]);
-        assert!(said(None, 100).is_empty());
-        assert!(said(Some("full"), 100).is_empty());
+        assert!(said(Some("full"), LOOKS_BEFORE - 1).is_empty());
+        assert!(
+            said(None, LOOKS_CLEAR).is_empty(),
+            "nothing was said before"
+        );
+        assert_eq!(said(Some("full"), LOOKS_BEFORE), ["waiting: full"]);
+        assert!(said(Some("full"), LOOKS_BETWEEN - 1).is_empty());
+        assert_eq!(said(Some("full"), 1), ["still waiting: full"]);
+        assert!(said(Some("full"), 2 * LOOKS_BETWEEN - 1).is_empty());
+        assert_eq!(said(Some("full"), 1), ["still waiting: full"]);
+        assert_eq!(said(Some("lost"), LOOKS_BETWEEN_OTHERS), ["waiting: lost"]);
+        assert!(said(None, LOOKS_CLEAR - 1).is_empty());
+        assert_eq!(said(None, 100), ["going on"]);
+        assert_eq!(said(Some("lost"), LOOKS_BEFORE), ["waiting: lost"]);
+    }
+
+    #[test]
+    fn reasons_that_take_turns_fill_no_terminal() {
+        let mut patience = Patience::default();
+        let looks = 4 * 60 * 60;
+        let reasons = ["a", "b", "c"];
+        let lines = (0..looks).filter_map(|n| patience.look(Some(reasons[n % 3].to_owned())));
+        assert!(lines.count() <= looks / LOOKS_BETWEEN_OTHERS as usize + 1);
+        let mut patience = Patience::default();
+        let day = 4 * 60 * 60 * 24;
+        assert!(look(&mut patience, Some("away"), day).len() < 160);
     }
 }

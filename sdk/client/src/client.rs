@@ -56,6 +56,19 @@ impl Client {
         self.link.principal()
     }
 
+    /// Address of the broker it is connected to; `None` while there is no connection.
+    #[must_use]
+    pub fn address(&self) -> Option<String> {
+        self.link.address()
+    }
+
+    /// Why there is no connection at present: how the last one ended, or why the latest attempt to make a new one failed. `None` while
+    /// there is one.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Arc<ConnectError>> {
+        self.link.trouble()
+    }
+
     /// Opens a publisher. Waits for a connection, if there is none, and for the broker's answer.
     ///
     /// # Errors
@@ -114,6 +127,10 @@ impl fmt::Debug for Client {
 trait AnyLink: Send + Sync {
     fn principal(&self) -> String;
 
+    fn address(&self) -> Option<String>;
+
+    fn trouble(&self) -> Option<Arc<ConnectError>>;
+
     fn publisher(
         self: Arc<Self>,
         options: PublisherOptions,
@@ -132,6 +149,14 @@ trait AnyLink: Send + Sync {
 impl<C: Connection> AnyLink for Link<C> {
     fn principal(&self) -> String {
         Link::principal(self)
+    }
+
+    fn address(&self) -> Option<String> {
+        Link::address(self)
+    }
+
+    fn trouble(&self) -> Option<Arc<ConnectError>> {
+        Link::trouble(self)
     }
 
     fn publisher(

@@ -172,7 +172,7 @@ impl<K: Connector> Supervisor<K> {
             self.say(LinkState::Down(Arc::new(cause)));
             return None;
         }
-        self.say(LinkState::Connecting);
+        self.say(LinkState::Connecting(Arc::new(cause)));
         if self.since.elapsed() >= SETTLED_AFTER {
             self.backoff.reset();
         }
@@ -191,14 +191,17 @@ impl<K: Connector> Supervisor<K> {
             };
             match dialed {
                 Ok((established, hello)) => return Some((self.establish(established), hello)),
-                Err(error) if gives_up(&error) => {
+                Err(error) if self.gives_up(&error) => {
                     if !matches!(error, ConnectError::Closed) {
                         warn!(%error, "not connecting to the broker any more");
                     }
                     self.say(LinkState::Down(Arc::new(error)));
                     return None;
                 }
-                Err(error) => debug!(%error, "connecting to the broker failed; trying again"),
+                Err(error) => {
+                    debug!(%error, "connecting to the broker failed; trying again");
+                    self.say(LinkState::Connecting(Arc::new(error)));
+                }
             }
         }
         None
@@ -225,6 +228,15 @@ impl<K: Connector> Supervisor<K> {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, heard).await;
     }
 
+    /// Whether reconnecting ends at `error`.
+    fn gives_up(&self, error: &ConnectError) -> bool {
+        match error {
+            ConnectError::Handshake { .. } => !self.dialer.options.retry_objections,
+            ConnectError::Protocol(_) => false,
+            error => !error.is_transient(),
+        }
+    }
+
     fn say(&self, state: LinkState<K::Connection>) {
         self.link.state.send_replace(state);
     }
@@ -234,14 +246,4 @@ impl<K: Connector> Supervisor<K> {
 async fn linger<C: Connection>(established: Arc<Established<C>>, hello: HelloStream<C>) {
     established.connection.closed().await;
     drop(hello);
-}
-
-/// Whether reconnecting ends at `error`. A failed handshake does not end it: certificates are renewed, and brokers
-/// come back with the right one.
-fn gives_up(error: &ConnectError) -> bool {
-    !error.is_transient()
-        && !matches!(
-            error,
-            ConnectError::Handshake { .. } | ConnectError::Protocol(_)
-        )
 }

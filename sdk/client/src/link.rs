@@ -27,8 +27,8 @@ pub(crate) struct Link<C> {
 
 /// How the connection fares.
 pub(crate) enum LinkState<C> {
-    /// There is none at present.
-    Connecting,
+    /// There is none at present, for this reason, which is the latest; another one is being made.
+    Connecting(Arc<ConnectError>),
     /// This is it.
     Up(Arc<Established<C>>),
     /// There is none, and none will be made.
@@ -81,14 +81,14 @@ impl<C: Connection> Link<C> {
         let mut state = self.state.clone();
         let settled = |state: &LinkState<C>| match state {
             LinkState::Up(established) => established.connection.end().is_none(),
-            LinkState::Connecting => false,
+            LinkState::Connecting(_) => false,
             LinkState::Down(_) => true,
         };
         match state.wait_for(settled).await.as_deref() {
             Ok(LinkState::Up(established)) => Ok(Arc::clone(established)),
             Ok(LinkState::Down(error)) => Err(Arc::clone(error)),
             // The supervisor says `Down` before it ends; without a word it was aborted with its runtime.
-            Ok(LinkState::Connecting) | Err(_) => Err(Arc::new(ConnectError::Closed)),
+            Ok(LinkState::Connecting(_)) | Err(_) => Err(Arc::new(ConnectError::Closed)),
         }
     }
 
@@ -96,7 +96,23 @@ impl<C: Connection> Link<C> {
     pub(crate) fn principal(&self) -> String {
         match &*self.state.borrow() {
             LinkState::Up(established) => established.principal.clone(),
-            LinkState::Connecting | LinkState::Down(_) => String::new(),
+            LinkState::Connecting(_) | LinkState::Down(_) => String::new(),
+        }
+    }
+
+    /// Where the broker is that it is connected to; `None` while there is no connection.
+    pub(crate) fn address(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            LinkState::Up(established) => Some(established.address.clone()),
+            LinkState::Connecting(_) | LinkState::Down(_) => None,
+        }
+    }
+
+    /// Why there is no connection, if there is none.
+    pub(crate) fn trouble(&self) -> Option<Arc<ConnectError>> {
+        match &*self.state.borrow() {
+            LinkState::Up(_) => None,
+            LinkState::Connecting(error) | LinkState::Down(error) => Some(Arc::clone(error)),
         }
     }
 

@@ -24,6 +24,9 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// Make a new connection when one is lost. Default true.
     pub reconnect: bool,
+    /// Whether a new connection is tried again after one side has not accepted the other's certificate. Default true: certificates are
+    /// renewed on the other side, and brokers come back with the right one. A program that somebody watches had better end.
+    pub retry_objections: bool,
     /// Wait before the second attempt to reconnect; doubled for each further one, and jittered. Default 50 ms.
     pub backoff_min: Duration,
     /// Longest wait between two attempts. Default 5 s.
@@ -51,6 +54,7 @@ impl ClientOptions {
             identity: None,
             connect_timeout: Duration::from_secs(10),
             reconnect: true,
+            retry_objections: true,
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(6),
@@ -93,6 +97,13 @@ impl ClientOptions {
     #[must_use]
     pub fn reconnect(mut self, reconnect: bool) -> Self {
         self.reconnect = reconnect;
+        self
+    }
+
+    /// Sets [`retry_objections`](Self::retry_objections).
+    #[must_use]
+    pub fn retry_objections(mut self, retry: bool) -> Self {
+        self.retry_objections = retry;
         self
     }
 

@@ -1,0 +1,398 @@
+//! Why a command does not get to its broker, and what one can do about it: nothing listens, nobody answers, one side objects to the
+//! other's certificate, something else answers. Told for both doors in the same words. What can be found out with a datagram is
+//! found out here; nothing is decided.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidegate_client::ConnectError;
+
+use super::connection_flags::{CertificateFiles, Door};
+
+/// How long a machine that has no such port may take to say so.
+const PORT_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
+
+/// A door that stays shut.
+#[derive(Debug)]
+pub(super) struct FailedConnection {
+    pub(super) door: Door,
+    pub(super) why: Why,
+    /// Of this side. The plain admin API has none.
+    pub(super) files: Option<CertificateFiles>,
+}
+
+/// Why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The machine answers, and has no process at that port.
+    NothingListens,
+    /// Silence.
+    NoAnswer { within: Duration },
+    /// There is no such name.
+    Unresolved(String),
+    /// One side objects to the other's certificate.
+    Objection {
+        by_broker: bool,
+        objection: Objection,
+        said: String,
+    },
+    /// Something answers, but not as a broker does.
+    NoBroker(String),
+}
+
+/// What is wrong with a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Objection {
+    Expired,
+    NotYetValid,
+    Authority,
+    Name,
+    Missing,
+    Purpose,
+    /// They share no protocol, or the other side speaks none of these.
+    NoTls,
+    Other,
+}
+
+impl FailedConnection {
+    /// Of a connection by QUIC. Blocks for a moment.
+    pub(super) fn of(
+        door: Door,
+        error: &ConnectError,
+        files: Option<CertificateFiles>,
+    ) -> Option<Self> {
+        let why = match error {
+            ConnectError::TimedOut {
+                source: Some(source),
+                ..
+            } if !matches!(
+                **source,
+                ConnectError::TimedOut { .. } | ConnectError::Lost(_)
+            ) =>
+            {
+                return Self::of(door, source, files);
+            }
+            ConnectError::TimedOut { waited, .. } => match nothing_listens(&door.address) {
+                true => Why::NothingListens,
+                false => Why::NoAnswer { within: *waited },
+            },
+            ConnectError::Resolve { source, .. } => Why::Unresolved(source.to_string()),
+            ConnectError::Handshake { reason, .. } => {
+                Why::objection(reason.starts_with("the broker objects"), reason)
+            }
+            ConnectError::Lost(_) | ConnectError::Protocol(_) => Why::NoBroker(error.to_string()),
+            _ => return None,
+        };
+        Some(Self { door, why, files })
+    }
+
+    /// What one can do.
+    pub(super) fn hint(&self) -> String {
+        let files = |of: fn(&CertificateFiles) -> &PathBuf| {
+            self.files
+                .as_ref()
+                .map_or_else(String::new, |files| of(files).display().to_string())
+        };
+        let (ca, cert) = (files(|files| &files.ca), files(|files| &files.cert));
+        let another = "name another broker with --context, --data-dir, or --addr and --admin";
+        match &self.why {
+            Why::NothingListens => format!("start the broker with `tidegate serve`, or {another}; `tidegate context show` says which one is meant, and why"),
+            Why::NoAnswer { .. } => format!("check the address, that the broker runs, and that nothing between drops its packets (its QUIC port is UDP); or {another}"),
+            Why::Unresolved(_) => format!("check the host's name, written HOST:PORT; or {another}"),
+            Why::Objection { by_broker, objection, .. } => objection.hint(*by_broker, &ca, &cert),
+            Why::NoBroker(_) => "check the port: --addr is the broker's QUIC port (UDP), --admin its admin API (http:// or https://, TCP)".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for FailedConnection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Door { address, from } = &self.door;
+        match &self.why {
+            Why::NothingListens => write!(formatter, "nothing listens at {address} (from {from})"),
+            Why::NoAnswer { within } => write!(
+                formatter,
+                "no answer from {address} (from {from}) within {within:?}"
+            ),
+            Why::Unresolved(said) => {
+                write!(formatter, "cannot resolve {address} (from {from}): {said}")
+            }
+            Why::Objection {
+                by_broker,
+                objection,
+                said,
+            } => {
+                let what = objection.words(*by_broker);
+                write!(formatter, "{what} at {address} (from {from}): {said}")
+            }
+            Why::NoBroker(said) => write!(
+                formatter,
+                "what answers at {address} (from {from}) is no broker, or another version of one: {said}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for FailedConnection {}
+
+impl Why {
+    /// Of what TLS says.
+    pub(super) fn objection(by_broker: bool, said: &str) -> Self {
+        Self::Objection {
+            by_broker,
+            objection: Objection::of(said),
+            said: said.to_owned(),
+        }
+    }
+
+    /// Of what the system says of a connection that did not come about.
+    pub(super) fn of_io(error: &io::Error, within: Duration) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::NothingListens,
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::NoAnswer { within },
+            _ => Self::NoBroker(error.to_string()),
+        }
+    }
+}
+
+impl Objection {
+    // TLS libraries have words for it, and alerts on the wire have numbers (RFC 8446, section 6).
+    fn of(said: &str) -> Self {
+        let said = said.to_lowercase().replace([' ', '_'], "");
+        let alert = said.split_once("error").map(|(_, rest)| {
+            rest.chars()
+                .take_while(char::is_ascii_digit)
+                .collect::<String>()
+        });
+        let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        let alert = alert.unwrap_or_default();
+        if has(&["notvalidforname", "notvalidforthename"]) {
+            Self::Name
+        } else if has(&["notvalidyet", "notyetvalid"]) {
+            Self::NotYetValid
+        } else if has(&["expired", "notvalidafter"]) || alert == "45" {
+            Self::Expired
+        } else if has(&["certificaterequired", "nocertificate"]) || alert == "116" {
+            Self::Missing
+        } else if has(&[
+            "invalidpurpose",
+            "extendedkeyusage",
+            "unsupportedcertificate",
+        ]) || alert == "43"
+        {
+            Self::Purpose
+        } else if has(&["unknownissuer", "unknownca", "badsignature", "decrypterror"])
+            || alert == "48"
+            || alert == "51"
+        {
+            Self::Authority
+        } else if has(&[
+            "corruptmessage",
+            "invalidcontenttype",
+            "noapplicationprotocol",
+            "protocolversion",
+        ]) || alert == "120"
+            || alert == "70"
+        {
+            Self::NoTls
+        } else {
+            Self::Other
+        }
+    }
+
+    fn words(self, by_broker: bool) -> &'static str {
+        match (self, by_broker) {
+            (Self::Expired, true) => "our certificate has expired, says the broker",
+            (Self::Expired, false) => "the broker's certificate has expired",
+            (Self::NotYetValid, true) => "our certificate is not valid yet, says the broker",
+            (Self::NotYetValid, false) => "the broker's certificate is not valid yet",
+            (Self::Authority, true) => {
+                "the broker does not know the authority that signed our certificate"
+            }
+            (Self::Authority, false) => {
+                "the broker's certificate is signed by another authority than ours"
+            }
+            (Self::Name, _) => {
+                "the broker's certificate is for another name than it was reached by"
+            }
+            (Self::Missing, _) => "the broker wants a certificate",
+            (Self::Purpose, true) => "our certificate is none for clients, says the broker",
+            (Self::Purpose, false) => "the broker's certificate is none for servers",
+            (Self::NoTls, _) => "no broker, or not this door of one, answers",
+            (Self::Other, true) => "the broker objects to our certificate",
+            (Self::Other, false) => "this client objects to the broker's certificate",
+        }
+    }
+
+    fn hint(self, by_broker: bool, ca: &str, cert: &str) -> String {
+        match (self, by_broker) {
+            (Self::Expired | Self::NotYetValid, true) => format!(
+                "{cert} has to be valid now: look at the clocks of both machines, and make a new one with `tidegate cert client`"
+            ),
+            (Self::Expired | Self::NotYetValid, false) => {
+                "whoever runs the broker has to renew its certificate (`tidegate cert server`); if it is valid, this machine's clock is wrong"
+                    .to_owned()
+            }
+            (Self::Authority, true) => format!(
+                "{cert} has to be signed by an authority that the broker accepts (client_ca of its [tls]); show another with --cert and \
+                 --cert-key, or see with `tidegate context show` whether it is the broker you mean"
+            ),
+            (Self::Authority, false) => format!(
+                "{ca} has to be the authority that signed the broker's certificate; name another with --ca, or see with `tidegate context \
+                 show` whether it is the broker you mean"
+            ),
+            (Self::Name, _) => {
+                "reach it by a name that its certificate has, or say that name with --server-name".to_owned()
+            }
+            (Self::Missing, _) => "show one with --cert and --cert-key".to_owned(),
+            (Self::Purpose, true) => format!("{cert} is for something else; make one with `tidegate cert client`"),
+            (Self::Purpose, false) => "its certificate is for something else; make one with `tidegate cert server`".to_owned(),
+            (Self::NoTls, _) => {
+                "check the address: --addr is the broker's QUIC port, --admin its admin API, http:// for the plain one and https:// for the other"
+                    .to_owned()
+            }
+            (Self::Other, _) => format!("check --ca ({ca}), --cert and --cert-key ({cert}), and --server-name"),
+        }
+    }
+}
+
+/// Whether the machine says that no process has this UDP port. If it says nothing, there may be one. Blocks for a moment.
+fn nothing_listens(address: &str) -> bool {
+    let Ok(addresses) = address.to_socket_addrs() else {
+        return false;
+    };
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    !addresses.is_empty() && addresses.iter().all(|address| is_closed(*address))
+}
+
+fn is_closed(address: SocketAddr) -> bool {
+    let Ok(mut probe) = PortProbe::new(address) else {
+        return false;
+    };
+    let _ = probe.socket.set_nonblocking(false);
+    let _ = probe.socket.set_read_timeout(Some(PORT_ANSWERS_WITHIN));
+    probe.is_closed()
+}
+
+/// Asks now and then whether there is still a process at a UDP port. It sends a byte, which no broker takes for anything; the system
+/// of a machine without such a process says so.
+pub(super) struct PortProbe {
+    socket: UdpSocket,
+}
+
+impl PortProbe {
+    pub(super) fn new(address: SocketAddr) -> io::Result<Self> {
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0; 8], 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket })
+    }
+
+    /// What is known since it was asked last.
+    pub(super) fn is_closed(&mut self) -> bool {
+        let is_refused = |result: io::Result<usize>| {
+            result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        // What the system heard comes with the next call, whichever that is, and once.
+        let sent = is_refused(self.socket.send(&[0]));
+        let received = is_refused(self.socket.recv(&mut [0; 1]));
+        sent || received
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tls_says_is_told_apart() {
+        use Objection::*;
+        for (said, expected) in [
+            ("invalid peer certificate: UnknownIssuer", Authority),
+            (
+                "the broker objects: aborted by peer: the cryptographic handshake failed: error 48",
+                Authority,
+            ),
+            ("received fatal alert: UnknownCA", Authority),
+            ("invalid peer certificate: Expired", Expired),
+            (
+                "certificate expired: verification time 5 (UNIX), but certificate is not valid after 4",
+                Expired,
+            ),
+            ("received fatal alert: CertificateExpired", Expired),
+            ("error 45: certificate_expired", Expired),
+            (
+                "invalid peer certificate: certificate not valid yet",
+                NotYetValid,
+            ),
+            (
+                "certificate not valid for name \"x\"; certificate is only valid for DnsName(\"y\")",
+                Name,
+            ),
+            ("received fatal alert: CertificateRequired", Missing),
+            (
+                "aborted by peer: the cryptographic handshake failed: error 116",
+                Missing,
+            ),
+            ("received corrupt message of type InvalidContentType", NoTls),
+            ("error 120: peer doesn't support any known protocol", NoTls),
+            ("invalid peer certificate: BadEncoding", Other),
+        ] {
+            assert_eq!(Objection::of(said), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_closed_port_is_told_from_a_silent_one() {
+        let there = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let address = there.local_addr().expect("bound").to_string();
+        assert!(!nothing_listens(&address));
+        drop(there);
+        assert!(nothing_listens(&address));
+        assert!(!nothing_listens("no address"));
+    }
+
+    #[test]
+    fn every_reason_says_where_the_address_is_from_and_what_to_do() {
+        let door = Door {
+            address: "h:1".to_owned(),
+            from: "context `a`".to_owned(),
+        };
+        let files = Some(CertificateFiles {
+            ca: "ca.pem".into(),
+            cert: "cert.pem".into(),
+            key: "key.pem".into(),
+        });
+        let mut told = std::collections::BTreeSet::new();
+        let within = Duration::from_secs(5);
+        for why in [
+            Why::NothingListens,
+            Why::NoAnswer { within },
+            Why::Unresolved("no such host".to_owned()),
+            Why::NoBroker("reset".to_owned()),
+            Why::objection(true, "error 45"),
+            Why::objection(true, "error 48"),
+            Why::objection(true, "error 116"),
+            Why::objection(false, "UnknownIssuer"),
+            Why::objection(false, "expired"),
+            Why::objection(false, "not valid for name"),
+        ] {
+            let failed = FailedConnection {
+                door: door.clone(),
+                why,
+                files: files.clone(),
+            };
+            let text = failed.to_string();
+            assert!(text.contains("h:1 (from context `a`)"), "{text}");
+            assert!(failed.hint().len() > 10);
+            assert!(told.insert((text, failed.hint())), "{failed}");
+        }
+    }
+}

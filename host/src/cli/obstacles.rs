@@ -1,0 +1,252 @@
+//! What is in the way of a command that waits: its connection, or the subscription that it reads. Found out now and then while
+//! nothing happens, and not at all while something does.
+
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+
+use tidegate_client::Client;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::admin_client::Api;
+use super::connection_flags::{AdminFlag, CertificateFlags, Door, QuicFlags};
+use super::failed_connection::PortProbe;
+use super::subscription;
+use crate::domain::{Name, SubscriptionInfo};
+
+/// Nothing has to happen for so long before the port is asked whether there is still a broker.
+const QUIET: Duration = Duration::from_secs(1);
+/// How often it is asked then.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long nothing comes before it is asked how the subscription stands, and how often after that.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Looks after the connection to the broker.
+pub(super) struct LinkWatch<'a> {
+    client: &'a Client,
+    address: Option<String>,
+    port: PortWatch,
+}
+
+impl<'a> LinkWatch<'a> {
+    pub(super) fn new(client: &'a Client) -> Self {
+        Self {
+            client,
+            address: None,
+            port: PortWatch::default(),
+        }
+    }
+
+    /// What is in the way, after nothing has happened for `quiet`.
+    pub(super) fn obstacle(&mut self, quiet: Duration) -> Option<String> {
+        if let Some(address) = self.client.address()
+            && self.address.as_ref() != Some(&address)
+        {
+            self.port = PortWatch::new(&address);
+            self.address = Some(address);
+        }
+        let address = self.address.clone().unwrap_or_default();
+        let trouble = self.client.trouble();
+        let is_closed = (trouble.is_some() || quiet >= QUIET) && self.port.is_closed();
+        match (trouble, is_closed) {
+            (_, true) => Some(format!(
+                "nothing listens at {address} any more; connecting again once the broker is back"
+            )),
+            (Some(error), false) => {
+                let error = anyhow::Error::msg(error);
+                Some(format!(
+                    "there is no connection to {address}; connecting again ({error:#})"
+                ))
+            }
+            (None, false) => None,
+        }
+    }
+}
+
+/// Looks whether there is a broker at a port.
+#[derive(Default)]
+pub(super) struct PortWatch {
+    probe: Option<PortProbe>,
+    probed: Option<Instant>,
+    is_closed: bool,
+}
+
+impl PortWatch {
+    /// Of a broker at `host:port`; of its first address, if it has several.
+    pub(super) fn new(address: &str) -> Self {
+        let mut addresses = address.to_socket_addrs().into_iter().flatten();
+        Self {
+            probe: addresses
+                .next()
+                .and_then(|address| PortProbe::new(address).ok()),
+            probed: None,
+            is_closed: false,
+        }
+    }
+
+    /// What is in the way.
+    pub(super) fn obstacle(&mut self, door: &Door) -> String {
+        let Door { address, from } = door;
+        match self.is_closed() {
+            true => format!("nothing listens at {address} (from {from}) yet"),
+            false => format!("no answer from {address} (from {from}) yet"),
+        }
+    }
+
+    // Whether the port was closed when it was last asked.
+    fn is_closed(&mut self) -> bool {
+        let is_due = self
+            .probed
+            .is_none_or(|probed| probed.elapsed() >= PROBE_EVERY);
+        if is_due && let Some(probe) = &mut self.probe {
+            self.probed = Some(Instant::now());
+            self.is_closed = probe.is_closed();
+        }
+        self.is_closed
+    }
+}
+
+/// Looks after a subscription by the admin API, if that is the same broker's. Whoever may not ask there is told nothing more.
+pub(super) struct SubscriptionWatch {
+    ask: Option<Ask>,
+    asked: Option<(Instant, oneshot::Receiver<Option<String>>)>,
+    found: Option<String>,
+}
+
+struct Ask {
+    name: Name,
+    admin: AdminFlag,
+    certificates: CertificateFlags,
+}
+
+impl SubscriptionWatch {
+    pub(super) fn new(
+        name: &Name,
+        quic: &QuicFlags,
+        admin: &AdminFlag,
+        certificates: &CertificateFlags,
+    ) -> Self {
+        let ask = admin.check_beside(quic).is_ok().then(|| Ask {
+            name: name.clone(),
+            admin: admin.clone(),
+            certificates: certificates.clone(),
+        });
+        Self {
+            ask,
+            asked: None,
+            found: None,
+        }
+    }
+
+    /// From now on nothing is found out.
+    pub(super) fn ask_nothing(&mut self) {
+        self.ask = None;
+    }
+
+    /// An event has come.
+    pub(super) fn is_flowing(&mut self) {
+        (self.asked, self.found) = (None, None);
+    }
+
+    /// What is in the way, as far as it is known, after nothing has come for `idle`.
+    pub(super) fn obstacle(&mut self, idle: Duration) -> Option<String> {
+        if idle < LOOK_AFTER {
+            return None;
+        }
+        let ask = self.ask.as_ref()?;
+        match &mut self.asked {
+            Some((at, answer)) => {
+                if let Ok(found) = answer.try_recv() {
+                    self.found = found;
+                }
+                if at.elapsed() >= LOOK_EVERY {
+                    self.asked = Some((Instant::now(), ask.look()));
+                }
+            }
+            None => self.asked = Some((Instant::now(), ask.look())),
+        }
+        self.found.clone()
+    }
+}
+
+impl Ask {
+    fn look(&self) -> oneshot::Receiver<Option<String>> {
+        let (sender, answer) = oneshot::channel();
+        let Self {
+            name,
+            admin,
+            certificates,
+        } = self;
+        let (name, admin, certificates) = (name.clone(), admin.clone(), certificates.clone());
+        tokio::task::spawn_blocking(move || {
+            let info = Api::new(&admin, &certificates).and_then(|api| {
+                let info: SubscriptionInfo = api.get(&subscription::path(name.as_str()))?;
+                Ok(info)
+            });
+            // Nobody may wait for it any more.
+            let _ = sender.send(info.ok().and_then(|info| standing(&info)));
+        });
+        answer
+    }
+}
+
+// Why nothing comes of a subscription, if something should.
+fn standing(info: &SubscriptionInfo) -> Option<String> {
+    let name = &info.spec.name;
+    if let Some(reason) = &info.paused {
+        return Some(format!(
+            "subscription {name} is paused ({reason}); `tidegate subscription resume {name}` lets it go on"
+        ));
+    }
+    if let Some(position) = info.stands_at {
+        return Some(format!(
+            "subscription {name} stands at position {position}, which cannot be read; see `tidegate loss list`"
+        ));
+    }
+    if let Some(denied) = &info.stopped {
+        return Some(format!(
+            "dead letters of subscription {name} wait: {denied}"
+        ));
+    }
+    match (info.depth, info.in_flight) {
+        (0, _) => None,
+        (depth, in_flight) if in_flight >= depth => Some(format!(
+            "all {depth} pending events of subscription {name} are in the hands of consumers, until their ack deadline"
+        )),
+        (depth, in_flight) => Some(format!(
+            "{} of the {depth} pending events of subscription {name} are not handed out now: they wait for another attempt, or for a plugin; see \
+             `tidegate subscription show {name}`",
+            depth - in_flight
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_nothing_comes_is_said_if_something_should() {
+        let mut info: SubscriptionInfo = serde_json::from_value(serde_json::json!({
+            "name": "s", "topics": ["t"], "depth": 0, "unevaluated": 0, "in_flight": 0, "oldest_unacked_ms": 0, "consumers": 1,
+            "redelivered": 0, "dead_lettered": 0, "paused": null,
+        }))
+        .expect("a subscription");
+        assert_eq!(standing(&info), None);
+        (info.depth, info.in_flight) = (3, 3);
+        assert!(
+            standing(&info)
+                .expect("said")
+                .contains("hands of consumers")
+        );
+        info.in_flight = 1;
+        assert!(standing(&info).expect("said").starts_with("2 of the 3"));
+        info.paused = Some("by me".to_owned());
+        let said = standing(&info).expect("said");
+        assert!(
+            said.contains("paused (by me)") && said.contains("resume s"),
+            "{said}"
+        );
+    }
+}
