@@ -271,3 +271,165 @@ upload = ["team-*"]
     check("team-filter", 40 << 20, "larger than this broker accepts")?;
     check("team-filter", 8 << 20, "not a WebAssembly component")
 }
+
+#[tokio::test]
+async fn sub_says_that_its_subscription_is_paused_and_goes_on_when_it_is_resumed()
+-> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    let run = |arguments: &[&str]| -> anyhow::Result<String> {
+        let output = broker
+            .command_line(arguments)?
+            .stdout(Stdio::piped())
+            .output()?;
+        anyhow::ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let paused = run(&["subscription", "pause", "s", "--reason", "for a look"])?;
+    assert!(paused.contains("for a look"), "{paused}");
+    publish(&broker.client().await?, "t", 0..1).await?;
+    let listed = run(&["subscription", "ls"])?;
+    assert!(listed.contains("paused: by local: for a look"), "{listed}");
+    let mut sub = broker.command_line(&["sub", "s", "-n", "1"])?;
+    let mut sub = Running::new({
+        sub.stderr(Stdio::piped());
+        sub
+    })?;
+    let stderr = sub.0.stderr.take().expect("it is piped");
+    let mut said = BufReader::new(stderr);
+    let (said, line) = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        said.read_line(&mut line).map(|_| (said, line))
+    })
+    .await??;
+    assert!(line.starts_with("waiting: "), "{line}");
+    assert!(line.contains("paused"), "{line}");
+    run(&["subscription", "resume", "s"])?;
+    assert_eq!(sub.code().await?, 0);
+    let rest: Vec<String> = said.lines().collect::<Result<_, _>>()?;
+    assert!(
+        !rest.iter().any(|line| line.starts_with("error")),
+        "{rest:?}"
+    );
+    broker.admin().wait_drained("s").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_time_limit_ends_commands_with_the_reason_and_a_code_of_its_own() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    let limited = |arguments: &[&str]| -> anyhow::Result<(Option<i32>, String)> {
+        let mut command = broker.command_line(arguments)?;
+        let output = command.args(["--timeout", "5s"]).output()?;
+        Ok((output.status.code(), String::from_utf8(output.stderr)?))
+    };
+    let (code, said) = limited(&["sub", "s"])?;
+    assert_eq!(code, Some(124), "{said}");
+    assert!(said.contains("no event came within 5s"), "{said}");
+    let mut publishing = broker.command_line(&["pub", "t", "--lines", "--timeout", "5s"])?;
+    publishing
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut publishing = publishing.spawn()?;
+    let mut lines = publishing.stdin.take().expect("it is piped");
+    std::io::Write::write_all(&mut lines, b"one\n")?;
+    broker
+        .admin()
+        .wait_subscription("s", "to have one", |s| s.depth == 1)
+        .await?;
+    broker.kill()?;
+    std::io::Write::write_all(&mut lines, b"two\n")?;
+    drop(lines);
+    let output = publishing.wait_with_output()?;
+    let said = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(124), "{said}");
+    assert!(said.contains("1 events were published"), "{said}");
+    let limited = |arguments: &[&str]| -> anyhow::Result<(Option<i32>, String)> {
+        let mut command = broker.command_line(arguments)?;
+        let output = command.args(["--timeout", "1s"]).output()?;
+        Ok((output.status.code(), String::from_utf8(output.stderr)?))
+    };
+    for away in [&["sub", "s"][..], &["pub", "t", "x"]] {
+        let (code, said) = limited(away)?;
+        assert_eq!(code, Some(124), "{said}");
+        assert!(said.contains("nothing listens at"), "{said}");
+        assert!(said.contains("(from TIDEGATE_ADDR)"), "{said}");
+        assert!(said.contains("hint: start the broker"), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_temporary_subscription_goes_with_its_command_however_that_ends() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let temporary = ["sub", "--temporary", "--topic", "t"];
+    let names = async || -> anyhow::Result<Vec<String>> {
+        let all = broker.admin().subscriptions().await?;
+        Ok(all.into_iter().map(|s| s.spec.name.to_string()).collect())
+    };
+    let mut sub = Running::new(broker.command_line(&temporary)?)?;
+    let made = wait_for("the subscription", async || Ok(names().await?.pop())).await?;
+    assert!(made.starts_with("temporary-"), "{made}");
+    broker
+        .admin()
+        .wait_subscription(&made, "to have its consumer", |s| s.consumers == 1)
+        .await?;
+    sub.signal(Signal::TERM)?;
+    assert_eq!(sub.code().await?, 0);
+    assert!(names().await?.is_empty());
+
+    let ends = [
+        "sub",
+        "mine",
+        "--temporary",
+        "--topic",
+        "t",
+        "--timeout",
+        "5s",
+    ];
+    let mut sub = Running::new(broker.command_line(&ends)?)?;
+    assert_eq!(sub.code().await?, 124);
+    assert!(names().await?.is_empty());
+
+    // One that is there is somebody's.
+    broker
+        .admin()
+        .create(json!({"name": "mine", "topics": ["t"]}))
+        .await?;
+    let mut sub = Running::new(broker.command_line(&ends)?)?;
+    assert_eq!(sub.code().await?, 1);
+    assert_eq!(names().await?, ["mine"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deletion_says_what_goes_with_it_and_asks_no_script() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    for name in ["a", "b"] {
+        broker
+            .admin()
+            .create(json!({"name": name, "topics": ["t"]}))
+            .await?;
+    }
+    publish(&broker.client().await?, "t", 0..3).await?;
+    let run = |arguments: &[&str]| -> anyhow::Result<serde_json::Value> {
+        let mut command = broker.command_line(arguments)?;
+        let output = command.stdout(Stdio::piped()).output()?;
+        anyhow::ensure!(output.status.success(), "{output:?}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let pending = run(&["subscription", "rm", "a", "-o", "json"])?;
+    assert_eq!(pending, json!({"deleted": "a", "pending": 3}));
+    let lost = run(&["topic", "delete", "t", "-o", "json"])?;
+    let expected = json!({"deleted": "t", "events": 3, "subscriptions": ["b"]});
+    assert_eq!(lost, expected);
+    Ok(())
+}

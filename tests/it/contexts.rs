@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use tidegate_tests::{BrokerProcess, Setup};
+use tidegate_tests::{BrokerProcess, Setup, TestIdentity, TestPki};
 
 async fn development_broker() -> anyhow::Result<BrokerProcess> {
     BrokerProcess::start_with(Setup {
@@ -218,4 +218,84 @@ async fn a_development_broker_is_found_from_everywhere_and_missed_aloud() -> any
     assert!(user.run(&broker, &["context", "rm", "development"])?.well);
     assert!(!user.file("development.toml").exists());
     Ok(())
+}
+
+#[tokio::test]
+async fn a_consumer_that_nobody_lets_in_any_more_ends_and_says_whose_certificate_it_is()
+-> anyhow::Result<()> {
+    // Whose objection it is once the broker is back, with other files.
+    type Change = fn(&Path, &TestPki) -> anyhow::Result<()>;
+    let authority: Change =
+        |certs, other| Ok(std::fs::write(certs.join("ca.pem"), other.ca_pem())?);
+    let all: Change = |certs, other| other.write_server_files(certs).map(drop);
+    let cases = [
+        (
+            authority,
+            "does not know the authority that signed our certificate",
+            "show another with --cert",
+        ),
+        (
+            all,
+            "is signed by another authority than ours",
+            "name another with --ca",
+        ),
+    ];
+    for (change, objection, hint) in cases {
+        let mut broker = BrokerProcess::start().await?;
+        let spec = serde_json::json!({"name": "s", "topics": ["t"]});
+        broker.admin().create(spec).await?;
+        let mut sub = broker.command_line(&["sub", "s"])?;
+        let sub = sub.stderr(std::process::Stdio::piped()).spawn()?;
+        broker
+            .admin()
+            .wait_subscription("s", "to have its consumer", |s| s.consumers == 1)
+            .await?;
+        broker.kill()?;
+        change(&broker.directory().join("certs"), &TestPki::new()?)?;
+        broker.restart().await?;
+        let ended = tokio::task::spawn_blocking(move || sub.wait_with_output()).await??;
+        let said = String::from_utf8(ended.stderr)?;
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(said.contains(objection), "{said}");
+        assert!(said.contains(hint), "{said}");
+        assert!(said.contains("(from TIDEGATE_ADDR)"), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_refused_is_told_by_what_is_wrong_with_it() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let folder = tempfile::tempdir()?;
+    let shown = |identity: &TestIdentity| -> anyhow::Result<[std::path::PathBuf; 2]> {
+        let files = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        std::fs::write(&files[0], &identity.cert_pem)?;
+        std::fs::write(&files[1], &identity.key_pem)?;
+        Ok(files)
+    };
+    let check = |identity: &TestIdentity, more: &[&str], why: &str| -> anyhow::Result<()> {
+        let [cert, key] = shown(identity)?;
+        let mut command = broker.command_line(&["pub", "t", "x"])?;
+        command
+            .args(more)
+            .env("TIDEGATE_CERT", cert)
+            .env("TIDEGATE_KEY", key);
+        let output = command.output()?;
+        let said = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(why) && said.contains("hint: "), "{said}");
+        Ok(())
+    };
+    let other = TestPki::new()?;
+    check(&other.client("x")?, &[], "does not know the authority")?;
+    check(
+        &broker.pki.expired_client("x")?,
+        &[],
+        "our certificate has expired",
+    )?;
+    let ours = broker.everybody();
+    check(ours, &["--server-name", "elsewhere"], "is for another name")?;
+    let ca = folder.path().join("other.pem");
+    std::fs::write(&ca, other.ca_pem())?;
+    check(ours, &["--ca", dir(&ca)], "is signed by another authority")
 }

@@ -45,8 +45,21 @@ async fn subscriptions_need_their_inputs_and_outputs() {
         (&json!(1), &json!(1))
     );
 
+    let pause = "POST /v1/subscriptions/s/pause";
+    let why = json!({"reason": "look\n at it"});
+    let paused = fixture.check("cn:owner", pause, Some(why), 200).await;
+    assert_eq!(paused["paused"], "by cn:owner: look\n at it");
     fixture
         .check_all([
+            ("cn:other", pause, Some(json!({})), 403),
+            ("cn:owner", pause, Some(json!({"until": 7})), 400),
+            ("cn:owner", pause, Some(json!({})), 200),
+            (
+                "local",
+                "POST /v1/subscriptions/none/pause",
+                Some(json!({})),
+                404,
+            ),
             ("cn:other", "DELETE /v1/subscriptions/s", None, 403),
             ("cn:owner", "POST /v1/subscriptions/s/resume", None, 204),
             ("cn:owner", "DELETE /v1/subscriptions/s", None, 204),

@@ -243,3 +243,31 @@ fn handles_travel_between_tasks() {
     check::<crate::Delivery>();
     check::<crate::Acker>();
 }
+
+#[tokio::test(start_paused = true)]
+async fn why_there_is_no_connection_can_be_asked() {
+    let broker = Broker::start();
+    let client = broker.client().await;
+    assert!(client.trouble().is_none());
+    assert!(client.address().is_some());
+    broker.drop_connections();
+    let lost = async {
+        while client.trouble().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(lost).await;
+    let trouble = client.trouble().expect("it is not there again yet");
+    assert!(
+        matches!(*trouble, ConnectError::Refused(_) | ConnectError::Lost(_)),
+        "{trouble:?}"
+    );
+    assert!(client.address().is_none());
+    let back = async {
+        while client.trouble().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(back).await;
+    assert!(client.address().is_some());
+}
