@@ -215,6 +215,8 @@ pub(super) async fn pause(
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
     let found = managed(&app, &who, &name)?;
     let Pause { reason } = json(app.broker.spawner(), &headers, body).await?;
+    // It is shown on terminals.
+    let reason = reason.map(|reason| reason.replace(char::is_control, " "));
     let why = match reason.as_deref().map(str::trim) {
         None | Some("") => format!("by {who}"),
         Some(reason) => format!("by {who}: {reason}"),

@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -14,6 +15,15 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: None,
+        })
+    }
+
+    /// With SIGHUP, which closing a terminal sends: for who has something to put away.
+    pub(super) fn with_hangups() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: Some(hangups()?),
+            ..Self::new()?
         })
     }
 
@@ -22,8 +32,13 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            Some(_) = received(&mut self.hangup) => "SIGHUP",
         }
     }
+}
+
+async fn received(signal: &mut Option<Signal>) -> Option<()> {
+    signal.as_mut()?.recv().await
 }
 
 /// SIGHUPs, from now on. They do not end the program any more by themselves.

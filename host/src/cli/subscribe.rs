@@ -88,6 +88,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         )
         .parse()?,
     };
+    // Before there is something to put away.
+    let mut signals = match args.temporary {
+        true => Signals::with_hangups()?,
+        false => Signals::new()?,
+    };
     // Only now: a subscription that nobody can consume would keep events for nobody.
     if args.create {
         create_if_missing(&args, &name)?;
@@ -95,7 +100,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.temporary {
         create_temporary(&args, &name)?;
     }
-    let received = receive_all(&args, &broker.client, &name, limit).await;
+    let received = receive_all(&args, &broker.client, &name, limit, &mut signals).await;
     broker.client.close().await;
     if args.temporary {
         delete_temporary(&args, &name);
@@ -111,6 +116,7 @@ async fn receive_all(
     client: &Client,
     name: &Name,
     limit: TimeLimit,
+    signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let options = options(args);
     let opening = async {
@@ -119,13 +125,14 @@ async fn receive_all(
             false => client.subscribe(name.as_str(), options).await,
         }
     };
-    let mut consumer = limit
-        .of("the subscription is not opened", opening)
-        .await??;
+    let mut consumer = tokio::select! {
+        opened = limit.of("the subscription is not opened", opening) => opened??,
+        _ = signals.next() => return Ok(()),
+    };
     if std::io::stderr().is_terminal() {
         eprintln!("receiving from {name}; Ctrl-C ends");
     }
-    let received = receive(&mut consumer, client, args, name, limit).await;
+    let received = receive(&mut consumer, client, args, name, limit, signals).await;
     // Also after an error: what was printed has been handled.
     let flushed = tokio::time::timeout(FLUSH_TIMEOUT, confirm_acks(&consumer)).await;
     consumer.close().await;
@@ -149,8 +156,8 @@ async fn receive(
     args: &Args,
     name: &Name,
     limit: TimeLimit,
+    signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut patience = Patience::default();
     let mut looks = tokio::time::interval(wait_notices::LOOK_EVERY);
