@@ -11,7 +11,8 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Body, SendBody, Timeout};
 
-use super::connection_flags::{AdminFlag, CertificateFiles, CertificateFlags, Door, read};
+use super::connection_flags::{AdminFlag, CertificateFlags, read};
+use super::door::{CertificateFiles, Door};
 use super::early_answer;
 use super::failed_connection::{FailedConnection, Why};
 use crate::admin::ErrorResponse;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use super::connection_flags::CertificateFiles;
+use super::door::CertificateFiles;
 use crate::config::{Context, ContextFolder, DEFAULT_CONTEXT, Endpoints};
 use crate::domain::Name;
 use crate::pki::DevPki;

@@ -3,20 +3,13 @@
 //! certificates are of the same broker.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tidegate_client::{Client, ClientOptions, ConnectError, PublishError, SubscribeError};
+use tidegate_client::ClientOptions;
 
 use super::broker_place::{ADDR, Place, Said};
-use super::failed_connection::FailedConnection;
-use super::obstacles::PortWatch;
-use super::time_limit::{TimeIsOver, TimeLimit};
-use super::{human_values, wait_notices};
-
-/// A person waits; a broker that is there answers within milliseconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use super::door::{CertificateFiles, Door};
+use super::human_values;
 
 /// Certificates: those of the development set-up unless others are named.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -71,21 +64,6 @@ pub(super) struct AdminFlag {
     /// Address of the broker's admin API [env: TIDEGATE_ADMIN]
     #[arg(long, value_name = "URL", help_heading = "Connection")]
     admin: Option<String>,
-}
-
-/// The files that prove who is who.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CertificateFiles {
-    pub(super) ca: PathBuf,
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
-}
-
-/// An address, and what said it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Door {
-    pub(super) address: String,
-    pub(super) from: String,
 }
 
 impl CertificateFlags {
@@ -184,85 +162,6 @@ impl QuicFlags {
             None => options,
         };
         Ok((door, options))
-    }
-}
-
-/// A broker, and the connection to it.
-pub(super) struct Connected {
-    pub(super) client: Client,
-    door: Door,
-    files: Option<CertificateFiles>,
-}
-
-impl Connected {
-    /// The error that ends a command, and what is wrong with the connection if that is why.
-    pub(super) fn explained(&self, error: anyhow::Error) -> anyhow::Error {
-        let lost =
-            error
-                .chain()
-                .find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
-                    (Some(SubscribeError::Connection(lost)), _)
-                    | (_, Some(PublishError::Connection(lost))) => Some(Arc::clone(lost)),
-                    _ => None,
-                });
-        let (door, files) = (self.door.clone(), self.files.clone());
-        let failed = lost.and_then(|lost| FailedConnection::of(door, &lost, files));
-        match failed {
-            Some(failed) => anyhow::Error::new(failed),
-            None => error,
-        }
-    }
-}
-
-/// A connection to the broker that the flags name. Says why it waits.
-pub(super) async fn connect(
-    quic: &QuicFlags,
-    certificates: &CertificateFlags,
-    limit: TimeLimit,
-) -> anyhow::Result<Connected> {
-    let (door, options) = quic.options(certificates)?;
-    let files = certificates.files().ok();
-    // The files are read once, so nothing changes here that would let the other side think again.
-    let options = options
-        .connect_timeout(limit.get().unwrap_or(CONNECT_TIMEOUT))
-        .retry_objections(false);
-    let mut port = PortWatch::new(&door.address);
-    let why = || Some(port.obstacle(&door));
-    let connected = tokio::select! {
-        connected = Client::connect(options) => connected,
-        never = wait_notices::say_why(why) => match never {},
-    };
-    match connected {
-        Ok(client) => Ok(Connected {
-            client,
-            door,
-            files,
-        }),
-        Err(error) => {
-            let is_over = matches!(error, ConnectError::TimedOut { .. });
-            let asking = tokio::task::spawn_blocking(move || unconnected(error, door, files));
-            let told = asking.await?;
-            Err(match limit.get() {
-                Some(after) if is_over => told.context(TimeIsOver::new("no connection", after)),
-                _ => told,
-            })
-        }
-    }
-}
-
-fn unconnected(error: ConnectError, door: Door, files: Option<CertificateFiles>) -> anyhow::Error {
-    if let Some(failed) = FailedConnection::of(door, &error, files.clone()) {
-        return failed.into();
-    }
-    match (error, files) {
-        (error @ ConnectError::Config(_), Some(CertificateFiles { cert, key, .. })) => {
-            anyhow::Error::new(error).context(format!(
-                "cannot connect with {} and {}",
-                cert.display(),
-                key.display()
-            ))
-        }
-        (error, _) => error.into(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tidegate_client::ConnectError;
 
-use super::connection_flags::{CertificateFiles, Door};
+use super::door::{CertificateFiles, Door};
 
 /// How long a machine that has no such port may take to say so.
 const PORT_ANSWERS_WITHIN: Duration = Duration::from_millis(300);

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::admin_client::Api;
-use super::connection_flags::{AdminFlag, CertificateFlags, Door, QuicFlags};
+use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags};
+use super::door::Door;
 use super::failed_connection::PortProbe;
 use super::subscription;
 use crate::domain::{Name, SubscriptionInfo};

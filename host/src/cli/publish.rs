@@ -18,7 +18,8 @@ use tidegate_client::{
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Split};
 use tokio::time::Instant;
 
-use super::connection_flags::{CertificateFlags, QuicFlags, connect};
+use super::connect::connect;
+use super::connection_flags::{CertificateFlags, QuicFlags};
 use super::obstacles::LinkWatch;
 use super::output::{self, Format, OutputFlags};
 use super::signals::Signals;

@@ -10,7 +10,8 @@ use tidegate_client::{Client, Consumer, ConsumerOptions, Delivery, SubscribeErro
 use tokio::time::Instant;
 
 use super::admin_client::Api;
-use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags, connect};
+use super::connect::connect;
+use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags};
 use super::event_lines::{self, Place};
 use super::obstacles::{LinkWatch, SubscriptionWatch};
 use super::output::{self, Format, OutputFlags};

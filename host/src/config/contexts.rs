@@ -13,9 +13,8 @@ use crate::domain::Name;
 
 /// What the default context is called. No user's own has that name.
 pub const DEFAULT_CONTEXT: &str = "development";
-const HEADING: &str = "# Written by `tidegate context`.\n";
-const DEFAULT_HEADING: &str =
-    "# Written by `tidegate serve`: the development broker that started last.\n";
+const HEADING: &str = "# Brokers by name, as the command line writes them.\n";
+const DEFAULT_HEADING: &str = "# The development broker that started last, as it writes itself.\n";
 
 /// How to reach a broker, and as whom. What is missing is that of the data directory, if there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +75,7 @@ pub enum ContextError {
     },
     /// It is not what was written.
     #[error(
-        "{} is no list of contexts as `tidegate context` writes it; repair it, or remove it to begin anew: {reason}",
+        "{} is no list of contexts; repair it, or remove it to begin anew: {reason}",
         path.display()
     )]
     Malformed {
