@@ -10,6 +10,7 @@ pub mod broker_child;
 mod broker_place;
 mod cert;
 mod chain_flags;
+mod compile_plugin;
 mod config;
 mod confirm;
 mod connect;
@@ -86,11 +87,21 @@ enum Command {
     Cert(cert::Args),
     /// Check a configuration, or show what holds
     Config(config::Args),
+    /// Compile a component, for a broker that waits for it
+    #[command(name = COMPILE_PLUGIN, hide = true)]
+    CompilePlugin(compile_plugin::Args),
 }
+
+/// The command with which a broker runs its own program for each component that it compiles. A program that has `serve` has to have
+/// this one too.
+pub const COMPILE_PLUGIN: &str = crate::plugin::job::COMMAND;
 
 /// Runs a parsed command line on a runtime of its own and prints what is to be printed, errors included.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
+    if let Command::CompilePlugin(args) = &cli.command {
+        return compile_plugin::run(args);
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all();
     if let Command::Serve(_) = cli.command {
@@ -143,6 +154,7 @@ async fn run_command(cli: Cli) -> ExitCode {
         Command::Context(args) => done(context::run(&args)),
         Command::Cert(args) => done(cert::run(&args)),
         Command::Config(args) => done(config::run(&args)),
+        Command::CompilePlugin(args) => Ok(compile_plugin::run(&args)),
     };
     match result {
         Ok(code) => code,

@@ -11,6 +11,7 @@ mod call_input;
 mod checked_component;
 mod compile_queue;
 mod compiled_cache;
+mod compiler;
 mod counters;
 mod engine;
 mod error;
@@ -35,6 +36,7 @@ mod while_allocating;
 #[cfg(test)]
 mod tests;
 
+pub use compiler::{Compiler, job};
 pub use counters::PluginStats;
 pub use error::{ConfigureError, LoadError, PluginStartError};
 pub use evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey, Undecided};

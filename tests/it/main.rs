@@ -10,6 +10,7 @@ mod support;
 
 mod architecture;
 mod command_line;
+mod compiling;
 mod contexts;
 mod crash;
 mod dead_letters;

@@ -174,6 +174,11 @@ impl BrokerProcess {
         self.setup.grants = text.into();
     }
 
+    /// Other sections of the configuration from the next start on.
+    pub fn set_config(&mut self, text: impl Into<String>) {
+        self.setup.config = text.into();
+    }
+
     /// Writes its configuration with the grants that were set, and tells it to read them (SIGHUP). Does not wait for that.
     ///
     /// # Errors

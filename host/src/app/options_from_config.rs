@@ -8,7 +8,7 @@ use crate::auth::Policy;
 use crate::broker::{BrokerOptions, PluginQuotas};
 use crate::config::Config;
 use crate::net::{Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
-use crate::plugin::{PluginLimits, PluginOptions};
+use crate::plugin::{Compiler, PluginLimits, PluginOptions};
 use crate::runtime::{Clock, Random};
 use crate::state::quotas::Quota;
 use crate::store::StoreOptions;
@@ -175,7 +175,9 @@ pub(super) fn plugin_options(config: &Config, shared: &Shared) -> PluginOptions 
         clock: shared.clock.clone(),
         random: shared.random.clone(),
         overrides: overrides.collect(),
+        compiler: Compiler::this_program(),
         compile_timeout: Duration::from_millis(plugins.compile_timeout_ms),
+        compile_memory_bytes_max: plugins.compile_memory_bytes_max,
         instances_max: plugins.instances_max as usize,
         owner_instances_max: plugins.owner_instances_max as usize,
         instances_memory_bytes_max: usize_of(plugins.instances_memory_bytes_max),
@@ -228,6 +230,7 @@ mod tests {
             clock: own.clock.clone(),
             random: own.random.clone(),
             cache_dir: own.cache_dir.clone(),
+            compiler: own.compiler.clone(),
             ..plugin_options(&config, &shared)
         };
         check(format!("{plugins:#?}"), format!("{own:#?}"));

@@ -186,6 +186,8 @@ pub struct Plugins {
     pub module_bytes_max: u64,
     /// Milliseconds for compiling one component.
     pub compile_timeout_ms: u64,
+    /// Bytes of memory for compiling one component.
+    pub compile_memory_bytes_max: u64,
     /// Instances in the whole process.
     pub instances_max: u32,
     /// Of these, those of the plugins of one owner; 0 for half of them.
@@ -353,6 +355,7 @@ impl Default for Plugins {
             output_bytes_max: defaults::PLUGIN_OUTPUT_BYTES_MAX,
             module_bytes_max: defaults::MODULE_BYTES_MAX,
             compile_timeout_ms: defaults::COMPILE_TIMEOUT_MS,
+            compile_memory_bytes_max: defaults::COMPILE_MEMORY_BYTES_MAX,
             instances_max: defaults::PLUGIN_INSTANCES_MAX,
             owner_instances_max: defaults::PLUGIN_OWNER_INSTANCES_MAX,
             instances_memory_bytes_max: defaults::PLUGIN_INSTANCES_MEMORY_BYTES_MAX,

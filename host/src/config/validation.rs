@@ -203,6 +203,7 @@ fn plugins(config: &Config, rules: &mut Rules<'_>) {
         output_bytes_max: 1_024..=GIB,
         module_bytes_max: 1_024..=GIB,
         compile_timeout_ms: 1_000..=HOUR_MS,
+        compile_memory_bytes_max: 64 * MIB..=64 * TIB,
         instances_max: 1..=10_000,
         owner_instances_max: 0..=plugins.instances_max.into(),
         instances_memory_bytes_max: MIB..=64 * TIB,

@@ -1,6 +1,7 @@
 //! A component that passed every check and can be instantiated: from bytes to [`CheckedComponent`]. What it exports and
 //! imports is decided here, once; nothing here runs a guest.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use wasmtime::component::{
     Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
 };
 
-use super::compiled_cache::ArtifactCache;
+use super::compiled_cache::{ArtifactCache, Staged};
+use super::compiler::{CompileLimits, Compiler, Stop};
 use super::counters::Counters;
 use super::engine::{Running, Ticker, places};
 use super::error::LoadError;
@@ -18,7 +20,6 @@ use super::guest_fault::{Fault, FaultKind};
 use super::guest_output::OutputLog;
 use super::guest_state::GuestState;
 use super::instance_budget::InstanceBudget;
-use super::while_allocating;
 use super::{abi, imports};
 use crate::domain::{Digest, PluginWorld};
 use crate::locks::lock;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) budget: Arc<InstanceBudget>,
     /// Threads that run guests.
     pub(super) worker_threads: usize,
+    pub(super) compiler: Compiler,
     pub(super) cache: ArtifactCache,
     /// What transforms may see of the world.
     pub(super) clock: Clock,
@@ -88,33 +90,43 @@ pub(super) struct Exports {
 }
 
 impl CheckedComponent {
-    /// Compiles and checks `bytes`, or takes the compiled form from the cache. Needs seconds of all cores for a
-    /// large component, so it belongs on a thread of its own.
-    pub(super) fn compile(
+    /// Takes the compiled form of `bytes` from the cache, or has it made and keeps it there, and checks what it is. Blocks until it
+    /// is done, or `stop` says to end, so it belongs on a thread of its own.
+    pub(super) fn load(
         shared: &Arc<Shared>,
         digest: Digest,
         bytes: &[u8],
+        limits: CompileLimits,
+        stop: &Stop,
     ) -> Result<Self, LoadError> {
-        if let Some(component) = shared.cache.get(&shared.engine, &digest) {
+        let (engine, cache) = (&shared.engine, &shared.cache);
+        if let Some(component) = cache.get(engine, &digest) {
             return Self::link(shared, digest, &component);
         }
-        // Should what stands between it and WASI not fit it, it does without.
-        let component = while_allocating::callable(bytes)
-            .and_then(|bytes| Component::from_binary(&shared.engine, &bytes).ok());
-        let component = match component {
-            Some(component) => component,
-            None => Component::from_binary(&shared.engine, bytes)
-                .map_err(|error| LoadError::Compile(format!("{error:#}")))?,
+        let compile = |staged: io::Result<Staged>| {
+            let staged = staged.map_err(LoadError::unwritable)?;
+            let compiler = &shared.compiler;
+            compiler.compile(engine, bytes, limits, &staged, stop)?;
+            Ok(staged)
         };
-        Self::link(shared, digest, &component)
-    }
-
-    /// Keeps the compiled form on disk, unless it is there.
-    pub(super) fn keep_compiled(&self) {
-        let cache = &self.shared.cache;
-        if !cache.has(&self.digest) {
-            cache.put(&self.digest, self.pre.component());
-        }
+        let staged = match compile(cache.stage()) {
+            // Without what filters let through, a full disk may never be drained.
+            Err(LoadError::Unwritable(error)) => {
+                tracing::warn!(
+                    error,
+                    "cannot keep the compiled plugin; the next start compiles it again"
+                );
+                compile(Staged::in_memory())?
+            }
+            compiled => compiled?,
+        };
+        let component = staged.load(engine).map_err(|error| {
+            tracing::error!(error, "a plugin that was just compiled does not load");
+            LoadError::CompilerFailed
+        })?;
+        let checked = Self::link(shared, digest, &component)?;
+        cache.keep(&digest, staged);
+        Ok(checked)
     }
 
     fn link(

@@ -1,40 +1,36 @@
-//! The queue of compilations: one component at a time, on a thread of its own that everybody else goes before, and no longer than somebody waits
-//! for it. A compilation cannot be stopped, so one that takes longer goes on; what it was given to hold is held until then, and
-//! its result is kept, of the last one only, for whoever uploads the same bytes again.
+//! The queue of compilations: one component at a time, watched by a thread that everybody else goes before, and no longer than
+//! somebody waits for it. Whoever gives up, or runs out of time, has it stopped; the next begins once it is gone.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::Span;
 
 use super::checked_component::{CheckedComponent, Shared};
+use super::compiler::{CompileLimits, Stop};
 use super::error::LoadError;
 use crate::domain::Digest;
-use crate::locks::lock;
 
-/// How far a compilation steps back when cores are short: about a tenth of the share of everybody else. The threads that it
-/// shares its work with are started by it, and inherit that.
+/// How far a compilation steps back when cores are short: about a tenth of the share of everybody else. What the thread starts
+/// inherits that.
 const NICE: i32 = 10;
 
-/// What is held as long as a compilation runs, however long that is.
+/// What is held as long as a compilation runs.
 pub(super) type HeldMeanwhile = Box<dyn Any + Send>;
 
-/// Compiles components, one after the other.
+/// Has components compiled, one after the other.
 pub(super) struct CompileQueue {
-    // Compiling uses every core by itself.
-    turn: Semaphore,
-    late: Arc<Mutex<Option<Arc<CheckedComponent>>>>,
+    // Compiling uses every core by itself, and as much memory as one may take.
+    turn: Arc<Semaphore>,
 }
 
 impl CompileQueue {
     pub(super) fn new() -> Self {
         Self {
-            turn: Semaphore::new(1),
-            late: Arc::default(),
+            turn: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -48,44 +44,54 @@ impl CompileQueue {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before completion, compiling goes on, see above.
+    /// Dropped before completion, compiling is stopped.
     pub(super) async fn compile(
         &self,
         shared: &Arc<Shared>,
         digest: Digest,
         bytes: Bytes,
-        limit: Duration,
+        limits: CompileLimits,
         held: HeldMeanwhile,
         known: impl FnOnce() -> Option<Arc<CheckedComponent>>,
     ) -> Result<Arc<CheckedComponent>, LoadError> {
-        let turn = tokio::time::timeout(limit, self.turn.acquire());
-        let turn = turn.await.map_err(|_| LoadError::Busy)?;
-        let _turn = turn.map_err(|_| LoadError::Stopped)?;
+        let turn = Arc::clone(&self.turn).acquire_owned();
+        let turn = tokio::time::timeout(limits.time, turn).await;
+        let turn = turn.map_err(|_| LoadError::Busy)?;
+        let turn = turn.map_err(|_| LoadError::Stopped)?;
         if let Some(known) = known() {
             return Ok(known);
         }
-        let late = lock(&self.late).take_if(|late| late.digest == digest);
         let (done, compiled) = oneshot::channel();
+        let waiting = StopOnDrop::default();
         let work = Compilation {
             shared: Arc::clone(shared),
             digest,
             bytes,
-            late,
-            kept: Arc::clone(&self.late),
+            limits,
+            stop: Arc::clone(&waiting.0),
             done,
             span: Span::current(),
-            _held: held,
+            _held: (held, turn),
         };
         let thread = std::thread::Builder::new().name("compile".into());
         thread
             .spawn(move || work.span.clone().in_scope(|| work.run()))
-            .map_err(|error| LoadError::Thread(Arc::new(error)))?;
-        match tokio::time::timeout(limit, compiled).await {
+            .map_err(LoadError::not_started)?;
+        match tokio::time::timeout(limits.time, compiled).await {
             Ok(Ok(compiled)) => compiled,
             // It panicked, and the log says so.
-            Ok(Err(_)) => Err(LoadError::Panicked),
-            Err(_) => Err(LoadError::CompileTimeout(limit)),
+            Ok(Err(_)) => Err(LoadError::CompilerFailed),
+            Err(_) => Err(LoadError::CompileTimeout(limits.time)),
         }
+    }
+}
+
+#[derive(Default)]
+struct StopOnDrop(Arc<Stop>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 
@@ -93,36 +99,25 @@ struct Compilation {
     shared: Arc<Shared>,
     digest: Digest,
     bytes: Bytes,
-    late: Option<Arc<CheckedComponent>>,
-    kept: Arc<Mutex<Option<Arc<CheckedComponent>>>>,
+    limits: CompileLimits,
+    stop: Arc<Stop>,
     done: oneshot::Sender<Result<Arc<CheckedComponent>, LoadError>>,
     span: Span,
-    _held: HeldMeanwhile,
+    _held: (HeldMeanwhile, OwnedSemaphorePermit),
 }
 
 impl Compilation {
     fn run(self) {
         // On Linux this is about the calling thread alone. Refused, it costs speed of others and nothing else.
         let _ = rustix::process::setpriority_process(None, NICE);
-        let done = self.done;
-        let compiled = catch_unwind(AssertUnwindSafe(|| match self.late {
-            Some(late) => Ok(late),
-            None => CheckedComponent::compile(&self.shared, self.digest, &self.bytes).map(Arc::new),
+        let compiled = catch_unwind(AssertUnwindSafe(|| {
+            let Self { shared, digest, .. } = &self;
+            CheckedComponent::load(shared, *digest, &self.bytes, self.limits, &self.stop)
         }));
-        let Ok(compiled) = compiled else {
-            tracing::error!("compiling a plugin panicked");
-            return;
-        };
-        if let Ok(loaded) = &compiled
-            && !done.is_closed()
-        {
-            loaded.keep_compiled();
-        }
-        if let Err(Ok(late)) = done.send(compiled) {
-            tracing::info!(
-                "a plugin is compiled that nobody waits for any more; uploading it again takes it"
-            );
-            *lock(&self.kept) = Some(late);
+        match compiled {
+            // Whoever waits no longer does without.
+            Ok(compiled) => drop(self.done.send(compiled.map(Arc::new))),
+            Err(_) => tracing::error!("compiling a plugin panicked"),
         }
     }
 }

@@ -1,23 +1,32 @@
-//! Compiled plugins on disk, so that a restart does not compile again. An artifact is native code that will run
-//! in this process, so only one that this broker wrote itself is ever loaded. Nothing here knows what a plugin does.
+//! Compiled plugins on disk: from there they are mapped, so that their pages are the system's to drop and read again, and a
+//! restart does not compile again. An artifact is native code that will run in this process, so only one that this broker had made
+//! itself is ever loaded. Nothing here knows what a plugin does.
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::{fs, io};
 
 use ring::hmac;
+use tempfile::TempPath;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::while_allocating;
+use super::{engine, while_allocating};
 use crate::domain::Digest;
 use crate::runtime::Random;
 
 const KEY_FILE: &str = "cache.key";
-const SEAL_BYTES: usize = 32;
+/// Behind the artifact, which is mapped from the file's begin on.
+const SEAL_BYTES: u64 = 32;
+/// How the file is laid out. Another number makes other names, so that nothing is taken for what it is not.
+const LAYOUT: u8 = 2;
+/// What of an artifact is in memory at a time while its seal is made or checked.
+const CHUNK_BYTES: usize = 1 << 16;
 /// What is still being written has this before some letters and digits, and the other one behind them.
 const ASIDE_PREFIX: &str = "artifact-";
 const ASIDE_SUFFIX: &str = ".new";
@@ -55,8 +64,12 @@ impl ArtifactCache {
             ));
         }
         let mut hasher = std::hash::DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        while_allocating::VERSION.hash(&mut hasher);
+        (
+            engine::compatibility(engine),
+            LAYOUT,
+            while_allocating::VERSION,
+        )
+            .hash(&mut hasher);
         Ok(Self {
             dir: dir.to_owned(),
             key: hmac::Key::new(hmac::HMAC_SHA256, &key(dir, random)?),
@@ -67,18 +80,10 @@ impl ArtifactCache {
     /// The compiled form of `digest`, if a sound one is here. A damaged or foreign one is removed.
     pub(super) fn get(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let path = self.path(digest);
-        let sealed = fs::read(&path).ok()?;
-        let component = self.unseal(digest, &sealed).and_then(|artifact| {
-            // SAFETY: `deserialize` runs what it is given as native code, so its bytes must come from
-            // `Component::serialize` of a compatible engine, unchanged. They do: the seal is a keyed hash over
-            // digest, compatibility and bytes, made in `put` right after `serialize`, with a random key that
-            // lies in this folder; the folder is writable by the broker's own user alone (checked in `open`), who
-            // could as well replace the broker's binary. A torn write, a flipped bit, an artifact of another
-            // machine or version, or one under another plugin's name fails the seal and is compiled anew. The
-            // bytes that were checked are the bytes that are loaded, from memory, not from the file again.
-            unsafe { Component::deserialize(engine, artifact) }
-                .map_err(|error| format!("{error:#}"))
-        });
+        let mut file = fs::File::open(&path).ok()?;
+        let component = self
+            .check(digest, &mut file)
+            .and_then(|()| map(engine, &file, &path));
         match component {
             Ok(component) => Some(component),
             Err(reason) => {
@@ -89,20 +94,35 @@ impl ArtifactCache {
         }
     }
 
-    /// Keeps the compiled form of `digest`. A failure costs the next start a compilation and is only logged.
-    pub(super) fn put(&self, digest: &Digest, component: &Component) {
-        let written = component
-            .serialize()
-            .map_err(io::Error::other)
-            .and_then(|artifact| self.write(digest, &artifact));
-        if let Err(error) = written {
-            tracing::warn!(%error, "cannot keep the compiled plugin; the next start compiles it again");
-        }
+    /// A file for what is being compiled. It is gone when it is dropped before it is kept.
+    ///
+    /// # Errors
+    ///
+    /// There is none to be had.
+    pub(super) fn stage(&self) -> io::Result<Staged> {
+        let file = tempfile::Builder::new()
+            .prefix(ASIDE_PREFIX)
+            .suffix(ASIDE_SUFFIX)
+            .tempfile_in(&self.dir)?;
+        let (file, path) = file.into_parts();
+        Ok(Staged {
+            file,
+            path: Some(path),
+        })
     }
 
-    /// Whether a compiled form of `digest` is here, sound or not.
-    pub(super) fn has(&self, digest: &Digest) -> bool {
-        self.path(digest).exists()
+    /// Makes what is staged the compiled form of `digest`. A failure costs the next start a compilation and is only logged.
+    pub(super) fn keep(&self, digest: &Digest, mut staged: Staged) {
+        let Some(path) = staged.path.take() else {
+            return;
+        };
+        let kept = self
+            .seal_file(digest, &mut staged.file)
+            // Not synced: a file that a power cut leaves torn has no sound seal.
+            .and_then(|()| path.persist(self.path(digest)).map_err(|error| error.error));
+        if let Err(error) = kept {
+            tracing::warn!(%error, "cannot keep the compiled plugin; the next start compiles it again");
+        }
     }
 
     /// Removes the compiled forms of `digest`, also those of other engines.
@@ -110,11 +130,12 @@ impl ArtifactCache {
         self.remove_if(|name| digest_of(name) == Some(*digest));
     }
 
-    /// Removes the compiled forms of all but `kept`, and what was being written when a broker ended. Names that are not given
-    /// here are others'. Nobody else may be writing.
+    /// Removes the compiled forms of all but `kept`, those of other engines, and what was being written when a broker ended. Names
+    /// that are not given here are others'. Nobody else may be writing.
     pub(super) fn keep_only(&self, kept: &HashSet<Digest>) {
         self.remove_if(|name| {
-            is_aside(name) || digest_of(name).is_some_and(|digest| !kept.contains(&digest))
+            let is_needed = |digest: Digest| kept.contains(&digest) && name == self.name(&digest);
+            is_aside(name) || digest_of(name).is_some_and(|digest| !is_needed(digest))
         });
     }
 
@@ -134,44 +155,118 @@ impl ArtifactCache {
         }
     }
 
-    fn write(&self, digest: &Digest, artifact: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(ASIDE_PREFIX)
-            .suffix(ASIDE_SUFFIX)
-            .tempfile_in(&self.dir)?;
-        file.write_all(self.seal(digest, artifact).as_ref())?;
-        file.write_all(artifact)?;
-        file.persist(self.path(digest))
-            .map_err(|error| error.error)?;
-        Ok(())
+    // Appends the seal to the artifact.
+    fn seal_file(&self, digest: &Digest, file: &mut fs::File) -> io::Result<()> {
+        let bytes = file.metadata()?.len();
+        let seal = self.seal(digest, bytes, file)?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(seal.as_ref())
     }
 
-    fn unseal<'a>(&self, digest: &Digest, sealed: &'a [u8]) -> Result<&'a [u8], String> {
-        let (seal, artifact) = sealed
-            .split_at_checked(SEAL_BYTES)
+    fn check(&self, digest: &Digest, file: &mut fs::File) -> Result<(), String> {
+        let unreadable = |error: io::Error| format!("it cannot be read: {error}");
+        let bytes = file.metadata().map_err(unreadable)?.len();
+        let bytes = bytes
+            .checked_sub(SEAL_BYTES)
             .ok_or("it is shorter than its seal")?;
-        if seal == self.seal(digest, artifact).as_ref() {
-            Ok(artifact)
+        let seal = self.seal(digest, bytes, file).map_err(unreadable)?;
+        let mut found = Vec::new();
+        file.read_to_end(&mut found).map_err(unreadable)?;
+        if seal.as_ref() == found {
+            Ok(())
         } else {
             Err("its seal does not fit: damaged, or not written by this broker".into())
         }
     }
 
-    // Of `SEAL_BYTES`.
-    fn seal(&self, digest: &Digest, artifact: &[u8]) -> hmac::Tag {
+    // Of so many bytes from the begin on. Afterwards the file stands behind them.
+    fn seal(
+        &self,
+        digest: &Digest,
+        bytes: u64,
+        artifact: &mut (impl Read + Seek),
+    ) -> io::Result<hmac::Tag> {
         let mut seal = hmac::Context::with_key(&self.key);
         seal.update(&digest.0);
         seal.update(&self.compatibility.to_be_bytes());
-        seal.update(artifact);
-        seal.sign()
+        artifact.seek(SeekFrom::Start(0))?;
+        let mut artifact = artifact.take(bytes);
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match artifact.read(&mut chunk)? {
+                0 => return Ok(seal.sign()),
+                read => seal.update(&chunk[..read]),
+            }
+        }
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(self.name(digest))
+    }
+
+    fn name(&self, digest: &Digest) -> String {
         let digest = digest.to_string();
         let hex = digest.trim_start_matches("sha256:");
-        self.dir
-            .join(format!("{hex}-{:016x}.cwasm", self.compatibility))
+        format!("{hex}-{:016x}.cwasm", self.compatibility)
     }
+}
+
+/// Where the code of a component goes while it is made.
+pub(super) struct Staged {
+    file: fs::File,
+    // None in memory: it is not kept.
+    path: Option<TempPath>,
+}
+
+impl Staged {
+    /// In memory, where there is no room on disk.
+    ///
+    /// # Errors
+    ///
+    /// There is none to be had.
+    pub(super) fn in_memory() -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        let file = rustix::fs::memfd_create("compiled-plugin", rustix::fs::MemfdFlags::CLOEXEC)?;
+        #[cfg(not(target_os = "linux"))]
+        let file = tempfile::tempfile()?;
+        Ok(Self {
+            file: file.into(),
+            path: None,
+        })
+    }
+
+    /// For the process that makes it.
+    pub(super) fn output(&self) -> io::Result<Stdio> {
+        self.file.try_clone().map(Stdio::from)
+    }
+
+    /// From this process.
+    pub(super) fn write(&self, code: &[u8]) -> io::Result<()> {
+        (&self.file).write_all(code)
+    }
+
+    /// What was made.
+    pub(super) fn load(&self, engine: &Engine) -> Result<Component, String> {
+        let path = self.path.as_deref().unwrap_or(Path::new(""));
+        map(engine, &self.file, path)
+    }
+}
+
+// The component in this file, which is at this path.
+fn map(engine: &Engine, file: &fs::File, path: &Path) -> Result<Component, String> {
+    // The very file that is open, whatever its name leads to by now, where the system has a name for that.
+    let path = match cfg!(target_os = "linux") {
+        true => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+        false => path.to_owned(),
+    };
+    // SAFETY: `deserialize_file` runs what it is given as native code, so that must come from `Engine::precompile_component` of a
+    // compatible engine, unchanged, and must stay so while it is mapped. It does: either a process of this very program just
+    // made it, for nobody else, or its seal was checked: a keyed hash over digest, compatibility and bytes, with a random key that
+    // lies in this folder. A torn write, a flipped bit, an artifact of another machine or version, or one under another plugin's
+    // name fails that and is compiled anew. Nothing here changes a file once it is mapped, but for the seal that is appended
+    // behind; it is replaced and removed by name. The folder is writable by the broker's own user alone (checked in `open`), who could
+    // as well replace the broker's binary, which is mapped in the same way.
+    unsafe { Component::deserialize_file(engine, path) }.map_err(|error| format!("{error:#}"))
 }
 
 // Whose compiled form a file is, if it is one.
@@ -245,9 +340,12 @@ mod tests {
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             compatibility: 5,
         };
-        let seal = cache.seal(&Digest([7; 32]), b"native code");
-        assert_eq!(seal.as_ref().len(), SEAL_BYTES);
-        let hex: String = seal
+        let seal = |digest: u8| {
+            let mut code = io::Cursor::new(b"native code and more");
+            let sealed = cache.seal(&Digest([digest; 32]), 11, &mut code);
+            sealed.expect("readable")
+        };
+        let hex: String = seal(7)
             .as_ref()
             .iter()
             .map(|byte| format!("{byte:02x}"))
@@ -256,12 +354,18 @@ mod tests {
             hex,
             "ed29323a033dd6c347164e747f1df810e12c7f2c3ebfd983bd6e257ac433a790"
         );
-        let sealed = [seal.as_ref(), b"native code"].concat();
-        assert_eq!(
-            cache.unseal(&Digest([7; 32]), &sealed),
-            Ok(&b"native code"[..])
-        );
-        assert!(cache.unseal(&Digest([8; 32]), &sealed).is_err());
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(b"native code").expect("written");
+        cache
+            .seal_file(&Digest([7; 32]), &mut file)
+            .expect("sealed");
+        assert_eq!(file.metadata().expect("a file").len(), 11 + SEAL_BYTES);
+        assert_eq!(cache.check(&Digest([7; 32]), &mut file), Ok(()));
+        assert!(cache.check(&Digest([8; 32]), &mut file).is_err());
+        file.write_all(b"x").expect("written");
+        assert!(cache.check(&Digest([7; 32]), &mut file).is_err());
+        file.set_len(SEAL_BYTES - 1).expect("cut");
+        assert!(cache.check(&Digest([7; 32]), &mut file).is_err());
     }
 
     #[test]
@@ -270,23 +374,44 @@ mod tests {
         let cache = ArtifactCache::open(dir.path(), &Engine::default(), &Random::of_system())
             .expect("opens");
         let digest = Digest([7; 32]);
-        cache.write(&digest, b"native code").expect("written");
-        assert!(cache.has(&digest));
-        for name in ["artifact-a1B2c3.new", "foreign", "artifact-notes.new.bak"] {
+        let has = || cache.path(&digest).exists();
+        let keep = || {
+            let staged = cache.stage().expect("a file");
+            staged.write(b"native code").expect("written");
+            cache.keep(&digest, staged);
+        };
+        let names = || {
+            let entries = fs::read_dir(dir.path()).expect("readable");
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.expect("an entry").file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        let staged = cache.stage().expect("a file");
+        assert!(names().iter().any(|name| is_aside(&name.to_string_lossy())));
+        drop(staged);
+        assert_eq!(names(), [KEY_FILE]);
+        keep();
+        assert!(has());
+        let hex = "07".repeat(32);
+        let of_another_engine = format!("{hex}-0000000000000000.cwasm");
+        for name in [
+            "artifact-a1B2c3.new",
+            "foreign",
+            "artifact-notes.new.bak",
+            &of_another_engine,
+        ] {
             fs::write(dir.path().join(name), b"x").expect("written");
         }
         cache.keep_only(&HashSet::from([digest]));
-        assert!(cache.has(&digest));
+        assert!(has());
+        assert!(!dir.path().join(of_another_engine).exists());
         cache.keep_only(&HashSet::new());
-        assert!(!cache.has(&digest));
-        let mut left: Vec<_> = fs::read_dir(dir.path())
-            .expect("readable")
-            .map(|entry| entry.expect("an entry").file_name())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["artifact-notes.new.bak", KEY_FILE, "foreign"]);
-        cache.write(&digest, b"native code").expect("written");
+        assert!(!has());
+        assert_eq!(names(), ["artifact-notes.new.bak", KEY_FILE, "foreign"]);
+        keep();
         cache.remove(&digest);
-        assert!(!cache.has(&digest));
+        assert!(!has());
     }
 }

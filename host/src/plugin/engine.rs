@@ -1,6 +1,7 @@
 //! The one wasmtime engine and the thread that advances its epoch. Every setting that decides what a guest can
 //! do or how fast it runs is here; nothing here knows events or rules.
 
+use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -48,6 +49,18 @@ pub(super) fn engine(options: &PluginOptions) -> Result<Engine, PluginStartError
             Engine::new(&config).map_err(|error| PluginStartError::Engine(format!("{error:#}")))
         }
     }
+}
+
+/// An engine for compiling alone.
+pub(super) fn compiling_engine() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
+}
+
+/// Changes with the wasmtime version, the settings of the engine and the features of the processor.
+pub(super) fn compatibility(engine: &Engine) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish()
 }
 
 fn config() -> Config {

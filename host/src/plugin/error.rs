@@ -56,18 +56,35 @@ pub enum LoadError {
     /// Cranelift or its validation says no.
     #[error("the component cannot be compiled: {0}")]
     Compile(String),
-    /// Compiling took too long. It goes on, so that a later upload of the same bytes may succeed.
-    #[error("compiling took longer than {} s; upload it again later", .0.as_secs())]
+    /// Compiling took too long.
+    #[error(
+        "compiling it was stopped after {} s (plugins.compile_timeout_ms); on a machine with less to do it may be faster, and large \
+         functions take longest", .0.as_secs()
+    )]
     CompileTimeout(Duration),
+    /// Compiling needs too much memory.
+    #[error(
+        "compiling it takes more than {} MiB of memory (plugins.compile_memory_bytes_max); large functions take most: split them, or \
+         have that limit raised", .0 >> 20
+    )]
+    CompileMemory(u64),
     /// Others are being compiled, and take long.
     #[error("other plugins are being compiled; upload it again later")]
     Busy,
-    /// The compiler panicked, as it would again.
+    /// Somebody killed the process that compiles, or the system did for want of memory.
+    #[error(
+        "the process that compiles it was killed ({0}), by somebody or because the machine has no memory left; upload it again later"
+    )]
+    CompilerKilled(String),
+    /// The compiler failed, as it would again.
     #[error("compiling it failed by a fault of the broker's own; its log says more")]
-    Panicked,
-    /// No thread for it.
-    #[error("no thread can be started to compile it")]
-    Thread(#[source] Arc<std::io::Error>),
+    CompilerFailed,
+    /// No thread or process for it.
+    #[error("nothing can be started to compile it")]
+    NotStarted(#[source] Arc<std::io::Error>),
+    /// There is no room for its code.
+    #[error("its compiled form cannot be written: {0}")]
+    Unwritable(String),
     /// It exports neither world.
     #[error(
         "the component exports neither tidegate:plugin/filtering@0.1.0 nor tidegate:plugin/transforming@0.1.0; it \
@@ -131,12 +148,25 @@ pub enum ConfigureError {
 }
 
 impl LoadError {
+    pub(super) fn not_started(error: std::io::Error) -> Self {
+        Self::NotStarted(Arc::new(error))
+    }
+
+    pub(super) fn unwritable(error: std::io::Error) -> Self {
+        Self::Unwritable(error.to_string())
+    }
+
     /// Whether it says nothing of the plugin, so that the same bytes may be taken later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::CompileTimeout(_) | Self::Busy | Self::Thread(_) | Self::Stopped
+            Self::CompileTimeout(_)
+                | Self::CompilerKilled(_)
+                | Self::Busy
+                | Self::NotStarted(_)
+                | Self::Unwritable(_)
+                | Self::Stopped
         )
     }
 }

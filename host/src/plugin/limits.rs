@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::compiler::Compiler;
 use crate::runtime::{Clock, Random};
 
 /// Limits that hold for one plugin.
@@ -55,8 +56,13 @@ pub struct PluginOptions {
     pub limits: PluginLimits,
     /// Limits of single plugins, by name (`scrub`) or by name and version (`scrub@3`); the latter goes first.
     pub overrides: BTreeMap<String, PluginLimits>,
-    /// How long an upload waits for its compilation. Default 120 s: 18 MB take 15–20 s on two idle cores.
+    /// Where plugins are compiled.
+    pub compiler: Compiler,
+    /// How long compiling a component may take, and how long it waits for others before. Default 120 s: 18 MB take 15–20 s on two
+    /// idle cores.
     pub compile_timeout: Duration,
+    /// Bytes of memory that the process which compiles a component may take. Default 1 GiB: TODO.
+    pub compile_memory_bytes_max: u64,
     /// Rules of one filter instance; more make a further instance. Default 1,024.
     pub rules_per_instance_max: usize,
     /// A batch that takes a filter instance long is shared with replicas, further instances with the same rules on threads that
@@ -94,7 +100,9 @@ impl Default for PluginOptions {
         Self {
             limits: PluginLimits::default(),
             overrides: BTreeMap::new(),
+            compiler: Compiler::InProcess,
             compile_timeout: Duration::from_secs(120),
+            compile_memory_bytes_max: 1 << 30,
             rules_per_instance_max: 1024,
             replica_part_min: Duration::from_millis(1),
             instances_max: 512,

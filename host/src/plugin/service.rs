@@ -12,6 +12,7 @@ use tracing::{Instrument as _, error_span};
 use super::checked_component::{CheckedComponent, Shared, check_kind};
 use super::compile_queue::CompileQueue;
 use super::compiled_cache::ArtifactCache;
+use super::compiler::CompileLimits;
 use super::counters::PluginStats;
 use super::engine::{self, Ticker};
 use super::error::{CONFIG_BYTES_MAX, ConfigureError, LoadError, PluginStartError};
@@ -71,6 +72,7 @@ impl Plugins {
             worker_threads: options.worker_threads.max(1),
             clock: options.clock.clone(),
             random: options.random.clone(),
+            compiler: options.compiler.clone(),
             cache,
             counters: Mutex::default(),
         };
@@ -105,14 +107,14 @@ impl Plugins {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before completion, compiling goes on; uploading the same bytes again then takes its result.
+    /// Dropped before completion, nothing is loaded, and compiling is stopped.
     pub async fn load(&self, name: &str, bytes: Bytes) -> Result<LoadedPlugin, LoadError> {
         let digest = self.digest(bytes.clone()).await?;
         self.load_while_holding(name, digest, bytes, ()).await
     }
 
-    /// The same for bytes whose address is known. `held` is kept as long as compiling takes, even if that is longer than
-    /// anybody waits.
+    /// The same for bytes whose address is known. `held` is kept until nothing works on them any more, which may be a moment longer
+    /// than anybody waits.
     ///
     /// # Errors
     ///
@@ -135,11 +137,14 @@ impl Plugins {
         if let Some(known) = self.get(&digest) {
             return Ok(known.describe());
         }
-        let limit = self.options.compile_timeout;
+        let limits = CompileLimits {
+            memory_bytes_max: self.options.compile_memory_bytes_max,
+            time: self.options.compile_timeout,
+        };
         let known = || self.get(&digest);
         let compiled =
             self.compiler
-                .compile(&self.shared, digest, bytes, limit, Box::new(held), known);
+                .compile(&self.shared, digest, bytes, limits, Box::new(held), known);
         let compiled = compiled.instrument(error_span!("compile", plugin = %name, %digest));
         Ok(self.keep(compiled.await?).describe())
     }

@@ -498,10 +498,7 @@ async fn a_damaged_or_foreign_artifact_is_compiled_again() {
     let theirs = std::fs::read(&path).expect("the artifact");
     std::fs::remove_file(dir.join("cache.key")).expect("the key");
     start().load("p", bytes.clone()).await.expect("a plugin");
-    assert_ne!(
-        std::fs::read(&path).expect("the artifact")[..32],
-        theirs[..32]
-    );
+    assert_ne!(std::fs::read(&path).expect("the artifact"), theirs);
 
     // A sound one is used as it is.
     let sound = std::fs::read(&path).expect("the artifact");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tracing::Instrument as _;
 
 use super::store::{PluginStore, broken, span_of};
-use crate::broker::error::{ChangeError, Refusal as _};
+use crate::broker::error::{ChangeError, Refusal as _, RefusalKind};
 use crate::domain::{Digest, PluginInfo};
 use crate::plugin::bundled::BundledPlugin;
 use crate::telemetry::conditions::Condition;
@@ -18,7 +18,7 @@ impl PluginStore {
     ///
     /// # Errors
     ///
-    /// The bundled plugin that is refused, and why. One that only cannot be kept now is a condition.
+    /// The bundled plugin that is refused, and why. One that cannot be kept or compiled now is a condition.
     pub(crate) async fn load_all(
         &self,
         bundled: &[BundledPlugin],
@@ -27,8 +27,9 @@ impl PluginStore {
             let bytes = Bytes::from_static(plugin.bytes);
             match self.add(plugin.name, bytes, None).await {
                 Ok(_) => {}
-                // A disk without room is to be drained, which takes a broker. Who uses an older version has that one's bytes.
-                Err(error) if error.is_retryable() => {
+                // A disk without room is to be drained, which takes a broker, and a compiler that gets too little memory or time says
+                // nothing about events. Who uses an older version has that one's bytes.
+                Err(error) if error.is_retryable() || error.kind() == RefusalKind::Invalid => {
                     tracing::error!(plugin = %plugin.name, %error, "a bundled plugin is not there as this release has it; the next start tries again");
                     let why = format!(
                         "not there as this release has it, which the next start tries again: {error}"

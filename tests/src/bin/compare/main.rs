@@ -32,7 +32,7 @@ use self::workloads::Bench;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
-        Some((first, _)) if first == "serve" => {
+        Some((first, _)) if first == "serve" || first == ::tidegate::cli::COMPILE_PLUGIN => {
             return ::tidegate::cli::run(::tidegate::cli::Cli::parse());
         }
         Some((first, rest)) if first == relay::COMMAND => return relay::run(rest),

@@ -1,0 +1,93 @@
+//! Who makes native code of a component. Compiling is hostile: what somebody uploads decides how much memory and time it takes. So
+//! a broker does it in a process of its own, within limits; here is that choice, and why there is no code. What becomes of the code
+//! is decided by others.
+
+mod child;
+pub mod job;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wasmtime::Engine;
+
+pub(super) use self::child::Stop;
+use self::child::{Child, Ended};
+use self::job::CompileJob;
+use super::compiled_cache::Staged;
+use super::engine::compatibility;
+use super::error::LoadError;
+
+/// Where components are compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compiler {
+    /// In a process of its own: this program, run with [`job::COMMAND`].
+    Child(PathBuf),
+    /// In this process, without limits of memory, and not to be stopped: for programs that lack the command, such as tests.
+    InProcess,
+}
+
+/// What compiling one component may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CompileLimits {
+    pub(super) memory_bytes_max: u64,
+    /// From its turn on.
+    pub(super) time: Duration,
+}
+
+impl Compiler {
+    /// This program, as it runs now: also when its file was replaced or removed since.
+    #[must_use]
+    pub fn this_program() -> Self {
+        let running = PathBuf::from("/proc/self/exe");
+        match cfg!(target_os = "linux") {
+            true => Self::Child(running),
+            false => std::env::current_exe().map_or(Self::InProcess, Self::Child),
+        }
+    }
+
+    /// Writes the native code of `bytes` for `engine` to `staged`. Blocks until it is done, or `stop` says to end.
+    pub(super) fn compile(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        limits: CompileLimits,
+        staged: &Staged,
+        stop: &Stop,
+    ) -> Result<(), LoadError> {
+        let Self::Child(program) = self else {
+            let code = job::compile(engine, bytes);
+            let code = code.map_err(|(_, why)| LoadError::Compile(why))?;
+            return staged.write(&code).map_err(LoadError::unwritable);
+        };
+        let threads = job::threads();
+        let child = Child {
+            program,
+            threads,
+            job: CompileJob {
+                module_bytes: bytes.len(),
+                memory_bytes_max: limits.memory_bytes_max,
+                // Somebody waits for it with a clock; this is for a process whose broker does not come to that.
+                cpu_seconds_max: limits
+                    .time
+                    .as_secs()
+                    .saturating_add(1)
+                    .saturating_mul(threads as u64),
+                compatibility: compatibility(engine),
+            },
+        };
+        let output = staged.output().map_err(LoadError::unwritable)?;
+        child.run(bytes, output, stop).map_err(|ended| match ended {
+            Ended::Refused(why) => LoadError::Compile(why),
+            Ended::OutOfMemory => LoadError::CompileMemory(limits.memory_bytes_max),
+            Ended::OutOfTime => LoadError::CompileTimeout(limits.time),
+            Ended::Unwritable(why) => LoadError::Unwritable(why),
+            Ended::Killed(how) => LoadError::CompilerKilled(how),
+            Ended::Failed(why) => {
+                tracing::error!(error = why, "the process that compiles plugins failed");
+                LoadError::CompilerFailed
+            }
+            Ended::NotStarted(error) => LoadError::not_started(error),
+            Ended::Stopped => LoadError::Stopped,
+        })
+    }
+}
