@@ -36,12 +36,12 @@ mod while_allocating;
 #[cfg(test)]
 mod tests;
 
-pub use compiler::{Compiler, job};
+pub use compiler::job;
 pub use counters::PluginStats;
 pub use error::{ConfigureError, LoadError, PluginStartError};
 pub use evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey, Undecided};
 pub use filter_group::FilterGroup;
 pub use instance_budget::{Held, Holder, PluginLimit, ReachedLimit};
-pub use limits::{PluginLimits, PluginOptions};
+pub use limits::{Compiler, PluginLimits, PluginOptions};
 pub use service::{LoadedPlugin, Plugins};
 pub use transformer::{Outcome, OutputEvent, TransformFailure, Transformer};

@@ -57,7 +57,7 @@ async fn what_takes_too_much_memory_is_refused_and_takes_none_of_the_brokers() -
     let before = broker.resident_bytes_max()?;
     let refused = broker.admin().try_upload("large", plugin).await?;
     let refusal = refused.expect_err("it takes more");
-    assert_eq!(refusal.status, 400, "{refusal:?}");
+    assert_eq!(refusal.status, 422, "{refusal:?}");
     for words in ["64 MiB", "plugins.compile_memory_bytes_max"] {
         assert!(refusal.text.contains(words), "{refusal:?}");
     }
@@ -141,14 +141,13 @@ async fn what_was_compiled_serves_the_next_start_unless_it_is_damaged() -> anyho
 
     broker.stop().await?;
     let is_new = |file: &&(_, _)| !bundled.contains(file);
-    let (path, inode) = all.iter().find(is_new).expect("one more");
+    let (path, _) = all.iter().find(is_new).expect("one more");
     let sound = fs::read(path)?;
     let mut damaged = sound.clone();
     damaged[sound.len() / 2] ^= 1;
     fs::write(path, &damaged)?;
     broker.restart().await?;
     assert!(broker.log().contains("compiled plugin is not usable"));
-    assert_ne!(fs::metadata(path)?.ino(), *inode);
     assert_eq!(fs::read(path)?, sound);
     Ok(())
 }

@@ -338,6 +338,11 @@ async fn an_owner_of_plugins_leaves_instances_to_others_and_is_named() -> anyhow
         })
         .await?;
     }
+    for (metric, value) in [("instances", 2.0), ("instances_max", 4.0)] {
+        let metric = format!("tidegate_plugins_{metric}");
+        assert_eq!(admin.metric(&metric).await?, value, "{metric}");
+    }
+    assert!(admin.metric("tidegate_plugins_memory_bytes").await? > 0.0);
     let refused = subscribe("of-team-3", "team-3").await?;
     let refusal = refused.err().context("a third of four was given")?;
     assert_eq!(refusal.status, 503);

@@ -50,7 +50,8 @@ pub(super) fn admin_options(config: &Config, connections_max: u64) -> AdminOptio
         address_connections_max: config.limits.admin_address_connections_max as usize,
         principal_connections_max: config.limits.admin_principal_connections_max as usize,
         request_timeout,
-        upload_timeout: request_timeout + Duration::from_millis(plugins.compile_timeout_ms),
+        // It waits for others, and then takes as long itself.
+        upload_timeout: request_timeout + 2 * Duration::from_millis(plugins.compile_timeout_ms),
         module_bytes_max: usize_of(module_bytes_max),
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::domain::Owner;
 use crate::domain::SubscriptionInfo;
-use crate::plugin::{Holder, PluginStats};
+use crate::plugin::{Held, Holder, PluginStats};
 use crate::store::StoreUsage;
 use crate::telemetry::metrics_registry::{Family, Kind, Labels};
 
@@ -197,6 +197,36 @@ pub(crate) fn of_plugin_owners(holders: &[Holder]) -> Vec<Family> {
         let owner = h.owner.as_ref().map(Owner::to_string);
         vec![("owner", owner.unwrap_or_else(|| "broker".to_owned()))]
     })
+}
+
+pub(crate) fn of_all_plugins(held: Held, most: Held) -> Vec<Family> {
+    let columns: [Column<(Held, Held)>; 4] = [
+        (
+            "plugins_instances",
+            "Live instances of all plugins",
+            Kind::Gauge,
+            |(held, _)| held.instances as f64,
+        ),
+        (
+            "plugins_instances_max",
+            "Most of them that there may be",
+            Kind::Gauge,
+            |(_, most)| most.instances as f64,
+        ),
+        (
+            "plugins_memory_bytes",
+            "Bytes of the memories and tables of all instances",
+            Kind::Gauge,
+            |(held, _)| held.memory_bytes as f64,
+        ),
+        (
+            "plugins_memory_bytes_max",
+            "Most of them that there may be",
+            Kind::Gauge,
+            |(_, most)| most.memory_bytes as f64,
+        ),
+    ];
+    families(&[(held, most)], &columns, |_| Vec::new())
 }
 
 pub(crate) fn of_store(usage: &StoreUsage, failed: bool) -> Vec<Family> {

@@ -12,7 +12,7 @@ use wasmtime::component::{
 };
 
 use super::compiled_cache::{ArtifactCache, Staged};
-use super::compiler::{CompileLimits, Compiler, Stop};
+use super::compiler::{CompileLimits, Stop};
 use super::counters::Counters;
 use super::engine::{Running, Ticker, places};
 use super::error::LoadError;
@@ -20,6 +20,7 @@ use super::guest_fault::{Fault, FaultKind};
 use super::guest_output::OutputLog;
 use super::guest_state::GuestState;
 use super::instance_budget::InstanceBudget;
+use super::limits::Compiler;
 use super::{abi, imports};
 use crate::domain::{Digest, PluginWorld};
 use crate::locks::lock;

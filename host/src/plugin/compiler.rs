@@ -5,7 +5,6 @@
 mod child;
 pub mod job;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use wasmtime::Engine;
@@ -16,15 +15,7 @@ use self::job::CompileJob;
 use super::compiled_cache::Staged;
 use super::engine::compatibility;
 use super::error::LoadError;
-
-/// Where components are compiled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Compiler {
-    /// In a process of its own: this program, run with [`job::COMMAND`].
-    Child(PathBuf),
-    /// In this process, without limits of memory, and not to be stopped: for programs that lack the command, such as tests.
-    InProcess,
-}
+use super::limits::Compiler;
 
 /// What compiling one component may take.
 #[derive(Clone, Copy, Debug)]
@@ -35,16 +26,6 @@ pub(super) struct CompileLimits {
 }
 
 impl Compiler {
-    /// This program, as it runs now: also when its file was replaced or removed since.
-    #[must_use]
-    pub fn this_program() -> Self {
-        let running = PathBuf::from("/proc/self/exe");
-        match cfg!(target_os = "linux") {
-            true => Self::Child(running),
-            false => std::env::current_exe().map_or(Self::InProcess, Self::Child),
-        }
-    }
-
     /// Writes the native code of `bytes` for `engine` to `staged`. Blocks until it is done, or `stop` says to end.
     pub(super) fn compile(
         &self,

@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use self::part_outcome::PartOutcome;
 use self::quarantine::Quarantined;
@@ -38,6 +39,8 @@ pub struct FilterGroup {
     group: Arc<Mutex<GroupState>>,
     rule_names: Arc<RuleNames>,
     runtime: Handle,
+    // As of the last batch.
+    idle_at: Option<Instant>,
 }
 
 struct GroupState {
@@ -117,6 +120,7 @@ impl FilterGroup {
             group: Arc::new(Mutex::new(group)),
             rule_names,
             runtime,
+            idle_at: None,
         }
     }
 
@@ -176,12 +180,40 @@ impl FilterGroup {
         let group = Arc::clone(&self.group);
         let events: Arc<[InputEvent]> = events.into();
         let asked = rules.to_vec();
-        let task = self
-            .runtime
-            .spawn(async move { group.lock().await.evaluate(&events, &asked).await });
-        finished(task)
-            .await
-            .unwrap_or_else(|| Evaluation::down(rules, BUSY_RETRY))
+        let task = self.runtime.spawn(async move {
+            let mut group = group.lock().await;
+            let evaluation = group.evaluate(&events, &asked).await;
+            (evaluation, group.idle_at())
+        });
+        let evaluated = finished(task).await;
+        let (evaluation, idle_at) =
+            evaluated.unwrap_or_else(|| (Evaluation::down(rules, BUSY_RETRY), None));
+        self.idle_at = idle_at;
+        evaluation
+    }
+
+    /// When it has instances that were not needed for long, if it is not called until then.
+    #[must_use]
+    pub fn idle_at(&self) -> Option<Instant> {
+        self.idle_at
+    }
+
+    /// Gives back the instances that are idle by `now`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before completion, they are given back all the same.
+    pub async fn give_back_idle(&mut self, now: Instant) {
+        let group = Arc::clone(&self.group);
+        let task = self.runtime.spawn(async move {
+            let mut group = group.lock().await;
+            group
+                .shards
+                .iter_mut()
+                .for_each(|shard| shard.drop_idle(now));
+            group.idle_at()
+        });
+        self.idle_at = finished(task).await.flatten();
     }
 
     /// Adds a rule that was configured before without trying it now: the broker has no instance for it.
@@ -270,6 +302,10 @@ impl GroupState {
         self.show_pause();
         outcome.evaluation.cut_at_undecided();
         outcome.evaluation
+    }
+
+    fn idle_at(&self) -> Option<Instant> {
+        self.shards.iter().filter_map(Shard::idle_at).min()
     }
 
     fn show_pause(&mut self) {

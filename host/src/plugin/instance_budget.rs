@@ -201,6 +201,11 @@ impl InstanceBudget {
         holders
     }
 
+    /// What all plugins hold.
+    pub(super) fn held(&self) -> Held {
+        self.books().all
+    }
+
     /// What plugins of this name hold.
     pub(super) fn held_by(&self, name: &str) -> Held {
         let books = self.books();

@@ -284,6 +284,18 @@ impl Plugins {
         self.shared.budget.holders()
     }
 
+    /// What all plugins hold, and the most that they may.
+    #[must_use]
+    pub fn held(&self) -> (Held, Held) {
+        let budget = &self.shared.budget;
+        let bounds = budget.bounds();
+        let most = Held {
+            instances: bounds.instances_max,
+            memory_bytes: bounds.memory_bytes_max,
+        };
+        (budget.held(), most)
+    }
+
     /// What all versions of the plugin `name` hold.
     #[must_use]
     pub fn held_by(&self, name: &str) -> Held {

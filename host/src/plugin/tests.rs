@@ -331,6 +331,15 @@ async fn a_replica_takes_half_of_a_batch() {
     let evaluation = group.evaluate(&events(1), &keys(4)).await;
     assert_eq!(evaluation.matches, []);
     assert_eq!(rig.stats().calls, 5);
+
+    // What is not called for long keeps one instance, without another call.
+    let idle_at = group.idle_at().expect("a replica");
+    group
+        .give_back_idle(idle_at - Duration::from_millis(1))
+        .await;
+    assert_eq!((rig.stats().instances, group.idle_at()), (2, Some(idle_at)));
+    group.give_back_idle(idle_at).await;
+    assert_eq!((rig.stats().instances, group.idle_at()), (1, None));
 }
 
 #[tokio::test]

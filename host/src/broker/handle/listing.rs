@@ -194,6 +194,8 @@ impl Broker {
             sees_all || owner.is_none_or(|owner| owner.is(who))
         });
         families.extend(gauges::of_plugin_owners(&holders));
+        let (held, most) = self.0.plugins.loaded.held();
+        families.extend(gauges::of_all_plugins(held, most));
         let conditions = self.conditions();
         families.extend(gauges::of_store(
             &self.0.reader.usage(),

@@ -36,8 +36,9 @@ impl Replica {
         }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.used.elapsed() > IDLE_MAX
+    /// From when on it has not been needed for long.
+    pub(super) fn idle_at(&self) -> Instant {
+        self.used + IDLE_MAX
     }
 
     /// The next call is for `keys`, the configurations of which are among `rules`.

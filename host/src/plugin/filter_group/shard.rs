@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use tokio::time::Instant;
 
 use super::super::batch_size::BatchSize;
 use super::super::call_input::Parsed;
@@ -107,7 +108,7 @@ impl Shard {
         keys: &[RuleKey],
         others: usize,
     ) -> Vec<Replica> {
-        self.replicas.retain(|replica| !replica.is_idle());
+        self.drop_idle(Instant::now());
         // What a replica fails on, the shard would look at again.
         if !self.window.is_whole() {
             return Vec::new();
@@ -132,6 +133,16 @@ impl Shard {
             replica.prepare(&self.rules, keys);
         }
         lent
+    }
+
+    /// When the first of its replicas is idle.
+    pub(super) fn idle_at(&self) -> Option<Instant> {
+        self.replicas.iter().map(Replica::idle_at).min()
+    }
+
+    /// Lets go of the replicas that are idle.
+    pub(super) fn drop_idle(&mut self, now: Instant) {
+        self.replicas.retain(|replica| replica.idle_at() > now);
     }
 
     /// A replica has done its part.

@@ -8,6 +8,7 @@ use super::call_filter::RETRY;
 use super::cohort::Cohort;
 use super::command::{LaneCommand, Member};
 use crate::domain::SubscriptionId;
+use crate::plugin::FilterGroup;
 
 impl Lane {
     /// Runs until the shutdown, or until nobody is left in it.
@@ -46,11 +47,12 @@ impl Lane {
             let behind = late().any(|cohort| !cohort.rests(now));
             let rested = late().filter_map(|cohort| cohort.rests_until).min();
             let has_members = !self.cohorts.is_empty();
+            let idle_at = self.group.as_ref().and_then(FilterGroup::idle_at);
             let command = tokio::select! {
                 biased;
                 () = self.parts.shutdown.cancelled() => return,
                 command = self.commands.recv() => match command {
-                    Some(command) => command,
+                    Some(command) => Some(command),
                     None => return,
                 },
                 // A step that could not be done is tried again.
@@ -62,8 +64,18 @@ impl Lane {
                     }
                     continue;
                 }
+                () = tokio::time::sleep_until(idle_at.unwrap_or(now)), if idle_at.is_some() => None,
             };
-            self.obey(command).await;
+            match command {
+                Some(command) => self.obey(command).await,
+                None => self.give_back_idle().await,
+            }
+        }
+    }
+
+    async fn give_back_idle(&mut self) {
+        if let Some(group) = &mut self.group {
+            group.give_back_idle(Instant::now()).await;
         }
     }
 
