@@ -195,6 +195,10 @@ fn a_value_out_of_bounds_or_that_does_not_fit_is_told_with_its_key() {
         &["line 2", "plugins.instances_memory_bytes_max"],
     );
     check_refused(
+        "[plugins]\ncompile_memory_bytes_max = 67_108_863",
+        &["line 2", "plugins.compile_memory_bytes_max"],
+    );
+    check_refused(
         "[plugins.override.x]\nmemory_bytes_max = 1",
         &["line 2", "`plugins.override.x.memory_bytes_max`"],
     );
