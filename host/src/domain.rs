@@ -25,7 +25,9 @@ pub use api_answers::{
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
 pub use block_origin::BlockOrigin;
 pub use client_network::Network;
-pub use delivery_policy::{AckMode, DeliveryPatch, DeliveryPolicy};
+pub use delivery_policy::{
+    ACK_DEADLINE_MS_MAX, AckMode, DELAY_MS_MAX, DeliveryPatch, DeliveryPolicy,
+};
 pub use encoded_events::{EncodedEvents, EntryError};
 pub use event::{
     ADDED_BYTES_MAX, EVENT_BYTES_MAX, Event, EventRef, EventRefError, Header, is_reserved_header,
@@ -40,4 +42,4 @@ pub use subscription_spec::{
     FailurePolicy, PluginUse, StartAt, SubscriptionPatch, SubscriptionSpec, included_before,
 };
 pub use topic_pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};
-pub use topic_spec::{Durability, TopicSpec};
+pub use topic_spec::{Durability, NewTopic, TopicSpec};

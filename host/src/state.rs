@@ -17,6 +17,7 @@ mod topic_trie;
 pub use dedup::{OpenError, Producers, ProducersRestoreError, Verdict};
 pub use quotas::{Quota, QuotaReached};
 pub use subscription::{
-    Effects, GiveUpReason, GivenUp, Lease, RestoreError, Strain, SubscriptionState, Unseen,
+    CameBack, Effects, GiveUpReason, GivenUp, Lease, Next, RestoreError, Strain, SubscriptionState,
+    Unseen,
 };
 pub use topic_trie::TopicTrie;

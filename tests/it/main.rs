@@ -23,6 +23,7 @@ mod limits;
 mod logging;
 mod lost_connections;
 mod plugins;
+mod promises;
 mod reload;
 mod rights;
 mod routes;

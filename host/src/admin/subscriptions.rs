@@ -221,7 +221,7 @@ pub(super) async fn pause(
         None | Some("") => format!("by {who}"),
         Some(reason) => format!("by {who}: {reason}"),
     };
-    app.broker.pause_subscription(&found, &why)?;
+    app.broker.pause_subscription(&found, &why).await?;
     tracing::info!(principal = %who, subscription = %name, reason = why, "subscription paused");
     let broker = app.broker.clone();
     let info = app.lookups.look(move || broker.info_of(&found)).await??;
@@ -234,7 +234,7 @@ pub(super) async fn resume(
     Path(name): Path<String>,
 ) -> Result<StatusCode, ErrorResponse> {
     let found = managed(&app, &who, &name)?;
-    app.broker.resume_subscription(&found)?;
+    app.broker.resume_subscription(&found).await?;
     tracing::info!(principal = %who, subscription = %name, "subscription resumed");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -83,6 +83,7 @@ impl Fixture {
             metrics: metrics.clone(),
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
+            recreate_after_ms: 0,
             interval_ms: 100,
             tail_bytes: 4 << 20,
             checkpoint_bytes: 8 * MIB,

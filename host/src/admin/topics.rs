@@ -12,7 +12,7 @@ use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
 use super::request::{detached, json, name};
 use crate::auth::Action;
-use crate::domain::{Principal, TopicInfo, TopicName, TopicPattern, TopicSpec};
+use crate::domain::{NewTopic, Principal, TopicInfo, TopicName, TopicPattern};
 
 pub(super) async fn list(
     State(app): State<Context>,
@@ -53,15 +53,15 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<TopicInfo>), ErrorResponse> {
-    let spec = TopicSpec {
+    let new = NewTopic {
         // Not for callers to say.
         created_by: Some(who.clone()),
         ..json(app.broker.spawner(), &headers, body).await?
     };
     app.policy
-        .check(&who, &Action::AdminTopic(&TopicPattern::from(&spec.name)))?;
+        .check(&who, &Action::AdminTopic(&TopicPattern::from(&new.name)))?;
     let info = detached(app.broker.spawner().clone(), async move {
-        app.broker.create_topic(spec).await
+        app.broker.create_topic(new).await
     })
     .await?;
     tracing::info!(principal = %who, topic = %info.spec.name, "topic created");

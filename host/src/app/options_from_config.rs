@@ -66,6 +66,7 @@ pub(super) fn broker_options(
         metrics: shared.metrics.clone(),
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
+        recreate_after_ms: config.topics.recreate_after_ms,
         interval_ms: config.store.interval_ms,
         tail_bytes: usize_of(config.store.tail_bytes),
         // Half, so that a checkpoint has the time in which the other half fills.

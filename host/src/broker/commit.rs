@@ -18,3 +18,4 @@ mod rollback;
 #[cfg(test)]
 pub(super) mod tests;
 mod waiting_acks;
+mod waiting_returns;

@@ -108,6 +108,18 @@ pub enum NotFound {
     /// No such topic.
     #[error("there is no topic `{0}`")]
     Topic(TopicName),
+    /// No such topic, though there was one lately.
+    #[error(
+        "topic `{name}` was deleted {seconds} s ago, so a publish does not make it again; create it explicitly, publish to another, or wait {left} s (`topics.recreate_after_ms`)"
+    )]
+    DeletedTopic {
+        /// Its name.
+        name: TopicName,
+        /// How long ago it was deleted.
+        seconds: u64,
+        /// After how many seconds a publish makes it again.
+        left: u64,
+    },
     /// No such subscription or route.
     #[error("there is no subscription or route `{0}`")]
     Subscription(String),

@@ -11,7 +11,7 @@ use crate::telemetry::metrics_registry::{Family, Kind, Labels};
 type Column<T> = (&'static str, &'static str, Kind, fn(&T) -> f64);
 
 pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<Family> {
-    let columns: [Column<SubscriptionInfo>; 14] = [
+    let columns: [Column<SubscriptionInfo>; 15] = [
         (
             "subscription_depth",
             "Events that matched and are not acked",
@@ -29,6 +29,12 @@ pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<Family
             "Events handed out and not acked",
             Kind::Gauge,
             |s| s.in_flight as f64,
+        ),
+        (
+            "subscription_delayed",
+            "Events that are left alone until another attempt is due",
+            Kind::Gauge,
+            |s| s.delayed as f64,
         ),
         (
             "subscription_consumers",

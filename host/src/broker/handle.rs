@@ -2,6 +2,7 @@
 //! is decided here is who may ask for what, and whether it can be asked for.
 
 mod changes;
+mod deleted_topics;
 mod listing;
 mod plugins;
 
@@ -23,7 +24,6 @@ use super::delivery::fetcher::Manner;
 use super::delivery::outlet::Outlet;
 use super::error::{ChangeError, ConsumeError, NotFound, PublishError, ShowError, Unavailable};
 use super::event_log::tail::Log;
-use super::matching::subscription_supervisor::Supervisor;
 use super::plugin_store::store::PluginStore;
 use super::subscriptions::live_subscription::LiveSubscription;
 use super::subscriptions::registry::Registry;
@@ -76,7 +76,6 @@ pub(super) struct Inner {
     pub(super) catalog: Arc<RwLock<Catalog>>,
     pub(super) policy: Arc<Policy>,
     pub(super) outlet: Arc<Outlet>,
-    pub(super) supervisor: Arc<Supervisor>,
     pub(super) streams: Arc<ProducerStreams>,
     pub(super) plugins: PluginStore,
     pub(super) reader: StoreReader,

@@ -153,6 +153,7 @@ pub(super) fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
     if delivery.ack_deadline_ms == 0 {
         return Err("`ack_deadline_ms` must be at least 1".into());
     }
+    delivery.check_times()?;
     if delivery.in_flight_events_max == 0 {
         return Err("`in_flight_events_max` must be at least 1".into());
     }

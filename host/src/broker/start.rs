@@ -101,6 +101,7 @@ impl Broker {
             committer::reserve(&mut *opened.journal, reserved).map_err(StartError::Reserve)?;
         }
         let (decide, decisions) = mpsc::channel(1);
+        let has_deleted = recovered.has_deleted;
         let (common, queues) = Common::new(&options, &opened, &mut recovered);
         let outlet = common.outlet(&options, &plugins);
         let supervisor = Arc::new(Supervisor {
@@ -123,7 +124,6 @@ impl Broker {
             catalog: common.catalog.clone(),
             policy: options.policy.clone(),
             outlet: outlet.clone(),
-            supervisor: supervisor.clone(),
             streams,
             plugins,
             reader,
@@ -139,6 +139,10 @@ impl Broker {
             // What runs already ends, and the journal is closed: whoever tries again finds the store free and whole.
             broker.shutdown().await;
             return Err(error);
+        }
+        if has_deleted {
+            // The broker may have ended before they were told.
+            broker.forget_events(None).await;
         }
         for live in common.registry.all() {
             // Its deadlines and unwritten dead letters are those that were read from disk.
@@ -169,7 +173,7 @@ impl Common {
             EffectTargets::new(options.clock.clone(), inbox.clone(), letters, starts);
         let registry = Registry::new(effect_targets, recovered.next_position);
         let subscriptions = std::mem::take(&mut recovered.subscriptions);
-        insert_recovered(&registry, subscriptions, recovered.next_position);
+        insert_recovered(&registry, subscriptions, recovered);
         let metrics = Arc::new(Counters::registered(&options.metrics));
         say_orphans(&recovered.orphans, &metrics);
         let common = Self {
@@ -339,9 +343,12 @@ impl Writers {
 fn insert_recovered(
     registry: &Registry,
     subscriptions: Vec<(RestingSubscription, bool)>,
-    next_position: Position,
+    recovered: &Recovered,
 ) {
+    let next_position = recovered.next_position;
+    let now = registry.clock.now();
     for (mut resting, routed) in subscriptions {
+        resting.wake_at(now, recovered.last_time);
         if routed {
             // The router starts at the end of what was replayed, which is what these have seen.
             let through = Position(next_position.0.saturating_sub(1));
@@ -363,6 +370,7 @@ fn settings(options: &BrokerOptions) -> CommitterSettings {
         journal_bytes_max: options.journal_bytes_max,
         limits: CatalogLimits {
             auto_create: options.auto_create_topics,
+            recreate_after_ms: options.recreate_after_ms,
             topics: options.topics,
             subscriptions: options.subscriptions,
             specification_bytes: options.specification_bytes,

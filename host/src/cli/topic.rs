@@ -5,7 +5,7 @@ use super::admin_flags::ManageFlags;
 use super::confirm::{ConfirmFlags, some_of};
 use super::human_values;
 use super::output::{self, Format};
-use crate::domain::{Durability, TopicInfo, TopicName, TopicSpec};
+use crate::domain::{Durability, NewTopic, TopicInfo, TopicName};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,9 +20,9 @@ enum Command {
         /// Its name: tokens separated by dots, such as orders.eu.created
         name: TopicName,
         /// When a publish is answered: sync (on disk) or interval (survives the end of the process, not a
-        /// power cut)
-        #[arg(long, default_value = "sync", value_parser = human_values::word::<Durability>)]
-        durability: Durability,
+        /// power cut). Without it, as a topic of that name was that was deleted, or sync
+        #[arg(long, value_parser = human_values::word::<Durability>)]
+        durability: Option<Durability>,
         #[command(flatten)]
         flags: ManageFlags,
     },
@@ -60,12 +60,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             durability,
             flags,
         } => {
-            let spec = TopicSpec {
+            let new = NewTopic {
                 name: name.clone(),
                 durability: *durability,
                 created_by: None,
             };
-            let info: TopicInfo = flags.api()?.post("/v1/topics", &spec)?;
+            let info: TopicInfo = flags.api()?.post("/v1/topics", &new)?;
             output::either(flags.format(), &info, |info| {
                 format!("created topic {}", info.spec.name)
             })

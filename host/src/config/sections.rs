@@ -168,6 +168,8 @@ pub struct Store {
 pub struct Topics {
     /// Create a topic when it is first published to.
     pub auto_create: bool,
+    /// Milliseconds after a topic was deleted in which publishing to it is refused rather than makes it again. 0: at once.
+    pub recreate_after_ms: u64,
 }
 
 /// `[plugins]`: limits of WebAssembly plugins.
@@ -342,7 +344,10 @@ impl Default for Store {
 
 impl Default for Topics {
     fn default() -> Self {
-        Self { auto_create: true }
+        Self {
+            auto_create: true,
+            recreate_after_ms: 10 * 60 * 1_000,
+        }
     }
 }
 

@@ -46,6 +46,12 @@ pub struct SubscriptionInfo {
     pub unevaluated: u64,
     /// Events handed out and not acked.
     pub in_flight: u64,
+    /// Events of `depth` that are left alone until another attempt is due.
+    #[serde(default)]
+    pub delayed: u64,
+    /// Milliseconds until the first of them is handed out again; `None` when there are none.
+    #[serde(default)]
+    pub delayed_for_ms: Option<u64>,
     /// Age in milliseconds of the oldest event that is not acked; 0 when there is none, and `None` when that event cannot be read.
     pub oldest_unacked_ms: Option<u64>,
     /// Attached consumers.

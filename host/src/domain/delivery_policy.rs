@@ -6,6 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::TopicName;
 
+/// Longest time that an event may be left alone between two attempts: 30 days. Longer is taken for a mistake, since nobody would
+/// see the event again.
+pub const DELAY_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1_000;
+/// Longest time that a consumer may have for an event: 24 hours. It says that it is still at work for more.
+pub const ACK_DEADLINE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
 /// What counts as delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -57,6 +63,33 @@ impl DeliveryPolicy {
             .or(self.backoff_ms.last())
             .copied()
             .unwrap_or(0)
+            .min(DELAY_MS_MAX)
+    }
+
+    /// Milliseconds that a consumer has for an event: never more than may be said, whatever an older broker took.
+    #[must_use]
+    pub fn ack_deadline(&self) -> u64 {
+        self.ack_deadline_ms.min(ACK_DEADLINE_MS_MAX)
+    }
+
+    /// Whether its times are such as somebody may mean.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and what may be said instead.
+    pub fn check_times(&self) -> Result<(), String> {
+        if self.ack_deadline_ms > ACK_DEADLINE_MS_MAX {
+            return Err(format!(
+                "ack_deadline_ms is {}; at most {ACK_DEADLINE_MS_MAX} (24 h) is taken: a consumer that needs longer says that it is still at work",
+                self.ack_deadline_ms
+            ));
+        }
+        match self.backoff_ms.iter().find(|step| **step > DELAY_MS_MAX) {
+            Some(step) => Err(format!(
+                "backoff_ms has a step of {step}; at most {DELAY_MS_MAX} (30 days) is taken"
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -112,6 +145,30 @@ impl DeliveryPatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_that_hide_events_for_ever_are_refused_and_what_is_kept_of_them_counts_less() {
+        let check = |deadline: u64, step: u64, expected: Option<&str>| {
+            let policy = DeliveryPolicy {
+                ack_deadline_ms: deadline,
+                backoff_ms: vec![0, step],
+                ..DeliveryPolicy::default()
+            };
+            let found = policy.check_times().err();
+            let says = |part: &str| found.as_ref().is_some_and(|found| found.contains(part));
+            assert!(expected.map_or(found.is_none(), says), "{found:?}");
+            assert!(policy.ack_deadline() <= ACK_DEADLINE_MS_MAX);
+            assert!(policy.backoff_after(2) <= DELAY_MS_MAX);
+        };
+        check(ACK_DEADLINE_MS_MAX, DELAY_MS_MAX, None);
+        check(
+            ACK_DEADLINE_MS_MAX + 1,
+            0,
+            Some("ack_deadline_ms is 86400001"),
+        );
+        check(0, DELAY_MS_MAX + 1, Some("30 days"));
+        check(u64::MAX, u64::MAX, Some("24 h"));
+    }
 
     #[test]
     fn backoff_repeats_its_last_step() {

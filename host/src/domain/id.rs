@@ -70,6 +70,12 @@ impl Position {
 }
 
 impl Millis {
+    /// This moment, so many milliseconds later or earlier, saturating.
+    #[must_use]
+    pub fn shifted(self, by_ms: i64) -> Self {
+        Self(self.0.saturating_add_signed(by_ms))
+    }
+
     /// This moment plus `delay_ms` milliseconds, saturating.
     #[must_use]
     pub fn plus(self, delay_ms: u64) -> Self {

@@ -17,7 +17,32 @@ pub enum Durability {
     Interval,
 }
 
-/// A topic to create.
+/// A topic that somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: TopicName,
+    /// When a publish to it is answered. Absent: as it was with the topic of that name that was deleted, if the broker knows of one,
+    /// or else once it is on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// Who asks. Filled in by the broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<Principal>,
+}
+
+impl From<TopicSpec> for NewTopic {
+    fn from(spec: TopicSpec) -> Self {
+        Self {
+            name: spec.name,
+            durability: Some(spec.durability),
+            created_by: spec.created_by,
+        }
+    }
+}
+
+/// A topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TopicSpec {

@@ -1,6 +1,7 @@
-//! The broker's clock: wall time that never goes backwards while the process lives, so that a deadline set before somebody turned
-//! the machine's clock back still comes, and the monotonic time that it is reckoned from. Both come from here and from tokio's
-//! clock only, so a test that pauses that, or moves a clock by hand, decides what time it is.
+//! The broker's clock: time that never goes backwards while the process lives, whatever is done to the machine's clock, so that
+//! deadlines come when they should; the monotonic time that it is reckoned from; and the time on the wall, read anew, for what
+//! bears it: events, and whatever is kept beyond a restart. All come from here, and the first two from tokio's clock only, so a test
+//! that pauses that, or moves a clock by hand, decides what time it is.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -15,7 +16,14 @@ pub struct Clock {
     started: Instant,
     // Since the Unix epoch, when it was started.
     wall: Duration,
-    by_hand: Option<Arc<Mutex<Duration>>>,
+    by_hand: Option<Arc<Mutex<ByHand>>>,
+}
+
+// How far a clock that stands was moved, and how far that on the wall beside it.
+#[derive(Debug, Default)]
+struct ByHand {
+    elapsed: Duration,
+    wall_ahead_ms: i64,
 }
 
 impl Clock {
@@ -43,11 +51,18 @@ impl Clock {
     /// Moves a clock that stands. One that goes stays as it is.
     pub fn advance(&self, by: Duration) {
         if let Some(elapsed) = &self.by_hand {
-            *lock(elapsed) += by;
+            lock(elapsed).elapsed += by;
         }
     }
 
-    /// Wall time.
+    /// Sets the clock on the wall beside one that stands to so many milliseconds more or less.
+    pub fn turn_wall(&self, by_ms: i64) {
+        if let Some(by_hand) = &self.by_hand {
+            lock(by_hand).wall_ahead_ms += by_ms;
+        }
+    }
+
+    /// Time since the Unix epoch, by what the wall said at the start.
     #[must_use]
     pub fn now(&self) -> Millis {
         let now = self.since_epoch();
@@ -58,6 +73,25 @@ impl Clock {
     #[must_use]
     pub fn since_epoch(&self) -> Duration {
         self.wall.saturating_add(self.elapsed())
+    }
+
+    /// What the wall says now. It may have been set forward or back since it was asked last.
+    #[must_use]
+    pub fn wall(&self) -> Millis {
+        if let Some(by_hand) = &self.by_hand {
+            let ahead = lock(by_hand).wall_ahead_ms;
+            return self.now().shifted(ahead);
+        }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let since = since.unwrap_or_default().as_millis();
+        Millis(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+
+    /// By how many milliseconds the wall is ahead of [`now`](Self::now).
+    #[must_use]
+    pub fn wall_ahead_ms(&self) -> i64 {
+        let ahead = i128::from(self.wall().0) - i128::from(self.now().0);
+        i64::try_from(ahead).unwrap_or_default()
     }
 
     /// Monotonic time.
@@ -75,7 +109,7 @@ impl Clock {
     fn elapsed(&self) -> Duration {
         match &self.by_hand {
             None => tokio::time::Instant::now().into_std() - self.started,
-            Some(elapsed) => *lock(elapsed),
+            Some(by_hand) => lock(by_hand).elapsed,
         }
     }
 }
@@ -93,6 +127,18 @@ mod tests {
         assert_eq!(clone.now(), Millis(2_500));
         assert_eq!(clone.instant(), begin + Duration::from_millis(1_500));
         assert_eq!(clone.instant_of(Millis(2_500)), clone.instant());
+    }
+
+    #[test]
+    fn the_wall_is_set_and_deadlines_stay() {
+        let clock = Clock::standing_at(Millis(100_000));
+        clock.turn_wall(86_400_000);
+        assert_eq!(clock.now(), Millis(100_000));
+        assert_eq!(clock.wall(), Millis(86_500_000));
+        clock.turn_wall(-86_460_000);
+        assert_eq!(clock.wall_ahead_ms(), -60_000);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(clock.wall(), Millis(41_000));
     }
 
     #[tokio::test(start_paused = true)]

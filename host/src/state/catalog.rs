@@ -3,6 +3,7 @@
 //! What is made, changed or deleted is a [`Change`], so replaying the journal on what a checkpoint says rebuilds it exactly. Filter chains
 //! that nothing can ask for any more are forgotten without one.
 
+mod deleted_topics;
 mod plugins;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,10 +16,11 @@ use super::filter_chain::FilterChain;
 use super::quotas::QuotaUse;
 use crate::auth::{Policy, rights};
 use crate::domain::{
-    Digest, Owner, PluginInfo, PluginUse, Position, Principal, Sequence, SubscriptionId,
+    Digest, Millis, Owner, PluginInfo, PluginUse, Position, Principal, Sequence, SubscriptionId,
     SubscriptionSpec, TopicId, TopicName, TopicSpec,
 };
 
+pub(crate) use deleted_topics::{DeletedTopic, DeletedTopics};
 pub(crate) use plugins::{KnownName, KnownPlugins};
 
 /// A change of the catalog, as the journal keeps it. Applying one twice is the same as applying it once.
@@ -31,7 +33,7 @@ pub(crate) enum Change {
         /// As JSON: specifications grow fields, and JSON lets old journals be read by newer brokers.
         spec: Json<TopicSpec>,
     },
-    /// A topic was deleted.
+    /// A topic was deleted, as brokers before wrote it who remembered nothing of it.
     DeleteTopic(TopicId),
     /// A subscription or route was created.
     CreateSubscription {
@@ -77,6 +79,15 @@ pub(crate) enum Change {
         name: String,
         /// The highest version that it ever had: that of no other bytes, whoever has the name next.
         last_version: u32,
+    },
+    /// A topic was deleted.
+    RemoveTopic {
+        /// Which.
+        id: TopicId,
+        /// When, on the wall.
+        at: Millis,
+        /// The sequence that its next event would have had.
+        next_sequence: Sequence,
     },
 }
 
@@ -230,6 +241,8 @@ pub(crate) struct Catalog {
     /// A topic that comes into being begins with this sequence: 1, until a loss may have taken topics, one of which may have had
     /// its name.
     pub(crate) first_sequence: Sequence,
+    /// Topics that were there and are not.
+    pub(crate) deleted_topics: DeletedTopics,
 }
 
 impl Catalog {
@@ -262,16 +275,16 @@ impl Catalog {
                 self.last_topic = self.last_topic.max(*id);
                 if !self.topics_by_id.contains_key(id) {
                     let first = self.first_sequence.max(Sequence(1));
+                    let first = first.max(self.deleted_topics.first_sequence(&spec.0.name));
                     self.insert_topic(Arc::new(Topic::new(*id, spec.0.clone(), first)));
                 }
             }
-            Change::DeleteTopic(id) => {
-                self.saw(Some(*id), None);
-                if let Some(topic) = self.topics_by_id.remove(id) {
-                    self.topics.remove(&topic.spec.name);
-                    self.topics_census.remove(topic.spec.created_by.as_ref());
-                }
-            }
+            Change::DeleteTopic(id) => self.remove_topic(*id, Millis(0), Sequence(0)),
+            Change::RemoveTopic {
+                id,
+                at,
+                next_sequence,
+            } => self.remove_topic(*id, *at, *next_sequence),
             Change::CreateSubscription { id, spec, start } => {
                 self.last_subscription = self.last_subscription.max(*id);
                 if !self.subscriptions.contains_key(id) {
@@ -308,7 +321,23 @@ impl Catalog {
         }
     }
 
+    fn remove_topic(&mut self, id: TopicId, at: Millis, next_sequence: Sequence) {
+        self.saw(Some(id), None);
+        let Some(topic) = self.topics_by_id.remove(&id) else {
+            return;
+        };
+        self.topics.remove(&topic.spec.name);
+        self.topics_census.remove(topic.spec.created_by.as_ref());
+        self.deleted_topics.insert(DeletedTopic {
+            name: topic.spec.name.clone(),
+            at,
+            durability: topic.spec.durability,
+            next_sequence: next_sequence.max(topic.next_sequence()),
+        });
+    }
+
     pub(crate) fn insert_topic(&mut self, topic: Arc<Topic>) {
+        self.deleted_topics.remove(&topic.spec.name);
         self.last_topic = self.last_topic.max(topic.id);
         self.topics.insert(topic.spec.name.clone(), topic.clone());
         self.topics_census.add(topic.spec.created_by.as_ref());
@@ -424,7 +453,7 @@ pub(crate) fn split_version(text: &str) -> (&str, Option<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Durability, Millis, PluginWorld};
+    use crate::domain::{Durability, PluginWorld};
 
     fn plugin(name: &str, version: u32) -> Change {
         Change::AddPlugin(Json(PluginInfo {
@@ -473,6 +502,44 @@ mod tests {
         );
         catalog.apply(&Change::DeleteTopic(TopicId(1)));
         assert_eq!(catalog.next_topic_id(), TopicId(2));
+    }
+
+    #[test]
+    fn a_topic_that_is_made_again_goes_on_above_the_sequences_that_were_given() {
+        let create = |id: u64, name: &str| Change::CreateTopic {
+            id: TopicId(id),
+            spec: Json(TopicSpec {
+                name: name.parse().expect("valid name"),
+                durability: Durability::Interval,
+                created_by: None,
+            }),
+        };
+        let name: TopicName = "orders".parse().expect("valid name");
+        let mut catalog = Catalog::default();
+        catalog.apply(&create(1, "orders"));
+        catalog.topics_by_id[&TopicId(1)].advance_to(Sequence(5));
+        // Some of the group that deletes it were given sequences too.
+        let removed = Change::RemoveTopic {
+            id: TopicId(1),
+            at: Millis(7),
+            next_sequence: Sequence(9),
+        };
+        for _ in 0..2 {
+            catalog.apply(&removed);
+            let known = catalog.deleted_topics.get(&name).expect("remembered");
+            assert_eq!(known.durability, Durability::Interval);
+            assert_eq!((known.at, known.next_sequence), (Millis(7), Sequence(9)));
+        }
+        catalog.apply(&create(2, "other"));
+        catalog.apply(&create(3, "orders"));
+        let next = |id: u64| catalog.topics_by_id[&TopicId(id)].next_sequence();
+        assert_eq!((next(2), next(3)), (Sequence(1), Sequence(9)));
+        assert_eq!(catalog.deleted_topics.get(&name), None);
+        // An older broker's journal: nobody has to wait, and no sequence is given again.
+        catalog.topics_by_id[&TopicId(3)].advance_to(Sequence(30));
+        catalog.apply(&Change::DeleteTopic(TopicId(3)));
+        let known = catalog.deleted_topics.get(&name).expect("remembered");
+        assert_eq!((known.at, known.next_sequence), (Millis(0), Sequence(30)));
     }
 
     #[test]

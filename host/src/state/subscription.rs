@@ -17,8 +17,9 @@
 //!
 //! - `filter_changes`: which filters judge which positions.
 //! - `in_flight`: what is in any consumer's hands; `give_up`: what nobody will get any more.
-//! - `matched`: how positions become pending.
-//! - `retries`: what comes back; `lost_consumers`: from those who go, and who tries what they may have gone by.
+//! - `read_again`: what came back before a crash, and `known_ahead`, of what is not decided; `matched`: how positions become pending.
+//! - `retries`: what comes back; `came_back`: how that is written down; `lost_consumers`: from those
+//!   who go, and who tries what they may have gone by.
 //! - `browsing`: those that only look; `leases`: which consumer gets what next.
 //! - `acks`: what consumers answer; `ack_deadlines`: how long they may take, and what an application has not got yet.
 //! - `snapshot`: all of it as bytes.
@@ -26,6 +27,7 @@
 mod ack_deadlines;
 mod acks;
 mod browsing;
+mod came_back;
 mod consumer;
 mod crash_suspects;
 mod effects;
@@ -34,10 +36,12 @@ mod filter_stages;
 mod give_up;
 mod give_up_reason;
 mod in_flight;
+mod known_ahead;
 mod lease_budget;
 mod leases;
 mod lost_consumers;
 mod matched;
+mod read_again;
 mod reasons_by_position;
 mod retries;
 mod snapshot;
@@ -51,6 +55,7 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 pub use self::ack_deadlines::Unseen;
+pub use self::came_back::{CameBack, Next};
 use self::consumer::Consumer;
 use self::crash_suspects::Suspects;
 pub use self::effects::{Effects, Strain};
@@ -58,13 +63,14 @@ use self::filter_stages::{FilterChanges, Stage};
 pub use self::give_up::GivenUp;
 pub use self::give_up_reason::GiveUpReason;
 use self::give_up_reason::bounded;
+use self::known_ahead::Ahead;
 pub use self::lease_budget::Lease;
 use self::reasons_by_position::Reasons;
 use self::retries::attempt_counts::Tries;
 use self::retries::delays::Delays;
 pub use self::snapshot::RestoreError;
 use super::position_set::PositionSet;
-use crate::domain::{ConsumerId, DeliveryPolicy, Position};
+use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
 
 /// The state of one subscription or route.
 ///
@@ -84,6 +90,8 @@ pub struct SubscriptionState {
     failed: Reasons,
     /// Undecided positions that are acked already: an ack read from the journal before its match.
     acked_ahead: PositionSet,
+    /// Undecided positions that came back before a crash.
+    ahead: Ahead,
     pending: PositionSet,
     /// Pending positions from here on were never handed out.
     next_fresh: u64,
@@ -119,7 +127,7 @@ impl SubscriptionState {
     pub fn new(policy: DeliveryPolicy, start: Position, stages: usize) -> Self {
         let start = start.0.clamp(1, u64::MAX - 1);
         Self {
-            policy,
+            policy: reckoned(policy),
             start,
             evaluated: start - 1,
             stages: vec![
@@ -132,6 +140,7 @@ impl SubscriptionState {
             chains: FilterChanges::default(),
             failed: Reasons::default(),
             acked_ahead: PositionSet::default(),
+            ahead: Ahead::default(),
             pending: PositionSet::default(),
             next_fresh: start,
             ready: PositionSet::default(),
@@ -161,7 +170,7 @@ impl SubscriptionState {
 
     /// Changes how it hands out events, from the next hand-out on.
     pub fn set_policy(&mut self, policy: DeliveryPolicy) {
-        self.policy = policy;
+        self.policy = reckoned(policy);
         self.effects.wakes = true;
     }
 
@@ -193,6 +202,18 @@ impl SubscriptionState {
     #[must_use]
     pub fn given_up(&self) -> u64 {
         self.given_up.all().len()
+    }
+
+    /// Events that are left alone until a moment that is to come.
+    #[must_use]
+    pub fn delayed(&self) -> u64 {
+        self.delayed.0.len()
+    }
+
+    /// When the first of them is handed out again.
+    #[must_use]
+    pub fn delayed_until(&self) -> Option<Millis> {
+        self.delayed.0.first()
     }
 
     /// Attached consumers.
@@ -271,13 +292,19 @@ impl SubscriptionState {
 
     /// Stops handing out events. What is in flight may still be acked.
     pub fn pause(&mut self, reason: &str) {
-        self.paused = Some(bounded(reason));
+        let reason = Some(bounded(reason));
+        if self.paused != reason {
+            self.effects.paused = Some(reason.clone());
+        }
+        self.paused = reason;
         self.effects.wakes = true;
     }
 
     /// Goes on handing out events.
     pub fn resume(&mut self) {
         self.paused = None;
+        // Though it did not stand still: what was noted of it before counts no more.
+        self.effects.paused = Some(None);
         self.effects.wakes = true;
     }
 
@@ -285,6 +312,14 @@ impl SubscriptionState {
     #[must_use]
     pub fn paused(&self) -> Option<&str> {
         self.paused.as_deref()
+    }
+}
+
+// As it is reckoned with: an older broker took deadlines that never come.
+fn reckoned(policy: DeliveryPolicy) -> DeliveryPolicy {
+    DeliveryPolicy {
+        ack_deadline_ms: policy.ack_deadline(),
+        ..policy
     }
 }
 

@@ -1,10 +1,12 @@
 //! The reader: blocks by position, from the journal or from a generation, whichever has them. Many threads at once; nothing here
 //! writes.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::block_cache::{BlockCache, CacheKey};
+use super::block_format::BlockHead;
 use super::error::ReadError;
 use super::folders::Folders;
 use super::journal::{JournalBlock, JournalReader};
@@ -70,6 +72,31 @@ impl StoreReader {
             return Ok(Some(found.head.time));
         }
         Ok(self.block_at(position)?.map(|block| block.time))
+    }
+
+    /// Where the block lies that contains `from`, or else the first one after it, and its topic. For what is in the journal nothing
+    /// is read.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails or what it holds is damaged.
+    pub fn block_place(
+        &self,
+        from: Position,
+    ) -> Result<Option<(RangeInclusive<Position>, TopicId)>, ReadError> {
+        let place = |head: &BlockHead| (head.first_position..=head.last_position(), head.topic);
+        let in_journal = self.parts.journal.at_or_after(from);
+        if let Some(found) = &in_journal
+            && found.head.first_position <= from
+        {
+            return Ok(Some(place(&found.head)));
+        }
+        let sealed = self.parts.sealed.next_block(from)?;
+        let sealed =
+            sealed.map(|block| (block.first_position..=block.last_position(), block.topic));
+        let in_journal = in_journal.map(|found| place(&found.head));
+        let places = sealed.into_iter().chain(in_journal);
+        Ok(places.min_by_key(|(range, _)| *range.start()))
     }
 
     /// The block that contains `from`, or else the first one after it.

@@ -127,7 +127,7 @@ impl Consumer {
     }
 
     /// Why nothing can come at present, in words for people: what the broker says while it does not take this consumer for now,
-    /// or that the connection is lost. `None` while nothing is in the way, whether there are events or not.
+    /// or that the connection is lost, or that the subscription is paused and why. `None` while nothing is in the way, whether there are events or not.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
         self.shared.state().obstacle.clone()

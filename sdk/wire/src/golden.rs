@@ -296,6 +296,13 @@ fn broker_to_consumer_bytes() {
         })),
         "1204 0a020102",
     );
+    let reason = Some("so".into());
+    check(
+        message(Message::Paused(pb::Paused { reason })),
+        "2a04 0a02736f",
+    );
+    let goes_on = pb::Paused { reason: None };
+    check(message(Message::Paused(goes_on)), "2a00");
     check(message(Message::Error(error())), &format!("1a0b {ERROR}"));
 }
 

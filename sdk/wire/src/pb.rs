@@ -318,7 +318,8 @@ pub struct Ack {
 pub struct Nack {
     #[prost(message, optional, tag = "1")]
     pub positions: ::core::option::Option<Positions>,
-    /// Milliseconds to wait first; absent: the subscription's back-off decides.
+    /// Milliseconds to wait first; absent: the subscription's back-off decides. More than 30 days (2,592,000,000) count as 30
+    /// days: what nobody would see again is taken for a mistake.
     #[prost(uint64, optional, tag = "2")]
     pub delay_ms: ::core::option::Option<u64>,
 }
@@ -338,7 +339,7 @@ pub struct Extend {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BrokerToConsumer {
-    #[prost(oneof = "broker_to_consumer::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "broker_to_consumer::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<broker_to_consumer::Message>,
 }
 /// Nested message and enum types in `BrokerToConsumer`.
@@ -354,7 +355,17 @@ pub mod broker_to_consumer {
         Error(super::Error),
         #[prost(message, tag = "4")]
         HandedOver(super::HandedOver),
+        #[prost(message, tag = "5")]
+        Paused(super::Paused),
     }
+}
+/// The subscription is paused, and nothing of it is delivered until somebody resumes it; or it goes on. Sent when a consumer of a
+/// paused subscription attaches, and whenever that changes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Paused {
+    /// Why, for a person. Absent: it goes on.
+    #[prost(string, optional, tag = "1")]
+    pub reason: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// The broker has read a `Credit` with `confirm_handed_over`, and which `handed_over` it said.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -61,7 +61,6 @@ const INSIDE: &[(&str, Inner)] = &[
                     "error",
                     "gauges",
                     "event_log",
-                    "matching",
                     "plugin_store",
                     "subscriptions",
                     "spec_validation",
@@ -145,6 +144,7 @@ const INSIDE: &[(&str, Inner)] = &[
                 "reader",
                 &[
                     "block_cache",
+                    "block_format",
                     "error",
                     "folders",
                     "journal",

@@ -256,10 +256,16 @@ async fn what_was_looked_up_is_deleted_and_no_other_of_its_name() {
         deleted,
         Err(ChangeError::NotFound(NotFound::Subscription(_)))
     ));
-    let paused = fixture.broker.pause_subscription(&found, "by whom");
-    assert!(matches!(paused, Err(NotFound::Subscription(_))));
-    let resumed = fixture.broker.resume_subscription(&found);
-    assert!(matches!(resumed, Err(NotFound::Subscription(_))));
+    let paused = fixture.broker.pause_subscription(&found, "by whom").await;
+    assert!(matches!(
+        paused,
+        Err(ChangeError::NotFound(NotFound::Subscription(_)))
+    ));
+    let resumed = fixture.broker.resume_subscription(&found).await;
+    assert!(matches!(
+        resumed,
+        Err(ChangeError::NotFound(NotFound::Subscription(_)))
+    ));
     let show = "GET /v1/subscriptions/s";
     fixture.check("local", show, None, 200).await;
 }

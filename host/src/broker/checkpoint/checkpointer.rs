@@ -401,6 +401,8 @@ impl Checkpointer {
     // has nothing left to judge then is not written down. Groups before `known` stay in the journal though the state has them.
     fn needs(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Needs {
         let routed_before = self.parts.registry.tell_followers();
+        let clock = &self.parts.clock;
+        let (at, wall_ahead_ms) = (clock.wall(), clock.wall_ahead_ms());
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
             .topics_by_id
@@ -415,7 +417,7 @@ impl Checkpointer {
         let mut looked_at: HashSet<SubscriptionId> = HashSet::new();
         for live in self.parts.registry.all() {
             let (snapshot, evaluated) = keep_for(&mut release, &live, &names, |state| {
-                (state.snapshot(), state.evaluated_through())
+                (state.snapshot(wall_ahead_ms), state.evaluated_through())
             });
             looked_at.insert(live.id);
             if let Some(subscription) = mark.catalog.subscriptions.get_mut(&live.id) {
@@ -431,6 +433,7 @@ impl Checkpointer {
             known,
             mark.producers.clone(),
             snapshots,
+            at,
         );
         let releasing = self.parts.log.release(|| {
             // Those that have come since the first look, which takes a while, and may have read the log already.

@@ -10,7 +10,7 @@ use crate::broker::commit::committer::UNSYNCED_EVENTS_CEILING;
 use crate::broker::commit::journal_note::{self, Note, NoteError};
 use crate::broker::subscriptions::resting_subscription::RestingSubscription;
 use crate::domain::{
-    Durability, Position, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId,
+    Durability, Millis, Position, Sequence, StartAt, SubscriptionId, SubscriptionSpec, TopicId,
 };
 use crate::state::Producers;
 use crate::state::catalog::{Catalog, Change, Subscription};
@@ -43,8 +43,12 @@ pub(crate) struct Recovered {
     /// All subscriptions, and whether each follows the router.
     pub(crate) subscriptions: Vec<(RestingSubscription, bool)>,
     pub(crate) groups: u64,
+    /// The latest moment on the wall that anything on disk bears.
+    pub(crate) last_time: Millis,
     /// To be written, durably, before anything else: which numbers were skipped.
     pub(crate) reserved: Option<Note>,
+    /// Topics were deleted, and some of their events may still be pending.
+    pub(crate) has_deleted: bool,
     /// Events of topics of which nothing is known any more, by topic. They are nobody's.
     pub(crate) orphans: BTreeMap<TopicId, u64>,
 }
@@ -90,6 +94,7 @@ struct Recovery {
     // of the catalog.
     targets: HashMap<(TopicId, bool), Vec<SubscriptionId>>,
     groups: u64,
+    last_time: Millis,
     has_gaps: bool,
     // The last topic that the state knows of. One before it that is not in the catalog was deleted.
     last_known_topic: TopicId,
@@ -138,6 +143,7 @@ impl Recovery {
             restored,
             targets: HashMap::new(),
             groups: 0,
+            last_time: state.at,
             has_gaps: false,
             deleted: HashSet::new(),
             orphans: BTreeMap::new(),
@@ -157,6 +163,7 @@ impl Recovery {
 
     fn apply_block(&mut self, block: &BlockMeta) {
         self.next_position = self.next_position.max(block.last_position.next());
+        self.last_time = self.last_time.max(block.time);
         self.catalog.saw(Some(block.topic), None);
         let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
             // Deleted in this very group, or its creation is lost.
@@ -210,6 +217,29 @@ impl Recovery {
                     }
                 }
             }
+            Note::CameBack {
+                subscription,
+                at,
+                events,
+            } => {
+                self.catalog.saw(None, Some(subscription));
+                self.last_time = self.last_time.max(at);
+                if let Some(restored) = self.restored.get_mut(&subscription) {
+                    let state = &mut restored.resting.state;
+                    events.iter().for_each(|back| state.is_back(back, at));
+                }
+            }
+            Note::Paused { subscription, why } => {
+                self.catalog.saw(None, Some(subscription));
+                if let Some(restored) = self.restored.get_mut(&subscription) {
+                    let state = &mut restored.resting.state;
+                    match why {
+                        Some(why) => state.pause(&why),
+                        None => state.resume(),
+                    }
+                }
+            }
+            Note::Stopped { at } => self.last_time = self.last_time.max(at),
             Note::ProducerOwner { producer, owner } => {
                 self.producers.own(producer, owner);
             }
@@ -254,7 +284,7 @@ impl Recovery {
             Change::DeleteSubscription(id) => {
                 self.restored.remove(&id);
             }
-            Change::DeleteTopic(id) => {
+            Change::DeleteTopic(id) | Change::RemoveTopic { id, .. } => {
                 self.deleted.insert(id);
             }
             Change::CreateTopic { .. }
@@ -360,6 +390,8 @@ impl Recovery {
                 .map(|restored| (restored.resting, restored.routed))
                 .collect(),
             groups: self.groups,
+            last_time: self.last_time,
+            has_deleted: !self.deleted.is_empty(),
             reserved,
             orphans: self.orphans,
         }
@@ -367,11 +399,13 @@ impl Recovery {
 }
 
 #[cfg(test)]
+mod replayed;
+#[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::domain::{BlockOrigin, CommitNumber, Millis, TopicSpec};
+    use crate::domain::{BlockOrigin, CommitNumber, TopicSpec};
     use crate::state::catalog::Json;
 
     fn created(id: u64, spec: serde_json::Value) -> Note {
@@ -449,189 +483,5 @@ mod tests {
         };
         let depths = ["old", "new", "prefix", "s"].map(depth);
         assert_eq!(depths, [3, 1, 3, 0]);
-    }
-}
-
-#[cfg(test)]
-mod lost {
-    use super::*;
-    use crate::domain::{BlockOrigin, CommitNumber, Millis, TopicSpec};
-    use crate::state::Producers;
-    use crate::state::catalog::Json;
-
-    fn group(
-        number: u64,
-        notes: &[Note],
-        blocks: &[(u64, u64, u64)],
-    ) -> Result<Replayed, ReadError> {
-        let mut bytes = Vec::new();
-        notes
-            .iter()
-            .for_each(|one| journal_note::push(one, &mut bytes));
-        let block = |(topic, position, sequence): &(u64, u64, u64)| BlockMeta {
-            first_position: Position(*position),
-            last_position: Position(position + 1),
-            topic: TopicId(*topic),
-            mark: BlockOrigin::Ordinary,
-            first_sequence: Sequence(*sequence),
-            count: 2,
-            time: Millis(0),
-        };
-        Ok(Replayed::Group(ReplayedGroup {
-            number: CommitNumber(number),
-            notes: bytes.into(),
-            blocks: blocks.iter().map(block).collect(),
-        }))
-    }
-
-    fn create_topic(id: u64, name: &str) -> Note {
-        Note::Change(Change::CreateTopic {
-            id: TopicId(id),
-            spec: Json(TopicSpec {
-                name: name.parse().expect("valid"),
-                durability: Durability::Sync,
-                created_by: None,
-            }),
-        })
-    }
-
-    fn create_subscription(id: u64) -> Note {
-        let spec = serde_json::json!({"name": format!("s{id}"), "topics": ["a"]});
-        Note::Change(Change::CreateSubscription {
-            id: SubscriptionId(id),
-            spec: Json(serde_json::from_value(spec).expect("valid")),
-            start: Position(1),
-        })
-    }
-
-    fn acks(subscription: u64) -> Note {
-        Note::Acks {
-            subscription: SubscriptionId(subscription),
-            ranges: vec![(1, 0)],
-        }
-    }
-
-    fn recovered(
-        pairs: &[(bytes::Bytes, bytes::Bytes)],
-        pieces: Vec<Result<Replayed, ReadError>>,
-        sealed: &[(u64, u64)],
-    ) -> Recovered {
-        let sealed = || {
-            sealed
-                .iter()
-                .map(|(id, events)| (TopicId(*id), *events))
-                .collect()
-        };
-        recover(pairs, pieces.into_iter(), sealed, true, 10).expect("readable")
-    }
-
-    fn orphans(recovered: &Recovered) -> Vec<(u64, u64)> {
-        let orphans = recovered.orphans.iter();
-        orphans.map(|(topic, events)| (topic.0, *events)).collect()
-    }
-
-    #[test]
-    fn every_id_that_is_seen_raises_the_counters() {
-        let highest = |pieces| {
-            let catalog = recovered(&[], pieces, &[]).catalog;
-            (catalog.last_topic.0, catalog.last_subscription.0)
-        };
-        let reserved = Note::Reserved {
-            next_position: Position(1),
-            next_sequences: vec![(TopicId(8), Sequence(1))],
-        };
-        let change = |change| vec![group(1, &[Note::Change(change)], &[])];
-        assert_eq!(highest(vec![group(1, &[], &[(7, 1, 1)])]), (7, 0));
-        assert_eq!(highest(vec![group(1, &[acks(9)], &[])]), (0, 9));
-        assert_eq!(highest(vec![group(1, &[reserved], &[])]), (8, 0));
-        assert_eq!(highest(change(Change::DeleteTopic(TopicId(5)))), (5, 0));
-        assert_eq!(
-            highest(change(Change::DeleteSubscription(SubscriptionId(4)))),
-            (0, 4)
-        );
-    }
-
-    #[test]
-    fn blocks_of_an_unknown_topic_are_counted_and_those_of_a_deleted_one_are_not() {
-        let delete = Note::Change(Change::DeleteTopic(TopicId(1)));
-        let pieces = vec![
-            group(1, &[create_topic(1, "a")], &[(1, 1, 1)]),
-            group(2, &[delete], &[(1, 3, 3), (2, 5, 1)]),
-            group(3, &[create_topic(4, "b")], &[(2, 7, 3), (4, 9, 1)]),
-        ];
-        assert_eq!(orphans(&recovered(&[], pieces, &[])), [(2, 4)]);
-    }
-
-    #[test]
-    fn where_groups_are_lost_numbers_are_skipped_alike_at_every_start() {
-        let pieces = || {
-            vec![
-                group(
-                    1,
-                    &[create_topic(1, "a"), create_subscription(1)],
-                    &[(1, 1, 1)],
-                ),
-                Ok(Replayed::Gap),
-                group(9, &[create_topic(3, "c")], &[(2, 20, 1), (1, 22, 9)]),
-            ]
-        };
-        let first = recovered(&[], pieces(), &[(2, 3), (77, 5)]);
-        let catalog = &first.catalog;
-        assert_eq!(catalog.next_topic_id(), TopicId(LOST_CEILING + 2));
-        assert_eq!(
-            catalog.next_subscription_id(),
-            SubscriptionId(LOST_CEILING + 2)
-        );
-        let next = |id: u64| catalog.topics_by_id[&TopicId(id)].next_sequence().0;
-        assert_eq!((next(1), next(3)), (LOST_CEILING + 3, LOST_CEILING + 1));
-        assert_eq!(first.next_position, Position(LOST_CEILING + 3));
-        // It was fed by the router, and has not been shown what generations hold of the groups that are lost.
-        let (resting, routed) = &first.subscriptions[0];
-        assert_eq!(
-            (resting.state.evaluated_through(), *routed),
-            (Position(2), false)
-        );
-        // In the journal and in generations.
-        assert_eq!(orphans(&first), [(2, 5), (77, 5)]);
-        let again = recovered(&[], pieces(), &[]);
-        assert_eq!(again.next_position, first.next_position);
-        assert_eq!(again.catalog.next_topic_id(), catalog.next_topic_id());
-
-        // A checkpoint keeps it, once the gap has left the journal.
-        let producers = Producers::new(1).snapshot();
-        let end = first.next_position;
-        let mark = CommitNumber(0);
-        let pairs = saved_state::encode(catalog, end, end, mark, producers, Vec::new());
-        let later = vec![group(10, &[create_topic(LOST_CEILING + 2, "d")], &[])];
-        let later = recovered(&pairs, later, &[(2, 3)]);
-        let topic = &later.catalog.topics_by_id[&TopicId(LOST_CEILING + 2)];
-        assert_eq!(topic.next_sequence(), Sequence(LOST_CEILING + 1));
-        assert!(later.orphans.is_empty());
-    }
-
-    #[test]
-    fn groups_that_the_state_has_in_it_are_there_for_their_events_only() {
-        // Topic 7 was deleted before the mark, in a group that is there too.
-        let replayed = |mark| {
-            let producers = Producers::new(1).snapshot();
-            let (catalog, end) = (Catalog::default(), Position(9));
-            let pairs = saved_state::encode(&catalog, end, end, mark, producers, Vec::new());
-            let deleted = Note::Change(Change::DeleteTopic(TopicId(7)));
-            let pieces = vec![
-                group(3, &[create_subscription(1)], &[(7, 1, 1)]),
-                group(4, &[deleted], &[]),
-                group(5, &[create_topic(8, "new")], &[(8, 9, 1)]),
-            ];
-            recovered(&pairs, pieces, &[])
-        };
-        let recovered = replayed(CommitNumber(5));
-        assert!(recovered.orphans.is_empty());
-        assert!(recovered.subscriptions.is_empty());
-        let topic = &recovered.catalog.topics_by_id[&TopicId(8)];
-        assert_eq!(topic.next_sequence(), Sequence(3));
-        assert_eq!(recovered.next_position, Position(11));
-        // Without a mark all of them say something.
-        let all = replayed(CommitNumber(0));
-        assert_eq!((orphans(&all), all.subscriptions.len()), (vec![(7, 2)], 1));
     }
 }

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    CommitNumber, PLACE_MAX, PluginInfo, Position, Sequence, SubscriptionId, SubscriptionSpec,
-    TopicId, TopicSpec,
+    CommitNumber, Millis, PLACE_MAX, PluginInfo, Position, Sequence, SubscriptionId,
+    SubscriptionSpec, TopicId, TopicSpec,
 };
-use crate::state::catalog::{Catalog, KnownName, Subscription, Topic};
+use crate::state::catalog::{Catalog, DeletedTopic, DeletedTopics, KnownName, Subscription, Topic};
 use crate::state::filter_chain::FilterChain;
 use crate::state::{Producers, SubscriptionState};
 
@@ -41,6 +41,15 @@ struct Head {
     /// First group that is not in this state, if the journal still has some that are.
     #[serde(default, skip_serializing_if = "is_none")]
     mark: CommitNumber,
+    /// Topics that were deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    deleted_topics: Vec<DeletedTopic>,
+    /// What every topic begins with, since more were deleted. Absent as long as it is 1 or less.
+    #[serde(default, skip_serializing_if = "is_one")]
+    sequences_from: Sequence,
+    /// What a clock on the wall said. Absent in what an older broker wrote.
+    #[serde(default)]
+    at: Millis,
 }
 
 #[expect(
@@ -86,6 +95,8 @@ pub(crate) struct SavedState {
     pub(crate) routed_before: Position,
     /// Groups before this are in it already, though the journal may still have them for their events.
     pub(crate) mark: CommitNumber,
+    /// When it was saved, on the wall.
+    pub(crate) at: Millis,
     pub(crate) producers: Producers,
     pub(crate) subscriptions: Vec<(SubscriptionId, SubscriptionState)>,
 }
@@ -99,7 +110,7 @@ pub struct StateError {
 }
 
 /// The pairs of a checkpoint. `mark` is the first group that is not in it, or 0 where the journal keeps none before that.
-/// `snapshots` are the state machines of the catalog's subscriptions.
+/// `snapshots` are the state machines of the catalog's subscriptions, as of `at` on the wall.
 pub(crate) fn encode(
     catalog: &Catalog,
     next_position: Position,
@@ -107,6 +118,7 @@ pub(crate) fn encode(
     mark: CommitNumber,
     producers: Vec<u8>,
     snapshots: Vec<(SubscriptionId, Vec<u8>)>,
+    at: Millis,
 ) -> Vec<(Bytes, Bytes)> {
     let mut pairs = vec![
         (
@@ -120,6 +132,9 @@ pub(crate) fn encode(
                 plugin_versions_from: catalog.plugins.floor(),
                 plugin_names: catalog.plugins.names_to_keep(),
                 mark,
+                deleted_topics: catalog.deleted_topics.all().cloned().collect(),
+                sequences_from: catalog.deleted_topics.next_sequence(),
+                at,
             }),
         ),
         (Bytes::from_static(PRODUCERS), producers.into()),
@@ -165,6 +180,7 @@ pub(crate) fn decode(
         next_position: Position(1),
         routed_before: Position(1),
         mark: CommitNumber(0),
+        at: Millis(0),
         producers: Producers::new(producers_max),
         subscriptions: Vec::new(),
     };
@@ -200,19 +216,28 @@ pub(crate) fn decode(
                 Producers::restore(value, producers_max).map_err(|error| unreadable(key, error))?;
         } else if key == HEAD {
             let head: Head = parse(key, value)?;
-            if [head.next_position, head.routed_before]
+            let deleted = head
+                .deleted_topics
                 .iter()
-                .any(|at| at.0 > PLACE_MAX)
-            {
+                .map(|topic| topic.next_sequence.0);
+            let mut places = deleted.chain([
+                head.sequences_from.0,
+                head.next_position.0,
+                head.routed_before.0,
+            ]);
+            if places.any(|place| place > PLACE_MAX) {
                 return Err(unreadable(key, "a position that nobody gives"));
             }
             state.next_position = head.next_position;
             state.routed_before = head.routed_before;
             state.mark = head.mark;
+            state.at = head.at;
             state
                 .catalog
                 .saw(Some(head.last_topic), Some(head.last_subscription));
             state.catalog.first_sequence = head.first_sequence;
+            state.catalog.deleted_topics =
+                DeletedTopics::restore(head.deleted_topics, head.sequences_from);
             let plugins = &mut state.catalog.plugins;
             plugins.restore(head.plugin_versions_from, head.plugin_names);
         } else {
@@ -271,7 +296,8 @@ mod tests {
     #[test]
     fn a_record_of_an_older_broker_has_one_chain() {
         let id = SubscriptionId(1);
-        let snapshot = SubscriptionState::new(DeliveryPolicy::default(), Position(4), 1).snapshot();
+        let snapshot =
+            SubscriptionState::new(DeliveryPolicy::default(), Position(4), 1).snapshot(0);
         let record = serde_json::json!({"id": 1, "spec": spec(1), "start": 4});
         let pairs = [
             (key(SUBSCRIPTION, 1), record.to_string().into()),
@@ -330,9 +356,9 @@ mod tests {
         matches.change_filters(1, Position(10), 2);
         matches.change_filters(2, Position(12), 0);
         let encoded = |matches: &SubscriptionState, catalog: &Catalog| {
-            let snapshots = vec![(id, matches.snapshot())];
+            let snapshots = vec![(id, matches.snapshot(0))];
             let (end, mark) = (Position(1), CommitNumber(0));
-            encode(catalog, end, end, mark, Vec::new(), snapshots)
+            encode(catalog, end, end, mark, Vec::new(), snapshots, Millis(0))
         };
         let without_producers = |pairs: Vec<(Bytes, Bytes)>| -> Vec<(Bytes, Bytes)> {
             pairs

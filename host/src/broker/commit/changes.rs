@@ -5,13 +5,15 @@ mod after_commit;
 mod plugins;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::draft::Draft;
+use super::journal_note::Note;
 use super::request::{ChangeRequest, Update};
 use crate::broker::error::{ChangeError, NotFound};
 use crate::domain::{
-    Name, PluginUse, Position, Principal, StartAt, SubscriptionId, SubscriptionSpec, TopicName,
-    TopicSpec,
+    Name, NewTopic, PluginUse, Position, Principal, StartAt, SubscriptionId, SubscriptionSpec,
+    TopicId, TopicName, TopicSpec,
 };
 use crate::state::catalog::{Change, Json};
 use crate::state::quotas;
@@ -28,12 +30,12 @@ impl Draft {
     /// Makes a change or refuses it. Either is told once the group is durable, so that nobody hears of what a power cut undoes.
     pub(super) fn decide(&mut self, request: ChangeRequest) {
         match request {
-            ChangeRequest::CreateTopic(spec, reply) => {
-                let decided = self.create_requested_topic(spec);
+            ChangeRequest::CreateTopic(new, reply) => {
+                let decided = self.create_requested_topic(new);
                 self.group.answer(reply, decided);
             }
-            ChangeRequest::DeleteTopic(name, reply) => {
-                let decided = self.delete_topic(&name);
+            ChangeRequest::DeleteTopic(id, name, reply) => {
+                let decided = self.delete_topic(id, &name);
                 self.group.answer(reply, decided);
             }
             ChangeRequest::CreateSubscription(spec, reply) => {
@@ -46,6 +48,10 @@ impl Draft {
             }
             ChangeRequest::DeleteSubscription(id, name, reply) => {
                 let decided = self.delete_subscription(id, &name);
+                self.group.answer(reply, decided);
+            }
+            ChangeRequest::Pause(id, name, why, reply) => {
+                let decided = self.pause(id, &name, why);
                 self.group.answer(reply, decided);
             }
             ChangeRequest::AddPlugin(upload, reply) => {
@@ -63,7 +69,14 @@ impl Draft {
         }
     }
 
-    fn create_requested_topic(&mut self, spec: TopicSpec) -> Result<(), ChangeError> {
+    fn create_requested_topic(&mut self, new: NewTopic) -> Result<(), ChangeError> {
+        let spec = TopicSpec {
+            durability: new
+                .durability
+                .unwrap_or_else(|| self.durability_before(&new.name)),
+            name: new.name,
+            created_by: new.created_by,
+        };
         if self.catalog.topics.contains_key(&spec.name) {
             return Err(ChangeError::Exists {
                 kind: "topic",
@@ -75,11 +88,12 @@ impl Draft {
         Ok(())
     }
 
-    fn delete_topic(&mut self, name: &TopicName) -> Result<(), ChangeError> {
-        let Some(topic) = self.catalog.topics.get(name) else {
+    fn delete_topic(&mut self, id: TopicId, name: &TopicName) -> Result<(), ChangeError> {
+        // Another of its name may be there by now, which is not meant.
+        let Some(topic) = self.catalog.topics_by_id.get(&id) else {
             return Err(NotFound::Topic(name.clone()).into());
         };
-        let id = topic.id;
+        let next_sequence = topic.next_sequence();
         let subscriptions = self.catalog.subscriptions.values();
         let mut specs = subscriptions.map(|subscription| &subscription.spec);
         if let Some(user) = specs.find(|spec| spec.outputs.values().any(|output| output == name)) {
@@ -88,7 +102,11 @@ impl Draft {
                 by: user.name.to_string(),
             });
         }
-        self.change(Change::DeleteTopic(id));
+        self.change(Change::RemoveTopic {
+            id,
+            at: self.group.time(),
+            next_sequence: self.group.next_sequence(id).unwrap_or(next_sequence),
+        });
         Ok(())
     }
 
@@ -176,6 +194,26 @@ impl Draft {
             return Err(NotFound::Subscription(name.to_string()).into());
         }
         self.change(Change::DeleteSubscription(id));
+        Ok(())
+    }
+
+    // No change of the catalog: that it stands still is part of its state.
+    fn pause(
+        &mut self,
+        id: SubscriptionId,
+        name: &Name,
+        why: Option<String>,
+    ) -> Result<(), ChangeError> {
+        if !self.catalog.subscriptions.contains_key(&id) {
+            return Err(NotFound::Subscription(name.to_string()).into());
+        }
+        let why: Option<Arc<str>> = why.map(Into::into);
+        self.group.needs_sync = true;
+        self.group.note(&Note::Paused {
+            subscription: id,
+            why: why.clone(),
+        });
+        self.group.pauses.push((id, why));
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use super::journal_note::{self, Note};
 use super::producer_streams::ProducerStreams;
 use super::request::{Control, Mark, Outputs, PublishItem, Reply};
 use super::waiting_acks::Acks;
+use super::waiting_returns::Returns;
 use crate::auth::Policy;
 use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
@@ -215,8 +216,31 @@ impl Committer {
         self.refuse_waiting(&Unavailable::ShuttingDown);
         let (control, publish) = self.inbox.drain();
         refuse(control, publish, &Unavailable::ShuttingDown);
+        self.note_end();
         if let Err(error) = self.journal.close() {
             tracing::error!(error = %with_causes(&error), "the journal could not be closed cleanly");
+        }
+    }
+
+    // What is left alone until a moment that has passed by now must not wait once more, should the clock be set back meanwhile.
+    fn note_end(&mut self) {
+        let mut subscriptions = self.draft.registry.all().into_iter();
+        if !subscriptions.any(|live| live.read().delayed() > 0) {
+            return;
+        }
+        let mut notes = Vec::new();
+        let at = self.clock.wall();
+        journal_note::push(&Note::Stopped { at }, &mut notes);
+        let journal = &mut *self.journal;
+        let room = journal
+            .group_bytes(&notes, &[])
+            .map_err(WriteError::from)
+            .and_then(|bytes| journal.make_room(bytes));
+        // Without room for it, or after a failure, the end is only not known that well.
+        if room.is_ok()
+            && let Err(error) = journal.append(&notes, &[])
+        {
+            tracing::warn!(error = %with_causes(&error), "when the broker ended is not written down");
         }
     }
 
@@ -230,9 +254,10 @@ impl Committer {
 
     // Returns whether the group had room for all of it.
     fn commit(&mut self, taken: Taken) -> Result<bool, WriteError> {
-        let acks = taken.acks;
-        let (now, bytes_max) = (self.clock.now(), self.group_bytes_max());
+        let (acks, returns, ends) = (taken.acks, taken.returns, taken.closing);
+        let (now, bytes_max) = (self.clock.wall(), self.group_bytes_max());
         self.draft.begin_group(now, bytes_max);
+        let returns = self.note_returns(returns, ends);
         self.append_waiting();
         let mut marks = Vec::new();
         let mut control = taken.control;
@@ -259,12 +284,26 @@ impl Committer {
         self.draft.group.note_acks(&acks);
         self.draft.group.finish_blocks();
         if let Err(error) = self.write() {
-            return self.take_back(acks, marks, error).map(|()| all);
+            return self.take_back((acks, returns), marks, error).map(|()| all);
         }
         self.show();
         self.answer_marks(marks)?;
         self.request_checkpoint();
         Ok(all)
+    }
+
+    // Before anything else of the group. An event may come back again and again, which must not take the room that is kept for acks
+    // on a full disk: there it waits for the end. Answers what is in the group.
+    fn note_returns(&mut self, mut returns: Returns, ends: bool) -> Returns {
+        if self.space.is_disk_full() && !ends {
+            let came_back = returns.take_came_back();
+            self.inbox.put_back_returns(came_back);
+        }
+        if !returns.is_empty() {
+            let (at, ahead) = (self.clock.wall(), self.clock.wall_ahead_ms());
+            self.draft.group.note_returns(returns.clone(), at, ahead);
+        }
+        returns
     }
 
     fn append_waiting(&mut self) {
@@ -337,6 +376,7 @@ impl Committer {
         draft.next_position = draft.group.next_position;
         draft.group.advance_topics();
         draft.show_changes();
+        draft.show_pauses();
         for outputs in draft.group.owed.outputs.drain(..) {
             if let Some(live) = draft.registry.by_id(outputs.subscription) {
                 // Before: who sees that the events are no longer pending must see where they went.
@@ -358,7 +398,7 @@ impl Committer {
     // for the next group. After a failure for good, what is in memory counts no more.
     fn take_back(
         &mut self,
-        acks: Acks,
+        (acks, returns): (Acks, Returns),
         marks: Vec<Reply<Mark>>,
         error: WriteError,
     ) -> Result<(), WriteError> {
@@ -389,6 +429,7 @@ impl Committer {
                 self.inbox.acked(subscription, ranges);
             }
         }
+        self.inbox.put_back_returns(returns);
         self.draft.group.clear();
         Ok(())
     }

@@ -24,6 +24,8 @@ use crate::state::quotas::{self, PluginQuotas, Quota, QuotaReached};
 pub(crate) struct CatalogLimits {
     /// A publish to a topic that does not exist creates it.
     pub(crate) auto_create: bool,
+    /// Milliseconds after a topic was deleted in which a publish does not.
+    pub(crate) recreate_after_ms: u64,
     /// Topics there may be.
     pub(crate) topics: Quota,
     /// Subscriptions and routes there may be.
@@ -109,9 +111,15 @@ impl Draft {
     ) -> Arc<Topic> {
         self.create_topic(TopicSpec {
             name: name.clone(),
-            durability: Durability::Sync,
+            durability: self.durability_before(name),
             created_by: by,
         })
+    }
+
+    /// How durable a topic of that name was, if there was one.
+    pub(super) fn durability_before(&self, name: &TopicName) -> Durability {
+        let before = self.catalog.deleted_topics.get(name);
+        before.map_or(Durability::Sync, |before| before.durability)
     }
 
     /// Whether there may be so many topics more that `by` makes.

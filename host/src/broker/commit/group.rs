@@ -11,6 +11,7 @@ use super::publish_reply::{PublishReplies, PublishReply};
 use super::request::{Outputs, Reply};
 use super::rollback::Rollback;
 use super::waiting_acks::Acks;
+use super::waiting_returns::Returns;
 use crate::broker::error::Unavailable;
 use crate::domain::{
     BLOCK_BYTES_MAX, Block, BlockBuilder, BlockOrigin, EncodedEvents, Millis, Position, Sequence,
@@ -27,6 +28,8 @@ const ITEM_BYTES_MAX: usize = 384 * 1024 * 1024;
 const ACK_BYTES_MAX: usize = 1024 * 1024;
 /// Ranges of acks in one note: each takes up to 20 bytes.
 const NOTE_RANGES_MAX: usize = 16 * 1024;
+/// Entries of what came back in one note: each takes up to 40 bytes, and a reason of 1,024 beside that.
+const NOTE_RETURNS_MAX: usize = 512;
 /// What a block takes in a record beside its entries, and its part of the padding.
 pub(super) const BLOCK_HEAD_BYTES: usize = 56;
 /// What an event takes in a block beside its own bytes, at most.
@@ -54,6 +57,8 @@ pub(super) struct OpenGroup {
     pub(super) changes: Vec<Change>,
     /// Subscriptions that it creates or deletes.
     pub(super) turned_subscriptions: Vec<SubscriptionId>,
+    /// Subscriptions that it lets stand still, and why, or go on.
+    pub(super) pauses: Vec<(SubscriptionId, Option<Arc<str>>)>,
     topics: OpenTopics,
     /// Those that are whole. All are after [`finish_blocks`](Self::finish_blocks).
     pub(super) blocks: Vec<Block>,
@@ -136,6 +141,7 @@ impl OpenGroup {
         self.before.clear();
         self.changes.clear();
         self.turned_subscriptions.clear();
+        self.pauses.clear();
         self.topics.clear();
         self.blocks.clear();
         self.needs_sync = false;
@@ -170,6 +176,36 @@ impl OpenGroup {
                     &Note::Acks {
                         subscription,
                         ranges,
+                    },
+                    &mut notes,
+                );
+                if notes.len() >= ACK_BYTES_MAX {
+                    self.before.push(std::mem::take(&mut notes));
+                }
+            }
+        }
+        journal_note::join(&notes, &mut self.notes);
+    }
+
+    /// Notes what became of events that came back, as of `at` on the wall, by which the clock of their moments is so many
+    /// milliseconds behind. The same holds. Comes before everything else that is said of these events.
+    pub(super) fn note_returns(&mut self, returns: Returns, at: Millis, wall_ahead_ms: i64) {
+        for (subscription, why) in returns.paused {
+            self.note(&Note::Paused { subscription, why });
+        }
+        let mut notes = Vec::new();
+        for (subscription, back) in returns.came_back {
+            let mut back = back.into_iter().map(|one| one.shifted(wall_ahead_ms));
+            loop {
+                let events: Vec<_> = back.by_ref().take(NOTE_RETURNS_MAX).collect();
+                if events.is_empty() {
+                    break;
+                }
+                journal_note::push(
+                    &Note::CameBack {
+                        subscription,
+                        at,
+                        events,
                     },
                     &mut notes,
                 );
@@ -237,6 +273,17 @@ impl OpenGroup {
             self.blocks.extend(open.close(&mut place, self.time));
         }
         self.next_position = place;
+    }
+
+    /// What its blocks bear as the time they were appended.
+    pub(super) fn time(&self) -> Millis {
+        self.time
+    }
+
+    /// The next sequence of a topic that has events in it.
+    pub(super) fn next_sequence(&self, topic: TopicId) -> Option<Sequence> {
+        let open = self.topics.index.get(&topic)?;
+        Some(self.topics.all[*open].next_sequence)
     }
 
     /// Uses up the sequences that it gave: topics go on after them.

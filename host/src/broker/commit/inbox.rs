@@ -12,11 +12,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, ones
 
 use super::request::{Control, Mark, PublishItem, Reply};
 use super::waiting_acks::{self, Acks, WaitingAcks};
+use super::waiting_returns::Returns;
 use crate::broker::error::Unavailable;
 use crate::broker::subscriptions::effect_targets::AckSink;
 use crate::domain::{Position, SubscriptionId};
 use crate::locks::{lock, waited};
 use crate::runtime::clock::Clock;
+use crate::state::CameBack;
 
 /// What batches that wait for the committer may cost together, in bytes. Full: publishers wait for credit.
 pub(crate) const PUBLISH_COST_MAX: usize = 64 * 1024 * 1024;
@@ -47,6 +49,8 @@ struct Queues {
     publish: VecDeque<PublishItem>,
     publish_bytes: usize,
     acks: WaitingAcks,
+    returns: Returns,
+    // Of either.
     acks_since: Option<Instant>,
     // The committer waits and nobody has woken it yet. While it works there is no need to: it looks again before it waits.
     waiting: bool,
@@ -75,6 +79,7 @@ pub(crate) struct Taken {
     pub(crate) control: VecDeque<Control>,
     pub(crate) publish: Vec<PublishItem>,
     pub(crate) acks: Acks,
+    pub(crate) returns: Returns,
     /// Nothing more will come.
     pub(crate) closing: bool,
 }
@@ -197,11 +202,25 @@ impl Inbox {
         self.ack_ranges.load(Ordering::Relaxed) >= self.ack_ranges_max
     }
 
+    // Adds to what follows what was written.
+    fn add(&self, add: impl FnOnce(&mut Queues)) {
+        let mut queues = self.lock();
+        self.change_acks(&mut queues, add);
+        if queues.acks_since.is_none() {
+            queues.acks_since = Some(self.clock.instant());
+            if queues.sleeping {
+                self.wake_committer(queues);
+            }
+        }
+    }
+
     // What is done with the ack queue. Its length is known without the lock.
     fn change_acks<T>(&self, queues: &mut Queues, change: impl FnOnce(&mut Queues) -> T) -> T {
         let answer = change(queues);
-        self.ack_ranges
-            .store(queues.acks.ranges(), Ordering::Relaxed);
+        self.ack_ranges.store(
+            queues.acks.ranges() + queues.returns.entries(),
+            Ordering::Relaxed,
+        );
         answer
     }
 
@@ -285,7 +304,7 @@ impl Inbox {
     fn take_from(&self, mut queues: MutexGuard<'_, Queues>, appetite: &Appetite) -> Taken {
         let taken = self.change_acks(&mut queues, |queues| queues.take(appetite));
         drop(queues);
-        if !taken.acks.is_empty() {
+        if !taken.acks.is_empty() || !taken.returns.is_empty() {
             self.acks_taken.notify_waiters();
         }
         taken
@@ -296,6 +315,13 @@ impl Inbox {
         let mut queues = self.lock();
         for item in control.into_iter().rev() {
             queues.control.push_front(item);
+        }
+    }
+
+    /// Returns what could not be written. It goes with the next group.
+    pub(crate) fn put_back_returns(&self, returns: Returns) {
+        if !returns.is_empty() {
+            self.change_acks(&mut self.lock(), |queues| queues.returns.again(returns));
         }
     }
 
@@ -318,18 +344,22 @@ impl Inbox {
 /// when it sleeps for longer than they may wait.
 impl AckSink for Inbox {
     fn acked(&self, subscription: SubscriptionId, ranges: Vec<RangeInclusive<Position>>) {
-        let mut queues = self.lock();
-        self.change_acks(&mut queues, |queues| queues.acks.add(subscription, ranges));
-        if queues.acks_since.is_none() {
-            queues.acks_since = Some(self.clock.instant());
-            if queues.sleeping {
-                self.wake_committer(queues);
-            }
-        }
+        self.add(|queues| queues.acks.add(subscription, ranges));
+    }
+
+    fn came_back(&self, subscription: SubscriptionId, back: Vec<CameBack>) {
+        self.add(|queues| queues.returns.came_back(subscription, back));
+    }
+
+    fn paused(&self, subscription: SubscriptionId, why: Option<Arc<str>>) {
+        self.add(|queues| queues.returns.paused(subscription, why));
     }
 
     fn forget(&self, subscription: SubscriptionId) {
-        self.change_acks(&mut self.lock(), |queues| queues.acks.forget(subscription));
+        self.change_acks(&mut self.lock(), |queues| {
+            queues.acks.forget(subscription);
+            queues.returns.forget(subscription);
+        });
         self.acks_taken.notify_waiters();
     }
 }
@@ -387,6 +417,7 @@ impl Queues {
             control: std::mem::take(&mut self.control),
             publish,
             acks: self.acks.take(),
+            returns: std::mem::take(&mut self.returns),
             closing: self.closed && (self.publish.is_empty() || !appetite.publishes),
         }
     }
@@ -420,6 +451,7 @@ mod tests {
     use super::*;
     use crate::broker::commit::publish_reply::Promise;
     use crate::broker::commit::request::ChangeRequest;
+    use crate::domain::TopicId;
     use crate::domain::{EncodedEvents, Principal};
 
     const ACK_DELAY: Duration = Duration::from_millis(1);
@@ -489,13 +521,13 @@ mod tests {
         let topic = |name: &str| {
             let name = name.parse().expect("a name");
             let reply = Reply::new(oneshot::channel().0, None);
-            Control::Change(ChangeRequest::DeleteTopic(name, reply))
+            Control::Change(ChangeRequest::DeleteTopic(TopicId(1), name, reply))
         };
         inbox.hand_over(topic("c")).expect("open");
         inbox.put_back([topic("a"), topic("b")].into());
         let control = inbox.take(&all()).control;
         let names = control.iter().map(|item| match item {
-            Control::Change(ChangeRequest::DeleteTopic(name, _)) => name.as_str(),
+            Control::Change(ChangeRequest::DeleteTopic(_, name, _)) => name.as_str(),
             _ => "another",
         });
         assert_eq!(names.collect::<Vec<_>>(), ["a", "b", "c"]);

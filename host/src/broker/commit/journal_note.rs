@@ -1,16 +1,20 @@
 //! The notes of a journal group: what it says beside its blocks, and how that is encoded. The store keeps these bytes without looking at them.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    PLACE_MAX, Position, PrincipalDigest, ProducerId, Sequence, SubscriptionId, TopicId,
+    Millis, PLACE_MAX, Position, PrincipalDigest, ProducerId, Sequence, SubscriptionId, TopicId,
 };
+use crate::state::CameBack;
 use crate::state::catalog::Change;
 
 /// First byte of a group's notes: the version of their encoding.
 const VERSION: u8 = 1;
+/// The same with notes that a broker of the version before does not know.
+const WITH_RETURNS: u8 = 2;
 
 /// One statement of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,6 +57,43 @@ pub(crate) enum Note {
         /// Whose.
         owner: PrincipalDigest,
     },
+    /// What became of events that came back from consumers.
+    CameBack {
+        /// Whose consumers.
+        subscription: SubscriptionId,
+        /// When this was written.
+        at: Millis,
+        /// Each after what was said of it before. Their moments are, as `at` is, those of a clock on the wall.
+        events: Vec<CameBack>,
+    },
+    /// A subscription is paused, and why, or goes on.
+    Paused {
+        /// Which.
+        subscription: SubscriptionId,
+        /// Absent: it goes on.
+        why: Option<Arc<str>>,
+    },
+    /// The broker ended, and when that was.
+    Stopped {
+        /// On the wall.
+        at: Millis,
+    },
+}
+
+impl Note {
+    fn version(&self) -> u8 {
+        match self {
+            Self::Change(Change::RemoveTopic { .. })
+            | Self::CameBack { .. }
+            | Self::Paused { .. }
+            | Self::Stopped { .. } => WITH_RETURNS,
+            Self::Change(_)
+            | Self::Acks { .. }
+            | Self::Reserved { .. }
+            | Self::Batch { .. }
+            | Self::ProducerOwner { .. } => VERSION,
+        }
+    }
 }
 
 /// Why the notes of a group cannot be read.
@@ -71,8 +112,10 @@ pub enum NoteError {
 
 /// Appends a note to those of a group, which are empty at first.
 pub(crate) fn push(note: &Note, out: &mut Vec<u8>) {
-    if out.is_empty() {
-        out.push(VERSION);
+    let version = note.version();
+    match out.first_mut() {
+        Some(first) => *first = version.max(*first),
+        None => out.push(version),
     }
     // Only a custom serializer that fails or a full fixed buffer could make this fail; there is neither.
     *out = postcard::to_extend(note, std::mem::take(out)).expect("notes serialize into memory");
@@ -83,7 +126,10 @@ pub(crate) fn join(more: &[u8], out: &mut Vec<u8>) {
     match (more.split_first(), out.is_empty()) {
         (None, _) => {}
         (Some(_), true) => out.extend_from_slice(more),
-        (Some((_version, notes)), false) => out.extend_from_slice(notes),
+        (Some((version, notes)), false) => {
+            out[0] = out[0].max(*version);
+            out.extend_from_slice(notes);
+        }
     }
 }
 
@@ -92,7 +138,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Note>, NoteError> {
     let Some((version, mut rest)) = bytes.split_first() else {
         return Ok(Vec::new());
     };
-    if *version != VERSION {
+    if !(VERSION..=WITH_RETURNS).contains(version) {
         return Err(NoteError::Version(*version));
     }
     let mut notes = Vec::new();
@@ -117,7 +163,13 @@ fn check_places(note: &Note) -> Result<(), NoteError> {
             is_there(next_position.0) && sequences.all(|(_, next)| is_there(next.0))
         }
         Note::Batch { first_sequence, .. } => is_there(first_sequence.0),
-        Note::Change(_) | Note::Acks { .. } | Note::ProducerOwner { .. } => true,
+        Note::Change(Change::RemoveTopic { next_sequence, .. }) => is_there(next_sequence.0),
+        Note::Change(_)
+        | Note::Acks { .. }
+        | Note::ProducerOwner { .. }
+        | Note::CameBack { .. }
+        | Note::Paused { .. }
+        | Note::Stopped { .. } => true,
     };
     all_are.then_some(()).ok_or(NoteError::Place)
 }
@@ -156,6 +208,30 @@ mod tests {
         check(&reserved(PLACE_MAX, PLACE_MAX), true);
         check(&reserved(PLACE_MAX + 1, 1), false);
         check(&reserved(1, u64::MAX), false);
+    }
+
+    #[test]
+    fn an_older_broker_is_told_of_notes_that_it_does_not_know() {
+        let one = |note: &Note| {
+            let mut bytes = Vec::new();
+            push(note, &mut bytes);
+            bytes
+        };
+        let acks = one(&Note::Acks {
+            subscription: SubscriptionId(3),
+            ranges: vec![(1, 4)],
+        });
+        let paused = one(&Note::Paused {
+            subscription: SubscriptionId(3),
+            why: Some("so".into()),
+        });
+        assert_eq!((acks[0], paused[0]), (VERSION, WITH_RETURNS));
+        for (first, then) in [(&acks, &paused), (&paused, &acks)] {
+            let mut joined = first.clone();
+            join(then, &mut joined);
+            assert_eq!(joined[0], WITH_RETURNS);
+            assert_eq!(decode(&joined).expect("readable").len(), 2);
+        }
     }
 
     #[test]

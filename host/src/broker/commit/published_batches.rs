@@ -85,6 +85,17 @@ impl Draft {
         if !self.limits.auto_create {
             return Err(NotFound::Topic(name.clone()).into());
         }
+        let now = self.group.time();
+        let after_ms = self.limits.recreate_after_ms;
+        let deleted = self.catalog.deleted_topics.deleted_ms_ago(name, now);
+        if let Some(ago_ms) = deleted.filter(|ago_ms| *ago_ms < after_ms) {
+            return Err(NotFound::DeletedTopic {
+                name: name.clone(),
+                seconds: ago_ms / 1_000,
+                left: (after_ms - ago_ms).div_ceil(1_000),
+            }
+            .into());
+        }
         name.check_new()?;
         self.admit_topics(1, Some(by))?;
         Ok(self.create_implicit_topic(name, Some(by.clone())))

@@ -12,8 +12,8 @@ use super::publish_reply::Promise;
 use crate::broker::error::{ChangeError, OutputError, Unavailable};
 use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::domain::{
-    BlockOrigin, CommitNumber, EncodedEvents, Name, Owner, PluginInfo, Position, Principal,
-    SubscriptionId, SubscriptionSpec, TopicName, TopicSpec,
+    BlockOrigin, CommitNumber, EncodedEvents, Name, NewTopic, Owner, PluginInfo, Position,
+    Principal, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
 };
 use crate::state::catalog::Catalog;
 
@@ -99,10 +99,13 @@ impl Control {
 
 /// A change of topics, subscriptions or plugins that somebody asks for.
 pub(crate) enum ChangeRequest {
-    CreateTopic(TopicSpec, Reply<(), ChangeError>),
-    DeleteTopic(TopicName, Reply<(), ChangeError>),
+    CreateTopic(NewTopic, Reply<(), ChangeError>),
+    /// Which one, and what it is called.
+    DeleteTopic(TopicId, TopicName, Reply<(), ChangeError>),
     CreateSubscription(SubscriptionSpec, Reply<SubscriptionId, ChangeError>),
     UpdateSubscription(Update, Reply<(), ChangeError>),
+    /// Which one, what it is called, and why it is to stand still; it goes on without a reason.
+    Pause(SubscriptionId, Name, Option<String>, Reply<(), ChangeError>),
     /// Which one, and what it is called.
     DeleteSubscription(SubscriptionId, Name, Reply<(), ChangeError>),
     AddPlugin(Upload, Reply<PluginInfo, ChangeError>),
@@ -115,9 +118,10 @@ impl ChangeRequest {
     fn refuse(self, error: &Unavailable) {
         match self {
             Self::CreateTopic(_, reply)
-            | Self::DeleteTopic(_, reply)
+            | Self::DeleteTopic(_, _, reply)
             | Self::UpdateSubscription(_, reply)
             | Self::DeleteSubscription(_, _, reply)
+            | Self::Pause(_, _, _, reply)
             | Self::DeletePlugin(_, reply)
             | Self::GivePlugin(_, _, reply) => drop(reply.send(Err(error.clone().into()))),
             Self::CreateSubscription(_, reply) => drop(reply.send(Err(error.clone().into()))),

@@ -10,9 +10,15 @@ use futures_util::FutureExt as _;
 use super::committer::TurnEnd;
 use super::journal_note::{self, Note};
 use super::request::{ChangeRequest, Control, Mark, Outputs, Update};
-use crate::broker::error::{OutputError, PublishError, Refusal, RefusalKind, Unavailable};
+use crate::broker::error::{
+    ChangeError, OutputError, PublishError, Refusal, RefusalKind, Unavailable,
+};
 use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
-use crate::domain::{Durability, Name, Position, Sequence, SubscriptionSpec};
+use crate::domain::{
+    ConsumerId, Durability, Millis, Name, Position, Sequence, SubscriptionSpec, TopicId, TopicName,
+};
+use crate::runtime::clock::Clock;
+use crate::state::Next;
 use crate::state::catalog::Change;
 use crate::store::tests::memory_store::{Call, Fault};
 use crate::telemetry::conditions::Condition;
@@ -41,6 +47,116 @@ async fn what_several_streams_send_meanwhile_is_one_group_and_one_sync() {
     assert_eq!(sequences(&mut other), [1]);
     assert_eq!(fixture.log.end(), Position(4));
     assert_eq!(fixture.shared.read().expect("sound").topics.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_and_what_stands_still_is_written_down() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    fixture.stream(None).publish("a", 1);
+    fixture.turn().await;
+    observe(&fixture, id, 1);
+    let live = fixture.registry.by_id(id).expect("it runs");
+    let here = [Position(1)..=Position(1)];
+    live.apply(|state, now| {
+        let one = ConsumerId(1);
+        state.attach(one);
+        state.lease(one, 1, now, &mut Vec::new());
+        state.nack(one, &here, Some(30_000), now);
+    });
+    fixture.turn().await;
+    let pause = |why: Option<&str>| {
+        let why = why.map(str::to_owned);
+        let name = "s".parse().expect("a name");
+        |reply| ChangeRequest::Pause(id, name, why, reply)
+    };
+    let paused = fixture.change(pause(Some("so")));
+    assert_eq!(live.read().paused(), None, "not before it is written");
+    fixture.turn().await;
+    answered(paused).expect("paused");
+    assert_eq!(live.read().paused(), Some("so"));
+    let resumed = fixture.change(pause(None));
+    fixture.turn().await;
+    answered(resumed).expect("resumed");
+    assert_eq!(live.read().paused(), None);
+    let told = fixture.notes().into_iter().filter_map(|note| match note {
+        Note::CameBack { events, .. } => {
+            let back = &events[0];
+            let waits = matches!(back.next, Next::At(_));
+            Some(format!("{} {} {waits}", back.first, back.handed))
+        }
+        Note::Paused { why, .. } => Some(format!("{why:?}")),
+        _ => None,
+    });
+    let mut told: Vec<_> = told.collect();
+    // What the state says of it comes after what was asked for.
+    told.dedup();
+    assert_eq!(
+        told[..2],
+        ["1 1 true".to_owned(), "Some(\"so\")".to_owned()]
+    );
+    assert_eq!(told.last().map(String::as_str), Some("None"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_bear_the_time_on_the_wall_however_it_is_set() {
+    let clock = Clock::standing_at(Millis(1_000_000));
+    let mut fixture = Fixture::with(clock.clone());
+    let stream = fixture.stream(None);
+    for by_ms in [0, 86_400_000, -86_500_000] {
+        clock.turn_wall(by_ms);
+        stream.publish("a", 1);
+        fixture.turn().await;
+    }
+    let groups = fixture.journal.groups().into_iter();
+    let times = groups.flat_map(|group| group.blocks.into_iter().map(|block| block.time.0));
+    assert_eq!(Vec::from_iter(times), [1_000_000, 87_400_000, 900_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_is_not_made_again_by_a_publish_for_a_while() {
+    let clock = Clock::standing_at(Millis(1_000_000));
+    let mut fixture = Fixture::with(clock.clone());
+    let mut stream = fixture.stream(None);
+    let created = fixture.create_topic("a", Durability::Interval);
+    stream.publish("a", 1);
+    stream.publish("a", 2);
+    fixture.turn().await;
+    answered(created).expect("created");
+    let named = || -> TopicName { "a".parse().expect("a name") };
+    let delete = |id| move |reply| ChangeRequest::DeleteTopic(TopicId(id), named(), reply);
+    let another = fixture.change(delete(7));
+    let deleted = fixture.change(delete(1));
+    fixture.turn().await;
+    assert!(matches!(answered(another), Err(ChangeError::NotFound(_))));
+    answered(deleted).expect("deleted");
+    stream.answers();
+
+    let refused = async |fixture: &mut Fixture, stream: &mut Stream| {
+        stream.publish("a", 3);
+        fixture.turn().await;
+        stream.answer().map(|outcome| outcome.first_sequence)
+    };
+    clock.advance(Duration::from_secs(599));
+    let refusal = refused(&mut fixture, &mut stream)
+        .await
+        .expect_err("too soon");
+    assert_eq!(refusal.kind(), RefusalKind::NotFound);
+    assert!(
+        refusal.to_string().contains("deleted 599 s ago"),
+        "{refusal}"
+    );
+    clock.advance(Duration::from_secs(1));
+    let sequence = refused(&mut fixture, &mut stream)
+        .await
+        .expect("made again");
+    assert_eq!(sequence, Sequence(3));
+    let shared = fixture.shared.read().expect("sound");
+    let topic = &shared.topics[&named()];
+    assert_eq!(
+        (topic.id, topic.spec.durability),
+        (TopicId(2), Durability::Interval)
+    );
 }
 
 #[tokio::test(start_paused = true)]

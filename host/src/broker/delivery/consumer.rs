@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::fetcher::{Fetcher, Manner};
 use super::leased_events::{LeasedEvent, LeasedSlice};
@@ -145,11 +146,9 @@ impl Consumer {
         let rest = leased.get(dispositions.len()..).unwrap_or_default();
         self.fetcher
             .give_back(rest.iter().map(|leased| leased.position));
-        let mut deliveries = Vec::with_capacity(leased.len());
-        for (leased, disposition) in leased.into_iter().zip(dispositions) {
-            let Some(outputs) = self.fetcher.conclude(&leased, disposition) else {
-                continue;
-            };
+        let mut deliveries = Vec::with_capacity(dispositions.len());
+        let results = leased.into_iter().zip(dispositions);
+        for (leased, outputs) in self.fetcher.conclude_all(results) {
             if outputs.is_empty() {
                 let here = leased.position..=leased.position;
                 self.fetcher.finish(&[here]);
@@ -167,6 +166,12 @@ impl Consumer {
             }
         }
         Ok(deliveries)
+    }
+
+    /// Follows why nothing comes while the subscription is paused.
+    #[must_use]
+    pub fn paused(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.fetcher.live.paused()
     }
 
     /// The events are done with. Positions that this consumer does not hold are ignored.

@@ -326,12 +326,30 @@ impl Fetcher {
             .apply(|state, _| state.give_up(self.id, position, &reason));
     }
 
-    /// What goes on of an event, after its transforms; what they ask for beside that is done.
-    pub(super) fn conclude(
+    /// What goes on of events after their transforms, in order; what these ask for beside that is done. When one of them pauses
+    /// the subscription, nothing after its event goes on, and nothing has happened to it.
+    pub(super) fn conclude_all(
         &self,
-        leased: &LeasedEvent,
-        disposition: Disposition,
-    ) -> Option<Vec<Output>> {
+        results: impl IntoIterator<Item = (LeasedEvent, Disposition)>,
+    ) -> Vec<(LeasedEvent, Vec<Output>)> {
+        let mut results = results.into_iter();
+        let mut going_on = Vec::with_capacity(results.size_hint().0);
+        while let Some((leased, disposition)) = results.next() {
+            let pauses = !self.looks && disposition.pauses();
+            if let Some(outputs) = self.conclude(&leased, disposition) {
+                going_on.push((leased, outputs));
+            }
+            if pauses {
+                // Nobody else gets them now.
+                self.give_back(results.map(|(leased, _)| leased.position));
+                break;
+            }
+        }
+        going_on
+    }
+
+    // What goes on of one.
+    fn conclude(&self, leased: &LeasedEvent, disposition: Disposition) -> Option<Vec<Output>> {
         let here = leased.position..=leased.position;
         match disposition {
             Disposition::Outputs(outputs) => return Some(outputs),
@@ -366,7 +384,7 @@ impl Fetcher {
                         "a transform failed on the event at position {} ({events} since the last line): {reason}",
                         leased.position
                     );
-                    let now = self.outlet.registry.clock.now();
+                    let now = self.outlet.registry.clock.wall();
                     self.live.log_limits.plugins.push(now, said);
                 }
                 match on_failure {
@@ -382,6 +400,7 @@ impl Fetcher {
                         let position = leased.position;
                         self.live.apply(|state, _| {
                             state.give_back(self.id, [position]);
+                            // Before anybody is handed it.
                             state.pause(&format!(
                                 "a transform failed at position {position}: {reason}"
                             ));

@@ -126,15 +126,12 @@ async fn round(
     fetcher.give_back(rest.iter().map(|leased| leased.position));
     let mut items = Items::default();
     // In rising order: ranges are joined by that, and redeliveries come first from a lease.
-    let mut results: Vec<_> = leased.iter().zip(dispositions).collect();
+    let mut results: Vec<_> = leased.into_iter().zip(dispositions).collect();
     results.sort_by_key(|(leased, _)| leased.position);
-    for (leased, disposition) in results {
-        let Some(outputs) = fetcher.conclude(leased, disposition) else {
-            continue;
-        };
+    for (leased, outputs) in fetcher.conclude_all(results) {
         match place(
             &settings.spec,
-            leased,
+            &leased,
             outputs,
             fetcher.outlet.event_bytes_max,
         ) {

@@ -63,6 +63,17 @@ pub(crate) enum Disposition {
     },
 }
 
+impl Disposition {
+    /// Whether its subscription stands still at the event.
+    pub(crate) fn pauses(&self) -> bool {
+        let policy = match self {
+            Self::Fault { on_failure, .. } => on_failure,
+            _ => return false,
+        };
+        *policy == FailurePolicy::Pause
+    }
+}
+
 impl TransformChain {
     /// That of `subscription`. With each plugin goes what it is called, which also says on whose account it is.
     pub(crate) async fn configure(

@@ -8,35 +8,40 @@ use crate::broker::error::{ChangeError, NotFound};
 use crate::broker::spec_validation::{
     Pinning, check_fixed, check_new_names, check_pattern_count, check_spec,
 };
-use crate::broker::subscriptions::effect_targets::Start;
 use crate::domain::{
-    Owner, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo, TopicName, TopicSpec,
+    NewTopic, Owner, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo, TopicName,
 };
 
 impl Broker {
-    /// Creates a topic.
+    /// Creates a topic. One of that name that was deleted gave sequences, which are given to none of its events.
     ///
     /// # Errors
     ///
     /// It exists already, nothing new may have that name, or the store refuses writes.
-    pub async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, ChangeError> {
-        let name = spec.name.clone();
+    pub async fn create_topic(&self, new: impl Into<NewTopic>) -> Result<TopicInfo, ChangeError> {
+        let new = new.into();
+        let name = new.name.clone();
         name.check_new()?;
-        self.change(|reply| ChangeRequest::CreateTopic(spec, reply))
+        self.change(|reply| ChangeRequest::CreateTopic(new, reply))
             .await?;
         self.look(move |broker| Ok(broker.topic(&name)?)).await
     }
 
-    /// Deletes a topic and its events. Creating it again makes another topic.
+    /// Deletes a topic and its events, the one that there is now and no other of its name. For no subscription do they count once this
+    /// is answered. Creating it again makes another topic, which no publish does for a while.
     ///
     /// # Errors
     ///
     /// There is none, or a route appends to it, which is named if `who` may see it.
     pub async fn delete_topic(&self, who: &Principal, name: &TopicName) -> Result<(), ChangeError> {
+        let topic = self.catalog().topics.get(name).cloned();
+        let id = topic.ok_or_else(|| NotFound::Topic(name.clone()))?.id;
         let deleted = self
-            .change(|reply| ChangeRequest::DeleteTopic(name.clone(), reply))
+            .change(|reply| ChangeRequest::DeleteTopic(id, name.clone(), reply))
             .await;
-        deleted.map_err(|error| self.named_to(who, error))
+        deleted.map_err(|error| self.named_to(who, error))?;
+        self.forget_events(Some((id, name.clone()))).await;
+        Ok(())
     }
 
     /// Creates a subscription or route for `who`: resolves and configures its plugins, then records it.
@@ -58,7 +63,7 @@ impl Broker {
             used.digest = None;
         }
         self.pinning(who).pin_all(&mut spec).await?;
-        spec.created = self.0.registry.clock.now();
+        spec.created = self.0.registry.clock.wall();
         spec.created_by = Some(who.clone());
         let name = spec.name.clone();
         self.change(|reply| ChangeRequest::CreateSubscription(spec, reply))
@@ -151,30 +156,39 @@ impl Broker {
             .await
     }
 
-    /// Pauses a subscription or route, the one that `found` is and no other of its name: it hands out nothing until it is resumed. What
-    /// is in hand may still be acked.
+    /// Lets a subscription stand still, the one that `found` is and no other of its name: nothing more of it is handed out, for
+    /// that reason, until it is [resumed](Self::resume_subscription), whatever happens to the broker meanwhile.
     ///
     /// # Errors
     ///
-    /// It is gone.
-    pub fn pause_subscription(&self, found: &FoundSubscription, why: &str) -> Result<(), NotFound> {
-        let live = self.found(found)?;
-        live.apply(|state, _| state.pause(why));
-        Ok(())
+    /// It is gone, or the store refuses writes.
+    pub async fn pause_subscription(
+        &self,
+        found: &FoundSubscription,
+        why: &str,
+    ) -> Result<(), ChangeError> {
+        self.pause_or_resume(found, Some(why.to_owned())).await
     }
 
-    /// Lets a paused subscription go on, the one that `found` is and no other of its name.
+    /// Lets a paused subscription go on, the one that `found` is and no other of its name, and so it does after a restart. Should
+    /// what fed it have died, it is fed anew.
     ///
     /// # Errors
     ///
-    /// It is gone.
-    pub fn resume_subscription(&self, found: &FoundSubscription) -> Result<(), NotFound> {
+    /// It is gone, or the store refuses writes.
+    pub async fn resume_subscription(&self, found: &FoundSubscription) -> Result<(), ChangeError> {
+        self.pause_or_resume(found, None).await
+    }
+
+    async fn pause_or_resume(
+        &self,
+        found: &FoundSubscription,
+        why: Option<String>,
+    ) -> Result<(), ChangeError> {
         let live = self.found(found)?;
-        live.apply(|state, _| state.resume());
-        self.0.supervisor.lanes.resume(&live);
-        // Should what fed it have died, it is fed anew.
-        self.0.registry.start(Start::Filters(live.id));
-        Ok(())
+        let (id, name) = (live.id, live.name.clone());
+        self.change(|reply| ChangeRequest::Pause(id, name, why, reply))
+            .await
     }
 
     fn pinning<'a>(&'a self, who: &'a Principal) -> Pinning<'a> {

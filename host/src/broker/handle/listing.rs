@@ -230,6 +230,7 @@ impl Broker {
         let (settings, fence, letters) = (live.settings(), live.fence(), live.letters());
         // Which may be long, so not under the lock that events need.
         let spec = (*settings.spec).clone();
+        let clock = &self.0.registry.clock;
         let (info, oldest) = {
             let state = live.read();
             let unevaluated = match live.is_routed() {
@@ -244,6 +245,10 @@ impl Broker {
                 depth: state.depth(),
                 unevaluated,
                 in_flight: state.in_flight(),
+                delayed: state.delayed(),
+                delayed_for_ms: state
+                    .delayed_until()
+                    .map(|due| due.0.saturating_sub(clock.now().0)),
                 oldest_unacked_ms: None,
                 consumers: live.consumers.load(Ordering::Relaxed),
                 redelivered: state.redelivered(),
@@ -257,7 +262,7 @@ impl Broker {
             };
             (info, state.oldest_pending())
         };
-        let now = self.0.registry.clock.now();
+        let now = clock.wall();
         let oldest_unacked_ms = match oldest.map(|position| self.appended_at(live, position)) {
             None | Some(Ok(None)) => Some(0),
             Some(Ok(Some(at))) => Some(now.0.saturating_sub(at.0)),

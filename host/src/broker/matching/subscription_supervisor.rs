@@ -50,6 +50,12 @@ impl Supervisor {
                         self.follow(&live);
                     }
                 }
+                Start::Resumed(id) => {
+                    if let Some(live) = by_id(id) {
+                        self.lanes.resume(&live);
+                        self.follow(&live);
+                    }
+                }
                 Start::Anew(id) => {
                     self.lanes.stop(id);
                     if let Some(live) = by_id(id) {

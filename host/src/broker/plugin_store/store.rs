@@ -86,7 +86,7 @@ impl PluginStore {
             digest,
             world: PluginWorld::Filter,
             bytes: bytes.len() as u64,
-            uploaded: self.clock.now(),
+            uploaded: self.clock.wall(),
             bundled: who.is_none(),
             owner,
             uploaded_by: who.cloned(),

@@ -19,6 +19,8 @@ pub struct BrokerOptions {
     pub plugins_dir: PathBuf,
     /// A publish to a topic that does not exist creates it.
     pub auto_create_topics: bool,
+    /// Milliseconds after a topic was deleted in which a publish does not create it.
+    pub recreate_after_ms: u64,
     /// Milliseconds that an event of a topic with `interval` durability may stay unsynced.
     pub interval_ms: u64,
     /// Bytes of recent blocks kept in memory.

@@ -9,11 +9,18 @@ use tokio::sync::mpsc;
 use super::timers::Timers;
 use crate::domain::{Name, Position, SubscriptionId};
 use crate::runtime::clock::Clock;
+use crate::state::CameBack;
 
 /// Whoever makes acks durable.
 pub(crate) trait AckSink: Send + Sync {
     /// Takes what a subscription is done with. Never refused and never waiting: whoever hands events out asks for room first.
     fn acked(&self, subscription: SubscriptionId, ranges: Vec<RangeInclusive<Position>>);
+
+    /// Takes what became of events that came back to a subscription, each after what was said of it before. The same holds.
+    fn came_back(&self, subscription: SubscriptionId, back: Vec<CameBack>);
+
+    /// Takes that a subscription is paused, and why, or that it goes on. The same holds.
+    fn paused(&self, subscription: SubscriptionId, why: Option<Arc<str>>);
 
     /// A subscription is deleted, and what it was done with means nothing any more.
     fn forget(&self, subscription: SubscriptionId);
@@ -27,6 +34,8 @@ pub(crate) enum Start {
     Created(SubscriptionId),
     /// What feeds a subscription whose next filters have taken over.
     Filters(SubscriptionId),
+    /// What feeds a subscription that was paused and goes on, wherever it stands or if it has died.
+    Resumed(SubscriptionId),
     /// The lanes of a subscription once more.
     Anew(SubscriptionId),
     /// Nothing any more: it was deleted, and what runs for it ends.

@@ -7,8 +7,8 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use super::dead_letter_counts::DeadLetterCounts;
 use super::definition::{self, Definition, Settings};
@@ -34,6 +34,8 @@ pub(crate) struct LiveSubscription {
     state: Mutex<SubscriptionState>,
     // Wakes everybody who waits for something to hand out, or for a change.
     wake: Notify,
+    // Why it stands still, as far as that is told.
+    paused: watch::Sender<Option<Arc<str>>>,
     deleted: AtomicBool,
     alarm: Alarm,
     // In the queue of the dead-letter task already, at work there, or resting before it is queued again.
@@ -64,6 +66,7 @@ impl LiveSubscription {
     ) -> Arc<Self> {
         // Nobody was there for whom they would have been.
         resting.state.take_effects();
+        let paused = resting.state.paused().map(Arc::from);
         Arc::new(Self {
             id: resting.id,
             name: resting.name,
@@ -71,6 +74,7 @@ impl LiveSubscription {
             definition: RwLock::new(resting.definition),
             state: Mutex::new(resting.state),
             wake: Notify::new(),
+            paused: watch::Sender::new(paused),
             deleted: AtomicBool::new(false),
             alarm: Alarm::new(resting.id),
             letters_queued: AtomicBool::new(false),
@@ -114,12 +118,21 @@ impl LiveSubscription {
             deadline,
             has_given_up,
             acked,
+            came_back,
+            paused,
             took_over,
             stalled,
             strain,
         } = effects;
         if !acked.is_empty() {
             self.effect_targets.acks.acked(self.id, acked);
+        }
+        if !came_back.is_empty() {
+            self.effect_targets.acks.came_back(self.id, came_back);
+        }
+        if let Some(why) = paused {
+            self.effect_targets.acks.paused(self.id, why);
+            self.tell_paused();
         }
         if let Some(deadline) = deadline {
             self.effect_targets.timers.arm(&self.alarm, deadline);
@@ -144,6 +157,23 @@ impl LiveSubscription {
     /// Waits for the next change that somebody who found nothing may wait for.
     pub(crate) fn woken(&self) -> Notified<'_> {
         self.wake.notified()
+    }
+
+    /// Follows why it stands still.
+    pub(crate) fn paused(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.paused.subscribe()
+    }
+
+    // Under the lock, so that what is told last is how it is.
+    fn tell_paused(&self) {
+        let state = self.read();
+        self.paused.send_if_modified(|told| {
+            let is_news = told.as_deref() != state.paused();
+            if is_news {
+                *told = state.paused().map(Arc::from);
+            }
+            is_news
+        });
     }
 
     /// Takes up what its deadlines ask for, and arms the timer for the next one.

@@ -3,7 +3,7 @@
 //! [`LiveSubscription`](super::live_subscription::LiveSubscription).
 
 use super::definition::{self, Definition};
-use crate::domain::{BlockOrigin, Name, Position, SubscriptionId, TopicName};
+use crate::domain::{BlockOrigin, DELAY_MS_MAX, Millis, Name, Position, SubscriptionId, TopicName};
 use crate::state::SubscriptionState;
 use crate::state::catalog::Subscription;
 
@@ -44,6 +44,15 @@ impl RestingSubscription {
         Self::new(id, subscription, state)
     }
 
+    /// It is `now`, and `last_time` is the latest moment that anything on disk bears. A clock that was set back in between has nobody
+    /// wait for what was due then, and what an older broker was to leave alone for longer than that may be is left alone so long.
+    pub(crate) fn wake_at(&mut self, now: Millis, last_time: Millis) {
+        let behind_ms = last_time.0.saturating_sub(now.0);
+        let latest = now.plus(DELAY_MS_MAX);
+        let moved = |due: Millis| Millis(due.0.saturating_sub(behind_ms)).min(latest);
+        self.state.move_dues(moved);
+    }
+
     /// Makes it what the catalog says. Repeating it changes nothing. Returns whether its state learned of filters that it
     /// did not know.
     pub(crate) fn update(&mut self, subscription: &Subscription) -> bool {
@@ -64,5 +73,41 @@ impl RestingSubscription {
     /// Whether every chain that its state goes by is known.
     pub(crate) fn knows_its_filters(&self) -> bool {
         self.definition.knows(self.state.revisions())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_rig;
+    use super::*;
+    use crate::state::{CameBack, Next};
+
+    #[test]
+    fn a_clock_that_was_set_back_delays_nothing_that_was_due() {
+        const HOUR: u64 = 3_600_000;
+        let last_time = Millis(100 * HOUR);
+        let check = |due: Millis, now: Millis, expected: Millis| {
+            let mut resting = test_rig::resting(serde_json::json!({}));
+            let all = Position(1)..=Position(1);
+            resting.state.observe(Position(1), [all]);
+            let back = CameBack {
+                first: 1,
+                more: 0,
+                failed: 1,
+                handed: 1,
+                suspect: false,
+                next: Next::At(due),
+            };
+            resting.state.is_back(&back, due);
+            resting.wake_at(now, last_time);
+            assert_eq!(resting.state.delayed_until(), Some(expected), "{due} {now}");
+        };
+        let hour = |hours: u64| Millis(hours * HOUR);
+        check(hour(101), hour(100), hour(101));
+        check(hour(101), hour(200), hour(101));
+        // Set back by three days: what had an hour left has one, and what was due is.
+        check(hour(101), hour(28), hour(29));
+        check(hour(99), hour(28), hour(27));
+        check(Millis(u64::MAX), hour(100), hour(100 + 30 * 24));
     }
 }

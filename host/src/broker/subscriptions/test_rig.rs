@@ -12,6 +12,7 @@ use super::resting_subscription::RestingSubscription;
 use crate::domain::{ConsumerId, Position, SubscriptionId};
 use crate::locks::lock;
 use crate::runtime::clock::Clock;
+use crate::state::CameBack;
 use crate::state::catalog::Subscription;
 
 /// One subscription, which has matched nothing yet.
@@ -31,6 +32,10 @@ impl AckSink for Acks {
         let acked = ranges.into_iter().map(|range| (subscription, range));
         lock(&self.0).extend(acked);
     }
+
+    fn came_back(&self, _: SubscriptionId, _: Vec<CameBack>) {}
+
+    fn paused(&self, _: SubscriptionId, _: Option<Arc<str>>) {}
 
     fn forget(&self, subscription: SubscriptionId) {
         lock(&self.0).retain(|(id, _)| *id != subscription);

@@ -95,6 +95,7 @@ pub(super) async fn start_on(
         metrics: metrics.clone(),
         plugins_dir: dir.join("plugins"),
         auto_create_topics: true,
+        recreate_after_ms: 0,
         interval_ms: 100,
         tail_bytes,
         checkpoint_bytes: MIB,
@@ -203,9 +204,12 @@ impl Fixture {
         self.create(spec).await;
     }
 
-    pub(super) fn resume(&self, name: &str) {
+    pub(super) async fn resume(&self, name: &str) {
         let found = self.broker.find(name).expect("there");
-        self.broker.resume_subscription(&found).expect("resumed");
+        self.broker
+            .resume_subscription(&found)
+            .await
+            .expect("resumed");
     }
 
     pub(super) fn metrics_text(&self) -> String {

@@ -76,7 +76,7 @@ async fn a_catch_up_that_dies_is_over_when_its_subscription_is_resumed_or_delete
     fixture.delete("other").await;
     fixture.wait_for_dead(&both[..1]).await;
     fixture.fs.heal();
-    fixture.resume("late");
+    fixture.resume("late").await;
     fixture.wait_info("late", |late| late.depth == 8).await;
     fixture.wait_for_dead(&[]).await;
     fixture.broker.shutdown().await;
@@ -106,7 +106,7 @@ async fn a_lane_that_dies_is_over_when_it_is_started_anew_or_needed_no_more() {
         if round == 0 {
             fixture.fs.heal();
             for name in ["one", "two"] {
-                fixture.resume(name);
+                fixture.resume(name).await;
                 fixture.wait_info(name, |info| info.unevaluated == 0).await;
             }
             fixture.wait_for_dead(&[]).await;
@@ -135,11 +135,11 @@ async fn a_route_that_dies_is_over_when_it_is_resumed_or_deleted() {
     fixture.wait_paused("r", "").await;
     for _ in 0..2 {
         fixture.cannot_read();
-        fixture.resume("r");
+        fixture.resume("r").await;
         fixture.wait_for_dead(&["route r"]).await;
         fixture.wait_paused("r", "panicked").await;
         fixture.fs.heal();
-        fixture.resume("r");
+        fixture.resume("r").await;
         fixture.wait_for_dead(&[]).await;
         let transform = |info: &SubscriptionInfo| {
             let paused = info.paused.as_ref();
@@ -148,7 +148,7 @@ async fn a_route_that_dies_is_over_when_it_is_resumed_or_deleted() {
         fixture.wait_info("r", transform).await;
     }
     fixture.cannot_read();
-    fixture.resume("r");
+    fixture.resume("r").await;
     fixture.wait_for_dead(&["route r"]).await;
     fixture.delete("r").await;
     fixture.wait_for_dead(&[]).await;
@@ -176,7 +176,7 @@ async fn a_change_that_finds_no_room_leaves_a_paused_subscription_as_it_was() {
     let refused = refused.expect_err("no room");
     assert!(refused.is_retryable(), "{refused}");
     fixture.fs.heal();
-    fixture.resume("late");
+    fixture.resume("late").await;
     fixture.wait_info("late", |late| late.depth == 8).await;
     fixture.wait_for(&Condition::DiskFull, false).await;
     fixture.wait_for_dead(&[]).await;

@@ -103,6 +103,7 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
         ("depth", info.depth.to_string()),
         ("unevaluated", info.unevaluated.to_string()),
         ("in flight", info.in_flight.to_string()),
+        ("delayed", delayed(info)),
         ("oldest", human_values::age_if_known(info.oldest_unacked_ms)),
         ("consumers", info.consumers.to_string()),
         ("redelivered", info.redelivered.to_string()),
@@ -111,6 +112,13 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
         ("unreadable", info.unreadable.to_string()),
     ]);
     output::details(rows)
+}
+
+fn delayed(info: &SubscriptionInfo) -> String {
+    match info.delayed_for_ms {
+        Some(ms) => format!("{}, the first for {}", info.delayed, human_values::age(ms)),
+        None => info.delayed.to_string(),
+    }
 }
 
 pub(in crate::cli) fn state(info: &SubscriptionInfo) -> String {

@@ -65,7 +65,7 @@ pub(super) async fn serve<C: Connection>(
         }
     };
     let _window = peer.window.widen(COMMAND_WINDOW_BYTES);
-    let ack_deadline_ms = consumer.spec().delivery.ack_deadline_ms;
+    let ack_deadline_ms = consumer.spec().delivery.ack_deadline();
     let ready = pb::SubscribeReady { ack_deadline_ms };
     send.push(&answer_open(subscribe_opened::Result::Ready(ready)));
     let stream = SubscribeStream {
@@ -295,10 +295,16 @@ impl<C: Connection> SubscribeStream<'_, C> {
         fetched: &mut mpsc::Receiver<Vec<Delivery>>,
         send: &mut FrameSend<C::Send>,
     ) -> Result<(), StreamEnd> {
+        let mut paused = consumer.paused();
+        // What goes on is no news for who comes.
+        if paused.borrow_and_update().is_some() {
+            paused.mark_changed();
+        }
         loop {
             send.flush().await?;
             tokio::select! {
                 biased;
+                Ok(()) = paused.changed() => send.push(&paused_for(paused.borrow_and_update().as_deref())),
                 confirm = self.confirmed.take() => send.push(&confirmed(confirm)),
                 heard = self.heard.take() => send.push(&heard_of(&heard)),
                 Some(deliveries) = fetched.recv() => self.push_deliveries(consumer, deliveries, send),
@@ -403,6 +409,11 @@ fn without(
     if first <= *range.end() {
         piece(first..=*range.end());
     }
+}
+
+fn paused_for(why: Option<&str>) -> pb::BrokerToConsumer {
+    let reason = why.map(str::to_owned);
+    to_consumer(broker_to_consumer::Message::Paused(pb::Paused { reason }))
 }
 
 fn heard_of(heard: &[u64]) -> pb::BrokerToConsumer {

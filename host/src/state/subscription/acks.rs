@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use super::give_up_reason::{GiveUpReason, bounded};
 use super::retries::Return;
 use super::{SubscriptionState, bounds};
-use crate::domain::{ConsumerId, Millis, Position};
+use crate::domain::{ConsumerId, DELAY_MS_MAX, Millis, Position};
 use crate::state::range_map::push_range;
 
 impl SubscriptionState {
@@ -49,11 +49,7 @@ impl SubscriptionState {
         for range in ranges {
             let (first, last) = bounds(range);
             self.drop_flights(first, last);
-            self.ready.remove_range(first, last);
-            self.retries.remove_range(first, last);
-            self.suspects.untried.remove_range(first, last);
-            self.suspects.accused.remove_range(first, last);
-            self.delayed.remove(first, last);
+            self.take_from_its_place(first, last);
             let removed: Vec<(u64, u64)> = self.pending.ranges(first, last).collect();
             for (first, last) in removed {
                 self.remove_pending(first, last);
@@ -64,7 +60,7 @@ impl SubscriptionState {
         all
     }
 
-    /// The consumer wants these events again, after `delay_ms` or the policy's back-off.
+    /// The consumer wants these events again, after `delay_ms`, which counts as [`DELAY_MS_MAX`] at most, or the policy's back-off.
     pub fn nack(
         &mut self,
         consumer: ConsumerId,
@@ -72,6 +68,7 @@ impl SubscriptionState {
         delay_ms: Option<u64>,
         now: Millis,
     ) {
+        let delay_ms = delay_ms.map(|delay_ms| delay_ms.min(DELAY_MS_MAX));
         for (first, last) in self.take_answered(consumer, ranges) {
             self.hand_back(first, last, &Return::Nacked(delay_ms), now);
         }

@@ -3,7 +3,9 @@
 //! ends. Nothing is done here.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use super::came_back::CameBack;
 use crate::domain::{Millis, Position};
 
 /// All of it, since it was taken last.
@@ -17,6 +19,10 @@ pub struct Effects {
     pub has_given_up: bool,
     /// What is done with and is to be written down, rising as far as it came so.
     pub acked: Vec<RangeInclusive<Position>>,
+    /// What came back and is to be written down, each after what was said of it before.
+    pub came_back: Vec<CameBack>,
+    /// To be written down: it is paused for this reason now, or goes on.
+    pub paused: Option<Option<Arc<str>>>,
     /// The next chain of filters judges.
     pub took_over: bool,
     /// Consumers that get nothing more until their applications go on, and did before.

@@ -3,6 +3,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::came_back::Next;
 use super::give_up_reason::GiveUpReason;
 use super::{SubscriptionState, bounds};
 use crate::domain::{ConsumerId, Position};
@@ -55,12 +56,9 @@ impl SubscriptionState {
             idle.remove_range(first, last);
         }
         for (first, last) in idle.ranges(first, last) {
-            self.ready.remove_range(first, last);
-            self.retries.remove_range(first, last);
-            self.suspects.untried.remove_range(first, last);
-            self.suspects.accused.remove_range(first, last);
-            self.delayed.remove(first, last);
+            self.take_from_its_place(first, last);
             self.suspects.clear(first, last);
+            self.tell_given_up(first, last, reason);
             self.record_given_up(first, last, reason);
         }
         self.effects.wakes |= !idle.is_empty();
@@ -73,7 +71,20 @@ impl SubscriptionState {
             self.tries.insert(first, last, tried.again(true));
         }
         self.suspects.clear(first, last);
+        self.tell_given_up(first, last, reason);
         self.record_given_up(first, last, reason);
+    }
+
+    // Their letters are owed, whatever happens before these are written.
+    fn tell_given_up(&mut self, first: u64, last: u64, reason: &GiveUpReason) {
+        let next = Next::GivenUp(reason.bounded());
+        let mut runs = Vec::new();
+        self.tries.show(first, last, |first, last, tried| {
+            runs.push((first, last, tried))
+        });
+        for (first, last, tried) in runs {
+            self.tell_back(first, last, tried, &next);
+        }
     }
 
     // `first..=last` are in no place now.

@@ -1,8 +1,10 @@
-//! What is in flight, in the hands of any consumer: how much may be, and how it lands. Where it goes then is said by whoever lets it
-//! land.
+//! What is in flight, in the hands of any consumer: how much may be, how it lands, and how that is noted. Where it goes then is said
+//! by whoever lets it land.
 
 use std::ops::RangeInclusive;
 
+use super::came_back::{CameBack, Next};
+use super::retries::attempt_counts::Tried;
 use super::{SubscriptionState, bounds};
 use crate::domain::{ConsumerId, Position};
 
@@ -43,5 +45,37 @@ impl SubscriptionState {
     pub(super) fn landed(&mut self, first: u64, last: u64) {
         self.in_flight -= last - first + 1;
         self.retries_in_flight -= self.tries.failed(first, last);
+    }
+
+    /// Notes for whoever writes it down that `first..=last` came back, tried so often.
+    pub(super) fn tell_back(&mut self, first: u64, last: u64, tried: Tried, next: &Next) {
+        let mut tell = |first, last, suspect| {
+            self.effects.came_back.push(CameBack {
+                first,
+                more: last - first,
+                failed: tried.failed,
+                handed: tried.handed,
+                suspect,
+                next: next.clone(),
+            });
+        };
+        if self.suspects.all.is_empty() {
+            return tell(first, last, false);
+        }
+        for (first, last) in self.suspects.all.gaps(first, last) {
+            tell(first, last, false);
+        }
+        for (first, last) in self.suspects.all.ranges(first, last) {
+            tell(first, last, true);
+        }
+    }
+
+    // `first..=last` are pending, in nobody's hands and not given up: they are in no place now.
+    pub(super) fn take_from_its_place(&mut self, first: u64, last: u64) {
+        self.ready.remove_range(first, last);
+        self.retries.remove_range(first, last);
+        self.suspects.untried.remove_range(first, last);
+        self.suspects.accused.remove_range(first, last);
+        self.delayed.remove(first, last);
     }
 }

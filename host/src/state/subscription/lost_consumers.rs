@@ -9,6 +9,7 @@
 use std::ops::RangeInclusive;
 
 use super::SubscriptionState;
+use super::came_back::Next;
 use super::consumer::Consumer;
 use super::lease_budget::pick;
 use super::retries::Return;
@@ -204,7 +205,24 @@ impl SubscriptionState {
                 self.hand_back(first, last, why, now);
             } else {
                 self.landed(first, last);
+                if !self.suspects.all.is_empty() {
+                    self.tell_suspects(first, last);
+                }
                 self.make_ready(first, last);
+            }
+        }
+    }
+
+    // What was not seen came back as if it had not been handed out, but it may be suspect since.
+    fn tell_suspects(&mut self, first: u64, last: u64) {
+        let suspected: Vec<_> = self.suspects.all.ranges(first, last).collect();
+        for (first, last) in suspected {
+            let mut runs = Vec::new();
+            self.tries.show(first, last, |first, last, tried| {
+                runs.push((first, last, tried))
+            });
+            for (first, last, tried) in runs {
+                self.tell_back(first, last, tried, &Next::Ready);
             }
         }
     }

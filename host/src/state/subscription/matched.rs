@@ -136,6 +136,7 @@ impl SubscriptionState {
         }
         self.acked_ahead.remove_range(0, through);
         self.failed.remove(0, through);
+        self.ahead.decided(through);
         self.take_over();
     }
 
@@ -157,7 +158,7 @@ impl SubscriptionState {
 
     fn add_unacked(&mut self, first: u64, last: u64) -> u64 {
         let added = self.pending.insert_range(first, last);
-        if self.failed.is_empty() {
+        if self.failed.is_empty() && self.ahead.is_empty() {
             return added;
         }
         let mut failures_count = 0;
@@ -165,6 +166,7 @@ impl SubscriptionState {
             failures_count += last - first + 1;
             self.record_given_up(first, last, &reason);
         }
+        self.take_up_known(first, last);
         added.saturating_sub(failures_count)
     }
 }

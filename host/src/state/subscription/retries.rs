@@ -6,6 +6,7 @@ pub(super) mod delays;
 
 use self::attempt_counts::Tried;
 use super::SubscriptionState;
+use super::came_back::Next;
 use super::give_up_reason::GiveUpReason;
 use crate::domain::Millis;
 use crate::state::position_set::PositionSet;
@@ -39,6 +40,7 @@ impl SubscriptionState {
                 };
                 self.tries.insert(first, last, tried);
                 self.suspects.clear(first, last);
+                self.tell_back(first, last, tried, &Next::GivenUp(reason.clone()));
                 self.record_given_up(first, last, &reason);
                 continue;
             }
@@ -50,6 +52,11 @@ impl SubscriptionState {
                 }
             };
             self.tries.insert(first, last, tried);
+            let next = match delay_ms {
+                0 => Next::Ready,
+                _ => Next::At(now.plus(delay_ms)),
+            };
+            self.tell_back(first, last, tried, &next);
             self.leave_alone(first, last, delay_ms, now);
         }
     }

@@ -4,8 +4,9 @@
 //! Layout: version (1 byte), the postcard form of [`Stored`], from version 2 on that of [`StoredChains`], from version 3
 //! on that of [`StoredReturned`], then the position sets in roaring's portable format: pending, acked ahead, one per
 //! stage, from version 3 on those that [`StoredReturned`] names and the suspects, and in version 4, which has [`StoredReasons`]
-//! behind that, those that share a reason. The lowest version that says everything is written: 4 when reasons are shared, 3 when
-//! something came back, 2 when the filters were changed.
+//! behind that, those that share a reason. Version 5 has [`StoredAhead`] behind [`StoredReasons`]. The lowest version that says
+//! everything is written: 5 when something undecided came back before a crash, 4 when reasons are shared, 3 when something came
+//! back, 2 when the filters were changed.
 //!
 //! Whatever the live machine can be in is written and read: a state that is refused would keep the broker from starting. What
 //! earlier versions wrote of events that were in two places is put right.
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::SubscriptionState;
 use super::filter_stages::{FilterChanges, Stage, Upcoming};
 use super::give_up_reason::GiveUpReason;
+use super::known_ahead::Known;
 use super::reasons_by_position::Reasons;
 use super::retries::attempt_counts::Tried;
 use crate::domain::{DeliveryPolicy, Millis, Position};
@@ -31,13 +33,15 @@ const CHAINS: u8 = 2;
 const RETURNED: u8 = 3;
 /// With reasons that many events share.
 const REASONS: u8 = 4;
+/// With what is known of undecided events.
+const AHEAD: u8 = 5;
 
 /// Why the bytes are not a subscription's state.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Written by another version.
     #[error(
-        "the subscription's state has version {0}, this broker reads {FIRST_CHAIN} to {REASONS}; start the version that wrote it"
+        "the subscription's state has version {0}, this broker reads {FIRST_CHAIN} to {AHEAD}; start the version that wrote it"
     )]
     Version(u8),
     /// The head cannot be read.
@@ -94,10 +98,18 @@ struct StoredReasons {
     failed: Vec<GiveUpReason>,
 }
 
+/// What came back of undecided events, first and last position of each run.
+#[derive(Default, Serialize, Deserialize)]
+struct StoredAhead {
+    events: Vec<(u64, u64, Known)>,
+    given_up: Vec<(u64, u64, GiveUpReason)>,
+}
+
 impl SubscriptionState {
-    /// The state as bytes. Counters since the start of the broker are not part of it.
+    /// The state as bytes. Counters since the start of the broker are not part of it. Moments are written as
+    /// so many milliseconds later than they are: by how much the clock on the wall is ahead of the one that they are reckoned by.
     #[must_use]
-    pub fn snapshot(&self) -> Vec<u8> {
+    pub fn snapshot(&self, wall_ahead_ms: i64) -> Vec<u8> {
         let stored = Stored {
             start: self.start,
             evaluated: self.evaluated,
@@ -119,7 +131,10 @@ impl SubscriptionState {
         };
         let returned = StoredReturned {
             tried: self.tries.0.iter().map(|(tried, _)| tried).collect(),
-            due: self.delayed.0.iter().map(|(due, _)| due).collect(),
+            due: {
+                let dues = self.delayed.0.iter().map(|(due, _)| due);
+                dues.map(|due| due.shifted(wall_ahead_ms)).collect()
+            },
         };
         let changed = self.chains.revision > 0 || !self.chains.upcoming.is_empty();
         let nothing_came_back = returned.is_empty() && self.suspects.all.is_empty();
@@ -128,6 +143,7 @@ impl SubscriptionState {
             failed: reasons_of(&self.failed),
         };
         let version = match (reasons.is_empty(), nothing_came_back, changed) {
+            _ if !self.ahead.is_empty() => AHEAD,
             (false, _, _) => REASONS,
             (true, false, _) => RETURNED,
             (true, true, true) => CHAINS,
@@ -145,6 +161,10 @@ impl SubscriptionState {
         }
         if version >= REASONS {
             bytes = postcard::to_extend(&reasons, bytes)
+                .expect("plain texts always serialize into a Vec");
+        }
+        if version >= AHEAD {
+            bytes = postcard::to_extend(&self.stored_ahead(wall_ahead_ms), bytes)
                 .expect("plain texts always serialize into a Vec");
         }
         let sets = [&self.pending, &self.acked_ahead];
@@ -178,7 +198,7 @@ impl SubscriptionState {
         let (version, bytes) = bytes
             .split_first()
             .ok_or(RestoreError::Inconsistent("it is empty"))?;
-        if !(FIRST_CHAIN..=REASONS).contains(version) {
+        if !(FIRST_CHAIN..=AHEAD).contains(version) {
             return Err(RestoreError::Version(*version));
         }
         let (stored, mut rest) = postcard::take_from_bytes::<Stored>(bytes)?;
@@ -194,6 +214,10 @@ impl SubscriptionState {
         let mut reasons = StoredReasons::default();
         if *version >= REASONS {
             (reasons, rest) = postcard::take_from_bytes::<StoredReasons>(rest)?;
+        }
+        let mut ahead = StoredAhead::default();
+        if *version >= AHEAD {
+            (ahead, rest) = postcard::take_from_bytes::<StoredAhead>(rest)?;
         }
         let pending = PositionSet::read(&mut rest)?;
         let acked_ahead = PositionSet::read(&mut rest)?;
@@ -242,7 +266,57 @@ impl SubscriptionState {
         (state.tries.0, state.delayed.0) = (tried, due);
         state.suspects.all = suspects;
         (state.given_up, state.failed) = (given_up, failed);
+        state.restore_ahead(ahead, stored.evaluated)?;
         state.with(stored)
+    }
+
+    fn stored_ahead(&self, wall_ahead_ms: i64) -> StoredAhead {
+        let wall = |due: Millis| due.shifted(wall_ahead_ms);
+        let events = self.ahead.events.iter().map(|(first, last, known)| {
+            let due = known.due.map(wall);
+            (first, last, Known { due, ..known })
+        });
+        StoredAhead {
+            events: events.collect(),
+            given_up: self.ahead.given_up.runs(0, u64::MAX),
+        }
+    }
+
+    fn restore_ahead(&mut self, ahead: StoredAhead, evaluated: u64) -> Result<(), RestoreError> {
+        let mut after = evaluated;
+        for (first, last, known) in ahead.events {
+            if first <= after || last < first {
+                return Err(RestoreError::Inconsistent(
+                    "what came back of undecided events is out of order",
+                ));
+            }
+            self.ahead.events.insert(first, last, known);
+            after = last;
+        }
+        for (first, last, reason) in ahead.given_up {
+            let known: Vec<_> = self.ahead.events.overlapping(first, last).collect();
+            for (first, last, _) in known {
+                self.ahead.given_up.insert(first, last, &reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves every moment until which an event is left alone, for all there are.
+    pub fn move_dues(&mut self, moved: impl Fn(Millis) -> Millis) {
+        let mut runs = Vec::new();
+        for (due, set) in std::mem::take(&mut self.delayed.0).iter() {
+            let due = moved(due);
+            runs.extend(
+                set.ranges(0, u64::MAX)
+                    .map(|(first, last)| (first, last, due)),
+            );
+        }
+        for (first, last, due) in runs {
+            self.delayed.0.insert(first, last, due);
+        }
+        self.ahead.move_dues(moved);
+        self.effects.arm(self.delayed.0.first());
     }
 
     fn with(mut self, stored: Stored) -> Result<Self, RestoreError> {
@@ -432,6 +506,9 @@ pub(super) fn told(bytes: &[u8]) -> (&[u8], Vec<(usize, u64, u64)>) {
     }
     if *version >= REASONS {
         (_, rest) = postcard::take_from_bytes::<StoredReasons>(rest).expect("reasons");
+    }
+    if *version >= AHEAD {
+        (_, rest) = postcard::take_from_bytes::<StoredAhead>(rest).expect("ahead");
     }
     let (head, mut ranges) = (&bytes[..bytes.len() - rest.len()], Vec::new());
     for number in 0.. {

@@ -262,6 +262,10 @@ impl<C: Connection> Driver<C> {
                     };
                     asker.into_iter().for_each(Waker::wake);
                 }
+                Some(broker_to_consumer::Message::Paused(pb::Paused { reason })) => {
+                    let why = reason.map(|reason| format!("the subscription is paused: {reason}"));
+                    self.shared.state().obstacle = why;
+                }
                 Some(broker_to_consumer::Message::Error(error)) => {
                     return Err(self.refused(error.into()));
                 }

@@ -37,10 +37,27 @@ impl Draft {
                 }
                 Change::CreateTopic { .. }
                 | Change::DeleteTopic(_)
+                | Change::RemoveTopic { .. }
                 | Change::AddPlugin(_)
                 | Change::DeletePlugin { .. }
                 | Change::GivePlugin { .. }
                 | Change::FreePlugin { .. } => {}
+            }
+        }
+    }
+
+    /// Lets subscriptions stand still or go on, as the group says, which is durable.
+    pub(in crate::broker::commit) fn show_pauses(&mut self) {
+        for (id, why) in std::mem::take(&mut self.group.pauses) {
+            let Some(live) = self.registry.by_id(id) else {
+                continue;
+            };
+            match why {
+                Some(why) => live.apply(|state, _| state.pause(&why)),
+                None => {
+                    live.apply(|state, _| state.resume());
+                    self.registry.start(Start::Resumed(id));
+                }
             }
         }
     }

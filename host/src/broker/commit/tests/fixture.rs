@@ -65,6 +65,11 @@ pub(in crate::broker) struct Fixture {
 
 impl Fixture {
     pub(in crate::broker) fn new() -> Self {
+        Self::with(Clock::start())
+    }
+
+    /// One whose clock is this.
+    pub(in crate::broker) fn with(clock: Clock) -> Self {
         let store = MemoryStore::new();
         let Opened {
             journal,
@@ -73,7 +78,7 @@ impl Fixture {
             ..
         } = store.open();
         let metrics = Arc::new(Counters::registered(&Metrics::default()));
-        let (clock, conditions) = (Clock::start(), Conditions::default());
+        let conditions = Conditions::default();
         let inbox = Inbox::new(clock.clone());
         let (starts, to_start) = mpsc::unbounded_channel();
         let letters = mpsc::unbounded_channel().0;
@@ -104,6 +109,7 @@ impl Fixture {
                 journal_bytes_max: 1 << 20,
                 limits: CatalogLimits {
                     auto_create: true,
+                    recreate_after_ms: 600_000,
                     topics: MANY,
                     subscriptions: MANY,
                     specification_bytes: MANY,
@@ -184,7 +190,7 @@ impl Fixture {
             durability,
             created_by: None,
         };
-        self.change(|reply| ChangeRequest::CreateTopic(spec, reply))
+        self.change(|reply| ChangeRequest::CreateTopic(spec.into(), reply))
     }
 
     pub(in crate::broker) async fn subscribe(&mut self, name: &str) -> SubscriptionId {

@@ -316,7 +316,7 @@ impl Lane {
         } = failure;
         let on_failure = member.policy();
         tracing::warn!(subscription = %member.live.name, %topic, %position, reason, ?on_failure, events, "a filter failed on an event");
-        let now = self.parts.registry.clock.now();
+        let now = self.parts.registry.clock.wall();
         let line = format!(
             "filter {} failed on the event at position {position} ({events} since the last line): {reason}",
             self.label

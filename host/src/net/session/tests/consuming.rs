@@ -38,6 +38,28 @@ async fn events_are_delivered_acked_and_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_consumer_is_told_that_its_subscription_is_paused_and_that_it_goes_on() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let found = served.broker.find("s").expect("there");
+    let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
+    let paused = served.broker.pause_subscription(&found, "so").await;
+    paused.expect("paused");
+    let mut late = Consuming::open(&client, "s", 1).await.expect("attached");
+    let told = |reason: Option<&str>| {
+        let reason = reason.map(str::to_owned);
+        ToConsumer::Paused(pb::Paused { reason })
+    };
+    assert_eq!(first.next().await, told(Some("so")));
+    assert_eq!(late.next().await, told(Some("so")));
+    let resumed = served.broker.resume_subscription(&found).await;
+    resumed.expect("resumed");
+    assert_eq!(first.next().await, told(None));
+    assert_eq!(late.next().await, told(None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_consumer_needs_a_subscription_and_the_right() {
     let served = Served::start(|_| {}).await;
     served.subscription("theirs", "invoices").await;

@@ -354,13 +354,13 @@ impl Pair {
     }
 
     fn restored(&self) -> SubscriptionState {
-        let bytes = self.state.snapshot();
+        let bytes = self.state.snapshot(0);
         let stages = self.model.stages.len();
         let policy = self.model.policy.clone();
         let restored = SubscriptionState::restore(&bytes, policy, |_| Some(stages));
         let restored = restored.expect("whatever it can be in is a state to start from");
         assert_eq!(
-            told(&restored.snapshot()),
+            told(&restored.snapshot(0)),
             told(&bytes),
             "and it is the same one"
         );

@@ -210,11 +210,11 @@ fn the_next_start_knows_who_is_suspect() {
     let mut state = with_events(9);
     lease(&mut state, C, 3, 0);
     state.cut(C, &[run(3, 3)], true, Millis(0));
-    let bytes = state.snapshot();
+    let bytes = state.snapshot(0);
     let mut state = SubscriptionState::restore(&bytes, policy(), |_| Some(0)).expect("sound");
     state.attach(C);
     assert_eq!(lease(&mut state, C, 9, 0), [(1, 2)], "alone");
-    assert_eq!(state.snapshot(), bytes, "who is in flight is not suspect");
+    assert_eq!(state.snapshot(0), bytes, "who is in flight is not suspect");
     ack(&mut state, Some(C), &[run(1, 1)]);
     assert_eq!(lease(&mut state, C, 9, 0), [(2, 2), (3, 1)]);
 }
@@ -237,6 +237,6 @@ fn a_suspect_that_is_given_up_is_handed_out_no_more() {
     assert_eq!(ack(&mut state, Some(C), &[run(1, 6)]), [(5, 6)]);
     assert!(!state.is_testing() && !state.has_deliverable());
     assert_eq!(state.given_up(), 3);
-    let restored = SubscriptionState::restore(&state.snapshot(), policy(), |_| Some(0));
+    let restored = SubscriptionState::restore(&state.snapshot(0), policy(), |_| Some(0));
     assert_eq!(restored.expect("sound").given_up(), 3);
 }

@@ -129,7 +129,7 @@ impl Changing {
     fn new(stages: usize) -> Self {
         let state = SubscriptionState::new(policy(), Position(1), stages);
         Self {
-            snapshot: state.snapshot(),
+            snapshot: state.snapshot(0),
             state,
             end: 1,
             changes: Vec::new(),
@@ -173,7 +173,7 @@ impl Changing {
                 self.restart();
             }
             ChangeOp::Look(stage, ahead) => self.look(stage, ahead),
-            ChangeOp::Snapshot => self.snapshot = self.state.snapshot(),
+            ChangeOp::Snapshot => self.snapshot = self.state.snapshot(0),
             ChangeOp::Restart => self.restart(),
         }
     }
@@ -218,7 +218,7 @@ impl Changing {
     }
 
     fn check_so_far(&self) {
-        let restored = SubscriptionState::restore(&self.state.snapshot(), policy(), |_| None);
+        let restored = SubscriptionState::restore(&self.state.snapshot(0), policy(), |_| None);
         restored.expect("whatever it can be in is a state to start from");
         let decided = self.state.evaluated_through().0;
         let pending: Vec<u64> = self
@@ -236,9 +236,9 @@ impl Changing {
 
     fn finish(mut self) {
         while self.state.evaluated_through().0 + 1 < self.end {
-            let before = self.state.snapshot();
+            let before = self.state.snapshot(0);
             (0..3).for_each(|stage| self.look(stage, u64::MAX >> 1));
-            assert_ne!(self.state.snapshot(), before, "it stands still");
+            assert_ne!(self.state.snapshot(0), before, "it stands still");
         }
         assert_eq!(self.state.pending_changes(), 0);
         self.check_so_far();

@@ -30,7 +30,7 @@ fn what_is_acked_needs_no_dead_letter() {
     assert_eq!(ack(&mut state, Some(C), &[run(1, 2)]), [(1, 2)]);
     assert!(!state.has_given_up());
     assert_eq!((state.given_up(), state.depth()), (0, 0));
-    let restored = SubscriptionState::restore(&state.snapshot(), policy(), |_| Some(0));
+    let restored = SubscriptionState::restore(&state.snapshot(0), policy(), |_| Some(0));
     assert_eq!(restored.expect("sound").given_up(), 0);
 }
 
@@ -64,7 +64,7 @@ fn any_number_of_events_may_wait_for_their_dead_letter() {
     assert_eq!(lease(&mut state, C, 9, 0), [(count + 2, 1), (count + 3, 1)]);
     state.term(C, &[run(count + 2, count + 2)], "bad");
     assert_eq!(lease(&mut state, C, 9, 1_000_000), [], "given up for good");
-    let bytes = state.snapshot();
+    let bytes = state.snapshot(0);
     assert!(
         bytes.len() as u64 <= exact * 20,
         "{} for {count}",

@@ -14,6 +14,22 @@ enum Item {
     },
     /// Acks some of what is pending: the bits choose.
     Ack(u64),
+    /// A consumer takes what it gets; the bits choose what of it it answers, and what it holds that is terminated instead of nacked.
+    Answer {
+        nacked: u64,
+        terminated: u64,
+        delay: Option<u64>,
+    },
+    /// So much time goes by.
+    Wait(u64),
+    /// The consumer is gone, its connection lost or not.
+    Leave(bool),
+}
+
+/// What the journal has of an item.
+enum Noted {
+    Acked(Vec<RangeInclusive<Position>>),
+    CameBack(CameBack, Millis),
 }
 
 fn items() -> impl Strategy<Value = Vec<Item>> {
@@ -24,8 +40,23 @@ fn items() -> impl Strategy<Value = Vec<Item>> {
             passed
         }),
         any::<u64>().prop_map(Item::Ack),
+        (any::<u64>(), any::<u64>(), prop::option::of(0u64..300)).prop_map(
+            |(nacked, terminated, delay)| Item::Answer {
+                nacked,
+                terminated: terminated & (terminated >> 7),
+                delay,
+            }
+        ),
+        (0u64..120).prop_map(Item::Wait),
+        any::<bool>().prop_map(Item::Leave),
     ];
     prop::collection::vec(item, 1..60)
+}
+
+fn chosen(positions: impl IntoIterator<Item = u64>, bits: u64) -> Vec<RangeInclusive<Position>> {
+    let positions = positions.into_iter();
+    let chosen = positions.filter(|position| bits >> (position % 64) & 1 == 1);
+    chosen.map(|position| run(position, position)).collect()
 }
 
 /// A subscription with `stages` filters, its lanes and the events they look at.
@@ -90,12 +121,12 @@ proptest! {
         let mut live = Replay { state: new(), stages, verdicts: vec![] };
         let snapshot_at = snapshot_at.index(items.len());
         let journal_from = journal_from.index(snapshot_at + 1);
-        let mut snapshot = new().snapshot();
-        let mut journal = Vec::new();
+        let mut snapshot = new().snapshot(0);
+        let (mut journal, mut now) = (Vec::new(), 1_000);
         let mut lags = lags.into_iter().cycle();
         for (number, item) in items.iter().enumerate() {
             if number == snapshot_at {
-                snapshot = live.state.snapshot();
+                snapshot = live.state.snapshot(0);
             }
             match item {
                 Item::Commit { count, matched, passed } => {
@@ -103,17 +134,27 @@ proptest! {
                     journal.push((number, None));
                 }
                 Item::Ack(bits) => {
-                    let chosen: Vec<_> = live
-                        .pending()
-                        .into_iter()
-                        .filter(|position| bits >> (position % 64) & 1 == 1)
-                        .map(|position| run(position, position))
-                        .collect();
+                    let chosen = chosen(live.pending(), *bits);
                     live.state.finish(&chosen);
                     live.state.acked_before_match(&chosen);
-                    journal.push((number, Some(live.state.take_effects().acked)));
                 }
+                Item::Answer { nacked, terminated, delay } => {
+                    live.state.attach(C);
+                    lease(&mut live.state, C, 100, now);
+                    let held: Vec<u64> = live.state.consumers[&C].flights.iter().flat_map(|(first, last, _)| first..=last).collect();
+                    live.state.nack(C, &chosen(held.iter().copied(), *nacked), *delay, Millis(now));
+                    live.state.term(C, &chosen(held, *terminated), "broken");
+                }
+                Item::Wait(ms) => {
+                    now += ms;
+                    live.state.tick(Millis(now), |_| None);
+                }
+                Item::Leave(true) => live.state.cut(C, &[], true, Millis(now)),
+                Item::Leave(false) => live.state.detach(C, &[]),
             }
+            let effects = live.state.take_effects();
+            journal.extend(effects.came_back.into_iter().map(|back| (number, Some(Noted::CameBack(back, Millis(now))))));
+            journal.push((number, Some(Noted::Acked(effects.acked))));
             if let Some((stage, ahead)) = lags.next() {
                 live.advance(stage.min(stages.saturating_sub(1)), ahead);
             }
@@ -122,12 +163,15 @@ proptest! {
         let state = SubscriptionState::restore(&snapshot, policy(), |_| Some(stages)).expect("just written");
         let mut recovered = Replay { state, stages, verdicts: vec![] };
         let mut lags = recovery_lags.into_iter().cycle();
-        for (number, acked) in journal {
+        for (number, noted) in journal {
             // What the journal no longer holds, the lanes read from generations.
-            match (&items[number], acked) {
-                (Item::Commit { count, matched, passed }, _) => recovered.commit(*count, *matched, *passed),
-                (Item::Ack(_), Some(acked)) if number >= journal_from => {
+            match (&items[number], noted) {
+                (Item::Commit { count, matched, passed }, None) => recovered.commit(*count, *matched, *passed),
+                (_, Some(Noted::Acked(acked))) if number >= journal_from => {
                     recovered.state.is_acked(&acked);
+                }
+                (_, Some(Noted::CameBack(back, at))) if number >= journal_from => {
+                    recovered.state.is_back(&back, at);
                 }
                 _ => {}
             }
@@ -139,6 +183,23 @@ proptest! {
         recovered.catch_up();
         prop_assert_eq!(recovered.pending(), live.pending());
         prop_assert_eq!(recovered.state.depth(), live.state.depth());
-        prop_assert!(recovered.state.acked_ahead.is_empty());
+        prop_assert!(recovered.state.acked_ahead.is_empty() && recovered.state.ahead.is_empty());
+
+        // What was in hand is not known, everything else is.
+        live.state.tick(Millis(now), |_| None);
+        recovered.state.tick(Millis(now), |_| None);
+        prop_assert_eq!(&recovered.state.delayed, &live.state.delayed);
+        prop_assert_eq!(&recovered.state.tries, &live.state.tries);
+        prop_assert_eq!(recovered.state.given_up.all(), live.state.given_up.all());
+        prop_assert_eq!(&recovered.state.suspects.all, &live.state.suspects.all);
+        recovered.state.suspects.all = PositionSet::default();
+        recovered.state.policy.in_flight_events_max = 1_000;
+        let resting = recovered.state.delayed.0.len() + recovered.state.given_up();
+        let again = SubscriptionState::restore(&recovered.state.snapshot(0), recovered.state.policy.clone(), |_| Some(stages));
+        let mut again = again.expect("sound");
+        again.suspects = Suspects::default();
+        again.attach(D);
+        let handed = lease(&mut again, D, 1_000, now).len() as u64;
+        prop_assert_eq!(handed + resting, again.depth(), "the others are handed out");
     }
 }

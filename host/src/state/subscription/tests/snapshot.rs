@@ -34,7 +34,7 @@ fn rich_state() -> SubscriptionState {
 
 #[test]
 fn a_snapshot_says_what_is_wrong_with_it() {
-    let bytes = rich_state().snapshot();
+    let bytes = rich_state().snapshot(0);
     let check = |bytes: &[u8], stages: usize, expected: &str| {
         let error =
             SubscriptionState::restore(bytes, policy(), |_| Some(stages)).expect_err(expected);
@@ -47,7 +47,7 @@ fn a_snapshot_says_what_is_wrong_with_it() {
     check(&[&bytes[..], &[0]].concat(), 2, "bytes follow");
     let restored = SubscriptionState::restore(&bytes, policy(), |_| Some(2)).expect("sound");
     assert_eq!(restored.paused(), Some("stop"));
-    assert_eq!(restored.snapshot(), bytes, "nothing is lost on the way");
+    assert_eq!(restored.snapshot(0), bytes, "nothing is lost on the way");
 }
 
 /// As earlier versions could write it: 1 was in somebody's hands while it was delayed, and terminated there, 2 is acked, 3 was
@@ -122,7 +122,7 @@ proptest! {
         let mut state = rich_state();
         state.change_filters(1, Position(61), 1);
         state.change_filters(2, Position(70), 3);
-        let mut bytes = state.snapshot();
+        let mut bytes = state.snapshot(0);
         let at = at.index(bytes.len());
         prop_assert!(SubscriptionState::restore(&bytes[..at], policy(), |_| None).is_err());
         bytes[at] = byte;
@@ -137,7 +137,7 @@ proptest! {
 
     #[test]
     fn damaged_snapshots_are_errors_or_harmless(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let mut bytes = rich_state().snapshot();
+        let mut bytes = rich_state().snapshot(0);
         let at = at.index(bytes.len());
         prop_assert!(SubscriptionState::restore(&bytes[..at], policy(), |_| Some(2)).is_err());
         bytes[at] = byte;

@@ -1,0 +1,87 @@
+//! What a deleted topic leaves behind: its events are pending for subscriptions that selected it, which count them until they are
+//! told that there are none. They are found by reading where the topic's blocks lie, which is in memory for what the journal has.
+
+use std::ops::RangeInclusive;
+
+use roaring::RoaringTreemap;
+
+use super::Broker;
+use crate::domain::{Position, TopicId, TopicName};
+use crate::state::range_map::push_range;
+
+/// Places that cannot be read and are passed over. What lies in them is found to be gone when it is to be delivered.
+const UNREADABLE_MAX: usize = 64;
+
+impl Broker {
+    /// Lets no subscription count events of a topic that was deleted, or of all topics that there are not. What is in a consumer's
+    /// hands is so no more.
+    pub(in crate::broker) async fn forget_events(&self, topic: Option<(TopicId, TopicName)>) {
+        let broker = self.clone();
+        let forget = move || broker.forget_events_now(topic.as_ref());
+        if let Err(why) = self.0.spawner.blocking("deleted topics", forget).await {
+            tracing::error!(error = %why, "events of a deleted topic count until they are to be delivered");
+        }
+    }
+
+    fn forget_events_now(&self, topic: Option<&(TopicId, TopicName)>) {
+        self.0.registry.tell_followers();
+        let mut subscriptions = self.0.registry.all();
+        subscriptions.retain(|live| {
+            let spec = live.settings().spec.clone();
+            let mut patterns = spec.topics.iter();
+            topic.is_none_or(|(_, name)| patterns.any(|pattern| pattern.matches(name)))
+        });
+        // Those who are to decide have perhaps looked the topic up before, so what is undecided is looked at as well.
+        let mut pending = RoaringTreemap::new();
+        let mut undecided = self.0.log.end();
+        for live in &subscriptions {
+            let state = live.read();
+            let decided = state.evaluated_through();
+            pending |= state.needed(state.start(), decided);
+            undecided = undecided.min(decided.next().max(state.start()));
+        }
+        let gone = self.blocks_within(pending, undecided, |found| match topic {
+            Some((id, _)) => found == *id,
+            None => !self.catalog().topics_by_id.contains_key(&found),
+        });
+        if gone.is_empty() {
+            return;
+        }
+        for live in &subscriptions {
+            live.apply(|state, _| {
+                state.finish(&gone);
+                state.acked_before_match(&gone);
+            });
+        }
+    }
+
+    // Where blocks of certain topics lie, of those that have one of these positions, and of those from `all_from` on.
+    fn blocks_within(
+        &self,
+        mut positions: RoaringTreemap,
+        all_from: Position,
+        is_wanted: impl Fn(TopicId) -> bool,
+    ) -> Vec<RangeInclusive<Position>> {
+        let mut found = Vec::new();
+        let mut unreadable = 0;
+        let mut next = Position(0);
+        while unreadable < UNREADABLE_MAX {
+            positions.remove_range(..next.0);
+            let first = positions.min().map_or(all_from, Position).min(all_from);
+            match self.0.reader.block_place(first.max(next)) {
+                Ok(Some((range, topic))) => {
+                    next = range.end().next();
+                    if is_wanted(topic) {
+                        push_range(&mut found, range);
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    unreadable += 1;
+                    next = first.max(next).next();
+                }
+            }
+        }
+        found
+    }
+}
