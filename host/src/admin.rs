@@ -16,6 +16,7 @@ mod request;
 mod status;
 mod subscriptions;
 mod topics;
+mod unique_keys;
 mod unread_body;
 mod unreadable;
 mod write_timeout;
@@ -26,8 +27,8 @@ use tokio::time::Instant;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{delete, get, post};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Policy;
@@ -62,7 +63,7 @@ pub async fn serve(
         let (counted, policy) = (counted.clone(), policy.clone());
         move || counted.families(&policy)
     });
-    let spawner = broker.spawner().clone();
+    let (spawner, clock) = (broker.spawner().clone(), broker.clock().clone());
     let app = Context {
         broker,
         policy,
@@ -74,67 +75,39 @@ pub async fn serve(
     };
     listener::serve(
         listeners,
-        router(app),
+        router(app, &shutdown),
         listener::Shares {
             connections_max: options.connections_max,
             address_connections_max: options.address_connections_max,
             principal_connections_max: options.principal_connections_max,
         },
         counted,
-        &spawner,
+        (&spawner, clock),
         shutdown,
     )
     .await;
 }
 
-fn router(app: Context) -> Router {
-    let quick = request::Deadline(app.options.request_timeout);
-    let upload = request::Deadline(app.options.upload_timeout);
+fn router(app: Context, shutdown: &CancellationToken) -> Router {
+    let within = |time| (request::Deadline(time), shutdown.clone());
+    let upload = within(app.options.upload_timeout);
     let uploads = Router::new()
         .route("/v1/plugins/{name}", post(plugins::upload))
+        .layer(from_fn(request::without_query))
         .layer(DefaultBodyLimit::max(app.options.module_bytes_max))
         .layer(from_fn_with_state(upload, request::within_deadline));
-    Router::new()
-        .route("/v1/topics", get(topics::list).post(topics::create))
-        .route(
-            "/v1/topics/{name}",
-            get(topics::show).delete(topics::delete),
-        )
-        .route(
-            "/v1/subscriptions",
-            get(subscriptions::list).post(subscriptions::create),
-        )
-        .route(
-            "/v1/subscriptions/{name}",
-            get(subscriptions::show)
-                .patch(subscriptions::update)
-                .delete(subscriptions::delete),
-        )
-        .route(
-            "/v1/subscriptions/{name}/resume",
-            post(subscriptions::resume),
-        )
-        .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
-        .route("/v1/subscriptions/{name}/log", get(subscriptions::log))
-        .route("/v1/subscriptions/{name}/chown", post(subscriptions::chown))
-        .route("/v1/plugins/{name}/chown", post(plugins::chown))
-        .route("/v1/routes", get(subscriptions::list_routes))
-        .route("/v1/plugins", get(plugins::list))
-        .route("/v1/plugin-names", get(plugins::list_names))
-        .route(
-            "/v1/plugins/{name}",
-            get(plugins::show).delete(plugins::delete),
-        )
-        .route(
-            "/v1/unreadable",
-            get(unreadable::list).post(unreadable::give_up),
-        )
-        .route("/v1/whoami", get(status::whoami))
-        .route("/v1/status", get(status::status))
-        .route("/healthz", get(status::healthz))
-        .route("/readyz", get(status::readyz))
-        .route("/metrics", get(status::metrics))
+    let quick = within(app.options.request_timeout);
+    with_queries()
+        .merge(without_queries().layer(from_fn(request::without_query)))
+        .merge(health())
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(from_fn_with_state(
+            request::LengthMax {
+                bytes: JSON_BYTES_MAX,
+                by: "",
+            },
+            request::within_length,
+        ))
         .layer(from_fn_with_state(quick, request::within_deadline))
         .merge(uploads)
         .fallback(|| async {
@@ -156,6 +129,50 @@ fn router(app: Context) -> Router {
             request::observe,
         ))
         .with_state(app)
+}
+
+// Lists, and what else takes parameters in its address.
+fn with_queries() -> Router<Context> {
+    Router::new()
+        .route("/v1/topics", get(topics::list))
+        .route("/v1/subscriptions", get(subscriptions::list))
+        .route("/v1/routes", get(subscriptions::list_routes))
+        .route("/v1/plugins", get(plugins::list))
+        .route("/v1/plugin-names", get(plugins::list_names))
+        .route("/v1/plugins/{name}", delete(plugins::delete))
+}
+
+fn without_queries() -> Router<Context> {
+    let one_topic = get(topics::show).delete(topics::delete);
+    let one_subscription = get(subscriptions::show)
+        .patch(subscriptions::update)
+        .delete(subscriptions::delete);
+    let unreadable = get(unreadable::list).post(unreadable::give_up);
+    Router::new()
+        .route("/v1/topics", post(topics::create))
+        .route("/v1/topics/{name}", one_topic)
+        .route("/v1/subscriptions", post(subscriptions::create))
+        .route("/v1/subscriptions/{name}", one_subscription)
+        .route(
+            "/v1/subscriptions/{name}/resume",
+            post(subscriptions::resume),
+        )
+        .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
+        .route("/v1/subscriptions/{name}/log", get(subscriptions::log))
+        .route("/v1/subscriptions/{name}/chown", post(subscriptions::chown))
+        .route("/v1/plugins/{name}/chown", post(plugins::chown))
+        .route("/v1/plugins/{name}", get(plugins::show))
+        .route("/v1/unreadable", unreadable)
+        .route("/v1/whoami", get(status::whoami))
+        .route("/v1/status", get(status::status))
+}
+
+// Scrapers and probes put what they like into their addresses.
+fn health() -> Router<Context> {
+    Router::new()
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/metrics", get(status::metrics))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! what works for them, last the journal. Nothing else knows all the parts; nothing here does their work.
 
 mod banner;
+mod certificate_watch;
 mod certificates;
 mod options_from_config;
 mod reload;
@@ -19,7 +20,7 @@ use crate::admin::{self, Listeners};
 use crate::auth::Policy;
 use crate::broker::{Broker, RecoveredStore};
 use crate::config::{Config, ContextFolder, Endpoints};
-use crate::disk::{Access, RealFileSystem, replace};
+use crate::disk::{self, Access, FileSystem as _, RealFileSystem, replace};
 use crate::net::{self, NetHandle};
 use crate::plugin::{Plugins, bundled};
 use crate::runtime::{Clock, Random, Spawner};
@@ -51,14 +52,15 @@ pub async fn run(
     reload: Option<Reload>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let clock = Clock::start();
     // First, since opening the store may take a while.
-    let named = Certificates::named_and_checked(&config)?;
+    let named = Certificates::named_and_checked(&config, clock.now())?;
     let open_files = system_limits::raise_open_files();
     let data_dir = config.data_dir.as_path();
     create_durably(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
     let shared = Shared {
-        clock: Clock::start(),
+        clock,
         random: Random::of_system(),
         metrics: Metrics::default(),
     };
@@ -79,6 +81,7 @@ pub async fn run(
     )
     .await
     .context("the broker cannot start")?;
+    close_to_others(data_dir);
     system_limits::compare_disk(&config, data_dir, &broker.usage());
     let served = serve(
         &config,
@@ -96,7 +99,7 @@ pub async fn run(
             let task = reload::run(reload, config, policy, spawner, shutdown.clone());
             served.admin.lasting("policy", task);
         }
-        served.until_stopped().await;
+        served.until_stopped(&broker, &shutdown).await;
     } else {
         shutdown.cancel();
         broker.shutdown().await;
@@ -119,7 +122,7 @@ pub async fn run(
 ///
 /// A file cannot be read, is no PEM, or does not go with the others; the error says which.
 pub fn check_tls(config: &Config) -> anyhow::Result<()> {
-    Certificates::named_and_checked(config).map(|_| ())
+    Certificates::named_and_checked(config, Clock::start().now()).map(|_| ())
 }
 
 // What runs until the shutdown is asked for.
@@ -129,8 +132,16 @@ struct Served {
 }
 
 impl Served {
-    async fn until_stopped(self) {
-        self.net.stopped().await;
+    async fn until_stopped(self, broker: &Broker, shutdown: &CancellationToken) {
+        let mut net = std::pin::pin!(self.net.stopped());
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {
+                // While clients are waited for: they wait for answers.
+                tokio::join!(broker.refuse_publishes(), net);
+            }
+            () = net.as_mut() => {}
+        }
         self.admin.ended().await;
     }
 }
@@ -151,6 +162,7 @@ async fn serve(
     let listeners = Listeners::bind(config.listen.admin, tls).await?;
     let (plain, secure) = (listeners.plain_addr(), listeners.tls_addr());
     let identity = pems.identity()?;
+    let ends = identity.ends();
     let net = net::serve(
         net_options(
             config,
@@ -178,6 +190,14 @@ async fn serve(
     );
     let admin = broker.spawner().apart(shutdown.clone());
     admin.lasting("admin API", serve);
+    if let Some(ends) = ends {
+        let (clock, conditions) = (shared.clock.clone(), broker.conditions().clone());
+        shared
+            .metrics
+            .read(move || certificate_watch::families(ends));
+        let watch = certificate_watch::run(ends, clock, conditions, shutdown.clone());
+        admin.lasting("certificate", watch);
+    }
     let mut addresses = net.local_addrs.iter().copied();
     let quic = addresses.next().context("no QUIC listener")?;
     let endpoints = Endpoints::new(quic, addresses.next(), plain, secure);
@@ -239,7 +259,7 @@ async fn read_store(config: &Config, shared: &Shared) -> anyhow::Result<Recovere
 fn create_durably(dir: &Path) -> std::io::Result<()> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
-    fs::create_dir_all(dir)?;
+    RealFileSystem.create_dir(dir)?;
     for folder in missing {
         // Its name is in the folder above.
         let above = folder
@@ -248,6 +268,33 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
         fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
     }
     Ok(())
+}
+
+// What an older broker, or a restored copy, left open to others on this machine: events are in there, and keys. Only what is the
+// broker's own; the data directory itself may be a mount point, or have other things in it.
+fn close_to_others(data_dir: &Path) {
+    let folders = ["store", "plugins", "plugin-cache", "pki"].map(|name| data_dir.join(name));
+    let keys = [
+        "reset.key",
+        "pki/ca.key",
+        "pki/server.key",
+        "pki/client.key",
+    ];
+    for path in folders
+        .into_iter()
+        .chain(keys.map(|name| data_dir.join(name)))
+    {
+        match disk::close_to_others(&path) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!(path = %path.display(), "others on this machine could read this; from now on only the broker's user can");
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "others on this machine can read this, and that cannot be changed; see to it (chmod go-rwx)");
+            }
+        }
+    }
 }
 
 // The secret behind connection ids and reset tokens: made once, so that a restarted broker recognises packets

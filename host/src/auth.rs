@@ -6,8 +6,10 @@
 mod certificate;
 mod grant;
 mod policy;
+mod right;
 pub mod rights;
 
-pub use certificate::{PrincipalFromCertError, principal_of};
+pub use certificate::{PrincipalFromCertError, end_of, principal_of};
 pub use grant::Grant;
-pub use policy::{Action, Denied, Policy, Right};
+pub use policy::{Action, Denied, Policy};
+pub use right::Right;

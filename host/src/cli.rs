@@ -48,6 +48,8 @@ use clap::{Parser, Subcommand};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 124 --timeout is over, 130 interrupted before it was done.";
 
+const WRONG_USAGE: u8 = 2;
+
 /// A WebAssembly-extensible event router.
 ///
 /// Services publish events over QUIC; each subscription runs WebAssembly filters and transforms; what a
@@ -113,7 +115,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
+            output::note(&format!("error: cannot start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -137,8 +139,9 @@ pub fn broker_threads() -> usize {
 async fn run_command(cli: Cli) -> ExitCode {
     // The broker sets up its own log lines, once it has read how.
     let is_broker = matches!(cli.command, Command::Serve(_));
-    if !is_broker {
-        logging::for_command();
+    if !is_broker && let Err(error) = logging::for_command() {
+        output::note(&error_hints::told(&error));
+        return ExitCode::from(WRONG_USAGE);
     }
     let result = match cli.command {
         Command::Serve(args) => serve::run(args).await,
@@ -164,7 +167,7 @@ async fn run_command(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("{}", error_hints::told(&error));
+            output::note(&error_hints::told(&error));
             match error.downcast_ref::<time_limit::TimeIsOver>() {
                 Some(_) => ExitCode::from(time_limit::EXIT_CODE),
                 None => ExitCode::FAILURE,

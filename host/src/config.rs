@@ -9,6 +9,7 @@ mod endpoints;
 mod error;
 mod known_keys;
 mod loading;
+mod log_levels;
 mod sections;
 mod show;
 mod validation;
@@ -16,6 +17,7 @@ mod validation;
 pub use contexts::{Context, ContextError, ContextFolder, Contexts, DEFAULT_CONTEXT};
 pub use endpoints::Endpoints;
 pub use error::{ConfigError, Problem, Warning};
+pub use log_levels::check as check_log_levels;
 pub use sections::{
     Config, DEVELOPMENT, Limits, Listen, Log, LogFormat, PluginLimits, Plugins, Policy, Shutdown,
     Store, Tls, Topics,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use atomic_write::{Access, give_name, replace};
-pub use real::RealFileSystem;
+pub use real::{RealFileSystem, close_to_others};
 
 /// What is written with [`File::write_blocks_at`] has an offset, a length and an address in memory that are multiples of
 /// this.
@@ -18,7 +18,7 @@ pub const DIRECT_BYTES: usize = 4096;
 
 /// A file system. Every call blocks.
 pub trait FileSystem: Send + Sync {
-    /// Creates a folder and its parents; fine if it exists.
+    /// Creates a folder and its parents, which only their owner may look into; fine if it exists, and then it stays as it is.
     ///
     /// # Errors
     ///

@@ -13,6 +13,7 @@ mod glob;
 pub(crate) mod hops;
 mod id;
 mod owner;
+mod plain_text;
 mod principal;
 mod subscription_spec;
 mod topic_pattern;
@@ -37,6 +38,7 @@ pub use id::{
     ProducerId, Sequence, SubscriptionId, TopicId,
 };
 pub use owner::{Owner, OwnerError};
+pub use plain_text::{is_plain, plain_json, plain_lines, plain_text};
 pub use principal::{Principal, PrincipalDigest, PrincipalError, PrincipalPattern};
 pub use subscription_spec::{
     FailurePolicy, PluginUse, StartAt, SubscriptionPatch, SubscriptionSpec, included_before,

@@ -15,7 +15,7 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 
-use crate::disk::{Access, RealFileSystem, replace};
+use crate::disk::{Access, FileSystem as _, RealFileSystem, replace};
 
 /// Name of the development client: what its certificate makes it.
 pub const DEV_CLIENT_URI: &str = "spiffe://tidegate.dev/client";
@@ -303,6 +303,13 @@ impl DevPki {
 /// Files are damaged or cannot be written.
 pub fn ensure_dev_pki(dir: &Path) -> Result<DevPki, PkiError> {
     let pki = DevPki::at(dir);
+    // The keys in it are nobody else's business.
+    RealFileSystem
+        .create_dir(dir)
+        .map_err(|source| PkiError::Write {
+            path: dir.to_owned(),
+            source,
+        })?;
     let (ca_cert, ca_key) = pair_paths(dir, "ca");
     let authority = if is_there(&ca_key)? && is_there(&ca_cert)? {
         Authority::load(dir)?

@@ -2,13 +2,19 @@
 //! rustls settings that leave no way around the client certificate. What is spoken over it is not known here, and whether a
 //! certificate's holder may do anything is the policy's business.
 
+mod server_certificate;
+
 use std::fmt;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::domain::Millis;
+
+pub use server_certificate::Unacceptable;
 
 /// Whether a listener asks for a client certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +37,14 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
+    /// Nobody is there to be asked for a password.
+    #[error(
+        "the private key is encrypted, and the broker has nobody to ask for its password; write it without, readable for the broker's user only: `openssl pkey -in ENCRYPTED.key -out PLAIN.key && chmod 600 PLAIN.key`"
+    )]
+    EncryptedKey,
+    /// No client would take the broker for the one it looks for.
+    #[error(transparent)]
+    ServerCertificate(#[from] Unacceptable),
     /// A CA certificate that cannot be a trust anchor.
     #[error("a client CA certificate cannot be used")]
     ClientCa(#[source] rustls::Error),
@@ -91,10 +105,7 @@ impl TlsIdentity {
                 reason,
             });
         }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Pem {
-            what: "private key",
-            reason: error.to_string(),
-        })?;
+        let key = private_key(key)?;
         let mut client_roots = RootCertStore::empty();
         for certificate in certificates(client_cas, "client CA file")? {
             client_roots.add(certificate).map_err(TlsError::ClientCa)?;
@@ -104,6 +115,21 @@ impl TlsIdentity {
             key,
             client_roots: Arc::new(client_roots),
         })
+    }
+
+    /// Looks at what the broker's certificates say of themselves, as every client will.
+    ///
+    /// # Errors
+    ///
+    /// One of them does not hold at `now`, or the broker's own is not for servers.
+    pub fn check_chain(&self, now: Millis) -> Result<(), TlsError> {
+        Ok(server_certificate::check(&self.chain, now)?)
+    }
+
+    /// When the first of the broker's certificates ends. `None` when that cannot be read.
+    #[must_use]
+    pub fn ends(&self) -> Option<Millis> {
+        server_certificate::ends(&self.chain)
     }
 
     /// Settings for one protocol on top of TLS 1.3: no session tickets and no session store, because a
@@ -143,6 +169,21 @@ impl TlsIdentity {
         config.max_early_data_size = 0;
         Ok(config)
     }
+}
+
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    // Both forms that there are. The first has a label that the parser passes over, the second has one that it takes.
+    let says = |words: &[u8]| pem.windows(words.len()).any(|at| at == words);
+    if says(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || says(b"Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsError::EncryptedKey);
+    }
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| TlsError::Pem {
+        what: "private key",
+        reason: match error {
+            pem::Error::NoItemsFound => "it has no PRIVATE KEY section".to_owned(),
+            error => error.to_string(),
+        },
+    })
 }
 
 fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -204,6 +245,14 @@ mod tests {
                 ..
             })
         ));
+        let encrypted = [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+        ];
+        for key in encrypted {
+            let error = config(key, "", ClientAuth::Anonymous).expect_err("encrypted");
+            assert!(error.to_string().contains("openssl pkey"), "{error}");
+        }
         let damaged = chain.replace("-----END", "----END");
         assert!(TlsIdentity::from_pem(damaged.as_bytes(), key.as_bytes(), b"").is_err());
     }

@@ -19,7 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     // It parses the policy into what `auth` decides by.
     ("config", &["disk", "domain", "auth"]),
     ("pki", &["disk"]),
-    ("tls", &[]),
+    ("tls", &["domain"]),
     ("telemetry", &["locks"]),
     ("runtime", &["locks", "domain", "telemetry"]),
     ("state", &["domain", "auth"]),
@@ -60,6 +60,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
         "app",
         &[
             "disk",
+            "domain",
             "runtime",
             "telemetry",
             "config",

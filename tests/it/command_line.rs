@@ -268,7 +268,9 @@ upload = ["team-*"]
     for bytes in [1_000, 300_000, 8 << 20, 40 << 20] {
         check("other-filter", bytes, "upload")?;
     }
-    check("team-filter", 40 << 20, "larger than this broker accepts")?;
+    let too_large = "at most 10000000 are accepted (plugins.module_bytes_max";
+    check("team-filter", 11_000_000, too_large)?;
+    check("team-filter", 100 << 20, too_large)?;
     check("team-filter", 8 << 20, "not a WebAssembly component")
 }
 

@@ -22,6 +22,7 @@ mod generated;
 mod limits;
 mod logging;
 mod lost_connections;
+mod metrics;
 mod plugins;
 mod promises;
 mod reload;

@@ -147,13 +147,15 @@ async fn only_the_owner_and_who_is_named_attach() -> anyhow::Result<()> {
     let helper = broker.client_as(&broker.pki.client("helper")?).await?;
     publish(&maker, "in", [1, 2]).await?;
 
-    for (client, subscription) in [(&other, "bills"), (&helper, "free")] {
-        let error = consume(client, subscription).await.expect_err("not theirs");
-        assert_eq!(
-            code_of(&error),
-            Some(ErrorCode::PermissionDenied),
-            "{error:#}"
-        );
+    for (client, subscription, missing) in [(&other, "bills", "balls"), (&helper, "free", "fret")] {
+        let refused = async |name: &str| {
+            let error = consume(client, name).await.expect_err("not theirs");
+            (code_of(&error), format!("{error:#}").replace(name, "NAME"))
+        };
+        let told = refused(subscription).await;
+        let denials = [ErrorCode::PermissionDenied, ErrorCode::NotFound].map(Some);
+        assert!(denials.contains(&told.0), "{told:?}");
+        assert_eq!(told, refused(missing).await, "as if there were none");
     }
     take_numbers(&mut consume(&other, "free").await?, [1, 2]).await?;
     let mut theirs = consume(&maker, "bills").await?;

@@ -1,5 +1,6 @@
 //! Who gets in and who may do what: certificates of every kind, and a policy that denies what it does not grant.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rcgen::SanType;
@@ -268,6 +269,35 @@ async fn the_plain_admin_port_refuses_what_a_web_page_could_send() -> anyhow::Re
             .await?;
         assert!([400, 403, 421].contains(&status), "{name}: {status}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_stored_is_for_the_brokers_user_alone() -> anyhow::Result<()> {
+    use std::fs::{Permissions, metadata, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    let mut broker = BrokerProcess::start().await?;
+    let of = |path: &Path| metadata(path).map(|found| found.permissions().mode() & 0o777);
+    let folders =
+        ["store", "plugins", "plugin-cache"].map(|name| broker.data_directory().join(name));
+    let key = broker.data_directory().join("reset.key");
+    for folder in &folders {
+        assert_eq!(of(folder)?, 0o700, "{}", folder.display());
+    }
+    assert_eq!(of(&key)?, 0o600);
+    // As an older broker left them.
+    broker.stop().await?;
+    for folder in &folders[..2] {
+        set_permissions(folder, Permissions::from_mode(0o755))?;
+    }
+    set_permissions(&key, Permissions::from_mode(0o644))?;
+    broker.restart().await?;
+    for folder in &folders {
+        assert_eq!(of(folder)?, 0o700, "{}", folder.display());
+    }
+    assert_eq!(of(&key)?, 0o600);
+    let said = "others on this machine could read this";
+    assert_eq!(broker.log().matches(said).count(), 3, "{}", broker.log());
     Ok(())
 }
 

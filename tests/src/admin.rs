@@ -278,6 +278,19 @@ impl AdminApi {
         self.get_text("/metrics").await
     }
 
+    /// All metrics as a scraper gets them that asks for OpenMetrics.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn open_metrics(&self) -> anyhow::Result<String> {
+        let sent = self.ask("/metrics", |agent, url| {
+            let request = agent.get(url);
+            let accept = "application/openmetrics-text; version=1.0.0";
+            request.header("accept", accept).call()
+        });
+        accepted(text_of(sent.await?))
+    }
+
     /// The value of a metric, named with its labels as the page has it; 0 when the page does not have it.
     ///
     /// # Errors

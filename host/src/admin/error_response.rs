@@ -73,6 +73,15 @@ impl ErrorResponse {
         }
     }
 
+    /// The broker stops before the request is done.
+    pub(super) fn stopping() -> Self {
+        let message = "the broker is shutting down; the request may still be carried out, so look before you repeat it";
+        Self {
+            retryable: true,
+            ..Self::new(503, "shutting-down", message)
+        }
+    }
+
     /// The request took too long.
     pub(super) fn timeout() -> Self {
         let message =

@@ -24,8 +24,9 @@ use super::counters::AdminCounters;
 use super::cross_site::{self, CrossSiteGuard};
 use super::write_timeout::WriteTimeout;
 use super::{request, unread_body};
-use crate::auth::principal_of;
-use crate::domain::Principal;
+use crate::auth::{end_of, principal_of};
+use crate::domain::{Millis, Principal};
+use crate::runtime::Clock;
 use crate::runtime::spawn::Spawner;
 use crate::telemetry::log_limit::LogLimit;
 
@@ -139,7 +140,7 @@ pub(super) async fn serve(
     router: Router,
     shares: Shares,
     metrics: Arc<AdminCounters>,
-    spawner: &Spawner,
+    (spawner, clock): (&Spawner, Clock),
     shutdown: CancellationToken,
 ) {
     let port = listeners.plain_addr().map_or(0, |address| address.port());
@@ -147,6 +148,7 @@ pub(super) async fn serve(
         tasks: spawner.apart(shutdown.clone()),
         metrics,
         failed_handshake: Arc::default(),
+        clock,
         shutdown,
     };
     let guarded = |guard: CrossSiteGuard| {
@@ -213,6 +215,7 @@ struct Server {
     tasks: Spawner,
     metrics: Arc<AdminCounters>,
     failed_handshake: Arc<LogLimit>,
+    clock: Clock,
     shutdown: CancellationToken,
 }
 
@@ -242,6 +245,7 @@ impl Server {
                 place: Arc::new(place),
                 metrics: Arc::clone(&self.metrics),
                 failed_handshake: Arc::clone(&self.failed_handshake),
+                clock: self.clock.clone(),
                 shutdown: self.shutdown.clone(),
             };
             let router = door.router.clone();
@@ -273,6 +277,7 @@ struct Connection {
     place: Arc<Place>,
     metrics: Arc<AdminCounters>,
     failed_handshake: Arc<LogLimit>,
+    clock: Clock,
     shutdown: CancellationToken,
 }
 
@@ -280,7 +285,7 @@ impl Connection {
     async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>, router: Router) {
         let ended = async {
             match acceptor {
-                None => self.run(stream, Principal::local(), router).await,
+                None => self.run(stream, Principal::local(), None, router).await,
                 Some(acceptor) => self.run_tls(stream, &acceptor, router).await,
             }
         };
@@ -296,9 +301,9 @@ impl Connection {
 
     async fn run_tls(&self, stream: TcpStream, acceptor: &TlsAcceptor, router: Router) {
         match handshake(stream, acceptor).await {
-            Ok((stream, who)) => {
+            Ok((stream, who, lapses)) => {
                 self.place.identify(&who);
-                self.run(stream, who, router).await;
+                self.run(stream, who, Some(lapses), router).await;
             }
             Err(reason) => {
                 self.metrics.count_failed_handshake();
@@ -309,7 +314,8 @@ impl Connection {
         }
     }
 
-    async fn run<S>(&self, stream: S, who: Principal, router: Router)
+    // Until it ends, and at most until what `who` proved to be that with `lapses`.
+    async fn run<S>(&self, stream: S, who: Principal, lapses: Option<Millis>, router: Router)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -333,9 +339,22 @@ impl Connection {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = self.lapsed(lapses) => {
+                tracing::info!(principal = %who, "admin connection ended: the client's certificate has expired");
+                // What was asked before is answered.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(principal = %who, %error, "admin connection ended early");
+        }
+    }
+
+    async fn lapsed(&self, lapses: Option<Millis>) {
+        match lapses {
+            Some(at) => self.clock.passed(at).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -357,7 +376,14 @@ impl Drop for Connection {
 async fn handshake(
     stream: TcpStream,
     acceptor: &TlsAcceptor,
-) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, Principal), String> {
+) -> Result<
+    (
+        tokio_rustls::server::TlsStream<TcpStream>,
+        Principal,
+        Millis,
+    ),
+    String,
+> {
     let stream = tokio::time::timeout(FIRST_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| "it took too long".to_owned())?
@@ -369,7 +395,8 @@ async fn handshake(
         .and_then(<[_]>::first);
     let certificate = certificate.ok_or("the client showed no certificate")?;
     let who = principal_of(certificate).map_err(|error| error.to_string())?;
-    Ok((stream, who))
+    let lapses = end_of(certificate).map_err(|error| error.to_string())?;
+    Ok((stream, who, lapses))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Extension, FromRequest, Path, Query, Request, State};
+use axum::extract::{Extension, FromRequest, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::context::Context;
 use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
-use super::request::{bytes, detached, json, name};
+use super::request::{LengthMax, Segment, bytes, check_length, detached, json, name};
 use super::subscriptions::NewOwner;
 use crate::auth::Action;
 use crate::domain::{Name, PluginDetails, PluginInfo, PluginName, Principal};
@@ -45,7 +45,7 @@ pub(super) async fn list_names(
 pub(super) async fn show(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<Json<PluginDetails>, ErrorResponse> {
     app.policy.check(&who, &Action::SeePlugins)?;
     Ok(Json(app.broker.plugin_details(&who, &name)?))
@@ -54,12 +54,15 @@ pub(super) async fn show(
 pub(super) async fn upload(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(text): Path<String>,
+    Segment(text): Segment,
     request: Request,
 ) -> Result<(StatusCode, Json<PluginInfo>), ErrorResponse> {
     let plugin: Name = name(&text)?;
     // Before megabytes are read from somebody who may not.
     app.broker.check_upload(&who, &plugin)?;
+    // Or who would send more than this plugin may have.
+    let bytes_max = app.broker.module_bytes_max(&plugin);
+    check_length(request.headers(), LengthMax::of_component(bytes_max))?;
     // Nor from somebody who is sending others already.
     let place = app.broker.upload_place(&who).await?;
     let component = bytes(Bytes::from_request(request, &app).await)?;
@@ -78,7 +81,7 @@ pub(super) async fn upload(
 pub(super) async fn chown(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PluginName>, ErrorResponse> {
@@ -107,7 +110,7 @@ pub(super) struct Deleting {
 pub(super) async fn delete(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     query: Result<Query<Deleting>, QueryRejection>,
 ) -> Result<StatusCode, ErrorResponse> {
     app.policy.check(&who, &Action::SeePlugins)?;

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::connection_pool::{Place, Scope};
 use super::counters::AdminCounters;
 use super::error_response::ErrorResponse;
+use super::unique_keys::UniqueKeys;
 use crate::domain::Principal;
 use crate::runtime::spawn::Spawner;
 
@@ -33,15 +36,27 @@ const METRICS_LOOKUPS_MAX: usize = 1;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline(pub(super) Duration);
 
-/// Answers with a timeout when the deadline passes. The operation itself may go on, see [`detached`].
+/// How long a request goes on once the broker stops: what does not wait for anything is done by then.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Answers with a timeout when the deadline passes, and soon after the broker begins to stop with that. The operation itself may go
+/// on, see [`detached`].
 pub(super) async fn within_deadline(
-    State(deadline): State<Deadline>,
+    State((deadline, shutdown)): State<(Deadline, CancellationToken)>,
     request: Request,
     next: Next,
 ) -> Response {
-    match tokio::time::timeout(deadline.0, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => ErrorResponse::timeout().into_response(),
+    let stopping = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    tokio::select! {
+        biased;
+        response = tokio::time::timeout(deadline.0, next.run(request)) => match response {
+            Ok(response) => response,
+            Err(_) => ErrorResponse::timeout().into_response(),
+        },
+        () = stopping => ErrorResponse::stopping().into_response(),
     }
 }
 
@@ -109,15 +124,20 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
         return Err(ErrorResponse::new(415, "unsupported-media-type", message));
     }
     let body = bytes(body)?;
+    let length = body.len();
     // Otherwise an array would be taken for the fields in the order in which they happen to be declared.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(ErrorResponse::malformed(
             "the body must be a JSON object, with fields by name".to_owned(),
         ));
     }
-    let parsed = match body.len() {
-        ..=INLINE_JSON_BYTES_MAX => serde_json::from_slice(&body),
-        _ => away(spawner, move || serde_json::from_slice(&body)).await?,
+    let parse = move || {
+        UniqueKeys::check(&body)?;
+        serde_json::from_slice(&body)
+    };
+    let parsed = match length {
+        ..=INLINE_JSON_BYTES_MAX => parse(),
+        _ => away(spawner, parse).await?,
     };
     parsed.map_err(|error| {
         ErrorResponse::malformed(format!("the body is not as it should be: {error}"))
@@ -137,6 +157,79 @@ pub(super) fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ErrorR
             rejection.body_text()
         )),
     })
+}
+
+/// How long a body may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LengthMax {
+    pub(super) bytes: usize,
+    /// What says so.
+    pub(super) by: &'static str,
+}
+
+impl LengthMax {
+    /// That of a component, which has a setting.
+    pub(super) fn of_component(bytes: usize) -> Self {
+        let by =
+            " (plugins.module_bytes_max; plugins.override.NAME.module_bytes_max for one plugin)";
+        Self { bytes, by }
+    }
+}
+
+/// Refuses a body by the length that its request announces, before any of it is sent or waited for.
+pub(super) async fn within_length(
+    State(max): State<LengthMax>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match check_length(request.headers(), max) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// The same for who knows the limit only then.
+pub(super) fn check_length(headers: &HeaderMap, max: LengthMax) -> Result<(), ErrorResponse> {
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if usize::try_from(length).is_ok_and(|length| length <= max.bytes) => Ok(()),
+        Some(length) => Err(ErrorResponse::new(
+            413,
+            "too-large",
+            format!(
+                "the body has {length} bytes, and at most {} are accepted{}",
+                max.bytes, max.by
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a query where nobody would look at it: what it asks for would be thrown away without a word.
+pub(super) async fn without_query(request: Request, next: Next) -> Response {
+    if request.uri().query().is_some_and(|query| !query.is_empty()) {
+        let message = "this resource takes no parameters in its address";
+        return ErrorResponse::malformed(message).into_response();
+    }
+    next.run(request).await
+}
+
+/// A name in the address, as its author wrote it.
+pub(super) struct Segment(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = ErrorResponse;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorResponse> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(rejection) => Err(ErrorResponse::malformed(format!(
+                "the address is not as it should be: {}",
+                rejection.body_text()
+            ))),
+        }
+    }
 }
 
 /// A name from the address.
@@ -223,8 +316,6 @@ fn failed() -> ErrorResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio_util::sync::CancellationToken;
-
     use crate::telemetry::conditions::Conditions;
 
     #[derive(Debug, PartialEq, serde::Deserialize)]
@@ -248,6 +339,14 @@ mod tests {
             assert_eq!(refused.status, 400, "{body}");
             assert!(refused.message.contains("object"), "{body}");
         }
+        let twice = parsed(" {\"text\":\"x\",\"more\":{\"a\":1,\"a\":2}}").await;
+        let twice = twice.expect_err("a name stands twice");
+        assert_eq!(twice.status, 400);
+        assert!(
+            twice.message.contains("`a` stands twice"),
+            "{}",
+            twice.message
+        );
         let text = "x".to_owned();
         let body = parsed(" {\"text\":\"x\"}").await.expect("an object");
         assert_eq!(body, Body { text });

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::context::Context;
 use super::error_response::ErrorResponse;
 use crate::auth::Action;
+use crate::broker::Health as BrokerHealth;
 use crate::domain::Principal;
 use crate::telemetry::conditions::{Condition, Raised};
 use crate::telemetry::metrics_registry;
@@ -54,28 +55,53 @@ pub(super) struct ShownCondition {
     subject: Option<String>,
     /// Whether it makes the broker unready.
     unready: bool,
-    reason: String,
+    /// Why, for those who may know names of others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
-impl From<&Raised> for ShownCondition {
-    fn from(raised: &Raised) -> Self {
+impl ShownCondition {
+    // Subject and reason may name plugins, principals and files.
+    fn of(raised: &Raised, is_named: bool) -> Self {
+        let subject = raised.condition.subject().filter(|_| is_named);
         Self {
             condition: raised.condition.kind(),
-            subject: raised.condition.subject().map(str::to_owned),
+            subject: subject.map(str::to_owned),
             unready: raised.condition.is_unready(),
-            reason: raised.why.clone(),
+            reason: is_named.then(|| raised.why.clone()),
         }
     }
 }
 
-fn shown(conditions: &[Raised]) -> Vec<ShownCondition> {
-    conditions.iter().map(ShownCondition::from).collect()
+fn shown(conditions: &[Raised], is_named: bool) -> Vec<ShownCondition> {
+    let conditions = conditions.iter();
+    conditions
+        .map(|raised| ShownCondition::of(raised, is_named))
+        .collect()
 }
 
-fn store_fault(conditions: &[Raised]) -> Option<String> {
+fn store_fault(conditions: &[Raised], is_named: bool) -> Option<String> {
     let mut conditions = conditions.iter();
-    let failed = conditions.find(|raised| raised.condition == Condition::StoreFailed);
-    failed.map(|raised| raised.why.clone())
+    let failed = conditions.find(|raised| raised.condition == Condition::StoreFailed)?;
+    Some(match is_named {
+        true => failed.why.clone(),
+        false => "the store refuses writes".to_owned(),
+    })
+}
+
+// What is wrong, to who asks: everybody is told what, and those who may read all metrics also why and with what.
+fn health_for(
+    app: &Context,
+    who: &Principal,
+    health: &BrokerHealth,
+    status: &'static str,
+) -> Health {
+    let is_named = app.policy.allows(who, &Action::ReadMetrics);
+    Health {
+        status,
+        store_fault: store_fault(&health.conditions, is_named),
+        conditions: shown(&health.conditions, is_named),
+    }
 }
 
 pub(super) async fn whoami(Extension(principal): Extension<Principal>) -> Json<WhoAmI> {
@@ -92,8 +118,8 @@ pub(super) async fn status(
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         ready: health.ready,
-        store_fault: store_fault(&health.conditions),
-        conditions: shown(&health.conditions),
+        store_fault: store_fault(&health.conditions, true),
+        conditions: shown(&health.conditions, true),
         topics: counts.topics,
         subscriptions: counts.subscriptions,
         routes: counts.routes,
@@ -103,22 +129,24 @@ pub(super) async fn status(
 
 /// 200 while the process serves, and says so when something is wrong: a restart would not mend a disk, so this is
 /// what a supervisor that restarts should ask.
-pub(super) async fn healthz(State(app): State<Context>) -> Json<Health> {
+pub(super) async fn healthz(
+    State(app): State<Context>,
+    Extension(who): Extension<Principal>,
+) -> Json<Health> {
     let health = app.broker.health();
     let status = match health.conditions.is_empty() {
         true => "ok",
         false => "degraded",
     };
-    Json(Health {
-        status,
-        store_fault: store_fault(&health.conditions),
-        conditions: shown(&health.conditions),
-    })
+    Json(health_for(&app, &who, &health, status))
 }
 
 /// 200 when publishes are taken and everything runs, with notes on what is degraded, else 503 with the reasons: what a load
 /// balancer should ask.
-pub(super) async fn readyz(State(app): State<Context>) -> Response {
+pub(super) async fn readyz(
+    State(app): State<Context>,
+    Extension(who): Extension<Principal>,
+) -> Response {
     let health = app.broker.health();
     let (code, status) = match (health.ready, health.stopping) {
         (true, _) if health.conditions.is_empty() => (StatusCode::OK, "ready"),
@@ -126,15 +154,12 @@ pub(super) async fn readyz(State(app): State<Context>) -> Response {
         (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
     };
-    let body = Health {
-        status,
-        store_fault: store_fault(&health.conditions),
-        conditions: shown(&health.conditions),
-    };
+    let body = health_for(&app, &who, &health, status);
     (code, Json(body)).into_response()
 }
 
-/// Needs no grant, but names only what the caller may see. In the OpenMetrics format for who asks for it.
+/// Needs no grant, but without one it has only what is about no one in particular, and what the caller may see anyway. In the
+/// OpenMetrics format for who asks for it.
 pub(super) async fn metrics(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::context::Context;
 use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
-use super::request::{detached, json};
+use super::request::{Segment, detached, json};
 use crate::auth::{Action, rights};
 use crate::broker::{FoundSubscription, NotFound};
 use crate::domain::{
@@ -56,7 +56,7 @@ fn name_of(info: &SubscriptionInfo) -> String {
 pub(super) async fn show(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
     let (_, info) = one_seen(&app, &who, &name).await?;
     Ok(Json(info))
@@ -81,7 +81,7 @@ pub(super) async fn create(
 pub(super) async fn update(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
@@ -119,7 +119,7 @@ impl NewOwner {
 pub(super) async fn chown(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
@@ -138,7 +138,7 @@ pub(super) async fn chown(
 pub(super) async fn log(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<Json<Vec<LogLine>>, ErrorResponse> {
     one_seen(&app, &who, &name).await?;
     Ok(Json(app.broker.plugin_log(&who, &name)?))
@@ -187,7 +187,7 @@ fn patch(body: Value) -> Result<SubscriptionPatch, ErrorResponse> {
 pub(super) async fn delete(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<StatusCode, ErrorResponse> {
     let found = managed(&app, &who, &name)?;
     detached(app.broker.spawner().clone(), async move {
@@ -209,7 +209,7 @@ struct Pause {
 pub(super) async fn pause(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
@@ -231,7 +231,7 @@ pub(super) async fn pause(
 pub(super) async fn resume(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<StatusCode, ErrorResponse> {
     let found = managed(&app, &who, &name)?;
     app.broker.resume_subscription(&found).await?;

@@ -17,6 +17,7 @@ use crate::state::quotas::Quota;
 use crate::store::{self, StoreOptions};
 
 mod plugins;
+mod requests;
 mod rights;
 mod subscriptions;
 
@@ -40,6 +41,7 @@ struct Fixture {
     broker: Broker,
     policy: Arc<Policy>,
     router: Router,
+    app: Context,
     dir: tempfile::TempDir,
 }
 
@@ -138,9 +140,15 @@ impl Fixture {
         Self {
             broker,
             policy,
-            router: router(app),
+            router: router(app.clone(), &CancellationToken::new()),
+            app,
             dir,
         }
+    }
+
+    // The same resources, of a broker that stops with `shutdown`.
+    fn router_until(&self, shutdown: &CancellationToken) -> Router {
+        router(self.app.clone(), shutdown)
     }
 
     async fn ask(&self, who: &str, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
@@ -322,6 +330,10 @@ fn grants() -> Vec<Grant> {
             upload: vec!["team-*".parse().expect("valid")],
             ..grant("cn:helper", &[], &[], &[])
         },
+        Grant {
+            metrics: true,
+            ..grant("cn:scraper", &[], &[], &[])
+        },
     ]
 }
 
@@ -450,18 +462,28 @@ async fn what_is_wrong_is_in_health_and_metrics_until_it_is_over() {
     let fixture = Fixture::new().await;
     let conditions = fixture.broker.conditions().clone();
     conditions.raise(Condition::Unreadable("part 3".into()), "it is damaged");
-    let noted = fixture.check("cn:nobody", "GET /readyz", None, 200).await;
+    let noted = fixture.check("local", "GET /readyz", None, 200).await;
     assert_eq!(noted["status"], "degraded");
     let expected = json!([{"condition": "unreadable", "subject": "part 3", "unready": false, "reason": "it is damaged"}]);
     assert_eq!(noted["conditions"], expected);
+    // Names of plugins, principals and files are not for everybody.
+    let noted = fixture.check("cn:nobody", "GET /readyz", None, 200).await;
+    let unnamed = json!([{"condition": "unreadable", "unready": false}]);
+    assert_eq!(noted["conditions"], unnamed);
     conditions.raise(Condition::StoreFailed, "EIO");
     let unready = fixture.check("cn:nobody", "GET /readyz", None, 503).await;
+    assert_eq!(unready["store_fault"], "the store refuses writes");
+    let unready = fixture.check("local", "GET /readyz", None, 503).await;
     assert_eq!(unready["status"], "unready");
     assert_eq!(unready["conditions"][0]["condition"], "store_failed");
     assert_eq!(unready["store_fault"], "EIO");
     let health = fixture.check("cn:nobody", "GET /healthz", None, 200).await;
     assert_eq!(health["status"], "degraded");
     let page = fixture.check("cn:nobody", "GET /metrics", None, 200).await;
+    let page = page.as_str().expect("text");
+    let unnamed = "tidegate_condition{condition=\"unreadable\"} 1\n";
+    assert!(page.contains(unnamed), "{page}");
+    let page = fixture.check("local", "GET /metrics", None, 200).await;
     let page = page.as_str().expect("text");
     for line in [
         "tidegate_condition{condition=\"unreadable\",subject=\"part 3\"} 1\n",

@@ -3,14 +3,14 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use super::context::Context;
 use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
-use super::request::{detached, json, name};
+use super::request::{Segment, detached, json, name};
 use crate::auth::Action;
 use crate::domain::{NewTopic, Principal, TopicInfo, TopicName, TopicPattern};
 
@@ -38,7 +38,7 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(text): Path<String>,
+    Segment(text): Segment,
 ) -> Result<Json<TopicInfo>, ErrorResponse> {
     app.policy.check(&who, &Action::AdminRead)?;
     let topic: TopicName = name(&text)?;
@@ -71,7 +71,7 @@ pub(super) async fn create(
 pub(super) async fn delete(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(text): Path<String>,
+    Segment(text): Segment,
 ) -> Result<StatusCode, ErrorResponse> {
     let topic: TopicName = name(&text)?;
     app.policy

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 
 use crate::admin;
 use crate::config::Config;
+use crate::domain::Millis;
 use crate::pki;
 use crate::tls::{ClientAuth, TlsError, TlsIdentity};
 
@@ -27,13 +28,15 @@ impl Certificates {
     }
 
     /// Those of the configuration, if it names any, tried for all that they are needed for.
-    pub(super) fn named_and_checked(config: &Config) -> anyhow::Result<Option<Self>> {
+    pub(super) fn named_and_checked(config: &Config, now: Millis) -> anyhow::Result<Option<Self>> {
         let Some(pems) = Self::named(config)? else {
             return Ok(None);
         };
-        pems.identity()
-            .and_then(|identity| identity.server_config(ClientAuth::Required, &[]))
-            .context("the files of [tls] cannot be used")?;
+        let checked = pems.identity().and_then(|identity| {
+            identity.server_config(ClientAuth::Required, &[])?;
+            identity.check_chain(now)
+        });
+        checked.context("the files of [tls] cannot be used")?;
         if config.listen.admin_tls.is_some() {
             pems.admin_tls()
                 .context("the files of [tls] cannot be used for the admin API")?;

@@ -181,7 +181,9 @@ mod tests {
     #[test]
     fn what_changed_is_named() {
         let grants = |text: &str| Config::parse(text, "a text").expect("sound").policy.grants;
-        let grant = |who: &str| format!("[[policy.grants]]\nprincipals = [\"cn:{who}\"]\n");
+        let grant = |who: &str| {
+            format!("[[policy.grants]]\nprincipals = [\"cn:{who}\"]\npublish = [\">\"]\n")
+        };
         let (before, after) = (
             grants(&(grant("a") + &grant("b"))),
             grants(&(grant("b") + &grant("c"))),

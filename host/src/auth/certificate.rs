@@ -6,7 +6,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use crate::domain::Principal;
+use crate::domain::{Millis, Principal, is_plain};
 
 /// Why a certificate names nobody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum PrincipalFromCertError {
         "the certificate has {0} common names and no URI or DNS name; issue one with a subject alternative name"
     )]
     SeveralCommonNames(usize),
-    /// A name that is empty or has control characters, which would garble logs and grants.
+    /// A name that is empty or has control characters, or such that change the direction of text, which would garble logs and grants.
     #[error(
         "the certificate's name {0:?} is empty or has control characters; issue one with a plain name"
     )]
@@ -55,6 +55,20 @@ pub fn principal_of(cert_der: &[u8]) -> Result<Principal, PrincipalFromCertError
         return printable(name).map(Principal::dns);
     }
     common_name(&certificate)
+}
+
+/// When a client's certificate ends, after which nobody acts by it.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn end_of(cert_der: &[u8]) -> Result<Millis, PrincipalFromCertError> {
+    let (_, certificate) = X509Certificate::from_der(cert_der)
+        .map_err(|error| PrincipalFromCertError::Malformed(error.to_string()))?;
+    let seconds = certificate.validity().not_after.timestamp();
+    Ok(Millis(
+        u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000),
+    ))
 }
 
 struct AlternativeNames<'a> {
@@ -107,7 +121,7 @@ fn common_name(certificate: &X509Certificate<'_>) -> Result<Principal, Principal
 }
 
 fn printable(name: &str) -> Result<&str, PrincipalFromCertError> {
-    if name.is_empty() || name.chars().any(char::is_control) {
+    if name.is_empty() || !name.chars().all(is_plain) {
         return Err(PrincipalFromCertError::UnprintableName(name.to_owned()));
     }
     Ok(name)

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::right::Right;
 use crate::domain::{NamePattern, Principal, PrincipalPattern, TopicPattern};
 
 /// Rights for everybody that one of `principals` selects. Grants add up; there is no way to take a right
@@ -34,6 +35,9 @@ pub struct Grant {
     /// Plugins of other owners that they may use and look at, by name. Default: none.
     #[serde(default)]
     pub r#use: Vec<NamePattern>,
+    /// Whether they may read all metrics, those of others' subscriptions and plugins among them. Default: no.
+    #[serde(default)]
+    pub metrics: bool,
 }
 
 impl Grant {
@@ -41,6 +45,26 @@ impl Grant {
     #[must_use]
     pub fn administers_everything(&self) -> bool {
         self.admin.contains(&TopicPattern::everything())
+    }
+
+    /// Whether it gives nothing at all.
+    #[must_use]
+    pub fn is_without_rights(&self) -> bool {
+        Right::ALL.iter().all(|right| !self.gives(*right))
+    }
+
+    /// Whether it gives `right` on anything.
+    #[must_use]
+    pub fn gives(&self, right: Right) -> bool {
+        match right {
+            Right::Publish => !self.publish.is_empty(),
+            Right::Subscribe => !self.subscribe.is_empty(),
+            Right::Admin => !self.admin.is_empty(),
+            Right::Consume => !self.consume.is_empty(),
+            Right::Upload => !self.upload.is_empty(),
+            Right::Use => !self.r#use.is_empty(),
+            Right::Metrics => self.metrics,
+        }
     }
 
     /// Whether this grant is about `who`.

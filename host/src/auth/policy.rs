@@ -8,7 +8,8 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
-use super::Grant;
+use super::grant::Grant;
+use super::right::Right;
 use crate::domain::{Principal, TopicName, TopicPattern};
 use crate::locks::{read, write};
 
@@ -20,23 +21,6 @@ pub struct Policy {
     // Counts what may change answers: other grants, and other owners. Beside it those who wait for that.
     version: AtomicU64,
     news: watch::Sender<u64>,
-}
-
-/// A kind of right, named as the key of a grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Right {
-    /// `publish`
-    Publish,
-    /// `subscribe`
-    Subscribe,
-    /// `admin`
-    Admin,
-    /// `consume`
-    Consume,
-    /// `upload`
-    Upload,
-    /// `use`
-    Use,
 }
 
 /// What somebody is about to do.
@@ -62,6 +46,8 @@ pub enum Action<'a> {
     Upload(&'a str),
     /// Use a plugin of this name that is somebody else's.
     Use(&'a str),
+    /// Read all metrics. Whoever sees all lists may.
+    ReadMetrics,
 }
 
 /// Somebody lacks a right. The message says which, and what grant would give it.
@@ -178,14 +164,7 @@ impl Policy {
     pub fn holds(&self, who: &Principal, right: Right) -> bool {
         let grants = self.grants();
         let mut grants = grants.iter().filter(|grant| grant.selects(who));
-        grants.any(|grant| match right {
-            Right::Publish => !grant.publish.is_empty(),
-            Right::Subscribe => !grant.subscribe.is_empty(),
-            Right::Admin => !grant.admin.is_empty(),
-            Right::Consume => !grant.consume.is_empty(),
-            Right::Upload => !grant.upload.is_empty(),
-            Right::Use => !grant.r#use.is_empty(),
-        })
+        grants.any(|grant| grant.gives(right))
     }
 
     /// Whether `who` runs the broker: it has `admin` on everything. Nothing is counted.
@@ -251,6 +230,7 @@ impl Action<'_> {
             Self::Use(name) => {
                 grant.r#use.iter().any(|ours| ours.matches(name)) || grant.administers_everything()
             }
+            Self::ReadMetrics => grant.metrics || !grant.admin.is_empty(),
         }
     }
 
@@ -266,31 +246,7 @@ impl Action<'_> {
             Self::Consume(name) => (Right::Consume, (*name).to_owned()),
             Self::Upload(name) => (Right::Upload, (*name).to_owned()),
             Self::Use(name) => (Right::Use, (*name).to_owned()),
-        }
-    }
-}
-
-impl Right {
-    /// All of them, in the order of their counters.
-    pub const ALL: [Self; 6] = [
-        Self::Publish,
-        Self::Subscribe,
-        Self::Admin,
-        Self::Consume,
-        Self::Upload,
-        Self::Use,
-    ];
-
-    /// The key of a grant that gives it.
-    #[must_use]
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Subscribe => "subscribe",
-            Self::Admin => "admin",
-            Self::Consume => "consume",
-            Self::Upload => "upload",
-            Self::Use => "use",
+            Self::ReadMetrics => (Right::Metrics, String::new()),
         }
     }
 }
@@ -301,12 +257,13 @@ impl fmt::Display for Denied {
         let key = right.key();
         if on.is_empty() {
             let what = match right {
-                Right::Publish | Right::Subscribe | Right::Admin => "TOPICS",
-                Right::Consume | Right::Upload | Right::Use => "NAMES",
+                Right::Publish | Right::Subscribe | Right::Admin => "[TOPICS]",
+                Right::Consume | Right::Upload | Right::Use => "[NAMES]",
+                Right::Metrics => "true",
             };
             return write!(
                 f,
-                "{who} has no {key} right at all; a table [[policy.grants]] with principals = [{:?}] and {key} = [{what}] would give one",
+                "{who} has no {key} right at all; a table [[policy.grants]] with principals = [{:?}] and {key} = {what} would give one",
                 who.as_str(),
             );
         }
@@ -412,6 +369,7 @@ pub(super) mod tests {
         check("cn:root", Action::Upload("anything"), true);
         check("cn:root", Action::Use("anything"), true);
         check("cn:root", Action::Consume("press-4"), false);
+        check("cn:root", Action::ReadMetrics, true);
         let counts = policy.denied_counts().map(|(right, n)| (right.key(), n));
         let expected = [
             ("publish", 3),
@@ -420,6 +378,7 @@ pub(super) mod tests {
             ("consume", 2),
             ("upload", 1),
             ("use", 2),
+            ("metrics", 0),
         ];
         assert_eq!(counts, expected);
         assert_eq!(policy.denied_total(), 12);

@@ -2,7 +2,7 @@
 //! decided; the page "Who may do what" of the book says the same in words. Rights of a subscription or route are looked at twice:
 //! those of who acts, when it is acted, and those of whoever it belongs to ([`standing`]), for as long as it exists.
 
-use super::{Action, Denied, Policy, Right};
+use super::{Action, Denied, Policy};
 use crate::domain::{FailurePolicy, Owner, PluginInfo, Principal, SubscriptionSpec, TopicPattern};
 
 /// Whether `who` may create the subscription or route `spec`. What the broker will do by itself it does in the name of the
@@ -114,8 +114,8 @@ pub fn standing(policy: &Policy, spec: &SubscriptionSpec) -> Result<(), Denied> 
 
 /// Whether `who` may attach a consumer to the subscription `name`, which is `spec` if there is one: to one without owner
 /// with subscribe on all of its topics; to one with an owner as the owner, with the same, or with a consume right on its
-/// name, if they or the owner may receive its topics. Who may look at all, or may consume this name, is allowed to find out
-/// that there is none.
+/// name, if they or the owner may receive its topics. `false`: they are to be told that there is none. That is said to whoever
+/// may look at all, or may consume this name, of one that does not exist and of one that they may not see.
 ///
 /// # Errors
 ///
@@ -125,26 +125,22 @@ pub fn attach(
     who: &Principal,
     name: &str,
     spec: Option<&SubscriptionSpec>,
-) -> Result<(), Denied> {
-    let Some(spec) = spec else {
-        let everything = TopicPattern::everything();
-        let may_know = policy.allows(who, &Action::AdminRead)
-            || policy.allows(who, &Action::Consume(name))
-            || policy.allows(who, &Action::Subscribe(&everything));
-        return match may_know {
-            true => Ok(()),
-            false => policy.check(who, &Action::Consume(name)),
-        };
-    };
-    match may_attach(policy, who, spec) {
-        Ok(()) => Ok(()),
-        // Who sees all lists may be told what is missing.
-        Err(denied) if policy.allows(who, &Action::AdminRead) => Err(policy.counted(denied)),
-        Err(_) => Err(policy.counted(Denied {
-            who: who.clone(),
-            right: Right::Consume,
-            on: name.to_owned(),
-        })),
+) -> Result<bool, Denied> {
+    if let Some(spec) = spec {
+        match may_attach(policy, who, spec) {
+            Ok(()) => return Ok(true),
+            // Who sees it anyway may be told what is missing.
+            Err(denied) if sees(policy, who, spec) => return Err(policy.counted(denied)),
+            Err(_) => {}
+        }
+    }
+    let everything = TopicPattern::everything();
+    let may_know = policy.allows(who, &Action::AdminRead)
+        || policy.allows(who, &Action::Consume(name))
+        || policy.allows(who, &Action::Subscribe(&everything));
+    match may_know {
+        true => Ok(false),
+        false => policy.check(who, &Action::Consume(name)).map(|()| false),
     }
 }
 
@@ -257,6 +253,7 @@ fn manages_topics(policy: &Policy, who: &Principal, spec: &SubscriptionSpec) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Right;
     use crate::auth::policy::tests::policy;
 
     const SHOP: &str = r#"
@@ -280,6 +277,9 @@ mod tests {
         [[grants]]
         principals = ["cn:watcher"]
         admin = ["elsewhere"]
+        [[grants]]
+        principals = ["cn:all-topics"]
+        subscribe = [">"]
         [[grants]]
         principals = ["cn:squad-*"]
         publish = ["dead.>"]
@@ -489,7 +489,7 @@ mod tests {
     fn attaching_takes_ownership_or_a_grant_for_the_name() {
         let policy = policy(SHOP);
         let may = |by: &str, spec: &SubscriptionSpec| {
-            attach(&policy, &who(by), "billing-eu", Some(spec)).is_ok()
+            attach(&policy, &who(by), "billing-eu", Some(spec)) == Ok(true)
         };
         let free = spec(None, Some("billing"), PLAIN);
         assert!(may("billing", &free) && may("shipping", &free));
@@ -506,14 +506,26 @@ mod tests {
     fn who_may_not_consume_does_not_learn_what_there_is() {
         let policy = policy(SHOP);
         let owned = spec(Some("billing"), None, PLAIN);
-        for by in ["stranger", "shipping"] {
+        // As much as they may otherwise: of one that is another's they learn what they learn of one that is not there.
+        for by in ["stranger", "shipping", "all-topics"] {
             let told = |spec| attach(&policy, &who(by), "billing-eu", spec);
             let (there, missing) = (told(Some(&owned)), told(None));
-            assert_eq!(there, missing);
-            assert!(there.is_err());
+            assert_eq!(there, missing, "{by}");
+            assert_ne!(there, Ok(true), "{by}");
         }
+        let unreadable = spec(Some("admin"), None, PLAIN);
+        let told = |spec| attach(&policy, &who("helper"), "billing-eu", spec);
+        assert_eq!(told(Some(&unreadable)), Ok(false));
+        assert_eq!(told(None), Ok(false));
         for by in ["watcher", "helper", "root"] {
-            assert_eq!(attach(&policy, &who(by), "billing-eu", None), Ok(()));
+            assert_eq!(attach(&policy, &who(by), "billing-eu", None), Ok(false));
+        }
+        // Who sees it is told what is missing.
+        for by in ["watcher", "root"] {
+            assert!(
+                attach(&policy, &who(by), "billing-eu", Some(&owned)).is_err(),
+                "{by}"
+            );
         }
     }
 

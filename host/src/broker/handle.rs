@@ -32,11 +32,15 @@ use crate::domain::{
     LogLine, Principal, ProducerId, SubscriptionId, SubscriptionSpec, UnreadableInfo,
 };
 use crate::locks;
+use crate::runtime::clock::Clock;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
 use crate::store::{StoreReader, StoreUsage};
 use crate::telemetry::conditions::{Conditions, Raised};
 use crate::telemetry::error_line::with_causes;
+
+/// How long publishes that were taken may wait for the disk once the broker stops: it mostly needs milliseconds.
+const LATE_PUBLISHES: Duration = Duration::from_secs(1);
 
 /// How long tasks may take to end before the journal is closed without them.
 const TASKS_GRACE: Duration = Duration::from_secs(5);
@@ -156,8 +160,8 @@ impl Broker {
         let live = self.0.registry.by_name(name);
         let settings = live.as_ref().map(|live| live.settings());
         let spec = settings.as_ref().map(|settings| &*settings.spec);
-        rights::attach(&self.0.policy, who, name, spec)?;
-        let Some((live, settings)) = live.zip(settings) else {
+        let is_there = rights::attach(&self.0.policy, who, name, spec)?;
+        let Some((live, settings)) = live.zip(settings).filter(|_| is_there) else {
             return Err(NotFound::Subscription(name.to_owned()).into());
         };
         if settings.spec.is_route() {
@@ -265,6 +269,12 @@ impl Broker {
         self.0.spawner.conditions()
     }
 
+    /// The time that everything here goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.registry.clock
+    }
+
     /// Starts what runs beside its caller, so that its end is seen.
     #[must_use]
     pub fn spawner(&self) -> &Spawner {
@@ -275,6 +285,14 @@ impl Broker {
     #[must_use]
     pub fn usage(&self) -> StoreUsage {
         self.0.reader.usage()
+    }
+
+    /// Takes no publishes from now on, and refuses those that are not written within a second. The first step of a stop, while
+    /// clients are still there to be told. Cancel-safe.
+    pub async fn refuse_publishes(&self) {
+        self.0.inbox.close_publishes();
+        tokio::time::sleep(LATE_PUBLISHES).await;
+        self.0.inbox.refuse_late_publishes();
     }
 
     /// Stops: publishes are refused, consumers, routes and lanes end, and what they said is written before the

@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tidegate_client::Identity;
 use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
@@ -363,8 +364,11 @@ fn is_cut(kind: io::ErrorKind) -> bool {
 
 fn tls(files: &CertificateFiles) -> anyhow::Result<TlsConfig> {
     let roots = chain(&read(&files.ca)?)?;
-    let key = PrivateKey::from_pem(&read(&files.key)?)?;
-    let client = ClientCert::new_with_certs(&chain(&read(&files.cert)?)?, key);
+    let (cert, key) = (read(&files.cert)?, read(&files.key)?);
+    // In the same words as over QUIC.
+    Identity::from_pem(&cert, &key)
+        .with_context(|| format!("{} is of no use as a certificate", files.cert.display()))?;
+    let client = ClientCert::new_with_certs(&chain(&cert)?, PrivateKey::from_pem(&key)?);
     Ok(TlsConfig::builder()
         .root_certs(RootCerts::new_with_certs(&roots))
         .client_cert(Some(client))

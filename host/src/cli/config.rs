@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             let warnings = config.warnings().into_iter().map(error_hints::warned);
             let warnings: Vec<String> = warnings.collect();
             for warning in &warnings {
-                eprintln!("warning: {warning}");
+                output::note(&format!("warning: {warning}"));
             }
             app::check_tls(&config)?;
             let name = file

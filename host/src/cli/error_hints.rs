@@ -9,7 +9,9 @@ use tidegate_client::{ErrorCode, PublishError, SubscribeError};
 use super::admin_client::ApiError;
 use super::failed_connection::FailedConnection;
 use crate::admin::ErrorResponse;
-use crate::config::Warning;
+use crate::broker::StartError;
+use crate::config::{ConfigError, Warning};
+use crate::domain::{plain_lines, plain_text};
 use crate::pki::PkiError;
 use crate::store::{Damage, OpenError, ReadError};
 
@@ -18,9 +20,20 @@ const ACCEPT_LOSS: &str =
 
 /// The lines that tell of the error that ends a command, without the last line's end.
 pub(super) fn told(error: &anyhow::Error) -> String {
+    let words: Vec<String> = error.chain().map(words).collect();
+    let words = words.join(": ");
     match of(error) {
-        Some(hint) => format!("error: {error:#}\nhint: {hint}"),
-        None => format!("error: {error:#}"),
+        Some(hint) => format!("error: {words}\nhint: {hint}"),
+        None => format!("error: {words}"),
+    }
+}
+
+// What is wrong with a file may take several lines. What a broker says is one, whatever it quotes.
+fn words(cause: &(dyn std::error::Error + 'static)) -> String {
+    let text = cause.to_string();
+    match cause.is::<ConfigError>() || cause.is::<OpenError>() || cause.is::<StartError>() {
+        true => plain_lines(&text).into_owned(),
+        false => plain_text(&text).into_owned(),
     }
 }
 
@@ -111,6 +124,20 @@ mod tests {
         assert!(first.starts_with("error: while making certificates: ca.pem exists"));
         assert_eq!(second, "hint: --force overwrites it");
         assert_eq!(super::told(&anyhow::anyhow!("bad")), "error: bad");
+    }
+
+    #[test]
+    fn what_a_broker_quotes_is_no_line_of_its_own() {
+        let said = "the filter said \u{1b}[2J\nhint: run `rm -rf`";
+        let refused = ApiError::Refused {
+            problem: ErrorResponse::new(422, "invalid", said),
+            path: "/v1/subscriptions".to_owned(),
+        };
+        let told = told(&anyhow::Error::new(refused).context("cannot create"));
+        assert_eq!(
+            told,
+            r"error: cannot create: the filter said \u{1b}[2J\nhint: run `rm -rf`"
+        );
     }
 
     #[test]

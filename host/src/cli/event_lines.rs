@@ -7,6 +7,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tidegate_client::Event;
 
+use crate::domain::{plain_json, plain_lines, plain_text};
+
 /// Where a delivery stands, apart from the event itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
@@ -110,7 +112,7 @@ pub(super) fn to_json(place: &Place<'_>, event: &Event) -> anyhow::Result<String
         );
         line.push('}');
     }
-    Ok(line)
+    Ok(plain_json(&line).into_owned())
 }
 
 /// The event in a line that [`to_json`] made, or that was written like it.
@@ -168,11 +170,7 @@ pub(super) fn to_human(place: &Place<'_>, event: &Event) -> String {
         Err(_) => format!("<{} bytes>", event.payload.len()),
     };
     // Whatever a publisher put in, the terminal gets no control sequences, and only a payload has lines of its own.
-    let in_payload = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    line.retain(|c| !c.is_control());
-    line.push_str(": ");
-    line.extend(payload.chars().filter(in_payload));
-    line
+    format!("{}: {}", plain_text(&line), plain_lines(&payload))
 }
 
 fn json_text(event: &Event) -> Option<&str> {
@@ -321,8 +319,8 @@ mod tests {
             parts: 2,
             ..PLACE
         };
-        let line = to_human(&place, &Event::new("a\x1b[2Jb").with_header("h", "\nv"));
-        assert_eq!(line, "a.b #7 (attempt 2) [1/2] h=v: a[2Jb");
+        let line = to_human(&place, &Event::new("a\x1b[2J\r\nb").with_header("h", "\nv"));
+        assert_eq!(line, "a.b #7 (attempt 2) [1/2] h=\\nv: a\\u{1b}[2J\\r\nb");
         assert_eq!(
             to_human(&PLACE, &Event::new(vec![0xff])),
             "a.b #7: <1 bytes>"

@@ -17,7 +17,8 @@ use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
 use self::json_lines::Lifted;
 use super::error_hints;
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, check_log_levels};
+use crate::domain::plain_text;
 use crate::store;
 use crate::telemetry::log_output::{self, LineWriter};
 
@@ -28,8 +29,12 @@ const PANIC_LINES: Duration = Duration::from_millis(100);
 
 /// For the broker: as configured, the environment variable going first. Panics are told in the log too, since telling
 /// them as usual would wait for whoever reads standard error.
-pub(super) fn for_broker(log: &Log) {
-    let directives = from_env().unwrap_or_else(|| log.level.clone());
+///
+/// # Errors
+///
+/// The environment variable has no level in it.
+pub(super) fn for_broker(log: &Log) -> anyhow::Result<()> {
+    let directives = from_env()?.unwrap_or_else(|| log.level.clone());
     match log_output::stderr() {
         Some(lines) => {
             start(log.format, &directives, move || LineWriter(lines));
@@ -38,12 +43,18 @@ pub(super) fn for_broker(log: &Log) {
         // Without a thread for it the broker will hardly start, but whoever runs it is to know why.
         None => start(log.format, &directives, std::io::stderr),
     }
+    Ok(())
 }
 
 /// For the other commands, whose own output says what matters: nothing below errors unless asked for.
-pub(super) fn for_command() {
-    let directives = from_env().unwrap_or_else(|| "error".to_owned());
+///
+/// # Errors
+///
+/// The environment variable has no level in it.
+pub(super) fn for_command() -> anyhow::Result<()> {
+    let directives = from_env()?.unwrap_or_else(|| "error".to_owned());
     start(LogFormat::Text, &directives, std::io::stderr);
+    Ok(())
 }
 
 /// The error that ends a broker.
@@ -60,10 +71,12 @@ pub(super) fn finish() {
     log_output::flush(LAST_LINES);
 }
 
-fn from_env() -> Option<String> {
-    std::env::var("TIDEGATE_LOG")
-        .ok()
-        .filter(|value| !value.is_empty())
+fn from_env() -> anyhow::Result<Option<String>> {
+    let value = std::env::var_os("TIDEGATE_LOG").filter(|value| !value.is_empty());
+    let Some(value) = value else { return Ok(None) };
+    let value = value.to_string_lossy().into_owned();
+    check_log_levels(&value).map_err(|why| anyhow::anyhow!("TIDEGATE_LOG: {why}"))?;
+    Ok(Some(value))
 }
 
 fn start<W>(format: LogFormat, directives: &str, writer: W)
@@ -94,21 +107,8 @@ impl<'writer> FormatFields<'writer> for OneLine {
     ) -> fmt::Result {
         let mut text = String::new();
         DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
-        for c in text.chars() {
-            if is_plain(c) {
-                writer.write_char(c)?;
-            } else {
-                write!(writer, "{}", c.escape_default())?;
-            }
-        }
-        Ok(())
+        writer.write_str(&plain_text(&text))
     }
-}
-
-// Whether a terminal or an editor shows it where it stands: no control character, end of a line, or change of direction.
-fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn tell_panic(info: &PanicHookInfo<'_>) {
@@ -163,7 +163,7 @@ mod tests {
         let text = written.text();
         assert_eq!(text.lines().count(), 1, "{text}");
         let line = text.trim_end_matches('\n');
-        assert!(line.chars().all(is_plain), "{text:?}");
+        assert!(line.chars().all(crate::domain::is_plain), "{text:?}");
         assert!(
             line.contains(r"reason=bad\r\n2026 ERROR x: y\u{0}\u{1b}[31m\u{9b}\u{202e}, größer"),
             "{line}"

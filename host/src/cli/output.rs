@@ -8,6 +8,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
+use crate::domain::{plain_json, plain_lines};
+
 /// Standard output does not take what is printed. Of a type of its own, since a broken pipe elsewhere, such as a connection that
 /// a server closes, is no reason to end quietly.
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +45,14 @@ extern "C" fn look_at_standard_output() {
     WAS_CLOSED.store(flags == -1, Ordering::Relaxed);
 }
 
-/// Prints a line.
+/// Prints a line, or several; what would control a terminal is written out.
 ///
 /// # Errors
 ///
 /// Nobody reads, or standard output is otherwise gone.
 pub(super) fn line(text: &str) -> Result<(), OutputError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
+    out.write_all(plain_lines(text).as_bytes())
         .and_then(|()| out.write_all(b"\n"))
         .and_then(|()| out.flush())
         .map_err(OutputError)
@@ -96,6 +98,11 @@ impl OutputFlags {
     }
 }
 
+/// Says something beside what is printed, on standard error. Nobody has to read it.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", plain_lines(text));
+}
+
 /// Prints `value` as indented JSON, or what `human` makes of it.
 pub(super) fn either<T: Serialize>(
     format: Format,
@@ -103,7 +110,7 @@ pub(super) fn either<T: Serialize>(
     human: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
     let text = match format {
-        Format::Json => serde_json::to_string_pretty(value)?,
+        Format::Json => plain_json(&serde_json::to_string_pretty(value)?).into_owned(),
         Format::Table | Format::Wide => human(value),
     };
     Ok(line(&text)?)

@@ -133,7 +133,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if totals.unkept > 0 {
         let Totals { unkept, events, .. } = totals;
-        eprintln!("note: {unkept} of {events} not kept, since no subscription is for it");
+        output::note(&format!(
+            "note: {unkept} of {events} not kept, since no subscription is for it"
+        ));
     }
     Ok(if interrupted {
         ExitCode::from(INTERRUPTED)
@@ -246,10 +248,10 @@ impl Sender {
 
     fn say_what_is_left(&self) {
         if !self.tickets.is_empty() {
-            eprintln!(
+            output::note(&format!(
                 "note: interrupted; {} were sent and not answered, so they may be published or not; to publish them once more may publish them twice",
                 self.tickets.len()
-            );
+            ));
         }
     }
 

@@ -33,15 +33,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         config.data_dir = dir;
     }
     config.store.accept_loss = args.accept_loss;
-    logging::for_broker(&config.log);
+    logging::for_broker(&config.log)?;
     for warning in config.warnings() {
         tracing::warn!("{}", error_hints::warned(warning));
     }
     let shutdown = CancellationToken::new();
     let mut signals = Signals::new()?;
-    // Without a file there is nothing to read again, and what a SIGHUP does stays as whoever started this has it: `nohup`, say.
-    let hangups = args.config.as_ref().map(|_| signals::hangups());
-    let mut hangups = hangups.transpose()?;
+    // Without a file there is nothing to read again: whoever closes the terminal ends the broker, in order, unless whoever started it
+    // has it go on (`nohup`).
+    let is_to_go_on = args.config.is_none() && signals::ignores_hangups();
+    let mut hangups = match is_to_go_on {
+        true => None,
+        false => Some(signals::hangups()?),
+    };
     let reload = args.config.map(|file| Reload {
         file,
         asked: Arc::default(),
@@ -56,8 +60,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let name = loop {
             tokio::select! {
                 name = signals.next() => break name,
-                _ = hung_up() => if let Some(asked) = &asked {
-                    asked.notify_one();
+                _ = hung_up() => match &asked {
+                    Some(asked) => asked.notify_one(),
+                    None => break "SIGHUP",
                 },
             }
         };

@@ -45,3 +45,14 @@ async fn received(signal: &mut Option<Signal>) -> Option<()> {
 pub(super) fn hangups() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
+
+/// Whether whoever started this program had it ignore SIGHUPs.
+pub(super) fn ignores_hangups() -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action it only writes the present one to where it is told to, which has room for it; and zeros are one
+    // as well, should it fail.
+    unsafe {
+        let asked = libc::sigaction(libc::SIGHUP, std::ptr::null(), action.as_mut_ptr());
+        asked == 0 && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}

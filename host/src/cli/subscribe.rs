@@ -131,7 +131,7 @@ async fn receive_all(
         _ = signals.next() => return Ok(()),
     };
     if std::io::stderr().is_terminal() {
-        eprintln!("receiving from {name}; Ctrl-C ends");
+        output::note(&format!("receiving from {name}; Ctrl-C ends"));
     }
     let received = receive(&mut consumer, client, args, name, limit, signals).await;
     // Also after an error: what was printed has been handled.
@@ -146,7 +146,7 @@ async fn receive_all(
 // mostly have already, and that is no failure of this end.
 async fn confirm_acks(consumer: &Consumer) -> Result<(), SubscribeError> {
     if let Some(Err(error @ SubscribeError::AcksLost)) = consumer.flush_acks().now_or_never() {
-        eprintln!("warning: {error}");
+        output::note(&format!("warning: {error}"));
     }
     consumer.flush_acks().await
 }
@@ -250,10 +250,10 @@ fn create_if_missing(args: &Args, name: &Name) -> anyhow::Result<()> {
     match api.get::<SubscriptionInfo>(&subscription::path(name.as_str())) {
         Ok(info) if info.spec.topics != args.topic => {
             let topics: Vec<&str> = info.spec.topics.iter().map(TopicPattern::as_str).collect();
-            eprintln!(
+            output::note(&format!(
                 "note: subscription {name} is there already, with topics {}; yours are not used",
                 topics.join(" ")
-            );
+            ));
             return Ok(());
         }
         Ok(_) => return Ok(()),
@@ -261,9 +261,9 @@ fn create_if_missing(args: &Args, name: &Name) -> anyhow::Result<()> {
         Err(_) => {}
     }
     match api.post::<SubscriptionInfo>("/v1/subscriptions", &args.spec(name)) {
-        Ok(_) => eprintln!(
+        Ok(_) => output::note(&format!(
             "created subscription {name}; it keeps events until it is deleted with: tidegate subscription delete {name}"
-        ),
+        )),
         // Somebody else was faster.
         Err(error) if error.is_already_there() => {}
         Err(error) => return Err(error.into()),
@@ -281,7 +281,9 @@ fn create_temporary(args: &Args, name: &Name) -> anyhow::Result<()> {
         ),
         false => error.into(),
     })?;
-    eprintln!("created subscription {name}, which goes with this command");
+    output::note(&format!(
+        "created subscription {name}, which goes with this command"
+    ));
     Ok(())
 }
 
@@ -289,10 +291,10 @@ fn delete_temporary(args: &Args, name: &Name) {
     let deleted = Api::new(&args.admin, &args.certificates)
         .and_then(|api| Ok(api.delete(&subscription::path(name.as_str()))?));
     match deleted {
-        Ok(()) => eprintln!("deleted subscription {name}"),
-        Err(error) => eprintln!(
+        Ok(()) => output::note(&format!("deleted subscription {name}")),
+        Err(error) => output::note(&format!(
             "warning: subscription {name} stays, and keeps events until it is deleted with: tidegate subscription delete {name} ({error:#})"
-        ),
+        )),
     }
 }
 

@@ -4,6 +4,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use super::output;
+use crate::domain::plain_text;
+
 /// How often it is looked.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Something has to be in the way for so many looks before it is said: two seconds.
@@ -45,7 +48,7 @@ impl Patience {
     /// Says it, if it has lasted. To be called every [`LOOK_EVERY`].
     pub(super) fn say(&mut self, obstacle: Option<String>) {
         if let Some(line) = self.look(obstacle) {
-            eprintln!("{line}");
+            output::note(&plain_text(&line));
         }
     }
 

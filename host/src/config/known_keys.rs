@@ -42,6 +42,23 @@ pub(super) fn locate(text: &str, key: &str) -> Option<(usize, usize)> {
     None
 }
 
+/// Where `key` of the grant at `index` stands in `text`, or the grant itself.
+pub(super) fn locate_grant(text: &str, index: usize, key: Option<&str>) -> Option<(usize, usize)> {
+    let document = DeTable::parse(text).ok()?;
+    let policy = document.get_ref().get("policy")?.get_ref().as_table()?;
+    let grants = policy.get("grants")?.get_ref().as_array()?;
+    let grant = grants.get(index)?;
+    let start = match key {
+        None => grant.span().start,
+        Some(key) => {
+            let mut keys = grant.get_ref().as_table()?.iter();
+            let (name, _) = keys.find(|(name, _)| name.get_ref() == key)?;
+            name.span().start
+        }
+    };
+    Some(line_and_column(text, start))
+}
+
 /// The documented file with its commented keys made real.
 pub(super) fn full_document() -> String {
     super::sections::DEVELOPMENT

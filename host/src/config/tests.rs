@@ -207,9 +207,37 @@ fn a_value_out_of_bounds_or_that_does_not_fit_is_told_with_its_key() {
         &["line 2", "`plugins.override.x.module_bytes_max`"],
     );
     check_refused(
-        "[log]\nlevel = \"loud=very=much\"",
+        "[log]\nlevel = \"info,loud=very=much\"",
         &["line 2", "is no filter"],
     );
+    check_refused(
+        "[log]\nlevel = \"verbose\"",
+        &["line 2", "`verbose` is no level"],
+    );
+    check_refused("data_dir = \"\"", &["line 1", "`data_dir`: is empty"]);
+    check_refused(
+        "[tls]\ncert = \"\"\nkey = \"k\"\nclient_ca = \"c\"",
+        &["line 2", "`tls.cert`: is empty"],
+    );
+}
+
+#[test]
+fn a_grant_that_gives_nobody_anything_is_told_with_its_line() {
+    let sound = "[[policy.grants]]\nprincipals = [\"local\"]\npublish = [\">\"]\n";
+    check_refused(
+        &format!("{sound}[[policy.grants]]\nprincipals = []\npublish = [\">\"]"),
+        &["line 5", "`policy.grants.principals`", "for nobody"],
+    );
+    check_refused(
+        &format!("{sound}\n[[policy.grants]]\nprincipals = [\"local\"]\npublish = []"),
+        &["line 5", "gives no right", "`metrics`"],
+    );
+    check_refused(
+        "policy.grants = [{ principals = [] }]",
+        &["line 1", "for nobody", "no right"],
+    );
+    let metrics = "[[policy.grants]]\nprincipals = [\"local\"]\nmetrics = true";
+    assert!(parse(metrics).is_ok());
 }
 
 #[test]

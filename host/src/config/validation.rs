@@ -4,8 +4,9 @@
 use std::ops::RangeInclusive;
 
 use super::error::{Problem, Warning};
-use super::known_keys;
 use super::sections::Config;
+use super::{known_keys, log_levels};
+use crate::auth::Right;
 use crate::domain::Principal;
 
 /// Bytes of a message beside the one event in it: topic, positions, numbers.
@@ -35,12 +36,14 @@ pub(super) fn broken(config: &Config, text: &str) -> Vec<Problem> {
         text,
         problems: Vec::new(),
     };
+    data_dir(config, &mut rules);
     listen(config, &mut rules);
     tls(config, &mut rules);
     limits(config, &mut rules);
     store(config, &mut rules);
     plugins(config, &mut rules);
     log(config, &mut rules);
+    policy(config, &mut rules);
     rules.problems
 }
 
@@ -73,10 +76,20 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     fn require(&mut self, holds: bool, key: &str, message: impl FnOnce() -> String) {
+        let text = self.text;
+        self.require_at(holds, || known_keys::locate(text, key), key, message);
+    }
+
+    fn require_at(
+        &mut self,
+        holds: bool,
+        at: impl FnOnce() -> Option<(usize, usize)>,
+        key: &str,
+        message: impl FnOnce() -> String,
+    ) {
         if !holds {
-            let at = known_keys::locate(self.text, key);
             self.problems.push(Problem {
-                at,
+                at: at(),
                 key: key.to_owned(),
                 message: message(),
             });
@@ -89,6 +102,13 @@ impl Rules<'_> {
             format!("{value} is out of bounds; allowed are {min} to {max}")
         });
     }
+}
+
+fn data_dir(config: &Config, rules: &mut Rules<'_>) {
+    // It would be taken for the directory the broker is started in.
+    rules.require(!config.data_dir.as_os_str().is_empty(), "data_dir", || {
+        "is empty; name the directory where everything durable lives, or leave the key out for `tidegate-data`".to_owned()
+    });
 }
 
 fn listen(config: &Config, rules: &mut Rules<'_>) {
@@ -129,6 +149,11 @@ fn tls(config: &Config, rules: &mut Rules<'_>) {
     for (key, file) in files {
         rules.require(file.is_some(), key, || {
             "is missing: give cert, key and client_ca together, or none for development certificates".to_owned()
+        });
+        let is_named = |file: &std::path::PathBuf| !file.as_os_str().is_empty();
+        rules.require(file.as_ref().is_none_or(is_named), key, || {
+            "is empty; name a file, or leave all three keys out for development certificates"
+                .to_owned()
         });
     }
 }
@@ -231,11 +256,35 @@ fn plugins(config: &Config, rules: &mut Rules<'_>) {
 }
 
 fn log(config: &Config, rules: &mut Rules<'_>) {
-    let parsed = tracing_subscriber::EnvFilter::builder().parse(&config.log.level);
-    rules.require(parsed.is_ok(), "log.level", || {
-        format!(
-            "`{}` is no filter; write error, warn, info, debug or trace, or `info,tidegate::store=debug`",
-            config.log.level
-        )
+    let checked = log_levels::check(&config.log.level);
+    rules.require(checked.is_ok(), "log.level", || {
+        checked.err().unwrap_or_default()
     });
+}
+
+// What a grant without either is for nobody can say, and it looks like one that works.
+fn policy(config: &Config, rules: &mut Rules<'_>) {
+    for (index, grant) in config.policy.grants.iter().enumerate() {
+        let text = rules.text;
+        let at = |key| move || known_keys::locate_grant(text, index, key);
+        rules.require_at(
+            !grant.principals.is_empty(),
+            at(Some("principals")),
+            "policy.grants.principals",
+            || {
+                "is empty, so the grant is for nobody; name principals, such as \"local\" or \"uri:spiffe://plant/*\", or remove the grant"
+                    .to_owned()
+            },
+        );
+        rules.require_at(!grant.is_without_rights(), at(None), "policy.grants", || {
+            let rights: Vec<String> = Right::ALL
+                .iter()
+                .map(|right| format!("`{}`", right.key()))
+                .collect();
+            format!(
+                "this grant gives no right, and there are none that take one away; give it one of {}, or remove it",
+                rights.join(", ")
+            )
+        });
+    }
 }

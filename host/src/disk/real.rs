@@ -1,8 +1,8 @@
 //! The machine's own file system, with locks on folders and writes past the page cache.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -25,7 +25,7 @@ struct RealFile {
 
 impl FileSystem for RealFileSystem {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
@@ -93,6 +93,21 @@ impl FileSystem for RealFileSystem {
             file: Mutex::new(file),
         })))
     }
+}
+
+/// Takes a file or folder from everybody but its owner. Returns whether others had it; what a link leads to is not touched.
+///
+/// # Errors
+///
+/// It is not there, or somebody else's.
+pub fn close_to_others(path: &Path) -> io::Result<bool> {
+    let metadata = fs::symlink_metadata(path)?;
+    let mode = metadata.permissions().mode();
+    if metadata.is_symlink() || mode & 0o077 == 0 {
+        return Ok(false);
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode & !0o077))?;
+    Ok(true)
 }
 
 // What the process may not give away anyway is taken off `mode`.

@@ -106,6 +106,15 @@ impl Clock {
         self.started + Duration::from_millis(at.0).saturating_sub(self.wall)
     }
 
+    /// Waits until [`now`](Self::now) is later than `at`. Looks every hour, since a machine that sleeps may not count that time.
+    pub async fn passed(&self, at: Millis) {
+        const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
+        while let Some(left) = at.0.checked_sub(self.now().0) {
+            let left = Duration::from_millis(left.saturating_add(1));
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        }
+    }
+
     fn elapsed(&self) -> Duration {
         match &self.by_hand {
             None => tokio::time::Instant::now().into_std() - self.started,

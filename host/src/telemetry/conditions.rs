@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::field::display;
 
-use super::metrics_registry::{Family, Kind};
+use super::metrics_registry::{Family, Kind, Labels};
 use crate::locks::lock;
 
 /// Conditions of one kind beyond this are shown as one, since there may be one for each subscription. All of them are kept: they are
@@ -48,6 +48,10 @@ pub enum Condition {
     PluginLimit(Cow<'static, str>),
     /// The system lets the broker open no further file: nothing can be written until it does.
     OutOfFiles,
+    /// The broker's certificate ends within days.
+    CertificateEnding,
+    /// The broker's certificate has ended: clients refuse it.
+    CertificateEnded,
 }
 
 impl Condition {
@@ -67,6 +71,8 @@ impl Condition {
             Self::PluginBroken(_) => "plugin_broken",
             Self::PluginLimit(_) => "plugin_limit",
             Self::OutOfFiles => "out_of_files",
+            Self::CertificateEnding => "certificate_ending",
+            Self::CertificateEnded => "certificate_ended",
         }
     }
 
@@ -97,6 +103,8 @@ impl Condition {
             | Self::JournalFull
             | Self::CheckpointFails
             | Self::OutOfFiles
+            | Self::CertificateEnding
+            | Self::CertificateEnded
             | Self::JournalFileLost
             | Self::PolicyStale => None,
             Self::TaskDied(subject)
@@ -126,6 +134,7 @@ impl Condition {
             | Self::FolderLost
             | Self::DiskFull
             | Self::JournalFull
+            | Self::CertificateEnded
             | Self::TaskDied(_) => true,
             Self::CheckpointFails
             | Self::PolicyStale
@@ -133,6 +142,7 @@ impl Condition {
             | Self::Unreadable(_)
             | Self::PluginBroken(_)
             | Self::PluginLimit(_)
+            | Self::CertificateEnding
             | Self::OutOfFiles => false,
         }
     }
@@ -269,20 +279,21 @@ impl Conditions {
     }
 }
 
-/// The conditions that hold, as one metric.
-pub(crate) fn gauge(conditions: &Conditions) -> Family {
-    let sample = |raised: Raised| {
+/// The conditions that hold, as one metric. What they hold for is named to those only who may read it.
+pub(crate) fn gauge(conditions: &Conditions, is_named: bool) -> Family {
+    let mut samples: BTreeMap<Labels, f64> = BTreeMap::new();
+    for raised in conditions.all() {
         let mut labels = vec![("condition", raised.condition.kind().to_owned())];
-        if let Some(subject) = raised.condition.subject() {
+        if let Some(subject) = raised.condition.subject().filter(|_| is_named) {
             labels.push(("subject", subject.to_owned()));
         }
-        (labels, raised.count as f64)
-    };
+        *samples.entry(labels).or_default() += raised.count as f64;
+    }
     Family {
         name: "condition",
         help: "1 for each condition that holds, and how many `others` of a kind are not named; /readyz says why and which of them make the broker unready",
         kind: Kind::Gauge,
-        samples: conditions.all().into_iter().map(sample).collect(),
+        samples: samples.into_iter().collect(),
     }
 }
 
@@ -344,8 +355,8 @@ mod tests {
         assert_eq!(total(), 1 + 3 * SHOWN_OF_KIND_MAX);
         let others = all.last().expect("some");
         assert_eq!(others.condition, Condition::Unreadable(OTHERS.into()));
-        let text =
-            crate::telemetry::metrics_registry::Metrics::default().page(vec![gauge(&conditions)]);
+        let text = crate::telemetry::metrics_registry::Metrics::default()
+            .page(vec![gauge(&conditions, true)]);
         let line = "tidegate_condition{condition=\"unreadable\",subject=\"others\"} 64\n";
         assert!(text.contains(line), "{text}");
         // Those that were not shown are shown when there is room, without being raised again.
@@ -380,8 +391,8 @@ mod tests {
         let conditions = Conditions::default();
         conditions.raise(Condition::DiskFull, "full");
         conditions.raise(Condition::TaskDied("router".into()), "it panicked");
-        let text =
-            crate::telemetry::metrics_registry::Metrics::default().page(vec![gauge(&conditions)]);
+        let text = crate::telemetry::metrics_registry::Metrics::default()
+            .page(vec![gauge(&conditions, true)]);
         assert!(
             text.contains("tidegate_condition{condition=\"disk_full\"} 1\n"),
             "{text}"

@@ -65,6 +65,11 @@ pub enum ConfigError {
         /// What was looked for.
         what: &'static str,
     },
+    /// The private key asks for a password.
+    #[error(
+        "the private key is encrypted, and there is nobody to ask for its password; write it without, readable for its user only: `openssl pkey -in ENCRYPTED.key -out PLAIN.key && chmod 600 PLAIN.key`"
+    )]
+    EncryptedKey,
     /// No certificate authority was given, so no broker could be trusted.
     #[error(
         "no root certificates are given; pass the CA that signed the broker's certificate to `roots_pem`"

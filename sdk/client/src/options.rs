@@ -149,6 +149,11 @@ impl Identity {
     /// When either is not valid PEM or holds nothing of its kind.
     pub fn from_pem(cert_chain_pem: &[u8], key_pem: &[u8]) -> Result<Self, ConfigError> {
         let chain = certificates("client certificate", cert_chain_pem)?;
+        // Both forms that there are. The first has a label that the parser passes over, the second has one that it takes.
+        let says = |words: &[u8]| key_pem.windows(words.len()).any(|at| at == words);
+        if says(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || says(b"Proc-Type: 4,ENCRYPTED") {
+            return Err(ConfigError::EncryptedKey);
+        }
         let what = "private key";
         let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| match error {
             rustls_pki_types::pem::Error::NoItemsFound => ConfigError::Missing { what },
@@ -284,6 +289,14 @@ mod tests {
     fn pem_without_a_certificate_or_key_is_refused() {
         let none = ClientOptions::new("a:1").roots_pem(b"nothing here");
         assert!(matches!(none, Err(ConfigError::Missing { .. })), "{none:?}");
+        let encrypted =
+            b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let cert = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let refused = Identity::from_pem(cert, encrypted).map(|_| ());
+        assert!(
+            matches!(refused, Err(ConfigError::EncryptedKey)),
+            "{refused:?}"
+        );
         let broken = b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
         let broken = ClientOptions::new("a:1").roots_pem(broken);
         assert!(matches!(broken, Err(ConfigError::Pem { .. })), "{broken:?}");

@@ -30,6 +30,11 @@ const SHARES: Shares = Shares {
 };
 
 async fn fixture() -> Fixture {
+    fixture_at(Clock::start()).await
+}
+
+// One whose broker believes that it is another time; what TLS believes is the machine's.
+async fn fixture_at(clock: Clock) -> Fixture {
     let authority = Authority::new("test CA", Validity::days(1)).expect("an authority");
     let server = authority
         .issue_server(&ServerNames::loopback(), Validity::days(1))
@@ -71,7 +76,8 @@ async fn fixture() -> Fixture {
     let (counted, until) = (Arc::clone(&metrics), shutdown.clone());
     let server = tokio::spawn(async move {
         let spawner = Spawner::new(Conditions::default(), until.clone());
-        serve(listeners, router, SHARES, counted, &spawner, until).await;
+        let run_by = (&spawner, clock);
+        serve(listeners, router, SHARES, counted, run_by, until).await;
     });
     Fixture {
         authority,
@@ -195,6 +201,22 @@ async fn tls_callers_are_who_their_certificate_says() {
         text.contains("tidegate_admin_handshakes_failed_total 3"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn nobody_acts_by_a_certificate_that_has_ended() {
+    let now = Clock::start().now();
+    let in_hours = |hours: u64| Clock::standing_at(Millis(now.0 + hours * 60 * 60 * 1_000));
+    let asked = async |clock| {
+        let fixture = fixture_at(clock).await;
+        fixture
+            .ask_tls(fixture.client("press 4", Validity::days(1)))
+            .await
+    };
+    let answer = asked(in_hours(23)).await.expect("it holds for an hour");
+    assert!(answer.ends_with("cn:press 4"), "{answer}");
+    let answer = asked(in_hours(25)).await;
+    assert!(answer.is_err() || answer == Ok(String::new()), "{answer:?}");
 }
 
 async fn silent(to: SocketAddr) -> Vec<TcpStream> {

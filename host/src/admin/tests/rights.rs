@@ -183,6 +183,15 @@ async fn what_one_created_is_ones_own_and_can_be_given_away() {
         assert_eq!(told, count == 1, "{who}");
     }
 
+    // A scraper sees all of that in the metrics, and nothing else.
+    let page = fixture.check("cn:scraper", "GET /metrics", None, 200).await;
+    assert!(page.as_str().expect("text").contains("mail-a"));
+    fixture.check("cn:scraper", &show, None, 403).await;
+    let lists = ["subscriptions", "topics", "plugins", "status"];
+    for list in lists.map(|list| format!("GET /v1/{list}")) {
+        fixture.check("cn:scraper", &list, None, 403).await;
+    }
+
     // What plugins say of events is for those who may receive them.
     let log = format!("GET {}/log", named("mail-a"));
     for (who, status) in [("cn:reader", 200), ("cn:owner", 403), ("cn:other", 404)] {

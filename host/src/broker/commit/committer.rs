@@ -181,7 +181,7 @@ impl Committer {
         let looks_again = self.space.is_awaited(&*self.journal);
         let look_at = looks_again.then(|| self.clock.instant() + disk_space::LOOK_EVERY);
         Appetite {
-            publishes: refused || !self.journal.usage().is_full,
+            publishes: refused || !self.journal.usage().is_full || self.inbox.is_closing(),
             cost_max: self.group_bytes_max().max(usize::from(refused)),
             ack_delay: ACK_DELAY,
             idle_until: synced_until.into_iter().chain(look_at).min(),
@@ -201,6 +201,9 @@ impl Committer {
     // Makes one group of what was taken, as far as it has room.
     fn turn(&mut self, mut taken: Taken) -> TurnEnd {
         let closing = taken.closing;
+        if taken.stopping {
+            self.stop_waiting(&mut taken);
+        }
         // It may have slept since it looked.
         if let Some(refusal) = self.space.refusal(&*self.journal) {
             self.refuse_for_now(&mut taken, &refusal);
@@ -210,6 +213,22 @@ impl Committer {
             Ok(_) => TurnEnd::Done,
             Err(error) => TurnEnd::Failed(error),
         }
+    }
+
+    // On the way down nothing waits for room: outputs are made again after the next start, of events that are still pending.
+    fn stop_waiting(&mut self, taken: &mut Taken) {
+        if self.journal.usage().is_full {
+            refuse([], taken.publish.drain(..), &Unavailable::ShuttingDown);
+        }
+        self.refuse_waiting(&Unavailable::ShuttingDown);
+        if !self.is_full_for_outputs() {
+            return;
+        }
+        let control = std::mem::take(&mut taken.control).into_iter();
+        let (outputs, others): (VecDeque<_>, VecDeque<_>) =
+            control.partition(|item| matches!(item, Control::Outputs(_)));
+        taken.control = others;
+        refuse(outputs, [], &Unavailable::ShuttingDown);
     }
 
     pub(super) fn close(mut self) {

@@ -80,6 +80,8 @@ pub(crate) struct Taken {
     pub(crate) publish: Vec<PublishItem>,
     pub(crate) acks: Acks,
     pub(crate) returns: Returns,
+    /// No more publishes will come, and nobody makes room any more.
+    pub(crate) stopping: bool,
     /// Nothing more will come.
     pub(crate) closing: bool,
 }
@@ -231,12 +233,32 @@ impl Inbox {
         self.wake_committer(queues);
     }
 
-    /// No more publishes are taken; control items still are, so that what drains can be recorded.
+    /// No more publishes are taken, and the committer lets nothing wait for room in the journal, which may never be made any more.
+    /// Control items still are taken, so that what drains can be recorded.
     pub(crate) fn close_publishes(&self) {
         let mut queues = self.lock();
         queues.closing = true;
+        queues.woken = true;
         self.wake_committer(queues);
         self.publish_room.close();
+    }
+
+    /// Refuses the publishes that the committer has not begun by now: it waits for the disk. What it has begun was before them, so
+    /// none is overtaken. Only once no more are taken.
+    pub(crate) fn refuse_late_publishes(&self) {
+        let mut queues = self.lock();
+        debug_assert!(queues.closing, "others would overtake them");
+        queues.publish_bytes = 0;
+        let late = std::mem::take(&mut queues.publish);
+        drop(queues);
+        for item in late {
+            item.refuse_at_end(&Unavailable::ShuttingDown);
+        }
+    }
+
+    /// Whether no more publishes are taken.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.lock().closing
     }
 
     /// Nothing more is taken: the committer ends after what waits.
@@ -418,6 +440,7 @@ impl Queues {
             publish,
             acks: self.acks.take(),
             returns: std::mem::take(&mut self.returns),
+            stopping: self.closing,
             closing: self.closed && (self.publish.is_empty() || !appetite.publishes),
         }
     }
@@ -451,6 +474,7 @@ mod tests {
     use super::*;
     use crate::broker::commit::publish_reply::Promise;
     use crate::broker::commit::request::ChangeRequest;
+    use crate::broker::error::PublishError;
     use crate::domain::TopicId;
     use crate::domain::{EncodedEvents, Principal};
 
@@ -578,6 +602,25 @@ mod tests {
             assert!(!inbox.lock().waiting, "woken once, not again");
             waiting.join().expect("no panic");
         }
+    }
+
+    #[test]
+    fn at_the_end_whoever_still_waits_is_told() {
+        let inbox = Inbox::new(Clock::start());
+        let (replies, mut answers) = tokio::sync::mpsc::unbounded_channel();
+        publish(&inbox, 1, 1);
+        inbox.lock().publish[0].promise = Promise::new(7, 1, replies);
+        inbox.close_publishes();
+        assert!(answers.try_recv().is_err(), "the committer may come to it");
+        inbox.refuse_late_publishes();
+        let told = answers.try_recv().expect("told");
+        assert_eq!(told.len(), 1);
+        assert!(matches!(
+            told[0].result,
+            Err(PublishError::Unavailable(Unavailable::ShuttingDown))
+        ));
+        let taken = inbox.take(&all());
+        assert!(taken.publish.is_empty() && taken.stopping && !taken.closing);
     }
 
     #[tokio::test]

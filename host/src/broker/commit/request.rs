@@ -64,6 +64,12 @@ impl PublishItem {
         self.entries.bytes().len()
     }
 
+    /// Refuses it once nothing more is taken of any stream. Its stream may have others in the committer's hands, which were before
+    /// it and are still answered for themselves.
+    pub(super) fn refuse_at_end(self, error: &Unavailable) {
+        self.promise.refuse(error.clone().into());
+    }
+
     /// Refuses it, and what its stream sends after it.
     pub(super) fn refuse(self, error: &Unavailable) {
         if let Some(stream) = &self.stream {

@@ -481,6 +481,34 @@ async fn a_fenced_stream_and_numbers_that_go_backwards_are_refused_and_a_resend_
 }
 
 #[tokio::test(start_paused = true)]
+async fn on_the_way_down_nothing_waits_for_room_that_nobody_makes() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    fixture.journal.set_bytes_max(0);
+    let mut stream = fixture.stream(None);
+    stream.publish("a", 1);
+    let confirmed = fixture.ask(Control::ConfirmAcks);
+    fixture.turn().await;
+    answered(confirmed).expect("there is room for it");
+    assert!(stream.answers().is_empty(), "it waits");
+    fixture.inbox.close_publishes();
+    fixture.turn().await;
+    let refusal = stream.answer().expect_err("refused");
+    assert!(
+        matches!(
+            refusal,
+            PublishError::Unavailable(Unavailable::ShuttingDown)
+        ),
+        "{refusal}"
+    );
+    // What drains is still recorded.
+    let confirmed = fixture.ask(Control::ConfirmAcks);
+    fixture.turn().await;
+    answered(confirmed).expect("there is room for it");
+    assert!(fixture.registry.by_id(id).is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_closed_inbox_is_emptied_before_the_committer_ends() {
     let mut fixture = Fixture::new();
     let mut stream = fixture.stream(None);

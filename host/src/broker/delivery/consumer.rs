@@ -13,7 +13,7 @@ use super::leased_events::{LeasedEvent, LeasedSlice};
 use super::outlet::Outlet;
 use crate::auth::rights;
 use crate::broker::commit::request::Control;
-use crate::broker::error::{ConsumeError, Unavailable};
+use crate::broker::error::{ConsumeError, NotFound, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{EncodedEvents, Millis, Position, Principal, Sequence, TopicName};
 use crate::telemetry::error_line::with_causes;
@@ -60,9 +60,10 @@ impl Consumer {
             if version != known {
                 known = version;
                 let spec = self.spec();
-                let may = rights::attach(policy, &self.who, spec.name.as_str(), Some(&spec));
-                if let Err(denied) = may {
-                    return denied.into();
+                match rights::attach(policy, &self.who, spec.name.as_str(), Some(&spec)) {
+                    Ok(true) => {}
+                    Ok(false) => return NotFound::Subscription(spec.name.to_string()).into(),
+                    Err(denied) => return denied.into(),
                 }
             }
             if news.changed().await.is_err() {

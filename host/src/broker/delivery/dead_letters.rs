@@ -18,6 +18,7 @@ use super::outlet::Outlet;
 use super::unreadable::UnreadableEvents;
 use crate::auth::rights;
 use crate::broker::commit::request::{Appended, Control, Outputs};
+use crate::broker::error::Unavailable;
 use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::hops;
@@ -268,7 +269,13 @@ async fn write_item(
             done,
         })
     };
-    match outlet.inbox.ask(outputs).await {
+    let handed = tokio::select! {
+        biased;
+        handed = outlet.inbox.ask(outputs) => handed,
+        // Written or not, the events are acked in the same group or not at all, so there is nothing to wait for.
+        () = outlet.shutdown.cancelled() => Err(Unavailable::ShuttingDown.into()),
+    };
+    match handed {
         Ok(()) => {
             outlet.metrics.dead_lettered(letters.written);
             say_dropped(outlet, live, &dropped);

@@ -164,7 +164,13 @@ async fn hand_over(fetcher: &Fetcher, items: Items) -> Result<(), Failed> {
                 done,
             })
         };
-        if let Err(error) = fetcher.outlet.inbox.ask(outputs).await {
+        let handed = tokio::select! {
+            biased;
+            handed = fetcher.outlet.inbox.ask(outputs) => handed,
+            // Written or not, the events are acked in the same group or not at all, so there is nothing to wait for.
+            () = fetcher.outlet.shutdown.cancelled() => return Err(Failed::Ended),
+        };
+        if let Err(error) = handed {
             again.extend(items.flat_map(|item| item.acks));
             // It says nothing about the events that what they make of them cannot be written.
             fetcher.put_back(&again, 1_000);

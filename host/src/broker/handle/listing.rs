@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Broker, FoundSubscription};
-use crate::auth::{Action, rights};
+use crate::auth::{Action, Right, rights};
 use crate::broker::error::{NotFound, Unavailable};
 use crate::broker::event_log::unreadable;
 use crate::broker::gauges;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{
-    BlockOrigin, Millis, Position, Principal, SubscriptionInfo, TopicInfo, TopicName,
+    BlockOrigin, Millis, Position, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo,
+    TopicName,
 };
 use crate::locks::lock;
 use crate::state::catalog::Topic;
@@ -102,8 +103,13 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<SubscriptionInfo> {
-        let page = |after: Option<&str>| self.0.registry.page(after, LOOKED_AT);
-        self.infos(&self.seen(who, page, after, count))
+        let sees = |spec: &SubscriptionSpec| rights::sees(&self.0.policy, who, spec);
+        self.infos(&self.seen(
+            sees,
+            |after| self.0.registry.page(after, LOOKED_AT),
+            after,
+            count,
+        ))
     }
 
     /// Up to `count` routes, likewise.
@@ -114,19 +120,19 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<SubscriptionInfo> {
+        let sees = |spec: &SubscriptionSpec| rights::sees(&self.0.policy, who, spec);
         let page = |after: Option<&str>| self.0.registry.page_of_routes(after, LOOKED_AT);
-        self.infos(&self.seen(who, page, after, count))
+        self.infos(&self.seen(sees, page, after, count))
     }
 
-    // The first `count` of the pages after `after` that `who` may see.
+    // The first `count` of the pages after `after` that somebody sees.
     fn seen(
         &self,
-        who: &Principal,
+        sees: impl Fn(&SubscriptionSpec) -> bool,
         page: impl Fn(Option<&str>) -> Vec<Arc<LiveSubscription>>,
         after: Option<&str>,
         count: usize,
     ) -> Vec<Arc<LiveSubscription>> {
-        let policy = &self.0.policy;
         let mut seen = Vec::new();
         let mut after = after.map(str::to_owned);
         loop {
@@ -135,7 +141,7 @@ impl Broker {
             after = subscriptions.last().map(|live| live.name.to_string());
             let some = subscriptions
                 .into_iter()
-                .filter(|live| rights::sees(policy, who, &live.settings().spec));
+                .filter(|live| sees(&live.settings().spec));
             seen.extend(some.take(count - seen.len()));
             if is_last || seen.len() == count {
                 return seen;
@@ -174,24 +180,29 @@ impl Broker {
         })
     }
 
-    /// Metrics that are read from state, with those subscriptions and plugins that `who` may see. Blocks as
-    /// [`subscriptions`](Self::subscriptions) does.
+    /// Metrics that are read from state: all for those with the right to them, and for others those of subscriptions and plugins
+    /// that they may see. Blocks as [`subscriptions`](Self::subscriptions) does.
     #[must_use]
     pub fn metrics_of_state(&self, who: &Principal) -> Vec<Family> {
-        let subscriptions = self.subscriptions(who, None, usize::MAX);
+        let policy = &self.0.policy;
+        let reads_all = policy.allows(who, &Action::ReadMetrics);
+        let sees = |spec: &SubscriptionSpec| reads_all || rights::sees(policy, who, spec);
+        let page = |after: Option<&str>| self.0.registry.page(after, LOOKED_AT);
+        let subscriptions = self.infos(&self.seen(sees, page, None, usize::MAX));
         let mut plugins = self.0.plugins.loaded.stats();
         // Without a name is what is being uploaded, which may be refused yet.
         plugins.retain(|stats| {
-            !stats.label.is_empty() && self.seen_plugin(who, &stats.digest.to_string()).is_ok()
+            let sees = || self.seen_plugin(who, &stats.digest.to_string()).is_ok();
+            !stats.label.is_empty() && (reads_all || sees())
         });
         let mut families = gauges::of_subscriptions(&subscriptions);
         families.extend(gauges::of_plugins(&plugins));
-        let policy = &self.0.policy;
-        let sees_all = policy.allows(who, &Action::AdminPlugins);
+        let reads_owners =
+            policy.holds(who, Right::Metrics) || policy.allows(who, &Action::AdminPlugins);
         let mut holders = self.0.plugins.loaded.holders();
         holders.retain(|holder| {
             let owner = holder.owner.as_ref();
-            sees_all || owner.is_none_or(|owner| owner.is(who))
+            reads_owners || owner.is_none_or(|owner| owner.is(who))
         });
         families.extend(gauges::of_plugin_owners(&holders));
         let (held, most) = self.0.plugins.loaded.held();
@@ -201,7 +212,7 @@ impl Broker {
             &self.0.reader.usage(),
             conditions.reason(&Condition::StoreFailed).is_some(),
         ));
-        families.push(conditions::gauge(conditions));
+        families.push(conditions::gauge(conditions, reads_all));
         families.push(conditions::panics(conditions));
         families
     }

@@ -54,6 +54,16 @@ impl Broker {
         }
     }
 
+    /// Bytes that a component may have which is uploaded under `name`.
+    #[must_use]
+    pub fn module_bytes_max(&self, name: &Name) -> usize {
+        self.0
+            .plugins
+            .loaded
+            .limits_for(name.as_str())
+            .module_bytes_max
+    }
+
     /// Waits until `who` may send a component: one at a time, and a few of all principals together.
     ///
     /// # Errors

@@ -10,6 +10,8 @@ use tracing_subscriber::fmt::format::{self, Format, Json, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::domain::plain_json;
+
 /// What `tracing-subscriber` writes, and the fields of all spans at the top. A field of the line itself goes before one of a span,
 /// and one of an inner span before one of an outer.
 pub(super) struct Lifted(Format<Json>);
@@ -31,19 +33,20 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let Some(scope) = context.event_scope() else {
-            return self.0.format_event(context, writer, event);
-        };
         let mut line = String::new();
         self.0
             .format_event(context, Writer::new(&mut line), event)?;
+        let Some(scope) = context.event_scope() else {
+            return writer.write_str(&plain_json(&line));
+        };
         // From the inner ones to the outer ones. The list that the line has itself lacks them where it names its span.
         let spans = scope.filter_map(|span| {
             let extensions = span.extensions();
             let formatted = extensions.get::<FormattedFields<N>>()?;
             serde_json::from_str(formatted).ok()
         });
-        writer.write_str(&lifted(&line, spans).unwrap_or(line))
+        let line = lifted(&line, spans).unwrap_or(line);
+        writer.write_str(&plain_json(&line))
     }
 }
 
@@ -70,6 +73,9 @@ mod tests {
     use super::super::testing::Written;
     use super::*;
 
+    // Nothing that JSON asks to be escaped.
+    const HOSTILE: &str = "\u{9b}31m\u{202e}\u{2028}";
+
     #[test]
     fn a_line_has_the_fields_of_its_spans_and_its_own_before_them() {
         let written = Written::default();
@@ -79,7 +85,7 @@ mod tests {
             .event_format(Lifted::new())
             .finish();
         tracing::subscriber::with_default(subscriber, || {
-            warn!(subscription = "alone", "first");
+            warn!(subscription = "alone", said = HOSTILE, "first");
             let session = error_span!("session", principal = "cn:\"a\"", kind = "outer", topic = 1);
             let stream = error_span!(parent: &session, "stream", kind = "inner", topic = 2);
             warn!(parent: &stream, topic = "orders", "second");
@@ -90,6 +96,8 @@ mod tests {
         let [first, second] = &lines[..] else {
             panic!("{text}");
         };
+        assert!(!text.contains(HOSTILE), "{text:?}");
+        assert_eq!(first["said"], HOSTILE);
         assert_eq!(first["subscription"], "alone");
         assert_eq!(first["message"], "first");
         let expected = [

@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use super::handshakes::Handshake;
 use super::listener_context::ListenerContext;
-use crate::auth::principal_of;
-use crate::domain::Principal;
+use crate::auth::{end_of, principal_of};
+use crate::domain::{Millis, Principal};
 use crate::net::session::error_codes::{close, overloaded};
-use crate::net::session::lifecycle;
+use crate::net::session::lifecycle::{self, Client};
 use crate::tls::ClientAuth;
 
 /// Why a connection does not get as far as its hello.
@@ -54,8 +54,8 @@ pub(super) async fn serve(
     };
     let identified = identify(&connection, client_auth);
     let connection = QuicConnection::new(connection);
-    let principal = match identified {
-        Ok(principal) => principal,
+    let (principal, lapses) = match identified {
+        Ok(identified) => identified,
         Err(error) => {
             let refusal = pb::Error::new(ErrorCode::PermissionDenied, error.to_string());
             close(&connection, &refusal);
@@ -71,7 +71,12 @@ pub(super) async fn serve(
         }
     };
     drop((handshake, counted));
-    lifecycle::serve(service.clone(), connection, principal, remote, slot).await;
+    let client = Client {
+        principal,
+        lapses,
+        remote,
+    };
+    lifecycle::serve(service.clone(), connection, client, slot).await;
 }
 
 async fn shake_hands(
@@ -87,9 +92,13 @@ async fn shake_hands(
     }
 }
 
-fn identify(connection: &Connection, client_auth: ClientAuth) -> Result<Principal, HandshakeError> {
+// Who it is, and until when.
+fn identify(
+    connection: &Connection,
+    client_auth: ClientAuth,
+) -> Result<(Principal, Option<Millis>), HandshakeError> {
     if client_auth == ClientAuth::Anonymous {
-        return Ok(Principal::anonymous());
+        return Ok((Principal::anonymous(), None));
     }
     let chain = connection
         .peer_identity()
@@ -98,5 +107,5 @@ fn identify(connection: &Connection, client_auth: ClientAuth) -> Result<Principa
         .as_ref()
         .and_then(|chain| chain.first())
         .ok_or(HandshakeError::NoCertificate)?;
-    Ok(principal_of(leaf)?)
+    Ok((principal_of(leaf)?, Some(end_of(leaf)?)))
 }

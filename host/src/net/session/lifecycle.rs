@@ -14,18 +14,31 @@ use super::hello::{self, HelloStream};
 use super::peer::Peer;
 use super::service::Service;
 use super::{shutdown, stream_dispatch};
-use crate::domain::Principal;
+use crate::domain::{Millis, Principal};
+use crate::runtime::Clock;
 use crate::runtime::task_set::TaskSet;
 
-/// Serves a client that is known by now, until its connection is over.
+/// A client that is known by now.
+pub(in crate::net) struct Client {
+    pub(in crate::net) principal: Principal,
+    /// When what it proved that with ends. `None`: it proved nothing.
+    pub(in crate::net) lapses: Option<Millis>,
+    pub(in crate::net) remote: SocketAddr,
+}
+
+/// Serves a client until its connection is over.
 pub(in crate::net) async fn serve<C: Connection>(
     service: Arc<Service>,
     connection: C,
-    principal: Principal,
-    remote: SocketAddr,
+    client: Client,
     slot: ConnectionSlot,
 ) {
     let _counted = service.stats.connection();
+    let Client {
+        principal,
+        lapses,
+        remote,
+    } = client;
     let mut peer = Peer::new(service, connection.clone(), principal, remote, slot);
     let Some(hello) = hello::exchange(&mut peer, &connection).await else {
         return;
@@ -35,8 +48,16 @@ pub(in crate::net) async fn serve<C: Connection>(
         peer: Arc::new(peer),
         connection,
         hello,
+        lapses,
     };
     session.run().await;
+}
+
+async fn lapsed(clock: Clock, lapses: Option<Millis>) {
+    match lapses {
+        Some(at) => clock.passed(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A session past its hello. The one owner of its streams' tasks: dropping it ends them.
@@ -44,6 +65,7 @@ struct Session<C: Connection> {
     peer: Arc<Peer<C>>,
     connection: C,
     hello: HelloStream<C>,
+    lapses: Option<Millis>,
     streams: TaskSet<Result<(), StreamEnd>>,
 }
 
@@ -57,14 +79,21 @@ enum Woken<C: Connection> {
     Hello(Result<Option<pb::StreamOpen>, StreamEnd>),
     Shutdown,
     Deadline,
+    Lapsed,
 }
 
 impl<C: Connection> Session<C> {
     async fn run(mut self) {
         let mut hello_open = true;
         let mut deadline = None;
+        let mut lapsed = std::pin::pin!(lapsed(self.peer.service.clock.clone(), self.lapses));
         let closing = loop {
-            match self.next(hello_open, deadline).await {
+            let woken = tokio::select! {
+                biased;
+                () = lapsed.as_mut() => Woken::Lapsed,
+                woken = self.next(hello_open, deadline) => woken,
+            };
+            match woken {
                 Woken::Opened(send, recv) => self.spawn(send, recv, deadline.is_some()),
                 Woken::Gone(end) => return self.peer.log_closed(&end.to_string()),
                 Woken::StreamEnded(ended) => {
@@ -84,6 +113,12 @@ impl<C: Connection> Session<C> {
                     shutdown::say_goodbye(&self.peer, &mut self.hello.send).await;
                 }
                 Woken::Deadline => break shutting_down(),
+                Woken::Lapsed => {
+                    break pb::Error::new(
+                        ErrorCode::PermissionDenied,
+                        "the client's certificate has expired; connect again with a renewed one",
+                    );
+                }
             }
             if deadline.is_some() && self.streams.is_empty() {
                 break shutting_down();

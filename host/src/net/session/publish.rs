@@ -22,7 +22,7 @@ use tracing::Span;
 
 use self::batch_check::{Batch, BatchCheck, Unfit};
 use super::credit::{PublishCredit, STREAM_FLOOR_BYTES, for_event_bytes};
-use super::error_codes::{StreamEnd, from_broker, from_denied, invalid, overloaded};
+use super::error_codes::{StreamEnd, from_broker, from_denied, invalid, overloaded, shutting_down};
 use super::frames::{FrameRecv, FrameSend, no_room};
 use super::memory_account::CreditGrant;
 use super::peer::{Peer, tell_apart};
@@ -116,10 +116,13 @@ async fn open_publisher<C: Connection>(
         tell_apart(span, "producer", &id.to_string());
     }
     let broker = peer.broker().map_err(|error| from_broker(&error))?;
-    let (publisher, last_number) = broker
-        .publisher(&peer.principal, producer, replies)
-        .await
-        .map_err(|error| from_broker(&error))?;
+    let opened = tokio::select! {
+        biased;
+        opened = broker.publisher(&peer.principal, producer, replies) => opened,
+        // It may wait for the disk, and what it is opened for is not taken any more.
+        () = peer.service.shutdown.cancelled() => return Err(shutting_down()),
+    };
+    let (publisher, last_number) = opened.map_err(|error| from_broker(&error))?;
     Ok((publisher, last_number, producer.is_some()))
 }
 

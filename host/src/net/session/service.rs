@@ -12,6 +12,7 @@ use crate::auth::{Policy, Right};
 use crate::broker::{Broker, Unavailable};
 use crate::domain::{ConnectionId, Network, Principal};
 use crate::net::counters::NetCounters;
+use crate::runtime::Clock;
 use crate::runtime::spawn::Spawner;
 #[cfg(test)]
 use crate::telemetry::conditions::Conditions;
@@ -23,6 +24,7 @@ pub(in crate::net) struct Service {
     pub(in crate::net) stats: Arc<NetCounters>,
     /// Sessions say goodbye once it is cancelled.
     pub(in crate::net) shutdown: CancellationToken,
+    pub(super) clock: Clock,
     backend: Backend,
     slots: Arc<ConnectionSlots>,
     connections: AtomicU64,
@@ -50,6 +52,11 @@ impl Service {
             policy,
             stats: Arc::default(),
             shutdown,
+            clock: match &backend {
+                Backend::Broker(broker) => broker.clock().clone(),
+                #[cfg(test)]
+                Backend::Absent => Clock::start(),
+            },
             backend,
             connections: AtomicU64::new(0),
         })

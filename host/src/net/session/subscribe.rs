@@ -19,7 +19,7 @@ use self::command::Command;
 use self::outbox::Outbox;
 use self::packing::{TooLarge, pack};
 use super::credit::ConsumerCredit;
-use super::error_codes::{StreamEnd, from_broker, from_denied};
+use super::error_codes::{StreamEnd, from_broker, from_denied, shutting_down};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::{Peer, tell_apart};
 use super::shutdown;
@@ -103,10 +103,14 @@ async fn attach<C: Connection>(
         (false, false) => Manner::Silent,
     };
     let broker = peer.broker().map_err(|error| from_broker(&error))?;
-    broker
-        .attach(&peer.principal, &open.subscription, manner)
-        .await
-        .map_err(|error| from_broker(&error))
+    tokio::select! {
+        biased;
+        attached = broker.attach(&peer.principal, &open.subscription, manner) => {
+            attached.map_err(|error| from_broker(&error))
+        }
+        // It may wait for plugins to be set up.
+        () = peer.service.shutdown.cancelled() => Err(shutting_down()),
+    }
 }
 
 /// A subscribe stream that is open: what its futures share.

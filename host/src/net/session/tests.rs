@@ -13,7 +13,7 @@ use super::lifecycle;
 use super::options::SessionOptions;
 use super::service::{Backend, Service};
 use crate::auth::{Grant, Policy};
-use crate::domain::Principal;
+use crate::domain::{Millis, Principal};
 
 pub(in crate::net) mod client;
 mod consuming;
@@ -61,12 +61,26 @@ impl Sessions {
     }
 
     fn connect_by(&self, options: MemoryOptions) -> Client<MemoryConnection> {
+        self.connect_until(options, None)
+    }
+
+    /// By a certificate that ends at `lapses`.
+    fn connect_until(
+        &self,
+        options: MemoryOptions,
+        lapses: Option<Millis>,
+    ) -> Client<MemoryConnection> {
         let (theirs, ours) = pair(options);
         let principal: Principal = CLIENT.parse().expect("a principal");
         let remote = SocketAddr::from(([192, 0, 2, 1], 4_096));
         let slot = self.service.admit(&principal, remote.ip().into());
         let slot = slot.expect("a place");
-        let session = lifecycle::serve(self.service.clone(), ours, principal, remote, slot);
+        let client = lifecycle::Client {
+            principal,
+            lapses,
+            remote,
+        };
+        let session = lifecycle::serve(self.service.clone(), ours, client, slot);
         tokio::spawn(session);
         Client::new(theirs)
     }

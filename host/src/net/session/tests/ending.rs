@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use tidegate_wire::pb::ErrorCode;
+use tidegate_wire::stream::memory::MemoryOptions;
 use tidegate_wire::stream::{Connection, SendHalf};
 use tokio::time::Instant;
 
 use super::client::{Consuming, Publishing, batch, publish};
 use super::served::Served;
 use super::{Sessions, until};
+use crate::domain::Millis;
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_says_goodbye_and_ends() {
@@ -37,6 +39,24 @@ async fn a_stream_that_does_not_end_is_waited_for_as_long_as_the_grace_lasts() {
     shy.send.reset(0);
     assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
     assert!(started.elapsed() <= Duration::from_millis(go_away.grace_ms));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_the_certificate_that_it_is_by() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let sessions = &served.sessions;
+    let ends = Millis(sessions.service.clock.now().0 + 2 * 24 * 60 * 60 * 1_000);
+    let client = sessions.connect_until(MemoryOptions::default(), Some(ends));
+    let client = client.welcomed().await;
+    let consuming = Consuming::open(&client, "s", 10).await.expect("attached");
+    tokio::time::advance(DAY).await;
+    assert_eq!(client.connection.end(), None, "it still holds");
+    tokio::time::advance(DAY + Duration::from_secs(1)).await;
+    assert_eq!(client.close_code().await, Some(ErrorCode::PermissionDenied));
+    drop(consuming);
+    until(|| sessions.service.stats.counts().connections_open == 0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,93 @@
+//! Others' words as they may be shown. What publishers, plugins, certificates and peers say is quoted in the log, in errors and by the
+//! command line; with line ends in it it would pass for lines of the broker, and with control sequences it would move a terminal's
+//! cursor, change its colours or worse. So whatever shows text to people goes through one of these, and nothing is left out.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Whether a terminal or an editor shows it where it stands: no control character, end of a line, or change of direction.
+#[must_use]
+pub fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// `text` on one line, with what is not plain written out (`\n`, `\u{1b}`).
+#[must_use]
+pub fn plain_text(text: &str) -> Cow<'_, str> {
+    shown(text, is_plain, |out, c| out.extend(c.escape_default()))
+}
+
+/// The same of what may have lines and columns of its own.
+#[must_use]
+pub fn plain_lines(text: &str) -> Cow<'_, str> {
+    let stays = |c| is_plain(c) || matches!(c, '\n' | '\t');
+    shown(text, stays, |out, c| out.extend(c.escape_default()))
+}
+
+/// The same of JSON, which stays the same value: what may stand between its tokens stays, and the rest is in its strings.
+#[must_use]
+pub fn plain_json(json: &str) -> Cow<'_, str> {
+    let stays = |c| is_plain(c) || matches!(c, '\n' | '\t' | '\r');
+    shown(json, stays, |out, c| {
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    })
+}
+
+fn shown(
+    text: &str,
+    stays: impl Fn(char) -> bool,
+    escape: impl Fn(&mut String, char),
+) -> Cow<'_, str> {
+    let Some(first) = text.find(|c| !stays(c)) else {
+        return Cow::Borrowed(text);
+    };
+    let (plain, rest) = text.split_at(first);
+    let mut out = plain.to_owned();
+    for c in rest.chars() {
+        match stays(c) {
+            true => out.push(c),
+            false => escape(&mut out, c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "a\r\n2026 ERROR b\t\0\u{1b}[31m\u{7f}\u{9b}\u{202e}\u{2028}, größer";
+
+    #[test]
+    fn nothing_reaches_the_terminal_but_text() {
+        let shown = plain_text(HOSTILE);
+        assert_eq!(
+            shown,
+            r"a\r\n2026 ERROR b\t\u{0}\u{1b}[31m\u{7f}\u{9b}\u{202e}\u{2028}, größer"
+        );
+        assert!(shown.chars().all(is_plain));
+        let lines = plain_lines(HOSTILE);
+        assert_eq!(lines.lines().count(), 2);
+        assert!(lines.contains("\t\\u{0}\\u{1b}[31m"), "{lines}");
+        assert!(matches!(plain_text("größer 大"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn json_stays_the_same_value() {
+        let value = serde_json::json!({ "said": HOSTILE, "list": ["\u{10ffff}", 1] });
+        for json in [
+            value.to_string(),
+            serde_json::to_string_pretty(&value).expect("JSON"),
+        ] {
+            let plain = plain_json(&json);
+            let back: serde_json::Value = serde_json::from_str(&plain).expect("still JSON");
+            assert_eq!(back, value);
+            let controls = |c: char| !is_plain(c) && c != '\n';
+            assert!(!plain.contains(controls), "{plain:?}");
+        }
+    }
+}
