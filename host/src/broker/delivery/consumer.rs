@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use super::fetcher::{Fetcher, Manner};
 use super::leased_events::{LeasedEvent, LeasedSlice};
 use super::outlet::Outlet;
-use crate::auth::rights;
+use crate::auth::{Denied, Right, rights};
 use crate::broker::commit::request::Control;
-use crate::broker::error::{ConsumeError, NotFound, Unavailable};
+use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{EncodedEvents, Millis, Position, Principal, Sequence, TopicName};
 use crate::telemetry::error_line::with_causes;
@@ -62,7 +62,15 @@ impl Consumer {
                 let spec = self.spec();
                 match rights::attach(policy, &self.who, spec.name.as_str(), Some(&spec)) {
                     Ok(true) => {}
-                    Ok(false) => return NotFound::Subscription(spec.name.to_string()).into(),
+                    // That it is there is no news to them.
+                    Ok(false) => {
+                        let denied = Denied {
+                            who: self.who.clone(),
+                            right: Right::Consume,
+                            on: spec.name.to_string(),
+                        };
+                        return policy.counted(denied).into();
+                    }
                     Err(denied) => return denied.into(),
                 }
             }
