@@ -32,7 +32,7 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub(super) enum ApiError {
     /// There is no connection.
     #[error("{0}")]
-    Unconnected(FailedConnection),
+    Unconnected(Box<FailedConnection>),
     /// The connection broke, without an answer.
     #[error(
         "the connection to {url} broke before an answer came; the request may be carried out or not, so look before you repeat it"
@@ -292,11 +292,11 @@ impl Asked<'_> {
     }
 
     fn unconnected(&self, why: Why) -> ApiError {
-        ApiError::Unconnected(FailedConnection {
+        ApiError::Unconnected(Box::new(FailedConnection {
             door: self.api.door.clone(),
             why,
             files: self.api.files.clone(),
-        })
+        }))
     }
 
     fn foreign(&self, status: u16, body: &[u8]) -> ApiError {

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -26,6 +26,7 @@ use super::signals::Signals;
 use super::time_limit::TimeLimit;
 use super::{event_lines, human_values, wait_notices};
 use crate::domain::TopicName;
+use crate::locks::lock;
 
 /// Exit code of an interrupted command: 128 + SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -208,10 +209,7 @@ impl Sender {
             let latest = Arc::clone(&latest);
             move || {
                 let why = watch.obstacle();
-                latest
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone_from(&why);
+                lock(&latest).clone_from(&why);
                 why
             }
         };
@@ -236,7 +234,7 @@ impl Sender {
         };
         ended.map_err(|error| match error.downcast_ref() {
             Some(PublishError::TimedOut { after }) => {
-                let why = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let why = lock(&latest).take();
                 let over = TimeLimit::after(*after).check(*after, "no answer", why.as_deref());
                 over.err().map_or(error, |over| {
                     anyhow::Error::new(over).context("events may or may not be published")
