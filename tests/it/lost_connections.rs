@@ -36,7 +36,7 @@ impl Raw {
             credit_events: credit,
             credit_bytes: 1 << 24,
             says_handed_over: says,
-            look: false,
+            ..pb::SubscribeOpen::default()
         };
         let (stream, _) = client
             .subscribe(open)

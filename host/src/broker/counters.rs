@@ -20,6 +20,7 @@ pub(crate) struct Counters {
     missing_events: Counter,
     unreadable_events: Counter,
     orphaned_events: Counter,
+    late_answers: Counter,
     group_events: Histogram,
     sync_seconds: Histogram,
 }
@@ -62,6 +63,10 @@ impl Counters {
             "orphaned_events",
             "Events found at start whose topic is not known any more, since a loss that was accepted took its creation; nobody gets them",
         );
+        let late_answers = counter(
+            "late_answers",
+            "Events that a consumer acked, nacked, gave up or extended when it did not hold them any more, mostly since their ack deadline had passed; the answers changed nothing, and the consumer was told",
+        );
         let group_events = metrics.histogram(
             "group_events",
             "Events per committed group",
@@ -85,6 +90,7 @@ impl Counters {
             missing_events,
             unreadable_events,
             orphaned_events,
+            late_answers,
             group_events,
             sync_seconds,
         }
@@ -123,6 +129,11 @@ impl Counters {
 
     pub(crate) fn unreadable(&self, events: u64) {
         self.unreadable_events.inc_by(events);
+    }
+
+    pub(crate) fn late_answers(&self, events: u64) {
+        // No client, whatever it names, makes the counter go round.
+        self.late_answers.inc_by(events.min(u32::MAX.into()));
     }
 
     pub(crate) fn orphaned(&self, events: u64) {

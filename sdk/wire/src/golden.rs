@@ -80,9 +80,10 @@ fn stream_open_bytes() {
         open(stream_open::Kind::Subscribe(pb::SubscribeOpen {
             says_handed_over: true,
             look: true,
+            tell_not_held: true,
             ..Default::default()
         })),
-        "1a04 2001 2801",
+        "1a06 2001 2801 3001",
     );
 }
 
@@ -199,10 +200,11 @@ fn subscribe_bytes() {
     };
     let ready = pb::SubscribeReady {
         ack_deadline_ms: 300,
+        takes_give_back: true,
     };
     check(
         opened(subscribe_opened::Result::Ready(ready)),
-        "0a03 08ac02",
+        "0a05 08ac02 1001",
     );
     check(
         opened(subscribe_opened::Result::Error(error())),
@@ -257,8 +259,22 @@ fn consumer_command_bytes() {
     check(
         command(Command::Extend(pb::Extend {
             positions: positions(),
+            extend_for_ms: None,
         })),
         &format!("2a0a {list}"),
+    );
+    check(
+        command(Command::Extend(pb::Extend {
+            positions: None,
+            extend_for_ms: Some(0),
+        })),
+        "2a02 1000",
+    );
+    check(
+        command(Command::GiveBack(pb::GiveBack {
+            positions: positions(),
+        })),
+        &format!("320a {list}"),
     );
 }
 
@@ -293,6 +309,7 @@ fn broker_to_consumer_bytes() {
     check(
         message(Message::Confirmed(pb::Confirmed {
             confirm: vec![1, 2],
+            ..Default::default()
         })),
         "1204 0a020102",
     );
@@ -303,6 +320,17 @@ fn broker_to_consumer_bytes() {
     );
     let goes_on = pb::Paused { reason: None };
     check(message(Message::Paused(goes_on)), "2a00");
+    check(
+        message(Message::Confirmed(pb::Confirmed {
+            confirm: vec![],
+            not_held: Some(pb::Positions {
+                first: vec![7],
+                more: vec![2],
+            }),
+            not_held_is_cut: true,
+        })),
+        "120a 1206 0a0107 120102 1801",
+    );
     check(message(Message::Error(error())), &format!("1a0b {ERROR}"));
 }
 
@@ -418,6 +446,6 @@ proptest! {
         let nack = pb::Nack { positions, delay_ms };
         round_trip(pb::ConsumerCommand { command: Some(consumer_command::Command::Nack(nack)) });
         round_trip(pb::GoAway { reason: text, grace_ms: numbers[1] });
-        round_trip(pb::Confirmed { confirm: first });
+        round_trip(pb::Confirmed { confirm: first, ..Default::default() });
     }
 }

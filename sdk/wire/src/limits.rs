@@ -46,6 +46,9 @@ pub const PRODUCER_ID_BYTES: usize = 16;
 /// Ranges in one `Positions`: at up to 20 bytes each, the most that fits a frame is about 50,000.
 pub const POSITION_RANGES_MAX: usize = 32 * 1024;
 
+/// Ranges of what was not held in one `Confirmed`: at up to 20 bytes each, 80 KiB.
+pub const NOT_HELD_RANGES_MAX: usize = 4096;
+
 /// Bytes of the reason in a `Term`; it becomes a header of the dead letter.
 pub const REASON_BYTES_MAX: usize = 1024;
 
@@ -184,6 +187,7 @@ mod tests {
                 credit_bytes: u64::MAX,
                 says_handed_over: true,
                 look: true,
+                tell_not_held: true,
             })),
         };
         assert!(open.encoded_len() <= OPEN_FRAME_BYTES_MAX);

@@ -234,6 +234,10 @@ pub struct SubscribeOpen {
     /// holds none of them. Answers about them are ignored, and nothing counts as an attempt.
     #[prost(bool, tag = "5")]
     pub look: bool,
+    /// The client wants to be told at once, in a `Confirmed`, when it answers something that it does not hold any more. One that does
+    /// not say so is told in the next `Confirmed` that it asks for.
+    #[prost(bool, tag = "6")]
+    pub tell_not_held: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscribeOpened {
@@ -255,6 +259,9 @@ pub struct SubscribeReady {
     /// Milliseconds a consumer has for an event before it is given to another; 0 when nothing is to be acked.
     #[prost(uint64, tag = "1")]
     pub ack_deadline_ms: u64,
+    /// The broker understands `GiveBack`.
+    #[prost(bool, tag = "2")]
+    pub takes_give_back: bool,
 }
 /// What a consumer says. Positions come as ranges: `first` of the first range is absolute, each later `first`
 /// counts from the end of the range before; `more` is how many follow in the same range. So 7,8,9,12 is
@@ -268,7 +275,7 @@ pub struct Positions {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConsumerCommand {
-    #[prost(oneof = "consumer_command::Command", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "consumer_command::Command", tags = "1, 2, 3, 4, 5, 6")]
     pub command: ::core::option::Option<consumer_command::Command>,
 }
 /// Nested message and enum types in `ConsumerCommand`.
@@ -285,6 +292,8 @@ pub mod consumer_command {
         Term(super::Term),
         #[prost(message, tag = "5")]
         Extend(super::Extend),
+        #[prost(message, tag = "6")]
+        GiveBack(super::GiveBack),
     }
 }
 /// Grants more deliveries, beside what was granted before. A delivery costs one of `events`, however many parts it has,
@@ -334,6 +343,17 @@ pub struct Term {
 /// Still at work: start the ack deadline of these events anew.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Extend {
+    #[prost(message, optional, tag = "1")]
+    pub positions: ::core::option::Option<Positions>,
+    /// Milliseconds from now on, of which the broker allows a day; absent: the subscription's ack deadline.
+    #[prost(uint64, optional, tag = "2")]
+    pub extend_for_ms: ::core::option::Option<u64>,
+}
+/// The application has not got these events, and will not: they go to whoever asks next, and nothing counts as an attempt. Sent only
+/// to a broker that `takes_give_back`, after a `Credit` that counts these deliveries among those handed over, since no more of
+/// them is to come.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GiveBack {
     #[prost(message, optional, tag = "1")]
     pub positions: ::core::option::Option<Positions>,
 }
@@ -398,10 +418,19 @@ pub struct Deliver {
     #[prost(bytes = "bytes", repeated, tag = "15")]
     pub events: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
+/// Answers that were asked to be confirmed are on disk. All before them have been applied, but for what `not_held` says.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Confirmed {
+    /// Empty when it only says what was not held.
     #[prost(uint64, repeated, tag = "1")]
     pub confirm: ::prost::alloc::vec::Vec<u64>,
+    /// What was acked, nacked, given up or extended since the last of these messages and was not this consumer's any more: its ack
+    /// deadline had passed, or it does not exist any more. These answers changed nothing.
+    #[prost(message, optional, tag = "2")]
+    pub not_held: ::core::option::Option<Positions>,
+    /// More than is told was not held.
+    #[prost(bool, tag = "3")]
+    pub not_held_is_cut: bool,
 }
 /// A refusal.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -16,6 +16,7 @@ use crate::broker::commit::request::Control;
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{EncodedEvents, Millis, Position, Principal, Sequence, TopicName};
+use crate::state::GiveUpReason;
 use crate::telemetry::error_line::with_causes;
 
 /// When to try again to set up transforms for which the broker had no instance left.
@@ -183,35 +184,64 @@ impl Consumer {
         self.fetcher.live.paused()
     }
 
-    /// The events are done with. Positions that this consumer does not hold are ignored.
-    pub fn ack(&self, positions: &[RangeInclusive<Position>]) {
-        let Fetcher { live, id, .. } = &self.fetcher;
-        live.apply(|state, _| state.ack(*id, positions));
+    /// The events are done with. Positions that this consumer does not hold are left as they are; they are returned, as they are by all
+    /// answers.
+    pub fn ack(&self, positions: &[RangeInclusive<Position>]) -> Vec<RangeInclusive<Position>> {
+        let id = self.fetcher.id;
+        self.fetcher
+            .answer(positions, |state, _| state.ack(id, positions))
     }
 
-    /// Like [`ack`](Self::ack), and completes once the acks are on disk.
-    pub fn ack_confirmed(
-        &self,
-        positions: &[RangeInclusive<Position>],
-    ) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
-        self.ack(positions);
+    /// Completes once all acks that were made so far are on disk.
+    pub fn acks_durable(&self) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
         let inbox = self.fetcher.outlet.inbox.clone();
         async move { inbox.ask(Control::ConfirmAcks).await }
     }
 
     /// Deliver again, after `delay_ms` or the subscription's back-off.
-    pub fn nack(&self, positions: &[RangeInclusive<Position>], delay_ms: Option<u64>) {
-        self.fetcher.nack(positions, delay_ms);
+    pub fn nack(
+        &self,
+        positions: &[RangeInclusive<Position>],
+        delay_ms: Option<u64>,
+    ) -> Vec<RangeInclusive<Position>> {
+        let id = self.fetcher.id;
+        self.fetcher.answer(positions, |state, now| {
+            state.nack(id, positions, delay_ms, now)
+        })
     }
 
     /// To the dead-letter topic.
-    pub fn term(&self, positions: &[RangeInclusive<Position>], reason: &str) {
-        self.fetcher.term(positions, reason);
+    pub fn term(
+        &self,
+        positions: &[RangeInclusive<Position>],
+        reason: &str,
+    ) -> Vec<RangeInclusive<Position>> {
+        let id = self.fetcher.id;
+        self.fetcher
+            .answer(positions, |state, _| state.term(id, positions, reason))
     }
 
-    /// Starts the ack deadline anew.
-    pub fn extend(&self, positions: &[RangeInclusive<Position>]) {
-        self.fetcher.extend(positions);
+    /// Starts the ack deadline anew, for so long, or as long as the subscription says.
+    pub fn extend(
+        &self,
+        positions: &[RangeInclusive<Position>],
+        extend_for_ms: Option<u64>,
+    ) -> Vec<RangeInclusive<Position>> {
+        let id = self.fetcher.id;
+        self.fetcher.answer(positions, |state, now| {
+            state.extend(id, positions, extend_for_ms, now)
+        })
+    }
+
+    /// This consumer takes no frames that the event fits in, as `why` says; another may. When `ever`, no consumer can: it is given up.
+    pub fn too_large(&self, position: Position, why: &str, ever: bool) {
+        let Fetcher { live, id, .. } = &self.fetcher;
+        match ever {
+            true => self
+                .fetcher
+                .give_up(position, GiveUpReason::TooLarge(why.into())),
+            false => live.apply(|state, now| state.too_large(*id, position, why, now)),
+        }
     }
 
     /// Of what [`next`](Self::next) returned, so many deliveries are on their way now, in that order, and of these the
@@ -243,6 +273,12 @@ impl Consumer {
     /// otherwise detaches it: nothing counts as an attempt.
     pub fn cut(mut self) {
         self.fetcher.is_cut = true;
+    }
+
+    /// The client gives back what its application has not got and will not get; this attempt does not count.
+    pub fn take_back(&self, ranges: &[RangeInclusive<Position>]) {
+        let Fetcher { live, id, .. } = &self.fetcher;
+        live.apply(|state, _| state.take_back(*id, ranges));
     }
 
     /// Gives events back that were handed out but not sent; this attempt does not count.

@@ -13,11 +13,11 @@ use super::transform_chain::{Disposition, Output};
 use super::unreadable::UnreadableEvents;
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
-use crate::domain::{Block, ConsumerId, FailurePolicy, Position};
+use crate::domain::{Block, ConsumerId, FailurePolicy, Millis, Position};
 use crate::locks::lock;
 use crate::state::handover::Handover;
 use crate::state::range_map::push_range;
-use crate::state::{GiveUpReason, Lease};
+use crate::state::{GiveUpReason, Lease, SubscriptionState};
 use crate::store::ReadError;
 
 /// Events leased at once. More would only lie around while they are read.
@@ -300,25 +300,27 @@ impl Fetcher {
         }
     }
 
-    pub(crate) fn nack(&self, ranges: &[RangeInclusive<Position>], delay_ms: Option<u64>) {
-        self.live
-            .apply(|state, now| state.nack(self.id, ranges, delay_ms, now));
+    /// Once the subscription is deleted nobody holds anything of it, whatever its state says.
+    pub(super) fn answer(
+        &self,
+        ranges: &[RangeInclusive<Position>],
+        answer: impl FnOnce(&mut SubscriptionState, Millis) -> Vec<RangeInclusive<Position>>,
+    ) -> Vec<RangeInclusive<Position>> {
+        let late = match self.live.is_deleted() {
+            true if self.looks => Vec::new(),
+            true => ranges.to_vec(),
+            false => self.live.apply(answer),
+        };
+        if !late.is_empty() {
+            self.outlet.metrics.late_answers(count(&late));
+        }
+        late
     }
 
     /// Tries events again after so many milliseconds, for a reason that is not theirs: no attempt counts.
     pub(crate) fn put_back(&self, ranges: &[RangeInclusive<Position>], after_ms: u64) {
         self.live
             .apply(|state, now| state.postpone(self.id, ranges, now.plus(after_ms), now));
-    }
-
-    pub(crate) fn term(&self, ranges: &[RangeInclusive<Position>], reason: &str) {
-        self.live
-            .apply(|state, _| state.term(self.id, ranges, reason));
-    }
-
-    pub(crate) fn extend(&self, ranges: &[RangeInclusive<Position>]) {
-        self.live
-            .apply(|state, now| state.extend(self.id, ranges, now));
     }
 
     pub(crate) fn give_up(&self, position: Position, reason: GiveUpReason) {
@@ -362,7 +364,9 @@ impl Fetcher {
             }
             Disposition::Retry { plugin, reason } => {
                 tracing::debug!(subscription = %self.live.name, topic = %leased.topic, %plugin, position = %leased.position, reason, "a transform asks to try again");
-                self.nack(&[here], None);
+                self.live.apply(|state, now| {
+                    state.nack(self.id, &[here], None, now);
+                });
             }
             Disposition::Untried {
                 plugin,
@@ -449,6 +453,6 @@ impl Drop for LeaseGuard<'_> {
 pub(super) fn count(ranges: &[RangeInclusive<Position>]) -> u64 {
     let counts = ranges
         .iter()
-        .map(|range| range.end().0 - range.start().0 + 1);
-    counts.sum()
+        .map(|range| (range.end().0 - range.start().0).saturating_add(1));
+    counts.fold(0, u64::saturating_add)
 }

@@ -21,7 +21,8 @@ impl Fixture {
             let positions: Vec<_> = deliveries.iter().flat_map(Delivery::positions).collect();
             drained += positions.len();
             let acked: Vec<_> = positions.into_iter().map(|at| at..=at).collect();
-            let confirmed = tokio::time::timeout(PATIENCE, consumer.ack_confirmed(&acked)).await;
+            assert!(consumer.ack(&acked).is_empty());
+            let confirmed = tokio::time::timeout(PATIENCE, consumer.acks_durable()).await;
             confirmed.expect("in time").expect("acked");
         }
         assert_eq!(drained, count);

@@ -25,7 +25,8 @@ async fn a_full_disk_refuses_publishes_lets_drain_and_passes() {
     let deliveries = deliveries.expect("in time").expect("delivered");
     let positions = deliveries.iter().flat_map(Delivery::positions);
     let acked: Vec<_> = positions.map(|at| at..=at).collect();
-    let confirmed = tokio::time::timeout(PATIENCE, consumer.ack_confirmed(&acked)).await;
+    assert!(consumer.ack(&acked).is_empty());
+    let confirmed = tokio::time::timeout(PATIENCE, consumer.acks_durable()).await;
     confirmed.expect("in time").expect("acks go on");
     fixture.fs.heal();
     fixture.wait_for(&Condition::DiskFull, false).await;
@@ -305,7 +306,8 @@ async fn a_route_goes_on_into_most_of_the_reserve_and_leaves_room_for_acks() {
         let deliveries = deliveries.expect("in time").expect("delivered");
         let positions = deliveries.iter().flat_map(Delivery::positions);
         let acked: Vec<_> = positions.map(|at| at..=at).collect();
-        let confirmed = tokio::time::timeout(PATIENCE, consumer.ack_confirmed(&acked)).await;
+        assert!(consumer.ack(&acked).is_empty());
+        let confirmed = tokio::time::timeout(PATIENCE, consumer.acks_durable()).await;
         confirmed.expect("in time").expect("there is room for acks");
     }
     // A quarter of a usual file is left, so these go into the other half of such a half, or of the reserve.

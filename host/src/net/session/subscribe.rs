@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tracing::Span;
 
 use self::command::Command;
+use self::late_answers::LateAnswers;
 use self::outbox::Outbox;
 use self::packing::{TooLarge, pack};
 use super::credit::ConsumerCredit;
@@ -28,6 +29,7 @@ use crate::broker::{Consumer, Delivery, Manner, Unavailable};
 use crate::domain::Position;
 
 mod command;
+mod late_answers;
 mod outbox;
 mod packing;
 
@@ -66,13 +68,17 @@ pub(super) async fn serve<C: Connection>(
     };
     let _window = peer.window.widen(COMMAND_WINDOW_BYTES);
     let ack_deadline_ms = consumer.spec().delivery.ack_deadline();
-    let ready = pb::SubscribeReady { ack_deadline_ms };
+    let ready = pb::SubscribeReady {
+        ack_deadline_ms,
+        takes_give_back: true,
+    };
     send.push(&answer_open(subscribe_opened::Result::Ready(ready)));
     let stream = SubscribeStream {
         peer,
         span,
         credit: ConsumerCredit::new(open.credit_events, open.credit_bytes),
         confirmed: Outbox::default(),
+        late: LateAnswers::new(open.tell_not_held),
         heard: Outbox::default(),
     };
     let mut confirms = Confirms::new();
@@ -119,6 +125,8 @@ struct SubscribeStream<'a, C> {
     span: &'a Span,
     credit: ConsumerCredit,
     confirmed: Outbox,
+    /// What it answered too late.
+    late: LateAnswers,
     /// What the client said to have handed over, and wants to know heard.
     heard: Outbox,
 }
@@ -234,18 +242,25 @@ impl<C: Connection> SubscribeStream<'_, C> {
             Command::Ack {
                 positions,
                 confirm: 0,
-            } => consumer.ack(&positions),
+            } => self.late.add(consumer.ack(&positions)),
             Command::Ack { positions, confirm } => {
                 self.check_confirms(confirms.len())?;
-                let acked = consumer.ack_confirmed(&positions);
-                confirms.push(Box::pin(async move { (confirm, acked.await) }));
+                self.late.add(consumer.ack(&positions));
+                let durable = consumer.acks_durable();
+                confirms.push(Box::pin(async move { (confirm, durable.await) }));
             }
             Command::Nack {
                 positions,
                 delay_ms,
-            } => consumer.nack(&positions, delay_ms),
-            Command::Term { positions, reason } => consumer.term(&positions, &reason),
-            Command::Extend { positions } => consumer.extend(&positions),
+            } => self.late.add(consumer.nack(&positions, delay_ms)),
+            Command::Term { positions, reason } => {
+                self.late.add(consumer.term(&positions, &reason));
+            }
+            Command::Extend {
+                positions,
+                extend_for_ms,
+            } => self.late.add(consumer.extend(&positions, extend_for_ms)),
+            Command::GiveBack { positions } => consumer.take_back(&positions),
         }
         Ok(())
     }
@@ -309,7 +324,8 @@ impl<C: Connection> SubscribeStream<'_, C> {
             tokio::select! {
                 biased;
                 Ok(()) = paused.changed() => send.push(&paused_for(paused.borrow_and_update().as_deref())),
-                confirm = self.confirmed.take() => send.push(&confirmed(confirm)),
+                confirm = self.confirmed.take() => send.push(&confirmed(confirm, &self.late)),
+                () = self.late.are_to_be_told() => send.push(&confirmed(Vec::new(), &self.late)),
                 heard = self.heard.take() => send.push(&heard_of(&heard)),
                 Some(deliveries) = fetched.recv() => self.push_deliveries(consumer, deliveries, send),
             }
@@ -353,11 +369,8 @@ impl<C: Connection> SubscribeStream<'_, C> {
             .log_fault(self.span, &format!("position {position}: {reason}"));
         // The client will never give this credit back.
         self.credit.grow(1, bytes as u64);
-        if frame_bytes > self.peer.service.options.limits.frame_bytes_max {
-            consumer.term(&[position..=position], &reason);
-        } else {
-            consumer.nack(&[position..=position], None);
-        }
+        let ever = frame_bytes > self.peer.service.options.limits.frame_bytes_max;
+        consumer.too_large(position, &reason, ever);
     }
 
     // The last words: confirmations that are still due, and why it ended.
@@ -378,7 +391,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             // What is not confirmed by then stays unconfirmed; the client asks again.
             let _ = tokio::time::timeout(LAST_CONFIRMS, due).await;
             if self.confirmed.len() > 0 {
-                send.push(&confirmed(self.confirmed.take().await));
+                send.push(&confirmed(self.confirmed.take().await, &self.late));
             }
         }
         if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
@@ -427,9 +440,13 @@ fn heard_of(heard: &[u64]) -> pb::BrokerToConsumer {
     }))
 }
 
-fn confirmed(confirm: Vec<u64>) -> pb::BrokerToConsumer {
+// With everything that was answered too late until now, so that no late answer is confirmed as if it were none.
+fn confirmed(confirm: Vec<u64>, late: &LateAnswers) -> pb::BrokerToConsumer {
+    let (not_held, not_held_is_cut) = late.take();
     to_consumer(broker_to_consumer::Message::Confirmed(pb::Confirmed {
         confirm,
+        not_held,
+        not_held_is_cut,
     }))
 }
 

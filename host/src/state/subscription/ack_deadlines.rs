@@ -12,6 +12,10 @@ use super::{SubscriptionState, bounds};
 use crate::domain::{ConsumerId, Millis, Position};
 use crate::state::position_set::PositionSet;
 
+/// Longest time for which one extension keeps an event in a consumer's hands: a day. Whoever is at work for longer extends again,
+/// so that what nobody is at work on any more comes back on its own.
+pub(super) const EXTENSION_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
 /// What a consumer was leased and its application has not got, as far as that is known.
 #[derive(Clone, Debug, Default)]
 pub struct Unseen {
@@ -60,21 +64,25 @@ impl SubscriptionState {
         self.stalled.len()
     }
 
-    /// Starts the deadline of events the consumer holds anew.
+    /// Starts the deadline of events the consumer holds anew: so long from now, at most a day, or as long as the
+    /// policy says. Returns those that it does not hold.
     pub fn extend(
         &mut self,
         consumer: ConsumerId,
         ranges: &[RangeInclusive<Position>],
+        extend_for_ms: Option<u64>,
         now: Millis,
-    ) {
+    ) -> Vec<RangeInclusive<Position>> {
         let extended = self.take_flights(consumer, ranges);
         if let Some(consumer) = self.consumers.get_mut(&consumer) {
-            let deadline = now.plus(self.policy.ack_deadline_ms);
+            let extend_for_ms = extend_for_ms.map(|ms| ms.min(EXTENSION_MS_MAX));
+            let deadline = now.plus(extend_for_ms.unwrap_or(self.policy.ack_deadline_ms));
             for (first, last) in &extended {
                 consumer.hold(*first, *last, deadline);
             }
             self.effects.arm((!extended.is_empty()).then_some(deadline));
         }
+        self.not_held(consumer, ranges, &extended)
     }
 
     /// Applies the passing of time: what is not acked by its deadline comes back with back-off or is given up,

@@ -1,4 +1,5 @@
-//! What consumers answer: an event is done with (ack), is wanted again (nack), or can never be processed (term). And acks that the
+//! What consumers answer: an event is done with (ack), is wanted again (nack), or can never be processed (term). Each answer returns
+//! what its consumer did not hold any more, for which it changes nothing. And acks that the
 //! journal or the broker itself has. When an unanswered event comes back is in `ack_deadlines`, when one that was tried is handed out
 //! again in `retries`.
 
@@ -11,8 +12,12 @@ use crate::domain::{ConsumerId, DELAY_MS_MAX, Millis, Position};
 use crate::state::range_map::push_range;
 
 impl SubscriptionState {
-    /// Events are done with: those among `ranges` that `consumer` holds. They are to be written down.
-    pub fn ack(&mut self, consumer: ConsumerId, ranges: &[RangeInclusive<Position>]) {
+    /// Events are done with: those among `ranges` that `consumer` holds. They are to be written down. Returns the others.
+    pub fn ack(
+        &mut self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+    ) -> Vec<RangeInclusive<Position>> {
         let had_some = self.has_deliverable();
         let is_testing = self.is_testing();
         let answered = self.take_answered(consumer, ranges);
@@ -24,6 +29,7 @@ impl SubscriptionState {
         // Mostly there was room before, and nobody waits for it.
         self.effects.wakes |=
             !answered.is_empty() && (is_testing || !had_some && self.has_deliverable());
+        self.not_held(consumer, ranges, &answered)
     }
 
     /// Whatever of `ranges` is pending is done with, as the broker itself found. It is to be written down.
@@ -60,33 +66,47 @@ impl SubscriptionState {
         all
     }
 
-    /// The consumer wants these events again, after `delay_ms`, which counts as [`DELAY_MS_MAX`] at most, or the policy's back-off.
+    /// The consumer wants these events again, after `delay_ms`, which counts as [`DELAY_MS_MAX`] at most, or the policy's back-off. Returns those that it
+    /// does not hold.
     pub fn nack(
         &mut self,
         consumer: ConsumerId,
         ranges: &[RangeInclusive<Position>],
         delay_ms: Option<u64>,
         now: Millis,
-    ) {
+    ) -> Vec<RangeInclusive<Position>> {
         let delay_ms = delay_ms.map(|delay_ms| delay_ms.min(DELAY_MS_MAX));
-        for (first, last) in self.take_answered(consumer, ranges) {
+        let answered = self.take_answered(consumer, ranges);
+        for (first, last) in answered.iter().copied() {
             self.hand_back(first, last, &Return::Nacked(delay_ms), now);
+        }
+        self.effects.wakes = true;
+        self.not_held(consumer, ranges, &answered)
+    }
+
+    /// The consumer takes no frames that this event fits in, as `why` says: another may. It counts as an attempt.
+    pub fn too_large(&mut self, consumer: ConsumerId, position: Position, why: &str, now: Millis) {
+        let why = Return::TooLarge(bounded(why));
+        for (first, last) in self.take_flights(consumer, &[position..=position]) {
+            self.hand_back(first, last, &why, now);
         }
         self.effects.wakes = true;
     }
 
-    /// The consumer can never process these events: they are given up.
+    /// The consumer can never process these events: they are given up. Returns those that it does not hold.
     pub fn term(
         &mut self,
         consumer: ConsumerId,
         ranges: &[RangeInclusive<Position>],
         reason: &str,
-    ) {
+    ) -> Vec<RangeInclusive<Position>> {
         let reason = GiveUpReason::Terminated(bounded(reason));
-        for (first, last) in self.take_answered(consumer, ranges) {
+        let answered = self.take_answered(consumer, ranges);
+        for (first, last) in answered.iter().copied() {
             self.give_up_flight(first, last, &reason);
         }
         self.effects.wakes = true;
+        self.not_held(consumer, ranges, &answered)
     }
 
     // Removes from `consumer` what it holds of `ranges` and answers now.

@@ -28,6 +28,10 @@ pub enum GiveUpReason {
     /// It was tried as often as the policy allows, the last time by a consumer that lost its connection with nothing else
     /// in hand.
     ConsumersLost,
+    /// It was tried as often as the policy allows, and the last time no answer came within the ack deadline.
+    DeadlineMissed,
+    /// It was tried as often as the policy allows, the last time with a consumer that takes no frames of its size.
+    TooLarge(Arc<str>),
 }
 
 impl GiveUpReason {
@@ -39,6 +43,7 @@ impl GiveUpReason {
             | Self::TransformRejected(text)
             | Self::TransformFailed(text)
             | Self::Unreadable(text)
+            | Self::TooLarge(text)
                 if text.len() > REASON_BYTES_MAX =>
             {
                 self.of_its_kind(&bounded(text))
@@ -55,7 +60,11 @@ impl GiveUpReason {
             Self::TransformRejected(_) => Self::TransformRejected(text.into()),
             Self::TransformFailed(_) => Self::TransformFailed(text.into()),
             Self::Unreadable(_) => Self::Unreadable(text.into()),
-            Self::AttemptsExhausted | Self::HopLimit | Self::ConsumersLost => self.clone(),
+            Self::TooLarge(_) => Self::TooLarge(text.into()),
+            Self::AttemptsExhausted
+            | Self::HopLimit
+            | Self::ConsumersLost
+            | Self::DeadlineMissed => self.clone(),
         }
     }
 }
@@ -71,6 +80,10 @@ impl fmt::Display for GiveUpReason {
             Self::TransformRejected(reason) => write!(f, "refused by the transform: {reason}"),
             Self::TransformFailed(reason) => write!(f, "transform failed: {reason}"),
             Self::Unreadable(reason) => write!(f, "cannot be read: {reason}"),
+            Self::TooLarge(reason) => write!(f, "too large for its consumers: {reason}"),
+            Self::DeadlineMissed => f.write_str(
+                "handed out as often as the subscription allows; the last time no answer came within the ack deadline",
+            ),
             Self::HopLimit => {
                 f.write_str("went through more routes than allowed; look for a cycle")
             }

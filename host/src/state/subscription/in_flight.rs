@@ -4,9 +4,11 @@
 use std::ops::RangeInclusive;
 
 use super::came_back::{CameBack, Next};
+use super::lease_budget::count;
 use super::retries::attempt_counts::Tried;
 use super::{SubscriptionState, bounds};
 use crate::domain::{ConsumerId, Position};
+use crate::state::position_set::PositionSet;
 
 impl SubscriptionState {
     // How many may be at a time.
@@ -28,6 +30,35 @@ impl SubscriptionState {
             }
         }
         taken
+    }
+
+    // What of `ranges`, each once and rising, a consumer does not hold any more, if it held `taken` of them. Whoever only looks holds
+    // nothing, and its answers are nobody's business.
+    pub(super) fn not_held(
+        &self,
+        consumer: ConsumerId,
+        ranges: &[RangeInclusive<Position>],
+        taken: &[(u64, u64)],
+    ) -> Vec<RangeInclusive<Position>> {
+        let named = ranges.iter().map(bounds);
+        let named = named.fold(0u64, |sum, (first, last)| {
+            sum.saturating_add(last.saturating_sub(first).saturating_add(1))
+        });
+        let looks = self.consumers.get(&consumer);
+        let looks = looks.is_some_and(|consumer| consumer.looks_from.is_some());
+        if looks || named == count(taken) {
+            return Vec::new();
+        }
+        let mut held = PositionSet::default();
+        for (first, last) in taken {
+            held.insert_range(*first, *last);
+        }
+        let mut late = Vec::new();
+        for (first, last) in ranges.iter().map(bounds) {
+            let gaps = held.gaps(first, last).into_iter();
+            late.extend(gaps.map(|(first, last)| Position(first)..=Position(last)));
+        }
+        late
     }
 
     // Removes `first..=last` from whoever holds it.

@@ -106,10 +106,17 @@ impl SubscriptionState {
         if self.show_again(consumer, &runs) {
             return;
         }
-        for (first, last) in self.take_unsent(consumer, &runs) {
+        self.take_back(consumer, &runs);
+    }
+
+    /// Events that were sent and that the consumer's client gives back before its application has got them: as
+    /// [`give_back`](Self::give_back). Whoever only looks holds none.
+    pub fn take_back(&mut self, consumer: ConsumerId, ranges: &[RangeInclusive<Position>]) {
+        let unsent = self.take_unsent(consumer, ranges);
+        for (first, last) in unsent.iter().copied() {
             self.make_ready(first, last);
         }
-        self.effects.wakes |= !runs.is_empty();
+        self.effects.wakes |= !unsent.is_empty();
     }
 
     /// Like [`give_back`](Self::give_back), but they are not handed out again before `due`: the broker itself cannot send

@@ -4,6 +4,8 @@
 pub(super) mod attempt_counts;
 pub(super) mod delays;
 
+use std::sync::Arc;
+
 use self::attempt_counts::Tried;
 use super::SubscriptionState;
 use super::came_back::Next;
@@ -13,6 +15,8 @@ use crate::state::position_set::PositionSet;
 
 /// Why events come back.
 pub(super) enum Return {
+    /// The consumer takes no frames of their size, as this says.
+    TooLarge(Arc<str>),
     /// The consumer is gone, which says nothing about the event.
     Detached,
     /// The consumer asked for another attempt, after this delay if it said one.
@@ -36,7 +40,9 @@ impl SubscriptionState {
             if failed && self.is_exhausted(tried) {
                 let reason = match why {
                     Return::Cut => GiveUpReason::ConsumersLost,
-                    _ => GiveUpReason::AttemptsExhausted,
+                    Return::Expired => GiveUpReason::DeadlineMissed,
+                    Return::TooLarge(why) => GiveUpReason::TooLarge(why.clone()),
+                    Return::Nacked(_) | Return::Detached => GiveUpReason::AttemptsExhausted,
                 };
                 self.tries.insert(first, last, tried);
                 self.suspects.clear(first, last);
@@ -47,7 +53,7 @@ impl SubscriptionState {
             let delay_ms = match why {
                 Return::Detached => 0,
                 Return::Nacked(Some(delay_ms)) => *delay_ms,
-                Return::Nacked(None) | Return::Expired | Return::Cut => {
+                Return::Nacked(None) | Return::Expired | Return::Cut | Return::TooLarge(_) => {
                     self.policy.backoff_after(tried.failed)
                 }
             };

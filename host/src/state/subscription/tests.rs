@@ -54,7 +54,7 @@ fn ack(
     ranges: &[RangeInclusive<Position>],
 ) -> Vec<(u64, u64)> {
     match consumer {
-        Some(consumer) => state.ack(consumer, ranges),
+        Some(consumer) => drop(state.ack(consumer, ranges)),
         None => {
             state.finish(ranges);
             state.acked_before_match(ranges);

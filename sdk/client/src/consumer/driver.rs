@@ -134,6 +134,7 @@ impl<C: Connection> Driver<C> {
             credit_bytes: self.credit.bytes,
             says_handed_over: true,
             look: self.look,
+            tell_not_held: false,
         };
         let opening = async {
             let kind = stream_open::Kind::Subscribe(open);

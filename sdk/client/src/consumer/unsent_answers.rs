@@ -60,7 +60,10 @@ impl Answers {
     pub(super) fn into_commands(self, confirm: u64) -> Vec<ConsumerCommand> {
         let mut commands = Vec::new();
         for positions in self.extends.chunks() {
-            commands.push(Command::Extend(pb::Extend { positions }));
+            commands.push(Command::Extend(pb::Extend {
+                positions,
+                extend_for_ms: None,
+            }));
         }
         for (delay_ms, ranges) in self.nacks {
             for positions in ranges.chunks() {
@@ -199,6 +202,7 @@ mod tests {
             vec![
                 Command::Extend(pb::Extend {
                     positions: positions(5, 0),
+                    extend_for_ms: None,
                 }),
                 Command::Nack(pb::Nack {
                     positions: positions(1, 1),

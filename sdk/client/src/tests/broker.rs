@@ -291,6 +291,7 @@ impl<C: Connection> Stream<C> {
         self.subscribe_open();
         let ready = pb::SubscribeReady {
             ack_deadline_ms: 30_000,
+            takes_give_back: true,
         };
         self.write(&pb::SubscribeOpened {
             result: Some(subscribe_opened::Result::Ready(ready)),

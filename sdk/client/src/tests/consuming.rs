@@ -56,6 +56,7 @@ async fn acks_travel_as_ranges() {
         credit_bytes: 8 << 20,
         says_handed_over: true,
         look: false,
+        tell_not_held: false,
     };
     assert_eq!(stream.subscribe_open(), &open);
     stream.deliver(1, &[5, 1, 1, 1, 2, 1]).await;
@@ -107,6 +108,7 @@ async fn other_answers_say_what_they_must() {
     for expected in [
         Command::Extend(pb::Extend {
             positions: positions(&[4], &[0]),
+            extend_for_ms: None,
         }),
         nack(1, Some(2000)),
         nack(2, None),
@@ -272,7 +274,10 @@ async fn confirmed_acks_are_durable() {
     let (flushed, ()) = tokio::join!(soon(consumer.flush_acks()), async {
         assert_eq!(stream.command().await, ack(&[1], &[0], 1));
         stream
-            .say(Message::Confirmed(pb::Confirmed { confirm: vec![1] }))
+            .say(Message::Confirmed(pb::Confirmed {
+                confirm: vec![1],
+                ..Default::default()
+            }))
             .await;
     });
     flushed.unwrap();

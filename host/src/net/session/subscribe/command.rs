@@ -33,6 +33,10 @@ pub(super) enum Command {
     },
     Extend {
         positions: Vec<RangeInclusive<Position>>,
+        extend_for_ms: Option<u64>,
+    },
+    GiveBack {
+        positions: Vec<RangeInclusive<Position>>,
     },
 }
 
@@ -65,6 +69,10 @@ impl TryFrom<pb::ConsumerCommand> for Command {
             },
             Wire::Extend(extend) => Self::Extend {
                 positions: ranges(extend.positions)?,
+                extend_for_ms: extend.extend_for_ms,
+            },
+            Wire::GiveBack(back) => Self::GiveBack {
+                positions: ranges(back.positions)?,
             },
         })
     }
@@ -130,8 +138,22 @@ mod tests {
             }),
         );
         check(
-            Some(Wire::Extend(pb::Extend { positions: None })),
-            Ok(Command::Extend { positions: vec![] }),
+            Some(Wire::Extend(pb::Extend {
+                positions: None,
+                extend_for_ms: Some(7),
+            })),
+            Ok(Command::Extend {
+                positions: vec![],
+                extend_for_ms: Some(7),
+            }),
+        );
+        check(
+            Some(Wire::GiveBack(pb::GiveBack {
+                positions: positions(&[7], &[2]),
+            })),
+            Ok(Command::GiveBack {
+                positions: vec![Position(7)..=Position(9)],
+            }),
         );
         check(None, Err(ErrorCode::Malformed));
         check(
@@ -145,6 +167,7 @@ mod tests {
         check(
             Some(Wire::Extend(pb::Extend {
                 positions: positions(&many, &many),
+                extend_for_ms: None,
             })),
             Err(ErrorCode::TooLarge),
         );

@@ -259,10 +259,21 @@ impl<C: Connection> Consuming<C> {
         subscription: &str,
         events: u64,
     ) -> Result<Self, ErrorCode> {
+        Self::open_as(client, subscription, events, false).await
+    }
+
+    /// One that wants to be told of late answers at once, or not.
+    pub(in crate::net) async fn open_as(
+        client: &Client<C>,
+        subscription: &str,
+        events: u64,
+        tell_not_held: bool,
+    ) -> Result<Self, ErrorCode> {
         let subscribe = pb::SubscribeOpen {
             subscription: subscription.to_owned(),
             credit_events: events,
             credit_bytes: 1 << 20,
+            tell_not_held,
             ..Default::default()
         };
         let opening = open(stream_open::Kind::Subscribe(subscribe));

@@ -287,3 +287,67 @@ async fn credit_for_bytes_holds_back_what_credit_for_events_would_let_go() {
     consuming.grant(0, 1_000_000).await;
     assert_eq!(consuming.event().await.0, "a");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_is_told_and_never_confirmed_as_if_it_were_none() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing
+        .write(&batch(1, "orders.eu", 0, &["a", "b"]))
+        .await;
+    publishing.ack().await;
+    for tell_not_held in [false, true] {
+        let mut late = Consuming::open_as(&client, "s", 1, tell_not_held)
+            .await
+            .expect("attached");
+        let (_, _, position) = late.event().await;
+        // Its deadline passes.
+        until(|| served.broker.subscription("s").expect("exists").in_flight == 0).await;
+        late.ack(position, 0).await;
+        let not_held = Some(pb::Positions {
+            first: vec![position],
+            more: vec![0],
+        });
+        let told = |confirm| pb::Confirmed {
+            confirm,
+            not_held: not_held.clone(),
+            not_held_is_cut: false,
+        };
+        if tell_not_held {
+            assert_eq!(late.next().await, ToConsumer::Confirmed(told(vec![])));
+        }
+        late.ack(position, 5).await;
+        assert_eq!(late.next().await, ToConsumer::Confirmed(told(vec![5])));
+        assert_eq!(served.depth("s"), 2, "nothing changed");
+        late.stream.send.reset(0);
+        until(|| served.broker.subscription("s").expect("exists").consumers == 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_gives_back_goes_to_the_next_and_counts_nothing() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    publishing.write(&batch(1, "orders.eu", 0, &["a"])).await;
+    publishing.ack().await;
+    let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
+    let (_, attempt, position) = first.event().await;
+    assert_eq!(attempt, 1);
+    let positions = Some(pb::Positions {
+        first: vec![position],
+        more: vec![0],
+    });
+    first
+        .say(Command::GiveBack(pb::GiveBack { positions }))
+        .await;
+    let mut second = Consuming::open(&client, "s", 1).await.expect("attached");
+    assert_eq!(second.event().await.1, 1, "the first attempt, still");
+    assert_eq!(
+        served.broker.subscription("s").expect("exists").redelivered,
+        0
+    );
+}

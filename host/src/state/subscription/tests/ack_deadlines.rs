@@ -2,6 +2,7 @@
 
 use super::model::{self, Place};
 use super::*;
+use crate::state::subscription::ack_deadlines::EXTENSION_MS_MAX;
 use crate::state::subscription::retries::attempt_counts::Tried;
 
 /// What is unseen of 1 to `last`.
@@ -163,4 +164,40 @@ fn what_the_broker_is_at_work_on_is_looked_at_seldom_however_short_the_deadline_
         }
         assert_eq!((state.in_flight(), state.given_up()), (2, 0));
     }
+}
+
+#[test]
+fn an_extension_lasts_as_long_as_it_says_and_no_longer_than_a_day() {
+    let deadline = |extend_for_ms| {
+        let mut state = with_events(1);
+        assert_eq!(lease(&mut state, C, 1, 0), [(1, 1)]);
+        let late = state.extend(C, &[run(1, 2)], extend_for_ms, Millis(50));
+        assert_eq!(late, [run(2, 2)], "it does not hold that");
+        (0..)
+            .map(|step| step * 50)
+            .take(4)
+            .chain([5_050, 50 + EXTENSION_MS_MAX])
+            .find(|now| state.tick(Millis(*now), |_| None))
+    };
+    assert_eq!(deadline(None), Some(150), "as the policy says");
+    assert_eq!(deadline(Some(5_000)), Some(5_050));
+    assert_eq!(deadline(Some(0)), Some(50), "given back in effect");
+    assert_eq!(deadline(Some(u64::MAX)), Some(50 + EXTENSION_MS_MAX));
+}
+
+#[test]
+fn who_answers_too_late_is_told_so_and_changes_nothing() {
+    let mut state = with_events(3);
+    assert_eq!(lease(&mut state, C, 3, 0).len(), 3);
+    assert!(state.ack(C, &[run(1, 1)]).is_empty(), "in time");
+    state.tick(Millis(100), |_| None);
+    state.attach(D);
+    assert_eq!(lease(&mut state, D, 1, 100), [(2, 2)]);
+    let now = Millis(100);
+    assert_eq!(state.ack(C, &[run(2, 2)]), [run(2, 2)]);
+    assert_eq!(state.nack(C, &[run(2, 3)], None, now), [run(2, 3)]);
+    assert_eq!(state.term(C, &[run(2, 2)], "late"), [run(2, 2)]);
+    assert_eq!(state.extend(C, &[run(2, 2)], None, now), [run(2, 2)]);
+    assert_eq!((state.depth(), state.in_flight()), (2, 1));
+    assert!(state.ack(D, &[run(2, 2)]).is_empty(), "its own");
 }

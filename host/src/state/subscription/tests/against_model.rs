@@ -253,6 +253,10 @@ impl Pair {
 
     fn ack(&mut self, consumer: Option<ConsumerId>, ranges: &[(u64, u64)]) {
         let (ranges, moved) = self.moved(ranges);
+        if let Some(consumer) = consumer {
+            let late = self.state.clone().ack(consumer, &ranges);
+            self.check_late(consumer, &late, &moved);
+        }
         let acked = ack(&mut self.state, consumer, &ranges);
         let acked: Vec<u64> = acked
             .into_iter()
@@ -267,9 +271,31 @@ impl Pair {
         }
     }
 
+    // An answer returns what the consumer did not hold, of all that it named. Asked before the model is changed.
+    fn check_late(
+        &self,
+        consumer: ConsumerId,
+        late: &[RangeInclusive<Position>],
+        named: &[(u64, u64)],
+    ) {
+        let late: BTreeSet<u64> = late
+            .iter()
+            .flat_map(|range| range.start().0..=range.end().0)
+            .collect();
+        let mut expected = BTreeSet::new();
+        if !self.model.lookers.contains_key(&consumer) {
+            expected.extend(named.iter().flat_map(|(first, last)| *first..=*last));
+        }
+        for position in self.model.held(consumer, named) {
+            expected.remove(&position);
+        }
+        assert_eq!(late, expected);
+    }
+
     fn nack(&mut self, consumer: ConsumerId, ranges: &[(u64, u64)], delay: Option<u64>) {
         let (ranges, moved) = self.moved(ranges);
-        self.state.nack(consumer, &ranges, delay, Millis(self.now));
+        let late = self.state.nack(consumer, &ranges, delay, Millis(self.now));
+        self.check_late(consumer, &late, &moved);
         let held = self.model.held(consumer, &moved);
         self.model.answered(consumer, &held);
         for position in held {
@@ -280,7 +306,8 @@ impl Pair {
 
     fn term(&mut self, consumer: ConsumerId, ranges: &[(u64, u64)]) {
         let (ranges, moved) = self.moved(ranges);
-        self.state.term(consumer, &ranges, "bad");
+        let late = self.state.term(consumer, &ranges, "bad");
+        self.check_late(consumer, &late, &moved);
         let held = self.model.held(consumer, &moved);
         self.model.answered(consumer, &held);
         for position in held {
@@ -310,7 +337,8 @@ impl Pair {
 
     fn extend(&mut self, consumer: ConsumerId, ranges: &[(u64, u64)]) {
         let (ranges, moved) = self.moved(ranges);
-        self.state.extend(consumer, &ranges, Millis(self.now));
+        let late = self.state.extend(consumer, &ranges, None, Millis(self.now));
+        self.check_late(consumer, &late, &moved);
         let deadline = self.now + self.model.policy.ack_deadline_ms;
         for position in self.model.held(consumer, &moved) {
             let place = &mut self.model.pending.get_mut(&position).expect("held").0;

@@ -24,7 +24,7 @@ fn looking_costs_nothing() {
         assert_eq!(ack(&mut state, Some(D), &[run(1, 20)]), []);
         state.nack(D, &[run(1, 20)], Some(9_000), Millis(0));
         state.term(D, &[run(1, 20)], "bad");
-        state.extend(D, &[run(1, 20)], Millis(0));
+        state.extend(D, &[run(1, 20)], None, Millis(0));
         state.attach(C);
         let window = u64::from(window) as usize;
         assert_eq!(lease(&mut state, C, 99, 0), all[..window]);

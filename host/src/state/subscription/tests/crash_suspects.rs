@@ -190,7 +190,7 @@ fn suspects_do_not_wait_for_a_consumer_that_stands_still() {
     // D is to drain, and its application takes nothing of what it was sent.
     assert_eq!(lease(&mut state, D, 1, 10), [(7, 1)]);
     assert_eq!(lease(&mut state, D, 1, 2_010), []);
-    state.extend(E, &[run(5, 6)], Millis(50_000));
+    state.extend(E, &[run(5, 6)], None, Millis(50_000));
     let unseen = |_| {
         Some(Unseen {
             sent: vec![run(3, 4), run(7, 7)],

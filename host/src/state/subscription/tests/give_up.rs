@@ -122,3 +122,33 @@ fn whoever_gives_up_no_more_of_a_reason_is_kept() {
         );
     }
 }
+
+#[test]
+fn what_is_given_up_says_how_its_last_attempt_went() {
+    let last_attempt = |change: &dyn Fn(&mut SubscriptionState)| {
+        let mut state = with_events(1);
+        state.set_policy(DeliveryPolicy {
+            attempts_max: 1,
+            ..policy()
+        });
+        assert_eq!(lease(&mut state, C, 1, 0), [(1, 1)]);
+        change(&mut state);
+        state.take_given_up(1)[0].reason.clone()
+    };
+    let nacked = |state: &mut SubscriptionState| {
+        state.nack(C, &[run(1, 1)], None, Millis(0));
+    };
+    assert_eq!(last_attempt(&nacked), GiveUpReason::AttemptsExhausted);
+    let late = |state: &mut SubscriptionState| {
+        state.tick(Millis(100), |_| None);
+    };
+    assert_eq!(last_attempt(&late), GiveUpReason::DeadlineMissed);
+    let large = |state: &mut SubscriptionState| {
+        state.too_large(C, Position(1), "a frame of 9 bytes", Millis(0));
+    };
+    let reason = last_attempt(&large);
+    assert_eq!(
+        reason.to_string(),
+        "too large for its consumers: a frame of 9 bytes"
+    );
+}

@@ -409,6 +409,14 @@ impl Model {
         acked
     }
 
+    /// As [`hand_back`](Self::hand_back), because no answer came in time.
+    fn expire_one(&mut self, position: u64, now: u64) {
+        self.hand_back(position, None, false, now);
+        if let Place::GivenUp(reason, _) = &mut self.pending.get_mut(&position).expect("held").0 {
+            *reason = GiveUpReason::DeadlineMissed;
+        }
+    }
+
     pub(super) fn hand_back(
         &mut self,
         position: u64,
@@ -461,7 +469,7 @@ impl Model {
             .map(|(position, _)| *position)
             .collect();
         for position in expired {
-            self.hand_back(position, None, false, now);
+            self.expire_one(position, now);
         }
         self.release_due(now);
     }

@@ -65,12 +65,12 @@ fn any_number_of_events_may_wait_for_another_attempt() {
         for (position, _) in leased {
             match position % 2 {
                 // Every one with a delay of its own, so that nothing joins.
-                0 => state.nack(
+                0 => drop(state.nack(
                     C,
                     &[run(position, position)],
                     Some(3_600_000 + position % 997),
                     Millis(now),
-                ),
+                )),
                 _ => drop(ack(&mut state, Some(C), &[run(position, position)])),
             }
         }
