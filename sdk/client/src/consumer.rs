@@ -3,6 +3,8 @@
 //!
 //! - `delivery`: what an application gets, and how it answers.
 //! - `acker`: answers from elsewhere, by position.
+//! - `buffer`: what came and waits for the application. Pure.
+//! - `not_held`: what was answered too late. Pure.
 //! - `unsent_answers`: answers on their way to the broker, joined into ranges. Pure.
 //! - `credit`: what the application took, given back in pieces.
 //! - `shared`: what all of these and the driver share.
@@ -10,9 +12,11 @@
 //! - `driver`: the task, which opens one stream after the other.
 
 mod acker;
+mod buffer;
 mod credit;
 mod delivery;
 mod driver;
+mod not_held;
 mod shared;
 mod stream;
 mod unsent_answers;
@@ -23,15 +27,15 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use tidegate_wire::stream::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::acker::Acker;
 use self::credit::Credit;
 pub use self::delivery::Delivery;
-use self::delivery::Handout;
 use self::driver::Driver;
-use self::shared::{HandOver, Shared};
+use self::shared::{Next, Shared};
 use crate::error::{ConnectError, SubscribeError};
 use crate::link::Link;
 use crate::options::ConsumerOptions;
@@ -51,9 +55,9 @@ use crate::spawn;
 #[derive(Debug)]
 pub struct Consumer {
     shared: Arc<Shared>,
-    handouts: mpsc::UnboundedReceiver<Result<Handout, SubscribeError>>,
-    current: Option<Handout>,
     credit: Credit,
+    /// When the ack deadline passes of what is handed out about now; found anew now and then.
+    expires_ms: u64,
     /// Cancelled when the driver has ended.
     ended: CancellationToken,
 }
@@ -65,9 +69,7 @@ impl Consumer {
         options: ConsumerOptions,
         look: bool,
     ) -> Result<Self, SubscribeError> {
-        let shared = Arc::new(Shared::default());
-        // Not bounded by itself, but by the credit, which the driver watches.
-        let (sender, handouts) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new());
         let (opened_sender, opened) = oneshot::channel();
         let credit = Credit::new(&options);
         let driver = Driver::new(
@@ -76,21 +78,20 @@ impl Consumer {
             subscription,
             look,
             credit.clone(),
-            sender,
             opened_sender,
         );
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
         let consumer = Self {
             shared,
-            handouts,
-            current: None,
             credit,
+            expires_ms: u64::MAX,
             ended,
         };
+        let closes = ClosedOnDrop(Arc::clone(&consumer.shared));
         spawn::spawn(async move {
             driver.run().await;
-            drop(guard);
+            drop((closes, guard));
         });
         let closed = || SubscribeError::Connection(Arc::new(ConnectError::Closed));
         opened.await.unwrap_or_else(|_| Err(closed()))?;
@@ -116,7 +117,7 @@ impl Consumer {
     ///
     /// # Errors
     /// [`SubscribeError::AcksLost`] when the connection was lost since the last confirmation with acks unconfirmed;
-    /// or why the consumer has ended.
+    /// [`SubscribeError::NotHeld`] when some of what was answered was too late, all else being durable; or why the consumer has ended.
     pub async fn flush_acks(&self) -> Result<(), SubscribeError> {
         let confirmed = self.shared.state().confirm()?;
         let Some(confirmed) = confirmed else {
@@ -144,55 +145,29 @@ impl Consumer {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Delivery, SubscribeError>>> {
-        loop {
-            match self.take_current(context) {
-                Poll::Ready(Some(delivery)) => return Poll::Ready(Some(delivery)),
-                Poll::Ready(None) => {}
-                Poll::Pending => return Poll::Pending,
-            }
-            match self.handouts.poll_recv(context) {
-                Poll::Ready(Some(Ok(handout))) => self.current = Some(handout),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => {
-                    self.credit.give_back_when_idle(&self.shared);
-                    return Poll::Pending;
+        match self.shared.next(context) {
+            Next::Delivery {
+                encoded,
+                number,
+                late,
+                ack_deadline_ms,
+            } => {
+                if late {
+                    let now = Instant::now();
+                    self.expires_ms = self.shared.expires_after(now, ack_deadline_ms, None);
                 }
+                self.credit
+                    .taken(encoded.generation, encoded.bytes(), &self.shared);
+                Poll::Ready(Some(encoded.decode(&self.shared, number, self.expires_ms)))
+            }
+            Next::Failed(error) => Poll::Ready(Some(Err(error))),
+            Next::Ended => Poll::Ready(None),
+            Next::NotHeard => Poll::Pending,
+            Next::Wait => {
+                self.credit.give_back_when_idle(&self.shared);
+                Poll::Pending
             }
         }
-    }
-
-    /// The next delivery of the frame at hand, if there is one.
-    fn take_current(
-        &mut self,
-        context: &Context<'_>,
-    ) -> Poll<Option<Result<Delivery, SubscribeError>>> {
-        let Some(handout) = self.current.as_mut() else {
-            return Poll::Ready(None);
-        };
-        if handout.is_empty() {
-            self.current = None;
-            return Poll::Ready(None);
-        }
-        let generation = handout.generation;
-        if handout.discard_when_stale {
-            match self
-                .shared
-                .hand_over(generation, handout.hear_first, context)
-            {
-                HandOver::Now => {}
-                HandOver::NotHeard => return Poll::Pending,
-                HandOver::Stale => {
-                    self.current = None;
-                    return Poll::Ready(None);
-                }
-            }
-        }
-        let Some((delivery, bytes)) = handout.next(&self.shared) else {
-            return Poll::Ready(None);
-        };
-        self.credit.taken(generation, bytes, &self.shared);
-        Poll::Ready(Some(delivery))
     }
 }
 
@@ -201,6 +176,15 @@ impl Stream for Consumer {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_delivery(context)
+    }
+}
+
+/// Ends what the application waits for, also when the driver's task ends with its runtime.
+struct ClosedOnDrop(Arc<Shared>);
+
+impl Drop for ClosedOnDrop {
+    fn drop(&mut self) {
+        self.0.close(None);
     }
 }
 

@@ -66,8 +66,7 @@ impl<K: Connector> Dialer<K> {
             ConnectError::Lost(end) => self.explain(end),
             error => error,
         })?;
-        let name = &self.options.client_name;
-        let hello = say_hello(connection.clone(), address.to_string(), name).await;
+        let hello = say_hello(connection.clone(), address.to_string(), &self.options).await;
         hello.map_err(|error| match connection.end() {
             // The handshake may end for us before the broker has looked at our certificate.
             Some(end) => self.explain(end),

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,9 +215,32 @@ pub enum SubscribeError {
         "the connection was lost before all acks were confirmed; their events may be delivered again"
     )]
     AcksLost,
+    /// Some of what was answered or extended was not this consumer's any more, and the broker took no notice: the ack deadline had passed.
+    /// These events go to another consumer, or come again; all other answers are durable.
+    #[error(
+        "{events} of the events answered were not held any more, since their ack deadline had passed; they may be delivered again. Extend what takes longer, or raise the subscription's ack deadline",
+        events = not_held_events(positions, *more)
+    )]
+    NotHeld {
+        /// The positions of these events, as ranges.
+        positions: Vec<RangeInclusive<u64>>,
+        /// There were more than these.
+        more: bool,
+    },
     /// The consumer was closed.
     #[error("the consumer was closed")]
     Closed,
+}
+
+/// How many events these are, for people.
+fn not_held_events(positions: &[RangeInclusive<u64>], more: bool) -> String {
+    let events = positions.iter().fold(0u64, |events, range| {
+        events.saturating_add((range.end() - range.start()).saturating_add(1))
+    });
+    match more {
+        true => format!("more than {events}"),
+        false => events.to_string(),
+    }
 }
 
 /// Why a stream ended; its owner decides what that means for its users.

@@ -62,6 +62,11 @@ impl<C: Connection> FrameStream<C> {
         })
     }
 
+    /// Accepts frames of at most so many bytes from here on; before, as many as the protocol says without a hello.
+    pub(crate) fn set_frame_bytes_max(&mut self, bytes: usize) {
+        self.source.reader = FrameReader::new(bytes);
+    }
+
     /// What is waiting to be sent.
     pub(crate) fn queue(&mut self) -> &mut FrameQueue {
         &mut self.queue

@@ -2,13 +2,13 @@
 //! for the broker's goodbye.
 
 use tidegate_wire::frame::decode;
-use tidegate_wire::limits::FRAME_BYTES_MAX;
 use tidegate_wire::pb::{self, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
 use tidegate_wire::{Limits, PROTOCOL_VERSION};
 
 use crate::error::{ConnectError, Refusal, StreamError};
 use crate::frames::FrameStream;
+use crate::options::ClientOptions;
 
 /// A connection whose hello was answered: streams may be opened on it.
 pub(crate) struct Established<C> {
@@ -42,12 +42,12 @@ impl<C: Connection> HelloStream<C> {
 pub(crate) async fn say_hello<C: Connection>(
     connection: C,
     address: String,
-    client_name: &str,
+    options: &ClientOptions,
 ) -> Result<(Established<C>, HelloStream<C>), ConnectError> {
     let hello = pb::Hello {
         versions: vec![PROTOCOL_VERSION],
-        client: client_name.to_owned(),
-        frame_bytes_max: FRAME_BYTES_MAX as u64,
+        client: options.client_name.clone(),
+        frame_bytes_max: options.frame_bytes_max as u64,
     };
     let protocol = |error: StreamError| ConnectError::Protocol(error.to_string());
     let opened = FrameStream::open(&connection, stream_open::Kind::Hello(hello)).await;

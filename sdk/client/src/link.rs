@@ -19,6 +19,9 @@ pub(crate) struct Link<C> {
     state: watch::Receiver<LinkState<C>>,
     backoff: Backoff,
     random: Random,
+    /// As the options say, for consumers.
+    pub(crate) frame_bytes_max: usize,
+    pub(crate) buffered_max: Duration,
     stop: CancellationToken,
     /// Cancelled when the supervisor has ended.
     ended: CancellationToken,
@@ -63,6 +66,8 @@ impl<C: Connection> Link<C> {
             state,
             backoff: Backoff::new(options.backoff_min, options.backoff_max, random.clone()),
             random,
+            frame_bytes_max: options.frame_bytes_max,
+            buffered_max: options.buffered_max,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
             ended,

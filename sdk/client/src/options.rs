@@ -36,6 +36,15 @@ pub struct ClientOptions {
     pub idle_timeout: Duration,
     /// A ping goes out after this much silence. Default 2 s; costs two packets of some 40 bytes.
     pub keep_alive: Duration,
+    /// Largest frame that this client accepts. Default 1 GiB, the largest for which a broker may be configured: a consumer gets whatever
+    /// a publisher may send, and what a dead letter adds to it. A smaller one leaves larger events to other consumers, and is for
+    /// programs whose memory is scarce: each consumer holds one frame at least.
+    pub frame_bytes_max: usize,
+    /// How long a delivery may wait in this client for the application to take it. Default 1 min. Until then the client extends its ack
+    /// deadline as often as need be, however slow the application is; then it goes back to the broker, nothing counts as an
+    /// attempt, and its consumer gets nothing in its place before the application takes something again. Longer, and others wait
+    /// for what a busy application has not come to; less, and what it would soon have come to travels twice.
+    pub buffered_max: Duration,
     /// What the broker's log and connection list show. Default `tidegate-client/<version>`.
     pub client_name: String,
     /// Where the randomness of back-offs and producer ids begins: the same seed and the same course of things give the same run.
@@ -59,6 +68,8 @@ impl ClientOptions {
             backoff_max: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(6),
             keep_alive: Duration::from_secs(2),
+            frame_bytes_max: 1 << 30,
+            buffered_max: Duration::from_secs(60),
             client_name: concat!("tidegate-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             seed: None,
         }
@@ -119,6 +130,20 @@ impl ClientOptions {
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.backoff_min = min;
         self.backoff_max = max;
+        self
+    }
+
+    /// Sets the largest frame that is accepted: at least 4 KiB.
+    #[must_use]
+    pub fn frame_bytes_max(mut self, bytes: usize) -> Self {
+        self.frame_bytes_max = bytes;
+        self
+    }
+
+    /// Sets how long a delivery may wait for the application.
+    #[must_use]
+    pub fn buffered_max(mut self, time: Duration) -> Self {
+        self.buffered_max = time;
         self
     }
 

@@ -37,6 +37,17 @@ impl Acker {
 
     /// Still at work on the event at `position`: its ack deadline starts anew.
     pub fn extend(&self, position: u64) {
-        self.shared.answer(None, |answers| answers.extend(position));
+        self.extend_by(position, None);
+    }
+
+    /// The same, for as long as `duration` says: at most a day, which the broker sees to.
+    pub fn extend_for(&self, position: u64, duration: Duration) {
+        self.extend_by(position, Some(duration));
+    }
+
+    fn extend_by(&self, position: u64, duration: Option<Duration>) {
+        self.shared.extended(position, duration);
+        self.shared
+            .answer(None, |answers| answers.extend(position, duration));
     }
 }

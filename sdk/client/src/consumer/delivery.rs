@@ -1,8 +1,9 @@
 //! What an application gets, and how it answers. A frame of deliveries stays encoded until its events are taken, so
 //! that the driver only reads and the application's task decodes.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tidegate_wire::pb;
 use tidegate_wire::positions::decode_deltas;
 
 use super::shared::Shared;
+use super::unsent_answers::Ranges;
 use crate::error::SubscribeError;
 use crate::event::Event;
 
@@ -18,7 +20,8 @@ use crate::event::Event;
 ///
 /// Its answers never block: they are joined and sent by the consumer's task. The first of [`ack`](Self::ack),
 /// [`nack`](Self::nack) and [`term`](Self::term) counts. A delivery that is dropped without an answer is delivered
-/// again after the subscription's ack deadline.
+/// again after the subscription's ack deadline. That begins when the application gets it. An answer that is late changes
+/// nothing, and [`flush_acks`](crate::Consumer::flush_acks) says so.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delivery {
@@ -34,7 +37,11 @@ pub struct Delivery {
     pub time_ms: u64,
     parts: Parts,
     generation: u64,
+    /// Which of its stream's deliveries it is.
+    number: u64,
     settled: AtomicBool,
+    /// When its ack deadline passes, as the consumer's clock counts; `u64::MAX` when it has none.
+    expires_ms: AtomicU64,
     shared: Arc<Shared>,
 }
 
@@ -92,10 +99,34 @@ impl Delivery {
     /// Still at work: its ack deadline starts anew. May be called as often as needed.
     pub fn extend(&self) {
         if !self.settled.load(Ordering::Relaxed) {
-            self.shared.answer(Some(self.generation), |answers| {
-                answers.extend(self.position)
-            });
+            self.extend_by(None);
         }
+    }
+
+    /// The same, and it lasts as long as `duration` says, from now on: at most a day, which the broker sees to. An extension that is
+    /// shorter than what is left shortens it.
+    pub fn extend_for(&self, duration: Duration) {
+        if !self.settled.load(Ordering::Relaxed) {
+            self.extend_by(Some(duration));
+        }
+    }
+
+    /// Whether it is not this consumer's any more, as far as is known here: its ack deadline has passed, or its connection was
+    /// lost. Then it comes again or has gone to another consumer, and an answer changes nothing. `false` is no promise, since the
+    /// answer takes its time to the broker, which decides.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        let expires_ms = self.expires_ms.load(Ordering::Relaxed);
+        self.shared
+            .is_expired(self.generation, self.number, self.position, expires_ms)
+    }
+
+    fn extend_by(&self, duration: Option<Duration>) {
+        let expires_ms = self.shared.expires_ms(duration);
+        self.expires_ms.store(expires_ms, Ordering::Relaxed);
+        self.shared.answer(Some(self.generation), |answers| {
+            answers.extend(self.position, duration);
+        });
     }
 
     /// True for the first who settles it.
@@ -107,6 +138,7 @@ impl Delivery {
 /// One frame of deliveries, handed out one by one.
 #[derive(Debug)]
 pub(super) struct Handout {
+    /// Number of the stream that delivered it.
     pub(super) generation: u64,
     /// The broker delivers what was not acked again, so a stale handout is better forgotten.
     pub(super) discard_when_stale: bool,
@@ -119,7 +151,30 @@ pub(super) struct Handout {
     positions: Vec<u64>,
     sequences: Vec<u64>,
     events: Vec<Bytes>,
+    /// Ranges of positions that are not this consumer's any more.
+    void: Vec<RangeInclusive<u64>>,
     at: usize,
+}
+
+/// A delivery as it came.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) generation: u64,
+    pub(super) position: u64,
+    /// It is not this consumer's any more.
+    pub(super) is_void: bool,
+    topic: Arc<str>,
+    sequence: u64,
+    attempt: u32,
+    time_ms: u64,
+    parts: EncodedParts,
+}
+
+/// As [`Parts`], but encoded.
+#[derive(Debug)]
+enum EncodedParts {
+    One([Bytes; 1]),
+    Many(Vec<Bytes>),
 }
 
 impl Handout {
@@ -148,6 +203,7 @@ impl Handout {
             positions,
             sequences,
             events: deliver.events,
+            void: Vec::new(),
             at: 0,
         })
     }
@@ -167,11 +223,41 @@ impl Handout {
         self.at >= self.positions.len()
     }
 
-    /// The next delivery and the bytes of its events; `None` when there is none left.
-    pub(super) fn next(
-        &mut self,
-        shared: &Arc<Shared>,
-    ) -> Option<(Result<Delivery, SubscribeError>, u64)> {
+    /// Nothing was taken from it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.at == 0
+    }
+
+    /// Adds the positions that are left in it and still this consumer's.
+    pub(super) fn positions_left(&self, positions: &mut Ranges) {
+        let mut last = None;
+        for position in self.positions.get(self.at..).unwrap_or_default() {
+            if last != Some(*position) && !self.is_void(*position) {
+                positions.push(*position);
+            }
+            last = Some(*position);
+        }
+    }
+
+    /// Those of these that are left in it are not this consumer's any more; they are added to `here`.
+    pub(super) fn void(&mut self, range: &RangeInclusive<u64>, here: &mut Ranges) {
+        let left = self.positions.get(self.at..).unwrap_or_default();
+        let mut is_here = false;
+        for position in left.iter().filter(|position| range.contains(position)) {
+            here.push(*position);
+            is_here = true;
+        }
+        if is_here {
+            self.void.push(range.clone());
+        }
+    }
+
+    fn is_void(&self, position: u64) -> bool {
+        self.void.iter().any(|range| range.contains(&position))
+    }
+
+    /// The next delivery; `None` when there is none left.
+    pub(super) fn take(&mut self) -> Option<Encoded> {
         let position = *self.positions.get(self.at)?;
         let first = self.at;
         let parts = self.positions[first..]
@@ -179,34 +265,65 @@ impl Handout {
             .take_while(|other| **other == position)
             .count();
         self.at += parts;
-        let encoded = &mut self.events[first..first + parts];
-        let bytes = encoded.iter().map(|event| event.len() as u64).sum();
-        let decoded = match encoded {
-            [event] => decode_event(event).map(|event| Parts::One([event])),
-            events => events
-                .iter_mut()
-                .map(decode_event)
-                .collect::<Result<_, _>>()
-                .map(Parts::Many),
+        let parts = match &mut self.events[first..first + parts] {
+            [event] => EncodedParts::One([std::mem::take(event)]),
+            events => EncodedParts::Many(events.iter_mut().map(std::mem::take).collect()),
         };
-        let delivery = decoded.map(|parts| Delivery {
+        Some(Encoded {
+            generation: self.generation,
+            position,
+            is_void: self.is_void(position),
             topic: Arc::clone(&self.topic),
             sequence: self.sequences[first],
-            position,
+            attempt: self.attempt,
+            time_ms: self.time_ms,
+            parts,
+        })
+    }
+}
+
+impl Encoded {
+    /// The parts, encoded.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Bytes> {
+        match &self.parts {
+            EncodedParts::One(part) => part.iter(),
+            EncodedParts::Many(parts) => parts.iter(),
+        }
+    }
+
+    /// As the application gets it, as delivery `number` of its stream.
+    pub(super) fn decode(
+        self,
+        shared: &Arc<Shared>,
+        number: u64,
+        expires_ms: u64,
+    ) -> Result<Delivery, SubscribeError> {
+        let parts = match self.parts {
+            EncodedParts::One([event]) => Parts::One([decode_event(event)?]),
+            EncodedParts::Many(events) => {
+                let events = events.into_iter().map(decode_event);
+                Parts::Many(events.collect::<Result<_, _>>()?)
+            }
+        };
+        Ok(Delivery {
+            topic: self.topic,
+            sequence: self.sequence,
+            position: self.position,
             attempt: self.attempt,
             time_ms: self.time_ms,
             parts,
             generation: self.generation,
+            number,
             settled: AtomicBool::new(false),
+            expires_ms: AtomicU64::new(expires_ms),
             shared: Arc::clone(shared),
-        });
-        Some((delivery, bytes))
+        })
     }
 }
 
 /// Decodes an event, leaving nothing behind that would keep its frame in memory.
-fn decode_event(encoded: &mut Bytes) -> Result<Event, SubscribeError> {
-    let event: pb::Event = decode(std::mem::take(encoded))
-        .map_err(|error| SubscribeError::Protocol(error.to_string()))?;
+fn decode_event(encoded: Bytes) -> Result<Event, SubscribeError> {
+    let event: pb::Event =
+        decode(encoded).map_err(|error| SubscribeError::Protocol(error.to_string()))?;
     Ok(event.into())
 }

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_wire::frame::decode;
+use tidegate_wire::limits::NOT_HELD_RANGES_MAX;
 use tidegate_wire::pb::{self, broker_to_consumer, stream_open, subscribe_opened};
+use tidegate_wire::positions::decode_positions;
 use tidegate_wire::stream::{Connection, SendError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::credit::Credit;
 use super::delivery::Handout;
 use super::shared::Shared;
-use super::stream::ConsumerStream;
+use super::stream::{ConsumerStream, Renewal};
 use crate::backoff::Backoff;
 use crate::error::{Refusal, StreamError, SubscribeError};
 use crate::frames::{FrameStream, Moved};
@@ -53,7 +55,6 @@ pub(super) struct Driver<C: Connection> {
     look: bool,
     /// What the broker has on each stream at first.
     credit: Credit,
-    handouts: mpsc::UnboundedSender<Result<Handout, SubscribeError>>,
     /// Told about the first opening.
     opened: Option<oneshot::Sender<Result<(), SubscribeError>>>,
     backoff: Backoff,
@@ -68,7 +69,6 @@ impl<C: Connection> Driver<C> {
         subscription: String,
         look: bool,
         credit: Credit,
-        handouts: mpsc::UnboundedSender<Result<Handout, SubscribeError>>,
         opened: oneshot::Sender<Result<(), SubscribeError>>,
     ) -> Self {
         Self {
@@ -78,7 +78,6 @@ impl<C: Connection> Driver<C> {
             subscription,
             look,
             credit,
-            handouts,
             opened: Some(opened),
             was_refused: false,
         }
@@ -121,6 +120,7 @@ impl<C: Connection> Driver<C> {
             // Nobody may be waiting any more.
             let _ = waiter.send(Err(end.clone()));
         }
+        self.shared.close(None);
     }
 
     async fn open(&mut self) -> Result<ConsumerStream<C>, End> {
@@ -134,11 +134,12 @@ impl<C: Connection> Driver<C> {
             credit_bytes: self.credit.bytes,
             says_handed_over: true,
             look: self.look,
-            tell_not_held: false,
+            tell_not_held: true,
         };
         let opening = async {
             let kind = stream_open::Kind::Subscribe(open);
             let mut frames = FrameStream::open(&established.connection, kind).await?;
+            frames.set_frame_bytes_max(self.link.frame_bytes_max);
             let frame = frames.next().await?;
             Ok::<_, StreamError>((frames, frame))
         };
@@ -160,13 +161,16 @@ impl<C: Connection> Driver<C> {
         {
             let mut state = self.shared.state();
             state.answers_unwanted = answers_unwanted;
+            state.ack_deadline_ms = ready.ack_deadline_ms;
             state.obstacle = None;
         }
         if let Some(opened) = self.opened.take() {
             // Nobody may be waiting any more; the consumer is gone then, which is noticed elsewhere.
             let _ = opened.send(Ok(()));
         }
-        ConsumerStream::new(frames, &self.credit, answers_unwanted)
+        let renewal =
+            (!answers_unwanted && !self.look).then(|| Renewal::new(ready, self.link.buffered_max));
+        ConsumerStream::new(frames, &self.credit, answers_unwanted, renewal)
     }
 
     /// The first refusal to open goes to whoever opens the consumer; later ones are retried when that can help.
@@ -253,7 +257,8 @@ impl<C: Connection> Driver<C> {
                     self.deliver(stream, deliver)?
                 }
                 Some(broker_to_consumer::Message::Confirmed(confirmed)) => {
-                    stream.confirmed(&confirmed.confirm, &self.shared)
+                    self.note_not_held(stream, &confirmed)?;
+                    stream.confirmed(&confirmed.confirm, &self.shared);
                 }
                 Some(broker_to_consumer::Message::HandedOver(heard)) => {
                     let asker = {
@@ -285,10 +290,35 @@ impl<C: Connection> Driver<C> {
         let mut handout =
             Handout::new(deliver, generation, !stream.answers_unwanted).map_err(End::Fatal)?;
         let (events, bytes) = handout.cost();
-        let delivered = stream.deliver(events, bytes).map_err(End::Fatal)?;
+        let delivered = stream.deliver(events, bytes, &self.shared);
+        let delivered = delivered.map_err(End::Fatal)?;
         handout.hear_first = suspect.then_some(delivered);
-        // When nobody receives any more, the consumer is gone, which is noticed elsewhere.
-        let _ = self.handouts.send(Ok(handout));
+        self.shared
+            .fill(|state| state.buffer.push(handout, Instant::now()));
+        Ok(())
+    }
+
+    /// What the broker says that this consumer answered too late. What of it waits for the application is passed over; the
+    /// application is told of the rest.
+    fn note_not_held(
+        &self,
+        stream: &ConsumerStream<C>,
+        confirmed: &pb::Confirmed,
+    ) -> Result<(), End> {
+        let Some(positions) = &confirmed.not_held else {
+            return Ok(());
+        };
+        let ranges = decode_positions(positions, NOT_HELD_RANGES_MAX)
+            .map_err(|error| End::Fatal(SubscribeError::Protocol(error.to_string())))?;
+        let mut state = self.shared.state();
+        for range in ranges {
+            for left in state.buffer.void(&range) {
+                state.not_held.add(left, stream.delivered());
+            }
+        }
+        if confirmed.not_held_is_cut {
+            state.not_held.add_more();
+        }
         Ok(())
     }
 
@@ -308,12 +338,7 @@ impl<C: Connection> Driver<C> {
         let asked: Vec<_> = stream.into_waiters().collect();
         let waiting = {
             let mut state = self.shared.state();
-            state.generation += 1;
-            state.answers = Default::default();
-            (state.taken_events, state.taken_bytes) = (0, 0);
-            (state.handed_over, state.heard, state.ask) = (0, 0, None);
-            // It looks again, and finds that what it waits for is no longer its own.
-            state.asker.take().into_iter().for_each(Waker::wake);
+            state.lose_stream();
             let mut waiting = std::mem::take(&mut state.confirms);
             waiting.extend(asked);
             // One who waits is told now; otherwise the next who asks.
@@ -327,11 +352,11 @@ impl<C: Connection> Driver<C> {
         }
     }
 
-    /// Passes a fatal error to the opener, or to the consumer's queue.
+    /// Passes a fatal error to the opener, or to the application.
     fn report(&mut self, error: SubscribeError) -> SubscribeError {
         match self.opened.take() {
             Some(opened) => drop(opened.send(Err(error.clone()))),
-            None => drop(self.handouts.send(Err(error.clone()))),
+            None => self.shared.close(Some(error.clone())),
         }
         error
     }

@@ -1,13 +1,22 @@
-//! What a consumer, its deliveries and its driver share: what the application said and took, until the driver tells the broker, and
-//! how the stream fares. No task and no stream here.
+//! What a consumer, its deliveries and its driver share: what came and waits for the application, what that said and took, until the
+//! driver tells the broker, and how the stream fares. No task and no stream here.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
+use super::buffer::Buffer;
+use super::delivery::Encoded;
+use super::not_held::NotHeld;
 use super::unsent_answers::Answers;
 use crate::error::SubscribeError;
+
+/// Extensions by position that are remembered, beside those that have passed.
+const EXTENDED_MAX: usize = 65_536;
 
 /// Whether acks are durable.
 pub(super) type Confirmation = Result<(), SubscribeError>;
@@ -16,26 +25,52 @@ pub(super) type Confirmation = Result<(), SubscribeError>;
 pub(super) type Waiter = oneshot::Sender<Confirmation>;
 
 /// What a consumer, its deliveries and its driver share.
-#[derive(Default)]
 pub(super) struct Shared {
+    /// From when the clock of deadlines counts.
+    epoch: Instant,
     state: Mutex<State>,
     /// Something for the driver to send, or the consumer is gone.
     pub(super) wake: Notify,
 }
 
-/// Whether the application may get a delivery.
-pub(super) enum HandOver {
-    Now,
-    /// The broker has to hear of it first.
+/// What there is for the application.
+pub(super) enum Next {
+    /// The delivery `number` of its stream. `late` says that some time has passed since the one before, so that it is worth a look
+    /// at the clock.
+    Delivery {
+        encoded: Encoded,
+        number: u64,
+        late: bool,
+        /// 0 when it has none.
+        ack_deadline_ms: u64,
+    },
+    /// There will be no more, since this happened.
+    Failed(SubscribeError),
+    /// There will be no more.
+    Ended,
+    /// Nothing yet.
+    Wait,
+    /// The broker has to hear first that the application gets it.
     NotHeard,
-    /// Its stream is over.
-    Stale,
 }
 
 /// What is changed under the lock, each time for well under a microsecond.
 #[derive(Default)]
 pub(super) struct State {
+    /// What came and waits for the application.
+    pub(super) buffer: Buffer,
+    /// The application waits for it to be filled.
+    waiting: Option<Waker>,
+    /// What the application is told in the end, and that it is the end.
+    failure: Option<SubscribeError>,
+    is_closed: bool,
     pub(super) answers: Answers,
+    /// What was answered and not held any more.
+    pub(super) not_held: NotHeld,
+    /// Deadlines of what was extended by its position.
+    extended: BTreeMap<u64, u64>,
+    /// Milliseconds of the subscription's ack deadline.
+    pub(super) ack_deadline_ms: u64,
     /// Why nothing comes at present.
     pub(super) obstacle: Option<String>,
     /// Counts the streams; answers to what an earlier one delivered are dropped.
@@ -45,6 +80,9 @@ pub(super) struct State {
     /// Credit to grant: events and bytes.
     pub(super) taken_events: u64,
     pub(super) taken_bytes: u64,
+    /// The same of what was given back to the broker before the application took it. It is granted once that takes something again.
+    pub(super) parked_events: u64,
+    pub(super) parked_bytes: u64,
     /// Whoever waits for confirmation of all acks so far.
     pub(super) confirms: Vec<Waiter>,
     /// There are acks that were not confirmed.
@@ -69,6 +107,25 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Frames came, or the end: whoever waits for that looks again.
+    fn wake_waiting(&mut self) {
+        self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// The stream is over: what came on it, and is delivered again, is nothing to the application any more.
+    pub(super) fn lose_stream(&mut self) {
+        self.generation += 1;
+        self.buffer.drop_stale();
+        self.answers = Answers::default();
+        self.extended.clear();
+        (self.taken_events, self.taken_bytes) = (0, 0);
+        (self.parked_events, self.parked_bytes) = (0, 0);
+        (self.handed_over, self.heard, self.ask) = (0, 0, None);
+        self.not_held.forget_stream();
+        // It looks again, and finds that what it waits for is no longer its own.
+        self.asker.take().into_iter().for_each(Waker::wake);
+    }
+
     /// Asks for confirmation; `None` when there is nothing to confirm.
     pub(super) fn confirm(
         &mut self,
@@ -79,6 +136,9 @@ impl State {
         if std::mem::take(&mut self.acks_lost) {
             return Err(SubscribeError::AcksLost);
         }
+        if let Some(not_held) = self.not_held.take_error() {
+            return Err(not_held);
+        }
         if !self.unconfirmed {
             return Ok(None);
         }
@@ -86,6 +146,39 @@ impl State {
         self.confirms.push(sender);
         Ok(Some(receiver))
     }
+}
+
+impl State {
+    // The application takes something again: the broker may send in place of what was given back meanwhile.
+    fn unpark(&mut self) -> bool {
+        let parked = self.parked_events > 0;
+        self.taken_events += std::mem::take(&mut self.parked_events);
+        self.taken_bytes += std::mem::take(&mut self.parked_bytes);
+        parked
+    }
+
+    fn nothing(&mut self, context: &Context<'_>) -> Next {
+        if let Some(error) = self.failure.take() {
+            return Next::Failed(error);
+        }
+        if self.is_closed {
+            return Next::Ended;
+        }
+        match &mut self.waiting {
+            Some(waiting) => waiting.clone_from(context.waker()),
+            waiting => *waiting = Some(context.waker().clone()),
+        }
+        Next::Wait
+    }
+}
+
+fn take(encoded: Option<Encoded>, number: u64, late: bool, ack_deadline_ms: u64) -> Next {
+    encoded.map_or(Next::Wait, |encoded| Next::Delivery {
+        encoded,
+        number,
+        late,
+        ack_deadline_ms,
+    })
 }
 
 impl std::fmt::Debug for Shared {
@@ -100,6 +193,14 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
+    pub(super) fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            state: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
     /// A panic elsewhere while the lock was held leaves the state usable: it is only moved in whole steps.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -126,31 +227,122 @@ impl Shared {
         }
     }
 
-    /// The application is about to get a delivery of the stream of `generation`. One that the broker must hear of first,
-    /// and has not, wakes `context` once it has.
-    pub(super) fn hand_over(
+    /// What there is for the application, which gets it. `context` is woken when there is more, or when the broker has heard what
+    /// it must hear of first.
+    pub(super) fn next(&self, context: &Context<'_>) -> Next {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let mut wakes = state.unpark();
+        let next = loop {
+            let Some(front) = state.buffer.front() else {
+                break state.nothing(context);
+            };
+            if !front.discard_when_stale {
+                break take(front.take(), 0, true, 0);
+            }
+            if let Some(deliveries) = front.hear_first.filter(|heard| *heard > state.heard) {
+                state.ask = Some(deliveries);
+                state.asker = Some(context.waker().clone());
+                wakes = true;
+                break Next::NotHeard;
+            }
+            let late = front.is_whole() || state.tell;
+            let Some(encoded) = front.take() else {
+                continue;
+            };
+            state.handed_over += 1;
+            wakes |= std::mem::take(&mut state.tell);
+            if encoded.is_void {
+                // Nobody gets it here, and its credit is for another.
+                state.taken_events += 1;
+                state.taken_bytes += encoded.bytes();
+                wakes = true;
+                continue;
+            }
+            break take(
+                Some(encoded),
+                state.handed_over,
+                late,
+                state.ack_deadline_ms,
+            );
+        };
+        drop(guard);
+        if wakes {
+            self.wake.notify_one();
+        }
+        next
+    }
+
+    /// Something came.
+    pub(super) fn fill(&self, fill: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        fill(&mut state);
+        state.wake_waiting();
+    }
+
+    /// There will be no more; `failure` says why, when the application is to be told.
+    pub(super) fn close(&self, failure: Option<SubscribeError>) {
+        let mut state = self.state();
+        state.failure = state.failure.take().or(failure);
+        state.is_closed = true;
+        state.wake_waiting();
+        state.asker.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// When the ack deadline passes of what is handed over or extended now, in milliseconds of the consumer's clock; `u64::MAX` when
+    /// there is none.
+    pub(super) fn expires_ms(&self, extend_for: Option<Duration>) -> u64 {
+        let ack_deadline_ms = self.state().ack_deadline_ms;
+        self.expires_after(Instant::now(), ack_deadline_ms, extend_for)
+    }
+
+    /// The same, for what was handed over at `moment`.
+    pub(super) fn expires_after(
+        &self,
+        moment: Instant,
+        ack_deadline_ms: u64,
+        extend_for: Option<Duration>,
+    ) -> u64 {
+        if ack_deadline_ms == 0 {
+            return u64::MAX;
+        }
+        let lasts = extend_for.map_or(u128::from(ack_deadline_ms), |time| time.as_millis());
+        let at = moment.saturating_duration_since(self.epoch).as_millis();
+        u64::try_from(at.saturating_add(lasts)).unwrap_or(u64::MAX)
+    }
+
+    /// The delivery at `position` is extended, whose handle is elsewhere.
+    pub(super) fn extended(&self, position: u64, extend_for: Option<Duration>) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let expires_ms = self.expires_after(now, state.ack_deadline_ms, extend_for);
+        if state.extended.len() >= EXTENDED_MAX {
+            let now_ms = self.expires_after(now, 1, Some(Duration::ZERO));
+            state.extended.retain(|_, expires_ms| *expires_ms > now_ms);
+        }
+        if state.extended.len() < EXTENDED_MAX {
+            state.extended.insert(position, expires_ms);
+        }
+    }
+
+    /// Whether delivery `number` of a stream, at `position`, is not this consumer's any more, as far as is known here.
+    pub(super) fn is_expired(
         &self,
         generation: u64,
-        hear_first: Option<u64>,
-        context: &Context<'_>,
-    ) -> HandOver {
-        let mut state = self.state();
-        if state.generation != generation {
-            return HandOver::Stale;
+        number: u64,
+        position: u64,
+        expires_ms: u64,
+    ) -> bool {
+        let state = self.state();
+        if expires_ms == u64::MAX {
+            return false;
         }
-        if let Some(deliveries) = hear_first.filter(|deliveries| *deliveries > state.heard) {
-            state.ask = Some(deliveries);
-            state.asker = Some(context.waker().clone());
-            drop(state);
-            self.wake.notify_one();
-            return HandOver::NotHeard;
+        if state.generation != generation || state.not_held.names(position, number) {
+            return true;
         }
-        state.handed_over += 1;
-        if std::mem::take(&mut state.tell) {
-            drop(state);
-            self.wake.notify_one();
-        }
-        HandOver::Now
+        let extended = state.extended.get(&position).copied().unwrap_or_default();
+        let now_ms = self.expires_after(Instant::now(), 1, Some(Duration::ZERO));
+        now_ms >= expires_ms.max(extended)
     }
 
     pub(super) fn detach(&self) {

@@ -19,6 +19,9 @@ use crate::frames::FrameStream;
 /// and soon enough that the broker mostly knows what a process had in hand when it was killed.
 const TELL_AFTER: Duration = Duration::from_millis(10);
 
+/// However short the ack deadline is, a broker keeps what it knows to wait in a client for this long at least.
+const UNSEEN_MIN: Duration = Duration::from_secs(2);
+
 pub(super) struct ConsumerStream<C: Connection> {
     pub(super) frames: FrameStream<C>,
     /// What the broker may send in all before it gets more, and what is left of that.
@@ -36,11 +39,60 @@ pub(super) struct ConsumerStream<C: Connection> {
     told: u64,
     /// When to tell the broker of more.
     tell_at: Option<Instant>,
+    /// How what waits for the application is kept; nothing where that is not held.
+    renewal: Option<Renewal>,
+}
+
+/// How the ack deadlines of what waits in the client are kept from passing, and for how long. While the application goes on, the broker
+/// sees to that by itself.
+pub(super) struct Renewal {
+    /// So long the broker waits for a sign.
+    lasts: Duration,
+    /// So long a delivery may wait for the application.
+    buffered_max: Duration,
+    /// The broker takes back what waits for longer.
+    gives_back: bool,
+    /// The last sign.
+    renewed_at: Instant,
+    /// When the next thing is to be done.
+    due_at: Option<Instant>,
+}
+
+impl Renewal {
+    pub(super) fn new(ready: &pb::SubscribeReady, buffered_max: Duration) -> Self {
+        Self {
+            lasts: Duration::from_millis(ready.ack_deadline_ms).max(UNSEEN_MIN),
+            buffered_max,
+            gives_back: ready.takes_give_back,
+            renewed_at: Instant::now(),
+            due_at: None,
+        }
+    }
+
+    /// Of what came at this moment or before, the application gets no more.
+    fn too_old(&self, now: Instant) -> Option<Instant> {
+        now.checked_sub(self.buffered_max)
+    }
+
+    fn plan(&mut self, state: &State) {
+        let oldest = state.buffer.oldest();
+        let back = oldest.and_then(|came_at| came_at.checked_add(self.buffered_max));
+        self.due_at = oldest.map(|_| {
+            let extend = self.renewed_at + self.lasts / 3;
+            back.filter(|_| self.gives_back)
+                .map_or(extend, |back| back.min(extend))
+        });
+    }
 }
 
 impl<C: Connection> ConsumerStream<C> {
     /// A stream on which the broker has `credit`, and wants answers or not.
-    pub(super) fn new(frames: FrameStream<C>, credit: &Credit, answers_unwanted: bool) -> Self {
+    pub(super) fn new(
+        frames: FrameStream<C>,
+        credit: &Credit,
+        answers_unwanted: bool,
+        renewal: Option<Renewal>,
+    ) -> Self {
         Self {
             frames,
             credit_events_max: credit.events,
@@ -53,6 +105,7 @@ impl<C: Connection> ConsumerStream<C> {
             delivered: 0,
             told: 0,
             tell_at: None,
+            renewal,
         }
     }
 
@@ -61,15 +114,19 @@ impl<C: Connection> ConsumerStream<C> {
         self.frames.queue().is_empty()
     }
 
-    /// When the broker is to be told of what the application got, though nothing else was to be said. Nothing before the
-    /// commands on their way are sent.
+    /// When the broker is to be told of what the application got, or has not got yet, though nothing else was to be said. Nothing
+    /// before the commands on their way are sent.
     pub(super) fn timer(&mut self) -> Option<Instant> {
-        let at = self.tell_at;
+        let renew_at = self.renewal.as_ref().and_then(|renewal| renewal.due_at);
+        let at = self.tell_at.into_iter().chain(renew_at).min();
         at.filter(|_| self.is_silent())
     }
 
     /// The application may have got more: when that is to be told.
     pub(super) fn note_handed_over(&mut self, state: &State) {
+        if let Some(renewal) = &mut self.renewal {
+            renewal.plan(state);
+        }
         if self.tell_at.is_none() && state.handed_over > self.told {
             self.tell_at = Some(Instant::now() + TELL_AFTER);
         }
@@ -78,6 +135,7 @@ impl<C: Connection> ConsumerStream<C> {
     /// Turns what the application said and took into commands. Returns true when the consumer is gone and there is
     /// nothing left to say.
     pub(super) fn gather(&mut self, shared: &Shared) -> bool {
+        self.renew(shared);
         let due = self.tell_at.is_some_and(|at| at <= Instant::now());
         let (answers, events, bytes, confirms, detached, handed_over, ask) = {
             let mut state = shared.state();
@@ -112,7 +170,61 @@ impl<C: Connection> ConsumerStream<C> {
         detached && self.is_silent()
     }
 
+    /// What waits for the application is extended, or, when it waits for too long, given back.
+    fn renew(&mut self, shared: &Shared) {
+        let now = Instant::now;
+        let Some(renewal) = self
+            .renewal
+            .as_mut()
+            .filter(|renewal| renewal.due_at.is_some_and(|at| at <= now()))
+        else {
+            return;
+        };
+        let now = now();
+        let mut commands = Vec::new();
+        let mut state = shared.state();
+        if state.detached {
+            return;
+        }
+        let too_old = renewal.too_old(now);
+        if let Some(too_old) = too_old.filter(|_| renewal.gives_back) {
+            let left = state.buffer.take_until(too_old);
+            // They are passed over in the count of those handed over, see `GiveBack`.
+            state.handed_over += left.events;
+            state.parked_events += left.events;
+            state.parked_bytes += left.bytes;
+            let chunks = left.positions.chunks().into_iter();
+            commands.extend(chunks.map(|positions| Command::GiveBack(pb::GiveBack { positions })));
+        }
+        if renewal.renewed_at + renewal.lasts / 3 <= now {
+            let extend_for_ms = u64::try_from(renewal.lasts.as_millis()).ok();
+            let waiting = state.buffer.positions(too_old).chunks().into_iter();
+            commands.extend(waiting.map(|positions| {
+                Command::Extend(pb::Extend {
+                    positions,
+                    extend_for_ms,
+                })
+            }));
+            renewal.renewed_at = now;
+        }
+        renewal.plan(&state);
+        let handed_over = state.handed_over;
+        drop(state);
+        if matches!(commands.first(), Some(Command::GiveBack(_))) {
+            self.grant(0, 0, handed_over, false);
+        }
+        for command in commands {
+            let command = Some(command);
+            self.frames.queue().push(&pb::ConsumerCommand { command });
+        }
+    }
+
     fn grant(&mut self, events: u64, bytes: u64, handed_over: u64, confirm_handed_over: bool) {
+        if handed_over > self.told
+            && let Some(renewal) = &mut self.renewal
+        {
+            renewal.renewed_at = Instant::now();
+        }
         self.told = self.told.max(handed_over);
         self.credit_events = self.credit_events.saturating_add_unsigned(events);
         self.credit_bytes = self.credit_bytes.saturating_add_unsigned(bytes);
@@ -128,17 +240,30 @@ impl<C: Connection> ConsumerStream<C> {
     }
 
     /// Deliveries came, so many and of so many bytes: takes them off the broker's credit. Returns how many came on this stream
-    /// so far. One delivery may overdraw the bytes, and a broker that sends whole frames may overdraw a little more.
+    /// so far. One delivery may overdraw the bytes, however large it is, and a broker that sends whole frames may overdraw a little
+    /// more.
     ///
     /// # Errors
     /// When the broker ignores the credit, which would fill the memory.
-    pub(super) fn deliver(&mut self, events: u64, bytes: u64) -> Result<u64, SubscribeError> {
+    pub(super) fn deliver(
+        &mut self,
+        events: u64,
+        bytes: u64,
+        shared: &Shared,
+    ) -> Result<u64, SubscribeError> {
+        if self.delivered == shared.state().handed_over
+            && let Some(renewal) = &mut self.renewal
+        {
+            // Nothing waited; this is fresh.
+            renewal.renewed_at = Instant::now();
+        }
+        let slack = self.credit_bytes_max.saturating_add(FRAME_BYTES_MAX as u64);
+        let was_over = is_overdrawn(self.credit_bytes, slack);
         self.delivered += events;
         self.credit_events = self.credit_events.saturating_sub_unsigned(events);
         self.credit_bytes = self.credit_bytes.saturating_sub_unsigned(bytes);
-        let slack = self.credit_bytes_max.saturating_add(FRAME_BYTES_MAX as u64);
         let events_over = is_overdrawn(self.credit_events, self.credit_events_max);
-        if events_over || is_overdrawn(self.credit_bytes, slack) {
+        if events_over || was_over {
             return Err(SubscribeError::Protocol(
                 "the broker ignores the consumer's credit".into(),
             ));
@@ -154,8 +279,19 @@ impl<C: Connection> ConsumerStream<C> {
         number
     }
 
-    /// The broker has confirmed these.
+    /// Deliveries that came so far.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// The broker has confirmed these. Whoever waits is told of answers that were too late.
     pub(super) fn confirmed(&mut self, numbers: &[u64], shared: &Shared) {
+        if numbers.is_empty() {
+            return;
+        }
+        let not_held = shared.state().not_held.take_error();
+        let result = not_held.map_or(Ok(()), Err);
+        let mut told = result.is_ok();
         for number in numbers {
             let asked = self.confirms.iter().position(|(asked, _)| asked == number);
             let Some((_, waiters)) = asked.and_then(|index| self.confirms.remove(index)) else {
@@ -163,11 +299,15 @@ impl<C: Connection> ConsumerStream<C> {
             };
             for waiter in waiters {
                 // Nobody may be waiting any more.
-                let _ = waiter.send(Ok(()));
+                told |= waiter.send(result.clone()).is_ok();
             }
         }
         let nothing_asked = self.confirms.is_empty() && self.is_silent();
         let mut state = shared.state();
+        if let (false, Err(SubscribeError::NotHeld { positions, more })) = (told, result) {
+            // Whoever asked has gone: the next one who does is told.
+            state.not_held.tell_again(positions, more);
+        }
         if nothing_asked && state.answers.is_empty() {
             state.unconfirmed = false;
         }

@@ -16,7 +16,8 @@ const COMMAND_RANGES_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     acks: Ranges,
-    extends: Ranges,
+    /// By duration.
+    extends: Vec<(Option<u64>, Ranges)>,
     /// By delay; an application uses few different ones at a time.
     nacks: Vec<(Option<u64>, Ranges)>,
     /// By reason.
@@ -28,12 +29,16 @@ impl Answers {
         self.acks.push(position);
     }
 
-    pub(super) fn extend(&mut self, position: u64) {
-        self.extends.push(position);
+    pub(super) fn extend(&mut self, position: u64, extend_for: Option<Duration>) {
+        let extend_for_ms = extend_for.map(millis);
+        match self.extends.last_mut() {
+            Some((found, ranges)) if *found == extend_for_ms => ranges.push(position),
+            _ => self.extends.push((extend_for_ms, Ranges::of(position))),
+        }
     }
 
     pub(super) fn nack(&mut self, position: u64, delay: Option<Duration>) {
-        let delay_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        let delay_ms = delay.map(millis);
         match self.nacks.last_mut() {
             Some((found, ranges)) if *found == delay_ms => ranges.push(position),
             _ => self.nacks.push((delay_ms, Ranges::of(position))),
@@ -50,7 +55,7 @@ impl Answers {
 
     pub(super) fn is_empty(&self) -> bool {
         self.acks.0.is_empty()
-            && self.extends.0.is_empty()
+            && self.extends.is_empty()
             && self.nacks.is_empty()
             && self.terms.is_empty()
     }
@@ -59,11 +64,13 @@ impl Answers {
     /// before it.
     pub(super) fn into_commands(self, confirm: u64) -> Vec<ConsumerCommand> {
         let mut commands = Vec::new();
-        for positions in self.extends.chunks() {
-            commands.push(Command::Extend(pb::Extend {
-                positions,
-                extend_for_ms: None,
-            }));
+        for (extend_for_ms, ranges) in self.extends {
+            for positions in ranges.chunks() {
+                commands.push(Command::Extend(pb::Extend {
+                    positions,
+                    extend_for_ms,
+                }));
+            }
         }
         for (delay_ms, ranges) in self.nacks {
             for positions in ranges.chunks() {
@@ -103,16 +110,41 @@ impl Answers {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Positions in the order in which they were named, neighbours joined.
 #[derive(Debug, Default)]
-struct Ranges(Vec<RangeInclusive<u64>>);
+pub(super) struct Ranges(Vec<RangeInclusive<u64>>);
 
 impl Ranges {
+    /// What of `within` is not among them.
+    pub(super) fn gaps(mut self, within: &RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
+        self.0.sort_unstable_by_key(|range| *range.start());
+        let mut gaps = Vec::new();
+        let mut next = Some(*within.start());
+        for range in self.0 {
+            let Some(at) = next else {
+                return gaps;
+            };
+            if at < *range.start() {
+                gaps.push(at..=*range.start() - 1);
+            }
+            next = range.end().checked_add(1).map(|end| end.max(at));
+        }
+        gaps.extend(
+            next.filter(|at| at <= within.end())
+                .map(|at| at..=*within.end()),
+        );
+        gaps
+    }
+
     fn of(position: u64) -> Self {
         Self(vec![position..=position])
     }
 
-    fn push(&mut self, position: u64) {
+    pub(super) fn push(&mut self, position: u64) {
         if let Some(last) = self.0.last_mut()
             && last.end().checked_add(1) == Some(position)
         {
@@ -123,7 +155,7 @@ impl Ranges {
     }
 
     /// The positions in as many messages as they need.
-    fn chunks(mut self) -> Vec<Option<pb::Positions>> {
+    pub(super) fn chunks(mut self) -> Vec<Option<pb::Positions>> {
         // Sorted before they are cut, so that neighbours meet in one message.
         self.0.sort_unstable_by_key(|range| *range.start());
         let chunk = |ranges: &[RangeInclusive<u64>]| Some(encode_positions(ranges.iter().cloned()));
@@ -164,6 +196,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_among_them_is_left() {
+        let mut ranges = Ranges::default();
+        for position in [7, 4, 5, 4] {
+            ranges.push(position);
+        }
+        assert_eq!(ranges.gaps(&(4..=9)), [6..=6, 8..=9]);
+        assert_eq!(Ranges::of(u64::MAX).gaps(&(u64::MAX..=u64::MAX)), []);
+        assert_eq!(Ranges::of(5).gaps(&(5..=5)), []);
+        assert_eq!(Ranges::default().gaps(&(3..=4)), [3..=4]);
+    }
+
+    #[test]
     fn a_confirmation_is_asked_of_the_last_ack() {
         check(Answers::default(), 5, vec![ack(&[], &[], 5)]);
         let mut answers = Answers::default();
@@ -189,7 +233,8 @@ mod tests {
         answers.nack(2, second);
         answers.nack(3, None);
         answers.term(4, "é".repeat(REASON_BYTES_MAX).as_str());
-        answers.extend(5);
+        answers.extend(5, None);
+        answers.extend(6, second);
         let positions = |first: u64, more: u64| {
             Some(pb::Positions {
                 first: vec![first],
@@ -203,6 +248,10 @@ mod tests {
                 Command::Extend(pb::Extend {
                     positions: positions(5, 0),
                     extend_for_ms: None,
+                }),
+                Command::Extend(pb::Extend {
+                    positions: positions(6, 0),
+                    extend_for_ms: Some(1000),
                 }),
                 Command::Nack(pb::Nack {
                     positions: positions(1, 1),

@@ -56,7 +56,7 @@ async fn acks_travel_as_ranges() {
         credit_bytes: 8 << 20,
         says_handed_over: true,
         look: false,
-        tell_not_held: false,
+        tell_not_held: true,
     };
     assert_eq!(stream.subscribe_open(), &open);
     stream.deliver(1, &[5, 1, 1, 1, 2, 1]).await;
@@ -472,4 +472,152 @@ async fn who_only_looks_says_so() {
         });
     assert!(stream.subscribe_open().look);
     drop(consumer.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_slow_application_is_extended_and_then_given_back() {
+    let mut broker = Broker::start();
+    let client = broker
+        .connect(broker.options().buffered_max(Duration::from_secs(25)))
+        .await
+        .unwrap();
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1, 1, 1, 0, 4]).await;
+    let slow = take(&mut consumer).await;
+    // The ack deadline is 30 s: a sign every ten.
+    let extend = Command::Extend(pb::Extend {
+        positions: positions(&[2, 4], &[1, 0]),
+        extend_for_ms: Some(30_000),
+    });
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(10_100)).await;
+        assert_eq!(stream.command().await, extend);
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let back = Command::GiveBack(pb::GiveBack {
+        positions: positions(&[2, 4], &[1, 0]),
+    });
+    assert_eq!(stream.command().await, back);
+    assert!(!slow.is_expired(), "it has 30 s from when it got it");
+    // Nothing in their place, and they are not handed out, before it goes on.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(slow.is_expired());
+    stream.deliver(1, &[9]).await;
+    let next = take(&mut consumer).await;
+    assert_eq!(next.position, 9);
+    next.ack();
+    slow.ack();
+    let mut said = vec![stream.any_command().await, stream.any_command().await];
+    said.sort_by_key(|command| matches!(command, Command::Ack(_)));
+    let parked = Command::Credit(pb::Credit {
+        events: 3,
+        bytes: 16,
+        // It has passed over those that were given back.
+        handed_over: 4,
+        ..Default::default()
+    });
+    assert_eq!(said, [parked, ack(&[1, 8], &[0, 0], 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_one_after_the_other_has_nothing_extended() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1; 20]).await;
+    for position in 1..=5 {
+        let delivery = take(&mut consumer).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(!delivery.is_expired());
+        delivery.ack();
+        assert_eq!(stream.command().await, ack(&[position], &[0], 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_answers_are_told_to_the_application() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1, 1, 1, 1]).await;
+    let (lost, kept) = (take(&mut consumer).await, take(&mut consumer).await);
+    // One that the application has, and one that it has not.
+    let not_held = |confirm| {
+        Message::Confirmed(pb::Confirmed {
+            confirm,
+            not_held: positions(&[1, 2], &[0, 0]),
+            not_held_is_cut: false,
+        })
+    };
+    stream.say(not_held(vec![])).await;
+    while !lost.is_expired() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(take(&mut consumer).await.position, 4, "3 has gone");
+    assert!(lost.is_expired() && !kept.is_expired());
+    lost.ack();
+    kept.ack();
+    let flush = async {
+        let error = soon(consumer.flush_acks()).await.unwrap_err();
+        let SubscribeError::NotHeld { positions, more } = error else {
+            panic!("{error:?}");
+        };
+        (positions, more)
+    };
+    assert_eq!(flush.await, (vec![1..=1], false));
+    let (flushed, ()) = tokio::join!(soon(consumer.flush_acks()), async {
+        assert_eq!(stream.command().await, ack(&[1], &[1], 1));
+        let confirmed = pb::Confirmed {
+            confirm: vec![1],
+            not_held: positions(&[1], &[0]),
+            not_held_is_cut: true,
+        };
+        stream.say(Message::Confirmed(confirmed)).await;
+    });
+    let error = flushed.unwrap_err();
+    assert!(
+        matches!(&error, SubscribeError::NotHeld { positions, more: true } if *positions == [1..=1]),
+        "{error:?}"
+    );
+    soon(consumer.flush_acks()).await.expect("told");
+    // What comes again is held again.
+    stream.deliver(2, &[1]).await;
+    assert!(!take(&mut consumer).await.is_expired());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_expires_with_its_deadline_unless_it_is_extended() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    stream.deliver(1, &[1, 1, 1, 1]).await;
+    let mut four = Vec::new();
+    for _ in 0..4 {
+        four.push(take(&mut consumer).await);
+    }
+    let after = async |seconds| {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let expired: Vec<_> = four.iter().map(Delivery::is_expired).collect();
+        expired
+    };
+    assert_eq!(after(29).await, [false; 4]);
+    four[1].extend();
+    four[2].extend_for(Duration::from_secs(300));
+    consumer.acker().extend_for(4, Duration::from_secs(300));
+    assert_eq!(after(2).await, [true, false, false, false]);
+    assert_eq!(after(29).await, [true, true, false, false]);
+    assert_eq!(after(300).await, [true; 4]);
+    let mut extended = Vec::new();
+    while extended.len() < 2 {
+        if let Command::Extend(extend) = stream.command().await {
+            extended.push((extend.positions, extend.extend_for_ms));
+        }
+    }
+    assert_eq!(
+        extended,
+        [
+            (positions(&[2], &[0]), None),
+            (positions(&[3], &[1]), Some(300_000))
+        ]
+    );
 }

@@ -304,6 +304,7 @@ async fn a_late_answer_is_told_and_never_confirmed_as_if_it_were_none() {
             .expect("attached");
         let (_, _, position) = late.event().await;
         // Its deadline passes.
+        tokio::time::sleep(std::time::Duration::from_secs(31)).await;
         until(|| served.broker.subscription("s").expect("exists").in_flight == 0).await;
         late.ack(position, 0).await;
         let not_held = Some(pb::Positions {
