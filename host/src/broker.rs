@@ -28,11 +28,11 @@ pub use commit::journal_note::NoteError;
 pub use commit::publish_reply::{PublishOutcome, PublishReplies, PublishReply};
 pub use commit::publisher::{PublishRequest, Publisher};
 pub use delivery::consumer::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
-pub use delivery::dead_letters::{
-    ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
-    TOPIC_HEADER,
-};
 pub use delivery::fetcher::Manner;
+pub use delivery::letter_headers::{
+    ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,
+    TOPIC_HEADER, with_shorter_reason,
+};
 pub use error::{
     ChangeError, ConsumeError, NotFound, PublishError, Refusal, RefusalKind, ShowError, Unavailable,
 };

@@ -31,7 +31,8 @@ pub use delivery_policy::{
 };
 pub use encoded_events::{EncodedEvents, EntryError};
 pub use event::{
-    ADDED_BYTES_MAX, EVENT_BYTES_MAX, Event, EventRef, EventRefError, Header, is_reserved_header,
+    ADDED_BYTES_MAX, EVENT_BYTES_MAX, Event, EventRef, EventRefError, Header, LETTER_BYTES_MAX,
+    is_reserved_header,
 };
 pub use id::{
     CommitNumber, ConnectionId, ConsumerId, Digest, DigestError, Millis, PLACE_MAX, Position,

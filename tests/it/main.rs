@@ -19,6 +19,7 @@ mod durability;
 mod end_to_end;
 mod filters;
 mod generated;
+mod late_answers;
 mod limits;
 mod logging;
 mod lost_connections;

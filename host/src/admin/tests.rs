@@ -101,6 +101,7 @@ impl Fixture {
             plugins: plugin_quotas,
             subscription_patterns_max: 4,
             event_bytes_max: crate::domain::EVENT_BYTES_MAX,
+            delivery_bytes_max: crate::domain::EVENT_BYTES_MAX,
             policy: policy.clone(),
         };
         let broker = Broker::start(broker_options, readable, plugins, &[])

@@ -98,6 +98,8 @@ pub(super) fn broker_options(
         },
         subscription_patterns_max: usize_of(config.limits.subscription_patterns_max),
         event_bytes_max: usize_of(config.limits.event_bytes_max),
+        // As large as a frame that the broker takes itself, without its envelope.
+        delivery_bytes_max: usize_of(config.limits.frame_bytes_max).saturating_sub(1_024),
         policy,
     }
 }

@@ -5,6 +5,7 @@ pub(super) mod consumer;
 pub(super) mod dead_letters;
 pub(super) mod fetcher;
 mod leased_events;
+pub(super) mod letter_headers;
 pub(super) mod outlet;
 mod route_rights;
 pub(super) mod routes;

@@ -205,6 +205,7 @@ impl Common {
             metrics: self.metrics.clone(),
             spawner: self.spawner.clone(),
             event_bytes_max: options.event_bytes_max,
+            delivery_bytes_max: options.delivery_bytes_max,
             policy: options.policy.clone(),
             shutdown: self.shutdown.clone(),
         })

@@ -9,9 +9,6 @@ pub(crate) const HEADER: &str = "tidegate-hops";
 /// An event with this many hops goes no further.
 pub(crate) const MAX: u32 = 16;
 
-/// Bytes that the count adds to an encoded event: the header's tag and length, name and value with theirs, and ten digits.
-pub(crate) const BYTES_MAX: usize = 2 + 2 + HEADER.len() + 2 + 10;
-
 /// The event's hop count; what is not a number counts as the limit.
 pub(crate) fn of(event: &EventRef<'_>) -> u32 {
     match event.headers().find(|(name, _)| *name == HEADER) {

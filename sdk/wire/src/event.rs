@@ -131,6 +131,12 @@ pub fn check_event(bytes: &[u8], limits: &Limits) -> Result<(), EventCheckError>
     }
     let event = EventRef::parse(bytes)?;
     if event.headers_count() > limits.headers_max {
+        // Of a dead letter that is too many for this only, that is what helps.
+        let mut names = event.headers().map(|(name, _)| name);
+        if let Some(name) = names.find(|name| is_reserved_header(name)) {
+            let name = name.to_owned();
+            return Err(EventCheckError::HeaderReserved { name });
+        }
         return Err(EventCheckError::TooManyHeaders {
             headers: event.headers_count(),
             max: limits.headers_max,

@@ -18,9 +18,14 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// it: 311. The rest is [`ADDED_BYTES_MAX`].
 pub const ENVELOPE_BYTES_MAX: usize = 1024;
 
-/// Bytes that the broker's own headers may add to the largest event: what is left of the envelope in a `Deliver`, less a few. A
-/// dead letter's headers take up to 587 without the reason, which gets the rest when the event is that large.
+/// Bytes that the broker's own headers may add to the largest event for whoever takes no larger frames than that needs: what is left
+/// of the envelope in a `Deliver`, less a few. A dead letter's headers take up to 587 without the reason, which gets the rest
+/// when the event is that large.
 pub const ADDED_BYTES_MAX: usize = 692;
+
+/// Bytes that the broker's own headers add to an event at most: those 587, a reason of [`REASON_BYTES_MAX`], what it begins with,
+/// and room to grow. They count neither as an event's size nor among its headers.
+pub const LETTER_BYTES_MAX: usize = 2 * 1024;
 
 /// Largest encoded event: what fits a frame beside its envelope.
 pub const EVENT_BYTES_MAX: usize = FRAME_BYTES_MAX - ENVELOPE_BYTES_MAX;

@@ -11,12 +11,12 @@ use tokio::sync::watch;
 use super::fetcher::{Fetcher, Manner};
 use super::leased_events::{LeasedEvent, LeasedSlice};
 use super::outlet::Outlet;
+use super::transform_chain::Room;
 use crate::auth::{Denied, Right, rights};
 use crate::broker::commit::request::Control;
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{EncodedEvents, Millis, Position, Principal, Sequence, TopicName};
-use crate::state::GiveUpReason;
 use crate::telemetry::error_line::with_causes;
 
 /// When to try again to set up transforms for which the broker had no instance left.
@@ -151,7 +151,8 @@ impl Consumer {
             Err(error) => return Err(ConsumeError::Invalid(with_causes(&error))),
         };
         let inputs: Vec<_> = leased.iter().map(LeasedEvent::input).collect();
-        let dispositions = transforms.apply(&inputs).await;
+        let room = Room::Together(self.fetcher.outlet.delivery_bytes_max);
+        let dispositions = transforms.apply_within(&inputs, room).await;
         guard.done();
         let rest = leased.get(dispositions.len()..).unwrap_or_default();
         self.fetcher
@@ -233,15 +234,10 @@ impl Consumer {
         })
     }
 
-    /// This consumer takes no frames that the event fits in, as `why` says; another may. When `ever`, no consumer can: it is given up.
-    pub fn too_large(&self, position: Position, why: &str, ever: bool) {
+    /// This consumer takes no frames that the event fits in, as `why` says; another may. It counts as an attempt.
+    pub fn too_large(&self, position: Position, why: &str) {
         let Fetcher { live, id, .. } = &self.fetcher;
-        match ever {
-            true => self
-                .fetcher
-                .give_up(position, GiveUpReason::TooLarge(why.into())),
-            false => live.apply(|state, now| state.too_large(*id, position, why, now)),
-        }
+        live.apply(|state, now| state.too_large(*id, position, why, now));
     }
 
     /// Of what [`next`](Self::next) returned, so many deliveries are on their way now, in that order, and of these the

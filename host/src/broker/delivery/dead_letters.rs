@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
 use super::fetcher::count;
+use super::letter_headers::{
+    ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SUBSCRIPTION_HEADER, say_why,
+};
 use super::outlet::Outlet;
 use super::unreadable::UnreadableEvents;
 use crate::auth::rights;
@@ -22,10 +25,7 @@ use crate::broker::error::Unavailable;
 use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::hops;
-use crate::domain::{
-    ADDED_BYTES_MAX, BlockOrigin, Event, EventRef, Header, Position, Sequence, SubscriptionId,
-    TopicName,
-};
+use crate::domain::{BlockOrigin, Event, EventRef, Header, Position, SubscriptionId, TopicName};
 use crate::state::range_map::push_range;
 use crate::state::{GiveUpReason, GivenUp};
 use crate::store::ReadError;
@@ -38,23 +38,8 @@ const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
 const TURN_BATCHES: usize = 16;
 /// The same when some of it cannot be read, after which the subscription rests.
 const FAILING_TURN_BATCHES: usize = 16 * TURN_BATCHES;
-/// So much is said of a reason at least. It is what the other headers of the longest names leave.
-const REASON_BYTES_MIN: usize = 96;
 /// How long what cannot be written is left alone.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Header that says why an event was given up.
-pub const REASON_HEADER: &str = "tidegate-dead-reason";
-/// Header that names the subscription that gave the event up.
-pub const SUBSCRIPTION_HEADER: &str = "tidegate-dead-subscription";
-/// Header that names the topic the event came from.
-pub const TOPIC_HEADER: &str = "tidegate-dead-topic";
-/// Header with the event's sequence in that topic.
-pub const SEQUENCE_HEADER: &str = "tidegate-dead-sequence";
-/// Header with the event's place in the broker, where nothing else is known of it.
-pub const POSITION_HEADER: &str = "tidegate-dead-position";
-/// Header that says how often the event was handed out.
-pub const ATTEMPTS_HEADER: &str = "tidegate-dead-attempts";
 
 /// Writes dead letters until shutdown.
 pub(crate) async fn run(
@@ -361,8 +346,7 @@ async fn fate(
     let mut event = Event::decode(event).map_err(|why| damaged(&why))?;
     let sequence = block.sequence(block.index(place));
     hops::set(&mut event, hops.saturating_add(1));
-    say_why(&mut event, live, (&topic, sequence), item);
-    fit(&mut event, outlet.event_bytes_max);
+    say_why(&mut event, &live.name, (&topic, sequence), item);
     let letter = Appended {
         topic: dead_letter.clone(),
         mark,
@@ -374,83 +358,10 @@ async fn fate(
     })
 }
 
-// In headers, in place of what an earlier letter said.
-fn say_why(
-    event: &mut Event,
-    live: &LiveSubscription,
-    from: (&TopicName, Sequence),
-    item: &GivenUp,
-) {
-    let (topic, sequence) = from;
-    let said = [
-        (REASON_HEADER, item.reason.to_string()),
-        (SUBSCRIPTION_HEADER, live.name.to_string()),
-        (TOPIC_HEADER, topic.to_string()),
-        (SEQUENCE_HEADER, sequence.to_string()),
-        (ATTEMPTS_HEADER, item.attempts.to_string()),
-    ];
-    event
-        .headers
-        .retain(|header| !said.iter().any(|(name, _)| *name == header.name));
-    event.headers.extend(said.map(|(name, value)| Header {
-        name: name.to_owned(),
-        value,
-    }));
-}
-
-// Shortens the reason of a letter until whoever can take in the largest event, and the envelope beside it, can take in the letter.
-fn fit(letter: &mut Event, event_bytes_max: usize) {
-    let excess = letter
-        .encoded_len()
-        .saturating_sub(event_bytes_max + ADDED_BYTES_MAX);
-    let mut headers = letter.headers.iter_mut();
-    let reason = headers.find(|header| header.name == REASON_HEADER);
-    if let Some(reason) = reason.filter(|_| excess > 0) {
-        let left = reason.value.len().saturating_sub(excess);
-        let end = reason.value.floor_char_boundary(left.max(REASON_BYTES_MIN));
-        reason.value.truncate(end);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::broker::subscriptions::test_rig::Rig;
-
-    #[test]
-    fn the_letter_of_the_largest_event_fits_with_the_longest_names_and_reason() {
-        let event_bytes_max = 10_000;
-        let mut event = Event::default();
-        event.payload = vec![7; event_bytes_max - event.encoded_len() - 3].into();
-        assert_eq!(event.encoded_len(), event_bytes_max);
-        let live = Rig::new(serde_json::json!({"name": "s".repeat(128)})).live;
-        let topic: TopicName = "t".repeat(255).parse().expect("a name");
-        let item = GivenUp {
-            position: Position(u64::MAX),
-            attempts: u32::MAX,
-            reason: GiveUpReason::Terminated("é".repeat(512).into()),
-        };
-        for times in 1..4 {
-            hops::set(&mut event, u32::MAX);
-            say_why(&mut event, &live, (&topic, Sequence(u64::MAX)), &item);
-            fit(&mut event, event_bytes_max);
-            let bytes = event.encoded_len();
-            assert!(
-                bytes <= event_bytes_max + ADDED_BYTES_MAX,
-                "{times}: {bytes}"
-            );
-            let header = event.headers.iter().find(|h| h.name == REASON_HEADER);
-            let reason = &header.expect("a reason").value;
-            assert!(reason.starts_with("refused by the consumer: é"), "{reason}");
-            assert!(reason.len() >= REASON_BYTES_MIN, "{reason}");
-        }
-        let mut small = Event::default();
-        say_why(&mut small, &live, (&topic, Sequence(1)), &item);
-        fit(&mut small, event_bytes_max);
-        let header = small.headers.iter().find(|h| h.name == REASON_HEADER);
-        let whole = item.reason.to_string();
-        assert_eq!(header.map(|h| &h.value), Some(&whole), "said whole");
-    }
 
     #[test]
     fn a_turn_ends_although_something_cannot_be_read_and_not_before_something_was_written() {

@@ -30,6 +30,8 @@ pub(crate) struct Outlet {
     pub(crate) policy: Arc<Policy>,
     /// Bytes of the largest event of a topic, without what the broker adds.
     pub(crate) event_bytes_max: usize,
+    /// Bytes of what transforms may make of one event for a consumer.
+    pub(crate) delivery_bytes_max: usize,
     pub(crate) shutdown: CancellationToken,
 }
 

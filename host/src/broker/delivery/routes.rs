@@ -12,7 +12,7 @@ use super::fetcher::Fetcher;
 use super::leased_events::{LeasedEvent, LeasedSlice};
 use super::outlet::Outlet;
 use super::route_rights::RouteRights;
-use super::transform_chain::Output;
+use super::transform_chain::{Output, Room};
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::{OutputError, Unavailable};
 use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
@@ -121,7 +121,8 @@ async fn round(
     };
     leased.retain(|leased| within_hops(fetcher, leased));
     let inputs: Vec<_> = leased.iter().map(LeasedEvent::input).collect();
-    let dispositions = transforms.apply(&inputs).await;
+    let room = Room::Each(fetcher.outlet.event_bytes_max);
+    let dispositions = transforms.apply_within(&inputs, room).await;
     let rest = leased.get(dispositions.len()..).unwrap_or_default();
     fetcher.give_back(rest.iter().map(|leased| leased.position));
     let mut items = Items::default();
@@ -129,12 +130,7 @@ async fn round(
     let mut results: Vec<_> = leased.into_iter().zip(dispositions).collect();
     results.sort_by_key(|(leased, _)| leased.position);
     for (leased, outputs) in fetcher.conclude_all(results) {
-        match place(
-            &settings.spec,
-            &leased,
-            outputs,
-            fetcher.outlet.event_bytes_max,
-        ) {
+        match place(&settings.spec, &leased, outputs) {
             Ok(placed) => {
                 items.add(leased.position, placed);
             }
@@ -224,7 +220,6 @@ fn place(
     spec: &SubscriptionSpec,
     leased: &LeasedEvent,
     outputs: Vec<Output>,
-    event_bytes_max: usize,
 ) -> Result<Vec<Appended>, String> {
     let hops = EventRef::parse(&leased.event).map_or(0, |event| hops::of(&event)) + 1;
     let mut placed = Vec::with_capacity(outputs.len());
@@ -233,13 +228,6 @@ fn place(
         let mut event = Event::decode(output.event)
             .map_err(|error| format!("the event cannot be read again: {error}"))?;
         hops::set(&mut event, hops);
-        let bytes = event.encoded_len();
-        // What came in may be larger than what a publisher sends: a dead letter is.
-        if bytes > event_bytes_max.max(leased.event.len()) + hops::BYTES_MAX {
-            return Err(format!(
-                "the transform made an event of {bytes} bytes; limits.event_bytes_max allows {event_bytes_max}"
-            ));
-        }
         placed.push(Appended {
             topic,
             mark: BlockOrigin::Ordinary,

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::TransformCache;
 use super::consumer::{Consumer, Delivery};
-use super::dead_letters::{self, REASON_HEADER};
+use super::dead_letters;
 use super::fetcher::Manner;
+use super::letter_headers::REASON_HEADER;
 use super::outlet::Outlet;
 use crate::broker::commit::inbox::{Appetite, Inbox, Taken};
 use crate::broker::commit::request::{Control, Outputs};
@@ -74,6 +75,7 @@ impl Bench {
             spawner: Spawner::new(Conditions::default(), shutdown.clone()),
             policy,
             event_bytes_max: crate::domain::EVENT_BYTES_MAX,
+            delivery_bytes_max: crate::domain::EVENT_BYTES_MAX,
             shutdown: shutdown.clone(),
         });
         let spawner = &outlet.spawner;

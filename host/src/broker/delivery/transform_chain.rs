@@ -96,8 +96,32 @@ impl TransformChain {
     }
 
     /// One disposition for each event, in order. Fewer, but at least one, when what the transforms made of these is large:
-    /// the caller passes the rest again later.
-    pub(crate) async fn apply(&self, events: &[InputEvent]) -> Vec<Disposition> {
+    /// the caller passes the rest again later. Whoever makes more of an event than there is room for has failed on it.
+    pub(crate) async fn apply_within(&self, events: &[InputEvent], room: Room) -> Vec<Disposition> {
+        let mut dispositions = self.apply(events).await;
+        let Some(last) = self.steps.last() else {
+            return dispositions;
+        };
+        for (event, disposition) in events.iter().zip(&mut dispositions) {
+            if let Disposition::Outputs(outputs) = &*disposition
+                && let Some((bytes, max)) = room.exceeded_by(outputs, event.bytes.len())
+            {
+                let reason = match room {
+                    Room::Together(_) => format!(
+                        "what the transforms made of the event has {bytes} bytes in {} parts, and a delivery may have {max} (limits.frame_bytes_max); let them emit less",
+                        outputs.len()
+                    ),
+                    Room::Each(_) => format!(
+                        "the transforms made an event of {bytes} bytes; limits.event_bytes_max allows {max}"
+                    ),
+                };
+                *disposition = last.fault(reason);
+            }
+        }
+        dispositions
+    }
+
+    async fn apply(&self, events: &[InputEvent]) -> Vec<Disposition> {
         let mut dispositions: Vec<Disposition> = events
             .iter()
             .map(|event| Disposition::Outputs(vec![Output::unchanged(event.bytes.clone())]))
@@ -124,14 +148,40 @@ impl TransformChain {
             }
             // Not even the first event got through: alone it makes more than a batch may.
             if dispositions.is_empty() && !events.is_empty() {
-                dispositions.push(Disposition::Fault {
-                    plugin: step.plugin.clone(),
-                    on_failure: step.on_failure,
-                    reason: "the transforms before this one made more of the event than one batch may hold; let them emit less".into(),
-                });
+                dispositions.push(step.fault("the transforms before this one made more of the event than one batch may hold; let them emit less".into()));
             }
         }
         dispositions
+    }
+}
+
+/// Bytes that an event takes in a delivery beside its own: its tag, its length and its place.
+const PART_BYTES: usize = 32;
+
+/// How much transforms may make of an event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Room {
+    /// For a consumer: all parts of a delivery travel together, in one frame.
+    Together(usize),
+    /// For the topics of a route: each is an event of its own.
+    Each(usize),
+}
+
+impl Room {
+    // Bytes that are too many, if `outputs` are, and those that are allowed. What goes on as it came in is never too much: a
+    // dead letter may be larger than what a publisher sends.
+    fn exceeded_by(self, outputs: &[Output], input_bytes: usize) -> Option<(usize, usize)> {
+        let (bytes, max) = match self {
+            Self::Together(max) => {
+                let bytes = outputs.iter().map(|output| output.event.len() + PART_BYTES);
+                (bytes.sum(), max.max(input_bytes + PART_BYTES))
+            }
+            Self::Each(max) => {
+                let bytes = outputs.iter().map(|output| output.event.len());
+                (bytes.max().unwrap_or_default(), max.max(input_bytes))
+            }
+        };
+        (bytes > max).then_some((bytes, max))
     }
 }
 
@@ -146,6 +196,14 @@ fn input(event: &InputEvent, output: &Output) -> InputEvent {
 }
 
 impl Step {
+    fn fault(&self, reason: String) -> Disposition {
+        Disposition::Fault {
+            plugin: self.plugin.clone(),
+            on_failure: self.on_failure,
+            reason,
+        }
+    }
+
     // For the outputs of one event. They share its fate: the first that fails decides.
     fn take(
         &self,
@@ -191,11 +249,7 @@ impl Step {
         match failure {
             TransformFailure::Reject(reason) => Disposition::Reject(reason),
             TransformFailure::Retry(reason) => Disposition::Retry { plugin, reason },
-            TransformFailure::Fault(reason) => Disposition::Fault {
-                plugin,
-                on_failure: self.on_failure,
-                reason,
-            },
+            TransformFailure::Fault(reason) => self.fault(reason),
             TransformFailure::Untried { reason, after } => Disposition::Untried {
                 plugin,
                 reason,
@@ -234,4 +288,33 @@ fn encode(original: &[u8], output: OutputEvent) -> Result<Bytes, TransformFailur
         payload: output.payload,
     };
     Ok(event.encode_to_vec().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outputs(lengths: &[usize]) -> Vec<Output> {
+        let output = |length: &usize| Output::unchanged(vec![7; *length].into());
+        lengths.iter().map(output).collect()
+    }
+
+    #[test]
+    fn parts_of_a_delivery_share_its_room_and_events_of_a_route_do_not() {
+        let exceeded = |room: Room, lengths: &[usize], input_bytes| {
+            room.exceeded_by(&outputs(lengths), input_bytes)
+        };
+        let together = Room::Together(1_000);
+        assert_eq!(exceeded(together, &[1_000 - PART_BYTES], 10), None);
+        assert_eq!(
+            exceeded(together, &[500, 500], 10),
+            Some((1_000 + 2 * PART_BYTES, 1_000))
+        );
+        assert_eq!(exceeded(together, &[5_000], 5_000), None, "as it came in");
+        assert_eq!(exceeded(together, &[], 5_000), None);
+        let each = Room::Each(1_000);
+        assert_eq!(exceeded(each, &[1_000, 1_000], 10), None);
+        assert_eq!(exceeded(each, &[10, 1_001], 10), Some((1_001, 1_000)));
+        assert_eq!(exceeded(each, &[5_000], 5_000), None, "as it came in");
+    }
 }

@@ -46,6 +46,8 @@ pub struct BrokerOptions {
     pub subscription_patterns_max: usize,
     /// Bytes of the largest event that is taken from a publisher, and so of what a transform may make for a topic.
     pub event_bytes_max: usize,
+    /// Bytes of what transforms may make of one event for a consumer, to whom it travels as one.
+    pub delivery_bytes_max: usize,
     /// Who may do what.
     pub policy: Arc<Policy>,
 }

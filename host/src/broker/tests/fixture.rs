@@ -117,6 +117,7 @@ pub(super) async fn start_on(
         },
         subscription_patterns_max: 4,
         event_bytes_max: crate::domain::EVENT_BYTES_MAX,
+        delivery_bytes_max: crate::domain::EVENT_BYTES_MAX,
         policy: crate::auth::Policy::of_local(),
     };
     let plugins = plugins.expect("starts");

@@ -353,8 +353,8 @@ impl<C: Connection> SubscribeStream<'_, C> {
         }
     }
 
-    // An event that this consumer cannot take. When no consumer could, it is given up with the reason, so that
-    // the subscription goes on; otherwise another consumer or a later attempt may do better.
+    // An event that this consumer cannot take: another may. It counts as an attempt, so that where all of them are alike it is given up
+    // in the end, with the reason.
     fn set_aside(&self, consumer: &Consumer, event: &TooLarge) {
         let TooLarge {
             position,
@@ -369,8 +369,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             .log_fault(self.span, &format!("position {position}: {reason}"));
         // The client will never give this credit back.
         self.credit.grow(1, bytes as u64);
-        let ever = frame_bytes > self.peer.service.options.limits.frame_bytes_max;
-        consumer.too_large(position, &reason, ever);
+        consumer.too_large(position, &reason);
     }
 
     // The last words: confirmations that are still due, and why it ended.

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use tidegate_wire::pb;
 
-use crate::broker::{Body, Delivery};
+use crate::broker::{Body, Delivery, with_shorter_reason};
 use crate::domain::{EncodedEvents, Position};
 
 /// Bytes of events after which a frame is closed although more would fit, so that a consumer starts on the
@@ -13,9 +13,10 @@ use crate::domain::{EncodedEvents, Position};
 const FRAME_BYTES_TARGET: usize = 256 * 1024;
 
 /// Bytes of a frame that are neither events nor their places: topic 258, attempt 6, time 11, the mark of a suspect 2, heads of
-/// two lists and of the message 18, and a few to spare. With the head and the place of one event, and what the broker's own
-/// headers add to the largest event (`ADDED_BYTES_MAX` of the wire's limits), it stays within the kibibyte that these leave
-/// between an event and a frame, so every event that was accepted can be delivered, and so can its dead letter.
+/// two lists and of the message 18, and a few to spare. With the head and the place of one event it stays within the kibibyte that the
+/// limits leave between an event and a frame, so every event that was accepted can be delivered. So can its dead letter: what the
+/// kibibyte leaves (`ADDED_BYTES_MAX`) holds all of the broker's headers but a long reason, of which whoever takes no larger frames
+/// gets the beginning.
 const HEAD_BYTES_MAX: usize = 304;
 
 /// Bytes that an event takes in a `Deliver` beside its entry: position and sequence, 10 each.
@@ -56,15 +57,17 @@ pub(super) fn pack(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Packed 
     let mut open: Option<OpenMessage> = None;
     for delivery in deliveries {
         for piece in pieces(&delivery, frame_bytes_max.min(FRAME_BYTES_TARGET)) {
-            let bytes = piece.bytes();
-            if bytes + HEAD_BYTES_MAX > frame_bytes_max {
+            let (position, event_bytes) = (piece.position, piece.entries.event_bytes());
+            let was_bytes = piece.bytes();
+            let Some(piece) = fitted(piece, frame_bytes_max) else {
                 packed.too_large.push(TooLarge {
-                    position: Position(piece.position),
-                    bytes: piece.entries.event_bytes(),
-                    frame_bytes: bytes + HEAD_BYTES_MAX,
+                    position: Position(position),
+                    bytes: event_bytes,
+                    frame_bytes: was_bytes + HEAD_BYTES_MAX,
                 });
                 continue;
-            }
+            };
+            let bytes = piece.bytes();
             let room = frame_bytes_max.min(FRAME_BYTES_TARGET.max(bytes + HEAD_BYTES_MAX));
             let fitting = open.take_if(|open| !open.takes(&delivery, &piece, room));
             packed.messages.extend(fitting.map(|open| open.message));
@@ -120,6 +123,24 @@ fn pieces(delivery: &Delivery, room: usize) -> Vec<Piece> {
         sequence += count;
     }
     pieces
+}
+
+// A piece as it fits a frame: of a dead letter that is too large for one by what its reason says, less of the reason.
+fn fitted(piece: Piece, frame_bytes_max: usize) -> Option<Piece> {
+    let needed = piece.bytes() + HEAD_BYTES_MAX;
+    let excess = needed.saturating_sub(frame_bytes_max);
+    if excess == 0 {
+        return Some(piece);
+    }
+    if piece.entries.count() != 1 {
+        return None;
+    }
+    let letter = piece.entries.shared_events().next()?;
+    let letter = with_shorter_reason(&letter, excess)?;
+    Some(Piece {
+        entries: EncodedEvents::of([&letter[..]]),
+        ..piece
+    })
 }
 
 /// A message that may still take events.
@@ -179,6 +200,7 @@ impl OpenMessage {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
+    use prost::Message as _;
     use tidegate_wire::batch::push_deliver_head;
     use tidegate_wire::frame::{FrameReader, decode};
     use tidegate_wire::pb::broker_to_consumer;
@@ -391,6 +413,36 @@ mod tests {
             limits.frame_bytes_max,
         );
         assert!(packed.too_large.is_empty());
+    }
+
+    #[test]
+    fn a_letter_with_a_long_reason_fits_the_frame_of_its_event() {
+        let limits = tidegate_wire::Limits::default();
+        let header = |name: &str, bytes| pb::Header {
+            name: name.to_owned(),
+            value: "r".repeat(bytes),
+        };
+        let mut letter = pb::Event {
+            headers: vec![
+                header(crate::broker::REASON_HEADER, 1_060),
+                header("tidegate-all-others", 550),
+            ],
+            payload: vec![7; 1_000_000].into(),
+            ..Default::default()
+        };
+        let with_headers = letter.encoded_len() - 1_000_000;
+        letter.payload = vec![7; limits.event_bytes_max + 1_600 - with_headers].into();
+        let delivery = Delivery {
+            body: Body::Made(vec![letter.encode_to_vec().into()]),
+            ..delivery("a", 5, 1, 1, &[])
+        };
+        let whole = pack(vec![delivery.clone()], limits.frame_bytes_max + 2_048);
+        assert_eq!(whole.messages[0].events[0].len(), letter.encoded_len() + 4);
+        let packed = pack(vec![delivery], limits.frame_bytes_max);
+        assert_eq!(packed.too_large, []);
+        let shapes = shapes(&packed, limits.frame_bytes_max);
+        assert_eq!(shapes[0].1, [5]);
+        assert!(shapes[0].3[0] < letter.encoded_len());
     }
 
     #[test]

@@ -132,6 +132,7 @@ impl Served {
             },
             subscription_patterns_max: 4,
             event_bytes_max: tidegate_wire::limits::EVENT_BYTES_MAX,
+            delivery_bytes_max: tidegate_wire::limits::EVENT_BYTES_MAX,
             policy: policy.clone(),
         };
         let broker = Broker::start(
