@@ -76,14 +76,14 @@ async fn what_fails_is_found_by_subscription_topic_plugin_and_principal() -> any
             ("plugin", plugin),
         ]
     };
-    let filtered = of("filtered", "a", "f");
+    let filtered = of("filtered", "a", "f@1");
     wait_line(&broker, "a filter failed", &filtered).await?;
     let [subscription, _, plugin] = filtered;
     wait_line(&broker, "a call of a filter", &[plugin]).await?;
     for message in ["a rule failed", "a rule keeps failing"] {
         wait_line(&broker, message, &[subscription, plugin]).await?;
     }
-    for failed in [of("transformed", "b", "t"), of("routed", "c", "t")] {
+    for failed in [of("transformed", "b", "t@1"), of("routed", "c", "t@1")] {
         let [subscription, topic, plugin] = failed;
         wait_line(&broker, "a transform failed", &failed).await?;
         wait_line(&broker, "a transform plugin keeps", &[subscription, plugin]).await?;

@@ -119,7 +119,8 @@ fn a_flag_of_several_commands_is_said_in_the_same_words() {
 fn every_command_that_prints_has_its_output_for_scripts() {
     fn look(path: &str, command: &clap::Command, without: &mut Vec<String>) {
         let path = format!("{path} {}", command.get_name());
-        let is_leaf = !command.has_subcommands();
+        // What is hidden is for the broker itself.
+        let is_leaf = !command.has_subcommands() && !command.is_hide_set();
         if is_leaf
             && !command
                 .get_arguments()

@@ -64,7 +64,7 @@ mod tests {
             "info,tidegate::store=debug",
             "warn,tidegate=trace",
             "off,tidegate::net=info",
-            "info,[session{kind=a,topic=b}]=debug",
+            "info,[session{kind=a}]=debug",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }

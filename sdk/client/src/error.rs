@@ -218,7 +218,7 @@ pub enum SubscribeError {
     /// Some of what was answered or extended was not this consumer's any more, and the broker took no notice: the ack deadline had passed.
     /// These events go to another consumer, or come again; all other answers are durable.
     #[error(
-        "{events} of the events answered were not held any more, since their ack deadline had passed; they may be delivered again. Extend what takes longer, or raise the subscription's ack deadline",
+        "{events} of the events answered were not held any more, since their ack deadline had passed or their topic was deleted; what is not deleted may be delivered again. Extend what takes longer, or raise the subscription's ack deadline",
         events = not_held_events(positions, *more)
     )]
     NotHeld {

@@ -1,5 +1,6 @@
 //! Whose things are, and what others see of them.
 
+use super::plugins::another;
 use super::*;
 use crate::broker::{ChangeError, NotFound};
 use crate::plugin::bundled::bundled;
@@ -122,7 +123,7 @@ async fn a_team_brings_its_own_filter_and_its_name_stays_its_own() {
         .check("local", chown, to("cn:ri*".into()), 200)
         .await;
     upload(&fixture, "cn:maker", "team-a", other, 403).await;
-    upload(&fixture, "cn:rival", "team-a", other, 201).await;
+    upload(&fixture, "cn:rival", "team-a", another(filter), 201).await;
     let shown = fixture.check("cn:rival", show, None, 200).await;
     assert_eq!(
         (&shown["version"], &shown["owner"]),

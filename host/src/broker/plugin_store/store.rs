@@ -129,7 +129,6 @@ impl PluginStore {
             false => ChangeError::Invalid(with_causes(&error)),
         })?;
         plugin.world = loaded.world;
-        self.check_world(&plugin)?;
         let files = self.files.clone();
         let written = self.blocking(move || files.write(&digest, &bytes)).await?;
         written.map_err(|error| {
@@ -157,21 +156,6 @@ impl PluginStore {
             }
         }
         Ok(added)
-    }
-
-    // Whoever names a plugin without a version means the newest, which has to do for what the others did.
-    fn check_world(&self, plugin: &PluginInfo) -> Result<(), ChangeError> {
-        let catalog = self.catalog();
-        let mut versions = catalog.plugins.of_name(&plugin.name);
-        match versions.find(|version| version.world != plugin.world) {
-            Some(other) if !plugin.bundled => Err(ChangeError::Invalid(format!(
-                "`{}` is a {}, and this is a {}; upload it under another name",
-                other.label(),
-                other.world.word(),
-                plugin.world.word()
-            ))),
-            _ => Ok(()),
-        }
     }
 
     /// Gives a name, with all its versions, to another owner.

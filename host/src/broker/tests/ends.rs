@@ -2,16 +2,14 @@
 
 use super::*;
 use crate::broker::delivery::fetcher::Manner;
-use crate::plugin::bundled::BundledPlugin;
 use crate::telemetry::Metrics;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_is_refused_leaves_the_store_free_and_whole() {
     let dir = tempfile::tempdir().expect("a directory");
-    let broken = BundledPlugin {
-        name: "broken",
-        bytes: b"no component",
-    };
+    // Where files of plugins are to be.
+    let in_the_way = dir.path().join("plugins");
+    std::fs::write(&in_the_way, "no folder").expect("written");
     for _ in 0..2 {
         let examined = examined(dir.path(), false, FaultyFileSystem::default());
         // It waits for whoever has the store.
@@ -19,11 +17,11 @@ async fn a_start_that_is_refused_leaves_the_store_free_and_whole() {
         let examined = examined.expect("nobody has the store any more");
         assert!(examined.is_clean());
         let readable = RecoveredStore::of(examined, 100).expect("readable");
-        let bundled = std::slice::from_ref(&broken);
         let metrics = Metrics::default();
-        let refused = start_on(readable, dir.path(), 1 << 20, bundled, &metrics).await;
-        assert!(matches!(refused, Err(StartError::Bundled { .. })));
+        let refused = start_on(readable, dir.path(), 1 << 20, &[], &metrics).await;
+        assert!(matches!(refused, Err(StartError::PluginFiles(_))));
     }
+    std::fs::remove_file(in_the_way).expect("removed");
     let fixture = Fixture::start_in(dir, 1 << 20, false).await;
     fixture.create_topic("a").await.expect("it works");
     fixture.broker.shutdown().await;

@@ -61,6 +61,18 @@ impl Draft {
         if let Some(same) = known.of_name(&plugin.name).find(is_same) {
             return Ok(same.clone());
         }
+        // Whoever names a plugin without a version means the newest, which has to do for what the others did.
+        let other_world = |version: &&PluginInfo| version.world != plugin.world;
+        if let Some(other) = known.of_name(&plugin.name).find(other_world)
+            && !plugin.bundled
+        {
+            return Err(ChangeError::Invalid(format!(
+                "`{}` is a {}, and this is a {}; upload it under another name",
+                other.label(),
+                other.world.word(),
+                plugin.world.word()
+            )));
+        }
         if !plugin.bundled {
             let by = plugin.uploaded_by.as_ref();
             let quotas = self.limits.plugins;
