@@ -79,9 +79,18 @@ pub(super) async fn start_on(
         call_base: Duration::from_millis(300),
         ..PluginLimits::default()
     };
+    let patient = PluginLimits {
+        call_base: PATIENCE,
+        ..PluginLimits::default()
+    };
     let plugins = Plugins::start(PluginOptions {
         cache_dir: dir.join("cache"),
-        overrides: [(SLOW.to_owned(), slow)].into(),
+        overrides: [
+            (SLOW.to_owned(), slow),
+            // No call of it may fail for want of a processor.
+            ("event-pattern".to_owned(), patient),
+        ]
+        .into(),
         // How many instances there are must not hang on how long the machine takes for a batch.
         replica_part_min: Duration::from_secs(3_600),
         ..PluginOptions::default()
