@@ -13,6 +13,8 @@ use quinn::{
 
 use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf};
 
+pub mod congestion;
+
 /// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
 const SEGMENTS: usize = 16;
 

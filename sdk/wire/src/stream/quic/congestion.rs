@@ -1,0 +1,77 @@
+//! Congestion control: how much may be under way on one QUIC connection. What an operator may choose stands here; how the choice
+//! called `auto` finds the number stands in the files below. Settings that are no choice of a controller (windows, thresholds of
+//! loss) are the business of whoever makes a connection.
+//!
+//! Of quinn's controllers, cubic takes every lost packet for a full queue, so that one loss in a hundred leaves it next to
+//! nothing of a long path; BBR keeps its speed, but quinn's pacer goes by window and round trip and ignores the rate that BBR
+//! wants, so that it fills every queue to the brim and sends much of what it sends again. `auto` is made for that pacer.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+
+mod auto;
+mod delivery_rate;
+mod path_model;
+#[cfg(test)]
+mod tests;
+
+/// Which controller decides how much may be under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Congestion {
+    /// Cubic where round trips are short, as within a data centre; where they are long, a model of the path: what it delivers and
+    /// how long it takes when no queue is in the way. Loss that the path always has does not slow it down.
+    #[default]
+    Auto,
+    /// Cubic (RFC 9438): every loss counts as congestion.
+    Cubic,
+    /// quinn's BBR, which is experimental: fast on paths with loss, at the price of full queues and much that is sent again.
+    Bbr,
+}
+
+impl Congestion {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Cubic, Self::Bbr];
+
+    /// What it is called in settings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        }
+    }
+
+    /// What makes a controller for each connection, for quinn's transport settings.
+    #[must_use]
+    pub fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
+        match self {
+            Self::Auto => Arc::new(auto::AutoFactory),
+            Self::Cubic => Arc::new(CubicConfig::default()),
+            Self::Bbr => Arc::new(BbrConfig::default()),
+        }
+    }
+}
+
+impl fmt::Display for Congestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that no controller has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no congestion controller has that name: say auto, cubic or bbr")]
+pub struct UnknownCongestion;
+
+impl FromStr for Congestion {
+    type Err = UnknownCongestion;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCongestion> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|one| one.name() == name).ok_or(UnknownCongestion)
+    }
+}

@@ -1,0 +1,182 @@
+//! The controller called `auto`: cubic on short paths, the model of [`path_model`](super::path_model) on long ones. Only what decides
+//! between the two stands here.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, Cubic, CubicConfig};
+use quinn_proto::RttEstimator;
+
+use super::path_model::PathModel;
+
+/// A path is long from this round trip on: the shortest that was seen.
+const LONG: Duration = Duration::from_millis(8);
+/// And short, whatever it seemed before, from this one down: a machine that was too busy to answer has found time.
+const SHORT: Duration = Duration::from_millis(4);
+/// Acknowledged packets before a path is believed to be long.
+const PACKETS_SEEN: u32 = 4;
+
+/// Packets of the first window, and the least bytes that it is (RFC 9002, section 7.2).
+const FIRST_PACKETS: u64 = 10;
+const PACKET_MIN: u64 = 1_200;
+
+/// Makes the controllers of connections.
+#[derive(Debug)]
+pub(super) struct AutoFactory;
+
+impl ControllerFactory for AutoFactory {
+    fn build(self: Arc<Self>, now: Instant, packet: u16) -> Box<dyn Controller> {
+        Box::new(Auto::new(now, packet))
+    }
+}
+
+/// One connection's, on one path.
+#[derive(Clone)]
+struct Auto {
+    packet: u16,
+    shortest: Duration,
+    packets_seen: u32,
+    path: Path,
+}
+
+#[derive(Clone)]
+enum Path {
+    /// Not known yet, or short.
+    Short(Cubic),
+    Long(Box<PathModel>),
+}
+
+impl Auto {
+    fn new(now: Instant, packet: u16) -> Self {
+        Self {
+            packet,
+            shortest: Duration::MAX,
+            packets_seen: 0,
+            path: Path::Short(cubic(first_window(packet), now, packet)),
+        }
+    }
+
+    fn choose(&mut self, now: Instant, sent: Instant) {
+        self.packets_seen = self.packets_seen.saturating_add(1);
+        let round_trip = now.saturating_duration_since(sent);
+        if round_trip >= self.shortest && self.packets_seen != PACKETS_SEEN {
+            return;
+        }
+        self.shortest = self.shortest.min(round_trip);
+        match &self.path {
+            Path::Short(cubic) if self.packets_seen == PACKETS_SEEN && self.shortest >= LONG => {
+                let model = PathModel::new(cubic.window(), self.packet.into());
+                self.path = Path::Long(Box::new(model));
+            }
+            Path::Long(model) if self.shortest <= SHORT => {
+                self.path = Path::Short(cubic(model.window(), now, self.packet));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Controller for Auto {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        match &mut self.path {
+            Path::Short(cubic) => cubic.on_sent(now, bytes, last_packet_number),
+            Path::Long(model) => model.on_sent(now),
+        }
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.choose(now, sent);
+        match &mut self.path {
+            Path::Short(cubic) => cubic.on_ack(now, sent, bytes, app_limited, rtt),
+            Path::Long(model) => model.on_ack(now, sent, bytes, app_limited),
+        }
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        match &mut self.path {
+            Path::Short(cubic) => {
+                cubic.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+            }
+            Path::Long(model) => model.on_acks_end(now, app_limited),
+        }
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        match &mut self.path {
+            Path::Short(cubic) => {
+                cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+            }
+            Path::Long(model) if is_persistent_congestion => model.on_silence(),
+            Path::Long(model) if lost_bytes == 0 => model.on_marked(),
+            Path::Long(model) => model.on_lost(lost_bytes),
+        }
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.packet = new_mtu;
+        match &mut self.path {
+            Path::Short(cubic) => cubic.on_mtu_update(new_mtu),
+            Path::Long(model) => model.on_packet_size(new_mtu.into()),
+        }
+    }
+
+    fn window(&self) -> u64 {
+        match &self.path {
+            Path::Short(cubic) => cubic.window(),
+            Path::Long(model) => model.window(),
+        }
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        match &self.path {
+            Path::Short(cubic) => cubic.metrics(),
+            Path::Long(model) => {
+                let mut metrics = ControllerMetrics::default();
+                metrics.congestion_window = model.window();
+                metrics
+            }
+        }
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(self.clone())
+    }
+
+    fn initial_window(&self) -> u64 {
+        first_window(self.packet)
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+fn first_window(packet: u16) -> u64 {
+    FIRST_PACKETS * u64::from(packet).max(PACKET_MIN)
+}
+
+fn cubic(window: u64, now: Instant, packet: u16) -> Cubic {
+    let mut config = CubicConfig::default();
+    config.initial_window(window);
+    Cubic::new(Arc::new(config), now, packet)
+}

@@ -1,0 +1,125 @@
+//! Controllers on emulated links: what is promised of `auto`, with quinn's own beside it. Numbers are those of a link with a share of
+//! room for chance; the same seed brings the same ones each time.
+
+use std::time::Duration;
+
+use self::emulation::{Link, Outcome, run};
+use super::Congestion::{self, Auto, Cubic};
+
+mod emulation;
+
+const MBIT: f64 = 125_000.0;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// 20 Mbit/s, 100 ms there and back, a queue of as much.
+const LINK: Link = Link {
+    delay: ms(50),
+    jitter: ms(0),
+    loss: 0.0,
+    rate: 20.0 * MBIT,
+    queue: ms(100),
+};
+const SATELLITE: Link = Link {
+    delay: ms(300),
+    loss: 0.01,
+    rate: 10.0 * MBIT,
+    queue: ms(200),
+    ..LINK
+};
+const MOBILE: Link = Link {
+    delay: ms(100),
+    jitter: ms(50),
+    loss: 0.02,
+    rate: MBIT,
+    queue: ms(200),
+};
+
+fn alone(link: Link, congestion: Congestion, seconds: u64) -> Outcome {
+    run(
+        link,
+        vec![congestion.factory()],
+        Duration::from_secs(seconds),
+    )[0]
+}
+
+fn together(link: Link, both: [Congestion; 2]) -> [f64; 2] {
+    let factories = both.map(Congestion::factory).to_vec();
+    let outcomes = run(link, factories, Duration::from_secs(24));
+    [outcomes[0].goodput, outcomes[1].goodput]
+}
+
+#[test]
+fn a_name_means_the_controller_that_has_it() {
+    for congestion in Congestion::ALL {
+        assert_eq!(congestion.name().parse(), Ok(congestion));
+    }
+    assert!("reno".parse::<Congestion>().is_err());
+}
+
+#[test]
+fn a_path_is_filled_whatever_it_loses_and_little_is_sent_twice() {
+    let lossy = |loss| Link { loss, ..LINK };
+    let cases = [
+        ("nothing lost", LINK, 0.9),
+        ("one in fifty lost", lossy(0.02), 0.85),
+        ("one in ten lost", lossy(0.1), 0.75),
+        ("three in ten lost", lossy(0.3), 0.45),
+        (
+            "almost no queue",
+            Link {
+                queue: ms(10),
+                ..LINK
+            },
+            0.85,
+        ),
+        ("satellite", SATELLITE, 0.8),
+        ("mobile", MOBILE, 0.85),
+    ];
+    for (name, link, least) in cases {
+        let outcome = alone(link, Auto, 16);
+        let share = outcome.goodput / link.rate;
+        assert!(share >= least, "{name}: {share:.2} of the link");
+        // What is lost has to be sent again; beyond that, a fifth.
+        let most = 1.2 / (1.0 - link.loss);
+        let bytes = outcome.bytes_per_byte;
+        assert!(bytes <= most, "{name}: {bytes:.2} bytes for a byte");
+    }
+}
+
+#[test]
+fn a_path_with_loss_gives_several_times_of_what_it_gives_cubic() {
+    let link = Link { loss: 0.02, ..LINK };
+    let [auto, cubic] = [Auto, Cubic].map(|one| alone(link, one, 20).goodput);
+    assert!(
+        auto > 5.0 * cubic,
+        "{auto:.0} and {cubic:.0} bytes a second"
+    );
+}
+
+#[test]
+fn a_queue_stays_short_however_long_it_may_be() {
+    let link = Link {
+        queue: ms(1_000),
+        ..LINK
+    };
+    let round_trip = alone(link, Auto, 20).round_trip;
+    assert!(
+        round_trip < 0.15,
+        "{round_trip:.3} s where 0.1 s is the least"
+    );
+}
+
+#[test]
+fn whoever_shares_a_path_has_a_fifth_at_least() {
+    for both in [[Auto, Auto], [Auto, Cubic], [Cubic, Auto]] {
+        let [first, second] = together(LINK, both);
+        let least = first.min(second) / (first + second);
+        assert!(
+            least >= 0.2,
+            "{both:?}: {first:.0} and {second:.0} bytes a second"
+        );
+    }
+}
