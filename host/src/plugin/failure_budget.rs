@@ -1,10 +1,31 @@
-//! What failing may cost before what fails is left alone for a while: every failed call is paid for, and who has spent what it
-//! may pauses. What is not tried meanwhile is not judged. Pure but for the pause's clock.
+//! How often plugins may fail. Failing costs: every failed call is paid for, and who has spent what it may pauses, as do the events
+//! concerned; what is not tried meanwhile is not judged. All limits of this are here, those of shards, of rules on their own and of
+//! transforms. How long a pause is comes from `backoff`. Pure but for the pause's clock.
 
 use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::guest_fault::FaultKind;
+
+/// What a shard of a filter plugin may spend on looking for the guilty before the rules concerned pause, in traps: four events that
+/// fail with each of 1,024 rules, some 0.4 s, or 32 calls that run out of time, some 1.6 s. A looping rule among 1,024 is found
+/// with 13.
+pub(super) const SHARD_COST_BEFORE_PAUSE: u32 = 4096;
+/// The same for one look at a batch, after which others have a turn.
+pub(super) const SHARD_COST_PER_TURN: u32 = 2048;
+
+/// What a filter rule with an instance of its own may spend before it pauses, in traps: some 25 ms of them; two calls that run out
+/// of time, so that with the pause after them it takes a tenth of the time of its plugin's other rules, which wait for it.
+pub(super) const LONE_RULE_COST_BEFORE_PAUSE: u32 = 256;
+/// The same for one look at a batch, after which others have a turn.
+pub(super) const LONE_RULE_COST_PER_TURN: u32 = 256;
+
+/// What a transform may spend before it pauses, in traps: some 25 ms of them, or two calls that run out of time.
+pub(super) const TRANSFORM_COST_BEFORE_PAUSE: u32 = 256;
+
+/// Events that a rule of a shard fails on and some other rule does not, before it leaves for an instance of its own. One is enough
+/// if most others do not fail on it; one on which all fail says nothing of a rule.
+pub(super) const EVENTS_FAILED_BEFORE_QUARANTINE: u32 = 3;
 
 /// A trap costs an instance, some 20 µs and its rules; a call that ran out of time costs 50 ms and more.
 const TRAP_COST: u32 = 1;
@@ -72,37 +93,37 @@ impl FailureBudget {
 mod tests {
     use super::*;
 
-    fn ration() -> FailureBudget {
+    fn budget() -> FailureBudget {
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
-        FailureBudget::new(Backoff::new(second, minute), 256)
+        FailureBudget::new(Backoff::new(second, minute), LONE_RULE_COST_BEFORE_PAUSE)
     }
 
     // Seconds of the pause after each of so many failures.
-    fn pauses(ration: &mut FailureBudget, kind: FaultKind, failures: usize) -> Vec<(usize, u64)> {
+    fn pauses(budget: &mut FailureBudget, kind: FaultKind, failures: usize) -> Vec<(usize, u64)> {
         (1..=failures)
-            .filter_map(|failure| Some((failure, ration.spend(kind)?.as_secs())))
+            .filter_map(|failure| Some((failure, budget.spend(kind)?.as_secs())))
             .collect()
     }
 
     #[test]
     fn what_only_fails_pauses_longer_and_is_then_tried_more_often() {
-        let mut ration = ration();
-        assert_eq!(ration.left(), None);
+        let mut budget = budget();
+        assert_eq!(budget.left(), None);
         assert_eq!(
-            pauses(&mut ration, FaultKind::Timeout, 30),
+            pauses(&mut budget, FaultKind::Timeout, 30),
             [(2, 1), (4, 2), (8, 4), (16, 8)]
         );
-        assert!(ration.left().is_some());
+        assert!(budget.left().is_some());
     }
 
     #[test]
     fn what_goes_well_in_between_pays_for_what_does_not() {
-        let mut ration = ration();
-        assert_eq!(pauses(&mut ration, FaultKind::Trap, 255), []);
-        ration.went_well(1600);
-        assert_eq!(pauses(&mut ration, FaultKind::Trap, 101), [(101, 1)]);
-        ration.went_well(1);
-        assert_eq!(pauses(&mut ration, FaultKind::Trap, 256), [(256, 1)]);
-        assert_eq!(pauses(&mut ration, FaultKind::Busy, 10_000), []);
+        let mut budget = budget();
+        assert_eq!(pauses(&mut budget, FaultKind::Trap, 255), []);
+        budget.went_well(1600);
+        assert_eq!(pauses(&mut budget, FaultKind::Trap, 101), [(101, 1)]);
+        budget.went_well(1);
+        assert_eq!(pauses(&mut budget, FaultKind::Trap, 256), [(256, 1)]);
+        assert_eq!(pauses(&mut budget, FaultKind::Busy, 10_000), []);
     }
 }

@@ -14,15 +14,13 @@ use super::call_input::{HeaderTable, Parsed, Wanted, next_call, parse};
 use super::counters::Gauge;
 use super::error::ConfigureError;
 use super::evaluation::InputEvent;
-use super::failure_budget::FailureBudget;
+use super::failure_budget::{FailureBudget, TRANSFORM_COST_BEFORE_PAUSE};
 use super::filter_group::finished;
 use super::guest::{APPLY, Guest};
 use super::guest_fault::{Fault, FaultKind, clip};
 use super::guest_setup::GuestSetup;
 use crate::locks::lock;
 
-// What a transform may spend on failing before it pauses: some 25 ms for traps, or two calls that run out of time.
-const COST_MAX: u32 = 256;
 // When to try again after the broker itself had no instance left.
 const BUSY_RETRY: Duration = Duration::from_millis(100);
 // A batch stops once its outputs are this many times what one call may answer, so that what a batch makes is bounded by the
@@ -121,7 +119,7 @@ struct Shared {
 
 struct State {
     window: BatchSize,
-    ration: FailureBudget,
+    budget: FailureBudget,
     paused: Option<Gauge>,
 }
 
@@ -153,7 +151,7 @@ impl Transformer {
             let first = Configured::new(&setup, &config).await?;
             let state = State {
                 window: BatchSize::default(),
-                ration: FailureBudget::new(setup.pause(), COST_MAX),
+                budget: FailureBudget::new(setup.pause(), TRANSFORM_COST_BEFORE_PAUSE),
                 paused: None,
             };
             // Many that are seldom asked must not keep others from having one.
@@ -303,7 +301,7 @@ impl Shared {
     // How many events the next call may have, or how long nothing may be tried.
     fn window(&self) -> Result<BatchSize, Duration> {
         let mut state = self.state();
-        if let Some(left) = state.ration.left() {
+        if let Some(left) = state.budget.left() {
             return Err(left);
         }
         state.paused = None;
@@ -313,7 +311,7 @@ impl Shared {
     fn went_well(&self, events: usize, of: usize) {
         let mut state = self.state();
         state.window.went_well(events, of);
-        state.ration.went_well(events);
+        state.budget.went_well(events);
     }
 
     fn failed(&self, events: usize, fault: &Fault) {
@@ -321,14 +319,14 @@ impl Shared {
         if events > 1 {
             state.window.failed(events);
         }
-        if let Some(pause) = state.ration.spend(fault.kind) {
+        if let Some(pause) = state.budget.spend(fault.kind) {
             self.pauses(&mut state, pause, &fault.reason);
         }
     }
 
     fn exhaust(&self, reason: &str) -> Duration {
         let mut state = self.state();
-        let pause = state.ration.exhaust();
+        let pause = state.budget.exhaust();
         self.pauses(&mut state, pause, reason);
         pause
     }

@@ -9,16 +9,12 @@ use super::super::batch_size::BatchSize;
 use super::super::call_input::{Parsed, next_call};
 use super::super::counters::Gauge;
 use super::super::evaluation::RuleKey;
-use super::super::failure_budget::{FailureBudget, cost};
+use super::super::failure_budget::{
+    FailureBudget, LONE_RULE_COST_BEFORE_PAUSE, LONE_RULE_COST_PER_TURN, cost,
+};
 use super::super::filter_instance::{FilterInstance, Trial, trial};
 use super::super::guest_setup::GuestSetup;
 use super::part_outcome::PartOutcome;
-
-// What it may spend on failing before it pauses: some 25 ms for traps; two calls that run out of time, so that with the pause
-// after them it takes a tenth of the time of its plugin's other rules, which wait for it.
-const COST_MAX: u32 = 256;
-// The same for one look at a batch, after which others have a turn.
-const TURN_COST_MAX: u32 = 256;
 
 // Events without a failure after which a rule may go back among the others.
 const CLEAN_EVENTS_MIN: usize = 4096;
@@ -30,7 +26,7 @@ pub(super) struct Quarantined {
     // None after a fault, and while instances are few.
     host: Option<Box<FilterInstance>>,
     window: BatchSize,
-    ration: FailureBudget,
+    budget: FailureBudget,
     clean_events: usize,
     _counted: Gauge,
 }
@@ -42,7 +38,7 @@ impl Quarantined {
             config,
             host: None,
             window: BatchSize::of_one(),
-            ration: FailureBudget::new(setup.pause(), COST_MAX),
+            budget: FailureBudget::new(setup.pause(), LONE_RULE_COST_BEFORE_PAUSE),
             clean_events: 0,
             _counted: Gauge::new(&setup.plugin.counters, |counters| &counters.quarantined),
         }
@@ -55,7 +51,7 @@ impl Quarantined {
 
     /// Whether it is left alone at the moment.
     pub(super) fn pauses(&self) -> bool {
-        self.ration.left().is_some()
+        self.budget.left().is_some()
     }
 
     /// Lets go of its instance, since there are none left.
@@ -73,8 +69,8 @@ impl Quarantined {
         let mut spent = 0;
         let mut rest = events;
         while let Some(first) = rest.first() {
-            let pause = self.ration.left();
-            let turn_is_over = || (spent >= TURN_COST_MAX).then_some(Duration::ZERO);
+            let pause = self.budget.left();
+            let turn_is_over = || (spent >= LONE_RULE_COST_PER_TURN).then_some(Duration::ZERO);
             if let Some(after) = pause.or_else(turn_is_over) {
                 found.leave(&[self.key], first, after);
                 break;
@@ -86,7 +82,7 @@ impl Quarantined {
                     self.host = Some(host);
                     found.matches.extend(matches);
                     self.window.went_well(call.len(), of);
-                    self.ration.went_well(call.len());
+                    self.budget.went_well(call.len());
                     self.clean_events = self.clean_events.saturating_add(call.len());
                     rest = behind;
                 }
@@ -99,13 +95,13 @@ impl Quarantined {
                     } else {
                         self.window.failed(call.len());
                     }
-                    if let Some(pause) = self.ration.spend(fault.kind) {
+                    if let Some(pause) = self.budget.spend(fault.kind) {
                         let subscription = setup.rule_names.of(self.key);
                         tracing::warn!(plugin = %setup.label, subscription = subscription.map(display), pause_ms = pause.as_millis(), "a rule keeps failing and is left alone for a while; its events wait");
                     }
                 }
                 Trial::Unconfigured(_, fault) => {
-                    let pause = self.ration.exhaust();
+                    let pause = self.budget.exhaust();
                     let subscription = setup.rule_names.of(self.key);
                     tracing::warn!(plugin = %setup.label, subscription = subscription.map(display), reason = fault.reason, pause_ms = pause.as_millis(), "a rule cannot be configured again, though it has an instance of its own; its events wait");
                     self.clean_events = 0;

@@ -19,15 +19,11 @@ use tokio::time::Instant;
 use super::super::batch_size::BatchSize;
 use super::super::call_input::Parsed;
 use super::super::evaluation::RuleKey;
-use super::super::failure_budget::FailureBudget;
+use super::super::failure_budget::{FailureBudget, SHARD_COST_BEFORE_PAUSE};
 use super::super::filter_instance::{FilterInstance, Trial, trial};
 use super::super::guest_fault::Fault;
 use super::super::guest_setup::GuestSetup;
 use super::replica::Replica;
-
-// What looking for the guilty may cost before the rules concerned pause: four events that fail with each of 1,024 rules, some 0.4 s,
-// or 32 calls that run out of time, some 1.6 s. A looping rule among 1,024 is found with 13.
-const COST_MAX: u32 = 4096;
 
 /// Rules in one instance.
 pub(super) struct Shard {
@@ -40,7 +36,7 @@ pub(super) struct Shard {
     // How long an event of the last batch took.
     per_event: Duration,
     window: BatchSize,
-    ration: FailureBudget,
+    budget: FailureBudget,
     // How often a rule failed lately on an event on which others did not.
     marks: FxHashMap<RuleKey, u32>,
 }
@@ -53,7 +49,7 @@ impl Shard {
             replicas: Vec::new(),
             per_event: Duration::ZERO,
             window: BatchSize::default(),
-            ration: FailureBudget::new(setup.pause(), COST_MAX),
+            budget: FailureBudget::new(setup.pause(), SHARD_COST_BEFORE_PAUSE),
             marks: FxHashMap::default(),
         }
     }
@@ -172,7 +168,7 @@ impl Shard {
 
     /// Whether rules of it are left alone at the moment, when calls on them fail.
     pub(super) fn pauses(&self) -> bool {
-        self.ration.left().is_some()
+        self.budget.left().is_some()
     }
 
     pub(super) async fn trial(

@@ -6,14 +6,11 @@ use std::time::Duration;
 use super::Shard;
 use crate::plugin::call_input::Parsed;
 use crate::plugin::evaluation::RuleKey;
-use crate::plugin::failure_budget::cost;
+use crate::plugin::failure_budget::{SHARD_COST_PER_TURN, cost};
 use crate::plugin::filter_group::part_outcome::PartOutcome;
 use crate::plugin::filter_group::quarantine::Quarantined;
 use crate::plugin::guest_fault::Fault;
 use crate::plugin::guest_setup::GuestSetup;
-
-// What may be spent for one look at a batch, after which others have a turn. See `COST_MAX`.
-const TURN_COST_MAX: u32 = 2048;
 
 /// An evaluation under way.
 pub(super) struct Batch<'k> {
@@ -55,16 +52,16 @@ impl Batch<'_> {
 impl Shard {
     /// Whether the guilty may be looked for, or how long those concerned have to wait for it.
     pub(super) fn may_spend(&self, batch: &Batch<'_>) -> Result<(), Duration> {
-        match self.ration.left() {
+        match self.budget.left() {
             Some(left) => Err(left),
-            None if batch.spent >= TURN_COST_MAX => Err(Duration::ZERO),
+            None if batch.spent >= SHARD_COST_PER_TURN => Err(Duration::ZERO),
             None => Ok(()),
         }
     }
 
     pub(super) fn spend(&mut self, batch: &mut Batch<'_>, fault: &Fault) {
         batch.spent += cost(fault.kind);
-        if let Some(pause) = self.ration.spend(fault.kind) {
+        if let Some(pause) = self.budget.spend(fault.kind) {
             tracing::warn!(
                 plugin = %batch.setup.label,
                 reason = fault.reason,

@@ -10,15 +10,12 @@ use super::batch::Batch;
 use super::culprits::{Culprits, single_out};
 use crate::plugin::call_input::{Parsed, next_call};
 use crate::plugin::evaluation::RuleKey;
+use crate::plugin::failure_budget::EVENTS_FAILED_BEFORE_QUARANTINE;
 use crate::plugin::filter_group::part_outcome::PartOutcome;
 use crate::plugin::filter_group::quarantine::Quarantined;
 use crate::plugin::filter_instance::{FilterInstance, Trial};
 use crate::plugin::guest_fault::Fault;
 use crate::plugin::guest_setup::GuestSetup;
-
-// A rule leaves when it fails on an event that most others do not fail on, or on so many that any other does not fail on: an event
-// on which all fail says nothing of a rule.
-const MARKS_MAX: u32 = 3;
 
 impl Shard {
     /// Evaluates `events` for those of `keys` that are here. Every pair ends as evaluated, as failed by itself, or as
@@ -66,7 +63,7 @@ impl Shard {
                 self.host = Some(host);
                 batch.found.matches.extend(matches);
                 self.window.went_well(call.len(), of);
-                self.ration.went_well(call.len());
+                self.budget.went_well(call.len());
                 if self.window.is_whole() && !self.marks.is_empty() {
                     self.marks.clear();
                 }
@@ -146,7 +143,7 @@ impl Shard {
             }
             let marks = self.marks.entry(key).or_default();
             *marks += 1;
-            if is_minority || *marks >= MARKS_MAX {
+            if is_minority || *marks >= EVENTS_FAILED_BEFORE_QUARANTINE {
                 self.move_out(batch, key, &fault.explained(), behind).await;
             }
         }
