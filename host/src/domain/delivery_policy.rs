@@ -1,6 +1,6 @@
 //! How a subscription hands out its events: deadlines for acks, attempts and the back-off between them, the dead-letter topic, the window.
 //! As written in JSON to the admin API and kept in the catalog, and changes of it. What is due by it is reckoned in
-//! `state/subscription`.
+//! `state/subscription`, the back-off in `retries/backoff.rs` of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -54,18 +54,6 @@ impl Default for DeliveryPolicy {
 }
 
 impl DeliveryPolicy {
-    /// Milliseconds to wait after `attempt` (counted from 1) failed.
-    #[must_use]
-    pub fn backoff_after(&self, attempt: u32) -> u64 {
-        let index = (attempt.max(1) - 1) as usize;
-        self.backoff_ms
-            .get(index)
-            .or(self.backoff_ms.last())
-            .copied()
-            .unwrap_or(0)
-            .min(DELAY_MS_MAX)
-    }
-
     /// Milliseconds that a consumer has for an event: never more than may be said, whatever an older broker took.
     #[must_use]
     pub fn ack_deadline(&self) -> u64 {
@@ -158,7 +146,6 @@ mod tests {
             let says = |part: &str| found.as_ref().is_some_and(|found| found.contains(part));
             assert!(expected.map_or(found.is_none(), says), "{found:?}");
             assert!(policy.ack_deadline() <= ACK_DEADLINE_MS_MAX);
-            assert!(policy.backoff_after(2) <= DELAY_MS_MAX);
         };
         check(ACK_DEADLINE_MS_MAX, DELAY_MS_MAX, None);
         check(
@@ -168,14 +155,5 @@ mod tests {
         );
         check(0, DELAY_MS_MAX + 1, Some("30 days"));
         check(u64::MAX, u64::MAX, Some("24 h"));
-    }
-
-    #[test]
-    fn backoff_repeats_its_last_step() {
-        let policy = DeliveryPolicy::default();
-        let steps: Vec<u64> = (1..=5)
-            .map(|attempt| policy.backoff_after(attempt))
-            .collect();
-        assert_eq!(steps, [1_000, 5_000, 30_000, 30_000, 30_000]);
     }
 }

@@ -9,7 +9,7 @@
 //! What it is made of:
 //!
 //! - `filter_stages`: what the filters have said.
-//! - `consumer`: what one holds; `attempts`, `delays`: of what came back, how often it was tried and how long it is left alone;
+//! - `consumer`: what one holds; `attempt_counts`, `due_times`: of what came back, how often it was tried and how long it is left alone;
 //!   `crash_suspects`: what a lost consumer may have had in hand; `reasons_by_position`: what is given up, and why.
 //! - `effects`: what a change makes necessary outside.
 //!
@@ -18,7 +18,7 @@
 //! - `filter_changes`: which filters judge which positions.
 //! - `in_flight`: what is in any consumer's hands; `give_up`: what nobody will get any more.
 //! - `read_again`: what came back before a crash, and `known_ahead`, of what is not decided; `matched`: how positions become pending.
-//! - `retries`: what comes back; `came_back`: how that is written down; `lost_consumers`: from those
+//! - `retries`: what comes back, after which `backoff`; `came_back`: how that is written down; `lost_consumers`: from those
 //!   who go, and who tries what they may have gone by.
 //! - `browsing`: those that only look; `leases`: which consumer gets what next.
 //! - `acks`: what consumers answer; `ack_deadlines`: how long they may take, and what an application has not got yet.
@@ -67,7 +67,7 @@ use self::known_ahead::Ahead;
 pub use self::lease_budget::Lease;
 use self::reasons_by_position::Reasons;
 use self::retries::attempt_counts::Tries;
-use self::retries::delays::Delays;
+use self::retries::due_times::DueTimes;
 pub use self::snapshot::RestoreError;
 use super::position_set::PositionSet;
 use crate::domain::{ConsumerId, DeliveryPolicy, Millis, Position};
@@ -99,7 +99,7 @@ pub struct SubscriptionState {
     ready: PositionSet,
     /// Those that failed before and are due again.
     retries: PositionSet,
-    delayed: Delays,
+    delayed: DueTimes,
     tries: Tries,
     suspects: Suspects,
     consumers: BTreeMap<ConsumerId, Consumer>,
@@ -145,7 +145,7 @@ impl SubscriptionState {
             next_fresh: start,
             ready: PositionSet::default(),
             retries: PositionSet::default(),
-            delayed: Delays::default(),
+            delayed: DueTimes::default(),
             tries: Tries::default(),
             suspects: Suspects::default(),
             consumers: BTreeMap::new(),

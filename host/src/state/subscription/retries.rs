@@ -1,8 +1,9 @@
-//! What comes back from a consumer: it is handed out again, at once or later, or has been tried often enough and is given up. Why
-//! consumers give something back is not known here.
+//! What comes back from a consumer: it is handed out again, at once or later, or has been tried often enough and is given up. How
+//! long it waits is said in `backoff`; why consumers give something back is not known here.
 
 pub(super) mod attempt_counts;
-pub(super) mod delays;
+pub(super) mod backoff;
+pub(super) mod due_times;
 
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ impl SubscriptionState {
                 Return::Detached => 0,
                 Return::Nacked(Some(delay_ms)) => *delay_ms,
                 Return::Nacked(None) | Return::Expired | Return::Cut | Return::TooLarge(_) => {
-                    self.policy.backoff_after(tried.failed)
+                    backoff::step_ms(&self.policy, tried.failed)
                 }
             };
             self.tries.insert(first, last, tried);

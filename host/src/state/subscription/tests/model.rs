@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::state::subscription::retries::attempt_counts::Tried;
+use crate::state::subscription::retries::backoff;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Place {
@@ -430,7 +431,7 @@ impl Model {
         if exhausted {
             self.suspects.remove(&position);
         }
-        let delay = delay.unwrap_or_else(|| self.policy.backoff_after(tried.failed));
+        let delay = delay.unwrap_or_else(|| backoff::step_ms(&self.policy, tried.failed));
         *place = if exhausted {
             Place::GivenUp(GiveUpReason::AttemptsExhausted, false)
         } else if delay == 0 || detached {

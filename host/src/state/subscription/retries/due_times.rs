@@ -1,4 +1,4 @@
-//! Which events are left alone until when. Kept as sets of positions per moment, of which there are few however many events wait.
+//! Which events are left alone until when; how long that is, `backoff` says. Kept as sets of positions per moment, of which there are few however many events wait.
 
 use crate::domain::Millis;
 use crate::state::positions_by_value::PositionsByValue;
@@ -8,16 +8,16 @@ use crate::state::positions_by_value::PositionsByValue;
 const STEPS: u64 = 256;
 /// The same while more events are delayed than [`DELAYED_EXACT_MAX`]: what waits for an hour may wait a quarter longer.
 const COARSE_STEPS: u64 = 4;
-/// Up to here, delays are as exact as [`STEPS`] makes them: about 3 bytes each, so 12 MiB.
+/// Up to here, due times are as exact as [`STEPS`] makes them: about 3 bytes each, so 12 MiB.
 const DELAYED_EXACT_MAX: u64 = 4 * 1024 * 1024;
 
 /// Positions to be tried again later, by when.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::state::subscription) struct Delays(
+pub(in crate::state::subscription) struct DueTimes(
     pub(in crate::state::subscription) PositionsByValue<Millis>,
 );
 
-impl Delays {
+impl DueTimes {
     pub(in crate::state::subscription) fn is_coarse(&self) -> bool {
         self.0.len() > DELAYED_EXACT_MAX
     }
