@@ -1,9 +1,17 @@
 //! How long to wait before the next attempt: doubled each time up to a maximum, with jitter so that many clients of
-//! one broker do not come back at the same moment. No timers here, only durations.
+//! one broker do not come back at the same moment. The shortest and the longest wait are options
+//! ([`ClientOptions::backoff`](crate::ClientOptions::backoff)), whose defaults are here. No timers here, only durations.
 
 use std::time::Duration;
 
 use crate::random::Random;
+
+/// Wait before the second attempt, unless [`ClientOptions::backoff_min`](crate::ClientOptions::backoff_min) says another: a broker
+/// that restarts is back sooner than anybody notices.
+pub(crate) const WAIT_MIN_DEFAULT: Duration = Duration::from_millis(50);
+/// Longest wait, unless [`ClientOptions::backoff_max`](crate::ClientOptions::backoff_max) says another: a broker that comes back
+/// has all of its clients within this.
+pub(crate) const WAIT_MAX_DEFAULT: Duration = Duration::from_secs(5);
 
 /// The waits between attempts at one thing.
 #[derive(Clone, Debug)]

@@ -1,4 +1,5 @@
-//! What a user can choose, with every default and its reason. No option is read anywhere but from these structs.
+//! What a user can choose, with every default and its reason; those of the waits between attempts to reconnect are in
+//! `backoff`. No option is read anywhere but from these structs.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::backoff;
 use crate::error::ConfigError;
 
 /// How to reach a broker, and as whom.
@@ -29,7 +31,7 @@ pub struct ClientOptions {
     pub retry_objections: bool,
     /// Wait before the second attempt to reconnect; doubled for each further one, and jittered. Default 50 ms.
     pub backoff_min: Duration,
-    /// Longest wait between two attempts. Default 5 s.
+    /// Longest wait between two attempts to reconnect. Default 5 s.
     pub backoff_max: Duration,
     /// A broker that has been silent for this long is taken for dead. Default 6 s: three keep-alives, and soon
     /// enough that a broker killed without a goodbye is noticed.
@@ -64,8 +66,8 @@ impl ClientOptions {
             connect_timeout: Duration::from_secs(10),
             reconnect: true,
             retry_objections: true,
-            backoff_min: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(5),
+            backoff_min: backoff::WAIT_MIN_DEFAULT,
+            backoff_max: backoff::WAIT_MAX_DEFAULT,
             idle_timeout: Duration::from_secs(6),
             keep_alive: Duration::from_secs(2),
             frame_bytes_max: 1 << 30,
