@@ -13,7 +13,7 @@ use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
 use super::request::{LengthMax, Segment, bytes, check_length, detached, json, name};
 use super::subscriptions::NewOwner;
-use crate::auth::Action;
+use crate::auth::authorize;
 use crate::domain::{Name, PluginDetails, PluginInfo, PluginName, Principal};
 
 pub(super) async fn list(
@@ -21,7 +21,7 @@ pub(super) async fn list(
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    app.policy.check(&who, &Action::SeePlugins)?;
+    authorize::look_for_plugins(&app.policy, &who)?;
     let (page, broker) = (Page::wanted(query)?, app.broker.clone());
     let fetch = move |after: Option<&str>, count| broker.plugins(&who, after, count);
     let of = |info: &PluginInfo| format!("{}@{}", info.name, info.version);
@@ -34,7 +34,7 @@ pub(super) async fn list_names(
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    app.policy.check(&who, &Action::SeePlugins)?;
+    authorize::look_for_plugins(&app.policy, &who)?;
     let (page, broker) = (Page::wanted(query)?, app.broker.clone());
     let fetch = move |after: Option<&str>, count| broker.plugin_names(&who, after, count);
     let of = |known: &PluginName| known.name.clone();
@@ -47,7 +47,7 @@ pub(super) async fn show(
     Extension(who): Extension<Principal>,
     Segment(name): Segment,
 ) -> Result<Json<PluginDetails>, ErrorResponse> {
-    app.policy.check(&who, &Action::SeePlugins)?;
+    authorize::look_for_plugins(&app.policy, &who)?;
     Ok(Json(app.broker.plugin_details(&who, &name)?))
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn chown(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PluginName>, ErrorResponse> {
-    app.policy.check(&who, &Action::AdminPlugins)?;
+    authorize::manage_plugins(&app.policy, &who)?;
     let owner = json::<NewOwner>(app.broker.spawner(), &headers, body)
         .await?
         .named()?;
@@ -113,7 +113,7 @@ pub(super) async fn delete(
     Segment(name): Segment,
     query: Result<Query<Deleting>, QueryRejection>,
 ) -> Result<StatusCode, ErrorResponse> {
-    app.policy.check(&who, &Action::SeePlugins)?;
+    authorize::look_for_plugins(&app.policy, &who)?;
     let Query(Deleting { free_name }) = query.map_err(|rejection| {
         ErrorResponse::malformed(format!(
             "deleting a plugin takes `free_name`: {}",

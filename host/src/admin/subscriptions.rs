@@ -13,7 +13,7 @@ use super::context::Context;
 use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
 use super::request::{Segment, detached, json};
-use crate::auth::{Action, rights};
+use crate::auth::authorize;
 use crate::broker::{FoundSubscription, NotFound};
 use crate::domain::{
     LogLine, Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
@@ -24,7 +24,7 @@ pub(super) async fn list(
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    app.policy.check(&who, &Action::SeeSubscriptions)?;
+    authorize::look_for_subscriptions(&app.policy, &who)?;
     let (page, broker) = (Page::wanted(query)?, app.broker.clone());
     let fetch = move |after: Option<&str>, count| broker.subscriptions(&who, after, count);
     let filled = app
@@ -39,7 +39,7 @@ pub(super) async fn list_routes(
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    app.policy.check(&who, &Action::SeeSubscriptions)?;
+    authorize::look_for_subscriptions(&app.policy, &who)?;
     let (page, broker) = (Page::wanted(query)?, app.broker.clone());
     let fetch = move |after: Option<&str>, count| broker.routes(&who, after, count);
     let filled = app
@@ -155,7 +155,7 @@ async fn one_seen(
     // How old its oldest event is may be known to the disk alone.
     let info = app.lookups.look(move || broker.info_of(&one)).await??;
     // It may be somebody else's by now.
-    match rights::sees(&app.policy, who, &info.spec) {
+    match authorize::sees_subscription(&app.policy, who, &info.spec) {
         true => Ok((found, info)),
         false => Err(NotFound::Subscription(name.to_owned()).into()),
     }
@@ -242,20 +242,17 @@ pub(super) async fn resume(
 // The one of that name, which `who` may delete, pause and resume.
 fn managed(app: &Context, who: &Principal, name: &str) -> Result<FoundSubscription, ErrorResponse> {
     let found = seen(app, who, name)?;
-    rights::manage(&app.policy, who, &found.spec)?;
+    authorize::manage_subscription(&app.policy, who, &found.spec)?;
     Ok(found)
 }
 
-// The one of that name, if `who` may see it; whoever it belongs to may, whatever they are granted by now. Who may not is answered as
-// if there were none.
+// The one of that name, if `who` may see it. Who may not is answered as if there were none.
 fn seen(app: &Context, who: &Principal, name: &str) -> Result<FoundSubscription, ErrorResponse> {
     let found = app.broker.find(name);
-    let is_theirs = |found: &FoundSubscription| found.spec.belongs_to(who);
-    if !found.as_ref().is_ok_and(is_theirs) {
-        app.policy.check(who, &Action::SeeSubscriptions)?;
-    }
+    let spec = found.as_ref().ok().map(|found| &*found.spec);
+    authorize::look_for_subscription(&app.policy, who, spec)?;
     let found = found?;
-    match rights::sees(&app.policy, who, &found.spec) {
+    match authorize::sees_subscription(&app.policy, who, &found.spec) {
         true => Ok(found),
         false => Err(NotFound::Subscription(name.to_owned()).into()),
     }

@@ -11,15 +11,15 @@ use super::context::Context;
 use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
 use super::request::{Segment, detached, json, name};
-use crate::auth::Action;
-use crate::domain::{NewTopic, Principal, TopicInfo, TopicName, TopicPattern};
+use crate::auth::authorize;
+use crate::domain::{NewTopic, Principal, TopicInfo, TopicName};
 
 pub(super) async fn list(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
     query: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    app.policy.check(&who, &Action::AdminRead)?;
+    authorize::look_at_everything(&app.policy, &who)?;
     let page = Page::wanted(query)?;
     if let Some(after) = &page.after {
         name::<TopicName>(after)?;
@@ -40,7 +40,7 @@ pub(super) async fn show(
     Extension(who): Extension<Principal>,
     Segment(text): Segment,
 ) -> Result<Json<TopicInfo>, ErrorResponse> {
-    app.policy.check(&who, &Action::AdminRead)?;
+    authorize::look_at_everything(&app.policy, &who)?;
     let topic: TopicName = name(&text)?;
     let broker = app.broker.clone();
     let info = app.lookups.look(move || broker.topic(&topic)).await?;
@@ -58,8 +58,7 @@ pub(super) async fn create(
         created_by: Some(who.clone()),
         ..json(app.broker.spawner(), &headers, body).await?
     };
-    app.policy
-        .check(&who, &Action::AdminTopic(&TopicPattern::from(&new.name)))?;
+    authorize::manage_topic(&app.policy, &who, &new.name)?;
     let info = detached(app.broker.spawner().clone(), async move {
         app.broker.create_topic(new).await
     })
@@ -74,8 +73,7 @@ pub(super) async fn delete(
     Segment(text): Segment,
 ) -> Result<StatusCode, ErrorResponse> {
     let topic: TopicName = name(&text)?;
-    app.policy
-        .check(&who, &Action::AdminTopic(&TopicPattern::from(&topic)))?;
+    authorize::manage_topic(&app.policy, &who, &topic)?;
     let caller = who.clone();
     detached(app.broker.spawner().clone(), async move {
         app.broker.delete_topic(&caller, &topic).await

@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use super::context::Context;
 use super::error_response::ErrorResponse;
-use super::request::{detached, json, name};
-use crate::auth::Action;
-use crate::domain::{Principal, TopicPattern, UnreadableInfo};
+use super::request::{detached, json};
+use crate::auth::authorize;
+use crate::domain::{Principal, UnreadableInfo};
 
 /// What giving up asks for.
 #[derive(Debug, Default, Deserialize)]
@@ -26,7 +26,7 @@ pub(super) async fn list(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<UnreadableInfo>>, ErrorResponse> {
-    app.policy.check(&who, &Action::AdminRead)?;
+    authorize::look_at_everything(&app.policy, &who)?;
     Ok(Json(app.broker.unreadable()))
 }
 
@@ -36,9 +36,7 @@ pub(super) async fn give_up(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Vec<UnreadableInfo>>, ErrorResponse> {
-    // It concerns events of any topic.
-    let all: TopicPattern = name(">")?;
-    app.policy.check(&who, &Action::AdminTopic(&all))?;
+    authorize::give_up_damage(&app.policy, &who)?;
     let GiveUp { dead_letters } = json(app.broker.spawner(), &headers, body).await?;
     let given_up = detached(app.broker.spawner().clone(), async move {
         app.broker.give_up_unreadable(dead_letters).await

@@ -121,7 +121,7 @@ fn named(grants: &[&Grant]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Right;
+    use crate::auth::authorize;
     use crate::domain::Principal;
     use crate::telemetry::conditions::Conditions;
 
@@ -142,7 +142,8 @@ mod tests {
             file: file.clone(),
             asked: Arc::default(),
         };
-        let may = |who: &str| policy.holds(&Principal::common_name(who), Right::Publish);
+        let may =
+            |who: &str| authorize::publish_anything(&policy, &Principal::common_name(who)).is_ok();
         let mut news = policy.watch();
         let running = run(
             reload.clone(),

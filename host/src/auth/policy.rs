@@ -1,16 +1,16 @@
 //! What a principal may do: denied unless a grant allows it, always. Holds the grants, which may be replaced, and counts
 //! refusals; it keeps no caches, so callers that ask often (a publish stream, a route) remember the answers themselves,
-//! together with the [`version`](Policy::version) they are of. Which rights an operation takes is said in `rights`.
+//! together with the [`version`](Policy::version) they are of. What each right allows is said in `rights`. Nobody outside of this room
+//! asks it what it allows, but `authorize` what an operation takes.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
-use super::grant::Grant;
-use super::right::Right;
-use crate::domain::{Principal, TopicName, TopicPattern};
+use super::denied::Denied;
+use super::rights::{Action, Grant, Right};
+use crate::domain::Principal;
 use crate::locks::{read, write};
 
 /// The grants of the configuration, and how often they did not suffice.
@@ -21,44 +21,6 @@ pub struct Policy {
     // Counts what may change answers: other grants, and other owners. Beside it those who wait for that.
     version: AtomicU64,
     news: watch::Sender<u64>,
-}
-
-/// What somebody is about to do.
-#[derive(Clone, Copy, Debug)]
-pub enum Action<'a> {
-    /// Publish to a topic, or have the broker do so (dead letters, a route's outputs).
-    Publish(&'a TopicName),
-    /// Receive all topics that a pattern selects. One granted pattern must cover it.
-    Subscribe(&'a TopicPattern),
-    /// Create, change or delete the topics that a pattern selects, or subscriptions to them.
-    AdminTopic(&'a TopicPattern),
-    /// Do with plugins whatever can be done. Needs admin on `>`: a plugin serves all topics.
-    AdminPlugins,
-    /// See all lists, details and settings. Needs admin on anything.
-    AdminRead,
-    /// Look for subscriptions and see one's own. Whoever may create or consume any may.
-    SeeSubscriptions,
-    /// Look for plugins and see those that one may use. Whoever may create subscriptions or upload may.
-    SeePlugins,
-    /// Attach to a subscription of this name that is somebody else's.
-    Consume(&'a str),
-    /// Upload a plugin under this name.
-    Upload(&'a str),
-    /// Use a plugin of this name that is somebody else's.
-    Use(&'a str),
-    /// Read all metrics. Whoever sees all lists may.
-    ReadMetrics,
-}
-
-/// Somebody lacks a right. The message says which, and what grant would give it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
-    /// Who lacks it.
-    pub who: Principal,
-    /// What they lack.
-    pub right: Right,
-    /// On what: a topic, a pattern or a name. Empty: on anything at all.
-    pub on: String,
 }
 
 impl Policy {
@@ -115,7 +77,7 @@ impl Policy {
     /// # Errors
     ///
     /// No grant allows it.
-    pub fn check(&self, who: &Principal, action: &Action<'_>) -> Result<(), Denied> {
+    pub(super) fn check(&self, who: &Principal, action: &Action<'_>) -> Result<(), Denied> {
         self.ask(who, action).map_err(|denied| self.counted(denied))
     }
 
@@ -124,7 +86,7 @@ impl Policy {
     /// # Errors
     ///
     /// No grant allows it.
-    pub fn ask(&self, who: &Principal, action: &Action<'_>) -> Result<(), Denied> {
+    pub(super) fn ask(&self, who: &Principal, action: &Action<'_>) -> Result<(), Denied> {
         if self.allows(who, action) {
             return Ok(());
         }
@@ -137,7 +99,7 @@ impl Policy {
     }
 
     /// Counts a refusal.
-    pub fn counted(&self, denied: Denied) -> Denied {
+    pub(super) fn counted(&self, denied: Denied) -> Denied {
         self.denied[denied.right as usize].fetch_add(1, Ordering::Relaxed);
         denied
     }
@@ -148,7 +110,7 @@ impl Policy {
     /// # Errors
     ///
     /// No grant gives it.
-    pub fn check_any(&self, who: &Principal, right: Right) -> Result<(), Denied> {
+    pub(super) fn check_any(&self, who: &Principal, right: Right) -> Result<(), Denied> {
         if self.holds(who, right) {
             return Ok(());
         }
@@ -160,16 +122,14 @@ impl Policy {
     }
 
     /// Whether `who` has `right` on anything at all.
-    #[must_use]
-    pub fn holds(&self, who: &Principal, right: Right) -> bool {
+    pub(super) fn holds(&self, who: &Principal, right: Right) -> bool {
         let grants = self.grants();
         let mut grants = grants.iter().filter(|grant| grant.selects(who));
         grants.any(|grant| grant.gives(right))
     }
 
     /// Whether `who` runs the broker: it has `admin` on everything. Nothing is counted.
-    #[must_use]
-    pub fn is_operator(&self, who: &Principal) -> bool {
+    pub(super) fn is_operator(&self, who: &Principal) -> bool {
         let grants = self.grants();
         let mut grants = grants.iter().filter(|grant| grant.selects(who));
         grants.any(Grant::administers_everything)
@@ -188,8 +148,7 @@ impl Policy {
     }
 
     /// Whether any grant allows `action` to `who`.
-    #[must_use]
-    pub fn allows(&self, who: &Principal, action: &Action<'_>) -> bool {
+    pub(super) fn allows(&self, who: &Principal, action: &Action<'_>) -> bool {
         let grants = self.grants();
         let mut grants = grants.iter().filter(|grant| grant.selects(who));
         grants.any(|grant| action.is_granted(grant))
@@ -206,87 +165,10 @@ impl Default for Policy {
     }
 }
 
-impl Action<'_> {
-    fn is_granted(&self, grant: &Grant) -> bool {
-        match self {
-            Self::Publish(topic) => grant.publish.iter().any(|ours| ours.matches(topic)),
-            Self::Subscribe(pattern) => grant.subscribe.iter().any(|ours| ours.covers(pattern)),
-            Self::AdminTopic(pattern) => grant.admin.iter().any(|ours| ours.covers(pattern)),
-            Self::AdminPlugins => grant.administers_everything(),
-            Self::AdminRead => !grant.admin.is_empty(),
-            Self::SeeSubscriptions => {
-                !(grant.admin.is_empty() && grant.subscribe.is_empty() && grant.consume.is_empty())
-            }
-            Self::SeePlugins => {
-                !(grant.admin.is_empty()
-                    && grant.subscribe.is_empty()
-                    && grant.upload.is_empty()
-                    && grant.r#use.is_empty())
-            }
-            Self::Consume(name) => grant.consume.iter().any(|ours| ours.matches(name)),
-            Self::Upload(name) => {
-                grant.upload.iter().any(|ours| ours.matches(name)) || grant.administers_everything()
-            }
-            Self::Use(name) => {
-                grant.r#use.iter().any(|ours| ours.matches(name)) || grant.administers_everything()
-            }
-            Self::ReadMetrics => grant.metrics || !grant.admin.is_empty(),
-        }
-    }
-
-    // The right it takes, and on what.
-    fn needs(&self) -> (Right, String) {
-        match self {
-            Self::Publish(topic) => (Right::Publish, topic.to_string()),
-            Self::Subscribe(pattern) => (Right::Subscribe, pattern.to_string()),
-            Self::AdminTopic(pattern) => (Right::Admin, pattern.to_string()),
-            Self::AdminPlugins | Self::AdminRead => (Right::Admin, ">".to_owned()),
-            Self::SeeSubscriptions => (Right::Subscribe, String::new()),
-            Self::SeePlugins => (Right::Use, String::new()),
-            Self::Consume(name) => (Right::Consume, (*name).to_owned()),
-            Self::Upload(name) => (Right::Upload, (*name).to_owned()),
-            Self::Use(name) => (Right::Use, (*name).to_owned()),
-            Self::ReadMetrics => (Right::Metrics, String::new()),
-        }
-    }
-}
-
-impl fmt::Display for Denied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { who, right, on } = self;
-        let key = right.key();
-        if on.is_empty() {
-            let what = match right {
-                Right::Publish | Right::Subscribe | Right::Admin => "[TOPICS]",
-                Right::Consume | Right::Upload | Right::Use => "[NAMES]",
-                Right::Metrics => "true",
-            };
-            return write!(
-                f,
-                "{who} has no {key} right at all; a table [[policy.grants]] with principals = [{:?}] and {key} = {what} would give one",
-                who.as_str(),
-            );
-        }
-        if *right == Right::Consume {
-            // The same for a subscription that does not exist: who may not consume does not learn which it is.
-            return write!(
-                f,
-                "{who} may not consume `{on}`: there is no such subscription, or a grant is missing, which is subscribe on its topics, and where it has an owner {key} = [{on:?}]"
-            );
-        }
-        write!(
-            f,
-            "{who} has no {key} right on `{on}`; a table [[policy.grants]] with principals = [{:?}] and {key} = [{on:?}] would give it",
-            who.as_str(),
-        )
-    }
-}
-
-impl std::error::Error for Denied {}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::domain::{TopicName, TopicPattern};
 
     pub(in crate::auth) fn policy(text: &str) -> Policy {
         #[derive(serde::Deserialize)]

@@ -27,7 +27,7 @@ use super::event_log::tail::Log;
 use super::plugin_store::store::PluginStore;
 use super::subscriptions::live_subscription::LiveSubscription;
 use super::subscriptions::registry::Registry;
-use crate::auth::{Policy, rights};
+use crate::auth::{Policy, authorize};
 use crate::domain::{
     LogLine, Principal, ProducerId, SubscriptionId, SubscriptionSpec, UnreadableInfo,
 };
@@ -160,7 +160,7 @@ impl Broker {
         let live = self.0.registry.by_name(name);
         let settings = live.as_ref().map(|live| live.settings());
         let spec = settings.as_ref().map(|settings| &*settings.spec);
-        let is_there = rights::attach(&self.0.policy, who, name, spec)?;
+        let is_there = authorize::attach(&self.0.policy, who, name, spec)?;
         let Some((live, settings)) = live.zip(settings).filter(|_| is_there) else {
             return Err(NotFound::Subscription(name.to_owned()).into());
         };
@@ -190,7 +190,7 @@ impl Broker {
     pub fn plugin_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, ShowError> {
         let live = self.live(name)?;
         let spec = live.settings().spec.clone();
-        rights::read_log(&self.0.policy, who, &spec)?;
+        authorize::read_log(&self.0.policy, who, &spec)?;
         Ok(live.log_limits.plugins.lines())
     }
 
@@ -335,7 +335,9 @@ impl Broker {
 
     fn sees_subscription(&self, who: &Principal, name: &str) -> bool {
         let live = self.0.registry.by_name(name);
-        live.is_some_and(|live| rights::sees(&self.0.policy, who, &live.settings().spec))
+        live.is_some_and(|live| {
+            authorize::sees_subscription(&self.0.policy, who, &live.settings().spec)
+        })
     }
 
     fn live(&self, name: &str) -> Result<Arc<LiveSubscription>, NotFound> {

@@ -5,7 +5,7 @@
 use std::sync::RwLock;
 
 use super::error::{ChangeError, NotFound, Unavailable};
-use crate::auth::{Policy, rights};
+use crate::auth::{Policy, authorize};
 use crate::domain::{
     Name, NameError, PluginInfo, PluginUse, PluginWorld, Principal, SubscriptionSpec, TopicName,
 };
@@ -67,7 +67,8 @@ impl Pinning<'_> {
 
     fn usable(&self, name: &str) -> Result<PluginInfo, NotFound> {
         let catalog = locks::read(self.catalog);
-        let plugin = rights::used_of(self.policy, self.who, catalog.meant_plugins(name)).cloned();
+        let plugin =
+            authorize::used_of(self.policy, self.who, catalog.meant_plugins(name)).cloned();
         plugin.ok_or_else(|| NotFound::Plugin(name.to_owned()))
     }
 }

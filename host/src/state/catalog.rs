@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::filter_chain::FilterChain;
 use super::quotas::QuotaUse;
-use crate::auth::{Policy, rights};
+use crate::auth::{Policy, authorize};
 use crate::domain::{
     Digest, Millis, Owner, PluginInfo, PluginUse, Position, Principal, Sequence, SubscriptionId,
     SubscriptionSpec, TopicId, TopicName, TopicSpec,
@@ -401,7 +401,9 @@ impl Catalog {
         used: &PluginUse,
     ) -> String {
         let plugin = match (self.known_digest(&used.plugin), whose) {
-            (Some(_), Some(who)) => rights::used_of(policy, who, self.meant_plugins(&used.plugin)),
+            (Some(_), Some(who)) => {
+                authorize::used_of(policy, who, self.meant_plugins(&used.plugin))
+            }
             (Some(_), None) => None,
             (None, _) => {
                 let mut versions = self.plugins.of_name(split_version(&used.plugin).0);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::auth::Policy;
+use crate::auth::{Policy, authorize};
 use crate::domain::Principal;
 
 /// How many there may be of something.
@@ -144,7 +144,8 @@ impl QuotaUse {
             return Ok(());
         };
         let theirs = self.of(creator);
-        if theirs.saturating_add(more) > quota.principal && !policy.is_operator(creator) {
+        if theirs.saturating_add(more) > quota.principal && !authorize::is_operator(policy, creator)
+        {
             let max = quota.principal;
             return Err(QuotaReached(format!(
                 "{creator} has made {theirs} {what}, and {more} more would be beyond what `limits.principal_{key}_max` = {max} allows one principal; {remedy}, or ask whoever runs the broker to raise it"

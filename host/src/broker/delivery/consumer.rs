@@ -12,7 +12,7 @@ use super::fetcher::{Fetcher, Manner};
 use super::leased_events::{LeasedEvent, LeasedSlice};
 use super::outlet::Outlet;
 use super::transform_chain::Room;
-use crate::auth::{Denied, Right, rights};
+use crate::auth::authorize;
 use crate::broker::commit::request::Control;
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
@@ -61,18 +61,8 @@ impl Consumer {
             if version != known {
                 known = version;
                 let spec = self.spec();
-                match rights::attach(policy, &self.who, spec.name.as_str(), Some(&spec)) {
-                    Ok(true) => {}
-                    // That it is there is no news to them.
-                    Ok(false) => {
-                        let denied = Denied {
-                            who: self.who.clone(),
-                            right: Right::Consume,
-                            on: spec.name.to_string(),
-                        };
-                        return policy.counted(denied).into();
-                    }
-                    Err(denied) => return denied.into(),
+                if let Err(denied) = authorize::stay_attached(policy, &self.who, &spec) {
+                    return denied.into();
                 }
             }
             if news.changed().await.is_err() {

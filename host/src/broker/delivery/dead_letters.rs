@@ -19,7 +19,7 @@ use super::letter_headers::{
 };
 use super::outlet::Outlet;
 use super::unreadable::UnreadableEvents;
-use crate::auth::rights;
+use crate::auth::authorize;
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::Unavailable;
 use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
@@ -60,7 +60,7 @@ pub(crate) async fn run(
         let Some(live) = outlet.registry.by_id(subscription) else {
             continue;
         };
-        if let Err(denied) = rights::standing(&outlet.policy, &live.settings().spec) {
+        if let Err(denied) = authorize::standing(&outlet.policy, &live.settings().spec) {
             if !live.log_limits.letters_wait.swap(true, Ordering::Relaxed) {
                 tracing::warn!(subscription = %live.name, reason = %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
             }

@@ -1,8 +1,8 @@
-//! Whether the broker may go on with a route in its owner's name. Which rights that takes is said in `auth::rights`; here the
+//! Whether the broker may go on with a route in its owner's name. Which rights that takes is said in `auth::authorize`; here the
 //! answer is kept as long as it cannot have changed, and waited for while it is no.
 
 use super::fetcher::Fetcher;
-use crate::auth::rights;
+use crate::auth::authorize;
 use crate::broker::subscriptions::Settings;
 
 /// Whether the route's owner has the rights for what the route does. Asked again only when an answer may have changed.
@@ -21,7 +21,7 @@ impl RouteRights {
         if self.asked.replace(now) == Some(now) {
             return self.good;
         }
-        let standing = rights::standing(policy, &settings.spec);
+        let standing = authorize::standing(policy, &settings.spec);
         match &standing {
             Err(denied) => {
                 tracing::warn!(reason = %denied, "a route stops: whoever it belongs to lacks a right; it goes on when that is granted, or when it is given to another owner");

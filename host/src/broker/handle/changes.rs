@@ -2,7 +2,7 @@
 //! made or changed is answered as a list would show it. Who carries it out, the committer, is not known here.
 
 use super::{Broker, FoundSubscription};
-use crate::auth::rights;
+use crate::auth::authorize;
 use crate::broker::commit::request::{ChangeRequest, Control, Reply, Update};
 use crate::broker::error::{ChangeError, NotFound};
 use crate::broker::spec_validation::{
@@ -55,7 +55,7 @@ impl Broker {
         who: &Principal,
         mut spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, ChangeError> {
-        rights::create(&self.0.policy, who, &spec)?;
+        authorize::create_subscription(&self.0.policy, who, &spec)?;
         check_spec(&spec).map_err(ChangeError::Invalid)?;
         check_pattern_count(&spec, self.0.subscription_patterns_max)?;
         check_new_names(&spec, None)?;
@@ -87,7 +87,7 @@ impl Broker {
         before: &SubscriptionInfo,
         mut spec: SubscriptionSpec,
     ) -> Result<SubscriptionInfo, ChangeError> {
-        rights::change(&self.0.policy, who, &before.spec, &spec)?;
+        authorize::change_subscription(&self.0.policy, who, &before.spec, &spec)?;
         check_spec(&spec).map_err(ChangeError::Invalid)?;
         check_new_names(&spec, Some(&before.spec))?;
         check_fixed(&before.spec, &spec)?;
@@ -115,7 +115,7 @@ impl Broker {
         owner: Option<Owner>,
     ) -> Result<SubscriptionInfo, ChangeError> {
         let policy = &self.0.policy;
-        rights::give(policy, who, &before.spec, owner.as_ref())?;
+        authorize::give_subscription(policy, who, &before.spec, owner.as_ref())?;
         let spec = SubscriptionSpec {
             owner,
             ..before.spec.clone()

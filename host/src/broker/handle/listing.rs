@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Broker, FoundSubscription};
-use crate::auth::{Action, Right, rights};
+use crate::auth::authorize;
 use crate::broker::error::{NotFound, Unavailable};
 use crate::broker::event_log::unreadable;
 use crate::broker::gauges;
@@ -103,7 +103,8 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<SubscriptionInfo> {
-        let sees = |spec: &SubscriptionSpec| rights::sees(&self.0.policy, who, spec);
+        let sees =
+            |spec: &SubscriptionSpec| authorize::sees_subscription(&self.0.policy, who, spec);
         self.infos(&self.seen(
             sees,
             |after| self.0.registry.page(after, LOOKED_AT),
@@ -120,7 +121,8 @@ impl Broker {
         after: Option<&str>,
         count: usize,
     ) -> Vec<SubscriptionInfo> {
-        let sees = |spec: &SubscriptionSpec| rights::sees(&self.0.policy, who, spec);
+        let sees =
+            |spec: &SubscriptionSpec| authorize::sees_subscription(&self.0.policy, who, spec);
         let page = |after: Option<&str>| self.0.registry.page_of_routes(after, LOOKED_AT);
         self.infos(&self.seen(sees, page, after, count))
     }
@@ -185,8 +187,9 @@ impl Broker {
     #[must_use]
     pub fn metrics_of_state(&self, who: &Principal) -> Vec<Family> {
         let policy = &self.0.policy;
-        let reads_all = policy.allows(who, &Action::ReadMetrics);
-        let sees = |spec: &SubscriptionSpec| reads_all || rights::sees(policy, who, spec);
+        let reads_all = authorize::reads_all_metrics(policy, who);
+        let sees =
+            |spec: &SubscriptionSpec| reads_all || authorize::sees_subscription(policy, who, spec);
         let page = |after: Option<&str>| self.0.registry.page(after, LOOKED_AT);
         let subscriptions = self.infos(&self.seen(sees, page, None, usize::MAX));
         let mut plugins = self.0.plugins.loaded.stats();
@@ -197,13 +200,8 @@ impl Broker {
         });
         let mut families = gauges::of_subscriptions(&subscriptions);
         families.extend(gauges::of_plugins(&plugins));
-        let reads_owners =
-            policy.holds(who, Right::Metrics) || policy.allows(who, &Action::AdminPlugins);
         let mut holders = self.0.plugins.loaded.holders();
-        holders.retain(|holder| {
-            let owner = holder.owner.as_ref();
-            reads_owners || owner.is_none_or(|owner| owner.is(who))
-        });
+        holders.retain(|holder| authorize::reads_owner_metrics(policy, who, holder.owner.as_ref()));
         families.extend(gauges::of_plugin_owners(&holders));
         let (held, most) = self.0.plugins.loaded.held();
         families.extend(gauges::of_all_plugins(held, most));
@@ -279,7 +277,7 @@ impl Broker {
             Some(Ok(Some(at))) => Some(now.0.saturating_sub(at.0)),
             Some(Err(_)) => None,
         };
-        let standing = rights::standing(&self.0.policy, &info.spec);
+        let standing = authorize::standing(&self.0.policy, &info.spec);
         SubscriptionInfo {
             oldest_unacked_ms,
             stopped: standing.err().map(|denied| denied.to_string()),

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::Broker;
-use crate::auth::{Action, rights};
+use crate::auth::authorize;
 use crate::broker::error::{ChangeError, NotFound, Unavailable};
 use crate::broker::plugin_store::uploads::UploadPlace;
 use crate::domain::{
@@ -29,7 +29,7 @@ impl Broker {
     /// many plugins as may be.
     pub fn check_upload(&self, who: &Principal, name: &Name) -> Result<(), ChangeError> {
         let policy = &self.0.policy;
-        policy.check(who, &Action::Upload(name.as_str()))?;
+        authorize::upload_plugin(policy, who, name.as_str())?;
         check_name(name.as_str())?;
         let catalog = self.catalog();
         match catalog.plugins.name(name.as_str()) {
@@ -39,7 +39,7 @@ impl Broker {
                     name: name.to_string(),
                 });
             }
-            Some(known) if !rights::owns_plugin(policy, who, known.owner.as_ref()) => {
+            Some(known) if !authorize::owns_plugin(policy, who, known.owner.as_ref()) => {
                 return Err(ChangeError::name_taken(name.as_str()));
             }
             Some(_) => {}
@@ -108,7 +108,7 @@ impl Broker {
         name: &str,
         owner: Owner,
     ) -> Result<PluginName, ChangeError> {
-        self.0.policy.check(who, &Action::AdminPlugins)?;
+        authorize::manage_plugins(&self.0.policy, who)?;
         self.0.plugins.give(name, owner).await?;
         let catalog = self.catalog();
         let known = catalog.plugins.name(name);
@@ -132,7 +132,7 @@ impl Broker {
         let (wanted, version) = split_version(name);
         let policy = &self.0.policy;
         if free_name {
-            policy.check(who, &Action::AdminPlugins)?;
+            authorize::manage_plugins(policy, who)?;
             if version.is_some() {
                 return Err(ChangeError::Invalid(format!(
                     "a name is freed with all its versions: leave `{name}` without a version"
@@ -140,9 +140,7 @@ impl Broker {
             }
         }
         let known = self.seen_name(who, wanted)?;
-        if !rights::owns_plugin(policy, who, known.owner.as_ref()) {
-            policy.check(who, &Action::AdminPlugins)?;
-        }
+        authorize::delete_plugin(policy, who, known.owner.as_ref())?;
         let deleted = self.0.plugins.delete(wanted, version, free_name).await;
         // The owner of a plugin does not learn the names of what others make with it.
         deleted.map_err(|error| self.named_to(who, error))
@@ -173,7 +171,7 @@ impl Broker {
         };
         let policy = &self.0.policy;
         let seen = std::iter::from_fn(look).flatten();
-        let seen = seen.filter(|plugin| rights::sees_plugin(policy, who, plugin));
+        let seen = seen.filter(|plugin| authorize::sees_plugin(policy, who, plugin));
         seen.take(count).collect()
     }
 
@@ -199,7 +197,7 @@ impl Broker {
         };
         let policy = &self.0.policy;
         let seen = std::iter::from_fn(look).flatten().filter(|known| {
-            rights::sees_plugin_name(policy, who, &known.name, known.owner.as_ref())
+            authorize::sees_plugin_name(policy, who, &known.name, known.owner.as_ref())
         });
         seen.take(count).collect()
     }
@@ -209,7 +207,7 @@ impl Broker {
         let policy = &self.0.policy;
         let known = self.catalog().plugins.name(name).cloned();
         known
-            .filter(|known| rights::sees_plugin_name(policy, who, name, known.owner.as_ref()))
+            .filter(|known| authorize::sees_plugin_name(policy, who, name, known.owner.as_ref()))
             .ok_or_else(|| NotFound::Plugin(name.to_owned()))
     }
 
@@ -220,7 +218,7 @@ impl Broker {
     /// There is none that `who` may see.
     pub fn seen_plugin(&self, who: &Principal, name: &str) -> Result<PluginInfo, NotFound> {
         self.plugin_if(name, |plugin| {
-            rights::sees_plugin(&self.0.policy, who, plugin)
+            authorize::sees_plugin(&self.0.policy, who, plugin)
         })
     }
 
@@ -237,7 +235,7 @@ impl Broker {
         let time = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
         let policy = &self.0.policy;
         let owner = info.owner.as_ref();
-        let sees_holdings = owner.is_none() || rights::owns_plugin(policy, who, owner);
+        let sees_holdings = authorize::sees_holdings(policy, who, owner);
         Ok(PluginDetails {
             holds: sees_holdings.then(|| self.holdings(&info)),
             wit: format!("{WIT_PACKAGE}/{}", info.world.word()),

@@ -9,7 +9,7 @@ use tracing::{Instrument as _, Span, error_span};
 
 use super::files::PluginFiles;
 use super::uploads::{UploadPlace, Uploads};
-use crate::auth::{Action, Policy};
+use crate::auth::{Policy, authorize};
 use crate::broker::commit::inbox::Inbox;
 use crate::broker::commit::request::{ChangeRequest, Control, Deletion, Reply, Upload};
 use crate::broker::error::{ChangeError, NotFound, Unavailable};
@@ -137,10 +137,10 @@ impl PluginStore {
         let by = plugin.uploaded_by.as_ref();
         if let Some(who) = by {
             // Compiling may have taken minutes.
-            self.policy.check(who, &Action::Upload(&plugin.name))?;
+            authorize::upload_plugin(&self.policy, who, &plugin.name)?;
         }
         let upload = Upload {
-            any_name: by.is_none_or(|who| self.policy.allows(who, &Action::AdminPlugins)),
+            any_name: by.is_none_or(|who| authorize::owns_all_plugins(&self.policy, who)),
             plugin,
         };
         let added = self

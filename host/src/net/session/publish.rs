@@ -26,7 +26,7 @@ use super::error_codes::{StreamEnd, from_broker, from_denied, invalid, overloade
 use super::frames::{FrameRecv, FrameSend, no_room};
 use super::memory_account::CreditGrant;
 use super::peer::{Peer, tell_apart};
-use crate::auth::Right;
+use crate::auth::authorize;
 use crate::broker::{PublishError, PublishReplies, PublishReply, PublishRequest, Publisher};
 use crate::domain::ProducerId;
 use crate::locks::lock;
@@ -93,8 +93,7 @@ fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
 
 // Whether the client may publish at all, before anything is done for it; then what it may have outstanding.
 fn grant<C: Connection>(peer: &Peer<C>) -> Result<CreditGrant, pb::Error> {
-    peer.policy()
-        .check_any(&peer.principal, Right::Publish)
+    authorize::publish_anything(peer.policy(), &peer.principal)
         .map_err(|denied| from_denied(&denied))?;
     let wanted = peer.service.options.publish_credit_bytes;
     let granted = peer.account.grant(wanted, STREAM_FLOOR_BYTES.min(wanted));
@@ -221,7 +220,7 @@ impl<'a, C: Connection> PublishStream<'a, C> {
         let policy = self.peer.policy();
         let mut news = policy.watch();
         loop {
-            let may = policy.check_any(&self.peer.principal, Right::Publish);
+            let may = authorize::publish_anything(policy, &self.peer.principal);
             if let Err(denied) = may {
                 let mut ours = lock(&self.denied);
                 *ours = Some(from_denied(&denied));

@@ -24,7 +24,7 @@ use super::error_codes::{StreamEnd, from_broker, from_denied, shutting_down};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::{Peer, tell_apart};
 use super::shutdown;
-use crate::auth::Right;
+use crate::auth::authorize;
 use crate::broker::{Consumer, Delivery, Manner, Unavailable};
 use crate::domain::Position;
 
@@ -97,12 +97,8 @@ async fn attach<C: Connection>(
     peer: &Peer<C>,
     open: &pb::SubscribeOpen,
 ) -> Result<Consumer, pb::Error> {
-    let policy = peer.policy();
-    if !policy.holds(&peer.principal, Right::Consume) {
-        policy
-            .check_any(&peer.principal, Right::Subscribe)
-            .map_err(|denied| from_denied(&denied))?;
-    }
+    authorize::consume_anything(peer.policy(), &peer.principal)
+        .map_err(|denied| from_denied(&denied))?;
     let manner = match (open.look, open.says_handed_over) {
         (true, _) => Manner::Looks,
         (false, true) => Manner::Says,

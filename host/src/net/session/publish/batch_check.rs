@@ -11,7 +11,7 @@ use tidegate_wire::limits::Limits;
 use tidegate_wire::pb::{self, ErrorCode};
 
 use super::super::error_codes::{StreamEnd, from_denied, from_event, invalid};
-use crate::auth::{Action, Policy};
+use crate::auth::{Policy, authorize};
 use crate::broker::PublishRequest;
 use crate::domain::{EncodedEvents, Principal, TopicName};
 
@@ -137,9 +137,7 @@ impl<'a> BatchCheck<'a> {
         let topic: TopicName = text
             .parse()
             .map_err(|error| invalid(format!("topic: {error}")))?;
-        self.policy
-            .check(self.who, &Action::Publish(&topic))
-            .map_err(|denied| from_denied(&denied))?;
+        authorize::publish(self.policy, self.who, &topic).map_err(|denied| from_denied(&denied))?;
         if self.allowed.len() >= TOPICS_REMEMBERED {
             self.allowed.clear();
         }
