@@ -5,22 +5,25 @@
 
 mod contexts;
 mod defaults;
+mod documented_file;
 mod endpoints;
 mod error;
-mod known_keys;
+mod key_location;
 mod loading;
 mod log_levels;
 mod sections;
 mod show;
+mod unknown_keys;
 mod validation;
 
 pub use contexts::{Context, ContextError, ContextFolder, Contexts, DEFAULT_CONTEXT};
+pub use documented_file::DEVELOPMENT;
 pub use endpoints::Endpoints;
 pub use error::{ConfigError, Problem, Warning};
 pub use log_levels::check as check_log_levels;
 pub use sections::{
-    Config, DEVELOPMENT, Limits, Listen, Log, LogFormat, PluginLimits, Plugins, Policy, Shutdown,
-    Store, Tls, Topics,
+    Config, Limits, Listen, Log, LogFormat, PluginLimits, Plugins, Policy, Shutdown, Store, Tls,
+    Topics,
 };
 
 #[cfg(test)]

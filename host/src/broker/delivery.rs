@@ -2,11 +2,11 @@
 //! topic. Which events these are was decided before.
 
 pub(super) mod consumer;
+pub(super) mod context;
 pub(super) mod dead_letters;
 pub(super) mod fetcher;
 mod leased_events;
 pub(super) mod letter_headers;
-pub(super) mod outlet;
 mod route_rights;
 pub(super) mod routes;
 #[cfg(test)]

@@ -3,8 +3,8 @@
 
 mod changes;
 mod deleted_topics;
-mod listing;
 mod plugins;
+mod queries;
 
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
@@ -20,8 +20,8 @@ use super::commit::publish_reply::PublishReplies;
 use super::commit::publisher::Publisher;
 use super::commit::request::Control;
 use super::delivery::consumer::Consumer;
+use super::delivery::context::DeliveryContext;
 use super::delivery::fetcher::Manner;
-use super::delivery::outlet::Outlet;
 use super::error::{ChangeError, ConsumeError, NotFound, PublishError, ShowError, Unavailable};
 use super::event_log::tail::Log;
 use super::plugin_store::store::PluginStore;
@@ -65,7 +65,7 @@ pub struct FoundSubscription {
     pub spec: Arc<SubscriptionSpec>,
 }
 
-pub use listing::Counts;
+pub use queries::Counts;
 
 /// The running broker. Cheap to clone.
 #[derive(Clone)]
@@ -79,7 +79,7 @@ pub(super) struct Inner {
     pub(super) inbox: Arc<Inbox>,
     pub(super) catalog: Arc<RwLock<Catalog>>,
     pub(super) policy: Arc<Policy>,
-    pub(super) outlet: Arc<Outlet>,
+    pub(super) context: Arc<DeliveryContext>,
     pub(super) streams: Arc<ProducerStreams>,
     pub(super) plugins: PluginStore,
     pub(super) reader: StoreReader,
@@ -169,11 +169,11 @@ impl Broker {
                 "`{name}` is a route, which the broker consumes itself; subscribe to its output topics"
             )));
         }
-        let transforms = self.0.outlet.chains.of(&live, &settings).await;
+        let transforms = self.0.context.chains.of(&live, &settings).await;
         transforms.map_err(|error| ConsumeError::Invalid(with_causes(&error)))?;
-        let outlet = self.0.outlet.clone();
+        let context = self.0.context.clone();
         Ok(Consumer::attach(
-            outlet,
+            context,
             live,
             manner,
             who.clone(),

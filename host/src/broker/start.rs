@@ -25,7 +25,7 @@ use super::commit::draft::CatalogLimits;
 use super::commit::inbox::Inbox;
 use super::commit::producer_streams::ProducerStreams;
 use super::counters::Counters;
-use super::delivery::outlet::Outlet;
+use super::delivery::context::DeliveryContext;
 use super::delivery::{TransformCache, dead_letters};
 use super::event_log::tail::Log;
 use super::folder_watch;
@@ -103,10 +103,10 @@ impl Broker {
         let (decide, decisions) = mpsc::channel(1);
         let has_deleted = recovered.has_deleted;
         let (common, queues) = Common::new(&options, &opened, &mut recovered);
-        let outlet = common.outlet(&options, &plugins);
+        let context = common.context(&options, &plugins);
         let supervisor = Arc::new(Supervisor {
             lanes: Lanes::new(common.lane_parts(&options, &plugins)),
-            outlet: outlet.clone(),
+            context: context.clone(),
         });
         let reader = opened.reader.clone();
         let plugins = common.plugin_store(&options, plugins, files.beside(reader.folders()));
@@ -123,7 +123,7 @@ impl Broker {
             inbox: common.inbox.clone(),
             catalog: common.catalog.clone(),
             policy: options.policy.clone(),
-            outlet: outlet.clone(),
+            context: context.clone(),
             streams,
             plugins,
             reader,
@@ -150,7 +150,7 @@ impl Broker {
             supervisor.start(live);
         }
         let plugins = broker.0.plugins.loaded.clone();
-        common.start_tasks(supervisor, outlet, plugins, queues);
+        common.start_tasks(supervisor, context, plugins, queues);
         Ok(broker)
     }
 
@@ -194,9 +194,9 @@ impl Common {
         (common, Queues { given_up, to_start })
     }
 
-    fn outlet(&self, options: &BrokerOptions, plugins: &Arc<Plugins>) -> Arc<Outlet> {
+    fn context(&self, options: &BrokerOptions, plugins: &Arc<Plugins>) -> Arc<DeliveryContext> {
         let (catalog, policy) = (self.catalog.clone(), options.policy.clone());
-        Arc::new(Outlet {
+        Arc::new(DeliveryContext {
             registry: self.registry.clone(),
             log: self.log.clone(),
             inbox: self.inbox.clone(),
@@ -293,7 +293,7 @@ impl Common {
     fn start_tasks(
         &self,
         supervisor: Arc<Supervisor>,
-        outlet: Arc<Outlet>,
+        context: Arc<DeliveryContext>,
         plugins: Arc<Plugins>,
         queues: Queues,
     ) {
@@ -310,7 +310,7 @@ impl Common {
         spawner.lasting("plugin limits", limits);
         spawner.lasting(
             "dead letters",
-            dead_letters::run(outlet, given_up, shutdown()),
+            dead_letters::run(context, given_up, shutdown()),
         );
     }
 }

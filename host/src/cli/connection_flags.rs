@@ -1,5 +1,5 @@
 //! Flags that say how to reach a broker and as whom, and the variables for each. What neither says is that of a
-//! [place](super::broker_place): a context, or a data directory. So nothing has to be said to try one, and both doors and the
+//! [target](super::target_broker): a context, or a data directory. So nothing has to be said to try one, and both doors and the
 //! certificates are of the same broker.
 
 use std::path::{Path, PathBuf};
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use tidegate_client::ClientOptions;
 
-use super::broker_place::{ADDR, Place, Said};
 use super::door::{CertificateFiles, Door};
 use super::human_values;
+use super::target_broker::{ADDR, Said, TargetBroker};
 
 /// Certificates: those of the development set-up unless others are named.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -68,8 +68,8 @@ pub(super) struct AdminFlag {
 
 impl CertificateFlags {
     /// Which broker is meant, where neither flags nor variables say its addresses or certificates.
-    pub(super) fn place(&self) -> anyhow::Result<Place> {
-        Place::find(&Said {
+    pub(super) fn target(&self) -> anyhow::Result<TargetBroker> {
+        TargetBroker::find(&Said {
             context: self.context.clone(),
             data_dir: self.data_dir.clone(),
             context_variable: env("TIDEGATE_CONTEXT"),
@@ -84,8 +84,8 @@ impl CertificateFlags {
         if let (Some(ca), Some(cert), Some(key)) = (ca.clone(), cert.clone(), key.clone()) {
             return Ok(CertificateFiles { ca, cert, key });
         }
-        let place = self.place()?.with_certificates(ca, cert, key);
-        place.files()
+        let target = self.target()?.with_certificates(ca, cert, key);
+        target.files()
     }
 }
 
@@ -95,10 +95,10 @@ impl AdminFlag {
         if let Some(named) = self.named() {
             return Ok(named);
         }
-        let place = certificates.place()?;
+        let target = certificates.target()?;
         Ok(Door {
-            address: place.admin()?,
-            from: place.origin.to_string(),
+            address: target.admin()?,
+            from: target.origin.to_string(),
         })
     }
 
@@ -131,12 +131,15 @@ impl QuicFlags {
         if let Some(named) = self.named() {
             return Ok((named, self.server_name.clone()));
         }
-        let place = certificates.place()?;
+        let target = certificates.target()?;
         let door = Door {
-            address: place.addr()?,
-            from: place.origin.to_string(),
+            address: target.addr()?,
+            from: target.origin.to_string(),
         };
-        Ok((door, self.server_name.clone().or(place.context.server_name)))
+        Ok((
+            door,
+            self.server_name.clone().or(target.context.server_name),
+        ))
     }
 
     /// Where the broker is, and options of the client, with the certificates read.

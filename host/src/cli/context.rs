@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use serde::Serialize;
 
-use super::broker_place::check_new_context;
 use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags};
 use super::human_values;
 use super::output::{self, OutputFlags};
+use super::target_broker::check_new_context;
 use crate::config::{Context, ContextFolder, DEFAULT_CONTEXT};
 use crate::domain::Name;
 

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::documented_file::DEVELOPMENT;
 use super::error::{ConfigError, Warning};
-use super::sections::{Config, DEVELOPMENT};
-use super::{known_keys, show, validation};
+use super::sections::Config;
+use super::{show, unknown_keys, validation};
 
 impl Config {
     /// What a broker without a file runs on: the defaults, and the grants of [`DEVELOPMENT`].
@@ -45,7 +46,7 @@ impl Config {
             origin: origin.to_owned(),
             error,
         };
-        let unknown = known_keys::unknown_keys(text).map_err(toml_error)?;
+        let unknown = unknown_keys::find(text).map_err(toml_error)?;
         ConfigError::unless_empty(origin, unknown)?;
         let config: Self = toml::from_str(text).map_err(toml_error)?;
         ConfigError::unless_empty(origin, validation::broken(&config, text))?;

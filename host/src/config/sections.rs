@@ -10,10 +10,7 @@ use super::defaults;
 use crate::auth::Grant;
 use crate::domain::Name;
 
-/// The documented file that is also the development configuration.
-pub const DEVELOPMENT: &str = include_str!("../../../examples/tidegate.toml");
-
-/// What a broker runs on. The fields are explained in [`DEVELOPMENT`], key by key.
+/// What a broker runs on. The fields are explained in [`DEVELOPMENT`](super::DEVELOPMENT), key by key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

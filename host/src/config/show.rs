@@ -3,8 +3,8 @@
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::known_keys::commented_key;
-use super::sections::{Config, DEVELOPMENT};
+use super::documented_file::{DEVELOPMENT, commented_key};
+use super::sections::Config;
 use crate::auth::Grant;
 
 const FIRST_GRANT: &str = "[[policy.grants]]";

@@ -24,8 +24,8 @@ fn the_documented_file_has_the_defaults() {
 
 #[test]
 fn the_documented_file_has_every_key() {
-    let documented: toml::Table = known_keys::full_document().parse().expect("TOML");
-    let full: Config = parse(&known_keys::full_document()).expect("valid with every key set");
+    let documented: toml::Table = documented_file::full().parse().expect("TOML");
+    let full: Config = parse(&documented_file::full()).expect("valid with every key set");
     let actual = toml::Table::try_from(&full).expect("a form in TOML");
     assert_eq!(paths(&documented), paths(&actual));
 }
@@ -39,7 +39,7 @@ fn every_key_is_preceded_by_prose() {
         .unwrap_or_default()
         .lines()
     {
-        let is_key = known_keys::commented_key(line)
+        let is_key = documented_file::commented_key(line)
             .unwrap_or(line)
             .contains(" = ");
         assert!(
@@ -61,7 +61,7 @@ fn what_is_shown_reads_back_to_the_same() {
     };
     check(&Config::default());
     check(&Config::development());
-    check(&parse(&known_keys::full_document()).expect("valid"));
+    check(&parse(&documented_file::full()).expect("valid"));
     check(
         &parse("listen.admin = \"\"\nplugins.override.\"a.b\".deadline_base_ms = 7")
             .expect("valid"),

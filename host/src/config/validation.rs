@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::error::{Problem, Warning};
 use super::sections::Config;
-use super::{known_keys, log_levels};
+use super::{key_location, log_levels};
 use crate::auth::Right;
 use crate::domain::Principal;
 
@@ -77,7 +77,7 @@ struct Rules<'a> {
 impl Rules<'_> {
     fn require(&mut self, holds: bool, key: &str, message: impl FnOnce() -> String) {
         let text = self.text;
-        self.require_at(holds, || known_keys::locate(text, key), key, message);
+        self.require_at(holds, || key_location::of(text, key), key, message);
     }
 
     fn require_at(
@@ -266,7 +266,7 @@ fn log(config: &Config, rules: &mut Rules<'_>) {
 fn policy(config: &Config, rules: &mut Rules<'_>) {
     for (index, grant) in config.policy.grants.iter().enumerate() {
         let text = rules.text;
-        let at = |key| move || known_keys::locate_grant(text, index, key);
+        let at = |key| move || key_location::of_grant(text, index, key);
         rules.require_at(
             !grant.principals.is_empty(),
             at(Some("principals")),

@@ -17,7 +17,7 @@
 //!
 //! - `filter_changes`: which filters judge which positions.
 //! - `in_flight`: what is in any consumer's hands; `give_up`: what nobody will get any more.
-//! - `read_again`: what came back before a crash, and `known_ahead`, of what is not decided; `matched`: how positions become pending.
+//! - `recovery`: what came back before a crash, and `known_ahead`, of what is not decided; `matched`: how positions become pending.
 //! - `retries`: what comes back, after which `backoff`; `came_back`: how that is written down; `lost_consumers`: from those
 //!   who go, and who tries what they may have gone by.
 //! - `browsing`: those that only look; `leases`: which consumer gets what next.
@@ -41,8 +41,8 @@ mod lease_budget;
 mod leases;
 mod lost_consumers;
 mod matched;
-mod read_again;
 mod reasons_by_position;
+mod recovery;
 mod retries;
 mod snapshot;
 #[cfg(test)]

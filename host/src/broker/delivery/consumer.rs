@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::context::DeliveryContext;
 use super::fetcher::{Fetcher, Manner};
 use super::leased_events::{LeasedEvent, LeasedSlice};
-use super::outlet::Outlet;
 use super::transform_chain::Room;
 use crate::auth::authorize;
 use crate::broker::commit::request::Control;
@@ -37,14 +37,14 @@ pub struct Consumer {
 
 impl Consumer {
     pub(crate) fn attach(
-        outlet: Arc<Outlet>,
+        context: Arc<DeliveryContext>,
         live: Arc<LiveSubscription>,
         manner: Manner,
         who: Principal,
         let_in_by: u64,
     ) -> Self {
         Self {
-            fetcher: Fetcher::attach_for(outlet, live, manner),
+            fetcher: Fetcher::attach_for(context, live, manner),
             who,
             let_in_by,
         }
@@ -53,7 +53,7 @@ impl Consumer {
     /// Waits until whoever consumes may do so no more: grants were taken away, or the subscription has another owner.
     /// Cancel-safe.
     pub async fn denied(&self) -> ConsumeError {
-        let policy = &self.fetcher.outlet.policy;
+        let policy = &self.fetcher.context.policy;
         let mut news = policy.watch();
         let mut known = self.let_in_by;
         loop {
@@ -102,7 +102,7 @@ impl Consumer {
             }
             let events: u64 = deliveries.iter().map(Delivery::count).sum();
             let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();
-            self.fetcher.outlet.metrics.delivered(events, bytes as u64);
+            self.fetcher.context.metrics.delivered(events, bytes as u64);
             self.fetcher
                 .handing(|handing| handing.fetched(deliveries.iter().map(Delivery::range)));
             return Ok(deliveries);
@@ -126,7 +126,7 @@ impl Consumer {
         };
         let transforms = match self
             .fetcher
-            .outlet
+            .context
             .chains
             .of(&self.fetcher.live, &settings)
             .await
@@ -141,7 +141,7 @@ impl Consumer {
             Err(error) => return Err(ConsumeError::Invalid(with_causes(&error))),
         };
         let inputs: Vec<_> = leased.iter().map(LeasedEvent::input).collect();
-        let room = Room::Together(self.fetcher.outlet.delivery_bytes_max);
+        let room = Room::Together(self.fetcher.context.delivery_bytes_max);
         let dispositions = transforms.apply_within(&inputs, room).await;
         guard.done();
         let rest = leased.get(dispositions.len()..).unwrap_or_default();
@@ -185,7 +185,7 @@ impl Consumer {
 
     /// Completes once all acks that were made so far are on disk.
     pub fn acks_durable(&self) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
-        let inbox = self.fetcher.outlet.inbox.clone();
+        let inbox = self.fetcher.context.inbox.clone();
         async move { inbox.ask(Control::ConfirmAcks).await }
     }
 

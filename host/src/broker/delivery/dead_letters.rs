@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
+use super::context::DeliveryContext;
 use super::fetcher::count;
 use super::letter_headers::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SUBSCRIPTION_HEADER, say_why,
 };
-use super::outlet::Outlet;
 use super::unreadable::UnreadableEvents;
 use crate::auth::authorize;
 use crate::broker::commit::request::{Appended, Control, Outputs};
@@ -43,7 +43,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Writes dead letters until shutdown.
 pub(crate) async fn run(
-    outlet: Arc<Outlet>,
+    context: Arc<DeliveryContext>,
     mut subscriptions: mpsc::UnboundedReceiver<SubscriptionId>,
     shutdown: CancellationToken,
 ) {
@@ -57,32 +57,32 @@ pub(crate) async fn run(
             },
         };
         // Nobody waits for the letters of one that was deleted.
-        let Some(live) = outlet.registry.by_id(subscription) else {
+        let Some(live) = context.registry.by_id(subscription) else {
             continue;
         };
-        if let Err(denied) = authorize::standing(&outlet.policy, &live.settings().spec) {
+        if let Err(denied) = authorize::standing(&context.policy, &live.settings().spec) {
             if !live.log_limits.letters_wait.swap(true, Ordering::Relaxed) {
                 tracing::warn!(subscription = %live.name, reason = %denied, "dead letters wait: whoever the subscription belongs to lacks a right; they are written when it is granted, or when the subscription is given to another owner");
             }
-            retry_later(&outlet, &live, &shutdown);
+            retry_later(&context, &live, &shutdown);
             continue;
         }
         live.log_limits.letters_wait.store(false, Ordering::Relaxed);
-        let later = write_turn(&outlet, &live, &shutdown).await;
+        let later = write_turn(&context, &live, &shutdown).await;
         if later.is_empty() {
             // Queues it behind the others if there is more.
             live.letters_done();
             continue;
         }
         live.apply(|state, _| later.iter().for_each(|range| state.give_up_failed(range)));
-        retry_later(&outlet, &live, &shutdown);
+        retry_later(&context, &live, &shutdown);
     }
 }
 
 // Writes a bounded part of what waits in one subscription. Returns what could not be written now: it is taken up again later, so
 // that what cannot be read does not stand before the rest.
 async fn write_turn(
-    outlet: &Outlet,
+    context: &DeliveryContext,
     live: &Arc<LiveSubscription>,
     shutdown: &CancellationToken,
 ) -> Vec<RangeInclusive<Position>> {
@@ -92,7 +92,7 @@ async fn write_turn(
         if given_up.is_empty() {
             break;
         }
-        let left = write(outlet, live, &given_up, &mut turn.unreadable).await;
+        let left = write(context, live, &given_up, &mut turn.unreadable).await;
         if turn.ends_with(given_up.len(), left) {
             break;
         }
@@ -141,8 +141,12 @@ impl WritingTurn {
 
 // Others' dead letters do not wait meanwhile. The subscription stays marked as queued, so that nothing it gives up in the meantime queues
 // it before, or starts a second rest.
-fn retry_later(outlet: &Arc<Outlet>, live: &Arc<LiveSubscription>, shutdown: &CancellationToken) {
-    let spawner = outlet.spawner.clone();
+fn retry_later(
+    context: &Arc<DeliveryContext>,
+    live: &Arc<LiveSubscription>,
+    shutdown: &CancellationToken,
+) {
+    let spawner = context.spawner.clone();
     let (live, shutdown) = (live.clone(), shutdown.clone());
     let again = async move {
         tokio::select! {
@@ -176,7 +180,7 @@ struct Unwritten {
 }
 
 async fn write(
-    outlet: &Outlet,
+    context: &DeliveryContext,
     live: &LiveSubscription,
     given_up: &[GivenUp],
     unreadable: &mut UnreadableEvents,
@@ -185,7 +189,7 @@ async fn write(
     rising.sort_by_key(|item| item.position);
     let (mut left, mut rest) = (Unwritten::default(), &rising[..]);
     while !rest.is_empty() && left.refused.is_empty() {
-        let taken = write_item(outlet, live, rest, unreadable, &mut left).await;
+        let taken = write_item(context, live, rest, unreadable, &mut left).await;
         rest = rest.get(taken..).unwrap_or_default();
     }
     left.refused.extend(rest.iter().map(|item| item.position));
@@ -194,7 +198,7 @@ async fn write(
 
 // Writes as many from the front as one item may hold, but one at least. Returns how many these are.
 async fn write_item(
-    outlet: &Outlet,
+    context: &DeliveryContext,
     live: &LiveSubscription,
     rising: &[&GivenUp],
     unreadable: &mut UnreadableEvents,
@@ -216,7 +220,7 @@ async fn write_item(
             left.unreadable.push(item.position);
             continue;
         }
-        match fate(outlet, live, &dead_letter, item).await {
+        match fate(context, live, &dead_letter, item).await {
             Ok(Fate::Written { letter, topic }) => {
                 if let Some(events) = live.log_limits.given_up.admit(1) {
                     let topic = topic.as_ref().map(display);
@@ -256,14 +260,14 @@ async fn write_item(
     };
     let handed = tokio::select! {
         biased;
-        handed = outlet.inbox.ask(outputs) => handed,
+        handed = context.inbox.ask(outputs) => handed,
         // Written or not, the events are acked in the same group or not at all, so there is nothing to wait for.
-        () = outlet.shutdown.cancelled() => Err(Unavailable::ShuttingDown.into()),
+        () = context.shutdown.cancelled() => Err(Unavailable::ShuttingDown.into()),
     };
     match handed {
         Ok(()) => {
-            outlet.metrics.dead_lettered(letters.written);
-            say_dropped(outlet, live, &dropped);
+            context.metrics.dead_lettered(letters.written);
+            say_dropped(context, live, &dropped);
         }
         Err(error) => {
             tracing::warn!(subscription = %live.name, %error, "dead letters could not be written; they stay pending");
@@ -277,9 +281,9 @@ fn positions(range: &RangeInclusive<Position>) -> impl Iterator<Item = Position>
     (range.start().0..=range.end().0).map(Position)
 }
 
-fn say_dropped(outlet: &Outlet, live: &LiveSubscription, dropped: &[&GivenUp]) {
+fn say_dropped(context: &DeliveryContext, live: &LiveSubscription, dropped: &[&GivenUp]) {
     let count = dropped.len() as u64;
-    outlet.metrics.letters_dropped(count);
+    context.metrics.letters_dropped(count);
     if let Some(first) = dropped.first()
         && let Some(events) = live.log_limits.letters_dropped.admit(count)
     {
@@ -322,12 +326,12 @@ fn what_is_known(live: &LiveSubscription, dead_letter: &TopicName, item: &GivenU
 
 // An error says why the event cannot be read.
 async fn fate(
-    outlet: &Outlet,
+    context: &DeliveryContext,
     live: &LiveSubscription,
     dead_letter: &TopicName,
     item: &GivenUp,
 ) -> Result<Fate, ReadError> {
-    let Some(block) = outlet.log.block_at(item.position).await? else {
+    let Some(block) = context.log.block_at(item.position).await? else {
         return Ok(what_is_known(live, dead_letter, item));
     };
     let damaged = |why: &dyn std::fmt::Display| {
@@ -335,7 +339,7 @@ async fn fate(
         ReadError::damaged(Path::new("store"), what)
     };
     let present = block.present().map_err(|why| damaged(&why))?;
-    let Some((place, topic)) = block.place(item.position).zip(outlet.topic_of(&block)) else {
+    let Some((place, topic)) = block.place(item.position).zip(context.topic_of(&block)) else {
         return Ok(Fate::Gone);
     };
     let Some(mark) = block.mark.when_given_up() else {

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use super::context::DeliveryContext;
 use super::leased_events::{LeasedEvent, LeasedSlice, LeasedSlices, OpenBlock};
-use super::outlet::Outlet;
 use super::transform_chain::{Disposition, Output};
 use super::unreadable::UnreadableEvents;
 use crate::broker::error::{ConsumeError, Unavailable};
@@ -46,11 +46,11 @@ pub(crate) struct Fetcher {
     handing: Option<Arc<Mutex<Handover>>>,
     pub(crate) live: Arc<LiveSubscription>,
     pub(crate) id: ConsumerId,
-    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) context: Arc<DeliveryContext>,
 }
 
 impl Fetcher {
-    fn attach(outlet: Arc<Outlet>, live: Arc<LiveSubscription>) -> Self {
+    fn attach(context: Arc<DeliveryContext>, live: Arc<LiveSubscription>) -> Self {
         let id = live.next_consumer_id();
         live.apply(|state, _| state.attach(id));
         live.consumers.fetch_add(1, Ordering::Relaxed);
@@ -60,13 +60,16 @@ impl Fetcher {
             handing: None,
             live,
             id,
-            outlet,
+            context,
         }
     }
 
     /// One that answers everything by itself, and whose delays are no event's fault.
-    pub(crate) fn attach_untimed(outlet: Arc<Outlet>, live: Arc<LiveSubscription>) -> Self {
-        let fetcher = Self::attach(outlet, live);
+    pub(crate) fn attach_untimed(
+        context: Arc<DeliveryContext>,
+        live: Arc<LiveSubscription>,
+    ) -> Self {
+        let fetcher = Self::attach(context, live);
         fetcher
             .live
             .apply(|state, _| state.attach_untimed(fetcher.id));
@@ -75,11 +78,11 @@ impl Fetcher {
 
     // One that sends what it takes to somebody else.
     pub(super) fn attach_for(
-        outlet: Arc<Outlet>,
+        context: Arc<DeliveryContext>,
         live: Arc<LiveSubscription>,
         manner: Manner,
     ) -> Self {
-        let mut fetcher = Self::attach(outlet, live);
+        let mut fetcher = Self::attach(context, live);
         let handing = Arc::new(Mutex::new(Handover::new(manner == Manner::Says)));
         lock(&fetcher.live.handing).insert(fetcher.id, handing.clone());
         fetcher.handing = Some(handing);
@@ -125,8 +128,8 @@ impl Fetcher {
         // What is handed out will be acked, and that has to wait somewhere while the disk stands still.
         tokio::select! {
             biased;
-            () = self.outlet.inbox.ack_room() => {}
-            () = self.outlet.shutdown.cancelled() => {}
+            () = self.context.inbox.ack_room() => {}
+            () = self.context.shutdown.cancelled() => {}
         }
         let mut leases = Vec::new();
         loop {
@@ -137,7 +140,7 @@ impl Fetcher {
             if self.live.is_deleted() {
                 return Err(ConsumeError::Gone(self.live.name.clone()));
             }
-            if self.outlet.shutdown.is_cancelled() {
+            if self.context.shutdown.is_cancelled() {
                 return Err(Unavailable::ShuttingDown.into());
             }
             // Both in one, so that no deadline passes of what nobody knows to be on its way.
@@ -154,7 +157,7 @@ impl Fetcher {
             tokio::select! {
                 biased;
                 () = notified => {}
-                () = self.outlet.shutdown.cancelled() => {}
+                () = self.context.shutdown.cancelled() => {}
             }
         }
     }
@@ -182,7 +185,7 @@ impl Fetcher {
                 if let Some(open) = block.take() {
                     slices.close(&open);
                 }
-                let next = match self.outlet.log.block_in_memory(lease.position) {
+                let next = match self.context.log.block_in_memory(lease.position) {
                     Some(next) => Ok(Some(next)),
                     None => {
                         slices.detach();
@@ -219,7 +222,7 @@ impl Fetcher {
 
     // `None` when the event does not exist any more; an error says why it cannot be read.
     async fn read_block(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
-        self.outlet.log.block_at(position).await
+        self.context.log.block_at(position).await
     }
 
     // `None` when there is no block, or its topic does not exist any more.
@@ -227,7 +230,7 @@ impl Fetcher {
         let Some(block) = block else {
             return Ok(None);
         };
-        let Some(topic) = self.outlet.topic_of(&block) else {
+        let Some(topic) = self.context.topic_of(&block) else {
             return Ok(None);
         };
         let position = block.first_position;
@@ -241,7 +244,7 @@ impl Fetcher {
     // Events that the disk does not give back now. They stay pending and are tried again later; the others go on.
     fn postpone(&self, unreadable: &UnreadableEvents) {
         let (ranges, why) = (unreadable.ranges(), unreadable.why());
-        self.outlet.metrics.unreadable(count(ranges));
+        self.context.metrics.unreadable(count(ranges));
         if let Some(events) = self.live.log_limits.unreadable.admit(count(ranges)) {
             tracing::error!(
                 subscription = %self.live.name,
@@ -262,9 +265,9 @@ impl Fetcher {
             return;
         }
         let count = count(ranges);
-        self.outlet.metrics.missing(count);
+        self.context.metrics.missing(count);
         let position = *ranges[0].start();
-        let (letters, ranges) = self.outlet.registry.given_up.split(ranges);
+        let (letters, ranges) = self.context.registry.given_up.split(ranges);
         if !letters.is_empty() {
             // They were in this one's hands when they were given up.
             self.live.apply(|state, now| {
@@ -312,7 +315,7 @@ impl Fetcher {
             false => self.live.apply(answer),
         };
         if !late.is_empty() {
-            self.outlet.metrics.late_answers(count(&late));
+            self.context.metrics.late_answers(count(&late));
         }
         late
     }
@@ -388,7 +391,7 @@ impl Fetcher {
                         "a transform failed on the event at position {} ({events} since the last line): {reason}",
                         leased.position
                     );
-                    let now = self.outlet.registry.clock.wall();
+                    let now = self.context.registry.clock.wall();
                     self.live.log_limits.plugins.push(now, said);
                 }
                 match on_failure {

@@ -16,7 +16,7 @@ pub(crate) struct RouteRights {
 impl RouteRights {
     /// Whether they are there now.
     pub(crate) fn is_good(&mut self, fetcher: &Fetcher, settings: &Settings) -> bool {
-        let policy = &fetcher.outlet.policy;
+        let policy = &fetcher.context.policy;
         let now = (policy.version(), settings.revision);
         if self.asked.replace(now) == Some(now) {
             return self.good;
@@ -35,14 +35,14 @@ impl RouteRights {
 
     /// Waits until they are; false when the route ends instead.
     pub(crate) async fn regained(&mut self, fetcher: &Fetcher) -> bool {
-        let mut news = fetcher.outlet.policy.watch();
+        let mut news = fetcher.context.policy.watch();
         loop {
             // Both registered before looking, so that nothing that comes between is missed.
             news.mark_unchanged();
             let changed = fetcher.live.woken();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if fetcher.live.is_deleted() || fetcher.outlet.shutdown.is_cancelled() {
+            if fetcher.live.is_deleted() || fetcher.context.shutdown.is_cancelled() {
                 return false;
             }
             if self.is_good(fetcher, &fetcher.live.settings()) {
@@ -52,7 +52,7 @@ impl RouteRights {
                 biased;
                 () = changed => {}
                 _ = news.changed() => {}
-                () = fetcher.outlet.shutdown.cancelled() => return false,
+                () = fetcher.context.shutdown.cancelled() => return false,
             }
         }
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use prost::Message as _;
 
+use super::context::DeliveryContext;
 use super::fetcher::Fetcher;
 use super::leased_events::{LeasedEvent, LeasedSlice};
-use super::outlet::Outlet;
 use super::route_rights::RouteRights;
 use super::transform_chain::{Output, Room};
 use crate::broker::commit::request::{Appended, Control, Outputs};
@@ -38,15 +38,15 @@ const RETRY: Duration = Duration::from_secs(1);
 ///
 /// Its transforms cannot be set up.
 pub(crate) async fn run(
-    outlet: Arc<Outlet>,
+    context: Arc<DeliveryContext>,
     live: Arc<LiveSubscription>,
 ) -> Result<(), ConfigureError> {
-    if let Err(error) = outlet.chains.of(&live, &live.settings()).await
+    if let Err(error) = context.chains.of(&live, &live.settings()).await
         && !error.is_passing()
     {
         return Err(error);
     }
-    let fetcher = Fetcher::attach_untimed(outlet, live);
+    let fetcher = Fetcher::attach_untimed(context, live);
     let mut standing = RouteRights::default();
     let mut bytes_max = BATCH_BYTES_MAX;
     loop {
@@ -81,7 +81,7 @@ pub(crate) async fn run(
 async fn rest(fetcher: &Fetcher) -> bool {
     tokio::select! {
         biased;
-        () = fetcher.outlet.shutdown.cancelled() => false,
+        () = fetcher.context.shutdown.cancelled() => false,
         () = tokio::time::sleep(RETRY) => true,
     }
 }
@@ -112,7 +112,7 @@ async fn round(
         fetcher.give_back(leased.iter().map(|leased| leased.position));
         return Ok(());
     }
-    let transforms = match fetcher.outlet.chains.of(&fetcher.live, &settings).await {
+    let transforms = match fetcher.context.chains.of(&fetcher.live, &settings).await {
         Ok(transforms) => transforms,
         Err(error) => {
             fetcher.give_back(leased.iter().map(|leased| leased.position));
@@ -121,7 +121,7 @@ async fn round(
     };
     leased.retain(|leased| within_hops(fetcher, leased));
     let inputs: Vec<_> = leased.iter().map(LeasedEvent::input).collect();
-    let room = Room::Each(fetcher.outlet.event_bytes_max);
+    let room = Room::Each(fetcher.context.event_bytes_max);
     let dispositions = transforms.apply_within(&inputs, room).await;
     let rest = leased.get(dispositions.len()..).unwrap_or_default();
     fetcher.give_back(rest.iter().map(|leased| leased.position));
@@ -162,9 +162,9 @@ async fn hand_over(fetcher: &Fetcher, items: Items) -> Result<(), Failed> {
         };
         let handed = tokio::select! {
             biased;
-            handed = fetcher.outlet.inbox.ask(outputs) => handed,
+            handed = fetcher.context.inbox.ask(outputs) => handed,
             // Written or not, the events are acked in the same group or not at all, so there is nothing to wait for.
-            () = fetcher.outlet.shutdown.cancelled() => return Err(Failed::Ended),
+            () = fetcher.context.shutdown.cancelled() => return Err(Failed::Ended),
         };
         if let Err(error) = handed {
             again.extend(items.flat_map(|item| item.acks));

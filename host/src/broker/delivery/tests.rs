@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::TransformCache;
 use super::consumer::{Consumer, Delivery};
+use super::context::DeliveryContext;
 use super::dead_letters;
 use super::fetcher::Manner;
 use super::letter_headers::REASON_HEADER;
-use super::outlet::Outlet;
 use crate::broker::commit::inbox::{Appetite, Inbox, Taken};
 use crate::broker::commit::request::{Control, Outputs};
 use crate::broker::counters::Counters;
@@ -32,7 +32,7 @@ use crate::telemetry::metrics_registry::Metrics;
 
 struct Bench {
     live: Arc<LiveSubscription>,
-    outlet: Arc<Outlet>,
+    context: Arc<DeliveryContext>,
     next: u64,
     _dir: tempfile::TempDir,
 }
@@ -65,7 +65,7 @@ impl Bench {
             crate::auth::Policy::of_local(),
         );
         let shutdown = CancellationToken::new();
-        let outlet = Arc::new(Outlet {
+        let context = Arc::new(DeliveryContext {
             registry: registry.clone(),
             log: Log::empty(&dir.path().join("store")),
             inbox,
@@ -78,13 +78,13 @@ impl Bench {
             delivery_bytes_max: crate::domain::EVENT_BYTES_MAX,
             shutdown: shutdown.clone(),
         });
-        let spawner = &outlet.spawner;
+        let spawner = &context.spawner;
         spawner.lasting("timers", registry.run_timers(shutdown.clone()));
-        let letters = dead_letters::run(outlet.clone(), letters, shutdown);
+        let letters = dead_letters::run(context.clone(), letters, shutdown);
         spawner.lasting("dead letters", letters);
         Self {
             live,
-            outlet,
+            context,
             next: 1,
             _dir: dir,
         }
@@ -105,25 +105,25 @@ impl Bench {
         let block = builder.finish(TopicId(1), first, Sequence(self.next), Millis(0));
         self.next += events;
         let last = block.last_position();
-        self.outlet.log.append(vec![block], last.next());
+        self.context.log.append(vec![block], last.next());
         self.live
             .apply(|state, _| state.observe(last, [first..=last]));
     }
 
     fn consumer(&self) -> Consumer {
-        let (outlet, live) = (self.outlet.clone(), self.live.clone());
-        let let_in_by = self.outlet.policy.version();
-        Consumer::attach(outlet, live, Manner::Silent, Principal::local(), let_in_by)
+        let (context, live) = (self.context.clone(), self.live.clone());
+        let let_in_by = self.context.policy.version();
+        Consumer::attach(context, live, Manner::Silent, Principal::local(), let_in_by)
     }
 
     // What is to be written, as the committer takes it.
     fn take(&self) -> Taken {
-        let inbox = &self.outlet.inbox;
+        let inbox = &self.context.inbox;
         inbox.take(&Appetite {
             publishes: true,
             cost_max: usize::MAX,
             ack_delay: Duration::ZERO,
-            idle_until: Some(self.outlet.registry.clock.instant()),
+            idle_until: Some(self.context.registry.clock.instant()),
         })
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::delivery::outlet::Outlet;
+use crate::broker::delivery::context::DeliveryContext;
 use crate::broker::event_log::unreadable;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::broker::subscriptions::unfiltered_followers::Join;
@@ -26,18 +26,18 @@ pub(super) fn task_name(subscription: &Name) -> TaskName {
 /// Shows a subscription without filters what was committed before it joined, until it can follow the router or the fence of
 /// its next chain is reached.
 pub(super) async fn run(
-    parts: Arc<Outlet>,
+    context: Arc<DeliveryContext>,
     live: Arc<LiveSubscription>,
     judging: Arc<FilterChain>,
 ) {
-    let mut end = parts.log.watch_end();
+    let mut end = context.log.watch_end();
     let mut stands_at = None;
-    while !live.is_deleted() && !parts.shutdown.is_cancelled() {
+    while !live.is_deleted() && !context.shutdown.is_cancelled() {
         let changed = live.woken();
         tokio::pin!(changed);
         // Registered before looking, so that no change is missed.
         changed.as_mut().enable();
-        let router = match parts.registry.followers.join(&live) {
+        let router = match context.registry.followers.join(&live) {
             Join::Joined => return,
             Join::Behind(router) => router,
             Join::Changing => Position(u64::MAX),
@@ -51,26 +51,26 @@ pub(super) async fn run(
             return;
         }
         // Not past what is readable: a fence may lie ahead of it for a moment.
-        let readable = parts.log.end();
+        let readable = context.log.end();
         let stop = router.min(Position(fence)).min(readable);
         if next >= stop {
             tokio::select! {
                 biased;
                 () = changed => {}
                 _ = end.wait_for(|end| *end > readable) => {}
-                () = parts.shutdown.cancelled() => return,
+                () = context.shutdown.cancelled() => return,
             }
             continue;
         }
-        if let Err((error, events)) = step(&parts, &live, &judging, next, stop).await {
+        if let Err((error, events)) = step(&context, &live, &judging, next, stop).await {
             if stands_at.replace(next) != Some(next) {
                 live.stand_at(judging.revision, stands_at);
-                parts.metrics.unreadable(events);
+                context.metrics.unreadable(events);
                 tracing::error!(position = %next, error, "cannot read the log to catch up; the subscription waits, and it is tried again");
             }
             tokio::select! {
                 biased;
-                () = parts.shutdown.cancelled() => return,
+                () = context.shutdown.cancelled() => return,
                 () = tokio::time::sleep(RETRY) => {}
             }
         } else if stands_at.take().is_some() {
@@ -81,13 +81,13 @@ pub(super) async fn run(
 
 // Looks at events from `next` on, of those before `stop`. An error says why, and how many wait for that.
 async fn step(
-    parts: &Outlet,
+    context: &DeliveryContext,
     live: &Arc<LiveSubscription>,
     judging: &FilterChain,
     next: Position,
     stop: Position,
 ) -> Result<(), (String, u64)> {
-    let blocks = parts.log.blocks_from(next, CATCH_UP_BYTES).await;
+    let blocks = context.log.blocks_from(next, CATCH_UP_BYTES).await;
     let blocks =
         blocks.map_err(|error| (with_causes(&error), unreadable::waits_for(&error, next)))?;
     let mut ranges = Vec::new();
@@ -97,7 +97,7 @@ async fn step(
             break;
         }
         after = block.last_position().next().min(stop);
-        if selects(parts, live, judging, block) {
+        if selects(context, live, judging, block) {
             present(block, next, &mut ranges).map_err(|error| (error.to_string(), 1))?;
         }
     }
@@ -117,8 +117,13 @@ async fn step(
     Ok(())
 }
 
-fn selects(parts: &Outlet, live: &LiveSubscription, judging: &FilterChain, block: &Block) -> bool {
-    let topic = parts.topic_of(block);
+fn selects(
+    context: &DeliveryContext,
+    live: &LiveSubscription,
+    judging: &FilterChain,
+    block: &Block,
+) -> bool {
+    let topic = context.topic_of(block);
     topic.is_some_and(|topic| judging.selects(&live.settings().spec, &topic, block.mark))
 }
 

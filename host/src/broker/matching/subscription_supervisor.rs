@@ -11,7 +11,7 @@ use tracing::{Instrument as _, error_span};
 
 use super::catch_up;
 use super::lanes::Lanes;
-use crate::broker::delivery::outlet::Outlet;
+use crate::broker::delivery::context::DeliveryContext;
 use crate::broker::delivery::routes;
 use crate::broker::subscriptions::effect_targets::Start;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
@@ -22,7 +22,7 @@ use crate::telemetry::error_line::with_causes;
 
 /// What starting a subscription needs.
 pub(crate) struct Supervisor {
-    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) context: Arc<DeliveryContext>,
     pub(crate) lanes: Arc<Lanes>,
 }
 
@@ -32,13 +32,13 @@ impl Supervisor {
         loop {
             let start = tokio::select! {
                 biased;
-                () = self.outlet.shutdown.cancelled() => return,
+                () = self.context.shutdown.cancelled() => return,
                 start = starts.recv() => start,
             };
             let Some(start) = start else {
                 return;
             };
-            let by_id = |id| self.outlet.registry.by_id(id);
+            let by_id = |id| self.context.registry.by_id(id);
             match start {
                 Start::Created(id) => {
                     if let Some(live) = by_id(id) {
@@ -72,8 +72,8 @@ impl Supervisor {
     fn end(&self, id: SubscriptionId, name: &Name) {
         self.lanes.stop(id);
         self.lanes.forget_deaths();
-        self.outlet.chains.forget(id);
-        let conditions = self.outlet.spawner.conditions();
+        self.context.chains.forget(id);
+        let conditions = self.context.spawner.conditions();
         conditions.clear(&Condition::TaskDied(catch_up::task_name(name)));
     }
 
@@ -85,7 +85,7 @@ impl Supervisor {
             let name = format!("route {}", live.name);
             let span = error_span!("route", subscription = %live.name);
             let run = async move { this.run_route(live).await }.instrument(span);
-            self.outlet.spawner.passing(name, run, |_| {});
+            self.context.spawner.passing(name, run, |_| {});
         }
     }
 
@@ -101,27 +101,27 @@ impl Supervisor {
         // Those of the filters before may be needed no more.
         self.lanes.forget_deaths();
         if judging.filters.is_empty() && !live.is_routed() {
-            let (outlet, unfed) = (self.outlet.clone(), live.clone());
+            let (context, unfed) = (self.context.clone(), live.clone());
             let died = move |why: &str| {
-                outlet
+                context
                     .registry
                     .pause_unfed(&unfed, &format!("its catch-up: {why}"));
                 // It may have been deleted at the same time.
                 if unfed.is_deleted() {
-                    let conditions = outlet.spawner.conditions();
+                    let conditions = context.spawner.conditions();
                     conditions.clear(&Condition::TaskDied(catch_up::task_name(&unfed.name)));
                 }
             };
             let span = error_span!("catch-up", subscription = %live.name);
-            let run = catch_up::run(self.outlet.clone(), live.clone(), judging).instrument(span);
+            let run = catch_up::run(self.context.clone(), live.clone(), judging).instrument(span);
             let name = catch_up::task_name(&live.name);
-            self.outlet.spawner.resumable(name, run, died);
+            self.context.spawner.resumable(name, run, died);
         }
     }
 
     async fn run_route(&self, live: Arc<LiveSubscription>) {
         loop {
-            let run = AssertUnwindSafe(routes::run(self.outlet.clone(), live.clone()));
+            let run = AssertUnwindSafe(routes::run(self.context.clone(), live.clone()));
             let died = Condition::TaskDied(format!("route {}", live.name).into());
             let why = match run.catch_unwind().await {
                 Ok(Ok(())) => return,
@@ -133,7 +133,7 @@ impl Supervisor {
                 // What it had leased is given back; resuming the route tries it again.
                 Err(panic) => {
                     let why = panicked(&*panic);
-                    let conditions = self.outlet.spawner.conditions();
+                    let conditions = self.context.spawner.conditions();
                     conditions.raise(
                         died.clone(),
                         format!("{why}; it is paused, resume it to try again"),
@@ -143,7 +143,7 @@ impl Supervisor {
             };
             live.apply(|state, _| state.pause(&why));
             let resumed = self.resumed(&live).await;
-            self.outlet.spawner.conditions().clear(&died);
+            self.context.spawner.conditions().clear(&died);
             if !resumed {
                 return;
             }
@@ -157,7 +157,7 @@ impl Supervisor {
             tokio::pin!(notified);
             // Registered before looking, so that nothing that comes between is missed.
             notified.as_mut().enable();
-            if live.is_deleted() || self.outlet.shutdown.is_cancelled() {
+            if live.is_deleted() || self.context.shutdown.is_cancelled() {
                 return false;
             }
             if live.read().paused().is_none() {
@@ -166,7 +166,7 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 () = notified => {}
-                () = self.outlet.shutdown.cancelled() => return false,
+                () = self.context.shutdown.cancelled() => return false,
             }
         }
     }

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use tracing::Span;
 
 use self::command::Command;
+use self::confirmations::Confirmations;
 use self::late_answers::LateAnswers;
-use self::outbox::Outbox;
 use self::packing::{TooLarge, pack};
 use super::credit::ConsumerCredit;
 use super::error_codes::{StreamEnd, from_broker, from_denied, shutting_down};
@@ -29,8 +29,8 @@ use crate::broker::{Consumer, Delivery, Manner, Unavailable};
 use crate::domain::Position;
 
 mod command;
+mod confirmations;
 mod late_answers;
-mod outbox;
 mod packing;
 
 /// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
@@ -47,6 +47,7 @@ const LAST_CONFIRMS: Duration = Duration::from_secs(5);
 /// Bytes of commands that a consumer may have under way: more than the largest of our client's.
 const COMMAND_WINDOW_BYTES: usize = 128 * 1024;
 
+/// Confirmations of acks that are not durable yet.
 type Confirms = FuturesUnordered<BoxFuture<'static, (u64, Result<(), Unavailable>)>>;
 
 /// Serves a consumer until its stream ends; says what is to be told of that on the connection.
@@ -77,9 +78,9 @@ pub(super) async fn serve<C: Connection>(
         peer,
         span,
         credit: ConsumerCredit::new(open.credit_events, open.credit_bytes),
-        confirmed: Outbox::default(),
+        confirmed: Confirmations::default(),
         late: LateAnswers::new(open.tell_not_held),
-        heard: Outbox::default(),
+        heard: Confirmations::default(),
     };
     let mut confirms = Confirms::new();
     let ended = stream.run(consumer, &mut confirms, recv, send).await;
@@ -120,11 +121,11 @@ struct SubscribeStream<'a, C> {
     peer: &'a Peer<C>,
     span: &'a Span,
     credit: ConsumerCredit,
-    confirmed: Outbox,
+    confirmed: Confirmations,
     /// What it answered too late.
     late: LateAnswers,
     /// What the client said to have handed over, and wants to know heard.
-    heard: Outbox,
+    heard: Confirmations,
 }
 
 /// The consumer of a stream, which ends with this: as cut when its connection is lost, also when the stream's task

@@ -1,5 +1,7 @@
 //! Tests of what recovery makes of the groups of a journal, also where some of them are lost.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::domain::{BlockOrigin, CommitNumber, TopicSpec};
 use crate::state::catalog::Json;
@@ -216,4 +218,81 @@ fn groups_that_the_state_has_in_it_are_there_for_their_events_only() {
     // Without a mark all of them say something.
     let all = replayed(CommitNumber(0));
     assert_eq!((orphans(&all), all.subscriptions.len()), (vec![(7, 2)], 1));
+}
+
+fn created(id: u64, spec: serde_json::Value) -> Note {
+    let spec: SubscriptionSpec = serde_json::from_value(spec).expect("valid specification");
+    Note::Change(Change::CreateSubscription {
+        id: SubscriptionId(id),
+        spec: Json(spec),
+        start: Position(1),
+    })
+}
+
+fn block(position: u64, mark: BlockOrigin) -> BlockMeta {
+    BlockMeta {
+        first_position: Position(position),
+        last_position: Position(position),
+        topic: TopicId(1),
+        mark,
+        first_sequence: Sequence(position),
+        count: 1,
+        time: Millis(0),
+    }
+}
+
+#[test]
+fn unfiltered_subscriptions_get_the_letters_they_ask_for_as_the_router_does_it() {
+    let topic: TopicSpec =
+        serde_json::from_value(serde_json::json!({"name": "dead.s"})).expect("valid topic");
+    let subscriptions = [
+        ("old", serde_json::json!({"topics": [">"]})),
+        (
+            "new",
+            serde_json::json!({"topics": [">"], "include_dead_letters": false}),
+        ),
+        (
+            "prefix",
+            serde_json::json!({"topics": ["dead.>"], "include_dead_letters": false}),
+        ),
+        // Its own letters.
+        ("s", serde_json::json!({"topics": [">"]})),
+    ];
+    let mut notes = vec![Note::Change(Change::CreateTopic {
+        id: TopicId(1),
+        spec: Json(topic),
+    })];
+    for (id, (name, spec)) in (1..).zip(subscriptions) {
+        let mut spec = spec;
+        spec["name"] = name.into();
+        notes.push(created(id, spec));
+    }
+    let mut encoded = Vec::new();
+    for note in &notes {
+        journal_note::push(note, &mut encoded);
+    }
+    let group = ReplayedGroup {
+        number: CommitNumber(1),
+        notes: Bytes::from(encoded),
+        blocks: vec![
+            block(1, BlockOrigin::Ordinary),
+            block(2, BlockOrigin::Letter),
+            block(3, BlockOrigin::LastLetter),
+        ],
+    };
+    let recovered = recover(
+        &[],
+        [Ok(Replayed::Group(group))].into_iter(),
+        Vec::new,
+        true,
+        1,
+    )
+    .expect("readable");
+    let depth = |name: &str| {
+        let mut subscriptions = recovered.subscriptions.iter().map(|(resting, _)| resting);
+        let resting = subscriptions.find(|resting| resting.name.as_str() == name);
+        resting.expect("recovered").state.depth()
+    };
+    let depths = ["old", "new", "prefix", "s"].map(depth);
+    assert_eq!(depths, [3, 1, 3, 0]);
 }

@@ -1,4 +1,5 @@
-//! The outbox of a subscribe stream: numbers on their way from the future that reads to the one that writes.
+//! Confirmations on their way from the future of a subscribe stream that reads to the one that writes: the numbers that the client gave
+//! to what it wants confirmed.
 
 use std::sync::Mutex;
 
@@ -6,14 +7,14 @@ use tokio::sync::Notify;
 
 use crate::locks::lock;
 
-/// Numbers that the client is to be told. How many there may be is seen to by who puts them in.
+/// What is to be confirmed to the client. How many there may be is seen to by who puts them in.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(super) struct Confirmations {
     numbers: Mutex<Vec<u64>>,
     filled: Notify,
 }
 
-impl Outbox {
+impl Confirmations {
     /// Adds a number.
     pub(super) fn push(&self, number: u64) {
         self.locked(|numbers| numbers.push(number));
@@ -58,11 +59,11 @@ mod tests {
 
     #[test]
     fn confirmations_are_taken_all_at_once() {
-        let outbox = Outbox::default();
-        assert_eq!(outbox.take().now_or_never(), None);
-        outbox.push(1);
-        outbox.push(2);
-        assert_eq!(outbox.take().now_or_never(), Some(vec![1, 2]));
-        assert_eq!(outbox.take().now_or_never(), None);
+        let confirmations = Confirmations::default();
+        assert_eq!(confirmations.take().now_or_never(), None);
+        confirmations.push(1);
+        confirmations.push(2);
+        assert_eq!(confirmations.take().now_or_never(), Some(vec![1, 2]));
+        assert_eq!(confirmations.take().now_or_never(), None);
     }
 }

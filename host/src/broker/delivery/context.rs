@@ -1,5 +1,5 @@
-//! The outlet: where events leave the broker, as those have it in common who bring them there, which are consumers, routes and the writer
-//! of dead letters. Nothing is delivered here.
+//! The context of all deliveries: the handles that consumers, routes and the writer of dead letters share, to what is read, answered,
+//! counted and asked on the way out. Nothing is delivered here.
 
 use std::sync::{Arc, RwLock};
 
@@ -16,8 +16,8 @@ use crate::locks::read;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
 
-/// What is read, answered, counted and asked on the way out. One for the broker.
-pub(crate) struct Outlet {
+/// What all deliveries share. One for the broker.
+pub(crate) struct DeliveryContext {
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Log,
     /// Takes acks, and what is appended in place of an event.
@@ -35,7 +35,7 @@ pub(crate) struct Outlet {
     pub(crate) shutdown: CancellationToken,
 }
 
-impl Outlet {
+impl DeliveryContext {
     /// The topic of a block, as long as it exists.
     pub(crate) fn topic_of(&self, block: &Block) -> Option<TopicName> {
         let catalog = read(&self.catalog);

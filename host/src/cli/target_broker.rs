@@ -31,7 +31,7 @@ pub(super) struct Said {
 
 /// A broker, as far as it is known.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct TargetBroker {
     pub(super) context: Context,
     pub(super) origin: Origin,
 }
@@ -64,7 +64,7 @@ impl fmt::Display for Origin {
     }
 }
 
-impl Place {
+impl TargetBroker {
     /// What `said` leads to: by flags, by variables, by the chosen context, by a data directory here, by the default context.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
-//! Which keys exist. The documented file is the list: it has every key, those without a default commented
-//! out. Unknown keys are told with their place and the nearest known one, before anything else is looked at,
-//! because a misspelt key is the one mistake that would otherwise pass unnoticed.
+//! Keys of a configuration that do not exist: told with their place and the nearest one that does, before anything else is looked at,
+//! because a misspelt key is the one mistake that would otherwise pass unnoticed. Which keys there are says `documented_file`.
 
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use super::documented_file;
 use super::error::{Problem, line_and_column};
 
 // The table whose keys are names that users choose.
@@ -15,9 +15,9 @@ const NAMED_TABLES: &str = "plugins.override";
 /// # Errors
 ///
 /// The text is no TOML.
-pub(super) fn unknown_keys(text: &str) -> Result<Vec<Problem>, toml::de::Error> {
+pub(super) fn find(text: &str) -> Result<Vec<Problem>, toml::de::Error> {
     let document = DeTable::parse(text)?;
-    let known = all_keys();
+    let known = documented_file::all_keys();
     let mut search = Search {
         text,
         known: &known,
@@ -25,59 +25,6 @@ pub(super) fn unknown_keys(text: &str) -> Result<Vec<Problem>, toml::de::Error> 
     };
     search.table(document.get_ref(), &known, "");
     Ok(search.problems)
-}
-
-/// Where `key` (dotted) stands in `text`.
-pub(super) fn locate(text: &str, key: &str) -> Option<(usize, usize)> {
-    let document = DeTable::parse(text).ok()?;
-    let mut table = document.get_ref();
-    let mut tokens = key.split('.').peekable();
-    while let Some(token) = tokens.next() {
-        let (found, value) = table.iter().find(|(name, _)| name.get_ref() == token)?;
-        if tokens.peek().is_none() {
-            return Some(line_and_column(text, found.span().start));
-        }
-        table = value.get_ref().as_table()?;
-    }
-    None
-}
-
-/// Where `key` of the grant at `index` stands in `text`, or the grant itself.
-pub(super) fn locate_grant(text: &str, index: usize, key: Option<&str>) -> Option<(usize, usize)> {
-    let document = DeTable::parse(text).ok()?;
-    let policy = document.get_ref().get("policy")?.get_ref().as_table()?;
-    let grants = policy.get("grants")?.get_ref().as_array()?;
-    let grant = grants.get(index)?;
-    let start = match key {
-        None => grant.span().start,
-        Some(key) => {
-            let mut keys = grant.get_ref().as_table()?.iter();
-            let (name, _) = keys.find(|(name, _)| name.get_ref() == key)?;
-            name.span().start
-        }
-    };
-    Some(line_and_column(text, start))
-}
-
-/// The documented file with its commented keys made real.
-pub(super) fn full_document() -> String {
-    super::sections::DEVELOPMENT
-        .lines()
-        .map(|line| commented_key(line).unwrap_or(line))
-        .collect::<Vec<_>>()
-        .join("\n")
-}
-
-/// The key or section in a line that is commented out without a space; prose has one.
-pub(super) fn commented_key(line: &str) -> Option<&str> {
-    line.strip_prefix('#')
-        .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['))
-}
-
-fn all_keys() -> Table {
-    full_document()
-        .parse()
-        .expect("a test parses the embedded text")
 }
 
 struct Search<'a> {
