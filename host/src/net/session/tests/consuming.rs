@@ -6,21 +6,35 @@ use tidegate_wire::pb::{self, ErrorCode, stream_open};
 use tidegate_wire::stream::memory::{MemoryConnection, MemorySend};
 use tidegate_wire::stream::{Connection, SendHalf};
 
-use super::client::{Consuming, Publishing, batch, open};
+use super::client::{Client, Consuming, Publishing, batch, open};
 use super::served::Served;
 use super::until;
 use crate::domain::{Principal, SubscriptionInfo};
 
-#[tokio::test(start_paused = true)]
-async fn events_are_delivered_acked_and_given_back() {
+// A broker with the subscription `s` to `orders.>`, a client of it, and its publisher, whose first batch had these events: none, if
+// there are none.
+async fn served_with(
+    payloads: &[&str],
+) -> (
+    Served,
+    Client<MemoryConnection>,
+    Publishing<MemoryConnection>,
+) {
     let served = Served::start(|_| {}).await;
     served.subscription("s", "orders.>").await;
     let client = served.sessions.welcomed().await;
     let mut publishing = Publishing::open(&client, &[], 0).await;
-    publishing
-        .write(&batch(1, "orders.eu", 0, &["a", "b"]))
-        .await;
-    assert!(!publishing.ack().await.unkept);
+    if !payloads.is_empty() {
+        let events = batch(1, "orders.eu", 0, payloads);
+        publishing.write(&events).await;
+        assert!(!publishing.ack().await.unkept);
+    }
+    (served, client, publishing)
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_delivered_acked_and_given_back() {
+    let (served, client, _publishing) = served_with(&["a", "b"]).await;
     // Credit for one event, then for another.
     let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
     let (payload, attempt, position) = first.event().await;
@@ -39,9 +53,7 @@ async fn events_are_delivered_acked_and_given_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_is_told_that_its_subscription_is_paused_and_that_it_goes_on() {
-    let served = Served::start(|_| {}).await;
-    served.subscription("s", "orders.>").await;
-    let client = served.sessions.welcomed().await;
+    let (served, client, _publishing) = served_with(&[]).await;
     let found = served.broker.find("s").expect("there");
     let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
     let paused = served.broker.pause_subscription(&found, "so").await;
@@ -85,14 +97,8 @@ async fn a_consumer_needs_a_subscription_and_the_right() {
 
 #[tokio::test(start_paused = true)]
 async fn a_malformed_command_closes_the_connection_and_gives_back() {
-    let served = Served::start(|_| {}).await;
-    served.subscription("s", "orders.>").await;
-    let client = served.sessions.welcomed().await;
-    let mut publishing = Publishing::open(&client, &[], 0).await;
     // Two, so that neither was alone in the hands of a client that failed, and has to wait for that.
-    let events = batch(1, "orders.eu", 0, &["a", "b"]);
-    publishing.write(&events).await;
-    publishing.ack().await;
+    let (served, client, _publishing) = served_with(&["a", "b"]).await;
     let mut consuming = Consuming::open(&client, "s", 2).await.expect("attached");
     assert!(matches!(consuming.next().await, ToConsumer::Deliver(_)));
     consuming.stream.write(&[3, 0xff, 0xff, 0xff]).await;
@@ -105,15 +111,12 @@ async fn a_malformed_command_closes_the_connection_and_gives_back() {
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_can_still_ack() {
-    let served = Served::start(|_| {}).await;
-    served.subscription("s", "orders.>").await;
+    let (served, _client, mut publishing) = served_with(&[]).await;
     let consumer = served.sessions.welcomed_narrow(1 << 20).await;
     let mut consuming = Consuming::open(&consumer, "s", 1_000_000)
         .await
         .expect("attached");
     consuming.grant(0, 1 << 40).await;
-    let client = served.sessions.welcomed().await;
-    let mut publishing = Publishing::open(&client, &[], 0).await;
     // More than the stream's window takes, and none of it is read.
     let large = "x".repeat(100_000);
     for correlation in 1..=40 {
@@ -138,10 +141,7 @@ async fn who_does_not_read_can_still_ack() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_never_sent_counts_nothing_when_the_connection_is_lost() {
-    let served = Served::start(|_| {}).await;
-    served.subscription("s", "orders.>").await;
-    let client = served.sessions.welcomed().await;
-    let mut publishing = Publishing::open(&client, &[], 0).await;
+    let (served, client, mut publishing) = served_with(&[]).await;
     let large = "x".repeat(100_000);
     for correlation in 1..=14 {
         let events = batch(correlation, "orders.eu", 0, &[&large]);
@@ -180,8 +180,7 @@ async fn what_was_never_sent_counts_nothing_when_the_connection_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn other_grants_stop_and_start_what_runs() {
-    let served = Served::start(|_| {}).await;
-    served.subscription("s", "orders.>").await;
+    let (served, client, mut publishing) = served_with(&[]).await;
     served.subscription("copies", "copies").await;
     let route =
         serde_json::json!({"name": "route", "topics": ["orders.>"], "outputs": {"out": "copies"}});
@@ -189,9 +188,7 @@ async fn other_grants_stop_and_start_what_runs() {
     let local = Principal::local();
     let created = served.broker.create_subscription(&local, route).await;
     created.expect("created");
-    let client = served.sessions.welcomed().await;
     let mut consuming = Consuming::open(&client, "s", 10).await.expect("granted");
-    let mut publishing = Publishing::open(&client, &[], 0).await;
     publishing.write(&batch(1, "orders.eu", 0, &["one"])).await;
     publishing.ack().await;
     let (payload, _, position) = consuming.event().await;
@@ -234,13 +231,7 @@ async fn other_grants_stop_and_start_what_runs() {
 async fn what_a_consumer_had_goes_back_however_it_ends() {
     type Ending = fn(&MemoryConnection, &mut MemorySend);
     let check = async |ending: Ending, suspect: bool| {
-        let served = Served::start(|_| {}).await;
-        served.subscription("s", "orders.>").await;
-        let client = served.sessions.welcomed().await;
-        let mut publishing = Publishing::open(&client, &[], 0).await;
-        let events = batch(1, "orders.eu", 0, &["a", "b"]);
-        publishing.write(&events).await;
-        publishing.ack().await;
+        let (served, client, _publishing) = served_with(&["a", "b"]).await;
         let other = served.sessions.welcomed().await;
         let mut consuming = Consuming::open(&other, "s", 2).await.expect("attached");
         assert!(matches!(consuming.next().await, ToConsumer::Deliver(_)));
@@ -266,11 +257,8 @@ async fn what_a_consumer_had_goes_back_however_it_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn credit_for_bytes_holds_back_what_credit_for_events_would_let_go() {
-    let served = Served::start(|_| {}).await;
-    served.subscription("s", "orders.>").await;
-    let client = served.sessions.welcomed().await;
+    let (served, client, mut publishing) = served_with(&[]).await;
     let mut consuming = Consuming::open(&client, "s", 10).await.expect("attached");
-    let mut publishing = Publishing::open(&client, &[], 0).await;
     // The first is more than all credit, so the second has to wait for what is paid back.
     let larger = "x".repeat(1_000_000);
     for correlation in 1..=2 {
@@ -290,14 +278,7 @@ async fn credit_for_bytes_holds_back_what_credit_for_events_would_let_go() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_is_told_and_never_confirmed_as_if_it_were_none() {
-    let served = Served::start(|_| {}).await;
-    served.subscription("s", "orders.>").await;
-    let client = served.sessions.welcomed().await;
-    let mut publishing = Publishing::open(&client, &[], 0).await;
-    publishing
-        .write(&batch(1, "orders.eu", 0, &["a", "b"]))
-        .await;
-    publishing.ack().await;
+    let (served, client, _publishing) = served_with(&["a", "b"]).await;
     for tell_not_held in [false, true] {
         let mut late = Consuming::open_as(&client, "s", 1, tell_not_held)
             .await
@@ -339,12 +320,7 @@ async fn a_late_answer_is_told_and_never_confirmed_as_if_it_were_none() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_client_gives_back_goes_to_the_next_and_counts_nothing() {
-    let served = Served::start(|_| {}).await;
-    served.subscription("s", "orders.>").await;
-    let client = served.sessions.welcomed().await;
-    let mut publishing = Publishing::open(&client, &[], 0).await;
-    publishing.write(&batch(1, "orders.eu", 0, &["a"])).await;
-    publishing.ack().await;
+    let (served, client, _publishing) = served_with(&["a"]).await;
     let mut first = Consuming::open(&client, "s", 1).await.expect("attached");
     let (_, attempt, position) = first.event().await;
     assert_eq!(attempt, 1);
