@@ -2,16 +2,16 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, FromRequest, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
 use super::context::Context;
 use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
-use super::request::{LengthMax, Segment, bytes, check_length, detached, json, name};
+use super::request::{JsonBody, LengthMax, Segment, bytes, check_length, detached, name};
 use super::subscriptions::NewOwner;
 use crate::auth::authorize;
 use crate::domain::{Name, PluginDetails, PluginInfo, PluginName, Principal};
@@ -82,11 +82,11 @@ pub(super) async fn chown(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Segment(name): Segment,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<Json<PluginName>, ErrorResponse> {
     authorize::manage_plugins(&app.policy, &who)?;
-    let owner = json::<NewOwner>(app.broker.spawner(), &headers, body)
+    let owner = body
+        .parse::<NewOwner>(app.broker.spawner())
         .await?
         .named()?;
     let (by, to) = (who.clone(), owner.clone());

@@ -1,13 +1,14 @@
 //! What every request passes through: a deadline, a line in the log when it is refused, and the parsing of
 //! names and bodies into checked types.
 
+use std::convert::Infallible;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
@@ -107,41 +108,65 @@ pub(super) async fn observe(
     response
 }
 
-/// A body as JSON, which is an object for every request there is.
-pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
-    spawner: &Spawner,
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<T, ErrorResponse> {
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let media_type = content_type
-        .and_then(|text| text.split(';').next())
-        .map(str::trim);
-    if !media_type.is_some_and(|text| text.eq_ignore_ascii_case("application/json")) {
-        let message = "the body must be JSON, with `Content-Type: application/json`";
-        return Err(ErrorResponse::new(415, "unsupported-media-type", message));
+/// A body that has to be JSON. Read when its handler is called, but only looked at when that asks for it, so that who may not ask is told
+/// that and nothing else.
+pub(super) struct JsonBody {
+    content_type: Option<HeaderValue>,
+    bytes: Result<Bytes, BytesRejection>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
+        let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
+        let bytes = Bytes::from_request(request, state).await;
+        Ok(Self {
+            content_type,
+            bytes,
+        })
     }
-    let body = bytes(body)?;
-    let length = body.len();
-    // Otherwise an array would be taken for the fields in the order in which they happen to be declared.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(ErrorResponse::malformed(
-            "the body must be a JSON object, with fields by name".to_owned(),
-        ));
+}
+
+impl JsonBody {
+    /// What it says. It is an object for every request there is.
+    pub(super) async fn parse<T: DeserializeOwned + Send + 'static>(
+        self,
+        spawner: &Spawner,
+    ) -> Result<T, ErrorResponse> {
+        let Self {
+            content_type,
+            bytes: body,
+        } = self;
+        let content_type = content_type.as_ref();
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        let media_type = content_type
+            .and_then(|text| text.split(';').next())
+            .map(str::trim);
+        if !media_type.is_some_and(|text| text.eq_ignore_ascii_case("application/json")) {
+            let message = "the body must be JSON, with `Content-Type: application/json`";
+            return Err(ErrorResponse::new(415, "unsupported-media-type", message));
+        }
+        let body = bytes(body)?;
+        let length = body.len();
+        // Otherwise an array would be taken for the fields in the order in which they happen to be declared.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ErrorResponse::malformed(
+                "the body must be a JSON object, with fields by name".to_owned(),
+            ));
+        }
+        let parse = move || {
+            UniqueKeys::check(&body)?;
+            serde_json::from_slice(&body)
+        };
+        let parsed = match length {
+            ..=INLINE_JSON_BYTES_MAX => parse(),
+            _ => away(spawner, parse).await?,
+        };
+        parsed.map_err(|error| {
+            ErrorResponse::malformed(format!("the body is not as it should be: {error}"))
+        })
     }
-    let parse = move || {
-        UniqueKeys::check(&body)?;
-        serde_json::from_slice(&body)
-    };
-    let parsed = match length {
-        ..=INLINE_JSON_BYTES_MAX => parse(),
-        _ => away(spawner, parse).await?,
-    };
-    parsed.map_err(|error| {
-        ErrorResponse::malformed(format!("the body is not as it should be: {error}"))
-    })
 }
 
 /// A body as bytes.
@@ -327,12 +352,14 @@ mod tests {
     #[tokio::test]
     async fn only_an_object_is_a_body() {
         let spawner = Spawner::new(Conditions::default(), CancellationToken::new());
-        let mut headers = HeaderMap::new();
-        let media_type = HeaderValue::from_static("application/json; charset=utf-8");
-        headers.insert(header::CONTENT_TYPE, media_type);
         let parsed = async |body: &str| {
             let body = Bytes::copy_from_slice(body.as_bytes());
-            json::<Body>(&spawner, &headers, Ok(body)).await
+            let media_type = HeaderValue::from_static("application/json; charset=utf-8");
+            let body = JsonBody {
+                content_type: Some(media_type),
+                bytes: Ok(body),
+            };
+            body.parse::<Body>(&spawner).await
         };
         for body in ["[]", "[\"x\"]", " \n[\"x\"]", "null", "\"x\"", "1", ""] {
             let refused = parsed(body).await.expect_err(body);

@@ -1,10 +1,9 @@
 //! `/v1/subscriptions`, and `/v1/routes` for those of them that have outputs.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,11 +11,12 @@ use serde_json::Value;
 use super::context::Context;
 use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
-use super::request::{Segment, detached, json};
+use super::request::{JsonBody, Segment, detached};
 use crate::auth::authorize;
 use crate::broker::{FoundSubscription, NotFound};
 use crate::domain::{
     LogLine, Millis, Owner, Principal, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
+    plain_text,
 };
 
 pub(super) async fn list(
@@ -65,10 +65,9 @@ pub(super) async fn show(
 pub(super) async fn create(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<(StatusCode, Json<SubscriptionInfo>), ErrorResponse> {
-    let spec = as_asked(json(app.broker.spawner(), &headers, body).await?)?;
+    let spec = as_asked(body.parse(app.broker.spawner()).await?)?;
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
         app.broker.create_subscription(&by, spec).await
@@ -82,10 +81,9 @@ pub(super) async fn update(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Segment(name): Segment,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
-    let patch = patch(json(app.broker.spawner(), &headers, body).await?)?;
+    let patch = patch(body.parse(app.broker.spawner()).await?)?;
     let (found, before) = one_seen(&app, &who, &name).await?;
     let spec = patch.apply(before.spec.clone());
     let by = who.clone();
@@ -120,10 +118,9 @@ pub(super) async fn chown(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Segment(name): Segment,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
-    let NewOwner { owner } = json(app.broker.spawner(), &headers, body).await?;
+    let NewOwner { owner } = body.parse(app.broker.spawner()).await?;
     let (found, before) = one_seen(&app, &who, &name).await?;
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
@@ -210,16 +207,14 @@ pub(super) async fn pause(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Segment(name): Segment,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
     let found = managed(&app, &who, &name)?;
-    let Pause { reason } = json(app.broker.spawner(), &headers, body).await?;
-    // It is shown on terminals.
-    let reason = reason.map(|reason| reason.replace(char::is_control, " "));
+    let Pause { reason } = body.parse(app.broker.spawner()).await?;
     let why = match reason.as_deref().map(str::trim) {
         None | Some("") => format!("by {who}"),
-        Some(reason) => format!("by {who}: {reason}"),
+        // It is shown on terminals.
+        Some(reason) => format!("by {who}: {}", plain_text(reason)),
     };
     app.broker.pause_subscription(&found, &why).await?;
     tracing::info!(principal = %who, subscription = %name, reason = why, "subscription paused");

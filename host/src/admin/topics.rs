@@ -1,16 +1,15 @@
 //! `/v1/topics`.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::context::Context;
 use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
-use super::request::{Segment, detached, json, name};
+use super::request::{JsonBody, Segment, detached, name};
 use crate::auth::authorize;
 use crate::domain::{NewTopic, Principal, TopicInfo, TopicName};
 
@@ -50,13 +49,12 @@ pub(super) async fn show(
 pub(super) async fn create(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<(StatusCode, Json<TopicInfo>), ErrorResponse> {
     let new = NewTopic {
         // Not for callers to say.
         created_by: Some(who.clone()),
-        ..json(app.broker.spawner(), &headers, body).await?
+        ..body.parse(app.broker.spawner()).await?
     };
     authorize::manage_topic(&app.policy, &who, &new.name)?;
     let info = detached(app.broker.spawner().clone(), async move {

@@ -1,15 +1,12 @@
 //! `/v1/unreadable`: what of the store cannot be read, and the operator's word that its damage is accepted.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
-use axum::http::HeaderMap;
 use serde::Deserialize;
 
 use super::context::Context;
 use super::error_response::ErrorResponse;
-use super::request::{detached, json};
+use super::request::{JsonBody, detached};
 use crate::auth::authorize;
 use crate::domain::{Principal, UnreadableInfo};
 
@@ -33,11 +30,10 @@ pub(super) async fn list(
 pub(super) async fn give_up(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<Json<Vec<UnreadableInfo>>, ErrorResponse> {
     authorize::give_up_damage(&app.policy, &who)?;
-    let GiveUp { dead_letters } = json(app.broker.spawner(), &headers, body).await?;
+    let GiveUp { dead_letters } = body.parse(app.broker.spawner()).await?;
     let given_up = detached(app.broker.spawner().clone(), async move {
         app.broker.give_up_unreadable(dead_letters).await
     })

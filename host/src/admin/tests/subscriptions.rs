@@ -46,9 +46,9 @@ async fn subscriptions_need_their_inputs_and_outputs() {
     );
 
     let pause = "POST /v1/subscriptions/s/pause";
-    let why = json!({"reason": "look\n at it"});
+    let why = json!({"reason": " look\n\u{202e}at it "});
     let paused = fixture.check("cn:owner", pause, Some(why), 200).await;
-    assert_eq!(paused["paused"], "by cn:owner: look  at it");
+    assert_eq!(paused["paused"], "by cn:owner: look\\n\\u{202e}at it");
     fixture
         .check_all([
             ("cn:other", pause, Some(json!({})), 403),

@@ -3,7 +3,7 @@
 use crate::cli::human_values;
 use crate::cli::output::{self, Format};
 use crate::domain::{
-    LogLine, Millis, Owner, PluginUse, Principal, SubscriptionInfo, SubscriptionSpec,
+    LogLine, Millis, Owner, PluginUse, Principal, SubscriptionInfo, SubscriptionSpec, plain_text,
 };
 
 pub(super) fn list(format: Format, all: &[SubscriptionInfo]) -> String {
@@ -156,7 +156,7 @@ fn with_limits(mut state: String, info: &SubscriptionInfo) -> String {
 
 pub(super) fn log(lines: &[LogLine]) -> String {
     let line = |line: &LogLine| {
-        let text = line.text.replace(char::is_control, " ");
+        let text = plain_text(&line.text);
         format!("{} {text}", human_values::moment(line.time.0))
     };
     match lines {

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::job::{COMMAND, CompileJob, NoCode};
+use crate::domain::plain_text;
 use crate::locks::lock;
 
 /// Bytes of what it says that are kept; the rest is read and forgotten.
@@ -140,14 +141,8 @@ fn said(mut errors: ChildStderr) -> String {
 // One line that no terminal takes for anything else: a component's names are in it.
 fn plain(said: &str) -> String {
     let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shown = words.chars().take(SAID_CHARS_MAX);
-    shown
-        .flat_map(|c| {
-            let escaped = c.is_control().then(|| c.escape_default());
-            let itself = escaped.is_none().then_some(c);
-            escaped.into_iter().flatten().chain(itself)
-        })
-        .collect()
+    let shown: String = words.chars().take(SAID_CHARS_MAX).collect();
+    plain_text(&shown).into_owned()
 }
 
 fn outcome(status: ExitStatus, said: &str) -> Result<(), Ended> {
