@@ -46,7 +46,7 @@ pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<Family
             "subscription_paused",
             "1 while it is paused",
             Kind::Gauge,
-            |s| f64::from(u8::from(s.paused.is_some())),
+            |s| flag(s.paused.is_some()),
         ),
         (
             "subscription_coarse_delays",
@@ -70,13 +70,13 @@ pub(crate) fn of_subscriptions(subscriptions: &[SubscriptionInfo]) -> Vec<Family
             "subscription_stands",
             "1 while its filters or its catching up stand at an event that cannot be read",
             Kind::Gauge,
-            |s| f64::from(u8::from(s.stands_at.is_some())),
+            |s| flag(s.stands_at.is_some()),
         ),
         (
             "subscription_stopped",
             "1 while whoever it belongs to lacks a right: a route does nothing, dead letters wait",
             Kind::Gauge,
-            |s| f64::from(u8::from(s.stopped.is_some())),
+            |s| flag(s.stopped.is_some()),
         ),
         (
             "subscription_pending_changes",
@@ -126,9 +126,14 @@ fn ages(subscriptions: &[SubscriptionInfo]) -> Family {
     }
 }
 
+// 1 while it holds.
+fn flag(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
 fn reached(subscription: &SubscriptionInfo, limit: &str) -> f64 {
     let reached = subscription.limits_reached.iter().any(|name| name == limit);
-    f64::from(u8::from(reached))
+    flag(reached)
 }
 
 pub(crate) fn of_plugins(plugins: &[PluginStats]) -> Vec<Family> {
@@ -262,7 +267,7 @@ pub(crate) fn of_store(usage: &StoreUsage, failed: bool) -> Vec<Family> {
             "store_failed",
             "1 when the store refuses writes",
             Kind::Gauge,
-            |(_, failed)| f64::from(u8::from(*failed)),
+            |(_, failed)| flag(*failed),
         ),
     ];
     families(&[(usage, failed)], &columns, |_| Vec::new())
