@@ -200,3 +200,61 @@ async fn topics_that_subscriptions_append_to_count_for_who_makes_them() {
     let full = subscription("another", "orders.>");
     fixture.check("cn:reader", CREATE, full, 403).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_name_says_what_has_it_only_to_who_may_see_that() {
+    let fixture = Fixture::new().await;
+    fixture
+        .check_all([
+            ("local", CREATE, subscription("mail-in", "mail.>"), 201),
+            ("local", CREATE, route("mail-out", "mail.>", "copies"), 201),
+        ])
+        .await;
+    let told = async |who, name: &str, status| {
+        let refused = fixture.check(who, CREATE, subscription(name, "orders.>"), status);
+        refused.await["message"].as_str().expect("text").to_owned()
+    };
+    let expected = "route `mail-out` exists already";
+    assert_eq!(told("local", "mail-out", 409).await, expected);
+    for name in ["mail-in", "mail-out"] {
+        let expected = format!("subscription or route `{name}` exists already");
+        assert_eq!(told("cn:reader", name, 409).await, expected);
+    }
+    // Who could not make it learns nothing, taken or free: neither where a plugin is missing nor at the end of a quota.
+    let without = |name: &str| {
+        let mut spec = subscription(name, "orders.>").expect("a body");
+        spec["filters"] = json!([{ "plugin": "nobody" }]);
+        Some(spec)
+    };
+    fixture
+        .check_all([
+            ("cn:reader", CREATE, without("mail-in"), 404),
+            ("cn:reader", CREATE, without("free"), 404),
+        ])
+        .await;
+    for one in 0..QUOTA.principal {
+        let spec = subscription(&format!("s{one}"), "orders.>");
+        fixture.check("cn:reader", CREATE, spec, 201).await;
+    }
+    let of_a_free_one = told("cn:reader", "free", 403).await;
+    assert!(of_a_free_one.contains("limits."), "{of_a_free_one}");
+    assert_eq!(told("cn:reader", "mail-in", 403).await, of_a_free_one);
+    // One's own is seen.
+    let expected = "subscription `s0` exists already";
+    assert_eq!(told("cn:reader", "s0", 409).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_one_may_be_idle_is_said_when_it_is_made() {
+    let fixture = Fixture::new().await;
+    let mut spec = subscription("s", "orders.>").expect("a body");
+    spec["delete_after_idle_ms"] = json!(60_000);
+    let made = fixture.check("local", CREATE, Some(spec), 201).await;
+    assert_eq!(made["delete_after_idle_ms"], 60_000);
+    let patch = Some(json!({"delete_after_idle_ms": 1}));
+    let refused = fixture.check("local", "PATCH /v1/subscriptions/s", patch, 422);
+    let told = refused.await["message"].to_string();
+    assert!(told.contains("cannot be changed"), "{told}");
+    let never = fixture.check("local", CREATE, subscription("t", "orders.>"), 201);
+    assert!(never.await.get("delete_after_idle_ms").is_none());
+}

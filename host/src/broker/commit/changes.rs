@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::journal_note::Note;
 use super::request::{ChangeRequest, Update};
+use crate::auth::authorize;
 use crate::broker::error::{ChangeError, NotFound};
 use crate::domain::{
     Name, NewTopic, PluginUse, Position, Principal, StartAt, SubscriptionId, SubscriptionSpec,
@@ -114,9 +115,9 @@ impl Draft {
         &mut self,
         spec: SubscriptionSpec,
     ) -> Result<SubscriptionId, ChangeError> {
-        let subscriptions = self.catalog.subscriptions.values();
-        let mut specs = subscriptions.map(|subscription| &subscription.spec);
-        if let Some(existing) = specs.find(|existing| existing.name == spec.name) {
+        let by = spec.created_by.as_ref();
+        let taken = self.taken_by(&spec);
+        if let Some((existing, true)) = taken {
             return Err(ChangeError::Exists {
                 kind: match existing.is_route() {
                     true => "route",
@@ -125,11 +126,17 @@ impl Draft {
                 name: spec.name.to_string(),
             });
         }
-        let by = spec.created_by.as_ref();
         self.check_plugins(&spec)?;
         self.admit_subscription(by)?;
         self.admit_specification(spec.text_bytes(), by)?;
         let topics = self.missing_topics(&spec, true)?;
+        // Only now: whoever may not see it hears of it only where a free name would have become a subscription, and not what it is.
+        if taken.is_some() {
+            return Err(ChangeError::Exists {
+                kind: "subscription or route",
+                name: spec.name.to_string(),
+            });
+        }
         self.create_topics(topics, by);
         let id = self.catalog.next_subscription_id();
         let start = match spec.start {
@@ -146,6 +153,15 @@ impl Draft {
             start,
         });
         Ok(id)
+    }
+
+    // What has the name of a new one, and whether who creates that may see it.
+    fn taken_by(&self, new: &SubscriptionSpec) -> Option<(&SubscriptionSpec, bool)> {
+        let subscriptions = self.catalog.subscriptions.values();
+        let mut specs = subscriptions.map(|subscription| &*subscription.spec);
+        let existing = specs.find(|existing| existing.name == new.name)?;
+        let sees = |who| authorize::sees_subscription(&self.policy, who, existing);
+        Some((existing, new.created_by.as_ref().is_none_or(sees)))
     }
 
     fn update_subscription(&mut self, update: Update) -> Result<(), ChangeError> {
