@@ -15,6 +15,7 @@ mod event_log;
 mod folder_watch;
 mod gauges;
 mod handle;
+mod idle_subscriptions;
 mod matching;
 mod plugin_store;
 mod spec_validation;

@@ -167,7 +167,14 @@ fn patch(body: Value) -> Result<SubscriptionPatch, ErrorResponse> {
             "an owner is changed by POST …/chown",
         ));
     }
-    for fixed in ["name", "topics", "start", "created", "created_by"] {
+    for fixed in [
+        "name",
+        "topics",
+        "start",
+        "delete_after_idle_ms",
+        "created",
+        "created_by",
+    ] {
         if body.get(fixed).is_some() {
             return Err(ErrorResponse::new(
                 422,

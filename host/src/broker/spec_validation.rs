@@ -2,12 +2,14 @@
 //! be named so, and that its plugins exist, fit and take their configurations. Nothing here changes anything but the specification,
 //! whose plugins are pinned to their bytes.
 
+use std::ops::RangeInclusive;
 use std::sync::RwLock;
 
 use super::error::{ChangeError, NotFound, Unavailable};
 use crate::auth::{Policy, authorize};
 use crate::domain::{
-    Name, NameError, PluginInfo, PluginUse, PluginWorld, Principal, SubscriptionSpec, TopicName,
+    DELAY_MS_MAX, Name, NameError, PluginInfo, PluginUse, PluginWorld, Principal, SubscriptionSpec,
+    TopicName, UniqueKeys,
 };
 use crate::locks;
 use crate::plugin::Plugins;
@@ -50,6 +52,11 @@ impl Pinning<'_> {
                 world.word()
             )));
         }
+        // Whatever its plugin would make of it: others read it, too.
+        UniqueKeys::check_if_json(&used.config).map_err(|error| {
+            let plugin = &used.plugin;
+            ChangeError::Invalid(format!("plugin `{plugin}`: its configuration: {error}"))
+        })?;
         self.plugins
             .check(&plugin.digest, world, &used.config, &plugin.label())
             .await
@@ -83,6 +90,10 @@ pub(super) fn check_fixed(
         ("topics", spec.topics == before.topics),
         ("start", spec.start == before.start),
         ("created", spec.created == before.created),
+        (
+            "delete_after_idle_ms",
+            spec.delete_after_idle_ms == before.delete_after_idle_ms,
+        ),
     ];
     match fixed.into_iter().find(|(_, is_same)| !is_same) {
         None => Ok(()),
@@ -137,6 +148,7 @@ pub(super) fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
     const TRANSFORMS_MAX: usize = 8;
     const OUTPUTS_MAX: usize = 256;
     const BACKOFFS_MAX: usize = 64;
+    const IDLE_MS: RangeInclusive<u64> = 1_000..=DELAY_MS_MAX;
     let delivery = &spec.delivery;
     if spec.topics.is_empty() {
         return Err("name at least one topic pattern, such as `orders.>`".into());
@@ -157,6 +169,21 @@ pub(super) fn check_spec(spec: &SubscriptionSpec) -> Result<(), String> {
     delivery.check_times()?;
     if delivery.in_flight_events_max == 0 {
         return Err("`in_flight_events_max` must be at least 1".into());
+    }
+    match spec.delete_after_idle_ms {
+        Some(_) if spec.is_route() => {
+            return Err(
+                "`delete_after_idle_ms` is for subscriptions: a route has no consumers".into(),
+            );
+        }
+        Some(ms) if !IDLE_MS.contains(&ms) => {
+            return Err(format!(
+                "`delete_after_idle_ms` must be from {} (1 s) to {} (30 days)",
+                IDLE_MS.start(),
+                IDLE_MS.end()
+            ));
+        }
+        _ => {}
     }
     let dead_letter = spec.dead_letter_topic();
     if spec

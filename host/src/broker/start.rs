@@ -30,6 +30,7 @@ use super::delivery::{TransformCache, dead_letters};
 use super::event_log::tail::Log;
 use super::folder_watch;
 use super::handle::{Broker, Inner};
+use super::idle_subscriptions;
 use super::matching::lane::LaneParts;
 use super::matching::lanes::Lanes;
 use super::matching::subscription_supervisor::Supervisor;
@@ -305,6 +306,9 @@ impl Common {
         let router = Router::new(self.registry.clone(), self.log.clone(), names);
         spawner.lasting(ROUTER, router.run(shutdown()));
         spawner.lasting("timers", self.registry.clone().run_timers(shutdown()));
+        let (registry, catalog) = (self.registry.clone(), self.catalog.clone());
+        let idle = idle_subscriptions::watch(registry, catalog, self.inbox.clone(), shutdown());
+        spawner.lasting("idle subscriptions", idle);
         let conditions = spawner.conditions().clone();
         let limits = limit_conditions::run(plugins, conditions, shutdown());
         spawner.lasting("plugin limits", limits);

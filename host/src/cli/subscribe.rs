@@ -25,6 +25,10 @@ use crate::runtime::Random;
 /// How long the last acks may take at the end. What is not confirmed comes again.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After so much time without this command a temporary subscription goes by itself: enough for a restart of the broker or a lost
+/// network, and what it keeps meanwhile is bounded.
+const TEMPORARY_IDLE_MS: u64 = 10 * 60 * 1_000;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Which subscription
@@ -51,7 +55,8 @@ pub(super) struct Args {
     create: bool,
     /// Create a subscription for this once, and delete it at the end. Without a name it gets one
     ///
-    /// If this program is killed without warning (SIGKILL) or cannot reach the broker at its end, the subscription stays.
+    /// If this program is killed without warning (SIGKILL) or cannot reach the broker at its end, the broker deletes it ten minutes
+    /// later. So it does if the program cannot reach the broker for that long meanwhile.
     #[arg(long, requires = "topic", group = "makes")]
     temporary: bool,
     /// Topics of the subscription to create: `*` stands for one token, a final `>` for the rest. Repeatable
@@ -293,7 +298,7 @@ fn delete_temporary(args: &Args, name: &Name) {
     match deleted {
         Ok(()) => output::note(&format!("deleted subscription {name}")),
         Err(error) => output::note(&format!(
-            "warning: subscription {name} stays, and keeps events until it is deleted with: tidegate subscription delete {name} ({error:#})"
+            "warning: subscription {name} stays for ten minutes, or until it is deleted with: tidegate subscription delete {name} ({error:#})"
         )),
     }
 }
@@ -302,6 +307,7 @@ impl Args {
     fn spec(&self, name: &Name) -> SubscriptionSpec {
         SubscriptionSpec {
             start: self.start,
+            delete_after_idle_ms: self.temporary.then_some(TEMPORARY_IDLE_MS),
             ..SubscriptionSpec::new(name.clone(), self.topic.clone())
         }
     }

@@ -8,7 +8,7 @@ use anyhow::bail;
 use self::flags::{ChangeFlags, ChownArgs, DeleteArgs, NamedArgs, PauseArgs, SpecFlags};
 use super::admin_client::{Api, segment};
 use super::admin_flags::ManageFlags;
-use super::output;
+use super::{human_values, output};
 use crate::domain::{
     LogLine, Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicPattern,
 };
@@ -60,6 +60,9 @@ struct CreateArgs {
     /// Topics it reads: `*` stands for one token, a final `>` for the rest. Repeatable
     #[arg(long, short, required = true, value_name = "PATTERN")]
     topic: Vec<TopicPattern>,
+    /// Let the broker delete it, with what it keeps, once it has had no consumer for so long: from 1s to 30 days. Without it, it stays
+    #[arg(long, value_name = "TIME", value_parser = human_values::duration_ms)]
+    delete_after_idle: Option<u64>,
     #[command(flatten)]
     what: SpecFlags,
     #[command(flatten)]
@@ -78,7 +81,10 @@ struct UpdateArgs {
 
 impl CreateArgs {
     fn spec(&self) -> anyhow::Result<SubscriptionSpec> {
-        self.what.spec(&self.name, &self.topic)
+        Ok(SubscriptionSpec {
+            delete_after_idle_ms: self.delete_after_idle,
+            ..self.what.spec(&self.name, &self.topic)?
+        })
     }
 }
 

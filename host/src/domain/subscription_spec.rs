@@ -84,6 +84,10 @@ pub struct SubscriptionSpec {
     /// means all; in what callers ask for, the edge makes its absence mean the other.
     #[serde(default = "included_before")]
     pub include_dead_letters: bool,
+    /// Milliseconds without a consumer after which the broker deletes it, with what it keeps; absent: never. A start counts from
+    /// its own beginning. Not for routes, which have no consumers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_after_idle_ms: Option<u64>,
     /// When it was created. Filled in by the broker.
     #[serde(default)]
     pub created: Millis,
@@ -121,6 +125,7 @@ impl SubscriptionSpec {
             outputs: BTreeMap::new(),
             owner: None,
             include_dead_letters: false,
+            delete_after_idle_ms: None,
             created: Millis(0),
             created_by: None,
         }

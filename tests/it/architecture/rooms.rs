@@ -31,6 +31,7 @@ const INSIDE: &[(&str, Inner)] = &[
                 ],
             ),
             ("folder_watch", &["commit"]),
+            ("idle_subscriptions", &["commit", "subscriptions"]),
             (
                 "checkpoint",
                 &[
@@ -75,6 +76,7 @@ const INSIDE: &[(&str, Inner)] = &[
                     "delivery",
                     "folder_watch",
                     "handle",
+                    "idle_subscriptions",
                     "event_log",
                     "matching",
                     "plugin_store",

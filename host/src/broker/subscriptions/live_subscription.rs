@@ -236,6 +236,16 @@ impl LiveSubscription {
         self.effect_targets.acks.forget(self.id);
     }
 
+    /// Whether one is attached.
+    pub(crate) fn has_consumers(&self) -> bool {
+        self.consumers.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many have been, since the broker started.
+    pub(crate) fn consumers_ever(&self) -> u64 {
+        self.next_consumer.load(Ordering::Relaxed) - 1
+    }
+
     pub(crate) fn next_consumer_id(&self) -> ConsumerId {
         ConsumerId(self.next_consumer.fetch_add(1, Ordering::Relaxed))
     }

@@ -109,3 +109,45 @@ async fn whose_route_is_in_the_way_of_a_deletion_learns_only_who_may_see_it() {
     }
     fixture.broker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_is_made_to_go_does_so_once_it_has_no_consumer() {
+    let fixture = Fixture::start(1 << 20).await;
+    let (broker, local) = (&fixture.broker, Principal::local());
+    let goes = |name: &str, after: u64| serde_json::json!({"name": name, "topics": [">"], "delete_after_idle_ms": after});
+    for (spec, wrong) in [
+        (goes("soon", 999), "from 1000"),
+        (goes("late", 31 * 86_400_000), "30 days"),
+        (
+            serde_json::json!({"name": "r", "topics": ["a"], "outputs": {"x": "b"}, "delete_after_idle_ms": 1_000}),
+            "a route has no consumers",
+        ),
+    ] {
+        let spec = serde_json::from_value(spec).expect("a specification");
+        let refused = broker.create_subscription(&local, spec).await;
+        let refused = refused.expect_err(wrong).to_string();
+        assert!(refused.contains(wrong), "{refused}");
+    }
+    let consumer = loop {
+        fixture.create(goes("consumed", 1_000)).await;
+        // On a machine that is slow enough it may be gone.
+        if let Ok(consumer) = broker.attach(&local, "consumed", Manner::Silent).await {
+            break consumer;
+        }
+    };
+    fixture.create(goes("kept", 86_400_000)).await;
+    fixture.subscribe("plain", ">").await;
+    fixture.create(goes("left", 1_000)).await;
+    let is_there = |name: &str| broker.subscription(name).is_ok();
+    until(|| !is_there("left"), || "it stays".to_owned()).await;
+    for name in ["kept", "plain", "consumed"] {
+        assert!(is_there(name), "{name}");
+    }
+    drop(consumer);
+    until(|| !is_there("consumed"), || "it stays".to_owned()).await;
+    let fixture = fixture.start_after(|_| {}).await;
+    let kept = fixture.broker.subscription("kept").expect("kept");
+    assert_eq!(kept.spec.delete_after_idle_ms, Some(86_400_000));
+    assert!(fixture.broker.subscription("left").is_err());
+    fixture.broker.shutdown().await;
+}

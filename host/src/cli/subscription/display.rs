@@ -59,6 +59,7 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
         outputs,
         owner,
         include_dead_letters,
+        delete_after_idle_ms,
         created,
         created_by,
     } = &info.spec;
@@ -97,6 +98,13 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
         ("dead letters", info.spec.dead_letter_topic().to_string()),
         ("in flight max", delivery.in_flight_events_max.to_string()),
         ("owner", owner_of(owner.as_ref())),
+        (
+            "goes when idle",
+            delete_after_idle_ms.map_or_else(
+                || "no".to_owned(),
+                |ms| format!("after {}", human_values::age(ms)),
+            ),
+        ),
         ("created", created_at(*created, created_by.as_ref())),
         ("changes", changes(info)),
         ("state", state(info)),
