@@ -16,7 +16,6 @@ mod request;
 mod status;
 mod subscriptions;
 mod topics;
-mod unique_keys;
 mod unread_body;
 mod unreadable;
 mod write_timeout;

@@ -18,6 +18,7 @@ mod principal;
 mod subscription_spec;
 mod topic_pattern;
 mod topic_spec;
+mod unique_keys;
 
 pub use api_answers::{
     LogLine, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, PluginWorld,
@@ -46,3 +47,4 @@ pub use subscription_spec::{
 };
 pub use topic_pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};
 pub use topic_spec::{Durability, NewTopic, TopicSpec};
+pub(crate) use unique_keys::UniqueKeys;

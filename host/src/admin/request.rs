@@ -20,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection_pool::{Place, Scope};
 use super::counters::AdminCounters;
 use super::error_response::ErrorResponse;
-use super::unique_keys::UniqueKeys;
-use crate::domain::Principal;
+use crate::domain::{Principal, UniqueKeys};
 use crate::runtime::spawn::Spawner;
 
 /// What may be asked however many others are connected.

@@ -1,10 +1,12 @@
 //! One delivered event as one line: for people, or as JSON that `tidegate pub --events` takes back. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::{Context, bail};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use tidegate_client::Event;
 
 use crate::domain::{plain_json, plain_lines, plain_text};
@@ -39,12 +41,16 @@ struct Fields {
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_base64: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "each_name_once"
+    )]
     headers: BTreeMap<String, Values>,
     #[serde(skip_serializing_if = "String::is_empty")]
     content_type: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<serde_json::Value>,
+    // As it stands there: digits, order of names and `null` are the publisher's.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "verbatim")]
+    payload: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,7 +130,7 @@ pub(super) fn from_json(line: &str) -> anyhow::Result<Event> {
     let fields: Fields = serde_json::from_slice(line.as_bytes())
         .context("this is no event as `tidegate sub --ndjson` prints it")?;
     let payload = match (fields.payload, fields.text, fields.base64) {
-        (Some(json), None, None) => json.to_string().into_bytes(),
+        (Some(json), None, None) => json.get().as_bytes().to_vec(),
         (None, Some(text), None) => text.into_bytes(),
         (None, None, Some(base64)) => from_base64(&base64)?,
         (None, None, None) => Vec::new(),
@@ -171,6 +177,42 @@ pub(super) fn to_human(place: &Place<'_>, event: &Event) -> String {
     };
     // Whatever a publisher put in, the terminal gets no control sequences, and only a payload has lines of its own.
     format!("{}: {}", plain_text(&line), plain_lines(&payload))
+}
+
+// A `null` is a payload, too.
+fn verbatim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(deserializer).map(Some)
+}
+
+// A header that has several values names them in a list. Said twice, one of them would be lost.
+fn each_name_once<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Values>, D::Error> {
+    struct Headers;
+
+    impl<'de> Visitor<'de> for Headers {
+        type Value = BTreeMap<String, Values>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("headers by name")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+            let mut headers = BTreeMap::new();
+            while let Some((name, values)) = fields.next_entry::<String, Values>()? {
+                if headers.contains_key(&name) {
+                    let name = plain_text(&name);
+                    return Err(A::Error::custom(format_args!(
+                        "`{name}` stands twice in `headers`; a header's values are a list"
+                    )));
+                }
+                headers.insert(name, values);
+            }
+            Ok(headers)
+        }
+    }
+
+    deserializer.deserialize_map(Headers)
 }
 
 fn json_text(event: &Event) -> Option<&str> {
@@ -294,6 +336,31 @@ mod tests {
         assert!(
             line.ends_with(r#""payload":{  "n": 0.10000000000000000000001 }}"#),
             "{line}"
+        );
+        let same = |text: &str| from_json(text).expect("an event").payload;
+        for payload in [
+            r#"{  "n": 0.10000000000000000000001 }"#,
+            r#"{"z":1,"a":12345678901234567890123,"z":1e400}"#,
+            "null",
+            "\"\\u00e9\"",
+        ] {
+            let line = to_json(&PLACE, &Event::json(payload)).expect("a line");
+            assert_eq!(same(&line), payload, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_named_once() {
+        let event = from_json(r#"{"headers":{"a":["1","2"],"b":"3"},"text":"x"}"#);
+        assert_eq!(event.expect("an event").headers.len(), 3);
+        let twice = from_json(r#"{"headers":{"a":"1","a":"2"},"text":"x"}"#);
+        let twice = format!("{:#}", twice.expect_err("a value would be lost"));
+        assert!(twice.contains("`a` stands twice in `headers`"), "{twice}");
+        assert!(twice.contains("line 1 column"), "{twice}");
+        let twice = from_json(r#"{"text":"x","text":"y"}"#).expect_err("a text would be lost");
+        assert!(
+            format!("{twice:#}").contains("duplicate field"),
+            "{twice:#}"
         );
     }
 

@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use serde::de::IgnoredAny;
 use tidegate_client::{
     Client, Event, PublishError, PublishTicket, Published, Publisher, PublisherOptions,
 };
@@ -25,7 +24,7 @@ use super::output::{self, Format, OutputFlags};
 use super::signals::Signals;
 use super::time_limit::TimeLimit;
 use super::{event_lines, human_values, wait_notices};
-use crate::domain::TopicName;
+use crate::domain::{TopicName, UniqueKeys};
 use crate::locks::lock;
 
 /// Exit code of an interrupted command: 128 + SIGINT, as shells have it.
@@ -50,7 +49,7 @@ pub(super) struct Args {
     /// Every line of standard input is an event
     #[arg(long, group = "source")]
     lines: bool,
-    /// Every line of this file (-: standard input) is a JSON payload
+    /// Every line of this file (-: standard input) is a JSON payload. One with a name twice in an object is refused
     #[arg(long, group = "source", value_name = "FILE")]
     ndjson: Option<PathBuf>,
     /// Every line of this file (-: standard input) is an event as `tidegate sub --ndjson` prints it. Headers that the broker
@@ -429,11 +428,21 @@ fn parse(line: String, kind: LineKind) -> anyhow::Result<Event> {
     match kind {
         LineKind::Text => Ok(Event::new(line)),
         LineKind::Json => {
-            serde_json::from_slice::<IgnoredAny>(line.as_bytes()).context("this is not JSON")?;
+            UniqueKeys::check(line.as_bytes()).map_err(not_as_json)?;
             Ok(Event::json(line))
         }
         // What the broker said of it when it was delivered it will say anew.
         LineKind::Envelope => event_lines::from_json(&line).map(Event::without_broker_headers),
+    }
+}
+
+// The parser's own place is that in the line, whose number is said with it.
+fn not_as_json(error: serde_json::Error) -> anyhow::Error {
+    match error.is_data() {
+        true => anyhow::Error::new(error).context(
+            "consumers would read this in different ways; to publish it as it is, use --lines --content-type application/json",
+        ),
+        false => anyhow::Error::new(error).context("this is not JSON"),
     }
 }
 
@@ -523,6 +532,13 @@ mod tests {
         check(json, LineKind::Json, expected).await;
         check(b"\xFF", LineKind::Envelope, "line 1: this is not UTF-8").await;
         check(b"1\n{", LineKind::Json, "line 2: this is not JSON").await;
+        let twice = b"{}\n{\"a\":[{\"b\":1,\"b\":2}]}\n";
+        let expected = "line 2: consumers would read this in different ways";
+        check(twice, LineKind::Json, expected).await;
+        let twice = b"{\"headers\":{\"a\":\"1\",\"a\":\"2\"}}";
+        let expected =
+            "line 1: this is no event as `tidegate sub --ndjson` prints it: `a` stands twice";
+        check(twice, LineKind::Envelope, expected).await;
         assert_eq!(text_of(b"a\r".to_vec()).expect("text"), "a");
     }
 

@@ -187,3 +187,29 @@ async fn plugins_come_in_pages() {
         fixture.check("local", &call, None, 400).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_says_a_name_twice_is_refused_with_its_place() {
+    let fixture = Fixture::with(team_grants(), 16 << 20).await;
+    upload(
+        &fixture,
+        "cn:maker",
+        "team-a",
+        component("event-pattern"),
+        201,
+    )
+    .await;
+    let create = |config: &str| {
+        let mut spec = subscription("s", "orders.eu").expect("a body");
+        spec["filters"] = json!([{ "plugin": "team-a", "config": config }]);
+        Some(spec)
+    };
+    let call = "POST /v1/subscriptions";
+    let twice = create("{\"a\": [1],\n \"a\": [2]}");
+    let refused = fixture.check("cn:maker", call, twice, 422).await;
+    let told = refused["message"].as_str().expect("text");
+    let expected = "`a` stands twice in one object at line 2 column 4";
+    assert!(told.contains(expected), "{told}");
+    let made = create(r#"{"a": [1, 2]}"#);
+    fixture.check("cn:maker", call, made, 201).await;
+}
