@@ -1,5 +1,6 @@
 //! JSON pointers (RFC 6901), and `*` in them for every element or member: parsed once, then used to read, take, put and keep.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::value::{Text, Value};
@@ -109,6 +110,28 @@ impl Pointer {
         set(&self.steps, document, value)
             .map_err(|(step, reason)| format!("cannot set {self}: {}", reason.says(step)))
     }
+}
+
+/// Fewer values than this are put where they belong one by one: to find the places of all members costs more.
+const MANY: usize = 8;
+
+/// Puts each value where its pointer says, one after the other, as [`Pointer::set`] does it. Members that another of their name
+/// replaces may stay as [`Value::Gone`].
+pub(crate) fn set_all<'a>(
+    document: &mut Value<'a>,
+    values: Vec<(Pointer, Value<'a>)>,
+) -> Result<(), String> {
+    if values.len() < MANY {
+        return values
+            .iter()
+            .try_for_each(|(to, value)| to.set(document, value));
+    }
+    let mut places = Places::default();
+    for (to, value) in values {
+        put(&to.steps, document, value, &mut places)
+            .map_err(|(step, reason)| format!("cannot set {to}: {}", reason.says(step)))?;
+    }
+    Ok(())
 }
 
 /// What the pointers find, where it is; nothing if they find nothing.
@@ -322,6 +345,78 @@ fn set<'s, 'a>(
     }
 }
 
+/// Where the members of a value are, so that none is searched twice.
+#[derive(Default)]
+struct Places {
+    /// Of an object's members, by name, in order. Of several with one name only the last one counts.
+    names: Option<HashMap<String, Vec<usize>>>,
+    below: HashMap<usize, Places>,
+}
+
+impl Places {
+    /// The place of the member of that name, which is made if there is none.
+    fn of(&mut self, name: &str, members: &mut Vec<(Text<'_>, Value<'_>)>) -> usize {
+        let names = self.names.get_or_insert_with(|| {
+            let mut names: HashMap<String, Vec<usize>> = HashMap::new();
+            for (place, (member, _)) in members.iter().enumerate() {
+                let member = member.decode().into_owned();
+                names.entry(member).or_default().push(place);
+            }
+            names
+        });
+        if !names.contains_key(name) {
+            names.insert(name.to_owned(), vec![members.len()]);
+            members.push((Text::plain(name.to_owned()), Value::Null));
+        }
+        let of_name = names.get_mut(name);
+        let last = of_name.and_then(|places| {
+            let last = places.pop()?;
+            // Others of the name would say something else. They keep their places, which are known here.
+            places
+                .drain(..)
+                .for_each(|before| members[before].1 = Value::Gone);
+            places.push(last);
+            Some(last)
+        });
+        last.unwrap_or_default()
+    }
+}
+
+/// The same as [`set`], with what is known of places below `at`.
+fn put<'s, 'a>(
+    steps: &'s [Step],
+    at: &mut Value<'a>,
+    value: Value<'a>,
+    places: &mut Places,
+) -> Result<(), (&'s str, Unsettable)> {
+    let (name, rest) = match steps.split_first() {
+        Some((Step::Name(name), rest)) => (name, rest),
+        Some((Step::Every, _)) | None => {
+            *places = Places::default();
+            return set(steps, at, &value);
+        }
+    };
+    if matches!(at, Value::Null | Value::Gone) {
+        *places = Places::default();
+        *at = Value::Object(Vec::new());
+    }
+    match at {
+        Value::Object(members) => {
+            let place = places.of(name, members);
+            let below = places.below.entry(place).or_default();
+            put(rest, &mut members[place].1, value, below)
+        }
+        Value::Array(elements) if name != "-" => {
+            let place = index(name).filter(|place| *place < elements.len());
+            let place = place.ok_or((name.as_str(), Unsettable::NoElement))?;
+            let below = places.below.entry(place).or_default();
+            put(rest, &mut elements[place], value, below)
+        }
+        // At its end, where nothing is known of, or nowhere.
+        _ => set(steps, at, &value),
+    }
+}
+
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_whole() {
@@ -402,6 +497,66 @@ mod tests {
         for text in ["/a/0/b~1c", "/~0", "/*/~2"] {
             assert_eq!(pointer(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn many_are_put_as_each_by_itself() {
+        let names = ["a", "b", "0", "1", "-", "new"];
+        let pointers = names.iter().flat_map(|first| {
+            names.iter().flat_map(move |second| {
+                [
+                    format!("/{first}"),
+                    format!("/{first}/{second}"),
+                    format!("/{first}/b/{second}"),
+                ]
+            })
+        });
+        let pointers: Vec<_> = pointers.map(|text| pointer(&text)).collect();
+        for document in [
+            r#"{"a":{"b":1,"b":{"a":2}},"a":[1,{"b":2}],"b":{},"\u0061":{"b":{"b":3},"0":4}}"#,
+            r#"[{"a":1,"a":{"b":2}},[3]]"#,
+            r#"{"0":{"b":[]},"0":{"b":[1,{"b":[2]}]}}"#,
+        ] {
+            for skipped in 0..pointers.len() {
+                let values: Vec<_> = pointers
+                    .iter()
+                    .cycle()
+                    .skip(skipped * 7)
+                    .step_by(1 + skipped % 5)
+                    .take(12)
+                    .map(|to| (to.clone(), value(r#"{"b":5,"b":6}"#)))
+                    .collect();
+                let mut one_by_one = value(document);
+                let expected = values
+                    .iter()
+                    .try_for_each(|(to, value)| to.set(&mut one_by_one, value));
+                let mut together = value(document);
+                assert_eq!(set_all(&mut together, values), expected);
+                if expected.is_ok() {
+                    together.sweep();
+                    one_by_one.sweep();
+                    assert_eq!(together.to_json(), one_by_one.to_json());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_put_into_large_objects_is_not_searched_for_among_all() {
+        use crate::value::COMPARED;
+        const MEMBERS: usize = 2_000;
+        let members: Vec<_> = (0..MEMBERS).map(|n| format!(r#""{n}":{{}}"#)).collect();
+        let members = members.join(",");
+        let document = format!(r#"{{"by":{{{members}}},"cards":{{{members}}}}}"#);
+        let mut document = value(&document);
+        let values = ["by", "cards", "more"].into_iter().flat_map(|object| {
+            (0..MEMBERS).map(move |n| (pointer(&format!("/{object}/{n}/card")), Value::Null))
+        });
+        COMPARED.set(0);
+        set_all(&mut document, values.collect()).expect("there are objects");
+        assert!(COMPARED.get() < MEMBERS, "{}", COMPARED.get());
+        let put = pointer("/more/1999").get(&document).map(Value::to_json);
+        assert_eq!(put.as_deref(), Some(r#"{"card":null}"#));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use tidegate_plugin::{Emitted, Event, Failure, Header, Outcome, Output, Transfor
 
 use crate::config::{Edits, Payload, Reshape};
 use crate::expression::Scope;
-use crate::pointer::pick;
+use crate::pointer::{pick, set_all};
 use crate::value::Value;
 
 impl Transform for Reshape {
@@ -125,9 +125,7 @@ impl Edits {
         let is_changed = !moved.is_empty() || !taken.is_empty();
         // What is moved into something else that is moved comes behind it.
         moved.sort_by_key(|(to, _)| to.depth());
-        for (to, value) in moved {
-            to.set(&mut payload, &value)?;
-        }
+        set_all(&mut payload, moved)?;
         if is_changed {
             payload.sweep();
         }

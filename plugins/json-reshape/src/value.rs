@@ -31,6 +31,12 @@ pub(crate) struct Text<'a> {
     is_escaped: bool,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often a name was compared.
+    pub(crate) static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl<'a> Value<'a> {
     /// Reads a whole document.
     pub(crate) fn parse(text: &'a str) -> Result<Self, Malformed> {
@@ -275,6 +281,8 @@ impl<'a> Text<'a> {
     }
 
     pub(crate) fn is(&self, name: &str) -> bool {
+        #[cfg(test)]
+        COMPARED.set(COMPARED.get() + 1);
         match self.is_escaped {
             true => unescape(&self.text) == name,
             false => self.text == name,
