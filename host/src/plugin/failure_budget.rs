@@ -1,6 +1,7 @@
 //! How often plugins may fail. Failing costs: every failed call is paid for, and who has spent what it may pauses, as do the events
 //! concerned; what is not tried meanwhile is not judged. All limits of this are here, those of shards, of rules on their own and of
-//! transforms. How long a pause is comes from `backoff`. Pure but for the pause's clock.
+//! transforms. (How often a rule must fail on one event to have failed on it is no limit: once, where nothing else can be to blame, see
+//! `filter_group/shard/culprits.rs` and `filter_group/quarantine.rs`.) How long a pause is comes from `backoff`. Pure but for the pause's clock.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The back-off: how long an event that failed is left alone before its next attempt. Without jitter, since it is the broker that
+//! The back-off: how long an event that failed is left alone before its next attempt. It takes the subscription's own steps, whose
+//! default is in `domain/delivery_policy.rs`. Without jitter, since it is the broker that
 //! hands out what is due, as far as consumers have room, and nobody who comes. When an attempt is due, rounded so that there are few
 //! moments, is in `due_times`.
 
