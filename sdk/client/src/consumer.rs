@@ -4,6 +4,7 @@
 //! - `delivery`: what an application gets, and how it answers.
 //! - `acker`: answers from elsewhere, by position.
 //! - `buffer`: what came and waits for the application. Pure.
+//! - `extensions`: what was extended from elsewhere. Pure.
 //! - `not_held`: what was answered too late. Pure.
 //! - `unsent_answers`: answers on their way to the broker, joined into ranges. Pure.
 //! - `credit`: what the application took, given back in pieces.
@@ -16,6 +17,7 @@ mod buffer;
 mod credit;
 mod delivery;
 mod driver;
+mod extensions;
 mod not_held;
 mod shared;
 mod stream;
@@ -116,8 +118,9 @@ impl Consumer {
     /// Waits until the broker confirms that all acks made so far are durable.
     ///
     /// # Errors
-    /// [`SubscribeError::AcksLost`] when the connection was lost since the last confirmation with acks unconfirmed;
-    /// [`SubscribeError::NotHeld`] when some of what was answered was too late, all else being durable; or why the consumer has ended.
+    /// [`SubscribeError::AcksLost`] when the connection was lost since the last confirmation with acks unconfirmed, which is told at once:
+    /// whether the acks since then are durable, the next call says; [`SubscribeError::NotHeld`] when some of what was answered was too
+    /// late, all else being durable; or why the consumer has ended.
     pub async fn flush_acks(&self) -> Result<(), SubscribeError> {
         let confirmed = self.shared.state().confirm()?;
         let Some(confirmed) = confirmed else {

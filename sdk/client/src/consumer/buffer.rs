@@ -74,13 +74,14 @@ impl Buffer {
         left
     }
 
-    /// The consumer does not hold these any more. Those that wait here are passed over when their turn comes; the others are returned.
-    pub(super) fn void(&mut self, range: &RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
+    /// The consumer does not hold these any more, which are ascending and disjoint. Those that wait here are passed over when their turn
+    /// comes; the others are returned. One pass over what waits, however many ranges there are.
+    pub(super) fn void(&mut self, ranges: &[RangeInclusive<u64>]) -> Vec<RangeInclusive<u64>> {
         let mut here = Ranges::default();
         for frame in &mut self.frames {
-            frame.handout.void(range, &mut here);
+            frame.handout.void(ranges, &mut here);
         }
-        here.gaps(range)
+        here.gaps(ranges)
     }
 
     /// The stream that all came on is over: what is delivered again is dropped.

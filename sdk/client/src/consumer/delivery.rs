@@ -1,6 +1,7 @@
 //! What an application gets, and how it answers. A frame of deliveries stays encoded until its events are taken, so
 //! that the driver only reads and the application's task decodes.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -151,8 +152,8 @@ pub(super) struct Handout {
     positions: Vec<u64>,
     sequences: Vec<u64>,
     events: Vec<Bytes>,
-    /// Ranges of positions that are not this consumer's any more.
-    void: Vec<RangeInclusive<u64>>,
+    /// Those of its positions that are not this consumer's any more.
+    void: BTreeSet<u64>,
     at: usize,
 }
 
@@ -203,7 +204,7 @@ impl Handout {
             positions,
             sequences,
             events: deliver.events,
-            void: Vec::new(),
+            void: BTreeSet::new(),
             at: 0,
         })
     }
@@ -239,21 +240,24 @@ impl Handout {
         }
     }
 
-    /// Those of these that are left in it are not this consumer's any more; they are added to `here`.
-    pub(super) fn void(&mut self, range: &RangeInclusive<u64>, here: &mut Ranges) {
+    /// Those of `ranges`, which are ascending and disjoint, that are left in it are not this consumer's any more; they are added to
+    /// `here`.
+    pub(super) fn void(&mut self, ranges: &[RangeInclusive<u64>], here: &mut Ranges) {
         let left = self.positions.get(self.at..).unwrap_or_default();
-        let mut is_here = false;
-        for position in left.iter().filter(|position| range.contains(position)) {
-            here.push(*position);
-            is_here = true;
-        }
-        if is_here {
-            self.void.push(range.clone());
+        for position in left {
+            let first = ranges.partition_point(|range| range.end() < position);
+            if ranges
+                .get(first)
+                .is_some_and(|range| range.contains(position))
+            {
+                here.push(*position);
+                self.void.insert(*position);
+            }
         }
     }
 
     fn is_void(&self, position: u64) -> bool {
-        self.void.iter().any(|range| range.contains(&position))
+        self.void.contains(&position)
     }
 
     /// The next delivery; `None` when there is none left.

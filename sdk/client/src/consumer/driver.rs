@@ -311,10 +311,8 @@ impl<C: Connection> Driver<C> {
         let ranges = decode_positions(positions, NOT_HELD_RANGES_MAX)
             .map_err(|error| End::Fatal(SubscribeError::Protocol(error.to_string())))?;
         let mut state = self.shared.state();
-        for range in ranges {
-            for left in state.buffer.void(&range) {
-                state.not_held.add(left, stream.delivered());
-            }
+        for left in state.buffer.void(&ranges) {
+            state.not_held.add(left, stream.delivered());
         }
         if confirmed.not_held_is_cut {
             state.not_held.add_more();
@@ -342,7 +340,7 @@ impl<C: Connection> Driver<C> {
             let mut waiting = std::mem::take(&mut state.confirms);
             waiting.extend(asked);
             // One who waits is told now; otherwise the next who asks.
-            if std::mem::take(&mut state.unconfirmed) && waiting.is_empty() {
+            if state.lose_unconfirmed() && waiting.is_empty() {
                 state.acks_lost = true;
             }
             waiting

@@ -1,7 +1,6 @@
 //! What a consumer, its deliveries and its driver share: what came and waits for the application, what that said and took, until the
 //! driver tells the broker, and how the stream fares. No task and no stream here.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -11,12 +10,10 @@ use tokio::time::Instant;
 
 use super::buffer::Buffer;
 use super::delivery::Encoded;
+use super::extensions::Extensions;
 use super::not_held::NotHeld;
 use super::unsent_answers::Answers;
 use crate::error::SubscribeError;
-
-/// Extensions by position that are remembered, beside those that have passed.
-const EXTENDED_MAX: usize = 65_536;
 
 /// Whether acks are durable.
 pub(super) type Confirmation = Result<(), SubscribeError>;
@@ -54,7 +51,8 @@ pub(super) enum Next {
     NotHeard,
 }
 
-/// What is changed under the lock, each time for well under a microsecond.
+/// What is changed under the lock. The longest that takes is one pass over what waits for the application, when the broker says what is
+/// not held any more or what waits is extended.
 #[derive(Default)]
 pub(super) struct State {
     /// What came and waits for the application.
@@ -67,8 +65,8 @@ pub(super) struct State {
     pub(super) answers: Answers,
     /// What was answered and not held any more.
     pub(super) not_held: NotHeld,
-    /// Deadlines of what was extended by its position.
-    extended: BTreeMap<u64, u64>,
+    /// What was extended by its position.
+    extended: Extensions,
     /// Milliseconds of the subscription's ack deadline.
     pub(super) ack_deadline_ms: u64,
     /// Why nothing comes at present.
@@ -85,8 +83,9 @@ pub(super) struct State {
     pub(super) parked_bytes: u64,
     /// Whoever waits for confirmation of all acks so far.
     pub(super) confirms: Vec<Waiter>,
-    /// There are acks that were not confirmed.
-    pub(super) unconfirmed: bool,
+    /// Counts the answers, and those of them that are confirmed, or lost for good.
+    answered: u64,
+    confirmed: u64,
     /// Unconfirmed acks went down with a connection, and nobody was told.
     pub(super) acks_lost: bool,
     /// Deliveries of the present stream that the application has got.
@@ -117,7 +116,7 @@ impl State {
         self.generation += 1;
         self.buffer.drop_stale();
         self.answers = Answers::default();
-        self.extended.clear();
+        self.extended = Extensions::default();
         (self.taken_events, self.taken_bytes) = (0, 0);
         (self.parked_events, self.parked_bytes) = (0, 0);
         (self.handed_over, self.heard, self.ask) = (0, 0, None);
@@ -126,7 +125,25 @@ impl State {
         self.asker.take().into_iter().for_each(Waker::wake);
     }
 
-    /// Asks for confirmation; `None` when there is nothing to confirm.
+    /// So many answers were recorded so far.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// The broker has confirmed the first `answered` of all answers.
+    pub(super) fn confirm_first(&mut self, answered: u64) {
+        self.confirmed = self.confirmed.max(answered);
+    }
+
+    /// No answer so far will be confirmed any more. Returns whether some would have had to be.
+    pub(super) fn lose_unconfirmed(&mut self) -> bool {
+        let lost = self.answered > self.confirmed;
+        self.confirmed = self.answered;
+        lost
+    }
+
+    /// Asks for confirmation; `None` when there is nothing to confirm. What was not held is told along with the confirmation, so that
+    /// everything else is durable once it is told.
     pub(super) fn confirm(
         &mut self,
     ) -> Result<Option<oneshot::Receiver<Confirmation>>, SubscribeError> {
@@ -136,11 +153,8 @@ impl State {
         if std::mem::take(&mut self.acks_lost) {
             return Err(SubscribeError::AcksLost);
         }
-        if let Some(not_held) = self.not_held.take_error() {
-            return Err(not_held);
-        }
-        if !self.unconfirmed {
-            return Ok(None);
+        if self.answered == self.confirmed {
+            return self.not_held.take_error().map_or(Ok(None), Err);
         }
         let (sender, receiver) = oneshot::channel();
         self.confirms.push(sender);
@@ -170,15 +184,6 @@ impl State {
         }
         Next::Wait
     }
-}
-
-fn take(encoded: Option<Encoded>, number: u64, late: bool, ack_deadline_ms: u64) -> Next {
-    encoded.map_or(Next::Wait, |encoded| Next::Delivery {
-        encoded,
-        number,
-        late,
-        ack_deadline_ms,
-    })
 }
 
 impl std::fmt::Debug for Shared {
@@ -219,7 +224,7 @@ impl Shared {
             }
             let wake = state.answers.is_empty();
             record(&mut state.answers);
-            state.unconfirmed = true;
+            state.answered += 1;
             wake
         };
         if wake {
@@ -237,10 +242,9 @@ impl Shared {
             let Some(front) = state.buffer.front() else {
                 break state.nothing(context);
             };
-            if !front.discard_when_stale {
-                break take(front.take(), 0, true, 0);
-            }
-            if let Some(deliveries) = front.hear_first.filter(|heard| *heard > state.heard) {
+            let has_deadlines = front.discard_when_stale;
+            let hear_first = front.hear_first.filter(|_| has_deadlines);
+            if let Some(deliveries) = hear_first.filter(|heard| *heard > state.heard) {
                 state.ask = Some(deliveries);
                 state.asker = Some(context.waker().clone());
                 wakes = true;
@@ -250,6 +254,14 @@ impl Shared {
             let Some(encoded) = front.take() else {
                 continue;
             };
+            if !has_deadlines {
+                break Next::Delivery {
+                    encoded,
+                    number: 0,
+                    late: true,
+                    ack_deadline_ms: 0,
+                };
+            }
             state.handed_over += 1;
             wakes |= std::mem::take(&mut state.tell);
             if encoded.is_void {
@@ -259,12 +271,12 @@ impl Shared {
                 wakes = true;
                 continue;
             }
-            break take(
-                Some(encoded),
-                state.handed_over,
+            break Next::Delivery {
+                encoded,
+                number: state.handed_over,
                 late,
-                state.ack_deadline_ms,
-            );
+                ack_deadline_ms: state.ack_deadline_ms,
+            };
         };
         drop(guard);
         if wakes {
@@ -316,13 +328,8 @@ impl Shared {
         let now = Instant::now();
         let mut state = self.state();
         let expires_ms = self.expires_after(now, state.ack_deadline_ms, extend_for);
-        if state.extended.len() >= EXTENDED_MAX {
-            let now_ms = self.expires_after(now, 1, Some(Duration::ZERO));
-            state.extended.retain(|_, expires_ms| *expires_ms > now_ms);
-        }
-        if state.extended.len() < EXTENDED_MAX {
-            state.extended.insert(position, expires_ms);
-        }
+        let now_ms = self.expires_after(now, 1, Some(Duration::ZERO));
+        state.extended.insert(position, expires_ms, now_ms);
     }
 
     /// Whether delivery `number` of a stream, at `position`, is not this consumer's any more, as far as is known here.
@@ -340,7 +347,7 @@ impl Shared {
         if state.generation != generation || state.not_held.names(position, number) {
             return true;
         }
-        let extended = state.extended.get(&position).copied().unwrap_or_default();
+        let extended = state.extended.expires_ms(position).unwrap_or_default();
         let now_ms = self.expires_after(Instant::now(), 1, Some(Duration::ZERO));
         now_ms >= expires_ms.max(extended)
     }

@@ -29,8 +29,8 @@ pub(super) struct ConsumerStream<C: Connection> {
     credit_bytes_max: u64,
     credit_events: i64,
     credit_bytes: i64,
-    /// Asked to confirm and not confirmed: the number, and who waits.
-    confirms: VecDeque<(u64, Vec<Waiter>)>,
+    /// Asked to confirm and not confirmed.
+    confirms: VecDeque<Confirm>,
     next_confirm: u64,
     /// The stream wants no answers.
     pub(super) answers_unwanted: bool,
@@ -41,6 +41,14 @@ pub(super) struct ConsumerStream<C: Connection> {
     tell_at: Option<Instant>,
     /// How what waits for the application is kept; nothing where that is not held.
     renewal: Option<Renewal>,
+}
+
+/// What the broker was asked to confirm.
+struct Confirm {
+    number: u64,
+    /// It covers the first so many answers of the consumer.
+    answered: u64,
+    waiters: Vec<Waiter>,
 }
 
 /// How the ack deadlines of what waits in the client are kept from passing, and for how long. While the application goes on, the broker
@@ -137,12 +145,13 @@ impl<C: Connection> ConsumerStream<C> {
     pub(super) fn gather(&mut self, shared: &Shared) -> bool {
         self.renew(shared);
         let due = self.tell_at.is_some_and(|at| at <= Instant::now());
-        let (answers, events, bytes, confirms, detached, handed_over, ask) = {
+        let (answers, answered, events, bytes, waiters, detached, handed_over, ask) = {
             let mut state = shared.state();
             // Whatever is taken next wakes us, unless we look at it by ourselves.
             state.tell = self.tell_at.is_none() || due;
             (
                 std::mem::take(&mut state.answers),
+                state.answered(),
                 std::mem::take(&mut state.taken_events),
                 std::mem::take(&mut state.taken_bytes),
                 std::mem::take(&mut state.confirms),
@@ -160,9 +169,9 @@ impl<C: Connection> ConsumerStream<C> {
         if events > 0 || bytes > 0 || tell || ask.is_some() {
             self.grant(events, bytes, handed_over, ask.is_some());
         }
-        let confirm = match confirms.is_empty() {
+        let confirm = match waiters.is_empty() {
             true => 0,
-            false => self.confirm(confirms),
+            false => self.confirm(answered, waiters),
         };
         for command in answers.into_commands(confirm) {
             self.frames.queue().push(&command);
@@ -271,11 +280,15 @@ impl<C: Connection> ConsumerStream<C> {
         Ok(self.delivered)
     }
 
-    /// A number for a confirmation that `waiters` wait for.
-    fn confirm(&mut self, waiters: Vec<Waiter>) -> u64 {
+    /// A number for a confirmation of the first `answered` answers, which `waiters` wait for.
+    fn confirm(&mut self, answered: u64, waiters: Vec<Waiter>) -> u64 {
         let number = self.next_confirm;
         self.next_confirm += 1;
-        self.confirms.push_back((number, waiters));
+        self.confirms.push_back(Confirm {
+            number,
+            answered,
+            waiters,
+        });
         number
     }
 
@@ -293,29 +306,28 @@ impl<C: Connection> ConsumerStream<C> {
         let result = not_held.map_or(Ok(()), Err);
         let mut told = result.is_ok();
         for number in numbers {
-            let asked = self.confirms.iter().position(|(asked, _)| asked == number);
-            let Some((_, waiters)) = asked.and_then(|index| self.confirms.remove(index)) else {
+            let mut asked = self.confirms.iter();
+            let asked = asked.position(|confirm| confirm.number == *number);
+            let Some(confirm) = asked.and_then(|index| self.confirms.remove(index)) else {
                 continue;
             };
-            for waiter in waiters {
+            shared.state().confirm_first(confirm.answered);
+            for waiter in confirm.waiters {
                 // Nobody may be waiting any more.
                 told |= waiter.send(result.clone()).is_ok();
             }
         }
-        let nothing_asked = self.confirms.is_empty() && self.is_silent();
-        let mut state = shared.state();
         if let (false, Err(SubscribeError::NotHeld { positions, more })) = (told, result) {
             // Whoever asked has gone: the next one who does is told.
-            state.not_held.tell_again(positions, more);
-        }
-        if nothing_asked && state.answers.is_empty() {
-            state.unconfirmed = false;
+            shared.state().not_held.tell_again(positions, more);
         }
     }
 
     /// The stream is over. Returns who waits for confirmations that will not come.
     pub(super) fn into_waiters(self) -> impl Iterator<Item = Waiter> {
-        self.confirms.into_iter().flat_map(|(_, waiters)| waiters)
+        self.confirms
+            .into_iter()
+            .flat_map(|confirm| confirm.waiters)
     }
 }
 

@@ -119,24 +119,30 @@ fn millis(time: Duration) -> u64 {
 pub(super) struct Ranges(Vec<RangeInclusive<u64>>);
 
 impl Ranges {
-    /// What of `within` is not among them.
-    pub(super) fn gaps(mut self, within: &RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
+    /// What of `all`, which are ascending and disjoint, is not among them.
+    pub(super) fn gaps(mut self, all: &[RangeInclusive<u64>]) -> Vec<RangeInclusive<u64>> {
         self.0.sort_unstable_by_key(|range| *range.start());
         let mut gaps = Vec::new();
-        let mut next = Some(*within.start());
-        for range in self.0 {
-            let Some(at) = next else {
-                return gaps;
-            };
-            if at < *range.start() {
-                gaps.push(at..=*range.start() - 1);
+        let mut ranges = self.0.iter().peekable();
+        for within in all {
+            let mut next = Some(*within.start());
+            while let Some(range) = ranges.peek()
+                && range.start() <= within.end()
+                && let Some(at) = next
+            {
+                if at < *range.start() {
+                    gaps.push(at..=*range.start() - 1);
+                }
+                next = range.end().checked_add(1).map(|end| end.max(at));
+                if range.end() > within.end() {
+                    // The next of all may begin in it too.
+                    break;
+                }
+                ranges.next();
             }
-            next = range.end().checked_add(1).map(|end| end.max(at));
+            let rest = next.filter(|at| at <= within.end());
+            gaps.extend(rest.map(|at| at..=*within.end()));
         }
-        gaps.extend(
-            next.filter(|at| at <= within.end())
-                .map(|at| at..=*within.end()),
-        );
         gaps
     }
 
@@ -201,10 +207,16 @@ mod tests {
         for position in [7, 4, 5, 4] {
             ranges.push(position);
         }
-        assert_eq!(ranges.gaps(&(4..=9)), [6..=6, 8..=9]);
-        assert_eq!(Ranges::of(u64::MAX).gaps(&(u64::MAX..=u64::MAX)), []);
-        assert_eq!(Ranges::of(5).gaps(&(5..=5)), []);
-        assert_eq!(Ranges::default().gaps(&(3..=4)), [3..=4]);
+        assert_eq!(ranges.gaps(&[4..=9]), [6..=6, 8..=9]);
+        assert_eq!(Ranges::of(u64::MAX).gaps(&[u64::MAX..=u64::MAX]), []);
+        assert_eq!(Ranges::of(5).gaps(&[5..=5]), []);
+        assert_eq!(Ranges::default().gaps(&[3..=4, 9..=9]), [3..=4, 9..=9]);
+        let mut ranges = Ranges::of(2);
+        for position in [5, 6, 7, 12, 12] {
+            ranges.push(position);
+        }
+        let all = [1..=2, 4..=5, 6..=6, 7..=9, 12..=13];
+        assert_eq!(ranges.gaps(&all), [1..=1, 4..=4, 8..=9, 13..=13]);
     }
 
     #[test]

@@ -287,6 +287,38 @@ async fn confirmed_acks_are_durable() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_confirmation_covers_what_was_answered_before_it_was_asked_for() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut stream) = attach(&mut broker, &client, ConsumerOptions::default()).await;
+    let confirmed = |number| {
+        Message::Confirmed(pb::Confirmed {
+            confirm: vec![number],
+            ..Default::default()
+        })
+    };
+    stream.deliver(1, &[1, 1, 1]).await;
+    take(&mut consumer).await.ack();
+    // One who asks, and does not wait for the answer.
+    assert!(consumer.flush_acks().now_or_never().is_none());
+    assert_eq!(stream.command().await, ack(&[1], &[0], 1));
+    take(&mut consumer).await.ack();
+    assert_eq!(stream.command().await, ack(&[2], &[0], 0));
+    stream.say(confirmed(1)).await;
+    // It is here when this is.
+    stream.deliver(1, &[9]).await;
+    take(&mut consumer).await;
+    assert_eq!(take(&mut consumer).await.position, 9);
+    let (flushed, ()) = tokio::join!(soon(consumer.flush_acks()), async {
+        assert_eq!(stream.command().await, ack(&[], &[], 2));
+        stream.say(confirmed(2)).await;
+    });
+    flushed.unwrap();
+    let done = consumer.flush_acks().now_or_never();
+    done.expect("nothing is left to confirm").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_loss_everything_comes_again() {
     let mut broker = Broker::start();
     let client = broker.client().await;
@@ -557,14 +589,7 @@ async fn late_answers_are_told_to_the_application() {
     assert!(lost.is_expired() && !kept.is_expired());
     lost.ack();
     kept.ack();
-    let flush = async {
-        let error = soon(consumer.flush_acks()).await.unwrap_err();
-        let SubscribeError::NotHeld { positions, more } = error else {
-            panic!("{error:?}");
-        };
-        (positions, more)
-    };
-    assert_eq!(flush.await, (vec![1..=1], false));
+    // Nothing is told before everything else is durable, though something is known.
     let (flushed, ()) = tokio::join!(soon(consumer.flush_acks()), async {
         // In place of the one that was passed over, another may come.
         let passed_over = pb::Credit {
@@ -587,6 +612,18 @@ async fn late_answers_are_told_to_the_application() {
         "{error:?}"
     );
     soon(consumer.flush_acks()).await.expect("told");
+    // With nothing to confirm it is told at once.
+    stream.say(not_held(vec![])).await;
+    let told = async || loop {
+        match soon(consumer.flush_acks()).await {
+            Ok(()) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(
+        soon(told()).await,
+        SubscribeError::NotHeld { more: false, .. }
+    ));
     // What comes again is held again.
     stream.deliver(2, &[1]).await;
     assert!(!take(&mut consumer).await.is_expired());
