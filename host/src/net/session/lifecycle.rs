@@ -114,6 +114,7 @@ impl<C: Connection> Session<C> {
                 }
                 Woken::Deadline => break shutting_down(),
                 Woken::Lapsed => {
+                    self.peer.lapse();
                     break pb::Error::new(
                         ErrorCode::PermissionDenied,
                         "the client's certificate has expired; connect again with a renewed one",

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb;
@@ -47,6 +47,8 @@ pub(super) struct Peer<C> {
     /// Its place among all connections.
     _slot: ConnectionSlot,
     connection: C,
+    /// What it proved itself with has lapsed, and its connection is closed for that.
+    has_lapsed: AtomicBool,
     refusals: AtomicU64,
 }
 
@@ -71,6 +73,7 @@ impl<C: Connection> Peer<C> {
             span,
             _slot: slot,
             connection,
+            has_lapsed: AtomicBool::new(false),
             refusals: AtomicU64::new(0),
         }
     }
@@ -108,12 +111,18 @@ impl<C: Connection> Peer<C> {
         (FrameSend::new(send, self.stats().clone()), recv)
     }
 
-    /// Whether the connection was lost, rather than ended by one side that said so. A client's process that dies may still
-    /// close it, with nothing to say.
+    /// Its connection is about to be closed, since what it proved itself with has lapsed: through no fault of what it has in hand.
+    pub(super) fn lapse(&self) {
+        self.has_lapsed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection was lost, or closed from here because the client breaks the protocol, rather than ended in order by one
+    /// side that said so. A client's process that dies may still close it, with nothing to say.
     pub(super) fn is_cut(&self) -> bool {
         match self.connection.end() {
             None => false,
             _ if self.service.shutdown.is_cancelled() => false,
+            Some(ConnectionEnd::Here) => !self.has_lapsed.load(Ordering::Relaxed),
             Some(ConnectionEnd::Peer { reason, .. }) => reason.is_empty(),
             Some(_) => true,
         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::client::{Consuming, Publishing, batch, publish};
 use super::served::Served;
 use super::{Sessions, until};
-use crate::domain::Millis;
+use crate::domain::{Millis, Principal, SubscriptionSpec};
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_says_goodbye_and_ends() {
@@ -57,6 +57,36 @@ async fn a_session_ends_with_the_certificate_that_it_is_by() {
     assert_eq!(client.close_code().await, Some(ErrorCode::PermissionDenied));
     drop(consuming);
     until(|| sessions.service.stats.counts().connections_open == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_session_has_in_hand_when_its_certificate_lapses_counts_nothing() {
+    let served = Served::start(|_| {}).await;
+    // One that counts would be the last.
+    let mut spec = SubscriptionSpec::new(
+        "s".parse().expect("valid"),
+        vec!["orders.>".parse().expect("valid")],
+    );
+    spec.delivery.attempts_max = 1;
+    let local = Principal::local();
+    let created = served.broker.create_subscription(&local, spec);
+    created.await.expect("created");
+    let sessions = &served.sessions;
+    let ends = Millis(sessions.service.clock.now().0 + 10_000);
+    let client = sessions.connect_until(MemoryOptions::default(), Some(ends));
+    let client = client.welcomed().await;
+    let mut consuming = Consuming::open(&client, "s", 10).await.expect("attached");
+    let other = sessions.welcomed().await;
+    let mut publishing = Publishing::open(&other, &[], 0).await;
+    publishing.write(&batch(1, "orders.eu", 0, &["a"])).await;
+    publishing.ack().await;
+    let (_, attempt, position) = consuming.event().await;
+    assert_eq!(attempt, 1);
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert_eq!(client.close_code().await, Some(ErrorCode::PermissionDenied));
+    // It is not taken for what brought its consumer down, and comes again at once.
+    let mut consuming = Consuming::open(&other, "s", 10).await.expect("attached");
+    assert_eq!(consuming.event().await, ("a".to_owned(), 2, position));
 }
 
 #[tokio::test(start_paused = true)]
