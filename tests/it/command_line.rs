@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tidegate_client::Event;
-use tidegate_tests::{BrokerProcess, Setup, wait_for};
+use tidegate_tests::{BrokerProcess, Setup, TypedCommand, wait_for};
 
 use crate::support::{SMALL, publish, publish_events};
 
@@ -44,6 +44,54 @@ async fn sub_that_outlived_its_broker_ends_well() -> anyhow::Result<()> {
     broker.admin().wait_drained("s").await?;
     sub.signal(Signal::INT)?;
     assert_eq!(sub.code().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sub_that_is_interrupted_before_it_has_its_count_says_so() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    let mut sub = Running::new(broker.command_line(&["sub", "s", "-n", "100"])?)?;
+    publish(&broker.client().await?, "t", 0..3).await?;
+    broker.admin().wait_drained("s").await?;
+    sub.signal(Signal::INT)?;
+    assert_eq!(sub.code().await?, 130);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sub_warns_of_acks_that_were_too_late_and_has_done_its_part() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let policy = json!({"ack_deadline_ms": 50, "backoff_ms": [3_600_000]});
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"], "delivery": policy}))
+        .await?;
+    // More than a pipe holds that nobody reads.
+    let large = Event::new(vec![b'x'; 1_000_000]);
+    publish_events(&broker.client().await?, "t", [large]).await?;
+    let mut command = broker.command_line(&["sub", "s", "-n", "1"])?;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut sub = Running::new(command)?;
+    broker
+        .admin()
+        .wait_subscription("s", "to take it back", |s| {
+            s.consumers == 1 && s.in_flight == 0
+        })
+        .await?;
+    let (stdout, stderr) = (sub.0.stdout.take(), sub.0.stderr.take());
+    let printed =
+        tokio::task::spawn_blocking(move || std::io::read_to_string(stdout.expect("it is piped")));
+    assert!(printed.await??.len() > 1_000_000);
+    assert_eq!(sub.code().await?, 0);
+    let said = std::io::read_to_string(stderr.expect("it is piped"))?;
+    assert!(
+        said.starts_with("warning: 1 of the events answered"),
+        "{said}"
+    );
     Ok(())
 }
 
@@ -216,6 +264,11 @@ async fn what_is_damaged_is_listed_and_given_up_from_the_command_line() -> anyho
         listed.contains("part-0000") && listed.contains("damaged"),
         "{listed}"
     );
+    let mut asked = TypedCommand::run(broker.command_line(&["loss", "accept"])?)?;
+    asked.wait_for("for good? [y/N] ").await?;
+    assert!(asked.screen().contains("part-0000"), "{}", asked.screen());
+    asked.type_line("n")?;
+    assert_eq!(asked.code().await?, 1);
     let accepted = broker
         .command_line(&["loss", "accept", "--dead-letters"])?
         .stdout(Stdio::piped())
@@ -401,6 +454,29 @@ async fn a_temporary_subscription_goes_with_its_command_however_that_ends() -> a
     assert_eq!(sub.code().await?, 124);
     assert!(names().await?.is_empty());
 
+    // Whoever has it ignore the end of its terminal wants it to go on after that.
+    let sub = broker.command_line(&temporary)?;
+    let mut nohup = Command::new("sh");
+    let variables = sub.get_envs();
+    nohup
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(sub.get_program())
+        .args(sub.get_args())
+        .envs(variables.filter_map(|(name, value)| Some((name, value?))))
+        .stdout(Stdio::null());
+    let mut sub = Running::new(nohup)?;
+    let made = wait_for("the subscription", async || Ok(names().await?.pop())).await?;
+    broker
+        .admin()
+        .wait_subscription(&made, "to have its consumer", |s| s.consumers == 1)
+        .await?;
+    sub.signal(Signal::HUP)?;
+    publish(&broker.client().await?, "t", 0..1).await?;
+    broker.admin().wait_drained(&made).await?;
+    sub.signal(Signal::TERM)?;
+    assert_eq!(sub.code().await?, 0);
+    assert!(names().await?.is_empty());
+
     // One that is there is somebody's.
     broker
         .admin()
@@ -409,6 +485,52 @@ async fn a_temporary_subscription_goes_with_its_command_however_that_ends() -> a
     let mut sub = Running::new(broker.command_line(&ends)?)?;
     assert_eq!(sub.code().await?, 1);
     assert_eq!(names().await?, ["mine"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_temporary_subscription_that_stays_is_no_success_and_can_be_given_up()
+-> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    let temporary = ["sub", "s", "--temporary", "--topic", "t"];
+    let started = async |broker: &BrokerProcess| {
+        let mut command = broker.command_line(&temporary)?;
+        command.stderr(Stdio::piped());
+        let sub = Running::new(command)?;
+        let admin = broker.admin();
+        wait_for("its consumer", async || {
+            let all = admin.subscriptions().await?;
+            Ok(all.iter().any(|s| s.consumers == 1).then_some(()))
+        })
+        .await?;
+        anyhow::Ok(sub)
+    };
+    let said =
+        |sub: &mut Running| std::io::read_to_string(sub.0.stderr.take().expect("it is piped"));
+    let mut sub = started(&broker).await?;
+    broker.kill()?;
+    sub.signal(Signal::INT)?;
+    assert_eq!(sub.code().await?, 1);
+    let stays = "subscription s stays for ten minutes";
+    assert!(said(&mut sub)?.contains(stays));
+    broker.restart().await?;
+    broker.admin().delete_subscription("s").await?;
+
+    // A broker that takes requests and does not answer.
+    let mut sub = started(&broker).await?;
+    let pid = broker
+        .pid()
+        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let pid = pid.expect("it runs");
+    kill_process(pid, Signal::STOP)?;
+    let code = wait_for("the command to give up", async || {
+        sub.signal(Signal::INT)?;
+        Ok(sub.0.try_wait()?)
+    })
+    .await;
+    kill_process(pid, Signal::CONT)?;
+    assert_eq!(code?.code(), Some(130));
+    assert!(said(&mut sub)?.contains(stays));
     Ok(())
 }
 
@@ -433,5 +555,46 @@ async fn a_deletion_says_what_goes_with_it_and_asks_no_script() -> anyhow::Resul
     let lost = run(&["topic", "delete", "t", "-o", "json"])?;
     let expected = json!({"deleted": "t", "events": 3, "subscriptions": ["b"]});
     assert_eq!(lost, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deletion_asks_on_a_terminal_wherever_its_messages_go() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let mut client = broker.command_line(&["topic", "create", "t"])?;
+    assert!(client.status()?.success());
+    let topics = || -> anyhow::Result<usize> {
+        let mut command = broker.command_line(&["topic", "list", "-o", "json"])?;
+        let listed = command.stdout(Stdio::piped()).output()?;
+        let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout)?;
+        Ok(listed.len())
+    };
+    let delete = || broker.command_line(&["topic", "rm", "t"]);
+    let place = format!("at {} (from TIDEGATE_ADMIN)", broker.admin_url());
+    let folder = tempfile::tempdir()?;
+    let elsewhere = folder.path().join("messages");
+    let messages = || std::fs::File::create(&elsewhere);
+
+    let mut asked = TypedCommand::run(delete()?)?;
+    asked.wait_for("Delete it? [y/N] ").await?;
+    let screen = asked.screen();
+    assert!(screen.contains("topic t with its 0 events"), "{screen}");
+    assert!(screen.contains(&place), "{screen}");
+    asked.type_line("no")?;
+    assert_eq!(asked.code().await?, 1);
+    assert_eq!(topics()?, 1);
+
+    // Where there is nobody to ask although somebody types.
+    let refused = TypedCommand::run_detached(delete()?, messages()?)?;
+    assert_eq!(refused.code().await?, 1);
+    let said = std::fs::read_to_string(&elsewhere)?;
+    assert!(said.contains("say --yes"), "{said}");
+    assert_eq!(topics()?, 1);
+
+    let mut asked = TypedCommand::run_with_messages(delete()?, messages()?)?;
+    asked.wait_for("Delete it? [y/N] ").await?;
+    asked.type_line("yes")?;
+    assert_eq!(asked.code().await?, 0);
+    assert_eq!(topics()?, 0);
     Ok(())
 }

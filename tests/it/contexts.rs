@@ -126,6 +126,77 @@ async fn a_context_leads_to_its_broker_by_both_doors() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_broker_named_by_a_flag_is_meant_whatever_variables_say() -> anyhow::Result<()> {
+    let meant = development_broker().await?;
+    let other = development_broker().await?;
+    let user = User::new()?;
+    let data = meant.data_directory();
+    let add = ["context", "add", "meant", "--data-dir", dir(&data)];
+    assert!(user.run(&meant, &add)?.well);
+    // Of certificates, half would do for an error.
+    let variables = [
+        ("TIDEGATE_ADDR", other.quic_addr()),
+        ("TIDEGATE_ADMIN", other.admin_url()),
+        ("TIDEGATE_CA", "missing.pem"),
+        ("TIDEGATE_CERT", "missing.pem"),
+    ];
+    for (topic, flag) in [
+        ("a", ["--context", "meant"]),
+        ("b", ["--data-dir", dir(&data)]),
+    ] {
+        for command in [&["topic", "create", topic][..], &["pub", topic, "x"]] {
+            let ran = user.run_with(&meant, &[command, &flag].concat(), &variables)?;
+            assert!(ran.well, "{ran:?}");
+        }
+    }
+    let topics = |broker: &BrokerProcess| -> anyhow::Result<String> {
+        let listed = ["topic", "list", "--admin", broker.admin_url()];
+        Ok(user.run(broker, &listed)?.printed)
+    };
+    assert_eq!(topics(&other)?, "no topics\n");
+    assert_eq!(topics(&meant)?.lines().count(), 3, "a heading, a and b");
+    // A flag of a door still goes before the context.
+    let admin = other.admin_url();
+    let create = [
+        "topic",
+        "create",
+        "c",
+        "--context",
+        "meant",
+        "--admin",
+        admin,
+    ];
+    assert!(user.run(&meant, &create)?.well);
+    assert!(topics(&other)?.contains("c  "));
+    Ok(())
+}
+
+#[tokio::test]
+async fn half_of_what_proves_who_one_is_is_said_to_be_half() -> anyhow::Result<()> {
+    let broker = development_broker().await?;
+    let user = User::new()?;
+    let data = broker.data_directory();
+    for (named, missing) in [
+        ("TIDEGATE_CERT", "TIDEGATE_KEY"),
+        ("TIDEGATE_KEY", "TIDEGATE_CERT"),
+    ] {
+        let variables = [("TIDEGATE_DATA_DIR", dir(&data)), (named, "mine.pem")];
+        let refused = user.run_with(&broker, &["pub", "t", "x"], &variables)?;
+        assert!(!refused.well, "{refused:?}");
+        let said = &refused.said;
+        assert!(said.contains(&format!("mine.pem (from {named})")), "{said}");
+        assert!(
+            said.contains(&format!("name that with {missing}")),
+            "{said}"
+        );
+    }
+    let show = ["context", "show", "development", "--server-name", "x"];
+    let refused = user.run(&broker, &show)?;
+    assert!(refused.said.contains("cannot be used with"), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn half_a_context_is_not_completed_by_another_broker() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let user = User::new()?;
@@ -197,8 +268,9 @@ async fn a_development_broker_is_found_from_everywhere_and_missed_aloud() -> any
     let written = broker.directory().join("tidegate/development.toml");
     std::fs::copy(&written, user.file("development.toml"))?;
     assert!(user.run(&broker, &["pub", "t", "x"])?.well);
-    let listed = user.run(&broker, &["topic", "list"])?;
-    assert!(listed.printed.contains('t'), "{listed:?}");
+    let listed = user.run(&broker, &["topic", "list", "-o", "json"])?;
+    let topics: Value = serde_json::from_str(&listed.printed)?;
+    assert_eq!(topics[0]["name"], "t", "{listed:?}");
     let listed = user.run(&broker, &["context", "list"])?;
     assert!(listed.printed.contains("development"), "{listed:?}");
     // What the user chose goes before it.

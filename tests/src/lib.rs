@@ -13,6 +13,7 @@ mod pki;
 mod raw_client;
 mod soak;
 mod terminal;
+mod typed_command;
 mod wait;
 
 pub use admin::{AdminApi, AdminRefusal};
@@ -24,4 +25,5 @@ pub use pki::{TestIdentity, TestPki};
 pub use raw_client::{Ended, RawClient, RawStream};
 pub use soak::Soak;
 pub use terminal::{Said, Terminal, has_program, shows};
+pub use typed_command::TypedCommand;
 pub use wait::{WAIT, wait_for, within};

@@ -137,6 +137,12 @@ impl Api {
         }
     }
 
+    /// Which broker it is, and what says so.
+    pub(super) fn broker(&self) -> String {
+        let Door { address, from } = &self.door;
+        format!("{address} (from {from})")
+    }
+
     /// Whether the broker is up and serves.
     pub(super) fn is_ready(&self) -> bool {
         let asked = self.asked("/readyz");

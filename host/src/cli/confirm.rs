@@ -1,8 +1,12 @@
-//! Asking before something is deleted: on a terminal, with what goes with it. Scripts are not asked, as is usual.
+//! Asking before something goes for good: on a terminal, with what goes and from which broker. Scripts are not asked, as is usual.
 
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+
+use super::admin_client::Api;
+use crate::domain::plain_lines;
 
 /// Whether to ask.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -13,24 +17,42 @@ pub(super) struct ConfirmFlags {
 }
 
 impl ConfirmFlags {
-    /// Asks whether to delete, if somebody is there to be asked. `what` says what goes, in a line or several.
+    /// Whether somebody is there to be asked.
+    pub(super) fn would_ask(&self) -> bool {
+        !self.yes && io::stdin().is_terminal()
+    }
+
+    /// Asks whether to do `what`, such as "delete it", if somebody is there to be asked. `lost` says what goes of the broker that `api`
+    /// is for, in a line or several.
     ///
     /// # Errors
     ///
-    /// The answer is not yes.
-    pub(super) fn confirm(&self, what: &str) -> anyhow::Result<()> {
-        if self.yes || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    /// The answer is not yes, or there is somebody and no way to ask.
+    pub(super) fn confirm(&self, api: &Api, what: &str, lost: &str) -> anyhow::Result<()> {
+        if !self.would_ask() {
             return Ok(());
         }
-        eprint!("{what}\nDelete it? [y/N] ");
-        let _ = io::stderr().flush();
+        let question = format!("{lost}\nat {}\n{what}? [y/N] ", api.broker());
+        put(&question)
+            .context("there is no terminal to ask on whether that is meant; say --yes, if it is")?;
         let mut answer = String::new();
         io::stdin().read_line(&mut answer)?;
         if !is_yes(&answer) {
-            bail!("nothing was deleted");
+            bail!("nothing was done, since the answer is not yes");
         }
         Ok(())
     }
+}
+
+// Also when standard error goes elsewhere: whoever types the answer sees the question.
+fn put(question: &str) -> io::Result<()> {
+    let question = plain_lines(question);
+    if io::stderr().is_terminal() {
+        io::stderr().write_all(question.as_bytes())?;
+        return io::stderr().flush();
+    }
+    let mut terminal = OpenOptions::new().write(true).open("/dev/tty")?;
+    terminal.write_all(question.as_bytes())
 }
 
 fn is_yes(answer: &str) -> bool {

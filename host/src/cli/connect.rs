@@ -24,7 +24,7 @@ pub(super) struct Connected {
 
 impl Connected {
     /// The error that ends a command, and what is wrong with the connection if that is why.
-    pub(super) fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+    pub(super) async fn explained(&self, error: anyhow::Error) -> anyhow::Error {
         let lost =
             error
                 .chain()
@@ -34,11 +34,11 @@ impl Connected {
                     _ => None,
                 });
         let (door, files) = (self.door.clone(), self.files.clone());
-        let failed = lost.and_then(|lost| FailedConnection::of(door, &lost, files));
-        match failed {
-            Some(failed) => anyhow::Error::new(failed),
-            None => error,
-        }
+        let Some(lost) = lost else {
+            return error;
+        };
+        let failed = FailedConnection::of(door, &lost, files).await;
+        failed.map_or(error, anyhow::Error::new)
     }
 }
 
@@ -68,8 +68,7 @@ pub(super) async fn connect(
         }),
         Err(error) => {
             let is_over = matches!(error, ConnectError::TimedOut { .. });
-            let asking = tokio::task::spawn_blocking(move || unconnected(error, door, files));
-            let told = asking.await?;
+            let told = unconnected(error, door, files).await;
             Err(match limit.get() {
                 Some(after) if is_over => told.context(TimeIsOver::new("no connection", after)),
                 _ => told,
@@ -78,8 +77,12 @@ pub(super) async fn connect(
     }
 }
 
-fn unconnected(error: ConnectError, door: Door, files: Option<CertificateFiles>) -> anyhow::Error {
-    if let Some(failed) = FailedConnection::of(door, &error, files.clone()) {
+async fn unconnected(
+    error: ConnectError,
+    door: Door,
+    files: Option<CertificateFiles>,
+) -> anyhow::Error {
+    if let Some(failed) = FailedConnection::of(door, &error, files.clone()).await {
         return failed.into();
     }
     match (error, files) {

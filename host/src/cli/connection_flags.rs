@@ -1,6 +1,6 @@
 //! Flags that say how to reach a broker and as whom, and the variables for each. What neither says is that of a
 //! [target](super::target_broker): a context, or a data directory. So nothing has to be said to try one, and both doors and the
-//! certificates are of the same broker.
+//! certificates are of the same broker. Who names a target by a flag means that one, whatever variables say.
 
 use std::path::{Path, PathBuf};
 
@@ -14,11 +14,12 @@ use super::target_broker::{ADDR, Said, TargetBroker};
 /// Certificates: those of the development set-up unless others are named.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct CertificateFlags {
-    /// Broker as `tidegate context` knows it [env: TIDEGATE_CONTEXT] [default: the one in use, else the data directory here, else the
-    /// development broker that started last]
+    /// Broker as `tidegate context` knows it; then no variable says an address or a certificate [env: TIDEGATE_CONTEXT] [default: the
+    /// one in use, else the data directory here, else the development broker that started last]
     #[arg(long, value_name = "NAME", help_heading = "Connection")]
     context: Option<String>,
-    /// Data directory of a broker on this machine, for its addresses and development certificates [env: TIDEGATE_DATA_DIR]
+    /// Data directory of a broker on this machine, for its addresses and development certificates, whatever variables say [env:
+    /// TIDEGATE_DATA_DIR]
     #[arg(
         long,
         value_name = "DIR",
@@ -78,21 +79,51 @@ impl CertificateFlags {
     }
 
     pub(super) fn files(&self) -> anyhow::Result<CertificateFiles> {
-        let ca = self.ca.clone().or_else(|| path("TIDEGATE_CA"));
-        let cert = self.cert.clone().or_else(|| path("TIDEGATE_CERT"));
-        let key = self.cert_key.clone().or_else(|| path("TIDEGATE_KEY"));
+        let variable = |name| self.variables_count().then(|| path(name)).flatten();
+        let ca = self.ca.clone().or_else(|| variable("TIDEGATE_CA"));
+        let cert = self.cert.clone().or_else(|| variable("TIDEGATE_CERT"));
+        let key = self.cert_key.clone().or_else(|| variable("TIDEGATE_KEY"));
+        match (&cert, &key) {
+            (Some(cert), None) => bail!(
+                "the certificate {} (from TIDEGATE_CERT) has no private key beside it; name that with TIDEGATE_KEY, or both with --cert and \
+                 --cert-key",
+                cert.display()
+            ),
+            (None, Some(key)) => bail!(
+                "the private key {} (from TIDEGATE_KEY) has no certificate beside it; name that with TIDEGATE_CERT, or both with --cert and \
+                 --cert-key",
+                key.display()
+            ),
+            _ => {}
+        }
         if let (Some(ca), Some(cert), Some(key)) = (ca.clone(), cert.clone(), key.clone()) {
             return Ok(CertificateFiles { ca, cert, key });
         }
         let target = self.target()?.with_certificates(ca, cert, key);
         target.files()
     }
+
+    /// A door that a flag or a variable names.
+    fn named(&self, flag: &Option<String>, name: &str, variable: &str) -> Option<Door> {
+        let door = |address: String, from: &str| Door {
+            address,
+            from: from.to_owned(),
+        };
+        let of_flag = flag.clone().map(|address| door(address, name));
+        let of_variable = || Some(door(env(variable)?, variable));
+        of_flag.or_else(|| self.variables_count().then(of_variable).flatten())
+    }
+
+    /// Whether variables may say an address or a certificate. They may have been set long ago, for another broker than a flag names now.
+    fn variables_count(&self) -> bool {
+        self.context.is_none() && self.data_dir.is_none()
+    }
 }
 
 impl AdminFlag {
     /// The admin API that is meant.
     pub(super) fn door(&self, certificates: &CertificateFlags) -> anyhow::Result<Door> {
-        if let Some(named) = self.named() {
+        if let Some(named) = self.named(certificates) {
             return Ok(named);
         }
         let target = certificates.target()?;
@@ -103,8 +134,12 @@ impl AdminFlag {
     }
 
     /// Refuses to go on when the other door was named and this one was not: they would be those of two brokers.
-    pub(super) fn check_beside(&self, quic: &QuicFlags) -> anyhow::Result<()> {
-        let (given, missing) = match (quic.named(), self.named()) {
+    pub(super) fn check_beside(
+        &self,
+        quic: &QuicFlags,
+        certificates: &CertificateFlags,
+    ) -> anyhow::Result<()> {
+        let (given, missing) = match (quic.named(certificates), self.named(certificates)) {
             (Some(addr), None) => (addr, "--admin"),
             (None, Some(admin)) => (admin, "--addr"),
             _ => return Ok(()),
@@ -113,14 +148,14 @@ impl AdminFlag {
         bail!("{from} is {address}, and this goes by both doors of a broker; say {missing} too")
     }
 
-    fn named(&self) -> Option<Door> {
-        named(&self.admin, "--admin", "TIDEGATE_ADMIN")
+    fn named(&self, certificates: &CertificateFlags) -> Option<Door> {
+        certificates.named(&self.admin, "--admin", "TIDEGATE_ADMIN")
     }
 }
 
 impl QuicFlags {
-    fn named(&self) -> Option<Door> {
-        named(&self.addr, "--addr", "TIDEGATE_ADDR")
+    fn named(&self, certificates: &CertificateFlags) -> Option<Door> {
+        certificates.named(&self.addr, "--addr", "TIDEGATE_ADDR")
     }
 
     /// The QUIC listener that is meant, and the name in its certificate if that is not its host.
@@ -128,7 +163,7 @@ impl QuicFlags {
         &self,
         certificates: &CertificateFlags,
     ) -> anyhow::Result<(Door, Option<String>)> {
-        if let Some(named) = self.named() {
+        if let Some(named) = self.named(certificates) {
             return Ok((named, self.server_name.clone()));
         }
         let target = certificates.target()?;
@@ -177,15 +212,6 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
             path.display()
         )
     })
-}
-
-fn named(flag: &Option<String>, name: &str, variable: &str) -> Option<Door> {
-    let door = |address: String, from: &str| Door {
-        address,
-        from: from.to_owned(),
-    };
-    let of_flag = flag.clone().map(|address| door(address, name));
-    of_flag.or_else(|| Some(door(env(variable)?, variable)))
 }
 
 fn env(name: &str) -> Option<String> {

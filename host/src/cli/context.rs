@@ -44,7 +44,7 @@ enum Command {
     /// Show one context, or what a command with these flags, or without any, would use
     Show {
         /// Its name
-        #[arg(conflicts_with_all = ["context", "data_dir", "addr", "admin", "ca", "cert"])]
+        #[arg(conflicts_with_all = ["context", "data_dir", "addr", "server_name", "admin", "ca", "cert"])]
         name: Option<String>,
         #[command(flatten)]
         quic: QuicFlags,

@@ -66,6 +66,8 @@ struct Line<'a> {
     time_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     part: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts: Option<usize>,
     #[serde(flatten)]
     fields: Fields,
 }
@@ -89,7 +91,9 @@ pub(super) fn to_json(place: &Place<'_>, event: &Event) -> anyhow::Result<String
         (None, Ok(text)) => fields.text = Some(text.to_owned()),
         (None, Err(_)) => fields.base64 = Some(base64(&event.payload)),
     }
-    let part = (place.parts > 1).then_some(place.part);
+    let (part, parts) = (place.parts > 1)
+        .then_some((place.part, place.parts))
+        .unzip();
     let &Place {
         topic,
         sequence,
@@ -105,6 +109,7 @@ pub(super) fn to_json(place: &Place<'_>, event: &Event) -> anyhow::Result<String
         attempt,
         time_ms,
         part,
+        parts,
         fields,
     })?;
     if let Some(json) = json {
@@ -175,8 +180,10 @@ pub(super) fn to_human(place: &Place<'_>, event: &Event) -> String {
         Ok(text) => text.to_owned(),
         Err(_) => format!("<{} bytes>", event.payload.len()),
     };
-    // Whatever a publisher put in, the terminal gets no control sequences, and only a payload has lines of its own.
-    format!("{}: {}", plain_text(&line), plain_lines(&payload))
+    // Whatever a publisher put in, the terminal gets no control sequences, and only a payload has lines of its own. None of them begins
+    // where those of events do.
+    let payload = plain_lines(&payload).replace('\n', "\n    ");
+    format!("{}: {payload}", plain_text(&line))
 }
 
 // A `null` is a payload, too.
@@ -330,6 +337,19 @@ mod tests {
     }
 
     #[test]
+    fn a_part_says_of_how_many_it_is() {
+        let place = Place {
+            part: 1,
+            parts: 3,
+            ..PLACE
+        };
+        let line = to_json(&place, &Event::new("x")).expect("a line");
+        assert!(line.contains(r#""part":1,"parts":3"#), "{line}");
+        let line = to_json(&PLACE, &Event::new("x")).expect("a line");
+        assert!(!line.contains("part"), "{line}");
+    }
+
+    #[test]
     fn a_json_payload_keeps_its_digits_and_its_line() {
         let event = Event::json("{\n \"n\": 0.10000000000000000000001\n}");
         let line = to_json(&PLACE, &event).expect("a line");
@@ -387,7 +407,10 @@ mod tests {
             ..PLACE
         };
         let line = to_human(&place, &Event::new("a\x1b[2J\r\nb").with_header("h", "\nv"));
-        assert_eq!(line, "a.b #7 (attempt 2) [1/2] h=\\nv: a\\u{1b}[2J\\r\nb");
+        assert_eq!(
+            line,
+            "a.b #7 (attempt 2) [1/2] h=\\nv: a\\u{1b}[2J\\r\n    b"
+        );
         assert_eq!(
             to_human(&PLACE, &Event::new(vec![0xff])),
             "a.b #7: <1 bytes>"

@@ -14,6 +14,8 @@ use super::door::{CertificateFiles, Door};
 
 /// How long a machine that has no such port may take to say so.
 const PORT_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
+/// How long that may take in all, with the name that is resolved for it. Who hears of it has waited already.
+const FOUND_OUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A door that stays shut.
 #[derive(Debug)]
@@ -58,24 +60,26 @@ pub(super) enum Objection {
 }
 
 impl FailedConnection {
-    /// Of a connection by QUIC. Blocks for a moment.
-    pub(super) fn of(
+    /// Of a connection by QUIC. Takes a moment.
+    pub(super) async fn of(
         door: Door,
         error: &ConnectError,
         files: Option<CertificateFiles>,
     ) -> Option<Self> {
-        let why = match error {
-            ConnectError::TimedOut {
-                source: Some(source),
-                ..
-            } if !matches!(
+        let mut error = error;
+        while let ConnectError::TimedOut {
+            source: Some(source),
+            ..
+        } = error
+            && !matches!(
                 **source,
                 ConnectError::TimedOut { .. } | ConnectError::Lost(_)
-            ) =>
-            {
-                return Self::of(door, source, files);
-            }
-            ConnectError::TimedOut { waited, .. } => match nothing_listens(&door.address) {
+            )
+        {
+            error = source;
+        }
+        let why = match error {
+            ConnectError::TimedOut { waited, .. } => match is_found_closed(&door.address).await {
                 true => Why::NothingListens,
                 false => Why::NoAnswer { within: *waited },
             },
@@ -259,7 +263,15 @@ impl Objection {
     }
 }
 
-/// Whether the machine says that no process has this UDP port. If it says nothing, there may be one. Blocks for a moment.
+/// Whether the machine says that no process has this UDP port, as far as that is found out soon: a resolver may be silent for long.
+async fn is_found_closed(address: &str) -> bool {
+    let address = address.to_owned();
+    let looking = tokio::task::spawn_blocking(move || nothing_listens(&address));
+    let found = tokio::time::timeout(FOUND_OUT_WITHIN, looking).await;
+    matches!(found, Ok(Ok(true)))
+}
+
+/// If it says nothing, there may be one. Blocks.
 fn nothing_listens(address: &str) -> bool {
     let Ok(addresses) = address.to_socket_addrs() else {
         return false;
@@ -357,6 +369,37 @@ mod tests {
         drop(there);
         assert!(nothing_listens(&address));
         assert!(!nothing_listens("no address"));
+    }
+
+    #[test]
+    fn who_has_waited_does_not_wait_for_the_reason() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .expect("a runtime");
+        let there = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let door = Door {
+            address: there.local_addr().expect("bound").to_string(),
+            from: "here".to_owned(),
+        };
+        drop(there);
+        let waited = Duration::from_secs(1);
+        let error = ConnectError::TimedOut {
+            addr: door.address.clone(),
+            waited,
+            source: None,
+        };
+        let why = || {
+            let failed = FailedConnection::of(door.clone(), &error, None);
+            runtime.block_on(failed).expect("a reason").why
+        };
+        assert_eq!(why(), Why::NothingListens);
+        // As if the resolver did not answer: the thread that asks it is never through.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || released.recv());
+        assert_eq!(why(), Why::NoAnswer { within: waited });
+        drop(release);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `tidegate loss`.
 
+use super::admin_client::Api;
 use super::admin_flags::ManageFlags;
+use super::confirm::ConfirmFlags;
 use super::output;
 use crate::domain::UnreadableInfo;
 
@@ -21,10 +23,14 @@ enum Command {
         flags: ManageFlags,
     },
     /// Give up what is damaged of them, for all subscriptions and for good
+    ///
+    /// On a terminal it says what that is, and asks.
     Accept {
         /// Write a dead letter for each event that a subscription waits for, with what is known of it
         #[arg(long)]
         dead_letters: bool,
+        #[command(flatten)]
+        confirm: ConfirmFlags,
         #[command(flatten)]
         flags: ManageFlags,
     },
@@ -40,10 +46,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::Accept {
             dead_letters,
+            confirm,
             flags,
         } => {
+            let api = flags.api()?;
+            confirm_loss(&api, confirm)?;
             let body = serde_json::json!({ "dead_letters": dead_letters });
-            let given_up: Vec<UnreadableInfo> = flags.api()?.post(PATH, &body)?;
+            let given_up: Vec<UnreadableInfo> = api.post(PATH, &body)?;
             output::either(flags.format(), &given_up, |all| {
                 table(
                     "nothing was given up: no generation is known to be damaged. Damage of the journal takes a start with --accept-loss",
@@ -52,6 +61,24 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             })
         }
     }
+}
+
+fn confirm_loss(api: &Api, confirm: &ConfirmFlags) -> anyhow::Result<()> {
+    if !confirm.would_ask() {
+        return Ok(());
+    }
+    let mut unreadable: Vec<UnreadableInfo> = api.get(PATH)?;
+    unreadable.retain(|info| info.damage && info.kept_as.is_none());
+    if unreadable.is_empty() {
+        // Nothing would go, and the broker says so.
+        return Ok(());
+    }
+    let lost = table("", &unreadable);
+    confirm.confirm(
+        api,
+        "Give up these events, for all subscriptions and for good",
+        &lost,
+    )
 }
 
 fn table(empty: &str, all: &[UnreadableInfo]) -> String {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate_client::Client;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
 use super::admin_client::Api;
@@ -68,6 +69,8 @@ impl<'a> LinkWatch<'a> {
 /// Looks whether there is a broker at a port.
 #[derive(Default)]
 pub(super) struct PortWatch {
+    /// Its address is being found out, which may take a resolver long.
+    resolving: Option<oneshot::Receiver<PortProbe>>,
     probe: Option<PortProbe>,
     probed: Option<Instant>,
     is_closed: bool,
@@ -76,13 +79,19 @@ pub(super) struct PortWatch {
 impl PortWatch {
     /// Of a broker at `host:port`; of its first address, if it has several.
     pub(super) fn new(address: &str) -> Self {
-        let mut addresses = address.to_socket_addrs().into_iter().flatten();
+        let (sender, resolving) = oneshot::channel();
+        let address = address.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let mut addresses = address.to_socket_addrs().into_iter().flatten();
+            let probe = addresses.next().map(PortProbe::new);
+            if let Some(Ok(probe)) = probe {
+                // Nobody may wait for it any more.
+                let _ = sender.send(probe);
+            }
+        });
         Self {
-            probe: addresses
-                .next()
-                .and_then(|address| PortProbe::new(address).ok()),
-            probed: None,
-            is_closed: false,
+            resolving: Some(resolving),
+            ..Self::default()
         }
     }
 
@@ -97,6 +106,11 @@ impl PortWatch {
 
     // Whether the port was closed when it was last asked.
     fn is_closed(&mut self) -> bool {
+        if let Some(resolving) = &mut self.resolving
+            && let Ok(probe) = resolving.try_recv()
+        {
+            (self.probe, self.resolving) = (Some(probe), None);
+        }
         let is_due = self
             .probed
             .is_none_or(|probed| probed.elapsed() >= PROBE_EVERY);
@@ -111,7 +125,8 @@ impl PortWatch {
 /// Looks after a subscription by the admin API, if that is the same broker's. Whoever may not ask there is told nothing more.
 pub(super) struct SubscriptionWatch {
     ask: Option<Ask>,
-    asked: Option<(Instant, oneshot::Receiver<Option<String>>)>,
+    asking: Option<oneshot::Receiver<Option<String>>>,
+    asked_at: Option<Instant>,
     found: Option<String>,
 }
 
@@ -128,14 +143,16 @@ impl SubscriptionWatch {
         admin: &AdminFlag,
         certificates: &CertificateFlags,
     ) -> Self {
-        let ask = admin.check_beside(quic).is_ok().then(|| Ask {
+        let is_one = admin.check_beside(quic, certificates).is_ok();
+        let ask = is_one.then(|| Ask {
             name: name.clone(),
             admin: admin.clone(),
             certificates: certificates.clone(),
         });
         Self {
             ask,
-            asked: None,
+            asking: None,
+            asked_at: None,
             found: None,
         }
     }
@@ -145,9 +162,9 @@ impl SubscriptionWatch {
         self.ask = None;
     }
 
-    /// An event has come.
+    /// An event has come: whatever was found, and whatever is answered to what was asked before, is out of date.
     pub(super) fn is_flowing(&mut self) {
-        (self.asked, self.found) = (None, None);
+        (self.asked_at, self.found) = (None, None);
     }
 
     /// What is in the way, as far as it is known, after nothing has come for `idle`.
@@ -156,16 +173,17 @@ impl SubscriptionWatch {
             return None;
         }
         let ask = self.ask.as_ref()?;
-        match &mut self.asked {
-            Some((at, answer)) => {
-                if let Ok(found) = answer.try_recv() {
-                    self.found = found;
-                }
-                if at.elapsed() >= LOOK_EVERY {
-                    self.asked = Some((Instant::now(), ask.look()));
-                }
+        if let Some(asking) = &mut self.asking {
+            match asking.try_recv() {
+                Ok(found) if self.asked_at.is_some() => self.found = found,
+                // A broker that is slow to answer is not asked again meanwhile.
+                Err(TryRecvError::Empty) => return self.found.clone(),
+                Ok(_) | Err(TryRecvError::Closed) => {}
             }
-            None => self.asked = Some((Instant::now(), ask.look())),
+            self.asking = None;
+        }
+        if self.asked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            (self.asked_at, self.asking) = (Some(Instant::now()), Some(ask.look()));
         }
         self.found.clone()
     }

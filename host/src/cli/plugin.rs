@@ -124,9 +124,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 true => "",
                 false => ", all its versions",
             };
-            confirm.confirm(&format!("plugin {name}{versions}"))?;
+            let api = flags.api()?;
+            confirm.confirm(&api, "Delete it", &format!("plugin {name}{versions}"))?;
             let query = if *free_name { "?free_name=true" } else { "" };
-            flags.api()?.delete(&format!("{}{query}", path(name)))?;
+            api.delete(&format!("{}{query}", path(name)))?;
             let answer = serde_json::json!({ "deleted": name, "free_name": free_name });
             output::either(flags.format(), &answer, |_| match free_name {
                 true => format!("deleted plugin {name}, and its name is free"),

@@ -21,14 +21,12 @@ use super::connect::connect;
 use super::connection_flags::{CertificateFlags, QuicFlags};
 use super::obstacles::LinkWatch;
 use super::output::{self, Format, OutputFlags};
-use super::signals::Signals;
+use super::signals::{INTERRUPTED, Signals};
 use super::time_limit::TimeLimit;
 use super::{event_lines, human_values, wait_notices};
 use crate::domain::{TopicName, UniqueKeys};
 use crate::locks::lock;
 
-/// Exit code of an interrupted command: 128 + SIGINT, as shells have it.
-const INTERRUPTED: u8 = 130;
 /// How long an interrupted command waits for answers to what it has sent, while the broker answers.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long nothing is answered before that is odd.
@@ -110,8 +108,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         progress: progress(&source),
     };
     let result = sender.send_all(client, &mut source, &args).await;
-    let result = result.map_err(|error| broker.explained(error));
     sender.progress.finish_and_clear();
+    let result = match result {
+        Ok(interrupted) => Ok(interrupted),
+        Err(error) => Err(broker.explained(error).await),
+    };
     client.close().await;
     let totals = &sender.totals;
     let interrupted = match result {

@@ -6,7 +6,9 @@ use super::admin_flags::ManageFlags;
 use super::human_values;
 use super::output::{self, Format};
 use super::subscription::display::{joined, plugins, state};
-use super::subscription::flags::{ChangeFlags, ChownArgs, DeleteArgs, NamedArgs, SpecFlags};
+use super::subscription::flags::{
+    ChangeFlags, ChownArgs, DeleteArgs, NamedArgs, PauseArgs, SpecFlags,
+};
 use super::subscription::{self, Kind};
 use crate::domain::{
     Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicName, TopicPattern,
@@ -47,6 +49,12 @@ enum Command {
     /// On a terminal it says what goes with it, and asks.
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
+    /// Show what was lately said of the failures of a route's plugins
+    Log(NamedArgs),
+    /// Let a route hand on nothing until it is resumed; what comes meanwhile waits
+    Pause(PauseArgs),
+    /// Let a paused route go on
+    Resume(NamedArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -136,6 +144,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Show(args) => subscription::show(args, Kind::Route),
         Command::Chown(args) => subscription::chown(args, Kind::Route),
         Command::Delete(args) => subscription::delete(args, Kind::Route),
+        Command::Log(args) => subscription::log(args, Kind::Route),
+        Command::Pause(args) => subscription::pause(args, Kind::Route),
+        Command::Resume(args) => subscription::resume(args, Kind::Route),
     }
 }
 

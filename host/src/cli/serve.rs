@@ -6,13 +6,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::signals::{self, Signals};
+use super::signals::{self, INTERRUPTED, Signals};
 use super::{error_hints, logging};
 use crate::app::{self, Reload};
 use crate::config::Config;
-
-/// Exit code after a second signal: 128 + SIGINT, as shells have it.
-const ABORTED: i32 = 130;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -71,7 +68,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         signals.next().await;
         // What is committed is safe; the second signal asks not to wait for anything else.
         logging::finish();
-        std::process::exit(ABORTED);
+        std::process::exit(i32::from(INTERRUPTED));
     });
     app::run(config, reload, shutdown).await?;
     Ok(ExitCode::SUCCESS)

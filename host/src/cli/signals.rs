@@ -3,6 +3,9 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Exit code of an interrupted command: 128 + SIGINT, as shells have it.
+pub(super) const INTERRUPTED: u8 = 130;
+
 /// SIGTERM and SIGINT, from the moment this was made.
 pub(super) struct Signals {
     terminate: Signal,
@@ -19,10 +22,15 @@ impl Signals {
         })
     }
 
-    /// With SIGHUP, which closing a terminal sends: for who has something to put away.
+    /// With SIGHUP, which closing a terminal sends: for who has something to put away. Unless whoever started this program has it go on
+    /// then (`nohup`).
     pub(super) fn with_hangups() -> std::io::Result<Self> {
+        let hangup = match ignores_hangups() {
+            true => None,
+            false => Some(hangups()?),
+        };
         Ok(Self {
-            hangup: Some(hangups()?),
+            hangup,
             ..Self::new()?
         })
     }

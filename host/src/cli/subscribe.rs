@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,8 +16,8 @@ use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags};
 use super::event_lines::{self, Place};
 use super::obstacles::{LinkWatch, SubscriptionWatch};
 use super::output::{self, Format, OutputFlags};
-use super::signals::Signals;
-use super::time_limit::TimeLimit;
+use super::signals::{INTERRUPTED, Signals};
+use super::time_limit::{self, TimeLimit};
 use super::wait_notices::{self, Patience};
 use super::{human_values, subscription};
 use crate::domain::{Name, StartAt, SubscriptionInfo, SubscriptionSpec, TopicPattern};
@@ -55,8 +56,8 @@ pub(super) struct Args {
     create: bool,
     /// Create a subscription for this once, and delete it at the end. Without a name it gets one
     ///
-    /// If this program is killed without warning (SIGKILL) or cannot reach the broker at its end, the broker deletes it ten minutes
-    /// later. So it does if the program cannot reach the broker for that long meanwhile.
+    /// If this program is killed without warning (SIGKILL), cannot reach the broker at its end, or is interrupted again while it ends,
+    /// the broker deletes it ten minutes later. So it does if the program cannot reach the broker for that long meanwhile.
     #[arg(long, requires = "topic", group = "makes")]
     temporary: bool,
     /// Topics of the subscription to create: `*` stands for one token, a final `>` for the rest. Repeatable
@@ -82,7 +83,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         "standard output is closed, so no event could be printed; to discard what comes, say `> /dev/null`"
     );
     if args.create || args.temporary {
-        args.admin.check_beside(&args.quic)?;
+        args.admin.check_beside(&args.quic, &args.certificates)?;
     }
     let limit = TimeLimit::new(args.timeout);
     let broker = connect(&args.quic, &args.certificates, limit).await?;
@@ -99,31 +100,35 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => Signals::with_hangups()?,
         false => Signals::new()?,
     };
+    let args = Arc::new(args);
     // Only now: a subscription that nobody can consume would keep events for nobody.
-    if args.create {
-        create_if_missing(&args, &name)?;
-    }
-    if args.temporary {
-        create_temporary(&args, &name)?;
+    if (args.create || args.temporary) && create(&args, &name, limit, &mut signals).await? {
+        return Ok(ExitCode::from(INTERRUPTED));
     }
     let received = receive_all(&args, &broker.client, &name, limit, &mut signals).await;
-    broker.client.close().await;
-    if args.temporary {
-        delete_temporary(&args, &name);
+    tokio::select! {
+        () = broker.client.close() => {}
+        _ = signals.next() => {}
     }
+    let put_away = match args.temporary {
+        true => delete_temporary(&args, &name, limit, &mut signals).await,
+        false => ExitCode::SUCCESS,
+    };
     match received {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(broker.explained(error)),
+        Ok(true) => Ok(ExitCode::from(INTERRUPTED)),
+        Ok(false) => Ok(put_away),
+        Err(error) => Err(broker.explained(error).await),
     }
 }
 
+// Whether a signal ended it before it was done.
 async fn receive_all(
     args: &Args,
     client: &Client,
     name: &Name,
     limit: TimeLimit,
     signals: &mut Signals,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let options = options(args);
     let opening = async {
         match args.no_ack {
@@ -133,29 +138,48 @@ async fn receive_all(
     };
     let mut consumer = tokio::select! {
         opened = limit.of("the subscription is not opened", opening) => opened??,
-        _ = signals.next() => return Ok(()),
+        _ = signals.next() => return Ok(true),
     };
     if std::io::stderr().is_terminal() {
         output::note(&format!("receiving from {name}; Ctrl-C ends"));
     }
     let received = receive(&mut consumer, client, args, name, limit, signals).await;
     // Also after an error: what was printed has been handled.
-    let flushed = tokio::time::timeout(FLUSH_TIMEOUT, confirm_acks(&consumer)).await;
-    consumer.close().await;
-    received?;
+    let last_words = async {
+        let flushed = tokio::time::timeout(FLUSH_TIMEOUT, confirm_acks(&consumer)).await;
+        consumer.close().await;
+        flushed
+    };
+    let flushed = tokio::select! {
+        biased;
+        flushed = last_words => flushed,
+        // Whoever says it a second time does not want to wait for that.
+        _ = signals.next() => {
+            output::note("note: interrupted before the last acks were confirmed; their events may come again");
+            return received.map(|_| true);
+        }
+    };
+    let interrupted = received?;
     flushed.context("the last acks were not confirmed in time; their events may come again")??;
-    Ok(())
+    Ok(interrupted)
 }
 
-// Waits until the acks are durable. Those that went down with a connection since are said at once: their events come again,
+// Waits until the acks are durable. What was too late, or went down with a connection before, is only said: these events come again,
 // mostly have already, and that is no failure of this end.
 async fn confirm_acks(consumer: &Consumer) -> Result<(), SubscribeError> {
     if let Some(Err(error @ SubscribeError::AcksLost)) = consumer.flush_acks().now_or_never() {
         output::note(&format!("warning: {error}"));
     }
-    consumer.flush_acks().await
+    match consumer.flush_acks().await {
+        Err(error @ SubscribeError::NotHeld { .. }) => {
+            output::note(&format!("warning: {error}"));
+            Ok(())
+        }
+        confirmed => confirmed,
+    }
 }
 
+// Whether a signal ended it before it was done: without a count, that is how it ends.
 async fn receive(
     consumer: &mut Consumer,
     client: &Client,
@@ -163,7 +187,7 @@ async fn receive(
     name: &Name,
     limit: TimeLimit,
     signals: &mut Signals,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut patience = Patience::default();
     let mut looks = tokio::time::interval(wait_notices::LOOK_EVERY);
@@ -177,7 +201,7 @@ async fn receive(
     while left > 0 {
         let delivery = tokio::select! {
             biased;
-            _ = signals.next() => return Ok(()),
+            _ = signals.next() => return Ok(args.count.is_some()),
             delivery = consumer.next() => delivery,
             _ = looks.tick() => {
                 let idle = idle_since.elapsed();
@@ -188,7 +212,7 @@ async fn receive(
             }
         };
         let Some(delivery) = delivery else {
-            return Ok(());
+            return Ok(false);
         };
         let delivery = delivery?;
         print(&delivery, args.format())?;
@@ -199,7 +223,7 @@ async fn receive(
         idle_since = Instant::now();
         standing.is_flowing();
     }
-    Ok(())
+    Ok(false)
 }
 
 impl Args {
@@ -211,8 +235,7 @@ impl Args {
     }
 }
 
-// With a count, no more is asked for than will be printed: what is only buffered here would count as handed
-// out once.
+// With a count, no more is asked for than will be printed, so that others get the rest.
 fn options(args: &Args) -> ConsumerOptions {
     let default = ConsumerOptions::default();
     let credit_events = args.count.map_or(default.credit_events, |count| {
@@ -248,6 +271,41 @@ fn print(delivery: &Delivery, format: Format) -> anyhow::Result<()> {
         output::line(&line)?;
     }
     Ok(())
+}
+
+// Makes the subscription. Whether a signal came first.
+async fn create(
+    args: &Arc<Args>,
+    name: &Name,
+    limit: TimeLimit,
+    signals: &mut Signals,
+) -> anyhow::Result<bool> {
+    let making = asked(args, name, |args, name| match args.temporary {
+        true => create_temporary(args, name),
+        false => create_if_missing(args, name),
+    });
+    let made = tokio::select! {
+        made = limit.of("the subscription is not created", making) => Some(made),
+        _ = signals.next() => None,
+    };
+    if let Some(Ok(made)) = made {
+        return made.map(|()| false);
+    }
+    output::note(&format!(
+        "warning: subscription {name} may be created all the same, and then keeps events until it is deleted with: tidegate \
+         subscription delete {name}"
+    ));
+    made.transpose().map(|_| true).map_err(anyhow::Error::from)
+}
+
+// A request to the admin API, which is no task's to wait for.
+async fn asked(
+    args: &Arc<Args>,
+    name: &Name,
+    ask: impl FnOnce(&Args, &Name) -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let (args, name) = (Arc::clone(args), name.clone());
+    tokio::task::spawn_blocking(move || ask(&args, &name)).await?
 }
 
 fn create_if_missing(args: &Args, name: &Name) -> anyhow::Result<()> {
@@ -292,15 +350,32 @@ fn create_temporary(args: &Args, name: &Name) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn delete_temporary(args: &Args, name: &Name) {
-    let deleted = Api::new(&args.admin, &args.certificates)
-        .and_then(|api| Ok(api.delete(&subscription::path(name.as_str()))?));
-    match deleted {
-        Ok(()) => output::note(&format!("deleted subscription {name}")),
-        Err(error) => output::note(&format!(
-            "warning: subscription {name} stays for ten minutes, or until it is deleted with: tidegate subscription delete {name} ({error:#})"
-        )),
-    }
+// How the command ends, if all else went well.
+async fn delete_temporary(
+    args: &Arc<Args>,
+    name: &Name,
+    limit: TimeLimit,
+    signals: &mut Signals,
+) -> ExitCode {
+    let deleting = asked(args, name, |args, name| {
+        let api = Api::new(&args.admin, &args.certificates)?;
+        Ok(api.delete(&subscription::path(name.as_str()))?)
+    });
+    let (error, code) = tokio::select! {
+        deleted = limit.of("it is not deleted", deleting) => match deleted {
+            Ok(Ok(())) => {
+                output::note(&format!("deleted subscription {name}"));
+                return ExitCode::SUCCESS;
+            }
+            Ok(Err(error)) => (error, ExitCode::FAILURE),
+            Err(over) => (over.into(), ExitCode::from(time_limit::EXIT_CODE)),
+        },
+        _ = signals.next() => (anyhow::Error::msg("interrupted"), ExitCode::from(INTERRUPTED)),
+    };
+    output::note(&format!(
+        "warning: subscription {name} stays for ten minutes, or until it is deleted with: tidegate subscription delete {name} ({error:#})"
+    ));
+    code
 }
 
 impl Args {

@@ -43,13 +43,13 @@ enum Command {
     /// On a terminal it says what goes with it, and asks.
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
-    /// Show what was lately said of the failures of the plugins of a subscription or route
+    /// Show what was lately said of the failures of a subscription's plugins
     Log(NamedArgs),
     /// Give a subscription to an owner
     Chown(ChownArgs),
-    /// Let a subscription or route hand out nothing until it is resumed; what comes meanwhile waits
+    /// Let a subscription hand out nothing until it is resumed; what comes meanwhile waits
     Pause(PauseArgs),
-    /// Let a paused subscription or route go on
+    /// Let a paused subscription go on
     Resume(NamedArgs),
 }
 
@@ -130,30 +130,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Show(args) => show(args, Kind::Subscription),
         Command::Delete(args) => delete(args, Kind::Subscription),
         Command::Chown(args) => chown(args, Kind::Subscription),
-        Command::Log(NamedArgs { name, flags }) => {
-            let lines: Vec<LogLine> = flags.api()?.get(&format!("{}/log", path(name)))?;
-            output::either(flags.format(), &lines, |lines| display::log(lines))
-        }
-        Command::Pause(PauseArgs {
-            name,
-            reason,
-            flags,
-        }) => {
-            let body = serde_json::json!({ "reason": reason });
-            let info: SubscriptionInfo =
-                flags.api()?.post(&format!("{}/pause", path(name)), &body)?;
-            output::either(flags.format(), &info, |info| {
-                let why = info.paused.as_deref().unwrap_or_default();
-                format!(
-                    "paused {name} ({why}); let it go on with: tidegate subscription resume {name}"
-                )
-            })
-        }
-        Command::Resume(NamedArgs { name, flags }) => {
-            flags.api()?.post_empty(&format!("{}/resume", path(name)))?;
-            let answer = serde_json::json!({ "resumed": name });
-            output::either(flags.format(), &answer, |_| format!("resumed {name}"))
-        }
+        Command::Log(args) => log(args, Kind::Subscription),
+        Command::Pause(args) => pause(args, Kind::Subscription),
+        Command::Resume(args) => resume(args, Kind::Subscription),
     }
 }
 
@@ -176,6 +155,42 @@ impl Kind {
 pub(super) fn show(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
     let info = get(&args.flags.api()?, &args.name, kind)?;
     output::either(args.flags.format(), &info, display::details)
+}
+
+pub(super) fn log(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
+    let NamedArgs { name, flags } = args;
+    let api = flags.api()?;
+    get(&api, name, kind)?;
+    let lines: Vec<LogLine> = api.get(&format!("{}/log", path(name)))?;
+    output::either(flags.format(), &lines, |lines| display::log(lines))
+}
+
+pub(super) fn pause(args: &PauseArgs, kind: Kind) -> anyhow::Result<()> {
+    let PauseArgs {
+        name,
+        reason,
+        flags,
+    } = args;
+    let api = flags.api()?;
+    get(&api, name, kind)?;
+    let body = serde_json::json!({ "reason": reason });
+    let info: SubscriptionInfo = api.post(&format!("{}/pause", path(name)), &body)?;
+    output::either(flags.format(), &info, |info| {
+        let why = info.paused.as_deref().unwrap_or_default();
+        format!(
+            "paused {name} ({why}); let it go on with: tidegate {} resume {name}",
+            kind.word()
+        )
+    })
+}
+
+pub(super) fn resume(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
+    let NamedArgs { name, flags } = args;
+    let api = flags.api()?;
+    get(&api, name, kind)?;
+    api.post_empty(&format!("{}/resume", path(name)))?;
+    let answer = serde_json::json!({ "resumed": name });
+    output::either(flags.format(), &answer, |_| format!("resumed {name}"))
 }
 
 pub(super) fn update(
@@ -235,7 +250,7 @@ pub(super) fn delete(args: &DeleteArgs, kind: Kind) -> anyhow::Result<()> {
         0 => String::new(),
         count => format!("; consumers that are attached end: {count}"),
     };
-    confirm.confirm(&format!("{what}{lost}{consumers}"))?;
+    confirm.confirm(&api, "Delete it", &format!("{what}{lost}{consumers}"))?;
     api.delete(&path(name))?;
     let answer = serde_json::json!({ "deleted": name, "pending": pending });
     output::either(flags.format(), &answer, |_| format!("deleted {what}{lost}"))

@@ -97,7 +97,7 @@ fn delete(name: &TopicName, confirm: &ConfirmFlags, flags: &ManageFlags) -> anyh
         Err(error) => return Err(error.into()),
     };
     let lost = info.as_ref().map(lost).unwrap_or_default();
-    confirm.confirm(&format!("topic {name}{lost}"))?;
+    confirm.confirm(&api, "Delete it", &format!("topic {name}{lost}"))?;
     api.delete(&path(name))?;
     let answer = serde_json::json!({
         "deleted": name,

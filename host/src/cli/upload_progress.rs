@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::human_values;
+use super::{human_values, output};
 
 /// What ends before needs no line.
 const LINE_AFTER: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ impl UploadProgress {
                 let sent = counted.load(Ordering::Relaxed);
                 let phase = (sent == bytes, line(&name, sent, bytes));
                 if said != Some(phase.0) {
-                    eprintln!("{}", phase.1);
+                    output::note(&phase.1);
                     said = Some(phase.0);
                 }
             }
