@@ -5,14 +5,19 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Access, FileSystem, RealFileSystem, replace};
+use crate::disk::{Access, FileSystem, Hold, RealFileSystem, replace};
 use crate::domain::Name;
 
 /// What the default context is called. No user's own has that name.
 pub const DEFAULT_CONTEXT: &str = "development";
+/// How often it is looked whether somebody else, who writes for milliseconds, is through; and how long it takes to look again.
+const LOCK_TRIES: u32 = 50;
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 const HEADING: &str = "# Brokers by name, as the command line writes them.\n";
 const DEFAULT_HEADING: &str = "# The development broker that started last, as it writes itself.\n";
 
@@ -143,13 +148,7 @@ impl ContextFolder {
         change: impl FnOnce(&mut Contexts) -> Result<T, E>,
     ) -> Result<T, E> {
         let path = self.file();
-        let unwritten = |source| ContextError::Write {
-            path: path.clone(),
-            source,
-        };
-        RealFileSystem.create_dir(&self.0).map_err(unwritten)?;
-        let lock = RealFileSystem.lock(&self.0).map_err(unwritten)?;
-        let _lock = lock.ok_or_else(|| ContextError::Busy(self.0.clone()))?;
+        let _lock = self.lock(&path)?;
         let before = self.contexts()?;
         let mut contexts = before.clone();
         let done = change(&mut contexts)?;
@@ -159,7 +158,7 @@ impl ContextFolder {
         Ok(done)
     }
 
-    /// Says that the development broker on this data directory is the default one from now on.
+    /// Says that the development broker on this data directory is the default one from now on. Of two at once, one is.
     ///
     /// # Errors
     ///
@@ -170,15 +169,17 @@ impl ContextFolder {
             path: path.clone(),
             source,
         };
-        RealFileSystem.create_dir(&self.0).map_err(unwritten)?;
         let context = Context {
             data_dir: Some(std::path::absolute(data_dir).map_err(unwritten)?),
             ..Context::default()
         };
-        match self.default_context() {
-            Ok(Some(before)) if before == context => Ok(()),
-            _ => write(&path, DEFAULT_HEADING, &context),
+        if let Ok(Some(before)) = self.default_context()
+            && before == context
+        {
+            return Ok(());
         }
+        let _lock = self.lock(&path)?;
+        write(&path, DEFAULT_HEADING, &context)
     }
 
     /// Removes the default context; whether there was one.
@@ -188,11 +189,31 @@ impl ContextFolder {
     /// It cannot be removed.
     pub fn remove_default(&self) -> Result<bool, ContextError> {
         let path = self.default_file();
+        if !self.0.exists() {
+            return Ok(false);
+        }
+        let _lock = self.lock(&path)?;
         match RealFileSystem.remove(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(ContextError::Write { path, source }),
         }
+    }
+
+    // Whoever writes the file at `path` has the folder to itself meanwhile, which it makes. Others are through soon.
+    fn lock(&self, path: &Path) -> Result<Box<dyn Hold>, ContextError> {
+        let unwritten = |source| ContextError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        RealFileSystem.create_dir(&self.0).map_err(unwritten)?;
+        for _ in 0..LOCK_TRIES {
+            if let Some(lock) = RealFileSystem.lock(&self.0).map_err(unwritten)? {
+                return Ok(lock);
+            }
+            thread::sleep(LOCK_RETRY);
+        }
+        Err(ContextError::Busy(self.0.clone()))
     }
 
     fn file(&self) -> PathBuf {
@@ -289,10 +310,26 @@ mod tests {
             contexts.all.clear();
             let beside = add(&folder, "b", "h:2");
             assert!(matches!(beside, Err(ContextError::Busy(_))), "{beside:?}");
+            let beside = folder.set_default(Path::new("/data"));
+            assert!(matches!(beside, Err(ContextError::Busy(_))), "{beside:?}");
             Err(ContextError::NoFolder)
         });
         assert!(refused.is_err());
         assert_eq!(folder.contexts().expect("read"), before);
+        assert_eq!(folder.default_context().expect("none"), None);
+    }
+
+    #[test]
+    fn brokers_that_start_together_wait_for_each_other() {
+        let home = tempfile::tempdir().expect("a directory");
+        let folder = ContextFolder(home.path().to_owned());
+        let held = RealFileSystem.lock(home.path()).expect("locked");
+        std::thread::scope(|scope| {
+            let starting = scope.spawn(|| folder.set_default(Path::new("/data")));
+            drop(held.expect("nobody else has it"));
+            starting.join().expect("no panic").expect("written");
+        });
+        assert!(folder.default_context().expect("read").is_some());
     }
 
     #[test]
