@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::counters::Counters;
+use crate::domain::is_plain;
 use crate::locks::lock;
 
 const LINE_BYTES_MAX: usize = 1024;
@@ -166,7 +167,7 @@ impl GuestOutput {
 /// Text that cannot play tricks with a terminal.
 pub(super) fn readable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    text.replace(char::is_control, " ")
+    text.replace(|c| !is_plain(c), " ")
 }
 
 #[cfg(test)]
@@ -181,7 +182,7 @@ mod tests {
                 .for_each(|byte| output.push(Stream::Stderr, byte));
             output.last_words()
         };
-        assert_eq!(write("one\n\u{1b}[2Jtwo\nthr"), "one  [2Jtwo");
+        assert_eq!(write("one\n\u{1b}[2Jtwo\u{202e}\nthr"), "one  [2Jtwo ");
         let many: String = (0..1_000)
             .map(|number| format!("line {number}\n"))
             .collect();

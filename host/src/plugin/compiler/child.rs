@@ -212,7 +212,10 @@ mod tests {
 
     #[test]
     fn what_it_says_is_one_plain_line() {
-        assert_eq!(plain(" a\n\tb \x1b[2J\u{7}c "), "a b \\u{1b}[2J\\u{7}c");
+        assert_eq!(
+            plain(" a\n\tb \x1b[2J\u{7}c\u{202e}d "),
+            "a b \\u{1b}[2J\\u{7}c\\u{202e}d"
+        );
         assert_eq!(plain(&"x".repeat(5000)).len(), SAID_CHARS_MAX);
     }
 
