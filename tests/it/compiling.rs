@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tidegate_tests::{BrokerProcess, Setup, guest, wait_for, with_large_function};
 
-/// Takes a compiler some hundred MiB, and longer than a second on any machine.
+/// Takes a compiler some hundred MiB, and long enough to be found at it.
 const LARGE_BYTES: usize = 4_500_000;
 const MIB: u64 = 1 << 20;
 
@@ -61,8 +61,9 @@ async fn what_takes_too_much_memory_is_refused_and_takes_none_of_the_brokers() -
     for words in ["64 MiB", "plugins.compile_memory_bytes_max"] {
         assert!(refusal.text.contains(words), "{refusal:?}");
     }
+    // Had the broker compiled it, it would have taken what was refused.
     let taken = broker.resident_bytes_max()? - before;
-    assert!(taken < 48 * MIB, "{taken} bytes");
+    assert!(taken < 64 * MIB, "{taken} bytes");
     // Others still can.
     let small = guest("misbehaving_filter").await?;
     broker.admin().upload("small", small).await?;
@@ -75,8 +76,11 @@ async fn what_takes_too_long_is_stopped() -> anyhow::Result<()> {
     broker.stop().await?;
     broker.set_config("[plugins]\ncompile_timeout_ms = 1_000\n");
     broker.restart().await?;
-    let refused = broker.admin().try_upload("large", large(2).await?).await?;
-    let refusal = refused.expect_err("it takes longer");
+    let (admin, plugin) = (broker.admin(), large(2).await?);
+    let answer = tokio::spawn(async move { admin.try_upload("large", plugin).await });
+    // However fast the machine is, it does not come to an end.
+    kill_process(running_compiler(&broker).await?, Signal::STOP)?;
+    let refusal = answer.await??.expect_err("it takes longer");
     assert_eq!(refusal.status, 503, "{refusal:?}");
     assert!(
         refusal.text.contains("plugins.compile_timeout_ms"),
