@@ -176,6 +176,7 @@ impl<K: Connector> Supervisor<K> {
         if self.since.elapsed() >= SETTLED_AFTER {
             self.backoff.reset();
         }
+        let mut objection_is_said = false;
         for attempt in 0.. {
             let wait = self.backoff.next();
             let dialing = async {
@@ -199,6 +200,11 @@ impl<K: Connector> Supervisor<K> {
                     return None;
                 }
                 Err(error) => {
+                    // The others pass; this one often takes somebody.
+                    let objects = matches!(error, ConnectError::Handshake { .. });
+                    if objects && !std::mem::replace(&mut objection_is_said, true) {
+                        warn!(%error, "a certificate is not accepted; trying again");
+                    }
                     debug!(%error, "connecting to the broker failed; trying again");
                     self.say(LinkState::Connecting(Arc::new(error)));
                 }

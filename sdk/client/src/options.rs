@@ -1,7 +1,9 @@
 //! What a user can choose, with every default and its reason; those of the waits between attempts to reconnect are in
 //! `backoff`. No option is read anywhere but from these structs.
 
+use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject;
@@ -20,8 +22,11 @@ pub struct ClientOptions {
     pub server_name: String,
     /// Certificate authorities that may have signed the broker's certificate. At least one.
     pub roots: Vec<CertificateDer<'static>>,
-    /// Who this client is. Default: nobody, which most brokers refuse.
+    /// Who this client is. Default: nobody, which most brokers refuse. It is shown for as long as the client lives; one that is renewed
+    /// meanwhile takes [`identity_from`](Self::identity_from).
     pub identity: Option<Identity>,
+    /// Where a newer identity is looked for.
+    pub(crate) identity_source: Option<IdentitySource>,
     /// How long [`Client::connect`](crate::Client::connect) tries. Default 10 s.
     pub connect_timeout: Duration,
     /// Make a new connection when one is lost. Default true.
@@ -63,6 +68,7 @@ impl ClientOptions {
             addr,
             roots: Vec::new(),
             identity: None,
+            identity_source: None,
             connect_timeout: Duration::from_secs(10),
             reconnect: true,
             retry_objections: true,
@@ -103,6 +109,25 @@ impl ClientOptions {
         key_pem: &[u8],
     ) -> Result<Self, ConfigError> {
         self.identity = Some(Identity::from_pem(cert_chain_pem, key_pem)?);
+        Ok(self)
+    }
+
+    /// Sets where the client certificate and its private key come from, such as files that are renewed while the program runs. `source`
+    /// is asked now and again for each connection, and what it gives is shown to the broker from that one on. When it fails later, the
+    /// log says so, and what it gave before is shown once more. It is called on a task of the runtime, and should be through soon.
+    ///
+    /// # Errors
+    /// It fails now.
+    pub fn identity_from<E>(
+        mut self,
+        source: impl Fn() -> Result<Identity, E> + Send + Sync + 'static,
+    ) -> Result<Self, E>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.identity = Some(source()?);
+        let source = move || source().map_err(Into::into);
+        self.identity_source = Some(IdentitySource(Arc::new(source)));
         Ok(self)
     }
 
@@ -190,6 +215,26 @@ impl Identity {
             },
         })?;
         Ok(Self { chain, key })
+    }
+}
+
+/// Where a newer identity is looked for.
+#[derive(Clone)]
+pub(crate) struct IdentitySource(Arc<AskForIdentity>);
+
+type AskForIdentity = dyn Fn() -> Result<Identity, Box<dyn Error + Send + Sync>> + Send + Sync;
+
+impl IdentitySource {
+    pub(crate) fn ask(&self) -> Result<Identity, Box<dyn Error + Send + Sync>> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for IdentitySource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("IdentitySource")
+            .finish_non_exhaustive()
     }
 }
 

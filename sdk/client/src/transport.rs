@@ -10,6 +10,7 @@ use tidegate_wire::stream::Connection;
 use crate::error::ConnectError;
 
 pub(crate) mod quic;
+mod renewed_identity;
 
 /// Makes connections to a broker, over one transport. When to make one, and what is said on it, is not its business.
 pub trait Connector: Send + Sync + 'static {

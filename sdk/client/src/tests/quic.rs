@@ -2,7 +2,8 @@
 //! through. What does not depend on the transport is tested over the network within the process.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
@@ -134,6 +135,47 @@ async fn a_missing_client_certificate_is_a_failed_handshake() {
     let mut options = broker.options();
     options.identity = Some(broker.door.authority.identity());
     soon(Client::connect(options)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_with_the_next_connection() {
+    let broker = QuicBroker::listen(Manner::Answers(welcome(1)), true);
+    let ours = broker.door.authority.identity();
+    let shown = Arc::new(Mutex::new(Ok(ours.clone())));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (source, counted) = (Arc::clone(&shown), Arc::clone(&asked));
+    let options = broker.options().identity_from(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        source.lock().unwrap().clone()
+    });
+    let options = options.unwrap();
+    let client = soon(Client::connect(options)).await.unwrap();
+    let renew = |identity| {
+        *shown.lock().unwrap() = identity;
+        broker.drop_connections();
+    };
+    let trouble = async |has: fn(&str) -> bool| loop {
+        let error = client.trouble().map(|error| error.to_string());
+        if has(&error.unwrap_or_default()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    renew(Ok(Authority::new().identity()));
+    soon(trouble(|error| error.contains("objects"))).await;
+    // Another, without the program beginning anew.
+    renew(Ok(ours));
+    soon(trouble(str::is_empty)).await;
+    // None for now: the one before.
+    let before = asked.load(Ordering::Relaxed);
+    renew(Err("half written"));
+    soon(async {
+        while asked.load(Ordering::Relaxed) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    soon(trouble(str::is_empty)).await;
 }
 
 // The clock stands still but for timeouts, and nothing answers in the meantime.

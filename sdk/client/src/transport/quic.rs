@@ -17,6 +17,7 @@ use tidegate_wire::stream::quic::{self, end_of};
 use tracing::debug;
 
 use super::Connector;
+use super::renewed_identity::RenewedIdentity;
 use crate::error::{ConfigError, ConnectError};
 use crate::options::ClientOptions;
 
@@ -113,11 +114,15 @@ fn tls_config(options: &ClientOptions) -> Result<QuicClientConfig, ConfigError> 
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(ConfigError::Tls)?
         .with_root_certificates(roots);
-    let mut config = match &options.identity {
-        Some(identity) => builder
+    let mut config = match (&options.identity, &options.identity_source) {
+        (Some(identity), None) => builder
             .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
             .map_err(ConfigError::Tls)?,
-        None => builder.with_no_client_auth(),
+        (Some(identity), Some(source)) => {
+            let renewed = RenewedIdentity::new(identity, source.clone(), crypto_provider());
+            builder.with_client_cert_resolver(Arc::new(renewed.map_err(ConfigError::Tls)?))
+        }
+        (None, _) => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![ALPN.to_vec()];
     // A resumed session would skip the check of the client's certificate.
