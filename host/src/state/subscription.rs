@@ -293,9 +293,7 @@ impl SubscriptionState {
     /// Stops handing out events. What is in flight may still be acked.
     pub fn pause(&mut self, reason: &str) {
         let reason = Some(bounded(reason));
-        if self.paused != reason {
-            self.effects.paused = Some(reason.clone());
-        }
+        self.effects.paused |= self.paused != reason;
         self.paused = reason;
         self.effects.wakes = true;
     }
@@ -304,7 +302,7 @@ impl SubscriptionState {
     pub fn resume(&mut self) {
         self.paused = None;
         // Though it did not stand still: what was noted of it before counts no more.
-        self.effects.paused = Some(None);
+        self.effects.paused = true;
         self.effects.wakes = true;
     }
 

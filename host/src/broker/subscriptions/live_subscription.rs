@@ -130,8 +130,7 @@ impl LiveSubscription {
         if !came_back.is_empty() {
             self.effect_targets.acks.came_back(self.id, came_back);
         }
-        if let Some(why) = paused {
-            self.effect_targets.acks.paused(self.id, why);
+        if paused {
             self.tell_paused();
         }
         if let Some(deadline) = deadline {
@@ -164,9 +163,11 @@ impl LiveSubscription {
         self.paused.subscribe()
     }
 
-    // Under the lock, so that what is told last is how it is.
+    // Under the lock, so that what is told last is how it is: to whoever follows it, and to the journal.
     fn tell_paused(&self) {
         let state = self.read();
+        let why = state.paused().map(Arc::from);
+        self.effect_targets.acks.paused(self.id, why);
         self.paused.send_if_modified(|told| {
             let is_news = told.as_deref() != state.paused();
             if is_news {
@@ -350,9 +351,12 @@ impl Deref for ReadOnly<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_rig::Rig;
+    use std::sync::OnceLock;
+
+    use super::super::effect_targets::AckSink;
+    use super::super::test_rig::{self, Rig};
     use super::*;
-    use crate::state::GiveUpReason;
+    use crate::state::{CameBack, GiveUpReason};
 
     const C: ConsumerId = ConsumerId(1);
 
@@ -415,5 +419,46 @@ mod tests {
         assert!(rig.starts.try_recv().is_err(), "not before their fence");
         rig.matched(4);
         assert_eq!(rig.starts.try_recv(), Ok(Start::Filters(rig.live.id)));
+    }
+
+    // Somebody lets the subscription go on between a change that pauses it and what that change reaches.
+    #[derive(Default)]
+    struct GoesOnMeanwhile {
+        live: OnceLock<Arc<LiveSubscription>>,
+        told: Mutex<Vec<Option<Arc<str>>>>,
+    }
+
+    impl AckSink for GoesOnMeanwhile {
+        fn acked(&self, _: SubscriptionId, _: Vec<std::ops::RangeInclusive<Position>>) {}
+
+        fn came_back(&self, _: SubscriptionId, _: Vec<CameBack>) {
+            let live = self.live.get().expect("it is set");
+            live.apply(|state, _| state.resume());
+        }
+
+        fn paused(&self, _: SubscriptionId, why: Option<Arc<str>>) {
+            lock(&self.told).push(why);
+        }
+
+        fn forget(&self, _: SubscriptionId) {}
+    }
+
+    #[test]
+    fn the_last_that_is_written_of_a_pause_is_how_it_is() {
+        let sink = Arc::new(GoesOnMeanwhile::default());
+        let resting = test_rig::resting(serde_json::json!({}));
+        let (_registry, live, _letters, _starts) = test_rig::alive(resting, sink.clone());
+        let _ = sink.live.set(live.clone());
+        live.apply(|state, now| {
+            state.observe(Position(1), [at(1)]);
+            state.attach(C);
+            state.lease(C, 1, now, &mut Vec::new());
+            state.nack(C, &[at(1)], None, now);
+            state.pause("so");
+        });
+        assert_eq!(live.read().paused(), None);
+        let told = lock(&sink.told);
+        assert_eq!(told.last(), Some(&None), "{told:?}");
+        assert_eq!(*live.paused().borrow(), None);
     }
 }

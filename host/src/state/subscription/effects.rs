@@ -3,7 +3,6 @@
 //! ends. Nothing is done here.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use super::came_back::CameBack;
 use crate::domain::{Millis, Position};
@@ -21,8 +20,8 @@ pub struct Effects {
     pub acked: Vec<RangeInclusive<Position>>,
     /// What came back and is to be written down, each after what was said of it before.
     pub came_back: Vec<CameBack>,
-    /// To be written down: it is paused for this reason now, or goes on.
-    pub paused: Option<Option<Arc<str>>>,
+    /// To be written down: whether it is [paused](super::SubscriptionState::paused). By then it may be otherwise again.
+    pub paused: bool,
     /// The next chain of filters judges.
     pub took_over: bool,
     /// Consumers that get nothing more until their applications go on, and did before.
