@@ -401,8 +401,8 @@ impl Checkpointer {
     // has nothing left to judge then is not written down. Groups before `known` stay in the journal though the state has them.
     fn needs(&self, mark: &mut Mark, known: CommitNumber, blocks: &[BlockMeta]) -> Needs {
         let routed_before = self.parts.registry.tell_followers();
-        let clock = &self.parts.clock;
-        let (at, wall_ahead_ms) = (clock.wall(), clock.wall_ahead_ms());
+        // As of the mark, since what the groups after it say comes on top, and tells when the wall was set back.
+        let (at, wall_ahead_ms) = (mark.at, mark.wall_ahead_ms);
         let names: HashMap<TopicId, TopicName> = mark
             .catalog
             .topics_by_id

@@ -43,7 +43,7 @@ pub(crate) struct Recovered {
     /// All subscriptions, and whether each follows the router.
     pub(crate) subscriptions: Vec<(RestingSubscription, bool)>,
     pub(crate) groups: u64,
-    /// The latest moment on the wall that anything on disk bears.
+    /// The last moment on the wall that anything on disk bears.
     pub(crate) last_time: Millis,
     /// To be written, durably, before anything else: which numbers were skipped.
     pub(crate) reserved: Option<Note>,
@@ -94,12 +94,34 @@ struct Recovery {
     // of the catalog.
     targets: HashMap<(TopicId, bool), Vec<SubscriptionId>>,
     groups: u64,
-    last_time: Millis,
+    wall: Wall,
     has_gaps: bool,
     // The last topic that the state knows of. One before it that is not in the catalog was deleted.
     last_known_topic: TopicId,
     deleted: HashSet<TopicId>,
     orphans: BTreeMap<TopicId, u64>,
+}
+
+// The clock on the wall, as the journal tells it in its order. Moments are kept as it would have said them had it never been set
+// back, so that what was to be left alone for a while is left alone so long, on whichever side of such a step it was decided.
+struct Wall {
+    last: Millis,
+    set_back_ms: u64,
+}
+
+impl Wall {
+    fn says(&mut self, at: Millis) {
+        let at = at.plus(self.set_back_ms);
+        self.set_back_ms = self
+            .set_back_ms
+            .saturating_add(self.last.0.saturating_sub(at.0));
+        self.last = self.last.max(at);
+    }
+
+    // A moment as the wall has it since it was set last.
+    fn as_set_last(&self, moment: Millis) -> Millis {
+        Millis(moment.0.saturating_sub(self.set_back_ms))
+    }
 }
 
 struct Restored {
@@ -143,7 +165,10 @@ impl Recovery {
             restored,
             targets: HashMap::new(),
             groups: 0,
-            last_time: state.at,
+            wall: Wall {
+                last: state.at,
+                set_back_ms: 0,
+            },
             has_gaps: false,
             deleted: HashSet::new(),
             orphans: BTreeMap::new(),
@@ -163,7 +188,7 @@ impl Recovery {
 
     fn apply_block(&mut self, block: &BlockMeta) {
         self.next_position = self.next_position.max(block.last_position.next());
-        self.last_time = self.last_time.max(block.time);
+        self.wall.says(block.time);
         self.catalog.saw(Some(block.topic), None);
         let Some(topic) = self.catalog.topics_by_id.get(&block.topic) else {
             // Deleted in this very group, or its creation is lost.
@@ -223,10 +248,13 @@ impl Recovery {
                 events,
             } => {
                 self.catalog.saw(None, Some(subscription));
-                self.last_time = self.last_time.max(at);
+                self.wall.says(at);
+                let set_back_ms = i64::try_from(self.wall.set_back_ms).unwrap_or(i64::MAX);
                 if let Some(restored) = self.restored.get_mut(&subscription) {
                     let state = &mut restored.resting.state;
-                    events.iter().for_each(|back| state.is_back(back, at));
+                    for back in events {
+                        state.is_back(&back.shifted(set_back_ms), self.wall.last);
+                    }
                 }
             }
             Note::Paused { subscription, why } => {
@@ -239,7 +267,7 @@ impl Recovery {
                     }
                 }
             }
-            Note::Stopped { at } => self.last_time = self.last_time.max(at),
+            Note::Stopped { at } => self.wall.says(at),
             Note::ProducerOwner { producer, owner } => {
                 self.producers.own(producer, owner);
             }
@@ -379,7 +407,11 @@ impl Recovery {
         }
     }
 
-    fn finish(self, reserved: Option<Note>) -> Recovered {
+    fn finish(mut self, reserved: Option<Note>) -> Recovered {
+        for restored in self.restored.values_mut() {
+            let state = &mut restored.resting.state;
+            state.move_dues(|due| self.wall.as_set_last(due));
+        }
         Recovered {
             catalog: self.catalog,
             producers: self.producers,
@@ -390,7 +422,7 @@ impl Recovery {
                 .map(|restored| (restored.resting, restored.routed))
                 .collect(),
             groups: self.groups,
-            last_time: self.last_time,
+            last_time: self.wall.as_set_last(self.wall.last),
             has_deleted: !self.deleted.is_empty(),
             reserved,
             orphans: self.orphans,

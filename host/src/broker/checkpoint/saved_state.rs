@@ -47,7 +47,7 @@ struct Head {
     /// What every topic begins with, since more were deleted. Absent as long as it is 1 or less.
     #[serde(default, skip_serializing_if = "is_one")]
     sequences_from: Sequence,
-    /// What a clock on the wall said. Absent in what an older broker wrote.
+    /// What a clock on the wall said at the mark. Absent in what an older broker wrote.
     #[serde(default)]
     at: Millis,
 }
@@ -95,7 +95,7 @@ pub(crate) struct SavedState {
     pub(crate) routed_before: Position,
     /// Groups before this are in it already, though the journal may still have them for their events.
     pub(crate) mark: CommitNumber,
-    /// When it was saved, on the wall.
+    /// When its mark was made, on the wall.
     pub(crate) at: Millis,
     pub(crate) producers: Producers,
     pub(crate) subscriptions: Vec<(SubscriptionId, SubscriptionState)>,
@@ -110,7 +110,7 @@ pub struct StateError {
 }
 
 /// The pairs of a checkpoint. `mark` is the first group that is not in it, or 0 where the journal keeps none before that.
-/// `snapshots` are the state machines of the catalog's subscriptions, as of `at` on the wall.
+/// `snapshots` are the state machines of the catalog's subscriptions, with moments on the wall as it was `at` the mark.
 pub(crate) fn encode(
     catalog: &Catalog,
     next_position: Position,

@@ -319,8 +319,8 @@ impl Committer {
             self.inbox.put_back_returns(came_back);
         }
         if !returns.is_empty() {
-            let (at, ahead) = (self.clock.wall(), self.clock.wall_ahead_ms());
-            self.draft.group.note_returns(returns.clone(), at, ahead);
+            let ahead = self.clock.wall_ahead_ms();
+            self.draft.group.note_returns(returns.clone(), ahead);
         }
         returns
     }
@@ -480,6 +480,8 @@ impl Committer {
             end: self.draft.next_position,
             catalog: self.draft.catalog.clone(),
             producers: self.draft.streams.producers().snapshot(),
+            at: self.clock.wall(),
+            wall_ahead_ms: self.clock.wall_ahead_ms(),
         })
     }
 

@@ -187,9 +187,10 @@ impl OpenGroup {
         journal_note::join(&notes, &mut self.notes);
     }
 
-    /// Notes what became of events that came back, as of `at` on the wall, by which the clock of their moments is so many
-    /// milliseconds behind. The same holds. Comes before everything else that is said of these events.
-    pub(super) fn note_returns(&mut self, returns: Returns, at: Millis, wall_ahead_ms: i64) {
+    /// Notes what became of events that came back, as of the group's time on the wall, by which the clock of their moments is so
+    /// many milliseconds behind. The same holds. Comes before everything else that is said of these events.
+    pub(super) fn note_returns(&mut self, returns: Returns, wall_ahead_ms: i64) {
+        let at = self.time;
         for (subscription, why) in returns.paused {
             self.note(&Note::Paused { subscription, why });
         }

@@ -12,7 +12,7 @@ use super::publish_reply::Promise;
 use crate::broker::error::{ChangeError, OutputError, Unavailable};
 use crate::broker::subscriptions::dead_letter_counts::DeadLetterCounts;
 use crate::domain::{
-    BlockOrigin, CommitNumber, EncodedEvents, Name, NewTopic, Owner, PluginInfo, Position,
+    BlockOrigin, CommitNumber, EncodedEvents, Millis, Name, NewTopic, Owner, PluginInfo, Position,
     Principal, SubscriptionId, SubscriptionSpec, TopicId, TopicName,
 };
 use crate::state::catalog::Catalog;
@@ -191,4 +191,8 @@ pub(crate) struct Mark {
     pub(crate) end: Position,
     pub(crate) catalog: Catalog,
     pub(crate) producers: Vec<u8>,
+    /// When it was made, on the wall: no earlier than the groups before it, and no later than those after it.
+    pub(crate) at: Millis,
+    /// By how many milliseconds the wall was ahead of the clock of moments then.
+    pub(crate) wall_ahead_ms: i64,
 }

@@ -44,7 +44,7 @@ impl RestingSubscription {
         Self::new(id, subscription, state)
     }
 
-    /// It is `now`, and `last_time` is the latest moment that anything on disk bears. A clock that was set back in between has nobody
+    /// It is `now`, and `last_time` is the last moment that anything on disk bears. A clock that was set back in between has nobody
     /// wait for what was due then, and what an older broker was to leave alone for longer than that may be is left alone so long.
     pub(crate) fn wake_at(&mut self, now: Millis, last_time: Millis) {
         let behind_ms = last_time.0.saturating_sub(now.0);

@@ -8,6 +8,15 @@ use crate::state::catalog::Json;
 use crate::state::{CameBack, Next, Producers};
 
 fn group(number: u64, notes: &[Note], blocks: &[(u64, u64, u64)]) -> Result<Replayed, ReadError> {
+    group_at(Millis(0), number, notes, blocks)
+}
+
+fn group_at(
+    time: Millis,
+    number: u64,
+    notes: &[Note],
+    blocks: &[(u64, u64, u64)],
+) -> Result<Replayed, ReadError> {
     let mut bytes = Vec::new();
     notes
         .iter()
@@ -19,7 +28,7 @@ fn group(number: u64, notes: &[Note], blocks: &[(u64, u64, u64)]) -> Result<Repl
         mark: BlockOrigin::Ordinary,
         first_sequence: Sequence(*sequence),
         count: 2,
-        time: Millis(0),
+        time,
     };
     Ok(Replayed::Group(ReplayedGroup {
         number: CommitNumber(number),
@@ -113,6 +122,48 @@ fn what_came_back_and_what_stands_still_is_read_again() {
         assert_eq!(state.delayed_until(), Some(Millis(9_000)));
         assert_eq!(recovered.last_time, Millis(9_500));
     }
+}
+
+#[test]
+fn a_clock_that_was_set_back_while_the_broker_ran_shortens_no_delay_and_makes_none_longer() {
+    const MINUTE: u64 = 60_000;
+    let minute = |minutes: u64| Millis(minutes * MINUTE);
+    let back = |position, at, due| Note::CameBack {
+        subscription: SubscriptionId(1),
+        at: minute(at),
+        events: vec![CameBack {
+            first: position,
+            more: 0,
+            failed: 1,
+            handed: 1,
+            suspect: false,
+            next: Next::At(minute(due)),
+        }],
+    };
+    // Half an hour each: one before the clock is set back by 55 minutes, one after it.
+    let (before, after) = (back(1, 800, 830), back(2, 746, 776));
+    let recovered = |before: &[Note], after: &[Note]| {
+        let created = [create_topic(1, "a"), create_subscription(1)];
+        let pieces = vec![
+            group_at(minute(799), 1, &created, &[(1, 1, 1)]),
+            group_at(minute(800), 2, before, &[(1, 3, 3)]),
+            group_at(minute(745), 3, &[], &[(1, 5, 5)]),
+            group_at(minute(746), 4, after, &[]),
+            group_at(minute(747), 5, &[], &[(1, 7, 7)]),
+        ];
+        recovered(&[], pieces, &[])
+    };
+    let first = |mut recovered: Recovered| {
+        assert_eq!(recovered.last_time, minute(747));
+        let resting = &mut recovered.subscriptions[0].0;
+        resting.wake_at(minute(748), recovered.last_time);
+        // Long waits end some seconds later than they say.
+        let due = resting.state.delayed_until().expect("it waits");
+        (resting.state.delayed(), due.0 / MINUTE)
+    };
+    assert_eq!(first(recovered(&[before.clone()], &[])), (1, 775));
+    assert_eq!(first(recovered(&[], &[after.clone()])), (1, 776));
+    assert_eq!(first(recovered(&[before], &[after])), (2, 775));
 }
 
 #[test]
