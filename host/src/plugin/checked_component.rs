@@ -11,7 +11,7 @@ use wasmtime::component::{
     Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
 };
 
-use super::compiled_cache::{ArtifactCache, Staged};
+use super::compiled_cache::{ArtifactCache, NotLoaded, Staged};
 use super::compiler::{CompileLimits, Stop};
 use super::counters::Counters;
 use super::engine::{Running, Ticker, places};
@@ -121,9 +121,12 @@ impl CheckedComponent {
             }
             compiled => compiled?,
         };
-        let component = staged.load(engine).map_err(|error| {
-            tracing::error!(error, "a plugin that was just compiled does not load");
-            LoadError::CompilerFailed
+        let component = staged.load(engine).map_err(|error| match error {
+            NotLoaded::Unfit(why) => LoadError::Instance(why),
+            NotLoaded::Unreadable(error) => {
+                tracing::error!(error, "a plugin that was just compiled does not load");
+                LoadError::CompilerFailed
+            }
         })?;
         let checked = Self::link(shared, digest, &component)?;
         cache.keep(&digest, staged);

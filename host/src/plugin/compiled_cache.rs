@@ -81,9 +81,11 @@ impl ArtifactCache {
     pub(super) fn get(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let path = self.path(digest);
         let mut file = fs::File::open(&path).ok()?;
-        let component = self
-            .check(digest, &mut file)
-            .and_then(|()| map(engine, &file, &path));
+        let component = self.check(digest, &mut file).and_then(|()| {
+            map(engine, &file, &path).map_err(|error| match error {
+                NotLoaded::Unfit(why) | NotLoaded::Unreadable(why) => why,
+            })
+        });
         match component {
             Ok(component) => Some(component),
             Err(reason) => {
@@ -246,18 +248,28 @@ impl Staged {
     }
 
     /// What was made.
-    pub(super) fn load(&self, engine: &Engine) -> Result<Component, String> {
+    pub(super) fn load(&self, engine: &Engine) -> Result<Component, NotLoaded> {
         let path = self.path.as_deref().unwrap_or(Path::new(""));
         map(engine, &self.file, path)
     }
 }
 
+/// Why code that was just made is not used.
+#[derive(Debug)]
+pub(super) enum NotLoaded {
+    /// The engine has no place for an instance of it.
+    Unfit(String),
+    /// The file cannot be opened or mapped.
+    Unreadable(String),
+}
+
 // The component in this file, which is at this path.
-fn map(engine: &Engine, file: &fs::File, path: &Path) -> Result<Component, String> {
+fn map(engine: &Engine, file: &fs::File, path: &Path) -> Result<Component, NotLoaded> {
     // The very file that is open, whatever its name leads to by now, where the system has a name for that.
-    let path = match cfg!(target_os = "linux") {
-        true => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
-        false => path.to_owned(),
+    let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let path = match cfg!(target_os = "linux") && open.exists() {
+        true => open.as_path(),
+        false => path,
     };
     // SAFETY: `deserialize_file` runs what it is given as native code, so that must come from `Engine::precompile_component` of a
     // compatible engine, unchanged, and must stay so while it is mapped. It does: either a process of this very program just
@@ -266,7 +278,16 @@ fn map(engine: &Engine, file: &fs::File, path: &Path) -> Result<Component, Strin
     // name fails that and is compiled anew. Nothing here changes a file once it is mapped, but for the seal that is appended
     // behind; it is replaced and removed by name. The folder is writable by the broker's own user alone (checked in `open`), who could
     // as well replace the broker's binary, which is mapped in the same way.
-    unsafe { Component::deserialize_file(engine, path) }.map_err(|error| format!("{error:#}"))
+    let component = unsafe { Component::deserialize_file(engine, path) };
+    component.map_err(|error| {
+        let mut causes = error.chain();
+        let of_system =
+            causes.any(|cause| cause.is::<io::Error>() || cause.is::<rustix::io::Errno>());
+        match of_system {
+            true => NotLoaded::Unreadable(format!("{error:#}")),
+            false => NotLoaded::Unfit(format!("{error:#}")),
+        }
+    })
 }
 
 // Whose compiled form a file is, if it is one.

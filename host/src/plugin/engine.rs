@@ -26,7 +26,7 @@ pub(super) const TABLE_ELEMENT_BYTES: usize = 8;
 // Memories and tables of a component that counts as one instance in the pool.
 const PLACE_MEMORIES: u32 = 1;
 const PLACE_TABLES: u32 = 4;
-const CORE_INSTANCES_MAX: u32 = 128;
+pub(super) const CORE_INSTANCES_MAX: u32 = 128;
 // Those of any component.
 const MEMORIES_MAX: u32 = 4;
 const TABLES_MAX: u32 = 16;
@@ -74,7 +74,7 @@ fn config() -> Config {
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
         .wasm_memory64(false)
-        // Only backtraces need the map, and those are not shown.
+        // Of a trap's backtrace the names of functions are shown, which need no map of addresses.
         .generate_address_map(false);
     config
 }

@@ -56,6 +56,12 @@ pub enum LoadError {
     /// Cranelift or its validation says no.
     #[error("the component cannot be compiled: {0}")]
     Compile(String),
+    /// An instance of it would be larger than any may be.
+    #[error(
+        "the component is more than an instance of a plugin may be: {0}; memory is limited by plugins.memory_bytes_max, and by \
+         plugins.override.NAME.memory_bytes_max for one plugin"
+    )]
+    Instance(String),
     /// Compiling took too long.
     #[error(
         "compiling it was stopped after {} s (plugins.compile_timeout_ms); on a machine with less to do it may be faster, and large \

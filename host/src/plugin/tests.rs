@@ -150,6 +150,35 @@ async fn a_filter_says_which_rules_want_which_events() {
 }
 
 #[tokio::test]
+async fn what_no_instance_may_have_is_refused_with_the_reason() {
+    let rig = Rig::new(|_| {});
+    let check = async |from: &str, to: &str, reason: &str| {
+        let changed = FILTER.replacen(from, to, 1);
+        assert_ne!(changed, FILTER);
+        let refused = rig.load(&changed).await.expect_err("it fits no pool");
+        assert!(matches!(refused, LoadError::Instance(_)), "{refused}");
+        let refused = refused.to_string();
+        assert!(refused.contains(reason), "{refused}");
+        assert!(refused.contains("plugins.memory_bytes_max"), "{refused}");
+    };
+    let memory = "(memory (export \"memory\") 8)";
+    let large = "(memory (export \"memory\") 60000)";
+    check(memory, large, "minimum byte size").await;
+    let types = "(type $match' (record";
+    let instances = "(core instance (instantiate $none))";
+    let many = |count: usize, module: &str| {
+        let instances = instances.repeat(count);
+        format!("(core module $none {module}) {instances} {types}")
+    };
+    check(types, &many(5, "(memory 1)"), "linear memories").await;
+    check(types, &many(130, ""), "core module instances").await;
+
+    // What is put between a component and WASI is left out where there is no room for it.
+    let nearly = FILTER.replacen(types, &many(126, ""), 1);
+    rig.load(&nearly).await.expect("it fits as it is");
+}
+
+#[tokio::test]
 async fn what_is_no_plugin_is_refused_with_the_reason() {
     async fn check(rig: &Rig, text: String, expected: &str) {
         let message = rig.load(&text).await.expect_err(expected).to_string();

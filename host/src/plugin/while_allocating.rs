@@ -17,6 +17,8 @@ use wasmparser::{
     ComponentOuterAliasKind, ComponentTypeRef, Encoding, ExternalKind, Instance, Parser, Payload,
 };
 
+use super::engine::CORE_INSTANCES_MAX;
+
 /// Changes when the modules do, or where they come: what was compiled with others is compiled anew.
 pub(super) const VERSION: u32 = 1;
 
@@ -103,7 +105,9 @@ pub(super) fn callable(component: &[u8]) -> Option<Vec<u8>> {
             payload => writer.section(component, payload)?,
         }
     }
-    writer.is_between.then(|| writer.component.finish())
+    // With more it would be refused, and without these it need not be.
+    let fits = writer.instantiated <= CORE_INSTANCES_MAX;
+    (writer.is_between && fits).then(|| writer.component.finish())
 }
 
 /// Writes the component anew, and knows what has which number now.
@@ -127,6 +131,8 @@ struct Writer<'a> {
     state: Option<u32>,
     /// By the number that the function has now.
     reallocs: BTreeMap<u32, u32>,
+    /// How many modules are instantiated.
+    instantiated: u32,
     is_between: bool,
 }
 
@@ -203,6 +209,7 @@ impl<'a> Writer<'a> {
         let mut section = InstanceSection::new();
         match instance {
             Instance::Instantiate { module_index, args } => {
+                self.instantiated += 1;
                 let module = *self.modules.get(module_index as usize)?;
                 let args = args.iter().map(|arg| {
                     let instance = *self.instances.get(arg.index as usize)?;
@@ -434,6 +441,7 @@ impl<'a> Writer<'a> {
         let mut section = InstanceSection::new();
         section.instantiate(module, args);
         self.component.section(&section);
+        self.instantiated += 1;
         self.instance_count += 1;
         self.instance_count - 1
     }
