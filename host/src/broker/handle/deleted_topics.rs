@@ -8,8 +8,9 @@ use roaring::RoaringTreemap;
 use super::Broker;
 use crate::domain::{Position, TopicId, TopicName};
 use crate::state::range_map::push_range;
+use crate::store::ReadError;
 
-/// Places that cannot be read and are passed over. What lies in them is found to be gone when it is to be delivered.
+/// Stretches that cannot be read and are passed over. What lies in them is found to be gone when it is to be delivered.
 const UNREADABLE_MAX: usize = 64;
 
 impl Broker {
@@ -40,7 +41,8 @@ impl Broker {
             pending |= state.needed(state.start(), decided);
             undecided = undecided.min(decided.next().max(state.start()));
         }
-        let gone = self.blocks_within(pending, undecided, |found| match topic {
+        let place = |from| self.0.reader.block_place(from);
+        let gone = blocks_within(pending, undecided, place, |found| match topic {
             Some((id, _)) => found == *id,
             None => !self.catalog().topics_by_id.contains_key(&found),
         });
@@ -54,34 +56,88 @@ impl Broker {
             });
         }
     }
+}
 
-    // Where blocks of certain topics lie, of those that have one of these positions, and of those from `all_from` on.
-    fn blocks_within(
-        &self,
-        mut positions: RoaringTreemap,
-        all_from: Position,
-        is_wanted: impl Fn(TopicId) -> bool,
-    ) -> Vec<RangeInclusive<Position>> {
-        let mut found = Vec::new();
-        let mut unreadable = 0;
-        let mut next = Position(0);
-        while unreadable < UNREADABLE_MAX {
-            positions.remove_range(..next.0);
-            let first = positions.min().map_or(all_from, Position).min(all_from);
-            match self.0.reader.block_place(first.max(next)) {
-                Ok(Some((range, topic))) => {
-                    next = range.end().next();
-                    if is_wanted(topic) {
-                        push_range(&mut found, range);
-                    }
-                }
-                Ok(None) => break,
-                Err(_) => {
-                    unreadable += 1;
-                    next = first.max(next).next();
+// Where blocks of certain topics lie, of those that have one of these positions, and of those from `all_from` on. `place` answers
+// where the block at a position lies, or else the first one after it.
+fn blocks_within(
+    mut positions: RoaringTreemap,
+    all_from: Position,
+    place: impl Fn(Position) -> Result<Option<(RangeInclusive<Position>, TopicId)>, ReadError>,
+    is_wanted: impl Fn(TopicId) -> bool,
+) -> Vec<RangeInclusive<Position>> {
+    let mut found = Vec::new();
+    let mut unreadable = 0;
+    let mut next = Position(0);
+    while unreadable < UNREADABLE_MAX {
+        positions.remove_range(..next.0);
+        let first = positions.min().map_or(all_from, Position).min(all_from);
+        let at = first.max(next);
+        match place(at) {
+            Ok(Some((range, topic))) => {
+                next = range.end().next();
+                if is_wanted(topic) {
+                    push_range(&mut found, range);
                 }
             }
+            Ok(None) => break,
+            // All of it is known to be unreadable.
+            Err(ReadError::Unreadable { last, .. }) => {
+                unreadable += 1;
+                next = last.max(at).next();
+            }
+            Err(_) => {
+                unreadable += 1;
+                next = at.next();
+            }
         }
-        found
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::Damage;
+
+    #[test]
+    fn what_lies_behind_long_stretches_that_cannot_be_read_is_found() {
+        // Every other hundred of positions can be read, in blocks of ten of two topics.
+        let damage = || {
+            ReadError::from(Damage::Content {
+                path: PathBuf::from("a"),
+                what: "all".into(),
+            })
+        };
+        let place = |from: Position| {
+            let hundred = from.0 / 100 * 100;
+            if hundred % 200 == 0 && hundred < 2_000 {
+                return Err(ReadError::Unreadable {
+                    path: PathBuf::from("a"),
+                    first: Position(hundred),
+                    last: Position(hundred + 99),
+                    source: Arc::new(damage()),
+                });
+            }
+            let first = from.0 / 10 * 10;
+            let block = Position(first)..=Position(first + 9);
+            Ok((first < 3_000).then_some((block, TopicId(first / 10 % 2))))
+        };
+        let mut pending = RoaringTreemap::new();
+        pending.insert_range(0..2_500);
+        let found = blocks_within(pending, Position(2_990), place, |topic| topic == TopicId(1));
+        let of_stretches = 10 * 5 + 50 / 2;
+        assert_eq!(found.len(), of_stretches + 1, "{found:?}");
+        assert_eq!(found[0], Position(110)..=Position(119));
+        assert_eq!(found[of_stretches], Position(2_990)..=Position(2_999));
+        // What fails for another reason moves on as well, and ends.
+        let fails = |_| Err(damage());
+        assert_eq!(
+            blocks_within(RoaringTreemap::new(), Position(1), fails, |_| true),
+            []
+        );
     }
 }
