@@ -30,7 +30,7 @@ impl Ahead {
         self.events.is_empty()
     }
 
-    /// Notes it, unless more is known already.
+    /// Notes it, unless more is known already. What was given up stays so.
     pub(super) fn insert(
         &mut self,
         first: u64,
@@ -46,6 +46,9 @@ impl Ahead {
         newer.for_each(|(first, last, _)| {
             newest.insert_range(*first, *last);
         });
+        for (first, last) in self.given_up.all().ranges(first, last) {
+            newest.insert_range(first, last);
+        }
         for (first, last) in newest.gaps(first, last) {
             self.events.take(first, last, |_, _, _| {});
             self.given_up.remove(first, last);

@@ -29,6 +29,21 @@ fn rich_state() -> SubscriptionState {
     state.cut(C, &[], false, Millis(0));
     ack(&mut state, None, &[run(30, 32), run(56, 58)]);
     state.pause("stop");
+    // Of what is not decided.
+    let mut is_back = |first, more, next| {
+        let back = CameBack {
+            first,
+            more,
+            failed: 1,
+            handed: 2,
+            suspect: true,
+            next,
+        };
+        state.is_back(&back, Millis(0));
+    };
+    is_back(62, 2, Next::At(Millis(2_000)));
+    is_back(66, 0, Next::Ready);
+    is_back(68, 1, Next::GivenUp(GiveUpReason::Terminated("bad".into())));
     state
 }
 
@@ -45,8 +60,18 @@ fn a_snapshot_says_what_is_wrong_with_it() {
     check(&[1], 2, "damaged");
     check(&bytes, 1, "2 filters, not 1");
     check(&[&bytes[..], &[0]].concat(), 2, "bytes follow");
+    assert_eq!(bytes[0], 5, "the newest form");
     let restored = SubscriptionState::restore(&bytes, policy(), |_| Some(2)).expect("sound");
     assert_eq!(restored.paused(), Some("stop"));
+    let ahead: Vec<_> = restored.ahead.events.iter().collect();
+    let dues: Vec<_> = ahead
+        .iter()
+        .map(|(first, last, known)| (*first, *last, known.due))
+        .collect();
+    let due = Some(Millis(2_000));
+    assert_eq!(dues, [(62, 64, due), (66, 66, None), (68, 69, None)]);
+    let given_up = restored.ahead.given_up.all().ranges(0, u64::MAX);
+    assert_eq!(Vec::from_iter(given_up), [(68, 69)]);
     assert_eq!(restored.snapshot(0), bytes, "nothing is lost on the way");
 }
 
@@ -150,4 +175,25 @@ proptest! {
             ack(&mut state, None, &[run(0, 1_000)]);
         }
     }
+}
+
+/// The journal may say less than a state does of what was given up, should that note not have been synced.
+#[test]
+fn what_was_given_up_ahead_is_not_taken_back_by_what_was_said_before() {
+    let mut state = SubscriptionState::new(policy(), Position(1), 1);
+    let back = |next| CameBack {
+        first: 5,
+        more: 0,
+        failed: 1,
+        handed: 1,
+        suspect: false,
+        next,
+    };
+    let bad = GiveUpReason::Terminated("bad".into());
+    state.is_back(&back(Next::GivenUp(bad)), Millis(0));
+    state.is_back(&back(Next::Ready), Millis(0));
+    assert!(state.ahead.given_up.all().contains(5));
+    let all: Vec<Position> = (1..=5).map(Position).collect();
+    state.stage_result(0, Position(5), &all);
+    assert!(state.has_given_up());
 }
