@@ -312,11 +312,11 @@ impl Committer {
     }
 
     // Before anything else of the group. An event may come back again and again, which must not take the room that is kept for acks
-    // on a full disk: there it waits for the end. Answers what is in the group.
+    // on a full disk or in a full journal: there it waits for the end. Answers what is in the group.
     fn note_returns(&mut self, mut returns: Returns, ends: bool) -> Returns {
-        if self.space.is_disk_full() && !ends {
+        if (self.space.is_disk_full() || self.is_full_for_outputs()) && !ends {
             let came_back = returns.take_came_back();
-            self.inbox.put_back_returns(came_back);
+            self.inbox.hold_returns(came_back);
         }
         if !returns.is_empty() {
             let ahead = self.clock.wall_ahead_ms();
@@ -417,7 +417,7 @@ impl Committer {
     // for the next group. After a failure for good, what is in memory counts no more.
     fn take_back(
         &mut self,
-        (acks, returns): (Acks, Returns),
+        (acks, mut returns): (Acks, Returns),
         marks: Vec<Reply<Mark>>,
         error: WriteError,
     ) -> Result<(), WriteError> {
@@ -448,6 +448,7 @@ impl Committer {
                 self.inbox.acked(subscription, ranges);
             }
         }
+        returns.keep_only(|subscription| self.draft.registry.by_id(subscription).is_some());
         self.inbox.put_back_returns(returns);
         self.draft.group.clear();
         Ok(())

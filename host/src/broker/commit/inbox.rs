@@ -37,7 +37,7 @@ pub(crate) struct Inbox {
     filled_for_task: tokio::sync::Notify,
     publish_room: Arc<Semaphore>,
     control_room: Arc<Semaphore>,
-    // Ranges in the ack queue, written under the lock of the queues.
+    // Ranges in the ack queue, and what takes as much memory, written under the lock of the queues.
     ack_ranges: AtomicUsize,
     ack_ranges_max: usize,
     acks_taken: Notify,
@@ -220,7 +220,7 @@ impl Inbox {
     fn change_acks<T>(&self, queues: &mut Queues, change: impl FnOnce(&mut Queues) -> T) -> T {
         let answer = change(queues);
         self.ack_ranges.store(
-            queues.acks.ranges() + queues.returns.entries(),
+            queues.acks.ranges() + queues.returns.cost(),
             Ordering::Relaxed,
         );
         answer
@@ -342,6 +342,13 @@ impl Inbox {
 
     /// Returns what could not be written. It goes with the next group.
     pub(crate) fn put_back_returns(&self, returns: Returns) {
+        if !returns.is_empty() {
+            self.add(|queues| queues.returns.again(returns));
+        }
+    }
+
+    /// The same where there is no room for it. Whoever makes some wakes the committer.
+    pub(crate) fn hold_returns(&self, returns: Returns) {
         if !returns.is_empty() {
             self.change_acks(&mut self.lock(), |queues| queues.returns.again(returns));
         }

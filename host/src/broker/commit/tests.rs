@@ -385,6 +385,37 @@ async fn a_full_journal_asks_for_a_checkpoint_and_lets_acks_marks_and_changes_pa
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_back_waits_while_the_journal_is_full_even_for_outputs() {
+    let mut fixture = Fixture::new();
+    let id = fixture.subscribe("s").await;
+    let stream = fixture.stream(None);
+    for number in 1..=12 {
+        stream.publish_event("a", number, &[7; 128 * 1024]);
+        fixture.turn().await;
+    }
+    observe(&fixture, id, 1);
+    let live = fixture.registry.by_id(id).expect("it runs");
+    live.apply(|state, now| {
+        let (one, here) = (ConsumerId(1), Position(1)..=Position(1));
+        state.attach(one);
+        state.lease(one, 1, now, &mut Vec::new());
+        state.nack(one, &[here], Some(30_000), now);
+        state.pause("so");
+    });
+    fixture.turn().await;
+    let said = |fixture: &Fixture| {
+        let notes = fixture.notes();
+        let came_back = |note: &Note| matches!(note, Note::CameBack { .. });
+        let paused = |note: &Note| matches!(note, Note::Paused { .. });
+        (notes.iter().any(came_back), notes.iter().any(paused))
+    };
+    assert_eq!(said(&fixture), (false, true));
+    fixture.inbox.close();
+    assert!(matches!(fixture.committer.step().await, TurnEnd::Closed));
+    assert_eq!(said(&fixture), (true, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn outputs_append_and_ack_in_one_group_or_not_at_all() {
     let mut fixture = Fixture::new();
     let id = fixture.subscribe("s").await;

@@ -37,18 +37,26 @@ pub enum GiveUpReason {
 impl GiveUpReason {
     // The same, with no more said than is kept.
     pub(super) fn bounded(&self) -> Self {
+        match self.said() {
+            text if text.len() > REASON_BYTES_MAX => self.of_its_kind(&bounded(text)),
+            _ => self.clone(),
+        }
+    }
+
+    /// What was said of it, if anything was.
+    #[must_use]
+    pub fn said(&self) -> &str {
         match self {
             Self::Terminated(text)
             | Self::FilterFailed(text)
             | Self::TransformRejected(text)
             | Self::TransformFailed(text)
             | Self::Unreadable(text)
-            | Self::TooLarge(text)
-                if text.len() > REASON_BYTES_MAX =>
-            {
-                self.of_its_kind(&bounded(text))
-            }
-            _ => self.clone(),
+            | Self::TooLarge(text) => text,
+            Self::AttemptsExhausted
+            | Self::HopLimit
+            | Self::ConsumersLost
+            | Self::DeadlineMissed => "",
         }
     }
 

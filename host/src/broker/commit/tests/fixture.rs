@@ -227,12 +227,16 @@ pub(in crate::broker) struct Stream {
 impl Stream {
     /// Hands over a batch of one event, with this number or with none.
     pub(in crate::broker) fn publish(&self, topic: &str, number: u64) {
+        self.publish_event(topic, number, &[7; 10]);
+    }
+
+    pub(in crate::broker) fn publish_event(&self, topic: &str, number: u64, event: &[u8]) {
         let request = PublishRequest {
             correlation: number,
             topic: topic.parse().expect("a name"),
             first_number: number,
             resolved_through: 0,
-            entries: EncodedEvents::of([[7_u8; 10].as_slice()]),
+            entries: EncodedEvents::of([event]),
             cost: 100,
         };
         let rest = self.publisher.submit_now(request).expect("open");
