@@ -8,7 +8,9 @@ mod options_from_config;
 mod reload;
 mod system_limits;
 
+use std::convert::Infallible;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +22,10 @@ use crate::admin::{self, Listeners};
 use crate::auth::Policy;
 use crate::broker::{Broker, RecoveredStore};
 use crate::config::{Config, ContextFolder, Endpoints};
-use crate::disk::{self, Access, FileSystem as _, RealFileSystem, replace};
+use crate::disk::{self, Access, FileSystem as _, RealFileSystem, read_whole, replace};
 use crate::net::{self, NetHandle};
 use crate::plugin::{Plugins, bundled};
+use crate::runtime::unwaited::unwaited_for;
 use crate::runtime::{Clock, Random, Spawner};
 use crate::store::{self, StoreOptions};
 use crate::telemetry::{Metrics, log_output};
@@ -34,6 +37,10 @@ use self::options_from_config::{
 
 pub use reload::Reload;
 
+/// Bytes of the secret behind connection ids and reset tokens.
+const RESET_KEY_BYTES: usize = 64;
+/// Time for files that a start reads and that may be of a network: certificates, contexts.
+const FILES_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for what the broker's own tasks still write at shutdown, after the network has drained.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -54,7 +61,15 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let clock = Clock::start();
     // First, since opening the store may take a while.
-    let named = Certificates::named_and_checked(&config, clock.now())?;
+    let (of_config, now) = (config.clone(), clock.now());
+    let named = unwaited_for(FILES_TIMEOUT, "certificates", move || {
+        Certificates::named_and_checked(&of_config, now)
+    });
+    let named = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(()),
+        named = named => named.map_err(|why| anyhow::anyhow!("cannot read the files of [tls]: {why}"))??,
+    };
     let open_files = system_limits::raise_open_files();
     let data_dir = config.data_dir.as_path();
     create_durably(data_dir)
@@ -73,14 +88,19 @@ pub async fn run(
     let plugins = Plugins::start(plugin_options(&config, &shared))
         .context("cannot start the plugin service")?;
     let policy = Arc::new(Policy::new(config.policy.grants.clone()));
-    let broker = Broker::start(
+    let bundled = bundled::bundled();
+    let starting = Broker::start(
         broker_options(&config, policy.clone(), &shared),
         readable,
-        plugins,
-        &bundled::bundled(),
-    )
-    .await
-    .context("the broker cannot start")?;
+        plugins.clone(),
+        &bundled,
+    );
+    let broker = tokio::select! {
+        biased;
+        broker = starting => broker.context("the broker cannot start")?,
+        never = compile_until(&plugins, &shutdown) => match never {},
+    };
+    drop(plugins);
     close_to_others(data_dir);
     system_limits::compare_disk(&config, data_dir, &broker.usage());
     let served = serve(
@@ -96,7 +116,8 @@ pub async fn run(
     if let Ok(served) = served {
         if let Some(reload) = reload {
             let spawner = broker.spawner().clone();
-            let task = reload::run(reload, config, policy, spawner, shutdown.clone());
+            let read = |file: &Path| Config::load(Some(file));
+            let task = reload::run(reload, read, config, policy, spawner, shutdown.clone());
             served.admin.lasting("policy", task);
         }
         served.until_stopped(&broker, &shutdown).await;
@@ -125,6 +146,13 @@ pub fn check_tls(config: &Config) -> anyhow::Result<()> {
     Certificates::named_and_checked(config, Clock::start().now()).map(|_| ())
 }
 
+// A start that is to stop waits for no compiler.
+async fn compile_until(plugins: &Plugins, shutdown: &CancellationToken) -> Infallible {
+    shutdown.cancelled().await;
+    plugins.stop_compiling();
+    std::future::pending().await
+}
+
 // What runs until the shutdown is asked for.
 struct Served {
     net: NetHandle,
@@ -137,12 +165,22 @@ impl Served {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {
-                // While clients are waited for: they wait for answers.
-                tokio::join!(broker.refuse_publishes(), net);
+                broker.close_publishes();
+                until_answered(net, broker.refuse_late_publishes()).await;
             }
             () = net.as_mut() => {}
         }
         self.admin.ended().await;
+    }
+}
+
+// Clients are waited for, since they wait for answers, and those that come too late are refused meanwhile. Without a client nobody waits.
+async fn until_answered(clients_gone: impl Future<Output = ()>, refusal: impl Future<Output = ()>) {
+    let mut clients_gone = std::pin::pin!(clients_gone);
+    tokio::select! {
+        biased;
+        () = clients_gone.as_mut() => {}
+        () = refusal => clients_gone.await,
     }
 }
 
@@ -205,7 +243,7 @@ async fn serve(
         // It is there for the convenience of the commands on this machine. On a full disk the broker has to start all the same.
         tracing::warn!(%error, "cannot write endpoints.json to the data directory; commands need `--addr` and `--admin`");
     }
-    let is_default = is_default_context(config);
+    let is_default = is_default_context(config.clone()).await;
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "tidegate".to_owned());
@@ -219,15 +257,18 @@ async fn serve(
 
 // Whether commands that are told nothing come to this broker, wherever they are run: they do to the development broker that started
 // last, unless the user has chosen a context, or is in a folder with a data directory.
-fn is_default_context(config: &Config) -> bool {
+async fn is_default_context(config: Config) -> bool {
     if config.tls.cert.is_some() {
         return false;
     }
-    let set = ContextFolder::of_user().and_then(|folder| {
-        folder.set_default(&config.data_dir)?;
-        folder.contexts()
+    let set = unwaited_for(FILES_TIMEOUT, "contexts", move || {
+        let set = ContextFolder::of_user().and_then(|folder| {
+            folder.set_default(&config.data_dir)?;
+            folder.contexts()
+        });
+        set.map_err(|error| error.to_string())
     });
-    match set {
+    match set.await.and_then(|set| set) {
         Ok(contexts) => contexts.current.is_none(),
         Err(error) => {
             // A convenience of commands, too. Services often have no home.
@@ -289,7 +330,7 @@ fn close_to_others(data_dir: &Path) {
             Ok(true) => {
                 tracing::warn!(path = %path.display(), "others on this machine could read this; from now on only the broker's user can");
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "others on this machine can read this, and that cannot be changed; see to it (chmod go-rwx)");
             }
@@ -299,16 +340,18 @@ fn close_to_others(data_dir: &Path) {
 
 // The secret behind connection ids and reset tokens: made once, so that a restarted broker recognises packets
 // of connections that the one before it had.
-fn reset_key(data_dir: &Path, random: &Random) -> anyhow::Result<[u8; 64]> {
+fn reset_key(data_dir: &Path, random: &Random) -> anyhow::Result<[u8; RESET_KEY_BYTES]> {
     let path = data_dir.join("reset.key");
-    let kept = match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+    let kept = match read_whole(&path, RESET_KEY_BYTES as u64) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FileTooLarge) => {
+            Vec::new()
+        }
         kept => kept.with_context(|| format!("cannot read {}", path.display()))?,
     };
     if let Ok(key) = kept.try_into() {
         return Ok(key);
     }
-    let key: [u8; 64] = random.bytes();
+    let key: [u8; RESET_KEY_BYTES] = random.bytes();
     let aside = path.with_extension("key.new");
     let written = replace(&RealFileSystem, &path, &aside, Access::Owner, |file| {
         file.write_at(&key, 0)
@@ -319,6 +362,8 @@ fn reset_key(data_dir: &Path, random: &Random) -> anyhow::Result<[u8; 64]> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::pki::ensure_dev_pki;
 
@@ -347,6 +392,26 @@ mod tests {
         refused(check(cert, &others.server_key, ca), "certificate and key");
         refused(check(cert, ca, ca), "private key");
         refused(check(cert, key, key), "client CA");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_lasts_as_long_as_clients_wait_for_answers() {
+        let begun = tokio::time::Instant::now();
+        let late = async |refused: &AtomicBool| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            refused.store(true, Ordering::SeqCst);
+        };
+        let refused = AtomicBool::new(false);
+        until_answered(async {}, late(&refused)).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(!refused.load(Ordering::SeqCst));
+        let clients = async {
+            while !refused.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        };
+        until_answered(clients, late(&refused)).await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(1_200));
     }
 
     #[tokio::test]

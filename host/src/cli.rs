@@ -6,6 +6,7 @@ mod admin_client;
 mod admin_flags;
 mod allocator;
 pub mod bench;
+mod bounded_lines;
 pub mod broker_child;
 mod cert;
 mod chain_flags;

@@ -4,6 +4,7 @@
 
 mod atomic_write;
 mod real;
+mod whole_file;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 pub use atomic_write::{Access, give_name, replace};
 pub use real::{RealFileSystem, close_to_others};
+pub use whole_file::{PEM_BYTES_MAX, read_up_to, read_whole, read_whole_text, text};
 
 /// What is written with [`File::write_blocks_at`] has an offset, a length and an address in memory that are multiples of
 /// this.

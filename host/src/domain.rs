@@ -21,8 +21,8 @@ mod topic_spec;
 mod unique_keys;
 
 pub use api_answers::{
-    LogLine, PluginBounds, PluginDetails, PluginHoldings, PluginInfo, PluginName, PluginWorld,
-    SubscriptionInfo, TopicInfo, UnreadableInfo,
+    DeletedTopicInfo, InFlightInfo, LogLine, PluginBounds, PluginDetails, PluginHoldings,
+    PluginInfo, PluginName, PluginWorld, SubscriptionInfo, TopicInfo, UnreadableInfo,
 };
 pub use block::{BLOCK_BYTES_MAX, Block, BlockBuilder, BlockError};
 pub use block_origin::BlockOrigin;

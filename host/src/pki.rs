@@ -15,7 +15,10 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 
-use crate::disk::{Access, FileSystem as _, RealFileSystem, replace};
+use crate::disk::{
+    Access, FileSystem as _, PEM_BYTES_MAX, RealFileSystem, read_whole_text, replace,
+};
+use crate::domain::{is_plain, plain_text};
 
 /// Name of the development client: what its certificate makes it.
 pub const DEV_CLIENT_URI: &str = "spiffe://tidegate.dev/client";
@@ -24,6 +27,12 @@ pub const DEV_CLIENT_URI: &str = "spiffe://tidegate.dev/client";
 const DEV_CA_DAYS: u32 = 3_650;
 /// Days a development certificate lives. It is issued anew when a start finds it in its last day.
 const DEV_LEAF_DAYS: u32 = 365;
+/// Characters of a common name (X.520, `ub-common-name`).
+const COMMON_NAME_MAX: usize = 64;
+/// Characters of a name of DNS.
+const DNS_NAME_MAX: usize = 253;
+/// Characters of a URI that names somebody, as of a SPIFFE id.
+const URI_MAX: usize = 2_048;
 /// Certificates start a little in the past, for peers whose clock is behind.
 const CLOCK_SLACK: Duration = Duration::minutes(5);
 
@@ -52,9 +61,9 @@ pub enum PkiError {
     /// A name that a certificate cannot hold.
     #[error("cannot make this certificate; names must be plain ASCII")]
     Issue(#[from] rcgen::Error),
-    /// A name that asks for nothing.
+    /// A name that asks for nothing, or that nobody may have.
     #[error("{0}")]
-    Names(&'static str),
+    Names(String),
 }
 
 /// From when to when a certificate holds.
@@ -141,6 +150,7 @@ impl Authority {
     ///
     /// `name` cannot be put into a certificate.
     pub fn new(name: &str, validity: Validity) -> Result<Self, PkiError> {
+        check_common_name("the name of an authority", name)?;
         let mut params = params(name, validity);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -164,7 +174,7 @@ impl Authority {
             reason,
         };
         let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|error| unusable(path, error.to_string()))
+            read_whole_text(path, PEM_BYTES_MAX).map_err(|error| unusable(path, error.to_string()))
         };
         let cert = read(&cert_path)?;
         let key = KeyPair::from_pem(&read(&key_path)?)
@@ -217,10 +227,10 @@ impl Authority {
             .cloned()
             .or_else(|| names.ips.first().map(ToString::to_string));
         let Some(first) = first else {
-            return Err(PkiError::Names(
-                "a server needs a name that clients reach it by: of DNS, or an address",
-            ));
+            let why = "a server needs a name that clients reach it by: of DNS, or an address";
+            return Err(PkiError::Names(why.to_owned()));
         };
+        names.dns.iter().try_for_each(|name| check_dns_name(name))?;
         let mut params = leaf_params(&first, validity, ExtendedKeyUsagePurpose::ServerAuth);
         for name in &names.dns {
             params
@@ -239,15 +249,17 @@ impl Authority {
     ///
     /// A certificate cannot hold the name.
     pub fn issue_client(&self, name: &ClientName, validity: Validity) -> Result<PemPair, PkiError> {
+        match name {
+            ClientName::Uri(uri) => check_uri(uri)?,
+            ClientName::Dns(dns) => check_dns_name(dns)?,
+            ClientName::CommonName(name) => check_common_name("the name of a client", name)?,
+        }
         // The common name of a certificate with a better name is for people who look at it.
         let (common_name, san) = match name {
             ClientName::Uri(uri) => (uri, Some(SanType::URI(uri.as_str().try_into()?))),
             ClientName::Dns(dns) => (dns, Some(SanType::DnsName(dns.as_str().try_into()?))),
             ClientName::CommonName(name) => (name, None),
         };
-        if common_name.is_empty() {
-            return Err(PkiError::Names("the name of a client must not be empty"));
-        }
         let mut params = leaf_params(common_name, validity, ExtendedKeyUsagePurpose::ClientAuth);
         params.subject_alt_names.extend(san);
         self.sign(&params)
@@ -369,9 +381,54 @@ pub fn pair_paths(dir: &Path, stem: &str) -> (PathBuf, PathBuf) {
     )
 }
 
+// What `principal_of` takes, and X.520 allows.
+fn check_common_name(what: &str, name: &str) -> Result<(), PkiError> {
+    let length = name.chars().count();
+    if length == 0 || length > COMMON_NAME_MAX {
+        return Err(PkiError::Names(format!(
+            "{what} has {length} characters; it needs one, and {COMMON_NAME_MAX} are the most that a common name may have (X.520)"
+        )));
+    }
+    match name.chars().all(is_plain) {
+        true => Ok(()),
+        false => Err(PkiError::Names(format!(
+            "{what}, `{}`, has characters that show nothing or control what is shown; choose a plain name",
+            plain_text(name)
+        ))),
+    }
+}
+
+// As in a URL: letters, digits and hyphens between dots. An underscore is common, and `*` may stand for the first label.
+fn check_dns_name(name: &str) -> Result<(), PkiError> {
+    let is_label = |label: &str| {
+        let is_of_label = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(is_of_label)
+    };
+    let labels = name.strip_prefix("*.").unwrap_or(name);
+    if name.len() <= DNS_NAME_MAX && labels.split('.').all(is_label) {
+        return Ok(());
+    }
+    Err(PkiError::Names(format!(
+        "`{}` is no DNS name: write labels of up to 63 ASCII letters, digits and hyphens with dots between them, {DNS_NAME_MAX} characters at most",
+        plain_text(name)
+    )))
+}
+
+fn check_uri(uri: &str) -> Result<(), PkiError> {
+    if (1..=URI_MAX).contains(&uri.len()) && uri.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(PkiError::Names(format!(
+        "`{}` is no URI for a certificate: write up to {URI_MAX} printable ASCII characters without spaces",
+        plain_text(uri)
+    )))
+}
+
 fn params(common_name: &str, validity: Validity) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
+    // Of a better name that is longer, its beginning.
+    let common_name: String = common_name.chars().take(COMMON_NAME_MAX).collect();
     params
         .distinguished_name
         .push(DnType::CommonName, common_name);
@@ -395,7 +452,10 @@ fn leaf_params(
 
 // Whether both files are there, belong together, and the certificate is of this authority and holds for another day.
 fn is_pair_good(cert: &Path, key: &Path, ca: &str) -> bool {
-    let (Ok(cert), Ok(key)) = (fs::read_to_string(cert), fs::read_to_string(key)) else {
+    let (Ok(cert), Ok(key)) = (
+        read_whole_text(cert, PEM_BYTES_MAX),
+        read_whole_text(key, PEM_BYTES_MAX),
+    ) else {
         return false;
     };
     let Ok(key) = KeyPair::from_pem(&key) else {

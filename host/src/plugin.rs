@@ -38,7 +38,7 @@ mod tests;
 
 pub use compiler::job;
 pub use counters::PluginStats;
-pub use error::{ConfigureError, LoadError, PluginStartError};
+pub use error::{CONFIG_BYTES_MAX, ConfigureError, LoadError, PluginStartError};
 pub use evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey, Undecided};
 pub use filter_group::FilterGroup;
 pub use instance_budget::{Held, Holder, PluginLimit, ReachedLimit};

@@ -7,6 +7,7 @@ pub(crate) mod random;
 pub(crate) mod spawn;
 pub(crate) mod task_set;
 pub(crate) mod thread_priority;
+pub(crate) mod unwaited;
 
 pub use blocking_threads::{MachineThreads, Threads};
 pub use clock::Clock;

@@ -552,8 +552,21 @@ async fn a_deletion_says_what_goes_with_it_and_asks_no_script() -> anyhow::Resul
     };
     let pending = run(&["subscription", "rm", "a", "-o", "json"])?;
     assert_eq!(pending, json!({"deleted": "a", "pending": 3}));
-    let lost = run(&["topic", "delete", "t", "-o", "json"])?;
-    let expected = json!({"deleted": "t", "events": 3, "subscriptions": ["b"]});
+    // One for which nothing is pending.
+    let idle = json!({"name": "idle", "topics": ["t"]});
+    broker.admin().create(idle).await?;
+    let delete = ["topic", "delete", "t", "-o", "json"];
+    let lost = run(&delete)?;
+    let expected = json!({
+        "deleted": "t", "events": 3, "last_sequence": 3, "subscriptions": ["b"], "pending": {"b": 3}, "pending_unseen": 0
+    });
+    assert_eq!(lost, expected);
+    // Made again, it goes on above what it gave, and has nothing.
+    run(&["topic", "create", "t", "-o", "json"])?;
+    let lost = run(&delete)?;
+    let expected = json!({
+        "deleted": "t", "events": 3, "last_sequence": 3, "subscriptions": [], "pending": {}, "pending_unseen": 0
+    });
     assert_eq!(lost, expected);
     Ok(())
 }

@@ -4,7 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use tidegate_tests::{BrokerProcess, Setup, guest, wait_for, with_large_function};
+
+use crate::support::{consume, publish, take_numbers};
 
 /// Takes a compiler some hundred MiB, and long enough to be found at it.
 const LARGE_BYTES: usize = 4_500_000;
@@ -153,5 +156,64 @@ async fn what_was_compiled_serves_the_next_start_unless_it_is_damaged() -> anyho
     broker.restart().await?;
     assert!(broker.log().contains("compiled plugin is not usable"));
     assert_eq!(fs::read(path)?, sound);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_compiler() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    let (admin, plugin) = (broker.admin(), large(4).await?);
+    let answer = tokio::spawn(async move { admin.try_upload("large", plugin).await });
+    running_compiler(&broker).await?;
+    assert!(broker.stop().await?.success());
+    let refusal = answer.await??.expect_err("the broker stops");
+    assert_eq!(refusal.status, 503, "{refusal:?}");
+    let log = broker.log();
+    assert!(log.contains("stopped"), "{log}");
+    for waited in [
+        "tasks do not end",
+        "did not end in time",
+        "still in progress",
+    ] {
+        assert!(!log.contains(waited), "{log}");
+    }
+    // The next start knows nothing of it.
+    broker.restart().await?;
+    let names = broker.admin().plugin_names().await?;
+    assert!(names.iter().all(|(name, _)| name != "large"), "{names:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_becomes_of_the_files_is_nothing_to_what_runs() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    let filters = json!([{"plugin": "event-pattern", "config": "{\"n\": [1, 2, 3]}"}]);
+    let spec = json!({"name": "s", "topics": ["t"], "filters": filters});
+    broker.admin().create(spec).await?;
+    // Loaded, and none of it used.
+    broker.stop().await?;
+    broker.restart().await?;
+    for entry in fs::read_dir(broker.data_directory().join("plugin-cache"))? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "cwasm")
+        {
+            let bytes = fs::metadata(&path)?.len();
+            let file = fs::File::options().write(true).open(&path)?;
+            file.set_len(0)?;
+            file.set_len(bytes / 2)?;
+        }
+    }
+    let client = broker.client().await?;
+    publish(&client, "t", [1, 7, 2, 8, 3]).await?;
+    let mut consumer = consume(&client, "s").await?;
+    take_numbers(&mut consumer, [1, 2, 3]).await?;
+    broker.stop().await?;
+    broker.restart().await?;
+    assert!(broker.log().contains("compiled plugin is not usable"));
+    let client = broker.client().await?;
+    publish(&client, "t", [1]).await?;
+    take_numbers(&mut consume(&client, "s").await?, [1]).await?;
     Ok(())
 }

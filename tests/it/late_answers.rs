@@ -151,3 +151,39 @@ async fn a_transform_that_makes_too_much_of_an_event_has_failed_on_it() -> anyho
     })
     .await
 }
+
+#[tokio::test]
+async fn what_is_in_hand_is_shown_with_how_often_it_was_handed_out() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let admin = broker.admin();
+    let policy = json!({"backoff_ms": [0]});
+    admin
+        .create(json!({"name": "s", "topics": ["t"], "delivery": policy}))
+        .await?;
+    let client = broker.client().await?;
+    publish(&client, "t", [1, 2]).await?;
+    assert_eq!(admin.subscription("s").await?.oldest_in_flight, None);
+    let mut consumer = consume(&client, "s").await?;
+    let first = next(&mut consumer).await?;
+    let position = first.position;
+    let shown = admin.subscription("s").await?.oldest_in_flight;
+    let shown = shown.context("one is in hand")?;
+    assert_eq!((shown.position.0, shown.handed_out), (position, 1));
+    assert!(shown.age_ms.is_some());
+    first.nack(None);
+    let again = loop {
+        let delivery = next(&mut consumer).await?;
+        match delivery.position == position {
+            true => break delivery,
+            false => delivery.ack(),
+        }
+    };
+    consumer.flush_acks().await?;
+    let shown = admin.subscription("s").await?.oldest_in_flight;
+    let shown = shown.context("it is in hand again")?;
+    assert_eq!((shown.position.0, shown.handed_out), (position, 2));
+    again.ack();
+    consumer.flush_acks().await?;
+    assert_eq!(admin.subscription("s").await?.oldest_in_flight, None);
+    Ok(())
+}

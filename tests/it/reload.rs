@@ -1,5 +1,10 @@
 //! SIGHUP: the policy is read again while the broker runs, all of it or nothing.
 
+use std::fs;
+use std::process::Command;
+
+use anyhow::ensure;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tidegate_client::{PublishError, PublisherOptions, SubscribeError};
 use tidegate_tests::{BrokerProcess, Setup, wait_for, within};
@@ -94,5 +99,44 @@ async fn a_policy_that_is_read_again_ends_and_allows_what_runs() -> anyhow::Resu
     take_numbers(&mut consume(&maker, "s").await?, [5]).await?;
     admin.wait_drained("copy").await?;
     broker.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_without_an_end_keeps_neither_a_later_one_nor_the_end_back() -> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start_with(Setup::grants(LOCAL)).await?;
+    let admin = broker.admin();
+    let told = async |wanted: bool| {
+        wait_for("the policy to be told stale or not", async || {
+            let told = admin.metrics().await?;
+            let told = told.contains("tidegate_condition{condition=\"policy_stale\"} 1");
+            Ok((told == wanted).then_some(()))
+        })
+        .await
+    };
+    let file = broker.directory().join("tidegate.toml");
+    let pid = broker
+        .pid()
+        .and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let pid = pid.expect("it runs");
+    // Nobody writes to it, so whoever opens it to read would wait for ever.
+    let to_pipe = || -> anyhow::Result<()> {
+        fs::remove_file(&file)?;
+        ensure!(Command::new("mkfifo").arg(&file).status()?.success());
+        Ok(kill_process(pid, Signal::HUP)?)
+    };
+    to_pipe()?;
+    told(true).await?;
+    assert!(
+        broker
+            .log()
+            .contains("a pipe, and has to be a regular file")
+    );
+    fs::remove_file(&file)?;
+    broker.hang_up()?;
+    told(false).await?;
+    to_pipe()?;
+    told(true).await?;
+    assert!(broker.stop().await?.success());
     Ok(())
 }

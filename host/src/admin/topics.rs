@@ -11,7 +11,7 @@ use super::error_response::ErrorResponse;
 use super::pagination::{Page, Wanted};
 use super::request::{JsonBody, Segment, detached, name};
 use crate::auth::authorize;
-use crate::domain::{NewTopic, Principal, TopicInfo, TopicName};
+use crate::domain::{DeletedTopicInfo, NewTopic, Principal, TopicInfo, TopicName};
 
 pub(super) async fn list(
     State(app): State<Context>,
@@ -69,14 +69,14 @@ pub(super) async fn delete(
     State(app): State<Context>,
     Extension(who): Extension<Principal>,
     Segment(text): Segment,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Result<Json<DeletedTopicInfo>, ErrorResponse> {
     let topic: TopicName = name(&text)?;
     authorize::manage_topic(&app.policy, &who, &topic)?;
     let caller = who.clone();
-    detached(app.broker.spawner().clone(), async move {
+    let info = detached(app.broker.spawner().clone(), async move {
         app.broker.delete_topic(&caller, &topic).await
     })
     .await?;
     tracing::info!(principal = %who, topic = %text, "topic deleted");
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(info))
 }

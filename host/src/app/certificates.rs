@@ -1,6 +1,5 @@
 //! The certificates and the key that a broker shows, and the authority of its clients: read, and tried on each other.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use anyhow::Context as _;
 
 use crate::admin;
 use crate::config::Config;
+use crate::disk::{PEM_BYTES_MAX, read_whole};
 use crate::domain::Millis;
 use crate::pki;
 use crate::tls::{ClientAuth, TlsError, TlsIdentity};
@@ -66,8 +66,10 @@ impl Certificates {
     }
 
     fn read(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Result<Self> {
-        let read =
-            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let read = |path: &Path| {
+            read_whole(path, PEM_BYTES_MAX)
+                .with_context(|| format!("cannot read {}", path.display()))
+        };
         Ok(Self {
             cert: read(cert)?,
             key: read(key)?,

@@ -2,16 +2,27 @@
 //! when anything in the file is wrong, all of what held before. Whoever has lost a right by it is told where they use it; nothing
 //! of that happens here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Grant, Policy};
 use crate::config::{Config, ConfigError};
 use crate::runtime::spawn::Spawner;
-use crate::telemetry::conditions::Condition;
+use crate::runtime::unwaited::unwaited;
+use crate::telemetry::conditions::{Condition, Conditions};
+
+/// What takes so long is told. A disk needs milliseconds, and a file of a network that is gone takes for ever.
+const LATE: Duration = Duration::from_secs(5);
+/// How many may hang at a time: each has a thread.
+const HANGING_MAX: usize = 4;
+const SEE_TO_IT: &str = "see to the disk or the network that it is on, and send SIGHUP again";
 
 /// Grants that a line of the log names on either side; the others are counted.
 const GRANTS_NAMED_MAX: usize = 16;
@@ -25,40 +36,103 @@ pub struct Reload {
     pub asked: Arc<Notify>,
 }
 
-/// Reads it each time that is wanted, until `shutdown`.
-pub(super) async fn run(
+/// Reads it with `read` each time that is wanted, until `shutdown`, which waits for no disk.
+pub(super) async fn run<R>(
     reload: Reload,
+    read: R,
     mut config: Config,
     policy: Arc<Policy>,
     spawner: Spawner,
     shutdown: CancellationToken,
-) {
+) where
+    R: Fn(&Path) -> Result<Config, ConfigError> + Clone + Send + 'static,
+{
     let conditions = spawner.conditions();
+    let file = reload.file.as_path();
+    // As many more as there are threads that read.
+    let readers = Arc::new(());
+    let mut reading: Option<Reading> = None;
     loop {
+        let is_awaited = reading.as_ref().is_some_and(|reading| !reading.is_late);
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = reload.asked.notified() => {}
-        }
-        match read(&spawner, reload.file.clone()).await {
-            Ok(fresh) => {
-                tell_what_waits(&config, &fresh);
-                let before = std::mem::replace(&mut config.policy, fresh.policy);
-                policy.reload(config.policy.grants.clone());
-                conditions.clear(&Condition::PolicyStale);
-                tell(&before.grants, &config.policy.grants);
+            // One that hangs is given up for another, since by now there may be another file.
+            () = reload.asked.notified(), if !is_awaited => {
+                if Arc::strong_count(&readers) > HANGING_MAX {
+                    let why = format!("{HANGING_MAX} attempts to read it hang; {SEE_TO_IT}");
+                    stays_as_it_was(file, conditions, why);
+                } else {
+                    let (file, read, held) = (file.to_owned(), read.clone(), readers.clone());
+                    reading = Some(Reading::start(move || {
+                        let read = read(&file).map_err(|error| reason(&error));
+                        drop(held);
+                        read
+                    }));
+                }
             }
-            Err(error) => {
-                tracing::error!(path = %reload.file.display(), error, "the policy is not read again, and the one before goes on; correct the file (`tidegate config check FILE`) and send SIGHUP again");
-                conditions.raise(Condition::PolicyStale, error);
-            }
+            news = news_of(&mut reading) => match news {
+                News::Late => {
+                    let why = format!("reading it has taken {LATE:?} and is not done; {SEE_TO_IT}");
+                    stays_as_it_was(file, conditions, why);
+                }
+                News::Read(Ok(fresh)) => {
+                    tell_what_waits(&config, &fresh);
+                    let before = std::mem::replace(&mut config.policy, fresh.policy);
+                    policy.reload(config.policy.grants.clone());
+                    conditions.clear(&Condition::PolicyStale);
+                    tell(&before.grants, &config.policy.grants);
+                }
+                News::Read(Err(why)) => stays_as_it_was(file, conditions, why),
+            },
         }
     }
 }
 
-async fn read(spawner: &Spawner, file: PathBuf) -> Result<Config, String> {
-    let read = spawner.blocking("policy", move || Config::load(Some(&file)));
-    read.await?.map_err(|error| reason(&error))
+fn stays_as_it_was(file: &Path, conditions: &Conditions, why: String) {
+    tracing::error!(path = %file.display(), error = why, "the policy is not read again, and the one before goes on; correct the file (`tidegate config check FILE`) and send SIGHUP again");
+    conditions.raise(Condition::PolicyStale, why);
+}
+
+/// A configuration that is being read.
+struct Reading {
+    done: BoxFuture<'static, Result<Config, String>>,
+    late: Pin<Box<Sleep>>,
+    /// That it takes long was told, and another may begin.
+    is_late: bool,
+}
+
+enum News {
+    Late,
+    Read(Result<Config, String>),
+}
+
+impl Reading {
+    fn start(read: impl FnOnce() -> Result<Config, String> + Send + 'static) -> Self {
+        Self {
+            done: Box::pin(async { unwaited("policy", read).await? }),
+            late: Box::pin(sleep(LATE)),
+            is_late: false,
+        }
+    }
+}
+
+// What is to be told of what is being read. Cancel-safe.
+async fn news_of(reading: &mut Option<Reading>) -> News {
+    let Some(now) = reading else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        biased;
+        read = &mut now.done => {
+            *reading = None;
+            News::Read(read)
+        }
+        () = &mut now.late, if !now.is_late => {
+            now.is_late = true;
+            News::Late
+        }
+    }
 }
 
 fn reason(error: &ConfigError) -> String {
@@ -123,15 +197,19 @@ mod tests {
     use super::*;
     use crate::auth::authorize;
     use crate::domain::Principal;
-    use crate::telemetry::conditions::Conditions;
+
+    fn grant(who: &str) -> String {
+        format!("[[policy.grants]]\nprincipals = [\"cn:{who}\"]\npublish = [\">\"]\n")
+    }
+
+    fn load(file: &Path) -> Result<Config, ConfigError> {
+        Config::load(Some(file))
+    }
 
     #[tokio::test]
     async fn a_whole_file_holds_or_none_of_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("tidegate.toml");
-        let grant = |who: &str| {
-            format!("[[policy.grants]]\nprincipals = [\"cn:{who}\"]\npublish = [\">\"]\n")
-        };
         let write = |text: String| std::fs::write(&file, text).expect("written");
         write(grant("a"));
         let config = Config::load(Some(&file)).expect("sound");
@@ -147,6 +225,7 @@ mod tests {
         let mut news = policy.watch();
         let running = run(
             reload.clone(),
+            load,
             config,
             policy.clone(),
             spawner,
@@ -179,12 +258,76 @@ mod tests {
         tokio::join!(running, asking);
     }
 
+    // Files that hang are those called so.
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_hangs_is_told_of_and_keeps_neither_another_nor_the_end_back() {
+        let (conditions, shutdown) = (Conditions::default(), CancellationToken::new());
+        let spawner = Spawner::new(conditions.clone(), shutdown.clone());
+        let policy = Arc::new(Policy::new(Vec::new()));
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = Arc::new(std::sync::Mutex::new(released));
+        let hanging = Arc::new(std::sync::atomic::AtomicUsize::new(usize::MAX));
+        let read = {
+            let hanging = hanging.clone();
+            move |_: &Path| {
+                let hangs = |left: usize| left.checked_sub(1);
+                let order = std::sync::atomic::Ordering::SeqCst;
+                if hanging.fetch_update(order, order, hangs).is_ok() {
+                    let _ = crate::locks::lock(&released).recv();
+                }
+                Ok(Config::parse(&grant("b"), "a text").expect("sound"))
+            }
+        };
+        let reload = Reload {
+            file: PathBuf::from("tidegate.toml"),
+            asked: Arc::default(),
+        };
+        let config = Config::development();
+        let running = run(
+            reload.clone(),
+            read,
+            config,
+            policy.clone(),
+            spawner,
+            shutdown.clone(),
+        );
+        let stale = async |words: &str| loop {
+            let why = conditions.reason(&Condition::PolicyStale);
+            if why.is_some_and(|why| why.contains(words)) {
+                return;
+            }
+            tokio::time::sleep(LATE / 10).await;
+        };
+        let asking = async {
+            for _ in 0..HANGING_MAX {
+                reload.asked.notify_one();
+                stale("is not done").await;
+                conditions.clear(&Condition::PolicyStale);
+            }
+            reload.asked.notify_one();
+            stale("4 attempts").await;
+            // One of them comes back, and then there is room for another, which does not hang.
+            hanging.store(0, std::sync::atomic::Ordering::SeqCst);
+            let mut news = policy.watch();
+            release.send(()).expect("one waits");
+            while !news.has_changed().expect("it lives") {
+                reload.asked.notify_one();
+                tokio::task::yield_now().await;
+            }
+            news.mark_unchanged();
+            let who = Principal::common_name("b");
+            assert!(authorize::publish_anything(&policy, &who).is_ok());
+            assert_eq!(conditions.reason(&Condition::PolicyStale), None);
+            // The others still hang.
+            shutdown.cancel();
+        };
+        tokio::join!(running, asking);
+        drop(release);
+    }
+
     #[test]
     fn what_changed_is_named() {
         let grants = |text: &str| Config::parse(text, "a text").expect("sound").policy.grants;
-        let grant = |who: &str| {
-            format!("[[policy.grants]]\nprincipals = [\"cn:{who}\"]\npublish = [\">\"]\n")
-        };
         let (before, after) = (
             grants(&(grant("a") + &grant("b"))),
             grants(&(grant("b") + &grant("c"))),

@@ -24,9 +24,10 @@ pub enum PrincipalFromCertError {
         "the certificate has {0} common names and no URI or DNS name; issue one with a subject alternative name"
     )]
     SeveralCommonNames(usize),
-    /// A name that is empty or has control characters, or such that change the direction of text, which would garble logs and grants.
+    /// A name that is empty or has characters that control, change the direction of text or show nothing, which would garble logs, or pass for
+    /// another name.
     #[error(
-        "the certificate's name {0:?} is empty or has control characters; issue one with a plain name"
+        "the certificate's name {0:?} is empty or has characters that show nothing or control what is shown; issue one with a plain name"
     )]
     UnprintableName(String),
     /// Nothing in it names its holder.

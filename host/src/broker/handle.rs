@@ -287,10 +287,14 @@ impl Broker {
         self.0.reader.usage()
     }
 
-    /// Takes no publishes from now on, and refuses those that are not written within a second. The first step of a stop, while
-    /// clients are still there to be told. Cancel-safe.
-    pub async fn refuse_publishes(&self) {
+    /// Takes no publishes from now on, and compiles no plugin. The first step of a stop, while clients are still there to be told.
+    pub fn close_publishes(&self) {
         self.0.inbox.close_publishes();
+        self.0.plugins.loaded.stop_compiling();
+    }
+
+    /// Refuses the publishes that are not written within a second from now, once none are taken any more. Cancel-safe.
+    pub async fn refuse_late_publishes(&self) {
         tokio::time::sleep(LATE_PUBLISHES).await;
         self.0.inbox.refuse_late_publishes();
     }

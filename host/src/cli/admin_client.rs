@@ -223,6 +223,20 @@ impl Api {
         asked.body(self.agent.delete(&asked.url).call()).map(drop)
     }
 
+    /// The same for what says something of it, as brokers before did not.
+    pub(super) fn delete_told<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<Option<T>, ApiError> {
+        let asked = self.asked(path);
+        let body = asked.body(self.agent.delete(&asked.url).call())?;
+        if body.is_empty() {
+            return Ok(None);
+        }
+        let told = serde_json::from_slice(&body);
+        told.map(Some).map_err(|_| asked.foreign(200, &body))
+    }
+
     fn asked<'a>(&'a self, path: &'a str) -> Asked<'a> {
         Asked {
             api: self,

@@ -12,11 +12,14 @@ use serde::Deserialize;
 
 use super::admin_client::Api;
 use super::process_usage::ProcessUsage;
+use crate::disk::read_whole;
 
 /// How often the state of a starting broker is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of its log that a failure shows.
 const LOG_LINES: usize = 30;
+/// What the file with the addresses of a broker may have; it has some hundred bytes.
+const ADDRESSES_BYTES_MAX: u64 = 64 * 1024;
 
 /// Where a broker listens, as it says itself in `endpoints.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -71,7 +74,8 @@ impl Addresses {
 
     // None while the file is absent or half written.
     fn read(directory: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(addresses_file(directory)).ok()?).ok()
+        let bytes = read_whole(&addresses_file(directory), ADDRESSES_BYTES_MAX).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 }
 

@@ -1,11 +1,16 @@
 //! The flags of a filter and transform chain: `--filter` and `--transform` in any number, each followed by
 //! flags about it. Their order matters, which is why they are read from the matches by hand.
 
+use std::fs::File;
+use std::io;
+
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
 use super::human_values;
+use crate::disk;
 use crate::domain::{FailurePolicy, PluginUse};
+use crate::plugin::CONFIG_BYTES_MAX;
 
 const FILTER: &str = "filter";
 const TRANSFORM: &str = "transform";
@@ -28,7 +33,7 @@ impl Chain {
     pub(super) fn with_files_read(mut self) -> anyhow::Result<Self> {
         for plugin in self.filters.iter_mut().chain(&mut self.transforms) {
             if let Some(path) = plugin.config.strip_prefix('@') {
-                plugin.config = std::fs::read_to_string(path).map_err(|error| {
+                plugin.config = read_config(path).map_err(|error| {
                     anyhow::anyhow!(
                         "cannot read the configuration of {} from {path}: {error}",
                         plugin.plugin
@@ -38,6 +43,14 @@ impl Chain {
         }
         Ok(self)
     }
+}
+
+// Of any kind of file, also one that a program makes as it is read, and no more than any plugin takes.
+fn read_config(path: &str) -> io::Result<String> {
+    disk::text(disk::read_up_to(
+        File::open(path)?,
+        CONFIG_BYTES_MAX as u64,
+    )?)
 }
 
 impl clap::Args for Chain {

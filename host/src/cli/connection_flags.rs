@@ -10,6 +10,7 @@ use tidegate_client::ClientOptions;
 use super::door::{CertificateFiles, Door};
 use super::human_values;
 use super::target_broker::{ADDR, Said, TargetBroker};
+use crate::disk::{PEM_BYTES_MAX, read_whole};
 
 /// Certificates: those of the development set-up unless others are named.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -205,7 +206,7 @@ impl QuicFlags {
 
 /// A certificate or key, with advice when it is not there.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| {
+    read_whole(path, PEM_BYTES_MAX).with_context(|| {
         format!(
             "cannot read {}; `tidegate serve` makes development certificates in its data directory (name it with \
              --data-dir), or name your own with --ca, --cert and --cert-key",

@@ -1,7 +1,6 @@
 //! A broker of one's own, for `demo` and `bench`: this binary again as a child process with a development set-up, and the few
 //! requests to its admin API that they need.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use tidegate_client::ClientOptions;
 use super::admin_client::{Api, ApiError};
 use super::broker_child::{self, Addresses, BrokerChild, BrokerRun, data_directory};
 use super::process_usage::ProcessUsage;
+use crate::disk::{PEM_BYTES_MAX, read_whole};
 use crate::domain::{SubscriptionInfo, SubscriptionSpec};
 
 /// How long a broker may take until it is ready; a slow disk and a first start that makes keys included.
@@ -98,7 +98,7 @@ impl LocalBroker {
 pub(super) fn client_options(addr: &str, certs: &Path) -> anyhow::Result<ClientOptions> {
     let read = |name: &str| {
         let path = certs.join(name);
-        fs::read(&path).with_context(|| format!("reading {}", path.display()))
+        read_whole(&path, PEM_BYTES_MAX).with_context(|| format!("reading {}", path.display()))
     };
     Ok(ClientOptions::new(addr)
         .server_name("localhost")

@@ -10,7 +10,11 @@ use super::confirm::ConfirmFlags;
 use super::human_values;
 use super::output::{self, Format};
 use super::upload_progress::UploadProgress;
+use crate::disk::read_whole;
 use crate::domain::{Name, Owner, PluginDetails, PluginInfo, PluginName};
+
+/// What a component may have at most, however a broker is set: the bound of `plugins.module_bytes_max`.
+const COMPONENT_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -76,8 +80,8 @@ enum Command {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Upload { name, file, flags } => {
-            let component =
-                std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let component = read_whole(file, COMPONENT_BYTES_MAX)
+                .with_context(|| format!("cannot read {}", file.display()))?;
             let api = flags.api()?;
             let progress = UploadProgress::new(name.as_str(), component.len() as u64);
             let bytes = component.len();

@@ -14,9 +14,10 @@ use serde::Serialize;
 use tidegate_client::{
     Client, Event, PublishError, PublishTicket, Published, Publisher, PublisherOptions,
 };
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader, Split};
+use tokio::io::{AsyncRead, BufReader};
 use tokio::time::Instant;
 
+use super::bounded_lines::{BoundedLines, Reader, all_of};
 use super::connect::connect;
 use super::connection_flags::{CertificateFlags, QuicFlags};
 use super::obstacles::LinkWatch;
@@ -254,7 +255,8 @@ impl Sender {
     }
 
     async fn send_each(&mut self, source: &mut Source, args: &Args) -> anyhow::Result<()> {
-        while let Some((event, bytes)) = source.next().await? {
+        let event_max = self.publisher.event_bytes_max();
+        while let Some((event, bytes)) = source.next(event_max).await? {
             let ticket = self
                 .publisher
                 .send(args.topic.as_str(), decorated(event, args))
@@ -326,13 +328,15 @@ fn decorated(mut event: Event, args: &Args) -> Event {
     event
 }
 
-type Reader = Box<dyn AsyncBufRead + Send + Unpin>;
-
 // Where events come from.
 enum Source {
     One(Option<Event>),
+    File {
+        content: Option<Reader>,
+        path: PathBuf,
+    },
     Lines {
-        lines: Split<Reader>,
+        lines: BoundedLines,
         kind: LineKind,
         number: u64,
         length: Option<u64>,
@@ -346,18 +350,28 @@ enum LineKind {
     Envelope,
 }
 
+impl LineKind {
+    // What a line may have in which an event of so many bytes is. Somebody may write each of its bytes as `\u0000`, and the
+    // broker says more of an event than a publisher does.
+    fn line_bytes_max(self, event_max: usize) -> usize {
+        match self {
+            Self::Text | Self::Json => event_max.saturating_add("\r".len()),
+            Self::Envelope => event_max.saturating_mul(6).saturating_add(64 * 1024),
+        }
+    }
+}
+
 impl Source {
     async fn open(args: &Args) -> anyhow::Result<Self> {
         if let Some(message) = &args.message {
             return Ok(Self::One(Some(Event::new(message.clone()))));
         }
         if let Some(path) = &args.file {
-            let (mut reader, _) = open(path).await?;
-            let mut content = Vec::new();
-            tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut content)
-                .await
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            return Ok(Self::One(Some(Event::new(content))));
+            let (reader, _) = open(path).await?;
+            return Ok(Self::File {
+                content: Some(reader),
+                path: path.clone(),
+            });
         }
         let (path, kind) = match (&args.ndjson, &args.events) {
             (Some(path), _) => (path.as_path(), LineKind::Json),
@@ -372,31 +386,38 @@ impl Source {
         }
         let (reader, length) = open(path).await?;
         Ok(Self::Lines {
-            lines: reader.split(b'\n'),
+            lines: BoundedLines::new(reader),
             kind,
             number: 0,
             length,
         })
     }
 
-    // The next event, and what it adds to the progress. Cancel-safe, as reading a line is.
-    async fn next(&mut self) -> anyhow::Result<Option<(Event, u64)>> {
+    // The next event, and what it adds to the progress, for a broker that takes events of so many bytes. Cancel-safe but for a file,
+    // as reading a line is.
+    async fn next(&mut self, event_max: usize) -> anyhow::Result<Option<(Event, u64)>> {
         match self {
             Self::One(event) => Ok(event.take().map(|event| (event, 1))),
+            Self::File { content, path } => match content.take() {
+                None => Ok(None),
+                Some(reader) => {
+                    let content = all_of(reader, event_max).await;
+                    let content =
+                        content.with_context(|| format!("cannot read {}", path.display()))?;
+                    Ok(Some((Event::new(content), 1)))
+                }
+            },
             Self::Lines {
                 lines,
                 kind,
                 number,
                 length,
             } => loop {
-                let Some(line) = lines
-                    .next_segment()
-                    .await
-                    .context("cannot read the events")?
-                else {
+                *number += 1;
+                let line = lines.next(kind.line_bytes_max(event_max)).await;
+                let Some(line) = line.with_context(|| format!("line {number}"))? else {
                     return Ok(None);
                 };
-                *number += 1;
                 let line = text_of(line).with_context(|| format!("line {number}"))?;
                 if line.trim().is_empty() && !matches!(kind, LineKind::Text) {
                     continue;
@@ -512,13 +533,13 @@ mod tests {
     async fn what_is_wrong_with_a_line_is_said_with_its_number() {
         let check = async |content: &'static [u8], kind, expected: &str| {
             let mut source = Source::Lines {
-                lines: buffered(content).split(b'\n'),
+                lines: BoundedLines::new(buffered(content)),
                 kind,
                 number: 0,
                 length: None,
             };
             let wrong = loop {
-                match source.next().await {
+                match source.next(1_000).await {
                     Ok(more) => assert!(more.is_some(), "{expected}"),
                     Err(error) => break format!("{error:#}"),
                 }
@@ -540,6 +561,8 @@ mod tests {
         let expected =
             "line 1: this is no event as `tidegate sub --ndjson` prints it: `a` stands twice";
         check(twice, LineKind::Envelope, expected).await;
+        let long: &[u8] = Box::leak(vec![b'1'; 1_002].into_boxed_slice());
+        check(long, LineKind::Json, "line 1: it has more than 1001 bytes").await;
         assert_eq!(text_of(b"a\r".to_vec()).expect("text"), "a");
     }
 

@@ -5,7 +5,7 @@ use super::admin_flags::ManageFlags;
 use super::confirm::{ConfirmFlags, some_of};
 use super::human_values;
 use super::output::{self, Format};
-use crate::domain::{Durability, NewTopic, TopicInfo, TopicName};
+use crate::domain::{DeletedTopicInfo, Durability, NewTopic, TopicInfo, TopicName};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -96,30 +96,57 @@ fn delete(name: &TopicName, confirm: &ConfirmFlags, flags: &ManageFlags) -> anyh
         Err(error) if error.is_denied() => None,
         Err(error) => return Err(error.into()),
     };
-    let lost = info.as_ref().map(lost).unwrap_or_default();
+    let lost = info.as_ref().map(to_be_lost).unwrap_or_default();
     confirm.confirm(&api, "Delete it", &format!("topic {name}{lost}"))?;
-    api.delete(&path(name))?;
+    let told: Option<DeletedTopicInfo> = api.delete_told(&path(name))?;
+    let subscriptions = told.as_ref().map(|told| told.pending.keys());
+    let subscriptions: Option<Vec<&String>> = subscriptions.map(Iterator::collect);
+    let last = told.as_ref().map(|told| told.last_sequence);
     let answer = serde_json::json!({
         "deleted": name,
-        "events": info.as_ref().map(events),
-        "subscriptions": info.as_ref().map(|info| &info.subscriptions),
+        // Named before it was known that a topic that is made again goes on above its last sequence.
+        "events": last,
+        "last_sequence": last,
+        "subscriptions": subscriptions,
+        "pending": told.as_ref().map(|told| &told.pending),
+        "pending_unseen": told.as_ref().map(|told| told.pending_unseen),
     });
     output::either(flags.format(), &answer, |_| {
-        format!("deleted topic {name}{lost}")
+        let went = told.as_ref().map(went).unwrap_or_default();
+        format!("deleted topic {name}{went}")
     })
 }
 
-fn events(info: &TopicInfo) -> u64 {
+fn last_sequence(info: &TopicInfo) -> u64 {
     info.next_sequence.0.saturating_sub(1)
 }
 
-// What goes with a topic, to be said after its name.
-fn lost(info: &TopicInfo) -> String {
+// What would go with a topic, to be said after its name.
+fn to_be_lost(info: &TopicInfo) -> String {
     let subscriptions = match info.subscriptions.as_slice() {
         [] => "; no subscription reads it".to_owned(),
         names => format!("; what is pending of it goes from {}", some_of(names)),
     };
-    format!(" with its {} events{subscriptions}", events(info))
+    match last_sequence(info) {
+        0 => format!(", which never had an event{subscriptions}"),
+        last => format!(" with its events up to #{last}{subscriptions}"),
+    }
+}
+
+// What went with a topic, likewise.
+fn went(told: &DeletedTopicInfo) -> String {
+    let mut went: Vec<String> = told
+        .pending
+        .iter()
+        .map(|(name, events)| format!("{events} of {name}"))
+        .collect();
+    if told.pending_unseen > 0 {
+        went.push(format!("{} of others'", told.pending_unseen));
+    }
+    match went.as_slice() {
+        [] => "; nothing of it was pending".to_owned(),
+        went => format!("; with it went what was pending: {}", some_of(went)),
+    }
 }
 
 fn path(name: &TopicName) -> String {
@@ -131,7 +158,7 @@ fn list(format: Format, topics: &[TopicInfo]) -> String {
         let by = info.spec.created_by.as_ref();
         vec![
             info.spec.name.to_string(),
-            events(info).to_string(),
+            last_sequence(info).to_string(),
             human_values::word_of(&info.spec.durability),
             info.subscription_count.to_string(),
             info.id.to_string(),
@@ -141,7 +168,7 @@ fn list(format: Format, topics: &[TopicInfo]) -> String {
     });
     let heading = [
         "TOPIC",
-        "EVENTS",
+        "LAST SEQUENCE",
         "DURABILITY",
         "SUBSCRIPTIONS",
         "ID",
@@ -156,7 +183,7 @@ fn details(info: &TopicInfo) -> String {
     output::details(vec![
         ("topic", info.spec.name.to_string()),
         ("id", info.id.to_string()),
-        ("events so far", events(info).to_string()),
+        ("last sequence", last_sequence(info).to_string()),
         ("durability", human_values::word_of(&info.spec.durability)),
         (
             "created by",

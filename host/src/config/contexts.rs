@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Access, FileSystem, Hold, RealFileSystem, replace};
+use crate::disk::{Access, FileSystem, Hold, RealFileSystem, read_whole, replace};
 use crate::domain::Name;
 
 /// What the default context is called. No user's own has that name.
@@ -18,6 +18,8 @@ pub const DEFAULT_CONTEXT: &str = "development";
 /// How often it is looked whether somebody else, who writes for milliseconds, is through; and how long it takes to look again.
 const LOCK_TRIES: u32 = 50;
 const LOCK_RETRY: Duration = Duration::from_millis(10);
+/// What one of the files may have: some thousand brokers.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 const HEADING: &str = "# Brokers by name, as the command line writes them.\n";
 const DEFAULT_HEADING: &str = "# The development broker that started last, as it writes itself.\n";
 
@@ -226,7 +228,7 @@ impl ContextFolder {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, ContextError> {
-    let bytes = match RealFileSystem.read(path) {
+    let bytes = match read_whole(path, FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {

@@ -1,14 +1,16 @@
 //! Where a running broker can be reached: written to its data directory for commands on the same machine, and for programs that
 //! started it with port 0.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Access, RealFileSystem, replace};
+use crate::disk::{Access, RealFileSystem, read_whole, replace};
+
+/// What such a file may have; it has some hundred bytes.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// The addresses that were bound, ports being the real ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +87,8 @@ impl Endpoints {
     /// What [`save`](Self::save) wrote; `None` when there is no such file or it is not readable.
     #[must_use]
     pub fn read(data_dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(Self::path(data_dir)).ok()?).ok()
+        let bytes = read_whole(&Self::path(data_dir), FILE_BYTES_MAX).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 }
 

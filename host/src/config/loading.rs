@@ -6,6 +6,10 @@ use super::documented_file::DEVELOPMENT;
 use super::error::{ConfigError, Warning};
 use super::sections::Config;
 use super::{show, unknown_keys, validation};
+use crate::disk::read_whole_text;
+
+/// What a configuration may have: some thousand grants, and little enough to be refused at once when it is wrong.
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
 impl Config {
     /// What a broker without a file runs on: the defaults, and the grants of [`DEVELOPMENT`].
@@ -22,12 +26,12 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or [`parse`](Self::parse) refuses it.
+    /// The file cannot be read, is none, has more than 1 MiB, or [`parse`](Self::parse) refuses it.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let Some(path) = path else {
             return Ok(Self::development());
         };
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = read_whole_text(path, FILE_BYTES_MAX).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;

@@ -165,7 +165,8 @@ pub struct Store {
 pub struct Topics {
     /// Create a topic when it is first published to.
     pub auto_create: bool,
-    /// Milliseconds after a topic was deleted in which publishing to it is refused rather than makes it again. 0: at once.
+    /// Milliseconds after a topic was deleted in which publishing to it is refused rather than makes it again. 0: at once. At most a
+    /// year.
     pub recreate_after_ms: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::loading::FILE_BYTES_MAX;
 use super::*;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -171,6 +172,10 @@ fn a_value_out_of_bounds_or_that_does_not_fit_is_told_with_its_key() {
         &["`limits.frame_bytes_max`", "out of bounds"],
     );
     check_refused(
+        "[topics]\nrecreate_after_ms = 31_536_000_001",
+        &["`topics.recreate_after_ms`", "allowed are 0 to 31536000000"],
+    );
+    check_refused(
         "[limits]\nconnections_max = 0",
         &["line 2, column 1", "allowed are 1 to 1000000"],
     );
@@ -302,4 +307,24 @@ fn paths(table: &toml::Table) -> std::collections::BTreeSet<String> {
     let mut out = std::collections::BTreeSet::new();
     walk(&toml::Value::Table(table.clone()), String::new(), &mut out);
     out
+}
+
+#[test]
+fn a_file_is_refused_that_is_too_large_or_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("tidegate.toml");
+    let refused = |why: &str| {
+        let error = Config::load(Some(&file)).expect_err(why);
+        let source = std::error::Error::source(&error).expect("it cannot be read");
+        assert!(source.to_string().contains(why), "{source}");
+    };
+    let comment = "# nothing\n";
+    let largest = comment.repeat(FILE_BYTES_MAX as usize / comment.len());
+    std::fs::write(&file, &largest).expect("written");
+    assert!(Config::load(Some(&file)).is_ok());
+    std::fs::write(&file, largest + comment).expect("written");
+    refused("more than the 1048576 bytes");
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::create_dir(&file).expect("made");
+    refused("a folder");
 }

@@ -18,6 +18,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const HOUR_MS: u64 = 3_600_000;
+const YEAR_MS: u64 = 365 * 24 * HOUR_MS;
 
 /// Requires of keys of a section that their values are within bounds, both included. A field is called as its key.
 macro_rules! within {
@@ -194,6 +195,7 @@ fn limits(config: &Config, rules: &mut Rules<'_>) {
         admin_principal_connections_max: 1..=65_536,
         admin_request_timeout_ms: 100..=HOUR_MS,
     });
+    within!(rules, config.topics { recreate_after_ms: 0..=YEAR_MS });
     within!(rules, config.shutdown { deadline_ms: 0..=HOUR_MS });
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 
-use super::{File, FileSystem, Hold};
+use super::{File, FileSystem, Hold, read_whole};
 use crate::locks::lock;
 
 /// The machine's own file system.
@@ -39,7 +39,7 @@ impl FileSystem for RealFileSystem {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        read_whole(path, u64::MAX)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {

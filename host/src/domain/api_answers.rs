@@ -1,5 +1,7 @@
 //! What the broker tells about itself: the answers of the admin API, which the command line prints.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -21,6 +23,18 @@ pub struct TopicInfo {
     /// How many select it.
     #[serde(default)]
     pub subscription_count: u64,
+}
+
+/// What went with a topic that was deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedTopicInfo {
+    /// Sequence of its last event; 0 when it never had one.
+    pub last_sequence: Sequence,
+    /// Events of it that were pending, by subscription or route. Those that the caller may not see are not named.
+    pub pending: BTreeMap<String, u64>,
+    /// Such events of subscriptions that the caller may not see, over all of these.
+    #[serde(default)]
+    pub pending_unseen: u64,
 }
 
 /// A subscription or route as it stands.
@@ -52,6 +66,10 @@ pub struct SubscriptionInfo {
     /// Milliseconds until the first of them is handed out again; `None` when there are none.
     #[serde(default)]
     pub delayed_for_ms: Option<u64>,
+    /// The oldest event that is handed out and not acked; `None` when there is none. A consumer may keep it for as long as it extends
+    /// its deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_in_flight: Option<InFlightInfo>,
     /// Age in milliseconds of the oldest event that is not acked; 0 when there is none, and `None` when that event cannot be read.
     pub oldest_unacked_ms: Option<u64>,
     /// Attached consumers.
@@ -78,6 +96,17 @@ pub struct SubscriptionInfo {
     /// wait; nothing is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
+}
+
+/// An event in a consumer's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlightInfo {
+    /// Where it is in the log.
+    pub position: Position,
+    /// Milliseconds since it was appended; `None` when it cannot be read.
+    pub age_ms: Option<u64>,
+    /// How often it was handed out, this time among them.
+    pub handed_out: u32,
 }
 
 /// Stored events that cannot be read, or that were given up for that reason.

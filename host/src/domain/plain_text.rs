@@ -5,11 +5,37 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a terminal or an editor shows it where it stands: no control character, end of a line, or change of direction.
+/// Whether a terminal or an editor shows it where it stands: no control character, end of a line, change of direction, or what shows
+/// nothing, by which two texts that differ would look alike.
 #[must_use]
 pub fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}') && !shows_nothing(c)
+}
+
+// What Unicode says to be ignored where it is not known (`Default_Ignorable_Code_Point`, the marks of direction among it), and what is
+// blank beside that without being a space.
+fn shows_nothing(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 /// `text` on one line, with what is not plain written out (`\n`, `\u{1b}`).
@@ -74,6 +100,22 @@ mod tests {
         assert_eq!(lines.lines().count(), 2);
         assert!(lines.contains("\t\\u{0}\\u{1b}[31m"), "{lines}");
         assert!(matches!(plain_text("größer 大"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn what_shows_nothing_is_written_out() {
+        for (text, shown) in [
+            ("a\u{200b}b", r"a\u{200b}b"),
+            ("a\u{ad}b\u{2060}", r"a\u{ad}b\u{2060}"),
+            ("\u{200d}\u{feff}\u{fe0f}", r"\u{200d}\u{feff}\u{fe0f}"),
+            ("\u{3164}\u{2800}\u{115f}", r"\u{3164}\u{2800}\u{115f}"),
+            ("\u{e0041}\u{180e}", r"\u{e0041}\u{180e}"),
+            ("e\u{301} a\u{a0}b 大 ☃", "e\u{301} a\u{a0}b 大 ☃"),
+        ] {
+            assert_eq!(plain_text(text), shown);
+            assert_eq!(plain_lines(text), shown);
+        }
+        assert_eq!(plain_json("\"\u{e0041}\""), r#""\udb40\udc41""#);
     }
 
     #[test]

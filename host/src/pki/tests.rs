@@ -78,21 +78,64 @@ fn certificates_say_what_they_are_for() {
 fn names_that_no_certificate_can_hold_are_refused() {
     let authority = authority();
     let days = Validity::days(1);
-    assert!(
-        authority
-            .issue_client(&ClientName::Uri("spiffe://plänt".into()), days)
-            .is_err()
-    );
-    assert!(
-        authority
-            .issue_client(&ClientName::CommonName(String::new()), days)
-            .is_err()
-    );
+    let refused = |name: ClientName, why: &str| {
+        let refused = authority.issue_client(&name, days);
+        let error = refused.map(|_| ()).expect_err(why).to_string();
+        assert!(
+            error.contains(why) && error.chars().all(is_plain),
+            "{error}"
+        );
+    };
+    refused(ClientName::Uri("spiffe://plänt".into()), "is no URI");
+    refused(ClientName::Uri("a:b\u{7f}".into()), "is no URI");
+    refused(ClientName::Uri("a:".repeat(1_025)), "is no URI");
+    refused(ClientName::CommonName(String::new()), "0 characters");
+    refused(ClientName::CommonName("ä".repeat(65)), "X.520");
+    refused(ClientName::CommonName("a\nb".into()), r"a\nb");
+    refused(ClientName::CommonName("a\u{200b}b".into()), r"a\u{200b}b");
+    let long = "a".repeat(64);
+    let longest = vec!["a".repeat(63); 4].join(".");
+    for no_name in ["", "a b", "a..b", "a.", "ä", "a\nb", &long, &longest, "*"] {
+        refused(ClientName::Dns(no_name.into()), "is no DNS name");
+        let names = ServerNames {
+            dns: vec!["localhost".into(), no_name.into()],
+            ips: Vec::new(),
+        };
+        assert!(authority.issue_server(&names, days).is_err(), "{no_name}");
+    }
     assert!(
         authority
             .issue_server(&ServerNames::default(), days)
             .is_err()
     );
+    for name in ["", "a\tb", &"a".repeat(65)] {
+        assert!(Authority::new(name, days).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn long_names_are_whole_where_they_count() {
+    let authority = authority();
+    let name = format!("spiffe://plant/{}", "press".repeat(100));
+    let pair = authority.issue_client(&ClientName::Uri(name.clone()), Validity::days(1));
+    let cert = der(&pair.expect("a certificate").cert);
+    assert_eq!(
+        principal_of(&cert).expect("a principal"),
+        Principal::uri(&name)
+    );
+    let (_, cert) = x509_parser::parse_x509_certificate(&cert).expect("X.509");
+    let shown = cert.subject().iter_common_name().next();
+    let shown = shown.and_then(|name| name.as_str().ok());
+    assert_eq!(shown, Some(&name[..64]));
+    for dns in ["*.example.org", "a_b.example", &"a".repeat(63)] {
+        let names = ServerNames {
+            dns: vec![dns.to_owned()],
+            ips: Vec::new(),
+        };
+        assert!(authority.issue_server(&names, Validity::days(1)).is_ok());
+    }
+    let most = ClientName::CommonName("ä".repeat(64));
+    assert!(authority.issue_client(&most, Validity::days(1)).is_ok());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use wasmtime::component::{
     Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
 };
 
-use super::compiled_cache::{ArtifactCache, NotLoaded, Staged};
+use super::compiled_cache::{ArtifactCache, Staged, load_made};
 use super::compiler::{CompileLimits, Stop};
 use super::counters::Counters;
 use super::engine::{Running, Ticker, places};
@@ -101,7 +101,9 @@ impl CheckedComponent {
         stop: &Stop,
     ) -> Result<Self, LoadError> {
         let (engine, cache) = (&shared.engine, &shared.cache);
-        if let Some(component) = cache.get(engine, &digest) {
+        // Code lies in the memory of the process that makes it, so it never has more.
+        let bytes_max = limits.memory_bytes_max;
+        if let Some(component) = cache.get(engine, &digest, bytes_max) {
             return Self::link(shared, digest, &component);
         }
         let compile = |staged: io::Result<Staged>| {
@@ -121,15 +123,11 @@ impl CheckedComponent {
             }
             compiled => compiled?,
         };
-        let component = staged.load(engine).map_err(|error| match error {
-            NotLoaded::Unfit(why) => LoadError::Instance(why),
-            NotLoaded::Unreadable(error) => {
-                tracing::error!(error, "a plugin that was just compiled does not load");
-                LoadError::CompilerFailed
-            }
-        })?;
+        let code = staged.read(bytes_max).map_err(LoadError::unwritable)?;
+        // What was just made is sound: the engine has no place for an instance of it.
+        let component = load_made(engine, &code).map_err(LoadError::Instance)?;
         let checked = Self::link(shared, digest, &component)?;
-        cache.keep(&digest, staged);
+        cache.keep(&digest, staged, &code);
         Ok(checked)
     }
 

@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -13,6 +13,7 @@ use super::checked_component::{CheckedComponent, Shared};
 use super::compiler::{CompileLimits, Stop};
 use super::error::LoadError;
 use crate::domain::Digest;
+use crate::locks::lock;
 
 /// How far a compilation steps back when cores are short: about a tenth of the share of everybody else. What the thread starts
 /// inherits that.
@@ -25,12 +26,24 @@ pub(super) type HeldMeanwhile = Box<dyn Any + Send>;
 pub(super) struct CompileQueue {
     // Compiling uses every core by itself, and as much memory as one may take.
     turn: Arc<Semaphore>,
+    // What is being compiled, if anything is.
+    running: Mutex<Weak<Stop>>,
 }
 
 impl CompileQueue {
     pub(super) fn new() -> Self {
         Self {
             turn: Arc::new(Semaphore::new(1)),
+            running: Mutex::default(),
+        }
+    }
+
+    /// Stops what is being compiled, and lets nothing begin any more. Whoever waits is told.
+    pub(super) fn stop(&self) {
+        self.turn.close();
+        let running = lock(&self.running).upgrade();
+        if let Some(running) = running {
+            running.stop();
         }
     }
 
@@ -63,6 +76,11 @@ impl CompileQueue {
         }
         let (done, compiled) = oneshot::channel();
         let waiting = StopOnDrop::default();
+        *lock(&self.running) = Arc::downgrade(&waiting.0);
+        // Whoever stops all of them has seen this one, or is seen here.
+        if self.turn.is_closed() {
+            return Err(LoadError::Stopped);
+        }
         let work = Compilation {
             shared: Arc::clone(shared),
             digest,

@@ -1,11 +1,10 @@
-//! Compiled plugins on disk: from there they are mapped, so that their pages are the system's to drop and read again, and a
-//! restart does not compile again. An artifact is native code that will run in this process, so only one that this broker had made
-//! itself is ever loaded. Nothing here knows what a plugin does.
+//! Compiled plugins on disk, so that a restart does not compile again. An artifact is native code that will run in this process, so
+//! only one that this broker had made itself is ever loaded: its file is read once, and what runs are the bytes that were checked,
+//! whatever becomes of the file. Nothing here knows what a plugin does.
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,16 +16,16 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::{engine, while_allocating};
+use crate::disk::{read_up_to, read_whole};
 use crate::domain::Digest;
 use crate::runtime::Random;
 
 const KEY_FILE: &str = "cache.key";
-/// Behind the artifact, which is mapped from the file's begin on.
-const SEAL_BYTES: u64 = 32;
+const KEY_BYTES: usize = 32;
+/// Behind the artifact.
+const SEAL_BYTES: usize = 32;
 /// How the file is laid out. Another number makes other names, so that nothing is taken for what it is not.
 const LAYOUT: u8 = 2;
-/// What of an artifact is in memory at a time while its seal is made or checked.
-const CHUNK_BYTES: usize = 1 << 16;
 /// What is still being written has this before some letters and digits, and the other one behind them.
 const ASIDE_PREFIX: &str = "artifact-";
 const ASIDE_SUFFIX: &str = ".new";
@@ -77,15 +76,22 @@ impl ArtifactCache {
         })
     }
 
-    /// The compiled form of `digest`, if a sound one is here. A damaged or foreign one is removed.
-    pub(super) fn get(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
+    /// The compiled form of `digest`, if a sound one is here that has at most so many bytes. A damaged or foreign one is removed.
+    pub(super) fn get(
+        &self,
+        engine: &Engine,
+        digest: &Digest,
+        bytes_max: u64,
+    ) -> Option<Component> {
         let path = self.path(digest);
-        let mut file = fs::File::open(&path).ok()?;
-        let component = self.check(digest, &mut file).and_then(|()| {
-            map(engine, &file, &path).map_err(|error| match error {
-                NotLoaded::Unfit(why) | NotLoaded::Unreadable(why) => why,
-            })
-        });
+        let file_max = bytes_max.saturating_add(SEAL_BYTES as u64);
+        let component = match read_whole(&path, file_max) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => Err(format!("it cannot be read: {error}")),
+            Ok(bytes) => self
+                .checked(digest, &bytes)
+                .and_then(|code| code.load(engine)),
+        };
         match component {
             Ok(component) => Some(component),
             Err(reason) => {
@@ -113,14 +119,18 @@ impl ArtifactCache {
         })
     }
 
-    /// Makes what is staged the compiled form of `digest`. A failure costs the next start a compilation and is only logged.
-    pub(super) fn keep(&self, digest: &Digest, mut staged: Staged) {
-        let Some(path) = staged.path.take() else {
+    /// Makes what is staged, which is `code`, the compiled form of `digest`. A failure costs the next start a compilation and is only
+    /// logged.
+    pub(super) fn keep(&self, digest: &Digest, staged: Staged, code: &[u8]) {
+        let Some(path) = staged.path else {
             return;
         };
-        let kept = self
-            .seal_file(digest, &mut staged.file)
-            // Not synced: a file that a power cut leaves torn has no sound seal.
+        let seal = self.seal(digest, code);
+        let mut file = &staged.file;
+        let kept = file
+            .seek(SeekFrom::End(0))
+            .and_then(|_| file.write_all(seal.as_ref()))
+            // Not synced: a file that a power cut leaves torn has no sound seal. Nor has one that is not what was sealed.
             .and_then(|()| path.persist(self.path(digest)).map_err(|error| error.error));
         if let Err(error) = kept {
             tracing::warn!(%error, "cannot keep the compiled plugin; the next start compiles it again");
@@ -157,49 +167,25 @@ impl ArtifactCache {
         }
     }
 
-    // Appends the seal to the artifact.
-    fn seal_file(&self, digest: &Digest, file: &mut fs::File) -> io::Result<()> {
-        let bytes = file.metadata()?.len();
-        let seal = self.seal(digest, bytes, file)?;
-        file.seek(SeekFrom::End(0))?;
-        file.write_all(seal.as_ref())
-    }
-
-    fn check(&self, digest: &Digest, file: &mut fs::File) -> Result<(), String> {
-        let unreadable = |error: io::Error| format!("it cannot be read: {error}");
-        let bytes = file.metadata().map_err(unreadable)?.len();
-        let bytes = bytes
+    // The code in the bytes of a file, if the seal behind it fits.
+    fn checked<'a>(&self, digest: &Digest, file: &'a [u8]) -> Result<Code<'a>, String> {
+        let end = file
+            .len()
             .checked_sub(SEAL_BYTES)
             .ok_or("it is shorter than its seal")?;
-        let seal = self.seal(digest, bytes, file).map_err(unreadable)?;
-        let mut found = Vec::new();
-        file.read_to_end(&mut found).map_err(unreadable)?;
-        if seal.as_ref() == found {
-            Ok(())
-        } else {
-            Err("its seal does not fit: damaged, or not written by this broker".into())
+        let (code, seal) = file.split_at(end);
+        match self.seal(digest, code).as_ref() == seal {
+            true => Ok(Code(code)),
+            false => Err("its seal does not fit: damaged, or not written by this broker".into()),
         }
     }
 
-    // Of so many bytes from the begin on. Afterwards the file stands behind them.
-    fn seal(
-        &self,
-        digest: &Digest,
-        bytes: u64,
-        artifact: &mut (impl Read + Seek),
-    ) -> io::Result<hmac::Tag> {
+    fn seal(&self, digest: &Digest, code: &[u8]) -> hmac::Tag {
         let mut seal = hmac::Context::with_key(&self.key);
         seal.update(&digest.0);
         seal.update(&self.compatibility.to_be_bytes());
-        artifact.seek(SeekFrom::Start(0))?;
-        let mut artifact = artifact.take(bytes);
-        let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            match artifact.read(&mut chunk)? {
-                0 => return Ok(seal.sign()),
-                read => seal.update(&chunk[..read]),
-            }
-        }
+        seal.update(code);
+        seal.sign()
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -247,47 +233,37 @@ impl Staged {
         (&self.file).write_all(code)
     }
 
-    /// What was made.
-    pub(super) fn load(&self, engine: &Engine) -> Result<Component, NotLoaded> {
-        let path = self.path.as_deref().unwrap_or(Path::new(""));
-        map(engine, &self.file, path)
+    /// What was made, which has at most so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or has more.
+    pub(super) fn read(&self, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))?;
+        read_up_to(file, bytes_max)
     }
 }
 
-/// Why code that was just made is not used.
-#[derive(Debug)]
-pub(super) enum NotLoaded {
-    /// The engine has no place for an instance of it.
-    Unfit(String),
-    /// The file cannot be opened or mapped.
-    Unreadable(String),
+/// The component that `code` is, which a process of this very program has just made for this one.
+pub(super) fn load_made(engine: &Engine, code: &[u8]) -> Result<Component, String> {
+    Code(code).load(engine)
 }
 
-// The component in this file, which is at this path.
-fn map(engine: &Engine, file: &fs::File, path: &Path) -> Result<Component, NotLoaded> {
-    // The very file that is open, whatever its name leads to by now, where the system has a name for that.
-    let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let path = match cfg!(target_os = "linux") && open.exists() {
-        true => open.as_path(),
-        false => path,
-    };
-    // SAFETY: `deserialize_file` runs what it is given as native code, so that must come from `Engine::precompile_component` of a
-    // compatible engine, unchanged, and must stay so while it is mapped. It does: either a process of this very program just
-    // made it, for nobody else, or its seal was checked: a keyed hash over digest, compatibility and bytes, with a random key that
-    // lies in this folder. A torn write, a flipped bit, an artifact of another machine or version, or one under another plugin's
-    // name fails that and is compiled anew. Nothing here changes a file once it is mapped, but for the seal that is appended
-    // behind; it is replaced and removed by name. The folder is writable by the broker's own user alone (checked in `open`), who could
-    // as well replace the broker's binary, which is mapped in the same way.
-    let component = unsafe { Component::deserialize_file(engine, path) };
-    component.map_err(|error| {
-        let mut causes = error.chain();
-        let of_system =
-            causes.any(|cause| cause.is::<io::Error>() || cause.is::<rustix::io::Errno>());
-        match of_system {
-            true => NotLoaded::Unreadable(format!("{error:#}")),
-            false => NotLoaded::Unfit(format!("{error:#}")),
-        }
-    })
+/// Native code that this broker had made.
+#[derive(Debug)]
+struct Code<'a>(&'a [u8]);
+
+impl Code<'_> {
+    fn load(&self, engine: &Engine) -> Result<Component, String> {
+        // SAFETY: `deserialize` runs what it is given as native code, so that must come from `Engine::precompile_component` of a
+        // compatible engine, unchanged. It does: either a process of this very program just made it, for nobody else, or its seal was
+        // checked: a keyed hash over digest, compatibility and bytes, with a random key that lies in the folder. A torn write, a flipped
+        // bit, an artifact of another machine or version, or one under another plugin's name fails that and is compiled anew. It copies
+        // the bytes into memory of its own, so no file has a say any more. The folder is writable by the broker's own user alone
+        // (checked in `open`), who could as well replace the broker's binary.
+        unsafe { Component::deserialize(engine, self.0) }.map_err(|error| format!("{error:#}"))
+    }
 }
 
 // Whose compiled form a file is, if it is one.
@@ -314,12 +290,12 @@ fn is_aside(name: &str) -> bool {
     })
 }
 
-fn key(dir: &Path, random: &Random) -> io::Result<[u8; 32]> {
+fn key(dir: &Path, random: &Random) -> io::Result<[u8; KEY_BYTES]> {
     let path = dir.join(KEY_FILE);
-    if let Ok(Ok(key)) = fs::read(&path).map(<[u8; 32]>::try_from) {
+    if let Ok(Ok(key)) = read_whole(&path, KEY_BYTES as u64).map(<[u8; KEY_BYTES]>::try_from) {
         return Ok(key);
     }
-    let key: [u8; 32] = random.bytes();
+    let key: [u8; KEY_BYTES] = random.bytes();
     // Missing or damaged: a new key makes every old artifact foreign, which is safe.
     fs::remove_file(&path).ok();
     fs::OpenOptions::new()
@@ -361,12 +337,9 @@ mod tests {
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             compatibility: 5,
         };
-        let seal = |digest: u8| {
-            let mut code = io::Cursor::new(b"native code and more");
-            let sealed = cache.seal(&Digest([digest; 32]), 11, &mut code);
-            sealed.expect("readable")
-        };
-        let hex: String = seal(7)
+        let digest = |byte: u8| Digest([byte; 32]);
+        let seal = cache.seal(&digest(7), b"native code");
+        let hex: String = seal
             .as_ref()
             .iter()
             .map(|byte| format!("{byte:02x}"))
@@ -375,18 +348,50 @@ mod tests {
             hex,
             "ed29323a033dd6c347164e747f1df810e12c7f2c3ebfd983bd6e257ac433a790"
         );
-        let mut file = tempfile::tempfile().expect("a file");
-        file.write_all(b"native code").expect("written");
-        cache
-            .seal_file(&Digest([7; 32]), &mut file)
-            .expect("sealed");
-        assert_eq!(file.metadata().expect("a file").len(), 11 + SEAL_BYTES);
-        assert_eq!(cache.check(&Digest([7; 32]), &mut file), Ok(()));
-        assert!(cache.check(&Digest([8; 32]), &mut file).is_err());
-        file.write_all(b"x").expect("written");
-        assert!(cache.check(&Digest([7; 32]), &mut file).is_err());
-        file.set_len(SEAL_BYTES - 1).expect("cut");
-        assert!(cache.check(&Digest([7; 32]), &mut file).is_err());
+        let mut file = [b"native code", seal.as_ref()].concat();
+        let checked = |digest: Digest, file: &[u8]| cache.checked(&digest, file).is_ok();
+        assert!(checked(digest(7), &file));
+        assert!(!checked(digest(8), &file));
+        assert!(!checked(digest(7), &file[..SEAL_BYTES - 1]));
+        assert!(!checked(digest(7), &[]));
+        file.push(b'x');
+        assert!(!checked(digest(7), &file));
+    }
+
+    // A disk that says something else afterwards is not asked.
+    #[test]
+    fn what_was_loaded_is_the_files_no_more() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = Engine::default();
+        let cache = ArtifactCache::open(dir.path(), &engine, &Random::of_system()).expect("opens");
+        let digest = Digest([7; 32]);
+        // The least that a component can be.
+        let code = engine
+            .precompile_component(b"\0asm\x0d\0\x01\0")
+            .expect("compiled");
+        let staged = cache.stage().expect("a file");
+        staged.write(&code).expect("written");
+        assert_eq!(staged.read(code.len() as u64).expect("readable"), code);
+        assert!(staged.read(code.len() as u64 - 1).is_err(), "too much");
+        cache.keep(&digest, staged, &code);
+        let bytes_max = code.len() as u64;
+        let get = |bytes_max| cache.get(&engine, &digest, bytes_max);
+        let loaded = get(bytes_max).expect("sound");
+        fs::File::options()
+            .write(true)
+            .open(cache.path(&digest))
+            .and_then(|file| file.set_len(0))
+            .expect("cut");
+        // Every byte of it is read once more.
+        let again = loaded.serialize().expect("it is all there");
+        assert_eq!(again.len(), code.len());
+        assert!(get(bytes_max).is_none(), "cut");
+        assert!(!cache.path(&digest).exists(), "compiled again");
+
+        let staged = cache.stage().expect("a file");
+        staged.write(&code).expect("written");
+        cache.keep(&digest, staged, &code);
+        assert!(get(bytes_max - 1).is_none(), "more than it may have");
     }
 
     #[test]
@@ -399,7 +404,7 @@ mod tests {
         let keep = || {
             let staged = cache.stage().expect("a file");
             staged.write(b"native code").expect("written");
-            cache.keep(&digest, staged);
+            cache.keep(&digest, staged, b"native code");
         };
         let names = || {
             let entries = fs::read_dir(dir.path()).expect("readable");

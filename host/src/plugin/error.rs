@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::guest_fault::{Fault, FaultKind};
 use crate::domain::Digest;
 
-// Bytes of a configuration: it travels in a subscription's specification and is kept in the catalog.
-pub(super) const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a configuration: it travels in a subscription's specification and is kept in the catalog.
+pub const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 /// Why the plugin service cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -149,6 +149,12 @@ impl Plugins {
         Ok(self.keep(compiled.await?).describe())
     }
 
+    /// Stops what is being compiled and compiles nothing more: what runs goes on, and who wants to load something is told that the
+    /// service stops, unless that is loaded.
+    pub fn stop_compiling(&self) {
+        self.compiler.stop();
+    }
+
     /// Forgets a plugin, its compiled form on disk included. Groups and transformers that use it keep it as long as they live.
     /// Blocks while it removes files.
     pub fn unload(&self, digest: &Digest) {

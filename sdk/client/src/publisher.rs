@@ -120,6 +120,13 @@ impl Publisher {
         }
     }
 
+    /// Bytes that an event may have with the broker that this publisher was opened on, as the protocol encodes it: payload, headers
+    /// and key.
+    #[must_use]
+    pub fn event_bytes_max(&self) -> usize {
+        self.handle.shared.event_bytes_max()
+    }
+
     /// Why what was sent is not answered at present, in words for people: what the broker says while it refuses for now, or
     /// that the connection is lost. It is sent again until then. `None` while nothing is in the way.
     #[must_use]

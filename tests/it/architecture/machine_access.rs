@@ -59,14 +59,15 @@ const WAYS: &[Way] = &[
         files: &[
             ("disk/real.rs", "it is the disk"),
             (
+                "disk/whole_file.rs",
+                "it reads what others wrote, before there is a broker and beside it",
+            ),
+            (
                 "telemetry/log_output.rs",
                 "it duplicates the descriptor of the log",
             ),
-            ("config/loading.rs", "read before there is a broker"),
-            ("config/endpoints.rs", "read before there is a broker"),
             ("pki.rs", "read and written before there is a broker"),
             ("app.rs", "makes the data directory"),
-            ("app/certificates.rs", "read before there is a broker"),
             (
                 "plugin/compiled_cache.rs",
                 "what it keeps can be made again",

@@ -315,3 +315,15 @@ fn the_name_of_a_plugin_is_its_owners() {
     check("root", Some("cn:maker"), true, true);
     check("other", None, true, false);
 }
+
+#[test]
+fn who_may_not_look_is_told_what_would_be_enough() {
+    let policy = policy(SHOP);
+    let watcher = Principal::common_name("watcher");
+    assert!(look_at_everything(&policy, &watcher).is_ok(), "of anything");
+    let denied = look_at_everything(&policy, &Principal::common_name("billing"));
+    assert_eq!(
+        denied.expect_err("nothing to administer").to_string(),
+        "cn:billing has no admin right at all; a table [[policy.grants]] with principals = [\"cn:billing\"] and admin = [TOPICS] would give one"
+    );
+}

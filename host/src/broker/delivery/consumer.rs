@@ -169,6 +169,12 @@ impl Consumer {
         Ok(deliveries)
     }
 
+    /// Whether none of the subscription's events is in its hands, or on the way there.
+    #[must_use]
+    pub fn holds_nothing(&self) -> bool {
+        self.fetcher.live.read().held_by(self.fetcher.id) == 0
+    }
+
     /// Follows why nothing comes while the subscription is paused.
     #[must_use]
     pub fn paused(&self) -> watch::Receiver<Option<Arc<str>>> {

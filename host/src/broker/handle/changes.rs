@@ -9,7 +9,8 @@ use crate::broker::spec_validation::{
     Pinning, check_fixed, check_new_names, check_pattern_count, check_spec,
 };
 use crate::domain::{
-    NewTopic, Owner, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo, TopicName,
+    DeletedTopicInfo, NewTopic, Owner, Principal, Sequence, SubscriptionInfo, SubscriptionSpec,
+    TopicInfo, TopicName,
 };
 
 impl Broker {
@@ -28,20 +29,36 @@ impl Broker {
     }
 
     /// Deletes a topic and its events, the one that there is now and no other of its name. For no subscription do they count once this
-    /// is answered. Creating it again makes another topic, which no publish does for a while.
+    /// is answered, which says what went with it, with the names of those that `who` may see. Creating it again makes another topic,
+    /// which no publish does for a while.
     ///
     /// # Errors
     ///
     /// There is none, or a route appends to it, which is named if `who` may see it.
-    pub async fn delete_topic(&self, who: &Principal, name: &TopicName) -> Result<(), ChangeError> {
+    pub async fn delete_topic(
+        &self,
+        who: &Principal,
+        name: &TopicName,
+    ) -> Result<DeletedTopicInfo, ChangeError> {
         let topic = self.catalog().topics.get(name).cloned();
-        let id = topic.ok_or_else(|| NotFound::Topic(name.clone()))?.id;
+        let topic = topic.ok_or_else(|| NotFound::Topic(name.clone()))?;
+        let id = topic.id;
         let deleted = self
             .change(|reply| ChangeRequest::DeleteTopic(id, name.clone(), reply))
             .await;
         deleted.map_err(|error| self.named_to(who, error))?;
-        self.forget_events(Some((id, name.clone()))).await;
-        Ok(())
+        let mut info = DeletedTopicInfo {
+            // Of the last event that was durable before it.
+            last_sequence: Sequence(topic.next_sequence().0.saturating_sub(1)),
+            ..DeletedTopicInfo::default()
+        };
+        for (live, pending) in self.forget_events(Some((id, name.clone()))).await {
+            match authorize::sees_subscription(&self.0.policy, who, &live.settings().spec) {
+                true => drop(info.pending.insert(live.name.to_string(), pending)),
+                false => info.pending_unseen += pending,
+            }
+        }
+        Ok(info)
     }
 
     /// Creates a subscription or route for `who`: resolves and configures its plugins, then records it.

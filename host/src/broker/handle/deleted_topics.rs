@@ -2,10 +2,12 @@
 //! told that there are none. They are found by reading where the topic's blocks lie, which is in memory for what the journal has.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 
 use super::Broker;
+use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{Position, TopicId, TopicName};
 use crate::state::range_map::push_range;
 use crate::store::ReadError;
@@ -15,16 +17,24 @@ const UNREADABLE_MAX: usize = 64;
 
 impl Broker {
     /// Lets no subscription count events of a topic that was deleted, or of all topics that there are not. What is in a consumer's
-    /// hands is so no more.
-    pub(in crate::broker) async fn forget_events(&self, topic: Option<(TopicId, TopicName)>) {
+    /// hands is so no more. Answers for which subscriptions some were pending, and how many.
+    pub(in crate::broker) async fn forget_events(
+        &self,
+        topic: Option<(TopicId, TopicName)>,
+    ) -> Vec<(Arc<LiveSubscription>, u64)> {
         let broker = self.clone();
         let forget = move || broker.forget_events_now(topic.as_ref());
-        if let Err(why) = self.0.spawner.blocking("deleted topics", forget).await {
+        let forgotten = self.0.spawner.blocking("deleted topics", forget).await;
+        forgotten.unwrap_or_else(|why| {
             tracing::error!(error = %why, "events of a deleted topic count until they are to be delivered");
-        }
+            Vec::new()
+        })
     }
 
-    fn forget_events_now(&self, topic: Option<&(TopicId, TopicName)>) {
+    fn forget_events_now(
+        &self,
+        topic: Option<&(TopicId, TopicName)>,
+    ) -> Vec<(Arc<LiveSubscription>, u64)> {
         self.0.registry.tell_followers();
         let mut subscriptions = self.0.registry.all();
         subscriptions.retain(|live| {
@@ -47,14 +57,17 @@ impl Broker {
             None => !self.catalog().topics_by_id.contains_key(&found),
         });
         if gone.is_empty() {
-            return;
+            return Vec::new();
         }
-        for live in &subscriptions {
-            live.apply(|state, _| {
-                state.finish(&gone);
+        let forget = |live: Arc<LiveSubscription>| {
+            let pending = live.apply(|state, _| {
+                let pending = state.finish(&gone);
                 state.acked_before_match(&gone);
+                pending
             });
-        }
+            (pending > 0).then_some((live, pending))
+        };
+        subscriptions.into_iter().filter_map(forget).collect()
     }
 }
 

@@ -2,8 +2,8 @@
 //! or may read the disk blocks, and is for threads that may be blocked; the locks that events need are taken for one thing
 //! at a time. Nothing here changes anything.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use super::{Broker, FoundSubscription};
 use crate::auth::authorize;
@@ -12,8 +12,8 @@ use crate::broker::event_log::unreadable;
 use crate::broker::gauges;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{
-    BlockOrigin, Millis, Position, Principal, SubscriptionInfo, SubscriptionSpec, TopicInfo,
-    TopicName,
+    BlockOrigin, InFlightInfo, Millis, Position, Principal, SubscriptionInfo, SubscriptionSpec,
+    TopicInfo, TopicName,
 };
 use crate::locks::lock;
 use crate::state::catalog::Topic;
@@ -240,7 +240,7 @@ impl Broker {
         // Which may be long, so not under the lock that events need.
         let spec = (*settings.spec).clone();
         let clock = &self.0.registry.clock;
-        let (info, oldest) = {
+        let (info, oldest, held) = {
             let state = live.read();
             let unevaluated = match live.is_routed() {
                 true => end.0.saturating_sub(routed.0),
@@ -258,6 +258,7 @@ impl Broker {
                 delayed_for_ms: state
                     .delayed_until()
                     .map(|due| due.0.saturating_sub(clock.now().0)),
+                oldest_in_flight: None,
                 oldest_unacked_ms: None,
                 consumers: live.consumers.load(Ordering::Relaxed),
                 redelivered: state.redelivered(),
@@ -269,16 +270,26 @@ impl Broker {
                 limits_reached: state.strain().names().map(str::to_owned).collect(),
                 stopped: None,
             };
-            (info, state.oldest_pending())
+            (info, state.oldest_pending(), state.oldest_in_flight())
         };
         let now = clock.wall();
-        let oldest_unacked_ms = match oldest.map(|position| self.appended_at(live, position)) {
-            None | Some(Ok(None)) => Some(0),
-            Some(Ok(Some(at))) => Some(now.0.saturating_sub(at.0)),
-            Some(Err(_)) => None,
+        let age = |known, position| match self.appended_at(known, position) {
+            Ok(None) => Some(0),
+            Ok(Some(at)) => Some(now.0.saturating_sub(at.0)),
+            Err(_) => None,
         };
+        let oldest_unacked_ms = oldest.map_or(Some(0), |position| age(&live.oldest, position));
+        let oldest_in_flight = held.map(|(position, handed_out)| InFlightInfo {
+            position,
+            age_ms: match oldest == Some(position) {
+                true => oldest_unacked_ms,
+                false => age(&live.oldest_held, position),
+            },
+            handed_out,
+        });
         let standing = authorize::standing(&self.0.policy, &info.spec);
         SubscriptionInfo {
+            oldest_in_flight,
             oldest_unacked_ms,
             stopped: standing.err().map(|denied| denied.to_string()),
             ..info
@@ -288,16 +299,16 @@ impl Broker {
     // When the event at `position` was appended, if it exists. Asked again and again for the same one, so remembered.
     fn appended_at(
         &self,
-        live: &LiveSubscription,
+        remembered: &Mutex<(Position, Millis)>,
         position: Position,
     ) -> Result<Option<Millis>, ReadError> {
-        let known = *lock(&live.oldest);
+        let known = *lock(remembered);
         if known.0 == position {
             return Ok(Some(known.1));
         }
         let at = self.0.reader.appended_at(position)?;
         if let Some(at) = at {
-            *lock(&live.oldest) = (position, at);
+            *lock(remembered) = (position, at);
         }
         Ok(at)
     }

@@ -15,7 +15,7 @@ use crate::broker::commit::request::{ChangeRequest, Control, Deletion, Reply, Up
 use crate::broker::error::{ChangeError, NotFound, Unavailable};
 use crate::domain::{Digest, Owner, PluginInfo, PluginWorld, Principal};
 use crate::locks;
-use crate::plugin::Plugins;
+use crate::plugin::{LoadError, Plugins};
 use crate::runtime::clock::Clock;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
@@ -124,9 +124,10 @@ impl PluginStore {
         let loaded = self
             .loaded
             .load_while_holding(&plugin.name, digest, bytes.clone(), place);
-        let loaded = loaded.await.map_err(|error| match error.is_passing() {
-            true => Unavailable::Overloaded(with_causes(&error)).into(),
-            false => ChangeError::Invalid(with_causes(&error)),
+        let loaded = loaded.await.map_err(|error| match error {
+            LoadError::Stopped => Unavailable::ShuttingDown.into(),
+            error if error.is_passing() => Unavailable::Overloaded(with_causes(&error)).into(),
+            error => ChangeError::Invalid(with_causes(&error)),
         })?;
         plugin.world = loaded.world;
         let files = self.files.clone();

@@ -56,6 +56,8 @@ pub(crate) struct LiveSubscription {
     pub(crate) handing: Mutex<HashMap<ConsumerId, Arc<Mutex<Handover>>>>,
     /// The oldest pending position that was asked for, and when it was appended.
     pub(crate) oldest: Mutex<(Position, Millis)>,
+    /// The same of the oldest one that is in somebody's hands.
+    pub(crate) oldest_held: Mutex<(Position, Millis)>,
     pub(crate) log_limits: LogLimits,
 }
 
@@ -88,6 +90,7 @@ impl LiveSubscription {
             stands_at: AtomicU64::new(0),
             handing: Mutex::default(),
             oldest: Mutex::default(),
+            oldest_held: Mutex::default(),
             log_limits: LogLimits::default(),
         })
     }

@@ -110,7 +110,7 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
         ("state", state(info)),
         ("depth", info.depth.to_string()),
         ("unevaluated", info.unevaluated.to_string()),
-        ("in flight", info.in_flight.to_string()),
+        ("in flight", in_flight(info)),
         ("delayed", delayed(info)),
         ("oldest", human_values::age_if_known(info.oldest_unacked_ms)),
         ("consumers", info.consumers.to_string()),
@@ -120,6 +120,19 @@ pub(in crate::cli) fn details(info: &SubscriptionInfo) -> String {
         ("unreadable", info.unreadable.to_string()),
     ]);
     output::details(rows)
+}
+
+fn in_flight(info: &SubscriptionInfo) -> String {
+    match &info.oldest_in_flight {
+        Some(oldest) => format!(
+            "{}, the oldest at position {}, {} old, handed out {} times",
+            info.in_flight,
+            oldest.position,
+            human_values::age_if_known(oldest.age_ms),
+            oldest.handed_out
+        ),
+        None => info.in_flight.to_string(),
+    }
 }
 
 fn delayed(info: &SubscriptionInfo) -> String {

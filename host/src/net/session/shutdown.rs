@@ -14,6 +14,8 @@ use super::peer::Peer;
 
 /// Time for a goodbye to fit the stream's window, as so little does unless the client never reads; then it is not told.
 const GOODBYE: Duration = Duration::from_millis(100);
+/// How often it is looked whether a consumer has acked everything.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// When the connection is closed whatever is still under way, for a shutdown that begins now.
 pub(super) fn deadline<C: Connection>(peer: &Peer<C>) -> Instant {
@@ -30,9 +32,22 @@ pub(super) async fn say_goodbye<C: Connection>(peer: &Peer<C>, hello: &mut Frame
     let _ = timeout(GOODBYE, hello.flush()).await;
 }
 
-/// Waits for the shutdown, and then the moment that a consumer gets to ack what it has in hand; what it is told afterwards.
-pub(super) async fn drain_acks<C: Connection>(peer: &Peer<C>) -> StreamEnd {
+/// Waits for the shutdown, and then the moment that a consumer gets to ack what it has in hand, or until it has nothing; what it is
+/// told afterwards.
+pub(super) async fn drain_acks<C: Connection>(
+    peer: &Peer<C>,
+    holds_nothing: impl Fn() -> bool,
+) -> StreamEnd {
     peer.service.shutdown.cancelled().await;
-    tokio::time::sleep(peer.service.options.shutdown_acks).await;
+    let acked = async {
+        loop {
+            // Once more at least, so that what was heard just now is answered.
+            tokio::time::sleep(LOOK_EVERY).await;
+            if holds_nothing() {
+                return;
+            }
+        }
+    };
+    let _ = timeout(peer.service.options.shutdown_acks, acked).await;
     StreamEnd::Refused(shutting_down())
 }

@@ -181,7 +181,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             ended = self.read(consumer, confirms, recv) => ended,
             ended = self.fetch(consumer, fetched_in) => ended,
             ended = self.write(consumer, fetched, send) => ended,
-            ended = shutdown::drain_acks(self.peer) => Err(ended),
+            ended = shutdown::drain_acks(self.peer, || consumer.holds_nothing()) => Err(ended),
             denied = consumer.denied() => Err(denied.into()),
         };
         attached.failed = match ended {

@@ -6,6 +6,7 @@
 use std::ops::RangeInclusive;
 
 use super::give_up_reason::{GiveUpReason, bounded};
+use super::lease_budget::count;
 use super::retries::Return;
 use super::{SubscriptionState, bounds};
 use crate::domain::{ConsumerId, DELAY_MS_MAX, Millis, Position};
@@ -33,11 +34,12 @@ impl SubscriptionState {
     }
 
     /// Whatever of `ranges` is pending is done with, as the broker itself found. It is to be written down.
-    pub fn finish(&mut self, ranges: &[RangeInclusive<Position>]) {
+    pub fn finish(&mut self, ranges: &[RangeInclusive<Position>]) -> u64 {
         let finished = self.remove_all(ranges);
-        for (first, last) in finished {
-            push_range(&mut self.effects.acked, Position(first)..=Position(last));
+        for (first, last) in &finished {
+            push_range(&mut self.effects.acked, Position(*first)..=Position(*last));
         }
+        count(&finished)
     }
 
     /// Whatever of `ranges` is pending is done with, as the journal says already.

@@ -16,6 +16,23 @@ impl SubscriptionState {
         u64::from(self.policy.in_flight_events_max.max(1))
     }
 
+    /// How many events are in this consumer's hands.
+    #[must_use]
+    pub fn held_by(&self, consumer: ConsumerId) -> u64 {
+        self.consumers.get(&consumer).map_or(0, |one| one.held())
+    }
+
+    /// The oldest event that is in anybody's hands, and how often it was handed out.
+    #[must_use]
+    pub fn oldest_in_flight(&self) -> Option<(Position, u32)> {
+        let held = self.consumers.values();
+        let oldest = held.filter_map(|one| one.flights.span()).min()?.0;
+        let mut before = 0;
+        self.tries
+            .show(oldest, oldest, |_, _, tried| before = tried.handed);
+        Some((Position(oldest), before.saturating_add(1)))
+    }
+
     // Removes from `consumer` what it holds of `ranges`; the caller says where it goes.
     pub(super) fn take_flights(
         &mut self,

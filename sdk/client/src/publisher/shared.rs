@@ -93,6 +93,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn event_bytes_max(&self) -> usize {
+        self.limits.event_bytes_max
+    }
+
     /// Checks what can be checked here, so that one bad event does not cost a whole batch.
     pub(super) fn check(&self, topic: &str, event: Event) -> Result<Checked, PublishError> {
         if topic.is_empty() || topic.len() > TOPIC_BYTES_MAX {

@@ -109,3 +109,23 @@ async fn a_shutdown_answers_what_is_under_way() {
     assert_eq!(served.depth("s"), 1);
     until(|| served.sessions.service.stats.counts().connections_open == 0).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_with_nothing_in_hand_is_not_waited_for() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let client = served.sessions.welcomed().await;
+    let mut consuming = Consuming::open(&client, "s", 10).await.expect("attached");
+    let started = Instant::now();
+    served.sessions.shutdown.cancel();
+    client.go_away().await.expect("a goodbye");
+    // In which it is seen that there is nothing.
+    for _ in 0..5 {
+        tokio::time::advance(Duration::from_millis(10)).await;
+    }
+    assert_eq!(consuming.refusal().await, ErrorCode::ShuttingDown);
+    assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
+    let acks = served.sessions.service.options.shutdown_acks;
+    assert!(started.elapsed() < acks / 2, "{:?}", started.elapsed());
+    until(|| served.sessions.service.stats.counts().connections_open == 0).await;
+}
