@@ -12,6 +12,9 @@ use super::file_names;
 use crate::disk::{DIRECT_BYTES, File, FileSystem, is_full};
 use crate::locks::lock;
 
+/// This part of its journal file, one in so many, stays for acks and marks; outputs of routes and dead letters may have the rest.
+pub(super) const KEPT_FOR_ACKS: u64 = 4;
+
 /// The reserve of one store. Shared by the journal's writer and the checkpoints.
 pub(super) struct Reserve {
     journal_path: PathBuf,

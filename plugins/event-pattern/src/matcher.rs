@@ -1,4 +1,5 @@
-//! What one value of an event must be like: the operators of a pattern, and whether a value satisfies them.
+//! What one value of an event must be like: the operators of a pattern, and whether a value satisfies them. How each is
+//! written is in `parse`.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
 //! Reading an encoded `Event` in place, as the broker does for every event on its way: no copy, no allocation, not
 //! even for the list of headers, which is scanned again when it is asked for. The rules are protobuf's: the last of
 //! several values wins, unknown fields are skipped, text is UTF-8. Groups, which proto3 does not have, are refused.
+//! Here too is which events are refused, and in which words: their size, the number and the bytes of their headers, reserved names.
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 

@@ -19,7 +19,7 @@ use super::{JournalReader as _, JournalSize, JournalUsage, JournalWriter};
 use crate::disk::{DIRECT_BYTES, is_full, is_out_of_files};
 use crate::domain::{Block, CommitNumber, Position};
 use crate::store::block_format::TooLong;
-use crate::store::disk_reserve::Reserve;
+use crate::store::disk_reserve::{KEPT_FOR_ACKS, Reserve};
 use crate::store::error::{JournalFailure, WriteDelay, WriteError, WriteRefusal};
 use crate::store::file_names;
 use crate::store::folders::{Folders, is_displaced};
@@ -228,10 +228,10 @@ impl JournalWriter for FileJournal {
         self.parts.reserve.is_short()
     }
 
-    // Nothing more of the disk is used for them, and a quarter of a journal file stays for acks and marks.
+    // Nothing more of the disk is used for them, and a part of a journal file stays for acks and marks.
     fn spare_bytes(&self) -> u64 {
         let left = self.allocated.saturating_sub(self.at);
-        let kept = room_in_new(self.parts.options.file_bytes / 4);
+        let kept = room_in_new(self.parts.options.file_bytes / KEPT_FOR_ACKS);
         let spare = left.max(self.parts.reserve.journal_part());
         spare.saturating_sub(kept)
     }

@@ -1,5 +1,5 @@
 //! The check of a publish stream's batches: what a batch must be to get to the broker. Its topic must be one that the principal may publish to,
-//! its events must be within the limits, and its numbers must fit the stream. Nothing here reads, writes or waits.
+//! its events must be within the limits (each as `tidegate_wire::event` checks it), and its numbers must fit the stream. Nothing here reads, writes or waits.
 
 use std::collections::HashMap;
 
