@@ -14,7 +14,9 @@ pub(crate) mod hops;
 mod id;
 mod owner;
 mod plain_text;
+mod plugin_pause;
 mod principal;
+mod subscription_patch;
 mod subscription_spec;
 mod topic_pattern;
 mod topic_spec;
@@ -40,11 +42,11 @@ pub use id::{
     ProducerId, Sequence, SubscriptionId, TopicId,
 };
 pub use owner::{Owner, OwnerError};
-pub use plain_text::{is_plain, plain_json, plain_lines, plain_text};
+pub use plain_text::{is_plain, plain_json, plain_lines, plain_text, shell_word};
+pub use plugin_pause::{paused_by, plugin_pause};
 pub use principal::{Principal, PrincipalDigest, PrincipalError, PrincipalPattern};
-pub use subscription_spec::{
-    FailurePolicy, PluginUse, StartAt, SubscriptionPatch, SubscriptionSpec, included_before,
-};
+pub use subscription_patch::{PluginPatch, SubscriptionPatch};
+pub use subscription_spec::{FailurePolicy, PluginUse, StartAt, SubscriptionSpec, included_before};
 pub use topic_pattern::{Name, NameError, NamePattern, TopicName, TopicPattern};
 pub use topic_spec::{Durability, NewTopic, TopicSpec};
 pub(crate) use unique_keys::UniqueKeys;

@@ -23,6 +23,7 @@ mod late_answers;
 mod limits;
 mod logging;
 mod lost_connections;
+mod managing;
 mod metrics;
 mod plugins;
 mod promises;

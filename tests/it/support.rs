@@ -1,14 +1,27 @@
 //! What most tests need: publishing numbered events, taking deliveries, and reading codes out of refusals.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tidegate_client::{
     Client, Consumer, ConsumerOptions, Delivery, Event, PublishError, Published, PublisherOptions,
     SubscribeError,
 };
-use tidegate_tests::within;
+use tidegate_tests::{BrokerProcess, within};
 use tidegate_wire::pb::ErrorCode;
+
+/// Runs a command line and returns what it printed, and what it said on standard error.
+pub(crate) fn run(broker: &BrokerProcess, arguments: &[&str]) -> anyhow::Result<(String, String)> {
+    let mut command = broker.command_line(arguments)?;
+    let output = command.stdout(Stdio::piped()).output()?;
+    let (printed, said) = (
+        String::from_utf8(output.stdout)?,
+        String::from_utf8(output.stderr)?,
+    );
+    ensure!(output.status.success(), "{arguments:?}: {printed}{said}");
+    Ok((printed, said))
+}
 
 /// An event whose payload is its number as JSON: `{"n":7}`.
 pub(crate) fn numbered(n: u64) -> Event {

@@ -85,7 +85,8 @@ pub(super) async fn update(
 ) -> Result<Json<SubscriptionInfo>, ErrorResponse> {
     let patch = patch(body.parse(app.broker.spawner()).await?)?;
     let (found, before) = one_seen(&app, &who, &name).await?;
-    let spec = patch.apply(before.spec.clone());
+    let name_of = |plugin: &str| app.broker.plugin_name(&who, plugin);
+    let spec = patch.apply(before.spec.clone(), name_of);
     let by = who.clone();
     let info = detached(app.broker.spawner().clone(), async move {
         let broker = &app.broker;
@@ -138,7 +139,7 @@ pub(super) async fn log(
     Segment(name): Segment,
 ) -> Result<Json<Vec<LogLine>>, ErrorResponse> {
     one_seen(&app, &who, &name).await?;
-    Ok(Json(app.broker.plugin_log(&who, &name)?))
+    Ok(Json(app.broker.subscription_log(&who, &name)?))
 }
 
 // What `who` may not see is answered like what does not exist.

@@ -2,6 +2,8 @@
 //! have in common is that each is of a [`RefusalKind`], by which whoever serves clients tells them; nothing here knows the wire's
 //! codes, HTTP or the command line.
 
+use std::fmt;
+
 use crate::auth::Denied;
 use crate::domain::{Name, NameError, TopicName};
 use crate::state::QuotaReached;
@@ -267,12 +269,12 @@ pub enum ChangeError {
     #[error("{0}")]
     Invalid(String),
     /// Something still uses it.
-    #[error("{what} is in use by {by}; delete that first")]
+    #[error("{what} is in use by {by}; delete {0} first, or change {0}", by.pronoun())]
     InUse {
         /// What was to be deleted.
         what: String,
-        /// Who uses it: a name, or that it is somebody else's.
-        by: String,
+        /// Who uses it.
+        by: Users,
     },
     /// There are as many as the configuration allows, until some are deleted.
     #[error("{0}")]
@@ -283,6 +285,54 @@ pub enum ChangeError {
     /// Not now.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+/// The subscriptions and routes that use something: at least one.
+#[derive(Clone, Debug, Default)]
+pub struct Users {
+    /// Their names, as far as they may be told.
+    names: Vec<String>,
+    /// How many more there are, whose names may not.
+    others: usize,
+}
+
+impl Users {
+    pub(crate) fn new(names: Vec<String>) -> Self {
+        Self { names, others: 0 }
+    }
+
+    /// The same without the names that somebody may not see.
+    pub(crate) fn told(self, sees: impl Fn(&str) -> bool) -> Self {
+        let (names, hidden): (Vec<String>, Vec<String>) =
+            self.names.into_iter().partition(|name| sees(name));
+        let others = self.others + hidden.len();
+        Self { names, others }
+    }
+
+    fn pronoun(&self) -> &'static str {
+        match self.names.len() + self.others {
+            1 => "it",
+            _ => "them",
+        }
+    }
+}
+
+impl fmt::Display for Users {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES_MAX: usize = 20;
+        let shown = self.names.len().min(NAMES_MAX);
+        let left = self.names.len() - shown;
+        let names = self.names[..shown].join(", ");
+        let others = match self.others {
+            0 => None,
+            1 => Some("somebody else's subscription".to_owned()),
+            others => Some(format!("{others} subscriptions of others")),
+        };
+        let more = (left > 0).then(|| format!("{left} more"));
+        let parts = [Some(names).filter(|names| !names.is_empty()), more, others];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        formatter.write_str(&parts.join(" and "))
+    }
 }
 
 impl ChangeError {
@@ -344,5 +394,40 @@ impl Refusal for ShowError {
             Self::Denied(_) => RefusalKind::PermissionDenied,
             Self::Unavailable(error) => error.kind(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_users_are_named_up_to_a_limit_and_those_that_may_not_be_are_counted() {
+        let users = |count: usize| Users::new((0..count).map(|n| format!("s{n}")).collect());
+        let said = |by: Users| {
+            let what = "topic `t`".to_owned();
+            ChangeError::InUse { what, by }.to_string()
+        };
+        let in_use = "topic `t` is in use by";
+        assert_eq!(
+            said(users(1)),
+            format!("{in_use} s0; delete it first, or change it")
+        );
+        assert_eq!(
+            said(users(3)),
+            format!("{in_use} s0, s1, s2; delete them first, or change them")
+        );
+        let many = said(users(25));
+        assert!(
+            many.contains(", s19 and 5 more; ") && !many.contains("s20"),
+            "{many}"
+        );
+        let one_of_three = users(3).told(|name| name == "s1");
+        assert!(said(one_of_three).contains("by s1 and 2 subscriptions of others;"));
+        let hidden = said(users(1).told(|_| false));
+        assert!(
+            hidden.contains("by somebody else's subscription; delete it"),
+            "{hidden}"
+        );
     }
 }

@@ -120,7 +120,7 @@ fn ages(subscriptions: &[SubscriptionInfo]) -> Family {
     });
     Family {
         name: "subscription_oldest_unacked_seconds",
-        help: "Age of the oldest event that is not acked; none where that cannot be read",
+        help: "Age of the oldest event that is not acked or that filters have not looked at yet; none where that cannot be read",
         kind: Kind::Gauge,
         samples: ages.collect(),
     }

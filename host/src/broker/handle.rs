@@ -181,17 +181,17 @@ impl Broker {
         ))
     }
 
-    /// What was lately said of the failures of a subscription's plugins, the oldest first. It may quote events, so it is for
-    /// those who may receive them.
+    /// What lately went wrong with a subscription, the oldest first. It may quote events, so it is for those who may receive
+    /// them.
     ///
     /// # Errors
     ///
     /// There is none of that name, or `who` may not consume it.
-    pub fn plugin_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, ShowError> {
+    pub fn subscription_log(&self, who: &Principal, name: &str) -> Result<Vec<LogLine>, ShowError> {
         let live = self.live(name)?;
         let spec = live.settings().spec.clone();
         authorize::read_log(&self.0.policy, who, &spec)?;
-        Ok(live.log_limits.plugins.lines())
+        Ok(live.log_limits.told.lines())
     }
 
     /// What could not be read when that was last tried.
@@ -329,10 +329,10 @@ impl Broker {
     // An error that names a subscription in the way only to who may see that one.
     fn named_to(&self, who: &Principal, error: ChangeError) -> ChangeError {
         match error {
-            ChangeError::InUse { what, by } if !self.sees_subscription(who, &by) => {
-                let by = "somebody else's subscription".to_owned();
-                ChangeError::InUse { what, by }
-            }
+            ChangeError::InUse { what, by } => ChangeError::InUse {
+                what,
+                by: by.told(|name| self.sees_subscription(who, name)),
+            },
             other => other,
         }
     }

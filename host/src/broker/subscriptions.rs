@@ -8,9 +8,9 @@ pub(super) mod effect_targets;
 pub(super) mod given_up_ranges;
 pub(super) mod live_subscription;
 mod log_limits;
-pub(super) mod plugin_log;
 pub(super) mod registry;
 pub(super) mod resting_subscription;
+pub(super) mod subscription_log;
 #[cfg(test)]
 pub(super) mod test_rig;
 mod timers;

@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
 use super::human_values;
 use crate::disk;
-use crate::domain::{FailurePolicy, PluginUse};
+use crate::domain::{FailurePolicy, PluginPatch, PluginUse};
 use crate::plugin::CONFIG_BYTES_MAX;
 
 const FILTER: &str = "filter";
@@ -17,14 +17,23 @@ const TRANSFORM: &str = "transform";
 const CONFIG: &str = "config";
 const ON_FAILURE: &str = "on-failure";
 
-/// Filters and transforms in the order they were given.
+/// Filters and transforms in the order they were given, each with what was said of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chain {
-    pub(super) filters: Vec<PluginUse>,
-    pub(super) transforms: Vec<PluginUse>,
+    pub(super) filters: Vec<PluginPatch>,
+    pub(super) transforms: Vec<PluginPatch>,
 }
 
 impl Chain {
+    /// Filters and transforms that are not there yet.
+    pub(super) fn of_new(self) -> (Vec<PluginUse>, Vec<PluginUse>) {
+        let new = |plugins: Vec<PluginPatch>| {
+            let uses = plugins.into_iter().map(|plugin| plugin.in_place_of(None));
+            uses.collect()
+        };
+        (new(self.filters), new(self.transforms))
+    }
+
     /// The same with every `@FILE` replaced by what is in the file.
     ///
     /// # Errors
@@ -32,13 +41,14 @@ impl Chain {
     /// A file cannot be read as text.
     pub(super) fn with_files_read(mut self) -> anyhow::Result<Self> {
         for plugin in self.filters.iter_mut().chain(&mut self.transforms) {
-            if let Some(path) = plugin.config.strip_prefix('@') {
-                plugin.config = read_config(path).map_err(|error| {
+            let config = plugin.config.as_deref();
+            if let Some(path) = config.and_then(|config| config.strip_prefix('@')) {
+                plugin.config = Some(read_config(path).map_err(|error| {
                     anyhow::anyhow!(
                         "cannot read the configuration of {} from {path}: {error}",
                         plugin.plugin
                     )
-                })?;
+                })?);
             }
         }
         Ok(self)
@@ -122,7 +132,9 @@ impl FromArgMatches for Chain {
                 continue;
             };
             match flag {
-                CONFIG if plugin.config.is_empty() => value.clone_into(&mut plugin.config),
+                CONFIG if plugin.config.as_ref().is_none_or(String::is_empty) => {
+                    plugin.config = Some(value.to_owned());
+                }
                 CONFIG => {
                     return Err(usage(format!(
                         "`{}` has a configuration already: --{flag} {value}",
@@ -130,8 +142,9 @@ impl FromArgMatches for Chain {
                     )));
                 }
                 _ => {
-                    plugin.on_failure = human_values::word::<FailurePolicy>(value)
+                    let policy = human_values::word::<FailurePolicy>(value)
                         .map_err(|error| usage(format!("--{flag} {value}: {error}")))?;
+                    plugin.on_failure = Some(policy);
                 }
             }
         }
@@ -162,12 +175,17 @@ fn in_order(matches: &ArgMatches) -> Vec<(&'static str, &str)> {
         .collect()
 }
 
-fn plugin_use(text: &str) -> Result<PluginUse, clap::Error> {
-    let (plugin, config) = text.split_once('=').unwrap_or((text, ""));
+fn plugin_use(text: &str) -> Result<PluginPatch, clap::Error> {
+    let (plugin, config) = match text.split_once('=') {
+        Some((plugin, config)) => (plugin, Some(config.to_owned())),
+        None => (text, None),
+    };
     if plugin.is_empty() {
         return Err(usage(format!("`{text}` names no plugin")));
     }
-    Ok(plugin_named(plugin, config))
+    let mut patch = PluginPatch::new(plugin);
+    patch.config = config;
+    Ok(patch)
 }
 
 /// This plugin in its newest version, with this configuration.

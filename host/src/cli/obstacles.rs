@@ -14,6 +14,7 @@ use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags};
 use super::door::Door;
 use super::failed_connection::PortProbe;
 use super::subscription;
+use super::subscription::going_on::going_on;
 use crate::domain::{Name, SubscriptionInfo};
 
 /// Nothing has to happen for so long before the port is asked whether there is still a broker.
@@ -215,7 +216,8 @@ fn standing(info: &SubscriptionInfo) -> Option<String> {
     let name = &info.spec.name;
     if let Some(reason) = &info.paused {
         return Some(format!(
-            "subscription {name} is paused ({reason}); `tidegate subscription resume {name}` lets it go on"
+            "subscription {name} is paused ({reason}); to let it go on: {}",
+            going_on(info)
         ));
     }
     if let Some(position) = info.stands_at {

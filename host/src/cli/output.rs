@@ -116,6 +116,41 @@ pub(super) fn either<T: Serialize>(
     Ok(line(&text)?)
 }
 
+/// Prints what was done to each of several things, as it is done: a line each, or JSON: of one the object, of several a list. What was
+/// done before something failed is told.
+pub(super) fn each(
+    format: Format,
+    count: usize,
+    done: impl Iterator<Item = anyhow::Result<(serde_json::Value, String)>>,
+) -> anyhow::Result<()> {
+    let mut answers = Vec::new();
+    let mut failed = None;
+    for one in done {
+        match one {
+            Ok((answer, said)) => {
+                if format != Format::Json {
+                    line(&said)?;
+                }
+                answers.push(answer);
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    if format == Format::Json && !answers.is_empty() {
+        match (count, answers.pop()) {
+            (1, Some(only)) => either(format, &only, |_| String::new())?,
+            (_, last) => {
+                answers.extend(last);
+                either(format, &answers, |_| String::new())?;
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
 /// The first `narrow` of the columns; all of them where there is room.
 pub(super) fn columns<'a>(
     format: Format,

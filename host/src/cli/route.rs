@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::admin_flags::ManageFlags;
 use super::human_values;
 use super::output::{self, Format};
-use super::subscription::display::{joined, plugins, state};
+use super::subscription::display::{joined, plugins, state_in_list};
 use super::subscription::flags::{
     ChangeFlags, ChownArgs, DeleteArgs, NamedArgs, PauseArgs, SpecFlags,
 };
@@ -49,9 +49,9 @@ enum Command {
     /// On a terminal it says what goes with it, and asks.
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
-    /// Show what was lately said of the failures of a route's plugins
+    /// Show what lately went wrong with a route: failures of its plugins, and events that it gave up
     Log(NamedArgs),
-    /// Let a route hand on nothing until it is resumed; what comes meanwhile waits
+    /// Let a route do nothing until it is resumed; what comes meanwhile waits
     Pause(PauseArgs),
     /// Let a paused route go on
     Resume(NamedArgs),
@@ -132,7 +132,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
                 .post("/v1/subscriptions", &create.spec()?)?;
             output::either(create.flags.format(), &info, |info| {
                 format!("created route {}", info.spec.name)
-            })
+            })?;
+            subscription::say_letters(&info);
+            Ok(())
         }
         Command::Update(args) => {
             subscription::update(&args.name, &args.patch()?, &args.flags, Kind::Route)
@@ -144,9 +146,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Show(args) => subscription::show(args, Kind::Route),
         Command::Chown(args) => subscription::chown(args, Kind::Route),
         Command::Delete(args) => subscription::delete(args, Kind::Route),
-        Command::Log(args) => subscription::log(args, Kind::Route),
-        Command::Pause(args) => subscription::pause(args, Kind::Route),
-        Command::Resume(args) => subscription::resume(args, Kind::Route),
+        Command::Log(args) => subscription::log(args),
+        Command::Pause(args) => subscription::pause(args),
+        Command::Resume(args) => subscription::resume(args),
     }
 }
 
@@ -181,12 +183,12 @@ fn list(format: Format, all: &[SubscriptionInfo]) -> String {
         vec![
             info.spec.name.to_string(),
             joined(&info.spec.topics, " "),
-            plugins(&info.spec, " "),
+            plugins(info, " "),
             outputs.join(" "),
             info.depth.to_string(),
             human_values::age_if_known(info.oldest_unacked_ms),
             info.dead_lettered.to_string(),
-            state(info),
+            state_in_list(format, info),
             owner.map_or_else(String::new, ToString::to_string),
             info.unevaluated.to_string(),
             info.in_flight.to_string(),

@@ -205,7 +205,9 @@ async fn receive(
             delivery = consumer.next() => delivery,
             _ = looks.tick() => {
                 let idle = idle_since.elapsed();
-                let why = link.obstacle(idle).or_else(|| consumer.obstacle()).or_else(|| standing.obstacle(idle));
+                let why = link.obstacle(idle);
+                // It says what lets it go on, which the consumer is not told.
+                let why = why.or_else(|| standing.obstacle(idle)).or_else(|| consumer.obstacle());
                 patience.say(why);
                 limit.check(idle, "no event came", patience.obstacle())?;
                 continue;

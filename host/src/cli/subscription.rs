@@ -2,6 +2,7 @@
 
 pub(super) mod display;
 pub(super) mod flags;
+pub(super) mod going_on;
 
 use anyhow::bail;
 
@@ -10,7 +11,8 @@ use super::admin_client::{Api, segment};
 use super::admin_flags::ManageFlags;
 use super::{human_values, output};
 use crate::domain::{
-    LogLine, Name, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec, TopicPattern,
+    LogLine, Name, PluginPatch, PluginWorld, SubscriptionInfo, SubscriptionPatch, SubscriptionSpec,
+    TopicPattern,
 };
 
 #[derive(Debug, clap::Args)]
@@ -43,7 +45,7 @@ enum Command {
     /// On a terminal it says what goes with it, and asks.
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
-    /// Show what was lately said of the failures of a subscription's plugins
+    /// Show what lately went wrong with a subscription or route: failures of its plugins, and events that it gave up
     Log(NamedArgs),
     /// Give a subscription to an owner
     Chown(ChownArgs),
@@ -115,7 +117,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             output::either(create.flags.format(), &info, |info| {
                 let name = &info.spec.name;
                 format!("created subscription {name}; receive with: tidegate sub {name}")
-            })
+            })?;
+            say_letters(&info);
+            Ok(())
         }
         Command::Update(args) => {
             let patch = args.change.patch()?;
@@ -130,9 +134,55 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Command::Show(args) => show(args, Kind::Subscription),
         Command::Delete(args) => delete(args, Kind::Subscription),
         Command::Chown(args) => chown(args, Kind::Subscription),
-        Command::Log(args) => log(args, Kind::Subscription),
-        Command::Pause(args) => pause(args, Kind::Subscription),
-        Command::Resume(args) => resume(args, Kind::Subscription),
+        Command::Log(args) => log(args),
+        Command::Pause(args) => pause(args),
+        Command::Resume(args) => resume(args),
+    }
+}
+
+/// Of either kind: what is said of one does not depend on it.
+pub(super) fn log(args: &NamedArgs) -> anyhow::Result<()> {
+    let NamedArgs { name, flags } = args;
+    let lines: Vec<LogLine> = flags.api()?.get(&format!("{}/log", path(name)))?;
+    output::either(flags.format(), &lines, |lines| display::log(lines))
+}
+
+/// Lets one of either kind stand still.
+pub(super) fn pause(args: &PauseArgs) -> anyhow::Result<()> {
+    let PauseArgs {
+        name,
+        reason,
+        flags,
+    } = args;
+    let body = serde_json::json!({ "reason": reason });
+    let info: SubscriptionInfo = flags.api()?.post(&format!("{}/pause", path(name)), &body)?;
+    output::either(flags.format(), &info, |info| {
+        let why = info.paused.as_deref().unwrap_or_default();
+        format!(
+            "paused {name} ({why}); let it go on with: {}",
+            going_on::resume(info)
+        )
+    })
+}
+
+/// Lets a paused one of either kind go on.
+pub(super) fn resume(args: &NamedArgs) -> anyhow::Result<()> {
+    let NamedArgs { name, flags } = args;
+    let api = flags.api()?;
+    let before: SubscriptionInfo = api.get(&path(name))?;
+    // Also of one that is not paused: what feeds it begins anew if it has died.
+    api.post_empty(&format!("{}/resume", path(name)))?;
+    let answer = serde_json::json!({ "resumed": name, "was_paused": before.paused.is_some() });
+    output::either(flags.format(), &answer, |_| match before.paused {
+        Some(_) => format!("resumed {name}"),
+        None => format!("{name} was not paused"),
+    })
+}
+
+/// Says that nobody keeps the dead letters of one that was made or changed, if that is so.
+pub(super) fn say_letters(info: &SubscriptionInfo) {
+    if let Some(note) = display::letters_note(info) {
+        output::note(&note);
     }
 }
 
@@ -155,42 +205,6 @@ impl Kind {
 pub(super) fn show(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
     let info = get(&args.flags.api()?, &args.name, kind)?;
     output::either(args.flags.format(), &info, display::details)
-}
-
-pub(super) fn log(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
-    let NamedArgs { name, flags } = args;
-    let api = flags.api()?;
-    get(&api, name, kind)?;
-    let lines: Vec<LogLine> = api.get(&format!("{}/log", path(name)))?;
-    output::either(flags.format(), &lines, |lines| display::log(lines))
-}
-
-pub(super) fn pause(args: &PauseArgs, kind: Kind) -> anyhow::Result<()> {
-    let PauseArgs {
-        name,
-        reason,
-        flags,
-    } = args;
-    let api = flags.api()?;
-    get(&api, name, kind)?;
-    let body = serde_json::json!({ "reason": reason });
-    let info: SubscriptionInfo = api.post(&format!("{}/pause", path(name)), &body)?;
-    output::either(flags.format(), &info, |info| {
-        let why = info.paused.as_deref().unwrap_or_default();
-        format!(
-            "paused {name} ({why}); let it go on with: tidegate {} resume {name}",
-            kind.word()
-        )
-    })
-}
-
-pub(super) fn resume(args: &NamedArgs, kind: Kind) -> anyhow::Result<()> {
-    let NamedArgs { name, flags } = args;
-    let api = flags.api()?;
-    get(&api, name, kind)?;
-    api.post_empty(&format!("{}/resume", path(name)))?;
-    let answer = serde_json::json!({ "resumed": name });
-    output::either(flags.format(), &answer, |_| format!("resumed {name}"))
 }
 
 pub(super) fn update(
@@ -217,7 +231,78 @@ pub(super) fn update(
             )
         }
         _ => format!("updated {} {name}", kind.word()),
+    })?;
+    for note in left_out(patch, &before, &info) {
+        output::note(&note);
+    }
+    if info.paused.is_some() {
+        let resume = going_on::resume(&info);
+        output::note(&format!(
+            "note: {name} is paused; let it go on with: {resume}"
+        ));
+    }
+    say_letters(&info);
+    Ok(())
+}
+
+// Of lists that were named, which take the place of what was there, what is not there any more.
+fn left_out(
+    patch: &SubscriptionPatch,
+    before: &SubscriptionInfo,
+    after: &SubscriptionInfo,
+) -> Vec<String> {
+    let names = |info: &SubscriptionInfo, world: PluginWorld| {
+        let plugins = display::plugin_names(info);
+        let (filters, transforms) = plugins.split_at(info.spec.filters.len());
+        match world {
+            PluginWorld::Filter => filters.to_vec(),
+            PluginWorld::Transform => transforms.to_vec(),
+        }
+    };
+    let outputs = |info: &SubscriptionInfo| {
+        let outputs = info.spec.outputs.keys().map(ToString::to_string);
+        outputs.collect::<Vec<_>>()
+    };
+    let is_named =
+        |list: &Option<Vec<PluginPatch>>| list.as_ref().is_some_and(|all| !all.is_empty());
+    [
+        (
+            "--filter",
+            "filter",
+            is_named(&patch.filters),
+            names(before, PluginWorld::Filter),
+            names(after, PluginWorld::Filter),
+        ),
+        (
+            "--transform",
+            "transform",
+            is_named(&patch.transforms),
+            names(before, PluginWorld::Transform),
+            names(after, PluginWorld::Transform),
+        ),
+        (
+            "--to",
+            "output",
+            patch.outputs.is_some(),
+            outputs(before),
+            outputs(after),
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, _, is_named, ..)| *is_named)
+    .flat_map(|(flag, what, _, mut gone, stays)| {
+        for name in stays {
+            if let Some(at) = gone.iter().position(|before| *before == name) {
+                gone.remove(at);
+            }
+        }
+        gone.into_iter().map(move |name| {
+            format!(
+                "note: its {what} {name} is gone, since all that stay are to be named with {flag}"
+            )
+        })
     })
+    .collect()
 }
 
 pub(super) fn chown(args: &ChownArgs, kind: Kind) -> anyhow::Result<()> {
@@ -233,27 +318,43 @@ pub(super) fn chown(args: &ChownArgs, kind: Kind) -> anyhow::Result<()> {
 
 pub(super) fn delete(args: &DeleteArgs, kind: Kind) -> anyhow::Result<()> {
     let DeleteArgs {
-        name,
+        names,
         confirm,
         flags,
     } = args;
     let api = flags.api()?;
-    let info = get(&api, name, kind)?;
-    let pending = info.depth + info.unevaluated;
-    let what = format!("{} {name}", kind.word());
-    let lost = match pending {
-        0 => String::new(),
-        1 => " with 1 pending event".to_owned(),
-        _ => format!(" with {pending} pending events"),
+    // All of them first, so that one that is misspelled deletes none of the others.
+    let mut going = Vec::with_capacity(names.len());
+    for name in names {
+        let info = get(&api, name, kind)?;
+        let pending = info.depth + info.unevaluated;
+        let lost = match pending {
+            0 => String::new(),
+            1 => " with 1 pending event".to_owned(),
+            _ => format!(" with {pending} pending events"),
+        };
+        let consumers = match info.consumers {
+            0 => String::new(),
+            count => format!("; consumers that are attached end: {count}"),
+        };
+        let what = format!("{} {name}{lost}", kind.word());
+        going.push((name, pending, what, consumers));
+    }
+    let asked: Vec<String> = going
+        .iter()
+        .map(|(.., what, consumers)| format!("{what}{consumers}"))
+        .collect();
+    let what = match names.len() {
+        1 => "Delete it",
+        _ => "Delete them",
     };
-    let consumers = match info.consumers {
-        0 => String::new(),
-        count => format!("; consumers that are attached end: {count}"),
-    };
-    confirm.confirm(&api, "Delete it", &format!("{what}{lost}{consumers}"))?;
-    api.delete(&path(name))?;
-    let answer = serde_json::json!({ "deleted": name, "pending": pending });
-    output::either(flags.format(), &answer, |_| format!("deleted {what}{lost}"))
+    confirm.confirm(&api, what, &asked.join("\n"))?;
+    let deleted = going.into_iter().map(|(name, pending, what, _)| {
+        api.delete(&path(name))?;
+        let answer = serde_json::json!({ "deleted": name, "pending": pending });
+        Ok((answer, format!("deleted {what}")))
+    });
+    output::each(flags.format(), names.len(), deleted)
 }
 
 /// The path of a subscription or route.

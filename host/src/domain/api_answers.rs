@@ -70,7 +70,8 @@ pub struct SubscriptionInfo {
     /// its deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_in_flight: Option<InFlightInfo>,
-    /// Age in milliseconds of the oldest event that is not acked; 0 when there is none, and `None` when that event cannot be read.
+    /// Age in milliseconds of the oldest event that is not acked, or that its filters have not looked at yet, whichever is older; 0
+    /// when there is none, and `None` when that event cannot be read.
     pub oldest_unacked_ms: Option<u64>,
     /// Attached consumers.
     pub consumers: u64,
@@ -96,6 +97,13 @@ pub struct SubscriptionInfo {
     /// wait; nothing is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
+    /// What its filters, then its transforms, are called, each with its version: `scrub@3`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugin_labels: Vec<String>,
+    /// Whether there is a subscription or route for its dead letters. Without one they are not kept. `None` in lists, where nobody
+    /// has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub letters_kept: Option<bool>,
 }
 
 /// An event in a consumer's hands.

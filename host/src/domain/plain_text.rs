@@ -63,6 +63,16 @@ pub fn plain_json(json: &str) -> Cow<'_, str> {
     })
 }
 
+/// `text` as one word of a command that is shown to be typed.
+#[must_use]
+pub fn shell_word(text: &str) -> Cow<'_, str> {
+    let stays = |c: char| c.is_alphanumeric() || "-_.:/@".contains(c);
+    match !text.is_empty() && text.chars().all(stays) {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(format!("'{}'", text.replace('\'', "'\\''"))),
+    }
+}
+
 fn shown(
     text: &str,
     stays: impl Fn(char) -> bool,
@@ -130,6 +140,18 @@ mod tests {
             assert_eq!(back, value);
             let controls = |c: char| !is_plain(c) && c != '\n';
             assert!(!plain.contains(controls), "{plain:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_shell_would_read_otherwise_is_quoted() {
+        for (text, word) in [
+            ("dead.a-b/c", "dead.a-b/c"),
+            ("a$b", "'a$b'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(text), word);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What a user asks for: subscriptions and routes, with their filters, transforms and outputs, as written in JSON to the admin API and
-//! kept in the catalog, and changes of them. The parts of one that exists are well formed; whether it can be carried out is checked by
+//! kept in the catalog. The parts of one that exists are well formed; whether it can be carried out is checked by
 //! the broker, and whether it is allowed is the policy's business.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery_policy::{DeliveryPatch, DeliveryPolicy};
+use super::delivery_policy::DeliveryPolicy;
 use super::{Digest, Millis, Name, Owner, Principal, TopicName, TopicPattern};
 
 /// One use of a plugin: which, and what it is told.
@@ -150,6 +150,15 @@ impl SubscriptionSpec {
         !self.outputs.is_empty()
     }
 
+    /// What it is called: a subscription or a route.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self.is_route() {
+            true => "route",
+            false => "subscription",
+        }
+    }
+
     /// Whose rights count for what the broker does by itself with its events: the owner's, else the creator's. `None`
     /// for what an older broker created, which is not asked.
     #[must_use]
@@ -190,93 +199,9 @@ impl SubscriptionSpec {
     }
 }
 
-/// What to change of a subscription or route. What is absent stays.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SubscriptionPatch {
-    /// All filters; none at all lets every event pass.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub filters: Option<Vec<PluginUse>>,
-    /// All transforms.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub transforms: Option<Vec<PluginUse>>,
-    /// How it hands out events.
-    #[serde(skip_serializing_if = "DeliveryPatch::is_empty")]
-    pub delivery: DeliveryPatch,
-    /// All outputs of a route.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outputs: Option<BTreeMap<Name, TopicName>>,
-    /// See [`SubscriptionSpec::include_dead_letters`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub include_dead_letters: Option<bool>,
-}
-
-impl SubscriptionPatch {
-    /// `spec` with these changes. Plugins that the patch names are looked up anew, in their newest version unless it
-    /// names one.
-    #[must_use]
-    pub fn apply(self, mut spec: SubscriptionSpec) -> SubscriptionSpec {
-        let anew = |mut uses: Vec<PluginUse>| {
-            uses.iter_mut().for_each(|used| used.digest = None);
-            uses
-        };
-        if let Some(filters) = self.filters {
-            spec.filters = anew(filters);
-        }
-        if let Some(transforms) = self.transforms {
-            spec.transforms = anew(transforms);
-        }
-        if let Some(outputs) = self.outputs {
-            spec.outputs = outputs;
-        }
-        if let Some(include) = self.include_dead_letters {
-            spec.include_dead_letters = include;
-        }
-        self.delivery.apply(&mut spec.delivery);
-        spec
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_patch_changes_what_it_names_and_nothing_else() {
-        let mut before: SubscriptionSpec = serde_json::from_value(serde_json::json!({
-            "name": "s",
-            "topics": ["a"],
-            "filters": [{"plugin": "f", "config": "1"}],
-            "transforms": [{"plugin": "t"}],
-            "delivery": {"attempts_max": 3, "dead_letter": "dead"},
-        }))
-        .expect("valid specification");
-        before.filters[0].digest = Some(Digest([7; 32]));
-        let patched = |patch: serde_json::Value| {
-            let patch: SubscriptionPatch = serde_json::from_value(patch).expect("valid patch");
-            patch.apply(before.clone())
-        };
-        assert_eq!(patched(serde_json::json!({})), before);
-        let fewer = patched(serde_json::json!({"transforms": [], "delivery": {"attempts_max": 0}}));
-        assert_eq!(fewer.filters, before.filters, "pinned as before");
-        assert_eq!(fewer.transforms, []);
-        assert_eq!(fewer.delivery.attempts_max, 0);
-        assert_eq!(fewer.delivery.dead_letter, before.delivery.dead_letter);
-        assert!(before.include_dead_letters, "of an older broker");
-        let without = patched(serde_json::json!({"include_dead_letters": false}));
-        assert!(!without.include_dead_letters);
-        let mut again = serde_json::json!({"filters": [before.filters[0]]});
-        again["filters"][0]["digest"] = serde_json::json!(Digest([9; 32]));
-        assert_eq!(patched(again).filters[0].digest, None, "looked up anew");
-        for refused in [
-            r#"{"topics": ["b"]}"#,
-            r#"{"start": "new"}"#,
-            r#"{"name": "x"}"#,
-        ] {
-            let error = serde_json::from_str::<SubscriptionPatch>(refused).expect_err(refused);
-            assert!(error.to_string().contains("unknown field"), "{error}");
-        }
-    }
 
     #[test]
     fn dead_letter_topic_is_valid_for_any_name() {

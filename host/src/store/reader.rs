@@ -74,6 +74,21 @@ impl StoreReader {
         Ok(self.block_at(position)?.map(|block| block.time))
     }
 
+    /// When the first event at `from` or after it was appended, of those that are kept. For what is in the journal nothing is read,
+    /// unless the one at `from` is not.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails or what it holds is damaged.
+    pub fn next_appended_at(&self, from: Position) -> Result<Option<Millis>, ReadError> {
+        if let Some(found) = self.parts.journal.at_or_after(from)
+            && found.head.first_position <= from
+        {
+            return Ok(Some(found.head.time));
+        }
+        Ok(self.next_block(from)?.map(|block| block.time))
+    }
+
     /// Where the block lies that contains `from`, or else the first one after it, and its topic. For what is in the journal nothing
     /// is read.
     ///

@@ -110,7 +110,7 @@ async fn a_team_brings_its_own_filter_and_its_name_stays_its_own() {
         .await;
     let in_use = fixture.check("cn:maker", delete, None, 409).await;
     let told = in_use["message"].as_str().expect("text");
-    assert!(told.contains("somebody else's"), "{told}");
+    assert!(told.contains("2 subscriptions of others"), "{told}");
 
     // Only who administers everything gives it away.
     let chown = "POST /v1/plugins/team-a/chown";

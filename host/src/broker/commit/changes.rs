@@ -11,7 +11,7 @@ use super::draft::Draft;
 use super::journal_note::Note;
 use super::request::{ChangeRequest, Update};
 use crate::auth::authorize;
-use crate::broker::error::{ChangeError, NotFound};
+use crate::broker::error::{ChangeError, NotFound, Users};
 use crate::domain::{
     Name, NewTopic, PluginUse, Position, Principal, StartAt, SubscriptionId, SubscriptionSpec,
     TopicId, TopicName, TopicSpec,
@@ -96,11 +96,13 @@ impl Draft {
         };
         let next_sequence = topic.next_sequence();
         let subscriptions = self.catalog.subscriptions.values();
-        let mut specs = subscriptions.map(|subscription| &subscription.spec);
-        if let Some(user) = specs.find(|spec| spec.outputs.values().any(|output| output == name)) {
+        let specs = subscriptions.map(|subscription| &subscription.spec);
+        let users = specs.filter(|spec| spec.outputs.values().any(|output| output == name));
+        let users: Vec<String> = users.map(|user| user.name.to_string()).collect();
+        if !users.is_empty() {
             return Err(ChangeError::InUse {
                 what: format!("topic `{name}`"),
-                by: user.name.to_string(),
+                by: Users::new(users),
             });
         }
         self.change(Change::RemoveTopic {
@@ -119,10 +121,7 @@ impl Draft {
         let taken = self.taken_by(&spec);
         if let Some((existing, true)) = taken {
             return Err(ChangeError::Exists {
-                kind: match existing.is_route() {
-                    true => "route",
-                    false => "subscription",
-                },
+                kind: existing.word(),
                 name: spec.name.to_string(),
             });
         }

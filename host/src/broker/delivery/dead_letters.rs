@@ -222,10 +222,7 @@ async fn write_item(
         }
         match fate(context, live, &dead_letter, item).await {
             Ok(Fate::Written { letter, topic }) => {
-                if let Some(events) = live.log_limits.given_up.admit(1) {
-                    let topic = topic.as_ref().map(display);
-                    tracing::info!(subscription = %live.name, topic, position = %item.position, dead_letter_topic = %dead_letter, reason = %item.reason, attempts = item.attempts, events, "event given up");
-                }
+                say_given_up(context, live, item, (topic.as_ref(), &dead_letter));
                 bytes += letter.event.len();
                 events.push(letter);
             }
@@ -281,6 +278,56 @@ fn positions(range: &RangeInclusive<Position>) -> impl Iterator<Item = Position>
     (range.start().0..=range.end().0).map(Position)
 }
 
+fn say_given_up(
+    context: &DeliveryContext,
+    live: &LiveSubscription,
+    item: &GivenUp,
+    (topic, dead_letter): (Option<&TopicName>, &TopicName),
+) {
+    let Some(events) = live.log_limits.given_up.admit(1) else {
+        return;
+    };
+    let GivenUp {
+        position,
+        attempts,
+        reason,
+    } = item;
+    let of_topic = topic.map_or_else(String::new, |topic| format!(" of {topic}"));
+    let is_kept = context.registry.keeps_letters(dead_letter);
+    let topic = topic.map(display);
+    let kept = match is_kept {
+        true => {
+            tracing::info!(subscription = %live.name, topic, %position, dead_letter_topic = %dead_letter, %reason, attempts, events, "event given up");
+            ""
+        }
+        false => {
+            tracing::warn!(subscription = %live.name, topic, %position, dead_letter_topic = %dead_letter, %reason, attempts, events, "event given up; its dead letter is not kept, since no subscription is for its topic");
+            ", and is not kept, since no subscription is for it"
+        }
+    };
+    let tried = match attempts {
+        0 => String::new(),
+        1 => " after 1 attempt".to_owned(),
+        more => format!(" after {more} attempts"),
+    };
+    let why = match reason {
+        // A line of its own has said how.
+        GiveUpReason::FilterFailed(_) | GiveUpReason::TransformFailed(_) => {
+            "a plugin failed on it".to_owned()
+        }
+        reason => reason.to_string(),
+    };
+    let line = format!(
+        "the event at position {position}{of_topic} was given up{tried}; its dead letter goes to {dead_letter}{kept} ({events} since the last line): {why}"
+    );
+    tell(context, live, line);
+}
+
+fn tell(context: &DeliveryContext, live: &LiveSubscription, line: String) {
+    let now = context.registry.clock.wall();
+    live.log_limits.told.push(now, line);
+}
+
 fn say_dropped(context: &DeliveryContext, live: &LiveSubscription, dropped: &[&GivenUp]) {
     let count = dropped.len() as u64;
     context.metrics.letters_dropped(count);
@@ -288,6 +335,11 @@ fn say_dropped(context: &DeliveryContext, live: &LiveSubscription, dropped: &[&G
         && let Some(events) = live.log_limits.letters_dropped.admit(count)
     {
         tracing::warn!(subscription = %live.name, position = %first.position, reason = %first.reason, attempts = first.attempts, events, "dead letters were given up a second time and are dropped; look for subscriptions and routes that read each other's dead letters");
+        let line = format!(
+            "the dead letter at position {} was given up a second time and is dropped ({events} since the last line): {}",
+            first.position, first.reason
+        );
+        tell(context, live, line);
     }
 }
 

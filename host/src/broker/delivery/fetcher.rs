@@ -13,7 +13,9 @@ use super::transform_chain::{Disposition, Output};
 use super::unreadable::UnreadableEvents;
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
-use crate::domain::{Block, ConsumerId, FailurePolicy, Millis, Position};
+use crate::domain::{
+    Block, ConsumerId, FailurePolicy, Millis, PluginWorld, Position, plugin_pause,
+};
 use crate::locks::lock;
 use crate::state::handover::Handover;
 use crate::state::range_map::push_range;
@@ -392,7 +394,7 @@ impl Fetcher {
                         leased.position
                     );
                     let now = self.context.registry.clock.wall();
-                    self.live.log_limits.plugins.push(now, said);
+                    self.live.log_limits.told.push(now, said);
                 }
                 match on_failure {
                     FailurePolicy::DeadLetter => {
@@ -405,12 +407,11 @@ impl Fetcher {
                     }
                     FailurePolicy::Pause => {
                         let position = leased.position;
+                        let why = plugin_pause(PluginWorld::Transform, position, &reason);
                         self.live.apply(|state, _| {
                             state.give_back(self.id, [position]);
                             // Before anybody is handed it.
-                            state.pause(&format!(
-                                "a transform failed at position {position}: {reason}"
-                            ));
+                            state.pause(&why);
                         });
                     }
                 }

@@ -268,6 +268,18 @@ impl Broker {
         }
     }
 
+    /// The name of the plugin that `who` means by `written`: a name, a version (`name@3`), or a digest, of whose names it is the one
+    /// that `who` uses. There need not be any.
+    #[must_use]
+    pub fn plugin_name(&self, who: &Principal, written: &str) -> String {
+        let catalog = self.catalog();
+        let meant = authorize::used_of(&self.0.policy, who, catalog.meant_plugins(written));
+        match meant {
+            Some(plugin) => plugin.name.clone(),
+            None => split_version(written).0.to_owned(),
+        }
+    }
+
     // A digest may be that of several plugins, of which one suffices.
     fn plugin_if(
         &self,

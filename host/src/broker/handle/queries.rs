@@ -105,12 +105,8 @@ impl Broker {
     ) -> Vec<SubscriptionInfo> {
         let sees =
             |spec: &SubscriptionSpec| authorize::sees_subscription(&self.0.policy, who, spec);
-        self.infos(&self.seen(
-            sees,
-            |after| self.0.registry.page(after, LOOKED_AT),
-            after,
-            count,
-        ))
+        let page = |after: Option<&str>| self.0.registry.page(after, LOOKED_AT);
+        self.labelled(self.infos(&self.seen(sees, page, after, count)))
     }
 
     /// Up to `count` routes, likewise.
@@ -124,7 +120,7 @@ impl Broker {
         let sees =
             |spec: &SubscriptionSpec| authorize::sees_subscription(&self.0.policy, who, spec);
         let page = |after: Option<&str>| self.0.registry.page_of_routes(after, LOOKED_AT);
-        self.infos(&self.seen(sees, page, after, count))
+        self.labelled(self.infos(&self.seen(sees, page, after, count)))
     }
 
     // The first `count` of the pages after `after` that somebody sees.
@@ -157,7 +153,7 @@ impl Broker {
     ///
     /// There is none of that name.
     pub fn subscription(&self, name: &str) -> Result<SubscriptionInfo, NotFound> {
-        Ok(self.info(&*self.live(name)?, &self.0.reader.unreadable()))
+        Ok(self.one(&*self.live(name)?))
     }
 
     /// The one that was found, as it is now. Blocks as [`subscriptions`](Self::subscriptions) does.
@@ -166,7 +162,7 @@ impl Broker {
     ///
     /// It is gone.
     pub fn info_of(&self, found: &FoundSubscription) -> Result<SubscriptionInfo, NotFound> {
-        Ok(self.info(&*self.found(found)?, &self.0.reader.unreadable()))
+        Ok(self.one(&*self.found(found)?))
     }
 
     /// Which subscription or route has that name now. Never blocks.
@@ -233,6 +229,31 @@ impl Broker {
         infos.collect()
     }
 
+    // One by itself, with what would take long of many.
+    fn one(&self, live: &LiveSubscription) -> SubscriptionInfo {
+        let info = self.info(live, &self.0.reader.unreadable());
+        let letters = info.spec.dead_letter_topic();
+        SubscriptionInfo {
+            letters_kept: Some(self.0.registry.keeps_letters(&letters)),
+            plugin_labels: self.plugin_labels(&info.spec),
+            ..info
+        }
+    }
+
+    fn labelled(&self, mut infos: Vec<SubscriptionInfo>) -> Vec<SubscriptionInfo> {
+        for info in &mut infos {
+            info.plugin_labels = self.plugin_labels(&info.spec);
+        }
+        infos
+    }
+
+    fn plugin_labels(&self, spec: &SubscriptionSpec) -> Vec<String> {
+        let uses = spec.filters.iter().chain(&spec.transforms);
+        let catalog = self.catalog();
+        uses.map(|used| catalog.plugin_label(&self.0.policy, spec.responsible(), used))
+            .collect()
+    }
+
     fn info(&self, live: &LiveSubscription, unreadable: &[Unreadable]) -> SubscriptionInfo {
         let end = self.0.log.end();
         let routed = self.0.registry.followers.next();
@@ -240,12 +261,13 @@ impl Broker {
         // Which may be long, so not under the lock that events need.
         let spec = (*settings.spec).clone();
         let clock = &self.0.registry.clock;
-        let (info, oldest, held) = {
+        let (info, oldest, undecided, held) = {
             let state = live.read();
-            let unevaluated = match live.is_routed() {
-                true => end.0.saturating_sub(routed.0),
-                false => end.0.saturating_sub(state.evaluated_through().next().0),
+            let undecided = match live.is_routed() {
+                true => routed,
+                false => state.evaluated_through().next(),
             };
+            let unevaluated = end.0.saturating_sub(undecided.0);
             let info = SubscriptionInfo {
                 spec,
                 revision: settings.revision,
@@ -269,23 +291,27 @@ impl Broker {
                 stands_at: live.stands_at(),
                 limits_reached: state.strain().names().map(str::to_owned).collect(),
                 stopped: None,
+                plugin_labels: Vec::new(),
+                letters_kept: None,
             };
-            (info, state.oldest_pending(), state.oldest_in_flight())
+            let (oldest, held) = (state.oldest_pending(), state.oldest_in_flight());
+            (info, oldest, undecided, held)
         };
         let now = clock.wall();
-        let age = |known, position| match self.appended_at(known, position) {
+        let age = |appended: Result<Option<Millis>, ReadError>| match appended {
             Ok(None) => Some(0),
             Ok(Some(at)) => Some(now.0.saturating_sub(at.0)),
             Err(_) => None,
         };
-        let oldest_unacked_ms = oldest.map_or(Some(0), |position| age(&live.oldest, position));
-        let oldest_in_flight = held.map(|(position, handed_out)| InFlightInfo {
-            position,
-            age_ms: match oldest == Some(position) {
-                true => oldest_unacked_ms,
-                false => age(&live.oldest_held, position),
-            },
-            handed_out,
+        let undecided = (info.unevaluated > 0).then_some(undecided);
+        let oldest_unacked_ms = age(self.oldest_appended_at(live, oldest, undecided));
+        let oldest_in_flight = held.map(|(position, handed_out)| {
+            let look_up = || self.0.reader.appended_at(position);
+            InFlightInfo {
+                position,
+                age_ms: age(appended_at(&live.oldest_held, position, look_up)),
+                handed_out,
+            }
         });
         let standing = authorize::standing(&self.0.policy, &info.spec);
         SubscriptionInfo {
@@ -296,20 +322,44 @@ impl Broker {
         }
     }
 
-    // When the event at `position` was appended, if it exists. Asked again and again for the same one, so remembered.
-    fn appended_at(
+    // When the oldest event was appended that is `pending`, or not decided: the first that there is at `undecided` or after it.
+    // Positions rise with time.
+    fn oldest_appended_at(
         &self,
-        remembered: &Mutex<(Position, Millis)>,
-        position: Position,
+        live: &LiveSubscription,
+        pending: Option<Position>,
+        undecided: Option<Position>,
     ) -> Result<Option<Millis>, ReadError> {
-        let known = *lock(remembered);
-        if known.0 == position {
-            return Ok(Some(known.1));
+        let reader = &self.0.reader;
+        if let Some(pending) =
+            pending.filter(|pending| undecided.is_none_or(|from| *pending < from))
+        {
+            let at = appended_at(&live.oldest, pending, || reader.appended_at(pending))?;
+            // It may be gone, with its topic.
+            if at.is_some() {
+                return Ok(at);
+            }
         }
-        let at = self.0.reader.appended_at(position)?;
-        if let Some(at) = at {
-            *lock(remembered) = (position, at);
+        match undecided {
+            Some(from) => appended_at(&live.oldest, from, || reader.next_appended_at(from)),
+            None => Ok(None),
         }
-        Ok(at)
     }
+}
+
+// What is looked up of `position`. It is asked for again and again for the same one, so remembered.
+fn appended_at(
+    remembered: &Mutex<(Position, Millis)>,
+    position: Position,
+    look_up: impl FnOnce() -> Result<Option<Millis>, ReadError>,
+) -> Result<Option<Millis>, ReadError> {
+    let known = *lock(remembered);
+    if known.0 == position {
+        return Ok(Some(known.1));
+    }
+    let at = look_up()?;
+    if let Some(at) = at {
+        *lock(remembered) = (position, at);
+    }
+    Ok(at)
 }

@@ -54,7 +54,7 @@ pub(crate) struct LiveSubscription {
     stands_at: AtomicU64,
     /// What each consumer was sent and its application has not got. Locked after the state, if both are.
     pub(crate) handing: Mutex<HashMap<ConsumerId, Arc<Mutex<Handover>>>>,
-    /// The oldest pending position that was asked for, and when it was appended.
+    /// The oldest position, pending or not decided, that was asked for, and when it was appended.
     pub(crate) oldest: Mutex<(Position, Millis)>,
     /// The same of the oldest one that is in somebody's hands.
     pub(crate) oldest_held: Mutex<(Position, Millis)>,

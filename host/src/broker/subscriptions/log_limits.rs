@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::plugin_log::PluginLog;
+use super::subscription_log::SubscriptionLog;
 use crate::domain::Name;
 use crate::state::Strain;
 use crate::telemetry::log_limit::LogLimit;
@@ -20,8 +20,8 @@ pub(crate) struct LogLimits {
     stalled: LogLimit,
     /// That its dead letters wait for a right of its owner.
     pub(crate) letters_wait: AtomicBool,
-    /// The same of its plugins' failures, for whoever the subscription belongs to.
-    pub(crate) plugins: PluginLog,
+    /// The same, for whoever the subscription belongs to.
+    pub(crate) told: SubscriptionLog,
 }
 
 impl LogLimits {

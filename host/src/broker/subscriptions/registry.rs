@@ -141,6 +141,16 @@ impl Registry {
         all.interests.any(topic, selects)
     }
 
+    /// Whether any selects the dead letters that are written to `topic`, so that they are kept for it.
+    pub(crate) fn keeps_letters(&self, topic: &TopicName) -> bool {
+        let all = self.read();
+        let selects = |id| {
+            let live = all.by_id.get(&id);
+            live.is_some_and(|live| live.selects(topic, BlockOrigin::Letter))
+        };
+        all.interests.any(topic, selects)
+    }
+
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Subscriptions> {
         read(&self.subscriptions)
     }

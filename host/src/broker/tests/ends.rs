@@ -103,7 +103,7 @@ async fn whose_route_is_in_the_way_of_a_deletion_learns_only_who_may_see_it() {
     ] {
         let refused = fixture.broker.delete_topic(&who, &topic).await;
         match refused {
-            Err(ChangeError::InUse { by, .. }) => assert_eq!(by, expected),
+            Err(ChangeError::InUse { by, .. }) => assert_eq!(by.to_string(), expected),
             other => panic!("{other:?}"),
         }
     }

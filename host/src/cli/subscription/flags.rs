@@ -6,7 +6,7 @@ use crate::cli::chain_flags::Chain;
 use crate::cli::confirm::ConfirmFlags;
 use crate::cli::human_values;
 use crate::domain::{
-    DeliveryPatch, DeliveryPolicy, Name, Owner, PluginUse, StartAt, SubscriptionPatch,
+    DeliveryPatch, DeliveryPolicy, Name, Owner, PluginPatch, StartAt, SubscriptionPatch,
     SubscriptionSpec, TopicName, TopicPattern,
 };
 
@@ -22,8 +22,9 @@ pub(in crate::cli) struct NamedArgs {
 /// Which one is to go.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct DeleteArgs {
-    /// Its name
-    pub(in crate::cli) name: String,
+    /// Its name. Repeatable
+    #[arg(required = true, value_name = "NAME")]
+    pub(in crate::cli) names: Vec<String>,
     #[command(flatten)]
     pub(in crate::cli) confirm: ConfirmFlags,
     #[command(flatten)]
@@ -148,7 +149,7 @@ impl PolicyFlags {
 impl ChangeFlags {
     pub(in crate::cli) fn patch(&self) -> anyhow::Result<SubscriptionPatch> {
         let chain = self.chain.clone().with_files_read()?;
-        let named = |uses: Vec<PluginUse>, none: bool| (none || !uses.is_empty()).then_some(uses);
+        let named = |uses: Vec<PluginPatch>, none: bool| (none || !uses.is_empty()).then_some(uses);
         Ok(SubscriptionPatch {
             filters: named(chain.filters, self.no_filters),
             transforms: named(chain.transforms, self.no_transforms),
@@ -170,10 +171,10 @@ impl SpecFlags {
         name: &Name,
         topics: &[TopicPattern],
     ) -> anyhow::Result<SubscriptionSpec> {
-        let chain = self.chain.clone().with_files_read()?;
+        let (filters, transforms) = self.chain.clone().with_files_read()?.of_new();
         Ok(SubscriptionSpec {
-            filters: chain.filters,
-            transforms: chain.transforms,
+            filters,
+            transforms,
             start: self.delivery.start,
             delivery: self.delivery.policy(),
             owner: self.owner.clone(),

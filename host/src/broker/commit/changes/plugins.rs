@@ -3,9 +3,18 @@
 
 use super::super::draft::Draft;
 use super::super::request::{Deletion, Upload};
-use crate::broker::error::{ChangeError, NotFound};
-use crate::domain::{Digest, Owner, PluginInfo, PluginUse, SubscriptionSpec};
-use crate::state::catalog::{Change, Json};
+use crate::broker::error::{ChangeError, NotFound, Users};
+use crate::domain::{Owner, PluginInfo, PluginUse, SubscriptionSpec};
+use crate::state::catalog::{Change, Json, split_version};
+
+/// Who uses a version of a plugin.
+#[derive(Default)]
+struct UsersOf {
+    /// The names of those that use it, or still judge by it.
+    lasting: Vec<String>,
+    /// There is somebody who does not any more, and would after a crash.
+    is_spent: bool,
+}
 
 impl Draft {
     // Between being looked up and this moment a plugin may have been deleted.
@@ -19,27 +28,36 @@ impl Draft {
         Ok(())
     }
 
-    // Who uses the plugin with this digest, and whether only until a checkpoint. One who uses it for longer goes first.
-    fn user_of(&self, digest: Digest) -> Option<(&SubscriptionSpec, bool)> {
-        let uses = |used: &PluginUse| used.digest == Some(digest);
-        let users = self.catalog.subscriptions.iter();
-        let mut users = users.filter_map(|(id, subscription)| {
+    // Who uses this version: those that say so, and those that only a checkpoint would have to forget.
+    fn users_of(&self, plugin: &PluginInfo) -> UsersOf {
+        let uses = |used: &PluginUse| self.uses(used, plugin);
+        let mut users = UsersOf::default();
+        for (id, subscription) in &self.catalog.subscriptions {
             let spec = &*subscription.spec;
             if spec.filters.iter().chain(&spec.transforms).any(uses) {
-                return Some((spec, false));
+                users.lasting.push(spec.name.to_string());
+                continue;
             }
             let mut chains = subscription.chains().iter();
-            let newest = chains.rfind(|chain| chain.filters.iter().any(uses))?;
-            let judging = self.registry.by_id(*id)?.read().revision();
-            Some((spec, newest.revision < judging))
-        });
-        let first = users.next()?;
-        let lasting = users.find(|(_, spent)| !spent);
-        Some(if first.1 {
-            lasting.unwrap_or(first)
-        } else {
-            first
-        })
+            let newest = chains.rfind(|chain| chain.filters.iter().any(uses));
+            let live = self.registry.by_id(*id);
+            if let Some((newest, live)) = newest.zip(live) {
+                match newest.revision < live.read().revision() {
+                    true => users.is_spent = true,
+                    false => users.lasting.push(spec.name.to_string()),
+                }
+            }
+        }
+        users.lasting.sort_unstable();
+        users
+    }
+
+    // Several names may have the same bytes. Who has named another one of these does not use this one, as long as there is that.
+    fn uses(&self, used: &PluginUse, plugin: &PluginInfo) -> bool {
+        let named = split_version(&used.plugin).0;
+        let is_same = |version: &PluginInfo| version.digest == plugin.digest;
+        let has_its_own = || self.catalog.plugins.of_name(named).any(is_same);
+        used.digest == Some(plugin.digest) && (named == plugin.name || !has_its_own())
     }
 
     pub(super) fn add_plugin(&mut self, upload: Upload) -> Result<PluginInfo, ChangeError> {
@@ -110,20 +128,18 @@ impl Draft {
                     "{shown} comes with the broker and stays"
                 )));
             }
-            match self.user_of(plugin.digest) {
-                None => {}
-                Some((_, true)) => {
-                    self.checkpoint_due.notify_one();
-                    return Err(ChangeError::Conflict(format!(
-                        "{shown} was used until lately, and would be again after a crash until the next checkpoint, which is on its way; try again in a moment"
-                    )));
-                }
-                Some((spec, false)) => {
-                    return Err(ChangeError::InUse {
-                        what: shown,
-                        by: spec.name.to_string(),
-                    });
-                }
+            let users = self.users_of(plugin);
+            if !users.lasting.is_empty() {
+                return Err(ChangeError::InUse {
+                    what: shown,
+                    by: Users::new(users.lasting),
+                });
+            }
+            if users.is_spent {
+                self.checkpoint_due.notify_one();
+                return Err(ChangeError::Conflict(format!(
+                    "{shown} was used until lately, and would be again after a crash until the next checkpoint, which is on its way; try again in a moment"
+                )));
             }
         }
         let freed = match deletion.free_name {

@@ -11,7 +11,7 @@ use crate::broker::event_log::unreadable;
 use crate::broker::matching::lane::cohort::TopicRules;
 use crate::broker::matching::lane::command::Member;
 use crate::broker::matching::lane::verdicts::{Call, RuleFailure, Untried, Verdicts};
-use crate::domain::{BlockOrigin, FailurePolicy, Position, TopicId};
+use crate::domain::{BlockOrigin, FailurePolicy, PluginWorld, Position, TopicId, plugin_pause};
 use crate::locks::read;
 use crate::plugin::{Evaluation, FilterFailure, RuleKey, Undecided};
 use crate::store::ReadError;
@@ -45,10 +45,10 @@ impl Unreadable {
     }
 }
 
-// Where a member's subscription is to pause: its rule failed on this event.
+// Where a member's subscription is to pause: its rule failed on this event, as the plugin says.
 struct Stop {
     position: Position,
-    reason: String,
+    words: String,
 }
 
 impl Lane {
@@ -295,8 +295,8 @@ impl Lane {
                 FailurePolicy::Pause => {
                     let known = stops.get(&failure.rule);
                     if known.is_none_or(|known| position < known.position) {
-                        let reason = failure.reason;
-                        stops.insert(failure.rule, Stop { position, reason });
+                        let words = failure.reason;
+                        stops.insert(failure.rule, Stop { position, words });
                     }
                 }
             }
@@ -321,7 +321,7 @@ impl Lane {
             "filter {} failed on the event at position {position} ({events} since the last line): {reason}",
             self.label
         );
-        member.live.log_limits.plugins.push(now, line);
+        member.live.log_limits.told.push(now, line);
     }
 
     fn rules_of(&mut self, index: usize, topic: TopicId, mark: BlockOrigin) -> Option<TopicRules> {
@@ -362,8 +362,8 @@ fn is_done(member: &Member, through: Position, matched: &[Position], stop: Optio
             return true;
         }
         state.stage_result(member.stage, through, matched);
-        if let Some(Stop { position, reason }) = stop.filter(|_| state.revision() == revision) {
-            state.pause(&format!("filter failed at position {position}: {reason}"));
+        if let Some(Stop { position, words }) = stop.filter(|_| state.revision() == revision) {
+            state.pause(&plugin_pause(PluginWorld::Filter, *position, words));
             return false;
         }
         state.revision() != revision || state.stage_through(member.stage) >= state.judges_until()
