@@ -50,6 +50,10 @@ const WAYS: &[Way] = &[
                 "plugin/engine.rs",
                 "it counts out the time that guests may run",
             ),
+            (
+                "config/contexts.rs",
+                "commands and brokers write the same file, before any runtime is there",
+            ),
         ],
     },
     Way {

@@ -253,13 +253,20 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) async fn submit(&self, correlation: u64, topic: &str, events: usize, bytes: usize) {
         let event = vec![7; bytes];
+        self.submit_all(correlation, topic, &vec![&event[..]; events])
+            .await;
+    }
+
+    // The same of encoded events.
+    pub(super) async fn submit_all(&self, correlation: u64, topic: &str, events: &[&[u8]]) {
+        let bytes: usize = events.iter().map(|event| event.len() + 16).sum();
         let request = PublishRequest {
             correlation,
             topic: topic.parse().expect("a name"),
             first_number: 0,
             resolved_through: 0,
-            entries: EncodedEvents::of((0..events).map(|_| event.as_slice())),
-            cost: 1_024 + events * (bytes + 16),
+            entries: EncodedEvents::of(events.iter().copied()),
+            cost: 1_024 + bytes,
         };
         self.publisher.submit(request).await.expect("handed over");
     }
