@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate::domain::{FailurePolicy, SubscriptionInfo};
-use tidegate_client::{Client, Event};
+use tidegate_client::{Client, Consumer, Event};
 use tidegate_tests::{BrokerProcess, guest, wait_for};
 
 use crate::support::{consume, next, numbered, publish, publish_events, run, take_numbers};
@@ -179,6 +179,16 @@ async fn publish_bad(client: &Client, topic: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+// Each as often as there are attempts, until something fails.
+async fn nack_events(client: &Client, consumer: &mut Consumer) -> anyhow::Result<()> {
+    loop {
+        publish_events(client, "t", [numbered(1)]).await?;
+        for _ in 0..2 {
+            next(consumer).await?.nack(Some(Duration::ZERO));
+        }
+    }
+}
+
 #[tokio::test]
 async fn dead_letters_that_nobody_keeps_are_told_of_until_somebody_does() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
@@ -243,17 +253,7 @@ async fn dead_letters_that_nobody_keeps_are_told_of_until_somebody_does() -> any
     })
     .await?;
     // Attempts that are used up are told as well.
-    let publisher = client.clone();
-    let nacking = async {
-        loop {
-            publish_events(&publisher, "t", [numbered(1)]).await?;
-            for _ in 0..2 {
-                next(&mut consumer).await?.nack(Some(Duration::ZERO));
-            }
-        }
-        #[allow(unreachable_code, reason = "it says what the loop may fail with")]
-        anyhow::Ok(())
-    };
+    let nacking = nack_events(&client, &mut consumer);
     let told = wait_log(&broker, command, "after 2 attempts");
     let line = tokio::select! {
         failed = nacking => return failed,

@@ -306,7 +306,7 @@ pub(super) fn plugin_names(info: &SubscriptionInfo) -> Vec<String> {
 fn labels(info: &SubscriptionInfo) -> impl Iterator<Item = &str> {
     let uses = info.spec.filters.iter().chain(&info.spec.transforms);
     uses.enumerate()
-        .map(|(index, used)| label(used, info.plugin_labels.get(index)))
+        .map(move |(index, used)| label(used, info.plugin_labels.get(index)))
 }
 
 // A broker of an earlier version says nothing of versions.

@@ -20,11 +20,11 @@ pub(in crate::cli) fn going_on(info: &SubscriptionInfo) -> String {
     let flags = labels.iter().map(|label| {
         let named = match has_failed(label) {
             true => name_of(label),
-            false => label,
+            false => label.as_str(),
         };
         format!(" {flag} {}", shell_word(named))
     });
-    let failed = labels.iter().find(|label| has_failed(label));
+    let failed = labels.iter().find(|&label| has_failed(label));
     let failed = failed.map_or("the plugin", |label| name_of(label));
     let name = shell_word(info.spec.name.as_str());
     format!(
