@@ -102,6 +102,7 @@ struct Reading {
     is_late: bool,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one of them at a time")]
 enum News {
     Late,
     Read(Result<Config, String>),

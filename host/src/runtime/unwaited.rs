@@ -50,7 +50,7 @@ mod tests {
     async fn what_hangs_is_given_up_and_what_panics_is_told() {
         assert_eq!(unwaited("test", || 7).await, Ok(7));
         let panicked = unwaited("test", || panic!("a fault")).await;
-        let why = panicked.map(|()| ()).expect_err("it panicked");
+        let why = panicked.expect_err("it panicked");
         assert!(why.contains("`test`"), "{why}");
         let (release, hangs) = std::sync::mpsc::channel::<()>();
         let hanging = unwaited_for(Duration::from_secs(5), "test", move || hangs.recv().is_ok());

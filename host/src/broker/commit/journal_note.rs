@@ -17,6 +17,10 @@ const VERSION: u8 = 1;
 const WITH_RETURNS: u8 = 2;
 
 /// One statement of a group.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "changes are as rare as they are large, and a group has few notes"
+)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Note {
     /// The catalog changed.

@@ -127,7 +127,7 @@ mod tests {
         };
         let place = |from: Position| {
             let hundred = from.0 / 100 * 100;
-            if hundred % 200 == 0 && hundred < 2_000 {
+            if hundred.is_multiple_of(200) && hundred < 2_000 {
                 return Err(ReadError::Unreadable {
                     path: PathBuf::from("a"),
                     first: Position(hundred),

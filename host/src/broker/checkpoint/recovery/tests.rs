@@ -161,8 +161,14 @@ fn a_clock_that_was_set_back_while_the_broker_ran_shortens_no_delay_and_makes_no
         let due = resting.state.delayed_until().expect("it waits");
         (resting.state.delayed(), due.0 / MINUTE)
     };
-    assert_eq!(first(recovered(&[before.clone()], &[])), (1, 775));
-    assert_eq!(first(recovered(&[], &[after.clone()])), (1, 776));
+    assert_eq!(
+        first(recovered(std::slice::from_ref(&before), &[])),
+        (1, 775)
+    );
+    assert_eq!(
+        first(recovered(&[], std::slice::from_ref(&after))),
+        (1, 776)
+    );
     assert_eq!(first(recovered(&[before], &[after])), (2, 775));
 }
 
