@@ -241,6 +241,12 @@ async fn what_no_context_is_is_refused_and_changes_nothing() -> anyhow::Result<(
         &["context", "add", "development", "--data-dir", "."],
         "choose another name",
     )?;
+    // Not to a broker that happens to listen where one does by default.
+    for missing in ["nowhere", "."] {
+        let says = "does not say where a broker listens";
+        check(&["topic", "list", "--data-dir", missing], says)?;
+        check(&["pub", "t", "x", "--data-dir", missing], says)?;
+    }
     check(&["context", "use", "a"], "no context `a`")?;
     check(&["context", "remove", "a"], "no context `a`")?;
     let file = user.file("contexts.toml");

@@ -178,7 +178,7 @@ impl TargetBroker {
         self.or_default(named.or_else(here), ADMIN, "--admin")
     }
 
-    // A context that leads to one door of a broker must not be completed by the other door of another.
+    // What leads to one broker, or to one door of it, must not be completed by the door of another.
     fn or_default(
         &self,
         found: Option<String>,
@@ -191,7 +191,12 @@ impl TargetBroker {
                 "context `{name}` does not say where this door of its broker is; say it with {flag}, or once and for all with \
                  `tidegate context add {name} --force {flag} …` and what it has already"
             ),
-            (None, _) => Ok(default.to_owned()),
+            (None, Origin::DataDir(dir) | Origin::Default(dir)) => bail!(
+                "{} does not say where a broker listens: none has run there, it is still starting, or this door of it is closed. Start one \
+                 with `tidegate serve --data-dir {0}`, wait until it serves, or say {flag}",
+                dir.display()
+            ),
+            (None, Origin::Nowhere) => Ok(default.to_owned()),
         }
     }
 
