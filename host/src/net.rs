@@ -17,3 +17,4 @@ pub use quic::socket::ServeError;
 pub use session::options::SessionOptions;
 pub use start::{NetOptions, serve};
 pub use tidegate_wire::limits::Limits;
+pub use tidegate_wire::stream::quic::congestion::Congestion;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::admin::AdminOptions;
 use crate::auth::Policy;
 use crate::broker::{BrokerOptions, PluginQuotas};
-use crate::config::Config;
-use crate::net::{Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
+use crate::config::{Config, CongestionControl};
+use crate::net::{Congestion, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
 use crate::plugin::{Compiler, PluginLimits, PluginOptions};
 use crate::runtime::{Clock, Random};
 use crate::state::quotas::Quota;
@@ -109,11 +109,13 @@ pub(super) fn net_options(config: &Config, reset_key: [u8; 64], random: &Random)
     let mut listeners = vec![ListenerOptions {
         addr: config.listen.quic,
         client_auth: ClientAuth::Required,
+        congestion: congestion(config.listen.quic_congestion),
     }];
     if let Some(addr) = config.listen.anonymous {
         listeners.push(ListenerOptions {
             addr,
             client_auth: ClientAuth::Anonymous,
+            congestion: congestion(config.listen.anonymous_congestion),
         });
     }
     let sessions = SessionOptions {
@@ -140,9 +142,18 @@ pub(super) fn net_options(config: &Config, reset_key: [u8; 64], random: &Random)
         idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
         reset_key: Some(reset_key),
         random: random.clone(),
+        send_window_total_bytes: limits.send_window_total_bytes,
         ..QuicOptions::default()
     };
     NetOptions { sessions, quic }
+}
+
+fn congestion(control: CongestionControl) -> Congestion {
+    match control {
+        CongestionControl::Auto => Congestion::Auto,
+        CongestionControl::Cubic => Congestion::Cubic,
+        CongestionControl::Bbr => Congestion::Bbr,
+    }
 }
 
 pub(super) fn plugin_options(config: &Config, shared: &Shared) -> PluginOptions {

@@ -61,6 +61,8 @@ pub(super) const PLUGIN_BYTES_MAX: u64 = 16 * MODULE_BYTES_MAX;
 pub(super) const PRINCIPAL_PLUGIN_BYTES_MAX: u64 = PLUGIN_BYTES_MAX / 4;
 /// One batch per 32 KiB of the byte credit; smaller batches run into this first.
 pub(super) const PUBLISH_CREDIT_BATCHES: u32 = (PUBLISH_CREDIT_BYTES / (32 * KIB)) as u32;
+/// Nine connections that each fill 1 Gbit/s at 100 ms.
+pub(super) const SEND_WINDOW_TOTAL_BYTES: u64 = 256 * MIB;
 /// QUIC sends again what was lost after 1 and after 3 s, as long as it knows nothing of the path: two losses in a row.
 pub(super) const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 /// A frame of 1 MiB at 300 kbit/s.

@@ -45,12 +45,29 @@ pub struct Listen {
     /// QUIC without client certificates.
     #[serde(with = "optional_address")]
     pub anonymous: Option<SocketAddr>,
+    /// What decides how much may be under way to the clients of `quic`.
+    pub quic_congestion: CongestionControl,
+    /// The same for those of `anonymous`.
+    pub anonymous_congestion: CongestionControl,
     /// Admin API over plain HTTP, loopback only.
     #[serde(with = "optional_address")]
     pub admin: Option<SocketAddr>,
     /// Admin API over HTTPS with client certificates.
     #[serde(with = "optional_address")]
     pub admin_tls: Option<SocketAddr>,
+}
+
+/// What decides how much may be under way on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CongestionControl {
+    /// Cubic on short paths, a model of the path on long ones.
+    #[default]
+    Auto,
+    /// Loss is congestion.
+    Cubic,
+    /// quinn's experimental BBR.
+    Bbr,
 }
 
 /// `[tls]`: PEM files; all or none.
@@ -91,6 +108,8 @@ pub struct Limits {
     pub publish_credit_total_bytes: u64,
     /// Unanswered batches of one publish stream.
     pub publish_credit_batches: u32,
+    /// What all connections may have waiting to be sent, beyond 4 MiB of each.
+    pub send_window_total_bytes: u64,
     /// Producers whose resends are recognised.
     pub producers_max: u64,
     /// Topics there may be.
@@ -280,6 +299,8 @@ impl Default for Listen {
         Self {
             quic: address(defaults::LISTEN_QUIC),
             anonymous: None,
+            quic_congestion: CongestionControl::Auto,
+            anonymous_congestion: CongestionControl::Auto,
             admin: Some(address(defaults::LISTEN_ADMIN)),
             admin_tls: None,
         }
@@ -300,6 +321,7 @@ impl Default for Limits {
             publish_credit_bytes: defaults::PUBLISH_CREDIT_BYTES,
             publish_credit_total_bytes: defaults::PUBLISH_CREDIT_TOTAL_BYTES,
             publish_credit_batches: defaults::PUBLISH_CREDIT_BATCHES,
+            send_window_total_bytes: defaults::SEND_WINDOW_TOTAL_BYTES,
             producers_max: defaults::PRODUCERS_MAX,
             topics_max: defaults::TOPICS_MAX,
             principal_topics_max: defaults::PRINCIPAL_TOPICS_MAX,

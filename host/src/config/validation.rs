@@ -175,6 +175,7 @@ fn limits(config: &Config, rules: &mut Rules<'_>) {
         publish_credit_bytes: frame..=4 * GIB,
         publish_credit_total_bytes: frame..=TIB,
         publish_credit_batches: 1..=1_000_000,
+        send_window_total_bytes: 0..=TIB,
         producers_max: 1..=100_000_000,
         topics_max: 1..=100_000_000,
         principal_topics_max: 0..=100_000_000,

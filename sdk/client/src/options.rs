@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tidegate_wire::stream::quic::congestion::Congestion;
 
 use crate::backoff;
 use crate::error::ConfigError;
@@ -43,11 +44,13 @@ pub struct ClientOptions {
     pub idle_timeout: Duration,
     /// A ping goes out after this much silence. Default 2 s; costs two packets of some 40 bytes.
     pub keep_alive: Duration,
+    /// What decides how much may be under way to the broker. Default [`Congestion::Auto`]. The broker decides for the other way.
+    pub congestion: Congestion,
     /// Largest frame that this client accepts. Default 1 GiB, the largest for which a broker may be configured: a consumer gets whatever
     /// a publisher may send, and what a dead letter adds to it. A smaller one leaves larger events to other consumers, and is for
     /// programs whose memory is scarce: each consumer holds one frame at least.
     pub frame_bytes_max: usize,
-    /// How long a delivery may wait in this client for the application to take it. Default 1 min. Until then the client extends its ack
+    /// How long a delivery may wait in this client for the application to take it. Default 5 min. Until then the client extends its ack
     /// deadline as often as need be, however slow the application is; then it goes back to the broker, nothing counts as an
     /// attempt, and its consumer gets nothing in its place before the application takes something again. Longer, and others wait
     /// for what a busy application has not come to; less, and what it would soon have come to travels twice.
@@ -76,8 +79,9 @@ impl ClientOptions {
             backoff_max: backoff::WAIT_MAX_DEFAULT,
             idle_timeout: Duration::from_secs(6),
             keep_alive: Duration::from_secs(2),
+            congestion: Congestion::Auto,
             frame_bytes_max: 1 << 30,
-            buffered_max: Duration::from_secs(60),
+            buffered_max: Duration::from_secs(300),
             client_name: concat!("tidegate-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             seed: None,
         }
@@ -157,6 +161,13 @@ impl ClientOptions {
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.backoff_min = min;
         self.backoff_max = max;
+        self
+    }
+
+    /// Sets what decides how much may be under way to the broker.
+    #[must_use]
+    pub fn congestion(mut self, congestion: Congestion) -> Self {
+        self.congestion = congestion;
         self
     }
 
@@ -268,7 +279,8 @@ pub struct PublisherOptions {
     /// How long a batch waits for company. Default 0: whatever is queued goes out at once.
     pub linger: Duration,
     /// Bytes of encoded events that may be queued or unanswered; above, [`send`](crate::Publisher::send) waits.
-    /// Default 8 MiB: at 1 GB/s, 8 ms.
+    /// Default 8 MiB: at 1 GB/s, 8 ms. From there on it grows to what the broker lets be unanswered, which is more where round trips
+    /// are long; less than the default is kept to.
     pub outstanding_bytes_max: usize,
     /// Events that may be queued or unanswered. Default 65,536: the bytes bound those of 128 bytes and more first.
     pub outstanding_events_max: usize,
@@ -278,6 +290,10 @@ pub struct PublisherOptions {
     pub delivery_timeout: Option<Duration>,
 }
 
+impl PublisherOptions {
+    pub(crate) const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
+}
+
 impl Default for PublisherOptions {
     fn default() -> Self {
         Self {
@@ -285,7 +301,7 @@ impl Default for PublisherOptions {
             epoch: 0,
             idempotent: true,
             linger: Duration::ZERO,
-            outstanding_bytes_max: 8 * 1024 * 1024,
+            outstanding_bytes_max: Self::OUTSTANDING_BYTES_MAX,
             outstanding_events_max: 65_536,
             batch_bytes_max: 256 * 1024,
             delivery_timeout: None,
@@ -294,6 +310,9 @@ impl Default for PublisherOptions {
 }
 
 /// How a [`Consumer`](crate::Consumer) works.
+///
+/// While both numbers are at least the defaults, they grow with what the application takes in the time of two round trips, up to
+/// 65,536 deliveries and 32 MiB: enough for a path of 1 Gbit/s and 100 ms. An application that asks for less gets what it asks for.
 #[derive(Clone, Debug)]
 pub struct ConsumerOptions {
     /// Deliveries that the broker may send ahead of the application. Default 4,096. At least 1.
@@ -302,11 +321,24 @@ pub struct ConsumerOptions {
     pub credit_bytes: u64,
 }
 
+/// To where credit grows by itself.
+pub(crate) const CREDIT_EVENTS_GROWN: u64 = 65_536;
+pub(crate) const CREDIT_BYTES_GROWN: u64 = 32 * 1024 * 1024;
+
+impl ConsumerOptions {
+    const CREDIT_EVENTS: u64 = 4_096;
+    const CREDIT_BYTES: u64 = 8 * 1024 * 1024;
+
+    pub(crate) fn credit_grows(&self) -> bool {
+        self.credit_events >= Self::CREDIT_EVENTS && self.credit_bytes >= Self::CREDIT_BYTES
+    }
+}
+
 impl Default for ConsumerOptions {
     fn default() -> Self {
         Self {
-            credit_events: 4096,
-            credit_bytes: 8 * 1024 * 1024,
+            credit_events: Self::CREDIT_EVENTS,
+            credit_bytes: Self::CREDIT_BYTES,
         }
     }
 }

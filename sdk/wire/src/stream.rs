@@ -120,6 +120,10 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// How long a message to the other side and its answer are under way at present, as far as is known.
     fn round_trip(&self) -> Duration;
 
+    /// How many bytes may wait on this side to be sent or acknowledged, as the path is now: what is made ready beyond that only
+    /// waits longer. Little at first.
+    fn send_window(&self) -> usize;
+
     /// How many bytes the other side may have sent, on all streams together, that were not read here. Less than before holds as
     /// what was promised is used up.
     fn set_receive_window(&self, bytes: usize);

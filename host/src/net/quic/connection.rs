@@ -53,7 +53,7 @@ pub(super) async fn serve(
         Err(error) => return log_failed(&error),
     };
     let identified = identify(&connection, client_auth);
-    let connection = QuicConnection::new(connection);
+    let connection = QuicConnection::new(connection, &context.send_budget);
     let (principal, lapses) = match identified {
         Ok(identified) => identified,
         Err(error) => {

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tidegate_wire::stream::quic::send_window::SendBudget;
 use tracing::warn;
 
 use super::handshakes::Handshakes;
@@ -16,6 +17,7 @@ pub(super) struct ListenerContext {
     pub(super) service: Arc<Service>,
     pub(super) options: QuicOptions,
     pub(super) handshakes: Arc<Handshakes>,
+    pub(super) send_budget: Arc<SendBudget>,
     failed_handshakes: LogLimit,
     refused: LogLimit,
 }
@@ -26,6 +28,7 @@ impl ListenerContext {
         Arc::new(Self {
             service,
             handshakes: Handshakes::new(options.handshakes_max()),
+            send_budget: SendBudget::new(options.send_window_total_bytes),
             options,
             failed_handshakes: LogLimit::default(),
             refused: LogLimit::default(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig};
+use tidegate_wire::stream::quic::congestion::Congestion;
 use tidegate_wire::stream::quic::var_int;
 
 use crate::net::session::options::SessionOptions;
@@ -30,6 +31,8 @@ pub struct ListenerOptions {
     pub addr: SocketAddr,
     /// Who may connect.
     pub client_auth: ClientAuth,
+    /// What decides how much may be under way to its clients.
+    pub congestion: Congestion,
 }
 
 /// Everything that can be set about QUIC.
@@ -57,9 +60,9 @@ pub struct QuicOptions {
     /// Asked of the kernel for a socket's receive and send buffer, in bytes. Default 4 MiB each: at 1 GB/s
     /// that is 4 ms in which the process need not run. The kernel may cap it (`net.core.rmem_max`).
     pub socket_buffer_bytes: usize,
-    /// Bytes one connection may have sent without being acknowledged. Default 4 MiB: full speed at 1 Gbit/s
-    /// over 32 ms. Costs that much memory per connection whose peer is stuck.
-    pub send_window_bytes: u64,
+    /// Bytes that all connections together may have waiting to be sent or acknowledged, beyond 4 MiB for each, which is full speed
+    /// at 1 Gbit/s over 16 ms. Default 256 MiB. A connection has at most 32 MiB in all, and only what its path carries, twice.
+    pub send_window_total_bytes: u64,
 }
 
 impl Default for QuicOptions {
@@ -72,7 +75,7 @@ impl Default for QuicOptions {
             reset_key: None,
             random: Random::of_system(),
             socket_buffer_bytes: 4 << 20,
-            send_window_bytes: 4 << 20,
+            send_window_total_bytes: 256 << 20,
         }
     }
 }
@@ -92,7 +95,11 @@ impl QuicOptions {
     }
 
     /// quinn's settings for a connection that carries one of `sessions`.
-    pub(super) fn transport(&self, sessions: &SessionOptions) -> TransportConfig {
+    pub(super) fn transport(
+        &self,
+        sessions: &SessionOptions,
+        congestion: Congestion,
+    ) -> TransportConfig {
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(self.mtu_upper_bound.max(MTU_MIN));
         let mut transport = TransportConfig::default();
@@ -103,7 +110,7 @@ impl QuicOptions {
             .stream_receive_window(var_int(sessions.stream_window_bytes()))
             // Grows with what the connection's streams are granted.
             .receive_window(var_int(FIRST_WINDOW_BYTES))
-            .send_window(self.send_window_bytes)
+            .congestion_controller_factory(congestion.factory())
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             .keep_alive_interval(Some(self.idle_timeout / 3))
             .mtu_discovery_config(Some(mtu));

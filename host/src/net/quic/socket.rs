@@ -56,7 +56,7 @@ pub(super) fn bind(
     let crypto = crypto.map_err(|error| TlsError::Setup(error.to_string()))?;
     let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&options.random.bytes::<64>());
     let mut server_config = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
-    server_config.transport_config(Arc::new(options.transport(sessions)));
+    server_config.transport_config(Arc::new(options.transport(sessions, listener.congestion)));
     let mut endpoint_config = endpoint_config(options);
     endpoint_config
         .max_udp_payload_size(options.datagram_bytes_max())

@@ -12,6 +12,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::{ErrorCode, hello_reply};
 use tidegate_wire::stream::quic::QuicConnection;
+use tidegate_wire::stream::quic::congestion::Congestion;
+use tidegate_wire::stream::quic::send_window::SendBudget;
 use tidegate_wire::stream::{Connection, ConnectionEnd, SendHalf};
 use tokio_util::sync::CancellationToken;
 
@@ -120,7 +122,11 @@ impl Net {
             .expect("sound files");
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut options = NetOptions::default();
-        options.quic.listeners = vec![ListenerOptions { addr, client_auth }];
+        options.quic.listeners = vec![ListenerOptions {
+            addr,
+            client_auth,
+            congestion: Congestion::Auto,
+        }];
         change(&mut options);
         let shutdown = CancellationToken::new();
         let service = Service::new(options.sessions, policy.into(), backend, shutdown.clone());
@@ -142,7 +148,7 @@ impl Net {
             .connect_with(config, self.handle.local_addrs[0], "localhost")
             .expect("valid name");
         Ok(Connected {
-            client: Client::new(QuicConnection::new(connecting.await?)),
+            client: Client::new(QuicConnection::new(connecting.await?, &SendBudget::new(0))),
             _endpoint: endpoint,
         })
     }

@@ -8,6 +8,11 @@ use tidegate_wire::limits::{Limits, OPEN_FRAME_BYTES_MAX};
 use super::connection_slots::SlotLimits;
 use super::memory_account::Share;
 
+/// From this round trip on, publish credit grows with it. With the default credit that is 335 MB/s.
+const CREDIT_ROUND_TRIP: Duration = Duration::from_millis(25);
+/// How many times larger it gets: full at 100 ms.
+const CREDIT_FACTOR_MAX: u32 = 4;
+
 /// Part of the credit of all that comes on top for messages larger than what their stream was granted.
 const LARGE_PART: usize = 4;
 
@@ -17,10 +22,11 @@ pub struct SessionOptions {
     /// What is accepted of clients, announced in the hello.
     pub limits: Limits,
     /// What one publish stream may have outstanding (sent, not answered), in bytes of cost: its events, 16 bytes more for
-    /// each, and 1 KiB for each batch. Default 8 MiB: at 400 MB/s that is 20 ms of waiting for a sync. Costs that much memory
-    /// per stream that uses it.
+    /// each, and 1 KiB for each batch. Default 8 MiB: at 400 MB/s that is 20 ms of waiting for a sync. It grows with
+    /// round trips from 25 ms on, to four times as much at 100 ms, so that a path of 1 Gbit/s is full. Costs that much memory per
+    /// stream that uses it.
     pub publish_credit_bytes: usize,
-    /// Batches that one publish stream may have outstanding. Default 256.
+    /// Batches that one publish stream may have outstanding. Default 256. Grows as the bytes do.
     pub publish_credit_batches: u32,
     /// The same over all streams, beyond the 32 KiB that each has. Default 256 MiB. One principal may have half of it, one
     /// connection a quarter, and a stream an eighth of what is left of each. A quarter of it comes on top for messages that are
@@ -70,9 +76,19 @@ impl SessionOptions {
     /// frame. As a stream's receive window it never stops a client that keeps to its credit.
     #[must_use]
     pub fn stream_window_bytes(&self) -> usize {
-        self.publish_credit_bytes
+        self.publish_credit(Duration::MAX)
+            .0
             .max(self.limits.frame_bytes_max.saturating_mul(2))
             .max(OPEN_FRAME_BYTES_MAX)
+    }
+
+    /// What a publish stream is to get on a path of this round trip: bytes of cost, and batches.
+    pub(super) fn publish_credit(&self, round_trip: Duration) -> (usize, u32) {
+        let times = round_trip.as_micros() / CREDIT_ROUND_TRIP.as_micros();
+        let factor = u32::try_from(times).unwrap_or(u32::MAX);
+        let factor = factor.clamp(1, CREDIT_FACTOR_MAX);
+        let bytes = self.publish_credit_bytes.saturating_mul(factor as usize);
+        (bytes, self.publish_credit_batches.saturating_mul(factor))
     }
 
     pub(super) fn slot_limits(&self) -> SlotLimits {
@@ -104,7 +120,12 @@ mod tests {
     #[test]
     fn windows_hold_what_credit_allows() {
         let options = SessionOptions::default();
-        assert_eq!(options.stream_window_bytes(), 8 << 20);
+        assert_eq!(options.stream_window_bytes(), 32 << 20);
+        for (round_trip_ms, factor) in [(0, 1), (49, 1), (50, 2), (100, 4), (10_000, 4)] {
+            let credit = options.publish_credit(Duration::from_millis(round_trip_ms));
+            let expected = (factor * (8 << 20), 256 * factor as u32);
+            assert_eq!(credit, expected, "{round_trip_ms} ms");
+        }
         let tight = SessionOptions {
             publish_credit_bytes: 0,
             publish_credit_batches: 1,

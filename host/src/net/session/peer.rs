@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb;
@@ -76,6 +77,16 @@ impl<C: Connection> Peer<C> {
             has_lapsed: AtomicBool::new(false),
             refusals: AtomicU64::new(0),
         }
+    }
+
+    /// How long a message to the client and its answer take at present.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.connection.round_trip()
+    }
+
+    /// Bytes that are worth having ready for the client, as the path to it is now.
+    pub(super) fn send_window(&self) -> usize {
+        self.connection.send_window()
     }
 
     /// The rights of all.

@@ -48,7 +48,9 @@ pub(super) async fn serve<C: Connection>(
         send.push(&answer_open(publish_opened::Result::Error(error.clone())));
         Err(StreamEnd::Refused(error))
     };
-    let granted = match grant(peer) {
+    let options = &peer.service.options;
+    let (wanted, batches) = options.publish_credit(peer.round_trip());
+    let granted = match grant(peer, wanted) {
         Ok(granted) => granted,
         Err(error) => return refuse(send, error),
     };
@@ -59,11 +61,10 @@ pub(super) async fn serve<C: Connection>(
         Ok(opened) => opened,
         Err(error) => return refuse(send, error),
     };
-    let options = &peer.service.options;
     let cost_max = granted.bytes();
     let (credit_bytes, credit_batches) = match open.counts_costs {
-        true => (cost_max, options.publish_credit_batches),
-        false => for_event_bytes(cost_max, options.publish_credit_batches, &options.limits),
+        true => (cost_max, batches),
+        false => for_event_bytes(cost_max, batches, &options.limits),
     };
     // So much may be under way; before it is said, so that the client never runs into the window.
     let _window = peer.window.widen(cost_max);
@@ -92,10 +93,9 @@ fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
 }
 
 // Whether the client may publish at all, before anything is done for it; then what it may have outstanding.
-fn grant<C: Connection>(peer: &Peer<C>) -> Result<CreditGrant, pb::Error> {
+fn grant<C: Connection>(peer: &Peer<C>, wanted: usize) -> Result<CreditGrant, pb::Error> {
     authorize::publish_anything(peer.policy(), &peer.principal)
         .map_err(|denied| from_denied(&denied))?;
-    let wanted = peer.service.options.publish_credit_bytes;
     let granted = peer.account.grant(wanted, STREAM_FLOOR_BYTES.min(wanted));
     granted.ok_or_else(|| {
         overloaded(

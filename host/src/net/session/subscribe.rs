@@ -33,8 +33,8 @@ mod confirmations;
 mod late_answers;
 mod packing;
 
-/// Taken from the broker in one go. One go may wait while another is written, so this much beyond the
-/// client's receive window is in memory per consumer at most.
+/// Taken from the broker in one go, at most, and no more than the path carries now: what is taken belongs to this client, while another
+/// may be nearer. One go may wait while another is written, so twice this, beyond the send window, is in memory per consumer at most.
 const FETCH_EVENTS_MAX: usize = 1_024;
 const FETCH_BYTES_MAX: usize = 512 * 1024;
 
@@ -291,6 +291,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
                     .credit
                     .available(FETCH_EVENTS_MAX, FETCH_BYTES_MAX)
                     .await;
+                let bytes = bytes.min(self.peer.send_window());
                 let deliveries = consumer.next(events, bytes).await?;
                 let events: u64 = deliveries.iter().map(Delivery::count).sum();
                 let bytes = deliveries.iter().map(Delivery::bytes).sum();

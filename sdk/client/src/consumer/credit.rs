@@ -12,6 +12,8 @@ pub(super) struct Credit {
     /// What the broker has at first.
     pub(super) events: u64,
     pub(super) bytes: u64,
+    /// It may have more where that is of use.
+    pub(super) grows: bool,
     taken_events: u64,
     taken_bytes: u64,
     /// The stream that delivered what was taken.
@@ -26,6 +28,7 @@ impl Credit {
         Self {
             events,
             bytes,
+            grows: options.credit_grows(),
             taken_events: 0,
             taken_bytes: 0,
             generation: 0,

@@ -148,7 +148,10 @@ impl<C: Connection> Driver<C> {
         let frame = frame.ok_or(End::Retry(None))?;
         let reply: pb::SubscribeOpened = decode(frame).map_err(|error| lost(error.into()))?;
         match reply.result {
-            Some(subscribe_opened::Result::Ready(ready)) => Ok(self.begin(frames, &ready)),
+            Some(subscribe_opened::Result::Ready(ready)) => {
+                let connection = established.connection.clone();
+                Ok(self.begin(connection, frames, &ready))
+            }
             Some(subscribe_opened::Result::Error(error)) => Err(self.refused(error.into())),
             None => Err(End::Fatal(SubscribeError::Protocol(
                 "the answer to a subscribe open is empty".into(),
@@ -156,7 +159,12 @@ impl<C: Connection> Driver<C> {
         }
     }
 
-    fn begin(&mut self, frames: FrameStream<C>, ready: &pb::SubscribeReady) -> ConsumerStream<C> {
+    fn begin(
+        &mut self,
+        connection: C,
+        frames: FrameStream<C>,
+        ready: &pb::SubscribeReady,
+    ) -> ConsumerStream<C> {
         let answers_unwanted = ready.ack_deadline_ms == 0;
         {
             let mut state = self.shared.state();
@@ -170,7 +178,7 @@ impl<C: Connection> Driver<C> {
         }
         let renewal =
             (!answers_unwanted && !self.look).then(|| Renewal::new(ready, self.link.buffered_max));
-        ConsumerStream::new(frames, &self.credit, answers_unwanted, renewal)
+        ConsumerStream::new(connection, frames, &self.credit, answers_unwanted, renewal)
     }
 
     /// The first refusal to open goes to whoever opens the consumer; later ones are retried when that can help.

@@ -14,6 +14,7 @@ use super::credit::Credit;
 use super::shared::{Shared, State, Waiter};
 use crate::error::SubscribeError;
 use crate::frames::FrameStream;
+use crate::options::{CREDIT_BYTES_GROWN, CREDIT_EVENTS_GROWN};
 
 /// What the application got is told after this long, if nothing was said in the meantime: seldom enough to cost nothing,
 /// and soon enough that the broker mostly knows what a process had in hand when it was killed.
@@ -24,11 +25,15 @@ const UNSEEN_MIN: Duration = Duration::from_secs(2);
 
 pub(super) struct ConsumerStream<C: Connection> {
     pub(super) frames: FrameStream<C>,
+    connection: C,
     /// What the broker may send in all before it gets more, and what is left of that.
     credit_events_max: u64,
     credit_bytes_max: u64,
     credit_events: i64,
     credit_bytes: i64,
+    credit_grows: bool,
+    /// When it was given back last.
+    granted_at: Instant,
     /// Asked to confirm and not confirmed.
     confirms: VecDeque<Confirm>,
     next_confirm: u64,
@@ -94,8 +99,9 @@ impl Renewal {
 }
 
 impl<C: Connection> ConsumerStream<C> {
-    /// A stream on which the broker has `credit`, and wants answers or not.
+    /// A stream of `connection` on which the broker has `credit`, and wants answers or not.
     pub(super) fn new(
+        connection: C,
         frames: FrameStream<C>,
         credit: &Credit,
         answers_unwanted: bool,
@@ -103,10 +109,13 @@ impl<C: Connection> ConsumerStream<C> {
     ) -> Self {
         Self {
             frames,
+            connection,
             credit_events_max: credit.events,
             credit_bytes_max: credit.bytes,
             credit_events: i64::try_from(credit.events).unwrap_or(i64::MAX),
             credit_bytes: i64::try_from(credit.bytes).unwrap_or(i64::MAX),
+            credit_grows: credit.grows,
+            granted_at: Instant::now(),
             confirms: VecDeque::new(),
             next_confirm: 1,
             answers_unwanted,
@@ -166,6 +175,8 @@ impl<C: Connection> ConsumerStream<C> {
         let (events, bytes) = if detached { (0, 0) } else { (events, bytes) };
         let handed_over = handed_over.max(ask.unwrap_or_default());
         let tell = handed_over > self.told && (due || detached);
+        let (more_events, more_bytes) = self.grow(events, bytes);
+        let (events, bytes) = (events + more_events, bytes + more_bytes);
         if events > 0 || bytes > 0 || tell || ask.is_some() {
             self.grant(events, bytes, handed_over, ask.is_some());
         }
@@ -226,6 +237,34 @@ impl<C: Connection> ConsumerStream<C> {
             let command = Some(command);
             self.frames.queue().push(&pb::ConsumerCommand { command });
         }
+    }
+
+    /// The application took so much since the last time: how much more than that the broker should have, so that it never waits for
+    /// credit that is on its way. That is the case when all of it lasts for two round trips.
+    fn grow(&mut self, events: u64, bytes: u64) -> (u64, u64) {
+        if !self.credit_grows || events == 0 {
+            return (0, 0);
+        }
+        let now = Instant::now();
+        let took = now - self.granted_at;
+        self.granted_at = now;
+        let round_trip = self.connection.round_trip();
+        let more = |taken: u64, now: &mut u64, grown: u64| {
+            // What was taken, in two round trips instead of `took`.
+            let wanted = 2 * u128::from(taken) * round_trip.as_micros();
+            let lasts = u128::from(*now) * took.as_micros() >= wanted;
+            let more = if lasts || *now >= grown {
+                0
+            } else {
+                (grown - *now).min(*now)
+            };
+            *now += more;
+            more
+        };
+        (
+            more(events, &mut self.credit_events_max, CREDIT_EVENTS_GROWN),
+            more(bytes, &mut self.credit_bytes_max, CREDIT_BYTES_GROWN),
+        )
     }
 
     fn grant(&mut self, events: u64, bytes: u64, handed_over: u64, confirm_handed_over: bool) {

@@ -52,6 +52,8 @@ pub(super) struct Driver<C: Connection> {
     epoch: u32,
     linger: Duration,
     delivery_timeout: Option<Duration>,
+    /// Room for what is outstanding grows to the broker's credit.
+    room_grows: bool,
     /// Told about the first opening.
     opened: Option<oneshot::Sender<Result<(), PublishError>>>,
     outstanding: Outstanding,
@@ -82,6 +84,7 @@ impl<C: Connection> Driver<C> {
             epoch: options.epoch,
             linger: options.linger,
             delivery_timeout: options.delivery_timeout,
+            room_grows: options.outstanding_bytes_max >= PublisherOptions::OUTSTANDING_BYTES_MAX,
             opened: Some(opened),
             outstanding: Outstanding::new(),
             obstacle: None,
@@ -164,6 +167,9 @@ impl<C: Connection> Driver<C> {
         }
         let mut state = self.shared.state();
         state.gatherer.set_credit(stream.credit_bytes());
+        if self.room_grows {
+            state.room.widen(stream.credit_bytes());
+        }
     }
 
     /// The first refusal to open goes to whoever opens the publisher; later ones are retried when that can help.
@@ -266,8 +272,10 @@ impl<C: Connection> Driver<C> {
 
     /// Applies `frame` and all further answers that are here already.
     fn apply_frames(&mut self, stream: &mut PublishStream<C>, frame: Bytes) -> Result<(), End> {
-        let round_trip = stream.round_trip();
-        self.shared.state().gatherer.set_round_trip(round_trip);
+        let (round_trip, send_window) = (stream.round_trip(), stream.send_window());
+        let mut state = self.shared.state();
+        state.gatherer.set_path(round_trip, send_window);
+        drop(state);
         let mut next = Some(frame);
         while let Some(frame) = next {
             let reply: pb::PublishReply = decode(frame).map_err(|error| lost(error.into()))?;

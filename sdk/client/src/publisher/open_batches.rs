@@ -14,9 +14,16 @@ use tokio::time::Instant;
 
 use super::ticket::Fate;
 
-/// Small batches of one topic that may be unanswered at once when the broker is far; the next waits for an answer, and
+/// Small batches of one topic that may be unanswered at once when the broker is not near; the next waits for an answer, and
 /// fills meanwhile. The broker answers a group of batches together, so more small ones would not be faster, only dearer.
-const SMALL_IN_FLIGHT_MAX: usize = 8;
+const SMALL_IN_FLIGHT: usize = 8;
+
+/// Of longer round trips than eight times this, one small batch more for each of it: where answers are seconds away, a lost packet
+/// holds up eight batches for as long, and events would wait for them that could be on their way.
+const SMALL_EVERY: Duration = Duration::from_micros(2_500);
+
+/// However long the round trip is: as many batches as a broker lets be unanswered by default.
+const SMALL_IN_FLIGHT_MAX: usize = 256;
 
 /// A broker whose round trip is shorter than this is near: about what a commit takes on a slow disk. There, one small batch
 /// at a time is under way. An event waits at most a round trip longer, and mostly for a group that it would have missed
@@ -32,6 +39,9 @@ const IDLE_TOPICS_MAX: usize = 1024;
 /// Batches are not made smaller than this to fit a stream's credit; one may always be outstanding, whatever it costs.
 const COST_LEAST: usize = 16 * 1024;
 
+/// Batches are not made smaller than this for the sake of a slow path: heads and answers would be most of what it carries.
+const PATH_BYTES_LEAST: usize = 16 * 1024;
+
 /// Room a batch starts with at most, a full one by default; it grows with what comes.
 const START_BYTES_MAX: usize = 256 * 1024;
 
@@ -45,6 +55,8 @@ pub(super) struct Gatherer {
     batch_bytes_max: usize,
     batch_events_max: usize,
     batch_cost_max: usize,
+    /// What is answered whole should not be longer than what the path carries at a time.
+    path_bytes_max: usize,
     small_in_flight_max: usize,
     /// Batches are numbered in the order in which they were begun.
     next_order: u64,
@@ -130,17 +142,24 @@ impl Gatherer {
             batch_bytes_max,
             batch_events_max: batch_events_max.max(1),
             batch_cost_max: usize::MAX,
-            small_in_flight_max: SMALL_IN_FLIGHT_MAX,
+            path_bytes_max: usize::MAX,
+            small_in_flight_max: SMALL_IN_FLIGHT,
             next_order: 0,
             unresolved: BTreeSet::new(),
         }
     }
 
-    /// How long a round trip to the broker takes now. Holds from the next event or answer of each topic on.
-    pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
+    /// How long a round trip to the broker takes now, and how many bytes the path carries at a time. Holds from the next event or
+    /// answer of each topic on.
+    pub(super) fn set_path(&mut self, round_trip: Duration, bytes: usize) {
+        self.path_bytes_max = bytes.max(PATH_BYTES_LEAST);
         self.small_in_flight_max = match round_trip < NEAR_ROUND_TRIP {
             true => 1,
-            false => SMALL_IN_FLIGHT_MAX,
+            false => {
+                let several = round_trip.as_micros() / SMALL_EVERY.as_micros();
+                let several = usize::try_from(several).unwrap_or(usize::MAX);
+                several.clamp(SMALL_IN_FLIGHT, SMALL_IN_FLIGHT_MAX)
+            }
         };
     }
 
@@ -172,7 +191,8 @@ impl Gatherer {
         let mut filled = false;
         if let Some(open) = &entry.open {
             let full = open.events >= self.batch_events_max
-                || open.body.len() + element_len(size) > self.batch_bytes_max
+                || open.body.len() + element_len(size)
+                    > self.batch_bytes_max.min(self.path_bytes_max)
                 || batch_cost(open.events + 1, open.event_bytes + size) > self.batch_cost_max;
             if full {
                 entry.full.extend(entry.open.take());
@@ -451,7 +471,7 @@ mod tests {
     fn small_batches_wait_for_an_answer() {
         let mut gatherer = Gatherer::new(1 << 20, 10_000);
         let mut orders = Vec::new();
-        for _ in 0..SMALL_IN_FLIGHT_MAX {
+        for _ in 0..SMALL_IN_FLIGHT {
             push(&mut gatherer, "a", 1);
             orders.push(
                 gatherer
@@ -484,18 +504,46 @@ mod tests {
     #[test]
     fn near_the_broker_one_small_batch_is_under_way_at_a_time() {
         let mut gatherer = Gatherer::new(1 << 20, 10_000);
-        gatherer.set_round_trip(Duration::from_micros(200));
+        gatherer.set_path(Duration::from_micros(200), 1 << 20);
         push(&mut gatherer, "a", 1);
         let first = gatherer.take(ANY, Duration::ZERO, Instant::now()).unwrap();
         assert!(!push(&mut gatherer, "a", 1).wake);
         assert_eq!(take(&mut gatherer), None);
         assert!(gatherer.resolved(&"a".into(), first.order));
         assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
-        gatherer.set_round_trip(Duration::from_millis(20));
+        gatherer.set_path(Duration::from_millis(20), 1 << 20);
         assert!(
             push(&mut gatherer, "a", 1).wake,
             "far away there may be several"
         );
+    }
+
+    #[test]
+    fn the_longer_the_round_trip_the_more_small_batches_are_under_way() {
+        let mut gatherer = Gatherer::new(1 << 20, 10_000);
+        for (round_trip_ms, in_flight) in [(20, 8), (100, 40), (600, 240), (10_000, 256)] {
+            gatherer.set_path(Duration::from_millis(round_trip_ms), 1 << 20);
+            let mut orders = Vec::new();
+            while push(&mut gatherer, "a", 1).wake {
+                let batch = gatherer.take(ANY, Duration::ZERO, Instant::now());
+                orders.push(batch.expect("it may be sent").order);
+            }
+            assert_eq!(orders.len(), in_flight, "{round_trip_ms} ms");
+            gatherer.clear();
+        }
+    }
+
+    #[test]
+    fn a_batch_is_not_longer_than_what_the_path_carries_at_a_time() {
+        let mut gatherer = Gatherer::new(1 << 20, 10_000);
+        for (path, bytes) in [(64 * 1_024, 64 * 1_024), (1, PATH_BYTES_LEAST)] {
+            gatherer.set_path(Duration::from_secs(1), path);
+            (0..100).for_each(|_| drop(push(&mut gatherer, "a", 1_000)));
+            let batch = gatherer.take(ANY, Duration::ZERO, Instant::now());
+            let length = batch.expect("it is full").body.len();
+            assert!((bytes - 1_100..=bytes).contains(&length), "{length}");
+            gatherer.clear();
+        }
     }
 
     #[test]

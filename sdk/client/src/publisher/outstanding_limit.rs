@@ -26,6 +26,13 @@ impl Room {
         }
     }
 
+    /// There is room for so many bytes in all from now on, if that is more than before.
+    pub(super) fn widen(&mut self, bytes_max: usize) {
+        let more = bytes_max.saturating_sub(self.bytes_max);
+        self.bytes_max += more;
+        self.bytes += more;
+    }
+
     /// Takes room for one event of `size` bytes without waiting: not before others who do, and not when it is time to let
     /// others run. Returns the bytes taken, to be given back.
     pub(super) fn take_in_passing(&mut self, size: usize) -> Option<usize> {
@@ -82,6 +89,18 @@ mod tests {
         assert_eq!(room.take(0), None);
         assert!(!room.give_back(3, 10));
         assert_eq!(room.take(100), Some(10), "a large one gets all there is");
+    }
+
+    #[test]
+    fn room_only_grows() {
+        let mut room = Room::new(10, 10);
+        assert_eq!(room.take(10), Some(10));
+        room.widen(5);
+        assert_eq!(room.take(1), None);
+        room.widen(14);
+        assert_eq!(room.take(4), Some(4));
+        room.give_back(2, 14);
+        assert_eq!(room.take(100), Some(14));
     }
 
     #[test]

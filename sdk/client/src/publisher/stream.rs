@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::unanswered_batches::Batch;
 use crate::frames::FrameStream;
 
-/// Bytes handed to the stream ahead of what it takes. More would only make batches smaller than they need to be,
-/// for what waits in the gatherer can still grow.
+/// Bytes handed to the stream ahead of what it takes, at most, and no more than the path carries now. More would only make batches
+/// smaller than they need to be, for what waits in the gatherer can still grow.
 const STAGED_BYTES_MAX: usize = 512 * 1024;
 
 /// How long the answers still under way are awaited after a refusal that ends the stream.
@@ -66,10 +66,15 @@ impl<C: Connection> PublishStream<C> {
         self.connection.round_trip()
     }
 
+    /// Bytes that are worth having ready to be sent, as the path is now.
+    pub(super) fn send_window(&self) -> usize {
+        self.connection.send_window()
+    }
+
     /// The correlation of the next batch to send, if one may be sent now. Batches before `first` are not sent any more.
     pub(super) fn next(&mut self, first: u64) -> Option<u64> {
         let may_send = self.draining.is_none()
-            && self.frames.queue().bytes() < STAGED_BYTES_MAX
+            && self.frames.queue().bytes() < STAGED_BYTES_MAX.min(self.send_window())
             && self.unanswered.len() < self.credit_batches;
         may_send.then_some(self.next_unsent.max(first))
     }

@@ -13,6 +13,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tidegate_wire::ALPN;
 use tidegate_wire::stream::ConnectionEnd;
+use tidegate_wire::stream::quic::send_window::SendBudget;
 use tokio::sync::mpsc;
 
 use super::broker::{Broker, Manner, Stream, soon, welcome};
@@ -44,7 +45,8 @@ impl QuicBroker {
         tokio::spawn(async move {
             while let Some(attempt) = endpoint.accept().await {
                 if let Ok(connection) = attempt.await {
-                    let connection = QuicConnection::keeping(connection, endpoint.clone());
+                    let connection =
+                        QuicConnection::keeping(connection, &SendBudget::new(0), endpoint.clone());
                     let _ = sender.send(connection);
                 }
             }

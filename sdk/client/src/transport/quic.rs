@@ -13,6 +13,7 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_wire::ALPN;
+use tidegate_wire::stream::quic::send_window::SendBudget;
 use tidegate_wire::stream::quic::{self, end_of};
 use tracing::debug;
 
@@ -31,15 +32,12 @@ const UDP_PAYLOAD_BYTES_MAX: u16 = 9_000;
 /// Kernel buffers of the socket: at 1 GB/s, 4 MiB hold 4 ms, the time a busy machine may not run us.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// Receive window of one stream: twice a consumer's default credit in bytes, so that flow control is the credit's
-/// business and QUIC's window never stands in the way.
-const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Receive window of one stream: twice as many bytes as a consumer's credit grows to by itself, so that flow control is the
+/// credit's business and QUIC's window never stands in the way.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 
 /// Receive window of the connection: four streams full. Streams are always read, so this is hardly ever held.
-const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
-
-/// Bytes that may be on their way to the broker: twice a publisher's default of outstanding bytes.
-const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024 * 1024;
 
 /// Assumed round trip before the first is measured. Decides when an unanswered first packet is sent again: three
 /// times this, so a broker that comes up a moment later is found soon.
@@ -53,6 +51,7 @@ pub(crate) struct QuicConnector {
     addr: String,
     server_name: String,
     config: quinn::ClientConfig,
+    send_budget: Arc<SendBudget>,
 }
 
 impl QuicConnector {
@@ -69,6 +68,8 @@ impl QuicConnector {
             addr: options.addr.clone(),
             server_name,
             config,
+            // There is one connection at a time, so only its own bound matters.
+            send_budget: SendBudget::new(u64::MAX >> 1),
         })
     }
 }
@@ -94,7 +95,11 @@ impl Connector for QuicConnector {
             .map_err(|error| ConnectError::Protocol(error.to_string()))?
             .await
             .map_err(end_of)?;
-        Ok(QuicConnection::keeping(connection, endpoint))
+        Ok(QuicConnection::keeping(
+            connection,
+            &self.send_budget,
+            endpoint,
+        ))
     }
 
     async fn heard_of_close(&self, connection: &QuicConnection) {
@@ -150,7 +155,7 @@ fn transport_config(options: &ClientOptions) -> TransportConfig {
         .initial_rtt(INITIAL_RTT)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
-        .send_window(SEND_WINDOW_BYTES)
+        .congestion_controller_factory(options.congestion.factory())
         // The client opens every stream, and there are no datagrams.
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

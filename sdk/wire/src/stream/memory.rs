@@ -154,6 +154,10 @@ impl Connection for MemoryConnection {
         self.handle.shared.options.round_trip
     }
 
+    fn send_window(&self) -> usize {
+        self.handle.shared.options.stream_bytes_max
+    }
+
     fn set_receive_window(&self, bytes: usize) {
         let Handle { shared, side } = &*self.handle;
         shared.change(|state, wake| {

@@ -3,6 +3,7 @@
 //! whoever makes a connection.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,9 +12,11 @@ use quinn::{
     WriteError,
 };
 
+use self::send_window::{SendBudget, SendWindow};
 use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf};
 
 pub mod congestion;
+pub mod send_window;
 
 /// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
 const SEGMENTS: usize = 16;
@@ -22,30 +25,49 @@ const SEGMENTS: usize = 16;
 #[derive(Clone, Debug)]
 pub struct QuicConnection<K = ()> {
     connection: quinn::Connection,
+    window: Arc<SendWindow>,
     kept: K,
 }
 
 /// The sending half of one of its streams.
 #[derive(Debug)]
-pub struct QuicSend(SendStream);
+pub struct QuicSend {
+    stream: SendStream,
+    connection: quinn::Connection,
+    window: Arc<SendWindow>,
+}
 
 /// The receiving half of one of its streams.
 #[derive(Debug)]
 pub struct QuicReceive(RecvStream);
 
 impl QuicConnection {
-    /// What quinn has connected.
+    /// What quinn has connected. What waits to be sent counts in `budget`.
     #[must_use]
-    pub fn new(connection: quinn::Connection) -> Self {
-        Self::keeping(connection, ())
+    pub fn new(connection: quinn::Connection, budget: &Arc<SendBudget>) -> Self {
+        Self::keeping(connection, budget, ())
     }
 }
 
 impl<K> QuicConnection<K> {
-    /// What quinn has connected, with what lives as long.
+    /// The same, with what lives as long.
     #[must_use]
-    pub fn keeping(connection: quinn::Connection, kept: K) -> Self {
-        Self { connection, kept }
+    pub fn keeping(connection: quinn::Connection, budget: &Arc<SendBudget>, kept: K) -> Self {
+        let window = Arc::new(SendWindow::new(budget.clone()));
+        connection.set_send_window(window.bytes());
+        Self {
+            connection,
+            window,
+            kept,
+        }
+    }
+
+    fn send_half(&self, stream: SendStream) -> QuicSend {
+        QuicSend {
+            stream,
+            connection: self.connection.clone(),
+            window: self.window.clone(),
+        }
     }
 
     /// What lives as long.
@@ -61,12 +83,12 @@ impl<K: Clone + Send + Sync + 'static> Connection for QuicConnection<K> {
 
     async fn open(&self) -> Result<(QuicSend, QuicReceive), ConnectionEnd> {
         let (send, receive) = self.connection.open_bi().await.map_err(end_of)?;
-        Ok((QuicSend(send), QuicReceive(receive)))
+        Ok((self.send_half(send), QuicReceive(receive)))
     }
 
     async fn accept(&self) -> Result<(QuicSend, QuicReceive), ConnectionEnd> {
         let (send, receive) = self.connection.accept_bi().await.map_err(end_of)?;
-        Ok((QuicSend(send), QuicReceive(receive)))
+        Ok((self.send_half(send), QuicReceive(receive)))
     }
 
     fn close(&self, code: u32, reason: &str) {
@@ -85,6 +107,10 @@ impl<K: Clone + Send + Sync + 'static> Connection for QuicConnection<K> {
         self.connection.rtt()
     }
 
+    fn send_window(&self) -> usize {
+        usize::try_from(self.window.bytes()).unwrap_or(usize::MAX)
+    }
+
     fn set_receive_window(&self, bytes: usize) {
         self.connection.set_receive_window(var_int(bytes));
     }
@@ -98,7 +124,7 @@ impl SendHalf for QuicSend {
         if queue.is_empty() {
             return Ok(0);
         }
-        let written = self.0.write_chunks(queue.make_contiguous()).await;
+        let written = self.stream.write_chunks(queue.make_contiguous()).await;
         let written = written.map_err(|error| match error {
             WriteError::Stopped(code) => SendError::Stopped(code_of(code)),
             WriteError::ClosedStream => SendError::Ended,
@@ -106,20 +132,26 @@ impl SendHalf for QuicSend {
             WriteError::ZeroRttRejected => SendError::Lost(no_early_data()),
         })?;
         queue.drain(..written.chunks);
+        if self.window.wrote(written.bytes) {
+            let carried = self.connection.stats().path.cwnd;
+            if let Some(window) = self.window.follow(carried) {
+                self.connection.set_send_window(window);
+            }
+        }
         Ok(written.bytes)
     }
 
     fn finish(&mut self) {
         // Fails only when the direction is over already; so does a reset.
-        let _ = self.0.finish();
+        let _ = self.stream.finish();
     }
 
     fn reset(&mut self, code: u32) {
-        let _ = self.0.reset(code.into());
+        let _ = self.stream.reset(code.into());
     }
 
     async fn drained(&mut self) -> Result<(), SendError> {
-        match self.0.stopped().await {
+        match self.stream.stopped().await {
             Ok(None) => Ok(()),
             Ok(Some(code)) => Err(SendError::Stopped(code_of(code))),
             Err(StoppedError::ConnectionLost(error)) => Err(SendError::Lost(end_of(error))),

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tidegate_wire::stream::quic::send_window::SEND_WINDOW_BYTES_FREE;
 
 use ::tidegate::disk::RealFileSystem;
 use ::tidegate::domain::{BlockBuilder, Millis, Position, Sequence, TopicId};
@@ -116,7 +117,7 @@ impl Settings {
         transport
             .stream_receive_window(window(stream_window_bytes))
             .receive_window(window(4 * stream_window_bytes))
-            .send_window(quic.send_window_bytes);
+            .send_window(SEND_WINDOW_BYTES_FREE);
         Self {
             transport: Arc::new(transport),
             datagram_bytes_max: quic.datagram_bytes_max(),
