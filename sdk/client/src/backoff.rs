@@ -41,6 +41,15 @@ impl Backoff {
         step.mul_f64(self.random.within(0.5..=1.0))
     }
 
+    /// The same where the broker has said when to come back: not before, and not all at once.
+    pub(crate) fn next_after(&mut self, told: Option<Duration>) -> Duration {
+        let wait = self.next();
+        match told {
+            Some(told) => wait.max(told.mul_f64(self.random.within(1.0..=1.5))),
+            None => wait,
+        }
+    }
+
     /// The thing worked; the next failure starts from the shortest wait.
     pub(crate) fn reset(&mut self) {
         self.next = self.min;
@@ -62,5 +71,15 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next() <= min);
+    }
+
+    #[test]
+    fn who_is_told_when_to_come_back_does_not_come_before() {
+        let (min, max) = (Duration::from_millis(10), Duration::from_secs(5));
+        let mut backoff = Backoff::new(min, max, Random::new(Some(1)));
+        let told = Duration::from_secs(2);
+        let waits: Vec<_> = (0..8).map(|_| backoff.next_after(Some(told))).collect();
+        assert!(waits.iter().all(|wait| *wait >= told && *wait <= max));
+        assert!(waits.windows(2).all(|waits| waits[0] != waits[1]));
     }
 }

@@ -9,6 +9,7 @@ use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::attempts::reach;
 use crate::backoff::Backoff;
 use crate::dial::Dialer;
 use crate::error::ConnectError;
@@ -16,16 +17,9 @@ use crate::hello::{Established, HelloStream};
 use crate::link::{Link, LinkOwner, LinkState};
 use crate::options::ClientOptions;
 use crate::random::Random;
+use crate::silence::{LOOK_EVERY, SILENT_AFTER, Silence};
 use crate::spawn;
 use crate::transport::Connector;
-
-/// How long one attempt to connect gets, in turn. A fresh attempt asks at once, where an old one waits ever longer
-/// between its packets, so short ones find a broker soon after it comes up; the long ones are for slow networks.
-const ATTEMPT_TIMEOUTS: [Duration; 3] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-];
 
 /// A connection that lived for this long worked: the next loss starts from the shortest back-off. One that the
 /// broker closes at once, again and again, does not.
@@ -66,34 +60,22 @@ async fn first_connection<K: Connector>(
     dialer: &Dialer<K>,
     mut backoff: Backoff,
 ) -> Result<(Established<K::Connection>, HelloStream<K::Connection>), ConnectError> {
-    let options = &dialer.options;
-    let waited = options.connect_timeout;
-    let deadline = Instant::now() + waited;
+    let waited = dialer.options.connect_timeout;
     let mut source = None;
-    let mut attempt = 0;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ConnectError::TimedOut {
-                addr: options.addr.clone(),
-                waited,
-                source,
-            });
+    let reaching = reach(dialer, &mut backoff, Duration::ZERO, |error| {
+        if !matches!(error, ConnectError::TimedOut { .. }) {
+            source = Some(Box::new(error.clone()));
         }
-        match dialer.dial(attempt_timeout(attempt).min(left)).await {
-            Ok(connected) => return Ok(connected),
-            Err(error) if !error.is_transient() => return Err(error),
-            Err(ConnectError::TimedOut { .. }) => {}
-            Err(error) => source = Some(Box::new(error)),
-        }
-        attempt += 1;
-        let left = deadline.saturating_duration_since(Instant::now());
-        tokio::time::sleep(backoff.next().min(left)).await;
-    }
-}
-
-fn attempt_timeout(attempt: usize) -> Duration {
-    ATTEMPT_TIMEOUTS[attempt % ATTEMPT_TIMEOUTS.len()]
+        !error.is_transient()
+    });
+    let reached = tokio::time::timeout(waited, reaching).await;
+    reached.unwrap_or_else(|_| {
+        Err(ConnectError::TimedOut {
+            addr: dialer.options.addr.clone(),
+            waited,
+            source,
+        })
+    })
 }
 
 struct Supervisor<K: Connector> {
@@ -111,6 +93,7 @@ type Current<C> = (Arc<Established<C>>, HelloStream<C>);
 enum Event {
     Stopped,
     Lost(ConnectionEnd),
+    Silent,
     GoAway(pb::GoAway),
 }
 
@@ -131,6 +114,7 @@ impl<K: Connector> Supervisor<K> {
                     info!(error = %end, "connection to the broker lost");
                     self.replace(ConnectError::Lost(end)).await
                 }
+                Event::Silent => Some(self.look_elsewhere((established, hello)).await),
                 Event::GoAway(goodbye) => {
                     info!(
                         reason = goodbye.reason,
@@ -162,6 +146,7 @@ impl<K: Connector> Supervisor<K> {
             () = self.link.stop.cancelled() => Event::Stopped,
             end = established.connection.closed() => Event::Lost(end),
             goodbye = goodbye => Event::GoAway(goodbye),
+            () = silent(&established.connection) => Event::Silent,
         }
     }
 
@@ -176,41 +161,84 @@ impl<K: Connector> Supervisor<K> {
         if self.since.elapsed() >= SETTLED_AFTER {
             self.backoff.reset();
         }
+        let Self {
+            dialer,
+            link,
+            backoff,
+            ..
+        } = self;
+        let first_wait = backoff.next();
+        let retry_objections = dialer.options.retry_objections;
         let mut objection_is_said = false;
-        for attempt in 0.. {
-            let wait = self.backoff.next();
-            let dialing = async {
-                tokio::time::sleep(wait).await;
-                let timeout = attempt_timeout(attempt);
-                let timeout = timeout.min(self.dialer.options.connect_timeout);
-                self.dialer.dial(timeout).await
-            };
-            let dialed = tokio::select! {
-                biased;
-                () = self.link.stop.cancelled() => Err(ConnectError::Closed),
-                dialed = dialing => dialed,
-            };
-            match dialed {
-                Ok((established, hello)) => return Some((self.establish(established), hello)),
-                Err(error) if self.gives_up(&error) => {
-                    if !matches!(error, ConnectError::Closed) {
-                        warn!(%error, "not connecting to the broker any more");
-                    }
-                    self.say(LinkState::Down(Arc::new(error)));
-                    return None;
+        let reaching = reach(dialer, backoff, first_wait, |error| {
+            let ends = gives_up(error, retry_objections);
+            if !ends {
+                // The others pass; this one often takes somebody.
+                let objects = matches!(error, ConnectError::Handshake { .. });
+                if objects && !std::mem::replace(&mut objection_is_said, true) {
+                    warn!(%error, "a certificate is not accepted; trying again");
                 }
-                Err(error) => {
-                    // The others pass; this one often takes somebody.
-                    let objects = matches!(error, ConnectError::Handshake { .. });
-                    if objects && !std::mem::replace(&mut objection_is_said, true) {
-                        warn!(%error, "a certificate is not accepted; trying again");
-                    }
-                    debug!(%error, "connecting to the broker failed; trying again");
-                    self.say(LinkState::Connecting(Arc::new(error)));
+                debug!(%error, "connecting to the broker failed; trying again");
+                link.say(LinkState::Connecting(Arc::new(error.clone())));
+            }
+            ends
+        });
+        let reached = tokio::select! {
+            biased;
+            () = link.stop.cancelled() => Err(ConnectError::Closed),
+            reached = reaching => reached,
+        };
+        match reached {
+            Ok((established, hello)) => Some((self.establish(established), hello)),
+            Err(error) => {
+                if !matches!(error, ConnectError::Closed) {
+                    warn!(%error, "not connecting to the broker any more");
                 }
+                self.say(LinkState::Down(Arc::new(error)));
+                None
             }
         }
-        None
+    }
+
+    /// Makes a connection beside one on which the broker is silent, and returns whichever is of use first: packets are sent again
+    /// ever more seldom, so that after an outage a new connection may be there long before the old one, and on some paths only the
+    /// old one goes on.
+    async fn look_elsewhere(&mut self, current: Current<K::Connection>) -> Current<K::Connection> {
+        let waited = SILENT_AFTER;
+        info!(?waited, "the broker is silent; connecting beside");
+        self.say(LinkState::Connecting(Arc::new(ConnectError::Silent {
+            waited,
+        })));
+        let old = &current.0.connection;
+        let heard = old.traffic().heard;
+        let answers = async {
+            while old.traffic().heard == heard {
+                tokio::time::sleep(LOOK_EVERY / 10).await;
+            }
+        };
+        self.backoff.reset();
+        // Whatever a broker may say against a second connection, the first is still there.
+        let reaching = reach(&self.dialer, &mut self.backoff, Duration::ZERO, |error| {
+            debug!(%error, "connecting beside a silent connection failed");
+            false
+        });
+        let reached = tokio::select! {
+            biased;
+            () = self.link.stop.cancelled() => None,
+            _ = old.closed() => None,
+            () = answers => None,
+            reached = reaching => reached.ok(),
+        };
+        match reached {
+            Some((established, hello)) => {
+                old.close(0, "replaced by a connection on which the broker answers");
+                (self.establish(established), hello)
+            }
+            None => {
+                self.say(LinkState::Up(current.0.clone()));
+                current
+            }
+        }
     }
 
     fn establish(
@@ -234,17 +262,25 @@ impl<K: Connector> Supervisor<K> {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, heard).await;
     }
 
-    /// Whether reconnecting ends at `error`.
-    fn gives_up(&self, error: &ConnectError) -> bool {
-        match error {
-            ConnectError::Handshake { .. } => !self.dialer.options.retry_objections,
-            ConnectError::Protocol(_) => false,
-            error => !error.is_transient(),
-        }
-    }
-
     fn say(&self, state: LinkState<K::Connection>) {
-        self.link.state.send_replace(state);
+        self.link.say(state);
+    }
+}
+
+/// Whether reconnecting ends at `error`.
+fn gives_up(error: &ConnectError, retry_objections: bool) -> bool {
+    match error {
+        ConnectError::Handshake { .. } => !retry_objections,
+        ConnectError::Protocol(_) => false,
+        error => !error.is_transient(),
+    }
+}
+
+/// Waits until the broker is silent on `connection`.
+async fn silent(connection: &impl Connection) {
+    let mut silence = Silence::default();
+    while !silence.look(Instant::now(), connection.traffic()) {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -1,5 +1,5 @@
-//! One attempt to reach the broker: every address it may have, until one of them answers the hello. When to make an attempt is
-//! the supervisor's business, and how a connection comes about the transport's.
+//! One attempt to reach the broker: every address it may have, until one of them answers the hello. When to make an attempt, and how
+//! long it may take, is decided in `attempts`; how a connection comes about is the transport's business.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tidegate_wire::stream::{Connection, ConnectionEnd};
 use crate::error::{ConnectError, ErrorCode, Refusal};
 use crate::hello::{Established, HelloStream, say_hello};
 use crate::options::ClientOptions;
-use crate::transport::Connector;
+use crate::transport::{Answered, Connector};
 
 /// How long each further address of a host waits for the ones before it.
 const ADDRESS_STAGGER: Duration = Duration::from_millis(200);
@@ -27,26 +27,14 @@ pub(crate) struct Dialer<K> {
 pub(crate) type Dialed<C> = Result<(Established<C>, HelloStream<C>), ConnectError>;
 
 impl<K: Connector> Dialer<K> {
-    /// Connects and says hello, to whichever address answers first. `timeout` is for all of it.
-    pub(crate) async fn dial(&self, timeout: Duration) -> Dialed<K::Connection> {
-        tokio::time::timeout(timeout, self.dial_any())
-            .await
-            .unwrap_or_else(|_| {
-                Err(ConnectError::TimedOut {
-                    addr: self.options.addr.clone(),
-                    waited: timeout,
-                    source: None,
-                })
-            })
-    }
-
-    async fn dial_any(&self) -> Dialed<K::Connection> {
+    /// Connects and says hello, to whichever address answers first.
+    pub(crate) async fn dial(&self, answered: &Answered) -> Dialed<K::Connection> {
         let addresses = self.connector.resolve().await?;
         let attempt = |(index, address): (usize, K::Address)| {
             async move {
                 let turn = u32::try_from(index).unwrap_or(u32::MAX);
                 tokio::time::sleep(ADDRESS_STAGGER * turn).await;
-                self.dial_one(&address).await
+                self.dial_one(&address, answered).await
             }
             .boxed()
         };
@@ -60,8 +48,8 @@ impl<K: Connector> Dialer<K> {
         select_ok(attempts).await.map(|(dialed, _)| dialed)
     }
 
-    async fn dial_one(&self, address: &K::Address) -> Dialed<K::Connection> {
-        let connection = self.connector.dial(address).await;
+    async fn dial_one(&self, address: &K::Address, answered: &Answered) -> Dialed<K::Connection> {
+        let connection = self.connector.dial(address, answered).await;
         let connection = connection.map_err(|error| match error {
             ConnectError::Lost(end) => self.explain(end),
             error => error,

@@ -129,6 +129,12 @@ pub enum ConnectError {
         /// What went wrong last, when it was more than silence.
         source: Option<Box<ConnectError>>,
     },
+    /// The broker is silent although it was asked for something. The connection may still come back; another one is being made.
+    #[error("nothing has been heard of the broker for {waited:?}")]
+    Silent {
+        /// For how long.
+        waited: Duration,
+    },
     /// The connection was lost, or ended by the broker.
     #[error("the connection to the broker was lost")]
     Lost(#[from] ConnectionEnd),
@@ -152,11 +158,23 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// How long the broker wants to be left alone, if it said so.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether the next attempt may go better although nobody changes anything here.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.retryable,
-            Self::Lost(_) | Self::TimedOut { .. } | Self::Resolve { .. } | Self::Socket(_) => true,
+            Self::Lost(_)
+            | Self::Silent { .. }
+            | Self::TimedOut { .. }
+            | Self::Resolve { .. }
+            | Self::Socket(_) => true,
             Self::Config(_)
             | Self::Handshake { .. }
             | Self::Version { .. }

@@ -33,6 +33,7 @@
 //! - Nothing is buffered without bound: [`Publisher::send`] waits, and the broker sends a consumer no more than its
 //!   credit.
 
+mod attempts;
 mod backoff;
 mod client;
 mod connection_supervisor;
@@ -46,6 +47,7 @@ mod link;
 mod options;
 mod publisher;
 mod random;
+mod silence;
 mod spawn;
 mod transport;
 
@@ -57,7 +59,7 @@ pub use error::{
 pub use event::Event;
 pub use options::{ClientOptions, ConsumerOptions, Identity, PublisherOptions};
 pub use publisher::{PublishTicket, Published, Publisher};
-pub use transport::Connector;
+pub use transport::{Answered, Connector};
 
 #[cfg(test)]
 mod tests;

@@ -41,11 +41,18 @@ pub(crate) enum LinkState<C> {
 /// What the supervisor holds of a link.
 pub(crate) struct LinkOwner<C> {
     /// Nobody else says how the connection fares.
-    pub(crate) state: watch::Sender<LinkState<C>>,
+    state: watch::Sender<LinkState<C>>,
     /// Cancelled when there is to be no connection any more.
     pub(crate) stop: CancellationToken,
     /// Tells whoever waits for the end.
     pub(crate) _ended: DropGuard,
+}
+
+impl<C> LinkOwner<C> {
+    /// How the connection fares now.
+    pub(crate) fn say(&self, state: LinkState<C>) {
+        self.state.send_replace(state);
+    }
 }
 
 impl<C: Connection> Link<C> {

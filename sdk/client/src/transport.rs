@@ -4,6 +4,8 @@
 //! [`Client::connect`]: crate::Client::connect
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate_wire::stream::Connection;
 
@@ -28,7 +30,8 @@ pub trait Connector: Send + Sync + 'static {
     /// May be dropped at any time.
     fn resolve(&self) -> impl Future<Output = Result<Vec<Self::Address>, ConnectError>> + Send;
 
-    /// Makes a connection. It has no time limit of its own: who loses patience drops the future, and with it the attempt.
+    /// Makes a connection, and notes it when the other side has `answered`, long before everything is agreed on. It has no time
+    /// limit of its own: who loses patience drops the future, and with it the attempt.
     ///
     /// # Errors
     /// [`ConnectError::Lost`] when the connection ended before it was made, else what hindered it.
@@ -38,6 +41,7 @@ pub trait Connector: Send + Sync + 'static {
     fn dial(
         &self,
         address: &Self::Address,
+        answered: &Answered,
     ) -> impl Future<Output = Result<Self::Connection, ConnectError>> + Send;
 
     /// Waits until the broker has heard that `connection`, which was closed here, is; as far as the transport can know. May take
@@ -46,4 +50,23 @@ pub trait Connector: Send + Sync + 'static {
     /// # Cancel safety
     /// May be dropped at any time.
     fn heard_of_close(&self, connection: &Self::Connection) -> impl Future<Output = ()> + Send;
+}
+
+/// Whether the other side has answered an attempt to connect. Who lost patience with it would lose what is agreed on already.
+#[derive(Clone, Debug, Default)]
+pub struct Answered(Arc<AtomicBool>);
+
+impl Answered {
+    /// It has.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }

@@ -120,6 +120,11 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// How long a message to the other side and its answer are under way at present, as far as is known.
     fn round_trip(&self) -> Duration;
 
+    /// What has gone over the connection so far. A transport that cannot fall silent says nothing of it.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+
     /// How many bytes may wait on this side to be sent or acknowledged, as the path is now: what is made ready beyond that only
     /// waits longer. Little at first.
     fn send_window(&self) -> usize;
@@ -127,6 +132,15 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// How many bytes the other side may have sent, on all streams together, that were not read here. Less than before holds as
     /// what was promised is used up.
     fn set_receive_window(&self, bytes: usize);
+}
+
+/// What has gone over a connection. Both numbers only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// What was sent that the other side has to answer, if only with an acknowledgement. What is sent again counts again.
+    pub asked: u64,
+    /// What came, whatever it was.
+    pub heard: u64,
 }
 
 /// Why nothing can be sent on a stream.

@@ -41,7 +41,7 @@ pub struct QuicOptions {
     /// Where to listen. Default: none; a broker without a listener is an error.
     pub listeners: Vec<ListenerOptions>,
     /// A connection on which nothing at all is heard for this long is given up. Default 30 s; the broker
-    /// sends keep-alives at a third of it, so only a dead peer or path is quiet that long.
+    /// sends a keep-alive at half of it, when clients have not sent theirs.
     pub idle_timeout: Duration,
     /// Handshakes under way before new clients must prove their address (a Retry: one more round trip, no
     /// state). Default 128; 0 asks everybody. At eight times this (at least 8), the one that has stalled longest gives way;
@@ -112,7 +112,7 @@ impl QuicOptions {
             .receive_window(var_int(FIRST_WINDOW_BYTES))
             .congestion_controller_factory(congestion.factory())
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
-            .keep_alive_interval(Some(self.idle_timeout / 3))
+            .keep_alive_interval(Some(self.idle_timeout / 2))
             .mtu_discovery_config(Some(mtu));
         transport
     }

@@ -64,6 +64,18 @@ async fn nobody_there_is_an_error_after_the_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_was_answered_is_left_alone_however_far_the_broker_is() {
+    let mut broker = Broker::start();
+    broker.door.addresses = vec![Behind::Distance(Duration::from_millis(1_500))];
+    let begun = Instant::now();
+    broker.client().await;
+    assert_eq!(begun.elapsed(), Duration::from_millis(4_500));
+    // The second was made before the first was answered, and was of no use.
+    let attempts = broker.door.attempts.lock().unwrap().clone();
+    assert_eq!(attempts, [(Duration::ZERO, 0), (Duration::from_secs(1), 0)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whichever_address_answers_is_taken() {
     let mut broker = Broker::start();
     broker.door.addresses = vec![Behind::Silence, Behind::Broker];

@@ -7,13 +7,15 @@ use tidegate_wire::stream::memory::{MemoryConnection, MemoryOptions, pair};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::{ConnectError, Connector};
+use crate::{Answered, ConnectError, Connector};
 
 /// What is behind an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Behind {
     /// The broker.
     Broker,
+    /// The broker, an answer of which takes so long.
+    Distance(Duration),
     /// Nobody.
     Silence,
 }
@@ -51,11 +53,21 @@ impl Connector for Network {
         Ok((0..self.addresses.len()).collect())
     }
 
-    async fn dial(&self, address: &usize) -> Result<MemoryConnection, ConnectError> {
+    async fn dial(
+        &self,
+        address: &usize,
+        answered: &Answered,
+    ) -> Result<MemoryConnection, ConnectError> {
         let attempt = (self.begun.elapsed(), *address);
         self.attempts.lock().unwrap().push(attempt);
-        if self.addresses[*address] == Behind::Silence {
-            std::future::pending::<()>().await;
+        match self.addresses[*address] {
+            Behind::Broker => {}
+            Behind::Silence => std::future::pending().await,
+            Behind::Distance(round_trip) => {
+                tokio::time::sleep(round_trip).await;
+                answered.note();
+                tokio::time::sleep(2 * round_trip).await;
+            }
         }
         let (ours, theirs) = pair(MemoryOptions::default());
         // Fails when the broker of the test is gone; then the connection is, too.

@@ -17,8 +17,8 @@ use tidegate_wire::stream::quic::send_window::SendBudget;
 use tidegate_wire::stream::quic::{self, end_of};
 use tracing::debug;
 
-use super::Connector;
 use super::renewed_identity::RenewedIdentity;
+use super::{Answered, Connector};
 use crate::error::{ConfigError, ConnectError};
 use crate::options::ClientOptions;
 
@@ -43,6 +43,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024 * 1024;
 /// times this, so a broker that comes up a moment later is found soon.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
+/// Keep-alives to a broker on the same machine, which cost no network anything: when it was killed and has come back, its answer to
+/// one tells at once that the connection is gone.
+const KEEP_ALIVE_HERE: Duration = Duration::from_secs(2);
+
 /// A QUIC connection, and the socket it has to itself.
 pub(crate) type QuicConnection = quic::QuicConnection<quinn::Endpoint>;
 
@@ -51,6 +55,9 @@ pub(crate) struct QuicConnector {
     addr: String,
     server_name: String,
     config: quinn::ClientConfig,
+    /// To other machines, and to this one.
+    far: Arc<TransportConfig>,
+    here: Arc<TransportConfig>,
     send_budget: Arc<SendBudget>,
 }
 
@@ -62,15 +69,31 @@ impl QuicConnector {
         if ServerName::try_from(server_name.as_str()).is_err() {
             return Err(ConfigError::ServerName { name: server_name });
         }
-        let mut config = quinn::ClientConfig::new(Arc::new(tls_config(options)?));
-        config.transport_config(Arc::new(transport_config(options)));
+        let config = quinn::ClientConfig::new(Arc::new(tls_config(options)?));
         Ok(Self {
             addr: options.addr.clone(),
             server_name,
             config,
+            far: Arc::new(transport_config(options, options.keep_alive)),
+            here: Arc::new(transport_config(
+                options,
+                options.keep_alive.min(KEEP_ALIVE_HERE),
+            )),
             // There is one connection at a time, so only its own bound matters.
             send_budget: SendBudget::new(u64::MAX >> 1),
         })
+    }
+}
+
+impl QuicConnector {
+    fn config(&self, address: SocketAddr) -> quinn::ClientConfig {
+        let mut config = self.config.clone();
+        let transport = match address.ip().is_loopback() {
+            true => &self.here,
+            false => &self.far,
+        };
+        config.transport_config(transport.clone());
+        config
     }
 }
 
@@ -87,14 +110,19 @@ impl Connector for QuicConnector {
         Ok(resolved.collect())
     }
 
-    async fn dial(&self, address: &SocketAddr) -> Result<QuicConnection, ConnectError> {
+    async fn dial(
+        &self,
+        address: &SocketAddr,
+        answered: &Answered,
+    ) -> Result<QuicConnection, ConnectError> {
         let endpoint =
             open_endpoint(*address).map_err(|error| ConnectError::Socket(Arc::new(error)))?;
-        let connection = endpoint
-            .connect_with(self.config.clone(), *address, &self.server_name)
-            .map_err(|error| ConnectError::Protocol(error.to_string()))?
-            .await
-            .map_err(end_of)?;
+        let mut connecting = endpoint
+            .connect_with(self.config(*address), *address, &self.server_name)
+            .map_err(|error| ConnectError::Protocol(error.to_string()))?;
+        connecting.handshake_data().await.map_err(end_of)?;
+        answered.note();
+        let connection = connecting.await.map_err(end_of)?;
         Ok(QuicConnection::keeping(
             connection,
             &self.send_budget,
@@ -146,7 +174,7 @@ fn crypto_provider() -> CryptoProvider {
     provider
 }
 
-fn transport_config(options: &ClientOptions) -> TransportConfig {
+fn transport_config(options: &ClientOptions, keep_alive: Duration) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(MTU_UPPER_BOUND);
     let mut transport = TransportConfig::default();
@@ -160,7 +188,8 @@ fn transport_config(options: &ClientOptions) -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
-        .keep_alive_interval(Some(options.keep_alive))
+        // Two may be lost, whatever the options say.
+        .keep_alive_interval(Some(keep_alive.min(options.idle_timeout / 3)))
         // A duration beyond QUIC's 2^62 ms stands for none at all.
         .max_idle_timeout(options.idle_timeout.try_into().ok());
     transport

@@ -13,7 +13,7 @@ use quinn::{
 };
 
 use self::send_window::{SendBudget, SendWindow};
-use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf};
+use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf, Traffic};
 
 pub mod congestion;
 pub mod send_window;
@@ -105,6 +105,15 @@ impl<K: Clone + Send + Sync + 'static> Connection for QuicConnection<K> {
 
     fn round_trip(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    fn traffic(&self) -> Traffic {
+        let stats = self.connection.stats();
+        let sent = stats.frame_tx;
+        Traffic {
+            asked: sent.stream + sent.ping + sent.max_data + sent.max_stream_data,
+            heard: stats.udp_rx.datagrams,
+        }
     }
 
     fn send_window(&self) -> usize {
