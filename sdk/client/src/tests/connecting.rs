@@ -52,7 +52,7 @@ async fn nobody_there_is_an_error_after_the_timeout() {
     let mut broker = Broker::start();
     broker.door.addresses = vec![Behind::Silence];
     let begun = Instant::now();
-    let patience = Duration::from_secs(10);
+    let patience = Duration::from_secs(9);
     let options = broker.options().connect_timeout(patience);
     let error = broker.connect(options).await.unwrap_err();
     assert!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
