@@ -145,7 +145,9 @@ async fn come_and_go(client: Client, stop: Arc<AtomicBool>) -> anyhow::Result<u6
 #[tokio::test]
 async fn a_member_that_never_acks_loses_its_events_to_the_group() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
-    let client = broker.client().await?;
+    let options = broker.client_options(Some(broker.everybody()))?;
+    let options = options.buffered_max(Duration::from_secs(1));
+    let client = Client::connect(options).await?;
     let policy = json!({"ack_deadline_ms": 300, "backoff_ms": [0], "attempts_max": 0});
     broker
         .admin()
