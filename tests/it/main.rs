@@ -24,6 +24,7 @@ mod limits;
 mod logging;
 mod lost_connections;
 mod managing;
+mod measuring;
 mod metrics;
 mod plugins;
 mod promises;

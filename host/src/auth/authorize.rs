@@ -43,6 +43,18 @@ pub fn consume_anything(policy: &Policy, who: &Principal) -> Result<(), Denied> 
     }
 }
 
+/// Whether `who` may measure the connection that they have: whoever may use the broker for anything.
+///
+/// # Errors
+///
+/// They have no right to publish, to consume or to administer anything.
+pub fn measure(policy: &Policy, who: &Principal) -> Result<(), Denied> {
+    if administers_anything(policy, who) || publish_anything(policy, who).is_ok() {
+        return Ok(());
+    }
+    consume_anything(policy, who)
+}
+
 /// Whether `who` administers anything, for which there are connections when there are none for others.
 #[must_use]
 pub fn administers_anything(policy: &Policy, who: &Principal) -> bool {

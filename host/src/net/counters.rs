@@ -21,6 +21,7 @@ pub struct NetCounters {
     handshakes_given_up: AtomicU64,
     publish_streams_open: AtomicU64,
     subscribe_streams_open: AtomicU64,
+    measure_streams_open: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     refusals: [AtomicU64; CODES],
@@ -46,6 +47,8 @@ pub struct NetCounts {
     pub publish_streams_open: u64,
     /// Consumers attached.
     pub subscribe_streams_open: u64,
+    /// Measure streams being served.
+    pub measure_streams_open: u64,
     /// Bytes read from streams, since the start.
     pub bytes_in: u64,
     /// Bytes written to streams, since the start.
@@ -134,6 +137,11 @@ impl NetCounters {
                 "Consumers attached",
                 counts.subscribe_streams_open,
             ),
+            gauge(
+                "measure_streams_open",
+                "Measure streams being served",
+                counts.measure_streams_open,
+            ),
             counter(
                 "network_received_bytes",
                 "Bytes read from QUIC streams",
@@ -171,6 +179,7 @@ impl NetCounters {
             handshakes_given_up: load(&self.handshakes_given_up),
             publish_streams_open: load(&self.publish_streams_open),
             subscribe_streams_open: load(&self.subscribe_streams_open),
+            measure_streams_open: load(&self.measure_streams_open),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
             refusals,
@@ -192,6 +201,10 @@ impl NetCounters {
 
     pub(super) fn subscribe_stream(self: &Arc<Self>) -> OpenGuard {
         OpenGuard::new(self, |stats| &stats.subscribe_streams_open)
+    }
+
+    pub(super) fn measure_stream(self: &Arc<Self>) -> OpenGuard {
+        OpenGuard::new(self, |stats| &stats.measure_streams_open)
     }
 
     pub(super) fn connection_refused(&self) {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tidegate_wire::counters::LinkReport;
 use tidegate_wire::stream::Connection;
 
 use crate::connection_supervisor;
 use crate::consumer::Consumer;
-use crate::error::{ConnectError, PublishError, SubscribeError};
+use crate::error::{ConnectError, MeasureError, PublishError, SubscribeError};
 use crate::link::Link;
+use crate::measure::Meter;
 use crate::options::{ClientOptions, ConsumerOptions, PublisherOptions};
 use crate::publisher::Publisher;
 use crate::transport::Connector;
@@ -106,6 +108,24 @@ impl Client {
         link.consumer(subscription.to_owned(), options, true).await
     }
 
+    /// Opens a meter for the connection that there is; waits for one, if there is none.
+    ///
+    /// # Errors
+    /// When the broker refuses it or is too old to know it, or the connection is lost or has ended for good.
+    pub async fn meter(&self) -> Result<Meter, MeasureError> {
+        self.link.meter().await
+    }
+
+    /// What both ends have counted of the present connection: datagrams, losses, round trip, windows. Where one end takes for lost
+    /// what the other has received, the path reorders: see [`LinkReport::up`] and [`LinkReport::down`]. Takes two round trips; to
+    /// ask again and again, open a [`meter`](Self::meter), which takes one for each.
+    ///
+    /// # Errors
+    /// As for [`meter`](Self::meter).
+    pub async fn link_report(&self) -> Result<LinkReport, MeasureError> {
+        self.meter().await?.report().await
+    }
+
     /// Closes the connection, for every clone. Flushes nothing: call [`Publisher::flush`] and
     /// [`Consumer::flush_acks`] first. Returns when the broker has heard of it, or after half a second.
     pub async fn close(&self) {
@@ -143,6 +163,8 @@ trait AnyLink: Send + Sync {
         look: bool,
     ) -> BoxFuture<'static, Result<Consumer, SubscribeError>>;
 
+    fn meter(&self) -> BoxFuture<'_, Result<Meter, MeasureError>>;
+
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -173,6 +195,10 @@ impl<C: Connection> AnyLink for Link<C> {
         look: bool,
     ) -> BoxFuture<'static, Result<Consumer, SubscribeError>> {
         Consumer::open(self, subscription, options, look).boxed()
+    }
+
+    fn meter(&self) -> BoxFuture<'_, Result<Meter, MeasureError>> {
+        Meter::open(self).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

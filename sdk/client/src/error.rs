@@ -250,6 +250,27 @@ pub enum SubscribeError {
     Closed,
 }
 
+/// Why a connection cannot be measured.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeasureError {
+    /// The broker is older than this, and cannot say what it has counted.
+    #[error("this broker cannot say what it has counted of a connection; it takes a newer one")]
+    Unsupported,
+    /// The broker refused it.
+    #[error("the broker refused to measure: {0}")]
+    Refused(Refusal),
+    /// There is no connection, and none will be made.
+    #[error("there is no connection to measure")]
+    Connection(#[source] Arc<ConnectError>),
+    /// The connection that was measured is lost. Another may be there by now.
+    #[error("the connection was lost while it was measured: {0}")]
+    Lost(Arc<str>),
+    /// The broker broke the protocol.
+    #[error("the broker broke the protocol: {0}")]
+    Protocol(String),
+}
+
 /// How many events these are, for people.
 fn not_held_events(positions: &[RangeInclusive<u64>], more: bool) -> String {
     let events = positions.iter().fold(0u64, |events, range| {

@@ -19,6 +19,8 @@ pub(crate) struct Established<C> {
     pub(crate) principal: String,
     /// What the broker accepts.
     pub(crate) limits: Limits,
+    /// Whether it knows measure streams.
+    pub(crate) takes_measure: bool,
 }
 
 /// What is left of the hello stream. Our side of it stays open as long as the connection.
@@ -76,6 +78,7 @@ pub(crate) async fn say_hello<C: Connection>(
         address,
         principal: welcome.principal,
         limits: Limits::from(welcome.limits.as_ref()),
+        takes_measure: welcome.takes_measure,
     };
     Ok((established, HelloStream(stream)))
 }

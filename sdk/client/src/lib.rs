@@ -44,6 +44,7 @@ mod event;
 mod frames;
 mod hello;
 mod link;
+mod measure;
 mod options;
 mod publisher;
 mod random;
@@ -54,11 +55,14 @@ mod transport;
 pub use client::Client;
 pub use consumer::{Acker, Consumer, Delivery};
 pub use error::{
-    ConfigError, ConnectError, ConnectionEnd, ErrorCode, PublishError, Refusal, SubscribeError,
+    ConfigError, ConnectError, ConnectionEnd, ErrorCode, MeasureError, PublishError, Refusal,
+    SubscribeError,
 };
 pub use event::Event;
+pub use measure::Meter;
 pub use options::{ClientOptions, ConsumerOptions, Identity, PublisherOptions};
 pub use publisher::{PublishTicket, Published, Publisher};
+pub use tidegate_wire::counters::{ConnectionCounters, LinkReport, Losses};
 pub use transport::{Answered, Connector};
 
 #[cfg(test)]

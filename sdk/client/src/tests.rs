@@ -4,6 +4,7 @@
 mod broker;
 mod connecting;
 mod consuming;
+mod measuring;
 mod network;
 mod publishing;
 mod quic;

@@ -101,6 +101,7 @@ fn hello_reply_bytes() {
         broker: "b".into(),
         principal: "cn:x".into(),
         limits: Some(limits),
+        takes_measure: false,
     };
     let reply = |result| pb::HelloReply {
         result: Some(result),
@@ -109,6 +110,11 @@ fn hello_reply_bytes() {
         reply(hello_reply::Result::Welcome(welcome)),
         "0a17 0801 120162 1a04636e3a78 220a 0801 1002 1803 2004 2805",
     );
+    let knows = pb::Welcome {
+        takes_measure: true,
+        ..Default::default()
+    };
+    check(reply(hello_reply::Result::Welcome(knows)), "0a02 2801");
     check(
         reply(hello_reply::Result::Error(error())),
         &format!("120b {ERROR}"),
@@ -332,6 +338,52 @@ fn broker_to_consumer_bytes() {
         "120a 1206 0a0107 120102 1801",
     );
     check(message(Message::Error(error())), &format!("1a0b {ERROR}"));
+}
+
+#[test]
+fn measure_bytes() {
+    use pb::measure_answer::Answer;
+    use pb::measure_command::Command;
+    let open = stream_open::Kind::Measure(pb::MeasureOpen {});
+    check(pb::StreamOpen { kind: Some(open) }, "2200");
+    let opened = |result| pb::MeasureOpened {
+        result: Some(result),
+    };
+    let ready = pb::measure_opened::Result::Ready(pb::MeasureReady {});
+    check(opened(ready), "0a00");
+    check(
+        opened(pb::measure_opened::Result::Error(error())),
+        &format!("120b {ERROR}"),
+    );
+    check(
+        pb::MeasureCommand {
+            command: Some(Command::Counters(pb::CountersWanted {})),
+        },
+        "0a00",
+    );
+    let answer = |answer| pb::MeasureAnswer {
+        answer: Some(answer),
+    };
+    let counters = pb::ConnectionCounters {
+        datagrams_sent: 1,
+        datagrams_received: 2,
+        bytes_sent: 3,
+        bytes_received: 4,
+        packets_sent: 5,
+        packets_lost: 6,
+        bytes_lost: 7,
+        mtu_probes_lost: 8,
+        round_trip_us: 9,
+        congestion_window_bytes: 10,
+        mtu: 11,
+        peer_address: "a".into(),
+        congestion: "c".into(),
+    };
+    check(
+        answer(Answer::Counters(counters)),
+        "0a1c 0801 1002 1803 2004 2805 3006 3807 4008 4809 500a 580b 620161 6a0163",
+    );
+    check(answer(Answer::Error(error())), &format!("120b {ERROR}"));
 }
 
 #[test]

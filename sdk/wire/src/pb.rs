@@ -2,7 +2,7 @@
 /// First message on every stream a client opens.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamOpen {
-    #[prost(oneof = "stream_open::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "stream_open::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<stream_open::Kind>,
 }
 /// Nested message and enum types in `StreamOpen`.
@@ -15,6 +15,9 @@ pub mod stream_open {
         Publish(super::PublishOpen),
         #[prost(message, tag = "3")]
         Subscribe(super::SubscribeOpen),
+        /// Only to a broker whose welcome says `takes_measure`; others take it for a breach of the protocol.
+        #[prost(message, tag = "4")]
+        Measure(super::MeasureOpen),
     }
 }
 /// Introduces the client. The broker answers with `HelloReply`.
@@ -58,6 +61,9 @@ pub struct Welcome {
     pub principal: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "4")]
     pub limits: ::core::option::Option<Limits>,
+    /// The broker knows streams of the kind `measure`.
+    #[prost(bool, tag = "5")]
+    pub takes_measure: bool,
 }
 /// What the broker accepts. A breach is answered with an `Error` that names the limit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -431,6 +437,101 @@ pub struct Confirmed {
     /// More than is told was not held.
     #[prost(bool, tag = "3")]
     pub not_held_is_cut: bool,
+}
+/// Opens a stream on which a client learns how the connection fares that it comes over. The broker answers with `MeasureOpened`.
+/// Whoever may publish or consume anything, or administers anything, may do so.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasureOpen {
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasureOpened {
+    #[prost(oneof = "measure_opened::Result", tags = "1, 2")]
+    pub result: ::core::option::Option<measure_opened::Result>,
+}
+/// Nested message and enum types in `MeasureOpened`.
+pub mod measure_opened {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Result {
+        #[prost(message, tag = "1")]
+        Ready(super::MeasureReady),
+        #[prost(message, tag = "2")]
+        Error(super::Error),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasureReady {
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasureCommand {
+    #[prost(oneof = "measure_command::Command", tags = "1")]
+    pub command: ::core::option::Option<measure_command::Command>,
+}
+/// Nested message and enum types in `MeasureCommand`.
+pub mod measure_command {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Command {
+        /// Answered at once with `MeasureAnswer.counters`.
+        #[prost(message, tag = "1")]
+        Counters(super::CountersWanted),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountersWanted {
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasureAnswer {
+    #[prost(oneof = "measure_answer::Answer", tags = "1, 2")]
+    pub answer: ::core::option::Option<measure_answer::Answer>,
+}
+/// Nested message and enum types in `MeasureAnswer`.
+pub mod measure_answer {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Answer {
+        #[prost(message, tag = "1")]
+        Counters(super::ConnectionCounters),
+        /// The broker ends this stream, and why.
+        #[prost(message, tag = "2")]
+        Error(super::Error),
+    }
+}
+/// What one end of a connection has counted of it since it began, and what it thinks of the path at present. What the sender says
+/// was lost, beside what the receiver says came, tells what was lost from what was only late.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectionCounters {
+    /// UDP datagrams of this connection, and their bytes.
+    #[prost(uint64, tag = "1")]
+    pub datagrams_sent: u64,
+    #[prost(uint64, tag = "2")]
+    pub datagrams_received: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes_sent: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes_received: u64,
+    /// Packets sent, and those of them that were declared lost, with their bytes. Probes of the MTU do not count as lost.
+    #[prost(uint64, tag = "5")]
+    pub packets_sent: u64,
+    #[prost(uint64, tag = "6")]
+    pub packets_lost: u64,
+    #[prost(uint64, tag = "7")]
+    pub bytes_lost: u64,
+    /// Probes of the MTU that were declared lost, as those are that the path does not take.
+    #[prost(uint64, tag = "8")]
+    pub mtu_probes_lost: u64,
+    /// The round trip as this end smooths it, in microseconds.
+    #[prost(uint64, tag = "9")]
+    pub round_trip_us: u64,
+    /// Bytes that congestion control lets be under way.
+    #[prost(uint64, tag = "10")]
+    pub congestion_window_bytes: u64,
+    /// Bytes of the largest datagram that this end sends at present.
+    #[prost(uint32, tag = "11")]
+    pub mtu: u32,
+    /// Where the other end is, as this one sees it, e.g. "192.0.2.1:4433"; empty where there is no such thing.
+    #[prost(string, tag = "12")]
+    pub peer_address: ::prost::alloc::string::String,
+    /// What decides how much may be under way at present, e.g. "cubic"; for people.
+    #[prost(string, tag = "13")]
+    pub congestion: ::prost::alloc::string::String,
 }
 /// A refusal.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::counters::ConnectionCounters;
+
 pub mod memory;
 #[cfg(feature = "quic")]
 pub mod quic;
@@ -123,6 +125,14 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// What has gone over the connection so far. A transport that cannot fall silent says nothing of it.
     fn traffic(&self) -> Traffic {
         Traffic::default()
+    }
+
+    /// What this end has counted of the connection, and thinks of the path. A transport that counts nothing knows its round trip.
+    fn counters(&self) -> ConnectionCounters {
+        ConnectionCounters {
+            round_trip: self.round_trip(),
+            ..ConnectionCounters::default()
+        }
     }
 
     /// How many bytes may wait on this side to be sent or acknowledged, as the path is now: what is made ready beyond that only

@@ -74,6 +74,16 @@ fn of_the_same_bytes_somebody_uses_their_own() {
     assert_eq!(used("nobody"), None);
 }
 
+#[test]
+fn whoever_may_do_anything_may_measure() {
+    let policy = policy(SHOP);
+    let may = |by: &str| measure(&policy, &who(by)).is_ok();
+    for by in ["billing", "helper", "all-topics", "watcher", "root"] {
+        assert!(may(by), "{by}");
+    }
+    assert!(!may("nobody"));
+}
+
 const PLAIN: &str = "{}";
 const ROUTE: &str = r#"{"outputs": {"out": "bills.eu"}}"#;
 const LOOT: &str = r#"{"outputs": {"out": "loot.eu"}}"#;

@@ -74,6 +74,7 @@ fn welcome<C: Connection>(peer: &Peer<C>) -> pb::Welcome {
         broker: concat!("tidegate/", env!("CARGO_PKG_VERSION")).to_owned(),
         principal: peer.principal.to_string(),
         limits: Some((&peer.service.options.limits).into()),
+        takes_measure: true,
     }
 }
 

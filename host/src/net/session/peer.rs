@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tidegate_wire::counters::ConnectionCounters;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb;
 use tidegate_wire::stream::{Connection, ConnectionEnd};
@@ -87,6 +88,11 @@ impl<C: Connection> Peer<C> {
     /// Bytes that are worth having ready for the client, as the path to it is now.
     pub(super) fn send_window(&self) -> usize {
         self.connection.send_window()
+    }
+
+    /// What this end has counted of the connection to the client.
+    pub(super) fn counters(&self) -> ConnectionCounters {
+        self.connection.counters()
     }
 
     /// The rights of all.

@@ -1,5 +1,6 @@
 //! The streams of a session: what each turns out to be, by its first message, and what is said and logged when it ends. What a
-//! stream of either kind does in between is in [`publish`] and [`subscribe`].
+//! stream of each kind does in between is in [`publish`], [`subscribe`]
+//! and [`measure`].
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use tracing::Span;
 use super::error_codes::{StreamEnd, invalid};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::Peer;
-use super::{publish, subscribe};
+use super::{measure, publish, subscribe};
 
 /// Serves one stream, or refuses it outright, and brings its last words to the client.
 pub(super) async fn serve<C: Connection>(
@@ -73,6 +74,11 @@ async fn dispatch<C: Connection>(
             let ended = Box::pin(subscribe::serve(peer, &span, &open, recv, send)).await;
             (span, ended)
         }
+        Some(stream_open::Kind::Measure(_)) => {
+            let span = of("measure");
+            let ended = Box::pin(measure::serve(peer, recv, send)).await;
+            (span, ended)
+        }
         Some(stream_open::Kind::Hello(_)) => {
             let end = StreamEnd::malformed("a connection has one hello only");
             (of("hello"), Err(refuse_open(send, end)))
@@ -109,10 +115,14 @@ mod tests {
         let subscribe = pb::SubscribeOpened {
             result: Some(pb::subscribe_opened::Result::Error(error.clone())),
         };
+        let measure = pb::MeasureOpened {
+            result: Some(pb::measure_opened::Result::Error(error.clone())),
+        };
         let hello = pb::HelloReply {
             result: Some(hello_reply::Result::Error(error)),
         };
         assert_eq!(publish.encode_to_vec(), subscribe.encode_to_vec());
+        assert_eq!(publish.encode_to_vec(), measure.encode_to_vec());
         assert_eq!(publish.encode_to_vec(), hello.encode_to_vec());
     }
 }

@@ -18,6 +18,7 @@ use crate::domain::{Millis, Principal};
 pub(in crate::net) mod client;
 mod consuming;
 mod ending;
+mod measuring;
 mod opening;
 mod publishing;
 pub(in crate::net) mod served;

@@ -67,6 +67,7 @@ pub(super) fn welcome(version: u32) -> hello_reply::Result {
         broker: "test".into(),
         principal: "cn:tester".into(),
         limits: Some(pb::Limits::from(&Limits::default())),
+        takes_measure: version == 1,
     })
 }
 

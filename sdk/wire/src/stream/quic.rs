@@ -14,6 +14,7 @@ use quinn::{
 
 use self::send_window::{SendBudget, SendWindow};
 use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf, Traffic};
+use crate::counters::ConnectionCounters;
 
 pub mod congestion;
 pub mod send_window;
@@ -113,6 +114,26 @@ impl<K: Clone + Send + Sync + 'static> Connection for QuicConnection<K> {
         Traffic {
             asked: sent.stream + sent.ping + sent.max_data + sent.max_stream_data,
             heard: stats.udp_rx.datagrams,
+        }
+    }
+
+    fn counters(&self) -> ConnectionCounters {
+        let stats = self.connection.stats();
+        let (sent, received, path) = (stats.udp_tx, stats.udp_rx, stats.path);
+        ConnectionCounters {
+            datagrams_sent: sent.datagrams,
+            datagrams_received: received.datagrams,
+            bytes_sent: sent.bytes,
+            bytes_received: received.bytes,
+            packets_sent: path.sent_packets,
+            packets_lost: path.lost_packets,
+            bytes_lost: path.lost_bytes,
+            mtu_probes_lost: path.lost_plpmtud_probes,
+            round_trip: path.rtt,
+            congestion_window_bytes: path.cwnd,
+            mtu: path.current_mtu,
+            peer_address: Some(self.connection.remote_address()),
+            congestion: congestion::in_use(self.connection.congestion_state()).into(),
         }
     }
 

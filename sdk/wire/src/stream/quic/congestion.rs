@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn::congestion::{Bbr, BbrConfig, Controller, ControllerFactory, Cubic, CubicConfig};
 
 mod auto;
 mod delivery_rate;
@@ -53,6 +53,21 @@ impl Congestion {
             Self::Cubic => Arc::new(CubicConfig::default()),
             Self::Bbr => Arc::new(BbrConfig::default()),
         }
+    }
+}
+
+/// What `controller` goes by at present, in words: of `auto`, what it has chosen.
+#[must_use]
+pub fn in_use(controller: Box<dyn Controller>) -> &'static str {
+    let controller = controller.into_any();
+    if let Some(auto) = controller.downcast_ref::<auto::Auto>() {
+        auto.in_use()
+    } else if controller.is::<Cubic>() {
+        Congestion::Cubic.name()
+    } else if controller.is::<Bbr>() {
+        Congestion::Bbr.name()
+    } else {
+        "another"
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, Cubic, CubicConfig};
 use quinn_proto::RttEstimator;
 
+use super::Congestion;
 use super::path_model::PathModel;
 
 /// A path is long from this round trip on: the shortest that was seen.
@@ -33,7 +34,7 @@ impl ControllerFactory for AutoFactory {
 
 /// One connection's, on one path.
 #[derive(Clone)]
-struct Auto {
+pub(super) struct Auto {
     packet: u16,
     shortest: Duration,
     packets_seen: u32,
@@ -54,6 +55,14 @@ impl Auto {
             shortest: Duration::MAX,
             packets_seen: 0,
             path: Path::Short(cubic(first_window(packet), now, packet)),
+        }
+    }
+
+    /// What it has chosen, in words.
+    pub(super) fn in_use(&self) -> &'static str {
+        match self.path {
+            Path::Short(_) => Congestion::Cubic.name(),
+            Path::Long(_) => "a model of the path",
         }
     }
 

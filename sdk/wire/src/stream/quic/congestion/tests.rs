@@ -60,6 +60,15 @@ fn a_name_means_the_controller_that_has_it() {
 }
 
 #[test]
+fn a_controller_says_what_it_goes_by() {
+    // Nothing is known yet of the path, so `auto` takes it for a short one.
+    for (congestion, words) in [(Auto, "cubic"), (Cubic, "cubic"), (Congestion::Bbr, "bbr")] {
+        let controller = congestion.factory().build(std::time::Instant::now(), 1_200);
+        assert_eq!(super::in_use(controller), words);
+    }
+}
+
+#[test]
 fn a_path_is_filled_whatever_it_loses_and_little_is_sent_twice() {
     let lossy = |loss| Link { loss, ..LINK };
     let cases = [
