@@ -23,12 +23,14 @@ mod error_hints;
 mod event_lines;
 mod failed_connection;
 mod human_values;
+mod link_test;
 pub mod load;
 mod local_broker;
 mod logging;
 mod loss;
 mod obstacles;
 mod output;
+mod path_probe;
 mod plugin;
 pub mod process_usage;
 mod publish;
@@ -82,6 +84,8 @@ enum Command {
     Loss(loss::Args),
     /// Show a whole broker at work: filters, routes, a SIGKILL half-way, and nothing lost
     Demo(demo::DemoArgs),
+    /// Test the link to a broker: round trip, loss, reordering, rate, MTU, and what is chosen on it
+    LinkTest(link_test::Args),
     /// Measure how fast the broker is on this machine
     Bench(bench::BenchArgs),
     /// Name brokers, so that commands need not be told where they are
@@ -154,6 +158,7 @@ async fn run_command(cli: Cli) -> ExitCode {
         Command::Plugin(args) => done(plugin::run(&args)),
         Command::Loss(args) => done(loss::run(&args)),
         Command::Demo(args) => demo::run(args).await,
+        Command::LinkTest(args) => link_test::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Context(args) => done(context::run(&args)),
         Command::Cert(args) => done(cert::run(&args)),

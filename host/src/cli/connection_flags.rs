@@ -155,6 +155,12 @@ impl AdminFlag {
 }
 
 impl QuicFlags {
+    /// The same, with the address if one is given apart from the flag.
+    pub(super) fn at(mut self, address: Option<String>) -> Self {
+        self.addr = address.or(self.addr);
+        self
+    }
+
     fn named(&self, certificates: &CertificateFlags) -> Option<Door> {
         certificates.named(&self.addr, "--addr", "TIDEGATE_ADDR")
     }

@@ -1,6 +1,6 @@
 //! Why a command does not get to its broker, and what one can do about it: nothing listens, nobody answers, one side objects to the
-//! other's certificate, something else answers. Told for both doors in the same words. What can be found out with a datagram is
-//! found out here; nothing is decided.
+//! other's certificate, the path does not carry QUIC's packets, something else answers. Told for both doors in the same words. What
+//! can be found out with a datagram is found out here and in [`path_probe`]; nothing is decided.
 
 use std::fmt;
 use std::io;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use tidegate_client::ConnectError;
 
 use super::door::{CertificateFiles, Door};
+use super::path_probe::{self, QUIC_BYTES, Verdict};
 
 /// How long a machine that has no such port may take to say so.
 const PORT_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
@@ -33,6 +34,12 @@ pub(super) enum Why {
     NothingListens,
     /// Silence.
     NoAnswer { within: Duration },
+    /// The path carries datagrams of so many bytes, and none as large as QUIC's.
+    NarrowPath { carries: usize },
+    /// The machine answers at this TCP port, and nothing by UDP.
+    UdpBlocked { tcp_port: u16 },
+    /// A broker is there, and did not finish to make a connection.
+    Unfinished { within: Duration },
     /// There is no such name.
     Unresolved(String),
     /// One side objects to the other's certificate.
@@ -79,10 +86,7 @@ impl FailedConnection {
             error = source;
         }
         let why = match error {
-            ConnectError::TimedOut { waited, .. } => match is_found_closed(&door.address).await {
-                true => Why::NothingListens,
-                false => Why::NoAnswer { within: *waited },
-            },
+            ConnectError::TimedOut { waited, .. } => why_silent(&door.address, *waited).await,
             ConnectError::Resolve { source, .. } => Why::Unresolved(source.to_string()),
             ConnectError::Handshake { reason, .. } => {
                 Why::objection(reason.starts_with("the broker objects"), reason)
@@ -105,6 +109,11 @@ impl FailedConnection {
         match &self.why {
             Why::NothingListens => format!("start the broker with `tidegate serve`, or {another}; `tidegate context show` says which one is meant, and why"),
             Why::NoAnswer { .. } => format!("check the address, that the broker runs, and that nothing between drops its packets (its QUIC port is UDP); or {another}"),
+            Why::NarrowPath { .. } => format!(
+                "raise the MTU of the link, tunnel or VPN between to 1,280 or more (of this machine's interfaces, `ip link` shows it): QUIC needs datagrams of {QUIC_BYTES} bytes, and this path drops them"
+            ),
+            Why::UdpBlocked { .. } => "let UDP to this port pass in both directions, in firewalls and security groups between; if it does, look whether the broker runs and is not held up".to_owned(),
+            Why::Unfinished { .. } => "try again, with a longer --timeout where there is one; if it never works, look at the broker's log, whether it is overloaded, and at the MTU of the way back".to_owned(),
             Why::Unresolved(_) => format!("check the host's name, written HOST:PORT; or {another}"),
             Why::Objection { by_broker, objection, .. } => objection.hint(*by_broker, &ca, &cert),
             Why::NoBroker(_) => "check the port: --addr is the broker's QUIC port (UDP), --admin its admin API (http:// or https://, TCP)".to_owned(),
@@ -120,6 +129,18 @@ impl fmt::Display for FailedConnection {
             Why::NoAnswer { within } => write!(
                 formatter,
                 "no answer from {address} (from {from}) within {within:?}"
+            ),
+            Why::NarrowPath { carries } => write!(
+                formatter,
+                "the path to {address} (from {from}) is too narrow for QUIC: it carries datagrams of {carries} bytes, and not of {QUIC_BYTES}"
+            ),
+            Why::UdpBlocked { tcp_port } => write!(
+                formatter,
+                "UDP to {address} (from {from}) is probably blocked: the machine answers by TCP (port {tcp_port}), and nothing comes back by UDP"
+            ),
+            Why::Unfinished { within } => write!(
+                formatter,
+                "a broker answers at {address} (from {from}), but no connection came about within {within:?}"
             ),
             Why::Unresolved(said) => {
                 write!(formatter, "cannot resolve {address} (from {from}): {said}")
@@ -263,12 +284,25 @@ impl Objection {
     }
 }
 
-/// Whether the machine says that no process has this UDP port, as far as that is found out soon: a resolver may be silent for long.
-async fn is_found_closed(address: &str) -> bool {
+/// Why nothing came back within `waited`, as far as that is found out soon: a resolver may be silent for long.
+async fn why_silent(address: &str, waited: Duration) -> Why {
     let address = address.to_owned();
-    let looking = tokio::task::spawn_blocking(move || nothing_listens(&address));
-    let found = tokio::time::timeout(FOUND_OUT_WITHIN, looking).await;
-    matches!(found, Ok(Ok(true)))
+    let looking = tokio::task::spawn_blocking(move || {
+        let resolved = address.to_socket_addrs().ok()?.next()?;
+        Some((nothing_listens(&address), resolved))
+    });
+    let verdict = match tokio::time::timeout(FOUND_OUT_WITHIN, looking).await {
+        Ok(Ok(Some((true, _)))) => Verdict::NothingListens,
+        Ok(Ok(Some((false, address)))) => path_probe::look(address).await,
+        _ => Verdict::Silence,
+    };
+    match verdict {
+        Verdict::NothingListens => Why::NothingListens,
+        Verdict::Narrow { carries } => Why::NarrowPath { carries },
+        Verdict::Unfinished => Why::Unfinished { within: waited },
+        Verdict::UdpBlocked { tcp_port } => Why::UdpBlocked { tcp_port },
+        Verdict::Silence => Why::NoAnswer { within: waited },
+    }
 }
 
 /// If it says nothing, there may be one. Blocks.
@@ -418,6 +452,9 @@ mod tests {
         for why in [
             Why::NothingListens,
             Why::NoAnswer { within },
+            Why::NarrowPath { carries: 548 },
+            Why::UdpBlocked { tcp_port: 4_480 },
+            Why::Unfinished { within },
             Why::Unresolved("no such host".to_owned()),
             Why::NoBroker("reset".to_owned()),
             Why::objection(true, "error 45"),

@@ -22,6 +22,8 @@ pub struct NetCounters {
     publish_streams_open: AtomicU64,
     subscribe_streams_open: AtomicU64,
     measure_streams_open: AtomicU64,
+    link_tests: AtomicU64,
+    link_test_bytes: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     refusals: [AtomicU64; CODES],
@@ -49,6 +51,10 @@ pub struct NetCounts {
     pub subscribe_streams_open: u64,
     /// Measure streams being served.
     pub measure_streams_open: u64,
+    /// Tests of connections that began, since the start.
+    pub link_tests: u64,
+    /// Bytes of payload that they carried, both ways.
+    pub link_test_bytes: u64,
     /// Bytes read from streams, since the start.
     pub bytes_in: u64,
     /// Bytes written to streams, since the start.
@@ -143,6 +149,16 @@ impl NetCounters {
                 counts.measure_streams_open,
             ),
             counter(
+                "link_tests",
+                "Tests of connections that began",
+                counts.link_tests,
+            ),
+            counter(
+                "link_test_bytes",
+                "Bytes that tests of connections carried, both ways",
+                counts.link_test_bytes,
+            ),
+            counter(
                 "network_received_bytes",
                 "Bytes read from QUIC streams",
                 counts.bytes_in,
@@ -180,6 +196,8 @@ impl NetCounters {
             publish_streams_open: load(&self.publish_streams_open),
             subscribe_streams_open: load(&self.subscribe_streams_open),
             measure_streams_open: load(&self.measure_streams_open),
+            link_tests: load(&self.link_tests),
+            link_test_bytes: load(&self.link_test_bytes),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
             refusals,
@@ -205,6 +223,14 @@ impl NetCounters {
 
     pub(super) fn measure_stream(self: &Arc<Self>) -> OpenGuard {
         OpenGuard::new(self, |stats| &stats.measure_streams_open)
+    }
+
+    pub(super) fn link_test(&self) {
+        self.link_tests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn link_test_carried(&self, bytes: u64) {
+        self.link_test_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn connection_refused(&self) {

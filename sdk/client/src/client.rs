@@ -12,7 +12,7 @@ use crate::connection_supervisor;
 use crate::consumer::Consumer;
 use crate::error::{ConnectError, MeasureError, PublishError, SubscribeError};
 use crate::link::Link;
-use crate::measure::Meter;
+use crate::measure::{LinkTest, Meter};
 use crate::options::{ClientOptions, ConsumerOptions, PublisherOptions};
 use crate::publisher::Publisher;
 use crate::transport::Connector;
@@ -126,6 +126,15 @@ impl Client {
         self.meter().await?.report().await
     }
 
+    /// Begins a test of the connection that there is, with traffic of its own; waits for a connection, if there is none. A meter
+    /// sends next to nothing; this is for finding out what the path carries.
+    ///
+    /// # Errors
+    /// As for [`meter`](Self::meter), and when this connection is tested already, or too many others are.
+    pub async fn link_test(&self) -> Result<LinkTest, MeasureError> {
+        self.link.link_test().await
+    }
+
     /// Closes the connection, for every clone. Flushes nothing: call [`Publisher::flush`] and
     /// [`Consumer::flush_acks`] first. Returns when the broker has heard of it, or after half a second.
     pub async fn close(&self) {
@@ -165,6 +174,8 @@ trait AnyLink: Send + Sync {
 
     fn meter(&self) -> BoxFuture<'_, Result<Meter, MeasureError>>;
 
+    fn link_test(&self) -> BoxFuture<'_, Result<LinkTest, MeasureError>>;
+
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -199,6 +210,10 @@ impl<C: Connection> AnyLink for Link<C> {
 
     fn meter(&self) -> BoxFuture<'_, Result<Meter, MeasureError>> {
         Meter::open(self).boxed()
+    }
+
+    fn link_test(&self) -> BoxFuture<'_, Result<LinkTest, MeasureError>> {
+        LinkTest::open(self).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -119,7 +119,7 @@ pub enum ConnectError {
     },
     /// No connection came about in time.
     #[error(
-        "no connection to `{addr}` within {waited:?}; check the address and that the broker is running"
+        "no connection to `{addr}` within {waited:?}; check the address, that the broker is running, and that nothing between drops UDP or datagrams of 1,200 bytes, which QUIC needs"
     )]
     TimedOut {
         /// The broker's address.

@@ -59,9 +59,10 @@ pub use error::{
     SubscribeError,
 };
 pub use event::Event;
-pub use measure::Meter;
+pub use measure::{LinkTest, Meter, PathSettings, Transfer};
 pub use options::{ClientOptions, ConsumerOptions, Identity, PublisherOptions};
 pub use publisher::{PublishTicket, Published, Publisher};
+pub use tidegate_wire::PATH_PROBE_ID;
 pub use tidegate_wire::counters::{ConnectionCounters, LinkReport, Losses};
 pub use transport::{Answered, Connector};
 

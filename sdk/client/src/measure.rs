@@ -1,26 +1,64 @@
-//! Measuring the connection to the broker: a stream of its own, on which the broker says what it has counted of it. It lives as long
-//! as its connection, and is not made anew on another, since its numbers are about this one.
+//! Measuring the connection to the broker: a stream of its own, on which the broker says what it has counted of it, and answers the
+//! traffic of a test. It lives as long as its connection, and is not made anew on another, since its numbers are about this one.
 
 use std::fmt;
-use std::sync::Arc;
+use std::io;
+use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use prost::Message;
 use tidegate_wire::counters::LinkReport;
-use tidegate_wire::frame::decode;
-use tidegate_wire::pb::measure_answer::Answer;
-use tidegate_wire::pb::measure_command::Command;
-use tidegate_wire::pb::{self, measure_opened, stream_open};
 use tidegate_wire::stream::Connection;
+use tidegate_wire::stream::quic::congestion::LONG_PATH;
+use tidegate_wire::stream::quic::send_window::{SEND_WINDOW_BYTES_FREE, SEND_WINDOW_BYTES_MAX};
 
-use crate::error::{MeasureError, StreamError};
-use crate::frames::{FrameStream, Moved};
+use self::stream::{AnyMeasureStream, MeasureStream};
+use crate::error::MeasureError;
 use crate::link::Link;
+use crate::publisher::path_bounds::{batch_bytes_max, small_batches_max};
+
+mod stream;
 
 /// Measures the connection that was there when it was [opened](crate::Client::meter), for as long as that lasts.
 pub struct Meter {
     stream: Box<dyn AnyMeasureStream>,
+}
+
+/// Tests the connection that was there when it was [opened](crate::Client::link_test), with traffic of its own. The broker serves one
+/// test of a connection at a time and few of all clients, and ends one after a minute or 256 MiB. None of its methods is cancel-safe:
+/// one that was dropped half-way leaves the test of no more use.
+pub struct LinkTest {
+    stream: Box<dyn AnyMeasureStream>,
+    publish_credit: (u64, u32),
+}
+
+/// What went in one direction during a [test](LinkTest).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transfer {
+    /// Bytes of payload that arrived.
+    pub bytes: u64,
+    /// How long they took.
+    pub took: Duration,
+}
+
+/// What this client and the broker choose by themselves on a path, as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PathSettings {
+    /// From this shortest round trip on, `Congestion::Auto` goes by a model of the path rather than by cubic.
+    pub long_path: Duration,
+    /// Bytes that the broker lets a publish stream have unanswered.
+    pub publish_credit_bytes: u64,
+    /// Batches that it lets a publish stream have unanswered.
+    pub publish_credit_batches: u32,
+    /// Bytes of a publisher's batches at most, unless `PublisherOptions::batch_bytes_max` is less.
+    pub batch_bytes_max: usize,
+    /// Small batches of one topic that a publisher has under way at once.
+    pub small_batches_max: usize,
+    /// Bytes that may wait at either end to be sent or acknowledged, if its path carries so much: without a share of what all
+    /// connections of a broker have together, and with it.
+    pub send_window_bytes_free: u64,
+    /// The most that may wait.
+    pub send_window_bytes_max: u64,
 }
 
 impl Meter {
@@ -29,25 +67,10 @@ impl Meter {
     /// # Errors
     /// As for [`Client::meter`](crate::Client::meter).
     pub(crate) async fn open<C: Connection>(link: &Link<C>) -> Result<Self, MeasureError> {
-        let established = link.established().await.map_err(MeasureError::Connection)?;
-        if !established.takes_measure {
-            return Err(MeasureError::Unsupported);
-        }
-        let connection = established.connection.clone();
-        let kind = stream_open::Kind::Measure(pb::MeasureOpen {});
-        let frames = FrameStream::open(&connection, kind).await;
-        let mut stream = MeasureStream {
-            frames: frames.map_err(lost)?,
-            connection,
-        };
-        let opened: pb::MeasureOpened = stream.next().await?;
-        match opened.result {
-            Some(measure_opened::Result::Ready(_)) => Ok(Self {
-                stream: Box::new(stream),
-            }),
-            Some(measure_opened::Result::Error(error)) => Err(MeasureError::Refused(error.into())),
-            None => Err(MeasureError::Protocol("the answer is empty".to_owned())),
-        }
+        let (stream, _) = MeasureStream::open(link, false).await?;
+        Ok(Self {
+            stream: Box::new(stream),
+        })
     }
 
     /// What both ends have counted of the connection since it began. Takes one round trip. What this end has sent is counted before
@@ -61,76 +84,94 @@ impl Meter {
     }
 }
 
+impl LinkTest {
+    /// Opens one on the connection of `link`.
+    ///
+    /// # Errors
+    /// As for [`Client::link_test`](crate::Client::link_test).
+    pub(crate) async fn open<C: Connection>(link: &Link<C>) -> Result<Self, MeasureError> {
+        let (stream, ready) = MeasureStream::open(link, true).await?;
+        Ok(Self {
+            stream: Box::new(stream),
+            publish_credit: (ready.publish_credit_bytes, ready.publish_credit_batches),
+        })
+    }
+
+    /// As [`Meter::report`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn report(&mut self) -> Result<LinkReport, MeasureError> {
+        self.stream.report().await
+    }
+
+    /// Sends a few bytes to the broker and back, and returns how long that took.
+    ///
+    /// # Errors
+    /// When the connection is lost, or the broker ends the test.
+    pub async fn echo(&mut self) -> Result<Duration, MeasureError> {
+        self.stream.echo().await
+    }
+
+    /// Sends to the broker for `within`, or `bytes_max` bytes if that is less. What was handed to the connection until then arrives
+    /// before this returns, which may take a while on a slow path.
+    ///
+    /// # Errors
+    /// As for [`echo`](Self::echo).
+    pub async fn send(
+        &mut self,
+        bytes_max: u64,
+        within: Duration,
+    ) -> Result<Transfer, MeasureError> {
+        self.stream.send(bytes_max, within).await
+    }
+
+    /// The same from the broker.
+    ///
+    /// # Errors
+    /// As for [`echo`](Self::echo).
+    pub async fn receive(
+        &mut self,
+        bytes_max: u64,
+        within: Duration,
+    ) -> Result<Transfer, MeasureError> {
+        self.stream.receive(bytes_max, within).await
+    }
+
+    /// Goes on over another port of this machine, as if its address had changed. Whether the broker is heard of again, the next
+    /// [`echo`](Self::echo) tells.
+    ///
+    /// # Errors
+    /// There is no other socket to be had, or the transport knows no such thing.
+    pub fn rebind(&self) -> io::Result<()> {
+        self.stream.rebind()
+    }
+
+    /// What is chosen on this path, as it is now.
+    #[must_use]
+    pub fn settings(&self) -> PathSettings {
+        let (round_trip, send_window) = self.stream.path();
+        let (publish_credit_bytes, publish_credit_batches) = self.publish_credit;
+        PathSettings {
+            long_path: LONG_PATH,
+            publish_credit_bytes,
+            publish_credit_batches,
+            batch_bytes_max: batch_bytes_max(send_window),
+            small_batches_max: small_batches_max(round_trip),
+            send_window_bytes_free: SEND_WINDOW_BYTES_FREE,
+            send_window_bytes_max: SEND_WINDOW_BYTES_MAX,
+        }
+    }
+}
+
 impl fmt::Debug for Meter {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Meter").finish_non_exhaustive()
     }
 }
 
-/// A measure stream over any transport.
-trait AnyMeasureStream: Send {
-    fn report(&mut self) -> BoxFuture<'_, Result<LinkReport, MeasureError>>;
-}
-
-struct MeasureStream<C: Connection> {
-    frames: FrameStream<C>,
-    connection: C,
-}
-
-impl<C: Connection> MeasureStream<C> {
-    async fn ask(&mut self, command: Command) -> Result<Answer, MeasureError> {
-        self.frames.queue().push(&pb::MeasureCommand {
-            command: Some(command),
-        });
-        let answer: pb::MeasureAnswer = self.next().await?;
-        match answer.answer {
-            Some(Answer::Error(error)) => Err(MeasureError::Refused(error.into())),
-            Some(answer) => Ok(answer),
-            None => Err(MeasureError::Protocol("an answer is empty".to_owned())),
-        }
-    }
-
-    // The next message, sending what is queued meanwhile.
-    async fn next<M: Message + Default>(&mut self) -> Result<M, MeasureError> {
-        loop {
-            match self.frames.moved().await {
-                Moved::Frame(Ok(Some(frame))) => {
-                    return decode(frame).map_err(|error| lost(error.into()));
-                }
-                Moved::Frame(Ok(None)) => {
-                    let ended = "the broker ended the stream without an answer";
-                    return Err(MeasureError::Protocol(ended.to_owned()));
-                }
-                Moved::Frame(Err(error)) => return Err(lost(error)),
-                Moved::Written(Ok(())) => {}
-                Moved::Written(Err(error)) => return Err(lost(error.into())),
-            }
-        }
-    }
-}
-
-impl<C: Connection> AnyMeasureStream for MeasureStream<C> {
-    fn report(&mut self) -> BoxFuture<'_, Result<LinkReport, MeasureError>> {
-        async {
-            let before = self.connection.counters();
-            let answer = self.ask(Command::Counters(pb::CountersWanted {})).await?;
-            let Answer::Counters(theirs) = answer else {
-                let unasked = "it answers what it was not asked";
-                return Err(MeasureError::Protocol(unasked.to_owned()));
-            };
-            let mut here = self.connection.counters();
-            here.datagrams_sent = before.datagrams_sent;
-            here.bytes_sent = before.bytes_sent;
-            here.packets_sent = before.packets_sent;
-            Ok(LinkReport::new(here, theirs.into()))
-        }
-        .boxed()
-    }
-}
-
-fn lost(error: StreamError) -> MeasureError {
-    match error {
-        StreamError::Frame(error) => MeasureError::Protocol(error.to_string()),
-        error => MeasureError::Lost(Arc::from(error.to_string())),
+impl fmt::Debug for LinkTest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("LinkTest").finish_non_exhaustive()
     }
 }

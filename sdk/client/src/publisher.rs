@@ -12,6 +12,7 @@
 mod driver;
 mod open_batches;
 mod outstanding_limit;
+pub(crate) mod path_bounds;
 mod shared;
 mod stream;
 mod ticket;

@@ -37,6 +37,8 @@ pub struct ConnectionCounters {
     pub peer_address: Option<SocketAddr>,
     /// What decides how much may be under way at present, e.g. `cubic`; for people.
     pub congestion: Cow<'static, str>,
+    /// Bytes that may wait at this end to be sent or acknowledged, as the path is now.
+    pub send_window_bytes: u64,
 }
 
 impl ConnectionCounters {
@@ -165,6 +167,7 @@ impl From<&ConnectionCounters> for pb::ConnectionCounters {
                 None => String::new(),
             },
             congestion: counters.congestion.clone().into_owned(),
+            send_window_bytes: counters.send_window_bytes,
         }
     }
 }
@@ -186,6 +189,7 @@ impl From<pb::ConnectionCounters> for ConnectionCounters {
             mtu: u16::try_from(counters.mtu).unwrap_or(u16::MAX),
             peer_address: counters.peer_address.parse().ok(),
             congestion: counters.congestion.into(),
+            send_window_bytes: counters.send_window_bytes,
         }
     }
 }
@@ -254,6 +258,7 @@ mod tests {
             mtu: 1_452,
             peer_address: Some(([192, 0, 2, 1], 4_433).into()),
             congestion: "cubic".into(),
+            send_window_bytes: from + 10,
         }
     }
 
@@ -290,6 +295,7 @@ mod tests {
         let now = |value, from: u64| ConnectionCounters {
             round_trip: Duration::from_micros(from + 8),
             congestion_window_bytes: from + 9,
+            send_window_bytes: from + 10,
             ..all(value)
         };
         assert_eq!(since, LinkReport::new(now(20, 30), now(40, 60)));

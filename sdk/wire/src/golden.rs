@@ -344,13 +344,19 @@ fn broker_to_consumer_bytes() {
 fn measure_bytes() {
     use pb::measure_answer::Answer;
     use pb::measure_command::Command;
-    let open = stream_open::Kind::Measure(pb::MeasureOpen {});
-    check(pb::StreamOpen { kind: Some(open) }, "2200");
+    for (test, bytes) in [(false, "2200"), (true, "2202 0801")] {
+        let open = stream_open::Kind::Measure(pb::MeasureOpen { test });
+        check(pb::StreamOpen { kind: Some(open) }, bytes);
+    }
     let opened = |result| pb::MeasureOpened {
         result: Some(result),
     };
-    let ready = pb::measure_opened::Result::Ready(pb::MeasureReady {});
-    check(opened(ready), "0a00");
+    let ready = pb::MeasureReady {
+        publish_credit_bytes: 5,
+        publish_credit_batches: 6,
+    };
+    let ready = pb::measure_opened::Result::Ready(ready);
+    check(opened(ready), "0a04 0805 1006");
     check(
         opened(pb::measure_opened::Result::Error(error())),
         &format!("120b {ERROR}"),
@@ -378,11 +384,55 @@ fn measure_bytes() {
         mtu: 11,
         peer_address: "a".into(),
         congestion: "c".into(),
+        send_window_bytes: 14,
     };
     check(
         answer(Answer::Counters(counters)),
-        "0a1c 0801 1002 1803 2004 2805 3006 3807 4008 4809 500a 580b 620161 6a0163",
+        "0a1e 0801 1002 1803 2004 2805 3006 3807 4008 4809 500a 580b 620161 6a0163 700e",
     );
+    let payload = || b"ab".as_slice().into();
+    for (answer, bytes) in [
+        (
+            Answer::Echo(pb::Echo { payload: payload() }),
+            "1a04 0a026162",
+        ),
+        (
+            Answer::Filler(pb::Filler { payload: payload() }),
+            "2204 0a026162",
+        ),
+        (Answer::FillerEnd(pb::FillerEnd { bytes: 7 }), "2a02 0807"),
+    ] {
+        check(
+            pb::MeasureAnswer {
+                answer: Some(answer),
+            },
+            bytes,
+        );
+    }
+    for (command, bytes) in [
+        (
+            Command::Echo(pb::Echo { payload: payload() }),
+            "1204 0a026162",
+        ),
+        (
+            Command::Filler(pb::Filler { payload: payload() }),
+            "1a04 0a026162",
+        ),
+        (
+            Command::FillerWanted(pb::FillerWanted {
+                bytes: 7,
+                within_ms: 9,
+            }),
+            "2204 0807 1009",
+        ),
+    ] {
+        check(
+            pb::MeasureCommand {
+                command: Some(command),
+            },
+            bytes,
+        );
+    }
     check(answer(Answer::Error(error())), &format!("120b {ERROR}"));
 }
 

@@ -30,6 +30,11 @@ pub const ALPN: &[u8] = b"tidegate/1";
 /// The version of the protocol that this crate speaks, offered and confirmed in the hello.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// The connection id of packets that ask whether the path carries datagrams of their size. No connection has it. A broker answers a
+/// short packet (RFC 9000, section 17.3) to this id with a stateless reset, which is always shorter, so that who gets no answer to
+/// the first packets of a handshake, which have 1,200 bytes, can find out whether a shorter one comes through.
+pub const PATH_PROBE_ID: [u8; 8] = *b"path-mtu";
+
 /// The code with which a client resets a subscribe stream when its application failed with what it had in hand.
 pub const APPLICATION_FAILED: u32 = 1;
 

@@ -442,6 +442,10 @@ pub struct Confirmed {
 /// Whoever may publish or consume anything, or administers anything, may do so.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeasureOpen {
+    /// The client wants to test the path, with `echo`, `filler` and `filler_wanted`. There is one such stream per connection at a time, and
+    /// the broker has few at a time altogether; it ends one after a minute or 256 MiB.
+    #[prost(bool, tag = "1")]
+    pub test: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeasureOpened {
@@ -460,27 +464,67 @@ pub mod measure_opened {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeasureReady {
+    /// Of a test: the credit that a publish stream is to have on a path of this round trip, if there is so much, see `PublishReady`.
+    #[prost(uint64, tag = "1")]
+    pub publish_credit_bytes: u64,
+    #[prost(uint32, tag = "2")]
+    pub publish_credit_batches: u32,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeasureCommand {
-    #[prost(oneof = "measure_command::Command", tags = "1")]
+    #[prost(oneof = "measure_command::Command", tags = "1, 2, 3, 4")]
     pub command: ::core::option::Option<measure_command::Command>,
 }
 /// Nested message and enum types in `MeasureCommand`.
 pub mod measure_command {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Command {
         /// Answered at once with `MeasureAnswer.counters`.
         #[prost(message, tag = "1")]
         Counters(super::CountersWanted),
+        /// In a test only: answered at once with the same.
+        #[prost(message, tag = "2")]
+        Echo(super::Echo),
+        /// In a test only: thrown away, and not answered.
+        #[prost(message, tag = "3")]
+        Filler(super::Filler),
+        /// In a test only: answered with `Filler`, repeatedly, and with `FillerEnd`.
+        #[prost(message, tag = "4")]
+        FillerWanted(super::FillerWanted),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CountersWanted {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Echo {
+    /// 1,024 bytes at most.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub payload: ::prost::bytes::Bytes,
+}
+/// Means nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Filler {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub payload: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FillerWanted {
+    /// How much, in bytes of payload, and for how long it may be made; what is made is still sent after that.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub within_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FillerEnd {
+    /// Bytes of payload that were sent.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeasureAnswer {
-    #[prost(oneof = "measure_answer::Answer", tags = "1, 2")]
+    #[prost(oneof = "measure_answer::Answer", tags = "1, 2, 3, 4, 5")]
     pub answer: ::core::option::Option<measure_answer::Answer>,
 }
 /// Nested message and enum types in `MeasureAnswer`.
@@ -492,6 +536,12 @@ pub mod measure_answer {
         /// The broker ends this stream, and why.
         #[prost(message, tag = "2")]
         Error(super::Error),
+        #[prost(message, tag = "3")]
+        Echo(super::Echo),
+        #[prost(message, tag = "4")]
+        Filler(super::Filler),
+        #[prost(message, tag = "5")]
+        FillerEnd(super::FillerEnd),
     }
 }
 /// What one end of a connection has counted of it since it began, and what it thinks of the path at present. What the sender says
@@ -532,6 +582,9 @@ pub struct ConnectionCounters {
     /// What decides how much may be under way at present, e.g. "cubic"; for people.
     #[prost(string, tag = "13")]
     pub congestion: ::prost::alloc::string::String,
+    /// Bytes that may wait at this end to be sent or acknowledged, as the path is now.
+    #[prost(uint64, tag = "14")]
+    pub send_window_bytes: u64,
 }
 /// A refusal.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -12,6 +12,7 @@
 //! - Every future may be dropped before it is ready, and has done nothing then. That is what lets a stream's futures be raced.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -133,6 +134,15 @@ pub trait Connection: Clone + Send + Sync + 'static {
             round_trip: self.round_trip(),
             ..ConnectionCounters::default()
         }
+    }
+
+    /// Goes on over another socket, with another port, as if the address of this side had changed. The other side learns of it by the
+    /// next packet, and may never be heard of again.
+    ///
+    /// # Errors
+    /// There is no other socket to be had; the connection goes on over the one it has. Most transports know no such thing.
+    fn rebind(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// How many bytes may wait on this side to be sent or acknowledged, as the path is now: what is made ready beyond that only

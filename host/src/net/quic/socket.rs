@@ -3,10 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
-use quinn_proto::HashedConnectionIdGenerator;
+use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator, InvalidCid};
 use ring::{hkdf, hmac};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::info;
@@ -75,8 +76,33 @@ fn endpoint_config(options: &QuicOptions) -> EndpointConfig {
     config.rng_seed(Some(random.bytes()));
     // Ids are checked against their key before a reset is sent, so that key must be the same one, too.
     let id_key = u64::from_be_bytes(std::array::from_fn(|index| key[index]));
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+    config.cid_generator(move || Box::new(Ids(HashedConnectionIdGenerator::from_key(id_key))));
     config
+}
+
+/// Ids of connections, and the one that probes of a path bear: a short packet with that is answered with a reset, like one of a
+/// connection that is gone.
+struct Ids(HashedConnectionIdGenerator);
+
+impl ConnectionIdGenerator for Ids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        self.0.generate_cid()
+    }
+
+    fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
+        match **id == tidegate_wire::PATH_PROBE_ID {
+            true => Ok(()),
+            false => self.0.validate(id),
+        }
+    }
+
+    fn cid_len(&self) -> usize {
+        self.0.cid_len()
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        self.0.cid_lifetime()
+    }
 }
 
 fn socket(addr: SocketAddr, buffer_bytes: usize) -> io::Result<std::net::UdpSocket> {

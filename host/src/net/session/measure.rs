@@ -1,46 +1,200 @@
-//! A measure stream: on it a client learns how the connection fares that it comes over. What the broker has counted of it is the
-//! connection's business; nothing here is about topics or events.
+//! A measure stream: on it a client learns how the connection fares that it comes over, and tests the path with traffic of its own.
+//! What the broker has counted of a connection is the connection's business; nothing here is about topics or events, and nothing
+//! that a client sends here is kept.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use tidegate_wire::pb::measure_answer::Answer;
 use tidegate_wire::pb::measure_command::Command;
 use tidegate_wire::pb::{self, measure_opened};
-use tidegate_wire::stream::Connection;
+use tidegate_wire::stream::{Connection, SendHalf};
+use tokio::sync::SemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 
-use super::error_codes::{StreamEnd, from_denied};
+use super::credit::STREAM_FLOOR_BYTES;
+use super::error_codes::{StreamEnd, from_denied, invalid, overloaded};
 use super::frames::{FrameRecv, FrameSend};
+use super::memory_account::CreditGrant;
 use super::peer::Peer;
+use super::service::TESTS_MAX;
 use crate::auth::authorize;
 
-/// Serves the stream until the client finishes it. One command is answered before the next is read, so nothing piles up.
+/// What one test may take, both ways together. At 1 Gbit/s that is two seconds.
+const TEST_BYTES_MAX: u64 = 256 << 20;
+/// And for how long.
+const TEST_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Largest echo.
+const ECHO_BYTES_MAX: usize = 1024;
+
+/// Payload of one filler.
+const FILLER_BYTES: usize = 8 * 1024;
+static FILLER: [u8; FILLER_BYTES] = [0x5a; FILLER_BYTES];
+/// Fillers made before they are sent.
+const FILLERS_AT_ONCE: u64 = 4;
+
+/// A test, with what it takes up. Given back when dropped.
+struct Test<'a> {
+    bytes_left: u64,
+    /// What may be under way to the broker.
+    window: CreditGrant,
+    _of_connection: SemaphorePermit<'a>,
+    _of_all: SemaphorePermit<'a>,
+}
+
+/// Serves the stream until the client finishes it.
 pub(super) async fn serve<C: Connection>(
     peer: &Peer<C>,
+    open: pb::MeasureOpen,
     recv: &mut FrameRecv<C::Receive>,
     send: &mut FrameSend<C::Send>,
 ) -> Result<(), StreamEnd> {
+    let begun = authorize::measure(peer.policy(), &peer.principal)
+        .map_err(|denied| from_denied(&denied))
+        .and_then(|()| open.test.then(|| begin_test(peer)).transpose());
+    let mut test = match begun {
+        Ok(test) => test,
+        Err(error) => {
+            send.push(&opened(measure_opened::Result::Error(error.clone())));
+            return Err(StreamEnd::Refused(error));
+        }
+    };
     let _counted = peer.stats().measure_stream();
-    if let Err(denied) = authorize::measure(peer.policy(), &peer.principal) {
-        let error = from_denied(&denied);
-        send.push(&opened(measure_opened::Result::Error(error.clone())));
-        return Err(StreamEnd::Refused(error));
+    let _window = test
+        .as_ref()
+        .map(|test| peer.window.widen(test.window.bytes()));
+    let ready = test.as_ref().map(|_| ready(peer)).unwrap_or_default();
+    send.push(&opened(measure_opened::Result::Ready(ready)));
+    let deadline = test.is_some().then(|| Instant::now() + TEST_TIME_MAX);
+    let answering = answer_all(peer, &mut test, recv, send);
+    let ended = match deadline {
+        None => answering.await,
+        Some(deadline) => timeout_at(deadline, answering).await.unwrap_or_else(|_| {
+            Err(StreamEnd::Refused(overloaded(format!(
+                "a test takes {TEST_TIME_MAX:?} at most"
+            ))))
+        }),
+    };
+    if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
+        push(send, Answer::Error(error.clone()));
     }
-    send.push(&opened(measure_opened::Result::Ready(pb::MeasureReady {})));
+    ended
+}
+
+fn begin_test<C: Connection>(peer: &Peer<C>) -> Result<Test<'_>, pb::Error> {
+    let of_connection = peer.test.try_acquire().map_err(|_| {
+        overloaded("this connection is being tested already; wait until that test is over")
+    })?;
+    let of_all = peer.service.tests.try_acquire().map_err(|_| {
+        overloaded(format!(
+            "{TESTS_MAX} connections are being tested, which is as many as there may be at once; try again later"
+        ))
+    })?;
+    let (wanted, _) = peer.service.options.publish_credit(peer.round_trip());
+    let window = peer.account.grant(wanted, STREAM_FLOOR_BYTES.min(wanted));
+    let window = window
+        .ok_or_else(|| overloaded("too many streams are open; close some, or try again later"))?;
+    peer.stats().link_test();
+    Ok(Test {
+        bytes_left: TEST_BYTES_MAX,
+        window,
+        _of_connection: of_connection,
+        _of_all: of_all,
+    })
+}
+
+fn ready<C: Connection>(peer: &Peer<C>) -> pb::MeasureReady {
+    let (bytes, batches) = peer.service.options.publish_credit(peer.round_trip());
+    pb::MeasureReady {
+        publish_credit_bytes: bytes as u64,
+        publish_credit_batches: batches,
+    }
+}
+
+// One command is answered before the next is read, so nothing piles up.
+async fn answer_all<C: Connection>(
+    peer: &Peer<C>,
+    test: &mut Option<Test<'_>>,
+    recv: &mut FrameRecv<C::Receive>,
+    send: &mut FrameSend<C::Send>,
+) -> Result<(), StreamEnd> {
     send.flush().await?;
     while let Some(command) = recv.next::<pb::MeasureCommand>().await? {
-        let answer = match command.command {
-            Some(Command::Counters(_)) => Answer::Counters((&peer.counters()).into()),
-            None => {
-                let end = StreamEnd::malformed("a command that this version does not know");
-                push(
-                    send,
-                    Answer::Error(end.error().cloned().unwrap_or_default()),
-                );
-                return Err(end);
+        match (command.command, test.as_mut()) {
+            (Some(Command::Counters(_)), _) => {
+                push(send, Answer::Counters((&peer.counters()).into()));
             }
-        };
-        push(send, answer);
+            (Some(Command::Echo(echo)), Some(test)) => {
+                let length = echo.payload.len();
+                if length > ECHO_BYTES_MAX {
+                    return Err(StreamEnd::Refused(invalid(format!(
+                        "an echo of {length} bytes; {ECHO_BYTES_MAX} are the most"
+                    ))));
+                }
+                test.take(peer, length as u64)?;
+                push(send, Answer::Echo(echo));
+            }
+            (Some(Command::Filler(filler)), Some(test)) => {
+                test.take(peer, filler.payload.len() as u64)?;
+            }
+            (Some(Command::FillerWanted(wanted)), Some(test)) => {
+                let bytes = fill(peer, test, wanted, send).await?;
+                push(send, Answer::FillerEnd(pb::FillerEnd { bytes }));
+            }
+            (Some(_), None) => {
+                let message = "only counters are told on a stream that was not opened for a test";
+                return Err(StreamEnd::Refused(invalid(message)));
+            }
+            (None, _) => {
+                return Err(StreamEnd::malformed(
+                    "a command that this version does not know",
+                ));
+            }
+        }
         send.flush().await?;
     }
     Ok(())
+}
+
+// Sends what is wanted, and returns how much that was.
+async fn fill<C: Connection>(
+    peer: &Peer<C>,
+    test: &mut Test<'_>,
+    wanted: pb::FillerWanted,
+    send: &mut FrameSend<C::Send>,
+) -> Result<u64, StreamEnd> {
+    let within = Duration::from_millis(wanted.within_ms).min(TEST_TIME_MAX);
+    let until = Instant::now() + within;
+    let mut sent = 0;
+    while sent < wanted.bytes && Instant::now() < until {
+        let bytes = (wanted.bytes - sent).min(FILLERS_AT_ONCE * FILLER_BYTES as u64);
+        test.take(peer, bytes)?;
+        let mut left = usize::try_from(bytes).unwrap_or(FILLER_BYTES);
+        while left > 0 {
+            let payload = Bytes::from_static(&FILLER[..left.min(FILLER_BYTES)]);
+            left -= payload.len();
+            push(send, Answer::Filler(pb::Filler { payload }));
+        }
+        send.flush().await?;
+        sent += bytes;
+    }
+    Ok(sent)
+}
+
+impl Test<'_> {
+    fn take<C: Connection>(&mut self, peer: &Peer<C>, bytes: u64) -> Result<(), StreamEnd> {
+        match self.bytes_left.checked_sub(bytes) {
+            Some(left) => {
+                self.bytes_left = left;
+                peer.stats().link_test_carried(bytes);
+                Ok(())
+            }
+            None => Err(StreamEnd::Refused(overloaded(format!(
+                "a test takes {TEST_BYTES_MAX} bytes at most, both ways together"
+            )))),
+        }
+    }
 }
 
 fn opened(result: measure_opened::Result) -> pb::MeasureOpened {
@@ -49,7 +203,7 @@ fn opened(result: measure_opened::Result) -> pb::MeasureOpened {
     }
 }
 
-fn push<S: tidegate_wire::stream::SendHalf>(send: &mut FrameSend<S>, answer: Answer) {
+fn push<S: SendHalf>(send: &mut FrameSend<S>, answer: Answer) {
     send.push(&pb::MeasureAnswer {
         answer: Some(answer),
     });

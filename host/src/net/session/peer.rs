@@ -11,6 +11,7 @@ use tidegate_wire::counters::ConnectionCounters;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb;
 use tidegate_wire::stream::{Connection, ConnectionEnd};
+use tokio::sync::Semaphore;
 use tracing::field::Empty;
 use tracing::{Span, debug, error_span, info, warn};
 
@@ -44,6 +45,8 @@ pub(super) struct Peer<C> {
     pub(super) account: Arc<MemoryAccount>,
     /// How much it may have under way.
     pub(super) window: ReceiveWindow<C>,
+    /// The place for a test of its connection.
+    pub(super) test: Semaphore,
     /// Says in the log which connection it is.
     span: Span,
     /// Its place among all connections.
@@ -72,6 +75,7 @@ impl<C: Connection> Peer<C> {
             frame_bytes_max: FRAME_BYTES_MAX,
             account: slot.account.clone(),
             window: ReceiveWindow::new(connection.clone()),
+            test: Semaphore::new(1),
             span,
             _slot: slot,
             connection,

@@ -74,9 +74,9 @@ async fn dispatch<C: Connection>(
             let ended = Box::pin(subscribe::serve(peer, &span, &open, recv, send)).await;
             (span, ended)
         }
-        Some(stream_open::Kind::Measure(_)) => {
+        Some(stream_open::Kind::Measure(open)) => {
             let span = of("measure");
-            let ended = Box::pin(measure::serve(peer, recv, send)).await;
+            let ended = Box::pin(measure::serve(peer, open, recv, send)).await;
             (span, ended)
         }
         Some(stream_open::Kind::Hello(_)) => {

@@ -12,23 +12,8 @@ use tidegate_wire::credit::batch_cost;
 use tidegate_wire::pb;
 use tokio::time::Instant;
 
+use super::path_bounds::{SMALL_IN_FLIGHT, batch_bytes_max, small_batches_max};
 use super::ticket::Fate;
-
-/// Small batches of one topic that may be unanswered at once when the broker is not near; the next waits for an answer, and
-/// fills meanwhile. The broker answers a group of batches together, so more small ones would not be faster, only dearer.
-const SMALL_IN_FLIGHT: usize = 8;
-
-/// Of longer round trips than eight times this, one small batch more for each of it: where answers are seconds away, a lost packet
-/// holds up eight batches for as long, and events would wait for them that could be on their way.
-const SMALL_EVERY: Duration = Duration::from_micros(2_500);
-
-/// However long the round trip is: as many batches as a broker lets be unanswered by default.
-const SMALL_IN_FLIGHT_MAX: usize = 256;
-
-/// A broker whose round trip is shorter than this is near: about what a commit takes on a slow disk. There, one small batch
-/// at a time is under way. An event waits at most a round trip longer, and mostly for a group that it would have missed
-/// anyway; in return, groups for a single event do not stand before full batches.
-const NEAR_ROUND_TRIP: Duration = Duration::from_millis(1);
 
 /// From this many bytes on, a batch is not small: one block of the broker's store.
 const SMALL_BYTES: usize = 64 * 1024;
@@ -38,9 +23,6 @@ const IDLE_TOPICS_MAX: usize = 1024;
 
 /// Batches are not made smaller than this to fit a stream's credit; one may always be outstanding, whatever it costs.
 const COST_LEAST: usize = 16 * 1024;
-
-/// Batches are not made smaller than this for the sake of a slow path: heads and answers would be most of what it carries.
-const PATH_BYTES_LEAST: usize = 16 * 1024;
 
 /// Room a batch starts with at most, a full one by default; it grows with what comes.
 const START_BYTES_MAX: usize = 256 * 1024;
@@ -152,15 +134,8 @@ impl Gatherer {
     /// How long a round trip to the broker takes now, and how many bytes the path carries at a time. Holds from the next event or
     /// answer of each topic on.
     pub(super) fn set_path(&mut self, round_trip: Duration, bytes: usize) {
-        self.path_bytes_max = bytes.max(PATH_BYTES_LEAST);
-        self.small_in_flight_max = match round_trip < NEAR_ROUND_TRIP {
-            true => 1,
-            false => {
-                let several = round_trip.as_micros() / SMALL_EVERY.as_micros();
-                let several = usize::try_from(several).unwrap_or(usize::MAX);
-                several.clamp(SMALL_IN_FLIGHT, SMALL_IN_FLIGHT_MAX)
-            }
-        };
+        self.path_bytes_max = batch_bytes_max(bytes);
+        self.small_in_flight_max = small_batches_max(round_trip);
     }
 
     /// The credit of the stream that batches go to from now on: no batch is made that costs more, as far as it depends on how
@@ -536,7 +511,7 @@ mod tests {
     #[test]
     fn a_batch_is_not_longer_than_what_the_path_carries_at_a_time() {
         let mut gatherer = Gatherer::new(1 << 20, 10_000);
-        for (path, bytes) in [(64 * 1_024, 64 * 1_024), (1, PATH_BYTES_LEAST)] {
+        for (path, bytes) in [(64 * 1_024, 64 * 1_024), (1, 16 * 1_024)] {
             gatherer.set_path(Duration::from_secs(1), path);
             (0..100).for_each(|_| drop(push(&mut gatherer, "a", 1_000)));
             let batch = gatherer.take(ANY, Duration::ZERO, Instant::now());

@@ -24,7 +24,7 @@ async fn answer(stream: &mut Stream, answer: Option<Answer>) {
 async fn meter(broker: &mut Broker, client: &Client) -> (Meter, Stream) {
     let (meter, stream) = tokio::join!(soon(client.meter()), async {
         let mut stream = broker.stream().await;
-        let ready = pb::MeasureReady {};
+        let ready = pb::MeasureReady::default();
         open_as(&mut stream, measure_opened::Result::Ready(ready)).await;
         stream
     });
@@ -106,4 +106,85 @@ async fn what_the_broker_refuses_is_told() {
     let error = soon(third.report()).await.unwrap_err();
     assert!(matches!(error, MeasureError::Lost(_)), "{error:?}");
     drop(stream);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_test_counts_what_went_each_way() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (test, mut stream) = tokio::join!(soon(client.link_test()), async {
+        let mut stream = broker.stream().await;
+        assert_eq!(
+            stream.open,
+            stream_open::Kind::Measure(pb::MeasureOpen { test: true })
+        );
+        let ready = pb::MeasureReady {
+            publish_credit_bytes: 5_000,
+            publish_credit_batches: 6,
+        };
+        open_as(&mut stream, measure_opened::Result::Ready(ready)).await;
+        stream
+    });
+    let mut test = test.expect("ready");
+    let settings = test.settings();
+    assert_eq!(
+        (
+            settings.publish_credit_bytes,
+            settings.publish_credit_batches
+        ),
+        (5_000, 6)
+    );
+    // Within the process nothing takes any time, so the broker is near.
+    assert_eq!(settings.small_batches_max, 1);
+
+    const BYTES: u64 = 300_000;
+    let playing = async {
+        let mut received = 0;
+        loop {
+            let command: pb::MeasureCommand = stream.read().await.expect("a command");
+            let answers = match command.command {
+                Some(Command::Filler(filler)) => {
+                    received += filler.payload.len() as u64;
+                    continue;
+                }
+                Some(Command::Echo(echo)) => vec![Answer::Echo(echo)],
+                Some(Command::FillerWanted(wanted)) => {
+                    assert_eq!(wanted.within_ms, 2_000);
+                    let payload = vec![0; wanted.bytes as usize / 2];
+                    let filler = || {
+                        Answer::Filler(pb::Filler {
+                            payload: payload.clone().into(),
+                        })
+                    };
+                    vec![
+                        filler(),
+                        filler(),
+                        Answer::FillerEnd(pb::FillerEnd {
+                            bytes: wanted.bytes,
+                        }),
+                    ]
+                }
+                other => panic!("{other:?}"),
+            };
+            let last = matches!(answers[0], Answer::Filler(_));
+            for answer in answers {
+                let answer = Some(answer);
+                stream.write(&pb::MeasureAnswer { answer }).await;
+            }
+            if last {
+                break received;
+            }
+        }
+    };
+    let testing = async {
+        let within = Duration::from_secs(2);
+        soon(test.echo()).await.expect("an echo");
+        let up = soon(test.send(BYTES, within)).await.expect("sent");
+        let down = soon(test.receive(BYTES, within)).await.expect("received");
+        (up.bytes, down.bytes)
+    };
+    let (received, carried) = tokio::join!(playing, testing);
+    assert_eq!((received, carried), (BYTES, (BYTES, BYTES)));
+    let error = test.rebind().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
 }

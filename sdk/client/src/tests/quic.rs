@@ -17,7 +17,7 @@ use tidegate_wire::stream::quic::send_window::SendBudget;
 use tokio::sync::mpsc;
 
 use super::broker::{Broker, Manner, Stream, soon, welcome};
-use crate::transport::quic::QuicConnection;
+use crate::transport::quic::{OwnEndpoint, QuicConnection};
 use crate::{
     Client, ClientOptions, ConnectError, ConsumerOptions, ErrorCode, Event, Identity,
     PublisherOptions,
@@ -45,8 +45,11 @@ impl QuicBroker {
         tokio::spawn(async move {
             while let Some(attempt) = endpoint.accept().await {
                 if let Ok(connection) = attempt.await {
-                    let connection =
-                        QuicConnection::keeping(connection, &SendBudget::new(0), endpoint.clone());
+                    let connection = QuicConnection::keeping(
+                        connection,
+                        &SendBudget::new(0),
+                        OwnEndpoint(endpoint.clone()),
+                    );
                     let _ = sender.send(connection);
                 }
             }

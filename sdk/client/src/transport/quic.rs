@@ -14,7 +14,7 @@ use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_wire::ALPN;
 use tidegate_wire::stream::quic::send_window::SendBudget;
-use tidegate_wire::stream::quic::{self, end_of};
+use tidegate_wire::stream::quic::{self, Kept, end_of};
 use tracing::debug;
 
 use super::renewed_identity::RenewedIdentity;
@@ -48,7 +48,17 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 const KEEP_ALIVE_HERE: Duration = Duration::from_secs(2);
 
 /// A QUIC connection, and the socket it has to itself.
-pub(crate) type QuicConnection = quic::QuicConnection<quinn::Endpoint>;
+pub(crate) type QuicConnection = quic::QuicConnection<OwnEndpoint>;
+
+/// The endpoint of one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnEndpoint(pub(crate) quinn::Endpoint);
+
+impl Kept for OwnEndpoint {
+    fn rebind(&self, peer: SocketAddr) -> std::io::Result<()> {
+        self.0.rebind(open_socket(peer)?.into())
+    }
+}
 
 /// Makes QUIC connections to one broker. What can be made once from the options is made once.
 pub(crate) struct QuicConnector {
@@ -126,12 +136,12 @@ impl Connector for QuicConnector {
         Ok(QuicConnection::keeping(
             connection,
             &self.send_budget,
-            endpoint,
+            OwnEndpoint(endpoint),
         ))
     }
 
     async fn heard_of_close(&self, connection: &QuicConnection) {
-        connection.kept().wait_idle().await;
+        connection.kept().0.wait_idle().await;
     }
 }
 
@@ -197,6 +207,15 @@ fn transport_config(options: &ClientOptions, keep_alive: Duration) -> TransportC
 
 /// An endpoint of its own for each connection: a new port leaves nothing of a dead connection behind.
 fn open_endpoint(peer: SocketAddr) -> std::io::Result<quinn::Endpoint> {
+    let socket = open_socket(peer)?;
+    let mut config = EndpointConfig::default();
+    config
+        .max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX)
+        .map_err(std::io::Error::other)?;
+    quinn::Endpoint::new(config, None, socket.into(), Arc::new(quinn::TokioRuntime))
+}
+
+fn open_socket(peer: SocketAddr) -> std::io::Result<Socket> {
     let local: SocketAddr = match peer {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -211,9 +230,5 @@ fn open_endpoint(peer: SocketAddr) -> std::io::Result<quinn::Endpoint> {
         "UDP socket buffers in bytes"
     );
     socket.bind(&local.into())?;
-    let mut config = EndpointConfig::default();
-    config
-        .max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX)
-        .map_err(std::io::Error::other)?;
-    quinn::Endpoint::new(config, None, socket.into(), Arc::new(quinn::TokioRuntime))
+    Ok(socket)
 }

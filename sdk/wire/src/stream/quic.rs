@@ -3,6 +3,8 @@
 //! whoever makes a connection.
 
 use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,19 @@ pub struct QuicConnection<K = ()> {
     window: Arc<SendWindow>,
     kept: K,
 }
+
+/// What lives as long as a connection.
+pub trait Kept: Clone + Send + Sync + 'static {
+    /// Gives the connection to `peer` another socket.
+    ///
+    /// # Errors
+    /// There is none to be had, or the socket is not only this connection's.
+    fn rebind(&self, _peer: SocketAddr) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl Kept for () {}
 
 /// The sending half of one of its streams.
 #[derive(Debug)]
@@ -78,7 +93,7 @@ impl<K> QuicConnection<K> {
     }
 }
 
-impl<K: Clone + Send + Sync + 'static> Connection for QuicConnection<K> {
+impl<K: Kept> Connection for QuicConnection<K> {
     type Send = QuicSend;
     type Receive = QuicReceive;
 
@@ -134,7 +149,12 @@ impl<K: Clone + Send + Sync + 'static> Connection for QuicConnection<K> {
             mtu: path.current_mtu,
             peer_address: Some(self.connection.remote_address()),
             congestion: congestion::in_use(self.connection.congestion_state()).into(),
+            send_window_bytes: self.window.bytes(),
         }
+    }
+
+    fn rebind(&self) -> io::Result<()> {
+        self.kept.rebind(self.connection.remote_address())
     }
 
     fn send_window(&self) -> usize {

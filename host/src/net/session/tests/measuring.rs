@@ -8,7 +8,11 @@ use tidegate_wire::pb::{self, ErrorCode, measure_opened, stream_open};
 use tidegate_wire::stream::SendHalf;
 
 fn measure() -> bytes::Bytes {
-    open(stream_open::Kind::Measure(pb::MeasureOpen {}))
+    open(stream_open::Kind::Measure(pb::MeasureOpen { test: false }))
+}
+
+fn test() -> bytes::Bytes {
+    open(stream_open::Kind::Measure(pb::MeasureOpen { test: true }))
 }
 
 fn ask(command: Option<Command>) -> bytes::Bytes {
@@ -16,7 +20,11 @@ fn ask(command: Option<Command>) -> bytes::Bytes {
 }
 
 async fn opened(client: &Client<MemoryConnection>) -> Opened<MemoryConnection> {
-    let mut stream = client.send(&measure()).await;
+    opened_as(client, &measure()).await
+}
+
+async fn opened_as(client: &Client<MemoryConnection>, open: &[u8]) -> Opened<MemoryConnection> {
+    let mut stream = client.send(open).await;
     let opened: pb::MeasureOpened = stream.recv.next().await.expect("an answer");
     assert!(matches!(
         opened.result,
@@ -77,4 +85,133 @@ async fn an_unknown_command_ends_the_connection_and_says_why() {
         other => panic!("{other:?}"),
     }
     assert_eq!(client.close_code().await, Some(ErrorCode::Malformed));
+}
+
+async fn answer(stream: &mut Opened<MemoryConnection>) -> Answer {
+    let answer: pb::MeasureAnswer = stream.recv.next().await.expect("an answer");
+    answer.answer.expect("one of them")
+}
+
+async fn refused(stream: &mut Opened<MemoryConnection>) -> ErrorCode {
+    match answer(stream).await {
+        Answer::Error(error) => error.code(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn wanted(bytes: u64) -> bytes::Bytes {
+    ask(Some(Command::FillerWanted(pb::FillerWanted {
+        bytes,
+        within_ms: 10_000,
+    })))
+}
+
+fn echo(bytes: usize) -> bytes::Bytes {
+    let payload = vec![7; bytes].into();
+    ask(Some(Command::Echo(pb::Echo { payload })))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_test_has_echoes_and_filler_both_ways_and_is_counted() {
+    let sessions = Sessions::start(|_| {});
+    let client = sessions.welcomed().await;
+    let mut stream = opened_as(&client, &test()).await;
+    let filler = pb::Filler {
+        payload: vec![1; 8_192].into(),
+    };
+    let filler = ask(Some(Command::Filler(filler)));
+    stream.write(&filler.repeat(5)).await;
+    stream.write(&echo(9)).await;
+    match answer(&mut stream).await {
+        Answer::Echo(echo) => assert_eq!(echo.payload, vec![7; 9]),
+        other => panic!("{other:?}"),
+    }
+    stream.write(&wanted(100_000)).await;
+    let mut bytes = 0;
+    loop {
+        match answer(&mut stream).await {
+            Answer::Filler(filler) => bytes += filler.payload.len() as u64,
+            Answer::FillerEnd(end) => break assert_eq!(end.bytes, bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bytes, 100_000);
+    let counts = sessions.service.stats.counts();
+    let carried = 5 * 8_192 + 9 + 100_000;
+    assert_eq!((counts.link_tests, counts.link_test_bytes), (1, carried));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_has_one_test_at_a_time_and_all_have_four() {
+    let sessions = Sessions::start(|_| {});
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let client = sessions.welcomed().await;
+        let stream = opened_as(&client, &test()).await;
+        let again = client.refusal(&test(), false).await;
+        assert_eq!(again.code(), ErrorCode::Overloaded);
+        assert!(again.message.contains("already"), "{}", again.message);
+        // To ask for counters is no test.
+        drop(opened(&client).await);
+        clients.push((client, stream));
+    }
+    let fifth = sessions.welcomed().await;
+    let refused = fifth.refusal(&test(), false).await;
+    assert_eq!(refused.code(), ErrorCode::Overloaded);
+    assert!(
+        refused.retryable && refused.message.contains('4'),
+        "{refused:?}"
+    );
+    // One that ends makes room.
+    drop(clients.pop());
+    until(|| sessions.service.stats.counts().measure_streams_open == 3).await;
+    opened_as(&fifth, &test()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_test_is_bounded_in_bytes_and_time() {
+    let sessions = Sessions::start(|_| {});
+    let client = sessions.welcomed().await;
+    let mut stream = opened_as(&client, &test()).await;
+    stream.write(&echo(1_024)).await;
+    assert!(matches!(answer(&mut stream).await, Answer::Echo(_)));
+    stream.write(&echo(1_025)).await;
+    assert_eq!(refused(&mut stream).await, ErrorCode::InvalidArgument);
+
+    let mut stream = opened_as(&client, &test()).await;
+    stream.write(&wanted((256 << 20) + 1)).await;
+    let mut bytes = 0;
+    loop {
+        match answer(&mut stream).await {
+            Answer::Filler(filler) => bytes += filler.payload.len(),
+            Answer::Error(error) => break assert_eq!(error.code(), ErrorCode::Overloaded),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bytes, 256 << 20);
+
+    // Whoever only keeps one open is sent away after a minute.
+    let started = tokio::time::Instant::now();
+    let mut stream = opened_as(&client, &test()).await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    match answer(&mut stream).await {
+        Answer::Error(error) => assert!(error.message.contains("60s"), "{error:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(started.elapsed().as_secs(), 60);
+    assert_eq!(
+        tidegate_wire::stream::Connection::end(&client.connection),
+        None
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_but_counters_is_told_without_a_test() {
+    let sessions = Sessions::start(|_| {});
+    let client = sessions.welcomed().await;
+    for command in [echo(1), wanted(1)] {
+        let mut stream = opened(&client).await;
+        stream.write(&command).await;
+        assert_eq!(refused(&mut stream).await, ErrorCode::InvalidArgument);
+    }
 }

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::congestion::{Bbr, BbrConfig, Controller, ControllerFactory, Cubic, CubicConfig};
 
@@ -55,6 +56,9 @@ impl Congestion {
         }
     }
 }
+
+/// The shortest round trip from which on a path is long, for `auto`.
+pub const LONG_PATH: Duration = auto::LONG;
 
 /// What `controller` goes by at present, in words: of `auto`, what it has chosen.
 #[must_use]

@@ -12,7 +12,7 @@ use super::Congestion;
 use super::path_model::PathModel;
 
 /// A path is long from this round trip on: the shortest that was seen.
-const LONG: Duration = Duration::from_millis(8);
+pub(super) const LONG: Duration = Duration::from_millis(8);
 /// And short, whatever it seemed before, from this one down: a machine that was too busy to answer has found time.
 const SHORT: Duration = Duration::from_millis(4);
 /// Acknowledged packets before a path is believed to be long.

@@ -1,0 +1,39 @@
+//! How large batches may be and how many small ones may be under way, by the path to the broker. Pure.
+
+use std::time::Duration;
+
+/// Small batches of one topic that may be unanswered at once when the broker is not near; the next waits for an answer, and
+/// fills meanwhile. The broker answers a group of batches together, so more small ones would not be faster, only dearer.
+pub(super) const SMALL_IN_FLIGHT: usize = 8;
+
+/// Of longer round trips than eight times this, one small batch more for each of it: where answers are seconds away, a lost packet
+/// holds up eight batches for as long, and events would wait for them that could be on their way.
+const SMALL_EVERY: Duration = Duration::from_micros(2_500);
+
+/// However long the round trip is: as many batches as a broker lets be unanswered by default.
+const SMALL_IN_FLIGHT_MAX: usize = 256;
+
+/// A broker whose round trip is shorter than this is near: about what a commit takes on a slow disk. There, one small batch
+/// at a time is under way. An event waits at most a round trip longer, and mostly for a group that it would have missed
+/// anyway; in return, groups for a single event do not stand before full batches.
+const NEAR_ROUND_TRIP: Duration = Duration::from_millis(1);
+
+/// Batches are not made smaller than this for the sake of a slow path: heads and answers would be most of what it carries.
+const PATH_BYTES_LEAST: usize = 16 * 1024;
+
+/// Small batches of one topic that may be under way at once.
+pub(crate) fn small_batches_max(round_trip: Duration) -> usize {
+    match round_trip < NEAR_ROUND_TRIP {
+        true => 1,
+        false => {
+            let several = round_trip.as_micros() / SMALL_EVERY.as_micros();
+            let several = usize::try_from(several).unwrap_or(usize::MAX);
+            several.clamp(SMALL_IN_FLIGHT, SMALL_IN_FLIGHT_MAX)
+        }
+    }
+}
+
+/// Bytes of a batch on a path that carries so many at a time: what is answered whole should not be longer.
+pub(crate) fn batch_bytes_max(send_window: usize) -> usize {
+    send_window.max(PATH_BYTES_LEAST)
+}
