@@ -60,6 +60,8 @@ pub(crate) struct Measured {
     pub(crate) delivered_per_second: f64,
     /// Processor time of the broker per published event, in microseconds.
     pub(crate) cpu_us_per_event: f64,
+    /// Processor time of the clients per published event, in microseconds.
+    pub(crate) client_cpu_us_per_event: f64,
     /// Bytes on the wire per published event, everything included.
     pub(crate) wire_bytes_per_event: f64,
     /// From intended send to delivery.
@@ -138,6 +140,7 @@ fn measured(
         published_per_second: answered / spent.seconds,
         delivered_per_second: (after.wanted - before.wanted) as f64 / spent.seconds,
         cpu_us_per_event: spent.cpu_us / answered.max(1.0),
+        client_cpu_us_per_event: spent.client_cpu_us / answered.max(1.0),
         wire_bytes_per_event: spent.wire_bytes / answered.max(1.0),
         latencies,
         published,

@@ -11,6 +11,7 @@ use anyhow::Context;
 pub(crate) struct Reading {
     at: Instant,
     cpu: Duration,
+    client_cpu: Duration,
     wire_bytes: u64,
 }
 
@@ -21,6 +22,8 @@ pub(crate) struct Spent {
     pub(crate) seconds: f64,
     /// Processor time of the broker, user and system, in microseconds.
     pub(crate) cpu_us: f64,
+    /// The same of this process, which has all the clients.
+    pub(crate) client_cpu_us: f64,
     /// Bytes that went over the loopback interface, both ways together, headers included. Everything else that uses
     /// the interface meanwhile is in it.
     pub(crate) wire_bytes: f64,
@@ -32,6 +35,7 @@ impl Reading {
         Ok(Self {
             at: Instant::now(),
             cpu: of_process(pid)?.cpu,
+            client_cpu: of_process(std::process::id())?.cpu,
             wire_bytes: wire_bytes()?,
         })
     }
@@ -40,10 +44,15 @@ impl Reading {
     pub(crate) fn until(self, later: Self) -> Spent {
         Spent {
             seconds: (later.at - self.at).as_secs_f64().max(f64::EPSILON),
-            cpu_us: later.cpu.saturating_sub(self.cpu).as_secs_f64() * 1e6,
+            cpu_us: micros(self.cpu, later.cpu),
+            client_cpu_us: micros(self.client_cpu, later.client_cpu),
             wire_bytes: later.wire_bytes.saturating_sub(self.wire_bytes) as f64,
         }
     }
+}
+
+fn micros(before: Duration, after: Duration) -> f64 {
+    after.saturating_sub(before).as_secs_f64() * 1e6
 }
 
 /// Most memory that process `pid` ever had resident, in bytes.
@@ -52,7 +61,7 @@ pub(crate) fn resident_bytes_max(pid: u32) -> anyhow::Result<u64> {
 }
 
 fn of_process(pid: u32) -> anyhow::Result<ProcessUsage> {
-    ProcessUsage::of(pid).context("the broker has ended")
+    ProcessUsage::of(pid).context("the process has ended")
 }
 
 // What is sent on loopback is received on it, so one of the two counters is all traffic once.

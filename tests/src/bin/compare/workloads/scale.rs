@@ -106,6 +106,11 @@ async fn scaled(
             Unit::FineMicroseconds,
             measured.cpu_us_per_event,
         ),
+        figure(
+            "clients' µs/event",
+            Unit::FineMicroseconds,
+            measured.client_cpu_us_per_event,
+        ),
         figure("peak RSS MiB", Unit::Mebibytes, resident as f64),
         figure("disk MiB", Unit::Mebibytes, disk as f64),
     ];
