@@ -38,9 +38,11 @@ pub(super) fn advice(found: &Findings) -> Vec<String> {
             chosen.publish_credit_bytes
         ));
     }
-    let wanted = down
+    // The window follows what was written, so that of a path whose speed still rises lies somewhat behind.
+    let carried = down
         .congestion_window_bytes
         .min(chosen.send_window_bytes_max);
+    let wanted = carried / 2;
     if (chosen.send_window_bytes_free..wanted).contains(&down.send_window_bytes) {
         advice.push(
             "limits.send_window_total_bytes: more would let the broker have as much under way as this path carries"
@@ -153,6 +155,11 @@ mod tests {
             found.down.send_window_bytes = 32 << 20;
         };
         check(100.0, at_most, None);
+        let behind = |found: &mut Findings| {
+            found.down.congestion_window_bytes = 50 << 20;
+            found.down.send_window_bytes = 31 << 20;
+        };
+        check(100.0, behind, None);
         check(100.0, |found| found.up.lost_percent = 9.0, Some("lost"));
         check(100.0, |found| found.down.late_percent = 2.0, Some("late"));
         check(100.0, |found| found.down.mtu = 1_200, Some("MTU"));
