@@ -76,7 +76,7 @@ fn of_path(way: &str, direction: &Direction) -> Vec<String> {
     }
     if direction.mtu <= MTU_MIN {
         advice.push(format!(
-            "nothing, but look at the MTU of the link: datagrams {way} have {} bytes, the least that QUIC works with",
+            "nothing, but look at the MTU of the link: datagrams {way} have {} bytes, the least that QUIC works with, unless a test with a longer --time finds more",
             direction.mtu
         ));
     }
