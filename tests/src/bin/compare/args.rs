@@ -42,10 +42,10 @@ pub(crate) struct Args {
     /// Fill the events of backlog with the bytes of this file, piece by piece, instead of random letters, which hardly compress.
     #[arg(long, value_name = "FILE")]
     pub(crate) backlog_filling: Option<PathBuf>,
-    /// Most connections, topics and idle subscriptions of `scale`, and rules of `rules`.
+    /// Most connections, topics and idle subscriptions of `scale`, rules of `rules`, and clients of `reconnect`.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) scale_max: u64,
-    /// Fewest of them in `scale`.
+    /// Fewest of them in `scale` and `reconnect`.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) scale_min: u64,
     /// What `scale` has many of; everything in turn by default.
@@ -84,6 +84,8 @@ pub(crate) enum Workload {
     Backlog,
     /// W8: many connections, topics, idle subscriptions; with the time to open after a restart.
     Scale,
+    /// 100, 1,000 and 5,000 clients that lose their broker at once and come back (Tidegate only).
+    Reconnect,
     /// Good subscriptions beside a bad neighbour (Tidegate only).
     Isolation,
     /// What the machine itself can do: a QUIC stream, the disk, the journal alone.

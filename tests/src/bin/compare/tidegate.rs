@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::json;
-use tidegate_client::{ConsumerOptions, PublisherOptions};
+use tidegate_client::{Client, ConsumerOptions, PublisherOptions};
 use tidegate_tests::{AdminApi, BrokerProcess, Setup};
 
 use crate::broker::{self, Kind, PREFETCH, Places, Subscription};
@@ -87,6 +87,26 @@ impl Tidegate {
         let client = self.process.client().await?;
         let consumer = client.subscribe(subscription, options).await?;
         Ok(broker::Consumer::Tidegate(consumer))
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        self.process.client().await
+    }
+
+    /// Kills its process without warning.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again on its data and addresses, and waits until it serves.
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
+        self.process.restart().await
+    }
+
+    /// Most memory its process ever had resident, in bytes.
+    pub(crate) fn resident_bytes_max(&self) -> anyhow::Result<u64> {
+        self.process.resident_bytes_max()
     }
 
     pub(crate) async fn reopen(&mut self) -> anyhow::Result<Duration> {

@@ -6,6 +6,7 @@ mod delivery;
 mod isolation;
 mod limits;
 mod publish;
+mod reconnect;
 mod rules;
 mod scale;
 mod slow_filter;
@@ -151,6 +152,9 @@ impl Bench {
         }
         if wants(self, Workload::Scale) {
             Box::pin(self.scale()).await;
+        }
+        if wants(self, Workload::Reconnect) && self.kinds.iter().any(|kind| kind.is_tidegate()) {
+            Box::pin(self.reconnect()).await;
         }
         if wants(self, Workload::Isolation) && has_tidegate {
             Box::pin(self.isolation()).await?;
