@@ -3,6 +3,7 @@
 
 pub(crate) mod blocking_threads;
 pub(crate) mod clock;
+pub(crate) mod patience;
 pub(crate) mod random;
 pub(crate) mod spawn;
 pub(crate) mod task_set;

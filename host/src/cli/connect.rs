@@ -67,7 +67,10 @@ pub(super) async fn connect(
             files,
         }),
         Err(error) => {
-            let is_over = matches!(error, ConnectError::TimedOut { .. });
+            let is_over = matches!(
+                error,
+                ConnectError::TimedOut { .. } | ConnectError::Busy { .. }
+            );
             let told = unconnected(error, door, files).await;
             Err(match limit.get() {
                 Some(after) if is_over => told.context(TimeIsOver::new("no connection", after)),

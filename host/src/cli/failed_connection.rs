@@ -40,6 +40,8 @@ pub(super) enum Why {
     UdpBlocked { tcp_port: u16 },
     /// A broker is there, and did not finish to make a connection.
     Unfinished { within: Duration },
+    /// It answers, and takes no connection at present.
+    Busy,
     /// There is no such name.
     Unresolved(String),
     /// One side objects to the other's certificate.
@@ -87,6 +89,7 @@ impl FailedConnection {
         }
         let why = match error {
             ConnectError::TimedOut { waited, .. } => why_silent(&door.address, *waited).await,
+            ConnectError::Busy { .. } => Why::Busy,
             ConnectError::Resolve { source, .. } => Why::Unresolved(source.to_string()),
             ConnectError::Handshake { reason, .. } => {
                 Why::objection(reason.starts_with("the broker objects"), reason)
@@ -114,6 +117,7 @@ impl FailedConnection {
             ),
             Why::UdpBlocked { .. } => "let UDP to this port pass in both directions, in firewalls and security groups between; if it does, look whether the broker runs and is not held up".to_owned(),
             Why::Unfinished { .. } => "try again, with a longer --timeout where there is one; if it never works, look at the broker's log, whether it is overloaded, and at the MTU of the way back".to_owned(),
+            Why::Busy => "it is well and comes to everybody in turn: try again in some seconds, or let a command wait for longer with --timeout; when it lasts, see `tidegate_handshakes_refused_total` and `tidegate_connections_open` of its metrics, and raise limits.connections_max if that is reached".to_owned(),
             Why::Unresolved(_) => format!("check the host's name, written HOST:PORT; or {another}"),
             Why::Objection { by_broker, objection, .. } => objection.hint(*by_broker, &ca, &cert),
             Why::NoBroker(_) => "check the port: --addr is the broker's QUIC port (UDP), --admin its admin API (http:// or https://, TCP)".to_owned(),
@@ -141,6 +145,10 @@ impl fmt::Display for FailedConnection {
             Why::Unfinished { within } => write!(
                 formatter,
                 "a broker answers at {address} (from {from}), but no connection came about within {within:?}"
+            ),
+            Why::Busy => write!(
+                formatter,
+                "the broker at {address} (from {from}) takes no further connection at present: too many clients connect at once, or it has as many as it may"
             ),
             Why::Unresolved(said) => {
                 write!(formatter, "cannot resolve {address} (from {from}): {said}")

@@ -14,6 +14,9 @@ const CODES: usize = ErrorCode::Internal as usize + 1;
 #[derive(Debug, Default)]
 pub struct NetCounters {
     handshakes_open: AtomicU64,
+    handshakes_waiting: AtomicU64,
+    handshakes_begun: AtomicU64,
+    handshakes_refused: AtomicU64,
     connections_open: AtomicU64,
     connections_total: AtomicU64,
     connections_refused: AtomicU64,
@@ -34,6 +37,13 @@ pub struct NetCounters {
 pub struct NetCounts {
     /// Handshakes under way.
     pub handshakes_open: u64,
+    /// Attempts that wait for the broker to have time for their handshake.
+    pub handshakes_waiting: u64,
+    /// Handshakes that were begun, since the start.
+    pub handshakes_begun: u64,
+    /// Attempts turned away because the broker had no time for their handshake, since the start. They count among
+    /// [`connections_refused`](Self::connections_refused) too.
+    pub handshakes_refused: u64,
     /// Connections past their handshake and not yet closed.
     pub connections_open: u64,
     /// Connections that finished their handshake, since the start.
@@ -113,6 +123,21 @@ impl NetCounters {
                 "QUIC handshakes under way",
                 counts.handshakes_open,
             ),
+            gauge(
+                "handshakes_waiting",
+                "QUIC connection attempts that wait until there is time for their handshake",
+                counts.handshakes_waiting,
+            ),
+            counter(
+                "handshakes_begun",
+                "QUIC handshakes that were begun",
+                counts.handshakes_begun,
+            ),
+            counter(
+                "handshakes_refused",
+                "QUIC connection attempts turned away since there was no time for their handshake",
+                counts.handshakes_refused,
+            ),
             counter(
                 "connections",
                 "QUIC connections that finished their handshake",
@@ -188,6 +213,9 @@ impl NetCounters {
             .collect();
         NetCounts {
             handshakes_open: load(&self.handshakes_open),
+            handshakes_waiting: load(&self.handshakes_waiting),
+            handshakes_begun: load(&self.handshakes_begun),
+            handshakes_refused: load(&self.handshakes_refused),
             connections_open: load(&self.connections_open),
             connections_total: load(&self.connections_total),
             connections_refused: load(&self.connections_refused),
@@ -205,7 +233,18 @@ impl NetCounters {
     }
 
     pub(super) fn handshake(self: &Arc<Self>) -> OpenGuard {
+        self.handshakes_begun.fetch_add(1, Ordering::Relaxed);
         OpenGuard::new(self, |stats| &stats.handshakes_open)
+    }
+
+    /// So many attempts wait by now. Only one says so.
+    pub(super) fn handshakes_waiting(&self, count: usize) {
+        self.handshakes_waiting
+            .store(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn handshake_refused(&self) {
+        self.handshakes_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn connection(self: &Arc<Self>) -> OpenGuard {

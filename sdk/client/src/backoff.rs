@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::error::ConnectError;
 use crate::random::Random;
 
 /// Wait before the second attempt, unless [`ClientOptions::backoff_min`](crate::ClientOptions::backoff_min) says another: a broker
@@ -50,6 +51,16 @@ impl Backoff {
         }
     }
 
+    /// The same after an attempt to connect that failed. How long a broker wants to be left alone when it has no time is where the
+    /// steps go on from, so that clients which are too many come ever more seldom.
+    pub(crate) fn next_after_error(&mut self, error: &ConnectError) -> Duration {
+        let told = error.retry_after();
+        if let Some(told) = told {
+            self.next = self.next.max(told.min(self.max));
+        }
+        self.next_after(told)
+    }
+
     /// The thing worked; the next failure starts from the shortest wait.
     pub(crate) fn reset(&mut self) {
         self.next = self.min;
@@ -71,6 +82,26 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next() <= min);
+    }
+
+    #[test]
+    fn who_is_too_many_comes_ever_more_seldom() {
+        let (min, max) = (Duration::from_millis(10), Duration::from_secs(5));
+        let mut backoff = Backoff::new(min, max, Random::new(Some(1)));
+        let addr = "broker:4433".to_owned();
+        let busy = ConnectError::Busy { addr };
+        for (least, most) in [
+            (1_000, 1_500),
+            (1_000, 2_000),
+            (2_000, 4_000),
+            (2_500, 5_000),
+        ] {
+            let wait = backoff.next_after_error(&busy).as_millis();
+            assert!(wait >= least && wait <= most, "{wait} of {least} to {most}");
+        }
+        backoff.reset();
+        let lost = ConnectError::Closed;
+        assert!(backoff.next_after_error(&lost) <= min);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The supervisor: one task per client, which keeps one connection to the broker, makes a new one for one that is lost, and closes
 //! it when nobody needs it any more. What the connection is used for is not known here.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ use crate::transport::Connector;
 /// A connection that lived for this long worked: the next loss starts from the shortest back-off. One that the
 /// broker closes at once, again and again, does not.
 const SETTLED_AFTER: Duration = Duration::from_millis(250);
+
+/// How long attempts that were made beside a silent connection go on when that is lost, before all begins anew as after any loss: as
+/// long as a busy broker may keep them waiting, and a handshake.
+const LOST_MAX: Duration = Duration::from_secs(6);
 
 /// How long a client that is closed waits for the broker to hear of it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -61,7 +66,7 @@ async fn first_connection<K: Connector>(
     mut backoff: Backoff,
 ) -> Result<(Established<K::Connection>, HelloStream<K::Connection>), ConnectError> {
     let waited = dialer.options.connect_timeout;
-    let mut source = None;
+    let mut source: Option<Box<ConnectError>> = None;
     let reaching = reach(dialer, &mut backoff, Duration::ZERO, |error| {
         if !matches!(error, ConnectError::TimedOut { .. }) {
             source = Some(Box::new(error.clone()));
@@ -69,12 +74,14 @@ async fn first_connection<K: Connector>(
         !error.is_transient()
     });
     let reached = tokio::time::timeout(waited, reaching).await;
-    reached.unwrap_or_else(|_| {
-        Err(ConnectError::TimedOut {
+    reached.unwrap_or_else(|_| match source.as_deref() {
+        // It says more than that time is over.
+        Some(busy @ ConnectError::Busy { .. }) => Err(busy.clone()),
+        _ => Err(ConnectError::TimedOut {
             addr: dialer.options.addr.clone(),
             waited,
             source,
-        })
+        }),
     })
 }
 
@@ -210,6 +217,25 @@ impl<K: Connector> Supervisor<K> {
             waited,
         })));
         let old = &current.0.connection;
+        match self.reach_beside(old).await {
+            Some((established, hello)) => {
+                old.close(0, "replaced by a connection on which the broker answers");
+                (self.establish(established), hello)
+            }
+            None => {
+                if old.end().is_none() {
+                    self.say(LinkState::Up(current.0.clone()));
+                }
+                current
+            }
+        }
+    }
+
+    /// Makes a connection beside `old`; `None` when that answers, or it took too long after that was lost.
+    async fn reach_beside(
+        &mut self,
+        old: &K::Connection,
+    ) -> Option<(Established<K::Connection>, HelloStream<K::Connection>)> {
         let heard = old.traffic().heard;
         let answers = async {
             while old.traffic().heard == heard {
@@ -217,28 +243,34 @@ impl<K: Connector> Supervisor<K> {
             }
         };
         self.backoff.reset();
+        let Self {
+            dialer,
+            link,
+            backoff,
+            ..
+        } = self;
         // Whatever a broker may say against a second connection, the first is still there.
-        let reaching = reach(&self.dialer, &mut self.backoff, Duration::ZERO, |error| {
+        let mut reaching = pin!(reach(dialer, backoff, Duration::ZERO, |error| {
             debug!(%error, "connecting beside a silent connection failed");
             false
-        });
-        let reached = tokio::select! {
+        }));
+        let mut reached = tokio::select! {
             biased;
-            () = self.link.stop.cancelled() => None,
+            () = link.stop.cancelled() => None,
             _ = old.closed() => None,
             () = answers => None,
-            reached = reaching => reached.ok(),
+            reached = reaching.as_mut() => reached.ok(),
         };
-        match reached {
-            Some((established, hello)) => {
-                old.close(0, "replaced by a connection on which the broker answers");
-                (self.establish(established), hello)
-            }
-            None => {
-                self.say(LinkState::Up(current.0.clone()));
-                current
-            }
+        let is_lost = old.end().is_some_and(|end| end != ConnectionEnd::Here);
+        if reached.is_none() && is_lost && dialer.options.reconnect {
+            // What is under way may have waited for a busy broker already, so it is not begun anew at once.
+            reached = tokio::select! {
+                biased;
+                () = link.stop.cancelled() => None,
+                reached = tokio::time::timeout(LOST_MAX, reaching) => reached.ok().and_then(Result::ok),
+            };
         }
+        reached
     }
 
     fn establish(

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::select_ok;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tidegate_wire::pb;
 use tidegate_wire::stream::{Connection, ConnectionEnd};
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::{ConnectError, ErrorCode, Refusal};
 use crate::hello::{Established, HelloStream, say_hello};
@@ -27,28 +28,66 @@ pub(crate) struct Dialer<K> {
 pub(crate) type Dialed<C> = Result<(Established<C>, HelloStream<C>), ConnectError>;
 
 impl<K: Connector> Dialer<K> {
-    /// Connects and says hello, to whichever address answers first.
+    /// Connects and says hello, to whichever address answers first. The next address is tried when the ones before are silent for a
+    /// moment, or have failed: who has answered is not asked at two addresses.
     pub(crate) async fn dial(&self, answered: &Answered) -> Dialed<K::Connection> {
-        let addresses = self.connector.resolve().await?;
-        let attempt = |(index, address): (usize, K::Address)| {
-            async move {
-                let turn = u32::try_from(index).unwrap_or(u32::MAX);
-                tokio::time::sleep(ADDRESS_STAGGER * turn).await;
-                self.dial_one(&address, answered).await
+        let mut addresses = self.connector.resolve().await?.into_iter().peekable();
+        let mut under_way = FuturesUnordered::new();
+        let mut parts: Vec<Answered> = Vec::new();
+        let mut failed: Option<ConnectError> = None;
+        let mut next_at = Instant::now();
+        loop {
+            let has_more = addresses.peek().is_some();
+            // One that is there and has no time says more than others that say nothing.
+            let is_busy = matches!(failed, Some(ConnectError::Busy { .. }));
+            let is_over = is_busy && !has_more && parts.iter().all(|part| part.heard() == 0);
+            tokio::select! {
+                biased;
+                Some((part, dialed)) = under_way.next(), if !under_way.is_empty() => {
+                    let part: Answered = part;
+                    parts.retain(|one| !one.is(&part));
+                    match dialed {
+                        Ok(dialed) => return Ok(dialed),
+                        Err(error) if !is_busy => failed = Some(error),
+                        Err(_) => {}
+                    }
+                    next_at = Instant::now();
+                }
+                () = sleep_until(next_at), if has_more || is_over => {
+                    next_at += ADDRESS_STAGGER;
+                    let was_heard = parts.iter().any(|part| part.heard() > 0);
+                    match addresses.peek() {
+                        Some(_) if was_heard => {}
+                        Some(_) => if let Some(address) = addresses.next() {
+                            let part = answered.part();
+                            parts.push(part.clone());
+                            under_way.push(self.dial_one(address, part));
+                        }
+                        None => under_way.clear(),
+                    }
+                }
+                else => return Err(failed.unwrap_or_else(|| self.nowhere())),
             }
-            .boxed()
-        };
-        let attempts: Vec<_> = addresses.into_iter().enumerate().map(attempt).collect();
-        if attempts.is_empty() {
-            return Err(ConnectError::Resolve {
-                addr: self.options.addr.clone(),
-                source: Arc::new(std::io::ErrorKind::NotFound.into()),
-            });
         }
-        select_ok(attempts).await.map(|(dialed, _)| dialed)
     }
 
-    async fn dial_one(&self, address: &K::Address, answered: &Answered) -> Dialed<K::Connection> {
+    fn nowhere(&self) -> ConnectError {
+        ConnectError::Resolve {
+            addr: self.options.addr.clone(),
+            source: Arc::new(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    async fn dial_one(
+        &self,
+        address: K::Address,
+        answered: Answered,
+    ) -> (Answered, Dialed<K::Connection>) {
+        let dialed = self.reach(&address, &answered).await;
+        (answered, dialed)
+    }
+
+    async fn reach(&self, address: &K::Address, answered: &Answered) -> Dialed<K::Connection> {
         let connection = self.connector.dial(address, answered).await;
         let connection = connection.map_err(|error| match error {
             ConnectError::Lost(end) => self.explain(end),
@@ -76,6 +115,9 @@ impl<K: Connector> Dialer<K> {
                 let refusal = refusal_of(code, reason);
                 refusal.map_or(ConnectError::Lost(end), ConnectError::Refused)
             }
+            ConnectionEnd::Busy => ConnectError::Busy {
+                addr: self.options.addr.clone(),
+            },
             end => ConnectError::Lost(end),
         }
     }

@@ -14,6 +14,10 @@ pub use tidegate_wire::stream::ConnectionEnd;
 use tidegate_wire::stream::{ReceiveError, SendError};
 use tidegate_wire::{PROTOCOL_VERSION, pb};
 
+/// How long a broker is left alone that takes no connection and has not said for how long: it keeps those waiting that it has time
+/// for within some seconds.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
 /// The broker's no: what, why, and whether to try again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -135,6 +139,15 @@ pub enum ConnectError {
         /// For how long.
         waited: Duration,
     },
+    /// The broker is there, and takes no connection at present: it has no time for it, or no place. It said so at once, and the
+    /// attempt has cost it next to nothing.
+    #[error(
+        "the broker at `{addr}` takes no further connection at present: too many clients connect at once, or it has as many as it may (limits.connections_max); it runs and is reachable, so try again in some seconds"
+    )]
+    Busy {
+        /// The broker's address.
+        addr: String,
+    },
     /// The connection was lost, or ended by the broker.
     #[error("the connection to the broker was lost")]
     Lost(#[from] ConnectionEnd),
@@ -161,7 +174,12 @@ impl ConnectError {
     /// How long the broker wants to be left alone, if it said so.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused(refusal) => refusal.retry_after,
+            Self::Refused(refusal) => {
+                // One that was too many for a limit is as little use a moment later.
+                let is_full = refusal.retryable && refusal.code == ErrorCode::Overloaded;
+                refusal.retry_after.or(is_full.then_some(BUSY_WAIT))
+            }
+            Self::Busy { .. } => Some(BUSY_WAIT),
             _ => None,
         }
     }
@@ -172,6 +190,7 @@ impl ConnectError {
             Self::Refused(refusal) => refusal.retryable,
             Self::Lost(_)
             | Self::Silent { .. }
+            | Self::Busy { .. }
             | Self::TimedOut { .. }
             | Self::Resolve { .. }
             | Self::Socket(_) => true,

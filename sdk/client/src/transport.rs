@@ -5,9 +5,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate_wire::stream::Connection;
+use tokio::sync::Notify;
 
 use crate::error::ConnectError;
 
@@ -30,7 +31,7 @@ pub trait Connector: Send + Sync + 'static {
     /// May be dropped at any time.
     fn resolve(&self) -> impl Future<Output = Result<Vec<Self::Address>, ConnectError>> + Send;
 
-    /// Makes a connection, and notes it when the other side has `answered`, long before everything is agreed on. It has no time
+    /// Makes a connection, and notes whatever is heard of the other side, which has `answered` long before everything is agreed on. It has no time
     /// limit of its own: who loses patience drops the future, and with it the attempt.
     ///
     /// # Errors
@@ -52,18 +53,50 @@ pub trait Connector: Send + Sync + 'static {
     fn heard_of_close(&self, connection: &Self::Connection) -> impl Future<Output = ()> + Send;
 }
 
-/// Whether the other side has answered an attempt to connect. Who lost patience with it would lose what is agreed on already.
+/// Whether anything was heard of the other side since an attempt to connect. Who lost patience with it then would lose what is agreed
+/// on already, or its place in a line.
 #[derive(Clone, Debug, Default)]
-pub struct Answered(Arc<AtomicBool>);
+pub struct Answered(Arc<Heard>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    times: AtomicU64,
+    /// Told of the first time.
+    told: Arc<Notify>,
+    /// What this is a part of, and hears of the same.
+    whole: Option<Answered>,
+}
 
 impl Answered {
-    /// It has.
+    /// Something was heard: anything at all, and not only what the handshake is about.
     pub fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        if self.0.times.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.0.told.notify_one();
+        }
+        if let Some(whole) = &self.0.whole {
+            whole.note();
+        }
     }
 
-    pub(crate) fn is_answered(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// One whose first time is told.
+    pub(crate) fn telling(told: Arc<Notify>) -> Self {
+        Self(Arc::new(Heard {
+            told,
+            ..Heard::default()
+        }))
+    }
+
+    /// One of several places that are tried, which is heard of by itself.
+    pub(crate) fn part(&self) -> Self {
+        Self(Arc::new(Heard {
+            whole: Some(self.clone()),
+            ..Heard::default()
+        }))
+    }
+
+    /// How often something was heard.
+    pub(crate) fn heard(&self) -> u64 {
+        self.0.times.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is(&self, other: &Self) -> bool {

@@ -206,6 +206,9 @@ pub enum ConnectionEnd {
         /// The same for people. Empty when the other side had nothing to say, or was ended without a chance to.
         reason: String,
     },
+    /// There was none: the other side is there, and takes no connection at present.
+    #[error("the other side takes no connection at present")]
+    Busy,
     /// Nothing was heard of the other side for too long.
     #[error("timed out")]
     TimedOut,

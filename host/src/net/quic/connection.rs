@@ -8,14 +8,16 @@ use quinn::{Connection, ConnectionError, Incoming};
 use rustls_pki_types::CertificateDer;
 use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::stream::quic::QuicConnection;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
+use super::admission::Attempt;
 use super::handshakes::Handshake;
 use super::listener_context::ListenerContext;
 use crate::auth::{end_of, principal_of};
 use crate::domain::{Millis, Principal};
 use crate::net::session::error_codes::{close, overloaded};
 use crate::net::session::lifecycle::{self, Client};
+use crate::runtime::patience::Patience;
 use crate::tls::ClientAuth;
 
 /// Why a connection does not get as far as its hello.
@@ -34,12 +36,11 @@ enum HandshakeError {
 }
 
 /// Serves a connection from its first packet to its close. `handshake` counts it as half open until then.
-pub(super) async fn serve(
-    context: Arc<ListenerContext>,
-    incoming: Incoming,
-    client_auth: ClientAuth,
-    handshake: Handshake,
-) {
+pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, handshake: Handshake) {
+    let Attempt {
+        incoming,
+        client_auth,
+    } = attempt;
     let remote = incoming.remote_address();
     let service = &context.service;
     let counted = service.stats.handshake();
@@ -70,7 +71,8 @@ pub(super) async fn serve(
             return context.log_refused(remote, &reason);
         }
     };
-    drop((handshake, counted));
+    handshake.succeeded(Instant::now());
+    drop(counted);
     let client = Client {
         principal,
         lapses,
@@ -84,7 +86,9 @@ async fn shake_hands(
     incoming: Incoming,
     handshake: &Handshake,
 ) -> Result<Connection, HandshakeError> {
-    let connecting = timeout(deadline, incoming.accept()?);
+    let connecting = incoming.accept()?;
+    let mut patience = Patience::new(deadline);
+    let connecting = patience.wait(connecting);
     tokio::select! {
         biased;
         connected = connecting => Ok(connected.map_err(|_| HandshakeError::Deadline(deadline))??),

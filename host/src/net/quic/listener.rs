@@ -1,15 +1,15 @@
-//! The listeners: the decision about each connection attempt (serve it, ask it to prove its address, or refuse it), and the order of
-//! the shutdown. What happens on a connection is in `connection`.
+//! The listeners: what takes connection attempts from the sockets, and the order of the shutdown. What is decided about an attempt is in
+//! `admission`, what happens on a connection in `connection`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Endpoint, Incoming};
-use tracing::{debug, error, info, warn};
+use quinn::Endpoint;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
 
-use super::connection;
-use super::handshakes::TooMany;
+use super::admission::{Admission, Attempt};
 use super::listener_context::ListenerContext;
 use super::options::QuicOptions;
 use super::socket::{ServeError, bind};
@@ -83,15 +83,18 @@ async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Endpoint, Clie
     let service = &context.service;
     let connections = service.spawner();
     let accepting = service.spawner();
+    let (admission, attempts) = Admission::new(Arc::clone(&context), connections.clone());
+    accepting.lasting("QUIC admission", admission.run());
     for (endpoint, client_auth) in &endpoints {
         let (context, endpoint) = (Arc::clone(&context), endpoint.clone());
         let name = match endpoint.local_addr() {
             Ok(addr) => format!("QUIC listener {addr}"),
             Err(_) => "QUIC listener".to_owned(),
         };
-        let accept = accept(context, endpoint, *client_auth, connections.clone());
+        let accept = accept(context, endpoint, *client_auth, attempts.clone());
         accepting.lasting(name, accept);
     }
+    drop(attempts);
     accepting.ended().await;
     service.shutdown.cancelled().await;
     let grace = service.options.shutdown_grace + AFTER_GRACE;
@@ -117,7 +120,7 @@ async fn accept(
     context: Arc<ListenerContext>,
     endpoint: Endpoint,
     client_auth: ClientAuth,
-    connections: Spawner,
+    attempts: mpsc::Sender<Attempt>,
 ) {
     loop {
         let incoming = tokio::select! {
@@ -129,82 +132,15 @@ async fn accept(
             error!("a QUIC listener ended by itself; its socket failed");
             break;
         };
-        admit(&context, incoming, client_auth, &connections);
+        let attempt = Attempt {
+            incoming,
+            client_auth,
+        };
+        // Waits while the admission has others to look at; it ends with the shutdown, and then an attempt is refused as it is dropped.
+        if attempts.send(attempt).await.is_err() {
+            break;
+        }
     }
     // From here on attempts are refused by quinn.
     endpoint.set_server_config(None);
-}
-
-/// What is done about a connection attempt.
-#[derive(Debug, PartialEq)]
-enum Admission {
-    Serve,
-    Retry,
-    Refuse,
-}
-
-fn admission(handshakes: usize, full: bool, validated: bool, options: &QuicOptions) -> Admission {
-    if full {
-        Admission::Refuse
-    } else if handshakes >= options.handshakes_before_retry && !validated {
-        Admission::Retry
-    } else {
-        Admission::Serve
-    }
-}
-
-fn admit(
-    context: &Arc<ListenerContext>,
-    incoming: Incoming,
-    client_auth: ClientAuth,
-    connections: &Spawner,
-) {
-    let remote = incoming.remote_address();
-    // One that cannot be asked again has proved its address.
-    let validated = incoming.remote_address_validated() || !incoming.may_retry();
-    let (handshakes, full) = (context.handshakes.len(), context.service.is_full());
-    match admission(handshakes, full, validated, &context.options) {
-        Admission::Serve => match context.handshakes.begin(remote.ip().into()) {
-            Ok(handshake) => {
-                let serve =
-                    connection::serve(Arc::clone(context), incoming, client_auth, handshake);
-                drop(connections.serving("connection", serve));
-            }
-            Err(TooMany) => {
-                incoming.refuse();
-                context.log_refused(remote, "too many handshakes are under way");
-            }
-        },
-        Admission::Retry => {
-            if incoming.retry().is_err() {
-                debug!(peer = %remote, "a connection attempt could not be asked to prove its address");
-            }
-        }
-        Admission::Refuse => {
-            incoming.refuse();
-            context.log_refused(remote, "all connections are taken (limits.connections_max)");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_are_admitted_by_load() {
-        let options = QuicOptions {
-            handshakes_before_retry: 2,
-            ..QuicOptions::default()
-        };
-        let check = |handshakes, full, validated, expected| {
-            assert_eq!(admission(handshakes, full, validated, &options), expected);
-        };
-        check(0, false, false, Admission::Serve);
-        check(1, false, false, Admission::Serve);
-        check(2, false, false, Admission::Retry);
-        check(2, false, true, Admission::Serve);
-        check(0, true, true, Admission::Refuse);
-        check(2, true, false, Admission::Refuse);
-    }
 }

@@ -25,9 +25,10 @@ pub(super) struct ListenerContext {
 impl ListenerContext {
     /// That of `service`.
     pub(super) fn new(service: Arc<Service>, options: QuicOptions) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             service,
-            handshakes: Handshakes::new(options.handshakes_max()),
+            handshakes: Handshakes::new(options.handshakes_max(), cores),
             send_budget: SendBudget::new(options.send_window_total_bytes),
             options,
             failed_handshakes: LogLimit::default(),

@@ -12,6 +12,7 @@ use ring::{hkdf, hmac};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::info;
 
+use super::admission::{INCOMING_BYTES_MAX, INCOMING_MAX, INCOMING_TOTAL_BYTES_MAX};
 use super::options::{ListenerOptions, QuicOptions};
 use crate::net::session::options::SessionOptions;
 use crate::tls::{TlsError, TlsIdentity};
@@ -57,7 +58,11 @@ pub(super) fn bind(
     let crypto = crypto.map_err(|error| TlsError::Setup(error.to_string()))?;
     let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&options.random.bytes::<64>());
     let mut server_config = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
-    server_config.transport_config(Arc::new(options.transport(sessions, listener.congestion)));
+    server_config
+        .transport_config(Arc::new(options.transport(sessions, listener.congestion)))
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
     let mut endpoint_config = endpoint_config(options);
     endpoint_config
         .max_udp_payload_size(options.datagram_bytes_max())

@@ -5,11 +5,11 @@ use tidegate_wire::PROTOCOL_VERSION;
 use tidegate_wire::limits::FRAME_BYTES_MAX;
 use tidegate_wire::pb::{self, ErrorCode, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
-use tokio::time::{Instant, timeout_at};
 
 use super::error_codes::{StreamEnd, close, invalid};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::Peer;
+use crate::runtime::patience::Patience;
 
 /// Smallest frame a client may limit the broker to; below this not even refusals would fit reliably.
 const PEER_FRAME_BYTES_MIN: usize = 4 * 1024;
@@ -26,8 +26,8 @@ pub(super) async fn exchange<C: Connection>(
     connection: &C,
 ) -> Option<HelloStream<C>> {
     let within = peer.service.options.handshake_timeout;
-    let deadline = Instant::now() + within;
-    let Ok(accepted) = timeout_at(deadline, connection.accept()).await else {
+    let mut patience = Patience::new(within);
+    let Ok(accepted) = patience.wait(connection.accept()).await else {
         let error = invalid(format!(
             "no hello within {within:?}; open the hello stream first"
         ));
@@ -37,7 +37,7 @@ pub(super) async fn exchange<C: Connection>(
     };
     let (send, recv) = peer.frames(accepted.ok()?);
     let mut hello = HelloStream::<C> { recv, send };
-    let read = timeout_at(deadline, hello.recv.next::<pb::StreamOpen>()).await;
+    let read = patience.wait(hello.recv.next::<pb::StreamOpen>()).await;
     let agreed = read
         .map_err(|_| StreamEnd::Refused(invalid(format!("no hello within {within:?}"))))
         .and_then(|open| agree(open?));

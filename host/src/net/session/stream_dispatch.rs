@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use tidegate_wire::pb::{self, publish_opened, stream_open};
 use tidegate_wire::stream::{Connection, SendHalf};
-use tokio::time::timeout;
 use tracing::Span;
 
 use super::error_codes::{StreamEnd, invalid};
 use super::frames::{FrameRecv, FrameSend};
 use super::peer::Peer;
 use super::{measure, publish, subscribe};
+use crate::runtime::patience::Patience;
 
 /// Serves one stream, or refuses it outright, and brings its last words to the client.
 pub(super) async fn serve<C: Connection>(
@@ -47,7 +47,10 @@ async fn dispatch<C: Connection>(
 ) -> (Span, Result<(), StreamEnd>) {
     let of = |kind: &'static str| peer.stream_span(kind);
     let deadline = peer.service.options.handshake_timeout;
-    let open = match timeout(deadline, recv.next::<pb::StreamOpen>()).await {
+    let open = match Patience::new(deadline)
+        .wait(recv.next::<pb::StreamOpen>())
+        .await
+    {
         Ok(Ok(Some(open))) => open,
         // Opened and given up again.
         Ok(Ok(None)) => return (of("stream"), Ok(())),

@@ -17,10 +17,13 @@ use tidegate_wire::stream::quic::send_window::SendBudget;
 use tidegate_wire::stream::quic::{self, Kept, end_of};
 use tracing::debug;
 
+use self::socket::AnsweredSocket;
 use super::renewed_identity::RenewedIdentity;
 use super::{Answered, Connector};
 use crate::error::{ConfigError, ConnectError};
 use crate::options::ClientOptions;
+
+mod socket;
 
 /// Largest packet that path MTU discovery tries. quinn sends groups of ten, and more than 64 KiB in one system call
 /// fails, which reads as a black hole; ten of these are 65,000 bytes.
@@ -125,13 +128,11 @@ impl Connector for QuicConnector {
         address: &SocketAddr,
         answered: &Answered,
     ) -> Result<QuicConnection, ConnectError> {
-        let endpoint =
-            open_endpoint(*address).map_err(|error| ConnectError::Socket(Arc::new(error)))?;
-        let mut connecting = endpoint
+        let endpoint = open_endpoint(*address, answered)
+            .map_err(|error| ConnectError::Socket(Arc::new(error)))?;
+        let connecting = endpoint
             .connect_with(self.config(*address), *address, &self.server_name)
             .map_err(|error| ConnectError::Protocol(error.to_string()))?;
-        connecting.handshake_data().await.map_err(end_of)?;
-        answered.note();
         let connection = connecting.await.map_err(end_of)?;
         Ok(QuicConnection::keeping(
             connection,
@@ -206,13 +207,15 @@ fn transport_config(options: &ClientOptions, keep_alive: Duration) -> TransportC
 }
 
 /// An endpoint of its own for each connection: a new port leaves nothing of a dead connection behind.
-fn open_endpoint(peer: SocketAddr) -> std::io::Result<quinn::Endpoint> {
+fn open_endpoint(peer: SocketAddr, answered: &Answered) -> std::io::Result<quinn::Endpoint> {
     let socket = open_socket(peer)?;
     let mut config = EndpointConfig::default();
     config
         .max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX)
         .map_err(std::io::Error::other)?;
-    quinn::Endpoint::new(config, None, socket.into(), Arc::new(quinn::TokioRuntime))
+    let socket = AnsweredSocket::new(socket.into(), answered.clone())?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new_with_abstract_socket(config, None, Arc::new(socket), runtime)
 }
 
 fn open_socket(peer: SocketAddr) -> std::io::Result<Socket> {

@@ -254,6 +254,11 @@ pub fn end_of(error: ConnectionError) -> ConnectionEnd {
             code: code_of(close.error_code),
             reason: String::from_utf8_lossy(&close.reason).into_owned(),
         },
+        ConnectionError::ConnectionClosed(ref close)
+            if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            ConnectionEnd::Busy
+        }
         ConnectionError::TransportError(ref objection) if is_tls_alert(objection.code) => {
             rejected(false, &error)
         }
