@@ -32,6 +32,7 @@ mod reload;
 mod rights;
 mod routes;
 mod security;
+mod storms;
 mod subscription_changes;
 mod transforms;
 mod wire_abuse;

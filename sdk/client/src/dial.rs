@@ -63,7 +63,8 @@ impl<K: Connector> Dialer<K> {
                             parts.push(part.clone());
                             under_way.push(self.dial_one(address, part));
                         }
-                        None => under_way.clear(),
+                        None if was_heard => {}
+                        None => return Err(failed.unwrap_or_else(|| self.nowhere())),
                     }
                 }
                 else => return Err(failed.unwrap_or_else(|| self.nowhere())),

@@ -404,6 +404,35 @@ async fn handshakes_that_stall_give_way_to_one_that_does_not() {
 }
 
 #[tokio::test]
+async fn who_finds_no_place_waits_and_gets_in_without_a_second_handshake() {
+    const CLIENTS: u64 = 64;
+    let net = Net::start(ClientAuth::Required, |options| {
+        // Eight places.
+        options.quic.handshakes_before_retry = 1;
+    });
+    let identity = net.ca.issue("client.example");
+    let client = async || loop {
+        match net.connect(Some(identity.clone())).await {
+            Ok(connected) => return connected,
+            // On a machine that is too slow for all of them.
+            Err(ConnectionError::ConnectionClosed(_)) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    let clients = futures_util::future::join_all((0..CLIENTS).map(|_| client()));
+    let _connected = clients.await;
+    let stats = &net.handle.stats;
+    until(|| stats.counts().connections_open == CLIENTS).await;
+    let counts = stats.counts();
+    assert_eq!(
+        counts.handshakes_begun - counts.handshake_failures,
+        CLIENTS,
+        "{counts:?}"
+    );
+    assert_eq!(counts.handshakes_waiting, 0);
+}
+
+#[tokio::test]
 async fn a_client_that_must_prove_its_address_gets_in() {
     let net = Net::start(ClientAuth::Required, |options| {
         options.quic.handshakes_before_retry = 0

@@ -85,6 +85,79 @@ async fn whichever_address_answers_is_taken() {
     assert_eq!(attempts, [(Duration::ZERO, 0), (later, 1)]);
 }
 
+fn attempts(broker: &Broker) -> Vec<(Duration, usize)> {
+    broker.door.attempts.lock().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_keeps_us_waiting_is_not_asked_again() {
+    let mut broker = Broker::start();
+    // Neither by another attempt nor at another address.
+    let line = Behind::Line(Duration::from_millis(4_500));
+    broker.door.addresses = vec![line, Behind::Broker];
+    broker.client().await;
+    assert_eq!(attempts(&broker), [(Duration::ZERO, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_went_away_while_it_kept_us_waiting_is() {
+    let mut broker = Broker::start();
+    broker.door.addresses = vec![Behind::Line(Duration::from_secs(3_600))];
+    let options = broker.options().connect_timeout(Duration::from_secs(10));
+    let error = broker.connect(options).await.unwrap_err();
+    assert!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
+    let seconds = |(at, _): &(Duration, usize)| at.as_secs();
+    let made: Vec<u64> = attempts(&broker).iter().map(seconds).collect();
+    // It is looked after a second, and then after six more.
+    assert_eq!(made, [0, 7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_without_time_is_asked_ever_more_seldom() {
+    let mut broker = Broker::start();
+    broker.door.addresses = vec![Behind::Busy(3)];
+    let backoff = (Duration::from_millis(50), Duration::from_secs(5));
+    let options = broker.options().backoff(backoff.0, backoff.1);
+    broker.connect(options).await.unwrap();
+    let made = attempts(&broker);
+    let waits: Vec<u128> = made
+        .windows(2)
+        .map(|two| (two[1].0 - two[0].0).as_millis())
+        .collect();
+    assert_eq!(waits.len(), 3);
+    for (wait, range) in waits
+        .iter()
+        .zip([1_000..=1_501, 1_000..=2_001, 2_000..=4_001])
+    {
+        assert!(range.contains(wait), "{waits:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_has_no_time_for_long_is_told_from_one_that_is_not_there() {
+    let mut broker = Broker::start();
+    broker.door.addresses = vec![Behind::Busy(usize::MAX)];
+    let options = broker.options().connect_timeout(Duration::from_secs(9));
+    let error = broker.connect(options).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Busy { .. }), "{error:?}");
+    assert!(error.to_string().contains("try again"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_address_does_not_hide_that_the_broker_has_no_time() {
+    let mut broker = Broker::start();
+    broker.door.addresses = vec![Behind::Busy(1), Behind::Silence];
+    broker.client().await;
+    let made = attempts(&broker);
+    assert_eq!(made[..2], [(Duration::ZERO, 0), (Duration::ZERO, 1)]);
+    let (at, address) = made[2];
+    assert_eq!(address, 0);
+    assert!(
+        at > Duration::from_secs(1) && at < Duration::from_secs(2),
+        "{at:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_host_without_addresses_is_not_found() {
     let mut broker = Broker::start();

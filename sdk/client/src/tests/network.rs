@@ -7,7 +7,7 @@ use tidegate_wire::stream::memory::{MemoryConnection, MemoryOptions, pair};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::{Answered, ConnectError, Connector};
+use crate::{Answered, ConnectError, ConnectionEnd, Connector};
 
 /// What is behind an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub(super) enum Behind {
     Broker,
     /// The broker, an answer of which takes so long.
     Distance(Duration),
+    /// The broker, which is heard at once and keeps everybody waiting for so long.
+    Line(Duration),
+    /// The broker, which has no time for so many attempts.
+    Busy(usize),
     /// Nobody.
     Silence,
 }
@@ -62,6 +66,18 @@ impl Connector for Network {
         self.attempts.lock().unwrap().push(attempt);
         match self.addresses[*address] {
             Behind::Broker => {}
+            Behind::Line(wait) => {
+                answered.note();
+                tokio::time::sleep(wait).await;
+            }
+            Behind::Busy(times) => {
+                answered.note();
+                let attempts = self.attempts.lock().unwrap();
+                let made = attempts.iter().filter(|(_, at)| at == address);
+                if made.count() <= times {
+                    return Err(ConnectError::Lost(ConnectionEnd::Busy));
+                }
+            }
             Behind::Silence => std::future::pending().await,
             Behind::Distance(round_trip) => {
                 tokio::time::sleep(round_trip).await;

@@ -17,9 +17,14 @@ use tidegate_wire::stream::quic::send_window::SendBudget;
 use tokio::sync::mpsc;
 
 use super::broker::{Broker, Manner, Stream, soon, welcome};
+<<<<<<< HEAD
 use crate::transport::quic::{OwnEndpoint, QuicConnection};
+=======
+use crate::transport::Connector;
+use crate::transport::quic::{QuicConnection, QuicConnector};
+>>>>>>> 110f6cb (Say in the book how clients that are too many get in, and test what they see of it)
 use crate::{
-    Client, ClientOptions, ConnectError, ConsumerOptions, ErrorCode, Event, Identity,
+    Answered, Client, ClientOptions, ConnectError, ConsumerOptions, ErrorCode, Event, Identity,
     PublisherOptions,
 };
 
@@ -305,4 +310,51 @@ async fn a_consumer_that_goes_down_with_a_panic_says_so() {
     });
     assert!(soon(application).await.is_err());
     assert_eq!(stream.reset_code().await, Some(1));
+}
+
+// A dialing client, and what a broker without time gets of it.
+async fn dialing() -> (
+    tokio::task::JoinHandle<Result<QuicConnection, ConnectError>>,
+    Answered,
+    quinn::Endpoint,
+) {
+    let authority = Authority::new();
+    let config = server_config(&authority, false);
+    let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let addr = endpoint.local_addr().unwrap();
+    let options = ClientOptions::new(addr.to_string())
+        .server_name("localhost")
+        .roots_pem(authority.pem().as_bytes())
+        .unwrap();
+    let connector = QuicConnector::new(&options).unwrap();
+    let answered = Answered::default();
+    let noted = answered.clone();
+    let dialed = tokio::spawn(async move { connector.dial(&addr, &noted).await });
+    (dialed, answered, endpoint)
+}
+
+#[tokio::test]
+async fn who_is_asked_to_prove_an_address_was_heard() {
+    let (dialed, answered, endpoint) = dialing().await;
+    let attempt = soon(endpoint.accept()).await.unwrap();
+    assert_eq!(answered.heard(), 0);
+    attempt.retry().unwrap();
+    let attempt = soon(endpoint.accept()).await.unwrap();
+    assert!(attempt.remote_address_validated());
+    // It came back because it was heard, and nobody has said more to it.
+    assert!(answered.heard() > 0);
+    let connected = soon(async { tokio::join!(attempt.accept().unwrap(), dialed) }).await;
+    connected.0.unwrap();
+    connected.1.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_attempt_is_known_as_one() {
+    let (dialed, _, endpoint) = dialing().await;
+    soon(endpoint.accept()).await.unwrap().refuse();
+    let error = soon(dialed).await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, ConnectError::Lost(ConnectionEnd::Busy)),
+        "{error:?}"
+    );
 }

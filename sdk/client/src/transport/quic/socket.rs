@@ -17,6 +17,8 @@ use crate::transport::Answered;
 /// kind, 32 times: 2.3 MB, where the 64 small ones that there may be would take 18 MB, for each connection.
 const SEGMENTS: usize = (64 * 1024_usize).div_ceil(UDP_PAYLOAD_BYTES_MAX as usize);
 
+const _: () = assert!(SEGMENTS * UDP_PAYLOAD_BYTES_MAX as usize >= 64 * 1024);
+
 /// A socket that notes that it was answered.
 #[derive(Debug)]
 pub(super) struct AnsweredSocket {
