@@ -27,6 +27,7 @@ use super::{request, unread_body};
 use crate::auth::{end_of, principal_of};
 use crate::domain::{Millis, Principal};
 use crate::runtime::Clock;
+use crate::runtime::patience::Patience;
 use crate::runtime::spawn::Spawner;
 use crate::telemetry::log_limit::LogLimit;
 
@@ -384,7 +385,8 @@ async fn handshake(
     ),
     String,
 > {
-    let stream = tokio::time::timeout(FIRST_TIMEOUT, acceptor.accept(stream))
+    let stream = Patience::new(FIRST_TIMEOUT)
+        .wait(acceptor.accept(stream))
         .await
         .map_err(|_| "it took too long".to_owned())?
         .map_err(|error| error.to_string())?;

@@ -65,8 +65,10 @@ struct Situation {
     has_place: bool,
     /// There is room for one more of its network to wait.
     has_room: bool,
-    /// It has proved its address.
+    /// It has proved its address, now or with an earlier connection.
     is_proved: bool,
+    /// It was asked for that now, so its client knows that it was heard.
+    was_asked: bool,
     /// Everybody has to, now.
     must_prove: bool,
 }
@@ -77,16 +79,16 @@ fn decide(situation: Situation) -> Decision {
         has_place,
         has_room,
         is_proved,
+        was_asked,
         must_prove,
     } = situation;
-    match (has_place, is_proved) {
+    match has_place {
         _ if is_full => Decision::Full,
-        (true, true) => Decision::Begin,
-        (true, false) if !must_prove => Decision::Begin,
-        (true, false) => Decision::Prove,
-        (false, _) if !has_room => Decision::Busy,
-        (false, false) => Decision::Prove,
-        (false, true) => Decision::Wait,
+        true if is_proved || !must_prove => Decision::Begin,
+        true => Decision::Prove,
+        false if !has_room => Decision::Busy,
+        false if was_asked => Decision::Wait,
+        false => Decision::Prove,
     }
 }
 
@@ -150,8 +152,8 @@ impl Admission {
             is_full: self.context.service.is_full(),
             has_place: self.room.is_empty() && handshakes.place_at(now) <= now,
             has_room: self.room.has_room(network),
-            // One that cannot be asked again has proved it.
             is_proved: incoming.remote_address_validated() || !incoming.may_retry(),
+            was_asked: !incoming.may_retry(),
             must_prove: handshakes.len() >= self.context.options.handshakes_before_retry,
         });
         match decision {
@@ -231,6 +233,7 @@ mod tests {
             has_place: true,
             has_room: true,
             is_proved: false,
+            was_asked: false,
             must_prove: false,
         };
         let check = |situation, expected| assert_eq!(decide(situation), expected);
@@ -239,17 +242,23 @@ mod tests {
             must_prove: true,
             ..idle
         };
-        let proved = |situation| Situation {
+        let known = |situation| Situation {
             is_proved: true,
             ..situation
         };
+        let proved = |situation| Situation {
+            was_asked: true,
+            ..known(situation)
+        };
         check(watchful, Decision::Prove);
+        check(known(watchful), Decision::Begin);
         check(proved(watchful), Decision::Begin);
         let busy = Situation {
             has_place: false,
             ..idle
         };
         check(busy, Decision::Prove);
+        check(known(busy), Decision::Prove);
         check(proved(busy), Decision::Wait);
         let crowded = Situation {
             has_room: false,

@@ -17,12 +17,8 @@ use tidegate_wire::stream::quic::send_window::SendBudget;
 use tokio::sync::mpsc;
 
 use super::broker::{Broker, Manner, Stream, soon, welcome};
-<<<<<<< HEAD
-use crate::transport::quic::{OwnEndpoint, QuicConnection};
-=======
 use crate::transport::Connector;
-use crate::transport::quic::{QuicConnection, QuicConnector};
->>>>>>> 110f6cb (Say in the book how clients that are too many get in, and test what they see of it)
+use crate::transport::quic::{OwnEndpoint, QuicConnection, QuicConnector};
 use crate::{
     Answered, Client, ClientOptions, ConnectError, ConsumerOptions, ErrorCode, Event, Identity,
     PublisherOptions,
