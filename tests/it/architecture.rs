@@ -260,7 +260,10 @@ fn names_command(line: &str) -> bool {
 /// What only some files of the client may name, so that it runs over any transport, and can be run again exactly: the transport it
 /// has, the start of tasks and the source of randomness. The time is tokio's, which may be virtual.
 const CLIENT_NAMES_ONLY_IN: [(&str, &[&str]); 5] = [
-    ("quinn::", &["transport/quic.rs"]),
+    (
+        "quinn::",
+        &["transport/quic.rs", "transport/quic/socket.rs"],
+    ),
     ("tokio::spawn", &["spawn.rs"]),
     ("rand::", &["random.rs"]),
     ("std::time::Instant", &[]),

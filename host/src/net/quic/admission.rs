@@ -5,17 +5,15 @@
 
 use std::sync::Arc;
 
-use quinn::Incoming;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use super::connection;
+use super::connection::{self, Attempt};
 use super::listener_context::ListenerContext;
 use super::waiting_room::{WAITING_MAX, WaitingRoom};
 use crate::domain::Network;
 use crate::runtime::spawn::Spawner;
-use crate::tls::ClientAuth;
 
 /// Attempts that listeners have taken from their sockets and that were not looked at yet. Beyond these, quinn keeps them.
 const NEW_MAX: usize = 64;
@@ -26,13 +24,6 @@ pub(super) const INCOMING_MAX: usize = 2 * WAITING_MAX;
 /// Bytes that quinn keeps of what else comes for an attempt that waits: its first packet, sent again some times; and of all of them.
 pub(super) const INCOMING_BYTES_MAX: u64 = 4 * 1_500;
 pub(super) const INCOMING_TOTAL_BYTES_MAX: u64 = 16 << 20;
-
-/// An attempt to connect.
-pub(super) struct Attempt {
-    pub(super) incoming: Incoming,
-    /// What its listener asks of clients.
-    pub(super) client_auth: ClientAuth,
-}
 
 /// Decides about attempts.
 pub(super) struct Admission {

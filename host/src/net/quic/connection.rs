@@ -10,7 +10,6 @@ use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::stream::quic::QuicConnection;
 use tokio::time::Instant;
 
-use super::admission::Attempt;
 use super::handshakes::Handshake;
 use super::listener_context::ListenerContext;
 use crate::auth::{end_of, principal_of};
@@ -19,6 +18,13 @@ use crate::net::session::error_codes::{close, overloaded};
 use crate::net::session::lifecycle::{self, Client};
 use crate::runtime::patience::Patience;
 use crate::tls::ClientAuth;
+
+/// An attempt to connect.
+pub(super) struct Attempt {
+    pub(super) incoming: Incoming,
+    /// What its listener asks of clients.
+    pub(super) client_auth: ClientAuth,
+}
 
 /// Why a connection does not get as far as its hello.
 #[derive(Debug, thiserror::Error)]

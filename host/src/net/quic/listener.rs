@@ -9,7 +9,8 @@ use quinn::Endpoint;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::admission::{Admission, Attempt};
+use super::admission::Admission;
+use super::connection::Attempt;
 use super::listener_context::ListenerContext;
 use super::options::QuicOptions;
 use super::socket::{ServeError, bind};
