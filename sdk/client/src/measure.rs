@@ -156,7 +156,7 @@ impl LinkTest {
             long_path: LONG_PATH,
             publish_credit_bytes,
             publish_credit_batches,
-            batch_bytes_max: batch_bytes_max(send_window),
+            batch_bytes_max: batch_bytes_max(round_trip, send_window),
             small_batches_max: small_batches_max(round_trip),
             send_window_bytes_free: SEND_WINDOW_BYTES_FREE,
             send_window_bytes_max: SEND_WINDOW_BYTES_MAX,

@@ -86,10 +86,16 @@ impl MemoryAccount {
         })
     }
 
-    /// Credit for a publish stream: `floor`, and beyond it at most `wanted` together, less the more of the shares is taken.
+    /// Credit for a publish stream: `floor`, and beyond it at most `wanted` together, less the more of the shares is taken. A stream
+    /// that has reason to want several `times` what others want gets as many times more of what is left, too.
     /// `None` when there are too many streams already.
-    pub(super) fn grant(self: &Arc<Self>, wanted: usize, floor: usize) -> Option<CreditGrant> {
-        let extra = self.take(wanted.saturating_sub(floor))?;
+    pub(super) fn grant(
+        self: &Arc<Self>,
+        wanted: usize,
+        times: usize,
+        floor: usize,
+    ) -> Option<CreditGrant> {
+        let extra = self.take(wanted.saturating_sub(floor), times)?;
         Some(CreditGrant {
             account: self.clone(),
             floor,
@@ -98,15 +104,15 @@ impl MemoryAccount {
     }
 
     // From below to above, as all locks of accounts are taken.
-    fn take(&self, wanted: usize) -> Option<usize> {
+    fn take(&self, wanted: usize, times: usize) -> Option<usize> {
         let mut taken = lock(&self.taken);
         if taken.streams >= self.share.streams {
             return None;
         }
         let left = self.share.credit_bytes.saturating_sub(taken.credit_bytes);
-        let here = wanted.min(left / PART);
+        let here = wanted.min((left / PART).saturating_mul(times).min(left / 2));
         let bytes = match &self.above {
-            Some(above) => above.take(here)?,
+            Some(above) => above.take(here, times)?,
             None => here,
         };
         taken.streams += 1;
@@ -181,23 +187,35 @@ mod tests {
     #[test]
     fn credit_shrinks_to_the_floor_and_recovers() {
         let account = MemoryAccount::of_all(SHARE);
-        let grants: Vec<CreditGrant> = (0..100).filter_map(|_| account.grant(910, 10)).collect();
+        let grants: Vec<CreditGrant> = (0..100).filter_map(|_| account.grant(910, 1, 10)).collect();
         let bytes: Vec<usize> = grants.iter().map(CreditGrant::bytes).collect();
         assert_eq!(bytes[..3], [910, 10 + 887, 10 + 776]);
         assert_eq!(bytes.last(), Some(&10));
         assert!(bytes.iter().sum::<usize>() <= 8_000 + 100 * 10);
-        assert!(account.grant(910, 10).is_none(), "one stream too many");
+        assert!(account.grant(910, 1, 10).is_none(), "one stream too many");
         drop(grants);
-        assert_eq!(account.grant(910, 10).map(|grant| grant.bytes()), Some(910));
+        assert_eq!(
+            account.grant(910, 1, 10).map(|grant| grant.bytes()),
+            Some(910)
+        );
+    }
+
+    #[test]
+    fn who_has_reason_to_gets_more_of_what_is_left() {
+        let account = MemoryAccount::of_all(SHARE);
+        let far = account.grant(8_000, 3, 1).expect("a stream");
+        assert_eq!(far.bytes(), 1 + 3_000);
+        let further = account.grant(8_000, 100, 1).expect("a stream");
+        assert_eq!(further.bytes(), 1 + 2_500, "never more than half");
     }
 
     #[test]
     fn one_of_many_takes_only_its_own_share() {
         let all = MemoryAccount::of_all(SHARE);
         let greedy = all.below(SHARE.part(2));
-        let grants: Vec<CreditGrant> = (0..200).filter_map(|_| greedy.grant(8_000, 1)).collect();
+        let grants: Vec<CreditGrant> = (0..200).filter_map(|_| greedy.grant(8_000, 1, 1)).collect();
         assert_eq!(grants.len(), 50);
-        let modest = all.below(SHARE.part(2)).grant(400, 1).expect("a stream");
+        let modest = all.below(SHARE.part(2)).grant(400, 1, 1).expect("a stream");
         assert_eq!(modest.bytes(), 400, "there is as much left as it wants");
         drop((grants, modest));
         let taken = lock(&all.taken);
@@ -228,6 +246,6 @@ mod tests {
         };
         let account = MemoryAccount::of_all(share);
         assert!(account.room(usize::MAX).now_or_never().is_some());
-        assert!(account.grant(1 << 20, 1).is_some());
+        assert!(account.grant(1 << 20, 1, 1).is_some());
     }
 }

@@ -29,7 +29,7 @@ pub struct SessionOptions {
     /// Batches that one publish stream may have outstanding. Default 256. Grows as the bytes do.
     pub publish_credit_batches: u32,
     /// The same over all streams, beyond the 32 KiB that each has. Default 256 MiB. One principal may have half of it, one
-    /// connection a quarter, and a stream an eighth of what is left of each. A quarter of it comes on top for messages that are
+    /// connection a quarter, and a stream an eighth of what is left of each, on a long path up to half of it. A quarter of it comes on top for messages that are
     /// larger than what their stream was granted, which wait for room there. So with the default limits memory for what clients
     /// send stays below 320 MiB + 32 KiB × publish streams.
     pub publish_credit_total_bytes: usize,
@@ -51,6 +51,16 @@ pub struct SessionOptions {
     pub shutdown_grace: Duration,
     /// Time a subscriber gets at shutdown to ack what it has, after deliveries stopped. Default 1 s.
     pub shutdown_acks: Duration,
+}
+
+/// What a publish stream is to get, as far as there is memory for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WantedCredit {
+    /// Of cost.
+    pub(super) bytes: usize,
+    pub(super) batches: u32,
+    /// So many times what a stream of a near client is to get.
+    pub(super) times: usize,
 }
 
 impl Default for SessionOptions {
@@ -77,18 +87,21 @@ impl SessionOptions {
     #[must_use]
     pub fn stream_window_bytes(&self) -> usize {
         self.publish_credit(Duration::MAX)
-            .0
+            .bytes
             .max(self.limits.frame_bytes_max.saturating_mul(2))
             .max(OPEN_FRAME_BYTES_MAX)
     }
 
-    /// What a publish stream is to get on a path of this round trip: bytes of cost, and batches.
-    pub(super) fn publish_credit(&self, round_trip: Duration) -> (usize, u32) {
+    /// What a publish stream is to get on a path of this round trip.
+    pub(super) fn publish_credit(&self, round_trip: Duration) -> WantedCredit {
         let times = round_trip.as_micros() / CREDIT_ROUND_TRIP.as_micros();
-        let factor = u32::try_from(times).unwrap_or(u32::MAX);
-        let factor = factor.clamp(1, CREDIT_FACTOR_MAX);
-        let bytes = self.publish_credit_bytes.saturating_mul(factor as usize);
-        (bytes, self.publish_credit_batches.saturating_mul(factor))
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
+        let times = times.clamp(1, CREDIT_FACTOR_MAX);
+        WantedCredit {
+            bytes: self.publish_credit_bytes.saturating_mul(times as usize),
+            batches: self.publish_credit_batches.saturating_mul(times),
+            times: times as usize,
+        }
     }
 
     pub(super) fn slot_limits(&self) -> SlotLimits {
@@ -123,7 +136,11 @@ mod tests {
         assert_eq!(options.stream_window_bytes(), 32 << 20);
         for (round_trip_ms, factor) in [(0, 1), (49, 1), (50, 2), (100, 4), (10_000, 4)] {
             let credit = options.publish_credit(Duration::from_millis(round_trip_ms));
-            let expected = (factor * (8 << 20), 256 * factor as u32);
+            let expected = WantedCredit {
+                bytes: factor * (8 << 20),
+                batches: 256 * factor as u32,
+                times: factor,
+            };
             assert_eq!(credit, expected, "{round_trip_ms} ms");
         }
         let tight = SessionOptions {

@@ -25,6 +25,7 @@ use super::credit::{PublishCredit, STREAM_FLOOR_BYTES, for_event_bytes};
 use super::error_codes::{StreamEnd, from_broker, from_denied, invalid, overloaded, shutting_down};
 use super::frames::{FrameRecv, FrameSend, no_room};
 use super::memory_account::CreditGrant;
+use super::options::WantedCredit;
 use super::peer::{Peer, tell_apart};
 use crate::auth::authorize;
 use crate::broker::{PublishError, PublishReplies, PublishReply, PublishRequest, Publisher};
@@ -49,7 +50,7 @@ pub(super) async fn serve<C: Connection>(
         Err(StreamEnd::Refused(error))
     };
     let options = &peer.service.options;
-    let (wanted, batches) = options.publish_credit(peer.round_trip());
+    let wanted = options.publish_credit(peer.round_trip());
     let granted = match grant(peer, wanted) {
         Ok(granted) => granted,
         Err(error) => return refuse(send, error),
@@ -63,8 +64,8 @@ pub(super) async fn serve<C: Connection>(
     };
     let cost_max = granted.bytes();
     let (credit_bytes, credit_batches) = match open.counts_costs {
-        true => (cost_max, batches),
-        false => for_event_bytes(cost_max, batches, &options.limits),
+        true => (cost_max, wanted.batches),
+        false => for_event_bytes(cost_max, wanted.batches, &options.limits),
     };
     // So much may be under way; before it is said, so that the client never runs into the window.
     let _window = peer.window.widen(cost_max);
@@ -93,10 +94,11 @@ fn answer_open(result: publish_opened::Result) -> pb::PublishOpened {
 }
 
 // Whether the client may publish at all, before anything is done for it; then what it may have outstanding.
-fn grant<C: Connection>(peer: &Peer<C>, wanted: usize) -> Result<CreditGrant, pb::Error> {
+fn grant<C: Connection>(peer: &Peer<C>, wanted: WantedCredit) -> Result<CreditGrant, pb::Error> {
     authorize::publish_anything(peer.policy(), &peer.principal)
         .map_err(|denied| from_denied(&denied))?;
-    let granted = peer.account.grant(wanted, STREAM_FLOOR_BYTES.min(wanted));
+    let floor = STREAM_FLOOR_BYTES.min(wanted.bytes);
+    let granted = peer.account.grant(wanted.bytes, wanted.times, floor);
     granted.ok_or_else(|| {
         overloaded(
             "too many publish streams are open, by you or by all clients together; close some, or try again later",

@@ -167,6 +167,9 @@ impl<C: Connection> Driver<C> {
         }
         let mut state = self.shared.state();
         state.gatherer.set_credit(stream.credit_bytes());
+        // Known since the handshake, and needed before the first answer: all the room there is may be filled until then.
+        let (round_trip, send_window) = (stream.round_trip(), stream.send_window());
+        state.gatherer.set_path(round_trip, send_window);
         if self.room_grows {
             state.room.widen(stream.credit_bytes());
         }

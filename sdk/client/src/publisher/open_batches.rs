@@ -131,10 +131,10 @@ impl Gatherer {
         }
     }
 
-    /// How long a round trip to the broker takes now, and how many bytes the path carries at a time. Holds from the next event or
-    /// answer of each topic on.
+    /// How long a round trip to the broker takes now, and how many bytes are worth handing to the path at a time. Holds from the next
+    /// event or answer of each topic on.
     pub(super) fn set_path(&mut self, round_trip: Duration, bytes: usize) {
-        self.path_bytes_max = batch_bytes_max(bytes);
+        self.path_bytes_max = batch_bytes_max(round_trip, bytes);
         self.small_in_flight_max = small_batches_max(round_trip);
     }
 
@@ -509,9 +509,9 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_not_longer_than_what_the_path_carries_at_a_time() {
+    fn a_batch_is_a_part_of_what_the_path_carries_at_a_time() {
         let mut gatherer = Gatherer::new(1 << 20, 10_000);
-        for (path, bytes) in [(64 * 1_024, 64 * 1_024), (1, 16 * 1_024)] {
+        for (path, bytes) in [(256 * 1_024, 64 * 1_024), (1, 8 * 1_024)] {
             gatherer.set_path(Duration::from_secs(1), path);
             (0..100).for_each(|_| drop(push(&mut gatherer, "a", 1_000)));
             let batch = gatherer.take(ANY, Duration::ZERO, Instant::now());

@@ -18,8 +18,13 @@ const SMALL_IN_FLIGHT_MAX: usize = 256;
 /// anyway; in return, groups for a single event do not stand before full batches.
 const NEAR_ROUND_TRIP: Duration = Duration::from_millis(1);
 
-/// Batches are not made smaller than this for the sake of a slow path: heads and answers would be most of what it carries.
-const PATH_BYTES_LEAST: usize = 16 * 1024;
+/// A path that is not near carries so many batches at a time at least: they are answered whole, and nobody should wait for the last
+/// byte of a batch to hear of the first.
+const PATH_BATCHES: usize = 4;
+
+/// Batches are not made smaller than this for the sake of a slow path: heads and answers would be much of what it carries. A
+/// connection that has just begun has as much under way.
+const PATH_BYTES_LEAST: usize = 8 * 1024;
 
 /// Small batches of one topic that may be under way at once.
 pub(crate) fn small_batches_max(round_trip: Duration) -> usize {
@@ -33,7 +38,10 @@ pub(crate) fn small_batches_max(round_trip: Duration) -> usize {
     }
 }
 
-/// Bytes of a batch on a path that carries so many at a time: what is answered whole should not be longer.
-pub(crate) fn batch_bytes_max(send_window: usize) -> usize {
-    send_window.max(PATH_BYTES_LEAST)
+/// Bytes of a batch on a path of this round trip, when it is worth handing so many to it at a time.
+pub(crate) fn batch_bytes_max(round_trip: Duration, send_window: usize) -> usize {
+    match round_trip < NEAR_ROUND_TRIP {
+        true => usize::MAX,
+        false => (send_window / PATH_BATCHES).max(PATH_BYTES_LEAST),
+    }
 }

@@ -183,8 +183,8 @@ impl SendHalf for QuicSend {
         })?;
         queue.drain(..written.chunks);
         if self.window.wrote(written.bytes) {
-            let carried = self.connection.stats().path.cwnd;
-            if let Some(window) = self.window.follow(carried) {
+            let path = self.connection.stats().path;
+            if let Some(window) = self.window.follow(path.cwnd, path.lost_packets) {
                 self.connection.set_send_window(window);
             }
         }

@@ -1,5 +1,6 @@
 //! How much of what is written to a connection's streams may wait in this end, sent and not acknowledged or not even sent: as much
-//! as the path carries now, and as much again. More would only lie here, and whoever wrote it would believe it to be under way: on
+//! as the path carries now, and as much again; twice that while packets are lost, since what comes after a lost packet waits for it
+//! here although it has arrived, and the path would be idle meanwhile. More would only lie here, and whoever wrote it would believe it to be under way: on
 //! a slow link it makes everything behind it late, and credit runs ahead of what the other side has seen. Less would leave the
 //! path idle. So the window follows that of congestion control. How the path is measured is not known here.
 
@@ -14,6 +15,14 @@ pub const SEND_WINDOW_BYTES_FREE: u64 = 4 * 1024 * 1024;
 
 /// What one connection may have waiting at most: it fills a path of 1 Gbit/s and 100 ms, with what is lost of it.
 pub const SEND_WINDOW_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// How many times what the path carries may wait.
+const TIMES: u64 = 2;
+const TIMES_WITH_LOSS: u64 = 4;
+
+/// Packets count as being lost for so many looks at the path after one was: about the time in which two windows are written.
+const LOOKS_WITH_LOSS: u64 = 2 * LOOKS_PER_WINDOW;
+const LOOKS_PER_WINDOW: u64 = 8;
 
 /// What all connections of a process may have waiting, beyond the [free](SEND_WINDOW_BYTES_FREE) part of each.
 #[derive(Debug)]
@@ -53,6 +62,9 @@ pub(super) struct SendWindow {
     shared: AtomicU64,
     /// Bytes to be written before it is time to look at the path again.
     until_look: AtomicI64,
+    /// Packets lost until the last look, and how many more looks count as with loss.
+    lost: AtomicU64,
+    looks_with_loss: AtomicU64,
 }
 
 impl SendWindow {
@@ -63,6 +75,8 @@ impl SendWindow {
             bytes: AtomicU64::new(SEND_WINDOW_BYTES_MIN),
             shared: AtomicU64::new(0),
             until_look: AtomicI64::new(0),
+            lost: AtomicU64::new(0),
+            looks_with_loss: AtomicU64::new(0),
         }
     }
 
@@ -79,11 +93,18 @@ impl SendWindow {
         before >= 0 && before < bytes
     }
 
-    /// The path carries so many bytes at a time. Returns the window if that changes it. For one caller at a time, as
-    /// [`wrote`](Self::wrote) chooses them.
-    pub(super) fn follow(&self, congestion_window: u64) -> Option<u64> {
+    /// The path carries so many bytes at a time, and has lost so many packets in all. Returns the window if that changes it. For one
+    /// caller at a time, as [`wrote`](Self::wrote) chooses them.
+    pub(super) fn follow(&self, congestion_window: u64, lost: u64) -> Option<u64> {
+        let looks = match self.lost.swap(lost, Ordering::Relaxed) == lost {
+            true => self.looks_with_loss.load(Ordering::Relaxed),
+            false => LOOKS_WITH_LOSS,
+        };
+        self.looks_with_loss
+            .store(looks.saturating_sub(1), Ordering::Relaxed);
+        let times = if looks > 0 { TIMES_WITH_LOSS } else { TIMES };
         let wanted = congestion_window
-            .saturating_mul(2)
+            .saturating_mul(times)
             .clamp(SEND_WINDOW_BYTES_MIN, SEND_WINDOW_BYTES_MAX);
         let (had, wants) = (
             self.shared.load(Ordering::Relaxed),
@@ -98,7 +119,7 @@ impl SendWindow {
         self.shared.store(shared, Ordering::Relaxed);
         let bytes = wanted.min(SEND_WINDOW_BYTES_FREE + shared);
         let before = self.bytes.swap(bytes, Ordering::Relaxed);
-        let next = i64::try_from(bytes / 8).unwrap_or(i64::MAX);
+        let next = i64::try_from(bytes / LOOKS_PER_WINDOW).unwrap_or(i64::MAX);
         self.until_look.store(next, Ordering::Relaxed);
         (bytes != before).then_some(bytes)
     }
@@ -120,16 +141,27 @@ mod tests {
     fn a_window_is_twice_what_the_path_carries_within_bounds() {
         let window = SendWindow::new(SendBudget::new(u64::MAX >> 1));
         assert_eq!(window.bytes(), SEND_WINDOW_BYTES_MIN);
-        assert_eq!(window.follow(1_000), None);
+        assert_eq!(window.follow(1_000, 0), None);
         for (path, bytes) in [
             (MIB, 2 * MIB),
             (12 * MIB, 24 * MIB),
             (u64::MAX, SEND_WINDOW_BYTES_MAX),
             (0, SEND_WINDOW_BYTES_MIN),
         ] {
-            assert_eq!(window.follow(path), Some(bytes));
+            assert_eq!(window.follow(path, 0), Some(bytes));
             assert_eq!(window.bytes(), bytes);
         }
+    }
+
+    #[test]
+    fn while_packets_are_lost_as_much_again_waits_behind_them() {
+        let window = SendWindow::new(SendBudget::new(0));
+        assert_eq!(window.follow(MIB, 0), Some(2 * MIB));
+        assert_eq!(window.follow(MIB, 1), Some(4 * MIB));
+        let unchanged = (1..LOOKS_WITH_LOSS).all(|_| window.follow(MIB, 1).is_none());
+        assert!(unchanged);
+        assert_eq!(window.follow(MIB, 1), Some(2 * MIB));
+        assert_eq!(window.follow(MIB, 2), Some(4 * MIB));
     }
 
     #[test]
@@ -137,12 +169,12 @@ mod tests {
         let budget = SendBudget::new(10 * MIB);
         let first = SendWindow::new(budget.clone());
         let second = SendWindow::new(budget.clone());
-        assert_eq!(first.follow(6 * MIB), Some(12 * MIB));
-        assert_eq!(second.follow(6 * MIB), Some(6 * MIB), "2 were left");
-        assert_eq!(first.follow(MIB), Some(2 * MIB));
-        assert_eq!(second.follow(6 * MIB), Some(12 * MIB));
+        assert_eq!(first.follow(6 * MIB, 0), Some(12 * MIB));
+        assert_eq!(second.follow(6 * MIB, 0), Some(6 * MIB), "2 were left");
+        assert_eq!(first.follow(MIB, 0), Some(2 * MIB));
+        assert_eq!(second.follow(6 * MIB, 0), Some(12 * MIB));
         drop(second);
-        assert_eq!(first.follow(7 * MIB), Some(14 * MIB));
+        assert_eq!(first.follow(7 * MIB, 0), Some(14 * MIB));
         drop(first);
         assert_eq!(budget.take(u64::MAX), 10 * MIB);
     }
@@ -152,11 +184,11 @@ mod tests {
         let window = SendWindow::new(SendBudget::new(0));
         assert!(window.wrote(1), "at once, since nothing is known");
         assert!(!window.wrote(MIB as usize), "somebody else is looking");
-        window.follow(MIB);
+        window.follow(MIB, 0);
         let looks = (0..2 * MIB / 1_024).filter(|_| {
             let look = window.wrote(1_024);
             if look {
-                window.follow(MIB);
+                window.follow(MIB, 0);
             }
             look
         });

@@ -22,6 +22,11 @@ const PACKETS_SEEN: u32 = 4;
 const FIRST_PACKETS: u64 = 10;
 const PACKET_MIN: u64 = 1_200;
 
+/// Packets of the window when a path turns out to be long. Each round of doubling takes a round trip there, and quinn's pacer spreads
+/// the packets over one, so that this is no burst; quinn's BBR begins with 200, and many a sender on the Internet with 32 and more
+/// (Rüth and others, "Large-Scale Scanning of TCP's Initial Window", IMC 2017).
+const LONG_FIRST_PACKETS: u64 = 32;
+
 /// Makes the controllers of connections.
 #[derive(Debug)]
 pub(super) struct AutoFactory;
@@ -75,7 +80,9 @@ impl Auto {
         self.shortest = self.shortest.min(round_trip);
         match &self.path {
             Path::Short(cubic) if self.packets_seen == PACKETS_SEEN && self.shortest >= LONG => {
-                let model = PathModel::new(cubic.window(), self.packet.into());
+                let packet = u64::from(self.packet);
+                let window = cubic.window().max(LONG_FIRST_PACKETS * packet);
+                let model = PathModel::new(window, packet);
                 self.path = Path::Long(Box::new(model));
             }
             Path::Long(model) if self.shortest <= SHORT => {
