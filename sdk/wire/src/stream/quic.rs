@@ -19,6 +19,7 @@ use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, Sen
 use crate::counters::ConnectionCounters;
 
 pub mod congestion;
+pub mod reordering;
 pub mod send_window;
 
 /// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.

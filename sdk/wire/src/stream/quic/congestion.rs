@@ -50,7 +50,7 @@ impl Congestion {
     #[must_use]
     pub fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self {
-            Self::Auto => Arc::new(auto::AutoFactory),
+            Self::Auto => Arc::new(auto::AutoFactory::default()),
             Self::Cubic => Arc::new(CubicConfig::default()),
             Self::Bbr => Arc::new(BbrConfig::default()),
         }
@@ -72,6 +72,16 @@ pub fn in_use(controller: Box<dyn Controller>) -> &'static str {
         Congestion::Bbr.name()
     } else {
         "another"
+    }
+}
+
+impl Congestion {
+    /// The same for connections whose packets arrive out of order.
+    pub(super) fn factory_for_reordering(self) -> Arc<dyn ControllerFactory + Send + Sync> {
+        match self {
+            Self::Auto => Arc::new(auto::AutoFactory::with_few_gaps()),
+            other => other.factory(),
+        }
     }
 }
 

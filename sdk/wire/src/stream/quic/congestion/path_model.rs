@@ -59,7 +59,7 @@ const LOSS_TOLERATED: f64 = 0.08;
 /// The same where somebody else makes the queue run over.
 const LOSS_TOLERATED_CONTESTED: f64 = 0.16;
 /// While starting up, the least number of packets that says it within a round.
-const LOSS_PACKETS_STARTING: u64 = 8;
+const LOSS_PACKETS_STARTING: u64 = 16;
 const LOSS_TOLERATED_STARTING: f64 = 0.12;
 /// What a window makes up for of what is lost: of more it would not be a path.
 const LOSS_MADE_UP_MAX: f64 = 0.4;

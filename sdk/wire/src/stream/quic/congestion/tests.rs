@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use self::emulation::{Link, Outcome, run};
-use super::Congestion::{self, Auto, Cubic};
+use self::emulation::{Link, Outcome, SetUp, run};
+use super::super::reordering;
+use super::Congestion::{self, Auto, Bbr, Cubic};
 
 mod emulation;
 
@@ -18,6 +19,7 @@ const fn ms(ms: u64) -> Duration {
 const LINK: Link = Link {
     delay: ms(50),
     jitter: ms(0),
+    reorders: false,
     loss: 0.0,
     rate: 20.0 * MBIT,
     queue: ms(100),
@@ -32,22 +34,27 @@ const SATELLITE: Link = Link {
 const MOBILE: Link = Link {
     delay: ms(100),
     jitter: ms(50),
+    reorders: false,
     loss: 0.02,
     rate: MBIT,
     queue: ms(200),
 };
 
+fn set_up(congestion: Congestion) -> SetUp {
+    match congestion {
+        Auto => |transport| _ = transport.congestion_controller_factory(Auto.factory()),
+        Cubic => |transport| _ = transport.congestion_controller_factory(Cubic.factory()),
+        Bbr => |transport| _ = transport.congestion_controller_factory(Bbr.factory()),
+    }
+}
+
 fn alone(link: Link, congestion: Congestion, seconds: u64) -> Outcome {
-    run(
-        link,
-        vec![congestion.factory()],
-        Duration::from_secs(seconds),
-    )[0]
+    run(link, vec![set_up(congestion)], Duration::from_secs(seconds))[0]
 }
 
 fn together(link: Link, both: [Congestion; 2]) -> [f64; 2] {
-    let factories = both.map(Congestion::factory).to_vec();
-    let outcomes = run(link, factories, Duration::from_secs(24));
+    let senders = both.map(set_up).to_vec();
+    let outcomes = run(link, senders, Duration::from_secs(24));
     [outcomes[0].goodput, outcomes[1].goodput]
 }
 
@@ -131,4 +138,24 @@ fn whoever_shares_a_path_has_a_fifth_at_least() {
             "{both:?}: {first:.0} and {second:.0} bytes a second"
         );
     }
+}
+
+#[test]
+fn who_expects_packets_out_of_order_takes_few_for_lost() {
+    let link = Link {
+        jitter: ms(20),
+        reorders: true,
+        rate: 1_000.0 * MBIT,
+        ..LINK
+    };
+    let length = Duration::from_secs(10);
+    let hasty = run(link, vec![set_up(Auto)], length)[0];
+    let patient = run(
+        link,
+        vec![|transport| reordering::expect(transport, Auto)],
+        length,
+    )[0];
+    let [least, most] = [10.0 * hasty.goodput, 1.1];
+    assert!(patient.goodput >= least, "{patient:?} beside {hasty:?}");
+    assert!(patient.bytes_per_byte <= most, "{patient:?}");
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use quinn_proto::congestion::ControllerFactory;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
@@ -24,6 +23,8 @@ pub(super) struct Link {
     pub(super) delay: Duration,
     /// Delays differ by up to this, either way; no packet overtakes another.
     pub(super) jitter: Duration,
+    /// Packets with less jitter than those before them overtake them.
+    pub(super) reorders: bool,
     /// Share of packets lost by chance.
     pub(super) loss: f64,
     /// Bytes a second.
@@ -48,20 +49,19 @@ const HEADERS: usize = 28;
 /// Stream windows as large as a publisher's.
 const STREAM_WINDOW: u32 = 8 << 20;
 
-/// Lets one sender for each of `factories` send over `link` for `length`, each beginning a second after the one before.
-pub(super) fn run(
-    link: Link,
-    factories: Vec<Arc<dyn ControllerFactory + Send + Sync>>,
-    length: Duration,
-) -> Vec<Outcome> {
+/// How the connection of a sender is set up.
+pub(super) type SetUp = fn(&mut TransportConfig);
+
+/// Lets one sender for each of `senders` send over `link` for `length`, each beginning a second after the one before.
+pub(super) fn run(link: Link, senders: Vec<SetUp>, length: Duration) -> Vec<Outcome> {
     let began = Instant::now();
     let (client_tls, server_tls) = tls();
     let mut network = Network::new(link, began);
     let mut flows = Vec::new();
-    for (flow, factory) in factories.into_iter().enumerate() {
+    for (flow, set_up) in senders.into_iter().enumerate() {
         let at = began + Duration::from_secs(flow as u64);
         let (client, server) = (Arc::clone(&client_tls), Arc::clone(&server_tls));
-        flows.push(Flow::new(at, flow, factory, client, server));
+        flows.push(Flow::new(at, flow, set_up, client, server));
         network.happens(at, Happening::Timer { flow, side: 0 });
     }
     while let Some((now, happening)) = network.next() {
@@ -164,8 +164,12 @@ impl Network {
         let delay =
             way.link.delay.as_secs_f64() + (2.0 * late - 1.0) * way.link.jitter.as_secs_f64();
         let at = way.free_at + Duration::from_secs_f64(delay);
-        way.last_arrival = at.max(way.last_arrival);
-        let (at, side) = (way.last_arrival, 1 - from);
+        let at = match way.link.reorders {
+            true => at,
+            false => at.max(way.last_arrival),
+        };
+        way.last_arrival = at;
+        let side = 1 - from;
         self.happens(at, Happening::Arrival { flow, side, packet });
     }
 
@@ -198,16 +202,16 @@ impl Flow {
     fn new(
         now: Instant,
         number: usize,
-        factory: Arc<dyn ControllerFactory + Send + Sync>,
+        set_up: SetUp,
         client_tls: Arc<QuicClientConfig>,
         server_tls: Arc<QuicServerConfig>,
     ) -> Self {
         let seed = [number as u8 + 1; 32];
         let config = Arc::new(EndpointConfig::default());
         let mut server = ServerConfig::with_crypto(server_tls);
-        server.transport_config(transport(None));
+        server.transport_config(transport(|_| {}));
         let mut client = ClientConfig::new(client_tls);
-        client.transport_config(transport(Some(factory)));
+        client.transport_config(transport(set_up));
         let address = |side| SocketAddr::from((Ipv4Addr::new(10, 0, number as u8, side), 4433));
         let mut sender = End::new(
             address(2),
@@ -375,15 +379,13 @@ impl End {
     }
 }
 
-fn transport(factory: Option<Arc<dyn ControllerFactory + Send + Sync>>) -> Arc<TransportConfig> {
+fn transport(set_up: SetUp) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     transport
         .send_window(STREAM_WINDOW.into())
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(STREAM_WINDOW));
-    if let Some(factory) = factory {
-        transport.congestion_controller_factory(factory);
-    }
+    set_up(&mut transport);
     Arc::new(transport)
 }
 
