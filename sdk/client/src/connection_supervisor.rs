@@ -18,6 +18,7 @@ use crate::hello::{Established, HelloStream};
 use crate::link::{Link, LinkOwner, LinkState};
 use crate::options::ClientOptions;
 use crate::random::Random;
+use crate::reordering;
 use crate::silence::{LOOK_EVERY, SILENT_AFTER, Silence};
 use crate::spawn;
 use crate::transport::Connector;
@@ -29,6 +30,9 @@ const SETTLED_AFTER: Duration = Duration::from_millis(250);
 /// How long attempts that were made beside a silent connection go on when that is lost, before all begins anew as after any loss: as
 /// long as a busy broker may keep them waiting, and a handshake.
 const LOST_MAX: Duration = Duration::from_secs(6);
+
+/// How long a connection that is to be better than the one there is may take.
+const ANEW_MAX: Duration = Duration::from_secs(20);
 
 /// How long a client that is closed waits for the broker to hear of it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -56,6 +60,7 @@ pub(crate) async fn connect<K: Connector>(
         link: owner,
         backoff,
         since: Instant::now(),
+        overtaking: false,
     };
     spawn::spawn(supervisor.run(established, hello));
     Ok(link)
@@ -91,6 +96,8 @@ struct Supervisor<K: Connector> {
     backoff: Backoff,
     /// When the connection was made.
     since: Instant,
+    /// The path was found to let packets overtake each other; it is not looked at again.
+    overtaking: bool,
 }
 
 /// A connection that is up, and its hello stream.
@@ -101,6 +108,7 @@ enum Event {
     Stopped,
     Lost(ConnectionEnd),
     Silent,
+    Reorders,
     GoAway(pb::GoAway),
 }
 
@@ -122,6 +130,7 @@ impl<K: Connector> Supervisor<K> {
                     self.replace(ConnectError::Lost(end)).await
                 }
                 Event::Silent => Some(self.look_elsewhere((established, hello)).await),
+                Event::Reorders => Some(self.expect_reordering((established, hello)).await),
                 Event::GoAway(goodbye) => {
                     info!(
                         reason = goodbye.reason,
@@ -154,6 +163,7 @@ impl<K: Connector> Supervisor<K> {
             end = established.connection.closed() => Event::Lost(end),
             goodbye = goodbye => Event::GoAway(goodbye),
             () = silent(&established.connection) => Event::Silent,
+            () = reordering::found(established), if !self.overtaking => Event::Reorders,
         }
     }
 
@@ -271,6 +281,44 @@ impl<K: Connector> Supervisor<K> {
             };
         }
         reached
+    }
+
+    /// Makes a connection on which packets that come late are waited for, and gives up the one where they count as lost. That one is
+    /// kept when there is no other at once; each later one is patient anyway.
+    async fn expect_reordering(
+        &mut self,
+        current: Current<K::Connection>,
+    ) -> Current<K::Connection> {
+        self.overtaking = true;
+        if !self.dialer.connector.expect_reordering() {
+            return current;
+        }
+        info!("packets overtake each other on the way; connecting anew, to wait for late ones");
+        self.backoff.reset();
+        let Self {
+            dialer,
+            link,
+            backoff,
+            ..
+        } = self;
+        let reaching = reach(dialer, backoff, Duration::ZERO, |error| {
+            debug!(%error, "connecting beside a connection with late packets failed");
+            true
+        });
+        let old = &current.0.connection;
+        let reached = tokio::select! {
+            biased;
+            () = link.stop.cancelled() => None,
+            _ = old.closed() => None,
+            reached = tokio::time::timeout(ANEW_MAX, reaching) => reached.ok().and_then(Result::ok),
+        };
+        match reached {
+            Some((established, hello)) => {
+                old.close(0, "replaced by a connection that waits for late packets");
+                (self.establish(established), hello)
+            }
+            None => current,
+        }
     }
 
     fn establish(

@@ -48,6 +48,7 @@ mod measure;
 mod options;
 mod publisher;
 mod random;
+mod reordering;
 mod silence;
 mod spawn;
 mod transport;

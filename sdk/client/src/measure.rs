@@ -12,10 +12,23 @@ use tidegate_wire::stream::quic::send_window::{SEND_WINDOW_BYTES_FREE, SEND_WIND
 
 use self::stream::{AnyMeasureStream, MeasureStream};
 use crate::error::MeasureError;
+use crate::hello::Established;
 use crate::link::Link;
+use crate::options::PublisherOptions;
 use crate::publisher::path_bounds::{batch_bytes_max, small_batches_max};
 
 mod stream;
+
+/// What both ends have counted of the connection of `established`. Takes two round trips.
+///
+/// # Errors
+/// As for [`Client::link_report`](crate::Client::link_report).
+pub(crate) async fn report_on<C: Connection>(
+    established: &Established<C>,
+) -> Result<LinkReport, MeasureError> {
+    let (mut stream, _) = MeasureStream::open_on(established, false).await?;
+    stream.report().await
+}
 
 /// Measures the connection that was there when it was [opened](crate::Client::meter), for as long as that lasts.
 pub struct Meter {
@@ -50,7 +63,7 @@ pub struct PathSettings {
     pub publish_credit_bytes: u64,
     /// Batches that it lets a publish stream have unanswered.
     pub publish_credit_batches: u32,
-    /// Bytes of a publisher's batches at most, unless `PublisherOptions::batch_bytes_max` is less.
+    /// Bytes of a publisher's batches at most, with the default of `PublisherOptions::batch_bytes_max`.
     pub batch_bytes_max: usize,
     /// Small batches of one topic that a publisher has under way at once.
     pub small_batches_max: usize,
@@ -156,7 +169,8 @@ impl LinkTest {
             long_path: LONG_PATH,
             publish_credit_bytes,
             publish_credit_batches,
-            batch_bytes_max: batch_bytes_max(round_trip, send_window),
+            batch_bytes_max: batch_bytes_max(round_trip, send_window)
+                .min(PublisherOptions::default().batch_bytes_max),
             small_batches_max: small_batches_max(round_trip),
             send_window_bytes_free: SEND_WINDOW_BYTES_FREE,
             send_window_bytes_max: SEND_WINDOW_BYTES_MAX,

@@ -45,6 +45,12 @@ pub trait Connector: Send + Sync + 'static {
         answered: &Answered,
     ) -> impl Future<Output = Result<Self::Connection, ConnectError>> + Send;
 
+    /// Expects packets to overtake each other on all connections from the next one on, and asks the broker to do so, too. Returns
+    /// whether that changes anything: not when it is so already, nor where packets cannot.
+    fn expect_reordering(&self) -> bool {
+        false
+    }
+
     /// Waits until the broker has heard that `connection`, which was closed here, is; as far as the transport can know. May take
     /// for ever.
     ///

@@ -91,8 +91,9 @@ fn begin_test<C: Connection>(peer: &Peer<C>) -> Result<Test<'_>, pb::Error> {
             "{TESTS_MAX} connections are being tested, which is as many as there may be at once; try again later"
         ))
     })?;
-    let (wanted, _) = peer.service.options.publish_credit(peer.round_trip());
-    let window = peer.account.grant(wanted, STREAM_FLOOR_BYTES.min(wanted));
+    let wanted = peer.service.options.publish_credit(peer.round_trip());
+    let floor = STREAM_FLOOR_BYTES.min(wanted.bytes);
+    let window = peer.account.grant(wanted.bytes, wanted.times, floor);
     let window = window
         .ok_or_else(|| overloaded("too many streams are open; close some, or try again later"))?;
     peer.stats().link_test();
@@ -105,10 +106,10 @@ fn begin_test<C: Connection>(peer: &Peer<C>) -> Result<Test<'_>, pb::Error> {
 }
 
 fn ready<C: Connection>(peer: &Peer<C>) -> pb::MeasureReady {
-    let (bytes, batches) = peer.service.options.publish_credit(peer.round_trip());
+    let wanted = peer.service.options.publish_credit(peer.round_trip());
     pb::MeasureReady {
-        publish_credit_bytes: bytes as u64,
-        publish_credit_batches: batches,
+        publish_credit_bytes: wanted.bytes as u64,
+        publish_credit_batches: wanted.batches,
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::Transfer;
 use crate::error::{MeasureError, StreamError};
 use crate::frames::{FrameStream, Moved};
+use crate::hello::Established;
 use crate::link::Link;
 
 /// Payload of one filler: small enough that no broker makes it wait for room.
@@ -65,6 +66,13 @@ impl<C: Connection> MeasureStream<C> {
         test: bool,
     ) -> Result<(Self, pb::MeasureReady), MeasureError> {
         let established = link.established().await.map_err(MeasureError::Connection)?;
+        Self::open_on(&established, test).await
+    }
+
+    pub(super) async fn open_on(
+        established: &Established<C>,
+        test: bool,
+    ) -> Result<(Self, pb::MeasureReady), MeasureError> {
         if !established.takes_measure {
             return Err(MeasureError::Unsupported);
         }

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
@@ -14,7 +15,7 @@ use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_wire::ALPN;
 use tidegate_wire::stream::quic::send_window::SendBudget;
-use tidegate_wire::stream::quic::{self, Kept, end_of};
+use tidegate_wire::stream::quic::{self, Kept, end_of, reordering};
 use tracing::debug;
 
 use self::socket::AnsweredSocket;
@@ -71,6 +72,9 @@ pub(crate) struct QuicConnector {
     /// To other machines, and to this one.
     far: Arc<TransportConfig>,
     here: Arc<TransportConfig>,
+    /// To other machines, when packets overtake each other on the way.
+    reordering: Arc<TransportConfig>,
+    expects_reordering: AtomicBool,
     send_budget: Arc<SendBudget>,
 }
 
@@ -83,6 +87,8 @@ impl QuicConnector {
             return Err(ConfigError::ServerName { name: server_name });
         }
         let config = quinn::ClientConfig::new(Arc::new(tls_config(options)?));
+        let mut reordering = transport_config(options, options.keep_alive);
+        reordering::expect(&mut reordering, options.congestion);
         Ok(Self {
             addr: options.addr.clone(),
             server_name,
@@ -92,6 +98,8 @@ impl QuicConnector {
                 options,
                 options.keep_alive.min(KEEP_ALIVE_HERE),
             )),
+            reordering: Arc::new(reordering),
+            expects_reordering: AtomicBool::new(false),
             // There is one connection at a time, so only its own bound matters.
             send_budget: SendBudget::new(u64::MAX >> 1),
         })
@@ -101,9 +109,13 @@ impl QuicConnector {
 impl QuicConnector {
     fn config(&self, address: SocketAddr) -> quinn::ClientConfig {
         let mut config = self.config.clone();
-        let transport = match address.ip().is_loopback() {
-            true => &self.here,
-            false => &self.far,
+        let transport = if self.expects_reordering.load(Ordering::Relaxed) {
+            reordering::ask(&mut config);
+            &self.reordering
+        } else if address.ip().is_loopback() {
+            &self.here
+        } else {
+            &self.far
         };
         config.transport_config(transport.clone());
         config
@@ -139,6 +151,10 @@ impl Connector for QuicConnector {
             &self.send_budget,
             OwnEndpoint(endpoint),
         ))
+    }
+
+    fn expect_reordering(&self) -> bool {
+        !self.expects_reordering.swap(true, Ordering::Relaxed)
     }
 
     async fn heard_of_close(&self, connection: &QuicConnection) {
