@@ -26,6 +26,7 @@ mod lost_connections;
 mod managing;
 mod measuring;
 mod metrics;
+mod overtaking;
 mod plugins;
 mod promises;
 mod reload;

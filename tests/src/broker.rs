@@ -289,7 +289,19 @@ impl BrokerProcess {
     /// # Errors
     /// The certificate cannot be used.
     pub fn client_options(&self, identity: Option<&TestIdentity>) -> anyhow::Result<ClientOptions> {
-        let options = ClientOptions::new(&self.addresses.quic)
+        self.client_options_at(&self.addresses.quic, identity)
+    }
+
+    /// The same for a client that reaches it at another address.
+    ///
+    /// # Errors
+    /// The certificate cannot be used.
+    pub fn client_options_at(
+        &self,
+        address: &str,
+        identity: Option<&TestIdentity>,
+    ) -> anyhow::Result<ClientOptions> {
+        let options = ClientOptions::new(address)
             .server_name("localhost")
             .roots_pem(self.pki.ca_pem().as_bytes())?;
         Ok(match identity {

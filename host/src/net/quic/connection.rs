@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, ConnectionError, Incoming};
+use quinn::{Connection, ConnectionError, Incoming, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use tidegate_wire::pb::{self, ErrorCode};
-use tidegate_wire::stream::quic::QuicConnection;
+use tidegate_wire::stream::quic::{QuicConnection, reordering};
 use tokio::time::Instant;
 
 use super::handshakes::Handshake;
@@ -24,6 +24,8 @@ pub(super) struct Attempt {
     pub(super) incoming: Incoming,
     /// What its listener asks of clients.
     pub(super) client_auth: ClientAuth,
+    /// For who says that packets overtake each other on the way.
+    pub(super) for_reordering: Arc<ServerConfig>,
 }
 
 /// Why a connection does not get as far as its hello.
@@ -46,6 +48,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
     let Attempt {
         incoming,
         client_auth,
+        for_reordering,
     } = attempt;
     let remote = incoming.remote_address();
     let service = &context.service;
@@ -55,7 +58,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
         context.log_failed(remote, &error.to_string(), gave_way);
     };
     let deadline = service.options.handshake_timeout;
-    let connection = match shake_hands(deadline, incoming, &handshake).await {
+    let connection = match shake_hands(deadline, incoming, for_reordering, &handshake).await {
         Ok(connection) => connection,
         Err(error) => return log_failed(&error),
     };
@@ -90,9 +93,13 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
 async fn shake_hands(
     deadline: Duration,
     incoming: Incoming,
+    for_reordering: Arc<ServerConfig>,
     handshake: &Handshake,
 ) -> Result<Connection, HandshakeError> {
-    let connecting = incoming.accept()?;
+    let connecting = match reordering::is_asked(&incoming.orig_dst_cid()) {
+        true => incoming.accept_with(for_reordering)?,
+        false => incoming.accept()?,
+    };
     let mut patience = Patience::new(deadline);
     let connecting = patience.wait(connecting);
     tokio::select! {

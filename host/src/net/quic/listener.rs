@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Endpoint;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -13,7 +12,7 @@ use super::admission::Admission;
 use super::connection::Attempt;
 use super::listener_context::ListenerContext;
 use super::options::QuicOptions;
-use super::socket::{ServeError, bind};
+use super::socket::{Bound, ServeError, bind};
 use crate::net::counters::NetCounters;
 use crate::net::session::error_codes::{close_code, shutting_down};
 use crate::net::session::service::Service;
@@ -59,14 +58,17 @@ pub(in crate::net) fn listen(
     let mut endpoints = Vec::new();
     let mut local_addrs = Vec::new();
     for listener in &options.listeners {
-        let endpoint = bind(listener, &options, &service.options, tls)?;
-        let addr = endpoint.local_addr().map_err(|source| ServeError::Bind {
-            addr: listener.addr,
-            source,
-        })?;
+        let bound = bind(listener, &options, &service.options, tls)?;
+        let addr = bound
+            .endpoint
+            .local_addr()
+            .map_err(|source| ServeError::Bind {
+                addr: listener.addr,
+                source,
+            })?;
         info!(%addr, client_auth = ?listener.client_auth, "listening for QUIC");
         local_addrs.push(addr);
-        endpoints.push((endpoint, listener.client_auth));
+        endpoints.push((bound, listener.client_auth));
     }
     let stats = service.stats.clone();
     let tasks = service.spawner();
@@ -80,19 +82,24 @@ pub(in crate::net) fn listen(
 }
 
 // Owns the accept loops and all connections.
-async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Endpoint, ClientAuth)>) {
+async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Bound, ClientAuth)>) {
     let service = &context.service;
     let connections = service.spawner();
     let accepting = service.spawner();
     let (admission, attempts) = Admission::new(Arc::clone(&context), connections.clone());
     accepting.lasting("QUIC admission", admission.run());
-    for (endpoint, client_auth) in &endpoints {
-        let (context, endpoint) = (Arc::clone(&context), endpoint.clone());
+    for (bound, client_auth) in &endpoints {
+        let endpoint = &bound.endpoint;
         let name = match endpoint.local_addr() {
             Ok(addr) => format!("QUIC listener {addr}"),
             Err(_) => "QUIC listener".to_owned(),
         };
-        let accept = accept(context, endpoint, *client_auth, attempts.clone());
+        let accept = accept(
+            context.clone(),
+            bound.clone(),
+            *client_auth,
+            attempts.clone(),
+        );
         accepting.lasting(name, accept);
     }
     drop(attempts);
@@ -110,7 +117,7 @@ async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Endpoint, Clie
     }
     let reason = shutting_down();
     let code = close_code(&reason);
-    for (endpoint, _) in &endpoints {
+    for (Bound { endpoint, .. }, _) in &endpoints {
         endpoint.close(code.into(), reason.message.as_bytes());
         // Peers that do not answer the close are not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
@@ -119,10 +126,14 @@ async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Endpoint, Clie
 
 async fn accept(
     context: Arc<ListenerContext>,
-    endpoint: Endpoint,
+    bound: Bound,
     client_auth: ClientAuth,
     attempts: mpsc::Sender<Attempt>,
 ) {
+    let Bound {
+        endpoint,
+        for_reordering,
+    } = bound;
     loop {
         let incoming = tokio::select! {
             biased;
@@ -136,6 +147,7 @@ async fn accept(
         let attempt = Attempt {
             incoming,
             client_auth,
+            for_reordering: Arc::clone(&for_reordering),
         };
         // Waits while the admission has others to look at; it ends with the shutdown, and then an attempt is refused as it is dropped.
         if attempts.send(attempt).await.is_err() {

@@ -10,6 +10,7 @@ use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator, InvalidCid};
 use ring::{hkdf, hmac};
 use socket2::{Domain, Protocol, Socket, Type};
+use tidegate_wire::stream::quic::reordering;
 use tracing::info;
 
 use super::admission::{INCOMING_BYTES_MAX, INCOMING_MAX, INCOMING_TOTAL_BYTES_MAX};
@@ -40,6 +41,14 @@ pub enum ServeError {
     Setting(String),
 }
 
+/// An endpoint that listens.
+#[derive(Clone)]
+pub(super) struct Bound {
+    pub(super) endpoint: Endpoint,
+    /// For connections on whose path packets overtake each other.
+    pub(super) for_reordering: Arc<ServerConfig>,
+}
+
 /// Opens an endpoint for connections that carry one of `sessions`.
 ///
 /// # Errors
@@ -50,7 +59,7 @@ pub(super) fn bind(
     options: &QuicOptions,
     sessions: &SessionOptions,
     tls: &TlsIdentity,
-) -> Result<Endpoint, ServeError> {
+) -> Result<Bound, ServeError> {
     let addr = listener.addr;
     let bind_error = |source| ServeError::Bind { addr, source };
     let crypto = tls.server_config(listener.client_auth, &[tidegate_wire::ALPN])?;
@@ -63,6 +72,10 @@ pub(super) fn bind(
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
+    let mut transport = options.transport(sessions, listener.congestion);
+    reordering::expect(&mut transport, listener.congestion);
+    let mut for_reordering = server_config.clone();
+    for_reordering.transport_config(Arc::new(transport));
     let mut endpoint_config = endpoint_config(options);
     endpoint_config
         .max_udp_payload_size(options.datagram_bytes_max())
@@ -71,7 +84,11 @@ pub(super) fn bind(
         })?;
     let socket = socket(addr, options.socket_buffer_bytes).map_err(bind_error)?;
     let runtime = Arc::new(TokioRuntime);
-    Endpoint::new(endpoint_config, Some(server_config), socket, runtime).map_err(bind_error)
+    let endpoint = Endpoint::new(endpoint_config, Some(server_config), socket, runtime);
+    Ok(Bound {
+        endpoint: endpoint.map_err(bind_error)?,
+        for_reordering: Arc::new(for_reordering),
+    })
 }
 
 fn endpoint_config(options: &QuicOptions) -> EndpointConfig {

@@ -1,0 +1,133 @@
+//! A path on which packets overtake each other: most of them count as lost there although all of them come. A client finds out, and
+//! makes a connection on which both ends wait for them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use tidegate_client::{Client, Event};
+use tidegate_tests::{BrokerProcess, within};
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+use crate::support::{consume, publish_events, take_numbers};
+
+/// How long a datagram takes, and how much longer every other one.
+const DELAY: Duration = Duration::from_millis(15);
+const LATE: Duration = Duration::from_millis(15);
+const DATAGRAM_BYTES_MAX: usize = 65_527;
+
+/// It, with every other datagram late in both directions.
+struct Path {
+    address: String,
+    /// Connections made over it: each has a socket of its own.
+    connections: Arc<AtomicUsize>,
+    carrying: JoinHandle<()>,
+}
+
+impl Path {
+    async fn to(broker: &str) -> anyhow::Result<Self> {
+        let broker: SocketAddr = broker.parse()?;
+        let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+        let address = front.local_addr()?.to_string();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        let carrying = tokio::spawn(async move {
+            let mut behind: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+            let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+            let mut number = 0;
+            while let Ok((length, client)) = front.recv_from(&mut buffer).await {
+                if !behind.contains_key(&client) {
+                    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+                    socket.connect(broker).await.expect("an address");
+                    let socket = Arc::new(socket);
+                    let back = carry_back(Arc::clone(&socket), Arc::clone(&front), client);
+                    tokio::spawn(back);
+                    behind.insert(client, socket);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                let (socket, datagram) = (Arc::clone(&behind[&client]), buffer[..length].to_vec());
+                number += 1;
+                later(number, async move { socket.send(&datagram).await });
+            }
+        });
+        Ok(Self {
+            address,
+            connections,
+            carrying,
+        })
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        self.carrying.abort();
+    }
+}
+
+async fn carry_back(behind: Arc<UdpSocket>, front: Arc<UdpSocket>, client: SocketAddr) {
+    let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+    let mut number = 0;
+    while let Ok(length) = behind.recv(&mut buffer).await {
+        let (front, datagram) = (Arc::clone(&front), buffer[..length].to_vec());
+        number += 1;
+        later(
+            number,
+            async move { front.send_to(&datagram, client).await },
+        );
+    }
+}
+
+fn later(number: u64, send: impl Future<Output = std::io::Result<usize>> + Send + 'static) {
+    let late = if number.is_multiple_of(2) {
+        LATE
+    } else {
+        Duration::ZERO
+    };
+    tokio::spawn(async move {
+        tokio::time::sleep(DELAY + late).await;
+        // What cannot be sent is lost, as on any path.
+        let _ = send.await;
+    });
+}
+
+// A datagram is mostly one of them.
+fn large(number: u64) -> Event {
+    let padding = " ".repeat(1_000);
+    Event::json(format!(r#"{{"n":{number}}}{padding}"#))
+}
+
+#[tokio::test]
+async fn where_packets_overtake_each_other_a_client_connects_anew_and_waits_for_late_ones()
+-> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let all = json!({"name": "all", "topics": ["t"]});
+    broker.admin().create(all).await?;
+    let path = Path::to(broker.quic_addr()).await?;
+    let options = broker.client_options_at(&path.address, Some(broker.everybody()))?;
+    let client = within("a connection", async {
+        Ok(Client::connect(options).await?)
+    })
+    .await?;
+    let mut published = 0;
+    while path.connections() == 1 {
+        publish_events(&client, "t", (published..published + 100).map(large)).await?;
+        published += 100;
+    }
+    publish_events(&client, "t", (published..published + 500).map(large)).await?;
+    published += 500;
+    assert_eq!(path.connections(), 2, "once is enough");
+    let mut consumer = consume(&broker.client().await?, "all").await?;
+    let again = take_numbers(&mut consumer, 0..published).await?;
+    assert_eq!(again, 0);
+    let topic = broker.admin().topic("t").await?;
+    assert_eq!(topic.next_sequence.0, published + 1, "each is there once");
+    Ok(())
+}
