@@ -1,6 +1,7 @@
 //! Consumers that lose their connection while they hold events: what they never had in hand counts nothing, what brought
 //! one down is found, and nobody else waits for it.
 
+use std::collections::VecDeque;
 use std::io::BufRead as _;
 use std::process::Stdio;
 
@@ -18,6 +19,8 @@ use crate::support::{consume, header_values, next, number_of, publish};
 struct Raw {
     client: RawClient,
     stream: RawStream,
+    /// Came while something else was waited for.
+    come: VecDeque<Frame>,
 }
 
 /// What a frame of deliveries says.
@@ -26,6 +29,16 @@ struct Frame {
     positions: Vec<u64>,
     attempt: u32,
     suspect: bool,
+}
+
+impl Frame {
+    fn of(deliver: &pb::Deliver) -> anyhow::Result<Self> {
+        Ok(Self {
+            positions: decode_deltas(&deliver.positions)?,
+            attempt: deliver.attempt,
+            suspect: deliver.suspect,
+        })
+    }
 }
 
 impl Raw {
@@ -42,7 +55,11 @@ impl Raw {
             .subscribe(open)
             .await?
             .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        Ok(Self { client, stream })
+        Ok(Self {
+            client,
+            stream,
+            come: VecDeque::new(),
+        })
     }
 
     async fn message(&mut self) -> anyhow::Result<broker_to_consumer::Message> {
@@ -51,12 +68,11 @@ impl Raw {
     }
 
     async fn frame(&mut self) -> anyhow::Result<Frame> {
+        if let Some(frame) = self.come.pop_front() {
+            return Ok(frame);
+        }
         match self.message().await? {
-            broker_to_consumer::Message::Deliver(deliver) => Ok(Frame {
-                positions: decode_deltas(&deliver.positions)?,
-                attempt: deliver.attempt,
-                suspect: deliver.suspect,
-            }),
+            broker_to_consumer::Message::Deliver(deliver) => Frame::of(&deliver),
             other => bail!("not a delivery: {other:?}"),
         }
     }
@@ -92,12 +108,18 @@ impl Raw {
             ..pb::Credit::default()
         }))
         .await?;
-        match self.message().await? {
-            broker_to_consumer::Message::HandedOver(heard) => {
-                assert_eq!(heard.deliveries, deliveries);
-                Ok(())
+        loop {
+            match self.message().await? {
+                broker_to_consumer::Message::HandedOver(heard) => {
+                    assert_eq!(heard.deliveries, deliveries);
+                    return Ok(());
+                }
+                // How many go into a frame is the broker's business, so more may have been under way.
+                broker_to_consumer::Message::Deliver(deliver) => {
+                    self.come.push_back(Frame::of(&deliver)?);
+                }
+                other => bail!("in place of an echo: {other:?}"),
             }
-            other => bail!("in place of an echo: {other:?}"),
         }
     }
 
