@@ -2,6 +2,7 @@
 //! makes a connection on which both ends wait for them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,16 +41,19 @@ impl Path {
             let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
             let mut number = 0;
             while let Ok((length, client)) = front.recv_from(&mut buffer).await {
-                if !behind.contains_key(&client) {
-                    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
-                    socket.connect(broker).await.expect("an address");
-                    let socket = Arc::new(socket);
-                    let back = carry_back(Arc::clone(&socket), Arc::clone(&front), client);
-                    tokio::spawn(back);
-                    behind.insert(client, socket);
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                let (socket, datagram) = (Arc::clone(&behind[&client]), buffer[..length].to_vec());
+                let socket = match behind.entry(client) {
+                    Entry::Occupied(known) => Arc::clone(known.get()),
+                    Entry::Vacant(new) => {
+                        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+                        socket.connect(broker).await.expect("an address");
+                        let socket = Arc::clone(new.insert(Arc::new(socket)));
+                        let back = carry_back(Arc::clone(&socket), Arc::clone(&front), client);
+                        tokio::spawn(back);
+                        count.fetch_add(1, Ordering::Relaxed);
+                        socket
+                    }
+                };
+                let datagram = buffer[..length].to_vec();
                 number += 1;
                 later(number, async move { socket.send(&datagram).await });
             }
