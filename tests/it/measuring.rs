@@ -46,7 +46,7 @@ async fn both_ends_report_what_they_counted() -> anyhow::Result<()> {
 }
 
 // Runs a command to its end, without holding up what is served here.
-async fn output(mut command: Command) -> anyhow::Result<Output> {
+pub(crate) async fn output(mut command: Command) -> anyhow::Result<Output> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let ended = tokio::task::spawn_blocking(move || command.output());
     within("the command to end", async { Ok(ended.await??) }).await

@@ -14,6 +14,7 @@ use tidegate_tests::{BrokerProcess, within};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
+use crate::measuring::output;
 use crate::support::{consume, publish_events, take_numbers};
 
 /// How long a datagram takes, and how much longer every other one.
@@ -133,5 +134,18 @@ async fn where_packets_overtake_each_other_a_client_connects_anew_and_waits_for_
     assert_eq!(again, 0);
     let topic = broker.admin().topic("t").await?;
     assert_eq!(topic.next_sequence.0, published + 1, "each is there once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_test_of_such_a_link_is_not_cut_off_by_what_it_finds() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let path = Path::to(broker.quic_addr()).await?;
+    let test = ["link-test", &path.address, "--time", "2s", "-o", "json"];
+    let tested = output(broker.command_line(&test)?).await?;
+    let told = String::from_utf8_lossy(&tested.stderr);
+    assert!(tested.status.success(), "{told}");
+    let found: serde_json::Value = serde_json::from_slice(&tested.stdout)?;
+    assert!(found["up"]["late_percent"].is_number(), "{found}");
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! The hello: the first stream of a connection, on which client and broker say who they are and what they speak. It stays open,
 //! for the broker's goodbye.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
@@ -21,6 +24,15 @@ pub(crate) struct Established<C> {
     pub(crate) limits: Limits,
     /// Whether it knows measure streams.
     pub(crate) takes_measure: bool,
+    /// Meters and tests that are open on the connection, which is not to be replaced under them.
+    pub(crate) measured: Arc<AtomicUsize>,
+}
+
+impl<C> Established<C> {
+    /// Somebody measures the connection.
+    pub(crate) fn is_measured(&self) -> bool {
+        self.measured.load(Ordering::Relaxed) > 0
+    }
 }
 
 /// What is left of the hello stream. Our side of it stays open as long as the connection.
@@ -79,6 +91,7 @@ pub(crate) async fn say_hello<C: Connection>(
         principal: welcome.principal,
         limits: Limits::from(welcome.limits.as_ref()),
         takes_measure: welcome.takes_measure,
+        measured: Arc::default(),
     };
     Ok((established, HelloStream(stream)))
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidegate_wire::counters::{ConnectionCounters, LinkReport, Losses};
+use tidegate_wire::counters::{ConnectionCounters, Losses};
 use tidegate_wire::stream::Connection;
 use tidegate_wire::stream::quic::congestion::LONG_PATH;
 
@@ -35,26 +35,41 @@ pub(crate) async fn found<C: Connection>(established: &Established<C>) {
 }
 
 async fn look<C: Connection>(established: &Established<C>) -> Option<()> {
-    let mut asked = LinkReport::default();
+    let mut asked = ConnectionCounters::default();
     let mut came = CAME_AT_FIRST;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let here = established.connection.counters();
-        if here.round_trip < LONG_PATH || !is_worth_asking(&here.since(&asked.here), came) {
+        let before = established.connection.counters();
+        let is_worth_it = is_worth_asking(&before.since(&asked), came);
+        if established.is_measured() || before.round_trip < LONG_PATH || !is_worth_it {
             continue;
         }
-        let report = report_on(established).await.ok()?;
-        // What is under way counts as lost, so over a short time hardly anything seems late; a path may also have become what it is.
-        let spans = [&report, &report.since(&asked)];
-        if spans
-            .iter()
-            .any(|span| lets_overtake(span.up()) || lets_overtake(span.down()))
+        let broker = report_on(established).await.ok()?.broker;
+        let after = established.connection.counters();
+        if lets_overtake(late_up(&before, &broker, &after))
+            || lets_overtake(late_down(&before, &broker))
         {
             return Some(());
         }
-        asked = report;
+        asked = after;
         came = came.saturating_mul(2);
     }
+}
+
+// What counts as lost must not seem late since the numbers are not of one moment: what went out meanwhile counts as lost, and what
+// counted as lost meanwhile does not count.
+fn late_up(
+    before: &ConnectionCounters,
+    broker: &ConnectionCounters,
+    after: &ConnectionCounters,
+) -> Losses {
+    let mut sender = after.clone();
+    sender.packets_lost = before.packets_lost;
+    Losses::between(&sender, broker)
+}
+
+fn late_down(before: &ConnectionCounters, broker: &ConnectionCounters) -> Losses {
+    Losses::between(broker, before)
 }
 
 // Something counts as lost here, or so much came that something may have counted as lost there.
@@ -64,4 +79,46 @@ fn is_worth_asking(here: &ConnectionCounters, came: u64) -> bool {
 
 fn lets_overtake(losses: Losses) -> bool {
     losses.late >= LATE_LEAST && losses.late_part() >= LATE_PART_LEAST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(sent: u64, received: u64, lost: u64) -> ConnectionCounters {
+        let mut counters = ConnectionCounters::default();
+        counters.datagrams_sent = sent;
+        counters.datagrams_received = received;
+        counters.packets_lost = lost;
+        counters
+    }
+
+    #[test]
+    fn what_was_lost_does_not_seem_late_however_much_goes_on_meanwhile() {
+        let (before, after) = (counters(1_000, 1_000, 80), counters(1_200, 1_200, 100));
+        // Of what went out before 80 were lost, and all of the 100 came that went out until it answered.
+        let broker = counters(1_100, 1_020, 80);
+        assert_eq!(late_up(&before, &broker, &after).late, 0);
+        assert_eq!(late_down(&before, &broker).late, 0);
+    }
+
+    #[test]
+    fn what_came_although_it_counts_as_lost_is_late() {
+        let (before, after) = (counters(1_000, 1_000, 400), counters(1_010, 1_010, 404));
+        let broker = counters(1_005, 1_000, 300);
+        let (up, down) = (
+            late_up(&before, &broker, &after),
+            late_down(&before, &broker),
+        );
+        assert_eq!((up.late, down.late), (390, 295));
+        assert!(lets_overtake(up) && lets_overtake(down));
+        assert!(!lets_overtake(Losses::between(
+            &counters(1_000, 0, 19),
+            &counters(0, 1_000, 0)
+        )));
+        assert!(!lets_overtake(Losses::between(
+            &counters(1_000, 0, 40),
+            &counters(0, 1_000, 0)
+        )));
+    }
 }

@@ -155,7 +155,7 @@ impl Admission {
                 }
             }
             Decision::Wait => {
-                if let Err(attempt) = self.room.push(now, network, attempt) {
+                if let Some(attempt) = self.room.push(now, network, attempt) {
                     self.refuse_for_time(attempt, "too many wait");
                 }
                 self.count_waiting();

@@ -1,31 +1,33 @@
-//! The waiting room: attempts to connect for which there is no time yet, oldest first. Pure, time is an argument. Who waits has proved
-//! its address, so that nobody fills the room with addresses that are made up. What is begun of it, and when, is decided in
-//! `admission`.
+//! The waiting room: attempts to connect for which there is no time yet. Networks take turns, and of one network the oldest goes first, so
+//! that whoever sends many attempts waits for them and keeps nobody else out. Pure, time is an argument. Who waits has proved its
+//! address, so that nobody fills the room with addresses that are made up. What is begun of it, and when, is decided in `admission`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::domain::Network;
 
-/// Attempts that may wait. Each is a datagram of 1,200 bytes, its keys, and a few more datagrams when it is sent again: about 4 KiB.
-pub(super) const WAITING_MAX: usize = 4_096;
+/// Attempts that may wait. Each is a datagram of 1,200 bytes, its keys, and a few more datagrams when it is sent again, about 4 KiB; and up
+/// to 64 KiB where the system hands over many datagrams at once, of which it keeps all.
+pub(super) const WAITING_MAX: usize = 2_048;
 
 /// How long one waits at most: less than any client's patience with an attempt that was answered, so that hardly any handshake is
 /// begun for somebody who has given up.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(4);
 
-/// Part of the room that those of one network may take.
-const OF_NETWORK: usize = 4;
-
-/// Attempts in the order in which they came.
+/// Attempts that wait.
 #[derive(Debug)]
 pub(super) struct WaitingRoom<T> {
     max: usize,
-    of_network_max: usize,
-    waiting: VecDeque<Waiting<T>>,
-    of_network: HashMap<Network, usize>,
+    /// By number, in the order in which they came.
+    waiting: BTreeMap<u64, Waiting<T>>,
+    next_number: u64,
+    /// The numbers of each network, oldest first; none is empty.
+    of_network: HashMap<Network, VecDeque<u64>>,
+    /// The networks that have any, in the order of their turns.
+    turns: VecDeque<Network>,
 }
 
 #[derive(Debug)]
@@ -40,9 +42,10 @@ impl<T> WaitingRoom<T> {
     pub(super) fn new(max: usize) -> Self {
         Self {
             max,
-            of_network_max: max.div_ceil(OF_NETWORK),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            next_number: 0,
             of_network: HashMap::new(),
+            turns: VecDeque::new(),
         }
     }
 
@@ -56,49 +59,92 @@ impl<T> WaitingRoom<T> {
         self.waiting.is_empty()
     }
 
-    /// Whether there is room for one of `network`.
+    /// Whether there is room for one of `network`, if need be that of another one which has more than its share.
     pub(super) fn has_room(&self, network: Network) -> bool {
-        let of_network = self.of_network.get(&network).copied().unwrap_or(0);
-        self.len() < self.max && of_network < self.of_network_max
+        self.len() < self.max || self.displaced_by(network).is_some()
     }
 
-    /// Lets one wait, behind all others. Gives it back when there is no room.
-    pub(super) fn push(&mut self, now: Instant, network: Network, attempt: T) -> Result<(), T> {
-        if !self.has_room(network) {
-            return Err(attempt);
+    /// Lets one wait, behind all others of its network. Returns whom there is no room for then: the newest of the network that has
+    /// most, which may be the one that came.
+    pub(super) fn push(&mut self, now: Instant, network: Network, attempt: T) -> Option<T> {
+        let mut displaced = None;
+        if self.len() >= self.max {
+            let Some(from) = self.displaced_by(network) else {
+                return Some(attempt);
+            };
+            let newest = self.of_network.get(&from).and_then(VecDeque::back).copied();
+            displaced = newest.and_then(|number| self.remove(number));
         }
-        *self.of_network.entry(network).or_default() += 1;
-        self.waiting.push_back(Waiting {
-            attempt,
-            network,
-            since: now,
-        });
-        Ok(())
+        let number = self.next_number;
+        self.next_number += 1;
+        let queue = self.of_network.entry(network).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(network);
+        }
+        queue.push_back(number);
+        self.waiting.insert(
+            number,
+            Waiting {
+                attempt,
+                network,
+                since: now,
+            },
+        );
+        displaced
     }
 
-    /// Takes the one that has waited longest.
+    /// Takes the one whose turn it is.
     pub(super) fn pop(&mut self) -> Option<T> {
-        let Waiting {
-            attempt, network, ..
-        } = self.waiting.pop_front()?;
-        if let Some(count) = self.of_network.get_mut(&network) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_network.remove(&network);
-            }
+        let network = *self.turns.front()?;
+        let number = *self.of_network.get(&network)?.front()?;
+        let attempt = self.remove(number);
+        // The others' turn; when there are no more of it, it is gone from here already.
+        if self.turns.front() == Some(&network) {
+            self.turns.rotate_left(1);
         }
-        Some(attempt)
+        attempt
     }
 
     /// Takes one that has waited for too long, if there is any.
     pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<T> {
         self.overdue_at().filter(|at| *at <= now)?;
-        self.pop()
+        let number = *self.waiting.first_key_value()?.0;
+        self.remove(number)
     }
 
     /// When the next one has waited for too long.
     pub(super) fn overdue_at(&self) -> Option<Instant> {
-        Some(self.waiting.front()?.since + WAIT_MAX)
+        let (_, oldest) = self.waiting.first_key_value()?;
+        Some(oldest.since + WAIT_MAX)
+    }
+
+    // The network that has most, if that is more than `network` would have with one more.
+    fn displaced_by(&self, network: Network) -> Option<Network> {
+        let own = self.of_network.get(&network).map_or(0, VecDeque::len);
+        let most = self
+            .of_network
+            .iter()
+            .max_by_key(|(_, queue)| queue.len())?;
+        (most.1.len() > own + 1).then_some(*most.0)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<T> {
+        let Waiting {
+            attempt, network, ..
+        } = self.waiting.remove(&number)?;
+        if let Some(queue) = self.of_network.get_mut(&network) {
+            // The oldest or the newest, so this is quick.
+            if queue.front() == Some(&number) {
+                queue.pop_front();
+            } else {
+                queue.retain(|other| *other != number);
+            }
+            if queue.is_empty() {
+                self.of_network.remove(&network);
+                self.turns.retain(|other| *other != network);
+            }
+        }
+        Some(attempt)
     }
 }
 
@@ -113,16 +159,23 @@ mod tests {
         address.into()
     }
 
+    fn all(room: &mut WaitingRoom<usize>) -> Vec<usize> {
+        std::iter::from_fn(|| room.pop()).collect()
+    }
+
     #[test]
-    fn whoever_came_first_goes_first_whatever_its_network() {
+    fn networks_take_turns_and_of_one_the_oldest_goes_first() {
         let (mut room, now) = (WaitingRoom::new(8), Instant::now());
-        for attempt in 0..4 {
-            let pushed = room.push(now, network(attempt % 2), attempt);
-            assert_eq!(pushed, Ok(()));
+        for (host, attempt) in [(1, 0), (1, 1), (1, 2), (2, 3), (3, 4), (2, 5)] {
+            assert_eq!(room.push(now, network(host), attempt), None);
         }
-        let order: Vec<usize> = std::iter::from_fn(|| room.pop()).collect();
-        assert_eq!(order, [0, 1, 2, 3]);
-        assert!(room.is_empty() && room.of_network.is_empty());
+        assert_eq!(all(&mut room), [0, 3, 4, 1, 5, 2]);
+        assert!(room.is_empty() && room.of_network.is_empty() && room.turns.is_empty());
+        let greedy = (0..7).map(|attempt| room.push(now, network(1), attempt));
+        assert!(greedy.eq([None; 7]));
+        assert_eq!(room.pop(), Some(0));
+        assert_eq!(room.push(now, network(2), 7), None);
+        assert_eq!([room.pop(), room.pop()], [Some(1), Some(7)]);
     }
 
     #[test]
@@ -130,35 +183,40 @@ mod tests {
         let (mut room, now) = (WaitingRoom::new(8), Instant::now());
         assert_eq!(room.overdue_at(), None);
         let second = Duration::from_secs(1);
-        assert_eq!(room.push(now, network(1), "first"), Ok(()));
-        assert_eq!(room.push(now + second, network(1), "second"), Ok(()));
+        assert_eq!(room.push(now, network(1), 1), None);
+        assert_eq!(room.push(now + second, network(2), 2), None);
         assert_eq!(room.overdue_at(), Some(now + WAIT_MAX));
         assert_eq!(room.pop_overdue(now + WAIT_MAX - second / 2), None);
-        assert_eq!(room.pop_overdue(now + WAIT_MAX), Some("first"));
+        assert_eq!(room.pop_overdue(now + WAIT_MAX), Some(1));
         assert_eq!(room.pop_overdue(now + WAIT_MAX), None);
-        assert_eq!(room.pop_overdue(now + WAIT_MAX + second), Some("second"));
-        assert!(room.is_empty());
+        assert_eq!(room.pop_overdue(now + WAIT_MAX + second), Some(2));
+        assert!(room.is_empty() && room.turns.is_empty());
     }
 
     #[test]
-    fn one_network_does_not_fill_the_room_and_all_together_do_not_overfill_it() {
-        let (mut room, now) = (WaitingRoom::new(8), Instant::now());
-        for (host, attempt, expected) in [
-            (1, 0, Ok(())),
-            (1, 1, Ok(())),
-            (1, 2, Err(2)),
-            (2, 3, Ok(())),
-            (2, 4, Ok(())),
-            (3, 5, Ok(())),
-            (4, 6, Ok(())),
-            (5, 7, Ok(())),
-            (6, 8, Ok(())),
-            (7, 9, Err(9)),
+    fn whoever_fills_the_room_gives_way_to_others() {
+        let (mut room, now) = (WaitingRoom::new(4), Instant::now());
+        for (host, attempt, displaced) in [
+            (1, 0, None),
+            (1, 1, None),
+            (1, 2, None),
+            (1, 3, None),
+            (1, 4, Some(4)),
+            (2, 5, Some(3)),
+            (2, 6, Some(2)),
+            (2, 7, Some(7)),
+            (3, 8, Some(1)),
         ] {
-            assert_eq!(room.has_room(network(host)), expected.is_ok());
-            assert_eq!(room.push(now, network(host), attempt), expected);
+            let takes = displaced != Some(attempt);
+            assert_eq!(room.has_room(network(host)), takes, "{attempt}");
+            let pushed = room.push(now, network(host), attempt);
+            if attempt == 8 {
+                // Two networks have as many: one of them gives way.
+                assert!(matches!(pushed, Some(1 | 6)), "{pushed:?}");
+            } else {
+                assert_eq!(pushed, displaced);
+            }
+            assert!(room.len() <= 4);
         }
-        assert_eq!(room.pop(), Some(0));
-        assert_eq!(room.push(now, network(1), 10), Ok(()));
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::credit::STREAM_FLOOR_BYTES;
-use super::error_codes::{StreamEnd, from_denied, invalid, overloaded};
+use super::error_codes::{StreamEnd, from_denied, invalid, overloaded, shutting_down};
 use super::frames::{FrameRecv, FrameSend};
 use super::memory_account::CreditGrant;
 use super::peer::Peer;
@@ -68,13 +68,21 @@ pub(super) async fn serve<C: Connection>(
     send.push(&opened(measure_opened::Result::Ready(ready)));
     let deadline = test.is_some().then(|| Instant::now() + TEST_TIME_MAX);
     let answering = answer_all(peer, &mut test, recv, send);
-    let ended = match deadline {
-        None => answering.await,
-        Some(deadline) => timeout_at(deadline, answering).await.unwrap_or_else(|_| {
-            Err(StreamEnd::Refused(overloaded(format!(
-                "a test takes {TEST_TIME_MAX:?} at most"
-            ))))
-        }),
+    let within = async {
+        match deadline {
+            None => answering.await,
+            Some(deadline) => timeout_at(deadline, answering).await.unwrap_or_else(|_| {
+                Err(StreamEnd::Refused(overloaded(format!(
+                    "a test takes {TEST_TIME_MAX:?} at most"
+                ))))
+            }),
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = within => ended,
+        // Nothing waits for the numbers of a connection that ends.
+        () = peer.service.shutdown.cancelled() => Err(StreamEnd::Refused(shutting_down())),
     };
     if let Some(error) = ended.as_ref().err().and_then(StreamEnd::error) {
         push(send, Answer::Error(error.clone()));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,6 +59,23 @@ pub(super) struct MeasureStream<C: Connection> {
     connection: C,
     /// Echoes are told apart by their number.
     echoes: u64,
+    _measures: Measures,
+}
+
+/// Counts among those who measure a connection, until it is dropped.
+struct Measures(Arc<AtomicUsize>);
+
+impl Measures {
+    fn new(measured: &Arc<AtomicUsize>) -> Self {
+        measured.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(measured))
+    }
+}
+
+impl Drop for Measures {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<C: Connection> MeasureStream<C> {
@@ -83,6 +101,7 @@ impl<C: Connection> MeasureStream<C> {
             frames: frames.map_err(lost)?,
             connection,
             echoes: 0,
+            _measures: Measures::new(&established.measured),
         };
         let opened: pb::MeasureOpened = stream.next().await?;
         match opened.result {

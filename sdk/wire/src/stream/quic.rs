@@ -188,6 +188,7 @@ impl SendHalf for QuicSend {
             if let Some(window) = self.window.follow(path.cwnd, path.lost_packets) {
                 self.connection.set_send_window(window);
             }
+            self.window.looked();
         }
         Ok(written.bytes)
     }

@@ -89,12 +89,12 @@ impl SendWindow {
     /// and for one of those who ask.
     pub(super) fn wrote(&self, bytes: usize) -> bool {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let before = self.until_look.fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.until_look.fetch_sub(bytes, Ordering::AcqRel);
         before >= 0 && before < bytes
     }
 
     /// The path carries so many bytes at a time, and has lost so many packets in all. Returns the window if that changes it. For one
-    /// caller at a time, as [`wrote`](Self::wrote) chooses them.
+    /// caller at a time, as [`wrote`](Self::wrote) chooses them; it says when it has [looked](Self::looked).
     pub(super) fn follow(&self, congestion_window: u64, lost: u64) -> Option<u64> {
         let looks = match self.lost.swap(lost, Ordering::Relaxed) == lost {
             true => self.looks_with_loss.load(Ordering::Relaxed),
@@ -119,9 +119,13 @@ impl SendWindow {
         self.shared.store(shared, Ordering::Relaxed);
         let bytes = wanted.min(SEND_WINDOW_BYTES_FREE + shared);
         let before = self.bytes.swap(bytes, Ordering::Relaxed);
-        let next = i64::try_from(bytes / LOOKS_PER_WINDOW).unwrap_or(i64::MAX);
-        self.until_look.store(next, Ordering::Relaxed);
         (bytes != before).then_some(bytes)
+    }
+
+    /// The path was looked at, and what came of it holds: the next one may look after a part of the window.
+    pub(super) fn looked(&self) {
+        let next = i64::try_from(self.bytes() / LOOKS_PER_WINDOW).unwrap_or(i64::MAX);
+        self.until_look.store(next, Ordering::Release);
     }
 }
 
@@ -185,10 +189,13 @@ mod tests {
         assert!(window.wrote(1), "at once, since nothing is known");
         assert!(!window.wrote(MIB as usize), "somebody else is looking");
         window.follow(MIB, 0);
+        assert!(!window.wrote(1), "and still is");
+        window.looked();
         let looks = (0..2 * MIB / 1_024).filter(|_| {
             let look = window.wrote(1_024);
             if look {
                 window.follow(MIB, 0);
+                window.looked();
             }
             look
         });
