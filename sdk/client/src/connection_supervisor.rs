@@ -157,13 +157,14 @@ impl<K: Connector> Supervisor<K> {
                 None => std::future::pending().await,
             }
         };
+        let makes_others = self.dialer.options.reconnect;
         tokio::select! {
             biased;
             () = self.link.stop.cancelled() => Event::Stopped,
             end = established.connection.closed() => Event::Lost(end),
             goodbye = goodbye => Event::GoAway(goodbye),
-            () = silent(&established.connection) => Event::Silent,
-            () = reordering::found(established), if !self.overtaking => Event::Reorders,
+            () = silent(&established.connection), if makes_others => Event::Silent,
+            () = reordering::found(established), if makes_others && !self.overtaking => Event::Reorders,
         }
     }
 

@@ -39,9 +39,11 @@ async fn look<C: Connection>(established: &Established<C>) -> Option<()> {
     let mut came = CAME_AT_FIRST;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        if established.is_measured() || established.connection.round_trip() < LONG_PATH {
+            continue;
+        }
         let before = established.connection.counters();
-        let is_worth_it = is_worth_asking(&before.since(&asked), came);
-        if established.is_measured() || before.round_trip < LONG_PATH || !is_worth_it {
+        if !is_worth_asking(&before.since(&asked), came) {
             continue;
         }
         let broker = report_on(established).await.ok()?.broker;

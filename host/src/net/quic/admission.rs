@@ -90,10 +90,11 @@ impl Admission {
         connections: Spawner,
     ) -> (Self, mpsc::Sender<Attempt>) {
         let (sender, attempts) = mpsc::channel(NEW_MAX);
+        let room = WaitingRoom::new(WAITING_MAX, context.options.idle_timeout);
         let admission = Self {
             context,
             connections,
-            room: WaitingRoom::new(WAITING_MAX),
+            room,
             attempts,
         };
         (admission, sender)

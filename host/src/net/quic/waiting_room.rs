@@ -21,6 +21,7 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(super) struct WaitingRoom<T> {
     max: usize,
+    wait_max: Duration,
     /// By number, in the order in which they came.
     waiting: BTreeMap<u64, Waiting<T>>,
     next_number: u64,
@@ -38,10 +39,12 @@ struct Waiting<T> {
 }
 
 impl<T> WaitingRoom<T> {
-    /// One for so many.
-    pub(super) fn new(max: usize) -> Self {
+    /// One for so many, where connections end that are idle for so long: to quinn an attempt that has waited for so long has
+    /// ended, too, and nobody tells its client.
+    pub(super) fn new(max: usize, idle_timeout: Duration) -> Self {
         Self {
             max,
+            wait_max: WAIT_MAX.min(idle_timeout / 2),
             waiting: BTreeMap::new(),
             next_number: 0,
             of_network: HashMap::new(),
@@ -115,7 +118,7 @@ impl<T> WaitingRoom<T> {
     /// When the next one has waited for too long.
     pub(super) fn overdue_at(&self) -> Option<Instant> {
         let (_, oldest) = self.waiting.first_key_value()?;
-        Some(oldest.since + WAIT_MAX)
+        Some(oldest.since + self.wait_max)
     }
 
     // The network that has most, if that is more than `network` would have with one more.
@@ -154,6 +157,8 @@ mod tests {
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(30);
+
     fn network(host: usize) -> Network {
         let address: IpAddr = format!("192.0.2.{host}").parse().expect("an address");
         address.into()
@@ -165,7 +170,7 @@ mod tests {
 
     #[test]
     fn networks_take_turns_and_of_one_the_oldest_goes_first() {
-        let (mut room, now) = (WaitingRoom::new(8), Instant::now());
+        let (mut room, now) = (WaitingRoom::new(8, LONG), Instant::now());
         for (host, attempt) in [(1, 0), (1, 1), (1, 2), (2, 3), (3, 4), (2, 5)] {
             assert_eq!(room.push(now, network(host), attempt), None);
         }
@@ -180,7 +185,7 @@ mod tests {
 
     #[test]
     fn who_waited_for_too_long_is_found_and_nobody_else() {
-        let (mut room, now) = (WaitingRoom::new(8), Instant::now());
+        let (mut room, now) = (WaitingRoom::new(8, LONG), Instant::now());
         assert_eq!(room.overdue_at(), None);
         let second = Duration::from_secs(1);
         assert_eq!(room.push(now, network(1), 1), None);
@@ -191,11 +196,14 @@ mod tests {
         assert_eq!(room.pop_overdue(now + WAIT_MAX), None);
         assert_eq!(room.pop_overdue(now + WAIT_MAX + second), Some(2));
         assert!(room.is_empty() && room.turns.is_empty());
+        let mut hasty = WaitingRoom::new(8, second);
+        assert_eq!(hasty.push(now, network(1), 1), None);
+        assert_eq!(hasty.overdue_at(), Some(now + second / 2));
     }
 
     #[test]
     fn whoever_fills_the_room_gives_way_to_others() {
-        let (mut room, now) = (WaitingRoom::new(4), Instant::now());
+        let (mut room, now) = (WaitingRoom::new(4, LONG), Instant::now());
         for (host, attempt, displaced) in [
             (1, 0, None),
             (1, 1, None),

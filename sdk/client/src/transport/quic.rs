@@ -1,5 +1,5 @@
-//! QUIC with mutual TLS, as Tidegate wants it: sockets, transport parameters, certificates. The only file of the client that knows
-//! quinn.
+//! QUIC with mutual TLS, as Tidegate wants it: transport parameters, certificates. With its `socket`, the only files of the client that
+//! know quinn.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
