@@ -22,8 +22,8 @@ pub use endpoints::Endpoints;
 pub use error::{ConfigError, Problem, Warning};
 pub use log_levels::check as check_log_levels;
 pub use sections::{
-    Config, CongestionControl, Limits, Listen, Log, LogFormat, PluginLimits, Plugins, Policy,
-    Shutdown, Store, Tls, Topics,
+    CompressionMode, Config, CongestionControl, Limits, Listen, Log, LogFormat, PluginLimits,
+    Plugins, Policy, Shutdown, Store, Tls, Topics,
 };
 
 #[cfg(test)]

@@ -16,5 +16,6 @@ pub use quic::options::{ListenerOptions, QuicOptions};
 pub use quic::socket::ServeError;
 pub use session::options::SessionOptions;
 pub use start::{NetOptions, serve};
+pub use tidegate_wire::compact::Compression;
 pub use tidegate_wire::limits::Limits;
 pub use tidegate_wire::stream::quic::congestion::Congestion;

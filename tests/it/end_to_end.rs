@@ -340,6 +340,7 @@ async fn a_resend_is_recognised_and_never_doubles() -> anyhow::Result<()> {
         events: (0..3)
             .map(|n| encoded(&format!(r#"{{"n":{n}}}"#)))
             .collect(),
+        ..Default::default()
     };
     let first = send_batch(&broker, producer, 0, &batch).await?;
     assert_eq!(

@@ -10,6 +10,7 @@ mod support;
 
 mod architecture;
 mod command_line;
+mod compact;
 mod compiling;
 mod contexts;
 mod crash;

@@ -321,5 +321,6 @@ fn batch(first_number: u64, event: &pb::Event) -> pb::PublishBatch {
         first_number,
         resolved_through: 0,
         events: vec![event.encode_to_vec().into()],
+        ..Default::default()
     }
 }

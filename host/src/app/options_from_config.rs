@@ -6,8 +6,10 @@ use std::time::Duration;
 use crate::admin::AdminOptions;
 use crate::auth::Policy;
 use crate::broker::{BrokerOptions, PluginQuotas};
-use crate::config::{Config, CongestionControl};
-use crate::net::{Congestion, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions};
+use crate::config::{CompressionMode, Config, CongestionControl};
+use crate::net::{
+    Compression, Congestion, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions,
+};
 use crate::plugin::{Compiler, PluginLimits, PluginOptions};
 use crate::runtime::{Clock, Random};
 use crate::state::quotas::Quota;
@@ -110,12 +112,14 @@ pub(super) fn net_options(config: &Config, reset_key: [u8; 64], random: &Random)
         addr: config.listen.quic,
         client_auth: ClientAuth::Required,
         congestion: congestion(config.listen.quic_congestion),
+        compression: compression(config.listen.quic_compression),
     }];
     if let Some(addr) = config.listen.anonymous {
         listeners.push(ListenerOptions {
             addr,
             client_auth: ClientAuth::Anonymous,
             congestion: congestion(config.listen.anonymous_congestion),
+            compression: compression(config.listen.anonymous_compression),
         });
     }
     let sessions = SessionOptions {
@@ -153,6 +157,14 @@ fn congestion(control: CongestionControl) -> Congestion {
         CongestionControl::Auto => Congestion::Auto,
         CongestionControl::Cubic => Congestion::Cubic,
         CongestionControl::Bbr => Congestion::Bbr,
+    }
+}
+
+fn compression(mode: CompressionMode) -> Compression {
+    match mode {
+        CompressionMode::Auto => Compression::Auto,
+        CompressionMode::Off => Compression::Off,
+        CompressionMode::Always => Compression::Always,
     }
 }
 

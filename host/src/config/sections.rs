@@ -49,6 +49,10 @@ pub struct Listen {
     pub quic_congestion: CongestionControl,
     /// The same for those of `anonymous`.
     pub anonymous_congestion: CongestionControl,
+    /// Whether events are compressed on the way to and from the clients of `quic`.
+    pub quic_compression: CompressionMode,
+    /// The same for those of `anonymous`.
+    pub anonymous_compression: CompressionMode,
     /// Admin API over plain HTTP, loopback only.
     #[serde(with = "optional_address")]
     pub admin: Option<SocketAddr>,
@@ -68,6 +72,19 @@ pub enum CongestionControl {
     Cubic,
     /// quinn's experimental BBR.
     Bbr,
+}
+
+/// Whether events are compressed on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CompressionMode {
+    /// On long paths, where it pays.
+    #[default]
+    Auto,
+    /// Never, in either direction.
+    Off,
+    /// On every path.
+    Always,
 }
 
 /// `[tls]`: PEM files; all or none.
@@ -301,6 +318,8 @@ impl Default for Listen {
             anonymous: None,
             quic_congestion: CongestionControl::Auto,
             anonymous_congestion: CongestionControl::Auto,
+            quic_compression: CompressionMode::Auto,
+            anonymous_compression: CompressionMode::Auto,
             admin: Some(address(defaults::LISTEN_ADMIN)),
             admin_tls: None,
         }

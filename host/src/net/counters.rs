@@ -29,6 +29,10 @@ pub struct NetCounters {
     link_test_bytes: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    packed_in: AtomicU64,
+    unpacked_in: AtomicU64,
+    packed_out: AtomicU64,
+    unpacked_out: AtomicU64,
     refusals: [AtomicU64; CODES],
 }
 
@@ -69,8 +73,45 @@ pub struct NetCounts {
     pub bytes_in: u64,
     /// Bytes written to streams, since the start.
     pub bytes_out: u64,
+    /// Bytes of packed events that were read from publish streams, since the start.
+    pub packed_in: u64,
+    /// Bytes of these events once they were unpacked.
+    pub unpacked_in: u64,
+    /// Bytes of packed events that were written to subscribe streams, since the start.
+    pub packed_out: u64,
+    /// Bytes of these events before they were packed.
+    pub unpacked_out: u64,
     /// Typed refusals since the start, by code in words.
     pub refusals: Vec<(&'static str, u64)>,
+}
+
+impl NetCounts {
+    // What compression saves, each way.
+    fn compression(&self) -> [Family; 4] {
+        [
+            (
+                "packed_received_bytes",
+                "Bytes of packed events read from publish streams",
+                self.packed_in,
+            ),
+            (
+                "unpacked_received_bytes",
+                "Bytes of these events once they were unpacked",
+                self.unpacked_in,
+            ),
+            (
+                "packed_sent_bytes",
+                "Bytes of packed events written to subscribe streams",
+                self.packed_out,
+            ),
+            (
+                "unpacked_sent_bytes",
+                "Bytes of these events before they were packed",
+                self.unpacked_out,
+            ),
+        ]
+        .map(|(name, help, value)| Family::single(name, help, Kind::Counter, value as f64))
+    }
 }
 
 /// Counts one thing as open for as long as it lives.
@@ -195,6 +236,9 @@ impl NetCounters {
             ),
             refusals,
         ]
+        .into_iter()
+        .chain(counts.compression())
+        .collect()
     }
 
     /// The counters as they stand.
@@ -228,6 +272,10 @@ impl NetCounters {
             link_test_bytes: load(&self.link_test_bytes),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
+            packed_in: load(&self.packed_in),
+            unpacked_in: load(&self.unpacked_in),
+            packed_out: load(&self.packed_out),
+            unpacked_out: load(&self.unpacked_out),
             refusals,
         }
     }
@@ -290,6 +338,19 @@ impl NetCounters {
 
     pub(super) fn wrote(&self, bytes: usize) {
         self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts events that came packed.
+    pub(super) fn unpacked(&self, packed: usize, unpacked: usize) {
+        self.packed_in.fetch_add(packed as u64, Ordering::Relaxed);
+        self.unpacked_in
+            .fetch_add(unpacked as u64, Ordering::Relaxed);
+    }
+
+    /// Counts events that go packed.
+    pub(super) fn packed(&self, packed: usize, unpacked: u64) {
+        self.packed_out.fetch_add(packed as u64, Ordering::Relaxed);
+        self.unpacked_out.fetch_add(unpacked, Ordering::Relaxed);
     }
 
     pub(super) fn refused(&self, code: ErrorCode) {

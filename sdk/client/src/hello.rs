@@ -24,6 +24,8 @@ pub(crate) struct Established<C> {
     pub(crate) limits: Limits,
     /// Whether it knows measure streams.
     pub(crate) takes_measure: bool,
+    /// Whether it reads numbers of topics and packed events.
+    pub(crate) takes_compact: bool,
     /// Meters and tests that are open on the connection, which is not to be replaced under them.
     pub(crate) measured: Arc<AtomicUsize>,
 }
@@ -91,6 +93,7 @@ pub(crate) async fn say_hello<C: Connection>(
         principal: welcome.principal,
         limits: Limits::from(welcome.limits.as_ref()),
         takes_measure: welcome.takes_measure,
+        takes_compact: welcome.takes_compact,
         measured: Arc::default(),
     };
     Ok((established, HelloStream(stream)))

@@ -64,7 +64,9 @@ pub use measure::{LinkTest, Meter, PathSettings, Transfer};
 pub use options::{ClientOptions, ConsumerOptions, Identity, PublisherOptions};
 pub use publisher::{PublishTicket, Published, Publisher};
 pub use tidegate_wire::PATH_PROBE_ID;
+pub use tidegate_wire::compact::Compression;
 pub use tidegate_wire::counters::{ConnectionCounters, LinkReport, Losses};
+pub use tidegate_wire::stream::quic::congestion::Congestion;
 pub use transport::{Answered, Connector};
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_wire::compact::Compression;
 use tidegate_wire::stream::Connection;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -21,6 +22,8 @@ pub(crate) struct Link<C> {
     random: Random,
     /// As the options say, for consumers.
     pub(crate) frame_bytes_max: usize,
+    /// The same, for publishers too.
+    pub(crate) compression: Compression,
     pub(crate) buffered_max: Duration,
     stop: CancellationToken,
     /// Cancelled when the supervisor has ended.
@@ -74,6 +77,7 @@ impl<C: Connection> Link<C> {
             backoff: Backoff::new(options.backoff_min, options.backoff_max, random.clone()),
             random,
             frame_bytes_max: options.frame_bytes_max,
+            compression: options.compression,
             buffered_max: options.buffered_max,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,

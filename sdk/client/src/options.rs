@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tidegate_wire::compact::Compression;
 use tidegate_wire::stream::quic::congestion::Congestion;
 
 use crate::backoff;
@@ -47,6 +48,11 @@ pub struct ClientOptions {
     pub keep_alive: Duration,
     /// What decides how much may be under way to the broker. Default [`Congestion::Auto`]. The broker decides for the other way.
     pub congestion: Congestion,
+    /// Whether events are compressed on the way to the broker, and taken compressed from it. Default [`Compression::Auto`]: to the
+    /// broker on long paths, where it pays; what comes from it as the broker chooses. [`Compression::Off`] is for events whose
+    /// contents must not show in the size of packets: somebody who can publish beside them to the same consumer, or makes this program
+    /// publish what he chose, could guess at them.
+    pub compression: Compression,
     /// Largest frame that this client accepts. Default 1 GiB, the largest for which a broker may be configured: a consumer gets whatever
     /// a publisher may send, and what a dead letter adds to it. A smaller one leaves larger events to other consumers, and is for
     /// programs whose memory is scarce: each consumer holds one frame at least.
@@ -81,6 +87,7 @@ impl ClientOptions {
             idle_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
             congestion: Congestion::Auto,
+            compression: Compression::Auto,
             frame_bytes_max: 1 << 30,
             buffered_max: Duration::from_secs(300),
             client_name: concat!("tidegate-client/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -169,6 +176,13 @@ impl ClientOptions {
     #[must_use]
     pub fn congestion(mut self, congestion: Congestion) -> Self {
         self.congestion = congestion;
+        self
+    }
+
+    /// Sets whether events are compressed.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
         self
     }
 

@@ -2,6 +2,7 @@
 //! the step before must bring about, and where time matters it is virtual.
 
 mod broker;
+mod compact;
 mod connecting;
 mod consuming;
 mod measuring;

@@ -60,14 +60,45 @@ pub fn element_len(event_len: usize) -> usize {
     key_len(EVENTS_TAG) + encoded_len_varint(event_len as u64) + event_len
 }
 
+/// Appends an encoded `event` to `body`, as one element of `events`.
+pub(crate) fn push_encoded(body: &mut BytesMut, event: &[u8]) {
+    body.reserve(element_len(event.len()));
+    encode_key(EVENTS_TAG, WireType::LengthDelimited, body);
+    encode_varint(event.len() as u64, body);
+    body.extend_from_slice(event);
+}
+
+/// The events whose elements lie one behind the other in `bytes`, in the same memory. `None` when that is something else, or a tag or
+/// length in it is longer than it need be.
+pub(crate) fn elements(bytes: &Bytes) -> Option<Vec<Bytes>> {
+    let mut events = Vec::new();
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let begin = bytes.len() - rest.len();
+        if decode_key(&mut rest).ok()? != (EVENTS_TAG, WireType::LengthDelimited) {
+            return None;
+        }
+        let length = delimited(&mut rest)?.len();
+        let end = bytes.len() - rest.len();
+        if end - begin != element_len(length) {
+            return None;
+        }
+        events.push(bytes.slice(end - length..end));
+    }
+    Some(events)
+}
+
 /// Appends to `out` the bytes before `body_len` bytes of events that make one frame of them: the length, and `head`'s fields.
-/// `head.events` must be empty.
+/// `head.events` must be empty. The events may be a `packed` field just as well, which `head` must not have either.
 #[expect(
     clippy::missing_panics_doc,
     reason = "a BytesMut grows, so encoding into it cannot run out of room"
 )]
 pub fn push_batch_head(head: &pb::PublishBatch, body_len: usize, out: &mut BytesMut) {
-    debug_assert!(head.events.is_empty(), "events belong in the body");
+    debug_assert!(
+        head.events.is_empty() && head.packed.is_empty(),
+        "events belong in the body"
+    );
     let length = head.encoded_len();
     out.reserve(10 + length);
     encode_varint((length + body_len) as u64, out);
@@ -76,13 +107,17 @@ pub fn push_batch_head(head: &pb::PublishBatch, body_len: usize, out: &mut Bytes
 }
 
 /// Appends to `out` the bytes before `events_len` bytes of encoded elements of `Deliver.events` that make one frame of
-/// them, a `BrokerToConsumer`: the lengths, and `head`'s fields. `head.events` must be empty.
+/// them, a `BrokerToConsumer`: the lengths, and `head`'s fields. `head.events` must be empty. They may be a `packed` field just as well,
+/// which `head` must not have either.
 #[expect(
     clippy::missing_panics_doc,
     reason = "a BytesMut grows, so encoding into it cannot run out of room"
 )]
 pub fn push_deliver_head(head: &pb::Deliver, events_len: usize, out: &mut BytesMut) {
-    debug_assert!(head.events.is_empty(), "events follow the head");
+    debug_assert!(
+        head.events.is_empty() && head.packed.is_empty(),
+        "events follow the head"
+    );
     let head_len = head.encoded_len();
     let deliver = head_len + events_len;
     let message = key_len(DELIVER_TAG) + encoded_len_varint(deliver as u64) + deliver;
@@ -105,6 +140,14 @@ pub struct ReceivedBatch {
     pub first_number: u64,
     /// `resolved_through`.
     pub resolved_through: u64,
+    /// `topic_number`.
+    pub topic_number: u32,
+    /// `remember`.
+    pub remember: bool,
+    /// `unpacked_bytes`.
+    pub unpacked_bytes: u64,
+    /// `packed`.
+    pub packed: Bytes,
     /// `events`: the elements one behind the other, each behind its tag and a length of at most five bytes.
     pub events: Bytes,
 }
@@ -138,6 +181,15 @@ impl ReceivedBatch {
                 }
                 (3, WireType::Varint) => batch.first_number = decode_varint(&mut rest).ok()?,
                 (4, WireType::Varint) => batch.resolved_through = decode_varint(&mut rest).ok()?,
+                // As prost: of a number that is too long, the lower bits count.
+                (5, WireType::Varint) => batch.topic_number = decode_varint(&mut rest).ok()? as u32,
+                (12, WireType::Varint) => batch.remember = decode_varint(&mut rest).ok()? != 0,
+                (13, WireType::Varint) => batch.unpacked_bytes = decode_varint(&mut rest).ok()?,
+                (14, WireType::LengthDelimited) => {
+                    let length = delimited(&mut rest)?.len();
+                    let end = frame.len() - rest.len();
+                    batch.packed = frame.slice(end - length..end);
+                }
                 (EVENTS_TAG, WireType::LengthDelimited) => {
                     let event = delimited(&mut rest)?;
                     let end = frame.len() - rest.len();
@@ -154,7 +206,7 @@ impl ReceivedBatch {
                 _ => return None,
             }
         }
-        // A slice keeps the whole frame, of which credit counts only the events.
+        // A slice keeps the whole frame, of which credit counts only the events. What is packed is not kept.
         batch.events = match events.len() * 2 < frame.len() {
             true => Bytes::copy_from_slice(&frame[events]),
             false => frame.slice(events),
@@ -167,16 +219,17 @@ impl From<pb::PublishBatch> for ReceivedBatch {
     fn from(batch: pb::PublishBatch) -> Self {
         let mut events = BytesMut::new();
         for event in &batch.events {
-            events.reserve(element_len(event.len()));
-            encode_key(EVENTS_TAG, WireType::LengthDelimited, &mut events);
-            encode_varint(event.len() as u64, &mut events);
-            events.extend_from_slice(event);
+            push_encoded(&mut events, event);
         }
         Self {
             correlation: batch.correlation,
             topic: batch.topic,
             first_number: batch.first_number,
             resolved_through: batch.resolved_through,
+            topic_number: batch.topic_number,
+            remember: batch.remember,
+            unpacked_bytes: batch.unpacked_bytes,
+            packed: batch.packed,
             events: events.freeze(),
         }
     }
@@ -216,6 +269,10 @@ mod tests {
         check_received(b"\x7a\x02a"); // Truncated.
         check_received(b"\x78\x01"); // Wrong wire type.
         check_received(b"\x32\x01a\x7a\x01a"); // An unknown field.
+        check_received(b"\x28\x07\x60\x01\x68\x03\x72\x02ab"); // Packed.
+        check_received(b"\x72\x01a\x7a\x01b\x72\x01c\x60\x00"); // In both forms, and the last one wins.
+        check_received(b"\x28\x81\x80\x80\x80\x10\x60\x02"); // A number beyond 32 bits, and a flag that is neither.
+        check_received(b"\x72\x05ab"); // Truncated.
     }
 
     #[test]
@@ -252,7 +309,17 @@ mod tests {
             cut in any::<prop::sample::Index>(),
         ) {
             let events = events.iter().map(|event| event.encode_to_vec().into()).collect();
-            let batch = pb::PublishBatch { correlation, topic: "a.b".into(), events, ..Default::default() };
+            let packed = Bytes::from(correlation.to_be_bytes().to_vec());
+            let batch = pb::PublishBatch {
+                correlation,
+                topic: "a.b".into(),
+                events,
+                topic_number: correlation as u32,
+                remember: correlation % 2 == 0,
+                unpacked_bytes: correlation,
+                packed,
+                ..Default::default()
+            };
             let mut bytes = batch.encode_to_vec();
             check_received(&bytes);
             for (index, byte) in damage {
@@ -265,7 +332,7 @@ mod tests {
 
         #[test]
         fn received_batches_agree_with_prost_on_small_alphabets(bytes in prop::collection::vec(
-            prop::sample::select(vec![0u8, 1, 2, 3, 8, 0x12, 0x18, 0x20, 0x7a, 0x32, 0x61, 0x80, 0xff]), 0..40,
+            prop::sample::select(vec![0u8, 1, 2, 3, 8, 0x12, 0x18, 0x20, 0x28, 0x60, 0x68, 0x72, 0x7a, 0x32, 0x61, 0x80, 0xff]), 0..40,
         )) {
             check_received(&bytes);
         }

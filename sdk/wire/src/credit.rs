@@ -54,7 +54,9 @@ mod tests {
                 topic: "t".repeat(TOPIC_BYTES_MAX),
                 first_number: u64::MAX,
                 resolved_through: u64::MAX,
-                events: vec![],
+                topic_number: u32::MAX,
+                remember: true,
+                ..Default::default()
             };
             let mut frame = BytesMut::new();
             push_batch_head(&head, body.len(), &mut frame);

@@ -81,9 +81,10 @@ fn stream_open_bytes() {
             says_handed_over: true,
             look: true,
             tell_not_held: true,
+            takes_compact: true,
             ..Default::default()
         })),
-        "1a06 2001 2801 3001",
+        "1a08 2001 2801 3001 3801",
     );
 }
 
@@ -102,6 +103,7 @@ fn hello_reply_bytes() {
         principal: "cn:x".into(),
         limits: Some(limits),
         takes_measure: false,
+        takes_compact: false,
     };
     let reply = |result| pb::HelloReply {
         result: Some(result),
@@ -115,6 +117,11 @@ fn hello_reply_bytes() {
         ..Default::default()
     };
     check(reply(hello_reply::Result::Welcome(knows)), "0a02 2801");
+    let compact = pb::Welcome {
+        takes_compact: true,
+        ..Default::default()
+    };
+    check(reply(hello_reply::Result::Welcome(compact)), "0a02 3001");
     check(
         reply(hello_reply::Result::Error(error())),
         &format!("120b {ERROR}"),
@@ -176,8 +183,20 @@ fn publish_bytes() {
             first_number: 9,
             resolved_through: 8,
             events: vec![b"e".as_slice().into(), Default::default()],
+            ..Default::default()
         },
         "0801 1203612e62 1809 2008 7a0165 7a00",
+    );
+    check(
+        pb::PublishBatch {
+            correlation: 1,
+            topic_number: 64,
+            remember: true,
+            unpacked_bytes: 300,
+            packed: b"lz".as_slice().into(),
+            ..Default::default()
+        },
+        "0801 2840 6001 68ac02 72026c7a",
     );
     let reply = |result| pb::PublishReply {
         correlation: 1,
@@ -298,6 +317,7 @@ fn broker_to_consumer_bytes() {
         sequences: vec![4, 0],
         suspect: false,
         events: vec![b"e".as_slice().into(), b"f".as_slice().into()],
+        ..pb::Deliver::default()
     };
     check(
         message(Message::Deliver(deliver)),
@@ -308,6 +328,18 @@ fn broker_to_consumer_bytes() {
         ..pb::Deliver::default()
     };
     check(message(Message::Deliver(suspect)), "0a02 3001");
+    let packed = pb::Deliver {
+        attempt: 1,
+        topic_number: 2,
+        remember: true,
+        unpacked_bytes: 300,
+        packed: b"lz".as_slice().into(),
+        ..pb::Deliver::default()
+    };
+    check(
+        message(Message::Deliver(packed)),
+        "0a0d 1001 3802 6001 68ac02 72026c7a",
+    );
     check(
         message(Message::HandedOver(pb::HandedOver { deliveries: 7 })),
         "2202 0807",
@@ -503,6 +535,10 @@ proptest! {
             topic: topic.clone(),
             first_number: numbers[1],
             resolved_through: numbers[2],
+            topic_number: attempt,
+            remember: attempt % 3 == 0,
+            unpacked_bytes: numbers[3],
+            packed: events.first().cloned().unwrap_or_default(),
             events: events.clone(),
         });
         let deliver = pb::Deliver {
@@ -512,6 +548,10 @@ proptest! {
             positions: list.clone(),
             sequences: list,
             suspect: attempt % 2 == 0,
+            topic_number: attempt,
+            remember: attempt % 3 == 0,
+            unpacked_bytes: numbers[0],
+            packed: events.first().cloned().unwrap_or_default(),
             events,
         };
         round_trip(pb::BrokerToConsumer { message: Some(broker_to_consumer::Message::Deliver(deliver)) });

@@ -13,9 +13,10 @@ pub const OPEN_FRAME_BYTES_MAX: usize = 16 * 1024;
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of a frame that are not the one event in it. The larger envelope is `PublishBatch`'s: topic 1 + 2 + 255,
-/// correlation, first number and resolved-through 11 each, the event's tag and length 1 + 4: 296. `Deliver` has topic
-/// 258, attempt 6, time 11, one packed position and sequence 12 each, the mark of a suspect 2, the event 5, and 1 + 4 around
-/// it: 311. The rest is [`ADDED_BYTES_MAX`].
+/// correlation, first number and resolved-through 11 each, its topic's number and whether to remember 4, the event's tag and length
+/// 1 + 4: 300. `Deliver` has topic
+/// 258, attempt 6, time 11, one packed position and sequence 12 each, the mark of a suspect 2, its topic's number and whether to
+/// remember 4, the event 5, and 1 + 4 around it: 315. The rest is [`ADDED_BYTES_MAX`].
 pub const ENVELOPE_BYTES_MAX: usize = 1024;
 
 /// Bytes that the broker's own headers may add to the largest event for whoever takes no larger frames than that needs: what is left
@@ -56,6 +57,18 @@ pub const NOT_HELD_RANGES_MAX: usize = 4096;
 
 /// Bytes of the reason in a `Term`; it becomes a header of the dead letter.
 pub const REASON_BYTES_MAX: usize = 1024;
+
+/// Numbers that topics may have in one direction of a stream: more than most streams have topics, and their names are 16 KiB at most
+/// on each end.
+pub const TOPIC_NUMBERS_MAX: usize = 64;
+
+/// Bytes of events that both ends remember of one direction of a stream: some thirty of 256 bytes, among which the next mostly finds one
+/// that is like it, for 8 KiB on each end of a stream on which anything is remembered.
+pub const REMEMBERED_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes to which what is packed may unpack, however large frames may be: what a reader is busy with at a stretch, for a millisecond
+/// or two, and what somebody can make it take at once with 4 KiB.
+pub const UNPACKED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What one side accepts, agreed on in the hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +169,10 @@ mod tests {
             topic: "t".repeat(TOPIC_BYTES_MAX),
             first_number: u64::MAX,
             resolved_through: u64::MAX,
+            topic_number: u32::MAX,
+            remember: true,
             events: vec![event.into()],
+            ..Default::default()
         };
         assert!(
             batch.encoded_len() <= FRAME_BYTES_MAX,
@@ -171,7 +187,10 @@ mod tests {
             positions: vec![u64::MAX],
             sequences: vec![u64::MAX],
             suspect: true,
+            topic_number: TOPIC_NUMBERS_MAX as u32,
+            remember: true,
             events: vec![event.into()],
+            ..Default::default()
         };
         let message = pb::BrokerToConsumer {
             message: Some(pb::broker_to_consumer::Message::Deliver(deliver)),
@@ -193,6 +212,7 @@ mod tests {
                 says_handed_over: true,
                 look: true,
                 tell_not_held: true,
+                takes_compact: true,
             })),
         };
         assert!(open.encoded_len() <= OPEN_FRAME_BYTES_MAX);

@@ -64,6 +64,9 @@ pub struct Welcome {
     /// The broker knows streams of the kind `measure`.
     #[prost(bool, tag = "5")]
     pub takes_measure: bool,
+    /// The broker knows numbers of topics and packed events in a `PublishBatch`.
+    #[prost(bool, tag = "6")]
+    pub takes_compact: bool,
 }
 /// What the broker accepts. A breach is answered with an `Error` that names the limit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -171,6 +174,7 @@ pub struct PublishBatch {
     /// Chosen by the client, repeated in the answer.
     #[prost(uint64, tag = "1")]
     pub correlation: u64,
+    /// Empty with a `topic_number`: the topic of that number.
     #[prost(string, tag = "2")]
     pub topic: ::prost::alloc::string::String,
     /// Number of the first event; the others count on from it. Numbers of a producer only rise, over all topics.
@@ -180,6 +184,22 @@ pub struct PublishBatch {
     /// All numbers up to this one have been answered, and the client has seen it: the broker forgets how.
     #[prost(uint64, tag = "4")]
     pub resolved_through: u64,
+    /// From 1 to 64; 0: none. Beside a `topic`, the number stands for it from here on, in this direction of this stream, whatever it stood
+    /// for before, and whatever becomes of the batch; alone, it stands for the topic that it was given to last. Sent only to who
+    /// `takes_compact`, as are the next three.
+    #[prost(uint32, tag = "5")]
+    pub topic_number: u32,
+    /// Both ends put the elements of `events` at the end of what they remember of this direction of this stream, packed or not: each
+    /// with its tag and length, which are no longer than they need be. The last 8,192 bytes are remembered.
+    #[prost(bool, tag = "12")]
+    pub remember: bool,
+    /// Bytes to which `packed` unpacks: 1 MiB at most, and no more than a frame may have. A batch that costs more than all credit is not
+    /// packed. Credit and limits count what is unpacked.
+    #[prost(uint64, tag = "13")]
+    pub unpacked_bytes: u64,
+    /// In place of `events`, their elements, tags and lengths included, as one block of LZ4, for which what is remembered is the dictionary.
+    #[prost(bytes = "bytes", tag = "14")]
+    pub packed: ::prost::bytes::Bytes,
     /// Each an encoded `Event`.
     #[prost(bytes = "bytes", repeated, tag = "15")]
     pub events: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
@@ -244,6 +264,9 @@ pub struct SubscribeOpen {
     /// not say so is told in the next `Confirmed` that it asks for.
     #[prost(bool, tag = "6")]
     pub tell_not_held: bool,
+    /// The client knows numbers of topics and packed events in a `Deliver`.
+    #[prost(bool, tag = "7")]
+    pub takes_compact: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscribeOpened {
@@ -399,11 +422,12 @@ pub struct HandedOver {
     #[prost(uint64, tag = "1")]
     pub deliveries: u64,
 }
-/// Events of one topic for a consumer. `positions`, `sequences` and `events` have equal length. The first
+/// Events of one topic for a consumer. `positions`, `sequences` and `events`, once they are unpacked, have equal length. The first
 /// position and sequence are absolute, the others count from the one before; a position that counts 0 is a
 /// further part of the same delivery (a transform made several events of one).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Deliver {
+    /// Empty with a `topic_number`: the topic of that number.
     #[prost(string, tag = "1")]
     pub topic: ::prost::alloc::string::String,
     /// How often these events have been handed out, this time included: 1 for the first time.
@@ -420,6 +444,15 @@ pub struct Deliver {
     /// over, see `SubscribeOpen`.
     #[prost(bool, tag = "6")]
     pub suspect: bool,
+    /// These four are those of `PublishBatch`.
+    #[prost(uint32, tag = "7")]
+    pub topic_number: u32,
+    #[prost(bool, tag = "12")]
+    pub remember: bool,
+    #[prost(uint64, tag = "13")]
+    pub unpacked_bytes: u64,
+    #[prost(bytes = "bytes", tag = "14")]
+    pub packed: ::prost::bytes::Bytes,
     /// Each an encoded `Event`.
     #[prost(bytes = "bytes", repeated, tag = "15")]
     pub events: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,

@@ -23,6 +23,9 @@ pub mod memory;
 #[cfg(feature = "quic")]
 pub mod quic;
 
+/// The shortest round trip from which on a path is long: longer than those within a data centre, whatever its machines are busy with.
+pub const LONG_PATH: Duration = Duration::from_millis(8);
+
 /// The half of a stream that sends.
 pub trait SendHalf: Send + 'static {
     /// Takes as much from the front of `queue` as there is room for, and returns how many bytes that were. Waits until it is one
@@ -122,6 +125,12 @@ pub trait Connection: Clone + Send + Sync + 'static {
 
     /// How long a message to the other side and its answer are under way at present, as far as is known.
     fn round_trip(&self) -> Duration;
+
+    /// Whether the path is a long one, on which bytes are worth some work. A path that only seems long, since the other side is busy, is
+    /// none, as far as the transport can tell.
+    fn is_long(&self) -> bool {
+        self.round_trip() >= LONG_PATH
+    }
 
     /// What has gone over the connection so far. A transport that cannot fall silent says nothing of it.
     fn traffic(&self) -> Traffic {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Incoming, ServerConfig};
 use rustls_pki_types::CertificateDer;
+use tidegate_wire::compact::Compression;
 use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::stream::quic::{QuicConnection, reordering};
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ pub(super) struct Attempt {
     pub(super) client_auth: ClientAuth,
     /// For who says that packets overtake each other on the way.
     pub(super) for_reordering: Arc<ServerConfig>,
+    /// Whether events are compressed on its listener's connections.
+    pub(super) compression: Compression,
 }
 
 /// Why a connection does not get as far as its hello.
@@ -49,6 +52,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
         incoming,
         client_auth,
         for_reordering,
+        compression,
     } = attempt;
     let remote = incoming.remote_address();
     let service = &context.service;
@@ -86,6 +90,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
         principal,
         lapses,
         remote,
+        compression,
     };
     lifecycle::serve(service.clone(), connection, client, slot).await;
 }

@@ -133,6 +133,7 @@ async fn accept(
     let Bound {
         endpoint,
         for_reordering,
+        compression,
     } = bound;
     loop {
         let incoming = tokio::select! {
@@ -148,6 +149,7 @@ async fn accept(
             incoming,
             client_auth,
             for_reordering: Arc::clone(&for_reordering),
+            compression,
         };
         // Waits while the admission has others to look at; it ends with the shutdown, and then an attempt is refused as it is dropped.
         if attempts.send(attempt).await.is_err() {

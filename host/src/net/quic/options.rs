@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig};
+use tidegate_wire::compact::Compression;
 use tidegate_wire::stream::quic::congestion::Congestion;
 use tidegate_wire::stream::quic::var_int;
 
@@ -33,6 +34,8 @@ pub struct ListenerOptions {
     pub client_auth: ClientAuth,
     /// What decides how much may be under way to its clients.
     pub congestion: Congestion,
+    /// Whether events are compressed on the way to and from its clients.
+    pub compression: Compression,
 }
 
 /// Everything that can be set about QUIC.

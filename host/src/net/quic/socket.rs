@@ -10,6 +10,7 @@ use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerator, InvalidCid};
 use ring::{hkdf, hmac};
 use socket2::{Domain, Protocol, Socket, Type};
+use tidegate_wire::compact::Compression;
 use tidegate_wire::stream::quic::reordering;
 use tracing::info;
 
@@ -47,6 +48,8 @@ pub(super) struct Bound {
     pub(super) endpoint: Endpoint,
     /// For connections on whose path packets overtake each other.
     pub(super) for_reordering: Arc<ServerConfig>,
+    /// Whether events are compressed on its connections.
+    pub(super) compression: Compression,
 }
 
 /// Opens an endpoint for connections that carry one of `sessions`.
@@ -88,6 +91,7 @@ pub(super) fn bind(
     Ok(Bound {
         endpoint: endpoint.map_err(bind_error)?,
         for_reordering: Arc::new(for_reordering),
+        compression: listener.compression,
     })
 }
 

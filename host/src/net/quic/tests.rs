@@ -9,6 +9,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, ConnectionError, Endpoint};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tidegate_wire::compact::Compression;
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::{ErrorCode, hello_reply};
 use tidegate_wire::stream::quic::QuicConnection;
@@ -126,6 +127,7 @@ impl Net {
             addr,
             client_auth,
             congestion: Congestion::Auto,
+            compression: Compression::Auto,
         }];
         change(&mut options);
         let shutdown = CancellationToken::new();

@@ -56,6 +56,24 @@ impl PublishCredit {
         })
     }
 
+    /// A packed batch has come whose events have so many bytes once they are unpacked, which is less than it will cost.
+    ///
+    /// # Errors
+    ///
+    /// The client sends more than it may. Beyond all credit it may send one that is not packed only: that waits for room before it is
+    /// read, while this one is here already.
+    pub(super) fn announce_packed(&self, bytes: usize) -> Result<(), pb::Error> {
+        self.check(bytes)?;
+        if bytes.saturating_add(BATCH_COST_BYTES) <= self.cost_max {
+            return Ok(());
+        }
+        let message = format!(
+            "a batch of {bytes} bytes is packed, which costs more than all credit, which is {} bytes; send it unpacked",
+            self.cost_max,
+        );
+        Err(pb::Error::new(ErrorCode::FlowControl, message))
+    }
+
     /// Takes credit for a batch. One batch may always be outstanding, however large.
     ///
     /// # Errors
@@ -214,6 +232,20 @@ mod tests {
         assert!(credit.announce(40).is_ok());
         let error = credit.announce(41).expect_err("a byte too many");
         assert_eq!(error.code(), ErrorCode::FlowControl);
+    }
+
+    #[test]
+    fn a_packed_batch_has_to_fit_into_the_credit() {
+        let mut credit = PublishCredit::new(10_000, 10);
+        let fits = 10_000 - BATCH_COST_BYTES;
+        assert!(credit.announce_packed(fits).is_ok());
+        for bytes in [fits + 1, usize::MAX] {
+            let error = credit.announce_packed(bytes).expect_err("a byte too many");
+            assert_eq!(error.code(), ErrorCode::FlowControl);
+        }
+        credit.take(6_000).expect("within the credit");
+        assert!(credit.announce_packed(4_000).is_ok());
+        assert!(credit.announce_packed(4_001).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Refusals: the one mapping from what the broker and the policy refuse to the wire's codes, and why a stream or a connection ends
 //! because of it. Who is told, and what the log says, is not decided here.
 
+use tidegate_wire::compact::CompactError;
 use tidegate_wire::event::EventCheckError;
 use tidegate_wire::frame::FrameError;
 use tidegate_wire::pb::{self, ErrorCode};
@@ -38,6 +39,12 @@ impl StreamEnd {
 
 impl From<FrameError> for StreamEnd {
     fn from(error: FrameError) -> Self {
+        Self::Violation((&error).into())
+    }
+}
+
+impl From<CompactError> for StreamEnd {
+    fn from(error: CompactError) -> Self {
         Self::Violation((&error).into())
     }
 }

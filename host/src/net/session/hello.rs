@@ -2,6 +2,7 @@
 //! stays open for the broker's goodbye. Who the client is was settled before.
 
 use tidegate_wire::PROTOCOL_VERSION;
+use tidegate_wire::compact::Compression;
 use tidegate_wire::limits::FRAME_BYTES_MAX;
 use tidegate_wire::pb::{self, ErrorCode, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
@@ -75,6 +76,7 @@ fn welcome<C: Connection>(peer: &Peer<C>) -> pb::Welcome {
         principal: peer.principal.to_string(),
         limits: Some((&peer.service.options.limits).into()),
         takes_measure: true,
+        takes_compact: peer.compression != Compression::Off,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tidegate_wire::compact::Compression;
 use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tokio::time::{Instant, sleep_until};
@@ -24,6 +25,8 @@ pub(in crate::net) struct Client {
     /// When what it proved that with ends. `None`: it proved nothing.
     pub(in crate::net) lapses: Option<Millis>,
     pub(in crate::net) remote: SocketAddr,
+    /// Whether events are compressed on the way to and from it.
+    pub(in crate::net) compression: Compression,
 }
 
 /// Serves a client until its connection is over.
@@ -38,8 +41,10 @@ pub(in crate::net) async fn serve<C: Connection>(
         principal,
         lapses,
         remote,
+        compression,
     } = client;
     let mut peer = Peer::new(service, connection.clone(), principal, remote, slot);
+    peer.compression = compression;
     let Some(hello) = hello::exchange(&mut peer, &connection).await else {
         return;
     };

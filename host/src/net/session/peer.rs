@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tidegate_wire::compact::Compression;
 use tidegate_wire::counters::ConnectionCounters;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb;
@@ -41,6 +42,8 @@ pub(super) struct Peer<C> {
     pub(super) principal: Principal,
     /// Largest frame this client accepts.
     pub(super) frame_bytes_max: usize,
+    /// Whether events are compressed on the way to and from it.
+    pub(super) compression: Compression,
     /// What its connection takes memory from.
     pub(super) account: Arc<MemoryAccount>,
     /// How much it may have under way.
@@ -73,6 +76,7 @@ impl<C: Connection> Peer<C> {
             service,
             principal,
             frame_bytes_max: FRAME_BYTES_MAX,
+            compression: Compression::Auto,
             account: slot.account.clone(),
             window: ReceiveWindow::new(connection.clone()),
             test: Semaphore::new(1),
@@ -87,6 +91,11 @@ impl<C: Connection> Peer<C> {
     /// How long a message to the client and its answer take at present.
     pub(super) fn round_trip(&self) -> Duration {
         self.connection.round_trip()
+    }
+
+    /// Whether the path to the client is a long one at present.
+    pub(super) fn is_long(&self) -> bool {
+        self.connection.is_long()
     }
 
     /// Bytes that are worth having ready for the client, as the path to it is now.

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tidegate_wire::batch::ReceivedBatch;
+use tidegate_wire::compact::Unpacker;
 use tidegate_wire::limits::PRODUCER_ID_BYTES;
 use tidegate_wire::pb::{self, ErrorCode, publish_opened, publish_reply};
 use tidegate_wire::stream::Connection;
@@ -249,6 +251,7 @@ impl<'a, C: Connection> PublishStream<'a, C> {
         let limits = self.peer.service.options.limits;
         let (policy, who) = (self.peer.policy(), &self.peer.principal);
         let mut gate = BatchCheck::new(policy, who, limits, idempotent);
+        let mut unpacker = Unpacker::new(limits.frame_bytes_max);
         let mut stopped = pin!(self.stop.cancelled());
         recv.leave_room_to_caller();
         loop {
@@ -260,7 +263,7 @@ impl<'a, C: Connection> PublishStream<'a, C> {
             let Some(frame) = frame else {
                 return Ok(());
             };
-            let batch = Batch::decode(frame)?;
+            let batch = self.unpack(frame, &mut unpacker)?;
             let (correlation, cost) = (batch.correlation(), batch.cost());
             self.with_credit(|credit| credit.take(cost))
                 .map_err(StreamEnd::Refused)?;
@@ -308,6 +311,18 @@ impl<'a, C: Connection> PublishStream<'a, C> {
             self.with_credit(|credit| credit.hold(room));
         }
         recv.next_frame().await
+    }
+
+    // The batch in a frame. What is packed in it is made once there is credit for it.
+    fn unpack(&self, frame: Bytes, unpacker: &mut Unpacker) -> Result<Batch, StreamEnd> {
+        let mut head = ReceivedBatch::decode(frame)?;
+        if let Some(bytes) = unpacker.announced(&head)? {
+            self.with_credit(|credit| credit.announce_packed(bytes))
+                .map_err(StreamEnd::Refused)?;
+            self.peer.stats().unpacked(head.packed.len(), bytes);
+        }
+        unpacker.unpack_batch(&mut head)?;
+        Batch::of(head)
     }
 
     // Hands a batch to the broker, or gives it back when it has to wait for room.

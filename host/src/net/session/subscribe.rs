@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tidegate_wire::compact::Packer;
 use tidegate_wire::pb::{self, ErrorCode, broker_to_consumer, subscribe_opened};
 use tidegate_wire::stream::Connection;
 use tokio::sync::mpsc;
@@ -17,8 +18,8 @@ use tracing::Span;
 
 use self::command::Command;
 use self::confirmations::Confirmations;
+use self::framing::{Framed, Message, TooLarge, frame};
 use self::late_answers::LateAnswers;
-use self::packing::{TooLarge, pack};
 use super::credit::ConsumerCredit;
 use super::error_codes::{StreamEnd, from_broker, from_denied, shutting_down};
 use super::frames::{FrameRecv, FrameSend};
@@ -30,8 +31,8 @@ use crate::domain::Position;
 
 mod command;
 mod confirmations;
+mod framing;
 mod late_answers;
-mod packing;
 
 /// Taken from the broker in one go, at most, and no more than the path carries now: what is taken belongs to this client, while another
 /// may be nearer. One go may wait while another is written, so twice this, beyond the send window, is in memory per consumer at most.
@@ -77,6 +78,7 @@ pub(super) async fn serve<C: Connection>(
     let stream = SubscribeStream {
         peer,
         span,
+        takes_compact: open.takes_compact,
         credit: ConsumerCredit::new(open.credit_events, open.credit_bytes),
         confirmed: Confirmations::default(),
         late: LateAnswers::new(open.tell_not_held),
@@ -120,6 +122,8 @@ async fn attach<C: Connection>(
 struct SubscribeStream<'a, C> {
     peer: &'a Peer<C>,
     span: &'a Span,
+    /// The client reads numbers of topics and packed events.
+    takes_compact: bool,
     credit: ConsumerCredit,
     confirmed: Confirmations,
     /// What it answered too late.
@@ -312,6 +316,9 @@ impl<C: Connection> SubscribeStream<'_, C> {
         fetched: &mut mpsc::Receiver<Vec<Delivery>>,
         send: &mut FrameSend<C::Send>,
     ) -> Result<(), StreamEnd> {
+        let mut packer = self
+            .takes_compact
+            .then(|| Packer::new(self.peer.compression));
         let mut paused = consumer.paused();
         // What goes on is no news for who comes.
         if paused.borrow_and_update().is_some() {
@@ -325,7 +332,9 @@ impl<C: Connection> SubscribeStream<'_, C> {
                 confirm = self.confirmed.take() => send.push(&confirmed(confirm, &self.late)),
                 () = self.late.are_to_be_told() => send.push(&confirmed(Vec::new(), &self.late)),
                 heard = self.heard.take() => send.push(&heard_of(&heard)),
-                Some(deliveries) = fetched.recv() => self.push_deliveries(consumer, deliveries, send),
+                Some(deliveries) = fetched.recv() => {
+                    self.push_deliveries(consumer, deliveries, packer.as_mut(), send);
+                }
             }
         }
     }
@@ -334,19 +343,32 @@ impl<C: Connection> SubscribeStream<'_, C> {
         &self,
         consumer: &Consumer,
         deliveries: Vec<Delivery>,
+        mut packer: Option<&mut Packer>,
         send: &mut FrameSend<C::Send>,
     ) {
         let sent: Vec<_> = deliveries.iter().map(Delivery::range).collect();
-        let packed = pack(deliveries, self.peer.frame_bytes_max);
-        for message in &packed.messages {
-            send.push_deliver(&message.head, &message.events);
+        let Framed {
+            messages,
+            too_large,
+        } = frame(deliveries, self.peer.frame_bytes_max);
+        for Message { mut head, events } in messages {
+            let packer = packer.as_deref_mut();
+            let packed = packer
+                .and_then(|packer| packer.pack_deliver(&mut head, &events, || self.peer.is_long()));
+            match packed {
+                None => send.push_deliver(&head, &events),
+                Some(packed) => {
+                    self.peer.stats().packed(packed.len(), head.unpacked_bytes);
+                    send.push_deliver(&head, &[packed]);
+                }
+            }
         }
         let mut pieces = Vec::with_capacity(sent.len());
         for range in &sent {
-            without(range, &packed.too_large, |piece| pieces.push(piece));
+            without(range, &too_large, |piece| pieces.push(piece));
         }
         consumer.sent(sent.len(), pieces);
-        for too_large in &packed.too_large {
+        for too_large in &too_large {
             self.set_aside(consumer, too_large);
         }
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_wire::compact::Compression;
 use tidegate_wire::stream::memory::{MemoryConnection, MemoryOptions, pair};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,7 @@ use crate::auth::{Grant, Policy};
 use crate::domain::{Millis, Principal};
 
 pub(in crate::net) mod client;
+mod compact;
 mod consuming;
 mod ending;
 mod measuring;
@@ -80,6 +82,7 @@ impl Sessions {
             principal,
             lapses,
             remote,
+            compression: Compression::Auto,
         };
         let session = lifecycle::serve(self.service.clone(), ours, client, slot);
         tokio::spawn(session);

@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tidegate_wire::compact::{Compression, Unpacker};
 use tidegate_wire::frame::decode;
 use tidegate_wire::limits::NOT_HELD_RANGES_MAX;
 use tidegate_wire::pb::{self, broker_to_consumer, stream_open, subscribe_opened};
@@ -135,6 +136,7 @@ impl<C: Connection> Driver<C> {
             says_handed_over: true,
             look: self.look,
             tell_not_held: true,
+            takes_compact: self.link.compression != Compression::Off,
         };
         let opening = async {
             let kind = stream_open::Kind::Subscribe(open);
@@ -178,7 +180,16 @@ impl<C: Connection> Driver<C> {
         }
         let renewal =
             (!answers_unwanted && !self.look).then(|| Renewal::new(ready, self.link.buffered_max));
-        ConsumerStream::new(connection, frames, &self.credit, answers_unwanted, renewal)
+        let unpacker = Unpacker::new(self.link.frame_bytes_max);
+        let credit = &self.credit;
+        ConsumerStream::new(
+            connection,
+            frames,
+            unpacker,
+            credit,
+            answers_unwanted,
+            renewal,
+        )
     }
 
     /// The first refusal to open goes to whoever opens the consumer; later ones are retried when that can help.
@@ -291,8 +302,14 @@ impl<C: Connection> Driver<C> {
         Ok(())
     }
 
-    fn deliver(&mut self, stream: &mut ConsumerStream<C>, deliver: pb::Deliver) -> Result<(), End> {
+    fn deliver(
+        &mut self,
+        stream: &mut ConsumerStream<C>,
+        mut deliver: pb::Deliver,
+    ) -> Result<(), End> {
         self.backoff.reset();
+        let unpacked = stream.unpacker.unpack_deliver(&mut deliver);
+        unpacked.map_err(|error| End::Fatal(SubscribeError::Protocol(error.to_string())))?;
         let generation = self.shared.state().generation;
         let suspect = deliver.suspect;
         let mut handout =

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tidegate_wire::compact::Unpacker;
 use tidegate_wire::limits::FRAME_BYTES_MAX;
 use tidegate_wire::pb;
 use tidegate_wire::pb::consumer_command::Command;
@@ -25,6 +26,8 @@ const UNSEEN_MIN: Duration = Duration::from_secs(2);
 
 pub(super) struct ConsumerStream<C: Connection> {
     pub(super) frames: FrameStream<C>,
+    /// What the broker says shorter since it said it before.
+    pub(super) unpacker: Unpacker,
     connection: C,
     /// What the broker may send in all before it gets more, and what is left of that.
     credit_events_max: u64,
@@ -103,12 +106,14 @@ impl<C: Connection> ConsumerStream<C> {
     pub(super) fn new(
         connection: C,
         frames: FrameStream<C>,
+        unpacker: Unpacker,
         credit: &Credit,
         answers_unwanted: bool,
         renewal: Option<Renewal>,
     ) -> Self {
         Self {
             frames,
+            unpacker,
             connection,
             credit_events_max: credit.events,
             credit_bytes_max: credit.bytes,

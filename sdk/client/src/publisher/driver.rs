@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tidegate_wire::compact::Packer;
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, publish_opened, publish_reply, stream_open};
 use tidegate_wire::stream::{Connection, SendError};
@@ -145,7 +146,10 @@ impl<C: Connection> Driver<C> {
         let reply: pb::PublishOpened = decode(frame).map_err(|error| lost(error.into()))?;
         match reply.result {
             Some(publish_opened::Result::Ready(ready)) => {
-                let stream = PublishStream::new(connection.clone(), frames, &ready);
+                let packer = established
+                    .takes_compact
+                    .then(|| Packer::new(link.compression));
+                let stream = PublishStream::new(connection.clone(), frames, &ready, packer);
                 self.begin(&stream, &ready);
                 Ok(stream)
             }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use tidegate_wire::compact::Packer;
 use tidegate_wire::pb;
 use tidegate_wire::stream::Connection;
 use tokio::time::Instant;
@@ -28,6 +29,8 @@ pub(super) struct PublishStream<C: Connection> {
     unanswered_cost: usize,
     /// Correlation of the next batch to send.
     next_unsent: u64,
+    /// What is said shorter since it was said before; `None` when the broker reads no such thing.
+    packer: Option<Packer>,
     /// The head being written; its topic's memory serves the next one.
     head: pb::PublishBatch,
     draining: Option<Draining>,
@@ -43,7 +46,12 @@ struct Draining {
 
 impl<C: Connection> PublishStream<C> {
     /// A stream of `connection` with the credit of `ready`.
-    pub(super) fn new(connection: C, frames: FrameStream<C>, ready: &pb::PublishReady) -> Self {
+    pub(super) fn new(
+        connection: C,
+        frames: FrameStream<C>,
+        ready: &pb::PublishReady,
+        packer: Option<Packer>,
+    ) -> Self {
         Self {
             frames,
             connection,
@@ -53,6 +61,7 @@ impl<C: Connection> PublishStream<C> {
             unanswered: FxHashMap::default(),
             unanswered_cost: 0,
             next_unsent: 0,
+            packer,
             head: pb::PublishBatch::default(),
             draining: None,
         }
@@ -103,7 +112,14 @@ impl<C: Connection> PublishStream<C> {
         head.topic.push_str(&batch.topic);
         head.first_number = numbers.first;
         head.resolved_through = numbers.resolved_through;
-        self.frames.queue().push_batch(head, &batch.body);
+        let connection = &self.connection;
+        // The broker wants no packed batch that costs more than all credit.
+        let may_pack = batch.cost <= self.credit_bytes;
+        let packed = self.packer.as_mut().and_then(|packer| {
+            packer.pack_batch(head, &batch.body, may_pack, || connection.is_long())
+        });
+        let body = packed.as_ref().unwrap_or(&batch.body);
+        self.frames.queue().push_batch(head, body);
     }
 
     /// The broker has answered `correlation`. False when it was not sent on this stream.

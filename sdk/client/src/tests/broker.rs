@@ -68,7 +68,19 @@ pub(super) fn welcome(version: u32) -> hello_reply::Result {
         principal: "cn:tester".into(),
         limits: Some(pb::Limits::from(&Limits::default())),
         takes_measure: version == 1,
+        takes_compact: false,
     })
+}
+
+/// That of a broker that reads numbers of topics and packed events.
+pub(super) fn welcome_compact() -> hello_reply::Result {
+    match welcome(1) {
+        hello_reply::Result::Welcome(welcome) => hello_reply::Result::Welcome(pb::Welcome {
+            takes_compact: true,
+            ..welcome
+        }),
+        other => other,
+    }
 }
 
 impl Broker {
@@ -328,6 +340,7 @@ impl<C: Connection> Stream<C> {
             sequences: positions.to_vec(),
             suspect,
             events: (0..positions.len()).map(event).collect(),
+            ..pb::Deliver::default()
         };
         self.say(broker_to_consumer::Message::Deliver(deliver))
             .await;

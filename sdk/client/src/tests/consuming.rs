@@ -57,6 +57,7 @@ async fn acks_travel_as_ranges() {
         says_handed_over: true,
         look: false,
         tell_not_held: true,
+        takes_compact: true,
     };
     assert_eq!(stream.subscribe_open(), &open);
     stream.deliver(1, &[5, 1, 1, 1, 2, 1]).await;

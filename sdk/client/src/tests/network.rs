@@ -30,6 +30,8 @@ pub(super) struct Network {
     incoming: mpsc::UnboundedSender<MemoryConnection>,
     /// What its host resolves to, in order.
     pub(super) addresses: Vec<Behind>,
+    /// What its connections say of their round trip.
+    pub(super) round_trip: Duration,
     /// When each attempt was made, and at which address.
     pub(super) attempts: Arc<std::sync::Mutex<Vec<(Duration, usize)>>>,
     begun: Instant,
@@ -42,6 +44,7 @@ impl Network {
         let network = Self {
             incoming,
             addresses: vec![Behind::Broker],
+            round_trip: Duration::ZERO,
             attempts: Arc::default(),
             begun: Instant::now(),
         };
@@ -85,7 +88,10 @@ impl Connector for Network {
                 tokio::time::sleep(2 * round_trip).await;
             }
         }
-        let (ours, theirs) = pair(MemoryOptions::default());
+        let (ours, theirs) = pair(MemoryOptions {
+            round_trip: self.round_trip,
+            ..MemoryOptions::default()
+        });
         // Fails when the broker of the test is gone; then the connection is, too.
         let _ = self.incoming.send(theirs);
         Ok(ours)

@@ -15,7 +15,9 @@ use quinn::{
 };
 
 use self::send_window::{SendBudget, SendWindow};
-use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf, Traffic};
+use super::{
+    Connection, ConnectionEnd, LONG_PATH, ReceiveError, ReceiveHalf, SendError, SendHalf, Traffic,
+};
 use crate::counters::ConnectionCounters;
 
 pub mod congestion;
@@ -122,6 +124,16 @@ impl<K: Kept> Connection for QuicConnection<K> {
 
     fn round_trip(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    fn is_long(&self) -> bool {
+        let round_trip = self.connection.rtt();
+        // A controller is copied to be asked; where round trips are as short as this, there is nothing to ask.
+        if round_trip < LONG_PATH / 2 {
+            return false;
+        }
+        let controller = self.connection.congestion_state();
+        congestion::takes_path_for_long(controller).unwrap_or(round_trip >= LONG_PATH)
     }
 
     fn traffic(&self) -> Traffic {

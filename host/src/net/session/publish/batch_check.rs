@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
 use tidegate_wire::batch::ReceivedBatch;
 use tidegate_wire::credit::batch_cost;
 use tidegate_wire::event::check_event;
@@ -34,13 +33,12 @@ pub(super) struct Unfit {
 }
 
 impl Batch {
-    /// Finds the events in a frame.
+    /// Finds the events of a batch that is not packed, or was unpacked.
     ///
     /// # Errors
     ///
-    /// The frame is no batch, which breaks the protocol.
-    pub(super) fn decode(frame: Bytes) -> Result<Self, StreamEnd> {
-        let mut head = ReceivedBatch::decode(frame)?;
+    /// There is something else in their place, which breaks the protocol.
+    pub(super) fn of(mut head: ReceivedBatch) -> Result<Self, StreamEnd> {
         let entries = EncodedEvents::parse(std::mem::take(&mut head.events));
         let entries = entries.map_err(|error| StreamEnd::malformed(error.to_string()))?;
         Ok(Self { head, entries })
@@ -176,6 +174,7 @@ impl<'a> BatchCheck<'a> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use prost::Message;
 
     use super::*;
@@ -195,6 +194,7 @@ mod tests {
             first_number,
             resolved_through: 0,
             events: vec![event; events],
+            ..Default::default()
         }
     }
 
@@ -212,8 +212,9 @@ mod tests {
         };
         let mut gate = BatchCheck::new(&policy, &who, limits, idempotent);
         for _ in 0..2 {
-            let frame = batch.encode_to_vec().into();
-            let found = gate.admit(Batch::decode(frame).expect("a batch"));
+            let head = ReceivedBatch::decode(batch.encode_to_vec().into());
+            let head = head.expect("a batch");
+            let found = gate.admit(Batch::of(head).expect("events"));
             assert_eq!(
                 found.map(|_| ()).map_err(|unfit| unfit.error.code()),
                 expected,

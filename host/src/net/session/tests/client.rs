@@ -66,6 +66,7 @@ pub(in crate::net) fn batch(
         first_number,
         resolved_through: 0,
         events: payloads.iter().map(event).collect(),
+        ..Default::default()
     })
 }
 

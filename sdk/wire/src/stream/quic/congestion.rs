@@ -58,7 +58,15 @@ impl Congestion {
 }
 
 /// The shortest round trip from which on a path is long, for `auto`.
-pub const LONG_PATH: Duration = auto::LONG;
+pub const LONG_PATH: Duration = crate::stream::LONG_PATH;
+
+/// Whether `controller` takes the path for a long one, by the shortest round trip there was; `None` when it is all the same to it.
+#[must_use]
+pub fn takes_path_for_long(controller: Box<dyn Controller>) -> Option<bool> {
+    let controller = controller.into_any();
+    let auto = controller.downcast_ref::<auto::Auto>()?;
+    Some(auto.takes_path_for_long())
+}
 
 /// What `controller` goes by at present, in words: of `auto`, what it has chosen.
 #[must_use]

@@ -12,7 +12,7 @@ use super::Congestion;
 use super::path_model::PathModel;
 
 /// A path is long from this round trip on: the shortest that was seen.
-pub(super) const LONG: Duration = Duration::from_millis(8);
+const LONG: Duration = super::LONG_PATH;
 /// And short, whatever it seemed before, from this one down: a machine that was too busy to answer has found time.
 const SHORT: Duration = Duration::from_millis(4);
 /// Acknowledged packets before a path is believed to be long.
@@ -95,6 +95,11 @@ impl Auto {
             Path::Short(_) => Congestion::Cubic.name(),
             Path::Long(_) => "a model of the path",
         }
+    }
+
+    /// Whether it goes by the model, which is for long paths.
+    pub(super) fn takes_path_for_long(&self) -> bool {
+        matches!(self.path, Path::Long(_))
     }
 
     fn choose(&mut self, now: Instant, sent: Instant) {

@@ -69,8 +69,13 @@ fn a_name_means_the_controller_that_has_it() {
 #[test]
 fn a_controller_says_what_it_goes_by() {
     // Nothing is known yet of the path, so `auto` takes it for a short one.
-    for (congestion, words) in [(Auto, "cubic"), (Cubic, "cubic"), (Congestion::Bbr, "bbr")] {
+    for (congestion, words, is_long) in [
+        (Auto, "cubic", Some(false)),
+        (Cubic, "cubic", None),
+        (Congestion::Bbr, "bbr", None),
+    ] {
         let controller = congestion.factory().build(std::time::Instant::now(), 1_200);
+        assert_eq!(super::takes_path_for_long(controller.clone_box()), is_long);
         assert_eq!(super::in_use(controller), words);
     }
 }

@@ -1,4 +1,4 @@
-//! The packing of deliveries into the wire's `Deliver` messages: neighbours that share topic, attempt and time travel
+//! The framing of deliveries: how they become the wire's `Deliver` messages: neighbours that share topic, attempt and time travel
 //! together, positions and sequences as distances, and no frame is larger than the consumer accepts. The events
 //! themselves are not touched: a message has slices of the blocks they are stored in. Pure.
 
@@ -24,7 +24,7 @@ const PLACE_BYTES_MAX: usize = 20;
 
 /// What became of a run of deliveries.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Packed {
+pub(super) struct Framed {
     /// Messages to send, in order.
     pub(super) messages: Vec<Message>,
     /// Deliveries that fit no frame the consumer accepts.
@@ -51,16 +51,16 @@ pub(super) struct TooLarge {
     pub(super) frame_bytes: usize,
 }
 
-/// Packs `deliveries`, in their order, into messages whose frames have at most `frame_bytes_max` bytes.
-pub(super) fn pack(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Packed {
-    let mut packed = Packed::default();
+/// Puts `deliveries`, in their order, into messages whose frames have at most `frame_bytes_max` bytes.
+pub(super) fn frame(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Framed {
+    let mut framed = Framed::default();
     let mut open: Option<OpenMessage> = None;
     for delivery in deliveries {
         for piece in pieces(&delivery, frame_bytes_max.min(FRAME_BYTES_TARGET)) {
             let (position, event_bytes) = (piece.position, piece.entries.event_bytes());
             let was_bytes = piece.bytes();
             let Some(piece) = fitted(piece, frame_bytes_max) else {
-                packed.too_large.push(TooLarge {
+                framed.too_large.push(TooLarge {
                     position: Position(position),
                     bytes: event_bytes,
                     frame_bytes: was_bytes + HEAD_BYTES_MAX,
@@ -70,13 +70,13 @@ pub(super) fn pack(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Packed 
             let bytes = piece.bytes();
             let room = frame_bytes_max.min(FRAME_BYTES_TARGET.max(bytes + HEAD_BYTES_MAX));
             let fitting = open.take_if(|open| !open.takes(&delivery, &piece, room));
-            packed.messages.extend(fitting.map(|open| open.message));
+            framed.messages.extend(fitting.map(|open| open.message));
             open.get_or_insert_with(|| OpenMessage::new(&delivery))
                 .push(piece);
         }
     }
-    packed.messages.extend(open.map(|open| open.message));
-    packed
+    framed.messages.extend(open.map(|open| open.message));
+    framed
 }
 
 /// What goes into one message of a delivery.
@@ -244,7 +244,7 @@ mod tests {
     type Shape = (String, Vec<u64>, Vec<u64>, Vec<usize>);
 
     // As a consumer reads them.
-    fn shapes(packed: &Packed, frame_bytes_max: usize) -> Vec<Shape> {
+    fn shapes(framed: &Framed, frame_bytes_max: usize) -> Vec<Shape> {
         let shape = |message: &Message| {
             let mut stream = BytesMut::new();
             let length = message.events.iter().map(Bytes::len).sum();
@@ -268,14 +268,14 @@ mod tests {
                 other => panic!("not a Deliver: {other:?}"),
             }
         };
-        packed.messages.iter().map(shape).collect()
+        framed.messages.iter().map(shape).collect()
     }
 
     // As a shape, in literals.
     type Expected<'a> = (&'a str, &'a [u64], &'a [u64], &'a [usize]);
 
     fn check(deliveries: Vec<Delivery>, expected: &[Expected<'_>]) {
-        let found = shapes(&pack(deliveries, 1 << 20), 1 << 20);
+        let found = shapes(&frame(deliveries, 1 << 20), 1 << 20);
         let expected: Vec<Shape> = expected
             .iter()
             .map(|(topic, positions, sequences, events)| {
@@ -346,9 +346,9 @@ mod tests {
         for (deliveries, frame_bytes_max) in both.flat_map(|deliveries| {
             [4 * 1024, 64 * 1024, 1 << 20].map(|max| (deliveries.clone(), max))
         }) {
-            let packed = pack(deliveries, frame_bytes_max);
-            assert!(packed.too_large.is_empty());
-            let shapes = shapes(&packed, frame_bytes_max);
+            let framed = frame(deliveries, frame_bytes_max);
+            assert!(framed.too_large.is_empty());
+            let shapes = shapes(&framed, frame_bytes_max);
             let positions: Vec<u64> = shapes.iter().flat_map(|shape| shape.1.clone()).collect();
             assert_eq!(positions, (1..=500).collect::<Vec<u64>>());
         }
@@ -361,11 +361,11 @@ mod tests {
             delivery("a", 2, 2, 1, &[3_000, 3_000]),
             delivery("a", 3, 3, 1, &[10]),
         ];
-        let packed = pack(deliveries, 4 * 1024);
+        let framed = frame(deliveries, 4 * 1024);
         // Each part has a tag of one byte and a length of two.
         let frame_bytes = 2 * (3 + 3_000 + PLACE_BYTES_MAX) + HEAD_BYTES_MAX;
         assert_eq!(
-            packed.too_large,
+            framed.too_large,
             [TooLarge {
                 position: Position(2),
                 bytes: 6_000,
@@ -373,7 +373,7 @@ mod tests {
             }]
         );
         assert_eq!(
-            shapes(&packed, 4 * 1024),
+            shapes(&framed, 4 * 1024),
             [("a".to_owned(), vec![1, 3], vec![1, 3], vec![10, 10])]
         );
     }
@@ -385,20 +385,20 @@ mod tests {
             panic!("made by `stored`")
         };
         let stored_at = entries.bytes().as_ptr();
-        let packed = pack(vec![delivery], 1 << 20);
-        assert_eq!(packed.messages[0].events[0].as_ptr(), stored_at);
+        let framed = frame(vec![delivery], 1 << 20);
+        assert_eq!(framed.messages[0].events[0].as_ptr(), stored_at);
         assert_eq!(
-            shapes(&packed, 1 << 20),
+            shapes(&framed, 1 << 20),
             [("a".to_owned(), vec![5, 6, 7], vec![2, 3, 4], vec![3, 4, 5])]
         );
     }
 
     #[test]
     fn a_stored_event_that_fits_no_frame_is_named_and_its_neighbours_go_on() {
-        let packed = pack(vec![stored("a", 1, 1, &[10, 5_000, 10])], 4 * 1024);
-        assert_eq!(packed.too_large.len(), 1);
-        assert_eq!(packed.too_large[0].position, Position(2));
-        let positions: Vec<_> = shapes(&packed, 4 * 1024)
+        let framed = frame(vec![stored("a", 1, 1, &[10, 5_000, 10])], 4 * 1024);
+        assert_eq!(framed.too_large.len(), 1);
+        assert_eq!(framed.too_large[0].position, Position(2));
+        let positions: Vec<_> = shapes(&framed, 4 * 1024)
             .into_iter()
             .flat_map(|shape| shape.1)
             .collect();
@@ -408,11 +408,11 @@ mod tests {
     #[test]
     fn the_largest_event_of_the_default_limits_fits_a_default_frame() {
         let limits = tidegate_wire::Limits::default();
-        let packed = pack(
+        let framed = frame(
             vec![delivery("a", 1, 1, 1, &[limits.event_bytes_max])],
             limits.frame_bytes_max,
         );
-        assert!(packed.too_large.is_empty());
+        assert!(framed.too_large.is_empty());
     }
 
     #[test]
@@ -436,11 +436,11 @@ mod tests {
             body: Body::Made(vec![letter.encode_to_vec().into()]),
             ..delivery("a", 5, 1, 1, &[])
         };
-        let whole = pack(vec![delivery.clone()], limits.frame_bytes_max + 2_048);
+        let whole = frame(vec![delivery.clone()], limits.frame_bytes_max + 2_048);
         assert_eq!(whole.messages[0].events[0].len(), letter.encoded_len() + 4);
-        let packed = pack(vec![delivery], limits.frame_bytes_max);
-        assert_eq!(packed.too_large, []);
-        let shapes = shapes(&packed, limits.frame_bytes_max);
+        let framed = frame(vec![delivery], limits.frame_bytes_max);
+        assert_eq!(framed.too_large, []);
+        let shapes = shapes(&framed, limits.frame_bytes_max);
         assert_eq!(shapes[0].1, [5]);
         assert!(shapes[0].3[0] < letter.encoded_len());
     }
@@ -451,12 +451,12 @@ mod tests {
         let letter = limits.event_bytes_max + tidegate_wire::limits::ADDED_BYTES_MAX;
         let topic = "t".repeat(tidegate_wire::limits::TOPIC_BYTES_MAX);
         let late = u64::MAX / 2;
-        let packed = pack(
+        let framed = frame(
             vec![delivery(&topic, late, late, u32::MAX, &[letter])],
             limits.frame_bytes_max,
         );
-        assert!(packed.too_large.is_empty());
+        assert!(framed.too_large.is_empty());
         // Checks the length of each frame.
-        assert_eq!(shapes(&packed, limits.frame_bytes_max).len(), 1);
+        assert_eq!(shapes(&framed, limits.frame_bytes_max).len(), 1);
     }
 }
