@@ -122,6 +122,7 @@ pub(super) fn net_options(config: &Config, reset_key: [u8; 64], random: &Random)
             compression: compression(config.listen.anonymous_compression),
         });
     }
+    let idle_timeout = Duration::from_millis(limits.idle_timeout_ms);
     let sessions = SessionOptions {
         limits: Limits {
             frame_bytes_max: usize_of(limits.frame_bytes_max),
@@ -139,11 +140,12 @@ pub(super) fn net_options(config: &Config, reset_key: [u8; 64], random: &Random)
         principal_connections_max: limits.principal_connections_max as usize,
         streams_max: limits.connection_streams_max,
         shutdown_grace: Duration::from_millis(config.shutdown.deadline_ms),
+        silent_after: SessionOptions::silent_after(idle_timeout),
         ..SessionOptions::default()
     };
     let quic = QuicOptions {
         listeners,
-        idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
+        idle_timeout,
         reset_key: Some(reset_key),
         random: random.clone(),
         send_window_total_bytes: limits.send_window_total_bytes,

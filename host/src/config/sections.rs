@@ -155,7 +155,7 @@ pub struct Limits {
     pub handshake_timeout_ms: u64,
     /// Milliseconds for a message from its first byte to its last.
     pub frame_timeout_ms: u64,
-    /// Milliseconds of silence after which a connection is closed.
+    /// Milliseconds of silence after which a connection is closed; after a fifth of them, 6 s at least, others get what its consumers hold.
     pub idle_timeout_ms: u64,
     /// Open connections to each listener of the admin API.
     pub admin_connections_max: u32,

@@ -175,6 +175,12 @@ impl Consumer {
         self.fetcher.live.read().held_by(self.fetcher.id) == 0
     }
 
+    /// Whether another consumer of the subscription could have what this one holds.
+    #[must_use]
+    pub fn has_other_takers(&self) -> bool {
+        self.fetcher.live.read().has_other_takers(self.fetcher.id)
+    }
+
     /// Follows why nothing comes while the subscription is paused.
     #[must_use]
     pub fn paused(&self) -> watch::Receiver<Option<Arc<str>>> {

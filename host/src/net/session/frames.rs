@@ -261,6 +261,11 @@ impl<S: SendHalf> FrameSend<S> {
         Ok(())
     }
 
+    /// Ends the direction at once; of what was not read yet, nothing may be.
+    pub(super) fn reset(&mut self) {
+        self.send.reset(0);
+    }
+
     /// Sends what is left, finishes the stream and waits until the client has all of it, but for no more
     /// than two seconds: a client that does not read is not waited for.
     pub(super) async fn finish(mut self) {

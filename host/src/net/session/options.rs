@@ -13,6 +13,12 @@ const CREDIT_ROUND_TRIP: Duration = Duration::from_millis(25);
 /// How many times larger it gets: full at 100 ms.
 const CREDIT_FACTOR_MAX: u32 = 4;
 
+/// What has not answered for so long was sent some five times meanwhile, on a path of 100 ms: even where every other packet is lost, that
+/// is no accident.
+const SILENT_AFTER_MIN: Duration = Duration::from_secs(6);
+/// The part of the time after which a connection is given up. With the default that is as long.
+const SILENT_PARTS: u32 = 5;
+
 /// Part of the credit of all that comes on top for messages larger than what their stream was granted.
 const LARGE_PART: usize = 4;
 
@@ -49,6 +55,9 @@ pub struct SessionOptions {
     pub streams_max: u32,
     /// Time from the start of a shutdown until connections are closed whatever they still do. Default 10 s.
     pub shutdown_grace: Duration,
+    /// How long a client may answer nothing at all before others get what its consumers hold. Looked at each second. Default 6 s, see
+    /// [`silent_after`](Self::silent_after).
+    pub silent_after: Duration,
     /// Time a subscriber gets at shutdown to ack what it has, after deliveries stopped. Default 1 s.
     pub shutdown_acks: Duration,
 }
@@ -76,12 +85,19 @@ impl Default for SessionOptions {
             principal_connections_max: 0,
             streams_max: 256,
             shutdown_grace: Duration::from_secs(10),
+            silent_after: SILENT_AFTER_MIN,
             shutdown_acks: Duration::from_secs(1),
         }
     }
 }
 
 impl SessionOptions {
+    /// How long a client may answer nothing where a connection is given up after `idle_timeout`: a fifth of it, 6 s at least.
+    #[must_use]
+    pub fn silent_after(idle_timeout: Duration) -> Duration {
+        (idle_timeout / SILENT_PARTS).max(SILENT_AFTER_MIN)
+    }
+
     /// Bytes a client can have sent on a publish stream without exceeding its credit: a batch costs at least the bytes of its
     /// frame. As a stream's receive window it never stops a client that keeps to its credit.
     #[must_use]
@@ -149,6 +165,14 @@ mod tests {
             ..options
         };
         assert!(tight.stream_window_bytes() >= tight.limits.frame_bytes_max);
+    }
+
+    #[test]
+    fn who_may_be_idle_for_longer_may_be_silent_for_longer() {
+        for (idle_s, silent_s) in [(1, 6), (30, 6), (60, 12), (600, 120)] {
+            let silent_after = SessionOptions::silent_after(Duration::from_secs(idle_s));
+            assert_eq!(silent_after, Duration::from_secs(silent_s), "{idle_s}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tidegate_wire::compact::Compression;
 use tidegate_wire::counters::ConnectionCounters;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb;
-use tidegate_wire::stream::{Connection, ConnectionEnd};
+use tidegate_wire::stream::{Connection, ConnectionEnd, Traffic};
 use tokio::sync::Semaphore;
 use tracing::field::Empty;
 use tracing::{Span, debug, error_span, info, warn};
@@ -101,6 +101,11 @@ impl<C: Connection> Peer<C> {
     /// Bytes that are worth having ready for the client, as the path to it is now.
     pub(super) fn send_window(&self) -> usize {
         self.connection.send_window()
+    }
+
+    /// What has gone over the connection to the client.
+    pub(super) fn traffic(&self) -> Traffic {
+        self.connection.traffic()
     }
 
     /// What this end has counted of the connection to the client.
@@ -200,6 +205,11 @@ impl<C: Connection> Peer<C> {
         if earlier + 1 == REFUSALS_LOGGED_MAX {
             warn!(parent: span, "further refusals of this connection are logged at debug level");
         }
+    }
+
+    /// Logs that others get what the consumer of a stream holds, since its client has answered nothing for so long.
+    pub(super) fn log_silent(&self, span: &Span, waited: Duration) {
+        info!(parent: span, ?waited, "the client is silent; others get what this consumer holds");
     }
 
     /// Logs what went wrong on the stream of `span` without a refusal.

@@ -44,6 +44,11 @@ impl<C: Connection> ReceiveWindow<C> {
         }
     }
 
+    /// Has the other end answer, if only that it was heard: it is promised a byte more, which is taken from what it is promised next.
+    pub(super) fn nudge(&self) {
+        drop(self.widen(1));
+    }
+
     fn change(&self, change: impl FnOnce(usize) -> usize) {
         let mut bytes = lock(&self.bytes);
         *bytes = change(*bytes);

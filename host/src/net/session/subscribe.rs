@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use tidegate_wire::compact::Packer;
 use tidegate_wire::pb::{self, ErrorCode, broker_to_consumer, subscribe_opened};
 use tidegate_wire::stream::Connection;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::Span;
 
 use self::command::Command;
@@ -33,6 +33,7 @@ mod command;
 mod confirmations;
 mod framing;
 mod late_answers;
+pub(super) mod silence;
 
 /// Taken from the broker in one go, at most, and no more than the path carries now: what is taken belongs to this client, while another
 /// may be nearer. One go may wait while another is written, so twice this, beyond the send window, is in memory per consumer at most.
@@ -83,6 +84,7 @@ pub(super) async fn serve<C: Connection>(
         confirmed: Confirmations::default(),
         late: LateAnswers::new(open.tell_not_held),
         heard: Confirmations::default(),
+        took: Notify::new(),
     };
     let mut confirms = Confirms::new();
     let ended = stream.run(consumer, &mut confirms, recv, send).await;
@@ -130,6 +132,8 @@ struct SubscribeStream<'a, C> {
     late: LateAnswers,
     /// What the client said to have handed over, and wants to know heard.
     heard: Confirmations,
+    /// Something was taken from the broker.
+    took: Notify,
 }
 
 /// The consumer of a stream, which ends with this: as cut when its connection is lost, also when the stream's task
@@ -179,6 +183,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             ..
         } = &mut attached;
         let consumer = &*place.insert(consumer);
+        let mut is_silent = false;
         // In this order, so that what is fetched is written at once.
         let ended = tokio::select! {
             biased;
@@ -187,8 +192,16 @@ impl<C: Connection> SubscribeStream<'_, C> {
             ended = self.write(consumer, fetched, send) => ended,
             ended = shutdown::drain_acks(self.peer, || consumer.holds_nothing()) => Err(ended),
             denied = consumer.denied() => Err(denied.into()),
+            waited = silence::of_client(self.peer, consumer, &self.took) => {
+                self.peer.log_silent(self.span, waited);
+                // What is under way to it is somebody else's now.
+                send.reset();
+                is_silent = true;
+                Err(StreamEnd::Lost)
+            }
         };
         attached.failed = match ended {
+            _ if is_silent => true,
             Err(StreamEnd::Violation(_)) => true,
             _ => recv.reset_code() == Some(tidegate_wire::APPLICATION_FAILED),
         };
@@ -301,6 +314,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
                 let bytes = deliveries.iter().map(Delivery::bytes).sum();
                 self.credit.spend(events, bytes);
                 room.send(deliveries);
+                self.took.notify_one();
             }
         };
         tokio::select! {

@@ -24,6 +24,7 @@ mod measuring;
 mod opening;
 mod publishing;
 pub(in crate::net) mod served;
+mod silence;
 
 /// Far longer than anything takes that does not hang.
 pub(in crate::net) const HANG: Duration = Duration::from_secs(30);

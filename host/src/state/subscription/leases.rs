@@ -7,6 +7,7 @@
 use std::ops::RangeInclusive;
 
 use super::SubscriptionState;
+use super::consumer::Consumer;
 use super::lease_budget::{Lease, count, pick, push_leases, spend};
 use super::lost_consumers::Turn;
 use crate::domain::{ConsumerId, Millis, Position};
@@ -19,6 +20,15 @@ impl SubscriptionState {
     /// Attaches a consumer.
     pub fn attach(&mut self, consumer: ConsumerId) {
         self.consumers.entry(consumer).or_default();
+    }
+
+    /// Whether another consumer than this could be handed what it holds.
+    #[must_use]
+    pub fn has_other_takers(&self, consumer: ConsumerId) -> bool {
+        let takes = |(id, other): (&ConsumerId, &Consumer)| {
+            *id != consumer && other.looks_from.is_none() && !self.stalled.contains(id)
+        };
+        self.consumers.iter().any(takes)
     }
 
     /// Whether a consumer with credit would get something now.

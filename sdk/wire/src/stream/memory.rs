@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf};
+use super::{Connection, ConnectionEnd, ReceiveError, ReceiveHalf, SendError, SendHalf, Traffic};
 
 /// Bytes read at once when the reader's buffer has no room for more.
 const READ_BYTES: usize = 64 * 1024;
@@ -68,6 +68,13 @@ impl MemoryConnection {
         shared.change(|state, wake| {
             state.end([ConnectionEnd::TimedOut, ConnectionEnd::TimedOut], wake);
         });
+    }
+
+    /// Whether neither end hears anything of the other, not even that something has arrived: what [`Connection::traffic`] says then. Bytes
+    /// go on as before, as those do that come after an outage.
+    pub fn set_silent(&self, is_silent: bool) {
+        let shared = &self.handle.shared;
+        shared.change(|state, _| state.is_silent = is_silent);
     }
 
     fn poll_open(&self, context: &Context<'_>) -> Poll<Result<Stream, ConnectionEnd>> {
@@ -154,6 +161,11 @@ impl Connection for MemoryConnection {
         self.handle.shared.options.round_trip
     }
 
+    fn traffic(&self) -> Traffic {
+        let Handle { shared, side } = &*self.handle;
+        shared.change(|state, _| state.sides[*side].traffic)
+    }
+
     fn send_window(&self) -> usize {
         self.handle.shared.options.stream_bytes_max
     }
@@ -161,6 +173,10 @@ impl Connection for MemoryConnection {
     fn set_receive_window(&self, bytes: usize) {
         let Handle { shared, side } = &*self.handle;
         shared.change(|state, wake| {
+            let is_more = bytes > state.sides[*side].window;
+            if is_more {
+                state.exchanged(*side);
+            }
             let ours = &mut state.sides[*side];
             ours.window = bytes;
             wake.append(&mut ours.held_back.0);
@@ -221,6 +237,7 @@ impl MemorySend {
             pipe.bytes += taken;
             wake.extend(pipe.receiver.take());
             state.sides[reader].unread += taken;
+            state.exchanged(side);
             Poll::Ready(Ok(taken))
         })
     }
@@ -442,6 +459,8 @@ struct State {
     /// opened the stream has an even number, the other the next.
     pipes: BTreeMap<u64, Pipe>,
     sides: [Side; 2],
+    /// Nothing is heard at either end.
+    is_silent: bool,
 }
 
 impl State {
@@ -460,6 +479,16 @@ impl State {
         self.pipes
             .get_mut(&pipe)
             .expect("one of its halves exists, so it does too")
+    }
+
+    /// `side` has told the other something, which has answered at once.
+    fn exchanged(&mut self, side: usize) {
+        self.sides[side].traffic.asked += 1;
+        if !self.is_silent {
+            for side in &mut self.sides {
+                side.traffic.heard += 1;
+            }
+        }
     }
 
     /// Throws away what was sent through `pipe` and not read.
@@ -502,6 +531,7 @@ struct Side {
     /// Bytes that the other side may have sent in all, and those of them that were not read.
     window: usize,
     unread: usize,
+    traffic: Traffic,
     accepting: Waiting,
     /// Those of the other side who wait until fewer streams are to be accepted here.
     opening: Waiting,
@@ -516,6 +546,7 @@ impl Default for Side {
             opened: VecDeque::new(),
             window: usize::MAX,
             unread: 0,
+            traffic: Traffic::default(),
             accepting: Waiting::default(),
             opening: Waiting::default(),
             held_back: Waiting::default(),
