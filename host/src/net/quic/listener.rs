@@ -23,6 +23,9 @@ use crate::tls::{ClientAuth, TlsIdentity};
 /// goodbye.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
 
+/// How often idle connections are looked for that others could use the send budget of.
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// The running network side.
 #[derive(Debug)]
 pub struct NetHandle {
@@ -88,6 +91,7 @@ async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Bound, ClientA
     let accepting = service.spawner();
     let (admission, attempts) = Admission::new(Arc::clone(&context), connections.clone());
     accepting.lasting("QUIC admission", admission.run());
+    accepting.lasting("QUIC send budget", watch_send_budget(context.clone()));
     for (bound, client_auth) in &endpoints {
         let endpoint = &bound.endpoint;
         let name = match endpoint.local_addr() {
@@ -121,6 +125,17 @@ async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Bound, ClientA
         endpoint.close(code.into(), reason.message.as_bytes());
         // Peers that do not answer the close are not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    }
+}
+
+// Has connections that write nothing any more give back what others may need, until the shutdown.
+async fn watch_send_budget(context: Arc<ListenerContext>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = context.service.shutdown.cancelled() => return,
+            () = tokio::time::sleep(IDLE_LOOK_EVERY) => context.send_budget.take_back_from_idle(),
+        }
     }
 }
 

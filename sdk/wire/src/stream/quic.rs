@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,7 @@ use quinn::{
     WriteError,
 };
 
-use self::send_window::{SendBudget, SendWindow};
+use self::send_window::{SendBudget, SendWindow, Taker};
 use super::{
     Connection, ConnectionEnd, LONG_PATH, ReceiveError, ReceiveHalf, SendError, SendHalf, Traffic,
 };
@@ -30,9 +30,15 @@ const SEGMENTS: usize = 16;
 /// A connection past its handshake, and what is to live as long: the socket of its own that a client has for it, or nothing.
 #[derive(Clone, Debug)]
 pub struct QuicConnection<K = ()> {
-    connection: quinn::Connection,
-    window: Arc<SendWindow>,
+    sending: Arc<Sending>,
     kept: K,
+}
+
+/// A connection, and how much may wait to be sent on it.
+#[derive(Debug)]
+struct Sending {
+    connection: quinn::Connection,
+    window: SendWindow,
 }
 
 /// What lives as long as a connection.
@@ -52,8 +58,7 @@ impl Kept for () {}
 #[derive(Debug)]
 pub struct QuicSend {
     stream: SendStream,
-    connection: quinn::Connection,
-    window: Arc<SendWindow>,
+    sending: Arc<Sending>,
 }
 
 /// The receiving half of one of its streams.
@@ -72,20 +77,20 @@ impl<K> QuicConnection<K> {
     /// The same, with what lives as long.
     #[must_use]
     pub fn keeping(connection: quinn::Connection, budget: &Arc<SendBudget>, kept: K) -> Self {
-        let window = Arc::new(SendWindow::new(budget.clone()));
+        let window = SendWindow::new(budget.clone());
         connection.set_send_window(window.bytes());
-        Self {
-            connection,
-            window,
-            kept,
-        }
+        let sending = Arc::new(Sending { connection, window });
+        Self { sending, kept }
+    }
+
+    fn quinn(&self) -> &quinn::Connection {
+        &self.sending.connection
     }
 
     fn send_half(&self, stream: SendStream) -> QuicSend {
         QuicSend {
             stream,
-            connection: self.connection.clone(),
-            window: self.window.clone(),
+            sending: self.sending.clone(),
         }
     }
 
@@ -96,48 +101,75 @@ impl<K> QuicConnection<K> {
     }
 }
 
+impl Sending {
+    /// So many bytes were written.
+    fn wrote(self: &Arc<Self>, bytes: usize) {
+        if !self.window.wrote(bytes) {
+            return;
+        }
+        let path = self.connection.stats().path;
+        if let Some(window) = self.window.follow(path.cwnd, path.lost_packets) {
+            self.connection.set_send_window(window);
+        }
+        if self.window.is_to_be_listed() {
+            let this: Weak<Self> = Arc::downgrade(self);
+            self.window.budget().list(this);
+        }
+        self.window.looked();
+    }
+}
+
+impl Taker for Sending {
+    fn rest(&self) -> bool {
+        let stats = self.connection.stats();
+        let set = |window| self.connection.set_send_window(window);
+        self.window
+            .rest(stats.frame_tx.stream, stats.udp_rx.datagrams, set)
+    }
+}
+
 impl<K: Kept> Connection for QuicConnection<K> {
     type Send = QuicSend;
     type Receive = QuicReceive;
 
     async fn open(&self) -> Result<(QuicSend, QuicReceive), ConnectionEnd> {
-        let (send, receive) = self.connection.open_bi().await.map_err(end_of)?;
+        let (send, receive) = self.quinn().open_bi().await.map_err(end_of)?;
         Ok((self.send_half(send), QuicReceive(receive)))
     }
 
     async fn accept(&self) -> Result<(QuicSend, QuicReceive), ConnectionEnd> {
-        let (send, receive) = self.connection.accept_bi().await.map_err(end_of)?;
+        let (send, receive) = self.quinn().accept_bi().await.map_err(end_of)?;
         Ok((self.send_half(send), QuicReceive(receive)))
     }
 
     fn close(&self, code: u32, reason: &str) {
-        self.connection.close(code.into(), reason.as_bytes());
+        self.quinn().close(code.into(), reason.as_bytes());
     }
 
     async fn closed(&self) -> ConnectionEnd {
-        end_of(self.connection.closed().await)
+        end_of(self.quinn().closed().await)
     }
 
     fn end(&self) -> Option<ConnectionEnd> {
-        self.connection.close_reason().map(end_of)
+        self.quinn().close_reason().map(end_of)
     }
 
     fn round_trip(&self) -> Duration {
-        self.connection.rtt()
+        self.quinn().rtt()
     }
 
     fn is_long(&self) -> bool {
-        let round_trip = self.connection.rtt();
+        let round_trip = self.quinn().rtt();
         // A controller is copied to be asked; where round trips are as short as this, there is nothing to ask.
         if round_trip < LONG_PATH / 2 {
             return false;
         }
-        let controller = self.connection.congestion_state();
+        let controller = self.quinn().congestion_state();
         congestion::takes_path_for_long(controller).unwrap_or(round_trip >= LONG_PATH)
     }
 
     fn traffic(&self) -> Traffic {
-        let stats = self.connection.stats();
+        let stats = self.quinn().stats();
         let sent = stats.frame_tx;
         Traffic {
             asked: sent.stream + sent.ping + sent.max_data + sent.max_stream_data,
@@ -146,7 +178,7 @@ impl<K: Kept> Connection for QuicConnection<K> {
     }
 
     fn counters(&self) -> ConnectionCounters {
-        let stats = self.connection.stats();
+        let stats = self.quinn().stats();
         let (sent, received, path) = (stats.udp_tx, stats.udp_rx, stats.path);
         ConnectionCounters {
             datagrams_sent: sent.datagrams,
@@ -160,22 +192,22 @@ impl<K: Kept> Connection for QuicConnection<K> {
             round_trip: path.rtt,
             congestion_window_bytes: path.cwnd,
             mtu: path.current_mtu,
-            peer_address: Some(self.connection.remote_address()),
-            congestion: congestion::in_use(self.connection.congestion_state()).into(),
-            send_window_bytes: self.window.bytes(),
+            peer_address: Some(self.quinn().remote_address()),
+            congestion: congestion::in_use(self.quinn().congestion_state()).into(),
+            send_window_bytes: self.sending.window.bytes(),
         }
     }
 
     fn rebind(&self) -> io::Result<()> {
-        self.kept.rebind(self.connection.remote_address())
+        self.kept.rebind(self.quinn().remote_address())
     }
 
     fn send_window(&self) -> usize {
-        usize::try_from(self.window.bytes()).unwrap_or(usize::MAX)
+        usize::try_from(self.sending.window.bytes()).unwrap_or(usize::MAX)
     }
 
     fn set_receive_window(&self, bytes: usize) {
-        self.connection.set_receive_window(var_int(bytes));
+        self.quinn().set_receive_window(var_int(bytes));
     }
 }
 
@@ -195,13 +227,7 @@ impl SendHalf for QuicSend {
             WriteError::ZeroRttRejected => SendError::Lost(no_early_data()),
         })?;
         queue.drain(..written.chunks);
-        if self.window.wrote(written.bytes) {
-            let path = self.connection.stats().path;
-            if let Some(window) = self.window.follow(path.cwnd, path.lost_packets) {
-                self.connection.set_send_window(window);
-            }
-            self.window.looked();
-        }
+        self.sending.wrote(written.bytes);
         Ok(written.bytes)
     }
 

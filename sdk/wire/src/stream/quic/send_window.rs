@@ -1,11 +1,13 @@
 //! How much of what is written to a connection's streams may wait in this end, sent and not acknowledged or not even sent: as much
 //! as the path carries now, and as much again; twice that while packets are lost, since what comes after a lost packet waits for it
-//! here although it has arrived, and the path would be idle meanwhile. More would only lie here, and whoever wrote it would believe it to be under way: on
-//! a slow link it makes everything behind it late, and credit runs ahead of what the other side has seen. Less would leave the
-//! path idle. So the window follows that of congestion control. How the path is measured is not known here.
+//! here although it has arrived, and the path would be idle meanwhile. More would only lie here, and whoever wrote it would believe it
+//! to be under way: on a slow link it makes everything behind it late, and credit runs ahead of what the other side has seen. Less
+//! would leave the path idle. So the window follows that of congestion control, and who writes nothing any more gives back what it had
+//! of what all share. How the path is measured is not known here.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The least that may wait: what two full frames of small events take, or four seconds of 64 kbit/s.
 pub const SEND_WINDOW_BYTES_MIN: u64 = 32 * 1024;
@@ -25,9 +27,25 @@ const LOOKS_WITH_LOSS: u64 = 2 * LOOKS_PER_WINDOW;
 const LOOKS_PER_WINDOW: u64 = 8;
 
 /// What all connections of a process may have waiting, beyond the [free](SEND_WINDOW_BYTES_FREE) part of each.
-#[derive(Debug)]
 pub struct SendBudget {
     left: AtomicU64,
+    /// Who has taken of it.
+    takers: Mutex<Vec<Weak<dyn Taker>>>,
+}
+
+/// A connection that has taken of a budget.
+pub(super) trait Taker: Send + Sync {
+    /// Gives back what it has, if it writes nothing any more. Returns whether it has nothing.
+    fn rest(&self) -> bool;
+}
+
+impl fmt::Debug for SendBudget {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SendBudget")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SendBudget {
@@ -36,7 +54,28 @@ impl SendBudget {
     pub fn new(bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             left: AtomicU64::new(bytes),
+            takers: Mutex::default(),
         })
+    }
+
+    /// Takes back what those have who have written nothing since this was asked last, and whose peer has been heard since. To be asked
+    /// every few seconds, where many connections share a budget.
+    pub fn take_back_from_idle(&self) {
+        self.takers()
+            .retain(|taker| taker.upgrade().is_some_and(|taker| !taker.rest()));
+    }
+
+    /// It has taken of this, and is to be asked to rest.
+    pub(super) fn list(&self, taker: Weak<dyn Taker>) {
+        let mut takers = self.takers();
+        // Where nobody takes anything back, those that are gone go now.
+        takers.retain(|taker| taker.strong_count() > 0);
+        takers.push(taker);
+    }
+
+    // A panic elsewhere leaves the list usable.
+    fn takers(&self) -> MutexGuard<'_, Vec<Weak<dyn Taker>>> {
+        self.takers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // As much of `wanted` as there is.
@@ -65,6 +104,20 @@ pub(super) struct SendWindow {
     /// Packets lost until the last look, and how many more looks count as with loss.
     lost: AtomicU64,
     looks_with_loss: AtomicU64,
+    /// It is in the budget's list.
+    is_listed: AtomicBool,
+    /// How it was when the budget was asked for what idle ones have.
+    seen: Mutex<Seen>,
+}
+
+/// What tells whether a connection is idle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    until_look: i64,
+    /// Frames sent with what was written, those that were sent again among them.
+    frames: u64,
+    /// Datagrams that came.
+    heard: u64,
 }
 
 impl SendWindow {
@@ -77,6 +130,8 @@ impl SendWindow {
             until_look: AtomicI64::new(0),
             lost: AtomicU64::new(0),
             looks_with_loss: AtomicU64::new(0),
+            is_listed: AtomicBool::new(false),
+            seen: Mutex::default(),
         }
     }
 
@@ -120,6 +175,51 @@ impl SendWindow {
         let bytes = wanted.min(SEND_WINDOW_BYTES_FREE + shared);
         let before = self.bytes.swap(bytes, Ordering::Relaxed);
         (bytes != before).then_some(bytes)
+    }
+
+    /// Whether it has taken of the budget for the first time since it rested, and is to be [listed](SendBudget::list). For who follows.
+    pub(super) fn is_to_be_listed(&self) -> bool {
+        self.shared.load(Ordering::Relaxed) > 0 && !self.is_listed.swap(true, Ordering::Relaxed)
+    }
+
+    /// The budget that it takes of.
+    pub(super) fn budget(&self) -> &SendBudget {
+        &self.budget
+    }
+
+    /// Gives back what it has of the budget if nothing was written since this was asked last, no frame was sent again either, and
+    /// something was heard since: so what was written has arrived, and nothing of it lies here. So many frames with data were sent and so
+    /// many datagrams came until now. Returns whether it has nothing; `apply` is told the window if that changes it.
+    pub(super) fn rest(&self, frames: u64, heard: u64, apply: impl FnOnce(u64)) -> bool {
+        let until_look = self.until_look.load(Ordering::Acquire);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if (until_look, frames) != (seen.until_look, seen.frames) {
+            *seen = Seen {
+                until_look,
+                frames,
+                heard,
+            };
+            return false;
+        }
+        let is_idle = heard > seen.heard && until_look >= 0;
+        // From here on this one looks at the path, and nobody else.
+        let looks = is_idle
+            && self
+                .until_look
+                .compare_exchange(until_look, -1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        if looks {
+            self.budget
+                .give_back(self.shared.swap(0, Ordering::Relaxed));
+            self.is_listed.store(false, Ordering::Relaxed);
+            let bytes = self.bytes().min(SEND_WINDOW_BYTES_FREE);
+            if self.bytes.swap(bytes, Ordering::Relaxed) != bytes {
+                apply(bytes);
+            }
+            // Whoever writes next looks at once.
+            self.until_look.store(0, Ordering::Release);
+        }
+        looks
     }
 
     /// The path was looked at, and what came of it holds: the next one may look after a part of the window.
@@ -181,6 +281,59 @@ mod tests {
         assert_eq!(first.follow(7 * MIB, 0), Some(14 * MIB));
         drop(first);
         assert_eq!(budget.take(u64::MAX), 10 * MIB);
+    }
+
+    #[test]
+    fn who_writes_nothing_any_more_gives_back_what_is_shared() {
+        let budget = SendBudget::new(10 * MIB);
+        let idle = SendWindow::new(budget.clone());
+        let busy = SendWindow::new(budget.clone());
+        assert!(idle.wrote(1));
+        assert!(!idle.is_to_be_listed(), "it has nothing");
+        assert_eq!(idle.follow(7 * MIB, 0), Some(14 * MIB));
+        assert!(idle.is_to_be_listed());
+        assert!(!idle.is_to_be_listed(), "once");
+        let unchanged = |bytes| panic!("{bytes}");
+        assert!(!idle.rest(1, 1, unchanged), "it was not asked before");
+        assert!(!idle.rest(1, 2, unchanged), "somebody looks at the path");
+        idle.looked();
+        assert!(!idle.rest(1, 2, unchanged));
+        assert!(!idle.rest(1, 2, unchanged), "nothing was heard since");
+        assert!(!idle.rest(2, 3, unchanged), "something was sent again");
+        assert!(!idle.wrote(1));
+        assert!(!idle.rest(2, 4, unchanged), "something was written");
+        assert_eq!(busy.follow(7 * MIB, 0), Some(SEND_WINDOW_BYTES_FREE));
+        let mut window = None;
+        assert!(idle.rest(2, 5, |bytes| window = Some(bytes)));
+        assert_eq!(window, Some(SEND_WINDOW_BYTES_FREE));
+        assert_eq!(busy.follow(7 * MIB, 0), Some(14 * MIB));
+        // Whoever writes next looks at once, and takes what there is.
+        assert!(idle.wrote(1));
+        assert_eq!(busy.follow(MIB, 0), Some(2 * MIB));
+        assert_eq!(idle.follow(7 * MIB, 0), Some(14 * MIB));
+        assert!(idle.is_to_be_listed());
+    }
+
+    #[test]
+    fn a_budget_asks_those_that_are_there_until_they_rest() {
+        struct Rests(AtomicU64);
+        impl Taker for Rests {
+            fn rest(&self) -> bool {
+                self.0.fetch_add(1, Ordering::Relaxed) == 1
+            }
+        }
+        let budget = SendBudget::new(1);
+        let new = || Arc::new(Rests(AtomicU64::new(0)));
+        let (there, gone) = (new(), new());
+        let taker = |rests: &Arc<Rests>| -> Weak<dyn Taker> { Arc::downgrade(rests) as _ };
+        budget.list(taker(&there));
+        budget.list(taker(&gone));
+        drop(gone);
+        for asked in [1, 2, 2] {
+            budget.take_back_from_idle();
+            assert_eq!(there.0.load(Ordering::Relaxed), asked);
+        }
+        assert_eq!(budget.takers().len(), 0);
     }
 
     #[test]
