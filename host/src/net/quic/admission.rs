@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use quinn::Incoming;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
@@ -18,12 +19,18 @@ use crate::runtime::spawn::Spawner;
 /// Attempts that listeners have taken from their sockets and that were not looked at yet. Beyond these, quinn keeps them.
 const NEW_MAX: usize = 64;
 
-/// Attempts that quinn keeps for one listener at most, those among them that wait here; what comes beyond is not answered.
-pub(super) const INCOMING_MAX: usize = 2 * WAITING_MAX;
+/// Attempts that quinn keeps for one listener at most, those among them that wait here; what comes beyond is not answered. Each may keep
+/// 64 KiB, see [`WAITING_MAX`], so that is 80 MiB at worst.
+pub(super) const INCOMING_MAX: usize = WAITING_MAX + 256;
 
 /// Bytes that quinn keeps of what else comes for an attempt that waits: its first packet, sent again some times; and of all of them.
 pub(super) const INCOMING_BYTES_MAX: u64 = 4 * 1_500;
 pub(super) const INCOMING_TOTAL_BYTES_MAX: u64 = 16 << 20;
+
+/// Why there is no time for an attempt, as the log says it.
+const CROWDED: &str = "the broker has no time for its handshake, too many wait; it comes again";
+const OVERDUE: &str =
+    "the broker has no time for its handshake, it waited for too long; it comes again";
 
 /// Decides about attempts.
 pub(super) struct Admission {
@@ -35,7 +42,7 @@ pub(super) struct Admission {
 }
 
 /// What is done about an attempt that has come.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Decision {
     Begin,
     /// It has to prove its address, and comes again then.
@@ -47,39 +54,47 @@ enum Decision {
     Busy,
 }
 
-/// What is known when an attempt comes.
-#[derive(Clone, Copy)]
-struct Situation {
-    /// All connections are taken.
-    is_full: bool,
-    /// A handshake could be begun, and nobody waits for that.
-    has_place: bool,
-    /// There is room for one more of its network to wait.
-    has_room: bool,
-    /// It has proved its address, now or with an earlier connection.
-    is_proved: bool,
-    /// It was asked for that now, so its client knows that it was heard.
-    was_asked: bool,
-    /// Everybody has to, now.
-    must_prove: bool,
+/// What there is for an attempt when it comes.
+#[derive(Clone, Copy, Debug)]
+enum Chance {
+    /// Nothing: all connections are taken.
+    Full,
+    /// A handshake can be begun, and nobody waits for that; where many are under way, for somebody who has proved its address.
+    Place { for_proved: bool },
+    /// Room for one more of its network to wait.
+    Line,
+    /// Nothing: too many wait.
+    Crowd,
 }
 
-fn decide(situation: Situation) -> Decision {
-    let Situation {
-        is_full,
-        has_place,
-        has_room,
-        is_proved,
-        was_asked,
-        must_prove,
-    } = situation;
-    match has_place {
-        _ if is_full => Decision::Full,
-        true if is_proved || !must_prove => Decision::Begin,
-        true => Decision::Prove,
-        false if !has_room => Decision::Busy,
-        false if was_asked => Decision::Wait,
-        false => Decision::Prove,
+/// How an attempt has proved its address.
+#[derive(Clone, Copy, Debug)]
+enum Proof {
+    None,
+    /// With a connection that it had before.
+    Earlier,
+    /// Now, when it was asked to, so its client knows that it was heard.
+    Asked,
+}
+
+fn decide(chance: Chance, proof: Proof) -> Decision {
+    match (chance, proof) {
+        (Chance::Full, _) => Decision::Full,
+        (Chance::Place { for_proved: true }, Proof::None) => Decision::Prove,
+        (Chance::Place { .. }, _) => Decision::Begin,
+        (Chance::Line, Proof::Asked) => Decision::Wait,
+        (Chance::Line, Proof::None | Proof::Earlier) => Decision::Prove,
+        (Chance::Crowd, _) => Decision::Busy,
+    }
+}
+
+impl Proof {
+    fn of(incoming: &Incoming) -> Self {
+        match (incoming.may_retry(), incoming.remote_address_validated()) {
+            (false, _) => Self::Asked,
+            (true, true) => Self::Earlier,
+            (true, false) => Self::None,
+        }
     }
 }
 
@@ -136,18 +151,9 @@ impl Admission {
     }
 
     fn arrive(&mut self, now: Instant, attempt: Attempt) {
-        let Attempt { incoming, .. } = &attempt;
-        let remote = incoming.remote_address();
+        let remote = attempt.incoming.remote_address();
         let network = Network::from(remote.ip());
-        let handshakes = &self.context.handshakes;
-        let decision = decide(Situation {
-            is_full: self.context.service.is_full(),
-            has_place: self.room.is_empty() && handshakes.place_at(now) <= now,
-            has_room: self.room.has_room(network),
-            is_proved: incoming.remote_address_validated() || !incoming.may_retry(),
-            was_asked: !incoming.may_retry(),
-            must_prove: handshakes.len() >= self.context.options.handshakes_before_retry,
-        });
+        let decision = decide(self.chance(now, network), Proof::of(&attempt.incoming));
         match decision {
             Decision::Begin => self.begin(now, attempt),
             Decision::Prove => {
@@ -157,12 +163,28 @@ impl Admission {
             }
             Decision::Wait => {
                 if let Some(attempt) = self.room.push(now, network, attempt) {
-                    self.refuse_for_time(attempt, "too many wait");
+                    self.refuse_for_time(attempt, CROWDED);
                 }
                 self.count_waiting();
             }
             Decision::Full => self.refuse_for_place(attempt),
-            Decision::Busy => self.refuse_for_time(attempt, "too many wait"),
+            Decision::Busy => self.refuse_for_time(attempt, CROWDED),
+        }
+    }
+
+    fn chance(&self, now: Instant, network: Network) -> Chance {
+        let handshakes = &self.context.handshakes;
+        if self.context.service.is_full() {
+            Chance::Full
+        } else if self.room.is_empty() && handshakes.place_at(now) <= now {
+            let before_retry = self.context.options.handshakes_before_retry;
+            Chance::Place {
+                for_proved: handshakes.len() >= before_retry,
+            }
+        } else if self.room.has_room(network) {
+            Chance::Line
+        } else {
+            Chance::Crowd
         }
     }
 
@@ -172,7 +194,7 @@ impl Admission {
             return;
         }
         while let Some(attempt) = self.room.pop_overdue(now) {
-            self.refuse_for_time(attempt, "it waited for too long");
+            self.refuse_for_time(attempt, OVERDUE);
         }
         while self.context.handshakes.place_at(now) <= now {
             match self.room.pop() {
@@ -198,12 +220,11 @@ impl Admission {
         self.context.log_refused(remote, reason);
     }
 
-    fn refuse_for_time(&self, attempt: Attempt, how: &str) {
+    fn refuse_for_time(&self, attempt: Attempt, reason: &'static str) {
         let remote = attempt.incoming.remote_address();
         attempt.incoming.refuse();
         self.context.service.stats.handshake_refused();
-        let reason = format!("the broker has no time for its handshake, {how}; it comes again");
-        self.context.log_refused(remote, &reason);
+        self.context.log_refused(remote, reason);
     }
 
     fn count_waiting(&self) {
@@ -220,59 +241,23 @@ mod tests {
 
     #[test]
     fn attempts_begin_prove_themselves_wait_or_are_refused() {
-        let idle = Situation {
-            is_full: false,
-            has_place: true,
-            has_room: true,
-            is_proved: false,
-            was_asked: false,
-            must_prove: false,
-        };
-        let check = |situation, expected| assert_eq!(decide(situation), expected);
-        check(idle, Decision::Begin);
-        let watchful = Situation {
-            must_prove: true,
-            ..idle
-        };
-        let known = |situation| Situation {
-            is_proved: true,
-            ..situation
-        };
-        let proved = |situation| Situation {
-            was_asked: true,
-            ..known(situation)
-        };
-        check(watchful, Decision::Prove);
-        check(known(watchful), Decision::Begin);
-        check(proved(watchful), Decision::Begin);
-        let busy = Situation {
-            has_place: false,
-            ..idle
-        };
-        check(busy, Decision::Prove);
-        check(known(busy), Decision::Prove);
-        check(proved(busy), Decision::Wait);
-        let crowded = Situation {
-            has_room: false,
-            ..busy
-        };
-        check(crowded, Decision::Busy);
-        check(proved(crowded), Decision::Busy);
-        // A place is a place, whoever waits no more.
-        check(
-            Situation {
-                has_room: false,
-                ..idle
-            },
-            Decision::Begin,
-        );
-        for situation in [idle, watchful, busy, crowded] {
-            let full = Situation {
-                is_full: true,
-                ..situation
-            };
-            check(full, Decision::Full);
-            check(proved(full), Decision::Full);
+        let place = |for_proved| Chance::Place { for_proved };
+        for (chance, by_proof) in [
+            (place(false), [Decision::Begin; 3]),
+            (
+                place(true),
+                [Decision::Prove, Decision::Begin, Decision::Begin],
+            ),
+            (
+                Chance::Line,
+                [Decision::Prove, Decision::Prove, Decision::Wait],
+            ),
+            (Chance::Crowd, [Decision::Busy; 3]),
+            (Chance::Full, [Decision::Full; 3]),
+        ] {
+            let decided =
+                [Proof::None, Proof::Earlier, Proof::Asked].map(|proof| decide(chance, proof));
+            assert_eq!(decided, by_proof, "{chance:?}");
         }
     }
 }

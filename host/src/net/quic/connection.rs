@@ -46,7 +46,7 @@ enum HandshakeError {
     Principal(#[from] crate::auth::PrincipalFromCertError),
 }
 
-/// Serves a connection from its first packet to its close. `handshake` counts it as half open until then.
+/// Serves a connection from its first packet to its close. `handshake` has its place until that is done.
 pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, handshake: Handshake) {
     let Attempt {
         incoming,
@@ -66,6 +66,8 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
         Ok(connection) => connection,
         Err(error) => return log_failed(&error),
     };
+    // Whoever it turns out to be, it took so long.
+    handshake.succeeded(Instant::now());
     let identified = identify(&connection, client_auth);
     let connection = QuicConnection::new(connection, &context.send_budget);
     let (principal, lapses) = match identified {
@@ -84,7 +86,6 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
             return context.log_refused(remote, &reason);
         }
     };
-    handshake.succeeded(Instant::now());
     drop(counted);
     let client = Client {
         principal,

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use crate::domain::Network;
 
-/// Attempts that may wait. Each is a datagram of 1,200 bytes, its keys, and a few more datagrams when it is sent again, about 4 KiB; and up
-/// to 64 KiB where the system hands over many datagrams at once, of which it keeps all.
-pub(super) const WAITING_MAX: usize = 2_048;
+/// Attempts that may wait. Each is a datagram of 1,200 bytes, its keys, and a few more datagrams when it is sent again, about 4 KiB; but
+/// where the system hands over many datagrams at once, it keeps all of them, up to 64 KiB, and who attacks can see to that. So this is
+/// 64 MiB at worst, before anybody has shown a certificate; and as many as two cores finish in the time that one waits.
+pub(super) const WAITING_MAX: usize = 1_024;
 
 /// How long one waits at most: less than any client's patience with an attempt that was answered, so that hardly any handshake is
 /// begun for somebody who has given up.
