@@ -20,6 +20,9 @@ pub(super) const QUIC_BYTES: usize = 1_200;
 /// what fits anything.
 const SIZES: [usize; 4] = [QUIC_BYTES, 900, 548, 64];
 
+/// Bytes of a stateless reset at least.
+const RESET_BYTES_MIN: usize = 21;
+
 /// A broker answers so many probes in a second at most, over all who ask.
 const BETWEEN_PROBES: Duration = Duration::from_millis(40);
 /// An answer to the first of them may be lost, or come from far away.
@@ -129,10 +132,16 @@ async fn probe(
     for after in [AGAIN_AFTER.min(within), within] {
         let exchange = async {
             socket.send(&packet).await?;
-            socket.recv(&mut [0; QUIC_BYTES]).await
+            let mut answer = [0; QUIC_BYTES];
+            loop {
+                let length = socket.recv(&mut answer).await?;
+                if is_reset(&answer[..length], size) {
+                    return Ok::<_, io::Error>(());
+                }
+            }
         };
         found = match timeout_at(begun + after, exchange).await {
-            Ok(Ok(_)) => Probe::Answered,
+            Ok(Ok(())) => Probe::Answered,
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Probe::Refused,
             Ok(Err(error)) if path_mtu::is_too_large(&error) => Probe::TooLarge,
             Ok(Err(error)) => return Err(error),
@@ -141,6 +150,13 @@ async fn probe(
         break;
     }
     Ok((found, path_mtu::payload_max(&socket, address)))
+}
+
+// Whether it may be what a broker answers to a packet of so many bytes of a connection that it does not know (RFC 9000, section 10.3).
+// Whatever else has the port answers something else.
+fn is_reset(answer: &[u8], size: usize) -> bool {
+    let first = answer.first().is_some_and(|byte| byte & 0xc0 == 0x40);
+    first && (RESET_BYTES_MIN..size).contains(&answer.len())
 }
 
 // Looks like a packet of a connection that the broker does not know.
@@ -333,6 +349,17 @@ mod tests {
             assert_eq!((packet.len(), packet[0] & 0xc0), (size, 0x40));
             assert_eq!(packet[1..9], PATH_PROBE_ID);
         }
+    }
+
+    #[test]
+    fn only_a_reset_is_an_answer() {
+        let packet = packet(64);
+        assert!(is_reset(&packet[..63], 64));
+        assert!(is_reset(&packet[..21], 64));
+        assert!(!is_reset(&packet[..20], 64), "too short");
+        assert!(!is_reset(&packet, 64), "an echo");
+        assert!(!is_reset(&[0xc0; 40], 64), "a long header");
+        assert!(!is_reset(&[], 64));
     }
 
     #[tokio::test]

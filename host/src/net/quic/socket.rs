@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
@@ -12,12 +12,18 @@ use ring::{hkdf, hmac};
 use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_wire::compact::Compression;
 use tidegate_wire::stream::quic::reordering;
+use tokio::time::Instant;
 use tracing::info;
 
 use super::admission::{INCOMING_BYTES_MAX, INCOMING_MAX, INCOMING_TOTAL_BYTES_MAX};
 use super::options::{ListenerOptions, QuicOptions};
+use crate::locks::lock;
 use crate::net::session::options::SessionOptions;
 use crate::tls::{TlsError, TlsIdentity};
+
+/// Probes of paths that are answered at once, and then one in so much time.
+const PROBES_AT_ONCE: u32 = 4;
+const PROBE_EVERY: Duration = Duration::from_millis(100);
 
 /// Why the network side does not start.
 #[derive(Debug, thiserror::Error)]
@@ -102,32 +108,66 @@ fn endpoint_config(options: &QuicOptions) -> EndpointConfig {
     config.rng_seed(Some(random.bytes()));
     // Ids are checked against their key before a reset is sent, so that key must be the same one, too.
     let id_key = u64::from_be_bytes(std::array::from_fn(|index| key[index]));
-    config.cid_generator(move || Box::new(Ids(HashedConnectionIdGenerator::from_key(id_key))));
+    config.cid_generator(move || {
+        Box::new(Ids {
+            ids: HashedConnectionIdGenerator::from_key(id_key),
+            probes: Mutex::default(),
+        })
+    });
     config
 }
 
 /// Ids of connections, and the one that probes of a path bear: a short packet with that is answered with a reset, like one of a
 /// connection that is gone.
-struct Ids(HashedConnectionIdGenerator);
+struct Ids {
+    ids: HashedConnectionIdGenerator,
+    probes: Mutex<AnsweredProbes>,
+}
+
+/// The probes that were answered lately. quinn answers with one reset in 20 ms at most, whatever for, and clients of a broker that was
+/// killed need them: so probes get a fifth of them, and at once no more than one look at a path takes.
+#[derive(Debug, Default)]
+struct AnsweredProbes {
+    lately: u32,
+    /// When one of these counts no more.
+    until: Option<Instant>,
+}
+
+impl AnsweredProbes {
+    // Whether there is an answer for one that comes now.
+    fn add(&mut self, now: Instant) -> bool {
+        while let Some(until) = self.until.filter(|until| self.lately > 0 && *until <= now) {
+            self.lately -= 1;
+            self.until = Some(until + PROBE_EVERY);
+        }
+        if self.lately == 0 {
+            self.until = Some(now + PROBE_EVERY);
+        }
+        let has_answer = self.lately < PROBES_AT_ONCE;
+        self.lately += u32::from(has_answer);
+        has_answer
+    }
+}
 
 impl ConnectionIdGenerator for Ids {
     fn generate_cid(&mut self) -> ConnectionId {
-        self.0.generate_cid()
+        self.ids.generate_cid()
     }
 
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
         match **id == tidegate_wire::PATH_PROBE_ID {
-            true => Ok(()),
-            false => self.0.validate(id),
+            true if lock(&self.probes).add(Instant::now()) => Ok(()),
+            true => Err(InvalidCid),
+            false => self.ids.validate(id),
         }
     }
 
     fn cid_len(&self) -> usize {
-        self.0.cid_len()
+        self.ids.cid_len()
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
-        self.0.cid_lifetime()
+        self.ids.cid_lifetime()
     }
 }
 
@@ -150,4 +190,23 @@ fn socket(addr: SocketAddr, buffer_bytes: usize) -> io::Result<std::net::UdpSock
     socket.bind(&addr.into())?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_at_a_path_is_answered_and_a_flood_of_them_seldom() {
+        let (mut probes, begun) = (AnsweredProbes::default(), Instant::now());
+        let at = |milliseconds| begun + Duration::from_millis(milliseconds);
+        let mut answered = |from: u64, to: u64| {
+            let probes = (from..to).filter(|ms| probes.add(at(*ms)));
+            probes.collect::<Vec<u64>>()
+        };
+        assert_eq!(answered(0, 100), [0, 1, 2, 3]);
+        assert_eq!(answered(100, 1_000).len(), 9);
+        // After a while there are as many as at first, and no more.
+        assert_eq!(answered(5_000, 5_100), [5_000, 5_001, 5_002, 5_003]);
+    }
 }

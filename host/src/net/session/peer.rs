@@ -209,7 +209,8 @@ impl<C: Connection> Peer<C> {
 
     /// Logs that others get what the consumer of a stream holds, since its client has answered nothing for so long.
     pub(super) fn log_silent(&self, span: &Span, waited: Duration) {
-        info!(parent: span, ?waited, "the client is silent; others get what this consumer holds");
+        let reason = format!("it has answered nothing for {waited:?}");
+        info!(parent: span, reason, "the client is silent; others get what this consumer holds");
     }
 
     /// Logs what went wrong on the stream of `span` without a refusal.
