@@ -4,7 +4,7 @@
 //! is durable, is asked of the [`Broker`](crate::broker::Broker).
 //!
 //! The way through the files: [`lifecycle`] runs a session, [`hello`] opens it, [`stream_dispatch`] serves each of its streams,
-//! as a [`publish`], a [`subscribe`] or a [`measure`] stream, and [`shutdown`] ends it with the broker.
+//! as a [`publish`], a [`subscribe`] or a [`measure`] stream ([`link_tests`] says who may test), and [`shutdown`] ends it with the broker.
 
 pub(super) mod connection_slots;
 mod credit;
@@ -12,6 +12,7 @@ pub(super) mod error_codes;
 mod frames;
 mod hello;
 pub(super) mod lifecycle;
+mod link_tests;
 mod measure;
 pub(super) mod memory_account;
 pub(super) mod options;

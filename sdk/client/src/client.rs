@@ -130,7 +130,8 @@ impl Client {
     /// sends next to nothing; this is for finding out what the path carries.
     ///
     /// # Errors
-    /// As for [`meter`](Self::meter), and when this connection is tested already, or too many others are.
+    /// As for [`meter`](Self::meter), and when a connection of the same principal is tested or was just now, or too many others are. Who has to wait is told for how
+    /// long.
     pub async fn link_test(&self) -> Result<LinkTest, MeasureError> {
         self.link.link_test().await
     }

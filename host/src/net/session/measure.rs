@@ -9,24 +9,32 @@ use tidegate_wire::pb::measure_answer::Answer;
 use tidegate_wire::pb::measure_command::Command;
 use tidegate_wire::pb::{self, measure_opened};
 use tidegate_wire::stream::{Connection, SendHalf};
-use tokio::sync::SemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::credit::STREAM_FLOOR_BYTES;
 use super::error_codes::{StreamEnd, from_denied, invalid, overloaded, shutting_down};
 use super::frames::{FrameRecv, FrameSend};
+use super::link_tests::{LinkTest, NoTest};
 use super::memory_account::CreditGrant;
+use super::options::WantedCredit;
 use super::peer::Peer;
-use super::service::TESTS_MAX;
-use crate::auth::authorize;
+use super::receive_window::Widened;
+use crate::auth::{Denied, authorize};
 
 /// What one test may take, both ways together. At 1 Gbit/s that is two seconds.
 const TEST_BYTES_MAX: u64 = 256 << 20;
 /// And for how long.
 const TEST_TIME_MAX: Duration = Duration::from_secs(60);
+/// What a command counts at least: its frame and the work.
+const COMMAND_BYTES: u64 = 64;
 
+/// Largest command: a filler of the clients of this project is half of it.
+const COMMAND_BYTES_MAX: usize = 16 * 1024;
 /// Largest echo.
 const ECHO_BYTES_MAX: usize = 1024;
+
+/// Counters are told once in this time at most: to look at them holds up the connection.
+const COUNTERS_EVERY: Duration = Duration::from_millis(10);
 
 /// Payload of one filler.
 const FILLER_BYTES: usize = 8 * 1024;
@@ -35,12 +43,13 @@ static FILLER: [u8; FILLER_BYTES] = [0x5a; FILLER_BYTES];
 const FILLERS_AT_ONCE: u64 = 4;
 
 /// A test, with what it takes up. Given back when dropped.
-struct Test<'a> {
+struct Test<'a, C: Connection> {
     bytes_left: u64,
-    /// What may be under way to the broker.
-    window: CreditGrant,
-    _of_connection: SemaphorePermit<'a>,
-    _of_all: SemaphorePermit<'a>,
+    /// What a publish stream would get on this path.
+    publish_credit: WantedCredit,
+    _window: Widened<'a, C>,
+    _credit: CreditGrant,
+    _place: LinkTest<'a>,
 }
 
 /// Serves the stream until the client finishes it.
@@ -50,6 +59,7 @@ pub(super) async fn serve<C: Connection>(
     recv: &mut FrameRecv<C::Receive>,
     send: &mut FrameSend<C::Send>,
 ) -> Result<(), StreamEnd> {
+    recv.set_frame_bytes_max(COMMAND_BYTES_MAX);
     let begun = authorize::measure(peer.policy(), &peer.principal)
         .map_err(|denied| from_denied(&denied))
         .and_then(|()| open.test.then(|| begin_test(peer)).transpose());
@@ -61,26 +71,12 @@ pub(super) async fn serve<C: Connection>(
         }
     };
     let _counted = peer.stats().measure_stream();
-    let _window = test
-        .as_ref()
-        .map(|test| peer.window.widen(test.window.bytes()));
-    let ready = test.as_ref().map(|_| ready(peer)).unwrap_or_default();
+    let ready = test.as_ref().map(Test::ready).unwrap_or_default();
     send.push(&opened(measure_opened::Result::Ready(ready)));
-    let deadline = test.is_some().then(|| Instant::now() + TEST_TIME_MAX);
-    let answering = answer_all(peer, &mut test, recv, send);
-    let within = async {
-        match deadline {
-            None => answering.await,
-            Some(deadline) => timeout_at(deadline, answering).await.unwrap_or_else(|_| {
-                Err(StreamEnd::Refused(overloaded(format!(
-                    "a test takes {TEST_TIME_MAX:?} at most"
-                ))))
-            }),
-        }
-    };
     let ended = tokio::select! {
         biased;
-        ended = within => ended,
+        ended = answer_in_time(peer, &mut test, recv, send) => ended,
+        denied = denied(peer) => Err(denied.into()),
         // Nothing waits for the numbers of a connection that ends.
         () = peer.service.shutdown.cancelled() => Err(StreamEnd::Refused(shutting_down())),
     };
@@ -90,48 +86,75 @@ pub(super) async fn serve<C: Connection>(
     ended
 }
 
-fn begin_test<C: Connection>(peer: &Peer<C>) -> Result<Test<'_>, pb::Error> {
-    let of_connection = peer.test.try_acquire().map_err(|_| {
-        overloaded("this connection is being tested already; wait until that test is over")
+fn begin_test<C: Connection>(peer: &Peer<C>) -> Result<Test<'_, C>, pb::Error> {
+    let place = peer.service.link_tests.begin(Instant::now(), peer.tester());
+    let place = place.map_err(|error| match error {
+        NoTest::Rest(wait) => overloaded(error.to_string()).retry_after(wait),
+        NoTest::Yours | NoTest::All => overloaded(error.to_string()),
     })?;
-    let of_all = peer.service.tests.try_acquire().map_err(|_| {
-        overloaded(format!(
-            "{TESTS_MAX} connections are being tested, which is as many as there may be at once; try again later"
-        ))
-    })?;
-    let wanted = peer.service.options.publish_credit(peer.round_trip());
-    let floor = STREAM_FLOOR_BYTES.min(wanted.bytes);
-    let window = peer.account.grant(wanted.bytes, wanted.times, floor);
-    let window = window
+    let publish_credit = peer.service.options.publish_credit(peer.round_trip());
+    let WantedCredit { bytes, times, .. } = publish_credit;
+    let credit = peer
+        .account
+        .grant(bytes, times, STREAM_FLOOR_BYTES.min(bytes));
+    let credit = credit
         .ok_or_else(|| overloaded("too many streams are open; close some, or try again later"))?;
     peer.stats().link_test();
     Ok(Test {
         bytes_left: TEST_BYTES_MAX,
-        window,
-        _of_connection: of_connection,
-        _of_all: of_all,
+        publish_credit,
+        _window: peer.window.widen(credit.bytes()),
+        _credit: credit,
+        _place: place,
     })
 }
 
-fn ready<C: Connection>(peer: &Peer<C>) -> pb::MeasureReady {
-    let wanted = peer.service.options.publish_credit(peer.round_trip());
-    pb::MeasureReady {
-        publish_credit_bytes: wanted.bytes as u64,
-        publish_credit_batches: wanted.batches,
+// Waits until the client may measure no more.
+async fn denied<C: Connection>(peer: &Peer<C>) -> Denied {
+    let policy = peer.policy();
+    let mut news = policy.watch();
+    loop {
+        news.mark_unchanged();
+        if let Err(denied) = authorize::measure(policy, &peer.principal) {
+            return denied;
+        }
+        if news.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
+}
+
+async fn answer_in_time<C: Connection>(
+    peer: &Peer<C>,
+    test: &mut Option<Test<'_, C>>,
+    recv: &mut FrameRecv<C::Receive>,
+    send: &mut FrameSend<C::Send>,
+) -> Result<(), StreamEnd> {
+    if test.is_none() {
+        return answer_all(peer, test, recv, send).await;
+    }
+    let answering = timeout(TEST_TIME_MAX, answer_all(peer, test, recv, send)).await;
+    answering.unwrap_or_else(|_| {
+        Err(StreamEnd::Refused(overloaded(format!(
+            "a test takes {TEST_TIME_MAX:?} at most"
+        ))))
+    })
 }
 
 // One command is answered before the next is read, so nothing piles up.
 async fn answer_all<C: Connection>(
     peer: &Peer<C>,
-    test: &mut Option<Test<'_>>,
+    test: &mut Option<Test<'_, C>>,
     recv: &mut FrameRecv<C::Receive>,
     send: &mut FrameSend<C::Send>,
 ) -> Result<(), StreamEnd> {
     send.flush().await?;
+    let mut counters_at = Instant::now();
     while let Some(command) = recv.next::<pb::MeasureCommand>().await? {
         match (command.command, test.as_mut()) {
             (Some(Command::Counters(_)), _) => {
+                sleep_until(counters_at).await;
+                counters_at = Instant::now() + COUNTERS_EVERY;
                 push(send, Answer::Counters((&peer.counters()).into()));
             }
             (Some(Command::Echo(echo)), Some(test)) => {
@@ -148,6 +171,7 @@ async fn answer_all<C: Connection>(
                 test.take(peer, filler.payload.len() as u64)?;
             }
             (Some(Command::FillerWanted(wanted)), Some(test)) => {
+                test.take(peer, 0)?;
                 let bytes = fill(peer, test, wanted, send).await?;
                 push(send, Answer::FillerEnd(pb::FillerEnd { bytes }));
             }
@@ -169,7 +193,7 @@ async fn answer_all<C: Connection>(
 // Sends what is wanted, and returns how much that was.
 async fn fill<C: Connection>(
     peer: &Peer<C>,
-    test: &mut Test<'_>,
+    test: &mut Test<'_, C>,
     wanted: pb::FillerWanted,
     send: &mut FrameSend<C::Send>,
 ) -> Result<u64, StreamEnd> {
@@ -191,9 +215,17 @@ async fn fill<C: Connection>(
     Ok(sent)
 }
 
-impl Test<'_> {
-    fn take<C: Connection>(&mut self, peer: &Peer<C>, bytes: u64) -> Result<(), StreamEnd> {
-        match self.bytes_left.checked_sub(bytes) {
+impl<C: Connection> Test<'_, C> {
+    fn ready(&self) -> pb::MeasureReady {
+        pb::MeasureReady {
+            publish_credit_bytes: self.publish_credit.bytes as u64,
+            publish_credit_batches: self.publish_credit.batches,
+        }
+    }
+
+    // So many bytes of payload go one way or the other.
+    fn take(&mut self, peer: &Peer<C>, bytes: u64) -> Result<(), StreamEnd> {
+        match self.bytes_left.checked_sub(bytes.max(COMMAND_BYTES)) {
             Some(left) => {
                 self.bytes_left = left;
                 peer.stats().link_test_carried(bytes);

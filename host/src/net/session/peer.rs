@@ -12,18 +12,18 @@ use tidegate_wire::counters::ConnectionCounters;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb;
 use tidegate_wire::stream::{Connection, ConnectionEnd, Traffic};
-use tokio::sync::Semaphore;
 use tracing::field::Empty;
 use tracing::{Span, debug, error_span, info, warn};
 
 use super::connection_slots::ConnectionSlot;
 use super::frames::{FrameRecv, FrameSend};
+use super::link_tests::Tester;
 use super::memory_account::MemoryAccount;
 use super::receive_window::ReceiveWindow;
 use super::service::Service;
 use crate::auth::Policy;
 use crate::broker::{Broker, Unavailable};
-use crate::domain::Principal;
+use crate::domain::{Network, Principal};
 use crate::net::counters::NetCounters;
 
 /// Refusals of one connection that are logged as warnings; the rest only at debug level, so that a client in
@@ -48,8 +48,8 @@ pub(super) struct Peer<C> {
     pub(super) account: Arc<MemoryAccount>,
     /// How much it may have under way.
     pub(super) window: ReceiveWindow<C>,
-    /// The place for a test of its connection.
-    pub(super) test: Semaphore,
+    /// Where it is.
+    network: Network,
     /// Says in the log which connection it is.
     span: Span,
     /// Its place among all connections.
@@ -79,7 +79,7 @@ impl<C: Connection> Peer<C> {
             compression: Compression::Auto,
             account: slot.account.clone(),
             window: ReceiveWindow::new(connection.clone()),
-            test: Semaphore::new(1),
+            network: remote.ip().into(),
             span,
             _slot: slot,
             connection,
@@ -111,6 +111,11 @@ impl<C: Connection> Peer<C> {
     /// What this end has counted of the connection to the client.
     pub(super) fn counters(&self) -> ConnectionCounters {
         self.connection.counters()
+    }
+
+    /// Whose tests of links count together.
+    pub(super) fn tester(&self) -> Tester {
+        Tester::new(&self.principal, self.network)
     }
 
     /// The rights of all.

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::connection_slots::{ConnectionSlot, ConnectionSlots, Full};
+use super::link_tests::LinkTests;
 use super::options::SessionOptions;
 use crate::auth::{Policy, authorize};
 use crate::broker::{Broker, Unavailable};
@@ -18,9 +18,6 @@ use crate::runtime::spawn::Spawner;
 #[cfg(test)]
 use crate::telemetry::conditions::Conditions;
 
-/// Tests of connections at once, of all clients: each takes what the broker's link and a part of a core can do.
-pub(super) const TESTS_MAX: usize = 4;
-
 /// What all sessions share.
 pub(in crate::net) struct Service {
     pub(in crate::net) options: SessionOptions,
@@ -29,8 +26,7 @@ pub(in crate::net) struct Service {
     /// Sessions say goodbye once it is cancelled.
     pub(in crate::net) shutdown: CancellationToken,
     pub(super) clock: Clock,
-    /// Places for tests of connections.
-    pub(super) tests: Semaphore,
+    pub(super) link_tests: LinkTests,
     backend: Backend,
     slots: Arc<ConnectionSlots>,
     connections: AtomicU64,
@@ -57,7 +53,7 @@ impl Service {
             options,
             policy,
             stats: Arc::default(),
-            tests: Semaphore::new(TESTS_MAX),
+            link_tests: LinkTests::default(),
             shutdown,
             clock: match &backend {
                 Backend::Broker(broker) => broker.clock().clone(),

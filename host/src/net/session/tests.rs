@@ -74,8 +74,17 @@ impl Sessions {
         options: MemoryOptions,
         lapses: Option<Millis>,
     ) -> Client<MemoryConnection> {
+        self.connect_as(CLIENT, options, lapses)
+    }
+
+    fn connect_as(
+        &self,
+        who: &str,
+        options: MemoryOptions,
+        lapses: Option<Millis>,
+    ) -> Client<MemoryConnection> {
         let (theirs, ours) = pair(options);
-        let principal: Principal = CLIENT.parse().expect("a principal");
+        let principal: Principal = who.parse().expect("a principal");
         let remote = SocketAddr::from(([192, 0, 2, 1], 4_096));
         let slot = self.service.admit(&principal, remote.ip().into());
         let slot = slot.expect("a place");

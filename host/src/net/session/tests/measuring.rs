@@ -42,6 +42,7 @@ async fn counters_are_told_as_often_as_they_are_asked_for() {
     };
     let client = sessions.connect_by(options).welcomed().await;
     let mut stream = opened(&client).await;
+    let begun = tokio::time::Instant::now();
     let open_streams = || sessions.service.stats.counts().measure_streams_open;
     assert_eq!(open_streams(), 1);
     let counters = || ask(Some(Command::Counters(pb::CountersWanted {})));
@@ -56,6 +57,8 @@ async fn counters_are_told_as_often_as_they_are_asked_for() {
             }
         }
     }
+    // Whoever asks all the time is not told all the time.
+    assert_eq!(begun.elapsed(), Duration::from_millis(30));
     stream.send.finish();
     assert_eq!(stream.recv.next::<pb::MeasureAnswer>().await, None);
     until(|| open_streams() == 0).await;
@@ -142,20 +145,25 @@ async fn a_test_has_echoes_and_filler_both_ways_and_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_has_one_test_at_a_time_and_all_have_four() {
+async fn a_principal_has_one_test_at_a_time_and_all_have_four() {
     let sessions = Sessions::start(|_| {});
+    let welcomed = async |who: &str| {
+        let connected = sessions.connect_as(who, MemoryOptions::default(), None);
+        connected.welcomed().await
+    };
     let mut clients = Vec::new();
-    for _ in 0..4 {
-        let client = sessions.welcomed().await;
+    for who in ["cn:a", "cn:b", "cn:c", "cn:d"] {
+        let client = welcomed(who).await;
         let stream = opened_as(&client, &test()).await;
-        let again = client.refusal(&test(), false).await;
+        // Whichever of its connections.
+        let again = welcomed(who).await.refusal(&test(), false).await;
         assert_eq!(again.code(), ErrorCode::Overloaded);
         assert!(again.message.contains("already"), "{}", again.message);
         // To ask for counters is no test.
         drop(opened(&client).await);
         clients.push((client, stream));
     }
-    let fifth = sessions.welcomed().await;
+    let fifth = welcomed("cn:e").await;
     let refused = fifth.refusal(&test(), false).await;
     assert_eq!(refused.code(), ErrorCode::Overloaded);
     assert!(
@@ -166,6 +174,62 @@ async fn a_connection_has_one_test_at_a_time_and_all_have_four() {
     drop(clients.pop());
     until(|| sessions.service.stats.counts().measure_streams_open == 3).await;
     opened_as(&fifth, &test()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_tested_waits_for_as_long_as_that_took() {
+    let sessions = Sessions::start(|_| {});
+    let client = sessions.welcomed().await;
+    let mut stream = opened_as(&client, &test()).await;
+    tokio::time::advance(Duration::from_secs(9)).await;
+    stream.send.finish();
+    assert_eq!(stream.recv.next::<pb::MeasureAnswer>().await, None);
+    until(|| sessions.service.stats.counts().measure_streams_open == 0).await;
+    let early = client.refusal(&test(), false).await;
+    assert_eq!(early.code(), ErrorCode::Overloaded);
+    assert_eq!(early.retry_wait(), Some(Duration::from_secs(9)));
+    tokio::time::advance(Duration::from_secs(9)).await;
+    opened_as(&client, &test()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_right_any_more_measures_no_longer() {
+    let policy = Arc::new(everything());
+    let sessions = Sessions::start_with(policy.clone(), Backend::Absent, |_| {});
+    let client = sessions.welcomed().await;
+    let mut meter = opened(&client).await;
+    policy.reload(Vec::new());
+    assert_eq!(refused(&mut meter).await, ErrorCode::PermissionDenied);
+    assert_eq!(
+        tidegate_wire::stream::Connection::end(&client.connection),
+        None
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_carries_nothing_counts_too_and_no_command_is_large() {
+    let sessions = Sessions::start(|_| {});
+    let client = sessions.welcomed().await;
+    let mut stream = opened_as(&client, &test()).await;
+    let empty = ask(Some(Command::Filler(pb::Filler::default())));
+    let until_refused = async {
+        loop {
+            if stream
+                .send
+                .send(&mut [empty.repeat(1_000).into()].into())
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+    };
+    until_refused.await;
+    assert_eq!(refused(&mut stream).await, ErrorCode::Overloaded);
+
+    let mut stream = opened_as(&client, &test()).await;
+    stream.write(&echo(16 * 1024)).await;
+    assert_eq!(refused(&mut stream).await, ErrorCode::TooLarge);
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,7 +252,8 @@ async fn a_test_is_bounded_in_bytes_and_time() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(bytes, 256 << 20);
+    // The command counts, too, and what is sent comes in pieces.
+    assert_eq!(bytes, (256 << 20) - 32 * 1_024);
 
     // Whoever only keeps one open is sent away after a minute.
     let started = tokio::time::Instant::now();

@@ -94,7 +94,7 @@ async fn others_get_what_a_client_holds_that_answers_nothing() {
     // One of them may be what brought it down.
     let (payload, _, position) = takes_over.event().await;
     assert_eq!((payload.as_str(), position), ("a", holding.first));
-    takes_over.ack_confirmed(position).await;
+    takes_over.ack(position, 0).await;
     let (_, _, position) = takes_over.event().await;
     takes_over.ack_confirmed(position).await;
     assert_eq!(holding.served.depth("s"), 0);
