@@ -14,10 +14,7 @@ const RESERVE_PART: usize = 16;
 /// As many as that are enough.
 const RESERVE_MAX: usize = 64;
 
-/// Parts of all memory for what clients send: a principal may have a half, and a connection a half of that.
-const OF_PRINCIPAL: usize = 2;
-const OF_CONNECTION: usize = 4;
-/// Parts of what clients without a certificate may have together that those of one network may have.
+/// Part of the connections that clients without a certificate may have together, that those of one network may have.
 const OF_NETWORK: usize = 4;
 
 /// How many connections there may be.
@@ -130,21 +127,16 @@ impl ConnectionSlots {
         self.check(&open, who, network, administers)?;
         open.all += 1;
         let mut holders = vec![Holder::Principal(who.clone())];
-        let principal = Share {
-            streams: self.limits.principal.max(self.limits.streams),
-            ..self.share.part(OF_PRINCIPAL)
-        };
+        let streams = self.limits.principal.max(self.limits.streams);
+        let principal = self.share.of_principal(streams);
         let mut account = open.count(&holders[0], &self.account, principal);
         if *who == Principal::anonymous() {
             let holder = Holder::Network(network);
-            account = open.count(&holder, &account, principal.part(OF_NETWORK));
+            account = open.count(&holder, &account, principal.of_network());
             holders.push(holder);
         }
         drop(open);
-        let connection = Share {
-            streams: self.limits.streams,
-            ..self.share.part(OF_CONNECTION)
-        };
+        let connection = self.share.of_connection(self.limits.streams);
         Ok(ConnectionSlot {
             account: account.below(connection),
             slots: self.clone(),

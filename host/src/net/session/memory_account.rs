@@ -9,6 +9,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::locks::lock;
 
+/// Parts of all memory for what clients send: a principal may have a half, and a connection a half of that.
+const OF_PRINCIPAL: usize = 2;
+const OF_CONNECTION: usize = 4;
+/// Part of what clients without a certificate may have together, that those of one network may have.
+const OF_NETWORK: usize = 4;
+
 /// A stream gets at most this part of what is left of a share, so that a few never take everything.
 const PART: usize = 8;
 
@@ -56,8 +62,25 @@ pub(super) struct Room {
 }
 
 impl Share {
-    /// This part of it, for somebody who is one of many. A message is always let in when nothing else is, and a stream too.
-    pub(super) fn part(self, of: usize) -> Self {
+    /// What of everything one principal may have, on so many streams.
+    pub(super) fn of_principal(self, streams: usize) -> Self {
+        let part = self.part(OF_PRINCIPAL);
+        Self { streams, ..part }
+    }
+
+    /// What of everything one connection may have, on so many streams.
+    pub(super) fn of_connection(self, streams: usize) -> Self {
+        let part = self.part(OF_CONNECTION);
+        Self { streams, ..part }
+    }
+
+    /// What of everything that clients without a certificate may have, those of one network may have.
+    pub(super) fn of_network(self) -> Self {
+        self.part(OF_NETWORK)
+    }
+
+    // This part of it, for somebody who is one of many. A message is always let in when nothing else is, and a stream too.
+    fn part(self, of: usize) -> Self {
         Self {
             streams: (self.streams / of).max(1),
             credit_bytes: self.credit_bytes / of,
