@@ -1,5 +1,5 @@
-//! Which events a consumer may have had in hand when it lost its connection, and who tries them. What is done with them is said in
-//! `lost_consumers`.
+//! Which events a consumer may have had in hand when it lost its connection, who tries them, and how many at a time. What is done with
+//! them is said in `lost_consumers`.
 
 use crate::domain::{ConsumerId, Millis};
 use crate::state::position_set::PositionSet;
@@ -18,7 +18,7 @@ pub(super) struct Suspects {
     /// Gets nothing new, so that it can become the tester.
     pub(super) draining: Option<ConsumerId>,
     /// How many the tester may hold; 0 stands for one.
-    pub(super) window: u64,
+    window: u64,
     /// Since when some wait for a tester, and whether somebody was told when the wait was over.
     pub(super) waiting: Option<(Millis, bool)>,
     /// Since the last cut that counted an attempt, nothing was answered.
@@ -26,6 +26,21 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
+    /// How many the tester may hold.
+    pub(super) fn window(&self) -> u64 {
+        self.window.max(1)
+    }
+
+    /// The tester has answered: it may hold twice as many, and at most `max`.
+    pub(super) fn grow(&mut self, max: u64) {
+        self.window = self.window().saturating_mul(2).min(max);
+    }
+
+    /// A consumer was cut: one at a time again.
+    pub(super) fn shrink(&mut self) {
+        self.window = 1;
+    }
+
     /// Nobody tests, and nobody waits for a tester.
     pub(super) fn retire(&mut self) {
         self.tester = None;

@@ -47,7 +47,7 @@ impl SubscriptionState {
         if gone.looks_from.is_some() {
             return;
         }
-        self.suspects.window = 1;
+        self.suspects.shrink();
         let held: u64 = gone.held();
         let unseen_held = count(&split(&gone, unseen), false);
         let seen = held - unseen_held;
@@ -133,8 +133,7 @@ impl SubscriptionState {
     pub(super) fn answered(&mut self, consumer: ConsumerId) {
         self.suspects.shaken = false;
         if self.suspects.tester == Some(consumer) {
-            let cap = self.in_flight_max();
-            self.suspects.window = self.suspects.window.max(1).saturating_mul(2).min(cap);
+            self.suspects.grow(self.in_flight_max());
         }
     }
 
@@ -170,7 +169,7 @@ impl SubscriptionState {
     // none of them while something else has not had its turn since.
     fn next_suspects(&self) -> Option<u64> {
         if !self.suspects.untried.is_empty() {
-            return Some(self.suspects.window.max(1));
+            return Some(self.suspects.window());
         }
         let others = !self.ready.is_empty() || !self.retries.is_empty() || self.has_fresh();
         let none = self.suspects.accused.is_empty() || self.suspects.shaken && others;
