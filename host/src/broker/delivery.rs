@@ -13,6 +13,6 @@ pub(super) mod routes;
 mod tests;
 mod transform_cache;
 mod transform_chain;
-mod unreadable;
+mod unreadable_in_hand;
 
 pub(super) use self::transform_cache::TransformCache;

@@ -18,7 +18,7 @@ use crate::broker::commit::request::Mark;
 use crate::broker::counters::Counters;
 use crate::broker::error::Unavailable;
 use crate::broker::event_log::tail::{Log, Releasing};
-use crate::broker::event_log::unreadable::Watch;
+use crate::broker::event_log::unreadable_conditions::Watch;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::broker::subscriptions::registry::Registry;
 use crate::broker::task_names::ROUTER;

@@ -18,7 +18,7 @@ use super::fetcher::count;
 use super::letter_headers::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SUBSCRIPTION_HEADER, say_why,
 };
-use super::unreadable::UnreadableEvents;
+use super::unreadable_in_hand::UnreadableEvents;
 use crate::auth::authorize;
 use crate::broker::commit::request::{Appended, Control, Outputs};
 use crate::broker::error::Unavailable;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::context::DeliveryContext;
 use super::leased_events::{LeasedEvent, LeasedSlice, LeasedSlices, OpenBlock};
 use super::transform_chain::{Disposition, Output};
-use super::unreadable::UnreadableEvents;
+use super::unreadable_in_hand::{RETRY_MS, UnreadableEvents};
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{
@@ -24,8 +24,6 @@ use crate::store::ReadError;
 
 /// Events leased at once. More would only lie around while they are read.
 const LEASE_EVENTS_MAX: usize = 512;
-/// How long an event that the store cannot read is left alone.
-pub(crate) const UNREADABLE_MS: u64 = 10_000;
 
 /// How a consumer goes about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,11 +251,11 @@ impl Fetcher {
                 position = %ranges[0].start(),
                 events,
                 error = why,
-                retry_ms = UNREADABLE_MS,
+                retry_ms = RETRY_MS,
                 "pending events cannot be read; they stay pending and are tried again"
             );
         }
-        self.put_back(ranges, UNREADABLE_MS);
+        self.put_back(ranges, RETRY_MS);
     }
 
     // Events that are pending but exist no more: there is nothing to deliver, ever.

@@ -1,5 +1,6 @@
-//! Events that were to be read and cannot be, as somebody finds them one after the other: which they are, and why the first of them.
-//! What shares a fate with one that was found is not asked for again. What becomes of them is decided by who wanted them.
+//! Events in hand that were to be read and cannot be, as somebody finds them one after the other: which they are, why the first of them,
+//! and how long a consumer leaves them alone. What shares a fate with one that was found is not asked for again. What becomes of them is
+//! decided by who wanted them; when the disk is asked again, by the store's `unreadable_events`.
 
 use std::ops::RangeInclusive;
 
@@ -7,6 +8,9 @@ use crate::domain::Position;
 use crate::state::range_map::push_range;
 use crate::store::ReadError;
 use crate::telemetry::error_line::with_causes;
+
+/// How long a consumer leaves alone what cannot be read.
+pub(super) const RETRY_MS: u64 = 10_000;
 
 /// Events whose block cannot be read.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::{Broker, FoundSubscription};
 use crate::auth::authorize;
 use crate::broker::error::{NotFound, Unavailable};
-use crate::broker::event_log::unreadable;
+use crate::broker::event_log::unreadable_conditions;
 use crate::broker::gauges;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{
@@ -287,7 +287,7 @@ impl Broker {
                 dead_lettered: letters.written,
                 letters_dropped: letters.dropped,
                 paused: state.paused().map(str::to_owned),
-                unreadable: unreadable::lacks(&state, unreadable),
+                unreadable: unreadable_conditions::lacks(&state, unreadable),
                 stands_at: live.stands_at(),
                 limits_reached: state.strain().names().map(str::to_owned).collect(),
                 stopped: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::delivery::context::DeliveryContext;
-use crate::broker::event_log::unreadable;
+use crate::broker::event_log::unreadable_conditions;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::broker::subscriptions::unfiltered_followers::Join;
 use crate::domain::{Block, BlockError, Name, Position};
@@ -88,8 +88,12 @@ async fn step(
     stop: Position,
 ) -> Result<(), (String, u64)> {
     let blocks = context.log.blocks_from(next, CATCH_UP_BYTES).await;
-    let blocks =
-        blocks.map_err(|error| (with_causes(&error), unreadable::waits_for(&error, next)))?;
+    let blocks = blocks.map_err(|error| {
+        (
+            with_causes(&error),
+            unreadable_conditions::waits_for(&error, next),
+        )
+    })?;
     let mut ranges = Vec::new();
     let mut after = stop;
     for block in &blocks {

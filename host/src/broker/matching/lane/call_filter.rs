@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use super::Lane;
-use crate::broker::event_log::unreadable;
+use crate::broker::event_log::unreadable_conditions;
 use crate::broker::matching::lane::cohort::TopicRules;
 use crate::broker::matching::lane::command::Member;
 use crate::broker::matching::lane::verdicts::{Call, RuleFailure, Untried, Verdicts};
@@ -40,7 +40,7 @@ impl Unreadable {
     fn at(position: Position, error: &ReadError) -> Self {
         Self {
             why: with_causes(error),
-            events: unreadable::waits_for(error, position),
+            events: unreadable_conditions::waits_for(error, position),
         }
     }
 }
