@@ -25,6 +25,7 @@ mod task_names;
 
 pub use checkpoint::recovery::RecoveryError;
 pub use checkpoint::saved_state::StateError;
+pub use commit::checkpoint_due::CheckpointDue;
 pub use commit::journal_note::NoteError;
 pub use commit::publish_reply::{PublishOutcome, PublishReplies, PublishReply};
 pub use commit::publisher::{PublishRequest, Publisher};

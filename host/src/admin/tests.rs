@@ -9,7 +9,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::auth::Grant;
-use crate::broker::{BrokerOptions, PluginQuotas, RecoveredStore};
+use crate::broker::{BrokerOptions, CheckpointDue, PluginQuotas, RecoveredStore};
 use crate::disk::RealFileSystem;
 use crate::domain::Principal;
 use crate::plugin::{PluginOptions, Plugins};
@@ -88,8 +88,10 @@ impl Fixture {
             recreate_after_ms: 0,
             interval_ms: 100,
             tail_bytes: 4 << 20,
-            checkpoint_bytes: 8 * MIB,
-            checkpoint_blocks: 10_000,
+            checkpoint_at: CheckpointDue {
+                bytes: 8 * MIB,
+                blocks: 10_000,
+            },
             journal_bytes_max: 16 * MIB,
             producers_max: 100,
             topics: QUOTA,

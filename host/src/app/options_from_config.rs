@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::admin::AdminOptions;
 use crate::auth::Policy;
-use crate::broker::{BrokerOptions, PluginQuotas};
+use crate::broker::{BrokerOptions, CheckpointDue, PluginQuotas};
 use crate::config::{CompressionMode, Config, CongestionControl};
 use crate::net::{
     Compression, Congestion, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions,
@@ -71,9 +71,7 @@ pub(super) fn broker_options(
         recreate_after_ms: config.topics.recreate_after_ms,
         interval_ms: config.store.interval_ms,
         tail_bytes: usize_of(config.store.tail_bytes),
-        // Half, so that a checkpoint has the time in which the other half fills.
-        checkpoint_bytes: store_options(config).publishable_bytes_max() / 2,
-        checkpoint_blocks: usize_of(config.store.journal_blocks_max / 2),
+        checkpoint_at: CheckpointDue::when_half_full(&store_options(config)),
         journal_bytes_max: config.store.journal_bytes_max,
         producers_max: usize_of(config.limits.producers_max),
         topics: Quota {

@@ -2,6 +2,7 @@
 //! then shown to anybody. Nothing here waits for whoever reads what was written.
 
 mod changes;
+pub(super) mod checkpoint_due;
 pub(super) mod committer;
 mod disk_space;
 pub(super) mod draft;

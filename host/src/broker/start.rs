@@ -370,8 +370,7 @@ fn insert_recovered(
 fn settings(options: &BrokerOptions) -> CommitterSettings {
     CommitterSettings {
         interval: Duration::from_millis(options.interval_ms),
-        checkpoint_bytes: options.checkpoint_bytes,
-        checkpoint_blocks: options.checkpoint_blocks,
+        checkpoint_at: options.checkpoint_at,
         journal_bytes_max: options.journal_bytes_max,
         limits: CatalogLimits {
             auto_create: options.auto_create_topics,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::checkpoint_due::CheckpointDue;
 use super::disk_space::{self, DiskSpace};
 use super::draft::{CatalogLimits, Draft};
 use super::group::GROUP_BYTES_MAX;
@@ -31,7 +32,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::spawn::{panicked, panicked_serving};
 use crate::runtime::thread_priority;
 use crate::state::catalog::Catalog;
-use crate::store::{JournalSize, JournalWriter, WriteError};
+use crate::store::{JournalWriter, WriteError};
 use crate::telemetry::conditions::{Condition, Conditions};
 use crate::telemetry::error_line::with_causes;
 
@@ -64,10 +65,8 @@ pub(crate) struct CommitterParts {
 pub(crate) struct CommitterSettings {
     /// Longest time that something written stays unsynced.
     pub(crate) interval: Duration,
-    /// Journal bytes at which a checkpoint is due.
-    pub(crate) checkpoint_bytes: u64,
-    /// Journal blocks at which a checkpoint is due.
-    pub(crate) checkpoint_blocks: usize,
+    /// When a checkpoint is due.
+    pub(crate) checkpoint_at: CheckpointDue,
     /// Journal bytes at which even routes wait.
     pub(crate) journal_bytes_max: u64,
     /// What may exist.
@@ -490,11 +489,10 @@ impl Committer {
         if let Some(why) = self.journal.take_preparer_death() {
             panicked_serving(&self.conditions, "journal preparer", &why);
         }
-        let (journal, settings) = (&self.journal, &self.settings);
-        // Without what a checkpoint that is under way will release anyway.
-        let usage = journal.usage();
-        let JournalSize { bytes, blocks } = usage.unmarked;
-        if bytes > settings.checkpoint_bytes || blocks > settings.checkpoint_blocks || usage.is_full
+        if self
+            .settings
+            .checkpoint_at
+            .is_reached(&self.journal.usage())
         {
             self.draft.checkpoint_due.notify_one();
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::auth::Policy;
+use crate::broker::commit::checkpoint_due::CheckpointDue;
 use crate::runtime::clock::Clock;
 use crate::state::quotas::{PluginQuotas, Quota};
 use crate::telemetry::metrics_registry::Metrics;
@@ -25,11 +26,8 @@ pub struct BrokerOptions {
     pub interval_ms: u64,
     /// Bytes of recent blocks kept in memory.
     pub tail_bytes: usize,
-    /// Journal bytes at which a checkpoint starts. Below the journal's limit, so that it is done before
-    /// publishers have to wait.
-    pub checkpoint_bytes: u64,
-    /// Journal blocks at which a checkpoint starts.
-    pub checkpoint_blocks: usize,
+    /// When a checkpoint starts. Below the journal's limit, so that it is done before publishers have to wait.
+    pub checkpoint_at: CheckpointDue,
     /// Journal bytes at which even routes wait.
     pub journal_bytes_max: u64,
     /// Producers whose resends are recognised. Beyond it, those that were idle longest are forgotten.

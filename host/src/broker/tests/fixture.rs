@@ -107,8 +107,10 @@ pub(super) async fn start_on(
         recreate_after_ms: 0,
         interval_ms: 100,
         tail_bytes,
-        checkpoint_bytes: MIB,
-        checkpoint_blocks: 10_000,
+        checkpoint_at: CheckpointDue {
+            bytes: MIB,
+            blocks: 10_000,
+        },
         journal_bytes_max: 4 * MIB,
         producers_max: 100,
         topics: many,

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::auth::Policy;
+use crate::broker::commit::checkpoint_due::CheckpointDue;
 use crate::broker::commit::committer::{Committer, CommitterParts, CommitterSettings, TurnEnd};
 use crate::broker::commit::draft::CatalogLimits;
 use crate::broker::commit::inbox::Inbox;
@@ -104,8 +105,10 @@ impl Fixture {
             next_position: Position(1),
             settings: CommitterSettings {
                 interval: INTERVAL,
-                checkpoint_bytes: 64 << 10,
-                checkpoint_blocks: 1_000,
+                checkpoint_at: CheckpointDue {
+                    bytes: 64 << 10,
+                    blocks: 1_000,
+                },
                 journal_bytes_max: 1 << 20,
                 limits: CatalogLimits {
                     auto_create: true,

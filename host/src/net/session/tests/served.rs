@@ -10,7 +10,7 @@ use tidegate_wire::stream::Connection;
 use super::client::Opened;
 use super::{CLIENT, HANG, Sessions, until};
 use crate::auth::{Grant, Policy};
-use crate::broker::{Broker, BrokerOptions, PluginQuotas, RecoveredStore};
+use crate::broker::{Broker, BrokerOptions, CheckpointDue, PluginQuotas, RecoveredStore};
 use crate::disk::{File, FileSystem, Hold, RealFileSystem};
 use crate::domain::{Principal, SubscriptionSpec};
 use crate::net::session::options::SessionOptions;
@@ -116,8 +116,10 @@ impl Served {
             recreate_after_ms: 0,
             interval_ms: 100,
             tail_bytes: 4 << 20,
-            checkpoint_bytes: 8 * MIB,
-            checkpoint_blocks: 10_000,
+            checkpoint_at: CheckpointDue {
+                bytes: 8 * MIB,
+                blocks: 10_000,
+            },
             journal_bytes_max: 16 * MIB,
             producers_max: 100,
             topics: few,
