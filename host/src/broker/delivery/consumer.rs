@@ -1,6 +1,7 @@
 //! A consumer of a subscription, as its connection sees it: it asks for deliveries and answers them. What is sent to whom, and when,
 //! is the connection's business.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,9 @@ use crate::auth::authorize;
 use crate::broker::commit::request::Control;
 use crate::broker::error::{ConsumeError, Unavailable};
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
-use crate::domain::{EncodedEvents, Millis, Position, Principal, Sequence, TopicName};
+use crate::domain::{
+    ConsumerId, EncodedEvents, Millis, Position, Principal, Sequence, SubscriptionId, TopicName,
+};
 use crate::telemetry::error_line::with_causes;
 
 /// When to try again to set up transforms for which the broker had no instance left.
@@ -26,6 +29,10 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// copied into what is sent, which is cheaper than a piece more in QUIC's queue, so until then they may be slices of something
 /// much larger.
 pub const SHARED_BYTES_MIN: usize = 2 * 1024;
+
+/// Tells one consumer from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConsumerKey(SubscriptionId, ConsumerId);
 
 /// One consumer attached to a subscription. Dropping it detaches it, which gives its events back at once.
 pub struct Consumer {
@@ -175,10 +182,18 @@ impl Consumer {
         self.fetcher.live.read().held_by(self.fetcher.id) == 0
     }
 
-    /// Whether another consumer of the subscription could have what this one holds.
+    /// Which one it is, of all that there are.
     #[must_use]
-    pub fn has_other_takers(&self) -> bool {
-        self.fetcher.live.read().has_other_takers(self.fetcher.id)
+    pub fn key(&self) -> ConsumerKey {
+        ConsumerKey(self.fetcher.live.id, self.fetcher.id)
+    }
+
+    /// Whether another consumer of the subscription than these could have what this one holds.
+    #[must_use]
+    pub fn has_takers_beside(&self, these: &BTreeSet<ConsumerKey>) -> bool {
+        let Fetcher { live, .. } = &self.fetcher;
+        live.read()
+            .has_taker(|id| !these.contains(&ConsumerKey(live.id, id)))
     }
 
     /// Follows why nothing comes while the subscription is paused.

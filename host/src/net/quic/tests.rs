@@ -22,6 +22,7 @@ use self::pki::Ca;
 use super::listener::{NetHandle, listen};
 use super::options::ListenerOptions;
 use crate::auth::{Grant, Policy};
+use crate::net::session::receive_window::{FIRST_WINDOW_BYTES, ReceiveWindow};
 use crate::net::session::service::{Backend, Service};
 use crate::net::session::tests::client::{Client, Consuming, Publishing, batch};
 use crate::net::session::tests::served::Served;
@@ -144,15 +145,23 @@ impl Net {
         &self,
         identity: Option<(String, String)>,
     ) -> Result<Connected, ConnectionError> {
+        let (connection, _endpoint) = self.connect_bare(identity).await?;
+        Ok(Connected {
+            client: Client::new(QuicConnection::new(connection, &SendBudget::new(0))),
+            _endpoint,
+        })
+    }
+
+    async fn connect_bare(
+        &self,
+        identity: Option<(String, String)>,
+    ) -> Result<(quinn::Connection, Endpoint), ConnectionError> {
         let config = client_config(&self.ca, identity);
         let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).expect("socket");
         let connecting = endpoint
             .connect_with(config, self.handle.local_addrs[0], "localhost")
             .expect("valid name");
-        Ok(Connected {
-            client: Client::new(QuicConnection::new(connecting.await?, &SendBudget::new(0))),
-            _endpoint: endpoint,
-        })
+        Ok((connecting.await?, endpoint))
     }
 
     async fn connect_ok(&self) -> Connected {
@@ -495,6 +504,23 @@ async fn a_session_runs_over_quic() {
         counts.bytes_in.min(counts.bytes_out) > 900_000,
         "{counts:?}"
     );
+}
+
+#[tokio::test]
+async fn a_nudge_asks_the_other_end_each_time_and_is_answered() {
+    let net = Net::start(ClientAuth::Required, |_| {});
+    let identity = net.ca.issue("client.example");
+    let (connection, _endpoint) = net.connect_bare(Some(identity)).await.expect("connects");
+    let transport = QuicConnection::new(connection.clone(), &SendBudget::new(0));
+    // As the broker's end begins.
+    transport.set_receive_window(FIRST_WINDOW_BYTES);
+    let window = ReceiveWindow::new(transport);
+    for _ in 0..3 {
+        let before = connection.stats();
+        window.nudge();
+        until(|| connection.stats().frame_tx.max_data > before.frame_tx.max_data).await;
+        until(|| connection.stats().frame_rx.acks > before.frame_rx.acks).await;
+    }
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 //! takes, and the broker that it speaks to; and the one way in which the log says who something happened to. A peer reads and
 //! writes nothing.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate_wire::compact::Compression;
@@ -22,8 +23,9 @@ use super::memory_account::MemoryAccount;
 use super::receive_window::ReceiveWindow;
 use super::service::Service;
 use crate::auth::Policy;
-use crate::broker::{Broker, Unavailable};
+use crate::broker::{Broker, Consumer, ConsumerKey, Unavailable};
 use crate::domain::{Network, Principal};
+use crate::locks::lock;
 use crate::net::counters::NetCounters;
 
 /// Refusals of one connection that are logged as warnings; the rest only at debug level, so that a client in
@@ -50,6 +52,8 @@ pub(super) struct Peer<C> {
     pub(super) window: ReceiveWindow<C>,
     /// Where it is.
     network: Network,
+    /// The consumers that it has.
+    consumers: Mutex<BTreeSet<ConsumerKey>>,
     /// Says in the log which connection it is.
     span: Span,
     /// Its place among all connections.
@@ -80,6 +84,7 @@ impl<C: Connection> Peer<C> {
             account: slot.account.clone(),
             window: ReceiveWindow::new(connection.clone()),
             network: remote.ip().into(),
+            consumers: Mutex::default(),
             span,
             _slot: slot,
             connection,
@@ -134,6 +139,21 @@ impl<C: Connection> Peer<C> {
 
     pub(super) fn stats(&self) -> &Arc<NetCounters> {
         &self.service.stats
+    }
+
+    /// It has another consumer.
+    pub(super) fn attached(&self, consumer: &Consumer) {
+        lock(&self.consumers).insert(consumer.key());
+    }
+
+    /// It has this consumer no more.
+    pub(super) fn detached(&self, consumer: &Consumer) {
+        lock(&self.consumers).remove(&consumer.key());
+    }
+
+    /// Whether another client has a consumer that could have what this one holds.
+    pub(super) fn others_could_have(&self, consumer: &Consumer) -> bool {
+        consumer.has_takers_beside(&lock(&self.consumers))
     }
 
     /// The messages of one of its streams, which begins with a first message.

@@ -14,7 +14,7 @@ pub(in crate::net) const FIRST_WINDOW_BYTES: usize = 64 * 1024;
 
 /// The window of one connection.
 #[derive(Debug)]
-pub(super) struct ReceiveWindow<C> {
+pub(in crate::net) struct ReceiveWindow<C> {
     connection: C,
     bytes: Mutex<usize>,
 }
@@ -28,7 +28,7 @@ pub(super) struct Widened<'a, C: Connection> {
 
 impl<C: Connection> ReceiveWindow<C> {
     /// That of a connection that was accepted with [`FIRST_WINDOW_BYTES`].
-    pub(super) fn new(connection: C) -> Self {
+    pub(in crate::net) fn new(connection: C) -> Self {
         Self {
             connection,
             bytes: Mutex::new(FIRST_WINDOW_BYTES),
@@ -45,7 +45,7 @@ impl<C: Connection> ReceiveWindow<C> {
     }
 
     /// Has the other end answer, if only that it was heard: it is promised a byte more, which is taken from what it is promised next.
-    pub(super) fn nudge(&self) {
+    pub(in crate::net) fn nudge(&self) {
         drop(self.widen(1));
     }
 

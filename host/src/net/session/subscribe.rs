@@ -151,6 +151,7 @@ impl<C: Connection> Drop for Attached<'_, C> {
         let Some(consumer) = self.consumer.take() else {
             return;
         };
+        self.peer.detached(&consumer);
         // Never sent, so nothing counts, whatever client it is.
         while let Ok(deliveries) = self.fetched.try_recv() {
             consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
@@ -182,6 +183,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             fetched,
             ..
         } = &mut attached;
+        self.peer.attached(&consumer);
         let consumer = &*place.insert(consumer);
         let mut is_silent = false;
         // In this order, so that what is fetched is written at once.

@@ -22,11 +22,11 @@ impl SubscriptionState {
         self.consumers.entry(consumer).or_default();
     }
 
-    /// Whether another consumer than this could be handed what it holds.
+    /// Whether a consumer among those that are meant could be handed what others hold.
     #[must_use]
-    pub fn has_other_takers(&self, consumer: ConsumerId) -> bool {
-        let takes = |(id, other): (&ConsumerId, &Consumer)| {
-            *id != consumer && other.looks_from.is_none() && !self.stalled.contains(id)
+    pub fn has_taker(&self, is_meant: impl Fn(ConsumerId) -> bool) -> bool {
+        let takes = |(id, consumer): (&ConsumerId, &Consumer)| {
+            consumer.looks_from.is_none() && !self.stalled.contains(id) && is_meant(*id)
         };
         self.consumers.iter().any(takes)
     }

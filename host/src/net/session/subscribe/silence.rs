@@ -1,6 +1,6 @@
 //! Whether the client of a consumer is gone without a word: killed, without power, or behind a path that carries nothing. What it holds
-//! is given to others then, long before its connection is given up, if there are others. Who holds nothing is not looked at, and who is
-//! alone is not asked: nobody else waits for what it holds, and after an outage its answers still count.
+//! is given to other clients then, long before its connection is given up, if there are others. Who holds nothing is not looked at, and
+//! who is alone is not asked: nobody else waits for what it holds, and after an outage its answers still count.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Silence {
     }
 }
 
-/// Waits until the client of `consumer` is silent and others could have what it holds; returns for how long it is. `took` says that the
+/// Waits until the client of `consumer` is silent and other clients could have what it holds; returns for how long it is. `took` says that the
 /// consumer was handed something.
 pub(super) async fn of_client<C: Connection>(
     peer: &Peer<C>,
@@ -68,7 +68,7 @@ pub(super) async fn of_client<C: Connection>(
         while !consumer.holds_nothing() {
             sleep(LOOK_EVERY).await;
             silence.look(peer.traffic());
-            if !consumer.has_other_takers() {
+            if !peer.others_could_have(consumer) {
                 continue;
             }
             if silence.lasts() >= peer.service.options.silent_after {

@@ -110,6 +110,10 @@ async fn others_get_what_a_client_holds_that_answers_nothing() {
 #[tokio::test(start_paused = true)]
 async fn who_is_alone_keeps_what_it_holds_and_its_answers_count_after_an_outage() {
     let mut holding = holding(|_| {}).await;
+    // Of the same client.
+    let _beside = Consuming::open(&holding.client, "s", 10)
+        .await
+        .expect("attached");
     holding.set_silent(true);
     pass(20).await;
     assert_eq!(holding.in_flight(), 2);
