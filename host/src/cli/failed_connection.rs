@@ -15,7 +15,8 @@ use super::path_probe::{self, QUIC_BYTES, Verdict};
 
 /// How long a machine that has no such port may take to say so.
 const PORT_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
-/// How long that may take in all, with the name that is resolved for it. Who hears of it has waited already.
+/// How long that may take with the name that is resolved for it; who hears of it has waited already. When it says nothing, the path is
+/// looked at, which takes some two seconds more.
 const FOUND_OUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A door that stays shut.

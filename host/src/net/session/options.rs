@@ -35,9 +35,9 @@ pub struct SessionOptions {
     /// Batches that one publish stream may have outstanding. Default 256. Grows as the bytes do.
     pub publish_credit_batches: u32,
     /// The same over all streams, beyond the 32 KiB that each has. Default 256 MiB. One principal may have half of it, one
-    /// connection a quarter, and a stream an eighth of what is left of each, on a long path up to half of it. A quarter of it comes on top for messages that are
-    /// larger than what their stream was granted, which wait for room there. So with the default limits memory for what clients
-    /// send stays below 320 MiB + 32 KiB × publish streams.
+    /// connection a quarter, and a stream an eighth of what is left of each, on a long path up to half of it. A quarter of it comes
+    /// on top for messages that are larger than what their stream was granted, which wait for room there. So with the default
+    /// limits memory for what clients send stays below 320 MiB + 32 KiB × publish streams.
     pub publish_credit_total_bytes: usize,
     /// Time for a handshake of the transport, for the hello after it, and for the first message of a stream. Default 5 s: QUIC
     /// sends again what was lost after 1 and after 3 s, as long as it knows nothing of the path.
