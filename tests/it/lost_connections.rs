@@ -256,6 +256,42 @@ async fn what_waits_in_front_of_an_application_that_stands_still_goes_to_another
 }
 
 #[tokio::test]
+async fn what_a_client_holds_that_answers_nothing_goes_to_another_before_its_connection_is_given_up()
+-> anyhow::Result<()> {
+    let broker = start(json!({"ack_deadline_ms": 600_000}), 2).await?;
+    // Nobody goes on with what it has to answer, as of a process that was killed.
+    let stopped = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let holds = async {
+        let mut raw = Raw::attach(&broker, 10, true).await?;
+        assert_eq!(raw.take(2).await?, [1, 2]);
+        raw.handed_over(2).await?;
+        anyhow::Ok(raw)
+    };
+    let silent = std::thread::scope(|scope| {
+        let held = scope.spawn(|| stopped.block_on(holds));
+        held.join().expect("no panic")
+    })?;
+    let mut other = Raw::attach(&broker, 10, true).await?;
+    // Each may be what brought the client down.
+    for position in [1, 2] {
+        assert_eq!(other.take(1).await?, [position]);
+        other.handed_over(position).await?;
+        other.ack(&[position]).await?;
+    }
+    broker.admin().wait_drained("s").await?;
+    let log = broker.log();
+    assert!(log.contains("the client is silent"), "{log}");
+    {
+        let _entered = stopped.enter();
+        drop(silent);
+    }
+    stopped.shutdown_background();
+    Ok(())
+}
+
+#[tokio::test]
 async fn suspects_go_out_alone_while_others_go_on() -> anyhow::Result<()> {
     let policy = json!({"backoff_ms": [0], "ack_deadline_ms": 600_000});
     let broker = start(policy, 6).await?;
