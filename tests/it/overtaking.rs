@@ -22,16 +22,17 @@ const DELAY: Duration = Duration::from_millis(15);
 const LATE: Duration = Duration::from_millis(15);
 const DATAGRAM_BYTES_MAX: usize = 65_527;
 
-/// It, with every other datagram late in both directions.
-struct Path {
-    address: String,
+/// A way to a broker on which datagrams take a while, and every other one longer, in both directions.
+pub(crate) struct Path {
+    pub(crate) address: String,
     /// Connections made over it: each has a socket of its own.
     connections: Arc<AtomicUsize>,
     carrying: JoinHandle<()>,
 }
 
 impl Path {
-    async fn to(broker: &str) -> anyhow::Result<Self> {
+    /// It, with so much more for every other datagram.
+    pub(crate) async fn to(broker: &str, late: Duration) -> anyhow::Result<Self> {
         let broker: SocketAddr = broker.parse()?;
         let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
         let address = front.local_addr()?.to_string();
@@ -40,7 +41,7 @@ impl Path {
         let carrying = tokio::spawn(async move {
             let mut behind: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
             let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-            let mut number = 0;
+            let mut number = 0_u64;
             while let Ok((length, client)) = front.recv_from(&mut buffer).await {
                 let socket = match behind.entry(client) {
                     Entry::Occupied(known) => Arc::clone(known.get()),
@@ -48,7 +49,8 @@ impl Path {
                         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
                         socket.connect(broker).await.expect("an address");
                         let socket = Arc::clone(new.insert(Arc::new(socket)));
-                        let back = carry_back(Arc::clone(&socket), Arc::clone(&front), client);
+                        let back =
+                            carry_back(Arc::clone(&socket), Arc::clone(&front), client, late);
                         tokio::spawn(back);
                         count.fetch_add(1, Ordering::Relaxed);
                         socket
@@ -56,7 +58,12 @@ impl Path {
                 };
                 let datagram = buffer[..length].to_vec();
                 number += 1;
-                later(number, async move { socket.send(&datagram).await });
+                let late = if number.is_multiple_of(2) {
+                    late
+                } else {
+                    Duration::ZERO
+                };
+                later(late, async move { socket.send(&datagram).await });
             }
         });
         Ok(Self {
@@ -77,25 +84,27 @@ impl Drop for Path {
     }
 }
 
-async fn carry_back(behind: Arc<UdpSocket>, front: Arc<UdpSocket>, client: SocketAddr) {
+async fn carry_back(
+    behind: Arc<UdpSocket>,
+    front: Arc<UdpSocket>,
+    client: SocketAddr,
+    late: Duration,
+) {
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-    let mut number = 0;
+    let mut number = 0_u64;
     while let Ok(length) = behind.recv(&mut buffer).await {
         let (front, datagram) = (Arc::clone(&front), buffer[..length].to_vec());
         number += 1;
-        later(
-            number,
-            async move { front.send_to(&datagram, client).await },
-        );
+        let late = if number.is_multiple_of(2) {
+            late
+        } else {
+            Duration::ZERO
+        };
+        later(late, async move { front.send_to(&datagram, client).await });
     }
 }
 
-fn later(number: u64, send: impl Future<Output = std::io::Result<usize>> + Send + 'static) {
-    let late = if number.is_multiple_of(2) {
-        LATE
-    } else {
-        Duration::ZERO
-    };
+fn later(late: Duration, send: impl Future<Output = std::io::Result<usize>> + Send + 'static) {
     tokio::spawn(async move {
         tokio::time::sleep(DELAY + late).await;
         // What cannot be sent is lost, as on any path.
@@ -115,7 +124,7 @@ async fn where_packets_overtake_each_other_a_client_connects_anew_and_waits_for_
     let broker = BrokerProcess::start().await?;
     let all = json!({"name": "all", "topics": ["t"]});
     broker.admin().create(all).await?;
-    let path = Path::to(broker.quic_addr()).await?;
+    let path = Path::to(broker.quic_addr(), LATE).await?;
     let options = broker.client_options_at(&path.address, Some(broker.everybody()))?;
     let client = within("a connection", async {
         Ok(Client::connect(options).await?)
@@ -144,7 +153,7 @@ async fn where_packets_overtake_each_other_a_client_connects_anew_and_waits_for_
 #[tokio::test]
 async fn a_test_of_such_a_link_is_not_cut_off_by_what_it_finds() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
-    let path = Path::to(broker.quic_addr()).await?;
+    let path = Path::to(broker.quic_addr(), LATE).await?;
     let test = ["link-test", &path.address, "--time", "2s", "-o", "json"];
     let tested = output(broker.command_line(&test)?).await?;
     let told = String::from_utf8_lossy(&tested.stderr);

@@ -14,9 +14,8 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of a frame that are not the one event in it. The larger envelope is `PublishBatch`'s: topic 1 + 2 + 255,
 /// correlation, first number and resolved-through 11 each, its topic's number and whether to remember 4, the event's tag and length
-/// 1 + 4: 300. `Deliver` has topic
-/// 258, attempt 6, time 11, one packed position and sequence 12 each, the mark of a suspect 2, its topic's number and whether to
-/// remember 4, the event 5, and 1 + 4 around it: 315. The rest is [`ADDED_BYTES_MAX`].
+/// 1 + 4: 300. `Deliver` has topic 258, attempt 6, time 11, one packed position and sequence 12 each, the mark of a suspect 2, its
+/// topic's number and whether to remember 4, the event 5, and 1 + 4 around it: 315. The rest is [`ADDED_BYTES_MAX`].
 pub const ENVELOPE_BYTES_MAX: usize = 1024;
 
 /// Bytes that the broker's own headers may add to the largest event for whoever takes no larger frames than that needs: what is left
