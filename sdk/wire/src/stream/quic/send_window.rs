@@ -287,7 +287,7 @@ mod tests {
     fn who_writes_nothing_any_more_gives_back_what_is_shared() {
         let budget = SendBudget::new(10 * MIB);
         let idle = SendWindow::new(budget.clone());
-        let busy = SendWindow::new(budget.clone());
+        let busy = SendWindow::new(budget);
         assert!(idle.wrote(1));
         assert!(!idle.is_to_be_listed(), "it has nothing");
         assert_eq!(idle.follow(7 * MIB, 0), Some(14 * MIB));
