@@ -1,21 +1,21 @@
 //! A path on which packets overtake each other: most of them count as lost there although all of them come. A client finds out, and
 //! makes a connection on which both ends wait for them.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate_client::{Client, Event};
+use tidegate_client::{Client, Event, PublisherOptions};
 use tidegate_tests::{BrokerProcess, within};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use crate::measuring::output;
-use crate::support::{consume, publish_events, take_numbers};
+use crate::support::{consume, next, number_of, publish_events, take_numbers};
 
 /// How long a datagram takes, and how much longer every other one.
 const DELAY: Duration = Duration::from_millis(15);
@@ -118,6 +118,14 @@ fn large(number: u64) -> Event {
     Event::json(format!(r#"{{"n":{number}}}{padding}"#))
 }
 
+async fn connect(broker: &BrokerProcess, path: &Path) -> anyhow::Result<Client> {
+    let options = broker.client_options_at(&path.address, Some(broker.everybody()))?;
+    within("a connection", async {
+        Ok(Client::connect(options).await?)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn where_packets_overtake_each_other_a_client_connects_anew_and_waits_for_late_ones()
 -> anyhow::Result<()> {
@@ -125,28 +133,65 @@ async fn where_packets_overtake_each_other_a_client_connects_anew_and_waits_for_
     let all = json!({"name": "all", "topics": ["t"]});
     broker.admin().create(all).await?;
     let path = Path::to(broker.quic_addr(), LATE).await?;
-    let options = broker.client_options_at(&path.address, Some(broker.everybody()))?;
-    let client = within("a connection", async {
-        Ok(Client::connect(options).await?)
-    })
-    .await?;
+    let client = connect(&broker, &path).await?;
+    // It would double what is sent again.
+    let options = PublisherOptions {
+        idempotent: false,
+        ..PublisherOptions::default()
+    };
+    let publisher = client.publisher(options).await?;
     let mut published = 0;
+    let mut left = 500;
+    let mut tickets = Vec::new();
+    // Without a pause, so that much is under way when there is another connection.
     within("another connection", async {
-        while path.connections() == 1 {
-            publish_events(&client, "t", (published..published + 100).map(large)).await?;
-            published += 100;
+        while left > 0 {
+            left -= u32::from(path.connections() > 1);
+            tickets.push(publisher.send("t", large(published)).await?);
+            published += 1;
         }
         Ok(())
     })
     .await?;
-    publish_events(&client, "t", (published..published + 500).map(large)).await?;
-    published += 500;
+    for ticket in tickets {
+        within("an answer", async { Ok(ticket.await?) }).await?;
+    }
     assert_eq!(path.connections(), 2, "once is enough");
     let mut consumer = consume(&broker.client().await?, "all").await?;
     let again = take_numbers(&mut consumer, 0..published).await?;
     assert_eq!(again, 0);
     let topic = broker.admin().topic("t").await?;
     assert_eq!(topic.next_sequence.0, published + 1, "each is there once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_ack_is_lost_when_a_consumer_moves_to_such_a_connection() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let all = json!({"name": "all", "topics": ["t"]});
+    broker.admin().create(all).await?;
+    let path = Path::to(broker.quic_addr(), LATE).await?;
+    let mut consumer = consume(&connect(&broker, &path).await?, "all").await?;
+    let near = broker.client().await?;
+    let (mut published, mut left) = (0, 20);
+    let mut taken = BTreeSet::new();
+    while left > 0 {
+        left -= u32::from(path.connections() > 1);
+        publish_events(&near, "t", (published..published + 100).map(large)).await?;
+        published += 100;
+        // Some are always under way.
+        while taken.len() as u64 + 50 < published {
+            let delivery = next(&mut consumer).await?;
+            delivery.ack();
+            assert!(taken.insert(number_of(&delivery)?), "it was acked before");
+            assert_eq!(delivery.attempt, 1);
+        }
+    }
+    let rest = (0..published).filter(|number| !taken.contains(number));
+    assert_eq!(take_numbers(&mut consumer, rest).await?, 0);
+    assert_eq!(path.connections(), 2);
+    let subscription = broker.admin().subscription("all").await?;
+    assert_eq!(subscription.depth, 0, "all acks are applied");
     Ok(())
 }
 

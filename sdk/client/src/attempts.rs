@@ -3,13 +3,16 @@
 //! waiting, and those of which nothing was heard are given up: a broker that is busy is not to be asked twice. When one fails, the next
 //! waits for the back-off. What comes of it, and which errors end it, is the supervisor's business.
 
+use std::iter::Cycle;
 use std::pin::Pin;
+use std::slice::Iter;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, poll_fn};
+use tidegate_wire::stream::Connection;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -40,70 +43,94 @@ const ANSWERED_MAX: Duration = Duration::from_secs(20);
 /// loses nothing by a machine that is too busy to look whether there is an answer.
 const PARTS: u32 = 20;
 
-/// Makes attempts until one succeeds, or `ends` says of the error of one that no other can.
-///
-/// # Errors
-/// That error.
-///
-/// # Cancel safety
-/// May be dropped at any time; all attempts are given up then.
-pub(crate) async fn reach<K: Connector>(
-    dialer: &Dialer<K>,
-    backoff: &mut Backoff,
-    first_wait: Duration,
-    mut ends: impl FnMut(&ConnectError) -> bool,
-) -> Dialed<K::Connection> {
-    let mut under_way = UnderWay::default();
-    let mut waits = SILENT_BEFORE_NEXT.iter().cycle();
-    let mut next_at = Instant::now() + first_wait;
-    loop {
-        let heard = Arc::clone(&under_way.heard);
-        tokio::select! {
-            biased;
-            dialed = under_way.next() => match dialed {
-                Ok(connected) => return Ok(connected),
-                Err(error) if ends(&error) => return Err(error),
-                Err(error) => {
-                    if matches!(error, ConnectError::Busy { .. }) {
-                        // Of the others it has not heard, or has no time for them either.
-                        under_way.give_up_silent();
+/// Attempts at one connection, which go on until one succeeds or nobody wants it any more. Dropping this gives all of them up.
+pub(crate) struct Attempts<K: Connector> {
+    dialer: Arc<Dialer<K>>,
+    /// What those expect of the path that are begun from now on.
+    pub(crate) expects_reordering: bool,
+    under_way: UnderWay<K::Connection>,
+    waits: Cycle<Iter<'static, Duration>>,
+    next_at: Instant,
+}
+
+impl<K: Connector> Attempts<K> {
+    /// The first is made after `first_wait`.
+    pub(crate) fn new(
+        dialer: &Arc<Dialer<K>>,
+        first_wait: Duration,
+        expects_reordering: bool,
+    ) -> Self {
+        Self {
+            dialer: Arc::clone(dialer),
+            expects_reordering,
+            under_way: UnderWay::default(),
+            waits: SILENT_BEFORE_NEXT.iter().cycle(),
+            next_at: Instant::now() + first_wait,
+        }
+    }
+
+    /// What comes of the next one that is done. After an error there are others, if this is called again.
+    ///
+    /// # Errors
+    /// Why it failed.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: all goes on where it was.
+    pub(crate) async fn next(&mut self, backoff: &mut Backoff) -> Dialed<K::Connection> {
+        loop {
+            let heard = Arc::clone(&self.under_way.heard);
+            tokio::select! {
+                biased;
+                dialed = self.under_way.next() => {
+                    if let Err(error) = &dialed {
+                        self.plan_after(error, backoff);
                     }
-                    // If others go on, so does what is planned beside them.
-                    if under_way.attempts.is_empty() {
-                        next_at = Instant::now() + backoff.next_after_error(&error);
-                    }
+                    return dialed;
                 }
-            },
-            () = heard.notified() => under_way.give_up_silent(),
-            () = tokio::time::sleep_until(next_at) => {
-                let wait = match under_way.were_heard_of() {
-                    true => QUIET_BEFORE_NEXT,
-                    false => {
-                        under_way.begin(dialer);
-                        waits.next().copied().unwrap_or(SILENT_MAX)
-                    }
-                };
-                next_at = Instant::now() + wait;
+                () = heard.notified() => self.under_way.give_up_silent(),
+                () = tokio::time::sleep_until(self.next_at) => self.begin(),
             }
         }
+    }
+
+    fn plan_after(&mut self, error: &ConnectError, backoff: &mut Backoff) {
+        if matches!(error, ConnectError::Busy { .. }) {
+            // Of the others it has not heard, or has no time for them either.
+            self.under_way.give_up_silent();
+        }
+        // If others go on, so does what is planned beside them.
+        if self.under_way.attempts.is_empty() {
+            self.next_at = Instant::now() + backoff.next_after_error(error);
+        }
+    }
+
+    fn begin(&mut self) {
+        let wait = match self.under_way.were_heard_of() {
+            true => QUIET_BEFORE_NEXT,
+            false => {
+                self.under_way.begin(&self.dialer, self.expects_reordering);
+                self.waits.next().copied().unwrap_or(SILENT_MAX)
+            }
+        };
+        self.next_at = Instant::now() + wait;
     }
 }
 
 /// The attempts that are being made, each with its own progress.
-struct UnderWay<'a, C: tidegate_wire::stream::Connection> {
-    attempts: Vec<Attempt<'a, C>>,
+struct UnderWay<C: Connection> {
+    attempts: Vec<Attempt<C>>,
     /// Told when something is heard of one of them for the first time.
     heard: Arc<Notify>,
 }
 
-struct Attempt<'a, C: tidegate_wire::stream::Connection> {
+struct Attempt<C: Connection> {
     answered: Answered,
     /// What was heard of it when that was looked at last.
     seen: u64,
-    dialing: BoxFuture<'a, Dialed<C>>,
+    dialing: BoxFuture<'static, Dialed<C>>,
 }
 
-impl<C: tidegate_wire::stream::Connection> Default for UnderWay<'_, C> {
+impl<C: Connection> Default for UnderWay<C> {
     fn default() -> Self {
         Self {
             attempts: Vec::new(),
@@ -112,11 +139,16 @@ impl<C: tidegate_wire::stream::Connection> Default for UnderWay<'_, C> {
     }
 }
 
-impl<'a, C: tidegate_wire::stream::Connection> UnderWay<'a, C> {
-    fn begin<K: Connector<Connection = C>>(&mut self, dialer: &'a Dialer<K>) {
+impl<C: Connection> UnderWay<C> {
+    fn begin<K: Connector<Connection = C>>(
+        &mut self,
+        dialer: &Arc<Dialer<K>>,
+        expects_reordering: bool,
+    ) {
         let answered = Answered::telling(Arc::clone(&self.heard));
+        let dialing = attempt(Arc::clone(dialer), answered.clone(), expects_reordering);
         self.attempts.push(Attempt {
-            dialing: attempt(dialer, answered.clone()).boxed(),
+            dialing: dialing.boxed(),
             answered,
             seen: 0,
         });
@@ -155,7 +187,11 @@ impl<'a, C: tidegate_wire::stream::Connection> UnderWay<'a, C> {
     }
 }
 
-async fn attempt<K: Connector>(dialer: &Dialer<K>, answered: Answered) -> Dialed<K::Connection> {
+async fn attempt<K: Connector>(
+    dialer: Arc<Dialer<K>>,
+    answered: Answered,
+    expects_reordering: bool,
+) -> Dialed<K::Connection> {
     let out_of_time = async {
         wait(SILENT_MAX).await;
         if answered.heard() == 0 {
@@ -166,7 +202,7 @@ async fn attempt<K: Connector>(dialer: &Dialer<K>, answered: Answered) -> Dialed
     };
     tokio::select! {
         biased;
-        dialed = dialer.dial(&answered) => dialed,
+        dialed = dialer.dial(&answered, expects_reordering) => dialed,
         waited = out_of_time => Err(ConnectError::TimedOut {
             addr: dialer.options.addr.clone(),
             waited,

@@ -95,7 +95,7 @@ impl Client {
 
     /// Attaches a consumer that only looks: it is shown each pending event once, in order of commit, also those that other
     /// consumers have in hand, and holds none of them. Answers about them are ignored, nobody waits for it, and nothing counts
-    /// as an attempt. After a lost connection it begins anew.
+    /// as an attempt. After a lost connection it begins anew; when there is a better connection, it stays on the one it is on.
     ///
     /// # Errors
     /// As for [`subscribe`](Self::subscribe).

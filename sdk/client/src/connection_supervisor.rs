@@ -1,25 +1,26 @@
-//! The supervisor: one task per client, which keeps one connection to the broker, makes a new one for one that is lost, and closes
-//! it when nobody needs it any more. What the connection is used for is not known here.
+//! The supervisor: one task per client, which keeps one connection to the broker and attempts another when that is lost, is to end, is
+//! silent, or is worse than it could be. Until there is another, the one there is goes on and is listened to. What connections are used
+//! for is not known here.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_wire::pb;
 use tidegate_wire::stream::{Connection, ConnectionEnd};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::attempts::reach;
+use crate::attempts::Attempts;
 use crate::backoff::Backoff;
-use crate::dial::Dialer;
+use crate::dial::{Dialed, Dialer};
 use crate::error::ConnectError;
 use crate::hello::{Established, HelloStream};
+use crate::late_packets::LatePackets;
 use crate::link::{Link, LinkOwner, LinkState};
 use crate::options::ClientOptions;
 use crate::random::Random;
-use crate::reordering;
-use crate::silence::{LOOK_EVERY, SILENT_AFTER, Silence};
+use crate::silence::{LOOK_EVERY, Sign, Silence};
 use crate::spawn;
 use crate::transport::Connector;
 
@@ -27,12 +28,9 @@ use crate::transport::Connector;
 /// broker closes at once, again and again, does not.
 const SETTLED_AFTER: Duration = Duration::from_millis(250);
 
-/// How long attempts that were made beside a silent connection go on when that is lost, before all begins anew as after any loss: as
-/// long as a busy broker may keep them waiting, and a handshake.
-const LOST_MAX: Duration = Duration::from_secs(6);
-
-/// How long a connection that is to be better than the one there is may take.
-const ANEW_MAX: Duration = Duration::from_secs(20);
+/// How long a connection that works is kept after an attempt at a better one has failed, at first and at last.
+const KEPT_MIN: Duration = Duration::from_secs(10);
+const KEPT_MAX: Duration = Duration::from_secs(600);
 
 /// How long a client that is closed waits for the broker to hear of it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -46,38 +44,49 @@ pub(crate) async fn connect<K: Connector>(
     options: ClientOptions,
 ) -> Result<Link<K::Connection>, ConnectError> {
     let random = Random::new(options.seed);
-    let dialer = Dialer { connector, options };
-    let backoff = Backoff::new(
-        dialer.options.backoff_min,
-        dialer.options.backoff_max,
-        random.clone(),
-    );
+    let dialer = Arc::new(Dialer { connector, options });
+    let options = &dialer.options;
+    let backoff = Backoff::new(options.backoff_min, options.backoff_max, random.clone());
     let (established, hello) = first_connection(&dialer, backoff.clone()).await?;
     let established = Arc::new(established);
-    let (link, owner) = Link::new(Arc::clone(&established), &dialer.options, random);
+    let (link, owner) = Link::new(Arc::clone(&established), options, random.clone());
     let supervisor = Supervisor {
-        dialer,
         link: owner,
+        current: Some(Current::new(established, hello, &random)),
+        attempts: None,
+        why: Why::Gone,
+        ending: None,
         backoff,
-        since: Instant::now(),
-        overtaking: false,
+        look_at: Instant::now() + LOOK_EVERY,
+        kept: Backoff::new(KEPT_MIN, KEPT_MAX, random.clone()),
+        kept_until: Instant::now(),
+        objection_is_said: false,
+        random,
+        dialer,
     };
-    spawn::spawn(supervisor.run(established, hello));
+    spawn::spawn(supervisor.run());
     Ok(link)
 }
 
 async fn first_connection<K: Connector>(
-    dialer: &Dialer<K>,
+    dialer: &Arc<Dialer<K>>,
     mut backoff: Backoff,
-) -> Result<(Established<K::Connection>, HelloStream<K::Connection>), ConnectError> {
+) -> Dialed<K::Connection> {
     let waited = dialer.options.connect_timeout;
     let mut source: Option<Box<ConnectError>> = None;
-    let reaching = reach(dialer, &mut backoff, Duration::ZERO, |error| {
-        if !matches!(error, ConnectError::TimedOut { .. }) {
-            source = Some(Box::new(error.clone()));
+    let mut attempts = Attempts::new(dialer, Duration::ZERO, false);
+    let reaching = async {
+        loop {
+            match attempts.next(&mut backoff).await {
+                Err(error) if error.is_transient() => {
+                    if !matches!(error, ConnectError::TimedOut { .. }) {
+                        source = Some(Box::new(error));
+                    }
+                }
+                dialed => return dialed,
+            }
         }
-        !error.is_transient()
-    });
+    };
     let reached = tokio::time::timeout(waited, reaching).await;
     reached.unwrap_or_else(|_| match source.as_deref() {
         // It says more than that time is over.
@@ -91,262 +100,321 @@ async fn first_connection<K: Connector>(
 }
 
 struct Supervisor<K: Connector> {
-    dialer: Dialer<K>,
+    dialer: Arc<Dialer<K>>,
     link: LinkOwner<K::Connection>,
+    /// The connection that there is.
+    current: Option<Current<K::Connection>>,
+    /// Those at another, which are made while there is none, or beside the one there is; and what for, as long as there are some.
+    attempts: Option<Attempts<K>>,
+    why: Why,
+    /// Tells the streams of a connection that is to end when there is another.
+    ending: Option<CancellationToken>,
+    /// Between attempts.
     backoff: Backoff,
-    /// When the connection was made.
-    since: Instant,
-    /// The path was found to let packets overtake each other; it is not looked at again.
-    overtaking: bool,
+    /// When to look at the connection.
+    look_at: Instant,
+    /// How long one that works is kept after an attempt at a better one has failed, and until when that is.
+    kept: Backoff,
+    kept_until: Instant,
+    objection_is_said: bool,
+    random: Random,
 }
 
-/// A connection that is up, and its hello stream.
-type Current<C> = (Arc<Established<C>>, HelloStream<C>);
+/// A connection that is up.
+struct Current<C: Connection> {
+    established: Arc<Established<C>>,
+    hello: HelloStream<C>,
+    since: Instant,
+    silence: Silence,
+    late: LatePackets,
+}
 
-/// What can happen to a connection.
-enum Event {
+/// What for another connection is attempted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// There is none, or none that lasts.
+    Gone,
+    /// The broker is silent on the one there is. Packets are sent again ever more seldom, so that after an outage a new connection may
+    /// be there long before the old one, and on some paths only the old one goes on.
+    Silent,
+    /// Packets overtake each other on its way, and count as lost on the one there is.
+    Late,
+}
+
+/// What can happen.
+enum Event<C: Connection> {
     Stopped,
     Lost(ConnectionEnd),
-    Silent,
-    Reorders,
     GoAway(pb::GoAway),
+    Dialed(Dialed<C>),
+    Look,
+    LatePackets,
 }
 
-impl<K: Connector> Supervisor<K> {
-    async fn run(
-        mut self,
-        established: Arc<Established<K::Connection>>,
-        hello: HelloStream<K::Connection>,
-    ) {
-        let mut current = Some((established, hello));
-        while let Some((established, mut hello)) = current.take() {
-            current = match self.next_event(&established, &mut hello).await {
-                Event::Stopped => {
-                    self.hang_up(&established).await;
-                    None
-                }
-                Event::Lost(end) => {
-                    info!(error = %end, "connection to the broker lost");
-                    self.replace(ConnectError::Lost(end)).await
-                }
-                Event::Silent => Some(self.look_elsewhere((established, hello)).await),
-                Event::Reorders => Some(self.expect_reordering((established, hello)).await),
-                Event::GoAway(goodbye) => {
-                    info!(
-                        reason = goodbye.reason,
-                        grace_ms = goodbye.grace_ms,
-                        "the broker says goodbye"
-                    );
-                    spawn::spawn(linger(established, hello));
-                    let error = pb::Error::new(pb::ErrorCode::ShuttingDown, goodbye.reason);
-                    self.replace(ConnectError::Refused(error.into())).await
-                }
-            };
+impl<C: Connection> Current<C> {
+    fn new(established: Arc<Established<C>>, hello: HelloStream<C>, random: &Random) -> Self {
+        Self {
+            established,
+            hello,
+            since: Instant::now(),
+            silence: Silence::new(random),
+            late: LatePackets::new(),
         }
     }
 
-    async fn next_event(
-        &self,
-        established: &Established<K::Connection>,
-        hello: &mut HelloStream<K::Connection>,
-    ) -> Event {
+    // What happens to it by itself. Cancel-safe.
+    async fn next_event(&mut self) -> Event<C> {
         let goodbye = async {
-            match hello.go_away().await {
+            match self.hello.go_away().await {
                 Some(goodbye) => goodbye,
                 // The stream ended without a word; the connection tells the rest.
                 None => std::future::pending().await,
             }
         };
-        let makes_others = self.dialer.options.reconnect;
+        tokio::select! {
+            biased;
+            end = self.established.connection.closed() => Event::Lost(end),
+            goodbye = goodbye => Event::GoAway(goodbye),
+            () = self.late.found() => Event::LatePackets,
+        }
+    }
+}
+
+impl<K: Connector> Supervisor<K> {
+    async fn run(mut self) {
+        let end = loop {
+            let event = self.next_event().await;
+            if let Err(end) = self.apply(event) {
+                break end;
+            }
+        };
+        self.link.say(LinkState::Down(Arc::new(end)));
+        if let Some(current) = self.current {
+            let connection = current.established.connection.clone();
+            connection.close(0, CLOSED);
+            let heard = self.dialer.connector.heard_of_close(&connection);
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, heard).await;
+        }
+    }
+
+    async fn next_event(&mut self) -> Event<K::Connection> {
+        let Self {
+            current,
+            attempts,
+            backoff,
+            ..
+        } = self;
+        let looks = self.dialer.options.reconnect && current.is_some();
+        let happens = async {
+            match current {
+                Some(current) => current.next_event().await,
+                None => std::future::pending().await,
+            }
+        };
+        let dialed = async {
+            match attempts {
+                Some(attempts) => attempts.next(backoff).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.link.stop.cancelled() => Event::Stopped,
-            end = established.connection.closed() => Event::Lost(end),
-            goodbye = goodbye => Event::GoAway(goodbye),
-            () = silent(&established.connection), if makes_others => Event::Silent,
-            () = reordering::found(established), if makes_others && !self.overtaking => Event::Reorders,
+            event = happens => event,
+            dialed = dialed => Event::Dialed(dialed),
+            () = sleep_until(self.look_at), if looks => Event::Look,
         }
     }
 
-    /// Makes a new connection for one that is over because of `cause`, however long it takes; `None` when it must
-    /// not or cannot be.
-    async fn replace(&mut self, cause: ConnectError) -> Option<Current<K::Connection>> {
-        if !self.dialer.options.reconnect {
-            self.say(LinkState::Down(Arc::new(cause)));
-            return None;
+    // Returns why it is over, if it is.
+    fn apply(&mut self, event: Event<K::Connection>) -> Result<(), ConnectError> {
+        match event {
+            Event::Stopped => Err(ConnectError::Closed),
+            Event::Lost(end) => {
+                info!(error = %end, "connection to the broker lost");
+                self.connect_again(ConnectError::Lost(end))
+            }
+            Event::GoAway(goodbye) => {
+                info!(
+                    reason = goodbye.reason,
+                    grace_ms = goodbye.grace_ms,
+                    "the broker says goodbye"
+                );
+                let error = pb::Error::new(pb::ErrorCode::ShuttingDown, goodbye.reason);
+                self.connect_again(ConnectError::Refused(error.into()))
+            }
+            Event::Dialed(Ok((established, hello))) => {
+                self.establish(established, hello);
+                Ok(())
+            }
+            Event::Dialed(Err(error)) => self.failed(error),
+            Event::Look => {
+                self.look();
+                Ok(())
+            }
+            Event::LatePackets => {
+                info!(
+                    "packets overtake each other on the way; connecting anew, to wait for late ones"
+                );
+                self.attempt_beside(Why::Late);
+                Ok(())
+            }
         }
-        self.say(LinkState::Connecting(Arc::new(cause)));
-        if self.since.elapsed() >= SETTLED_AFTER {
+    }
+
+    // The connection there is is over because of `cause`, or soon will be.
+    fn connect_again(&mut self, cause: ConnectError) -> Result<(), ConnectError> {
+        let Some(current) = self.current.take() else {
+            return Ok(());
+        };
+        if current.since.elapsed() >= SETTLED_AFTER {
             self.backoff.reset();
         }
-        let Self {
-            dialer,
-            link,
-            backoff,
-            ..
-        } = self;
-        let first_wait = backoff.next();
-        let retry_objections = dialer.options.retry_objections;
-        let mut objection_is_said = false;
-        let reaching = reach(dialer, backoff, first_wait, |error| {
-            let ends = gives_up(error, retry_objections);
-            if !ends {
+        // One that is lost may be followed by one over another path.
+        let is_lost = current.established.connection.end().is_some();
+        let expects_reordering = current.established.expects_reordering && !is_lost;
+        if !is_lost {
+            self.ending = Some(current.established.moves.clone());
+            self.linger(current);
+        }
+        if !self.dialer.options.reconnect {
+            return Err(cause);
+        }
+        self.link.say(LinkState::Connecting(Arc::new(cause)));
+        let wait = self.backoff.next();
+        self.attempt(Why::Gone, wait, expects_reordering);
+        Ok(())
+    }
+
+    // What is under way may have waited for a busy broker already, so it is not begun anew.
+    fn attempt(&mut self, why: Why, first_wait: Duration, expects_reordering: bool) {
+        self.why = why;
+        match &mut self.attempts {
+            Some(attempts) => attempts.expects_reordering = expects_reordering,
+            None => {
+                let attempts = Attempts::new(&self.dialer, first_wait, expects_reordering);
+                self.attempts = Some(attempts);
+            }
+        }
+    }
+
+    fn attempt_beside(&mut self, why: Why) {
+        self.backoff.reset();
+        self.attempt(why, Duration::ZERO, why == Why::Late);
+    }
+
+    // An attempt failed; there are others, if it is not over.
+    fn failed(&mut self, error: ConnectError) -> Result<(), ConnectError> {
+        match self.why {
+            Why::Late => {
+                debug!(%error, "there is no better connection now");
+                self.attempts = None;
+                self.kept_until = Instant::now() + self.kept.next_after_error(&error);
+            }
+            // Whatever a broker may say against a second connection, the first is still there.
+            Why::Silent => debug!(%error, "connecting beside a silent connection failed"),
+            Why::Gone if gives_up(&error, self.dialer.options.retry_objections) => {
+                warn!(%error, "not connecting to the broker any more");
+                return Err(error);
+            }
+            Why::Gone => {
                 // The others pass; this one often takes somebody.
                 let objects = matches!(error, ConnectError::Handshake { .. });
-                if objects && !std::mem::replace(&mut objection_is_said, true) {
+                if objects && !std::mem::replace(&mut self.objection_is_said, true) {
                     warn!(%error, "a certificate is not accepted; trying again");
                 }
                 debug!(%error, "connecting to the broker failed; trying again");
-                link.say(LinkState::Connecting(Arc::new(error.clone())));
-            }
-            ends
-        });
-        let reached = tokio::select! {
-            biased;
-            () = link.stop.cancelled() => Err(ConnectError::Closed),
-            reached = reaching => reached,
-        };
-        match reached {
-            Ok((established, hello)) => Some((self.establish(established), hello)),
-            Err(error) => {
-                if !matches!(error, ConnectError::Closed) {
-                    warn!(%error, "not connecting to the broker any more");
-                }
-                self.say(LinkState::Down(Arc::new(error)));
-                None
+                self.link.say(LinkState::Connecting(Arc::new(error)));
             }
         }
+        Ok(())
     }
 
-    /// Makes a connection beside one on which the broker is silent, and returns whichever is of use first: packets are sent again
-    /// ever more seldom, so that after an outage a new connection may be there long before the old one, and on some paths only the
-    /// old one goes on.
-    async fn look_elsewhere(&mut self, current: Current<K::Connection>) -> Current<K::Connection> {
-        let waited = SILENT_AFTER;
-        info!(?waited, "the broker is silent; connecting beside");
-        self.say(LinkState::Connecting(Arc::new(ConnectError::Silent {
-            waited,
-        })));
-        let old = &current.0.connection;
-        match self.reach_beside(old).await {
-            Some((established, hello)) => {
-                old.close(0, "replaced by a connection on which the broker answers");
-                (self.establish(established), hello)
-            }
-            None => {
-                if old.end().is_none() {
-                    self.say(LinkState::Up(current.0.clone()));
-                }
-                current
-            }
-        }
-    }
-
-    /// Makes a connection beside `old`; `None` when that answers, or it took too long after that was lost.
-    async fn reach_beside(
-        &mut self,
-        old: &K::Connection,
-    ) -> Option<(Established<K::Connection>, HelloStream<K::Connection>)> {
-        let heard = old.traffic().heard;
-        let answers = async {
-            while old.traffic().heard == heard {
-                tokio::time::sleep(LOOK_EVERY / 10).await;
-            }
-        };
-        self.backoff.reset();
-        let Self {
-            dialer,
-            link,
-            backoff,
-            ..
-        } = self;
-        // Whatever a broker may say against a second connection, the first is still there.
-        let mut reaching = pin!(reach(dialer, backoff, Duration::ZERO, |error| {
-            debug!(%error, "connecting beside a silent connection failed");
-            false
-        }));
-        let mut reached = tokio::select! {
-            biased;
-            () = link.stop.cancelled() => None,
-            _ = old.closed() => None,
-            () = answers => None,
-            reached = reaching.as_mut() => reached.ok(),
-        };
-        let is_lost = old.end().is_some_and(|end| end != ConnectionEnd::Here);
-        if reached.is_none() && is_lost && dialer.options.reconnect {
-            // What is under way may have waited for a busy broker already, so it is not begun anew at once.
-            reached = tokio::select! {
-                biased;
-                () = link.stop.cancelled() => None,
-                reached = tokio::time::timeout(LOST_MAX, reaching) => reached.ok().and_then(Result::ok),
-            };
-        }
-        reached
-    }
-
-    /// Makes a connection on which packets that come late are waited for, and gives up the one where they count as lost. That one is
-    /// kept when there is no other at once; each later one is patient anyway.
-    async fn expect_reordering(
-        &mut self,
-        current: Current<K::Connection>,
-    ) -> Current<K::Connection> {
-        self.overtaking = true;
-        if !self.dialer.connector.expect_reordering() {
-            return current;
-        }
-        info!("packets overtake each other on the way; connecting anew, to wait for late ones");
-        self.backoff.reset();
-        let Self {
-            dialer,
-            link,
-            backoff,
-            ..
-        } = self;
-        let reaching = reach(dialer, backoff, Duration::ZERO, |error| {
-            debug!(%error, "connecting beside a connection with late packets failed");
-            true
-        });
-        let old = &current.0.connection;
-        let reached = tokio::select! {
-            biased;
-            () = link.stop.cancelled() => None,
-            _ = old.closed() => None,
-            reached = tokio::time::timeout(ANEW_MAX, reaching) => reached.ok().and_then(Result::ok),
-        };
-        match reached {
-            Some((established, hello)) => {
-                old.close(0, "replaced by a connection that waits for late packets");
-                (self.establish(established), hello)
-            }
-            None => current,
-        }
-    }
-
+    // There is another connection; the streams of the one before move to it.
     fn establish(
         &mut self,
         established: Established<K::Connection>,
-    ) -> Arc<Established<K::Connection>> {
+        hello: HelloStream<K::Connection>,
+    ) {
         info!(broker = %established.address, "connected to the broker again");
-        self.since = Instant::now();
+        self.attempts = None;
+        self.kept.reset();
+        self.objection_is_said = false;
         let established = Arc::new(established);
-        self.say(LinkState::Up(Arc::clone(&established)));
-        established
+        self.link.say(LinkState::Up(Arc::clone(&established)));
+        let current = Current::new(established, hello, &self.random);
+        if let Some(ending) = self.ending.take() {
+            ending.cancel();
+        }
+        let Some(old) = self.current.replace(current) else {
+            return;
+        };
+        match self.why {
+            Why::Silent => old
+                .established
+                .connection
+                .close(0, "replaced by a connection on which the broker answers"),
+            Why::Late | Why::Gone => {
+                old.established.moves.cancel();
+                self.linger(old);
+            }
+        }
     }
 
-    async fn hang_up(&self, established: &Established<K::Connection>) {
-        self.say(LinkState::Down(Arc::new(ConnectError::Closed)));
-        established.connection.close(0, "client closed");
-        let heard = self
-            .dialer
-            .connector
-            .heard_of_close(&established.connection);
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, heard).await;
+    fn look(&mut self) {
+        // From now on, so that nothing is made up for after a standstill.
+        self.look_at = Instant::now() + LOOK_EVERY;
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        let established = Arc::clone(&current.established);
+        match current.silence.look(established.connection.traffic()) {
+            Some(Sign::Silent(waited)) => {
+                info!(?waited, "the broker is silent; connecting beside");
+                let error = Arc::new(ConnectError::Silent { waited });
+                self.link.say(LinkState::Connecting(error));
+                self.attempt_beside(Why::Silent);
+            }
+            Some(Sign::Heard) => {
+                info!("the broker is heard again");
+                self.attempts = None;
+                self.link.say(LinkState::Up(established));
+            }
+            None => {
+                let is_kept = self.attempts.is_some() || Instant::now() < self.kept_until;
+                if !is_kept && !established.expects_reordering {
+                    current.late.look(&established);
+                }
+            }
+        }
     }
 
-    fn say(&self, state: LinkState<K::Connection>) {
-        self.link.say(state);
+    // Keeps a connection that is to end for as long as streams run on it, and the broker wants it.
+    fn linger(&self, old: Current<K::Connection>) {
+        let stop = self.link.stop.clone();
+        let Current {
+            established, hello, ..
+        } = old;
+        spawn::spawn(async move {
+            let Established {
+                connection,
+                streams,
+                ..
+            } = &*established;
+            streams.close();
+            tokio::select! {
+                biased;
+                _ = connection.closed() => {}
+                () = stop.cancelled() => connection.close(0, CLOSED),
+                () = streams.wait() => connection.close(0, "replaced by another connection"),
+            }
+            drop(hello);
+        });
     }
 }
+
+/// Why a connection of a client that was closed is.
+const CLOSED: &str = "client closed";
 
 /// Whether reconnecting ends at `error`.
 fn gives_up(error: &ConnectError, retry_objections: bool) -> bool {
@@ -355,18 +423,4 @@ fn gives_up(error: &ConnectError, retry_objections: bool) -> bool {
         ConnectError::Protocol(_) => false,
         error => !error.is_transient(),
     }
-}
-
-/// Waits until the broker is silent on `connection`.
-async fn silent(connection: &impl Connection) {
-    let mut silence = Silence::default();
-    while !silence.look(Instant::now(), connection.traffic()) {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Keeps a connection that the broker will close for as long as it serves what runs on it.
-async fn linger<C: Connection>(established: Arc<Established<C>>, hello: HelloStream<C>) {
-    established.connection.closed().await;
-    drop(hello);
 }

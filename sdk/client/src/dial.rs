@@ -30,7 +30,11 @@ pub(crate) type Dialed<C> = Result<(Established<C>, HelloStream<C>), ConnectErro
 impl<K: Connector> Dialer<K> {
     /// Connects and says hello, to whichever address answers first. The next address is tried when the ones before are silent for a
     /// moment, or have failed: who has answered is not asked at two addresses.
-    pub(crate) async fn dial(&self, answered: &Answered) -> Dialed<K::Connection> {
+    pub(crate) async fn dial(
+        &self,
+        answered: &Answered,
+        expects_reordering: bool,
+    ) -> Dialed<K::Connection> {
         let mut addresses = self.connector.resolve().await?.into_iter().peekable();
         let mut under_way = FuturesUnordered::new();
         let mut parts: Vec<Answered> = Vec::new();
@@ -61,7 +65,7 @@ impl<K: Connector> Dialer<K> {
                         Some(_) => if let Some(address) = addresses.next() {
                             let part = answered.part();
                             parts.push(part.clone());
-                            under_way.push(self.dial_one(address, part));
+                            under_way.push(self.dial_one(address, part, expects_reordering));
                         }
                         None if was_heard => {}
                         None => return Err(failed.unwrap_or_else(|| self.nowhere())),
@@ -83,23 +87,31 @@ impl<K: Connector> Dialer<K> {
         &self,
         address: K::Address,
         answered: Answered,
+        expects_reordering: bool,
     ) -> (Answered, Dialed<K::Connection>) {
-        let dialed = self.reach(&address, &answered).await;
+        let dialed = self.reach(&address, &answered, expects_reordering).await;
         (answered, dialed)
     }
 
-    async fn reach(&self, address: &K::Address, answered: &Answered) -> Dialed<K::Connection> {
-        let connection = self.connector.dial(address, answered).await;
-        let connection = connection.map_err(|error| match error {
+    async fn reach(
+        &self,
+        address: &K::Address,
+        answered: &Answered,
+        expects_reordering: bool,
+    ) -> Dialed<K::Connection> {
+        let dialed = self.connector.dial(address, answered, expects_reordering);
+        let connection = dialed.await.map_err(|error| match error {
             ConnectError::Lost(end) => self.explain(end),
             error => error,
         })?;
         let hello = say_hello(connection.clone(), address.to_string(), &self.options).await;
-        hello.map_err(|error| match connection.end() {
+        let (mut established, hello) = hello.map_err(|error| match connection.end() {
             // The handshake may end for us before the broker has looked at our certificate.
             Some(end) => self.explain(end),
             None => error,
-        })
+        })?;
+        established.expects_reordering = expects_reordering;
+        Ok((established, hello))
     }
 
     /// Tells a failed handshake and a refusal from a lost connection.

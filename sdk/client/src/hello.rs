@@ -1,13 +1,12 @@
 //! The hello: the first stream of a connection, on which client and broker say who they are and what they speak. It stays open,
 //! for the broker's goodbye.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
 use tidegate_wire::{Limits, PROTOCOL_VERSION};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::error::{ConnectError, Refusal, StreamError};
 use crate::frames::FrameStream;
@@ -26,15 +25,13 @@ pub(crate) struct Established<C> {
     pub(crate) takes_measure: bool,
     /// Whether it reads numbers of topics and packed events.
     pub(crate) takes_compact: bool,
-    /// Meters and tests that are open on the connection, which is not to be replaced under them.
-    pub(crate) measured: Arc<AtomicUsize>,
-}
-
-impl<C> Established<C> {
-    /// Somebody measures the connection.
-    pub(crate) fn is_measured(&self) -> bool {
-        self.measured.load(Ordering::Relaxed) > 0
-    }
+    /// Both ends expect packets to overtake each other on the way.
+    pub(crate) expects_reordering: bool,
+    /// Streams that run on it, and those of them that measure it. While there is one of these, it is not replaced by a better one.
+    pub(crate) streams: TaskTracker,
+    pub(crate) meters: TaskTracker,
+    /// Cancelled when there is another connection, to which its streams are to move.
+    pub(crate) moves: CancellationToken,
 }
 
 /// What is left of the hello stream. Our side of it stays open as long as the connection.
@@ -94,7 +91,10 @@ pub(crate) async fn say_hello<C: Connection>(
         limits: Limits::from(welcome.limits.as_ref()),
         takes_measure: welcome.takes_measure,
         takes_compact: welcome.takes_compact,
-        measured: Arc::default(),
+        expects_reordering: false,
+        streams: TaskTracker::new(),
+        meters: TaskTracker::new(),
+        moves: CancellationToken::new(),
     };
     Ok((established, HelloStream(stream)))
 }

@@ -31,7 +31,7 @@ pub struct ClientOptions {
     pub(crate) identity_source: Option<IdentitySource>,
     /// How long [`Client::connect`](crate::Client::connect) tries. Default 10 s.
     pub connect_timeout: Duration,
-    /// Make a new connection when one is lost. Default true.
+    /// Make a new connection when one is lost, or beside one on which the broker is silent or packets come late. Default true.
     pub reconnect: bool,
     /// Whether a new connection is tried again after one side has not accepted the other's certificate. Default true: certificates are
     /// renewed on the other side, and brokers come back with the right one. A program that somebody watches had better end.
@@ -40,8 +40,8 @@ pub struct ClientOptions {
     pub backoff_min: Duration,
     /// Longest wait between two attempts to reconnect. Default 5 s.
     pub backoff_max: Duration,
-    /// A connection on which nothing was heard for this long is given up. Default 30 s. A broker that has not answered for 6 s is
-    /// looked for by a connection beside this one, so that one that is dead is noticed soon, and an outage survived.
+    /// A connection on which nothing was heard for this long is given up. Default 30 s. A broker that has not answered for 6 to
+    /// 8 s is looked for by a connection beside this one, so that one that is dead is noticed soon, and an outage survived.
     pub idle_timeout: Duration,
     /// A ping goes out after this much silence, and at a third of the idle timeout at the latest. Default 10 s; costs two packets of
     /// some 60 bytes with all headers. To a broker on the same machine after 2 s at the latest.

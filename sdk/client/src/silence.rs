@@ -4,33 +4,65 @@
 use std::time::Duration;
 
 use tidegate_wire::stream::Traffic;
-use tokio::time::Instant;
 
-/// A broker is silent when it has said nothing for so long since it was asked. Packets are sent again some five times meanwhile, on a
-/// path of 100 ms, so that even where every other one is lost, this is no accident.
-pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(6);
+use crate::random::Random;
 
 /// How often to look.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A broker is silent when so many looks in a row saw nothing of it since it was asked: after 6 s. Packets are sent again some five
+/// times meanwhile, on a path of 100 ms, so that even where every other one is lost, this is no accident. Looks are counted, and not the
+/// clock, which goes on while this machine stands still.
+const SILENT_LOOKS: u32 = 12;
+
+/// Each client waits for up to so many more, so that a broker which stands still for a moment is not looked for by all of them at once.
+const MORE_LOOKS: u32 = 4;
 
 /// What was seen of a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Silence {
     seen: Traffic,
-    /// Since when something is unanswered.
-    since: Option<Instant>,
+    /// Looks since something is unanswered.
+    unanswered: Option<u32>,
+    looks_max: u32,
+}
+
+/// What a look may find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// The broker has been silent for so long.
+    Silent(Duration),
+    /// A broker that was silent is heard again.
+    Heard,
 }
 
 impl Silence {
-    /// Looks at what has gone over the connection by `now`. Returns whether the broker is silent.
-    pub(crate) fn look(&mut self, now: Instant, traffic: Traffic) -> bool {
-        if traffic.heard > self.seen.heard {
-            self.since = None;
-        } else if traffic.asked > self.seen.asked && self.since.is_none() {
-            self.since = Some(now);
+    /// Of a connection that was just made.
+    pub(crate) fn new(random: &Random) -> Self {
+        let more = random.within(0.0..=f64::from(MORE_LOOKS)).round();
+        Self {
+            seen: Traffic::default(),
+            unanswered: None,
+            looks_max: SILENT_LOOKS + more as u32,
         }
+    }
+
+    /// Looks at what has gone over the connection so far. Returns what is new.
+    pub(crate) fn look(&mut self, traffic: Traffic) -> Option<Sign> {
+        let was_asked = traffic.asked > self.seen.asked;
+        let is_heard = traffic.heard > self.seen.heard;
         self.seen = traffic;
-        self.since.is_some_and(|since| now - since >= SILENT_AFTER)
+        if is_heard {
+            let looks = self.unanswered.take();
+            return looks
+                .is_some_and(|looks| looks >= self.looks_max)
+                .then_some(Sign::Heard);
+        }
+        self.unanswered = match self.unanswered {
+            None => was_asked.then_some(0),
+            Some(looks) => Some(looks.saturating_add(1)),
+        };
+        (self.unanswered == Some(self.looks_max)).then(|| Sign::Silent(self.looks_max * LOOK_EVERY))
     }
 }
 
@@ -38,22 +70,37 @@ impl Silence {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn only_who_was_asked_is_silent() {
-        let mut silence = Silence::default();
+    #[test]
+    fn only_who_was_asked_is_silent() {
+        let mut silence = Silence::new(&Random::new(Some(1)));
+        let looks_max = silence.looks_max;
         let (mut asked, mut heard) = (0, 0);
-        let mut look = async |more_asked: u64, more_heard: u64, after: u64| {
-            tokio::time::advance(Duration::from_secs(after)).await;
+        let mut looks = |more_asked: u64, more_heard: u64, looks: u32| {
             asked += more_asked;
             heard += more_heard;
-            silence.look(Instant::now(), Traffic { asked, heard })
+            let look = |_| silence.look(Traffic { asked, heard });
+            (0..looks).filter_map(look).collect::<Vec<Sign>>()
         };
-        assert!(!look(1, 1, 0).await);
-        assert!(!look(0, 0, 3_600).await, "nobody asked");
-        assert!(!look(1, 0, 1).await);
-        assert!(!look(1, 0, 5).await, "asked again, but not for six seconds");
-        assert!(look(0, 0, 1).await);
-        assert!(!look(0, 1, 1).await, "an answer");
-        assert!(!look(0, 0, 60).await);
+        assert_eq!(looks(1, 1, 1), []);
+        assert_eq!(looks(0, 0, 3_600), [], "nobody asked");
+        assert_eq!(looks(1, 0, 10), []);
+        assert_eq!(looks(1, 0, looks_max - 10), [], "asked again");
+        let waited = looks_max * LOOK_EVERY;
+        assert!(waited >= Duration::from_secs(6) && waited <= Duration::from_secs(8));
+        assert_eq!(looks(0, 0, 60), [Sign::Silent(waited)], "said once");
+        assert_eq!(looks(0, 1, 1), [Sign::Heard]);
+        assert_eq!(looks(0, 1, 60), [], "said once");
+        assert_eq!(looks(1, 0, looks_max), []);
+        assert_eq!(looks(0, 1, 1), [], "it was not silent");
+    }
+
+    #[test]
+    fn clients_do_not_find_a_broker_silent_all_at_once() {
+        let random = Random::new(Some(1));
+        let mut looks: Vec<u32> = (0..100).map(|_| Silence::new(&random).looks_max).collect();
+        looks.sort_unstable();
+        looks.dedup();
+        let all: Vec<u32> = (SILENT_LOOKS..=SILENT_LOOKS + MORE_LOOKS).collect();
+        assert_eq!(looks, all);
     }
 }

@@ -1,6 +1,7 @@
 //! The client against a broker played by the test. Nothing here waits for a fixed time: each step waits for what
 //! the step before must bring about, and where time matters it is virtual.
 
+mod another_connection;
 mod broker;
 mod compact;
 mod connecting;

@@ -31,8 +31,9 @@ pub trait Connector: Send + Sync + 'static {
     /// May be dropped at any time.
     fn resolve(&self) -> impl Future<Output = Result<Vec<Self::Address>, ConnectError>> + Send;
 
-    /// Makes a connection, and notes whatever is heard of the other side, which has `answered` long before everything is agreed on. It has no time
-    /// limit of its own: who loses patience drops the future, and with it the attempt.
+    /// Makes a connection, and notes whatever is heard of the other side, which has `answered` long before everything is agreed on. With
+    /// `expects_reordering`, both ends of it are to expect that packets overtake each other on the way. It has no time limit of its own:
+    /// who waits no longer drops the future, and with it the attempt.
     ///
     /// # Errors
     /// [`ConnectError::Lost`] when the connection ended before it was made, else what hindered it.
@@ -43,13 +44,8 @@ pub trait Connector: Send + Sync + 'static {
         &self,
         address: &Self::Address,
         answered: &Answered,
+        expects_reordering: bool,
     ) -> impl Future<Output = Result<Self::Connection, ConnectError>> + Send;
-
-    /// Expects packets to overtake each other on all connections from the next one on, and asks the broker to do so, too. Returns
-    /// whether that changes anything: not when it is so already, nor where packets cannot.
-    fn expect_reordering(&self) -> bool {
-        false
-    }
 
     /// Waits until the broker has heard that `connection`, which was closed here, is; as far as the transport can know. May take
     /// for ever.

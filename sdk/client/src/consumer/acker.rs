@@ -19,20 +19,20 @@ impl Acker {
 
     /// The event at `position` is done with.
     pub fn ack(&self, position: u64) {
-        self.shared.answer(None, |answers| answers.ack(position));
+        self.shared.settle(None, |answers| answers.ack(position));
     }
 
     /// The event at `position` could not be handled now: deliver it again, after `delay` or, without one, when the
     /// subscription's back-off says.
     pub fn nack(&self, position: u64, delay: Option<Duration>) {
         self.shared
-            .answer(None, |answers| answers.nack(position, delay));
+            .settle(None, |answers| answers.nack(position, delay));
     }
 
     /// The event at `position` can never be handled: to the dead-letter topic with it, and `reason`.
     pub fn term(&self, position: u64, reason: &str) {
         self.shared
-            .answer(None, |answers| answers.term(position, reason));
+            .settle(None, |answers| answers.term(position, reason));
     }
 
     /// Still at work on the event at `position`: its ack deadline starts anew.
@@ -48,6 +48,6 @@ impl Acker {
     fn extend_by(&self, position: u64, duration: Option<Duration>) {
         self.shared.extended(position, duration);
         self.shared
-            .answer(None, |answers| answers.extend(position, duration));
+            .extend(None, |answers| answers.extend(position, duration));
     }
 }

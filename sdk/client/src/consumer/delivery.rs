@@ -74,7 +74,7 @@ impl Delivery {
     pub fn ack(&self) {
         if self.settle() {
             self.shared
-                .answer(Some(self.generation), |answers| answers.ack(self.position));
+                .settle(Some(self.generation), |answers| answers.ack(self.position));
         }
     }
 
@@ -82,7 +82,7 @@ impl Delivery {
     /// back-off says.
     pub fn nack(&self, delay: Option<Duration>) {
         if self.settle() {
-            self.shared.answer(Some(self.generation), |answers| {
+            self.shared.settle(Some(self.generation), |answers| {
                 answers.nack(self.position, delay)
             });
         }
@@ -91,7 +91,7 @@ impl Delivery {
     /// It can never be handled: to the dead-letter topic with it, and `reason` (cut at 1 KiB).
     pub fn term(&self, reason: &str) {
         if self.settle() {
-            self.shared.answer(Some(self.generation), |answers| {
+            self.shared.settle(Some(self.generation), |answers| {
                 answers.term(self.position, reason)
             });
         }
@@ -125,7 +125,7 @@ impl Delivery {
     fn extend_by(&self, duration: Option<Duration>) {
         let expires_ms = self.shared.expires_ms(duration);
         self.expires_ms.store(expires_ms, Ordering::Relaxed);
-        self.shared.answer(Some(self.generation), |answers| {
+        self.shared.extend(Some(self.generation), |answers| {
             answers.extend(self.position, duration);
         });
     }

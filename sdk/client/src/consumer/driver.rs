@@ -14,6 +14,7 @@ use tidegate_wire::positions::decode_positions;
 use tidegate_wire::stream::{Connection, SendError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
 use super::credit::Credit;
@@ -23,10 +24,14 @@ use super::stream::{ConsumerStream, Renewal};
 use crate::backoff::Backoff;
 use crate::error::{Refusal, StreamError, SubscribeError};
 use crate::frames::{FrameStream, Moved};
+use crate::hello::Established;
 use crate::link::Link;
 
 /// How long the last words to the broker may take when the consumer is gone.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the broker may say nothing while it confirms the last answers of a stream that moves: longer than it waits for its disk.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// What the application is told while there is no connection.
 const LOST: &str = "the connection to the broker is lost; connecting again";
@@ -37,6 +42,8 @@ enum End {
     Detached,
     /// Another stream may go on; wait that long first, when the broker says so.
     Retry(Option<Duration>),
+    /// Another stream goes on over another connection.
+    Moved,
     /// There will be no more deliveries.
     Fatal(SubscribeError),
 }
@@ -47,6 +54,8 @@ enum Event {
     Written(Result<(), SendError>),
     /// The application did something, or it is time to tell the broker.
     Woken,
+    /// There is another connection.
+    Moves,
 }
 
 pub(super) struct Driver<C: Connection> {
@@ -100,6 +109,7 @@ impl<C: Connection> Driver<C> {
             };
             match end {
                 End::Detached => break SubscribeError::Closed,
+                End::Moved => {}
                 End::Fatal(error) => break self.report(error),
                 End::Retry(wait) => {
                     if !std::mem::take(&mut self.was_refused) {
@@ -138,6 +148,7 @@ impl<C: Connection> Driver<C> {
             tell_not_held: true,
             takes_compact: self.link.compression != Compression::Off,
         };
+        let runs = established.streams.token();
         let opening = async {
             let kind = stream_open::Kind::Subscribe(open);
             let mut frames = FrameStream::open(&established.connection, kind).await?;
@@ -151,8 +162,7 @@ impl<C: Connection> Driver<C> {
         let reply: pb::SubscribeOpened = decode(frame).map_err(|error| lost(error.into()))?;
         match reply.result {
             Some(subscribe_opened::Result::Ready(ready)) => {
-                let connection = established.connection.clone();
-                Ok(self.begin(connection, frames, &ready))
+                Ok(self.begin(established, runs, frames, &ready))
             }
             Some(subscribe_opened::Result::Error(error)) => Err(self.refused(error.into())),
             None => Err(End::Fatal(SubscribeError::Protocol(
@@ -163,7 +173,8 @@ impl<C: Connection> Driver<C> {
 
     fn begin(
         &mut self,
-        connection: C,
+        established: Arc<Established<C>>,
+        runs: TaskTrackerToken,
         frames: FrameStream<C>,
         ready: &pb::SubscribeReady,
     ) -> ConsumerStream<C> {
@@ -183,7 +194,8 @@ impl<C: Connection> Driver<C> {
         let unpacker = Unpacker::new(self.link.frame_bytes_max);
         let credit = &self.credit;
         ConsumerStream::new(
-            connection,
+            established,
+            runs,
             frames,
             unpacker,
             credit,
@@ -208,6 +220,9 @@ impl<C: Connection> Driver<C> {
             if stream.is_silent() && stream.gather(&self.shared) {
                 return End::Detached;
             }
+            if stream.leaves(&self.shared) {
+                return self.leave(stream).await;
+            }
             let event = self.next_event(stream).await;
             if let Err(end) = self.apply(stream, event).await {
                 return end;
@@ -226,6 +241,8 @@ impl<C: Connection> Driver<C> {
     /// Waits for the first thing to happen. Dropping what did not happen loses nothing.
     async fn next_event(&self, stream: &mut ConsumerStream<C>) -> Event {
         let timer = stream.timer();
+        // One that only looks would be shown everything again.
+        let moves = !self.look && !stream.moves();
         tokio::select! {
             biased;
             moved = stream.frames.moved() => match moved {
@@ -234,6 +251,7 @@ impl<C: Connection> Driver<C> {
             },
             () = self.shared.wake.notified() => Event::Woken,
             () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Event::Woken,
+            () = stream.established.moves.cancelled(), if moves => Event::Moves,
         }
     }
 
@@ -246,7 +264,37 @@ impl<C: Connection> Driver<C> {
                 debug!(%error, "the broker takes no more commands");
                 Err(self.last_words(stream).await)
             }
+            Event::Moves => {
+                stream.begin_to_move(&self.shared);
+                Ok(())
+            }
             Event::Written(Ok(())) | Event::Woken => Ok(()),
+        }
+    }
+
+    /// Says that nothing more comes on a stream that moves, and reads what the broker still says on it: that it has the last answers.
+    async fn leave(&mut self, stream: &mut ConsumerStream<C>) -> End {
+        let mut finished = false;
+        loop {
+            if !finished && stream.is_silent() {
+                stream.frames.finish();
+                finished = true;
+            }
+            let event = tokio::select! {
+                biased;
+                () = self.shared.wake.notified() => Event::Woken,
+                moved = tokio::time::timeout(MOVE_TIMEOUT, stream.frames.moved()) => match moved {
+                    Ok(Moved::Frame(Ok(None))) | Err(_) => return End::Moved,
+                    Ok(Moved::Frame(frame)) => Event::Frame(frame),
+                    Ok(Moved::Written(written)) => Event::Written(written),
+                },
+            };
+            if let Err(end) = self.apply(stream, event).await {
+                return end;
+            }
+            if self.shared.state().detached {
+                return End::Detached;
+            }
         }
     }
 
@@ -359,19 +407,19 @@ impl<C: Connection> Driver<C> {
     /// What `stream` delivered is no longer ours. Tells whoever waits for confirmation.
     fn lose(&self, stream: ConsumerStream<C>) {
         let asked: Vec<_> = stream.into_waiters().collect();
-        let waiting = {
+        let (waiting, told) = {
             let mut state = self.shared.state();
             state.lose_stream();
             let mut waiting = std::mem::take(&mut state.confirms);
             waiting.extend(asked);
+            let lost = state.lose_unconfirmed();
             // One who waits is told now; otherwise the next who asks.
-            if state.lose_unconfirmed() && waiting.is_empty() {
-                state.acks_lost = true;
-            }
-            waiting
+            state.acks_lost |= lost && waiting.is_empty();
+            let lost = lost.then_some(SubscribeError::AcksLost);
+            (waiting, lost.map_or(Ok(()), Err))
         };
         for waiter in waiting {
-            let _ = waiter.send(Err(SubscribeError::AcksLost));
+            let _ = waiter.send(told.clone());
         }
     }
 

@@ -88,8 +88,11 @@ pub(super) struct State {
     confirmed: u64,
     /// Unconfirmed acks went down with a connection, and nobody was told.
     pub(super) acks_lost: bool,
-    /// Deliveries of the present stream that the application has got.
+    /// Deliveries of the present stream that the application has got, and those of them that it has answered.
     pub(super) handed_over: u64,
+    pub(super) settled: u64,
+    /// The present stream moves to another connection: what waits for the application comes again on that.
+    pub(super) moves: bool,
     /// The driver wants to be woken when that rises.
     pub(super) tell: bool,
     /// The application waits until the broker has heard that so many are handed over.
@@ -120,6 +123,7 @@ impl State {
         (self.taken_events, self.taken_bytes) = (0, 0);
         (self.parked_events, self.parked_bytes) = (0, 0);
         (self.handed_over, self.heard, self.ask) = (0, 0, None);
+        (self.settled, self.moves) = (0, false);
         self.not_held.forget_stream();
         // It looks again, and finds that what it waits for is no longer its own.
         self.asker.take().into_iter().for_each(Waker::wake);
@@ -128,6 +132,17 @@ impl State {
     /// So many answers were recorded so far.
     pub(super) fn answered(&self) -> u64 {
         self.answered
+    }
+
+    /// So many of them, when some are not confirmed.
+    pub(super) fn unconfirmed(&self) -> Option<u64> {
+        (self.answered > self.confirmed).then_some(self.answered)
+    }
+
+    /// Deliveries of the present stream in the application's hands, as far as is known: answers that name one twice, or one of an
+    /// earlier stream, make them seem fewer.
+    pub(super) fn in_hand(&self) -> u64 {
+        self.handed_over.saturating_sub(self.settled)
     }
 
     /// The broker has confirmed the first `answered` of all answers.
@@ -211,8 +226,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records an answer to what the stream of `generation` delivered, or the one there is now.
-    pub(super) fn answer(&self, generation: Option<u64>, record: impl FnOnce(&mut Answers)) {
+    /// Records the last answer to one delivery of the stream of `generation`, or the one there is now.
+    pub(super) fn settle(&self, generation: Option<u64>, record: impl FnOnce(&mut Answers)) {
+        self.answer(generation, 1, record);
+    }
+
+    /// Records that the deadline of one is extended.
+    pub(super) fn extend(&self, generation: Option<u64>, record: impl FnOnce(&mut Answers)) {
+        self.answer(generation, 0, record);
+    }
+
+    fn answer(&self, generation: Option<u64>, settled: u64, record: impl FnOnce(&mut Answers)) {
         let wake = {
             let mut state = self.state();
             if state.answers_unwanted || state.ended.is_some() || state.detached {
@@ -225,6 +249,7 @@ impl Shared {
             let wake = state.answers.is_empty();
             record(&mut state.answers);
             state.answered += 1;
+            state.settled += settled;
             wake
         };
         if wake {
@@ -243,6 +268,9 @@ impl Shared {
                 break state.nothing(context);
             };
             let has_deadlines = front.discard_when_stale;
+            if has_deadlines && state.moves {
+                break state.nothing(context);
+            }
             let hear_first = front.hear_first.filter(|_| has_deadlines);
             if let Some(deliveries) = hear_first.filter(|heard| *heard > state.heard) {
                 state.ask = Some(deliveries);
@@ -266,6 +294,7 @@ impl Shared {
             wakes |= std::mem::take(&mut state.tell);
             if encoded.is_void {
                 // Nobody gets it here, and its credit is for another.
+                state.settled += 1;
                 state.taken_events += 1;
                 state.taken_bytes += encoded.bytes();
                 wakes = true;

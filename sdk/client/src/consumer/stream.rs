@@ -2,6 +2,7 @@
 //! what the application got, and what it was asked to confirm. What outlives a stream is the driver's.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_wire::compact::Unpacker;
@@ -10,16 +11,22 @@ use tidegate_wire::pb;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::stream::Connection;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::credit::Credit;
 use super::shared::{Shared, State, Waiter};
+use super::unsent_answers::Answers;
 use crate::error::SubscribeError;
 use crate::frames::FrameStream;
+use crate::hello::Established;
 use crate::options::{CREDIT_BYTES_GROWN, CREDIT_EVENTS_GROWN};
 
 /// What the application got is told after this long, if nothing was said in the meantime: seldom enough to cost nothing,
 /// and soon enough that the broker mostly knows what a process had in hand when it was killed.
 const TELL_AFTER: Duration = Duration::from_millis(10);
+
+/// How long the application has for what is in its hands when the consumer is to move to another connection.
+const ANSWERS_MAX: Duration = Duration::from_secs(5);
 
 /// However short the ack deadline is, a broker keeps what it knows to wait in a client for this long at least.
 const UNSEEN_MIN: Duration = Duration::from_secs(2);
@@ -28,7 +35,8 @@ pub(super) struct ConsumerStream<C: Connection> {
     pub(super) frames: FrameStream<C>,
     /// What the broker says shorter since it said it before.
     pub(super) unpacker: Unpacker,
-    connection: C,
+    pub(super) established: Arc<Established<C>>,
+    _runs: TaskTrackerToken,
     /// What the broker may send in all before it gets more, and what is left of that.
     credit_events_max: u64,
     credit_bytes_max: u64,
@@ -49,6 +57,8 @@ pub(super) struct ConsumerStream<C: Connection> {
     tell_at: Option<Instant>,
     /// How what waits for the application is kept; nothing where that is not held.
     renewal: Option<Renewal>,
+    /// It moves to another connection, when the application has answered what it has in hand, and then at the latest.
+    moves_at: Option<Instant>,
 }
 
 /// What the broker was asked to confirm.
@@ -102,9 +112,10 @@ impl Renewal {
 }
 
 impl<C: Connection> ConsumerStream<C> {
-    /// A stream of `connection` on which the broker has `credit`, and wants answers or not.
+    /// A stream of the connection of `established` on which the broker has `credit`, and wants answers or not.
     pub(super) fn new(
-        connection: C,
+        established: Arc<Established<C>>,
+        runs: TaskTrackerToken,
         frames: FrameStream<C>,
         unpacker: Unpacker,
         credit: &Credit,
@@ -114,7 +125,8 @@ impl<C: Connection> ConsumerStream<C> {
         Self {
             frames,
             unpacker,
-            connection,
+            established,
+            _runs: runs,
             credit_events_max: credit.events,
             credit_bytes_max: credit.bytes,
             credit_events: i64::try_from(credit.events).unwrap_or(i64::MAX),
@@ -128,6 +140,7 @@ impl<C: Connection> ConsumerStream<C> {
             told: 0,
             tell_at: None,
             renewal,
+            moves_at: None,
         }
     }
 
@@ -140,8 +153,12 @@ impl<C: Connection> ConsumerStream<C> {
     /// before the commands on their way are sent.
     pub(super) fn timer(&mut self) -> Option<Instant> {
         let renew_at = self.renewal.as_ref().and_then(|renewal| renewal.due_at);
-        let at = self.tell_at.into_iter().chain(renew_at).min();
-        at.filter(|_| self.is_silent())
+        let at = self
+            .tell_at
+            .into_iter()
+            .chain(renew_at)
+            .chain(self.moves_at);
+        at.min().filter(|_| self.is_silent())
     }
 
     /// The application may have got more: when that is to be told.
@@ -152,6 +169,39 @@ impl<C: Connection> ConsumerStream<C> {
         if self.tell_at.is_none() && state.handed_over > self.told {
             self.tell_at = Some(Instant::now() + TELL_AFTER);
         }
+    }
+
+    /// There is another connection. The application gets no more from this stream, and a moment to answer what it has in hand.
+    pub(super) fn begin_to_move(&mut self, shared: &Shared) {
+        self.moves_at.get_or_insert(Instant::now() + ANSWERS_MAX);
+        shared.state().moves = true;
+    }
+
+    /// It is to move.
+    pub(super) fn moves(&self) -> bool {
+        self.moves_at.is_some()
+    }
+
+    /// It moves now: everything the application said is sent, and nothing is in its hands any more, or it has had its moment. All
+    /// answers are asked to be confirmed then.
+    pub(super) fn leaves(&mut self, shared: &Shared) -> bool {
+        let Some(at) = self.moves_at.filter(|_| self.is_silent()) else {
+            return false;
+        };
+        let answered = {
+            let state = shared.state();
+            if !state.answers.is_empty() || (state.in_hand() > 0 && Instant::now() < at) {
+                return false;
+            }
+            state.unconfirmed()
+        };
+        if let Some(answered) = answered {
+            let confirm = self.confirm(answered, Vec::new());
+            for command in Answers::default().into_commands(confirm) {
+                self.frames.queue().push(&command);
+            }
+        }
+        true
     }
 
     /// Turns what the application said and took into commands. Returns true when the consumer is gone and there is
@@ -216,6 +266,7 @@ impl<C: Connection> ConsumerStream<C> {
             let left = state.buffer.take_until(too_old);
             // They are passed over in the count of those handed over, see `GiveBack`.
             state.handed_over += left.events;
+            state.settled += left.events;
             state.parked_events += left.events;
             state.parked_bytes += left.bytes;
             let chunks = left.positions.chunks().into_iter();
@@ -253,7 +304,7 @@ impl<C: Connection> ConsumerStream<C> {
         let now = Instant::now();
         let took = now - self.granted_at;
         self.granted_at = now;
-        let round_trip = self.connection.round_trip();
+        let round_trip = self.established.connection.round_trip();
         let more = |taken: u64, now: &mut u64, grown: u64| {
             // What was taken, in two round trips instead of `took`.
             let wanted = 2 * u128::from(taken) * round_trip.as_micros();

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use tidegate_wire::pb::measure_command::Command;
 use tidegate_wire::pb::{self, measure_opened, stream_open};
 use tidegate_wire::stream::Connection;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Transfer;
 use crate::error::{MeasureError, StreamError};
@@ -59,23 +59,7 @@ pub(super) struct MeasureStream<C: Connection> {
     connection: C,
     /// Echoes are told apart by their number.
     echoes: u64,
-    _measures: Measures,
-}
-
-/// Counts among those who measure a connection, until it is dropped.
-struct Measures(Arc<AtomicUsize>);
-
-impl Measures {
-    fn new(measured: &Arc<AtomicUsize>) -> Self {
-        measured.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(measured))
-    }
-}
-
-impl Drop for Measures {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    _runs: (TaskTrackerToken, TaskTrackerToken),
 }
 
 impl<C: Connection> MeasureStream<C> {
@@ -101,7 +85,7 @@ impl<C: Connection> MeasureStream<C> {
             frames: frames.map_err(lost)?,
             connection,
             echoes: 0,
-            _measures: Measures::new(&established.measured),
+            _runs: (established.streams.token(), established.meters.token()),
         };
         let opened: pb::MeasureOpened = stream.next().await?;
         match opened.result {

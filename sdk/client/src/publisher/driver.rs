@@ -33,6 +33,8 @@ enum End {
     Finished,
     /// Another stream may go on; wait that long first, when the broker says so.
     Retry(Option<Duration>),
+    /// Everything is answered, and another stream goes on over another connection.
+    Moved,
     /// Nothing can be published any more.
     Fatal(PublishError),
 }
@@ -43,6 +45,8 @@ enum Event {
     Written(Result<(), SendError>),
     /// A publisher did something, or it is time to look at the batches.
     Woken,
+    /// There is another connection.
+    Moves,
 }
 
 pub(super) struct Driver<C: Connection> {
@@ -97,8 +101,10 @@ impl<C: Connection> Driver<C> {
             let end = match self.open().await {
                 Ok(mut stream) => {
                     let end = self.drive(&mut stream).await;
-                    if !matches!(end, End::Finished) {
-                        stream.frames.abandon();
+                    match end {
+                        // The stream is whole; should the connection be gone, nothing is lost any more.
+                        End::Finished | End::Moved => stream.frames.finish(),
+                        End::Retry(_) | End::Fatal(_) => stream.frames.abandon(),
                     }
                     end
                 }
@@ -107,6 +113,7 @@ impl<C: Connection> Driver<C> {
             match end {
                 End::Finished => return,
                 End::Fatal(error) => break error,
+                End::Moved => {}
                 End::Retry(wait) => {
                     if self.obstacle.is_none() {
                         self.set_obstacle(Some(LOST.to_owned()));
@@ -133,10 +140,10 @@ impl<C: Connection> Driver<C> {
             epoch: self.epoch,
             counts_costs: true,
         };
-        let connection = &established.connection;
+        let runs = established.streams.token();
         let opening = async {
             let kind = stream_open::Kind::Publish(open);
-            let mut frames = FrameStream::open(connection, kind).await?;
+            let mut frames = FrameStream::open(&established.connection, kind).await?;
             let frame = frames.next().await?;
             Ok::<_, StreamError>((frames, frame))
         };
@@ -149,7 +156,7 @@ impl<C: Connection> Driver<C> {
                 let packer = established
                     .takes_compact
                     .then(|| Packer::new(link.compression));
-                let stream = PublishStream::new(connection.clone(), frames, &ready, packer);
+                let stream = PublishStream::new(established, runs, frames, &ready, packer);
                 self.begin(&stream, &ready);
                 Ok(stream)
             }
@@ -193,8 +200,6 @@ impl<C: Connection> Driver<C> {
         loop {
             self.stage(stream);
             if stream.frames.queue().is_empty() && self.is_finished() {
-                // The stream is whole; should the connection be gone, nothing is lost any more.
-                stream.frames.finish();
                 return End::Finished;
             }
             let event = self.next_event(stream).await;
@@ -202,6 +207,9 @@ impl<C: Connection> Driver<C> {
                 return end;
             }
             self.expire();
+            if stream.has_moved() {
+                return End::Moved;
+            }
             if stream.is_drained() {
                 return End::Retry(stream.retry_wait());
             }
@@ -211,6 +219,7 @@ impl<C: Connection> Driver<C> {
     /// Waits for the first thing to happen. Dropping what did not happen loses nothing.
     async fn next_event(&self, stream: &mut PublishStream<C>) -> Event {
         let timer = self.next_timer(stream);
+        let moves = !stream.is_draining();
         tokio::select! {
             biased;
             moved = stream.frames.moved() => match moved {
@@ -219,6 +228,7 @@ impl<C: Connection> Driver<C> {
             },
             () = self.shared.wake.notified() => Event::Woken,
             () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Event::Woken,
+            () = stream.established.moves.cancelled(), if moves => Event::Moves,
         }
     }
 
@@ -230,6 +240,10 @@ impl<C: Connection> Driver<C> {
             Event::Written(Err(_)) => {
                 // The reading side tells why, or goes on with what is still to come.
                 stream.drain(None);
+                Ok(())
+            }
+            Event::Moves => {
+                stream.begin_to_move();
                 Ok(())
             }
             Event::Written(Ok(())) | Event::Woken => Ok(()),

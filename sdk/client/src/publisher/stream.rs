@@ -1,6 +1,7 @@
 //! One stream of a publisher, from the broker's yes to its end: which batches were sent on it, what they cost of the broker's
 //! credit, and whether it is only waiting for its last answers. What outlives a stream is the driver's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -8,9 +9,11 @@ use tidegate_wire::compact::Packer;
 use tidegate_wire::pb;
 use tidegate_wire::stream::Connection;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::unanswered_batches::Batch;
 use crate::frames::FrameStream;
+use crate::hello::Established;
 
 /// Bytes handed to the stream ahead of what it takes, at most, and no more than the path carries now. More would only make batches
 /// smaller than they need to be, for what waits in the gatherer can still grow.
@@ -21,7 +24,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct PublishStream<C: Connection> {
     pub(super) frames: FrameStream<C>,
-    connection: C,
+    pub(super) established: Arc<Established<C>>,
+    _runs: TaskTrackerToken,
     credit_bytes: usize,
     credit_batches: usize,
     /// What each batch sent and not answered costs of the credit, by correlation.
@@ -36,25 +40,31 @@ pub(super) struct PublishStream<C: Connection> {
     draining: Option<Draining>,
 }
 
-/// The broker has refused, or takes no more, and will end the stream.
+/// Nothing more is staged, and what is unanswered is waited for.
 #[derive(Clone, Copy)]
-struct Draining {
-    /// How long it wants us to wait before a retry.
-    wait: Option<Duration>,
-    deadline: Instant,
+enum Draining {
+    /// The broker has refused, or takes no more, and will end the stream: until then at most. It may want us to wait before a retry.
+    Refused {
+        wait: Option<Duration>,
+        deadline: Instant,
+    },
+    /// There is another connection, and this one goes on until everything is answered.
+    Moves,
 }
 
 impl<C: Connection> PublishStream<C> {
-    /// A stream of `connection` with the credit of `ready`.
+    /// A stream of the connection of `established` with the credit of `ready`.
     pub(super) fn new(
-        connection: C,
+        established: Arc<Established<C>>,
+        runs: TaskTrackerToken,
         frames: FrameStream<C>,
         ready: &pb::PublishReady,
         packer: Option<Packer>,
     ) -> Self {
         Self {
             frames,
-            connection,
+            established,
+            _runs: runs,
             credit_bytes: usize::try_from(ready.credit_bytes).unwrap_or(usize::MAX),
             // None at all would stop everything for ever.
             credit_batches: ready.credit_batches.max(1) as usize,
@@ -72,17 +82,17 @@ impl<C: Connection> PublishStream<C> {
     }
 
     pub(super) fn round_trip(&self) -> Duration {
-        self.connection.round_trip()
+        self.established.connection.round_trip()
     }
 
     /// Bytes that are worth having ready to be sent, as the path is now.
     pub(super) fn send_window(&self) -> usize {
-        self.connection.send_window()
+        self.established.connection.send_window()
     }
 
     /// The correlation of the next batch to send, if one may be sent now. Batches before `first` are not sent any more.
     pub(super) fn next(&mut self, first: u64) -> Option<u64> {
-        let may_send = self.draining.is_none()
+        let may_send = !self.is_draining()
             && self.frames.queue().bytes() < STAGED_BYTES_MAX.min(self.send_window())
             && self.unanswered.len() < self.credit_batches;
         may_send.then_some(self.next_unsent.max(first))
@@ -112,7 +122,7 @@ impl<C: Connection> PublishStream<C> {
         head.topic.push_str(&batch.topic);
         head.first_number = numbers.first;
         head.resolved_through = numbers.resolved_through;
-        let connection = &self.connection;
+        let connection = &self.established.connection;
         // The broker wants no packed batch that costs more than all credit.
         let may_pack = batch.cost <= self.credit_bytes;
         let packed = self.packer.as_mut().and_then(|packer| {
@@ -131,28 +141,50 @@ impl<C: Connection> PublishStream<C> {
         true
     }
 
+    /// Stages nothing more; what was staged is sent and answered here.
+    pub(super) fn begin_to_move(&mut self) {
+        self.draining.get_or_insert(Draining::Moves);
+    }
+
     /// Sends nothing more, and waits only for the answers still under way.
     pub(super) fn drain(&mut self, wait: Option<Duration>) {
-        let deadline = Instant::now() + DRAIN_TIMEOUT;
         self.frames.queue().clear();
-        self.draining.get_or_insert(Draining { wait, deadline });
+        if !matches!(self.draining, Some(Draining::Refused { .. })) {
+            let deadline = Instant::now() + DRAIN_TIMEOUT;
+            self.draining = Some(Draining::Refused { wait, deadline });
+        }
     }
 
     /// When no further answers are awaited, once there is such a time.
     pub(super) fn drain_deadline(&self) -> Option<Instant> {
-        self.draining.map(|draining| draining.deadline)
+        match self.draining {
+            Some(Draining::Refused { deadline, .. }) => Some(deadline),
+            Some(Draining::Moves) | None => None,
+        }
     }
 
-    /// How long the broker wants us to wait before a retry, when it said so.
+    /// How long the broker wants us to wait before a retry, when it said so; no time, when it is none.
     pub(super) fn retry_wait(&self) -> Option<Duration> {
-        self.draining.and_then(|draining| draining.wait)
+        match self.draining? {
+            Draining::Refused { wait, .. } => wait,
+            Draining::Moves => Some(Duration::ZERO),
+        }
+    }
+
+    /// Nothing more is staged.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.is_some()
     }
 
     /// It was draining, and there is nothing more to wait for.
     pub(super) fn is_drained(&self) -> bool {
-        self.draining.is_some_and(|draining| {
-            self.unanswered.is_empty() || Instant::now() >= draining.deadline
-        })
+        let is_overdue = || self.drain_deadline().is_some_and(|at| Instant::now() >= at);
+        self.is_draining() && (self.unanswered.is_empty() || is_overdue())
+    }
+
+    /// It has moved: everything that was sent on it is answered.
+    pub(super) fn has_moved(&self) -> bool {
+        matches!(self.draining, Some(Draining::Moves)) && self.unanswered.is_empty()
     }
 }
 

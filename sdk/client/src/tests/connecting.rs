@@ -256,10 +256,10 @@ async fn a_goodbye_moves_new_streams_to_a_new_connection() {
             stream
         });
     let publisher = publisher.unwrap();
-    broker.go_away().await;
-    // What runs on the old connection goes on there until the broker ends it.
     let ticket = soon(publisher.send("a", Event::new("x"))).await.unwrap();
     let (batch, _) = first.batch().await;
+    broker.go_away().await;
+    // What is under way on the old connection is answered there.
     first.ack(batch.correlation, 1, false).await;
     assert_eq!(soon(ticket).await.unwrap().sequence, 1);
     first.finish();

@@ -64,6 +64,7 @@ impl Connector for Network {
         &self,
         address: &usize,
         answered: &Answered,
+        _: bool,
     ) -> Result<MemoryConnection, ConnectError> {
         let attempt = (self.begun.elapsed(), *address);
         self.attempts.lock().unwrap().push(attempt);

@@ -325,7 +325,7 @@ async fn dialing() -> (
     let connector = QuicConnector::new(&options).unwrap();
     let answered = Answered::default();
     let noted = answered.clone();
-    let dialed = tokio::spawn(async move { connector.dial(&addr, &noted).await });
+    let dialed = tokio::spawn(async move { connector.dial(&addr, &noted, false).await });
     (dialed, answered, endpoint)
 }
 

@@ -3,7 +3,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
@@ -70,11 +69,8 @@ pub(crate) struct QuicConnector {
     server_name: String,
     config: quinn::ClientConfig,
     /// To other machines, and to this one.
-    far: Arc<TransportConfig>,
-    here: Arc<TransportConfig>,
-    /// To other machines, when packets overtake each other on the way.
-    reordering: Arc<TransportConfig>,
-    expects_reordering: AtomicBool,
+    far: Settings,
+    here: Settings,
     send_budget: Arc<SendBudget>,
 }
 
@@ -87,38 +83,52 @@ impl QuicConnector {
             return Err(ConfigError::ServerName { name: server_name });
         }
         let config = quinn::ClientConfig::new(Arc::new(tls_config(options)?));
-        let mut reordering = transport_config(options, options.keep_alive);
-        reordering::expect(&mut reordering, options.congestion);
         Ok(Self {
             addr: options.addr.clone(),
             server_name,
             config,
-            far: Arc::new(transport_config(options, options.keep_alive)),
-            here: Arc::new(transport_config(
-                options,
-                options.keep_alive.min(KEEP_ALIVE_HERE),
-            )),
-            reordering: Arc::new(reordering),
-            expects_reordering: AtomicBool::new(false),
-            // There is one connection at a time, so only its own bound matters.
+            far: Settings::new(options, options.keep_alive),
+            here: Settings::new(options, options.keep_alive.min(KEEP_ALIVE_HERE)),
+            // There is one connection at a time, and a few that end, so only its own bound matters.
             send_budget: SendBudget::new(u64::MAX >> 1),
         })
     }
 }
 
 impl QuicConnector {
-    fn config(&self, address: SocketAddr) -> quinn::ClientConfig {
+    fn config(&self, address: SocketAddr, expects_reordering: bool) -> quinn::ClientConfig {
         let mut config = self.config.clone();
-        let transport = if self.expects_reordering.load(Ordering::Relaxed) {
-            reordering::ask(&mut config);
-            &self.reordering
-        } else if address.ip().is_loopback() {
-            &self.here
-        } else {
-            &self.far
+        let settings = match address.ip().is_loopback() {
+            true => &self.here,
+            false => &self.far,
         };
-        config.transport_config(transport.clone());
+        let transport = match expects_reordering {
+            true => {
+                reordering::ask(&mut config);
+                &settings.reordering
+            }
+            false => &settings.usual,
+        };
+        config.transport_config(Arc::clone(transport));
         config
+    }
+}
+
+/// What is agreed on with brokers that are as far away.
+struct Settings {
+    usual: Arc<TransportConfig>,
+    /// When packets overtake each other on the way.
+    reordering: Arc<TransportConfig>,
+}
+
+impl Settings {
+    fn new(options: &ClientOptions, keep_alive: Duration) -> Self {
+        let mut reordering = transport_config(options, keep_alive);
+        reordering::expect(&mut reordering, options.congestion);
+        Self {
+            usual: Arc::new(transport_config(options, keep_alive)),
+            reordering: Arc::new(reordering),
+        }
     }
 }
 
@@ -139,11 +149,16 @@ impl Connector for QuicConnector {
         &self,
         address: &SocketAddr,
         answered: &Answered,
+        expects_reordering: bool,
     ) -> Result<QuicConnection, ConnectError> {
         let endpoint = open_endpoint(*address, answered)
             .map_err(|error| ConnectError::Socket(Arc::new(error)))?;
         let connecting = endpoint
-            .connect_with(self.config(*address), *address, &self.server_name)
+            .connect_with(
+                self.config(*address, expects_reordering),
+                *address,
+                &self.server_name,
+            )
             .map_err(|error| ConnectError::Protocol(error.to_string()))?;
         let connection = connecting.await.map_err(end_of)?;
         Ok(QuicConnection::keeping(
@@ -151,10 +166,6 @@ impl Connector for QuicConnector {
             &self.send_budget,
             OwnEndpoint(endpoint),
         ))
-    }
-
-    fn expect_reordering(&self) -> bool {
-        !self.expects_reordering.swap(true, Ordering::Relaxed)
     }
 
     async fn heard_of_close(&self, connection: &QuicConnection) {

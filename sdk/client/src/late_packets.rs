@@ -1,0 +1,162 @@
+//! Late packets: whether packets that count as lost only came late, because the path lets others overtake them. Asked of the broker when
+//! there is a reason to; when to look, and what to do about it, is the supervisor's business.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tidegate_wire::counters::{ConnectionCounters, Losses};
+use tidegate_wire::stream::Connection;
+use tracing::debug;
+
+use crate::error::MeasureError;
+use crate::hello::Established;
+use crate::measure::report_on;
+
+/// So many packets late are no accident.
+const LATE_LEAST: u64 = 20;
+/// Nor is this part of them: where one packet in fifty is sent again in vain, to wait for it would cost more than that. Datagrams that
+/// the network doubles make up for lost ones, and look like late ones.
+const LATE_PART_LEAST: f64 = 0.05;
+
+/// The broker is asked what it has sent in vain when so many more datagrams came than before it was asked last, and ever more seldom.
+const CAME_AT_FIRST: u64 = 200;
+
+/// What was seen of a connection.
+pub(crate) struct LatePackets {
+    asked: ConnectionCounters,
+    came: u64,
+    asking: Option<BoxFuture<'static, Result<bool, MeasureError>>>,
+    /// The broker does not know the question, or does not want it.
+    is_over: bool,
+}
+
+impl LatePackets {
+    /// Of a connection that was just made.
+    pub(crate) fn new() -> Self {
+        Self {
+            asked: ConnectionCounters::default(),
+            came: CAME_AT_FIRST,
+            asking: None,
+            is_over: false,
+        }
+    }
+
+    /// Looks at what this end of `established` has counted, and asks the broker when it is worth it. Not where the broker is near, nor
+    /// while the connection is measured by others, whose numbers the question would change.
+    pub(crate) fn look<C: Connection>(&mut self, established: &Arc<Established<C>>) {
+        let connection = &established.connection;
+        let waits = self.is_over || self.asking.is_some() || !established.meters.is_empty();
+        if waits || !established.takes_measure || !connection.is_long() {
+            return;
+        }
+        let here = connection.counters();
+        if is_worth_asking(&here.since(&self.asked), self.came) {
+            self.asking = Some(ask(Arc::clone(established), here.clone()).boxed());
+            self.asked = here;
+            self.came = self.came.saturating_mul(2);
+        }
+    }
+
+    /// Waits until the path is found to let packets overtake each other; for ever while nobody asks.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(crate) async fn found(&mut self) {
+        while let Some(asking) = &mut self.asking {
+            let answer = asking.await;
+            self.asking = None;
+            match answer {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    debug!(%error, "the broker does not say what it has counted");
+                    // One that has no room for the question now is asked again when there is more to ask after.
+                    self.is_over =
+                        !matches!(&error, MeasureError::Refused(refusal) if refusal.retryable);
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+async fn ask<C: Connection>(
+    established: Arc<Established<C>>,
+    before: ConnectionCounters,
+) -> Result<bool, MeasureError> {
+    let broker = report_on(&established).await?.broker;
+    let after = established.connection.counters();
+    let ways = [
+        late_up(&before, &broker, &after),
+        late_down(&before, &broker),
+    ];
+    Ok(ways.into_iter().any(lets_overtake))
+}
+
+// What counts as lost must not seem late since the numbers are not of one moment: what went out meanwhile counts as lost, and what
+// counted as lost meanwhile does not count.
+fn late_up(
+    before: &ConnectionCounters,
+    broker: &ConnectionCounters,
+    after: &ConnectionCounters,
+) -> Losses {
+    let mut sender = after.clone();
+    sender.packets_lost = before.packets_lost;
+    Losses::between(&sender, broker)
+}
+
+fn late_down(before: &ConnectionCounters, broker: &ConnectionCounters) -> Losses {
+    Losses::between(broker, before)
+}
+
+// Something counts as lost here, or so much came that something may have counted as lost there.
+fn is_worth_asking(here: &ConnectionCounters, came: u64) -> bool {
+    here.packets_lost >= LATE_LEAST || here.datagrams_received >= came
+}
+
+fn lets_overtake(losses: Losses) -> bool {
+    losses.late >= LATE_LEAST && losses.late_part() >= LATE_PART_LEAST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(sent: u64, received: u64, lost: u64) -> ConnectionCounters {
+        let mut counters = ConnectionCounters::default();
+        counters.datagrams_sent = sent;
+        counters.datagrams_received = received;
+        counters.packets_lost = lost;
+        counters
+    }
+
+    #[test]
+    fn what_was_lost_does_not_seem_late_however_much_goes_on_meanwhile() {
+        let (before, after) = (counters(1_000, 1_000, 80), counters(1_200, 1_200, 100));
+        // Of what went out before 80 were lost, and all of the 100 came that went out until it answered.
+        let broker = counters(1_100, 1_020, 80);
+        assert_eq!(late_up(&before, &broker, &after).late, 0);
+        assert_eq!(late_down(&before, &broker).late, 0);
+    }
+
+    #[test]
+    fn what_came_although_it_counts_as_lost_is_late() {
+        let (before, after) = (counters(1_000, 1_000, 400), counters(1_010, 1_010, 404));
+        let broker = counters(1_005, 1_000, 300);
+        let (up, down) = (
+            late_up(&before, &broker, &after),
+            late_down(&before, &broker),
+        );
+        assert_eq!((up.late, down.late), (390, 295));
+        assert!(lets_overtake(up) && lets_overtake(down));
+        assert!(!lets_overtake(Losses::between(
+            &counters(1_000, 0, 19),
+            &counters(0, 1_000, 0)
+        )));
+        assert!(!lets_overtake(Losses::between(
+            &counters(1_000, 0, 40),
+            &counters(0, 1_000, 0)
+        )));
+    }
+}
