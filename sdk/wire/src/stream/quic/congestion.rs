@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use quinn::congestion::{Bbr, BbrConfig, Controller, ControllerFactory, Cubic, CubicConfig};
 
+mod at_most;
 mod auto;
 mod delivery_rate;
 mod path_model;
@@ -50,7 +51,7 @@ impl Congestion {
     #[must_use]
     pub fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self {
-            Self::Auto => Arc::new(auto::AutoFactory::default()),
+            Self::Auto => Arc::new(auto::AutoFactory),
             Self::Cubic => Arc::new(CubicConfig::default()),
             Self::Bbr => Arc::new(BbrConfig::default()),
         }
@@ -83,13 +84,17 @@ pub fn in_use(controller: Box<dyn Controller>) -> &'static str {
     }
 }
 
+/// Packets under way at most where they arrive out of order: each that is missing before a later one is a gap, and quinn's peers give up
+/// a connection with more than 1,024 of them in a stream.
+const REORDERED_PACKETS_MAX: u64 = 1_536;
+
 impl Congestion {
     /// The same for connections whose packets arrive out of order.
     pub(super) fn factory_for_reordering(self) -> Arc<dyn ControllerFactory + Send + Sync> {
-        match self {
-            Self::Auto => Arc::new(auto::AutoFactory::with_few_gaps()),
-            other => other.factory(),
-        }
+        Arc::new(at_most::AtMostFactory {
+            packets_max: REORDERED_PACKETS_MAX,
+            of: self.factory(),
+        })
     }
 }
 

@@ -27,36 +27,13 @@ const PACKET_MIN: u64 = 1_200;
 /// (Rüth and others, "Large-Scale Scanning of TCP's Initial Window", IMC 2017).
 const LONG_FIRST_PACKETS: u64 = 32;
 
-/// Packets of the window where they arrive out of order: each that is missing before a later one is a gap, and quinn's peers give up a
-/// connection with more than 1,024 of them in a stream.
-const REORDERED_PACKETS_MAX: u64 = 1_536;
-
 /// Makes the controllers of connections.
-#[derive(Debug)]
-pub(super) struct AutoFactory {
-    packets_max: u64,
-}
-
-impl AutoFactory {
-    /// For paths that let packets overtake each other.
-    pub(super) fn with_few_gaps() -> Self {
-        Self {
-            packets_max: REORDERED_PACKETS_MAX,
-        }
-    }
-}
-
-impl Default for AutoFactory {
-    fn default() -> Self {
-        Self {
-            packets_max: u64::MAX,
-        }
-    }
-}
+#[derive(Debug, Default)]
+pub(super) struct AutoFactory;
 
 impl ControllerFactory for AutoFactory {
     fn build(self: Arc<Self>, now: Instant, packet: u16) -> Box<dyn Controller> {
-        Box::new(Auto::new(now, packet, self.packets_max))
+        Box::new(Auto::new(now, packet))
     }
 }
 
@@ -66,8 +43,6 @@ pub(super) struct Auto {
     packet: u16,
     shortest: Duration,
     packets_seen: u32,
-    /// Of the window of a long path.
-    packets_max: u64,
     path: Path,
 }
 
@@ -79,12 +54,11 @@ enum Path {
 }
 
 impl Auto {
-    fn new(now: Instant, packet: u16, packets_max: u64) -> Self {
+    fn new(now: Instant, packet: u16) -> Self {
         Self {
             packet,
             shortest: Duration::MAX,
             packets_seen: 0,
-            packets_max,
             path: Path::Short(cubic(first_window(packet), now, packet)),
         }
     }
@@ -190,10 +164,7 @@ impl Controller for Auto {
     fn window(&self) -> u64 {
         match &self.path {
             Path::Short(cubic) => cubic.window(),
-            Path::Long(model) => {
-                let most = self.packets_max.saturating_mul(self.packet.into());
-                model.window().min(most)
-            }
+            Path::Long(model) => model.window(),
         }
     }
 

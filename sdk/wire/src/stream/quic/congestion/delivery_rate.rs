@@ -32,8 +32,8 @@ pub(super) struct Sample {
     pub(super) round_over: bool,
 }
 
-/// Measures one path.
-#[derive(Clone, Debug, Default)]
+/// Measures one path. A copy is for another path, or to be looked at: what has left on this one is of no use there, and may be much.
+#[derive(Debug, Default)]
 pub(super) struct DeliveryRate {
     departures: VecDeque<Departure>,
     delivered: u64,
@@ -42,6 +42,15 @@ pub(super) struct DeliveryRate {
     application_limited: bool,
     newest_acked: Option<Departure>,
     round_ends_at: u64,
+}
+
+impl Clone for DeliveryRate {
+    fn clone(&self) -> Self {
+        Self {
+            departures: VecDeque::new(),
+            ..*self
+        }
+    }
 }
 
 impl DeliveryRate {
@@ -117,5 +126,33 @@ impl DeliveryRate {
     /// Bytes that have arrived since the connection began.
     pub(super) fn delivered(&self) -> u64 {
         self.delivered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_nothing_of_what_is_under_way_and_measures_what_leaves_from_then_on() {
+        let begun = Instant::now();
+        let after = |ms| begun + Duration::from_millis(ms);
+        let mut rate = DeliveryRate::default();
+        for ms in 0..100 {
+            rate.on_sent(after(ms));
+        }
+        let mut copy = rate.clone();
+        assert_eq!(
+            (rate.departures.len(), copy.departures.capacity()),
+            (100, 0)
+        );
+        // An answer to what left before says nothing to it.
+        copy.on_ack(after(100), begun, 1_000);
+        let remember = Duration::from_secs(1);
+        assert!(copy.on_acks_end(after(100), false, remember).is_none());
+        copy.on_sent(after(200));
+        copy.on_ack(after(300), after(200), 5_000);
+        let sample = copy.on_acks_end(after(300), false, remember);
+        assert_eq!(sample.expect("a sample").rate, 50_000.0);
     }
 }

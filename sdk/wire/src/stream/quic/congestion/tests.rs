@@ -74,9 +74,11 @@ fn a_controller_says_what_it_goes_by() {
         (Cubic, "cubic", None),
         (Congestion::Bbr, "bbr", None),
     ] {
-        let controller = congestion.factory().build(std::time::Instant::now(), 1_200);
-        assert_eq!(super::takes_path_for_long(controller.clone_box()), is_long);
-        assert_eq!(super::in_use(controller), words);
+        for factory in [congestion.factory(), congestion.factory_for_reordering()] {
+            let controller = factory.build(std::time::Instant::now(), 1_200);
+            assert_eq!(super::takes_path_for_long(controller.clone_box()), is_long);
+            assert_eq!(super::in_use(controller), words);
+        }
     }
 }
 
@@ -163,4 +165,28 @@ fn who_expects_packets_out_of_order_takes_few_for_lost() {
     let (least, most) = (10.0 * hasty.goodput, 1.2);
     assert!(patient.goodput >= least, "{patient:?} beside {hasty:?}");
     assert!(patient.bytes_per_byte <= most, "{patient:?}");
+}
+
+#[test]
+fn no_controller_has_more_gaps_in_its_streams_than_the_peer_bears() {
+    let link = Link {
+        rate: 1_000.0 * MBIT,
+        queue: ms(1_000),
+        ..LINK
+    };
+    let bounded: [SetUp; 3] = [
+        |transport| reordering::expect(transport, Auto),
+        |transport| reordering::expect(transport, Cubic),
+        |transport| reordering::expect(transport, Bbr),
+    ];
+    let length = Duration::from_secs(4);
+    // 1,536 packets in a round trip of a tenth of a second.
+    let most = 1_536.0 * 1_500.0 / 0.1;
+    for (congestion, bounded) in [Auto, Cubic, Bbr].into_iter().zip(bounded) {
+        let usual = alone(link, congestion, 4);
+        assert!(usual.goodput > 1.5 * most, "{congestion}: {usual:?}");
+        let bounded = run(link, vec![bounded], length)[0];
+        let is_bounded = (0.5 * most..=most).contains(&bounded.goodput);
+        assert!(is_bounded, "{congestion}: {bounded:?}");
+    }
 }
