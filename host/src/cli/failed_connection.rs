@@ -15,9 +15,9 @@ use super::path_probe::{self, QUIC_BYTES, Verdict};
 
 /// How long a machine that has no such port may take to say so.
 const PORT_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
-/// How long that may take with the name that is resolved for it; who hears of it has waited already. When it says nothing, the path is
-/// looked at, which takes some two seconds more.
-const FOUND_OUT_WITHIN: Duration = Duration::from_secs(1);
+/// How long that, and what else is found out of it, may take in all, with the name that is resolved for it. Who hears of it has waited
+/// already.
+const FOUND_OUT_WITHIN: Duration = Duration::from_millis(2_500);
 
 /// A door that stays shut.
 #[derive(Debug)]
@@ -300,12 +300,15 @@ async fn why_silent(address: &str, waited: Duration) -> Why {
         let resolved = address.to_socket_addrs().ok()?.next()?;
         Some((nothing_listens(&address), resolved))
     });
-    let verdict = match tokio::time::timeout(FOUND_OUT_WITHIN, looking).await {
-        Ok(Ok(Some((true, _)))) => Verdict::NothingListens,
-        Ok(Ok(Some((false, address)))) => path_probe::look(address).await,
-        _ => Verdict::Silence,
+    let verdict = async {
+        match looking.await {
+            Ok(Some((true, _))) => Verdict::NothingListens,
+            Ok(Some((false, address))) => path_probe::look(address).await,
+            _ => Verdict::Silence,
+        }
     };
-    match verdict {
+    let verdict = tokio::time::timeout(FOUND_OUT_WITHIN, verdict).await;
+    match verdict.unwrap_or(Verdict::Silence) {
         Verdict::NothingListens => Why::NothingListens,
         Verdict::Narrow { carries } => Why::NarrowPath { carries },
         Verdict::Unfinished => Why::Unfinished { within: waited },
@@ -443,6 +446,18 @@ mod tests {
         runtime.spawn_blocking(move || released.recv());
         assert_eq!(why(), Why::NoAnswer { within: waited });
         drop(release);
+    }
+
+    // The clock stands still but for time limits.
+    #[tokio::test(start_paused = true)]
+    async fn nor_for_all_that_can_be_tried() {
+        let silent = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let address = silent.local_addr().expect("bound").to_string();
+        let begun = tokio::time::Instant::now();
+        let within = Duration::from_secs(1);
+        let why = why_silent(&address, within).await;
+        assert_eq!(why, Why::NoAnswer { within });
+        assert!(begun.elapsed() <= FOUND_OUT_WITHIN);
     }
 
     #[test]

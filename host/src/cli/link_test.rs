@@ -183,9 +183,36 @@ async fn change_address(test: &mut LinkTest) -> AddressChange {
     });
     match answered.await {
         Ok(Ok((took, report))) => AddressChange::kept(before, report.broker.peer_address, took),
-        // The broker's word came over the new address.
-        Ok(Err(error @ MeasureError::Refused(_))) => AddressChange::not_tried(&error),
-        Ok(Err(error)) => AddressChange::lost(&error),
+        Ok(Err(error)) => not_answered(&error),
         Err(_) => AddressChange::lost(&format!("no answer within {ANSWERS_WITHIN:?}")),
+    }
+}
+
+fn not_answered(error: &MeasureError) -> AddressChange {
+    match error {
+        // The broker was heard, and has had enough of the test.
+        MeasureError::Refused(_) => AddressChange::not_tried(error),
+        error => AddressChange::lost(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_client::{ErrorCode, Refusal};
+
+    use super::*;
+
+    #[test]
+    fn a_broker_that_ends_the_test_has_not_lost_the_connection() {
+        let refusal = Refusal {
+            code: ErrorCode::Overloaded,
+            message: "a test takes 60s at most".to_owned(),
+            retryable: true,
+            retry_after: None,
+        };
+        let told = not_answered(&MeasureError::Refused(refusal)).told();
+        assert!(told.contains("not tried: "), "{told}");
+        let told = not_answered(&MeasureError::Lost("timed out".into())).told();
+        assert!(told.contains("was lost: "), "{told}");
     }
 }

@@ -30,6 +30,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// network, and what it keeps meanwhile is bounded.
 const TEMPORARY_IDLE_MS: u64 = 10 * 60 * 1_000;
 
+/// Fewer events than a consumer is sent ahead by default.
+const FEW: u64 = 4_096;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Which subscription
@@ -238,15 +241,11 @@ impl Args {
     }
 }
 
-// With a count, no more is asked for than will be printed, so that others get the rest.
+// With a small count, no more is asked for than will be printed, so that others get the rest.
 fn options(args: &Args) -> ConsumerOptions {
-    let default = ConsumerOptions::default();
-    let credit_events = args.count.map_or(default.credit_events, |count| {
-        count.min(default.credit_events)
-    });
     ConsumerOptions {
-        credit_events,
-        ..default
+        credit_events: args.count.filter(|count| *count < FEW),
+        ..ConsumerOptions::default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Patience with a peer: a time limit that counts only time in which this process runs. On a machine that is too busy, or that stood
-//! still, an answer may have come long ago and wait to be read; that is not held against whoever sent it.
+//! still, an answer may have come long ago and wait to be read; that is not held against whoever sent it. The client's attempts to
+//! connect are limited the same way (`sdk/client/src/attempts.rs`).
 
 use std::future::Future;
 use std::pin::pin;

@@ -40,7 +40,8 @@ const SILENT_MAX: Duration = Duration::from_secs(7);
 const ANSWERED_MAX: Duration = Duration::from_secs(20);
 
 /// In how many parts an attempt's time is waited for. One that is over too late counts no more than the others, so that an attempt
-/// loses nothing by a machine that is too busy to look whether there is an answer.
+/// loses nothing by a machine that is too busy to look whether there is an answer. The broker's limits are made the same way, in
+/// `host/src/runtime/patience.rs`, which is the original.
 const PARTS: u32 = 20;
 
 /// Attempts at one connection, which go on until one succeeds or nobody wants it any more. Dropping this gives all of them up.

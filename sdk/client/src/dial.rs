@@ -18,6 +18,9 @@ use crate::transport::{Answered, Connector};
 /// How long each further address of a host waits for the ones before it.
 const ADDRESS_STAGGER: Duration = Duration::from_millis(200);
 
+/// How long the last of them has to be heard of when the broker at another has no time.
+const LAST_HEARD_WITHIN: Duration = Duration::from_secs(1);
+
 /// Reaches one broker over one transport.
 pub(crate) struct Dialer<K> {
     pub(crate) connector: K,
@@ -40,11 +43,17 @@ impl<K: Connector> Dialer<K> {
         let mut parts: Vec<Answered> = Vec::new();
         let mut failed: Option<ConnectError> = None;
         let mut next_at = Instant::now();
+        let mut begun_at = next_at;
         loop {
             let has_more = addresses.peek().is_some();
             // One that is there and has no time says more than others that say nothing.
             let is_busy = matches!(failed, Some(ConnectError::Busy { .. }));
-            let is_over = is_busy && !has_more && parts.iter().all(|part| part.heard() == 0);
+            let was_heard = parts.iter().any(|part| part.heard() > 0);
+            let is_over = is_busy && !has_more && !was_heard && !parts.is_empty();
+            let wakes_at = match has_more {
+                true => next_at,
+                false => begun_at + LAST_HEARD_WITHIN,
+            };
             tokio::select! {
                 biased;
                 Some((part, dialed)) = under_way.next(), if !under_way.is_empty() => {
@@ -57,7 +66,7 @@ impl<K: Connector> Dialer<K> {
                     }
                     next_at = Instant::now();
                 }
-                () = sleep_until(next_at), if has_more || is_over => {
+                () = sleep_until(wakes_at), if has_more || is_over => {
                     next_at += ADDRESS_STAGGER;
                     let was_heard = parts.iter().any(|part| part.heard() > 0);
                     match addresses.peek() {
@@ -65,9 +74,10 @@ impl<K: Connector> Dialer<K> {
                         Some(_) => if let Some(address) = addresses.next() {
                             let part = answered.part();
                             parts.push(part.clone());
+                            begun_at = Instant::now();
                             under_way.push(self.dial_one(address, part, expects_reordering));
                         }
-                        None if was_heard => {}
+                        None if was_heard => begun_at = Instant::now(),
                         None => return Err(failed.unwrap_or_else(|| self.nowhere())),
                     }
                 }

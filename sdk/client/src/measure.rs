@@ -6,9 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use tidegate_wire::counters::LinkReport;
-use tidegate_wire::stream::Connection;
-use tidegate_wire::stream::quic::congestion::LONG_PATH;
-use tidegate_wire::stream::quic::send_window::{SEND_WINDOW_BYTES_FREE, SEND_WINDOW_BYTES_MAX};
+use tidegate_wire::stream::{Connection, LONG_PATH};
 
 use self::stream::{AnyMeasureStream, MeasureStream};
 use crate::error::MeasureError;
@@ -164,6 +162,7 @@ impl LinkTest {
     #[must_use]
     pub fn settings(&self) -> PathSettings {
         let (round_trip, send_window) = self.stream.path();
+        let transport = self.stream.settings();
         let (publish_credit_bytes, publish_credit_batches) = self.publish_credit;
         PathSettings {
             long_path: LONG_PATH,
@@ -172,8 +171,8 @@ impl LinkTest {
             batch_bytes_max: batch_bytes_max(round_trip, send_window)
                 .min(PublisherOptions::default().batch_bytes_max),
             small_batches_max: small_batches_max(round_trip),
-            send_window_bytes_free: SEND_WINDOW_BYTES_FREE,
-            send_window_bytes_max: SEND_WINDOW_BYTES_MAX,
+            send_window_bytes_free: transport.send_window_bytes_free,
+            send_window_bytes_max: transport.send_window_bytes_max,
         }
     }
 }

@@ -293,10 +293,10 @@ pub struct PublisherOptions {
     pub idempotent: bool,
     /// How long a batch waits for company. Default 0: whatever is queued goes out at once.
     pub linger: Duration,
-    /// Bytes of encoded events that may be queued or unanswered; above, [`send`](crate::Publisher::send) waits.
-    /// Default 8 MiB: at 1 GB/s, 8 ms. From there on it grows to what the broker lets be unanswered, which is more where round trips
-    /// are long; less than the default is kept to.
-    pub outstanding_bytes_max: usize,
+    /// Bytes of encoded events that may be queued or unanswered; above, [`send`](crate::Publisher::send) waits. Those that are given
+    /// here are a bound that never grows. Default `None`: by the path. That is 8 MiB, which at 1 GB/s are 8 ms, and as much as the
+    /// broker lets be unanswered where that is more, as it is where round trips are long: up to 32 MiB, when it keeps its default.
+    pub outstanding_bytes_max: Option<usize>,
     /// Events that may be queued or unanswered. Default 65,536: the bytes bound those of 128 bytes and more first.
     pub outstanding_events_max: usize,
     /// Bytes of one batch. Default 256 KiB: four blocks of the broker's store. The broker's frame limit holds too.
@@ -305,9 +305,8 @@ pub struct PublisherOptions {
     pub delivery_timeout: Option<Duration>,
 }
 
-impl PublisherOptions {
-    pub(crate) const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
-}
+/// What a publisher may have outstanding on any path, when the application says nothing of it.
+pub(crate) const OUTSTANDING_BYTES: usize = 8 * 1024 * 1024;
 
 impl Default for PublisherOptions {
     fn default() -> Self {
@@ -316,7 +315,7 @@ impl Default for PublisherOptions {
             epoch: 0,
             idempotent: true,
             linger: Duration::ZERO,
-            outstanding_bytes_max: Self::OUTSTANDING_BYTES_MAX,
+            outstanding_bytes_max: None,
             outstanding_events_max: 65_536,
             batch_bytes_max: 256 * 1024,
             delivery_timeout: None,
@@ -326,37 +325,21 @@ impl Default for PublisherOptions {
 
 /// How a [`Consumer`](crate::Consumer) works.
 ///
-/// While both numbers are at least the defaults, they grow with what the application takes in the time of two round trips, up to
-/// 65,536 deliveries and 32 MiB: enough for a path of 1 Gbit/s and 100 ms. An application that asks for less gets what it asks for.
-#[derive(Clone, Debug)]
+/// What is given here is a bound that never grows. Without one, each number begins as below, and grows with what the application takes in
+/// the time of two round trips: enough for a path of 1 Gbit/s and 100 ms.
+#[derive(Clone, Debug, Default)]
 pub struct ConsumerOptions {
-    /// Deliveries that the broker may send ahead of the application. Default 4,096. At least 1.
-    pub credit_events: u64,
-    /// Bytes of events that the broker may send ahead of the application. Default 8 MiB. At least 1.
-    pub credit_bytes: u64,
+    /// Deliveries that the broker may send ahead of the application: at least 1. Default `None`: by the path, from 4,096 to 65,536.
+    pub credit_events: Option<u64>,
+    /// Bytes of events that the broker may send ahead of the application: at least 1. Default `None`: by the path, from 8 MiB to 32 MiB.
+    pub credit_bytes: Option<u64>,
 }
 
-/// To where credit grows by itself.
+/// Credit on any path, and to where it grows by itself.
+pub(crate) const CREDIT_EVENTS: u64 = 4_096;
+pub(crate) const CREDIT_BYTES: u64 = 8 * 1024 * 1024;
 pub(crate) const CREDIT_EVENTS_GROWN: u64 = 65_536;
 pub(crate) const CREDIT_BYTES_GROWN: u64 = 32 * 1024 * 1024;
-
-impl ConsumerOptions {
-    const CREDIT_EVENTS: u64 = 4_096;
-    const CREDIT_BYTES: u64 = 8 * 1024 * 1024;
-
-    pub(crate) fn credit_grows(&self) -> bool {
-        self.credit_events >= Self::CREDIT_EVENTS && self.credit_bytes >= Self::CREDIT_BYTES
-    }
-}
-
-impl Default for ConsumerOptions {
-    fn default() -> Self {
-        Self {
-            credit_events: Self::CREDIT_EVENTS,
-            credit_bytes: Self::CREDIT_BYTES,
-        }
-    }
-}
 
 /// The certificates in `pem`: at least one.
 fn certificates(

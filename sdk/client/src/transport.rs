@@ -55,7 +55,7 @@ pub trait Connector: Send + Sync + 'static {
     fn heard_of_close(&self, connection: &Self::Connection) -> impl Future<Output = ()> + Send;
 }
 
-/// Whether anything was heard of the other side since an attempt to connect. Who lost patience with it then would lose what is agreed
+/// Whether anything was heard of the other side since an attempt to connect. Who gave it up then would lose what is agreed
 /// on already, or its place in a line.
 #[derive(Clone, Debug, Default)]
 pub struct Answered(Arc<Heard>);

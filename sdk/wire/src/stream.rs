@@ -132,6 +132,11 @@ pub trait Connection: Clone + Send + Sync + 'static {
         self.round_trip() >= LONG_PATH
     }
 
+    /// What the transport goes by. One that has nothing to choose says nothing of it.
+    fn settings(&self) -> TransportSettings {
+        TransportSettings::default()
+    }
+
     /// What has gone over the connection so far. A transport that cannot fall silent says nothing of it.
     fn traffic(&self) -> Traffic {
         Traffic::default()
@@ -161,6 +166,25 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// How many bytes the other side may have sent, on all streams together, that were not read here. Less than before holds as
     /// what was promised is used up.
     fn set_receive_window(&self, bytes: usize);
+}
+
+/// What a transport goes by, on every path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransportSettings {
+    /// Bytes that may wait to be sent or acknowledged, if the path carries so much: without a share of what all connections of this end
+    /// have together, and with it.
+    pub send_window_bytes_free: u64,
+    /// The most that may wait.
+    pub send_window_bytes_max: u64,
+}
+
+impl Default for TransportSettings {
+    fn default() -> Self {
+        Self {
+            send_window_bytes_free: u64::MAX,
+            send_window_bytes_max: u64::MAX,
+        }
+    }
 }
 
 /// What has gone over a connection. Both numbers only rise.

@@ -183,7 +183,7 @@ impl AddressChange {
         }
     }
 
-    fn told(&self) -> String {
+    pub(super) fn told(&self) -> String {
         let reason = self.reason.as_deref().unwrap_or_default();
         match (self.outcome, self.answered_ms) {
             (Outcome::NotTried, _) => format!("not tried: {reason}"),

@@ -4,16 +4,18 @@
 use tidegate_wire::limits::FRAME_BYTES_MAX;
 
 use super::shared::Shared;
-use crate::options::ConsumerOptions;
+use crate::options::{
+    CREDIT_BYTES, CREDIT_BYTES_GROWN, CREDIT_EVENTS, CREDIT_EVENTS_GROWN, ConsumerOptions,
+};
 
 /// The consumer's side of credit: what the application took, given back in pieces.
 #[derive(Clone, Debug)]
 pub(super) struct Credit {
-    /// What the broker has at first.
+    /// What the broker has at first, and at most, where more is of use.
     pub(super) events: u64,
     pub(super) bytes: u64,
-    /// It may have more where that is of use.
-    pub(super) grows: bool,
+    pub(super) events_grown: u64,
+    pub(super) bytes_grown: u64,
     taken_events: u64,
     taken_bytes: u64,
     /// The stream that delivered what was taken.
@@ -24,11 +26,18 @@ pub(super) struct Credit {
 
 impl Credit {
     pub(super) fn new(options: &ConsumerOptions) -> Self {
-        let (events, bytes) = (options.credit_events.max(1), options.credit_bytes.max(1));
+        let bounds = |given: Option<u64>, first, grown| match given {
+            Some(given) => (given.max(1), given.max(1)),
+            None => (first, grown),
+        };
+        let (events, events_grown) =
+            bounds(options.credit_events, CREDIT_EVENTS, CREDIT_EVENTS_GROWN);
+        let (bytes, bytes_grown) = bounds(options.credit_bytes, CREDIT_BYTES, CREDIT_BYTES_GROWN);
         Self {
             events,
             bytes,
-            grows: options.credit_grows(),
+            events_grown,
+            bytes_grown,
             taken_events: 0,
             taken_bytes: 0,
             generation: 0,
@@ -67,5 +76,33 @@ impl Credit {
         }
         (self.taken_events, self.taken_bytes) = (0, 0);
         shared.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_chosen_never_grows() {
+        let bounds = |options: &ConsumerOptions| {
+            let credit = Credit::new(options);
+            [
+                (credit.events, credit.events_grown),
+                (credit.bytes, credit.bytes_grown),
+            ]
+        };
+        let by_path = [(4_096, 65_536), (8 << 20, 32 << 20)];
+        assert_eq!(bounds(&ConsumerOptions::default()), by_path);
+        let chosen = ConsumerOptions {
+            credit_events: Some(10_000),
+            ..ConsumerOptions::default()
+        };
+        assert_eq!(bounds(&chosen), [(10_000, 10_000), by_path[1]]);
+        let none = ConsumerOptions {
+            credit_events: Some(0),
+            credit_bytes: Some(0),
+        };
+        assert_eq!(bounds(&none), [(1, 1); 2]);
     }
 }

@@ -19,7 +19,6 @@ use super::unsent_answers::Answers;
 use crate::error::SubscribeError;
 use crate::frames::FrameStream;
 use crate::hello::Established;
-use crate::options::{CREDIT_BYTES_GROWN, CREDIT_EVENTS_GROWN};
 
 /// What the application got is told after this long, if nothing was said in the meantime: seldom enough to cost nothing,
 /// and soon enough that the broker mostly knows what a process had in hand when it was killed.
@@ -42,7 +41,9 @@ pub(super) struct ConsumerStream<C: Connection> {
     credit_bytes_max: u64,
     credit_events: i64,
     credit_bytes: i64,
-    credit_grows: bool,
+    /// To where the first two grow.
+    credit_events_grown: u64,
+    credit_bytes_grown: u64,
     /// When it was given back last.
     granted_at: Instant,
     /// Asked to confirm and not confirmed.
@@ -131,7 +132,8 @@ impl<C: Connection> ConsumerStream<C> {
             credit_bytes_max: credit.bytes,
             credit_events: i64::try_from(credit.events).unwrap_or(i64::MAX),
             credit_bytes: i64::try_from(credit.bytes).unwrap_or(i64::MAX),
-            credit_grows: credit.grows,
+            credit_events_grown: credit.events_grown,
+            credit_bytes_grown: credit.bytes_grown,
             granted_at: Instant::now(),
             confirms: VecDeque::new(),
             next_confirm: 1,
@@ -298,7 +300,10 @@ impl<C: Connection> ConsumerStream<C> {
     /// The application took so much since the last time: how much more than that the broker should have, so that it never waits for
     /// credit that is on its way. That is the case when all of it lasts for two round trips.
     fn grow(&mut self, events: u64, bytes: u64) -> (u64, u64) {
-        if !self.credit_grows || events == 0 {
+        let (events_grown, bytes_grown) = (self.credit_events_grown, self.credit_bytes_grown);
+        let is_grown =
+            self.credit_events_max >= events_grown && self.credit_bytes_max >= bytes_grown;
+        if is_grown || events == 0 {
             return (0, 0);
         }
         let now = Instant::now();
@@ -318,8 +323,8 @@ impl<C: Connection> ConsumerStream<C> {
             more
         };
         (
-            more(events, &mut self.credit_events_max, CREDIT_EVENTS_GROWN),
-            more(bytes, &mut self.credit_bytes_max, CREDIT_BYTES_GROWN),
+            more(events, &mut self.credit_events_max, events_grown),
+            more(bytes, &mut self.credit_bytes_max, bytes_grown),
         )
     }
 

@@ -13,7 +13,7 @@ use tidegate_wire::frame::decode;
 use tidegate_wire::pb::measure_answer::Answer;
 use tidegate_wire::pb::measure_command::Command;
 use tidegate_wire::pb::{self, measure_opened, stream_open};
-use tidegate_wire::stream::Connection;
+use tidegate_wire::stream::{Connection, TransportSettings};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -52,6 +52,8 @@ pub(super) trait AnyMeasureStream: Send {
 
     /// The round trip, and bytes that may wait to be sent.
     fn path(&self) -> (Duration, usize);
+
+    fn settings(&self) -> TransportSettings;
 }
 
 pub(super) struct MeasureStream<C: Connection> {
@@ -246,6 +248,10 @@ impl<C: Connection> AnyMeasureStream for MeasureStream<C> {
 
     fn path(&self) -> (Duration, usize) {
         (self.connection.round_trip(), self.connection.send_window())
+    }
+
+    fn settings(&self) -> TransportSettings {
+        self.connection.settings()
     }
 }
 

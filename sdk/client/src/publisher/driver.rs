@@ -89,7 +89,7 @@ impl<C: Connection> Driver<C> {
             epoch: options.epoch,
             linger: options.linger,
             delivery_timeout: options.delivery_timeout,
-            room_grows: options.outstanding_bytes_max >= PublisherOptions::OUTSTANDING_BYTES_MAX,
+            room_grows: options.outstanding_bytes_max.is_none(),
             opened: Some(opened),
             outstanding: Outstanding::new(),
             obstacle: None,

@@ -15,7 +15,7 @@ use super::outstanding_limit::Room;
 use super::ticket::PublishTicket;
 use crate::error::PublishError;
 use crate::event::Event;
-use crate::options::PublisherOptions;
+use crate::options::{OUTSTANDING_BYTES, PublisherOptions};
 
 /// What publishers and their driver share.
 pub(super) struct Shared {
@@ -73,7 +73,7 @@ impl Shared {
                 gatherer,
                 room: Room::new(
                     options.outstanding_events_max,
-                    options.outstanding_bytes_max,
+                    options.outstanding_bytes_max.unwrap_or(OUTSTANDING_BYTES),
                 ),
                 finishing: false,
                 closed: None,

@@ -15,8 +15,8 @@ use tidegate_wire::stream::{Connection, ConnectionEnd, Traffic};
 use super::broker::{Broker, Manner, Stream, soon, welcome};
 use super::network::{Behind, Network};
 use crate::{
-    Answered, Client, ConnectError, Connector, Consumer, ConsumerOptions, Delivery, Event,
-    Publisher, PublisherOptions, SubscribeError,
+    Answered, Client, ClientOptions, ConnectError, Connector, Consumer, ConsumerOptions, Delivery,
+    Event, Publisher, PublisherOptions, SubscribeError,
 };
 
 /// A long way to the broker of a test, which says what goes over it.
@@ -136,7 +136,12 @@ impl FarBroker {
     }
 
     async fn far_client(&self) -> Client {
-        let options = crate::ClientOptions::new("a broker far away").seed(1);
+        self.far_client_that(true).await
+    }
+
+    async fn far_client_that(&self, reconnects: bool) -> Client {
+        let options = ClientOptions::new("a broker far away").seed(1);
+        let options = options.reconnect(reconnects);
         let connecting = Client::connect_over(self.door.clone(), options);
         soon(connecting).await.unwrap()
     }
@@ -228,6 +233,17 @@ async fn a_broker_that_is_heard_again_is_not_looked_for_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_reconnect_has_one_connection() {
+    let broker = FarBroker::far_away();
+    let client = broker.far_client_that(false).await;
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    broker.door.seen.asked.fetch_add(1, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(broker.attempts().len(), 1);
+    assert!(client.trouble().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_goodbye_is_heard_while_another_connection_is_attempted() {
     let mut broker = FarBroker::far_away();
     let client = broker.far_client().await;
@@ -263,6 +279,7 @@ async fn where_packets_come_late_another_connection_is_tried_until_there_is_one_
     broker.door.seen.lost.store(900, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(broker.attempts().len(), 3);
+    broker.door.seen.lost.store(0, Ordering::Relaxed);
     broker.drop_connections();
     broker.stream().await.publish_ready(1_000, 10).await;
     assert_eq!(broker.expected(), [false, true, true, false]);
@@ -284,6 +301,13 @@ async fn opened<D>(broker: &mut Broker<MemoryConnection, D>) -> Stream {
     stream
 }
 
+/// The broker says goodbye, and the client connects again.
+async fn another_after_goodbye(broker: &Broker, client: &Client) {
+    broker.go_away().await;
+    soon(until(|| broker.door.attempts.lock().unwrap().len() > 1)).await;
+    soon(until(|| client.trouble().is_none())).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_publisher_moves_when_everything_is_answered_and_sends_nothing_twice() {
     let mut broker = Broker::start();
@@ -291,16 +315,14 @@ async fn a_publisher_moves_when_everything_is_answered_and_sends_nothing_twice()
     let (publisher, mut first) = tokio::join!(publisher(&client, false), opened(&mut broker));
     let before = publisher.send("a", Event::new("x")).await.unwrap();
     let (batch, _) = first.batch().await;
-    broker.go_away().await;
-    soon(until(|| client.trouble().is_some())).await;
-    soon(until(|| client.trouble().is_none())).await;
+    another_after_goodbye(&broker, &client).await;
     let after = publisher.send("a", Event::new("y")).await.unwrap();
     // However long it takes.
     tokio::time::sleep(Duration::from_secs(15)).await;
     first.ack(batch.correlation, 1, false).await;
     assert_eq!(soon(before).await.unwrap().sequence, 1);
     let mut second = opened(&mut broker).await;
-    assert_eq!(first.reset_code().await, None, "finished");
+    first.ended().await;
     let (batch, payloads) = second.batch().await;
     assert_eq!(payloads, ["y"]);
     second.ack(batch.correlation, 2, false).await;
@@ -351,9 +373,7 @@ async fn a_consumer_moves_when_what_the_application_has_is_acked() {
     let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
     one.ack();
     assert_eq!(first.command().await, acked(1, 0));
-    broker.go_away().await;
-    soon(until(|| client.trouble().is_some())).await;
-    soon(until(|| client.trouble().is_none())).await;
+    another_after_goodbye(&broker, &client).await;
     // It gets no more from there, and has a moment for what it has.
     let none = tokio::time::timeout(Duration::from_secs(1), consumer.next());
     assert!(none.await.is_err());
@@ -411,9 +431,7 @@ async fn one_that_only_looks_stays_where_it_is() {
         stream
     });
     let mut looking = looking.unwrap();
-    broker.go_away().await;
-    soon(until(|| client.trouble().is_some())).await;
-    soon(until(|| client.trouble().is_none())).await;
+    another_after_goodbye(&broker, &client).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     stream.deliver(1, &[1]).await;
     assert_eq!(take(&mut looking).await.position, 1);

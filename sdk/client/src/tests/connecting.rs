@@ -153,9 +153,19 @@ async fn a_silent_address_does_not_hide_that_the_broker_has_no_time() {
     let (at, address) = made[2];
     assert_eq!(address, 0);
     assert!(
-        at > Duration::from_secs(1) && at < Duration::from_secs(2),
+        at > Duration::from_secs(2) && at < Duration::from_secs(3),
         "{at:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_one_that_has_no_time_hide_a_broker_that_is_far_away() {
+    let mut broker = Broker::start();
+    let far = Behind::Distance(Duration::from_millis(800));
+    broker.door.addresses = vec![Behind::Busy(usize::MAX), far];
+    broker.client().await;
+    let made = attempts(&broker);
+    assert_eq!(made, [(Duration::ZERO, 0), (Duration::ZERO, 1)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -173,6 +173,28 @@ async fn check_credit(credit: (u64, u32)) {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_chosen_are_kept_to_and_others_go_by_the_broker() {
+    let mega = || Event::new(vec![0; 1_000_000]);
+    for (outstanding_bytes_max, events) in [(None, 32), (Some(16 << 20), 16), (Some(1 << 20), 1)] {
+        let mut broker = Broker::start();
+        let client = broker.client().await;
+        let options = PublisherOptions {
+            outstanding_bytes_max,
+            ..PublisherOptions::default()
+        };
+        let credit = (33_000_000, 1_000);
+        let (publisher, _stream) = open(&mut broker, &client, options, credit).await;
+        let mut sent = 0;
+        let second = Duration::from_secs(1);
+        while let Ok(ticket) = tokio::time::timeout(second, publisher.send("a", mega())).await {
+            drop(ticket.unwrap());
+            sent += 1;
+        }
+        assert_eq!(sent, events, "{outstanding_bytes_max:?}");
+    }
+}
+
 /// Room for a single event.
 fn one_at_a_time() -> PublisherOptions {
     PublisherOptions {

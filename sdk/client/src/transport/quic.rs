@@ -240,7 +240,7 @@ fn open_endpoint(peer: SocketAddr, answered: &Answered) -> std::io::Result<quinn
     config
         .max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX)
         .map_err(std::io::Error::other)?;
-    let socket = AnsweredSocket::new(socket.into(), answered.clone())?;
+    let socket = AnsweredSocket::new(socket.into(), peer, answered.clone())?;
     let runtime = Arc::new(quinn::TokioRuntime);
     quinn::Endpoint::new_with_abstract_socket(config, None, Arc::new(socket), runtime)
 }

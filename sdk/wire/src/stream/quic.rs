@@ -17,6 +17,7 @@ use quinn::{
 use self::send_window::{SendBudget, SendWindow, Taker};
 use super::{
     Connection, ConnectionEnd, LONG_PATH, ReceiveError, ReceiveHalf, SendError, SendHalf, Traffic,
+    TransportSettings,
 };
 use crate::counters::ConnectionCounters;
 
@@ -166,6 +167,13 @@ impl<K: Kept> Connection for QuicConnection<K> {
         }
         let controller = self.quinn().congestion_state();
         congestion::takes_path_for_long(controller).unwrap_or(round_trip >= LONG_PATH)
+    }
+
+    fn settings(&self) -> TransportSettings {
+        TransportSettings {
+            send_window_bytes_free: send_window::SEND_WINDOW_BYTES_FREE,
+            send_window_bytes_max: send_window::SEND_WINDOW_BYTES_MAX,
+        }
     }
 
     fn traffic(&self) -> Traffic {

@@ -1,4 +1,4 @@
-//! The UDP socket of one connection, as quinn is to see it: one that notes when anything comes at all, which may be long before a
+//! The UDP socket of one connection, as quinn is to see it: one that notes when anything comes from its peer, which may be long before a
 //! handshake says anything, and that takes as much memory as it needs. What comes is not looked at here.
 
 use std::io::{self, IoSliceMut};
@@ -23,17 +23,23 @@ const _: () = assert!(SEGMENTS * UDP_PAYLOAD_BYTES_MAX as usize >= 64 * 1024);
 #[derive(Debug)]
 pub(super) struct AnsweredSocket {
     socket: Arc<dyn AsyncUdpSocket>,
+    peer: SocketAddr,
     answered: Answered,
 }
 
 impl AnsweredSocket {
-    /// Takes `socket`, and notes with `answered` whatever comes.
+    /// Takes `socket`, and notes with `answered` whatever comes from `peer`: anybody may send to a port.
     ///
     /// # Errors
     /// The runtime cannot use the socket.
-    pub(super) fn new(socket: std::net::UdpSocket, answered: Answered) -> io::Result<Self> {
+    pub(super) fn new(
+        socket: std::net::UdpSocket,
+        peer: SocketAddr,
+        answered: Answered,
+    ) -> io::Result<Self> {
         Ok(Self {
             socket: TokioRuntime.wrap_udp_socket(socket)?,
+            peer,
             answered,
         })
     }
@@ -55,8 +61,13 @@ impl AsyncUdpSocket for AnsweredSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let received = self.socket.poll_recv(context, buffers, meta);
-        if let Poll::Ready(Ok(1..)) = received {
-            self.answered.note();
+        if let Poll::Ready(Ok(count)) = received {
+            // The rest of an address of IPv6 is about this machine.
+            let is_peer =
+                |from: SocketAddr| (from.ip(), from.port()) == (self.peer.ip(), self.peer.port());
+            if meta.iter().take(count).any(|meta| is_peer(meta.addr)) {
+                self.answered.note();
+            }
         }
         received
     }

@@ -1,11 +1,11 @@
 //! Paths on which packets overtake each other, as radio links and bundled ones have them. quinn takes a packet for lost when three
-//! later ones have arrived, or it is an eighth of a round trip late; on such a path that is most of them. How patient it is cannot be
-//! changed while a connection lives, and patience costs time wherever packets are really lost. So connections are made as usual, and
+//! later ones have arrived, or it is an eighth of a round trip late; on such a path that is most of them. How long it waits cannot be
+//! changed while a connection lives, and to wait costs time wherever packets are really lost. So connections are made as usual, and
 //! a client that finds out from both ends' [counters](crate::counters) that packets only came late makes another one, on which both
-//! ends are patient. How it finds out is its business; what patience is, and how the broker is asked for it, stands here.
+//! ends expect reordering. How it finds out is its business; what it means, and how the broker is asked for it, stands here.
 //!
 //! The broker has to know when it accepts, before it can read anything. So the client says it in the first connection id, which it
-//! chooses, and which everybody on the way can read. Who made it up would gain, or take, nothing but patience.
+//! chooses, and which everybody on the way can read. Who made it up would gain, or take, nothing but waiting for late packets.
 
 use std::sync::Arc;
 

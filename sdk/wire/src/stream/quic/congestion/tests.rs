@@ -156,15 +156,15 @@ fn who_expects_packets_out_of_order_takes_few_for_lost() {
         ..LINK
     };
     let length = Duration::from_secs(10);
-    let hasty = run(link, vec![set_up(Auto)], length)[0];
-    let patient = run(
+    let usual = run(link, vec![set_up(Auto)], length)[0];
+    let expecting = run(
         link,
         vec![|transport| reordering::expect(transport, Auto)],
         length,
     )[0];
-    let (least, most) = (10.0 * hasty.goodput, 1.2);
-    assert!(patient.goodput >= least, "{patient:?} beside {hasty:?}");
-    assert!(patient.bytes_per_byte <= most, "{patient:?}");
+    let (least, most) = (10.0 * usual.goodput, 1.2);
+    assert!(expecting.goodput >= least, "{expecting:?} beside {usual:?}");
+    assert!(expecting.bytes_per_byte <= most, "{expecting:?}");
 }
 
 #[test]
