@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::checkpointer::Decision;
-use super::commit::inbox::Inbox;
+use super::commit::inbox::{Inbox, LastCame};
 use super::commit::producer_streams::ProducerStreams;
 use super::commit::publish_reply::PublishReplies;
 use super::commit::publisher::Publisher;
@@ -127,6 +127,7 @@ impl Broker {
             stream,
             by: who.clone(),
             replies,
+            last_came: LastCame::default(),
         };
         let last_number = match last_number {
             0 => 0,

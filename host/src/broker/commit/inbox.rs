@@ -2,6 +2,8 @@
 //! room; the committer takes whole queues at once, so a group gathers while the one before it syncs. What is in the queues is not
 //! looked into.
 
+mod company;
+
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
+use self::company::Company;
+pub(crate) use self::company::LastCame;
 use super::request::{Control, Mark, PublishItem, Reply};
 use super::waiting_acks::{self, Acks, WaitingAcks};
 use super::waiting_returns::Returns;
@@ -48,12 +52,15 @@ struct Queues {
     control: VecDeque<Control>,
     publish: VecDeque<PublishItem>,
     publish_bytes: usize,
+    company: Company,
     acks: WaitingAcks,
     returns: Returns,
     // Of either.
     acks_since: Option<Instant>,
     // The committer waits and nobody has woken it yet. While it works there is no need to: it looks again before it waits.
     waiting: bool,
+    // It lets publishes gather meanwhile, and looks by itself when that is over.
+    gathering: bool,
     // It waits for longer than acks may, so they have to wake it.
     sleeping: bool,
     woken: bool,
@@ -131,14 +138,18 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn publish(&self, item: PublishItem) -> Result<(), Unavailable> {
+    /// Takes a batch of a stream that was here `last`.
+    pub(crate) fn publish(&self, item: PublishItem, last: &LastCame) -> Result<(), Unavailable> {
         let mut queues = self.lock();
         if queues.closing {
             return Err(Unavailable::ShuttingDown);
         }
         queues.publish_bytes += item.bytes();
         queues.publish.push_back(item);
-        self.wake_committer(queues);
+        queues.company.came(last);
+        if !(queues.gathering && queues.is_gathering()) {
+            self.wake_committer(queues);
+        }
         Ok(())
     }
 
@@ -411,7 +422,11 @@ impl Queues {
         } = *appetite;
         let acks_at = self.acks_since.map(|since| since + ack_delay);
         let acks_due = acks_at.is_some_and(|at| at <= now);
-        let has_publishes = publishes && !self.publish.is_empty();
+        let gathers_until = match publishes && !self.closing && self.is_gathering() {
+            true => Some(begin + company::WAIT_MAX).filter(|until| *until > now),
+            false => None,
+        };
+        let has_publishes = publishes && !self.publish.is_empty() && gathers_until.is_none();
         let idle_over = idle_until.is_some_and(|at| at <= now);
         if !self.control.is_empty()
             || has_publishes
@@ -425,10 +440,17 @@ impl Queues {
         // Acks mostly follow what was just written. To look again by itself after a while is cheaper than to be woken by them.
         let look_at = begin + ack_delay;
         let look_at = (look_at > now).then_some(look_at);
-        let until = [acks_at, idle_until, look_at].into_iter().flatten().min();
+        let until = [acks_at, idle_until, look_at, gathers_until];
+        let until = until.into_iter().flatten().min();
+        self.gathering = gathers_until.is_some();
         self.sleeping = until.is_none_or(|until| until > now + ack_delay);
         self.waiting = true;
         Some(until.map_or(Wait::Open, Wait::Until))
+    }
+
+    // Whether what waits, or what will, waits for company, as far as it does not depend on the time.
+    fn is_gathering(&self) -> bool {
+        self.company.waits(self.publish.len(), self.publish_bytes)
     }
 
     fn take(&mut self, appetite: &Appetite) -> Taken {
@@ -438,7 +460,9 @@ impl Queues {
         };
         let publish = self.publish.drain(..count).collect();
         self.publish_bytes -= bytes;
+        self.company.taken(count, self.publish.len());
         self.waiting = false;
+        self.gathering = false;
         self.sleeping = false;
         self.woken = false;
         self.acks_since = None;

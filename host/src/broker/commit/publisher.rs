@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::inbox::Inbox;
+use super::inbox::{Inbox, LastCame};
 use super::producer_streams::{ProducerStream, ProducerStreams};
 use super::publish_reply::{Promise, PublishReplies};
 use super::request::{Control, PublishItem};
@@ -34,6 +34,7 @@ pub struct Publisher {
     pub(crate) stream: Option<Arc<ProducerStream>>,
     pub(crate) by: Principal,
     pub(crate) replies: PublishReplies,
+    pub(crate) last_came: LastCame,
 }
 
 impl Publisher {
@@ -104,7 +105,7 @@ impl Publisher {
             by: self.by.clone(),
             _room: room,
         };
-        Ok(self.inbox.publish(item)?)
+        Ok(self.inbox.publish(item, &self.last_came)?)
     }
 }
 

@@ -11,7 +11,12 @@ use crate::domain::{EncodedEvents, Principal};
 
 const ACK_DELAY: Duration = Duration::from_millis(1);
 
+// Of a stream that was never here before.
 fn publish(inbox: &Inbox, number: u64, cost: usize) {
+    publish_of(inbox, &LastCame::default(), number, cost);
+}
+
+fn publish_of(inbox: &Inbox, stream: &LastCame, number: u64, cost: usize) {
     let room = inbox.publish_room.clone().try_acquire_owned();
     let item = PublishItem {
         topic: "a".parse().expect("a name"),
@@ -24,7 +29,7 @@ fn publish(inbox: &Inbox, number: u64, cost: usize) {
         promise: Promise::new(number, cost, tokio::sync::mpsc::unbounded_channel().0),
         _room: room.expect("room"),
     };
-    inbox.publish(item).expect("open");
+    inbox.publish(item, stream).expect("open");
 }
 
 fn all() -> Appetite {
@@ -248,4 +253,157 @@ fn neighbours_count_once_and_a_deleted_subscription_not_at_all() {
     inbox.forget(SubscriptionId(2));
     assert!(inbox.ack_room().now_or_never().is_some());
     assert_eq!(inbox.take(&all()).acks.len(), 1);
+}
+
+// Many streams that publish one batch each, in turn, and a committer with virtual time.
+struct Many {
+    inbox: Arc<Inbox>,
+    streams: Vec<LastCame>,
+    next: usize,
+}
+
+impl Many {
+    // So many that publish in groups of four: each was here before.
+    fn publishing(streams: usize) -> Self {
+        Self::with_clock(streams, Clock::start())
+    }
+
+    fn with_clock(streams: usize, clock: Clock) -> Self {
+        let mut many = Self {
+            inbox: Inbox::new(clock),
+            streams: (0..streams).map(|_| LastCame::default()).collect(),
+            next: 0,
+        };
+        while many.next < streams {
+            many.publish(4);
+            let taken = many.inbox.taken(&all()).now_or_never();
+            assert_eq!(taken.expect("nobody is known yet").publish.len(), 4);
+        }
+        many
+    }
+
+    fn publish(&mut self, batches: usize) {
+        for _ in 0..batches {
+            let stream = self.next % self.streams.len();
+            publish_of(&self.inbox, &self.streams[stream], self.next as u64, 100);
+            self.next += 1;
+        }
+    }
+
+    // How many batches are taken, and after how long.
+    async fn take(&self) -> (usize, Duration) {
+        let begin = tokio::time::Instant::now();
+        let taken = self.inbox.taken(&all()).await;
+        (taken.publish.len(), begin.elapsed())
+    }
+}
+
+fn is_longest_wait(wait: Duration) -> bool {
+    // Timers have whole milliseconds.
+    (company::WAIT_MAX..=2 * company::WAIT_MAX).contains(&wait)
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_of_many_streams_wait_for_as_many_as_two_groups_had() {
+    let mut many = Many::publishing(400);
+    many.publish(8);
+    assert_eq!(many.take().await, (8, Duration::ZERO));
+    many.publish(11);
+    let (taken, wait) = many.take().await;
+    assert!(taken == 11 && is_longest_wait(wait), "{taken} {wait:?}");
+    // Eight and eleven were there, so eighteen still wait, and whoever makes them nineteen wakes the committer.
+    many.publish(1);
+    let wanted = all();
+    let inbox = many.inbox.clone();
+    let mut waiting = Box::pin(inbox.taken(&wanted));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    many.publish(17);
+    assert!(inbox.lock().waiting, "nobody woke it");
+    many.publish(1);
+    assert!(!inbox.lock().waiting);
+    let begin = tokio::time::Instant::now();
+    assert_eq!(waiting.await.publish.len(), 19);
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_committer_that_was_idle_waits_for_nobody() {
+    let mut many = Many::publishing(400);
+    let inbox = many.inbox.clone();
+    let wanted = all();
+    let mut waiting = Box::pin(inbox.taken(&wanted));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    tokio::time::advance(company::WAIT_MAX).await;
+    assert!(
+        waiting.as_mut().now_or_never().is_none(),
+        "there is nothing"
+    );
+    many.publish(1);
+    assert_eq!(waiting.now_or_never().expect("at once").publish.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_comes_often_is_not_made_to_wait() {
+    for streams in [1_usize, 2, 16, 256] {
+        let mut many = Many {
+            inbox: Inbox::new(Clock::start()),
+            streams: (0..streams).map(|_| LastCame::default()).collect(),
+            next: 0,
+        };
+        // Half of them publish while the other half is written.
+        for _ in 0..100 {
+            let half = streams.div_ceil(2);
+            many.publish(half);
+            assert_eq!(many.take().await, (half, Duration::ZERO), "{streams}");
+        }
+    }
+    let mut many = Many::publishing(400);
+    let often = LastCame::default();
+    for _ in 0..10 {
+        many.publish(4);
+        publish_of(&many.inbox, &often, 0, 100);
+        assert_eq!(
+            many.take().await,
+            (5, Duration::ZERO),
+            "the others go along"
+        );
+    }
+    many.publish(4);
+    let (taken, wait) = many.take().await;
+    assert!(taken == 4 && is_longest_wait(wait), "{taken} {wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_but_batches_waits_for_company() {
+    let adding: [fn(&Inbox); 5] = [
+        |inbox| inbox.wake(),
+        |inbox| drop(inbox.ask_mark().now_or_never()),
+        |inbox| inbox.close_publishes(),
+        |inbox| inbox.close(),
+        |inbox| publish(inbox, 0, WHOLE_BYTES_MAX),
+    ];
+    for (index, add) in adding.into_iter().enumerate() {
+        let mut many = Many::publishing(400);
+        many.publish(4);
+        let (inbox, wanted) = (many.inbox.clone(), all());
+        let mut waiting = Box::pin(inbox.taken(&wanted));
+        assert!(waiting.as_mut().now_or_never().is_none(), "{index}");
+        add(&inbox);
+        let taken = waiting.now_or_never().expect("at once");
+        assert!(taken.publish.len() >= 4, "{index}");
+    }
+}
+
+#[tokio::test]
+async fn a_thread_lets_them_gather_as_a_task_does() {
+    // A clock that stands: the longest wait is never over.
+    let mut many = Many::with_clock(400, Clock::standing_at(crate::domain::Millis(0)));
+    let inbox = many.inbox.clone();
+    many.publish(1);
+    let waiting = std::thread::spawn(move || inbox.take(&all()).publish.len());
+    while !many.inbox.lock().gathering {
+        std::thread::yield_now();
+    }
+    many.publish(7);
+    assert_eq!(waiting.join().expect("no panic"), 8);
 }

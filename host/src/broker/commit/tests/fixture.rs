@@ -11,7 +11,7 @@ use crate::auth::Policy;
 use crate::broker::commit::checkpoint_due::CheckpointDue;
 use crate::broker::commit::committer::{Committer, CommitterParts, CommitterSettings, TurnEnd};
 use crate::broker::commit::draft::CatalogLimits;
-use crate::broker::commit::inbox::Inbox;
+use crate::broker::commit::inbox::{Inbox, LastCame};
 use crate::broker::commit::journal_note::{self, Note};
 use crate::broker::commit::producer_streams::ProducerStreams;
 use crate::broker::commit::publish_reply::{PublishOutcome, PublishReply};
@@ -156,6 +156,7 @@ impl Fixture {
                 stream,
                 by: Principal::local(),
                 replies,
+                last_came: LastCame::default(),
             },
             answers,
         }
