@@ -2,6 +2,7 @@
 //! where this client reads and writes; which stream it is, and over which transport, is not known here.
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use tidegate_wire::frame::FrameReader;
 use tidegate_wire::frame_queue::FrameQueue;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
@@ -93,6 +94,16 @@ impl<C: Connection> FrameStream<C> {
                 written = write, if writing => Moved::Written(written.map(drop)),
             }
         }
+    }
+
+    /// Sends some of the queue if the stream takes it at once. `None` when it does not, or nothing waits.
+    pub(crate) fn write_now(&mut self) -> Option<Result<(), SendError>> {
+        if self.queue.is_empty() {
+            return None;
+        }
+        // Nobody is woken by this look. Whoever waits for more to be sent looks again before.
+        let written = self.queue.send(&mut self.send).now_or_never()?;
+        Some(written.map(drop))
     }
 
     /// The next frame; `None` when the broker has finished the stream.

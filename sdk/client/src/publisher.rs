@@ -6,6 +6,7 @@
 //! - `ticket`: what became of a batch, and the tickets that wait for it.
 //! - `shared`: what publishers and the driver share: all of these, and who waits.
 //! - `unanswered_batches`: the batches that have a number and no answer. Pure.
+//! - `window`: what has numbers that count on, while it is there. Pure.
 //! - `stream`: one stream, until it is lost: what was sent on it, within which credit.
 //! - `driver`: the task, which opens one stream after the other.
 
@@ -17,6 +18,7 @@ mod shared;
 mod stream;
 mod ticket;
 mod unanswered_batches;
+mod window;
 
 use std::sync::Arc;
 

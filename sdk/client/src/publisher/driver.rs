@@ -27,6 +27,10 @@ use crate::options::PublisherOptions;
 /// What publishers are told while there is no connection.
 const LOST: &str = "the connection to the broker is lost; connecting again";
 
+/// How often answers come between two looks at the path: what it is like is a mean over many packets, and each look takes a lock
+/// that whoever sends and receives needs as well.
+const LOOK_EVERY: u32 = 8;
+
 /// Why a stream is over.
 enum End {
     /// No publisher is left and everything is resolved.
@@ -65,6 +69,8 @@ pub(super) struct Driver<C: Connection> {
     backoff: Backoff,
     /// As publishers are told.
     obstacle: Option<String>,
+    /// How often answers came since the present stream was opened.
+    path_looks: u32,
 }
 
 impl<C: Connection> Driver<C> {
@@ -93,6 +99,7 @@ impl<C: Connection> Driver<C> {
             opened: Some(opened),
             outstanding: Outstanding::new(),
             obstacle: None,
+            path_looks: 0,
         }
     }
 
@@ -176,6 +183,7 @@ impl<C: Connection> Driver<C> {
         if self.obstacle.as_deref() == Some(LOST) {
             self.set_obstacle(None);
         }
+        self.path_looks = 0;
         let mut state = self.shared.state();
         state.gatherer.set_credit(stream.credit_bytes());
         // Known since the handshake, and needed before the first answer: all the room there is may be filled until then.
@@ -198,7 +206,9 @@ impl<C: Connection> Driver<C> {
 
     async fn drive(&mut self, stream: &mut PublishStream<C>) -> End {
         loop {
-            self.stage(stream);
+            if self.stage(stream) {
+                stream.write_staged();
+            }
             if stream.frames.queue().is_empty() && self.is_finished() {
                 return End::Finished;
             }
@@ -227,7 +237,7 @@ impl<C: Connection> Driver<C> {
                 Moved::Written(written) => Event::Written(written),
             },
             () = self.shared.wake.notified() => Event::Woken,
-            () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Event::Woken,
+            () = until(timer) => Event::Woken,
             () = stream.established.moves.cancelled(), if moves => Event::Moves,
         }
     }
@@ -237,35 +247,36 @@ impl<C: Connection> Driver<C> {
             Event::Frame(Ok(Some(frame))) => self.apply_frames(stream, frame),
             Event::Frame(Ok(None)) => Err(End::Retry(stream.retry_wait())),
             Event::Frame(Err(error)) => Err(lost(error)),
-            Event::Written(Err(_)) => {
-                // The reading side tells why, or goes on with what is still to come.
-                stream.drain(None);
+            Event::Written(written) => {
+                stream.written(&written);
                 Ok(())
             }
             Event::Moves => {
                 stream.begin_to_move();
                 Ok(())
             }
-            Event::Written(Ok(())) | Event::Woken => Ok(()),
+            Event::Woken => Ok(()),
         }
     }
 
-    /// Hands batches to the stream while credit lasts: first those sent on an earlier stream, then new ones.
-    fn stage(&mut self, stream: &mut PublishStream<C>) {
+    /// Hands batches to the stream while credit lasts: first those sent on an earlier stream, then new ones. Returns whether that
+    /// was all that may go out now, so that nothing is gained by looking again once it is written.
+    fn stage(&mut self, stream: &mut PublishStream<C>) -> bool {
         while let Some(correlation) = stream.next(self.outstanding.correlations().start) {
             let is_new = correlation >= self.outstanding.correlations().end;
             if is_new && !self.take_batch(stream.credit_left()) {
-                break;
+                return true;
             }
             if let Some(batch) = self.outstanding.get(correlation) {
                 if batch.cost > stream.credit_left() {
-                    break;
+                    return true;
                 }
                 let numbers = self.numbers(batch.first_number);
                 stream.stage(correlation, batch, numbers);
             }
             stream.sent(correlation);
         }
+        false
     }
 
     /// What a batch says of numbers whose first event has the number `first`.
@@ -284,7 +295,7 @@ impl<C: Connection> Driver<C> {
         let taken = {
             let mut state = self.shared.state();
             let gatherer = &mut state.gatherer;
-            gatherer.take(credit_left, self.linger, Instant::now())
+            gatherer.take(credit_left, self.linger, Instant::now)
         };
         let Some(gathered) = taken else { return false };
         self.outstanding.push(gathered);
@@ -293,10 +304,12 @@ impl<C: Connection> Driver<C> {
 
     /// Applies `frame` and all further answers that are here already.
     fn apply_frames(&mut self, stream: &mut PublishStream<C>, frame: Bytes) -> Result<(), End> {
-        let (round_trip, send_window) = (stream.round_trip(), stream.send_window());
-        let mut state = self.shared.state();
-        state.gatherer.set_path(round_trip, send_window);
-        drop(state);
+        if self.path_looks.is_multiple_of(LOOK_EVERY) {
+            let (round_trip, send_window) = (stream.round_trip(), stream.send_window());
+            let mut state = self.shared.state();
+            state.gatherer.set_path(round_trip, send_window);
+        }
+        self.path_looks = self.path_looks.wrapping_add(1);
         let mut next = Some(frame);
         while let Some(frame) = next {
             let reply: pb::PublishReply = decode(frame).map_err(|error| lost(error.into()))?;
@@ -372,14 +385,13 @@ impl<C: Connection> Driver<C> {
         };
         let error = outcome.as_ref().err().cloned();
         let unreported = batch.fate.resolve(outcome, batch.events);
-        self.shared.give_back(batch.events, batch.admitted_bytes);
-        {
-            let mut state = self.shared.state();
-            state.gatherer.resolved(&batch.topic, batch.order);
-            if let (true, Some(error)) = (unreported, error) {
-                state.unreported.get_or_insert(error);
-            }
-        }
+        self.shared
+            .give_back(batch.events, batch.admitted_bytes, |state| {
+                state.gatherer.resolved(batch.topic_at, batch.order);
+                if let (true, Some(error)) = (unreported, error) {
+                    state.unreported.get_or_insert(error);
+                }
+            });
         self.shared.progress.notify_waiters();
     }
 
@@ -405,7 +417,7 @@ impl<C: Connection> Driver<C> {
                 done = &mut work => return Some(done),
                 // A batch was begun, so there may be an earlier timer now; or the last publisher is gone.
                 () = self.shared.wake.notified() => {}
-                () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
+                () = until(timer) => {}
             }
             self.expire();
         }
@@ -426,11 +438,13 @@ impl<C: Connection> Driver<C> {
         }
         let expired = self.shared.state().gatherer.expire(deadline);
         for batch in expired {
-            if batch.fate.resolve(Err(error.clone()), batch.events) {
-                let mut state = self.shared.state();
-                state.unreported.get_or_insert_with(|| error.clone());
-            }
-            self.shared.give_back(batch.events, batch.admitted_bytes);
+            let unreported = batch.fate.resolve(Err(error.clone()), batch.events);
+            self.shared
+                .give_back(batch.events, batch.admitted_bytes, |state| {
+                    if unreported {
+                        state.unreported.get_or_insert_with(|| error.clone());
+                    }
+                });
             self.shared.progress.notify_waiters();
         }
     }
@@ -469,6 +483,14 @@ impl<C: Connection> Driver<C> {
             self.resolve(correlation, Err(error.clone()));
         }
         self.shared.close(&error);
+    }
+}
+
+/// Comes at that time, if there is one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

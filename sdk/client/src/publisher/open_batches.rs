@@ -1,7 +1,7 @@
 //! The batches being filled, one open batch per topic, and the order in which they go out. Pure: no task, no clock,
 //! no stream; the time is an argument.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::path_bounds::{SMALL_IN_FLIGHT, batch_bytes_max, small_batches_max};
 use super::ticket::Fate;
+use super::window::Window;
 
 /// From this many bytes on, a batch is not small: one block of the broker's store.
 const SMALL_BYTES: usize = 64 * 1024;
@@ -30,19 +31,75 @@ const START_BYTES_MAX: usize = 256 * 1024;
 /// The batches being filled.
 #[derive(Debug)]
 pub(super) struct Gatherer {
-    /// Names come from the program itself, so a fast hash is as good as one that withstands attacks.
-    topics: FxHashMap<Arc<str>, Topic>,
-    /// Topics with a batch that may go out, those that have waited longest first.
-    queue: VecDeque<Arc<str>>,
+    topics: Topics,
+    /// Where the topics are that have a batch that may go out, those that have waited longest first.
+    queue: VecDeque<usize>,
     batch_bytes_max: usize,
     batch_events_max: usize,
     batch_cost_max: usize,
     /// What is answered whole should not be longer than what the path carries at a time.
     path_bytes_max: usize,
     small_in_flight_max: usize,
-    /// Batches are numbered in the order in which they were begun.
-    next_order: u64,
-    unresolved: BTreeSet<u64>,
+    /// Batches that are not resolved. They are numbered in the order in which they were begun.
+    unresolved: Window<()>,
+}
+
+/// The topics that are remembered, each in its place for as long as anything of it is under way.
+#[derive(Debug, Default)]
+struct Topics {
+    /// Names come from the program itself, so a fast hash is as good as one that withstands attacks.
+    places: FxHashMap<Arc<str>, usize>,
+    all: Vec<Topic>,
+    /// Places of forgotten ones.
+    free: Vec<usize>,
+    /// Where the last event went: mostly the next one goes there too.
+    last: usize,
+}
+
+impl Topics {
+    /// The place of the topic `name`, which it gets if it has none.
+    fn place(&mut self, name: &str) -> usize {
+        let is_last = |topic: &Topic| !topic.is_forgotten && *topic.name == *name;
+        if !self.all.get(self.last).is_some_and(is_last) {
+            self.last = match self.places.get(name) {
+                Some(place) => *place,
+                None => self.add(name),
+            };
+        }
+        self.last
+    }
+
+    fn add(&mut self, name: &str) -> usize {
+        if self.places.len() >= IDLE_TOPICS_MAX {
+            self.forget_idle();
+        }
+        let topic = Topic::new(name.into());
+        let name = Arc::clone(&topic.name);
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.all[place] = topic;
+                place
+            }
+            None => {
+                self.all.push(topic);
+                self.all.len() - 1
+            }
+        };
+        self.places.insert(name, place);
+        place
+    }
+
+    fn forget_idle(&mut self) {
+        let (all, free) = (&mut self.all, &mut self.free);
+        self.places.retain(|_, place| {
+            let topic = &mut all[*place];
+            topic.is_forgotten = !topic.queued && topic.is_idle();
+            if topic.is_forgotten {
+                free.push(*place);
+            }
+            !topic.is_forgotten
+        });
+    }
 }
 
 #[derive(Debug)]
@@ -54,6 +111,8 @@ struct Topic {
     in_flight: usize,
     /// It is in the queue.
     queued: bool,
+    /// Its place is free.
+    is_forgotten: bool,
     /// Bytes of the batch before: a guess for the next one.
     last_bytes: usize,
 }
@@ -66,6 +125,7 @@ impl Topic {
             open: None,
             in_flight: 0,
             queued: false,
+            is_forgotten: false,
             last_bytes: 0,
         }
     }
@@ -86,6 +146,8 @@ impl Topic {
 #[derive(Debug)]
 pub(super) struct Gathered {
     pub(super) topic: Arc<str>,
+    /// Where the gatherer has its topic, until it is resolved.
+    pub(super) topic_at: usize,
     /// The events, as `PublishBatch.events`.
     pub(super) body: BytesMut,
     pub(super) events: usize,
@@ -119,15 +181,14 @@ pub(super) struct Pushed {
 impl Gatherer {
     pub(super) fn new(batch_bytes_max: usize, batch_events_max: usize) -> Self {
         Self {
-            topics: FxHashMap::default(),
+            topics: Topics::default(),
             queue: VecDeque::new(),
             batch_bytes_max,
             batch_events_max: batch_events_max.max(1),
             batch_cost_max: usize::MAX,
             path_bytes_max: usize::MAX,
             small_in_flight_max: SMALL_IN_FLIGHT,
-            next_order: 0,
-            unresolved: BTreeSet::new(),
+            unresolved: Window::new(0),
         }
     }
 
@@ -154,15 +215,8 @@ impl Gatherer {
         admitted_bytes: usize,
         now: impl FnOnce() -> Instant,
     ) -> Pushed {
-        let entry = match self.topics.get_mut(topic) {
-            Some(entry) => entry,
-            None => {
-                self.forget_idle_topics();
-                let name = Arc::<str>::from(topic);
-                let entry = self.topics.entry(Arc::clone(&name));
-                entry.or_insert_with(|| Topic::new(name))
-            }
-        };
+        let topic_at = self.topics.place(topic);
+        let entry = &mut self.topics.all[topic_at];
         let mut filled = false;
         if let Some(open) = &entry.open {
             let full = open.events >= self.batch_events_max
@@ -175,21 +229,17 @@ impl Gatherer {
             }
         }
         let last_bytes = entry.last_bytes;
-        let open = entry.open.get_or_insert_with(|| {
-            let order = self.next_order;
-            self.next_order += 1;
-            self.unresolved.insert(order);
-            Gathered {
-                topic: Arc::clone(&entry.name),
-                body: BytesMut::with_capacity(last_bytes.min(START_BYTES_MAX)),
-                events: 0,
-                event_bytes: 0,
-                admitted_bytes: 0,
-                fate: Arc::default(),
-                begun: now(),
-                order,
-                released: false,
-            }
+        let open = entry.open.get_or_insert_with(|| Gathered {
+            topic: Arc::clone(&entry.name),
+            topic_at,
+            body: BytesMut::with_capacity(last_bytes.min(START_BYTES_MAX)),
+            events: 0,
+            event_bytes: 0,
+            admitted_bytes: 0,
+            fate: Arc::default(),
+            begun: now(),
+            order: self.unresolved.push(()),
+            released: false,
         });
         let index = open.events;
         open.event_bytes += push_event(&mut open.body, event);
@@ -199,7 +249,7 @@ impl Gatherer {
         let mut wake = filled;
         if !entry.queued && entry.may_send(self.small_in_flight_max) {
             entry.queued = true;
-            self.queue.push_back(Arc::clone(&entry.name));
+            self.queue.push_back(topic_at);
             wake = true;
         }
         Pushed { fate, index, wake }
@@ -210,13 +260,11 @@ impl Gatherer {
         &mut self,
         credit: usize,
         linger: Duration,
-        now: Instant,
+        now: impl Fn() -> Instant,
     ) -> Option<Gathered> {
         for _ in 0..self.queue.len() {
-            let name = self.queue.pop_front()?;
-            let Some(topic) = self.topics.get_mut(&name) else {
-                continue;
-            };
+            let topic_at = self.queue.pop_front()?;
+            let topic = &mut self.topics.all[topic_at];
             if !topic.may_send(self.small_in_flight_max) {
                 // Comes back with the next answer for this topic, or when its batch is no longer small.
                 topic.queued = false;
@@ -225,12 +273,16 @@ impl Gatherer {
             let next = topic.full.front().or(topic.open.as_ref());
             let Some(next) = next else { continue };
             if next.cost() > credit {
-                self.queue.push_front(name);
+                self.queue.push_front(topic_at);
                 return None;
             }
-            let lingers = topic.full.is_empty() && !next.released && next.begun + linger > now;
+            // The clock is looked at by those who linger only.
+            let lingers = !linger.is_zero()
+                && topic.full.is_empty()
+                && !next.released
+                && next.begun + linger > now();
             if lingers {
-                self.queue.push_back(name);
+                self.queue.push_back(topic_at);
                 continue;
             }
             let batch = topic.full.pop_front().or_else(|| topic.open.take())?;
@@ -238,7 +290,7 @@ impl Gatherer {
             topic.last_bytes = batch.body.len();
             topic.queued = topic.may_send(self.small_in_flight_max);
             if topic.queued {
-                self.queue.push_back(name);
+                self.queue.push_back(topic_at);
             }
             return Some(batch);
         }
@@ -247,7 +299,7 @@ impl Gatherer {
 
     /// When the open batch that has waited longest will have lingered enough. Only of use with a linger.
     pub(super) fn next_linger(&self, linger: Duration) -> Option<Instant> {
-        let waiting = self.queue.iter().filter_map(|name| self.topics.get(name));
+        let waiting = self.queue.iter().map(|place| &self.topics.all[*place]);
         waiting
             .filter_map(|topic| topic.full.front().or(topic.open.as_ref()))
             .map(|batch| batch.begun + linger)
@@ -263,22 +315,23 @@ impl Gatherer {
                 .or(topic.open.as_ref())
                 .map(|batch| batch.begun)
         };
-        self.topics.values().filter_map(first).min()
+        self.topics.all.iter().filter_map(first).min()
     }
 
     /// Ends the linger of everything gathered so far.
     pub(super) fn release(&mut self) {
-        for topic in self.topics.values_mut() {
+        for topic in self.topics.all.iter_mut() {
             if let Some(open) = &mut topic.open {
                 open.released = true;
             }
         }
     }
 
-    /// A batch of `topic` that was taken is resolved. Returns whether there is something new to send.
-    pub(super) fn resolved(&mut self, name: &Arc<str>, order: u64) -> bool {
-        self.unresolved.remove(&order);
-        let Some(topic) = self.topics.get_mut(name) else {
+    /// A batch that was taken, of the topic at `topic_at`, is resolved. Returns whether there is something new to send.
+    pub(super) fn resolved(&mut self, topic_at: usize, order: u64) -> bool {
+        let was_there = self.unresolved.take(order).is_some();
+        // After everything was taken out there are no topics any more.
+        let Some(topic) = self.topics.all.get_mut(topic_at).filter(|_| was_there) else {
             return false;
         };
         topic.in_flight = topic.in_flight.saturating_sub(1);
@@ -286,14 +339,14 @@ impl Gatherer {
             return false;
         }
         topic.queued = true;
-        self.queue.push_back(Arc::clone(name));
+        self.queue.push_back(topic_at);
         true
     }
 
     /// Takes out what was begun before `deadline`; it counts as resolved.
     pub(super) fn expire(&mut self, deadline: Instant) -> Vec<Gathered> {
         let mut expired = Vec::new();
-        for topic in self.topics.values_mut() {
+        for topic in self.topics.all.iter_mut() {
             while topic
                 .full
                 .front()
@@ -310,7 +363,7 @@ impl Gatherer {
             }
         }
         for batch in &expired {
-            self.unresolved.remove(&batch.order);
+            self.unresolved.take(batch.order);
         }
         expired
     }
@@ -321,7 +374,8 @@ impl Gatherer {
         self.queue.clear();
         let topics = std::mem::take(&mut self.topics);
         topics
-            .into_values()
+            .all
+            .into_iter()
             .flat_map(|topic| topic.full.into_iter().chain(topic.open))
             .collect()
     }
@@ -329,25 +383,19 @@ impl Gatherer {
     /// Nothing is gathered that was not taken.
     pub(super) fn is_empty(&self) -> bool {
         self.topics
-            .values()
+            .all
+            .iter()
             .all(|topic| topic.full.is_empty() && topic.open.is_none())
     }
 
     /// The order that the next batch will have.
     pub(super) fn next_order(&self) -> u64 {
-        self.next_order
+        self.unresolved.numbers().end
     }
 
     /// All batches begun before the one of `order` are resolved.
     pub(super) fn all_resolved_before(&self, order: u64) -> bool {
-        self.unresolved.first().is_none_or(|first| *first >= order)
-    }
-
-    fn forget_idle_topics(&mut self) {
-        if self.topics.len() >= IDLE_TOPICS_MAX {
-            self.topics
-                .retain(|_, topic| topic.queued || !topic.is_idle());
-        }
+        self.unresolved.numbers().start >= order
     }
 }
 
@@ -375,7 +423,7 @@ mod tests {
     }
 
     fn take(gatherer: &mut Gatherer) -> Option<(String, usize)> {
-        let batch = gatherer.take(ANY, Duration::ZERO, Instant::now())?;
+        let batch = gatherer.take(ANY, Duration::ZERO, Instant::now)?;
         Some((batch.topic.to_string(), batch.events))
     }
 
@@ -421,7 +469,7 @@ mod tests {
         push(&mut gatherer, "a", 100);
         let event_bytes = prost::Message::encoded_len(&event(100));
         let cost = batch_cost(1, event_bytes);
-        let mut at = |credit| gatherer.take(credit, Duration::ZERO, Instant::now());
+        let mut at = |credit| gatherer.take(credit, Duration::ZERO, Instant::now);
         assert!(at(cost - 1).is_none());
         assert_eq!(at(cost).map(|batch| batch.events), Some(1));
     }
@@ -434,7 +482,7 @@ mod tests {
             push(&mut gatherer, "a", 0);
         }
         let mut batches = 0;
-        while let Some(batch) = gatherer.take(COST_LEAST, Duration::ZERO, Instant::now()) {
+        while let Some(batch) = gatherer.take(COST_LEAST, Duration::ZERO, Instant::now) {
             assert!(batch.cost() <= COST_LEAST);
             batches += 1;
         }
@@ -446,11 +494,12 @@ mod tests {
     fn small_batches_wait_for_an_answer() {
         let mut gatherer = Gatherer::new(1 << 20, 10_000);
         let mut orders = Vec::new();
+        let a = 0;
         for _ in 0..SMALL_IN_FLIGHT {
             push(&mut gatherer, "a", 1);
             orders.push(
                 gatherer
-                    .take(ANY, Duration::ZERO, Instant::now())
+                    .take(ANY, Duration::ZERO, Instant::now)
                     .unwrap()
                     .order,
             );
@@ -468,11 +517,8 @@ mod tests {
         );
         assert_eq!(take(&mut gatherer), Some(("a".into(), 2)));
         push(&mut gatherer, "a", 1);
-        assert!(
-            !gatherer.resolved(&"a".into(), orders[0]),
-            "nine were under way"
-        );
-        assert!(gatherer.resolved(&"a".into(), orders[1]));
+        assert!(!gatherer.resolved(a, orders[0]), "nine were under way");
+        assert!(gatherer.resolved(a, orders[1]));
         assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
     }
 
@@ -481,10 +527,10 @@ mod tests {
         let mut gatherer = Gatherer::new(1 << 20, 10_000);
         gatherer.set_path(Duration::from_micros(200), 1 << 20);
         push(&mut gatherer, "a", 1);
-        let first = gatherer.take(ANY, Duration::ZERO, Instant::now()).unwrap();
+        let first = gatherer.take(ANY, Duration::ZERO, Instant::now).unwrap();
         assert!(!push(&mut gatherer, "a", 1).wake);
         assert_eq!(take(&mut gatherer), None);
-        assert!(gatherer.resolved(&"a".into(), first.order));
+        assert!(gatherer.resolved(first.topic_at, first.order));
         assert_eq!(take(&mut gatherer), Some(("a".into(), 1)));
         gatherer.set_path(Duration::from_millis(20), 1 << 20);
         assert!(
@@ -500,7 +546,7 @@ mod tests {
             gatherer.set_path(Duration::from_millis(round_trip_ms), 1 << 20);
             let mut orders = Vec::new();
             while push(&mut gatherer, "a", 1).wake {
-                let batch = gatherer.take(ANY, Duration::ZERO, Instant::now());
+                let batch = gatherer.take(ANY, Duration::ZERO, Instant::now);
                 orders.push(batch.expect("it may be sent").order);
             }
             assert_eq!(orders.len(), in_flight, "{round_trip_ms} ms");
@@ -514,7 +560,7 @@ mod tests {
         for (path, bytes) in [(256 * 1_024, 64 * 1_024), (1, 8 * 1_024)] {
             gatherer.set_path(Duration::from_secs(1), path);
             (0..100).for_each(|_| drop(push(&mut gatherer, "a", 1_000)));
-            let batch = gatherer.take(ANY, Duration::ZERO, Instant::now());
+            let batch = gatherer.take(ANY, Duration::ZERO, Instant::now);
             let length = batch.expect("it is full").body.len();
             assert!((bytes - 1_100..=bytes).contains(&length), "{length}");
             gatherer.clear();
@@ -527,20 +573,20 @@ mod tests {
         let linger = Duration::from_secs(10);
         let now = Instant::now();
         push_at(&mut gatherer, "a", 1, now);
-        assert!(gatherer.take(ANY, linger, now).is_none());
+        assert!(gatherer.take(ANY, linger, || now).is_none());
         assert_eq!(gatherer.next_linger(linger), Some(now + linger));
-        assert!(gatherer.take(ANY, linger, now + linger).is_some());
+        assert!(gatherer.take(ANY, linger, || now + linger).is_some());
         push_at(&mut gatherer, "a", 1, now);
         gatherer.release();
-        assert!(gatherer.take(ANY, linger, now).is_some());
+        assert!(gatherer.take(ANY, linger, || now).is_some());
         for _ in 0..3 {
             push_at(&mut gatherer, "a", 1, now);
         }
         assert!(
-            gatherer.take(ANY, linger, now).is_some(),
+            gatherer.take(ANY, linger, || now).is_some(),
             "a full batch does not linger"
         );
-        assert!(gatherer.take(ANY, linger, now).is_none());
+        assert!(gatherer.take(ANY, linger, || now).is_none());
     }
 
     #[test]
@@ -548,10 +594,10 @@ mod tests {
         let mut gatherer = Gatherer::new(1000, 10);
         push(&mut gatherer, "a", 1);
         let target = gatherer.next_order();
-        let batch = gatherer.take(ANY, Duration::ZERO, Instant::now()).unwrap();
+        let batch = gatherer.take(ANY, Duration::ZERO, Instant::now).unwrap();
         push(&mut gatherer, "a", 1);
         assert!(!gatherer.all_resolved_before(target));
-        gatherer.resolved(&batch.topic, batch.order);
+        gatherer.resolved(batch.topic_at, batch.order);
         assert!(gatherer.all_resolved_before(target));
     }
 
@@ -560,9 +606,9 @@ mod tests {
         let mut gatherer = Gatherer::new(1000, 10);
         for topic in 0..5 * IDLE_TOPICS_MAX {
             push(&mut gatherer, &format!("t{topic}"), 1);
-            let batch = gatherer.take(ANY, Duration::ZERO, Instant::now()).unwrap();
-            gatherer.resolved(&batch.topic, batch.order);
+            let batch = gatherer.take(ANY, Duration::ZERO, Instant::now).unwrap();
+            gatherer.resolved(batch.topic_at, batch.order);
         }
-        assert!(gatherer.topics.len() <= IDLE_TOPICS_MAX);
+        assert!(gatherer.topics.places.len() <= IDLE_TOPICS_MAX);
     }
 }

@@ -159,9 +159,14 @@ impl Shared {
         }
     }
 
-    /// Gives the room of a resolved batch to whoever waits.
-    pub(super) fn give_back(&self, events: usize, bytes: usize) {
-        if self.state().room.give_back(events, bytes) {
+    /// Gives the room of a resolved batch to whoever waits, and does in the same turn what else its end changes.
+    pub(super) fn give_back(&self, events: usize, bytes: usize, change: impl FnOnce(&mut State)) {
+        let is_awaited = {
+            let mut state = self.state();
+            change(&mut state);
+            state.room.give_back(events, bytes)
+        };
+        if is_awaited {
             self.given_back.notify_one();
         }
     }

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
 use tidegate_wire::compact::Packer;
 use tidegate_wire::pb;
-use tidegate_wire::stream::Connection;
+use tidegate_wire::stream::{Connection, SendError};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::unanswered_batches::Batch;
+use super::window::Window;
 use crate::frames::FrameStream;
 use crate::hello::Established;
 
@@ -29,7 +29,7 @@ pub(super) struct PublishStream<C: Connection> {
     credit_bytes: usize,
     credit_batches: usize,
     /// What each batch sent and not answered costs of the credit, by correlation.
-    unanswered: FxHashMap<u64, usize>,
+    unanswered: Window<usize>,
     unanswered_cost: usize,
     /// Correlation of the next batch to send.
     next_unsent: u64,
@@ -68,7 +68,7 @@ impl<C: Connection> PublishStream<C> {
             credit_bytes: usize::try_from(ready.credit_bytes).unwrap_or(usize::MAX),
             // None at all would stop everything for ever.
             credit_batches: ready.credit_batches.max(1) as usize,
-            unanswered: FxHashMap::default(),
+            unanswered: Window::new(0),
             unanswered_cost: 0,
             next_unsent: 0,
             packer,
@@ -114,7 +114,8 @@ impl<C: Connection> PublishStream<C> {
 
     /// Queues a batch. What it says of its first number and of what is resolved is `numbers`.
     pub(super) fn stage(&mut self, correlation: u64, batch: &Batch, numbers: Numbers) {
-        self.unanswered.insert(correlation, batch.cost);
+        self.unanswered.skip_to(correlation);
+        self.unanswered.push(batch.cost);
         self.unanswered_cost += batch.cost;
         let head = &mut self.head;
         head.correlation = correlation;
@@ -132,9 +133,24 @@ impl<C: Connection> PublishStream<C> {
         self.frames.queue().push_batch(head, body);
     }
 
+    /// Writes what is staged as far as that needs no waiting. The rest is written as the stream takes it.
+    pub(super) fn write_staged(&mut self) {
+        while let Some(written) = self.frames.write_now() {
+            self.written(&written);
+        }
+    }
+
+    /// Something was written, or will not be any more.
+    pub(super) fn written(&mut self, written: &Result<(), SendError>) {
+        if written.is_err() {
+            // The reading side tells why, or goes on with what is still to come.
+            self.drain(None);
+        }
+    }
+
     /// The broker has answered `correlation`. False when it was not sent on this stream.
     pub(super) fn answered(&mut self, correlation: u64) -> bool {
-        let Some(cost) = self.unanswered.remove(&correlation) else {
+        let Some(cost) = self.unanswered.take(correlation) else {
             return false;
         };
         self.unanswered_cost -= cost;

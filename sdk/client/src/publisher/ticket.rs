@@ -26,8 +26,49 @@ pub(super) type Outcome = Result<Published, PublishError>;
 pub(super) struct Fate {
     /// Set while `waiting` is locked, so that no ticket starts to wait for what is there already.
     outcome: OnceLock<Outcome>,
-    /// One slot per ticket that was polled in vain.
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Mutex<Waiting>,
+}
+
+/// One place for each ticket that was polled in vain. The first needs no memory of its own: most batches of those who publish one
+/// event at a time have no other.
+#[derive(Debug, Default)]
+struct Waiting {
+    first: Option<Waker>,
+    others: Vec<Waker>,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    /// A place for one more.
+    fn add(&mut self, waker: Waker) -> usize {
+        let place = self.len();
+        match self.first {
+            None => self.first = Some(waker),
+            Some(_) => self.others.push(waker),
+        }
+        place
+    }
+
+    /// Whoever has `place` is woken by another one from now on.
+    fn renew(&mut self, place: usize, waker: &Waker) {
+        let kept = match place.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(other) => self.others.get_mut(other),
+        };
+        if let Some(kept) = kept {
+            kept.clone_from(waker);
+        }
+    }
+
+    fn wake(self) {
+        self.first
+            .into_iter()
+            .chain(self.others)
+            .for_each(Waker::wake);
+    }
 }
 
 impl Fate {
@@ -35,19 +76,19 @@ impl Fate {
     /// was waiting on.
     pub(super) fn resolve(&self, outcome: Outcome, events: usize) -> bool {
         let failed = outcome.is_err();
-        let wakers = {
+        let waiting = {
             let mut waiting = self.waiting();
             if self.outcome.set(outcome).is_err() {
                 return false;
             }
             std::mem::take(&mut *waiting)
         };
-        let unreported = failed && wakers.len() < events;
-        wakers.into_iter().for_each(Waker::wake);
+        let unreported = failed && waiting.len() < events;
+        waiting.wake();
         unreported
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,7 +101,7 @@ pub struct PublishTicket {
     /// The event's place in its batch.
     index: u64,
     /// Where its waker is kept, once it was polled.
-    slot: Option<usize>,
+    place: Option<usize>,
 }
 
 impl PublishTicket {
@@ -68,7 +109,7 @@ impl PublishTicket {
         Self {
             fate,
             index: index as u64,
-            slot: None,
+            place: None,
         }
     }
 
@@ -94,12 +135,9 @@ impl Future for PublishTicket {
         if let Some(outcome) = ticket.outcome() {
             return Poll::Ready(outcome);
         }
-        match ticket.slot {
-            Some(slot) => waiting[slot].clone_from(context.waker()),
-            None => {
-                ticket.slot = Some(waiting.len());
-                waiting.push(context.waker().clone());
-            }
+        match ticket.place {
+            Some(place) => waiting.renew(place, context.waker()),
+            None => ticket.place = Some(waiting.add(context.waker().clone())),
         }
         Poll::Pending
     }

@@ -1,7 +1,6 @@
 //! The batches that have a number and no answer, in the order in which they go out: on the stream there is, and again on the next
 //! one. Pure: no task, no clock, no stream.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,11 +8,14 @@ use tokio::time::Instant;
 
 use super::open_batches::Gathered;
 use super::ticket::Fate;
+use super::window::Window;
 
 /// A batch with a number, kept until it is resolved.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) topic: Arc<str>,
+    /// Where the gatherer has its topic.
+    pub(super) topic_at: usize,
     /// The number of its first event.
     pub(super) first_number: u64,
     pub(super) events: usize,
@@ -31,17 +33,15 @@ pub(super) struct Batch {
 /// Those that are not resolved. Their correlations count on from batch to batch, over all streams.
 #[derive(Debug)]
 pub(super) struct Outstanding {
-    /// By correlation: the first has `front`, the others count on. Resolved ones leave from the front, and a hole until then.
-    batches: VecDeque<Option<Batch>>,
-    front: u64,
+    /// By correlation.
+    batches: Window<Batch>,
     next_number: u64,
 }
 
 impl Outstanding {
     pub(super) fn new() -> Self {
         Self {
-            batches: VecDeque::new(),
-            front: 1,
+            batches: Window::new(1),
             next_number: 1,
         }
     }
@@ -56,6 +56,7 @@ impl Outstanding {
         let cost = gathered.cost();
         let Gathered {
             topic,
+            topic_at,
             body,
             events,
             admitted_bytes,
@@ -64,8 +65,9 @@ impl Outstanding {
             order,
             ..
         } = gathered;
-        self.batches.push_back(Some(Batch {
+        self.batches.push(Batch {
             topic,
+            topic_at,
             first_number: self.next_number,
             events,
             cost,
@@ -74,34 +76,28 @@ impl Outstanding {
             fate,
             begun,
             order,
-        }));
+        });
         self.next_number = self.next_number.saturating_add(events as u64);
     }
 
     /// The batch of `correlation`, unless it is resolved.
     pub(super) fn get(&self, correlation: u64) -> Option<&Batch> {
-        self.batches.get(self.index(correlation)?)?.as_ref()
+        self.batches.get(correlation)
     }
 
     /// Takes the batch of `correlation` out, unless it is resolved already.
     pub(super) fn resolve(&mut self, correlation: u64) -> Option<Batch> {
-        let index = self.index(correlation)?;
-        let batch = self.batches.get_mut(index)?.take()?;
-        while let Some(None) = self.batches.front() {
-            self.batches.pop_front();
-            self.front += 1;
-        }
-        Some(batch)
+        self.batches.take(correlation)
     }
 
     /// Correlations that were given out: the first of a batch that is not resolved, and the next one.
     pub(super) fn correlations(&self) -> std::ops::Range<u64> {
-        self.front..self.front + self.batches.len() as u64
+        self.batches.numbers()
     }
 
     /// Every event up to this number is resolved.
     pub(super) fn resolved_through(&self) -> u64 {
-        let oldest = self.batches.front().and_then(Option::as_ref);
+        let oldest = self.batches.first();
         oldest.map_or(self.next_number, |oldest| oldest.first_number) - 1
     }
 
@@ -111,7 +107,7 @@ impl Outstanding {
 
     /// When the oldest batch was begun.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.batches.iter().flatten().map(|batch| batch.begun).min()
+        self.batches.iter().map(|batch| batch.begun).min()
     }
 
     /// Correlations of the batches begun until `deadline`.
@@ -121,10 +117,6 @@ impl Outstanding {
                 .is_some_and(|batch| batch.begun <= deadline)
         };
         self.correlations().filter(overdue).collect()
-    }
-
-    fn index(&self, correlation: u64) -> Option<usize> {
-        usize::try_from(correlation.checked_sub(self.front)?).ok()
     }
 }
 
@@ -145,7 +137,7 @@ mod tests {
             for _ in 0..*events {
                 gatherer.push("a", &mut pb::Event::default(), 0, 1, Instant::now);
             }
-            let batch = gatherer.take(usize::MAX, Duration::ZERO, Instant::now());
+            let batch = gatherer.take(usize::MAX, Duration::ZERO, Instant::now);
             outstanding.push(batch.expect("events were pushed"));
         }
         outstanding
