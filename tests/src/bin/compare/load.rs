@@ -9,11 +9,14 @@ use ::tidegate::cli::load::{
     Run, Seen, Sender, publish, publish_at_rate,
 };
 use anyhow::ensure;
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::broker::{Broker, Consumer, Delivery, Publisher, STALLED_AFTER, Ticket};
 use crate::event_shape::{Shape, Tally, parse_group};
 use crate::usage::Spent;
 
+/// Publishers that connect at a time.
+const CONNECTED_AT_ONCE: usize = 16;
 /// Windows that a measurement may take when little is answered.
 const WINDOWS_MAX: u32 = 10;
 /// How often it is looked whether everything has come.
@@ -158,8 +161,13 @@ async fn start_publishers(
         publishers: plan.publishers as u64,
     });
     let outstanding = rate.map_or(plan.outstanding, |_| PACED_OUTSTANDING);
-    for _ in 0..plan.publishers {
-        let publisher = broker.publisher(outstanding).await?;
+    // All of them before the first event: each would wait for the others' events else, longer the more there are.
+    let connecting = (0..plan.publishers).map(|_| broker.publisher(outstanding));
+    let publishers: Vec<Publisher> = stream::iter(connecting)
+        .buffer_unordered(CONNECTED_AT_ONCE)
+        .try_collect()
+        .await?;
+    for publisher in publishers {
         let mut sender = PeerSender::new(publisher, plan.shape.clone());
         let run = Arc::clone(run);
         clients.start_publisher(async move {
