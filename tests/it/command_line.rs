@@ -79,7 +79,7 @@ async fn sub_warns_of_acks_that_were_too_late_and_has_done_its_part() -> anyhow:
     broker
         .admin()
         .wait_subscription("s", "to take it back", |s| {
-            s.consumers == 1 && s.in_flight == 0
+            s.consumers == 1 && s.delayed == 1
         })
         .await?;
     let (stdout, stderr) = (sub.0.stdout.take(), sub.0.stderr.take());

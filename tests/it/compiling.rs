@@ -209,6 +209,8 @@ async fn what_becomes_of_the_files_is_nothing_to_what_runs() -> anyhow::Result<(
     publish(&client, "t", [1, 7, 2, 8, 3]).await?;
     let mut consumer = consume(&client, "s").await?;
     take_numbers(&mut consumer, [1, 2, 3]).await?;
+    // Else it comes back and takes what is meant for another.
+    consumer.close().await;
     broker.stop().await?;
     broker.restart().await?;
     assert!(broker.log().contains("compiled plugin is not usable"));

@@ -450,7 +450,7 @@ impl Queues {
 
     // Whether what waits, or what will, waits for company, as far as it does not depend on the time.
     fn is_gathering(&self) -> bool {
-        self.company.waits(self.publish.len(), self.publish_bytes)
+        self.publish_bytes < WHOLE_BYTES_MAX && self.company.waits(self.publish.len())
     }
 
     fn take(&mut self, appetite: &Appetite) -> Taken {

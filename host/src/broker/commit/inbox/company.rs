@@ -6,8 +6,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::WHOLE_BYTES_MAX;
-
 /// The longest wait, from when the committer is done with the group before.
 pub(super) const WAIT_MAX: Duration = Duration::from_millis(1);
 /// A publisher comes seldom when it left out so many groups in between. A closed loop of fewer than twice as many publishers never
@@ -51,10 +49,10 @@ impl Company {
         self.is_awaited = left > 0;
     }
 
-    /// Whether the `batches` that wait, of `bytes`, wait for others; or those that will come, when there are none yet. For
-    /// [`WAIT_MAX`] at most.
-    pub(super) fn waits(&self, batches: usize, bytes: usize) -> bool {
+    /// Whether the `batches` that wait, wait for others; or those that will come, when there are none yet. For [`WAIT_MAX`] at most,
+    /// and while they are small.
+    pub(super) fn waits(&self, batches: usize) -> bool {
         let [last, before] = self.batches;
-        !self.is_awaited && last >= SEVERAL && batches < last + before && bytes < WHOLE_BYTES_MAX
+        !self.is_awaited && last >= SEVERAL && batches < last + before
     }
 }
