@@ -3,12 +3,15 @@
 //! whoever makes a connection.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use quinn::{
     ConnectionError, ReadError, RecvStream, SendStream, StoppedError, TransportErrorCode, VarInt,
     WriteError,
@@ -24,8 +27,11 @@ use crate::counters::ConnectionCounters;
 pub mod congestion;
 pub mod reordering;
 pub mod send_window;
+#[cfg(test)]
+mod tests;
 
-/// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU.
+/// Segments taken from quinn at once: a datagram each, so one lock for about 100 KiB at the largest MTU. And pieces given to it at once
+/// where they are counted.
 const SEGMENTS: usize = 16;
 
 /// A connection past its handshake, and what is to live as long: the socket of its own that a client has for it, or nothing.
@@ -109,9 +115,8 @@ impl Sending {
             return;
         }
         let path = self.connection.stats().path;
-        if let Some(window) = self.window.follow(path.cwnd, path.lost_packets) {
-            self.connection.set_send_window(window);
-        }
+        let set = |window| self.connection.set_send_window(window);
+        self.window.follow(path.cwnd, path.lost_packets, set);
         if self.window.is_to_be_listed() {
             let this: Weak<Self> = Arc::downgrade(self);
             self.window.budget().list(this);
@@ -122,10 +127,8 @@ impl Sending {
 
 impl Taker for Sending {
     fn rest(&self) -> bool {
-        let stats = self.connection.stats();
-        let set = |window| self.connection.set_send_window(window);
         self.window
-            .rest(stats.frame_tx.stream, stats.udp_rx.datagrams, set)
+            .rest(|window| self.connection.set_send_window(window))
     }
 }
 
@@ -227,7 +230,26 @@ impl SendHalf for QuicSend {
         if queue.is_empty() {
             return Ok(0);
         }
-        let written = self.stream.write_chunks(queue.make_contiguous()).await;
+        let share = self.sending.window.share();
+        let stream = &mut self.stream;
+        // Whether it counts is asked whenever it is tried: the window may have grown while this waited.
+        let written = poll_fn(|context| match share.is_taken() {
+            false => pin!(stream.write_chunks(queue.make_contiguous())).poll(context),
+            true => {
+                let pieces = queue.iter().take(SEGMENTS);
+                let mut counted: Vec<_> = pieces.map(|piece| share.counted(piece)).collect();
+                let written = pin!(stream.write_chunks(&mut counted)).poll(context);
+                if let Poll::Ready(Ok(written)) = &written
+                    && let Some(rest) = counted.get(written.chunks)
+                {
+                    // What was written of it does not wait here any more.
+                    let piece = &mut queue[written.chunks];
+                    piece.advance(piece.len() - rest.len());
+                }
+                written
+            }
+        });
+        let written = written.await;
         let written = written.map_err(|error| match error {
             WriteError::Stopped(code) => SendError::Stopped(code_of(code)),
             WriteError::ClosedStream => SendError::Ended,

@@ -3,11 +3,16 @@
 //! here although it has arrived, and the path would be idle meanwhile. More would only lie here, and whoever wrote it would believe it
 //! to be under way: on a slow link it makes everything behind it late, and credit runs ahead of what the other side has seen. Less
 //! would leave the path idle. So the window follows that of congestion control, and who writes nothing any more gives back what it had
-//! of what all share. How the path is measured is not known here.
+//! of what all share. Whatever a peer says or does not say, nothing is given back for bytes that still lie here: while a connection has
+//! a part of what is shared, each piece that it writes [counts](Share::counted) until the transport lets go of it, which it does when the
+//! piece is acknowledged, or the connection is over. How the path is measured is not known here.
 
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
 
 /// The least that may wait: what two full frames of small events take, or four seconds of 64 kbit/s.
 pub const SEND_WINDOW_BYTES_MIN: u64 = 32 * 1024;
@@ -29,9 +34,19 @@ const LOOKS_PER_WINDOW: u64 = 8;
 /// What all connections of a process may have waiting, beyond the [free](SEND_WINDOW_BYTES_FREE) part of each.
 pub struct SendBudget {
     left: AtomicU64,
-    /// Who has taken of it.
-    takers: Mutex<Vec<Weak<dyn Taker>>>,
+    takers: Mutex<Takers>,
 }
+
+/// Who has taken of a budget.
+#[derive(Default)]
+struct Takers {
+    all: Vec<Weak<dyn Taker>>,
+    /// How many there may be before those that are gone are looked for, where nobody takes anything back.
+    look_at: usize,
+}
+
+/// So many takers are kept without looking whether they are gone.
+const TAKERS_MIN: usize = 64;
 
 /// A connection that has taken of a budget.
 pub(super) trait Taker: Send + Sync {
@@ -58,23 +73,32 @@ impl SendBudget {
         })
     }
 
-    /// Takes back what those have who have written nothing since this was asked last, and whose peer has been heard since. To be asked
-    /// every few seconds, where many connections share a budget.
+    /// Takes back what those have who have written nothing since this was asked last, and of whose bytes none lies here any more. To be
+    /// asked every few seconds, where many connections share a budget. For one caller at a time.
     pub fn take_back_from_idle(&self) {
-        self.takers()
-            .retain(|taker| taker.upgrade().is_some_and(|taker| !taker.rest()));
+        // Those who come meanwhile do not wait.
+        let mut busy = mem::take(&mut self.takers().all);
+        busy.retain(|taker| taker.upgrade().is_some_and(|taker| !taker.rest()));
+        self.takers().all.append(&mut busy);
     }
 
     /// It has taken of this, and is to be asked to rest.
     pub(super) fn list(&self, taker: Weak<dyn Taker>) {
         let mut takers = self.takers();
-        // Where nobody takes anything back, those that are gone go now.
-        takers.retain(|taker| taker.strong_count() > 0);
-        takers.push(taker);
+        if takers.all.len() >= takers.look_at {
+            takers.all.retain(|taker| taker.strong_count() > 0);
+            takers.look_at = (2 * takers.all.len()).max(TAKERS_MIN);
+        }
+        takers.all.push(taker);
+    }
+
+    #[cfg(test)]
+    pub(super) fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
     }
 
     // A panic elsewhere leaves the list usable.
-    fn takers(&self) -> MutexGuard<'_, Vec<Weak<dyn Taker>>> {
+    fn takers(&self) -> MutexGuard<'_, Takers> {
         self.takers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,13 +116,76 @@ impl SendBudget {
     }
 }
 
+/// What one connection has of a budget. It is given back when nothing that was written with it lies here any more.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Arc<SendBudget>,
+    taken: AtomicU64,
+    /// Bytes that were counted and still lie here.
+    lying: AtomicU64,
+}
+
+/// A piece that counts for as long as the transport keeps it.
+struct Counted {
+    piece: Bytes,
+    share: Arc<Share>,
+}
+
+impl Share {
+    /// Whether what is written now is to be [counted](Self::counted). Else all that lies here is the free part.
+    pub(super) fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) > 0
+    }
+
+    /// The same bytes, which count from now on until nothing has them any more.
+    pub(super) fn counted(self: &Arc<Self>, piece: &Bytes) -> Bytes {
+        self.lying.fetch_add(piece.len() as u64, Ordering::AcqRel);
+        let (piece, share) = (piece.clone(), Arc::clone(self));
+        Bytes::from_owner(Counted { piece, share })
+    }
+
+    // Has this much, or as much as there is. For one caller at a time.
+    fn take(&self, bytes: u64) {
+        let had = self.taken.load(Ordering::Relaxed);
+        let more = self.budget.take(bytes.saturating_sub(had));
+        self.taken.store(had + more, Ordering::Relaxed);
+    }
+
+    // Gives back what is beyond this much and beyond what lies here. For one caller at a time, and after the transport was told to
+    // take no more.
+    fn give_back(&self, beyond: u64) {
+        let had = self.taken.load(Ordering::Relaxed);
+        let keeps = beyond.max(self.lying.load(Ordering::Acquire)).min(had);
+        self.taken.store(keeps, Ordering::Relaxed);
+        self.budget.give_back(had - keeps);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.give_back(*self.taken.get_mut());
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let bytes = self.piece.len() as u64;
+        self.share.lying.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
 /// The window of one connection.
 #[derive(Debug)]
 pub(super) struct SendWindow {
-    budget: Arc<SendBudget>,
+    /// Of the bytes, what is taken of the budget.
+    share: Arc<Share>,
     bytes: AtomicU64,
-    /// Of them, taken of the budget.
-    shared: AtomicU64,
     /// Bytes to be written before it is time to look at the path again.
     until_look: AtomicI64,
     /// Packets lost until the last look, and how many more looks count as with loss.
@@ -106,38 +193,36 @@ pub(super) struct SendWindow {
     looks_with_loss: AtomicU64,
     /// It is in the budget's list.
     is_listed: AtomicBool,
-    /// How it was when the budget was asked for what idle ones have.
-    seen: Mutex<Seen>,
-}
-
-/// What tells whether a connection is idle.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    until_look: i64,
-    /// Frames sent with what was written, those that were sent again among them.
-    frames: u64,
-    /// Datagrams that came.
-    heard: u64,
+    /// What was left until a look when the budget was asked for what idle ones have.
+    seen: AtomicI64,
 }
 
 impl SendWindow {
     /// That of a connection of which nothing is known yet.
     pub(super) fn new(budget: Arc<SendBudget>) -> Self {
         Self {
-            budget,
+            share: Arc::new(Share {
+                budget,
+                taken: AtomicU64::new(0),
+                lying: AtomicU64::new(0),
+            }),
             bytes: AtomicU64::new(SEND_WINDOW_BYTES_MIN),
-            shared: AtomicU64::new(0),
             until_look: AtomicI64::new(0),
             lost: AtomicU64::new(0),
             looks_with_loss: AtomicU64::new(0),
             is_listed: AtomicBool::new(false),
-            seen: Mutex::default(),
+            seen: AtomicI64::new(-1),
         }
     }
 
     /// Bytes that may wait.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What it has of the budget.
+    pub(super) fn share(&self) -> &Arc<Share> {
+        &self.share
     }
 
     /// So many bytes were written. Returns whether it is time to [follow](Self::follow) the path: a few times for each window,
@@ -148,9 +233,9 @@ impl SendWindow {
         before >= 0 && before < bytes
     }
 
-    /// The path carries so many bytes at a time, and has lost so many packets in all. Returns the window if that changes it. For one
-    /// caller at a time, as [`wrote`](Self::wrote) chooses them; it says when it has [looked](Self::looked).
-    pub(super) fn follow(&self, congestion_window: u64, lost: u64) -> Option<u64> {
+    /// The path carries so many bytes at a time, and has lost so many packets in all; `apply` is told the window if that changes it. For
+    /// one caller at a time, as [`wrote`](Self::wrote) chooses them; it says when it has [looked](Self::looked).
+    pub(super) fn follow(&self, congestion_window: u64, lost: u64, apply: impl FnOnce(u64)) {
         let looks = match self.lost.swap(lost, Ordering::Relaxed) == lost {
             true => self.looks_with_loss.load(Ordering::Relaxed),
             false => LOOKS_WITH_LOSS,
@@ -161,65 +246,53 @@ impl SendWindow {
         let wanted = congestion_window
             .saturating_mul(times)
             .clamp(SEND_WINDOW_BYTES_MIN, SEND_WINDOW_BYTES_MAX);
-        let (had, wants) = (
-            self.shared.load(Ordering::Relaxed),
-            wanted.saturating_sub(SEND_WINDOW_BYTES_FREE),
-        );
-        let shared = if wants > had {
-            had + self.budget.take(wants - had)
-        } else {
-            self.budget.give_back(had - wants);
-            wants
-        };
-        self.shared.store(shared, Ordering::Relaxed);
-        let bytes = wanted.min(SEND_WINDOW_BYTES_FREE + shared);
-        let before = self.bytes.swap(bytes, Ordering::Relaxed);
-        (bytes != before).then_some(bytes)
+        let wants = wanted.saturating_sub(SEND_WINDOW_BYTES_FREE);
+        self.share.take(wants);
+        let taken = self.share.taken.load(Ordering::Relaxed);
+        self.set(wanted.min(SEND_WINDOW_BYTES_FREE + taken), apply);
+        self.share.give_back(wants);
+    }
+
+    fn set(&self, bytes: u64, apply: impl FnOnce(u64)) {
+        if self.bytes.swap(bytes, Ordering::Relaxed) != bytes {
+            apply(bytes);
+        }
     }
 
     /// Whether it has taken of the budget for the first time since it rested, and is to be [listed](SendBudget::list). For who follows.
     pub(super) fn is_to_be_listed(&self) -> bool {
-        self.shared.load(Ordering::Relaxed) > 0 && !self.is_listed.swap(true, Ordering::Relaxed)
+        self.share.is_taken() && !self.is_listed.swap(true, Ordering::Relaxed)
     }
 
     /// The budget that it takes of.
     pub(super) fn budget(&self) -> &SendBudget {
-        &self.budget
+        &self.share.budget
     }
 
-    /// Gives back what it has of the budget if nothing was written since this was asked last, no frame was sent again either, and
-    /// something was heard since: so what was written has arrived, and nothing of it lies here. So many frames with data were sent and so
-    /// many datagrams came until now. Returns whether it has nothing; `apply` is told the window if that changes it.
-    pub(super) fn rest(&self, frames: u64, heard: u64, apply: impl FnOnce(u64)) -> bool {
+    /// Gives back what it has of the budget if nothing was written since this was asked last, and nothing of what was written with it lies
+    /// here. Returns whether it has nothing; `apply` is told the window if that changes it.
+    pub(super) fn rest(&self, apply: impl FnOnce(u64)) -> bool {
         let until_look = self.until_look.load(Ordering::Acquire);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if (until_look, frames) != (seen.until_look, seen.frames) {
-            *seen = Seen {
-                until_look,
-                frames,
-                heard,
-            };
-            return false;
-        }
-        let is_idle = heard > seen.heard && until_look >= 0;
+        let is_idle = self.seen.swap(until_look, Ordering::Relaxed) == until_look
+            && until_look >= 0
+            && self.share.lying.load(Ordering::Acquire) == 0;
         // From here on this one looks at the path, and nobody else.
         let looks = is_idle
             && self
                 .until_look
                 .compare_exchange(until_look, -1, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok();
-        if looks {
-            self.budget
-                .give_back(self.shared.swap(0, Ordering::Relaxed));
-            self.is_listed.store(false, Ordering::Relaxed);
-            let bytes = self.bytes().min(SEND_WINDOW_BYTES_FREE);
-            if self.bytes.swap(bytes, Ordering::Relaxed) != bytes {
-                apply(bytes);
-            }
-            // Whoever writes next looks at once.
-            self.until_look.store(0, Ordering::Release);
+        if !looks {
+            return false;
         }
-        looks
+        self.set(self.bytes().min(SEND_WINDOW_BYTES_FREE), apply);
+        self.share.give_back(0);
+        // Somebody may have begun to write meanwhile.
+        let has_nothing = !self.share.is_taken();
+        self.is_listed.store(!has_nothing, Ordering::Relaxed);
+        // Whoever writes next looks at once.
+        self.until_look.store(0, Ordering::Release);
+        has_nothing
     }
 
     /// The path was looked at, and what came of it holds: the next one may look after a part of the window.
@@ -229,30 +302,33 @@ impl SendWindow {
     }
 }
 
-impl Drop for SendWindow {
-    fn drop(&mut self) {
-        self.budget.give_back(*self.shared.get_mut());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
+    impl SendWindow {
+        // The window, if it is another one now.
+        fn following(&self, congestion_window: u64, lost: u64) -> Option<u64> {
+            let mut window = None;
+            self.follow(congestion_window, lost, |bytes| window = Some(bytes));
+            window
+        }
+    }
+
     #[test]
     fn a_window_is_twice_what_the_path_carries_within_bounds() {
         let window = SendWindow::new(SendBudget::new(u64::MAX >> 1));
         assert_eq!(window.bytes(), SEND_WINDOW_BYTES_MIN);
-        assert_eq!(window.follow(1_000, 0), None);
+        assert_eq!(window.following(1_000, 0), None);
         for (path, bytes) in [
             (MIB, 2 * MIB),
             (12 * MIB, 24 * MIB),
             (u64::MAX, SEND_WINDOW_BYTES_MAX),
             (0, SEND_WINDOW_BYTES_MIN),
         ] {
-            assert_eq!(window.follow(path, 0), Some(bytes));
+            assert_eq!(window.following(path, 0), Some(bytes));
             assert_eq!(window.bytes(), bytes);
         }
     }
@@ -260,12 +336,12 @@ mod tests {
     #[test]
     fn while_packets_are_lost_as_much_again_waits_behind_them() {
         let window = SendWindow::new(SendBudget::new(0));
-        assert_eq!(window.follow(MIB, 0), Some(2 * MIB));
-        assert_eq!(window.follow(MIB, 1), Some(4 * MIB));
-        let unchanged = (1..LOOKS_WITH_LOSS).all(|_| window.follow(MIB, 1).is_none());
+        assert_eq!(window.following(MIB, 0), Some(2 * MIB));
+        assert_eq!(window.following(MIB, 1), Some(4 * MIB));
+        let unchanged = (1..LOOKS_WITH_LOSS).all(|_| window.following(MIB, 1).is_none());
         assert!(unchanged);
-        assert_eq!(window.follow(MIB, 1), Some(2 * MIB));
-        assert_eq!(window.follow(MIB, 2), Some(4 * MIB));
+        assert_eq!(window.following(MIB, 1), Some(2 * MIB));
+        assert_eq!(window.following(MIB, 2), Some(4 * MIB));
     }
 
     #[test]
@@ -273,12 +349,12 @@ mod tests {
         let budget = SendBudget::new(10 * MIB);
         let first = SendWindow::new(budget.clone());
         let second = SendWindow::new(budget.clone());
-        assert_eq!(first.follow(6 * MIB, 0), Some(12 * MIB));
-        assert_eq!(second.follow(6 * MIB, 0), Some(6 * MIB), "2 were left");
-        assert_eq!(first.follow(MIB, 0), Some(2 * MIB));
-        assert_eq!(second.follow(6 * MIB, 0), Some(12 * MIB));
+        assert_eq!(first.following(6 * MIB, 0), Some(12 * MIB));
+        assert_eq!(second.following(6 * MIB, 0), Some(6 * MIB), "2 were left");
+        assert_eq!(first.following(MIB, 0), Some(2 * MIB));
+        assert_eq!(second.following(6 * MIB, 0), Some(12 * MIB));
         drop(second);
-        assert_eq!(first.follow(7 * MIB, 0), Some(14 * MIB));
+        assert_eq!(first.following(7 * MIB, 0), Some(14 * MIB));
         drop(first);
         assert_eq!(budget.take(u64::MAX), 10 * MIB);
     }
@@ -290,28 +366,67 @@ mod tests {
         let busy = SendWindow::new(budget);
         assert!(idle.wrote(1));
         assert!(!idle.is_to_be_listed(), "it has nothing");
-        assert_eq!(idle.follow(7 * MIB, 0), Some(14 * MIB));
+        assert_eq!(idle.following(7 * MIB, 0), Some(14 * MIB));
         assert!(idle.is_to_be_listed());
         assert!(!idle.is_to_be_listed(), "once");
         let unchanged = |bytes| panic!("{bytes}");
-        assert!(!idle.rest(1, 1, unchanged), "it was not asked before");
-        assert!(!idle.rest(1, 2, unchanged), "somebody looks at the path");
+        assert!(!idle.rest(unchanged), "somebody looks at the path");
+        assert!(!idle.rest(unchanged), "and still does");
         idle.looked();
-        assert!(!idle.rest(1, 2, unchanged));
-        assert!(!idle.rest(1, 2, unchanged), "nothing was heard since");
-        assert!(!idle.rest(2, 3, unchanged), "something was sent again");
+        assert!(!idle.rest(unchanged), "it was not asked before");
         assert!(!idle.wrote(1));
-        assert!(!idle.rest(2, 4, unchanged), "something was written");
-        assert_eq!(busy.follow(7 * MIB, 0), Some(SEND_WINDOW_BYTES_FREE));
+        assert!(!idle.rest(unchanged), "something was written");
+        assert_eq!(busy.following(7 * MIB, 0), Some(SEND_WINDOW_BYTES_FREE));
         let mut window = None;
-        assert!(idle.rest(2, 5, |bytes| window = Some(bytes)));
+        assert!(idle.rest(|bytes| window = Some(bytes)));
         assert_eq!(window, Some(SEND_WINDOW_BYTES_FREE));
-        assert_eq!(busy.follow(7 * MIB, 0), Some(14 * MIB));
+        assert_eq!(busy.following(7 * MIB, 0), Some(14 * MIB));
         // Whoever writes next looks at once, and takes what there is.
         assert!(idle.wrote(1));
-        assert_eq!(busy.follow(MIB, 0), Some(2 * MIB));
-        assert_eq!(idle.follow(7 * MIB, 0), Some(14 * MIB));
+        assert_eq!(busy.following(MIB, 0), Some(2 * MIB));
+        assert_eq!(idle.following(7 * MIB, 0), Some(14 * MIB));
         assert!(idle.is_to_be_listed());
+    }
+
+    #[test]
+    fn nothing_is_given_back_for_what_still_lies_here() {
+        let budget = SendBudget::new(20 * MIB);
+        let left = || budget.left();
+        let window = SendWindow::new(budget.clone());
+        assert!(!window.share().is_taken());
+        assert_eq!(window.following(10 * MIB, 0), Some(20 * MIB));
+        assert!(window.share().is_taken());
+        let mebibytes = |count: u64| Bytes::from(vec![7; usize::try_from(count * MIB).unwrap()]);
+        let mut piece = window.share().counted(&mebibytes(6));
+        let other = window.share().counted(&mebibytes(3));
+        assert_eq!(piece, mebibytes(6));
+        // The path is a bad one now.
+        assert_eq!(window.following(MIB, 0), Some(2 * MIB));
+        assert_eq!(left(), 11 * MIB);
+        let part = piece.split_to(1);
+        drop((piece, other));
+        assert_eq!(window.following(MIB, 0), None);
+        assert_eq!(
+            left(),
+            14 * MIB,
+            "a piece lies here until all of it is gone"
+        );
+        // It writes nothing any more.
+        window.looked();
+        let unchanged = |bytes| panic!("{bytes}");
+        assert!(!window.rest(unchanged));
+        assert!(!window.rest(unchanged));
+        assert_eq!(left(), 14 * MIB);
+        drop(part);
+        assert!(window.rest(unchanged));
+        assert_eq!(left(), 20 * MIB);
+        // It is gone, and what it wrote is not.
+        assert_eq!(window.following(10 * MIB, 0), Some(20 * MIB));
+        let piece = window.share().counted(&mebibytes(1));
+        drop(window);
+        assert_eq!(left(), 4 * MIB);
+        drop(piece);
+        assert_eq!(left(), 20 * MIB);
     }
 
     #[test]
@@ -333,7 +448,28 @@ mod tests {
             budget.take_back_from_idle();
             assert_eq!(there.0.load(Ordering::Relaxed), asked);
         }
-        assert_eq!(budget.takers().len(), 0);
+        assert_eq!(budget.takers().all.len(), 0);
+    }
+
+    #[test]
+    fn who_is_gone_is_not_kept_where_nobody_takes_anything_back() {
+        struct Never;
+        impl Taker for Never {
+            fn rest(&self) -> bool {
+                panic!("nobody asks");
+            }
+        }
+        let budget = SendBudget::new(1);
+        let there: Arc<dyn Taker> = Arc::new(Never);
+        budget.list(Arc::downgrade(&there));
+        for _ in 0..10 * TAKERS_MIN {
+            let gone: Arc<dyn Taker> = Arc::new(Never);
+            budget.list(Arc::downgrade(&gone));
+        }
+        let takers = budget.takers();
+        assert!(takers.all.len() <= TAKERS_MIN);
+        let left = takers.all.iter().filter(|taker| taker.strong_count() > 0);
+        assert_eq!(left.count(), 1);
     }
 
     #[test]
@@ -341,13 +477,13 @@ mod tests {
         let window = SendWindow::new(SendBudget::new(0));
         assert!(window.wrote(1), "at once, since nothing is known");
         assert!(!window.wrote(MIB as usize), "somebody else is looking");
-        window.follow(MIB, 0);
+        window.following(MIB, 0);
         assert!(!window.wrote(1), "and still is");
         window.looked();
         let looks = (0..2 * MIB / 1_024).filter(|_| {
             let look = window.wrote(1_024);
             if look {
-                window.follow(MIB, 0);
+                window.following(MIB, 0);
                 window.looked();
             }
             look
