@@ -58,12 +58,7 @@ impl Path {
                 };
                 let datagram = buffer[..length].to_vec();
                 number += 1;
-                let late = if number.is_multiple_of(2) {
-                    late
-                } else {
-                    Duration::ZERO
-                };
-                later(late, async move { socket.send(&datagram).await });
+                later(number, late, async move { socket.send(&datagram).await });
             }
         });
         Ok(Self {
@@ -95,16 +90,23 @@ async fn carry_back(
     while let Ok(length) = behind.recv(&mut buffer).await {
         let (front, datagram) = (Arc::clone(&front), buffer[..length].to_vec());
         number += 1;
-        let late = if number.is_multiple_of(2) {
-            late
-        } else {
-            Duration::ZERO
-        };
-        later(late, async move { front.send_to(&datagram, client).await });
+        later(number, late, async move {
+            front.send_to(&datagram, client).await
+        });
     }
 }
 
-fn later(late: Duration, send: impl Future<Output = std::io::Result<usize>> + Send + 'static) {
+// Sends the datagram of this number, every other one `late`.
+fn later(
+    number: u64,
+    late: Duration,
+    send: impl Future<Output = std::io::Result<usize>> + Send + 'static,
+) {
+    let late = if number.is_multiple_of(2) {
+        late
+    } else {
+        Duration::ZERO
+    };
     tokio::spawn(async move {
         tokio::time::sleep(DELAY + late).await;
         // What cannot be sent is lost, as on any path.

@@ -93,19 +93,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-// Begins a test; after one before it, when the broker says that it may.
+// Begins a test; after one before it, when the broker says that it may. It waits once: somebody may go on testing with the same rights.
 async fn begin(client: &Client) -> Result<LinkTest, MeasureError> {
-    loop {
-        let refusal = match client.link_test().await {
-            Err(MeasureError::Refused(refusal)) => refusal,
-            begun => return begun,
-        };
-        let Some(wait) = refusal.retry_after else {
-            return Err(MeasureError::Refused(refusal));
-        };
-        say(&refusal.message);
-        tokio::time::sleep(wait).await;
-    }
+    let refusal = match client.link_test().await {
+        Err(MeasureError::Refused(refusal)) => refusal,
+        begun => return begun,
+    };
+    let Some(wait) = refusal.retry_after else {
+        return Err(MeasureError::Refused(refusal));
+    };
+    // For scripts as well: it may take a minute.
+    output::note(&refusal.message);
+    tokio::time::sleep(wait).await;
+    client.link_test().await
 }
 
 // Only for who watches.

@@ -1,6 +1,6 @@
 //! Tests of links: who may begin one now. A few go on at a time over all clients, one of a principal, and after it the principal rests
-//! for as long as it took: so nobody keeps the broker's link busy, or others from testing. Clients without a certificate count by their
-//! network. What a test does is not known here.
+//! for as long as it took: so none of them alone keeps the broker's link busy, or others from testing; many together can. Clients without
+//! a certificate count by their network. What a test does is not known here.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -45,7 +45,9 @@ pub(super) struct LinkTest<'a> {
 /// Why none may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoTest {
-    #[error("one of your connections is being tested already; wait until that test is over")]
+    #[error(
+        "a connection of yours, or of another client without a certificate in your network, is being tested already; wait until that test is over"
+    )]
     Yours,
     #[error("your last test took so long that the next may begin in {0:.1?}; try again then")]
     Rest(Duration),
