@@ -13,23 +13,27 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_wire::ALPN;
+use tidegate_wire::stream::quic::congestion::Congestion;
 use tidegate_wire::stream::quic::send_window::SendBudget;
 use tidegate_wire::stream::quic::{self, Kept, end_of, reordering};
 use tracing::debug;
 
+use self::datagram_size::largest_datagram;
 use self::socket::AnsweredSocket;
 use super::renewed_identity::RenewedIdentity;
 use super::{Answered, Connector};
 use crate::error::{ConfigError, ConnectError};
 use crate::options::ClientOptions;
 
+mod datagram_size;
 mod socket;
 
 /// Largest packet that path MTU discovery tries. quinn sends groups of ten, and more than 64 KiB in one system call
 /// fails, which reads as a black hole; ten of these are 65,000 bytes.
 const MTU_UPPER_BOUND: u16 = 6_500;
 
-/// Largest packet that this end accepts, announced to the peer: what its discovery may find, with room to spare.
+/// Largest packet that this end accepts where its interface carries it, announced to the peer: what its discovery may find, with room to
+/// spare.
 const UDP_PAYLOAD_BYTES_MAX: u16 = 9_000;
 
 /// Kernel buffers of the socket: at 1 GB/s, 4 MiB hold 4 ms, the time a busy machine may not run us.
@@ -68,9 +72,9 @@ pub(crate) struct QuicConnector {
     addr: String,
     server_name: String,
     config: quinn::ClientConfig,
-    /// To other machines, and to this one.
-    far: Settings,
-    here: Settings,
+    congestion: Congestion,
+    keep_alive: Duration,
+    idle_timeout: Duration,
     send_budget: Arc<SendBudget>,
 }
 
@@ -87,8 +91,9 @@ impl QuicConnector {
             addr: options.addr.clone(),
             server_name,
             config,
-            far: Settings::new(options, options.keep_alive),
-            here: Settings::new(options, options.keep_alive.min(KEEP_ALIVE_HERE)),
+            congestion: options.congestion,
+            keep_alive: options.keep_alive,
+            idle_timeout: options.idle_timeout,
             // There is one connection at a time, and a few that end, so only its own bound matters.
             send_budget: SendBudget::new(u64::MAX >> 1),
         })
@@ -96,39 +101,45 @@ impl QuicConnector {
 }
 
 impl QuicConnector {
-    fn config(&self, address: SocketAddr, expects_reordering: bool) -> quinn::ClientConfig {
+    fn config(
+        &self,
+        address: SocketAddr,
+        datagram_bytes_max: u16,
+        expects_reordering: bool,
+    ) -> quinn::ClientConfig {
         let mut config = self.config.clone();
-        let settings = match address.ip().is_loopback() {
-            true => &self.here,
-            false => &self.far,
-        };
-        let transport = match expects_reordering {
-            true => {
-                reordering::ask(&mut config);
-                &settings.reordering
-            }
-            false => &settings.usual,
-        };
-        config.transport_config(Arc::clone(transport));
+        let mut transport = self.transport(address, datagram_bytes_max);
+        if expects_reordering {
+            reordering::ask(&mut config);
+            reordering::expect(&mut transport, self.congestion);
+        }
+        config.transport_config(Arc::new(transport));
         config
     }
-}
 
-/// What is agreed on with brokers that are as far away.
-struct Settings {
-    usual: Arc<TransportConfig>,
-    /// When packets overtake each other on the way.
-    reordering: Arc<TransportConfig>,
-}
-
-impl Settings {
-    fn new(options: &ClientOptions, keep_alive: Duration) -> Self {
-        let mut reordering = transport_config(options, keep_alive);
-        reordering::expect(&mut reordering, options.congestion);
-        Self {
-            usual: Arc::new(transport_config(options, keep_alive)),
-            reordering: Arc::new(reordering),
-        }
+    fn transport(&self, address: SocketAddr, datagram_bytes_max: u16) -> TransportConfig {
+        let keep_alive = match address.ip().is_loopback() {
+            true => self.keep_alive.min(KEEP_ALIVE_HERE),
+            false => self.keep_alive,
+        };
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(datagram_bytes_max.min(MTU_UPPER_BOUND));
+        let mut transport = TransportConfig::default();
+        transport
+            .mtu_discovery_config(Some(discovery))
+            .initial_rtt(INITIAL_RTT)
+            .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+            .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+            .congestion_controller_factory(self.congestion.factory())
+            // The client opens every stream, and there are no datagrams.
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            // Two may be lost, whatever the options say.
+            .keep_alive_interval(Some(keep_alive.min(self.idle_timeout / 3)))
+            // A duration beyond QUIC's 2^62 ms stands for none at all.
+            .max_idle_timeout(self.idle_timeout.try_into().ok());
+        transport
     }
 }
 
@@ -151,11 +162,12 @@ impl Connector for QuicConnector {
         answered: &Answered,
         expects_reordering: bool,
     ) -> Result<QuicConnection, ConnectError> {
-        let endpoint = open_endpoint(*address, answered)
+        let datagram_bytes_max = largest_datagram(*address, UDP_PAYLOAD_BYTES_MAX);
+        let endpoint = open_endpoint(*address, datagram_bytes_max, answered)
             .map_err(|error| ConnectError::Socket(Arc::new(error)))?;
         let connecting = endpoint
             .connect_with(
-                self.config(*address, expects_reordering),
+                self.config(*address, datagram_bytes_max, expects_reordering),
                 *address,
                 &self.server_name,
             )
@@ -212,35 +224,19 @@ fn crypto_provider() -> CryptoProvider {
     provider
 }
 
-fn transport_config(options: &ClientOptions, keep_alive: Duration) -> TransportConfig {
-    let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(MTU_UPPER_BOUND);
-    let mut transport = TransportConfig::default();
-    transport
-        .mtu_discovery_config(Some(discovery))
-        .initial_rtt(INITIAL_RTT)
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
-        .congestion_controller_factory(options.congestion.factory())
-        // The client opens every stream, and there are no datagrams.
-        .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(None)
-        // Two may be lost, whatever the options say.
-        .keep_alive_interval(Some(keep_alive.min(options.idle_timeout / 3)))
-        // A duration beyond QUIC's 2^62 ms stands for none at all.
-        .max_idle_timeout(options.idle_timeout.try_into().ok());
-    transport
-}
-
 /// An endpoint of its own for each connection: a new port leaves nothing of a dead connection behind.
-fn open_endpoint(peer: SocketAddr, answered: &Answered) -> std::io::Result<quinn::Endpoint> {
+fn open_endpoint(
+    peer: SocketAddr,
+    datagram_bytes_max: u16,
+    answered: &Answered,
+) -> std::io::Result<quinn::Endpoint> {
     let socket = open_socket(peer)?;
     let mut config = EndpointConfig::default();
     config
-        .max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX)
+        .max_udp_payload_size(datagram_bytes_max)
         .map_err(std::io::Error::other)?;
-    let socket = AnsweredSocket::new(socket.into(), peer, answered.clone())?;
+    let answered = answered.clone();
+    let socket = AnsweredSocket::new(socket.into(), peer, datagram_bytes_max, answered)?;
     let runtime = Arc::new(quinn::TokioRuntime);
     quinn::Endpoint::new_with_abstract_socket(config, None, Arc::new(socket), runtime)
 }

@@ -10,36 +10,38 @@ use std::task::{Context, Poll};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 
-use super::UDP_PAYLOAD_BYTES_MAX;
 use crate::transport::Answered;
 
-/// Datagrams that the system may hand over as one. It makes at most 64 KiB of them, and quinn has room for as many of the largest
-/// kind, 32 times: 2.3 MB, where the 64 small ones that there may be would take 18 MB, for each connection.
-const SEGMENTS: usize = (64 * 1024_usize).div_ceil(UDP_PAYLOAD_BYTES_MAX as usize);
-
-const _: () = assert!(SEGMENTS * UDP_PAYLOAD_BYTES_MAX as usize >= 64 * 1024);
+/// What the system hands over as one, at most.
+const RECEIVED_AT_ONCE: usize = 64 * 1024;
 
 /// A socket that notes that it was answered.
 #[derive(Debug)]
 pub(super) struct AnsweredSocket {
     socket: Arc<dyn AsyncUdpSocket>,
     peer: SocketAddr,
+    /// Datagrams that the system may hand over as one. It makes at most 64 KiB of them, and quinn has room for as many of the largest
+    /// kind, 32 times: 2.3 MB, where the 64 of 9,000 bytes that there may be would take 18 MB, for each connection.
+    segments: usize,
     answered: Answered,
 }
 
 impl AnsweredSocket {
-    /// Takes `socket`, and notes with `answered` whatever comes from `peer`: anybody may send to a port.
+    /// Takes `socket` for datagrams of up to `datagram_bytes_max`, and notes with `answered` whatever comes from `peer`: anybody may send
+    /// to a port.
     ///
     /// # Errors
     /// The runtime cannot use the socket.
     pub(super) fn new(
         socket: std::net::UdpSocket,
         peer: SocketAddr,
+        datagram_bytes_max: u16,
         answered: Answered,
     ) -> io::Result<Self> {
         Ok(Self {
             socket: TokioRuntime.wrap_udp_socket(socket)?,
             peer,
+            segments: RECEIVED_AT_ONCE.div_ceil(datagram_bytes_max.max(1).into()),
             answered,
         })
     }
@@ -81,7 +83,7 @@ impl AsyncUdpSocket for AnsweredSocket {
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.socket.max_receive_segments().min(SEGMENTS)
+        self.socket.max_receive_segments().min(self.segments)
     }
 
     fn may_fragment(&self) -> bool {
