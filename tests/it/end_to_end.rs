@@ -77,7 +77,7 @@ async fn consumers_of_one_subscription_share_its_events() -> anyhow::Result<()> 
         .create(json!({"name": "group", "topics": ["work"]}))
         .await?;
     let small = || ConsumerOptions {
-        credit_events: Some(10),
+        credit_events: 10,
         ..ConsumerOptions::default()
     };
     let mut first = client.subscribe("group", small()).await?;

@@ -101,8 +101,8 @@ async fn whatever_a_publisher_may_send_comes_to_a_consumer_with_any_credit() -> 
     let large = Event::new(vec![b'x'; 3_999_000]);
     publish_events(&client, "t", [Event::new("a"), large, Event::new("b")]).await?;
     let little = ConsumerOptions {
-        credit_events: Some(1),
-        credit_bytes: Some(1),
+        credit_events: 1,
+        credit_bytes: 1,
     };
     let mut consumer = client.subscribe("s", little).await?;
     for length in [1, 3_999_000, 1] {

@@ -154,7 +154,7 @@ async fn a_member_that_never_acks_loses_its_events_to_the_group() -> anyhow::Res
         .create(json!({"name": "group", "topics": ["t"], "delivery": policy}))
         .await?;
     let few = ConsumerOptions {
-        credit_events: Some(50),
+        credit_events: 50,
         ..ConsumerOptions::default()
     };
     let mut lazy = client.subscribe("group", few).await?;
@@ -221,7 +221,7 @@ async fn routes_that_feed_routes_drain_once_somebody_reads() -> anyhow::Result<(
         .await?;
     // All credit of this consumer is spent on events that it does not ack yet.
     let one = ConsumerOptions {
-        credit_events: Some(1),
+        credit_events: 1,
         ..ConsumerOptions::default()
     };
     let mut stuck = client.subscribe("end", one).await?;
@@ -269,7 +269,7 @@ async fn events_beyond_a_consumers_credit_in_bytes_still_arrive() -> anyhow::Res
     )
     .await?;
     let tiny = ConsumerOptions {
-        credit_bytes: Some(1_000),
+        credit_bytes: 1_000,
         ..ConsumerOptions::default()
     };
     let mut consumer = client.subscribe("s", tiny).await?;

@@ -244,7 +244,7 @@ impl Args {
 // With a small count, no more is asked for than will be printed, so that others get the rest.
 fn options(args: &Args) -> ConsumerOptions {
     ConsumerOptions {
-        credit_events: args.count.filter(|count| *count < FEW),
+        credit_events: args.count.filter(|count| *count < FEW).unwrap_or(0),
         ..ConsumerOptions::default()
     }
 }

@@ -294,9 +294,9 @@ pub struct PublisherOptions {
     /// How long a batch waits for company. Default 0: whatever is queued goes out at once.
     pub linger: Duration,
     /// Bytes of encoded events that may be queued or unanswered; above, [`send`](crate::Publisher::send) waits. Those that are given
-    /// here are a bound that never grows. Default `None`: by the path. That is 8 MiB, which at 1 GB/s are 8 ms, and as much as the
+    /// here are a bound that never grows. Default 0: by the path. That is 8 MiB, which at 1 GB/s are 8 ms, and as much as the
     /// broker lets be unanswered where that is more, as it is where round trips are long: up to 32 MiB, when it keeps its default.
-    pub outstanding_bytes_max: Option<usize>,
+    pub outstanding_bytes_max: usize,
     /// Events that may be queued or unanswered. Default 65,536: the bytes bound those of 128 bytes and more first.
     pub outstanding_events_max: usize,
     /// Bytes of one batch. Default 256 KiB: four blocks of the broker's store. The broker's frame limit holds too.
@@ -315,7 +315,7 @@ impl Default for PublisherOptions {
             epoch: 0,
             idempotent: true,
             linger: Duration::ZERO,
-            outstanding_bytes_max: None,
+            outstanding_bytes_max: 0,
             outstanding_events_max: 65_536,
             batch_bytes_max: 256 * 1024,
             delivery_timeout: None,
@@ -325,14 +325,14 @@ impl Default for PublisherOptions {
 
 /// How a [`Consumer`](crate::Consumer) works.
 ///
-/// What is given here is a bound that never grows. Without one, each number begins as below, and grows with what the application takes in
-/// the time of two round trips: enough for a path of 1 Gbit/s and 100 ms.
+/// What is given here is a bound that never grows. Where it is 0, each number begins as below, and grows with what the application takes
+/// in the time of two round trips: enough for a path of 1 Gbit/s and 100 ms.
 #[derive(Clone, Debug, Default)]
 pub struct ConsumerOptions {
-    /// Deliveries that the broker may send ahead of the application: at least 1. Default `None`: by the path, from 4,096 to 65,536.
-    pub credit_events: Option<u64>,
-    /// Bytes of events that the broker may send ahead of the application: at least 1. Default `None`: by the path, from 8 MiB to 32 MiB.
-    pub credit_bytes: Option<u64>,
+    /// Deliveries that the broker may send ahead of the application. Default 0: by the path, from 4,096 to 65,536.
+    pub credit_events: u64,
+    /// Bytes of events that the broker may send ahead of the application. Default 0: by the path, from 8 MiB to 32 MiB.
+    pub credit_bytes: u64,
 }
 
 /// Credit on any path, and to where it grows by itself.

@@ -69,7 +69,7 @@ impl BenchSender {
     ) -> anyhow::Result<Self> {
         let options = PublisherOptions {
             outstanding_events_max: outstanding,
-            outstanding_bytes_max: Some(OUTSTANDING_BYTES_MAX),
+            outstanding_bytes_max: OUTSTANDING_BYTES_MAX,
             ..PublisherOptions::default()
         };
         Ok(Self {

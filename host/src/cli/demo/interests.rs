@@ -45,8 +45,8 @@ pub(super) struct Interest {
     pub(super) about: &'static str,
     /// Its consumers, each on a connection of its own.
     pub(super) consumers: usize,
-    /// Credit of each consumer, in events.
-    pub(super) credit_events: Option<u64>,
+    /// Credit of each consumer, in events; 0 leaves it to the client.
+    pub(super) credit_events: u64,
     /// How long a consumer works on an event before it acks it.
     pub(super) work: Duration,
     topic: &'static str,
@@ -80,7 +80,7 @@ pub(super) fn interests() -> anyhow::Result<Vec<Interest>> {
         name: "",
         about: "",
         consumers: 1,
-        credit_events: None,
+        credit_events: 0,
         work: Duration::ZERO,
         topic: Kind::Bid.topic(),
         filter: None,
@@ -115,7 +115,7 @@ pub(super) fn interests() -> anyhow::Result<Vec<Interest>> {
             about: "slow, 16 in flight",
             topic: Kind::Person.topic(),
             kind: Kind::Person,
-            credit_events: Some(16),
+            credit_events: 16,
             work: Duration::from_millis(5),
             ..fast()
         },

@@ -26,9 +26,9 @@ pub(super) struct Credit {
 
 impl Credit {
     pub(super) fn new(options: &ConsumerOptions) -> Self {
-        let bounds = |given: Option<u64>, first, grown| match given {
-            Some(given) => (given.max(1), given.max(1)),
-            None => (first, grown),
+        let bounds = |given: u64, first, grown| match given {
+            0 => (first, grown),
+            given => (given, given),
         };
         let (events, events_grown) =
             bounds(options.credit_events, CREDIT_EVENTS, CREDIT_EVENTS_GROWN);
@@ -95,14 +95,14 @@ mod tests {
         let by_path = [(4_096, 65_536), (8 << 20, 32 << 20)];
         assert_eq!(bounds(&ConsumerOptions::default()), by_path);
         let chosen = ConsumerOptions {
-            credit_events: Some(10_000),
+            credit_events: 10_000,
             ..ConsumerOptions::default()
         };
         assert_eq!(bounds(&chosen), [(10_000, 10_000), by_path[1]]);
-        let none = ConsumerOptions {
-            credit_events: Some(0),
-            credit_bytes: Some(0),
+        let few = ConsumerOptions {
+            credit_events: 1,
+            credit_bytes: 1,
         };
-        assert_eq!(bounds(&none), [(1, 1); 2]);
+        assert_eq!(bounds(&few), [(1, 1); 2]);
     }
 }

@@ -95,7 +95,7 @@ impl<C: Connection> Driver<C> {
             epoch: options.epoch,
             linger: options.linger,
             delivery_timeout: options.delivery_timeout,
-            room_grows: options.outstanding_bytes_max.is_none(),
+            room_grows: options.outstanding_bytes_max == 0,
             opened: Some(opened),
             outstanding: Outstanding::new(),
             obstacle: None,

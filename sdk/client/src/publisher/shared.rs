@@ -73,7 +73,10 @@ impl Shared {
                 gatherer,
                 room: Room::new(
                     options.outstanding_events_max,
-                    options.outstanding_bytes_max.unwrap_or(OUTSTANDING_BYTES),
+                    match options.outstanding_bytes_max {
+                        0 => OUTSTANDING_BYTES,
+                        given => given,
+                    },
                 ),
                 finishing: false,
                 closed: None,

@@ -147,7 +147,7 @@ async fn credit_comes_back_as_deliveries_are_taken() {
     let mut broker = Broker::start();
     let client = broker.client().await;
     let options = ConsumerOptions {
-        credit_events: Some(4),
+        credit_events: 4,
         ..ConsumerOptions::default()
     };
     let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
@@ -183,8 +183,8 @@ async fn scarce_credit_comes_back_at_once() {
     let mut broker = Broker::start();
     let client = broker.client().await;
     let options = ConsumerOptions {
-        credit_events: Some(100),
-        credit_bytes: Some(1000),
+        credit_events: 100,
+        credit_bytes: 1000,
     };
     let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
     stream.deliver(1, &[1]).await;
@@ -206,7 +206,7 @@ async fn a_broker_that_ignores_credit_is_left() {
     let mut broker = Broker::start();
     let client = broker.client().await;
     let options = ConsumerOptions {
-        credit_events: Some(2),
+        credit_events: 2,
         ..ConsumerOptions::default()
     };
     let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;

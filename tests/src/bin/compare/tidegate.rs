@@ -70,7 +70,7 @@ impl Tidegate {
     pub(crate) async fn publisher(&self, outstanding: usize) -> anyhow::Result<broker::Publisher> {
         let options = PublisherOptions {
             outstanding_events_max: outstanding,
-            outstanding_bytes_max: Some(OUTSTANDING_BYTES_MAX),
+            outstanding_bytes_max: OUTSTANDING_BYTES_MAX,
             ..PublisherOptions::default()
         };
         let client = self.process.client().await?;
@@ -81,7 +81,7 @@ impl Tidegate {
 
     pub(crate) async fn consumer(&self, subscription: &str) -> anyhow::Result<broker::Consumer> {
         let options = ConsumerOptions {
-            credit_events: Some(PREFETCH as u64),
+            credit_events: PREFETCH as u64,
             ..ConsumerOptions::default()
         };
         let client = self.process.client().await?;
