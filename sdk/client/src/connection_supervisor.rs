@@ -9,6 +9,7 @@ use tidegate_wire::pb;
 use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::attempts::Attempts;
@@ -56,6 +57,7 @@ pub(crate) async fn connect<K: Connector>(
         attempts: None,
         why: Why::Gone,
         ending: None,
+        lingering: TaskTracker::new(),
         backoff,
         look_at: Instant::now() + LOOK_EVERY,
         kept: Backoff::new(KEPT_MIN, KEPT_MAX, random.clone()),
@@ -109,6 +111,8 @@ struct Supervisor<K: Connector> {
     why: Why,
     /// Tells the streams of a connection that is to end when there is another.
     ending: Option<CancellationToken>,
+    /// Connections that are to end, each in the hands of a task.
+    lingering: TaskTracker,
     /// Between attempts.
     backoff: Backoff,
     /// When to look at the connection.
@@ -190,11 +194,11 @@ impl<K: Connector> Supervisor<K> {
         };
         self.link.say(LinkState::Down(Arc::new(end)));
         if let Some(current) = self.current {
-            let connection = current.established.connection.clone();
-            connection.close(0, CLOSED);
-            let heard = self.dialer.connector.heard_of_close(&connection);
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, heard).await;
+            close(&self.dialer, &current.established.connection, CLOSED).await;
         }
+        // Streams may run on these until the client is closed, which closes them too.
+        self.lingering.close();
+        self.lingering.wait().await;
     }
 
     async fn next_event(&mut self) -> Event<K::Connection> {
@@ -253,10 +257,13 @@ impl<K: Connector> Supervisor<K> {
                 Ok(())
             }
             Event::LatePackets => {
-                info!(
-                    "packets overtake each other on the way; connecting anew, to wait for late ones"
-                );
-                self.attempt_beside(Why::Late);
+                // One beside a silent connection is needed more.
+                if self.attempts.is_none() {
+                    info!(
+                        "packets overtake each other on the way; connecting anew, to wait for late ones"
+                    );
+                    self.attempt_beside(Why::Late);
+                }
                 Ok(())
             }
         }
@@ -389,12 +396,16 @@ impl<K: Connector> Supervisor<K> {
         }
     }
 
-    // Keeps a connection that is to end for as long as streams run on it, and the broker wants it.
+    // Keeps a connection that is to end for as long as streams run on it, the broker wants it, and is heard on it when it is asked.
     fn linger(&self, old: Current<K::Connection>) {
-        let stop = self.link.stop.clone();
+        let (stop, dialer) = (self.link.stop.clone(), Arc::clone(&self.dialer));
         let Current {
-            established, hello, ..
+            established,
+            hello,
+            mut silence,
+            ..
         } = old;
+        let lingers = self.lingering.token();
         spawn::spawn(async move {
             let Established {
                 connection,
@@ -402,15 +413,34 @@ impl<K: Connector> Supervisor<K> {
                 ..
             } = &*established;
             streams.close();
+            let is_silent = async {
+                loop {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    if let Some(Sign::Silent(waited)) = silence.look(connection.traffic()) {
+                        return waited;
+                    }
+                }
+            };
             tokio::select! {
                 biased;
                 _ = connection.closed() => {}
-                () = stop.cancelled() => connection.close(0, CLOSED),
-                () = streams.wait() => connection.close(0, "replaced by another connection"),
+                () = stop.cancelled() => close(&dialer, connection, CLOSED).await,
+                () = streams.wait() => close(&dialer, connection, "replaced by another connection").await,
+                waited = is_silent, if dialer.options.reconnect => {
+                    info!(?waited, "the broker is silent on a connection that is to end");
+                    close(&dialer, connection, "silent, and replaced by another connection").await;
+                }
             }
-            drop(hello);
+            drop((hello, lingers));
         });
     }
+}
+
+/// Closes `connection`, and waits for the broker to hear of it, not for long.
+async fn close<K: Connector>(dialer: &Dialer<K>, connection: &K::Connection, why: &str) {
+    connection.close(0, why);
+    let heard = dialer.connector.heard_of_close(connection);
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, heard).await;
 }
 
 /// Why a connection of a client that was closed is.

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tidegate_wire::counters::ConnectionCounters;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::measure_answer::Answer;
 use tidegate_wire::pb::{self, broker_to_consumer, measure_opened, stream_open};
 use tidegate_wire::stream::memory::{MemoryConnection, MemoryReceive, MemorySend};
 use tidegate_wire::stream::{Connection, ConnectionEnd, Traffic};
+use tokio::time::Instant;
 
 use super::broker::{Broker, Manner, Stream, soon, welcome};
 use super::network::{Behind, Network};
@@ -34,13 +36,17 @@ struct Road {
 struct Seen {
     asked: AtomicU64,
     heard: AtomicU64,
+    /// On this connection alone something more was asked, and not answered.
+    unheard_on: AtomicU64,
+    /// Connections that were made.
+    made: AtomicU64,
     /// Packets that count as lost, of 1,000 that were sent.
     lost: AtomicU64,
 }
 
-/// A connection over it.
+/// A connection over it, which is the first, or the second, and so on.
 #[derive(Clone)]
-struct Far(MemoryConnection, Arc<Seen>);
+struct Far(MemoryConnection, Arc<Seen>, u64);
 
 impl Connector for Road {
     type Address = usize;
@@ -60,7 +66,9 @@ impl Connector for Road {
         let mut network = self.network.clone();
         network.addresses = vec![*self.behind.lock().unwrap()];
         let connection = network.dial(address, answered, expects_reordering);
-        Ok(Far(connection.await?, Arc::clone(&self.seen)))
+        let connection = connection.await?;
+        let number = self.seen.made.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Far(connection, Arc::clone(&self.seen), number))
     }
 
     async fn heard_of_close(&self, _: &Far) {}
@@ -99,8 +107,9 @@ impl Connection for Far {
     }
 
     fn traffic(&self) -> Traffic {
+        let more = self.1.unheard_on.load(Ordering::Relaxed) == self.2;
         Traffic {
-            asked: self.1.asked.load(Ordering::Relaxed),
+            asked: self.1.asked.load(Ordering::Relaxed) + u64::from(more),
             heard: self.1.heard.load(Ordering::Relaxed),
         }
     }
@@ -183,6 +192,13 @@ impl FarBroker {
     }
 }
 
+fn reason(end: &ConnectionEnd) -> &str {
+    match end {
+        ConnectionEnd::Peer { reason, .. } => reason,
+        other => panic!("not closed by the client: {other}"),
+    }
+}
+
 async fn until(is: impl Fn() -> bool) {
     while !is() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -216,6 +232,83 @@ async fn beside_a_silent_broker_another_connection_is_attempted_which_outlives_t
     // It is of use.
     let (publisher, _) = tokio::join!(publisher(&client, true), opened(&mut broker));
     drop(publisher);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_is_closed_when_there_is_another() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (publisher, mut first) = tokio::join!(publisher(&client, true), opened(&mut broker));
+    let ticket = publisher.send("a", Event::new("x")).await.unwrap();
+    let (batch, _) = first.batch().await;
+    broker.door.seen.unheard_on.store(1, Ordering::Relaxed);
+    let end = broker.closed().await;
+    assert!(
+        reason(&end).contains("on which the broker answers"),
+        "{end}"
+    );
+    let mut second = opened(&mut broker).await;
+    let (again, payloads) = second.batch().await;
+    assert_eq!(
+        (again.first_number, payloads),
+        (batch.first_number, vec!["x".to_owned()])
+    );
+    second.ack(again.correlation, 1, false).await;
+    soon(ticket).await.unwrap();
+    assert_eq!(broker.attempts().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_on_the_connection_that_streams_move_from_ends_the_move() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (publisher, mut first) = tokio::join!(publisher(&client, true), opened(&mut broker));
+    let (mut consumer, mut consuming) = consumer(&mut broker, &client).await;
+    consuming.deliver(1, &[1]).await;
+    let in_hand = take(&mut consumer).await;
+    let ticket = publisher.send("a", Event::new("x")).await.unwrap();
+    first.batch().await;
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    broker.has_everything().await;
+    broker.attempts_are(2).await;
+    // The old way is gone, and the batch on it is not answered.
+    let begun = Instant::now();
+    broker.door.seen.unheard_on.store(1, Ordering::Relaxed);
+    let mut opens = [broker.stream().await, broker.stream().await];
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_secs(6) && took < Duration::from_secs(9),
+        "{took:?}"
+    );
+    opens.sort_by_key(|stream| matches!(stream.open, stream_open::Kind::Subscribe(_)));
+    let [mut second, mut consuming] = opens;
+    second.publish_ready(1_000, 10).await;
+    consuming.subscribe_ready().await;
+    let (batch, payloads) = second.batch().await;
+    assert_eq!(payloads, ["x"]);
+    second.ack(batch.correlation, 1, false).await;
+    soon(ticket).await.unwrap();
+    assert!(in_hand.is_expired());
+    let end = broker.closed().await;
+    assert!(reason(&end).starts_with("silent"), "{end}");
+    assert!(client.trouble().is_none());
+    assert_eq!(broker.attempts().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_closed_closes_the_connection_that_streams_move_from() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (consumer, mut stream) = consumer(&mut broker, &client).await;
+    stream.deliver(1, &[1]).await;
+    another_after_goodbye(&broker, &client).await;
+    soon(client.close()).await;
+    let first = broker.closed();
+    assert_eq!(
+        reason(&first.now_or_never().expect("closed before")),
+        "client closed"
+    );
+    drop(consumer);
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,6 +356,7 @@ async fn where_packets_come_late_another_connection_is_tried_until_there_is_one_
  {
     let mut broker = FarBroker::far_away();
     let client = broker.far_client().await;
+    let (publisher, mut before) = tokio::join!(publisher(&client, true), opened(&mut broker));
     broker.put_behind(Behind::Busy(2));
     broker.door.seen.lost.store(400, Ordering::Relaxed);
     broker.has_everything().await;
@@ -274,7 +368,11 @@ async fn where_packets_come_late_another_connection_is_tried_until_there_is_one_
     broker.attempts_are(3).await;
     assert!(broker.attempts()[2] - first >= Duration::from_secs(5));
     assert_eq!(broker.expected(), [false, true, true]);
-    let (publisher, mut stream) = tokio::join!(publisher(&client, true), opened(&mut broker));
+    // The publisher moves to it.
+    let mut stream = opened(&mut broker).await;
+    before.ended().await;
+    let end = broker.closed().await;
+    assert_eq!(reason(&end), "replaced by another connection");
     // That was the better one: it is not looked at any more.
     broker.door.seen.lost.store(900, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -331,7 +429,10 @@ async fn a_publisher_moves_when_everything_is_answered_and_sends_nothing_twice()
     assert!(matches!(broker.closed().await, ConnectionEnd::Peer { .. }));
 }
 
-async fn consumer(broker: &mut Broker, client: &Client) -> (Consumer, Stream) {
+async fn consumer<D>(
+    broker: &mut Broker<MemoryConnection, D>,
+    client: &Client,
+) -> (Consumer, Stream) {
     let options = ConsumerOptions::default();
     let (consumer, stream) = tokio::join!(soon(client.subscribe("s", options)), async {
         let mut stream = broker.stream().await;
