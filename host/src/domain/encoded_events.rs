@@ -60,6 +60,16 @@ impl EncodedEvents {
         Ok(Self::known(bytes, ends))
     }
 
+    /// The same of a list that may have no more than `count_max` entries: `None` when there are more, which are not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn parse_at_most(bytes: Bytes, count_max: usize) -> Result<Option<Self>, EntryError> {
+        let ends = Ends::find_at_most(&bytes, count_max)?;
+        Ok(ends.map(|ends| Self::known(bytes, ends)))
+    }
+
     /// A list of these encoded events, which are copied.
     #[must_use]
     pub fn of<'a>(events: impl IntoIterator<Item = &'a [u8]>) -> Self {
@@ -172,15 +182,24 @@ impl Ends {
     ///
     /// These are no entries, or they are more than 4 GiB.
     pub(super) fn find(bytes: &[u8]) -> Result<Self, EntryError> {
+        let ends = Self::find_at_most(bytes, usize::MAX)?;
+        Ok(ends.unwrap_or_default())
+    }
+
+    // `None` when there are more.
+    fn find_at_most(bytes: &[u8], count_max: usize) -> Result<Option<Self>, EntryError> {
         let mut ends = Vec::new();
         let mut at = 0;
         while at < bytes.len() {
+            if ends.len() == count_max {
+                return Ok(None);
+            }
             let end = end_of(bytes, at).and_then(|end| u32::try_from(end).ok());
             let end = end.ok_or(EntryError(at))?;
             ends.push(end);
             at = end as usize;
         }
-        Ok(Self::of(ends))
+        Ok(Some(Self::of(ends)))
     }
 
     /// They are these offsets.
@@ -356,6 +375,21 @@ mod tests {
             EncodedEvents::parse(Bytes::from_static(b"\x7a\xff\xff\xff\xff\xff\x01")),
             Err(EntryError(0))
         );
+    }
+
+    #[test]
+    fn no_more_entries_are_looked_for_than_there_may_be() {
+        let whole = entries(&[3, 0, 300]);
+        let at_most = |bytes: &Bytes, max| EncodedEvents::parse_at_most(bytes.clone(), max);
+        assert_eq!(at_most(whole.bytes(), 3), Ok(Some(whole.clone())));
+        assert_eq!(at_most(whole.bytes(), 2), Ok(None));
+        assert_eq!(
+            at_most(&Bytes::new(), 0),
+            Ok(Some(EncodedEvents::default()))
+        );
+        let damaged = whole.bytes().slice(..whole.bytes().len() - 1);
+        assert_eq!(at_most(&damaged, 2), Ok(None), "that is never read");
+        assert_eq!(at_most(&damaged, 3), Err(EntryError(7)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) mod service;
 mod shutdown;
 mod stream_dispatch;
 mod subscribe;
+mod turns;
 
 #[cfg(test)]
 pub(super) mod tests;

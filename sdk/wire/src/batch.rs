@@ -68,6 +68,16 @@ pub(crate) fn push_encoded(body: &mut BytesMut, event: &[u8]) {
     body.extend_from_slice(event);
 }
 
+/// The elements of `events`, one behind the other.
+pub(crate) fn encoded(events: &[Bytes]) -> BytesMut {
+    let mut body =
+        BytesMut::with_capacity(events.iter().map(|event| element_len(event.len())).sum());
+    for event in events {
+        push_encoded(&mut body, event);
+    }
+    body
+}
+
 /// The events whose elements lie one behind the other in `bytes`, in the same memory. `None` when that is something else, or a tag or
 /// length in it is longer than it need be.
 pub(crate) fn elements(bytes: &Bytes) -> Option<Vec<Bytes>> {
@@ -217,10 +227,7 @@ impl ReceivedBatch {
 
 impl From<pb::PublishBatch> for ReceivedBatch {
     fn from(batch: pb::PublishBatch) -> Self {
-        let mut events = BytesMut::new();
-        for event in &batch.events {
-            push_encoded(&mut events, event);
-        }
+        let events = encoded(&batch.events);
         Self {
             correlation: batch.correlation,
             topic: batch.topic,

@@ -13,8 +13,17 @@ mod tests;
 mod topic_numbers;
 mod unpacker;
 
-pub use packer::Packer;
+pub use packer::{Packer, block_len};
 pub use unpacker::{CompactError, Unpacker};
+
+use crate::limits::{PACKED_DENSITY_MAX, PACKED_HEAD_BYTES};
+
+// The most bytes to which a block of so many may unpack.
+fn unpacked_max(block_bytes: usize) -> usize {
+    block_bytes
+        .saturating_add(PACKED_HEAD_BYTES)
+        .saturating_mul(PACKED_DENSITY_MAX)
+}
 
 /// Whether topics have numbers and events are packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -57,17 +57,30 @@ pub const NOT_HELD_RANGES_MAX: usize = 4096;
 /// Bytes of the reason in a `Term`; it becomes a header of the dead letter.
 pub const REASON_BYTES_MAX: usize = 1024;
 
-/// Numbers that topics may have in one direction of a stream: more than most streams have topics, and their names are 16 KiB at most
-/// on each end.
+/// Numbers that topics may have in one direction of a stream: more than most streams have topics.
 pub const TOPIC_NUMBERS_MAX: usize = 64;
 
+/// Bytes of the names of all topics that have a number in one direction of a stream: 64 of 32 bytes.
+pub const TOPIC_NUMBERS_BYTES_MAX: usize = 2 * 1024;
+
 /// Bytes of events that both ends remember of one direction of a stream: some thirty of 256 bytes, among which the next mostly finds one
-/// that is like it, for 8 KiB on each end of a stream on which anything is remembered.
+/// that is like it, for 8 KiB on each end of a stream on which anything is remembered. So many a batch that is remembered has at most.
 pub const REMEMBERED_BYTES_MAX: usize = 8 * 1024;
 
+/// Memory of each end of one direction of a stream for what was said on it, at most: the events, the names of topics, and as much as
+/// these for where the names are.
+pub const COMPACT_BYTES_MAX: usize = REMEMBERED_BYTES_MAX + 2 * TOPIC_NUMBERS_BYTES_MAX;
+
 /// Bytes to which what is packed may unpack, however large frames may be: what a reader is busy with at a stretch, for a millisecond
-/// or two, and what somebody can make it take at once with 4 KiB.
+/// or two.
 pub const UNPACKED_BYTES_MAX: usize = 1024 * 1024;
+
+/// So many bytes may one byte of a packed batch stand for, of its block and of the [`PACKED_HEAD_BYTES`] before it. Of JSON a
+/// fourteenth to a half is left; what is denser says nothing, or is meant to make a reader work.
+pub const PACKED_DENSITY_MAX: usize = 32;
+
+/// What counts as the head of a packed batch: without that, three events that are those from before would be too dense.
+pub const PACKED_HEAD_BYTES: usize = 16;
 
 /// What one side accepts, agreed on in the hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -221,6 +221,7 @@ mod tests {
         streams: 100,
         credit_bytes: 1 << 20,
         large_bytes: 1 << 20,
+        sent_bytes: 0,
     };
 
     fn slots(all: usize, principal: usize) -> Arc<ConnectionSlots> {

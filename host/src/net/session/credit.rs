@@ -17,7 +17,7 @@ const EVENTS_MAX: i64 = 1 << 32;
 const BYTES_MAX: i64 = 1 << 40;
 
 /// What every publish stream is granted, however many there are: as much as 32 batches cost that have almost nothing in them.
-/// With the default limits, 10,000 streams hold 320 MiB like that, if all use it.
+/// With the default limits, 10,000 streams hold 320 MiB like that, if all use it, and 120 MiB beside it of what is remembered of them.
 pub(super) const STREAM_FLOOR_BYTES: usize = 32 * 1024;
 
 /// What a publish stream has outstanding: batches read and not yet answered, and what they cost.
@@ -254,6 +254,7 @@ mod tests {
             streams: 1,
             credit_bytes: 0,
             large_bytes: 1 << 20,
+            sent_bytes: 0,
         };
         let account = MemoryAccount::of_all(share);
         let mut credit = PublishCredit::new(10_000, 10);

@@ -37,14 +37,8 @@ pub(in crate::net) async fn serve<C: Connection>(
     slot: ConnectionSlot,
 ) {
     let _counted = service.stats.connection();
-    let Client {
-        principal,
-        lapses,
-        remote,
-        compression,
-    } = client;
-    let mut peer = Peer::new(service, connection.clone(), principal, remote, slot);
-    peer.compression = compression;
+    let lapses = client.lapses;
+    let mut peer = Peer::new(service, connection.clone(), client, slot);
     let Some(hello) = hello::exchange(&mut peer, &connection).await else {
         return;
     };

@@ -1,6 +1,6 @@
 //! Memory for what clients send, as shares: of the broker, of a principal, of a connection. A publish stream is granted credit
 //! from the shares of all three, and whoever sends a message that is larger than what it was granted waits until all three have
-//! room for it. So what everybody together can hold in the broker is known, and nobody can take what others need. Who a client
+//! room for it. What is remembered of what consumers were sent packed counts likewise, for who has a share of that. So what everybody together can hold in the broker is known, and nobody can take what others need. Who a client
 //! is was decided before; nothing here reads or writes.
 
 use std::sync::{Arc, Mutex};
@@ -30,6 +30,8 @@ pub(super) struct Share {
     pub(super) credit_bytes: usize,
     /// Bytes of messages that are larger than what their stream was granted.
     pub(super) large_bytes: usize,
+    /// Bytes that are remembered of what consumers were sent.
+    pub(super) sent_bytes: usize,
 }
 
 /// A share and what is taken of it. What is taken is taken of the account above, too.
@@ -45,6 +47,7 @@ pub(super) struct MemoryAccount {
 struct Taken {
     streams: usize,
     credit_bytes: usize,
+    sent_bytes: usize,
 }
 
 /// Credit of one publish stream, given back when dropped.
@@ -53,6 +56,13 @@ pub(super) struct CreditGrant {
     account: Arc<MemoryAccount>,
     floor: usize,
     extra: usize,
+}
+
+/// Room for what is remembered of one consumer's stream, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    account: Arc<MemoryAccount>,
+    bytes: usize,
 }
 
 /// Room for one large message, given back when dropped.
@@ -85,6 +95,7 @@ impl Share {
             streams: (self.streams / of).max(1),
             credit_bytes: self.credit_bytes / of,
             large_bytes: self.large_bytes / of,
+            sent_bytes: self.sent_bytes / of,
         }
     }
 }
@@ -154,6 +165,39 @@ impl MemoryAccount {
         }
     }
 
+    /// Room for `bytes` that are remembered of a consumer's stream, if all shares have as much.
+    pub(super) fn remember(self: &Arc<Self>, bytes: usize) -> Option<Remembered> {
+        self.take_sent(bytes).then(|| Remembered {
+            account: self.clone(),
+            bytes,
+        })
+    }
+
+    fn take_sent(&self, bytes: usize) -> bool {
+        let mut taken = lock(&self.taken);
+        let fits = taken.sent_bytes + bytes <= self.share.sent_bytes;
+        if !fits
+            || self
+                .above
+                .as_ref()
+                .is_some_and(|above| !above.take_sent(bytes))
+        {
+            return false;
+        }
+        taken.sent_bytes += bytes;
+        true
+    }
+
+    fn give_back_sent(&self, bytes: usize) {
+        {
+            let mut taken = lock(&self.taken);
+            taken.sent_bytes = taken.sent_bytes.saturating_sub(bytes);
+        }
+        if let Some(above) = &self.above {
+            above.give_back_sent(bytes);
+        }
+    }
+
     /// Waits for room for `bytes` of a large message, in the order in which it was asked for. What is larger than a whole share
     /// counts as that.
     ///
@@ -188,6 +232,12 @@ impl Drop for CreditGrant {
     }
 }
 
+impl Drop for Remembered {
+    fn drop(&mut self) {
+        self.account.give_back_sent(self.bytes);
+    }
+}
+
 fn units(bytes: usize) -> u32 {
     // More than 2^32 KiB are as good as no limit, and more than a semaphore can count.
     u32::try_from(bytes.div_ceil(UNIT_BYTES))
@@ -205,6 +255,7 @@ mod tests {
         streams: 100,
         credit_bytes: 8_000,
         large_bytes: 64 * UNIT_BYTES,
+        sent_bytes: 400,
     };
 
     #[test]
@@ -266,9 +317,30 @@ mod tests {
             streams: usize::MAX,
             credit_bytes: usize::MAX,
             large_bytes: usize::MAX,
+            sent_bytes: usize::MAX,
         };
         let account = MemoryAccount::of_all(share);
         assert!(account.room(usize::MAX).now_or_never().is_some());
         assert!(account.grant(1 << 20, 1, 1).is_some());
+        assert!(account.remember(1 << 20).is_some());
+    }
+
+    #[test]
+    fn what_is_remembered_for_consumers_stays_in_all_shares() {
+        let all = MemoryAccount::of_all(SHARE);
+        let (one, other) = (all.below(SHARE.part(2)), all.below(SHARE.part(2)));
+        let third = all.below(SHARE.part(2));
+        let of = |account: &Arc<MemoryAccount>| -> Vec<Remembered> {
+            (0..9).map_while(|_| account.remember(50)).collect()
+        };
+        let (first, second) = (of(&one), of(&other));
+        assert_eq!((first.len(), second.len()), (4, 4));
+        assert!(of(&third).is_empty(), "nothing is left of all");
+        drop(first);
+        assert_eq!(of(&third).len(), 4);
+        drop(second);
+        for account in [&all, &one, &other, &third] {
+            assert_eq!(lock(&account.taken).sent_bytes, 0);
+        }
     }
 }

@@ -21,6 +21,8 @@ const SILENT_PARTS: u32 = 5;
 
 /// Part of the credit of all that comes on top for messages larger than what their stream was granted.
 const LARGE_PART: usize = 4;
+/// The same for what is remembered of what consumers were sent packed. With the default that is enough for 10,922 of them.
+const SENT_PART: usize = 2;
 
 /// Everything that can be set about sessions.
 #[derive(Clone, Debug)]
@@ -37,7 +39,9 @@ pub struct SessionOptions {
     /// The same over all streams, beyond the 32 KiB that each has. Default 256 MiB. One principal may have half of it, one
     /// connection a quarter, and a stream an eighth of what is left of each, on a long path up to half of it. A quarter of it comes
     /// on top for messages that are larger than what their stream was granted, which wait for room there. So with the default
-    /// limits memory for what clients send stays below 320 MiB + 32 KiB × publish streams.
+    /// limits memory for what clients send stays below 320 MiB + 44 KiB × publish streams: 12 KiB of these are what is remembered of a
+    /// stream whose client packs its events. Half of it, 128 MiB, comes on top for what is remembered of what far consumers were sent,
+    /// 12 KiB for each; whoever finds no room there gets its events unpacked.
     pub publish_credit_total_bytes: usize,
     /// Time for a handshake of the transport, for the hello after it, and for the first message of a stream. Default 5 s: QUIC
     /// sends again what was lost after 1 and after 3 s, as long as it knows nothing of the path.
@@ -138,6 +142,7 @@ impl SessionOptions {
             streams: self.connections_max.max(self.streams_max as usize),
             credit_bytes: self.publish_credit_total_bytes,
             large_bytes: self.publish_credit_total_bytes / LARGE_PART,
+            sent_bytes: self.publish_credit_total_bytes / SENT_PART,
         }
     }
 }

@@ -22,13 +22,14 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use self::batch_check::{Batch, BatchCheck, Unfit};
+use self::batch_check::{BatchCheck, Unfit};
 use super::credit::{PublishCredit, STREAM_FLOOR_BYTES, for_event_bytes};
 use super::error_codes::{StreamEnd, from_broker, from_denied, invalid, overloaded, shutting_down};
 use super::frames::{FrameRecv, FrameSend, no_room};
 use super::memory_account::CreditGrant;
 use super::options::WantedCredit;
 use super::peer::{Peer, tell_apart};
+use super::turns::Turns;
 use crate::auth::authorize;
 use crate::broker::{PublishError, PublishReplies, PublishReply, PublishRequest, Publisher};
 use crate::domain::ProducerId;
@@ -252,6 +253,7 @@ impl<'a, C: Connection> PublishStream<'a, C> {
         let (policy, who) = (self.peer.policy(), &self.peer.principal);
         let mut gate = BatchCheck::new(policy, who, limits, idempotent);
         let mut unpacker = Unpacker::new(limits.frame_bytes_max);
+        let mut turns = Turns::default();
         let mut stopped = pin!(self.stop.cancelled());
         recv.leave_room_to_caller();
         loop {
@@ -263,14 +265,14 @@ impl<'a, C: Connection> PublishStream<'a, C> {
             let Some(frame) = frame else {
                 return Ok(());
             };
-            let batch = self.unpack(frame, &mut unpacker)?;
-            let (correlation, cost) = (batch.correlation(), batch.cost());
-            self.with_credit(|credit| credit.take(cost))
-                .map_err(StreamEnd::Refused)?;
-            let taken = match gate.admit(batch) {
+            let head = ReceivedBatch::decode(frame)?;
+            let correlation = head.correlation;
+            let taken = match self
+                .admit(head, &mut gate, &mut unpacker, &mut turns)
+                .await?
+            {
                 Ok(request) => self.submit_now(publisher, request),
                 Err(Unfit { topic, error }) => {
-                    self.with_credit(|credit| credit.give_back(cost));
                     self.peer.log_refusal_of(self.span, Some(&topic), &error);
                     Err(error)
                 }
@@ -313,16 +315,48 @@ impl<'a, C: Connection> PublishStream<'a, C> {
         recv.next_frame().await
     }
 
-    // The batch in a frame. What is packed in it is made once there is credit for it.
-    fn unpack(&self, frame: Bytes, unpacker: &mut Unpacker) -> Result<Batch, StreamEnd> {
-        let mut head = ReceivedBatch::decode(frame)?;
-        if let Some(bytes) = unpacker.announced(&head)? {
+    // Lets a batch in, which has credit of its own from then on. Of one whose topic is not the client's nothing is unpacked or looked at,
+    // unless what comes after it cannot be read without it, which is little. What is packed is unpacked once there is credit for it.
+    async fn admit(
+        &self,
+        mut head: ReceivedBatch,
+        gate: &mut BatchCheck<'_>,
+        unpacker: &mut Unpacker,
+        turns: &mut Turns,
+    ) -> Result<Result<PublishRequest, Unfit>, StreamEnd> {
+        let unpacked_bytes = unpacker.resolve(&mut head)?;
+        if let Some(bytes) = unpacked_bytes {
             self.with_credit(|credit| credit.announce_packed(bytes))
                 .map_err(StreamEnd::Refused)?;
-            self.peer.stats().unpacked(head.packed.len(), bytes);
         }
-        unpacker.unpack_batch(&mut head)?;
-        Batch::of(head)
+        let topic = gate.topic(&head.topic);
+        if topic.is_ok() || head.remember {
+            let packed_bytes = head.packed.len();
+            unpacker.unpack_batch(&mut head)?;
+            if let Some(bytes) = unpacked_bytes {
+                self.peer.stats().unpacked(packed_bytes, bytes);
+                turns.packed(bytes).await;
+            }
+        }
+        let topic = match topic {
+            Ok(topic) => topic,
+            Err(error) => {
+                let topic = head.topic;
+                return Ok(Err(Unfit { topic, error }));
+            }
+        };
+        let batch = match gate.batch(topic, head)? {
+            Ok(batch) => batch,
+            Err(unfit) => return Ok(Err(unfit)),
+        };
+        let cost = batch.cost();
+        self.with_credit(|credit| credit.take(cost))
+            .map_err(StreamEnd::Refused)?;
+        let admitted = gate.admit(batch);
+        if admitted.is_err() {
+            self.with_credit(|credit| credit.give_back(cost));
+        }
+        Ok(admitted)
     }
 
     // Hands a batch to the broker, or gives it back when it has to wait for room.

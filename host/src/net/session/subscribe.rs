@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tidegate_wire::compact::Packer;
+use tidegate_wire::compact::block_len;
 use tidegate_wire::pb::{self, ErrorCode, broker_to_consumer, subscribe_opened};
 use tidegate_wire::stream::Connection;
 use tokio::sync::{Notify, mpsc};
@@ -20,6 +20,7 @@ use self::command::Command;
 use self::confirmations::Confirmations;
 use self::framing::{Framed, Message, TooLarge, frame};
 use self::late_answers::LateAnswers;
+use self::packing::Packing;
 use super::credit::ConsumerCredit;
 use super::error_codes::{StreamEnd, from_broker, from_denied, shutting_down};
 use super::frames::{FrameRecv, FrameSend};
@@ -33,6 +34,7 @@ mod command;
 mod confirmations;
 mod framing;
 mod late_answers;
+mod packing;
 pub(super) mod silence;
 
 /// Taken from the broker in one go, at most, and no more than the path carries now: what is taken belongs to this client, while another
@@ -332,9 +334,10 @@ impl<C: Connection> SubscribeStream<'_, C> {
         fetched: &mut mpsc::Receiver<Vec<Delivery>>,
         send: &mut FrameSend<C::Send>,
     ) -> Result<(), StreamEnd> {
-        let mut packer = self
-            .takes_compact
-            .then(|| Packer::new(self.peer.compression));
+        let mut packing = match self.takes_compact {
+            true => Packing::of(self.peer),
+            false => None,
+        };
         let mut paused = consumer.paused();
         // What goes on is no news for who comes.
         if paused.borrow_and_update().is_some() {
@@ -349,17 +352,17 @@ impl<C: Connection> SubscribeStream<'_, C> {
                 () = self.late.are_to_be_told() => send.push(&confirmed(Vec::new(), &self.late)),
                 heard = self.heard.take() => send.push(&heard_of(&heard)),
                 Some(deliveries) = fetched.recv() => {
-                    self.push_deliveries(consumer, deliveries, packer.as_mut(), send);
+                    self.push_deliveries(consumer, deliveries, packing.as_mut(), send).await;
                 }
             }
         }
     }
 
-    fn push_deliveries(
+    async fn push_deliveries(
         &self,
         consumer: &Consumer,
         deliveries: Vec<Delivery>,
-        mut packer: Option<&mut Packer>,
+        mut packing: Option<&mut Packing<'_, C>>,
         send: &mut FrameSend<C::Send>,
     ) {
         let sent: Vec<_> = deliveries.iter().map(Delivery::range).collect();
@@ -367,25 +370,28 @@ impl<C: Connection> SubscribeStream<'_, C> {
             messages,
             too_large,
         } = frame(deliveries, self.peer.frame_bytes_max);
-        for Message { mut head, events } in messages {
-            let packer = packer.as_deref_mut();
-            let packed = packer
-                .and_then(|packer| packer.pack_deliver(&mut head, &events, || self.peer.is_long()));
-            match packed {
-                None => send.push_deliver(&head, &events),
-                Some(packed) => {
-                    self.peer.stats().packed(packed.len(), head.unpacked_bytes);
-                    send.push_deliver(&head, &[packed]);
-                }
-            }
-        }
         let mut pieces = Vec::with_capacity(sent.len());
         for range in &sent {
             without(range, &too_large, |piece| pieces.push(piece));
         }
+        // Before others have their turn, in which this may end.
         consumer.sent(sent.len(), pieces);
         for too_large in &too_large {
             self.set_aside(consumer, too_large);
+        }
+        for Message { mut head, events } in messages {
+            let Some(packing) = packing.as_deref_mut() else {
+                send.push_deliver(&head, &events);
+                continue;
+            };
+            match packing.pack(&mut head, &events).await {
+                None => send.push_deliver(&head, &events),
+                Some(packed) => {
+                    let block_bytes = block_len(&packed);
+                    self.peer.stats().packed(block_bytes, head.unpacked_bytes);
+                    send.push_deliver(&head, &[packed]);
+                }
+            }
         }
     }
 

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use lz4_flex::block::{compress_into_with_dict, get_maximum_output_size};
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, encode_key, encode_varint, key_len};
 
 use super::Compression;
 use super::history::History;
 use super::topic_numbers::GivenNumbers;
+use super::unpacked_max;
 use crate::limits::{REMEMBERED_BYTES_MAX, UNPACKED_BYTES_MAX};
 use crate::pb;
 
@@ -32,7 +33,10 @@ pub struct Packer {
     numbers: GivenNumbers,
     history: History,
     trials: Seldom,
-    path: Path,
+    /// Looks at the path.
+    looks: Seldom,
+    /// What the last one saw.
+    is_long: bool,
 }
 
 /// What a head says of a batch, and what comes in place of its events.
@@ -52,8 +56,9 @@ impl Packer {
             compression,
             numbers: GivenNumbers::default(),
             history: History::default(),
-            trials: Seldom::default(),
-            path: Path::default(),
+            trials: Seldom::after_at_most(UNTRIED_MAX),
+            looks: Seldom::after_at_most(UNLOOKED_MAX),
+            is_long: false,
         }
     }
 
@@ -98,7 +103,7 @@ impl Packer {
     ) -> Compacted {
         let always = self.compression == Compression::Always;
         let compact = match self.compression {
-            Compression::Auto => self.path.is_long(is_long),
+            Compression::Auto => self.is_long(is_long),
             Compression::Off => false,
             Compression::Always => true,
         };
@@ -146,7 +151,23 @@ impl Packer {
         }
     }
 
+    fn is_long(&mut self, look: impl FnOnce() -> bool) -> bool {
+        if self.looks.is_due() {
+            let is_long = look();
+            match is_long == self.is_long {
+                true => self.looks.failed(),
+                false => self.looks.succeeded(),
+            }
+            self.is_long = is_long;
+        }
+        self.is_long
+    }
+
+    // Whether it is worth it, and the reader takes it.
     fn pays(&self, packed: &Bytes, bytes: usize) -> bool {
+        if bytes > unpacked_max(block_len(packed)) {
+            return false;
+        }
         let needed = packed.len() + UNPACKED_HEAD_BYTES;
         match self.compression {
             Compression::Always => needed < bytes,
@@ -173,16 +194,34 @@ fn packed_field(elements: &[u8], dictionary: &[u8]) -> Option<Bytes> {
     Some(Bytes::from(field).slice(begin..))
 }
 
-/// What is tried ever more seldom while it fails.
-#[derive(Debug, Default)]
+/// Bytes of the block in `field`, which is a packed one as it is sent.
+#[must_use]
+pub fn block_len(field: &[u8]) -> usize {
+    let tag = key_len(PACKED_TAG);
+    let length = field.iter().skip(tag);
+    let more = length.take_while(|byte| **byte & 0x80 != 0).count();
+    field.len().saturating_sub(tag + more + 1)
+}
+
+/// What is tried ever more seldom while it fails, or brings nothing new.
+#[derive(Debug)]
 struct Seldom {
     /// So many times more it is not tried.
     untried: u32,
     /// So many times it was not tried after the last failure.
     pause: u32,
+    pause_max: u32,
 }
 
 impl Seldom {
+    fn after_at_most(pause_max: u32) -> Self {
+        Self {
+            untried: 0,
+            pause: 0,
+            pause_max,
+        }
+    }
+
     fn is_due(&mut self) -> bool {
         if self.untried == 0 {
             return true;
@@ -192,37 +231,11 @@ impl Seldom {
     }
 
     fn failed(&mut self) {
-        self.pause = (2 * self.pause).clamp(1, UNTRIED_MAX);
+        self.pause = (2 * self.pause).clamp(1, self.pause_max);
         self.untried = self.pause;
     }
 
     fn succeeded(&mut self) {
         self.pause = 0;
-    }
-}
-
-/// What is known of the path.
-#[derive(Debug, Default)]
-struct Path {
-    is_long: bool,
-    /// So many batches more it is not looked at.
-    unlooked: u32,
-    pause: u32,
-}
-
-impl Path {
-    fn is_long(&mut self, look: impl FnOnce() -> bool) -> bool {
-        if self.unlooked > 0 {
-            self.unlooked -= 1;
-            return self.is_long;
-        }
-        let is_long = look();
-        self.pause = match is_long == self.is_long {
-            true => (2 * self.pause).clamp(1, UNLOOKED_MAX),
-            false => 0,
-        };
-        self.unlooked = self.pause;
-        self.is_long = is_long;
-        is_long
     }
 }

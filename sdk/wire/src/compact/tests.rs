@@ -58,7 +58,7 @@ impl Ends {
             .unwrap();
         let mut batch = ReceivedBatch::decode(frame).unwrap();
         let names_its_topic = !batch.topic.is_empty();
-        let announced = self.unpacker.announced(&batch).unwrap();
+        let announced = self.unpacker.resolve(&mut batch).unwrap();
         assert_eq!(announced, packed.as_ref().map(|_| body.len()));
         self.unpacker.unpack_batch(&mut batch).unwrap();
         assert_eq!((batch.topic.as_str(), &batch.events), (topic, body));
@@ -278,12 +278,17 @@ fn what_its_reader_would_not_take_is_not_packed() {
     assert_eq!(packer.pack_batch(&mut head, &alike, false, || true), None);
     assert_eq!((head.topic_number, head.remember), (1, false));
     let mut ends = Ends::new(Compression::Always);
-    assert!(ends.publish("t", &body(&[vec![7; 900_000]])).is_packed);
+    let large = body(&vec![random(1, 4_000); 200]);
     assert!(
-        !ends
-            .publish("t", &body(&[vec![7; UNPACKED_BYTES_MAX]]))
-            .is_packed
+        !ends.publish("t", &large).is_packed,
+        "200 to 1 is too dense"
     );
+    let payload = |number: u64| [random(number, 200), vec![7; 4_000]].concat();
+    let large = body(&(0..240).map(payload).collect::<Vec<_>>());
+    assert!(ends.publish("t", &large).is_packed);
+    let too_large = body(&(0..250).map(payload).collect::<Vec<_>>());
+    assert!(too_large.len() > UNPACKED_BYTES_MAX);
+    assert!(!ends.publish("t", &too_large).is_packed);
 }
 
 /// A batch as a peer may send it.
@@ -324,6 +329,16 @@ fn each_way_a_packed_batch_can_be_wrong() {
     check(packed(good, 5), 100, Err(ErrorCode::Malformed));
     check(packed(good, 0), 100, Err(ErrorCode::Malformed));
     check(packed(b"", 4), 100, Err(ErrorCode::Malformed));
+    check(
+        packed(good, 32 * (5 + 16)),
+        1_000,
+        Err(ErrorCode::Malformed),
+    );
+    check(
+        packed(good, 32 * (5 + 16) + 1),
+        1_000,
+        Err(ErrorCode::TooLarge),
+    );
     check(packed(b"\x50\x7a\x02ab", 5), 100, Err(ErrorCode::Malformed));
     // A match before the first byte, and one of no distance.
     check(
@@ -336,6 +351,23 @@ fn each_way_a_packed_batch_can_be_wrong() {
         100,
         Err(ErrorCode::Malformed),
     );
+    let remembered = |bytes: usize| pb::PublishBatch {
+        remember: true,
+        events: vec![vec![7; bytes].into()],
+        ..Default::default()
+    };
+    let most = remembered(REMEMBERED_BYTES_MAX - 3);
+    let elements = [&b"\x7a\xfd\x3f"[..], &most.events[0]].concat();
+    check(most, 100, Ok(&elements));
+    let more = remembered(REMEMBERED_BYTES_MAX - 2);
+    check(more, 100, Err(ErrorCode::Malformed));
+    let packed_more = pb::PublishBatch {
+        unpacked_bytes: REMEMBERED_BYTES_MAX as u64 + 1,
+        packed: vec![7; REMEMBERED_BYTES_MAX].into(),
+        events: Vec::new(),
+        ..remembered(0)
+    };
+    check(packed_more, 10_000, Err(ErrorCode::Malformed));
     let both = pb::PublishBatch {
         events: vec![Bytes::from_static(b"ab")],
         ..packed(good, 4)
@@ -362,11 +394,11 @@ fn what_is_announced_costs_nothing_before_it_is_checked() {
         ..ReceivedBatch::default()
     };
     for (announced, expected) in [
-        (5 * 255, CompactError::Corrupt { announced: 5 * 255 }),
+        (32 * 21, CompactError::Corrupt { announced: 32 * 21 }),
         (
-            5 * 255 + 1,
-            CompactError::Impossible {
-                announced: 5 * 255 + 1,
+            32 * 21 + 1,
+            CompactError::TooDense {
+                announced: 32 * 21 + 1,
                 packed: 5,
             },
         ),
@@ -388,6 +420,30 @@ fn what_is_announced_costs_nothing_before_it_is_checked() {
         batch.unpacked_bytes = announced;
         assert_eq!(unpacker.unpack_batch(&mut batch), Err(expected));
     }
+}
+
+#[test]
+fn who_resolves_a_batch_need_not_unpack_it() {
+    let mut ends = Ends::new(Compression::Always);
+    let large = body(&(0..60).map(reading).collect::<Vec<_>>());
+    let mut head = pb::PublishBatch {
+        topic: "t".into(),
+        ..Default::default()
+    };
+    let field = ends.packer.pack_batch(&mut head, &large, true, || true);
+    let field = field.expect("shrinks");
+    let block = pb::PublishBatch::decode(field.clone()).unwrap().packed;
+    assert_eq!(super::block_len(&field), block.len());
+    let mut batch = ReceivedBatch::from(pb::PublishBatch {
+        packed: block,
+        ..head
+    });
+    assert_eq!(ends.unpacker.resolve(&mut batch), Ok(Some(large.len())));
+    assert!(!batch.remember, "it is too large");
+    // What comes after it is read as if it had been.
+    let next = ends.publish("t", &body(&[reading(70)]));
+    assert!(!next.names_its_topic && next.remember);
+    assert!(ends.publish("t", &body(&[reading(71)])).is_packed);
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! The reader's end of a compact stream. What a peer announces is checked before memory is taken for it.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use lz4_flex::block::decompress_into_with_dict;
 
 use super::history::History;
 use super::topic_numbers::ToldNumbers;
-use crate::batch::{ReceivedBatch, element_len, elements, push_encoded};
-use crate::limits::{REMEMBERED_BYTES_MAX, TOPIC_BYTES_MAX, TOPIC_NUMBERS_MAX, UNPACKED_BYTES_MAX};
+use super::unpacked_max;
+use crate::batch::{ReceivedBatch, element_len, elements, encoded};
+use crate::limits::{
+    PACKED_DENSITY_MAX, PACKED_HEAD_BYTES, REMEMBERED_BYTES_MAX, TOPIC_BYTES_MAX,
+    TOPIC_NUMBERS_BYTES_MAX, TOPIC_NUMBERS_MAX, UNPACKED_BYTES_MAX,
+};
 use crate::pb::{self, ErrorCode};
-
-/// A byte of a block stands for so many bytes at most, whatever the block is.
-const BYTES_OF_A_BYTE_MAX: usize = 255;
 
 /// The reader's end of one direction of a stream.
 #[derive(Debug)]
@@ -43,6 +44,14 @@ pub enum CompactError {
         /// Bytes of its name.
         bytes: usize,
     },
+    /// Too many names have numbers.
+    #[error(
+        "the names of topics that have a topic_number are {bytes} bytes together; give the numbers of others again when that would be more than {TOPIC_NUMBERS_BYTES_MAX}"
+    )]
+    NamesTooLong {
+        /// Bytes of all of them.
+        bytes: usize,
+    },
     /// Events came in both forms.
     #[error("there are both `events` and `packed`; send one of them")]
     BothForms,
@@ -66,6 +75,24 @@ pub enum CompactError {
         /// What may be.
         max: usize,
     },
+    /// Too much is said by too little.
+    #[error(
+        "unpacked_bytes is {announced}, and `packed` has {packed} bytes; at most {PACKED_DENSITY_MAX} times as many are accepted, where {PACKED_HEAD_BYTES} more count, so send it unpacked"
+    )]
+    TooDense {
+        /// What is announced.
+        announced: u64,
+        /// Bytes of the block.
+        packed: usize,
+    },
+    /// More is to be remembered than may be.
+    #[error(
+        "a batch of {bytes} bytes says `remember`; say that of batches of at most {REMEMBERED_BYTES_MAX}"
+    )]
+    RememberedTooLarge {
+        /// Bytes of its elements.
+        bytes: usize,
+    },
     /// The block is none, or another dictionary was meant.
     #[error(
         "`packed` is no block that unpacks to {announced} bytes with what is remembered of this stream"
@@ -84,7 +111,7 @@ pub enum CompactError {
 impl From<&CompactError> for pb::Error {
     fn from(error: &CompactError) -> Self {
         let code = match error {
-            CompactError::TooLarge { .. } => ErrorCode::TooLarge,
+            CompactError::TooLarge { .. } | CompactError::TooDense { .. } => ErrorCode::TooLarge,
             _ => ErrorCode::Malformed,
         };
         Self::new(code, error.to_string())
@@ -102,25 +129,32 @@ impl Unpacker {
         }
     }
 
-    /// Bytes that the events of `batch` will take once they are unpacked; `None` when they are not packed. Nothing is done yet.
+    /// Says in `batch`, which is the next of its stream, what its topic is, checks what it announces, and returns how many bytes its events
+    /// will take once they are unpacked; `None` when they are not packed. Nothing is unpacked yet, and a batch that does not say `remember`
+    /// never has to be.
     ///
     /// # Errors
-    /// What it announces cannot be, or may not.
-    pub fn announced(&self, batch: &ReceivedBatch) -> Result<Option<usize>, CompactError> {
-        self.check(batch.unpacked_bytes, &batch.packed, batch.events.is_empty())
+    /// It is not compact as the protocol says. The stream is of no more use then.
+    pub fn resolve(&mut self, batch: &mut ReceivedBatch) -> Result<Option<usize>, CompactError> {
+        let number = std::mem::take(&mut batch.topic_number);
+        self.numbers.resolve(&mut batch.topic, number)?;
+        let announced = self.check(batch.unpacked_bytes, &batch.packed, batch.events.is_empty())?;
+        let bytes = announced.unwrap_or(batch.events.len());
+        check_remembered(batch.remember, bytes)?;
+        Ok(announced)
     }
 
     /// Makes of `batch`, which is the next of its stream, what it would be had it been sent plainly.
     ///
     /// # Errors
-    /// It is not compact as the protocol says. The stream is of no more use then.
+    /// As there.
     pub fn unpack_batch(&mut self, batch: &mut ReceivedBatch) -> Result<(), CompactError> {
-        self.numbers.resolve(&mut batch.topic, batch.topic_number)?;
-        if let Some(bytes) = self.announced(batch)? {
+        if let Some(bytes) = self.resolve(batch)? {
             batch.events = self.unpack(&batch.packed, bytes)?;
             batch.packed = Bytes::new();
+            batch.unpacked_bytes = 0;
         }
-        if batch.remember {
+        if std::mem::take(&mut batch.remember) {
             self.history.push(&batch.events);
         }
         Ok(())
@@ -136,6 +170,7 @@ impl Unpacker {
         let (announced, packed) = (deliver.unpacked_bytes, &deliver.packed);
         match self.check(announced, packed, deliver.events.is_empty())? {
             Some(bytes) => {
+                check_remembered(deliver.remember, bytes)?;
                 let unpacked = self.unpack(packed, bytes)?;
                 if deliver.remember {
                     self.history.push(&unpacked);
@@ -143,7 +178,11 @@ impl Unpacker {
                 deliver.events = elements(&unpacked).ok_or(CompactError::NoEvents)?;
                 deliver.packed = Bytes::new();
             }
-            None if deliver.remember => self.history.push(&last_elements(&deliver.events)),
+            None if deliver.remember => {
+                let lengths = deliver.events.iter().map(|event| element_len(event.len()));
+                check_remembered(true, lengths.sum())?;
+                self.history.push(&encoded(&deliver.events));
+            }
             None => {}
         }
         Ok(())
@@ -166,9 +205,12 @@ impl Unpacker {
         if bytes > max {
             return Err(CompactError::TooLarge { announced, max });
         }
-        if bytes == 0 || bytes > packed.len().saturating_mul(BYTES_OF_A_BYTE_MAX) {
-            let packed = packed.len();
+        let packed = packed.len();
+        if bytes == 0 || packed == 0 {
             return Err(CompactError::Impossible { announced, packed });
+        }
+        if bytes > unpacked_max(packed) {
+            return Err(CompactError::TooDense { announced, packed });
         }
         Ok(Some(bytes))
     }
@@ -186,17 +228,9 @@ impl Unpacker {
     }
 }
 
-// The elements of the last of `events`: as many as can be remembered, and no more than one beyond that.
-fn last_elements(events: &[Bytes]) -> BytesMut {
-    let mut bytes = 0;
-    let mut first = events.len();
-    while first > 0 && bytes < REMEMBERED_BYTES_MAX {
-        first -= 1;
-        bytes += element_len(events[first].len());
+fn check_remembered(remember: bool, bytes: usize) -> Result<(), CompactError> {
+    match remember && bytes > REMEMBERED_BYTES_MAX {
+        true => Err(CompactError::RememberedTooLarge { bytes }),
+        false => Ok(()),
     }
-    let mut last = BytesMut::with_capacity(bytes);
-    for event in &events[first..] {
-        push_encoded(&mut last, event);
-    }
-    last
 }

@@ -1,5 +1,6 @@
-//! The check of a publish stream's batches: what a batch must be to get to the broker. Its topic must be one that the principal may publish to,
-//! its events must be within the limits (each as `tidegate_wire::event` checks it), and its numbers must fit the stream. Nothing here reads, writes or waits.
+//! The check of a publish stream's batches: what a batch must be to get to the broker. Its topic must be one that the principal may
+//! publish to, which is known before anything is done with its events; these must be within the limits (each as
+//! `tidegate_wire::event` checks it), and its numbers must fit the stream. Nothing here reads, writes or waits.
 
 use std::collections::HashMap;
 
@@ -17,9 +18,10 @@ use crate::domain::{EncodedEvents, Principal, TopicName};
 /// Topics whose verdict a stream remembers.
 const TOPICS_REMEMBERED: usize = 1_024;
 
-/// A batch whose events are found but not checked.
+/// A batch that its principal may publish, whose events are found but not checked.
 pub(super) struct Batch {
     head: ReceivedBatch,
+    topic: TopicName,
     entries: EncodedEvents,
 }
 
@@ -33,22 +35,6 @@ pub(super) struct Unfit {
 }
 
 impl Batch {
-    /// Finds the events of a batch that is not packed, or was unpacked.
-    ///
-    /// # Errors
-    ///
-    /// There is something else in their place, which breaks the protocol.
-    pub(super) fn of(mut head: ReceivedBatch) -> Result<Self, StreamEnd> {
-        let entries = EncodedEvents::parse(std::mem::take(&mut head.events));
-        let entries = entries.map_err(|error| StreamEnd::malformed(error.to_string()))?;
-        Ok(Self { head, entries })
-    }
-
-    /// The number by which the client knows it.
-    pub(super) fn correlation(&self) -> u64 {
-        self.head.correlation
-    }
-
     /// What it costs of the stream's credit.
     pub(super) fn cost(&self) -> usize {
         batch_cost(self.entries.count() as usize, self.entries.event_bytes())
@@ -85,45 +71,12 @@ impl<'a> BatchCheck<'a> {
         }
     }
 
-    /// Lets a batch in.
+    /// The topic of this name, which the principal may publish to.
     ///
     /// # Errors
     ///
-    /// Its topic, its number of events, their numbers, or an event of it is not allowed. Only this batch is concerned.
-    pub(super) fn admit(&mut self, batch: Batch) -> Result<PublishRequest, Unfit> {
-        let cost = batch.cost();
-        let Batch { head, entries } = batch;
-        match self.check(&head, &entries) {
-            Ok(topic) => Ok(PublishRequest {
-                correlation: head.correlation,
-                topic,
-                first_number: head.first_number,
-                resolved_through: head.resolved_through,
-                entries,
-                cost,
-            }),
-            Err(error) => Err(Unfit {
-                topic: head.topic,
-                error,
-            }),
-        }
-    }
-
-    fn check(
-        &mut self,
-        head: &ReceivedBatch,
-        entries: &EncodedEvents,
-    ) -> Result<TopicName, pb::Error> {
-        let topic = self.topic(&head.topic)?;
-        self.check_count(entries.count() as usize)?;
-        self.check_numbers(head.first_number, entries.count())?;
-        for (index, event) in entries.events().enumerate() {
-            check_event(event, &self.limits).map_err(|error| from_event(index, &error))?;
-        }
-        Ok(topic)
-    }
-
-    fn topic(&mut self, text: &str) -> Result<TopicName, pb::Error> {
+    /// It is none, or the principal may not.
+    pub(super) fn topic(&mut self, text: &str) -> Result<TopicName, pb::Error> {
         let version = self.policy.version();
         if version != self.allowed_by {
             self.allowed.clear();
@@ -143,18 +96,76 @@ impl<'a> BatchCheck<'a> {
         Ok(topic)
     }
 
-    fn check_count(&self, count: usize) -> Result<(), pb::Error> {
+    /// Finds the events of a batch that is not packed, or was unpacked, and whose topic was found to be this one. One of more events than
+    /// there may be is [`Unfit`].
+    ///
+    /// # Errors
+    ///
+    /// There is something else in their place, which breaks the protocol.
+    pub(super) fn batch(
+        &self,
+        topic: TopicName,
+        mut head: ReceivedBatch,
+    ) -> Result<Result<Batch, Unfit>, StreamEnd> {
+        let events = std::mem::take(&mut head.events);
         let max = self.limits.batch_events_max;
-        match count {
-            0 => Err(invalid("the batch has no events; leave it out")),
-            count if count > max => {
+        let entries = EncodedEvents::parse_at_most(events, max);
+        let entries = entries.map_err(|error| StreamEnd::malformed(error.to_string()))?;
+        Ok(match entries {
+            Some(entries) => Ok(Batch {
+                head,
+                topic,
+                entries,
+            }),
+            None => {
                 let message = format!(
-                    "the batch has {count} events; at most {max} are accepted (batch_events_max)"
+                    "the batch has more than {max} events, and no more are accepted (batch_events_max)"
                 );
-                Err(pb::Error::new(ErrorCode::TooLarge, message))
+                Err(Unfit {
+                    topic: head.topic,
+                    error: pb::Error::new(ErrorCode::TooLarge, message),
+                })
             }
-            _ => Ok(()),
+        })
+    }
+
+    /// Lets a batch in.
+    ///
+    /// # Errors
+    ///
+    /// It has no events, or their numbers, or an event of it, are not allowed. Only this batch is concerned.
+    pub(super) fn admit(&self, batch: Batch) -> Result<PublishRequest, Unfit> {
+        let cost = batch.cost();
+        let Batch {
+            head,
+            topic,
+            entries,
+        } = batch;
+        match self.check(&head, &entries) {
+            Ok(()) => Ok(PublishRequest {
+                correlation: head.correlation,
+                topic,
+                first_number: head.first_number,
+                resolved_through: head.resolved_through,
+                entries,
+                cost,
+            }),
+            Err(error) => Err(Unfit {
+                topic: head.topic,
+                error,
+            }),
         }
+    }
+
+    fn check(&self, head: &ReceivedBatch, entries: &EncodedEvents) -> Result<(), pb::Error> {
+        if entries.count() == 0 {
+            return Err(invalid("the batch has no events; leave it out"));
+        }
+        self.check_numbers(head.first_number, entries.count())?;
+        for (index, event) in entries.events().enumerate() {
+            check_event(event, &self.limits).map_err(|error| from_event(index, &error))?;
+        }
+        Ok(())
     }
 
     fn check_numbers(&self, first: u64, count: u32) -> Result<(), pb::Error> {
@@ -214,9 +225,13 @@ mod tests {
         for _ in 0..2 {
             let head = ReceivedBatch::decode(batch.encode_to_vec().into());
             let head = head.expect("a batch");
-            let found = gate.admit(Batch::of(head).expect("events"));
+            let found = gate.topic(&head.topic).and_then(|topic| {
+                let found = gate.batch(topic, head).expect("events");
+                let admitted = found.and_then(|batch| gate.admit(batch));
+                admitted.map_err(|unfit| unfit.error)
+            });
             assert_eq!(
-                found.map(|_| ()).map_err(|unfit| unfit.error.code()),
+                found.map(|_| ()).map_err(|error| error.code()),
                 expected,
                 "{batch:?}"
             );

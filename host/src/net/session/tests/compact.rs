@@ -6,16 +6,27 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use tidegate_wire::batch::{push_batch_head, push_event};
 use tidegate_wire::compact::{Compression, Packer, Unpacker};
-use tidegate_wire::limits::{FRAME_BYTES_MAX, UNPACKED_BYTES_MAX};
+use tidegate_wire::limits::{
+    COMPACT_BYTES_MAX, FRAME_BYTES_MAX, PACKED_DENSITY_MAX, PACKED_HEAD_BYTES, UNPACKED_BYTES_MAX,
+};
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
-use tidegate_wire::pb::{self, ErrorCode, stream_open, subscribe_opened};
+use tidegate_wire::pb::{self, ErrorCode, publish_reply, stream_open, subscribe_opened};
 use tidegate_wire::stream::memory::{MemoryConnection, MemoryOptions};
 
 use super::client::{Client, Consuming, Publishing, batch, frame, open};
 use super::served::Served;
+use super::until;
 
 /// What shrinks.
 const WORDS: &str = "one two three one two three one two three one two three one two three";
+
+/// Lines of words, of so many bytes at least: alike, but not so much that they are too dense for being packed.
+fn lines(bytes: usize) -> String {
+    let lines = (0..).map(|number| format!("{number} {WORDS}\n"));
+    let mut text = String::with_capacity(bytes + 100);
+    text.extend(lines.take(bytes.div_ceil(WORDS.len())));
+    text
+}
 
 /// What a sender of compact batches does.
 struct Sender(Packer);
@@ -192,23 +203,23 @@ async fn what_is_packed_costs_what_it_unpacks_to() {
     .await;
     let _room = served.broker.take_publish_room(0).await;
     let client = served.sessions.welcomed().await;
-    let large = "x".repeat(30 << 10);
+    let large = lines(30 << 10);
     let mut publishing = Publishing::open(&client, &[], 0).await;
     assert_eq!(publishing.ready.credit_bytes, 64 << 10);
     let mut sender = Sender::new();
     // Some hundred bytes each, and nothing is answered meanwhile.
     for number in 1..=3 {
         let (bytes, packed) = sender.batch(number, "orders.eu", &[&large]);
-        assert!(packed && bytes.len() < 300);
+        assert!(packed && bytes.len() < 6_000);
         publishing.write(&bytes).await;
     }
     assert_eq!(publishing.refusal().await, (0, ErrorCode::FlowControl));
     assert_eq!(publishing.reply().await, None);
     // As many as fit into the credit are no fault; and one that costs more than all of it is not taken packed, though plain it is.
-    let too_large = "x".repeat(64 << 10);
+    let too_large = lines(64 << 10);
     let mut publishing = Publishing::open(&client, &[], 0).await;
     let (bytes, packed) = Sender::new().batch(1, "orders.eu", &[&too_large]);
-    assert!(packed && bytes.len() < 400);
+    assert!(packed && bytes.len() < 12_000);
     publishing.write(&bytes).await;
     assert_eq!(publishing.refusal().await, (0, ErrorCode::FlowControl));
     let mut publishing = Publishing::open(&client, &[], 0).await;
@@ -219,41 +230,108 @@ async fn what_is_packed_costs_what_it_unpacks_to() {
     publishing.ack().await;
 }
 
+/// A packed batch that unpacks to this, said by these bytes.
+fn packed_batch(topic: &str, unpacked_bytes: u64, packed: Vec<u8>) -> pb::PublishBatch {
+    pb::PublishBatch {
+        correlation: 1,
+        topic: topic.to_owned(),
+        unpacked_bytes,
+        packed: packed.into(),
+        ..Default::default()
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_size_that_is_only_announced_takes_nothing() {
+async fn who_announces_what_cannot_be_ends_the_connection() {
     let served = Served::start(|_| {}).await;
-    for (unpacked_bytes, packed, code) in [
-        (u64::MAX, vec![0; 5_000], ErrorCode::TooLarge),
-        (
-            UNPACKED_BYTES_MAX as u64 + 1,
-            vec![0; 5_000],
-            ErrorCode::TooLarge,
-        ),
-        (
-            UNPACKED_BYTES_MAX as u64,
-            vec![0; 4_000],
-            ErrorCode::Malformed,
-        ),
-        (
-            UNPACKED_BYTES_MAX as u64,
-            vec![0; 5_000],
-            ErrorCode::Malformed,
-        ),
-        (0, vec![0], ErrorCode::Malformed),
+    let most = UNPACKED_BYTES_MAX as u64;
+    let block_bytes = UNPACKED_BYTES_MAX / PACKED_DENSITY_MAX - PACKED_HEAD_BYTES;
+    for (unpacked_bytes, packed, code, why) in [
+        (u64::MAX, 50_000, ErrorCode::TooLarge, "at most"),
+        (most + 1, 50_000, ErrorCode::TooLarge, "at most"),
+        (most, block_bytes - 1, ErrorCode::TooLarge, "32 times"),
+        (most, block_bytes, ErrorCode::Malformed, "no block"),
+        (0, 1, ErrorCode::Malformed, "cannot be"),
     ] {
         let client = served.sessions.welcomed().await;
         let mut publishing = Publishing::open(&client, &[], 0).await;
-        let bomb = pb::PublishBatch {
-            correlation: 1,
-            topic: "orders.eu".to_owned(),
-            unpacked_bytes,
-            packed: packed.into(),
-            ..Default::default()
-        };
+        let bomb = packed_batch("orders.eu", unpacked_bytes, vec![0; packed]);
         publishing.write(&frame(&bomb)).await;
-        assert_eq!(publishing.refusal().await, (0, code), "{unpacked_bytes}");
+        let reply: Option<pb::PublishReply> = publishing.stream.recv.next().await;
+        let Some(publish_reply::Result::Error(error)) = reply.and_then(|reply| reply.result) else {
+            panic!("not refused")
+        };
+        assert_eq!(error.code(), code, "{unpacked_bytes}");
+        assert!(error.message.contains(why), "{}", error.message);
         assert_eq!(publishing.reply().await, None);
         assert_eq!(client.close_code().await, Some(code));
+    }
+    let counts = served.sessions.service.stats.counts();
+    assert_eq!(
+        (counts.packed_in, counts.unpacked_in),
+        (0, 0),
+        "not one was"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_unpacked_for_who_has_no_right_to_its_topic() {
+    let served = Served::start(|_| {}).await;
+    let client = served.sessions.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    // No block, which nobody finds out.
+    let foreign = packed_batch("invoices", 1 << 20, vec![0; 40_000]);
+    for _ in 0..3 {
+        publishing.write(&frame(&foreign)).await;
+        assert_eq!(publishing.refusal().await, (1, ErrorCode::PermissionDenied));
+    }
+    let counts = served.sessions.service.stats.counts();
+    assert_eq!((counts.packed_in, counts.unpacked_in), (0, 0));
+    // What those after it cannot be read without is unpacked all the same, and is small.
+    let mut sender = Sender::new();
+    for number in 1..=2 {
+        let (bytes, packed) = sender.batch(number, "invoices", &[WORDS]);
+        assert!(packed && bytes.len() < 100);
+        publishing.write(&bytes).await;
+        let refused = publishing.refusal().await;
+        assert_eq!(refused, (number, ErrorCode::PermissionDenied));
+    }
+    let (bytes, _) = sender.batch(3, "orders.eu", &[WORDS]);
+    publishing.write(&bytes).await;
+    publishing.ack().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_have_their_turns_while_much_is_unpacked() {
+    let served = Served::start(|_| {}).await;
+    let client = served.sessions.connect_by(MemoryOptions {
+        stream_bytes_max: 16 << 20,
+        ..MemoryOptions::default()
+    });
+    let client = client.welcomed().await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    let mut sender = Sender::new();
+    let mut all = BytesMut::new();
+    let said = lines(200 << 10);
+    for number in 0..8 {
+        let (bytes, packed) = sender.batch(number, "orders.eu", &[&said]);
+        assert!(packed);
+        all.extend_from_slice(&bytes);
+    }
+    let stats = served.sessions.service.stats.clone();
+    let before = stats.counts().unpacked_in;
+    let one = (said.len() + 8) as u64;
+    publishing.write(&all).await;
+    // Whoever has a turn sees how far it is: never by two at once.
+    let mut seen = before;
+    while seen < before + 8 * said.len() as u64 {
+        tokio::task::yield_now().await;
+        let now = stats.counts().unpacked_in;
+        assert!(now - seen <= one + 8, "{seen}, and then {now}");
+        seen = now;
+    }
+    for _ in 0..8 {
+        publishing.ack().await;
     }
 }
 
@@ -317,6 +395,42 @@ async fn deliveries_take_credit_for_what_they_unpack_to() {
     consuming.ack_confirmed(1).await;
     let counts = served.sessions.service.stats.counts();
     assert!(counts.packed_out < said.len() as u64, "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_no_room_for_what_is_remembered_gets_deliveries_unpacked() {
+    // Enough for two consumers of one connection, and for no third.
+    let served = Served::start(|options| {
+        options.publish_credit_total_bytes = 2 * 4 * 2 * COMPACT_BYTES_MAX;
+    })
+    .await;
+    served.subscription("s", "orders.>").await;
+    let client = welcomed_far(&served).await;
+    let mut publishing = Publishing::open(&client, &[], 0).await;
+    let mut numbers = 0..;
+    let mut publish = async |publishing: &mut Publishing<_>| {
+        let number = numbers.next().expect("endless");
+        publishing
+            .write(&batch(number, "orders.eu", 0, &[WORDS]))
+            .await;
+        publishing.ack().await;
+    };
+    let mut packing = Vec::new();
+    for ordinal in 0..4 {
+        if ordinal == 3 {
+            // Whoever goes gives back what it had.
+            let gone: Consuming<_> = packing.pop().expect("two");
+            let last = packing.pop().expect("one");
+            drop((gone, last));
+            let stats = &served.sessions.service.stats;
+            until(|| stats.counts().subscribe_streams_open == 1).await;
+        }
+        let mut consuming = attached(&client, (1, 1 << 20), true).await;
+        publish(&mut publishing).await;
+        let deliver = delivery(&mut consuming).await;
+        assert_eq!(deliver.topic_number, u32::from(ordinal != 2), "{ordinal}");
+        packing.push(consuming);
+    }
 }
 
 #[tokio::test(start_paused = true)]
