@@ -37,8 +37,14 @@ pub(in crate::net) async fn serve<C: Connection>(
     slot: ConnectionSlot,
 ) {
     let _counted = service.stats.connection();
-    let lapses = client.lapses;
-    let mut peer = Peer::new(service, connection.clone(), client, slot);
+    let Client {
+        principal,
+        lapses,
+        remote,
+        compression,
+    } = client;
+    let mut peer = Peer::new(service, connection.clone(), principal, remote, slot);
+    peer.compression = compression;
     let Some(hello) = hello::exchange(&mut peer, &connection).await else {
         return;
     };

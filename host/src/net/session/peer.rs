@@ -3,6 +3,7 @@
 //! writes nothing.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +18,6 @@ use tracing::{Span, debug, error_span, info, warn};
 
 use super::connection_slots::ConnectionSlot;
 use super::frames::{FrameRecv, FrameSend};
-use super::lifecycle::Client;
 use super::link_tests::Tester;
 use super::memory_account::MemoryAccount;
 use super::receive_window::ReceiveWindow;
@@ -65,19 +65,14 @@ pub(super) struct Peer<C> {
 }
 
 impl<C: Connection> Peer<C> {
-    /// The `client` at the other end of `connection`, who takes up `slot`.
+    /// The client at the other end of `connection`, who is `principal` at `remote` and takes up `slot`.
     pub(super) fn new(
         service: Arc<Service>,
         connection: C,
-        client: Client,
+        principal: Principal,
+        remote: SocketAddr,
         slot: ConnectionSlot,
     ) -> Self {
-        let Client {
-            principal,
-            remote,
-            compression,
-            ..
-        } = client;
         let id = service.next_id();
         // Of the highest level, so that it is there whichever lines are written.
         let span = error_span!("session", connection = %id, peer = %remote, %principal);
@@ -85,7 +80,7 @@ impl<C: Connection> Peer<C> {
             service,
             principal,
             frame_bytes_max: FRAME_BYTES_MAX,
-            compression,
+            compression: Compression::Auto,
             account: slot.account.clone(),
             window: ReceiveWindow::new(connection.clone()),
             network: remote.ip().into(),
