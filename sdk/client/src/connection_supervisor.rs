@@ -146,6 +146,10 @@ enum Why {
 }
 
 /// What can happen.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is moved twice for each connection that is made"
+)]
 enum Event<C: Connection> {
     Stopped,
     Lost(ConnectionEnd),
