@@ -185,16 +185,18 @@ pub struct PublishBatch {
     #[prost(uint64, tag = "4")]
     pub resolved_through: u64,
     /// From 1 to 64; 0: none. Beside a `topic`, the number stands for it from here on, in this direction of this stream, whatever it stood
-    /// for before, and whatever becomes of the batch; alone, it stands for the topic that it was given to last. Sent only to who
-    /// `takes_compact`, as are the next three.
+    /// for before, and whatever becomes of the batch; alone, it stands for the topic that it was given to last. The names of all topics
+    /// that have one at a time are 2,048 bytes together at most: a topic for which there is no room is named each time, without a number.
+    /// Sent only to who `takes_compact`, as are the next three.
     #[prost(uint32, tag = "5")]
     pub topic_number: u32,
     /// Both ends put the elements of `events` at the end of what they remember of this direction of this stream, packed or not: each
-    /// with its tag and length, which are no longer than they need be. The last 8,192 bytes are remembered.
+    /// with its tag and length, which are no longer than they need be. The last 8,192 bytes are remembered. Never said of a batch whose
+    /// elements have more bytes than that: so one that is refused for its topic need not be unpacked, or is small.
     #[prost(bool, tag = "12")]
     pub remember: bool,
-    /// Bytes to which `packed` unpacks: 1 MiB at most, and no more than a frame may have. A batch that costs more than all credit is not
-    /// packed. Credit and limits count what is unpacked.
+    /// Bytes to which `packed` unpacks: 1 MiB at most, no more than a frame may have, and no more than 32 times (the bytes of `packed` + 16);
+    /// what is denser is sent unpacked. A batch that costs more than all credit is not packed. Credit and limits count what is unpacked.
     #[prost(uint64, tag = "13")]
     pub unpacked_bytes: u64,
     /// In place of `events`, their elements, tags and lengths included, as one block of LZ4, for which what is remembered is the dictionary.
