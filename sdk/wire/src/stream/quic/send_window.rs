@@ -4,7 +4,7 @@
 //! to be under way: on a slow link it makes everything behind it late, and credit runs ahead of what the other side has seen. Less
 //! would leave the path idle. So the window follows that of congestion control, and who writes nothing any more gives back what it had
 //! of what all share. Whatever a peer says or does not say, nothing is given back for bytes that still lie here: while a connection has
-//! a part of what is shared, each piece that it writes [counts](Share::counted) until the transport lets go of it, which it does when the
+//! a part of what is shared, each piece that it writes counts until the transport lets go of it, which it does when the
 //! piece is acknowledged, or the connection is over. How the path is measured is not known here.
 
 use std::fmt;
