@@ -3,6 +3,7 @@
 //! for is not known here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidegate_wire::pb;
@@ -248,6 +249,10 @@ impl<K: Connector> Supervisor<K> {
                     grace_ms = goodbye.grace_ms,
                     "the broker says goodbye"
                 );
+                if let Some(current) = &self.current {
+                    let is_ending = &current.established.is_ending;
+                    is_ending.store(true, Ordering::Relaxed);
+                }
                 let error = pb::Error::new(pb::ErrorCode::ShuttingDown, goodbye.reason);
                 self.connect_again(ConnectError::Refused(error.into()))
             }

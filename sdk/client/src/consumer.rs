@@ -51,9 +51,9 @@ use crate::spawn;
 /// consumer or another: to one at a time that holds nothing else, since one of them may be what brought this one down.
 /// It says how far it has handed deliveries out, so that what was never taken counts nothing.
 ///
-/// When there is a better connection than the one it is on, or the broker of that says goodbye, it moves: for up to 5 s nothing new is
-/// handed out, until what the application has in hand is answered. These answers are applied; what is answered later than that comes
-/// again, without counting an attempt, and is lost as after a lost connection.
+/// When there is a better connection than the one it is on, it moves: nothing new is handed out until what the application has in hand is
+/// answered, or its ack deadlines, and extended ones, have passed. It moves as well when the broker says goodbye, which takes answers
+/// for a moment only (1 s): what is answered later than that comes again, and its answer is lost as after a lost connection.
 ///
 /// It ends (yields `None`) after an error that reconnecting cannot mend. Dropping it, or [`close`](Self::close),
 /// gives its unacknowledged events back to the broker at once, and nothing counts as an attempt; unless it is dropped by

@@ -1,6 +1,8 @@
 //! The hello: the first stream of a connection, on which client and broker say who they are and what they speak. It stays open,
 //! for the broker's goodbye.
 
+use std::sync::atomic::AtomicBool;
+
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
@@ -32,6 +34,8 @@ pub(crate) struct Established<C> {
     pub(crate) meters: TaskTracker,
     /// Cancelled when there is another connection, to which its streams are to move.
     pub(crate) moves: CancellationToken,
+    /// The broker has said goodbye on it.
+    pub(crate) is_ending: AtomicBool,
 }
 
 /// What is left of the hello stream. Our side of it stays open as long as the connection.
@@ -95,6 +99,7 @@ pub(crate) async fn say_hello<C: Connection>(
         streams: TaskTracker::new(),
         meters: TaskTracker::new(),
         moves: CancellationToken::new(),
+        is_ending: AtomicBool::new(false),
     };
     Ok((established, HelloStream(stream)))
 }

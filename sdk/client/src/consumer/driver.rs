@@ -102,14 +102,19 @@ impl<C: Connection> Driver<C> {
                         self.say_goodbye(&mut stream).await;
                     }
                     stream.frames.abandon();
+                    let has_another = stream.established.moves.is_cancelled();
                     self.lose(stream);
-                    end
+                    match end {
+                        // The broker has ended it first, and there is another connection already.
+                        End::Retry(None) if has_another => End::Moved,
+                        end => end,
+                    }
                 }
                 Err(end) => end,
             };
             match end {
                 End::Detached => break SubscribeError::Closed,
-                End::Moved => {}
+                End::Moved => self.was_refused = false,
                 End::Fatal(error) => break self.report(error),
                 End::Retry(wait) => {
                     if !std::mem::take(&mut self.was_refused) {

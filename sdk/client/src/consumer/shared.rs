@@ -21,6 +21,9 @@ pub(super) type Confirmation = Result<(), SubscribeError>;
 /// Somebody who waits for a confirmation.
 pub(super) type Waiter = oneshot::Sender<Confirmation>;
 
+/// The broker lets nothing be held for longer without another word.
+const HELD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What a consumer, its deliveries and its driver share.
 pub(super) struct Shared {
     /// From when the clock of deadlines counts.
@@ -67,6 +70,8 @@ pub(super) struct State {
     pub(super) not_held: NotHeld,
     /// What was extended by its position.
     extended: Extensions,
+    /// Until when something is held that was extended, at most.
+    pub(super) extended_until: Option<Instant>,
     /// Milliseconds of the subscription's ack deadline.
     pub(super) ack_deadline_ms: u64,
     /// Why nothing comes at present.
@@ -120,6 +125,7 @@ impl State {
         self.buffer.drop_stale();
         self.answers = Answers::default();
         self.extended = Extensions::default();
+        self.extended_until = None;
         (self.taken_events, self.taken_bytes) = (0, 0);
         (self.parked_events, self.parked_bytes) = (0, 0);
         (self.handed_over, self.heard, self.ask) = (0, 0, None);
@@ -178,6 +184,17 @@ impl State {
 }
 
 impl State {
+    /// So long the application may have what it gets or extends at this moment.
+    pub(super) fn held_for(&self, extend_for: Option<Duration>) -> Duration {
+        let lasts = extend_for.unwrap_or(Duration::from_millis(self.ack_deadline_ms));
+        lasts.min(HELD_MAX)
+    }
+
+    fn note_extended(&mut self, now: Instant, extend_for: Option<Duration>) {
+        let until = now + self.held_for(extend_for);
+        self.extended_until = self.extended_until.max(Some(until));
+    }
+
     // The application takes something again: the broker may send in place of what was given back meanwhile.
     fn unpark(&mut self) -> bool {
         let parked = self.parked_events > 0;
@@ -330,11 +347,15 @@ impl Shared {
         state.asker.take().into_iter().for_each(Waker::wake);
     }
 
-    /// When the ack deadline passes of what is handed over or extended now, in milliseconds of the consumer's clock; `u64::MAX` when
-    /// there is none.
+    /// When the ack deadline passes of what is extended now, in milliseconds of the consumer's clock; `u64::MAX` when there is none.
     pub(super) fn expires_ms(&self, extend_for: Option<Duration>) -> u64 {
-        let ack_deadline_ms = self.state().ack_deadline_ms;
-        self.expires_after(Instant::now(), ack_deadline_ms, extend_for)
+        let now = Instant::now();
+        let ack_deadline_ms = {
+            let mut state = self.state();
+            state.note_extended(now, extend_for);
+            state.ack_deadline_ms
+        };
+        self.expires_after(now, ack_deadline_ms, extend_for)
     }
 
     /// The same, for what was handed over at `moment`.
@@ -359,6 +380,7 @@ impl Shared {
         let expires_ms = self.expires_after(now, state.ack_deadline_ms, extend_for);
         let now_ms = self.expires_after(now, 1, Some(Duration::ZERO));
         state.extended.insert(position, expires_ms, now_ms);
+        state.note_extended(now, extend_for);
     }
 
     /// Whether delivery `number` of a stream, at `position`, is not this consumer's any more, as far as is known here.

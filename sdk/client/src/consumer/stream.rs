@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidegate_wire::compact::Unpacker;
@@ -24,7 +25,8 @@ use crate::hello::Established;
 /// and soon enough that the broker mostly knows what a process had in hand when it was killed.
 const TELL_AFTER: Duration = Duration::from_millis(10);
 
-/// How long the application has for what is in its hands when the consumer is to move to another connection.
+/// How long the application has for what is in its hands, at most, when the consumer is to move since the broker has said goodbye; the
+/// broker may end it sooner.
 const ANSWERS_MAX: Duration = Duration::from_secs(5);
 
 /// However short the ack deadline is, a broker keeps what it knows to wait in a client for this long at least.
@@ -173,10 +175,20 @@ impl<C: Connection> ConsumerStream<C> {
         }
     }
 
-    /// There is another connection. The application gets no more from this stream, and a moment to answer what it has in hand.
+    /// There is another connection. The application gets no more from this stream, and has time to answer what it has in hand: a moment
+    /// when the broker has said goodbye, and otherwise as long as it holds any of that.
     pub(super) fn begin_to_move(&mut self, shared: &Shared) {
-        self.moves_at.get_or_insert(Instant::now() + ANSWERS_MAX);
-        shared.state().moves = true;
+        let mut state = shared.state();
+        let answers_max = match self.is_ending() {
+            true => ANSWERS_MAX,
+            false => state.held_for(None),
+        };
+        self.moves_at.get_or_insert(Instant::now() + answers_max);
+        state.moves = true;
+    }
+
+    fn is_ending(&self) -> bool {
+        self.established.is_ending.load(Ordering::Relaxed)
     }
 
     /// It is to move.
@@ -192,6 +204,9 @@ impl<C: Connection> ConsumerStream<C> {
         };
         let answered = {
             let state = shared.state();
+            let extended = state.extended_until.filter(|_| !self.is_ending());
+            let at = extended.map_or(at, |until| until.max(at));
+            self.moves_at = Some(at);
             if !state.answers.is_empty() || (state.in_hand() > 0 && Instant::now() < at) {
                 return false;
             }

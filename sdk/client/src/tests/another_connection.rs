@@ -522,6 +522,81 @@ async fn a_consumer_whose_application_does_not_answer_moves_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still_holds() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1, 1]).await;
+    let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    broker.has_everything().await;
+    broker.attempts_are(2).await;
+    two.extend_for(Duration::from_secs(60));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!one.is_expired());
+    one.ack();
+    // Longer than the ack deadline.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!two.is_expired());
+    two.ack();
+    let number = loop {
+        if let Command::Ack(pb::Ack { confirm, .. }) = first.any_command().await
+            && confirm > 0
+        {
+            break confirm;
+        }
+    };
+    confirm(&mut first, number).await;
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+    soon(consumer.flush_acks()).await.expect("nothing is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_packets_come_late_a_consumer_waits_for_no_answer_after_the_ack_deadline() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let forgotten = take(&mut consumer).await;
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    broker.has_everything().await;
+    broker.attempts_are(2).await;
+    // Nothing that is waited for at once takes as long as the ack deadline.
+    let begun = Instant::now();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert!(!forgotten.is_expired());
+    assert_eq!(first.reset_code().await, None, "finished");
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_secs(29) && took < Duration::from_secs(31),
+        "{took:?}"
+    );
+    assert!(forgotten.is_expired());
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_the_broker_ends_at_a_goodbye_goes_on_elsewhere_at_once() {
+    let mut broker = Broker::start();
+    let options = broker.options();
+    let client = broker.connect(options.backoff(Duration::from_secs(3), Duration::from_secs(3)));
+    let client = client.await.unwrap();
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let in_hand = take(&mut consumer).await;
+    another_after_goodbye(&broker, &client).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ended = Instant::now();
+    let error = pb::Error::new(pb::ErrorCode::ShuttingDown, "the broker is shutting down");
+    first.say(broker_to_consumer::Message::Error(error)).await;
+    broker.stream().await.subscribe_ready().await;
+    assert!(ended.elapsed() < Duration::from_secs(1), "no back-off");
+    assert!(in_hand.is_expired());
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_only_looks_stays_where_it_is() {
     let mut broker = Broker::start();
     let client = broker.client().await;
