@@ -1,7 +1,6 @@
 //! A consumer of a subscription, as its connection sees it: it asks for deliveries and answers them. What is sent to whom, and when,
 //! is the connection's business.
 
-use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -188,12 +187,12 @@ impl Consumer {
         ConsumerKey(self.fetcher.live.id, self.fetcher.id)
     }
 
-    /// Whether another consumer of the subscription than these could have what this one holds.
+    /// Whether a consumer of the subscription, among those that are meant, could be handed what others hold.
     #[must_use]
-    pub fn has_takers_beside(&self, these: &BTreeSet<ConsumerKey>) -> bool {
+    pub fn has_taker(&self, mut is_meant: impl FnMut(ConsumerKey) -> bool) -> bool {
         let Fetcher { live, .. } = &self.fetcher;
         live.read()
-            .has_taker(|id| !these.contains(&ConsumerKey(live.id, id)))
+            .has_taker(|id| is_meant(ConsumerKey(live.id, id)))
     }
 
     /// Follows why nothing comes while the subscription is paused.

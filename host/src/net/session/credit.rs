@@ -151,6 +151,12 @@ impl ConsumerCredit {
         }
     }
 
+    /// Whether something may be sent.
+    pub(super) fn is_there(&self) -> bool {
+        let Balance { events, bytes } = *lock(&self.balance);
+        events > 0 && bytes > 0
+    }
+
     /// Adds to what is left.
     pub(super) fn grow(&self, events: u64, bytes: u64) {
         let mut balance = lock(&self.balance);

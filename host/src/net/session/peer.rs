@@ -2,10 +2,9 @@
 //! takes, and the broker that it speaks to; and the one way in which the log says who something happened to. A peer reads and
 //! writes nothing.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate_wire::compact::Compression;
@@ -23,9 +22,8 @@ use super::memory_account::MemoryAccount;
 use super::receive_window::ReceiveWindow;
 use super::service::Service;
 use crate::auth::Policy;
-use crate::broker::{Broker, Consumer, ConsumerKey, Unavailable};
-use crate::domain::{Network, Principal};
-use crate::locks::lock;
+use crate::broker::{Broker, Unavailable};
+use crate::domain::{ConnectionId, Network, Principal};
 use crate::net::counters::NetCounters;
 
 /// Refusals of one connection that are logged as warnings; the rest only at debug level, so that a client in
@@ -41,6 +39,8 @@ const VALUE_BYTES_MAX: usize = 256;
 /// One client.
 pub(super) struct Peer<C> {
     pub(super) service: Arc<Service>,
+    /// Its connection, among all.
+    pub(super) id: ConnectionId,
     pub(super) principal: Principal,
     /// Largest frame this client accepts.
     pub(super) frame_bytes_max: usize,
@@ -49,11 +49,9 @@ pub(super) struct Peer<C> {
     /// What its connection takes memory from.
     pub(super) account: Arc<MemoryAccount>,
     /// How much it may have under way.
-    pub(super) window: ReceiveWindow<C>,
+    pub(super) window: Arc<ReceiveWindow<C>>,
     /// Where it is.
     network: Network,
-    /// The consumers that it has.
-    consumers: Mutex<BTreeSet<ConsumerKey>>,
     /// Says in the log which connection it is.
     span: Span,
     /// Its place among all connections.
@@ -78,13 +76,13 @@ impl<C: Connection> Peer<C> {
         let span = error_span!("session", connection = %id, peer = %remote, %principal);
         Self {
             service,
+            id,
             principal,
             frame_bytes_max: FRAME_BYTES_MAX,
             compression: Compression::Auto,
             account: slot.account.clone(),
-            window: ReceiveWindow::new(connection.clone()),
+            window: Arc::new(ReceiveWindow::new(connection.clone())),
             network: remote.ip().into(),
-            consumers: Mutex::default(),
             span,
             _slot: slot,
             connection,
@@ -139,21 +137,6 @@ impl<C: Connection> Peer<C> {
 
     pub(super) fn stats(&self) -> &Arc<NetCounters> {
         &self.service.stats
-    }
-
-    /// It has another consumer.
-    pub(super) fn attached(&self, consumer: &Consumer) {
-        lock(&self.consumers).insert(consumer.key());
-    }
-
-    /// It has this consumer no more.
-    pub(super) fn detached(&self, consumer: &Consumer) {
-        lock(&self.consumers).remove(&consumer.key());
-    }
-
-    /// Whether another client has a consumer that could have what this one holds.
-    pub(super) fn others_could_have(&self, consumer: &Consumer) -> bool {
-        consumer.has_takers_beside(&lock(&self.consumers))
     }
 
     /// The messages of one of its streams, which begins with a first message.

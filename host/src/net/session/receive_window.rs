@@ -35,6 +35,11 @@ impl<C: Connection> ReceiveWindow<C> {
         }
     }
 
+    /// The connection that it is of.
+    pub(super) fn connection(&self) -> &C {
+        &self.connection
+    }
+
     /// Lets the client have this many bytes more under way.
     pub(super) fn widen(&self, bytes: usize) -> Widened<'_, C> {
         self.change(|before| before.saturating_add(bytes));

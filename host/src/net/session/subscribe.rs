@@ -5,6 +5,7 @@
 //! the connection is lost.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -21,6 +22,7 @@ use self::confirmations::Confirmations;
 use self::framing::{Framed, Message, TooLarge, frame};
 use self::late_answers::LateAnswers;
 use self::packing::Packing;
+use self::takers::Listed;
 use super::credit::ConsumerCredit;
 use super::error_codes::{StreamEnd, from_broker, from_denied, shutting_down};
 use super::frames::{FrameRecv, FrameSend};
@@ -36,6 +38,7 @@ mod framing;
 mod late_answers;
 mod packing;
 pub(super) mod silence;
+pub(super) mod takers;
 
 /// Taken from the broker in one go, at most, and no more than the path carries now: what is taken belongs to this client, while another
 /// may be nearer. One go may wait while another is written, so twice this, beyond the send window, is in memory per consumer at most.
@@ -82,7 +85,7 @@ pub(super) async fn serve<C: Connection>(
         peer,
         span,
         takes_compact: open.takes_compact,
-        credit: ConsumerCredit::new(open.credit_events, open.credit_bytes),
+        credit: Arc::new(ConsumerCredit::new(open.credit_events, open.credit_bytes)),
         confirmed: Confirmations::default(),
         late: LateAnswers::new(open.tell_not_held),
         heard: Confirmations::default(),
@@ -128,7 +131,7 @@ struct SubscribeStream<'a, C> {
     span: &'a Span,
     /// The client reads numbers of topics and packed events.
     takes_compact: bool,
-    credit: ConsumerCredit,
+    credit: Arc<ConsumerCredit>,
     confirmed: Confirmations,
     /// What it answered too late.
     late: LateAnswers,
@@ -145,6 +148,8 @@ struct Attached<'a, C: Connection> {
     /// What was taken from the broker and waits for being written.
     fetched: mpsc::Receiver<Vec<Delivery>>,
     peer: &'a Peer<C>,
+    /// Nobody takes it for one that could take over any more before it ends.
+    listed: Option<Listed<'a>>,
     failed: bool,
 }
 
@@ -153,7 +158,7 @@ impl<C: Connection> Drop for Attached<'_, C> {
         let Some(consumer) = self.consumer.take() else {
             return;
         };
-        self.peer.detached(&consumer);
+        self.listed = None;
         // Never sent, so nothing counts, whatever client it is.
         while let Ok(deliveries) = self.fetched.try_recv() {
             consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
@@ -174,10 +179,12 @@ impl<C: Connection> SubscribeStream<'_, C> {
         send: &mut FrameSend<C::Send>,
     ) -> Result<(), StreamEnd> {
         let (fetched_in, fetched) = mpsc::channel(1);
+        let takers = &self.peer.service.takers;
         let mut attached = Attached {
             consumer: None,
             fetched,
             peer: self.peer,
+            listed: Some(takers.list(self.peer, &consumer, &self.credit)),
             failed: false,
         };
         let Attached {
@@ -185,7 +192,6 @@ impl<C: Connection> SubscribeStream<'_, C> {
             fetched,
             ..
         } = &mut attached;
-        self.peer.attached(&consumer);
         let consumer = &*place.insert(consumer);
         let mut is_silent = false;
         // In this order, so that what is fetched is written at once.

@@ -22,13 +22,13 @@ impl SubscriptionState {
         self.consumers.entry(consumer).or_default();
     }
 
-    /// Whether a consumer among those that are meant could be handed what others hold.
+    /// Whether a consumer among those that are meant could be handed what others hold. Nobody while paused.
     #[must_use]
-    pub fn has_taker(&self, is_meant: impl Fn(ConsumerId) -> bool) -> bool {
+    pub fn has_taker(&self, mut is_meant: impl FnMut(ConsumerId) -> bool) -> bool {
         let takes = |(id, consumer): (&ConsumerId, &Consumer)| {
             consumer.looks_from.is_none() && !self.stalled.contains(id) && is_meant(*id)
         };
-        self.consumers.iter().any(takes)
+        self.paused.is_none() && self.consumers.iter().any(takes)
     }
 
     /// Whether a consumer with credit would get something now.

@@ -1,6 +1,7 @@
 //! Whether the client of a consumer is gone without a word: killed, without power, or behind a path that carries nothing. What it holds
 //! is given to other clients then, long before its connection is given up, if there are others. Who holds nothing is not looked at, and
-//! who is alone is not asked: nobody else waits for what it holds, and after an outage its answers still count.
+//! who is alone is not asked: nobody else waits for what it holds, and after an outage its answers still count. Nor is anybody given up
+//! for others that are silent themselves, as all are when the outage is on the broker's side: those who could take over are asked too.
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::super::peer::Peer;
+use super::takers::Call;
 use crate::broker::Consumer;
 
 /// How often to look. The pause between two looks is slept, and looks are counted instead of time, so that a process that stood still
@@ -17,6 +19,9 @@ pub(in super::super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Who says nothing for so many looks is asked whether it is there.
 pub(in super::super) const QUIET_LOOKS: u32 = 3;
+
+/// A silent client has so many looks to be heard after others were: when all come back, it may be the last.
+pub(in super::super) const COMPANY_LOOKS: u32 = 3;
 
 /// What was seen of a connection.
 #[derive(Debug, Default)]
@@ -48,6 +53,11 @@ impl Silence {
         LOOK_EVERY.saturating_mul(self.unanswered.unwrap_or(0))
     }
 
+    // Something was asked, after what was seen last.
+    fn asked(&mut self) {
+        self.unanswered.get_or_insert(0);
+    }
+
     // It is time to ask something.
     fn is_quiet(&self) -> bool {
         self.unanswered.is_none() && self.quiet >= QUIET_LOOKS
@@ -65,16 +75,33 @@ pub(super) async fn of_client<C: Connection>(
         took.notified().await;
         let mut silence = Silence::default();
         silence.look(peer.traffic());
+        let takers = &peer.service.takers;
+        let silent_after = peer.service.options.silent_after;
+        let mut call = None;
+        let mut company = 0;
         while !consumer.holds_nothing() {
             sleep(LOOK_EVERY).await;
             silence.look(peer.traffic());
-            if !peer.others_could_have(consumer) {
+            let is_late = silence.lasts() + LOOK_EVERY * COMPANY_LOOKS >= silent_after;
+            if !is_late || !takers.are_beside(peer.id, consumer) {
+                (call, company) = (None, 0);
+                if silence.is_quiet() && takers.are_beside(peer.id, consumer) {
+                    peer.window.nudge();
+                    silence.asked();
+                }
                 continue;
             }
-            if silence.lasts() >= peer.service.options.silent_after {
+            let call = call.get_or_insert_with(|| Call::new(takers, peer.id, consumer));
+            if !call.is_answered(takers, peer.id, consumer) {
+                company = 0;
+                continue;
+            }
+            company += 1;
+            if company >= COMPANY_LOOKS && silence.lasts() >= silent_after {
                 return silence.lasts();
             }
-            if silence.is_quiet() {
+            if company == 1 {
+                // What was asked during an outage may be asked again late.
                 peer.window.nudge();
             }
         }
@@ -105,5 +132,8 @@ mod tests {
         }
         assert_eq!(look(7, 1), (0, false), "anything heard counts");
         assert_eq!(look(0, 0), (0, false));
+        silence.asked();
+        silence.look(silence.seen);
+        assert_eq!(silence.lasts(), LOOK_EVERY, "it counts from then on");
     }
 }

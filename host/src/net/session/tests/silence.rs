@@ -10,9 +10,9 @@ use super::client::{Client, Consuming, Publishing, batch};
 use super::served::Served;
 use super::until;
 use crate::net::session::options::SessionOptions;
-use crate::net::session::subscribe::silence::{LOOK_EVERY, QUIET_LOOKS};
+use crate::net::session::subscribe::silence::{COMPANY_LOOKS, LOOK_EVERY, QUIET_LOOKS};
 
-/// How long a client that says nothing by itself is left alone before it is asked, and a look.
+/// How long a client that says nothing by itself is left alone before it is asked, and the look that still finds what was heard before.
 const ASKED_AFTER: u32 = QUIET_LOOKS + 1;
 /// And then until it is given up.
 const SILENT_LOOKS: u32 = 6;
@@ -38,7 +38,7 @@ async fn holding(change: impl FnOnce(&mut SessionOptions)) -> Holding {
         .await;
     publishing.ack().await;
     let client = served.sessions.welcomed().await;
-    let mut consuming = Consuming::open(&client, "s", 10).await.expect("attached");
+    let mut consuming = Consuming::open(&client, "s", 3).await.expect("attached");
     let ToConsumer::Deliver(deliver) = consuming.next().await else {
         panic!("no delivery");
     };
@@ -90,7 +90,7 @@ async fn others_get_what_a_client_holds_that_answers_nothing() {
     holding.set_silent(true);
     pass(ASKED_AFTER + SILENT_LOOKS - 2).await;
     assert_eq!(holding.in_flight(), 2, "it has some time to answer");
-    pass(3).await;
+    pass(2).await;
     // One of them may be what brought it down.
     let (payload, _, position) = takes_over.event().await;
     assert_eq!((payload.as_str(), position), ("a", holding.first));
@@ -138,7 +138,8 @@ async fn who_comes_next_gets_at_once_what_a_silent_client_holds() {
     pass(SILENT_LOOKS + 2).await;
     assert_eq!(holding.in_flight(), 3);
     let (_other, mut takes_over) = holding.takes_over().await;
-    pass(1).await;
+    // It is asked whether it is there, and the other has some time to be heard after that.
+    pass(1 + COMPANY_LOOKS).await;
     assert_eq!(takes_over.event().await.0, "a");
 }
 
@@ -166,4 +167,46 @@ async fn who_may_be_silent_for_longer_is_waited_for() {
     assert_eq!(holding.in_flight(), 2);
     pass(3).await;
     assert_eq!(takes_over.event().await.0, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_given_up_for_one_that_is_silent_itself() {
+    let mut holding = holding(|_| {}).await;
+    let (other, _beside) = holding.takes_over().await;
+    // More than the first has credit for, so both hold some.
+    let more = batch(2, "orders.eu", 0, &["c", "d", "e"]);
+    holding.publishing.write(&more).await;
+    holding.publishing.ack().await;
+    until(|| holding.in_flight() == 5).await;
+    holding.set_silent(true);
+    other.connection.set_silent(true);
+    pass(4 * SILENT_LOOKS).await;
+    assert_eq!(holding.in_flight(), 5);
+    // The outage is over for one of them a little earlier.
+    other.connection.set_silent(false);
+    pass(COMPANY_LOOKS - 1).await;
+    holding.set_silent(false);
+    pass(4 * SILENT_LOOKS).await;
+    assert_eq!(holding.in_flight(), 5, "nothing was cut");
+    holding.consuming.ack(holding.first, 7).await;
+    while !matches!(holding.consuming.next().await, ToConsumer::Confirmed(_)) {}
+    assert_eq!(holding.served.depth("s"), 4);
+    // And who is not back after that is given up.
+    holding.set_silent(true);
+    pass(ASKED_AFTER + SILENT_LOOKS + 1).await;
+    let ended = holding.consuming.message().await;
+    assert_eq!(ended, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_credit_takes_nothing_over() {
+    let holding = holding(|_| {}).await;
+    let other = holding.served.sessions.welcomed().await;
+    let mut beside = Consuming::open(&other, "s", 0).await.expect("attached");
+    holding.set_silent(true);
+    pass(4 * SILENT_LOOKS).await;
+    assert_eq!(holding.in_flight(), 2);
+    beside.grant(10, 1_000).await;
+    pass(4 * SILENT_LOOKS).await;
+    assert_eq!(beside.event().await.0, "a");
 }

@@ -82,3 +82,15 @@ fn whoever_nacks_everything_still_gets_something_new() {
         assert!(state.redelivered() > 200, "and what failed is not left out");
     }
 }
+
+#[test]
+fn nobody_takes_over_what_is_paused() {
+    let mut state = with_events(4);
+    state.attach(D);
+    lease(&mut state, C, 2, 0);
+    let is_other = |id| id == D;
+    assert!(state.has_taker(is_other));
+    assert!(!state.has_taker(|_| false));
+    state.pause("stop");
+    assert!(!state.has_taker(is_other));
+}
