@@ -184,7 +184,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             consumer: None,
             fetched,
             peer: self.peer,
-            listed: Some(takers.list(self.peer, &consumer, &self.credit)),
+            listed: Some(takers.list(self.peer.id, &self.peer.window, &consumer, &self.credit)),
             failed: false,
         };
         let Attached {

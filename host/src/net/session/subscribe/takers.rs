@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use tidegate_wire::stream::Connection;
 
 use super::super::credit::ConsumerCredit;
-use super::super::peer::Peer;
 use super::super::receive_window::ReceiveWindow;
 use crate::broker::{Consumer, ConsumerKey};
 use crate::domain::ConnectionId;
@@ -58,12 +57,13 @@ impl Takers {
     /// The client has this consumer.
     pub(super) fn list<C: Connection>(
         &self,
-        peer: &Peer<C>,
+        client: ConnectionId,
+        window: &Arc<ReceiveWindow<C>>,
         consumer: &Consumer,
         credit: &Arc<ConsumerCredit>,
     ) -> Listed<'_> {
-        let (client, credit) = (peer.id, Arc::clone(credit));
-        let path = peer.window.clone();
+        let credit = Arc::clone(credit);
+        let path = window.clone();
         let entry = Entry {
             client,
             credit,
