@@ -71,10 +71,15 @@ impl MemoryConnection {
     }
 
     /// Whether neither end hears anything of the other, not even that something has arrived: what [`Connection::traffic`] says then. Bytes
-    /// go on as before, as those do that come after an outage.
+    /// go on as before, as those do that come after an outage; that they have arrived is heard once it is over.
     pub fn set_silent(&self, is_silent: bool) {
         let shared = &self.handle.shared;
-        shared.change(|state, _| state.is_silent = is_silent);
+        shared.change(|state, _| {
+            state.is_silent = is_silent;
+            if !is_silent && std::mem::take(&mut state.is_unanswered) {
+                state.answered();
+            }
+        });
     }
 
     fn poll_open(&self, context: &Context<'_>) -> Poll<Result<Stream, ConnectionEnd>> {
@@ -461,6 +466,8 @@ struct State {
     sides: [Side; 2],
     /// Nothing is heard at either end.
     is_silent: bool,
+    /// Something was said meanwhile.
+    is_unanswered: bool,
 }
 
 impl State {
@@ -484,10 +491,15 @@ impl State {
     /// `side` has told the other something, which has answered at once.
     fn exchanged(&mut self, side: usize) {
         self.sides[side].traffic.asked += 1;
-        if !self.is_silent {
-            for side in &mut self.sides {
-                side.traffic.heard += 1;
-            }
+        match self.is_silent {
+            true => self.is_unanswered = true,
+            false => self.answered(),
+        }
+    }
+
+    fn answered(&mut self) {
+        for side in &mut self.sides {
+            side.traffic.heard += 1;
         }
     }
 

@@ -16,6 +16,7 @@ use crate::net::session::subscribe::silence::{COMPANY_LOOKS, LOOK_EVERY, QUIET_L
 const ASKED_AFTER: u32 = QUIET_LOOKS + 1;
 /// And then until it is given up.
 const SILENT_LOOKS: u32 = 6;
+const GIVEN_UP_AFTER: u32 = ASKED_AFTER + SILENT_LOOKS;
 
 /// A broker with the subscription `s`, and a client of it whose consumer holds two events.
 struct Holding {
@@ -178,22 +179,22 @@ async fn nobody_is_given_up_for_one_that_is_silent_itself() {
     holding.publishing.write(&more).await;
     holding.publishing.ack().await;
     until(|| holding.in_flight() == 5).await;
+    // All of it is over before the deadline of the acks is.
     holding.set_silent(true);
     other.connection.set_silent(true);
-    pass(4 * SILENT_LOOKS).await;
-    assert_eq!(holding.in_flight(), 5);
+    pass(GIVEN_UP_AFTER + 1).await;
     // The outage is over for one of them a little earlier.
     other.connection.set_silent(false);
     pass(COMPANY_LOOKS - 1).await;
     holding.set_silent(false);
-    pass(4 * SILENT_LOOKS).await;
+    pass(COMPANY_LOOKS).await;
     assert_eq!(holding.in_flight(), 5, "nothing was cut");
     holding.consuming.ack(holding.first, 7).await;
     while !matches!(holding.consuming.next().await, ToConsumer::Confirmed(_)) {}
     assert_eq!(holding.served.depth("s"), 4);
     // And who is not back after that is given up.
     holding.set_silent(true);
-    pass(ASKED_AFTER + SILENT_LOOKS + 1).await;
+    pass(GIVEN_UP_AFTER).await;
     let ended = holding.consuming.message().await;
     assert_eq!(ended, None);
 }
@@ -204,9 +205,10 @@ async fn who_has_no_credit_takes_nothing_over() {
     let other = holding.served.sessions.welcomed().await;
     let mut beside = Consuming::open(&other, "s", 0).await.expect("attached");
     holding.set_silent(true);
-    pass(4 * SILENT_LOOKS).await;
+    pass(GIVEN_UP_AFTER + 1).await;
     assert_eq!(holding.in_flight(), 2);
     beside.grant(10, 1_000).await;
-    pass(4 * SILENT_LOOKS).await;
+    // It was not asked until now.
+    pass(1 + SILENT_LOOKS).await;
     assert_eq!(beside.event().await.0, "a");
 }
