@@ -3,6 +3,7 @@
 //! these, which broker and client share.
 
 pub mod batch;
+pub mod choices;
 pub mod compact;
 pub mod counters;
 pub mod credit;

@@ -6,12 +6,12 @@
 //! nothing of a long path; BBR keeps its speed, but quinn's pacer goes by window and round trip and ignores the rate that BBR
 //! wants, so that it fills every queue to the brim and sends much of what it sends again. `auto` is made for that pacer.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::{Bbr, BbrConfig, Controller, ControllerFactory, Cubic, CubicConfig};
+
+use crate::choices::choices;
 
 mod at_most;
 mod auto;
@@ -33,20 +33,13 @@ pub enum Congestion {
     Bbr,
 }
 
+choices!(Congestion, "congestion controller" {
+    Auto => "auto",
+    Cubic => "cubic",
+    Bbr => "bbr",
+});
+
 impl Congestion {
-    /// All there are.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Cubic, Self::Bbr];
-
-    /// What it is called in settings.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Cubic => "cubic",
-            Self::Bbr => "bbr",
-        }
-    }
-
     /// What makes a controller for each connection, for quinn's transport settings.
     #[must_use]
     pub fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
@@ -95,25 +88,5 @@ impl Congestion {
             packets_max: REORDERED_PACKETS_MAX,
             of: self.factory(),
         })
-    }
-}
-
-impl fmt::Display for Congestion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A name that no controller has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no congestion controller has that name: say auto, cubic or bbr")]
-pub struct UnknownCongestion;
-
-impl FromStr for Congestion {
-    type Err = UnknownCongestion;
-
-    fn from_str(name: &str) -> Result<Self, UnknownCongestion> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|one| one.name() == name).ok_or(UnknownCongestion)
     }
 }
