@@ -3,6 +3,8 @@
 //! with their arithmetic. Nothing here opens sockets or makes files; the parts of the program take their
 //! sections as they are and validate nothing again.
 
+mod bounds;
+mod choices;
 mod contexts;
 mod defaults;
 mod documented_file;

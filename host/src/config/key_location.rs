@@ -1,22 +1,29 @@
 //! Where a key stands in the text of a configuration, so that what is wrong with its value can be told with a line.
 
-use toml::de::DeTable;
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::line_and_column;
 
 /// Where `key` (dotted) stands in `text`.
 pub(super) fn of(text: &str, key: &str) -> Option<(usize, usize)> {
     let document = DeTable::parse(text).ok()?;
-    let mut table = document.get_ref();
-    let mut tokens = key.split('.').peekable();
-    while let Some(token) = tokens.next() {
-        let (found, value) = table.iter().find(|(name, _)| name.get_ref() == token)?;
-        if tokens.peek().is_none() {
-            return Some(line_and_column(text, found.span().start));
-        }
+    let (name, _) = entry(document.get_ref(), key)?;
+    Some(line_and_column(text, name.span().start))
+}
+
+/// The name of `key` (dotted) in `document`, and its value. A dot in a token cannot be told from one between tokens.
+pub(super) fn entry<'a, 'i>(
+    document: &'a DeTable<'i>,
+    key: &str,
+) -> Option<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let (parents, last) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut table = document;
+    for token in parents.split('.').filter(|token| !token.is_empty()) {
+        let (_, value) = table.iter().find(|(name, _)| name.get_ref() == token)?;
         table = value.get_ref().as_table()?;
     }
-    None
+    table.iter().find(|(name, _)| name.get_ref() == last)
 }
 
 /// Where `key` of the grant at `index` stands in `text`, or the grant itself.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::documented_file::DEVELOPMENT;
 use super::error::{ConfigError, Warning};
 use super::sections::Config;
-use super::{show, unknown_keys, validation};
+use super::{bounds, show, unknown_keys, validation};
 use crate::disk::read_whole_text;
 
 /// What a configuration may have: some thousand grants, and little enough to be refused at once when it is wrong.
@@ -52,8 +52,16 @@ impl Config {
         };
         let unknown = unknown_keys::find(text).map_err(toml_error)?;
         ConfigError::unless_empty(origin, unknown)?;
-        let config: Self = toml::from_str(text).map_err(toml_error)?;
-        ConfigError::unless_empty(origin, validation::broken(&config, text))?;
+        let wrong = bounds::broken(text).map_err(toml_error)?;
+        let config: Self = match toml::from_str(text) {
+            Ok(config) => config,
+            // Most likely since a number does not fit, which is told better.
+            Err(error) => {
+                ConfigError::unless_empty(origin, wrong)?;
+                return Err(toml_error(error));
+            }
+        };
+        ConfigError::unless_empty(origin, validation::broken(&config, text, wrong))?;
         Ok(config)
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::choices::choices;
 use super::defaults;
 use crate::auth::Grant;
 use crate::domain::Name;
@@ -62,8 +63,7 @@ pub struct Listen {
 }
 
 /// What decides how much may be under way on a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CongestionControl {
     /// Cubic on short paths, a model of the path on long ones.
     #[default]
@@ -74,9 +74,14 @@ pub enum CongestionControl {
     Bbr,
 }
 
+choices!(CongestionControl {
+    Auto => "auto",
+    Cubic => "cubic",
+    Bbr => "bbr",
+});
+
 /// Whether events are compressed on a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CompressionMode {
     /// On long paths, where it pays.
     #[default]
@@ -86,6 +91,12 @@ pub enum CompressionMode {
     /// On every path.
     Always,
 }
+
+choices!(CompressionMode {
+    Auto => "auto",
+    Off => "off",
+    Always => "always",
+});
 
 /// `[tls]`: PEM files; all or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -266,8 +277,7 @@ pub struct Log {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// One line of text.
     #[default]
@@ -275,6 +285,11 @@ pub enum LogFormat {
     /// One JSON object per line.
     Json,
 }
+
+choices!(LogFormat {
+    Text => "text",
+    Json => "json",
+});
 
 /// `[shutdown]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -132,9 +132,11 @@ fn a_wrong_type_is_told_with_its_line() {
         "[topics]\nauto_create = \"yes\"",
         &["line 2, column 15", "expected a boolean"],
     );
-    check_refused("[store]\njournal_bytes_max = -1", &["line 2, column 21"]);
     check_refused("store = 3", &["line 1, column 9", "expected struct Store"]);
-    check_refused("[log]\nformat = \"xml\"", &["line 2", "`text` or `json`"]);
+    check_refused(
+        "[log]\nformat = \"xml\"",
+        &["line 2", "expected \"text\" or \"json\""],
+    );
     check_refused(
         "[[policy.grants]]\nprincipals = [\"press\"]",
         &["line 2", "is not a principal"],
@@ -169,7 +171,11 @@ fn a_value_out_of_bounds_or_that_does_not_fit_is_told_with_its_key() {
     );
     check_refused(
         "[limits]\nevent_bytes_max = 8_000_000",
-        &["`limits.frame_bytes_max`", "out of bounds"],
+        &[
+            "line 2, column 1",
+            "`limits.frame_bytes_max`",
+            "allowed are 8001024 to 1073741824, since `limits.event_bytes_max`",
+        ],
     );
     check_refused(
         "[topics]\nrecreate_after_ms = 31_536_000_001",
@@ -224,6 +230,92 @@ fn a_value_out_of_bounds_or_that_does_not_fit_is_told_with_its_key() {
         "[tls]\ncert = \"\"\nkey = \"k\"\nclient_ca = \"c\"",
         &["line 2", "`tls.cert`: is empty"],
     );
+}
+
+#[test]
+fn a_number_that_no_type_holds_is_told_its_bounds_as_well() {
+    for (number, told) in [
+        ("-1", "-1 is out of bounds"),
+        ("4294967296", "4294967296 is out of bounds"),
+        ("0x1_0000_0000", "0x100000000 is out of bounds"),
+        (
+            "18446744073709551616",
+            "18446744073709551616 is out of bounds",
+        ),
+        ("1e3", "is no whole number"),
+        ("\"12\"", "is no whole number"),
+        ("true", "is no whole number"),
+        ("[1]", "is no whole number"),
+    ] {
+        let text = format!("[limits]\nconnections_max = {number}");
+        let expected = ["line 2, column 1", told, "allowed are 1 to 1000000"];
+        check_refused(&text, &expected);
+    }
+    check_refused(
+        "[store]\njournal_bytes_max = -1",
+        &["`store.journal_bytes_max`: -1 is out of bounds"],
+    );
+    check_refused(
+        "plugins.override.\"a.b\".deadline_base_ms = -7",
+        &["`plugins.override.a.b.deadline_base_ms`: -7 is out of bounds; allowed are 1 to"],
+    );
+}
+
+#[test]
+fn a_wrong_number_says_nothing_of_those_that_follow_from_it() {
+    for wrong in [
+        "limits.frame_bytes_max = 18446744073709551615",
+        "limits.frame_bytes_max = 1",
+        "limits.event_bytes_max = 0",
+        "limits.event_bytes_max = 9_999_999_999",
+        "limits.connections_max = 0",
+        "store.journal_file_bytes = 1",
+        "store.journal_bytes_max = 99_999_999_999_999",
+        "plugins.instances_max = 0",
+        "plugins.instances_memory_bytes_max = 0",
+        // It does not fit another, and what follows from it would be wrong in turn.
+        "limits.event_bytes_max = 8_000_000",
+    ] {
+        let error = parse(wrong).expect_err(wrong).to_string();
+        assert_eq!(error.lines().count(), 1, "{wrong}: {error}");
+    }
+    // Those that are wrong by themselves are told at once.
+    let error = parse("limits.event_bytes_max = 0\nlimits.headers_max = -1\nlog.level = \"x\"");
+    assert_eq!(error.expect_err("wrong").to_string().lines().count(), 2);
+    let error = parse("limits.event_bytes_max = 0\nlog.level = \"x\"");
+    assert_eq!(error.expect_err("wrong").to_string().lines().count(), 2);
+}
+
+#[test]
+fn whatever_is_written_where_a_name_is_to_be_chosen_the_names_are_told() {
+    let keys = documented_file::all_keys();
+    let listen = keys["listen"].as_table().expect("a section");
+    let chosen = |name: &&String| name.ends_with("congestion") || name.ends_with("compression");
+    let keys = listen.keys().filter(chosen).map(|name| {
+        let names = match name.ends_with("compression") {
+            true => "\"auto\", \"off\" or \"always\"",
+            false => "\"auto\", \"cubic\" or \"bbr\"",
+        };
+        (format!("listen.{name}"), names)
+    });
+    let format = ("log.format".to_owned(), "\"text\" or \"json\"");
+    let keys: Vec<_> = keys.chain([format]).collect();
+    assert_eq!(keys.len(), 5);
+    let written = [
+        "true",
+        "1",
+        "1.5",
+        "\"Auto\"",
+        "\"\"",
+        "[\"auto\"]",
+        "{ auto = 1 }",
+        "1979-05-27",
+    ];
+    for (key, names) in keys {
+        for value in written {
+            check_refused(&format!("{key} = {value}"), &["line 1", names]);
+        }
+    }
 }
 
 #[test]

@@ -7,8 +7,8 @@ use toml::{Table, Value};
 use super::documented_file;
 use super::error::{Problem, line_and_column};
 
-// The table whose keys are names that users choose.
-const NAMED_TABLES: &str = "plugins.override";
+/// The table whose keys are names that users choose.
+pub(super) const NAMED_TABLES: &str = "plugins.override";
 
 /// The keys of `text` that do not exist.
 ///

@@ -1,48 +1,22 @@
-//! What the types cannot say: bounds, and values that must fit together. Each rule names its key, so that the
+//! What the types and the bounds of single numbers cannot say: values that must fit together. Each rule names its key, so that the
 //! message can point at the line.
 
 use std::ops::RangeInclusive;
 
+use super::bounds::{self, ENVELOPE_BYTES_MAX, JOURNAL_FILES_MIN};
 use super::error::{Problem, Warning};
 use super::sections::Config;
 use super::{key_location, log_levels};
 use crate::auth::Right;
 use crate::domain::Principal;
 
-/// Bytes of a message beside the one event in it: topic, positions, numbers.
-const ENVELOPE_BYTES_MAX: u64 = 1_024;
-/// Files the journal turns over: one written, one being checkpointed, and room between them.
-const JOURNAL_FILES_MIN: u64 = 4;
-
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-const TIB: u64 = 1 << 40;
-const HOUR_MS: u64 = 3_600_000;
-const YEAR_MS: u64 = 365 * 24 * HOUR_MS;
-
-/// Requires of keys of a section that their values are within bounds, both included. A field is called as its key.
-macro_rules! within {
-    ($rules:ident, $config:ident.$section:ident { $($key:ident: $bounds:expr),* $(,)? }) => {
-        $($rules.within(
-            concat!(stringify!($section), ".", stringify!($key)),
-            $config.$section.$key.into(),
-            $bounds,
-        );)*
-    };
-}
-
-/// The rules that `config`, read from `text`, breaks.
-pub(super) fn broken(config: &Config, text: &str) -> Vec<Problem> {
-    let mut rules = Rules {
-        text,
-        problems: Vec::new(),
-    };
+/// The rules that `config`, read from `text`, breaks, behind the `problems` that it has anyway.
+pub(super) fn broken(config: &Config, text: &str, problems: Vec<Problem>) -> Vec<Problem> {
+    let mut rules = Rules { text, problems };
     data_dir(config, &mut rules);
     listen(config, &mut rules);
     tls(config, &mut rules);
-    limits(config, &mut rules);
-    store(config, &mut rules);
-    plugins(config, &mut rules);
+    fitting(config, &mut rules);
     log(config, &mut rules);
     policy(config, &mut rules);
     rules.problems
@@ -97,10 +71,21 @@ impl Rules<'_> {
         }
     }
 
-    fn within(&mut self, key: &str, value: u64, bounds: RangeInclusive<u64>) {
-        self.require(bounds.contains(&value), key, || {
-            let (min, max) = bounds.into_inner();
-            format!("{value} is out of bounds; allowed are {min} to {max}")
+    /// Requires of the value of `key` that it is within bounds that follow from the one of `other`. Where one of them is wrong by itself,
+    /// it says nothing of the other.
+    fn follows(&mut self, key: &str, value: u64, other: &str, bounds: RangeInclusive<u64>) {
+        let is_wrong = |problem: &Problem| problem.key == key || problem.key == other;
+        if self.problems.iter().any(is_wrong) {
+            return;
+        }
+        let (least, most) = bounds::of(key).into_inner();
+        let bounds = least.max(*bounds.start())..=most.min(*bounds.end());
+        let text = self.text;
+        // One that has its default is at fault beside one that was set.
+        let at = || key_location::of(text, key).or_else(|| key_location::of(text, other));
+        self.require_at(bounds.contains(&value), at, key, || {
+            let told = bounds::out_of_bounds(&value, &bounds);
+            format!("{told}, since `{other}` is what it is")
         });
     }
 }
@@ -159,103 +144,60 @@ fn tls(config: &Config, rules: &mut Rules<'_>) {
     }
 }
 
-fn limits(config: &Config, rules: &mut Rules<'_>) {
-    let limits = &config.limits;
-    let frame = limits.frame_bytes_max;
+fn fitting(config: &Config, rules: &mut Rules<'_>) {
+    const ANY: u64 = u64::MAX;
+    let Config {
+        limits,
+        store,
+        plugins,
+        ..
+    } = config;
+    let (event, frame) = ("limits.event_bytes_max", "limits.frame_bytes_max");
     let frame_min = limits.event_bytes_max.saturating_add(ENVELOPE_BYTES_MAX);
-    within!(rules, config.limits {
-        event_bytes_max: 1_024..=GIB / 4,
-        frame_bytes_max: frame_min..=GIB,
-        headers_max: 0..=65_536,
-        header_bytes_max: 0..=limits.event_bytes_max,
-        batch_events_max: 1..=1_000_000,
-        connections_max: 1..=1_000_000,
-        principal_connections_max: 0..=limits.connections_max.into(),
-        connection_streams_max: 2..=65_536,
-        publish_credit_bytes: frame..=4 * GIB,
-        publish_credit_total_bytes: frame..=TIB,
-        publish_credit_batches: 1..=1_000_000,
-        send_window_total_bytes: 0..=TIB,
-        producers_max: 1..=100_000_000,
-        topics_max: 1..=100_000_000,
-        principal_topics_max: 0..=100_000_000,
-        subscriptions_max: 1..=10_000_000,
-        principal_subscriptions_max: 0..=10_000_000,
-        subscription_patterns_max: 1..=1_000_000,
-        specification_bytes_max: 1..=TIB,
-        principal_specification_bytes_max: 0..=TIB,
-        plugins_max: 0..=1_000_000,
-        principal_plugins_max: 0..=1_000_000,
-        plugin_bytes_max: 0..=TIB,
-        principal_plugin_bytes_max: 0..=TIB,
-        handshake_timeout_ms: 100..=HOUR_MS,
-        frame_timeout_ms: 100..=HOUR_MS,
-        idle_timeout_ms: 1_000..=HOUR_MS,
-        admin_connections_max: 2..=65_536,
-        admin_address_connections_max: 1..=65_536,
-        admin_principal_connections_max: 1..=65_536,
-        admin_request_timeout_ms: 100..=HOUR_MS,
-    });
-    within!(rules, config.topics { recreate_after_ms: 0..=YEAR_MS });
-    within!(rules, config.shutdown { deadline_ms: 0..=HOUR_MS });
-}
-
-fn store(config: &Config, rules: &mut Rules<'_>) {
-    let store = &config.store;
-    // A group is never split over files, and the largest holds at least one frame.
-    let file_min = MIB.max(config.limits.frame_bytes_max.saturating_mul(2));
-    let journal_min = store.journal_file_bytes.saturating_mul(JOURNAL_FILES_MIN);
-    // Of a journal that is too small for itself there is nothing more to say.
-    let reserve_max = store.journal_bytes_max.max(journal_min) / 2;
-    within!(rules, config.store {
-        journal_file_bytes: file_min..=4 * GIB,
-        journal_bytes_max: journal_min..=64 * TIB,
-        journal_reserve_bytes: 64 * 1_024..=reserve_max,
-        journal_blocks_max: 1_024..=u32::MAX.into(),
-        interval_ms: 1..=60_000,
-        cache_bytes: MIB..=TIB,
-        tail_bytes: MIB..=TIB,
-        generations_open_max: 2..=1_024,
-        generation_part_bytes: MIB..=4 * GIB,
-    });
-}
-
-fn plugins(config: &Config, rules: &mut Rules<'_>) {
-    const MEMORY_MAX: u64 = 4 * GIB;
-    const SECOND_US: u64 = 1_000_000;
-    let plugins = &config.plugins;
-    within!(rules, config.plugins {
-        memory_bytes_max: MIB..=MEMORY_MAX,
-        deadline_base_ms: 1..=HOUR_MS,
-        deadline_pair_us: 0..=SECOND_US,
-        output_bytes_max: 1_024..=GIB,
-        module_bytes_max: 1_024..=GIB,
-        compile_timeout_ms: 1_000..=HOUR_MS,
-        compile_memory_bytes_max: 64 * MIB..=64 * TIB,
-        instances_max: 1..=10_000,
-        owner_instances_max: 0..=plugins.instances_max.into(),
-        instances_memory_bytes_max: MIB..=64 * TIB,
-        owner_memory_bytes_max: 0..=plugins.instances_memory_bytes_max,
-        worker_threads: 0..=1_024,
-    });
-    for (name, limits) in &plugins.overrides {
-        let bounds = [
-            (
-                "memory_bytes_max",
-                limits.memory_bytes_max,
-                MIB..=MEMORY_MAX,
-            ),
-            ("deadline_base_ms", limits.deadline_base_ms, 1..=HOUR_MS),
-            ("deadline_pair_us", limits.deadline_pair_us, 0..=SECOND_US),
-            ("output_bytes_max", limits.output_bytes_max, 1_024..=GIB),
-            ("module_bytes_max", limits.module_bytes_max, 1_024..=GIB),
-        ];
-        for (key, value, bounds) in bounds {
-            if let Some(value) = value {
-                rules.within(&format!("plugins.override.{name}.{key}"), value, bounds);
-            }
-        }
+    let of_event = 0..=limits.event_bytes_max;
+    rules.follows(frame, limits.frame_bytes_max, event, frame_min..=ANY);
+    let header_bytes = limits.header_bytes_max;
+    rules.follows("limits.header_bytes_max", header_bytes, event, of_event);
+    rules.follows(
+        "limits.principal_connections_max",
+        limits.principal_connections_max.into(),
+        "limits.connections_max",
+        0..=limits.connections_max.into(),
+    );
+    for (key, credit) in [
+        ("limits.publish_credit_bytes", limits.publish_credit_bytes),
+        (
+            "limits.publish_credit_total_bytes",
+            limits.publish_credit_total_bytes,
+        ),
+    ] {
+        rules.follows(key, credit, frame, limits.frame_bytes_max..=ANY);
     }
+    // A group is never split over files, and the largest holds at least one frame.
+    let (file, journal) = ("store.journal_file_bytes", "store.journal_bytes_max");
+    let file_min = limits.frame_bytes_max.saturating_mul(2);
+    rules.follows(file, store.journal_file_bytes, frame, file_min..=ANY);
+    let journal_min = store.journal_file_bytes.saturating_mul(JOURNAL_FILES_MIN);
+    rules.follows(journal, store.journal_bytes_max, file, journal_min..=ANY);
+    let (reserve, reserve_max) = (store.journal_reserve_bytes, store.journal_bytes_max / 2);
+    rules.follows(
+        "store.journal_reserve_bytes",
+        reserve,
+        journal,
+        0..=reserve_max,
+    );
+    rules.follows(
+        "plugins.owner_instances_max",
+        plugins.owner_instances_max.into(),
+        "plugins.instances_max",
+        0..=plugins.instances_max.into(),
+    );
+    rules.follows(
+        "plugins.owner_memory_bytes_max",
+        plugins.owner_memory_bytes_max,
+        "plugins.instances_memory_bytes_max",
+        0..=plugins.instances_memory_bytes_max,
+    );
 }
 
 fn log(config: &Config, rules: &mut Rules<'_>) {
