@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tidegate_client::PATH_PROBE_ID;
+use tidegate_client::{PATH_PROBE_ID, known_datagram_max};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -45,7 +45,7 @@ enum Probe {
 struct Seen {
     /// Each size, in falling order, and what became of it.
     probes: Vec<(usize, Probe)>,
-    /// Bytes of UDP payload that the system knows the path to carry.
+    /// Bytes of UDP payload that the system takes the path to carry, maybe by what a router said ten minutes ago.
     payload_max: Option<usize>,
     /// A TCP port at which the machine answered, if only with a refusal.
     tcp_port: Option<u16>,
@@ -75,16 +75,12 @@ pub(super) async fn look(address: SocketAddr) -> Verdict {
     let probes = probes.map(|(index, size)| async move {
         sleep(BETWEEN_PROBES * u32::try_from(index).unwrap_or_default()).await;
         let probed = probe(address, *size, PROBES_WITHIN).await;
-        let (probe, payload_max) = probed.unwrap_or((Probe::Silent, None));
-        (*size, probe, payload_max)
+        (*size, probed.unwrap_or(Probe::Silent))
     });
-    let (probed, tcp_port) = tokio::join!(join_all(probes), answering_tcp_port(address));
+    let (probes, tcp_port) = tokio::join!(join_all(probes), answering_tcp_port(address));
     Seen {
-        payload_max: probed.iter().filter_map(|(_, _, known)| *known).min(),
-        probes: probed
-            .into_iter()
-            .map(|(size, probe, _)| (size, probe))
-            .collect(),
+        payload_max: known_datagram_max(address),
+        probes,
         tcp_port,
     }
     .verdict()
@@ -96,29 +92,25 @@ impl Seen {
         let answered =
             |(size, probe): &(usize, Probe)| (*probe == Probe::Answered).then_some(*size);
         let largest = self.probes.iter().find_map(answered);
+        let is_rejected = self.probes.contains(&(QUIC_BYTES, Probe::TooLarge));
+        // A probe was sent in spite of what the system knew. When nothing was said against it, that is no proof.
         let known = self.payload_max.filter(|bytes| *bytes < QUIC_BYTES);
-        let rejected =
-            |(size, probe): &(usize, Probe)| *size == QUIC_BYTES && *probe == Probe::TooLarge;
-        match (largest, known, self.tcp_port) {
+        match (largest, self.tcp_port) {
             _ if is(Probe::Refused) => Verdict::NothingListens,
-            (Some(largest), _, _) if largest >= QUIC_BYTES => Verdict::Unfinished,
-            (_, Some(carries), _) | (Some(carries), None, _) => Verdict::Narrow { carries },
+            (Some(largest), _) if largest >= QUIC_BYTES => Verdict::Unfinished,
             // Whatever it carries, it is less.
-            (None, None, _) if self.probes.iter().any(rejected) => Verdict::Narrow {
-                carries: QUIC_BYTES - 1,
+            _ if is_rejected => Verdict::Narrow {
+                carries: known.or(largest).unwrap_or(QUIC_BYTES - 1),
             },
-            (None, None, Some(tcp_port)) => Verdict::UdpBlocked { tcp_port },
-            (None, None, None) => Verdict::Silence,
+            (Some(carries), _) => Verdict::Narrow { carries },
+            (None, Some(tcp_port)) => Verdict::UdpBlocked { tcp_port },
+            (None, None) => Verdict::Silence,
         }
     }
 }
 
-// What becomes of a datagram of so many bytes, and how many the system knows to fit.
-async fn probe(
-    address: SocketAddr,
-    size: usize,
-    within: Duration,
-) -> io::Result<(Probe, Option<usize>)> {
+// What becomes of a datagram of so many bytes.
+async fn probe(address: SocketAddr, size: usize, within: Duration) -> io::Result<Probe> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -149,7 +141,7 @@ async fn probe(
         };
         break;
     }
-    Ok((found, path_mtu::payload_max(&socket, address)))
+    Ok(found)
 }
 
 // Whether it may be what a broker answers to a packet of so many bytes of a connection that it does not know (RFC 9000, section 10.3).
@@ -188,7 +180,7 @@ async fn answering_tcp_port(address: SocketAddr) -> Option<u16> {
 /// The admin API's port unless a configuration says otherwise.
 const ADMIN_PORT: u16 = 4480;
 
-/// What Linux knows of the path of a socket. Other systems are asked nothing.
+/// What Linux says of datagrams that do not fit. Other systems are asked nothing.
 #[cfg(target_os = "linux")]
 mod path_mtu {
     use std::io;
@@ -196,10 +188,6 @@ mod path_mtu {
     use std::os::fd::AsRawFd;
 
     use tokio::net::UdpSocket;
-
-    /// Bytes of the headers of IP and UDP.
-    const HEADERS_V4: usize = 28;
-    const HEADERS_V6: usize = 48;
 
     /// Has datagrams that do not fit dropped rather than cut up, as QUIC's are.
     pub(super) fn forbid_fragments(socket: &UdpSocket) -> io::Result<()> {
@@ -232,28 +220,6 @@ mod path_mtu {
         }
     }
 
-    /// Bytes of UDP payload that fit the path of a connected socket, as far as routers have said, or the interface.
-    pub(super) fn payload_max(socket: &UdpSocket, address: SocketAddr) -> Option<usize> {
-        let (level, option, headers) = match address {
-            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU, HEADERS_V4),
-            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU, HEADERS_V6),
-        };
-        let mut mtu: libc::c_int = 0;
-        let mut length = size_of_val(&mtu) as libc::socklen_t;
-        // SAFETY: the descriptor is the socket's, which lives; it writes an integer to where there is room for one.
-        let got = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                level,
-                option,
-                std::ptr::from_mut(&mut mtu).cast(),
-                &raw mut length,
-            )
-        };
-        let mtu = usize::try_from(mtu).ok().filter(|_| got == 0)?;
-        mtu.checked_sub(headers)
-    }
-
     pub(super) fn is_too_large(error: &io::Error) -> bool {
         error.raw_os_error() == Some(libc::EMSGSIZE)
     }
@@ -262,16 +228,11 @@ mod path_mtu {
 #[cfg(not(target_os = "linux"))]
 mod path_mtu {
     use std::io;
-    use std::net::SocketAddr;
 
     use tokio::net::UdpSocket;
 
     pub(super) fn forbid_fragments(_: &UdpSocket) -> io::Result<()> {
         Ok(())
-    }
-
-    pub(super) fn payload_max(_: &UdpSocket, _: SocketAddr) -> Option<usize> {
-        None
     }
 
     pub(super) fn is_too_large(_: &io::Error) -> bool {
@@ -333,7 +294,23 @@ mod tests {
             narrow(548),
         );
         check([Silent, Silent, Silent, Answered], None, None, narrow(64));
-        check([Silent; 4], Some(972), None, narrow(972));
+        // What the system remembers may be over, and the broker away.
+        check([Silent; 4], Some(972), None, Verdict::Silence);
+        check([Silent; 4], Some(972), Some(4_480), blocked);
+        check([Answered; 4], Some(972), None, Verdict::Unfinished);
+        check(
+            [Silent, Silent, Answered, Answered],
+            Some(972),
+            None,
+            narrow(548),
+        );
+        check([TooLarge; 4], Some(972), None, narrow(972));
+        check(
+            [TooLarge, Answered, Answered, Answered],
+            Some(1_472),
+            None,
+            narrow(900),
+        );
         check(
             [TooLarge, Silent, Silent, Silent],
             None,
@@ -367,7 +344,7 @@ mod tests {
         const LONG: Duration = Duration::from_secs(60);
         let there = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
         let address = there.local_addr().expect("bound");
-        let probed = async |size, within| probe(address, size, within).await.expect("a socket").0;
+        let probed = async |size, within| probe(address, size, within).await.expect("a socket");
         // Nobody reads it.
         assert_eq!(probed(64, Duration::ZERO).await, Silent);
         let answering = tokio::spawn(async move {

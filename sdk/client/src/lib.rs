@@ -67,6 +67,8 @@ pub use tidegate_wire::PATH_PROBE_ID;
 pub use tidegate_wire::compact::Compression;
 pub use tidegate_wire::counters::{ConnectionCounters, LinkReport, Losses};
 pub use tidegate_wire::stream::quic::congestion::Congestion;
+#[doc(hidden)]
+pub use transport::quic::datagram_size::known_datagram_max;
 pub use transport::{Answered, Connector};
 
 #[cfg(test)]

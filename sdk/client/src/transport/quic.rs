@@ -25,7 +25,7 @@ use super::{Answered, Connector};
 use crate::error::{ConfigError, ConnectError};
 use crate::options::ClientOptions;
 
-mod datagram_size;
+pub(crate) mod datagram_size;
 mod socket;
 
 /// Largest packet that path MTU discovery tries. quinn sends groups of ten, and more than 64 KiB in one system call
