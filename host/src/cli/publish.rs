@@ -1,22 +1,18 @@
 //! `tidegate pub`: one event from the command line, or many from lines, NDJSON or a file, pipelined.
 
-use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
-use tidegate_client::{
-    Client, Event, PublishError, PublishTicket, Published, Publisher, PublisherOptions,
-};
+use tidegate_client::{Client, Event, PublishError, PublishTicket, Publisher, PublisherOptions};
 use tokio::io::{AsyncRead, BufReader};
-use tokio::time::Instant;
 
+use self::answers::{Answers, Unanswered};
+use self::totals::Totals;
 use super::bounded_lines::{BoundedLines, Reader, all_of};
 use super::connect::connect;
 use super::connection_flags::{CertificateFlags, QuicFlags};
@@ -28,12 +24,13 @@ use super::{event_lines, human_values, wait_notices};
 use crate::domain::{TopicName, UniqueKeys};
 use crate::locks::lock;
 
+mod answers;
+mod totals;
+
 /// How long an interrupted command waits for answers to what it has sent, while the broker answers.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long nothing is answered before that is odd.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Tickets not looked at yet; the client's own bound on outstanding bytes is what slows us down.
-const TICKETS_MAX: usize = 16_384;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -75,19 +72,6 @@ pub(super) struct Args {
     certificates: CertificateFlags,
 }
 
-/// What became of all events.
-#[derive(Debug, Default, Serialize)]
-struct Totals {
-    topic: String,
-    events: u64,
-    first_sequence: u64,
-    last_sequence: u64,
-    // Committed before; appended once all the same.
-    duplicates: u64,
-    // No subscription and no retention keeps them.
-    unkept: u64,
-}
-
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut source = Source::open(&args).await?;
     let limit = TimeLimit::new(args.timeout);
@@ -100,12 +84,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let publisher = limit.of("the broker takes no publisher", client.publisher(options));
     let mut sender = Sender {
         publisher: publisher.await??,
-        flow: Arc::default(),
-        tickets: VecDeque::new(),
-        totals: Totals {
+        answers: Answers::new(Totals {
             topic: args.topic.to_string(),
             ..Totals::default()
-        },
+        }),
         progress: progress(&source),
     };
     let result = sender.send_all(client, &mut source, &args).await;
@@ -115,7 +97,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => Err(broker.explained(error).await),
     };
     client.close().await;
-    let totals = &sender.totals;
+    let totals = &sender.answers.totals;
     let interrupted = match result {
         Err(error) if totals.events > 0 => {
             return Err(error.context(format!(
@@ -131,7 +113,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Without an answer there is nothing to sum up.
     let format = args.output.format();
     if !interrupted || format == Format::Json || totals.events > 0 {
-        output::either(format, totals, summary)?;
+        output::either(format, totals, Totals::told)?;
     }
     if totals.unkept > 0 {
         let Totals { unkept, events, .. } = totals;
@@ -148,35 +130,20 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 struct Sender {
     publisher: Publisher,
-    flow: Arc<Flow>,
-    tickets: VecDeque<PublishTicket>,
-    totals: Totals,
+    answers: Answers<PublishTicket>,
     progress: ProgressBar,
-}
-
-/// How far it is.
-#[derive(Default)]
-struct Flow {
-    sent: AtomicU64,
-    answered: AtomicU64,
 }
 
 /// Looks after what is in the way of events that were sent.
 struct Watch<'a> {
     link: LinkWatch<'a>,
     publisher: Publisher,
-    flow: Arc<Flow>,
-    answered: u64,
-    since: Instant,
+    unanswered: Unanswered,
 }
 
 impl Watch<'_> {
     fn obstacle(&mut self) -> Option<String> {
-        let answered = self.flow.answered.load(Ordering::Relaxed);
-        if answered != self.answered || answered == self.flow.sent.load(Ordering::Relaxed) {
-            (self.answered, self.since) = (answered, Instant::now());
-        }
-        let quiet = self.since.elapsed();
+        let quiet = self.unanswered.lasts();
         let link = self.link.obstacle(quiet);
         let refused = || self.publisher.obstacle();
         let silent = || {
@@ -201,9 +168,7 @@ impl Sender {
         let mut watch = Watch {
             link: LinkWatch::new(client),
             publisher: publisher.clone(),
-            flow: Arc::clone(&self.flow),
-            answered: 0,
-            since: Instant::now(),
+            unanswered: self.answers.unanswered(),
         };
         let latest = Arc::new(Mutex::new(None));
         let why = {
@@ -228,7 +193,7 @@ impl Sender {
         };
         let ended = tokio::select! {
             biased;
-            settled = self.settle() => sent.and(settled).map(|()| interrupted),
+            settled = self.answers.all() => sent.and(settled.map_err(Into::into)).map(|()| interrupted),
             never = &mut said => match never {},
             _ = signals.next() => sent.map(|()| true),
             () = tokio::time::sleep(patience) => sent.map(|()| true),
@@ -246,74 +211,28 @@ impl Sender {
     }
 
     fn say_what_is_left(&self) {
-        if !self.tickets.is_empty() {
+        let due = self.answers.due();
+        if due > 0 {
             output::note(&format!(
-                "note: interrupted; {} were sent and not answered, so they may be published or not; to publish them once more may publish them twice",
-                self.tickets.len()
+                "note: interrupted; {due} were sent and not answered, so they may be published or not; to publish them once more may publish them twice"
             ));
         }
     }
 
     async fn send_each(&mut self, source: &mut Source, args: &Args) -> anyhow::Result<()> {
-        let event_max = self.publisher.event_bytes_max();
-        while let Some((event, bytes)) = source.next(event_max).await? {
-            let ticket = self
-                .publisher
-                .send(args.topic.as_str(), decorated(event, args))
-                .await?;
-            self.tickets.push_back(ticket);
-            self.flow.sent.fetch_add(1, Ordering::Relaxed);
-            self.progress.inc(bytes);
-            if self.tickets.len() >= TICKETS_MAX {
-                self.settle_one().await?;
-            }
+        let Self {
+            publisher,
+            answers,
+            progress,
+        } = self;
+        let event_max = publisher.event_bytes_max();
+        while let Some((event, bytes)) = answers.while_waiting(source.next(event_max)).await?? {
+            let sending = publisher.send(args.topic.as_str(), decorated(event, args));
+            let ticket = answers.while_waiting(sending).await??;
+            answers.push(ticket).await?;
+            progress.inc(bytes);
         }
         Ok(())
-    }
-
-    async fn settle(&mut self) -> anyhow::Result<()> {
-        while !self.tickets.is_empty() {
-            self.settle_one().await?;
-        }
-        Ok(())
-    }
-
-    // Cancel-safe: a ticket leaves the queue with its answer.
-    async fn settle_one(&mut self) -> anyhow::Result<()> {
-        if let Some(ticket) = self.tickets.front_mut() {
-            let answer = ticket.await;
-            self.tickets.pop_front();
-            self.flow.answered.fetch_add(1, Ordering::Relaxed);
-            self.totals.add(answer?);
-        }
-        Ok(())
-    }
-}
-
-impl Totals {
-    fn add(&mut self, published: Published) {
-        if self.events == 0 {
-            self.first_sequence = published.sequence;
-        }
-        self.events += 1;
-        self.last_sequence = published.sequence;
-        self.duplicates += u64::from(published.duplicate);
-        self.unkept += u64::from(published.unkept);
-    }
-}
-
-fn summary(totals: &Totals) -> String {
-    let Totals {
-        topic,
-        events,
-        first_sequence,
-        last_sequence,
-        ..
-    } = totals;
-    match events {
-        0 => "nothing to publish".to_owned(),
-        1 => format!("{topic} #{last_sequence}"),
-        _ => format!("{events} events published to {topic}, #{first_sequence} to #{last_sequence}"),
     }
 }
 
@@ -564,23 +483,5 @@ mod tests {
         let long: &[u8] = Box::leak(vec![b'1'; 1_002].into_boxed_slice());
         check(long, LineKind::Json, "line 1: it has more than 1001 bytes").await;
         assert_eq!(text_of(b"a\r".to_vec()).expect("text"), "a");
-    }
-
-    #[test]
-    fn the_summary_names_the_sequences() {
-        let mut totals = Totals {
-            topic: "a".to_owned(),
-            ..Totals::default()
-        };
-        let published = |sequence| Published {
-            sequence,
-            duplicate: false,
-            unkept: false,
-        };
-        assert_eq!(summary(&totals), "nothing to publish");
-        totals.add(published(7));
-        assert_eq!(summary(&totals), "a #7");
-        totals.add(published(8));
-        assert_eq!(summary(&totals), "2 events published to a, #7 to #8");
     }
 }
