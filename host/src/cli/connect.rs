@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_client::{Client, ConnectError, PublishError, SubscribeError};
+use tidegate_client::{Client, ClientOptions, ConnectError, PublishError, SubscribeError};
 
 use super::connection_flags::{CertificateFlags, QuicFlags};
 use super::door::{CertificateFiles, Door};
@@ -13,7 +13,7 @@ use super::time_limit::{TimeIsOver, TimeLimit};
 use super::wait_notices;
 
 /// A person waits; a broker that is there answers within milliseconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A broker, and the connection to it.
 pub(super) struct Connected {
@@ -48,10 +48,20 @@ pub(super) async fn connect(
     certificates: &CertificateFlags,
     limit: TimeLimit,
 ) -> anyhow::Result<Connected> {
+    connect_with(quic, certificates, limit, |options| options).await
+}
+
+/// The same, with what `adjust` makes of the options.
+pub(super) async fn connect_with(
+    quic: &QuicFlags,
+    certificates: &CertificateFlags,
+    limit: TimeLimit,
+    adjust: impl FnOnce(ClientOptions) -> ClientOptions,
+) -> anyhow::Result<Connected> {
     let (door, options) = quic.options(certificates)?;
     let files = certificates.files().ok();
     // The files are read once, so nothing changes here that would let the other side think again.
-    let options = options
+    let options = adjust(options)
         .connect_timeout(limit.get().unwrap_or(CONNECT_TIMEOUT))
         .retry_objections(false);
     let mut port = PortWatch::new(&door.address);

@@ -11,7 +11,7 @@ use tidegate_client::{Client, Consumer, ConsumerOptions, Delivery, SubscribeErro
 use tokio::time::Instant;
 
 use super::admin_client::Api;
-use super::connect::connect;
+use super::connect::connect_with;
 use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags};
 use super::event_lines::{self, Place};
 use super::obstacles::{LinkWatch, SubscriptionWatch};
@@ -26,12 +26,15 @@ use crate::runtime::Random;
 /// How long the last acks may take at the end. What is not confirmed comes again.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What did not happen then.
+const UNCONFIRMED: &str = "the last acks were not confirmed";
+
 /// After so much time without this command a temporary subscription goes by itself: enough for a restart of the broker or a lost
 /// network, and what it keeps meanwhile is bounded.
 const TEMPORARY_IDLE_MS: u64 = 10 * 60 * 1_000;
 
-/// Fewer events than a consumer is sent ahead by default.
-const FEW: u64 = 4_096;
+/// How often the broker is asked for a sign of life while no event comes: somebody may sit before this, and is told of an outage.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -89,7 +92,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         args.admin.check_beside(&args.quic, &args.certificates)?;
     }
     let limit = TimeLimit::new(args.timeout);
-    let broker = connect(&args.quic, &args.certificates, limit).await?;
+    let connecting = connect_with(&args.quic, &args.certificates, limit, |mut options| {
+        options.keep_alive = KEEP_ALIVE;
+        options
+    });
+    let broker = connecting.await?;
     let name = match &args.subscription {
         Some(name) => name.clone(),
         None => format!(
@@ -132,7 +139,7 @@ async fn receive_all(
     limit: TimeLimit,
     signals: &mut Signals,
 ) -> anyhow::Result<bool> {
-    let options = options(args);
+    let options = options(args.count);
     let opening = async {
         match args.no_ack {
             true => client.look(name.as_str(), options).await,
@@ -148,10 +155,12 @@ async fn receive_all(
         output::note(&format!("receiving from {name}; Ctrl-C ends"));
     }
     let received = receive(&mut consumer, client, args, name, limit, signals).await;
-    // Also after an error: what was printed has been handled.
+    // Also after an error: what was printed has been handled. An answer counts against the limit like an event, if that is shorter.
+    let waited = limit.get().unwrap_or(FLUSH_TIMEOUT).min(FLUSH_TIMEOUT);
     let last_words = async {
-        let flushed = tokio::time::timeout(FLUSH_TIMEOUT, confirm_acks(&consumer)).await;
-        consumer.close().await;
+        let confirmed = confirm_acks(&consumer);
+        let flushed = TimeLimit::after(waited).of(UNCONFIRMED, confirmed).await;
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, consumer.close()).await;
         flushed
     };
     let flushed = tokio::select! {
@@ -164,7 +173,12 @@ async fn receive_all(
         }
     };
     let interrupted = received?;
-    flushed.context("the last acks were not confirmed in time; their events may come again")??;
+    // Without a limit of the user's it is a failure like others.
+    let flushed = flushed.map_err(|over| match limit.get() {
+        Some(_) => anyhow::Error::new(over),
+        None => anyhow::Error::msg(over.to_string()),
+    });
+    flushed.context("the events of the last acks may come again")??;
     Ok(interrupted)
 }
 
@@ -241,10 +255,11 @@ impl Args {
     }
 }
 
-// With a small count, no more is asked for than will be printed, so that others get the rest.
-fn options(args: &Args) -> ConsumerOptions {
+// With a count below what would be sent ahead, no more is asked for at a time than will be printed, so that others get the rest.
+fn options(count: Option<u64>) -> ConsumerOptions {
+    let few = count.filter(|count| *count < ConsumerOptions::CREDIT_EVENTS_GROWN);
     ConsumerOptions {
-        credit_events: args.count.filter(|count| *count < FEW).unwrap_or(0),
+        credit_events: few.unwrap_or(0),
         ..ConsumerOptions::default()
     }
 }
@@ -387,5 +402,20 @@ impl Args {
             delete_after_idle_ms: self.temporary.then_some(TEMPORARY_IDLE_MS),
             ..SubscriptionSpec::new(name.clone(), self.topic.clone())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_asked_for_than_will_be_printed() {
+        let asked = |count| options(count).credit_events;
+        assert_eq!((asked(Some(1)), asked(Some(5_000))), (1, 5_000));
+        let grown = ConsumerOptions::CREDIT_EVENTS_GROWN;
+        assert_eq!(asked(Some(grown - 1)), grown - 1);
+        // Others get as much anyway.
+        assert_eq!((asked(Some(grown)), asked(None)), (0, 0));
     }
 }

@@ -134,9 +134,9 @@ pub enum ConnectError {
         source: Option<Box<ConnectError>>,
     },
     /// The broker is silent although it was asked for something. The connection may still come back; another one is being made.
-    #[error("nothing has been heard of the broker for {waited:?}")]
+    #[error("nothing was heard of the broker for {waited:?} after it was asked for something")]
     Silent {
-        /// For how long.
+        /// For how long it was when another one was begun. Before it was asked, there may have been nothing to hear for longer.
         waited: Duration,
     },
     /// The broker is there, and takes no connection at present: it has no time for it, or no place. It said so at once, and the

@@ -335,10 +335,15 @@ pub struct ConsumerOptions {
     pub credit_bytes: u64,
 }
 
+impl ConsumerOptions {
+    /// Deliveries that the broker may send ahead of the application at most, where no number is given.
+    pub const CREDIT_EVENTS_GROWN: u64 = 65_536;
+}
+
 /// Credit on any path, and to where it grows by itself.
 pub(crate) const CREDIT_EVENTS: u64 = 4_096;
 pub(crate) const CREDIT_BYTES: u64 = 8 * 1024 * 1024;
-pub(crate) const CREDIT_EVENTS_GROWN: u64 = 65_536;
+pub(crate) const CREDIT_EVENTS_GROWN: u64 = ConsumerOptions::CREDIT_EVENTS_GROWN;
 pub(crate) const CREDIT_BYTES_GROWN: u64 = 32 * 1024 * 1024;
 
 /// The certificates in `pem`: at least one.
