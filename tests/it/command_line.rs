@@ -198,10 +198,10 @@ async fn the_data_directory_says_where_both_doors_of_its_broker_are() -> anyhow:
 }
 
 /// A process that ends with the test.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
-    fn new(mut command: Command) -> anyhow::Result<Self> {
+    pub(crate) fn new(mut command: Command) -> anyhow::Result<Self> {
         Ok(Self(command.spawn()?))
     }
 
@@ -209,7 +209,7 @@ impl Running {
         Ok(kill_process(Pid::from_child(&self.0), signal)?)
     }
 
-    async fn code(&mut self) -> anyhow::Result<i32> {
+    pub(crate) async fn code(&mut self) -> anyhow::Result<i32> {
         let status = wait_for("the command to end", async || Ok(self.0.try_wait()?)).await?;
         Ok(status.code().unwrap_or(-1))
     }

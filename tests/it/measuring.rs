@@ -1,12 +1,16 @@
 //! What a client and its broker say of the connection between them, over real sockets.
 
-use std::net::UdpSocket;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::Context;
 use serde_json::Value;
-use tidegate_tests::{BrokerProcess, Setup, within};
+use tidegate_client::{LinkTest, MeasureError};
+use tidegate_tests::{BrokerProcess, Setup, wait_for, within};
+use tokio::sync::mpsc;
 
+use crate::command_line::Running;
 use crate::support::publish;
 
 #[tokio::test]
@@ -105,7 +109,9 @@ async fn a_link_is_tested_for_people_and_for_scripts() -> anyhow::Result<()> {
         "down ",
         "largest datagram ",
         "change of port ",
-        "to set ",
+        "compression ",
+        "traffic ",
+        "advice ",
     ] {
         assert!(
             told.lines().any(|line| line.starts_with(row)),
@@ -136,6 +142,140 @@ async fn who_has_no_right_is_refused_and_who_gets_no_answer_is_told() -> anyhow:
     assert!(
         told.contains(&format!("no answer from {address}")),
         "{told}"
+    );
+    Ok(())
+}
+
+/// A command that runs, and what it says on standard error.
+struct Heard {
+    command: Running,
+    said: mpsc::UnboundedReceiver<String>,
+}
+
+impl Heard {
+    fn start(mut command: Command) -> anyhow::Result<Self> {
+        command.stderr(Stdio::piped());
+        let mut command = Running::new(command)?;
+        let stderr = command.0.stderr.take().context("it is piped")?;
+        let (sender, said) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // Nobody may listen any more.
+                let _ = sender.send(line);
+            }
+        });
+        Ok(Self { command, said })
+    }
+
+    // Reads until a line begins so.
+    async fn says(&mut self, beginning: &str) -> anyhow::Result<String> {
+        within(beginning, async {
+            loop {
+                let line = self.said.recv().await.context("it has ended")?;
+                if line.starts_with(beginning) {
+                    return Ok(line);
+                }
+            }
+        })
+        .await
+    }
+
+    // With which code it ends, and what else it says.
+    async fn ends(mut self) -> anyhow::Result<(i32, String)> {
+        within("the command to end", async {
+            let mut said = String::new();
+            while let Some(line) = self.said.recv().await {
+                said = said + &line + "\n";
+            }
+            Ok((self.command.code().await?, said))
+        })
+        .await
+    }
+}
+
+// A test as that of a command of the same principal. There may have been one just now.
+async fn hold_a_test(client: &tidegate_client::Client) -> anyhow::Result<LinkTest> {
+    wait_for("a test", async || match client.link_test().await {
+        Ok(test) => Ok(Some(test)),
+        Err(MeasureError::Refused(refusal)) if refusal.retryable => Ok(None),
+        Err(error) => Err(error.into()),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_second_test_waits_for_the_first_and_a_broker_that_goes_meanwhile_is_told()
+-> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    let client = broker.client().await?;
+    let first = hold_a_test(&client).await?;
+    let mut second = Heard::start(broker.command_line(&["link-test", "--time", "100ms"])?)?;
+    let line = second.says("waiting: ").await?;
+    assert!(line.contains("is being tested already"), "{line}");
+    drop(first);
+    let (code, said) = second.ends().await?;
+    assert_eq!(code, 0, "{said}");
+
+    let _held = hold_a_test(&client).await?;
+    let arguments = ["link-test", "--timeout", "4s"];
+    let mut waits = Heard::start(broker.command_line(&arguments)?)?;
+    waits.says("waiting: ").await?;
+    broker.stop().await?;
+    let (code, said) = waits.ends().await?;
+    assert_eq!(code, 124, "{said}");
+
+    // What is known to take too long is not waited for.
+    broker.restart().await?;
+    let _held = hold_a_test(&client).await?;
+    let tested = output(broker.command_line(&["link-test", "--timeout", "1s"])?).await?;
+    let said = String::from_utf8_lossy(&tested.stderr);
+    assert_eq!(tested.status.code(), Some(124), "{said}");
+    assert!(said.contains("no turn to test within 1s: "), "{said}");
+    Ok(())
+}
+
+// Carries so many datagrams to `broker` and what comes back meanwhile, then nothing any more.
+async fn way_that_ends(broker: &str, datagrams: usize) -> anyhow::Result<SocketAddr> {
+    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+    let behind = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+    behind.connect(broker).await?;
+    let address = front.local_addr()?;
+    tokio::spawn(async move {
+        let (mut up, mut down) = (vec![0; 65_527], vec![0; 65_527]);
+        let mut left = datagrams;
+        let mut client = None;
+        loop {
+            tokio::select! {
+                Ok((length, from)) = front.recv_from(&mut up) => {
+                    client = Some(from);
+                    if left > 0 {
+                        left -= 1;
+                        let _ = behind.send(&up[..length]).await;
+                    }
+                }
+                Ok(length) = behind.recv(&mut down) => if let Some(client) = client && left > 0 {
+                    let _ = front.send_to(&down[..length], client).await;
+                }
+            }
+        }
+    });
+    Ok(address)
+}
+
+#[tokio::test]
+async fn a_test_ends_when_nothing_comes_any_more() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    // Enough to begin with; a hundred echoes take more.
+    let address = way_that_ends(broker.quic_addr(), 80).await?.to_string();
+    let arguments = ["link-test", &address, "--timeout", "4s", "--time", "10s"];
+    let mut tested = Heard::start(broker.command_line(&arguments)?)?;
+    let line = tested.says("waiting: ").await?;
+    assert_eq!(line, format!("waiting: nothing comes from {address}"));
+    let (code, said) = tested.ends().await?;
+    assert_eq!(code, 124, "{said}");
+    assert!(
+        said.contains("nothing came from the broker within 4s"),
+        "{said}"
     );
     Ok(())
 }

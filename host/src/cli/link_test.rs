@@ -1,7 +1,6 @@
 //! `tidegate link-test`: what the link to a broker carries, what it loses and reorders, and what is chosen on it, measured over a
 //! connection of its own with traffic that is no events. Nothing is changed by it.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,15 +8,19 @@ use anyhow::{Context, bail};
 use tidegate_client::{Client, LinkReport, LinkTest, MeasureError, Transfer};
 use tokio::time::{Instant, timeout};
 
-use self::findings::{AddressChange, Chosen, Direction, Findings, RoundTrips};
-use super::connect::connect;
+use self::findings::{AddressChange, Chosen, Direction, Findings, RoundTrips, Traffic};
+use self::watch::{Outage, Step, Steps, Watch};
+use super::connect::{CONNECT_TIMEOUT, Connected, connect_with};
 use super::connection_flags::{CertificateFlags, QuicFlags};
-use super::human_values;
+use super::obstacles::LinkWatch;
 use super::output::{self, OutputFlags};
-use super::time_limit::TimeLimit;
+use super::time_limit::{TimeIsOver, TimeLimit};
+use super::{human_values, wait_notices};
 
 mod advice;
+mod doubts;
 mod findings;
+mod watch;
 
 /// Echoes, and the fewest of them however long each takes.
 const ECHOES_MAX: usize = 100;
@@ -35,6 +38,16 @@ const TEST_WITHIN: Duration = Duration::from_secs(50);
 /// How long the broker may take to answer at a new address. Beyond six seconds the client connects anew.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long nothing may come once there is a connection, unless a flag says otherwise: so long that an outage can be told of, and shorter
+/// than it takes a connection to be given up.
+const SILENT_FOR: Duration = Duration::from_secs(20);
+
+/// How long a test may wait for its turn, unless a flag says otherwise. One before it takes a minute, and as much again until the next.
+const TURN_WITHIN: Duration = Duration::from_secs(300);
+
+/// How often it asks for its turn when the broker does not say when that is.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Address of the broker's QUIC listener; the same as --addr
@@ -43,7 +56,8 @@ pub(super) struct Args {
     /// How long to send in each direction, 10s at most. Fast links are done sooner
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = transfer_ms)]
     time: u64,
-    /// Give up when there is no connection for so long (exit code 124) [default: 5s]
+    /// Give up (exit code 124) when for so long there is no connection, nothing comes, or it is not this test's turn [default: 5s for a
+    /// connection, 20s while nothing comes, 5m for the turn]
     #[arg(long, value_name = "TIME", value_parser = human_values::duration_ms)]
     timeout: Option<u64>,
     #[command(flatten)]
@@ -52,6 +66,29 @@ pub(super) struct Args {
     quic: QuicFlags,
     #[command(flatten)]
     certificates: CertificateFlags,
+}
+
+/// How long it waits for what.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    connection: TimeLimit,
+    silence: TimeLimit,
+    turn: TimeLimit,
+    /// Of an answer at a new address, which is no failure of the test.
+    address_change: Duration,
+}
+
+impl Limits {
+    fn of(timeout_ms: Option<u64>) -> Self {
+        let given = timeout_ms.map(Duration::from_millis);
+        let or = |default| TimeLimit::after(given.unwrap_or(default));
+        Self {
+            connection: or(CONNECT_TIMEOUT),
+            silence: or(SILENT_FOR),
+            turn: or(TURN_WITHIN),
+            address_change: ANSWERS_WITHIN.min(given.unwrap_or(ANSWERS_WITHIN)),
+        }
+    }
 }
 
 fn transfer_ms(text: &str) -> Result<u64, String> {
@@ -63,29 +100,18 @@ fn transfer_ms(text: &str) -> Result<u64, String> {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let quic = args.quic.clone().at(args.address.clone());
-    let limit = TimeLimit::new(args.timeout);
-    let broker = connect(&quic, &args.certificates, limit).await?;
-    let begun = begin(&broker.client).await;
-    let mut test = begun.map_err(|error| match error {
-        MeasureError::Unsupported => anyhow::Error::new(error)
-            .context("this broker is older than `tidegate link-test`; renew it, or test with `tidegate bench` beside it"),
-        error => error.into(),
-    })?;
+    let limits = Limits::of(args.timeout);
+    let (broker, mut test) = begin(&args, limits).await?;
     let within = Duration::from_millis(args.time);
-    let measured = timeout(TEST_WITHIN, measure(&mut test, within)).await;
-    let Ok(measured) = measured else {
-        bail!(
-            "the test was not done within {TEST_WITHIN:?}; try a shorter --time, since what is sent has to arrive as well"
-        );
-    };
-    let mut findings = measured.context("the test was broken off")?;
-    say("changing the port of this end");
-    findings.address_change = change_address(&mut test).await;
+    let (mut findings, outages) = watched(&broker, &mut test, within, limits).await?;
+    findings.outages = outages;
+    findings.address_change = change_address(&mut test, limits.address_change).await;
     findings.broker = broker
         .client
         .address()
         .unwrap_or_else(|| findings.broker.clone());
+    findings.traffic = Traffic::of(&test.counted_here().now());
+    findings.doubts = doubts::doubts(&findings);
     findings.advice = advice::advice(&findings);
     drop(test);
     broker.client.close().await;
@@ -93,36 +119,108 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-// Begins a test; after one before it, when the broker says that it may. It waits once: somebody may go on testing with the same rights.
-async fn begin(client: &Client) -> Result<LinkTest, MeasureError> {
-    let refusal = match client.link_test().await {
-        Err(MeasureError::Refused(refusal)) => refusal,
-        begun => return begun,
-    };
-    let Some(wait) = refusal.retry_after else {
-        return Err(MeasureError::Refused(refusal));
-    };
-    // For scripts as well: it may take a minute.
-    output::note(&refusal.message);
-    tokio::time::sleep(wait).await;
-    client.link_test().await
-}
-
-// Only for who watches.
-fn say(what: &str) {
-    if std::io::stderr().is_terminal() {
-        output::note(what);
+// Begins a test when the broker lets it: one of the same principal may be under way, or have been just now. Each try has a connection of
+// its own, so that while it waits nothing is there that could be lost, and that a broker would have to keep.
+async fn begin(args: &Args, limits: Limits) -> anyhow::Result<(Connected, LinkTest)> {
+    let quic = args.quic.clone().at(args.address.clone());
+    let begun = Instant::now();
+    let mut said = None;
+    loop {
+        // What was counted of a connection is of that one alone, so there is no other to go on with.
+        let connecting = connect_with(&quic, &args.certificates, limits.connection, |options| {
+            options.reconnect(false)
+        });
+        let broker = connecting.await?;
+        let (why, wait) = match open(&broker.client, limits.silence).await? {
+            Opened::Test(test) => return Ok((broker, test)),
+            Opened::NotYet { why, after } => (why, after),
+        };
+        broker.client.close().await;
+        let wait = wait.unwrap_or(ASK_EVERY);
+        // When it is known to come too late, there is nothing to wait for.
+        limits
+            .turn
+            .check(begun.elapsed() + wait, "no turn to test", Some(&why))?;
+        if said.as_ref() != Some(&why) {
+            output::note(&format!("waiting: {why}"));
+        }
+        said = Some(why);
+        tokio::time::sleep(wait).await;
     }
 }
 
-async fn measure(test: &mut LinkTest, within: Duration) -> Result<Findings, MeasureError> {
-    say("measuring round trips");
+enum Opened {
+    Test(LinkTest),
+    NotYet {
+        why: String,
+        after: Option<Duration>,
+    },
+}
+
+// Asks for a test. Says why it waits for the answer.
+async fn open(client: &Client, limit: TimeLimit) -> anyhow::Result<Opened> {
+    let asked = Instant::now();
+    let mut link = LinkWatch::new(client);
+    let opened = tokio::select! {
+        opened = limit.of("no answer from the broker", client.link_test()) => opened?,
+        never = wait_notices::say_why(|| Some(link.silence(asked.elapsed()))) => match never {},
+    };
+    Ok(match opened {
+        Ok(test) => Opened::Test(test),
+        Err(MeasureError::Refused(refusal)) if refusal.retryable => Opened::NotYet {
+            why: refusal.message,
+            after: refusal.retry_after,
+        },
+        // It went away before anything was measured.
+        Err(error @ (MeasureError::Lost(_) | MeasureError::Connection(_))) => Opened::NotYet {
+            why: error.to_string(),
+            after: None,
+        },
+        Err(error @ MeasureError::Unsupported) => {
+            return Err(anyhow::Error::new(error).context(
+                "this broker is older than `tidegate link-test`; renew it, or test with `tidegate bench` beside it",
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    })
+}
+
+// What is found but for the change of the address, and when nothing came meanwhile.
+async fn watched(
+    broker: &Connected,
+    test: &mut LinkTest,
+    within: Duration,
+    limits: Limits,
+) -> anyhow::Result<(Findings, Vec<Outage>)> {
+    let steps = Steps::new();
+    let mut watch = Watch::new(&steps, &broker.client, test.counted_here(), limits.silence);
+    let measured = tokio::select! {
+        measured = timeout(TEST_WITHIN, measure(test, within, &steps)) => measured,
+        over = watch.look_on() => return Err(TimeIsOver::into(over)),
+    };
+    let Ok(measured) = measured else {
+        bail!(
+            "the test was not done within {TEST_WITHIN:?}; try a shorter --time, since what is sent has to arrive as well"
+        );
+    };
+    Ok((
+        measured.context("the test was broken off")?,
+        watch.outages(),
+    ))
+}
+
+async fn measure(
+    test: &mut LinkTest,
+    within: Duration,
+    steps: &Steps,
+) -> Result<Findings, MeasureError> {
+    steps.begin(Step::RoundTrips);
     let round_trips = round_trips(test, within).await?;
     let before = test.report().await?;
-    say("sending to the broker");
+    steps.begin(Step::Up);
     let up = test.send(BYTES_MAX, within).await?;
     let between = test.report().await?;
-    say("receiving from the broker");
+    steps.begin(Step::Down);
     let down = test.receive(BYTES_MAX, within).await?;
     // What is on its way still arrives, or is lost.
     test.echo().await?;
@@ -156,19 +254,17 @@ fn found(
     // Each end as it was when it had just sent; what was lost is of the whole test, with all that was late.
     let sending = |transfer, losses, sender| Direction::new(transfer, losses, sender);
     Findings {
-        broker: String::new(),
         client_address: after.broker.peer_address.map(|address| address.to_string()),
         round_trip: RoundTrips::of(round_trips),
         up: sending(up, all.up(), &between.here),
         down: sending(down, all.down(), &after.broker),
-        address_change: AddressChange::default(),
         chosen: Chosen::from(test.settings()),
-        advice: Vec::new(),
+        ..Findings::default()
     }
 }
 
 // Whether the connection outlives a change of this end's port, as after one of its address or of a NAT's mind.
-async fn change_address(test: &mut LinkTest) -> AddressChange {
+async fn change_address(test: &mut LinkTest, within: Duration) -> AddressChange {
     let before = match test.report().await {
         Ok(report) => report.broker.peer_address,
         Err(error) => return AddressChange::not_tried(&error),
@@ -177,14 +273,14 @@ async fn change_address(test: &mut LinkTest) -> AddressChange {
         return AddressChange::not_tried(&error);
     }
     let begun = Instant::now();
-    let answered = timeout(ANSWERS_WITHIN, async {
+    let answered = timeout(within, async {
         test.echo().await?;
         Ok::<_, MeasureError>((begun.elapsed(), test.report().await?))
     });
     match answered.await {
         Ok(Ok((took, report))) => AddressChange::kept(before, report.broker.peer_address, took),
         Ok(Err(error)) => not_answered(&error),
-        Err(_) => AddressChange::lost(&format!("no answer within {ANSWERS_WITHIN:?}")),
+        Err(_) => AddressChange::lost(&format!("no answer within {within:?}")),
     }
 }
 
@@ -201,6 +297,20 @@ mod tests {
     use tidegate_client::{ErrorCode, Refusal};
 
     use super::*;
+
+    #[test]
+    fn what_the_user_says_holds_for_every_wait() {
+        let given = Limits::of(Some(1_500));
+        let all = [given.connection, given.silence, given.turn];
+        let wanted = Duration::from_millis(1_500);
+        assert!(all.iter().all(|limit| limit.get() == Some(wanted)));
+        assert_eq!(given.address_change, wanted);
+        assert_eq!(Limits::of(Some(60_000)).address_change, ANSWERS_WITHIN);
+        let default = Limits::of(None);
+        assert_eq!(default.connection.get(), Some(CONNECT_TIMEOUT));
+        assert_eq!(default.silence.get(), Some(SILENT_FOR));
+        assert_eq!(default.turn.get(), Some(TURN_WITHIN));
+    }
 
     #[test]
     fn a_broker_that_ends_the_test_has_not_lost_the_connection() {

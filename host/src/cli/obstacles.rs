@@ -43,15 +43,9 @@ impl<'a> LinkWatch<'a> {
 
     /// What is in the way, after nothing has happened for `quiet`.
     pub(super) fn obstacle(&mut self, quiet: Duration) -> Option<String> {
-        if let Some(address) = self.client.address()
-            && self.address.as_ref() != Some(&address)
-        {
-            self.port = PortWatch::new(&address);
-            self.address = Some(address);
-        }
-        let address = self.address.clone().unwrap_or_default();
         let trouble = self.client.trouble();
-        let is_closed = (trouble.is_some() || quiet >= QUIET) && self.port.is_closed();
+        let is_closed = self.is_closed(quiet);
+        let address = self.address();
         match (trouble, is_closed) {
             (_, true) => Some(format!(
                 "nothing listens at {address} any more; connecting again once the broker is back"
@@ -64,6 +58,32 @@ impl<'a> LinkWatch<'a> {
             }
             (None, false) => None,
         }
+    }
+
+    /// What is in the way of one connection that is not made anew, when nothing has come over it for `quiet`.
+    pub(super) fn silence(&mut self, quiet: Duration) -> String {
+        let is_closed = self.is_closed(quiet);
+        let address = self.address();
+        match is_closed {
+            true => format!("nothing listens at {address} any more"),
+            false => format!("nothing comes from {address}"),
+        }
+    }
+
+    // Where the broker is, or was when it was last connected to.
+    fn address(&self) -> &str {
+        self.address.as_deref().unwrap_or_default()
+    }
+
+    // Whether nothing listens there any more, after nothing has happened for `quiet`.
+    fn is_closed(&mut self, quiet: Duration) -> bool {
+        if let Some(address) = self.client.address()
+            && self.address.as_ref() != Some(&address)
+        {
+            self.port = PortWatch::new(&address);
+            self.address = Some(address);
+        }
+        (quiet >= QUIET || self.client.trouble().is_some()) && self.port.is_closed()
     }
 }
 

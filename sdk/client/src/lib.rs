@@ -60,7 +60,7 @@ pub use error::{
     SubscribeError,
 };
 pub use event::Event;
-pub use measure::{LinkTest, Meter, PathSettings, Transfer};
+pub use measure::{CountedHere, LinkTest, Meter, PathSettings, Transfer};
 pub use options::{ClientOptions, ConsumerOptions, Identity, PublisherOptions};
 pub use publisher::{PublishTicket, Published, Publisher};
 pub use tidegate_wire::PATH_PROBE_ID;

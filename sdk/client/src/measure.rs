@@ -3,9 +3,10 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_wire::counters::LinkReport;
+use tidegate_wire::counters::{ConnectionCounters, LinkReport};
 use tidegate_wire::stream::{Connection, LONG_PATH};
 
 use self::stream::{AnyMeasureStream, MeasureStream};
@@ -41,6 +42,10 @@ pub struct LinkTest {
     publish_credit: (u64, u32),
 }
 
+/// What this end has counted of the connection of a [test](LinkTest), to be looked at while the test goes on.
+#[derive(Clone)]
+pub struct CountedHere(Arc<dyn Fn() -> ConnectionCounters + Send + Sync>);
+
 /// What went in one direction during a [test](LinkTest).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -70,6 +75,8 @@ pub struct PathSettings {
     pub send_window_bytes_free: u64,
     /// The most that may wait.
     pub send_window_bytes_max: u64,
+    /// Whether the broker takes events that are compressed. One that takes none sends none.
+    pub takes_compressed: bool,
 }
 
 impl Meter {
@@ -149,6 +156,12 @@ impl LinkTest {
         self.stream.receive(bytes_max, within).await
     }
 
+    /// What this end has counted, for who looks after the connection meanwhile.
+    #[must_use]
+    pub fn counted_here(&self) -> CountedHere {
+        CountedHere(self.stream.counted_here())
+    }
+
     /// Goes on over another port of this machine, as if its address had changed. Whether the broker is heard of again, the next
     /// [`echo`](Self::echo) tells.
     ///
@@ -173,7 +186,24 @@ impl LinkTest {
             small_batches_max: small_batches_max(round_trip),
             send_window_bytes_free: transport.send_window_bytes_free,
             send_window_bytes_max: transport.send_window_bytes_max,
+            takes_compressed: self.stream.takes_compressed(),
         }
+    }
+}
+
+impl CountedHere {
+    /// As it is now.
+    #[must_use]
+    pub fn now(&self) -> ConnectionCounters {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for CountedHere {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("CountedHere")
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What whoever runs the broker, or writes the client, should set on a link, or know of it. Pure: from what was found. What is chosen
+//! What whoever runs the broker, or writes the client, should set on a link or look at. Pure: from what was found. What is chosen
 //! by itself and fits is not spoken of.
 
 use super::findings::{Direction, Findings, Outcome};
@@ -53,7 +53,7 @@ pub(super) fn advice(found: &Findings) -> Vec<String> {
     advice.extend(of_path("down", down));
     if found.address_change.outcome == Outcome::Lost {
         advice.push(
-            "nothing, but know that a connection does not outlive a change of the client's address here: clients connect anew, which takes them some seconds"
+            "a connection does not outlive a change of the client's address here: nothing is to be set, but clients connect anew then, which takes them some seconds"
                 .to_owned(),
         );
     }
@@ -64,19 +64,19 @@ fn of_path(way: &str, direction: &Direction) -> Vec<String> {
     let mut advice = Vec::new();
     if direction.lost_percent >= LOST_PERCENT {
         advice.push(format!(
-            "nothing, but look at the link: {:.1} % of the datagrams {way} are lost",
+            "look at the link: it loses {:.1} % of the datagrams {way}",
             direction.lost_percent
         ));
     }
     if direction.late_percent >= LATE_PERCENT {
         advice.push(format!(
-            "nothing, but look at the link: {:.1} % of the datagrams {way} come so late that they are sent again, as where packets overtake each other",
+            "look at the link: {:.1} % of the datagrams {way} come so late that they are sent again, as where packets overtake each other",
             direction.late_percent
         ));
     }
     if direction.mtu <= MTU_MIN {
         advice.push(format!(
-            "nothing, but look at the MTU of the link: datagrams {way} have {} bytes, the least that QUIC works with, unless a test with a longer --time finds more",
+            "look at the MTU of the link: datagrams {way} have {} bytes, the least that QUIC works with; a test with a longer --time may find more",
             direction.mtu
         ));
     }
@@ -98,8 +98,6 @@ mod tests {
             ..Direction::default()
         };
         Findings {
-            broker: "b:1".to_owned(),
-            client_address: None,
             round_trip: RoundTrips {
                 min_ms: round_trip_ms,
                 ..RoundTrips::default()
@@ -117,7 +115,7 @@ mod tests {
                 send_window_bytes_max: 32 << 20,
                 ..Chosen::default()
             },
-            advice: Vec::new(),
+            ..Findings::default()
         }
     }
 
@@ -160,7 +158,7 @@ mod tests {
             found.down.send_window_bytes = 31 << 20;
         };
         check(100.0, behind, None);
-        check(100.0, |found| found.up.lost_percent = 9.0, Some("lost"));
+        check(100.0, |found| found.up.lost_percent = 9.0, Some("loses"));
         check(100.0, |found| found.down.late_percent = 2.0, Some("late"));
         check(100.0, |found| found.down.mtu = 1_200, Some("MTU"));
         check(

@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde::Serialize;
 use tidegate_client::{ConnectionCounters, Losses, PathSettings, Transfer};
 
+use super::watch::Outage;
 use crate::cli::{human_values, output};
 
 /// All of it. What a field is called and means does not change.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
     /// Where the broker is.
     pub(super) broker: String,
@@ -22,8 +23,21 @@ pub(super) struct Findings {
     pub(super) down: Direction,
     pub(super) address_change: AddressChange,
     pub(super) chosen: Chosen,
-    /// What its user should set or know.
+    /// When nothing came from the broker.
+    pub(super) outages: Vec<Outage>,
+    /// All that the test took.
+    pub(super) traffic: Traffic,
+    /// Why some of the numbers may be wrong.
+    pub(super) doubts: Vec<String>,
+    /// What its user should set.
     pub(super) advice: Vec<String>,
+}
+
+/// What went over the link in all, with what was sent again and what is around it: bytes of UDP payload.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(super) struct Traffic {
+    pub(super) sent_bytes: u64,
+    pub(super) received_bytes: u64,
 }
 
 /// Of a few bytes each, while nothing else was under way.
@@ -90,6 +104,18 @@ pub(super) struct Chosen {
     /// What may wait at an end to be sent or acknowledged: always, and at most, as far as what all connections share goes.
     pub(super) send_window_bytes_free: u64,
     pub(super) send_window_bytes_max: u64,
+    /// Whether the broker takes compressed events, and so sends some, where it pays.
+    pub(super) takes_compressed: bool,
+}
+
+impl Traffic {
+    /// Of what this end has counted.
+    pub(super) fn of(here: &ConnectionCounters) -> Self {
+        Self {
+            sent_bytes: here.bytes_sent,
+            received_bytes: here.bytes_received,
+        }
+    }
 }
 
 impl RoundTrips {
@@ -211,6 +237,7 @@ impl From<PathSettings> for Chosen {
             small_batches_max: settings.small_batches_max as u64,
             send_window_bytes_free: settings.send_window_bytes_free,
             send_window_bytes_max: settings.send_window_bytes_max,
+            takes_compressed: settings.takes_compressed,
         }
     }
 }
@@ -234,11 +261,11 @@ impl Findings {
             ..
         } = &self.chosen;
         let (up, down, bytes) = (&self.up, &self.down, human_values::bytes);
-        let advice = match self.advice.is_empty() {
-            true => "nothing".to_owned(),
-            false => self.advice.join("\n"),
+        let or = |lines: &[String], none: &str| match lines.is_empty() {
+            true => none.to_owned(),
+            false => lines.join("\n"),
         };
-        output::details(vec![
+        let mut rows = vec![
             ("broker", self.broker.clone()),
             ("seen as", self.client_address.clone().unwrap_or_default()),
             (
@@ -279,8 +306,39 @@ impl Findings {
                     bytes(*batch_bytes_max)
                 ),
             ),
-            ("to set", advice),
-        ])
+            ("compression", self.compression()),
+            (
+                "traffic",
+                format!(
+                    "{} sent and {} received by this test, with all that is around it and was sent again",
+                    bytes(self.traffic.sent_bytes),
+                    bytes(self.traffic.received_bytes)
+                ),
+            ),
+            ("not sure", or(&self.doubts, "")),
+            ("advice", or(&self.advice, "nothing is to be set")),
+        ];
+        rows.retain(|(_, said)| !said.is_empty());
+        output::details(rows)
+    }
+
+    // What the traffic of a test would be packed to says nothing of events.
+    fn compression(&self) -> String {
+        let Chosen {
+            long_path_from_ms,
+            takes_compressed,
+            ..
+        } = self.chosen;
+        if !takes_compressed {
+            return "off at the broker, in both directions".to_owned();
+        }
+        let here = match self.round_trip.min_ms >= long_path_from_ms {
+            true => "events are compressed here where that pays",
+            false => "events are not compressed here",
+        };
+        format!(
+            "by auto, {here} (it begins at a round trip of {long_path_from_ms} ms); how small they get is not tested, since it depends on them"
+        )
     }
 }
 

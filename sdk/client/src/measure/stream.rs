@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use prost::Message;
-use tidegate_wire::counters::LinkReport;
+use tidegate_wire::counters::{ConnectionCounters, LinkReport};
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::measure_answer::Answer;
 use tidegate_wire::pb::measure_command::Command;
@@ -54,11 +54,16 @@ pub(super) trait AnyMeasureStream: Send {
     fn path(&self) -> (Duration, usize);
 
     fn settings(&self) -> TransportSettings;
+
+    fn takes_compressed(&self) -> bool;
+
+    fn counted_here(&self) -> Arc<dyn Fn() -> ConnectionCounters + Send + Sync>;
 }
 
 pub(super) struct MeasureStream<C: Connection> {
     frames: FrameStream<C>,
     connection: C,
+    takes_compressed: bool,
     /// Echoes are told apart by their number.
     echoes: u64,
     _runs: (TaskTrackerToken, TaskTrackerToken),
@@ -86,6 +91,7 @@ impl<C: Connection> MeasureStream<C> {
         let mut stream = Self {
             frames: frames.map_err(lost)?,
             connection,
+            takes_compressed: established.takes_compact,
             echoes: 0,
             _runs: (established.streams.token(), established.meters.token()),
         };
@@ -252,6 +258,15 @@ impl<C: Connection> AnyMeasureStream for MeasureStream<C> {
 
     fn settings(&self) -> TransportSettings {
         self.connection.settings()
+    }
+
+    fn takes_compressed(&self) -> bool {
+        self.takes_compressed
+    }
+
+    fn counted_here(&self) -> Arc<dyn Fn() -> ConnectionCounters + Send + Sync> {
+        let connection = self.connection.clone();
+        Arc::new(move || connection.counters())
     }
 }
 
