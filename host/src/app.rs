@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Listeners};
@@ -25,6 +25,7 @@ use crate::config::{Config, ContextFolder, Endpoints};
 use crate::disk::{self, Access, FileSystem as _, RealFileSystem, read_whole, replace};
 use crate::net::{self, NetHandle};
 use crate::plugin::{Plugins, bundled};
+use crate::runtime::executor;
 use crate::runtime::unwaited::unwaited_for;
 use crate::runtime::{Clock, Random, Spawner};
 use crate::store::{self, StoreOptions};
@@ -287,13 +288,12 @@ async fn read_store(config: &Config, shared: &Shared) -> anyhow::Result<Recovere
         ..store_options(config)
     };
     let producers_max = usize_of(config.limits.producers_max);
-    let readable = tokio::task::spawn_blocking(move || {
+    let readable = executor::blocking(move || {
         let examined = store::examine(&dir, options, Arc::new(RealFileSystem))?;
         RecoveredStore::of(examined, producers_max).map_err(anyhow::Error::from)
     });
-    readable
-        .await
-        .context("opening the store was interrupted")?
+    let read = readable.await;
+    read.map_err(|why| anyhow!("opening the store was interrupted: {why}"))?
 }
 
 // Creates a folder, its parents included, so that a power cut does not take it away again with what is put into it.

@@ -3,11 +3,13 @@
 
 pub(crate) mod blocking_threads;
 pub(crate) mod clock;
+pub(crate) mod executor;
 pub(crate) mod patience;
 pub(crate) mod random;
 pub(crate) mod spawn;
 pub(crate) mod task_set;
 pub(crate) mod thread_priority;
+pub(crate) mod unfinished;
 pub(crate) mod unwaited;
 
 pub use blocking_threads::{MachineThreads, Threads};

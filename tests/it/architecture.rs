@@ -175,42 +175,59 @@ fn sessions_do_not_know_what_carries_them() {
     assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
-/// Ways to start something that nobody sees end, and who may use them: the one place that watches over what it starts, and
-/// those who wait for what they start and look at how it ended.
-const STARTED_UNSEEN: [(&str, &[&str]); 6] = [
-    ("tokio::spawn", &["runtime/spawn.rs"]),
+/// Ways to start something that nobody sees end, and to wait for it on a thread, and who may use them: the one place from which all of
+/// it reaches the machine. Who starts something there by itself watches over it, or waits for it and looks at how it ended.
+const STARTED_UNSEEN: [(&str, &[&str]); 7] = [
+    ("tokio::spawn", &[]),
     ("TaskTracker", &["runtime/spawn.rs"]),
     (
         "JoinSet",
         &["runtime/task_set.rs", "plugin/filter_group.rs"],
     ),
     ("thread::spawn", &[]),
-    (
-        "spawn_blocking",
-        &[
-            "runtime/spawn.rs",
-            // Before there is a Spawner; a panic is why the start is refused.
-            "app.rs",
-            "broker/start.rs",
-            // A panic goes on in whoever waits.
-            "broker/event_log/tail.rs",
-            // A panic is logged, and an answer.
-            "plugin/service.rs",
-        ],
-    ),
+    ("spawn_blocking", &["runtime/executor.rs"]),
+    ("block_on", &["runtime/executor.rs"]),
     (
         "thread::Builder",
         &[
+            "runtime/executor.rs",
             // What it ends costs log lines, which are counted then; and it has to run before there is a Spawner.
             "telemetry/log_output.rs",
-            "runtime/spawn.rs",
-            "runtime/blocking_threads.rs",
+            // It goes on after a panic, and is woken as a thread.
             "plugin/engine.rs",
-            "plugin/compile_queue.rs",
-            // Its end is an answer, also after a panic.
-            "runtime/unwaited.rs",
         ],
     ),
+];
+
+/// Ways to hand something over to that place, and who does it.
+const STARTS: [&str; 4] = [
+    "executor::blocking",
+    "executor::thread",
+    "strand(",
+    "Workers",
+];
+const STARTS_BY_ITSELF: [(&str, &str); 12] = [
+    ("runtime/executor.rs", "it is that place"),
+    ("runtime/spawn.rs", "it watches over what it starts"),
+    ("runtime/task_set.rs", "so does it"),
+    ("runtime/blocking_threads.rs", "who has one started does"),
+    (
+        "runtime/unwaited.rs",
+        "its end is an answer, also after a panic",
+    ),
+    (
+        "app.rs",
+        "before there is a Spawner; a panic is why the start is refused",
+    ),
+    ("broker/start.rs", "likewise"),
+    (
+        "broker/event_log/tail.rs",
+        "a panic goes on in whoever waits",
+    ),
+    ("plugin/compile_queue.rs", "an end without an answer is one"),
+    ("plugin/filter_group.rs", "a panic is logged, and an answer"),
+    ("plugin/service.rs", "likewise"),
+    ("plugin/transformer.rs", "likewise"),
 ];
 
 #[test]
@@ -224,6 +241,17 @@ fn nothing_is_started_that_may_end_unseen() {
             if source.contains(way) && !places.contains(&path.as_str()) {
                 breaches.push(format!("{path} uses {way}; start it with a Spawner"));
             }
+        }
+        // So that none of its tasks goes past that place.
+        let by_sets = source.matches("tasks.spawn(").count();
+        if by_sets != source.matches("tasks.spawn(strand(").count() {
+            breaches.push(format!("{path} puts a task into a set that is no strand"));
+        }
+        let starts = STARTS.iter().any(|way| source.contains(way));
+        if starts != STARTS_BY_ITSELF.iter().any(|(file, _)| *file == path) {
+            breaches.push(format!(
+                "{path} starts something by itself, or it is listed and does not"
+            ));
         }
     }
     assert!(breaches.is_empty(), "{breaches:#?}");

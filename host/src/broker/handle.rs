@@ -7,7 +7,6 @@ mod plugins;
 mod queries;
 
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +32,7 @@ use crate::domain::{
 };
 use crate::locks;
 use crate::runtime::clock::Clock;
+use crate::runtime::executor::ThreadEnd;
 use crate::runtime::spawn::Spawner;
 use crate::state::catalog::Catalog;
 use crate::store::{StoreReader, StoreUsage};
@@ -89,7 +89,7 @@ pub(super) struct Inner {
     /// Ends routes, lanes and consumers, before the committer is closed.
     pub(super) shutdown: CancellationToken,
     /// Those of the committer and the checkpointer, until the shutdown waits for them.
-    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) threads: Mutex<Vec<ThreadEnd>>,
 }
 
 impl Broker {

@@ -7,7 +7,6 @@ mod recovered_store;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -49,7 +48,9 @@ use crate::locks;
 use crate::plugin::Plugins;
 use crate::plugin::bundled::BundledPlugin;
 use crate::runtime::clock::Clock;
-use crate::runtime::spawn::{Spawner, panicked};
+use crate::runtime::executor::{self, ThreadEnd};
+use crate::runtime::spawn::Spawner;
+use crate::runtime::unfinished::{Unfinished, panicked};
 use crate::state::catalog::Catalog;
 use crate::store::{Folders, Opened};
 use crate::telemetry::conditions::Conditions;
@@ -91,10 +92,10 @@ impl Broker {
         // Refused before anything of the store is changed.
         let files = PluginFiles::open(Arc::new(RealFileSystem), &options.plugins_dir)
             .map_err(StartError::PluginFiles)?;
-        let begun = tokio::task::spawn_blocking(move || readable.begin());
-        let begun = begun.await.map_err(|error| match error.try_into_panic() {
-            Ok(panic) => StartError::Fault(panicked(&*panic)),
-            Err(_) => StartError::Interrupted,
+        let begun = executor::blocking(move || readable.begin()).await;
+        let begun = begun.map_err(|unfinished| match unfinished {
+            Unfinished::Panicked(panic) => StartError::Fault(panicked(&*panic)),
+            Unfinished::Stopped => StartError::Interrupted,
         });
         let (mut opened, mut recovered) = begun??;
         say_recovered(&recovered, opened.clean);
@@ -329,7 +330,7 @@ struct Writers {
 impl Writers {
     // In threads of their own since they wait for the disk, and beside them who watches that. Those that run are in `threads`, whatever
     // is answered.
-    fn start(self, common: &Common, threads: &mut Vec<JoinHandle<()>>) -> Result<(), StartError> {
+    fn start(self, common: &Common, threads: &mut Vec<ThreadEnd>) -> Result<(), StartError> {
         let spawner = &common.spawner;
         let (inbox, shutdown) = (common.inbox.clone(), common.shutdown.clone());
         let watch = folder_watch::watch(self.folders, spawner.clone(), inbox, shutdown);

@@ -14,6 +14,7 @@ use super::compiler::{CompileLimits, Stop};
 use super::error::LoadError;
 use crate::domain::Digest;
 use crate::locks::lock;
+use crate::runtime::executor;
 
 /// How far a compilation steps back when cores are short: about a tenth of the share of everybody else. What the thread starts
 /// inherits that.
@@ -91,10 +92,8 @@ impl CompileQueue {
             span: Span::current(),
             _held: (held, turn),
         };
-        let thread = std::thread::Builder::new().name("compile".into());
-        thread
-            .spawn(move || work.span.clone().in_scope(|| work.run()))
-            .map_err(LoadError::not_started)?;
+        let run = move || work.span.clone().in_scope(|| work.run());
+        executor::thread("compile", run).map_err(LoadError::not_started)?;
         match tokio::time::timeout(limits.time, compiled).await {
             Ok(Ok(compiled)) => compiled,
             // It panicked, and the log says so.

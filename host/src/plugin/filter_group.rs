@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::part_outcome::PartOutcome;
@@ -30,6 +29,8 @@ use super::evaluation::{Evaluation, FilterFailure, InputEvent, RuleKey};
 use super::guest_fault::{Fault, FaultKind};
 use super::guest_setup::GuestSetup;
 use super::rule_names::RuleNames;
+use crate::runtime::executor::{WorkersHandle, strand};
+use crate::runtime::unfinished::Unfinished;
 
 // When to ask again after the broker itself had no instance left.
 const BUSY_RETRY: Duration = Duration::from_millis(100);
@@ -38,7 +39,7 @@ const BUSY_RETRY: Duration = Duration::from_millis(100);
 pub struct FilterGroup {
     group: Arc<Mutex<GroupState>>,
     rule_names: Arc<RuleNames>,
-    runtime: Handle,
+    workers: WorkersHandle,
     // As of the last batch.
     idle_at: Option<Instant>,
 }
@@ -105,7 +106,7 @@ struct BatchOutcome {
 }
 
 impl FilterGroup {
-    pub(super) fn new(setup: GuestSetup, runtime: Handle) -> Self {
+    pub(super) fn new(setup: GuestSetup, workers: WorkersHandle) -> Self {
         let rule_names = Arc::clone(&setup.rule_names);
         let group = GroupState {
             pause: setup.pause(),
@@ -119,7 +120,7 @@ impl FilterGroup {
         Self {
             group: Arc::new(Mutex::new(group)),
             rule_names,
-            runtime,
+            workers,
             idle_at: None,
         }
     }
@@ -144,7 +145,7 @@ impl FilterGroup {
         let group = Arc::clone(&self.group);
         let config: Arc<str> = config.into();
         let task = self
-            .runtime
+            .workers
             .spawn(async move { group.lock().await.add(key, &config).await });
         let added = finished(task).await;
         let added = added.unwrap_or(Err(ConfigureError::Stopped));
@@ -162,7 +163,7 @@ impl FilterGroup {
     pub async fn remove(&mut self, key: RuleKey) {
         let group = Arc::clone(&self.group);
         let task = self
-            .runtime
+            .workers
             .spawn(async move { group.lock().await.remove(key).await });
         finished(task).await;
         self.rule_names.forget(key);
@@ -180,7 +181,7 @@ impl FilterGroup {
         let group = Arc::clone(&self.group);
         let events: Arc<[InputEvent]> = events.into();
         let asked = rules.to_vec();
-        let task = self.runtime.spawn(async move {
+        let task = self.workers.spawn(async move {
             let mut group = group.lock().await;
             let evaluation = group.evaluate(&events, &asked).await;
             (evaluation, group.idle_at())
@@ -205,7 +206,7 @@ impl FilterGroup {
     /// Dropped before completion, they are given back all the same.
     pub async fn give_back_idle(&mut self, now: Instant) {
         let group = Arc::clone(&self.group);
-        let task = self.runtime.spawn(async move {
+        let task = self.workers.spawn(async move {
             let mut group = group.lock().await;
             group
                 .shards
@@ -225,7 +226,7 @@ impl FilterGroup {
         self.rule_names.set(key, subscription);
         let group = Arc::clone(&self.group);
         let config: Arc<str> = config.into();
-        let task = self.runtime.spawn(async move {
+        let task = self.workers.spawn(async move {
             let mut group = group.lock().await;
             group.remove(key).await;
             group.place(key, config);
@@ -433,7 +434,8 @@ impl GroupState {
     ) -> Vec<PortionDone> {
         let mut tasks = JoinSet::new();
         for work in work {
-            tasks.spawn(do_work(Arc::clone(&self.setup), work, Arc::clone(events)));
+            let done = do_work(Arc::clone(&self.setup), work, Arc::clone(events));
+            tasks.spawn(strand(done));
         }
         let mut results = Vec::new();
         while let Some(result) = tasks.join_next().await {
@@ -620,10 +622,10 @@ async fn do_work(
 }
 
 // None: the plugin service stopped, or the work panicked.
-pub(super) async fn finished<T>(task: JoinHandle<T>) -> Option<T> {
+pub(super) async fn finished<T>(task: impl Future<Output = Result<T, Unfinished>>) -> Option<T> {
     task.await
         .inspect_err(|error| {
-            if error.is_panic() {
+            if let Unfinished::Panicked(_) = error {
                 tracing::error!(%error, "work on a plugin thread panicked");
             }
         })

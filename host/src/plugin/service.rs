@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use tokio::runtime::{Handle, Runtime};
 use tracing::{Instrument as _, error_span};
 
 use super::checked_component::{CheckedComponent, Shared, check_kind};
@@ -24,17 +23,17 @@ use super::limits::{PluginLimits, PluginOptions};
 use super::transformer::Transformer;
 use crate::domain::{Digest, Owner, PluginWorld};
 use crate::locks::lock;
+use crate::runtime::executor::Workers;
 
 /// The plugin service: one engine, one epoch thread, and the threads that run guests. Dropping it stops them
 /// without waiting, also from async code; groups and transformers that outlive it answer that it stopped.
 pub struct Plugins {
+    // The first to go, before what they work with.
+    workers: Workers,
     options: PluginOptions,
     pub(super) shared: Arc<Shared>,
     registry: Mutex<BTreeMap<Digest, Arc<CheckedComponent>>>,
     compiler: CompileQueue,
-    // Some until dropped.
-    runtime: Option<Runtime>,
-    handle: Handle,
 }
 
 /// A plugin that can be used.
@@ -60,16 +59,14 @@ impl Plugins {
                 source,
             },
         )?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(options.worker_threads.max(1))
-            .thread_name("plugin")
-            .build()
-            .map_err(PluginStartError::Threads)?;
+        let worker_threads = options.worker_threads.max(1);
+        let workers =
+            Workers::start("plugin", worker_threads).map_err(PluginStartError::Threads)?;
         let shared = Shared {
             ticker: Ticker::start(&engine)?,
             engine,
             budget: InstanceBudget::new(Bounds::of(&options)),
-            worker_threads: options.worker_threads.max(1),
+            worker_threads,
             clock: options.clock.clone(),
             random: options.random.clone(),
             compiler: options.compiler.clone(),
@@ -77,12 +74,11 @@ impl Plugins {
             counters: Mutex::default(),
         };
         Ok(Arc::new(Self {
+            workers,
             options,
             shared: Arc::new(shared),
             registry: Mutex::new(BTreeMap::new()),
             compiler: CompileQueue::new(),
-            handle: runtime.handle().clone(),
-            runtime: Some(runtime),
         }))
     }
 
@@ -92,9 +88,8 @@ impl Plugins {
     ///
     /// The service is stopping.
     pub async fn digest(&self, bytes: Bytes) -> Result<Digest, LoadError> {
-        let task = self
-            .handle
-            .spawn_blocking(move || Digest(Sha256::digest(&bytes).into()));
+        let digest = move || Digest(Sha256::digest(&bytes).into());
+        let task = self.workers.handle().blocking(digest);
         finished(task).await.ok_or(LoadError::Stopped)
     }
 
@@ -186,7 +181,7 @@ impl Plugins {
         let config = config.to_owned();
         let limits = Arc::new(self.options.limits_for(label).clone());
         let account = self.shared.budget.account(label, digest);
-        let task = self.handle.spawn(async move {
+        let task = self.workers.handle().spawn(async move {
             let mut guest = Guest::new(&plugin, &limits, &account, Tenure::Passing).await?;
             guest
                 .configure(&config)
@@ -211,7 +206,7 @@ impl Plugins {
         let plugin = self.find(digest, PluginWorld::Filter)?;
         Ok(FilterGroup::new(
             self.setup(plugin, label),
-            self.handle.clone(),
+            self.workers.handle().clone(),
         ))
     }
 
@@ -232,7 +227,7 @@ impl Plugins {
             hands_over: true,
             ..self.setup(plugin, label)
         };
-        Ok(FilterGroup::new(setup, self.handle.clone()))
+        Ok(FilterGroup::new(setup, self.workers.handle().clone()))
     }
 
     /// The transform `digest`, configured for `subscription`, as log lines name it. `label` as for
@@ -256,7 +251,7 @@ impl Plugins {
             config.into(),
             subscription.into(),
             self.options.worker_threads,
-            self.handle.clone(),
+            self.workers.handle().clone(),
         )
         .await
     }
@@ -387,10 +382,6 @@ impl Plugins {
 impl Drop for Plugins {
     fn drop(&mut self) {
         self.shared.budget.close();
-        if let Some(runtime) = self.runtime.take() {
-            // Not waiting: this may be async code.
-            runtime.shutdown_background();
-        }
     }
 }
 

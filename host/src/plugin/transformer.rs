@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::abi;
@@ -20,6 +19,7 @@ use super::guest::{APPLY, Guest};
 use super::guest_fault::{Fault, FaultKind, clip};
 use super::guest_setup::GuestSetup;
 use crate::locks::lock;
+use crate::runtime::executor::WorkersHandle;
 
 // When to try again after the broker itself had no instance left.
 const BUSY_RETRY: Duration = Duration::from_millis(100);
@@ -103,7 +103,7 @@ pub enum TransformFailure {
 #[derive(Clone)]
 pub struct Transformer {
     shared: Arc<Shared>,
-    runtime: Handle,
+    workers: WorkersHandle,
 }
 
 struct Shared {
@@ -145,9 +145,9 @@ impl Transformer {
         config: Arc<str>,
         subscription: Arc<str>,
         parallel: usize,
-        runtime: Handle,
+        workers: WorkersHandle,
     ) -> Result<Self, ConfigureError> {
-        let task = runtime.spawn(async move {
+        let task = workers.spawn(async move {
             let first = Configured::new(&setup, &config).await?;
             let state = State {
                 window: BatchSize::default(),
@@ -171,7 +171,7 @@ impl Transformer {
         let shared = finished(task)
             .await
             .unwrap_or(Err(ConfigureError::Stopped))?;
-        Ok(Self { shared, runtime })
+        Ok(Self { shared, workers })
     }
 
     /// Transforms a batch; the answer has one entry for each event, in the same order. It has fewer, but at least one, when
@@ -184,7 +184,7 @@ impl Transformer {
         let shared = Arc::clone(&self.shared);
         let batch: Arc<[InputEvent]> = events.into();
         let task = self
-            .runtime
+            .workers
             .spawn(async move { shared.apply(&batch).await });
         finished(task).await.unwrap_or_else(|| {
             let stopped = || Err(untried("the plugin service is stopping", BUSY_RETRY));

@@ -7,6 +7,8 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
+use super::executor;
+
 /// Starts threads, and rests on the one that calls it.
 pub trait Threads: Debug + Send + Sync {
     /// Runs `run` on a thread of its own. It has to see to it itself that somebody learns of its end, and of its panic.
@@ -26,8 +28,7 @@ pub struct MachineThreads;
 
 impl Threads for MachineThreads {
     fn start(&self, name: &'static str, run: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-        thread::Builder::new().name(name.into()).spawn(run)?;
-        Ok(())
+        executor::thread(name, run).map(drop)
     }
 
     fn rest(&self, time: Duration) {

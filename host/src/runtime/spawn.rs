@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::JoinHandle;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -15,6 +14,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::executor::{self, ThreadEnd, strand};
+use super::unfinished::{Unfinished, panicked};
 use crate::telemetry::conditions::{Condition, Conditions};
 
 /// What a task is called, in the log and in `/readyz`.
@@ -136,9 +137,9 @@ impl Spawner {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, String> {
-        tokio::task::spawn_blocking(work).await.map_err(|error| {
-            let why = error.to_string();
-            if error.is_panic() {
+        executor::blocking(work).await.map_err(|unfinished| {
+            let why = unfinished.to_string();
+            if let Unfinished::Panicked(_) = unfinished {
                 panicked_serving(&self.conditions, name, &why);
             }
             why
@@ -150,20 +151,18 @@ impl Spawner {
     /// # Errors
     ///
     /// The system has no thread left.
-    pub fn thread(
+    pub(crate) fn thread(
         &self,
         name: &'static str,
         run: impl FnOnce() + Send + 'static,
-    ) -> io::Result<JoinHandle<()>> {
+    ) -> io::Result<ThreadEnd> {
         let this = self.clone();
-        std::thread::Builder::new()
-            .name(name.into())
-            .spawn(move || {
-                let ended = catch_unwind(AssertUnwindSafe(run));
-                if let Some(why) = this.unasked_end(ended) {
-                    this.died(name.into(), &why, RESTART);
-                }
-            })
+        executor::thread(name, move || {
+            let ended = catch_unwind(AssertUnwindSafe(run));
+            if let Some(why) = this.unasked_end(ended) {
+                this.died(name.into(), &why, RESTART);
+            }
+        })
     }
 
     /// Where what is wrong is said.
@@ -186,7 +185,7 @@ impl Spawner {
 
     // Boxed, since the runtime's hundred functions that handle a task are compiled for each type of one.
     fn start(&self, task: BoxFuture<'static, ()>) {
-        self.tasks.spawn(task);
+        self.tasks.spawn(strand(task));
     }
 
     fn unasked_end(&self, ended: Result<(), Box<dyn Any + Send>>) -> Option<String> {
@@ -211,18 +210,6 @@ pub fn panicked_serving(conditions: &Conditions, name: &'static str, why: &str) 
         "a task ended by a fault of its own; nothing else was touched"
     );
     conditions.count_panic(name.into());
-}
-
-/// What a panic says, in words.
-pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned());
-    match text {
-        Some(text) => format!("it panicked: {text}"),
-        None => "it panicked".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
-use super::spawn::{Spawner, panicked, panicked_serving};
+use super::executor::strand;
+use super::spawn::{Spawner, panicked_serving};
+use super::unfinished::panicked;
 use crate::telemetry::conditions::Conditions;
 
 /// The tasks.
@@ -36,7 +38,7 @@ impl<T: Send + 'static> TaskSet<T> {
                 .map_err(|panic| panicked_serving(&conditions, name, &panicked(&*panic)))
                 .ok()
         };
-        self.tasks.spawn(task.boxed());
+        self.tasks.spawn(strand(task.boxed()));
     }
 
     /// Tasks that run, or whose end was not heard of yet.

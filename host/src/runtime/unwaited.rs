@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::executor;
+
 /// Runs `work` on such a thread and answers it. Dropping the answer does not stop the work.
 ///
 /// # Errors
@@ -15,9 +17,8 @@ pub(crate) async fn unwaited<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
     let (done, answer) = oneshot::channel();
-    let thread = std::thread::Builder::new().name(name.into());
     // Who asked may have gone.
-    let started = thread.spawn(move || drop(done.send(work())));
+    let started = executor::thread(name, move || drop(done.send(work())));
     started.map_err(|error| format!("no thread can be started for it: {error}"))?;
     answer
         .await

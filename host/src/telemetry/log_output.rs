@@ -6,12 +6,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::metrics_registry::{Family, Kind};
-use crate::locks::{lock, waited};
+use crate::locks::{Signal, lock};
 
 /// Bytes of lines that wait. As much again may be under way to whoever reads: some ten thousand lines in all.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
@@ -33,9 +33,9 @@ pub struct Lines(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue>,
     // Tells the writer that something waits.
-    filled: Condvar,
+    filled: Signal,
     // Tells who waits for the end of a queue.
-    emptied: Condvar,
+    emptied: Signal,
     dropped: AtomicU64,
 }
 
@@ -152,8 +152,8 @@ impl Lines {
             if left.is_zero() || queue.writer == Some(thread::current().id()) {
                 return;
             }
-            let result = self.0.emptied.wait_timeout(queue, left);
-            queue = waited(result).0;
+            let emptied = &self.0.emptied;
+            queue = emptied.wait_timeout(&self.0.queue, queue, left);
         }
     }
 
@@ -208,8 +208,7 @@ impl Lines {
         queue.writing = false;
         while queue.waiting.is_empty() {
             self.0.emptied.notify_all();
-            let result = self.0.filled.wait(queue);
-            queue = waited(result);
+            queue = self.0.filled.wait(&self.0.queue, queue);
         }
         std::mem::swap(&mut queue.waiting, taken);
         queue.writing = true;

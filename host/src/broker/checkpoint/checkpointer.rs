@@ -24,7 +24,7 @@ use crate::broker::subscriptions::registry::Registry;
 use crate::broker::task_names::ROUTER;
 use crate::domain::{CommitNumber, Position, SubscriptionId, TopicId, TopicName};
 use crate::runtime::clock::Clock;
-use crate::runtime::thread_priority;
+use crate::runtime::{executor, thread_priority};
 use crate::state::GiveUpReason;
 use crate::state::release::Release;
 use crate::store::{BlockMeta, CheckpointError, Checkpoints, Folders, Loss, StoreReader};
@@ -141,7 +141,7 @@ impl Checkpointer {
         // It has until the journal is full, and what it takes from publishers and consumers on a busy machine they feel at once.
         // sled's threads are begun by this one and inherit it.
         thread_priority::give_way();
-        runtime.block_on(async { while self.turn().await {} });
+        executor::wait_on(runtime, async { while self.turn().await {} });
     }
 
     /// Waits until there is something to do, and does it. It blocks while it reads and writes. Answers whether there will be more;

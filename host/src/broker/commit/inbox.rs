@@ -7,7 +7,7 @@ mod company;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
@@ -20,7 +20,7 @@ use super::waiting_returns::Returns;
 use crate::broker::error::Unavailable;
 use crate::broker::subscriptions::effect_targets::AckSink;
 use crate::domain::{Position, SubscriptionId};
-use crate::locks::{lock, waited};
+use crate::locks::{Signal, lock};
 use crate::runtime::clock::Clock;
 use crate::state::CameBack;
 
@@ -36,7 +36,7 @@ const CONTROL_ITEMS_MAX: usize = 1_024;
 pub(crate) struct Inbox {
     clock: Clock,
     queues: Mutex<Queues>,
-    filled: Condvar,
+    filled: Signal,
     #[cfg(test)]
     filled_for_task: tokio::sync::Notify,
     publish_room: Arc<Semaphore>,
@@ -103,7 +103,7 @@ impl Inbox {
         Arc::new(Self {
             clock,
             queues: Mutex::default(),
-            filled: Condvar::new(),
+            filled: Signal::new(),
             #[cfg(test)]
             filled_for_task: tokio::sync::Notify::new(),
             publish_room: Arc::new(Semaphore::new(PUBLISH_COST_MAX)),
@@ -301,10 +301,10 @@ impl Inbox {
             let now = self.clock.instant();
             queues = match queues.wait(appetite, begin, now) {
                 None => return self.take_from(queues, appetite),
-                Some(Wait::Open) => waited(self.filled.wait(queues)),
+                Some(Wait::Open) => self.filled.wait(&self.queues, queues),
                 Some(Wait::Until(until)) => {
                     let timeout = until.saturating_duration_since(now);
-                    waited(self.filled.wait_timeout(queues, timeout)).0
+                    self.filled.wait_timeout(&self.queues, queues, timeout)
                 }
             };
         }

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 
 use crate::domain::{Block, Position};
 use crate::locks::{read, write};
+use crate::runtime::executor;
+use crate::runtime::unfinished::Unfinished;
 use crate::state::release::Release;
 use crate::store::{ReadError, StoreReader};
 
@@ -265,13 +267,11 @@ impl Drop for Releasing {
 async fn run_blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, ReadError> {
-    match tokio::task::spawn_blocking(read).await {
+    match executor::blocking(read).await {
         Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down and drops its blocking tasks; so is whoever waits for this.
-            Err(_) => std::future::pending().await,
-        },
+        Err(Unfinished::Panicked(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is shutting down and drops its blocking tasks; so is whoever waits for this.
+        Err(Unfinished::Stopped) => std::future::pending().await,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::broker::delivery::routes;
 use crate::broker::subscriptions::effect_targets::Start;
 use crate::broker::subscriptions::live_subscription::LiveSubscription;
 use crate::domain::{Name, SubscriptionId};
-use crate::runtime::spawn::panicked;
+use crate::runtime::unfinished::panicked;
 use crate::telemetry::conditions::Condition;
 use crate::telemetry::error_line::with_causes;
 

@@ -6,12 +6,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::options::FileJournalOptions;
 use crate::disk::{DIRECT_BYTES, File, FileSystem};
-use crate::locks::{lock, waited};
+use crate::locks::{Signal, lock};
 use crate::runtime::{Clock, Threads};
 use crate::store::file_names;
 
@@ -52,7 +52,7 @@ enum State {
 /// What the thread that fills a file is told, and what it answers.
 struct Filling {
     order: Mutex<Order>,
-    changed: Condvar,
+    changed: Signal,
 }
 
 struct Order {
@@ -151,7 +151,7 @@ impl Preparer {
                 stop: false,
                 ended: None,
             }),
-            changed: Condvar::new(),
+            changed: Signal::new(),
         });
         let (fs, threads) = (self.fs.clone(), self.threads.clone());
         let (path, bytes, end) = (self.path.clone(), self.bytes, EndOf(filling.clone()));
@@ -227,7 +227,7 @@ impl Filling {
         loop {
             match order.ended.take() {
                 Some(ended) => return ended,
-                None => order = waited(self.changed.wait(order)),
+                None => order = self.changed.wait(&self.order, order),
             }
         }
     }
@@ -236,7 +236,7 @@ impl Filling {
     fn goes_on_at(&self, at: u64) -> bool {
         let mut order = lock(&self.order);
         while at >= order.until && !order.stop {
-            order = waited(self.changed.wait(order));
+            order = self.changed.wait(&self.order, order);
         }
         !order.stop
     }

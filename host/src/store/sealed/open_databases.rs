@@ -1,10 +1,10 @@
 //! The pool of open sled databases. sled may bring everything that is read into memory and gives it back only when it is closed, so
 //! the number of open ones is what bounds memory. No file is named here; what a database holds is [`super::generation`]'s business.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::database::Database;
-use crate::locks::{lock, waited};
+use crate::locks::{Signal, lock};
 use crate::store::error::ReadError;
 
 /// Which database: generation and part.
@@ -18,7 +18,7 @@ pub(super) struct PartKey {
 pub(super) struct OpenDatabases {
     open_max: usize,
     state: Mutex<State>,
-    changed: Condvar,
+    changed: Signal,
 }
 
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl OpenDatabases {
         Self {
             open_max: open_max.max(2),
             state: Mutex::default(),
-            changed: Condvar::new(),
+            changed: Signal::new(),
         }
     }
 
@@ -138,7 +138,7 @@ impl OpenDatabases {
                     drop(state);
                     self.close(database, key);
                 }
-                None => drop(waited(self.changed.wait(state))),
+                None => drop(self.changed.wait(&self.state, state)),
             }
         }
     }
@@ -175,7 +175,7 @@ impl OpenDatabases {
             } else if let Some((database, key)) = state.take_idle() {
                 return Turn::Close(database, key);
             }
-            state = waited(self.changed.wait(state));
+            state = self.changed.wait(&self.state, state);
         }
     }
 
