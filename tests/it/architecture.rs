@@ -81,7 +81,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 const KNOWN_ONLY_IN: [(&str, &[&str]); 10] = [
     ("tidegate_wire", &["net", "domain/event.rs"]),
     ("tidegate_client", &["cli"]),
-    ("sled", &["store/sealed"]),
+    ("sled", &["store/sealed/database.rs"]),
     ("rand", &["runtime/random.rs"]),
     ("wasmtime", &["plugin"]),
     ("wasm_encoder", &["plugin/while_allocating"]),

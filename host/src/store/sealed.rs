@@ -118,7 +118,7 @@ impl Sealed {
     pub(super) fn topics(&self) -> Vec<(TopicId, u64)> {
         let generations = self.generations();
         let described = generations.iter().map(|one| &one.described);
-        startup::topics(&self.dir, described)
+        startup::topics(&*self.fs, &self.dir, described)
     }
 
     /// The block that contains `from`, or else the first one after it.
@@ -206,7 +206,7 @@ impl Sealed {
         (part, from): (usize, Position),
         since: u64,
     ) -> Result<Option<Block>, ReadError> {
-        let (troubles, pool) = (&self.troubles, &self.pool);
+        let (troubles, fs, pool) = (&self.troubles, &*self.fs, &self.pool);
         let holder = Holder::Part {
             generation: generation.described.info.id,
             part,
@@ -214,7 +214,7 @@ impl Sealed {
         if let Some(error) = troubles.known(holder, from) {
             return Err(error);
         }
-        let failed = match generation.block_in_part(pool, part, from) {
+        let failed = match generation.block_in_part(fs, pool, part, from) {
             Ok(found) => {
                 troubles.went_well(holder, from);
                 return Ok(found);
@@ -240,7 +240,7 @@ impl Sealed {
                 troubles.found(holder, &path, all, why, since)
             }
             PartError::At(why) => {
-                let end = generation.end_of_damage(pool, part, from);
+                let end = generation.end_of_damage(fs, pool, part, from);
                 let last = Position(end.0.saturating_sub(1)).max(from);
                 troubles.found(holder, &path, from..=last, why, since)
             }

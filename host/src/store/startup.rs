@@ -85,7 +85,7 @@ pub fn examine(
     let lock = lock.ok_or_else(|| OpenError::InUse {
         dir: dir.to_owned(),
     })?;
-    let sealed = sealed::examine(&*fs, dir)?;
+    let sealed = sealed::examine(&*fs, &*options.threads, dir)?;
     let evidence = Evidence {
         mark: sealed.mark(),
         durable_before: sealed.durable_before(),
@@ -203,7 +203,7 @@ impl Examined {
     /// passed over.
     #[must_use]
     pub fn sealed_topics(&self) -> Vec<(TopicId, u64)> {
-        self.sealed.topics(&self.dir)
+        self.sealed.topics(&*self.fs, &self.dir)
     }
 
     /// Opens the store: repairs what was accepted as lost, cuts off a torn end, and begins a new journal file.

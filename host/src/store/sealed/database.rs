@@ -1,7 +1,7 @@
 //! One sled database, as far as it can be trusted: what sled does when a disk fails or holds damage stays in here. sled
 //! panics on some of it, most of all while a database is closed (it syncs then, and unwraps the answer), so nothing of
-//! sled's runs, and nothing of it ends, but where a panic is caught. What is in a database is [`super::generation`]'s
-//! business.
+//! sled's runs, and nothing of it ends, but where a panic is caught. The only file that knows sled; what is in a
+//! database is [`super::generation`]'s business.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::generation_files::{self, DATABASE};
-use crate::disk::{FileSystem as _, RealFileSystem};
+use crate::disk::FileSystem;
 use crate::runtime::{MachineThreads, Threads as _};
 use crate::store::error::{DatabaseError, ReadError};
 
@@ -21,6 +21,9 @@ const SEGMENT_BYTES: usize = 2 << 20;
 /// What a database takes of the disk with next to nothing in it: a segment, and what sled keeps beside.
 pub(super) const EMPTY_BYTES: u64 = (SEGMENT_BYTES + (64 << 10)) as u64;
 const CACHE_BYTES: u64 = 16 << 20;
+// After so many bytes of values it is waited for that they are written. sled writes several segments at the same time, and
+// what the journal wants to write meanwhile stands behind all of them.
+const BURST_BYTES: usize = 1 << 20;
 // How often, and how far apart, an open that finds the file lock taken is tried again: a database that was just closed can hold it
 // for a moment, by the machine's time and not by any other.
 const OPEN_ATTEMPTS: u32 = 1000;
@@ -45,6 +48,9 @@ pub(super) struct Database {
     path: PathBuf,
 }
 
+/// A key or a value, as it is read.
+pub(super) type Value = sled::IVec;
+
 /// Keys with their values, rising.
 pub(super) struct Values<'a> {
     values: sled::Iter,
@@ -54,16 +60,16 @@ pub(super) struct Values<'a> {
 }
 
 impl Database {
-    /// A new, empty one.
-    pub(super) fn create(path: &Path) -> Result<Self, sled::Error> {
+    /// A new, empty one. Its folder and what is in it are made by sled, past `_fs`.
+    pub(super) fn create(_fs: &dyn FileSystem, path: &Path) -> Result<Self, DatabaseError> {
         let inner = written(path, || config(path).create_new(true).open())?;
         Ok(Self::new(inner, path))
     }
 
     /// One that was sealed.
-    pub(super) fn open(path: &Path) -> Result<Self, ReadError> {
+    pub(super) fn open(fs: &dyn FileSystem, path: &Path) -> Result<Self, ReadError> {
         // sled would begin an empty one.
-        match RealFileSystem.open(&path.join(DATABASE)) {
+        match fs.open(&path.join(DATABASE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(ReadError::damaged(
                     path,
@@ -72,13 +78,14 @@ impl Database {
             }
             other => other.map_err(ReadError::io(path))?,
         };
-        remove_unfinished_snapshots(path).map_err(ReadError::io(path))?;
+        remove_unfinished_snapshots(fs, path).map_err(ReadError::io(path))?;
         let mut attempts = 0;
         loop {
             attempts += 1;
             let opened = guarded(path, || Ok(config(path).open()))?;
             match opened {
                 Err(error) if is_locked(&error) && attempts < OPEN_ATTEMPTS => {
+                    // By sled's threads, for which no others stand.
                     MachineThreads.rest(OPEN_PAUSE);
                 }
                 other => {
@@ -114,8 +121,37 @@ impl Database {
         })
     }
 
-    /// Changes it.
-    pub(super) fn write(
+    /// Puts these keys in, with their values: first every key with an empty value, which splits the tree's pages while they are
+    /// small, then the values, each of which is then written about once. Inserting values at once writes every one about four
+    /// times, and the file becomes more than twice as long.
+    pub(super) fn insert_all(
+        &self,
+        batch: Vec<(impl AsRef<[u8]>, Vec<u8>)>,
+    ) -> Result<(), DatabaseError> {
+        let inserted = self.write(|tree| {
+            for (key, _) in &batch {
+                tree.insert(key, &[])?;
+            }
+            let mut unwritten = 0;
+            for (key, value) in batch {
+                unwritten += value.len();
+                tree.insert(key, value)?;
+                if unwritten >= BURST_BYTES {
+                    tree.flush()?;
+                    unwritten = 0;
+                }
+            }
+            Ok(())
+        });
+        Ok(inserted?)
+    }
+
+    /// Hands everything to the operating system. Not yet durable.
+    pub(super) fn flush(&self) -> Result<(), DatabaseError> {
+        Ok(self.write(|tree| tree.flush().map(|_| ()))?)
+    }
+
+    fn write(
         &self,
         write: impl FnOnce(&sled::Tree) -> Result<(), sled::Error>,
     ) -> Result<(), sled::Error> {
@@ -157,7 +193,7 @@ impl Drop for Database {
 
 impl Values<'_> {
     /// The next key with its value.
-    pub(super) fn next(&mut self) -> Result<Option<(sled::IVec, sled::IVec)>, ReadError> {
+    pub(super) fn next(&mut self) -> Result<Option<(Value, Value)>, ReadError> {
         let next = self.values.next().transpose();
         next.map_err(ReadError::database(self.path))
     }
@@ -176,10 +212,10 @@ pub(super) fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
 }
 
-fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
-    let entries = RealFileSystem.list(path)?.into_iter();
+fn remove_unfinished_snapshots(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+    let entries = fs.list(path)?.into_iter();
     let mut unfinished = entries.filter(|path| generation_files::is_unfinished_snapshot(path));
-    unfinished.try_for_each(|path| RealFileSystem.remove(&path))
+    unfinished.try_for_each(|path| fs.remove(&path))
 }
 
 impl From<sled::Error> for DatabaseError {
@@ -299,6 +335,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::disk::RealFileSystem;
     use crate::store::error::SystemFailure;
 
     #[test]
@@ -326,7 +363,7 @@ mod tests {
     fn a_database_whose_closing_fails_says_so_and_can_be_opened_again() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("part");
-        let database = Database::create(&path).expect("create");
+        let database = Database::create(&RealFileSystem, &path).expect("create");
         let insert = |tree: &sled::Tree| tree.insert(b"key", b"value").map(|_| ());
         database.write(insert).expect("write");
         database
@@ -337,12 +374,12 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(5));
         // Nor does dropping one panic, not even on the way out of something else that does.
         let unwound = catch_unwind(AssertUnwindSafe(|| {
-            let _open = Database::open(&path).expect("open");
+            let _open = Database::open(&RealFileSystem, &path).expect("open");
             panic!("something else");
         }));
         assert!(unwound.is_err());
         drop(failing);
-        let database = Database::open(&path).expect("open");
+        let database = Database::open(&RealFileSystem, &path).expect("open");
         let first = database.read(b"", |values| values.next()).expect("read");
         assert_eq!(first.expect("a value").1, b"value");
         database.close().expect("closed");

@@ -1,4 +1,4 @@
-//! The items of a database: what a generation keeps, block by block or pair by pair, cut into values that sled takes, and put
+//! The items of a database: what a generation keeps, block by block or pair by pair, cut into values that it takes, and put
 //! together and checked again. What an item says is [`super::generation`]'s and [`super::state_pairs`]'s business.
 //!
 //! ```text
@@ -13,20 +13,16 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 
 use super::database::{Database, Values};
-use crate::store::error::ReadError;
+use crate::disk::FileSystem;
+use crate::store::error::{DatabaseError, ReadError};
 use crate::store::little_endian::{u32_at, u64_at};
 
-/// A value in sled is at most this long.
+/// A value in a database is at most this long.
 pub(super) const VALUE_BYTES_MAX: usize = 64 * 1024;
 const ITEM_HEAD_BYTES: usize = 12;
 const KEY_BYTES: usize = 12;
-// Items are collected up to this and inserted in two rounds: first every key with an empty value, which splits
-// the tree's pages while they are small, then the values, each of which is then written about once. Inserting
-// values at once writes every one about four times, and the file becomes more than twice as long.
+// Items are collected up to this and inserted together.
 const BATCH_BYTES: usize = 16 << 20;
-// After so many bytes of values it is waited for that they are written. sled writes several segments at the same time, and
-// what the journal wants to write meanwhile stands behind all of them.
-const BURST_BYTES: usize = 1 << 20;
 
 /// A database that is being written.
 pub(in crate::store) struct DatabaseWriter {
@@ -44,8 +40,11 @@ pub(in crate::store) struct DatabaseWriter {
 
 impl DatabaseWriter {
     /// A new, empty database.
-    pub(in crate::store) fn create(path: PathBuf) -> Result<Self, sled::Error> {
-        let database = Database::create(&path)?;
+    pub(in crate::store) fn create(
+        fs: &dyn FileSystem,
+        path: PathBuf,
+    ) -> Result<Self, DatabaseError> {
+        let database = Database::create(fs, &path)?;
         let batch = Vec::new();
         Ok(Self {
             database,
@@ -64,7 +63,11 @@ impl DatabaseWriter {
     }
 
     /// Adds an item. Numbers must rise.
-    pub(in crate::store) fn put(&mut self, number: u64, rest: &[&[u8]]) -> Result<(), sled::Error> {
+    pub(in crate::store) fn put(
+        &mut self,
+        number: u64,
+        rest: &[&[u8]],
+    ) -> Result<(), DatabaseError> {
         let length: usize = rest.iter().map(|piece| piece.len()).sum();
         let crc = rest
             .iter()
@@ -95,7 +98,7 @@ impl DatabaseWriter {
         Ok(())
     }
 
-    fn push(&mut self, (number, chunk): (u64, u32), value: Vec<u8>) -> Result<(), sled::Error> {
+    fn push(&mut self, (number, chunk): (u64, u32), value: Vec<u8>) -> Result<(), DatabaseError> {
         let bytes = KEY_BYTES + value.len();
         self.bytes += bytes as u64;
         self.batch_bytes += bytes;
@@ -107,37 +110,27 @@ impl DatabaseWriter {
     }
 
     /// Hands everything to the operating system and closes the database. Not yet durable.
-    pub(in crate::store) fn finish(mut self) -> Result<(), sled::Error> {
+    pub(in crate::store) fn finish(mut self) -> Result<(), DatabaseError> {
         self.apply()?;
-        self.database.write(|tree| tree.flush().map(|_| ()))?;
+        self.database.flush()?;
         // A sync that failed here would not fail again, whatever was lost by it.
-        self.database.close().map_err(sled::Error::Io)
+        self.database.close().map_err(DatabaseError::Io)
     }
 
-    fn apply(&mut self) -> Result<(), sled::Error> {
+    fn apply(&mut self) -> Result<(), DatabaseError> {
         self.batch_bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        self.database.write(|tree| {
-            for (key, _) in &batch {
-                tree.insert(key, &[])?;
-            }
-            let mut unwritten = 0;
-            for (key, value) in batch {
-                unwritten += value.len();
-                tree.insert(key, value)?;
-                if unwritten >= BURST_BYTES {
-                    tree.flush()?;
-                    unwritten = 0;
-                }
-            }
-            Ok(())
-        })
+        self.database.insert_all(std::mem::take(&mut self.batch))
     }
 }
 
 /// Reads a whole database back and compares it with what was written.
-pub(super) fn verify(path: &Path, items: u64, checksum: u64) -> Result<(), ReadError> {
-    each_item(path, items, checksum, |_, _| Ok(()))
+pub(super) fn verify(
+    fs: &dyn FileSystem,
+    path: &Path,
+    items: u64,
+    checksum: u64,
+) -> Result<(), ReadError> {
+    each_item(fs, path, items, checksum, |_, _| Ok(()))
 }
 
 fn key(number: u64, chunk: u32) -> [u8; KEY_BYTES] {
@@ -164,12 +157,13 @@ pub(super) fn first_item(
 
 /// Calls `each` with every item, and compares them all with what was written.
 pub(super) fn each_item(
+    fs: &dyn FileSystem,
     path: &Path,
     items: u64,
     checksum: u64,
     mut each: impl FnMut(u64, Bytes) -> Result<(), ReadError>,
 ) -> Result<(), ReadError> {
-    let database = Database::open(path)?;
+    let database = Database::open(fs, path)?;
     let mut found = (0u64, 0u64);
     database.read(&[], |values| {
         while let Some((number, item)) = next_item(values, path)? {

@@ -17,6 +17,7 @@ use super::database::Database;
 use super::database_items::{each_item, first_item};
 use super::manifest::{Described, Gap, PartInfo};
 use super::open_databases::{OpenDatabases, PartKey};
+use crate::disk::FileSystem;
 use crate::domain::{Block, Position, TopicId};
 use crate::store::block_format::decode_block;
 use crate::store::error::ReadError;
@@ -79,6 +80,7 @@ impl Generation {
     /// position, unless that was given up.
     pub(super) fn block_in_part(
         &self,
+        fs: &dyn FileSystem,
         pool: &OpenDatabases,
         part: usize,
         from: Position,
@@ -91,7 +93,7 @@ impl Generation {
                 // sled opens by path, whatever is there.
                 let checked = self.folders.check();
                 checked.map_err(ReadError::io(&path))?;
-                open_part(&path, about)
+                open_part(fs, &path, about)
             },
             |database| block_in(database, &path, from),
         );
@@ -108,6 +110,7 @@ impl Generation {
     /// there is none.
     pub(super) fn end_of_damage(
         &self,
+        fs: &dyn FileSystem,
         pool: &OpenDatabases,
         part: usize,
         from: Position,
@@ -115,7 +118,7 @@ impl Generation {
         // What sled has found once, it may go on to say of everything.
         let reads = |position| {
             pool.close_part(self.key(part));
-            self.block_in_part(pool, part, position).is_ok()
+            self.block_in_part(fs, pool, part, position).is_ok()
         };
         let last = self.described.parts[part].last_position;
         let end = end_of_damage(from, last, reads);
@@ -187,14 +190,18 @@ pub(super) struct Inspected {
 /// # Errors
 ///
 /// It cannot be opened, or the system fails.
-pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadError> {
+pub(super) fn inspect(
+    fs: &dyn FileSystem,
+    path: &Path,
+    part: &PartInfo,
+) -> Result<Inspected, ReadError> {
     let mut found = Inspected::default();
-    let mut database = Some(Database::open(path)?);
+    let mut database = Some(Database::open(fs, path)?);
     let mut at = part.beyond_gaps(part.first_position);
     while at <= part.last_position {
         let open = match database.take() {
             Some(open) => open,
-            None => Database::open(path)?,
+            None => Database::open(fs, path)?,
         };
         let to = match look_at(&open, path, at) {
             Ok(Some((block, checksum))) if block.last_position() <= part.last_position => {
@@ -215,7 +222,7 @@ pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadErr
             Err(_) => {
                 drop(open);
                 let reads = |position| {
-                    let open = Database::open(path);
+                    let open = Database::open(fs, path);
                     open.is_ok_and(|open| block_in(&open, path, position).is_ok())
                 };
                 end_of_damage(at, part.last_position, reads)
@@ -228,8 +235,8 @@ pub(super) fn inspect(path: &Path, part: &PartInfo) -> Result<Inspected, ReadErr
 }
 
 // Opens a part. One that begins with another block than the manifest says is not the one it names.
-fn open_part(path: &Path, part: &PartInfo) -> Result<Database, ReadError> {
-    let database = Database::open(path)?;
+fn open_part(fs: &dyn FileSystem, path: &Path, part: &PartInfo) -> Result<Database, ReadError> {
+    let database = Database::open(fs, path)?;
     if part.is_given_up(part.first_position) {
         return Ok(database);
     }
@@ -245,7 +252,7 @@ fn open_part(path: &Path, part: &PartInfo) -> Result<Database, ReadError> {
         // Whoever needs that block is told of it; the others read on. What sled has found once, it may go on to say of everything.
         Err(_) => {
             drop(database);
-            Database::open(path)
+            Database::open(fs, path)
         }
     }
 }
@@ -272,11 +279,12 @@ fn look_at(
 
 /// Topics of all blocks of a part, each with its events that are present.
 pub(super) fn topics_in_part(
+    fs: &dyn FileSystem,
     path: &Path,
     part: &PartInfo,
     mut each: impl FnMut(TopicId, u64),
 ) -> Result<(), ReadError> {
-    each_item(path, part.items, part.checksum, |number, item| {
+    each_item(fs, path, part.items, part.checksum, |number, item| {
         let block = decode_block(&item);
         let block = block
             .ok_or_else(|| ReadError::damaged(path, format!("the block that ends at {number}")))?;

@@ -120,7 +120,7 @@ impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
         let stored = StoredBlock::encode(block).map_err(|_| CheckpointRefusal::TooLong)?;
         let part = self.part_from(block.first_position)?;
         part.put(block.last_position().0, &stored.pieces())
-            .map_err(database_failed)?;
+            .map_err(CheckpointFailure::Database)?;
         self.step_bytes += block.entries.len() as u64;
         self.events += match &block.kept {
             Some(kept) => kept.len() as u64,
@@ -139,7 +139,8 @@ impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
                 let checked = self.sealed.folders.check();
                 checked.map_err(CheckpointError::io("use", &self.sealed.dir))?;
                 let path = file_names::part(self.folder, self.sealed_parts.len());
-                let part = DatabaseWriter::create(path).map_err(database_failed)?;
+                let part = DatabaseWriter::create(&*self.sealed.fs, path);
+                let part = part.map_err(CheckpointFailure::Database)?;
                 none.insert((part, first))
             }
         };
@@ -176,9 +177,9 @@ impl<'a, F: FnMut(Position)> PartsWriter<'a, F> {
 fn seal(fs: &dyn FileSystem, writer: DatabaseWriter) -> Result<(u64, u64), CheckpointError> {
     let (items, checksum) = (writer.items, writer.checksum);
     let path = writer.path().to_owned();
-    writer.finish().map_err(database_failed)?;
+    writer.finish().map_err(CheckpointFailure::Database)?;
     generation_files::sync(fs, &path).map_err(CheckpointError::io("sync", &path))?;
-    database_items::verify(&path, items, checksum).map_err(CheckpointFailure::Verify)?;
+    database_items::verify(fs, &path, items, checksum).map_err(CheckpointFailure::Verify)?;
     generation_files::forget(fs, &path);
     Ok((items, checksum))
 }
@@ -189,13 +190,11 @@ fn write_state(
     pairs: impl Iterator<Item = (Bytes, Bytes)>,
 ) -> Result<(u64, u64), CheckpointError> {
     let path = file_names::state(folder);
-    let mut writer = DatabaseWriter::create(path).map_err(database_failed)?;
+    let writer = DatabaseWriter::create(fs, path);
+    let mut writer = writer.map_err(CheckpointFailure::Database)?;
     for (index, (key, value)) in (0..).zip(pairs) {
-        state_pairs::put(&mut writer, index, &key, &value).map_err(database_failed)?;
+        let put = state_pairs::put(&mut writer, index, &key, &value);
+        put.map_err(CheckpointFailure::Database)?;
     }
     seal(fs, writer)
-}
-
-fn database_failed(error: sled::Error) -> CheckpointFailure {
-    CheckpointFailure::Database(error.into())
 }

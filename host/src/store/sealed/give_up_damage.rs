@@ -133,12 +133,12 @@ fn inspect_twice(
     path: &Path,
     part: &PartInfo,
 ) -> Result<Inspected, ReadError> {
-    let first = generation::inspect(path, part);
+    let first = generation::inspect(fs, path, part);
     if first.as_ref().is_ok_and(|found| is_sound(part, found)) {
         return first;
     }
     generation_files::read(fs, path).map_err(ReadError::io(path))?;
-    generation::inspect(path, part)
+    generation::inspect(fs, path, part)
 }
 
 // What was found, or what is after a part was mended, if that is more.
@@ -159,7 +159,7 @@ fn mended(
         return found;
     }
     sled_repair::leave_alone(fs, dir, path).map_err(ReadError::io(path))?;
-    generation::inspect(path, part)
+    generation::inspect(fs, path, part)
 }
 
 fn is_sound(part: &PartInfo, found: &Inspected) -> bool {

@@ -255,12 +255,13 @@ mod tests {
 
     use super::super::database::failing;
     use super::*;
+    use crate::disk::RealFileSystem;
 
     // So many databases with nothing in them.
     fn databases(dir: &Path, count: usize) -> Vec<(PartKey, PathBuf)> {
         let parts = (0..count).map(|part| {
             let path = dir.join(format!("part-{part:04}"));
-            let made = Database::create(&path).expect("create");
+            let made = Database::create(&RealFileSystem, &path).expect("create");
             made.close().expect("close");
             (
                 PartKey {
@@ -281,7 +282,7 @@ mod tests {
         let failing = failing::closing(dir.path());
         for _ in 0..2 {
             for (key, path) in &parts {
-                let opened = pool.with(*key, || Database::open(path), |_| ());
+                let opened = pool.with(*key, || Database::open(&RealFileSystem, path), |_| ());
                 opened.expect("open, in the place of one that could not be closed");
             }
         }
@@ -291,7 +292,7 @@ mod tests {
         assert_eq!(pool.open_now_and_peak(), (0, 2));
         drop(failing);
         for (key, path) in &parts {
-            let opened = pool.with(*key, || Database::open(path), |_| ());
+            let opened = pool.with(*key, || Database::open(&RealFileSystem, path), |_| ());
             opened.expect("open");
         }
     }
@@ -309,11 +310,11 @@ mod tests {
         }
         let reading = |_: &Database| panic!("while it is read");
         let unwound = catch_unwind(AssertUnwindSafe(|| {
-            pool.with(key, || Database::open(&path), reading)
+            pool.with(key, || Database::open(&RealFileSystem, &path), reading)
         }));
         assert!(unwound.is_err());
         pool.close_part(key);
-        let opened = pool.with(key, || Database::open(&path), |_| ());
+        let opened = pool.with(key, || Database::open(&RealFileSystem, &path), |_| ());
         opened.expect("open");
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn is_better_alone(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other.map_err(ReadError::io(path))?,
     };
-    match generation::inspect(&copy.path, part) {
+    match generation::inspect(fs, &copy.path, part) {
         Ok(Inspected { items, .. }) => Ok(items > blocks),
         Err(error) if error.is_damage() => Ok(false),
         Err(error) => Err(error),

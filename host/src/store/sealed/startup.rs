@@ -14,6 +14,7 @@ use super::manifest::{self, Described, ManifestError};
 use super::state_pairs::{self, Unsound};
 use crate::disk::FileSystem;
 use crate::domain::{CommitNumber, Position, TopicId};
+use crate::runtime::Threads;
 use crate::store::error::OpenError;
 use crate::store::file_names;
 use crate::store::loss::Loss;
@@ -93,8 +94,8 @@ impl Inventory {
     }
 
     /// Topics of the events in the complete generations, with how many there are of each.
-    pub(in crate::store) fn topics(&self, dir: &Path) -> Vec<(TopicId, u64)> {
-        topics(dir, &self.described)
+    pub(in crate::store) fn topics(&self, fs: &dyn FileSystem, dir: &Path) -> Vec<(TopicId, u64)> {
+        topics(fs, dir, &self.described)
     }
 
     /// Makes generations without damage of what is left, once that was accepted, and notes in `losses`, which are those of the
@@ -167,7 +168,11 @@ fn is_state(fs: &dyn FileSystem, path: &Path) -> bool {
 }
 
 /// Reads the manifest and the newest state in `dir`.
-pub(in crate::store) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Inventory, OpenError> {
+pub(in crate::store) fn examine(
+    fs: &dyn FileSystem,
+    threads: &dyn Threads,
+    dir: &Path,
+) -> Result<Inventory, OpenError> {
     let mut folders = numbered(fs, dir)?;
     // Nor will a folder have the name that a file of somebody else has.
     let last_id = folders.iter().map(|(id, _)| *id).max();
@@ -188,7 +193,7 @@ pub(in crate::store) fn examine(fs: &dyn FileSystem, dir: &Path) -> Result<Inven
     for one in &mut described {
         drop_missing_parts(fs, dir, one, &mut losses)?;
     }
-    let (state, mark) = newest_state(fs, dir, &mut described, &mut losses)?;
+    let (state, mark) = newest_state(fs, threads, dir, &mut described, &mut losses)?;
     let listed: Vec<u64> = described.iter().map(|one| one.info.id).collect();
     let last_id = last_id.into_iter().chain(listed.iter().copied());
     let last_id = last_id.max().unwrap_or(0);
@@ -313,6 +318,7 @@ fn drop_missing_parts(
 // The newest state that reads, and the group it is as of before. Where none is listed, that was accepted earlier.
 fn newest_state(
     fs: &dyn FileSystem,
+    threads: &dyn Threads,
     dir: &Path,
     described: &mut [Described],
     losses: &mut Vec<Loss>,
@@ -322,7 +328,7 @@ fn newest_state(
             continue;
         };
         let path = file_names::state(&file_names::generation(dir, one.info.id));
-        match state_pairs::prove(fs, dir, &path, items, checksum) {
+        match state_pairs::prove(fs, threads, dir, &path, items, checksum) {
             Ok(state) => return Ok((state, one.info.mark)),
             Err(Unsound::System(source)) => return Err(OpenError::Read { path, source }),
             Err(Unsound::Content(error)) => {
@@ -341,6 +347,7 @@ fn newest_state(
 /// Topics of the events in these generations, with how many there are of each. What does not read is passed over: whoever reads
 /// it for a subscription says so.
 pub(super) fn topics<'a>(
+    fs: &dyn FileSystem,
     dir: &Path,
     generations: impl IntoIterator<Item = &'a Described>,
 ) -> Vec<(TopicId, u64)> {
@@ -354,7 +361,7 @@ pub(super) fn topics<'a>(
             .filter(|(_, part)| !part.is_lost)
         {
             let path = file_names::part(&folder, index);
-            let read = generation::topics_in_part(&path, part, |topic, events| {
+            let read = generation::topics_in_part(fs, &path, part, |topic, events| {
                 *topics.entry(topic).or_default() += events;
             });
             if let Err(error) = read {

@@ -11,8 +11,8 @@ use super::database_items::{DatabaseWriter, each_item};
 use super::generation_files;
 use super::sled_repair::LogCopy;
 use crate::disk::FileSystem;
-use crate::runtime::{MachineThreads, Threads as _};
-use crate::store::error::ReadError;
+use crate::runtime::Threads;
+use crate::store::error::{DatabaseError, ReadError};
 use crate::store::little_endian::u64_at;
 
 // How often, and how far apart, a database is read before it is called damaged.
@@ -25,7 +25,7 @@ pub(super) fn put(
     index: u64,
     key: &[u8],
     value: &[u8],
-) -> Result<(), sled::Error> {
+) -> Result<(), DatabaseError> {
     // A slice is shorter than 2^63.
     let length = (key.len() as u64).to_le_bytes();
     writer.put(index, &[&length, key, value])
@@ -33,12 +33,13 @@ pub(super) fn put(
 
 /// The state in the order it was put; checked against its count and checksum.
 pub(super) fn load(
+    fs: &dyn FileSystem,
     path: &Path,
     items: u64,
     checksum: u64,
 ) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
     let mut state = Vec::new();
-    each_item(path, items, checksum, |number, item| {
+    each_item(fs, path, items, checksum, |number, item| {
         let damaged = || ReadError::damaged(path, format!("item {number} of the state"));
         let length = u64_at(&item, 0).and_then(|length| usize::try_from(length).ok());
         let end = length
@@ -66,6 +67,7 @@ pub(super) enum Unsound {
 /// what is found again while every byte of the database can be read, and in its log alone as well.
 pub(super) fn prove(
     fs: &dyn FileSystem,
+    threads: &dyn Threads,
     dir: &Path,
     path: &Path,
     items: u64,
@@ -74,7 +76,7 @@ pub(super) fn prove(
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let error = match load(path, items, checksum) {
+        let error = match load(fs, path, items, checksum) {
             Ok(state) => return Ok(state),
             Err(error) if !error.is_damage() => return Err(Unsound::System(error)),
             Err(error) => error,
@@ -88,11 +90,11 @@ pub(super) fn prove(
                 }
                 other => other.map_err(system)?,
             };
-            let state = load(&copy.path, items, checksum);
+            let state = load(fs, &copy.path, items, checksum);
             let state = state.map_err(|_| Unsound::Content(error))?;
             tracing::warn!(path = %path.display(), "what sled keeps beside the state is damaged; the state itself is whole and was read without it");
             return Ok(state);
         }
-        MachineThreads.rest(PROOF_PAUSE);
+        threads.rest(PROOF_PAUSE);
     }
 }

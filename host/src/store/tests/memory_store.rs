@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::harness::folder;
 use crate::disk::{FileSystem, RealFileSystem, Unmoved};
+use crate::runtime::MachineThreads;
 use crate::store::disk_reserve::Reserve;
 use crate::store::folders::{Folders, HeldFileSystem};
 use crate::store::sealed;
@@ -47,7 +48,7 @@ impl MemoryStore {
         let (dir, fs) = (self.dir.path(), Arc::new(RealFileSystem));
         let folders = Folders::open(fs.clone(), dir, Box::new(Unmoved), &[]);
         let folders = folders.expect("the folder is there");
-        let found = sealed::examine(&*fs, dir).expect("sound generations");
+        let found = sealed::examine(&*fs, &MachineThreads, dir).expect("sound generations");
         let parts = self.options.generation_part_bytes;
         let reserve = Reserve::new(&*fs, dir, 0, sealed::reserve_bytes_min(parts));
         let surroundings = Surroundings {

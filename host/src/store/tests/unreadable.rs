@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::harness::*;
+use crate::disk::RealFileSystem;
 use crate::domain::{Block, Position};
 use crate::store::block_format::StoredBlock;
 use crate::store::sealed::DatabaseWriter;
@@ -201,7 +202,7 @@ fn a_lost_database_is_given_up_as_a_whole() {
 // Puts a database with these blocks in the place of a part.
 fn replace(path: &Path, blocks: &[Block]) {
     fs::remove_dir_all(path).expect("a part");
-    let mut writer = DatabaseWriter::create(path.to_owned()).expect("create");
+    let mut writer = DatabaseWriter::create(&RealFileSystem, path.to_owned()).expect("create");
     for block in blocks {
         let stored = StoredBlock::encode(block).expect("encoded");
         let number = block.last_position().0;

@@ -15,7 +15,7 @@ fn raw_open(path: &Path) -> sled::Result<sled::Db> {
 }
 
 fn written(path: &Path, items: u64, bytes: usize) -> (u64, u64) {
-    let mut writer = DatabaseWriter::create(path.to_owned()).expect("create");
+    let mut writer = DatabaseWriter::create(&RealFileSystem, path.to_owned()).expect("create");
     for number in 0..items {
         writer
             .put(number, &[&vec![number as u8; bytes]])
@@ -42,7 +42,7 @@ fn a_database_is_not_many_times_as_long_as_its_content() {
     let length = |path: &Path| generation_files::bytes(&RealFileSystem, path).expect("files");
     let path = dir.path().join("state");
     let (items, checksum) = written(&path, 200, VALUE_BYTES_MAX - 12);
-    database_items::verify(&path, items, checksum).expect("sound");
+    database_items::verify(&RealFileSystem, &path, items, checksum).expect("sound");
     let content = 200 * VALUE_BYTES_MAX as u64;
     // Keys first, values second keeps it at 1.05 to 1.25 mostly; how sled's threads share their segments
     // decides, so the bound is a generous one.
@@ -60,7 +60,7 @@ fn an_unfinished_snapshot_blocks_opening_until_it_is_removed() {
     let (items, checksum) = written(&path, 10, 100);
     std::fs::write(path.join("snap.00000000000000FF.generating"), b"half").expect("write");
     assert!(raw_open(&path).is_err());
-    database_items::verify(&path, items, checksum).expect("opens");
+    database_items::verify(&RealFileSystem, &path, items, checksum).expect("opens");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_second_opener_fails_and_is_recognised() {
     let error = raw_open(&path).map(|_| ()).expect_err("locked");
     assert!(database::is_locked(&error), "{error}");
     drop(database);
-    Database::open(&path).expect("free again");
+    Database::open(&RealFileSystem, &path).expect("free again");
 }
 
 #[test]
@@ -100,9 +100,9 @@ fn a_damaged_database_is_reported_and_never_read_wrong() {
         bytes[at] ^= 0x55;
         std::fs::write(path.join("db"), &bytes).expect("write");
         // Either the damage lies where nothing is read, or it is noticed; a panic would fail the test.
-        let _ = database_items::verify(&path, items, checksum);
+        let _ = database_items::verify(&RealFileSystem, &path, items, checksum);
         let _ = std::fs::remove_dir_all(&path);
         written(&path, 40, 3000);
     }
-    database_items::verify(&path, items, checksum).expect("sound again");
+    database_items::verify(&RealFileSystem, &path, items, checksum).expect("sound again");
 }
