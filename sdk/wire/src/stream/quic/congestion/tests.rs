@@ -168,7 +168,7 @@ fn who_expects_packets_out_of_order_takes_few_for_lost() {
 }
 
 #[test]
-fn no_controller_has_more_gaps_in_its_streams_than_the_peer_bears() {
+fn no_controller_has_more_packets_under_way_than_there_may_be_gaps() {
     let link = Link {
         rate: 1_000.0 * MBIT,
         queue: ms(1_000),
