@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::path_bounds::answers_per_look;
 use super::shared::Shared;
 use super::stream::{Numbers, PublishStream};
 use super::ticket::{Outcome, Published};
@@ -26,10 +27,6 @@ use crate::options::PublisherOptions;
 
 /// What publishers are told while there is no connection.
 const LOST: &str = "the connection to the broker is lost; connecting again";
-
-/// How often answers come between two looks at the path: what it is like is a mean over many packets, and each look takes a lock
-/// that whoever sends and receives needs as well.
-const LOOK_EVERY: u32 = 8;
 
 /// Why a stream is over.
 enum End {
@@ -69,8 +66,9 @@ pub(super) struct Driver<C: Connection> {
     backoff: Backoff,
     /// As publishers are told.
     obstacle: Option<String>,
-    /// How often answers came since the present stream was opened.
-    path_looks: u32,
+    /// How often answers came since the path was looked at, and how often they come until it is looked at again.
+    answers_since_look: u32,
+    answers_per_look: u32,
 }
 
 impl<C: Connection> Driver<C> {
@@ -99,7 +97,8 @@ impl<C: Connection> Driver<C> {
             opened: Some(opened),
             outstanding: Outstanding::new(),
             obstacle: None,
-            path_looks: 0,
+            answers_since_look: 0,
+            answers_per_look: 1,
         }
     }
 
@@ -183,12 +182,10 @@ impl<C: Connection> Driver<C> {
         if self.obstacle.as_deref() == Some(LOST) {
             self.set_obstacle(None);
         }
-        self.path_looks = 0;
+        // Known since the handshake, and needed before the first answer: all the room there is may be filled until then.
+        self.look_at_path(stream);
         let mut state = self.shared.state();
         state.gatherer.set_credit(stream.credit_bytes());
-        // Known since the handshake, and needed before the first answer: all the room there is may be filled until then.
-        let (round_trip, send_window) = (stream.round_trip(), stream.send_window());
-        state.gatherer.set_path(round_trip, send_window);
         if self.room_grows {
             state.room.widen(stream.credit_bytes());
         }
@@ -302,14 +299,19 @@ impl<C: Connection> Driver<C> {
         true
     }
 
+    fn look_at_path(&mut self, stream: &PublishStream<C>) {
+        let (round_trip, send_window) = (stream.round_trip(), stream.send_window());
+        (self.answers_since_look, self.answers_per_look) = (0, answers_per_look(round_trip));
+        let mut state = self.shared.state();
+        state.gatherer.set_path(round_trip, send_window);
+    }
+
     /// Applies `frame` and all further answers that are here already.
     fn apply_frames(&mut self, stream: &mut PublishStream<C>, frame: Bytes) -> Result<(), End> {
-        if self.path_looks.is_multiple_of(LOOK_EVERY) {
-            let (round_trip, send_window) = (stream.round_trip(), stream.send_window());
-            let mut state = self.shared.state();
-            state.gatherer.set_path(round_trip, send_window);
+        self.answers_since_look += 1;
+        if self.answers_since_look >= self.answers_per_look {
+            self.look_at_path(stream);
         }
-        self.path_looks = self.path_looks.wrapping_add(1);
         let mut next = Some(frame);
         while let Some(frame) = next {
             let reply: pb::PublishReply = decode(frame).map_err(|error| lost(error.into()))?;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidegate_wire::stream::LONG_PATH;
+
 /// Small batches of one topic that may be unanswered at once when the broker is not near; the next waits for an answer, and
 /// fills meanwhile. The broker answers a group of batches together, so more small ones would not be faster, only dearer.
 pub(super) const SMALL_IN_FLIGHT: usize = 8;
@@ -26,6 +28,19 @@ const PATH_BATCHES: usize = 4;
 /// connection that has just begun has as much under way.
 const PATH_BYTES_LEAST: usize = 8 * 1024;
 
+/// How often answers come between two looks at a path that is not long: what it is like is a mean over many packets, and each look takes
+/// a lock that whoever sends and receives needs as well. On a long path a round trip brings few answers, and the window may have doubled
+/// from one to the next.
+const ANSWERS_PER_LOOK: u32 = 8;
+
+/// How often answers come between two looks at a path of this round trip.
+pub(super) fn answers_per_look(round_trip: Duration) -> u32 {
+    match round_trip < LONG_PATH {
+        true => ANSWERS_PER_LOOK,
+        false => 1,
+    }
+}
+
 /// Small batches of one topic that may be under way at once.
 pub(crate) fn small_batches_max(round_trip: Duration) -> usize {
     match round_trip < NEAR_ROUND_TRIP {
@@ -43,5 +58,18 @@ pub(crate) fn batch_bytes_max(round_trip: Duration, send_window: usize) -> usize
     match round_trip < NEAR_ROUND_TRIP {
         true => usize::MAX,
         false => (send_window / PATH_BATCHES).max(PATH_BYTES_LEAST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_is_looked_at_with_every_answer() {
+        for (round_trip_ms, answers) in [(0, 8), (7, 8), (8, 1), (600, 1)] {
+            let found = answers_per_look(Duration::from_millis(round_trip_ms));
+            assert_eq!(found, answers, "{round_trip_ms} ms");
+        }
     }
 }
