@@ -1,10 +1,12 @@
 //! Answers that come too late, and events and letters as large as they may be: what a consumer is told, and that it gets them.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use serde_json::json;
 use tidegate::domain::SubscriptionInfo;
 use tidegate_client::{ConsumerOptions, Event, SubscribeError};
-use tidegate_tests::{BrokerProcess, RawClient, Setup, wait_for};
+use tidegate_tests::{BrokerProcess, RawClient, Setup, wait_for, within};
 use tidegate_wire::pb::{self, broker_to_consumer};
 
 use crate::support::{consume, header_values, next, publish, publish_events};
@@ -43,6 +45,34 @@ async fn a_late_ack_is_told_counted_and_changes_nothing() -> anyhow::Result<()> 
     consumer.flush_acks().await?;
     assert_eq!(admin.subscription("s").await?.depth, 1);
     assert_eq!(admin.metric("tidegate_late_answers_total").await?, 1.0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_acked_long_after_the_goodbye_and_in_time_is_not_delivered_again()
+-> anyhow::Result<()> {
+    // Half of it is for answers.
+    let config = "[shutdown]\ndeadline_ms = 120_000\n";
+    let mut broker = BrokerProcess::start_with(Setup::config(config)).await?;
+    let all = json!({"name": "s", "topics": ["t"]});
+    broker.admin().create(all).await?;
+    let client = broker.client().await?;
+    publish(&client, "t", [1]).await?;
+    let mut consumer = consume(&client, "s").await?;
+    let in_hand = next(&mut consumer).await?;
+    let answering = async {
+        wait_for("a goodbye", async || Ok(client.trouble().map(drop))).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        in_hand.ack();
+        let confirmed = async { Ok(consumer.flush_acks().await?) };
+        within("the confirmation", confirmed).await
+    };
+    let (stopped, answered) = tokio::join!(broker.stop(), answering);
+    answered?;
+    assert!(stopped?.success());
+    broker.spawn()?;
+    broker.wait_ready().await?;
+    assert_eq!(broker.admin().subscription("s").await?.depth, 0);
     Ok(())
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Attempts<K: Connector> {
     under_way: UnderWay<K::Connection>,
     waits: Cycle<Iter<'static, Duration>>,
     next_at: Instant,
+    /// The broker has said that it is not to be asked before.
+    was_told: bool,
 }
 
 impl<K: Connector> Attempts<K> {
@@ -67,6 +69,14 @@ impl<K: Connector> Attempts<K> {
             under_way: UnderWay::default(),
             waits: SILENT_BEFORE_NEXT.iter().cycle(),
             next_at: Instant::now() + first_wait,
+            was_told: false,
+        }
+    }
+
+    /// They are needed more than before: if none is under way, the next is made after `wait` at the latest, unless the broker said when.
+    pub(crate) fn hurry(&mut self, wait: impl FnOnce() -> Duration) {
+        if self.under_way.attempts.is_empty() && !self.was_told {
+            self.next_at = self.next_at.min(Instant::now() + wait());
         }
     }
 
@@ -102,6 +112,7 @@ impl<K: Connector> Attempts<K> {
         // If others go on, so does what is planned beside them.
         if self.under_way.attempts.is_empty() {
             self.next_at = Instant::now() + backoff.next_after_error(error);
+            self.was_told = error.retry_after().is_some();
         }
     }
 

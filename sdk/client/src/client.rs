@@ -108,7 +108,8 @@ impl Client {
         link.consumer(subscription.to_owned(), options, true).await
     }
 
-    /// Opens a meter for the connection that there is; waits for one, if there is none.
+    /// Opens a meter for the connection that there is; waits for one, if there is none. While there is a meter, its connection is not
+    /// replaced by one that would suit the path better.
     ///
     /// # Errors
     /// When the broker refuses it or is too old to know it, or the connection is lost or has ended for good.

@@ -3,7 +3,6 @@
 //! for is not known here.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidegate_wire::pb;
@@ -17,7 +16,7 @@ use crate::attempts::Attempts;
 use crate::backoff::Backoff;
 use crate::dial::{Dialed, Dialer};
 use crate::error::ConnectError;
-use crate::hello::{Established, HelloStream};
+use crate::hello::{Established, Goodbye, HelloStream};
 use crate::late_packets::LatePackets;
 use crate::link::{Link, LinkOwner, LinkState};
 use crate::options::ClientOptions;
@@ -30,9 +29,9 @@ use crate::transport::Connector;
 /// broker closes at once, again and again, does not.
 const SETTLED_AFTER: Duration = Duration::from_millis(250);
 
-/// How long a connection that works is kept after an attempt at a better one has failed, at first and at last.
-const KEPT_MIN: Duration = Duration::from_secs(10);
-const KEPT_MAX: Duration = Duration::from_secs(600);
+/// How long after an attempt at a better connection that came to nothing another is made, at first and at last.
+const BETTER_AGAIN_MIN: Duration = Duration::from_secs(10);
+const BETTER_AGAIN_MAX: Duration = Duration::from_secs(600);
 
 /// How long a client that is closed waits for the broker to hear of it.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -55,14 +54,13 @@ pub(crate) async fn connect<K: Connector>(
     let supervisor = Supervisor {
         link: owner,
         current: Some(Current::new(established, hello, &random)),
-        attempts: None,
-        why: Why::Gone,
-        ending: None,
-        lingering: TaskTracker::new(),
+        attempting: None,
+        lingering: Vec::new(),
+        closing: TaskTracker::new(),
         backoff,
         look_at: Instant::now() + LOOK_EVERY,
-        kept: Backoff::new(KEPT_MIN, KEPT_MAX, random.clone()),
-        kept_until: Instant::now(),
+        better_again: Backoff::new(BETTER_AGAIN_MIN, BETTER_AGAIN_MAX, random.clone()),
+        better_from: Instant::now(),
         objection_is_said: false,
         random,
         dialer,
@@ -107,20 +105,18 @@ struct Supervisor<K: Connector> {
     link: LinkOwner<K::Connection>,
     /// The connection that there is.
     current: Option<Current<K::Connection>>,
-    /// Those at another, which are made while there is none, or beside the one there is; and what for, as long as there are some.
-    attempts: Option<Attempts<K>>,
-    why: Why,
-    /// Tells the streams of a connection that is to end when there is another.
-    ending: Option<CancellationToken>,
+    /// Those at another, which are made while there is none, or beside the one there is.
+    attempting: Option<Attempting<K>>,
     /// Connections that are to end, each in the hands of a task.
-    lingering: TaskTracker,
+    lingering: Vec<Lingering<K::Connection>>,
+    closing: TaskTracker,
     /// Between attempts.
     backoff: Backoff,
-    /// When to look at the connection.
+    /// When to look at the connections.
     look_at: Instant,
-    /// How long one that works is kept after an attempt at a better one has failed, and until when that is.
-    kept: Backoff,
-    kept_until: Instant,
+    /// How long none better is looked for after an attempt at one has come to nothing, and until when that is.
+    better_again: Backoff,
+    better_from: Instant,
     objection_is_said: bool,
     random: Random,
 }
@@ -134,11 +130,25 @@ struct Current<C: Connection> {
     late: LatePackets,
 }
 
+/// One that is to end when nothing runs on it any more.
+struct Lingering<C: Connection> {
+    established: Arc<Established<C>>,
+    silence: Silence,
+    /// Tells its task that the broker is silent on it.
+    is_silent: CancellationToken,
+}
+
+/// Attempts at another connection, and what for.
+struct Attempting<K: Connector> {
+    attempts: Attempts<K>,
+    why: Why,
+}
+
 /// What for another connection is attempted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Why {
-    /// There is none, or none that lasts.
-    Gone,
+    /// There is none, or none that lasts. The streams of that are told by this when there is another.
+    Gone { ending: Option<CancellationToken> },
     /// The broker is silent on the one there is. Packets are sent again ever more seldom, so that after an outage a new connection may
     /// be there long before the old one, and on some paths only the old one goes on.
     Silent,
@@ -198,22 +208,34 @@ impl<K: Connector> Supervisor<K> {
             }
         };
         self.link.say(LinkState::Down(Arc::new(end)));
-        if let Some(current) = self.current {
+        if let Some(current) = self.current.take() {
             close(&self.dialer, &current.established.connection, CLOSED).await;
         }
         // Streams may run on these until the client is closed, which closes them too.
-        self.lingering.close();
-        self.lingering.wait().await;
+        self.closing.close();
+        let looks = self.dialer.options.reconnect;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.closing.wait() => return,
+                () = sleep_until(self.look_at), if looks => {
+                    self.look_at = Instant::now() + LOOK_EVERY;
+                    look_at_lingering(&mut self.lingering);
+                }
+            }
+        }
     }
 
     async fn next_event(&mut self) -> Event<K::Connection> {
         let Self {
             current,
-            attempts,
+            attempting,
             backoff,
+            lingering,
             ..
         } = self;
-        let looks = self.dialer.options.reconnect && current.is_some();
+        let is_any = current.is_some() || !lingering.is_empty();
+        let looks = self.dialer.options.reconnect && is_any;
         let happens = async {
             match current {
                 Some(current) => current.next_event().await,
@@ -221,8 +243,8 @@ impl<K: Connector> Supervisor<K> {
             }
         };
         let dialed = async {
-            match attempts {
-                Some(attempts) => attempts.next(backoff).await,
+            match attempting {
+                Some(attempting) => attempting.attempts.next(backoff).await,
                 None => std::future::pending().await,
             }
         };
@@ -250,8 +272,9 @@ impl<K: Connector> Supervisor<K> {
                     "the broker says goodbye"
                 );
                 if let Some(current) = &self.current {
-                    let is_ending = &current.established.is_ending;
-                    is_ending.store(true, Ordering::Relaxed);
+                    let round_trip = current.established.connection.round_trip();
+                    let goodbye = Goodbye::new(&goodbye, round_trip);
+                    let _ = current.established.goodbye.set(goodbye);
                 }
                 let error = pb::Error::new(pb::ErrorCode::ShuttingDown, goodbye.reason);
                 self.connect_again(ConnectError::Refused(error.into()))
@@ -267,7 +290,7 @@ impl<K: Connector> Supervisor<K> {
             }
             Event::LatePackets => {
                 // One beside a silent connection is needed more.
-                if self.attempts.is_none() {
+                if self.attempting.is_none() {
                     info!(
                         "packets overtake each other on the way; connecting anew, to wait for late ones"
                     );
@@ -289,51 +312,67 @@ impl<K: Connector> Supervisor<K> {
         // One that is lost may be followed by one over another path.
         let is_lost = current.established.connection.end().is_some();
         let expects_reordering = current.established.expects_reordering && !is_lost;
+        let ending = (!is_lost).then(|| current.established.moves.clone());
         if !is_lost {
-            self.ending = Some(current.established.moves.clone());
             self.linger(current);
         }
         if !self.dialer.options.reconnect {
             return Err(cause);
         }
         self.link.say(LinkState::Connecting(Arc::new(cause)));
-        let wait = self.backoff.next();
-        self.attempt(Why::Gone, wait, expects_reordering);
+        self.attempt(Why::Gone { ending }, expects_reordering);
         Ok(())
     }
 
     // What is under way may have waited for a busy broker already, so it is not begun anew.
-    fn attempt(&mut self, why: Why, first_wait: Duration, expects_reordering: bool) {
-        self.why = why;
-        match &mut self.attempts {
-            Some(attempts) => attempts.expects_reordering = expects_reordering,
+    fn attempt(&mut self, why: Why, expects_reordering: bool) {
+        let backoff = &mut self.backoff;
+        let mut first_wait = || match why {
+            Why::Gone { .. } => backoff.next(),
+            Why::Silent | Why::Late => Duration::ZERO,
+        };
+        match &mut self.attempting {
+            Some(attempting) => {
+                attempting.attempts.hurry(first_wait);
+                attempting.attempts.expects_reordering = expects_reordering;
+                attempting.why = why;
+            }
             None => {
-                let attempts = Attempts::new(&self.dialer, first_wait, expects_reordering);
-                self.attempts = Some(attempts);
+                let attempts = Attempts::new(&self.dialer, first_wait(), expects_reordering);
+                self.attempting = Some(Attempting { attempts, why });
             }
         }
     }
 
     fn attempt_beside(&mut self, why: Why) {
         self.backoff.reset();
-        self.attempt(why, Duration::ZERO, why == Why::Late);
+        let expects_reordering = matches!(why, Why::Late);
+        self.attempt(why, expects_reordering);
+    }
+
+    fn attempt_better_later(&mut self, wait: Duration) {
+        self.attempting = None;
+        self.better_from = Instant::now() + wait;
     }
 
     // An attempt failed; there are others, if it is not over.
     fn failed(&mut self, error: ConnectError) -> Result<(), ConnectError> {
-        match self.why {
+        let Some(attempting) = &self.attempting else {
+            return Ok(());
+        };
+        match attempting.why {
             Why::Late => {
                 debug!(%error, "there is no better connection now");
-                self.attempts = None;
-                self.kept_until = Instant::now() + self.kept.next_after_error(&error);
+                let wait = self.better_again.next_after_error(&error);
+                self.attempt_better_later(wait);
             }
             // Whatever a broker may say against a second connection, the first is still there.
             Why::Silent => debug!(%error, "connecting beside a silent connection failed"),
-            Why::Gone if gives_up(&error, self.dialer.options.retry_objections) => {
+            Why::Gone { .. } if gives_up(&error, self.dialer.options.retry_objections) => {
                 warn!(%error, "not connecting to the broker any more");
                 return Err(error);
             }
-            Why::Gone => {
+            Why::Gone { .. } => {
                 // The others pass; this one often takes somebody.
                 let objects = matches!(error, ConnectError::Handshake { .. });
                 if objects && !std::mem::replace(&mut self.objection_is_said, true) {
@@ -352,34 +391,47 @@ impl<K: Connector> Supervisor<K> {
         established: Established<K::Connection>,
         hello: HelloStream<K::Connection>,
     ) {
+        let Some(Attempting { why, .. }) = self.attempting.take() else {
+            return;
+        };
+        let is_measured = |current: &Current<_>| !current.established.meters.is_empty();
+        if matches!(why, Why::Late) && self.current.as_ref().is_some_and(is_measured) {
+            debug!("the connection is being measured, and kept");
+            let wait = self.better_again.next();
+            self.attempt_better_later(wait);
+            let (dialer, closes) = (Arc::clone(&self.dialer), self.closing.token());
+            spawn::spawn(async move {
+                let why = "the one before is being measured, and kept";
+                close(&dialer, &established.connection, why).await;
+                drop((hello, closes));
+            });
+            return;
+        }
         info!(broker = %established.address, "connected to the broker again");
-        self.attempts = None;
-        self.kept.reset();
+        self.better_again.reset();
         self.objection_is_said = false;
         let established = Arc::new(established);
         self.link.say(LinkState::Up(Arc::clone(&established)));
         let current = Current::new(established, hello, &self.random);
-        if let Some(ending) = self.ending.take() {
-            ending.cancel();
-        }
-        let Some(old) = self.current.replace(current) else {
-            return;
-        };
-        match self.why {
-            Why::Silent => old
+        let old = self.current.replace(current);
+        match (why, old) {
+            (Why::Gone { ending }, _) => ending.iter().for_each(CancellationToken::cancel),
+            (Why::Silent, Some(old)) => old
                 .established
                 .connection
                 .close(0, "replaced by a connection on which the broker answers"),
-            Why::Late | Why::Gone => {
+            (Why::Late, Some(old)) => {
                 old.established.moves.cancel();
                 self.linger(old);
             }
+            (Why::Silent | Why::Late, None) => {}
         }
     }
 
     fn look(&mut self) {
         // From now on, so that nothing is made up for after a standstill.
         self.look_at = Instant::now() + LOOK_EVERY;
+        look_at_lingering(&mut self.lingering);
         let Some(current) = &mut self.current else {
             return;
         };
@@ -393,11 +445,11 @@ impl<K: Connector> Supervisor<K> {
             }
             Some(Sign::Heard) => {
                 info!("the broker is heard again");
-                self.attempts = None;
+                self.attempting = None;
                 self.link.say(LinkState::Up(established));
             }
             None => {
-                let is_kept = self.attempts.is_some() || Instant::now() < self.kept_until;
+                let is_kept = self.attempting.is_some() || Instant::now() < self.better_from;
                 if !is_kept && !established.expects_reordering {
                     current.late.look(&established);
                 }
@@ -406,15 +458,21 @@ impl<K: Connector> Supervisor<K> {
     }
 
     // Keeps a connection that is to end for as long as streams run on it, the broker wants it, and is heard on it when it is asked.
-    fn linger(&self, old: Current<K::Connection>) {
+    fn linger(&mut self, old: Current<K::Connection>) {
         let (stop, dialer) = (self.link.stop.clone(), Arc::clone(&self.dialer));
         let Current {
             established,
             hello,
-            mut silence,
+            silence,
             ..
         } = old;
-        let lingers = self.lingering.token();
+        let is_silent = CancellationToken::new();
+        self.lingering.push(Lingering {
+            established: Arc::clone(&established),
+            silence,
+            is_silent: is_silent.clone(),
+        });
+        let closes = self.closing.token();
         spawn::spawn(async move {
             let Established {
                 connection,
@@ -422,27 +480,35 @@ impl<K: Connector> Supervisor<K> {
                 ..
             } = &*established;
             streams.close();
-            let is_silent = async {
-                loop {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    if let Some(Sign::Silent(waited)) = silence.look(connection.traffic()) {
-                        return waited;
-                    }
-                }
-            };
             tokio::select! {
                 biased;
                 _ = connection.closed() => {}
                 () = stop.cancelled() => close(&dialer, connection, CLOSED).await,
                 () = streams.wait() => close(&dialer, connection, "replaced by another connection").await,
-                waited = is_silent, if dialer.options.reconnect => {
-                    info!(?waited, "the broker is silent on a connection that is to end");
+                () = is_silent.cancelled() => {
                     close(&dialer, connection, "silent, and replaced by another connection").await;
                 }
             }
-            drop((hello, lingers));
+            drop((hello, closes));
         });
     }
+}
+
+fn look_at_lingering<C: Connection>(lingering: &mut Vec<Lingering<C>>) {
+    lingering.retain_mut(|one| {
+        let connection = &one.established.connection;
+        if connection.end().is_some() {
+            return false;
+        }
+        if let Some(Sign::Silent(waited)) = one.silence.look(connection.traffic()) {
+            info!(
+                ?waited,
+                "the broker is silent on a connection that is to end"
+            );
+            one.is_silent.cancel();
+        }
+        true
+    });
 }
 
 /// Closes `connection`, and waits for the broker to hear of it, not for long.

@@ -5,10 +5,12 @@
 //! - `acker`: answers from elsewhere, by position.
 //! - `buffer`: what came and waits for the application. Pure.
 //! - `extensions`: what was extended from elsewhere. Pure.
+//! - `in_hand`: what the application has got and not answered. Pure.
 //! - `not_held`: what was answered too late. Pure.
 //! - `unsent_answers`: answers on their way to the broker, joined into ranges. Pure.
 //! - `credit`: what the application took, given back in pieces.
 //! - `shared`: what all of these and the driver share.
+//! - `renewal`: how ack deadlines of what waits are kept from passing.
 //! - `stream`: one stream, until it is lost: what the broker was told and asked on it.
 //! - `driver`: the task, which opens one stream after the other.
 
@@ -18,7 +20,9 @@ mod credit;
 mod delivery;
 mod driver;
 mod extensions;
+mod in_hand;
 mod not_held;
+mod renewal;
 mod shared;
 mod stream;
 mod unsent_answers;
@@ -53,7 +57,7 @@ use crate::spawn;
 ///
 /// When there is a better connection than the one it is on, it moves: nothing new is handed out until what the application has in hand is
 /// answered, or its ack deadlines, and extended ones, have passed. It moves as well when the broker says goodbye, which takes answers
-/// for a moment only (1 s): what is answered later than that comes again, and its answer is lost as after a lost connection.
+/// for as long as it says then (5 s by default): what is answered later comes again, and its answer is lost as after a lost connection.
 ///
 /// It ends (yields `None`) after an error that reconnecting cannot mend. Dropping it, or [`close`](Self::close),
 /// gives its unacknowledged events back to the broker at once, and nothing counts as an attempt; unless it is dropped by

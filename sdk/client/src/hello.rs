@@ -1,12 +1,14 @@
 //! The hello: the first stream of a connection, on which client and broker say who they are and what they speak. It stays open,
 //! for the broker's goodbye.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
 use tidegate_wire::{Limits, PROTOCOL_VERSION};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,7 +37,26 @@ pub(crate) struct Established<C> {
     /// Cancelled when there is another connection, to which its streams are to move.
     pub(crate) moves: CancellationToken,
     /// The broker has said goodbye on it.
-    pub(crate) is_ending: AtomicBool,
+    pub(crate) goodbye: OnceLock<Goodbye>,
+}
+
+/// A broker's goodbye, to the streams of its connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goodbye {
+    /// Until when an answer of a consumer that is said here comes in time there, as far as is known.
+    pub(crate) answers_until: Option<Instant>,
+}
+
+impl Goodbye {
+    /// One that came just now, on a path of this round trip.
+    pub(crate) fn new(go_away: &pb::GoAway, round_trip: Duration) -> Self {
+        // It was on its way for half of that, and so is an answer.
+        let lasts = |acks_ms| Duration::from_millis(acks_ms).saturating_sub(round_trip);
+        let answers_until = go_away.acks_ms.map(lasts);
+        Self {
+            answers_until: answers_until.and_then(|lasts| Instant::now().checked_add(lasts)),
+        }
+    }
 }
 
 /// What is left of the hello stream. Our side of it stays open as long as the connection.
@@ -99,7 +120,7 @@ pub(crate) async fn say_hello<C: Connection>(
         streams: TaskTracker::new(),
         meters: TaskTracker::new(),
         moves: CancellationToken::new(),
-        is_ending: AtomicBool::new(false),
+        goodbye: OnceLock::new(),
     };
     Ok((established, HelloStream(stream)))
 }

@@ -7,6 +7,7 @@ mod compact;
 mod connecting;
 mod consuming;
 mod measuring;
+mod moving;
 mod network;
 mod publishing;
 mod quic;

@@ -39,6 +39,11 @@ pub struct ConnectionCounters {
     pub congestion: Cow<'static, str>,
     /// Bytes that may wait at this end to be sent or acknowledged, as the path is now.
     pub send_window_bytes: u64,
+    /// Frames with data or credit in the packets sent. What is sent again counts again. 0 where they are not counted.
+    pub frames_sent: u64,
+    /// The same of packets received, of which each counts once, however often it came. What came so late that it was taken for one that
+    /// comes again is not among them, since it is of no use.
+    pub frames_received: u64,
 }
 
 impl ConnectionCounters {
@@ -56,6 +61,8 @@ impl ConnectionCounters {
             packets_lost: self.packets_lost.saturating_sub(earlier.packets_lost),
             bytes_lost: self.bytes_lost.saturating_sub(earlier.bytes_lost),
             mtu_probes_lost: self.mtu_probes_lost.saturating_sub(earlier.mtu_probes_lost),
+            frames_sent: self.frames_sent.saturating_sub(earlier.frames_sent),
+            frames_received: self.frames_received.saturating_sub(earlier.frames_received),
             ..self.clone()
         }
     }
@@ -106,7 +113,8 @@ impl LinkReport {
 pub struct Losses {
     /// Datagrams sent, without the probes of the MTU that came to nothing.
     pub sent: u64,
-    /// Of them, those that never came. What is still under way counts among them, and each that came twice makes up for one.
+    /// Of them, those that never came. What is still under way counts among them. Those that the network doubles make up for others only
+    /// where an end does not count frames; otherwise that part is lost that frames were lost, of what the sender takes for lost.
     pub lost: u64,
     /// Packets that the sender took for lost although they came, only later than others: the path reorders, or delays some of
     /// them for long. At least so many.
@@ -119,7 +127,8 @@ impl Losses {
     #[must_use]
     pub fn between(sender: &ConnectionCounters, receiver: &ConnectionCounters) -> Self {
         let sent = sender.datagrams_sent.saturating_sub(sender.mtu_probes_lost);
-        let lost = sent.saturating_sub(receiver.datagrams_received);
+        let missing = sent.saturating_sub(receiver.datagrams_received);
+        let lost = missing.max(lost_behind_doubles(sender, receiver, sent));
         Self {
             sent,
             lost,
@@ -138,6 +147,22 @@ impl Losses {
     pub fn late_part(&self) -> f64 {
         part(self.late, self.sent)
     }
+}
+
+// What was lost although as many came, since others came twice: each packet's frames are counted once. Which packets had how many of them
+// is not known, so this is taken for the part of all that was lost, and never for more than the sender takes for lost.
+fn lost_behind_doubles(
+    sender: &ConnectionCounters,
+    receiver: &ConnectionCounters,
+    sent: u64,
+) -> u64 {
+    if receiver.frames_received == 0 {
+        return 0;
+    }
+    let frames_lost = sender.frames_sent.saturating_sub(receiver.frames_received);
+    let lost = part(frames_lost, sender.frames_sent) * sent as f64;
+    // A number that is too large ends at the largest there is.
+    (lost as u64).min(sender.packets_lost)
 }
 
 fn part(of: u64, all: u64) -> f64 {
@@ -168,6 +193,8 @@ impl From<&ConnectionCounters> for pb::ConnectionCounters {
             },
             congestion: counters.congestion.clone().into_owned(),
             send_window_bytes: counters.send_window_bytes,
+            frames_sent: counters.frames_sent,
+            frames_received: counters.frames_received,
         }
     }
 }
@@ -190,6 +217,8 @@ impl From<pb::ConnectionCounters> for ConnectionCounters {
             peer_address: counters.peer_address.parse().ok(),
             congestion: counters.congestion.into(),
             send_window_bytes: counters.send_window_bytes,
+            frames_sent: counters.frames_sent,
+            frames_received: counters.frames_received,
         }
     }
 }
@@ -233,6 +262,47 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_is_seen_behind_what_comes_twice() {
+        #[track_caller]
+        fn check(
+            declared: u64,
+            received: u64,
+            (frames_sent, frames_received): (u64, u64),
+            expected: (u64, u64),
+        ) {
+            let sender = ConnectionCounters {
+                datagrams_sent: 1_000,
+                packets_lost: declared,
+                frames_sent,
+                ..Default::default()
+            };
+            let receiver = ConnectionCounters {
+                datagrams_received: received,
+                frames_received,
+                ..Default::default()
+            };
+            let found = Losses::between(&sender, &receiver);
+            assert_eq!((found.lost, found.late), expected);
+        }
+        // 7 % are lost, and a fifth of the others comes twice; each packet has two frames.
+        check(70, 1_116, (2_000, 1_860), (70, 0));
+        // The same, and 300 come late.
+        check(370, 1_116, (2_000, 1_860), (70, 300));
+        // Some losses are not found yet.
+        check(60, 1_116, (2_000, 1_860), (60, 0));
+        // Nothing comes twice: datagrams tell more exactly.
+        check(50, 950, (2_000, 1_880), (50, 0));
+        check(50, 930, (2_000, 1_880), (70, 0));
+        // An end that counts no frames, or numbers that cannot be.
+        check(70, 1_116, (2_000, 0), (0, 70));
+        check(70, 1_116, (0, 1_860), (0, 70));
+        check(u64::MAX, 1_116, (u64::MAX, 1), (1_000, u64::MAX - 1_000));
+        // Few frames say little, and nothing alone.
+        check(1, 1_000, (3, 2), (1, 0));
+        check(0, 1_000, (3, 2), (0, 0));
+    }
+
+    #[test]
     fn parts_are_of_what_was_sent() {
         let losses = Losses {
             sent: 200,
@@ -259,6 +329,8 @@ mod tests {
             peer_address: Some(([192, 0, 2, 1], 4_433).into()),
             congestion: "cubic".into(),
             send_window_bytes: from + 10,
+            frames_sent: from + 11,
+            frames_received: from + 12,
         }
     }
 
@@ -290,6 +362,8 @@ mod tests {
             packets_lost: value,
             bytes_lost: value,
             mtu_probes_lost: value,
+            frames_sent: value,
+            frames_received: value,
             ..counters(0)
         };
         let now = |value, from: u64| ConnectionCounters {

@@ -130,8 +130,17 @@ fn hello_reply_bytes() {
         pb::GoAway {
             reason: "bye".into(),
             grace_ms: 10,
+            acks_ms: None,
         },
         "0a03627965 100a",
+    );
+    check(
+        pb::GoAway {
+            reason: "bye".into(),
+            grace_ms: 10,
+            acks_ms: Some(0),
+        },
+        "0a03627965 100a 1800",
     );
 }
 
@@ -417,10 +426,12 @@ fn measure_bytes() {
         peer_address: "a".into(),
         congestion: "c".into(),
         send_window_bytes: 14,
+        frames_sent: 15,
+        frames_received: 16,
     };
     check(
         answer(Answer::Counters(counters)),
-        "0a1e 0801 1002 1803 2004 2805 3006 3807 4008 4809 500a 580b 620161 6a0163 700e",
+        "0a23 0801 1002 1803 2004 2805 3006 3807 4008 4809 500a 580b 620161 6a0163 700e 780f 800110",
     );
     let payload = || b"ab".as_slice().into();
     for (answer, bytes) in [
@@ -587,7 +598,7 @@ proptest! {
         let positions = Some(pb::Positions { first: first.clone(), more: first.clone() });
         let nack = pb::Nack { positions, delay_ms };
         round_trip(pb::ConsumerCommand { command: Some(consumer_command::Command::Nack(nack)) });
-        round_trip(pb::GoAway { reason: text, grace_ms: numbers[1] });
+        round_trip(pb::GoAway { reason: text, grace_ms: numbers[1], acks_ms: delay_ms });
         round_trip(pb::Confirmed { confirm: first, ..Default::default() });
     }
 }

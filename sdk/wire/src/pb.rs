@@ -96,6 +96,10 @@ pub struct GoAway {
     /// Milliseconds until the broker closes the connection.
     #[prost(uint64, tag = "2")]
     pub grace_ms: u64,
+    /// Milliseconds for which the broker takes answers of consumers that hold something, before it ends them. Absent when it is not known,
+    /// as of older brokers.
+    #[prost(uint64, optional, tag = "3")]
+    pub acks_ms: ::core::option::Option<u64>,
 }
 /// What a publisher says. The broker stores these bytes as they came and delivers them unchanged.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -620,6 +624,12 @@ pub struct ConnectionCounters {
     /// Bytes that may wait at this end to be sent or acknowledged, as the path is now.
     #[prost(uint64, tag = "14")]
     pub send_window_bytes: u64,
+    /// Frames that carry data or credit, in packets sent, and in packets received, of which each counts once however often it came: what
+    /// was lost although the network doubles others. 0 where they are not counted, as by older peers.
+    #[prost(uint64, tag = "15")]
+    pub frames_sent: u64,
+    #[prost(uint64, tag = "16")]
+    pub frames_received: u64,
 }
 /// A refusal.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

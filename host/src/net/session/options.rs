@@ -13,6 +13,10 @@ const CREDIT_ROUND_TRIP: Duration = Duration::from_millis(25);
 /// How many times larger it gets: full at 100 ms.
 const CREDIT_FACTOR_MAX: u32 = 4;
 
+/// Part of the grace of a shutdown in which consumers may answer. What is left of the default one is as long as the last of these answers
+/// may take to be durable and confirmed.
+const SHUTDOWN_ACKS_PART: u32 = 2;
+
 /// What has not answered for so long was sent some five times meanwhile, on a path of 100 ms: even where every other packet is lost, that
 /// is no accident.
 const SILENT_AFTER_MIN: Duration = Duration::from_secs(6);
@@ -57,13 +61,12 @@ pub struct SessionOptions {
     pub principal_connections_max: usize,
     /// Publish and subscribe streams on one connection; more are refused. Default 256.
     pub streams_max: u32,
-    /// Time from the start of a shutdown until connections are closed whatever they still do. Default 10 s.
+    /// Time from the start of a shutdown until connections are closed whatever they still do. Default 10 s. In the first half of it, a
+    /// consumer may answer what it has in hand, and is ended as soon as that is nothing, or is over.
     pub shutdown_grace: Duration,
     /// How long a client may answer nothing at all before others get what its consumers hold. Looked at each second. Default 6 s, see
     /// [`silent_after`](Self::silent_after).
     pub silent_after: Duration,
-    /// Time a subscriber gets at shutdown to ack what it has, after deliveries stopped. Default 1 s.
-    pub shutdown_acks: Duration,
 }
 
 /// What a publish stream is to get, as far as there is memory for it.
@@ -90,7 +93,6 @@ impl Default for SessionOptions {
             streams_max: 256,
             shutdown_grace: Duration::from_secs(10),
             silent_after: SILENT_AFTER_MIN,
-            shutdown_acks: Duration::from_secs(1),
         }
     }
 }
@@ -100,6 +102,12 @@ impl SessionOptions {
     #[must_use]
     pub fn silent_after(idle_timeout: Duration) -> Duration {
         (idle_timeout / SILENT_PARTS).max(SILENT_AFTER_MIN)
+    }
+
+    /// How long a consumer has at a shutdown to answer what it has in hand, after deliveries stopped.
+    #[must_use]
+    pub fn shutdown_acks(&self) -> Duration {
+        self.shutdown_grace / SHUTDOWN_ACKS_PART
     }
 
     /// Bytes a client can have sent on a publish stream without exceeding its credit: a batch costs at least the bytes of its
@@ -177,6 +185,17 @@ mod tests {
         for (idle_s, silent_s) in [(1, 6), (30, 6), (60, 12), (600, 120)] {
             let silent_after = SessionOptions::silent_after(Duration::from_secs(idle_s));
             assert_eq!(silent_after, Duration::from_secs(silent_s), "{idle_s}");
+        }
+    }
+
+    #[test]
+    fn consumers_have_half_of_the_grace_for_their_answers() {
+        for (grace_ms, acks_ms) in [(0, 0), (500, 250), (10_000, 5_000), (3_600_000, 1_800_000)] {
+            let options = SessionOptions {
+                shutdown_grace: Duration::from_millis(grace_ms),
+                ..SessionOptions::default()
+            };
+            assert_eq!(options.shutdown_acks(), Duration::from_millis(acks_ms));
         }
     }
 

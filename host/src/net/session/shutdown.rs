@@ -1,4 +1,4 @@
-//! The shutdown of a session, as its client sees it: a goodbye on the hello stream, no further deliveries but a moment to ack what is
+//! The shutdown of a session, as its client sees it: a goodbye on the hello stream, no further deliveries but time to ack what is
 //! in hand, and a deadline for everything else that is under way. That there is a shutdown is decided elsewhere, and publish streams
 //! end by themselves.
 
@@ -22,12 +22,14 @@ pub(super) fn deadline<C: Connection>(peer: &Peer<C>) -> Instant {
     Instant::now() + peer.service.options.shutdown_grace
 }
 
-/// Tells the client, on its hello stream, that the broker stops and how long it has.
+/// Tells the client, on its hello stream, that the broker stops and how long it has, also for answers of its consumers.
 pub(super) async fn say_goodbye<C: Connection>(peer: &Peer<C>, hello: &mut FrameSend<C::Send>) {
-    let grace_ms = u64::try_from(peer.service.options.shutdown_grace.as_millis());
+    let options = &peer.service.options;
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     hello.push(&pb::GoAway {
         reason: "the broker is shutting down".to_owned(),
-        grace_ms: grace_ms.unwrap_or(u64::MAX),
+        grace_ms: millis(options.shutdown_grace),
+        acks_ms: Some(millis(options.shutdown_acks())),
     });
     let _ = timeout(GOODBYE, hello.flush()).await;
 }
@@ -48,6 +50,6 @@ pub(super) async fn drain_acks<C: Connection>(
             }
         }
     };
-    let _ = timeout(peer.service.options.shutdown_acks, acked).await;
+    let _ = timeout(peer.service.options.shutdown_acks(), acked).await;
     StreamEnd::Refused(shutting_down())
 }

@@ -12,7 +12,7 @@ use tidegate_wire::frame::decode;
 use tidegate_wire::pb;
 use tidegate_wire::positions::decode_deltas;
 
-use super::shared::Shared;
+use super::shared::{Shared, Which};
 use super::unsent_answers::Ranges;
 use crate::error::SubscribeError;
 use crate::event::Event;
@@ -74,7 +74,7 @@ impl Delivery {
     pub fn ack(&self) {
         if self.settle() {
             self.shared
-                .settle(Some(self.generation), |answers| answers.ack(self.position));
+                .settle(self.which(), |answers| answers.ack(self.position));
         }
     }
 
@@ -82,18 +82,16 @@ impl Delivery {
     /// back-off says.
     pub fn nack(&self, delay: Option<Duration>) {
         if self.settle() {
-            self.shared.settle(Some(self.generation), |answers| {
-                answers.nack(self.position, delay)
-            });
+            self.shared
+                .settle(self.which(), |answers| answers.nack(self.position, delay));
         }
     }
 
     /// It can never be handled: to the dead-letter topic with it, and `reason` (cut at 1 KiB).
     pub fn term(&self, reason: &str) {
         if self.settle() {
-            self.shared.settle(Some(self.generation), |answers| {
-                answers.term(self.position, reason)
-            });
+            self.shared
+                .settle(self.which(), |answers| answers.term(self.position, reason));
         }
     }
 
@@ -125,9 +123,16 @@ impl Delivery {
     fn extend_by(&self, duration: Option<Duration>) {
         let expires_ms = self.shared.expires_ms(duration);
         self.expires_ms.store(expires_ms, Ordering::Relaxed);
-        self.shared.extend(Some(self.generation), |answers| {
+        self.shared.extend(self.which(), |answers| {
             answers.extend(self.position, duration);
         });
+    }
+
+    fn which(&self) -> Which {
+        Which {
+            position: self.position,
+            of_stream: Some((self.generation, self.number)),
+        }
     }
 
     /// True for the first who settles it.

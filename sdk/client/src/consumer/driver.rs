@@ -19,8 +19,9 @@ use tracing::debug;
 
 use super::credit::Credit;
 use super::delivery::Handout;
+use super::renewal::Renewal;
 use super::shared::Shared;
-use super::stream::{ConsumerStream, Renewal};
+use super::stream::ConsumerStream;
 use crate::backoff::Backoff;
 use crate::error::{Refusal, StreamError, SubscribeError};
 use crate::frames::{FrameStream, Moved};
@@ -30,7 +31,8 @@ use crate::link::Link;
 /// How long the last words to the broker may take when the consumer is gone.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the broker may say nothing while it confirms the last answers of a stream that moves: longer than it waits for its disk.
+/// How long it may take to send the last answers of a stream that moves, and to hear that they are confirmed: longer than the broker waits
+/// for its disk.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// What the application is told while there is no connection.
@@ -280,25 +282,32 @@ impl<C: Connection> Driver<C> {
     /// Says that nothing more comes on a stream that moves, and reads what the broker still says on it: that it has the last answers.
     async fn leave(&mut self, stream: &mut ConsumerStream<C>) -> End {
         let mut finished = false;
+        let until = Instant::now() + MOVE_TIMEOUT;
         loop {
             if !finished && stream.is_silent() {
                 stream.frames.finish();
                 finished = true;
             }
+            let is_gone = {
+                let state = self.shared.state();
+                // One that failed takes nothing back; of another, the last answers still go out.
+                state.detached && (finished || state.failed)
+            };
+            if is_gone {
+                return End::Detached;
+            }
             let event = tokio::select! {
                 biased;
                 () = self.shared.wake.notified() => Event::Woken,
-                moved = tokio::time::timeout(MOVE_TIMEOUT, stream.frames.moved()) => match moved {
-                    Ok(Moved::Frame(Ok(None))) | Err(_) => return End::Moved,
-                    Ok(Moved::Frame(frame)) => Event::Frame(frame),
-                    Ok(Moved::Written(written)) => Event::Written(written),
+                moved = stream.frames.moved() => match moved {
+                    Moved::Frame(Ok(None)) => return End::Moved,
+                    Moved::Frame(frame) => Event::Frame(frame),
+                    Moved::Written(written) => Event::Written(written),
                 },
+                () = tokio::time::sleep_until(until) => return End::Moved,
             };
             if let Err(end) = self.apply(stream, event).await {
                 return end;
-            }
-            if self.shared.state().detached {
-                return End::Detached;
             }
         }
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::buffer::Buffer;
 use super::delivery::Encoded;
 use super::extensions::Extensions;
+use super::in_hand::InHand;
 use super::not_held::NotHeld;
 use super::unsent_answers::Answers;
 use crate::error::SubscribeError;
@@ -54,6 +55,14 @@ pub(super) enum Next {
     NotHeard,
 }
 
+/// Which delivery is answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Which {
+    pub(super) position: u64,
+    /// The generation of its stream and its number there, where its handle is at hand; otherwise it is of the stream there is now.
+    pub(super) of_stream: Option<(u64, u64)>,
+}
+
 /// What is changed under the lock. The longest that takes is one pass over what waits for the application, when the broker says what is
 /// not held any more or what waits is extended.
 #[derive(Default)]
@@ -93,9 +102,9 @@ pub(super) struct State {
     confirmed: u64,
     /// Unconfirmed acks went down with a connection, and nobody was told.
     pub(super) acks_lost: bool,
-    /// Deliveries of the present stream that the application has got, and those of them that it has answered.
+    /// Deliveries of the present stream that the application has got, or that were passed over, and which of them it has answered.
     pub(super) handed_over: u64,
-    pub(super) settled: u64,
+    in_hand: InHand,
     /// The present stream moves to another connection: what waits for the application comes again on that.
     pub(super) moves: bool,
     /// The driver wants to be woken when that rises.
@@ -129,7 +138,8 @@ impl State {
         (self.taken_events, self.taken_bytes) = (0, 0);
         (self.parked_events, self.parked_bytes) = (0, 0);
         (self.handed_over, self.heard, self.ask) = (0, 0, None);
-        (self.settled, self.moves) = (0, false);
+        self.moves = false;
+        self.in_hand.reset();
         self.not_held.forget_stream();
         // It looks again, and finds that what it waits for is no longer its own.
         self.asker.take().into_iter().for_each(Waker::wake);
@@ -145,10 +155,15 @@ impl State {
         (self.answered > self.confirmed).then_some(self.answered)
     }
 
-    /// Deliveries of the present stream in the application's hands, as far as is known: answers that name one twice, or one of an
-    /// earlier stream, make them seem fewer.
+    /// Deliveries of the present stream in the application's hands.
     pub(super) fn in_hand(&self) -> u64 {
-        self.handed_over.saturating_sub(self.settled)
+        self.in_hand.of(self.handed_over)
+    }
+
+    /// So many count as handed over, although the application does not get them.
+    pub(super) fn pass_over(&mut self, events: u64) {
+        self.handed_over += events;
+        self.in_hand.pass_over(events);
     }
 
     /// The broker has confirmed the first `answered` of all answers.
@@ -243,22 +258,23 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the last answer to one delivery of the stream of `generation`, or the one there is now.
-    pub(super) fn settle(&self, generation: Option<u64>, record: impl FnOnce(&mut Answers)) {
-        self.answer(generation, 1, record);
+    /// Records the last answer to a delivery.
+    pub(super) fn settle(&self, which: Which, record: impl FnOnce(&mut Answers)) {
+        self.answer(which, true, record);
     }
 
     /// Records that the deadline of one is extended.
-    pub(super) fn extend(&self, generation: Option<u64>, record: impl FnOnce(&mut Answers)) {
-        self.answer(generation, 0, record);
+    pub(super) fn extend(&self, which: Which, record: impl FnOnce(&mut Answers)) {
+        self.answer(which, false, record);
     }
 
-    fn answer(&self, generation: Option<u64>, settled: u64, record: impl FnOnce(&mut Answers)) {
+    fn answer(&self, which: Which, settles: bool, record: impl FnOnce(&mut Answers)) {
         let wake = {
             let mut state = self.state();
             if state.answers_unwanted || state.ended.is_some() || state.detached {
                 return;
             }
+            let generation = which.of_stream.map(|(generation, _)| generation);
             if generation.is_some_and(|generation| generation != state.generation) {
                 state.acks_lost = true;
                 return;
@@ -266,12 +282,22 @@ impl Shared {
             let wake = state.answers.is_empty();
             record(&mut state.answers);
             state.answered += 1;
-            state.settled += settled;
+            if settles {
+                let number = which.of_stream.map(|(_, number)| number);
+                state.in_hand.settle(number, which.position);
+            }
             wake
         };
         if wake {
             self.wake.notify_one();
         }
+    }
+
+    /// From now on deliveries may be answered by their positions.
+    pub(super) fn count_positions(&self) {
+        let mut state = self.state();
+        let handed_over = state.handed_over;
+        state.in_hand.count_positions(handed_over);
     }
 
     /// What there is for the application, which gets it. `context` is woken when there is more, or when the broker has heard what
@@ -307,16 +333,17 @@ impl Shared {
                     ack_deadline_ms: 0,
                 };
             }
-            state.handed_over += 1;
             wakes |= std::mem::take(&mut state.tell);
             if encoded.is_void {
                 // Nobody gets it here, and its credit is for another.
-                state.settled += 1;
+                state.pass_over(1);
                 state.taken_events += 1;
                 state.taken_bytes += encoded.bytes();
                 wakes = true;
                 continue;
             }
+            state.handed_over += 1;
+            state.in_hand.hand_over(encoded.position);
             break Next::Delivery {
                 encoded,
                 number: state.handed_over,

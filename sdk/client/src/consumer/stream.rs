@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidegate_wire::compact::Unpacker;
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::credit::Credit;
+use super::renewal::Renewal;
 use super::shared::{Shared, State, Waiter};
 use super::unsent_answers::Answers;
 use crate::error::SubscribeError;
@@ -25,12 +25,9 @@ use crate::hello::Established;
 /// and soon enough that the broker mostly knows what a process had in hand when it was killed.
 const TELL_AFTER: Duration = Duration::from_millis(10);
 
-/// How long the application has for what is in its hands, at most, when the consumer is to move since the broker has said goodbye; the
-/// broker may end it sooner.
+/// How long the application has for what is in its hands, at most, when the consumer is to move since the broker has said goodbye but not
+/// for how long it takes answers; it may end the stream sooner.
 const ANSWERS_MAX: Duration = Duration::from_secs(5);
-
-/// However short the ack deadline is, a broker keeps what it knows to wait in a client for this long at least.
-const UNSEEN_MIN: Duration = Duration::from_secs(2);
 
 pub(super) struct ConsumerStream<C: Connection> {
     pub(super) frames: FrameStream<C>,
@@ -60,7 +57,7 @@ pub(super) struct ConsumerStream<C: Connection> {
     tell_at: Option<Instant>,
     /// How what waits for the application is kept; nothing where that is not held.
     renewal: Option<Renewal>,
-    /// It moves to another connection, when the application has answered what it has in hand, and then at the latest.
+    /// It moves to another connection when the application has answered what it has in hand, and then at the latest.
     moves_at: Option<Instant>,
 }
 
@@ -70,48 +67,6 @@ struct Confirm {
     /// It covers the first so many answers of the consumer.
     answered: u64,
     waiters: Vec<Waiter>,
-}
-
-/// How the ack deadlines of what waits in the client are kept from passing, and for how long. While the application goes on, the broker
-/// sees to that by itself.
-pub(super) struct Renewal {
-    /// So long the broker waits for a sign.
-    lasts: Duration,
-    /// So long a delivery may wait for the application.
-    buffered_max: Duration,
-    /// The broker takes back what waits for longer.
-    gives_back: bool,
-    /// The last sign.
-    renewed_at: Instant,
-    /// When the next thing is to be done.
-    due_at: Option<Instant>,
-}
-
-impl Renewal {
-    pub(super) fn new(ready: &pb::SubscribeReady, buffered_max: Duration) -> Self {
-        Self {
-            lasts: Duration::from_millis(ready.ack_deadline_ms).max(UNSEEN_MIN),
-            buffered_max,
-            gives_back: ready.takes_give_back,
-            renewed_at: Instant::now(),
-            due_at: None,
-        }
-    }
-
-    /// Of what came at this moment or before, the application gets no more.
-    fn too_old(&self, now: Instant) -> Option<Instant> {
-        now.checked_sub(self.buffered_max)
-    }
-
-    fn plan(&mut self, state: &State) {
-        let oldest = state.buffer.oldest();
-        let back = oldest.and_then(|came_at| came_at.checked_add(self.buffered_max));
-        self.due_at = oldest.map(|_| {
-            let extend = self.renewed_at + self.lasts / 3;
-            back.filter(|_| self.gives_back)
-                .map_or(extend, |back| back.min(extend))
-        });
-    }
 }
 
 impl<C: Connection> ConsumerStream<C> {
@@ -153,16 +108,13 @@ impl<C: Connection> ConsumerStream<C> {
         self.frames.queue().is_empty()
     }
 
-    /// When the broker is to be told of what the application got, or has not got yet, though nothing else was to be said. Nothing
-    /// before the commands on their way are sent.
+    /// When the broker is to be told of what the application got, or has not got yet, though nothing else was to be said: nothing
+    /// before the commands on their way are sent. Or when a stream that moves waits for no more answers, whatever is on its way.
     pub(super) fn timer(&mut self) -> Option<Instant> {
-        let renew_at = self.renewal.as_ref().and_then(|renewal| renewal.due_at);
-        let at = self
-            .tell_at
-            .into_iter()
-            .chain(renew_at)
-            .chain(self.moves_at);
-        at.min().filter(|_| self.is_silent())
+        let renew_at = self.renewal.as_ref().and_then(Renewal::due_at);
+        let tell_at = self.tell_at.into_iter().chain(renew_at).min();
+        let tell_at = tell_at.filter(|_| self.is_silent());
+        tell_at.into_iter().chain(self.moves_at).min()
     }
 
     /// The application may have got more: when that is to be told.
@@ -175,20 +127,16 @@ impl<C: Connection> ConsumerStream<C> {
         }
     }
 
-    /// There is another connection. The application gets no more from this stream, and has time to answer what it has in hand: a moment
-    /// when the broker has said goodbye, and otherwise as long as it holds any of that.
+    /// There is another connection. The application gets no more from this stream, and has time to answer what it has in hand: as long as
+    /// the broker takes answers when that has said goodbye, and otherwise as long as it holds any of that.
     pub(super) fn begin_to_move(&mut self, shared: &Shared) {
         let mut state = shared.state();
-        let answers_max = match self.is_ending() {
-            true => ANSWERS_MAX,
-            false => state.held_for(None),
-        };
-        self.moves_at.get_or_insert(Instant::now() + answers_max);
+        let now = Instant::now();
+        self.moves_at = Some(match self.established.goodbye.get() {
+            Some(goodbye) => goodbye.answers_until.unwrap_or(now + ANSWERS_MAX),
+            None => now + state.held_for(None),
+        });
         state.moves = true;
-    }
-
-    fn is_ending(&self) -> bool {
-        self.established.is_ending.load(Ordering::Relaxed)
     }
 
     /// It is to move.
@@ -196,23 +144,29 @@ impl<C: Connection> ConsumerStream<C> {
         self.moves_at.is_some()
     }
 
-    /// It moves now: everything the application said is sent, and nothing is in its hands any more, or it has had its moment. All
-    /// answers are asked to be confirmed then.
+    /// It moves now: nothing is in the application's hands any more, and everything it said is sent; or its time is over, and the last
+    /// that it said is on its way. All answers are asked to be confirmed then.
     pub(super) fn leaves(&mut self, shared: &Shared) -> bool {
-        let Some(at) = self.moves_at.filter(|_| self.is_silent()) else {
+        let Some(at) = self.moves_at else {
             return false;
         };
-        let answered = {
+        let is_ending = self.established.goodbye.get().is_some();
+        let is_silent = self.is_silent();
+        let (at, is_answered) = {
             let state = shared.state();
-            let extended = state.extended_until.filter(|_| !self.is_ending());
-            let at = extended.map_or(at, |until| until.max(at));
-            self.moves_at = Some(at);
-            if !state.answers.is_empty() || (state.in_hand() > 0 && Instant::now() < at) {
+            let extended = state.extended_until.filter(|_| !is_ending);
+            let is_answered = is_silent && state.answers.is_empty() && state.in_hand() == 0;
+            (extended.map_or(at, |until| until.max(at)), is_answered)
+        };
+        self.moves_at = Some(at);
+        if !is_answered {
+            if Instant::now() < at {
                 return false;
             }
-            state.unconfirmed()
-        };
-        if let Some(answered) = answered {
+            // Whoever is gone is seen by the driver.
+            let _is_gone = self.gather(shared);
+        }
+        if let Some(answered) = shared.state().unconfirmed() {
             let confirm = self.confirm(answered, Vec::new());
             for command in Answers::default().into_commands(confirm) {
                 self.frames.queue().push(&command);
@@ -244,7 +198,11 @@ impl<C: Connection> ConsumerStream<C> {
         if due {
             self.tell_at = None;
         }
-        let (events, bytes) = if detached { (0, 0) } else { (events, bytes) };
+        // A stream that moves needs no more.
+        let (events, bytes) = match detached || self.moves() {
+            true => (0, 0),
+            false => (events, bytes),
+        };
         let handed_over = handed_over.max(ask.unwrap_or_default());
         let tell = handed_over > self.told && (due || detached);
         let (more_events, more_bytes) = self.grow(events, bytes);
@@ -262,47 +220,18 @@ impl<C: Connection> ConsumerStream<C> {
         detached && self.is_silent()
     }
 
-    /// What waits for the application is extended, or, when it waits for too long, given back.
+    /// What waits for the application is extended, or given back.
     fn renew(&mut self, shared: &Shared) {
-        let now = Instant::now;
-        let Some(renewal) = self
-            .renewal
-            .as_mut()
-            .filter(|renewal| renewal.due_at.is_some_and(|at| at <= now()))
-        else {
+        let Some(renewal) = self.renewal.as_mut().filter(|renewal| renewal.is_due()) else {
             return;
         };
-        let now = now();
-        let mut commands = Vec::new();
-        let mut state = shared.state();
-        if state.detached {
-            return;
-        }
-        let too_old = renewal.too_old(now);
-        if let Some(too_old) = too_old.filter(|_| renewal.gives_back) {
-            let left = state.buffer.take_until(too_old);
-            // They are passed over in the count of those handed over, see `GiveBack`.
-            state.handed_over += left.events;
-            state.settled += left.events;
-            state.parked_events += left.events;
-            state.parked_bytes += left.bytes;
-            let chunks = left.positions.chunks().into_iter();
-            commands.extend(chunks.map(|positions| Command::GiveBack(pb::GiveBack { positions })));
-        }
-        if renewal.renewed_at + renewal.lasts / 3 <= now {
-            let extend_for_ms = u64::try_from(renewal.lasts.as_millis()).ok();
-            let waiting = state.buffer.positions(too_old).chunks().into_iter();
-            commands.extend(waiting.map(|positions| {
-                Command::Extend(pb::Extend {
-                    positions,
-                    extend_for_ms,
-                })
-            }));
-            renewal.renewed_at = now;
-        }
-        renewal.plan(&state);
-        let handed_over = state.handed_over;
-        drop(state);
+        let (commands, handed_over) = {
+            let mut state = shared.state();
+            if state.detached {
+                return;
+            }
+            (renewal.commands(&mut state), state.handed_over)
+        };
         if matches!(commands.first(), Some(Command::GiveBack(_))) {
             self.grant(0, 0, handed_over, false);
         }
@@ -347,7 +276,7 @@ impl<C: Connection> ConsumerStream<C> {
         if handed_over > self.told
             && let Some(renewal) = &mut self.renewal
         {
-            renewal.renewed_at = Instant::now();
+            renewal.renewed();
         }
         self.told = self.told.max(handed_over);
         self.credit_events = self.credit_events.saturating_add_unsigned(events);
@@ -379,7 +308,7 @@ impl<C: Connection> ConsumerStream<C> {
             && let Some(renewal) = &mut self.renewal
         {
             // Nothing waited; this is fresh.
-            renewal.renewed_at = Instant::now();
+            renewal.renewed();
         }
         let slack = self.credit_bytes_max.saturating_add(FRAME_BYTES_MAX as u64);
         let was_over = is_overdrawn(self.credit_bytes, slack);

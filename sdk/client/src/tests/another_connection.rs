@@ -1,5 +1,5 @@
-//! Another connection beside the one there is: what for it is attempted, that the one there is is listened to meanwhile, and how
-//! streams move to it.
+//! Another connection beside the one there is: what for it is attempted, that the one there is is listened to meanwhile, and what becomes
+//! of that. How streams move to it is tried elsewhere (`moving`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tidegate_wire::counters::ConnectionCounters;
-use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::measure_answer::Answer;
-use tidegate_wire::pb::{self, broker_to_consumer, measure_opened, stream_open};
+use tidegate_wire::pb::{self, measure_opened, stream_open};
 use tidegate_wire::stream::memory::{MemoryConnection, MemoryReceive, MemorySend};
 use tidegate_wire::stream::{Connection, ConnectionEnd, Traffic};
 use tokio::time::Instant;
@@ -18,22 +17,22 @@ use super::broker::{Broker, Manner, Stream, soon, welcome};
 use super::network::{Behind, Network};
 use crate::{
     Answered, Client, ClientOptions, ConnectError, Connector, Consumer, ConsumerOptions, Delivery,
-    Event, Publisher, PublisherOptions, SubscribeError,
+    Event, Publisher, PublisherOptions,
 };
 
 /// A long way to the broker of a test, which says what goes over it.
 #[derive(Clone)]
-struct Road {
+pub(super) struct Road {
     network: Network,
     /// What is behind it for the next connection.
     behind: Arc<Mutex<Behind>>,
     /// Of each attempt, whether it expects reordering.
     expected: Arc<Mutex<Vec<bool>>>,
-    seen: Arc<Seen>,
+    pub(super) seen: Arc<Seen>,
 }
 
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     asked: AtomicU64,
     heard: AtomicU64,
     /// On this connection alone something more was asked, and not answered.
@@ -41,12 +40,12 @@ struct Seen {
     /// Connections that were made.
     made: AtomicU64,
     /// Packets that count as lost, of 1,000 that were sent.
-    lost: AtomicU64,
+    pub(super) lost: AtomicU64,
 }
 
 /// A connection over it, which is the first, or the second, and so on.
 #[derive(Clone)]
-struct Far(MemoryConnection, Arc<Seen>, u64);
+pub(super) struct Far(MemoryConnection, Arc<Seen>, u64);
 
 impl Connector for Road {
     type Address = usize;
@@ -130,10 +129,10 @@ impl Connection for Far {
     }
 }
 
-type FarBroker = Broker<MemoryConnection, Road>;
+pub(super) type FarBroker = Broker<MemoryConnection, Road>;
 
 impl FarBroker {
-    fn far_away() -> Self {
+    pub(super) fn far_away() -> Self {
         let (network, incoming) = Network::new();
         let road = Road {
             network,
@@ -144,7 +143,7 @@ impl FarBroker {
         Self::behind(road, incoming, Manner::Answers(welcome(1)))
     }
 
-    async fn far_client(&self) -> Client {
+    pub(super) async fn far_client(&self) -> Client {
         self.far_client_that(true).await
     }
 
@@ -170,13 +169,13 @@ impl FarBroker {
         self.door.expected.lock().unwrap().clone()
     }
 
-    async fn attempts_are(&self, count: usize) {
+    pub(super) async fn attempts_are(&self, count: usize) {
         soon(until(|| self.attempts().len() >= count)).await;
         assert_eq!(self.attempts().len(), count);
     }
 
     /// Answers the question of the client with what says that nothing was lost.
-    async fn has_everything(&mut self) {
+    pub(super) async fn has_everything(&mut self) {
         let mut stream = self.stream().await;
         assert!(matches!(stream.open, stream_open::Kind::Measure(_)));
         let ready = measure_opened::Result::Ready(pb::MeasureReady::default());
@@ -199,7 +198,7 @@ fn reason(end: &ConnectionEnd) -> &str {
     }
 }
 
-async fn until(is: impl Fn() -> bool) {
+pub(super) async fn until(is: impl Fn() -> bool) {
     while !is() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -385,7 +384,57 @@ async fn where_packets_come_late_another_connection_is_tried_until_there_is_one_
     drop(publisher);
 }
 
-async fn publisher(client: &Client, idempotent: bool) -> Publisher {
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_measured_is_kept_although_a_better_one_was_on_its_way() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (publisher, mut before) = tokio::join!(publisher(&client, true), opened(&mut broker));
+    broker.put_behind(Behind::Line(Duration::from_secs(4)));
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    broker.has_everything().await;
+    broker.attempts_are(2).await;
+    let (meter, mut measured) = tokio::join!(soon(client.meter()), async {
+        let mut stream = broker.stream().await;
+        let ready = measure_opened::Result::Ready(pb::MeasureReady::default());
+        let result = Some(ready);
+        stream.write(&pb::MeasureOpened { result }).await;
+        stream
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let end = broker.one_closed(1).await;
+    assert!(reason(&end).contains("measured"), "{end}");
+    assert!(client.trouble().is_none());
+    let ticket = publisher.send("a", Event::new("x")).await.unwrap();
+    let (batch, _) = before.batch().await;
+    before.ack(batch.correlation, 1, false).await;
+    soon(ticket).await.unwrap();
+    // Once it is not measured any more, a better one is looked for again, when there is a reason to.
+    drop(meter);
+    measured.ended().await;
+    broker.door.seen.lost.store(500, Ordering::Relaxed);
+    broker.has_everything().await;
+    broker.attempts_are(3).await;
+    let _moved = opened(&mut broker).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_beside_a_silent_connection_hurry_when_that_is_lost() {
+    let broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    broker.put_behind(Behind::Broken);
+    broker.door.seen.asked.fetch_add(1, Ordering::Relaxed);
+    // From then on seconds are between two of them.
+    broker.attempts_are(8).await;
+    broker.put_behind(Behind::Broker);
+    broker.drop_connections();
+    let lost = Instant::now();
+    soon(until(|| client.trouble().is_none())).await;
+    let took = lost.elapsed();
+    assert!(took < Duration::from_millis(200), "{took:?}");
+    assert_eq!(broker.attempts().len(), 9);
+}
+
+pub(super) async fn publisher(client: &Client, idempotent: bool) -> Publisher {
     let options = PublisherOptions {
         idempotent,
         ..Default::default()
@@ -393,43 +442,13 @@ async fn publisher(client: &Client, idempotent: bool) -> Publisher {
     soon(client.publisher(options)).await.unwrap()
 }
 
-async fn opened<D>(broker: &mut Broker<MemoryConnection, D>) -> Stream {
+pub(super) async fn opened<D>(broker: &mut Broker<MemoryConnection, D>) -> Stream {
     let mut stream = broker.stream().await;
     stream.publish_ready(1_000, 10).await;
     stream
 }
 
-/// The broker says goodbye, and the client connects again.
-async fn another_after_goodbye(broker: &Broker, client: &Client) {
-    broker.go_away().await;
-    soon(until(|| broker.door.attempts.lock().unwrap().len() > 1)).await;
-    soon(until(|| client.trouble().is_none())).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_publisher_moves_when_everything_is_answered_and_sends_nothing_twice() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let (publisher, mut first) = tokio::join!(publisher(&client, false), opened(&mut broker));
-    let before = publisher.send("a", Event::new("x")).await.unwrap();
-    let (batch, _) = first.batch().await;
-    another_after_goodbye(&broker, &client).await;
-    let after = publisher.send("a", Event::new("y")).await.unwrap();
-    // However long it takes.
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    first.ack(batch.correlation, 1, false).await;
-    assert_eq!(soon(before).await.unwrap().sequence, 1);
-    let mut second = opened(&mut broker).await;
-    first.ended().await;
-    let (batch, payloads) = second.batch().await;
-    assert_eq!(payloads, ["y"]);
-    second.ack(batch.correlation, 2, false).await;
-    assert_eq!(soon(after).await.unwrap().sequence, 2);
-    // Nothing runs on the old connection any more.
-    assert!(matches!(broker.closed().await, ConnectionEnd::Peer { .. }));
-}
-
-async fn consumer<D>(
+pub(super) async fn consumer<D>(
     broker: &mut Broker<MemoryConnection, D>,
     client: &Client,
 ) -> (Consumer, Stream) {
@@ -442,173 +461,17 @@ async fn consumer<D>(
     (consumer.unwrap(), stream)
 }
 
-async fn take(consumer: &mut Consumer) -> Delivery {
+pub(super) async fn take(consumer: &mut Consumer) -> Delivery {
     soon(consumer.next()).await.expect("a delivery").unwrap()
 }
 
-fn acked(position: u64, confirm: u64) -> Command {
-    Command::Ack(pb::Ack {
-        positions: Some(pb::Positions {
-            first: vec![position],
-            more: vec![0],
-        }),
-        confirm,
-    })
+/// The broker says goodbye, and the client connects again.
+pub(super) async fn another_after_goodbye(broker: &Broker, client: &Client) {
+    another_after(broker, client, None).await;
 }
 
-async fn confirm(stream: &mut Stream, number: u64) {
-    let confirmed = pb::Confirmed {
-        confirm: vec![number],
-        ..Default::default()
-    };
-    let message = broker_to_consumer::Message::Confirmed(confirmed);
-    stream.say(message).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_consumer_moves_when_what_the_application_has_is_acked() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
-    first.deliver(1, &[1, 1, 1]).await;
-    let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
-    one.ack();
-    assert_eq!(first.command().await, acked(1, 0));
-    another_after_goodbye(&broker, &client).await;
-    // It gets no more from there, and has a moment for what it has.
-    let none = tokio::time::timeout(Duration::from_secs(1), consumer.next());
-    assert!(none.await.is_err());
-    assert!(!two.is_expired());
-    two.ack();
-    assert_eq!(first.command().await, acked(2, 0));
-    let asked = first.command().await;
-    let Command::Ack(pb::Ack {
-        confirm: number, ..
-    }) = asked
-    else {
-        panic!("{asked:?}");
-    };
-    let flushed = tokio::spawn(async move {
-        let flushed = consumer.flush_acks().await;
-        (consumer, flushed)
-    });
-    tokio::task::yield_now().await;
-    assert_eq!(first.reset_code().await, None, "finished");
-    confirm(&mut first, number).await;
-    first.finish();
-    let mut second = broker.stream().await;
-    second.subscribe_ready().await;
-    let (mut consumer, flushed) = soon(flushed).await.unwrap();
-    flushed.expect("nothing is lost");
-    second.deliver(1, &[3]).await;
-    assert_eq!(take(&mut consumer).await.position, 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_consumer_whose_application_does_not_answer_moves_all_the_same() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
-    first.deliver(1, &[1]).await;
-    let slow = take(&mut consumer).await;
-    broker.go_away().await;
-    assert_eq!(first.reset_code().await, None, "finished");
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
-    soon(until(|| slow.is_expired())).await;
-    slow.ack();
-    let lost = soon(consumer.flush_acks()).await;
-    assert!(matches!(lost, Err(SubscribeError::AcksLost)), "{lost:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still_holds() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
-    first.deliver(1, &[1, 1]).await;
-    let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
-    broker.door.seen.lost.store(400, Ordering::Relaxed);
-    broker.has_everything().await;
-    broker.attempts_are(2).await;
-    two.extend_for(Duration::from_secs(60));
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    assert!(!one.is_expired());
-    one.ack();
-    // Longer than the ack deadline.
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    assert!(!two.is_expired());
-    two.ack();
-    let number = loop {
-        if let Command::Ack(pb::Ack { confirm, .. }) = first.any_command().await
-            && confirm > 0
-        {
-            break confirm;
-        }
-    };
-    confirm(&mut first, number).await;
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
-    soon(consumer.flush_acks()).await.expect("nothing is lost");
-}
-
-#[tokio::test(start_paused = true)]
-async fn where_packets_come_late_a_consumer_waits_for_no_answer_after_the_ack_deadline() {
-    let mut broker = FarBroker::far_away();
-    let client = broker.far_client().await;
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
-    first.deliver(1, &[1]).await;
-    let forgotten = take(&mut consumer).await;
-    broker.door.seen.lost.store(400, Ordering::Relaxed);
-    broker.has_everything().await;
-    broker.attempts_are(2).await;
-    // Nothing that is waited for at once takes as long as the ack deadline.
-    let begun = Instant::now();
-    tokio::time::sleep(Duration::from_secs(25)).await;
-    assert!(!forgotten.is_expired());
-    assert_eq!(first.reset_code().await, None, "finished");
-    let took = begun.elapsed();
-    assert!(
-        took > Duration::from_secs(29) && took < Duration::from_secs(31),
-        "{took:?}"
-    );
-    assert!(forgotten.is_expired());
-    first.finish();
-    broker.stream().await.subscribe_ready().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_consumer_that_the_broker_ends_at_a_goodbye_goes_on_elsewhere_at_once() {
-    let mut broker = Broker::start();
-    let options = broker.options();
-    let client = broker.connect(options.backoff(Duration::from_secs(3), Duration::from_secs(3)));
-    let client = client.await.unwrap();
-    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
-    first.deliver(1, &[1]).await;
-    let in_hand = take(&mut consumer).await;
-    another_after_goodbye(&broker, &client).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let ended = Instant::now();
-    let error = pb::Error::new(pb::ErrorCode::ShuttingDown, "the broker is shutting down");
-    first.say(broker_to_consumer::Message::Error(error)).await;
-    broker.stream().await.subscribe_ready().await;
-    assert!(ended.elapsed() < Duration::from_secs(1), "no back-off");
-    assert!(in_hand.is_expired());
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_that_only_looks_stays_where_it_is() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let options = ConsumerOptions::default();
-    let (looking, mut stream) = tokio::join!(soon(client.look("s", options)), async {
-        let mut stream = broker.stream().await;
-        stream.subscribe_ready().await;
-        stream
-    });
-    let mut looking = looking.unwrap();
-    another_after_goodbye(&broker, &client).await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    stream.deliver(1, &[1]).await;
-    assert_eq!(take(&mut looking).await.position, 1);
+pub(super) async fn another_after(broker: &Broker, client: &Client, acks_ms: Option<u64>) {
+    broker.go_away_after(acks_ms).await;
+    soon(until(|| broker.door.attempts.lock().unwrap().len() > 1)).await;
+    soon(until(|| client.trouble().is_none())).await;
 }

@@ -149,13 +149,19 @@ impl<C: Connection, D> Broker<C, D> {
         }
     }
 
-    /// Says goodbye on every connection there is, and leaves it open.
+    /// Says goodbye on every connection there is, as a broker that does not say how long it takes answers, and leaves it open.
     pub(super) async fn go_away(&self) {
+        self.go_away_after(None).await;
+    }
+
+    /// The same, as one that takes answers for so long.
+    pub(super) async fn go_away_after(&self, acks_ms: Option<u64>) {
         let connections = std::mem::take(&mut *self.connections.lock().unwrap());
         for (connection, mut hello) in connections {
             let goodbye = pb::GoAway {
                 reason: "test".into(),
                 grace_ms: 60_000,
+                acks_ms,
             };
             hello.write(&goodbye).await;
             self.connections.lock().unwrap().push((connection, hello));
@@ -164,7 +170,12 @@ impl<C: Connection, D> Broker<C, D> {
 
     /// How the first connection ends, once it does.
     pub(super) async fn closed(&self) -> ConnectionEnd {
-        let connection = self.connections.lock().unwrap()[0].0.clone();
+        self.one_closed(0).await
+    }
+
+    /// The same of one after it.
+    pub(super) async fn one_closed(&self, index: usize) -> ConnectionEnd {
+        let connection = self.connections.lock().unwrap()[index].0.clone();
         soon(connection.closed()).await
     }
 }

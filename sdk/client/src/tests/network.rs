@@ -20,6 +20,8 @@ pub(super) enum Behind {
     Line(Duration),
     /// The broker, which has no time for so many attempts.
     Busy(usize),
+    /// The broker, to which no connection comes about.
+    Broken,
     /// Nobody.
     Silence,
 }
@@ -82,6 +84,7 @@ impl Connector for Network {
                     return Err(ConnectError::Lost(ConnectionEnd::Busy));
                 }
             }
+            Behind::Broken => return Err(ConnectError::Lost(ConnectionEnd::TimedOut)),
             Behind::Silence => std::future::pending().await,
             Behind::Distance(round_trip) => {
                 tokio::time::sleep(round_trip).await;

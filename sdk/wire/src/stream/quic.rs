@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::{
-    ConnectionError, ReadError, RecvStream, SendStream, StoppedError, TransportErrorCode, VarInt,
-    WriteError,
+    ConnectionError, FrameStats, ReadError, RecvStream, SendStream, StoppedError,
+    TransportErrorCode, VarInt, WriteError,
 };
 
 use self::send_window::{SendBudget, SendWindow, Taker};
@@ -183,7 +183,7 @@ impl<K: Kept> Connection for QuicConnection<K> {
         let stats = self.quinn().stats();
         let sent = stats.frame_tx;
         Traffic {
-            asked: sent.stream + sent.ping + sent.max_data + sent.max_stream_data,
+            asked: answered_frames(&sent) + sent.ping,
             heard: stats.udp_rx.datagrams,
         }
     }
@@ -206,6 +206,8 @@ impl<K: Kept> Connection for QuicConnection<K> {
             peer_address: Some(self.quinn().remote_address()),
             congestion: congestion::in_use(self.quinn().congestion_state()).into(),
             send_window_bytes: self.sending.window.bytes(),
+            frames_sent: answered_frames(&stats.frame_tx),
+            frames_received: answered_frames(&stats.frame_rx),
         }
     }
 
@@ -337,6 +339,11 @@ pub fn end_of(error: ConnectionError) -> ConnectionEnd {
         }
         error => ConnectionEnd::Failed(error.to_string()),
     }
+}
+
+// Frames with data or credit: packets that carry them are answered by the other end.
+fn answered_frames(frames: &FrameStats) -> u64 {
+    frames.stream + frames.max_data + frames.max_stream_data
 }
 
 fn rejected(by_peer: bool, error: &ConnectionError) -> ConnectionEnd {

@@ -18,7 +18,7 @@ async fn a_shutdown_says_goodbye_and_ends() {
     let client = sessions.welcomed().await;
     sessions.shutdown.cancel();
     let go_away = client.go_away().await.expect("a goodbye");
-    assert_eq!(go_away.grace_ms, 10_000);
+    assert_eq!((go_away.grace_ms, go_away.acks_ms), (10_000, Some(5_000)));
     assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
     until(|| sessions.service.stats.counts().connections_open == 0).await;
 }
@@ -102,7 +102,7 @@ async fn a_shutdown_answers_what_is_under_way() {
     served.sessions.shutdown.cancel();
     assert_eq!(publishing.reply().await, None);
     // It may ack for a moment.
-    tokio::time::advance(served.sessions.service.options.shutdown_acks).await;
+    tokio::time::advance(served.sessions.service.options.shutdown_acks()).await;
     assert_eq!(consuming.refusal().await, ErrorCode::ShuttingDown);
     assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
     // It was never acked.
@@ -125,7 +125,7 @@ async fn a_consumer_with_nothing_in_hand_is_not_waited_for() {
     }
     assert_eq!(consuming.refusal().await, ErrorCode::ShuttingDown);
     assert_eq!(client.close_code().await, Some(ErrorCode::ShuttingDown));
-    let acks = served.sessions.service.options.shutdown_acks;
+    let acks = served.sessions.service.options.shutdown_acks();
     assert!(started.elapsed() < acks / 2, "{:?}", started.elapsed());
     until(|| served.sessions.service.stats.counts().connections_open == 0).await;
 }

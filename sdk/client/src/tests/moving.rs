@@ -1,0 +1,307 @@
+//! How streams move to another connection: publishers when everything is answered, consumers when the application has nothing in hand any
+//! more or has had its time, and that a move is over in time.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidegate_wire::pb::consumer_command::Command;
+use tidegate_wire::pb::{self, broker_to_consumer};
+use tidegate_wire::stream::ConnectionEnd;
+use tokio::time::Instant;
+
+use super::another_connection::{
+    FarBroker, another_after, another_after_goodbye, consumer, opened, publisher, take, until,
+};
+use super::broker::{Broker, Stream, soon};
+use crate::{ConsumerOptions, Event, SubscribeError};
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_moves_when_everything_is_answered_and_sends_nothing_twice() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (publisher, mut first) = tokio::join!(publisher(&client, false), opened(&mut broker));
+    let before = publisher.send("a", Event::new("x")).await.unwrap();
+    let (batch, _) = first.batch().await;
+    another_after_goodbye(&broker, &client).await;
+    let after = publisher.send("a", Event::new("y")).await.unwrap();
+    // However long it takes.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    first.ack(batch.correlation, 1, false).await;
+    assert_eq!(soon(before).await.unwrap().sequence, 1);
+    let mut second = opened(&mut broker).await;
+    first.ended().await;
+    let (batch, payloads) = second.batch().await;
+    assert_eq!(payloads, ["y"]);
+    second.ack(batch.correlation, 2, false).await;
+    assert_eq!(soon(after).await.unwrap().sequence, 2);
+    // Nothing runs on the old connection any more.
+    assert!(matches!(broker.closed().await, ConnectionEnd::Peer { .. }));
+}
+
+fn acked(position: u64, confirm: u64) -> Command {
+    Command::Ack(pb::Ack {
+        positions: Some(pb::Positions {
+            first: vec![position],
+            more: vec![0],
+        }),
+        confirm,
+    })
+}
+
+async fn confirm(stream: &mut Stream, number: u64) {
+    let confirmed = pb::Confirmed {
+        confirm: vec![number],
+        ..Default::default()
+    };
+    let message = broker_to_consumer::Message::Confirmed(confirmed);
+    stream.say(message).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_moves_when_what_the_application_has_is_acked() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1, 1, 1]).await;
+    let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
+    one.ack();
+    assert_eq!(first.command().await, acked(1, 0));
+    another_after_goodbye(&broker, &client).await;
+    // It gets no more from there, and has a moment for what it has.
+    let none = tokio::time::timeout(Duration::from_secs(1), consumer.next());
+    assert!(none.await.is_err());
+    assert!(!two.is_expired());
+    two.ack();
+    assert_eq!(first.command().await, acked(2, 0));
+    let asked = first.command().await;
+    let Command::Ack(pb::Ack {
+        confirm: number, ..
+    }) = asked
+    else {
+        panic!("{asked:?}");
+    };
+    let flushed = tokio::spawn(async move {
+        let flushed = consumer.flush_acks().await;
+        (consumer, flushed)
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(first.reset_code().await, None, "finished");
+    confirm(&mut first, number).await;
+    first.finish();
+    let mut second = broker.stream().await;
+    second.subscribe_ready().await;
+    let (mut consumer, flushed) = soon(flushed).await.unwrap();
+    flushed.expect("nothing is lost");
+    second.deliver(1, &[3]).await;
+    assert_eq!(take(&mut consumer).await.position, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_whose_application_does_not_answer_moves_all_the_same() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let slow = take(&mut consumer).await;
+    broker.go_away().await;
+    assert_eq!(first.reset_code().await, None, "finished");
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+    soon(until(|| slow.is_expired())).await;
+    slow.ack();
+    let lost = soon(consumer.flush_acks()).await;
+    assert!(matches!(lost, Err(SubscribeError::AcksLost)), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_has_as_long_for_its_answers_as_the_broker_takes_them() {
+    for (acks_ms, least_ms, most_ms) in [
+        (None, 4_900, 5_100),
+        (Some(0), 0, 100),
+        (Some(9_000), 8_800, 9_000),
+    ] {
+        let mut broker = Broker::start();
+        let client = broker.client().await;
+        let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+        first.deliver(1, &[1]).await;
+        let in_hand = take(&mut consumer).await;
+        let begun = Instant::now();
+        another_after(&broker, &client, acks_ms).await;
+        // The ack deadline is for a broker that goes on.
+        in_hand.extend_for(Duration::from_secs(600));
+        assert_eq!(first.reset_code().await, None, "finished");
+        let took = begun.elapsed().as_millis();
+        assert!((least_ms..=most_ms).contains(&took), "{acks_ms:?}: {took}");
+        first.finish();
+        broker.stream().await.subscribe_ready().await;
+        assert!(in_hand.is_expired());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_is_over_in_time_however_often_the_application_is_heard_meanwhile() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    take(&mut consumer).await.ack();
+    let begun = Instant::now();
+    another_after(&broker, &client, Some(9_000)).await;
+    assert_eq!(first.reset_code().await, None, "finished");
+    // The broker confirms nothing, and whoever asks goes on asking.
+    let asking = tokio::spawn(async move {
+        loop {
+            let flushed = tokio::time::timeout(Duration::from_secs(2), consumer.flush_acks());
+            if let Ok(flushed) = flushed.await {
+                return (consumer, flushed);
+            }
+        }
+    });
+    broker.stream().await.subscribe_ready().await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    let (_consumer, flushed) = soon(asking).await.unwrap();
+    assert!(
+        matches!(flushed, Err(SubscribeError::AcksLost)),
+        "{flushed:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_is_over_in_time_although_the_old_connection_takes_nothing_more() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    // More answers than may be under way, since none is a neighbour of another.
+    let positions: Vec<u64> = (0..4_000).map(|_| 1_000_000).collect();
+    first.deliver(1, &positions).await;
+    let mut in_hand = Vec::new();
+    for _ in 0..4_000 {
+        in_hand.push(take(&mut consumer).await);
+    }
+    let begun = Instant::now();
+    another_after(&broker, &client, Some(3_000)).await;
+    for delivery in in_hand.iter().step_by(2) {
+        delivery.nack(Some(Duration::from_millis(delivery.position)));
+    }
+    broker.stream().await.subscribe_ready().await;
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_secs(8) && took < Duration::from_secs(10),
+        "{took:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_named_twice_keeps_nothing_else_from_being_waited_for() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    let acker = consumer.acker();
+    first.deliver(1, &[1, 1]).await;
+    let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
+    one.ack();
+    acker.ack(one.position);
+    acker.ack(7);
+    another_after(&broker, &client, Some(9_000)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!two.is_expired());
+    acker.ack(two.position);
+    assert_eq!(first.reset_code().await, None, "finished");
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+    assert!(two.is_expired());
+    drop(consumer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still_holds() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1, 1]).await;
+    let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    broker.has_everything().await;
+    broker.attempts_are(2).await;
+    two.extend_for(Duration::from_secs(60));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!one.is_expired());
+    one.ack();
+    // Longer than the ack deadline.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!two.is_expired());
+    two.ack();
+    let number = loop {
+        if let Command::Ack(pb::Ack { confirm, .. }) = first.any_command().await
+            && confirm > 0
+        {
+            break confirm;
+        }
+    };
+    confirm(&mut first, number).await;
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+    soon(consumer.flush_acks()).await.expect("nothing is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_packets_come_late_a_consumer_waits_for_no_answer_after_the_ack_deadline() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let forgotten = take(&mut consumer).await;
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    broker.has_everything().await;
+    broker.attempts_are(2).await;
+    // Nothing that is waited for at once takes as long as the ack deadline.
+    let begun = Instant::now();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert!(!forgotten.is_expired());
+    assert_eq!(first.reset_code().await, None, "finished");
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_secs(29) && took < Duration::from_secs(31),
+        "{took:?}"
+    );
+    assert!(forgotten.is_expired());
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_the_broker_ends_at_a_goodbye_goes_on_elsewhere_at_once() {
+    let mut broker = Broker::start();
+    let options = broker.options();
+    let client = broker.connect(options.backoff(Duration::from_secs(3), Duration::from_secs(3)));
+    let client = client.await.unwrap();
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let in_hand = take(&mut consumer).await;
+    another_after_goodbye(&broker, &client).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ended = Instant::now();
+    let error = pb::Error::new(pb::ErrorCode::ShuttingDown, "the broker is shutting down");
+    first.say(broker_to_consumer::Message::Error(error)).await;
+    broker.stream().await.subscribe_ready().await;
+    assert!(ended.elapsed() < Duration::from_secs(1), "no back-off");
+    assert!(in_hand.is_expired());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_only_looks_stays_where_it_is() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let options = ConsumerOptions::default();
+    let (looking, mut stream) = tokio::join!(soon(client.look("s", options)), async {
+        let mut stream = broker.stream().await;
+        stream.subscribe_ready().await;
+        stream
+    });
+    let mut looking = looking.unwrap();
+    another_after_goodbye(&broker, &client).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    stream.deliver(1, &[1]).await;
+    assert_eq!(take(&mut looking).await.position, 1);
+}
