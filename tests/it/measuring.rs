@@ -274,7 +274,7 @@ async fn a_test_ends_when_nothing_comes_any_more() -> anyhow::Result<()> {
     let (code, said) = tested.ends().await?;
     assert_eq!(code, 124, "{said}");
     assert!(
-        said.contains("nothing came from the broker within 4s"),
+        said.contains("no answer from the broker within 4s"),
         "{said}"
     );
     Ok(())

@@ -9,12 +9,12 @@ use tidegate_client::{Client, LinkReport, LinkTest, MeasureError, Transfer};
 use tokio::time::{Instant, timeout};
 
 use self::findings::{AddressChange, Chosen, Direction, Findings, RoundTrips, Traffic};
-use self::watch::{Outage, Step, Steps, Watch};
+use self::watch::{NO_ANSWER, Outage, Step, Steps, Watch};
 use super::connect::{CONNECT_TIMEOUT, Connected, connect_with};
 use super::connection_flags::{CertificateFlags, QuicFlags};
 use super::obstacles::LinkWatch;
 use super::output::{self, OutputFlags};
-use super::time_limit::{TimeIsOver, TimeLimit};
+use super::time_limit::TimeLimit;
 use super::{human_values, wait_notices};
 
 mod advice;
@@ -162,7 +162,7 @@ async fn open(client: &Client, limit: TimeLimit) -> anyhow::Result<Opened> {
     let asked = Instant::now();
     let mut link = LinkWatch::new(client);
     let opened = tokio::select! {
-        opened = limit.of("no answer from the broker", client.link_test()) => opened?,
+        opened = limit.of(NO_ANSWER, client.link_test()) => opened?,
         never = wait_notices::say_why(|| Some(link.silence(asked.elapsed()))) => match never {},
     };
     Ok(match opened {
@@ -196,7 +196,7 @@ async fn watched(
     let mut watch = Watch::new(&steps, &broker.client, test.counted_here(), limits.silence);
     let measured = tokio::select! {
         measured = timeout(TEST_WITHIN, measure(test, within, &steps)) => measured,
-        over = watch.look_on() => return Err(TimeIsOver::into(over)),
+        over = watch.look_on() => return Err(over.into()),
     };
     let Ok(measured) = measured else {
         bail!(

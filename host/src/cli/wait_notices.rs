@@ -15,7 +15,7 @@ const LOOKS_BEFORE: u32 = 8;
 const LOOKS_BETWEEN: u32 = 120;
 /// At most ten minutes.
 const LOOKS_BETWEEN_MAX: u32 = 2_400;
-/// The same if something else is in the way by now: five seconds.
+/// The same if something else is in the way by now, and has been for as long as anything has to be: five seconds.
 const LOOKS_BETWEEN_OTHERS: u32 = 20;
 /// Nothing has to be in the way for so many looks before that is said.
 const LOOKS_CLEAR: u32 = 2;
@@ -35,6 +35,8 @@ pub(super) struct Patience {
     latest: Option<String>,
     /// Looks since something is in the way, or since it was last said what.
     looks: u32,
+    /// Looks for which it has been the same as now.
+    lasts: u32,
     clear: u32,
     said: Option<Said>,
 }
@@ -69,8 +71,15 @@ impl Patience {
             Some(said) if said.what != what => LOOKS_BETWEEN_OTHERS,
             Some(said) => said.again_after,
         };
+        self.lasts = match self.latest.as_ref() == Some(&what) {
+            true => self.lasts.saturating_add(1),
+            false => 1,
+        };
         self.latest = Some(what.clone());
-        if self.looks < due {
+        // What is seen for a moment, while things go on again, is no reason to wait.
+        let is_passing =
+            self.lasts < LOOKS_BEFORE && self.said.as_ref().is_some_and(|said| said.what != what);
+        if self.looks < due || is_passing {
             return None;
         }
         self.looks = 0;
@@ -125,6 +134,19 @@ mod tests {
         assert_eq!(said(Some("lost"), LOOKS_BETWEEN_OTHERS), ["waiting: lost"]);
         assert!(said(None, LOOKS_CLEAR - 1).is_empty());
         assert_eq!(said(None, 100), ["going on"]);
+        assert_eq!(said(Some("lost"), LOOKS_BEFORE), ["waiting: lost"]);
+    }
+
+    #[test]
+    fn what_is_in_the_way_for_a_moment_while_things_go_on_again_is_not_said() {
+        let mut patience = Patience::default();
+        let mut said = |obstacle: Option<&str>, looks: u32| look(&mut patience, obstacle, looks);
+        assert_eq!(said(Some("silent"), LOOKS_BEFORE), ["waiting: silent"]);
+        assert!(said(Some("silent"), LOOKS_BETWEEN - 1).is_empty());
+        assert!(said(Some("lost"), LOOKS_BEFORE - 1).is_empty());
+        assert_eq!(said(None, LOOKS_CLEAR), ["going on"]);
+        assert_eq!(said(Some("silent"), LOOKS_BEFORE), ["waiting: silent"]);
+        assert!(said(Some("silent"), LOOKS_BETWEEN - 1).is_empty());
         assert_eq!(said(Some("lost"), LOOKS_BEFORE), ["waiting: lost"]);
     }
 

@@ -14,6 +14,9 @@ use crate::cli::output;
 use crate::cli::time_limit::{TimeIsOver, TimeLimit};
 use crate::cli::wait_notices::{LOOK_EVERY, Patience};
 
+/// What is the matter when nothing comes.
+pub(super) const NO_ANSWER: &str = "no answer from the broker";
+
 /// What is shorter needs no line, unless somebody watches.
 const SAID_AFTER: Duration = Duration::from_secs(2);
 
@@ -154,8 +157,8 @@ impl<'a> Watch<'a> {
             }
             let (quiet, round_trip) = self.look();
             patience.say(self.obstacle(quiet, round_trip));
-            let what = "nothing came from the broker";
-            if let Err(over) = self.limit.check(quiet, what, patience.obstacle()) {
+            let why = patience.obstacle();
+            if let Err(over) = self.limit.check(quiet, NO_ANSWER, why) {
                 return over;
             }
         }
