@@ -2,7 +2,7 @@
 //! room; the committer takes whole queues at once, so a group gathers while the one before it syncs. What is in the queues is not
 //! looked into.
 
-mod company;
+mod seldom_publishers;
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
-use self::company::Company;
-pub(crate) use self::company::LastCame;
+pub(crate) use self::seldom_publishers::LastCame;
+use self::seldom_publishers::SeldomPublishers;
 use super::request::{Control, Mark, PublishItem, Reply};
 use super::waiting_acks::{self, Acks, WaitingAcks};
 use super::waiting_returns::Returns;
@@ -52,7 +52,7 @@ struct Queues {
     control: VecDeque<Control>,
     publish: VecDeque<PublishItem>,
     publish_bytes: usize,
-    company: Company,
+    seldom: SeldomPublishers,
     acks: WaitingAcks,
     returns: Returns,
     // Of either.
@@ -75,7 +75,7 @@ pub(crate) struct Appetite {
     pub(crate) publishes: bool,
     /// At most this much of them is taken, or half of many; but one at least, whatever it costs.
     pub(crate) cost_max: usize,
-    /// How long acks that nobody asked to confirm may wait for company.
+    /// How long acks that nobody asked to confirm may wait for others.
     pub(crate) ack_delay: Duration,
     /// When it wants to look at something else at the latest.
     pub(crate) idle_until: Option<Instant>,
@@ -146,7 +146,7 @@ impl Inbox {
         }
         queues.publish_bytes += item.bytes();
         queues.publish.push_back(item);
-        queues.company.came(last);
+        queues.seldom.came(last);
         if !(queues.gathering && queues.is_gathering()) {
             self.wake_committer(queues);
         }
@@ -423,7 +423,7 @@ impl Queues {
         let acks_at = self.acks_since.map(|since| since + ack_delay);
         let acks_due = acks_at.is_some_and(|at| at <= now);
         let gathers_until = match publishes && !self.closing && self.is_gathering() {
-            true => Some(begin + company::WAIT_MAX).filter(|until| *until > now),
+            true => Some(begin + seldom_publishers::WAIT_MAX).filter(|until| *until > now),
             false => None,
         };
         let has_publishes = publishes && !self.publish.is_empty() && gathers_until.is_none();
@@ -448,9 +448,9 @@ impl Queues {
         Some(until.map_or(Wait::Open, Wait::Until))
     }
 
-    // Whether what waits, or what will, waits for company, as far as it does not depend on the time.
+    // Whether what waits, or what will, waits for more, as far as it does not depend on the time.
     fn is_gathering(&self) -> bool {
-        self.publish_bytes < WHOLE_BYTES_MAX && self.company.waits(self.publish.len())
+        self.publish_bytes < WHOLE_BYTES_MAX && self.seldom.waits(self.publish.len())
     }
 
     fn take(&mut self, appetite: &Appetite) -> Taken {
@@ -460,7 +460,7 @@ impl Queues {
         };
         let publish = self.publish.drain(..count).collect();
         self.publish_bytes -= bytes;
-        self.company.taken(count, self.publish.len());
+        self.seldom.taken(count, self.publish.len());
         self.waiting = false;
         self.gathering = false;
         self.sleeping = false;

@@ -300,7 +300,7 @@ impl Many {
 
 fn is_longest_wait(wait: Duration) -> bool {
     // Timers have whole milliseconds.
-    (company::WAIT_MAX..=2 * company::WAIT_MAX).contains(&wait)
+    (seldom_publishers::WAIT_MAX..=2 * seldom_publishers::WAIT_MAX).contains(&wait)
 }
 
 #[tokio::test(start_paused = true)]
@@ -333,7 +333,7 @@ async fn a_committer_that_was_idle_waits_for_nobody() {
     let wanted = all();
     let mut waiting = Box::pin(inbox.taken(&wanted));
     assert!(waiting.as_mut().now_or_never().is_none());
-    tokio::time::advance(company::WAIT_MAX).await;
+    tokio::time::advance(seldom_publishers::WAIT_MAX).await;
     assert!(
         waiting.as_mut().now_or_never().is_none(),
         "there is nothing"
