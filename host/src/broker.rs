@@ -29,7 +29,7 @@ pub use commit::checkpoint_due::CheckpointDue;
 pub use commit::journal_note::NoteError;
 pub use commit::publish_reply::{PublishOutcome, PublishReplies, PublishReply};
 pub use commit::publisher::{PublishRequest, Publisher};
-pub use delivery::consumer::{Body, Consumer, ConsumerKey, Delivery, SHARED_BYTES_MIN};
+pub use delivery::consumer::{Body, Consumer, Delivery, SHARED_BYTES_MIN};
 pub use delivery::fetcher::Manner;
 pub use delivery::letter_headers::{
     ATTEMPTS_HEADER, POSITION_HEADER, REASON_HEADER, SEQUENCE_HEADER, SUBSCRIPTION_HEADER,

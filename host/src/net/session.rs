@@ -6,6 +6,7 @@
 //! The way through the files: [`lifecycle`] runs a session, [`hello`] opens it, [`stream_dispatch`] serves each of its streams,
 //! as a [`publish`], a [`subscribe`] or a [`measure`] stream ([`link_tests`] says who may test), and [`shutdown`] ends it with the broker.
 
+pub(super) mod client;
 pub(super) mod connection_slots;
 mod credit;
 pub(super) mod error_codes;
@@ -21,6 +22,7 @@ mod publish;
 pub(super) mod receive_window;
 pub(super) mod service;
 mod shutdown;
+mod silence_watch;
 mod stream_dispatch;
 mod subscribe;
 mod turns;

@@ -29,10 +29,6 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// much larger.
 pub const SHARED_BYTES_MIN: usize = 2 * 1024;
 
-/// Tells one consumer from all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConsumerKey(SubscriptionId, ConsumerId);
-
 /// One consumer attached to a subscription. Dropping it detaches it, which gives its events back at once.
 pub struct Consumer {
     fetcher: Fetcher,
@@ -181,18 +177,22 @@ impl Consumer {
         self.fetcher.live.read().held_by(self.fetcher.id) == 0
     }
 
-    /// Which one it is, of all that there are.
+    /// Which one of the subscription it is.
     #[must_use]
-    pub fn key(&self) -> ConsumerKey {
-        ConsumerKey(self.fetcher.live.id, self.fetcher.id)
+    pub fn id(&self) -> ConsumerId {
+        self.fetcher.id
     }
 
-    /// Whether a consumer of the subscription, among those that are meant, could be handed what others hold.
+    /// The subscription that it is of.
     #[must_use]
-    pub fn has_taker(&self, mut is_meant: impl FnMut(ConsumerKey) -> bool) -> bool {
-        let Fetcher { live, .. } = &self.fetcher;
-        live.read()
-            .has_taker(|id| is_meant(ConsumerKey(live.id, id)))
+    pub fn subscription_id(&self) -> SubscriptionId {
+        self.fetcher.live.id
+    }
+
+    /// The consumers of the subscription that could be handed what others hold. Nobody while it is paused.
+    #[must_use]
+    pub fn takers(&self) -> Vec<ConsumerId> {
+        self.fetcher.live.read().takers().collect()
     }
 
     /// Follows why nothing comes while the subscription is paused.

@@ -15,8 +15,9 @@ use super::handshakes::Handshake;
 use super::listener_context::ListenerContext;
 use crate::auth::{end_of, principal_of};
 use crate::domain::{Millis, Principal};
+use crate::net::session::client::Client;
 use crate::net::session::error_codes::{close, overloaded};
-use crate::net::session::lifecycle::{self, Client};
+use crate::net::session::lifecycle;
 use crate::runtime::patience::Patience;
 use crate::tls::ClientAuth;
 

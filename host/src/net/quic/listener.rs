@@ -23,7 +23,8 @@ use crate::tls::{ClientAuth, TlsIdentity};
 /// goodbye.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
 
-/// How often idle connections are looked for that others could use the send budget of.
+/// How often idle connections are looked for that others could use the send budget of. There is no state to wait for: that somebody
+/// writes nothing is no event. But it is one timer for all, and only those are looked at that have a part of it: mostly nobody.
 const IDLE_LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The running network side.

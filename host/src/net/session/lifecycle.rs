@@ -1,33 +1,22 @@
 //! The life of a session: the hello, a task for every stream that the client opens, and its end, whoever wants it. It knows nothing of
 //! topics or events; what a stream carries is the business of [`stream_dispatch`], how it ends with the broker that of [`shutdown`].
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tidegate_wire::compact::Compression;
 use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tokio::time::{Instant, sleep_until};
 
+use super::client::Client;
 use super::connection_slots::ConnectionSlot;
 use super::error_codes::{StreamEnd, close, shutting_down};
 use super::hello::{self, HelloStream};
 use super::peer::Peer;
 use super::service::Service;
 use super::{shutdown, stream_dispatch};
-use crate::domain::{Millis, Principal};
+use crate::domain::Millis;
 use crate::runtime::Clock;
 use crate::runtime::task_set::TaskSet;
-
-/// A client that is known by now.
-pub(in crate::net) struct Client {
-    pub(in crate::net) principal: Principal,
-    /// When what it proved that with ends. `None`: it proved nothing.
-    pub(in crate::net) lapses: Option<Millis>,
-    pub(in crate::net) remote: SocketAddr,
-    /// Whether events are compressed on the way to and from it.
-    pub(in crate::net) compression: Compression,
-}
 
 /// Serves a client until its connection is over.
 pub(in crate::net) async fn serve<C: Connection>(
@@ -37,14 +26,8 @@ pub(in crate::net) async fn serve<C: Connection>(
     slot: ConnectionSlot,
 ) {
     let _counted = service.stats.connection();
-    let Client {
-        principal,
-        lapses,
-        remote,
-        compression,
-    } = client;
-    let mut peer = Peer::new(service, connection.clone(), principal, remote, slot);
-    peer.compression = compression;
+    let lapses = client.lapses;
+    let mut peer = Peer::new(service, connection.clone(), client, slot);
     let Some(hello) = hello::exchange(&mut peer, &connection).await else {
         return;
     };
@@ -92,10 +75,13 @@ impl<C: Connection> Session<C> {
         let mut hello_open = true;
         let mut deadline = None;
         let mut lapsed = std::pin::pin!(lapsed(self.peer.service.clock.clone(), self.lapses));
+        let peer = Arc::clone(&self.peer);
+        let mut watches = std::pin::pin!(peer.silence.run());
         let closing = loop {
             let woken = tokio::select! {
                 biased;
                 () = lapsed.as_mut() => Woken::Lapsed,
+                never = watches.as_mut() => match never {},
                 woken = self.next(hello_open, deadline) => woken,
             };
             match woken {

@@ -33,7 +33,8 @@ const COMMAND_BYTES_MAX: usize = 16 * 1024;
 /// Largest echo.
 const ECHO_BYTES_MAX: usize = 1024;
 
-/// Counters are told once in this time at most: to look at them holds up the connection.
+/// Counters are told once in this time at most: to look at them holds up the connection. Who asks more often waits, with its own stream
+/// only, and nothing runs while nobody asks; there is no state that this could wait for instead.
 const COUNTERS_EVERY: Duration = Duration::from_millis(10);
 
 /// Payload of one filler.

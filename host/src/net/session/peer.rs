@@ -2,7 +2,6 @@
 //! takes, and the broker that it speaks to; and the one way in which the log says who something happened to. A peer reads and
 //! writes nothing.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,16 +10,18 @@ use tidegate_wire::compact::Compression;
 use tidegate_wire::counters::ConnectionCounters;
 use tidegate_wire::limits::{FRAME_BYTES_MAX, OPEN_FRAME_BYTES_MAX};
 use tidegate_wire::pb;
-use tidegate_wire::stream::{Connection, ConnectionEnd, Traffic};
+use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tracing::field::Empty;
 use tracing::{Span, debug, error_span, info, warn};
 
+use super::client::Client;
 use super::connection_slots::ConnectionSlot;
 use super::frames::{FrameRecv, FrameSend};
 use super::link_tests::Tester;
 use super::memory_account::MemoryAccount;
 use super::receive_window::ReceiveWindow;
 use super::service::Service;
+use super::silence_watch::SilenceWatch;
 use crate::auth::Policy;
 use crate::broker::{Broker, Unavailable};
 use crate::domain::{ConnectionId, Network, Principal};
@@ -50,6 +51,8 @@ pub(super) struct Peer<C> {
     pub(super) account: Arc<MemoryAccount>,
     /// How much it may have under way.
     pub(super) window: Arc<ReceiveWindow<C>>,
+    /// For how long nothing was heard of it.
+    pub(super) silence: SilenceWatch<C>,
     /// Where it is.
     network: Network,
     /// Says in the log which connection it is.
@@ -63,25 +66,32 @@ pub(super) struct Peer<C> {
 }
 
 impl<C: Connection> Peer<C> {
-    /// The client at the other end of `connection`, who is `principal` at `remote` and takes up `slot`.
+    /// The `client` at the other end of `connection`, who takes up `slot`.
     pub(super) fn new(
         service: Arc<Service>,
         connection: C,
-        principal: Principal,
-        remote: SocketAddr,
+        client: Client,
         slot: ConnectionSlot,
     ) -> Self {
+        let Client {
+            principal,
+            remote,
+            compression,
+            ..
+        } = client;
         let id = service.next_id();
         // Of the highest level, so that it is there whichever lines are written.
         let span = error_span!("session", connection = %id, peer = %remote, %principal);
+        let window = Arc::new(ReceiveWindow::new(connection.clone()));
         Self {
             service,
             id,
             principal,
             frame_bytes_max: FRAME_BYTES_MAX,
-            compression: Compression::Auto,
+            compression,
             account: slot.account.clone(),
-            window: Arc::new(ReceiveWindow::new(connection.clone())),
+            silence: SilenceWatch::new(Arc::clone(&window)),
+            window,
             network: remote.ip().into(),
             span,
             _slot: slot,
@@ -104,11 +114,6 @@ impl<C: Connection> Peer<C> {
     /// Bytes that are worth having ready for the client, as the path to it is now.
     pub(super) fn send_window(&self) -> usize {
         self.connection.send_window()
-    }
-
-    /// What has gone over the connection to the client.
-    pub(super) fn traffic(&self) -> Traffic {
-        self.connection.traffic()
     }
 
     /// What this end has counted of the connection to the client.

@@ -22,7 +22,6 @@ use self::confirmations::Confirmations;
 use self::framing::{Framed, Message, TooLarge, frame};
 use self::late_answers::LateAnswers;
 use self::packing::Packing;
-use self::takers::Listed;
 use super::credit::ConsumerCredit;
 use super::error_codes::{StreamEnd, from_broker, from_denied, shutting_down};
 use super::frames::{FrameRecv, FrameSend};
@@ -148,8 +147,6 @@ struct Attached<'a, C: Connection> {
     /// What was taken from the broker and waits for being written.
     fetched: mpsc::Receiver<Vec<Delivery>>,
     peer: &'a Peer<C>,
-    /// Nobody takes it for one that could take over any more before it ends.
-    listed: Option<Listed<'a>>,
     failed: bool,
 }
 
@@ -158,7 +155,6 @@ impl<C: Connection> Drop for Attached<'_, C> {
         let Some(consumer) = self.consumer.take() else {
             return;
         };
-        self.listed = None;
         // Never sent, so nothing counts, whatever client it is.
         while let Ok(deliveries) = self.fetched.try_recv() {
             consumer.give_back(deliveries.iter().flat_map(Delivery::positions));
@@ -179,12 +175,10 @@ impl<C: Connection> SubscribeStream<'_, C> {
         send: &mut FrameSend<C::Send>,
     ) -> Result<(), StreamEnd> {
         let (fetched_in, fetched) = mpsc::channel(1);
-        let takers = &self.peer.service.takers;
         let mut attached = Attached {
             consumer: None,
             fetched,
             peer: self.peer,
-            listed: Some(takers.list(self.peer.id, &self.peer.window, &consumer, &self.credit)),
             failed: false,
         };
         let Attached {
@@ -193,6 +187,14 @@ impl<C: Connection> SubscribeStream<'_, C> {
             ..
         } = &mut attached;
         let consumer = &*place.insert(consumer);
+        // Gone before the consumer is, so that nobody waits for it to take over.
+        let Peer {
+            id,
+            window,
+            service,
+            ..
+        } = self.peer;
+        let listed = service.takers.list(*id, window, consumer, &self.credit);
         let mut is_silent = false;
         // In this order, so that what is fetched is written at once.
         let ended = tokio::select! {
@@ -202,7 +204,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             ended = self.write(consumer, fetched, send) => ended,
             ended = shutdown::drain_acks(self.peer, || consumer.holds_nothing()) => Err(ended),
             denied = consumer.denied() => Err(denied.into()),
-            waited = silence::of_client(self.peer, consumer, &self.took) => {
+            waited = silence::of_client(self.peer, consumer, &listed, &self.took) => {
                 self.peer.log_silent(self.span, waited);
                 // What is under way to it is somebody else's now.
                 send.reset();

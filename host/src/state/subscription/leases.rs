@@ -7,7 +7,6 @@
 use std::ops::RangeInclusive;
 
 use super::SubscriptionState;
-use super::consumer::Consumer;
 use super::lease_budget::{Lease, count, pick, push_leases, spend};
 use super::lost_consumers::Turn;
 use crate::domain::{ConsumerId, Millis, Position};
@@ -22,13 +21,12 @@ impl SubscriptionState {
         self.consumers.entry(consumer).or_default();
     }
 
-    /// Whether a consumer among those that are meant could be handed what others hold. Nobody while paused.
-    #[must_use]
-    pub fn has_taker(&self, mut is_meant: impl FnMut(ConsumerId) -> bool) -> bool {
-        let takes = |(id, consumer): (&ConsumerId, &Consumer)| {
-            consumer.looks_from.is_none() && !self.stalled.contains(id) && is_meant(*id)
-        };
-        self.paused.is_none() && self.consumers.iter().any(takes)
+    /// The consumers that could be handed what others hold. Nobody while paused.
+    pub fn takers(&self) -> impl Iterator<Item = ConsumerId> {
+        let consumers = self.consumers.iter().filter(|_| self.paused.is_none());
+        let takers = consumers
+            .filter(|(id, consumer)| consumer.looks_from.is_none() && !self.stalled.contains(id));
+        takers.map(|(id, _)| *id)
     }
 
     /// Whether a consumer with credit would get something now.

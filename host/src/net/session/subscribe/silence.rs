@@ -5,63 +5,24 @@
 
 use std::time::Duration;
 
-use tidegate_wire::stream::{Connection, Traffic};
+use tidegate_wire::stream::Connection;
 use tokio::sync::Notify;
-use tokio::time::sleep;
 
 use super::super::peer::Peer;
-use super::takers::Call;
+use super::super::silence_watch::{LOOK_EVERY, Silence};
+use super::takers::Listed;
 use crate::broker::Consumer;
-
-/// How often to look. The pause between two looks is slept, and looks are counted instead of time, so that a process that stood still
-/// does not take for silence what it has not read yet.
-pub(in super::super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// Who says nothing for so many looks is asked whether it is there.
-pub(in super::super) const QUIET_LOOKS: u32 = 3;
 
 /// A silent client has so many looks to be heard after others were: when all come back, it may be the last.
 pub(in super::super) const COMPANY_LOOKS: u32 = 3;
 
-/// What was seen of a connection.
-#[derive(Debug, Default)]
-struct Silence {
-    seen: Traffic,
-    /// Looks in a row that found nothing heard since the one before.
-    quiet: u32,
-    /// Those of them that came after one which found something asked.
-    unanswered: Option<u32>,
-}
-
-impl Silence {
-    fn look(&mut self, traffic: Traffic) {
-        if traffic.heard > self.seen.heard {
-            self.quiet = 0;
-            self.unanswered = None;
-        } else {
-            self.quiet = self.quiet.saturating_add(1);
-            self.unanswered = match self.unanswered {
-                Some(looks) => Some(looks.saturating_add(1)),
-                None => (traffic.asked > self.seen.asked).then_some(0),
-            };
-        }
-        self.seen = traffic;
-    }
-
-    // For how long something is unanswered.
-    fn lasts(&self) -> Duration {
-        LOOK_EVERY.saturating_mul(self.unanswered.unwrap_or(0))
-    }
-
-    // Something was asked, after what was seen last.
-    fn asked(&mut self) {
-        self.unanswered.get_or_insert(0);
-    }
-
-    // It is time to ask something.
-    fn is_quiet(&self) -> bool {
-        self.unanswered.is_none() && self.quiet >= QUIET_LOOKS
-    }
+/// What a consumer knows of those who could take over since its client is silent.
+#[derive(Default)]
+struct Waiting {
+    /// When they were called.
+    called: Option<u64>,
+    /// Looks in a row that found one who was heard after that.
+    company: u32,
 }
 
 /// Waits until the client of `consumer` is silent and other clients could have what it holds; returns for how long it is. `took` says that the
@@ -69,71 +30,55 @@ impl Silence {
 pub(super) async fn of_client<C: Connection>(
     peer: &Peer<C>,
     consumer: &Consumer,
+    listed: &Listed<'_>,
     took: &Notify,
 ) -> Duration {
+    let silent_after = peer.service.options.silent_after;
     loop {
         took.notified().await;
-        let mut silence = Silence::default();
-        silence.look(peer.traffic());
-        let takers = &peer.service.takers;
-        let silent_after = peer.service.options.silent_after;
-        let mut call = None;
-        let mut company = 0;
-        while !consumer.holds_nothing() {
-            sleep(LOOK_EVERY).await;
-            silence.look(peer.traffic());
-            let is_late = silence.lasts() + LOOK_EVERY * COMPANY_LOOKS >= silent_after;
-            if !is_late || !takers.are_beside(peer.id, consumer) {
-                (call, company) = (None, 0);
-                if silence.is_quiet() && takers.are_beside(peer.id, consumer) {
-                    peer.window.nudge();
-                    silence.asked();
-                }
-                continue;
-            }
-            let call = call.get_or_insert_with(|| Call::new(takers, peer.id, consumer));
-            if !call.is_answered(takers, peer.id, consumer) {
-                company = 0;
-                continue;
-            }
-            company += 1;
-            if company >= COMPANY_LOOKS && silence.lasts() >= silent_after {
+        let mut news = peer.silence.follow();
+        let mut waiting = Waiting::default();
+        // While the client is heard there are no news, however much comes and goes.
+        while news.changed().await.is_ok() && !consumer.holds_nothing() {
+            let silence = *news.borrow_and_update();
+            if waiting.is_over(peer, silence, silent_after, consumer, listed) {
                 return silence.lasts();
-            }
-            if company == 1 {
-                // What was asked during an outage may be asked again late.
-                peer.window.nudge();
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_who_was_asked_is_silent() {
-        let mut silence = Silence::default();
-        let (mut asked, mut heard) = (0, 0);
-        let mut look = |more_asked: u64, more_heard: u64| {
-            asked += more_asked;
-            heard += more_heard;
-            silence.look(Traffic { asked, heard });
-            (silence.lasts().as_secs(), silence.is_quiet())
-        };
-        assert_eq!(look(1, 1), (0, false));
-        for quiet in 1..100 {
-            assert_eq!(look(0, 0), (0, quiet >= QUIET_LOOKS), "nobody asked");
+impl Waiting {
+    // Whether others are to have what `consumer` holds; asks whoever is to be asked before.
+    fn is_over<C: Connection>(
+        &mut self,
+        peer: &Peer<C>,
+        silence: Silence,
+        silent_after: Duration,
+        consumer: &Consumer,
+        listed: &Listed<'_>,
+    ) -> bool {
+        let is_late = silence.lasts() + LOOK_EVERY * COMPANY_LOOKS >= silent_after;
+        let counts = is_late || silence.is_to_be_asked();
+        if !counts || !listed.others_could_take(consumer) {
+            *self = Self::default();
+            return false;
         }
-        assert_eq!(look(1, 0), (0, false));
-        for unanswered in 1..100 {
-            assert_eq!(look(unanswered % 2, 0), (unanswered, false));
+        if !is_late {
+            *self = Self::default();
+            peer.silence.ask();
+            return false;
         }
-        assert_eq!(look(7, 1), (0, false), "anything heard counts");
-        assert_eq!(look(0, 0), (0, false));
-        silence.asked();
-        silence.look(silence.seen);
-        assert_eq!(silence.lasts(), LOOK_EVERY, "it counts from then on");
+        let called = *self.called.get_or_insert_with(|| listed.call(consumer));
+        if !listed.one_was_heard(consumer, called) {
+            self.company = 0;
+            return false;
+        }
+        self.company += 1;
+        if self.company == 1 {
+            // What was asked during an outage may be asked again late.
+            peer.silence.ask();
+        }
+        self.company >= COMPANY_LOOKS && silence.lasts() >= silent_after
     }
 }

@@ -1,26 +1,61 @@
-//! Which consumers could take over what another one holds, and what is heard of their clients. A consumer is one if it could be handed
-//! events, has credit for them, and is not of the same client; whether its client is there is asked by whoever wants to know.
+//! Which consumers of a subscription could take over what another one holds, and what is heard of their clients. A consumer is one if it
+//! could be handed events, has credit for them, and is not of the same client. Who they are and what was heard of them is looked at
+//! for all together, so that it costs no more when a thousand are silent at once.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use tidegate_wire::stream::Connection;
+use tokio::time::Instant;
 
 use super::super::credit::ConsumerCredit;
 use super::super::receive_window::ReceiveWindow;
-use crate::broker::{Consumer, ConsumerKey};
-use crate::domain::ConnectionId;
+use super::super::silence_watch::LOOK_EVERY;
+use crate::broker::Consumer;
+use crate::domain::{ConnectionId, ConsumerId, SubscriptionId};
 use crate::locks::lock;
 
 /// The consumers of all clients.
 #[derive(Default)]
-pub(in super::super) struct Takers(Mutex<BTreeMap<ConsumerKey, Entry>>);
+pub(in super::super) struct Takers(Mutex<BTreeMap<SubscriptionId, Counted>>);
 
-struct Entry {
+/// Those of one subscription, and how many are listed.
+#[derive(Default)]
+struct Counted {
+    company: Arc<Mutex<Company>>,
+    listed: usize,
+}
+
+/// The consumers of one subscription.
+#[derive(Default)]
+struct Company {
+    members: BTreeMap<ConsumerId, Member>,
+    /// Those of them that could take over. Looked for seldom.
+    takers: Vec<ConsumerId>,
+    found: Pace,
+    /// The clients of two of them, if there are so many: enough to say of each client whether there is another.
+    clients: Vec<ConnectionId>,
+    heard: Pace,
+    /// How often all takers were listened to.
+    looks: u64,
+    /// In which of these the two clients were heard that were heard last.
+    answers: Vec<(ConnectionId, u64)>,
+    /// The look after which all were asked last.
+    asked: Option<u64>,
+}
+
+struct Member {
     /// Whose it is.
     client: ConnectionId,
     credit: Arc<ConsumerCredit>,
     path: Arc<dyn Path>,
+    /// What had come of it by the last look.
+    heard: u64,
+    /// The last look that found more than the one before, if one did.
+    answered: u64,
+    /// It was asked, whenever.
+    is_asked: bool,
 }
 
 /// The way to a client.
@@ -41,16 +76,29 @@ impl<C: Connection> Path for ReceiveWindow<C> {
     }
 }
 
+/// When something was done that is not done again at once.
+#[derive(Default)]
+struct Pace(Option<Instant>);
+
+impl Pace {
+    // Half of the time between two looks at a client, which may come a little early.
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.0.is_none_or(|last| now >= last + LOOK_EVERY / 2);
+        if is_due {
+            self.0 = Some(now);
+        }
+        is_due
+    }
+}
+
 /// A consumer that is there until this is dropped.
 pub(super) struct Listed<'a> {
     takers: &'a Takers,
-    key: ConsumerKey,
-}
-
-impl Drop for Listed<'_> {
-    fn drop(&mut self) {
-        lock(&self.takers.0).remove(&self.key);
-    }
+    company: Arc<Mutex<Company>>,
+    client: ConnectionId,
+    subscription: SubscriptionId,
+    consumer: ConsumerId,
 }
 
 impl Takers {
@@ -62,81 +110,327 @@ impl Takers {
         consumer: &Consumer,
         credit: &Arc<ConsumerCredit>,
     ) -> Listed<'_> {
-        let credit = Arc::clone(credit);
+        let (subscription, consumer) = (consumer.subscription_id(), consumer.id());
         let path = window.clone();
-        let entry = Entry {
+        let member = Member::new(client, Arc::clone(credit), path);
+        // The lock of all is never held while that of one subscription is waited for.
+        let company = {
+            let mut all = lock(&self.0);
+            let counted = all.entry(subscription).or_default();
+            counted.listed += 1;
+            Arc::clone(&counted.company)
+        };
+        lock(&company).members.insert(consumer, member);
+        Listed {
+            takers: self,
+            company,
+            client,
+            subscription,
+            consumer,
+        }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        lock(&self.company).members.remove(&self.consumer);
+        let mut all = lock(&self.takers.0);
+        if let Entry::Occupied(mut counted) = all.entry(self.subscription) {
+            counted.get_mut().listed -= 1;
+            if counted.get().listed == 0 {
+                counted.remove();
+            }
+        }
+    }
+}
+
+impl Listed<'_> {
+    /// Whether one of another client could have what `consumer`, which is this one, holds.
+    pub(super) fn others_could_take(&self, consumer: &Consumer) -> bool {
+        let mut company = lock(&self.company);
+        company.find(|| consumer.takers());
+        company.clients.iter().any(|client| *client != self.client)
+    }
+
+    /// Asks the clients that could take over whether they are there themselves; returns when that was.
+    pub(super) fn call(&self, consumer: &Consumer) -> u64 {
+        let mut company = lock(&self.company);
+        company.find(|| consumer.takers());
+        company.call()
+    }
+
+    /// Whether one of another client could take over and was heard after it was called, or after it came. Who has come since is asked.
+    pub(super) fn one_was_heard(&self, consumer: &Consumer, called: u64) -> bool {
+        let mut company = lock(&self.company);
+        company.find(|| consumer.takers());
+        company.listen();
+        let answers = company.answers.iter();
+        let mut others = answers.filter(|(client, _)| *client != self.client);
+        others.any(|(_, at)| *at > called)
+    }
+}
+
+impl Member {
+    fn new(client: ConnectionId, credit: Arc<ConsumerCredit>, path: Arc<dyn Path>) -> Self {
+        Self {
             client,
             credit,
+            heard: path.heard(),
             path,
-        };
-        let key = consumer.key();
-        lock(&self.0).insert(key, entry);
-        Listed { takers: self, key }
-    }
-
-    /// Whether one of another client could have what `consumer` holds.
-    pub(super) fn are_beside(&self, client: ConnectionId, consumer: &Consumer) -> bool {
-        consumer.has_taker(|key| {
-            let all = lock(&self.0);
-            all.get(&key).is_some_and(|entry| entry.could_take(client))
-        })
-    }
-
-    // They, and the ways to their clients.
-    fn beside(
-        &self,
-        client: ConnectionId,
-        consumer: &Consumer,
-    ) -> BTreeMap<ConsumerKey, Arc<dyn Path>> {
-        let mut beside = BTreeMap::new();
-        // None is enough, so all are looked at.
-        let _ = consumer.has_taker(|key| {
-            let all = lock(&self.0);
-            let taker = all.get(&key).filter(|entry| entry.could_take(client));
-            beside.extend(taker.map(|entry| (key, Arc::clone(&entry.path))));
-            false
-        });
-        beside
-    }
-}
-
-impl Entry {
-    fn could_take(&self, from: ConnectionId) -> bool {
-        self.client != from && self.credit.is_there()
-    }
-}
-
-/// The clients that could take over from one that seems to be gone were asked whether they are there themselves.
-pub(super) struct Call(BTreeMap<ConsumerKey, u64>);
-
-impl Call {
-    /// Asks them.
-    pub(super) fn new(takers: &Takers, client: ConnectionId, consumer: &Consumer) -> Self {
-        let ask = |(key, path): (ConsumerKey, Arc<dyn Path>)| {
-            let heard = path.heard();
-            path.ask();
-            (key, heard)
-        };
-        let beside = takers.beside(client, consumer);
-        Self(beside.into_iter().map(ask).collect())
-    }
-
-    /// Whether one was heard since, or has come since and was heard later. Who has come is asked too.
-    pub(super) fn is_answered(
-        &mut self,
-        takers: &Takers,
-        client: ConnectionId,
-        consumer: &Consumer,
-    ) -> bool {
-        let mut is_answered = false;
-        for (key, path) in takers.beside(client, consumer) {
-            let heard = path.heard();
-            let before = *self.0.entry(key).or_insert_with(|| {
-                path.ask();
-                heard
-            });
-            is_answered |= heard > before;
+            answered: 0,
+            is_asked: false,
         }
-        is_answered
+    }
+
+    fn ask(&mut self) {
+        self.is_asked = true;
+        self.path.ask();
+    }
+}
+
+impl Company {
+    // Looks which of those that could be handed something have credit for it.
+    fn find(&mut self, takers: impl FnOnce() -> Vec<ConsumerId>) {
+        if !self.found.is_due() {
+            return;
+        }
+        let Self {
+            members, clients, ..
+        } = self;
+        let mut takers = takers();
+        clients.clear();
+        takers.retain(|id| {
+            let member = members.get(id).filter(|member| member.credit.is_there());
+            if let Some(Member { client, .. }) = member
+                && clients.len() < 2
+                && !clients.contains(client)
+            {
+                clients.push(*client);
+            }
+            member.is_some()
+        });
+        self.takers = takers;
+    }
+
+    // Asks all, once between two looks.
+    fn call(&mut self) -> u64 {
+        self.listen();
+        if self.asked != Some(self.looks) {
+            self.asked = Some(self.looks);
+            for id in &self.takers {
+                if let Some(member) = self.members.get_mut(id) {
+                    member.ask();
+                }
+            }
+        }
+        self.looks
+    }
+
+    // Looks who was heard since the look before.
+    fn listen(&mut self) {
+        if !self.heard.is_due() {
+            return;
+        }
+        self.looks += 1;
+        self.answers.clear();
+        for id in &self.takers {
+            let Some(member) = self.members.get_mut(id) else {
+                continue;
+            };
+            let heard = member.path.heard();
+            if heard > member.heard {
+                (member.heard, member.answered) = (heard, self.looks);
+            }
+            // Before the first call nobody is.
+            if !member.is_asked && self.asked.is_some() {
+                member.ask();
+            }
+            keep_last_two(&mut self.answers, (member.client, member.answered));
+        }
+    }
+}
+
+// Of different clients, the later one first.
+fn keep_last_two(last: &mut Vec<(ConnectionId, u64)>, (client, at): (ConnectionId, u64)) {
+    match last.iter_mut().find(|(one, _)| *one == client) {
+        Some((_, before)) => *before = at.max(*before),
+        None => last.push((client, at)),
+    }
+    last.sort_unstable_by_key(|(_, at)| std::cmp::Reverse(*at));
+    last.truncate(2);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A client that answers when it is asked, unless it is silent.
+    #[derive(Default)]
+    struct Fake {
+        asked: AtomicU64,
+        heard: AtomicU64,
+        is_silent: AtomicBool,
+    }
+
+    impl Path for Fake {
+        fn heard(&self) -> u64 {
+            self.heard.load(Ordering::Relaxed)
+        }
+
+        fn ask(&self) {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if !self.is_silent.load(Ordering::Relaxed) {
+                self.heard.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A consumer for each client, all with credit.
+    struct Many {
+        company: Company,
+        paths: Vec<Arc<Fake>>,
+        credits: Vec<Arc<ConsumerCredit>>,
+        /// How often the subscription was looked at.
+        found: usize,
+    }
+
+    fn many(count: u64) -> Many {
+        let mut many = Many {
+            company: Company::default(),
+            paths: Vec::new(),
+            credits: Vec::new(),
+            found: 0,
+        };
+        for id in 0..count {
+            many.come(id, id);
+        }
+        many
+    }
+
+    impl Many {
+        fn come(&mut self, id: u64, client: u64) {
+            let path = Arc::new(Fake::default());
+            let credit = Arc::new(ConsumerCredit::new(1, 1));
+            let member = Member::new(ConnectionId(client), Arc::clone(&credit), path.clone());
+            self.company.members.insert(ConsumerId(id), member);
+            self.paths.push(path);
+            self.credits.push(credit);
+        }
+
+        fn find(&mut self) {
+            let Self { company, found, .. } = self;
+            let members = || company.members.keys().copied().collect::<Vec<_>>();
+            let all = members();
+            company.find(|| {
+                *found += 1;
+                all
+            });
+        }
+
+        fn call(&mut self) -> u64 {
+            self.find();
+            self.company.call()
+        }
+
+        fn hears(&mut self, called: u64, but: u64) -> bool {
+            self.find();
+            self.company.listen();
+            let answers = self.company.answers.iter();
+            let mut others = answers.filter(|(client, _)| client.0 != but);
+            others.any(|(_, at)| *at > called)
+        }
+
+        fn asked(&self) -> Vec<u64> {
+            let asked = self.paths.iter();
+            asked
+                .map(|path| path.asked.load(Ordering::Relaxed))
+                .collect()
+        }
+
+        fn set_silent(&self, is_silent: bool) {
+            for path in &self.paths {
+                path.is_silent.store(is_silent, Ordering::Relaxed);
+            }
+        }
+    }
+
+    async fn pass() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_that_are_silent_at_once_are_each_asked_once() {
+        let mut many = many(1_000);
+        many.set_silent(true);
+        let calls: Vec<_> = (0..1_000).map(|_| many.call()).collect();
+        assert!(calls.iter().all(|call| *call == 1));
+        assert!(many.asked().iter().all(|asked| *asked == 1));
+        assert_eq!(many.found, 1, "the subscription is looked at once");
+        for _ in 0..10 {
+            pass().await;
+            assert!((0..1_000).all(|client| !many.hears(1, client)));
+        }
+        assert!(many.asked().iter().all(|asked| *asked == 1));
+        assert_eq!(many.found, 11);
+        // One is heard: all but that one have somebody.
+        many.paths[7].heard.fetch_add(1, Ordering::Relaxed);
+        pass().await;
+        assert!((0..1_000).all(|client| many.hears(1, client) == (client != 7)));
+        many.paths[9].heard.fetch_add(1, Ordering::Relaxed);
+        pass().await;
+        assert!((0..1_000).all(|client| many.hears(1, client)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_heard_before_the_call_is_no_answer() {
+        let mut many = many(2);
+        assert!(!many.hears(1, 0), "nothing was");
+        pass().await;
+        many.paths[1].heard.fetch_add(10, Ordering::Relaxed);
+        many.set_silent(true);
+        let called = many.call();
+        for _ in 0..10 {
+            pass().await;
+            assert!(!many.hears(called, 0));
+        }
+        // Nor does an answer to one call answer the next one.
+        many.set_silent(false);
+        let called = many.call();
+        pass().await;
+        assert!(many.hears(called, 0));
+        many.set_silent(true);
+        let called = many.call();
+        pass().await;
+        assert!(!many.hears(called, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_later_is_asked_and_who_has_no_credit_or_left_does_not_count() {
+        let mut many = many(1);
+        let called = many.call();
+        many.come(1, 1);
+        pass().await;
+        assert!(!many.hears(called, 0));
+        assert_eq!(many.asked(), [1, 1]);
+        pass().await;
+        assert!(many.hears(called, 0));
+        many.credits[1].spend(1, 1);
+        pass().await;
+        assert!(!many.hears(called, 0));
+        assert_eq!(many.company.clients, [ConnectionId(0)]);
+        many.credits[1].grow(1, 1);
+        pass().await;
+        assert!(many.hears(called, 0));
+        many.company.members.remove(&ConsumerId(1));
+        pass().await;
+        assert!(!many.hears(called, 0));
+        // Of the same client.
+        many.come(2, 0);
+        pass().await;
+        many.find();
+        assert_eq!(many.company.clients, [ConnectionId(0)]);
     }
 }

@@ -10,7 +10,8 @@ use super::client::{Client, Consuming, Publishing, batch};
 use super::served::Served;
 use super::until;
 use crate::net::session::options::SessionOptions;
-use crate::net::session::subscribe::silence::{COMPANY_LOOKS, LOOK_EVERY, QUIET_LOOKS};
+use crate::net::session::silence_watch::{LOOK_EVERY, QUIET_LOOKS};
+use crate::net::session::subscribe::silence::COMPANY_LOOKS;
 
 /// How long a client that says nothing by itself is left alone before it is asked, and the look that still finds what was heard before.
 const ASKED_AFTER: u32 = QUIET_LOOKS + 1;
