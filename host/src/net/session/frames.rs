@@ -2,6 +2,8 @@
 //! cancelled at any await without losing or tearing a frame, which is what lets a stream's futures be raced. A message that has
 //! begun must end in time, and a large one waits for room before it is read; whether there is a right to send it is not known here.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -221,6 +223,7 @@ pub(super) struct FrameSend<S> {
     send: S,
     queue: FrameQueue,
     stats: Arc<NetCounters>,
+    has_waited: bool,
 }
 
 impl<S: SendHalf> FrameSend<S> {
@@ -230,6 +233,7 @@ impl<S: SendHalf> FrameSend<S> {
             send,
             queue: FrameQueue::new(SHARED_BYTES_MIN, usize::MAX),
             stats,
+            has_waited: false,
         }
     }
 
@@ -254,11 +258,27 @@ impl<S: SendHalf> FrameSend<S> {
     ///
     /// Cancel-safe: the next call goes on at the byte where this one was.
     pub(super) async fn flush(&mut self) -> Result<(), StreamEnd> {
-        while !self.queue.is_empty() {
-            let sent = self.queue.send(&mut self.send).await;
-            self.stats.wrote(sent.map_err(|_| StreamEnd::Lost)?);
+        let Self {
+            send,
+            queue,
+            stats,
+            has_waited,
+        } = self;
+        while !queue.is_empty() {
+            let mut sending = pin!(queue.send(send));
+            let sent = poll_fn(|context| {
+                let polled = sending.as_mut().poll(context);
+                *has_waited |= polled.is_pending();
+                polled
+            });
+            stats.wrote(sent.await.map_err(|_| StreamEnd::Lost)?);
         }
         Ok(())
+    }
+
+    /// Whether the transport took no more for a while, since this was asked last.
+    pub(super) fn take_waited(&mut self) -> bool {
+        std::mem::take(&mut self.has_waited)
     }
 
     /// Ends the direction at once; of what was not read yet, nothing may be.

@@ -19,7 +19,7 @@ use tracing::Span;
 
 use self::command::Command;
 use self::confirmations::Confirmations;
-use self::framing::{Framed, Message, TooLarge, frame};
+use self::framing::{FRAME_BYTES_TARGET, Framed, Message, TooLarge, frame};
 use self::late_answers::LateAnswers;
 use self::packing::Packing;
 use super::credit::ConsumerCredit;
@@ -374,10 +374,14 @@ impl<C: Connection> SubscribeStream<'_, C> {
         send: &mut FrameSend<C::Send>,
     ) {
         let sent: Vec<_> = deliveries.iter().map(Delivery::range).collect();
+        let bytes_target = match packing.as_deref_mut() {
+            Some(packing) => packing.bytes_target(send.take_waited()),
+            None => FRAME_BYTES_TARGET,
+        };
         let Framed {
             messages,
             too_large,
-        } = frame(deliveries, self.peer.frame_bytes_max);
+        } = frame(deliveries, self.peer.frame_bytes_max, bytes_target);
         let mut pieces = Vec::with_capacity(sent.len());
         for range in &sent {
             without(range, &too_large, |piece| pieces.push(piece));

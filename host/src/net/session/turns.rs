@@ -2,7 +2,7 @@
 //! long as its client has said enough. Plain events need none of this: for them there is no work without as many bytes on the wire.
 
 /// So many bytes are packed or unpacked at a stretch, and one message beyond that: some 100 to 200 µs of work.
-const BYTES_OF_A_TURN: usize = 64 * 1024;
+pub(super) const BYTES_OF_A_TURN: usize = 64 * 1024;
 
 /// The turns of one stream's work.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use crate::domain::{EncodedEvents, Position};
 
 /// Bytes of events after which a frame is closed although more would fit, so that a consumer starts on the
 /// first events while the next are still on their way.
-const FRAME_BYTES_TARGET: usize = 256 * 1024;
+pub(super) const FRAME_BYTES_TARGET: usize = 256 * 1024;
 
 /// Bytes of a frame that are neither events nor their places: topic 258, attempt 6, time 11, the mark of a suspect 2, heads of
 /// two lists and of the message 18, and a few to spare. With the head and the place of one event it stays within the kibibyte that the
@@ -51,12 +51,17 @@ pub(super) struct TooLarge {
     pub(super) frame_bytes: usize,
 }
 
-/// Puts `deliveries`, in their order, into messages whose frames have at most `frame_bytes_max` bytes.
-pub(super) fn frame(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Framed {
+/// Puts `deliveries`, in their order, into messages whose frames have at most `frame_bytes_max` bytes, and no more than `bytes_target`
+/// unless a single event has.
+pub(super) fn frame(
+    deliveries: Vec<Delivery>,
+    frame_bytes_max: usize,
+    bytes_target: usize,
+) -> Framed {
     let mut framed = Framed::default();
     let mut open: Option<OpenMessage> = None;
     for delivery in deliveries {
-        for piece in pieces(&delivery, frame_bytes_max.min(FRAME_BYTES_TARGET)) {
+        for piece in pieces(&delivery, frame_bytes_max.min(bytes_target)) {
             let (position, event_bytes) = (piece.position, piece.entries.event_bytes());
             let was_bytes = piece.bytes();
             let Some(piece) = fitted(piece, frame_bytes_max) else {
@@ -68,7 +73,7 @@ pub(super) fn frame(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Framed
                 continue;
             };
             let bytes = piece.bytes();
-            let room = frame_bytes_max.min(FRAME_BYTES_TARGET.max(bytes + HEAD_BYTES_MAX));
+            let room = frame_bytes_max.min(bytes_target.max(bytes + HEAD_BYTES_MAX));
             let fitting = open.take_if(|open| !open.takes(&delivery, &piece, room));
             framed.messages.extend(fitting.map(|open| open.message));
             open.get_or_insert_with(|| OpenMessage::new(&delivery))
@@ -207,6 +212,10 @@ mod tests {
     use tidegate_wire::positions::decode_deltas;
 
     use super::*;
+
+    fn frame(deliveries: Vec<Delivery>, frame_bytes_max: usize) -> Framed {
+        super::frame(deliveries, frame_bytes_max, FRAME_BYTES_TARGET)
+    }
     use crate::domain::{Millis, Sequence};
 
     fn delivery(

@@ -434,6 +434,52 @@ async fn who_finds_no_room_for_what_is_remembered_gets_deliveries_unpacked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_deliveries_are_packed_only_while_the_path_holds_them_up() {
+    let served = Served::start(|_| {}).await;
+    served.subscription("s", "orders.>").await;
+    let narrow = MemoryOptions {
+        stream_bytes_max: 32 * 1024,
+        round_trip: Duration::from_millis(100),
+        ..MemoryOptions::default()
+    };
+    let client = served.sessions.connect_by(narrow).welcomed().await;
+    let publisher = welcomed_far(&served).await;
+    let mut publishing = Publishing::open(&publisher, &[], 0).await;
+    let mut consuming = attached(&client, (100, 1 << 20), true).await;
+    let mut unpacker = Unpacker::new(FRAME_BYTES_MAX);
+    let said = lines(12 * 1024);
+    let mut numbers = 0..;
+    // How many deliveries are packed of so many events that all wait before the first is read.
+    let mut carry = async |events: usize| {
+        for _ in 0..events {
+            let number = numbers.next().expect("endless");
+            let batch = batch(number, "orders.eu", 0, &[&said]);
+            publishing.write(&batch).await;
+            publishing.ack().await;
+        }
+        let (mut came, mut packed) = (0, 0);
+        while came < events {
+            let mut deliver = delivery(&mut consuming).await;
+            packed += usize::from(!deliver.packed.is_empty());
+            unpacker.unpack_deliver(&mut deliver).expect("compact");
+            let payloads = payloads(&deliver);
+            assert!(payloads.iter().all(|payload| *payload == said));
+            came += payloads.len();
+        }
+        packed
+    };
+    for _ in 0..4 {
+        assert_eq!(carry(1).await, 0, "the path has room for it");
+    }
+    assert!(carry(8).await > 0, "more than the path holds");
+    // Nothing waits any more.
+    for _ in 0..20 {
+        carry(1).await;
+    }
+    assert_eq!(carry(1).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn near_consumers_get_deliveries_as_they_are() {
     let served = Served::start(|_| {}).await;
     served.subscription("s", "orders.>").await;
