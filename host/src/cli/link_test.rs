@@ -252,7 +252,9 @@ fn found(
 ) -> Findings {
     let all = after.since(before);
     // Each end as it was when it had just sent; what was lost is of the whole test, with all that was late.
-    let sending = |transfer, losses, sender| Direction::new(transfer, losses, sender);
+    let counts_frames = after.broker.frames_sent > 0;
+    let sending =
+        |transfer, losses, sender| Direction::new(transfer, losses, sender, counts_frames);
     Findings {
         client_address: after.broker.peer_address.map(|address| address.to_string()),
         round_trip: RoundTrips::of(round_trips),

@@ -185,7 +185,10 @@ async fn receive_all(
 // Waits until the acks are durable. What was too late, or went down with a connection before, is only said: these events come again,
 // mostly have already, and that is no failure of this end.
 async fn confirm_acks(consumer: &Consumer) -> Result<(), SubscribeError> {
-    if let Some(Err(error @ SubscribeError::AcksLost)) = consumer.flush_acks().now_or_never() {
+    // Both may be known already.
+    if let Some(Err(error @ (SubscribeError::AcksLost | SubscribeError::NotHeld { .. }))) =
+        consumer.flush_acks().now_or_never()
+    {
         output::note(&format!("warning: {error}"));
     }
     match consumer.flush_acks().await {

@@ -61,9 +61,9 @@ fn of_direction(way: &str, direction: &Direction, round_trip_ms: f64) -> Vec<Str
             "in {datagrams} datagrams {way}, a loss of less than {seen:.1} % may not show, and a greater one is not exact"
         ));
     }
-    if direction.late_percent >= LATE_PERCENT {
+    if !direction.counts_frames && direction.late_percent >= LATE_PERCENT {
         doubts.push(format!(
-            "where the network doubles datagrams, each that came twice {way} hides a lost one, which counts as late then"
+            "this broker is too old to count frames: where the network doubles datagrams, each that came twice {way} hides a lost one, which counts as late then"
         ));
     }
     doubts
@@ -79,6 +79,7 @@ mod tests {
         let direction = || Direction {
             seconds: 3.0,
             datagrams: 20_000,
+            counts_frames: true,
             ..Direction::default()
         };
         Findings {
@@ -119,7 +120,12 @@ mod tests {
         let few = |found: &mut Findings| found.down.datagrams = 300;
         check(few, &["in 300 datagrams down, a loss of less than 1.0 %"]);
         check(|found| found.up.datagrams = 0, &["less than 100.0 %"]);
-        check(|found| found.down.late_percent = 4.6, &["came twice down"]);
+        check(|found| found.down.late_percent = 4.6, &[]);
+        let old = |found: &mut Findings| {
+            found.down.late_percent = 4.6;
+            found.down.counts_frames = false;
+        };
+        check(old, &["came twice down"]);
         let outage = |found: &mut Findings| {
             found.outages = vec![Outage {
                 step: Step::Down,

@@ -64,6 +64,9 @@ pub(super) struct Direction {
     pub(super) lost_percent: f64,
     pub(super) late: u64,
     pub(super) late_percent: f64,
+    /// Both ends count frames, so that no datagram that came twice hides a lost one.
+    #[serde(skip)]
+    pub(super) counts_frames: bool,
     /// Of its sender, at the end: bytes of its largest datagram, and what is chosen.
     pub(super) mtu: u16,
     pub(super) congestion: String,
@@ -143,7 +146,12 @@ impl RoundTrips {
 }
 
 impl Direction {
-    pub(super) fn new(transfer: Transfer, losses: Losses, sender: &ConnectionCounters) -> Self {
+    pub(super) fn new(
+        transfer: Transfer,
+        losses: Losses,
+        sender: &ConnectionCounters,
+        counts_frames: bool,
+    ) -> Self {
         let seconds = transfer.took.as_secs_f64();
         Self {
             bytes: transfer.bytes,
@@ -154,6 +162,7 @@ impl Direction {
             lost_percent: 100.0 * losses.lost_part(),
             late: losses.late,
             late_percent: 100.0 * losses.late_part(),
+            counts_frames,
             mtu: sender.mtu,
             congestion: sender.congestion.to_string(),
             congestion_window_bytes: sender.congestion_window_bytes,
