@@ -139,7 +139,6 @@ pub(super) fn net_options(config: &Config, reset_key: [u8; 64], random: &Random)
         streams_max: limits.connection_streams_max,
         shutdown_grace: Duration::from_millis(config.shutdown.deadline_ms),
         silent_after: SessionOptions::silent_after(idle_timeout),
-        ..SessionOptions::default()
     };
     let quic = QuicOptions {
         listeners,
