@@ -63,12 +63,12 @@ fn taken<G>(result: TryLockResult<G>) -> Option<G> {
 }
 
 /// What a condition variable is elsewhere: strands wait for it with a mutex that they let go meanwhile.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Signal {
     waiters: Mutex<Waiters>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Waiters {
     next: u64,
     // Whoever was told is here no more.
@@ -76,6 +76,7 @@ struct Waiters {
 }
 
 impl Signal {
+    /// One that nobody waits for.
     pub(crate) const fn new() -> Self {
         Self {
             waiters: Mutex::new(Waiters {

@@ -26,10 +26,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::simulation::{StrandId, message};
-use choice::{Choice, mix, text};
+use choice::Choice;
 use root::Progress;
 use strand::{Place, Resume, Stacks, Stepped, Stop, Strand, Suspended, Work};
 use trace::Trace;
+
+pub(crate) use choice::{mix, text};
 
 pub use choice::{Manner, Order};
 pub use conductor::{Owner, kill, new_owner, running_of, start_owned};
