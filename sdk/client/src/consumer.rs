@@ -4,8 +4,8 @@
 //! - `delivery`: what an application gets, and how it answers.
 //! - `acker`: answers from elsewhere, by position.
 //! - `buffer`: what came and waits for the application. Pure.
-//! - `extensions`: what was extended from elsewhere. Pure.
-//! - `in_hand`: what the application has got and not answered. Pure.
+//! - `extensions`: what was extended, of what is in hand. Pure.
+//! - `in_hand`: what the application has got, has not answered, and still holds. Pure.
 //! - `not_held`: what was answered too late. Pure.
 //! - `unsent_answers`: answers on their way to the broker, joined into ranges. Pure.
 //! - `credit`: what the application took, given back in pieces.
@@ -47,6 +47,9 @@ use crate::link::Link;
 use crate::options::ConsumerOptions;
 use crate::spawn;
 
+/// What the application is told while it has to answer before anything more comes.
+const MOVES: &str = "the consumer goes on over another connection once what it has handed out is answered, or its ack deadlines have passed";
+
 /// A live consumer of a durable subscription: an async stream of deliveries. Several consumers of one subscription
 /// share its events.
 ///
@@ -56,7 +59,7 @@ use crate::spawn;
 /// It says how far it has handed deliveries out, so that what was never taken counts nothing.
 ///
 /// When there is a better connection than the one it is on, it moves: nothing new is handed out until what the application has in hand is
-/// answered, or its ack deadlines, and extended ones, have passed. It moves as well when the broker says goodbye, which takes answers
+/// answered, or its ack deadlines, and extended ones, have passed; what was handed out longer ago than that is waited for no more. It moves as well when the broker says goodbye, which takes answers
 /// for as long as it says then (5 s by default): what is answered later comes again, and its answer is lost as after a lost connection.
 ///
 /// It ends (yields `None`) after an error that reconnecting cannot mend. Dropping it, or [`close`](Self::close),
@@ -117,7 +120,8 @@ impl Consumer {
         std::future::poll_fn(|context| self.poll_delivery(context)).await
     }
 
-    /// A handle that answers deliveries by their positions, from anywhere.
+    /// A handle that answers deliveries by their positions, from anywhere. Make it before the first of them is taken: of what was handed out
+    /// before it is not known, when the consumer moves, that it was answered by its position.
     #[must_use]
     pub fn acker(&self) -> Acker {
         Acker::new(Arc::clone(&self.shared))
@@ -139,10 +143,12 @@ impl Consumer {
     }
 
     /// Why nothing can come at present, in words for people: what the broker says while it does not take this consumer for now,
-    /// or that the connection is lost, or that the subscription is paused and why. `None` while nothing is in the way, whether there are events or not.
+    /// or that the connection is lost, or that the subscription is paused and why, or that it waits for answers before it moves. `None` while nothing is in the way, whether there are events or not.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
-        self.shared.state().obstacle.clone()
+        let state = self.shared.state();
+        let moves = || state.moves.then(|| MOVES.to_owned());
+        state.obstacle.clone().or_else(moves)
     }
 
     /// Sends what was acknowledged, gives the rest back to the broker, and waits until that is said; at most a
@@ -165,7 +171,7 @@ impl Consumer {
             } => {
                 if late {
                     let now = Instant::now();
-                    self.expires_ms = self.shared.expires_after(now, ack_deadline_ms, None);
+                    self.expires_ms = self.shared.expires_after(now, ack_deadline_ms);
                 }
                 self.credit
                     .taken(encoded.generation, encoded.bytes(), &self.shared);

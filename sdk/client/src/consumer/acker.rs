@@ -48,9 +48,7 @@ impl Acker {
     }
 
     fn extend_by(&self, position: u64, duration: Option<Duration>) {
-        self.shared.extended(position, duration);
-        self.shared
-            .extend(at(position), |answers| answers.extend(position, duration));
+        self.shared.extend(at(position), duration, || false);
     }
 }
 

@@ -97,17 +97,13 @@ impl Delivery {
 
     /// Still at work: its ack deadline starts anew. May be called as often as needed.
     pub fn extend(&self) {
-        if !self.settled.load(Ordering::Relaxed) {
-            self.extend_by(None);
-        }
+        self.extend_by(None);
     }
 
     /// The same, and it lasts as long as `duration` says, from now on: at most a day, which the broker sees to. An extension that is
     /// shorter than what is left shortens it.
     pub fn extend_for(&self, duration: Duration) {
-        if !self.settled.load(Ordering::Relaxed) {
-            self.extend_by(Some(duration));
-        }
+        self.extend_by(Some(duration));
     }
 
     /// Whether it is not this consumer's any more, as far as is known here: its ack deadline has passed, or its connection was
@@ -121,11 +117,10 @@ impl Delivery {
     }
 
     fn extend_by(&self, duration: Option<Duration>) {
-        let expires_ms = self.shared.expires_ms(duration);
-        self.expires_ms.store(expires_ms, Ordering::Relaxed);
-        self.shared.extend(self.which(), |answers| {
-            answers.extend(self.position, duration);
-        });
+        let is_answered = || self.settled.load(Ordering::Relaxed);
+        if let Some(expires_ms) = self.shared.extend(self.which(), duration, is_answered) {
+            self.expires_ms.store(expires_ms, Ordering::Relaxed);
+        }
     }
 
     fn which(&self) -> Which {

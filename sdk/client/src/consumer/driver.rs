@@ -398,6 +398,9 @@ impl<C: Connection> Driver<C> {
         let ranges = decode_positions(positions, NOT_HELD_RANGES_MAX)
             .map_err(|error| End::Fatal(SubscribeError::Protocol(error.to_string())))?;
         let mut state = self.shared.state();
+        for range in &ranges {
+            state.in_hand.not_held(range);
+        }
         for left in state.buffer.void(&ranges) {
             state.not_held.add(left, stream.delivered());
         }

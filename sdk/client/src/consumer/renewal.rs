@@ -72,7 +72,7 @@ impl Renewal {
         if let Some(too_old) = too_old.filter(|_| self.gives_back) {
             let left = state.buffer.take_until(too_old);
             // They are passed over in the count of those handed over, see `GiveBack`.
-            state.pass_over(left.events);
+            state.handed_over += left.events;
             state.parked_events += left.events;
             state.parked_bytes += left.bytes;
             let chunks = left.positions.chunks().into_iter();

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::buffer::Buffer;
 use super::delivery::Encoded;
-use super::extensions::Extensions;
 use super::in_hand::InHand;
 use super::not_held::NotHeld;
 use super::unsent_answers::Answers;
@@ -77,10 +76,6 @@ pub(super) struct State {
     pub(super) answers: Answers,
     /// What was answered and not held any more.
     pub(super) not_held: NotHeld,
-    /// What was extended by its position.
-    extended: Extensions,
-    /// Until when something is held that was extended, at most.
-    pub(super) extended_until: Option<Instant>,
     /// Milliseconds of the subscription's ack deadline.
     pub(super) ack_deadline_ms: u64,
     /// Why nothing comes at present.
@@ -102,9 +97,9 @@ pub(super) struct State {
     confirmed: u64,
     /// Unconfirmed acks went down with a connection, and nobody was told.
     pub(super) acks_lost: bool,
-    /// Deliveries of the present stream that the application has got, or that were passed over, and which of them it has answered.
+    /// Deliveries of the present stream that the application has got, or that were passed over, and what it still has of them.
     pub(super) handed_over: u64,
-    in_hand: InHand,
+    pub(super) in_hand: InHand,
     /// The present stream moves to another connection: what waits for the application comes again on that.
     pub(super) moves: bool,
     /// The driver wants to be woken when that rises.
@@ -133,8 +128,6 @@ impl State {
         self.generation += 1;
         self.buffer.drop_stale();
         self.answers = Answers::default();
-        self.extended = Extensions::default();
-        self.extended_until = None;
         (self.taken_events, self.taken_bytes) = (0, 0);
         (self.parked_events, self.parked_bytes) = (0, 0);
         (self.handed_over, self.heard, self.ask) = (0, 0, None);
@@ -153,17 +146,6 @@ impl State {
     /// So many of them, when some are not confirmed.
     pub(super) fn unconfirmed(&self) -> Option<u64> {
         (self.answered > self.confirmed).then_some(self.answered)
-    }
-
-    /// Deliveries of the present stream in the application's hands.
-    pub(super) fn in_hand(&self) -> u64 {
-        self.in_hand.of(self.handed_over)
-    }
-
-    /// So many count as handed over, although the application does not get them.
-    pub(super) fn pass_over(&mut self, events: u64) {
-        self.handed_over += events;
-        self.in_hand.pass_over(events);
     }
 
     /// The broker has confirmed the first `answered` of all answers.
@@ -200,14 +182,8 @@ impl State {
 
 impl State {
     /// So long the application may have what it gets or extends at this moment.
-    pub(super) fn held_for(&self, extend_for: Option<Duration>) -> Duration {
-        let lasts = extend_for.unwrap_or(Duration::from_millis(self.ack_deadline_ms));
-        lasts.min(HELD_MAX)
-    }
-
-    fn note_extended(&mut self, now: Instant, extend_for: Option<Duration>) {
-        let until = now + self.held_for(extend_for);
-        self.extended_until = self.extended_until.max(Some(until));
+    fn held_ms(&self, extend_for: Option<Duration>) -> u64 {
+        held_ms(self.ack_deadline_ms, extend_for)
     }
 
     // The application takes something again: the broker may send in place of what was given back meanwhile.
@@ -260,15 +236,42 @@ impl Shared {
 
     /// Records the last answer to a delivery.
     pub(super) fn settle(&self, which: Which, record: impl FnOnce(&mut Answers)) {
-        self.answer(which, true, record);
+        self.answer(which, |state| {
+            record(&mut state.answers);
+            let number = which.of_stream.map(|(_, number)| number);
+            state.in_hand.settle(number, which.position);
+            true
+        });
     }
 
-    /// Records that the deadline of one is extended.
-    pub(super) fn extend(&self, which: Which, record: impl FnOnce(&mut Answers)) {
-        self.answer(which, false, record);
+    /// Records that the deadline of one is extended, unless `is_answered` says that this is over. Returns when it passes then, as for
+    /// [`expires_after`](Self::expires_after).
+    pub(super) fn extend(
+        &self,
+        which: Which,
+        extend_for: Option<Duration>,
+        is_answered: impl FnOnce() -> bool,
+    ) -> Option<u64> {
+        let now_ms = self.clock_ms(Instant::now());
+        let mut expires_ms = None;
+        self.answer(which, |state| {
+            if is_answered() {
+                return false;
+            }
+            let until_ms = now_ms.saturating_add(state.held_ms(extend_for));
+            let number = which.of_stream.map(|(_, number)| number);
+            state
+                .in_hand
+                .extend(number, which.position, until_ms, now_ms);
+            state.answers.extend(which.position, extend_for);
+            expires_ms = Some(until_ms);
+            true
+        });
+        expires_ms
     }
 
-    fn answer(&self, which: Which, settles: bool, record: impl FnOnce(&mut Answers)) {
+    // Records what `record` does, if that says that it is an answer.
+    fn answer(&self, which: Which, record: impl FnOnce(&mut State) -> bool) {
         let wake = {
             let mut state = self.state();
             if state.answers_unwanted || state.ended.is_some() || state.detached {
@@ -280,13 +283,9 @@ impl Shared {
                 return;
             }
             let wake = state.answers.is_empty();
-            record(&mut state.answers);
-            state.answered += 1;
-            if settles {
-                let number = which.of_stream.map(|(_, number)| number);
-                state.in_hand.settle(number, which.position);
-            }
-            wake
+            let is_answer = record(&mut state);
+            state.answered += u64::from(is_answer);
+            wake && is_answer
         };
         if wake {
             self.wake.notify_one();
@@ -336,14 +335,14 @@ impl Shared {
             wakes |= std::mem::take(&mut state.tell);
             if encoded.is_void {
                 // Nobody gets it here, and its credit is for another.
-                state.pass_over(1);
+                state.handed_over += 1;
                 state.taken_events += 1;
                 state.taken_bytes += encoded.bytes();
                 wakes = true;
                 continue;
             }
             state.handed_over += 1;
-            state.in_hand.hand_over(encoded.position);
+            state.in_hand.hand_over(state.handed_over, encoded.position);
             break Next::Delivery {
                 encoded,
                 number: state.handed_over,
@@ -374,40 +373,36 @@ impl Shared {
         state.asker.take().into_iter().for_each(Waker::wake);
     }
 
-    /// When the ack deadline passes of what is extended now, in milliseconds of the consumer's clock; `u64::MAX` when there is none.
-    pub(super) fn expires_ms(&self, extend_for: Option<Duration>) -> u64 {
-        let now = Instant::now();
-        let ack_deadline_ms = {
-            let mut state = self.state();
-            state.note_extended(now, extend_for);
-            state.ack_deadline_ms
-        };
-        self.expires_after(now, ack_deadline_ms, extend_for)
-    }
-
-    /// The same, for what was handed over at `moment`.
-    pub(super) fn expires_after(
-        &self,
-        moment: Instant,
-        ack_deadline_ms: u64,
-        extend_for: Option<Duration>,
-    ) -> u64 {
-        if ack_deadline_ms == 0 {
-            return u64::MAX;
+    /// A look at the clock: from now on the deadlines count of what the application got since the last one.
+    pub(super) fn look_at_clock(&self, state: &mut State) {
+        if state.in_hand.is_any_fresh() {
+            let now_ms = self.clock_ms(Instant::now());
+            let lasts_ms = state.held_ms(None);
+            state.in_hand.look(state.handed_over, now_ms, lasts_ms);
         }
-        let lasts = extend_for.map_or(u128::from(ack_deadline_ms), |time| time.as_millis());
-        let at = moment.saturating_duration_since(self.epoch).as_millis();
-        u64::try_from(at.saturating_add(lasts)).unwrap_or(u64::MAX)
     }
 
-    /// The delivery at `position` is extended, whose handle is elsewhere.
-    pub(super) fn extended(&self, position: u64, extend_for: Option<Duration>) {
-        let now = Instant::now();
-        let mut state = self.state();
-        let expires_ms = self.expires_after(now, state.ack_deadline_ms, extend_for);
-        let now_ms = self.expires_after(now, 1, Some(Duration::ZERO));
-        state.extended.insert(position, expires_ms, now_ms);
-        state.note_extended(now, extend_for);
+    /// Until when the application holds any of what it has in hand, if it answers nothing; `None` when it holds nothing.
+    pub(super) fn held_until(&self, state: &State) -> Option<Instant> {
+        let now_ms = self.clock_ms(Instant::now());
+        let until_ms = state.in_hand.until_ms(now_ms, state.held_ms(None))?;
+        self.epoch.checked_add(Duration::from_millis(until_ms))
+    }
+
+    /// When the ack deadline passes of what was handed over at `moment`, in milliseconds of the consumer's clock; `u64::MAX` when there is
+    /// none.
+    pub(super) fn expires_after(&self, moment: Instant, ack_deadline_ms: u64) -> u64 {
+        match ack_deadline_ms {
+            0 => u64::MAX,
+            _ => self
+                .clock_ms(moment)
+                .saturating_add(held_ms(ack_deadline_ms, None)),
+        }
+    }
+
+    fn clock_ms(&self, moment: Instant) -> u64 {
+        let at = moment.saturating_duration_since(self.epoch).as_millis();
+        u64::try_from(at).unwrap_or(u64::MAX)
     }
 
     /// Whether delivery `number` of a stream, at `position`, is not this consumer's any more, as far as is known here.
@@ -425,13 +420,17 @@ impl Shared {
         if state.generation != generation || state.not_held.names(position, number) {
             return true;
         }
-        let extended = state.extended.expires_ms(position).unwrap_or_default();
-        let now_ms = self.expires_after(Instant::now(), 1, Some(Duration::ZERO));
-        now_ms >= expires_ms.max(extended)
+        let extended_ms = state.in_hand.extended_until_ms(position);
+        self.clock_ms(Instant::now()) >= expires_ms.max(extended_ms.unwrap_or_default())
     }
 
     pub(super) fn detach(&self) {
         self.state().detached = true;
         self.wake.notify_one();
     }
+}
+
+fn held_ms(ack_deadline_ms: u64, extend_for: Option<Duration>) -> u64 {
+    let lasts = extend_for.unwrap_or(Duration::from_millis(ack_deadline_ms));
+    u64::try_from(lasts.min(HELD_MAX).as_millis()).unwrap_or(u64::MAX)
 }

@@ -57,7 +57,7 @@ pub(super) struct ConsumerStream<C: Connection> {
     tell_at: Option<Instant>,
     /// How what waits for the application is kept; nothing where that is not held.
     renewal: Option<Renewal>,
-    /// It moves to another connection when the application has answered what it has in hand, and then at the latest.
+    /// It moves to another connection when the application has answered what it has in hand, and looks then whether its time is over.
     moves_at: Option<Instant>,
 }
 
@@ -134,8 +134,10 @@ impl<C: Connection> ConsumerStream<C> {
         let now = Instant::now();
         self.moves_at = Some(match self.established.goodbye.get() {
             Some(goodbye) => goodbye.answers_until.unwrap_or(now + ANSWERS_MAX),
-            None => now + state.held_for(None),
+            None => now,
         });
+        // What the broker has not heard of yet is not waited for any longer.
+        shared.look_at_clock(&mut state);
         state.moves = true;
     }
 
@@ -144,23 +146,27 @@ impl<C: Connection> ConsumerStream<C> {
         self.moves_at.is_some()
     }
 
-    /// It moves now: nothing is in the application's hands any more, and everything it said is sent; or its time is over, and the last
-    /// that it said is on its way. All answers are asked to be confirmed then.
+    /// It moves now: nothing is in the application's hands any more, or its time is over, and the last that it said is on its way. All answers are asked to be confirmed then.
     pub(super) fn leaves(&mut self, shared: &Shared) -> bool {
         let Some(at) = self.moves_at else {
             return false;
         };
         let is_ending = self.established.goodbye.get().is_some();
         let is_silent = self.is_silent();
-        let (at, is_answered) = {
+        let (held_until, is_said) = {
             let state = shared.state();
-            let extended = state.extended_until.filter(|_| !is_ending);
-            let is_answered = is_silent && state.answers.is_empty() && state.in_hand() == 0;
-            (extended.map_or(at, |until| until.max(at)), is_answered)
+            let held_until = shared.held_until(&state);
+            (held_until, is_silent && state.answers.is_empty())
+        };
+        let is_answered = held_until.is_none() && is_said;
+        let now = Instant::now();
+        let at = match is_ending {
+            true => at,
+            false => held_until.unwrap_or(now),
         };
         self.moves_at = Some(at);
         if !is_answered {
-            if Instant::now() < at {
+            if now < at {
                 return false;
             }
             // Whoever is gone is seen by the driver.
@@ -184,6 +190,7 @@ impl<C: Connection> ConsumerStream<C> {
             let mut state = shared.state();
             // Whatever is taken next wakes us, unless we look at it by ourselves.
             state.tell = self.tell_at.is_none() || due;
+            shared.look_at_clock(&mut state);
             (
                 std::mem::take(&mut state.answers),
                 state.answered(),

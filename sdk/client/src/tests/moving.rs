@@ -227,6 +227,8 @@ async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still
     two.extend_for(Duration::from_secs(60));
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(!one.is_expired());
+    let obstacle = consumer.obstacle().expect("it waits for answers");
+    assert!(obstacle.contains("another connection"), "{obstacle}");
     one.ack();
     // Longer than the ack deadline.
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -243,6 +245,57 @@ async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still
     first.finish();
     broker.stream().await.subscribe_ready().await;
     soon(consumer.flush_acks()).await.expect("nothing is lost");
+    assert_eq!(consumer.obstacle(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_packets_come_late_a_consumer_waits_for_nothing_that_it_has_not_held_for_long() {
+    #[derive(Debug)]
+    enum Before {
+        Forgotten,
+        Extended,
+        ExtendedByPosition,
+        AckedByPosition,
+    }
+    for before in [
+        Before::Forgotten,
+        Before::Extended,
+        Before::ExtendedByPosition,
+        Before::AckedByPosition,
+    ] {
+        let mut broker = FarBroker::far_away();
+        let client = broker.far_client().await;
+        let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+        first.deliver(1, &[1]).await;
+        let one = take(&mut consumer).await;
+        let acker = consumer.acker();
+        match before {
+            Before::Forgotten => {}
+            Before::Extended => {
+                one.extend_for(Duration::from_secs(3_600));
+                one.ack();
+                one.extend_for(Duration::from_secs(7_200));
+            }
+            Before::ExtendedByPosition => {
+                acker.extend_for(1, Duration::from_secs(3_600));
+                one.ack();
+            }
+            // It may have been another that it had before.
+            Before::AckedByPosition => acker.ack(1),
+        }
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        first.deliver(1, &[2]).await;
+        take(&mut consumer).await.ack();
+        let begun = Instant::now();
+        broker.door.seen.lost.store(400, Ordering::Relaxed);
+        broker.has_everything().await;
+        broker.attempts_are(2).await;
+        assert_eq!(first.reset_code().await, None, "finished");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(2), "{before:?}: {took:?}");
+        first.finish();
+        broker.stream().await.subscribe_ready().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
