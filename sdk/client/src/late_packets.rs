@@ -23,13 +23,19 @@ const LATE_PART_LEAST: f64 = 0.05;
 /// takes twice as much as the one before, whether packets came or count as lost here: most paths that lose packets really lose them.
 const CAME_LEAST: u64 = 200;
 
+/// So many times that at most, for packets that came and for those that count as lost: a path may change however long it was as it is.
+const CAME_TIMES_MAX: u64 = 1_024;
+const LOST_TIMES_MAX: u64 = 64;
+
 /// What was seen of a connection.
 pub(crate) struct LatePackets {
     /// What was counted here when the broker was asked last.
     asked: ConnectionCounters,
     /// How many times more than at first the next question takes.
     times: u64,
-    asking: Option<BoxFuture<'static, Result<bool, MeasureError>>>,
+    asking: Option<BoxFuture<'static, Result<[Way; 2], MeasureError>>>,
+    /// What both ends had counted when nothing was found the last time: only what has happened since counts.
+    unremarkable: [Way; 2],
     /// The broker does not know the question, or does not want it.
     is_over: bool,
 }
@@ -41,6 +47,7 @@ impl LatePackets {
             asked: ConnectionCounters::default(),
             times: 1,
             asking: None,
+            unremarkable: [Way::default(), Way::default()],
             is_over: false,
         }
     }
@@ -62,11 +69,11 @@ impl LatePackets {
     // Whether there is a reason to ask the broker, who is asked then.
     fn is_worth_asking(&mut self, here: &ConnectionCounters) -> bool {
         let more = here.since(&self.asked);
-        let is_reason = more.packets_lost >= LATE_LEAST.saturating_mul(self.times)
-            || more.datagrams_received >= CAME_LEAST.saturating_mul(self.times);
+        let is_reason = more.packets_lost >= LATE_LEAST * self.times.min(LOST_TIMES_MAX)
+            || more.datagrams_received >= CAME_LEAST * self.times;
         if is_reason {
             self.asked = here.clone();
-            self.times = self.times.saturating_mul(2);
+            self.times = (2 * self.times).min(CAME_TIMES_MAX);
         }
         is_reason
     }
@@ -80,8 +87,8 @@ impl LatePackets {
             let answer = asking.await;
             self.asking = None;
             match answer {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(ways) if self.is_found(&ways) => return,
+                Ok(ways) => self.unremarkable = ways,
                 Err(error) => {
                     debug!(%error, "the broker does not say what it has counted");
                     // One that has no room for the question now is asked again when there is more to ask after.
@@ -92,35 +99,70 @@ impl LatePackets {
         }
         std::future::pending().await
     }
+
+    fn is_found(&self, ways: &[Way; 2]) -> bool {
+        let mut ways = ways.iter().zip(&self.unremarkable);
+        ways.any(|(now, earlier)| lets_overtake(now.since(earlier)))
+    }
+}
+
+/// What both ends have counted of one direction.
+#[derive(Clone, Debug, Default)]
+struct Way {
+    sender: ConnectionCounters,
+    receiver: ConnectionCounters,
+}
+
+impl Way {
+    // What counts as lost must not seem late since the numbers are not of one moment: what went out meanwhile counts as lost, and what
+    // counted as lost meanwhile does not count.
+    fn up(
+        before: &ConnectionCounters,
+        broker: &ConnectionCounters,
+        after: &ConnectionCounters,
+    ) -> Self {
+        let mut sender = after.clone();
+        sender.packets_lost = before.packets_lost;
+        Self {
+            sender,
+            receiver: broker.clone(),
+        }
+    }
+
+    fn down(before: &ConnectionCounters, broker: &ConnectionCounters) -> Self {
+        Self {
+            sender: broker.clone(),
+            receiver: before.clone(),
+        }
+    }
+
+    fn losses(&self) -> Losses {
+        Losses::between(&self.sender, &self.receiver)
+    }
+
+    // What was lost since `earlier`, when it may have been under way, must not seem late either: that never makes more of all late.
+    fn since(&self, earlier: &Self) -> Losses {
+        let more_late = self.losses().late.saturating_sub(earlier.losses().late);
+        let (sender, receiver) = (
+            self.sender.since(&earlier.sender),
+            self.receiver.since(&earlier.receiver),
+        );
+        let mut losses = Losses::between(&sender, &receiver);
+        losses.late = losses.late.min(more_late);
+        losses
+    }
 }
 
 async fn ask<C: Connection>(
     established: Arc<Established<C>>,
     before: ConnectionCounters,
-) -> Result<bool, MeasureError> {
+) -> Result<[Way; 2], MeasureError> {
     let broker = report_on(&established).await?.broker;
     let after = established.connection.counters();
-    let ways = [
-        late_up(&before, &broker, &after),
-        late_down(&before, &broker),
-    ];
-    Ok(ways.into_iter().any(lets_overtake))
-}
-
-// What counts as lost must not seem late since the numbers are not of one moment: what went out meanwhile counts as lost, and what
-// counted as lost meanwhile does not count.
-fn late_up(
-    before: &ConnectionCounters,
-    broker: &ConnectionCounters,
-    after: &ConnectionCounters,
-) -> Losses {
-    let mut sender = after.clone();
-    sender.packets_lost = before.packets_lost;
-    Losses::between(&sender, broker)
-}
-
-fn late_down(before: &ConnectionCounters, broker: &ConnectionCounters) -> Losses {
-    Losses::between(broker, before)
+    Ok([
+        Way::up(&before, &broker, &after),
+        Way::down(&before, &broker),
+    ])
 }
 
 fn lets_overtake(losses: Losses) -> bool {
@@ -142,7 +184,7 @@ mod tests {
     #[test]
     fn a_path_that_loses_packets_is_asked_after_ever_more_seldom() {
         // Ten minutes of looks at 40 losses a second, alone and among 4,000 packets that come.
-        for (came, questions_max) in [(0, 11), (4_000, 14)] {
+        for (came, questions_max) in [(0, 30), (4_000, 30)] {
             let mut late = LatePackets::new();
             let looked = |look: u64| counters(2_000 * look, came / 2 * look, 20 * look);
             let questions = (1..=1_200).filter(|look| late.is_worth_asking(&looked(*look)));
@@ -158,8 +200,8 @@ mod tests {
         let (before, after) = (counters(1_000, 1_000, 80), counters(1_200, 1_200, 100));
         // Of what went out before 80 were lost, and all of the 100 came that went out until it answered.
         let broker = counters(1_100, 1_020, 80);
-        assert_eq!(late_up(&before, &broker, &after).late, 0);
-        assert_eq!(late_down(&before, &broker).late, 0);
+        assert_eq!(Way::up(&before, &broker, &after).losses().late, 0);
+        assert_eq!(Way::down(&before, &broker).losses().late, 0);
     }
 
     #[test]
@@ -174,14 +216,14 @@ mod tests {
         let after = with_frames(1_010, 1_110, 71, (910, 935));
         let broker = with_frames(1_000, 1_116, 70, (1_000, 840));
         let (up, down) = (
-            late_up(&before, &broker, &after),
-            late_down(&before, &broker),
+            Way::up(&before, &broker, &after).losses(),
+            Way::down(&before, &broker).losses(),
         );
         assert!(!lets_overtake(up), "{up:?}");
         assert!(!lets_overtake(down), "{down:?}");
         // The same, and a tenth of all comes late.
         let before = with_frames(1_000, 1_100, 170, (900, 925));
-        assert!(lets_overtake(late_up(&before, &broker, &after)));
+        assert!(lets_overtake(Way::up(&before, &broker, &after).losses()));
     }
 
     #[test]
@@ -189,8 +231,8 @@ mod tests {
         let (before, after) = (counters(1_000, 1_000, 400), counters(1_010, 1_010, 404));
         let broker = counters(1_005, 1_000, 300);
         let (up, down) = (
-            late_up(&before, &broker, &after),
-            late_down(&before, &broker),
+            Way::up(&before, &broker, &after).losses(),
+            Way::down(&before, &broker).losses(),
         );
         assert_eq!((up.late, down.late), (390, 295));
         assert!(lets_overtake(up) && lets_overtake(down));
@@ -202,5 +244,44 @@ mod tests {
             &counters(1_000, 0, 40),
             &counters(0, 1_000, 0)
         )));
+    }
+
+    #[test]
+    fn a_path_that_changes_after_a_day_is_found() {
+        let mut late = LatePackets::new();
+        // A day of looks, 4,000 packets a second.
+        let day = 172_800;
+        for look in 1..=day {
+            late.is_worth_asking(&counters(2_000 * look, 2_000 * look, 0));
+        }
+        late.asked = counters(2_000 * day, 2_000 * day, 0);
+        let all = late.asked.clone();
+        late.unremarkable = [Way::up(&all, &all, &all), Way::down(&all, &all)];
+        // From now on one in ten is late, up alone or down alone.
+        let (sent, lost) = (2_000 * day + 12_800, 1_280);
+        let (here, broker) = (counters(sent, sent, lost), counters(sent, sent, 0));
+        assert!(late.is_worth_asking(&here), "losses here");
+        let up = [Way::up(&here, &broker, &here), Way::down(&here, &broker)];
+        assert!(!lets_overtake(up[0].losses()), "of all it is nothing");
+        assert!(late.is_found(&up));
+        assert!(late.is_found(&[Way::up(&broker, &here, &broker), Way::down(&broker, &here)]));
+        assert!(!late.is_found(&[Way::up(&broker, &broker, &broker), Way::default()]));
+        // What counts as lost at the broker alone is asked after soon too.
+        let more = CAME_LEAST * CAME_TIMES_MAX;
+        assert!(late.is_worth_asking(&counters(sent, sent + more, lost)));
+    }
+
+    #[test]
+    fn what_was_under_way_when_the_broker_was_asked_before_does_not_seem_late() {
+        // 7 % are lost. A thousand were under way, of which nothing was known yet.
+        let earlier = Way {
+            sender: counters(100_000, 0, 6_930),
+            receiver: counters(0, 92_070, 0),
+        };
+        let now = Way {
+            sender: counters(101_000, 0, 7_070),
+            receiver: counters(0, 93_930, 0),
+        };
+        assert_eq!(now.since(&earlier).late, 0);
     }
 }
