@@ -9,6 +9,7 @@
 mod aligned_buffer;
 mod block_index;
 mod files;
+mod journal_file;
 #[cfg(test)]
 pub(crate) mod memory_journal;
 mod new_file;

@@ -1,30 +1,14 @@
 //! The index: where each block of the journal lies, in memory, by position. Grown by the journal's writer, shortened from the front
-//! when a checkpoint releases files, read by everybody. Its files are open, but nothing here reads or writes one on its own account.
+//! when a checkpoint releases files, read by everybody. It holds the files open, but nothing here reads or writes one: who has found
+//! a block reads it by `journal_file`.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-
-use super::record::Salt;
-use super::{BlockSource, JournalSegment, JournalSize};
-use crate::disk::File;
-use crate::domain::{Block, CommitNumber, Position};
+use super::journal_file::JournalFile;
+use super::{JournalSegment, JournalSize};
+use crate::domain::{CommitNumber, Position};
 use crate::store::block_format::BlockHead;
-use crate::store::error::{Damage, ReadError};
-
-/// One file of the journal, open as long as somebody may read it.
-pub(super) struct JournalFile {
-    pub(super) file: Arc<dyn File>,
-    pub(super) path: PathBuf,
-    /// Number of the first group in it, or that the first one will have.
-    pub(super) first: CommitNumber,
-    pub(super) salt: Salt,
-    /// Bytes written so far, head included. The rest of the file is preallocated.
-    bytes: AtomicU64,
-}
 
 /// A block and where its body lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,59 +26,6 @@ struct FileEntries {
 #[derive(Default)]
 pub(super) struct Index {
     files: VecDeque<FileEntries>,
-}
-
-impl JournalFile {
-    pub(super) fn new(
-        file: Arc<dyn File>,
-        path: PathBuf,
-        first: CommitNumber,
-        salt: Salt,
-        bytes: u64,
-    ) -> Self {
-        Self {
-            file,
-            path,
-            first,
-            salt,
-            bytes: AtomicU64::new(bytes),
-        }
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_bytes(&self, bytes: u64) {
-        self.bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Exactly `count` bytes at `at`; fewer is damage.
-    pub(super) fn read(&self, at: u64, count: u64) -> Result<Bytes, ReadError> {
-        let mut bytes = vec![0; count as usize];
-        let read = self.file.read_at(&mut bytes, at);
-        let read = read.map_err(ReadError::io(&self.path))?;
-        if read < bytes.len() {
-            let what = format!("byte {}", at + read as u64);
-            return Err(ReadError::damaged(&self.path, what));
-        }
-        Ok(bytes.into())
-    }
-}
-
-impl BlockSource for JournalFile {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn read(&self, head: &BlockHead, at: u64) -> Result<Block, ReadError> {
-        let body = self.read(at, u64::from(head.body_bytes))?;
-        let damaged = || Damage::Block {
-            path: self.path.clone(),
-            offset: at,
-        };
-        Ok(head.block(&body).ok_or_else(damaged)?)
-    }
 }
 
 impl Index {

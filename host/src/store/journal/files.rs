@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::block_index::{Entry, Index, JournalFile};
+use super::block_index::{Entry, Index};
+use super::journal_file::JournalFile;
 use super::{BlockMeta, JournalBlock, JournalReader, JournalSegment, JournalSize};
 use crate::disk::FileSystem;
 use crate::domain::{CommitNumber, Position};

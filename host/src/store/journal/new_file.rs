@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::block_index::JournalFile;
+use super::journal_file::JournalFile;
 use super::record::{FILE_HEAD_BYTES, FileHead, Salt};
 use crate::disk::{self, Access, DIRECT_BYTES, File, FileSystem};
 use crate::domain::CommitNumber;

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::aligned_buffer::AlignedBuffer;
-use super::block_index::{Entry, JournalFile};
+use super::block_index::Entry;
 use super::files::JournalFiles;
+use super::journal_file::JournalFile;
 use super::new_file::{NewFile, new_head};
 use super::options::FileJournalOptions;
 use super::record::{self, FILE_HEAD_BYTES, HEADER_BYTES, Kind};

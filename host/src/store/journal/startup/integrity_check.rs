@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::block_index::{Entry, JournalFile};
+use super::super::block_index::Entry;
+use super::super::journal_file::JournalFile;
 use super::super::record::{self, FILE_HEAD_BYTES, FileHead, FileTitle, Kind};
 use super::super::witness::{Begun, End};
 use super::record_scan::{Bodies, Content, Record, Scanner, read_ahead, records_of};

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use super::super::block_index::JournalFile;
+use super::super::journal_file::JournalFile;
 use super::super::record::{ALIGNMENT, FILE_HEAD_BYTES, HEADER_BYTES, Header};
 use crate::domain::CommitNumber;
 use crate::locks::lock;

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::block_index::JournalFile;
+use super::super::journal_file::JournalFile;
 use super::super::new_file::{new_head, place_file};
 use super::super::record::{self, FILE_HEAD_BYTES, FileHead, Kind};
 use super::integrity_check::{Survey, Surveyed};

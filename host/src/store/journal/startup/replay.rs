@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::super::BlockMeta;
-use super::super::block_index::JournalFile;
+use super::super::journal_file::JournalFile;
 use super::super::record::{FILE_HEAD_BYTES, HEADER_BYTES, Header, Kind};
 use super::integrity_check::Cut;
 use crate::domain::CommitNumber;
