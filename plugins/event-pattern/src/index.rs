@@ -1,6 +1,9 @@
 //! Many patterns over one event. Each pattern is a few conjunctions of conditions; each conjunction hangs on the one
 //! condition that few events satisfy, and is looked at only when that one is met. What an event costs is one pass over
 //! its payload, a lookup per value that some rule asks for, and a check per candidate.
+//!
+//! Which of its conditions a conjunction hangs on is chosen here, by a guess at how often each is met. By what of that
+//! condition it is then looked up, as by which piece of a wildcard, is chosen in `lookup`; ranges are in `intervals`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
-//! From one value of a field to the conjunctions that hang on it: a table for each kind of operator.
+//! From one value of a field to the conjunctions that hang on it: a table for each kind of operator. By what a condition
+//! is looked up is chosen here, as by which piece of a wildcard; on which of its conditions a conjunction hangs, the index
+//! has chosen before.
 
 use std::net::IpAddr;
 
