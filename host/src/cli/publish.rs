@@ -1,4 +1,5 @@
-//! `tidegate pub`: one event from the command line, or many from lines, NDJSON or a file, pipelined.
+//! `tidegate pub`: one event from the command line, or many from lines, NDJSON or a file, pipelined. How answers are taken and how
+//! long they are waited for at the end is in `answers`.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,6 @@ use crate::locks::lock;
 mod answers;
 mod totals;
 
-/// How long an interrupted command waits for answers to what it has sent, while the broker answers.
-const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long nothing is answered before that is odd.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -186,11 +185,7 @@ impl Sender {
             _ = signals.next() => (Ok(()), true),
         };
         // After an error too: what was sent before it is on its way, and counts.
-        let patience = match interrupted {
-            true if is_hindered() => Duration::ZERO,
-            true => ANSWERS_TIMEOUT,
-            false => Duration::MAX,
-        };
+        let patience = answers::patience(interrupted, is_hindered);
         let ended = tokio::select! {
             biased;
             settled = self.answers.all() => sent.and(settled.map_err(Into::into)).map(|()| interrupted),

@@ -1,5 +1,6 @@
 //! Answers to what was sent: taken in order and as they come, whatever else is waited for, so that it is known for how long none has
-//! come of those that are due. Which events these are, and where they go, is not known here.
+//! come of those that are due; and how long those are waited for that are due at the end. Which events these are, and where they go,
+//! is not known here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +14,9 @@ use super::totals::Totals;
 
 /// Tickets not looked at yet; the client's own bound on outstanding bytes is what slows us down.
 const TICKETS_MAX: usize = 16_384;
+
+/// How long an interrupted command waits for answers to what it has sent, while the broker answers.
+const INTERRUPTED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What waits for its answer, and what the others said.
 pub(super) struct Answers<T> {
@@ -33,6 +37,16 @@ pub(super) struct Unanswered {
     flow: Arc<Flow>,
     answered: u64,
     since: Instant,
+}
+
+/// How long answers that are due at the end are waited for: as long as it takes, unless somebody has interrupted the command, and
+/// then not at all where something is in their way.
+pub(super) fn patience(interrupted: bool, is_hindered: impl FnOnce() -> bool) -> Duration {
+    match interrupted {
+        true if is_hindered() => Duration::ZERO,
+        true => INTERRUPTED_PATIENCE,
+        false => Duration::MAX,
+    }
 }
 
 impl<T: Future<Output = Result<Published, PublishError>> + Unpin> Answers<T> {
@@ -193,6 +207,13 @@ mod tests {
         assert!(longest + 2 * LOOK_EVERY >= seconds, "{longest:?}");
         assert!(longest <= seconds + LOOK_EVERY, "{longest:?}");
         assert_eq!(answers.due(), 1);
+    }
+
+    #[test]
+    fn who_interrupts_waits_a_little_and_not_at_all_for_what_cannot_come() {
+        assert_eq!(patience(false, || true), Duration::MAX);
+        assert_eq!(patience(true, || false), INTERRUPTED_PATIENCE);
+        assert_eq!(patience(true, || true), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
