@@ -11,7 +11,7 @@ mod session;
 mod start;
 
 pub use counters::{NetCounters, NetCounts};
-pub use quic::listener::NetHandle;
+pub use quic::listeners::NetHandle;
 pub use quic::options::{ListenerOptions, QuicOptions};
 pub use quic::socket::ServeError;
 pub use session::options::SessionOptions;

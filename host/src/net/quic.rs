@@ -11,8 +11,8 @@
 mod admission;
 mod connection;
 mod handshakes;
-pub(super) mod listener;
 mod listener_context;
+pub(super) mod listeners;
 pub(super) mod options;
 pub(super) mod socket;
 mod waiting_room;

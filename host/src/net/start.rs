@@ -1,11 +1,11 @@
 //! The start of the network: what all its sessions share is made, and a door is opened to them for each transport. QUIC is the only one
-//! so far.
+//! so far. How all that ends is said where it is opened (`quic/listeners.rs`).
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::quic::listener::{NetHandle, listen};
+use super::quic::listeners::{NetHandle, listen};
 use super::quic::options::QuicOptions;
 use super::quic::socket::ServeError;
 use super::session::options::SessionOptions;

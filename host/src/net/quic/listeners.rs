@@ -1,5 +1,6 @@
-//! The listeners: what takes connection attempts from the sockets, and the order of the shutdown. What is decided about an attempt is in
-//! `admission`, what happens on a connection in `connection`.
+//! All the listeners together: what takes connection attempts from the sockets, and how everything ends at a shutdown: in which order,
+//! how long connections have, and how those that are left are closed. What is decided about an attempt is in `admission`, what happens
+//! on a connection in `connection`, and what a client is told of a shutdown in `session/shutdown.rs`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use crate::tls::{ClientAuth, TlsIdentity};
 /// Time beyond the grace period for connections to bring their last words home, and for sockets to say
 /// goodbye.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the peers of one listener have to answer the close of their connections. Who does not is not waited for.
+const CLOSE_ANSWERED: Duration = Duration::from_secs(1);
 
 /// How often idle connections are looked for that others could use the send budget of. There is no state to wait for: that somebody
 /// writes nothing is no event. But it is one timer for all, and only those are looked at that have a part of it: mostly nobody.
@@ -110,6 +114,12 @@ async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Bound, ClientA
     drop(attempts);
     accepting.ended().await;
     service.shutdown.cancelled().await;
+    end(service, &connections, &endpoints).await;
+}
+
+// What is left of a shutdown once nothing new is accepted: sessions end by themselves, what does not is closed, and then the sockets
+// have said goodbye.
+async fn end(service: &Service, connections: &Spawner, endpoints: &[(Bound, ClientAuth)]) {
     let grace = service.options.shutdown_grace + AFTER_GRACE;
     if tokio::time::timeout(grace, connections.ended())
         .await
@@ -122,10 +132,9 @@ async fn supervise(context: Arc<ListenerContext>, endpoints: Vec<(Bound, ClientA
     }
     let reason = shutting_down();
     let code = close_code(&reason);
-    for (Bound { endpoint, .. }, _) in &endpoints {
+    for (Bound { endpoint, .. }, _) in endpoints {
         endpoint.close(code.into(), reason.message.as_bytes());
-        // Peers that do not answer the close are not waited for.
-        let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(CLOSE_ANSWERED, endpoint.wait_idle()).await;
     }
 }
 

@@ -19,7 +19,7 @@ use tidegate_wire::stream::{Connection, ConnectionEnd, SendHalf};
 use tokio_util::sync::CancellationToken;
 
 use self::pki::Ca;
-use super::listener::{NetHandle, listen};
+use super::listeners::{NetHandle, listen};
 use super::options::ListenerOptions;
 use crate::auth::{Grant, Policy};
 use crate::net::session::receive_window::{FIRST_WINDOW_BYTES, ReceiveWindow};
