@@ -10,6 +10,7 @@ mod counters;
 mod cross_site;
 mod error_response;
 mod listener;
+mod lookups;
 mod pagination;
 mod plugins;
 mod request;
@@ -68,7 +69,7 @@ pub async fn serve(
         policy,
         metrics,
         counted: Arc::clone(&counted),
-        lookups: request::Lookups::new(spawner.clone()),
+        lookups: lookups::Lookups::new(spawner.clone()),
         options: Arc::new(options.clone()),
         started: Instant::now(),
     };

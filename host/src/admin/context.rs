@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{counters, request};
+use super::counters;
+use super::lookups::Lookups;
 use crate::auth::Policy;
 use crate::broker::Broker;
 use crate::telemetry::Metrics;
@@ -34,7 +35,7 @@ pub(super) struct Context {
     pub(super) policy: Arc<Policy>,
     pub(super) metrics: Metrics,
     pub(super) counted: Arc<counters::AdminCounters>,
-    pub(super) lookups: request::Lookups,
+    pub(super) lookups: Lookups,
     pub(super) options: Arc<AdminOptions>,
     pub(super) started: Instant,
 }

@@ -1,5 +1,5 @@
-//! What every request passes through: a deadline, a line in the log when it is refused, and the parsing of
-//! names and bodies into checked types.
+//! What every request passes through: a deadline, a line in the log when it is refused, and the parsing of names and bodies into checked
+//! types; and how what takes long is done for it. How many look at the broker at a time is in `lookups`.
 
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -14,7 +14,6 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::connection_pool::{Place, Scope};
@@ -27,10 +26,6 @@ use crate::runtime::spawn::Spawner;
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 /// Bodies up to this are parsed at once: some tens of microseconds.
 const INLINE_JSON_BYTES_MAX: usize = 16 * 1024;
-/// Looks at the broker that run at a time, and those for metrics beside them. Each has a thread for itself, and there are
-/// others who need one to read events.
-const LOOKUPS_MAX: usize = 4;
-const METRICS_LOOKUPS_MAX: usize = 1;
 
 /// Time for a request, its body included.
 #[derive(Clone, Copy, Debug)]
@@ -262,55 +257,8 @@ pub(super) fn name<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, 
         .map_err(|error: T::Err| ErrorResponse::malformed(error.to_string()))
 }
 
-/// How many look at the broker at the same time.
-#[derive(Clone, Debug)]
-pub(super) struct Lookups {
-    lists: Arc<Semaphore>,
-    metrics: Arc<Semaphore>,
-    spawner: Spawner,
-}
-
-impl Lookups {
-    pub(super) fn new(spawner: Spawner) -> Self {
-        Self {
-            lists: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-            metrics: Arc::new(Semaphore::new(METRICS_LOOKUPS_MAX)),
-            spawner,
-        }
-    }
-
-    /// Looks at something that may take a while or have to read the disk, away from the threads that serve everybody.
-    pub(super) async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ErrorResponse> {
-        self.one_of(&self.lists, look).await
-    }
-
-    /// The same for the page of metrics, which waits for other such pages only.
-    pub(super) async fn look_for_metrics<T: Send + 'static>(
-        &self,
-        look: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ErrorResponse> {
-        self.one_of(&self.metrics, look).await
-    }
-
-    // The permit goes with the work, which goes on when its caller goes away.
-    async fn one_of<T: Send + 'static>(
-        &self,
-        permits: &Arc<Semaphore>,
-        look: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ErrorResponse> {
-        let permit = Arc::clone(permits).acquire_owned().await;
-        away(&self.spawner, move || {
-            let _permit = permit;
-            look()
-        })
-        .await
-    }
-}
-
-async fn away<T: Send + 'static>(
+/// Does what may take a while on a thread that serves nobody else.
+pub(super) async fn away<T: Send + 'static>(
     spawner: &Spawner,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ErrorResponse> {

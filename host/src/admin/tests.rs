@@ -136,7 +136,7 @@ impl Fixture {
             policy: policy.clone(),
             metrics,
             counted,
-            lookups: request::Lookups::new(broker.spawner().clone()),
+            lookups: lookups::Lookups::new(broker.spawner().clone()),
             options: Arc::new(options),
             started: Instant::now(),
         };
