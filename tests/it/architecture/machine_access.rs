@@ -71,7 +71,7 @@ const WAYS: &[Way] = &[
                 "it duplicates the descriptor of the log",
             ),
             ("pki.rs", "read and written before there is a broker"),
-            ("app.rs", "makes the data directory"),
+            ("app/data_directory.rs", "makes the data directory"),
             (
                 "plugin/compiled_cache.rs",
                 "what it keeps can be made again",
