@@ -1,7 +1,9 @@
 //! The configuration: a TOML file parsed and checked into types that cannot be wrong. `examples/tidegate.toml`
 //! documents every key for people and is what a broker without a file runs on; `defaults` holds the values
-//! with their arithmetic. Nothing here opens sockets or makes files; the parts of the program take their
-//! sections as they are and validate nothing again.
+//! with their arithmetic. The parts of the program take their sections as they are and validate nothing again.
+//!
+//! Beside it stand the two things that brokers and commands leave on disk for commands, so that these need not be configured:
+//! `contexts` and `endpoints`. Nothing else here makes files, and nothing opens sockets.
 
 mod bounds;
 mod choices;

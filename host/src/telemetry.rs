@@ -1,5 +1,6 @@
 //! What operators learn of the running broker: what it counts, what is wrong with it, and log lines that never stand in its way.
-//! Nothing here decides anything, and nothing here knows what it is that is counted.
+//! Nothing here decides anything but which of what is wrong makes the broker unready (`conditions`), and nothing here knows what it is
+//! that is counted.
 
 pub(crate) mod conditions;
 pub(crate) mod error_line;

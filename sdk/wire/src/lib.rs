@@ -1,6 +1,7 @@
 //! The wire protocol of Tidegate: schema, generated types, framing, limits, error codes, and the traits of the streams that carry
-//! it. Pure: bytes in, values out. No I/O, no clock and no task ever lives here. The feature `quic` adds how quinn's streams are
-//! these, which broker and client share.
+//! it. Pure: bytes in, values out. No I/O, no clock and no task ever lives here. The feature `quic` adds what broker and client
+//! share of QUIC: how quinn's streams are these, and what is set and reckoned for its connections (congestion control, send windows,
+//! paths that reorder), by the times that quinn says.
 
 pub mod batch;
 pub mod choices;

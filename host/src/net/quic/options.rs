@@ -1,5 +1,6 @@
 //! QUIC options: what an operator can set about listeners and transport, with every default and its arithmetic, and how that becomes
-//! quinn's transport settings. No other file of the room has a number of its own that an operator might miss.
+//! quinn's transport settings. What cannot be set stands where it is
+//! used: for how long somebody waits for a handshake in `waiting_room`, how long connections have at a shutdown in `listeners`.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The UDP socket of a listener, and quinn's endpoint on it.
+//! The UDP socket of a listener, and quinn's endpoint on it: which ids its connections get, and how many probes of a path are answered.
 
 use std::io;
 use std::net::SocketAddr;
