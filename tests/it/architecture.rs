@@ -5,6 +5,7 @@ mod graph;
 mod lengths;
 mod log_fields;
 mod machine_access;
+mod named_files;
 mod rooms;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! How a subscription hands out its events: deadlines for acks, attempts and the back-off between them, the dead-letter topic, the window.
 //! As written in JSON to the admin API and kept in the catalog, and changes of it. What is due by it is reckoned in
-//! `state/subscription`, the back-off in `retries/backoff.rs` of it.
+//! `state/subscription`, the back-off in `state/subscription/retries/backoff.rs`.
 
 use serde::{Deserialize, Serialize};
 

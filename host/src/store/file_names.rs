@@ -1,6 +1,6 @@
 //! The names of the store's files and folders, all of them, and whether a name that was found is one of them. Only what the
 //! broker would name just so is its own: whatever else lies in its folders is somebody else's and stays. Pure; what is in a
-//! file is said where it is read. What sled keeps in the folder of a database is in `sealed/tree.rs`.
+//! file is said where it is read. What sled keeps in the folder of a database is in `sealed/generation_files.rs`.
 
 use std::path::{Path, PathBuf};
 

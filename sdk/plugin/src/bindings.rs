@@ -1,5 +1,5 @@
 //! What wit-bindgen generates from `wit/`: one module per world, sharing the types. Nothing below is written by hand
-//! (`tests/generated.rs` keeps it equal to what `wit/` says), and authors meet it only through the SDK's own names.
+//! (`tests/it/generated.rs` keeps it equal to what `wit/` says), and authors meet it only through the SDK's own names.
 
 /// The `filter` world.
 #[allow(
