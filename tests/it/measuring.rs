@@ -234,27 +234,31 @@ async fn a_second_test_waits_for_the_first_and_a_broker_that_goes_meanwhile_is_t
     Ok(())
 }
 
-// Carries so many datagrams to `broker` and what comes back meanwhile, then nothing any more.
-async fn way_that_ends(broker: &str, datagrams: usize) -> anyhow::Result<SocketAddr> {
+// Carries what one client sends to `broker` and what comes back, as long as `is_carried` says so: of how many datagrams it is the one
+// at this place, and whether the client is still where it was at first.
+async fn way_that_ends(
+    broker: &str,
+    is_carried: impl Fn(usize, bool) -> bool + Send + 'static,
+) -> anyhow::Result<SocketAddr> {
     let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
     let behind = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
     behind.connect(broker).await?;
     let address = front.local_addr()?;
     tokio::spawn(async move {
         let (mut up, mut down) = (vec![0; 65_527], vec![0; 65_527]);
-        let mut left = datagrams;
-        let mut client = None;
+        let (mut first, mut sent, mut carries) = (None, 0, true);
         loop {
             tokio::select! {
                 Ok((length, from)) = front.recv_from(&mut up) => {
-                    client = Some(from);
-                    if left > 0 {
-                        left -= 1;
+                    let first = *first.get_or_insert(from);
+                    sent += 1;
+                    carries &= is_carried(sent, from == first);
+                    if carries {
                         let _ = behind.send(&up[..length]).await;
                     }
                 }
-                Ok(length) = behind.recv(&mut down) => if let Some(client) = client && left > 0 {
-                    let _ = front.send_to(&down[..length], client).await;
+                Ok(length) = behind.recv(&mut down) => if let Some(first) = first && carries {
+                    let _ = front.send_to(&down[..length], first).await;
                 }
             }
         }
@@ -266,7 +270,8 @@ async fn way_that_ends(broker: &str, datagrams: usize) -> anyhow::Result<SocketA
 async fn a_test_ends_when_nothing_comes_any_more() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     // Enough to begin with; a hundred echoes take more.
-    let address = way_that_ends(broker.quic_addr(), 80).await?.to_string();
+    let address = way_that_ends(broker.quic_addr(), |sent, _| sent <= 80).await?;
+    let address = address.to_string();
     let arguments = ["link-test", &address, "--timeout", "4s", "--time", "10s"];
     let mut tested = Heard::start(broker.command_line(&arguments)?)?;
     let line = tested.says("waiting: ").await?;
@@ -277,5 +282,28 @@ async fn a_test_ends_when_nothing_comes_any_more() -> anyhow::Result<()> {
         said.contains("no answer from the broker within 4s"),
         "{said}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_nothing_comes_after_a_change_of_port_that_is_said_and_found() -> anyhow::Result<()> {
+    let broker = BrokerProcess::start().await?;
+    let address = way_that_ends(broker.quic_addr(), |_, is_first| is_first).await?;
+    let address = address.to_string();
+    let arguments = ["link-test", &address, "--time", "100ms", "-o", "json"];
+    let mut command = broker.command_line(&arguments)?;
+    command.stdout(Stdio::piped());
+    let mut tested = Heard::start(command)?;
+    let mut stdout = tested.command.0.stdout.take().context("it is piped")?;
+    tested.says("changing the port of this end").await?;
+    let line = tested.says("waiting: ").await?;
+    assert_eq!(line, format!("waiting: nothing comes from {address}"));
+    let (code, said) = tested.ends().await?;
+    assert_eq!(code, 0, "{said}");
+    let found: Value = serde_json::from_reader(&mut stdout)?;
+    let change = &found["address_change"];
+    assert_eq!(change["outcome"], "lost", "{found}");
+    let why = format!("no answer from the broker within 5s: nothing comes from {address}");
+    assert_eq!(change["reason"], why, "{found}");
     Ok(())
 }

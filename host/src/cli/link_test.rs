@@ -1,6 +1,7 @@
 //! `tidegate link-test`: what the link to a broker carries, what it loses and reorders, and what is chosen on it, measured over a
 //! connection of its own with traffic that is no events. Nothing is changed by it.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tidegate_client::{Client, LinkReport, LinkTest, MeasureError, Transfer};
 use tokio::time::{Instant, timeout};
 
 use self::findings::{AddressChange, Chosen, Direction, Findings, RoundTrips, Traffic};
-use self::watch::{NO_ANSWER, Outage, Step, Steps, Watch};
+use self::watch::{NO_ANSWER, Step, Steps, Watch};
 use super::connect::{CONNECT_TIMEOUT, Connected, connect_with};
 use super::connection_flags::{CertificateFlags, QuicFlags};
 use super::obstacles::LinkWatch;
@@ -35,7 +36,7 @@ const SECONDS_MAX_MS: u64 = 10_000;
 /// For everything but the change of the address, for which there is time then: the broker ends a test after a minute.
 const TEST_WITHIN: Duration = Duration::from_secs(50);
 
-/// How long the broker may take to answer at a new address. Beyond six seconds the client connects anew.
+/// How long nothing may come from the broker at a new address. Beyond six seconds the client connects anew.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long nothing may come once there is a connection, unless a flag says otherwise: so long that an outage can be told of, and shorter
@@ -74,8 +75,8 @@ struct Limits {
     connection: TimeLimit,
     silence: TimeLimit,
     turn: TimeLimit,
-    /// Of an answer at a new address, which is no failure of the test.
-    address_change: Duration,
+    /// How long nothing may come at a new address, which is no failure of the test.
+    address_change: TimeLimit,
 }
 
 impl Limits {
@@ -86,7 +87,7 @@ impl Limits {
             connection: or(CONNECT_TIMEOUT),
             silence: or(SILENT_FOR),
             turn: or(TURN_WITHIN),
-            address_change: ANSWERS_WITHIN.min(given.unwrap_or(ANSWERS_WITHIN)),
+            address_change: TimeLimit::after(ANSWERS_WITHIN.min(given.unwrap_or(ANSWERS_WITHIN))),
         }
     }
 }
@@ -103,9 +104,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let limits = Limits::of(args.timeout);
     let (broker, mut test) = begin(&args, limits).await?;
     let within = Duration::from_millis(args.time);
-    let (mut findings, outages) = watched(&broker, &mut test, within, limits).await?;
-    findings.outages = outages;
-    findings.address_change = change_address(&mut test, limits.address_change).await;
+    let mut findings = watched(&broker, &mut test, within, limits).await?;
     findings.broker = broker
         .client
         .address()
@@ -185,35 +184,41 @@ async fn open(client: &Client, limit: TimeLimit) -> anyhow::Result<Opened> {
     })
 }
 
-// What is found but for the change of the address, and when nothing came meanwhile.
+// What is found, and when nothing came meanwhile.
 async fn watched(
     broker: &Connected,
     test: &mut LinkTest,
     within: Duration,
     limits: Limits,
-) -> anyhow::Result<(Findings, Vec<Outage>)> {
+) -> anyhow::Result<Findings> {
     let steps = Steps::new();
-    let mut watch = Watch::new(&steps, &broker.client, test.counted_here(), limits.silence);
+    let mut watch = Watch::new(&steps, &broker.client, test.counted_here());
     let measured = tokio::select! {
         measured = timeout(TEST_WITHIN, measure(test, within, &steps)) => measured,
-        over = watch.look_on() => return Err(over.into()),
+        over = watch.look_on(limits.silence) => return Err(over.into()),
     };
     let Ok(measured) = measured else {
         bail!(
             "the test was not done within {TEST_WITHIN:?}; try a shorter --time, since what is sent has to arrive as well"
         );
     };
-    Ok((
-        measured.context("the test was broken off")?,
-        watch.outages(),
-    ))
+    let (mut findings, address) = measured.context("the test was broken off")?;
+    steps.begin(Step::AddressChange);
+    // That nothing comes now is something found, and has a time of its own.
+    findings.address_change = tokio::select! {
+        changed = change_address(test, address) => changed,
+        over = watch.look_on(limits.address_change) => AddressChange::lost(&over),
+    };
+    findings.outages = watch.outages();
+    Ok(findings)
 }
 
+// What is found but for the change of the address, and where the broker sees this end.
 async fn measure(
     test: &mut LinkTest,
     within: Duration,
     steps: &Steps,
-) -> Result<Findings, MeasureError> {
+) -> Result<(Findings, Option<SocketAddr>), MeasureError> {
     steps.begin(Step::RoundTrips);
     let round_trips = round_trips(test, within).await?;
     let before = test.report().await?;
@@ -225,12 +230,8 @@ async fn measure(
     // What is on its way still arrives, or is lost.
     test.echo().await?;
     let after = test.report().await?;
-    Ok(found(
-        test,
-        &round_trips,
-        [up, down],
-        [&before, &between, &after],
-    ))
+    let findings = found(test, &round_trips, [up, down], [&before, &between, &after]);
+    Ok((findings, after.broker.peer_address))
 }
 
 async fn round_trips(test: &mut LinkTest, within: Duration) -> Result<Vec<Duration>, MeasureError> {
@@ -266,23 +267,18 @@ fn found(
 }
 
 // Whether the connection outlives a change of this end's port, as after one of its address or of a NAT's mind.
-async fn change_address(test: &mut LinkTest, within: Duration) -> AddressChange {
-    let before = match test.report().await {
-        Ok(report) => report.broker.peer_address,
-        Err(error) => return AddressChange::not_tried(&error),
-    };
+async fn change_address(test: &mut LinkTest, before: Option<SocketAddr>) -> AddressChange {
     if let Err(error) = test.rebind() {
         return AddressChange::not_tried(&error);
     }
     let begun = Instant::now();
-    let answered = timeout(within, async {
+    let answered = async {
         test.echo().await?;
         Ok::<_, MeasureError>((begun.elapsed(), test.report().await?))
-    });
+    };
     match answered.await {
-        Ok(Ok((took, report))) => AddressChange::kept(before, report.broker.peer_address, took),
-        Ok(Err(error)) => not_answered(&error),
-        Err(_) => AddressChange::lost(&format!("no answer within {within:?}")),
+        Ok((took, report)) => AddressChange::kept(before, report.broker.peer_address, took),
+        Err(error) => not_answered(&error),
     }
 }
 
@@ -303,11 +299,16 @@ mod tests {
     #[test]
     fn what_the_user_says_holds_for_every_wait() {
         let given = Limits::of(Some(1_500));
-        let all = [given.connection, given.silence, given.turn];
+        let all = [
+            given.connection,
+            given.silence,
+            given.turn,
+            given.address_change,
+        ];
         let wanted = Duration::from_millis(1_500);
         assert!(all.iter().all(|limit| limit.get() == Some(wanted)));
-        assert_eq!(given.address_change, wanted);
-        assert_eq!(Limits::of(Some(60_000)).address_change, ANSWERS_WITHIN);
+        let long = Limits::of(Some(60_000)).address_change;
+        assert_eq!(long.get(), Some(ANSWERS_WITHIN));
         let default = Limits::of(None);
         assert_eq!(default.connection.get(), Some(CONNECT_TIMEOUT));
         assert_eq!(default.silence.get(), Some(SILENT_FOR));

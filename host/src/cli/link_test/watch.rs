@@ -31,6 +31,7 @@ pub(super) enum Step {
     RoundTrips,
     Up,
     Down,
+    AddressChange,
 }
 
 impl Step {
@@ -39,6 +40,7 @@ impl Step {
             Self::RoundTrips => "measuring round trips",
             Self::Up => "sending to the broker",
             Self::Down => "receiving from the broker",
+            Self::AddressChange => "changing the port of this end",
         }
     }
 }
@@ -122,29 +124,22 @@ pub(super) struct Watch<'a> {
     steps: &'a Steps,
     link: LinkWatch<'a>,
     counted: CountedHere,
-    limit: TimeLimit,
     quiet: Quiet,
 }
 
 impl<'a> Watch<'a> {
-    /// Of a test of the connection of `client`, which ends when nothing has come for as long as `limit`.
-    pub(super) fn new(
-        steps: &'a Steps,
-        client: &'a Client,
-        counted: CountedHere,
-        limit: TimeLimit,
-    ) -> Self {
+    /// Of a test of the connection of `client`.
+    pub(super) fn new(steps: &'a Steps, client: &'a Client, counted: CountedHere) -> Self {
         Self {
             steps,
             link: LinkWatch::new(client),
             counted,
-            limit,
             quiet: Quiet::default(),
         }
     }
 
-    /// Looks until nothing has come for too long, and says meanwhile what the test is at and what is in its way. Cancel-safe.
-    pub(super) async fn look_on(&mut self) -> TimeIsOver {
+    /// Looks until nothing has come for as long as `limit`, and says meanwhile what the test is at and what is in its way. Cancel-safe.
+    pub(super) async fn look_on(&mut self, limit: TimeLimit) -> TimeIsOver {
         let mut patience = Patience::default();
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,7 +153,7 @@ impl<'a> Watch<'a> {
             let (quiet, round_trip) = self.look();
             patience.say(self.obstacle(quiet, round_trip));
             let why = patience.obstacle();
-            if let Err(over) = self.limit.check(quiet, NO_ANSWER, why) {
+            if let Err(over) = limit.check(quiet, NO_ANSWER, why) {
                 return over;
             }
         }
