@@ -133,6 +133,7 @@ async fn whatever_a_publisher_may_send_comes_to_a_consumer_with_any_credit() -> 
     let little = ConsumerOptions {
         credit_events: 1,
         credit_bytes: 1,
+        ..ConsumerOptions::default()
     };
     let mut consumer = client.subscribe("s", little).await?;
     for length in [1, 3_999_000, 1] {

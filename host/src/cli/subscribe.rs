@@ -258,11 +258,10 @@ impl Args {
     }
 }
 
-// With a count below what would be sent ahead, no more is asked for at a time than will be printed, so that others get the rest.
+// No more is asked for than will be printed, so that others get the rest.
 fn options(count: Option<u64>) -> ConsumerOptions {
-    let few = count.filter(|count| *count < ConsumerOptions::CREDIT_EVENTS_GROWN);
     ConsumerOptions {
-        credit_events: few.unwrap_or(0),
+        events_max: count.unwrap_or(0),
         ..ConsumerOptions::default()
     }
 }
@@ -414,11 +413,8 @@ mod tests {
 
     #[test]
     fn no_more_is_asked_for_than_will_be_printed() {
-        let asked = |count| options(count).credit_events;
-        assert_eq!((asked(Some(1)), asked(Some(5_000))), (1, 5_000));
-        let grown = ConsumerOptions::CREDIT_EVENTS_GROWN;
-        assert_eq!(asked(Some(grown - 1)), grown - 1);
-        // Others get as much anyway.
-        assert_eq!((asked(Some(grown)), asked(None)), (0, 0));
+        let asked = |count| (options(count).events_max, options(count).credit_events);
+        assert_eq!((asked(Some(1)), asked(Some(60_000))), ((1, 0), (60_000, 0)));
+        assert_eq!(asked(None), (0, 0), "any number");
     }
 }

@@ -9,6 +9,7 @@
 //! - `not_held`: what was answered too late. Pure.
 //! - `unsent_answers`: answers on their way to the broker, joined into ranges. Pure.
 //! - `credit`: what the application took, given back in pieces.
+//! - `wanted`: how much it takes in all. Pure.
 //! - `shared`: what all of these and the driver share.
 //! - `renewal`: how ack deadlines of what waits are kept from passing.
 //! - `stream`: one stream, until it is lost: what the broker was told and asked on it.
@@ -26,6 +27,7 @@ mod renewal;
 mod shared;
 mod stream;
 mod unsent_answers;
+mod wanted;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,6 +44,7 @@ use self::credit::Credit;
 pub use self::delivery::Delivery;
 use self::driver::Driver;
 use self::shared::{Next, Shared};
+use self::wanted::Wanted;
 use crate::error::{ConnectError, SubscribeError};
 use crate::link::Link;
 use crate::options::ConsumerOptions;
@@ -85,6 +88,7 @@ impl Consumer {
         let shared = Arc::new(Shared::new());
         let (opened_sender, opened) = oneshot::channel();
         let credit = Credit::new(&options);
+        shared.state().wanted = Wanted::new(options.events_max);
         let driver = Driver::new(
             link,
             Arc::clone(&shared),

@@ -333,17 +333,16 @@ pub struct ConsumerOptions {
     pub credit_events: u64,
     /// Bytes of events that the broker may send ahead of the application. Default 0: by the path, from 8 MiB to 32 MiB.
     pub credit_bytes: u64,
-}
-
-impl ConsumerOptions {
-    /// Deliveries that the broker may send ahead of the application at most, where no number is given.
-    pub const CREDIT_EVENTS_GROWN: u64 = 65_536;
+    /// Deliveries that the consumer takes in all: the broker never sends more that are its own, so that others get the rest. What came and
+    /// was lost with a connection, or was given back before the application took it, is sent again, or another in its place. Then no more
+    /// come, and [`next`](crate::Consumer::next) waits until the consumer ends. Default 0: any number.
+    pub events_max: u64,
 }
 
 /// Credit on any path, and to where it grows by itself.
 pub(crate) const CREDIT_EVENTS: u64 = 4_096;
 pub(crate) const CREDIT_BYTES: u64 = 8 * 1024 * 1024;
-pub(crate) const CREDIT_EVENTS_GROWN: u64 = ConsumerOptions::CREDIT_EVENTS_GROWN;
+pub(crate) const CREDIT_EVENTS_GROWN: u64 = 65_536;
 pub(crate) const CREDIT_BYTES_GROWN: u64 = 32 * 1024 * 1024;
 
 /// The certificates in `pem`: at least one.

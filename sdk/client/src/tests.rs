@@ -6,6 +6,7 @@ mod broker;
 mod compact;
 mod connecting;
 mod consuming;
+mod credit;
 mod measuring;
 mod moving;
 mod network;

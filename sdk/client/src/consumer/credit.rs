@@ -102,6 +102,7 @@ mod tests {
         let few = ConsumerOptions {
             credit_events: 1,
             credit_bytes: 1,
+            ..ConsumerOptions::default()
         };
         assert_eq!(bounds(&few), [(1, 1); 2]);
     }

@@ -146,10 +146,12 @@ impl<C: Connection> Driver<C> {
         let established = established
             .ok_or(End::Detached)?
             .map_err(|error| End::Fatal(SubscribeError::Connection(error)))?;
+        let mut credit = self.credit.clone();
+        credit.events = self.shared.state().wanted.begin(credit.events);
         let open = pb::SubscribeOpen {
             subscription: self.subscription.clone(),
-            credit_events: self.credit.events,
-            credit_bytes: self.credit.bytes,
+            credit_events: credit.events,
+            credit_bytes: credit.bytes,
             says_handed_over: true,
             look: self.look,
             tell_not_held: true,
@@ -169,7 +171,7 @@ impl<C: Connection> Driver<C> {
         let reply: pb::SubscribeOpened = decode(frame).map_err(|error| lost(error.into()))?;
         match reply.result {
             Some(subscribe_opened::Result::Ready(ready)) => {
-                Ok(self.begin(established, runs, frames, &ready))
+                Ok(self.begin(established, runs, frames, &ready, &credit))
             }
             Some(subscribe_opened::Result::Error(error)) => Err(self.refused(error.into())),
             None => Err(End::Fatal(SubscribeError::Protocol(
@@ -184,6 +186,7 @@ impl<C: Connection> Driver<C> {
         runs: TaskTrackerToken,
         frames: FrameStream<C>,
         ready: &pb::SubscribeReady,
+        credit: &Credit,
     ) -> ConsumerStream<C> {
         let answers_unwanted = ready.ack_deadline_ms == 0;
         {
@@ -199,7 +202,6 @@ impl<C: Connection> Driver<C> {
         let renewal =
             (!answers_unwanted && !self.look).then(|| Renewal::new(ready, self.link.buffered_max));
         let unpacker = Unpacker::new(self.link.frame_bytes_max);
-        let credit = &self.credit;
         ConsumerStream::new(
             established,
             runs,

@@ -13,6 +13,7 @@ use super::delivery::Encoded;
 use super::in_hand::InHand;
 use super::not_held::NotHeld;
 use super::unsent_answers::Answers;
+use super::wanted::Wanted;
 use crate::error::SubscribeError;
 
 /// Whether acks are durable.
@@ -84,6 +85,8 @@ pub(super) struct State {
     pub(super) generation: u64,
     /// The subscription wants no answers.
     pub(super) answers_unwanted: bool,
+    /// How many deliveries there may be for the application.
+    pub(super) wanted: Wanted,
     /// Credit to grant: events and bytes.
     pub(super) taken_events: u64,
     pub(super) taken_bytes: u64,
@@ -189,6 +192,7 @@ impl State {
     // The application takes something again: the broker may send in place of what was given back meanwhile.
     fn unpark(&mut self) -> bool {
         let parked = self.parked_events > 0;
+        self.wanted.passed_over(self.parked_events);
         self.taken_events += std::mem::take(&mut self.parked_events);
         self.taken_bytes += std::mem::take(&mut self.parked_bytes);
         parked
@@ -336,12 +340,14 @@ impl Shared {
             if encoded.is_void {
                 // Nobody gets it here, and its credit is for another.
                 state.handed_over += 1;
+                state.wanted.passed_over(1);
                 state.taken_events += 1;
                 state.taken_bytes += encoded.bytes();
                 wakes = true;
                 continue;
             }
             state.handed_over += 1;
+            state.wanted.took(1);
             state.in_hand.hand_over(state.handed_over, encoded.position);
             break Next::Delivery {
                 encoded,

@@ -213,7 +213,10 @@ impl<C: Connection> ConsumerStream<C> {
         let handed_over = handed_over.max(ask.unwrap_or_default());
         let tell = handed_over > self.told && (due || detached);
         let (more_events, more_bytes) = self.grow(events, bytes);
-        let (events, bytes) = (events + more_events, bytes + more_bytes);
+        let (mut events, bytes) = (events + more_events, bytes + more_bytes);
+        if events > 0 {
+            events = shared.state().wanted.grant(events);
+        }
         if events > 0 || bytes > 0 || tell || ask.is_some() {
             self.grant(events, bytes, handed_over, ask.is_some());
         }
@@ -311,10 +314,16 @@ impl<C: Connection> ConsumerStream<C> {
         bytes: u64,
         shared: &Shared,
     ) -> Result<u64, SubscribeError> {
-        if self.delivered == shared.state().handed_over
-            && let Some(renewal) = &mut self.renewal
-        {
-            // Nothing waited; this is fresh.
+        let nothing_waits = {
+            let mut state = shared.state();
+            if self.answers_unwanted {
+                // It is the application's already, and comes on no other stream.
+                state.wanted.took(events);
+            }
+            self.delivered == state.handed_over
+        };
+        if let (true, Some(renewal)) = (nothing_waits, &mut self.renewal) {
+            // This is fresh.
             renewal.renewed();
         }
         let slack = self.credit_bytes_max.saturating_add(FRAME_BYTES_MAX as u64);

@@ -1,4 +1,4 @@
-//! Consuming: credit, answers, losses, goodbyes.
+//! Consuming: answers, losses, goodbyes.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::broker::{Broker, Stream, soon};
 use crate::{Client, Consumer, ConsumerOptions, Delivery, ErrorCode, SubscribeError};
 
 /// A consumer, and the broker's end of its stream.
-async fn attach(
+pub(super) async fn attach(
     broker: &mut Broker,
     client: &Client,
     options: ConsumerOptions,
@@ -24,7 +24,7 @@ async fn attach(
     (consumer.unwrap(), stream)
 }
 
-async fn take(consumer: &mut Consumer) -> Delivery {
+pub(super) async fn take(consumer: &mut Consumer) -> Delivery {
     soon(consumer.next())
         .await
         .expect("a delivery, not the end")
@@ -38,7 +38,7 @@ fn positions(first: &[u64], more: &[u64]) -> Option<pb::Positions> {
     })
 }
 
-fn ack(first: &[u64], more: &[u64], confirm: u64) -> Command {
+pub(super) fn ack(first: &[u64], more: &[u64], confirm: u64) -> Command {
     Command::Ack(pb::Ack {
         positions: positions(first, more),
         confirm,
@@ -140,87 +140,6 @@ async fn parts_are_one_delivery() {
         (3, vec!["e0".into(), "e1".into(), "e2".into()])
     );
     assert_eq!(take(&mut consumer).await.position, 4);
-}
-
-#[tokio::test(start_paused = true)]
-async fn credit_comes_back_as_deliveries_are_taken() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let options = ConsumerOptions {
-        credit_events: 4,
-        ..ConsumerOptions::default()
-    };
-    let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
-    stream.deliver(1, &[1, 1, 1, 1]).await;
-    let _first = take(&mut consumer).await;
-    let _second = take(&mut consumer).await;
-    // "e0" takes four bytes encoded.
-    assert_eq!(
-        stream.command().await,
-        Command::Credit(pb::Credit {
-            events: 2,
-            bytes: 8,
-            ..Default::default()
-        })
-    );
-    // Nothing more until the next two are taken.
-    let third = take(&mut consumer).await;
-    third.ack();
-    assert_eq!(stream.command().await, ack(&[3], &[0], 0));
-    let _fourth = take(&mut consumer).await;
-    assert_eq!(
-        stream.command().await,
-        Command::Credit(pb::Credit {
-            events: 2,
-            bytes: 8,
-            ..Default::default()
-        })
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn scarce_credit_comes_back_at_once() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let options = ConsumerOptions {
-        credit_events: 100,
-        credit_bytes: 1000,
-    };
-    let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
-    stream.deliver(1, &[1]).await;
-    let _delivery = take(&mut consumer).await;
-    assert!(consumer.next().now_or_never().is_none());
-    let command = stream.command().await;
-    assert_eq!(
-        command,
-        Command::Credit(pb::Credit {
-            events: 1,
-            bytes: 4,
-            ..Default::default()
-        })
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_broker_that_ignores_credit_is_left() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let options = ConsumerOptions {
-        credit_events: 2,
-        ..ConsumerOptions::default()
-    };
-    let (mut consumer, mut stream) = attach(&mut broker, &client, options).await;
-    stream.deliver(1, &[1; 4]).await;
-    stream.deliver(1, &[9]).await;
-    stream.ended().await;
-    let mut last = None;
-    while let Some(delivery) = soon(consumer.next()).await {
-        last = Some(delivery);
-    }
-    assert!(
-        matches!(last, Some(Err(SubscribeError::Protocol(_)))),
-        "{last:?}"
-    );
 }
 
 #[tokio::test(start_paused = true)]
