@@ -21,7 +21,7 @@ pub(in super::super) const COMPANY_LOOKS: u32 = 3;
 struct Waiting {
     /// When they were called.
     called: Option<u64>,
-    /// Looks in a row that found one who was heard after that.
+    /// Looks in a row that found one who was heard after that, and lately.
     company: u32,
 }
 

@@ -16,6 +16,9 @@ use crate::broker::Consumer;
 use crate::domain::{ConnectionId, ConsumerId, SubscriptionId};
 use crate::locks::lock;
 
+/// Who was heard once they were called is asked again, for so many looks: who takes over is there then, and not only was.
+const ASKED_AGAIN_LOOKS: u64 = 4;
+
 /// The consumers of all clients.
 #[derive(Default)]
 pub(in super::super) struct Takers(Mutex<BTreeMap<SubscriptionId, Counted>>);
@@ -159,14 +162,13 @@ impl Listed<'_> {
         company.call()
     }
 
-    /// Whether one of another client could take over and was heard after it was called, or after it came. Who has come since is asked.
+    /// Whether one of another client could take over, was heard after it was called, or after it came, and was so in the last two looks.
+    /// Who has come since is asked, and whoever was heard is asked again.
     pub(super) fn one_was_heard(&self, consumer: &Consumer, called: u64) -> bool {
         let mut company = lock(&self.company);
         company.find(|| consumer.takers());
         company.listen();
-        let answers = company.answers.iter();
-        let mut others = answers.filter(|(client, _)| *client != self.client);
-        others.any(|(_, at)| *at > called)
+        company.heard_another(self.client, called)
     }
 }
 
@@ -185,6 +187,11 @@ impl Member {
     fn ask(&mut self) {
         self.is_asked = true;
         self.path.ask();
+    }
+
+    // Whether it was heard after it was `asked`, and not too many of all `looks` ago.
+    fn answered_lately(&self, asked: u64, looks: u64) -> bool {
+        self.answered > asked && self.answered + ASKED_AGAIN_LOOKS > looks
     }
 }
 
@@ -242,11 +249,20 @@ impl Company {
                 (member.heard, member.answered) = (heard, self.looks);
             }
             // Before the first call nobody is.
-            if !member.is_asked && self.asked.is_some() {
+            if let Some(asked) = self.asked
+                && (!member.is_asked || member.answered_lately(asked, self.looks))
+            {
                 member.ask();
             }
             keep_last_two(&mut self.answers, (member.client, member.answered));
         }
+    }
+
+    // Whether another client was heard after `called`, and not only then: of two looks its answer may miss one.
+    fn heard_another(&self, client: ConnectionId, called: u64) -> bool {
+        let others = self.answers.iter().filter(|(one, _)| *one != client);
+        let mut heard = others.map(|(_, at)| *at);
+        heard.any(|at| at > called && at + 1 >= self.looks)
     }
 }
 
@@ -338,9 +354,7 @@ mod tests {
         fn hears(&mut self, called: u64, but: u64) -> bool {
             self.find();
             self.company.listen();
-            let answers = self.company.answers.iter();
-            let mut others = answers.filter(|(client, _)| client.0 != but);
-            others.any(|(_, at)| *at > called)
+            self.company.heard_another(ConnectionId(but), called)
         }
 
         fn asked(&self) -> Vec<u64> {
@@ -399,12 +413,32 @@ mod tests {
         // Nor does an answer to one call answer the next one.
         many.set_silent(false);
         let called = many.call();
+        many.set_silent(true);
         pass().await;
         assert!(many.hears(called, 0));
-        many.set_silent(true);
         let called = many.call();
         pass().await;
         assert!(!many.hears(called, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_heard_once_and_is_silent_since_counts_no_more() {
+        let mut many = many(2);
+        let called = many.call();
+        many.set_silent(true);
+        for hears in [true, true, false, false, false, false, false, false] {
+            pass().await;
+            assert_eq!(many.hears(called, 0), hears);
+        }
+        assert_eq!(many.asked(), [5, 5], "nobody is asked for ever");
+        // Who is heard is asked again, and counts for as long as it answers.
+        many.set_silent(false);
+        many.paths[1].heard.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..10 {
+            pass().await;
+            assert!(many.hears(called, 0));
+        }
+        assert_eq!(many.asked(), [5, 15]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -414,7 +448,7 @@ mod tests {
         many.come(1, 1);
         pass().await;
         assert!(!many.hears(called, 0));
-        assert_eq!(many.asked(), [1, 1]);
+        assert_eq!(many.asked(), [2, 1]);
         pass().await;
         assert!(many.hears(called, 0));
         many.credits[1].spend(1, 1);
