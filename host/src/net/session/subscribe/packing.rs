@@ -55,7 +55,8 @@ impl<'a, C: Connection> Packing<'a, C> {
         if has_waited {
             self.large_left = LARGE_AFTER_WAIT;
         }
-        match self.room.is_some() && self.packs_large() {
+        // Also before anything is remembered: the first may be a large one.
+        match self.packs_large() && (self.room.is_some() || self.peer.is_long()) {
             true => BYTES_OF_A_TURN,
             false => FRAME_BYTES_TARGET,
         }
@@ -69,13 +70,14 @@ impl<'a, C: Connection> Packing<'a, C> {
     /// remembered, a path is as good as a short one.
     pub(super) async fn pack(&mut self, head: &mut pb::Deliver, events: &[Bytes]) -> Option<Bytes> {
         let bytes: usize = events.iter().map(Bytes::len).sum();
-        if bytes > SMALL_BYTES {
+        let is_large = bytes > SMALL_BYTES;
+        if is_large {
             if !self.packs_large() {
                 return None;
             }
             self.large_left = self.large_left.saturating_sub(1);
         }
-        if self.room.is_some() {
+        if self.room.is_some() || (is_large && self.peer.is_long()) {
             self.turns.packed(bytes).await;
         }
         let Self { peer, room, .. } = self;
