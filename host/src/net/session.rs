@@ -8,6 +8,7 @@
 
 pub(super) mod client;
 pub(super) mod connection_slots;
+mod counters_turn;
 mod credit;
 pub(super) mod error_codes;
 mod frames;

@@ -9,7 +9,7 @@ use tidegate_wire::pb::measure_answer::Answer;
 use tidegate_wire::pb::measure_command::Command;
 use tidegate_wire::pb::{self, measure_opened};
 use tidegate_wire::stream::{Connection, SendHalf};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::credit::STREAM_FLOOR_BYTES;
 use super::error_codes::{StreamEnd, from_denied, invalid, overloaded, shutting_down};
@@ -32,10 +32,6 @@ const COMMAND_BYTES: u64 = 64;
 const COMMAND_BYTES_MAX: usize = 16 * 1024;
 /// Largest echo.
 const ECHO_BYTES_MAX: usize = 1024;
-
-/// Counters are told once in this time at most: to look at them holds up the connection. Who asks more often waits, with its own stream
-/// only, and nothing runs while nobody asks; there is no state that this could wait for instead.
-const COUNTERS_EVERY: Duration = Duration::from_millis(10);
 
 /// Payload of one filler.
 const FILLER_BYTES: usize = 8 * 1024;
@@ -150,13 +146,11 @@ async fn answer_all<C: Connection>(
     send: &mut FrameSend<C::Send>,
 ) -> Result<(), StreamEnd> {
     send.flush().await?;
-    let mut counters_at = Instant::now();
     while let Some(command) = recv.next::<pb::MeasureCommand>().await? {
         match (command.command, test.as_mut()) {
             (Some(Command::Counters(_)), _) => {
-                sleep_until(counters_at).await;
-                counters_at = Instant::now() + COUNTERS_EVERY;
-                push(send, Answer::Counters((&peer.counters()).into()));
+                let counters = peer.counters_turn.of(|| peer.counters()).await;
+                push(send, Answer::Counters((&counters).into()));
             }
             (Some(Command::Echo(echo)), Some(test)) => {
                 let length = echo.payload.len();

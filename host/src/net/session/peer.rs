@@ -16,6 +16,7 @@ use tracing::{Span, debug, error_span, info, warn};
 
 use super::client::Client;
 use super::connection_slots::ConnectionSlot;
+use super::counters_turn::CountersTurn;
 use super::frames::{FrameRecv, FrameSend};
 use super::link_tests::Tester;
 use super::memory_account::MemoryAccount;
@@ -53,6 +54,8 @@ pub(super) struct Peer<C> {
     pub(super) window: Arc<ReceiveWindow<C>>,
     /// For how long nothing was heard of it.
     pub(super) silence: SilenceWatch<C>,
+    /// Its measure streams take turns.
+    pub(super) counters_turn: CountersTurn,
     /// Where it is.
     network: Network,
     /// Says in the log which connection it is.
@@ -92,6 +95,7 @@ impl<C: Connection> Peer<C> {
             account: slot.account.clone(),
             silence: SilenceWatch::new(Arc::clone(&window)),
             window,
+            counters_turn: CountersTurn::default(),
             network: remote.ip().into(),
             span,
             _slot: slot,

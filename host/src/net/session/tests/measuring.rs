@@ -65,6 +65,37 @@ async fn counters_are_told_as_often_as_they_are_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_measure_streams_of_a_connection_take_turns() {
+    let sessions = Sessions::start(|_| {});
+    let (client, other) = (sessions.welcomed().await, sessions.welcomed().await);
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(opened(&client).await);
+    }
+    let mut of_another = opened(&other).await;
+    let begun = tokio::time::Instant::now();
+    let counters = || ask(Some(Command::Counters(pb::CountersWanted {})));
+    for stream in &mut streams {
+        stream.write(&counters().repeat(5)).await;
+    }
+    // Who goes meanwhile holds up nobody.
+    drop(streams.pop());
+    of_another.write(&counters()).await;
+    let answer: Option<pb::MeasureAnswer> = of_another.recv.next().await;
+    assert!(answer.is_some() && begun.elapsed() < Duration::from_millis(10));
+    for stream in &mut streams {
+        for _ in 0..5 {
+            let answer: pb::MeasureAnswer = stream.recv.next().await.expect("an answer");
+            assert!(matches!(answer.answer, Some(Answer::Counters(_))));
+        }
+    }
+    // The first at once, and of the stream that went some or none.
+    let took = begun.elapsed();
+    let all = Duration::from_millis(140)..=Duration::from_millis(190);
+    assert!(all.contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_may_do_nothing_may_not_measure() {
     let sessions = Sessions::start_with(Policy::new(Vec::new()), Backend::Absent, |_| {});
     let client = sessions.welcomed().await;
