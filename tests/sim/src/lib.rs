@@ -3,6 +3,7 @@
 //! randomness, or the order of its threads; the only real time is the watchdog's, which ends a program that hangs.
 
 pub mod disk;
+pub mod network;
 pub mod scheduler;
 #[path = "../seams/hooks.rs"]
 pub mod simulation;
