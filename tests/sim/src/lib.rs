@@ -2,8 +2,11 @@
 //! that a seed chooses. Running a seed again gives the same run, byte for byte. Nothing here reads the machine's clock, its
 //! randomness, or the order of its threads; the only real time is the watchdog's, which ends a program that hangs.
 
+pub mod checker;
 pub mod disk;
+pub mod history;
 pub mod network;
+pub mod plan;
 pub mod scheduler;
 #[path = "../seams/hooks.rs"]
 pub mod simulation;

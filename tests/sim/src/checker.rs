@@ -1,0 +1,130 @@
+//! Whether what happened in a run is what users are promised. The checker reads the history of the run and nothing else: not the broker, not
+//! its disk. What it holds the broker to are sentences of the book, each quoted where it is checked; a test compares the quotes with the book,
+//! so that a promise that changes is changed here too.
+//!
+//! Each group of promises has a file, which sees the entries one after the other and says which of them breaks what.
+
+mod ends;
+mod events;
+mod facts;
+mod fates;
+mod numbers;
+mod order;
+mod requests;
+mod starts;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use crate::history::Entry;
+use facts::Facts;
+
+/// What users are promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// Which one.
+    pub id: &'static str,
+    /// The page that makes it: of the book, or `ARCHITECTURE.md`.
+    pub page: &'static str,
+    /// Its words.
+    pub words: &'static str,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub promise: &'static Promise,
+    /// The line of the history, counted from 1, at which that is seen.
+    pub line: usize,
+    /// How.
+    pub says: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Promise { id, page, words } = self.promise;
+        let Self { line, says, .. } = self;
+        write!(f, "{id}, line {line}: {says}\n  {page} says: {words}")
+    }
+}
+
+/// All promises that are checked.
+pub const PROMISES: [&Promise; 18] = [
+    &fates::ANSWERED,
+    &fates::ANSWERED_AT_INTERVALS,
+    &fates::LOST_AT_INTERVALS,
+    &fates::REFUSED,
+    &fates::ACKED,
+    &requests::ANSWERED_ONCE,
+    &requests::ANSWERED_AT_ALL,
+    &requests::DRAINS,
+    &requests::STOPS,
+    &numbers::ONCE,
+    &numbers::ONE_STANDS_FOR_ONE,
+    &numbers::NEVER_AGAIN,
+    &numbers::WITHOUT_GAPS,
+    &events::AS_PUBLISHED,
+    &order::IN_ORDER,
+    &starts::NOTHING_LOST,
+    &starts::CHANGES_NOTHING,
+    &ends::NO_PANIC,
+];
+
+/// What of a history breaks a promise, in order.
+#[must_use]
+pub fn check(history: &[Entry]) -> Vec<Violation> {
+    let mut facts = Facts::default();
+    let mut groups: [Box<dyn Group>; 7] = [
+        Box::<requests::Requests>::default(),
+        Box::<fates::Ledger>::default(),
+        Box::<numbers::Numbers>::default(),
+        Box::<events::Contents>::default(),
+        Box::<order::Order>::default(),
+        Box::<starts::Starts>::default(),
+        Box::<ends::Ends>::default(),
+    ];
+    let mut found = Found::default();
+    for (at, entry) in history.iter().enumerate() {
+        found.line = at + 1;
+        facts.see(entry);
+        for group in &mut groups {
+            group.see(entry, &facts, &mut found);
+        }
+    }
+    for group in &mut groups {
+        group.end(&facts, &mut found);
+    }
+    found.violations.sort_by_key(|violation| violation.line);
+    found.violations
+}
+
+/// Those who hold the broker to some promises.
+trait Group {
+    /// Something happened. The facts know of it already.
+    fn see(&mut self, entry: &Entry, facts: &Facts, found: &mut Found);
+
+    /// Nothing more happens.
+    fn end(&mut self, _: &Facts, _: &mut Found) {}
+}
+
+/// What was found.
+#[derive(Default)]
+struct Found {
+    line: usize,
+    violations: Vec<Violation>,
+}
+
+impl Found {
+    /// The entry that was seen last breaks a promise.
+    fn breaks(&mut self, promise: &'static Promise, says: String) {
+        let line = self.line;
+        self.violations.push(Violation {
+            promise,
+            line,
+            says,
+        });
+    }
+}

@@ -1,0 +1,31 @@
+//! Nothing panics, and nothing is left when what it belonged to has ended.
+
+use super::facts::Facts;
+use super::{Found, Group, Promise};
+use crate::history::{Entry, What};
+
+pub(super) const NO_PANIC: Promise = Promise {
+    id: "I24",
+    page: "internals/tasks.md",
+    words: "a panic is a bug, and these are its limits",
+};
+
+#[derive(Default)]
+pub(super) struct Ends;
+
+impl Group for Ends {
+    fn see(&mut self, entry: &Entry, _: &Facts, found: &mut Found) {
+        match &entry.what {
+            What::Panicked { strand, said } => {
+                found.breaks(&NO_PANIC, format!("{} panicked: {}", &**strand, &**said));
+            }
+            What::Left { strand, waits } => {
+                found.breaks(
+                    &NO_PANIC,
+                    format!("{} never ended: {}", &**strand, &**waits),
+                );
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What all groups know of a history as far as it was read: which requests are open, which topics and subscriptions there are, whether the
+//! broker serves, and how long nothing has been wrong.
+
+use std::collections::BTreeMap;
+
+use crate::history::{Cause, Durability, Entry, Text, What};
+
+/// How long a sync may take beside the interval in which it comes. A slow disk is in the plan, and then nothing is held against the broker.
+const SYNC_MS: u64 = 1_000;
+
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) topics: BTreeMap<Text, Topic>,
+    pub(super) subscriptions: BTreeMap<Text, Subscription>,
+    /// Requests that were made, by number, also answered ones.
+    pub(super) requests: BTreeMap<u64, Request>,
+    /// The life of the broker that serves, if one does.
+    pub(super) serves: Option<u64>,
+    /// Since when it does.
+    serves_since: u64,
+    interval_ms: u64,
+    /// Until when something is wrong by plan.
+    troubled_until: u64,
+    pub(super) is_draining: bool,
+    /// The event of each number.
+    pub(super) events: BTreeMap<u64, Event>,
+}
+
+pub(super) struct Topic {
+    pub(super) durability: Durability,
+}
+
+pub(super) struct Subscription {
+    pub(super) topic: Text,
+    pub(super) ack_deadline_ms: u64,
+    /// The broker has said that it is there.
+    pub(super) is_sure: bool,
+}
+
+/// A request, and what is known of it.
+pub(super) struct Request {
+    pub(super) who: Text,
+    pub(super) what: What,
+    pub(super) is_open: bool,
+}
+
+/// An event that was handed to a client.
+pub(super) struct Event {
+    pub(super) topic: Text,
+    pub(super) hash: u64,
+    /// When the broker answered.
+    pub(super) answered_ms: Option<u64>,
+    /// In which life.
+    pub(super) answered_in: Option<u64>,
+}
+
+impl Facts {
+    pub(super) fn see(&mut self, entry: &Entry) {
+        let (ms, what) = (entry.ms, &entry.what);
+        if let Some(op) = asks(what) {
+            let request = Request {
+                who: entry.who.clone(),
+                what: what.clone(),
+                is_open: true,
+            };
+            self.requests.entry(op).or_insert(request);
+        }
+        match what {
+            What::Serves { life, interval_ms } => {
+                (self.serves, self.serves_since) = (Some(*life), ms);
+                self.interval_ms = *interval_ms;
+            }
+            What::Stops { .. } | What::Stopped { .. } | What::Crashed { .. } => self.serves = None,
+            What::Troubled { until_ms, .. } => {
+                self.troubled_until = self.troubled_until.max(*until_ms);
+            }
+            // Whatever was wrong is over then.
+            What::Drains {} => {
+                self.is_draining = true;
+                self.troubled_until = self.troubled_until.min(ms);
+            }
+            What::Publishes { topic, n, hash, .. } => {
+                let event = Event {
+                    topic: topic.clone(),
+                    hash: *hash,
+                    answered_ms: None,
+                    answered_in: None,
+                };
+                self.events.entry(*n).or_insert(event);
+            }
+            What::Published { op, .. } => {
+                let life = self.serves;
+                if let Some(event) = self.event_of(*op).and_then(|n| self.events.get_mut(&n)) {
+                    (event.answered_ms, event.answered_in) = (Some(ms), life);
+                }
+            }
+            What::CreatesTopic {
+                topic, durability, ..
+            } => {
+                let durability = *durability;
+                self.topics
+                    .entry(topic.clone())
+                    .or_insert(Topic { durability });
+            }
+            What::CreatesSubscription {
+                subscription,
+                topic,
+                ack_deadline_ms,
+                ..
+            } => {
+                let new = Subscription {
+                    topic: topic.clone(),
+                    ack_deadline_ms: *ack_deadline_ms,
+                    is_sure: false,
+                };
+                self.subscriptions
+                    .entry(subscription.clone())
+                    .or_insert(new);
+            }
+            What::DeletesSubscription { subscription, .. } => {
+                self.subscriptions.remove(subscription);
+            }
+            What::Done { op, .. } => self.done(*op),
+            What::Dies {} => {
+                let died = self.requests.values_mut();
+                died.filter(|request| request.who == entry.who)
+                    .for_each(|request| request.is_open = false);
+            }
+            _ => {}
+        }
+    }
+
+    fn done(&mut self, op: u64) {
+        if let Some(What::CreatesSubscription { subscription, .. }) =
+            self.requests.get(&op).map(|request| &request.what)
+            && let Some(created) = self.subscriptions.get_mut(subscription)
+        {
+            created.is_sure = true;
+        }
+    }
+
+    /// The number of the event that a request is about.
+    pub(super) fn event_of(&self, op: u64) -> Option<u64> {
+        match self.requests.get(&op)?.what {
+            What::Publishes { n, .. } => Some(n),
+            _ => None,
+        }
+    }
+
+    /// Since when the broker serves and nothing is wrong.
+    pub(super) fn quiet_since(&self, now_ms: u64) -> Option<u64> {
+        let since = self.serves_since.max(self.troubled_until);
+        (self.serves.is_some() && since <= now_ms).then_some(since)
+    }
+
+    /// Whether the power may have taken an event that was answered or seen then.
+    pub(super) fn may_be_lost(
+        &self,
+        event: &Event,
+        seen_ms: u64,
+        crash: Cause,
+        now_ms: u64,
+    ) -> bool {
+        let durability = self.topics.get(&event.topic).map(|topic| topic.durability);
+        let at_interval = durability == Some(Durability::Interval);
+        let synced_by = seen_ms + self.interval_ms + SYNC_MS;
+        at_interval
+            && crash == Cause::Power
+            && (synced_by >= now_ms || self.troubled_until > seen_ms)
+    }
+}
+
+/// The number of a request, of what is one.
+pub(super) fn asks(what: &What) -> Option<u64> {
+    match what {
+        What::CreatesTopic { op, .. }
+        | What::DeletesTopic { op, .. }
+        | What::CreatesSubscription { op, .. }
+        | What::DeletesSubscription { op, .. }
+        | What::Publishes { op, .. }
+        | What::Attaches { op, .. }
+        | What::Flushes { op, .. } => Some(*op),
+        _ => None,
+    }
+}

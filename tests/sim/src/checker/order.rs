@@ -1,0 +1,87 @@
+//! Order: events of a topic are stored in the order in which a producer sent them, and first offered in that in which they are stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::facts::Facts;
+use super::{Found, Group, Promise};
+use crate::history::{Entry, Text, What};
+
+pub(super) const IN_ORDER: Promise = Promise {
+    id: "I9",
+    page: "delivery/publishing.md",
+    words: "Events of a topic are stored, and first offered, in the order of commit.",
+};
+
+#[derive(Default)]
+pub(super) struct Order {
+    /// Each producer's events of a topic, as they were sent.
+    sent: BTreeMap<(Text, Text), Vec<u64>>,
+    /// Where they are, and the line that says so.
+    positions: BTreeMap<u64, (u64, usize)>,
+    offers: BTreeMap<Text, Offers>,
+}
+
+/// What a subscription was offered.
+#[derive(Default)]
+struct Offers {
+    consumers: BTreeSet<Text>,
+    seen: BTreeSet<u64>,
+    last: u64,
+}
+
+impl Group for Order {
+    fn see(&mut self, entry: &Entry, _: &Facts, found: &mut Found) {
+        match &entry.what {
+            What::Publishes {
+                producer, topic, n, ..
+            } => {
+                let sent = self.sent.entry((producer.clone(), topic.clone()));
+                sent.or_default().push(*n);
+            }
+            What::Attaches { subscription, .. } => {
+                let offers = self.offers.entry(subscription.clone()).or_default();
+                offers.consumers.insert(entry.who.clone());
+            }
+            What::Delivered {
+                subscription,
+                position,
+                attempt,
+                n,
+                ..
+            } => {
+                self.positions.entry(*n).or_insert((*position, found.line));
+                let offers = self.offers.entry(subscription.clone()).or_default();
+                let is_first = offers.seen.insert(*position) && *attempt == 1;
+                // Of several consumers, whoever is faster comes first.
+                if is_first && offers.consumers.len() < 2 {
+                    if *position < offers.last {
+                        let last = offers.last;
+                        let says = format!("{subscription} was offered {position} after {last}");
+                        found.breaks(&IN_ORDER, says);
+                    }
+                    offers.last = offers.last.max(*position);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, _: &Facts, found: &mut Found) {
+        for ((producer, topic), sent) in &self.sent {
+            let mut last = None;
+            for n in sent {
+                let Some((position, line)) = self.positions.get(n) else {
+                    continue;
+                };
+                if let Some((before, at)) = last.filter(|(_, at)| at > position) {
+                    found.line = *line;
+                    let says = format!(
+                        "{producer} sent event {before} to {topic} before {n}, and they are at {at} and {position}"
+                    );
+                    found.breaks(&IN_ORDER, says);
+                }
+                last = Some((*n, *position));
+            }
+        }
+    }
+}
