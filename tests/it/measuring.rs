@@ -3,12 +3,14 @@
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
 use tidegate_client::{LinkTest, MeasureError, PATH_PROBE_ID};
 use tidegate_tests::{BrokerProcess, Setup, wait_for, within};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::command_line::Running;
 use crate::support::publish;
@@ -203,20 +205,31 @@ async fn hold_a_test(client: &tidegate_client::Client) -> anyhow::Result<LinkTes
     .await
 }
 
+// Lets something happen in it until the task is dropped or the broker goes: else it gives way to another.
+fn keep_busy(mut test: LinkTest) -> JoinSet<()> {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while test.echo().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    task
+}
+
 #[tokio::test]
 async fn a_second_test_waits_for_the_first_and_a_broker_that_goes_meanwhile_is_told()
 -> anyhow::Result<()> {
     let mut broker = BrokerProcess::start().await?;
     let client = broker.client().await?;
-    let first = hold_a_test(&client).await?;
+    let first = keep_busy(hold_a_test(&client).await?);
     let mut second = Heard::start(broker.command_line(&["link-test", "--time", "100ms"])?)?;
     let line = second.says("waiting: ").await?;
-    assert!(line.contains("is being tested already"), "{line}");
+    assert!(line.contains("is being tested, and"), "{line}");
     drop(first);
     let (code, said) = second.ends().await?;
     assert_eq!(code, 0, "{said}");
 
-    let _held = hold_a_test(&client).await?;
+    let _held = keep_busy(hold_a_test(&client).await?);
     let arguments = ["link-test", "--timeout", "4s"];
     let mut waits = Heard::start(broker.command_line(&arguments)?)?;
     waits.says("waiting: ").await?;
@@ -226,7 +239,7 @@ async fn a_second_test_waits_for_the_first_and_a_broker_that_goes_meanwhile_is_t
 
     // It ends before a time to ask again that would come too late.
     broker.restart().await?;
-    let _held = hold_a_test(&client).await?;
+    let _held = keep_busy(hold_a_test(&client).await?);
     let tested = output(broker.command_line(&["link-test", "--timeout", "5s"])?).await?;
     let said = String::from_utf8_lossy(&tested.stderr);
     assert_eq!(tested.status.code(), Some(124), "{said}");

@@ -36,7 +36,7 @@ pub struct Meter {
 
 /// Tests the connection that was there when it was [opened](crate::Client::link_test), with traffic of its own. The broker serves one
 /// test of a principal at a time and few of all clients, and ends one after a minute or 256 MiB. The next may begin when as
-/// much time is over. None of its methods is cancel-safe: one that was dropped half-way leaves the test of no more use.
+/// much time is over as it was busy. One in which nothing happens for 6 s gives way to another. None of its methods is cancel-safe: one that was dropped half-way leaves the test of no more use.
 pub struct LinkTest {
     stream: Box<dyn AnyMeasureStream>,
     publish_credit: (u64, u32),

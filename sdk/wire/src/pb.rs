@@ -482,7 +482,7 @@ pub struct Confirmed {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeasureOpen {
     /// The client wants to test the path, with `echo`, `filler` and `filler_wanted`. There is one such stream of a principal at a time, and
-    /// the next after a pause of as long as it took; the broker has few at a time altogether, and ends one after a minute or 256 MiB.
+    /// the next after a pause of as long as it was busy; the broker has few at a time altogether, and ends one after a minute or 256 MiB.
     #[prost(bool, tag = "1")]
     pub test: bool,
 }

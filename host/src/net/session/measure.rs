@@ -44,9 +44,9 @@ struct Test<'a, C: Connection> {
     bytes_left: u64,
     /// What a publish stream would get on this path.
     publish_credit: WantedCredit,
+    place: LinkTest<'a>,
     _window: Widened<'a, C>,
     _credit: CreditGrant,
-    _place: LinkTest<'a>,
 }
 
 /// Serves the stream until the client finishes it.
@@ -87,7 +87,7 @@ fn begin_test<C: Connection>(peer: &Peer<C>) -> Result<Test<'_, C>, pb::Error> {
     let place = peer.service.link_tests.begin(Instant::now(), peer.tester());
     let place = place.map_err(|error| match error {
         NoTest::Rest(wait) => overloaded(error.to_string()).retry_after(wait),
-        NoTest::Yours | NoTest::All => overloaded(error.to_string()),
+        NoTest::Yours | NoTest::OfNetwork | NoTest::All => overloaded(error.to_string()),
     })?;
     let publish_credit = peer.service.options.publish_credit(peer.round_trip());
     let WantedCredit { bytes, times, .. } = publish_credit;
@@ -100,9 +100,9 @@ fn begin_test<C: Connection>(peer: &Peer<C>) -> Result<Test<'_, C>, pb::Error> {
     Ok(Test {
         bytes_left: TEST_BYTES_MAX,
         publish_credit,
+        place,
         _window: peer.window.widen(credit.bytes()),
         _credit: credit,
-        _place: place,
     })
 }
 
@@ -123,19 +123,24 @@ async fn denied<C: Connection>(peer: &Peer<C>) -> Denied {
 
 async fn answer_in_time<C: Connection>(
     peer: &Peer<C>,
-    test: &mut Option<Test<'_, C>>,
+    begun: &mut Option<Test<'_, C>>,
     recv: &mut FrameRecv<C::Receive>,
     send: &mut FrameSend<C::Send>,
 ) -> Result<(), StreamEnd> {
-    if test.is_none() {
-        return answer_all(peer, test, recv, send).await;
-    }
-    let answering = timeout(TEST_TIME_MAX, answer_all(peer, test, recv, send)).await;
-    answering.unwrap_or_else(|_| {
-        Err(StreamEnd::Refused(overloaded(format!(
-            "a test takes {TEST_TIME_MAX:?} at most"
-        ))))
-    })
+    let Some(test) = begun else {
+        return answer_all(peer, begun, recv, send).await;
+    };
+    let gave_way = test.place.gave_way();
+    let answering = timeout(TEST_TIME_MAX, answer_all(peer, begun, recv, send));
+    let why = tokio::select! {
+        biased;
+        answered = answering => match answered {
+            Ok(answered) => return answered,
+            Err(_) => format!("a test takes {TEST_TIME_MAX:?} at most"),
+        },
+        () = gave_way => "nothing has happened in this test for so long that another has begun".to_owned(),
+    };
+    Err(StreamEnd::Refused(overloaded(why)))
 }
 
 // One command is answered before the next is read, so nothing piles up.
@@ -224,6 +229,7 @@ impl<C: Connection> Test<'_, C> {
             Some(left) => {
                 self.bytes_left = left;
                 peer.stats().link_test_carried(bytes);
+                self.place.is_busy(Instant::now());
                 Ok(())
             }
             None => Err(StreamEnd::Refused(overloaded(format!(

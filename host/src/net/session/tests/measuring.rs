@@ -189,7 +189,8 @@ async fn a_principal_has_one_test_at_a_time_and_all_have_four() {
         // Whichever of its connections.
         let again = welcomed(who).await.refusal(&test(), false).await;
         assert_eq!(again.code(), ErrorCode::Overloaded);
-        assert!(again.message.contains("already"), "{}", again.message);
+        let said = again.message;
+        assert!(said.starts_with("another connection of yours is"), "{said}");
         // To ask for counters is no test.
         drop(opened(&client).await);
         clients.push((client, stream));
@@ -213,6 +214,8 @@ async fn who_has_tested_waits_for_as_long_as_that_took() {
     let client = sessions.welcomed().await;
     let mut stream = opened_as(&client, &test()).await;
     tokio::time::advance(Duration::from_secs(9)).await;
+    stream.write(&echo(1)).await;
+    assert!(matches!(answer(&mut stream).await, Answer::Echo(_)));
     stream.send.finish();
     assert_eq!(stream.recv.next::<pb::MeasureAnswer>().await, None);
     until(|| sessions.service.stats.counts().measure_streams_open == 0).await;
@@ -221,6 +224,21 @@ async fn who_has_tested_waits_for_as_long_as_that_took() {
     assert_eq!(early.retry_wait(), Some(Duration::from_secs(9)));
     tokio::time::advance(Duration::from_secs(9)).await;
     opened_as(&client, &test()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_test_gives_way_to_the_next_of_its_principal() {
+    let sessions = Sessions::start(|_| {});
+    let (killed, client) = (sessions.welcomed().await, sessions.welcomed().await);
+    let mut silent = opened_as(&killed, &test()).await;
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let mut stream = opened_as(&client, &test()).await;
+    match answer(&mut silent).await {
+        Answer::Error(error) => assert!(error.message.contains("another has begun"), "{error:?}"),
+        other => panic!("{other:?}"),
+    }
+    stream.write(&echo(1)).await;
+    assert!(matches!(answer(&mut stream).await, Answer::Echo(_)));
 }
 
 #[tokio::test(start_paused = true)]
