@@ -63,6 +63,46 @@ async fn sub_that_is_interrupted_before_it_has_its_count_says_so() -> anyhow::Re
 }
 
 #[tokio::test]
+async fn sub_that_is_interrupted_before_its_count_says_that_rather_than_that_acks_are_not_confirmed()
+-> anyhow::Result<()> {
+    let mut broker = BrokerProcess::start().await?;
+    broker
+        .admin()
+        .create(json!({"name": "s", "topics": ["t"]}))
+        .await?;
+    // More than a pipe holds, so that it is acked when it is read.
+    let large = Event::new(vec![b'x'; 1_000_000]);
+    publish_events(&broker.client().await?, "t", [large]).await?;
+    let mut command = broker.command_line(&["sub", "s", "-n", "2"])?;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut sub = Running::new(command)?;
+    let stdout = sub.0.stdout.take().expect("it is piped");
+    let stderr = sub.0.stderr.take().expect("it is piped");
+    let begun = tokio::task::spawn_blocking(move || {
+        let mut printed = BufReader::new(stdout);
+        printed
+            .fill_buf()
+            .map(|some| !some.is_empty())
+            .map(|some| (printed, some))
+    });
+    let (mut printed, is_any) = begun.await??;
+    assert!(is_any);
+    broker.kill()?;
+    let line = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        printed.read_line(&mut line).map(|_| (printed, line))
+    });
+    let (_printed, line) = line.await??;
+    assert!(line.len() > 1_000_000);
+    sub.signal(Signal::INT)?;
+    assert_eq!(sub.code().await?, 130);
+    let said = std::io::read_to_string(stderr)?;
+    assert!(said.contains("warning: "), "{said}");
+    assert!(!said.contains("error: "), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn sub_warns_of_acks_that_were_too_late_and_has_done_its_part() -> anyhow::Result<()> {
     let broker = BrokerProcess::start().await?;
     let policy = json!({"ack_deadline_ms": 50, "backoff_ms": [3_600_000]});
@@ -409,7 +449,7 @@ async fn a_time_limit_ends_commands_with_the_reason_and_a_code_of_its_own() -> a
     assert!(said.contains("1 events were published"), "{said}");
     let limited = |arguments: &[&str]| -> anyhow::Result<(Option<i32>, String)> {
         let mut command = broker.command_line(arguments)?;
-        let output = command.args(["--timeout", "1s"]).output()?;
+        let output = command.args(["--timeout", "3s"]).output()?;
         Ok((output.status.code(), String::from_utf8(output.stderr)?))
     };
     for away in [&["sub", "s"][..], &["pub", "t", "x"]] {

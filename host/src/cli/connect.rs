@@ -1,5 +1,6 @@
 //! The connection to the broker that flags name, and what is told of one that does not come about or does not last.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tidegate_client::{Client, ClientOptions, ConnectError, PublishError, Subscri
 
 use super::connection_flags::{CertificateFlags, QuicFlags};
 use super::door::{CertificateFiles, Door};
-use super::failed_connection::FailedConnection;
+use super::failed_connection::{FailedConnection, Why, why_silent_for};
 use super::obstacles::PortWatch;
 use super::time_limit::{TimeIsOver, TimeLimit};
 use super::wait_notices;
@@ -37,22 +38,15 @@ impl Connected {
         let Some(lost) = lost else {
             return error;
         };
-        let failed = FailedConnection::of(door, &lost, files).await;
+        let address = door.address.clone();
+        let silence = why_silent_for(&address, CONNECT_TIMEOUT);
+        let failed = FailedConnection::of(door, &lost, files, silence).await;
         failed.map_or(error, anyhow::Error::new)
     }
 }
 
-/// A connection to the broker that the flags name. Says why it waits.
+/// A connection to the broker that the flags name, with what `adjust` makes of the options. Says why it waits.
 pub(super) async fn connect(
-    quic: &QuicFlags,
-    certificates: &CertificateFlags,
-    limit: TimeLimit,
-) -> anyhow::Result<Connected> {
-    connect_with(quic, certificates, limit, |options| options).await
-}
-
-/// The same, with what `adjust` makes of the options.
-pub(super) async fn connect_with(
     quic: &QuicFlags,
     certificates: &CertificateFlags,
     limit: TimeLimit,
@@ -60,20 +54,29 @@ pub(super) async fn connect_with(
 ) -> anyhow::Result<Connected> {
     let (door, options) = quic.options(certificates)?;
     let files = certificates.files().ok();
+    let within = limit.get().unwrap_or(CONNECT_TIMEOUT);
     // The files are read once, so nothing changes here that would let the other side think again.
     let options = adjust(options)
-        .connect_timeout(limit.get().unwrap_or(CONNECT_TIMEOUT))
+        .connect_timeout(within)
         .retry_objections(false);
     let mut port = PortWatch::new(&door.address);
-    let why = || Some(port.obstacle(&door));
-    let connected = tokio::select! {
-        connected = Client::connect(options) => connected,
-        never = wait_notices::say_why(why) => match never {},
+    let mut said = pin!(wait_notices::say_why(|| Some(port.obstacle(&door))));
+    let mut connecting = pin!(Client::connect(options));
+    // Beside it, so that the reason is known by the time that it is given up.
+    let mut silence = pin!(why_silent_for(&door.address, within));
+    let mut found = None;
+    let connected = loop {
+        tokio::select! {
+            biased;
+            connected = &mut connecting => break connected,
+            why = &mut silence, if found.is_none() => found = Some(why),
+            never = &mut said => match never {},
+        }
     };
     match connected {
         Ok(client) => Ok(Connected {
             client,
-            door,
+            door: door.clone(),
             files,
         }),
         Err(error) => {
@@ -81,7 +84,13 @@ pub(super) async fn connect_with(
                 error,
                 ConnectError::TimedOut { .. } | ConnectError::Busy { .. }
             );
-            let told = unconnected(error, door, files).await;
+            let silence = async {
+                match found {
+                    Some(why) => why,
+                    None => silence.await,
+                }
+            };
+            let told = unconnected(error, door.clone(), files, silence).await;
             Err(match limit.get() {
                 Some(after) if is_over => told.context(TimeIsOver::new("no connection", after)),
                 _ => told,
@@ -94,8 +103,9 @@ async fn unconnected(
     error: ConnectError,
     door: Door,
     files: Option<CertificateFiles>,
+    silence: impl Future<Output = Why>,
 ) -> anyhow::Error {
-    if let Some(failed) = FailedConnection::of(door, &error, files.clone()).await {
+    if let Some(failed) = FailedConnection::of(door, &error, files.clone(), silence).await {
         return failed.into();
     }
     match (error, files) {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use tidegate_client::ClientOptions;
+use tidegate_client::{ClientOptions, Compression, Congestion};
 
 use super::door::{CertificateFiles, Door};
 use super::human_values;
@@ -58,6 +58,27 @@ pub(super) struct QuicFlags {
     /// Name in the broker's certificate [default: the host of the address]
     #[arg(long, value_name = "NAME", help_heading = "Connection")]
     server_name: Option<String>,
+}
+
+/// How what this end sends goes over the path.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(super) struct PathFlags {
+    /// What decides how much this end has under way: auto, cubic or bbr, as the broker's listen.quic_congestion does for what it sends
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value_t,
+        help_heading = "Connection"
+    )]
+    congestion: Congestion,
+    /// Whether events are compressed: auto (on long paths, where it pays), off (in neither direction) or always, as listen.quic_compression
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value_t,
+        help_heading = "Connection"
+    )]
+    compression: Compression,
 }
 
 /// Where to manage.
@@ -154,6 +175,15 @@ impl AdminFlag {
     }
 }
 
+impl PathFlags {
+    /// The same options, with what the flags say.
+    pub(super) fn on(self, mut options: ClientOptions) -> ClientOptions {
+        options.congestion = self.congestion;
+        options.compression = self.compression;
+        options
+    }
+}
+
 impl QuicFlags {
     /// The same, with the address if one is given apart from the flag.
     pub(super) fn at(mut self, address: Option<String>) -> Self {
@@ -228,4 +258,38 @@ fn env(name: &str) -> Option<String> {
 fn path(name: &str) -> Option<PathBuf> {
     let value = std::env::var_os(name).filter(|value| !value.is_empty());
     value.map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        path: PathFlags,
+    }
+
+    #[test]
+    fn what_is_said_of_the_path_goes_to_the_client() {
+        let options = |line: &str| {
+            let line =
+                Line::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}"));
+            let options = line.path.on(ClientOptions::new("h:1"));
+            (options.congestion, options.compression)
+        };
+        assert_eq!(options("x"), (Congestion::Auto, Compression::Auto));
+        for (congestion, compression) in [
+            (Congestion::Cubic, Compression::Off),
+            (Congestion::Bbr, Compression::Always),
+        ] {
+            let line = format!("x --congestion {congestion} --compression {compression}");
+            assert_eq!(options(&line), (congestion, compression));
+        }
+        let refused = Line::try_parse_from(["x", "--congestion", "reno"]).err();
+        let said = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.contains("say auto, cubic or bbr"), "{said}");
+    }
 }

@@ -15,8 +15,7 @@ use super::path_probe::{self, QUIC_BYTES, Verdict};
 
 /// How long a machine that has no such port may take to say so.
 const PORT_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
-/// How long that, and what else is found out of it, may take in all, with the name that is resolved for it. Who hears of it has waited
-/// already.
+/// How long that, and what else is found out of it, may take in all, with the name that is resolved for it, where there is time for that.
 const FOUND_OUT_WITHIN: Duration = Duration::from_millis(2_500);
 
 /// A door that stays shut.
@@ -70,11 +69,12 @@ pub(super) enum Objection {
 }
 
 impl FailedConnection {
-    /// Of a connection by QUIC. Takes a moment.
+    /// Of a connection by QUIC. `silence` says why nothing came, if that is what was wrong.
     pub(super) async fn of(
         door: Door,
         error: &ConnectError,
         files: Option<CertificateFiles>,
+        silence: impl Future<Output = Why>,
     ) -> Option<Self> {
         let mut error = error;
         while let ConnectError::TimedOut {
@@ -89,7 +89,7 @@ impl FailedConnection {
             error = source;
         }
         let why = match error {
-            ConnectError::TimedOut { waited, .. } => why_silent(&door.address, *waited).await,
+            ConnectError::TimedOut { .. } => silence.await,
             ConnectError::Busy { .. } => Why::Busy,
             ConnectError::Resolve { source, .. } => Why::Unresolved(source.to_string()),
             ConnectError::Handshake { reason, .. } => {
@@ -112,7 +112,7 @@ impl FailedConnection {
         let another = "name another broker with --context, --data-dir, or --addr and --admin";
         match &self.why {
             Why::NothingListens => format!("start the broker with `tidegate serve`, or {another}; `tidegate context show` says which one is meant, and why"),
-            Why::NoAnswer { .. } => format!("check the address, that the broker runs, and that nothing between drops its packets (its QUIC port is UDP); or {another}"),
+            Why::NoAnswer { .. } => format!("check the address, that the broker runs, and that nothing between drops its packets ({}); or {another}", self.door.port()),
             Why::NarrowPath { .. } => format!(
                 "raise the MTU of the link, tunnel or VPN between to 1,280 or more (of this machine's interfaces, `ip link` shows it): QUIC needs datagrams of {QUIC_BYTES} bytes, and this path drops them"
             ),
@@ -293,21 +293,32 @@ impl Objection {
     }
 }
 
-/// Why nothing came back within `waited`, as far as that is found out soon: a resolver may be silent for long.
-async fn why_silent(address: &str, waited: Duration) -> Why {
+/// Why nothing comes back within `waited`, which begins now. It is found out in the last part of that, so that who has waited does not
+/// wait for the reason too.
+pub(super) async fn why_silent_for(address: &str, waited: Duration) -> Why {
+    let within = FOUND_OUT_WITHIN.min(waited / 2);
+    tokio::time::sleep(waited - within).await;
+    why_silent(address, waited, within).await
+}
+
+/// Why nothing came back within `waited`, as far as that is found out `within` so long: a resolver may be silent for long.
+async fn why_silent(address: &str, waited: Duration, within: Duration) -> Why {
     let address = address.to_owned();
+    // A part of it is left for the resolver.
+    let port_within = PORT_ANSWERS_WITHIN.min(within / 4);
+    let probes_within = (within - port_within) * 3 / 4;
     let looking = tokio::task::spawn_blocking(move || {
         let resolved = address.to_socket_addrs().ok()?.next()?;
-        Some((nothing_listens(&address), resolved))
+        Some((nothing_listens(&address, port_within), resolved))
     });
     let verdict = async {
         match looking.await {
             Ok(Some((true, _))) => Verdict::NothingListens,
-            Ok(Some((false, address))) => path_probe::look(address).await,
+            Ok(Some((false, address))) => path_probe::look(address, probes_within).await,
             _ => Verdict::Silence,
         }
     };
-    let verdict = tokio::time::timeout(FOUND_OUT_WITHIN, verdict).await;
+    let verdict = tokio::time::timeout(within, verdict).await;
     match verdict.unwrap_or(Verdict::Silence) {
         Verdict::NothingListens => Why::NothingListens,
         Verdict::Narrow { carries } => Why::NarrowPath { carries },
@@ -318,21 +329,28 @@ async fn why_silent(address: &str, waited: Duration) -> Why {
 }
 
 /// If it says nothing, there may be one. Blocks.
-fn nothing_listens(address: &str) -> bool {
+fn nothing_listens(address: &str, within: Duration) -> bool {
     let Ok(addresses) = address.to_socket_addrs() else {
         return false;
     };
     let addresses: Vec<SocketAddr> = addresses.collect();
-    !addresses.is_empty() && addresses.iter().all(|address| is_closed(*address))
+    !addresses.is_empty() && addresses.iter().all(|address| is_closed(*address, within))
 }
 
-fn is_closed(address: SocketAddr) -> bool {
-    let Ok(mut probe) = PortProbe::new(address) else {
+fn is_closed(address: SocketAddr, within: Duration) -> bool {
+    let Ok(probe) = PortProbe::new(address) else {
         return false;
     };
+    // None at all would be taken for no end.
+    let within = within.max(Duration::from_millis(1));
     let _ = probe.socket.set_nonblocking(false);
-    let _ = probe.socket.set_read_timeout(Some(PORT_ANSWERS_WITHIN));
-    probe.is_closed()
+    let _ = probe.socket.set_read_timeout(Some(within));
+    let mut answer = [0; 1];
+    is_refused(probe.socket.send(&[0])) || is_refused(probe.socket.recv(&mut answer))
+}
+
+fn is_refused(result: io::Result<usize>) -> bool {
+    result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// Asks now and then whether there is still a process at a UDP port. It sends a byte, which no broker takes for anything; the system
@@ -353,15 +371,15 @@ impl PortProbe {
         Ok(Self { socket })
     }
 
-    /// What is known since it was asked last.
+    /// Asks, and says what is known since it was asked last.
     pub(super) fn is_closed(&mut self) -> bool {
-        let is_refused = |result: io::Result<usize>| {
-            result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-        };
-        // What the system heard comes with the next call, whichever that is, and once.
-        let sent = is_refused(self.socket.send(&[0]));
-        let received = is_refused(self.socket.recv(&mut [0; 1]));
-        sent || received
+        // What the system heard comes with the next call, whichever that is, and once; and a call that tells it sends nothing.
+        let was_closed = is_refused(self.socket.send(&[0]));
+        if was_closed {
+            let _ = self.socket.send(&[0]);
+        }
+        // On the same machine the answer is there already.
+        is_refused(self.socket.recv(&mut [0; 1])) || was_closed
     }
 }
 
@@ -411,10 +429,11 @@ mod tests {
     fn a_closed_port_is_told_from_a_silent_one() {
         let there = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let address = there.local_addr().expect("bound").to_string();
-        assert!(!nothing_listens(&address));
+        let within = PORT_ANSWERS_WITHIN;
+        assert!(!nothing_listens(&address, Duration::ZERO));
         drop(there);
-        assert!(nothing_listens(&address));
-        assert!(!nothing_listens("no address"));
+        assert!(nothing_listens(&address, within));
+        assert!(!nothing_listens("no address", within));
     }
 
     #[test]
@@ -437,7 +456,8 @@ mod tests {
             source: None,
         };
         let why = || {
-            let failed = FailedConnection::of(door.clone(), &error, None);
+            let silence = why_silent(&door.address, waited, FOUND_OUT_WITHIN);
+            let failed = FailedConnection::of(door.clone(), &error, None, silence);
             runtime.block_on(failed).expect("a reason").why
         };
         assert_eq!(why(), Why::NothingListens);
@@ -453,11 +473,37 @@ mod tests {
     async fn nor_for_all_that_can_be_tried() {
         let silent = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let address = silent.local_addr().expect("bound").to_string();
-        let begun = tokio::time::Instant::now();
-        let within = Duration::from_secs(1);
-        let why = why_silent(&address, within).await;
-        assert_eq!(why, Why::NoAnswer { within });
-        assert!(begun.elapsed() <= FOUND_OUT_WITHIN);
+        for ms in [0, 40, 500, 5_000, 20_000] {
+            let begun = tokio::time::Instant::now();
+            let within = Duration::from_millis(ms);
+            let why = why_silent_for(&address, within).await;
+            assert_eq!(why, Why::NoAnswer { within });
+            // Time limits end with a tick of the clock.
+            let ticks = Duration::from_millis(2);
+            assert!(begun.elapsed() <= within + ticks, "{:?}", begun.elapsed());
+        }
+    }
+
+    #[test]
+    fn who_gets_no_answer_looks_for_what_the_port_is_reached_by() {
+        let hint = |address: &str| {
+            let failed = FailedConnection {
+                door: Door {
+                    address: address.to_owned(),
+                    from: "here".to_owned(),
+                },
+                why: Why::NoAnswer {
+                    within: Duration::ZERO,
+                },
+                files: None,
+            };
+            failed.hint()
+        };
+        assert!(hint("h:1").contains("its QUIC port is UDP"));
+        for admin in ["https://h:1", "http://h:1"] {
+            let hint = hint(admin);
+            assert!(hint.contains("TCP") && !hint.contains("UDP"), "{hint}");
+        }
     }
 
     #[test]

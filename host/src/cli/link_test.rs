@@ -9,13 +9,15 @@ use anyhow::{Context, bail};
 use tidegate_client::{Client, LinkReport, LinkTest, MeasureError, Transfer};
 use tokio::time::{Instant, timeout};
 
-use self::findings::{AddressChange, Chosen, Direction, Findings, RoundTrips, Traffic};
+use self::findings::{
+    AddressChange, Chosen, Direction, Findings, RoundTrips, SECONDS_MAX, Traffic,
+};
 use self::watch::{NO_ANSWER, Step, Steps, Watch};
-use super::connect::{CONNECT_TIMEOUT, Connected, connect_with};
+use super::connect::{CONNECT_TIMEOUT, Connected, connect};
 use super::connection_flags::{CertificateFlags, QuicFlags};
 use super::obstacles::LinkWatch;
 use super::output::{self, OutputFlags};
-use super::time_limit::TimeLimit;
+use super::time_limit::{TimeIsOver, TimeLimit};
 use super::{human_values, wait_notices};
 
 mod advice;
@@ -31,7 +33,7 @@ const ECHOES_MIN: usize = 5;
 const BYTES_MAX: u64 = 100 << 20;
 
 /// How long each direction may be made to carry: what is under way then still has to arrive, and the broker ends a test after a minute.
-const SECONDS_MAX_MS: u64 = 10_000;
+const SECONDS_MAX_MS: u64 = SECONDS_MAX * 1_000;
 
 /// For everything but the change of the address, for which there is time then: the broker ends a test after a minute.
 const TEST_WITHIN: Duration = Duration::from_secs(50);
@@ -48,6 +50,9 @@ const TURN_WITHIN: Duration = Duration::from_secs(300);
 
 /// How often it asks for its turn when the broker does not say when that is.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+
+/// What is the matter when it does not come.
+const NO_TURN: &str = "no turn to test";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -126,26 +131,35 @@ async fn begin(args: &Args, limits: Limits) -> anyhow::Result<(Connected, LinkTe
     let mut said = None;
     loop {
         // What was counted of a connection is of that one alone, so there is no other to go on with.
-        let connecting = connect_with(&quic, &args.certificates, limits.connection, |options| {
+        let connecting = connect(&quic, &args.certificates, limits.connection, |options| {
             options.reconnect(false)
         });
         let broker = connecting.await?;
-        let (why, wait) = match open(&broker.client, limits.silence).await? {
+        let (why, after) = match open(&broker.client, limits.silence).await? {
             Opened::Test(test) => return Ok((broker, test)),
             Opened::NotYet { why, after } => (why, after),
         };
         broker.client.close().await;
-        let wait = wait.unwrap_or(ASK_EVERY);
-        // When it is known to come too late, there is nothing to wait for.
-        limits
-            .turn
-            .check(begun.elapsed() + wait, "no turn to test", Some(&why))?;
+        let wait = next_try(limits.turn, begun.elapsed(), after, &why)?;
         if said.as_ref() != Some(&why) {
             output::note(&format!("waiting: {why}"));
         }
         said = Some(why);
         tokio::time::sleep(wait).await;
     }
+}
+
+// How long until it asks again, after it has waited for `waited`: until its turn, where the broker says that this is `after` so long, and
+// else for some time, but never for longer than it may wait at all. Ends when that is over, or is known to be over before its turn.
+fn next_try(
+    limit: TimeLimit,
+    waited: Duration,
+    after: Option<Duration>,
+    why: &str,
+) -> Result<Duration, TimeIsOver> {
+    limit.check(waited + after.unwrap_or_default(), NO_TURN, Some(why))?;
+    let left = limit.get().map_or(Duration::MAX, |limit| limit - waited);
+    Ok(after.unwrap_or(ASK_EVERY).min(left))
 }
 
 enum Opened {
@@ -220,6 +234,7 @@ async fn measure(
     steps: &Steps,
 ) -> Result<(Findings, Option<SocketAddr>), MeasureError> {
     steps.begin(Step::RoundTrips);
+    let begun = test.report().await?;
     let round_trips = round_trips(test, within).await?;
     let before = test.report().await?;
     steps.begin(Step::Up);
@@ -230,7 +245,11 @@ async fn measure(
     // What is on its way still arrives, or is lost.
     test.echo().await?;
     let after = test.report().await?;
-    let findings = found(test, &round_trips, [up, down], [&before, &between, &after]);
+    let reports = [&begun, &before, &between, &after];
+    let findings = Findings {
+        given_seconds: within.as_secs_f64(),
+        ..found(test, &round_trips, [up, down], reports)
+    };
     Ok((findings, after.broker.peer_address))
 }
 
@@ -249,18 +268,18 @@ fn found(
     test: &LinkTest,
     round_trips: &[Duration],
     [up, down]: [Transfer; 2],
-    [before, between, after]: [&LinkReport; 3],
+    [begun, before, between, after]: [&LinkReport; 4],
 ) -> Findings {
-    let all = after.since(before);
-    // Each end as it was when it had just sent; what was lost is of the whole test, with all that was late.
+    let (rest, all) = (before.since(begun), after.since(before));
+    // Each end as it was when it had just sent; what was lost is of all that came after the echoes, with all that was late.
     let counts_frames = after.broker.frames_sent > 0;
     let sending =
         |transfer, losses, sender| Direction::new(transfer, losses, sender, counts_frames);
     Findings {
         client_address: after.broker.peer_address.map(|address| address.to_string()),
         round_trip: RoundTrips::of(round_trips),
-        up: sending(up, all.up(), &between.here),
-        down: sending(down, all.down(), &after.broker),
+        up: sending(up, [rest.up(), all.up()], &between.here),
+        down: sending(down, [rest.down(), all.down()], &after.broker),
         chosen: Chosen::from(test.settings()),
         ..Findings::default()
     }
@@ -313,6 +332,25 @@ mod tests {
         assert_eq!(default.connection.get(), Some(CONNECT_TIMEOUT));
         assert_eq!(default.silence.get(), Some(SILENT_FOR));
         assert_eq!(default.turn.get(), Some(TURN_WITHIN));
+    }
+
+    #[test]
+    fn it_waits_for_its_turn_as_long_as_it_may_unless_that_is_known_to_be_too_late() {
+        let ms = Duration::from_millis;
+        let check = |limit, waited, after: Option<u64>, expected: Option<u64>| {
+            let limit = TimeLimit::after(ms(limit));
+            let next = next_try(limit, ms(waited), after.map(ms), "others test");
+            assert_eq!(next.ok(), expected.map(ms), "{limit:?} {waited} {after:?}");
+        };
+        // Nothing is known: each time it may ask again, and once more at the end.
+        check(10_000, 0, None, Some(2_000));
+        check(10_000, 9_500, None, Some(500));
+        check(500, 100, None, Some(400));
+        check(500, 500, None, None);
+        // It is known.
+        check(10_000, 1_000, Some(8_999), Some(8_999));
+        check(10_000, 1_000, Some(9_000), None);
+        check(10_000, 1_000, Some(20), Some(20));
     }
 
     #[test]

@@ -17,13 +17,16 @@ use super::subscription;
 use super::subscription::going_on::going_on;
 use crate::domain::{Name, SubscriptionInfo};
 
-/// Nothing has to happen for so long before the port is asked whether there is still a broker.
+/// What was asked for has to be unanswered for so long before that is odd, and the port is asked whether there is still a broker.
 const QUIET: Duration = Duration::from_secs(1);
 /// How often it is asked then.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// How long nothing comes before it is asked how the subscription stands, and how often after that.
+/// How long nothing comes before it is asked how the subscription stands, and how often after that: ever more seldom, since each look is
+/// worth many keep-alives, and least where nothing is in the way. What pauses a subscription meanwhile, the broker tells by itself.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY_MIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(30);
+const LOOK_EVERY_MAX_WELL: Duration = Duration::from_secs(10 * 60);
 
 /// Looks after the connection to the broker.
 pub(super) struct LinkWatch<'a> {
@@ -41,10 +44,11 @@ impl<'a> LinkWatch<'a> {
         }
     }
 
-    /// What is in the way, after nothing has happened for `quiet`.
+    /// What is in the way. Nothing that was asked for has been answered for `quiet`, as far as the command knows.
     pub(super) fn obstacle(&mut self, quiet: Duration) -> Option<String> {
         let trouble = self.client.trouble();
-        let is_closed = self.is_closed(quiet);
+        let unanswered = self.client.unanswered();
+        let is_closed = self.is_closed(quiet.max(unanswered));
         let address = self.address();
         match (trouble, is_closed) {
             (_, true) => Some(format!(
@@ -56,7 +60,7 @@ impl<'a> LinkWatch<'a> {
                     "there is no connection to {address}; connecting again ({error:#})"
                 ))
             }
-            (None, false) => None,
+            (None, false) => (unanswered >= QUIET).then(|| nothing_comes(address)),
         }
     }
 
@@ -66,7 +70,7 @@ impl<'a> LinkWatch<'a> {
         let address = self.address();
         match is_closed {
             true => format!("nothing listens at {address} any more"),
-            false => format!("nothing comes from {address}"),
+            false => nothing_comes(address),
         }
     }
 
@@ -87,6 +91,10 @@ impl<'a> LinkWatch<'a> {
     }
 }
 
+fn nothing_comes(address: &str) -> String {
+    format!("nothing comes from {address}")
+}
+
 /// Looks whether there is a broker at a port.
 #[derive(Default)]
 pub(super) struct PortWatch {
@@ -94,7 +102,28 @@ pub(super) struct PortWatch {
     resolving: Option<oneshot::Receiver<PortProbe>>,
     probe: Option<PortProbe>,
     probed: Option<Instant>,
+    refusals: Refusals,
+}
+
+/// Whether a port is closed, as far as is known from what came of asking.
+#[derive(Debug, Default)]
+struct Refusals {
     is_closed: bool,
+    /// So many times in a row nothing was refused.
+    silent: u32,
+}
+
+impl Refusals {
+    /// A machine says that nobody listens, if at all: one such word may be lost, or be one too many in a short time.
+    const SILENT_MAX: u32 = 1;
+
+    fn asked(&mut self, is_refused: bool) {
+        self.silent = match is_refused {
+            true => 0,
+            false => self.silent.saturating_add(1),
+        };
+        self.is_closed = is_refused || self.is_closed && self.silent <= Self::SILENT_MAX;
+    }
 }
 
 impl PortWatch {
@@ -137,9 +166,9 @@ impl PortWatch {
             .is_none_or(|probed| probed.elapsed() >= PROBE_EVERY);
         if is_due && let Some(probe) = &mut self.probe {
             self.probed = Some(Instant::now());
-            self.is_closed = probe.is_closed();
+            self.refusals.asked(probe.is_closed());
         }
-        self.is_closed
+        self.refusals.is_closed
     }
 }
 
@@ -147,7 +176,9 @@ impl PortWatch {
 pub(super) struct SubscriptionWatch {
     ask: Option<Ask>,
     asking: Option<oneshot::Receiver<Option<String>>>,
+    /// When it was asked last, since an event has come last, and how long after that it is asked again.
     asked_at: Option<Instant>,
+    again_after: Duration,
     found: Option<String>,
 }
 
@@ -174,6 +205,7 @@ impl SubscriptionWatch {
             ask,
             asking: None,
             asked_at: None,
+            again_after: LOOK_EVERY_MIN,
             found: None,
         }
     }
@@ -203,11 +235,22 @@ impl SubscriptionWatch {
             }
             self.asking = None;
         }
-        if self.asked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+        let is_due = |at: Instant| at.elapsed() >= self.again_after;
+        if self.asked_at.is_none_or(is_due) {
+            self.again_after = again_after(self.asked_at.map(|_| self.again_after), &self.found);
             (self.asked_at, self.asking) = (Some(Instant::now()), Some(ask.look()));
         }
         self.found.clone()
     }
+}
+
+// How long after this look there is another, when there was one before it that was to be followed by this one after so long.
+fn again_after(before: Option<Duration>, found: &Option<String>) -> Duration {
+    let most = match found {
+        Some(_) => LOOK_EVERY_MAX,
+        None => LOOK_EVERY_MAX_WELL,
+    };
+    before.map_or(LOOK_EVERY_MIN, |before| (before * 2).min(most))
 }
 
 impl Ask {
@@ -266,6 +309,32 @@ fn standing(info: &SubscriptionInfo) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn looks_at_a_subscription_become_ever_more_seldom() {
+        let looks = |found: Option<String>| {
+            let mut every = vec![again_after(None, &found)];
+            for _ in 0..20 {
+                every.push(again_after(every.last().copied(), &found));
+            }
+            let seconds: Vec<u64> = every.iter().map(Duration::as_secs).collect();
+            (seconds[..4].to_vec(), seconds[20])
+        };
+        assert_eq!(looks(None), (vec![5, 10, 20, 40], 600));
+        assert_eq!(looks(Some("paused".to_owned())), (vec![5, 10, 20, 30], 30));
+    }
+
+    #[test]
+    fn a_port_is_closed_until_that_is_not_heard_any_more() {
+        let mut refusals = Refusals::default();
+        let mut asked = |is_refused| {
+            refusals.asked(is_refused);
+            refusals.is_closed
+        };
+        let answers = [false, true, false, true, true, false, false, false, true];
+        let closed = [false, true, true, true, true, true, false, false, true];
+        assert_eq!(answers.map(&mut asked), closed);
+    }
 
     #[test]
     fn why_nothing_comes_is_said_if_something_should() {

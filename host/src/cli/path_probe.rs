@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tidegate_client::{PATH_PROBE_ID, known_datagram_max};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::runtime::Random;
 
@@ -27,7 +27,7 @@ const RESET_BYTES_MIN: usize = 21;
 const BETWEEN_PROBES: Duration = Duration::from_millis(40);
 /// An answer to the first of them may be lost, or come from far away.
 const AGAIN_AFTER: Duration = Duration::from_millis(700);
-const PROBES_WITHIN: Duration = Duration::from_millis(1_600);
+const PROBES_WITHIN: Duration = Duration::from_millis(1_700);
 
 /// What became of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +69,18 @@ pub(super) enum Verdict {
     Silence,
 }
 
-/// Finds out about `address`. Takes some two seconds at most.
-pub(super) async fn look(address: SocketAddr) -> Verdict {
+/// Finds out about `address`, as far as that can be done `within` so long. Takes some two seconds at most.
+pub(super) async fn look(address: SocketAddr, within: Duration) -> Verdict {
+    let until = Instant::now() + within.min(PROBES_WITHIN);
     let probes = SIZES.iter().enumerate();
     let probes = probes.map(|(index, size)| async move {
         sleep(BETWEEN_PROBES * u32::try_from(index).unwrap_or_default()).await;
-        let probed = probe(address, *size, PROBES_WITHIN).await;
+        let left = until.saturating_duration_since(Instant::now());
+        let probed = probe(address, *size, left).await;
         (*size, probed.unwrap_or(Probe::Silent))
     });
-    let (probes, tcp_port) = tokio::join!(join_all(probes), answering_tcp_port(address));
+    let tcp_port = answering_tcp_port(address, until);
+    let (probes, tcp_port) = tokio::join!(join_all(probes), tcp_port);
     Seen {
         payload_max: known_datagram_max(address),
         probes,
@@ -162,13 +165,13 @@ fn packet(size: usize) -> Vec<u8> {
 }
 
 // Nothing stands between a program and another one on the same machine.
-async fn answering_tcp_port(address: SocketAddr) -> Option<u16> {
+async fn answering_tcp_port(address: SocketAddr, until: Instant) -> Option<u16> {
     if address.ip().is_loopback() {
         return None;
     }
     let ports = [address.port(), ADMIN_PORT].map(|port| async move {
         let address = SocketAddr::new(address.ip(), port);
-        match timeout(PROBES_WITHIN, TcpStream::connect(address)).await {
+        match timeout_at(until, TcpStream::connect(address)).await {
             Ok(Ok(_)) => Some(port),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Some(port),
             _ => None,

@@ -16,7 +16,7 @@ use self::answers::{Answers, Unanswered};
 use self::totals::Totals;
 use super::bounded_lines::{BoundedLines, Reader, all_of};
 use super::connect::connect;
-use super::connection_flags::{CertificateFlags, QuicFlags};
+use super::connection_flags::{CertificateFlags, PathFlags, QuicFlags};
 use super::obstacles::LinkWatch;
 use super::output::{self, Format, OutputFlags};
 use super::signals::{INTERRUPTED, Signals};
@@ -68,13 +68,18 @@ pub(super) struct Args {
     #[command(flatten)]
     quic: QuicFlags,
     #[command(flatten)]
+    path: PathFlags,
+    #[command(flatten)]
     certificates: CertificateFlags,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut source = Source::open(&args).await?;
     let limit = TimeLimit::new(args.timeout);
-    let broker = connect(&args.quic, &args.certificates, limit).await?;
+    let connecting = connect(&args.quic, &args.certificates, limit, |options| {
+        args.path.on(options)
+    });
+    let broker = connecting.await?;
     let client = &broker.client;
     let options = PublisherOptions {
         delivery_timeout: limit.get(),

@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use futures_util::FutureExt;
 use tidegate_client::{Client, Consumer, ConsumerOptions, Delivery, SubscribeError};
 use tokio::time::Instant;
 
 use super::admin_client::Api;
-use super::connect::connect_with;
-use super::connection_flags::{AdminFlag, CertificateFlags, QuicFlags};
+use super::connect::connect;
+use super::connection_flags::{AdminFlag, CertificateFlags, PathFlags, QuicFlags};
 use super::event_lines::{self, Place};
 use super::obstacles::{LinkWatch, SubscriptionWatch};
 use super::output::{self, Format, OutputFlags};
@@ -26,15 +25,13 @@ use crate::runtime::Random;
 /// How long the last acks may take at the end. What is not confirmed comes again.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What did not happen then.
+/// What did not happen then, and what comes of it.
 const UNCONFIRMED: &str = "the last acks were not confirmed";
+const COME_AGAIN: &str = "the events of the last acks may come again";
 
 /// After so much time without this command a temporary subscription goes by itself: enough for a restart of the broker or a lost
 /// network, and what it keeps meanwhile is bounded.
 const TEMPORARY_IDLE_MS: u64 = 10 * 60 * 1_000;
-
-/// How often the broker is asked for a sign of life while no event comes: somebody may sit before this, and is told of an outage.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -77,6 +74,8 @@ pub(super) struct Args {
     #[command(flatten)]
     quic: QuicFlags,
     #[command(flatten)]
+    path: PathFlags,
+    #[command(flatten)]
     admin: AdminFlag,
     #[command(flatten)]
     certificates: CertificateFlags,
@@ -92,9 +91,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         args.admin.check_beside(&args.quic, &args.certificates)?;
     }
     let limit = TimeLimit::new(args.timeout);
-    let connecting = connect_with(&args.quic, &args.certificates, limit, |mut options| {
-        options.keep_alive = KEEP_ALIVE;
-        options
+    let connecting = connect(&args.quic, &args.certificates, limit, |options| {
+        args.path.on(options)
     });
     let broker = connecting.await?;
     let name = match &args.subscription {
@@ -173,13 +171,19 @@ async fn receive_all(
         }
     };
     let interrupted = received?;
-    // Without a limit of the user's it is a failure like others.
-    let flushed = flushed.map_err(|over| match limit.get() {
-        Some(_) => anyhow::Error::new(over),
-        None => anyhow::Error::msg(over.to_string()),
-    });
-    flushed.context("the events of the last acks may come again")??;
-    Ok(interrupted)
+    let unconfirmed = match flushed {
+        Ok(Ok(())) => return Ok(interrupted),
+        Ok(Err(error)) => anyhow::Error::new(error),
+        // Without a limit of the user's it is a failure like others.
+        Err(over) if limit.get().is_none() => anyhow::Error::msg(over.to_string()),
+        Err(over) => over.into(),
+    };
+    if interrupted {
+        // That it was not done goes first, and is no wonder then.
+        output::note(&format!("warning: {unconfirmed:#}; {COME_AGAIN}"));
+        return Ok(true);
+    }
+    Err(unconfirmed.context(COME_AGAIN))
 }
 
 // Waits until the acks are durable. What was too late, or went down with a connection before, is only said: these events come again,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -69,6 +70,14 @@ impl Client {
     #[must_use]
     pub fn trouble(&self) -> Option<Arc<ConnectError>> {
         self.link.trouble()
+    }
+
+    /// For how long nothing at all has come from the broker although it was asked for something, be it by a keep-alive; after six seconds
+    /// this becomes [`trouble`](Self::trouble). Zero where all is answered, without a connection, and with
+    /// [`ClientOptions::reconnect`](crate::ClientOptions::reconnect) off. Looked at twice a second.
+    #[must_use]
+    pub fn unanswered(&self) -> Duration {
+        self.link.unanswered()
     }
 
     /// Opens a publisher. Waits for a connection, if there is none, and for the broker's answer.
@@ -162,6 +171,8 @@ trait AnyLink: Send + Sync {
 
     fn trouble(&self) -> Option<Arc<ConnectError>>;
 
+    fn unanswered(&self) -> Duration;
+
     fn publisher(
         self: Arc<Self>,
         options: PublisherOptions,
@@ -192,6 +203,10 @@ impl<C: Connection> AnyLink for Link<C> {
 
     fn trouble(&self) -> Option<Arc<ConnectError>> {
         Link::trouble(self)
+    }
+
+    fn unanswered(&self) -> Duration {
+        Link::unanswered(self)
     }
 
     fn publisher(

@@ -436,7 +436,9 @@ impl<K: Connector> Supervisor<K> {
             return;
         };
         let established = Arc::clone(&current.established);
-        match current.silence.look(established.connection.traffic()) {
+        let sign = current.silence.look(established.connection.traffic());
+        self.link.say_unanswered(current.silence.lasts());
+        match sign {
             Some(Sign::Silent(waited)) => {
                 info!(?waited, "the broker is silent; connecting beside");
                 let error = Arc::new(ConnectError::Silent { waited });

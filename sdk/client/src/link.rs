@@ -2,6 +2,7 @@
 //! supervisor makes and ends connections; here one waits for them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidegate_wire::compact::Compression;
@@ -18,6 +19,7 @@ use crate::random::Random;
 /// What the client, its publishers and its consumers share. When the last of them is gone, the connection is closed.
 pub(crate) struct Link<C> {
     state: watch::Receiver<LinkState<C>>,
+    unanswered_ms: Arc<AtomicU64>,
     backoff: Backoff,
     random: Random,
     /// As the options say, for consumers.
@@ -45,6 +47,8 @@ pub(crate) enum LinkState<C> {
 pub(crate) struct LinkOwner<C> {
     /// Nobody else says how the connection fares.
     state: watch::Sender<LinkState<C>>,
+    /// Milliseconds for which nothing has come on the connection that there is, although it should.
+    unanswered_ms: Arc<AtomicU64>,
     /// Cancelled when there is to be no connection any more.
     pub(crate) stop: CancellationToken,
     /// Tells whoever waits for the end.
@@ -54,7 +58,14 @@ pub(crate) struct LinkOwner<C> {
 impl<C> LinkOwner<C> {
     /// How the connection fares now.
     pub(crate) fn say(&self, state: LinkState<C>) {
+        self.say_unanswered(Duration::ZERO);
         self.state.send_replace(state);
+    }
+
+    /// For how long nothing has come on it, although it should.
+    pub(crate) fn say_unanswered(&self, lasts: Duration) {
+        let ms = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+        self.unanswered_ms.store(ms, Ordering::Relaxed);
     }
 }
 
@@ -67,13 +78,16 @@ impl<C: Connection> Link<C> {
     ) -> (Self, LinkOwner<C>) {
         let (sender, state) = watch::channel(LinkState::Up(established));
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let unanswered_ms = Arc::default();
         let owner = LinkOwner {
             state: sender,
+            unanswered_ms: Arc::clone(&unanswered_ms),
             stop: stop.clone(),
             _ended: ended.clone().drop_guard(),
         };
         let link = Self {
             state,
+            unanswered_ms,
             backoff: Backoff::new(options.backoff_min, options.backoff_max, random.clone()),
             random,
             frame_bytes_max: options.frame_bytes_max,
@@ -130,6 +144,11 @@ impl<C: Connection> Link<C> {
             LinkState::Up(_) => None,
             LinkState::Connecting(error) | LinkState::Down(error) => Some(Arc::clone(error)),
         }
+    }
+
+    /// For how long nothing has come on the connection there is, although it should.
+    pub(crate) fn unanswered(&self) -> Duration {
+        Duration::from_millis(self.unanswered_ms.load(Ordering::Relaxed))
     }
 
     /// Sleeps for `wait`, less when the client is closed meanwhile.

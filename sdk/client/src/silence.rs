@@ -47,6 +47,11 @@ impl Silence {
         }
     }
 
+    /// For how long nothing was seen of the broker since it was asked.
+    pub(crate) fn lasts(&self) -> Duration {
+        self.unanswered.unwrap_or_default() * LOOK_EVERY
+    }
+
     /// Looks at what has gone over the connection so far. Returns what is new.
     pub(crate) fn look(&mut self, traffic: Traffic) -> Option<Sign> {
         let was_asked = traffic.asked > self.seen.asked;

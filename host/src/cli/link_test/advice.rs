@@ -1,12 +1,11 @@
 //! What whoever runs the broker, or writes the client, should set on a link or look at. Pure: from what was found. What is chosen
 //! by itself and fits is not spoken of.
 
-use super::findings::{Direction, Findings, Outcome};
+use super::findings::{Direction, Findings, LostBy, Outcome};
 
 /// The part of what the credit allows from which on it is taken for what holds publishing up.
 const CREDIT_USED: f64 = 0.8;
-/// From here on a link is said to lose or to reorder much, in percent.
-const LOST_PERCENT: f64 = 5.0;
+/// From here on a link is said to reorder much, in percent.
 const LATE_PERCENT: f64 = 1.0;
 
 /// The smallest datagram that QUIC has.
@@ -49,8 +48,9 @@ pub(super) fn advice(found: &Findings) -> Vec<String> {
                 .to_owned(),
         );
     }
-    advice.extend(of_path("up", up));
-    advice.extend(of_path("down", down));
+    let longer = found.may_be_longer();
+    advice.extend(of_path("up", up, longer));
+    advice.extend(of_path("down", down, longer));
     if found.address_change.outcome == Outcome::Lost {
         advice.push(
             "a connection does not outlive a change of the client's address here: nothing is to be set, but clients connect anew then, which takes them some seconds"
@@ -60,12 +60,13 @@ pub(super) fn advice(found: &Findings) -> Vec<String> {
     advice
 }
 
-fn of_path(way: &str, direction: &Direction) -> Vec<String> {
+fn of_path(way: &str, direction: &Direction, longer: bool) -> Vec<String> {
     let mut advice = Vec::new();
-    if direction.lost_percent >= LOST_PERCENT {
+    // What a full queue drops is no fault of the link, and nothing is to be set about it.
+    if direction.lost_by() == LostBy::Link {
         advice.push(format!(
-            "look at the link: it loses {:.1} % of the datagrams {way}",
-            direction.lost_percent
+            "look at the link: it loses {:.1} % of the datagrams {way} while next to nothing is under way",
+            direction.at_rest.lost_percent
         ));
     }
     if direction.late_percent >= LATE_PERCENT {
@@ -75,8 +76,12 @@ fn of_path(way: &str, direction: &Direction) -> Vec<String> {
         ));
     }
     if direction.mtu <= MTU_MIN {
+        let longer = match longer {
+            true => "; a test with a longer --time may find more",
+            false => "",
+        };
         advice.push(format!(
-            "look at the MTU of the link: datagrams {way} have {} bytes, the least that QUIC works with; a test with a longer --time may find more",
+            "look at the MTU of the link: datagrams {way} have {} bytes, the least that QUIC works with{longer}",
             direction.mtu
         ));
     }
@@ -85,7 +90,7 @@ fn of_path(way: &str, direction: &Direction) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::findings::{AddressChange, Chosen, RoundTrips};
+    use super::super::findings::{AddressChange, AtRest, Chosen, RoundTrips};
     use super::*;
 
     fn good(round_trip_ms: f64) -> Findings {
@@ -158,7 +163,16 @@ mod tests {
             found.down.send_window_bytes = 31 << 20;
         };
         check(100.0, behind, None);
-        check(100.0, |found| found.up.lost_percent = 9.0, Some("loses"));
+        fn lost(found: &mut Findings, lost_percent: f64, lost_at_rest: u32) {
+            found.up.lost_percent = lost_percent;
+            found.up.at_rest = AtRest {
+                datagrams: 100,
+                lost: lost_at_rest.into(),
+                lost_percent: lost_at_rest.into(),
+            };
+        }
+        check(100.0, |found| lost(found, 9.0, 8), Some("loses 8.0 %"));
+        check(100.0, |found| lost(found, 30.0, 0), None);
         check(100.0, |found| found.down.late_percent = 2.0, Some("late"));
         check(100.0, |found| found.down.mtu = 1_200, Some("MTU"));
         check(

@@ -13,6 +13,9 @@ use crate::cli::{human_values, output};
 /// All of it. What a field is called and means does not change.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
+    /// How long each direction was given.
+    #[serde(skip)]
+    pub(super) given_seconds: f64,
     /// Where the broker is.
     pub(super) broker: String,
     /// Where this client is, as the broker sees it.
@@ -58,12 +61,14 @@ pub(super) struct Direction {
     pub(super) bytes: u64,
     pub(super) seconds: f64,
     pub(super) bytes_per_second: f64,
-    /// Datagrams of the whole test, those that never came, and those that were taken for lost and were only late.
+    /// Datagrams under way while either direction was full, those that never came, and those that were taken for lost and were only late.
     pub(super) datagrams: u64,
     pub(super) lost: u64,
     pub(super) lost_percent: f64,
     pub(super) late: u64,
     pub(super) late_percent: f64,
+    /// The same before that, while only small echoes were under way.
+    pub(super) at_rest: AtRest,
     /// Both ends count frames, so that no datagram that came twice hides a lost one.
     #[serde(skip)]
     pub(super) counts_frames: bool,
@@ -73,6 +78,38 @@ pub(super) struct Direction {
     pub(super) congestion_window_bytes: u64,
     pub(super) send_window_bytes: u64,
 }
+
+/// What became of the datagrams of one direction while they were so few that they filled no queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct AtRest {
+    pub(super) datagrams: u64,
+    pub(super) lost: u64,
+    pub(super) lost_percent: f64,
+}
+
+/// What it is that loses datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LostBy {
+    /// Few are lost.
+    Nothing,
+    /// The link: it loses them whether it is full or not.
+    Link,
+    /// A queue that runs over, at the narrowest place, when more comes than that carries.
+    Queue,
+    /// One of these: there were too few at rest to tell.
+    Either,
+}
+
+/// Seconds that a direction may be given at most.
+pub(super) const SECONDS_MAX: u64 = 10;
+
+/// From here on much is said to be lost, in percent.
+const LOST_PERCENT: f64 = 5.0;
+/// Fewer datagrams lost at rest are an accident.
+const LOST_AT_REST_MIN: u64 = 2;
+/// So many would have to be lost at rest, if as much were lost then as otherwise, for none or fewer to be no accident: there are none with a
+/// probability of one in twenty.
+const LOST_AT_REST_EXPECTED: f64 = 3.0;
 
 /// What became of the connection when this end's port changed.
 #[derive(Debug, Default, PartialEq, Serialize)]
@@ -148,7 +185,7 @@ impl RoundTrips {
 impl Direction {
     pub(super) fn new(
         transfer: Transfer,
-        losses: Losses,
+        [rest, losses]: [Losses; 2],
         sender: &ConnectionCounters,
         counts_frames: bool,
     ) -> Self {
@@ -162,11 +199,35 @@ impl Direction {
             lost_percent: 100.0 * losses.lost_part(),
             late: losses.late,
             late_percent: 100.0 * losses.late_part(),
+            at_rest: AtRest {
+                datagrams: rest.sent,
+                lost: rest.lost,
+                lost_percent: 100.0 * rest.lost_part(),
+            },
             counts_frames,
             mtu: sender.mtu,
             congestion: sender.congestion.to_string(),
             congestion_window_bytes: sender.congestion_window_bytes,
             send_window_bytes: sender.send_window_bytes,
+        }
+    }
+
+    /// What it is that loses datagrams here.
+    pub(super) fn lost_by(&self) -> LostBy {
+        let AtRest {
+            datagrams,
+            lost,
+            lost_percent,
+        } = self.at_rest;
+        let expected = datagrams as f64 * self.lost_percent / 100.0;
+        match (
+            lost_percent >= LOST_PERCENT,
+            self.lost_percent >= LOST_PERCENT,
+        ) {
+            (true, _) if lost >= LOST_AT_REST_MIN => LostBy::Link,
+            (_, true) if expected < LOST_AT_REST_EXPECTED => LostBy::Either,
+            (_, true) => LostBy::Queue,
+            (_, false) => LostBy::Nothing,
         }
     }
 
@@ -178,12 +239,23 @@ impl Direction {
             lost_percent,
             late,
             late_percent,
+            at_rest,
             ..
         } = self;
+        let queue = match self.lost_by() {
+            LostBy::Queue => {
+                ": a queue ran over that was full of this test, as at the narrowest place of any link"
+            }
+            LostBy::Nothing | LostBy::Link | LostBy::Either => "",
+        };
         format!(
-            "{:.2} MB/s ({} in {seconds:.1} s); of {datagrams} datagrams {lost} lost ({lost_percent:.2} %), {late} only late ({late_percent:.2} %)",
+            "{:.2} MB/s ({} in {seconds:.1} s); of {datagrams} datagrams {lost} lost ({lost_percent:.2} %), {late} only late ({late_percent:.2} %); of \
+             {} at rest {} lost ({:.2} %){queue}",
             self.bytes_per_second / 1e6,
             human_values::bytes(self.bytes),
+            at_rest.datagrams,
+            at_rest.lost,
+            at_rest.lost_percent,
         )
     }
 }
@@ -252,6 +324,11 @@ impl From<PathSettings> for Chosen {
 }
 
 impl Findings {
+    /// Whether another test may be given more time.
+    pub(super) fn may_be_longer(&self) -> bool {
+        self.given_seconds < SECONDS_MAX as f64
+    }
+
     /// For people.
     pub(super) fn told(&self) -> String {
         let RoundTrips {
@@ -383,6 +460,40 @@ mod tests {
         assert!((RoundTrips::of(&hundred).p99_ms - 99.0).abs() < 1e-6);
         assert_eq!(RoundTrips::of(&[]), RoundTrips::default());
         assert!(RoundTrips::of(&measured[..1]).jitter_ms.abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_the_link_loses_is_told_from_what_a_full_queue_drops() {
+        #[track_caller]
+        fn check((datagrams, lost): (u64, u64), lost_percent: f64, expected: LostBy) {
+            let direction = Direction {
+                lost_percent,
+                at_rest: AtRest {
+                    datagrams,
+                    lost,
+                    lost_percent: 100.0 * lost as f64 / datagrams.max(1) as f64,
+                },
+                ..Direction::default()
+            };
+            assert_eq!(direction.lost_by(), expected);
+            let says_queue = direction.told().contains("a queue ran over");
+            assert_eq!(says_queue, expected == LostBy::Queue);
+        }
+        check((60, 0), 0.3, LostBy::Nothing);
+        check((60, 1), 4.9, LostBy::Nothing);
+        // A narrow link with a short queue, and one that loses.
+        check((60, 0), 19.6, LostBy::Queue);
+        check((60, 2), 19.6, LostBy::Queue);
+        check((60, 11), 19.6, LostBy::Link);
+        check((60, 3), 6.0, LostBy::Link);
+        // It loses while it is not full, whatever for.
+        check((60, 6), 1.0, LostBy::Link);
+        // Few: one is an accident, and so is none.
+        check((10, 1), 19.6, LostBy::Either);
+        check((15, 0), 19.6, LostBy::Either);
+        check((0, 0), 19.6, LostBy::Either);
+        check((10, 1), 1.0, LostBy::Nothing);
+        check((16, 0), 19.6, LostBy::Queue);
     }
 
     #[test]

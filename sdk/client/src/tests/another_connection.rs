@@ -209,7 +209,10 @@ async fn beside_a_silent_broker_another_connection_is_attempted_which_outlives_t
     let mut broker = FarBroker::far_away();
     let client = broker.far_client().await;
     broker.put_behind(Behind::Line(Duration::from_secs(4)));
+    assert_eq!(client.unanswered(), Duration::ZERO);
     broker.door.seen.asked.fetch_add(1, Ordering::Relaxed);
+    soon(until(|| client.unanswered() >= Duration::from_secs(1))).await;
+    assert!(client.trouble().is_none(), "that is too short for trouble");
     broker.attempts_are(2).await;
     let begun = broker.attempts()[1];
     assert!(
@@ -227,6 +230,7 @@ async fn beside_a_silent_broker_another_connection_is_attempted_which_outlives_t
     };
     soon(until(lost)).await;
     soon(until(|| client.trouble().is_none())).await;
+    assert_eq!(client.unanswered(), Duration::ZERO);
     assert_eq!(broker.attempts().len(), 2, "the place in the line is kept");
     // It is of use.
     let (publisher, _) = tokio::join!(publisher(&client, true), opened(&mut broker));
