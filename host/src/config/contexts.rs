@@ -25,7 +25,11 @@ const DEFAULT_HEADING: &str = "# The development broker that started last, as it
 
 /// How to reach a broker, and as whom. What is missing is that of the data directory, if there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table: write [context.NAME] on a line of its own, and its keys below, such as `addr = \"HOST:PORT\"`"
+)]
 pub struct Context {
     /// Data directory of a broker on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -132,7 +132,6 @@ fn a_wrong_type_is_told_with_its_line() {
         "[topics]\nauto_create = \"yes\"",
         &["line 2, column 15", "expected a boolean"],
     );
-    check_refused("store = 3", &["line 1, column 9", "expected struct Store"]);
     check_refused(
         "[log]\nformat = \"xml\"",
         &["line 2", "expected \"text\" or \"json\""],
@@ -148,6 +147,47 @@ fn a_wrong_type_is_told_with_its_line() {
     check_refused(
         "[[policy.grants]]\npublish = [\">\"]",
         &["missing field `principals`"],
+    );
+}
+
+#[test]
+fn whatever_is_written_where_a_table_or_a_list_is_to_be_it_is_told_how_that_is_written() {
+    let known = documented_file::all_keys();
+    for (section, _) in known.iter().filter(|(_, value)| value.is_table()) {
+        for value in ["3", "\"x\"", "true", "[1]"] {
+            let text = format!("{section} = {value}");
+            let place = format!("line 1, column {}", section.len() + 4);
+            check_refused(
+                &text,
+                &[&place, &format!("`{section}`: this is a table: write [")],
+            );
+        }
+    }
+    check_refused("listen = 5", &["write [listen] on", "such as `admin = \""]);
+    // A table that only has others in it.
+    check_refused("policy = 1", &["write [[policy.grants]] on", "such as `"]);
+    check_refused(
+        "[policy.grants]\nprincipals = [\"local\"]",
+        &[
+            "line 1",
+            "`policy.grants`: this is a table: write [[policy.grants]]",
+        ],
+    );
+    check_refused("policy.grants = [1]", &["write [[policy.grants]] on"]);
+    check_refused(
+        "[plugins]\noverride = true",
+        &["line 2, column 12", "write [plugins.override."],
+    );
+    check_refused(
+        "plugins.override.scrub = 1",
+        &["write [plugins.override.scrub] on"],
+    );
+    check_refused(
+        "[[policy.grants]]\nprincipals = \"local\"",
+        &[
+            "line 2, column 14",
+            "this is a list, written as `principals = [",
+        ],
     );
 }
 

@@ -23,7 +23,11 @@ pub enum AckMode {
 
 /// How a subscription hands out its events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = r#"an object, such as {"attempts_max": 10}"#
+)]
 pub struct DeliveryPolicy {
     /// Who says that an event is done with.
     pub ack: AckMode,
@@ -83,7 +87,11 @@ impl DeliveryPolicy {
 
 /// What to change of how a subscription hands out events, see [`DeliveryPolicy`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = r#"an object, such as {"attempts_max": 10}"#
+)]
 pub struct DeliveryPatch {
     /// See [`DeliveryPolicy::ack_deadline_ms`].
     #[serde(skip_serializing_if = "Option::is_none")]

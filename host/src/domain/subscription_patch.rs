@@ -11,7 +11,10 @@ use super::{Digest, FailurePolicy, Name, PluginUse, SubscriptionSpec, TopicName}
 /// A plugin that a patch names. What is absent stays as it was where the subscription uses that plugin already, in whichever
 /// version, and is the default where it does not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = r#"an object, such as {"plugin": "event-pattern"}"#
+)]
 pub struct PluginPatch {
     /// See [`PluginUse::plugin`].
     pub plugin: String,
@@ -135,6 +138,20 @@ mod tests {
     fn name_of(plugin: &str) -> String {
         let name = plugin.split('@').next();
         name.unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn what_has_to_be_an_object_is_told_in_words_of_json() {
+        #[track_caller]
+        fn check<T: serde::de::DeserializeOwned + std::fmt::Debug>(text: &str) {
+            let error = serde_json::from_str::<T>(text).expect_err("no object");
+            let said = error.to_string();
+            assert!(said.contains("expected an object, such as {\""), "{said}");
+        }
+        check::<SubscriptionSpec>(r#"{"name": "s", "topics": ["a"], "filters": [3]}"#);
+        check::<SubscriptionSpec>(r#"{"name": "s", "topics": ["a"], "delivery": "x"}"#);
+        check::<SubscriptionPatch>(r#"{"transforms": [true]}"#);
+        check::<SubscriptionPatch>(r#"{"delivery": 3}"#);
     }
 
     fn spec(changed: serde_json::Value) -> SubscriptionSpec {

@@ -11,7 +11,10 @@ use super::{Digest, Millis, Name, Owner, Principal, TopicName, TopicPattern};
 
 /// One use of a plugin: which, and what it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = r#"an object, such as {"plugin": "event-pattern"}"#
+)]
 pub struct PluginUse {
     /// Name of the plugin, optionally with a version: `event-pattern`, `scrub@3`, or its digest.
     pub plugin: String,
