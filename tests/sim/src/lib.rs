@@ -8,6 +8,7 @@ pub mod history;
 pub mod network;
 pub mod plan;
 pub mod scheduler;
+pub mod shrink;
 #[path = "../seams/hooks.rs"]
 pub mod simulation;
 

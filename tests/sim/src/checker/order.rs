@@ -1,4 +1,6 @@
-//! Order: events of a topic are stored in the order in which a producer sent them, and first offered in that in which they are stored.
+//! Order: events of a topic are stored in the order in which a producer sent them, and first offered in that in which they are stored. The
+//! first offer is seen only where nothing hinders it: what waits in a client whose connection is lost, or that takes nothing for as long as
+//! the ack deadline, is offered again, as if for the first time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +18,8 @@ pub(super) const IN_ORDER: Promise = Promise {
 pub(super) struct Order {
     /// Each producer's events of a topic, as they were sent.
     sent: BTreeMap<(Text, Text), Vec<u64>>,
+    /// When each was sent.
+    sent_ms: BTreeMap<u64, u64>,
     /// Where they are, and the line that says so.
     positions: BTreeMap<u64, (u64, usize)>,
     offers: BTreeMap<Text, Offers>,
@@ -27,16 +31,22 @@ struct Offers {
     consumers: BTreeSet<Text>,
     seen: BTreeSet<u64>,
     last: u64,
+    /// When one of its consumers was last gone.
+    left_ms: u64,
 }
 
+/// Whoever takes something once in a while never takes nothing for so long.
+const PATIENT_MS: u64 = 30_000;
+
 impl Group for Order {
-    fn see(&mut self, entry: &Entry, _: &Facts, found: &mut Found) {
+    fn see(&mut self, entry: &Entry, facts: &Facts, found: &mut Found) {
         match &entry.what {
             What::Publishes {
                 producer, topic, n, ..
             } => {
                 let sent = self.sent.entry((producer.clone(), topic.clone()));
                 sent.or_default().push(*n);
+                self.sent_ms.entry(*n).or_insert(entry.ms);
             }
             What::Attaches { subscription, .. } => {
                 let offers = self.offers.entry(subscription.clone()).or_default();
@@ -50,10 +60,16 @@ impl Group for Order {
                 ..
             } => {
                 self.positions.entry(*n).or_insert((*position, found.line));
+                let sent_ms = self.sent_ms.get(n).copied().unwrap_or_default();
+                let is_patient = facts.subscriptions.get(subscription);
+                let is_patient = is_patient.is_some_and(|of| of.ack_deadline_ms >= PATIENT_MS);
                 let offers = self.offers.entry(subscription.clone()).or_default();
                 let is_first = offers.seen.insert(*position) && *attempt == 1;
+                // Nothing was wrong since it was published.
+                let quiet = facts.quiet_since(entry.ms).unwrap_or(u64::MAX);
+                let is_hindered = sent_ms <= quiet.max(offers.left_ms) || !is_patient;
                 // Of several consumers, whoever is faster comes first.
-                if is_first && offers.consumers.len() < 2 {
+                if is_first && !is_hindered && offers.consumers.len() < 2 {
                     if *position < offers.last {
                         let last = offers.last;
                         let says = format!("{subscription} was offered {position} after {last}");
@@ -61,6 +77,12 @@ impl Group for Order {
                     }
                     offers.last = offers.last.max(*position);
                 }
+            }
+            What::Dies {} | What::Detached { .. } => {
+                let offers = self.offers.values_mut();
+                offers
+                    .filter(|offers| offers.consumers.contains(&entry.who))
+                    .for_each(|offers| offers.left_ms = entry.ms);
             }
             _ => {}
         }

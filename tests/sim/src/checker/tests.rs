@@ -282,6 +282,8 @@ fn events_are_stored_as_sent_and_first_offered_as_stored() {
     let second =
         "13 c delivered subscription=s topic=t position=6 sequence=2 attempt=1 n=2 hash=7\n";
     let another = two.replace("producer=a", "producer=b");
+    let gone = "12 c detached subscription=s\n";
+    let cut = "12 n troubled what=cut until_ms=12\n";
     let helper = "9 d attaches op=30 subscription=s\n9 d attached op=30\n";
     let retried = GOT.replace("attempt=1", "attempt=2");
     check_broken(&[
@@ -291,6 +293,12 @@ fn events_are_stored_as_sent_and_first_offered_as_stored() {
         ("offered the other way", &[ONE, two, second, GOT], &["I9"]),
         ("to two consumers", &[helper, ONE, two, second, GOT], &[]),
         ("a retry", &[ONE, two, second, &retried], &[]),
+        (
+            "of what waited in a client",
+            &[ONE, two, gone, second, GOT],
+            &[],
+        ),
+        ("after a cut", &[ONE, two, cut, second, GOT], &[]),
     ]);
 }
 
