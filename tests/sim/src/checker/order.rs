@@ -35,6 +35,8 @@ struct Offers {
     left_ms: u64,
 }
 
+/// For so long events may still go to a client that is gone without a word.
+const GONE_MS: u64 = 30_000;
 /// Whoever takes something once in a while never takes nothing for so long.
 const PATIENT_MS: u64 = 30_000;
 
@@ -65,9 +67,10 @@ impl Group for Order {
                 let is_patient = is_patient.is_some_and(|of| of.ack_deadline_ms >= PATIENT_MS);
                 let offers = self.offers.entry(subscription.clone()).or_default();
                 let is_first = offers.seen.insert(*position) && *attempt == 1;
-                // Nothing was wrong since it was published.
+                // When it was published nothing was wrong, and nobody was taken to be there who had gone.
                 let quiet = facts.quiet_since(entry.ms).unwrap_or(u64::MAX);
-                let is_hindered = sent_ms <= quiet.max(offers.left_ms) || !is_patient;
+                let settled = quiet.max(offers.left_ms).saturating_add(GONE_MS);
+                let is_hindered = sent_ms <= settled || !is_patient;
                 // Of several consumers, whoever is faster comes first.
                 if is_first && !is_hindered && offers.consumers.len() < 2 {
                     if *position < offers.last {

@@ -282,23 +282,44 @@ fn events_are_stored_as_sent_and_first_offered_as_stored() {
     let second =
         "13 c delivered subscription=s topic=t position=6 sequence=2 attempt=1 n=2 hash=7\n";
     let another = two.replace("producer=a", "producer=b");
-    let gone = "12 c detached subscription=s\n";
-    let cut = "12 n troubled what=cut until_ms=12\n";
+    let gone = "40012 c detached subscription=s\n";
+    let cut = "40012 n troubled what=cut until_ms=40012\n";
     let helper = "9 d attaches op=30 subscription=s\n9 d attached op=30\n";
-    let retried = GOT.replace("attempt=1", "attempt=2");
+    let late = |text: &str| text.replace("    1", "    4001");
+    let late_line = |text: &str| format!("400{text}");
+    let (late_one, late_two) = (late(ONE), late(two));
+    let (late_second, late_got) = (late_line(second), late_line(GOT));
+    let retried = late_got.replace("attempt=1", "attempt=2");
     check_broken(&[
         ("in order", &[ONE, two, GOT, second], &[]),
         ("stored the other way", &[ONE, two, first, GOT], &["I9"]),
         ("of two producers", &[ONE, &another, first, GOT], &[]),
-        ("offered the other way", &[ONE, two, second, GOT], &["I9"]),
-        ("to two consumers", &[helper, ONE, two, second, GOT], &[]),
-        ("a retry", &[ONE, two, second, &retried], &[]),
         (
-            "of what waited in a client",
-            &[ONE, two, gone, second, GOT],
+            "offered the other way",
+            &[&late_one, &late_two, &late_second, &late_got],
+            &["I9"],
+        ),
+        ("soon after a start", &[ONE, two, second, GOT], &[]),
+        (
+            "to two consumers",
+            &[helper, &late_one, &late_two, &late_second, &late_got],
             &[],
         ),
-        ("after a cut", &[ONE, two, cut, second, GOT], &[]),
+        (
+            "a retry",
+            &[&late_one, &late_two, &late_second, &retried],
+            &[],
+        ),
+        (
+            "of what waited in a client",
+            &[&late_one, &late_two, gone, &late_second, &late_got],
+            &[],
+        ),
+        (
+            "after a cut",
+            &[&late_one, &late_two, cut, &late_second, &late_got],
+            &[],
+        ),
     ]);
 }
 
