@@ -1,5 +1,6 @@
 //! A bound around any controller: so many packets are under way at most, whatever it thinks that the path can take. Controllers count
-//! bytes, so it goes by how large the last packets were.
+//! bytes, so it goes by how large the last packets were, those that were sent or those that were acknowledged, whichever were smaller: what
+//! is sent tells at once when they become small, but not always that it is no mere acknowledgement, which is never under way.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -10,6 +11,9 @@ use quinn_proto::RttEstimator;
 
 /// Over so many packets their size is a mean: no more of them are too many when they become small all at once.
 const MEAN_PACKETS: u64 = 32;
+
+/// What is sent and is no larger may be an acknowledgement and nothing else.
+const ACK_BYTES_MAX: u64 = 100;
 
 /// No packet is larger.
 const DATAGRAM_BYTES_MAX: u64 = 65_535;
@@ -22,27 +26,52 @@ pub(super) struct AtMostFactory {
 
 impl ControllerFactory for AtMostFactory {
     fn build(self: Arc<Self>, now: Instant, packet: u16) -> Box<dyn Controller> {
-        Box::new(AtMost {
-            packets_max: self.packets_max,
-            mean_bytes: MEAN_PACKETS * u64::from(packet),
-            last_packet_number: None,
-            inner: Arc::clone(&self.of).build(now, packet),
-        })
+        let inner = Arc::clone(&self.of).build(now, packet);
+        Box::new(AtMost::new(self.packets_max, packet, inner))
     }
 }
 
 /// One of them.
 struct AtMost {
     packets_max: u64,
-    /// Bytes of `MEAN_PACKETS` packets of the mean size.
-    mean_bytes: u64,
+    /// How large packets were.
+    sent: Mean,
+    acked: Mean,
     last_packet_number: Option<u64>,
     inner: Box<dyn Controller>,
 }
 
+/// Bytes of `MEAN_PACKETS` packets of the mean size.
+#[derive(Clone, Copy)]
+struct Mean(u64);
+
+impl Mean {
+    fn of(bytes: u64) -> Self {
+        Self(MEAN_PACKETS * bytes)
+    }
+
+    // So many packets more, of so many bytes each. The more there are, the less of those before is left.
+    fn note(&mut self, packets: u64, bytes: u64) {
+        let forgotten = packets.min(MEAN_PACKETS);
+        self.0 -= self.0 * forgotten / MEAN_PACKETS;
+        self.0 += bytes.min(DATAGRAM_BYTES_MAX) * forgotten;
+    }
+}
+
 impl AtMost {
+    fn new(packets_max: u64, packet: u16, inner: Box<dyn Controller>) -> Self {
+        Self {
+            packets_max,
+            sent: Mean::of(packet.into()),
+            acked: Mean::of(packet.into()),
+            last_packet_number: None,
+            inner,
+        }
+    }
+
     fn bytes_max(&self) -> u64 {
-        self.packets_max.saturating_mul(self.mean_bytes) / MEAN_PACKETS
+        let mean = self.sent.0.min(self.acked.0);
+        self.packets_max.saturating_mul(mean) / MEAN_PACKETS
     }
 
     // Packets up to this number were sent, of so many bytes together.
@@ -51,10 +80,14 @@ impl AtMost {
         let last = self.last_packet_number.replace(last_packet_number);
         let packets = last.and_then(|last| last_packet_number.checked_sub(last));
         let packets = packets.unwrap_or(1).max(1);
-        // The more there are, the less of those before is left.
-        let forgotten = packets.min(MEAN_PACKETS);
-        self.mean_bytes -= self.mean_bytes * forgotten / MEAN_PACKETS;
-        self.mean_bytes += (bytes / packets).min(DATAGRAM_BYTES_MAX) * forgotten;
+        if bytes > ACK_BYTES_MAX {
+            self.sent.note(packets, bytes / packets);
+        }
+    }
+
+    // A packet of so many bytes is under way no more.
+    fn note_acked(&mut self, bytes: u64) {
+        self.acked.note(1, bytes);
     }
 }
 
@@ -72,6 +105,7 @@ impl Controller for AtMost {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.note_acked(bytes);
         // One that grows with what arrives would grow for ever: the path never stops it.
         let is_far_above = self.inner.window() >= self.bytes_max().saturating_mul(2);
         self.inner
@@ -117,7 +151,8 @@ impl Controller for AtMost {
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             packets_max: self.packets_max,
-            mean_bytes: self.mean_bytes,
+            sent: self.sent,
+            acked: self.acked,
             last_packet_number: self.last_packet_number,
             inner: self.inner.clone_box(),
         })
@@ -141,45 +176,99 @@ mod tests {
 
     const PACKETS_MAX: u64 = 1_536;
 
-    // A bounded controller that would let far more be under way.
-    fn bounded() -> Box<dyn Controller> {
+    // One that would let far more be under way.
+    fn unbounded() -> Arc<CubicConfig> {
         let mut cubic = CubicConfig::default();
         cubic.initial_window(1 << 30);
+        Arc::new(cubic)
+    }
+
+    fn bounded() -> Box<dyn Controller> {
         let factory = AtMostFactory {
             packets_max: PACKETS_MAX,
-            of: Arc::new(cubic),
+            of: unbounded(),
         };
         Arc::new(factory).build(Instant::now(), 1_500)
     }
 
-    #[test]
-    fn small_packets_are_as_many_as_large_ones() {
-        let now = Instant::now();
-        let mut controller = bounded();
-        assert_eq!(controller.window(), PACKETS_MAX * 1_500);
-        let mut number = 0;
-        let mut send = |controller: &mut Box<dyn Controller>, packets: u64, bytes: u64| {
-            number += packets;
-            controller.on_sent(now, packets * bytes, number);
-            controller.window()
-        };
-        send(&mut controller, 0, 0);
-        for bytes in [200, 1_500, 60] {
-            // However many are sent at a time, few of them are enough.
-            for (packets, times) in [(1, 200), (10, 20), (64, 1)] {
-                send(&mut controller, 40, 1_000);
-                for _ in 0..times {
-                    send(&mut controller, packets, bytes);
-                }
-                let window = controller.window();
-                let exact = PACKETS_MAX * bytes;
-                let most = exact + exact / 20 + PACKETS_MAX;
-                assert!(
-                    (exact * 9 / 10..=most).contains(&window),
-                    "{bytes}: {window}"
-                );
+    /// A path on which everything is acknowledged when `acked` says so.
+    struct Path {
+        controller: AtMost,
+        number: u64,
+    }
+
+    impl Path {
+        fn new() -> Self {
+            let mut path = Self {
+                controller: AtMost::new(
+                    PACKETS_MAX,
+                    1_500,
+                    unbounded().build(Instant::now(), 1_500),
+                ),
+                number: 0,
+            };
+            path.send(0, 0);
+            path
+        }
+
+        fn send(&mut self, packets: u64, bytes: u64) {
+            self.number += packets;
+            let now = Instant::now();
+            self.controller.on_sent(now, packets * bytes, self.number);
+        }
+
+        fn acked(&mut self, packets: u64, bytes: u64) {
+            for _ in 0..packets {
+                self.controller.note_acked(bytes);
             }
         }
+
+        // As many packets of so many bytes as there are to be, or a few less.
+        fn assert_bound(&self, bytes: u64) {
+            let window = self.controller.window();
+            let exact = PACKETS_MAX * bytes;
+            let most = exact + exact / 20 + PACKETS_MAX;
+            assert!(
+                (exact * 9 / 10..=most).contains(&window),
+                "{bytes}: {window}"
+            );
+        }
+    }
+
+    #[test]
+    fn small_packets_are_as_many_as_large_ones() {
+        for bytes in [200, 1_500, 120] {
+            // However many are sent at a time, few of them are enough.
+            for (packets, times) in [(1, 200), (10, 20), (64, 1)] {
+                let mut path = Path::new();
+                path.send(40, 1_000);
+                path.acked(200, 1_000);
+                for _ in 0..times {
+                    path.send(packets, bytes);
+                }
+                // Before any of them has arrived, if they are smaller.
+                path.assert_bound(bytes.min(1_000));
+                path.acked(200, bytes);
+                path.assert_bound(bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn acknowledgements_between_packets_do_not_make_these_fewer() {
+        let mut path = Path::new();
+        for _ in 0..200 {
+            path.send(1, 40);
+            path.send(2, 1_400);
+            path.acked(2, 1_400);
+        }
+        path.assert_bound(1_400);
+        // Packets as small as these count when they arrive.
+        for _ in 0..200 {
+            path.send(1, 60);
+            path.acked(1, 60);
+        }
+        path.assert_bound(60);
     }
 
     #[test]
