@@ -20,8 +20,10 @@ pub struct NetCounters {
     connections_open: AtomicU64,
     connections_total: AtomicU64,
     connections_refused: AtomicU64,
+    addresses_changed: AtomicU64,
     handshake_failures: AtomicU64,
     handshakes_given_up: AtomicU64,
+    attempts_withdrawn: AtomicU64,
     publish_streams_open: AtomicU64,
     subscribe_streams_open: AtomicU64,
     measure_streams_open: AtomicU64,
@@ -54,11 +56,16 @@ pub struct NetCounts {
     pub connections_total: u64,
     /// Attempts turned away because of a limit, since the start.
     pub connections_refused: u64,
+    /// Times that the client of an open connection was found at another address, since the start.
+    pub addresses_changed: u64,
     /// Handshakes that failed (no certificate, one of a foreign CA, an expired one, a deadline) and
     /// certificates that name nobody, since the start.
     pub handshake_failures: u64,
     /// Of those that failed: they had stalled for longest when there were too many, since the start.
     pub handshakes_given_up: u64,
+    /// Attempts to connect that their clients ended before their hello was answered, mostly since another was faster, since the start.
+    /// None of them counts as failed.
+    pub attempts_withdrawn: u64,
     /// Publish streams being served.
     pub publish_streams_open: u64,
     /// Consumers attached.
@@ -190,6 +197,11 @@ impl NetCounters {
                 counts.connections_refused,
             ),
             counter(
+                "client_addresses_changed",
+                "Times that the client of an open connection was found at another address",
+                counts.addresses_changed,
+            ),
+            counter(
                 "handshake_failures",
                 "QUIC handshakes that failed",
                 counts.handshake_failures,
@@ -198,6 +210,11 @@ impl NetCounters {
                 "handshakes_given_up",
                 "QUIC handshakes that stalled and gave way when there were too many",
                 counts.handshakes_given_up,
+            ),
+            counter(
+                "attempts_withdrawn",
+                "QUIC connection attempts that their clients gave up, mostly since another was faster",
+                counts.attempts_withdrawn,
             ),
             gauge(
                 "publish_streams_open",
@@ -263,8 +280,10 @@ impl NetCounters {
             connections_open: load(&self.connections_open),
             connections_total: load(&self.connections_total),
             connections_refused: load(&self.connections_refused),
+            addresses_changed: load(&self.addresses_changed),
             handshake_failures: load(&self.handshake_failures),
             handshakes_given_up: load(&self.handshakes_given_up),
+            attempts_withdrawn: load(&self.attempts_withdrawn),
             publish_streams_open: load(&self.publish_streams_open),
             subscribe_streams_open: load(&self.subscribe_streams_open),
             measure_streams_open: load(&self.measure_streams_open),
@@ -330,6 +349,16 @@ impl NetCounters {
         if gave_way {
             self.handshakes_given_up.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts that a client was found at another address.
+    pub(super) fn address_changed(&self) {
+        self.addresses_changed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an attempt that its client has ended.
+    pub(super) fn attempt_withdrawn(&self) {
+        self.attempts_withdrawn.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn read(&self, bytes: usize) {

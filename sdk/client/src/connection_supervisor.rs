@@ -16,12 +16,12 @@ use crate::attempts::Attempts;
 use crate::backoff::Backoff;
 use crate::dial::{Dialed, Dialer};
 use crate::error::ConnectError;
-use crate::hello::{Established, Goodbye, HelloStream};
+use crate::hello::{Established, HelloStream};
 use crate::late_packets::LatePackets;
 use crate::link::{Link, LinkOwner, LinkState};
 use crate::options::ClientOptions;
 use crate::random::Random;
-use crate::silence::{LOOK_EVERY, Sign, Silence};
+use crate::silence::{LOOK_EVERY, Sign, SilenceWatch};
 use crate::spawn;
 use crate::transport::Connector;
 
@@ -126,14 +126,14 @@ struct Current<C: Connection> {
     established: Arc<Established<C>>,
     hello: HelloStream<C>,
     since: Instant,
-    silence: Silence,
+    silence: SilenceWatch,
     late: LatePackets,
 }
 
 /// One that is to end when nothing runs on it any more.
 struct Lingering<C: Connection> {
     established: Arc<Established<C>>,
-    silence: Silence,
+    silence: SilenceWatch,
     /// Tells its task that the broker is silent on it.
     is_silent: CancellationToken,
 }
@@ -176,24 +176,17 @@ impl<C: Connection> Current<C> {
             established,
             hello,
             since: Instant::now(),
-            silence: Silence::new(random),
+            silence: SilenceWatch::new(random),
             late: LatePackets::new(),
         }
     }
 
     // What happens to it by itself. Cancel-safe.
     async fn next_event(&mut self) -> Event<C> {
-        let goodbye = async {
-            match self.hello.go_away().await {
-                Some(goodbye) => goodbye,
-                // The stream ended without a word; the connection tells the rest.
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             end = self.established.connection.closed() => Event::Lost(end),
-            goodbye = goodbye => Event::GoAway(goodbye),
+            goodbye = self.hello.go_away() => Event::GoAway(goodbye),
             () = self.late.found() => Event::LatePackets,
         }
     }
@@ -266,15 +259,8 @@ impl<K: Connector> Supervisor<K> {
                 self.connect_again(ConnectError::Lost(end))
             }
             Event::GoAway(goodbye) => {
-                info!(
-                    reason = goodbye.reason,
-                    grace_ms = goodbye.grace_ms,
-                    "the broker says goodbye"
-                );
                 if let Some(current) = &self.current {
-                    let round_trip = current.established.connection.round_trip();
-                    let goodbye = Goodbye::new(&goodbye, round_trip);
-                    let _ = current.established.goodbye.set(goodbye);
+                    current.established.note_goodbye(&goodbye);
                 }
                 let error = pb::Error::new(pb::ErrorCode::ShuttingDown, goodbye.reason);
                 self.connect_again(ConnectError::Refused(error.into()))
@@ -436,6 +422,7 @@ impl<K: Connector> Supervisor<K> {
             return;
         };
         let established = Arc::clone(&current.established);
+        established.connection.follow_route();
         let sign = current.silence.look(established.connection.traffic());
         self.link.say_unanswered(current.silence.lasts());
         match sign {
@@ -459,12 +446,13 @@ impl<K: Connector> Supervisor<K> {
         }
     }
 
-    // Keeps a connection that is to end for as long as streams run on it, the broker wants it, and is heard on it when it is asked.
+    // Keeps a connection that is to end for as long as streams run on it, the broker wants it, and is heard on it when it is asked. A
+    // goodbye that comes meanwhile is for those streams.
     fn linger(&mut self, old: Current<K::Connection>) {
         let (stop, dialer) = (self.link.stop.clone(), Arc::clone(&self.dialer));
         let Current {
             established,
-            hello,
+            mut hello,
             silence,
             ..
         } = old;
@@ -482,14 +470,20 @@ impl<K: Connector> Supervisor<K> {
                 ..
             } = &*established;
             streams.close();
-            tokio::select! {
-                biased;
-                _ = connection.closed() => {}
-                () = stop.cancelled() => close(&dialer, connection, CLOSED).await,
-                () = streams.wait() => close(&dialer, connection, "replaced by another connection").await,
-                () = is_silent.cancelled() => {
-                    close(&dialer, connection, "silent, and replaced by another connection").await;
+            let why = loop {
+                tokio::select! {
+                    biased;
+                    _ = connection.closed() => break None,
+                    () = stop.cancelled() => break Some(CLOSED),
+                    () = streams.wait() => break Some("replaced by another connection"),
+                    () = is_silent.cancelled() => {
+                        break Some("silent, and replaced by another connection");
+                    }
+                    goodbye = hello.go_away() => established.note_goodbye(&goodbye),
                 }
+            };
+            if let Some(why) = why {
+                close(&dialer, connection, why).await;
             }
             drop((hello, closes));
         });
@@ -502,6 +496,7 @@ fn look_at_lingering<C: Connection>(lingering: &mut Vec<Lingering<C>>) {
         if connection.end().is_some() {
             return false;
         }
+        connection.follow_route();
         if let Some(Sign::Silent(waited)) = one.silence.look(connection.traffic()) {
             info!(
                 ?waited,

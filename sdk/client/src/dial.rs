@@ -114,7 +114,9 @@ impl<K: Connector> Dialer<K> {
             ConnectError::Lost(end) => self.explain(end),
             error => error,
         })?;
+        let withdrawn = ClosedWhenDropped(Some(&connection));
         let hello = say_hello(connection.clone(), address.to_string(), &self.options).await;
+        withdrawn.keep();
         let (mut established, hello) = hello.map_err(|error| match connection.end() {
             // The handshake may end for us before the broker has looked at our certificate.
             Some(end) => self.explain(end),
@@ -142,6 +144,23 @@ impl<K: Connector> Dialer<K> {
                 addr: self.options.addr.clone(),
             },
             end => ConnectError::Lost(end),
+        }
+    }
+}
+
+/// Closes a connection when nobody waits any more for what comes of its hello.
+struct ClosedWhenDropped<'a, C: Connection>(Option<&'a C>);
+
+impl<C: Connection> ClosedWhenDropped<'_, C> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<C: Connection> Drop for ClosedWhenDropped<'_, C> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0 {
+            connection.close(0, "another attempt was faster, or this one took too long");
         }
     }
 }

@@ -1,16 +1,17 @@
 //! The hello: the first stream of a connection, on which client and broker say who they are and what they speak. It stays open,
 //! for the broker's goodbye.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use tidegate_wire::frame::decode;
 use tidegate_wire::pb::{self, hello_reply, stream_open};
 use tidegate_wire::stream::Connection;
 use tidegate_wire::{Limits, PROTOCOL_VERSION};
+use tokio::sync::SetOnce;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::info;
 
 use crate::error::{ConnectError, Refusal, StreamError};
 use crate::frames::FrameStream;
@@ -36,13 +37,14 @@ pub(crate) struct Established<C> {
     pub(crate) meters: TaskTracker,
     /// Cancelled when there is another connection, to which its streams are to move.
     pub(crate) moves: CancellationToken,
-    /// The broker has said goodbye on it.
-    pub(crate) goodbye: OnceLock<Goodbye>,
+    /// The broker has said goodbye on it. Whoever waits for that is woken.
+    pub(crate) goodbye: SetOnce<Goodbye>,
 }
 
 /// A broker's goodbye, to the streams of its connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goodbye {
+    pub(crate) came_at: Instant,
     /// Until when an answer of a consumer that is said here comes in time there, as far as is known.
     pub(crate) answers_until: Option<Instant>,
 }
@@ -52,10 +54,26 @@ impl Goodbye {
     pub(crate) fn new(go_away: &pb::GoAway, round_trip: Duration) -> Self {
         // It was on its way for half of that, and so is an answer.
         let lasts = |acks_ms| Duration::from_millis(acks_ms).saturating_sub(round_trip);
-        let answers_until = go_away.acks_ms.map(lasts);
+        let answers_last = go_away.acks_ms.map(lasts);
+        let came_at = Instant::now();
         Self {
-            answers_until: answers_until.and_then(|lasts| Instant::now().checked_add(lasts)),
+            came_at,
+            answers_until: answers_last.and_then(|lasts| came_at.checked_add(lasts)),
         }
+    }
+}
+
+impl<C: Connection> Established<C> {
+    /// The broker says goodbye on this connection; its streams are told.
+    pub(crate) fn note_goodbye(&self, go_away: &pb::GoAway) {
+        info!(
+            reason = go_away.reason,
+            grace_ms = go_away.grace_ms,
+            "the broker says goodbye"
+        );
+        let goodbye = Goodbye::new(go_away, self.connection.round_trip());
+        // It says so once.
+        let _ = self.goodbye.set(goodbye);
     }
 }
 
@@ -63,13 +81,17 @@ impl Goodbye {
 pub(crate) struct HelloStream<C: Connection>(FrameStream<C>);
 
 impl<C: Connection> HelloStream<C> {
-    /// Waits for the broker's goodbye; `None` when the stream ends without one.
+    /// Waits for the broker's goodbye. Never, when the stream ends without one: the connection tells the rest.
     ///
     /// # Cancel safety
     /// Cancel-safe.
-    pub(crate) async fn go_away(&mut self) -> Option<pb::GoAway> {
-        let frame = self.0.next().await.ok()??;
-        decode(frame).ok()
+    pub(crate) async fn go_away(&mut self) -> pb::GoAway {
+        if let Ok(Some(frame)) = self.0.next().await
+            && let Ok(goodbye) = decode(frame)
+        {
+            return goodbye;
+        }
+        std::future::pending().await
     }
 }
 
@@ -120,7 +142,7 @@ pub(crate) async fn say_hello<C: Connection>(
         streams: TaskTracker::new(),
         meters: TaskTracker::new(),
         moves: CancellationToken::new(),
-        goodbye: OnceLock::new(),
+        goodbye: SetOnce::new(),
     };
     Ok((established, HelloStream(stream)))
 }

@@ -1,9 +1,9 @@
-//! Silence: whether a broker that was asked for something has answered anything at all. Pure; when to look, and what to do about it,
-//! is the supervisor's business.
+//! Whether a broker that was asked for something has answered anything at all, for too long. Pure; when to look, and what to do about it, is
+//! the supervisor's business.
 
 use std::time::Duration;
 
-use tidegate_wire::stream::Traffic;
+use tidegate_wire::stream::{Silence, Traffic};
 
 use crate::random::Random;
 
@@ -20,10 +20,8 @@ const MORE_LOOKS: u32 = 4;
 
 /// What was seen of a connection.
 #[derive(Debug)]
-pub(crate) struct Silence {
-    seen: Traffic,
-    /// Looks since something is unanswered.
-    unanswered: Option<u32>,
+pub(crate) struct SilenceWatch {
+    silence: Silence,
     looks_max: u32,
 }
 
@@ -36,38 +34,33 @@ pub(crate) enum Sign {
     Heard,
 }
 
-impl Silence {
+impl SilenceWatch {
     /// Of a connection that was just made.
     pub(crate) fn new(random: &Random) -> Self {
         let more = random.within(0.0..=f64::from(MORE_LOOKS)).round();
         Self {
-            seen: Traffic::default(),
-            unanswered: None,
+            silence: Silence::default(),
             looks_max: SILENT_LOOKS + more as u32,
         }
     }
 
     /// For how long nothing was seen of the broker since it was asked.
     pub(crate) fn lasts(&self) -> Duration {
-        self.unanswered.unwrap_or_default() * LOOK_EVERY
+        self.silence.unanswered_looks().unwrap_or_default() * LOOK_EVERY
     }
 
     /// Looks at what has gone over the connection so far. Returns what is new.
     pub(crate) fn look(&mut self, traffic: Traffic) -> Option<Sign> {
-        let was_asked = traffic.asked > self.seen.asked;
-        let is_heard = traffic.heard > self.seen.heard;
-        self.seen = traffic;
-        if is_heard {
-            let looks = self.unanswered.take();
-            return looks
+        let before = self.silence.unanswered_looks();
+        self.silence.look(traffic);
+        match self.silence.unanswered_looks() {
+            None => before
                 .is_some_and(|looks| looks >= self.looks_max)
-                .then_some(Sign::Heard);
+                .then_some(Sign::Heard),
+            Some(looks) => {
+                (looks == self.looks_max).then(|| Sign::Silent(self.looks_max * LOOK_EVERY))
+            }
         }
-        self.unanswered = match self.unanswered {
-            None => was_asked.then_some(0),
-            Some(looks) => Some(looks.saturating_add(1)),
-        };
-        (self.unanswered == Some(self.looks_max)).then(|| Sign::Silent(self.looks_max * LOOK_EVERY))
     }
 }
 
@@ -77,7 +70,7 @@ mod tests {
 
     #[test]
     fn only_who_was_asked_is_silent() {
-        let mut silence = Silence::new(&Random::new(Some(1)));
+        let mut silence = SilenceWatch::new(&Random::new(Some(1)));
         let looks_max = silence.looks_max;
         let (mut asked, mut heard) = (0, 0);
         let mut looks = |more_asked: u64, more_heard: u64, looks: u32| {
@@ -102,7 +95,9 @@ mod tests {
     #[test]
     fn clients_do_not_find_a_broker_silent_all_at_once() {
         let random = Random::new(Some(1));
-        let mut looks: Vec<u32> = (0..100).map(|_| Silence::new(&random).looks_max).collect();
+        let mut looks: Vec<u32> = (0..100)
+            .map(|_| SilenceWatch::new(&random).looks_max)
+            .collect();
         looks.sort_unstable();
         looks.dedup();
         let all: Vec<u32> = (SILENT_LOOKS..=SILENT_LOOKS + MORE_LOOKS).collect();

@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,9 @@ use crate::counters::ConnectionCounters;
 pub mod memory;
 #[cfg(feature = "quic")]
 pub mod quic;
+mod silence;
+
+pub use self::silence::Silence;
 
 /// The shortest round trip from which on a path is long: longer than those within a data centre, whatever its machines are busy with.
 pub const LONG_PATH: Duration = Duration::from_millis(8);
@@ -157,6 +161,18 @@ pub trait Connection: Clone + Send + Sync + 'static {
     /// There is no other socket to be had; the connection goes on over the one it has. Most transports know no such thing.
     fn rebind(&self) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Looks whether this machine sends to the other side from another address than at the last look, and has the other side hear of that
+    /// at once if so: until it hears something, it sends to the old one. Returns whether it was so. Otherwise nothing is sent. Most
+    /// transports know no addresses.
+    fn follow_route(&self) -> bool {
+        false
+    }
+
+    /// Where the other side is now, which may change while a connection lives. Most transports know no addresses.
+    fn peer_address(&self) -> Option<SocketAddr> {
+        None
     }
 
     /// How many bytes may wait on this side to be sent or acknowledged, as the path is now: what is made ready beyond that only

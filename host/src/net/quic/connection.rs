@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, ConnectionError, Incoming, ServerConfig};
+use quinn::{Connection, ConnectionError, Incoming, ServerConfig, TransportErrorCode};
 use rustls_pki_types::CertificateDer;
 use tidegate_wire::compact::Compression;
 use tidegate_wire::pb::{self, ErrorCode};
@@ -36,7 +36,9 @@ pub(super) struct Attempt {
 #[derive(Debug, thiserror::Error)]
 enum HandshakeError {
     #[error("the handshake failed: {0}")]
-    Quic(#[from] ConnectionError),
+    Quic(ConnectionError),
+    #[error("its client has given it up: another attempt was faster, or this one took too long")]
+    Withdrawn,
     #[error("the handshake was not done within {0:?}")]
     Deadline(Duration),
     #[error("too many handshakes are under way, and this one had stalled for longest")]
@@ -45,6 +47,23 @@ enum HandshakeError {
     NoCertificate,
     #[error(transparent)]
     Principal(#[from] crate::auth::PrincipalFromCertError),
+}
+
+impl From<ConnectionError> for HandshakeError {
+    fn from(error: ConnectionError) -> Self {
+        let is_withdrawn = match &error {
+            // All that QUIC lets an application say before the handshake is done (RFC 9000, section 10.2.3).
+            ConnectionError::ConnectionClosed(close) => {
+                close.error_code == TransportErrorCode::APPLICATION_ERROR
+            }
+            ConnectionError::ApplicationClosed(_) => true,
+            _ => false,
+        };
+        match is_withdrawn {
+            true => Self::Withdrawn,
+            false => Self::Quic(error),
+        }
+    }
 }
 
 /// Serves a connection from its first packet to its close. `handshake` has its place until that is done.
@@ -59,8 +78,12 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
     let service = &context.service;
     let counted = service.stats.handshake();
     let log_failed = |error: &HandshakeError| {
-        let gave_way = matches!(error, HandshakeError::GaveWay);
-        context.log_failed(remote, &error.to_string(), gave_way);
+        let reason = error.to_string();
+        match error {
+            HandshakeError::Withdrawn => context.log_withdrawn(remote, &reason),
+            HandshakeError::GaveWay => context.log_failed(remote, &reason, true),
+            _ => context.log_failed(remote, &reason, false),
+        }
     };
     let deadline = service.options.handshake_timeout;
     let connection = match shake_hands(deadline, incoming, for_reordering, &handshake).await {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tidegate_wire::stream::quic::send_window::SendBudget;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::handshakes::Handshakes;
 use super::options::QuicOptions;
@@ -50,5 +50,11 @@ impl ListenerContext {
         if let Some(connections) = self.failed_handshakes.admit(1) {
             warn!(%peer, reason, connections, "client refused before its hello");
         }
+    }
+
+    /// Counts and logs a handshake that its client has ended: clients make several attempts at a time, and need one.
+    pub(super) fn log_withdrawn(&self, peer: SocketAddr, reason: &str) {
+        self.service.stats.attempt_withdrawn();
+        debug!(%peer, reason, "an attempt to connect is over");
     }
 }

@@ -24,7 +24,7 @@ use super::options::ListenerOptions;
 use crate::auth::{Grant, Policy};
 use crate::net::session::receive_window::{FIRST_WINDOW_BYTES, ReceiveWindow};
 use crate::net::session::service::{Backend, Service};
-use crate::net::session::tests::client::{Client, Consuming, Publishing, batch};
+use crate::net::session::tests::client::{Client, Consuming, Publishing, batch, publish};
 use crate::net::session::tests::served::Served;
 use crate::net::session::tests::{HANG, everything, until};
 use crate::net::start::NetOptions;
@@ -338,36 +338,71 @@ async fn a_principal_has_its_own_limit_of_connections() {
     other.hello(&[1]).await.expect("welcomed");
 }
 
+#[tokio::test]
+async fn a_client_with_another_address_keeps_its_connection_and_is_counted() {
+    let net = Net::start(ClientAuth::Required, |_| {});
+    let connected = net.welcomed().await;
+    let changed = || net.handle.stats.counts().addresses_changed;
+    for times in 0..3 {
+        // An endpoint of our client does that when this machine has another address.
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("socket");
+        connected._endpoint.rebind(socket).expect("another socket");
+        // Whatever it opens is served, and may be heard of before its new address is.
+        let served = async {
+            while changed() == times {
+                connected.refusal(&publish(), false).await;
+            }
+        };
+        tokio::time::timeout(HANG, served).await.expect("noticed");
+        assert_eq!(changed(), times + 1);
+    }
+    assert_eq!(net.handle.stats.counts().connections_total, 1);
+}
+
+/// An attempt that stalls.
+struct Stalled {
+    attempt: tokio::task::JoinHandle<()>,
+    /// What carries its packets.
+    _relay: tokio::task::JoinSet<()>,
+}
+
+impl Stalled {
+    // The client gives it up.
+    fn withdraw(&self) {
+        self.attempt.abort();
+    }
+}
+
 // Passes on what the client says, and of the answers only the request to prove its address. So the client does that, and then
 // stalls.
-async fn stall(net: &Net) -> tokio::task::JoinSet<()> {
+async fn stall(net: &Net) -> Stalled {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let before = Arc::new(tokio::net::UdpSocket::bind(any).await.expect("socket"));
     let behind = Arc::new(tokio::net::UdpSocket::bind(any).await.expect("socket"));
-    let relay = before.local_addr().expect("bound");
+    let relayed_at = before.local_addr().expect("bound");
     behind
         .connect(net.handle.local_addrs[0])
         .await
         .expect("an address");
     let endpoint = Endpoint::client(any).expect("socket");
     let identity = Some(net.ca.issue("client.example"));
-    let connecting = endpoint.connect_with(client_config(&net.ca, identity), relay, "localhost");
+    let connecting =
+        endpoint.connect_with(client_config(&net.ca, identity), relayed_at, "localhost");
     let connecting = connecting.expect("valid name");
     let client = endpoint.local_addr().expect("bound");
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(async move {
+    let attempt = tokio::spawn(async move {
         let _ = connecting.await;
         drop(endpoint);
-        std::future::pending().await
     });
+    let mut _relay = tokio::task::JoinSet::new();
     let (there, back) = (before.clone(), behind.clone());
-    tasks.spawn(async move {
+    _relay.spawn(async move {
         let mut datagram = [0; 2_048];
         while let Ok(length) = before.recv(&mut datagram).await {
             let _ = behind.send(&datagram[..length]).await;
         }
     });
-    tasks.spawn(async move {
+    _relay.spawn(async move {
         let mut datagram = [0; 2_048];
         while let Ok(length) = back.recv(&mut datagram).await {
             if datagram[0] & 0xf0 == 0xf0 {
@@ -375,7 +410,20 @@ async fn stall(net: &Net) -> tokio::task::JoinSet<()> {
             }
         }
     });
-    tasks
+    Stalled { attempt, _relay }
+}
+
+#[tokio::test]
+async fn an_attempt_that_its_client_needs_no_more_is_no_failure() {
+    let net = Net::start(ClientAuth::Required, |_| {});
+    let stats = &net.handle.stats;
+    let stalled = stall(&net).await;
+    until(|| stats.counts().handshakes_open == 1).await;
+    // The client ends it, and nobody else knows why.
+    stalled.withdraw();
+    until(|| stats.counts().attempts_withdrawn == 1).await;
+    let counts = stats.counts();
+    assert_eq!((counts.handshakes_open, counts.handshake_failures), (0, 0));
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ pub(in crate::net) async fn serve<C: Connection>(
     let lapses = client.lapses;
     let mut peer = Peer::new(service, connection.clone(), client, slot);
     let Some(hello) = hello::exchange(&mut peer, &connection).await else {
+        peer.log_no_hello();
         return;
     };
     let session = Session {
@@ -76,7 +77,7 @@ impl<C: Connection> Session<C> {
         let mut deadline = None;
         let mut lapsed = std::pin::pin!(lapsed(self.peer.service.clock.clone(), self.lapses));
         let peer = Arc::clone(&self.peer);
-        let mut watches = std::pin::pin!(peer.silence.run());
+        let mut watches = std::pin::pin!(peer.silence.run(|| peer.look_at_address()));
         let closing = loop {
             let woken = tokio::select! {
                 biased;
@@ -86,7 +87,10 @@ impl<C: Connection> Session<C> {
             };
             match woken {
                 Woken::Opened(send, recv) => self.spawn(send, recv, deadline.is_some()),
-                Woken::Gone(end) => return self.peer.log_closed(&end.to_string()),
+                Woken::Gone(end) => {
+                    self.peer.look_at_address();
+                    return self.peer.log_closed(&end.to_string());
+                }
                 Woken::StreamEnded(ended) => {
                     if let Some(error) = self.violation(ended) {
                         break error;
@@ -145,6 +149,7 @@ impl<C: Connection> Session<C> {
     }
 
     fn spawn(&mut self, send: C::Send, recv: C::Receive, draining: bool) {
+        self.peer.look_at_address();
         let streams_max = self.peer.service.options.streams_max as usize;
         let refusal = if draining {
             Some(shutting_down())

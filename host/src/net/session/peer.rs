@@ -2,8 +2,9 @@
 //! takes, and the broker that it speaks to; and the one way in which the log says who something happened to. A peer reads and
 //! writes nothing.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate_wire::compact::Compression;
@@ -26,6 +27,7 @@ use super::silence_watch::SilenceWatch;
 use crate::auth::Policy;
 use crate::broker::{Broker, Unavailable};
 use crate::domain::{ConnectionId, Network, Principal};
+use crate::locks::lock;
 use crate::net::counters::NetCounters;
 
 /// Refusals of one connection that are logged as warnings; the rest only at debug level, so that a client in
@@ -56,8 +58,9 @@ pub(super) struct Peer<C> {
     pub(super) silence: SilenceWatch<C>,
     /// Its measure streams take turns.
     pub(super) counters_turn: CountersTurn,
-    /// Where it is.
+    /// Where it was when it connected, and at the last look.
     network: Network,
+    address: Mutex<SocketAddr>,
     /// Says in the log which connection it is.
     span: Span,
     /// Its place among all connections.
@@ -97,6 +100,7 @@ impl<C: Connection> Peer<C> {
             window,
             counters_turn: CountersTurn::default(),
             network: remote.ip().into(),
+            address: Mutex::new(remote),
             span,
             _slot: slot,
             connection,
@@ -192,6 +196,33 @@ impl<C: Connection> Peer<C> {
         let client: String = client.chars().take(CLIENT_NAME_CHARS_MAX).collect();
         let principal = &self.principal;
         info!(parent: &self.span, %principal, ?client, "connected");
+    }
+
+    /// Looks whether the client has another address than at the last look, and counts and logs it. A connection goes on with that.
+    pub(super) fn look_at_address(&self) {
+        let Some(address) = self.connection.peer_address() else {
+            return;
+        };
+        if std::mem::replace(&mut *lock(&self.address), address) != address {
+            self.stats().address_changed();
+            debug!(parent: &self.span, addr = %address, "the client's address has changed");
+        }
+    }
+
+    /// Counts and logs that the client was gone before its hello was answered: clients make several attempts at a time, and need one. Who
+    /// was refused was logged when that happened.
+    pub(super) fn log_no_hello(&self) {
+        let Some(end) = self
+            .connection
+            .end()
+            .filter(|end| *end != ConnectionEnd::Here)
+        else {
+            return;
+        };
+        if matches!(end, ConnectionEnd::Peer { .. }) {
+            self.stats().attempt_withdrawn();
+        }
+        debug!(parent: &self.span, reason = %end, "an attempt to connect is over");
     }
 
     /// Logs why the session is over.

@@ -31,9 +31,12 @@ use crate::link::Link;
 /// How long the last words to the broker may take when the consumer is gone.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long it may take to send the last answers of a stream that moves, and to hear that they are confirmed: longer than the broker waits
-/// for its disk.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long it may take to send the last answers of a stream that moves after the broker's goodbye, and to hear that they are confirmed.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long nothing at all may happen meanwhile on a stream that moves from a connection that works: longer than the broker waits for its
+/// disk. It need not be short, since silence of the whole connection is seen elsewhere.
+const MOVE_SILENCE: Duration = Duration::from_secs(30);
 
 /// What the application is told while there is no connection.
 const LOST: &str = "the connection to the broker is lost; connecting again";
@@ -252,6 +255,8 @@ impl<C: Connection> Driver<C> {
         let timer = stream.timer();
         // One that only looks would be shown everything again.
         let moves = !self.look && !stream.moves();
+        // Until then it concerns nobody, or is known when it begins to move.
+        let awaits_goodbye = stream.moves() && !stream.established.goodbye.initialized();
         tokio::select! {
             biased;
             moved = stream.frames.moved() => match moved {
@@ -261,6 +266,7 @@ impl<C: Connection> Driver<C> {
             () = self.shared.wake.notified() => Event::Woken,
             () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Event::Woken,
             () = stream.established.moves.cancelled(), if moves => Event::Moves,
+            _ = stream.established.goodbye.wait(), if awaits_goodbye => Event::Woken,
         }
     }
 
@@ -284,7 +290,8 @@ impl<C: Connection> Driver<C> {
     /// Says that nothing more comes on a stream that moves, and reads what the broker still says on it: that it has the last answers.
     async fn leave(&mut self, stream: &mut ConsumerStream<C>) -> End {
         let mut finished = false;
-        let until = Instant::now() + MOVE_TIMEOUT;
+        let begun = Instant::now();
+        let mut last_moved = begun;
         loop {
             if !finished && stream.is_silent() {
                 stream.frames.finish();
@@ -298,9 +305,14 @@ impl<C: Connection> Driver<C> {
             if is_gone {
                 return End::Detached;
             }
+            let goodbye = stream.established.goodbye.get();
+            let until = goodbye.map_or(last_moved + MOVE_SILENCE, |goodbye| {
+                begun.max(goodbye.came_at) + GOODBYE_TIMEOUT
+            });
             let event = tokio::select! {
                 biased;
                 () = self.shared.wake.notified() => Event::Woken,
+                _ = stream.established.goodbye.wait(), if goodbye.is_none() => Event::Woken,
                 moved = stream.frames.moved() => match moved {
                     Moved::Frame(Ok(None)) => return End::Moved,
                     Moved::Frame(frame) => Event::Frame(frame),
@@ -308,6 +320,9 @@ impl<C: Connection> Driver<C> {
                 },
                 () = tokio::time::sleep_until(until) => return End::Moved,
             };
+            if !matches!(event, Event::Woken) {
+                last_moved = Instant::now();
+            }
             if let Err(end) = self.apply(stream, event).await {
                 return end;
             }

@@ -57,7 +57,9 @@ pub(super) struct ConsumerStream<C: Connection> {
     tell_at: Option<Instant>,
     /// How what waits for the application is kept; nothing where that is not held.
     renewal: Option<Renewal>,
-    /// It moves to another connection when the application has answered what it has in hand, and looks then whether its time is over.
+    /// Since when it is to move to another connection, which it does when the application has answered what it has in hand.
+    moves_since: Option<Instant>,
+    /// When to look whether the time for that is over.
     moves_at: Option<Instant>,
 }
 
@@ -99,6 +101,7 @@ impl<C: Connection> ConsumerStream<C> {
             told: 0,
             tell_at: None,
             renewal,
+            moves_since: None,
             moves_at: None,
         }
     }
@@ -131,11 +134,7 @@ impl<C: Connection> ConsumerStream<C> {
     /// the broker takes answers when that has said goodbye, and otherwise as long as it holds any of that.
     pub(super) fn begin_to_move(&mut self, shared: &Shared) {
         let mut state = shared.state();
-        let now = Instant::now();
-        self.moves_at = Some(match self.established.goodbye.get() {
-            Some(goodbye) => goodbye.answers_until.unwrap_or(now + ANSWERS_MAX),
-            None => now,
-        });
+        self.moves_since = Some(Instant::now());
         // What the broker has not heard of yet is not waited for any longer.
         shared.look_at_clock(&mut state);
         state.moves = true;
@@ -143,15 +142,14 @@ impl<C: Connection> ConsumerStream<C> {
 
     /// It is to move.
     pub(super) fn moves(&self) -> bool {
-        self.moves_at.is_some()
+        self.moves_since.is_some()
     }
 
     /// It moves now: nothing is in the application's hands any more, or its time is over, and the last that it said is on its way. All answers are asked to be confirmed then.
     pub(super) fn leaves(&mut self, shared: &Shared) -> bool {
-        let Some(at) = self.moves_at else {
+        let Some(since) = self.moves_since else {
             return false;
         };
-        let is_ending = self.established.goodbye.get().is_some();
         let is_silent = self.is_silent();
         let (held_until, is_said) = {
             let state = shared.state();
@@ -160,9 +158,12 @@ impl<C: Connection> ConsumerStream<C> {
         };
         let is_answered = held_until.is_none() && is_said;
         let now = Instant::now();
-        let at = match is_ending {
-            true => at,
-            false => held_until.unwrap_or(now),
+        let at = match self.established.goodbye.get() {
+            Some(goodbye) => {
+                let begun = since.max(goodbye.came_at);
+                goodbye.answers_until.unwrap_or(begun + ANSWERS_MAX)
+            }
+            None => held_until.unwrap_or(now),
         };
         self.moves_at = Some(at);
         if !is_answered {

@@ -39,6 +39,8 @@ pub(super) struct Seen {
     unheard_on: AtomicU64,
     /// Connections that were made.
     made: AtomicU64,
+    /// Looks at the way to the broker.
+    routes: AtomicU64,
     /// Packets that count as lost, of 1,000 that were sent.
     pub(super) lost: AtomicU64,
 }
@@ -111,6 +113,11 @@ impl Connection for Far {
             asked: self.1.asked.load(Ordering::Relaxed) + u64::from(more),
             heard: self.1.heard.load(Ordering::Relaxed),
         }
+    }
+
+    fn follow_route(&self) -> bool {
+        self.1.routes.fetch_add(1, Ordering::Relaxed);
+        false
     }
 
     fn counters(&self) -> ConnectionCounters {
@@ -478,4 +485,17 @@ pub(super) async fn another_after(broker: &Broker, client: &Client, acks_ms: Opt
     broker.go_away_after(acks_ms).await;
     soon(until(|| broker.door.attempts.lock().unwrap().len() > 1)).await;
     soon(until(|| client.trouble().is_none())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_way_to_the_broker_is_looked_at_for_as_long_as_there_is_a_connection() {
+    let broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let looks = || broker.door.seen.routes.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!((115..=120).contains(&looks()), "{}", looks());
+    client.close().await;
+    let before = looks();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(looks(), before);
 }

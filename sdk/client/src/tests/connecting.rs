@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use tidegate_wire::pb::{self, hello_reply};
+use tidegate_wire::stream::Connection;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::broker::{Broker, Manner, soon, welcome};
-use super::network::Behind;
+use super::network::{Behind, Network};
 use crate::{
-    Client, ConnectError, ConnectionEnd, ConsumerOptions, ErrorCode, Event, PublishError,
-    PublisherOptions, SubscribeError,
+    Client, ClientOptions, ConnectError, ConnectionEnd, ConsumerOptions, ErrorCode, Event,
+    PublishError, PublisherOptions, SubscribeError,
 };
 
 async fn refused_by(hello: hello_reply::Result) -> ConnectError {
@@ -83,6 +85,24 @@ async fn whichever_address_answers_is_taken() {
     let attempts = broker.door.attempts.lock().unwrap().clone();
     let later = Duration::from_millis(200);
     assert_eq!(attempts, [(Duration::ZERO, 0), (later, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slower_attempt_is_closed_and_told_why() {
+    let (mut network, mut incoming) = Network::new();
+    network.addresses = vec![Behind::Broker, Behind::Broker];
+    let options = ClientOptions::new("two addresses").seed(1);
+    let connecting = tokio::spawn(Client::connect_over(network, options));
+    // The hello at the first of them is answered late.
+    let slow = soon(incoming.recv()).await.unwrap();
+    let (door, rest) = mpsc::unbounded_channel();
+    let _broker = Broker::behind((), rest, Manner::Answers(welcome(1)));
+    let _ = door.send(soon(incoming.recv()).await.unwrap());
+    let _client = soon(connecting).await.unwrap().unwrap();
+    let ConnectionEnd::Peer { code: 0, reason } = soon(slow.closed()).await else {
+        panic!("not closed by the client");
+    };
+    assert!(reason.starts_with("another attempt was faster"), "{reason}");
 }
 
 fn attempts(broker: &Broker) -> Vec<(Duration, usize)> {

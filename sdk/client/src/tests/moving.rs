@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{self, broker_to_consumer};
-use tidegate_wire::stream::ConnectionEnd;
+use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tokio::time::Instant;
 
 use super::another_connection::{
@@ -55,6 +55,24 @@ async fn confirm(stream: &mut Stream, number: u64) {
     };
     let message = broker_to_consumer::Message::Confirmed(confirmed);
     stream.say(message).await;
+}
+
+// The number of the first confirmation that the client asks for.
+async fn asked_to_confirm<C: Connection>(stream: &mut Stream<C>) -> u64 {
+    loop {
+        if let Command::Ack(pb::Ack { confirm, .. }) = stream.any_command().await
+            && confirm > 0
+        {
+            return confirm;
+        }
+    }
+}
+
+// The client finds that, and makes another connection.
+async fn packets_come_late(broker: &mut FarBroker) {
+    broker.door.seen.lost.store(400, Ordering::Relaxed);
+    broker.has_everything().await;
+    broker.attempts_are(2).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,9 +239,7 @@ async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still
     let (mut consumer, mut first) = consumer(&mut broker, &client).await;
     first.deliver(1, &[1, 1]).await;
     let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
-    broker.door.seen.lost.store(400, Ordering::Relaxed);
-    broker.has_everything().await;
-    broker.attempts_are(2).await;
+    packets_come_late(&mut broker).await;
     two.extend_for(Duration::from_secs(60));
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(!one.is_expired());
@@ -234,18 +250,81 @@ async fn where_packets_come_late_a_consumer_waits_for_what_the_application_still
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(!two.is_expired());
     two.ack();
-    let number = loop {
-        if let Command::Ack(pb::Ack { confirm, .. }) = first.any_command().await
-            && confirm > 0
-        {
-            break confirm;
-        }
-    };
+    let number = asked_to_confirm(&mut first).await;
     confirm(&mut first, number).await;
     first.finish();
     broker.stream().await.subscribe_ready().await;
     soon(consumer.flush_acks()).await.expect("nothing is lost");
     assert_eq!(consumer.obstacle(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_packets_come_late_a_consumer_loses_no_answers_to_a_slow_broker() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let one = take(&mut consumer).await;
+    packets_come_late(&mut broker).await;
+    one.ack();
+    let number = asked_to_confirm(&mut first).await;
+    // Its disk takes its time, and it says other things meanwhile.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    first.heard(1).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    confirm(&mut first, number).await;
+    first.finish();
+    broker.stream().await.subscribe_ready().await;
+    soon(consumer.flush_acks()).await.expect("nothing is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_waits_on_a_connection_that_is_to_end_hears_the_goodbye_there() {
+    for acks_ms in [Some(4_000), None] {
+        let mut broker = FarBroker::far_away();
+        let client = broker.far_client().await;
+        let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+        first.deliver(1, &[1, 1]).await;
+        let (one, two) = (take(&mut consumer).await, take(&mut consumer).await);
+        packets_come_late(&mut broker).await;
+        one.ack();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(!two.is_expired());
+        let said = Instant::now();
+        broker.go_away_after(acks_ms).await;
+        let number = asked_to_confirm(&mut first).await;
+        let took = said.elapsed().as_millis() as u64;
+        let lasts = acks_ms.unwrap_or(5_000);
+        assert!((lasts - 200..=lasts).contains(&took), "{took}");
+        confirm(&mut first, number).await;
+        first.finish();
+        broker.stream().await.subscribe_ready().await;
+        assert!(two.is_expired());
+        soon(consumer.flush_acks()).await.expect("nothing is lost");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_waits_for_a_last_confirmation_hears_the_goodbye_there() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let one = take(&mut consumer).await;
+    packets_come_late(&mut broker).await;
+    one.ack();
+    asked_to_confirm(&mut first).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let said = Instant::now();
+    broker.go_away_after(Some(4_000)).await;
+    broker.stream().await.subscribe_ready().await;
+    let took = said.elapsed();
+    assert!(
+        took > Duration::from_secs(5) && took < Duration::from_secs(7),
+        "{took:?}"
+    );
+    let lost = soon(consumer.flush_acks()).await;
+    assert!(matches!(lost, Err(SubscribeError::AcksLost)), "{lost:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,9 +366,7 @@ async fn where_packets_come_late_a_consumer_waits_for_nothing_that_it_has_not_he
         first.deliver(1, &[2]).await;
         take(&mut consumer).await.ack();
         let begun = Instant::now();
-        broker.door.seen.lost.store(400, Ordering::Relaxed);
-        broker.has_everything().await;
-        broker.attempts_are(2).await;
+        packets_come_late(&mut broker).await;
         assert_eq!(first.reset_code().await, None, "finished");
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(2), "{before:?}: {took:?}");
@@ -305,9 +382,7 @@ async fn where_packets_come_late_a_consumer_waits_for_no_answer_after_the_ack_de
     let (mut consumer, mut first) = consumer(&mut broker, &client).await;
     first.deliver(1, &[1]).await;
     let forgotten = take(&mut consumer).await;
-    broker.door.seen.lost.store(400, Ordering::Relaxed);
-    broker.has_everything().await;
-    broker.attempts_are(2).await;
+    packets_come_late(&mut broker).await;
     // Nothing that is waited for at once takes as long as the ack deadline.
     let begun = Instant::now();
     tokio::time::sleep(Duration::from_secs(25)).await;

@@ -1,11 +1,13 @@
 //! The client over real sockets: certificates, how quinn's ends of connections and streams are understood, and that events come
 //! through. What does not depend on the transport is tested over the network within the process.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::RootCertStore;
@@ -13,12 +15,14 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tidegate_wire::ALPN;
 use tidegate_wire::stream::ConnectionEnd;
+use tidegate_wire::stream::quic::QuicConnection;
 use tidegate_wire::stream::quic::send_window::SendBudget;
+use tidegate_wire::stream::{Connection, SendHalf};
 use tokio::sync::mpsc;
 
 use super::broker::{Broker, Manner, Stream, soon, welcome};
 use crate::transport::Connector;
-use crate::transport::quic::{OwnEndpoint, QuicConnection, QuicConnector};
+use crate::transport::quic::{self, QuicConnector};
 use crate::{
     Answered, Client, ClientOptions, ConnectError, ConsumerOptions, ErrorCode, Event, Identity,
     PublisherOptions,
@@ -46,11 +50,7 @@ impl QuicBroker {
         tokio::spawn(async move {
             while let Some(attempt) = endpoint.accept().await {
                 if let Ok(connection) = attempt.await {
-                    let connection = QuicConnection::keeping(
-                        connection,
-                        &SendBudget::new(0),
-                        OwnEndpoint(endpoint.clone()),
-                    );
+                    let connection = QuicConnection::new(connection, &SendBudget::new(0));
                     let _ = sender.send(connection);
                 }
             }
@@ -310,7 +310,7 @@ async fn a_consumer_that_goes_down_with_a_panic_says_so() {
 
 // A dialing client, and what a broker without time gets of it.
 async fn dialing() -> (
-    tokio::task::JoinHandle<Result<QuicConnection, ConnectError>>,
+    tokio::task::JoinHandle<Result<quic::QuicConnection, ConnectError>>,
     Answered,
     quinn::Endpoint,
 ) {
@@ -342,6 +342,41 @@ async fn who_is_asked_to_prove_an_address_was_heard() {
     let connected = soon(async { tokio::join!(attempt.accept().unwrap(), dialed) }).await;
     connected.0.unwrap();
     connected.1.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_broker_hears_at_once_of_another_address_of_this_machine() {
+    let (dialed, _, endpoint) = dialing().await;
+    let attempt = soon(endpoint.accept()).await.unwrap();
+    let connected = soon(async { tokio::join!(attempt.accept().unwrap(), dialed) }).await;
+    let (broker, client) = (connected.0.unwrap(), connected.1.unwrap().unwrap());
+    // Each address has an identifier of the connection, so a packet with the next one, which says that the last is over, comes from there.
+    let heard_from_another = async |times: u64| {
+        while broker.stats().frame_rx.retire_connection_id < times {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let own = client.kept();
+    let source = |last: u8| Some(std::net::IpAddr::from([192, 0, 2, last]));
+    assert!(own.note_source(source(1)));
+    soon(heard_from_another(1)).await;
+    // The same, and none for now, are no news.
+    assert!(!own.note_source(source(1)));
+    assert!(!own.note_source(None));
+    assert!(own.note_source(source(1)), "there is a way again");
+    soon(heard_from_another(2)).await;
+    assert!(own.note_source(source(2)));
+    soon(heard_from_another(3)).await;
+    assert_eq!(broker.stats().frame_rx.retire_connection_id, 3);
+    // To itself a machine has one way.
+    assert!(!client.follow_route());
+    // The connection goes on, on the socket that it has or another.
+    client.rebind().unwrap();
+    let (mut send, _receive) = soon(client.open()).await.unwrap();
+    soon(send.send(&mut VecDeque::from([Bytes::from_static(b"x")])))
+        .await
+        .unwrap();
+    soon(broker.accept_bi()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,31 +1,30 @@
-//! QUIC with mutual TLS, as Tidegate wants it: transport parameters, certificates. With its `socket`, the only files of the client that
-//! know quinn.
+//! QUIC with mutual TLS, as Tidegate wants it: transport parameters, certificates. With `own_endpoint` and its `socket`, the
+//! only files of the client that know quinn.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls::CipherSuite;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
-use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_wire::ALPN;
 use tidegate_wire::stream::quic::congestion::Congestion;
 use tidegate_wire::stream::quic::send_window::SendBudget;
-use tidegate_wire::stream::quic::{self, Kept, end_of, reordering};
-use tracing::debug;
+use tidegate_wire::stream::quic::{self, end_of, reordering};
 
 use self::datagram_size::largest_datagram;
-use self::socket::AnsweredSocket;
+use self::own_endpoint::OwnEndpoint;
 use super::renewed_identity::RenewedIdentity;
 use super::{Answered, Connector};
 use crate::error::{ConfigError, ConnectError};
 use crate::options::ClientOptions;
 
 pub(crate) mod datagram_size;
+mod own_endpoint;
 mod socket;
 
 /// Largest packet that path MTU discovery tries. quinn sends groups of ten, and more than 64 KiB in one system call
@@ -56,16 +55,6 @@ const KEEP_ALIVE_HERE: Duration = Duration::from_secs(2);
 
 /// A QUIC connection, and the socket it has to itself.
 pub(crate) type QuicConnection = quic::QuicConnection<OwnEndpoint>;
-
-/// The endpoint of one connection.
-#[derive(Clone, Debug)]
-pub(crate) struct OwnEndpoint(pub(crate) quinn::Endpoint);
-
-impl Kept for OwnEndpoint {
-    fn rebind(&self, peer: SocketAddr) -> std::io::Result<()> {
-        self.0.rebind(open_socket(peer)?.into())
-    }
-}
 
 /// Makes QUIC connections to one broker. What can be made once from the options is made once.
 pub(crate) struct QuicConnector {
@@ -163,9 +152,10 @@ impl Connector for QuicConnector {
         expects_reordering: bool,
     ) -> Result<QuicConnection, ConnectError> {
         let datagram_bytes_max = largest_datagram(*address, UDP_PAYLOAD_BYTES_MAX);
-        let endpoint = open_endpoint(*address, datagram_bytes_max, answered)
+        let own = OwnEndpoint::open(*address, datagram_bytes_max, answered)
             .map_err(|error| ConnectError::Socket(Arc::new(error)))?;
-        let connecting = endpoint
+        let connecting = own
+            .endpoint
             .connect_with(
                 self.config(*address, datagram_bytes_max, expects_reordering),
                 *address,
@@ -173,15 +163,11 @@ impl Connector for QuicConnector {
             )
             .map_err(|error| ConnectError::Protocol(error.to_string()))?;
         let connection = connecting.await.map_err(end_of)?;
-        Ok(QuicConnection::keeping(
-            connection,
-            &self.send_budget,
-            OwnEndpoint(endpoint),
-        ))
+        Ok(QuicConnection::keeping(connection, &self.send_budget, own))
     }
 
     async fn heard_of_close(&self, connection: &QuicConnection) {
-        connection.kept().0.wait_idle().await;
+        connection.kept().endpoint.wait_idle().await;
     }
 }
 
@@ -222,39 +208,4 @@ fn crypto_provider() -> CryptoProvider {
         .cipher_suites
         .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     provider
-}
-
-/// An endpoint of its own for each connection: a new port leaves nothing of a dead connection behind.
-fn open_endpoint(
-    peer: SocketAddr,
-    datagram_bytes_max: u16,
-    answered: &Answered,
-) -> std::io::Result<quinn::Endpoint> {
-    let socket = open_socket(peer)?;
-    let mut config = EndpointConfig::default();
-    config
-        .max_udp_payload_size(datagram_bytes_max)
-        .map_err(std::io::Error::other)?;
-    let answered = answered.clone();
-    let socket = AnsweredSocket::new(socket.into(), peer, datagram_bytes_max, answered)?;
-    let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new_with_abstract_socket(config, None, Arc::new(socket), runtime)
-}
-
-fn open_socket(peer: SocketAddr) -> std::io::Result<Socket> {
-    let local: SocketAddr = match peer {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-    // The kernel may give less; that costs speed, not correctness.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    debug!(
-        receive = socket.recv_buffer_size().unwrap_or(0),
-        send = socket.send_buffer_size().unwrap_or(0),
-        "UDP socket buffers in bytes"
-    );
-    socket.bind(&local.into())?;
-    Ok(socket)
 }

@@ -57,6 +57,11 @@ pub trait Kept: Clone + Send + Sync + 'static {
     fn rebind(&self, _peer: SocketAddr) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    /// Looks from which address this machine reaches `peer`, as in [`Connection::follow_route`].
+    fn follow_route(&self, _peer: SocketAddr) -> bool {
+        false
+    }
 }
 
 impl Kept for () {}
@@ -213,6 +218,14 @@ impl<K: Kept> Connection for QuicConnection<K> {
 
     fn rebind(&self) -> io::Result<()> {
         self.kept.rebind(self.quinn().remote_address())
+    }
+
+    fn follow_route(&self) -> bool {
+        self.kept.follow_route(self.quinn().remote_address())
+    }
+
+    fn peer_address(&self) -> Option<SocketAddr> {
+        Some(self.quinn().remote_address())
     }
 
     fn send_window(&self) -> usize {

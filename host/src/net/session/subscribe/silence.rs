@@ -9,7 +9,7 @@ use tidegate_wire::stream::Connection;
 use tokio::sync::Notify;
 
 use super::super::peer::Peer;
-use super::super::silence_watch::{LOOK_EVERY, Silence};
+use super::super::silence_watch::{LOOK_EVERY, Seen};
 use super::takers::Listed;
 use crate::broker::Consumer;
 
@@ -40,9 +40,9 @@ pub(super) async fn of_client<C: Connection>(
         let mut waiting = Waiting::default();
         // While the client is heard there are no news, however much comes and goes.
         while news.changed().await.is_ok() && !consumer.holds_nothing() {
-            let silence = *news.borrow_and_update();
-            if waiting.is_over(peer, silence, silent_after, consumer, listed) {
-                return silence.lasts();
+            let seen = *news.borrow_and_update();
+            if waiting.is_over(peer, seen, silent_after, consumer, listed) {
+                return seen.silence_lasts();
             }
         }
     }
@@ -53,13 +53,13 @@ impl Waiting {
     fn is_over<C: Connection>(
         &mut self,
         peer: &Peer<C>,
-        silence: Silence,
+        seen: Seen,
         silent_after: Duration,
         consumer: &Consumer,
         listed: &Listed<'_>,
     ) -> bool {
-        let is_late = silence.lasts() + LOOK_EVERY * COMPANY_LOOKS >= silent_after;
-        let counts = is_late || silence.is_to_be_asked();
+        let is_late = seen.silence_lasts() + LOOK_EVERY * COMPANY_LOOKS >= silent_after;
+        let counts = is_late || seen.is_to_be_asked();
         if !counts || !listed.others_could_take(consumer) {
             *self = Self::default();
             return false;
@@ -79,6 +79,6 @@ impl Waiting {
             // What was asked during an outage may be asked again late.
             peer.silence.ask();
         }
-        self.company >= COMPANY_LOOKS && silence.lasts() >= silent_after
+        self.company >= COMPANY_LOOKS && seen.silence_lasts() >= silent_after
     }
 }

@@ -55,6 +55,31 @@ async fn whoever_says_no_hello_is_closed_when_its_time_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_its_client_needs_no_more_is_refused_nothing() {
+    let sessions = Sessions::start(|_| {});
+    let stats = &sessions.service.stats;
+    let silent = sessions.connect();
+    let half = sessions.connect();
+    let _stream = half.send(&hello(&[1])[..2]).await;
+    until(|| stats.counts().connections_open == 2).await;
+    for attempt in [&silent, &half] {
+        attempt.connection.close(0, "another was faster");
+    }
+    until(|| stats.counts().connections_open == 0).await;
+    let counts = stats.counts();
+    assert_eq!(counts.attempts_withdrawn, 2);
+    let refusals = counts.refusals.iter().map(|(_, count)| count);
+    assert_eq!(refusals.sum::<u64>(), 0);
+    // Who is refused has withdrawn nothing, and who was welcome neither.
+    let refused = sessions.connect();
+    assert!(refused.hello(&[2]).await.is_some());
+    refused.close_code().await;
+    sessions.welcomed().await.connection.close(0, "done");
+    until(|| stats.counts().connections_open == 0).await;
+    assert_eq!(stats.counts().attempts_withdrawn, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_way_to_break_the_protocol() {
     let sessions = Sessions::start(|_| {});
     let innocent = sessions.welcomed().await;
