@@ -24,6 +24,8 @@ pub(crate) struct Handover {
     sent: VecDeque<RangeInclusive<Position>>,
     /// Deliveries that are not in `sent` any more.
     handed_over: u64,
+    /// It says more before it hands over more than so many in all.
+    handed_over_max: u64,
 }
 
 impl Handover {
@@ -34,6 +36,7 @@ impl Handover {
             fetched: Vec::new(),
             sent: VecDeque::new(),
             handed_over: 0,
+            handed_over_max: u64::MAX,
         }
     }
 
@@ -95,6 +98,14 @@ impl Handover {
         new
     }
 
+    /// The client says more before it hands over more than so many deliveries of the stream; this never falls.
+    pub(crate) fn hands_over_at_most(&mut self, deliveries: u64) {
+        self.handed_over_max = match self.handed_over_max {
+            u64::MAX => deliveries,
+            before => before.max(deliveries),
+        };
+    }
+
     /// What it has not got.
     pub(crate) fn unseen(&self) -> Unseen {
         Unseen {
@@ -108,6 +119,21 @@ impl Handover {
     pub(crate) fn all_unseen(&self) -> Vec<RangeInclusive<Position>> {
         let parts = self.sent.iter().chain(&self.fetched).chain(&self.at_work);
         parts.cloned().collect()
+    }
+
+    /// What it cannot have got, whatever its client has not had the time to say.
+    pub(crate) fn out_of_reach(&self) -> Vec<RangeInclusive<Position>> {
+        let mut within = self.handed_over_max.saturating_sub(self.handed_over);
+        let mut ranges = Vec::new();
+        for range in &self.sent {
+            let reached = within.min(count(range));
+            within -= reached;
+            if reached < count(range) {
+                ranges.push(Position(range.start().0 + reached)..=*range.end());
+            }
+        }
+        ranges.extend(self.fetched.iter().chain(&self.at_work).cloned());
+        ranges
     }
 }
 
@@ -139,6 +165,38 @@ mod tests {
         handing.handed_over(u64::MAX);
         handing.sent(run(20, 20));
         assert_eq!(handing.all_unseen(), [run(20, 20)]);
+    }
+
+    #[test]
+    fn what_is_beyond_the_bound_that_the_client_has_said_is_out_of_reach() {
+        let mut handing = Handover::new(true);
+        handing.sent(run(5, 6));
+        handing.sent(run(10, 13));
+        handing.begin([20].map(Position).into_iter());
+        assert_eq!(handing.out_of_reach(), [run(20, 20)], "it says no bound");
+        handing.hands_over_at_most(0);
+        assert_eq!(
+            handing.out_of_reach(),
+            [run(5, 6), run(10, 13), run(20, 20)]
+        );
+        handing.hands_over_at_most(1);
+        assert_eq!(
+            handing.out_of_reach(),
+            [run(6, 6), run(10, 13), run(20, 20)]
+        );
+        handing.hands_over_at_most(4);
+        handing.hands_over_at_most(3);
+        assert_eq!(handing.out_of_reach(), [run(12, 13), run(20, 20)]);
+        handing.handed_over(3);
+        assert_eq!(handing.out_of_reach(), [run(12, 13), run(20, 20)]);
+        // More than it promised: it has not got the next.
+        handing.handed_over(5);
+        assert_eq!(handing.out_of_reach(), [run(13, 13), run(20, 20)]);
+        // Of who says nothing, what was not sent.
+        let mut handing = Handover::new(false);
+        handing.sent(run(1, 2));
+        handing.fetched([run(3, 4)].into_iter());
+        assert_eq!(handing.out_of_reach(), [run(3, 4)]);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! - `driver`: the task, which opens one stream after the other.
 
 mod acker;
+mod ahead;
 mod buffer;
 mod credit;
 mod delivery;

@@ -82,9 +82,10 @@ fn stream_open_bytes() {
             look: true,
             tell_not_held: true,
             takes_compact: true,
+            handed_over_max: 300,
             ..Default::default()
         })),
-        "1a08 2001 2801 3001 3801",
+        "1a0b 2001 2801 3001 3801 40ac02",
     );
 }
 
@@ -265,9 +266,10 @@ fn consumer_command_bytes() {
         command(Command::Credit(pb::Credit {
             handed_over: 300,
             confirm_handed_over: true,
+            handed_over_max: 301,
             ..Default::default()
         })),
-        "0a05 18ac02 2001",
+        "0a08 18ac02 2001 28ad02",
     );
     check(
         command(Command::Ack(pb::Ack {

@@ -281,6 +281,12 @@ impl Consumer {
         });
     }
 
+    /// The client says more before it hands over more than so many events of all that were sent. What is beyond that is no suspect.
+    pub fn hands_over_at_most(&self, events: u64) {
+        self.fetcher
+            .handing(|handing| handing.hands_over_at_most(events));
+    }
+
     /// Ends it because its connection is lost: what the application may have had in hand becomes suspect. Dropping it
     /// otherwise detaches it: nothing counts as an attempt.
     pub fn cut(mut self) {

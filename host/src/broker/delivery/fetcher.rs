@@ -423,10 +423,16 @@ impl Drop for Fetcher {
     fn drop(&mut self) {
         self.live.consumers.fetch_sub(1, Ordering::Relaxed);
         self.live.apply(|state, now| {
-            let handing = self.handing(|handing| (handing.all_unseen(), handing.says()));
-            let (unseen, says) = handing.unwrap_or_default();
+            let handing = self.handing(|handing| {
+                let out_of_reach = match self.is_cut {
+                    true => handing.out_of_reach(),
+                    false => Vec::new(),
+                };
+                (handing.all_unseen(), out_of_reach, handing.says())
+            });
+            let (unseen, out_of_reach, says) = handing.unwrap_or_default();
             match self.is_cut {
-                true => state.cut(self.id, &unseen, says, now),
+                true => state.cut(self.id, &unseen, &out_of_reach, says, now),
                 false => state.detach(self.id, &unseen),
             }
         });

@@ -73,6 +73,9 @@ pub(super) async fn serve<C: Connection>(
             return Err(StreamEnd::Refused(error));
         }
     };
+    if open.handed_over_max > 0 {
+        consumer.hands_over_at_most(open.handed_over_max);
+    }
     let _window = peer.window.widen(COMMAND_WINDOW_BYTES);
     let ack_deadline_ms = consumer.spec().delivery.ack_deadline();
     let ready = pb::SubscribeReady {
@@ -255,8 +258,12 @@ impl<C: Connection> SubscribeStream<'_, C> {
                 events,
                 bytes,
                 handed_over,
+                handed_over_max,
                 confirm,
             } => {
+                if handed_over_max > 0 {
+                    consumer.hands_over_at_most(handed_over_max);
+                }
                 if handed_over > 0 {
                     consumer.handed_over(handed_over);
                 }

@@ -31,13 +31,14 @@ pub(super) enum Turn {
 }
 
 impl SubscriptionState {
-    /// A consumer is gone without a word, its connection lost. `unseen` is what was sent to it and what it has not said
-    /// to have handed to its application; `says` whether it says so at all, without which it may have seen
-    /// everything. What it may have had in hand becomes suspect; an event that was alone there has failed.
+    /// A consumer is gone without a word, its connection lost. `unseen` is what it has not said to have handed to its
+    /// application; `says` whether it says so at all, without which it may have seen everything that was sent; and `out_of_reach` what
+    /// of that it cannot have handed over. What it may have had in hand becomes suspect; an event that was alone there has failed.
     pub fn cut(
         &mut self,
         consumer: ConsumerId,
         unseen: &[RangeInclusive<Position>],
+        out_of_reach: &[RangeInclusive<Position>],
         says: bool,
         now: Millis,
     ) {
@@ -49,16 +50,14 @@ impl SubscriptionState {
         }
         self.suspects.shrink();
         let held: u64 = gone.held();
-        let unseen_held = count(&split(&gone, unseen), false);
-        let seen = held - unseen_held;
+        let seen = held - count(&split(&gone, unseen), false);
         // Who says what it hands over does so before it hands a suspect over, and waits until it is heard.
         let certain = says && was_tester;
-        let in_hand = if certain { seen } else { held };
-        let alone = in_hand == 1 && seen == 1;
-        for (first, last, seen) in split(&gone, unseen) {
-            if seen || !certain {
-                self.suspects.all.insert_range(first, last);
-            }
+        let not_in_hand = if certain { unseen } else { out_of_reach };
+        let held = split(&gone, not_in_hand);
+        let alone = count(&held, true) == 1 && seen == 1;
+        for (first, last, _) in held.into_iter().filter(|(_, _, in_hand)| *in_hand) {
+            self.suspects.all.insert_range(first, last);
         }
         self.suspects.shaken |= alone;
         let why = if alone { Return::Cut } else { Return::Detached };
@@ -227,7 +226,7 @@ impl SubscriptionState {
     }
 }
 
-// What a consumer held, as runs that were seen or were not.
+// What a consumer held, as runs that were seen or were not; or were in hand or were not.
 fn split(gone: &Consumer, unseen: &[RangeInclusive<Position>]) -> Vec<(u64, u64, bool)> {
     let mut runs = Vec::new();
     let Some((start, end)) = gone.flights.span() else {

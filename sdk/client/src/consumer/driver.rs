@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
+use super::ahead::Ahead;
 use super::credit::Credit;
 use super::delivery::Handout;
 use super::renewal::Renewal;
@@ -159,6 +160,7 @@ impl<C: Connection> Driver<C> {
             look: self.look,
             tell_not_held: true,
             takes_compact: self.link.compression != Compression::Off,
+            handed_over_max: Ahead::SAID_AT_FIRST,
         };
         let runs = established.streams.token();
         let opening = async {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::ahead::Ahead;
 use super::buffer::Buffer;
 use super::delivery::Encoded;
 use super::in_hand::InHand;
@@ -51,7 +52,7 @@ pub(super) enum Next {
     Ended,
     /// Nothing yet.
     Wait,
-    /// The broker has to hear first that the application gets it.
+    /// The broker has to hear, or be told, first that the application gets it.
     NotHeard,
 }
 
@@ -103,6 +104,8 @@ pub(super) struct State {
     /// Deliveries of the present stream that the application has got, or that were passed over, and what it still has of them.
     pub(super) handed_over: u64,
     pub(super) in_hand: InHand,
+    /// How far it may go ahead of what the broker was told of that.
+    pub(super) ahead: Ahead,
     /// The present stream moves to another connection: what waits for the application comes again on that.
     pub(super) moves: bool,
     /// The driver wants to be woken when that rises.
@@ -111,6 +114,7 @@ pub(super) struct State {
     pub(super) ask: Option<u64>,
     /// So many the broker has heard of.
     pub(super) heard: u64,
+    /// Who waits for that, or for the next word of what was handed over.
     pub(super) asker: Option<Waker>,
     /// The consumer is gone; the driver ends.
     pub(super) detached: bool,
@@ -134,6 +138,7 @@ impl State {
         (self.taken_events, self.taken_bytes) = (0, 0);
         (self.parked_events, self.parked_bytes) = (0, 0);
         (self.handed_over, self.heard, self.ask) = (0, 0, None);
+        self.ahead = Ahead::default();
         self.moves = false;
         self.in_hand.reset();
         self.not_held.forget_stream();
@@ -324,6 +329,11 @@ impl Shared {
                 wakes = true;
                 break Next::NotHeard;
             }
+            if has_deadlines && !state.ahead.allows(state.handed_over + 1) {
+                state.asker = Some(context.waker().clone());
+                wakes = true;
+                break Next::NotHeard;
+            }
             let late = front.is_whole() || state.tell;
             let Some(encoded) = front.take() else {
                 continue;
@@ -348,6 +358,7 @@ impl Shared {
             }
             state.handed_over += 1;
             state.wanted.took(1);
+            wakes |= state.ahead.handed_over(state.handed_over);
             state.in_hand.hand_over(state.handed_over, encoded.position);
             break Next::Delivery {
                 encoded,

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use tidegate_wire::compact::Unpacker;
@@ -61,6 +62,15 @@ pub(super) struct ConsumerStream<C: Connection> {
     moves_since: Option<Instant>,
     /// When to look whether the time for that is over.
     moves_at: Option<Instant>,
+}
+
+/// What is said of deliveries that the application has got.
+struct Word {
+    handed_over: u64,
+    /// There will not be more before the next word; 0 says nothing.
+    handed_over_max: u64,
+    /// The broker is to say that it has heard it.
+    confirm: bool,
 }
 
 /// What the broker was asked to confirm.
@@ -187,10 +197,12 @@ impl<C: Connection> ConsumerStream<C> {
     pub(super) fn gather(&mut self, shared: &Shared) -> bool {
         self.renew(shared);
         let due = self.tell_at.is_some_and(|at| at <= Instant::now());
+        let wanted;
         let (answers, answered, events, bytes, waiters, detached, handed_over, ask) = {
             let mut state = shared.state();
+            wanted = state.ahead.is_wanted();
             // Whatever is taken next wakes us, unless we look at it by ourselves.
-            state.tell = self.tell_at.is_none() || due;
+            state.tell = self.tell_at.is_none() || due || wanted;
             shared.look_at_clock(&mut state);
             (
                 std::mem::take(&mut state.answers),
@@ -203,7 +215,7 @@ impl<C: Connection> ConsumerStream<C> {
                 state.ask.take(),
             )
         };
-        if due {
+        if due || wanted {
             self.tell_at = None;
         }
         // A stream that moves needs no more.
@@ -212,14 +224,26 @@ impl<C: Connection> ConsumerStream<C> {
             false => (events, bytes),
         };
         let handed_over = handed_over.max(ask.unwrap_or_default());
-        let tell = handed_over > self.told && (due || detached);
+        let tell = wanted || handed_over > self.told && (due || detached);
         let (more_events, more_bytes) = self.grow(events, bytes);
         let (mut events, bytes) = (events + more_events, bytes + more_bytes);
         if events > 0 {
             events = shared.state().wanted.grant(events);
         }
         if events > 0 || bytes > 0 || tell || ask.is_some() {
-            self.grant(events, bytes, handed_over, ask.is_some());
+            let (handed_over_max, asker) = {
+                let mut state = shared.state();
+                let asker = state.asker.take_if(|_| wanted && ask.is_none());
+                (state.ahead.say(handed_over.max(self.told)), asker)
+            };
+            let word = Word {
+                handed_over,
+                handed_over_max,
+                confirm: ask.is_some(),
+            };
+            self.grant(events, bytes, &word);
+            // It may go on, and is told by another waker when the broker has heard something.
+            asker.into_iter().for_each(Waker::wake);
         }
         let confirm = match waiters.is_empty() {
             true => 0,
@@ -244,7 +268,12 @@ impl<C: Connection> ConsumerStream<C> {
             (renewal.commands(&mut state), state.handed_over)
         };
         if matches!(commands.first(), Some(Command::GiveBack(_))) {
-            self.grant(0, 0, handed_over, false);
+            let word = Word {
+                handed_over,
+                handed_over_max: 0,
+                confirm: false,
+            };
+            self.grant(0, 0, &word);
         }
         for command in commands {
             let command = Some(command);
@@ -283,20 +312,21 @@ impl<C: Connection> ConsumerStream<C> {
         )
     }
 
-    fn grant(&mut self, events: u64, bytes: u64, handed_over: u64, confirm_handed_over: bool) {
-        if handed_over > self.told
+    fn grant(&mut self, events: u64, bytes: u64, word: &Word) {
+        if word.handed_over > self.told
             && let Some(renewal) = &mut self.renewal
         {
             renewal.renewed();
         }
-        self.told = self.told.max(handed_over);
+        self.told = self.told.max(word.handed_over);
         self.credit_events = self.credit_events.saturating_add_unsigned(events);
         self.credit_bytes = self.credit_bytes.saturating_add_unsigned(bytes);
         let credit = Command::Credit(pb::Credit {
             events,
             bytes,
             handed_over: self.told,
-            confirm_handed_over,
+            handed_over_max: word.handed_over_max,
+            confirm_handed_over: word.confirm,
         });
         self.frames.queue().push(&pb::ConsumerCommand {
             command: Some(credit),

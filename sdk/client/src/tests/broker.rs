@@ -369,6 +369,7 @@ impl<C: Connection> Stream<C> {
                 Command::Credit(credit) => {
                     return Command::Credit(pb::Credit {
                         handed_over: 0,
+                        handed_over_max: 0,
                         ..credit
                     });
                 }

@@ -58,6 +58,7 @@ async fn acks_travel_as_ranges() {
         look: false,
         tell_not_held: true,
         takes_compact: true,
+        handed_over_max: 12,
     };
     assert_eq!(stream.subscribe_open(), &open);
     stream.deliver(1, &[5, 1, 1, 1, 2, 1]).await;
@@ -466,6 +467,7 @@ async fn what_waits_for_a_slow_application_is_extended_and_then_given_back() {
         bytes: 16,
         // It has passed over those that were given back.
         handed_over: 4,
+        handed_over_max: 16,
         ..Default::default()
     });
     assert_eq!(said, [parked, ack(&[1, 8], &[0, 0], 0)]);

@@ -17,6 +17,8 @@ pub(super) enum Command {
         bytes: u64,
         /// Deliveries of the stream; 0 says nothing.
         handed_over: u64,
+        /// The same.
+        handed_over_max: u64,
         confirm: bool,
     },
     Ack {
@@ -53,6 +55,7 @@ impl TryFrom<pb::ConsumerCommand> for Command {
                 events: credit.events,
                 bytes: credit.bytes,
                 handed_over: credit.handed_over,
+                handed_over_max: credit.handed_over_max,
                 confirm: credit.confirm_handed_over,
             },
             Wire::Ack(ack) => Self::Ack {

@@ -277,6 +277,13 @@ impl<C: Connection> Consuming<C> {
             tell_not_held,
             ..Default::default()
         };
+        Self::open_with(client, subscribe).await
+    }
+
+    pub(in crate::net) async fn open_with(
+        client: &Client<C>,
+        subscribe: pb::SubscribeOpen,
+    ) -> Result<Self, ErrorCode> {
         let opening = open(stream_open::Kind::Subscribe(subscribe));
         let mut stream = client.send(&opening).await;
         let opened: pb::SubscribeOpened = stream.recv.next().await.expect("answered");

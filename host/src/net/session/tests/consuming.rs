@@ -1,5 +1,6 @@
 //! Subscribe streams with a broker behind them.
 
+use prost::Message;
 use tidegate_wire::pb::broker_to_consumer::Message as ToConsumer;
 use tidegate_wire::pb::consumer_command::Command;
 use tidegate_wire::pb::{self, ErrorCode, stream_open};
@@ -253,6 +254,64 @@ async fn what_a_consumer_had_goes_back_however_it_ends() {
     check(|connection, _| connection.close(7, "good night"), false).await;
     check(|connection, _| connection.close(0, ""), true).await;
     check(|connection, _| connection.cut(), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_cannot_have_handed_over_when_it_was_lost_is_no_suspect() {
+    // What it says when it opens the stream, and later.
+    for (at_first, later, suspects) in [(0, 0, 6), (2, 0, 2), (1, 3, 3), (3, 1, 3)] {
+        let (served, client, _publishing) = served_with(&["a", "b", "c", "d", "e", "f"]).await;
+        let other = served.sessions.welcomed().await;
+        let subscribe = pb::SubscribeOpen {
+            subscription: "s".to_owned(),
+            credit_events: 6,
+            credit_bytes: 1 << 20,
+            says_handed_over: true,
+            handed_over_max: at_first,
+            ..Default::default()
+        };
+        let mut lost = Consuming::open_with(&other, subscribe)
+            .await
+            .expect("attached");
+        assert_eq!(payloads(&mut lost, 6).await.concat(), "abcdef");
+        let credit = pb::Credit {
+            handed_over: 1,
+            handed_over_max: later,
+            confirm_handed_over: true,
+            ..Default::default()
+        };
+        lost.say(Command::Credit(credit)).await;
+        assert!(matches!(lost.next().await, ToConsumer::HandedOver(_)));
+        other.connection.cut();
+        until(|| served.broker.subscription("s").expect("exists").consumers == 0).await;
+        // One looks for the culprit among the suspects, and another gets the rest meanwhile.
+        let mut first = Consuming::open(&client, "s", 6).await.expect("attached");
+        let (payload, _, position) = first.event().await;
+        assert_eq!(payload, "a");
+        let mut second = Consuming::open(&client, "s", 6).await.expect("attached");
+        let sound = payloads(&mut second, 6 - suspects).await.concat();
+        assert_eq!(sound, "abcdef"[suspects..], "{at_first} {later}");
+        first.ack(position, 0).await;
+        // Two for its answer, if there are so many.
+        let more = 2.min(suspects - 1);
+        let suspected = payloads(&mut first, more).await.concat();
+        assert_eq!(suspected, "abcdef"[1..1 + more]);
+    }
+}
+
+// The payloads of so many events, in however many messages.
+async fn payloads(consuming: &mut Consuming<MemoryConnection>, count: usize) -> Vec<String> {
+    let mut payloads = Vec::new();
+    while payloads.len() < count {
+        let ToConsumer::Deliver(deliver) = consuming.next().await else {
+            panic!("not a delivery");
+        };
+        for event in &deliver.events {
+            let event = pb::Event::decode(event.clone()).expect("an event");
+            payloads.push(String::from_utf8(event.payload.to_vec()).expect("text"));
+        }
+    }
+    payloads
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,6 +33,8 @@ enum Op {
     Cut {
         consumer: ConsumerId,
         unseen: Vec<(u64, u64)>,
+        /// So many of these ranges may have been in hand all the same.
+        reached: usize,
         says: bool,
     },
     Lease {
@@ -92,8 +94,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (0usize..3, 0u64..6).prop_map(|(stage, ahead)| Op::Exclude { stage, ahead }),
         2 => consumer.clone().prop_map(Op::Attach),
         1 => (consumer.clone(), unseen()).prop_map(|(consumer, unseen)| Op::Detach { consumer, unseen }),
-        2 => (consumer.clone(), unseen(), any::<bool>())
-            .prop_map(|(consumer, unseen, says)| Op::Cut { consumer, unseen, says }),
+        2 => (consumer.clone(), unseen(), 0usize..4, any::<bool>())
+            .prop_map(|(consumer, unseen, reached, says)| Op::Cut { consumer, unseen, reached, says }),
         6 => (consumer.clone(), 0usize..10).prop_map(|(consumer, max)| Op::Lease { consumer, max }),
         1 => (consumer.clone(), ranges()).prop_map(|(consumer, ranges)| Op::GiveBack { consumer, ranges }),
         4 => (prop::option::weighted(0.8, consumer.clone()), ranges())
@@ -175,8 +177,9 @@ impl Pair {
             Op::Cut {
                 consumer,
                 unseen,
+                reached,
                 says,
-            } => self.cut(consumer, &unseen, says),
+            } => self.cut(consumer, &unseen, reached, says),
             Op::Lease { consumer, max } => self.lease(consumer, max),
             Op::GiveBack { consumer, ranges } => self.give_back(consumer, &ranges),
             Op::Ack { consumer, ranges } => self.ack(consumer, &ranges),
@@ -223,10 +226,14 @@ impl Pair {
         self.model.gone(consumer, &moved, None, self.now);
     }
 
-    fn cut(&mut self, consumer: ConsumerId, unseen: &[(u64, u64)], says: bool) {
+    fn cut(&mut self, consumer: ConsumerId, unseen: &[(u64, u64)], reached: usize, says: bool) {
         let (ranges, moved) = self.moved(unseen);
-        self.state.cut(consumer, &ranges, says, Millis(self.now));
-        self.model.gone(consumer, &moved, Some(says), self.now);
+        let reached = reached.min(ranges.len());
+        let (out_of_reach, out_of_model) = (&ranges[reached..], &moved[reached..]);
+        self.state
+            .cut(consumer, &ranges, out_of_reach, says, Millis(self.now));
+        self.model
+            .gone(consumer, &moved, Some((says, out_of_model)), self.now);
     }
 
     fn lease(&mut self, consumer: ConsumerId, max: usize) {

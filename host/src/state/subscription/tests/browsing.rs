@@ -28,7 +28,7 @@ fn looking_costs_nothing() {
         state.attach(C);
         let window = u64::from(window) as usize;
         assert_eq!(lease(&mut state, C, 99, 0), all[..window]);
-        state.cut(D, &[], false, Millis(0));
+        state.cut(D, &[], &[], false, Millis(0));
         assert!(!state.is_testing() && !state.has_given_up());
         assert_eq!((state.redelivered(), state.depth()), (0, 20));
         // What others hold is shown as well, and what was not sent again.
@@ -48,7 +48,7 @@ fn looking_costs_nothing() {
 fn who_looks_does_not_keep_suspects_from_those_who_try_them() {
     let mut state = with_events(3);
     lease(&mut state, C, 2, 0);
-    state.cut(C, &[], false, Millis(0));
+    state.cut(C, &[], &[], false, Millis(0));
     state.attach_to_look(D);
     assert_eq!(lease(&mut state, D, 9, 0), [(1, 2), (2, 2), (3, 1)]);
     state.attach(C);

@@ -24,7 +24,7 @@ fn cuts_with_a_full_prefetch_of_healthy_events_give_nothing_up() {
             assert!(last > 0, "round {round}");
             let unseen = run(leased[0].0 + last.div_ceil(2), u64::MAX - 1);
             let unseen = if says { vec![unseen] } else { vec![] };
-            state.cut(C, &unseen, says, Millis(round));
+            state.cut(C, &unseen, &[], says, Millis(round));
         }
         assert!(!state.has_given_up(), "says: {says}");
         assert_eq!(state.depth(), 10_000);
@@ -80,7 +80,7 @@ fn a_poison_event_among_a_thousand_is_found_within_its_attempts() {
             } else {
                 vec![]
             };
-            state.cut(C, &unseen, says, Millis(now));
+            state.cut(C, &unseen, &[], says, Millis(now));
             cuts += 1;
         }
         assert!(cuts <= 4, "{cuts} cuts");
@@ -98,18 +98,42 @@ fn a_poison_event_among_a_thousand_is_found_within_its_attempts() {
 }
 
 #[test]
+fn what_the_application_cannot_have_seen_is_no_suspect() {
+    let mut state = with_events(6);
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 6, 0).len(), 6);
+    // One it has said to have got, two more it may have got since.
+    state.cut(C, &[run(2, 6)], &[run(4, 6)], true, Millis(0));
+    state.attach(C);
+    state.attach(D);
+    assert_eq!(lease(&mut state, C, 9, 0), [(2, 1)], "suspects, one first");
+    let sound = lease(&mut state, D, 9, 0);
+    assert_eq!(sound, [(4, 1), (5, 1), (6, 1)], "nobody waits with these");
+    ack(&mut state, Some(C), &[run(2, 2)]);
+    assert_eq!(lease(&mut state, C, 9, 0), [(3, 1), (1, 2)]);
+    // What is alone within reach has failed, however much waits behind it.
+    let mut state = with_events(6);
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 6, 0).len(), 6);
+    state.cut(C, &[run(2, 6)], &[run(2, 6)], true, Millis(0));
+    state.attach(C);
+    assert_eq!(lease(&mut state, C, 9, 0).len(), 5);
+    assert_eq!(state.depth(), 6);
+}
+
+#[test]
 fn what_the_application_never_saw_counts_nothing() {
     let mut state = with_events(2);
     for _ in 0..20 {
         state.attach(C);
         let leased = lease(&mut state, C, 1, 0);
         assert_eq!(leased, [(1, 1)]);
-        state.cut(C, &[run(1, 1)], true, Millis(0));
+        state.cut(C, &[run(1, 1)], &[], true, Millis(0));
     }
     state.attach(C);
     assert_eq!(lease(&mut state, C, 1, 0), [(1, 1)]);
     // A client that never says so may have handed over everything.
-    state.cut(C, &[], false, Millis(0));
+    state.cut(C, &[], &[], false, Millis(0));
     state.attach(C);
     assert_eq!(lease(&mut state, C, 9, 0), [(2, 1)], "1 waits for its turn");
     ack(&mut state, Some(C), &[run(2, 2)]);
@@ -122,7 +146,7 @@ fn who_has_suspects_holds_nothing_else_and_others_go_on() {
     state.attach(D);
     lease(&mut state, C, 5, 0);
     lease(&mut state, D, 2, 0);
-    state.cut(C, &[], false, Millis(0));
+    state.cut(C, &[], &[], false, Millis(0));
     // D is busy, so it gets what is new.
     assert_eq!(lease(&mut state, D, 2, 10), [(8, 1), (9, 1)]);
     state.attach(C);
@@ -135,11 +159,11 @@ fn who_has_suspects_holds_nothing_else_and_others_go_on() {
     assert_eq!(lease(&mut state, C, 9, 40), [(4, 2), (5, 2)]);
     assert_eq!(lease(&mut state, C, 9, 40), [], "nothing else");
     // Two were in hand, so none is guilty.
-    state.cut(C, &[], false, Millis(50));
+    state.cut(C, &[], &[], false, Millis(50));
     state.attach(C);
     assert_eq!(lease(&mut state, C, 9, 60), [(4, 3)]);
     // Alone: it waits for its back-off, which is none after the first, and lets others go first.
-    state.cut(C, &[], false, Millis(70));
+    state.cut(C, &[], &[], false, Millis(70));
     state.attach(C);
     assert_eq!(lease(&mut state, C, 9, 80), [(5, 3)]);
     ack(&mut state, Some(C), &[run(5, 5)]);
@@ -159,7 +183,7 @@ fn suspects_do_not_wait_for_a_consumer_that_never_comes_back() {
     state.attach(D);
     lease(&mut state, C, 2, 0);
     lease(&mut state, D, 2, 0);
-    state.cut(C, &[], false, Millis(0));
+    state.cut(C, &[], &[], false, Millis(0));
     assert_eq!(lease(&mut state, D, 1, 10), [(5, 1)]);
     assert_eq!(state.next_wakeup(), Some(Millis(2_010)));
     assert!(!state.tick(Millis(2_009), |_| None));
@@ -186,7 +210,7 @@ fn suspects_do_not_wait_for_a_consumer_that_stands_still() {
     lease(&mut state, C, 2, 0);
     lease(&mut state, D, 2, 0);
     lease(&mut state, E, 2, 0);
-    state.cut(C, &[], false, Millis(0));
+    state.cut(C, &[], &[], false, Millis(0));
     // D is to drain, and its application takes nothing of what it was sent.
     assert_eq!(lease(&mut state, D, 1, 10), [(7, 1)]);
     assert_eq!(lease(&mut state, D, 1, 2_010), []);
@@ -209,7 +233,7 @@ fn suspects_do_not_wait_for_a_consumer_that_stands_still() {
 fn the_next_start_knows_who_is_suspect() {
     let mut state = with_events(9);
     lease(&mut state, C, 3, 0);
-    state.cut(C, &[run(3, 3)], true, Millis(0));
+    state.cut(C, &[run(3, 3)], &[], true, Millis(0));
     let bytes = state.snapshot(0);
     let mut state = SubscriptionState::restore(&bytes, policy(), |_| Some(0)).expect("sound");
     state.attach(C);
@@ -223,11 +247,11 @@ fn the_next_start_knows_who_is_suspect() {
 fn a_suspect_that_is_given_up_is_handed_out_no_more() {
     let mut state = with_events(6);
     assert_eq!(lease(&mut state, C, 1, 0), [(1, 1)]);
-    state.cut(C, &[], false, Millis(0));
+    state.cut(C, &[], &[], false, Millis(0));
     state.attach(C);
     // 1 failed alone, so the others go first; then they are suspects that never failed.
     assert_eq!(lease(&mut state, C, 3, 0), [(2, 1), (3, 1), (4, 1)]);
-    state.cut(C, &[], false, Millis(0));
+    state.cut(C, &[], &[], false, Millis(0));
     let reason = GiveUpReason::Unreadable("lost".into());
     assert_eq!(state.give_up_pending(run(1, 3), &reason), 3);
     state.attach(C);

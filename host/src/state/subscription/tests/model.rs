@@ -316,12 +316,12 @@ impl Model {
         }
     }
 
-    /// The consumer is gone; `cut` says whether it says what it hands over, if it went without a word.
+    /// The consumer is gone; `cut` says whether it says what it hands over, and what it cannot have handed over, if it went without a word.
     pub(super) fn gone(
         &mut self,
         consumer: ConsumerId,
         unseen: &[(u64, u64)],
-        cut: Option<bool>,
+        cut: Option<(bool, &[(u64, u64)])>,
         now: u64,
     ) {
         let by_it = |(place, _): &(Place, Tried)| matches!(place, Place::InFlight(holder, _) if *holder == consumer);
@@ -337,16 +337,22 @@ impl Model {
                 *role = None;
             }
         }
-        let hidden = |position: &u64| {
-            unseen
-                .iter()
-                .any(|(first, last)| (first..=last).contains(&position))
+        let without = |hidden: &[(u64, u64)]| {
+            let is_hidden = |position: &u64| {
+                let mut hidden = hidden.iter();
+                hidden.any(|(first, last)| (first..=last).contains(&position))
+            };
+            let others = held.iter().copied().filter(|p| !is_hidden(p));
+            others.collect::<Vec<u64>>()
         };
-        let seen: Vec<u64> = held.iter().copied().filter(|p| !hidden(p)).collect();
+        let seen = without(unseen);
         let mut alone = false;
-        if let Some(says) = cut {
+        if let Some((says, out_of_reach)) = cut {
             self.window = 1;
-            let in_hand = if says && was_tester { &seen } else { &held };
+            let in_hand = &match says && was_tester {
+                true => seen.clone(),
+                false => without(out_of_reach),
+            };
             alone = in_hand.len() == 1 && seen.len() == 1;
             self.shaken |= alone;
             self.suspects.extend(in_hand);

@@ -149,7 +149,7 @@ proptest! {
                     now += ms;
                     live.state.tick(Millis(now), |_| None);
                 }
-                Item::Leave(true) => live.state.cut(C, &[], true, Millis(now)),
+                Item::Leave(true) => live.state.cut(C, &[], &[], true, Millis(now)),
                 Item::Leave(false) => live.state.detach(C, &[]),
             }
             let effects = live.state.take_effects();

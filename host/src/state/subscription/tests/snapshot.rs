@@ -26,7 +26,7 @@ fn rich_state() -> SubscriptionState {
     state.nack(C, &[run(5, 8)], Some(0), Millis(0));
     state.term(C, &[run(10, 10)], "bad");
     lease(&mut state, C, 3, 0);
-    state.cut(C, &[], false, Millis(0));
+    state.cut(C, &[], &[], false, Millis(0));
     ack(&mut state, None, &[run(30, 32), run(56, 58)]);
     state.pause("stop");
     // Of what is not decided.
