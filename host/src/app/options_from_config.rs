@@ -227,6 +227,20 @@ pub(super) fn usize_of(bytes: u64) -> usize {
 mod tests {
     use super::*;
 
+    // Sections of the configuration and what runs know nothing of each other, so each has names of its own for what both mean.
+    #[test]
+    fn a_choice_is_called_the_same_in_the_configuration_and_where_it_is_made() {
+        fn read<T: serde::de::DeserializeOwned>(name: &str) -> T {
+            serde_json::from_value(name.into()).expect("a name that both know")
+        }
+        for choice in Congestion::ALL {
+            assert_eq!(congestion(read(choice.name())), choice);
+        }
+        for choice in Compression::ALL {
+            assert_eq!(compression(read(choice.name())), choice);
+        }
+    }
+
     // What is tested with defaults of its own is what runs without a configuration.
     #[test]
     fn the_defaults_of_each_part_are_those_of_the_configuration() {

@@ -6,13 +6,13 @@
 //! The way through the files: [`lifecycle`] runs a session, [`hello`] opens it, [`stream_dispatch`] serves each of its streams,
 //! as a [`publish`], a [`subscribe`] or a [`measure`] stream ([`link_tests`] says who may test), and [`shutdown`] ends it with the broker.
 
-pub(super) mod client;
 pub(super) mod connection_slots;
 mod counters_turn;
 mod credit;
 pub(super) mod error_codes;
 mod frames;
 mod hello;
+pub(super) mod known_client;
 pub(super) mod lifecycle;
 mod link_tests;
 mod measure;

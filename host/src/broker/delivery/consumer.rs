@@ -191,8 +191,8 @@ impl Consumer {
 
     /// The consumers of the subscription that could be handed what others hold. Nobody while it is paused.
     #[must_use]
-    pub fn takers(&self) -> Vec<ConsumerId> {
-        self.fetcher.live.read().takers().collect()
+    pub fn successors(&self) -> Vec<ConsumerId> {
+        self.fetcher.live.read().successors().collect()
     }
 
     /// Follows why nothing comes while the subscription is paused.

@@ -15,8 +15,8 @@ use super::handshakes::Handshake;
 use super::listener_context::ListenerContext;
 use crate::auth::{end_of, principal_of};
 use crate::domain::{Millis, Principal};
-use crate::net::session::client::Client;
 use crate::net::session::error_codes::{close, overloaded};
+use crate::net::session::known_client::KnownClient;
 use crate::net::session::lifecycle;
 use crate::runtime::patience::Patience;
 use crate::tls::ClientAuth;
@@ -111,7 +111,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, attempt: Attempt, hands
         }
     };
     drop(counted);
-    let client = Client {
+    let client = KnownClient {
         principal,
         lapses,
         remote,

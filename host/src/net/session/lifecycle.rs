@@ -7,10 +7,10 @@ use tidegate_wire::pb::{self, ErrorCode};
 use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tokio::time::{Instant, sleep_until};
 
-use super::client::Client;
 use super::connection_slots::ConnectionSlot;
 use super::error_codes::{StreamEnd, close, shutting_down};
 use super::hello::{self, HelloStream};
+use super::known_client::KnownClient;
 use super::peer::Peer;
 use super::service::Service;
 use super::{shutdown, stream_dispatch};
@@ -22,7 +22,7 @@ use crate::runtime::task_set::TaskSet;
 pub(in crate::net) async fn serve<C: Connection>(
     service: Arc<Service>,
     connection: C,
-    client: Client,
+    client: KnownClient,
     slot: ConnectionSlot,
 ) {
     let _counted = service.stats.connection();

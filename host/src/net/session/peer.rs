@@ -15,10 +15,10 @@ use tidegate_wire::stream::{Connection, ConnectionEnd};
 use tracing::field::Empty;
 use tracing::{Span, debug, error_span, info, warn};
 
-use super::client::Client;
 use super::connection_slots::ConnectionSlot;
 use super::counters_turn::CountersTurn;
 use super::frames::{FrameRecv, FrameSend};
+use super::known_client::KnownClient;
 use super::link_tests::Tester;
 use super::memory_account::MemoryAccount;
 use super::receive_window::ReceiveWindow;
@@ -76,10 +76,10 @@ impl<C: Connection> Peer<C> {
     pub(super) fn new(
         service: Arc<Service>,
         connection: C,
-        client: Client,
+        client: KnownClient,
         slot: ConnectionSlot,
     ) -> Self {
-        let Client {
+        let KnownClient {
             principal,
             remote,
             compression,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection_slots::{ConnectionSlot, ConnectionSlots, Full};
 use super::link_tests::LinkTests;
 use super::options::SessionOptions;
-use super::subscribe::takers::Takers;
+use super::subscribe::successors::Successors;
 use crate::auth::{Policy, authorize};
 use crate::broker::{Broker, Unavailable};
 use crate::domain::{ConnectionId, Network, Principal};
@@ -28,7 +28,7 @@ pub(in crate::net) struct Service {
     pub(in crate::net) shutdown: CancellationToken,
     pub(super) clock: Clock,
     pub(super) link_tests: LinkTests,
-    pub(super) takers: Takers,
+    pub(super) successors: Successors,
     backend: Backend,
     slots: Arc<ConnectionSlots>,
     connections: AtomicU64,
@@ -56,7 +56,7 @@ impl Service {
             policy,
             stats: Arc::default(),
             link_tests: LinkTests::default(),
-            takers: Takers::default(),
+            successors: Successors::default(),
             shutdown,
             clock: match &backend {
                 Backend::Broker(broker) => broker.clock().clone(),

@@ -37,7 +37,7 @@ mod framing;
 mod late_answers;
 mod packing;
 pub(super) mod silence;
-pub(super) mod takers;
+pub(super) mod successors;
 
 /// Taken from the broker in one go, at most, and no more than the path carries now: what is taken belongs to this client, while another
 /// may be nearer. One go may wait while another is written, so twice this, beyond the send window, is in memory per consumer at most.
@@ -197,7 +197,7 @@ impl<C: Connection> SubscribeStream<'_, C> {
             service,
             ..
         } = self.peer;
-        let listed = service.takers.list(*id, window, consumer, &self.credit);
+        let listed = service.successors.list(*id, window, consumer, &self.credit);
         let mut is_silent = false;
         // In this order, so that what is fetched is written at once.
         let ended = tokio::select! {

@@ -10,9 +10,10 @@ use tidegate_wire::stream::memory::{MemoryConnection, MemoryOptions, pair};
 use tokio_util::sync::CancellationToken;
 
 use self::client::Client;
+use super::known_client::KnownClient;
+use super::lifecycle;
 use super::options::SessionOptions;
 use super::service::{Backend, Service};
-use super::{client as known, lifecycle};
 use crate::auth::{Grant, Policy};
 use crate::domain::{Millis, Principal};
 
@@ -88,7 +89,7 @@ impl Sessions {
         let remote = SocketAddr::from(([192, 0, 2, 1], 4_096));
         let slot = self.service.admit(&principal, remote.ip().into());
         let slot = slot.expect("a place");
-        let client = known::Client {
+        let client = KnownClient {
             principal,
             lapses,
             remote,

@@ -22,11 +22,11 @@ impl SubscriptionState {
     }
 
     /// The consumers that could be handed what others hold. Nobody while paused.
-    pub fn takers(&self) -> impl Iterator<Item = ConsumerId> {
+    pub fn successors(&self) -> impl Iterator<Item = ConsumerId> {
         let consumers = self.consumers.iter().filter(|_| self.paused.is_none());
-        let takers = consumers
+        let successors = consumers
             .filter(|(id, consumer)| consumer.looks_from.is_none() && !self.stalled.contains(id));
-        takers.map(|(id, _)| *id)
+        successors.map(|(id, _)| *id)
     }
 
     /// Whether a consumer with credit would get something now.

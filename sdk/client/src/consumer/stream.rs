@@ -197,12 +197,12 @@ impl<C: Connection> ConsumerStream<C> {
     pub(super) fn gather(&mut self, shared: &Shared) -> bool {
         self.renew(shared);
         let due = self.tell_at.is_some_and(|at| at <= Instant::now());
-        let wanted;
+        let word_is_wanted;
         let (answers, answered, events, bytes, waiters, detached, handed_over, ask) = {
             let mut state = shared.state();
-            wanted = state.ahead.is_wanted();
+            word_is_wanted = state.ahead.is_wanted();
             // Whatever is taken next wakes us, unless we look at it by ourselves.
-            state.tell = self.tell_at.is_none() || due || wanted;
+            state.tell = self.tell_at.is_none() || due || word_is_wanted;
             shared.look_at_clock(&mut state);
             (
                 std::mem::take(&mut state.answers),
@@ -215,7 +215,7 @@ impl<C: Connection> ConsumerStream<C> {
                 state.ask.take(),
             )
         };
-        if due || wanted {
+        if due || word_is_wanted {
             self.tell_at = None;
         }
         // A stream that moves needs no more.
@@ -224,7 +224,7 @@ impl<C: Connection> ConsumerStream<C> {
             false => (events, bytes),
         };
         let handed_over = handed_over.max(ask.unwrap_or_default());
-        let tell = wanted || handed_over > self.told && (due || detached);
+        let tell = word_is_wanted || handed_over > self.told && (due || detached);
         let (more_events, more_bytes) = self.grow(events, bytes);
         let (mut events, bytes) = (events + more_events, bytes + more_bytes);
         if events > 0 {
@@ -233,7 +233,9 @@ impl<C: Connection> ConsumerStream<C> {
         if events > 0 || bytes > 0 || tell || ask.is_some() {
             let (handed_over_max, asker) = {
                 let mut state = shared.state();
-                let asker = state.asker.take_if(|_| wanted && ask.is_none());
+                // One who waits until the broker has heard something is woken by that.
+                let is_awaited = state.ahead.is_wanted() && ask.is_none();
+                let asker = state.asker.take_if(|_| is_awaited);
                 (state.ahead.say(handed_over.max(self.told)), asker)
             };
             let word = Word {
@@ -242,7 +244,6 @@ impl<C: Connection> ConsumerStream<C> {
                 confirm: ask.is_some(),
             };
             self.grant(events, bytes, &word);
-            // It may go on, and is told by another waker when the broker has heard something.
             asker.into_iter().for_each(Waker::wake);
         }
         let confirm = match waiters.is_empty() {

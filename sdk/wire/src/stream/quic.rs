@@ -17,7 +17,7 @@ use quinn::{
     TransportErrorCode, VarInt, WriteError,
 };
 
-use self::send_window::{SendBudget, SendWindow, Taker};
+use self::send_window::{SendBudget, SendWindow, Sharer};
 use super::{
     Connection, ConnectionEnd, LONG_PATH, ReceiveError, ReceiveHalf, SendError, SendHalf, Traffic,
     TransportSettings,
@@ -130,7 +130,7 @@ impl Sending {
     }
 }
 
-impl Taker for Sending {
+impl Sharer for Sending {
     fn rest(&self) -> bool {
         self.window
             .rest(|window| self.connection.set_send_window(window))

@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 
 use super::super::peer::Peer;
 use super::super::silence_watch::{LOOK_EVERY, Seen};
-use super::takers::Listed;
+use super::successors::Listed;
 use crate::broker::Consumer;
 
 /// A silent client has so many looks to be heard after others were: when all come back, it may be the last.
-pub(in super::super) const COMPANY_LOOKS: u32 = 3;
+pub(in super::super) const HEARD_LOOKS: u32 = 3;
 
 /// What a consumer knows of those who could take over since its client is silent.
 #[derive(Default)]
@@ -22,7 +22,7 @@ struct Waiting {
     /// When they were called.
     called: Option<u64>,
     /// Looks in a row that found one who was heard after that, and lately.
-    company: u32,
+    heard_looks: u32,
 }
 
 /// Waits until the client of `consumer` is silent and other clients could have what it holds; returns for how long it is. `took` says that the
@@ -58,7 +58,7 @@ impl Waiting {
         consumer: &Consumer,
         listed: &Listed<'_>,
     ) -> bool {
-        let is_late = seen.silence_lasts() + LOOK_EVERY * COMPANY_LOOKS >= silent_after;
+        let is_late = seen.silence_lasts() + LOOK_EVERY * HEARD_LOOKS >= silent_after;
         let counts = is_late || seen.is_to_be_asked();
         if !counts || !listed.others_could_take(consumer) {
             *self = Self::default();
@@ -71,14 +71,14 @@ impl Waiting {
         }
         let called = *self.called.get_or_insert_with(|| listed.call(consumer));
         if !listed.one_was_heard(consumer, called) {
-            self.company = 0;
+            self.heard_looks = 0;
             return false;
         }
-        self.company += 1;
-        if self.company == 1 {
+        self.heard_looks += 1;
+        if self.heard_looks == 1 {
             // What was asked during an outage may be asked again late.
             peer.silence.ask();
         }
-        self.company >= COMPANY_LOOKS && seen.silence_lasts() >= silent_after
+        self.heard_looks >= HEARD_LOOKS && seen.silence_lasts() >= silent_after
     }
 }

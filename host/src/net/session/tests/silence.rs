@@ -11,7 +11,7 @@ use super::served::Served;
 use super::until;
 use crate::net::session::options::SessionOptions;
 use crate::net::session::silence_watch::{LOOK_EVERY, QUIET_LOOKS};
-use crate::net::session::subscribe::silence::COMPANY_LOOKS;
+use crate::net::session::subscribe::silence::HEARD_LOOKS;
 
 /// How long a client that says nothing by itself is left alone before it is asked, and the look that still finds what was heard before.
 const ASKED_AFTER: u32 = QUIET_LOOKS + 1;
@@ -141,7 +141,7 @@ async fn who_comes_next_gets_at_once_what_a_silent_client_holds() {
     assert_eq!(holding.in_flight(), 3);
     let (_other, mut takes_over) = holding.takes_over().await;
     // It is asked whether it is there, and the other has some time to be heard after that.
-    pass(1 + COMPANY_LOOKS).await;
+    pass(1 + HEARD_LOOKS).await;
     assert_eq!(takes_over.event().await.0, "a");
 }
 
@@ -186,9 +186,9 @@ async fn nobody_is_given_up_for_one_that_is_silent_itself() {
     pass(GIVEN_UP_AFTER + 1).await;
     // The outage is over for one of them a little earlier.
     other.connection.set_silent(false);
-    pass(COMPANY_LOOKS - 1).await;
+    pass(HEARD_LOOKS - 1).await;
     holding.set_silent(false);
-    pass(COMPANY_LOOKS).await;
+    pass(HEARD_LOOKS).await;
     assert_eq!(holding.in_flight(), 5, "nothing was cut");
     holding.consuming.ack(holding.first, 7).await;
     while !matches!(holding.consuming.next().await, ToConsumer::Confirmed(_)) {}

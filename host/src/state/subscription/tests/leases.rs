@@ -88,7 +88,7 @@ fn nobody_takes_over_what_is_paused() {
     let mut state = with_events(4);
     state.attach(D);
     lease(&mut state, C, 2, 0);
-    assert_eq!(state.takers().collect::<Vec<_>>(), [C, D]);
+    assert_eq!(state.successors().collect::<Vec<_>>(), [C, D]);
     state.pause("stop");
-    assert_eq!(state.takers().count(), 0);
+    assert_eq!(state.successors().count(), 0);
 }

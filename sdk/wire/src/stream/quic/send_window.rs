@@ -34,22 +34,22 @@ const LOOKS_PER_WINDOW: u64 = 8;
 /// What all connections of a process may have waiting, beyond the [free](SEND_WINDOW_BYTES_FREE) part of each.
 pub struct SendBudget {
     left: AtomicU64,
-    takers: Mutex<Takers>,
+    sharers: Mutex<Sharers>,
 }
 
 /// Who has taken of a budget.
 #[derive(Default)]
-struct Takers {
-    all: Vec<Weak<dyn Taker>>,
+struct Sharers {
+    all: Vec<Weak<dyn Sharer>>,
     /// How many there may be before those that are gone are looked for, where nobody takes anything back.
     look_at: usize,
 }
 
-/// So many takers are kept without looking whether they are gone.
-const TAKERS_MIN: usize = 64;
+/// So many sharers are kept without looking whether they are gone.
+const SHARERS_MIN: usize = 64;
 
 /// A connection that has taken of a budget.
-pub(super) trait Taker: Send + Sync {
+pub(super) trait Sharer: Send + Sync {
     /// Gives back what it has, if it writes nothing any more. Returns whether it has nothing.
     fn rest(&self) -> bool;
 }
@@ -69,7 +69,7 @@ impl SendBudget {
     pub fn new(bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             left: AtomicU64::new(bytes),
-            takers: Mutex::default(),
+            sharers: Mutex::default(),
         })
     }
 
@@ -77,19 +77,19 @@ impl SendBudget {
     /// asked every few seconds, where many connections share a budget. For one caller at a time.
     pub fn take_back_from_idle(&self) {
         // Those who come meanwhile do not wait.
-        let mut busy = mem::take(&mut self.takers().all);
-        busy.retain(|taker| taker.upgrade().is_some_and(|taker| !taker.rest()));
-        self.takers().all.append(&mut busy);
+        let mut busy = mem::take(&mut self.sharers().all);
+        busy.retain(|sharer| sharer.upgrade().is_some_and(|sharer| !sharer.rest()));
+        self.sharers().all.append(&mut busy);
     }
 
     /// It has taken of this, and is to be asked to rest.
-    pub(super) fn list(&self, taker: Weak<dyn Taker>) {
-        let mut takers = self.takers();
-        if takers.all.len() >= takers.look_at {
-            takers.all.retain(|taker| taker.strong_count() > 0);
-            takers.look_at = (2 * takers.all.len()).max(TAKERS_MIN);
+    pub(super) fn list(&self, sharer: Weak<dyn Sharer>) {
+        let mut sharers = self.sharers();
+        if sharers.all.len() >= sharers.look_at {
+            sharers.all.retain(|sharer| sharer.strong_count() > 0);
+            sharers.look_at = (2 * sharers.all.len()).max(SHARERS_MIN);
         }
-        takers.all.push(taker);
+        sharers.all.push(sharer);
     }
 
     #[cfg(test)]
@@ -98,8 +98,8 @@ impl SendBudget {
     }
 
     // A panic elsewhere leaves the list usable.
-    fn takers(&self) -> MutexGuard<'_, Takers> {
-        self.takers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sharers(&self) -> MutexGuard<'_, Sharers> {
+        self.sharers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // As much of `wanted` as there is.
@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn a_budget_asks_those_that_are_there_until_they_rest() {
         struct Rests(AtomicU64);
-        impl Taker for Rests {
+        impl Sharer for Rests {
             fn rest(&self) -> bool {
                 self.0.fetch_add(1, Ordering::Relaxed) == 1
             }
@@ -440,35 +440,38 @@ mod tests {
         let budget = SendBudget::new(1);
         let new = || Arc::new(Rests(AtomicU64::new(0)));
         let (there, gone) = (new(), new());
-        let taker = |rests: &Arc<Rests>| -> Weak<dyn Taker> { Arc::downgrade(rests) as _ };
-        budget.list(taker(&there));
-        budget.list(taker(&gone));
+        let sharer = |rests: &Arc<Rests>| -> Weak<dyn Sharer> { Arc::downgrade(rests) as _ };
+        budget.list(sharer(&there));
+        budget.list(sharer(&gone));
         drop(gone);
         for asked in [1, 2, 2] {
             budget.take_back_from_idle();
             assert_eq!(there.0.load(Ordering::Relaxed), asked);
         }
-        assert_eq!(budget.takers().all.len(), 0);
+        assert_eq!(budget.sharers().all.len(), 0);
     }
 
     #[test]
     fn who_is_gone_is_not_kept_where_nobody_takes_anything_back() {
         struct Never;
-        impl Taker for Never {
+        impl Sharer for Never {
             fn rest(&self) -> bool {
                 panic!("nobody asks");
             }
         }
         let budget = SendBudget::new(1);
-        let there: Arc<dyn Taker> = Arc::new(Never);
+        let there: Arc<dyn Sharer> = Arc::new(Never);
         budget.list(Arc::downgrade(&there));
-        for _ in 0..10 * TAKERS_MIN {
-            let gone: Arc<dyn Taker> = Arc::new(Never);
+        for _ in 0..10 * SHARERS_MIN {
+            let gone: Arc<dyn Sharer> = Arc::new(Never);
             budget.list(Arc::downgrade(&gone));
         }
-        let takers = budget.takers();
-        assert!(takers.all.len() <= TAKERS_MIN);
-        let left = takers.all.iter().filter(|taker| taker.strong_count() > 0);
+        let sharers = budget.sharers();
+        assert!(sharers.all.len() <= SHARERS_MIN);
+        let left = sharers
+            .all
+            .iter()
+            .filter(|sharer| sharer.strong_count() > 0);
         assert_eq!(left.count(), 1);
     }
 

@@ -7,7 +7,7 @@ use tidegate_wire::compact::Compression;
 use crate::domain::{Millis, Principal};
 
 /// A client that is known by now.
-pub(in crate::net) struct Client {
+pub(in crate::net) struct KnownClient {
     pub(in crate::net) principal: Principal,
     /// When what it proved that with ends. `None`: it proved nothing.
     pub(in crate::net) lapses: Option<Millis>,

@@ -21,26 +21,26 @@ const ASKED_AGAIN_LOOKS: u64 = 4;
 
 /// The consumers of all clients.
 #[derive(Default)]
-pub(in super::super) struct Takers(Mutex<BTreeMap<SubscriptionId, Counted>>);
+pub(in super::super) struct Successors(Mutex<BTreeMap<SubscriptionId, Counted>>);
 
 /// Those of one subscription, and how many are listed.
 #[derive(Default)]
 struct Counted {
-    company: Arc<Mutex<Company>>,
+    consumers: Arc<Mutex<Consumers>>,
     listed: usize,
 }
 
 /// The consumers of one subscription.
 #[derive(Default)]
-struct Company {
+struct Consumers {
     members: BTreeMap<ConsumerId, Member>,
     /// Those of them that could take over. Looked for seldom.
-    takers: Vec<ConsumerId>,
+    successors: Vec<ConsumerId>,
     found: Pace,
     /// The clients of two of them, if there are so many: enough to say of each client whether there is another.
     clients: Vec<ConnectionId>,
     heard: Pace,
-    /// How often all takers were listened to.
+    /// How often all successors were listened to.
     looks: u64,
     /// In which of these the two clients were heard that were heard last.
     answers: Vec<(ConnectionId, u64)>,
@@ -97,14 +97,14 @@ impl Pace {
 
 /// A consumer that is there until this is dropped.
 pub(super) struct Listed<'a> {
-    takers: &'a Takers,
-    company: Arc<Mutex<Company>>,
+    successors: &'a Successors,
+    consumers: Arc<Mutex<Consumers>>,
     client: ConnectionId,
     subscription: SubscriptionId,
     consumer: ConsumerId,
 }
 
-impl Takers {
+impl Successors {
     /// The client has this consumer.
     pub(super) fn list<C: Connection>(
         &self,
@@ -117,16 +117,16 @@ impl Takers {
         let path = window.clone();
         let member = Member::new(client, Arc::clone(credit), path);
         // The lock of all is never held while that of one subscription is waited for.
-        let company = {
+        let consumers = {
             let mut all = lock(&self.0);
             let counted = all.entry(subscription).or_default();
             counted.listed += 1;
-            Arc::clone(&counted.company)
+            Arc::clone(&counted.consumers)
         };
-        lock(&company).members.insert(consumer, member);
+        lock(&consumers).members.insert(consumer, member);
         Listed {
-            takers: self,
-            company,
+            successors: self,
+            consumers,
             client,
             subscription,
             consumer,
@@ -136,8 +136,8 @@ impl Takers {
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        lock(&self.company).members.remove(&self.consumer);
-        let mut all = lock(&self.takers.0);
+        lock(&self.consumers).members.remove(&self.consumer);
+        let mut all = lock(&self.successors.0);
         if let Entry::Occupied(mut counted) = all.entry(self.subscription) {
             counted.get_mut().listed -= 1;
             if counted.get().listed == 0 {
@@ -150,25 +150,28 @@ impl Drop for Listed<'_> {
 impl Listed<'_> {
     /// Whether one of another client could have what `consumer`, which is this one, holds.
     pub(super) fn others_could_take(&self, consumer: &Consumer) -> bool {
-        let mut company = lock(&self.company);
-        company.find(|| consumer.takers());
-        company.clients.iter().any(|client| *client != self.client)
+        let mut consumers = lock(&self.consumers);
+        consumers.find(|| consumer.successors());
+        consumers
+            .clients
+            .iter()
+            .any(|client| *client != self.client)
     }
 
     /// Asks the clients that could take over whether they are there themselves; returns when that was.
     pub(super) fn call(&self, consumer: &Consumer) -> u64 {
-        let mut company = lock(&self.company);
-        company.find(|| consumer.takers());
-        company.call()
+        let mut consumers = lock(&self.consumers);
+        consumers.find(|| consumer.successors());
+        consumers.call()
     }
 
     /// Whether one of another client could take over, was heard after it was called, or after it came, and was so in the last two looks.
     /// Who has come since is asked, and whoever was heard is asked again.
     pub(super) fn one_was_heard(&self, consumer: &Consumer, called: u64) -> bool {
-        let mut company = lock(&self.company);
-        company.find(|| consumer.takers());
-        company.listen();
-        company.heard_another(self.client, called)
+        let mut consumers = lock(&self.consumers);
+        consumers.find(|| consumer.successors());
+        consumers.listen();
+        consumers.heard_another(self.client, called)
     }
 }
 
@@ -195,18 +198,18 @@ impl Member {
     }
 }
 
-impl Company {
+impl Consumers {
     // Looks which of those that could be handed something have credit for it.
-    fn find(&mut self, takers: impl FnOnce() -> Vec<ConsumerId>) {
+    fn find(&mut self, successors: impl FnOnce() -> Vec<ConsumerId>) {
         if !self.found.is_due() {
             return;
         }
         let Self {
             members, clients, ..
         } = self;
-        let mut takers = takers();
+        let mut successors = successors();
         clients.clear();
-        takers.retain(|id| {
+        successors.retain(|id| {
             let member = members.get(id).filter(|member| member.credit.is_there());
             if let Some(Member { client, .. }) = member
                 && clients.len() < 2
@@ -216,7 +219,7 @@ impl Company {
             }
             member.is_some()
         });
-        self.takers = takers;
+        self.successors = successors;
     }
 
     // Asks all, once between two looks.
@@ -224,7 +227,7 @@ impl Company {
         self.listen();
         if self.asked != Some(self.looks) {
             self.asked = Some(self.looks);
-            for id in &self.takers {
+            for id in &self.successors {
                 if let Some(member) = self.members.get_mut(id) {
                     member.ask();
                 }
@@ -240,7 +243,7 @@ impl Company {
         }
         self.looks += 1;
         self.answers.clear();
-        for id in &self.takers {
+        for id in &self.successors {
             let Some(member) = self.members.get_mut(id) else {
                 continue;
             };
@@ -306,7 +309,7 @@ mod tests {
 
     /// A consumer for each client, all with credit.
     struct Many {
-        company: Company,
+        consumers: Consumers,
         paths: Vec<Arc<Fake>>,
         credits: Vec<Arc<ConsumerCredit>>,
         /// How often the subscription was looked at.
@@ -315,7 +318,7 @@ mod tests {
 
     fn many(count: u64) -> Many {
         let mut many = Many {
-            company: Company::default(),
+            consumers: Consumers::default(),
             paths: Vec::new(),
             credits: Vec::new(),
             found: 0,
@@ -331,16 +334,18 @@ mod tests {
             let path = Arc::new(Fake::default());
             let credit = Arc::new(ConsumerCredit::new(1, 1));
             let member = Member::new(ConnectionId(client), Arc::clone(&credit), path.clone());
-            self.company.members.insert(ConsumerId(id), member);
+            self.consumers.members.insert(ConsumerId(id), member);
             self.paths.push(path);
             self.credits.push(credit);
         }
 
         fn find(&mut self) {
-            let Self { company, found, .. } = self;
-            let members = || company.members.keys().copied().collect::<Vec<_>>();
+            let Self {
+                consumers, found, ..
+            } = self;
+            let members = || consumers.members.keys().copied().collect::<Vec<_>>();
             let all = members();
-            company.find(|| {
+            consumers.find(|| {
                 *found += 1;
                 all
             });
@@ -348,13 +353,13 @@ mod tests {
 
         fn call(&mut self) -> u64 {
             self.find();
-            self.company.call()
+            self.consumers.call()
         }
 
         fn hears(&mut self, called: u64, but: u64) -> bool {
             self.find();
-            self.company.listen();
-            self.company.heard_another(ConnectionId(but), called)
+            self.consumers.listen();
+            self.consumers.heard_another(ConnectionId(but), called)
         }
 
         fn asked(&self) -> Vec<u64> {
@@ -454,17 +459,17 @@ mod tests {
         many.credits[1].spend(1, 1);
         pass().await;
         assert!(!many.hears(called, 0));
-        assert_eq!(many.company.clients, [ConnectionId(0)]);
+        assert_eq!(many.consumers.clients, [ConnectionId(0)]);
         many.credits[1].grow(1, 1);
         pass().await;
         assert!(many.hears(called, 0));
-        many.company.members.remove(&ConsumerId(1));
+        many.consumers.members.remove(&ConsumerId(1));
         pass().await;
         assert!(!many.hears(called, 0));
         // Of the same client.
         many.come(2, 0);
         pass().await;
         many.find();
-        assert_eq!(many.company.clients, [ConnectionId(0)]);
+        assert_eq!(many.consumers.clients, [ConnectionId(0)]);
     }
 }
