@@ -291,7 +291,11 @@ fn names_command(line: &str) -> bool {
 const CLIENT_NAMES_ONLY_IN: [(&str, &[&str]); 5] = [
     (
         "quinn::",
-        &["transport/quic.rs", "transport/quic/socket.rs"],
+        &[
+            "transport/quic.rs",
+            "transport/quic/own_endpoint.rs",
+            "transport/quic/socket.rs",
+        ],
     ),
     ("tokio::spawn", &["spawn.rs"]),
     ("rand::", &["random.rs"]),

@@ -93,6 +93,23 @@ pub struct NetCounts {
 }
 
 impl NetCounts {
+    // What clients do of their own accord.
+    fn clients(&self) -> [Family; 2] {
+        [
+            (
+                "attempts_withdrawn",
+                "QUIC connection attempts that their clients gave up, mostly since another was faster",
+                self.attempts_withdrawn,
+            ),
+            (
+                "client_addresses_changed",
+                "Times that the client of an open connection was found at another address",
+                self.addresses_changed,
+            ),
+        ]
+        .map(|(name, help, value)| Family::single(name, help, Kind::Counter, value as f64))
+    }
+
     // What compression saves, each way.
     fn compression(&self) -> [Family; 4] {
         [
@@ -197,11 +214,6 @@ impl NetCounters {
                 counts.connections_refused,
             ),
             counter(
-                "client_addresses_changed",
-                "Times that the client of an open connection was found at another address",
-                counts.addresses_changed,
-            ),
-            counter(
                 "handshake_failures",
                 "QUIC handshakes that failed",
                 counts.handshake_failures,
@@ -210,11 +222,6 @@ impl NetCounters {
                 "handshakes_given_up",
                 "QUIC handshakes that stalled and gave way when there were too many",
                 counts.handshakes_given_up,
-            ),
-            counter(
-                "attempts_withdrawn",
-                "QUIC connection attempts that their clients gave up, mostly since another was faster",
-                counts.attempts_withdrawn,
             ),
             gauge(
                 "publish_streams_open",
@@ -254,6 +261,7 @@ impl NetCounters {
             refusals,
         ]
         .into_iter()
+        .chain(counts.clients())
         .chain(counts.compression())
         .collect()
     }

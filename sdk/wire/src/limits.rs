@@ -225,6 +225,7 @@ mod tests {
                 look: true,
                 tell_not_held: true,
                 takes_compact: true,
+                handed_over_max: u64::MAX,
             })),
         };
         assert!(open.encoded_len() <= OPEN_FRAME_BYTES_MAX);
