@@ -48,8 +48,9 @@ const SILENT_FOR: Duration = Duration::from_secs(20);
 /// How long a test may wait for its turn, unless a flag says otherwise. One before it takes a minute, and as much again until the next.
 const TURN_WITHIN: Duration = Duration::from_secs(300);
 
-/// How often it asks for its turn when the broker does not say when that is.
+/// How often it asks for its turn when the broker does not say when that is, and towards the end of the time that it may wait.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+const ASK_EVERY_AT_LAST: Duration = Duration::from_millis(250);
 
 /// What is the matter when it does not come.
 const NO_TURN: &str = "no turn to test";
@@ -146,11 +147,13 @@ async fn begin(args: &Args, limits: Limits) -> anyhow::Result<(Connected, LinkTe
         }
         said = Some(why);
         tokio::time::sleep(wait).await;
+        let why = said.as_deref();
+        limits.turn.check(begun.elapsed(), NO_TURN, why)?;
     }
 }
 
 // How long until it asks again, after it has waited for `waited`: until its turn, where the broker says that this is `after` so long, and
-// else for some time, but never for longer than it may wait at all. Ends when that is over, or is known to be over before its turn.
+// else for some time, which is half of what is left at most. Ends when nothing is left, or that is known to be over before its turn.
 fn next_try(
     limit: TimeLimit,
     waited: Duration,
@@ -159,7 +162,8 @@ fn next_try(
 ) -> Result<Duration, TimeIsOver> {
     limit.check(waited + after.unwrap_or_default(), NO_TURN, Some(why))?;
     let left = limit.get().map_or(Duration::MAX, |limit| limit - waited);
-    Ok(after.unwrap_or(ASK_EVERY).min(left))
+    let soon = ASK_EVERY.min((left / 2).max(ASK_EVERY_AT_LAST)).min(left);
+    Ok(after.unwrap_or(soon))
 }
 
 enum Opened {
@@ -342,10 +346,12 @@ mod tests {
             let next = next_try(limit, ms(waited), after.map(ms), "others test");
             assert_eq!(next.ok(), expected.map(ms), "{limit:?} {waited} {after:?}");
         };
-        // Nothing is known: each time it may ask again, and once more at the end.
+        // Nothing is known: it asks again, sooner towards the end.
         check(10_000, 0, None, Some(2_000));
-        check(10_000, 9_500, None, Some(500));
-        check(500, 100, None, Some(400));
+        check(10_000, 7_000, None, Some(1_500));
+        check(2_000, 1_700, None, Some(250));
+        check(2_000, 1_900, None, Some(100));
+        check(500, 100, None, Some(250));
         check(500, 500, None, None);
         // It is known.
         check(10_000, 1_000, Some(8_999), Some(8_999));

@@ -114,8 +114,8 @@ struct Refusals {
 }
 
 impl Refusals {
-    /// A machine says that nobody listens, if at all: one such word may be lost, or be one too many in a short time.
-    const SILENT_MAX: u32 = 1;
+    /// A machine says that nobody listens, if at all: such a word may be lost, or be one too many, as where a client tries to connect.
+    const SILENT_MAX: u32 = 4;
 
     fn asked(&mut self, is_refused: bool) {
         self.silent = match is_refused {
@@ -331,9 +331,12 @@ mod tests {
             refusals.asked(is_refused);
             refusals.is_closed
         };
-        let answers = [false, true, false, true, true, false, false, false, true];
-        let closed = [false, true, true, true, true, true, false, false, true];
-        assert_eq!(answers.map(&mut asked), closed);
+        assert!(!asked(false));
+        for most in [1, Refusals::SILENT_MAX] {
+            assert!(asked(true));
+            assert!((0..most).all(|_| asked(false)), "{most}");
+        }
+        assert!(!asked(false) && !asked(false) && asked(true));
     }
 
     #[test]
