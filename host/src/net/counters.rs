@@ -93,9 +93,14 @@ pub struct NetCounts {
 }
 
 impl NetCounts {
-    // What clients do of their own accord.
-    fn clients(&self) -> [Family; 2] {
+    // What becomes of attempts that were begun, and of clients' addresses.
+    fn clients(&self) -> [Family; 3] {
         [
+            (
+                "handshakes_given_up",
+                "QUIC handshakes that stalled and gave way when there were too many",
+                self.handshakes_given_up,
+            ),
             (
                 "attempts_withdrawn",
                 "QUIC connection attempts that their clients gave up, mostly since another was faster",
@@ -217,11 +222,6 @@ impl NetCounters {
                 "handshake_failures",
                 "QUIC handshakes that failed",
                 counts.handshake_failures,
-            ),
-            counter(
-                "handshakes_given_up",
-                "QUIC handshakes that stalled and gave way when there were too many",
-                counts.handshakes_given_up,
             ),
             gauge(
                 "publish_streams_open",
