@@ -6,11 +6,13 @@
 //! `session` and `counters` know nothing of `quic`, so other transports can be put beside it.
 
 mod counters;
+mod door;
 mod quic;
 mod session;
 mod start;
 
 pub use counters::{NetCounters, NetCounts};
+pub use door::Door;
 pub use quic::listeners::NetHandle;
 pub use quic::options::{ListenerOptions, QuicOptions};
 pub use quic::socket::ServeError;

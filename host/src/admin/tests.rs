@@ -83,6 +83,7 @@ impl Fixture {
         let broker_options = BrokerOptions {
             clock: crate::runtime::Clock::start(),
             metrics: metrics.clone(),
+            file_system: Arc::new(RealFileSystem),
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
             recreate_after_ms: 0,

@@ -7,6 +7,7 @@ use crate::admin::AdminOptions;
 use crate::auth::Policy;
 use crate::broker::{BrokerOptions, CheckpointDue, PluginQuotas};
 use crate::config::{CompressionMode, Config, CongestionControl};
+use crate::disk::RealFileSystem;
 use crate::net::{
     Compression, Congestion, Limits, ListenerOptions, NetOptions, QuicOptions, SessionOptions,
 };
@@ -66,6 +67,7 @@ pub(super) fn broker_options(
     BrokerOptions {
         clock: shared.clock.clone(),
         metrics: shared.metrics.clone(),
+        file_system: Arc::new(RealFileSystem),
         plugins_dir: config.data_dir.join("plugins"),
         auto_create_topics: config.topics.auto_create,
         recreate_after_ms: config.topics.recreate_after_ms,

@@ -42,7 +42,6 @@ use super::subscriptions::effect_targets::{EffectTargets, Start};
 use super::subscriptions::registry::Registry;
 use super::subscriptions::resting_subscription::RestingSubscription;
 use crate::broker::task_names::{CHECKPOINTER, COMMITTER, ROUTER};
-use crate::disk::RealFileSystem;
 use crate::domain::{Position, SubscriptionId, TopicId};
 use crate::locks;
 use crate::plugin::Plugins;
@@ -90,8 +89,8 @@ impl Broker {
         bundled: &[BundledPlugin],
     ) -> Result<Self, StartError> {
         // Refused before anything of the store is changed.
-        let files = PluginFiles::open(Arc::new(RealFileSystem), &options.plugins_dir)
-            .map_err(StartError::PluginFiles)?;
+        let files = PluginFiles::open(options.file_system.clone(), &options.plugins_dir);
+        let files = files.map_err(StartError::PluginFiles)?;
         let begun = executor::blocking(move || readable.begin()).await;
         let begun = begun.map_err(|unfinished| match unfinished {
             Unfinished::Panicked(panic) => StartError::Fault(panicked(&*panic)),

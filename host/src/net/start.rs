@@ -1,5 +1,6 @@
 //! The start of the network: what all its sessions share is made, and a door is opened to them for each transport. QUIC is the only one
-//! so far. How all that ends is said where it is opened (`quic/listeners.rs`).
+//! that listens; connections of any other kind are brought to a [`Door`](super::Door). How all that ends is said where it is opened
+//! (`quic/listeners.rs`).
 
 use std::sync::Arc;
 

@@ -19,10 +19,12 @@ pub struct Clock {
     by_hand: Option<Arc<Mutex<ByHand>>>,
 }
 
-// How far a clock that stands was moved, and how far that on the wall beside it.
+// What was done to a clock that does not go by the machine's wall.
 #[derive(Debug, Default)]
 struct ByHand {
-    elapsed: Duration,
+    /// How far it was moved, if it stands.
+    moved: Option<Duration>,
+    /// How far that on the wall is ahead of it.
     wall_ahead_ms: i64,
 }
 
@@ -44,18 +46,33 @@ impl Clock {
         Self {
             started: tokio::time::Instant::now().into_std(),
             wall: Duration::from_millis(wall.0),
+            by_hand: Some(Arc::new(Mutex::new(ByHand {
+                moved: Some(Duration::ZERO),
+                ..ByHand::default()
+            }))),
+        }
+    }
+
+    /// A clock that goes with tokio's from this wall time on, whatever the machine says that it is.
+    #[must_use]
+    pub fn going_from(wall: Millis) -> Self {
+        Self {
+            started: tokio::time::Instant::now().into_std(),
+            wall: Duration::from_millis(wall.0),
             by_hand: Some(Arc::default()),
         }
     }
 
     /// Moves a clock that stands. One that goes stays as it is.
     pub fn advance(&self, by: Duration) {
-        if let Some(elapsed) = &self.by_hand {
-            lock(elapsed).elapsed += by;
+        if let Some(by_hand) = &self.by_hand
+            && let Some(moved) = &mut lock(by_hand).moved
+        {
+            *moved += by;
         }
     }
 
-    /// Sets the clock on the wall beside one that stands to so many milliseconds more or less.
+    /// Sets the clock on the wall to so many milliseconds more or less, unless it is the machine's.
     pub fn turn_wall(&self, by_ms: i64) {
         if let Some(by_hand) = &self.by_hand {
             lock(by_hand).wall_ahead_ms += by_ms;
@@ -116,10 +133,9 @@ impl Clock {
     }
 
     fn elapsed(&self) -> Duration {
-        match &self.by_hand {
-            None => tokio::time::Instant::now().into_std() - self.started,
-            Some(by_hand) => lock(by_hand).elapsed,
-        }
+        let by_hand = self.by_hand.as_ref();
+        let moved = by_hand.and_then(|by_hand| lock(by_hand).moved);
+        moved.unwrap_or_else(|| tokio::time::Instant::now().into_std() - self.started)
     }
 }
 
@@ -148,6 +164,27 @@ mod tests {
         assert_eq!(clock.wall_ahead_ms(), -60_000);
         clock.advance(Duration::from_secs(1));
         assert_eq!(clock.wall(), Millis(41_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_goes_from_a_time_has_a_wall_of_its_own() {
+        let clock = Clock::going_from(Millis(100_000));
+        let (clone, begin) = (clock.clone(), clock.instant());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(
+            (clock.now(), clock.wall()),
+            (Millis(110_000), Millis(110_000))
+        );
+        assert_eq!(clone.instant() - begin, Duration::from_secs(10));
+        clock.turn_wall(-60_000);
+        assert_eq!(
+            (clone.now(), clone.wall()),
+            (Millis(110_000), Millis(50_000))
+        );
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(clock.now(), Millis(110_000));
+        let another_life = Clock::going_from(clock.wall());
+        assert_eq!(another_life.now(), Millis(50_000));
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,6 @@ use crate::link::{Link, LinkOwner, LinkState};
 use crate::options::ClientOptions;
 use crate::random::Random;
 use crate::silence::{LOOK_EVERY, Sign, SilenceWatch};
-use crate::spawn;
 use crate::transport::Connector;
 
 /// A connection that lived for this long worked: the next loss starts from the shortest back-off. One that the
@@ -65,7 +64,7 @@ pub(crate) async fn connect<K: Connector>(
         random,
         dialer,
     };
-    spawn::spawn(supervisor.run());
+    link.spawner.spawn(supervisor.run());
     Ok(link)
 }
 
@@ -386,7 +385,8 @@ impl<K: Connector> Supervisor<K> {
             let wait = self.better_again.next();
             self.attempt_better_later(wait);
             let (dialer, closes) = (Arc::clone(&self.dialer), self.closing.token());
-            spawn::spawn(async move {
+            let spawner = dialer.options.spawner.clone();
+            spawner.spawn(async move {
                 let why = "the one before is being measured, and kept";
                 close(&dialer, &established.connection, why).await;
                 drop((hello, closes));
@@ -463,7 +463,8 @@ impl<K: Connector> Supervisor<K> {
             is_silent: is_silent.clone(),
         });
         let closes = self.closing.token();
-        spawn::spawn(async move {
+        let spawner = dialer.options.spawner.clone();
+        spawner.spawn(async move {
             let Established {
                 connection,
                 streams,

@@ -49,7 +49,6 @@ use self::wanted::Wanted;
 use crate::error::{ConnectError, SubscribeError};
 use crate::link::Link;
 use crate::options::ConsumerOptions;
-use crate::spawn;
 
 /// What the application is told while it has to answer before anything more comes.
 const MOVES: &str = "the consumer goes on over another connection once what it has handed out is answered, or its ack deadlines have passed";
@@ -90,6 +89,7 @@ impl Consumer {
         let (opened_sender, opened) = oneshot::channel();
         let credit = Credit::new(&options);
         shared.state().wanted = Wanted::new(options.events_max);
+        let spawner = link.spawner.clone();
         let driver = Driver::new(
             link,
             Arc::clone(&shared),
@@ -107,7 +107,7 @@ impl Consumer {
             ended,
         };
         let closes = ClosedOnDrop(Arc::clone(&consumer.shared));
-        spawn::spawn(async move {
+        spawner.spawn(async move {
             driver.run().await;
             drop((closes, guard));
         });

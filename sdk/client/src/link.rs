@@ -15,6 +15,7 @@ use crate::error::ConnectError;
 use crate::hello::Established;
 use crate::options::ClientOptions;
 use crate::random::Random;
+use crate::spawn::Spawner;
 
 /// What the client, its publishers and its consumers share. When the last of them is gone, the connection is closed.
 pub(crate) struct Link<C> {
@@ -27,6 +28,8 @@ pub(crate) struct Link<C> {
     /// The same, for publishers too.
     pub(crate) compression: Compression,
     pub(crate) buffered_max: Duration,
+    /// For their tasks.
+    pub(crate) spawner: Spawner,
     stop: CancellationToken,
     /// Cancelled when the supervisor has ended.
     ended: CancellationToken,
@@ -93,6 +96,7 @@ impl<C: Connection> Link<C> {
             frame_bytes_max: options.frame_bytes_max,
             compression: options.compression,
             buffered_max: options.buffered_max,
+            spawner: options.spawner.clone(),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
             ended,

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tidegate_wire::stream::quic::congestion::Congestion;
 
 use crate::backoff;
 use crate::error::ConfigError;
+use crate::spawn::Spawner;
 
 /// How to reach a broker, and as whom.
 #[derive(Clone, Debug)]
@@ -67,6 +69,8 @@ pub struct ClientOptions {
     /// Where the randomness of back-offs and producer ids begins: the same seed and the same course of things give the same run.
     /// Default `None`: nobody foresees it. Two clients with one seed take the same producer ids, and fence each other.
     pub seed: Option<u64>,
+    /// Who runs the tasks of this client.
+    pub(crate) spawner: Spawner,
 }
 
 impl ClientOptions {
@@ -92,6 +96,7 @@ impl ClientOptions {
             buffered_max: Duration::from_secs(300),
             client_name: concat!("tidegate-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             seed: None,
+            spawner: Spawner::default(),
         }
     }
 
@@ -204,6 +209,18 @@ impl ClientOptions {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Sets who runs the tasks of this client, such as one that decides in which order they go on, so that a run can be repeated exactly.
+    /// `spawn` gets each of them as it begins, and returns at once. Default: the runtime that the client is used on, whose timers they
+    /// need all the same. A task that is dropped before its end takes what it serves with it.
+    #[must_use]
+    pub fn spawner(
+        mut self,
+        spawn: impl Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + Sync + 'static,
+    ) -> Self {
+        self.spawner = Spawner::by(spawn);
         self
     }
 }

@@ -33,7 +33,6 @@ use crate::error::{ConnectError, PublishError};
 use crate::event::Event;
 use crate::link::Link;
 use crate::options::PublisherOptions;
-use crate::spawn;
 
 /// Publishes events. Cheap to clone, and safe to use from many tasks at once. Events of one topic sent by one task
 /// keep their order.
@@ -54,11 +53,12 @@ impl Publisher {
         let limits = established.map_err(PublishError::Connection)?.limits;
         let shared = Arc::new(Shared::new(&options, limits));
         let (opened_sender, opened) = oneshot::channel();
+        let spawner = link.spawner.clone();
         let driver = Driver::new(link, Arc::clone(&shared), &options, opened_sender);
         let publisher = Self {
             handle: Arc::new(Handle { shared }),
         };
-        spawn::spawn(driver.run());
+        spawner.spawn(driver.run());
         let closed = || PublishError::Connection(Arc::new(ConnectError::Closed));
         opened.await.unwrap_or_else(|_| Err(closed()))?;
         Ok(publisher)

@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use crate::auth::Policy;
 use crate::broker::commit::checkpoint_due::CheckpointDue;
+use crate::disk::FileSystem;
 use crate::runtime::clock::Clock;
 use crate::state::quotas::{PluginQuotas, Quota};
 use crate::telemetry::metrics_registry::Metrics;
 
 /// What the configuration says to the broker's tasks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct BrokerOptions {
     /// What time it is.
     pub clock: Clock,
     /// Where it is shown what is counted.
     pub metrics: Metrics,
+    /// The disk that plugins are kept on. Whoever opens the store says which that is on.
+    pub file_system: Arc<dyn FileSystem>,
     /// Where plugins are kept.
     pub plugins_dir: PathBuf,
     /// A publish to a topic that does not exist creates it.

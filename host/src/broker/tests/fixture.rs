@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use crate::broker::*;
+use crate::disk::RealFileSystem;
 use crate::domain::{
     Durability, EncodedEvents, Principal, ProducerId, SubscriptionInfo, TopicId, TopicSpec,
 };
@@ -102,6 +103,7 @@ pub(super) async fn start_on(
     let options = BrokerOptions {
         clock: crate::runtime::Clock::start(),
         metrics: metrics.clone(),
+        file_system: Arc::new(RealFileSystem),
         plugins_dir: dir.join("plugins"),
         auto_create_topics: true,
         recreate_after_ms: 0,

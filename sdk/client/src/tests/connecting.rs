@@ -1,5 +1,7 @@
 //! Connections: made, refused, lost, ended.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidegate_wire::pb::{self, hello_reply};
@@ -23,6 +25,47 @@ async fn refused_by(hello: hello_reply::Result) -> ConnectError {
 async fn the_broker_says_who_we_are() {
     let broker = Broker::start();
     assert_eq!(broker.client().await.principal(), "cn:tester");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_task_is_run_by_whom_the_options_name() {
+    let mut broker = Broker::start();
+    let handed = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&handed);
+    let options = broker.options().spawner(move |task| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(task);
+    });
+    let client = broker.connect(options).await.unwrap();
+    let so_far = || handed.load(Ordering::Relaxed);
+    assert_eq!(so_far(), 1, "the supervisor");
+    let (publisher, _stream) = tokio::join!(soon(client.publisher(Default::default())), async {
+        let mut stream = broker.stream().await;
+        stream.publish_ready(1 << 20, 100).await;
+        stream
+    });
+    publisher.unwrap();
+    assert_eq!(so_far(), 2);
+    let (consumer, _stream) =
+        tokio::join!(soon(client.subscribe("s", Default::default())), async {
+            let mut stream = broker.stream().await;
+            stream.subscribe_ready().await;
+            stream
+        });
+    consumer.unwrap();
+    assert_eq!(so_far(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_runs_is_closed() {
+    let broker = Broker::start();
+    let client = broker.connect(broker.options().spawner(drop)).await;
+    let client = client.expect("the first connection is made before any task");
+    let refused = soon(client.publisher(Default::default())).await;
+    assert!(
+        matches!(&refused, Err(PublishError::Connection(why)) if matches!(**why, ConnectError::Closed)),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

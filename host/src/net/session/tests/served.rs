@@ -111,6 +111,7 @@ impl Served {
         let options = BrokerOptions {
             clock: crate::runtime::Clock::start(),
             metrics: crate::telemetry::Metrics::default(),
+            file_system: Arc::new(RealFileSystem),
             plugins_dir: dir.path().join("plugins"),
             auto_create_topics: true,
             recreate_after_ms: 0,
