@@ -3,21 +3,35 @@
 
 // Tests hold locks as they like.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
+// Whoever simulates runs has tests of its own.
+#![cfg(not(all(test, feature = "simulation")))]
+// A simulated run has only a part of the host, with other files where it meets the machine: `tests/sim/broker` compiles it so.
+#![cfg_attr(feature = "simulation", allow(dead_code, unused_imports))]
 
+#[cfg(not(feature = "simulation"))]
 pub mod admin;
+#[cfg(not(feature = "simulation"))]
 pub mod app;
 pub mod auth;
 pub mod broker;
+#[cfg(not(feature = "simulation"))]
 pub mod cli;
+#[cfg(not(feature = "simulation"))]
 pub mod config;
 pub mod disk;
 pub mod domain;
+#[cfg_attr(feature = "simulation", path = "../../tests/sim/seams/locks.rs")]
 mod locks;
 pub mod net;
+#[cfg(not(feature = "simulation"))]
 pub mod pki;
 pub mod plugin;
 pub mod runtime;
+#[cfg(feature = "simulation")]
+#[path = "../../tests/sim/seams/hooks.rs"]
+pub mod simulation;
 pub mod state;
 pub mod store;
 pub mod telemetry;
+#[cfg(not(feature = "simulation"))]
 pub mod tls;

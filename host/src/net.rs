@@ -7,17 +7,24 @@
 
 mod counters;
 mod door;
+#[cfg(not(feature = "simulation"))]
 mod quic;
 mod session;
+#[cfg(not(feature = "simulation"))]
 mod start;
 
 pub use counters::{NetCounters, NetCounts};
 pub use door::Door;
+#[cfg(not(feature = "simulation"))]
 pub use quic::listeners::NetHandle;
+#[cfg(not(feature = "simulation"))]
 pub use quic::options::{ListenerOptions, QuicOptions};
+#[cfg(not(feature = "simulation"))]
 pub use quic::socket::ServeError;
 pub use session::options::SessionOptions;
+#[cfg(not(feature = "simulation"))]
 pub use start::{NetOptions, serve};
 pub use tidegate_wire::compact::Compression;
 pub use tidegate_wire::limits::Limits;
+#[cfg(not(feature = "simulation"))]
 pub use tidegate_wire::stream::quic::congestion::Congestion;

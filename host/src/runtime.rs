@@ -3,11 +3,16 @@
 
 pub(crate) mod blocking_threads;
 pub(crate) mod clock;
+#[cfg_attr(feature = "simulation", path = "../../tests/sim/seams/executor.rs")]
 pub(crate) mod executor;
 pub(crate) mod patience;
 pub(crate) mod random;
 pub(crate) mod spawn;
 pub(crate) mod task_set;
+#[cfg_attr(
+    feature = "simulation",
+    path = "../../tests/sim/seams/thread_priority.rs"
+)]
 pub(crate) mod thread_priority;
 pub(crate) mod unfinished;
 pub(crate) mod unwaited;

@@ -1,33 +1,23 @@
-//! A component that passed every check and can be instantiated: from bytes to [`CheckedComponent`]. What it exports and
-//! imports is decided here, once; nothing here runs a guest.
+//! A component that passed every check and can be instantiated: from bytes to [`CheckedComponent`], and what goes with it as long as
+//! it is used. Nothing here runs a guest.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use wasmtime::Engine;
-use wasmtime::component::types::{ComponentInstance, ComponentItem};
-use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
-};
-
 use super::compiled_cache::{ArtifactCache, Staged, load_made};
-use super::compiler::{CompileLimits, Stop};
+use super::compiler::Stop;
 use super::counters::Counters;
-use super::engine::{Running, Ticker, places};
+use super::engine::{Component, Engine, Running, Ticker, places};
 use super::error::LoadError;
 use super::guest_fault::{Fault, FaultKind};
 use super::guest_output::OutputLog;
-use super::guest_state::GuestState;
 use super::instance_budget::InstanceBudget;
-use super::limits::Compiler;
-use super::{abi, imports};
+use super::limits::{CompileLimits, Compiler};
+use super::linked_component::LinkedComponent;
 use crate::domain::{Digest, PluginWorld};
 use crate::locks::lock;
 use crate::runtime::{Clock, Random};
-
-const FILTERING: &str = "tidegate:plugin/filtering@0.1.0";
-const TRANSFORMING: &str = "tidegate:plugin/transforming@0.1.0";
 
 /// What all plugins share.
 pub(super) struct Shared {
@@ -73,21 +63,12 @@ impl Shared {
 pub(super) struct CheckedComponent {
     pub(super) digest: Digest,
     pub(super) world: PluginWorld,
-    pub(super) pre: InstancePre<GuestState>,
-    pub(super) exports: Exports,
+    pub(super) linked: LinkedComponent,
     /// As how many instances one of it counts.
     pub(super) places: usize,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Arc<OutputLog>,
     pub(super) shared: Arc<Shared>,
-}
-
-/// Where its functions are.
-pub(super) struct Exports {
-    pub(super) configure: ComponentExportIndex,
-    pub(super) release: ComponentExportIndex,
-    /// `evaluate` of a filter, `apply` of a transform.
-    pub(super) run: ComponentExportIndex,
 }
 
 impl CheckedComponent {
@@ -136,25 +117,12 @@ impl CheckedComponent {
         digest: Digest,
         component: &Component,
     ) -> Result<Self, LoadError> {
-        let world = world(component)?;
-        let exports = match world {
-            PluginWorld::Filter => filter_exports(component)?,
-            PluginWorld::Transform => transform_exports(component)?,
-        };
-        let mut linker = Linker::new(&shared.engine);
-        imports::link(&mut linker, component).map_err(|refusal| match refusal {
-            Ok(names) => LoadError::Imports(names),
-            Err(error) => LoadError::Link(format!("{error:#}")),
-        })?;
-        let pre = linker
-            .instantiate_pre(component)
-            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let linked = LinkedComponent::link(&shared.engine, component)?;
         let counters = shared.new_counters();
         Ok(Self {
             digest,
-            world,
-            pre,
-            exports,
+            world: linked.world,
+            linked,
             places: places(component),
             log: OutputLog::new(&counters),
             counters,
@@ -193,97 +161,5 @@ pub(super) fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
         Some(b"\0asm\x0d\0\x01\0") => Ok(()),
         Some(b"\0asm\x01\0\0\0") => Err(LoadError::CoreModule),
         _ => Err(LoadError::NotWasm),
-    }
-}
-
-fn world(component: &Component) -> Result<PluginWorld, LoadError> {
-    let engine = component.engine().clone();
-    let ty = component.component_type();
-    let names: Vec<String> = ty
-        .exports(&engine)
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    let has = |interface: &str| {
-        let (interface, _) = interface.split_once('@').unwrap_or((interface, ""));
-        names
-            .iter()
-            .any(|name| name.split('@').next() == Some(interface))
-    };
-    match (has(FILTERING), has(TRANSFORMING)) {
-        (true, false) => Ok(PluginWorld::Filter),
-        (false, true) => Ok(PluginWorld::Transform),
-        (true, true) => Err(LoadError::BothWorlds),
-        (false, false) => Err(LoadError::NoWorld(names)),
-    }
-}
-
-fn filter_exports(component: &Component) -> Result<Exports, LoadError> {
-    let interface = Interface::find(component, FILTERING)?;
-    Ok(Exports {
-        configure: interface
-            .function::<abi::ConfigureParams<'static>, abi::Configured>("configure")?,
-        release: interface.function::<abi::ReleaseParams, ()>("release")?,
-        run: interface.function::<abi::EvaluateParams<'static>, abi::Evaluated>("evaluate")?,
-    })
-}
-
-fn transform_exports(component: &Component) -> Result<Exports, LoadError> {
-    let interface = Interface::find(component, TRANSFORMING)?;
-    Ok(Exports {
-        configure: interface
-            .function::<abi::ConfigureParams<'static>, abi::Configured>("configure")?,
-        release: interface.function::<abi::ReleaseParams, ()>("release")?,
-        run: interface.function::<abi::ApplyParams<'static>, abi::Applied>("apply")?,
-    })
-}
-
-// An exported interface of a component.
-struct Interface<'a> {
-    component: &'a Component,
-    name: &'static str,
-    index: ComponentExportIndex,
-    ty: ComponentInstance,
-}
-
-impl<'a> Interface<'a> {
-    fn find(component: &'a Component, name: &'static str) -> Result<Self, LoadError> {
-        // This lookup takes compatible versions, `@0.1.3` for `@0.1.0`.
-        let missing = || LoadError::Export {
-            name: name.into(),
-            problem: "is missing".into(),
-        };
-        match component.get_export(None, name) {
-            Some((ComponentItem::ComponentInstance(ty), index)) => Ok(Self {
-                component,
-                name,
-                index,
-                ty,
-            }),
-            Some(_) => Err(LoadError::Export {
-                name: name.into(),
-                problem: "is not an interface".into(),
-            }),
-            None => Err(missing()),
-        }
-    }
-
-    fn function<P, R>(&self, function: &str) -> Result<ComponentExportIndex, LoadError>
-    where
-        P: ComponentNamedList + Lower,
-        R: ComponentNamedList + Lift,
-    {
-        let refuse = |problem: String| LoadError::Export {
-            name: format!("{}#{function}", self.name),
-            problem,
-        };
-        let export = self.ty.get_export(self.component.engine(), function);
-        let Some(ComponentItem::ComponentFunc(ty)) = export.map(|export| export.ty) else {
-            return Err(refuse("is missing".into()));
-        };
-        ty.typecheck::<P, R>(&self.component.component_type().instance_type())
-            .map_err(|error| refuse(format!("has another type than the WIT says: {error:#}")))?;
-        self.component
-            .get_export_index(Some(&self.index), function)
-            .ok_or_else(|| refuse("is missing".into()))
     }
 }

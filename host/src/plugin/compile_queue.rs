@@ -10,15 +10,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::Span;
 
 use super::checked_component::{CheckedComponent, Shared};
-use super::compiler::{CompileLimits, Stop};
+use super::compiler::Stop;
 use super::error::LoadError;
+use super::limits::CompileLimits;
 use crate::domain::Digest;
 use crate::locks::lock;
-use crate::runtime::executor;
-
-/// How far a compilation steps back when cores are short: about a tenth of the share of everybody else. What the thread starts
-/// inherits that.
-const NICE: i32 = 10;
+use crate::runtime::{executor, thread_priority};
 
 /// What is held as long as a compilation runs.
 pub(super) type HeldMeanwhile = Box<dyn Any + Send>;
@@ -125,8 +122,7 @@ struct Compilation {
 
 impl Compilation {
     fn run(self) {
-        // On Linux this is about the calling thread alone. Refused, it costs speed of others and nothing else.
-        let _ = rustix::process::setpriority_process(None, NICE);
+        thread_priority::give_way_to_all();
         let compiled = catch_unwind(AssertUnwindSafe(|| {
             let Self { shared, digest, .. } = &self;
             CheckedComponent::load(shared, *digest, &self.bytes, self.limits, &self.stop)

@@ -12,10 +12,9 @@ use std::{fs, io};
 
 use ring::hmac;
 use tempfile::TempPath;
-use wasmtime::Engine;
-use wasmtime::component::Component;
 
-use super::{engine, while_allocating};
+use super::engine::{self, Component, Engine};
+use super::while_allocating;
 use crate::disk::{read_up_to, read_whole};
 use crate::domain::Digest;
 use crate::runtime::Random;

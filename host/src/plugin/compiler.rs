@@ -5,25 +5,13 @@
 mod child;
 pub mod job;
 
-use std::time::Duration;
-
-use wasmtime::Engine;
-
 pub(super) use self::child::Stop;
 use self::child::{Child, Ended};
 use self::job::CompileJob;
 use super::compiled_cache::Staged;
-use super::engine::compatibility;
+use super::engine::{Engine, compatibility};
 use super::error::LoadError;
-use super::limits::Compiler;
-
-/// What compiling one component may take.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CompileLimits {
-    pub(super) memory_bytes_max: u64,
-    /// From its turn on.
-    pub(super) time: Duration,
-}
+use super::limits::{CompileLimits, Compiler};
 
 impl Compiler {
     /// Writes the native code of `bytes` for `engine` to `staged`. Blocks until it is done, or `stop` says to end.

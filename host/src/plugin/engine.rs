@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use wasmtime::component::Component;
-use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::error::PluginStartError;
 use super::limits::PluginOptions;
+
+pub(super) use wasmtime::Engine;
+pub(super) use wasmtime::component::Component;
 
 /// Time between two ticks of the epoch. Guests yield to each other at ticks, and allowances are counted in them.
 pub(super) const TICK: Duration = Duration::from_millis(1);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::abi;
 use super::call_input::{HeaderTable, Parsed, Wanted};
 use super::evaluation::RuleKey;
-use super::guest::{EVALUATE, Guest};
+use super::guest::Guest;
 use super::guest_fault::{Fault, FaultKind};
 use super::guest_setup::GuestSetup;
+use super::instance::EVALUATE;
 
 /// Answer of a call: index of the event in the caller's batch, and the rule that wants it.
 pub(super) type Matches = Vec<(u32, RuleKey)>;

@@ -90,6 +90,14 @@ fn file_of_command(called: &OsStr, paths: &OsStr) -> Option<PathBuf> {
     }
 }
 
+/// What compiling one component may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CompileLimits {
+    pub(super) memory_bytes_max: u64,
+    /// From its turn on.
+    pub(super) time: Duration,
+}
+
 /// How plugins are compiled and run.
 #[derive(Clone, Debug)]
 pub struct PluginOptions {

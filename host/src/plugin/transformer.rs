@@ -15,9 +15,10 @@ use super::error::ConfigureError;
 use super::evaluation::InputEvent;
 use super::failure_budget::{FailureBudget, TRANSFORM_COST_BEFORE_PAUSE};
 use super::filter_group::finished;
-use super::guest::{APPLY, Guest};
+use super::guest::Guest;
 use super::guest_fault::{Fault, FaultKind, clip};
 use super::guest_setup::GuestSetup;
+use super::instance::APPLY;
 use crate::locks::lock;
 use crate::runtime::executor::WorkersHandle;
 

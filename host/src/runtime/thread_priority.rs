@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// How far [`give_way`] steps back when cores are short: about a third of the share of everybody else.
 const NICE: i32 = 5;
+/// How far [`give_way_to_all`] does: about a tenth of the share of everybody else.
+const NICEST: i32 = 10;
 /// What the kernel lets a thread ask for at least.
 const SHORTEST_SLICE: Duration = Duration::from_micros(100);
 
@@ -12,6 +14,11 @@ const SHORTEST_SLICE: Duration = Duration::from_micros(100);
 pub(crate) fn give_way() {
     // On Linux this is about the calling thread alone.
     let _ = rustix::process::setpriority_process(None, NICE);
+}
+
+/// Lets everybody go first, also those who give way. Threads and processes that this one starts inherit it.
+pub(crate) fn give_way_to_all() {
+    let _ = rustix::process::setpriority_process(None, NICEST);
 }
 
 /// Asks for short slices of time, in the thread's same share of the core: when it wakes up it need not wait until whoever

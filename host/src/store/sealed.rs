@@ -4,6 +4,7 @@
 //!
 //! [`Sealed`] is what readers see of them, and [`GenerationWriter`] is the one who changes that. Nothing here knows the journal.
 
+#[cfg_attr(feature = "simulation", path = "../../../tests/sim/seams/database.rs")]
 mod database;
 mod database_items;
 mod generation;

@@ -179,6 +179,7 @@ const INSIDE: &[(&str, Inner)] = &[
         &[
             ("counters", &[]),
             ("session", &["counters"]),
+            ("door", &["session"]),
             ("quic", &["session", "counters"]),
             ("start", &["quic", "session"]),
         ],

@@ -2,6 +2,8 @@
 //! what was a task, a thread or a blocking call; it is suspended wherever it asks, also in the middle of blocking code. There is one
 //! conductor for each thread that simulates, for the length of a run. Nothing here decides what runs next.
 
+pub mod rules;
+
 use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;

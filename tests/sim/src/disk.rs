@@ -2,7 +2,7 @@
 //! that life has ended. What the next life finds was drawn by the seed from all that a real disk may have kept. Operations take virtual
 //! time, and other strands run before and after each.
 //!
-//! The calls are those of the host's trait for file systems, with what it promises.
+//! It is a file system as the broker wants one, and keeps no more than that promises.
 
 mod content;
 mod faults;
@@ -19,15 +19,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tidegate_simulated::disk::{DIRECT_BYTES, File, FileSystem, Hold};
+
 use crate::simulation::{Point, conductor};
 use content::Change;
 use platter::Platter;
 
 pub use faults::{Failing, Fault, Operation, Shape};
 pub use survival::End;
-
-/// Offset, length and address of what is written by whole blocks are multiples of this.
-pub const BLOCK_BYTES: usize = 4096;
 
 /// A disk. Clones are one.
 #[derive(Clone)]
@@ -57,6 +56,16 @@ impl SimDisk {
     /// Ends the life so in the middle of the operation with this number, counted from 1 over all lives.
     pub fn end_at(&self, operation: u64, how: End) {
         self.platter().ends_at = Some((operation, how));
+    }
+
+    /// Whether no life goes on: the one there was has ended.
+    pub fn is_off(&self) -> bool {
+        self.platter().has_ended
+    }
+
+    /// Whether the last life ended in the middle of an operation, as [`end_at`](Self::end_at) said.
+    pub fn has_gone(&self) -> bool {
+        self.platter().has_gone
     }
 
     /// Operations so far.
@@ -114,131 +123,69 @@ pub struct DiskLife {
     life: u64,
 }
 
-impl DiskLife {
-    /// Creates a folder and its parents; fine if it exists.
-    ///
-    /// # Errors
-    ///
-    /// Something else has the name, the disk fails, or this life has ended; so for all others.
-    pub fn create_dir(&self, path: &Path) -> io::Result<()> {
+impl FileSystem for DiskLife {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.operate(Operation::Folder, path, |platter| platter.create_dir(path))
     }
 
-    /// Paths of everything in a folder, in an order that the seed draws.
-    ///
-    /// # Errors
-    ///
-    /// There is no such folder.
-    pub fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+    // In an order that the seed draws.
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         self.operate(Operation::Folder, path, |platter| platter.list(path))
     }
 
-    /// Whether a path leads to a folder.
-    pub fn is_dir(&self, path: &Path) -> bool {
+    fn is_dir(&self, path: &Path) -> bool {
         self.disk.platter().is_dir(path)
     }
 
-    /// Opens a file.
-    ///
-    /// # Errors
-    ///
-    /// It does not exist.
-    pub fn open(&self, path: &Path) -> io::Result<SimFile> {
+    fn is_symlink(&self, _path: &Path) -> bool {
+        false
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let node = self.operate(Operation::Open, path, |platter| platter.open(path))?;
-        Ok(self.file(node, path))
+        Ok(Arc::new(self.file(node, path)))
     }
 
-    /// Creates an empty file, or empties the one that exists.
-    ///
-    /// # Errors
-    ///
-    /// There is no such folder.
-    pub fn create(&self, path: &Path) -> io::Result<SimFile> {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let node = self.operate(Operation::Create, path, |platter| platter.create(path))?;
-        Ok(self.file(node, path))
+        Ok(Arc::new(self.file(node, path)))
     }
 
-    /// All of a file.
-    ///
-    /// # Errors
-    ///
-    /// It does not exist, or cannot be read.
-    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = self.open(path)?;
-        let length = usize::try_from(file.length()?).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        let read = file.read_at(&mut bytes, 0)?;
-        bytes.truncate(read);
-        Ok(bytes)
-    }
-
-    /// Renames a file, replacing what has the new name.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.operate(Operation::Name, from, |platter| platter.rename(from, to))
     }
 
-    /// Removes a file.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn remove(&self, path: &Path) -> io::Result<()> {
+    fn remove(&self, path: &Path) -> io::Result<()> {
         self.operate(Operation::Name, path, |platter| platter.remove(path))
     }
 
-    /// Removes an empty folder; fine if it does not exist.
-    ///
-    /// # Errors
-    ///
-    /// It is not empty.
-    pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.operate(Operation::Folder, path, |platter| platter.remove_dir(path))
     }
 
-    /// Makes the names in a folder durable.
-    ///
-    /// # Errors
-    ///
-    /// There is no such folder.
-    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.operate(Operation::SyncFolder, path, |platter| {
             platter.sync_dir(path)
         })
     }
 
-    /// Bytes that may still be used.
-    ///
-    /// # Errors
-    ///
-    /// There is no such folder.
-    pub fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.operate(Operation::Hold, path, |platter| platter.free_bytes(path))
     }
 
-    /// Keeps a folder open, so that it can be told whether its path still leads to it.
-    ///
-    /// # Errors
-    ///
-    /// There is no such folder.
-    pub fn hold(&self, path: &Path) -> io::Result<SimHold> {
+    fn hold(&self, path: &Path) -> io::Result<Box<dyn Hold>> {
         let folder = self.operate(Operation::Hold, path, |platter| platter.folder(path))?;
-        Ok(self.held(path, folder, false))
+        Ok(Box::new(self.held(path, folder, false)))
     }
 
-    /// Takes the lock of a folder; `None` when somebody has it.
-    ///
-    /// # Errors
-    ///
-    /// There is no such folder.
-    pub fn lock(&self, path: &Path) -> io::Result<Option<SimHold>> {
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Hold>>> {
         let locked = self.operate(Operation::Hold, path, |platter| platter.lock(path))?;
-        Ok(locked.map(|folder| self.held(path, folder, true)))
+        let hold = |folder| -> Box<dyn Hold> { Box::new(self.held(path, folder, true)) };
+        Ok(locked.map(hold))
     }
+}
 
+impl DiskLife {
     fn held(&self, path: &Path, folder: u64, is_lock: bool) -> SimHold {
         SimHold {
             life: self.clone(),
@@ -298,29 +245,19 @@ fn rest(time: Duration) {
 }
 
 /// An open file.
-pub struct SimFile {
+struct SimFile {
     life: DiskLife,
     node: u64,
     path: PathBuf,
 }
 
-impl SimFile {
-    /// Reads until `buffer` is full or the file ends; answers how much was read.
-    ///
-    /// # Errors
-    ///
-    /// The disk fails, or this life has ended; so for all others.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+impl File for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let (node, at) = (self.node, as_place(offset)?);
         self.operate(Operation::Read, |platter| platter.read_at(node, buffer, at))
     }
 
-    /// Writes all of `bytes`.
-    ///
-    /// # Errors
-    ///
-    /// Some of it may have been written.
-    pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let (at, bytes) = (as_place(offset)?, bytes.to_vec());
         let (life, node) = (&self.life, self.node);
         let change = Change::Write { at, bytes };
@@ -330,39 +267,20 @@ impl SimFile {
         })
     }
 
-    /// Writes all of `bytes`, which are whole blocks.
-    ///
-    /// # Errors
-    ///
-    /// Some of it may have been written.
-    ///
-    /// # Panics
-    ///
-    /// They are no whole blocks, or not at the place of one.
-    pub fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let is_whole = |number: usize| number.is_multiple_of(BLOCK_BYTES);
+    fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let is_whole = |number: usize| number.is_multiple_of(DIRECT_BYTES);
         let is_block = is_whole(bytes.len()) && is_whole(as_place(offset)?);
-        let lies_well = bytes.as_ptr().align_offset(BLOCK_BYTES) == 0;
+        let lies_well = bytes.as_ptr().align_offset(DIRECT_BYTES) == 0;
         assert!(is_block && lies_well, "{}: no blocks", self.path.display());
         self.write_at(bytes, offset)
     }
 
-    /// Length in bytes.
-    ///
-    /// # Errors
-    ///
-    /// As for all.
-    pub fn length(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         let node = self.node;
         self.operate(Operation::Read, |platter| Ok(platter.length(node)))
     }
 
-    /// Cuts or extends the file, with zeros.
-    ///
-    /// # Errors
-    ///
-    /// As for all.
-    pub fn set_length(&self, length: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         let (node, length) = (self.node, as_place(length)?);
         self.operate(Operation::Size, |platter| {
             platter.set_length(node, length);
@@ -370,22 +288,12 @@ impl SimFile {
         })
     }
 
-    /// Takes room up to `length`, to which the file grows.
-    ///
-    /// # Errors
-    ///
-    /// The disk is full; some may have been taken.
-    pub fn allocate(&self, length: u64) -> io::Result<()> {
+    fn allocate(&self, length: u64) -> io::Result<()> {
         let (node, length) = (self.node, as_place(length)?);
         self.operate(Operation::Size, |platter| platter.allocate(node, length))
     }
 
-    /// Makes the content durable.
-    ///
-    /// # Errors
-    ///
-    /// What was written since the last sync may be lost, even if a later one succeeds.
-    pub fn sync(&self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         let node = self.node;
         let writes = None;
         let synced = self
@@ -400,16 +308,13 @@ impl SimFile {
         synced
     }
 
-    /// Whether a path leads to this very file.
-    ///
-    /// # Errors
-    ///
-    /// As for all.
-    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
         let node = self.node;
         self.operate(Operation::Hold, |platter| Ok(platter.is_at(node, path)))
     }
+}
 
+impl SimFile {
     fn operate<T>(
         &self,
         on: Operation,
@@ -426,20 +331,15 @@ impl Drop for SimFile {
 }
 
 /// A folder, or its lock, that is kept open.
-pub struct SimHold {
+struct SimHold {
     life: DiskLife,
     path: PathBuf,
     folder: u64,
     is_lock: bool,
 }
 
-impl SimHold {
-    /// What became of the folder, when its path does not lead to it any more.
-    ///
-    /// # Errors
-    ///
-    /// The disk fails, or this life has ended.
-    pub fn displaced(&self) -> io::Result<Option<&'static str>> {
+impl Hold for SimHold {
+    fn displaced(&self) -> io::Result<Option<&'static str>> {
         let (path, folder) = (&self.path, self.folder);
         self.life.operate(Operation::Hold, path, |platter| {
             Ok(platter.displaced(path, folder))

@@ -5,12 +5,13 @@
 pub mod checker;
 pub mod disk;
 pub mod history;
+pub mod life;
 pub mod network;
 pub mod plan;
+pub mod run;
 pub mod scheduler;
 pub mod shrink;
-#[path = "../seams/hooks.rs"]
-pub mod simulation;
+pub use tidegate_simulated::simulation;
 
 // What a simulated library has in place of its own.
 #[cfg(test)]

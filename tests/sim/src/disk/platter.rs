@@ -26,7 +26,9 @@ pub(super) struct Platter {
     pub(super) ends_at: Option<(u64, End)>,
     /// The life that there is, or was last.
     life: u64,
-    has_ended: bool,
+    pub(super) has_ended: bool,
+    /// The last life ended in the middle of an operation.
+    pub(super) has_gone: bool,
     ends: u64,
     locks: BTreeSet<u64>,
     /// Writes that have begun, by the number of their operation.
@@ -60,6 +62,7 @@ impl Platter {
             ends_at: None,
             life: 0,
             has_ended: true,
+            has_gone: false,
             ends: 0,
             locks: BTreeSet::new(),
             writing: BTreeMap::new(),
@@ -69,6 +72,7 @@ impl Platter {
     pub(super) fn life(&mut self) -> u64 {
         assert!(self.has_ended, "a disk serves one life at a time");
         self.has_ended = false;
+        self.has_gone = false;
         self.life += 1;
         self.life
     }
@@ -96,6 +100,7 @@ impl Platter {
             && at <= number
         {
             self.end(how);
+            self.has_gone = true;
             return Err(io::Error::other("the power goes"));
         }
         let longest = match on {

@@ -5,8 +5,11 @@ mod model;
 mod survived;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{DiskLife, End, Shape, SimDisk, SimFile};
+use tidegate_simulated::disk::{File, FileSystem};
+
+use super::{DiskLife, End, Shape, SimDisk};
 
 const FOLDER: &str = "/data";
 
@@ -24,7 +27,7 @@ fn path(name: &str) -> std::path::PathBuf {
 }
 
 // A file that lasts, with this in it.
-fn lasting(life: &DiskLife, name: &str, bytes: &[u8]) -> SimFile {
+fn lasting(life: &DiskLife, name: &str, bytes: &[u8]) -> Arc<dyn File> {
     let file = life.create(&path(name)).unwrap();
     file.write_at(bytes, 0).unwrap();
     file.sync().unwrap();

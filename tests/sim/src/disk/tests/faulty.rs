@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
+use tidegate_simulated::disk::FileSystem;
 use tokio::time::Instant;
 
 use super::{FOLDER, disk, found, lasting, path};

@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::disk::{DiskLife, End, Shape, SimDisk, SimFile};
+use tidegate_simulated::disk::{File, FileSystem};
+
+use crate::disk::{DiskLife, End, Shape, SimDisk};
 use crate::scheduler::mix;
 
 const PROGRAMS: u64 = 10_000;
@@ -47,7 +50,7 @@ struct Program {
     asked: u64,
     naive: Naive,
     life: DiskLife,
-    open: Vec<SimFile>,
+    open: Vec<Arc<dyn File>>,
 }
 
 impl Program {

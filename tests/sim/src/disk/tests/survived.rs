@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use tidegate_simulated::disk::FileSystem;
+
 use super::{FOLDER, disk, found, lasting, path};
 use crate::disk::{End, Shape, SimDisk};
 use crate::scheduler::{Options, run};

@@ -1,0 +1,158 @@
+//! Lives of a broker on one machine: each starts on what the disk holds, and ends when it is told to stop or when the power goes. What is
+//! left of an ended life runs out beside the next one; it reaches nothing any more.
+
+mod options;
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tidegate_simulated::broker::{Broker, RecoveredStore};
+use tidegate_simulated::disk::FileSystem;
+use tidegate_simulated::domain::Millis;
+use tidegate_simulated::plugin::Plugins;
+use tidegate_simulated::runtime::{Clock, Random};
+use tidegate_simulated::store;
+use tokio::time::Instant;
+
+use crate::disk::{End, SimDisk};
+use crate::scheduler::{Owner, mix, new_owner, start_owned};
+use crate::simulation;
+
+pub use options::Sizes;
+
+/// The data directory, and where in it the store lies.
+const DATA: &str = "/data";
+const STORE: &str = "/data/store";
+/// What the wall says at first: some time in 2026.
+const WALL: u64 = 1_790_000_000_000;
+
+/// What outlives a broker.
+pub struct Machine {
+    /// Its disk.
+    pub disk: SimDisk,
+    seed: u64,
+    sizes: Sizes,
+    lives: u64,
+    began: Instant,
+}
+
+impl Machine {
+    /// One with this disk, which has an empty data directory from then on. What its brokers draw follows from the seed.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails.
+    pub fn new(seed: u64, disk: SimDisk, sizes: Sizes) -> io::Result<Self> {
+        // As `host/src/app/data_directory.rs` does it, which is not simulated.
+        let installed = disk.life();
+        installed.create_dir(Path::new(DATA))?;
+        installed.sync_dir(Path::new("/"))?;
+        disk.end(End::Killed);
+        Ok(Self {
+            disk,
+            seed,
+            sizes,
+            lives: 0,
+            began: Instant::now(),
+        })
+    }
+
+    /// Starts a broker, in strands of its own.
+    ///
+    /// # Errors
+    ///
+    /// It says why it does not start, and its life on the disk has ended.
+    pub async fn begin(&mut self) -> Result<Life, String> {
+        self.lives += 1;
+        let parts = Parts {
+            fs: Arc::new(self.disk.life()),
+            clock: self.clock(),
+            random: Random::seeded(mix(&[self.seed, self.lives])),
+            sizes: self.sizes,
+        };
+        let owner = new_owner();
+        let started = start_owned(owner, "broker", start(parts)).ended().await;
+        let broker = match started {
+            Ok(Ok(broker)) => Ok(broker),
+            Ok(Err(why)) => Err(why),
+            Err(end) => Err(format!("its start did not come to an end: {end:?}")),
+        };
+        if broker.is_err() {
+            self.disk.end(End::Killed);
+        }
+        broker.map(|broker| Life { broker, owner })
+    }
+
+    /// Lets a broker stop in order, and its process end.
+    pub async fn stop(&self, life: Life) {
+        let Life { broker, owner } = life;
+        let stop = async move {
+            broker.close_publishes();
+            broker.shutdown().await;
+        };
+        // Whatever went wrong in it is told with the run.
+        let _ = start_owned(owner, "stop", stop).ended().await;
+        self.disk.end(End::Killed);
+    }
+
+    /// Ends a broker so, if its disk has not ended it already.
+    pub fn cut(&self, life: Life, how: End) {
+        self.disk.end(how);
+        let Life { broker, owner } = life;
+        let dies = async move { broker.shutdown().await };
+        drop(start_owned(owner, "dies", dies).detached());
+    }
+
+    fn clock(&self) -> Clock {
+        let past = u64::try_from(self.began.elapsed().as_millis());
+        Clock::going_from(Millis(WALL + past.unwrap_or_default()))
+    }
+}
+
+/// A broker that runs.
+pub struct Life {
+    /// The broker.
+    pub broker: Broker,
+    owner: Owner,
+}
+
+struct Parts {
+    fs: Arc<dyn FileSystem>,
+    clock: Clock,
+    random: Random,
+    sizes: Sizes,
+}
+
+async fn start(parts: Parts) -> Result<Broker, String> {
+    let Parts {
+        fs,
+        clock,
+        random,
+        sizes,
+    } = parts;
+    let store = sizes.store(clock.clone(), random.clone());
+    let plugins = sizes.plugins(clock.clone(), random);
+    let broker = sizes.broker(clock, Arc::clone(&fs));
+    let producers_max = broker.producers_max;
+    let read = move || {
+        let examined = store::examine(Path::new(STORE), store, fs).map_err(|error| told(&error))?;
+        RecoveredStore::of(examined, producers_max).map_err(|error| told(&error))
+    };
+    let read = simulation::start_blocking("store", read).ended().await;
+    let readable = read.map_err(|end| format!("the store is not read: {end:?}"))??;
+    let plugins = Plugins::start(plugins).map_err(|error| told(&error))?;
+    let started = Broker::start(broker, readable, plugins, &[]).await;
+    started.map_err(|error| told(&error))
+}
+
+// An error with its causes.
+fn told(error: &dyn Error) -> String {
+    let (mut told, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        told = format!("{told}: {error}");
+        cause = error.source();
+    }
+    told
+}
