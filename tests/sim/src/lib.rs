@@ -2,6 +2,7 @@
 //! that a seed chooses. Running a seed again gives the same run, byte for byte. Nothing here reads the machine's clock, its
 //! randomness, or the order of its threads; the only real time is the watchdog's, which ends a program that hangs.
 
+pub mod actors;
 pub mod checker;
 pub mod disk;
 pub mod history;
@@ -11,6 +12,7 @@ pub mod plan;
 pub mod run;
 pub mod scheduler;
 pub mod shrink;
+pub mod stage;
 pub use tidegate_simulated::simulation;
 
 // What a simulated library has in place of its own.

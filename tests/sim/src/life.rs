@@ -118,6 +118,14 @@ pub struct Life {
     owner: Owner,
 }
 
+impl Life {
+    /// What its strands belong to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+}
+
 struct Parts {
     fs: Arc<dyn FileSystem>,
     clock: Clock,

@@ -1,0 +1,178 @@
+//! A consumer: takes what its subscription has, answers as the plan says, and asks now and then whether its answers are on disk. When the
+//! run drains it acks everything.
+
+use std::time::Duration;
+
+use tidegate_client::{Client, Consumer, ConsumerOptions, Delivery, SubscribeError};
+use tokio::time::sleep;
+
+use super::{AGAIN, Came, Phase, Process, subscribe_code};
+use crate::history::{Answer, What};
+use crate::plan::Consuming;
+use crate::plan::payload::{hash, number};
+
+/// After how many answers it asks for them at least while the run drains.
+const DRAINS_AFTER: u64 = 20;
+
+/// Consumes until the run ends.
+pub(super) async fn run(process: Process, consuming: Consuming) -> Came {
+    let client = process.client().await;
+    let mut taken = Taken::default();
+    while *process.scene.phase.borrow() < Phase::Ends {
+        let Some(consumer) = attach(&process, &client, &consuming).await else {
+            sleep(AGAIN).await;
+            continue;
+        };
+        match consume(&process, &consuming, consumer, &mut taken).await {
+            Ended::ToDie => return Came::ToDie(0),
+            Ended::Detached => sleep(AGAIN).await,
+        }
+    }
+    client.close().await;
+    Came::ToItsEnd
+}
+
+#[derive(Default)]
+struct Taken {
+    deliveries: u64,
+    answers: u64,
+}
+
+enum Ended {
+    ToDie,
+    Detached,
+}
+
+async fn attach(process: &Process, client: &Client, consuming: &Consuming) -> Option<Consumer> {
+    let op = process.scene.op();
+    let subscription = consuming.subscription.as_str();
+    process.note(What::Attaches {
+        op,
+        subscription: subscription.into(),
+    });
+    let options = ConsumerOptions {
+        credit_events: consuming.credit,
+        ..ConsumerOptions::default()
+    };
+    match client.subscribe(subscription, options).await {
+        Ok(consumer) => {
+            process.note(What::Attached { op });
+            Some(consumer)
+        }
+        Err(error) => {
+            let code = subscribe_code(&error).into();
+            process.note(What::NotAttached { op, code });
+            None
+        }
+    }
+}
+
+async fn consume(
+    process: &Process,
+    consuming: &Consuming,
+    mut consumer: Consumer,
+    taken: &mut Taken,
+) -> Ended {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = consumer.next() => next,
+            () = process.scene.is_at(Phase::Ends) => None,
+        };
+        let Some(Ok(delivery)) = next else {
+            break;
+        };
+        note(process, consuming, &delivery);
+        taken.deliveries += 1;
+        let runs = *process.scene.phase.borrow() == Phase::Runs;
+        if runs && taken.deliveries == consuming.dies_after {
+            process.die();
+            return Ended::ToDie;
+        }
+        if runs {
+            sleep(Duration::from_millis(consuming.takes_ms)).await;
+        }
+        taken.answers += u64::from(answer(process, consuming, &delivery));
+        let flushes_after = match runs {
+            true => consuming.flushes_after,
+            false => consuming.flushes_after.min(DRAINS_AFTER),
+        };
+        if taken.answers >= flushes_after {
+            taken.answers = 0;
+            flush(process, consuming, &consumer).await;
+        }
+    }
+    process.note(What::Detached {
+        subscription: consuming.subscription.as_str().into(),
+    });
+    consumer.close().await;
+    Ended::Detached
+}
+
+fn note(process: &Process, consuming: &Consuming, delivery: &Delivery) {
+    let payload = &delivery.event().payload;
+    process.note(What::Delivered {
+        subscription: consuming.subscription.as_str().into(),
+        topic: (*delivery.topic).into(),
+        position: delivery.position,
+        sequence: delivery.sequence,
+        attempt: delivery.attempt.into(),
+        n: number(payload).unwrap_or(u64::MAX),
+        hash: hash(payload),
+    });
+}
+
+// Whether it says anything.
+fn answer(process: &Process, consuming: &Consuming, delivery: &Delivery) -> bool {
+    let says = &consuming.says;
+    let (subscription, position) = (consuming.subscription.as_str(), delivery.position);
+    let note = |answer| {
+        process.note(What::Says {
+            subscription: subscription.into(),
+            position,
+            answer,
+        });
+    };
+    let sum = says.ack + says.nack + says.extend + says.nothing;
+    let drawn = process.draw("says", position * 64 + u64::from(delivery.attempt), sum);
+    let is_over = *process.scene.phase.borrow() > Phase::Runs;
+    if is_over || drawn < says.ack {
+        note(Answer::Ack);
+        delivery.ack();
+    } else if drawn < says.ack + says.nack {
+        note(Answer::Nack);
+        delivery.nack(Some(Duration::ZERO));
+    } else if drawn < says.ack + says.nack + says.extend {
+        note(Answer::Extend);
+        delivery.extend();
+        note(Answer::Ack);
+        delivery.ack();
+    } else {
+        return false;
+    }
+    true
+}
+
+async fn flush(process: &Process, consuming: &Consuming, consumer: &Consumer) {
+    let op = process.scene.op();
+    process.note(What::Flushes {
+        op,
+        subscription: consuming.subscription.as_str().into(),
+    });
+    match consumer.flush_acks().await {
+        Ok(()) => process.note(What::Confirmed { op }),
+        Err(SubscribeError::NotHeld {
+            positions,
+            more: false,
+        }) => {
+            for position in positions.into_iter().flatten() {
+                process.note(What::Late { op, position });
+            }
+            process.note(What::Confirmed { op });
+        }
+        Err(error) => {
+            let code = subscribe_code(&error).into();
+            process.note(What::NotConfirmed { op, code });
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Runs by hand: of one seed or many, or of a plan in a file, and what they did.
+
+use std::process::ExitCode;
+
+use tidegate_sim::history;
+use tidegate_sim::plan::Plan;
+use tidegate_sim::scheduler::Options;
+use tidegate_sim::shrink::shrink;
+use tidegate_sim::stage::{Report, examine};
+
+/// Runs that making a plan smaller may take.
+const TRIES_MAX: usize = 300;
+
+const HELP: &str = "\
+Plays plans on a simulated broker, and says which promise breaks.
+
+  --seed N          the plan of this seed
+  --seeds N..M      those of these, one after the other
+  --plan FILE       the plan in a file, as --show-plan prints it
+  --show-plan       prints the plan, and plays nothing
+  --trace           prints all that happened
+  --steps           prints each step of each strand, too
+  --shrink          prints the smallest plan found that breaks the same promise
+";
+
+#[derive(Default)]
+struct Asked {
+    seeds: std::ops::Range<u64>,
+    plan: Option<Plan>,
+    shows_plan: bool,
+    traces: bool,
+    steps: bool,
+    shrinks: bool,
+}
+
+fn main() -> ExitCode {
+    match asked(std::env::args().skip(1)) {
+        Ok(asked) => play(&asked),
+        Err(why) => {
+            eprintln!("{why}\n\n{HELP}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
+    let mut asked = Asked::default();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--seed" => {
+                let seed = number(&value()?)?;
+                asked.seeds = seed..seed.saturating_add(1);
+            }
+            "--seeds" => {
+                let range = value()?;
+                let both = range.split_once("..");
+                let (first, end) = both.ok_or(format!("{range} is not like 0..1000"))?;
+                asked.seeds = number(first)?..number(end)?;
+            }
+            "--plan" => {
+                let file = value()?;
+                let json = std::fs::read_to_string(&file);
+                let json = json.map_err(|error| format!("{file}: {error}"))?;
+                let plan = Plan::from_json(&json).map_err(|why| format!("{file}: {why}"))?;
+                asked.plan = Some(plan);
+            }
+            "--show-plan" => asked.shows_plan = true,
+            "--trace" => asked.traces = true,
+            "--steps" => asked.steps = true,
+            "--shrink" => asked.shrinks = true,
+            _ => return Err(format!("{arg} is nothing that is known here")),
+        }
+    }
+    match asked.plan.is_none() && asked.seeds.is_empty() {
+        true => Err("which plan?".to_owned()),
+        false => Ok(asked),
+    }
+}
+
+fn number(word: &str) -> Result<u64, String> {
+    word.parse().map_err(|_| format!("{word} is no seed"))
+}
+
+fn play(asked: &Asked) -> ExitCode {
+    let seeds = asked.seeds.clone().map(Plan::of);
+    let (mut played, mut failed) = (0u64, 0u64);
+    for plan in asked.plan.clone().into_iter().chain(seeds) {
+        if asked.shows_plan {
+            println!("{}", plan.to_json());
+            continue;
+        }
+        let options = Options {
+            keeps_trace: asked.steps,
+            ..Options::of(plan.seed)
+        };
+        let report = examine(&plan, options);
+        played += 1;
+        if asked.traces {
+            print!("{}", history::text(&report.history));
+        }
+        if let Some(steps) = &report.trace.all {
+            print!("{steps}");
+        }
+        if let Some(breaks) = report.failed(&plan) {
+            failed += 1;
+            eprintln!("{breaks}\n");
+            if asked.shrinks {
+                println!("{}", smallest(&plan, &report).to_json());
+            }
+        }
+    }
+    eprintln!("{played} played, {failed} of them break a promise");
+    match failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+// The smallest plan found that breaks the promise that broke first.
+fn smallest(plan: &Plan, report: &Report) -> Plan {
+    let broken = |report: &Report| report.violations.first().map(|first| first.promise.id);
+    let id = broken(report);
+    shrink(plan, TRIES_MAX, |smaller| {
+        broken(&examine(smaller, Options::of(smaller.seed))) == id
+    })
+}

@@ -1,0 +1,278 @@
+//! The stage on which a plan is played: a broker, life after life, on a disk that fails; the network in front of it; and those who use it.
+//! What happened is the history, which the checker judges. When the plan is through, all that is wrong ends, what is there is consumed, and
+//! the broker stops and starts once more.
+
+mod broker;
+mod report;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::actors::{self, Phase, Scene};
+use crate::disk::{End, Shape, SimDisk};
+use crate::history::{Cause, Kept, What};
+use crate::life::{Machine, Sizes};
+use crate::plan::{Crash, Fault, How, Moment, Plan};
+use crate::scheduler::{Options, Outcome, run};
+use crate::simulation::{self, Handed};
+use broker::Serving;
+
+pub use report::{Failed, Report, examine};
+
+/// How often it is looked whether the disk has ended a life.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often it is looked whether everything was consumed, and how long that may take.
+const DRAINS_EVERY: Duration = Duration::from_millis(50);
+const DRAINS_MAX: Duration = Duration::from_secs(600);
+/// How long actors have for their end.
+const ENDS_MAX: Duration = Duration::from_secs(120);
+
+/// Plays a plan. What happens is kept, also of a run that does not come to its end.
+#[must_use]
+pub fn play(plan: &Plan, options: Options, kept: &Kept) -> Outcome<()> {
+    let (plan, kept) = (Arc::new(plan.clone()), Arc::clone(kept));
+    run(options, move || async move {
+        let (scene, phase) = Scene::new(plan, kept);
+        Stage::new(scene, phase).play().await;
+    })
+}
+
+struct Stage {
+    scene: Scene,
+    machine: Machine,
+    sizes: Sizes,
+    ends_at: Instant,
+    lives_begun: u64,
+    /// How the disk would end the life that there is.
+    armed: Cause,
+    phase: watch::Sender<Phase>,
+}
+
+impl Stage {
+    fn new(scene: Scene, phase: watch::Sender<Phase>) -> Self {
+        let seed = scene.plan.seed;
+        let disk = SimDisk::new(Shape {
+            room: 64 << 20,
+            ..Shape::of(seed)
+        });
+        let ends_at = Instant::now() + Duration::from_millis(scene.plan.lasts_ms);
+        let sizes = Sizes::of(seed);
+        Self {
+            machine: Machine::new(seed, disk, sizes).expect("an empty disk takes a folder"),
+            scene,
+            sizes,
+            ends_at,
+            lives_begun: 0,
+            armed: Cause::Kill,
+            phase,
+        }
+    }
+
+    async fn play(mut self) {
+        let actors: Vec<Handed<()>> = {
+            let plan = Arc::clone(&self.scene.plan);
+            let actors = plan.actors.iter().map(|actor| {
+                let plays = actors::play(self.scene.clone(), actor.clone());
+                simulation::start("actor", plays)
+            });
+            actors.collect()
+        };
+        let faults = simulation::start(
+            "faults",
+            fail(self.scene.clone(), self.machine.disk.clone()),
+        );
+        let serving = self.lives().await;
+        drop(faults);
+        self.scene.network.heal();
+        self.machine.disk.heal();
+        let serving = match serving {
+            Some(serving) => Some(serving),
+            None => self.begin().await,
+        };
+        let Some(serving) = serving else {
+            return self.scene.history.note("stage", What::Over {});
+        };
+        self.scene.history.note("stage", What::Drains {});
+        self.phase.send_replace(Phase::Drains);
+        self.drain(&serving, actors).await;
+        self.stop(serving).await;
+        // What was consumed stays so.
+        if let Some(serving) = self.begin().await {
+            self.check_empty(&serving);
+            self.stop(serving).await;
+        }
+    }
+
+    // Lives up to the end of the plan. The last one serves.
+    async fn lives(&mut self) -> Option<Serving> {
+        let crashes = self.scene.plan.crashes.clone();
+        for crash in crashes {
+            if Instant::now() >= self.ends_at {
+                break;
+            }
+            self.arm(crash);
+            if let Some(serving) = self.begin().await {
+                let is_over = self.until(crash).await;
+                if is_over && !self.machine.disk.is_off() {
+                    self.disarm();
+                    return Some(serving);
+                }
+                self.end(serving, crash).await;
+            }
+            sleep(Duration::from_millis(crash.back_after_ms)).await;
+        }
+        self.disarm();
+        let serving = self.begin().await;
+        sleep_until(self.ends_at).await;
+        serving
+    }
+
+    fn arm(&mut self, crash: Crash) {
+        let how = broker::end_of(crash.how);
+        self.armed = cause(crash.how);
+        if let (Moment::Operation(operation), Some(how)) = (crash.at, how) {
+            let disk = &self.machine.disk;
+            disk.end_at(disk.operations() + operation, how);
+        }
+    }
+
+    // The disk ends no life by itself any more.
+    fn disarm(&self) {
+        self.machine.disk.end_at(u64::MAX, End::Killed);
+    }
+
+    // Waits until a life is to end. Whether the plan ends before.
+    async fn until(&self, crash: Crash) -> bool {
+        match crash.at {
+            Moment::Time(ms) => {
+                let at = Instant::now() + Duration::from_millis(ms);
+                sleep_until(at.min(self.ends_at)).await;
+                at > self.ends_at
+            }
+            Moment::Operation(operation) => {
+                let from = self.machine.disk.operations();
+                loop {
+                    let disk = &self.machine.disk;
+                    if disk.is_off() || disk.operations() >= from + operation {
+                        return false;
+                    }
+                    if Instant::now() >= self.ends_at {
+                        return true;
+                    }
+                    sleep(LOOK_EVERY).await;
+                }
+            }
+        }
+    }
+
+    async fn drain(&self, serving: &Serving, actors: Vec<Handed<()>>) {
+        let history = &self.scene.history;
+        let until = Instant::now() + DRAINS_MAX;
+        // Who has published, and heard of all of it, has ended.
+        let (publishers, consumers) = {
+            let plan = &self.scene.plan;
+            let all = plan.actors.iter().zip(actors);
+            let (publishers, consumers): (Vec<_>, Vec<_>) =
+                all.partition(|(actor, _)| actor.publishes());
+            let of = |actors: Vec<(_, Handed<()>)>| {
+                actors
+                    .into_iter()
+                    .map(|(_, actor)| actor)
+                    .collect::<Vec<_>>()
+            };
+            (of(publishers), of(consumers))
+        };
+        for publisher in publishers {
+            let _ = tokio::time::timeout_at(until, publisher).await;
+        }
+        let mut left: Vec<&str> = self
+            .scene
+            .plan
+            .subscriptions
+            .iter()
+            .map(|of| &*of.name)
+            .collect();
+        while !left.is_empty() && Instant::now() < until {
+            left.retain(|name| serving.depth(name) != Some(0));
+            sleep(DRAINS_EVERY).await;
+        }
+        for subscription in &self.scene.plan.subscriptions {
+            if !left.contains(&&*subscription.name) {
+                let subscription = subscription.name.as_str().into();
+                history.note("stage", What::Drained { subscription });
+            }
+        }
+        self.phase.send_replace(Phase::Ends);
+        for consumer in consumers {
+            let _ = timeout(ENDS_MAX, consumer).await;
+        }
+        history.note("stage", What::Over {});
+    }
+}
+
+// Lets go wrong what the plan says, when it says so.
+async fn fail(scene: Scene, disk: SimDisk) {
+    let begun = Instant::now();
+    for timed in &scene.plan.faults {
+        sleep_until(begun + Duration::from_millis(timed.after_ms)).await;
+        let lasts_ms = inject(&scene, &disk, &timed.does);
+        let what = serde_json::to_string(&timed.does).unwrap_or_default();
+        let until_ms = scene.history.now_ms().saturating_add(lasts_ms);
+        let what = What::Troubled {
+            what: what.into(),
+            until_ms,
+        };
+        scene.history.note("stage", what);
+    }
+}
+
+// How long it lasts.
+fn inject(scene: &Scene, disk: &SimDisk, fault: &Fault) -> u64 {
+    use crate::network::Direction::{Down, Up};
+    let network = &scene.network;
+    let direction = |is_up: bool| if is_up { Up } else { Down };
+    match fault {
+        Fault::Cut { actor } => network.cut(actor),
+        Fault::CutAfter {
+            actor,
+            is_up,
+            bytes,
+        } => {
+            network.cut_after(actor, direction(*is_up), *bytes);
+            return u64::MAX / 2;
+        }
+        Fault::Outage {
+            actor,
+            is_up,
+            lasts_ms,
+        } => {
+            let lasts = Duration::from_millis(*lasts_ms);
+            network.outage(actor, is_up.map(direction), lasts);
+            return *lasts_ms;
+        }
+        Fault::Slow { actor, factor } => {
+            network.slow(actor, *factor);
+            return u64::MAX / 2;
+        }
+        Fault::Refuse { actor, times } => network.refuse(actor, *times),
+        Fault::Close { actor } => network.close(actor),
+        Fault::SlowDisk { factor } => {
+            disk.slow(*factor);
+            return u64::MAX / 2;
+        }
+    }
+    0
+}
+
+fn cause(how: How) -> Cause {
+    match how {
+        How::Power(_) => Cause::Power,
+        How::Stop | How::Kill => Cause::Kill,
+    }
+}

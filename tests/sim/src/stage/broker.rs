@@ -1,0 +1,300 @@
+//! Lives of the broker, as the stage begins and ends them, and what an operator does in each: makes what the plan has and is not there.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tidegate_simulated::auth::Policy;
+use tidegate_simulated::broker::{Broker, ChangeError};
+use tidegate_simulated::domain::{NewTopic, Principal};
+use tidegate_simulated::net::{Door, SessionOptions};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{Stage, cause};
+use crate::actors::{ADDRESS, Phase, Scene};
+use crate::disk::{End, SimDisk};
+use crate::history::{Durability, Start, What};
+use crate::life::Life;
+use crate::network::SimListener;
+use crate::plan::payload::hash;
+use crate::plan::{Crash, How, Subscription, Topic};
+use crate::scheduler::{mix, start_owned};
+use crate::simulation::{self, Handed};
+
+/// How long an operator waits before it tries again.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long sessions have for their end: a little longer than they take at most.
+const SESSIONS_MAX: Duration = Duration::from_secs(12);
+/// Who makes topics and subscriptions.
+const OPERATOR: &str = "operator";
+
+/// A life that serves.
+pub(super) struct Serving {
+    number: u64,
+    life: Life,
+    shutdown: CancellationToken,
+    accepts: Handed<()>,
+    operator: Handed<()>,
+}
+
+impl Serving {
+    /// How many events a subscription holds.
+    pub(super) fn depth(&self, subscription: &str) -> Option<u64> {
+        let info = self.life.broker.subscription(subscription).ok()?;
+        Some(info.depth)
+    }
+}
+
+/// How the disk sees that a life ends; one that is told to stop ends by itself.
+pub(super) fn end_of(how: How) -> Option<End> {
+    let power = [End::Mild, End::Usual, End::Ordered, End::Cruel];
+    match how {
+        How::Stop => None,
+        How::Kill => Some(End::Killed),
+        How::Power(n) => Some(power[usize::try_from(n % 4).unwrap_or_default()]),
+    }
+}
+
+impl Stage {
+    /// Begins a life. `None` if it was ended meanwhile, or refused to start.
+    pub(super) async fn begin(&mut self) -> Option<Serving> {
+        let number = self.lives_begun + 1;
+        self.lives_begun = number;
+        self.note_image(number);
+        self.note(What::Starts { life: number });
+        let life = match self.machine.begin().await {
+            Ok(life) => life,
+            Err(_) if self.machine.disk.has_gone() => {
+                self.note(What::Crashed {
+                    life: number,
+                    cause: self.armed,
+                });
+                return None;
+            }
+            Err(why) => {
+                let why = why.into();
+                self.note(What::Refuses { life: number, why });
+                self.note_image(number);
+                return None;
+            }
+        };
+        let interval_ms = self.sizes.interval_ms;
+        self.note(What::Serves {
+            life: number,
+            interval_ms,
+        });
+        let shutdown = CancellationToken::new();
+        let listener = self.scene.network.listen(ADDRESS);
+        let accepts = accept(listener, life.broker.clone(), shutdown.clone());
+        let accepts = start_owned(life.owner(), "accepts", accepts);
+        let operator = operate(self.scene.clone(), life.broker.clone(), self.phase.clone());
+        let operator = start_owned(life.owner(), "operator", operator);
+        Some(Serving {
+            number,
+            life,
+            shutdown,
+            accepts,
+            operator,
+        })
+    }
+
+    /// Ends a life as the plan says.
+    pub(super) async fn end(&mut self, serving: Serving, crash: Crash) {
+        let Some(how) = end_of(crash.how).filter(|_| crash.how != How::Stop) else {
+            return self.stop(serving).await;
+        };
+        let Serving { number, life, .. } = serving;
+        let cause = cause(crash.how);
+        self.note(What::Crashed {
+            life: number,
+            cause,
+        });
+        self.scene.history.note(OPERATOR, What::Dies {});
+        self.scene.network.crash(ADDRESS);
+        self.machine.cut(life, how);
+    }
+
+    /// Tells a life to stop, and waits until it has.
+    pub(super) async fn stop(&self, serving: Serving) {
+        let Serving {
+            number,
+            life,
+            shutdown,
+            accepts,
+            operator,
+        } = serving;
+        self.note(What::Stops { life: number });
+        drop(operator);
+        self.scene.history.note(OPERATOR, What::Dies {});
+        shutdown.cancel();
+        // Which is over when all sessions have ended, or been left.
+        let _ = accepts.ended().await;
+        self.machine.stop(life).await;
+        self.note(What::Stopped { life: number });
+    }
+}
+
+impl Stage {
+    pub(super) fn note(&self, what: What) {
+        self.scene.history.note("broker", what);
+    }
+
+    fn note_image(&self, life: u64) {
+        let digest = image(&self.machine.disk);
+        self.note(What::Image { life, digest });
+    }
+
+    /// What is consumed stays so, over a start.
+    pub(super) fn check_empty(&self, serving: &Serving) {
+        for Subscription { name, .. } in &self.scene.plan.subscriptions {
+            if serving.depth(name).is_some_and(|depth| depth > 0) {
+                let subscription = name.as_str().into();
+                self.note(What::CameBack { subscription });
+            }
+        }
+    }
+}
+
+// A number that depends on all that is on a disk.
+fn image(disk: &SimDisk) -> u64 {
+    let image = disk.image();
+    let entries = image.iter().map(|(path, content)| {
+        let path = hash(path.to_string_lossy().as_bytes());
+        match content {
+            None => mix(&[path]),
+            Some(content) => mix(&[path, hash(content)]),
+        }
+    });
+    entries.fold(0, |digest, entry| mix(&[digest, entry]))
+}
+
+// Takes connections until the broker is told to stop, and then waits for their sessions.
+async fn accept(listener: SimListener, broker: Broker, shutdown: CancellationToken) {
+    let door = Door::open(
+        SessionOptions::default(),
+        policy(),
+        broker,
+        shutdown.clone(),
+    );
+    let remote = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+    let mut sessions: Vec<Handed<()>> = Vec::new();
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            incoming = listener.accept() => incoming,
+        };
+        let door = door.clone();
+        let serves = async move {
+            door.serve(incoming.connection, Principal::local(), remote)
+                .await;
+        };
+        sessions.push(simulation::start("session", serves));
+    }
+    let until = Instant::now() + SESSIONS_MAX;
+    for session in sessions {
+        let _ = timeout_at(until, session).await;
+    }
+}
+
+// Makes what is not there yet. What was made in an earlier life has to be there.
+async fn operate(scene: Scene, broker: Broker, ready: watch::Sender<Phase>) {
+    let plan = scene.plan.clone();
+    for topic in &plan.topics {
+        while !create_topic(&scene, &broker, topic).await {
+            sleep(AGAIN).await;
+        }
+    }
+    for subscription in &plan.subscriptions {
+        while !create_subscription(&scene, &broker, subscription).await {
+            sleep(AGAIN).await;
+        }
+    }
+    ready.send_if_modified(|phase| {
+        let is_first = *phase == Phase::Begins;
+        *phase = (*phase).max(Phase::Runs);
+        is_first
+    });
+}
+
+async fn create_topic(scene: &Scene, broker: &Broker, topic: &Topic) -> bool {
+    let name = topic.name.parse().expect("the plan has good names");
+    if broker.topic(&name).is_ok() && *scene.phase.borrow() >= Phase::Runs {
+        return true;
+    }
+    let durability = match topic.is_sync {
+        true => Durability::Sync,
+        false => Durability::Interval,
+    };
+    let op = scene.op();
+    scene.history.note(
+        OPERATOR,
+        What::CreatesTopic {
+            op,
+            topic: topic.name.as_str().into(),
+            durability,
+        },
+    );
+    let new = json!({"name": topic.name, "durability": durability.to_string()});
+    let new: NewTopic = serde_json::from_value(new).expect("a specification");
+    let created = broker.create_topic(new).await;
+    done(scene, op, created.map(|topic| topic.id.0.into()))
+}
+
+async fn create_subscription(scene: &Scene, broker: &Broker, subscription: &Subscription) -> bool {
+    let Subscription {
+        name,
+        topic,
+        ack_deadline_ms,
+    } = subscription;
+    if *scene.phase.borrow() >= Phase::Runs {
+        return true;
+    }
+    let op = scene.op();
+    scene.history.note(
+        OPERATOR,
+        What::CreatesSubscription {
+            op,
+            subscription: name.as_str().into(),
+            topic: topic.as_str().into(),
+            start: Start::Earliest,
+            ack_deadline_ms: *ack_deadline_ms,
+        },
+    );
+    // Nothing is given up: what becomes of that is another plan's.
+    let spec = json!({
+        "name": name, "topics": [topic], "start": "earliest",
+        "delivery": {
+            "ack_deadline_ms": ack_deadline_ms, "attempts_max": 0, "backoff_ms": [100],
+        },
+    });
+    let spec = serde_json::from_value(spec).expect("a specification");
+    let created = broker.create_subscription(&Principal::local(), spec).await;
+    done(scene, op, created.map(|_| 0))
+}
+
+// Whether it is there now. One that an earlier life made without an answer is.
+fn done(scene: &Scene, op: u64, created: Result<u64, ChangeError>) -> bool {
+    let (what, is_there) = match created {
+        Ok(id) => (What::Done { op, id }, true),
+        Err(ChangeError::Exists { .. }) => (What::Done { op, id: 0 }, true),
+        Err(error) => {
+            let code = error.to_string().into();
+            let is_sure = false;
+            (What::NotDone { op, code, is_sure }, false)
+        }
+    };
+    scene.history.note(OPERATOR, what);
+    is_there
+}
+
+fn policy() -> Arc<Policy> {
+    let grant = json!({
+        "principals": ["local"], "publish": [">"], "subscribe": [">"], "admin": [">"],
+    });
+    let grant = serde_json::from_value(grant).expect("a grant");
+    Arc::new(Policy::new(vec![grant]))
+}
