@@ -47,6 +47,10 @@ impl SendHalf for SimSend {
             state.pipe(pipe).held += bytes;
             state.sides[1 - side].used += bytes;
             wake.extend(state.pipe(pipe).receiver.take());
+            // What comes after its reader has gone is thrown away there, and fills no window.
+            if state.pipe(pipe).stopped.is_some() {
+                state.discard(pipe, now, wake);
+            }
             if is_cut {
                 cut(state, pipe, side, now, wake);
             }
