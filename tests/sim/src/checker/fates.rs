@@ -65,6 +65,8 @@ pub(super) struct Ledger {
     subscriptions: BTreeMap<Text, Holding>,
     /// Events of which the broker said that it does not take them.
     refused: BTreeSet<u64>,
+    /// Unanswered when the power went, to topics that are synced at intervals.
+    doubtful: BTreeSet<u64>,
     /// For each event, subscriptions that were there for sure when it was published.
     due: BTreeMap<u64, Vec<Text>>,
     /// What a flush is about: its answers, by position, and whether they are acks.
@@ -161,6 +163,10 @@ impl Ledger {
         let Some(n) = facts.event_of(op) else {
             return;
         };
+        // The answer may have been on its way when the power took the event.
+        if self.doubtful.contains(&n) {
+            return;
+        }
         for name in self.due.get(&n).into_iter().flatten() {
             let holding = self.subscriptions.entry(name.clone()).or_default();
             let fates = holding.fates.entry(n).or_insert(Fates::PENDING);
@@ -309,6 +315,9 @@ impl Ledger {
     fn crashed(&mut self, cause: Cause, now_ms: u64, facts: &Facts) {
         for (n, event) in &facts.events {
             let Some(answered_ms) = event.answered_ms else {
+                if facts.may_be_lost(event, now_ms, cause, now_ms) {
+                    self.doubtful.insert(*n);
+                }
                 continue;
             };
             if facts.may_be_lost(event, answered_ms, cause, now_ms) {

@@ -114,10 +114,22 @@ fn what_is_synced_at_intervals_survives_a_kill_and_after_a_moment_the_power() {
         9001 broker drained subscription=f
     ";
     let late = POWER.replace("    2", "    802");
+    let asked = "19 p publishes op=10 producer=a topic=fast n=1 hash=7\n";
+    let answer = "23 p published op=10 sequence=1 is_duplicate=false\n";
     check_broken(&[
         ("a kill", &[one, KILLED, drained], &["I1"]),
         ("the power, at once", &[one, POWER, drained], &[]),
         ("the power, long after", &[one, &late, drained], &["I1"]),
+        (
+            "while the answer was on its way",
+            &[asked, POWER, answer, drained],
+            &[],
+        ),
+        (
+            "a kill while it was",
+            &[asked, KILLED, answer, drained],
+            &["I1"],
+        ),
     ]);
 }
 
