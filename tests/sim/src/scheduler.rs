@@ -293,7 +293,9 @@ impl Scheduler {
             };
             let is_over = strand.is_abandoned && strand.may_be_dropped();
             strand.steps += 1;
-            strand.is_woken = false;
+            if strand.stop.is_some_and(Stop::takes_wakes) {
+                strand.is_woken = false;
+            }
             strand.stop = None;
             if is_over { Resume::Drop } else { Resume::Go }
         };

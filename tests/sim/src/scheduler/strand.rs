@@ -56,6 +56,13 @@ pub(super) enum Stop {
     Stuck(&'static Location<'static>),
 }
 
+impl Stop {
+    /// Whether a wake is what it waits for. Elsewhere one that comes is kept for the wait after it.
+    pub(super) fn takes_wakes(self) -> bool {
+        matches!(self, Self::Pending | Self::Woken(_))
+    }
+}
+
 /// What a resumed strand came to.
 pub(super) enum Stepped {
     Suspended(Suspended),
@@ -83,7 +90,7 @@ pub(super) struct Strand {
     pub(super) is_runnable: bool,
     /// Nobody waits for it any more.
     pub(super) is_abandoned: bool,
-    /// Its waker was called since it was last resumed.
+    /// Its waker was called since it was last resumed from a wait for that.
     pub(super) is_woken: bool,
     /// What it waits for; `None` before its first step and while it runs.
     pub(super) stop: Option<Stop>,

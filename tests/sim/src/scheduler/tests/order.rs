@@ -1,11 +1,15 @@
 //! That the seed, and nothing else, says in which order strands run.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::future::poll_fn;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -41,6 +45,44 @@ fn what_is_done_under_a_lock_is_done_by_one_at_a_time() {
         first.insert(said[0].clone());
     }
     assert_eq!(first.into_iter().collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn who_is_woken_in_the_middle_of_a_poll_is_polled_again() {
+    let mut polls = BTreeSet::new();
+    for seed in 0..100 {
+        let polled = run(Options::of(seed), || async {
+            let (is_there, waits) = (AtomicBool::new(false), AtomicWaker::new());
+            let state = Arc::new((is_there, waits));
+            let seen = Arc::clone(&state);
+            let mut polled = 0;
+            let waiting = simulation::start("waits", async move {
+                poll_fn(|context| {
+                    let (is_there, waits) = &*seen;
+                    polled += 1;
+                    waits.register(context.waker());
+                    let is_there = is_there.load(Ordering::Relaxed);
+                    // Whoever comes here wakes a task that has looked already.
+                    pause(Point::Yield);
+                    match is_there {
+                        true => Poll::Ready(()),
+                        false => Poll::Pending,
+                    }
+                })
+                .await;
+                polled
+            });
+            let waking = simulation::start("wakes", async move {
+                let (is_there, waits) = &*state;
+                is_there.store(true, Ordering::Relaxed);
+                waits.wake();
+            });
+            waking.await;
+            waiting.await
+        });
+        polls.insert(polled.expect());
+    }
+    assert_eq!(polls.into_iter().collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]
