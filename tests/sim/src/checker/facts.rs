@@ -50,8 +50,10 @@ pub(super) struct Event {
     pub(super) hash: u64,
     /// When the broker answered.
     pub(super) answered_ms: Option<u64>,
-    /// In which life.
-    pub(super) answered_in: Option<u64>,
+    /// In which life it was published.
+    asked_in: Option<u64>,
+    /// In which life it got its numbers, if it was published and answered in one: an answer that comes in a later one may be of either.
+    pub(super) numbered_in: Option<u64>,
 }
 
 impl Facts {
@@ -84,14 +86,16 @@ impl Facts {
                     topic: topic.clone(),
                     hash: *hash,
                     answered_ms: None,
-                    answered_in: None,
+                    asked_in: self.serves,
+                    numbered_in: None,
                 };
                 self.events.entry(*n).or_insert(event);
             }
             What::Published { op, .. } => {
                 let life = self.serves;
                 if let Some(event) = self.event_of(*op).and_then(|n| self.events.get_mut(&n)) {
-                    (event.answered_ms, event.answered_in) = (Some(ms), life);
+                    event.answered_ms = Some(ms);
+                    event.numbered_in = life.filter(|_| event.asked_in == life);
                 }
             }
             What::CreatesTopic {

@@ -134,7 +134,7 @@ impl Numbers {
     // Who got all that there is got each number between two that one life gave.
     fn drained(&mut self, subscription: &Text, facts: &Facts, found: &mut Found) {
         let got = self.got.entry(subscription.clone()).or_default();
-        let life = |n: &u64| facts.events.get(n).and_then(|event| event.answered_in);
+        let life = |n: &u64| facts.events.get(n).and_then(|event| event.numbered_in);
         for ((before, one), (after, next)) in got.iter().zip(got.iter().skip(1)) {
             let is_same = life(one).is_some() && life(one) == life(next);
             if *after > before + 1 && is_same {

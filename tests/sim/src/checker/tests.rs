@@ -260,11 +260,28 @@ fn sequences_of_one_life_have_no_gaps() {
         18 c says subscription=s position=7 answer=ack
     ";
     let later = three.replace("    1", "    3");
+    let asked = "16 p publishes op=12 producer=a topic=t n=2 hash=7\n";
+    let answered = "
+        36 p published op=12 sequence=2 is_duplicate=false
+        36 c delivered subscription=s topic=t position=6 sequence=2 attempt=1 n=2 hash=7
+        36 c says subscription=s position=6 answer=ack
+    ";
+    let nine = "
+        37 p publishes op=13 producer=a topic=t n=9 hash=7
+        37 p published op=13 sequence=9 is_duplicate=false
+        38 c delivered subscription=s topic=t position=19 sequence=9 attempt=1 n=9 hash=7
+        38 c says subscription=s position=19 answer=ack
+    ";
     check_broken(&[
         ("a gap", &[ONE, GOT, ACKED, three, DRAINED], &["I10"]),
         (
             "of two lives",
             &[ONE, GOT, ACKED, KILLED, &later, DRAINED],
+            &[],
+        ),
+        (
+            "of which of them nobody knows",
+            &[ONE, GOT, ACKED, asked, KILLED, answered, nine, DRAINED],
             &[],
         ),
     ]);

@@ -174,7 +174,9 @@ impl State {
         end: ConnectionEnd,
         wake: &mut Vec<Waker>,
     ) {
-        if self.end_of(side).is_none_or(|(before, _)| before > at) {
+        // Whatever an outage would make of it: that may be over before.
+        let told = self.sides[side].end.as_ref();
+        if told.is_none_or(|(before, _)| *before > at) {
             self.sides[side].end = Some((at, end));
         }
         self.wake_all(wake);

@@ -241,7 +241,7 @@ async fn create_topic(scene: &Scene, broker: &Broker, topic: &Topic) -> bool {
     let new = json!({"name": topic.name, "durability": durability.to_string()});
     let new: NewTopic = serde_json::from_value(new).expect("a specification");
     let created = broker.create_topic(new).await;
-    done(scene, op, created.map(|topic| topic.id.0.into()))
+    done(scene, op, created.map(|topic| topic.id.0))
 }
 
 async fn create_subscription(scene: &Scene, broker: &Broker, subscription: &Subscription) -> bool {

@@ -180,6 +180,16 @@ fn an_outage_is_heard_by_nobody_and_what_timed_out_does_not_come_back() {
 }
 
 #[test]
+fn what_was_said_in_an_outage_is_heard_when_that_ends_too_soon_to_time_out() {
+    let closed = ends_after(NEAR, |ends| {
+        ends.network.outage("client", None, ms(100_000));
+        ends.network.close("client");
+        ends.network.heal();
+    });
+    assert_eq!(closed, [(5, peer(0, "")), (0, ConnectionEnd::Here)]);
+}
+
+#[test]
 fn a_slow_link_takes_longer_until_it_is_healed() {
     run(1, NEAR, |ends| async move {
         let (mut up, mut down) = ends.upward().await;
