@@ -104,7 +104,7 @@ impl Stage {
         self.stop(serving).await;
         // What was consumed stays so.
         if let Some(serving) = self.begin().await {
-            self.check_empty(&serving);
+            self.check_empty(&serving).await;
             self.stop(serving).await;
         }
     }
