@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_simulated::broker::{Broker, RecoveredStore};
 use tidegate_simulated::disk::FileSystem;
@@ -14,7 +15,7 @@ use tidegate_simulated::domain::Millis;
 use tidegate_simulated::plugin::Plugins;
 use tidegate_simulated::runtime::{Clock, Random};
 use tidegate_simulated::store;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::disk::{End, SimDisk};
 use crate::scheduler::{Owner, mix, new_owner, start_owned};
@@ -27,6 +28,9 @@ const DATA: &str = "/data";
 const STORE: &str = "/data/store";
 /// What the wall says at first: some time in 2026.
 const WALL: u64 = 1_790_000_000_000;
+/// How long a broker that has started may take until it knows what its subscriptions hold, and how often that is looked at.
+const KNOWN_MAX: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What outlives a broker.
 pub struct Machine {
@@ -123,6 +127,22 @@ impl Life {
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.owner
+    }
+
+    /// How many events a subscription holds. `None` while that is not known: after a start all that there is has to be looked at first.
+    #[must_use]
+    pub fn depth(&self, subscription: &str) -> Option<u64> {
+        let info = self.broker.subscription(subscription).ok()?;
+        (info.unevaluated == 0).then_some(info.depth)
+    }
+
+    /// The same, once it is known. `None` if it is not in time.
+    pub async fn known_depth(&self, subscription: &str) -> Option<u64> {
+        let until = Instant::now() + KNOWN_MAX;
+        while self.depth(subscription).is_none() && Instant::now() < until {
+            sleep(LOOK_EVERY).await;
+        }
+        self.depth(subscription)
     }
 }
 

@@ -7,7 +7,6 @@ mod record;
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate_simulated::broker::Broker;
 use tidegate_simulated::domain::Principal;
 use tokio::time::{Instant, sleep};
 
@@ -148,19 +147,20 @@ async fn last_life(machine: &mut Machine, record: &Record) {
         let consumer = clients::consume(life.broker.clone(), record.clone());
         let consumer = start_owned(clients, "consumer", consumer);
         let until = Instant::now() + DRAIN_MAX;
-        while depth(&life.broker) != Some(0) && Instant::now() < until {
+        while life.depth(SUBSCRIPTION) != Some(0) && Instant::now() < until {
             sleep(LOOK_EVERY).await;
         }
         // What was acked is confirmed by then.
         sleep(Duration::from_secs(1)).await;
-        record.say(&format!("depth {:?}", depth(&life.broker)));
+        record.say(&format!("depth {:?}", life.depth(SUBSCRIPTION)));
         drop(consumer);
     }
     record.nothing_is_lost();
     machine.stop(life).await;
     record.say("stopped");
     if let Some(life) = begin(machine, record).await {
-        record.say(&format!("depth {:?}", depth(&life.broker)));
+        let depth = life.known_depth(SUBSCRIPTION).await;
+        record.say(&format!("depth {depth:?}"));
         machine.stop(life).await;
         record.say("stopped");
     }
@@ -182,11 +182,6 @@ async fn begin(machine: &mut Machine, record: &Record) -> Option<Life> {
             None
         }
     }
-}
-
-fn depth(broker: &Broker) -> Option<u64> {
-    let info = broker.subscription(SUBSCRIPTION).ok()?;
-    Some(info.depth)
 }
 
 fn local() -> Principal {

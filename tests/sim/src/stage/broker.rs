@@ -28,8 +28,6 @@ use crate::simulation::{self, Handed};
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long sessions have for their end: a little longer than they take at most.
 const SESSIONS_MAX: Duration = Duration::from_secs(12);
-/// How long a broker that has started may take until it knows what its subscriptions hold.
-const KNOWN_MAX: Duration = Duration::from_secs(10);
 /// Who makes topics and subscriptions.
 const OPERATOR: &str = "operator";
 
@@ -43,10 +41,9 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// How many events a subscription holds. `None` while that is not known: after a start all that there is has to be looked at first.
+    /// See [`Life::depth`].
     pub(super) fn depth(&self, subscription: &str) -> Option<u64> {
-        let info = self.life.broker.subscription(subscription).ok()?;
-        (info.unevaluated == 0).then_some(info.depth)
+        self.life.depth(subscription)
     }
 }
 
@@ -151,12 +148,13 @@ impl Stage {
 
     /// What is consumed stays so, over a start.
     pub(super) async fn check_empty(&self, serving: &Serving) {
-        let until = Instant::now() + KNOWN_MAX;
         for Subscription { name, .. } in &self.scene.plan.subscriptions {
-            while serving.depth(name).is_none() && Instant::now() < until {
-                sleep(AGAIN).await;
-            }
-            if serving.depth(name).is_some_and(|depth| depth > 0) {
+            if serving
+                .life
+                .known_depth(name)
+                .await
+                .is_some_and(|depth| depth > 0)
+            {
                 let subscription = name.as_str().into();
                 self.note(What::CameBack { subscription });
             }
