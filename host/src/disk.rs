@@ -7,6 +7,7 @@ mod real;
 mod whole_file;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub use whole_file::{PEM_BYTES_MAX, read_up_to, read_whole, read_whole_text, tex
 /// What is written with [`File::write_blocks_at`] has an offset, a length and an address in memory that are multiples of
 /// this.
 pub const DIRECT_BYTES: usize = 4096;
+// What is copied at once.
+const COPY_BYTES: usize = 1 << 20;
 
 /// A file system. Every call blocks.
 pub trait FileSystem: Send + Sync {
@@ -227,6 +230,26 @@ pub trait File: Send + Sync {
 
     /// Says that nobody will read the content soon, so that the memory it takes in the page cache can serve others.
     fn forget(&self) {}
+}
+
+/// Copies a range of a file to a place in another.
+///
+/// # Errors
+///
+/// One cannot be read or written; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof): it ends within the range.
+pub fn copy(from: &dyn File, range: Range<u64>, to: &dyn File, at: u64) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut done = range.start;
+    while done < range.end {
+        let wanted = (range.end - done).min(COPY_BYTES as u64) as usize;
+        let read = from.read_at(&mut buffer[..wanted], done)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        to.write_at(&buffer[..read], at + (done - range.start))?;
+        done += read as u64;
+    }
+    Ok(())
 }
 
 /// Whether the disk has no room, or whoever the broker runs as may have no more of it.

@@ -5,9 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file_names;
-use crate::disk::{File, FileSystem};
-
-const COPY_BYTES: usize = 1 << 20;
+use crate::disk::{FileSystem, copy};
 
 /// Copies a file into `lost` under a name that is not taken, durably, and answers where.
 pub(super) fn keep_copy(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<PathBuf> {
@@ -48,25 +46,4 @@ fn place_aside(fs: &dyn FileSystem, dir: &Path, path: &Path) -> io::Result<PathB
     let free = |number: &u32| !taken.contains(&folder.join(format!("{name}.{number}")));
     let number = (1..).find(free).unwrap_or(u32::MAX);
     Ok(folder.join(format!("{name}.{number}")))
-}
-
-/// Copies a range of a file to a place in another.
-pub(super) fn copy(
-    from: &dyn File,
-    range: std::ops::Range<u64>,
-    to: &dyn File,
-    at: u64,
-) -> io::Result<()> {
-    let mut buffer = vec![0; COPY_BYTES];
-    let mut done = range.start;
-    while done < range.end {
-        let wanted = (range.end - done).min(COPY_BYTES as u64) as usize;
-        let read = from.read_at(&mut buffer[..wanted], done)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        to.write_at(&buffer[..read], at + (done - range.start))?;
-        done += read as u64;
-    }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::generation::{self, Inspected};
 use super::generation_files::{self, DATABASE};
 use super::manifest::PartInfo;
-use crate::disk::FileSystem;
+use crate::disk::{self, FileSystem};
 use crate::store::error::ReadError;
 use crate::store::file_names;
 use crate::store::lost_folder;
@@ -40,7 +40,7 @@ impl<'a> LogCopy<'a> {
         fs.create_dir(&copy.folder)?;
         fs.create_dir(&copy.path)?;
         let target = fs.create(&copy.path.join(DATABASE))?;
-        lost_folder::copy(&*source, 0..source.length()?, &*target, 0)?;
+        disk::copy(&*source, 0..source.length()?, &*target, 0)?;
         Ok(copy)
     }
 }

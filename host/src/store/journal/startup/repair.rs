@@ -8,7 +8,7 @@ use super::super::journal_file::JournalFile;
 use super::super::new_file::{new_head, place_file};
 use super::super::record::{self, FILE_HEAD_BYTES, FileHead, Kind};
 use super::integrity_check::{Survey, Surveyed};
-use crate::disk::FileSystem;
+use crate::disk::{self, FileSystem};
 use crate::runtime::Random;
 use crate::store::error::OpenError;
 use crate::store::file_names;
@@ -64,13 +64,13 @@ fn rewrite(fs: &dyn FileSystem, dir: &Path, surveyed: &Surveyed) -> io::Result<(
         let mut read = FILE_HEAD_BYTES;
         let mut written = FILE_HEAD_BYTES;
         for cut in &surveyed.cuts {
-            lost_folder::copy(&*old.file, read..cut.from, new, written)?;
+            disk::copy(&*old.file, read..cut.from, new, written)?;
             written += cut.from - read;
             new.write_at(&cut.with, written)?;
             written += cut.with.len() as u64;
             read = cut.to;
         }
-        lost_folder::copy(&*old.file, read..surveyed.end.max(read), new, written)
+        disk::copy(&*old.file, read..surveyed.end.max(read), new, written)
     })?;
     Ok(())
 }
