@@ -20,6 +20,7 @@ mod matching;
 mod plugin_store;
 mod spec_validation;
 mod start;
+mod stop;
 mod subscriptions;
 mod task_names;
 

@@ -7,7 +7,6 @@ mod plugins;
 mod queries;
 
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -38,12 +37,6 @@ use crate::state::catalog::Catalog;
 use crate::store::{StoreReader, StoreUsage};
 use crate::telemetry::conditions::{Conditions, Raised};
 use crate::telemetry::error_line::with_causes;
-
-/// How long publishes that were taken may wait for the disk once the broker stops: it mostly needs milliseconds.
-const LATE_PUBLISHES: Duration = Duration::from_secs(1);
-
-/// How long tasks may take to end before the journal is closed without them.
-const TASKS_GRACE: Duration = Duration::from_secs(5);
 
 /// How the broker fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,45 +279,6 @@ impl Broker {
     #[must_use]
     pub fn usage(&self) -> StoreUsage {
         self.0.reader.usage()
-    }
-
-    /// Takes no publishes from now on, and compiles no plugin. The first step of a stop, while clients are still there to be told.
-    pub fn close_publishes(&self) {
-        self.0.inbox.close_publishes();
-        self.0.plugins.loaded.stop_compiling();
-    }
-
-    /// Refuses the publishes that are not written within a second from now, once none are taken any more. Cancel-safe.
-    pub async fn refuse_late_publishes(&self) {
-        tokio::time::sleep(LATE_PUBLISHES).await;
-        self.0.inbox.refuse_late_publishes();
-    }
-
-    /// Stops: publishes are refused, consumers, routes and lanes end, and what they said is written before the
-    /// journal is closed; who does not end in time says it in vain. The caller bounds the time.
-    pub async fn shutdown(&self) {
-        let inner = self.0.clone();
-        inner.inbox.close_publishes();
-        inner.shutdown.cancel();
-        if tokio::time::timeout(TASKS_GRACE, inner.spawner.ended())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                tasks = inner.spawner.running(),
-                "tasks do not end; the journal is closed without what they may still say"
-            );
-        }
-        inner.inbox.close();
-        let threads = std::mem::take(&mut *locks::lock(&inner.threads));
-        let joined = inner.spawner.blocking("shutdown", move || {
-            for thread in threads {
-                // A panic was caught and told of in it.
-                let _ = thread.join();
-            }
-        });
-        let _ = joined.await;
-        inner.spawner.ended().await;
     }
 
     // An error that names a subscription in the way only to who may see that one.

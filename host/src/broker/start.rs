@@ -1,5 +1,5 @@
 //! The start of a broker: what the store holds is recovered, and every task is made of it and started. Whoever starts one gets its
-//! handle. Nothing here runs later.
+//! handle. Nothing here runs later; how it ends is in `stop`.
 
 mod error;
 mod options;

@@ -84,6 +84,7 @@ const INSIDE: &[(&str, Inner)] = &[
                     "task_names",
                 ],
             ),
+            ("stop", &["handle"]),
         ],
     ),
     (
