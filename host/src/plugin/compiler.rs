@@ -1,9 +1,10 @@
 //! Who makes native code of a component. Compiling is hostile: what somebody uploads decides how much memory and time it takes. So
-//! a broker does it in a process of its own, within limits; here is that choice, and why there is no code. What becomes of the code
+//! a broker does it in a process of its own, within limits; here is that choice, and why there is no code; which program that process runs is `program`'s. What becomes of the code
 //! is decided by others.
 
 mod child;
 pub mod job;
+mod program;
 
 pub(super) use self::child::Stop;
 use self::child::{Child, Ended};

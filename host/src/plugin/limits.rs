@@ -2,8 +2,7 @@
 //! defaults with the arithmetic; nothing here acts.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::runtime::{Clock, Random};
@@ -56,38 +55,6 @@ pub enum Compiler {
     Child(PathBuf),
     /// In this process, without limits of memory, and not to be stopped: for programs that lack the command, such as tests.
     InProcess,
-}
-
-impl Compiler {
-    /// This program, as it runs now: also when its file was replaced or removed since. Where the system does not say which that is, as
-    /// without `/proc`, it is the file by which it was started.
-    #[must_use]
-    pub fn this_program() -> Self {
-        let running = PathBuf::from("/proc/self/exe");
-        if cfg!(target_os = "linux") && running.exists() {
-            return Self::Child(running);
-        }
-        let called = std::env::args_os().next().unwrap_or_default();
-        let paths = std::env::var_os("PATH").unwrap_or_default();
-        let program = std::env::current_exe().ok();
-        let program = program.or_else(|| file_of_command(&called, &paths));
-        program.map_or(Self::InProcess, Self::Child)
-    }
-}
-
-// Where a command lies that was called so.
-fn file_of_command(called: &OsStr, paths: &OsStr) -> Option<PathBuf> {
-    let file = |path: PathBuf| {
-        let path = std::path::absolute(path).ok()?;
-        path.is_file().then_some(path)
-    };
-    match Path::new(called).components().count() {
-        0 => None,
-        1 if !called.as_encoded_bytes().contains(&b'/') => {
-            std::env::split_paths(paths).find_map(|folder| file(folder.join(called)))
-        }
-        _ => file(called.into()),
-    }
 }
 
 /// What compiling one component may take.
