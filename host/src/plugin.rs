@@ -58,6 +58,7 @@ mod limits;
 mod linked_component;
 mod rule_names;
 mod service;
+mod shared;
 mod transformer;
 #[cfg(not(feature = "simulation"))]
 mod wasi;

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::Span;
 
-use super::checked_component::{CheckedComponent, Shared};
+use super::checked_component::CheckedComponent;
 use super::compiler::Stop;
 use super::error::LoadError;
 use super::limits::CompileLimits;
+use super::shared::Shared;
 use crate::domain::Digest;
 use crate::locks::lock;
 use crate::runtime::{executor, thread_priority};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tracing::{Instrument as _, error_span};
 
-use super::checked_component::{CheckedComponent, Shared, check_kind};
+use super::checked_component::{CheckedComponent, check_kind};
 use super::compile_queue::CompileQueue;
 use super::compiled_cache::ArtifactCache;
 use super::counters::PluginStats;
@@ -19,6 +19,7 @@ use super::guest::Guest;
 use super::guest_setup::GuestSetup;
 use super::instance_budget::{Bounds, Held, Holder, InstanceBudget, ReachedLimit, Tenure};
 use super::limits::{CompileLimits, PluginLimits, PluginOptions};
+use super::shared::Shared;
 use super::transformer::Transformer;
 use crate::domain::{Digest, Owner, PluginWorld};
 use crate::locks::lock;
