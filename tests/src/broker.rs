@@ -12,7 +12,7 @@ use tidegate::cli::broker_child::{self, Addresses, BrokerChild, BrokerRun};
 use tidegate_client::{Client, ClientOptions};
 
 use crate::compiled_plugins;
-use crate::{AdminApi, TestIdentity, TestPki, WAIT, wait_for};
+use crate::{AdminApi, TestIdentity, TestPki, WAIT, lasting_port, wait_for};
 
 /// Name under which this package builds the broker's binary.
 const BINARY: &str = "tidegate-under-test";
@@ -46,6 +46,8 @@ pub struct Setup {
     pub development_certificates: bool,
     /// Its standard error is a pipe that nobody reads, unless the test does; else it is the log that failures show.
     pub piped_stderr: bool,
+    /// Its ports are none that one of very many clients may be given while it is away. The system chooses them by default.
+    pub lasting_ports: bool,
 }
 
 impl Default for Setup {
@@ -58,6 +60,7 @@ impl Default for Setup {
             parent: None,
             development_certificates: false,
             piped_stderr: false,
+            lasting_ports: false,
         }
     }
 }
@@ -117,12 +120,16 @@ impl BrokerProcess {
             true => String::new(),
             false => pki.write_server_files(&directory.path().join("certs"))?,
         };
+        let addresses = match setup.lasting_ports {
+            true => lasting_addresses()?,
+            false => Addresses::any(),
+        };
         let mut broker = Self {
             everybody: pki.client("everybody")?,
             pki,
             setup,
             tls,
-            addresses: Addresses::any(),
+            addresses,
             child: None,
             directory,
         };
@@ -411,6 +418,14 @@ impl BrokerProcess {
             has_piped_stderr: self.setup.piped_stderr,
         })
     }
+}
+
+fn lasting_addresses() -> anyhow::Result<Addresses> {
+    Ok(Addresses {
+        quic: format!("127.0.0.1:{}", lasting_port()?),
+        anonymous: None,
+        admin: format!("http://127.0.0.1:{}", lasting_port()?),
+    })
 }
 
 impl Drop for BrokerProcess {

@@ -5,19 +5,17 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use crate::broker::binary;
-use crate::{repository, wait_for};
+use crate::{lasting_port, repository, wait_for};
 
 /// Ports that documents name, as a broker has them without a configuration.
 const PORTS: [&str; 2] = ["4433", "4480"];
@@ -52,7 +50,7 @@ impl Terminal {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-document-")
             .tempdir()?;
-        let ports = [free_port()?, free_port()?];
+        let ports = [lasting_port()?, lasting_port()?];
         let programs = folder.path().join("bin");
         let work = folder.path().join("work");
         fs::create_dir(&programs)?;
@@ -229,23 +227,6 @@ fn path_with(programs: &Path) -> anyhow::Result<OsString> {
     let others = std::env::var_os("PATH").unwrap_or_default();
     let all = std::iter::once(programs.to_owned()).chain(std::env::split_paths(&others));
     Ok(std::env::join_paths(all)?)
-}
-
-// A port that nobody has, and nobody gets by asking the system for any: those begin at 32768.
-fn free_port() -> anyhow::Result<u16> {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let offset = u16::try_from(std::process::id() % u32::from(COUNT))?;
-    for _ in 0..COUNT {
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + offset.wrapping_add(next) % COUNT;
-        let address = (Ipv4Addr::LOCALHOST, port);
-        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no port between {FIRST} and {} is free", FIRST + COUNT)
 }
 
 /// Whether a document's output says what a command printed. In `shown`, `…` stands for any characters of a line, and a line

@@ -3,7 +3,6 @@
 //! deleted when it is acked.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
@@ -18,7 +17,7 @@ use async_nats::jetstream::{Context, stream};
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tidegate_tests::{TestPki, bytes_under, wait_for};
+use tidegate_tests::{TestPki, bytes_under, lasting_port, wait_for};
 
 use crate::broker::{self, Kind, PREFETCH, Places, Subscription};
 
@@ -62,7 +61,7 @@ impl Nats {
         if tls {
             write_certificates(directory.path())?;
         }
-        let port = free_port()?;
+        let port = lasting_port()?;
         let config = config_text(kind, port, directory.path());
         fs::write(directory.path().join("nats.conf"), config)?;
         let mut nats = Self {
@@ -342,8 +341,4 @@ fn write_certificates(directory: &Path) -> anyhow::Result<()> {
     fs::write(directory.join("client.pem"), client.cert_pem)?;
     fs::write(directory.join("client.key"), client.key_pem)?;
     Ok(())
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

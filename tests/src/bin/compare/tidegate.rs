@@ -45,6 +45,7 @@ impl Tidegate {
             program: Some(places.tidegate(kind)?),
             grants: GRANTS.to_owned(),
             parent: Some(places.directory.clone()),
+            lasting_ports: true,
             ..Setup::config(config)
         };
         Ok(Self {
