@@ -289,22 +289,24 @@ impl<C: Connection> Driver<C> {
         }
     }
 
-    /// Says that nothing more comes on a stream that moves, and reads what the broker still says on it: that it has the last answers.
+    /// Reads what the broker still says on a stream that moves: that it has the last answers. Then says that nothing more comes.
     async fn leave(&mut self, stream: &mut ConsumerStream<C>) -> End {
         let mut finished = false;
         let begun = Instant::now();
         let mut last_moved = begun;
         loop {
-            if !finished && stream.is_silent() {
+            let (detached, failed) = {
+                let state = self.shared.state();
+                (state.detached, state.failed)
+            };
+            // A broker waits for its disk only as long as the stream is open; after that, for some seconds.
+            let is_over = detached || !stream.awaits_confirmation();
+            if !finished && stream.is_silent() && is_over {
                 stream.frames.finish();
                 finished = true;
             }
-            let is_gone = {
-                let state = self.shared.state();
-                // One that failed takes nothing back; of another, the last answers still go out.
-                state.detached && (finished || state.failed)
-            };
-            if is_gone {
+            // One that failed takes nothing back; of another, the last answers still go out.
+            if detached && (finished || failed) {
                 return End::Detached;
             }
             let goodbye = stream.established.goodbye.get();

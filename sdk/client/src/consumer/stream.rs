@@ -384,6 +384,11 @@ impl<C: Connection> ConsumerStream<C> {
         number
     }
 
+    /// Something was asked to be confirmed and is not yet.
+    pub(super) fn awaits_confirmation(&self) -> bool {
+        !self.confirms.is_empty()
+    }
+
     /// Deliveries that came so far.
     pub(super) fn delivered(&self) -> u64 {
         self.delivered

@@ -103,8 +103,8 @@ async fn a_consumer_moves_when_what_the_application_has_is_acked() {
         (consumer, flushed)
     });
     tokio::task::yield_now().await;
-    assert_eq!(first.reset_code().await, None, "finished");
     confirm(&mut first, number).await;
+    assert_eq!(first.reset_code().await, None, "finished");
     first.finish();
     let mut second = broker.stream().await;
     second.subscribe_ready().await;
@@ -165,7 +165,7 @@ async fn a_move_is_over_in_time_however_often_the_application_is_heard_meanwhile
     take(&mut consumer).await.ack();
     let begun = Instant::now();
     another_after(&broker, &client, Some(9_000)).await;
-    assert_eq!(first.reset_code().await, None, "finished");
+    asked_to_confirm(&mut first).await;
     // The broker confirms nothing, and whoever asks goes on asking.
     let asking = tokio::spawn(async move {
         loop {
@@ -225,7 +225,8 @@ async fn what_is_named_twice_keeps_nothing_else_from_being_waited_for() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!two.is_expired());
     acker.ack(two.position);
-    assert_eq!(first.reset_code().await, None, "finished");
+    let number = asked_to_confirm(&mut first).await;
+    confirm(&mut first, number).await;
     first.finish();
     broker.stream().await.subscribe_ready().await;
     assert!(two.is_expired());
@@ -268,14 +269,36 @@ async fn where_packets_come_late_a_consumer_loses_no_answers_to_a_slow_broker() 
     packets_come_late(&mut broker).await;
     one.ack();
     let number = asked_to_confirm(&mut first).await;
-    // Its disk takes its time, and it says other things meanwhile.
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    first.heard(1).await;
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    // Its disk takes its time, and it says other things meanwhile. It would wait no longer than for some seconds once the client has
+    // finished.
+    for _ in 0..3 {
+        let ended = tokio::time::timeout(Duration::from_secs(15), first.ended());
+        assert!(ended.await.is_err(), "finished with answers unconfirmed");
+        first.heard(1).await;
+    }
     confirm(&mut first, number).await;
+    assert_eq!(first.reset_code().await, None, "finished");
     first.finish();
     broker.stream().await.subscribe_ready().await;
     soon(consumer.flush_acks()).await.expect("nothing is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_is_closed_while_it_moves_does_not_wait_for_a_slow_broker() {
+    let mut broker = FarBroker::far_away();
+    let client = broker.far_client().await;
+    let (mut consumer, mut first) = consumer(&mut broker, &client).await;
+    first.deliver(1, &[1]).await;
+    let one = take(&mut consumer).await;
+    packets_come_late(&mut broker).await;
+    one.ack();
+    asked_to_confirm(&mut first).await;
+    let begun = Instant::now();
+    let closing = tokio::spawn(consumer.close());
+    assert_eq!(first.reset_code().await, None, "finished");
+    soon(closing).await.unwrap();
+    let took = begun.elapsed();
+    assert!(took <= Duration::from_secs(1), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,6 +390,8 @@ async fn where_packets_come_late_a_consumer_waits_for_nothing_that_it_has_not_he
         take(&mut consumer).await.ack();
         let begun = Instant::now();
         packets_come_late(&mut broker).await;
+        let number = asked_to_confirm(&mut first).await;
+        confirm(&mut first, number).await;
         assert_eq!(first.reset_code().await, None, "finished");
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(2), "{before:?}: {took:?}");
