@@ -21,11 +21,24 @@ pub(super) struct HelloStream<C: Connection> {
     pub(super) send: FrameSend<C::Send>,
 }
 
-/// Waits for the client's hello and answers it. `None` when the connection is over because of it: refused, or gone.
+/// Why a connection is over with its hello.
+#[derive(Debug, PartialEq)]
+pub(super) enum NoSession {
+    /// The client was refused, and told so. It may have closed the connection since.
+    Refused,
+    /// The client was gone before it was answered.
+    Gone,
+}
+
+/// Waits for the client's hello and answers it.
+///
+/// # Errors
+///
+/// When the connection is over because of it.
 pub(super) async fn exchange<C: Connection>(
     peer: &mut Peer<C>,
     connection: &C,
-) -> Option<HelloStream<C>> {
+) -> Result<HelloStream<C>, NoSession> {
     let within = peer.service.options.handshake_timeout;
     let mut patience = Patience::new(within);
     let Ok(accepted) = patience.wait(connection.accept()).await else {
@@ -34,9 +47,10 @@ pub(super) async fn exchange<C: Connection>(
         ));
         peer.log_hello_refusal(&error);
         close(connection, &error);
-        return None;
+        return Err(NoSession::Refused);
     };
-    let (send, recv) = peer.frames(accepted.ok()?);
+    let accepted = accepted.map_err(|_| NoSession::Gone)?;
+    let (send, recv) = peer.frames(accepted);
     let mut hello = HelloStream::<C> { recv, send };
     let read = patience.wait(hello.recv.next::<pb::StreamOpen>()).await;
     let agreed = read
@@ -47,18 +61,19 @@ pub(super) async fn exchange<C: Connection>(
             peer.frame_bytes_max = agreed.frame_bytes_max;
             let welcome = hello_reply::Result::Welcome(welcome(peer));
             hello.send.push(&reply(welcome));
-            hello.send.flush().await.ok()?;
+            let told = hello.send.flush().await;
+            told.map_err(|_| NoSession::Gone)?;
             peer.log_open(&agreed.client);
-            Some(hello)
+            Ok(hello)
         }
         Err(end) => {
-            let error = end.error()?;
+            let error = end.error().ok_or(NoSession::Gone)?;
             peer.log_hello_refusal(error);
             let refused = hello_reply::Result::Error(error.clone());
             hello.send.push(&reply(refused));
             hello.send.finish().await;
             close(connection, error);
-            None
+            Err(NoSession::Refused)
         }
     }
 }

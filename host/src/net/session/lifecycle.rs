@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection_slots::ConnectionSlot;
 use super::error_codes::{StreamEnd, close, shutting_down};
-use super::hello::{self, HelloStream};
+use super::hello::{self, HelloStream, NoSession};
 use super::known_client::KnownClient;
 use super::peer::Peer;
 use super::service::Service;
@@ -28,9 +28,10 @@ pub(in crate::net) async fn serve<C: Connection>(
     let _counted = service.stats.connection();
     let lapses = client.lapses;
     let mut peer = Peer::new(service, connection.clone(), client, slot);
-    let Some(hello) = hello::exchange(&mut peer, &connection).await else {
-        peer.log_no_hello();
-        return;
+    let hello = match hello::exchange(&mut peer, &connection).await {
+        Ok(hello) => hello,
+        Err(NoSession::Gone) => return peer.log_no_hello(),
+        Err(NoSession::Refused) => return,
     };
     let session = Session {
         streams: TaskSet::new(&peer.service.spawner(), "stream"),

@@ -209,14 +209,9 @@ impl<C: Connection> Peer<C> {
         }
     }
 
-    /// Counts and logs that the client was gone before its hello was answered: clients make several attempts at a time, and need one. Who
-    /// was refused was logged when that happened.
+    /// Counts and logs that the client was gone before its hello was answered: clients make several attempts at a time, and need one.
     pub(super) fn log_no_hello(&self) {
-        let Some(end) = self
-            .connection
-            .end()
-            .filter(|end| *end != ConnectionEnd::Here)
-        else {
+        let Some(end) = self.connection.end() else {
             return;
         };
         if matches!(end, ConnectionEnd::Peer { .. }) {

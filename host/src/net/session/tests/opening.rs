@@ -74,6 +74,10 @@ async fn an_attempt_that_its_client_needs_no_more_is_refused_nothing() {
     let refused = sessions.connect();
     assert!(refused.hello(&[2]).await.is_some());
     refused.close_code().await;
+    // Nor who closes the connection as soon as it knows.
+    let refused = sessions.connect();
+    assert!(refused.hello(&[2]).await.is_some());
+    refused.connection.close(0, "refused");
     sessions.welcomed().await.connection.close(0, "done");
     until(|| stats.counts().connections_open == 0).await;
     assert_eq!(stats.counts().attempts_withdrawn, 2);
