@@ -33,7 +33,8 @@ pub struct ClientOptions {
     pub(crate) identity_source: Option<IdentitySource>,
     /// How long [`Client::connect`](crate::Client::connect) tries. Default 10 s.
     pub connect_timeout: Duration,
-    /// Make a new connection when one is lost, or beside one on which the broker is silent or packets come late. Default true.
+    /// Make a new connection when one is lost, or beside one on which the broker is silent or packets come late; and look twice a second
+    /// from which address of this machine the broker is reached, to tell it at once of another. Default true.
     pub reconnect: bool,
     /// Whether a new connection is tried again after one side has not accepted the other's certificate. Default true: certificates are
     /// renewed on the other side, and brokers come back with the right one. A program that somebody watches had better end.

@@ -357,15 +357,19 @@ async fn a_broker_hears_at_once_of_another_address_of_this_machine() {
         }
     };
     let own = client.kept();
-    let source = |last: u8| Some(std::net::IpAddr::from([192, 0, 2, last]));
-    assert!(own.note_source(source(1)));
+    let source = |last: u8| Ok(SocketAddr::from(([192, 0, 2, last], 9)));
+    let failed = |kind: std::io::ErrorKind| Err(kind.into());
+    let no_way = std::io::ErrorKind::NetworkUnreachable;
+    assert!(own.note_look(source(1)));
     soon(heard_from_another(1)).await;
-    // The same, and none for now, are no news.
-    assert!(!own.note_source(source(1)));
-    assert!(!own.note_source(None));
-    assert!(own.note_source(source(1)), "there is a way again");
+    // The same, none for now, and a look that came to nothing, are no news.
+    assert!(!own.note_look(source(1)));
+    assert!(!own.note_look(failed(std::io::ErrorKind::Other)));
+    assert!(!own.note_look(source(1)));
+    assert!(!own.note_look(failed(no_way)));
+    assert!(own.note_look(source(1)), "there is a way again");
     soon(heard_from_another(2)).await;
-    assert!(own.note_source(source(2)));
+    assert!(own.note_look(source(2)));
     soon(heard_from_another(3)).await;
     assert_eq!(broker.stats().frame_rx.retire_connection_id, 3);
     // To itself a machine has one way.
