@@ -38,7 +38,7 @@ const SECONDS_MAX_MS: u64 = SECONDS_MAX * 1_000;
 /// For everything but the change of the address, for which there is time then: the broker ends a test after a minute.
 const TEST_WITHIN: Duration = Duration::from_secs(50);
 
-/// How long nothing may come from the broker at a new address. Beyond six seconds the client connects anew.
+/// How long nothing may come from the broker at a new address. A test in which nothing happens for six seconds gives way to another there.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long nothing may come once there is a connection, unless a flag says otherwise: so long that an outage can be told of, and shorter

@@ -66,14 +66,15 @@ impl Goodbye {
 impl<C: Connection> Established<C> {
     /// The broker says goodbye on this connection; its streams are told.
     pub(crate) fn note_goodbye(&self, go_away: &pb::GoAway) {
-        info!(
-            reason = go_away.reason,
-            grace_ms = go_away.grace_ms,
-            "the broker says goodbye"
-        );
         let goodbye = Goodbye::new(go_away, self.connection.round_trip());
-        // It says so once.
-        let _ = self.goodbye.set(goodbye);
+        // One that is said again is the same.
+        if self.goodbye.set(goodbye).is_ok() {
+            info!(
+                reason = go_away.reason,
+                grace_ms = go_away.grace_ms,
+                "the broker says goodbye"
+            );
+        }
     }
 }
 

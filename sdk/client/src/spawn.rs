@@ -1,5 +1,6 @@
-//! The one place where this client starts tasks: its supervisor, and a driver for each publisher and consumer. They run where the
-//! caller's runtime runs them, or where the options say, and take the time from its clock.
+//! The one place where this client starts tasks: its supervisor, one for each connection that this keeps or closes beside the one there is,
+//! and a driver for each publisher and consumer. They run where the caller's runtime runs them, or where the options say, and take the time
+//! from its clock.
 
 use std::fmt;
 use std::pin::Pin;
