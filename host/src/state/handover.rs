@@ -24,8 +24,8 @@ pub(crate) struct Handover {
     sent: VecDeque<RangeInclusive<Position>>,
     /// Deliveries that are not in `sent` any more.
     handed_over: u64,
-    /// It says more before it hands over more than so many in all.
-    handed_over_max: u64,
+    /// It says more before it hands over more than so many in all, if it says so.
+    handed_over_max: Option<u64>,
 }
 
 impl Handover {
@@ -36,7 +36,7 @@ impl Handover {
             fetched: Vec::new(),
             sent: VecDeque::new(),
             handed_over: 0,
-            handed_over_max: u64::MAX,
+            handed_over_max: None,
         }
     }
 
@@ -98,12 +98,9 @@ impl Handover {
         new
     }
 
-    /// The client says more before it hands over more than so many deliveries of the stream; this never falls.
+    /// The client says more before it hands over more than so many deliveries of the stream, whatever it said before.
     pub(crate) fn hands_over_at_most(&mut self, deliveries: u64) {
-        self.handed_over_max = match self.handed_over_max {
-            u64::MAX => deliveries,
-            before => before.max(deliveries),
-        };
+        self.handed_over_max = Some(deliveries);
     }
 
     /// What it has not got.
@@ -121,9 +118,11 @@ impl Handover {
         parts.cloned().collect()
     }
 
-    /// What it cannot have got, whatever its client has not had the time to say.
+    /// What it cannot have got of these deliveries, unless several words of its client are lost with it. (It may have an event from an
+    /// earlier delivery of the stream, whose deadline has passed, which has counted an attempt.)
     pub(crate) fn out_of_reach(&self) -> Vec<RangeInclusive<Position>> {
-        let mut within = self.handed_over_max.saturating_sub(self.handed_over);
+        let handed_over_max = self.handed_over_max.unwrap_or(u64::MAX);
+        let mut within = handed_over_max.saturating_sub(self.handed_over);
         let mut ranges = Vec::new();
         for range in &self.sent {
             let reached = within.min(count(range));
@@ -184,8 +183,10 @@ mod tests {
             handing.out_of_reach(),
             [run(6, 6), run(10, 13), run(20, 20)]
         );
+        handing.hands_over_at_most(u64::MAX);
+        assert_eq!(handing.out_of_reach(), [run(20, 20)]);
+        // The last word counts, and be it less.
         handing.hands_over_at_most(4);
-        handing.hands_over_at_most(3);
         assert_eq!(handing.out_of_reach(), [run(12, 13), run(20, 20)]);
         handing.handed_over(3);
         assert_eq!(handing.out_of_reach(), [run(12, 13), run(20, 20)]);

@@ -8,6 +8,7 @@
 //! - `in_hand`: what the application has got, has not answered, and still holds. Pure.
 //! - `not_held`: what was answered too late. Pure.
 //! - `unsent_answers`: answers on their way to the broker, joined into ranges. Pure.
+//! - `ahead`: how far the application may go before the broker is told. Pure.
 //! - `credit`: what the application took, given back in pieces.
 //! - `wanted`: how much it takes in all. Pure.
 //! - `shared`: what all of these and the driver share.

@@ -273,8 +273,8 @@ pub struct SubscribeOpen {
     /// The client knows numbers of topics and packed events in a `Deliver`.
     #[prost(bool, tag = "7")]
     pub takes_compact: bool,
-    /// The client hands over no more than so many deliveries of this stream before it says more with `Credit.handed_over_max`: when it
-    /// is lost without a word, what was sent beyond is not suspect. 0: it may hand over everything.
+    /// The client hands over no more than so many deliveries of this stream until it says something else with `Credit.handed_over_max`:
+    /// when it is lost without a word, what was sent beyond is not suspect. 0: it may hand over everything.
     #[prost(uint64, tag = "8")]
     pub handed_over_max: u64,
 }
@@ -351,8 +351,10 @@ pub struct Credit {
     /// The broker answers with `HandedOver` once it has read this.
     #[prost(bool, tag = "4")]
     pub confirm_handed_over: bool,
-    /// Before it says more, the client hands over no more deliveries of this stream than so many, even if this message is lost; it never
-    /// falls. 0 says nothing.
+    /// The client hands over no more deliveries of this stream than so many until it says something else, in which those count that it
+    /// gives back. The last message may be lost with the client, so it keeps as well to what the one before has said, of all that say
+    /// this (the first is `SubscribeOpen`): having said 30 and then 60, it hands over 30 at most. It says as much more as its application
+    /// takes until a message is heard. 0 says nothing.
     #[prost(uint64, tag = "5")]
     pub handed_over_max: u64,
 }

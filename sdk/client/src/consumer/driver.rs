@@ -151,7 +151,15 @@ impl<C: Connection> Driver<C> {
             .ok_or(End::Detached)?
             .map_err(|error| End::Fatal(SubscribeError::Connection(error)))?;
         let mut credit = self.credit.clone();
-        credit.events = self.shared.state().wanted.begin(credit.events);
+        let handed_over_max = {
+            let mut state = self.shared.state();
+            credit.events = state.wanted.begin(credit.events);
+            if self.look {
+                state.ahead = Ahead::unbounded();
+            }
+            let round_trip = established.connection.round_trip();
+            state.ahead.bound(state.handed_over, round_trip)
+        };
         let open = pb::SubscribeOpen {
             subscription: self.subscription.clone(),
             credit_events: credit.events,
@@ -160,7 +168,7 @@ impl<C: Connection> Driver<C> {
             look: self.look,
             tell_not_held: true,
             takes_compact: self.link.compression != Compression::Off,
-            handed_over_max: Ahead::SAID_AT_FIRST,
+            handed_over_max,
         };
         let runs = established.streams.token();
         let opening = async {
@@ -363,12 +371,12 @@ impl<C: Connection> Driver<C> {
                     stream.confirmed(&confirmed.confirm, &self.shared);
                 }
                 Some(broker_to_consumer::Message::HandedOver(heard)) => {
-                    let asker = {
+                    let waits = {
                         let mut state = self.shared.state();
                         state.heard = state.heard.max(heard.deliveries);
-                        state.asker.take()
+                        state.waits_for_heard.take()
                     };
-                    asker.into_iter().for_each(Waker::wake);
+                    waits.into_iter().for_each(Waker::wake);
                 }
                 Some(broker_to_consumer::Message::Paused(pb::Paused { reason })) => {
                     let why = reason.map(|reason| format!("the subscription is paused: {reason}"));

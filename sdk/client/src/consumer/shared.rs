@@ -114,8 +114,10 @@ pub(super) struct State {
     pub(super) ask: Option<u64>,
     /// So many the broker has heard of.
     pub(super) heard: u64,
-    /// Who waits for that, or for the next word of what was handed over.
-    pub(super) asker: Option<Waker>,
+    /// The application, when it waits for that.
+    pub(super) waits_for_heard: Option<Waker>,
+    /// The same, when it waits for the next word of what was handed over.
+    pub(super) waits_for_word: Option<Waker>,
     /// The consumer is gone; the driver ends.
     pub(super) detached: bool,
     /// It went down with a panic, and perhaps because of what it had in hand.
@@ -130,6 +132,12 @@ impl State {
         self.waiting.take().into_iter().for_each(Waker::wake);
     }
 
+    /// The stream ends, or all of it: whoever waits for what is said or heard on it looks again.
+    fn wake_told(&mut self) {
+        let waiting = [self.waits_for_heard.take(), self.waits_for_word.take()];
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
     /// The stream is over: what came on it, and is delivered again, is nothing to the application any more.
     pub(super) fn lose_stream(&mut self) {
         self.generation += 1;
@@ -142,8 +150,7 @@ impl State {
         self.moves = false;
         self.in_hand.reset();
         self.not_held.forget_stream();
-        // It looks again, and finds that what it waits for is no longer its own.
-        self.asker.take().into_iter().for_each(Waker::wake);
+        self.wake_told();
     }
 
     /// So many answers were recorded so far.
@@ -325,12 +332,12 @@ impl Shared {
             let hear_first = front.hear_first.filter(|_| has_deadlines);
             if let Some(deliveries) = hear_first.filter(|heard| *heard > state.heard) {
                 state.ask = Some(deliveries);
-                state.asker = Some(context.waker().clone());
+                state.waits_for_heard = Some(context.waker().clone());
                 wakes = true;
                 break Next::NotHeard;
             }
-            if has_deadlines && !state.ahead.allows(state.handed_over + 1) {
-                state.asker = Some(context.waker().clone());
+            if has_deadlines && !state.ahead.may_hand_over(state.handed_over + 1) {
+                state.waits_for_word = Some(context.waker().clone());
                 wakes = true;
                 break Next::NotHeard;
             }
@@ -387,7 +394,7 @@ impl Shared {
         state.failure = state.failure.take().or(failure);
         state.is_closed = true;
         state.wake_waiting();
-        state.asker.take().into_iter().for_each(Waker::wake);
+        state.wake_told();
     }
 
     /// A look at the clock: from now on the deadlines count of what the application got since the last one.

@@ -14,6 +14,7 @@ use tidegate_wire::stream::Connection;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::ahead::TELL_AFTER;
 use super::credit::Credit;
 use super::renewal::Renewal;
 use super::shared::{Shared, State, Waiter};
@@ -21,10 +22,6 @@ use super::unsent_answers::Answers;
 use crate::error::SubscribeError;
 use crate::frames::FrameStream;
 use crate::hello::Established;
-
-/// What the application got is told after this long, if nothing was said in the meantime: seldom enough to cost nothing,
-/// and soon enough that the broker mostly knows what a process had in hand when it was killed.
-const TELL_AFTER: Duration = Duration::from_millis(10);
 
 /// How long the application has for what is in its hands, at most, when the consumer is to move since the broker has said goodbye but not
 /// for how long it takes answers; it may end the stream sooner.
@@ -196,56 +193,24 @@ impl<C: Connection> ConsumerStream<C> {
     /// nothing left to say.
     pub(super) fn gather(&mut self, shared: &Shared) -> bool {
         self.renew(shared);
-        let due = self.tell_at.is_some_and(|at| at <= Instant::now());
-        let word_is_wanted;
-        let (answers, answered, events, bytes, waiters, detached, handed_over, ask) = {
-            let mut state = shared.state();
-            word_is_wanted = state.ahead.is_wanted();
-            // Whatever is taken next wakes us, unless we look at it by ourselves.
-            state.tell = self.tell_at.is_none() || due || word_is_wanted;
-            shared.look_at_clock(&mut state);
-            (
-                std::mem::take(&mut state.answers),
-                state.answered(),
-                std::mem::take(&mut state.taken_events),
-                std::mem::take(&mut state.taken_bytes),
-                std::mem::take(&mut state.confirms),
-                state.detached,
-                state.handed_over,
-                state.ask.take(),
-            )
-        };
-        if due || word_is_wanted {
+        let mut guard = shared.state();
+        let state = &mut *guard;
+        let is_due = self.tell_at.is_some_and(|at| at <= Instant::now());
+        if is_due || state.ahead.is_wanted() {
             self.tell_at = None;
         }
-        // A stream that moves needs no more.
-        let (events, bytes) = match detached || self.moves() {
-            true => (0, 0),
-            false => (events, bytes),
+        // Whatever is taken next wakes us, unless we look at it by ourselves.
+        state.tell = self.tell_at.is_none();
+        shared.look_at_clock(state);
+        let waits_for_word = match self.say_word(state, is_due) {
+            true => state.waits_for_word.take(),
+            false => None,
         };
-        let handed_over = handed_over.max(ask.unwrap_or_default());
-        let tell = word_is_wanted || handed_over > self.told && (due || detached);
-        let (more_events, more_bytes) = self.grow(events, bytes);
-        let (mut events, bytes) = (events + more_events, bytes + more_bytes);
-        if events > 0 {
-            events = shared.state().wanted.grant(events);
-        }
-        if events > 0 || bytes > 0 || tell || ask.is_some() {
-            let (handed_over_max, asker) = {
-                let mut state = shared.state();
-                // One who waits until the broker has heard something is woken by that.
-                let is_awaited = state.ahead.is_wanted() && ask.is_none();
-                let asker = state.asker.take_if(|_| is_awaited);
-                (state.ahead.say(handed_over.max(self.told)), asker)
-            };
-            let word = Word {
-                handed_over,
-                handed_over_max,
-                confirm: ask.is_some(),
-            };
-            self.grant(events, bytes, &word);
-            asker.into_iter().for_each(Waker::wake);
-        }
+        let answers = std::mem::take(&mut state.answers);
+        let (answered, waiters) = (state.answered(), std::mem::take(&mut state.confirms));
+        let detached = state.detached;
+        drop(guard);
+        waits_for_word.into_iter().for_each(Waker::wake);
         let confirm = match waiters.is_empty() {
             true => 0,
             false => self.confirm(answered, waiters),
@@ -256,24 +221,60 @@ impl<C: Connection> ConsumerStream<C> {
         detached && self.is_silent()
     }
 
+    // Grants what the application took, and says how far it has got and will go, when there is a reason. Returns whether there was.
+    fn say_word(&mut self, state: &mut State, is_due: bool) -> bool {
+        // A stream that moves needs no more.
+        let (mut events, mut bytes) = match state.detached || state.moves {
+            true => (0, 0),
+            false => (
+                std::mem::take(&mut state.taken_events),
+                std::mem::take(&mut state.taken_bytes),
+            ),
+        };
+        let ask = state.ask.take();
+        let handed_over = state.handed_over.max(ask.unwrap_or_default());
+        let (more_events, more_bytes) = self.grow(events, bytes);
+        (events, bytes) = (events + more_events, bytes + more_bytes);
+        if events > 0 {
+            events = state.wanted.grant(events);
+        }
+        let is_new = handed_over > self.told && (is_due || state.detached);
+        let has_credit = events > 0 || bytes > 0;
+        if !(has_credit || is_new || ask.is_some() || state.ahead.is_wanted()) {
+            return false;
+        }
+        let handed_over = handed_over.max(self.told);
+        let round_trip = self.established.connection.round_trip();
+        let word = Word {
+            handed_over,
+            handed_over_max: state.ahead.say(handed_over, is_due, round_trip),
+            confirm: ask.is_some(),
+        };
+        self.grant(events, bytes, &word);
+        true
+    }
+
     /// What waits for the application is extended, or given back.
     fn renew(&mut self, shared: &Shared) {
         let Some(renewal) = self.renewal.as_mut().filter(|renewal| renewal.is_due()) else {
             return;
         };
-        let (commands, handed_over) = {
+        let round_trip = self.established.connection.round_trip();
+        let (commands, word) = {
             let mut state = shared.state();
             if state.detached {
                 return;
             }
-            (renewal.commands(&mut state), state.handed_over)
-        };
-        if matches!(commands.first(), Some(Command::GiveBack(_))) {
+            let commands = renewal.commands(&mut state);
+            let handed_over = state.handed_over.max(self.told);
             let word = Word {
                 handed_over,
-                handed_over_max: 0,
+                handed_over_max: state.ahead.bound(handed_over, round_trip),
                 confirm: false,
             };
+            (commands, word)
+        };
+        if matches!(commands.first(), Some(Command::GiveBack(_))) {
             self.grant(0, 0, &word);
         }
         for command in commands {
